@@ -1,0 +1,63 @@
+"""API keys: how a secret is made, recognised and hashed. Pure but for the random source that the caller passes.
+
+A key is `mg_`, 32 random base62 characters, and 6 base62 characters of the CRC-32 of what precedes, so that a mistyped
+key is known without a look-up. Only its SHA-256 is stored: the secret has 190 bits, so a slow hash would buy nothing.
+"""
+
+import hashlib
+import string
+import zlib
+from collections.abc import Callable
+from typing import Final
+
+PREFIX: Final = "mg_"
+RANDOM_CHARACTERS: Final = 32
+CHECK_CHARACTERS: Final = 6
+KEY_LENGTH: Final = len(PREFIX) + RANDOM_CHARACTERS + CHECK_CHARACTERS
+SHOWN_CHARACTERS: Final = 10
+ALPHABET: Final = string.digits + string.ascii_uppercase + string.ascii_lowercase
+DEFAULT_SCOPES: Final = ("llm:proxy", "billing:read")
+KNOWN_SCOPES: Final = (
+    "llm:proxy",
+    "container:read",
+    "container:run",
+    "container:delete",
+    "billing:read",
+    "billing:setup",
+    "keys:read",
+    "keys:write",
+)
+
+
+def new_secret(choice: Callable[[str], str]) -> str:
+    """A new key; `choice` picks one character at random, as `secrets.choice` does."""
+    body = PREFIX + "".join(choice(ALPHABET) for _ in range(RANDOM_CHARACTERS))
+    return body + checksum(body)
+
+
+def checksum(body: str) -> str:
+    """CRC-32 of the key's first part in base62, most significant digit first, padded to 6 characters."""
+    value = zlib.crc32(body.encode())
+    digits = []
+    for _ in range(CHECK_CHARACTERS):
+        value, digit = divmod(value, len(ALPHABET))
+        digits.append(ALPHABET[digit])
+    return "".join(reversed(digits))
+
+
+def well_formed(secret: str) -> bool:
+    """Whether this can be a key at all: its prefix, length and checksum are right."""
+    if len(secret) != KEY_LENGTH or not secret.startswith(PREFIX) or not secret.isascii():
+        return False
+    body = secret[:-CHECK_CHARACTERS]
+    return secret[-CHECK_CHARACTERS:] == checksum(body)
+
+
+def secret_digest(secret: str) -> bytes:
+    """What is stored of a key: its SHA-256."""
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def shown_prefix(secret: str) -> str:
+    """What a listing shows of a key."""
+    return secret[:SHOWN_CHARACTERS]

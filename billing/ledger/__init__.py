@@ -1,0 +1,1 @@
+"""The ledger: transfers, usage events, the batch writer, migrations."""

@@ -1,0 +1,69 @@
+"""Money: whole nano-USD in, decimal strings at the edges. This file owns the rule that no float ever holds money.
+
+One nano-USD is 1e-9 USD. Balances and single transfers stay within `MAX_NANO` (2**53 - 1, about 9.007 million USD),
+inside which the doubles of Redis's Lua are exact. Everything here is pure.
+"""
+
+import re
+from typing import Final
+
+NANO_PER_USD: Final = 1_000_000_000
+USD_DECIMALS: Final = 9
+MAX_NANO: Final = 2**53 - 1
+
+_DECIMAL = re.compile(r"(?P<sign>-?)(?P<whole>\d{1,10})(?:\.(?P<fraction>\d{1,9}))?", re.ASCII)
+
+
+class MoneyError(ValueError):
+    """An amount that is not a decimal string of USD, or is out of bounds. The message is fit for a reader."""
+
+
+def parse_usd(text: object) -> int:
+    """Nano-USD from a decimal string of USD such as `"12.50"`: at most 9 decimals, no exponent, no sign but `-`.
+
+    Raises `MoneyError` for anything else: numbers (a float is never money), empty strings, amounts beyond `MAX_NANO`.
+    """
+    if not isinstance(text, str):
+        raise MoneyError(f'an amount is a decimal string of USD such as "12.50", not {type(text).__name__}')
+    match = _DECIMAL.fullmatch(text)
+    if match is None:
+        raise MoneyError('an amount is a decimal string of USD with at most 9 decimals, such as "12.50"')
+    fraction = (match["fraction"] or "").ljust(USD_DECIMALS, "0")
+    nano = int(match["whole"]) * NANO_PER_USD + int(fraction)
+    return check_bound(-nano if match["sign"] else nano)
+
+
+def parse_positive_usd(text: object) -> int:
+    """As `parse_usd`, for amounts that must be above zero. Raises `MoneyError`."""
+    nano = parse_usd(text)
+    if nano <= 0:
+        raise MoneyError("the amount must be above zero")
+    return nano
+
+
+def check_bound(nano: int) -> int:
+    """`nano` itself when it is within ±`MAX_NANO`; raises `MoneyError` otherwise."""
+    if not -MAX_NANO <= nano <= MAX_NANO:
+        raise MoneyError(f"an amount or balance is bounded by {format_usd(MAX_NANO)} USD")
+    return nano
+
+
+def format_usd(nano: int) -> str:
+    """A plain decimal of USD with at least two decimals and no exponent: 12_500_000_000 -> `"12.50"`."""
+    sign = "-" if nano < 0 else ""
+    whole, fraction = divmod(abs(nano), NANO_PER_USD)
+    digits = f"{fraction:09d}".rstrip("0").ljust(2, "0")
+    return f"{sign}{whole}.{digits}"
+
+
+def format_credits(nano: int, credits_per_usd: int) -> str:
+    """The same amount in credits, a plain decimal: with 1000 credits a USD, 12_500_000_000 -> `"12500"`."""
+    sign = "-" if nano < 0 else ""
+    whole, fraction = divmod(abs(nano) * credits_per_usd, NANO_PER_USD)
+    digits = f"{fraction:09d}".rstrip("0")
+    return f"{sign}{whole}.{digits}" if digits else f"{sign}{whole}"
+
+
+def ceil_div(numerator: int, denominator: int) -> int:
+    """The quotient rounded up to a whole number; `denominator` is above zero."""
+    return -(-numerator // denominator)

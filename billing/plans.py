@@ -1,0 +1,36 @@
+"""Plans: tiers with a monthly price, quotas that are counted per account, and the plan to upgrade to. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from billing.quotas import Quota
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A tier. `quotas` are counted per account; `models` None allows every model; `included_credit_nano` a month;
+    `markup_scaled` in percent times `prices.FACTOR_SCALE`."""
+
+    id: str
+    name: str
+    price_nano: int
+    quotas: tuple[Quota, ...] = ()
+    models: tuple[str, ...] | None = None
+    max_parallel_requests: int | None = None
+    included_credit_nano: int = 0
+    users: int | None = None
+    markup_scaled: int = 0
+    stripe_price: str | None = None
+    upgrade_to: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.price_nano < 0 or self.included_credit_nano < 0 or self.markup_scaled < 0:
+            raise ValueError("a plan's price, included credit and markup must not be below zero")
+        for name in ("max_parallel_requests", "users"):
+            bound = getattr(self, name)
+            if bound is not None and bound <= 0:
+                raise ValueError(f"{name} must be above zero")
+
+
+Plans = Mapping[str, Plan]
+DEFAULT_PLAN = "free"

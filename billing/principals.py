@@ -1,0 +1,129 @@
+"""Principals: the account, user and key behind a request, and the limits that apply to it. Pure.
+
+This file owns the order and packing of limits: what `admit` is given is made here, and what its answer says of a
+refused counter is looked up here.
+"""
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from billing.plans import Plan
+from billing.quotas import Quota, Window
+
+Status = Literal["active", "past_due", "suspended", "closed"]
+Subject = Literal["key", "plan", "account"]
+
+MAX_LIMIT_SETS: Final = 256
+"""Packed limits kept per principal, one per model that it asks for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One counter's limit: the tightest of the quotas that share it, and whose quota that is."""
+
+    subject: Subject
+    quota: Quota
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The limits of one principal on one model, packed for `admit`: a count, then tag (u32) and limit (i64) each."""
+
+    account: tuple[Limit, ...]
+    key: tuple[Limit, ...]
+    packed: bytes
+    minute: tuple[Limit, ...]
+    """Those with a minute window, account first: `admit` answers what they have used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks. Versions are those of the rows in Postgres that this was read from; times are Unix seconds."""
+
+    account_id: str
+    account_name: str
+    account_version: int
+    status: Status
+    past_due_since_s: float | None
+    credit_limit_nano: int
+    account_quotas: tuple[Quota, ...]
+    plan: Plan
+    key_id: str
+    key_version: int
+    key_name: str
+    key_prefix: str
+    user_id: str | None
+    scopes: frozenset[str]
+    models: tuple[str, ...] | None
+    key_quotas: tuple[Quota, ...]
+    max_parallel_requests: int | None
+    tags: Mapping[str, str]
+    created_at_s: float
+    expires_at_s: float | None
+    revoked_at_s: float | None
+    _limits: dict[tuple[str, str], Limits] = field(default_factory=dict, repr=False, compare=False)
+
+    def usable_key(self, now_s: float) -> bool:
+        """Whether the key is neither revoked nor expired."""
+        return (self.revoked_at_s is None or now_s < self.revoked_at_s) and (
+            self.expires_at_s is None or now_s < self.expires_at_s
+        )
+
+    def may_pay(self, now_s: float, grace_s: float) -> bool:
+        """Whether the account's status lets it spend: active, or past due within its grace."""
+        if self.status == "past_due":
+            return self.past_due_since_s is not None and now_s < self.past_due_since_s + grace_s
+        return self.status == "active"
+
+    def allows_model(self, model: str) -> bool:
+        """Whether both the key and the plan allow this resolved model entry; names may end in `*`."""
+        return _matches(self.models, model) and _matches(self.plan.models, model)
+
+    def limits_for(self, model: str, feature: str) -> Limits:
+        """The limits on this model, made once and kept."""
+        limits = self._limits.get((model, feature))
+        if limits is None:
+            if len(self._limits) >= MAX_LIMIT_SETS:
+                self._limits.clear()
+            limits = self._limits[model, feature] = self._make_limits(model, feature)
+        return limits
+
+    def _make_limits(self, model: str, feature: str) -> Limits:
+        account = _tightest(
+            [("plan", quota) for quota in self.plan.quotas if quota.applies_to(model, feature)]
+            + [("account", quota) for quota in self.account_quotas if quota.applies_to(model, feature)]
+        )
+        key = _tightest([("key", quota) for quota in self.key_quotas if quota.applies_to(model, feature)])
+        minute = tuple(limit for limit in account + key if limit.quota.window is Window.minute)
+        return Limits(account, key, pack_limits(account) + pack_limits(key), minute)
+
+    def account_counters(self) -> tuple[Quota, ...]:
+        """One quota for each counter that the account's state keeps."""
+        return tuple({quota.tag: quota for quota in self.plan.quotas + self.account_quotas}.values())
+
+    def key_counters(self) -> tuple[Quota, ...]:
+        """One quota for each counter that the key's state keeps."""
+        return tuple({quota.tag: quota for quota in self.key_quotas}.values())
+
+
+def _matches(patterns: tuple[str, ...] | None, model: str) -> bool:
+    if patterns is None:
+        return True
+    return any(model == pattern or (pattern.endswith("*") and model.startswith(pattern[:-1])) for pattern in patterns)
+
+
+def _tightest(limits: list[tuple[Subject, Quota]]) -> tuple[Limit, ...]:
+    found: dict[int, Limit] = {}
+    for subject, quota in limits:
+        known = found.get(quota.tag)
+        if known is None or quota.limit < known.quota.limit:
+            found[quota.tag] = Limit(subject, quota)
+    return tuple(found.values())
+
+
+def pack_limits(limits: tuple[Limit, ...]) -> bytes:
+    """A count (u8), then tag (u32) and limit (i64) of each, little-endian, as the scripts unpack them."""
+    flat = [number for limit in limits for number in (limit.quota.tag, limit.quota.limit)]
+    return struct.pack("<B" + "Iq" * len(limits), len(limits), *flat)

@@ -1,0 +1,217 @@
+"""Quotas: windows, metrics, limits, and the calendar that windows follow. Pure: the time is always passed in.
+
+This file owns what a window is: calendar windows in UTC, weeks from Monday, `total` without an end. Every counter has a
+`tag`, 32 bits that say its window, its metric and a digest of its filter; counters of one subject with the same tag are
+the same counter. The scripts in `holds/lua` read window and metric out of the tag, so its layout is part of the state.
+"""
+
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import IntEnum
+from typing import Final
+
+from billing.money import MAX_NANO, MoneyError, format_usd, parse_usd
+
+DEFAULT_FEATURE: Final = "llm"
+MAX_QUOTAS: Final = 32
+"""At most this many quotas on one key, plan or account: state is read and written whole."""
+MAX_NAME: Final = 200
+
+WEEK_OFFSET_DAYS: Final = 3
+"""1970-01-01 was a Thursday; the Monday of its week was three days before."""
+DAY_S: Final = 86_400
+
+
+class Window(IntEnum):
+    """A window's code in a tag, in rising length."""
+
+    minute = 0
+    hour = 1
+    day = 2
+    week = 3
+    month = 4
+    total = 5
+
+
+class Metric(IntEnum):
+    """A metric's code in a tag."""
+
+    requests = 0
+    tokens = 1
+    input_tokens = 2
+    output_tokens = 3
+    cost = 4
+
+
+class QuotaError(ValueError):
+    """A quota that says something impossible; the message says what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """At most `limit` (nano-USD for `cost`) of a metric in a window. `model` is an exact name or `prefix*`."""
+
+    window: Window
+    metric: Metric
+    limit: int
+    model: str | None = None
+    feature: str = DEFAULT_FEATURE
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.limit <= MAX_NANO:
+            raise QuotaError(f"limit must be from 0 to {MAX_NANO}")
+        for name in (self.model or DEFAULT_FEATURE, self.feature):
+            if not 0 < len(name) <= MAX_NAME:
+                raise QuotaError(f"model and feature are names of 1 to {MAX_NAME} characters")
+        if self.model is not None and "*" in self.model[:-1]:
+            raise QuotaError("model is an exact name or a prefix with one * at its end")
+
+    @property
+    def tag(self) -> int:
+        """Window in bits 0-2, metric in bits 3-5, filter in bits 6-30 (0: everything); bit 31 is the state's own."""
+        return self.window | self.metric << 3 | filter_digest(self.model, self.feature) << 6
+
+    def applies_to(self, model: str, feature: str = DEFAULT_FEATURE) -> bool:
+        """Whether a request on this resolved model entry counts."""
+        if feature != self.feature:
+            return False
+        if self.model is None or self.model == model:
+            return True
+        return self.model.endswith("*") and model.startswith(self.model[:-1])
+
+
+def filter_digest(model: str | None, feature: str) -> int:
+    """25 bits of a filter, 0 for none; two filters of one subject that collide are refused by `check_quotas`."""
+    if model is None and feature == DEFAULT_FEATURE:
+        return 0
+    return zlib.crc32(f"{feature}\0{model or ''}".encode()) % (2**25 - 1) + 1
+
+
+def parse_quota(said: object) -> Quota:
+    """A quota from JSON or YAML: `{"window", "metric", "limit"}` and optionally `"model"`, `"feature"`.
+
+    `limit` is an integer, or a decimal USD string for `cost`. Raises `QuotaError`.
+    """
+    if not isinstance(said, Mapping):
+        raise QuotaError('a quota is an object such as {"window": "day", "metric": "tokens", "limit": 100000}')
+    unknown = set(said) - {"window", "metric", "limit", "model", "feature"}
+    if unknown:
+        raise QuotaError(f"a quota has window, metric, limit, model, feature, not {min(map(str, unknown))!r}")
+    window, metric = said.get("window"), said.get("metric")
+    if not isinstance(window, str) or window not in Window.__members__:
+        raise QuotaError(f"window must be one of {', '.join(Window.__members__)}")
+    if not isinstance(metric, str) or metric not in Metric.__members__:
+        raise QuotaError(f"metric must be one of {', '.join(Metric.__members__)}")
+    for name in ("model", "feature"):
+        if said.get(name) is not None and not isinstance(said[name], str):
+            raise QuotaError(f"{name} must be a string")
+    limit = parse_limit(Metric[metric], said.get("limit"))
+    return Quota(Window[window], Metric[metric], limit, said.get("model"), said.get("feature") or DEFAULT_FEATURE)
+
+
+def parse_limit(metric: Metric, said: object) -> int:
+    """A limit in the metric's unit: nano-USD from a decimal string for `cost`, else an integer. Raises `QuotaError`."""
+    if metric is Metric.cost:
+        try:
+            limit = parse_usd(said)
+        except MoneyError as error:
+            raise QuotaError(f"limit of cost: {error}") from error
+    elif type(said) is int:
+        limit = said
+    else:
+        raise QuotaError("limit must be an integer")
+    if not 0 <= limit <= MAX_NANO:
+        raise QuotaError("limit must not be below zero or beyond 2^53 - 1")
+    return limit
+
+
+def parse_quotas(said: object) -> tuple[Quota, ...]:
+    """A list of quotas. Raises `QuotaError` naming the place in the list."""
+    if not isinstance(said, list | tuple):
+        raise QuotaError("quotas must be a list")
+    quotas = []
+    for place, item in enumerate(said):
+        try:
+            quotas.append(parse_quota(item))
+        except QuotaError as error:
+            raise QuotaError(f"quotas[{place}]: {error}") from error
+    return check_quotas(quotas)
+
+
+def check_quotas(quotas: Iterable[Quota]) -> tuple[Quota, ...]:
+    """The quotas of one subject: bounded in number, one per counter, no two filters with one digest."""
+    checked = tuple(quotas)
+    if len(checked) > MAX_QUOTAS:
+        raise QuotaError(f"at most {MAX_QUOTAS} quotas")
+    tags = {quota.tag for quota in checked}
+    if len(tags) != len(checked):
+        raise QuotaError("two quotas share window, metric and filter")
+    return checked
+
+
+def quota_json(quota: Quota) -> dict[str, object]:
+    """The quota as SPEC's JSON."""
+    limit = format_usd(quota.limit) if quota.metric is Metric.cost else quota.limit
+    said: dict[str, object] = {"window": quota.window.name, "metric": quota.metric.name, "limit": limit}
+    if quota.model is not None:
+        said["model"] = quota.model
+    if quota.feature != DEFAULT_FEATURE:
+        said["feature"] = quota.feature
+    return said
+
+
+def window_id(window: Window, at_s: int) -> int:
+    """The number of the window that holds a Unix time in whole seconds; equal ids are the same window."""
+    match window:
+        case Window.minute:
+            return at_s // 60
+        case Window.hour:
+            return at_s // 3600
+        case Window.day:
+            return at_s // DAY_S
+        case Window.week:
+            return (at_s // DAY_S + WEEK_OFFSET_DAYS) // 7
+        case Window.month:
+            day = datetime.fromtimestamp(at_s, UTC)
+            return day.year * 12 + day.month - 1
+        case Window.total:
+            return 0
+
+
+def window_start_s(window: Window, at_s: int) -> int:
+    """Unix time at which the window that holds `at_s` began; 0 for `total`."""
+    match window:
+        case Window.minute:
+            return at_s - at_s % 60
+        case Window.hour:
+            return at_s - at_s % 3600
+        case Window.day:
+            return at_s - at_s % DAY_S
+        case Window.week:
+            return (window_id(window, at_s) * 7 - WEEK_OFFSET_DAYS) * DAY_S
+        case Window.month:
+            day = datetime.fromtimestamp(at_s, UTC)
+            return int(datetime(day.year, day.month, 1, tzinfo=UTC).timestamp())
+        case Window.total:
+            return 0
+
+
+def window_end_s(window: Window, at_s: int) -> int | None:
+    """Unix time at which the window that holds `at_s` resets; None for `total`."""
+    match window:
+        case Window.minute:
+            return window_start_s(window, at_s) + 60
+        case Window.hour:
+            return window_start_s(window, at_s) + 3600
+        case Window.day:
+            return window_start_s(window, at_s) + DAY_S
+        case Window.week:
+            return window_start_s(window, at_s) + 7 * DAY_S
+        case Window.month:
+            day = datetime.fromtimestamp(at_s, UTC)
+            years, month = divmod(day.month, 12)
+            return int(datetime(day.year + years, month + 1, 1, tzinfo=UTC).timestamp())
+        case Window.total:
+            return None

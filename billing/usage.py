@@ -1,0 +1,83 @@
+"""Usage: what one request used, in classes that a price row can price. Pure.
+
+Totals and their parts follow OpenAI's convention (https://platform.openai.com/docs/api-reference/chat/object):
+`input_tokens` includes cached, cache-written, audio and image input; `output_tokens` includes reasoning and audio.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Final
+
+MAX_COUNT: Final = 2**31 - 1
+"""Upper bound of every count of one request; a provider that reports more is reporting nonsense."""
+
+
+class UsageError(ValueError):
+    """Counts that can't be: negative, beyond `MAX_COUNT`, or parts larger than their whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Counts of one request. `input_tokens` and `output_tokens` are totals; other token counts are parts of them."""
+
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    audio_input_tokens: int = 0
+    image_input_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    audio_output_tokens: int = 0
+    requests: int = 1
+    images: int = 0
+    seconds: int = 0
+    characters: int = 0
+    searches: int = 0
+
+    def __post_init__(self) -> None:
+        for name in COUNT_NAMES:
+            count = getattr(self, name)
+            if type(count) is not int or not 0 <= count <= MAX_COUNT:
+                raise UsageError(f"{name} must be an integer from 0 to {MAX_COUNT}")
+        if self.input_parts > self.input_tokens:
+            raise UsageError("the parts of input_tokens add up to more than it")
+        if self.reasoning_tokens + self.audio_output_tokens > self.output_tokens:
+            raise UsageError("the parts of output_tokens add up to more than it")
+
+    @property
+    def input_parts(self) -> int:
+        """Tokens of the input that belong to a class of their own."""
+        return (
+            self.cached_input_tokens
+            + self.cache_write_tokens
+            + self.cache_write_1h_tokens
+            + self.audio_input_tokens
+            + self.image_input_tokens
+        )
+
+    @property
+    def total_tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+    def by_class(self) -> dict[str, int]:
+        """Quantity by price class, each unit counted once; classes with nothing are left out."""
+        quantities = {
+            "input": self.input_tokens - self.input_parts,
+            "cached_input": self.cached_input_tokens,
+            "cache_write": self.cache_write_tokens,
+            "cache_write_1h": self.cache_write_1h_tokens,
+            "audio_input": self.audio_input_tokens,
+            "image_input": self.image_input_tokens,
+            "output": self.output_tokens - self.reasoning_tokens - self.audio_output_tokens,
+            "reasoning": self.reasoning_tokens,
+            "audio_output": self.audio_output_tokens,
+            "request": self.requests,
+            "image": self.images,
+            "second": self.seconds,
+            "character": self.characters,
+            "search": self.searches,
+        }
+        return {name: quantity for name, quantity in quantities.items() if quantity}
+
+
+COUNT_NAMES: Final = tuple(field.name for field in fields(Usage))

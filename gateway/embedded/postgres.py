@@ -1,0 +1,108 @@
+"""The embedded Postgres: its first database, its settings, when it is ready.
+
+Invariant kept here: a data folder is either whole, with the database `metergate` in it, or not there: it is made under
+another name and renamed. `trust` is safe only because the socket's folder is private (`folders`), and no TCP port is open.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGINT, SIGQUIT, SIGTERM
+from urllib.parse import quote
+
+from gateway.embedded.account import Account
+from gateway.embedded.folders import Folders, hand_over
+from gateway.embedded.process import Program, Stop, read_pid, run_to_end, stop_orphan
+
+USER = DATABASE = "metergate"
+FAST_SHUTDOWN_S = 20.0  # SIGINT: sessions are ended, data is written
+IMMEDIATE_SHUTDOWN_S = 5.0  # SIGQUIT: recovery at the next start
+SETTINGS: Mapping[str, str] = {
+    "listen_addresses": "",
+    "unix_socket_permissions": "0700",
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "log_checkpoints": "off",
+    # Refused statements are their sender's to report; here they would only make the log grow, with what they contained.
+    "log_min_messages": "log",
+    "log_min_error_statement": "panic",
+}
+_STATUS_LINE = 7  # of postmaster.pid, counted from 0 (postgres/src/include/utils/pidfile.h)
+
+
+@dataclass(frozen=True, slots=True)
+class Postgres:
+    """The server of one data folder; `options` are settings (`-c`) over SETTINGS."""
+
+    folders: Folders
+    bin: Path
+    account: Account | None
+    options: Mapping[str, str]
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://{USER}@/{DATABASE}?host={quote(str(self.folders.postgres_run), safe='')}"
+
+    @property
+    def program(self) -> Program:
+        command = [str(self.bin / "postgres"), "-D", str(self.folders.postgres), "-k", str(self.folders.postgres_run)]
+        for name, value in {**SETTINGS, **self.options}.items():
+            command += ["-c", f"{name}={value}"]
+        stop = ((SIGINT, FAST_SHUTDOWN_S), (SIGQUIT, IMMEDIATE_SHUTDOWN_S))
+        return self._program("Postgres", tuple(command), stop)
+
+    async def prepare(self, report: Callable[[str], None]) -> None:
+        """End an orphan of this data folder, and make the data if there is none. Raises ServerFailed."""
+        await self.clear(report)
+        if not self.folders.postgres.exists():
+            report("Making the Postgres database ...")
+            await self._initialise()
+
+    async def clear(self, report: Callable[[str], None]) -> None:
+        """Leave nothing of an earlier run that hinders a start. Raises ServerFailed."""
+        record = self.folders.postgres / "postmaster.pid"
+        pid = read_pid(record)
+        if await stop_orphan(self.program, pid, ("postgres", str(self.folders.postgres))):
+            report(f"Stopped a Postgres that an earlier run had left behind (process {pid}).")
+        elif pid is not None and _exists(pid):
+            # Another program has the number now. Postgres would take it for itself and refuse to start.
+            record.unlink(missing_ok=True)
+
+    def ready(self, pid: int) -> bool:
+        """Whether the server with this process id accepts connections: it says so in its pid file, as pg_ctl reads it."""
+        try:
+            lines = (self.folders.postgres / "postmaster.pid").read_text("utf-8", "replace").splitlines()
+        except FileNotFoundError:
+            return False
+        return len(lines) > _STATUS_LINE and lines[0] == str(pid) and lines[_STATUS_LINE].strip() == "ready"
+
+    async def _initialise(self) -> None:
+        half = self.folders.postgres.with_name("postgres.new")
+        if half.exists():
+            shutil.rmtree(half)
+        half.mkdir()
+        hand_over(half, self.account)
+        initdb = (str(self.bin / "initdb"), "-A", "trust", "-E", "UTF8", "--no-locale", "-U", USER, "-D", str(half))
+        await run_to_end(self._program("initdb", initdb))
+        # Postgres's own single-user mode: it needs no client, and the database is there before any server starts.
+        single_user = (str(self.bin / "postgres"), "--single", "-D", str(half), "-c", "exit_on_error=on", "postgres")
+        await run_to_end(self._program("Postgres", single_user), stdin=f"CREATE DATABASE {DATABASE};\n".encode())
+        half.rename(self.folders.postgres)
+
+    def _program(self, name: str, command: tuple[str, ...], stop: Stop = ((SIGTERM, 5.0),)) -> Program:
+        log = self.folders.logs / "postgres.log"
+        return Program(name=name, command=command, log=log, account=self.account, stop=stop)
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

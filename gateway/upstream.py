@@ -1,0 +1,74 @@
+"""The transport port: how a request reaches a provider and how its answer comes back. This file owns the port alone.
+
+Exceptions:
+
+    UpstreamError
+    +-- UpstreamUnreachable   no connection, or it broke before an answer began
+    +-- UpstreamTimeout       silent for longer than `upstream_timeout_s`
+    +-- UpstreamCut           the answer broke off before its end
+    +-- UpstreamTooLarge      a buffered answer above its bound
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from multidict import CIMultiDict, CIMultiDictProxy
+
+
+class UpstreamError(Exception):
+    """The provider gave no usable answer. The message never holds a secret."""
+
+
+class UpstreamUnreachable(UpstreamError):
+    """No connection to the provider, or it broke before an answer began."""
+
+
+class UpstreamTimeout(UpstreamError):
+    """The provider was silent for longer than `upstream_timeout_s`."""
+
+
+class UpstreamCut(UpstreamError):
+    """The answer broke off before its end."""
+
+
+class UpstreamTooLarge(UpstreamError):
+    """An answer that is read whole went above its bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRequest:
+    """One request to a provider. `url` is absolute; `headers` are complete but for Host and framing."""
+
+    url: str
+    headers: CIMultiDict[str]
+    body: bytes
+    method: str = "POST"
+
+
+class UpstreamAnswer(Protocol):
+    """An answer whose head has arrived. `release` must be called once, whatever happened; it never blocks."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> CIMultiDictProxy[str]: ...
+
+    async def read(self, limit_bytes: int) -> bytes:
+        """The whole body as sent, undecoded. Raises `UpstreamError`."""
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it arrives, undecoded, with back-pressure. Raises `UpstreamError` while iterated."""
+
+    def release(self) -> None:
+        """Give the connection back when the body was read to its end; else close it, which stops the provider."""
+
+
+class Transport(Protocol):
+    """Sends requests to providers of one kind."""
+
+    async def send(self, request: UpstreamRequest) -> UpstreamAnswer:
+        """The answer's head. Raises `UpstreamError`."""
+
+    async def close(self) -> None: ...
