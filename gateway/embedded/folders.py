@@ -5,8 +5,8 @@
     DATA_DIR/postgres-is-in             the name of the folder elsewhere that has `postgres/` (and `run/`)
     DATA_DIR/run/redis.sock, run/pg/    the sockets; or a folder of a shorter name under the temporary folder
 
-Invariant kept here: the servers trust whoever reaches their sockets and files, so only we (and the user that Postgres runs
-as) can. A folder in a public place is used only if it is ours and nobody else can write to it.
+Invariant kept here: the servers trust whoever reaches their sockets and files, so only we (and the user that Postgres
+runs as) can. A folder in a public place is used only if it is ours and nobody else can write to it.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from gateway.embedded.errors import EmbeddedServersError
 SOCKET_PATH_LIMIT_BYTES = 100  # sockaddr_un holds 108 on Linux and 104 on macOS, with the final NUL
 POINTER_NAME = "postgres-is-in"
 # Postgres's data of a data folder that its user can't enter, and copied binaries: the first of these that can be used.
-SHARED_PARENTS = (Path("/var/lib/metergate"), Path("/var/tmp/metergate"))  # noqa: S108 - checked by `own_folder`
+SHARED_PARENTS: tuple[Path, ...] = (Path("/var/lib/metergate"), Path("/var/tmp/metergate"))  # noqa: S108 - checked by `own_folder`
 _MAX_NAMES = 1000  # folders elsewhere for one data folder that was deleted and made again
 _AWKWARD_IN_SOCKET_PATHS = re.compile(r'[,"\x00-\x1f]')  # Postgres and its clients split lists of folders at commas
 
@@ -62,26 +62,29 @@ class Folders:
         return self.run / "pg"
 
     @property
+    def postgres_socket(self) -> Path:
+        return self.postgres_run / ".s.PGSQL.5432"
+
+    @property
     def logs(self) -> Path:
         return self.home / "log"
 
 
 def make_home(data_dir: Path, account: Account | None) -> Path:
-    """Make the data folder where it is missing; its absolute path. Raises EmbeddedServersError when that can't be."""
-    home = data_dir.absolute()
-    try:
-        home.parent.mkdir(parents=True, exist_ok=True)
-        home = home.resolve()
-        if not home.is_dir():
-            home.mkdir()
-            home.chmod(_passable(account))
-    except (OSError, RuntimeError) as error:
-        raise EmbeddedServersError(f"Cannot use {data_dir} as the data folder: {error}") from error
+    """Make the data folder where it is missing; its absolute path. Raises OSError when that can't be."""
+    home = data_dir.resolve()
+    home.parent.mkdir(parents=True, exist_ok=True)
+    if not home.is_dir():
+        home.mkdir()
+        home.chmod(_passable(account))
     return home
 
 
 def postgres_home(home: Path, account: Account | None, report: Callable[[str], None]) -> Path:
-    """The folder with Postgres's data: `home`, or one elsewhere if `account` can't enter `home`, remembered in a pointer file."""
+    """The folder of Postgres's data: `home`, or, if `account` can't enter that, one elsewhere that a file names.
+
+    Raises EmbeddedServersError where neither will do.
+    """
     pointer = home / POINTER_NAME
     if pointer.exists():
         elsewhere = Path(pointer.read_text("utf-8", "surrogateescape").rstrip("\n"))
@@ -95,8 +98,8 @@ def postgres_home(home: Path, account: Account | None, report: Callable[[str], N
         return home
     if (home / "postgres").exists():
         raise EmbeddedServersError(
-            f"Postgres runs as {account.name!r}, who can't enter {home} any more. Let others pass through (chmod o+x) it "
-            "and the folders above it."
+            f"Postgres runs as {account.name!r}, who can't enter {home} any more. "
+            "Let others pass through it and the folders above it (chmod o+x)."
         )
     elsewhere = _new_folder_elsewhere(home, account, report)
     temporary = pointer.with_suffix(".new")
@@ -125,14 +128,16 @@ def hand_over(folder: Path, account: Account | None) -> None:
 
 
 def own_folder(folder: Path, mode: int) -> Path:
-    """Make `folder`, or check that it is ours alone to write to. Raises PermissionError if it is not, or another OSError."""
+    """Make `folder`, or check that it is ours alone to write to. Raises PermissionError if not, or another OSError."""
     try:
         folder.mkdir()
         folder.chmod(mode)
     except FileExistsError:
         status = folder.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
-            raise PermissionError(f"{folder} is not a folder that belongs to {user_name(os.geteuid())} alone") from None
+            raise PermissionError(
+                f"{folder} is not a folder that belongs to {user_name(os.geteuid())!r} alone"
+            ) from None
     return folder
 
 
@@ -182,7 +187,9 @@ def _run_folder(home: Path, data_home: Path, account: Account | None) -> Path:
         run = Path(parent, f"metergate-{os.geteuid()}-{digest(home)}")
         if _fits(run) and (account is None or account.can_enter(run.parent)):
             return own_folder(run, _passable(account))
-    raise EmbeddedServersError(f"{data_home} is too long a path for sockets, and the temporary folder does not serve either.")
+    raise EmbeddedServersError(
+        f"{data_home} is too long a path for sockets, and the temporary folder does not serve either."
+    )
 
 
 def _fits(run: Path) -> bool:

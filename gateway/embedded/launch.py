@@ -1,7 +1,7 @@
 """Become another program that ends when its parent ends, perhaps as another user.
 
-Run as a script, by path, on nothing but the standard library (`python -I -S launch.py ...`): this is what stands between
-our process and a server, in place of `preexec_fn`, which is unsafe beside threads, and of Popen's `user=`, which uvloop lacks.
+Run as a script, by path, on the standard library alone (`python -I -S launch.py ...`): it stands between our process
+and a server, in place of `preexec_fn`, which is unsafe beside threads, and of Popen's `user=`, which uvloop lacks.
 
     launch.py PARENT_PID SIGNAL UID:GID|- PROGRAM [ARGUMENT ...]
 
@@ -17,11 +17,11 @@ _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def signal_when_parent_ends(parent_pid: int, signal_number: int) -> bool:
-    """Ask the kernel to send this process `signal_number` when its parent ends; True where the kernel can do so (Linux).
+    """Ask the kernel to send this process `signal_number` when its parent ends; True where it can do so (Linux).
 
-    Exits at once (code 1) when `parent_pid` is not the parent any more. The kernel (prctl(2), PR_SET_PDEATHSIG) means the
-    thread that started this process, so a parent starts its children from a thread that lives as long as it does. The
-    request is lost when the process changes its user, and kept over exec: change the user first.
+    Exits at once (code 1) when `parent_pid` is not the parent any more. By parent the kernel means (prctl(2),
+    PR_SET_PDEATHSIG) the thread that started this process: start children from a thread that lives as long as its
+    process. The request is lost when the process changes its user, and kept over exec: change the user first.
     """
     kernel_can = sys.platform == "linux"
     if kernel_can and ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0) != 0:

@@ -1,7 +1,7 @@
 """The lock that makes one process the owner of a data folder.
 
-Invariant kept here: at most one live process runs servers on a data folder. The lock is a flock(2) on an open file, so it
-ends with its holder however that ends; Python opens files close-on-exec, so no server inherits it.
+Invariant kept here: at most one live process runs servers on a data folder. The lock is a flock(2) on an open file, so
+it ends with its holder however that ends; the file is close-on-exec, so no server inherits it.
 """
 
 import fcntl
@@ -19,7 +19,7 @@ _LOCK_RETRY_S = 0.02
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of `folder`, with our process id in it. Blocks for at most LOCK_PATIENCE_S; raises AlreadyRunning."""
+    """Hold the lock of `folder`, with our process id in it. Blocks up to LOCK_PATIENCE_S; raises AlreadyRunning."""
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         deadline = time.monotonic() + LOCK_PATIENCE_S

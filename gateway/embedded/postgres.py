@@ -1,11 +1,14 @@
 """The embedded Postgres: its first database, its settings, when it is ready.
 
-Invariant kept here: a data folder is either whole, with the database `metergate` in it, or not there: it is made under
-another name and renamed. `trust` is safe only because the socket's folder is private (`folders`), and no TCP port is open.
+Invariant kept here: the data is either whole, with the database `metergate` in it, or not there: it is made under
+another name and renamed. `trust` is safe only because the socket's folder is private (`folders`) and no TCP port is
+open.
 """
 
 import os
 import shutil
+import socket
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +34,7 @@ SETTINGS: Mapping[str, str] = {
     "log_min_messages": "log",
     "log_min_error_statement": "panic",
 }
+_ANSWER_TIMEOUT_S = 1.0
 _STATUS_LINE = 7  # of postmaster.pid, counted from 0 (postgres/src/include/utils/pidfile.h)
 
 
@@ -73,7 +77,7 @@ class Postgres:
             record.unlink(missing_ok=True)
 
     def ready(self, pid: int) -> bool:
-        """Whether the server with this process id accepts connections: it says so in its pid file, as pg_ctl reads it."""
+        """Whether the server with this process id accepts connections: its pid file says so, which pg_ctl reads too."""
         try:
             lines = (self.folders.postgres / "postmaster.pid").read_text("utf-8", "replace").splitlines()
         except FileNotFoundError:
@@ -98,11 +102,28 @@ class Postgres:
         return Program(name=name, command=command, log=log, account=self.account, stop=stop)
 
 
+def answers(postgres_socket: Path) -> bool:
+    """Whether a Postgres on this socket takes sessions: not while it recovers. Blocks for at most _ANSWER_TIMEOUT_S.
+
+    It is asked for one as the protocol says (Postgres documentation, "Message Formats": StartupMessage, version 3.0),
+    and answers `R` (authentication) or `E` (error).
+    """
+    parameters = f"user\0{USER}\0database\0{DATABASE}\0\0".encode()
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_ANSWER_TIMEOUT_S)
+        try:
+            connection.connect(str(postgres_socket))
+            connection.sendall(struct.pack("!II", 8 + len(parameters), 3 << 16) + parameters)
+            return connection.recv(1) == b"R"
+        except OSError:
+            return False
+
+
 def _exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        pass
     return True

@@ -1,7 +1,7 @@
 """One server as a child process: start it, wait until it serves, stop it; and end an orphan of a killed parent.
 
-Invariant kept here: a process is signalled only if it is our child, or if its command line shows that it is the server of
-this data folder. A process id that the machine has given to something else is left alone.
+Invariant kept here: a process is signalled only if it is our child, or if its command line shows that it is the server
+of this data folder. A process id that the machine has given to something else is left alone.
 """
 
 import asyncio
@@ -23,7 +23,9 @@ START_TIMEOUT_S = 120.0  # recovery after a crash is part of it
 POLL_S = 0.01
 KILL_WAIT_S = 5.0
 LOG_LIMIT_BYTES = 1 << 20  # checked at each start; one older file is kept
-Stop = tuple[tuple[Signals, float], ...]  # signals in turn, each with the seconds to wait for the end; then comes SIGKILL
+Stop = tuple[
+    tuple[Signals, float], ...
+]  # signals in turn, each with the seconds to wait for the end; then comes SIGKILL
 _LAST_WORDS_LINES = 12
 _LAST_WORDS_BYTES = 4096
 
@@ -58,7 +60,7 @@ async def run_to_end(program: Program, stdin: bytes = b"") -> None:
 
 
 async def start(program: Program, ready: Callable[[int], bool]) -> asyncio.subprocess.Process:
-    """Start a server and return it once `ready(pid)`. Raises ServerFailed when it ends before, or after START_TIMEOUT_S."""
+    """Start a server and return it once `ready(pid)`. Raises ServerFailed if it ends, or takes START_TIMEOUT_S."""
     _rotate(program.log)
     written = _log_size(program.log)
     process = await _spawn(program, stdin=subprocess.DEVNULL)
@@ -82,7 +84,7 @@ async def stop(program: Program, process: asyncio.subprocess.Process) -> None:
         if process.returncode is not None:
             return
         with suppress(ProcessLookupError):
-            os.kill(process.pid, number)
+            os.kill(process.pid, number)  # not send_signal, which may take the exit code from asyncio's watcher
         try:
             await asyncio.wait_for(process.wait(), wait_s)
         except TimeoutError:
@@ -90,7 +92,7 @@ async def stop(program: Program, process: asyncio.subprocess.Process) -> None:
 
 
 async def stop_orphan(program: Program, pid: int | None, marks: tuple[str, str]) -> bool:
-    """End the process `pid` if it is an earlier run of `program`: one whose program file's name and an argument are `marks`.
+    """End the process `pid` if it is an earlier run of `program`: its file's name and one argument are the `marks`.
 
     True if there was one. Raises ServerFailed if it can't be ended.
     """
@@ -143,7 +145,7 @@ async def _spawn(program: Program, *, stdin: int) -> asyncio.subprocess.Process:
 
 
 def _is(pid: int, marks: tuple[str, str]) -> bool:
-    """False too for a process that has ended and waits to be reaped (it has no command line), or that we may not look at."""
+    """False too for a process that has ended and was not reaped (it has no command line), or is not ours to look at."""
     program, argument = marks
     if Path("/proc/self/cmdline").exists():
         try:

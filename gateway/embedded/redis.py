@@ -72,7 +72,7 @@ class Redis:
 
 
 def answers(redis_socket: Path) -> bool:
-    """Whether a Redis on this socket answers PING with PONG (it answers an error while it loads). Blocks for at most a second."""
+    """Whether a Redis on this socket answers PING with PONG: not while it loads. Blocks for at most _PING_TIMEOUT_S."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(_PING_TIMEOUT_S)
         try:

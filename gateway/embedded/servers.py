@@ -1,36 +1,28 @@
-"""Both servers of a data folder: started together, watched, restarted, stopped in order; and found by other processes.
+"""Both servers of a data folder: started, kept running, stopped in order; and found by other processes.
 
-    async with EmbeddedServers(Path(".metergate"), report=print) as servers:
-        ...  # servers.endpoints.database_url, servers.endpoints.redis_url
+async with EmbeddedServers(Path(".metergate"), report=print) as servers:
+    ...  # servers.endpoints.database_url, servers.endpoints.redis_url
 """
 
-import asyncio
 import json
 import logging
-import time
-from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack, suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from urllib.parse import parse_qs, unquote, urlsplit
-import socket
 
-from gateway.embedded import process
-from gateway.embedded.account import server_account
+from gateway.embedded import postgres, redis
+from gateway.embedded.account import Account, server_account
 from gateway.embedded.binaries import postgres_bin, valkey_server
-from gateway.embedded.errors import EmbeddedServersError, ServerFailed
+from gateway.embedded.errors import EmbeddedServersError
 from gateway.embedded.folders import Folders, make_folders, make_home, postgres_home
+from gateway.embedded.keeper import Keeper, Server
 from gateway.embedded.lock import held, locked
 from gateway.embedded.postgres import Postgres
-from gateway.embedded.redis import Redis, answers
+from gateway.embedded.redis import Redis
 
-RESTART_DELAY_S = 0.1  # before the second restart in a row, doubled for each one more; the first is at once
-RESTART_DELAY_LIMIT_S = 5.0
-STABLE_AFTER_S = 30.0  # a server that ran as long begins anew with its delays
-FIRST_START_ATTEMPTS = 3  # what is left of a Postgres killed with its supervisor can need a moment to go
-_CONNECT_TIMEOUT_S = 1.0
 _ENDPOINTS_NAME = "endpoints.json"
 
 _log = logging.getLogger(__name__)
@@ -38,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Where the servers are: the values of DATABASE_URL and REDIS_URL. They hold no secret."""
+    """Where the servers are: what DATABASE_URL and REDIS_URL would say. There is no secret in them."""
 
     database_url: str
     redis_url: str
@@ -49,9 +41,9 @@ class EmbeddedServers:
 
     Entering raises AlreadyRunning when a live process has the folder, ServerFailed when a server doesn't start, and
     EmbeddedServersError for a folder or a machine that doesn't serve; nothing is left running then. A server that dies
-    meanwhile is started again with its data. `report` gets lines about progress; `postgres_options` are settings (`-c`).
+    meanwhile is started again with its data. `report` gets lines about progress; `postgres_options` are settings.
 
-    To be entered from a thread that lives as long as the context does (see `launch`).
+    To be entered from a thread that lives as long as the context is open (see `launch`).
     """
 
     def __init__(
@@ -73,18 +65,73 @@ class EmbeddedServers:
         return self._endpoints
 
     async def __aenter__(self) -> Self:
-        async with AsyncExitStack() as stack:
-            account = server_account()
-            home = await asyncio.to_thread(make_home, self._data_dir, account)
-            with _as_our_error(home):
-                stack.enter_context(locked(home))
-                data_home = await asyncio.to_thread(postgres_home, home, account, self._report)
-                if data_home != home:  # a copied data folder points to the same one
-                    stack.enter_context(locked(data_home))
-                folders = await asyncio.to_thread(make_folders, home, data_home, account)
-                binaries = await asyncio.to_thread(postgres_bin, account)
-            postgres = Postgres(folders, binaries, account, self._postgres_options)
-            redis = Redis(folders, valkey_server())
-            # Stopped in the opposite order: Redis, then Postgres.
-            ...
+        with _readable_errors(self._data_dir):
+            async with AsyncExitStack() as stack:
+                folders, account = self._place(stack)
+                database = Postgres(folders, postgres_bin(account), account, self._postgres_options)
+                store = Redis(folders, valkey_server())
+                servers: tuple[Server, ...] = (database, store)
+                for server in servers:  # left in the opposite order: Redis stops first
+                    keeper = Keeper(server, self._report)
+                    stack.push_async_callback(keeper.stop)
+                    await keeper.start()
+                self._endpoints = Endpoints(database_url=database.url, redis_url=store.url)
+                stack.callback(_publish(folders, self._endpoints))
+                self._stack = stack.pop_all()
         return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._endpoints = None
+        await self._stack.aclose()
+
+    def _place(self, stack: AsyncExitStack) -> tuple[Folders, Account | None]:
+        """Take the locks and make the folders: blocks for some milliseconds."""
+        account = server_account()
+        home = make_home(self._data_dir, account)
+        stack.enter_context(locked(home))
+        data_home = postgres_home(home, account, self._report)
+        if data_home != home:  # a copied data folder points to the same one
+            stack.enter_context(locked(data_home))
+        return make_folders(home, data_home, account), account
+
+
+def running(data_dir: Path) -> Endpoints | None:
+    """The endpoints of servers that a live process keeps on this data folder and that accept connections; else None.
+
+    Blocks for at most two seconds. Raises PermissionError for a data folder of another user.
+    """
+    home = data_dir.resolve()
+    if not held(home):
+        return None
+    try:
+        published = json.loads((home / _ENDPOINTS_NAME).read_bytes())
+    except FileNotFoundError:
+        return None
+    if not (postgres.answers(Path(published["postgres_socket"])) and redis.answers(Path(published["redis_socket"]))):
+        return None
+    return Endpoints(database_url=published["database_url"], redis_url=published["redis_url"])
+
+
+def _publish(folders: Folders, endpoints: Endpoints) -> Callable[[], None]:
+    """Write where the servers are, for `running`; returns what takes it back."""
+    file = folders.home / _ENDPOINTS_NAME
+    content = {
+        "database_url": endpoints.database_url,
+        "redis_url": endpoints.redis_url,
+        "postgres_socket": str(folders.postgres_socket),
+        "redis_socket": str(folders.redis_socket),
+    }
+    temporary = file.with_suffix(".new")
+    temporary.write_text(json.dumps(content))
+    temporary.replace(file)
+    return lambda: file.unlink(missing_ok=True)
+
+
+@contextmanager
+def _readable_errors(data_dir: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise EmbeddedServersError(f"Cannot use {data_dir} as the data folder: {error}") from error

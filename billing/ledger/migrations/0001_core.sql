@@ -39,10 +39,12 @@ CREATE TABLE accounts (
     created_at timestamptz NOT NULL DEFAULT now(),
     balance_nano bigint NOT NULL DEFAULT 0 CHECK (balance_nano BETWEEN -9007199254740991 AND 9007199254740991),
     version bigint NOT NULL DEFAULT 1,
-    pushed_version bigint NOT NULL DEFAULT 0,
+    pushed_version bigint NOT NULL DEFAULT 1,
     xseq bigint NOT NULL DEFAULT 0,
     hyd_epoch bigint NOT NULL DEFAULT -1
 );
+CREATE INDEX accounts_unpushed ON accounts (id) WHERE version > pushed_version;
+COMMENT ON COLUMN accounts.pushed_version IS 'The last version that Redis and the gateways were told of.';
 COMMENT ON COLUMN accounts.version IS 'Rises with every change of plan, status, credit limit or quotas.';
 COMMENT ON COLUMN accounts.xseq IS 'Number of the last correction: a change of the balance that Redis has not made itself.';
 COMMENT ON COLUMN accounts.hyd_epoch IS 'The epoch for which Redis was last loaded with this account.';
@@ -64,8 +66,9 @@ CREATE TABLE api_keys (
     last_used_at timestamptz,
     revoked_at timestamptz,
     version bigint NOT NULL DEFAULT 1,
-    pushed_version bigint NOT NULL DEFAULT 0
+    pushed_version bigint NOT NULL DEFAULT 1
 );
+CREATE INDEX api_keys_unpushed ON api_keys (id) WHERE version > pushed_version;
 CREATE INDEX api_keys_account ON api_keys (account_id, created_at);
 
 CREATE TABLE prices (
@@ -172,7 +175,7 @@ CREATE TABLE corrections (
     delta_nano bigint NOT NULL,
     request_id text,
     key_id text,
-    admitted_at_s bigint,
+    admitted_at_ms bigint,
     model text,
     feature text,
     requests bigint NOT NULL DEFAULT 0,
@@ -182,6 +185,7 @@ CREATE TABLE corrections (
     created_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (account_id, xseq)
 );
+CREATE INDEX corrections_written ON corrections (created_at);
 COMMENT ON TABLE corrections IS
     'Changes of a balance that Redis has not made itself, in the order in which it must be told of them.';
 

@@ -1,0 +1,123 @@
+"""Principals in this process's memory, kept right by push.
+
+This file owns when a cached principal may be served: while the subscription to changes stands, and no longer than
+`fresh_s`. What push misses, the versions checked inside `admit` catch. Unknown keys are remembered for a moment, one
+look-up runs at a time for a key, and look-ups are bounded, so that keys that don't exist can't flood Postgres.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from billing.principals import Principal
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """Bounds of the cache: entries in number, times in seconds, look-ups in Postgres at the same time."""
+
+    entries: int = 100_000
+    fresh_s: float = 60.0
+    unknown_entries: int = 10_000
+    unknown_s: float = 5.0
+    lookups: int = 8
+
+
+class PrincipalCache:
+    """Principals by the digest of their key. `load` reads one from Postgres; `clock` counts seconds monotonically."""
+
+    def __init__(
+        self,
+        load: Callable[[bytes], Awaitable[Principal | None]],
+        settings: CacheSettings,
+        clock: Callable[[], float],
+    ) -> None:
+        self._load = load
+        self._settings = settings
+        self._clock = clock
+        self._known: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
+        self._unknown: OrderedDict[bytes, float] = OrderedDict()
+        self._digests: dict[str, set[bytes]] = {}
+        self._loading: dict[bytes, asyncio.Task[Principal | None]] = {}
+        self._lookups = asyncio.Semaphore(settings.lookups)
+        self._generation = 0
+        self.subscribed = False
+        self.used: dict[str, None] = {}
+        """Ids of keys that were served since this was last emptied: what `last_used_at` is written from."""
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def peek(self, digest: bytes) -> Principal | None:
+        """A principal that may be served right now, without waiting."""
+        found = self._known.get(digest)
+        if found is None or not self.subscribed or self._clock() >= found[1]:
+            return None
+        return found[0]
+
+    async def get(self, digest: bytes) -> Principal | None:
+        """The principal of a key, None for a key that does not exist. Raises `DatabaseError`."""
+        principal = self.peek(digest)
+        if principal is not None:
+            return principal
+        forgotten_at = self._unknown.get(digest)
+        if forgotten_at is not None and self.subscribed and self._clock() < forgotten_at:
+            return None
+        return await self.reload(digest)
+
+    async def reload(self, digest: bytes) -> Principal | None:
+        """Read the principal anew; callers at the same time share one look-up. Raises `DatabaseError`."""
+        task = self._loading.get(digest)
+        if task is None:
+            task = self._loading[digest] = asyncio.ensure_future(self._read(digest))
+            task.add_done_callback(lambda _: self._loading.pop(digest, None))
+        return await asyncio.shield(task)
+
+    async def _read(self, digest: bytes) -> Principal | None:
+        generation = self._generation
+        async with self._lookups:
+            principal = await self._load(digest)
+        if generation == self._generation:  # else something changed meanwhile: what was read may be the old
+            self._remember(digest, principal)
+        return principal
+
+    def _remember(self, digest: bytes, principal: Principal | None) -> None:
+        now = self._clock()
+        if principal is None:
+            self._unknown[digest] = now + self._settings.unknown_s
+            if len(self._unknown) > self._settings.unknown_entries:
+                self._unknown.popitem(last=False)
+            return
+        self._unknown.pop(digest, None)
+        self._known[digest] = (principal, now + self._settings.fresh_s)
+        self._known.move_to_end(digest)
+        for subject in (principal.account_id, principal.key_id):
+            self._digests.setdefault(subject, set()).add(digest)
+        if len(self._known) > self._settings.entries:
+            oldest, (gone, _) = self._known.popitem(last=False)
+            self._unlink(oldest, gone)
+
+    def _unlink(self, digest: bytes, principal: Principal) -> None:
+        for subject in (principal.account_id, principal.key_id):
+            digests = self._digests.get(subject)
+            if digests is not None:
+                digests.discard(digest)
+                if not digests:
+                    del self._digests[subject]
+
+    def drop(self, subject: str) -> None:
+        """An account or key has changed: forget every principal made from it, and every key that was unknown."""
+        self._generation += 1
+        self._unknown.clear()
+        for digest in list(self._digests.get(subject, ())):
+            found = self._known.pop(digest, None)
+            if found is not None:
+                self._unlink(digest, found[0])
+
+    def clear(self) -> None:
+        """Forget everything: changes may have been missed."""
+        self._generation += 1
+        self._known.clear()
+        self._unknown.clear()
+        self._digests.clear()

@@ -1,0 +1,193 @@
+"""The packed layout of state in Redis, on Python's side. `lua/_state.lua` describes it; this file owns its other half.
+
+Integers are little-endian; amounts are nano-USD, times Unix milliseconds unless the name says `_s`.
+"""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+VERSION: Final = 1
+HELD: Final = ord("H")
+SETTLED: Final = ord("S")
+CLAIMED: Final = ord("E")
+PENDING: Final = 1 << 31
+NO_REQUEST: Final = b" " * 26
+
+_ACCOUNT: Final = struct.Struct("<BIqqqqqIIIB")
+_KEY: Final = struct.Struct("<BIIIB")
+_ENTRY: Final = struct.Struct("<BBIq")
+_AMOUNTS: Final = struct.Struct("<qqq")
+_DSEQ: Final = struct.Struct("<q")
+
+ADMIT: Final = struct.Struct("<B26sHHIIqqqqIIIqII")
+SETTLE: Final = struct.Struct("<B26sHHqqq")
+VOID: Final = struct.Struct("<B26sHH")
+BATCH: Final = struct.Struct("<II")
+ACK: Final = struct.Struct("<26sHq")
+CORRECTION: Final = struct.Struct("<qq26sHqqqqq")
+I8: Final = struct.Struct("<q")
+COUNTER: Final = struct.Struct("<IIq")
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """What a window of a subject has used, held and settled together. `window_id` says which window."""
+
+    tag: int
+    window_id: int
+    used: int
+
+    @property
+    def pending(self) -> bool:
+        return bool(self.tag & PENDING)
+
+
+@dataclass(frozen=True, slots=True)
+class AccountState:
+    """An account as Redis has it. `balance_nano` excludes holds."""
+
+    epoch: int
+    balance_nano: int
+    held_nano: int
+    dseq: int
+    xseq: int
+    hold_version: int
+    principal_version: int
+    now_s: int
+    running: int
+    counters: tuple[Counter, ...]
+
+    def pack(self) -> bytes:
+        head = _ACCOUNT.pack(
+            VERSION,
+            self.epoch,
+            self.balance_nano,
+            self.held_nano,
+            self.dseq,
+            self.xseq,
+            self.hold_version,
+            self.principal_version,
+            self.now_s,
+            self.running,
+            len(self.counters),
+        )
+        return head + _pack_counters(self.counters)
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> "AccountState":
+        _, epoch, balance, held, dseq, xseq, hold_version, version, now_s, running, count = _ACCOUNT.unpack_from(raw)
+        counters = _unpack_counters(raw, _ACCOUNT.size, count)
+        return cls(epoch, balance, held, dseq, xseq, hold_version, version, now_s, running, counters)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyState:
+    """A key as Redis has it."""
+
+    epoch: int
+    principal_version: int
+    running: int
+    counters: tuple[Counter, ...]
+
+    def pack(self) -> bytes:
+        head = _KEY.pack(VERSION, self.epoch, self.principal_version, self.running, len(self.counters))
+        return head + _pack_counters(self.counters)
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> "KeyState":
+        _, epoch, version, running, count = _KEY.unpack_from(raw)
+        return cls(epoch, version, running, _unpack_counters(raw, _KEY.size, count))
+
+
+def _pack_counters(counters: Sequence[Counter]) -> bytes:
+    return b"".join(COUNTER.pack(counter.tag, counter.window_id, counter.used) for counter in counters)
+
+
+def _unpack_counters(raw: bytes, start: int, count: int) -> tuple[Counter, ...]:
+    return tuple(Counter(*COUNTER.unpack_from(raw, start + place * COUNTER.size)) for place in range(count))
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A journal entry. Settled ones have `dseq`; held and claimed ones the amounts and names of their hold."""
+
+    state: int
+    epoch: int
+    at_ms: int
+    account_id: str
+    payload: bytes
+    dseq: int = 0
+    cost_nano: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    key_id: str = ""
+    gateway: str = ""
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> "Entry":
+        _, state, epoch, at_ms = _ENTRY.unpack_from(raw)
+        at = _ENTRY.size
+        if state == SETTLED:
+            (dseq,) = _DSEQ.unpack_from(raw, at)
+            account_id, at = _text(raw, at + _DSEQ.size)
+            return cls(state, epoch, at_ms, account_id, raw[at:], dseq=dseq)
+        cost, input_tokens, output_tokens = _AMOUNTS.unpack_from(raw, at)
+        at += _AMOUNTS.size
+        account_id, at = _text(raw, at)
+        key_id, at = _text(raw, at)
+        _, at = _text(raw, at)
+        _, at = _text(raw, at)
+        gateway, at = _text(raw, at)
+        for _ in range(2):
+            at += 1 + 4 * raw[at]
+        return cls(
+            state,
+            epoch,
+            at_ms,
+            account_id,
+            raw[at:],
+            cost_nano=cost,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            key_id=key_id,
+            gateway=gateway,
+        )
+
+
+def _text(raw: bytes, at: int) -> tuple[str, int]:
+    end = at + 1 + raw[at]
+    return raw[at + 1 : end].decode(), end
+
+
+def pack_text(text: str) -> bytes:
+    """A length (u8) and the text's UTF-8; names are bounded below 256 bytes where they are made."""
+    raw = text.encode()
+    return bytes((len(raw),)) + raw
+
+
+def pack_tags(tags: Sequence[int]) -> bytes:
+    """A count (u8), then the tags (u32)."""
+    return struct.pack(f"<B{len(tags)}I", len(tags), *tags)
+
+
+def pack_hold(
+    epoch: int,
+    at_ms: int,
+    amounts: tuple[int, int, int],
+    names: bytes,
+    tags: tuple[Sequence[int], Sequence[int]],
+    payload: bytes,
+) -> bytes:
+    """An entry H as the admission wrote it: `amounts` are cost, input and output tokens."""
+    return b"".join(
+        (
+            _ENTRY.pack(VERSION, HELD, epoch, at_ms),
+            _AMOUNTS.pack(*amounts),
+            names,
+            pack_tags(tags[0]),
+            pack_tags(tags[1]),
+            payload,
+        )
+    )

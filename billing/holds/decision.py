@@ -1,0 +1,86 @@
+"""What admission is asked and what it decides, as values. Pure.
+
+`Held` is a yes. `Refused` is a no that changed nothing: the balance, exhausted windows, too many at once. `Unavailable`
+means that nothing could be decided, `Reload` that the principal in hand is older than the one in force.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from billing.money import MAX_NANO
+from billing.principals import Limit
+
+MAX_OUTPUT_TOKENS: Final = 2**31 - 1
+
+
+class NeedTooLarge(ValueError):
+    """A worst case beyond 2^53 - 1 nano-USD or tokens: it can't be held, nor ever be paid."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """The most that a request can use. `input_tokens` and `input_cost_nano` are for all choices together;
+    `unit_nano` is the cost of one output token of every choice; output bounds are for one choice."""
+
+    input_tokens: int
+    input_cost_nano: int
+    unit_nano: int
+    choices: int
+    least_output: int
+    most_output: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.least_output <= self.most_output <= MAX_OUTPUT_TOKENS:
+            raise NeedTooLarge("the maximum of output tokens is out of bounds")
+        if self.choices < 1 or min(self.input_tokens, self.input_cost_nano, self.unit_nano) < 0:
+            raise ValueError("a need counts up from zero, and from one choice")
+        worst = self.input_cost_nano + self.unit_nano * self.most_output
+        if max(worst, self.input_tokens + self.choices * self.most_output) > MAX_NANO:
+            raise NeedTooLarge("the worst case of this request is beyond 2^53 - 1 nano-USD or tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Exhausted:
+    """A counter that can't take the request: `used` of its limit is taken, `requested` is the least that it needs."""
+
+    limit: Limit
+    used: int
+    requested: int
+
+
+@dataclass(frozen=True, slots=True)
+class InsufficientBalance:
+    """The balance less holds plus credit limit is below what the request needs at least."""
+
+    available_nano: int
+    required_nano: int
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaExceeded:
+    """Every exhausted counter, at Redis's time."""
+
+    exhausted: tuple[Exhausted, ...]
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class TooManyRunning:
+    """`max_parallel_requests` of the key, or of the plan, is reached."""
+
+    subject: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """Nothing could be decided: Redis or Postgres away, an epoch that is not open yet, or a full backlog."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """The principal has changed since it was read."""
+
+
+Refused = InsufficientBalance | QuotaExceeded | TooManyRunning

@@ -1,0 +1,217 @@
+"""The engine: everything that one gateway process runs to hold and settle, wired and started together.
+
+    async with Engine(...) as engine:
+        engine.holds, engine.cache, engine.announcer
+
+Beside the hot path it runs the outbox, a relay each second (lease, epochs, changes that were not told), a sweep of the
+journals, and the subscription to changes.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Final, Literal
+
+from billing.holds.announce import Announcer
+from billing.holds.batcher import Item
+from billing.holds.cache import CacheSettings, PrincipalCache
+from billing.holds.connection import Link, RedisError
+from billing.holds.keyspace import Keyspace
+from billing.holds.loader import Loader, LostWrites, plan_lookup
+from billing.holds.outbox import Outbox
+from billing.holds.partitions import NotReady, Partition, Partitions
+from billing.holds.recovery import Recovery
+from billing.holds.service import Holds, HoldSettings
+from billing.holds.sync import Corrections
+from billing.ledger.postgres import Database, DatabaseError, queries
+from billing.plans import DEFAULT_PLAN, Plan
+from billing.principals import Principal
+from billing.quotas import Quota
+
+logger = logging.getLogger(__name__)
+
+_sql = queries("billing.ledger")
+RENEW_LEASE: Final = _sql("gateways_renew")
+END_LEASE: Final = _sql("gateways_end")
+READ_ACCOUNT: Final = _sql("read_account_principal")
+
+RELAY_INTERVAL_S: Final = 1.0
+SWEEP_INTERVAL_S: Final = 2.0
+RESUBSCRIBE_S: Final = 0.2
+START_ATTEMPTS: Final = 50
+START_PAUSE_S: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Bounds of the engine beside the hot path's own."""
+
+    holds: HoldSettings = field(default_factory=HoldSettings)
+    cache: CacheSettings = field(default_factory=CacheSettings)
+    lease_s: float = 5.0
+    hold_ttl_s: float = 900.0
+    expired_hold: Literal["void", "input"] = "void"
+    ledger_batch_rows: int = 500
+    ledger_flush_s: float = 0.2
+
+
+class Engine:
+    """One gateway process's part in metering. `load_principal` reads the principal of a key's digest from Postgres."""
+
+    def __init__(
+        self,
+        database: Database,
+        link: Link,
+        keyspace: Keyspace,
+        plans: Mapping[str, Plan],
+        load_principal: Callable[[bytes], Awaitable[Principal | None]],
+        gateway_id: str,
+        settings: EngineSettings | None = None,
+    ) -> None:
+        settings = settings or EngineSettings()
+        self._database = database
+        self._link = link
+        self._keys = keyspace
+        self._gateway_id = gateway_id
+        self._settings = settings
+        self.partitions = Partitions(database, link, keyspace, gateway_id, self._prepare)
+        self.corrections = Corrections(database, link, keyspace, self._account_quotas)
+        self.outbox = Outbox(
+            database,
+            link,
+            keyspace,
+            self.partitions.of,
+            self.corrections.sync,
+            batch_rows=settings.ledger_batch_rows,
+            flush_s=settings.ledger_flush_s,
+        )
+        plan_of = plan_lookup(plans, DEFAULT_PLAN)
+        wait_s = settings.holds.admission_wait_s
+        self.loader = Loader(database, link, keyspace, plan_of, self.outbox.flush, wait_s=wait_s)
+        self.holds = Holds(
+            database,
+            link,
+            keyspace,
+            self.partitions,
+            self.loader,
+            self.outbox,
+            self.corrections,
+            gateway_id,
+            settings.holds,
+        )
+        self.recovery = Recovery(
+            database,
+            link,
+            keyspace,
+            self.loader,
+            self.outbox,
+            self.corrections,
+            self.holds.live,
+            self._submit,
+            gateway_id,
+            expired_hold=settings.expired_hold,
+            hold_ttl_s=settings.hold_ttl_s,
+        )
+        self.cache = PrincipalCache(load_principal, settings.cache, time.monotonic)
+        self.announcer = Announcer(database, link, keyspace, self.partitions, self.loader, self.corrections, self.cache)
+        self._tasks: list[asyncio.Task[None]] = []
+        link.on_lost = self._lost
+
+    async def _prepare(self, partition: Partition, epoch: int) -> bool:
+        return await self.recovery.prepare(partition, epoch)
+
+    async def _account_quotas(self, account_id: str) -> tuple[Quota, ...]:
+        row = await self._database.row(READ_ACCOUNT, account_id)
+        return self.loader.account_quotas(row["plan"], row["quotas"]) if row is not None else ()
+
+    def _submit(self, partition: Partition, item: Item) -> None:
+        self.holds.submit(partition, item)
+
+    def _lost(self) -> None:
+        self.partitions.forget()
+
+    async def __aenter__(self) -> "Engine":
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Take a lease, agree on every partition's epoch and start what runs beside. Waits a bounded time for other
+        gateways to join; raises `DatabaseError` or `NotReady` where a store is away."""
+        await self._renew_lease()
+        for _ in range(START_ATTEMPTS):
+            if all([await self._join(partition) for partition in self.partitions.all]):
+                break
+            await asyncio.sleep(START_PAUSE_S)
+        subscribed = asyncio.Event()
+        loops = (self.outbox.run(), self._relay(), self._sweep(), self._subscribe(subscribed))
+        self._tasks = [asyncio.create_task(loop) for loop in loops]
+        async with asyncio.timeout(START_ATTEMPTS * START_PAUSE_S):
+            await subscribed.wait()
+
+    async def stop(self, timeout_s: float = 10.0) -> bool:
+        """Finish settlements, write what waits, give the lease back. Whether everything was written in time."""
+        done = await self.holds.drain(timeout_s)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if not self.holds.live:
+            try:
+                await self._database.execute(END_LEASE, self._gateway_id)
+            except DatabaseError as error:
+                logger.info("the lease runs out by itself: %s", error)
+        return done
+
+    async def _renew_lease(self) -> None:
+        await self._database.execute(RENEW_LEASE, self._gateway_id, self._settings.lease_s)
+
+    async def _join(self, partition: Partition) -> bool:
+        try:
+            return await self.partitions.join(partition)
+        except LostWrites:
+            partition.epoch = None
+            return False
+
+    async def _relay(self) -> None:
+        while True:
+            await asyncio.sleep(RELAY_INTERVAL_S)
+            try:
+                await self._renew_lease()
+                for partition in self.partitions.all:
+                    if partition.epoch is None or not await self.partitions.is_current(partition):
+                        await self._join(partition)
+                await self.announcer.relay()
+            except (DatabaseError, RedisError, NotReady, TimeoutError) as error:
+                logger.info("relay: %s", error)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_INTERVAL_S)
+            for partition in self.partitions.all:
+                try:
+                    if partition.epoch is not None:
+                        await self.recovery.sweep(partition)
+                except (DatabaseError, RedisError, NotReady, TimeoutError) as error:
+                    logger.info("sweep of partition %d: %s", partition.number, error)
+
+    async def _subscribe(self, subscribed: asyncio.Event) -> None:
+        def begun() -> None:
+            self.cache.clear()
+            self.cache.subscribed = True
+            subscribed.set()
+
+        while True:
+            try:
+                async for message in self._link.listen(self._keys.channel, begun):
+                    self.cache.drop(message.decode())
+            except RedisError as error:
+                self.cache.subscribed = False
+                logger.info("%s; no principal is served from memory until it stands again", error)
+            await asyncio.sleep(RESUBSCRIBE_S)

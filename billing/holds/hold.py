@@ -1,0 +1,192 @@
+"""One request's hold and the items by which it is admitted, settled and voided.
+
+This file owns the life of a hold in this process: it ends exactly once. A settlement that Redis does not confirm goes
+the ledger's own way (rule R4); what a reply does to the debit happens when the reply comes, whether or not anyone still
+waits, so that a cancelled request loses nothing.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from billing.holds.codec import ADMIT, SETTLE, VOID, pack_hold
+from billing.holds.connection import RedisError
+from billing.holds.decision import Need
+from billing.holds.partitions import Partition
+from billing.ledger.debits import Debit, encode_debit
+from billing.principals import Limits
+
+ADMIT_CODE: Final = 1
+SETTLE_CODE: Final = 2
+VOID_CODE: Final = 3
+
+
+class SettlementLost(Exception):
+    """Neither Redis nor Postgres could be told of a debit in time: its answer must not end as a whole one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The debit is outside this process. `available_nano` is None where Redis did not say."""
+
+    available_nano: int | None
+
+
+class AdmitItem:
+    """An admission on its way to Redis."""
+
+    __slots__ = ("account_key", "answer", "head", "id", "key_key", "on_unknown", "tail")
+
+    def __init__(
+        self,
+        request_id: bytes,
+        account_key: bytes,
+        key_key: bytes,
+        head: tuple[int, ...],
+        tail: bytes,
+        on_unknown: Callable[[], None],
+    ) -> None:
+        self.id = request_id
+        self.account_key = account_key
+        self.key_key = key_key
+        self.head = head
+        self.tail = tail
+        self.on_unknown = on_unknown
+        self.answer: asyncio.Future[tuple[list[Any] | RedisError, int]] = asyncio.get_running_loop().create_future()
+
+    def pack(self, account_place: int, key_place: int) -> bytes:
+        return ADMIT.pack(ADMIT_CODE, self.id, account_place, key_place, *self.head) + self.tail
+
+    def resolve(self, reply: list[Any] | RedisError, epoch: int) -> None:
+        if not self.answer.done():
+            self.answer.set_result((reply, epoch))
+        elif not isinstance(reply, RedisError) and reply[0] == 0:
+            self.on_unknown()  # whoever asked is gone: the hold that this made is given back
+        if isinstance(reply, RedisError):
+            self.on_unknown()
+
+
+class SettleItem:
+    """A settlement on its way to Redis. `on_reply` gets what came of it, exactly once."""
+
+    __slots__ = ("account_key", "debit", "id", "key_key", "on_reply")
+
+    def __init__(
+        self,
+        hold: "Hold",
+        debit: Debit,
+        on_reply: Callable[[list[Any] | RedisError, int], None],
+    ) -> None:
+        self.id, self.account_key, self.key_key = hold.id_bytes, hold.account_key, hold.key_key
+        self.debit = debit
+        self.on_reply = on_reply
+
+    def pack(self, account_place: int, key_place: int) -> bytes:
+        debit = self.debit
+        output = debit.output_tokens
+        head = SETTLE.pack(
+            SETTLE_CODE, self.id, account_place, key_place, debit.charged_nano, debit.input_tokens, output
+        )
+        return head + encode_debit(debit)
+
+    def resolve(self, reply: list[Any] | RedisError, epoch: int) -> None:
+        self.on_reply(reply, epoch)
+
+
+class VoidItem:
+    """A void on its way to Redis; `answer` is whether the hold was there to be given back, None when unknown."""
+
+    __slots__ = ("account_key", "answer", "id", "key_key")
+
+    def __init__(self, request_id: bytes, account_key: bytes, key_key: bytes) -> None:
+        self.id, self.account_key, self.key_key = request_id, account_key, key_key
+        self.answer: asyncio.Future[bool | None] = asyncio.get_running_loop().create_future()
+
+    def pack(self, account_place: int, key_place: int) -> bytes:
+        return VOID.pack(VOID_CODE, self.id, account_place, key_place)
+
+    def resolve(self, reply: list[Any] | RedisError, epoch: int) -> None:
+        if not self.answer.done():
+            self.answer.set_result(None if isinstance(reply, RedisError) else reply[0] == 0)
+
+
+class Hold:
+    """A hold that was admitted: settle or void it, once. `granted_output` is the most output tokens of one choice.
+
+    Epoch is that in which Redis has it; holding again in a new epoch moves it.
+    """
+
+    __slots__ = (
+        "account_key",
+        "admitted_at_ms",
+        "available_nano",
+        "cost_nano",
+        "ending",
+        "epoch",
+        "granted_output",
+        "id",
+        "id_bytes",
+        "key_key",
+        "limits",
+        "minute_used",
+        "names",
+        "need",
+        "partition",
+        "payload",
+        "reholding",
+    )
+
+    def __init__(
+        self,
+        request_id: str,
+        item: AdmitItem,
+        partition: Partition,
+        need: Need,
+        limits: Limits,
+        names: bytes,
+        payload: bytes,
+        reply: list[Any],
+        epoch: int,
+    ) -> None:
+        self.id = request_id
+        self.id_bytes = item.id
+        self.account_key = item.account_key
+        self.key_key = item.key_key
+        self.partition = partition
+        self.need = need
+        self.limits = limits
+        self.names = names
+        self.payload = payload
+        self.epoch = epoch
+        self.granted_output: int = reply[1]
+        self.admitted_at_ms: int = reply[2]
+        self.available_nano: int = reply[3]
+        self.minute_used: tuple[int, ...] = tuple(reply[4:])
+        self.cost_nano = need.input_cost_nano + need.unit_nano * self.granted_output
+        self.ending = False
+        self.reholding: asyncio.Future[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"Hold({self.id})"
+
+    @property
+    def output_tokens(self) -> int:
+        """Output tokens held, of all choices."""
+        return self.need.choices * self.granted_output
+
+    def entry(self, epoch: int) -> bytes:
+        """The journal's entry of this hold, as it would stand in another epoch."""
+        tags = (
+            [limit.quota.tag for limit in self.limits.account],
+            [limit.quota.tag for limit in self.limits.key],
+        )
+        amounts = (self.cost_nano, self.need.input_tokens, self.output_tokens)
+        return pack_hold(epoch, self.admitted_at_ms, amounts, self.names, tags, self.payload)
+
+
+def at_place(debit: Debit, epoch: int, dseq: int) -> Debit:
+    """The debit with the place that Redis gave it."""
+    return msgspec.structs.replace(debit, epoch=epoch, dseq=dseq)

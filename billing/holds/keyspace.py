@@ -1,0 +1,51 @@
+"""Where things lie in Redis. This file owns the names of keys and the partition of an account.
+
+All that one admission or settlement touches has one hash tag, `{<prefix><partition>}`, and so one slot in a cluster.
+"""
+
+import zlib
+from dataclasses import dataclass
+from typing import Final
+
+DEFAULT_PREFIX: Final = "m"
+
+
+@dataclass(frozen=True, slots=True)
+class Keyspace:
+    """Names of keys for a prefix and a number of partitions, which is fixed once for an installation."""
+
+    prefix: str = DEFAULT_PREFIX
+    partitions: int = 1
+
+    def partition_of(self, account_id: str) -> int:
+        return zlib.crc32(account_id.encode()) % self.partitions
+
+    def name(self, partition: int, rest: str) -> bytes:
+        return f"{{{self.prefix}{partition}}}:{rest}".encode()
+
+    def meta(self, partition: int) -> bytes:
+        """Hash: epoch, identity, open."""
+        return self.name(partition, "meta")
+
+    def journal(self, partition: int) -> bytes:
+        """Hash: request id to entry."""
+        return self.name(partition, "journal")
+
+    def installed(self, partition: int) -> bytes:
+        """Hash: subject to the epoch in which it was installed."""
+        return self.name(partition, "installed")
+
+    def joined(self, partition: int) -> bytes:
+        """Set: gateways that are ready for the epoch."""
+        return self.name(partition, "joined")
+
+    def account(self, account_id: str) -> bytes:
+        return self.name(self.partition_of(account_id), f"a:{account_id}")
+
+    def key(self, account_id: str, key_id: str) -> bytes:
+        return self.name(self.partition_of(account_id), f"k:{key_id}")
+
+    @property
+    def channel(self) -> str:
+        """Where changes of principals are told."""
+        return f"{self.prefix}:changes"

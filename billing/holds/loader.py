@@ -1,0 +1,182 @@
+"""Loading state from Postgres into Redis: whole subjects (rule R2), new versions and new counters of known ones.
+
+This file owns the order that makes loading exact. An account is read under its row's lock, at one xseq, and marked as
+loaded for the epoch; a counter that a new quota adds counts from the moment of `adopt` and is given what came before,
+once every debit up to that moment is in Postgres. One load runs at a time for a subject in this process.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from ulid import ULID
+
+from billing.holds.codec import COUNTER, I8, SETTLED, AccountState, Entry, KeyState, pack_text
+from billing.holds.connection import Link, Script
+from billing.holds.keyspace import Keyspace
+from billing.holds.partitions import Partition
+from billing.holds.windows import Since, read_counters
+from billing.ledger.postgres import Database, queries
+from billing.plans import Plan
+from billing.quotas import Quota, parse_quotas
+
+logger = logging.getLogger(__name__)
+
+_sql = queries("billing.ledger")
+LOAD_ACCOUNT: Final = _sql("load_account")
+READ_ACCOUNT: Final = _sql("read_account_principal")
+READ_KEY: Final = _sql("read_key_principal")
+
+INSTALL_ATTEMPTS: Final = 5
+DRAIN_POLL_S: Final = 0.02
+SCAN_COUNT: Final = 500
+
+
+class LostWrites(Exception):
+    """Redis had this subject in this epoch and has it no more: it has lost writes, and needs a new epoch."""
+
+
+class Loader:
+    """Brings accounts and keys into Redis. `plan_of` gives the plan of an id; `flush` writes this process's debits."""
+
+    def __init__(
+        self,
+        database: Database,
+        link: Link,
+        keyspace: Keyspace,
+        plan_of: Callable[[str], Plan],
+        flush: Callable[[], Awaitable[None]],
+        *,
+        wait_s: float,
+    ) -> None:
+        self._database = database
+        self._link = link
+        self._keys = keyspace
+        self._plan_of = plan_of
+        self._flush = flush
+        self._wait_s = wait_s
+        self._install_script, self._adopt_script, self._fill_script = Script("install"), Script("adopt"), Script("fill")
+        self._running: dict[tuple[str, str], asyncio.Task[None]] = {}
+
+    async def install(self, partition: Partition, account_id: str, key_id: str | None) -> None:
+        """Load an account, and a key of it, where Redis has not got them.
+
+        Raises `DatabaseError`, `RedisError`, `LostWrites`.
+        """
+        await self._once(("install", key_id or account_id), lambda: self._install(partition, account_id, key_id))
+
+    async def adopt_account(self, partition: Partition, account_id: str) -> None:
+        """Tell Redis the account's newest version and counters. Raises `DatabaseError`, `RedisError`."""
+        await self._once(("adopt", account_id), lambda: self._adopt(partition, account_id, None))
+
+    async def adopt_key(self, partition: Partition, account_id: str, key_id: str) -> None:
+        """Tell Redis the key's newest version and counters. Raises `DatabaseError`, `RedisError`."""
+        await self._once(("adopt", key_id), lambda: self._adopt(partition, account_id, key_id))
+
+    async def _once(self, name: tuple[str, str], work: Callable[[], Awaitable[None]]) -> None:
+        running = self._running.get(name)
+        if running is None:
+            running = self._running[name] = asyncio.ensure_future(_run(work))
+            running.add_done_callback(lambda _: self._running.pop(name, None))
+        await asyncio.shield(running)
+
+    def account_quotas(self, plan_id: str, quotas: object) -> tuple[Quota, ...]:
+        """One quota for each counter of an account: its plan's and its own."""
+        all_quotas = self._plan_of(plan_id).quotas + parse_quotas(quotas)
+        return tuple({quota.tag: quota for quota in all_quotas}.values())
+
+    async def _install(self, partition: Partition, account_id: str, key_id: str | None) -> None:
+        epoch = partition.epoch
+        if epoch is None:
+            return
+        for _ in range(INSTALL_ATTEMPTS):
+            now_s = partition.now_ms() // 1000
+            async with self._database.transaction() as connection:
+                row = await connection.fetchrow(LOAD_ACCOUNT, account_id, epoch, partition.number)
+                if row is None:  # the epoch has moved: whoever asked finds out with its next call
+                    return
+                quotas = self.account_quotas(row["plan"], row["quotas"])
+                counters = await read_counters(connection, account_id, None, quotas, now_s)
+                balance, xseq, version = row["balance_nano"], row["xseq"], row["version"]
+                account = AccountState(epoch, balance, 0, 0, xseq, 0, version, now_s, 0, counters)
+                keys: list[bytes] = [self._keys.account(account_id)]
+                arguments: list[str | int | bytes] = [epoch, account_id, account.pack(), I8.pack(row["xseq"])]
+                if key_id is not None:
+                    row = await connection.fetchrow(READ_KEY, key_id)
+                    if row is None:
+                        return
+                    key_quotas = parse_quotas(row["quotas"])
+                    counters = await read_counters(connection, account_id, key_id, key_quotas, now_s)
+                    keys.append(self._keys.key(account_id, key_id))
+                    arguments += [key_id, KeyState(epoch, row["version"], 0, counters).pack()]
+            number = partition.number
+            fixed = [self._keys.meta(number), self._keys.installed(number)]
+            reply = await self._link.call(self._install_script, fixed + keys, arguments)
+            if reply == 2:
+                raise LostWrites(account_id)
+            if reply in (0, 1):
+                return
+            await asyncio.sleep(DRAIN_POLL_S)
+        logger.warning("account %s changes too fast to be loaded; the request that asked tries again", account_id)
+
+    async def _adopt(self, partition: Partition, account_id: str, key_id: str | None) -> None:
+        epoch, subject = partition.epoch, key_id or account_id
+        row = await self._database.row(READ_KEY if key_id else READ_ACCOUNT, subject)
+        if row is None or epoch is None:
+            return
+        quotas = parse_quotas(row["quotas"]) if key_id else self.account_quotas(row["plan"], row["quotas"])
+        token, number = str(ULID()), partition.number
+        account_key, installed = self._keys.account(account_id), self._keys.installed(number)
+        keys = [self._keys.meta(number), self._keys.journal(number), account_key, installed]
+        subject_key = self._keys.key(account_id, key_id) if key_id else account_key
+        if key_id:
+            keys.append(subject_key)
+        packed = [
+            quota.tag.to_bytes(4, "little") + pack_text(quota.model or "") + pack_text(quota.feature)
+            for quota in quotas
+        ]
+        reply = await self._link.call(self._adopt_script, keys, [epoch, subject, row["version"], token, *packed])
+        if reply[0] != 0 or reply[4] == 0:
+            return
+        _, dseq, xseq, now_ms, _ = reply
+        await self._drained(partition, account_id, epoch, dseq)
+        since = Since(epoch, dseq, xseq, row["now"])
+        async with self._database.transaction(snapshot=True) as connection:
+            counters = await read_counters(connection, account_id, key_id, quotas, now_ms // 1000, since)
+        bases = b"".join(COUNTER.pack(counter.tag, counter.window_id, counter.used) for counter in counters)
+        kind = "key" if key_id else "account"
+        fill_keys = [self._keys.meta(number), installed, subject_key]
+        await self._link.call(self._fill_script, fill_keys, [epoch, subject, token, kind, bases])
+
+    async def _drained(self, partition: Partition, account_id: str, epoch: int, dseq: int) -> None:
+        """Wait until every debit of the account up to `dseq` is in Postgres: its entry leaves the journal then."""
+        await self._flush()
+        async with asyncio.timeout(self._wait_s):
+            while await self._undrained(partition, account_id, epoch, dseq):
+                await asyncio.sleep(DRAIN_POLL_S)
+
+    async def _undrained(self, partition: Partition, account_id: str, epoch: int, dseq: int) -> bool:
+        async for _, raw in self._link.scan_hash(self._keys.journal(partition.number).decode(), SCAN_COUNT):
+            entry = Entry.unpack(raw)
+            ours = entry.state == SETTLED and entry.epoch == epoch and entry.account_id == account_id
+            if ours and entry.dseq <= dseq:
+                return True
+        return False
+
+
+async def _run(work: Callable[[], Awaitable[None]]) -> None:
+    await work()
+
+
+def plan_lookup(plans: Mapping[str, Plan], default: str) -> Callable[[str], Plan]:
+    """A plan by id; an account whose plan has left the configuration is on the default one, and the log says so."""
+
+    def plan_of(plan_id: str) -> Plan:
+        plan = plans.get(plan_id)
+        if plan is None:
+            logger.error("plan %s is in use but not in config/plans.yaml: %s applies", plan_id, default)
+            return plans[default]
+        return plan
+
+    return plan_of

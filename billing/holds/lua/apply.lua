@@ -1,0 +1,52 @@
+-- Tell an account of corrections, in order and each once: by compare-and-set on the number of the last one.
+--
+-- KEYS[1] meta   KEYS[2] journal   KEYS[3] account state   KEYS[4..] states of the keys that the corrections name
+-- ARGV[1] epoch   ARGV[2] xseq from which these rows go on (i8)
+-- ARGV[3..] i8 xseq, i8 change of the balance, c26 request id (blank: none), H place of the key in KEYS (0: none),
+--           i8 admitted_at_ms, i8 requests, i8 input tokens, i8 output tokens, i8 cost,
+--           count B + account tags I4, count B + key tags I4
+-- A debit whose entry here is S of this epoch was counted by settle: its money does not move again.
+-- Reply: {1} another epoch   {2} not installed   {0, the account's xseq now}
+
+local epoch = tonumber(ARGV[1])
+if not epoch_is(KEYS[1], epoch) then return {1} end
+local account = read_account(KEYS[3])
+if not account or account.epoch ~= epoch then return {2} end
+if account.xseq ~= unpack_from('<i8', ARGV[2]) then return {0, account.xseq} end
+
+local keys = {}
+local function key_at(place)
+  if place == 0 then return nil end
+  if keys[place] == nil then
+    local key = read_key(KEYS[place])
+    keys[place] = key and key.epoch == epoch and key or false
+  end
+  return keys[place] or nil
+end
+
+for i = 3, #ARGV do
+  local xseq, delta, id, place, at_ms, requests, input, output, cost, at = unpack_from('<i8i8c26Hi8i8i8i8i8', ARGV[i])
+  local account_tags, account_count, key_tags, key_count
+  account_tags, account_count, at = read_tags(ARGV[i], at)
+  key_tags, key_count = read_tags(ARGV[i], at)
+  local spent = {[0] = requests, input + output, input, output, cost}
+  local entry = id ~= string.rep(' ', 26) and parse_entry(redis.call('HGET', KEYS[2], id)) or nil
+  local here = entry and entry.epoch == epoch
+  if not (here and entry.state == SETTLED) then
+    local key = key_at(place)
+    if here then
+      end_hold(account, key, entry, spent)
+    else
+      correct_counters(account, account_tags, account_count, at_ms, spent)
+      if key then correct_counters(key, key_tags, key_count, at_ms, spent) end
+    end
+    if entry and entry.state ~= SETTLED then redis.call('HDEL', KEYS[2], id) end
+    account.balance = account.balance + delta
+  end
+  account.xseq = xseq
+end
+write_account(KEYS[3], account)
+for place, key in pairs(keys) do
+  if key then write_key(KEYS[place], key) end
+end
+return {0, account.xseq}

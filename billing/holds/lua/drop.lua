@@ -1,0 +1,21 @@
+-- End a claimed hold once the account has been told of what Postgres decided about it.
+--
+-- KEYS[1] meta   KEYS[2] journal   KEYS[3] account state   KEYS[4] key state
+-- ARGV[1] epoch   ARGV[2] request id   ARGV[3] xseq of its row (i8)
+-- Reply: 0 ended or not there   1 another epoch   2 the account has not been told yet: later
+
+local epoch = tonumber(ARGV[1])
+if not epoch_is(KEYS[1], epoch) then return 1 end
+local entry = parse_entry(redis.call('HGET', KEYS[2], ARGV[2]))
+if not entry or entry.state ~= CLAIMED then return 0 end
+if entry.epoch == epoch then
+  local account = read_account(KEYS[3])
+  if not account or account.epoch ~= epoch or account.xseq < unpack_from('<i8', ARGV[3]) then return 2 end
+  local key = read_key(KEYS[4])
+  if key and key.epoch ~= epoch then key = nil end
+  end_hold(account, key, entry, nil)
+  write_account(KEYS[3], account)
+  if key then write_key(KEYS[4], key) end
+end
+redis.call('HDEL', KEYS[2], ARGV[2])
+return 0

@@ -1,0 +1,139 @@
+"""The outbox: settled debits on their way from this process to Postgres.
+
+This file owns their order: a debit is in Redis's journal and here until Postgres has it; then it is forgotten here, and
+Redis is told to forget it. Bounded by `max_unsettled`, which admission checks against the journal.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
+
+from billing.holds.codec import ACK
+from billing.holds.connection import Link, RedisError, Script
+from billing.holds.keyspace import Keyspace
+from billing.holds.partitions import Partition
+from billing.ledger.debits import Debit, Stored, write_debits
+from billing.ledger.postgres import Database, DatabaseError
+
+logger = logging.getLogger(__name__)
+
+FIRST_RETRY_S: Final = 0.1
+MOST_RETRY_S: Final = 5.0
+
+
+class Outbox:
+    """Writes debits in batches of at most `batch_rows`, at most `flush_s` after they came. `sync` tells Redis of an
+    account's corrections and answers whether it has them all."""
+
+    def __init__(
+        self,
+        database: Database,
+        link: Link,
+        keyspace: Keyspace,
+        partition_of: Callable[[str], Partition],
+        sync: Callable[[Partition, str], Awaitable[bool]],
+        *,
+        batch_rows: int,
+        flush_s: float,
+    ) -> None:
+        self._database = database
+        self._link = link
+        self._keys = keyspace
+        self._partition_of = partition_of
+        self._sync = sync
+        self._batch_rows = batch_rows
+        self._flush_s = flush_s
+        self._waiting: list[Debit] = []
+        self._arrived = asyncio.Event()
+        self._full = asyncio.Event()
+        self._writing = asyncio.Lock()
+        self._ack = Script("ack")
+        self.unavailable = False
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def older_than(self, partition: Partition, epoch: int) -> bool:
+        """Whether a debit of an older epoch of this partition still waits."""
+        return any(
+            debit.epoch is not None and debit.epoch < epoch and self._partition_of(debit.account_id) is partition
+            for debit in self._waiting
+        )
+
+    def add(self, debit: Debit) -> None:
+        """Take a debit that Redis has settled."""
+        self._waiting.append(debit)
+        if len(self._waiting) == 1:
+            self._arrived.set()
+        if len(self._waiting) >= self._batch_rows:
+            self._full.set()
+
+    async def run(self) -> None:
+        """Write for ever, with bounded back-off while Postgres is away."""
+        retry_s = FIRST_RETRY_S
+        while True:
+            await self._arrived.wait()
+            try:
+                async with asyncio.timeout(self._flush_s):
+                    await self._full.wait()
+            except TimeoutError:
+                pass
+            try:
+                await self.flush()
+                retry_s, self.unavailable = FIRST_RETRY_S, False
+            except DatabaseError as error:
+                if not self.unavailable:
+                    logger.warning("%d debits wait for Postgres: %s", len(self._waiting), error)
+                self.unavailable = True
+                await asyncio.sleep(retry_s)
+                retry_s = min(retry_s * 2, MOST_RETRY_S)
+
+    async def flush(self) -> None:
+        """Write all that waits now. Raises `DatabaseError`; what was not written still waits then."""
+        async with self._writing:
+            left = len(self._waiting)
+            while left > 0:
+                batch = self._waiting[: self._batch_rows]
+                stored = await write_debits(self._database, batch)
+                del self._waiting[: len(batch)]
+                left -= len(batch)
+                await self.acknowledge(batch, stored)
+            if not self._waiting:
+                self._arrived.clear()
+            if len(self._waiting) < self._batch_rows:
+                self._full.clear()
+
+    async def acknowledge(self, debits: Iterable[Debit], stored: dict[str, Stored]) -> None:
+        """Let Redis forget debits that Postgres has. One that stays, or a Redis that is away, is left to the journal's
+        drain: acknowledging is never what makes a debit safe."""
+        by_partition: dict[int, list[Debit]] = {}
+        for debit in debits:
+            by_partition.setdefault(self._partition_of(debit.account_id).number, []).append(debit)
+        for number, group in by_partition.items():
+            try:
+                await self._acknowledge(self._partition_of(group[0].account_id), number, group, stored)
+            except (RedisError, DatabaseError) as error:
+                logger.info("%d debits stay in the journal for now: %s", len(group), error)
+
+    async def _acknowledge(
+        self, partition: Partition, number: int, debits: list[Debit], stored: dict[str, Stored]
+    ) -> None:
+        if partition.epoch is None:
+            return
+        keys = [self._keys.meta(number), self._keys.journal(number)]
+        places: dict[str, int] = {}
+        arguments: list[bytes | int] = [partition.epoch]
+        for debit in debits:
+            row = stored.get(debit.request_id)
+            if row is None:
+                continue  # set aside: an operator decides, and the journal keeps it until then
+            place = 0
+            if row.xseq is not None:
+                if debit.account_id not in places:
+                    await self._sync(partition, debit.account_id)
+                    keys.append(self._keys.account(debit.account_id))
+                    places[debit.account_id] = len(keys)
+                place = places[debit.account_id]
+            arguments.append(ACK.pack(debit.request_id.encode(), place, row.xseq or 0))
+        await self._link.call(self._ack, keys, arguments)

@@ -1,0 +1,87 @@
+"""What windows have used according to Postgres, for counters that Redis has to be given.
+
+The rollups are written in the transaction that writes the debits, so that they and the balance are of one moment.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from billing.holds.codec import Counter
+from billing.ledger.postgres import Connection, Row, queries
+from billing.quotas import Metric, Quota, Window, window_id, window_start_s
+
+_sql = queries("billing.ledger")
+WINDOW_USAGE: Final = _sql("window_usage")
+WINDOW_USAGE_AFTER: Final = _sql("window_usage_after")
+
+GRANULARITY: Final[Mapping[Window, int]] = {
+    Window.minute: 0,
+    Window.hour: 1,
+    Window.day: 2,
+    Window.week: 2,
+    Window.month: 3,
+    Window.total: 3,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """The moment at which Redis began to count by itself: debit `dseq` of `epoch`, correction `xseq`, and a time of
+    Postgres before it."""
+
+    epoch: int
+    dseq: int
+    xseq: int
+    written_after: datetime
+
+
+async def read_counters(
+    connection: Connection,
+    account_id: str,
+    key_id: str | None,
+    quotas: Sequence[Quota],
+    at_s: int,
+    since: Since | None = None,
+) -> tuple[Counter, ...]:
+    """One counter for each quota, in the window that holds `at_s`; with `since` only what came before it.
+
+    The connection must be in a transaction in which no debit of the account can be written, or of one snapshot.
+    """
+    if not quotas:
+        return ()
+    starts = [window_start_s(quota.window, at_s) for quota in quotas]
+    patterns, features = [quota.model or "" for quota in quotas], [quota.feature for quota in quotas]
+    granularities = [GRANULARITY[quota.window] for quota in quotas]
+    rows = await connection.fetch(WINDOW_USAGE, account_id, key_id, granularities, starts, patterns, features)
+    used = {row["place"]: _by_metric(row) for row in rows}
+    after: dict[int, tuple[int, ...]] = {}
+    if since is not None:
+        rows = await connection.fetch(
+            WINDOW_USAGE_AFTER,
+            account_id,
+            key_id,
+            since.dseq,
+            since.epoch,
+            since.xseq,
+            since.written_after,
+            starts,
+            patterns,
+            features,
+        )
+        after = {row["place"]: _by_metric(row) for row in rows}
+    nothing = (0,) * len(Metric)
+    return tuple(
+        Counter(
+            quota.tag,
+            window_id(quota.window, at_s),
+            used[place][quota.metric] - after.get(place, nothing)[quota.metric],
+        )
+        for place, quota in enumerate(quotas, start=1)
+    )
+
+
+def _by_metric(row: Row) -> tuple[int, ...]:
+    tokens = row["input_tokens"] + row["output_tokens"]
+    return (row["requests"], tokens, row["input_tokens"], row["output_tokens"], row["cost_nano"])

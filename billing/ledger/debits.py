@@ -1,0 +1,146 @@
+"""Debits: what one metered request becomes in the ledger, and the batch that writes them.
+
+This file owns rule R3 of the protocol: a request id is decided once, by whoever inserts it first; a row that Postgres
+refuses is found by bisection and set aside, so that it never blocks the others. A debit that Redis has counted carries
+its epoch and dseq; without them it came by the ledger's own way and becomes a correction.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import msgspec
+
+from billing.ledger.postgres import Database, DatabaseRefused, queries
+from billing.usage import COUNT_NAMES, Usage
+
+logger = logging.getLogger(__name__)
+
+_sql = queries("billing.ledger")
+WRITE_DEBITS: Final = _sql("write_debits")
+STORED_DEBITS: Final = _sql("stored_debits")
+PLACE_DEBITS: Final = _sql("place_debits")
+SET_ASIDE: Final = _sql("set_aside")
+
+Outcome = Literal["settled", "expired"]
+OWN_COLUMNS: Final = ("input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
+OTHER_COUNTS: Final = tuple(name for name in COUNT_NAMES if name not in OWN_COLUMNS and name != "requests")
+
+
+class Debit(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One row of usage_events, in the order of `write_debits.sql`. Amounts in nano-USD, times in milliseconds.
+
+    `counts` and `tags` are JSON objects as text, or None. Encoded as a MessagePack array it is the journal's payload.
+    """
+
+    request_id: str
+    admitted_at_ms: int
+    outcome: Outcome
+    account_id: str
+    user_id: str | None
+    key_id: str
+    client_request_id: str | None
+    upstream_request_id: str | None
+    endpoint: str
+    feature: str
+    model: str
+    provider: str
+    provider_model: str
+    input_tokens: int
+    cached_input_tokens: int
+    cache_write_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    counts: str | None
+    cost_nano: int
+    charged_nano: int
+    price_id: str
+    multiplier: str | None
+    markup_scaled: int
+    estimated: bool
+    status: int
+    stream: bool
+    latency_ms: int | None
+    ttft_ms: int | None
+    tags: str | None
+    end_user: str | None
+    note: str | None = None
+    epoch: int | None = None
+    dseq: int | None = None
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Debit)
+encode_debit = _encoder.encode
+decode_debit = _decoder.decode
+
+
+def other_counts(usage: Usage) -> str | None:
+    """The counts of a usage that have no column of their own, as JSON; None where all are zero."""
+    counts = {name: count for name in OTHER_COUNTS if (count := getattr(usage, name))}
+    return msgspec.json.encode(counts).decode() if counts else None
+
+
+def usage_of(row: msgspec.Struct | dict[str, object], counts: dict[str, int] | None) -> Usage:
+    """The usage that a stored row describes: its own columns and the counts beside them."""
+    said = row if isinstance(row, dict) else msgspec.structs.asdict(row)
+    own = {name: said[name] for name in OWN_COLUMNS}
+    return Usage(**own, **(counts or {}))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What the ledger holds of a request id. `xseq` is set when the debit is a correction; `fresh` when this batch
+    inserted it."""
+
+    outcome: Outcome
+    charged_nano: int
+    xseq: int | None
+    fresh: bool
+
+
+async def write_debits(database: Database, debits: Sequence[Debit]) -> dict[str, Stored]:
+    """Write a batch and answer what the ledger holds of each request id now. Doing it twice is harmless.
+
+    A debit that Postgres refuses is set aside with an alarm in the log and is missing in the answer.
+    Raises `DatabaseUnavailable` when Postgres is away: the fate of the batch is unknown then; write it again.
+    """
+    try:
+        return await _write(database, debits)
+    except DatabaseRefused as error:
+        if len(debits) == 1:
+            await _set_aside(database, debits[0], error)
+            return {}
+        half = len(debits) // 2
+        stored = await write_debits(database, debits[:half])
+        stored.update(await write_debits(database, debits[half:]))
+        return stored
+
+
+async def _write(database: Database, debits: Sequence[Debit]) -> dict[str, Stored]:
+    columns = zip(*(msgspec.structs.astuple(debit) for debit in debits), strict=True)
+    rows = await database.rows(WRITE_DEBITS, *columns)
+    stored = {row["request_id"]: Stored(row["outcome"], row["charged_nano"], row["xseq"], True) for row in rows}
+    known = [debit for debit in debits if debit.request_id not in stored]
+    if known:
+        stored.update(await _reconcile_known(database, known))
+    return stored
+
+
+async def _reconcile_known(database: Database, debits: Sequence[Debit]) -> dict[str, Stored]:
+    rows = await database.rows(STORED_DEBITS, [debit.request_id for debit in debits])
+    stored = {row["request_id"]: Stored(row["outcome"], row["charged_nano"], row["xseq"], False) for row in rows}
+    lost = [debit.request_id for debit in debits if debit.request_id not in stored]
+    if lost:
+        raise DatabaseRefused(f"the ledger has no account for {len(lost)} debits, the first is {lost[0]}")
+    placed = [debit for debit in debits if debit.dseq is not None]
+    if placed:
+        ids, epochs, places = zip(*((debit.request_id, debit.epoch, debit.dseq) for debit in placed), strict=True)
+        await database.execute(PLACE_DEBITS, ids, epochs, places)
+    return stored
+
+
+async def _set_aside(database: Database, debit: Debit, error: DatabaseRefused) -> None:
+    logger.critical("the ledger refused debit %s; it is set aside: %s", debit.request_id, error)
+    await database.execute(SET_ASIDE, debit.request_id, encode_debit(debit), str(error)[:1000])

@@ -1,0 +1,1 @@
+DELETE FROM plans WHERE NOT id = ANY ($1::text[])

@@ -1,0 +1,1 @@
+SELECT id FROM gateways WHERE lease_until > now()

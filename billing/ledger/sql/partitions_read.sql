@@ -1,0 +1,1 @@
+SELECT epoch, identity FROM partitions WHERE p = $1

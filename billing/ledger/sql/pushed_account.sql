@@ -1,0 +1,1 @@
+UPDATE accounts SET pushed_version = greatest(pushed_version, $2) WHERE id = $1

@@ -1,0 +1,154 @@
+"""The `defaults` of metergate.yaml. This file owns every bound of the gateway's behaviour: name, default, range, help.
+
+The fields are the data: the reader, the check on construction and the documentation's table all go by their metadata.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, Literal, get_args
+
+from gateway.config.problems import nearest
+from gateway.config.source import Value
+
+MissingUsage = Literal["estimate", "hold", "free"]
+ExpiredHold = Literal["void", "input"]
+MIB: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What a default may be: a whole number or a number from `low` to `high`, one of `choices`, a truth, or a text."""
+
+    kind: Literal["whole", "number", "choice", "truth", "text"]
+    help: str
+    low: float = 0
+    high: float = 0
+    choices: tuple[str, ...] = ()
+    optional: bool = False
+
+    @property
+    def allowed(self) -> str:
+        """The range in words, for messages and the documentation."""
+        match self.kind:
+            case "choice":
+                return ", ".join(self.choices)
+            case "truth":
+                return "true, false"
+            case "text":
+                return "a name"
+            case _:
+                return f"{self.low:,.10g} to {self.high:,.10g}" + (", or null" if self.optional else "")
+
+    def admits(self, value: object) -> bool:
+        match self.kind:
+            case "choice":
+                return value in self.choices
+            case "truth":
+                return isinstance(value, bool)
+            case "text":
+                return isinstance(value, str)
+            case _:
+                if value is None:
+                    return self.optional
+                kinds = (int,) if self.kind == "whole" else (int, float)
+                return type(value) in kinds and self.low <= value <= self.high  # type: ignore[operator]
+
+
+def _bound(default: object, bound: Bound) -> Any:
+    return field(default=default, metadata={"bound": bound})
+
+
+def _whole(default: int | None, low: int, high: int, text: str) -> Any:
+    return _bound(default, Bound("whole", text, low, high, optional=default is None))
+
+
+def _seconds(default: float, low: float, high: float, text: str) -> Any:
+    return _bound(default, Bound("number", text, low, high))
+
+
+def _choice(choices: tuple[str, ...], text: str) -> dict[str, Bound]:
+    return {"bound": Bound("choice", text, choices=choices)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Defaults:
+    """Bounds and policies; durations in seconds or milliseconds by their names. Raises `ValueError` out of range."""
+
+    strict: bool = _bound(True, Bound("truth", "holds are true upper bounds: no balance or window is ever overrun"))
+    min_output_tokens: int = _whole(16, 1, 100_000, "least output that an elastic hold must afford")
+    estimated_output_tokens: int = _whole(512, 1, 1_000_000, "output that a hold covers when `strict` is off")
+    missing_usage: MissingUsage = field(
+        default="estimate", metadata=_choice(get_args(MissingUsage), "charge for output without usage")
+    )
+    expired_hold: ExpiredHold = field(
+        default="void", metadata=_choice(get_args(ExpiredHold), "charge for a hold whose gateway died")
+    )
+    hold_ttl_s: float = _seconds(900, 1, 86_400, "longest life of a hold that nobody renews")
+    disconnect_drain_s: float = _seconds(0, 0, 3600, "how long an upstream is read on after its client left")
+    upstream_timeout_s: float = _seconds(600, 0.05, 86_400, "longest silence of an upstream")
+    max_unsettled: int = _whole(100_000, 1, 10_000_000, "debits that may wait for Postgres before 503")
+    shutdown_grace_s: float = _seconds(30, 0, 3600, "time for running requests when the gateway stops")
+    reconcile_interval_s: float = _seconds(300, 1, 86_400, "time between comparisons of Redis with the ledger")
+    default_plan: str = _bound("free", Bound("text", "plan of a new account; must be in plans.yaml"))
+    credits_per_usd: int = _whole(1000, 1, 1_000_000_000, "credits that one USD is shown as")
+    lease_s: float = _seconds(5, 0.5, 300, "a gateway's sign of life; its holds are swept once it has lapsed")
+    settle_timeout_ms: int = _whole(500, 10, 60_000, "silence of Redis after which a debit goes straight to Postgres")
+    redis_timeout_ms: int = _whole(500, 10, 60_000, "silence of Redis after which an admission is refused")
+    redis_partitions: int | None = _whole(None, 1, 1024, "partitions of the accounts; null: 1 embedded, 64 otherwise")
+    batch_items: int = _whole(32, 1, 64, "admissions and settlements in one script call")
+    ledger_batch_rows: int = _whole(500, 1, 10_000, "debits in one transaction")
+    ledger_flush_ms: int = _whole(50, 1, 10_000, "longest wait of a debit for its transaction to fill")
+    postgres_pool_size: int = _whole(4, 1, 100, "connections to Postgres of one process")
+    postgres_timeout_s: float = _seconds(10, 0.1, 600, "longest statement")
+    connect_timeout_s: float = _seconds(5, 0.1, 120, "longest wait for a connection to Redis, Postgres or an upstream")
+    principal_cache_entries: int = _whole(100_000, 1, 10_000_000, "keys that one process remembers")
+    principal_cache_s: float = _seconds(60, 0, 3600, "how long it believes them without asking again")
+    negative_cache_entries: int = _whole(10_000, 0, 10_000_000, "wrong keys that one process remembers")
+    negative_cache_s: float = _seconds(5, 0, 300, "how long it believes that they are wrong")
+    upstream_connections: int = _whole(1000, 1, 100_000, "connections to one provider of one process")
+    upstream_answer_bytes: int = _whole(64 * MIB, 1024, 1024 * MIB, "largest answer that is read whole")
+    admission_wait_ms: int = _whole(2000, 0, 60_000, "longest wait for an admission before 503")
+
+    def __post_init__(self) -> None:
+        for name, bound in BOUNDS.items():
+            if not bound.admits(getattr(self, name)):
+                raise ValueError(f"{name} must be {bound.allowed}")
+        if self.hold_ttl_s < self.lease_s:
+            raise ValueError("hold_ttl_s must not be shorter than lease_s")
+
+
+BOUNDS: Final[dict[str, Bound]] = {each.name: each.metadata["bound"] for each in fields(Defaults)}
+
+
+def read_defaults(at: Value | None, plans: Collection[str]) -> Defaults:
+    """The `defaults` of a file; those that it leaves out, or says wrongly, are the shipped ones."""
+    if at is None:
+        return Defaults()
+    section = at.section(tuple(BOUNDS))
+    said = {name: _read(section.values[name], bound) for name, bound in BOUNDS.items() if name in section.values}
+    plan = said.get("default_plan")
+    if plan is not None and plan not in plans:
+        section.values["default_plan"].expected("a plan of plans.yaml", nearest(str(plan), plans))
+    if not section.ok:
+        return Defaults()
+    try:
+        return Defaults(**{name: value for name, value in said.items() if value is not None})
+    except ValueError as error:
+        at.problem(str(error))
+        return Defaults()
+
+
+def _read(value: Value, bound: Bound) -> Any:
+    if value.is_null and bound.optional:
+        return None
+    match bound.kind:
+        case "whole":
+            return value.whole(int(bound.low), int(bound.high))
+        case "number":
+            return value.number(bound.low, bound.high)
+        case "choice":
+            return value.choice(bound.choices)
+        case "truth":
+            return value.truth()
+        case "text":
+            return value.text("a name")

@@ -1,0 +1,177 @@
+"""The environment's variables as one typed value. This file owns which variables there are and what each may say.
+
+A wrong value is a problem of `environment` under the variable's name; a secret's text is never shown.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, cast
+
+from billing.money import MAX_NANO
+from gateway.config.exporters import ExporterSource, read_exporter_sources
+from gateway.config.problems import Problems
+from gateway.config.reader import (
+    PLACE,
+    Reader,
+    parse_amount,
+    parse_duration_s,
+    parse_listen,
+    parse_origins,
+    parse_per_byte,
+)
+from gateway.config.secret import Secret
+
+Mode = Literal["serve", "up", "command"]
+PaymentProvider = Literal["local", "stripe"]
+
+UP_LISTEN_ADDR: Final = "127.0.0.1:8080"
+MAX_BYTES: Final = 1024**3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """The variables of the documentation, typed. Amounts in nano-USD; `price_per_byte_scaled` in nano-USD per byte
+    times `prices.FACTOR_SCALE`; URLs without a slash at their end."""
+
+    listen_host: str
+    listen_port: int
+    database_url: Secret | None
+    redis_url: Secret | None
+    data_dir: Path
+    config_dir: Path | None
+    max_body_bytes: int
+    proxy_max_body_bytes: int
+    request_timeout_s: int
+    cors_origins: tuple[str, ...]
+    frontend_url: str
+    image: str
+    admin_api_key: Secret | None
+    service_api_key: Secret | None
+    auth_base_url: str | None
+    auth_audience: str | None
+    auth_cookie_secret: Secret | None
+    jwt_secret: Secret | None
+    jwt_expiry_hours: int
+    refresh_token_expiry_days: int
+    payment_provider: PaymentProvider
+    stripe_api_key: Secret | None
+    stripe_webhook_secret: Secret | None
+    stripe_api_base: str
+    stripe_price_starter: str | None
+    stripe_price_professional: str | None
+    stripe_price_enterprise: str | None
+    payment_grace_days: int
+    smtp_host: str | None
+    smtp_port: int
+    smtp_user: str | None
+    smtp_password: Secret | None
+    smtp_from: str | None
+    notification_webhook: Secret | None
+    lago_api_url: str | None
+    lago_api_key: Secret | None
+    exporter_sources: tuple[ExporterSource, ...]
+    internal_service_token: Secret | None
+    collect_interval_s: int
+    default_region: str
+    source_revision: str
+    price_per_byte_scaled: int
+    initial_included_quota_bytes: int
+    initial_balance_nano: int
+    api_url: str | None
+    api_token: Secret | None
+
+
+def read_environment(environ: Mapping[str, str], mode: Mode, problems: Problems) -> Environment:
+    """Reads every variable of `SETTINGS_VARIABLES`; what is wrong goes to `problems` and stands as a default here."""
+    read = Reader(environ, problems)
+    host, port = _listen(read, mode)
+    shown_host = f"[{host}]" if ":" in host else host
+    own_host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(shown_host, shown_host)  # noqa: S104
+    stripe_key = _stripe_key(read)
+    config = read.maybe("METERGATE_CONFIG")
+    environment = Environment(
+        listen_host=host,
+        listen_port=port,
+        database_url=read.secret_url("DATABASE_URL", ("postgresql", "postgres")),
+        redis_url=read.secret_url("REDIS_URL", ("redis", "rediss", "unix")),
+        data_dir=Path(read.text("METERGATE_DATA_DIR")).expanduser().absolute(),
+        config_dir=None if config is None else Path(config).expanduser(),
+        max_body_bytes=read.whole("MAX_BODY_BYTES", 1024, MAX_BYTES),
+        proxy_max_body_bytes=read.whole("PROXY_MAX_BODY_BYTES", 1024, MAX_BYTES),
+        request_timeout_s=read.whole("REQUEST_TIMEOUT_SECONDS", 1, 3600),
+        cors_origins=read.parsed("CORS_ORIGINS", parse_origins, "origins such as https://app.example.com, or *", ()),
+        frontend_url=read.url("FRONTEND_URL") or f"http://{own_host}:{port}",
+        image=read.text("IMAGE"),
+        admin_api_key=read.secret("ADMIN_API_KEY"),
+        service_api_key=read.secret("SERVICE_API_KEY"),
+        auth_base_url=read.url("AUTH_BASE_URL"),
+        auth_audience=read.maybe("AUTH_AUDIENCE"),
+        auth_cookie_secret=read.secret("AUTH_COOKIE_SECRET"),
+        jwt_secret=read.secret("JWT_SECRET"),
+        jwt_expiry_hours=read.whole("JWT_EXPIRY_HOURS", 1, 8760),
+        refresh_token_expiry_days=read.whole("REFRESH_TOKEN_EXPIRY_DAYS", 1, 3650),
+        payment_provider=_payment_provider(read, stripe_key, mode),
+        stripe_api_key=stripe_key,
+        stripe_webhook_secret=read.secret("STRIPE_WEBHOOK_SECRET"),
+        stripe_api_base=read.url("STRIPE_API_BASE") or "",
+        stripe_price_starter=read.maybe("STRIPE_PRICE_STARTER"),
+        stripe_price_professional=read.maybe("STRIPE_PRICE_PROFESSIONAL"),
+        stripe_price_enterprise=read.maybe("STRIPE_PRICE_ENTERPRISE"),
+        payment_grace_days=read.whole("PAYMENT_GRACE_DAYS", 0, 365),
+        smtp_host=read.maybe("SMTP_HOST"),
+        smtp_port=read.whole("SMTP_PORT", 1, 65_535),
+        smtp_user=read.maybe("SMTP_USER"),
+        smtp_password=read.secret("SMTP_PASSWORD"),
+        smtp_from=read.parsed("SMTP_FROM", lambda text: text if "@" in text else None, "an e-mail address", "") or None,
+        notification_webhook=read.secret_url("NOTIFICATION_WEBHOOK", ("https", "http")),
+        lago_api_url=read.url("LAGO_API_URL"),
+        lago_api_key=read.secret("LAGO_API_KEY"),
+        exporter_sources=read_exporter_sources(read),
+        internal_service_token=read.secret("INTERNAL_SERVICE_TOKEN"),
+        collect_interval_s=read.parsed(
+            "COLLECT_INTERVAL", parse_duration_s, "a duration from 1s to 24h such as 1m", 60
+        ),
+        default_region=read.text("DEFAULT_REGION"),
+        source_revision=read.text("SOURCE_REVISION"),
+        price_per_byte_scaled=read.parsed("PRICE_PER_BYTE", parse_per_byte, "a decimal with at most 18 decimals", 0),
+        initial_included_quota_bytes=read.whole("INITIAL_INCLUDED_QUOTA_BYTES", 0, MAX_NANO),
+        initial_balance_nano=read.parsed("INITIAL_BALANCE", parse_amount, "a decimal of USD such as 12.50", 0),
+        api_url=read.url("METERGATE_API_URL"),
+        api_token=read.secret("METERGATE_API_TOKEN"),
+    )
+    for name, other in (
+        ("AUTH_BASE_URL", "AUTH_AUDIENCE"),
+        ("SMTP_HOST", "SMTP_FROM"),
+        ("LAGO_API_URL", "LAGO_API_KEY"),
+    ):
+        read.needs(name, other)
+    return environment
+
+
+def _listen(read: Reader, mode: Mode) -> tuple[str, int]:
+    expected = "an address and a port such as 0.0.0.0:8080"
+    fallback = parse_listen(UP_LISTEN_ADDR) or ("127.0.0.1", 8080)
+    if mode == "up" and read.given("LISTEN_ADDR") is None:
+        return fallback
+    return read.parsed("LISTEN_ADDR", parse_listen, expected, fallback)
+
+
+def _stripe_key(read: Reader) -> Secret | None:
+    key, alias = read.secret("STRIPE_API_KEY"), read.secret("STRIPE_SECRET_KEY")
+    if key is not None and alias is not None and key != alias:
+        read.problems.add(PLACE, "STRIPE_SECRET_KEY", "differs from STRIPE_API_KEY; set one of them")
+    return key or alias
+
+
+def _payment_provider(read: Reader, stripe_key: Secret | None, mode: Mode) -> PaymentProvider:
+    """A gateway with a Stripe key must not take local payments for real ones only because nobody named the provider."""
+    name = read.text("PAYMENT_PROVIDER") or ("local" if stripe_key is None else "stripe")
+    if name not in ("local", "stripe"):
+        read.wrong("PAYMENT_PROVIDER", "local or stripe")
+        return "local"
+    if name == "stripe" and stripe_key is None:
+        read.problems.add(PLACE, "STRIPE_API_KEY", "expected a value, because PAYMENT_PROVIDER is stripe")
+    if name == "stripe" and mode != "command" and read.given("STRIPE_WEBHOOK_SECRET") is None:
+        read.problems.add(PLACE, "STRIPE_WEBHOOK_SECRET", "expected a value: without it no payment can be believed")
+    return cast("PaymentProvider", name)

@@ -1,0 +1,113 @@
+"""plans.yaml into `Plan`s. The plans' own rules are `billing.plans`'; this file owns how the file says them."""
+
+import re
+from collections.abc import Collection
+from typing import Final
+
+from billing.money import MoneyError, parse_usd
+from billing.plans import Plan
+from billing.prices import parse_factor
+from billing.quotas import Quota, QuotaError, check_quotas, parse_quota
+from gateway.config.problems import nearest
+from gateway.config.source import Value
+
+EVERY_MODEL: Final = "*"
+MAX_USERS: Final = 1_000_000
+MAX_PARALLEL: Final = 1_000_000
+_PLAN_ID: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
+_QUOTA_KEYS: Final = ("window", "metric", "limit", "model", "feature")
+_PLAN_KEYS: Final = (
+    "name",
+    "price_usd",
+    "quotas",
+    "included_credit_usd",
+    "models",
+    "users",
+    "max_parallel_requests",
+    "markup_percent",
+    "stripe_price",
+    "upgrade_to",
+)
+
+
+def read_plans(at: Value, models: Collection[str]) -> dict[str, Plan]:
+    """The plans by id; a wrong one is a problem and left out. `models` are the names of metergate.yaml's entries."""
+    entries = at.entries()
+    plans = {}
+    for plan_id, value in entries.items():
+        if not _PLAN_ID.fullmatch(plan_id):
+            value.problem("a plan's id is lower-case letters, digits, '_' and '-'")
+        plan = _read_plan(plan_id, value, entries, models)
+        if plan is not None:
+            plans[plan_id] = plan
+    return plans
+
+
+def _read_plan(plan_id: str, value: Value, plans: Collection[str], models: Collection[str]) -> Plan | None:
+    section = value.section(_PLAN_KEYS, ("name", "price_usd"))
+    upgrade_to = section.maybe("upgrade_to", Value.text)
+    if upgrade_to is not None and (upgrade_to not in plans or upgrade_to == plan_id):
+        section.values["upgrade_to"].expected("another plan of this file", nearest(upgrade_to, plans))
+    name = section.read("name", Value.text, "")
+    price_nano = section.read("price_usd", _usd, 0)
+    quotas = section.maybe("quotas", _quotas) or ()
+    allowed = section.maybe("models", lambda said: _models(said, models))
+    parallel = section.maybe("max_parallel_requests", lambda said: said.whole(1, MAX_PARALLEL))
+    credit_nano = section.read("included_credit_usd", _usd, 0)
+    users = section.maybe("users", lambda said: said.whole(1, MAX_USERS))
+    markup = section.read("markup_percent", lambda said: said.decimal(parse_factor, "20"), 0)
+    stripe_price = section.maybe("stripe_price", Value.text)
+    if not section.ok:
+        return None
+    return Plan(
+        id=plan_id,
+        name=name,
+        price_nano=price_nano,
+        quotas=quotas,
+        models=allowed,
+        max_parallel_requests=parallel,
+        included_credit_nano=credit_nano,
+        users=users,
+        markup_scaled=markup,
+        stripe_price=stripe_price,
+        upgrade_to=upgrade_to,
+    )
+
+
+def _usd(value: Value) -> int | None:
+    return value.decimal(parse_price, "99")
+
+
+def parse_price(said: object) -> int:
+    """Nano-USD of a decimal string of USD that is not below zero. Raises `MoneyError`."""
+    nano = parse_usd(said)
+    if nano < 0:
+        raise MoneyError("an amount that is not below zero")
+    return nano
+
+
+def _models(value: Value, known: Collection[str]) -> tuple[str, ...] | None:
+    """Names of entries, `prefix*`, or `provider/model`; None, which allows every model, where `*` is among them."""
+    names = value.names("a model's name")
+    for name in names:
+        if name not in known and not name.endswith("*") and "/" not in name:
+            value.problem(f"{name} is no entry of metergate.yaml's models{nearest(name, known)}")
+    return None if EVERY_MODEL in names else names
+
+
+def _quotas(value: Value) -> tuple[Quota, ...]:
+    quotas = []
+    for item in value.items():
+        section = item.section(_QUOTA_KEYS, ("window", "metric", "limit"))
+        said = {name: field.plain() for name, field in section.values.items()}
+        if not section.ok:
+            continue
+        try:
+            quotas.append(parse_quota(said))
+        except QuotaError as error:
+            item.problem(str(error))
+    try:
+        return check_quotas(quotas)
+    except QuotaError as error:
+        value.problem(str(error))
+        return ()

@@ -1,0 +1,51 @@
+"""What is wrong with a configuration: every problem at once, each with its place. No message holds a secret's text."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """`where` is `config/prices.yaml:12` or `environment`; `key` names the field, empty for a whole file."""
+
+    where: str
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.where, self.key, self.message) if part)
+
+
+class ConfigError(Exception):
+    """A configuration that can't be used. `problems` are all that were found, in the order of reading."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+class Problems:
+    """Collects problems while reading goes on, so that an operator sees all of them at once."""
+
+    def __init__(self) -> None:
+        self._found: list[Problem] = []
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def add(self, where: str, key: str, message: str) -> None:
+        self._found.append(Problem(where, key, message))
+
+    def refuse(self) -> None:
+        """Raises `ConfigError` if anything was found."""
+        if self._found:
+            raise ConfigError(self._found)
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """`; did you mean X?` where a known name is close, else `; known are …` where the list is short, else nothing."""
+    close = get_close_matches(name, known, n=1)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; known are {', '.join(sorted(known))}" if 0 < len(known) <= 16 else ""

@@ -1,0 +1,167 @@
+"""The dialect port: what a provider's API tells the gateway about a request and its answer. This file owns the port.
+
+A dialect is pure: bytes in, facts out. Types are `msgspec` structs (frozen, slotted) because they are built for every
+request, ten times faster than frozen dataclasses; who builds one has checked what it holds.
+
+Exceptions:
+
+    BadRequest      the client's body: 400 `invalid_request_error`
+    GarbageAnswer   the provider's body: 502
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Protocol
+
+import msgspec
+
+from billing.usage import Usage
+
+
+class BadRequest(Exception):
+    """A request that can't be read. `message` is fit for the client; `param` names the field where one is to blame."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class GarbageAnswer(Exception):
+    """An answer that is not what the endpoint promises: not a JSON object, or half of one."""
+
+
+class Parts(msgspec.Struct, frozen=True):
+    """Input that is not text. `inline_bytes` is how much of the body is the base64 data of images and files."""
+
+    images: int = 0
+    audios: int = 0
+    files: int = 0
+    inline_bytes: int = 0
+
+
+NO_PARTS = Parts()
+
+
+class ParsedRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What metering needs of one request.
+
+    `endpoint` is the path asked for (`/v1/chat/completions`); `choices` how many answers it may bring;
+    `max_output_tokens` the client's own maximum for each of them, None where it gave none; `include_usage` that the
+    client itself asked for the usage chunk of a stream. `unbounded_input` says that input stands outside the body (a
+    file id, a server tool): only the context window bounds it.
+    """
+
+    endpoint: str
+    model: str
+    stream: bool
+    include_usage: bool
+    choices: int
+    max_output_tokens: int | None
+    input_bound_tokens: int
+    end_user: str | None
+    service_tier: str | None
+    has_output: bool
+    parts: Parts = NO_PARTS
+    unbounded_input: bool = False
+
+    def bound_input_tokens(self, part_tokens: Mapping[str, int] | None) -> int | None:
+        """An upper bound of the input's tokens, or None where only the model's context window is one.
+
+        `part_tokens` is the price row's bound for one `image` and one `file`. Without it their tokens can't be told by
+        their bytes (an address is short, a compressed picture is large when unpacked). Audio is always in the body, and
+        no codec that providers take packs a token into fewer than one byte of base64, so its bytes are its bound.
+        """
+        if self.unbounded_input:
+            return None
+        parts = self.parts
+        if not parts.images and not parts.files:
+            return self.input_bound_tokens
+        bounds = part_tokens or {}
+        if (parts.images and "image" not in bounds) or (parts.files and "file" not in bounds):
+            return None
+        priced = parts.images * bounds.get("image", 0) + parts.files * bounds.get("file", 0)
+        return self.input_bound_tokens - parts.inline_bytes + priced
+
+
+class Reported(msgspec.Struct, frozen=True):
+    """What the provider says was used. `service_tier` and `model` are the answer's own, None where it names none."""
+
+    usage: Usage
+    service_tier: str | None = None
+    model: str | None = None
+
+
+class EventFacts(msgspec.Struct, frozen=True):
+    """What one server-sent event says. `is_usage_only` marks a chunk that exists for its usage alone."""
+
+    reported: Reported | None = None
+    has_usage: bool = False
+    is_usage_only: bool = False
+    is_error: bool = False
+
+
+class EventReader(Protocol):
+    """How a dialect reads the data of one server-sent event. Nothing raises: what can't be read says nothing."""
+
+    @property
+    def usage_marker(self) -> bytes:
+        """Bytes without which an event has no usage."""
+
+    @property
+    def usage_pattern(self) -> re.Pattern[bytes]:
+        """Matches where the marker is followed by usage that is not null."""
+
+    @property
+    def finish_markers(self) -> tuple[bytes, ...]:
+        """Any of these says that an answer came to its end, also where no terminal event follows."""
+
+    def facts(self, data: bytes) -> EventFacts:
+        """Usage and errors in one event's data."""
+
+    def texts(self, data: bytes) -> list[tuple[int, str]]:
+        """The output in one event's data: (choice, text) pairs."""
+
+    def with_cost(self, data: bytes, cost_usd: str) -> bytes:
+        """The same data with `cost_usd` in its usage object; unchanged where it has none."""
+
+
+class Tap(Protocol):
+    """Watches one stream; see `gateway.streaming.SseTap`, which is the one there is."""
+
+    reported: Reported | None
+    done: bool
+    began_output: bool
+    error_seen: bool
+
+    def feed(self, chunk: bytes) -> bytes: ...
+
+    def end(self) -> None: ...
+
+    def finish(self, cost_usd: str | None = None) -> bytes: ...
+
+    def output_text(self) -> str: ...
+
+    def extrapolate(self, tokens: int) -> int: ...
+
+
+class Dialect(Protocol):
+    """One API: which endpoints it has, how its requests are read and changed, where usage sits in its answers."""
+
+    @property
+    def endpoints(self) -> frozenset[str]:
+        """The paths that this dialect reads."""
+
+    def parse(self, endpoint: str, body: bytes) -> ParsedRequest:
+        """What metering needs of a request. Raises `BadRequest`."""
+
+    def rewrite(
+        self, body: bytes, *, model: str | None, include_usage: bool, max_output_tokens: int | None, max_field: str
+    ) -> bytes:
+        """The body to send upstream: the same object where nothing changes, else only top-level fields differ."""
+
+    def usage_from_json(self, endpoint: str, body: bytes) -> Reported | None:
+        """Usage of a whole answer, None where it reports none. Raises `GarbageAnswer`."""
+
+    def tap(self, *, usage_added: bool, include_cost: bool) -> Tap:
+        """A tap for one stream. `usage_added`: the gateway, not the client, asked for the usage chunk."""

@@ -1,0 +1,314 @@
+"""What the local provider understands of a request: OpenAI's parameters, checked as OpenAI checks them.
+
+Messages, parameters and codes of refusals follow what api.openai.com answers (API reference, "Chat", "Completions",
+"Embeddings", "Error codes"). A parameter that isn't known here is left alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+CHOICES_MAX = 128
+BEST_OF_MAX = 20
+STOPS_MAX = 4
+INPUTS_MAX = 2_048
+PROMPTS_MAX = 128
+DIMENSIONS_MAX = 3_072
+DIMENSIONS_DEFAULT = 1_536
+COMPLETION_MAX_TOKENS_DEFAULT = 16
+DELAY_MAX_MS = 600_000
+
+_TYPE_NAMES = {str: "a string", bool: "a boolean", int: "an integer", float: "a decimal number", list: "an array"}
+_RANGE_CODES = {"below minimum": "integer_below_min_value", "above maximum": "integer_above_max_value"}
+
+Text = str | list[int]  # as words or as token numbers
+
+
+class RequestError(Exception):
+    """A request that OpenAI would refuse, with what stands in the error envelope."""
+
+    def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.param = param
+        self.code = code
+
+    def body(self) -> bytes:
+        """The error envelope."""
+        error = {"message": str(self), "type": "invalid_request_error", "param": self.param, "code": self.code}
+        return msgspec.json.encode({"error": error})
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How slow an answer is: before its head, and between two chunks."""
+
+    delay_ms: int = 0
+    chunk_delay_ms: int = 0
+
+    def __post_init__(self) -> None:
+        for delay in (self.delay_ms, self.chunk_delay_ms):
+            if not 0 <= delay <= DELAY_MAX_MS:
+                raise ValueError(f"a delay is from 0 to {DELAY_MAX_MS} ms, not {delay}")
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What chat and text completions have in common. `best_of` is at least `n`; `max_tokens` None is no bound."""
+
+    model: str
+    n: int
+    best_of: int
+    max_tokens: int | None
+    stop: tuple[str, ...]
+    stream: bool
+    include_usage: bool
+    service_tier: str
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """What an embeddings request asks for."""
+
+    model: str
+    inputs: tuple[Text, ...]
+    dimensions: int
+    base64: bool
+
+
+class Fields:
+    """A request's JSON object, read member by member. Every method raises `RequestError`; null is as good as absent."""
+
+    def __init__(self, body: bytes) -> None:
+        try:
+            decoded = msgspec.json.decode(body)
+        except (msgspec.DecodeError, RecursionError):
+            raise RequestError(
+                "We could not parse the JSON body of your request. (HINT: This likely means you aren't using your HTTP"
+                " library correctly. The OpenAI API expects a JSON payload, but what was sent was not valid JSON.)"
+            ) from None
+        if not isinstance(decoded, dict):
+            raise RequestError("Invalid body: expected a JSON object.")
+        self._members: dict[str, object] = decoded
+
+    def get(self, name: str) -> object:
+        """A member as it stands, or None."""
+        return self._members.get(name)
+
+    def required(self, name: str) -> object:
+        """A member that has to be there."""
+        value = self._members.get(name)
+        if value is None:
+            raise RequestError(f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter")
+        return value
+
+    def model(self) -> str:
+        """The model's name."""
+        value = self._members.get("model")
+        if not value or not isinstance(value, str):
+            raise RequestError("you must provide a model parameter")
+        return value
+
+    def flag(self, name: str) -> bool:
+        """A boolean, false when absent."""
+        value = self._members.get(name)
+        if value is not None and not isinstance(value, bool):
+            raise _wrong_type(name, "a boolean", value)
+        return bool(value)
+
+    def integer(self, name: str, low: int, high: int | None = None) -> int | None:
+        """An integer from `low` to `high`."""
+        value = self._members.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise _wrong_type(name, "an integer", value)
+        if value < low:
+            raise _out_of_range(name, "below minimum", f">= {low}", value)
+        if high is not None and value > high:
+            raise _out_of_range(name, "above maximum", f"<= {high}", value)
+        return value
+
+    def one_of(self, name: str, allowed: tuple[str, ...]) -> str:
+        """One of a few words; the first when absent."""
+        value = self._members.get(name)
+        if value is None:
+            return allowed[0]
+        if value not in allowed or not isinstance(value, str):
+            words = ", ".join(f"'{word}'" for word in allowed)
+            raise RequestError(
+                f"Invalid value for '{name}'. Supported values are: {words}.", param=name, code="invalid_value"
+            )
+        return value
+
+    def messages(self) -> list[object]:
+        """The chat's messages: at least one, each of them an object."""
+        value = self.required("messages")
+        if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
+            raise _wrong_type("messages", "an array of objects", value)
+        if not value:
+            raise _empty("messages")
+        return value
+
+    def stop(self) -> tuple[str, ...]:
+        """The stop sequences; an empty one stops nothing."""
+        value = self._members.get("stop")
+        if value is None:
+            return ()
+        stops = [value] if isinstance(value, str) else value
+        if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
+            raise _wrong_type("stop", "a string or an array of strings", value)
+        if len(stops) > STOPS_MAX:
+            raise _too_long("stop", STOPS_MAX, len(stops))
+        return tuple(stop for stop in stops if stop)
+
+    def texts(self, name: str, most: int) -> tuple[Text, ...]:
+        """A string, an array of strings, an array of token numbers or an array of such arrays."""
+        value = self.required(name)
+        if isinstance(value, str) or _is_tokens(value):
+            value = [value]
+        if not isinstance(value, list):
+            raise _wrong_type(name, "a string or an array", value)
+        if not value:
+            raise _empty(name)
+        if len(value) > most:
+            raise _too_long(name, most, len(value))
+        if not (all(isinstance(text, str) for text in value) or all(_is_tokens(text) for text in value)):
+            raise _wrong_type(name, "strings or arrays of token numbers", value)
+        return tuple(value)
+
+    def include_usage(self, stream: bool) -> bool:
+        """`stream_options.include_usage`, which only a stream may ask for."""
+        options = self._members.get("stream_options")
+        if options is None:
+            return False
+        if not isinstance(options, dict):
+            raise _wrong_type("stream_options", "an object", options)
+        if not stream:
+            raise RequestError(
+                "The 'stream_options' parameter is only allowed when 'stream' is enabled.", param="stream_options"
+            )
+        value = options.get("include_usage")
+        if value is not None and not isinstance(value, bool):
+            raise _wrong_type("stream_options.include_usage", "a boolean", value)
+        return bool(value)
+
+    def pace(self, default: Pace) -> Pace:
+        """`metadata.delay_ms` and `metadata.chunk_delay_ms`, decimal strings of milliseconds, over the default."""
+        metadata = self._members.get("metadata")
+        if not isinstance(metadata, dict):
+            return default
+        return Pace(
+            _milliseconds(metadata, "delay_ms", default.delay_ms),
+            _milliseconds(metadata, "chunk_delay_ms", default.chunk_delay_ms),
+        )
+
+
+def chat_generation(fields: Fields) -> Generation:
+    """The parameters of `POST /v1/chat/completions`, but for the messages."""
+    old, new = fields.integer("max_tokens", 1), fields.integer("max_completion_tokens", 1)
+    if old is not None and new is not None:
+        raise RequestError(
+            "Setting 'max_tokens' and 'max_completion_tokens' at the same time is not supported.",
+            param="max_tokens",
+            code="invalid_parameter_combination",
+        )
+    n = fields.integer("n", 1, CHOICES_MAX) or 1
+    return _generation(fields, n, n, old if new is None else new)
+
+
+def completion_generation(fields: Fields) -> Generation:
+    """The parameters of `POST /v1/completions`, but for the prompt."""
+    maximum = fields.integer("max_tokens", 1)
+    n = fields.integer("n", 1, CHOICES_MAX) or 1
+    best_of = fields.integer("best_of", 1, BEST_OF_MAX) or n
+    if best_of < n:
+        raise RequestError(
+            "You requested that the server return more choices than it will generate (HINT: you must set 'best_of' to"
+            f" be at least the value of 'n', 'n' defaults to 1 but was {n}).",
+            param="best_of",
+        )
+    if best_of > n and fields.flag("stream"):
+        raise RequestError("Cannot stream results with 'best_of' greater than 'n'.", param="best_of")
+    return _generation(fields, n, best_of, maximum or COMPLETION_MAX_TOKENS_DEFAULT)
+
+
+def embedding(fields: Fields) -> Embedding:
+    """The parameters of `POST /v1/embeddings`."""
+    model = fields.model()
+    inputs = fields.texts("input", INPUTS_MAX)
+    if not all(inputs):
+        raise RequestError("Invalid 'input': input cannot be an empty string.", param="input", code="empty_string")
+    dimensions = fields.integer("dimensions", 1, DIMENSIONS_MAX) or DIMENSIONS_DEFAULT
+    return Embedding(model, inputs, dimensions, fields.one_of("encoding_format", ("float", "base64")) == "base64")
+
+
+def _generation(fields: Fields, n: int, best_of: int, max_tokens: int | None) -> Generation:
+    stream = fields.flag("stream")
+    tier = fields.one_of("service_tier", ("auto", "default", "flex", "priority"))
+    return Generation(
+        model=fields.model(),
+        n=n,
+        best_of=best_of,
+        max_tokens=max_tokens,
+        stop=fields.stop(),
+        stream=stream,
+        include_usage=fields.include_usage(stream),
+        service_tier="default" if tier == "auto" else tier,
+    )
+
+
+def _is_tokens(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(token) is int and token >= 0 for token in value)
+
+
+def _milliseconds(metadata: Mapping[str, object], name: str, default: int) -> int:
+    value = metadata.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, str) or not value.isascii() or not value.isdigit() or len(value) > 6:
+        raise _bad_delay(name)
+    if int(value) > DELAY_MAX_MS:
+        raise _bad_delay(name)
+    return int(value)
+
+
+def _bad_delay(name: str) -> RequestError:
+    return RequestError(
+        f"Invalid 'metadata.{name}': expected a string of 0 to {DELAY_MAX_MS} milliseconds.",
+        param=f"metadata.{name}",
+        code="invalid_value",
+    )
+
+
+def _wrong_type(name: str, expected: str, value: object) -> RequestError:
+    got = _TYPE_NAMES.get(type(value), "an object")
+    return RequestError(
+        f"Invalid type for '{name}': expected {expected}, but got {got} instead.", param=name, code="invalid_type"
+    )
+
+
+def _out_of_range(name: str, side: str, expected: str, value: int) -> RequestError:
+    return RequestError(
+        f"Invalid '{name}': integer {side} value. Expected a value {expected}, but got {value} instead.",
+        param=name,
+        code=_RANGE_CODES[side],
+    )
+
+
+def _empty(name: str) -> RequestError:
+    return RequestError(
+        f"Invalid '{name}': empty array. Expected an array with minimum length 1, but got an empty array instead.",
+        param=name,
+        code="empty_array",
+    )
+
+
+def _too_long(name: str, most: int, length: int) -> RequestError:
+    return RequestError(
+        f"Invalid '{name}': array too long. Expected an array with maximum length {most}, but got an array with length"
+        f" {length} instead.",
+        param=name,
+        code="array_above_max_length",
+    )

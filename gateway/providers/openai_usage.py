@@ -1,0 +1,262 @@
+"""OpenAI's format, the answer: usage, text and errors, whole or in stream events. This file owns that reading.
+
+Source: https://platform.openai.com/docs/api-reference/chat/object and .../chat/streaming. What other providers of the
+same format do differently:
+
+- xAI counts reasoning beside `completion_tokens`, Google's endpoint counts thinking in `total_tokens` alone, converters
+  of Anthropic's format count the cache beside `prompt_tokens`. `total_tokens` tells: see `_left_out`.
+- DeepSeek says `prompt_cache_hit_tokens`, Moonshot `cached_tokens`, LiteLLM Anthropic's `cache_read_input_tokens` and
+  `cache_creation_input_tokens`, OpenRouter `prompt_tokens_details.cache_write_tokens`.
+- Groq puts the usage of a stream into `x_groq.usage`.
+
+Counts that contradict each other cost no answer: a part below zero is none, parts above their whole are cut down to it
+with the dearer part kept (audio before cache writes before cached, audio before reasoning). Totals that can't be (below
+zero, above `MAX_COUNT`, both zero) are no report: then `missing_usage` applies, and nothing is free by accident.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from billing.usage import MAX_COUNT, Usage
+from gateway.providers.dialect import EventFacts, GarbageAnswer, Reported
+
+_NULL: Final = Raw(b"null")
+
+
+class _InputDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+    audio_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    cache_creation_tokens: int | None = None
+
+
+class _OutputDetails(msgspec.Struct):
+    reasoning_tokens: int | None = None
+    audio_tokens: int | None = None
+
+
+class _Totals(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+
+
+class _Usage(_Totals):
+    prompt_tokens_details: _InputDetails | None = None
+    completion_tokens_details: _OutputDetails | None = None
+    cached_tokens: int | None = None
+    prompt_cache_hit_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+
+
+class _Groq(msgspec.Struct):
+    usage: Raw = _NULL
+
+
+class _Answer(msgspec.Struct):
+    usage: Raw = _NULL
+    service_tier: Raw = _NULL
+    model: Raw = _NULL
+    choices: Raw = _NULL
+    error: Raw = _NULL
+    x_groq: Raw = _NULL
+
+
+_ANSWER: Final = msgspec.json.Decoder(_Answer)
+_USAGE: Final[msgspec.json.Decoder[_Usage | None]] = msgspec.json.Decoder(_Usage | None, strict=False)
+_TOTALS: Final[msgspec.json.Decoder[_Totals | None]] = msgspec.json.Decoder(_Totals | None, strict=False)
+_GROQ: Final[msgspec.json.Decoder[_Groq | None]] = msgspec.json.Decoder(_Groq | None)
+_STRING: Final[msgspec.json.Decoder[str | None]] = msgspec.json.Decoder(str | None)
+_FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
+_EMPTY_LIST: Final = re.compile(rb"\[\s*\]")
+
+
+def usage_from_json(endpoint: str, body: bytes) -> Reported | None:
+    """Usage of a whole answer; None where it reports none. Raises `GarbageAnswer` where it is not a JSON object."""
+    return _reported(_decode(body))
+
+
+def is_complete_answer(body: bytes) -> bool:
+    """Whether this is one whole JSON object."""
+    try:
+        _decode(body)
+    except GarbageAnswer:
+        return False
+    return True
+
+
+def _decode(body: bytes) -> _Answer:
+    try:
+        return _ANSWER.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise GarbageAnswer("the provider's answer is not a JSON object") from error
+
+
+def _reported(answer: _Answer) -> Reported | None:
+    counts = _counts(answer.usage) or _counts(_groq_usage(answer.x_groq))
+    usage = counts and _to_usage(counts)
+    return Reported(usage, _string(answer.service_tier), _string(answer.model)) if usage else None
+
+
+def _counts(raw: Raw) -> _Usage | None:
+    """The usage object; details that can't be read are left out, totals that can't be read are no usage."""
+    try:
+        return _USAGE.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        pass
+    try:
+        totals = _TOTALS.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return _Usage(totals.prompt_tokens, totals.completion_tokens, totals.total_tokens) if totals else None
+
+
+def _groq_usage(raw: Raw) -> Raw:
+    try:
+        groq = _GROQ.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _NULL
+    return groq.usage if groq else _NULL
+
+
+def _string(raw: Raw) -> str | None:
+    try:
+        return _STRING.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _to_usage(counts: _Usage) -> Usage | None:
+    output = counts.completion_tokens or 0
+    total = counts.total_tokens or 0
+    # Embeddings and rerankers may say nothing but the total.
+    prompt = counts.prompt_tokens if counts.prompt_tokens is not None else total - output
+    if prompt < 0 or output < 0 or not (prompt or output):
+        return None
+    inputs = counts.prompt_tokens_details or _InputDetails()
+    outputs = counts.completion_tokens_details or _OutputDetails()
+    cached = _first(
+        inputs.cached_tokens, counts.prompt_cache_hit_tokens, counts.cached_tokens, counts.cache_read_input_tokens
+    )
+    written = _first(inputs.cache_write_tokens, inputs.cache_creation_tokens, counts.cache_creation_input_tokens)
+    reasoning = _first(outputs.reasoning_tokens)
+    input_left_out, output_left_out = _left_out(total - prompt - output, cached + written, reasoning)
+    prompt += input_left_out
+    output += output_left_out
+    if prompt > MAX_COUNT or output > MAX_COUNT:
+        return None
+    audio_input, written, cached = _within(prompt, _first(inputs.audio_tokens), written, cached)
+    audio_output, reasoning = _within(output, _first(outputs.audio_tokens), reasoning)
+    return Usage(
+        input_tokens=prompt,
+        cached_input_tokens=cached,
+        cache_write_tokens=written,
+        audio_input_tokens=audio_input,
+        output_tokens=output,
+        reasoning_tokens=reasoning,
+        audio_output_tokens=audio_output,
+    )
+
+
+def _left_out(remainder: int, cache: int, reasoning: int) -> tuple[int, int]:
+    """What `total_tokens` counts above prompt and completion, as (input, output) to add.
+
+    Equal to the reasoning: xAI, output. Equal to the cache: Anthropic's way, input. Anything else beside no reported
+    reasoning: Google's thinking, output. A remainder that contradicts the reported reasoning is ignored.
+    """
+    if remainder <= 0 or (reasoning and remainder != reasoning):
+        return 0, 0
+    if remainder == cache and not reasoning:
+        return remainder, 0
+    return 0, remainder
+
+
+def _first(*counts: int | None) -> int:
+    """The first count above zero, else zero: the same number under several names is one number."""
+    return next((count for count in counts if count and count > 0), 0)
+
+
+def _within(whole: int, *parts: int) -> list[int]:
+    """The parts in order, each cut down to what is left of the whole."""
+    kept = []
+    for part in parts:
+        kept.append(min(part, whole))
+        whole -= kept[-1]
+    return kept
+
+
+class OpenAIEvents:
+    """Reads the data of the stream events of chat completions and completions; an `EventReader`."""
+
+    usage_marker: Final = b'"usage"'
+    usage_pattern: Final = re.compile(rb'"usage"\s*:\s*\{')
+    finish_markers: Final = (b'"finish_reason":"', b'"finish_reason": "')
+
+    def facts(self, data: bytes) -> EventFacts:
+        """Usage and errors of one event. A usage-only chunk has usage, no error and `"choices": []`."""
+        try:
+            answer = _decode(data)
+        except GarbageAnswer:
+            return EventFacts()
+        has_usage = answer.usage != _NULL
+        is_error = answer.error != _NULL
+        return EventFacts(
+            reported=_reported(answer),
+            has_usage=has_usage,
+            is_usage_only=has_usage and not is_error and _EMPTY_LIST.fullmatch(answer.choices) is not None,
+            is_error=is_error,
+        )
+
+    def texts(self, data: bytes) -> list[tuple[int, str]]:
+        """What the model wrote: content, reasoning, refusals, calls of tools, transcripts, in order, by choice."""
+        try:
+            return list(_event_texts(msgspec.json.decode(data)))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return []
+
+    def with_cost(self, data: bytes, cost_usd: str) -> bytes:
+        """The same JSON with `cost_usd` as the last field of its `usage`; all else as it was, but for outer spaces."""
+        try:
+            event = _FIELDS.decode(data)
+            usage = _FIELDS.decode(event["usage"])
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError):
+            return data
+        usage["cost_usd"] = Raw(msgspec.json.encode(cost_usd))
+        event["usage"] = Raw(msgspec.json.encode(usage))
+        return msgspec.json.encode(event)
+
+
+def _event_texts(event: Any) -> Iterator[tuple[int, str]]:
+    choices = event.get("choices") if isinstance(event, dict) else None
+    for choice in choices if isinstance(choices, list) else ():
+        if isinstance(choice, dict) and (text := "".join(_choice_texts(choice))):
+            index = choice.get("index")
+            yield (index if isinstance(index, int) else 0), text
+
+
+def _choice_texts(choice: dict[str, Any]) -> Iterator[str]:
+    yield from _strings(choice.get("text"))
+    delta = choice.get("delta")
+    if not isinstance(delta, dict):
+        return
+    # Some providers send the same reasoning under both names.
+    yield from _strings(delta.get("reasoning_content") or delta.get("reasoning"))
+    for name in ("content", "refusal", "tool_calls", "function_call", "audio"):
+        yield from _strings(delta.get(name))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """The text in a string, a list of parts, or a part: what is tokens, not ids, types or base64."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+    elif isinstance(value, dict):
+        for name in ("function", "name", "arguments", "input", "text", "content", "thinking", "transcript"):
+            yield from _strings(value.get(name))

@@ -1,0 +1,247 @@
+"""Worker processes on one listening socket: started, started again when they die, stopped in order.
+
+The supervisor binds the address once and hands the socket to every worker, so that a worker's death or restart never
+closes the port. Each worker is `command --fd N --ready-fd M` with
+
+    N    the listening socket
+    M    the write end of a pipe: one byte says that the worker serves
+    METERGATE_SUPERVISOR_PID in its environment, for `die_with_parent`
+
+and a session of its own, so that Ctrl-C in a terminal reaches the supervisor alone.
+
+Invariant kept here: no worker outlives its supervisor. Stopped by a signal, the supervisor waits for its workers;
+killed, it takes them along, provided that each worker calls `die_with_parent` first.
+"""
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from signal import SIGINT, SIGKILL, SIGTERM, Signals
+
+from gateway.embedded.launch import signal_when_parent_ends
+
+SUPERVISOR_PID_VARIABLE = "METERGATE_SUPERVISOR_PID"
+BACKLOG = 1024  # connections that wait for a worker to accept them
+RESTART_DELAY_S = 0.1  # before the second restart in a row, doubled for each one more; the first is at once
+RESTART_DELAY_LIMIT_S = 10.0
+STABLE_AFTER_S = 10.0  # a worker that ran as long begins anew with its delays
+FAILED_STARTS_LIMIT = 3  # deaths before any worker was ever ready: then something is wrong that no restart mends
+KILL_MARGIN_S = 2.0  # added to the workers' own grace before they are killed
+PARENT_POLL_S = 0.5  # how often a worker looks for its parent where the kernel does not tell
+
+_log = logging.getLogger(__name__)
+
+
+class AddressInUse(OSError):
+    """Another process listens on the address; the message says which, and what to set."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(
+            errno.EADDRINUSE, f"{address} is in use by another process. Set LISTEN_ADDR to another address"
+        )
+
+    def __str__(self) -> str:
+        return f"{self.strerror}."
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Make this process end (SIGKILL) when the process `parent_pid` that started it ends, however that ends.
+
+    For a worker, as its first act: `die_with_parent(int(os.environ[SUPERVISOR_PID_VARIABLE]))`. On Linux the kernel
+    sees to it (prctl(2), PR_SET_PDEATHSIG), elsewhere a thread looks every PARENT_POLL_S. Exits at once if the parent
+    is gone already.
+    """
+    if not signal_when_parent_ends(parent_pid, SIGKILL):
+        threading.Thread(target=_watch_parent, args=(parent_pid,), name="watch parent", daemon=True).start()
+
+
+def bind(listen: str) -> socket.socket:
+    """A listening TCP socket on `HOST:PORT`, `[IPV6]:PORT` or `:PORT` (every IPv4 address); port 0 is any free one.
+
+    Raises ValueError for anything else, AddressInUse, and OSError, with the address in its message, when it can't be
+    had.
+    """
+    host, port = _split(listen)
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise OSError(error.errno, f"Cannot listen on {listen}: {error.strerror}") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise AddressInUse(listen) from None
+        raise OSError(error.errno, f"Cannot listen on {listen}: {error.strerror}") from error
+    listener.setblocking(False)
+    return listener
+
+
+def address_of(listener: socket.socket) -> str:
+    """`HOST:PORT` of a bound socket, with the port that it really has."""
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+async def supervise(
+    command: Sequence[str],
+    *,
+    workers: int,
+    listen: str,
+    env: Mapping[str, str],
+    shutdown_grace_s: float,
+    on_ready: Callable[[str], None] | None = None,
+) -> int:
+    """Run `workers` processes of `command` on `listen` until SIGTERM or SIGINT; the exit code for the command.
+
+    `on_ready` is called once, with the address, when the first worker is ready. The first signal is passed on as
+    SIGTERM, and whoever has not ended `shutdown_grace_s` + KILL_MARGIN_S later is killed; a second signal kills at
+    once. 0 after a signal, 1 when FAILED_STARTS_LIMIT workers died before any was ready. Raises what `bind` raises.
+    Main thread only, for the signals and for `die_with_parent`. Cancelled, it kills the workers.
+    """
+    if workers < 1:
+        raise ValueError("at least one worker is needed")
+    with bind(listen) as listener:
+        return await _Supervisor(tuple(command), dict(env), listener, shutdown_grace_s, on_ready).run(workers)
+
+
+@dataclass(slots=True)
+class _Supervisor:
+    command: tuple[str, ...]
+    env: dict[str, str]
+    listener: socket.socket
+    shutdown_grace_s: float
+    on_ready: Callable[[str], None] | None
+    running: set[asyncio.subprocess.Process] = field(default_factory=set)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    hurrying: asyncio.Event = field(default_factory=asyncio.Event)
+    failed_starts: int = 0
+    was_ready: bool = False
+    exit_code: int = 0
+
+    async def run(self, workers: int) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (SIGTERM, SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+        try:
+            async with asyncio.TaskGroup() as group:
+                stopper = group.create_task(self._stop_when_told())
+                await asyncio.wait([group.create_task(self._keep(number)) for number in range(1, workers + 1)])
+                stopper.cancel()
+        finally:
+            for number in (SIGTERM, SIGINT):
+                loop.remove_signal_handler(number)
+        return self.exit_code
+
+    def _on_signal(self, number: Signals) -> None:
+        if self.stopping.is_set():
+            self.hurrying.set()
+        _log.info("%s: stopping%s", number.name, " at once" if self.hurrying.is_set() else "")
+        self.stopping.set()
+
+    async def _stop_when_told(self) -> None:
+        await self.stopping.wait()
+        self._signal_workers(SIGTERM)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.hurrying.wait(), self.shutdown_grace_s + KILL_MARGIN_S)
+        _log.warning("killing %d workers that have not ended", len(self.running))
+        self._signal_workers(SIGKILL)
+
+    async def _keep(self, number: int) -> None:
+        """Run one worker again and again, until told to stop."""
+        delay_s = 0.0
+        while not self.stopping.is_set():
+            started = time.monotonic()
+            how = await self._run_worker()
+            if self.stopping.is_set():
+                return
+            if not self.was_ready:
+                self.failed_starts += 1
+                if self.failed_starts >= FAILED_STARTS_LIMIT:
+                    _log.error("worker %d %s before it was ready; giving up", number, how)
+                    self.exit_code = 1
+                    self.stopping.set()
+                    return
+            if time.monotonic() - started >= STABLE_AFTER_S:
+                delay_s = 0.0
+            _log.warning("worker %d %s; starting it again in %.1f s", number, how, delay_s)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.stopping.wait(), delay_s)
+            delay_s = min(max(delay_s * 2, RESTART_DELAY_S), RESTART_DELAY_LIMIT_S)
+
+    async def _run_worker(self) -> str:
+        """Run one worker process to its end; how it ended, in words."""
+        loop = asyncio.get_running_loop()
+        ready_fd, worker_fd = os.pipe()
+        process = None
+        try:
+            try:
+                process = await self._spawn(worker_fd)
+            except OSError as error:
+                return f"could not be started ({error})"
+            finally:
+                os.close(worker_fd)
+            self.running.add(process)
+            if self.stopping.is_set():  # the signal came while this one started
+                os.kill(process.pid, SIGTERM)
+            loop.add_reader(ready_fd, self._on_ready_byte, loop, ready_fd)
+            return f"ended with code {await process.wait()}"
+        finally:
+            loop.remove_reader(ready_fd)
+            os.close(ready_fd)
+            if process is not None:
+                self.running.discard(process)
+                if process.returncode is None:  # cancelled
+                    process.kill()
+                    await process.wait()
+
+    async def _spawn(self, ready_fd: int) -> asyncio.subprocess.Process:
+        listener_fd = self.listener.fileno()
+        return await asyncio.create_subprocess_exec(
+            *self.command,
+            *("--fd", str(listener_fd), "--ready-fd", str(ready_fd)),
+            stdin=asyncio.subprocess.DEVNULL,
+            env={**self.env, SUPERVISOR_PID_VARIABLE: str(os.getpid())},
+            pass_fds=(listener_fd, ready_fd),
+            start_new_session=True,
+        )
+
+    def _on_ready_byte(self, loop: asyncio.AbstractEventLoop, ready_fd: int) -> None:
+        loop.remove_reader(ready_fd)
+        if os.read(ready_fd, 1) and not self.was_ready:
+            self.was_ready = True
+            if self.on_ready is not None:
+                self.on_ready(address_of(self.listener))
+
+    def _signal_workers(self, number: Signals) -> None:
+        for process in self.running:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, number)  # not send_signal, which may take the exit code from asyncio's watcher
+
+
+def _split(listen: str) -> tuple[str, int]:
+    host, colon, port = listen.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535 or (":" in host and not bracketed):
+        raise ValueError(f"LISTEN_ADDR {listen!r}: HOST:PORT was expected, such as 127.0.0.1:8080")
+    return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - what an empty host means
+
+
+def _watch_parent(parent_pid: int) -> None:
+    while os.getppid() == parent_pid:
+        time.sleep(PARENT_POLL_S)
+    os.kill(os.getpid(), SIGKILL)

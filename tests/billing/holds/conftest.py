@@ -1,0 +1,146 @@
+"""An engine on the real stores, with an account and a key to spend from."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+
+import pytest
+from ulid import ULID
+
+from billing.accounts import Accounts
+from billing.api_keys import ApiKeys
+from billing.holds.codec import AccountState, KeyState
+from billing.holds.connection import Link
+from billing.holds.decision import Need
+from billing.holds.engine import Engine, EngineSettings
+from billing.holds.keyspace import Keyspace
+from billing.keys import secret_digest
+from billing.ledger.debits import Debit
+from billing.ledger.grants import Grants
+from billing.ledger.postgres import Database
+from billing.plans import Plan
+from billing.principals import Principal
+from billing.quotas import Quota
+
+PLANS = {"free": Plan("free", "Free", 0)}
+
+
+@dataclass
+class World:
+    """One gateway process's engine, and the services that change what it serves."""
+
+    engine: Engine
+    database: Database
+    link: Link
+    keys: Keyspace
+    accounts: Accounts
+    api_keys: ApiKeys
+    grants: Grants
+
+    async def customer(
+        self, balance_nano: int = 10**9, *, key_quotas: tuple[Quota, ...] = (), **account: object
+    ) -> Principal:
+        """A new account with this balance, and a key of it."""
+        made = await self.accounts.create("Test", **account)  # type: ignore[arg-type]
+        if balance_nano:
+            await self.grants.grant(made.id, balance_nano, str(ULID()), None)
+        _, secret = await self.api_keys.create(made.id, "test", quotas=key_quotas)
+        principal = await self.engine.cache.get(secret_digest(secret))
+        assert principal is not None
+        return principal
+
+    async def account_state(self, account_id: str) -> AccountState:
+        return AccountState.unpack(await self.link.command("GET", self.keys.account(account_id)))
+
+    async def key_state(self, principal: Principal) -> KeyState:
+        return KeyState.unpack(await self.link.command("GET", self.keys.key(principal.account_id, principal.key_id)))
+
+    async def journal(self, account_id: str) -> dict[bytes, bytes]:
+        name = self.keys.journal(self.keys.partition_of(account_id)).decode()
+        return {field: value async for field, value in self.link.scan_hash(name, 100)}
+
+
+MakeWorld = Callable[..., Awaitable[World]]
+
+
+@pytest.fixture
+async def make_world(database_url: str, redis_url: str, key_prefix: str) -> AsyncIterator[MakeWorld]:
+    """Makes gateways that share the test's stores."""
+    async with AsyncExitStack() as stack:
+
+        async def make(settings: EngineSettings | None = None, plans: dict[str, Plan] = PLANS) -> World:
+            database, link = Database(database_url), Link(redis_url)
+            stack.push_async_callback(database.close)
+            stack.push_async_callback(link.close)
+            keys = Keyspace(key_prefix)
+            services: dict[str, ApiKeys] = {}
+
+            async def load(digest: bytes) -> Principal | None:
+                return await services["keys"].principal_by_digest(digest)
+
+            engine = Engine(database, link, keys, plans, load, str(ULID()), settings)
+            new_id = lambda: str(ULID())  # noqa: E731
+            services["keys"] = api_keys = ApiKeys(database, plans, engine.announcer, new_id)
+            accounts = Accounts(database, plans, engine.announcer, new_id)
+            grants = Grants(database, engine.announcer, new_id)
+            await stack.enter_async_context(engine)
+            return World(engine, database, link, keys, accounts, api_keys, grants)
+
+        yield make
+
+
+@pytest.fixture
+async def world(make_world: MakeWorld) -> World:
+    return await make_world()
+
+
+def need(
+    input_tokens: int = 10,
+    input_cost_nano: int = 1000,
+    unit_nano: int = 10,
+    choices: int = 1,
+    least: int = 1,
+    most: int = 100,
+) -> Need:
+    return Need(input_tokens, input_cost_nano, unit_nano, choices, least, most)
+
+
+def debit(request_id: str, principal: Principal, **changes: object) -> Debit:
+    """A debit as the gateway would write it."""
+    plain = Debit(
+        request_id=request_id,
+        admitted_at_ms=0,
+        outcome="settled",
+        account_id=principal.account_id,
+        user_id=None,
+        key_id=principal.key_id,
+        client_request_id=None,
+        upstream_request_id=None,
+        endpoint="/v1/chat/completions",
+        feature="llm",
+        model="demo",
+        provider="local",
+        provider_model="demo",
+        input_tokens=10,
+        cached_input_tokens=0,
+        cache_write_tokens=0,
+        output_tokens=5,
+        reasoning_tokens=0,
+        counts=None,
+        cost_nano=500,
+        charged_nano=500,
+        price_id="price_test",
+        multiplier=None,
+        markup_scaled=0,
+        estimated=False,
+        status=200,
+        stream=False,
+        latency_ms=5,
+        ttft_ms=None,
+        tags=None,
+        end_user=None,
+    )
+    return Debit(**{**{name: getattr(plain, name) for name in plain.__struct_fields__}, **changes})
+
+
+__all__ = ["PLANS", "World", "debit", "need", "replace"]

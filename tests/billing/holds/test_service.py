@@ -1,0 +1,105 @@
+"""A hold's life on the real stores: admitted, settled, in the ledger, forgotten by the journal."""
+
+from ulid import ULID
+
+from billing.holds.decision import InsufficientBalance, QuotaExceeded
+from billing.holds.hold import Hold
+from billing.ledger.grants import Grants
+from billing.quotas import Metric, Quota, Window
+from tests.billing.holds.conftest import World, debit, need
+
+
+async def test_a_settled_hold_reaches_the_ledger_once(world: World) -> None:
+    principal = await world.customer(10**9)
+    request_id = str(ULID())
+    async with world.engine.holds.open(
+        request_id, principal, "demo", "llm", need(), debit(request_id, principal)
+    ) as hold:
+        assert isinstance(hold, Hold)
+        state = await world.account_state(principal.account_id)
+        assert (state.held_nano, state.running, state.balance_nano) == (2000, 1, 10**9)
+        spent = debit(request_id, principal, admitted_at_ms=hold.admitted_at_ms)
+        settled = await world.engine.holds.settle(hold, spent)
+    assert settled.available_nano == 10**9 - 500
+    await world.engine.outbox.flush()
+    assert await world.database.value("SELECT balance_nano FROM accounts") == 10**9 - 500
+    rows = await world.database.rows("SELECT * FROM usage_events")
+    assert [(row["request_id"], row["charged_nano"], row["dseq"], row["xseq"]) for row in rows] == [
+        (request_id, 500, 1, None)
+    ]
+    assert await world.journal(principal.account_id) == {}
+    state = await world.account_state(principal.account_id)
+    assert (state.held_nano, state.running, state.balance_nano) == (0, 0, 10**9 - 500)
+
+
+async def test_a_hold_that_is_not_settled_is_given_back(world: World) -> None:
+    principal = await world.customer(10**9)
+    request_id = str(ULID())
+    async with world.engine.holds.open(
+        request_id, principal, "demo", "llm", need(), debit(request_id, principal)
+    ) as hold:
+        assert isinstance(hold, Hold)
+    state = await world.account_state(principal.account_id)
+    assert (state.held_nano, state.running, state.balance_nano) == (0, 0, 10**9)
+    assert await world.journal(principal.account_id) == {}
+
+
+async def test_an_elastic_hold_takes_what_the_balance_leaves(world: World) -> None:
+    principal = await world.customer(1500)
+    request_id = str(ULID())
+    async with world.engine.holds.open(
+        request_id, principal, "demo", "llm", need(), debit(request_id, principal)
+    ) as hold:
+        assert isinstance(hold, Hold)
+        assert hold.granted_output == 50
+        other = str(ULID())
+        async with world.engine.holds.open(other, principal, "demo", "llm", need(), debit(other, principal)) as no:
+            assert no == InsufficientBalance(0, 1010)
+
+
+async def test_a_window_refuses_and_says_which(world: World) -> None:
+    quota = Quota(Window.day, Metric.tokens, 50)
+    principal = await world.customer(10**9, key_quotas=(quota,))
+    request_id = str(ULID())
+    async with world.engine.holds.open(
+        request_id, principal, "demo", "llm", need(), debit(request_id, principal)
+    ) as hold:
+        assert isinstance(hold, Hold)
+        assert hold.granted_output == 40
+        other = str(ULID())
+        async with world.engine.holds.open(other, principal, "demo", "llm", need(), debit(other, principal)) as no:
+            assert isinstance(no, QuotaExceeded)
+            (exhausted,) = no.exhausted
+            assert (exhausted.limit.subject, exhausted.limit.quota, exhausted.used, exhausted.requested) == (
+                "key",
+                quota,
+                50,
+                11,
+            )
+        spent = debit(request_id, principal, admitted_at_ms=hold.admitted_at_ms)
+        await world.engine.holds.settle(hold, spent)
+    (counter,) = (await world.key_state(principal)).counters
+    assert counter.used == 15
+
+
+async def test_a_grant_reaches_redis_and_a_new_quota_counts_what_came_before(world: World) -> None:
+    principal = await world.customer(10**9)
+    request_id = str(ULID())
+    async with world.engine.holds.open(
+        request_id, principal, "demo", "llm", need(), debit(request_id, principal)
+    ) as hold:
+        assert isinstance(hold, Hold)
+        await world.engine.holds.settle(hold, debit(request_id, principal, admitted_at_ms=hold.admitted_at_ms))
+    assert isinstance(world.grants, Grants)
+    await world.grants.grant(principal.account_id, 7, "again", None)
+    state = await world.account_state(principal.account_id)
+    assert (state.balance_nano, state.xseq) == (10**9 - 500 + 7, 2)
+    running = str(ULID())
+    async with world.engine.holds.open(running, principal, "demo", "llm", need(), debit(running, principal)) as hold:
+        assert isinstance(hold, Hold)
+        await world.accounts.set_quotas(principal.account_id, (Quota(Window.day, Metric.tokens, 1000),))
+        (counter,) = (await world.account_state(principal.account_id)).counters
+        assert (counter.pending, counter.used) == (False, 15 + 110)
+        await world.engine.holds.settle(hold, debit(running, principal, admitted_at_ms=hold.admitted_at_ms))
+    (counter,) = (await world.account_state(principal.account_id)).counters
+    assert counter.used == 30

@@ -1,0 +1,3 @@
+"""Fixtures for every test: see `tests.servers`."""
+
+pytest_plugins = ["tests.servers"]

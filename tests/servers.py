@@ -1,0 +1,136 @@
+"""Real Postgres and Redis for the tests: one pair a run, a database of its own for each test.
+
+    database_url            a migrated database, empty, of this test alone
+    empty_database_url      the same, not migrated
+    redis_url, key_prefix   the one Redis, and a prefix that no other test has
+
+The servers live in a thread with an event loop of its own, so that they outlive the loops of the tests.
+"""
+
+import asyncio
+import secrets
+import shutil
+import tempfile
+import threading
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+
+from billing.ledger import migrate
+from gateway.embedded import EmbeddedServers, Endpoints
+
+_TIMEOUT_S = 120.0
+_TEMPLATE = "migrated_template"
+
+T = TypeVar("T")
+
+
+class LoopThread:
+    """An event loop in a thread, for what has to go on between tests."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="servers of the tests", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work` there to its end, for at most _TIMEOUT_S."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(_TIMEOUT_S)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class Databases:
+    """Makes and drops databases on the servers of this run."""
+
+    def __init__(self, thread: LoopThread, endpoints: Endpoints) -> None:
+        self._thread, self._endpoints = thread, endpoints
+        self._connection = thread.run(asyncpg.connect(self.url("postgres")))
+
+    def url(self, name: str) -> str:
+        return urlunsplit(urlsplit(self._endpoints.database_url)._replace(path=f"/{name}"))
+
+    def create(self, name: str, template: str = "template0") -> str:
+        # wal_log writes the new database's few pages to the log; file_copy would cost two checkpoints.
+        self._thread.run(self._connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY wal_log"))
+        return self.url(name)
+
+    def drop(self, name: str) -> None:
+        self._thread.run(self._connection.execute(f"DROP DATABASE {name} WITH (FORCE)"))
+
+    def close(self) -> None:
+        self._thread.run(self._connection.close())
+
+
+@pytest.fixture(scope="session")
+def server_thread() -> Iterator[LoopThread]:
+    thread = LoopThread()
+    yield thread
+    thread.close()
+
+
+@pytest.fixture(scope="session")
+def endpoints(server_thread: LoopThread) -> Iterator[Endpoints]:
+    """One Postgres and one Redis for the whole run."""
+    folder = Path(tempfile.mkdtemp(prefix="metergate-tests-"))  # short: a socket's path has little room
+    folder.chmod(0o711)  # as root, Postgres runs as a user who has to pass through
+    servers = EmbeddedServers(folder / "data")
+    try:
+        server_thread.run(servers.__aenter__())
+        try:
+            yield servers.endpoints
+        finally:
+            server_thread.run(servers.__aexit__(None, None, None))
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def databases(server_thread: LoopThread, endpoints: Endpoints) -> Iterator[Databases]:
+    made = Databases(server_thread, endpoints)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def template_database(server_thread: LoopThread, databases: Databases) -> str:
+    """The name of a migrated database that the tests' own are copies of."""
+    server_thread.run(migrate.migrate(databases.create(_TEMPLATE)))
+    return _TEMPLATE
+
+
+@pytest.fixture
+def database_url(databases: Databases, template_database: str) -> Iterator[str]:
+    """A migrated database of this test alone."""
+    yield from _database(databases, template_database)
+
+
+@pytest.fixture
+def empty_database_url(databases: Databases) -> Iterator[str]:
+    """A database of this test alone, with nothing in it."""
+    yield from _database(databases, "template0")
+
+
+@pytest.fixture(scope="session")
+def redis_url(endpoints: Endpoints) -> str:
+    """The one Redis of the run, shared: keep to keys under `key_prefix`."""
+    return endpoints.redis_url
+
+
+@pytest.fixture
+def key_prefix() -> str:
+    """A prefix for Redis keys that no other test has, such as `t3fa9c02e`."""
+    return f"t{secrets.token_hex(4)}"
+
+
+def _database(databases: Databases, template: str) -> Iterator[str]:
+    name = f"t{secrets.token_hex(6)}"
+    yield databases.create(name, template)
+    databases.drop(name)
