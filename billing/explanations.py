@@ -23,7 +23,7 @@ _NAME: Final = 14
 
 @dataclass(frozen=True, slots=True)
 class UsageEvent:
-    """A row of usage_events. `cost_nano` is the provider's, `charged_nano` the customer's; `key_id` served `endpoint`.
+    """A row of usage_events. `cost_nano` is the provider's, `charged_nano` the customer's.
 
     `markup_scaled` is in percent times `prices.FACTOR_SCALE`. `outcome` is `settled`, or `expired` for a request whose
     gateway died.

@@ -7,9 +7,10 @@ an edited file adds a row and never changes one that has priced a debit.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from itertools import pairwise
 from typing import Final
 
 from billing.money import MoneyError, ceil_div, parse_usd
@@ -102,8 +103,13 @@ class PriceRow:
         check_rates(self.per_unit, UNIT_CLASSES)
         if not self.per_million and not self.per_unit:
             raise PriceError("a price row needs a price: per_million or per_unit")
-        if list(self.tiers) != sorted(self.tiers, key=lambda tier: tier.above_input_tokens):
+        if not self.provider or not self.model:
+            raise PriceError("a price row names a provider and a model")
+        if any(low.above_input_tokens >= high.above_input_tokens for low, high in pairwise(self.tiers)):
             raise PriceError("tiers must rise by above_input_tokens")
+        for name, known in (("multipliers", MULTIPLIERS), ("part_tokens", PART_KINDS)):
+            check_amounts(name, getattr(self, name) or {}, known)
+            object.__setattr__(self, name, getattr(self, name) or None)  # equal rows are equal in every spelling
         for name in ("max_output_tokens", "context_window"):
             bound = getattr(self, name)
             if bound is not None and bound <= 0:
@@ -172,6 +178,15 @@ def check_rates(rates: Mapping[str, int], known: Iterable[str]) -> None:
             raise PriceError(f"unknown price class {name!r}; known are {', '.join(known)}")
         if rate < 0:
             raise PriceError(f"the price of {name} must not be below zero")
+
+
+def check_amounts(what: str, amounts: Mapping[str, int], known: Collection[str]) -> None:
+    """Raises `PriceError` for a name that does not exist or an amount that is not above zero."""
+    for name, amount in amounts.items():
+        if name not in known:
+            raise PriceError(f"unknown name {name!r} in {what}; known are {', '.join(known)}")
+        if amount <= 0:
+            raise PriceError(f"{name} in {what} must be above zero")
 
 
 def parse_factor(text: object) -> int:

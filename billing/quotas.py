@@ -62,7 +62,7 @@ class Quota:
     def __post_init__(self) -> None:
         if not 0 <= self.limit <= MAX_NANO:
             raise QuotaError(f"limit must be from 0 to {MAX_NANO}")
-        for name in (self.model or DEFAULT_FEATURE, self.feature):
+        for name in (DEFAULT_FEATURE if self.model is None else self.model, self.feature):
             if not 0 < len(name) <= MAX_NAME:
                 raise QuotaError(f"model and feature are names of 1 to {MAX_NAME} characters")
         if self.model is not None and "*" in self.model[:-1]:

@@ -4,7 +4,7 @@ Lists come newest first, in pages. Usage events are ordered by the moment of the
 transactions by id.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -16,6 +16,8 @@ from billing.prices import from_canonical_json
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+_COPIED: Final = tuple(field.name for field in fields(UsageEvent) if field.name not in ("usage", "tags"))
+"""Fields of an event that are columns of the same name."""
 
 _query = queries("billing.ledger")
 
@@ -125,6 +127,3 @@ def _event(row: Row) -> UsageEvent:
         tags=row["tags"] or {},
         **{name: said[name] for name in _COPIED},
     )
-
-
-_COPIED: Final = tuple(name for name in UsageEvent.__dataclass_fields__ if name not in ("usage", "tags"))

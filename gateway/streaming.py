@@ -209,7 +209,7 @@ class SseTap:
     @staticmethod
     def _terminal_line(partial: bytearray, sent_bytes: int) -> int:
         """Where, in what is not sent, a line begins that is or may become the terminal one; else the end."""
-        if match := _DONE_LINE.search(partial, sent_bytes):
+        if partial.find(_DONE, sent_bytes) >= 0 and (match := _DONE_LINE.search(partial, sent_bytes)):
             return match.start()
         newline = partial.rfind(b"\n", max(0, sent_bytes - 1))
         if newline < 0 and sent_bytes:

@@ -11,8 +11,8 @@ which is safe.
 Redirects are not followed: they would carry the provider's key to another host. Proxies are those of the environment
 (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`), looked up once per origin; `.netrc` is not read, as `trust_env` would.
 
-A body with neither length nor chunks ends where its connection ends, and a connection that breaks looks the same:
-whoever reads one has to know its end from its content (`[DONE]`, a whole JSON value).
+A body with neither length nor chunks ends where its connection ends. A reset is told from an end, a connection that
+was closed too early is not: whoever reads such a body has to know its end from its content (`[DONE]`, whole JSON).
 
 Messages name the host and the kind of failure, never a path, a query or a header; the library's own errors hold the
 whole URL and are not chained.
@@ -26,6 +26,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from aiohttp import (
     ClientError,
+    ClientPayloadError,
     ClientResponse,
     ClientSession,
     ClientTimeout,
@@ -58,17 +59,18 @@ _NO_DEFAULTS = frozenset({"User-Agent", "Accept", "Accept-Encoding", "Content-Ty
 class AiohttpAnswer:
     """An answer whose head has arrived, with its connection."""
 
-    __slots__ = ("_host", "_open", "_response", "_timeout_s")
+    __slots__ = ("_closed", "_host", "_open", "_response", "_timeout_s")
 
     def __init__(
         self, response: ClientResponse, host: str, timeout_s: float, open_answers: "set[AiohttpAnswer]"
     ) -> None:
         """`open_answers` holds this answer until it is released."""
-        self._open = open_answers
-        self._open.add(self)
         self._response = response
         self._host = host
         self._timeout_s = timeout_s
+        self._open = open_answers
+        self._open.add(self)
+        self._closed = self._watch()
 
     @property
     def status(self) -> int:
@@ -105,13 +107,44 @@ class AiohttpAnswer:
             except (ClientError, OSError) as error:
                 raise UpstreamCut(f"{self._host}: the answer broke off ({type(error).__name__})") from None
             if not chunk:
+                if self._ended_by_failure():
+                    raise UpstreamCut(f"{self._host}: the answer broke off (connection failed)")
                 return
             yield chunk
 
     def release(self) -> None:
         """Close the connection, unless the body was read to its end: then it is back in the pool already."""
         self._open.discard(self)
+        if self._closed is not None:
+            self._closed.remove_done_callback(self._lost)
         self._response.close()
+
+    def _watch(self) -> asyncio.Future[None] | None:
+        """Have `_lost` called when the connection is: aiohttp forgets to wake a reader when chunks are malformed."""
+        connection = self._response.connection
+        if connection is None or connection.protocol is None:
+            return None  # the body is here already, or its failure is
+        closed = connection.protocol.closed
+        if closed is None:
+            self._lost()
+            return None
+        # One of each per connection, however often it is used again; a failure that nobody looks at would be logged.
+        closed.remove_done_callback(_look_at)
+        closed.add_done_callback(_look_at)
+        closed.add_done_callback(self._lost)
+        return closed
+
+    def _lost(self, _: object = None) -> None:
+        content = self._response.content
+        if not content.is_eof() and content.exception() is None:
+            content.set_exception(ClientPayloadError("connection lost"))
+
+    def _ended_by_failure(self) -> bool:
+        """Whether a body that is ended by its connection alone was ended by the failure of that."""
+        closed, headers = self._closed, self._response.headers
+        if closed is None or not closed.done() or closed.cancelled() or closed.exception() is None:
+            return False
+        return "Content-Length" not in headers and "Transfer-Encoding" not in headers
 
     def _too_large(self, limit_bytes: int) -> UpstreamTooLarge:
         return UpstreamTooLarge(f"{self._host}: the answer is above {limit_bytes} bytes")
@@ -185,6 +218,11 @@ def _environment_proxy(url: URL) -> URL | None:
     if not named or proxy_bypass(f"{url.host}:{url.port}"):
         return None
     return URL(named if "://" in named else f"http://{named}")
+
+
+def _look_at(closed: asyncio.Future[None]) -> None:
+    if not closed.cancelled():
+        closed.exception()
 
 
 def _unreachable(host: str, error: ClientError) -> UpstreamError:

@@ -1,6 +1,6 @@
 """What is wrong with a configuration: every problem at once, each with its place. No message holds a secret's text."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -33,6 +33,9 @@ class Problems:
 
     def __len__(self) -> int:
         return len(self._found)
+
+    def __iter__(self) -> Iterator[Problem]:
+        return iter(self._found)
 
     def add(self, where: str, key: str, message: str) -> None:
         self._found.append(Problem(where, key, message))

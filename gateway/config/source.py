@@ -76,6 +76,10 @@ class Value:
         return isinstance(self.node, yaml.ScalarNode) and self._is("str")
 
     @property
+    def is_empty(self) -> bool:
+        return self.is_string and not self.node.value
+
+    @property
     def is_mapping(self) -> bool:
         return isinstance(self.node, yaml.MappingNode)
 
@@ -279,9 +283,9 @@ class Section:
                 value.problem(f"unknown key{nearest(name, known)}")
 
     def require(self, names: Collection[str]) -> None:
-        """Problems for keys that are absent or null."""
+        """Problems for keys that are absent, null or an empty text."""
         for name in names:
-            if name not in self.values or self.values[name].is_null:
+            if name not in self.values or self.values[name].is_null or self.values[name].is_empty:
                 self.at.file.problems.add(self.at.where, self.at.key_of(name), "missing")
 
     @property

@@ -1,7 +1,10 @@
-"""Providers: what each API's requests ask for and where usage sits in its answers. Pure: no I/O, no clock.
+"""Providers: what each API's requests ask for and where usage sits in its answers.
 
-dialect.py        the port: shared types, exceptions, and what a dialect must offer
-openai.py         OpenAI's format: chat completions, completions, embeddings; reading and rewriting requests
-openai_usage.py   OpenAI's format: usage, text and errors in whole answers and in stream events
-local.py          the built-in provider, which answers without a network
+    dialect.py        the port: shared types, exceptions, and what a dialect must offer
+    openai.py         OpenAI's format, the request: chat completions, completions, embeddings; read and rewritten
+    openai_parts.py   OpenAI's format, the messages: images, audio and files, and input that is not in the body
+    openai_usage.py   OpenAI's format, the answer: usage, text and errors, whole or in stream events
+    local.py          a provider inside the process; local_request.py, local_text.py and local_wire.py are its parts
+
+All but local.py is pure: bytes in, facts out; no I/O, no clock.
 """

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
 import pytest
+import uvloop
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from multidict import CIMultiDict
@@ -22,6 +23,15 @@ from gateway.upstream import (
     UpstreamTooLarge,
     UpstreamUnreachable,
 )
+
+
+# Both loops that a gateway may run on.
+@pytest.fixture(params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"])
+def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
+    """What pytest-asyncio makes each test's loop with."""
+    policy: asyncio.AbstractEventLoopPolicy = request.param()
+    return policy
+
 
 Peer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -83,6 +93,17 @@ async def take_request(reader: asyncio.StreamReader) -> bytes:
     length = next(int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
     await reader.readexactly(length)
     return head
+
+
+def abort(writer: asyncio.StreamWriter) -> None:
+    """Reset the connection: no orderly end."""
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+async def rest_of(chunks: AsyncIterator[bytes]) -> bytes:
+    """Whatever still comes."""
+    return b"".join([chunk async for chunk in chunks])
 
 
 def saying(answer: bytes) -> Peer:
@@ -442,9 +463,7 @@ async def test_an_answer_without_its_end_is_cut(
         await taken.wait()
         writer.write(rest)
         if reset:
-            linger = struct.pack("ii", 1, 0)
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            writer.transport.abort()
+            abort(writer)
 
     async with serving(peer) as url:
         answer = await transport.send(post(url))
@@ -452,11 +471,72 @@ async def test_an_answer_without_its_end_is_cut(
         assert await anext(chunks) == b"half"
         taken.set()
         with pytest.raises(UpstreamCut, match="broke off") as error:
-            async with asyncio.timeout(BOUND_S):
-                async for _ in chunks:
-                    pass
+            await asyncio.wait_for(rest_of(chunks), BOUND_S)
         answer.release()
     assert_no_secret(error)
+
+
+async def test_a_reset_ends_no_body_that_only_its_connection_ends(transport: AiohttpTransport) -> None:
+    taken = asyncio.Event()
+    reset = True
+
+    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await take_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\ndata: 1\n\n")
+        await taken.wait()
+        if reset:
+            abort(writer)
+
+    async with serving(peer) as url:
+        answer = await transport.send(post(url))
+        chunks = answer.chunks()
+        assert await anext(chunks) == b"data: 1\n\n"
+        taken.set()
+        with pytest.raises(UpstreamCut):
+            await asyncio.wait_for(rest_of(chunks), BOUND_S)
+        answer.release()
+        reset = False
+        assert await outcome(transport, post(url)) == b"data: 1\n\n"
+
+
+async def test_a_whole_body_is_whole_though_the_connection_is_reset_after_it(transport: AiohttpTransport) -> None:
+    taken = asyncio.Event()
+
+    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await take_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody")
+        await taken.wait()
+        abort(writer)
+
+    async with serving(peer) as url:
+        answer = await transport.send(post(url))
+        taken.set()
+        async with asyncio.timeout(BOUND_S):
+            while _idle(transport):
+                await asyncio.sleep(0.001)
+        assert await answer.read(100) == b"body"
+        answer.release()
+
+
+async def test_a_connection_that_is_used_often_gathers_no_callbacks(transport: AiohttpTransport) -> None:
+    watched = set()
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"begun")
+        await asyncio.sleep(0.001)
+        return response
+
+    async with app_serving(handler) as url:
+        for _ in range(20):
+            answer = await transport.send(post(url))
+            watched.add(answer._closed)
+            assert await answer.read(100) == b"begun"
+            answer.release()
+    watched.discard(None)
+    assert len(watched) == 1
+    assert not transport._answers
 
 
 @pytest.mark.parametrize("waiting", [True, False])

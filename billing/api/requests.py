@@ -1,0 +1,135 @@
+"""What a request says, checked: its body, its query string, the ids in its path. All raise `errors.ApiError`."""
+
+import base64
+import binascii
+import re
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Final, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from billing.api.errors import BadRequest, NotFound, TooLarge
+from billing.api.services import SERVICES
+from billing.money import MoneyError, parse_positive_usd, parse_usd
+from billing.pages import DEFAULT_LIMIT, MAX_LIMIT
+from billing.times import TimeError, parse_rfc3339
+
+_ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,255}", re.ASCII)
+_FIELD: Final = re.compile(r"\$\.([A-Za-z_]+)")
+_FIELD_ALONE: Final = re.compile(r"^Object (?:missing required|contains unknown) field `([^`]{1,64})`$")
+_NUL: Final = b"\\u0000"
+_MAX_CURSOR: Final = 512
+_MAX_FILTER: Final = 255
+
+T = TypeVar("T")
+
+
+async def read_body(request: web.Request, model: type[T]) -> T:
+    """The JSON body as `model`: 413 beyond the bound, 400 for what is not JSON or not that shape."""
+    body = await _read(request, request.app[SERVICES].max_body_bytes)
+    if _NUL in body or b"\0" in body:
+        raise BadRequest("The body must not contain NUL characters.")
+    try:
+        return msgspec.json.decode(body, type=model)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"{error}.", _param(str(error))) from error
+    except UnicodeDecodeError as error:
+        raise BadRequest("The body is not UTF-8.") from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadRequest(f"The body is not valid JSON: {error}.") from error
+
+
+async def _read(request: web.Request, limit_bytes: int) -> bytes:
+    """Bounded before and while reading; what is compressed counts as it is decoded."""
+    too_large = TooLarge(f"The body must not be larger than {limit_bytes} bytes.")
+    if (request.content_length or 0) > limit_bytes:
+        raise too_large
+    body = bytearray()
+    async for chunk in request.content.iter_any():
+        body += chunk
+        if len(body) > limit_bytes:
+            raise too_large
+    return bytes(body)
+
+
+def _param(message: str) -> str | None:
+    match = _FIELD.search(message) or _FIELD_ALONE.search(message)
+    return match[1] if match else None
+
+
+def money(param: str, said: object) -> int:
+    """Nano-USD, not below zero, of a decimal string."""
+    nano = _parsed(param, parse_usd, said)
+    if nano < 0:
+        raise BadRequest(f"{param} must not be below zero.", param)
+    return nano
+
+
+def positive_money(param: str, said: object) -> int:
+    """Nano-USD, above zero, of a decimal string."""
+    return _parsed(param, parse_positive_usd, said)
+
+
+def time(param: str, said: str) -> datetime:
+    """A time in RFC 3339, or a day."""
+    return _parsed(param, parse_rfc3339, said)
+
+
+def _parsed(param: str, parse: Callable[[Any], T], said: object) -> T:
+    try:
+        return parse(said)
+    except (MoneyError, TimeError) as error:
+        raise BadRequest(f"{param}: {error}.", param) from error
+
+
+def path_id(request: web.Request, name: str) -> str:
+    """The id in the path; what can't be one is not found."""
+    said = request.match_info[name]
+    if _ID.fullmatch(said) is None:
+        raise NotFound(f"There is nothing with the {name.replace('_', ' ')} {said!r}.")
+    return said
+
+
+def query_text(request: web.Request, name: str) -> str | None:
+    """A filter of the query string; None where it is absent."""
+    said = request.query.get(name)
+    if said is not None and (not 0 < len(said) <= _MAX_FILTER or "\0" in said):
+        raise BadRequest(f"{name} must have 1 to {_MAX_FILTER} characters.", name)
+    return said
+
+
+def query_time(request: web.Request, name: str) -> datetime | None:
+    """A time of the query string; None where it is absent."""
+    said = request.query.get(name)
+    return None if said is None else time(name, said)
+
+
+def page_asked(request: web.Request) -> tuple[int, str | None]:
+    """`limit` and the place that `cursor` stands for; None for the first page."""
+    said = request.query.get("limit", str(DEFAULT_LIMIT))
+    limit = int(said) if said.isascii() and said.isdigit() and len(said) <= len(str(MAX_LIMIT)) else 0
+    if not 1 <= limit <= MAX_LIMIT:
+        raise BadRequest(f"limit must be an integer from 1 to {MAX_LIMIT}.", "limit")
+    cursor = request.query.get("cursor")
+    return limit, None if cursor is None else _decoded(cursor)
+
+
+def encode_cursor(place: str | None) -> str | None:
+    """A page's end as an opaque cursor."""
+    return None if place is None else base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
+
+
+def _decoded(cursor: str) -> str:
+    bad = BadRequest("This cursor is not one that this list has given.", "cursor")
+    if len(cursor) > _MAX_CURSOR:
+        raise bad
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        place = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
+    except (binascii.Error, ValueError) as error:
+        raise bad from error
+    if _ID.fullmatch(place) is None:
+        raise bad
+    return place

@@ -1,0 +1,47 @@
+"""Services: all that the API's handlers work on, made by whoever mounts the API."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from billing.accounts import Accounts
+from billing.api_keys import ApiKeys
+from billing.effects import Effects
+from billing.ledger.grants import Grants
+from billing.plans import Plans
+from billing.principals import Principal
+from billing.reports import Reports
+
+Handler = Callable[[web.Request], Awaitable[web.Response]]
+Route = tuple[str, str, Handler]
+"""Method, path below /api, handler."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """`authenticate` gives the principal of an API key's secret, None for one that is unknown; `clock` Unix seconds.
+
+    Without `admin_api_key` every admin call is refused. `image` is the container image's name, for /api/ping.
+    """
+
+    accounts: Accounts
+    keys: ApiKeys
+    grants: Grants
+    reports: Reports
+    effects: Effects
+    plans: Plans
+    credits_per_usd: int
+    authenticate: Callable[[str], Awaitable[Principal | None]]
+    clock: Callable[[], float]
+    admin_api_key: str | None = field(repr=False)
+    image: str = ""
+    max_body_bytes: int = 1024 * 1024
+    request_timeout_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.credits_per_usd <= 0 or self.max_body_bytes <= 0 or self.request_timeout_s <= 0:
+            raise ValueError("credits_per_usd, max_body_bytes and request_timeout_s must be above zero")
+
+
+SERVICES = web.AppKey("billing_services", Services)

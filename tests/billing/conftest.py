@@ -1,0 +1,28 @@
+"""The domain of accounts, keys, grants and reports on a database of the test's own."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from billing.accounts import Accounts
+from billing.api_keys import ApiKeys
+from billing.ledger.grants import Grants
+from billing.ledger.postgres import Database
+from billing.reports import Reports
+from tests.billing.support import PLANS, Billing, RecordingEffects, rising_ids
+
+
+@pytest.fixture
+async def billing(database_url: str) -> AsyncIterator[Billing]:
+    database = Database(database_url)
+    effects, new_id = RecordingEffects(), rising_ids()
+    yield Billing(
+        database=database,
+        effects=effects,
+        accounts=Accounts(database, PLANS, effects, new_id),
+        keys=ApiKeys(database, PLANS, effects, new_id),
+        grants=Grants(database, effects, new_id),
+        reports=Reports(database),
+        new_id=new_id,
+    )
+    await database.close()

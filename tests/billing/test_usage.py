@@ -1,0 +1,69 @@
+"""Usage: totals include their parts, and every unit is counted in exactly one class."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from billing.usage import COUNT_NAMES, MAX_COUNT, Usage, UsageError
+
+INPUT_PARTS = (
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "cache_write_1h_tokens",
+    "audio_input_tokens",
+    "image_input_tokens",
+)
+OUTPUT_PARTS = ("reasoning_tokens", "audio_output_tokens")
+UNITS = ("requests", "images", "seconds", "characters", "searches")
+
+
+@st.composite
+def usages(draw: st.DrawFn, most: int = 2_000_000) -> Usage:
+    """Usages whose parts fit into their totals."""
+    counts = {name: draw(st.integers(0, most)) for name in (*INPUT_PARTS, *OUTPUT_PARTS, *UNITS)}
+    counts["input_tokens"] = sum(counts[name] for name in INPUT_PARTS) + draw(st.integers(0, most))
+    counts["output_tokens"] = sum(counts[name] for name in OUTPUT_PARTS) + draw(st.integers(0, most))
+    return Usage(**counts)
+
+
+@given(usages())
+def test_each_unit_is_counted_once(usage: Usage) -> None:
+    classes = usage.by_class()
+    assert all(classes.values())
+    units = {"request", "image", "second", "character", "search"}
+    tokens = sum(quantity for name, quantity in classes.items() if name not in units)
+    assert tokens == usage.total_tokens == usage.input_tokens + usage.output_tokens
+    assert sum(classes.get(name, 0) for name in units) == sum(getattr(usage, name) for name in UNITS)
+
+
+def test_a_request_is_one_request() -> None:
+    assert Usage().by_class() == {"request": 1}
+    assert Usage(requests=0).by_class() == {}
+
+
+@pytest.mark.parametrize("name", COUNT_NAMES)
+@pytest.mark.parametrize("count", [-1, MAX_COUNT + 1, 1.0, True, "1", None])
+def test_impossible_counts_are_refused(name: str, count: object) -> None:
+    with pytest.raises(UsageError, match=name):
+        Usage(**{name: count})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("part", INPUT_PARTS)
+def test_parts_of_the_input_fit_into_it(part: str) -> None:
+    assert Usage(input_tokens=5, **{part: 5}).by_class() == {part.removesuffix("_tokens"): 5, "request": 1}
+    with pytest.raises(UsageError, match="input_tokens"):
+        Usage(input_tokens=4, **{part: 5})
+
+
+@pytest.mark.parametrize("part", OUTPUT_PARTS)
+def test_parts_of_the_output_fit_into_it(part: str) -> None:
+    assert Usage(output_tokens=5, **{part: 5}).by_class() == {part.removesuffix("_tokens"): 5, "request": 1}
+    with pytest.raises(UsageError, match="output_tokens"):
+        Usage(output_tokens=4, **{part: 5})
+
+
+def test_parts_count_together() -> None:
+    with pytest.raises(UsageError):
+        Usage(input_tokens=10, cached_input_tokens=6, cache_write_tokens=5)
+    with pytest.raises(UsageError):
+        Usage(output_tokens=10, reasoning_tokens=6, audio_output_tokens=5)

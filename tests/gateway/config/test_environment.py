@@ -1,0 +1,255 @@
+"""The environment's variables: defaults, readings, refusals, and that no secret shows."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from gateway.config.environment import Environment, Mode, read_environment
+from gateway.config.problems import Problems
+from gateway.config.reader import Reader, parse_duration_s, parse_listen, parse_origins, parse_per_byte
+from gateway.config.secret import Secret
+from gateway.config.variables import SETTINGS_VARIABLES
+
+
+def read(mode: Mode = "serve", **environ: str) -> Environment:
+    problems = Problems()
+    environment = read_environment(environ, mode, problems)
+    problems.refuse()
+    return environment
+
+
+def refusals(mode: Mode = "serve", **environ: str) -> list[str]:
+    problems = Problems()
+    read_environment(environ, mode, problems)
+    return [str(problem) for problem in problems]
+
+
+def test_the_defaults() -> None:
+    environment = read()
+    assert (environment.listen_host, environment.listen_port) == ("0.0.0.0", 8080)
+    assert environment.data_dir == Path(".metergate").absolute()
+    assert environment.database_url is environment.redis_url is environment.admin_api_key is None
+    assert environment.payment_provider == "local"
+    assert environment.stripe_api_base == "https://api.stripe.com"
+    assert environment.max_body_bytes == 1024**2
+    assert environment.proxy_max_body_bytes == 32 * 1024**2
+    assert environment.request_timeout_s == 30
+    assert environment.jwt_expiry_hours == 24
+    assert environment.refresh_token_expiry_days == 30
+    assert environment.payment_grace_days == 10
+    assert environment.cors_origins == ("*",)
+    assert environment.frontend_url == "http://127.0.0.1:8080"
+    assert environment.exporter_sources == ()
+    assert environment.collect_interval_s == 60
+
+
+def test_set_to_nothing_is_unset() -> None:
+    assert read(**dict.fromkeys(SETTINGS_VARIABLES, "")) == read(**dict.fromkeys(SETTINGS_VARIABLES, " ")) == read()
+
+
+def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    readers: list[Reader] = []
+    monkeypatch.setattr(Reader, "__init__", remember(readers))
+    read()
+    assert readers[0].seen == set(SETTINGS_VARIABLES)
+
+
+def remember(readers: list[Reader]) -> object:
+    original = Reader.__init__
+
+    def init(self: Reader, *args: object) -> None:
+        original(self, *args)  # type: ignore[arg-type]
+        readers.append(self)
+
+    return init
+
+
+def test_up_listens_on_this_machine_alone() -> None:
+    assert read("up").listen_host == "127.0.0.1"
+    assert read("up", LISTEN_ADDR=":9000").listen_host == "0.0.0.0"
+    assert read("command").listen_host == "0.0.0.0"
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("0.0.0.0:8080", ("0.0.0.0", 8080)),
+        (":9", ("0.0.0.0", 9)),
+        ("localhost:0", ("localhost", 0)),
+        ("[::1]:80", ("::1", 80)),
+        ("8080", None),
+        ("host", None),
+        ("host:", None),
+        ("host:65536", None),
+        ("::1:80", None),
+        ("[x]:80", None),
+        ("a b:80", None),
+        ("host:٣", None),
+    ],
+)
+def test_addresses(text: str, address: tuple[str, int] | None) -> None:
+    assert parse_listen(text) == address
+
+
+def test_the_gateways_own_address_is_where_pages_stand() -> None:
+    assert read(LISTEN_ADDR="[::]:81").frontend_url == "http://[::1]:81"
+    assert read(LISTEN_ADDR="gate:81").frontend_url == "http://gate:81"
+    assert read(FRONTEND_URL="https://pay.example.com/").frontend_url == "https://pay.example.com"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("90s", 90), ("1m", 60), ("1h30m", 5400), ("24h", 86_400), ("0s", None), ("25h", None), ("1d", None)],
+)
+def test_durations(text: str, seconds: int | None) -> None:
+    assert parse_duration_s(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "scaled"),
+    [
+        ("1", 10**18),
+        ("0.00000000005", 50_000_000),
+        ("0." + "0" * 17 + "1", 1),
+        ("1e-9", None),
+        ("-1", None),
+        ("9" * 10, None),
+    ],
+)
+def test_a_price_per_byte_is_exact(text: str, scaled: int | None) -> None:
+    assert parse_per_byte(text) == scaled
+
+
+@pytest.mark.parametrize(
+    ("text", "origins"),
+    [
+        ("*", ("*",)),
+        ("https://a.example, http://b:81", ("https://a.example", "http://b:81")),
+        ("https://a.example/", None),
+        ("a.example", None),
+        ("*, https://a", None),
+    ],
+)
+def test_origins(text: str, origins: tuple[str, ...] | None) -> None:
+    assert parse_origins(text) == origins
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("LISTEN_ADDR", "nowhere"),
+        ("DATABASE_URL", "mysql://db"),
+        ("DATABASE_URL", "postgresql://"),
+        ("REDIS_URL", "http://redis"),
+        ("MAX_BODY_BYTES", "1.5"),
+        ("PROXY_MAX_BODY_BYTES", "-1"),
+        ("REQUEST_TIMEOUT_SECONDS", "0"),
+        ("CORS_ORIGINS", "everything"),
+        ("FRONTEND_URL", "pay.example.com"),
+        ("AUTH_BASE_URL", "issuer"),
+        ("JWT_EXPIRY_HOURS", "a day"),
+        ("REFRESH_TOKEN_EXPIRY_DAYS", "0"),
+        ("PAYMENT_PROVIDER", "paypal"),
+        ("STRIPE_API_BASE", "stripe"),
+        ("PAYMENT_GRACE_DAYS", "400"),
+        ("SMTP_PORT", "65536"),
+        ("SMTP_FROM", "nobody"),
+        ("NOTIFICATION_WEBHOOK", "ftp://hook"),
+        ("LAGO_API_URL", "lago"),
+        ("EXPORTER_SOURCES_JSON", "{}"),
+        ("EXPORTER_SOURCES_JSON", "["),
+        ("EXPORTER_BASE_URL", "exporter"),
+        ("COLLECT_INTERVAL", "soon"),
+        ("PRICE_PER_BYTE", "1e-9"),
+        ("INITIAL_INCLUDED_QUOTA_BYTES", "-1"),
+        ("INITIAL_BALANCE", "-1"),
+        ("METERGATE_API_URL", "gateway"),
+    ],
+)
+def test_wrong_values_are_refused_by_name(name: str, text: str) -> None:
+    assert any(problem.startswith(f"environment: {name}: ") for problem in refusals(**{name: text}))
+
+
+@pytest.mark.parametrize(
+    ("environ", "missing"),
+    [
+        ({"AUTH_BASE_URL": "https://issuer"}, "AUTH_AUDIENCE"),
+        ({"SMTP_HOST": "mail"}, "SMTP_FROM"),
+        ({"LAGO_API_URL": "https://lago"}, "LAGO_API_KEY"),
+        ({"PAYMENT_PROVIDER": "stripe", "STRIPE_WEBHOOK_SECRET": "w"}, "STRIPE_API_KEY"),
+        ({"STRIPE_API_KEY": "sk"}, "STRIPE_WEBHOOK_SECRET"),
+    ],
+)
+def test_what_goes_together(environ: dict[str, str], missing: str) -> None:
+    found = refusals(**environ)
+    assert len(found) == 1
+    assert found[0].startswith(f"environment: {missing}: expected a value")
+
+
+def test_stripe_by_either_name_of_its_key() -> None:
+    for name in ("STRIPE_API_KEY", "STRIPE_SECRET_KEY"):
+        environment = read(**{name: "sk_test", "STRIPE_WEBHOOK_SECRET": "whsec"})
+        assert environment.payment_provider == "stripe"
+        assert environment.stripe_api_key == Secret("sk_test")
+    assert read(STRIPE_API_KEY="k", STRIPE_SECRET_KEY="k", PAYMENT_PROVIDER="local").payment_provider == "local"
+    assert refusals(STRIPE_API_KEY="k", STRIPE_SECRET_KEY="other", PAYMENT_PROVIDER="local") == [
+        "environment: STRIPE_SECRET_KEY: differs from STRIPE_API_KEY; set one of them"
+    ]
+    assert read("command", STRIPE_API_KEY="k").payment_provider == "stripe"  # a command serves no webhook
+
+
+def test_no_secret_shows() -> None:
+    hidden = {name: "hidden" for name, variable in SETTINGS_VARIABLES.items() if variable.secret}
+    hidden |= {"DATABASE_URL": "mysql://u:hidden@h", "REDIS_URL": "hidden://h", "NOTIFICATION_WEBHOOK": "hidden"}
+    assert not any("hidden" in problem for problem in refusals(**hidden))
+    right = {"DATABASE_URL": "postgresql://u:hidden@h/d", "REDIS_URL": "redis://:hidden@h"}
+    right |= {"EXPORTER_SOURCES_JSON": '[{"source_id": "a", "base_url": "https://a", "token": "hidden"}]'}
+    right |= {"NOTIFICATION_WEBHOOK": "https://h/hidden"}
+    assert "hidden" not in repr(read(**(hidden | right | {"STRIPE_SECRET_KEY": ""})))
+
+
+def test_secrets_are_of_the_type_that_hides_them() -> None:
+    named = {each.name: each.type for each in fields(Environment)}
+    for name, variable in SETTINGS_VARIABLES.items():
+        if variable.secret and name.lower() in named:
+            assert named[name.lower()] == Secret | None, name
+
+
+def test_sources_of_collected_traffic() -> None:
+    said = """[{"source_id": "a", "base_url": "https://a/", "token": "t", "region": "jp", "timeout_seconds": 5},
+               {"source_id": "b", "base_url": "http://b", "expected_node_id": "n", "expected_env": "prod", "enabled": false}]"""
+    one, other = read(
+        EXPORTER_SOURCES_JSON=said, INTERNAL_SERVICE_TOKEN="it", DEFAULT_REGION="eu", EXPORTER_BASE_URL="https://x"
+    ).exporter_sources
+    assert (one.base_url, one.token, one.region, one.enabled, one.timeout_s) == (
+        "https://a",
+        Secret("t"),
+        "jp",
+        True,
+        5,
+    )
+    assert (other.token, other.region, other.enabled, other.timeout_s) == (Secret("it"), "eu", False, 15)
+    assert (other.expected_node_id, other.expected_env) == ("n", "prod")
+    (single,) = read(EXPORTER_BASE_URL="https://x/", INTERNAL_SERVICE_TOKEN="it").exporter_sources
+    assert (single.source_id, single.base_url, single.token) == ("default", "https://x", Secret("it"))
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        "5",
+        "{}",
+        '{"source_id": "", "base_url": "https://a"}',
+        '{"source_id": "a", "base_url": "a"}',
+        '{"source_id": 5, "base_url": "https://a"}',
+        '{"source_id": "a", "base_url": "https://a", "tokn": "x"}',
+        '{"source_id": "a", "base_url": "https://a", "enabled": "yes"}',
+        '{"source_id": "a", "base_url": "https://a", "timeout_seconds": 0}',
+        '{"source_id": "good", "base_url": "https://a"}',
+    ],
+)
+def test_wrong_sources_are_refused_by_place(item: str) -> None:
+    good = '{"source_id": "good", "base_url": "https://a"}'
+    (problem,) = refusals(EXPORTER_SOURCES_JSON=f"[{good}, {item}]")
+    assert problem.startswith("environment: EXPORTER_SOURCES_JSON[1]")

@@ -1,0 +1,45 @@
+"""`${VAR}` and `${VAR:-default}`."""
+
+import pytest
+
+from gateway.config.references import Unset, expand, refers
+
+ENVIRON = {"KEY": "value", "EMPTY": ""}
+
+
+@pytest.mark.parametrize(
+    ("text", "expanded"),
+    [
+        ("plain", "plain"),
+        ("${KEY}", "value"),
+        ("a-${KEY}-${KEY}", "a-value-value"),
+        ("${NONE:-text}", "text"),
+        ("${EMPTY:-text}", "text"),
+        ("${NONE:-}", ""),
+        ("${KEY:-text}", "value"),
+        ("$KEY and {KEY}", "$KEY and {KEY}"),
+    ],
+)
+def test_expansion(text: str, expanded: str) -> None:
+    assert expand(text, ENVIRON) == expanded
+
+
+@pytest.mark.parametrize("text", ["${NONE}", "${EMPTY}", "a${NONE}b"])
+def test_a_variable_without_a_value_is_unset(text: str) -> None:
+    with pytest.raises(Unset, match="is not set; set it, or write"):
+        expand(text, ENVIRON)
+
+
+@pytest.mark.parametrize("text", ["${", "${KEY", "${KEY-x}", "${1KEY}", "${a b}", "${KEY} ${"])
+def test_other_forms_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"expected \$\{NAME\}"):
+        expand(text, ENVIRON)
+
+
+def test_a_value_is_not_expanded_again() -> None:
+    assert expand("${KEY}", {"KEY": "${OTHER}"}) == "${OTHER}"
+
+
+def test_refers() -> None:
+    assert refers("a${KEY}")
+    assert not refers("a$KEY")
