@@ -99,13 +99,13 @@ class Principal:
         minute = tuple(limit for limit in account + key if limit.quota.window is Window.minute)
         return Limits(account, key, pack_limits(account) + pack_limits(key), minute)
 
-    def account_counters(self) -> tuple[Quota, ...]:
-        """One quota for each counter that the account's state keeps."""
-        return tuple({quota.tag: quota for quota in self.plan.quotas + self.account_quotas}.values())
-
-    def key_counters(self) -> tuple[Quota, ...]:
-        """One quota for each counter that the key's state keeps."""
-        return tuple({quota.tag: quota for quota in self.key_quotas}.values())
+    def every_limit(self) -> list[Limit]:
+        """Every quota that applies to some request of this principal, tightest or not."""
+        return (
+            [Limit("key", quota) for quota in self.key_quotas]
+            + [Limit("plan", quota) for quota in self.plan.quotas]
+            + [Limit("account", quota) for quota in self.account_quotas]
+        )
 
 
 def _matches(patterns: tuple[str, ...] | None, model: str) -> bool:

@@ -95,7 +95,8 @@ def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve") -> Settin
             models = read_models(models_at, () if providers_at is None else providers_at.child_names)
     prices = PriceTable(()) if price_file is None else read_prices(price_file)
     plans = {} if plan_file is None else read_plans(plan_file, model_names)
-    defaults = read_defaults(defaults_at, plans if plan_file is None else plan_file.child_names)
+    plan_names = None if plan_file is None else plan_file.child_names
+    defaults = Defaults() if main is None else read_defaults(main, defaults_at, plan_names)
     problems.refuse()
     return Settings(
         **{each.name: getattr(environment, each.name) for each in fields(Environment)},

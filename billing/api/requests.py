@@ -47,10 +47,13 @@ async def _read(request: web.Request, limit_bytes: int) -> bytes:
     if (request.content_length or 0) > limit_bytes:
         raise too_large
     body = bytearray()
-    async for chunk in request.content.iter_any():
-        body += chunk
-        if len(body) > limit_bytes:
-            raise too_large
+    try:
+        async for chunk in request.content.iter_any():
+            body += chunk
+            if len(body) > limit_bytes:
+                raise too_large
+    except (web.RequestPayloadError, ConnectionError) as error:
+        raise BadRequest("The body ended too soon, or is not encoded as its headers say.") from error
     return bytes(body)
 
 

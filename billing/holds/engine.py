@@ -74,7 +74,7 @@ class Engine:
         settings = settings or EngineSettings()
         self._database = database
         self._link = link
-        self._keys = keyspace
+        self.keyspace = keyspace
         self._gateway_id = gateway_id
         self._settings = settings
         self.partitions = Partitions(database, link, keyspace, gateway_id, self._prepare)
@@ -209,7 +209,7 @@ class Engine:
 
         while True:
             try:
-                async for message in self._link.listen(self._keys.channel, begun):
+                async for message in self._link.listen(self.keyspace.channel, begun):
                     self.cache.drop(message.decode())
             except RedisError as error:
                 self.cache.subscribed = False

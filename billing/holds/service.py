@@ -91,8 +91,6 @@ class Holds:
         self._names: dict[tuple[str, str, str], tuple[bytes, bytes, bytes]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self.live: dict[str, Hold] = {}
-        self.exceeded = 0
-        """Settlements that used more than they held."""
 
     def open(
         self, request_id: str, principal: Principal, model: str, feature: str, need: Need, expired: Debit
@@ -222,11 +220,7 @@ class Holds:
         Raises `SettlementLost` when neither store could be told in time, or when the ledger has decided that the hold
         had expired: the answer must be cut then. The debit still reaches the ledger if anything here survives.
         """
-        if hold.reholding is not None:
-            await asyncio.shield(hold.reholding)
         hold.ending = True
-        if debit.charged_nano > hold.cost_nano:
-            self.exceeded += 1
         outcome: asyncio.Future[Settled] = asyncio.get_running_loop().create_future()
 
         def replied(reply: list[Any] | RedisError, epoch: int) -> None:
@@ -238,11 +232,17 @@ class Holds:
             else:
                 self.spawn(self._ledger_way(hold, debit, outcome))
 
-        partition = hold.partition
-        if partition.epoch == hold.epoch:
-            self._batchers[partition.number].submit(SettleItem(hold, debit, replied))
+        def send(_: object = None) -> None:
+            partition = hold.partition
+            if partition.epoch == hold.epoch:
+                self._batchers[partition.number].submit(SettleItem(hold, debit, replied))
+            else:
+                replied(RedisAway("the hold is of an older epoch"), -1)
+
+        if hold.reholding is None:
+            send()
         else:
-            replied(RedisAway("the hold is of an older epoch"), -1)
+            hold.reholding.add_done_callback(send)
         return await outcome
 
     async def _ledger_way(self, hold: Hold, debit: Debit, outcome: asyncio.Future[Settled]) -> None:
@@ -295,6 +295,20 @@ class Holds:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def hand_over(self, hold: Hold, work: Coroutine[Any, Any, None]) -> None:
+        """Whoever served this hold was cancelled: `work` goes on, and must settle or void it. Should it do neither,
+        the hold is given back."""
+        hold.ending = True
+
+        async def finish() -> None:
+            try:
+                await work
+            finally:
+                if hold.id in self.live:
+                    await self.void(hold)
+
+        self.spawn(finish())
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait for what is still being settled, then write what waits. Whether all of it was done in time."""

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, get_args
 
+from billing.plans import DEFAULT_PLAN
 from gateway.config.problems import nearest
 from gateway.config.source import Value
 
@@ -89,7 +90,7 @@ class Defaults:
     max_unsettled: int = _whole(100_000, 1, 10_000_000, "debits that may wait for Postgres before 503")
     shutdown_grace_s: float = _seconds(30, 0, 3600, "time for running requests when the gateway stops")
     reconcile_interval_s: float = _seconds(300, 1, 86_400, "time between comparisons of Redis with the ledger")
-    default_plan: str = _bound("free", Bound("text", "plan of a new account; must be in plans.yaml"))
+    default_plan: str = _bound(DEFAULT_PLAN, Bound("text", "plan of a new account; must be in plans.yaml"))
     credits_per_usd: int = _whole(1000, 1, 1_000_000_000, "credits that one USD is shown as")
     lease_s: float = _seconds(5, 0.5, 300, "a gateway's sign of life; its holds are swept once it has lapsed")
     settle_timeout_ms: int = _whole(500, 10, 60_000, "silence of Redis after which a debit goes straight to Postgres")
@@ -120,21 +121,25 @@ class Defaults:
 BOUNDS: Final[dict[str, Bound]] = {each.name: each.metadata["bound"] for each in fields(Defaults)}
 
 
-def read_defaults(at: Value | None, plans: Collection[str]) -> Defaults:
-    """The `defaults` of a file; those that it leaves out, or says wrongly, are the shipped ones."""
-    if at is None:
-        return Defaults()
-    section = at.section(tuple(BOUNDS))
-    said = {name: _read(section.values[name], bound) for name, bound in BOUNDS.items() if name in section.values}
-    plan = said.get("default_plan")
-    if plan is not None and plan not in plans:
-        section.values["default_plan"].expected("a plan of plans.yaml", nearest(str(plan), plans))
-    if not section.ok:
+def read_defaults(main: Value, at: Value | None, plans: Collection[str] | None) -> Defaults:
+    """The defaults that stand at `at`; those that are left out, or wrong, are the shipped ones.
+
+    The plan of new accounts must be one of `plans` (None: they can't be read), whether the file `main` names it or not.
+    """
+    values = {} if at is None else at.section(tuple(BOUNDS)).values
+    before = len(main.file.problems)
+    said = {name: _read(values[name], bound) for name, bound in BOUNDS.items() if name in values}
+    plan = said.get("default_plan") or DEFAULT_PLAN
+    if plans is not None and plan not in plans:
+        place = values.get("default_plan") or at or main
+        message = f'expected a plan of plans.yaml, got "{plan}"{nearest(plan, plans)}'
+        main.file.problems.add(place.where, "defaults.default_plan", message)
+    if len(main.file.problems) > before:
         return Defaults()
     try:
         return Defaults(**{name: value for name, value in said.items() if value is not None})
     except ValueError as error:
-        at.problem(str(error))
+        (at or main).problem(str(error))
         return Defaults()
 
 

@@ -122,5 +122,5 @@ def _multipliers(value: Value) -> dict[str, int]:
 
 def _part_tokens(value: Value) -> dict[str, int]:
     section = value.section(PART_KINDS)
-    read = {name: section.values[name].whole(0, MAX_TOKENS) for name in PART_KINDS if name in section.values}
+    read = {name: section.values[name].whole(1, MAX_TOKENS) for name in PART_KINDS if name in section.values}
     return {name: tokens for name, tokens in read.items() if tokens is not None}

@@ -163,5 +163,8 @@ class Dialect(Protocol):
     def usage_from_json(self, endpoint: str, body: bytes) -> Reported | None:
         """Usage of a whole answer, None where it reports none. Raises `GarbageAnswer`."""
 
+    def output_text(self, body: bytes) -> str:
+        """What the model wrote in a whole answer, of all choices; empty where that can't be read."""
+
     def tap(self, *, usage_added: bool, include_cost: bool) -> Tap:
         """A tap for one stream. `usage_added`: the gateway, not the client, asked for the usage chunk."""

@@ -83,7 +83,7 @@ class Fields:
     def __init__(self, body: bytes) -> None:
         try:
             decoded = msgspec.json.decode(body)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise RequestError(
                 "We could not parse the JSON body of your request. (HINT: This likely means you aren't using your HTTP"
                 " library correctly. The OpenAI API expects a JSON payload, but what was sent was not valid JSON.)"

@@ -159,6 +159,9 @@ class OpenAIDialect:
     def usage_from_json(self, endpoint: str, body: bytes) -> Reported | None:
         return usage_from_json(endpoint, body)
 
+    def output_text(self, body: bytes) -> str:
+        return "".join(text for _, text in self.events.texts(body))
+
     def tap(self, *, usage_added: bool, include_cost: bool) -> SseTap:
         """A client that wants the cost gets the usage chunk that carries it, whoever asked for usage."""
         return SseTap(self.events, strip_usage=usage_added and not include_cost, hold_usage=include_cost)

@@ -241,7 +241,7 @@ def _event_texts(event: Any) -> Iterator[tuple[int, str]]:
 
 def _choice_texts(choice: dict[str, Any]) -> Iterator[str]:
     yield from _strings(choice.get("text"))
-    delta = choice.get("delta")
+    delta = choice.get("delta") or choice.get("message")  # a stream's, or a whole answer's
     if not isinstance(delta, dict):
         return
     # Some providers send the same reasoning under both names.

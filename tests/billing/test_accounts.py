@@ -89,14 +89,14 @@ async def test_impossible_values_are_refused_and_change_nothing(billing: Billing
     account = await billing.accounts.create("Acme")
     for change in ({"credit_limit_nano": -1}, {"credit_limit_nano": MAX_NANO + 1}, {"status": "gone"}):
         with pytest.raises(ValueError, match="must"), changes_told(billing.effects):
-            await billing.accounts.update(account.id, **change)  # type: ignore[arg-type]
+            await billing.accounts.update(account.id, **change)
     assert await billing.accounts.get(account.id) == account
 
 
 async def test_simultaneous_changes_are_all_kept(billing: Billing) -> None:
     account = await billing.accounts.create("Acme")
     changes = ({"name": "Other"}, {"plan": "starter"}, {"credit_limit_nano": 9}, {"quotas": (DAILY,)})
-    await asyncio.gather(*(billing.accounts.update(account.id, **change) for change in changes))  # type: ignore[arg-type]
+    await asyncio.gather(*(billing.accounts.update(account.id, **change) for change in changes))
     after = await billing.accounts.get(account.id)
     assert (after.name, after.plan, after.credit_limit_nano, after.quotas) == ("Other", "starter", 9, (DAILY,))
     assert after.version == 1 + len(changes)

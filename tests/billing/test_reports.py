@@ -1,5 +1,7 @@
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from fractions import Fraction
+from math import ceil
 
 import pytest
 from hypothesis import given
@@ -105,7 +107,7 @@ async def test_an_explanation_adds_up(billing: Billing) -> None:
     assert explanation.price == PRICE
     exact = Decimal("0.5") * (1002 * Decimal("0.15") + Decimal("0.075") + 7 * Decimal("0.60")) / 10**6 + Decimal("0.01")
     assert Decimal(exact_usd(explanation.sum_scaled)) == exact
-    assert explanation.event.cost_nano == -int(-exact * 10**9 // 1)
+    assert explanation.event.cost_nano == ceil(exact * 10**9)
     assert sum(Decimal(exact_usd(line.amount_scaled)) for line in explanation.lines) == exact
     told = format_explanation(explanation)
     assert request_id in told
@@ -189,10 +191,10 @@ def test_lines_add_up_to_the_cost(input_tokens: int, output_tokens: int, multipl
     usage = Usage(input_tokens=input_tokens, output_tokens=output_tokens)
     event = _event(usage, multiplier, markup)
     explanation = explain(event, PRICE)
-    exact = sum(Decimal(exact_usd(line.amount_scaled)) for line in explanation.lines)
-    assert Decimal(explanation.cost_nano) - 1 < exact * 10**9 <= explanation.cost_nano
-    charged = exact * 10**9 * (1 + Decimal(decimal(markup, 9)) / 100)
-    assert Decimal(explanation.charged_nano) - 1 < charged <= explanation.charged_nano
+    exact = sum((Fraction(exact_usd(line.amount_scaled)) for line in explanation.lines), Fraction(0))
+    assert explanation.cost_nano == ceil(exact * 10**9)
+    charged = exact * 10**9 * (1 + Fraction(decimal(markup, 9)) / 100)
+    assert explanation.charged_nano == ceil(charged)
 
 
 def _event(usage: Usage, multiplier: str | None, markup_scaled: int) -> UsageEvent:

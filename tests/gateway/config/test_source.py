@@ -64,7 +64,18 @@ def test_all_problems_of_all_files_come_at_once(tmp_path: Path) -> None:
 
 
 def test_lines_are_those_of_the_key(tmp_path: Path) -> None:
-    main = "providers:\n  local:\n    kind:\n      local\n    dely_ms: 1\n\nmodels:\n  demo:\n    provider: local\n    models:\n      - a\n"
+    main = """providers:
+  local:
+    kind:
+      local
+    dely_ms: 1
+
+models:
+  demo:
+    provider: local
+    models:
+      - a
+"""
     assert problems(tmp_path, main=main) == [
         "metergate.yaml:5: providers.local.dely_ms: unknown key; did you mean delay_ms?",
         "metergate.yaml:10: models.demo.models: unknown key; did you mean model?",

@@ -1,0 +1,59 @@
+"""The options that every command takes. This file owns their names and what they mean."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from billing.client import DEFAULT_TIMEOUT_S
+
+_PANEL: Final = "Options of every command"
+MAX_TIMEOUT_S: Final = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """What was given of them."""
+
+    api_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="A gateway's address; else METERGATE_API_URL; without both, its database and Redis directly.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="File that holds the key for the gateway, instead of ADMIN_API_KEY or DATA_DIR/admin-key.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+    timeout_s: Annotated[
+        float,
+        typer.Option(
+            "--timeout",
+            metavar="SECONDS",
+            min=0.1,
+            max=MAX_TIMEOUT_S,
+            help="Longest time for one call of the gateway or one statement.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = DEFAULT_TIMEOUT_S
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the result to a file (mode 600 when it is new) instead of stdout.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="No result and no progress: errors alone.", rich_help_panel=_PANEL)
+    ] = False
+    json: Annotated[
+        bool, typer.Option("--json", help="The result as one line of JSON, for scripts.", rich_help_panel=_PANEL)
+    ] = False

@@ -1,0 +1,136 @@
+"""What a command shows: its result on stdout or in a file, its progress on stderr.
+
+A terminal gets tables and colour, anything else plain aligned text. Text from elsewhere is shown without control
+characters, so that no name can drive a terminal.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self, TextIO
+
+import msgspec
+from rich import box
+from rich import table as rich_table
+from rich.console import Console
+from rich.text import Text
+
+from billing.cli.failures import CommandFailed
+from billing.cli.options import Common
+
+_FILE_MODE: Final = 0o600
+"""A result may hold a secret."""
+_GAP: Final = "  "
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of texts. Without headers, the first column names what the second says."""
+
+    headers: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A command's result: `data` for `--json`, `parts` for people, one below the other."""
+
+    data: object
+    parts: tuple[str | Table, ...]
+
+
+class Output:
+    """Where a command's result goes. Made before the command does anything, so that no result is lost to a bad path."""
+
+    def __init__(self, common: Common, stdout: TextIO, stderr: TextIO) -> None:
+        self.common = common
+        self._stdout, self._stderr = stdout, stderr
+        self._written = False
+
+    @classmethod
+    @contextmanager
+    def opened(cls, common: Common) -> Iterator[Self]:
+        """The output that the options ask for. Raises `CommandFailed` for a file that can't be written."""
+        if common.output is None:
+            yield cls(common, sys.stdout, sys.stderr)
+            return
+        with _open_private(common.output) as file:
+            yield cls(common, file, sys.stderr)
+
+    @property
+    def is_terminal(self) -> bool:
+        return self._stdout.isatty()
+
+    def show(self, shown: Shown) -> None:
+        """The result: in the form that the options ask for, or not at all."""
+        if self.common.json:
+            self._write(msgspec.json.encode(shown.data).decode())
+        elif not self.common.quiet:
+            for part in shown.parts:
+                self._write(printable(part)) if isinstance(part, str) else self._table(part)
+
+    def line(self, text: str) -> None:
+        """A line for people: left out with --json and --quiet."""
+        if not (self.common.json or self.common.quiet):
+            self._write(printable(text))
+
+    def note(self, text: str) -> None:
+        """Progress or a warning, on stderr: left out with --quiet."""
+        if not self.common.quiet:
+            self.error(text)
+
+    def error(self, text: str) -> None:
+        """A line on stderr, always."""
+        self._stderr.write(f"{printable(text)}\n")
+        self._stderr.flush()
+
+    @contextmanager
+    def step(self, what: str) -> Iterator[None]:
+        """Says on stderr what is being done, and how long it took."""
+        started = time.monotonic()
+        yield
+        self.note(f"{what} ({time.monotonic() - started:.1f} s)")
+
+    def _write(self, text: str) -> None:
+        if self.common.output is not None and not self._written:
+            self._stdout.truncate(0)
+        self._written = True
+        self._stdout.write(f"{text}\n")
+        self._stdout.flush()
+
+    def _table(self, table: Table) -> None:
+        rows = [tuple(printable(cell) for cell in row) for row in table.rows]
+        if not self.is_terminal:
+            self._write("\n".join(_aligned(table.headers, rows)))
+            return
+        shown = rich_table.Table(box=box.SIMPLE_HEAD if table.headers else None, show_header=bool(table.headers))
+        for name in table.headers or ("",) * len(rows[0]):
+            shown.add_column(name, overflow="fold", style=None if table.headers else "default")
+        for row in rows:
+            shown.add_row(*map(Text, row))
+        Console(file=self._stdout).print(shown)
+
+
+def printable(text: str) -> str:
+    """The text without control characters; line ends and tabs stay."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def _aligned(headers: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    lines = [headers, *rows] if headers else list(rows)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [_GAP.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+@contextmanager
+def _open_private(path: Path) -> Iterator[TextIO]:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
+    except OSError as error:
+        raise CommandFailed(f"Cannot write {path}: {error.strerror}. Give --output another path.") from error
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        yield file

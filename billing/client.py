@@ -1,0 +1,296 @@
+"""The billing API's client: one method a call, typed answers, over TCP or a unix socket.
+
+async with BillingClient("https://gateway.example.com", admin_key=key) as client:
+    account = await client.create_account("Acme")
+
+ClientError
++-- Refused       the gateway answered with an error: `status`, `code`, `message`, and all of it as `error`
++-- Unreachable   no answer, or not in time: whether the call was carried out is unknown
++-- BadAnswer     something answered, but not what the billing API answers
+
+No message holds a key. Nothing is repeated by itself: a grant that was `Unreachable` is repeated with the same
+idempotency key.
+"""
+
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+from urllib.parse import quote, urlsplit
+
+import aiohttp
+import msgspec
+
+from billing.client_shapes import (
+    AccountChanges,
+    AccountShape,
+    AccountsShape,
+    BalanceShape,
+    EventShape,
+    EventsShape,
+    GrantShape,
+    KeyChanges,
+    KeyRules,
+    KeyShape,
+    KeysShape,
+    NewKeyShape,
+    QuotaShape,
+    RefusalShape,
+    TransactionsShape,
+    UsageShape,
+)
+from billing.pages import DEFAULT_LIMIT
+
+DEFAULT_TIMEOUT_S: Final = 30.0
+ANSWER_LIMIT_BYTES: Final = 32 * 1024 * 1024
+"""A page of a thousand usage events is about 1 MiB."""
+
+T = TypeVar("T")
+
+
+class ClientError(Exception):
+    """A call did not bring what was asked for. The message is fit for a reader and holds no secret."""
+
+
+class Refused(ClientError):
+    """The gateway answered with an error. `error` is what stands inside the envelope's `error`, every field of it."""
+
+    def __init__(self, status: int, code: str, message: str, error: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message, self.error = status, code, message, error
+
+
+class Unreachable(ClientError):
+    """No answer from `url`, or not in time."""
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(f"{url} is unreachable: {why}.")
+        self.url = url
+
+
+class BadAnswer(ClientError):
+    """What answered at `url` does not speak the billing API."""
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(f"{url} does not answer like Metergate: {why}.")
+        self.url = url
+
+
+class BillingClient:
+    """Calls one gateway's billing API. `admin_key` is for the admin calls, `api_key` for those of a customer.
+
+    `timeout_s` bounds each call from its first to its last byte. With `unix_socket` the connection goes there and
+    `base_url` only names it. Raises `ValueError` for a `base_url` that is no http(s) URL or that holds a password.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        admin_key: str | None = None,
+        api_key: str | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        unix_socket: str | None = None,
+    ) -> None:
+        parts = urlsplit(base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("the gateway's URL begins with http:// or https:// and names a host")
+        if parts.username is not None or parts.query or parts.fragment:
+            raise ValueError("the gateway's URL has no user, password, query or fragment")
+        self.base_url = base_url.rstrip("/")
+        self._headers = {}
+        if admin_key is not None:
+            self._headers["X-Admin-Key"] = admin_key
+        if api_key is not None:
+            self._headers["Authorization"] = f"Bearer {api_key}"
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._unix_socket = unix_socket
+        self._session: aiohttp.ClientSession | None = None
+
+    def __repr__(self) -> str:
+        return f"BillingClient({self.base_url!r})"
+
+    async def __aenter__(self) -> Self:
+        connector = None if self._unix_socket is None else aiohttp.UnixConnector(self._unix_socket)
+        self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    # Admin calls
+
+    async def create_account(
+        self,
+        name: str,
+        *,
+        plan: str | None = None,
+        credit_limit_usd: str = "0",
+        quotas: list[QuotaShape] | None = None,
+    ) -> AccountShape:
+        """A new account with nothing on it; without `plan` on the default one."""
+        body = {"name": name, "plan": plan, "credit_limit_usd": credit_limit_usd, "quotas": quotas or []}
+        return await self._call("POST", "/api/admin/accounts", AccountShape, body=body)
+
+    async def account(self, account_id: str) -> AccountShape:
+        return await self._call("GET", f"/api/admin/accounts/{_path(account_id)}", AccountShape)
+
+    async def accounts(self, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> AccountsShape:
+        return await self._call("GET", "/api/admin/accounts", AccountsShape, query=_page(limit, cursor))
+
+    async def update_account(self, account_id: str, changes: AccountChanges) -> AccountShape:
+        return await self._call("PATCH", f"/api/admin/accounts/{_path(account_id)}", AccountShape, body=changes)
+
+    async def set_account_quotas(self, account_id: str, quotas: list[QuotaShape]) -> AccountShape:
+        """Replace all quotas of the account's own."""
+        path = f"/api/admin/accounts/{_path(account_id)}/quotas"
+        return await self._call("PUT", path, AccountShape, body={"quotas": quotas})
+
+    async def grant(
+        self, account_id: str, amount_usd: str, *, idempotency_key: str, note: str | None = None
+    ) -> GrantShape:
+        """Give credit, once for an idempotency key: the same again gets the first answer."""
+        body = {"amount_usd": amount_usd, "idempotency_key": idempotency_key, "note": note}
+        return await self._call("POST", f"/api/admin/accounts/{_path(account_id)}/grants", GrantShape, body=body)
+
+    async def create_key(
+        self,
+        account_id: str,
+        name: str,
+        *,
+        rules: KeyRules | None = None,
+        total_tokens: int = 0,
+        user_id: str | None = None,
+    ) -> NewKeyShape:
+        """A new key; `total_tokens` adds a quota of so many tokens for ever, 0 none. The answer holds the secret."""
+        body = {"account_id": account_id, "name": name, "quota": total_tokens, "user_id": user_id, **(rules or {})}
+        return await self._call("POST", "/api/admin/keys", NewKeyShape, body=body)
+
+    async def key(self, key_id: str) -> KeyShape:
+        return await self._call("GET", f"/api/admin/keys/{_path(key_id)}", KeyShape)
+
+    async def keys(
+        self, account_id: str | None = None, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+    ) -> KeysShape:
+        """Keys of one account, or of all, revoked ones included."""
+        query = {"account_id": account_id, **_page(limit, cursor)}
+        return await self._call("GET", "/api/admin/keys", KeysShape, query=query)
+
+    async def update_key(self, key_id: str, changes: KeyChanges) -> KeyShape:
+        return await self._call("PATCH", f"/api/admin/keys/{_path(key_id)}", KeyShape, body=changes)
+
+    async def revoke_key(self, key_id: str) -> None:
+        """Make a key invalid on every gateway within a second; revoking it again does nothing."""
+        await self._send("DELETE", f"/api/admin/keys/{_path(key_id)}")
+
+    # A customer's reads
+
+    async def balance(self) -> BalanceShape:
+        return await self._call("GET", "/api/account/balance", BalanceShape)
+
+    async def transactions(self, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> TransactionsShape:
+        return await self._call("GET", "/api/account/transactions", TransactionsShape, query=_page(limit, cursor))
+
+    async def usage_events(
+        self,
+        *,
+        since: str | None = None,
+        until: str | None = None,
+        key_id: str | None = None,
+        model: str | None = None,
+        limit: int = DEFAULT_LIMIT,
+        cursor: str | None = None,
+    ) -> EventsShape:
+        """Requests admitted from `since` on and before `until`, newest first."""
+        query = {"since": since, "until": until, "key_id": key_id, "model": model, **_page(limit, cursor)}
+        return await self._call("GET", "/api/account/usage/events", EventsShape, query=query)
+
+    async def usage_event(self, event_id: str) -> EventShape:
+        """One request, with the lines of its charge."""
+        return await self._call("GET", f"/api/account/usage/events/{_path(event_id)}", EventShape)
+
+    async def usage(self, *, key_id: str | None = None, user_id: str | None = None) -> UsageShape:
+        """Totals of the account, of one key, or of one user's keys."""
+        query = {"key_id": key_id, "user_id": user_id}
+        return await self._call("GET", "/api/billing/usage", UsageShape, query=query)
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        shape: type[T],
+        *,
+        body: object = None,
+        query: dict[str, str | None] | None = None,
+    ) -> T:
+        said = await self._send(method, path, body, query)
+        try:
+            answer = msgspec.json.decode(said)
+            msgspec.convert(answer, shape)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BadAnswer(self.base_url, f"{path}: {error}") from error
+        return answer  # type: ignore[no-any-return]  # it has the shape; converted, it would lose newer fields
+
+    async def _send(
+        self, method: str, path: str, body: object = None, query: dict[str, str | None] | None = None
+    ) -> bytes:
+        if self._session is None:
+            raise RuntimeError("the client is used outside its context")
+        headers = {**self._headers, "Accept": "application/json"}
+        data = None
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+            data = msgspec.json.encode(body)
+        params = {name: value for name, value in (query or {}).items() if value is not None}
+        try:
+            async with self._session.request(
+                method, self.base_url + path, data=data, params=params, headers=headers, allow_redirects=False
+            ) as response:
+                said = await _read(response, self.base_url)
+                status = response.status
+        except TimeoutError as error:
+            raise Unreachable(self.base_url, f"no answer within {self._timeout.total:g} s") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise Unreachable(self.base_url, _why(error)) from error
+        if 200 <= status < 300:
+            return said
+        raise _refusal(status, said, self.base_url)
+
+
+def _path(segment: str) -> str:
+    return quote(segment, safe="") or "-"
+
+
+def _page(limit: int, cursor: str | None) -> dict[str, str | None]:
+    return {"limit": str(limit), "cursor": cursor}
+
+
+async def _read(response: aiohttp.ClientResponse, url: str) -> bytes:
+    said = bytearray()
+    async for chunk in response.content.iter_any():
+        said += chunk
+        if len(said) > ANSWER_LIMIT_BYTES:
+            raise BadAnswer(url, f"an answer of more than {ANSWER_LIMIT_BYTES} bytes")
+    return bytes(said)
+
+
+def _refusal(status: int, said: bytes, url: str) -> ClientError:
+    """A redirect is no refusal: following it could carry a key to another host."""
+    try:
+        envelope = msgspec.json.decode(said)
+        msgspec.convert(envelope, RefusalShape)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return BadAnswer(url, f"HTTP {status} without Metergate's error")
+    error = envelope["error"]
+    return Refused(status, error["code"], error["message"], error)
+
+
+def _why(error: aiohttp.ClientError | OSError) -> str:
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "its host name is not known"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return "its certificate is not trusted"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return error.os_error.strerror or "no connection"
+    return "the connection broke"

@@ -1,0 +1,285 @@
+"""The one wiring: from settings to stores, services, engine, routes. Nothing else builds what it uses.
+
+`open_runtime` makes everything that talks to the stores, for commands and for serving alike; `serving` makes the
+application that a worker serves, with the engine running behind it.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+from aiohttp import web
+from ulid import ULID
+
+from billing.accounts import Accounts
+from billing.api import Services, setup
+from billing.api_keys import ApiKeys
+from billing.holds.cache import CacheSettings
+from billing.holds.connection import Link
+from billing.holds.engine import Engine, EngineSettings
+from billing.holds.keyspace import DEFAULT_PREFIX, Keyspace
+from billing.holds.service import HoldSettings
+from billing.keys import secret_digest, well_formed
+from billing.ledger.catalogue import sync_plans, sync_prices
+from billing.ledger.grants import Grants
+from billing.ledger.postgres import Database, DatabaseError
+from billing.principals import Principal
+from billing.reports import Reports
+from gateway.estimate import EstimateRules
+from gateway.forward import Forwarder, ForwardRules
+from gateway.handler import Proxy, ProxyRules
+from gateway.metrics import Metrics
+from gateway.missing import MissingUsage
+from gateway.providers.local import LocalTransport
+from gateway.providers.openai import OpenAIDialect
+from gateway.reads import Health, Reads, add_routes
+from gateway.refusals import Links
+from gateway.routing import Router
+from gateway.settings import Defaults, Settings
+from gateway.tokens import Tokenizer
+from gateway.transport import AiohttpTransport
+from gateway.upstream import Transport
+
+logger = logging.getLogger(__name__)
+
+EMBEDDED_PARTITIONS: Final = 1
+PRODUCTION_PARTITIONS: Final = 64
+HOUSEKEEPING_S: Final = 10.0
+MONTHS_EVERY_S: Final = 6 * 3600.0
+MONTHS_AHEAD: Final = 3
+METRICS_FLUSH_S: Final = 1.0
+DAY_S: Final = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Everything that talks to the stores. `api_app` is the whole billing API, for use inside a process."""
+
+    settings: Settings
+    database: Database
+    link: Link
+    engine: Engine
+    accounts: Accounts
+    api_keys: ApiKeys
+    grants: Grants
+    reports: Reports
+    services: Services
+    api_app: web.Application
+    admin_api_key: str = field(repr=False)
+
+
+def new_id() -> str:
+    """A ULID (https://github.com/ulid/spec), 26 characters."""
+    return str(ULID())
+
+
+def engine_settings(defaults: Defaults) -> EngineSettings:
+    """The engine's bounds from the configuration's."""
+    return EngineSettings(
+        holds=HoldSettings(
+            batch_items=defaults.batch_items,
+            max_unsettled=defaults.max_unsettled,
+            redis_timeout_s=defaults.redis_timeout_ms / 1000,
+            settle_timeout_s=defaults.settle_timeout_ms / 1000,
+            ledger_timeout_s=defaults.postgres_timeout_s,
+            admission_wait_s=defaults.admission_wait_ms / 1000,
+        ),
+        cache=CacheSettings(
+            entries=defaults.principal_cache_entries,
+            fresh_s=defaults.principal_cache_s,
+            unknown_entries=defaults.negative_cache_entries,
+            unknown_s=defaults.negative_cache_s,
+            lookups=max(1, defaults.postgres_pool_size - 1),
+        ),
+        lease_s=defaults.lease_s,
+        hold_ttl_s=defaults.hold_ttl_s,
+        expired_hold=defaults.expired_hold,
+        ledger_batch_rows=defaults.ledger_batch_rows,
+        ledger_flush_s=defaults.ledger_flush_ms / 1000,
+    )
+
+
+async def partition_count(database: Database, wanted: int) -> int:
+    """The installation's number of partitions: what the first gateway wanted, for ever. Raises `DatabaseError`."""
+    count = await database.value(
+        "UPDATE installation SET redis_partitions = coalesce(redis_partitions, $1) RETURNING redis_partitions", wanted
+    )
+    if count != wanted:
+        logger.warning("this installation has %d partitions, not %d: the number is fixed once", count, wanted)
+    return int(count)
+
+
+@asynccontextmanager
+async def open_runtime(
+    settings: Settings, *, database_url: str, redis_url: str, embedded: bool, key_prefix: str = DEFAULT_PREFIX
+) -> AsyncIterator[Runtime]:
+    """Services on open stores; nothing is served and nothing runs in the background.
+
+    Raises `DatabaseError` when Postgres is away or has not been migrated.
+    """
+    defaults = settings.defaults
+    database = Database(database_url, size=defaults.postgres_pool_size, timeout_s=defaults.postgres_timeout_s)
+    link = Link(redis_url, timeout_s=defaults.redis_timeout_ms / 1000, connect_timeout_s=defaults.connect_timeout_s)
+    try:
+        wanted = defaults.redis_partitions or (EMBEDDED_PARTITIONS if embedded else PRODUCTION_PARTITIONS)
+        keyspace = Keyspace(key_prefix, await partition_count(database, wanted))
+
+        async def load_principal(digest: bytes) -> Principal | None:
+            return await api_keys.principal_by_digest(digest)
+
+        engine = Engine(database, link, keyspace, settings.plans, load_principal, new_id(), engine_settings(defaults))
+        api_keys = ApiKeys(database, settings.plans, engine.announcer, new_id)
+        accounts = Accounts(database, settings.plans, engine.announcer, new_id)
+        grants = Grants(database, engine.announcer, new_id)
+        reports = Reports(database)
+        admin_api_key = settings.admin_api_key.reveal() if settings.admin_api_key is not None else None
+        services = Services(
+            accounts=accounts,
+            keys=api_keys,
+            grants=grants,
+            reports=reports,
+            effects=engine.announcer,
+            plans=settings.plans,
+            credits_per_usd=defaults.credits_per_usd,
+            authenticate=_authenticator(engine),
+            clock=time.time,
+            admin_api_key=admin_api_key,
+            image=settings.image,
+            max_body_bytes=settings.max_body_bytes,
+            request_timeout_s=settings.request_timeout_s,
+        )
+        api_app = web.Application(client_max_size=settings.max_body_bytes)
+        setup(api_app, services)
+        yield Runtime(
+            settings,
+            database,
+            link,
+            engine,
+            accounts,
+            api_keys,
+            grants,
+            reports,
+            services,
+            api_app,
+            admin_api_key or "",
+        )
+    finally:
+        await link.close()
+        await database.close()
+
+
+def _authenticator(engine: Engine) -> Callable[[str], Awaitable[Principal | None]]:
+    async def authenticate(secret: str) -> Principal | None:
+        return await engine.cache.get(secret_digest(secret)) if well_formed(secret) else None
+
+    return authenticate
+
+
+def make_transports(settings: Settings, tokenizer: Tokenizer) -> dict[str, Transport]:
+    """A transport for each provider that is on and of a kind that this version serves."""
+    defaults = settings.defaults
+    transports: dict[str, Transport] = {}
+    for provider in settings.providers.values():
+        if not provider.enabled:
+            continue
+        if provider.kind == "local":
+            transports[provider.name] = LocalTransport(
+                tokenizer,
+                delay_ms=provider.delay_ms,
+                chunk_delay_ms=provider.chunk_delay_ms,
+                timeout_s=defaults.upstream_timeout_s,
+            )
+        elif provider.kind == "openai":
+            transports[provider.name] = AiohttpTransport(
+                connections=defaults.upstream_connections,
+                connect_timeout_s=defaults.connect_timeout_s,
+                timeout_s=defaults.upstream_timeout_s,
+            )
+    return transports
+
+
+@asynccontextmanager
+async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIterator[tuple[web.Application, Health]]:
+    """The application that a worker serves, its engine running. On leaving, running settlements are finished."""
+    settings, defaults, engine = runtime.settings, runtime.settings.defaults, runtime.engine
+    metrics = metrics or Metrics()
+    tokenizer = Tokenizer()
+    await asyncio.get_running_loop().run_in_executor(None, tokenizer.load)
+    await sync_prices(runtime.database, settings.prices)
+    await sync_plans(runtime.database, settings.plans)
+    transports = make_transports(settings, tokenizer)
+    served = {name: provider for name, provider in settings.providers.items() if name in transports}
+    models = {name: model for name, model in settings.models.items() if model.provider in served}
+    router = Router(served, models, settings.prices)
+    dialect = OpenAIDialect()
+    links = Links(settings.frontend_url, settings.plans)
+    forwarder = Forwarder(
+        engine.holds,
+        transports,
+        dialect,
+        MissingUsage(defaults.missing_usage, tokenizer),
+        ForwardRules(defaults.upstream_answer_bytes, defaults.disconnect_drain_s),
+        metrics,
+    )
+    rules = ProxyRules(
+        EstimateRules(defaults.strict, defaults.min_output_tokens, defaults.estimated_output_tokens),
+        settings.proxy_max_body_bytes,
+        settings.payment_grace_days * DAY_S,
+    )
+    proxy = Proxy(engine.holds, engine.cache, engine.announcer, router, forwarder, dialect, links, rules, metrics)
+    health = Health(engine)
+    reads = Reads(runtime, proxy, router, metrics, health)
+    app = web.Application(client_max_size=settings.proxy_max_body_bytes)
+    setup(app, runtime.services)
+    add_routes(app, proxy, reads, dialect.endpoints)
+    metrics.gauge("debits_waiting", "Debits that Redis has settled and Postgres has not.", lambda: len(engine.outbox))
+    metrics.gauge("holds_live", "Requests that are being served.", lambda: len(engine.holds.live))
+    metrics.gauge("principals_cached", "Keys in memory.", lambda: len(engine.cache))
+    tasks = []
+    try:
+        await engine.start()
+        tasks = [
+            asyncio.create_task(_housekeeping(runtime)),
+            asyncio.create_task(_flush_metrics(metrics)),
+        ]
+        health.ready = True
+        yield app, health
+    finally:
+        health.ready = False
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if not await engine.stop(defaults.postgres_timeout_s):
+            logger.error("debits wait in Redis's journal: the next gateway writes them")
+        metrics.flush()
+        for transport in transports.values():
+            await transport.close()
+        tokenizer.close()
+
+
+async def _housekeeping(runtime: Runtime) -> None:
+    """Note when keys were last used; create the months that usage is about to fall into."""
+    months_at = 0.0
+    while True:
+        used, runtime.engine.cache.used = runtime.engine.cache.used, {}
+        try:
+            if used:
+                now_s = time.time()
+                await runtime.api_keys.touch_last_used([(key_id, now_s) for key_id in used])
+            if time.monotonic() >= months_at:
+                await runtime.database.execute("SELECT create_usage_months(current_date, $1)", MONTHS_AHEAD)
+                months_at = time.monotonic() + MONTHS_EVERY_S
+        except DatabaseError as error:
+            logger.info("housekeeping: %s", error)
+        await asyncio.sleep(HOUSEKEEPING_S)
+
+
+async def _flush_metrics(metrics: Metrics) -> None:
+    while True:
+        await asyncio.sleep(METRICS_FLUSH_S)
+        with suppress(OSError):
+            metrics.flush()

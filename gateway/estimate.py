@@ -1,0 +1,98 @@
+"""The worst case of a request, which is what its hold covers, and the charge of what it came to. Pure.
+
+This file owns that a hold is a true upper bound (SPEC 3): a token takes at least one byte of input, every class counts
+at the dearest that it could fall in, and where the client gave no maximum the hold is elastic.
+"""
+
+from dataclasses import dataclass
+
+from billing.holds.decision import Need
+from billing.prices import MULTIPLIERS, PriceRow, round_up
+from billing.usage import Usage
+from gateway.providers.dialect import ParsedRequest
+from gateway.routing import Route
+
+BYTES_PER_TOKEN = 4
+"""Of ordinary English; for holds that are estimates (`strict: false`)."""
+
+
+class NotPriced(Exception):
+    """No price, or nothing that bounds what the request could cost."""
+
+
+@dataclass(frozen=True, slots=True)
+class EstimateRules:
+    """`defaults` of the configuration that holds follow."""
+
+    strict: bool = True
+    min_output_tokens: int = 16
+    estimated_output_tokens: int = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What a usage costs: the provider's price and what the account is charged, in nano-USD."""
+
+    cost_nano: int
+    charged_nano: int
+    multiplier: str | None
+
+
+def worst_case(parsed: ParsedRequest, route: Route, plan_markup_scaled: int, rules: EstimateRules) -> Need:
+    """What a request can use at most. Raises `NotPriced`, `billing.holds.decision.NeedTooLarge`."""
+    rates = route.rates
+    if rates is None:
+        raise NotPriced(f"The model `{route.entry}` has no price here")
+    _check_priced(parsed, route.entry, rates.row)
+    row, markup, choices = rates.row, markup_of(route, plan_markup_scaled), parsed.choices
+    bound = parsed.bound_input_tokens(row.part_tokens)
+    if row.context_window is not None and (bound is None or bound > row.context_window):
+        bound = row.context_window
+    if bound is None:
+        raise NotPriced(f"The model `{route.entry}` has no context_window to bound input that is not in the body")
+    if not rules.strict:
+        bound = min(bound, -(-parsed.input_bound_tokens // BYTES_PER_TOKEN))
+    input_tokens = bound * choices
+    least, most = _output_bounds(parsed, route, rules)
+    unit = rates.unit_nano(markup) * choices if parsed.has_output else 0
+    return Need(input_tokens, rates.input_nano(input_tokens, markup), unit, choices, least, most)
+
+
+def _check_priced(parsed: ParsedRequest, entry: str, row: PriceRow) -> None:
+    """What a request may bring must have a price, which may be zero: nothing is free because a row forgot it."""
+    if parsed.has_output and "input" in row.per_million and "output" not in row.per_million:
+        raise NotPriced(f"The model `{entry}` has no price for output here")
+    if parsed.service_tier == "priority" and "priority" not in (row.multipliers or {}):
+        raise NotPriced(f"The model `{entry}` has no price for the service tier `priority` here")
+
+
+def _output_bounds(parsed: ParsedRequest, route: Route, rules: EstimateRules) -> tuple[int, int]:
+    if not parsed.has_output:
+        return 0, 0
+    asked, own = parsed.max_output_tokens, route.max_output_tokens
+    if asked is None and own is None:
+        raise NotPriced(f"The model `{route.entry}` has no max_output_tokens: name a maximum in the request")
+    if not rules.strict:
+        estimate = min(bound for bound in (asked, own, rules.estimated_output_tokens) if bound is not None)
+        return estimate, estimate
+    if asked is not None:
+        window = route.rates.row.context_window if route.rates is not None else None
+        most = asked if window is None else min(asked, window)
+        return most, most
+    assert own is not None  # noqa: S101  (refused above)
+    return min(rules.min_output_tokens, own), own
+
+
+def markup_of(route: Route, plan_markup_scaled: int) -> int:
+    """A model's own markup goes before its plan's."""
+    return route.markup_scaled or plan_markup_scaled
+
+
+def charge(usage: Usage, route: Route, markup_scaled: int, service_tier: str | None) -> Charge:
+    """The price of a usage by the row that its hold was made with. Raises `NotPriced`."""
+    if route.rates is None:
+        raise NotPriced(f"The model `{route.entry}` has no price here")
+    row = route.rates.row
+    multiplier = service_tier if service_tier in MULTIPLIERS and service_tier in (row.multipliers or {}) else None
+    scaled = row.cost_scaled(usage, multiplier)
+    return Charge(round_up(scaled), round_up(scaled, markup_scaled), multiplier)

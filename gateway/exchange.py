@@ -1,0 +1,103 @@
+"""One request on its way: what is known of it so far, and the debit that it becomes. Pure: the clock is passed in."""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from billing.holds.hold import Hold
+from billing.ledger.debits import Debit, other_counts
+from billing.principals import Principal
+from billing.usage import Usage
+from gateway.estimate import Charge, charge, markup_of
+from gateway.providers.dialect import ParsedRequest
+from gateway.routing import Route
+
+FEATURE: Final = "llm"
+MAX_CLIENT_ID: Final = 200
+EXPIRED_STATUS: Final = 0
+
+
+@dataclass(slots=True)
+class Exchange:
+    """A request between authentication and settlement. Times are seconds of a monotonic clock."""
+
+    request_id: str
+    endpoint: str
+    principal: Principal
+    parsed: ParsedRequest
+    route: Route
+    body: bytes
+    started_s: float
+    client_request_id: str | None
+    include_cost: bool
+    tags: str | None
+    status: int = EXPIRED_STATUS
+    upstream_request_id: str | None = None
+    first_byte_s: float | None = None
+    markup_scaled: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.markup_scaled = markup_of(self.route, self.principal.plan.markup_scaled)
+
+    def charge(self, usage: Usage, service_tier: str | None) -> Charge:
+        """What a usage costs on this route."""
+        return charge(usage, self.route, self.markup_scaled, service_tier)
+
+    def expired(self, input_tokens: int) -> Debit:
+        """The debit of a hold whose gateway dies: an estimate of its input, charged or not by `expired_hold`."""
+        usage = Usage(input_tokens=input_tokens)
+        return self.debit(usage, self.charge(usage, None), estimated=True, admitted_at_ms=0, now_s=self.started_s)
+
+    def settled(self, hold: Hold, usage: Usage, charge: Charge, *, estimated: bool, now_s: float) -> Debit:
+        """The debit of an answer."""
+        return self.debit(usage, charge, estimated=estimated, admitted_at_ms=hold.admitted_at_ms, now_s=now_s)
+
+    def debit(self, usage: Usage, charge: Charge, *, estimated: bool, admitted_at_ms: int, now_s: float) -> Debit:
+        """The row that the ledger gets."""
+        principal, route, parsed = self.principal, self.route, self.parsed
+        first_byte_s = self.first_byte_s
+        assert route.rates is not None  # noqa: S101  (a charge was made from them)
+        return Debit(
+            request_id=self.request_id,
+            admitted_at_ms=admitted_at_ms,
+            outcome="settled",
+            account_id=principal.account_id,
+            user_id=principal.user_id,
+            key_id=principal.key_id,
+            client_request_id=self.client_request_id,
+            upstream_request_id=self.upstream_request_id,
+            endpoint=self.endpoint,
+            feature=FEATURE,
+            model=route.entry,
+            provider=route.provider.name,
+            provider_model=route.model,
+            input_tokens=usage.input_tokens,
+            cached_input_tokens=usage.cached_input_tokens,
+            cache_write_tokens=usage.cache_write_tokens,
+            output_tokens=usage.output_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            counts=other_counts(usage),
+            cost_nano=charge.cost_nano,
+            charged_nano=charge.charged_nano,
+            price_id=route.rates.row.id,
+            multiplier=charge.multiplier,
+            markup_scaled=self.markup_scaled,
+            estimated=estimated,
+            status=self.status,
+            stream=parsed.stream,
+            latency_ms=round((now_s - self.started_s) * 1000),
+            ttft_ms=None if first_byte_s is None else round((first_byte_s - self.started_s) * 1000),
+            tags=self.tags,
+            end_user=parsed.end_user,
+        )
+
+
+def tags_of(principal: Principal) -> str | None:
+    """A key's tags as the ledger keeps them."""
+    return msgspec.json.encode(dict(principal.tags)).decode() if principal.tags else None
+
+
+def shown_client_id(said: str | None) -> str | None:
+    """A client's X-Request-Id, bounded; it never identifies a debit."""
+    return said[:MAX_CLIENT_ID] if said else None

@@ -1,0 +1,200 @@
+"""A request's life in seven stops: route, authenticate, estimate, hold, forward, price, settle.
+
+This file owns the order of the checks (SPEC 9) and that nothing is sent upstream before admission has said yes. The way
+from forward to settle is `gateway.forward`'s. Inside `holds.open` there is no way out that leaves a hold behind.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+from ulid import ULID
+
+from billing.effects import Effects
+from billing.holds.cache import PrincipalCache
+from billing.holds.decision import NeedTooLarge, Reload, Unavailable
+from billing.holds.hold import Hold
+from billing.holds.service import Holds
+from billing.keys import secret_digest, well_formed
+from billing.ledger.postgres import DatabaseError
+from billing.principals import Principal
+from gateway import refusals
+from gateway.answers import REQUEST_ID
+from gateway.estimate import EstimateRules, NotPriced, worst_case
+from gateway.exchange import FEATURE, Exchange, shown_client_id, tags_of
+from gateway.forward import Forwarder
+from gateway.headers import client_key
+from gateway.metrics import Metrics
+from gateway.providers.dialect import BadRequest, Dialect
+from gateway.refusals import Links, Refusal
+from gateway.routing import Route, Router
+
+logger = logging.getLogger(__name__)
+
+PROXY_SCOPE: Final = "llm:proxy"
+RELOADS: Final = 3
+
+
+class Refuse(Exception):
+    """Ends a request with a refusal."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.code)
+        self.refusal = refusal
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyRules:
+    """What the proxy follows of the configuration."""
+
+    estimate: EstimateRules
+    max_body_bytes: int
+    grace_s: float
+
+
+class Proxy:
+    """The handler of the metered endpoints."""
+
+    def __init__(
+        self,
+        holds: Holds,
+        cache: PrincipalCache,
+        effects: Effects,
+        router: Router,
+        forwarder: Forwarder,
+        dialect: Dialect,
+        links: Links,
+        rules: ProxyRules,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.time,
+        new_id: Callable[[], str] = lambda: str(ULID()),
+    ) -> None:
+        self._holds = holds
+        self._cache = cache
+        self._effects = effects
+        self._router = router
+        self._forwarder = forwarder
+        self._dialect = dialect
+        self._links = links
+        self._rules = rules
+        self._metrics = metrics
+        self._clock = clock
+        self.new_id = new_id
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Serve one request, or refuse it."""
+        request_id = self.new_id()
+        try:
+            return await self._serve(request, request_id)
+        except Refuse as refused:
+            return self.refuse(refused.refusal, request_id)
+        except Exception:
+            logger.exception("request %s failed", request_id)
+            return self.refuse(refusals.unavailable(), request_id)
+
+    def refuse(self, refusal: Refusal, request_id: str) -> web.Response:
+        """The answer that a refusal is, counted."""
+        self._metrics.refusal(refusal.code)
+        return refusal.response({REQUEST_ID: request_id})
+
+    async def _serve(self, request: web.Request, request_id: str) -> web.StreamResponse:
+        started_s = time.monotonic()
+        secret = client_key(request.headers)
+        principal = await self.authenticate(secret)
+        body = await self._read(request)
+        for _ in range(RELOADS):
+            exchange = await self._prepare(request, request_id, principal, body, started_s)
+            answer = await self._meter(request, exchange)
+            if answer is not None:
+                return answer
+            principal = await self.authenticate(secret, fresh=True)
+        raise Refuse(refusals.unavailable())
+
+    async def authenticate(self, secret: str | None, *, fresh: bool = False) -> Principal:
+        """The principal of a key. Raises `Refuse`."""
+        if secret is None or not well_formed(secret):
+            raise Refuse(refusals.invalid_key())
+        digest = secret_digest(secret)
+        principal = None if fresh else self._cache.peek(digest)
+        if principal is None:
+            try:
+                principal = await (self._cache.reload(digest) if fresh else self._cache.get(digest))
+            except DatabaseError as error:
+                raise Refuse(refusals.unavailable()) from error
+        if principal is None or not principal.usable_key(self._clock()):
+            raise Refuse(refusals.invalid_key())
+        self._cache.used[principal.key_id] = None
+        return principal
+
+    async def _read(self, request: web.Request) -> bytes:
+        limit = self._rules.max_body_bytes
+        if (request.content_length or 0) > limit:
+            raise Refuse(refusals.too_large(limit))
+        try:
+            return await request.read()
+        except web.HTTPRequestEntityTooLarge as error:
+            raise Refuse(refusals.too_large(limit)) from error
+        except web.HTTPBadRequest as error:
+            raise Refuse(refusals.bad_request("The body could not be decoded: check its Content-Encoding.")) from error
+
+    async def _prepare(
+        self, request: web.Request, request_id: str, principal: Principal, body: bytes, started_s: float
+    ) -> Exchange:
+        try:
+            parsed = self._dialect.parse(request.path, body)
+        except BadRequest as error:
+            raise Refuse(refusals.bad_request(error.message, error.param)) from error
+        route = self._router.find(parsed.model, self._clock())
+        if route is None:
+            raise Refuse(refusals.model_not_found(parsed.model))
+        self._check_allowed(principal, route)
+        headers = request.headers
+        exchange = Exchange(
+            request_id=request_id,
+            endpoint=request.path,
+            principal=principal,
+            parsed=parsed,
+            route=route,
+            body=body,
+            started_s=started_s,
+            client_request_id=shown_client_id(headers.get(REQUEST_ID)),
+            include_cost=headers.get("x-metergate-include-cost", "").lower() == "true",
+            tags=tags_of(principal),
+        )
+        if route.rates is not None and not principal.may_pay(self._clock(), self._rules.grace_s):
+            live = await self._effects.live_balance(principal.account_id)
+            available = None if live is None else live.balance_nano - live.held_nano + principal.credit_limit_nano
+            raise Refuse(refusals.billing_required(principal, self._links, available, None))
+        return exchange
+
+    def _check_allowed(self, principal: Principal, route: Route) -> None:
+        if PROXY_SCOPE not in principal.scopes:
+            raise Refuse(refusals.insufficient_scope(PROXY_SCOPE))
+        if not principal.allows_model(route.entry):
+            raise Refuse(refusals.model_not_allowed(route.entry))
+
+    async def _meter(self, request: web.Request, exchange: Exchange) -> web.StreamResponse | None:
+        """Hold, forward, settle; None when the principal must be read anew."""
+        principal, route = exchange.principal, exchange.route
+        try:
+            need = worst_case(exchange.parsed, route, principal.plan.markup_scaled, self._rules.estimate)
+        except NotPriced as error:
+            raise Refuse(refusals.model_not_priced(str(error))) from error
+        except NeedTooLarge as error:
+            raise Refuse(refusals.bad_request(f"{error}.", "max_tokens")) from error
+        asked_s = time.monotonic()
+        opening = self._holds.open(
+            exchange.request_id, principal, route.entry, FEATURE, need, exchange.expired(need.input_tokens)
+        )
+        async with opening as decision:
+            if isinstance(decision, Hold):
+                self._metrics.hold_latency(time.monotonic() - asked_s)
+                return await self._forwarder.forward(request, exchange, decision)
+        if isinstance(decision, Reload):
+            return None
+        if isinstance(decision, Unavailable):
+            raise Refuse(refusals.unavailable(decision.reason))
+        raise Refuse(refusals.of_decision(decision, principal, self._links))

@@ -1,0 +1,430 @@
+"""The gateway's Prometheus metrics: counted cheaply in each worker, shown as one sum by whichever worker is scraped.
+
+Counting touches plain dictionaries and lists only. Every FLUSH_INTERVAL_S, and before a scrape, `flush` writes all
+counts of this worker into one file of a folder that the workers share; `render` adds the files up. The supervisor makes
+that folder, anew each time it starts, and names it to its workers in METRICS_DIR_VARIABLE. Without a folder there is
+one process, and nothing is written. prometheus_client's own multiprocess mode is not used: it writes to a mapped
+file on every observation, and keeps a file of every worker that ever lived.
+
+Invariant kept here: as a scrape sees it, a worker's counts stand in exactly one place, its own file while it lives
+or the totals of the dead once it is gone, so that no counter ever falls and none is added twice. At most the counts
+since its last flush go with a killed worker. Money is counted in `int`; it becomes a float in the rendered text alone.
+One thread only: the event loop's.
+"""
+
+import fcntl
+import logging
+import math
+import os
+import re
+import secrets
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import accumulate
+from pathlib import Path
+from typing import Final, Generic, Literal, NamedTuple, TypeVar
+
+import msgspec
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.utils import floatToGoString
+
+Outcome = Literal["settled", "voided", "ledger_way", "lost"]
+Combine = Literal["sum", "max"]
+
+METRICS_DIR_VARIABLE: Final = "METERGATE_METRICS_DIR"
+FLUSH_INTERVAL_S: Final = 1.0
+LABEL_SETS_LIMIT: Final = 1_000  # label sets of one metric; what comes beyond is counted under OTHER
+DEAD_NAMES_LIMIT: Final = 1_000  # dead workers that are folded at once, and whose names are remembered
+OTHER: Final = "other"
+PREFIX: Final = "metergate_"
+TOKEN_CLASSES: Final = ("input", "cached_input", "output", "reasoning")
+OUTCOMES: Final[tuple[Outcome, ...]] = ("settled", "voided", "ledger_way", "lost")
+
+# Upper bounds of buckets, in seconds: of our own steps, and of what a provider takes (upstream_timeout_s is 600).
+STEP_BOUNDS: Final = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+PROVIDER_BOUNDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+_DEAD_TOTALS: Final = "dead-workers"
+_FOLDING: Final = "folding"
+_log = logging.getLogger(__name__)
+
+K = TypeVar("K")
+N = TypeVar("N", bound=float)
+Labels = tuple[str, ...]
+
+
+class _Counter(NamedTuple):
+    help: str
+    labels: Labels = ()
+
+
+class _Histogram(NamedTuple):
+    help: str
+    bounds: tuple[float, ...]
+    labels: Labels = ()
+
+
+class _Gauge(NamedTuple):
+    help: str
+    read: Callable[[], float]
+    combine: Combine
+
+
+COUNTERS: Final = {
+    "requests": _Counter("Requests answered.", ("endpoint", "provider", "status", "stream")),
+    "refusals": _Counter("Requests refused by the gateway itself.", ("code",)),
+    "tokens": _Counter(
+        "Tokens metered; input includes cached_input, output includes reasoning.", ("class", "provider")
+    ),
+    "cost_nano_usd": _Counter("What providers charge, in nano-USD.", ("provider",)),
+    "charged_nano_usd": _Counter("What accounts were charged, in nano-USD.", ("provider",)),
+    "hold_exceeded": _Counter("Requests whose usage was above their hold."),
+    "settlements": _Counter("Holds that ended, by how.", ("outcome", "estimated")),
+}
+HISTOGRAMS: Final = {
+    "hold_latency_seconds": _Histogram("Time to take a hold.", STEP_BOUNDS),
+    "settle_latency_seconds": _Histogram("Time to settle or void a hold.", STEP_BOUNDS),
+    "upstream_latency_seconds": _Histogram("Time from forwarding to the answer's end.", PROVIDER_BOUNDS, ("provider",)),
+    "time_to_first_byte_seconds": _Histogram(
+        "Time from forwarding to the answer's first byte.", PROVIDER_BOUNDS, ("provider",)
+    ),
+}
+
+
+class Snapshot(msgspec.Struct):
+    """Counts of one worker, or summed ones, by metric and labels. A histogram's values: one count per bucket, the count
+    above the last bound, and the sum in seconds. `names` are the workers that are in the totals of the dead.
+
+    Raises ValueError for metrics or buckets other than this version's.
+    """
+
+    counters: dict[str, dict[Labels, int]] = msgspec.field(default_factory=dict)
+    histograms: dict[str, dict[Labels, list[float]]] = msgspec.field(default_factory=dict)
+    gauges: dict[str, float] = msgspec.field(default_factory=dict)
+    names: list[str] = msgspec.field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not (self.counters.keys() <= COUNTERS.keys() and self.histograms.keys() <= HISTOGRAMS.keys()):
+            raise ValueError("unknown metrics")
+        for name, series in self.histograms.items():
+            if any(len(values) != len(HISTOGRAMS[name].bounds) + 2 for values in series.values()):
+                raise ValueError(f"unknown buckets of {name}")
+
+    def add(self, part: "Snapshot") -> None:
+        """Add counters and histograms of another; gauges are not for adding up without their `combine`."""
+        for name, counts in part.counters.items():
+            into = self.counters.setdefault(name, {})
+            for labels, count in counts.items():
+                key = _bounded(into, labels)
+                into[key] = into.get(key, 0) + count
+        for name, observed in part.histograms.items():
+            cells = self.histograms.setdefault(name, {})
+            for labels, values in observed.items():
+                key = _bounded(cells, labels)
+                before = cells.get(key)
+                cells[key] = values if before is None else [a + b for a, b in zip(before, values, strict=True)]
+
+
+class Metrics:
+    """All metrics of this process. Every method is synchronous and, but for `flush` and `render`, under a microsecond.
+
+    `folder` is what the workers share, made if missing; None for a single process. Raises OSError if it can't be used.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = None if folder is None else _Folder(folder)
+        self._gauges: dict[str, _Gauge] = {}
+        self._write_failed = False
+        self._requests: _Cells[tuple[str, str, int | str, bool | str], int] = _Cells([0], (OTHER,) * 4)
+        self._refusals: _Cells[str, int] = _Cells([0], OTHER)
+        self._tokens: _Cells[str, int] = _Cells([0] * len(TOKEN_CLASSES), OTHER, LABEL_SETS_LIMIT // len(TOKEN_CLASSES))
+        self._money: _Cells[str, int] = _Cells([0, 0], OTHER)
+        self._hold_exceeded = 0
+        self._settlements: _Cells[tuple[str, bool | str], int] = _Cells([0], (OTHER, OTHER))
+        for outcome in OUTCOMES:  # there from the start: a series whose first value is 1 has not risen for Prometheus
+            self._settlements[outcome, False] = [0]
+            self._settlements[outcome, True] = [0]
+        self._hold: list[float] = [0] * (len(STEP_BOUNDS) + 2)
+        self._settle: list[float] = [0] * (len(STEP_BOUNDS) + 2)
+        self._upstream: _Cells[str, float] = _Cells([0] * (len(PROVIDER_BOUNDS) + 2), OTHER)
+        self._first_byte: _Cells[str, float] = _Cells([0] * (len(PROVIDER_BOUNDS) + 2), OTHER)
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+        self.gauge("workers", "Worker processes that serve.", lambda: 1)
+
+    def request(self, endpoint: str, provider: str, status: int, stream: bool) -> None:
+        """One answered request; `provider` is the one that served, by its configured name, or "" if none did."""
+        self._requests[endpoint, provider, status, stream][0] += 1
+
+    def refusal(self, code: str) -> None:
+        """One refusal of the gateway's own, by its code."""
+        self._refusals[code][0] += 1
+
+    def tokens(
+        self, input_tokens: int, cached_input_tokens: int, output_tokens: int, reasoning_tokens: int, provider: str
+    ) -> None:
+        """Tokens of one request. As in usage events, `input_tokens` includes the cached, `output_tokens` reasoning."""
+        cell = self._tokens[provider]
+        cell[0] += input_tokens
+        cell[1] += cached_input_tokens
+        cell[2] += output_tokens
+        cell[3] += reasoning_tokens
+
+    def cost(self, provider: str, cost_nano: int, charged_nano: int) -> None:
+        """What one request costs at the provider and what its account is charged."""
+        cell = self._money[provider]
+        cell[0] += cost_nano
+        cell[1] += charged_nano
+
+    def hold_latency(self, seconds: float) -> None:
+        """Time that taking one hold took."""
+        self._hold[bisect_left(STEP_BOUNDS, seconds)] += 1
+        self._hold[-1] += seconds
+
+    def settle_latency(self, seconds: float) -> None:
+        """Time from an answer's end to its debit being outside the process, or its hold being void."""
+        self._settle[bisect_left(STEP_BOUNDS, seconds)] += 1
+        self._settle[-1] += seconds
+
+    def upstream_latency(self, provider: str, seconds: float) -> None:
+        """Time from forwarding one request to the end of its answer."""
+        cell = self._upstream[provider]
+        cell[bisect_left(PROVIDER_BOUNDS, seconds)] += 1
+        cell[-1] += seconds
+
+    def time_to_first_byte(self, provider: str, seconds: float) -> None:
+        """Time from forwarding one request to the first byte of its answer's body."""
+        cell = self._first_byte[provider]
+        cell[bisect_left(PROVIDER_BOUNDS, seconds)] += 1
+        cell[-1] += seconds
+
+    def hold_exceeded(self) -> None:
+        """One request whose usage came out above its hold."""
+        self._hold_exceeded += 1
+
+    def settled(self, estimated: bool, outcome: Outcome) -> None:
+        """One hold that ended; `estimated` if the usage was not the provider's own count."""
+        self._settlements[outcome, estimated][0] += 1
+
+    def gauge(self, name: str, help: str, read: Callable[[], float], combine: Combine = "sum") -> None:
+        """Show what `read` returns at each flush and scrape as `metergate_NAME`; NaN or infinite: not shown.
+
+        `combine`: "sum" for what each worker has its own share of, "max" for what every worker sees alike. Raises
+        ValueError for a name that is taken or no metric's name.
+        """
+        if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in {*self._gauges, *COUNTERS, *HISTOGRAMS}:
+            raise ValueError(f"{name!r} is taken, or no name for a metric")
+        self._gauges[name] = _Gauge(help, read, combine)
+
+    def flush(self) -> None:
+        """Make this worker's counts visible to the others. A folder that can't be written to is logged, not raised."""
+        if self._folder is not None:
+            self._write(self._folder, self._snapshot())
+
+    def render(self) -> tuple[bytes, str]:
+        """The metrics of all workers in Prometheus's text format, and its content type. Raises OSError if the folder
+        can't be read."""
+        return generate_latest(self._registry), CONTENT_TYPE_LATEST
+
+    def close(self) -> None:
+        """Flush for the last time and leave the folder; from then on only this process's own counts are rendered."""
+        if self._folder is not None:
+            self.flush()
+            self._folder.close()
+            self._folder = None
+
+    def collect(self) -> Iterator[Metric]:
+        """For prometheus_client's registry: the families of all workers together."""
+        own = self._snapshot()
+        parts = [own]
+        if self._folder is not None:
+            self._write(self._folder, own)
+            self._folder.fold()
+            parts += self._folder.others()
+        total = Snapshot()
+        for part in parts:
+            total.add(part)
+        yield from _families(total)
+        for name, gauge in self._gauges.items():
+            values = [part.gauges[name] for part in parts if name in part.gauges]
+            if values:
+                yield GaugeMetricFamily(
+                    PREFIX + name, gauge.help, sum(values) if gauge.combine == "sum" else max(values)
+                )
+
+    def _write(self, folder: "_Folder", snapshot: Snapshot) -> None:
+        try:
+            folder.write(snapshot)
+        except OSError as error:
+            if not self._write_failed:
+                _log.warning("metrics can't be written, scrapes will miss this worker's: %s", error)
+            self._write_failed = True
+        else:
+            self._write_failed = False
+
+    def _snapshot(self) -> Snapshot:
+        gauges = {name: gauge.read() for name, gauge in self._gauges.items()}
+        return Snapshot(
+            counters={
+                "requests": {_labels(key): cell[0] for key, cell in self._requests.items()},
+                "refusals": {(code,): cell[0] for code, cell in self._refusals.items()},
+                "tokens": {
+                    (name, provider): count
+                    for provider, cell in self._tokens.items()
+                    for name, count in zip(TOKEN_CLASSES, cell, strict=True)
+                },
+                "cost_nano_usd": {(provider,): cell[0] for provider, cell in self._money.items()},
+                "charged_nano_usd": {(provider,): cell[1] for provider, cell in self._money.items()},
+                "hold_exceeded": {(): self._hold_exceeded},
+                "settlements": {_labels(key): cell[0] for key, cell in self._settlements.items()},
+            },
+            histograms={
+                "hold_latency_seconds": {(): self._hold},
+                "settle_latency_seconds": {(): self._settle},
+                "upstream_latency_seconds": {(provider,): cell for provider, cell in self._upstream.items()},
+                "time_to_first_byte_seconds": {(provider,): cell for provider, cell in self._first_byte.items()},
+            },
+            gauges={name: value for name, value in gauges.items() if math.isfinite(value)},
+        )
+
+
+class _Cells(dict[K, list[N]], Generic[K, N]):
+    """A list of numbers per label set, made at its first use; beyond `limit` sets, the one of `other` for them all."""
+
+    def __init__(self, zero: list[N], other: K, limit: int = LABEL_SETS_LIMIT) -> None:
+        super().__init__()
+        self.zero = zero
+        self.other = other
+        self.limit = limit
+
+    def __missing__(self, key: K) -> list[N]:
+        if len(self) >= self.limit and key != self.other:
+            return self[self.other]
+        cell = self[key] = self.zero.copy()
+        return cell
+
+
+class _Folder:
+    """A worker's place in the shared folder: NAME.snapshot, replaced as a whole, and NAME.lock, locked while it lives.
+
+    The kernel gives the lock back however a process ends. A worker whose lock is free is dead: whoever has the lock of
+    _FOLDING adds its snapshot to _DEAD_TOTALS, which list its name from then on, and only then removes its files.
+    Readers take no lock: they read the snapshots first and the totals last, and leave out every snapshot listed there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._path = path
+        self._name = f"{os.getpid()}-{secrets.token_hex(4)}"  # a process id comes back, and in a container soon
+        self._written = b""
+        unlocked = self._file(".new")
+        self._lock = os.open(unlocked, os.O_CREAT | os.O_RDWR, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        unlocked.rename(self._file(".lock"))  # locked before anyone can see it
+        self.fold()
+
+    def write(self, snapshot: Snapshot) -> None:
+        """Replace this worker's snapshot if it has changed."""
+        packed = msgspec.msgpack.encode(snapshot)
+        if packed != self._written:
+            self._replace(self._file(".snapshot"), packed)
+            self._written = packed
+
+    def others(self) -> list[Snapshot]:
+        """The snapshots of all other workers, and the totals of the dead."""
+        found = {}
+        for name in self._names() - {self._name}:
+            found[name] = self._read(self._file(".snapshot", name))
+            if not self._alive(name):
+                found[name].gauges.clear()
+        dead = self._read(self._path / _DEAD_TOTALS)
+        return [dead, *(snapshot for name, snapshot in found.items() if name not in dead.names)]
+
+    def fold(self) -> None:
+        """Add the snapshots of dead workers to the totals and remove them, unless another worker is at it."""
+        folding = os.open(self._path / _FOLDING, os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            fcntl.flock(folding, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            dead = [name for name in sorted(self._names()) if not self._alive(name)][:DEAD_NAMES_LIMIT]
+            if dead:
+                self._fold(dead)
+        except BlockingIOError:
+            return
+        finally:
+            os.close(folding)
+
+    def _fold(self, dead: list[str]) -> None:
+        total = self._read(self._path / _DEAD_TOTALS)
+        for name in dead:
+            if name not in total.names:  # one that is listed was added, but not removed yet
+                total.add(self._read(self._file(".snapshot", name)))
+        total.names = [*(name for name in total.names if name not in dead), *dead][-DEAD_NAMES_LIMIT:]
+        self._replace(self._path / _DEAD_TOTALS, msgspec.msgpack.encode(total))
+        for name in dead:
+            for suffix in (".new", ".snapshot", ".lock"):
+                self._file(suffix, name).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Leave: from now on this worker counts as dead."""
+        os.close(self._lock)
+
+    def _file(self, suffix: str, name: str | None = None) -> Path:
+        return self._path / f"{name or self._name}{suffix}"
+
+    def _names(self) -> set[str]:
+        return {path.stem for path in self._path.iterdir() if path.suffix in (".snapshot", ".lock")}
+
+    def _replace(self, path: Path, content: bytes) -> None:
+        draft = self._file(".new")
+        draft.write_bytes(content)
+        draft.replace(path)
+
+    def _alive(self, name: str) -> bool:
+        try:
+            lock = os.open(self._file(".lock", name), os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(
+                lock, fcntl.LOCK_SH | fcntl.LOCK_NB
+            )  # shared: two that look don't take each other for its owner
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(lock)
+        return False
+
+    def _read(self, path: Path) -> Snapshot:
+        try:
+            return msgspec.msgpack.decode(path.read_bytes(), type=Snapshot)
+        except FileNotFoundError:
+            return Snapshot()
+        except msgspec.DecodeError as error:  # of another version, which a folder made anew does not have
+            _log.warning("metrics in %s are left out: %s", path.name, error)
+            return Snapshot()
+
+
+def _families(total: Snapshot) -> Iterator[Metric]:
+    for name, counter in COUNTERS.items():
+        counts = CounterMetricFamily(PREFIX + name, counter.help, labels=counter.labels)
+        for labels, count in sorted(total.counters.get(name, {}).items()):
+            counts.add_metric(labels, count)
+        yield counts
+    for name, histogram in HISTOGRAMS.items():
+        observed = HistogramMetricFamily(PREFIX + name, histogram.help, labels=histogram.labels)
+        bounds = [*map(floatToGoString, histogram.bounds), "+Inf"]
+        for labels, (*buckets, sum_s) in sorted(total.histograms.get(name, {}).items()):
+            observed.add_metric(labels, list(zip(bounds, accumulate(buckets), strict=True)), sum_s)
+        yield observed
+
+
+def _bounded(series: Mapping[Labels, object], labels: Labels) -> Labels:
+    """`labels`, or OTHER for each of them if `series` is full; each worker bounds its own, this is for their sum."""
+    if labels in series or len(series) < LABEL_SETS_LIMIT or OTHER in labels:
+        return labels
+    return (OTHER,) * len(labels)
+
+
+def _labels(key: Iterable[object]) -> Labels:
+    return tuple(str(part).lower() if isinstance(part, bool) else str(part) for part in key)

@@ -1,0 +1,225 @@
+"""What the gateway answers by itself: models, the key's own limits, one request's cost, health, metrics, and the answer
+for a path or method that does not exist."""
+
+import time
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from aiohttp import web
+
+from billing.api.shapes import explanation_shape, key_shape
+from billing.holds.codec import AccountState, Counter, KeyState
+from billing.holds.connection import RedisError
+from billing.holds.engine import Engine
+from billing.ledger.postgres import DatabaseError
+from billing.money import format_usd
+from billing.prices import PriceRow
+from billing.principals import Limit, Principal
+from billing.quotas import Metric, Window, window_end_s, window_id
+from gateway import refusals
+from gateway.handler import Proxy, Refuse
+from gateway.headers import client_key
+from gateway.metrics import Metrics
+from gateway.routing import Route, Router
+
+if TYPE_CHECKING:
+    from gateway.app import Runtime
+
+READ_SCOPE: Final = "billing:read"
+MODEL_OWNER: Final = "metergate"
+
+
+class Health:
+    """Whether this worker serves, and how its stores are."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.ready = False
+
+    def troubles(self) -> list[str]:
+        """What an operator should look at, a clause each."""
+        found = []
+        if any(partition.epoch is None for partition in self._engine.partitions.all):
+            found.append("Redis is away or not agreed on")
+        if self._engine.outbox.unavailable:
+            found.append(f"{len(self._engine.outbox)} debits wait for Postgres")
+        if not self._engine.cache.subscribed:
+            found.append("the subscription to changes is broken")
+        return found
+
+
+class Reads:
+    """Handlers that meter nothing."""
+
+    def __init__(self, runtime: "Runtime", proxy: Proxy, router: Router, metrics: Metrics, health: Health) -> None:
+        self._runtime = runtime
+        self._proxy = proxy
+        self._router = router
+        self._metrics = metrics
+        self._health = health
+
+    async def models(self, request: web.Request) -> web.StreamResponse:
+        """GET /v1/models: what this key may use, with prices."""
+        principal = await self._caller(request)
+        routes = [route for route in self._router.entries(time.time()) if principal.allows_model(route.entry)]
+        return _json({"object": "list", "data": [_model_shape(route) for route in routes]})
+
+    async def model(self, request: web.Request) -> web.StreamResponse:
+        """GET /v1/models/{id}."""
+        principal = await self._caller(request)
+        name = request.match_info["id"]
+        route = self._router.find(name, time.time())
+        if route is None or not principal.allows_model(route.entry):
+            raise Refuse(refusals.model_not_found(name))
+        return _json(_model_shape(route))
+
+    async def key(self, request: web.Request) -> web.StreamResponse:
+        """GET /v1/key: the key, and what is left of every window that applies to it."""
+        principal = await self._caller(request)
+        try:
+            row = await self._runtime.api_keys.get(principal.key_id)
+            windows = await self._windows(principal)
+        except (DatabaseError, RedisError) as error:
+            raise Refuse(refusals.unavailable()) from error
+        return _json({**key_shape(row), "windows": windows})
+
+    async def generation(self, request: web.Request) -> web.StreamResponse:
+        """GET /v1/generations/{id}: one request's usage event, with its arithmetic."""
+        principal = await self._caller(request)
+        if READ_SCOPE not in principal.scopes:
+            raise Refuse(refusals.insufficient_scope(READ_SCOPE))
+        try:
+            found = await self._runtime.reports.explain(request.match_info["id"], principal.account_id)
+        except DatabaseError as error:
+            raise Refuse(refusals.unavailable()) from error
+        if found is None:
+            raise Refuse(refusals.not_found(request.path))
+        return _json(explanation_shape(found))
+
+    async def _caller(self, request: web.Request) -> Principal:
+        return await self._proxy.authenticate(client_key(request.headers))
+
+    async def _windows(self, principal: Principal) -> list[dict[str, object]]:
+        engine, link = self._runtime.engine, self._runtime.link
+        keys, partition = engine.keyspace, engine.partitions.of(principal.account_id)
+        raw_account = await link.command("GET", keys.account(principal.account_id))
+        raw_key = await link.command("GET", keys.key(principal.account_id, principal.key_id))
+        account = AccountState.unpack(raw_account) if raw_account else None
+        key = KeyState.unpack(raw_key) if raw_key else None
+        used_by_account = _used(account.counters if account and account.epoch == partition.epoch else ())
+        used_by_key = _used(key.counters if key and key.epoch == partition.epoch else ())
+        now_s = partition.now_ms() // 1000
+        shown = []
+        for limit in principal.every_limit():
+            used = used_by_key if limit.subject == "key" else used_by_account
+            shown.append(_window_shape(limit, used, now_s))
+        return shown
+
+    async def healthz(self, request: web.Request) -> web.Response:
+        """Liveness: this process answers, and says what troubles it."""
+        troubles = self._health.troubles()
+        return _json({"status": "degraded" if troubles else "ok", "message": "; ".join(troubles)})
+
+    async def readyz(self, request: web.Request) -> web.Response:
+        """200 once it serves, 503 before and while draining."""
+        if self._health.ready:
+            return _json({"status": "ok", "message": ""})
+        return _json({"status": "unavailable", "message": "starting or stopping"}, 503)
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """Prometheus's text format, summed over the workers."""
+        body, content_type = self._metrics.render()
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+
+def _used(counters: Iterable[Counter]) -> Mapping[int, Counter]:
+    return {counter.tag: counter for counter in counters}
+
+
+def _window_shape(limit: Limit, used_by_tag: Mapping[int, Counter], now_s: int) -> dict[str, object]:
+    quota = limit.quota
+    counter = used_by_tag.get(quota.tag)
+    used = counter.used if counter is not None and counter.window_id == window_id(quota.window, now_s) else 0
+    end_s = window_end_s(quota.window, now_s)
+
+    def shown(amount: int) -> object:
+        return format_usd(amount) if quota.metric is Metric.cost else amount
+
+    return {
+        "subject": limit.subject,
+        "window": Window(quota.window).name,
+        "metric": quota.metric.name,
+        "model": quota.model,
+        "limit": shown(quota.limit),
+        "used": shown(used),
+        "remaining": shown(max(0, quota.limit - used)),
+        "resets_at": None if end_s is None else datetime.fromtimestamp(end_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+
+
+def _model_shape(route: Route) -> dict[str, Any]:
+    row = route.rates.row if route.rates is not None else None
+    return {
+        "id": route.entry,
+        "object": "model",
+        "created": 0
+        if row is None
+        else int(datetime.combine(row.effective_from, datetime.min.time(), UTC).timestamp()),
+        "owned_by": route.provider.name,
+        "max_output_tokens": route.max_output_tokens,
+        "context_window": None if row is None else row.context_window,
+        "pricing": None if row is None else _pricing(row),
+    }
+
+
+def _pricing(row: PriceRow) -> dict[str, object]:
+    return {
+        "price_id": row.id,
+        "usd_per_million": {name: format_usd(rate) for name, rate in row.per_million.items()},
+        "usd_per_unit": {name: format_usd(rate) for name, rate in row.per_unit.items()},
+    }
+
+
+def _json(said: object, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(said), status=status, content_type="application/json")
+
+
+def add_routes(app: web.Application, proxy: Proxy, reads: Reads, endpoints: Iterable[str]) -> None:
+    """Every path that the gateway serves itself; the billing API is mounted beside it."""
+    for endpoint in sorted(endpoints):
+        app.router.add_post(endpoint, proxy.handle)
+
+    def refusing(handler: Any) -> Any:
+        async def refusing_handler(request: web.Request) -> web.StreamResponse:
+            try:
+                answer: web.StreamResponse = await handler(request)
+            except Refuse as refused:
+                return proxy.refuse(refused.refusal, proxy.new_id())
+            return answer
+
+        return refusing_handler
+
+    app.router.add_get("/v1/models", refusing(reads.models))
+    app.router.add_get("/v1/models/{id:.+}", refusing(reads.model))
+    app.router.add_get("/v1/key", refusing(reads.key))
+    app.router.add_get("/v1/generations/{id}", refusing(reads.generation))
+    for path in ("/healthz", "/health"):
+        app.router.add_get(path, reads.healthz)
+    app.router.add_get("/readyz", reads.readyz)
+    app.router.add_get("/metrics", reads.metrics)
+    known = [resource for resource in app.router.resources() if resource.canonical != "/api"]
+
+    async def unknown(request: web.Request) -> web.StreamResponse:
+        allowed: set[str] = set()
+        for resource in known:
+            _, methods = await resource.resolve(request)
+            allowed |= methods
+        if not allowed:
+            return proxy.refuse(refusals.not_found(request.path), proxy.new_id())
+        answer = proxy.refuse(refusals.method_not_allowed(request.method, request.path), proxy.new_id())
+        answer.headers["Allow"] = ", ".join(sorted(allowed))
+        return answer
+
+    app.router.add_route("*", "/{path:.*}", unknown)

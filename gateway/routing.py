@@ -1,0 +1,118 @@
+"""Routing: from the model that a client names to the provider that answers. Pure but for the clock passed in.
+
+This file owns what a model name resolves to: an entry of `config/metergate.yaml` by its name; for `provider/model` the
+entry that leads there, else the provider's model as it is. Keys, plans and quotas match the resolved name.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from billing.prices import COST_SCALE, INPUT_CLASSES, OUTPUT_CLASSES, PriceRow, PriceTable, round_up
+from gateway.config.models import ModelConfig, ProviderConfig
+from gateway.tokens import vocabulary_for
+
+MAX_NAME_BYTES: Final = 200
+MAX_FOUND: Final = 10_000
+PRICE_FRESH_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """A price row as admission needs it: dearest rates in nano-USD per million tokens, markup included later."""
+
+    row: PriceRow
+    input_rate: int
+    output_rate: int
+    request_nano: int
+
+    @classmethod
+    def of(cls, row: PriceRow) -> "Rates":
+        return cls(
+            row, row.dearest_nano(INPUT_CLASSES), row.dearest_nano(OUTPUT_CLASSES), row.per_unit.get("request", 0)
+        )
+
+    def input_nano(self, tokens: int, markup_scaled: int) -> int:
+        """An upper bound of what so much input costs, the price of the request itself included, in nano-USD."""
+        scaled = (tokens * self.input_rate + self.request_nano * 1_000_000) * (COST_SCALE // 1_000_000)
+        return round_up(scaled, markup_scaled)
+
+    def unit_nano(self, markup_scaled: int) -> int:
+        """An upper bound of one output token's cost, in whole nano-USD."""
+        return round_up(self.output_rate * (COST_SCALE // 1_000_000), markup_scaled)
+
+
+@dataclass(slots=True)
+class Route:
+    """One way to serve a request. `entry` is the resolved name; `model` the provider's own. `rates` is None while no
+    price is in force."""
+
+    entry: str
+    provider: ProviderConfig
+    model: str
+    markup_scaled: int
+    vocabulary: str
+    own_max_output: int | None
+    rates: Rates | None = field(default=None)
+    priced_until_s: float = 0.0
+
+    @property
+    def max_output_tokens(self) -> int | None:
+        """The most output tokens that one answer can have, by the route or its price row."""
+        if self.own_max_output is not None or self.rates is None:
+            return self.own_max_output
+        return self.rates.row.max_output_tokens or self.rates.row.context_window
+
+
+class Router:
+    """Finds routes; each is made once. Prices are looked up again every `PRICE_FRESH_S`: a row may come into force."""
+
+    def __init__(
+        self, providers: Mapping[str, ProviderConfig], models: Mapping[str, ModelConfig], prices: PriceTable
+    ) -> None:
+        self._providers = providers
+        self._models = models
+        self._prices = prices
+        self._by_target = {
+            (model.provider, model.model): name
+            for name, model in sorted(models.items(), key=lambda item: (item[0] == item[1].model, item[0]))
+        }
+        self._found: dict[str, Route | None] = {}
+
+    def find(self, name: str, now_s: float) -> Route | None:
+        """The route of a model name, priced at a Unix time; None when there is none or its provider is off."""
+        if name in self._found:
+            route = self._found[name]
+        else:
+            if len(self._found) >= MAX_FOUND:
+                self._found.clear()
+            route = self._found[name] = self._make(name)
+        if route is not None and now_s >= route.priced_until_s:
+            row = self._prices.find(route.provider.name, route.model, now_s)
+            if row is None or route.rates is None or route.rates.row.id != row.id:
+                route.rates = Rates.of(row) if row is not None else None
+            route.priced_until_s = now_s + PRICE_FRESH_S
+        return route
+
+    def entries(self, now_s: float) -> Iterable[Route]:
+        """The configured entries whose provider is on."""
+        for name in self._models:
+            route = self.find(name, now_s)
+            if route is not None:
+                yield route
+
+    def _make(self, name: str) -> Route | None:
+        if len(name.encode()) > MAX_NAME_BYTES:
+            return None
+        config = self._models.get(name)
+        if config is None:
+            provider_name, slash, model = name.partition("/")
+            if not slash or not model or provider_name not in self._providers:
+                return None
+            entry = self._by_target.get((provider_name, model))
+            config = self._models[entry] if entry else ModelConfig(name, provider_name, model)
+        provider = self._providers[config.provider]
+        if not provider.enabled:
+            return None
+        vocabulary = config.vocabulary or vocabulary_for(config.model)
+        return Route(config.name, provider, config.model, config.markup_scaled, vocabulary, config.max_output_tokens)

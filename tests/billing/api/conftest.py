@@ -1,0 +1,53 @@
+"""The API on a real aiohttp server, over the domain on a database of the test's own."""
+
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import web
+
+from billing.api import Services, setup
+from billing.keys import secret_digest
+from billing.principals import Principal
+from tests.billing.api.support import ADMIN_KEY, Api, serving
+from tests.billing.support import PLANS, Billing
+
+
+@pytest.fixture
+def services(billing: Billing) -> Services:
+    async def authenticate(secret: str) -> Principal | None:
+        return await billing.keys.principal_by_digest(secret_digest(secret))
+
+    return Services(
+        accounts=billing.accounts,
+        keys=billing.keys,
+        grants=billing.grants,
+        reports=billing.reports,
+        effects=billing.effects,
+        plans=PLANS,
+        credits_per_usd=1000,
+        authenticate=authenticate,
+        clock=time.time,
+        admin_api_key=ADMIN_KEY,
+        image="registry.example.com/metergate:sha-0123456789abcdef0123456789abcdef01234567",
+        max_body_bytes=64 * 1024,
+    )
+
+
+@pytest.fixture
+async def api(services: Services, billing: Billing) -> AsyncIterator[Api]:
+    async with serving(services, billing) as client:
+        yield client
+
+
+@pytest.fixture
+def outer(services: Services) -> web.Application:
+    """An application that has a path of its own beside the API's."""
+    app = web.Application()
+
+    async def own(request: web.Request) -> web.Response:
+        return web.Response(text="mine")
+
+    app.router.add_get("/v1/own", own)
+    setup(app, services)
+    return app

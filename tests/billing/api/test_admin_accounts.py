@@ -1,0 +1,202 @@
+import asyncio
+
+import pytest
+
+from billing.money import MAX_NANO, format_usd
+from tests.billing.api.support import Api
+
+QUOTAS = [
+    {"window": "day", "metric": "tokens", "limit": 1000},
+    {"window": "month", "metric": "cost", "limit": "5.00", "model": "gpt-*", "feature": "images"},
+]
+
+
+async def test_an_account_with_the_least(api: Api) -> None:
+    made = await api.admin("POST", "/accounts", {"name": "Acme"})
+    assert made.status == 201
+    created_at = made.json.pop("created_at")
+    assert created_at.endswith("Z")
+    account_id = made.json["id"]
+    assert made.json == {
+        "id": account_id,
+        "name": "Acme",
+        "plan": "free",
+        "status": "active",
+        "balance_usd": "0.00",
+        "balance_credits": "0",
+        "credit_limit_usd": "0.00",
+        "quotas": [],
+        "past_due_since": None,
+    }
+    shown = await api.admin("GET", f"/accounts/{account_id}")
+    assert (shown.status, shown.json) == (200, {**made.json, "created_at": created_at})
+
+
+async def test_an_account_with_everything(api: Api) -> None:
+    said = {"name": "Ünï", "plan": "starter", "credit_limit_usd": "12.5", "quotas": QUOTAS}
+    made = await api.admin("POST", "/accounts", said)
+    assert made.status == 201
+    assert {name: made.json[name] for name in said} == {**said, "credit_limit_usd": "12.50"}
+
+
+async def test_a_patch_changes_what_it_says(api: Api) -> None:
+    account, _ = await api.customer()
+    path = f"/accounts/{account['id']}"
+    patched = await api.admin("PATCH", path, {"name": "New", "status": "past_due", "credit_limit_usd": "1"})
+    assert patched.status == 200
+    assert (patched.json["name"], patched.json["status"]) == ("New", "past_due")
+    assert (patched.json["credit_limit_usd"], patched.json["plan"]) == ("1.00", "free")
+    assert patched.json["past_due_since"].endswith("Z")
+    assert (await api.admin("PATCH", path, {"plan": "starter", "quotas": QUOTAS})).json["quotas"] == QUOTAS
+    cleared = await api.admin("PATCH", path, {"credit_limit_usd": "0", "quotas": [], "status": "active"})
+    assert (cleared.json["credit_limit_usd"], cleared.json["quotas"]) == ("0.00", [])
+    assert cleared.json["past_due_since"] is None
+    assert (await api.admin("PATCH", path, {})).json == cleared.json
+
+
+async def test_quotas_are_replaced(api: Api) -> None:
+    account, _ = await api.customer()
+    path = f"/accounts/{account['id']}/quotas"
+    assert (await api.admin("PUT", path, {"quotas": QUOTAS})).json["quotas"] == QUOTAS
+    assert (await api.admin("PUT", path, {"quotas": []})).json["quotas"] == []
+    (await api.admin("PUT", path, {})).refused(400, "invalid_request_error", "quotas")
+    twice = await api.admin("PUT", path, {"quotas": [QUOTAS[0], QUOTAS[0]]})
+    twice.refused(400, "invalid_request_error", "quotas")
+
+
+async def test_a_grant_and_the_same_again(api: Api) -> None:
+    account, _ = await api.customer()
+    path = f"/accounts/{account['id']}/grants"
+    said = {"amount_usd": "25.5", "idempotency_key": "welcome", "note": "hi"}
+    first = await api.admin("POST", path, said)
+    assert first.status == 201
+    assert first.json == {"transfer_id": first.json["transfer_id"], "amount_usd": "25.50", "balance_usd": "25.50"}
+    assert "idempotent-replayed" not in {name.lower() for name in first.headers}
+    await api.admin("POST", path, {"amount_usd": "1", "idempotency_key": "more"})
+    again = await api.admin("POST", path, said)
+    assert (again.status, again.json, again.headers["idempotent-replayed"]) == (201, first.json, "true")
+    other = await api.admin("POST", path, {**said, "amount_usd": "25.6"})
+    other.refused(409, "idempotency_conflict", "idempotency_key")
+    shown = (await api.admin("GET", f"/accounts/{account['id']}")).json
+    assert (shown["balance_usd"], shown["balance_credits"]) == ("26.50", "26500")
+
+
+async def test_grants_at_once_get_one_answer(api: Api) -> None:
+    account, _ = await api.customer()
+    said = {"amount_usd": "5", "idempotency_key": "welcome"}
+    answers = await asyncio.gather(*(api.admin("POST", f"/accounts/{account['id']}/grants", said) for _ in range(20)))
+    assert {answer.status for answer in answers} == {201}
+    assert len({str(answer.json) for answer in answers}) == 1
+
+
+async def test_a_grant_beyond_the_bound_changes_nothing(api: Api) -> None:
+    account, _ = await api.customer()
+    path = f"/accounts/{account['id']}/grants"
+    most = format_usd(MAX_NANO)
+    assert (await api.admin("POST", path, {"amount_usd": most, "idempotency_key": "a"})).json["balance_usd"] == most
+    more = await api.admin("POST", path, {"amount_usd": "0.000000001", "idempotency_key": "b"})
+    assert "bound" in more.refused(400, "invalid_request_error", "amount_usd")
+    beyond = await api.admin("POST", path, {"amount_usd": "9999999999", "idempotency_key": "c"})
+    beyond.refused(400, "invalid_request_error", "amount_usd")
+    assert (await api.admin("GET", f"/accounts/{account['id']}")).json["balance_usd"] == most
+
+
+@pytest.mark.parametrize("amount", [5, 5.0, "", "5,00", "1e3", "-5", "0", "0.0000000001", "NaN", None, True, ["5"]])
+async def test_money_is_a_decimal_string_above_zero(api: Api, amount: object) -> None:
+    account, _ = await api.customer()
+    said = {"amount_usd": amount, "idempotency_key": "welcome"}
+    answer = await api.admin("POST", f"/accounts/{account['id']}/grants", said)
+    message = answer.refused(400, "invalid_request_error", "amount_usd")
+    if not isinstance(amount, str):
+        assert "decimal string" in message
+
+
+@pytest.mark.parametrize(
+    ("said", "param"),
+    [
+        ({}, "name"),
+        ({"name": ""}, "name"),
+        ({"name": "x" * 201}, "name"),
+        ({"name": 5}, "name"),
+        ({"name": "a\0b"}, None),
+        ({"name": "a", "plan": "gold"}, "plan"),
+        ({"name": "a", "credit_limit_usd": 5}, "credit_limit_usd"),
+        ({"name": "a", "credit_limit_usd": "-1"}, "credit_limit_usd"),
+        ({"name": "a", "quotas": {}}, "quotas"),
+        ({"name": "a", "quotas": [{"window": "day", "metric": "cost", "limit": 5.5}]}, "quotas"),
+        ({"name": "a", "quotas": [{"window": "year", "metric": "cost", "limit": "5"}]}, "quotas"),
+        ({"name": "a", "colour": "red"}, "colour"),
+        ([], None),
+        ("a", None),
+    ],
+)
+async def test_a_wrong_body_names_its_field(api: Api, said: object, param: str | None) -> None:
+    (await api.admin("POST", "/accounts", said)).refused(400, "invalid_request_error", param)
+    assert (await api.admin("GET", "/accounts")).json == {"data": [], "next_cursor": None}
+
+
+@pytest.mark.parametrize(
+    ("said", "param"),
+    [
+        ({"name": None}, "name"),
+        ({"status": "gone"}, "status"),
+        ({"plan": None}, "plan"),
+        ({"credit_limit_usd": None}, "credit_limit_usd"),
+        ({"quotas": None}, "quotas"),
+        ({"balance_usd": "5"}, "balance_usd"),
+    ],
+)
+async def test_a_wrong_patch_names_its_field(api: Api, said: object, param: str) -> None:
+    account, _ = await api.customer()
+    answer = await api.admin("PATCH", f"/accounts/{account['id']}", said)
+    answer.refused(400, "invalid_request_error", param)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"idempotency_key": ""}, {"idempotency_key": "k" * 256}, {"note": "n" * 1001}, {"note": 5}],
+)
+async def test_a_grant_keeps_its_bounds(api: Api, said: dict[str, object]) -> None:
+    account, _ = await api.customer()
+    whole = {"amount_usd": "5", "idempotency_key": "welcome", **said}
+    answer = await api.admin("POST", f"/accounts/{account['id']}/grants", whole)
+    answer.refused(400, "invalid_request_error", next(iter(said)))
+
+
+async def test_unknown_accounts_are_404(api: Api) -> None:
+    grant = {"amount_usd": "5", "idempotency_key": "welcome"}
+    for account_id in ("acc_none", "%00", "a%20b", "x" * 300):
+        path = f"/accounts/{account_id}"
+        (await api.admin("GET", path)).refused(404, "not_found")
+        (await api.admin("PATCH", path, {"name": "x"})).refused(404, "not_found")
+        (await api.admin("PUT", f"{path}/quotas", {"quotas": []})).refused(404, "not_found")
+        (await api.admin("POST", f"{path}/grants", grant)).refused(404, "not_found")
+
+
+async def test_a_wrong_body_goes_before_an_unknown_account(api: Api) -> None:
+    (await api.admin("PATCH", "/accounts/acc_none", {"name": 5})).refused(400, "invalid_request_error", "name")
+
+
+async def test_pages(api: Api) -> None:
+    made = [(await api.admin("POST", "/accounts", {"name": f"a{n}"})).json["id"] for n in range(5)]
+    found: list[str] = []
+    params = {"limit": "2"}
+    for _ in range(3):
+        page = (await api.admin("GET", "/accounts", params=params)).json
+        found += [account["id"] for account in page["data"]]
+        if page["next_cursor"]:
+            params["cursor"] = page["next_cursor"]
+    assert found == made[::-1]
+    assert page["next_cursor"] is None
+
+
+@pytest.mark.parametrize("limit", ["0", "1001", "-1", "x", "", "1.0", "1e2", "٣", "99999999999999999999"])
+async def test_a_limit_out_of_range_is_400(api: Api, limit: str) -> None:
+    answer = await api.admin("GET", "/accounts", params={"limit": limit})
+    answer.refused(400, "invalid_request_error", "limit")
+
+
+@pytest.mark.parametrize("cursor", ["", "!", "YQ==YQ", "gA", "YSBi", "é", "AAAA", "x" * 600])
+async def test_a_bad_cursor_is_400(api: Api, cursor: str) -> None:
+    answer = await api.admin("GET", "/accounts", params={"cursor": cursor})
+    answer.refused(400, "invalid_request_error", "cursor")

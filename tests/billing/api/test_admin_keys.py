@@ -1,0 +1,172 @@
+import pytest
+
+from billing.keys import secret_digest, well_formed
+from tests.billing.api.support import Api
+
+DAILY = {"window": "day", "metric": "tokens", "limit": 1000}
+SHAPE = {
+    "id",
+    "prefix",
+    "name",
+    "account_id",
+    "user_id",
+    "scopes",
+    "models",
+    "quotas",
+    "max_parallel_requests",
+    "tags",
+    "created_at",
+    "expires_at",
+    "last_used_at",
+    "revoked_at",
+}
+
+
+async def test_a_key_with_the_least(api: Api) -> None:
+    account, made = await api.customer()
+    assert set(made) == SHAPE | {"key"}
+    secret = made.pop("key")
+    assert well_formed(secret)
+    assert made["prefix"] == secret[:10]
+    assert (made["account_id"], made["user_id"], made["name"]) == (account["id"], None, "laptop")
+    assert made["scopes"] == ["llm:proxy", "billing:read"]
+    assert (made["models"], made["quotas"], made["tags"]) == (None, [], {})
+    assert (made["max_parallel_requests"], made["expires_at"]) == (None, None)
+    assert (await api.admin("GET", f"/keys/{made['id']}")).json == made
+
+
+async def test_a_key_with_everything(api: Api) -> None:
+    said = {
+        "scopes": ["llm:proxy", "acme:deploy"],
+        "models": ["gpt-4o-mini", "claude-*"],
+        "quotas": [DAILY],
+        "max_parallel_requests": 3,
+        "expires_at": "2100-01-01T02:00:00+02:00",
+        "tags": {"team": "blue"},
+        "user_id": "user_1",
+    }
+    _, made = await api.customer(**said)
+    assert {name: made[name] for name in said} == {**said, "expires_at": "2100-01-01T00:00:00.000Z"}
+
+
+async def test_scopes_as_a_string_and_the_quota_shorthand(api: Api) -> None:
+    _, made = await api.customer(scopes="billing:read keys:read", quota=500, quotas=[DAILY])
+    assert made["scopes"] == ["billing:read", "keys:read"]
+    assert made["quotas"] == [DAILY, {"window": "total", "metric": "tokens", "limit": 500}]
+    _, unlimited = await api.customer(quota=0)
+    assert unlimited["quotas"] == []
+    account, _ = await api.customer()
+    total = {"window": "total", "metric": "tokens", "limit": 5}
+    both = {"account_id": account["id"], "name": "x", "quota": 5, "quotas": [total]}
+    (await api.admin("POST", "/keys", both)).refused(400, "invalid_request_error", "quotas")
+
+
+async def test_no_secret_and_no_hash_is_ever_read_again(api: Api) -> None:
+    account, made = await api.customer()
+    params = {"account_id": account["id"]}
+    for path in ("/keys", f"/keys/{made['id']}", "/accounts", f"/accounts/{account['id']}"):
+        said = str((await api.admin("GET", path, params=params)).json)
+        assert made["key"] not in said
+        assert made["key"][10:] not in said
+        assert secret_digest(made["key"]).hex() not in said
+
+
+async def test_lists_by_account_and_of_all(api: Api) -> None:
+    account, first = await api.customer()
+    second = (await api.admin("POST", "/keys", {"account_id": account["id"], "name": "second"})).json
+    _, other = await api.customer()
+    mine = (await api.admin("GET", "/keys", params={"account_id": account["id"]})).json
+    assert [key["id"] for key in mine["data"]] == [second["id"], first["id"]]
+    assert all(set(key) == SHAPE for key in mine["data"])
+    everyone = (await api.admin("GET", "/keys")).json
+    assert [key["id"] for key in everyone["data"]] == [other["id"], second["id"], first["id"]]
+    page = (await api.admin("GET", "/keys", params={"limit": "2"})).json
+    rest = (await api.admin("GET", "/keys", params={"limit": "2", "cursor": page["next_cursor"]})).json
+    assert [key["id"] for key in rest["data"]] == [first["id"]]
+    assert (await api.admin("GET", "/keys", params={"account_id": "acc_none"})).json["data"] == []
+
+
+async def test_a_patch_changes_what_it_says_and_null_clears(api: Api) -> None:
+    _, made = await api.customer(models=["a"], quotas=[DAILY], max_parallel_requests=3, tags={"a": "b"})
+    path = f"/keys/{made['id']}"
+    patched = (
+        await api.admin("PATCH", path, {"name": "desk", "scopes": "billing:read", "expires_at": "2100-01-01"})
+    ).json
+    assert (patched["name"], patched["scopes"]) == ("desk", ["billing:read"])
+    assert (patched["models"], patched["quotas"], patched["max_parallel_requests"]) == (["a"], [DAILY], 3)
+    assert patched["expires_at"] == "2100-01-01T00:00:00.000Z"
+    nothing = dict.fromkeys(("scopes", "models", "quotas", "max_parallel_requests", "expires_at", "tags"))
+    cleared = (await api.admin("PATCH", path, nothing)).json
+    assert cleared["scopes"] == ["llm:proxy", "billing:read"]
+    assert (cleared["models"], cleared["quotas"], cleared["tags"]) == (None, [], {})
+    assert (cleared["max_parallel_requests"], cleared["expires_at"]) == (None, None)
+    assert (await api.admin("PATCH", path, {})).json == cleared
+
+
+async def test_revoking_is_204_and_stays(api: Api) -> None:
+    _, made = await api.customer()
+    path = f"/keys/{made['id']}"
+    assert (await api.get(made["key"], "/account/balance")).status == 200
+    for _ in range(2):
+        revoked = await api.admin("DELETE", path)
+        assert (revoked.status, revoked.json) == (204, None)
+    (await api.get(made["key"], "/account/balance")).refused(401, "invalid_api_key")
+    assert (await api.admin("GET", path)).json["revoked_at"].endswith("Z")
+
+
+async def test_unknown_keys_and_accounts_are_404(api: Api) -> None:
+    (await api.admin("POST", "/keys", {"account_id": "acc_none", "name": "x"})).refused(404, "not_found")
+    for key_id in ("key_none", "%00"):
+        (await api.admin("GET", f"/keys/{key_id}")).refused(404, "not_found")
+        (await api.admin("PATCH", f"/keys/{key_id}", {"name": "x"})).refused(404, "not_found")
+        (await api.admin("DELETE", f"/keys/{key_id}")).refused(404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", ""),
+        ("name", None),
+        ("scopes", []),
+        ("scopes", ""),
+        ("scopes", ["LLM"]),
+        ("scopes", [5]),
+        ("scopes", {}),
+        ("models", []),
+        ("models", "gpt"),
+        ("models", ["a*b"]),
+        ("models", ["m"] * 101),
+        ("quotas", [{"window": "day"}]),
+        ("max_parallel_requests", 0),
+        ("max_parallel_requests", 2**40),
+        ("max_parallel_requests", "3"),
+        ("max_parallel_requests", 1.5),
+        ("expires_at", "tomorrow"),
+        ("expires_at", "2100-13-01"),
+        ("expires_at", "9999-12-31T23:59:59-23:00"),
+        ("expires_at", 4102444800),
+        ("tags", {"a": 5}),
+        ("tags", {"": "x"}),
+        ("tags", {"a": "b" * 257}),
+        ("tags", {str(n): "" for n in range(33)}),
+        ("secret", "mg_x"),
+        ("revoked_at", None),
+    ],
+)
+async def test_a_wrong_field_is_named(api: Api, field: str, value: object) -> None:
+    account, made = await api.customer()
+    created = await api.admin("POST", "/keys", {"account_id": account["id"], "name": "x", field: value})
+    created.refused(400, "invalid_request_error", field)
+    patched = await api.admin("PATCH", f"/keys/{made['id']}", {field: value})
+    patched.refused(400, "invalid_request_error", field)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("quota", -1), ("quota", "5"), ("quota", 2**60), ("expires_at", "2001-01-01"), ("user_id", ""), ("account_id", 5)],
+)
+async def test_a_wrong_field_of_a_new_key_is_named(api: Api, field: str, value: object) -> None:
+    account, _ = await api.customer()
+    created = await api.admin("POST", "/keys", {"account_id": account["id"], "name": "x", field: value})
+    assert created.status == 400
+    assert created.error["param"] in (field, "quotas")

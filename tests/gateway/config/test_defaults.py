@@ -1,0 +1,74 @@
+"""The defaults: SPEC's values, ranges, and that each is refused outside of its own."""
+
+from pathlib import Path
+
+import pytest
+
+from gateway.config.defaults import BOUNDS, Defaults
+from tests.gateway.config.support import MAIN, load, problems
+
+
+def test_the_promised_values() -> None:
+    defaults = Defaults()
+    assert defaults.strict is True
+    assert (defaults.min_output_tokens, defaults.estimated_output_tokens) == (16, 512)
+    assert (defaults.missing_usage, defaults.expired_hold) == ("estimate", "void")
+    assert (defaults.hold_ttl_s, defaults.disconnect_drain_s, defaults.upstream_timeout_s) == (900, 0, 600)
+    assert (defaults.max_unsettled, defaults.shutdown_grace_s, defaults.reconcile_interval_s) == (100_000, 30, 300)
+    assert (defaults.credits_per_usd, defaults.lease_s, defaults.settle_timeout_ms) == (1000, 5, 500)
+    assert (defaults.redis_partitions, defaults.default_plan) == (None, "free")
+
+
+def test_without_the_section_they_hold(tmp_path: Path) -> None:
+    assert load(tmp_path).defaults == load(tmp_path, main=MAIN + "defaults:\n").defaults == Defaults()
+
+
+def test_what_a_file_says(tmp_path: Path) -> None:
+    said = "{strict: false, missing_usage: hold, upstream_timeout_s: 0.5, redis_partitions: 8, default_plan: pro}"
+    defaults = load(tmp_path, main=f"{MAIN}defaults: {said}\n").defaults
+    assert defaults == Defaults(
+        strict=False, missing_usage="hold", upstream_timeout_s=0.5, redis_partitions=8, default_plan="pro"
+    )
+
+
+def test_partitions_may_be_null(tmp_path: Path) -> None:
+    assert load(tmp_path, main=MAIN + "defaults: {redis_partitions: null}\n").defaults.redis_partitions is None
+
+
+@pytest.mark.parametrize("name", [name for name, bound in BOUNDS.items() if bound.kind in ("whole", "number")])
+def test_each_bound_has_two_ends(tmp_path: Path, name: str) -> None:
+    bound = BOUNDS[name]
+    for beyond in (bound.low - 1, bound.high + 1, '"5"', "five", "true", "[5]"):
+        (found,) = problems(tmp_path, main=f"{MAIN}defaults: {{{name}: {beyond}}}\n")
+        assert found.startswith(f"metergate.yaml:7: defaults.{name}: expected a ")
+    assert bound.admits(int(bound.low) or 0) or bound.kind == "number"
+    assert not bound.admits(bound.high + 1)
+    assert not bound.admits("5")
+
+
+@pytest.mark.parametrize("value", [".inf", ".nan", "1e3", "0x10", "1:30"])
+def test_odd_numbers_are_refused(tmp_path: Path, value: str) -> None:
+    assert len(problems(tmp_path, main=f"{MAIN}defaults: {{upstream_timeout_s: {value}}}\n")) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{missing_usage: guess}", 'defaults.missing_usage: expected one of estimate, hold, free, got "guess"'),
+        ("{expired_hold: hold}", 'defaults.expired_hold: expected one of void, input, got "hold"'),
+        ("{strict: 1}", "defaults.strict: expected true or false, got 1"),
+        ("{default_plan: fre}", 'defaults.default_plan: expected a plan of plans.yaml, got "fre"; did you mean free?'),
+        ("{hold_tt_s: 5}", "defaults.hold_tt_s: unknown key; did you mean hold_ttl_s?"),
+        ("{hold_ttl_s: 5, lease_s: 10}", "defaults: hold_ttl_s must not be shorter than lease_s"),
+        ("[strict]", "defaults: expected a mapping, got a list"),
+    ],
+)
+def test_wrong_defaults_are_refused(tmp_path: Path, text: str, problem: str) -> None:
+    assert problems(tmp_path, main=f"{MAIN}defaults: {text}\n") == [f"metergate.yaml:7: {problem}"]
+
+
+def test_construction_checks_too() -> None:
+    with pytest.raises(ValueError, match="batch_items must be 1 to 64"):
+        Defaults(batch_items=65)
+    with pytest.raises(ValueError, match="missing_usage must be estimate, hold, free"):
+        Defaults(missing_usage="guess")  # type: ignore[arg-type]

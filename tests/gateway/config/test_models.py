@@ -1,0 +1,167 @@
+"""Providers and models: which are on, what each kind needs, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from gateway import tokens
+from gateway.config.models import VOCABULARIES
+from gateway.settings import ModelConfig, Secret, Settings
+from tests.gateway.config.support import load, problems
+
+ROUTES = "models:\n  demo: {provider: p}\n"
+
+
+def with_provider(folder: Path, text: str, **environ: str) -> Settings:
+    return load(folder, environ, main=f"providers:\n  p: {text}\n{ROUTES}")
+
+
+def refused(folder: Path, text: str, **environ: str) -> list[str]:
+    return problems(folder, environ, main=f"providers:\n  p: {text}\n{ROUTES}")
+
+
+def test_a_provider_without_its_key_is_off(tmp_path: Path) -> None:
+    text = '{kind: openai, base_url: "https://h/v1", api_key: "${P_KEY}"}'
+    for environ in ({}, {"P_KEY": ""}):
+        provider = with_provider(tmp_path, text, **environ).providers["p"]
+        assert (provider.enabled, provider.off_reason, provider.api_key) == (False, "P_KEY is not set", None)
+    provider = with_provider(tmp_path, text, P_KEY="sk-1").providers["p"]
+    assert (provider.enabled, provider.off_reason, provider.api_key) == (True, None, Secret("sk-1"))
+
+
+def test_a_server_of_ones_own_needs_no_key(tmp_path: Path) -> None:
+    provider = with_provider(tmp_path, '{kind: openai, base_url: "http://10.0.0.5:8000/v1/"}').providers["p"]
+    assert (provider.enabled, provider.api_key, provider.base_url) == (True, None, "http://10.0.0.5:8000/v1")
+
+
+@pytest.mark.parametrize("key", ['"${P_KEY:-}"', '""', "null"])
+def test_an_empty_key_turns_a_provider_off(tmp_path: Path, key: str) -> None:
+    provider = with_provider(tmp_path, f'{{kind: openai, base_url: "http://h", api_key: {key}}}').providers["p"]
+    assert provider.off_reason == "api_key is empty"
+
+
+def test_a_provider_can_be_turned_off(tmp_path: Path) -> None:
+    provider = with_provider(tmp_path, "{kind: local, enabled: false, delay_ms: 5, chunk_delay_ms: 7}").providers["p"]
+    assert (provider.enabled, provider.off_reason) == (False, "enabled is false")
+    assert (provider.delay_ms, provider.chunk_delay_ms) == (5, 7)
+
+
+def test_headers_are_kept_and_never_shown(tmp_path: Path) -> None:
+    text = '{kind: openai, base_url: "https://h", headers: {X-Title: "${T}", api-key: hidden}}'
+    provider = with_provider(tmp_path, text, T="Ours").providers["p"]
+    assert provider.headers == {"X-Title": "Ours", "api-key": "hidden"}
+    assert "hidden" not in repr(provider)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{}", "providers.p.kind: missing"),
+        ("{kind: opnai}", 'providers.p.kind: expected one of openai, anthropic, gemini, local, got "opnai"'),
+        ("{kind: openai}", "providers.p.base_url: missing"),
+        ("{kind: local, base_url: http://h}", "providers.p.base_url: a provider of kind local has no such key"),
+        ("{kind: openai, base_url: http://h, delay_ms: 1}", "providers.p.delay_ms: a provider of kind openai has no"),
+        ("{kind: anthropic, base_url: http://h}", "providers.p.api_key: missing"),
+        ("{kind: gemini, base_url: http://h}", "providers.p.api_key: missing"),
+        ("{kind: openai, base_url: h}", "providers.p.base_url: expected a URL"),
+        ("{kind: openai, base_url: ftp://h}", "providers.p.base_url: expected a URL"),
+        ('{kind: openai, base_url: "http://h?a=b"}', "providers.p.base_url: expected a URL"),
+        ('{kind: openai, base_url: "${URL}"}', "providers.p.base_url: the variable URL is not set"),
+        ("{kind: local, delay_ms: -1}", "providers.p.delay_ms: expected a whole number from 0 to 600000, got -1"),
+        ("{kind: local, delay_ms: 0.5}", "providers.p.delay_ms: expected a whole number"),
+        ("{kind: local, enabled: 1}", "providers.p.enabled: expected true or false, got 1"),
+        ('{kind: openai, base_url: http://h, api_key: "${A"}', "providers.p.api_key: expected ${NAME}"),
+        ("{kind: openai, base_url: http://h, headers: {Host: h}}", "providers.p.headers.Host: not a header"),
+        ('{kind: openai, base_url: http://h, headers: {"a b": h}}', "providers.p.headers.a b: not a header"),
+        ('{kind: openai, base_url: http://h, headers: {a: "b\\n"}}', "providers.p.headers.a: the text holds"),
+        ("{kind: openai, base_url: http://h, headers: [a]}", "providers.p.headers: expected a mapping, got a list"),
+    ],
+)
+def test_wrong_providers_are_refused(tmp_path: Path, text: str, problem: str) -> None:
+    (found,) = refused(tmp_path, text)
+    assert found.startswith(f"metergate.yaml:2: {problem}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{kind: openai, base_url: http://h, api_key: 123456789}",
+        '{kind: openai, base_url: http://h, api_key: "123456789\\n"}',
+        "{kind: openai, base_url: http://h, api_key: [123456789]}",
+        "{kind: openai, base_url: http://u:123456789@h}",
+        '{kind: openai, base_url: http://h, api_key: "${P_KEY}"}',
+    ],
+)
+def test_a_wrong_key_is_not_shown(tmp_path: Path, text: str) -> None:
+    (found,) = refused(tmp_path, text, P_KEY="123456789 ü")
+    assert "123456789" not in found
+
+
+def test_a_providers_name_has_no_slash(tmp_path: Path) -> None:
+    found = problems(tmp_path, main="providers:\n  a/b: {kind: local}\nmodels: {demo: {provider: a/b}}\n")
+    assert found == ["metergate.yaml:2: providers.a/b: a provider's name is letters, digits, '.', '_' and '-'"]
+
+
+def models(folder: Path, text: str) -> dict[str, ModelConfig]:
+    return dict(
+        load(
+            folder, main=f"providers: {{local: {{kind: local}}}}\nmodels:\n  other: {{provider: local}}\n{text}"
+        ).models
+    )
+
+
+def test_a_model_with_everything(tmp_path: Path) -> None:
+    text = """\
+  m:
+    provider: local
+    model: upstream
+    fallbacks: [other]
+    markup_percent: "12.5"
+    vocabulary: cl100k_base
+    max_output_tokens: 100
+"""
+    assert models(tmp_path, text)["m"] == ModelConfig(
+        "m", "local", "upstream", ("other",), 12_500_000_000, "cl100k_base", 100
+    )
+
+
+def test_a_model_with_a_provider_alone(tmp_path: Path) -> None:
+    assert models(tmp_path, "  m: {provider: local}\n")["m"] == ModelConfig("m", "local", "m")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{}", "models.m.provider: missing"),
+        ("{provider: locl}", 'models.m.provider: expected a provider of this file, got "locl"; did you mean local?'),
+        ("{provider: local, fallbacks: [othr]}", "models.m.fallbacks: othr is no entry of models; did you mean other?"),
+        ("{provider: local, fallbacks: [m]}", "models.m.fallbacks: an entry is no fallback of its own"),
+        ("{provider: local, fallbacks: [other, other]}", "models.m.fallbacks[1]: other stands here twice"),
+        ("{provider: local, fallbacks: other}", 'models.m.fallbacks: expected a list, got "other"'),
+        ("{provider: local, markup_percent: 20}", 'models.m.markup_percent: expected a decimal string such as "20"'),
+        ('{provider: local, markup_percent: "-1"}', "models.m.markup_percent: expected a decimal string"),
+        ("{provider: local, vocabulary: p50k}", "models.m.vocabulary: expected one of o200k_base, cl100k_base"),
+        ("{provider: local, max_output_tokens: 0}", "models.m.max_output_tokens: expected a whole number from 1"),
+        ("{provider: local, modle: x}", "models.m.modle: unknown key; did you mean model?"),
+        ("local", 'models.m: expected a mapping, got "local"'),
+    ],
+)
+def test_wrong_models_are_refused(tmp_path: Path, text: str, problem: str) -> None:
+    main = f"providers: {{local: {{kind: local}}}}\nmodels:\n  other: {{provider: local}}\n  m: {text}\n"
+    (found,) = problems(tmp_path, main=main)
+    assert found.startswith(f"metergate.yaml:4: {problem}")
+
+
+@pytest.mark.parametrize("name", ["a b", "a*", "x" * 201])
+def test_names_that_no_client_could_ask_for(tmp_path: Path, name: str) -> None:
+    main = f'providers: {{local: {{kind: local}}}}\nmodels:\n  ? "{name}"\n  : {{provider: local}}\n'
+    (found,) = problems(tmp_path, main=main)
+    assert "a model's name has 1 to 200 characters" in found
+
+
+def test_a_wrong_provider_is_one_problem_not_one_for_each_of_its_models(tmp_path: Path) -> None:
+    assert len(problems(tmp_path, main="providers:\n  p: {kind: opnai}\nmodels:\n  a: {provider: p}\n")) == 1
+
+
+def test_the_vocabularies_are_those_that_are_shipped() -> None:
+    assert set(VOCABULARIES) == {tokens.O200K, tokens.CL100K}

@@ -1,0 +1,117 @@
+"""plans.yaml: plans as they are written, and what is refused with its line."""
+
+from pathlib import Path
+
+import pytest
+
+from billing.plans import Plan
+from billing.quotas import Metric, Quota, Window
+from gateway.settings import warnings
+from tests.gateway.config.support import PLANS, load, problems
+
+
+def test_a_plan_needs_a_name_and_a_price_alone(tmp_path: Path) -> None:
+    settings = load(tmp_path, plans='free: {name: Free, price_usd: "0"}\n')
+    assert settings.plans == {"free": Plan("free", "Free", 0)}
+
+
+def test_a_plan_with_everything(tmp_path: Path) -> None:
+    text = """\
+free:
+  name: Free
+  price_usd: "0"
+pro:
+  name: Pro
+  price_usd: "99.50"
+  included_credit_usd: "20"
+  models: [demo, gpt-4o*, local/anything]
+  users: 5
+  max_parallel_requests: 8
+  markup_percent: "2.5"
+  stripe_price: "${STRIPE_PRICE_STARTER:-}"
+  upgrade_to: free
+  quotas:
+    - {window: day, metric: tokens, limit: 200000}
+    - {window: month, metric: cost, limit: "12.50", model: gpt-4o*, feature: llm}
+"""
+    plan = load(tmp_path, {"STRIPE_PRICE_STARTER": "price_1"}, plans=text).plans["pro"]
+    assert plan == Plan(
+        id="pro",
+        name="Pro",
+        price_nano=99_500_000_000,
+        quotas=(
+            Quota(Window.day, Metric.tokens, 200_000),
+            Quota(Window.month, Metric.cost, 12_500_000_000, "gpt-4o*"),
+        ),
+        models=("demo", "gpt-4o*", "local/anything"),
+        max_parallel_requests=8,
+        included_credit_nano=20_000_000_000,
+        users=5,
+        markup_scaled=2_500_000_000,
+        stripe_price="price_1",
+        upgrade_to="free",
+    )
+    assert load(tmp_path, plans=text).plans["pro"].stripe_price is None
+
+
+@pytest.mark.parametrize(("models", "allowed"), [('["*"]', None), ('[demo, "*"]', None), ("[]", ()), ("null", None)])
+def test_which_models_a_plan_allows(tmp_path: Path, models: str, allowed: tuple[str, ...] | None) -> None:
+    text = f'free: {{name: Free, price_usd: "0", models: {models}}}\n'
+    assert load(tmp_path, plans=text).plans["free"].models == allowed
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        ("price_usd: 0", 'free.price_usd: expected a decimal string such as "99", got 0; put it in quotes'),
+        ('price_usd: "-1"', "free.price_usd: expected a decimal string"),
+        ('price_usd: "0", users: 0', "free.users: expected a whole number from 1"),
+        ('price_usd: "0", upgrade_to: free', 'free.upgrade_to: expected another plan of this file, got "free"'),
+        ('price_usd: "0", upgrade_to: pro', 'free.upgrade_to: expected another plan of this file, got "pro"'),
+        (
+            'price_usd: "0", models: [dmo]',
+            "free.models: dmo is no entry of metergate.yaml's models; did you mean demo?",
+        ),
+        (
+            'price_usd: "0", included_credit: "1"',
+            "free.included_credit: unknown key; did you mean included_credit_usd?",
+        ),
+        ('price_usd: "0", max_parallel_requests: 0', "free.max_parallel_requests: expected a whole number from 1"),
+        ('price_usd: "0", quotas: {}', "free.quotas: expected a list, got a mapping"),
+        ('price_usd: "0", quotas: [day]', 'free.quotas[0]: expected a mapping, got "day"'),
+        ('price_usd: "0", quotas: [{metric: tokens, limit: 1}]', "free.quotas[0].window: missing"),
+        ('price_usd: "0", quotas: [{window: dya, metric: tokens, limit: 1}]', "free.quotas[0]: window must be one of"),
+        ('price_usd: "0", quotas: [{window: day, metric: tokens, limit: 1.5}]', "free.quotas[0]: limit must be an int"),
+        (
+            'price_usd: "0", quotas: [{window: day, metric: cost, limit: 1.5}]',
+            "free.quotas[0]: limit of cost: an amount",
+        ),
+        (
+            'price_usd: "0", quotas: [{window: day, metrc: tokens, metric: tokens, limit: 1}]',
+            "free.quotas[0].metrc: unkn",
+        ),
+        (
+            'price_usd: "0", quotas: [&day {window: day, metric: tokens, limit: 1}, *day]',
+            "free.quotas: two quotas share",
+        ),
+    ],
+)
+def test_wrong_plans_are_refused(tmp_path: Path, more: str, problem: str) -> None:
+    (found,) = problems(tmp_path, plans=f"free: {{name: Free, {more}}}\n")
+    assert found.startswith(f"plans.yaml:1: {problem}")
+
+
+def test_a_plans_id_is_plain(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, plans=PLANS + 'Pro Plus: {name: Pro, price_usd: "1"}\n')
+    assert found == "plans.yaml:3: Pro Plus: a plan's id is lower-case letters, digits, '_' and '-'"
+
+
+def test_the_plan_of_new_accounts_is_a_plan(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, plans='pro: {name: Pro, price_usd: "1"}\n')
+    assert found == 'metergate.yaml:1: defaults.default_plan: expected a plan of plans.yaml, got "free"; known are pro'
+
+
+def test_a_plan_that_stripe_cannot_sell_is_a_warning(tmp_path: Path) -> None:
+    environ = {"STRIPE_API_KEY": "sk", "STRIPE_WEBHOOK_SECRET": "wh"}
+    assert "plan pro: no stripe_price; nobody can subscribe to it" in warnings(load(tmp_path, environ), 2e9)
+    assert warnings(load(tmp_path), 2e9) == ()

@@ -1,0 +1,117 @@
+"""prices.yaml: rows as they are written, and what is refused with its line."""
+
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pytest
+
+from billing.money import parse_usd
+from billing.prices import FACTOR_SCALE, PriceRow, Tier
+from gateway.settings import unpriced_models, warnings
+from tests.gateway.config.support import PRICES, load, problems
+
+NOW_S = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+
+
+def test_a_row_with_everything(tmp_path: Path) -> None:
+    text = """\
+- provider: openai
+  model: m
+  effective_from: 2024-07-18
+  per_million: {input: "2.50", cached_input: "1.25", output: "10"}
+  per_unit: {image: "0.04", request: "0"}
+  tiers:
+    - {above_input_tokens: 200000, per_million: {input: "5"}}
+    - {above_input_tokens: 400000, per_million: {}}
+  multipliers: {batch: "0.5", priority: "1.7"}
+  part_tokens: {image: 1445}
+  max_output_tokens: 16384
+  context_window: 128000
+"""
+    assert load(tmp_path, prices=text).prices.rows == (
+        PriceRow(
+            "openai",
+            "m",
+            date(2024, 7, 18),
+            {"input": parse_usd("2.50"), "cached_input": parse_usd("1.25"), "output": parse_usd("10")},
+            {"image": parse_usd("0.04"), "request": 0},
+            (Tier(200_000, {"input": parse_usd("5")}), Tier(400_000, {})),
+            {"batch": FACTOR_SCALE // 2, "priority": 17 * FACTOR_SCALE // 10},
+            {"image": 1445},
+            16384,
+            128_000,
+        ),
+    )
+
+
+@pytest.mark.parametrize("day", ["2024-07-18", '"2024-07-18"', "'2024-07-18'", '"${DAY:-2024-07-18}"'])
+def test_a_day_with_or_without_quotes(tmp_path: Path, day: str) -> None:
+    text = f'- {{provider: local, model: m, effective_from: {day}, per_million: {{input: "1"}}}}\n'
+    assert load(tmp_path, prices=text).prices.rows[0].effective_from == date(2024, 7, 18)
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ("per_million: {input: 0.15}", 'per_million.input: expected a decimal string such as "0.15", got 0.15; put it'),
+        ("per_million: {input: 15}", 'per_million.input: expected a decimal string such as "0.15", got 15; put it'),
+        ('per_million: {input: "1e-3"}', 'per_million.input: expected a decimal string such as "0.15", got "1e-3"'),
+        ('per_million: {input: "-1"}', "per_million.input: expected a decimal string"),
+        ('per_million: {input: "0.1234567891"}', "per_million.input: expected a decimal string"),
+        ("per_million: {input: true}", "per_million.input: expected a decimal string"),
+        ("per_million: {input: }", "per_million.input: expected a decimal string"),
+        ('per_million: {inptu: "1"}', "per_million.inptu: unknown key; did you mean input?"),
+        ('per_million: {image: "1"}', "per_million.image: unknown key; did you mean image_input?"),
+        ('per_unit: {image: "1", input: "1"}', "per_unit.input: unknown key"),
+        ("per_unit: {image: 0.04}", 'per_unit.image: expected a decimal string such as "0.04", got 0.04; put it'),
+        ("per_million: {}", "a price row needs a price"),
+        ('per_million: ["1"]', "per_million: expected a mapping, got a list"),
+        ('per_million: {input: "1"}, tiers: [{above_input_tokens: 5}]', "tiers[0].per_million: missing"),
+        ('per_million: {input: "1"}, tiers: [{per_million: {}}]', "tiers[0].above_input_tokens: missing"),
+        (
+            'per_million: {input: "1"}, multipliers: {batch: 0.5}',
+            'multipliers.batch: expected a decimal string such as "0',
+        ),
+        ('per_million: {input: "1"}, multipliers: {batch: "0"}', "batch in multipliers must be above zero"),
+        ('per_million: {input: "1"}, multipliers: {btch: "1"}', "multipliers.btch: unknown key; did you mean batch?"),
+        ('per_million: {input: "1"}, part_tokens: {image: 0}', "part_tokens.image: expected a whole number from 1"),
+        ('per_million: {input: "1"}, max_output_tokens: 0', "max_output_tokens: expected a whole number from 1"),
+        ('per_million: {input: "1"}, context_window: "5"', "context_window: expected a whole number from 1"),
+        ('per_million: {input: "1"}, max_ouput_tokens: 5', "max_ouput_tokens: unknown key; did you mean max_output_to"),
+    ],
+)
+def test_wrong_rows_are_refused(tmp_path: Path, row: str, problem: str) -> None:
+    text = f"\n- {{provider: local, model: m, effective_from: 2024-07-18, {row}}}\n"
+    (found,) = problems(tmp_path, prices=text)
+    assert found.startswith(f"prices.yaml:2: {problem}")
+
+
+@pytest.mark.parametrize("day", ["2024-02-30", "yesterday", "20240718x", "5", "null"])
+def test_wrong_days_are_refused(tmp_path: Path, day: str) -> None:
+    text = f'- {{provider: local, model: m, effective_from: {day}, per_million: {{input: "1"}}}}\n'
+    (found,) = problems(tmp_path, prices=text)
+    assert found.startswith("prices.yaml:1: effective_from: ")
+
+
+def test_tiers_rise(tmp_path: Path) -> None:
+    tiers = "[{above_input_tokens: 5, per_million: {}}, {above_input_tokens: 5, per_million: {}}]"
+    text = f'- {{provider: l, model: m, effective_from: 2024-07-18, per_million: {{input: "1"}}, tiers: {tiers}}}\n'
+    assert problems(tmp_path, prices=text) == ["prices.yaml:1: tiers must rise by above_input_tokens"]
+
+
+def test_a_row_that_stands_there_twice_names_the_other_line(tmp_path: Path) -> None:
+    row = '- {provider: local, model: m, effective_from: 2024-07-18, per_million: {input: "1"}}\n'
+    assert problems(tmp_path, prices=row + "\n" + row) == [
+        "prices.yaml:3: local/m from 2024-07-18 stands in line 1 already"
+    ]
+
+
+def test_a_route_without_a_price_is_a_warning(tmp_path: Path) -> None:
+    text = '- {provider: gone, model: m, effective_from: 2027-01-01, per_million: {input: "1"}}\n' + PRICES
+    settings = load(tmp_path, prices=text.replace("2024-07-18", "2027-01-01"))
+    assert unpriced_models(settings.models, settings.prices, NOW_S) == ("fast",)
+    assert warnings(settings, NOW_S) == (
+        "model fast: no price for openai/gpt-4o-mini; its requests will be refused",
+        "prices.yaml has prices of providers that metergate.yaml doesn't have: gone",
+    )
+    assert unpriced_models(settings.models, settings.prices, datetime(2027, 1, 1, tzinfo=UTC).timestamp()) == ()

@@ -1,0 +1,138 @@
+"""The settings as a whole: the shipped files, which folder is read, and what is warned of."""
+
+import time
+from dataclasses import FrozenInstanceError
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from billing.money import parse_usd
+from billing.prices import round_up
+from billing.usage import Usage
+from gateway.settings import SHIPPED_FOLDER, ConfigError, Defaults, load_settings, unpriced_models, warnings
+from tests.gateway.config.support import load, write
+
+NOW_S = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+SHIPPED = {"METERGATE_CONFIG": str(SHIPPED_FOLDER)}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+def test_the_shipped_files_load_without_a_warning() -> None:
+    settings = load_settings({})
+    assert settings.folder == SHIPPED_FOLDER
+    assert warnings(settings, time.time()) == ()
+    assert unpriced_models(settings.models, settings.prices, NOW_S) == ()
+    assert settings.defaults == Defaults()
+
+
+def test_the_shipped_providers() -> None:
+    providers = load_settings({}).providers
+    assert {name for name, provider in providers.items() if provider.enabled} == {"local"}
+    assert providers["openai"].off_reason == "OPENAI_API_KEY is not set"
+    keys = ("OPENAI", "ANTHROPIC", "GEMINI", "DEEPSEEK", "OPENROUTER")
+    on = load_settings({f"{key}_API_KEY": "key" for key in keys}).providers
+    assert all(provider.enabled for provider in on.values())
+    assert set(on) == {"local", "openai", "anthropic", "gemini", "deepseek", "openrouter"}
+
+
+def test_the_shipped_models() -> None:
+    models = load_settings({}).models
+    assert (models["demo"].provider, models["demo"].model) == ("local", "demo")
+    assert (models["gpt-4o-mini"].provider, models["gpt-4o-mini"].model) == ("openai", "gpt-4o-mini")
+    assert (models["claude-haiku"].provider, models["claude-haiku"].model) == ("anthropic", "claude-haiku-4-5")
+    assert (models["fast"].model, models["fast"].fallbacks) == ("gpt-4o-mini", ("claude-haiku",))
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "input_usd", "output_usd"),
+    [
+        ("anthropic", "claude-opus-4", "15.00", "75.00"),
+        ("anthropic", "claude-sonnet-4", "3.00", "15.00"),
+        ("anthropic", "claude-haiku-4-5", "1.00", "5.00"),
+        ("openai", "gpt-4o", "2.50", "10.00"),
+        ("openai", "gpt-4o-mini", "0.15", "0.60"),
+        ("gemini", "gemini-pro", "1.25", "5.00"),
+        ("deepseek", "deepseek-v3", "0.14", "0.28"),
+        ("openrouter", "whatever/model", "2.00", "8.00"),
+        ("local", "demo", "0.15", "0.60"),
+        ("local", "anything", "0.15", "0.60"),
+        ("local", "demo-embedding", "0.02", None),
+        ("openai", "text-embedding-3-small", "0.02", None),
+    ],
+)
+def test_the_shipped_prices(provider: str, model: str, input_usd: str, output_usd: str | None) -> None:
+    row = load_settings({}).prices.find(provider, model, NOW_S)
+    assert row is not None
+    assert round_up(row.cost_scaled(Usage(input_tokens=1_000_000))) == parse_usd(input_usd)
+    if output_usd is not None:
+        assert round_up(row.cost_scaled(Usage(output_tokens=1_000_000))) == parse_usd(output_usd)
+        assert row.max_output_tokens
+    assert row.context_window
+
+
+def test_the_shipped_cache_prices() -> None:
+    row = load_settings({}).prices.find("anthropic", "claude-opus-4", NOW_S)
+    assert row is not None
+    classes = ("cached_input", "cache_write", "cache_write_1h")
+    assert [row.rate(name, 0) for name in classes] == [parse_usd(usd) for usd in ("1.50", "18.75", "30.00")]
+
+
+def test_the_shipped_plans() -> None:
+    prices = {"STRIPE_PRICE_STARTER": "s", "STRIPE_PRICE_PROFESSIONAL": "p", "STRIPE_PRICE_ENTERPRISE": "e"}
+    plans = load_settings(prices).plans
+    assert {name: plan.price_nano // 10**9 for name, plan in plans.items()} == {
+        "free": 0,
+        "starter": 99,
+        "professional": 299,
+        "enterprise": 999,
+    }
+    assert [plan.stripe_price for plan in plans.values()] == [None, "s", "p", "e"]
+    assert [plan.upgrade_to for plan in plans.values()] == ["starter", "professional", "enterprise", None]
+    assert all(plan.quotas for plan in plans.values())
+
+
+def test_the_folder_that_is_named_comes_first(tmp_path: Path) -> None:
+    write(Path("config"))
+    named = write(tmp_path / "named")
+    assert load_settings(named).folder == tmp_path / "named"
+    assert load_settings({}).folder == tmp_path / "here" / "config"
+
+
+def test_a_folder_of_that_name_without_our_file_is_not_ours() -> None:
+    Path("config").mkdir()
+    (Path("config") / "other.yaml").write_text("a: 1")
+    assert load_settings({}).folder == SHIPPED_FOLDER
+
+
+def test_places_are_named_from_where_the_operator_stands() -> None:
+    write(Path("config"), prices="- {provider: p, model: m, effective_from: 2024-01-01, per_million: {input: 0.15}}\n")
+    with pytest.raises(ConfigError) as refused:
+        load_settings({})
+    assert str(refused.value) == (
+        'config/prices.yaml:1: per_million.input: expected a decimal string such as "0.15", got 0.15; put it in quotes'
+    )
+
+
+def test_settings_are_frozen(tmp_path: Path) -> None:
+    settings = load(tmp_path / "c")
+    with pytest.raises(FrozenInstanceError):
+        settings.image = "other"  # type: ignore[misc]
+    assert not hasattr(settings, "__dict__")
+
+
+def test_no_secret_shows_in_the_settings(tmp_path: Path) -> None:
+    environ = {"OPENAI_API_KEY": "hidden", "ADMIN_API_KEY": "hidden", "DATABASE_URL": "postgresql://u:hidden@h/d"}
+    settings = load(tmp_path / "c", environ)
+    assert settings.providers["openai"].enabled
+    assert "hidden" not in repr(settings)
+
+
+def test_the_mode_says_where_to_listen(tmp_path: Path) -> None:
+    assert load(tmp_path / "c", mode="up").listen_host == "127.0.0.1"
+    assert load(tmp_path / "c").listen_host == "0.0.0.0"

@@ -1,0 +1,158 @@
+"""A whole gateway on the real stores, served on loopback inside the test's event loop."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from ulid import ULID
+
+from gateway.app import Runtime, open_runtime, serving
+from gateway.settings import Defaults, ProviderConfig, Secret, Settings, load_settings
+
+ADMIN_KEY = "admin-key-of-the-tests"
+
+
+@dataclass
+class Gateway:
+    """A gateway that serves, and what a test does to it and asks of it."""
+
+    url: str
+    runtime: Runtime
+    session: aiohttp.ClientSession
+    keys: list[str] = field(default_factory=list)
+
+    async def customer(
+        self, balance_usd: str = "5.00", *, account: dict[str, Any] | None = None, **key: Any
+    ) -> "Customer":
+        """A new account with this balance and a key of it, made through the admin API."""
+        made = await self.admin("POST", "/accounts", {"name": "Test", "plan": "enterprise", **(account or {})})
+        if balance_usd != "0":
+            grant = {"amount_usd": balance_usd, "idempotency_key": str(ULID())}
+            await self.admin("POST", f"/accounts/{made['id']}/grants", grant)
+        created = await self.admin("POST", "/keys", {"account_id": made["id"], "name": "test", **key})
+        return Customer(self, made["id"], created["id"], created["key"])
+
+    async def admin(self, method: str, path: str, body: Any = None, status: int | None = None) -> Any:
+        headers = {"X-Admin-Key": ADMIN_KEY}
+        async with self.session.request(method, f"{self.url}/api/admin{path}", json=body, headers=headers) as answer:
+            assert answer.status == status or (status is None and answer.status < 300), await answer.text()
+            return await answer.json() if answer.content_type == "application/json" else None
+
+    async def flush(self) -> None:
+        """Bring every settled debit to Postgres now."""
+        await self.runtime.engine.outbox.flush()
+
+
+@dataclass
+class Customer:
+    """An account and one key of it."""
+
+    gateway: Gateway
+    account_id: str
+    key_id: str
+    key: str
+
+    def post(self, path: str = "/v1/chat/completions", body: Any = None, **options: Any) -> Any:
+        """An aiohttp request, to be used with `async with`."""
+        headers = {"Authorization": f"Bearer {self.key}", **options.pop("headers", {})}
+        if body is not None:
+            options["json"] = body
+        return self.gateway.session.post(self.gateway.url + path, headers=headers, **options)
+
+    def get(self, path: str, **options: Any) -> Any:
+        headers = {"Authorization": f"Bearer {self.key}", **options.pop("headers", {})}
+        return self.gateway.session.get(self.gateway.url + path, headers=headers, **options)
+
+    async def balance(self) -> dict[str, Any]:
+        async with self.get("/api/account/balance") as answer:
+            assert answer.status == 200
+            return dict(await answer.json())
+
+    async def events(self) -> list[dict[str, Any]]:
+        """Usage events in the ledger, oldest first."""
+        await self.gateway.flush()
+        async with self.get("/api/account/usage/events") as answer:
+            assert answer.status == 200
+            return list(reversed((await answer.json())["data"]))
+
+
+def chat(content: str = "Say something.", **fields: Any) -> dict[str, Any]:
+    """A chat request's body."""
+    return {"model": "demo", "messages": [{"role": "user", "content": content}], **fields}
+
+
+@asynccontextmanager
+async def served(app: web.Application, *, cancels: bool = False) -> AsyncIterator[str]:
+    """Serve an application on a free port; `cancels` cancels a handler whose client leaves."""
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=cancels, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+MakeGateway = Callable[..., Awaitable[Gateway]]
+
+
+@pytest.fixture
+async def make_gateway(database_url: str, redis_url: str, key_prefix: str) -> AsyncIterator[MakeGateway]:
+    """Makes gateways that share the test's stores; keywords replace fields of `Defaults`."""
+    async with AsyncExitStack() as stack:
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+
+        async def make(
+            upstream: str | None = None,
+            *,
+            cancels: bool = False,
+            change: Callable[[Settings], Settings] | None = None,
+            **defaults: Any,
+        ) -> Gateway:
+            settings = replace(
+                load_settings({"ADMIN_API_KEY": ADMIN_KEY}, mode="command"),
+                defaults=replace(Defaults(), **{"ledger_flush_ms": 20, **defaults}),
+            )
+            if upstream is not None:
+                providers = {
+                    **settings.providers,
+                    "openai": ProviderConfig("openai", "openai", upstream, Secret("sk-upstream")),
+                }
+                settings = replace(settings, providers=providers)
+            if change is not None:
+                settings = change(settings)
+            runtime = await stack.enter_async_context(
+                open_runtime(
+                    settings, database_url=database_url, redis_url=redis_url, embedded=True, key_prefix=key_prefix
+                )
+            )
+            app, _ = await stack.enter_async_context(serving(runtime))
+            url = await stack.enter_async_context(served(app, cancels=cancels))
+            return Gateway(url, runtime, session)
+
+        yield make
+
+
+@pytest.fixture
+async def gateway(make_gateway: MakeGateway) -> Gateway:
+    return await make_gateway()
+
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Callable[[Handler], Awaitable[str]]]:
+    """Serves a provider of the test's own; answers its base URL."""
+    async with AsyncExitStack() as stack:
+
+        async def start(handler: Handler) -> str:
+            app = web.Application(client_max_size=1 << 30)
+            app.router.add_route("*", "/{path:.*}", handler)
+            return await stack.enter_async_context(served(app)) + "/v1"
+
+        yield start

@@ -1,0 +1,74 @@
+"""`.env.example` and the documentation list every variable and every bound, with its default, as the code has it."""
+
+import re
+from pathlib import Path
+
+from gateway.config.defaults import BOUNDS, Defaults
+from gateway.config.variables import COMPOSE_GROUP, FILE_GROUP, GROUPS, SETTINGS_VARIABLES, VARIABLES
+from gateway.settings import SHIPPED_FOLDER, load_settings
+
+ROOT = Path(__file__).parent.parent
+EXAMPLE = (ROOT / ".env.example").read_text("utf-8")
+DOCUMENTATION = (ROOT / "docs" / "configuration.md").read_text("utf-8")
+
+
+def assignments() -> dict[str, str]:
+    lines = [line for line in EXAMPLE.splitlines() if line and not line.startswith("#")]
+    return dict(line.split("=", 1) for line in lines)
+
+
+def test_the_example_has_every_variable_with_its_default_in_order() -> None:
+    assert list(assignments().items()) == [(variable.name, variable.default) for variable in VARIABLES]
+
+
+def test_the_example_says_what_each_is_for() -> None:
+    for group in GROUPS:
+        assert f"# --- {group.title} ---\n" in EXAMPLE
+        for variable in group.variables:
+            assert f"# {variable.help}\n{variable.name}={variable.default}\n" in EXAMPLE
+
+
+def test_the_example_as_it_is_means_the_defaults() -> None:
+    assert load_settings(assignments()).defaults == Defaults()
+    environ = {name: text for name, text in assignments().items() if name in SETTINGS_VARIABLES}
+    for name in ("listen_port", "max_body_bytes", "cors_origins", "payment_provider", "data_dir", "frontend_url"):
+        assert getattr(load_settings(environ), name) == getattr(load_settings({}), name)
+
+
+def test_no_secret_has_a_default() -> None:
+    assert not [variable.name for variable in VARIABLES if variable.secret and variable.default]
+
+
+def test_names_are_listed_once() -> None:
+    assert len({variable.name for variable in VARIABLES}) == len(VARIABLES)
+
+
+def test_what_the_shipped_files_refer_to_is_listed() -> None:
+    known = {variable.name for variable in VARIABLES} - {variable.name for variable in COMPOSE_GROUP.variables}
+    referred = set()
+    for path in SHIPPED_FOLDER.glob("*.yaml"):
+        code = "\n".join(line.partition(" # ")[0] for line in path.read_text("utf-8").splitlines() if line[:1] != "#")
+        referred |= set(re.findall(r"\$\{([A-Za-z_0-9]+)", code))
+    assert referred <= known
+    assert {variable.name for variable in FILE_GROUP.variables} <= referred
+
+
+def test_the_documentation_has_every_variable() -> None:
+    for group in GROUPS:
+        assert f"### {group.title}\n" in DOCUMENTATION
+        for variable in group.variables:
+            default = f"`{variable.default}`" if variable.default else ""
+            assert f"| `{variable.name}` | {default} | {variable.help} |\n" in DOCUMENTATION
+
+
+def test_the_documentation_has_every_bound() -> None:
+    for name, bound in BOUNDS.items():
+        row = f"| `{name}` | `{written(getattr(Defaults(), name))}` | {bound.allowed} | {bound.help} |\n"
+        assert row in DOCUMENTATION
+
+
+def written(value: object) -> str:
+    """A value as YAML has it."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
