@@ -74,7 +74,9 @@ async def set_quotas(client: BillingClient, account_id: AccountId, quota: Quotas
     return _one(await client.set_account_quotas(account_id, quotas_of(quota or ())))
 
 
-def page_parts(headers: tuple[str, ...], rows: Sequence[tuple[str, ...]], cursor: str | None) -> tuple[str | Table, ...]:
+def page_parts(
+    headers: tuple[str, ...], rows: Sequence[tuple[str, ...]], cursor: str | None
+) -> tuple[str | Table, ...]:
     """A page of a list, and how to get the next one."""
     parts: list[str | Table] = [Table(headers, rows)] if rows else ["There are none."]
     if cursor is not None:

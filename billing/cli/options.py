@@ -39,7 +39,7 @@ class Common:
             metavar="SECONDS",
             min=0.1,
             max=MAX_TIMEOUT_S,
-            help="Longest time for one call of the gateway or one statement.",
+            help="Longest time for one call.",
             rich_help_panel=_PANEL,
         ),
     ] = DEFAULT_TIMEOUT_S

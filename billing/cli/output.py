@@ -73,10 +73,10 @@ class Output:
             for part in shown.parts:
                 self._write(printable(part)) if isinstance(part, str) else self._table(part)
 
-    def line(self, text: str) -> None:
-        """A line for people: left out with --json and --quiet."""
-        if not (self.common.json or self.common.quiet):
-            self._write(printable(text))
+    def must_show(self, lines: Sequence[str]) -> None:
+        """Lines that can't be had again, with --quiet too; with --json they must be in the result instead."""
+        if not self.common.json:
+            self._write("\n".join(map(printable, lines)))
 
     def note(self, text: str) -> None:
         """Progress or a warning, on stderr: left out with --quiet."""

@@ -23,10 +23,9 @@ _sql = queries("billing.ledger")
 UNPUSHED: Final = _sql("unpushed")
 PUSHED_ACCOUNT: Final = _sql("pushed_account")
 PUSHED_KEY: Final = _sql("pushed_key")
-RECENTLY_CORRECTED: Final = _sql("recently_corrected")
+UNCORRECTED: Final = _sql("uncorrected")
 
 RELAY_ROWS: Final = 200
-RELAY_SPAN_S: Final = 15
 _FAILED: Final = (RedisError, DatabaseError, NotReady, TimeoutError)
 
 
@@ -106,5 +105,5 @@ class Announcer:
                 await self.account_changed(row["account_id"])
             else:
                 await self.key_changed(row["key_id"], row["account_id"])
-        for row in await self._database.rows(RECENTLY_CORRECTED, RELAY_SPAN_S):
-            await self.balance_changed(row["account_id"])
+        for row in await self._database.rows(UNCORRECTED, RELAY_ROWS):
+            await self.balance_changed(row["id"])

@@ -10,6 +10,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from billing.holds.flight import SingleFlight
+from billing.ledger.postgres import DatabaseUnavailable
 from billing.principals import Principal
 
 
@@ -39,7 +41,7 @@ class PrincipalCache:
         self._known: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
         self._unknown: OrderedDict[bytes, float] = OrderedDict()
         self._digests: dict[str, set[bytes]] = {}
-        self._loading: dict[bytes, asyncio.Task[Principal | None]] = {}
+        self._flights: SingleFlight[Principal | None] = SingleFlight()
         self._lookups = asyncio.Semaphore(settings.lookups)
         self._generation = 0
         self.subscribed = False
@@ -57,22 +59,28 @@ class PrincipalCache:
         return found[0]
 
     async def get(self, digest: bytes) -> Principal | None:
-        """The principal of a key, None for a key that does not exist. Raises `DatabaseError`."""
+        """The principal of a key, None for a key that does not exist.
+
+        While Postgres is away a principal that is no longer fresh still serves: admission checks its version. Raises
+        `DatabaseError` where there is none.
+        """
         principal = self.peek(digest)
         if principal is not None:
             return principal
         forgotten_at = self._unknown.get(digest)
         if forgotten_at is not None and self.subscribed and self._clock() < forgotten_at:
             return None
-        return await self.reload(digest)
+        try:
+            return await self.reload(digest)
+        except DatabaseUnavailable:
+            found = self._known.get(digest)
+            if found is None or not self.subscribed:
+                raise
+            return found[0]
 
     async def reload(self, digest: bytes) -> Principal | None:
         """Read the principal anew; callers at the same time share one look-up. Raises `DatabaseError`."""
-        task = self._loading.get(digest)
-        if task is None:
-            task = self._loading[digest] = asyncio.ensure_future(self._read(digest))
-            task.add_done_callback(lambda _: self._loading.pop(digest, None))
-        return await asyncio.shield(task)
+        return await self._flights.run(digest, lambda: self._read(digest))
 
     async def _read(self, digest: bytes) -> Principal | None:
         generation = self._generation

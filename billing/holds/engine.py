@@ -45,6 +45,37 @@ START_ATTEMPTS: Final = 50
 START_PAUSE_S: Final = 0.2
 
 
+class Lease:
+    """This gateway's sign of life in Postgres, and since when it has stood without a gap."""
+
+    def __init__(self, database: Database, gateway_id: str, lease_s: float) -> None:
+        self._database = database
+        self._gateway_id = gateway_id
+        self._lease_s = lease_s
+        self._since: float | None = None
+        self._renewed = 0.0
+
+    async def renew(self) -> None:
+        """Raises `DatabaseError`."""
+        await self._database.execute(RENEW_LEASE, self._gateway_id, self._lease_s)
+        now = time.monotonic()
+        if self._since is None or now - self._renewed > self._lease_s:
+            self._since = now
+        self._renewed = now
+
+    def stands(self) -> bool:
+        """Whether the leases of others can be judged: Postgres has been there long enough for all of them to renew.
+
+        After Postgres was away every lease has lapsed, and a hold must not be taken from a gateway that lives.
+        """
+        now = time.monotonic()
+        return self._since is not None and now - self._renewed < self._lease_s <= now - self._since
+
+    async def end(self) -> None:
+        """Raises `DatabaseError`."""
+        await self._database.execute(END_LEASE, self._gateway_id)
+
+
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
     """Bounds of the engine beside the hot path's own."""
@@ -77,6 +108,7 @@ class Engine:
         self.keyspace = keyspace
         self._gateway_id = gateway_id
         self._settings = settings
+        self._lease = Lease(database, gateway_id, settings.lease_s)
         self.partitions = Partitions(database, link, keyspace, gateway_id, self._prepare)
         self.corrections = Corrections(database, link, keyspace, self._account_quotas)
         self.outbox = Outbox(
@@ -145,7 +177,7 @@ class Engine:
     async def start(self) -> None:
         """Take a lease, agree on every partition's epoch and start what runs beside. Waits a bounded time for other
         gateways to join; raises `DatabaseError` or `NotReady` where a store is away."""
-        await self._renew_lease()
+        await self._lease.renew()
         for _ in range(START_ATTEMPTS):
             if all([await self._join(partition) for partition in self.partitions.all]):
                 break
@@ -164,13 +196,10 @@ class Engine:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if not self.holds.live:
             try:
-                await self._database.execute(END_LEASE, self._gateway_id)
+                await self._lease.end()
             except DatabaseError as error:
                 logger.info("the lease runs out by itself: %s", error)
         return done
-
-    async def _renew_lease(self) -> None:
-        await self._database.execute(RENEW_LEASE, self._gateway_id, self._settings.lease_s)
 
     async def _join(self, partition: Partition) -> bool:
         try:
@@ -183,7 +212,7 @@ class Engine:
         while True:
             await asyncio.sleep(RELAY_INTERVAL_S)
             try:
-                await self._renew_lease()
+                await self._lease.renew()
                 for partition in self.partitions.all:
                     if partition.epoch is None or not await self.partitions.is_current(partition):
                         await self._join(partition)
@@ -197,7 +226,7 @@ class Engine:
             for partition in self.partitions.all:
                 try:
                     if partition.epoch is not None:
-                        await self.recovery.sweep(partition)
+                        await self.recovery.sweep(partition, others=self._lease.stands())
                 except (DatabaseError, RedisError, NotReady, TimeoutError) as error:
                     logger.info("sweep of partition %d: %s", partition.number, error)
 

@@ -14,6 +14,7 @@ from ulid import ULID
 
 from billing.holds.codec import COUNTER, I8, SETTLED, AccountState, Entry, KeyState, pack_text
 from billing.holds.connection import Link, Script
+from billing.holds.flight import SingleFlight
 from billing.holds.keyspace import Keyspace
 from billing.holds.partitions import Partition
 from billing.holds.windows import Since, read_counters
@@ -57,29 +58,22 @@ class Loader:
         self._flush = flush
         self._wait_s = wait_s
         self._install_script, self._adopt_script, self._fill_script = Script("install"), Script("adopt"), Script("fill")
-        self._running: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._flights: SingleFlight[None] = SingleFlight()
 
     async def install(self, partition: Partition, account_id: str, key_id: str | None) -> None:
         """Load an account, and a key of it, where Redis has not got them.
 
         Raises `DatabaseError`, `RedisError`, `LostWrites`.
         """
-        await self._once(("install", key_id or account_id), lambda: self._install(partition, account_id, key_id))
+        await self._flights.run(("install", key_id or account_id), lambda: self._install(partition, account_id, key_id))
 
     async def adopt_account(self, partition: Partition, account_id: str) -> None:
         """Tell Redis the account's newest version and counters. Raises `DatabaseError`, `RedisError`."""
-        await self._once(("adopt", account_id), lambda: self._adopt(partition, account_id, None))
+        await self._flights.run(("adopt", account_id), lambda: self._adopt(partition, account_id, None))
 
     async def adopt_key(self, partition: Partition, account_id: str, key_id: str) -> None:
         """Tell Redis the key's newest version and counters. Raises `DatabaseError`, `RedisError`."""
-        await self._once(("adopt", key_id), lambda: self._adopt(partition, account_id, key_id))
-
-    async def _once(self, name: tuple[str, str], work: Callable[[], Awaitable[None]]) -> None:
-        running = self._running.get(name)
-        if running is None:
-            running = self._running[name] = asyncio.ensure_future(_run(work))
-            running.add_done_callback(lambda _: self._running.pop(name, None))
-        await asyncio.shield(running)
+        await self._flights.run(("adopt", key_id), lambda: self._adopt(partition, account_id, key_id))
 
     def account_quotas(self, plan_id: str, quotas: object) -> tuple[Quota, ...]:
         """One quota for each counter of an account: its plan's and its own."""
@@ -163,10 +157,6 @@ class Loader:
             if ours and entry.dseq <= dseq:
                 return True
         return False
-
-
-async def _run(work: Callable[[], Awaitable[None]]) -> None:
-    await work()
 
 
 def plan_lookup(plans: Mapping[str, Plan], default: str) -> Callable[[str], Plan]:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from billing.holds.connection import Link, RedisError, Script
+from billing.holds.flight import SingleFlight
 from billing.holds.keyspace import Keyspace
 from billing.ledger.postgres import Database, DatabaseError, queries
 
@@ -66,7 +67,8 @@ class Partitions:
         self._gateway_id = gateway_id
         self._prepare = prepare
         self._locks = [asyncio.Lock() for _ in range(keyspace.partitions)]
-        self._fence, self._join = Script("fence"), Script("join")
+        self._joins: SingleFlight[bool] = SingleFlight()
+        self._fence, self._join_script = Script("fence"), Script("join")
         self.all = [Partition(number) for number in range(keyspace.partitions)]
 
     def of(self, account_id: str) -> Partition:
@@ -120,13 +122,16 @@ class Partitions:
 
     async def join(self, partition: Partition) -> bool:
         """Take part in the partition's epoch; whether it is open. Raises `NotReady`."""
+        return await self._joins.run(partition.number, lambda: self._join(partition))
+
+    async def _join(self, partition: Partition) -> bool:
         epoch = await self.ensure(partition)
         try:
             if partition.joined_epoch != epoch and not await self._prepare(partition, epoch):
                 return False
             rows = await self._database.rows(LIVE_GATEWAYS)
             reply = await self._link.call(
-                self._join,
+                self._join_script,
                 [self._keys.meta(partition.number), self._keys.joined(partition.number)],
                 [epoch, self._gateway_id, *(row["id"] for row in rows)],
             )

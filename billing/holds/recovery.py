@@ -108,8 +108,11 @@ class Recovery:
             hold.reholding = None
             done.set_result(None)
 
-    async def sweep(self, partition: Partition) -> Swept:
-        """Finish what is left behind in one partition's journal. Raises `DatabaseError`, `RedisError`."""
+    async def sweep(self, partition: Partition, *, others: bool = True) -> Swept:
+        """Finish what is left behind in one partition's journal; without `others` no other gateway's hold is touched.
+
+        Raises `DatabaseError`, `RedisError`.
+        """
         living = {row["id"] for row in await self._database.rows(LIVE_GATEWAYS)}
         now_ms = partition.now_ms()
         settled: list[Debit] = []
@@ -121,7 +124,7 @@ class Recovery:
             if entry.state == SETTLED:
                 if age_ms > SETTLED_AGE_MS:
                     settled.append(at_place(decode_debit(entry.payload), entry.epoch, entry.dseq))
-            elif entry.state == CLAIMED or entry.gateway not in living or age_ms > self._hold_ttl_ms:
+            elif entry.state == CLAIMED or (others and self._is_gone(entry, age_ms, living)):
                 gone.append(request_id)
             elif entry.gateway == self._gateway_id and request_id not in self._live and age_ms > ORPHAN_AGE_MS:
                 self._void_orphan(partition, request_id, entry)
@@ -133,6 +136,9 @@ class Recovery:
         if settled or gone or voided:
             logger.info("swept: %d settled, %d expired, %d given back", len(settled), len(gone), voided)
         return Swept(len(settled), len(gone), voided)
+
+    def _is_gone(self, entry: Entry, age_ms: int, living: set[str]) -> bool:
+        return entry.gateway not in living or age_ms > self._hold_ttl_ms
 
     def _void_orphan(self, partition: Partition, request_id: str, entry: Entry) -> None:
         account_key = self._keys.account(entry.account_id)

@@ -14,7 +14,10 @@ from billing.quotas import Quota, parse_quotas
 
 logger = logging.getLogger(__name__)
 
-CORRECTIONS_AFTER: Final = queries("billing.ledger")("corrections_after")
+_sql = queries("billing.ledger")
+CORRECTIONS_AFTER: Final = _sql("corrections_after")
+CORRECTED: Final = _sql("corrected")
+READ_XSEQ: Final = "SELECT xseq FROM accounts WHERE id = $1"
 ROWS_PER_APPLY: Final = 100
 ROUNDS: Final = 50
 
@@ -50,15 +53,20 @@ class Corrections:
 
     async def _sync(self, partition: Partition, account_id: str) -> bool:
         account_key = self._keys.account(account_id)
+        newest = await self._database.value(READ_XSEQ, account_id)
         quotas: Sequence[Quota] | None = None
         for _ in range(ROUNDS):
             epoch = partition.epoch
             raw = await self._link.command("GET", account_key)
             state = AccountState.unpack(raw) if raw is not None else None
-            if epoch is None or state is None or state.epoch != epoch:
-                return epoch is not None
+            if epoch is None:
+                return False
+            if state is None or state.epoch != epoch or state.xseq >= newest:
+                await self._database.execute(CORRECTED, account_id, newest)
+                return True
             rows = await self._database.rows(CORRECTIONS_AFTER, account_id, state.xseq, ROWS_PER_APPLY)
             if not rows:
+                await self._database.execute(CORRECTED, account_id, newest)
                 return True
             if quotas is None:
                 quotas = await self._account_quotas(account_id)

@@ -12,7 +12,8 @@ INSERT INTO installation DEFAULT VALUES;
 CREATE TABLE partitions (
     p integer PRIMARY KEY,
     epoch bigint NOT NULL DEFAULT 0,
-    identity text
+    identity text,
+    began_at timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE partitions IS 'The life of the Redis server that holds a partition: numbered, so that an old one is known.';
 
@@ -20,6 +21,13 @@ CREATE TABLE gateways (
     id text PRIMARY KEY,
     lease_until timestamptz NOT NULL
 );
+
+CREATE TABLE job_leases (
+    name text PRIMARY KEY,
+    owner text NOT NULL,
+    until timestamptz NOT NULL
+);
+COMMENT ON TABLE job_leases IS 'Work that one gateway does for all: whoever holds the lease, until then.';
 
 CREATE TABLE plans (
     id text PRIMARY KEY,
@@ -41,9 +49,12 @@ CREATE TABLE accounts (
     version bigint NOT NULL DEFAULT 1,
     pushed_version bigint NOT NULL DEFAULT 1,
     xseq bigint NOT NULL DEFAULT 0,
+    pushed_xseq bigint NOT NULL DEFAULT 0,
     hyd_epoch bigint NOT NULL DEFAULT -1
 );
 CREATE INDEX accounts_unpushed ON accounts (id) WHERE version > pushed_version;
+CREATE INDEX accounts_uncorrected ON accounts (id) WHERE xseq > pushed_xseq;
+COMMENT ON COLUMN accounts.pushed_xseq IS 'The last correction that Redis was told of, or did not need.';
 COMMENT ON COLUMN accounts.pushed_version IS 'The last version that Redis and the gateways were told of.';
 COMMENT ON COLUMN accounts.version IS 'Rises with every change of plan, status, credit limit or quotas.';
 COMMENT ON COLUMN accounts.xseq IS 'Number of the last correction: a change of the balance that Redis has not made itself.';
@@ -185,7 +196,6 @@ CREATE TABLE corrections (
     created_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (account_id, xseq)
 );
-CREATE INDEX corrections_written ON corrections (created_at);
 COMMENT ON TABLE corrections IS
     'Changes of a balance that Redis has not made itself, in the order in which it must be told of them.';
 
