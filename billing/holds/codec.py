@@ -124,6 +124,8 @@ class Entry:
     output_tokens: int = 0
     key_id: str = ""
     gateway: str = ""
+    account_tags: tuple[int, ...] = ()
+    key_tags: tuple[int, ...] = ()
 
     @classmethod
     def unpack(cls, raw: bytes) -> "Entry":
@@ -140,8 +142,8 @@ class Entry:
         _, at = _text(raw, at)
         _, at = _text(raw, at)
         gateway, at = _text(raw, at)
-        for _ in range(2):
-            at += 1 + 4 * raw[at]
+        account_tags, at = _tags(raw, at)
+        key_tags, at = _tags(raw, at)
         return cls(
             state,
             epoch,
@@ -153,12 +155,19 @@ class Entry:
             output_tokens=output_tokens,
             key_id=key_id,
             gateway=gateway,
+            account_tags=account_tags,
+            key_tags=key_tags,
         )
 
 
 def _text(raw: bytes, at: int) -> tuple[str, int]:
     end = at + 1 + raw[at]
     return raw[at + 1 : end].decode(), end
+
+
+def _tags(raw: bytes, at: int) -> tuple[tuple[int, ...], int]:
+    count, at = raw[at], at + 1
+    return struct.unpack_from(f"<{count}I", raw, at), at + 4 * count
 
 
 def pack_text(text: str) -> bytes:

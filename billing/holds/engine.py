@@ -23,6 +23,7 @@ from billing.holds.keyspace import Keyspace
 from billing.holds.loader import Loader, LostWrites, plan_lookup
 from billing.holds.outbox import Outbox
 from billing.holds.partitions import NotReady, Partition, Partitions
+from billing.holds.reconcile import Reconciler
 from billing.holds.recovery import Recovery
 from billing.holds.service import Holds, HoldSettings
 from billing.holds.sync import Corrections
@@ -149,6 +150,7 @@ class Engine:
         )
         self.cache = PrincipalCache(load_principal, settings.cache, time.monotonic)
         self.announcer = Announcer(database, link, keyspace, self.partitions, self.loader, self.corrections, self.cache)
+        self.reconciler = Reconciler(database, link, keyspace, self.partitions, self.loader, self.corrections)
         self._tasks: list[asyncio.Task[None]] = []
         link.on_lost = self._lost
 

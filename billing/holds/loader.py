@@ -134,7 +134,7 @@ class Loader:
         if reply[0] != 0 or reply[4] == 0:
             return
         _, dseq, xseq, now_ms, _ = reply
-        await self._drained(partition, account_id, epoch, dseq)
+        await self.drained(partition, account_id, epoch, dseq)
         since = Since(epoch, dseq, xseq, row["now"])
         async with self._database.transaction(snapshot=True) as connection:
             counters = await read_counters(connection, account_id, key_id, quotas, now_ms // 1000, since)
@@ -143,8 +143,11 @@ class Loader:
         fill_keys = [self._keys.meta(number), installed, subject_key]
         await self._link.call(self._fill_script, fill_keys, [epoch, subject, token, kind, bases])
 
-    async def _drained(self, partition: Partition, account_id: str, epoch: int, dseq: int) -> None:
-        """Wait until every debit of the account up to `dseq` is in Postgres: its entry leaves the journal then."""
+    async def drained(self, partition: Partition, account_id: str, epoch: int, dseq: int) -> None:
+        """Wait until every debit of the account up to `dseq` is in Postgres: its entry leaves the journal then.
+
+        Raises `DatabaseError`, `RedisError`, `TimeoutError`.
+        """
         await self._flush()
         async with asyncio.timeout(self._wait_s):
             while await self._undrained(partition, account_id, epoch, dseq):

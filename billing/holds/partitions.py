@@ -105,14 +105,7 @@ class Partitions:
             if epoch is not None and known.decode() == identity and int(epoch) >= stored:
                 await self._agree(partition, int(epoch))
                 return
-            moved = await self._database.row(MOVE_EPOCH, number, stored, identity)
-            if moved is not None:
-                logger.warning("partition %d: a new life of Redis, epoch %d begins", number, moved["epoch"])
-                await self._link.call(
-                    self._fence,
-                    [meta_key, self._keys.joined(number), self._keys.installed(number)],
-                    [moved["epoch"], identity],
-                )
+            await self._move(partition, stored, identity)
 
     async def _agree(self, partition: Partition, epoch: int) -> None:
         seconds, micros = await self._link.command("TIME")
@@ -142,6 +135,25 @@ class Partitions:
             return False
         partition.joined_epoch = epoch
         return bool(reply == 1)
+
+    async def renew(self, partition: Partition) -> None:
+        """Begin a new epoch although the server is the same: everything is loaded again. Raises `NotReady`."""
+        try:
+            await self._link.connect()
+            identity = await self._link.identity()
+            row = await self._database.row(READ_PARTITION, partition.number)
+            await self._move(partition, row["epoch"] if row is not None else 0, identity)
+        except (RedisError, DatabaseError) as error:
+            raise NotReady(str(error)) from error
+        partition.epoch = None
+
+    async def _move(self, partition: Partition, stored: int, identity: str) -> None:
+        number = partition.number
+        moved = await self._database.row(MOVE_EPOCH, number, stored, identity)
+        if moved is not None:
+            logger.warning("partition %d: epoch %d begins", number, moved["epoch"])
+            keys = [self._keys.meta(number), self._keys.joined(number), self._keys.installed(number)]
+            await self._link.call(self._fence, keys, [moved["epoch"], identity])
 
     async def is_current(self, partition: Partition) -> bool:
         """Whether the epoch in hand is still the server's, and open; refreshes the clock. Raises `RedisError`."""

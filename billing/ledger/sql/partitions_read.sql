@@ -1,1 +1,1 @@
-SELECT epoch, identity FROM partitions WHERE p = $1
+SELECT epoch, identity, began_at FROM partitions WHERE p = $1

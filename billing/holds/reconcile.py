@@ -1,0 +1,233 @@
+"""Reconciling: what Redis has of an account, compared with what the ledger says it should have.
+
+This file owns invariants I2 to I4 of the protocol, checked on the running system: the balance, the sum of holds, every
+window's counter, and that no debit of the epoch is missing. Redis is read at one moment, Postgres in one snapshot after
+every debit up to that moment is in it; what changed meanwhile is told apart by the cursors. Correcting means a new
+epoch: everything is loaded again, no balance is ever written by hand.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from billing.holds.codec import SETTLED, AccountState, Counter, Entry, KeyState
+from billing.holds.connection import Link
+from billing.holds.keyspace import Keyspace
+from billing.holds.loader import Loader
+from billing.holds.partitions import Partition, Partitions
+from billing.holds.sync import Corrections
+from billing.holds.windows import Since, read_counters
+from billing.ledger.postgres import Connection, Database, queries
+from billing.quotas import Metric, Quota, Window, parse_quotas, window_id
+
+logger = logging.getLogger(__name__)
+
+_sql = queries("billing.ledger")
+ACCOUNTS: Final = _sql("reconcile_accounts")
+ACCOUNT: Final = _sql("reconcile_account")
+KEYS_OF_ACCOUNT: Final = _sql("keys_of_account")
+READ_PARTITION: Final = _sql("partitions_read")
+
+PAGE: Final = 500
+ATTEMPTS: Final = 5
+SECOND_LOOK_S: Final = 0.3
+SCAN_COUNT: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """One difference. `what` is balance, held, running, a window of a subject, or debits; amounts in its unit."""
+
+    account_id: str
+    what: str
+    redis: int
+    ledger: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one run compared and found. `busy` accounts changed too fast for their holds and windows to be compared."""
+
+    accounts: int = 0
+    busy: int = 0
+    drifts: tuple[Drift, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """An account in Redis at one moment: its state, its keys' states, and its open holds."""
+
+    state: AccountState
+    keys: dict[str, KeyState]
+    holds: tuple[Entry, ...]
+    steady: bool
+
+
+class Reconciler:
+    """Compares every account that Redis has been loaded with."""
+
+    def __init__(
+        self,
+        database: Database,
+        link: Link,
+        keyspace: Keyspace,
+        partitions: Partitions,
+        loader: Loader,
+        corrections: Corrections,
+    ) -> None:
+        self._database = database
+        self._link = link
+        self._keys = keyspace
+        self._partitions = partitions
+        self._loader = loader
+        self._corrections = corrections
+
+    async def run(self) -> Report:
+        """Compare everything. Raises `DatabaseError`, `RedisError`, `NotReady`, `TimeoutError`."""
+        accounts, busy = 0, 0
+        drifts: list[Drift] = []
+        for partition in self._partitions.all:
+            epoch = await self._partitions.ensure(partition)
+            after = ""
+            while rows := await self._database.rows(ACCOUNTS, after, epoch, PAGE):
+                after = rows[-1]["id"]
+                for row in rows:
+                    if self._keys.partition_of(row["id"]) != partition.number:
+                        continue
+                    found, steady = await self.check(partition, row["id"])
+                    accounts, busy = accounts + 1, busy + (not steady)
+                    drifts += found
+        for drift in drifts:
+            logger.error("drift: %s", drift)
+        return Report(accounts, busy, tuple(drifts))
+
+    async def check(self, partition: Partition, account_id: str) -> tuple[list[Drift], bool]:
+        """The differences of one account, and whether its holds and windows could be compared.
+
+        A difference counts when it is still there at a second look: a debit that went the ledger's own way is told to
+        Redis a moment after Postgres has it.
+        """
+        found, steady = await self._check(partition, account_id)
+        if found:
+            await asyncio.sleep(SECOND_LOOK_S)
+            again, steady = await self._check(partition, account_id)
+            found = [drift for drift in again if any(drift.what == first.what for first in found)]
+        return found, steady
+
+    async def _check(self, partition: Partition, account_id: str) -> tuple[list[Drift], bool]:
+        await self._corrections.sync(partition, account_id)
+        seen = None
+        for _ in range(ATTEMPTS):
+            seen = await self._look(partition, account_id)
+            if seen is None or seen.steady:
+                break
+        if seen is None:
+            return [], True
+        state = seen.state
+        await self._loader.drained(partition, account_id, state.epoch, state.dseq)
+        async with self._database.transaction(snapshot=True) as connection:
+            row = await connection.fetchrow(READ_PARTITION, partition.number)
+            if row is None or row["epoch"] != state.epoch:
+                return [], True
+            return await self._compare(connection, account_id, seen, row["began_at"]), seen.steady
+
+    async def _look(self, partition: Partition, account_id: str) -> _Seen | None:
+        account_key = self._keys.account(account_id)
+        raw = await self._link.command("GET", account_key)
+        before = AccountState.unpack(raw) if raw else None
+        if before is None or before.epoch != partition.epoch:
+            return None
+        rows = await self._database.rows(KEYS_OF_ACCOUNT, account_id)
+        holds = []
+        async for _, value in self._link.scan_hash(self._keys.journal(partition.number).decode(), SCAN_COUNT):
+            entry = Entry.unpack(value)
+            if entry.state != SETTLED and entry.account_id == account_id and entry.epoch == before.epoch:
+                holds.append(entry)
+        keys = {}
+        for row in rows:
+            value = await self._link.command("GET", self._keys.key(account_id, row["id"]))
+            if value is not None:
+                keys[row["id"]] = KeyState.unpack(value)
+        raw = await self._link.command("GET", account_key)
+        after = AccountState.unpack(raw) if raw else None
+        if after is None:
+            return None
+        steady = (before.hold_version, before.dseq, before.xseq) == (after.hold_version, after.dseq, after.xseq)
+        return _Seen(before, keys, tuple(holds), steady)
+
+    async def _compare(self, connection: Connection, account_id: str, seen: _Seen, began_at: datetime) -> list[Drift]:
+        state = seen.state
+        row = await connection.fetchrow(ACCOUNT, account_id, state.xseq, state.epoch, state.dseq, began_at)
+        if row is None:
+            return []
+        expected = row["balance_nano"] - row["untold_nano"] + row["later_nano"]
+        drifts = [Drift(account_id, "balance", state.balance_nano, expected)]
+        drifts.append(Drift(account_id, "debits", state.dseq, row["debits"]))
+        if seen.steady:
+            drifts.append(Drift(account_id, "held", state.held_nano, sum(hold.cost_nano for hold in seen.holds)))
+            drifts.append(Drift(account_id, "running", state.running, len(seen.holds)))
+            since = Since(state.epoch, state.dseq, state.xseq, began_at)
+            quotas = self._loader.account_quotas(row["plan"], row["quotas"])
+            if row["version"] == state.principal_version:
+                drifts += await _windows(connection, account_id, None, quotas, state.counters, seen.holds, state, since)
+            for key_row in await connection.fetch(KEYS_OF_ACCOUNT, account_id):
+                key = seen.keys.get(key_row["id"])
+                if key is not None and key.epoch == state.epoch:
+                    holds = [hold for hold in seen.holds if hold.key_id == key_row["id"]]
+                    key_quotas = parse_quotas(key_row["quotas"])
+                    drifts += await _windows(
+                        connection, account_id, key_row["id"], key_quotas, key.counters, holds, state, since
+                    )
+        return [drift for drift in drifts if drift.redis != drift.ledger]
+
+    async def fix(self) -> int:
+        """Begin a new epoch in every partition: all state is loaded from Postgres again, running requests are held
+        again by their gateways. The number of partitions. Raises as `run`."""
+        for partition in self._partitions.all:
+            await self._partitions.renew(partition)
+        return len(self._partitions.all)
+
+
+async def _windows(
+    connection: Connection,
+    account_id: str,
+    key_id: str | None,
+    quotas: Sequence[Quota],
+    counters: Sequence[Counter],
+    holds: Sequence[Entry],
+    state: AccountState,
+    since: Since,
+) -> list[Drift]:
+    """Differences of one subject's counters in the windows that are current in Redis."""
+    drifts = []
+    by_tag = {quota.tag: quota for quota in quotas}
+    for counter in counters:
+        quota = by_tag.get(counter.tag)
+        if quota is None or counter.pending or counter.window_id != window_id(quota.window, state.now_s):
+            continue
+        (base,) = await read_counters(connection, account_id, key_id, [quota], state.now_s, since)
+        held = sum(_held(hold, quota, counter, key_id is not None) for hold in holds)
+        name = f"{key_id or 'account'} {Window(quota.window).name}:{quota.metric.name}"
+        drifts.append(Drift(account_id, name, counter.used, base.used + held))
+    return drifts
+
+
+def _held(hold: Entry, quota: Quota, counter: Counter, of_key: bool) -> int:
+    """What an open hold adds to a counter."""
+    tags = hold.key_tags if of_key else hold.account_tags
+    if quota.tag not in tags or window_id(quota.window, hold.at_ms // 1000) != counter.window_id:
+        return 0
+    match quota.metric:
+        case Metric.requests:
+            return 1
+        case Metric.tokens:
+            return hold.input_tokens + hold.output_tokens
+        case Metric.input_tokens:
+            return hold.input_tokens
+        case Metric.output_tokens:
+            return hold.output_tokens
+        case Metric.cost:
+            return hold.cost_nano
