@@ -32,6 +32,7 @@ from billing.reports import Reports
 from gateway.estimate import EstimateRules
 from gateway.forward import Forwarder, ForwardRules
 from gateway.handler import Proxy, ProxyRules
+from gateway.jobs import Jobs
 from gateway.metrics import Metrics
 from gateway.missing import MissingUsage
 from gateway.providers.local import LocalTransport
@@ -235,7 +236,8 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     reads = Reads(runtime, proxy, router, metrics, health)
     app = web.Application(client_max_size=settings.proxy_max_body_bytes)
     setup(app, runtime.services)
-    add_routes(app, proxy, reads, dialect.endpoints)
+    jobs = Jobs(engine, runtime.database, proxy, metrics, runtime.admin_api_key, new_id())
+    add_routes(app, proxy, reads, jobs, dialect.endpoints)
     metrics.gauge("debits_waiting", "Debits that Redis has settled and Postgres has not.", lambda: len(engine.outbox))
     metrics.gauge("holds_live", "Requests that are being served.", lambda: len(engine.holds.live))
     metrics.gauge("principals_cached", "Keys in memory.", lambda: len(engine.cache))
@@ -245,6 +247,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         tasks = [
             asyncio.create_task(_housekeeping(runtime)),
             asyncio.create_task(_flush_metrics(metrics)),
+            asyncio.create_task(jobs.reconcile_for_ever(defaults.reconcile_interval_s)),
         ]
         health.ready = True
         yield app, health

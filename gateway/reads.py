@@ -21,6 +21,7 @@ from billing.quotas import Metric, Window, window_end_s, window_id
 from gateway import refusals
 from gateway.handler import Proxy, Refuse
 from gateway.headers import client_key
+from gateway.jobs import Jobs
 from gateway.metrics import Metrics
 from gateway.routing import Route, Router
 
@@ -186,7 +187,7 @@ def _json(said: object, status: int = 200) -> web.Response:
     return web.Response(body=msgspec.json.encode(said), status=status, content_type="application/json")
 
 
-def add_routes(app: web.Application, proxy: Proxy, reads: Reads, endpoints: Iterable[str]) -> None:
+def add_routes(app: web.Application, proxy: Proxy, reads: Reads, jobs: Jobs, endpoints: Iterable[str]) -> None:
     """Every path that the gateway serves itself; the billing API is mounted beside it."""
     for endpoint in sorted(endpoints):
         app.router.add_post(endpoint, proxy.handle)
@@ -205,6 +206,8 @@ def add_routes(app: web.Application, proxy: Proxy, reads: Reads, endpoints: Iter
     app.router.add_get("/v1/models/{id:.+}", refusing(reads.model))
     app.router.add_get("/v1/key", refusing(reads.key))
     app.router.add_get("/v1/generations/{id}", refusing(reads.generation))
+    app.router.add_get("/v1/status", refusing(jobs.status))
+    app.router.add_post("/v1/jobs/reconcile", refusing(jobs.post_reconcile))
     for path in ("/healthz", "/health"):
         app.router.add_get(path, reads.healthz)
     app.router.add_get("/readyz", reads.readyz)

@@ -79,6 +79,10 @@ def invalid_key() -> Refusal:
     )
 
 
+def invalid_admin_key() -> Refusal:
+    return Refusal(401, "invalid_api_key", "This call needs the admin key: send it as X-Admin-Key.")
+
+
 def bad_request(message: str, param: str | None = None) -> Refusal:
     return Refusal(400, "invalid_request_error", message, param=param)
 

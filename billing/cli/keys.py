@@ -1,7 +1,7 @@
 """`metergate operator key`: API keys of accounts. A secret is printed once, by `create`."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -111,8 +111,7 @@ async def update(
     ] = None,
 ) -> Shown:
     """Change a key: what is given replaces what it had, the rest stays. Felt by every gateway within a second."""
-    changes = KeyChanges()
-    changes.update(_rules(scope, quota, model, max_parallel, expires_at, tag))
+    changes = cast(KeyChanges, _rules(scope, quota, model, max_parallel, expires_at, tag))
     if name is not None:
         changes["name"] = name
     for what in clear or ():

@@ -1,0 +1,6 @@
+-- How much there is to verify.
+SELECT
+    (SELECT count(*) FROM accounts) AS accounts,
+    (SELECT count(*) FROM transfers) AS transfers,
+    (SELECT count(*) FROM usage_events) AS events,
+    (SELECT count(*) FROM usage_rollups) AS rollups

@@ -1,0 +1,26 @@
+-- Rollups that are not the sums of their events, and sums without a rollup. What counts, and the buckets, are as in
+-- write_debits.sql.
+WITH minutes AS (
+    SELECT account_id, date_trunc('minute', admitted_at, 'UTC') AS bucket, key_id, model, feature, count(*) AS requests,
+        sum(input_tokens) AS input_tokens, sum(cached_input_tokens) AS cached_input_tokens,
+        sum(cache_write_tokens) AS cache_write_tokens, sum(output_tokens) AS output_tokens,
+        sum(reasoning_tokens) AS reasoning_tokens, sum(cost_nano) AS cost_nano, sum(charged_nano) AS charged_nano
+    FROM usage_events
+    WHERE outcome = 'settled' OR input_tokens + output_tokens > 0
+    GROUP BY 1, 2, 3, 4, 5
+), summed AS (
+    SELECT account_id, g.code AS granularity, date_trunc(g.unit, minutes.bucket, 'UTC') AS bucket, key_id, model, feature,
+        sum(requests) AS requests, sum(input_tokens) AS input_tokens, sum(cached_input_tokens) AS cached_input_tokens,
+        sum(cache_write_tokens) AS cache_write_tokens, sum(output_tokens) AS output_tokens,
+        sum(reasoning_tokens) AS reasoning_tokens, sum(cost_nano) AS cost_nano, sum(charged_nano) AS charged_nano
+    FROM minutes CROSS JOIN (VALUES (0, 'minute'), (1, 'hour'), (2, 'day'), (3, 'month')) AS g (code, unit)
+    GROUP BY 1, 2, 3, 4, 5, 6
+)
+SELECT account_id, granularity, bucket, key_id, model, feature,
+    s.requests AS events, r.requests, s.charged_nano AS events_charged_nano, r.charged_nano
+FROM summed AS s FULL JOIN usage_rollups AS r USING (account_id, granularity, bucket, key_id, model, feature)
+WHERE (s.requests, s.input_tokens, s.cached_input_tokens, s.cache_write_tokens, s.output_tokens, s.reasoning_tokens,
+        s.cost_nano, s.charged_nano)
+    IS DISTINCT FROM (r.requests, r.input_tokens, r.cached_input_tokens, r.cache_write_tokens, r.output_tokens,
+        r.reasoning_tokens, r.cost_nano, r.charged_nano)
+ORDER BY account_id, granularity, bucket

@@ -1,0 +1,189 @@
+"""Verification: the ledger's promises, proved from one snapshot. Nothing here writes.
+
+    balances    every account's balance is the sum of its transfers
+    sum         all balances, those of system accounts included, sum to zero
+    transfers   every charged event has exactly one transfer, of its amount and account; every usage transfer an event
+    prices      every event's amount follows from its counts and the price row that it names
+    rollups     every rollup is the sum of its events
+
+Everything is read through cursors, and differences are counted while a bounded number of them is named, so that
+millions of rows take time but no memory.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from billing.ledger.debits import usage_of
+from billing.ledger.postgres import Connection, Database, Row, queries
+from billing.money import format_usd
+from billing.prices import PriceError, PriceRow, from_canonical_json, round_up
+from billing.times import rfc3339
+from billing.usage import UsageError
+
+BATCH_ROWS: Final = 2000
+EXAMPLES_LIMIT: Final = 20
+"""Differences of one check that are named; the others are counted."""
+STATEMENT_TIMEOUT_S: Final = 3600.0
+"""For the database that `verify` is given: one statement reads a whole table."""
+
+_GRANULARITIES: Final = ("minute", "hour", "day", "month")
+_query = queries("billing.ledger")
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What came of one check. `examples` name the first differing rows, a sentence each."""
+
+    name: str
+    looked_at: int
+    differences: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """All checks."""
+
+    checks: tuple[Checked, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not any(check.differences for check in self.checks)
+
+
+async def verify(database: Database) -> Verified:
+    """Check everything as it stood at one moment, while gateways go on writing. Raises `DatabaseError`.
+
+    A database that is to be large needs a timeout of `STATEMENT_TIMEOUT_S`.
+    """
+    async with database.transaction(snapshot=True) as connection:
+        counts = await connection.fetchrow(_query("verify_counts"))
+        assert counts is not None  # noqa: S101  (a row of counts, always)
+        accounts, events = counts["accounts"], counts["events"]
+        return Verified(
+            (
+                await _check(connection, "balances", accounts, "verify_balances", _balance),
+                await _check(connection, "sum", accounts, "verify_sum", _sum),
+                await _check(connection, "transfers", counts["transfers"], "verify_transfers", _transfer),
+                await _check_prices(connection, events),
+                await _check(connection, "rollups", counts["rollups"], "verify_rollups", _rollup),
+            )
+        )
+
+
+class _Found:
+    """Counts differences and keeps the first ones."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.examples: list[str] = []
+
+    def add(self, example: str) -> None:
+        self.count += 1
+        if len(self.examples) < EXAMPLES_LIMIT:
+            self.examples.append(example)
+
+    def checked(self, name: str, looked_at: int) -> Checked:
+        return Checked(name, looked_at, self.count, tuple(self.examples))
+
+
+async def _batches(connection: Connection, query: str) -> AsyncIterator[list[Row]]:
+    cursor = await connection.cursor(query)
+    while rows := await cursor.fetch(BATCH_ROWS):
+        yield rows
+
+
+async def _check(
+    connection: Connection, name: str, looked_at: int, query: str, describe: Callable[[Row], str]
+) -> Checked:
+    """A check whose query answers the differing rows."""
+    found = _Found()
+    async for rows in _batches(connection, _query(query)):
+        for row in rows:
+            found.add(describe(row))
+    return found.checked(name, looked_at)
+
+
+async def _check_prices(connection: Connection, events: int) -> Checked:
+    found = _Found()
+    stored = await connection.fetch(_query("verify_prices"))
+    prices = {row["id"]: price for row in stored if (price := _price(row, found)) is not None}
+    async for rows in _batches(connection, _query("verify_events")):
+        for row in rows:
+            wrong = _wrong_amount(row, prices.get(row["price_id"]))
+            if wrong is not None:
+                found.add(f"request {row['request_id']}: {wrong}")
+    return found.checked("prices", events)
+
+
+def _price(row: Row, found: _Found) -> PriceRow | None:
+    """A stored row, whose id is the digest of what it says."""
+    try:
+        price = from_canonical_json(row["said"])
+    except (PriceError, ValueError, LookupError, TypeError):
+        found.add(f"price row {row['id']}: what it says is no price row")
+        return None
+    if price.id != row["id"]:
+        found.add(f"price row {row['id']}: it says what {price.id} would say")
+        return None
+    return price
+
+
+def _wrong_amount(row: Row, price: PriceRow | None) -> str | None:
+    """What is wrong with an event's amount; None for one that is right.
+
+    An event that charged nothing because its request was given back or its usage was free is not made from its counts.
+    """
+    if price is None:
+        return f"the ledger has no price row {row['price_id']!r} that could be used"
+    cost_nano, charged_nano = row["cost_nano"], row["charged_nano"]
+    tokens = row["input_tokens"] + row["output_tokens"]
+    if not (cost_nano or charged_nano or tokens) and (row["outcome"] == "expired" or row["estimated"]):
+        return None
+    try:
+        scaled = price.cost_scaled(usage_of(dict(row), row["counts"]), row["multiplier"])
+    except (UsageError, TypeError):
+        return "its counts can't be"
+    expected = round_up(scaled), round_up(scaled, row["markup_scaled"])
+    if (cost_nano, charged_nano) == expected:
+        return None
+    cost, charged = map(format_usd, expected)
+    has = f"cost {format_usd(cost_nano)} and charged {format_usd(charged_nano)} USD"
+    return f"has {has}; its counts and price row give {cost} and {charged}"
+
+
+def _balance(row: Row) -> str:
+    transfers = format_usd(int(row["transfers_nano"]))
+    if row["balance_nano"] is None:
+        return f"{row['account_id']}: transfers of {transfers} USD, and no such account"
+    return f"{row['account_id']}: balance {format_usd(row['balance_nano'])} USD, transfers sum to {transfers}"
+
+
+def _sum(row: Row) -> str:
+    return f"all balances sum to {format_usd(int(row['sum_nano']))} USD, not to zero"
+
+
+def _transfer(row: Row) -> str:
+    request_id = row["request_id"]
+    if row["times"] is None:
+        return f"request {request_id}: a transfer of {format_usd(row['amount_nano'])} USD, and no event"
+    if row["times"] != 1:
+        return f"request {request_id}: {row['times']} events"
+    event = f"an event of {format_usd(int(row['charged_nano']))} USD on {row['account_id']}"
+    if row["amount_nano"] is None:
+        return f"request {request_id}: {event}, and no transfer"
+    sides = f"from {row['debit_account']} to {row['credit_account']}"
+    return f"request {request_id}: {event}, and a transfer of {format_usd(row['amount_nano'])} USD {sides}"
+
+
+def _rollup(row: Row) -> str:
+    named = f"{row['account_id']}, {row['key_id']}, {row['model']}, {row['feature']}"
+    bucket = f"{_GRANULARITIES[row['granularity']]} {rfc3339(row['bucket'])}"
+    events = f"{row['events'] or 0} requests for {_usd(row['events_charged_nano'])} USD"
+    has = f"{row['requests'] or 0} for {_usd(row['charged_nano'])}"
+    return f"{named}, {bucket}: events say {events}, the rollup {has}"
+
+
+def _usd(nano: int | None) -> str:
+    return format_usd(int(nano or 0))
