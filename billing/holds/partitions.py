@@ -97,8 +97,9 @@ class Partitions:
     async def _handshake(self, partition: Partition) -> None:
         number, meta_key = partition.number, self._keys.meta(partition.number)
         for _ in range(HANDSHAKE_ATTEMPTS):
-            await self._link.connect()
-            identity = await self._link.identity()
+            meta_key = self._keys.meta(partition.number)
+            await self._link.connect(meta_key)
+            identity = await self._link.identity(meta_key)
             row = await self._database.row(READ_PARTITION, number)
             stored = row["epoch"] if row is not None else 0
             epoch, known = await self._link.command("HMGET", meta_key, "epoch", "identity")
@@ -108,8 +109,7 @@ class Partitions:
             await self._move(partition, stored, identity)
 
     async def _agree(self, partition: Partition, epoch: int) -> None:
-        seconds, micros = await self._link.command("TIME")
-        redis_ms = int(seconds) * 1000 + int(micros) // 1000
+        redis_ms = await self._link.time_ms(self._keys.meta(partition.number))
         partition.clock_offset_ms = redis_ms - int(time.monotonic() * 1000)
         partition.epoch = epoch
 
@@ -139,8 +139,9 @@ class Partitions:
     async def renew(self, partition: Partition) -> None:
         """Begin a new epoch although the server is the same: everything is loaded again. Raises `NotReady`."""
         try:
-            await self._link.connect()
-            identity = await self._link.identity()
+            meta_key = self._keys.meta(partition.number)
+            await self._link.connect(meta_key)
+            identity = await self._link.identity(meta_key)
             row = await self._database.row(READ_PARTITION, partition.number)
             await self._move(partition, row["epoch"] if row is not None else 0, identity)
         except (RedisError, DatabaseError) as error:

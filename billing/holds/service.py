@@ -16,7 +16,7 @@ from typing import Any, Final
 from billing.holds import decision as decisions
 from billing.holds.batcher import Batcher, Item, StaleEpoch
 from billing.holds.codec import pack_text
-from billing.holds.connection import Link, RedisAway, RedisError, Script
+from billing.holds.connection import Link, RedisAway, RedisError, RedisMoved, Script
 from billing.holds.decision import Exhausted, Need
 from billing.holds.hold import AdmitItem, Hold, Settled, SettleItem, SettlementLost, VoidItem, at_place
 from billing.holds.keyspace import Keyspace
@@ -164,7 +164,7 @@ class Holds:
     ) -> decisions.Unavailable | decisions.Reload | None:
         """Bring about what an admission lacked; None: ask again."""
         try:
-            if isinstance(reply, StaleEpoch):
+            if isinstance(reply, StaleEpoch | RedisMoved):
                 await self._partitions.ensure(partition, stale=epoch)
                 if not await self._partitions.join(partition):
                     await asyncio.sleep(RETRY_PAUSE_S)

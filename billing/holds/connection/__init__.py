@@ -1,0 +1,22 @@
+"""Redis: the one place that imports redis (`server`) and hiredis (`wire`).
+
+errors    what can go wrong, and what is known of a command's fate then
+wire      script calls over one connection: one write and one parsed reply a call, any number in flight
+server    one server: a wire for scripts, the client library for what is rare
+link      Redis as the engine sees it: one server, or a cluster whose slots are followed
+"""
+
+from billing.holds.connection.errors import RedisAway, RedisError, RedisMoved, RedisRefused, RedisTimeout
+from billing.holds.connection.link import Link
+from billing.holds.connection.wire import Argument, Script
+
+__all__ = [
+    "Argument",
+    "Link",
+    "RedisAway",
+    "RedisError",
+    "RedisMoved",
+    "RedisRefused",
+    "RedisTimeout",
+    "Script",
+]

@@ -1,0 +1,28 @@
+"""What can go wrong between a gateway and Redis. Messages never hold a secret.
+
+RedisError
++-- RedisAway      no connection, or it broke: a command sent may or may not have been carried out
++-- RedisTimeout   no answer in time: likewise
++-- RedisRefused   the server answered with an error: nothing was done
+    +-- RedisMoved   another server has this key now, or this one can't serve it: ask again elsewhere
+"""
+
+
+class RedisError(Exception):
+    """Redis did not do what was asked."""
+
+
+class RedisAway(RedisError):
+    """No connection, or it broke: what was sent may or may not have been carried out."""
+
+
+class RedisTimeout(RedisError):
+    """No answer in time: what was sent may or may not have been carried out."""
+
+
+class RedisRefused(RedisError):
+    """The server answered with an error: nothing was done."""
+
+
+class RedisMoved(RedisRefused):
+    """Another server has this key now, or this one can't serve it yet: nothing was done."""
