@@ -12,6 +12,7 @@ No message holds a key. Nothing is repeated by itself: a grant that was `Unreach
 idempotency key.
 """
 
+import os
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 from urllib.parse import quote, urlsplit
@@ -292,5 +293,5 @@ def _why(error: aiohttp.ClientError | OSError) -> str:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return "its certificate is not trusted"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return error.os_error.strerror or "no connection"
+        return os.strerror(error.os_error.errno).lower() if error.os_error.errno else "no connection"
     return "the connection broke"

@@ -6,9 +6,9 @@ at the dearest that it could fall in, and where the client gave no maximum the h
 
 from dataclasses import dataclass
 
-from billing.holds.decision import Need
+from billing.holds.decision import Need, NeedTooLarge
 from billing.prices import MULTIPLIERS, PriceRow, round_up
-from billing.usage import Usage
+from billing.usage import MAX_COUNT, Usage
 from gateway.providers.dialect import ParsedRequest
 from gateway.routing import Route
 
@@ -45,15 +45,10 @@ def worst_case(parsed: ParsedRequest, route: Route, plan_markup_scaled: int, rul
         raise NotPriced(f"The model `{route.entry}` has no price here")
     _check_priced(parsed, route.entry, rates.row)
     row, markup, choices = rates.row, markup_of(route, plan_markup_scaled), parsed.choices
-    bound = parsed.bound_input_tokens(row.part_tokens)
-    if row.context_window is not None and (bound is None or bound > row.context_window):
-        bound = row.context_window
-    if bound is None:
-        raise NotPriced(f"The model `{route.entry}` has no context_window to bound input that is not in the body")
-    if not rules.strict:
-        bound = min(bound, -(-parsed.input_bound_tokens // BYTES_PER_TOKEN))
-    input_tokens = bound * choices
+    input_tokens = _input_bound(parsed, route.entry, row, rules) * choices
     least, most = _output_bounds(parsed, route, rules)
+    if max(input_tokens, most * choices) > MAX_COUNT:
+        raise NeedTooLarge(f"all its choices together may have more than {MAX_COUNT} tokens")
     unit = rates.unit_nano(markup) * choices if parsed.has_output else 0
     return Need(input_tokens, rates.input_nano(input_tokens, markup), unit, choices, least, most)
 
@@ -64,6 +59,20 @@ def _check_priced(parsed: ParsedRequest, entry: str, row: PriceRow) -> None:
         raise NotPriced(f"The model `{entry}` has no price for output here")
     if parsed.service_tier == "priority" and "priority" not in (row.multipliers or {}):
         raise NotPriced(f"The model `{entry}` has no price for the service tier `priority` here")
+
+
+def _input_bound(parsed: ParsedRequest, entry: str, row: PriceRow, rules: EstimateRules) -> int:
+    """The most input tokens of one choice. A window bounds what one answer is made from, not a batch of embeddings."""
+    bound, window = parsed.bound_input_tokens(row.part_tokens), row.context_window
+    if bound is None:
+        if window is None:
+            raise NotPriced(f"The model `{entry}` has no context_window to bound input that is not in the body")
+        bound = window if parsed.has_output else max(window, parsed.input_bound_tokens)
+    elif window is not None and parsed.has_output:
+        bound = min(bound, window)
+    if not rules.strict:
+        bound = min(bound, -(-parsed.input_bound_tokens // BYTES_PER_TOKEN))
+    return bound
 
 
 def _output_bounds(parsed: ParsedRequest, route: Route, rules: EstimateRules) -> tuple[int, int]:

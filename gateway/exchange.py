@@ -14,7 +14,7 @@ from gateway.providers.dialect import ParsedRequest
 from gateway.routing import Route
 
 FEATURE: Final = "llm"
-MAX_CLIENT_ID: Final = 200
+MAX_FOREIGN_ID: Final = 200
 EXPIRED_STATUS: Final = 0
 
 
@@ -31,6 +31,8 @@ class Exchange:
     started_s: float
     client_request_id: str | None
     include_cost: bool
+    strict: bool
+    """Whether the hold is an upper bound; else it is an estimate."""
     tags: str | None
     status: int = EXPIRED_STATUS
     upstream_request_id: str | None = None
@@ -98,6 +100,9 @@ def tags_of(principal: Principal) -> str | None:
     return msgspec.json.encode(dict(principal.tags)).decode() if principal.tags else None
 
 
-def shown_client_id(said: str | None) -> str | None:
-    """A client's X-Request-Id, bounded; it never identifies a debit."""
-    return said[:MAX_CLIENT_ID] if said else None
+def shown_id(said: str | None) -> str | None:
+    """A client's or a provider's X-Request-Id as the ledger keeps it, bounded; it never identifies a debit.
+
+    aiohttp keeps bytes of a header that are not UTF-8 as lone surrogates, which neither the journal nor Postgres takes.
+    """
+    return said[:MAX_FOREIGN_ID].encode("utf-8", "replace").decode() if said else None

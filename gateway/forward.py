@@ -7,13 +7,15 @@ output has passed without it, voided when none has. A request that is cancelled 
 
 import asyncio
 import logging
+import socket
+import struct
 import time
 import zlib
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from aiohttp import ClientConnectionResetError, web
+from aiohttp import ClientConnectionResetError, HttpVersion11, web
 from multidict import CIMultiDict
 
 from billing.holds.hold import Hold, Settled, SettlementLost
@@ -23,7 +25,7 @@ from billing.usage import Usage
 from gateway import refusals
 from gateway.answers import REQUEST_ID, add_metering
 from gateway.estimate import Charge
-from gateway.exchange import Exchange
+from gateway.exchange import Exchange, shown_id
 from gateway.headers import incoming, outgoing
 from gateway.metrics import Metrics
 from gateway.missing import MissingUsage
@@ -34,9 +36,13 @@ from gateway.upstream import Transport, UpstreamAnswer, UpstreamError, UpstreamR
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 EVENT_STREAM: Final = "text/event-stream"
 ENCODINGS: Final = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 MAX_DECODED_BYTES: Final = 64 << 20
+BEGUN: Final = "metergate.begun"
+"""Set on a request once its answer's head may be out."""
+RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)
 CLIENT_GONE: Final = 499
 """The status under which a request is counted whose client left; nobody receives it."""
 
@@ -81,25 +87,23 @@ class Forwarder:
             answer = await self._transports[exchange.route.provider.name].send(self._outgoing(request, exchange, hold))
         except UpstreamError as error:
             return await self._failed(exchange, hold, error)
-        try:
-            provider = exchange.route.provider.name
-            self._metrics.upstream_latency(provider, self._clock() - sent_s)
-            exchange.status = answer.status
-            exchange.upstream_request_id = answer.headers.get(REQUEST_ID)
-            if answer.status >= 400:
-                return await self._pass_error(exchange, hold, answer)
-            if answer.status != 200:
-                return await self._failed(exchange, hold, UpstreamError(f"status {answer.status}"))
-            if answer.headers.get("Content-Type", "").startswith(EVENT_STREAM):
+        self._metrics.upstream_latency(exchange.route.provider.name, self._clock() - sent_s)
+        exchange.status = answer.status
+        exchange.upstream_request_id = shown_id(answer.headers.get(REQUEST_ID))
+        if answer.status == 200:
+            if answer.headers.get("Content-Type", "").lower().startswith(EVENT_STREAM):
                 return await self._stream(request, exchange, hold, answer)
             return await self._whole(exchange, hold, answer)
+        try:
+            if answer.status >= 400:
+                return await self._pass_error(exchange, hold, answer)
+            return await self._failed(exchange, hold, UpstreamError(f"status {answer.status}"))
         finally:
             answer.release()
 
     def _outgoing(self, request: web.Request, exchange: Exchange, hold: Hold) -> UpstreamRequest:
         parsed, route = exchange.parsed, exchange.route
-        own = route.max_output_tokens
-        granted = parsed.has_output and parsed.max_output_tokens is None and (own is None or hold.granted_output < own)
+        granted = parsed.max_output_tokens is None and hold.granted_output < hold.need.most_output
         body = self._dialect.rewrite(
             exchange.body,
             model=None if route.model == parsed.model else route.model,
@@ -146,12 +150,7 @@ class Forwarder:
     async def _whole(self, exchange: Exchange, hold: Hold, answer: UpstreamAnswer) -> web.Response:
         """A JSON answer: read, priced and settled, then sent. Its head is here, so the provider has done the work: a
         client that leaves now does not stop it."""
-        reading = asyncio.ensure_future(self._read_whole(exchange, hold, answer))
-        try:
-            return await asyncio.shield(reading)
-        except asyncio.CancelledError:
-            self._finish_later(hold, _waited(reading))
-            raise
+        return await self._to_its_end(hold, self._read_whole(exchange, hold, answer))
 
     async def _read_whole(self, exchange: Exchange, hold: Hold, answer: UpstreamAnswer) -> web.Response:
         try:
@@ -170,8 +169,9 @@ class Forwarder:
         except (GarbageAnswer, zlib.error) as error:
             return await self._failed(exchange, hold, UpstreamError(f"{type(error).__name__} in a 200"))
         text = "" if reported is not None else self._dialect.output_text(plain)
+        wrote = bool(text) or not exchange.parsed.has_output
         try:
-            settled, charged_nano = await self._settle(exchange, hold, reported, text)
+            settled, charged_nano = await self._settle(exchange, hold, reported, wrote, text)
         except SettlementLost as error:
             logger.error("request %s: %s", hold.id, error)
             return self._refused(exchange, refusals.unavailable())
@@ -198,8 +198,26 @@ class Forwarder:
             usage_added=parsed.stream and not parsed.include_usage, include_cost=exchange.include_cost
         )
         watch = StreamWatch(tap, answer.headers.get("Content-Encoding"))
+        try:
+            response, failure = await self._pass_on(request, exchange, hold, answer, watch)
+        except asyncio.CancelledError:  # the client has left: what goes on without it releases the answer
+            self._holds.hand_over(hold, self._settle_cut(exchange, hold, answer, watch, True))
+            raise
+        try:
+            if failure is None and response is not None:
+                return await self._end(request, exchange, hold, watch, response)
+            if response is None and not isinstance(failure, ClientGone):
+                cause = failure if isinstance(failure, UpstreamError) else UpstreamError("an empty stream")
+                return await self._failed(exchange, hold, cause)
+            return await self._cut(request, exchange, hold, answer, watch, response, failure)
+        finally:
+            answer.release()
+
+    async def _pass_on(
+        self, request: web.Request, exchange: Exchange, hold: Hold, answer: UpstreamAnswer, watch: "StreamWatch"
+    ) -> tuple[web.StreamResponse | None, Exception | None]:
+        """Pass a stream on until it ends or breaks: what was begun of our own answer, and what broke it."""
         response: web.StreamResponse | None = None
-        failure: Exception | None = None
         try:
             async for chunk in answer.chunks():
                 out = watch.feed(chunk)
@@ -209,16 +227,8 @@ class Forwarder:
                 if out:
                     await _write(response, out)
         except (UpstreamError, ClientGone, zlib.error) as error:
-            failure = error
-        except asyncio.CancelledError:
-            self._finish_later(hold, self._settle_cut(exchange, hold, answer, watch, True))
-            raise
-        if failure is None and response is not None:
-            return await self._end(request, exchange, hold, watch, response)
-        if response is None and not isinstance(failure, ClientGone):
-            cause = failure if isinstance(failure, UpstreamError) else UpstreamError("an empty stream")
-            return await self._failed(exchange, hold, cause)
-        return await self._cut(request, exchange, hold, answer, watch, response, failure)
+            return response, error
+        return response, None
 
     async def _begin(
         self, request: web.Request, exchange: Exchange, hold: Hold, answer: UpstreamAnswer
@@ -228,6 +238,7 @@ class Forwarder:
         response = web.StreamResponse(headers=headers)
         first_byte_s = exchange.first_byte_s or exchange.started_s
         self._metrics.time_to_first_byte(exchange.route.provider.name, first_byte_s - exchange.started_s)
+        request[BEGUN] = True
         try:
             await response.prepare(request)
         except (ClientConnectionResetError, ConnectionResetError) as error:
@@ -246,7 +257,7 @@ class Forwarder:
             _, charged_nano = await self._settle_stream(exchange, hold, tap)
         except SettlementLost as error:
             logger.error("request %s: %s", hold.id, error)
-            self._abort(request)
+            abort(request)
             return response
         self._count(exchange, 200)
         try:
@@ -268,26 +279,23 @@ class Forwarder:
     ) -> web.StreamResponse:
         """The stream broke: settle what passed, and never let the client take it for a whole answer."""
         logger.info("request %s: %s: %s", hold.id, type(failure).__name__, failure)
-        await self._settle_cut(exchange, hold, answer, watch, isinstance(failure, ClientGone))
-        self._count(exchange, CLIENT_GONE if isinstance(failure, ClientGone) else 502)
-        self._abort(request)
+        gone = isinstance(failure, ClientGone)
+        await self._to_its_end(hold, self._settle_cut(exchange, hold, answer, watch, gone))
+        self._count(exchange, CLIENT_GONE if gone else 502)
+        abort(request)
         return response or web.Response(status=CLIENT_GONE)
 
     async def _settle_cut(
         self, exchange: Exchange, hold: Hold, answer: UpstreamAnswer | None, watch: "StreamWatch", client_gone: bool
     ) -> None:
         """Settle a stream that did not reach its end: by its usage if that came, else by `missing_usage`."""
-        tap = watch.tap
         if client_gone and answer is not None and self._rules.disconnect_drain_s > 0:
             await self._drain(answer, watch)
         if answer is not None:
             answer.release()
-        tap.end()
-        if tap.reported is None and not tap.began_output:
-            await self._void(hold)
-            return
+        watch.tap.end()
         try:
-            await self._settle_stream(exchange, hold, tap)
+            await self._settle_stream(exchange, hold, watch.tap)
         except SettlementLost as error:
             logger.error("request %s: %s", hold.id, error)
 
@@ -302,33 +310,32 @@ class Forwarder:
 
     async def _settle_stream(self, exchange: Exchange, hold: Hold, tap: Tap) -> tuple[Settled, int]:
         text = tap.output_text() if tap.reported is None else ""
-        return await self._settle(exchange, hold, tap.reported, text, tap.extrapolate)
+        return await self._settle(exchange, hold, tap.reported, tap.began_output, text, tap.extrapolate)
 
     async def _settle(
         self,
         exchange: Exchange,
         hold: Hold,
         reported: Reported | None,
+        wrote: bool,
         text: str,
         extrapolate: Callable[[int], int] | None = None,
     ) -> tuple[Settled, int]:
-        """Price and settle; the settlement and what was charged, in nano-USD. Raises `SettlementLost`."""
+        """Price and settle; the settlement and what was charged, in nano-USD. An answer without usage in which nothing
+        was written is given back: it failed, whatever its status says. Raises `SettlementLost`."""
         if reported is not None:
             charge = exchange.charge(reported.usage, reported.service_tier)
             return await self._settle_at(exchange, hold, reported.usage, charge, False)
-        guessing = asyncio.ensure_future(self._settle_guess(exchange, hold, text, extrapolate))
-        try:
-            return await asyncio.shield(guessing)
-        except asyncio.CancelledError:
-            self._finish_later(hold, _waited(guessing))
-            raise
+        if wrote:
+            return await self._to_its_end(hold, self._settle_guess(exchange, hold, text, extrapolate))
+        await self._void(hold)
+        return Settled(hold.available_nano + hold.cost_nano - exchange.principal.credit_limit_nano), 0
 
     async def _settle_guess(
         self, exchange: Exchange, hold: Hold, text: str, extrapolate: Callable[[int], int] | None
     ) -> tuple[Settled, int]:
         guess = await self._missing.guess(exchange, hold, text, extrapolate)
-        charge = exchange.charge(Usage(requests=0) if guess.free else guess.usage, None)
-        return await self._settle_at(exchange, hold, guess.usage, charge, True)
+        return await self._settle_at(exchange, hold, guess.usage, guess.charge, True)
 
     async def _settle_at(
         self, exchange: Exchange, hold: Hold, usage: Usage, charge: Charge, estimated: bool
@@ -351,17 +358,17 @@ class Forwarder:
         )
         return settled, charge.charged_nano
 
-    def _finish_later(self, hold: Hold, work: Coroutine[Any, Any, None]) -> None:
-        """This request was cancelled: what is left to do goes on without it."""
-        self._holds.hand_over(hold, work)
+    async def _to_its_end(self, hold: Hold, work: Coroutine[Any, Any, T]) -> T:
+        """What this work comes to; it goes on to its end when this request is cancelled meanwhile."""
+        running = asyncio.ensure_future(work)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            self._holds.hand_over(hold, _waited(running))
+            raise
 
     def _count(self, exchange: Exchange, status: int) -> None:
         self._metrics.request(exchange.endpoint, exchange.route.provider.name, status, exchange.parsed.stream)
-
-    @staticmethod
-    def _abort(request: web.Request) -> None:
-        if request.transport is not None:
-            request.transport.abort()
 
 
 class StreamWatch:
@@ -402,6 +409,20 @@ async def _waited(work: asyncio.Future[Any]) -> None:
     await asyncio.wait([work])
     if not work.cancelled() and work.exception() is not None:
         logger.error("a request without a client failed", exc_info=work.exception())
+
+
+def abort(request: web.Request) -> None:
+    """Break the client's connection off, so that what it has got can't pass for a whole answer.
+
+    To HTTP/1.0 a body without a length ends where its connection ends: there only a reset tells the difference.
+    """
+    transport = request.transport
+    if transport is None:
+        return
+    connection = transport.get_extra_info("socket")
+    if request.version < HttpVersion11 and connection is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
+    transport.abort()
 
 
 async def _write(response: web.StreamResponse, data: bytes) -> None:

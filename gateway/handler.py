@@ -15,7 +15,7 @@ from ulid import ULID
 
 from billing.effects import Effects
 from billing.holds.cache import PrincipalCache
-from billing.holds.decision import NeedTooLarge, Reload, Unavailable
+from billing.holds.decision import Need, NeedTooLarge, Reload, Unavailable
 from billing.holds.hold import Hold
 from billing.holds.service import Holds
 from billing.keys import secret_digest, well_formed
@@ -24,8 +24,8 @@ from billing.principals import Principal
 from gateway import refusals
 from gateway.answers import REQUEST_ID
 from gateway.estimate import EstimateRules, NotPriced, worst_case
-from gateway.exchange import FEATURE, Exchange, shown_client_id, tags_of
-from gateway.forward import Forwarder
+from gateway.exchange import FEATURE, Exchange, shown_id, tags_of
+from gateway.forward import BEGUN, Forwarder, abort
 from gateway.headers import client_key
 from gateway.metrics import Metrics
 from gateway.providers.dialect import BadRequest, Dialect
@@ -90,9 +90,14 @@ class Proxy:
         try:
             return await self._serve(request, request_id)
         except Refuse as refused:
-            return self.refuse(refused.refusal, request_id)
+            answer = self.refuse(refused.refusal, request_id)
+            if request.content.exception() is not None:
+                answer.force_close()  # as aiohttp will do: where a spoilt body ends can't be told
+            return answer
         except Exception:
             logger.exception("request %s failed", request_id)
+            if BEGUN in request:
+                abort(request)  # a refusal in the middle of an answer would be taken for a part of it
             return self.refuse(refusals.unavailable(), request_id)
 
     def refuse(self, refusal: Refusal, request_id: str) -> web.Response:
@@ -106,8 +111,10 @@ class Proxy:
         principal = await self.authenticate(secret)
         body = await self._read(request)
         for _ in range(RELOADS):
-            exchange = await self._prepare(request, request_id, principal, body, started_s)
-            answer = await self._meter(request, exchange)
+            exchange = self._prepare(request, request_id, principal, body, started_s)
+            need = self._need(exchange)
+            await self._check_may_pay(principal, need)
+            answer = await self._meter(request, exchange, need)
             if answer is not None:
                 return answer
             principal = await self.authenticate(secret, fresh=True)
@@ -137,10 +144,12 @@ class Proxy:
             return await request.read()
         except web.HTTPRequestEntityTooLarge as error:
             raise Refuse(refusals.too_large(limit)) from error
-        except web.HTTPBadRequest as error:
+        except web.RequestPayloadError as error:
             raise Refuse(refusals.bad_request("The body could not be decoded: check its Content-Encoding.")) from error
+        except ConnectionError as error:
+            raise Refuse(refusals.bad_request("The body broke off.")) from error
 
-    async def _prepare(
+    def _prepare(
         self, request: web.Request, request_id: str, principal: Principal, body: bytes, started_s: float
     ) -> Exchange:
         try:
@@ -152,7 +161,7 @@ class Proxy:
             raise Refuse(refusals.model_not_found(parsed.model))
         self._check_allowed(principal, route)
         headers = request.headers
-        exchange = Exchange(
+        return Exchange(
             request_id=request_id,
             endpoint=request.path,
             principal=principal,
@@ -160,15 +169,11 @@ class Proxy:
             route=route,
             body=body,
             started_s=started_s,
-            client_request_id=shown_client_id(headers.get(REQUEST_ID)),
+            client_request_id=shown_id(headers.get(REQUEST_ID)),
             include_cost=headers.get("x-metergate-include-cost", "").lower() == "true",
+            strict=self._rules.estimate.strict,
             tags=tags_of(principal),
         )
-        if route.rates is not None and not principal.may_pay(self._clock(), self._rules.grace_s):
-            live = await self._effects.live_balance(principal.account_id)
-            available = None if live is None else live.balance_nano - live.held_nano + principal.credit_limit_nano
-            raise Refuse(refusals.billing_required(principal, self._links, available, None))
-        return exchange
 
     def _check_allowed(self, principal: Principal, route: Route) -> None:
         if PROXY_SCOPE not in principal.scopes:
@@ -176,15 +181,26 @@ class Proxy:
         if not principal.allows_model(route.entry):
             raise Refuse(refusals.model_not_allowed(route.entry))
 
-    async def _meter(self, request: web.Request, exchange: Exchange) -> web.StreamResponse | None:
-        """Hold, forward, settle; None when the principal must be read anew."""
-        principal, route = exchange.principal, exchange.route
+    def _need(self, exchange: Exchange) -> Need:
+        markup_scaled = exchange.principal.plan.markup_scaled
         try:
-            need = worst_case(exchange.parsed, route, principal.plan.markup_scaled, self._rules.estimate)
+            return worst_case(exchange.parsed, exchange.route, markup_scaled, self._rules.estimate)
         except NotPriced as error:
             raise Refuse(refusals.model_not_priced(str(error))) from error
         except NeedTooLarge as error:
-            raise Refuse(refusals.bad_request(f"{error}.", "max_tokens")) from error
+            raise Refuse(refusals.bad_request(f"This request is too large: {error}.", "max_tokens")) from error
+
+    async def _check_may_pay(self, principal: Principal, need: Need) -> None:
+        if principal.may_pay(self._clock(), self._rules.grace_s):
+            return
+        live = await self._effects.live_balance(principal.account_id)
+        available_nano = None if live is None else live.balance_nano - live.held_nano + principal.credit_limit_nano
+        required_nano = need.input_cost_nano + need.unit_nano * need.least_output
+        raise Refuse(refusals.billing_required(principal, self._links, available_nano, required_nano))
+
+    async def _meter(self, request: web.Request, exchange: Exchange, need: Need) -> web.StreamResponse | None:
+        """Hold, forward, settle; None when the principal must be read anew."""
+        principal, route = exchange.principal, exchange.route
         asked_s = time.monotonic()
         opening = self._holds.open(
             exchange.request_id, principal, route.entry, FEATURE, need, exchange.expired(need.input_tokens)

@@ -1,13 +1,14 @@
 """What is charged when an answer came but its usage did not (`missing_usage`): an estimate, the hold, or nothing."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import msgspec
 
 from billing.holds.hold import Hold
 from billing.usage import Usage
+from gateway.estimate import Charge
 from gateway.exchange import Exchange
 from gateway.tokens import Tokenizer
 
@@ -16,10 +17,10 @@ Policy = Literal["estimate", "hold", "free"]
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """A usage that no provider reported. `free` says that it is not charged."""
+    """A usage that no provider reported, and what is charged for it."""
 
     usage: Usage
-    free: bool = False
+    charge: Charge
 
 
 class MissingUsage:
@@ -29,20 +30,26 @@ class MissingUsage:
         self._policy = policy
         self._tokenizer = tokenizer
 
-    async def guess(self, exchange: Exchange, hold: Hold, text: str, extrapolate: Any = None) -> Guess:
+    async def guess(
+        self, exchange: Exchange, hold: Hold, text: str, extrapolate: Callable[[int], int] | None = None
+    ) -> Guess:
         """The usage of an answer of which `text` passed; `extrapolate` scales a count where only part was kept.
 
-        An estimate never exceeds the hold's output: the provider was told that maximum.
+        An estimate never exceeds a hold that is a bound: the provider was told that maximum.
         """
         if self._policy == "hold":
-            return Guess(Usage(input_tokens=hold.need.input_tokens, output_tokens=hold.output_tokens))
+            usage = Usage(input_tokens=hold.need.input_tokens, output_tokens=hold.output_tokens)
+            return Guess(usage, replace(exchange.charge(usage, None), charged_nano=hold.cost_nano))
         if self._policy == "free":
-            return Guess(Usage(), free=True)
-        vocabulary = exchange.route.vocabulary
-        output = await self._tokenizer.count_off_loop(text, vocabulary)
+            return Guess(Usage(), Charge(0, 0, None))
+        output = await self._tokenizer.count_off_loop(text, exchange.route.vocabulary)
         if extrapolate is not None:
             output = extrapolate(output)
-        return Guess(Usage(input_tokens=await self._input(exchange), output_tokens=min(output, hold.output_tokens)))
+        input_tokens = await self._input(exchange)
+        if exchange.strict:
+            output, input_tokens = min(output, hold.output_tokens), min(input_tokens, hold.need.input_tokens)
+        usage = Usage(input_tokens=input_tokens, output_tokens=output)
+        return Guess(usage, exchange.charge(usage, None))
 
     async def _input(self, exchange: Exchange) -> int:
         body: Mapping[str, Any] = msgspec.json.decode(exchange.body)

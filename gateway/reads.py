@@ -225,4 +225,4 @@ def add_routes(app: web.Application, proxy: Proxy, reads: Reads, jobs: Jobs, end
         answer.headers["Allow"] = ", ".join(sorted(allowed))
         return answer
 
-    app.router.add_route("*", "/{path:.*}", unknown)
+    app.router.add_route("*", "/{path:(?s:.*)}", unknown)

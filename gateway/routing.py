@@ -5,16 +5,26 @@ entry that leads there, else the provider's model as it is. Keys, plans and quot
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Final
 
-from billing.prices import COST_SCALE, INPUT_CLASSES, OUTPUT_CLASSES, PriceRow, PriceTable, round_up
+from billing.money import ceil_div
+from billing.prices import (
+    COST_SCALE,
+    FACTOR_SCALE,
+    INPUT_CLASSES,
+    MILLION,
+    OUTPUT_CLASSES,
+    PriceRow,
+    PriceTable,
+    round_up,
+)
+from billing.quotas import DAY_S
 from gateway.config.models import ModelConfig, ProviderConfig
 from gateway.tokens import vocabulary_for
 
 MAX_NAME_BYTES: Final = 200
 MAX_FOUND: Final = 10_000
-PRICE_FRESH_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,24 +38,24 @@ class Rates:
 
     @classmethod
     def of(cls, row: PriceRow) -> "Rates":
-        return cls(
-            row, row.dearest_nano(INPUT_CLASSES), row.dearest_nano(OUTPUT_CLASSES), row.per_unit.get("request", 0)
-        )
+        factor = max([FACTOR_SCALE, *(row.multipliers or {}).values()])
+        request_nano = ceil_div(row.per_unit.get("request", 0) * factor, FACTOR_SCALE)
+        return cls(row, row.dearest_nano(INPUT_CLASSES), row.dearest_nano(OUTPUT_CLASSES), request_nano)
 
     def input_nano(self, tokens: int, markup_scaled: int) -> int:
         """An upper bound of what so much input costs, the price of the request itself included, in nano-USD."""
-        scaled = (tokens * self.input_rate + self.request_nano * 1_000_000) * (COST_SCALE // 1_000_000)
+        scaled = (tokens * self.input_rate + self.request_nano * MILLION) * (COST_SCALE // MILLION)
         return round_up(scaled, markup_scaled)
 
     def unit_nano(self, markup_scaled: int) -> int:
         """An upper bound of one output token's cost, in whole nano-USD."""
-        return round_up(self.output_rate * (COST_SCALE // 1_000_000), markup_scaled)
+        return round_up(self.output_rate * (COST_SCALE // MILLION), markup_scaled)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Route:
-    """One way to serve a request. `entry` is the resolved name; `model` the provider's own. `rates` is None while no
-    price is in force."""
+    """One way to serve a request. `entry` is the resolved name; `model` the provider's own. `rates` is None where no
+    price is in force; a request keeps those that its hold was made with."""
 
     entry: str
     provider: ProviderConfig
@@ -53,8 +63,7 @@ class Route:
     markup_scaled: int
     vocabulary: str
     own_max_output: int | None
-    rates: Rates | None = field(default=None)
-    priced_until_s: float = 0.0
+    rates: Rates | None = None
 
     @property
     def max_output_tokens(self) -> int | None:
@@ -65,7 +74,7 @@ class Route:
 
 
 class Router:
-    """Finds routes; each is made once. Prices are looked up again every `PRICE_FRESH_S`: a row may come into force."""
+    """Finds routes; each is made once a day, because rows come into force at 00:00 UTC."""
 
     def __init__(
         self, providers: Mapping[str, ProviderConfig], models: Mapping[str, ModelConfig], prices: PriceTable
@@ -77,21 +86,21 @@ class Router:
             (model.provider, model.model): name
             for name, model in sorted(models.items(), key=lambda item: (item[0] == item[1].model, item[0]))
         }
-        self._found: dict[str, Route | None] = {}
+        self._found: dict[str, tuple[Route | None, float]] = {}
+        """By name: the route, and the Unix time up to which its price holds."""
 
     def find(self, name: str, now_s: float) -> Route | None:
         """The route of a model name, priced at a Unix time; None when there is none or its provider is off."""
-        if name in self._found:
-            route = self._found[name]
-        else:
-            if len(self._found) >= MAX_FOUND:
-                self._found.clear()
-            route = self._found[name] = self._make(name)
-        if route is not None and now_s >= route.priced_until_s:
+        route, until_s = self._found.get(name, (None, 0.0))
+        if now_s < until_s:
+            return route
+        if len(self._found) >= MAX_FOUND:
+            self._found.clear()
+        route = self._make(name)
+        if route is not None:
             row = self._prices.find(route.provider.name, route.model, now_s)
-            if row is None or route.rates is None or route.rates.row.id != row.id:
-                route.rates = Rates.of(row) if row is not None else None
-            route.priced_until_s = now_s + PRICE_FRESH_S
+            route = replace(route, rates=Rates.of(row) if row is not None else None)
+        self._found[name] = route, now_s - now_s % DAY_S + DAY_S
         return route
 
     def entries(self, now_s: float) -> Iterable[Route]:
@@ -102,7 +111,7 @@ class Router:
                 yield route
 
     def _make(self, name: str) -> Route | None:
-        if len(name.encode()) > MAX_NAME_BYTES:
+        if not name.isprintable() or len(name.encode()) > MAX_NAME_BYTES:  # Postgres has no place for NUL
             return None
         config = self._models.get(name)
         if config is None:

@@ -22,7 +22,7 @@ def explained_failures() -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        raise CommandFailed(f"the configuration can't be used:\n{error}", USAGE) from error
+        raise CommandFailed(f"The configuration can't be used:\n{error}", USAGE) from error
     except BadKeyFile as error:
         raise CommandFailed(str(error), USAGE) from error
     except EmbeddedServersError as error:

@@ -1,0 +1,112 @@
+"""Commands on the stores themselves: migrate, ledger verify, explain, doctor."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+import msgspec
+import typer
+
+from billing.api.shapes import explanation_shape
+from billing.cli import REFUSED, CommandFailed, Output, Shown, Table, add_command, group
+from billing.explanations import format_explanation
+from billing.ledger.migrate import migrate as apply_migrations
+from billing.ledger.postgres import Database
+from billing.ledger.verify import STATEMENT_TIMEOUT_S, Verified, verify
+from billing.reports import Reports
+from gateway.doctor import Check, diagnose
+from gateway.failures import explained_failures, named_store
+from gateway.places import command_environment, open_stores, ready_schema, refuse_api_url
+
+_MARKS = {"ok": "ok", "warn": "WARN", "fail": "FAIL"}
+
+
+def add_upkeep(app: typer.Typer) -> None:
+    """Add all of them."""
+    add_command(app, "migrate", migrate)
+    add_command(app, "doctor", doctor)
+    ledger = group("The double-entry ledger.")
+    add_command(ledger, "verify", verify_ledger)
+    app.add_typer(ledger, name="ledger")
+    add_command(app, "explain", explain)
+
+
+async def migrate(output: Output) -> None:
+    """Bring the database to this version's schema."""
+    refuse_api_url(output)
+    with explained_failures():
+        async with open_stores(command_environment(os.environ), output, redis=False) as stores:
+            with named_store(stores.database_url):
+                applied = await apply_migrations(stores.database_url)
+    said = f"Applied {', '.join(applied)}." if applied else "The schema is up to date."
+    output.show(Shown({"applied": applied}, (said,)))
+
+
+async def doctor(output: Output) -> int:
+    """Check the configuration, Postgres, Redis, prices and vocabularies, and say how to mend what is wrong."""
+    refuse_api_url(output)
+    with explained_failures():
+        checks = await diagnose(os.environ, output)
+    rows = [(_MARKS[check.status], check.name, check.message) for check in checks]
+    mend = [f"{check.name}: {check.mend}" for check in checks if check.mend]
+    data = {"ok": not any(check.status == "fail" for check in checks), "checks": msgspec.to_builtins(checks)}
+    output.show(Shown(data, (Table(("", "check", "finding"), rows), *(["To mend:", *mend] if mend else []))))
+    return REFUSED if _failed(checks) else 0
+
+
+async def verify_ledger(output: Output) -> int:
+    """Prove the ledger from one snapshot: balances, transfers, events, prices, rollups. Exit code 1 on a difference."""
+    refuse_api_url(output)
+    with explained_failures():
+        async with _database(output, STATEMENT_TIMEOUT_S) as database:
+            with output.step("Verified the ledger"):
+                verified = await verify(database)
+    output.show(_verified(verified))
+    return 0 if verified.ok else REFUSED
+
+
+async def explain(
+    output: Output,
+    request_id: Annotated[str, typer.Argument(help="The answer's x-request-id.", show_default=False)],
+) -> None:
+    """Show how a request came to its amount, line by line."""
+    refuse_api_url(output)
+    with explained_failures():
+        async with _database(output, output.common.timeout_s) as database:
+            explanation = await Reports(database).explain(request_id)
+    if explanation is None:
+        raise CommandFailed(f"The ledger has no request {request_id!r}: give the x-request-id of its answer.")
+    output.show(Shown(explanation_shape(explanation), (format_explanation(explanation),)))
+
+
+@asynccontextmanager
+async def _database(output: Output, timeout_s: float) -> AsyncIterator[Database]:
+    """The migrated database of the environment, for reading."""
+    async with open_stores(command_environment(os.environ), output, redis=False) as stores:
+        await ready_schema(stores)
+        database = Database(stores.database_url, size=1, timeout_s=timeout_s)
+        try:
+            yield database
+        finally:
+            await database.close()
+
+
+def _failed(checks: tuple[Check, ...]) -> bool:
+    return any(check.status == "fail" for check in checks)
+
+
+def _verified(verified: Verified) -> Shown:
+    rows = [
+        (
+            _MARKS["ok"] if not found.differences else _MARKS["fail"],
+            found.name,
+            str(found.looked_at),
+            str(found.differences),
+        )
+        for found in verified.checks
+    ]
+    named = [f"{found.name}: {example}" for found in verified.checks for example in found.examples]
+    parts: list[str | Table] = [Table(("", "check", "looked at", "differences"), rows), *named]
+    data = {"ok": verified.ok, "checks": msgspec.to_builtins(verified.checks)}
+    return Shown(data, tuple(parts))

@@ -1,0 +1,196 @@
+"""What `metergate up` and `metergate serve` do: stores, schema, a first account, worker processes, and their end.
+
+This file owns the order: servers before the schema, the schema before workers; at the end workers first, then servers.
+A signal before the workers run ends the start in the same order; one while the servers stop changes nothing.
+"""
+
+import asyncio
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from signal import SIGINT, SIGTERM
+from typing import Any, Final
+from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
+
+from billing.cli import USAGE, CommandFailed, Output, Shown
+from billing.holds.connection import Link
+from billing.ledger.migrate import migrate
+from gateway.admin_key import admin_key_file, ensure_admin_key
+from gateway.app import open_runtime
+from gateway.embedded import EmbeddedServers
+from gateway.failures import named_store
+from gateway.first_account import make_first_account
+from gateway.places import Stores, given_stores, require_schema
+from gateway.settings import Settings, warnings
+from gateway.supervisor import AddressInUse, bind, supervise
+from gateway.welcome import first_account_lines, ready
+from gateway.worker import EMBEDDED_VARIABLE, METRICS_VARIABLE
+
+WORKER: Final = (sys.executable, "-P", "-m", "gateway.worker")  # -P: a folder `gateway` where we stand is not ours
+_SIGNALS: Final = (SIGINT, SIGTERM)
+
+
+async def up(settings: Settings, environ: Mapping[str, str], output: Output, *, workers: int) -> int:
+    """Everything on one machine, until a signal; the exit code. Raises what `explained_failures` explains."""
+    return await _until_told(_up(settings, environ, output, workers), output)
+
+
+async def serve(
+    settings: Settings, environ: Mapping[str, str], output: Output, *, workers: int, migrate_first: bool
+) -> int:
+    """The gateway on given stores, until a signal; the exit code. Raises what `explained_failures` explains."""
+    return await _until_told(_serve(settings, environ, output, workers, migrate_first), output)
+
+
+async def _up(settings: Settings, environ: Mapping[str, str], output: Output, workers: int) -> int:
+    async with _stores(settings, output) as stores:
+        _check_address(settings)
+        with output.step("The schema is up to date"), named_store(stores.database_url):
+            await migrate(stores.database_url)
+        admin_key = settings.admin_api_key or ensure_admin_key(settings.data_dir)
+        async with open_runtime(
+            settings, database_url=stores.database_url, redis_url=stores.redis_url, embedded=stores.embedded
+        ) as runtime:
+            first = await make_first_account(runtime)
+        if first is not None:
+            output.must_show(first_account_lines(first))
+        env = {**_worker_environment(settings, environ, stores), "ADMIN_API_KEY": admin_key.reveal()}
+        key_file = None if settings.admin_api_key else str(admin_key_file(settings.data_dir))
+        return await _supervise(settings, env, workers, output, partial(ready, first=first, admin_key_file=key_file))
+
+
+async def _serve(
+    settings: Settings, environ: Mapping[str, str], output: Output, workers: int, migrate_first: bool
+) -> int:
+    database_url, redis_url = given_stores(settings)
+    if database_url is None or redis_url is None:
+        raise CommandFailed(
+            "`metergate serve` needs DATABASE_URL and REDIS_URL; on one machine, `metergate up` brings its own Postgres and Redis.",
+            USAGE,
+        )
+    stores = Stores(database_url, redis_url, embedded=False, started_database=False)
+    if migrate_first:
+        with output.step("The schema is up to date"), named_store(stores.database_url):
+            await migrate(stores.database_url)
+    else:
+        await require_schema(stores.database_url)
+    await _require_redis(stores.redis_url)
+    if settings.admin_api_key is None:
+        output.note("ADMIN_API_KEY is not set: admin calls are refused.")
+    return await _supervise(settings, _worker_environment(settings, environ, stores), workers, output, ready)
+
+
+@asynccontextmanager
+async def _stores(settings: Settings, output: Output) -> AsyncIterator[Stores]:
+    """What is given, and servers of our own for the rest."""
+    database_url, redis_url = given_stores(settings)
+    if database_url and redis_url:
+        await _require_redis(redis_url)
+        yield Stores(database_url, redis_url, embedded=False, started_database=False)
+        return
+    started = time.monotonic()
+    async with EmbeddedServers(settings.data_dir, report=output.note) as servers:
+        own = servers.endpoints
+        output.note(f"Postgres and Redis run in {settings.data_dir} ({time.monotonic() - started:.1f} s)")
+        if redis_url:
+            await _require_redis(redis_url)
+        yield Stores(
+            database_url or own.database_url,
+            redis_url or own.redis_url,
+            embedded=redis_url is None,
+            started_database=database_url is None,
+        )
+
+
+async def _supervise(
+    settings: Settings, env: Mapping[str, str], workers: int, output: Output, welcome: Callable[..., Shown]
+) -> int:
+    started = time.monotonic()
+
+    def on_ready(address: str) -> None:
+        output.note(f"The gateway serves ({time.monotonic() - started:.1f} s)")
+        output.show(welcome(settings, address, warnings(settings, time.time())))
+
+    with tempfile.TemporaryDirectory(prefix="metergate-metrics-") as folder:
+        try:
+            return await supervise(
+                WORKER,
+                workers=workers,
+                listen=_listen(settings),
+                env={**env, METRICS_VARIABLE: folder},
+                shutdown_grace_s=settings.defaults.shutdown_grace_s,
+                on_ready=on_ready,
+            )
+        except AddressInUse as error:
+            raise CommandFailed(str(error)) from error
+        finally:
+            _on_signals(lambda: output.note("Stopping; a moment ..."))
+            output.note("The gateway has stopped.")
+
+
+async def _until_told(work: Coroutine[Any, Any, int], output: Output) -> int:
+    """Run `work`; a signal that it does not handle itself cancels it, once, and that is a good end."""
+    logging.getLogger("gateway").setLevel(logging.WARNING)
+    task = asyncio.ensure_future(work)
+
+    def stop() -> None:
+        _on_signals(lambda: None)
+        output.note("Stopping ...")
+        task.cancel()
+
+    _on_signals(stop)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        return 0
+
+
+def _on_signals(then: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, then)
+
+
+async def _require_redis(url: str) -> None:
+    link = Link(url)
+    try:
+        with named_store(url):
+            await link.command("PING")
+    finally:
+        await link.close()
+
+
+def _check_address(settings: Settings) -> None:
+    """Better to hear it before an account is made."""
+    try:
+        bind(_listen(settings)).close()
+    except OSError as error:
+        raise CommandFailed(str(error)) from error
+
+
+def _listen(settings: Settings) -> str:
+    host = f"[{settings.listen_host}]" if ":" in settings.listen_host else settings.listen_host
+    return f"{host}:{settings.listen_port}"
+
+
+def _worker_environment(settings: Settings, environ: Mapping[str, str], stores: Stores) -> dict[str, str]:
+    return {
+        **environ,
+        "LISTEN_ADDR": _listen(settings),
+        "DATABASE_URL": _with_host(stores.database_url),
+        "REDIS_URL": stores.redis_url,
+        EMBEDDED_VARIABLE: "1" if stores.embedded else "0",
+    }
+
+
+def _with_host(database_url: str) -> str:
+    """The same URL with a socket's folder as its host instead of in its query: settings take URLs that have a host."""
+    parts = urlsplit(database_url)
+    folder = parse_qs(parts.query).get("host")
+    if parts.hostname or not folder:
+        return database_url
+    return urlunsplit(parts._replace(netloc=f"{parts.netloc}{quote(folder[0], safe='')}", query=""))
