@@ -40,7 +40,7 @@ T = TypeVar("T")
 EVENT_STREAM: Final = "text/event-stream"
 ENCODINGS: Final = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 MAX_DECODED_BYTES: Final = 64 << 20
-BEGUN: Final = "metergate.begun"
+BEGUN: Final = web.RequestKey("begun", bool)
 """Set on a request once its answer's head may be out."""
 RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)
 CLIENT_GONE: Final = 499

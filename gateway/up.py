@@ -69,7 +69,7 @@ async def _serve(
     database_url, redis_url = given_stores(settings)
     if database_url is None or redis_url is None:
         raise CommandFailed(
-            "`metergate serve` needs DATABASE_URL and REDIS_URL; on one machine, `metergate up` brings its own Postgres and Redis.",
+            "`metergate serve` needs DATABASE_URL and REDIS_URL; on one machine, `metergate up` brings its own.",
             USAGE,
         )
     stores = Stores(database_url, redis_url, embedded=False, started_database=False)

@@ -70,12 +70,14 @@ class Partitions:
         self._joins: SingleFlight[bool] = SingleFlight()
         self._fence, self._join_script = Script("fence"), Script("join")
         self.all = [Partition(number) for number in range(keyspace.partitions)]
+        self._breaks = 0
 
     def of(self, account_id: str) -> Partition:
         return self.all[self._keys.partition_of(account_id)]
 
     def forget(self) -> None:
         """The connection broke: every epoch must be agreed on again before anything is sent."""
+        self._breaks += 1
         for partition in self.all:
             partition.epoch = None
 
@@ -97,21 +99,27 @@ class Partitions:
     async def _handshake(self, partition: Partition) -> None:
         number, meta_key = partition.number, self._keys.meta(partition.number)
         for _ in range(HANDSHAKE_ATTEMPTS):
-            meta_key = self._keys.meta(partition.number)
+            breaks = self._breaks
             await self._link.connect(meta_key)
             identity = await self._link.identity(meta_key)
             row = await self._database.row(READ_PARTITION, number)
             stored = row["epoch"] if row is not None else 0
             epoch, known = await self._link.command("HMGET", meta_key, "epoch", "identity")
             if epoch is not None and known.decode() == identity and int(epoch) >= stored:
-                await self._agree(partition, int(epoch))
-                return
+                if await self._agree(partition, int(epoch), breaks):
+                    return
+                continue
             await self._move(partition, stored, identity)
 
-    async def _agree(self, partition: Partition, epoch: int) -> None:
+    async def _agree(self, partition: Partition, epoch: int, breaks: int) -> bool:
+        """Take an epoch that was read when `breaks` connections had broken; not if one has broken since: the server
+        that answers now may be in another life, which nobody has fenced yet."""
         redis_ms = await self._link.time_ms(self._keys.meta(partition.number))
+        if breaks != self._breaks:
+            return False
         partition.clock_offset_ms = redis_ms - int(time.monotonic() * 1000)
         partition.epoch = epoch
+        return True
 
     async def join(self, partition: Partition) -> bool:
         """Take part in the partition's epoch; whether it is open. Raises `NotReady`."""
@@ -158,9 +166,9 @@ class Partitions:
 
     async def is_current(self, partition: Partition) -> bool:
         """Whether the epoch in hand is still the server's, and open; refreshes the clock. Raises `RedisError`."""
+        breaks = self._breaks
         epoch, open_ = await self._link.command("HMGET", self._keys.meta(partition.number), "epoch", "open")
         if epoch is None or partition.epoch is None or int(epoch) != partition.epoch:
             partition.epoch = None
             return False
-        await self._agree(partition, partition.epoch)
-        return bool(open_ == b"1")
+        return await self._agree(partition, partition.epoch, breaks) and bool(open_ == b"1")

@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 _sql = queries("billing.ledger")
 CORRECTIONS_AFTER: Final = _sql("corrections_after")
 CORRECTED: Final = _sql("corrected")
+CORRECTED_UNLOADED: Final = _sql("corrected_unloaded")
 READ_XSEQ: Final = "SELECT xseq FROM accounts WHERE id = $1"
 ROWS_PER_APPLY: Final = 100
 ROUNDS: Final = 50
@@ -61,7 +62,10 @@ class Corrections:
             state = AccountState.unpack(raw) if raw is not None else None
             if epoch is None:
                 return False
-            if state is None or state.epoch != epoch or state.xseq >= newest:
+            if state is None or state.epoch != epoch:
+                await self._database.execute(CORRECTED_UNLOADED, account_id, newest, partition.number)
+                return True
+            if state.xseq >= newest:
                 await self._database.execute(CORRECTED, account_id, newest)
                 return True
             rows = await self._database.rows(CORRECTIONS_AFTER, account_id, state.xseq, ROWS_PER_APPLY)

@@ -22,10 +22,11 @@ def add_serving(app: typer.Typer) -> None:
 
 
 async def up(output: Output, workers: Workers = 1) -> int:
-    """Run everything on this machine: Postgres, Redis, the gateway; at first with an account and a key.
+    """Run everything on this machine.
 
-    Both servers keep their data in METERGATE_DATA_DIR (.metergate). DATABASE_URL or REDIS_URL, where set, is used
-    instead of the own one. Ctrl-C stops everything. Even with --quiet the first key is printed: it can't be had again.
+    Postgres, Redis and the gateway; the first start makes an account and a key. Both servers keep their data in
+    METERGATE_DATA_DIR (.metergate). DATABASE_URL or REDIS_URL, where set, is used instead of the own one. Ctrl-C stops
+    everything. Even with --quiet the first key is printed: it can't be had again.
     """
     refuse_api_url(output)
     with explained_failures():
@@ -37,7 +38,10 @@ async def serve(
     workers: Workers = 1,
     migrate: Annotated[bool, typer.Option("--migrate", help="Bring the database to this version first.")] = False,
 ) -> int:
-    """Run the gateway on the Postgres and Redis that DATABASE_URL and REDIS_URL name."""
+    """Run the gateway on given stores.
+
+    DATABASE_URL and REDIS_URL name them. A database that lacks migrations is refused, unless --migrate applies them.
+    """
     refuse_api_url(output)
     with explained_failures():
         settings = load_settings(os.environ, mode="serve")

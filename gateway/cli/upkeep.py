@@ -44,7 +44,10 @@ async def migrate(output: Output) -> None:
 
 
 async def doctor(output: Output) -> int:
-    """Check the configuration, Postgres, Redis, prices and vocabularies, and say how to mend what is wrong."""
+    """Find what is wrong, and how to mend it.
+
+    Checks the configuration, providers, prices, vocabularies, Postgres and Redis. Exit code 1 if anything fails.
+    """
     refuse_api_url(output)
     with explained_failures():
         checks = await diagnose(os.environ, output)
@@ -56,7 +59,10 @@ async def doctor(output: Output) -> int:
 
 
 async def verify_ledger(output: Output) -> int:
-    """Prove the ledger from one snapshot: balances, transfers, events, prices, rollups. Exit code 1 on a difference."""
+    """Prove the ledger from one snapshot.
+
+    Balances, transfers, events, prices and rollups. Exit code 1 on any difference; the first ones are named.
+    """
     refuse_api_url(output)
     with explained_failures():
         async with _database(output, STATEMENT_TIMEOUT_S) as database:

@@ -158,6 +158,18 @@ local function correct_counters(subject, tags, count, admitted_ms, change)
   end
 end
 
+-- Take counters on to the window in which something was admitted, where it is later than theirs and has begun.
+local function follow(subject, tags, count, admitted_ms, now_s)
+  local ids, now_ids = windows_at(floor(admitted_ms / 1000)), windows_at(now_s)
+  for i = 1, count do
+    local window = window_of(tags[i])
+    local at = find_counter(subject, tags[i], i * 3 - 2)
+    if at and subject.counters[at + 1] < ids[window] and ids[window] <= now_ids[window] then
+      subject.counters[at + 1], subject.counters[at + 2] = ids[window], 0
+    end
+  end
+end
+
 -- End a hold in the state: `spent` is what it turned into by metric code, nil when it is given back whole.
 local function end_hold(account, key, entry, spent)
   local held = amounts_of(entry.input, entry.output, entry.cost)

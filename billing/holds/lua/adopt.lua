@@ -6,7 +6,7 @@
 -- ARGV[1] epoch   ARGV[2] subject id   ARGV[3] version   ARGV[4] token (26 characters)
 -- ARGV[5..] one counter each: I4 tag, model pattern ('' any; may end in '*'), feature (each B + bytes)
 -- Reply: {1} another epoch   {2} not installed: nothing to adopt
---        {0, dseq, xseq, now_ms, counters that are pending}
+--        {0, dseq, xseq, the account's time in ms, counters that are pending}
 
 local RESTART_MS = 2000
 local epoch, subject_id, version = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
@@ -20,14 +20,15 @@ if is_key then
   if not subject or subject.epoch ~= epoch then return {2} end
 end
 -- An older version that comes late changes nothing; nor does the same while its counters are being filled.
-local nothing = {0, account.dseq, account.xseq, now_ms, 0}
+local now_s = math.max(floor(now_ms / 1000), account.now_s)
+local at_ms = math.max(now_ms, now_s * 1000)
+local nothing = {0, account.dseq, account.xseq, at_ms, 0}
 if version < subject.principal_version then return nothing end
 local filling = redis.call('HGET', KEYS[4], 'pending:' .. subject_id)
-if version == subject.principal_version and filling and now_ms - tonumber(string.sub(filling, 28)) < RESTART_MS then
+if version == subject.principal_version and filling and math.abs(at_ms - tonumber(string.sub(filling, 28))) < RESTART_MS then
   return nothing
 end
 
-local now_s = math.max(floor(now_ms / 1000), account.now_s)
 local ids = windows_at(now_s)
 local counters, fresh = {}, {}
 for i = 5, #ARGV do
@@ -85,7 +86,7 @@ end
 
 subject.counters, subject.count, subject.principal_version = counters, #counters / 3, version
 if #fresh > 0 then
-  redis.call('HSET', KEYS[4], 'pending:' .. subject_id, ARGV[4] .. ':' .. string.format('%.0f', now_ms))
+  redis.call('HSET', KEYS[4], 'pending:' .. subject_id, ARGV[4] .. ':' .. string.format('%.0f', at_ms))
 end
 if is_key then write_key(KEYS[5], subject) else write_account(KEYS[3], subject) end
-return {0, account.dseq, account.xseq, now_ms, #fresh}
+return {0, account.dseq, account.xseq, at_ms, #fresh}

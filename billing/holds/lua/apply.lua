@@ -14,6 +14,7 @@ local account = read_account(KEYS[3])
 if not account or account.epoch ~= epoch then return {2} end
 if account.xseq ~= unpack_from('<i8', ARGV[2]) then return {0, account.xseq} end
 
+local now_s = math.max(floor(now_ms / 1000), account.now_s)
 local keys = {}
 local function key_at(place)
   if place == 0 then return nil end
@@ -37,8 +38,12 @@ for i = 3, #ARGV do
     if here then
       end_hold(account, key, entry, spent)
     else
+      follow(account, account_tags, account_count, at_ms, now_s)
       correct_counters(account, account_tags, account_count, at_ms, spent)
-      if key then correct_counters(key, key_tags, key_count, at_ms, spent) end
+      if key then
+        follow(key, key_tags, key_count, at_ms, now_s)
+        correct_counters(key, key_tags, key_count, at_ms, spent)
+      end
     end
     if entry and entry.state ~= SETTLED then redis.call('HDEL', KEYS[2], id) end
     account.balance = account.balance + delta

@@ -14,7 +14,7 @@
 --
 -- Reply: {} when the epoch is another one (nothing was done), else one array an item:
 --   {0, output tokens granted, admitted_at_ms, available, used of each limit with a minute window ...}   admitted
---   {0, dseq, available}   settled        {0, available}   voided
+--   {0, dseq, available}   settled        {0, available}   voided ({0} where it was held in an older epoch)
 --   {1, available, required}                                       the balance does not cover the hold
 --   {2, at_ms, {subject (0 account, 1 key), place, used, requested} ...}   exhausted windows, flat, places from 0
 --   {3, subject}  too many running          {4} state missing      {5} versions here are newer: reload
@@ -50,6 +50,9 @@ local function entry_of(id)
   if entry and entry.state == HELD and entry.epoch == epoch then return entry end
   return nil
 end
+
+-- The bound of every amount: beyond it doubles are not exact, so that no more is ever held.
+local MOST = 9007199254740991
 
 -- floor(a / u) of exact integers: the double quotient can only be too high.
 local function quotient(a, u)
@@ -121,7 +124,7 @@ local function admit(item, id, account_place, key_place, at)
   key_limits, key_count, at = read_limits(item, at)
   names, at = unpack_from('<Hc0', item, at)
 
-  local available = account.balance - account.held + credit
+  local available = math.min(account.balance + credit, MOST) - account.held
   local required = input_cost + least * unit
   if available < required then return {BALANCE, available, required} end
   if unit > 0 then most = math.min(most, quotient(available - input_cost, unit)) end
@@ -175,13 +178,26 @@ local function settle(item, id, account_place, key_place, at)
   return {OK, account.dseq, account.balance - account.held}
 end
 
+-- A hold of an older epoch, which was not held again, is in no state: its entry alone is left.
+local function older_hold(id)
+  if entries[id] ~= nil then return false end
+  local entry = parse_entry(redis.call('HGET', KEYS[2], id))
+  return entry and entry.state == HELD and entry.epoch < epoch
+end
+
 local function void(_, id, account_place, key_place)
+  if older_hold(id) then
+    entries[id] = false
+    room = room + 1
+    return {OK}
+  end
   local entry = entry_of(id)
   local account, key = state_of(account_place, read_account), state_of(key_place, read_key)
   if not entry or not account or not key then return {GONE} end
   end_hold(account, key, entry, nil)
   changed_accounts[account_place], changed_keys[key_place] = account, key
   entries[id] = false
+  room = room + 1
   return {OK, account.balance - account.held}
 end
 
