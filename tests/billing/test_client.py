@@ -1,0 +1,245 @@
+"""The client against the real API on a socket, and against things that are not the API."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from aiohttp import web
+
+from billing.api import Services, setup
+from billing.client import ANSWER_LIMIT_BYTES, BadAnswer, BillingClient, ClientError, Refused, Unreachable
+from billing.ledger.catalogue import sync_prices
+from billing.money import NANO_PER_USD
+from billing.usage import Usage
+from tests.billing.api.conftest import services
+from tests.billing.api.support import ADMIN_KEY
+from tests.billing.support import PRICES, Billing
+
+__all__ = ["services"]  # a fixture
+
+Serve = Callable[[Callable[[web.Request], Awaitable[web.StreamResponse]]], Awaitable[str]]
+
+
+@pytest.fixture
+async def api_socket(services: Services) -> AsyncIterator[str]:
+    """The API on a unix socket."""
+    app = web.Application()
+    setup(app, services)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    with TemporaryDirectory(prefix="mg-") as folder:
+        path = str(Path(folder) / "api.sock")
+        await web.UnixSite(runner, path).start()
+        yield path
+        await runner.cleanup()
+
+
+@pytest.fixture
+async def client(api_socket: str) -> AsyncIterator[BillingClient]:
+    async with BillingClient("http://localhost", admin_key=ADMIN_KEY, unix_socket=api_socket) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    """Serves one handler on every path; answers the URL."""
+    async with AsyncExitStack() as stack:
+
+        async def start(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> str:
+            app = web.Application()
+            app.router.add_route("*", "/{path:.*}", handler)
+            runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            return f"http://127.0.0.1:{runner.addresses[0][1]}"
+
+        yield start
+
+
+async def test_accounts(client: BillingClient) -> None:
+    account = await client.create_account(
+        "Acme", plan="starter", credit_limit_usd="2.50", quotas=[{"window": "day", "metric": "tokens", "limit": 5}]
+    )
+    assert (account["plan"], account["credit_limit_usd"], account["balance_usd"]) == ("starter", "2.50", "0.00")
+    assert await client.account(account["id"]) == account
+    plain = await client.create_account("Other")
+    assert plain["plan"] == "free"
+    page = await client.accounts(limit=1)
+    assert [each["id"] for each in page["data"]] == [plain["id"]]
+    rest = await client.accounts(cursor=page["next_cursor"])
+    assert [each["id"] for each in rest["data"]] == [account["id"]]
+    assert rest["next_cursor"] is None
+    changed = await client.update_account(account["id"], {"name": "Acme Ltd", "status": "suspended"})
+    assert (changed["name"], changed["status"], changed["quotas"]) == ("Acme Ltd", "suspended", account["quotas"])
+    assert (await client.set_account_quotas(account["id"], []))["quotas"] == []
+
+
+async def test_grants_are_made_once_for_a_key(client: BillingClient) -> None:
+    account = await client.create_account("Acme")
+    first = await client.grant(account["id"], "12.50", idempotency_key="one", note="welcome")
+    assert await client.grant(account["id"], "12.50", idempotency_key="one", note="welcome") == first
+    assert (await client.account(account["id"]))["balance_usd"] == "12.50"
+    with pytest.raises(Refused) as refused:
+        await client.grant(account["id"], "13", idempotency_key="one")
+    assert (refused.value.status, refused.value.code) == (409, "idempotency_conflict")
+    assert refused.value.error["param"] == "idempotency_key"
+    assert str(refused.value) == refused.value.message
+
+
+async def test_keys(client: BillingClient) -> None:
+    account = await client.create_account("Acme")
+    key = await client.create_key(
+        account["id"],
+        "laptop",
+        rules={"scopes": ["llm:proxy"], "models": ["gpt-4*"], "tags": {"team": "blue"}, "max_parallel_requests": 3},
+        total_tokens=1000,
+        user_id="u1",
+    )
+    assert key["key"].startswith(key["prefix"])
+    assert key["quotas"] == [{"window": "total", "metric": "tokens", "limit": 1000}]
+    assert (key["user_id"], key["scopes"], key["tags"]) == ("u1", ["llm:proxy"], {"team": "blue"})
+    without_secret = {name: value for name, value in key.items() if name != "key"}
+    assert await client.key(key["id"]) == without_secret
+    assert (await client.keys(account["id"]))["data"] == [without_secret]
+    assert (await client.keys("acc_other"))["data"] == []
+    changed = await client.update_key(key["id"], {"name": "desktop", "models": None, "expires_at": "2031-01-31"})
+    assert (changed["name"], changed["models"], changed["tags"]) == ("desktop", None, {"team": "blue"})
+    assert changed["expires_at"] == "2031-01-31T00:00:00.000Z"
+    await client.revoke_key(key["id"])
+    await client.revoke_key(key["id"])
+    assert (await client.key(key["id"]))["revoked_at"] is not None
+
+
+async def test_a_customers_reads(client: BillingClient, billing: Billing, api_socket: str) -> None:
+    await sync_prices(billing.database, PRICES)
+    account = await client.create_account("Acme")
+    key = await client.create_key(account["id"], "laptop")
+    await billing.grants.grant(account["id"], NANO_PER_USD, "first")
+    request_id = await billing.debit(account["id"], key["id"], Usage(input_tokens=1000, output_tokens=10))
+    async with BillingClient("http://localhost", api_key=key["key"], unix_socket=api_socket) as customer:
+        assert (await customer.balance())["balance_usd"] == "0.999844"
+        kinds = [each["kind"] for each in (await customer.transactions())["data"]]
+        assert sorted(kinds) == ["grant", "usage"]
+        assert [each["id"] for each in (await customer.usage_events(model="fast"))["data"]] == [request_id]
+        assert (await customer.usage_events(until="2001-01-01"))["data"] == []
+        event = await customer.usage_event(request_id)
+        assert [line["class"] for line in event["lines"]] == ["input", "output"]
+        assert (await customer.usage(key_id=key["id"]))["total_tokens"] == 1010
+        with pytest.raises(Refused) as refused:
+            await customer.accounts()
+        assert refused.value.status == 401
+
+
+async def test_an_id_stays_one_segment_of_the_path(client: BillingClient) -> None:
+    for account_id in ("../keys", "a/b", "a?b=c", "a#b", "ä", ""):
+        with pytest.raises(Refused) as refused:
+            await client.account(account_id)
+        assert refused.value.status == 404
+
+
+async def test_newer_fields_are_kept(serve: Serve) -> None:
+    async def handler(request: web.Request) -> web.Response:
+        return web.json_response({"events": 1, "input_tokens": 1, "output_tokens": 1, "total_tokens": 2,
+                                  "cost_usd": "1.00", "brand_new": [1]})  # fmt: skip
+
+    async with BillingClient(await serve(handler) + "/") as client:
+        assert (await client.usage())["brand_new"] == [1]  # type: ignore[typeddict-item]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"text": "<html>welcome</html>", "content_type": "text/html"},
+        {"text": "{}"},
+        {"text": '{"events": "many"}'},
+        {"body": b"\xff\xfe"},
+        {"text": "[]"},
+        {"status": 502, "text": "<html>bad gateway</html>"},
+        {"status": 404, "text": '{"error": "no"}'},
+        {"status": 302, "headers": {"Location": "http://127.0.0.1:1/"}},
+        {"body": b"x" * (ANSWER_LIMIT_BYTES + 1)},
+    ],
+)
+async def test_what_is_not_the_api(serve: Serve, answer: dict[str, object]) -> None:
+    seen = []
+
+    async def handler(request: web.Request) -> web.Response:
+        seen.append(request.path)
+        return web.Response(**answer)  # type: ignore[arg-type]
+
+    url = await serve(handler)
+    async with BillingClient(url, admin_key="secret-of-mine") as client:
+        with pytest.raises(BadAnswer) as bad:
+            await client.usage()
+    assert url in str(bad.value)
+    assert "secret-of-mine" not in str(bad.value)
+    assert seen == ["/api/billing/usage"]  # no redirect is followed
+
+
+async def test_a_refusal_keeps_every_field(serve: Serve) -> None:
+    error = {"message": "No.", "type": "x", "param": None, "code": "quota_exceeded", "quota": {"window": "day"}}
+
+    async def handler(request: web.Request) -> web.Response:
+        return web.json_response({"error": error}, status=429)
+
+    async with BillingClient(await serve(handler)) as client:
+        with pytest.raises(Refused) as refused:
+            await client.usage()
+    assert refused.value.error == error
+
+
+async def test_nobody_there() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        async with BillingClient(url) as client:
+            with pytest.raises(Unreachable, match="connection refused") as away:
+                await client.balance()
+    assert away.value.url == url
+    async with BillingClient("http://localhost", unix_socket="/nowhere/at.all") as client:
+        with pytest.raises(Unreachable):
+            await client.balance()
+
+
+async def test_no_answer_in_time(serve: Serve) -> None:
+    async def handler(request: web.Request) -> web.Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with BillingClient(await serve(handler), timeout_s=0.1) as client:
+        with pytest.raises(Unreachable, match=r"no answer within 0\.1 s"):
+            await client.balance()
+
+
+async def test_a_connection_that_breaks_in_the_answer(serve: Serve) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": "1000"})
+        await response.prepare(request)
+        await response.write(b"{")
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    async with BillingClient(await serve(handler)) as client:
+        with pytest.raises(ClientError):
+            await client.balance()
+
+
+@pytest.mark.parametrize(
+    "url", ["", "localhost:8080", "ftp://x", "http://", "http://u:p@x", "http://x?a=b", "http://x#a", "http://[::1"]
+)
+def test_urls_that_are_refused(url: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - any of them will do
+        BillingClient(url, admin_key="secret-of-mine")
+
+
+async def test_it_shows_no_secret_and_needs_its_context() -> None:
+    client = BillingClient("http://localhost", admin_key="secret-of-mine", api_key="mg_mine")
+    assert repr(client) == "BillingClient('http://localhost')"
+    with pytest.raises(RuntimeError):
+        await client.balance()

@@ -1,0 +1,199 @@
+"""`metergate up` as a new user meets it: one start, everything that hangs on it, its end, the next start."""
+
+import os
+import shutil
+import signal
+import socket
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.gateway.commands import WAIT_S, Answer, Running, Shell, do_curl, fetch
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """One that the user that Postgres runs as can pass through; with a configuration of nobody's."""
+    made = Path(tempfile.mkdtemp(prefix="mg-")).resolve()
+    made.chmod(0o711)
+    yield made
+    shutil.rmtree(made)
+
+
+@dataclass(frozen=True)
+class Up:
+    """A gateway that `up` runs, and what it said."""
+
+    shell: Shell
+    running: Running
+    url: str
+    curl: str
+    key: str
+
+    def chat(self, key: str | None = None) -> Answer:
+        return do_curl(self.curl.replace(self.key, key) if key else self.curl)
+
+
+@pytest.fixture(scope="module")
+def shell(folder: Path) -> Shell:
+    return Shell(folder)
+
+
+@pytest.fixture(scope="module")
+def up(shell: Shell) -> Iterator[Up]:
+    """The first start on a data folder, which other tests of this file share."""
+    with shell.running("up", "--workers", "2") as running:
+        key = running.until("shown only this once").rpartition(" ")[2]
+        url = running.until("Metergate serves on").rpartition(" ")[2]
+        curl = running.until("curl")
+        running.until("Ctrl-C")
+        yield Up(shell, running, url, curl, key)
+
+
+def test_it_says_what_there_is(up: Up) -> None:
+    said = "\n".join(up.running.said)
+    assert "5.00 USD" in said
+    assert up.key in up.curl
+    assert "openai" in said
+    assert "OPENAI_API_KEY is not set" in said
+    assert str(up.shell.data_dir / "admin-key") in said
+    assert " s)" in up.running.stderr  # how long each step took
+
+
+def test_the_curl_line_works(up: Up) -> None:
+    answer = up.chat()
+    assert answer.status == 200
+    assert answer.json["choices"][0]["message"]["content"]
+
+
+def test_the_admin_key_is_private(up: Up) -> None:
+    status = (up.shell.data_dir / "admin-key").stat()
+    assert stat.S_IMODE(status.st_mode) == 0o600
+    assert (up.shell.data_dir / "admin-key").read_text().strip() not in "\n".join(up.running.said)
+
+
+def test_a_second_one_says_that_it_runs(up: Up) -> None:
+    said = up.shell.run("up").failed(1)
+    assert "already running" in said
+    assert str(up.running.process.pid) in said
+
+
+def test_no_secret_is_on_a_command_line(up: Up) -> None:
+    admin_key = (up.shell.data_dir / "admin-key").read_text().strip()
+    for line in up.shell.processes():
+        assert up.key not in line
+        assert admin_key not in line
+
+
+@pytest.mark.parametrize("over_http", [False, True])
+def test_operator_commands_reach_it_both_ways(up: Up, over_http: bool) -> None:
+    way = ("--api-url", up.url) if over_http else ()
+    account = up.shell.run("operator", "account", "create", "Acme", *way, "--json").json
+    granted = up.shell.run("operator", "grant", account["id"], "2.50", "--note", "hello", *way, "--json").json
+    assert granted["balance_usd"] == "2.50"
+    key = up.shell.run("operator", "key", "create", account["id"], "k", *way, "--json").json
+    assert up.chat(key["key"]).status == 200
+    assert up.shell.run("operator", "key", "revoke", key["id"], *way).code == 0
+    revoked_at, refused = time.monotonic(), 0
+    while refused < 6:  # in a row: by both workers
+        asked_at = time.monotonic()
+        if up.chat(key["key"]).status == 401:
+            refused += 1
+        else:
+            assert asked_at < revoked_at + 1.0  # SPEC: every gateway process within one second
+            refused = 0
+
+
+def test_it_can_be_verified_and_explained_while_it_runs(up: Up) -> None:
+    request_id = up.chat().headers["x-request-id"]
+    deadline = time.monotonic() + WAIT_S
+    while (explained := up.shell.run("explain", request_id, "--json")).code != 0:  # until the ledger has it
+        assert time.monotonic() < deadline, explained
+    assert explained.json["lines"]
+    assert "demo" in up.shell.run("explain", request_id).stdout
+    verified = up.shell.run("ledger", "verify", "--json").json
+    assert verified["ok"]
+    assert {check["name"] for check in verified["checks"]} == {"balances", "sum", "transfers", "prices", "rollups"}
+
+
+def test_the_doctor_finds_nothing_wrong(up: Up) -> None:
+    report = up.shell.run("doctor", "--json").json
+    assert {check["status"] for check in report["checks"]} == {"ok"}
+
+
+def test_a_worker_that_dies_is_replaced(up: Up) -> None:
+    def workers() -> set[int]:
+        found = set()
+        for child in psutil.Process(up.running.process.pid).children():
+            with suppress(psutil.Error):  # one that has just ended
+                if "gateway.worker" in child.cmdline():
+                    found.add(child.pid)
+        return found
+
+    before = workers()
+    os.kill(min(before), signal.SIGKILL)
+    deadline = time.monotonic() + WAIT_S
+    while len(workers()) != 2 or workers() == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert up.chat().status == 200
+
+
+def test_it_stops_and_starts_again_where_it_was(up: Up) -> None:
+    """The last of those that share the gateway: it ends it."""
+    assert up.running.end(signal.SIGINT) == 0
+    assert up.shell.processes() == []
+    assert not (up.shell.data_dir / "endpoints.json").exists()
+    admin_key = (up.shell.data_dir / "admin-key").read_text()
+    with up.shell.running("up") as again:
+        url = again.until("Metergate serves on").rpartition(" ")[2]
+        again.until("Ctrl-C")
+        assert "mg_" not in "\n".join(again.said)
+        assert (up.shell.data_dir / "admin-key").read_text() == admin_key
+        port = url.rpartition(":")[2]
+        line = up.curl.replace(up.url.rpartition(":")[2], port)
+        assert do_curl(line).status == 200
+        assert fetch(f"{url}/readyz").status == 200
+        assert again.end(signal.SIGTERM) == 0
+    assert up.shell.processes() == []
+
+
+def test_a_signal_while_it_starts_ends_it_in_order(folder: Path) -> None:
+    shell = Shell(folder / "early")
+    shell.folder.mkdir()
+    shell.folder.chmod(0o711)
+    with shell.running("up") as running:
+        running.until_stderr("Starting Postgres")
+        assert running.end(signal.SIGTERM) == 0
+        assert shell.processes() == []
+    with shell.running("up", "--json") as running:  # and the next one is whole
+        assert '"key":"mg_' in running.until('"url"')
+        assert running.end() == 0
+
+
+def test_an_address_in_use_is_heard_before_an_account_is_made(folder: Path, up_port: int) -> None:
+    shell = Shell(folder / "port", {"LISTEN_ADDR": f"127.0.0.1:{up_port}"})
+    shell.folder.mkdir()
+    shell.folder.chmod(0o711)
+    said = shell.run("up").failed(1)
+    assert f"127.0.0.1:{up_port} is in use" in said
+    assert "LISTEN_ADDR" in said
+    assert not (shell.data_dir / "admin-key").exists()
+    assert shell.run("operator", "account", "list", "--json").json["data"] == []  # with servers of its own
+    assert shell.processes() == []
+
+
+@pytest.fixture
+def up_port() -> Iterator[int]:
+    """A port that something listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
