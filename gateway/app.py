@@ -149,6 +149,7 @@ async def open_runtime(
             authenticate=_authenticator(engine),
             clock=time.time,
             admin_api_key=admin_api_key,
+            default_plan=defaults.default_plan,
             image=settings.image,
             max_body_bytes=settings.max_body_bytes,
             request_timeout_s=settings.request_timeout_s,

@@ -63,9 +63,7 @@ class Jobs:
             started = datetime.now(UTC)
             self._last = {"job": RECONCILE, "status": "running", "started_at": _shown(started), "error": ""}
             try:
-                report = await self._engine.reconciler.run()
-                if fix and report.drifts:
-                    await self._engine.reconciler.fix()
+                report = await reconcile_once(self._engine, fix=fix)
             except FAILED as error:
                 self._last |= {"status": "failed", "error": str(error), "finished_at": _shown(datetime.now(UTC))}
                 raise
@@ -96,6 +94,20 @@ class Jobs:
         shown = request.headers.get("X-Admin-Key", "").encode("utf-8", "surrogateescape")
         if not self._admin_api_key or not hmac.compare_digest(shown, self._admin_api_key):
             raise Refuse(refusals.invalid_admin_key())
+
+
+async def reconcile_once(engine: Engine, *, fix: bool) -> Report:
+    """Write what was left in the journals, then compare; with `fix` begin a new epoch where there are differences.
+
+    Raises `RedisError`, `DatabaseError`, `NotReady`, `TimeoutError`.
+    """
+    for partition in engine.partitions.all:
+        await engine.partitions.ensure(partition)
+        await engine.recovery.sweep(partition, others=False)
+    report = await engine.reconciler.run()
+    if fix and report.drifts:
+        await engine.reconciler.fix()
+    return report
 
 
 def report_shape(report: Report) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """What the gateway answers by itself: models, the key's own limits, one request's cost, health, metrics, and the answer
 for a path or method that does not exist."""
 
+import logging
 import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from billing.prices import PriceRow
 from billing.principals import Limit, Principal
 from billing.quotas import Metric, Window, window_end_s, window_id
 from gateway import refusals
+from gateway.answers import REQUEST_ID
 from gateway.handler import Proxy, Refuse
 from gateway.headers import client_key
 from gateway.jobs import Jobs
@@ -27,6 +29,8 @@ from gateway.routing import Route, Router
 
 if TYPE_CHECKING:
     from gateway.app import Runtime
+
+logger = logging.getLogger(__name__)
 
 READ_SCOPE: Final = "billing:read"
 MODEL_OWNER: Final = "metergate"
@@ -91,8 +95,10 @@ class Reads:
         principal = await self._caller(request)
         if READ_SCOPE not in principal.scopes:
             raise Refuse(refusals.insufficient_scope(READ_SCOPE))
+        request_id = request.match_info["id"]
         try:
-            found = await self._runtime.reports.explain(request.match_info["id"], principal.account_id)
+            known = request_id.isprintable()  # Postgres takes no NUL
+            found = await self._runtime.reports.explain(request_id, principal.account_id) if known else None
         except DatabaseError as error:
             raise Refuse(refusals.unavailable()) from error
         if found is None:
@@ -194,10 +200,15 @@ def add_routes(app: web.Application, proxy: Proxy, reads: Reads, jobs: Jobs, end
 
     def refusing(handler: Any) -> Any:
         async def refusing_handler(request: web.Request) -> web.StreamResponse:
+            request_id = proxy.new_id()
             try:
                 answer: web.StreamResponse = await handler(request)
             except Refuse as refused:
-                return proxy.refuse(refused.refusal, proxy.new_id())
+                return proxy.refuse(refused.refusal, request_id)
+            except Exception:
+                logger.exception("request %s failed", request_id)
+                return proxy.refuse(refusals.unavailable(), request_id)
+            answer.headers[REQUEST_ID] = request_id
             return answer
 
         return refusing_handler

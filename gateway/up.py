@@ -14,7 +14,6 @@ from contextlib import asynccontextmanager
 from functools import partial
 from signal import SIGINT, SIGTERM
 from typing import Any, Final
-from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 
 from billing.cli import USAGE, CommandFailed, Output, Shown
 from billing.holds.connection import Link
@@ -55,6 +54,8 @@ async def _up(settings: Settings, environ: Mapping[str, str], output: Output, wo
         async with open_runtime(
             settings, database_url=stores.database_url, redis_url=stores.redis_url, embedded=stores.embedded
         ) as runtime:
+            if stores.started_database:  # nobody else can be alive: leases of killed workers are not waited for
+                await runtime.engine.end_all_leases()
             first = await make_first_account(runtime)
         if first is not None:
             output.must_show(first_account_lines(first))
@@ -181,16 +182,7 @@ def _worker_environment(settings: Settings, environ: Mapping[str, str], stores: 
     return {
         **environ,
         "LISTEN_ADDR": _listen(settings),
-        "DATABASE_URL": _with_host(stores.database_url),
+        "DATABASE_URL": stores.database_url,
         "REDIS_URL": stores.redis_url,
         EMBEDDED_VARIABLE: "1" if stores.embedded else "0",
     }
-
-
-def _with_host(database_url: str) -> str:
-    """The same URL with a socket's folder as its host instead of in its query: settings take URLs that have a host."""
-    parts = urlsplit(database_url)
-    folder = parse_qs(parts.query).get("host")
-    if parts.hostname or not folder:
-        return database_url
-    return urlunsplit(parts._replace(netloc=f"{parts.netloc}{quote(folder[0], safe='')}", query=""))

@@ -9,7 +9,6 @@ from billing.api.models import AccountPatch, NewAccount, NewGrant, NewQuotas
 from billing.api.requests import money, page_asked, path_id, positive_money, read_body
 from billing.api.services import SERVICES, Route
 from billing.api.shapes import account_shape, answer, grant_shape, page_shape
-from billing.plans import DEFAULT_PLAN
 from billing.quotas import parse_quotas
 
 REPLAYED_HEADER: Final = "idempotent-replayed"
@@ -22,7 +21,7 @@ async def create(request: web.Request) -> web.Response:
     body = await read_body(request, NewAccount)
     account = await services.accounts.create(
         body.name,
-        DEFAULT_PLAN if body.plan is None else body.plan,
+        services.default_plan if body.plan is None else body.plan,
         money("credit_limit_usd", body.credit_limit_usd),
         parse_quotas(body.quotas),
     )

@@ -9,7 +9,7 @@ from billing.accounts import Accounts
 from billing.api_keys import ApiKeys
 from billing.effects import Effects
 from billing.ledger.grants import Grants
-from billing.plans import Plans
+from billing.plans import DEFAULT_PLAN, Plans
 from billing.principals import Principal
 from billing.reports import Reports
 
@@ -35,6 +35,7 @@ class Services:
     authenticate: Callable[[str], Awaitable[Principal | None]]
     clock: Callable[[], float]
     admin_api_key: str | None = field(repr=False)
+    default_plan: str = DEFAULT_PLAN
     image: str = ""
     max_body_bytes: int = 1024 * 1024
     request_timeout_s: float = 30.0

@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 _sql = queries("billing.ledger")
 RENEW_LEASE: Final = _sql("gateways_renew")
 END_LEASE: Final = _sql("gateways_end")
+END_ALL_LEASES: Final = _sql("gateways_end_all")
 READ_ACCOUNT: Final = _sql("read_account_principal")
 
 RELAY_INTERVAL_S: Final = 1.0
@@ -203,11 +204,16 @@ class Engine:
                 logger.info("the lease runs out by itself: %s", error)
         return done
 
+    async def end_all_leases(self) -> None:
+        """End every gateway's lease; only for whoever knows that no gateway is alive. Raises `DatabaseError`."""
+        await self._database.execute(END_ALL_LEASES)
+
     async def _join(self, partition: Partition) -> bool:
         try:
             return await self.partitions.join(partition)
-        except LostWrites:
-            partition.epoch = None
+        except LostWrites as error:
+            logger.error("%s: a new epoch begins", error)
+            await self.partitions.renew(partition, error.epoch)
             return False
 
     async def _relay(self) -> None:

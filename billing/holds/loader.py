@@ -35,7 +35,11 @@ SCAN_COUNT: Final = 500
 
 
 class LostWrites(Exception):
-    """Redis had this subject in this epoch and has it no more: it has lost writes, and needs a new epoch."""
+    """Redis had this account in this epoch and has it no more: it has lost writes, and needs a new epoch."""
+
+    def __init__(self, account_id: str, epoch: int) -> None:
+        super().__init__(f"Redis has lost {account_id} in epoch {epoch}")
+        self.epoch = epoch
 
 
 class Loader:
@@ -108,7 +112,7 @@ class Loader:
             fixed = [self._keys.meta(number), self._keys.installed(number)]
             reply = await self._link.call(self._install_script, fixed + keys, arguments)
             if reply == 2:
-                raise LostWrites(account_id)
+                raise LostWrites(account_id, epoch)
             if reply in (0, 1):
                 return
             await asyncio.sleep(DRAIN_POLL_S)

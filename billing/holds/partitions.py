@@ -144,14 +144,17 @@ class Partitions:
         partition.joined_epoch = epoch
         return bool(reply == 1)
 
-    async def renew(self, partition: Partition) -> None:
-        """Begin a new epoch although the server is the same: everything is loaded again. Raises `NotReady`."""
+    async def renew(self, partition: Partition, lost: int | None = None) -> None:
+        """Begin a new epoch although the server is the same: everything is loaded again. With `lost`, only where that
+        is still the newest one: another gateway may have done it. Raises `NotReady`."""
         try:
             meta_key = self._keys.meta(partition.number)
             await self._link.connect(meta_key)
             identity = await self._link.identity(meta_key)
             row = await self._database.row(READ_PARTITION, partition.number)
-            await self._move(partition, row["epoch"] if row is not None else 0, identity)
+            stored = row["epoch"] if row is not None else 0
+            if lost is None or stored == lost:
+                await self._move(partition, stored, identity)
         except (RedisError, DatabaseError) as error:
             raise NotReady(str(error)) from error
         partition.epoch = None
@@ -160,7 +163,7 @@ class Partitions:
         number = partition.number
         moved = await self._database.row(MOVE_EPOCH, number, stored, identity)
         if moved is not None:
-            logger.warning("partition %d: epoch %d begins", number, moved["epoch"])
+            logger.info("partition %d: epoch %d begins", number, moved["epoch"])
             keys = [self._keys.meta(number), self._keys.joined(number), self._keys.installed(number)]
             await self._link.call(self._fence, keys, [moved["epoch"], identity])
 

@@ -164,6 +164,14 @@ class Holds:
     ) -> decisions.Unavailable | decisions.Reload | None:
         """Bring about what an admission lacked; None: ask again."""
         try:
+            return await self._mend_reply(reply, epoch, partition, principal)
+        except (NotReady, RedisError, DatabaseError, TimeoutError) as error:
+            return decisions.Unavailable(f"{type(error).__name__}: {error}")
+
+    async def _mend_reply(
+        self, reply: list[Any] | RedisError, epoch: int, partition: Partition, principal: Principal
+    ) -> decisions.Unavailable | decisions.Reload | None:
+        try:
             if isinstance(reply, StaleEpoch | RedisMoved):
                 await self._partitions.ensure(partition, stale=epoch)
                 if not await self._partitions.join(partition):
@@ -172,11 +180,10 @@ class Holds:
             if isinstance(reply, RedisError):
                 return decisions.Unavailable(str(reply))
             return await self._mend_state(reply[0], partition, principal)
-        except LostWrites:
-            partition.epoch = None
-            return decisions.Unavailable("Redis has lost writes")
-        except (NotReady, RedisError, DatabaseError, TimeoutError) as error:
-            return decisions.Unavailable(f"{type(error).__name__}: {error}")
+        except LostWrites as error:
+            logger.error("%s: a new epoch begins", error)
+            await self._partitions.renew(partition, error.epoch)
+            return None
 
     async def _mend_state(
         self, code: int, partition: Partition, principal: Principal

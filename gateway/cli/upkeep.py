@@ -1,4 +1,4 @@
-"""Commands on the stores themselves: migrate, ledger verify, explain, doctor."""
+"""Commands on the stores themselves: migrate, ledger verify, explain, reconcile, doctor."""
 
 import os
 from collections.abc import AsyncIterator
@@ -15,9 +15,12 @@ from billing.ledger.migrate import migrate as apply_migrations
 from billing.ledger.postgres import Database
 from billing.ledger.verify import STATEMENT_TIMEOUT_S, Verified, verify
 from billing.reports import Reports
+from gateway.app import open_runtime
 from gateway.doctor import Check, diagnose
 from gateway.failures import explained_failures, named_store
+from gateway.jobs import reconcile_once, report_shape
 from gateway.places import command_environment, open_stores, ready_schema, refuse_api_url
+from gateway.settings import load_settings
 
 _MARKS = {"ok": "ok", "warn": "WARN", "fail": "FAIL"}
 
@@ -30,6 +33,7 @@ def add_upkeep(app: typer.Typer) -> None:
     add_command(ledger, "verify", verify_ledger)
     app.add_typer(ledger, name="ledger")
     add_command(app, "explain", explain)
+    add_command(app, "reconcile", reconcile)
 
 
 async def migrate(output: Output) -> None:
@@ -84,6 +88,35 @@ async def explain(
     if explanation is None:
         raise CommandFailed(f"The ledger has no request {request_id!r}: give the x-request-id of its answer.")
     output.show(Shown(explanation_shape(explanation), (format_explanation(explanation),)))
+
+
+async def reconcile(
+    output: Output,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Where they differ, have Redis loaded again from the ledger.")
+    ] = False,
+) -> int:
+    """Compare Redis with the ledger, account by account.
+
+    Balances, holds, windows and the sequence of debits. Exit code 1 on any difference.
+    """
+    refuse_api_url(output)
+    with explained_failures():
+        environment = command_environment(os.environ)
+        settings = load_settings(os.environ, mode="command")
+        async with open_stores(environment, output, redis=True) as stores:
+            await ready_schema(stores)
+            async with open_runtime(
+                settings, database_url=stores.database_url, redis_url=stores.redis_url, embedded=stores.embedded
+            ) as runtime:
+                report = await reconcile_once(runtime.engine, fix=fix)
+    rows = [(drift.account_id, drift.what, str(drift.redis), str(drift.ledger)) for drift in report.drifts]
+    said = f"{report.accounts} accounts compared, {len(rows)} differences."
+    parts: list[str | Table] = [Table(("account", "what", "Redis", "ledger"), rows), said] if rows else [said]
+    if rows and fix:
+        parts.append("A new epoch has begun: Redis is loaded again from the ledger.")
+    output.show(Shown(report_shape(report), tuple(parts)))
+    return REFUSED if rows else 0
 
 
 @asynccontextmanager

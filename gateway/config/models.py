@@ -33,6 +33,8 @@ _REMOTE_KEYS: Final = ("kind", "base_url", "api_key", "headers", "enabled")
 _LOCAL_KEYS: Final = ("kind", "delay_ms", "chunk_delay_ms", "enabled")
 _PROVIDER_KEYS: Final = (*_REMOTE_KEYS, "delay_ms", "chunk_delay_ms")
 _KEYS_OF_KIND: Final = {kind: _LOCAL_KEYS if kind == "local" else _REMOTE_KEYS for kind in KINDS}
+SERVED_KINDS: Final = ("openai", "local")
+"""Kinds that this version has a dialect for; a provider of another kind may stand in the file, and is off."""
 _REQUIRED_BY_KIND: Final = {
     "openai": ("base_url",),  # a server of one's own may want no key
     "anthropic": ("base_url", "api_key"),
@@ -100,6 +102,8 @@ def _read_provider(name: str, value: Value) -> ProviderConfig | None:
     api_key, off_reason = _read_key(section)
     if section.read("enabled", Value.truth, True) is False:
         off_reason = "enabled is false"
+    if kind is not None and kind not in SERVED_KINDS:
+        off_reason = f"this version does not serve the kind {kind}"
     base_url = section.read("base_url", _base_url, "")
     headers = section.maybe("headers", _headers) or {}
     delay_ms = section.read("delay_ms", lambda said: said.whole(0, MAX_DELAY_MS), 0)

@@ -4,7 +4,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Final, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from billing.money import MAX_NANO, parse_usd
 from billing.prices import FACTOR_SCALE
@@ -78,13 +78,15 @@ class Reader:
 
 
 def is_url(text: str, schemes: Collection[str] = ("https", "http")) -> bool:
-    """Whether a text is an absolute URL of one of these schemes with a host (or a path, for sockets) and no blanks."""
+    """Whether a text is an absolute URL of one of these schemes with a host and no blanks. A socket's folder may stand
+    in its place: as the path of `unix:`, or as Postgres's `?host=/folder`."""
     try:
         parts = urlsplit(text)
         _ = parts.port
     except ValueError:
         return False
-    place = parts.path if parts.scheme == "unix" else parts.hostname
+    socket = parse_qs(parts.query).get("host", [""])[0].startswith("/")
+    place = parts.path if parts.scheme == "unix" else parts.hostname or socket
     return parts.scheme in schemes and bool(place) and not any(c.isspace() or not c.isprintable() for c in text)
 
 
