@@ -1,5 +1,5 @@
-"""The transport to real providers: aiohttp's client behind the port of `gateway.upstream`. This file owns the
-connection pool, every bound in time and memory on it, and what a failure is called.
+"""The transport to real providers: aiohttp's client behind the port of `gateway.upstream`. This file owns every
+bound in time and memory on an answer, and what a failure is called; `gateway.pool` has the connections.
 
 No request is sent twice here. When a pooled connection breaks before an answer began, nothing tells a connection that
 the provider had closed while idle from a provider that took the request and died, and a POST must not be repeated
@@ -34,9 +34,11 @@ from aiohttp import (
     DummyCookieJar,
     TCPConnector,
 )
+from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDictProxy
 from yarl import URL
 
+from gateway.pool import ConnectionPool, DirectAnswer
 from gateway.upstream import (
     UpstreamCut,
     UpstreamError,
@@ -59,10 +61,14 @@ _NO_DEFAULTS = frozenset({"User-Agent", "Accept", "Accept-Encoding", "Content-Ty
 class AiohttpAnswer:
     """An answer whose head has arrived, with its connection."""
 
-    __slots__ = ("_closed", "_host", "_open", "_response", "_timeout_s")
+    __slots__ = ("_closed", "_host", "_length", "_open", "_parts", "_response", "_timeout_s")
 
     def __init__(
-        self, response: ClientResponse, host: str, timeout_s: float, open_answers: "set[AiohttpAnswer]"
+        self,
+        response: ClientResponse | DirectAnswer,
+        host: str,
+        timeout_s: float,
+        open_answers: "set[AiohttpAnswer]",
     ) -> None:
         """`open_answers` holds this answer until it is released."""
         self._response = response
@@ -71,6 +77,8 @@ class AiohttpAnswer:
         self._open = open_answers
         self._open.add(self)
         self._closed = self._watch()
+        self._parts: list[bytes] = []
+        self._length = 0
 
     @property
     def status(self) -> int:
@@ -83,34 +91,36 @@ class AiohttpAnswer:
         return self._response.headers
 
     async def read(self, limit_bytes: int) -> bytes:
-        """The whole body, undecoded. Raises `UpstreamTooLarge` once the limit is passed, and what `chunks` raises."""
+        """The whole body, undecoded. Raises `UpstreamTooLarge` once the limit is passed, and what `chunks` raises.
+
+        A read that was cancelled can be taken up by another.
+        """
         announced = self._response.content_length
         if announced is not None and announced > limit_bytes:
             raise self._too_large(limit_bytes)
-        parts: list[bytes] = []
-        length = 0
-        async for chunk in self.chunks():
-            length += len(chunk)
-            if length > limit_bytes:
+        while chunk := await self._next():
+            self._parts.append(chunk)
+            self._length += len(chunk)
+            if self._length > limit_bytes:
                 raise self._too_large(limit_bytes)
-            parts.append(chunk)
-        return b"".join(parts)
+        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it arrives, undecoded. Raises `UpstreamTimeout` and `UpstreamCut`."""
-        content = self._response.content
-        while True:
-            try:
-                chunk = await content.readany()
-            except TimeoutError:
-                raise UpstreamTimeout(f"{self._host}: silent for {self._timeout_s:g} s within its answer") from None
-            except (ClientError, OSError) as error:
-                raise UpstreamCut(f"{self._host}: the answer broke off ({type(error).__name__})") from None
-            if not chunk:
-                if self._ended_by_failure():
-                    raise UpstreamCut(f"{self._host}: the answer broke off (connection failed)")
-                return
+        while chunk := await self._next():
             yield chunk
+
+    async def _next(self) -> bytes:
+        """What has arrived, at least a byte; nothing at the body's end."""
+        try:
+            chunk = await self._response.content.readany()
+        except TimeoutError:
+            raise UpstreamTimeout(f"{self._host}: silent for {self._timeout_s:g} s within its answer") from None
+        except (ClientError, OSError) as error:
+            raise UpstreamCut(f"{self._host}: the answer broke off ({type(error).__name__})") from None
+        if not chunk and self._ended_by_failure():
+            raise UpstreamCut(f"{self._host}: the answer broke off (connection failed)")
+        return chunk
 
     def release(self) -> None:
         """Close the connection, unless the body was read to its end: then it is back in the pool already."""
@@ -164,6 +174,14 @@ class AiohttpTransport:
         self._connect_timeout_s = connect_timeout_s
         self._answers: set[AiohttpAnswer] = set()
         self._proxies: dict[tuple[str, str | None, int | None], URL | None] = {}
+        self._urls: dict[str, URL] = {}
+        self._pool = ConnectionPool(
+            connections=connections,
+            connect_timeout_s=connect_timeout_s,
+            timeout_s=timeout_s,
+            keepalive_s=KEEPALIVE_S,
+            read_bufsize=READ_BUFFER_BYTES,
+        )
         self._session = ClientSession(
             connector=TCPConnector(limit=connections, limit_per_host=0, keepalive_timeout=KEEPALIVE_S),
             timeout=ClientTimeout(total=None, connect=connect_timeout_s, sock_read=timeout_s),
@@ -175,32 +193,45 @@ class AiohttpTransport:
 
     async def send(self, request: UpstreamRequest) -> AiohttpAnswer:
         """The answer's head. Raises `UpstreamUnreachable` and `UpstreamTimeout`."""
-        url = URL(request.url)
+        url = self._urls.get(request.url)
+        if url is None:
+            if len(self._urls) >= ORIGINS_MAX:
+                self._urls.clear()
+            url = self._urls[request.url] = URL(request.url)
         host = url.host or "no host"
-        body = request.body
+        proxy = self._proxy(url)
         try:
-            # The silence is aiohttp's to watch, but it begins after the upload, which nothing else bounds.
-            async with asyncio.timeout(self._connect_timeout_s + self._timeout_s + len(body) / UPLOAD_BYTES_PER_S):
-                response = await self._session.request(
-                    request.method,
-                    url,
-                    data=io.BytesIO(body) if len(body) > IN_PIECES_BYTES else body or None,
-                    headers=request.headers,
-                    allow_redirects=False,
-                    proxy=self._proxy(url),
-                )
+            response: ClientResponse | DirectAnswer
+            if proxy is None and len(request.body) <= IN_PIECES_BYTES:
+                response = await self._pool.send(request, url)
+            else:
+                response = await self._through_session(request, url, proxy)
         except ConnectionTimeoutError:
             raise UpstreamUnreachable(f"{host}: no connection within {self._connect_timeout_s:g} s") from None
         except TimeoutError:
             raise UpstreamTimeout(f"{host}: no answer within {self._timeout_s:g} s") from None
-        except ClientError as error:
+        except (ClientError, HttpProcessingError, ConnectionError) as error:
             raise _unreachable(host, error) from None
         return AiohttpAnswer(response, host, self._timeout_s, self._answers)
+
+    async def _through_session(self, request: UpstreamRequest, url: URL, proxy: URL | None) -> ClientResponse:
+        body = request.body
+        # The silence is aiohttp's to watch, but it begins after the upload, which nothing else bounds.
+        async with asyncio.timeout(self._connect_timeout_s + self._timeout_s + len(body) / UPLOAD_BYTES_PER_S):
+            return await self._session.request(
+                request.method,
+                url,
+                data=io.BytesIO(body) if len(body) > IN_PIECES_BYTES else body or None,
+                headers=request.headers,
+                allow_redirects=False,
+                proxy=proxy,
+            )
 
     async def close(self) -> None:
         """Close every connection; answers that are still being read are cut."""
         for answer in list(self._answers):  # the session alone would leave whoever waits for a chunk waiting
             answer.release()
+        self._pool.close()
         await self._session.close()
 
     def _proxy(self, url: URL) -> URL | None:
@@ -225,7 +256,7 @@ def _look_at(closed: asyncio.Future[None]) -> None:
         closed.exception()
 
 
-def _unreachable(host: str, error: ClientError) -> UpstreamError:
+def _unreachable(host: str, error: Exception) -> UpstreamError:
     reason = getattr(error, "strerror", None)
     kind = type(error).__name__
     return UpstreamUnreachable(f"{host}: no answer ({kind}: {reason})" if reason else f"{host}: no answer ({kind})")

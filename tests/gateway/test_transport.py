@@ -275,7 +275,7 @@ async def test_html_is_an_answer_like_any_other(transport: AiohttpTransport) -> 
 async def test_a_refused_connection_is_unreachable(transport: AiohttpTransport) -> None:
     async with serving(saying(b"")) as url:
         pass
-    with pytest.raises(UpstreamUnreachable, match=r"refused|failed") as error:
+    with pytest.raises(UpstreamUnreachable, match=r"refused|failed|call") as error:
         await outcome(transport, post(url))
     assert_no_secret(error)
 
@@ -338,9 +338,8 @@ async def test_a_connection_closed_while_idle_is_not_used(transport: AiohttpTran
 
 def _idle(transport: AiohttpTransport) -> int:
     """How many pooled connections the library takes to be alive."""
-    connector = transport._session.connector
-    assert connector is not None
-    return sum(protocol.is_connected() for pool in connector._conns.values() for protocol, _ in pool)
+    origins = transport._pool._origins.values()
+    return sum(protocol.is_connected() for origin in origins for protocol, _ in origin.idle)
 
 
 async def test_silence_before_the_answer_is_a_timeout(impatient: AiohttpTransport) -> None:
