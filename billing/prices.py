@@ -143,6 +143,10 @@ class PriceRow:
 
     def cost_scaled(self, usage: Usage, multiplier: str | None = None) -> int:
         """The exact cost in nano-USD / `COST_SCALE`."""
+        if usage.is_plain and not self.tiers:  # most requests: no line to be listed, two products
+            rates, units = self.per_million, usage.requests * self.per_unit.get("request", 0) * MILLION
+            tokens = usage.input_tokens * rates.get("input", 0) + usage.output_tokens * rates.get("output", 0)
+            return (tokens + units) * self.factor(multiplier)
         return sum(line.amount_scaled for line in self.lines(usage, multiplier))
 
     def dearest_nano(self, classes: Iterable[str]) -> int:

@@ -5,6 +5,7 @@ Totals and their parts follow OpenAI's convention (https://platform.openai.com/d
 """
 
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Final
 
 MAX_COUNT: Final = 2**31 - 1
@@ -35,10 +36,9 @@ class Usage:
     searches: int = 0
 
     def __post_init__(self) -> None:
-        for name in COUNT_NAMES:
-            count = getattr(self, name)
-            if type(count) is not int or not 0 <= count <= MAX_COUNT:
-                raise UsageError(f"{name} must be an integer from 0 to {MAX_COUNT}")
+        counts = _counts_of(self)
+        if not _ONLY_INT.issuperset(map(type, counts)) or min(counts) < 0 or max(counts) > MAX_COUNT:
+            raise UsageError(f"counts must be integers from 0 to {MAX_COUNT}: {', '.join(COUNT_NAMES)}")
         if self.input_parts > self.input_tokens:
             raise UsageError("the parts of input_tokens add up to more than it")
         if self.reasoning_tokens + self.audio_output_tokens > self.output_tokens:
@@ -54,6 +54,11 @@ class Usage:
             + self.audio_input_tokens
             + self.image_input_tokens
         )
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is nothing but input, output and the request itself."""
+        return not any(_special_counts_of(self))
 
     @property
     def total_tokens(self) -> int:
@@ -81,3 +86,8 @@ class Usage:
 
 
 COUNT_NAMES: Final = tuple(field.name for field in fields(Usage))
+_ONLY_INT: Final = frozenset((int,))
+_counts_of: Final = attrgetter(*COUNT_NAMES)
+_special_counts_of: Final = attrgetter(
+    *(name for name in COUNT_NAMES if name not in ("input_tokens", "output_tokens", "requests"))
+)

@@ -231,8 +231,11 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         EstimateRules(defaults.strict, defaults.min_output_tokens, defaults.estimated_output_tokens),
         settings.proxy_max_body_bytes,
         settings.payment_grace_days * DAY_S,
+        defaults.expired_hold == "input",
     )
-    proxy = Proxy(engine.holds, engine.cache, engine.announcer, router, forwarder, dialect, links, rules, metrics)
+    proxy = Proxy(
+        engine.holds, engine.cache, engine.announcer, router, forwarder, dialect, links, rules, metrics, tokenizer
+    )
     health = Health(engine)
     reads = Reads(runtime, proxy, router, metrics, health)
     app = web.Application(client_max_size=settings.proxy_max_body_bytes)

@@ -38,14 +38,20 @@ class Charge:
     multiplier: str | None
 
 
-def worst_case(parsed: ParsedRequest, route: Route, plan_markup_scaled: int, rules: EstimateRules) -> Need:
-    """What a request can use at most. Raises `NotPriced`, `billing.holds.decision.NeedTooLarge`."""
+def worst_case(
+    parsed: ParsedRequest, route: Route, plan_markup_scaled: int, rules: EstimateRules, counted: int | None = None
+) -> Need:
+    """What a request can use at most; `counted` are its input tokens where somebody has counted them.
+
+    Raises `NotPriced`, `billing.holds.decision.NeedTooLarge`.
+    """
     rates = route.rates
     if rates is None:
         raise NotPriced(f"The model `{route.entry}` has no price here")
     _check_priced(parsed, route.entry, rates.row)
     row, markup, choices = rates.row, markup_of(route, plan_markup_scaled), parsed.choices
-    input_tokens = _input_bound(parsed, route.entry, row, rules) * choices
+    bound = _input_bound(parsed, route.entry, row, rules)
+    input_tokens = (bound if counted is None else min(bound, counted)) * choices
     least, most = _output_bounds(parsed, route, rules)
     if max(input_tokens, most * choices) > MAX_COUNT:
         raise NeedTooLarge(f"all its choices together may have more than {MAX_COUNT} tokens")

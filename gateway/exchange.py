@@ -16,6 +16,8 @@ from gateway.routing import Route
 FEATURE: Final = "llm"
 MAX_FOREIGN_ID: Final = 200
 EXPIRED_STATUS: Final = 0
+NOTHING: Final = Usage()
+FREE: Final = Charge(0, 0, None)
 
 
 @dataclass(slots=True)
@@ -47,9 +49,10 @@ class Exchange:
         return charge(usage, self.route, self.markup_scaled, service_tier)
 
     def expired(self, input_tokens: int) -> Debit:
-        """The debit of a hold whose gateway dies: an estimate of its input, charged or not by `expired_hold`."""
-        usage = Usage(input_tokens=input_tokens)
-        return self.debit(usage, self.charge(usage, None), estimated=True, admitted_at_ms=0, now_s=self.started_s)
+        """The debit of a hold whose gateway dies, charged for so much input; none where nothing is to be charged."""
+        usage = Usage(input_tokens=input_tokens) if input_tokens else NOTHING
+        charge = self.charge(usage, None) if input_tokens else FREE
+        return self.debit(usage, charge, estimated=True, admitted_at_ms=0, now_s=self.started_s)
 
     def settled(self, hold: Hold, usage: Usage, charge: Charge, *, estimated: bool, now_s: float) -> Debit:
         """The debit of an answer."""

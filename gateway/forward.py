@@ -150,15 +150,23 @@ class Forwarder:
     async def _whole(self, exchange: Exchange, hold: Hold, answer: UpstreamAnswer) -> web.Response:
         """A JSON answer: read, priced and settled, then sent. Its head is here, so the provider has done the work: a
         client that leaves now does not stop it."""
-        return await self._to_its_end(hold, self._read_whole(exchange, hold, answer))
+        try:
+            return await self._read_whole(exchange, hold, answer)
+        except asyncio.CancelledError:
+            if not hold.ending:  # still being read: goes on where it was
+                self._holds.hand_over(hold, self._read_unseen(exchange, hold, answer))
+            raise
+
+    async def _read_unseen(self, exchange: Exchange, hold: Hold, answer: UpstreamAnswer) -> None:
+        await self._read_whole(exchange, hold, answer)
 
     async def _read_whole(self, exchange: Exchange, hold: Hold, answer: UpstreamAnswer) -> web.Response:
         try:
             body = await answer.read(self._rules.max_answer_bytes)
         except UpstreamError as error:
-            return await self._failed(exchange, hold, error)
-        finally:
             answer.release()
+            return await self._failed(exchange, hold, error)
+        answer.release()
         return await self._whole_read(exchange, hold, answer, body)
 
     async def _whole_read(self, exchange: Exchange, hold: Hold, answer: UpstreamAnswer, body: bytes) -> web.Response:

@@ -15,7 +15,7 @@ from ulid import ULID
 
 from billing.effects import Effects
 from billing.holds.cache import PrincipalCache
-from billing.holds.decision import Need, NeedTooLarge, Reload, Unavailable
+from billing.holds.decision import InsufficientBalance, Need, NeedTooLarge, QuotaExceeded, Reload, Unavailable
 from billing.holds.hold import Hold
 from billing.holds.service import Holds
 from billing.keys import secret_digest, well_formed
@@ -28,14 +28,17 @@ from gateway.exchange import FEATURE, Exchange, shown_id, tags_of
 from gateway.forward import BEGUN, Forwarder, abort
 from gateway.headers import client_key
 from gateway.metrics import Metrics
-from gateway.providers.dialect import BadRequest, Dialect
+from gateway.providers.dialect import NO_PARTS, BadRequest, Dialect
 from gateway.refusals import Links, Refusal
 from gateway.routing import Route, Router
+from gateway.tokens import Tokenizer
 
 logger = logging.getLogger(__name__)
 
 PROXY_SCOPE: Final = "llm:proxy"
 RELOADS: Final = 3
+MAX_COUNTED_BYTES: Final = 4 << 20
+"""A body above this is held by its bytes alone: counting its tokens would keep a core busy for a second."""
 
 
 class Refuse(Exception):
@@ -53,6 +56,8 @@ class ProxyRules:
     estimate: EstimateRules
     max_body_bytes: int
     grace_s: float
+    charge_expired: bool = False
+    """Whether a hold whose gateway died is charged at the estimate of its input."""
 
 
 class Proxy:
@@ -69,6 +74,7 @@ class Proxy:
         links: Links,
         rules: ProxyRules,
         metrics: Metrics,
+        tokenizer: Tokenizer,
         clock: Callable[[], float] = time.time,
         new_id: Callable[[], str] = lambda: str(ULID()),
     ) -> None:
@@ -81,6 +87,7 @@ class Proxy:
         self._links = links
         self._rules = rules
         self._metrics = metrics
+        self._tokenizer = tokenizer
         self._clock = clock
         self.new_id = new_id
 
@@ -115,18 +122,45 @@ class Proxy:
             need = self._need(exchange)
             await self._check_may_pay(principal, need)
             answer = await self._meter(request, exchange, need)
+            if isinstance(answer, InsufficientBalance | QuotaExceeded):
+                answer = await self._meter_counted(request, exchange, need, answer)
             if answer is not None:
                 return answer
             principal = await self.authenticate(secret, fresh=True)
         raise Refuse(refusals.unavailable())
 
+    async def _meter_counted(
+        self, request: web.Request, exchange: Exchange, need: Need, refused: InsufficientBalance | QuotaExceeded
+    ) -> web.StreamResponse | None:
+        """The bytes did not fit: count the tokens, off the event loop, and ask once more where that asks for less."""
+        counted = await self._count_input(exchange)
+        if counted is not None and counted * exchange.parsed.choices < need.input_tokens:
+            answer = await self._meter(request, exchange, self._need(exchange, counted))
+            if not isinstance(answer, InsufficientBalance | QuotaExceeded):
+                return answer
+            refused = answer
+        raise Refuse(refusals.of_decision(refused, exchange.principal, self._links))
+
+    async def _count_input(self, exchange: Exchange) -> int | None:
+        """The request's tokens, where the model's own vocabulary is known and all of its input is text in the body.
+
+        Counted is the whole JSON: names, quotes and escapes are more than what a chat template adds to a message.
+        """
+        parsed, body = exchange.parsed, exchange.body
+        countable = exchange.route.exact_vocabulary and parsed.parts is NO_PARTS and not parsed.unbounded_input
+        if not countable or not self._rules.estimate.strict or len(body) > MAX_COUNTED_BYTES:
+            return None
+        return await self._tokenizer.count_off_loop(body.decode(), exchange.route.vocabulary)
+
     async def authenticate(self, secret: str | None, *, fresh: bool = False) -> Principal:
         """The principal of a key. Raises `Refuse`."""
-        if secret is None or not well_formed(secret):
+        if secret is None:
             raise Refuse(refusals.invalid_key())
         digest = secret_digest(secret)
         principal = None if fresh else self._cache.peek(digest)
         if principal is None:
+            if not well_formed(secret):
+                raise Refuse(refusals.invalid_key())
             try:
                 principal = await (self._cache.reload(digest) if fresh else self._cache.get(digest))
             except DatabaseError as error:
@@ -181,10 +215,10 @@ class Proxy:
         if not principal.allows_model(route.entry):
             raise Refuse(refusals.model_not_allowed(route.entry))
 
-    def _need(self, exchange: Exchange) -> Need:
+    def _need(self, exchange: Exchange, counted: int | None = None) -> Need:
         markup_scaled = exchange.principal.plan.markup_scaled
         try:
-            return worst_case(exchange.parsed, exchange.route, markup_scaled, self._rules.estimate)
+            return worst_case(exchange.parsed, exchange.route, markup_scaled, self._rules.estimate, counted)
         except NotPriced as error:
             raise Refuse(refusals.model_not_priced(str(error))) from error
         except NeedTooLarge as error:
@@ -198,13 +232,14 @@ class Proxy:
         required_nano = need.input_cost_nano + need.unit_nano * need.least_output
         raise Refuse(refusals.billing_required(principal, self._links, available_nano, required_nano))
 
-    async def _meter(self, request: web.Request, exchange: Exchange, need: Need) -> web.StreamResponse | None:
-        """Hold, forward, settle; None when the principal must be read anew."""
+    async def _meter(
+        self, request: web.Request, exchange: Exchange, need: Need
+    ) -> web.StreamResponse | InsufficientBalance | QuotaExceeded | None:
+        """Hold, forward, settle; None when the principal must be read anew, the refusal when the need does not fit."""
         principal, route = exchange.principal, exchange.route
         asked_s = time.monotonic()
-        opening = self._holds.open(
-            exchange.request_id, principal, route.entry, FEATURE, need, exchange.expired(need.input_tokens)
-        )
+        expired = exchange.expired(need.input_tokens if self._rules.charge_expired else 0)
+        opening = self._holds.open(exchange.request_id, principal, route.entry, FEATURE, need, expired)
         async with opening as decision:
             if isinstance(decision, Hold):
                 self._metrics.hold_latency(time.monotonic() - asked_s)
@@ -213,4 +248,6 @@ class Proxy:
             return None
         if isinstance(decision, Unavailable):
             raise Refuse(refusals.unavailable(decision.reason))
+        if isinstance(decision, InsufficientBalance | QuotaExceeded):
+            return decision
         raise Refuse(refusals.of_decision(decision, principal, self._links))

@@ -21,7 +21,7 @@ from billing.prices import (
 )
 from billing.quotas import DAY_S
 from gateway.config.models import ModelConfig, ProviderConfig
-from gateway.tokens import vocabulary_for
+from gateway.tokens import is_openai_model, vocabulary_for
 
 MAX_NAME_BYTES: Final = 200
 MAX_FOUND: Final = 10_000
@@ -63,6 +63,8 @@ class Route:
     markup_scaled: int
     vocabulary: str
     own_max_output: int | None
+    exact_vocabulary: bool = False
+    """Whether `vocabulary` is the model's own, so that its tokens can be counted exactly."""
     rates: Rates | None = None
 
     @property
@@ -123,5 +125,13 @@ class Router:
         provider = self._providers[config.provider]
         if not provider.enabled:
             return None
-        vocabulary = config.vocabulary or vocabulary_for(config.model)
-        return Route(config.name, provider, config.model, config.markup_scaled, vocabulary, config.max_output_tokens)
+        exact = config.vocabulary is not None or provider.kind == "local" or is_openai_model(config.model)
+        return Route(
+            config.name,
+            provider,
+            config.model,
+            config.markup_scaled,
+            config.vocabulary or vocabulary_for(config.model),
+            config.max_output_tokens,
+            exact,
+        )

@@ -53,6 +53,7 @@ _CL100K_PREFIXES = (
     "davinci-002",
     "babbage-002",
 )
+_OPENAI_PREFIXES = (*_CL100K_PREFIXES, "gpt-", "chatgpt-", "o1", "o3", "o4")
 _O200K_PREFIXES = ("gpt-4o", "gpt-4.1", "gpt-4.5")
 
 
@@ -70,6 +71,11 @@ def vocabulary_for(model: str) -> str:
     if name.startswith(_O200K_PREFIXES) or not name.startswith(_CL100K_PREFIXES):
         return O200K
     return CL100K
+
+
+def is_openai_model(model: str) -> bool:
+    """Whether a model is one of OpenAI's, by its name: only theirs are known to use tiktoken's vocabularies."""
+    return model.removeprefix("ft:").startswith(_OPENAI_PREFIXES)
 
 
 class Tokenizer:

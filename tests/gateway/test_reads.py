@@ -1,0 +1,151 @@
+"""What the gateway answers by itself: models, the key's limits, one request's cost, health and metrics."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from fractions import Fraction
+from typing import Any
+
+from billing.money import parse_usd
+from billing.reports import Reports
+from gateway.settings import ModelConfig, Settings
+from tests.gateway.conftest import Gateway, Handler, MakeGateway, chat
+from tests.gateway.exchanges import (
+    MOMENT,
+    OUTPUT,
+    Gate,
+    answer,
+    ask,
+    asking,
+    assert_plain,
+    fetch,
+    refusal,
+    saying,
+    spent_nano,
+)
+
+Upstream = Callable[[Handler], Any]
+
+
+def unpriced(settings: Settings) -> Settings:
+    """Settings with a model that has no price."""
+    return replace(settings, models={**settings.models, "unpriced": ModelConfig("unpriced", "openai", "gpt-unpriced")})
+
+
+async def test_models_are_those_that_the_key_may_use(make_gateway: MakeGateway, upstream: Upstream) -> None:
+    gateway = await make_gateway(await upstream(saying(answer())), change=unpriced)
+    customer = await gateway.customer(models=["gpt-4o*", "unpriced", "claude-haiku"])
+    listed = (await fetch(customer.get("/v1/models"))).json
+    assert listed["object"] == "list"
+    assert_plain(listed)
+    by_id = {model["id"]: model for model in listed["data"]}
+    assert by_id.keys() == {"gpt-4o", "gpt-4o-mini", "unpriced"}  # no key for claude-haiku's provider
+    mini = by_id["gpt-4o-mini"]
+    assert mini["object"] == "model"
+    assert mini["created"] == int(datetime(2024, 7, 18, tzinfo=UTC).timestamp())
+    assert (mini["owned_by"], mini["max_output_tokens"], mini["context_window"]) == ("openai", 16384, 128000)
+    assert mini["pricing"]["usd_per_million"] == {"input": "0.15", "cached_input": "0.075", "output": "0.60"}
+    assert by_id["unpriced"]["pricing"] is None
+    for name in ("gpt-4o-mini", "openai/gpt-4o-mini"):
+        assert (await fetch(customer.get(f"/v1/models/{name}"))).json == mini
+    for name in ("demo", "claude-haiku", "nothing", "openai/gpt-9", "a%00b", "x" * 500):
+        refusal(await fetch(customer.get(f"/v1/models/{name}")), 404, "model_not_found")
+
+
+async def test_a_key_sees_its_limits_and_what_is_left(make_gateway: MakeGateway, upstream: Upstream) -> None:
+    gate = Gate(saying(answer()))
+    gateway = await make_gateway(await upstream(gate.serve))
+    quotas = [
+        {"window": "month", "metric": "requests", "limit": 3},
+        {"window": "total", "metric": "cost", "limit": "0.50", "model": "gpt-*"},
+    ]
+    customer = await gateway.customer(
+        quotas=quotas,
+        max_parallel_requests=4,
+        tags={"team": "a"},
+        account={"plan": "free", "quotas": [{"window": "hour", "metric": "output_tokens", "limit": 700}]},
+    )
+    fresh = (await fetch(customer.get("/v1/key"))).json
+    assert fresh["id"] == customer.key_id
+    assert fresh["prefix"] == customer.key[:10]
+    assert customer.key not in str(fresh)
+    assert (fresh["quotas"], fresh["max_parallel_requests"], fresh["tags"]) == (quotas, 4, {"team": "a"})
+    assert_plain(fresh)
+    assert [(w["subject"], w["window"], w["metric"], w["model"]) for w in fresh["windows"]] == [
+        ("key", "month", "requests", None),
+        ("key", "total", "cost", "gpt-*"),
+        ("plan", "minute", "requests", None),
+        ("plan", "day", "tokens", None),
+        ("account", "hour", "output_tokens", None),
+    ]
+    assert [w["used"] for w in fresh["windows"]] == [0, "0.00", 0, 0, 0]
+    assert fresh["windows"][1]["resets_at"] is None
+    assert all(MOMENT.fullmatch(w["resets_at"]) for w in fresh["windows"] if w["window"] != "total")
+    running = asking(customer, chat(model="gpt-4o-mini", max_tokens=100))
+    await gate.reached()
+    during = (await fetch(customer.get("/v1/key"))).json["windows"]
+    assert (during[0]["used"], during[0]["remaining"]) == (1, 2)
+    assert parse_usd(during[1]["used"]) > 100 * OUTPUT
+    assert (during[4]["used"], during[4]["remaining"]) == (100, 600)
+    gate.opened.set()
+    assert (await running).status == 200
+    spent = await spent_nano(customer)
+    after = (await fetch(customer.get("/v1/key"))).json["windows"]
+    assert (after[0]["used"], after[3]["used"], after[4]["used"]) == (1, 15, 5)
+    assert parse_usd(after[1]["used"]) == spent
+    assert parse_usd(after[1]["remaining"]) == parse_usd("0.50") - spent
+
+
+async def test_a_generation_is_the_usage_event(gateway: Gateway) -> None:
+    customer, stranger = await gateway.customer(tags={"team": "a"}), await gateway.customer()
+    fetched = await ask(customer, chat(user="end-user-1"))
+    await gateway.flush()
+    path = f"/v1/generations/{fetched.headers['x-request-id']}"
+    said = (await fetch(customer.get(path))).json
+    assert_plain(said)
+    (event,) = await customer.events()
+    assert event.items() <= said.items()
+    assert (said["tags"], said["end_user"], said["key_id"]) == ({"team": "a"}, "end-user-1", customer.key_id)
+    assert sum(Fraction(line["amount_usd"]) for line in said["lines"]) == Fraction(said["cost_usd"])
+    assert said == (await fetch(customer.get(f"/api/account/usage/events/{event['id']}"))).json
+    refusal(await fetch(stranger.get(path)), 404, "not_found")
+    for wrong in ("nothing", "0" * 26, "a%00b", "%ff", "x" * 3000, "'; DROP TABLE usage_events"):
+        refusal(await fetch(customer.get(f"/v1/generations/{wrong}")), 404, "not_found")
+    scoped = await gateway.customer(scopes=["llm:proxy"])
+    fetched = await fetch(scoped.get(path))
+    assert refusal(fetched, 403, "insufficient_scope")["required_scope"] == "billing:read"
+
+
+async def test_a_key_reads_what_its_account_may_not_spend(gateway: Gateway) -> None:
+    customer = await gateway.customer()
+    await gateway.admin("PATCH", f"/accounts/{customer.account_id}", {"status": "suspended"})
+    for path in ("/v1/models", "/v1/key", "/api/account/balance"):
+        assert (await fetch(customer.get(path))).status == 200
+
+
+async def test_health_readiness_and_metrics(gateway: Gateway) -> None:
+    customer = await gateway.customer()
+    await ask(customer, chat())
+    await ask(customer, chat(model="nothing"))
+    for path in ("/healthz", "/health"):
+        assert (await fetch(gateway.session.get(gateway.url + path))).json == {"status": "ok", "message": ""}
+    assert (await fetch(gateway.session.get(gateway.url + "/readyz"))).status == 200
+    shown = await fetch(gateway.session.get(gateway.url + "/metrics"))
+    assert shown.headers["Content-Type"].startswith("text/plain")
+    text = shown.body.decode()
+    asked = 'endpoint="/v1/chat/completions",provider="local",status="200",stream="false"'
+    assert f"metergate_requests_total{{{asked}}} 1.0" in text
+    assert 'metergate_refusals_total{code="model_not_found"} 1.0' in text
+    assert 'metergate_settlements_total{estimated="false",outcome="settled"} 1.0' in text
+    assert "metergate_holds_live 0.0" in text
+
+
+async def test_a_failure_of_ours_is_a_refusal(gateway: Gateway, monkeypatch: Any) -> None:
+    customer = await gateway.customer()
+
+    async def broken(*_: Any) -> None:
+        raise RuntimeError("a secret of Postgres")
+
+    monkeypatch.setattr(Reports, "explain", broken)
+    fetched = await fetch(customer.get("/v1/generations/" + "0" * 26))
+    refusal(fetched, 503, "temporarily_unavailable")
