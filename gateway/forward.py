@@ -153,7 +153,7 @@ class Forwarder:
         try:
             return await self._read_whole(exchange, hold, answer)
         except asyncio.CancelledError:
-            if not hold.ending:  # still being read: goes on where it was
+            if not hold.ending and not hold.handed_over:  # still being read: goes on where it was
                 self._holds.hand_over(hold, self._read_unseen(exchange, hold, answer))
             raise
 

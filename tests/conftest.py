@@ -1,3 +1,3 @@
-"""Fixtures for every test: see `tests.servers`."""
+"""Fixtures for every test: see `tests.servers` and `tests.redis_cluster`."""
 
-pytest_plugins = ["tests.servers"]
+pytest_plugins = ["tests.servers", "tests.redis_cluster"]

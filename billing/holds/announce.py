@@ -54,12 +54,12 @@ class Announcer:
         """Push an account's newest version to Redis and to every gateway's cache."""
         self._cache.drop(account_id)
         try:
-            version = await self._database.value("SELECT version FROM accounts WHERE id = $1", account_id)
             partition = self._partitions.of(account_id)
             await self._partitions.ensure(partition)
-            await self._loader.adopt_account(partition, account_id)
+            version = await self._loader.adopt_account(partition, account_id)
             await self._link.publish(self._keys.channel, account_id.encode())
-            await self._database.execute(PUSHED_ACCOUNT, account_id, version)
+            if version is not None:
+                await self._database.execute(PUSHED_ACCOUNT, account_id, version)
         except _FAILED as error:
             logger.info("the change of %s is told later: %s", account_id, error)
 
@@ -67,12 +67,12 @@ class Announcer:
         """Push a key's newest version to Redis and to every gateway's cache."""
         self._cache.drop(key_id)
         try:
-            version = await self._database.value("SELECT version FROM api_keys WHERE id = $1", key_id)
             partition = self._partitions.of(account_id)
             await self._partitions.ensure(partition)
-            await self._loader.adopt_key(partition, account_id, key_id)
+            version = await self._loader.adopt_key(partition, account_id, key_id)
             await self._link.publish(self._keys.channel, key_id.encode())
-            await self._database.execute(PUSHED_KEY, key_id, version)
+            if version is not None:
+                await self._database.execute(PUSHED_KEY, key_id, version)
         except _FAILED as error:
             logger.info("the change of %s is told later: %s", key_id, error)
 

@@ -3,8 +3,8 @@
     async with Engine(...) as engine:
         engine.holds, engine.cache, engine.announcer
 
-Beside the hot path it runs the outbox, a relay each second (lease, epochs, changes that were not told), a sweep of the
-journals, and the subscription to changes.
+Beside the hot path it keeps its lease, and runs the outbox, a relay each second (epochs, changes that were not told), a
+sweep of the journals, and the subscription to changes.
 """
 
 import asyncio
@@ -41,6 +41,10 @@ END_ALL_LEASES: Final = _sql("gateways_end_all")
 READ_ACCOUNT: Final = _sql("read_account_principal")
 
 RELAY_INTERVAL_S: Final = 1.0
+UNBROKEN_SHARE: Final = 0.6
+"""Of a lease: not having renewed for longer counts as an outage of Postgres. Others may have missed as much and an
+interval more on either side, so that their leases have lapsed although they live."""
+TEND_TIMEOUT_S: Final = 2.0
 SWEEP_INTERVAL_S: Final = 2.0
 RESUBSCRIBE_S: Final = 0.2
 START_ATTEMPTS: Final = 50
@@ -61,7 +65,7 @@ class Lease:
         """Raises `DatabaseError`."""
         await self._database.execute(RENEW_LEASE, self._gateway_id, self._lease_s)
         now = time.monotonic()
-        if self._since is None or now - self._renewed > self._lease_s:
+        if self._since is None or now - self._renewed > self._lease_s * UNBROKEN_SHARE:
             self._since = now
         self._renewed = now
 
@@ -71,7 +75,8 @@ class Lease:
         After Postgres was away every lease has lapsed, and a hold must not be taken from a gateway that lives.
         """
         now = time.monotonic()
-        return self._since is not None and now - self._renewed < self._lease_s <= now - self._since
+        unbroken = now - self._renewed <= self._lease_s * UNBROKEN_SHARE
+        return self._since is not None and unbroken and now - self._since >= self._lease_s
 
     async def end(self) -> None:
         """Raises `DatabaseError`."""
@@ -153,7 +158,6 @@ class Engine:
         self.announcer = Announcer(database, link, keyspace, self.partitions, self.loader, self.corrections, self.cache)
         self.reconciler = Reconciler(database, link, keyspace, self.partitions, self.loader, self.corrections)
         self._tasks: list[asyncio.Task[None]] = []
-        link.on_lost = self._lost
 
     async def _prepare(self, partition: Partition, epoch: int) -> bool:
         return await self.recovery.prepare(partition, epoch)
@@ -164,9 +168,6 @@ class Engine:
 
     def _submit(self, partition: Partition, item: Item) -> None:
         self.holds.submit(partition, item)
-
-    def _lost(self) -> None:
-        self.partitions.forget()
 
     async def __aenter__(self) -> "Engine":
         await self.start()
@@ -186,7 +187,7 @@ class Engine:
                 break
             await asyncio.sleep(START_PAUSE_S)
         subscribed = asyncio.Event()
-        loops = (self.outbox.run(), self._relay(), self._sweep(), self._subscribe(subscribed))
+        loops = (self._keep_lease(), self.outbox.run(), self._relay(), self._sweep(), self._subscribe(subscribed))
         self._tasks = [asyncio.create_task(loop) for loop in loops]
         async with asyncio.timeout(START_ATTEMPTS * START_PAUSE_S):
             await subscribed.wait()
@@ -216,17 +217,32 @@ class Engine:
             await self.partitions.renew(partition, error.epoch)
             return False
 
-    async def _relay(self) -> None:
+    async def _keep_lease(self) -> None:
+        """By itself: nothing that the relay waits for may let the lease run out."""
         while True:
             await asyncio.sleep(RELAY_INTERVAL_S)
             try:
                 await self._lease.renew()
-                for partition in self.partitions.all:
-                    if partition.epoch is None or not await self.partitions.is_current(partition):
-                        await self._join(partition)
+            except DatabaseError as error:
+                logger.info("the lease could not be renewed: %s", error)
+
+    async def _relay(self) -> None:
+        while True:
+            await asyncio.sleep(RELAY_INTERVAL_S)
+            await asyncio.gather(*map(self._tend, self.partitions.all))
+            try:
                 await self.announcer.relay()
             except (DatabaseError, RedisError, NotReady, TimeoutError) as error:
                 logger.info("relay: %s", error)
+
+    async def _tend(self, partition: Partition) -> None:
+        """Keep up with a partition's epoch; a server that is away does not keep the others' waiting."""
+        try:
+            async with asyncio.timeout(TEND_TIMEOUT_S):
+                if partition.epoch is None or not await self.partitions.is_current(partition):
+                    await self._join(partition)
+        except (DatabaseError, RedisError, NotReady, TimeoutError) as error:
+            logger.info("partition %d: %s: %s", partition.number, type(error).__name__, error)
 
     async def _sweep(self) -> None:
         while True:

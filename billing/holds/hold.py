@@ -6,14 +6,14 @@ waits, so that a cancelled request loses nothing.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
 from billing.holds.codec import ADMIT, SETTLE, VOID, pack_hold
-from billing.holds.connection import RedisError
+from billing.holds.connection import RedisAway, RedisError, RedisTimeout
 from billing.holds.decision import Need
 from billing.holds.partitions import Partition
 from billing.ledger.debits import Debit, encode_debit
@@ -65,7 +65,7 @@ class AdmitItem:
             self.answer.set_result((reply, epoch))
         elif not isinstance(reply, RedisError) and reply[0] == 0:
             self.on_unknown()  # whoever asked is gone: the hold that this made is given back
-        if isinstance(reply, RedisError):
+        if isinstance(reply, RedisAway | RedisTimeout):  # other errors did nothing, and the same id may be asked again
             self.on_unknown()
 
 
@@ -116,7 +116,8 @@ class VoidItem:
 class Hold:
     """A hold that was admitted: settle or void it, once. `granted_output` is the most output tokens of one choice.
 
-    Epoch is that in which Redis has it; holding again in a new epoch moves it.
+    Epoch is that in which Redis has it; holding again in a new epoch moves it. `ending` says that it is being settled
+    or voided, `handed_over` that a task has taken it from the request that opened it.
     """
 
     __slots__ = (
@@ -127,6 +128,7 @@ class Hold:
         "ending",
         "epoch",
         "granted_output",
+        "handed_over",
         "id",
         "id_bytes",
         "key_key",
@@ -167,6 +169,7 @@ class Hold:
         self.minute_used: tuple[int, ...] = tuple(reply[4:])
         self.cost_nano = need.input_cost_nano + need.unit_nano * self.granted_output
         self.ending = False
+        self.handed_over = False
         self.reholding: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
@@ -177,12 +180,8 @@ class Hold:
         """Output tokens held, of all choices."""
         return self.need.choices * self.granted_output
 
-    def entry(self, epoch: int) -> bytes:
-        """The journal's entry of this hold, as it would stand in another epoch."""
-        tags = (
-            [limit.quota.tag for limit in self.limits.account],
-            [limit.quota.tag for limit in self.limits.key],
-        )
+    def entry(self, epoch: int, tags: tuple[Sequence[int], Sequence[int]]) -> bytes:
+        """The journal's entry of this hold, as it stands in another epoch, in these counters of account and key."""
         amounts = (self.cost_nano, self.need.input_tokens, self.output_tokens)
         return pack_hold(epoch, self.admitted_at_ms, amounts, self.names, tags, self.payload)
 

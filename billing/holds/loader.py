@@ -62,7 +62,7 @@ class Loader:
         self._flush = flush
         self._wait_s = wait_s
         self._install_script, self._adopt_script, self._fill_script = Script("install"), Script("adopt"), Script("fill")
-        self._flights: SingleFlight[None] = SingleFlight()
+        self._flights: SingleFlight[int | None] = SingleFlight()
 
     async def install(self, partition: Partition, account_id: str, key_id: str | None) -> None:
         """Load an account, and a key of it, where Redis has not got them.
@@ -71,13 +71,16 @@ class Loader:
         """
         await self._flights.run(("install", key_id or account_id), lambda: self._install(partition, account_id, key_id))
 
-    async def adopt_account(self, partition: Partition, account_id: str) -> None:
-        """Tell Redis the account's newest version and counters. Raises `DatabaseError`, `RedisError`."""
-        await self._flights.run(("adopt", account_id), lambda: self._adopt(partition, account_id, None))
+    async def adopt_account(self, partition: Partition, account_id: str) -> int | None:
+        """Tell Redis the account's version and counters. The version told: one that is newer may have come meanwhile.
 
-    async def adopt_key(self, partition: Partition, account_id: str, key_id: str) -> None:
-        """Tell Redis the key's newest version and counters. Raises `DatabaseError`, `RedisError`."""
-        await self._flights.run(("adopt", key_id), lambda: self._adopt(partition, account_id, key_id))
+        Raises `DatabaseError`, `RedisError`, `TimeoutError`.
+        """
+        return await self._flights.run(("adopt", account_id), lambda: self._adopt(partition, account_id, None))
+
+    async def adopt_key(self, partition: Partition, account_id: str, key_id: str) -> int | None:
+        """Tell Redis the key's version and counters; answers and raises as `adopt_account`."""
+        return await self._flights.run(("adopt", key_id), lambda: self._adopt(partition, account_id, key_id))
 
     def account_quotas(self, plan_id: str, quotas: object) -> tuple[Quota, ...]:
         """One quota for each counter of an account: its plan's and its own."""
@@ -89,7 +92,7 @@ class Loader:
         if epoch is None:
             return
         for _ in range(INSTALL_ATTEMPTS):
-            now_s = partition.now_ms() // 1000
+            now_s = await self._now_s(partition, account_id)
             async with self._database.transaction() as connection:
                 row = await connection.fetchrow(LOAD_ACCOUNT, account_id, epoch, partition.number)
                 if row is None:  # the epoch has moved: whoever asked finds out with its next call
@@ -118,11 +121,28 @@ class Loader:
             await asyncio.sleep(DRAIN_POLL_S)
         logger.warning("account %s changes too fast to be loaded; the request that asked tries again", account_id)
 
-    async def _adopt(self, partition: Partition, account_id: str, key_id: str | None) -> None:
+    async def _now_s(self, partition: Partition, account_id: str) -> int:
+        """The account's time: Redis's, but never before what the account has seen."""
+        raw = await self._link.command("GET", self._keys.account(account_id))
+        state = AccountState.unpack(raw) if raw is not None else None
+        now_s = partition.now_ms() // 1000
+        return max(now_s, state.now_s) if state is not None and state.epoch == partition.epoch else now_s
+
+    async def tags(self, account_id: str, key_id: str, model: str, feature: str) -> tuple[list[int], list[int]]:
+        """Tags of the counters, of the account and of the key, that a request counts in. Raises `DatabaseError`."""
+        row = await self._database.row(READ_ACCOUNT, account_id)
+        account = self.account_quotas(row["plan"], row["quotas"]) if row is not None else ()
+        row = await self._database.row(READ_KEY, key_id)
+        key = parse_quotas(row["quotas"]) if row is not None else ()
+        applying = [[quota.tag for quota in quotas if quota.applies_to(model, feature)] for quotas in (account, key)]
+        return applying[0], applying[1]
+
+    async def _adopt(self, partition: Partition, account_id: str, key_id: str | None) -> int | None:
         epoch, subject = partition.epoch, key_id or account_id
         row = await self._database.row(READ_KEY if key_id else READ_ACCOUNT, subject)
         if row is None or epoch is None:
-            return
+            return None
+        version: int = row["version"]
         quotas = parse_quotas(row["quotas"]) if key_id else self.account_quotas(row["plan"], row["quotas"])
         token, number = str(ULID()), partition.number
         account_key, installed = self._keys.account(account_id), self._keys.installed(number)
@@ -134,9 +154,9 @@ class Loader:
             quota.tag.to_bytes(4, "little") + pack_text(quota.model or "") + pack_text(quota.feature)
             for quota in quotas
         ]
-        reply = await self._link.call(self._adopt_script, keys, [epoch, subject, row["version"], token, *packed])
+        reply = await self._link.call(self._adopt_script, keys, [epoch, subject, version, token, *packed])
         if reply[0] != 0 or reply[4] == 0:
-            return
+            return version
         _, dseq, xseq, now_ms, _ = reply
         await self.drained(partition, account_id, epoch, dseq)
         since = Since(epoch, dseq, xseq, row["now"])
@@ -146,6 +166,7 @@ class Loader:
         kind = "key" if key_id else "account"
         fill_keys = [self._keys.meta(number), installed, subject_key]
         await self._link.call(self._fill_script, fill_keys, [epoch, subject, token, kind, bases])
+        return version
 
     async def drained(self, partition: Partition, account_id: str, epoch: int, dseq: int) -> None:
         """Wait until every debit of the account up to `dseq` is in Postgres: its entry leaves the journal then.

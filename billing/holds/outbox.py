@@ -126,14 +126,12 @@ class Outbox:
         arguments: list[bytes | int] = [partition.epoch]
         for debit in debits:
             row = stored.get(debit.request_id)
-            if row is None:
-                continue  # set aside: an operator decides, and the journal keeps it until then
-            place = 0
-            if row.xseq is not None:
+            place, xseq = 0, row.xseq if row is not None else None  # one that was set aside is in Postgres, too
+            if xseq is not None:
                 if debit.account_id not in places:
                     await self._sync(partition, debit.account_id)
                     keys.append(self._keys.account(debit.account_id))
                     places[debit.account_id] = len(keys)
                 place = places[debit.account_id]
-            arguments.append(ACK.pack(debit.request_id.encode(), place, row.xseq or 0))
+            arguments.append(ACK.pack(debit.request_id.encode(), place, xseq or 0))
         await self._link.call(self._ack, keys, arguments)

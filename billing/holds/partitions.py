@@ -5,13 +5,12 @@ Postgres, is fenced, and opens only when every gateway with a living lease has b
 and holds its running requests again.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from billing.holds.connection import Link, RedisError, Script
+from billing.holds.connection import Life, Link, RedisError, RedisMoved, Script
 from billing.holds.flight import SingleFlight
 from billing.holds.keyspace import Keyspace
 from billing.ledger.postgres import Database, DatabaseError, queries
@@ -31,15 +30,33 @@ class NotReady(Exception):
 
 
 class Partition:
-    """One partition as this gateway knows it. `epoch` is None until a handshake has agreed on it."""
+    """One partition as this gateway knows it.
 
-    __slots__ = ("clock_offset_ms", "epoch", "joined_epoch", "number")
+    Its epoch is agreed on with one life of its server, and is None before, after that life, and once it was forgotten:
+    a connection made anew never serves under an epoch that another one had agreed on.
+    """
+
+    __slots__ = ("_epoch", "clock_offset_ms", "joined_epoch", "life", "number")
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.epoch: int | None = None
+        self.life: Life | None = None
+        self._epoch: int | None = None
         self.joined_epoch: int | None = None
         self.clock_offset_ms = 0
+
+    @property
+    def epoch(self) -> int | None:
+        life = self.life
+        return self._epoch if life is not None and life.stands else None
+
+    def agree(self, life: Life, epoch: int) -> None:
+        """The server is in this epoch, as it has said in this life."""
+        self.life, self._epoch = life, epoch
+
+    def forget(self) -> None:
+        """The epoch must be agreed on again before anything is sent."""
+        self._epoch = None
 
     def now_ms(self) -> int:
         """Redis's time as this process reckons it."""
@@ -66,60 +83,56 @@ class Partitions:
         self._keys = keyspace
         self._gateway_id = gateway_id
         self._prepare = prepare
-        self._locks = [asyncio.Lock() for _ in range(keyspace.partitions)]
+        self._handshakes: SingleFlight[None] = SingleFlight()
         self._joins: SingleFlight[bool] = SingleFlight()
         self._fence, self._join_script = Script("fence"), Script("join")
         self.all = [Partition(number) for number in range(keyspace.partitions)]
-        self._breaks = 0
 
     def of(self, account_id: str) -> Partition:
         return self.all[self._keys.partition_of(account_id)]
 
-    def forget(self) -> None:
-        """The connection broke: every epoch must be agreed on again before anything is sent."""
-        self._breaks += 1
-        for partition in self.all:
-            partition.epoch = None
-
     async def ensure(self, partition: Partition, stale: int | None = None) -> int:
         """The partition's epoch, agreed on now where it is unknown or still the `stale` one. Raises `NotReady`."""
-        if partition.epoch is not None and partition.epoch != stale:
-            return partition.epoch
-        async with self._locks[partition.number]:
-            if partition.epoch is None or partition.epoch == stale:
-                try:
-                    await self._handshake(partition)
-                except (RedisError, DatabaseError) as error:
-                    partition.epoch = None
-                    raise NotReady(str(error)) from error
-            if partition.epoch is None:
-                raise NotReady("the epoch is moving")
-            return partition.epoch
+        epoch = partition.epoch
+        if epoch is None or epoch == stale:
+            try:
+                await self._handshakes.run(partition.number, lambda: self._handshake(partition))
+            except (RedisError, DatabaseError) as error:
+                partition.forget()
+                raise NotReady(str(error)) from error
+            epoch = partition.epoch
+        if epoch is None:
+            raise NotReady("the epoch is moving")
+        return epoch
 
     async def _handshake(self, partition: Partition) -> None:
-        number, meta_key = partition.number, self._keys.meta(partition.number)
+        """Agree on the epoch. Where the server is not the one to ask, its slot may just be moving: asked again, it is
+        looked for again, REFRESH_AT_MOST_EVERY_S apart. Raises `RedisError`, `DatabaseError`."""
+        elsewhere: RedisMoved | None = None
         for _ in range(HANDSHAKE_ATTEMPTS):
-            breaks = self._breaks
-            await self._link.connect(meta_key)
-            identity = await self._link.identity(meta_key)
-            row = await self._database.row(READ_PARTITION, number)
-            stored = row["epoch"] if row is not None else 0
-            epoch, known = await self._link.command("HMGET", meta_key, "epoch", "identity")
-            if epoch is not None and known.decode() == identity and int(epoch) >= stored:
-                if await self._agree(partition, int(epoch), breaks):
+            try:
+                if await self._greet(partition):
                     return
-                continue
-            await self._move(partition, stored, identity)
+            except RedisMoved as error:
+                elsewhere = error
+        if elsewhere is not None:
+            raise elsewhere
 
-    async def _agree(self, partition: Partition, epoch: int, breaks: int) -> bool:
-        """Take an epoch that was read when `breaks` connections had broken; not if one has broken since: the server
-        that answers now may be in another life, which nobody has fenced yet."""
-        redis_ms = await self._link.time_ms(self._keys.meta(partition.number))
-        if breaks != self._breaks:
-            return False
-        partition.clock_offset_ms = redis_ms - int(time.monotonic() * 1000)
-        partition.epoch = epoch
-        return True
+    async def _greet(self, partition: Partition) -> bool:
+        """One round of the handshake, all over one connection; whether the epoch is agreed on."""
+        number, meta_key = partition.number, self._keys.meta(partition.number)
+        life = await self._link.connect(meta_key)
+        identity = await life.identity()
+        row = await self._database.row(READ_PARTITION, number)
+        stored = row["epoch"] if row is not None else 0
+        epoch, known = await life.ask("HMGET", meta_key, "epoch", "identity")
+        if epoch is not None and known.decode() == identity and int(epoch) >= stored:
+            await _set_clock(partition, life)
+            partition.agree(life, int(epoch))
+            return True
+        partition.forget()
+        await self._move(partition, stored, identity)
+        return False
 
     async def join(self, partition: Partition) -> bool:
         """Take part in the partition's epoch; whether it is open. Raises `NotReady`."""
@@ -139,7 +152,7 @@ class Partitions:
         except (RedisError, DatabaseError) as error:
             raise NotReady(str(error)) from error
         if reply == -1:
-            partition.epoch = None
+            partition.forget()
             return False
         partition.joined_epoch = epoch
         return bool(reply == 1)
@@ -148,16 +161,15 @@ class Partitions:
         """Begin a new epoch although the server is the same: everything is loaded again. With `lost`, only where that
         is still the newest one: another gateway may have done it. Raises `NotReady`."""
         try:
-            meta_key = self._keys.meta(partition.number)
-            await self._link.connect(meta_key)
-            identity = await self._link.identity(meta_key)
+            life = await self._link.connect(self._keys.meta(partition.number))
+            identity = await life.identity()
             row = await self._database.row(READ_PARTITION, partition.number)
             stored = row["epoch"] if row is not None else 0
             if lost is None or stored == lost:
                 await self._move(partition, stored, identity)
         except (RedisError, DatabaseError) as error:
             raise NotReady(str(error)) from error
-        partition.epoch = None
+        partition.forget()
 
     async def _move(self, partition: Partition, stored: int, identity: str) -> None:
         number = partition.number
@@ -169,9 +181,16 @@ class Partitions:
 
     async def is_current(self, partition: Partition) -> bool:
         """Whether the epoch in hand is still the server's, and open; refreshes the clock. Raises `RedisError`."""
-        breaks = self._breaks
-        epoch, open_ = await self._link.command("HMGET", self._keys.meta(partition.number), "epoch", "open")
-        if epoch is None or partition.epoch is None or int(epoch) != partition.epoch:
-            partition.epoch = None
+        life, epoch = partition.life, partition.epoch
+        if life is None or epoch is None:
             return False
-        return await self._agree(partition, partition.epoch, breaks) and bool(open_ == b"1")
+        known, open_ = await life.ask("HMGET", self._keys.meta(partition.number), "epoch", "open")
+        if known is None or int(known) != epoch or await life.has_changed():
+            partition.forget()
+            return False
+        await _set_clock(partition, life)
+        return bool(open_ == b"1")
+
+
+async def _set_clock(partition: Partition, life: Life) -> None:
+    partition.clock_offset_ms = await life.time_ms() - int(time.monotonic() * 1000)

@@ -26,13 +26,26 @@ from billing.ledger.postgres import Database, queries
 
 logger = logging.getLogger(__name__)
 
-LIVE_GATEWAYS: Final = queries("billing.ledger")("gateways_live")
+_sql = queries("billing.ledger")
+LIVE_GATEWAYS: Final = _sql("gateways_live")
+UNCORRECTED_LOADED: Final = _sql("uncorrected_loaded")
 SETTLED_AGE_MS: Final = 3000
 """A settled entry older than this was left behind: its gateway writes and acknowledges in well under a second."""
 ORPHAN_AGE_MS: Final = 5000
 """An own hold that this process knows nothing of, and is this old, came from an admission nobody waited for."""
+SETTLED_ROWS: Final = 500
+"""Debits left behind are written and acknowledged in batches of so many."""
 SCAN_COUNT: Final = 500
+EXPIRED_ROWS: Final = 100
+"""Holds of lost gateways are ended in batches of so many."""
 REHOLD_ATTEMPTS: Final = 3
+PREPARED_ACCOUNTS: Final = 10_000
+"""Accounts that are told of corrections at one attempt to join an epoch."""
+
+Tags = tuple[list[int], list[int]]
+"""The tags of an account's counters, and of a key's."""
+TagsByName = dict[tuple[str, str, str], Tags]
+"""By key, model and feature."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +95,32 @@ class Recovery:
         """
         if self._outbox.older_than(partition, epoch):
             await self._outbox.flush()
+        known: TagsByName = {}
         for hold in [hold for hold in self._live.values() if hold.partition is partition and hold.epoch < epoch]:
-            if hold.ending or not await self._hold_again(partition, hold, epoch):
+            if hold.ending or not await self._hold_again(partition, hold, epoch, known):
                 return False
-        return True
+        return await self._sync_loaded(partition, epoch)
 
-    async def _hold_again(self, partition: Partition, hold: Hold, epoch: int) -> bool:
+    async def _sync_loaded(self, partition: Partition, epoch: int) -> bool:
+        """Tell accounts that the new epoch has already of debits that were written after they had been loaded: until
+        they know, admission would spend the same money and windows again."""
+        rows = await self._database.rows(UNCORRECTED_LOADED, epoch, PREPARED_ACCOUNTS)
+        for row in rows:
+            ours = self._keys.partition_of(row["id"]) == partition.number
+            if ours and not await self._corrections.sync(partition, row["id"]):
+                return False
+        return len(rows) < PREPARED_ACCOUNTS
+
+    async def _hold_again(self, partition: Partition, hold: Hold, epoch: int, known: TagsByName) -> bool:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         hold.reholding = done
         try:
             debit = decode_debit(hold.payload)
             keys = [self._keys.meta(partition.number), self._keys.journal(partition.number)]
             for _ in range(REHOLD_ATTEMPTS):
+                entry = hold.entry(epoch, await self._tags(debit, known))
                 reply = await self._link.call(
-                    self._rehold, [*keys, hold.account_key, hold.key_key], [epoch, hold.id, hold.entry(epoch)]
+                    self._rehold, [*keys, hold.account_key, hold.key_key], [epoch, hold.id, entry]
                 )
                 if reply in (0, 2):
                     hold.epoch = epoch
@@ -103,63 +128,90 @@ class Recovery:
                 if reply == 1:
                     return False
                 await self._loader.install(partition, debit.account_id, debit.key_id)
+                known.clear()
             return False
         finally:
             hold.reholding = None
             done.set_result(None)
+
+    async def _tags(self, debit: Debit, known: TagsByName) -> Tags:
+        """The counters that a request counts in by the newest quotas: there may be others than at its admission."""
+        name = (debit.key_id, debit.model, debit.feature)
+        if name not in known:
+            known[name] = await self._loader.tags(debit.account_id, *name)
+        return known[name]
 
     async def sweep(self, partition: Partition, *, others: bool = True) -> Swept:
         """Finish what is left behind in one partition's journal; without `others` no other gateway's hold is touched.
 
         Raises `DatabaseError`, `RedisError`.
         """
-        living = {row["id"] for row in await self._database.rows(LIVE_GATEWAYS)}
         now_ms = partition.now_ms()
-        settled: list[Debit] = []
+        waiting: list[Debit] = []
         gone: list[str] = []
-        voided = 0
+        held: dict[str, list[str]] = {}
+        settled, voided = 0, 0
         async for field, raw in self._link.scan_hash(self._keys.journal(partition.number).decode(), SCAN_COUNT):
             entry, request_id = Entry.unpack(raw), field.decode()
             age_ms = now_ms - entry.at_ms
             if entry.state == SETTLED:
                 if age_ms > SETTLED_AGE_MS:
-                    settled.append(at_place(decode_debit(entry.payload), entry.epoch, entry.dseq))
-            elif entry.state == CLAIMED or (others and self._is_gone(entry, age_ms, living)):
+                    waiting.append(at_place(decode_debit(entry.payload), entry.epoch, entry.dseq))
+            elif entry.state == CLAIMED or (others and age_ms > self._hold_ttl_ms):
                 gone.append(request_id)
-            elif entry.gateway == self._gateway_id and request_id not in self._live and age_ms > ORPHAN_AGE_MS:
+            elif entry.gateway != self._gateway_id:
+                held.setdefault(entry.gateway, []).append(request_id)
+            elif request_id not in self._live and age_ms > ORPHAN_AGE_MS:
                 self._void_orphan(partition, request_id, entry)
                 voided += 1
-        if settled:
-            await self._outbox.acknowledge(settled, await write_debits(self._database, settled))
-        for request_id in gone:
-            await self._expire(partition, request_id)
+            if len(waiting) >= SETTLED_ROWS:
+                settled += await self._write(waiting)
+        settled += await self._write(waiting)
+        if others and held:
+            # Asked after the holds were seen: a gateway takes its lease before its first one.
+            living = {row["id"] for row in await self._database.rows(LIVE_GATEWAYS)}
+            gone += [request_id for gateway in held.keys() - living for request_id in held[gateway]]
+        for start in range(0, len(gone), EXPIRED_ROWS):
+            await self._expire(partition, gone[start : start + EXPIRED_ROWS])
         if settled or gone or voided:
-            logger.info("swept: %d settled, %d expired, %d given back", len(settled), len(gone), voided)
-        return Swept(len(settled), len(gone), voided)
+            logger.info("swept: %d settled, %d expired, %d given back", settled, len(gone), voided)
+        return Swept(settled, len(gone), voided)
 
-    def _is_gone(self, entry: Entry, age_ms: int, living: set[str]) -> bool:
-        return entry.gateway not in living or age_ms > self._hold_ttl_ms
+    async def _write(self, waiting: list[Debit]) -> int:
+        """Write and acknowledge a batch, and empty it. The number of debits."""
+        batch = list(waiting)
+        waiting.clear()
+        if batch:
+            await self._outbox.acknowledge(batch, await write_debits(self._database, batch))
+        return len(batch)
 
     def _void_orphan(self, partition: Partition, request_id: str, entry: Entry) -> None:
         account_key = self._keys.account(entry.account_id)
         key_key = self._keys.key(entry.account_id, entry.key_id)
         self._submit(partition, VoidItem(request_id.encode(), account_key, key_key))
 
-    async def _expire(self, partition: Partition, request_id: str) -> None:
+    async def _expire(self, partition: Partition, request_ids: list[str]) -> None:
+        """Claim holds, let Postgres decide about them, and end those whose account has been told. Together: a gateway
+        that died with thousands of them must not keep their money for minutes."""
         keys = [self._keys.meta(partition.number), self._keys.journal(partition.number)]
         epoch = partition.epoch
         if epoch is None:
             return
-        reply = await self._link.call(self._claim, keys, [epoch, request_id])
-        if reply[0] != 0:
+        claims = (self._link.call(self._claim, keys, [epoch, request_id]) for request_id in request_ids)
+        replies = zip(request_ids, await asyncio.gather(*claims), strict=True)
+        claimed = {request_id: Entry.unpack(reply[1]) for request_id, reply in replies if reply[0] == 0}
+        if not claimed:
             return
-        entry = Entry.unpack(reply[1])
-        stored = await write_debits(self._database, [self._expired(entry, epoch)])
-        row = stored.get(request_id)
-        if row is None or not await self._corrections.sync(partition, entry.account_id):
-            return
-        keys += [self._keys.account(entry.account_id), self._keys.key(entry.account_id, entry.key_id)]
-        await self._link.call(self._drop, keys, [epoch, request_id, I8.pack(row.xseq or 0)])
+        stored = await write_debits(self._database, [self._expired(entry, epoch) for entry in claimed.values()])
+        accounts = sorted({entry.account_id for entry in claimed.values()})
+        told = {account_id for account_id in accounts if await self._corrections.sync(partition, account_id)}
+        drops = []
+        for request_id, entry in claimed.items():
+            row = stored.get(request_id)
+            if row is not None and entry.account_id in told:
+                states = [self._keys.account(entry.account_id), self._keys.key(entry.account_id, entry.key_id)]
+                drops.append(self._link.call(self._drop, keys + states, [epoch, request_id, I8.pack(row.xseq or 0)]))
+        await asyncio.gather(*drops)
 
     def _expired(self, entry: Entry, epoch: int) -> Debit:
         """The row of a hold whose gateway is gone: charged at its input estimate or not at all, and saying so."""

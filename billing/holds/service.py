@@ -125,7 +125,7 @@ class Holds:
                     return hold
                 if code in _DECIDED:
                     return _refusal(reply, limits)
-            stop = await self._mend(reply, epoch, partition, principal)
+            stop = await self._mend(reply, epoch, partition, principal, deadline)
             if stop is not None or loop.time() >= deadline:
                 return stop or decisions.Unavailable("admission took longer than it may")
 
@@ -160,11 +160,12 @@ class Holds:
         )
 
     async def _mend(
-        self, reply: list[Any] | RedisError, epoch: int, partition: Partition, principal: Principal
+        self, reply: list[Any] | RedisError, epoch: int, partition: Partition, principal: Principal, deadline: float
     ) -> decisions.Unavailable | decisions.Reload | None:
-        """Bring about what an admission lacked; None: ask again."""
+        """Bring about what an admission lacked, by a deadline of the loop's clock; None: ask again."""
         try:
-            return await self._mend_reply(reply, epoch, partition, principal)
+            async with asyncio.timeout_at(deadline):
+                return await self._mend_reply(reply, epoch, partition, principal)
         except (NotReady, RedisError, DatabaseError, TimeoutError) as error:
             return decisions.Unavailable(f"{type(error).__name__}: {error}")
 
@@ -270,7 +271,8 @@ class Holds:
                 outcome.set_result(Settled(None))
             else:
                 outcome.set_exception(SettlementLost("the hold had expired"))
-        outcome.exception()  # looked at: nobody may be waiting any more
+        if not outcome.cancelled():
+            outcome.exception()  # looked at: nobody may be waiting any more
         self.live.pop(hold.id, None)
         try:
             await self._corrections.sync(hold.partition, debit.account_id)
@@ -306,13 +308,13 @@ class Holds:
     def hand_over(self, hold: Hold, work: Coroutine[Any, Any, None]) -> None:
         """Whoever served this hold was cancelled: `work` goes on, and must settle or void it. Should it do neither,
         the hold is given back."""
-        hold.ending = True
+        hold.handed_over = True
 
         async def finish() -> None:
             try:
                 await work
             finally:
-                if hold.id in self.live:
+                if not hold.ending:
                     await self.void(hold)
 
         self.spawn(finish())
@@ -365,5 +367,5 @@ class Opening:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         hold = self._hold
-        if hold is not None and not hold.ending:
+        if hold is not None and not hold.ending and not hold.handed_over:
             await self._holds.void(hold)

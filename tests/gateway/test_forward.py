@@ -16,6 +16,7 @@ from aiohttp import web
 from billing.holds.codec import SETTLED
 from billing.ledger.postgres import DatabaseUnavailable
 from billing.money import parse_usd
+from gateway.missing import MissingUsage
 from gateway.tokens import O200K, Tokenizer
 from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat
 from tests.gateway.exchanges import (
@@ -629,6 +630,32 @@ async def test_a_client_that_leaves_within_a_whole_answer(
         await noticed(gateway)
     go_on.set()
     await the_event_in_the_end(customer, 10 * INPUT + 5 * OUTPUT)
+
+
+async def test_a_client_that_leaves_while_its_tokens_are_counted(
+    make_gateway: MakeGateway, upstream: Upstream, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting, go_on = [], asyncio.Event()
+    guess = MissingUsage.guess
+
+    async def slow(*arguments: Any) -> Any:
+        counting.append(arguments)
+        await go_on.wait()
+        return await guess(*arguments)
+
+    monkeypatch.setattr(MissingUsage, "guess", slow)
+    provider = Provider(saying(answer("Good day, friend.", {})))
+    gateway = await make_gateway(await upstream(provider.serve), cancels=True)
+    for body in (chat(model="gpt-4o-mini"), STREAM):
+        counting.clear()
+        go_on.clear()
+        customer = await gateway.customer()
+        await leave(customer, body, lambda: until(lambda: bool(counting)))
+        await noticed(gateway)
+        go_on.set()
+        await the_event_in_the_end(customer, estimate_nano(tokenizer, "Good day, friend."))
+        assert len(counting) == 1
+        provider.reply = streaming(*WORDS, DONE)
 
 
 async def noticed(gateway: Gateway) -> None:

@@ -1,208 +1,209 @@
 """Redis as the engine sees it: one server, or a cluster whose slots are followed.
 
 This file owns which server a key is asked of. In a cluster everything that one call touches has one hash tag and so one
-slot; a reply that says another server has it changes nothing there, and makes the slots be read anew.
+slot. Scripts go only over the connection on which `connect` was called for their tag: whoever calls it learns which
+server life that is before anything is sent, and when the connection breaks, or a reply says that another server has the
+slot, nothing more is sent until it is called again. Redirections are not followed: where MOVED leads another life
+begins, and where ASK leads is half a partition.
 """
 
 import asyncio
-import logging
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final
 
-from billing.holds.connection.errors import RedisAway, RedisError, RedisMoved, RedisTimeout
+from billing.holds.connection.errors import RedisAway, RedisMoved
+from billing.holds.connection.life import Life
 from billing.holds.connection.server import Server, Where, key_slot, parse_url
-from billing.holds.connection.wire import Argument, OnReply, Script
-
-logger = logging.getLogger(__name__)
+from billing.holds.connection.wire import Argument, OnReply, Script, in_time
+from billing.holds.flight import SingleFlight
 
 REFRESH_AT_MOST_EVERY_S: Final = 0.1
-MAX_TAGS: Final = 10_000
+ASK_TOPOLOGY_S: Final = 1.0
+"""A server that says nothing of its slots for so long is passed over."""
+
+Address = tuple[str, int]
 
 
 class Link:
-    """Redis at a `redis://`, `rediss://` or `unix://` URL; any node's URL leads to a cluster.
-
-    `on_lost` is called when a connection broke or a slot has moved: what was agreed on with a server no longer holds.
-    """
+    """Redis at a `redis://`, `rediss://` or `unix://` URL; any node's URL leads to a cluster."""
 
     def __init__(self, url: str, *, timeout_s: float = 0.5, connect_timeout_s: float = 5.0) -> None:
         self._seed_where: Where = dict(parse_url(url))
         self._timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._seed = self._make(self._seed_where)
-        self._servers: dict[tuple[str, int], Server] = {}
+        self._nodes: dict[Address, Server] = {}
         self._ranges: list[tuple[int, int, Server]] | None = None
-        self._by_tag: dict[bytes, Server] = {}
-        self._known = False
-        self._refreshed_at = float("-inf")
-        self._refreshing = asyncio.Lock()
-        self.on_lost: Callable[[], None] = lambda: None
+        self._answering = self._seed
+        self._lives: dict[bytes, Life] = {}
+        self._doubts = 1
+        self._doubts_cleared = 0
+        self._refresh_not_before = float("-inf")
+        self._refreshes: SingleFlight[None] = SingleFlight()
 
     def __repr__(self) -> str:
         return f"Link({self.topology})"
 
     @property
     def topology(self) -> str:
-        """In words, for an operator."""
+        """In words, for an operator; known once it was used."""
         if self._ranges is None:
             return f"one server at {self._seed.name}"
         return f"a cluster of {len({id(server) for _, _, server in self._ranges})} masters"
 
     def _make(self, where: Where) -> Server:
-        return Server(where, lambda _: self._lost(), connect_timeout_s=self._connect_timeout_s)
+        return Server(where, self._doubt, connect_timeout_s=self._connect_timeout_s)
 
-    def _lost(self) -> None:
-        self._known = False
-        self._by_tag.clear()
-        self.on_lost()
+    def _doubt(self) -> None:
+        """What is known of the servers may have changed: ask before the next connection is made."""
+        self._doubts += 1
 
-    def _server_of(self, key: Argument) -> Server | None:
-        """The server that has a key, by what is known; None where no server is known to have it."""
+    async def connect(self, key: Argument = b"") -> Life:
+        """The life, at this moment, of the server that has a key; scripts on keys of the same tag are sent to it for as
+        long as it stands. Raises `RedisAway`.
+        """
+        tag = _tag(key)
+        life = self._lives.get(tag)
+        if life is not None and life.stands:
+            return life
+        server = await self._server_for(key)
+        try:
+            wire = await server.connect()
+        except RedisAway:
+            self._doubt()
+            raise
+        life = self._lives.get(tag)
+        if life is None or not life.stands:  # one life at a time: who else connected meanwhile has the same
+            life = self._lives[tag] = Life(wire, self._timeout_s, self._doubt)
+        return life
+
+    async def _server_for(self, key: Argument) -> Server:
+        """The server that has a key, after asking for the slots where they may have changed. Raises `RedisAway`."""
+        for _ in range(2):  # the first may join a reading that had begun before the doubt
+            if self._doubts_cleared != self._doubts:
+                await self._refreshes.run("slots", self._refresh)
         if self._ranges is None:
             return self._seed
-        raw = key if isinstance(key, bytes) else str(key).encode()
-        tag = raw[: raw.find(b"}") + 1] or raw
-        server = self._by_tag.get(tag)
-        if server is None:
-            slot = key_slot(raw)
-            for first, last, candidate in self._ranges:
-                if first <= slot <= last:
-                    if len(self._by_tag) >= MAX_TAGS:
-                        self._by_tag.clear()
-                    server = self._by_tag[tag] = candidate
-        return server
-
-    async def connect(self, key: Argument = b"") -> None:
-        """Open the connection to the server that has a key, after reading the slots where they may have changed.
-
-        Raises `RedisAway`.
-        """
-        if not self._known:
-            await self._refresh()
-        server = self._server_of(key)
-        if server is None:
-            raise RedisAway("no server of the cluster has this slot")
-        try:
-            await server.connect()
-        except RedisAway:
-            self._known = False
-            raise
+        slot = key_slot(key if isinstance(key, bytes) else str(key).encode())
+        for first, last, server in self._ranges:
+            if first <= slot <= last:
+                return server
+        raise RedisAway(f"no server of the cluster has slot {slot}")
 
     async def _refresh(self) -> None:
-        async with self._refreshing:
-            if self._known and time.monotonic() - self._refreshed_at < REFRESH_AT_MOST_EVERY_S:
-                return
-            failure: RedisAway | None = None
-            for server in (*self._servers.values(), self._seed):
-                try:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(max(0.0, self._refresh_not_before - loop.time()))
+        doubts, failure = self._doubts, RedisAway("Redis is away")
+        for server in dict.fromkeys((self._answering, self._seed, *self._nodes.values())):
+            try:
+                async with asyncio.timeout(ASK_TOPOLOGY_S):
                     await self._read_topology(server)
-                except RedisAway as error:
-                    failure = error
-                    continue
-                self._known, self._refreshed_at = True, time.monotonic()
-                return
-            raise failure or RedisAway("Redis is away")
+            except RedisAway as error:
+                failure = error
+            except TimeoutError:
+                failure = RedisAway(f"Redis at {server.name}: no answer within {ASK_TOPOLOGY_S} s")
+            else:
+                self._answering = server
+                self._doubts_cleared = doubts
+                break
+        self._refresh_not_before = loop.time() + REFRESH_AT_MOST_EVERY_S
+        if self._doubts_cleared != doubts:
+            raise failure
 
     async def _read_topology(self, server: Server) -> None:
         info = await server.command("INFO", "cluster")
         if not info.get("cluster_enabled"):
             self._ranges = None
             return
-        ranges = []
-        for first, last, master, *_ in await server.command("CLUSTER", "SLOTS"):
-            host, port = (master[0].decode() if isinstance(master[0], bytes) else master[0]) or server.host, master[1]
-            known = self._servers.get((host, port))
-            if known is None:
-                where = {name: value for name, value in self._seed_where.items() if name not in ("path", "db")}
-                known = self._servers[host, port] = self._make({**where, "host": host, "port": port})
-            ranges.append((first, last, known))
-        self._by_tag.clear()
-        self._ranges = ranges
+        ranges: list[tuple[int, int, Server]] = []
+        nodes: dict[Address, Server] = {}
+        for first, last, *places in await server.command("CLUSTER", "SLOTS"):
+            addresses = [_address(place, server.host) for place in places]
+            for address in addresses:
+                nodes[address] = nodes.get(address) or self._nodes.get(address) or self._make(self._where(address))
+            ranges.append((first, last, nodes[addresses[0]]))
+        gone = [node for address, node in self._nodes.items() if address not in nodes]
+        self._nodes, self._ranges = nodes, ranges
+        for node in gone:
+            await node.close()
+
+    def _where(self, address: Address) -> Where:
+        own = {name: value for name, value in self._seed_where.items() if name not in ("path", "db")}
+        return {**own, "host": address[0], "port": address[1]}
 
     def send(self, script: Script, keys: Sequence[Argument], arguments: Sequence[Argument], on_reply: OnReply) -> None:
         """Call a script without waiting; `on_reply` gets the reply or a `RedisError`, always and once."""
-        server = self._server_of(keys[0])
-        if server is None or server.wire is None:
+        life = self._lives.get(_tag(keys[0]))
+        if life is None or not life.stands:
             on_reply(RedisAway("Redis is away"))
-        elif self._ranges is None:
-            server.wire.call(script, keys, arguments, on_reply)
-        else:
-            server.wire.call(script, keys, arguments, lambda reply: self._answered(reply, on_reply))
+            return
 
-    def _answered(self, reply: Any, on_reply: OnReply) -> None:
-        if isinstance(reply, RedisMoved):
-            self._lost()
-        on_reply(reply)
+        def answered(reply: Any) -> None:
+            if isinstance(reply, RedisMoved):
+                life.end()
+            on_reply(reply)
+
+        life.wire.call(script, keys, arguments, answered)
 
     async def call(self, script: Script, keys: Sequence[Argument], arguments: Sequence[Argument]) -> Any:
         """Call a script and wait for its reply. Raises `RedisError`."""
-        server = self._server_of(keys[0])
-        if server is None or server.wire is None:
+        if _tag(keys[0]) not in self._lives:  # the first connection; after a loss it is for the handshake to make one
             await self.connect(keys[0])
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.send(script, keys, arguments, lambda reply: None if answer.done() else answer.set_result(reply))
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                reply = await answer
-        except TimeoutError as error:
-            raise RedisTimeout(f"{script.name}: no answer within {self._timeout_s} s") from error
-        if isinstance(reply, RedisError):
-            raise reply
-        return reply
+        return await in_time(answer, self._timeout_s, script.name)
 
     async def command(self, *command: Argument) -> Any:
         """A plain command, asked of the server that has its first argument. Raises `RedisAway`."""
-        server = await self._asked(command[1] if len(command) > 1 else b"")
+        server = await self._server_for(command[1] if len(command) > 1 else b"")
         try:
             return await server.command(*command)
         except RedisAway:
-            self._known = False
+            self._doubt()
             raise
-
-    async def _asked(self, key: Argument) -> Server:
-        if not self._known:
-            await self._refresh()
-        server = self._server_of(key)
-        if server is None:
-            raise RedisAway("no server of the cluster has this slot")
-        return server
 
     async def scan_hash(self, key: str, count: int) -> AsyncIterator[tuple[bytes, bytes]]:
         """Every field and value of a hash, without holding the server up. Raises `RedisAway`."""
-        server = await self._asked(key)
+        server = await self._server_for(key)
         async for field, value in server.scan_hash(key, count):
             yield field, value
-
-    async def identity(self, key: Argument) -> str:
-        """What names this life of the server that has a key: another one after a restart or a failover.
-
-        Raises `RedisAway`.
-        """
-        server = await self._asked(key)
-        info, replication = await server.command("INFO", "server"), await server.command("INFO", "replication")
-        return f"{info.get('run_id')}:{replication.get('master_replid')}"
-
-    async def time_ms(self, key: Argument) -> int:
-        """The clock of the server that has a key, in Unix milliseconds. Raises `RedisAway`."""
-        seconds, micros = await (await self._asked(key)).command("TIME")
-        return int(seconds) * 1000 + int(micros) // 1000
 
     async def listen(self, channel: str, on_subscribed: Callable[[], None]) -> AsyncIterator[bytes]:
         """Messages of a channel until the connection breaks; a cluster passes them on to all its nodes.
 
         Raises `RedisAway` then.
         """
-        server = await self._asked(channel)
-        async for message in server.listen(channel, on_subscribed):
+        async for message in (await self._any()).listen(channel, on_subscribed):
             yield message
 
     async def publish(self, channel: str, message: bytes) -> None:
         """Tell every subscriber. Raises `RedisAway`."""
-        await self.command("PUBLISH", channel, message)
+        try:
+            await (await self._any()).command("PUBLISH", channel, message)
+        except RedisAway:
+            self._doubt()
+            raise
+
+    async def _any(self) -> Server:
+        """A server that answers: of a cluster it need not be the one that has the slot. Raises `RedisAway`."""
+        if self._doubts_cleared != self._doubts:
+            await self._refreshes.run("slots", self._refresh)
+        return self._answering
 
     async def close(self) -> None:
         """Close all connections."""
-        self.on_lost = lambda: None
-        for server in (self._seed, *self._servers.values()):
+        for server in (self._seed, *self._nodes.values()):
             await server.close()
+
+
+def _tag(key: Argument) -> bytes:
+    """What decides on a key's slot, for keys that begin with their hash tag."""
+    raw = key if isinstance(key, bytes) else str(key).encode()
+    return raw[: raw.find(b"}") + 1] or raw
+
+
+def _address(place: Sequence[Any], asked_host: str) -> Address:
+    """A node's address in the reply to CLUSTER SLOTS, which leaves out the host where it does not know it: that of the
+    node that was asked is meant (https://redis.io/docs/latest/commands/cluster-slots/)."""
+    host = place[0].decode() if isinstance(place[0], bytes) else place[0]
+    return host or asked_host, int(place[1])

@@ -1,19 +1,24 @@
 """One Redis server: a wire for script calls, and the client library for what is rare."""
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Callable
+from ssl import SSLContext
 from typing import Any, Final
 
 import redis.asyncio as redis_client
 from redis.asyncio.connection import SSLConnection, parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.crc import key_slot
+from redis.exceptions import ConnectionError as ClientConnectionError
 from redis.exceptions import RedisError as ClientError
 
 from billing.holds.connection.errors import RedisAway, RedisError
 from billing.holds.connection.wire import Argument, Wire
+from billing.holds.flight import SingleFlight
 
 CLIENT_NAME: Final = "metergate"
+LISTEN_PING_S: Final = 5.0
 _LIBRARY_FAILURES: Final = (ClientError, OSError, TimeoutError)
 
 Where = dict[str, Any]
@@ -25,26 +30,25 @@ __all__ = ["Server", "Where", "key_slot", "parse_url"]
 class Server:
     """Connects when it is used, and again after the connection broke. `on_lost` is told when it breaks."""
 
-    def __init__(self, where: Where, on_lost: Callable[["Server"], None], *, connect_timeout_s: float) -> None:
+    def __init__(self, where: Where, on_lost: Callable[[], None], *, connect_timeout_s: float) -> None:
         self._where = where
         self._connect_timeout_s = connect_timeout_s
         self._on_lost = on_lost
-        self._connecting = asyncio.Lock()
-        self.wire: Wire | None = None
+        self._connecting: SingleFlight[Wire] = SingleFlight()
+        self._wire: Wire | None = None
         options = {name: value for name, value in where.items() if name != "connection_class"}
         if where.get("connection_class") is SSLConnection:
             options["ssl"] = True
         if "path" in options:
             options["unix_socket_path"] = options.pop("path")
-        self._client = redis_client.Redis(
-            **options,
-            socket_timeout=connect_timeout_s,
-            socket_connect_timeout=connect_timeout_s,
-            client_name=CLIENT_NAME,
-        )
+        options["socket_timeout"] = options["socket_connect_timeout"] = connect_timeout_s
+        options["client_name"] = CLIENT_NAME
+        # At once and once: a connection that broke while it lay idle is found when it is used. Else whoever asks waits.
+        options["retry"] = Retry(NoBackoff(), 1, supported_errors=(ClientConnectionError,))
+        self._client = redis_client.Redis(**options)
 
     def __repr__(self) -> str:
-        return f"Server({self.name}, {'up' if self.wire else 'down'})"
+        return f"Server({self.name}, {'up' if self._wire and self._wire.alive else 'down'})"
 
     @property
     def name(self) -> str:
@@ -56,39 +60,42 @@ class Server:
         return str(self._where.get("host", "localhost"))
 
     async def connect(self) -> Wire:
-        """The wire, opened where it is not. Raises `RedisAway`."""
-        async with self._connecting:
-            if self.wire is None:
-                try:
-                    async with asyncio.timeout(self._connect_timeout_s):
-                        self.wire = await self._open()
-                except (OSError, TimeoutError, RedisError) as error:
-                    raise RedisAway(f"Redis at {self.name} is away: {type(error).__name__}") from error
-            return self.wire
+        """The wire, opened where it is not; whoever asks meanwhile shares the attempt. Raises `RedisAway`."""
+        if self._wire is not None and self._wire.alive:
+            return self._wire
+        return await self._connecting.run("wire", self._connect)
+
+    async def _connect(self) -> Wire:
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                self._wire = await self._open()
+        except RedisError as error:
+            raise RedisAway(f"Redis at {self.name} does not serve us: {error}") from error
+        except (OSError, TimeoutError) as error:
+            raise RedisAway(f"Redis at {self.name} is away: {type(error).__name__}") from error
+        return self._wire
 
     async def _open(self) -> Wire:
         loop, where = asyncio.get_running_loop(), self._where
 
         def make() -> Wire:
-            return Wire(self._lost)
+            return Wire(self._on_lost)
 
         if "path" in where:
             _, wire = await loop.create_unix_connection(make, where["path"])
         else:
-            tls = ssl.create_default_context() if where.get("connection_class") is SSLConnection else None
-            _, wire = await loop.create_connection(make, self.host, where.get("port", 6379), ssl=tls)
-        if where.get("password"):
-            names = [where["username"]] if where.get("username") else []
-            await wire.ask(["AUTH", *names, where["password"]])
-        if where.get("db"):
-            await wire.ask(["SELECT", where["db"]])
-        await wire.ask(["CLIENT", "SETNAME", CLIENT_NAME])
+            _, wire = await loop.create_connection(make, self.host, where.get("port", 6379), ssl=_tls(where))
+        try:
+            if where.get("password"):
+                names = [where["username"]] if where.get("username") else []
+                await wire.ask(["AUTH", *names, where["password"]], self._connect_timeout_s)
+            if where.get("db"):
+                await wire.ask(["SELECT", where["db"]], self._connect_timeout_s)
+            await wire.ask(["CLIENT", "SETNAME", CLIENT_NAME], self._connect_timeout_s)
+        except BaseException:
+            wire.close()
+            raise
         return wire
-
-    def _lost(self) -> None:
-        if self.wire is not None:
-            self.wire = None
-            self._on_lost(self)
 
     async def command(self, *command: Argument) -> Any:
         """A plain command. Raises `RedisAway`."""
@@ -106,22 +113,38 @@ class Server:
             raise RedisAway(f"Redis at {self.name}: {type(error).__name__}") from error
 
     async def listen(self, channel: str, on_subscribed: Callable[[], None]) -> AsyncIterator[bytes]:
-        """Messages of a channel until the connection breaks. Raises `RedisAway` then."""
+        """Messages of a channel until the connection breaks, or is silent for LISTEN_PING_S after a ping too.
+
+        Raises `RedisAway` then.
+        """
         try:
             async with self._client.pubsub() as subscription:
                 await subscription.subscribe(channel)
-                async for message in subscription.listen():
-                    if message["type"] == "subscribe":
+                pinged = False
+                while True:
+                    message = await subscription.get_message(timeout=LISTEN_PING_S)
+                    if message is not None and message["type"] == "subscribe":
                         on_subscribed()
-                    elif message["type"] == "message":
+                    elif message is not None and message["type"] == "message":
                         yield message["data"]
+                    elif message is None and pinged:
+                        raise RedisAway("the subscription is silent")
+                    elif message is None:
+                        await subscription.ping()
+                    pinged = message is None
         except _LIBRARY_FAILURES as error:
             raise RedisAway(f"the subscription broke: {type(error).__name__}") from error
-        raise RedisAway("the subscription ended")
 
     async def close(self) -> None:
         """Close all connections."""
-        wire, self.wire = self.wire, None
-        if wire is not None:
-            wire.close()
+        if self._wire is not None:
+            self._wire.close()
         await self._client.aclose()
+
+
+def _tls(where: Where) -> SSLContext | None:
+    """What the client library makes of the URL's `ssl_…` options; None without TLS."""
+    if where.get("connection_class") is not SSLConnection:
+        return None
+    options = {name: value for name, value in where.items() if name.startswith("ssl_")}
+    return SSLConnection(**options).ssl_context.get()

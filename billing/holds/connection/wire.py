@@ -13,13 +13,14 @@ from typing import Any, Final, cast
 
 import hiredis
 
-from billing.holds.connection.errors import RedisAway, RedisMoved, RedisRefused
+from billing.holds.connection.errors import RedisAway, RedisError, RedisMoved, RedisRefused, RedisTimeout
 
 logger = logging.getLogger(__name__)
 
 Argument = bytes | str | int
 OnReply = Callable[[Any], None]
 
+ERROR_CHARACTERS: Final = 200
 ELSEWHERE: Final = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "READONLY", "LOADING", "MASTERDOWN")
 """Errors that say where or when to ask instead (https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/)."""
 
@@ -40,9 +41,13 @@ class Script:
 
 
 class Wire(asyncio.Protocol):
-    """One connection. Every command's `on_reply` is called once: with the reply, or with a `RedisError`."""
+    """One connection. Every command's `on_reply` is called once: with the reply, or with a `RedisError`.
+
+    Alive from when it is made until it breaks or is closed; `on_lost` is told once, when it is gone.
+    """
 
     def __init__(self, on_lost: Callable[[], None]) -> None:
+        self.alive = False
         self._reader = hiredis.Reader()
         self._waiting: deque[OnReply] = deque()
         self._transport: asyncio.WriteTransport | None = None
@@ -50,10 +55,11 @@ class Wire(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's are no subclass of asyncio's
+        self.alive = True
 
     def send(self, command: Sequence[Argument], on_reply: OnReply) -> None:
         """Write a command without waiting."""
-        if self._transport is None or self._transport.is_closing():
+        if self._transport is None or not self.alive:
             on_reply(RedisAway("Redis is away"))
             return
         self._waiting.append(on_reply)
@@ -75,15 +81,13 @@ class Wire(asyncio.Protocol):
 
         self.send(["EVALSHA", script.sha, len(keys), *keys, *arguments], answered)
 
-    async def ask(self, command: Sequence[Argument]) -> Any:
+    async def ask(self, command: Sequence[Argument], timeout_s: float) -> Any:
         """A plain command and its reply. Raises `RedisError`."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.send(command, lambda reply: None if answer.done() else answer.set_result(reply))
-        reply = await answer
+        reply = await in_time(answer, timeout_s, str(command[0]))
         if isinstance(reply, hiredis.ReplyError):
             raise as_error(reply, str(command[0]))
-        if isinstance(reply, Exception):
-            raise reply
         return reply
 
     def data_received(self, data: bytes) -> None:
@@ -97,7 +101,7 @@ class Wire(asyncio.Protocol):
             self.close()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._transport = None
+        self._transport, self.alive = None, False
         waiting, self._waiting = self._waiting, deque()
         for on_reply in waiting:
             on_reply(RedisAway("the connection to Redis broke"))
@@ -105,12 +109,29 @@ class Wire(asyncio.Protocol):
 
     def close(self) -> None:
         """Break the connection; what waits is told."""
+        self.alive = False
         if self._transport is not None:
             self._transport.abort()
 
 
+async def in_time(answer: asyncio.Future[Any], timeout_s: float, name: str) -> Any:
+    """What an answer comes to. One that lies here counts, however late this process gets to look at it.
+
+    Raises `RedisTimeout`, or the `RedisError` that it is.
+    """
+    await asyncio.wait((answer,), timeout=timeout_s)
+    if not answer.done():
+        await asyncio.sleep(0)  # uvloop looks at its clock before its sockets
+    if not answer.done():
+        raise RedisTimeout(f"{name}: no answer within {timeout_s} s")
+    reply = answer.result()
+    if isinstance(reply, RedisError):
+        raise reply
+    return reply
+
+
 def as_error(reply: hiredis.ReplyError, name: str) -> RedisRefused:
-    """Our exception for an error reply. It names the command, never its arguments."""
-    text = str(reply)
+    """Our exception for an error reply. It names the command, never its arguments, which a server may repeat."""
+    text = str(reply).partition(", with args")[0][:ERROR_CHARACTERS]
     kind = RedisMoved if text.startswith(ELSEWHERE) else RedisRefused
     return kind(f"{name}: {text}")

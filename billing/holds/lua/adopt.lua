@@ -60,10 +60,12 @@ local function has_tag(tags, tag)
   return false
 end
 
--- An open hold is part of the new counters: count it, and note in its entry that its end must correct them.
+-- An open hold is part of the new counters: count it, and note in its entry that its end must correct them. Most of a
+-- large journal is settled entries: their state is in the second byte.
 local function count_open_hold(id, raw)
+  if string.byte(raw, 2) == SETTLED then return end
   local entry = parse_entry(raw)
-  if entry.state == SETTLED or entry.epoch ~= epoch then return end
+  if entry.epoch ~= epoch then return end
   if (is_key and entry.key_id or entry.account_id) ~= subject_id then return end
   local amounts = amounts_of(entry.input, entry.output, entry.cost)
   local then_ids = windows_at(floor(entry.at_ms / 1000))

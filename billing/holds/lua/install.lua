@@ -1,6 +1,6 @@
 -- Load an account, and a key of it, from one snapshot of Postgres into this epoch.
 --
--- KEYS[1] meta   KEYS[2] installed (hash: subject -> epoch)   KEYS[3] account state   KEYS[4] key state (optional)
+-- KEYS[1] meta   KEYS[2] installed (hash: subject -> epoch, and "epoch" itself)   KEYS[3] account state   KEYS[4] key state (optional)
 -- ARGV[1] epoch   ARGV[2] account id   ARGV[3] packed account state   ARGV[4] its xseq, I8 packed as i8
 -- ARGV[5] key id, ARGV[6] packed key state (with KEYS[4])
 -- Reply: 0 installed or there already; 1 another epoch; 2 it was installed in this epoch and is gone: Redis has lost
@@ -9,8 +9,13 @@
 local epoch = tonumber(ARGV[1])
 if not epoch_is(KEYS[1], epoch) then return 1 end
 
-local function lost(subject)
+local function installed(subject)
   return tonumber(redis.call('HGET', KEYS[2], subject) or -1) == epoch
+end
+
+-- The epoch begins with a mark, so that a record of what was installed that is gone is not taken for an empty one.
+local function lost(subject)
+  return installed(subject) or not installed('epoch')
 end
 
 local account = read_account(KEYS[3])

@@ -64,7 +64,13 @@ MakeWorld = Callable[..., Awaitable[World]]
 
 
 @pytest.fixture
-async def make_world(database_url: str, redis_url: str, key_prefix: str) -> AsyncIterator[MakeWorld]:
+def keyspace(key_prefix: str) -> Keyspace:
+    """Where the test's gateways keep their state."""
+    return Keyspace(key_prefix)
+
+
+@pytest.fixture
+async def make_world(database_url: str, redis_url: str, keyspace: Keyspace) -> AsyncIterator[MakeWorld]:
     """Makes gateways that share the test's stores."""
     async with AsyncExitStack() as stack:
 
@@ -72,19 +78,18 @@ async def make_world(database_url: str, redis_url: str, key_prefix: str) -> Asyn
             database, link = Database(database_url), Link(redis_url)
             stack.push_async_callback(database.close)
             stack.push_async_callback(link.close)
-            keys = Keyspace(key_prefix)
             services: dict[str, ApiKeys] = {}
 
             async def load(digest: bytes) -> Principal | None:
                 return await services["keys"].principal_by_digest(digest)
 
-            engine = Engine(database, link, keys, plans, load, str(ULID()), settings)
+            engine = Engine(database, link, keyspace, plans, load, str(ULID()), settings)
             new_id = lambda: str(ULID())  # noqa: E731
             services["keys"] = api_keys = ApiKeys(database, plans, engine.announcer, new_id)
             accounts = Accounts(database, plans, engine.announcer, new_id)
             grants = Grants(database, engine.announcer, new_id)
             await stack.enter_async_context(engine)
-            return World(engine, database, link, keys, accounts, api_keys, grants)
+            return World(engine, database, link, keyspace, accounts, api_keys, grants)
 
         yield make
 

@@ -1,0 +1,63 @@
+"""Where Metergate's CPU goes, by function: the worker under cProfile, at saturation, at a rate, or on streams.
+
+cProfile charges every call, so that small functions look dearer than they are: use it to rank and to count calls, and
+the benchmark itself to judge a change.
+"""
+
+import os
+import pstats
+import signal
+from typing import Final
+
+from benchmarks import profiled_worker, wire
+from benchmarks.load import Run, Tally
+from benchmarks.stage import open_stage
+from benchmarks.suite import PARTITIONS, WARM_CONNECTIONS, Mode, Report, Unsound
+
+PROFILE_S: Final = 8.0
+LINES: Final = 45
+
+
+async def profile(mode: Mode, streams: bool, rate: int | None, report: Report) -> None:
+    """Print the functions that took the most time of their own, in microseconds a request. Raises `Unsound`."""
+    async with open_stage() as stage:
+        installation = await stage.metergate(
+            mode.size, (6,), partitions=PARTITIONS, command=(profiled_worker.__name__, str(stage.folder / "profile"))
+        )
+        secrets = installation.secrets[6]
+        requests = [wire.request(secret, stream=streams) for secret in secrets]
+        address = installation.worker.address
+        report("Warming ...")
+        await Run(address, [wire.request(secret) for secret in secrets]).once(WARM_CONNECTIONS)
+        report(f"Profiling for {PROFILE_S:.0f} s ...")
+
+        def turn() -> None:
+            os.kill(installation.worker.pid, signal.SIGUSR1)
+
+        run = Run(address, requests, turn, turn)
+        tally = await _load(run, mode, streams, rate)
+        if tally.errors:
+            raise Unsound(f"{dict(tally.errors)}")
+        installation.worker.stop()
+        print(_table(str(stage.folder / "profile"), tally.measured))
+
+
+async def _load(run: Run, mode: Mode, streams: bool, rate: int | None) -> Tally:
+    if streams:
+        return await run.stream(mode.streams, PROFILE_S)
+    if rate is not None:
+        return await run.pace(rate, mode.warm_s, PROFILE_S)
+    return await run.saturate(mode.connections, mode.warm_s, PROFILE_S)
+
+
+def _table(file: str, requests: int) -> str:
+    stats = pstats.Stats(file)
+    rows = sorted(stats.stats.items(), key=lambda item: item[1][2], reverse=True)  # type: ignore[attr-defined]
+    total_s = sum(row[2] for _, row in rows)
+    lines = [f"{requests} requests, {total_s / requests * 1e6:.0f} us each under the profiler", ""]
+    lines.append(f"{'own us':>8} {'with callees':>12} {'calls':>6}  function")
+    for (place, line, name), (_, calls, own_s, whole_s, _) in rows[:LINES]:
+        where = "/".join(place.split("/")[-2:])
+        times = f"{own_s / requests * 1e6:8.1f} {whole_s / requests * 1e6:12.1f} {calls / requests:6.1f}"
+        lines.append(f"{times}  {where}:{line} {name}")
+    return "\n".join(lines)

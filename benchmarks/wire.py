@@ -1,0 +1,106 @@
+"""The requests and answers of the benchmark. The generator and the upstream both know them, so both can check bytes."""
+
+import json
+from typing import Final
+
+MODEL: Final = "bench"
+PATH: Final = b"/v1/chat/completions"
+INPUT_TOKENS: Final = 120
+OUTPUT_TOKENS: Final = 80
+INPUT_USD_PER_MILLION: Final = "0.15"
+OUTPUT_USD_PER_MILLION: Final = "0.60"
+COST_NANO: Final = INPUT_TOKENS * 150 + OUTPUT_TOKENS * 600
+"""What one answer costs at those prices, in nano-USD: 0.15 USD a million tokens is 150 nano-USD a token."""
+
+STREAM_CHUNKS: Final = 50
+STREAM_PAUSE_S: Final = 0.02
+"""Between two chunks of a stream; a stream takes a second."""
+
+_USAGE: Final = {
+    "prompt_tokens": INPUT_TOKENS,
+    "completion_tokens": OUTPUT_TOKENS,
+    "total_tokens": INPUT_TOKENS + OUTPUT_TOKENS,
+    "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+    "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
+}
+_TEXT: Final = "The bridge was closed for repairs, so the ferry ran twice an hour until the end of the month."
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+ANSWER_BODY: Final = _json(
+    {
+        "id": "chatcmpl-B9MBs8CjcvOU2jLn4n570S5qMJKcT",
+        "object": "chat.completion",
+        "created": 1741569952,
+        "model": MODEL,
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": _TEXT, "refusal": None, "annotations": []},
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": _USAGE,
+        "service_tier": "default",
+        "system_fingerprint": "fp_b376dfbbd5",
+    }
+)
+"""A chat completion of about 600 bytes."""
+
+_ANSWER_HEADERS: Final = (
+    b"openai-processing-ms: 4\r\nopenai-version: 2020-10-01\r\nx-request-id: req_4f1c0f6ea8b1c5b4\r\n"
+    b"Date: Thu, 01 Jan 2026 00:00:00 GMT\r\nServer: bench\r\n"
+)
+ANSWER: Final = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+    + _ANSWER_HEADERS
+    + b"Content-Length: %d\r\n\r\n" % len(ANSWER_BODY)
+    + ANSWER_BODY
+)
+STREAM_HEAD: Final = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
+    + _ANSWER_HEADERS
+    + b"Transfer-Encoding: chunked\r\n\r\n"
+)
+STREAM_END: Final = b"0\r\n\r\n"
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+def _event(choices: list[object], **more: object) -> bytes:
+    fields = {"id": "chatcmpl-B9MHDbslfkBeAs8l4bebGdFOJ6PeG", "object": "chat.completion.chunk", "created": 1741570283}
+    return b"data: " + _json({**fields, "model": MODEL, "choices": choices, **more}) + b"\n\n"
+
+
+def _delta(number: int) -> bytes:
+    end = "stop" if number == STREAM_CHUNKS - 1 else None
+    return _event([{"index": 0, "delta": {"content": f" word{number:02d}"}, "logprobs": None, "finish_reason": end}])
+
+
+STREAM_EVENTS: Final = tuple(_chunk(_delta(number)) for number in range(STREAM_CHUNKS))
+"""Each a chunk of HTTP with one event of about 200 bytes."""
+STREAM_USAGE: Final = _chunk(_event([], usage=_USAGE))
+"""What OpenAI sends before the end when asked for usage."""
+STREAM_DONE: Final = _chunk(b"data: [DONE]\n\n")
+
+
+def request(secret: str, *, stream: bool = False, prompt_bytes: int = 0) -> bytes:
+    """One request as an OpenAI client sends it: about 600 bytes, and `prompt_bytes` more of prompt."""
+    messages = [
+        {"role": "system", "content": "You are a terse assistant. Answer in one sentence and add nothing to it."},
+        {"role": "user", "content": "Why did the ferry run more often in spring?" + " spring" * (prompt_bytes // 7)},
+    ]
+    fields = {"model": MODEL, "messages": messages, "temperature": 0.2, "max_tokens": 256}
+    body = _json({**fields, "stream": True} if stream else fields)
+    head = (
+        b"POST %s HTTP/1.1\r\nHost: gateway.example.com\r\nAccept: application/json\r\n"
+        b"Accept-Encoding: gzip, deflate\r\nUser-Agent: OpenAI/Python 2.15.0\r\nContent-Type: application/json\r\n"
+        b"Authorization: Bearer %s\r\nContent-Length: %d\r\n\r\n"
+    )
+    return head % (PATH, secret.encode(), len(body)) + body

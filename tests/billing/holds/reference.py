@@ -1,0 +1,548 @@
+"""What the scripts promise, as a model of one partition, written from the protocol and not from the scripts.
+
+Nothing is counted up and down here: what is held, running and used is summed anew, each time it is asked for, from the
+entries of the journal and the debits that a subject was told of. Replies are those that the scripts' headers describe.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from billing.holds.codec import CLAIMED, HELD, SETTLED, Counter, Entry
+from billing.money import MAX_NANO
+from billing.quotas import Metric, Quota, Window, window_id
+
+OK, BALANCE, QUOTA, CONCURRENCY, MISSING, RELOAD, PUSH, WAITING, CLOSED, LATE, FULL, GONE = range(12)
+RESTART_MS: Final = 2000
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """What one request holds or has used."""
+
+    cost: int = 0
+    input: int = 0
+    output: int = 0
+    requests: int = 1
+
+    def of(self, metric: Metric) -> int:
+        return (self.requests, self.input + self.output, self.input, self.output, self.cost)[metric]
+
+
+@dataclass(frozen=True)
+class Names:
+    """Whose request on what."""
+
+    account: str
+    key: str
+    model: str
+    feature: str
+    gateway: str = "gateway"
+
+
+@dataclass
+class Hold:
+    """An entry of the journal."""
+
+    state: int
+    epoch: int
+    at_ms: int
+    names: Names
+    amounts: Amounts
+    payload: bytes
+    account_tags: set[int] = field(default_factory=set)
+    key_tags: set[int] = field(default_factory=set)
+    dseq: int = 0
+
+    def entry(self) -> Entry:
+        """As the codec reads it, tags in order."""
+        if self.state == SETTLED:
+            return Entry(self.state, self.epoch, self.at_ms, self.names.account, self.payload, dseq=self.dseq)
+        return Entry(
+            self.state,
+            self.epoch,
+            self.at_ms,
+            self.names.account,
+            self.payload,
+            cost_nano=self.amounts.cost,
+            input_tokens=self.amounts.input,
+            output_tokens=self.amounts.output,
+            key_id=self.names.key,
+            gateway=self.names.gateway,
+            account_tags=tuple(sorted(self.account_tags)),
+            key_tags=tuple(sorted(self.key_tags)),
+        )
+
+
+@dataclass(frozen=True)
+class Told:
+    """A debit that a subject was told of at `told_s`; `tags` are the counters that it was told for, None for all."""
+
+    at_s: int
+    told_s: int
+    model: str
+    feature: str
+    amounts: Amounts
+    tags: frozenset[int] | None = None
+
+
+@dataclass
+class Window_:
+    """A counter: the window that it shows, what it began with there, and from which of the told debits on it counts."""
+
+    quota: Quota
+    window_id: int
+    pending: bool = False
+    base: int = 0
+    base_window: int = -1
+    since: int = 0
+
+    def sees(self, told: Told) -> bool:
+        if told.tags is not None and self.quota.tag not in told.tags:
+            return False
+        at = window_id(self.quota.window, told.at_s)
+        return (
+            self.quota.applies_to(told.model, told.feature)
+            and at == self.window_id
+            and at <= window_id(self.quota.window, told.told_s)
+        )
+
+    def follow(self, at_s: int, now_s: int) -> None:
+        """A debit of a later window that has begun takes the counter there."""
+        at = window_id(self.quota.window, at_s)
+        if self.window_id < at <= window_id(self.quota.window, now_s):
+            self.window_id = at
+
+
+@dataclass
+class Subject:
+    """An account or a key as loaded for an epoch."""
+
+    id: str
+    epoch: int
+    version: int
+    windows: dict[int, Window_]
+    told: list[Told] = field(default_factory=list)
+
+    def tell(self, told: Told) -> None:
+        for tag, window in self.windows.items():
+            if window.quota.applies_to(told.model, told.feature) and (told.tags is None or tag in told.tags):
+                window.follow(told.at_s, told.told_s)
+        self.told.append(told)
+
+
+@dataclass
+class Account(Subject):
+    balance: int = 0
+    dseq: int = 0
+    xseq: int = 0
+    hold_version: int = 0
+    now_s: int = 0
+
+
+@dataclass(frozen=True)
+class Admission:
+    """What an admission is asked: limits are of every quota that applies."""
+
+    id: str
+    names: Names
+    versions: tuple[int, int]
+    credit: int
+    input_cost: int
+    unit: int
+    input: int
+    choices: int
+    least: int
+    most: int
+    not_after_ms: int
+    max_running: tuple[int, int]
+    limits: tuple[tuple[Quota, ...], tuple[Quota, ...]]
+    payload: bytes
+
+    def amounts(self, output: int) -> Amounts:
+        """Of `output` tokens a choice."""
+        return Amounts(self.input_cost + output * self.unit, self.input, self.choices * output)
+
+
+@dataclass(frozen=True)
+class Settlement:
+    id: str
+    names: Names
+    amounts: Amounts
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class Void:
+    id: str
+    names: Names
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A row of corrections, as `apply` is told it."""
+
+    xseq: int
+    delta: int
+    request: str | None = None
+    key: str | None = None
+    at_ms: int = 0
+    model: str = ""
+    feature: str = ""
+    amounts: Amounts = Amounts(requests=0)
+    account_tags: frozenset[int] = frozenset()
+    key_tags: frozenset[int] = frozenset()
+
+
+class Reference:
+    """One partition. `now_ms` is the clock that Redis is made to show."""
+
+    def __init__(self) -> None:
+        self.now_ms = 0
+        self.epoch: int | None = None
+        self.identity = ""
+        self.open = False
+        self.accounts: dict[str, Account] = {}
+        self.keys: dict[str, Subject] = {}
+        self.journal: dict[str, Hold] = {}
+        self.installed: dict[str, int] = {}
+        self.filling: dict[str, tuple[str, int]] = {}
+
+    # What is summed
+
+    def account(self, account_id: str) -> Account | None:
+        found = self.accounts.get(account_id)
+        return found if found is not None and found.epoch == self.epoch else None
+
+    def key(self, key_id: str) -> Subject | None:
+        found = self.keys.get(key_id)
+        return found if found is not None and found.epoch == self.epoch else None
+
+    def holds_of(self, subject: Subject) -> list[Hold]:
+        """Open holds of the epoch, of an account or a key."""
+        return [
+            hold
+            for hold in self.journal.values()
+            if hold.state != SETTLED
+            and hold.epoch == subject.epoch
+            and subject.id in (hold.names.account, hold.names.key)
+        ]
+
+    def held(self, account: Account) -> int:
+        return sum(hold.amounts.cost for hold in self.holds_of(account))
+
+    def used_in(self, subject: Subject, window: Window_, at: int) -> int:
+        """What a counter has used in window `at`, settled and held."""
+        if at != window.window_id:
+            return 0
+        quota = window.quota
+        known = window.base if window.base_window == at else 0
+        settled = sum(told.amounts.of(quota.metric) for told in subject.told[window.since :] if window.sees(told))
+        held = sum(
+            hold.amounts.of(quota.metric)
+            for hold in self.holds_of(subject)
+            if quota.applies_to(hold.names.model, hold.names.feature)
+            and window_id(quota.window, hold.at_ms // 1000) == at
+        )
+        return known + settled + held
+
+    def counters(self, subject: Subject) -> tuple[Counter, ...]:
+        """As the codec reads them."""
+        return tuple(
+            Counter(
+                tag | (1 << 31 if window.pending else 0),
+                window.window_id,
+                self.used_in(subject, window, window.window_id),
+            )
+            for tag, window in subject.windows.items()
+        )
+
+    def now_of(self, account: Account) -> int:
+        """The account's time in seconds: it never goes back."""
+        return max(self.now_ms // 1000, account.now_s)
+
+    # The hot path
+
+    def hot(self, epoch: int, max_unsettled: int, items: Sequence[Admission | Settlement | Void]) -> list[Any]:
+        if epoch != self.epoch:
+            return []
+        replies: list[Any] = []
+        for item in items:
+            if isinstance(item, Admission):
+                replies.append(self._admit(item, max_unsettled))
+            elif isinstance(item, Settlement):
+                replies.append(self._settle(item))
+            else:
+                replies.append(self._void(item))
+        return replies
+
+    def _admit(self, ask: Admission, max_unsettled: int) -> list[Any]:
+        if not self.open:
+            return [CLOSED]
+        if self.now_ms > ask.not_after_ms:
+            return [LATE]
+        account, key = self.account(ask.names.account), self.key(ask.names.key)
+        if account is None or key is None:
+            return [MISSING]
+        stored = (account.version, key.version)
+        if any(known > said for known, said in zip(stored, ask.versions, strict=True)):
+            return [RELOAD]
+        if stored != ask.versions:
+            return [PUSH]
+        if len(self.journal) >= max_unsettled:
+            return [FULL]
+        least = ask.amounts(ask.least)
+        available = min(account.balance + ask.credit, MAX_NANO) - self.held(account)
+        if available < least.cost:
+            return [BALANCE, available, least.cost]
+        most = ask.most if not ask.unit else min(ask.most, (available - ask.input_cost) // ask.unit)
+        now_s = self.now_of(account)
+        exhausted: list[int] = []
+        for code, subject in enumerate((account, key)):
+            for place, quota in enumerate(ask.limits[code]):
+                window = subject.windows.get(quota.tag)
+                if window is None or window.pending:
+                    return [WAITING]
+                used = self.used_in(subject, window, window_id(quota.window, now_s))
+                if used + least.of(quota.metric) > quota.limit:
+                    exhausted += [code, place, used, least.of(quota.metric)]
+                else:
+                    most = min(most, _most_output(ask, quota, used))
+        if exhausted:
+            return [QUOTA, now_s * 1000, *exhausted]
+        for code, subject in enumerate((account, key)):
+            if 0 < ask.max_running[code] <= len(self.holds_of(subject)):
+                return [CONCURRENCY, code]
+        return self._hold(ask, account, key, most, available, now_s)
+
+    def _hold(self, ask: Admission, account: Account, key: Subject, most: int, available: int, now_s: int) -> list[Any]:
+        amounts = ask.amounts(most)
+        at_ms = max(self.now_ms, now_s * 1000)
+        tags = [{quota.tag for quota in limits} for limits in ask.limits]
+        self.journal[ask.id] = Hold(HELD, account.epoch, at_ms, ask.names, amounts, ask.payload, *tags)
+        account.now_s = now_s
+        account.hold_version += 1
+        minute = []
+        for subject, limits in ((account, ask.limits[0]), (key, ask.limits[1])):
+            for quota in limits:
+                window = subject.windows[quota.tag]
+                window.window_id = window_id(quota.window, now_s)
+                if quota.window is Window.minute:
+                    minute.append(self.used_in(subject, window, window.window_id))
+        return [OK, most, at_ms, available - amounts.cost, *minute]
+
+    def _open_hold(self, request_id: str, names: Names) -> tuple[Hold, Account, Subject] | None:
+        hold, account, key = self.journal.get(request_id), self.account(names.account), self.key(names.key)
+        if hold is None or hold.state != HELD or hold.epoch != self.epoch or account is None or key is None:
+            return None
+        return hold, account, key
+
+    def _settle(self, item: Settlement) -> list[Any]:
+        found = self._open_hold(item.id, item.names)
+        if found is None:
+            return [GONE]
+        hold, account, key = found
+        account.balance -= item.amounts.cost
+        account.dseq += 1
+        account.hold_version += 1
+        for subject in (account, key):
+            subject.tell(Told(hold.at_ms // 1000, self.now_of(account), *_of(hold.names), item.amounts))
+        self.journal[item.id] = Hold(
+            SETTLED, account.epoch, self.now_ms, hold.names, item.amounts, item.payload, dseq=account.dseq
+        )
+        return [OK, account.dseq, account.balance - self.held(account)]
+
+    def _void(self, item: Void) -> list[Any]:
+        hold = self.journal.get(item.id)
+        if hold is not None and hold.state == HELD and hold.epoch != self.epoch:
+            del self.journal[item.id]
+            return [OK]
+        found = self._open_hold(item.id, item.names)
+        if found is None:
+            return [GONE]
+        _, account, _ = found
+        del self.journal[item.id]
+        account.hold_version += 1
+        return [OK, account.balance - self.held(account)]
+
+    # Corrections, expiry, acknowledgement
+
+    def apply(self, epoch: int, account_id: str, after: int, rows: Sequence[Correction]) -> list[int]:
+        if epoch != self.epoch:
+            return [1]
+        account = self.account(account_id)
+        if account is None:
+            return [2]
+        if account.xseq != after:
+            return [0, account.xseq]
+        for row in rows:
+            self._correct(account, row)
+            account.xseq = row.xseq
+        return [0, account.xseq]
+
+    def _correct(self, account: Account, row: Correction) -> None:
+        hold = self.journal.get(row.request) if row.request is not None else None
+        here = hold is not None and hold.epoch == self.epoch
+        if hold is not None and here and hold.state == SETTLED:
+            return
+        account.balance += row.delta
+        if hold is not None and hold.state != SETTLED:
+            assert row.request is not None
+            del self.journal[row.request]
+            account.hold_version += here
+        if row.request is None:
+            return
+        at_s = (hold.at_ms if hold is not None and here else row.at_ms) // 1000
+        for subject, tags in ((account, row.account_tags), (self.key(row.key or ""), row.key_tags)):
+            if subject is not None:
+                told = Told(at_s, self.now_of(account), row.model, row.feature, row.amounts, None if here else tags)
+                subject.tell(told)
+
+    def claim(self, epoch: int, request_id: str) -> list[Any]:
+        if epoch != self.epoch or not self.open:
+            return [1]
+        hold = self.journal.get(request_id)
+        if hold is None or hold.state == SETTLED:
+            return [2]
+        hold.state = CLAIMED
+        return [0, hold.entry()]
+
+    def drop(self, epoch: int, request_id: str, xseq: int) -> int:
+        if epoch != self.epoch:
+            return 1
+        hold = self.journal.get(request_id)
+        if hold is None or hold.state != CLAIMED:
+            return 0
+        if hold.epoch == epoch:
+            account = self.account(hold.names.account)
+            if account is None or account.xseq < xseq:
+                return 2
+            account.hold_version += 1
+        del self.journal[request_id]
+        return 0
+
+    def ack(self, epoch: int, rows: Iterable[tuple[str, str, int | None]]) -> list[Any]:
+        """`rows`: request id, account id, xseq or None where the debit is not a correction."""
+        if epoch != self.epoch:
+            return [1]
+        staying: list[str] = []
+        for request_id, account_id, xseq in rows:
+            hold = self.journal.get(request_id)
+            if hold is None or hold.state != SETTLED:
+                continue
+            if xseq is not None and hold.epoch == epoch:
+                account = self.account(account_id)
+                if account is None or account.xseq < xseq:
+                    staying.append(request_id)
+                    continue
+            del self.journal[request_id]
+        return [0, *staying]
+
+    # Epochs and loading
+
+    def fence(self, epoch: int, identity: str) -> int:
+        if self.epoch is not None and self.epoch >= epoch:
+            return 0
+        self.epoch, self.identity, self.open = epoch, identity, False
+        self.installed.clear()
+        self.filling.clear()
+        return 1
+
+    def install(self, epoch: int, account: Account, key: Subject | None) -> int:
+        """`account` and `key` as they were read from the ledger."""
+        if epoch != self.epoch:
+            return 1
+        known = self.account(account.id)
+        if known is not None:
+            if known.xseq != account.xseq:
+                return 3
+        elif self.installed.get(account.id) == epoch:
+            return 2
+        else:
+            self.installed[account.id] = epoch
+            self.accounts[account.id] = account
+        if key is not None and self.key(key.id) is None:
+            if self.installed.get(key.id) == epoch:
+                return 2
+            self.installed[key.id] = epoch
+            self.keys[key.id] = key
+        return 0
+
+    def rehold(self, epoch: int, request_id: str, hold: Hold) -> int:
+        if epoch != self.epoch:
+            return 1
+        known = self.journal.get(request_id)
+        if known is not None and (known.epoch == epoch or known.state != HELD):
+            return 2
+        account, key = self.account(hold.names.account), self.key(hold.names.key)
+        if account is None or key is None:
+            return 3
+        account.now_s = max(account.now_s, hold.at_ms // 1000)
+        account.hold_version += 1
+        for subject, tags in ((account, hold.account_tags), (key, hold.key_tags)):
+            for tag in tags & subject.windows.keys():
+                subject.windows[tag].follow(hold.at_ms // 1000, self.now_of(account))
+        self.journal[request_id] = hold
+        return 0
+
+    def adopt(
+        self, epoch: int, account_id: str, key_id: str | None, version: int, token: str, quotas: Sequence[Quota]
+    ) -> list[int]:
+        if epoch != self.epoch:
+            return [1]
+        account = self.account(account_id)
+        subject = account if key_id is None else self.key(key_id)
+        if account is None or subject is None:
+            return [2]
+        now_ms = max(self.now_ms, self.now_of(account) * 1000)
+        nothing = [0, account.dseq, account.xseq, now_ms, 0]
+        started = self.filling.get(subject.id)
+        if version < subject.version:
+            return nothing
+        if version == subject.version and started is not None and abs(now_ms - started[1]) < RESTART_MS:
+            return nothing
+        windows: dict[int, Window_] = {}
+        fresh = []
+        for quota in quotas:
+            known = subject.windows.get(quota.tag)
+            if known is None or known.pending:
+                known = Window_(quota, window_id(quota.window, now_ms // 1000), True, since=len(subject.told))
+                fresh.append(quota)
+            windows[quota.tag] = known
+        subject.windows, subject.version = windows, version
+        for hold in self.holds_of(subject) if fresh else []:
+            tags = hold.account_tags if key_id is None else hold.key_tags
+            tags |= {quota.tag for quota in fresh if quota.applies_to(hold.names.model, hold.names.feature)}
+        if fresh:
+            self.filling[subject.id] = (token, now_ms)
+        return [*nothing[:4], len(fresh)]
+
+    def fill(self, epoch: int, subject_id: str, token: str, bases: Sequence[tuple[int, int, int]]) -> int:
+        """`bases`: tag, window id, what was used there before the adoption."""
+        subject = self.account(subject_id) or self.key(subject_id)
+        if epoch != self.epoch or subject is None or self.filling.get(subject_id, ("", 0))[0] != token:
+            return 1
+        for tag, at, base in bases:
+            window = subject.windows.get(tag)
+            if window is not None and window.pending:
+                window.pending, window.base, window.base_window = False, base, at
+        del self.filling[subject_id]
+        return 0
+
+
+def _of(names: Names) -> tuple[str, str]:
+    return names.model, names.feature
+
+
+def _most_output(ask: Admission, quota: Quota, used: int) -> int:
+    """The most output tokens of a choice that leave `used` within the quota."""
+    left = quota.limit - used
+    match quota.metric:
+        case Metric.tokens:
+            return (left - ask.input) // ask.choices
+        case Metric.output_tokens:
+            return left // ask.choices
+        case Metric.cost:
+            return (left - ask.input_cost) // ask.unit if ask.unit else ask.most
+        case _:
+            return ask.most

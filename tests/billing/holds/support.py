@@ -1,0 +1,132 @@
+"""What the tests of holds do again and again: hold, settle, break things, wait, and look at both stores."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from ulid import ULID
+
+from billing.holds.codec import SETTLED, Entry
+from billing.holds.decision import Need
+from billing.holds.hold import Hold, Settled
+from billing.holds.partitions import Partition
+from billing.principals import Principal
+from tests.billing.holds.conftest import World, debit, need
+
+WAIT_S = 20.0
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Wait for it, bounded."""
+    async with asyncio.timeout(WAIT_S):
+        while not await condition():
+            await asyncio.sleep(0.01)
+
+
+def partition_of(world: World) -> Partition:
+    (partition,) = world.engine.partitions.all
+    return partition
+
+
+async def ask(
+    world: World, principal: Principal, asked: Need | None = None, model: str = "demo", feature: str = "llm"
+) -> object:
+    """A decision. Nothing gives the hold back but the test."""
+    request_id = str(ULID())
+    expired = debit(request_id, principal, model=model, feature=feature, charged_nano=100, cost_nano=100)
+    return await world.engine.holds.admit(request_id, principal, model, feature, asked or need(), expired)
+
+
+async def hold_one(
+    world: World, principal: Principal, asked: Need | None = None, model: str = "demo", feature: str = "llm"
+) -> Hold:
+    decision = await ask(world, principal, asked, model, feature)
+    assert isinstance(decision, Hold), decision
+    return decision
+
+
+async def settle(world: World, principal: Principal, hold: Hold, **changes: object) -> Settled:
+    """As 500 nano-USD and 15 tokens, unless told otherwise."""
+    spent = debit(hold.id, principal, admitted_at_ms=hold.admitted_at_ms, **changes)
+    return await world.engine.holds.settle(hold, spent)
+
+
+async def spend(world: World, principal: Principal, **changes: object) -> str:
+    """One whole request; its debit is in the journal."""
+    hold = await hold_one(world, principal, model=str(changes.get("model", "demo")))
+    await settle(world, principal, hold, **changes)
+    return hold.id
+
+
+async def kill(world: World) -> None:
+    """What kill -9 leaves of a gateway: nothing but what the stores have."""
+    engine = world.engine
+    tasks = [*engine._tasks, *engine.holds._tasks]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    engine._tasks.clear()
+    engine.outbox._waiting.clear()
+    engine.holds.live.clear()
+    await world.link.close()
+    await world.database.execute("DELETE FROM gateways WHERE id = $1", engine._gateway_id)
+
+
+async def lease_ends(world: World) -> None:
+    """The gateway is alive, but slower than its lease."""
+    await world.database.execute(
+        "UPDATE gateways SET lease_until = now() - interval '1 second' WHERE id = $1", world.engine._gateway_id
+    )
+
+
+async def keys_in_redis(world: World) -> list[bytes]:
+    found: list[bytes] = await world.link.command("KEYS", f"{{{world.keys.prefix}*")
+    return found
+
+
+def wire_of(world: World) -> Any:
+    """The connection that the engine's scripts go over."""
+    life = partition_of(world).life
+    assert life is not None
+    return life.wire
+
+
+async def delete(world: World, *keys: bytes) -> None:
+    await world.link.command("DEL", *keys)
+
+
+async def entries(world: World, account_id: str) -> dict[str, Entry]:
+    """The journal."""
+    return {key.decode(): Entry.unpack(raw) for key, raw in (await world.journal(account_id)).items()}
+
+
+async def debits(world: World) -> dict[str, int]:
+    """What each request was charged; each has one event and, if charged, one transfer."""
+    rows = await world.database.rows("SELECT request_id, charged_nano FROM usage_events")
+    moved = await world.database.rows("SELECT request_id, amount_nano FROM transfers WHERE kind = 'usage'")
+    found = {row["request_id"]: row["charged_nano"] for row in rows}
+    assert len(found) == len(rows)
+    assert {row["request_id"]: row["amount_nano"] for row in moved} == {
+        request_id: charged for request_id, charged in found.items() if charged
+    }
+    return found
+
+
+async def ledger_balance(world: World, account_id: str) -> int:
+    found: int = await world.database.value("SELECT balance_nano FROM accounts WHERE id = $1", account_id)
+    return found
+
+
+async def assert_agreed(world: World, account_id: str) -> None:
+    """With nothing running: both stores say the same balance, nothing is held, nothing waits, nothing drifts."""
+
+    async def written() -> bool:  # by other gateways, too
+        await world.engine.outbox.flush()
+        await world.engine.corrections.sync(partition_of(world), account_id)
+        return all(entry.state != SETTLED for entry in (await entries(world, account_id)).values())
+
+    await eventually(written)
+    state = await world.account_state(account_id)
+    assert (state.held_nano, state.running) == (0, 0)
+    assert state.balance_nano == await ledger_balance(world, account_id)
+    assert (await world.engine.reconciler.run()).drifts == ()

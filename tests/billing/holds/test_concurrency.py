@@ -1,0 +1,136 @@
+"""Many requests at once, in one gateway and in three: never more than the balance or a window allows."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+
+import pytest
+from ulid import ULID
+
+from billing.holds.decision import InsufficientBalance, QuotaExceeded
+from billing.holds.hold import Hold
+from billing.holds.service import Decision
+from billing.plans import Plan
+from billing.principals import Principal
+from billing.quotas import Metric, Quota, Window
+from tests.billing.holds.conftest import PLANS, MakeWorld, World, debit, need
+
+FIXED = need(input_tokens=10, input_cost_nano=1000, unit_nano=10, least=20, most=20)
+"""1200 nano-USD, 30 tokens."""
+COST_NANO = 1200
+USED = {
+    Metric.requests: 1,
+    Metric.tokens: 30,
+    Metric.input_tokens: 10,
+    Metric.output_tokens: 20,
+    Metric.cost: COST_NANO,
+}
+
+
+MINUTE_MS = 60_000
+MARGIN_MS = 3_000
+
+
+async def within_one_minute(world: World) -> None:
+    """Wait, if a minute is about to end: one window is what is tested."""
+    (partition,) = world.engine.partitions.all
+    while partition.now_ms() % MINUTE_MS > MINUTE_MS - MARGIN_MS:
+        await asyncio.sleep(0.05)
+
+
+async def open_all(worlds: Sequence[World], principal: Principal, count: int, stack: AsyncExitStack) -> list[Decision]:
+    """Ask for so many holds at once, in turn of each gateway, and keep them open."""
+
+    async def one(number: int) -> Decision:
+        holds, request_id = worlds[number % len(worlds)].engine.holds, str(ULID())
+        opening = holds.open(request_id, principal, "demo", "llm", FIXED, debit(request_id, principal))
+        return await stack.enter_async_context(opening)
+
+    return await asyncio.gather(*(one(number) for number in range(count)))
+
+
+@pytest.mark.parametrize("gateways", [1, 3])
+async def test_the_balance_is_never_overspent(make_world: MakeWorld, gateways: int) -> None:
+    worlds = [await make_world() for _ in range(gateways)]
+    principal = await worlds[0].customer(50 * COST_NANO + COST_NANO - 1)
+    async with AsyncExitStack() as stack:
+        decisions = await open_all(worlds, principal, 200, stack)
+        assert Counter(type(decision) for decision in decisions) == {Hold: 50, InsufficientBalance: 150}
+        state = await worlds[0].account_state(principal.account_id)
+        assert (state.held_nano, state.running, state.balance_nano) == (50 * COST_NANO, 50, 51 * COST_NANO - 1)
+        held = [(number, hold) for number, hold in enumerate(decisions) if isinstance(hold, Hold)]
+        for number, hold in held[:30]:
+            spent = debit(
+                hold.id, principal, admitted_at_ms=hold.admitted_at_ms, charged_nano=COST_NANO, cost_nano=COST_NANO
+            )
+            await worlds[number % gateways].engine.holds.settle(hold, spent)
+    state = await worlds[0].account_state(principal.account_id)
+    assert (state.held_nano, state.running, state.balance_nano) == (0, 0, 21 * COST_NANO - 1)
+    for world in worlds:
+        await world.engine.outbox.flush()
+    assert await worlds[0].database.value("SELECT balance_nano FROM accounts") == 21 * COST_NANO - 1
+    assert await worlds[0].database.value("SELECT count(*) FROM usage_events WHERE xseq IS NULL") == 30
+
+
+async def test_elastic_holds_share_a_balance_without_overspending_it(make_world: MakeWorld) -> None:
+    worlds = [await make_world() for _ in range(3)]
+    principal = await worlds[0].customer(50_000)
+    async with AsyncExitStack() as stack:
+
+        async def one(number: int) -> Decision:
+            request_id = str(ULID())
+            asked = need(least=16, most=4096)
+            return await stack.enter_async_context(
+                worlds[number % 3].engine.holds.open(
+                    request_id, principal, "demo", "llm", asked, debit(request_id, principal)
+                )
+            )
+
+        decisions = await asyncio.gather(*(one(number) for number in range(60)))
+        granted = [decision.granted_output for decision in decisions if isinstance(decision, Hold)]
+        assert granted
+        assert min(granted) >= 16
+        state = await worlds[0].account_state(principal.account_id)
+        assert state.held_nano == sum(1000 + 10 * tokens for tokens in granted)
+        assert 50_000 - 1160 < state.held_nano <= 50_000
+
+
+@pytest.mark.parametrize("subject", ["key", "plan", "account"])
+async def test_no_window_of_any_metric_is_overrun(make_world: MakeWorld, subject: str) -> None:
+    """Each window and metric by itself, on an account of its own."""
+    tightest = [
+        Quota(window, metric, 5 * USED[metric] + USED[metric] - (metric is not Metric.requests))
+        for window in Window
+        for metric in Metric
+    ]
+    plans = {
+        **PLANS,
+        **{f"plan_{place}": Plan(f"plan_{place}", "Tight", 0, quotas=(quota,)) for place, quota in enumerate(tightest)},
+    }
+    worlds = [await make_world(None, plans) for _ in range(3)]
+    for place, quota in enumerate(tightest):
+        allowed = quota.limit // USED[quota.metric]
+        principal = await worlds[0].customer(
+            10**9,
+            key_quotas=(quota,) if subject == "key" else (),
+            quotas=(quota,) if subject == "account" else (),
+            plan=f"plan_{place}" if subject == "plan" else "free",
+        )
+        await within_one_minute(worlds[0])
+        async with AsyncExitStack() as stack:
+            decisions = await open_all(worlds, principal, 12, stack)
+            assert Counter(type(decision) for decision in decisions) == {Hold: allowed, QuotaExceeded: 12 - allowed}
+            refused = next(decision for decision in decisions if isinstance(decision, QuotaExceeded))
+            (exhausted,) = refused.exhausted
+            assert (exhausted.limit.subject, exhausted.limit.quota, exhausted.used, exhausted.requested) == (
+                *(subject, quota, allowed * USED[quota.metric], USED[quota.metric]),
+            )
+            state = (
+                worlds[0].key_state(principal) if subject == "key" else worlds[0].account_state(principal.account_id)
+            )
+            (counter,) = (await state).counters
+            assert counter.used == allowed * USED[quota.metric] <= quota.limit
+        state = worlds[0].key_state(principal) if subject == "key" else worlds[0].account_state(principal.account_id)
+        (counter,) = (await state).counters
+        assert counter.used == 0

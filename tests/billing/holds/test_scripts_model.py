@@ -1,0 +1,704 @@
+"""The scripts in Redis against the reference: any order of admissions, settlements, corrections, losses and epochs.
+
+After every step the replies are the reference's, and so is every value in Redis. HYPOTHESIS_PROFILE=long looks longer;
+METERGATE_TEST_REDIS_BINARY names another server to run all of it on as well.
+"""
+
+import copy
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+
+from billing.holds.codec import HELD, SETTLED
+from billing.money import MAX_NANO
+from billing.quotas import Metric, Quota, Window, window_end_s, window_id
+from tests.billing.holds.reference import (
+    OK,
+    Admission,
+    Amounts,
+    Hold,
+    Names,
+    Reference,
+    Settlement,
+    Void,
+)
+from tests.billing.holds.reference_ledger import Ledger, Row
+from tests.billing.holds.scripts import Dump, Scripts, unpacked
+
+OWNERS: Final = {"key_1": "acc_one", "key_2": "acc_one", "key_3": "acc_two"}
+ACCOUNTS: Final = ("acc_one", "acc_two")
+SUBJECTS: Final = (*ACCOUNTS, *OWNERS)
+MODELS: Final = ("alpha-1", "alpha-2", "beta")
+FEATURES: Final = ("llm", "image")
+SCALES: Final = (3000, 10**14, MAX_NANO)
+"""What a fraction of 1000 of an amount is: small change, where tostring loses digits, and the bound of all amounts."""
+START_S: Final = 1_772_323_100
+"""Some minutes before March 2026 begins, on a Saturday."""
+SIZES: Final = {"default": (200, 40), "long": (5000, 80)}
+"""Examples and steps by HYPOTHESIS_PROFILE."""
+
+fractions = st.one_of(st.integers(0, 60), st.integers(0, 60), st.integers(0, 1000))
+rarely = st.sampled_from((False,) * 5 + (True,))
+jitters = st.integers(-2, 2)
+picks = st.integers(0, 10**6)
+limits = st.tuples(st.sampled_from((1, 8, 20, 400, 1500, 3000, 10**6, MAX_NANO)), st.integers(0, 3000), jitters)
+quotas = st.tuples(
+    st.sampled_from(Window),
+    st.sampled_from(Metric),
+    limits,
+    st.sampled_from((None, None, "alpha-1", "alpha*", "beta")),
+    st.sampled_from((*FEATURES[:1], *FEATURES)),
+)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """An admission that is yet to be fitted to the state."""
+
+    key: str
+    model: str
+    feature: str
+    input_cost: tuple[int, int]
+    unit: tuple[int, int]
+    tokens: int
+    choices: int
+    least: int
+    elastic: int
+    credit: int
+    late: bool
+    versions: tuple[int, int]
+    running: tuple[int, int]
+    aim: str
+    by: int
+
+
+asks = st.builds(
+    Ask,
+    key=st.sampled_from(tuple(OWNERS)),
+    model=st.sampled_from(MODELS),
+    feature=st.sampled_from((*FEATURES[:1], *FEATURES)),
+    input_cost=st.tuples(fractions, jitters),
+    unit=st.tuples(st.integers(0, 100), st.integers(0, 9)),
+    tokens=st.integers(0, 300),
+    choices=st.integers(1, 3),
+    least=st.integers(0, 20),
+    elastic=st.sampled_from((0, 5, 100, 2**31 - 1)),
+    credit=st.sampled_from((0, 0, 0, 500)),
+    late=st.sampled_from((False,) * 30 + (True,)),
+    versions=st.sampled_from(((0, 0),) * 30 + ((-1, 0), (0, -1), (1, 0), (0, 1))),
+    running=st.tuples(st.sampled_from((0, 0, 0, 0, 1, 3)), st.sampled_from((0, 0, 0, 0, 1, 2))),
+    aim=st.sampled_from(("", "", "", "balance", "limit", "limit")),
+    by=st.sampled_from((-1, 0, 1, 1, 10, 50)),
+)
+endings = st.tuples(
+    st.sampled_from(("settle", "settle", "void")), picks, st.sampled_from(("less", "equal", "more")), picks
+)
+steps = st.one_of(
+    st.integers(0, 3000).map(lambda ms: ("ms", ms)),
+    st.tuples(st.sampled_from(Window), st.integers(-1500, 1500)),
+    st.integers(1, 3 * 86_400_000).map(lambda ms: ("back", ms)),
+)
+
+
+class Machine(RuleBasedStateMachine):
+    """Rules say what can happen; `check` compares after each. The gateway's side is what a gateway remembers: running
+    requests, and debits that are not in the ledger yet."""
+
+    def __init__(self, redis_url: str) -> None:
+        super().__init__()
+        self.real = Scripts(redis_url, f"t{secrets.token_hex(4)}", OWNERS)
+        self.ref = Reference()
+        self.ledger = Ledger(OWNERS)
+        self.made = 0
+        self.requests: dict[str, Hold] = {}
+        self.running: list[str] = []
+        self.debits: dict[str, Amounts] = {}
+        self.outbox: dict[str, tuple[int, int]] = {}
+        self.fills: list[tuple[str, str, int, int, int, int, tuple[Quota, ...]]] = []
+        self.snapshot: tuple[Reference, Dump] | None = None
+        self.went_back = False
+        self.granted = dict.fromkeys(ACCOUNTS, 0)
+
+    # Making things
+
+    def new_id(self) -> str:
+        self.made += 1
+        return f"{self.made:026d}"
+
+    def amount(self, fraction: int, jitter: int) -> int:
+        return min(max(self.scale * fraction // 1000 + jitter, 0), MAX_NANO)
+
+    def quota(self, said: tuple[Window, Metric, tuple[int, int, int], str | None, str]) -> Quota:
+        window, metric, (count, fraction, jitter), model, feature = said
+        limit = self.amount(fraction, jitter) if metric is Metric.cost else count
+        return Quota(window, metric, limit, model, feature)
+
+    def admission(self, ask: Ask) -> Admission:
+        account_id = OWNERS[ask.key]
+        input_cost, tokens, least = self.aimed(ask, self.amount(*ask.input_cost))
+        ask = replace(ask, tokens=tokens, least=least)
+        unit = min(self.scale // 10**5 * ask.unit[0] + ask.unit[1], (MAX_NANO - input_cost) // max(ask.least, 1))
+        most = min(ask.least + ask.elastic, 2**31 - 1, (MAX_NANO - input_cost) // unit if unit else 2**31 - 1)
+        versions, limits = [], []
+        for subject, off in zip((account_id, ask.key), ask.versions, strict=True):
+            version = max(self.ledger.version(subject) + off, 1)
+            versions.append(version)
+            known = self.ledger.quotas[subject][min(version, self.ledger.version(subject)) - 1]
+            limits.append(tuple(quota for quota in known if quota.applies_to(ask.model, ask.feature)))
+        request_id = self.new_id()
+        return Admission(
+            request_id,
+            Names(account_id, ask.key, ask.model, ask.feature),
+            (versions[0], versions[1]),
+            ask.credit,
+            input_cost,
+            unit,
+            ask.tokens,
+            ask.choices,
+            ask.least,
+            most,
+            self.ref.now_ms + (-1 if ask.late else 500),
+            ask.running,
+            (limits[0], limits[1]),
+            b"expired " + request_id.encode(),
+        )
+
+    def aimed(self, ask: Ask, input_cost: int) -> tuple[int, int, int]:
+        """Input cost, input tokens and least output, such that they just fit, or just don't."""
+        account, key = self.ref.account(OWNERS[ask.key]), self.ref.key(ask.key)
+        plain = (input_cost, ask.tokens, ask.least)
+        if account is None or key is None:
+            return plain
+        output_cost = ask.least * (self.scale // 10**5 * ask.unit[0] + ask.unit[1])
+        if ask.aim == "balance":
+            left = account.balance + ask.credit - self.ref.held(account)
+            return min(max(left - output_cost + ask.by, 0), MAX_NANO), ask.tokens, ask.least
+        windows = [
+            (subject, window)
+            for subject in (account, key)
+            for window in subject.windows.values()
+            if window.quota.applies_to(ask.model, ask.feature) and window.quota.limit < 10**6 * self.scale
+        ]
+        if ask.aim != "limit" or not windows:
+            return plain
+        subject, window = windows[ask.tokens % len(windows)]
+        quota = window.quota
+        at = window_id(quota.window, self.ref.now_of(account))
+        left = max(quota.limit - self.ref.used_in(subject, window, at) + ask.by, 0)
+        match quota.metric:
+            case Metric.cost:
+                return min(max(left - output_cost, 0), MAX_NANO), ask.tokens, ask.least
+            case Metric.output_tokens:
+                return input_cost, ask.tokens, min(left // ask.choices, 10**5)
+            case Metric.requests:
+                return plain
+            case _:
+                return input_cost, min(max(left - ask.choices * ask.least, 0), 2**31), ask.least
+
+    def debit(self, request_id: str, how: str, pick: int) -> Amounts:
+        """What a request is charged, decided once."""
+        if request_id not in self.debits:
+            held = self.requests[request_id].amounts if request_id in self.requests else Amounts(1000, 10, 10)
+            if how == "less":
+                held = Amounts(pick % (held.cost + 1), pick % (held.input + 1), pick % (held.output + 1))
+            elif how == "more":
+                held = Amounts(held.cost + pick % 1000, held.input + pick % 50, held.output + pick % 50)
+            self.debits[request_id] = held
+        return self.debits[request_id]
+
+    def names(self, request_id: str) -> Names:
+        hold = self.requests.get(request_id)
+        return hold.names if hold is not None else Names("acc_one", "key_1", "beta", "llm")
+
+    # Comparing
+
+    def same(self, name: str, *arguments: Any, real: tuple[Any, ...] | None = None) -> Any:
+        """Call the script and the reference: one reply."""
+        said = getattr(self.real, name)(*(arguments if real is None else real))
+        expected = getattr(self.ref, name)(*arguments)
+        assert said == expected, f"{name}: Redis says {said}, the reference {expected}"
+        return expected
+
+    def check(self) -> None:
+        ref, dump = self.ref, self.real.dump()
+        assert dump.meta[b"epoch"] == str(ref.epoch).encode()
+        assert (dump.meta[b"open"] == b"1") == ref.open
+        assert {key.decode(): unpacked(raw) for key, raw in dump.journal.items()} == {
+            request_id: hold.entry() for request_id, hold in ref.journal.items()
+        }
+        for account_id in ACCOUNTS:
+            account, state = ref.account(account_id), dump.account(account_id)
+            assert (account is None) == (state is None or state.epoch != ref.epoch)
+            if account is None or state is None:
+                continue
+            holds = ref.holds_of(account)
+            said = (state.balance_nano, state.held_nano, state.running, state.dseq, state.xseq, state.hold_version)
+            assert said == (
+                *(account.balance, sum(hold.amounts.cost for hold in holds), len(holds)),
+                *(account.dseq, account.xseq, account.hold_version),
+            )
+            assert (state.principal_version, state.now_s) == (account.version, account.now_s)
+            assert state.counters == ref.counters(account)
+            self.check_ledger(account_id)
+        for key_id in OWNERS:
+            key, seen = ref.key(key_id), dump.key(key_id)
+            assert (key is None) == (seen is None or seen.epoch != ref.epoch)
+            if key is not None and seen is not None:
+                assert (seen.principal_version, seen.running) == (key.version, len(ref.holds_of(key)))
+                assert seen.counters == ref.counters(key)
+
+    def check_ledger(self, account_id: str) -> None:
+        """I3: the balance is the ledger's, less what Redis was not told of, plus what the ledger was not; so are the
+        windows, with the open holds."""
+        ref, account = self.ref, self.ref.accounts[account_id]
+        settled = {
+            request_id: hold
+            for request_id, hold in ref.journal.items()
+            if hold.state == SETTLED and hold.epoch == ref.epoch and hold.names.account == account_id
+        }
+        waiting = [hold for request_id, hold in settled.items() if request_id not in self.ledger.rows]
+        untold = [
+            row
+            for row in self.ledger.accounts[account_id].corrections
+            if row.xseq > account.xseq and row.request not in settled
+        ]
+        expected = self.ledger.accounts[account_id].balance - sum(row.delta for row in untold)
+        assert account.balance == expected - sum(hold.amounts.cost for hold in waiting)
+        if self.went_back:  # what was admitted in windows that have not begun is outside the promise
+            return
+        told = [row for row in self.ledger.rows.values() if row.request not in {row.request for row in untold}]
+        told += [
+            Row("", hold.names, self.requests[request_id].at_ms, hold.amounts)
+            for request_id, hold in settled.items()
+            if hold in waiting
+        ]
+        for subject in (
+            account,
+            *(key for key_id, owner in OWNERS.items() if owner == account_id and (key := ref.key(key_id))),
+        ):
+            for window in subject.windows.values():
+                if not window.pending:
+                    at = window.window_id
+                    used = self.ledger.used(subject.id, window.quota, at, told)
+                    used += sum(
+                        hold.amounts.of(window.quota.metric)
+                        for hold in ref.holds_of(subject)
+                        if window.quota.applies_to(hold.names.model, hold.names.feature)
+                        and window_id(window.quota.window, hold.at_ms // 1000) == at
+                    )
+                    assert ref.used_in(subject, window, at) == used
+
+    # Rules
+
+    @initialize(scale=st.sampled_from(SCALES), start_ms=st.integers(0, 400_000), said=st.data())
+    def begin(self, scale: int, start_ms: int, said: st.DataObject) -> None:
+        self.scale = scale
+        self.ref.now_ms = START_S * 1000 + start_ms
+        self.real.set_clock(self.ref.now_ms)
+        for subject in SUBJECTS:
+            chosen = said.draw(st.lists(quotas, max_size=4), label=subject)
+            self.set_quotas(subject, chosen)
+        for account_id in ACCOUNTS:
+            self.grant(account_id, said.draw(st.integers(500, 4000)), 0)
+        self.same("fence", 1, "first")
+        for key_id in OWNERS:
+            self.install(key_id, stale=False)
+        self.set_open()
+
+    @rule(step=steps)
+    def advance(self, step: tuple[Any, int]) -> None:
+        kind, by = step
+        now_ms = self.ref.now_ms
+        if kind == "ms":
+            now_ms += by
+        elif kind == "back":
+            now_ms -= by
+            self.went_back = True
+        else:
+            end = window_end_s(kind, now_ms // 1000)
+            now_ms = max((end or 0) * 1000 + by, now_ms)
+        self.ref.now_ms = now_ms
+        self.real.set_clock(now_ms)
+
+    @rule(items=st.lists(asks, min_size=1, max_size=4))
+    def admit(self, items: list[Any]) -> None:
+        self.send(items, 1000)
+
+    @rule(items=st.lists(endings, min_size=1, max_size=3))
+    @precondition(lambda self: self.running)
+    def end(self, items: list[Any]) -> None:
+        self.send(items, 1000)
+
+    @rule(
+        items=st.lists(st.one_of(asks, endings), min_size=1, max_size=6),
+        room=st.sampled_from((1000, 1000, 1000, 1000, 3)),
+    )
+    def turn(self, items: list[Any], room: int) -> None:
+        self.send(items, room)
+
+    def send(self, items: list[Any], room: int) -> None:
+        made: list[Admission | Settlement | Void] = []
+        for item in items:
+            if isinstance(item, Ask):
+                made.append(self.admission(item))
+                continue
+            what, pick, how, amount = item
+            known = [*self.running, *(ask.id for ask in made if isinstance(ask, Admission))]
+            if not known or pick % 5 == 0:
+                known = [*self.requests, "0" * 26]
+            request_id = known[-1 - pick % min(len(known), 8)]
+            names = next((ask.names for ask in made if ask.id == request_id), self.names(request_id))
+            if what == "settle" and request_id not in self.debits:
+                ask = next((ask for ask in made if ask.id == request_id and isinstance(ask, Admission)), None)
+                if ask is not None:
+                    self.debits[request_id] = ask.amounts(ask.least)
+            if what == "settle":
+                made.append(Settlement(request_id, names, self.debit(request_id, how, amount), b"debit"))
+            else:
+                made.append(Void(request_id, names))
+        before = self.real.dump()
+        self.sent(made, self.same("hot", self.ref.epoch, room, made), before)
+
+    def sent(self, made: list[Admission | Settlement | Void], replies: list[Any], before: Dump) -> None:
+        """What the gateway makes of the replies; and what they promise."""
+        if all(reply[0] != OK for reply in replies):
+            assert self.real.dump() == before
+        for item, reply in zip(made, replies, strict=True):
+            if isinstance(item, Admission):
+                if reply[0] == OK:
+                    assert reply[3] >= 0
+                    self.requests[item.id] = Hold(HELD, 0, reply[2], item.names, item.amounts(reply[1]), item.payload)
+                    self.running.append(item.id)
+            else:
+                if item.id in self.running:
+                    self.running.remove(item.id)
+                if isinstance(item, Settlement) and reply[0] == OK:
+                    self.outbox[item.id] = (self.ref.epoch or 0, reply[1])
+        for subject, window in ((s, w) for s in self.subjects() for w in s.windows.values()):
+            limits = [
+                quota.limit
+                for item, reply in zip(made, replies, strict=True)
+                if isinstance(item, Admission) and reply[0] == OK and subject.id in (item.names.account, item.names.key)
+                for quota in item.limits[subject.id in OWNERS]
+                if quota.tag == window.quota.tag
+            ]
+            if limits and not any(isinstance(item, Settlement) for item in made):
+                assert self.ref.used_in(subject, window, window.window_id) <= limits[-1]
+        self.check()
+
+    def subjects(self) -> list[Any]:
+        found = [*map(self.ref.account, ACCOUNTS), *map(self.ref.key, OWNERS)]
+        return [subject for subject in found if subject is not None]
+
+    @rule(account_id=st.sampled_from(ACCOUNTS), fraction=st.integers(-300, 3000), jitter=jitters)
+    def grant(self, account_id: str, fraction: int, jitter: int) -> None:
+        delta = self.scale * fraction // 1000 + jitter
+        balance = self.ledger.accounts[account_id].balance
+        delta = max(min(delta, MAX_NANO - 10**6 - self.granted[account_id], MAX_NANO - balance), -MAX_NANO - balance)
+        if delta:
+            self.granted[account_id] += max(delta, 0)
+            self.ledger.grant(account_id, delta)
+
+    @rule(account_id=st.sampled_from(ACCOUNTS), most=st.integers(1, 4), stale=st.sampled_from((0, 0, 0, -1, 1)))
+    def sync(self, account_id: str, most: int, stale: int) -> None:
+        account = self.ref.account(account_id)
+        after = (account.xseq if account is not None else 0) + stale
+        known = [
+            quota for subject in self.subjects() for window in subject.windows.values() for quota in (window.quota,)
+        ]
+        wanted = {quota.tag: quota for quota in (*known, *(q for s in SUBJECTS for q in self.ledger.quotas[s][-1]))}
+        rows = self.ledger.corrections_after(account_id, after, wanted.values())[:most]
+        self.same("apply", self.ref.epoch, account_id, after, rows)
+        self.check()
+
+    def sync_all(self, account_id: str) -> None:
+        while (account := self.ref.account(account_id)) and account.xseq < self.ledger.accounts[account_id].xseq:
+            self.sync(account_id, 1000, 0)
+
+    @rule(pick=picks, how=st.sampled_from(("less", "equal", "more")), amount=picks)
+    @precondition(lambda self: self.requests)
+    def ledger_way(self, pick: int, how: str, amount: int) -> None:
+        """A settlement whose fate is unknown is written to the ledger itself."""
+        request_id = list(self.requests)[pick % len(self.requests)]
+        hold = self.requests[request_id]
+        self.ledger.write(Row(request_id, hold.names, hold.at_ms, self.debit(request_id, how, amount)))
+        if request_id in self.running:
+            self.running.remove(request_id)
+
+    @rule(of_journal=st.booleans(), most=st.integers(1, 5), told=st.booleans())
+    def flush(self, of_journal: bool, most: int, told: bool) -> None:
+        """Debits reach the ledger, from memory or from the journal, and are acknowledged."""
+        if of_journal:
+            waiting = {
+                request_id: (hold.epoch, hold.dseq)
+                for request_id, hold in self.ref.journal.items()
+                if hold.state == SETTLED
+            }
+        else:
+            waiting = self.outbox
+        acks = []
+        for request_id in list(waiting)[:most]:
+            epoch, dseq = waiting[request_id]
+            hold = self.requests[request_id]
+            row = self.ledger.write(
+                Row(request_id, hold.names, hold.at_ms, self.debits[request_id], epoch=epoch, dseq=dseq)
+            )
+            self.outbox.pop(request_id, None)
+            if row.xseq is not None and told:
+                self.sync_all(hold.names.account)
+            acks.append((request_id, hold.names.account, row.xseq))
+        self.same("ack", self.ref.epoch, acks)
+        self.check()
+
+    @rule(
+        subject=st.sampled_from(SUBJECTS),
+        said=st.lists(quotas, min_size=1, max_size=4),
+        told=st.sampled_from((2, 2, 1, 0)),
+    )
+    def change_quotas(self, subject: str, said: list[Any], told: int) -> None:
+        self.set_quotas(subject, said)
+        if told == 2:
+            self.adopt_and_fill(subject)
+        elif told == 1:
+            self.adopt(subject, 0)
+
+    def set_quotas(self, subject: str, said: list[Any]) -> None:
+        made = [self.quota(quota) for quota in said]
+        self.ledger.quotas[subject].append(tuple({quota.tag: quota for quota in made}.values()))
+
+    @rule(subject=st.sampled_from(SUBJECTS), older=st.sampled_from((0, 0, 1)))
+    @precondition(lambda self: self.fills)
+    def adopt(self, subject: str, older: int) -> None:
+        version = max(self.ledger.version(subject) - older, 1)
+        known = self.ledger.quotas[subject][version - 1]
+        token = self.new_id()
+        account_id = OWNERS.get(subject, subject)
+        key_id = subject if subject in OWNERS else None
+        reply = self.same("adopt", self.ref.epoch, account_id, key_id, version, token, known)
+        if reply[0] == 0 and reply[4]:
+            self.fills.append((subject, token, self.ref.epoch or 0, reply[1], reply[2], reply[3] // 1000, known))
+        self.check()
+
+    @rule(pick=picks)
+    @precondition(lambda self: self.fills)
+    def fill(self, pick: int) -> None:
+        subject, token, epoch, dseq, xseq, now_s, known = self.fills.pop(-1 - pick % min(len(self.fills), 3))
+        account_id = OWNERS.get(subject, subject)
+        for request_id, hold in list(self.ref.journal.items()):
+            if hold.state == SETTLED and (hold.epoch, hold.names.account) == (epoch, account_id) and hold.dseq <= dseq:
+                row = Row(request_id, hold.names, self.requests[request_id].at_ms, hold.amounts)
+                self.ledger.write(replace(row, epoch=epoch, dseq=hold.dseq))
+        rows = self.ledger.before(account_id, epoch, dseq, xseq)
+        bases = []
+        for quota in known:
+            at = window_id(quota.window, now_s)
+            bases.append((quota.tag, at, self.ledger.used(subject, quota, at, rows)))
+        self.same("fill", epoch, subject, token, bases)
+        self.check()
+
+    def adopt_and_fill(self, subject: str) -> None:
+        self.adopt(subject, 0)
+        if self.fills and self.fills[-1][0] == subject:
+            self.fill(0)
+
+    @rule(pick=picks, charged=st.booleans(), told=st.booleans())
+    @precondition(lambda self: self.ref.journal)
+    def expire(self, pick: int, charged: bool, told: bool) -> None:
+        """A hold whose gateway is taken for dead: claimed, decided by the ledger, told, dropped."""
+        request_id = list(self.ref.journal)[pick % len(self.ref.journal)]
+        self.expire_one(request_id, charged, told)
+
+    def expire_one(self, request_id: str, charged: bool, told: bool) -> None:
+        reply = self.same("claim", self.ref.epoch, request_id)
+        self.check()
+        if reply[0] != 0:
+            return
+        if request_id in self.running:
+            self.running.remove(request_id)
+        hold = self.ref.journal[request_id]
+        amounts = Amounts(hold.amounts.cost // 2, hold.amounts.input, 0) if charged else Amounts(requests=0)
+        row = self.ledger.write(Row(request_id, hold.names, hold.at_ms, amounts, "expired"))
+        if told:
+            self.sync_all(hold.names.account)
+        arguments = (self.ref.epoch, request_id)
+        self.same("drop", *arguments, row.xseq or 0, real=(*arguments, hold.names, row.xseq or 0))
+        self.check()
+
+    @rule(key_id=st.sampled_from(tuple(OWNERS)), stale=st.sampled_from((False, False, False, True)))
+    def install(self, key_id: str, stale: bool) -> None:
+        epoch, account_id = self.ref.epoch or 0, OWNERS[key_id]
+        known = self.ref.account(account_id)
+        now_s = self.ref.now_ms // 1000 if known is None else self.ref.now_of(known)
+        account = self.ledger.load_account(account_id, epoch, now_s)
+        key = self.ledger.load_key(key_id, epoch, now_s)
+        if stale and known is not None:
+            account.xseq += 1
+        self.same("install", epoch, account, key)
+        self.check()
+
+    @rule(pick=picks)
+    @precondition(lambda self: self.requests)
+    def rehold(self, pick: int) -> None:
+        self.rehold_one(list(self.requests)[pick % len(self.requests)])
+
+    def rehold_one(self, request_id: str) -> None:
+        """As a running request's gateway does in a new epoch; and what it must not spoil when it comes too late."""
+        hold = self.requests[request_id]
+        known = self.ref.journal.get(request_id)
+        if request_id not in self.running and (known is None or known.state == HELD):
+            return  # a gateway holds again what it knows to run
+        tags = [
+            {w.quota.tag for w in subject.windows.values() if w.quota.applies_to(hold.names.model, hold.names.feature)}
+            for subject in (self.ref.account(hold.names.account), self.ref.key(hold.names.key))
+            if subject is not None
+        ]
+        epoch = self.ref.epoch or 0
+        again = Hold(HELD, epoch, hold.at_ms, hold.names, hold.amounts, hold.payload, *(tags if len(tags) == 2 else ()))
+        self.same("rehold", epoch, request_id, again)
+        self.check()
+
+    @rule(kept=st.sampled_from(("all", "nothing", "older")), now=rarely, killed=rarely, closed=rarely)
+    def restart(self, kept: str, now: bool, killed: bool, closed: bool) -> None:
+        """Redis comes back: as it was, empty, or as it was some time ago."""
+        if now:
+            self.new_epoch(kept, not killed, not closed)
+
+    def new_epoch(self, kept: str, reheld: bool, opened: bool) -> None:
+        if kept == "nothing":
+            self.real.restore(Dump({}, {}, {}, dict.fromkeys(SUBJECTS)))
+            epoch, now_ms = self.ref.epoch or 0, self.ref.now_ms
+            self.ref = Reference()
+            self.ref.now_ms, self.ref.epoch = now_ms, None
+            self.last_epoch = epoch
+        elif kept == "older" and self.snapshot is not None:
+            then, dump = self.snapshot
+            epoch, now_ms = self.ref.epoch or 0, self.ref.now_ms
+            self.real.restore(dump)
+            self.ref = copy.deepcopy(then)
+            self.ref.now_ms = now_ms
+        else:
+            epoch = self.ref.epoch or 0
+        self.same("fence", epoch + 1, f"life {epoch + 1}")
+        self.check()
+        while self.outbox:
+            request_id, (of_epoch, dseq) = self.outbox.popitem()
+            hold = self.requests[request_id]
+            self.ledger.write(
+                Row(request_id, hold.names, hold.at_ms, self.debits[request_id], epoch=of_epoch, dseq=dseq)
+            )
+        if reheld:
+            for request_id in list(self.running):
+                self.install(self.requests[request_id].names.key, stale=False)
+                self.rehold_one(request_id)
+        else:
+            self.running.clear()
+            for key_id in OWNERS:
+                self.install(key_id, stale=False)
+        if opened:
+            self.set_open()
+
+    @rule()
+    @precondition(lambda self: not self.ref.open)
+    def set_open(self) -> None:
+        epoch = self.ref.epoch or 0
+        assert self.real.set_open(epoch) == 1
+        self.ref.open = True
+        self.check()
+
+    @rule()
+    def remember(self) -> None:
+        """What a Redis that comes back older comes back as."""
+        self.snapshot = (copy.deepcopy(self.ref), self.real.dump())
+
+    @rule(subject=st.sampled_from(SUBJECTS), now=rarely)
+    def lose_state(self, subject: str, now: bool) -> None:
+        """A state that was installed and is gone is noticed; it takes a new epoch."""
+        if not now or (self.ref.account(subject) is None and self.ref.key(subject) is None):
+            return
+        self.real.lose(subject)
+        (self.ref.keys if subject in OWNERS else self.ref.accounts).pop(subject)
+        key_id = subject if subject in OWNERS else next(key for key, owner in OWNERS.items() if owner == subject)
+        account_id = OWNERS[key_id]
+        epoch, now_s = self.ref.epoch or 0, self.ref.now_ms // 1000
+        account = self.ref.account(account_id) or self.ledger.load_account(account_id, epoch, now_s)
+        loaded = replace(account) if account is self.ref.account(account_id) else account
+        assert self.same("install", epoch, loaded, self.ledger.load_key(key_id, epoch, now_s)) == 2
+        self.new_epoch("all", True, True)
+
+    @rule(asked=asks, off=st.sampled_from((-1, 1)), now=rarely)
+    def stale_epoch(self, asked: Ask, off: int, now: bool) -> None:
+        """Every script of another epoch does nothing."""
+        if not now:
+            return
+        epoch = (self.ref.epoch or 0) + off
+        before = self.real.dump()
+        item = self.admission(asked)
+        known = next(iter(self.ref.journal), "0" * 26)
+        assert self.same("hot", epoch, 1000, [item, Void(known, item.names)]) == []
+        assert self.same("apply", epoch, item.names.account, 0, []) == [1]
+        assert self.same("claim", epoch, known) == [1]
+        assert self.same("ack", epoch, [(known, item.names.account, None)]) == [1]
+        assert self.same("adopt", epoch, item.names.account, item.names.key, 10**6, self.new_id(), ()) == [1]
+        assert self.same("fill", epoch, item.names.account, self.new_id(), ()) == 1
+        assert self.same("drop", epoch, known, 0, real=(epoch, known, item.names, 0)) == 1
+        assert self.real.set_open(epoch) == -1
+        if off < 0:
+            assert self.same("fence", epoch, "old") == 0
+        assert self.real.dump() == before
+
+    def teardown(self) -> None:
+        """Whatever has happened, everything ends: no hold stays, no debit waits, Redis and the ledger agree."""
+        try:
+            if self.ref.epoch is not None:
+                self.settle_down()
+        finally:
+            self.real.close()
+
+    def settle_down(self) -> None:
+        self.set_open()
+        for key_id in OWNERS:
+            self.install(key_id, stale=False)
+        for account_id in ACCOUNTS:
+            self.sync_all(account_id)
+        for request_id, hold in list(self.ref.journal.items()):
+            if hold.state != SETTLED:
+                self.expire_one(request_id, False, True)
+        while self.ref.journal:
+            self.flush(True, 1000, True)
+        self.outbox.clear()
+        for account_id in ACCOUNTS:
+            account = self.ref.account(account_id)
+            assert account is not None
+            assert self.ref.held(account) == 0
+            assert account.balance == self.ledger.accounts[account_id].balance
+
+
+def run(make: Callable[[], Machine]) -> None:
+    examples, steps = SIZES[os.environ.get("HYPOTHESIS_PROFILE", "default")]
+    run_state_machine_as_test(
+        make,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            report_multiple_bugs=False,
+            phases=[Phase.explicit, Phase.reuse, Phase.generate] if os.environ.get("NOSHRINK") else list(Phase),
+        ),
+    )
+
+
+def test_the_scripts_are_the_reference(redis_url: str) -> None:
+    run(lambda: Machine(redis_url))
+
+
+@pytest.mark.skipif("METERGATE_TEST_REDIS_BINARY" not in os.environ, reason="no other Redis server was named")
+def test_the_scripts_are_the_reference_on_another_server(other_redis_url: str) -> None:
+    run(lambda: Machine(other_redis_url))

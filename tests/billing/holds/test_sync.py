@@ -1,0 +1,211 @@
+"""Corrections: Redis is told of every change that it has not made itself, in order, once, however many tell it."""
+
+import asyncio
+
+import pytest
+from ulid import ULID
+
+from billing.holds.connection import RedisAway
+from billing.holds.engine import EngineSettings
+from billing.holds.hold import SettlementLost
+from billing.holds.partitions import Partition
+from billing.holds.service import HoldSettings
+from billing.ledger.debits import Debit, write_debits
+from billing.ledger.postgres import DatabaseUnavailable
+from billing.principals import Principal
+from billing.quotas import Metric, Quota, Window
+from tests.billing.holds.conftest import MakeWorld, World, debit
+from tests.billing.holds.support import (
+    ask,
+    assert_agreed,
+    debits,
+    entries,
+    eventually,
+    hold_one,
+    ledger_balance,
+    partition_of,
+    settle,
+    spend,
+    wire_of,
+)
+
+TOTAL_TOKENS = Quota(Window.total, Metric.tokens, 10**9)
+MONTH_COST = Quota(Window.month, Metric.cost, 10**12, "de*")
+
+
+async def away(partition: Partition, account_id: str) -> bool:
+    raise RedisAway("away")
+
+
+async def load(world: World, principal: Principal) -> None:
+    """Into Redis, and nothing held."""
+    await world.engine.holds.void(await hold_one(world, principal))
+
+
+async def write(world: World, principal: Principal, **changes: object) -> Debit:
+    """A debit by the ledger's own way."""
+    one = debit(str(ULID()), principal, admitted_at_ms=partition_of(world).now_ms(), **changes)
+    await write_debits(world.database, [one])
+    return one
+
+
+async def test_many_corrections_are_told_once_by_many_tellers(make_world: MakeWorld) -> None:
+    """More than one call takes, grants and debits mixed, while requests settle."""
+    worlds = [await make_world() for _ in range(3)]
+    principal = await worlds[0].customer(10**9, key_quotas=(TOTAL_TOKENS,), quotas=(MONTH_COST,))
+    account_id = principal.account_id
+    await load(worlds[0], principal)
+    quiet = worlds[0].engine.corrections.sync
+    worlds[0].engine.corrections.sync = away  # type: ignore[method-assign]
+    for number in range(60):
+        await worlds[0].grants.grant(account_id, number + 1, f"grant {number}", None)
+    for _ in range(90):
+        await write(worlds[0], principal)
+    worlds[0].engine.corrections.sync = quiet  # type: ignore[method-assign]
+    told = [world.engine.corrections.sync(partition_of(world), account_id) for world in worlds for _ in range(4)]
+    await asyncio.gather(*told, *(spend(world, principal) for world in worlds for _ in range(5)))
+    state = await worlds[0].account_state(account_id)
+    assert state.xseq == 1 + 60 + 90
+    assert state.balance_nano == 10**9 + 60 * 61 // 2 - 105 * 500
+    (counter,) = state.counters
+    assert counter.used == 105 * 500
+    (counter,) = (await worlds[0].key_state(principal)).counters
+    assert counter.used == 105 * 15
+    await assert_agreed(worlds[0], account_id)
+    assert await worlds[0].database.value("SELECT pushed_xseq FROM accounts") == 151
+
+
+async def test_what_could_not_be_told_is_told_by_the_relay(world: World) -> None:
+    principal = await world.customer(10**9)
+    await load(world, principal)
+    quiet, world.engine.announcer._corrections.sync = world.engine.corrections.sync, away  # type: ignore[method-assign]
+    await world.grants.grant(principal.account_id, 7, "while Redis is away", None)
+    assert (await world.account_state(principal.account_id)).balance_nano == 10**9
+    world.engine.announcer._corrections.sync = quiet  # type: ignore[method-assign]
+
+    async def told() -> bool:
+        return (await world.account_state(principal.account_id)).balance_nano == 10**9 + 7
+
+    await eventually(told)
+
+
+async def test_an_account_that_is_not_loaded_needs_no_telling(world: World) -> None:
+    principal = await world.customer(10**9)
+    await write(world, principal)
+    assert await world.engine.corrections.sync(partition_of(world), principal.account_id)
+    assert await world.database.value("SELECT xseq = pushed_xseq FROM accounts")
+    await load(world, principal)
+    state = await world.account_state(principal.account_id)
+    assert (state.balance_nano, state.xseq) == (10**9 - 500, 2)
+
+
+async def test_a_correction_while_the_account_is_being_loaded_is_told(world: World) -> None:
+    """Its snapshot was taken before; it comes to Redis after."""
+    principal = await world.customer(10**9)
+    call, loaded = world.link.call, asyncio.Event()
+
+    async def late(script: object, keys: object, arguments: object) -> object:
+        if getattr(script, "name", "") == "install" and not loaded.is_set():
+            loaded.set()
+            await world.grants.grant(principal.account_id, 7, "just now", None)
+        return await call(script, keys, arguments)  # type: ignore[arg-type]
+
+    world.link.call = late  # type: ignore[method-assign]
+    await load(world, principal)
+    assert loaded.is_set()
+
+    async def told() -> bool:
+        return (await world.account_state(principal.account_id)).balance_nano == 10**9 + 7
+
+    await eventually(told)
+
+
+async def test_a_debit_that_redis_never_saw_counts_in_the_windows_of_account_and_key(world: World) -> None:
+    """Of keys that are loaded, and once only of one that is loaded later."""
+    principal = await world.customer(10**9, key_quotas=(TOTAL_TOKENS,), quotas=(MONTH_COST, TOTAL_TOKENS))
+    await world.api_keys.create(principal.account_id, "second", quotas=(TOTAL_TOKENS,))
+    second = await world.database.value("SELECT id FROM api_keys WHERE name = 'second'")
+    await load(world, principal)
+    await write(world, principal)
+    await write(world, principal, key_id=second, model="other")
+    await world.engine.corrections.sync(partition_of(world), principal.account_id)
+    counters = {counter.tag: counter.used for counter in (await world.account_state(principal.account_id)).counters}
+    assert counters == {MONTH_COST.tag: 500, TOTAL_TOKENS.tag: 30}
+    (counter,) = (await world.key_state(principal)).counters
+    assert counter.used == 15
+    await world.engine.loader.install(partition_of(world), principal.account_id, second)
+    found = await world.link.command("GET", world.keys.key(principal.account_id, second))
+    assert type(await world.key_state(principal)).unpack(found).counters[0].used == 15
+
+
+async def test_a_correction_of_an_idle_accounts_new_window_counts_there(world: World) -> None:
+    """No admission has touched the counter since its window ended; usage that needs no hold counts all the same."""
+    minute = Quota(Window.minute, Metric.tokens, 10**6)
+    principal = await world.customer(10**9, key_quotas=(minute,), quotas=(minute,))
+    await load(world, principal)
+    for key in (
+        world.keys.account(principal.account_id),
+        world.keys.key(principal.account_id, principal.key_id),
+    ):
+        raw = bytearray(await world.link.command("GET", key))
+        raw[-12:-8] = (int.from_bytes(raw[-12:-8], "little") - 5).to_bytes(4, "little")  # five minutes ago
+        await world.link.command("SET", key, bytes(raw))
+    one = await write(world, principal)
+    await world.engine.corrections.sync(partition_of(world), principal.account_id)
+    (of_account,) = (await world.account_state(principal.account_id)).counters
+    (of_key,) = (await world.key_state(principal)).counters
+    assert of_account.used == of_key.used == 15
+    assert of_account.window_id == of_key.window_id == one.admitted_at_ms // 60_000
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_correction_ends_the_hold_that_it_settles(world: World, late: bool) -> None:
+    """A settlement that Redis gets late, after it was told of the debit or before: once either way."""
+    principal = await world.customer(10**9, key_quotas=(TOTAL_TOKENS,), quotas=(MONTH_COST,))
+    hold = await hold_one(world, principal)
+    await write_debits(world.database, [debit(hold.id, principal, admitted_at_ms=hold.admitted_at_ms)])
+    if late:
+        await settle(world, principal, hold)
+    await world.engine.corrections.sync(partition_of(world), principal.account_id)
+    if not late:
+        assert await world.journal(principal.account_id) == {}
+        await settle(world, principal, hold)
+    state = await world.account_state(principal.account_id)
+    assert (state.balance_nano, state.held_nano, state.running) == (10**9 - 500, 0, 0)
+    (counter,) = state.counters
+    assert counter.used == 500
+    (counter,) = (await world.key_state(principal)).counters
+    assert counter.used == 15
+    assert await debits(world) == {hold.id: 500}
+    await assert_agreed(world, principal.account_id)
+    assert await entries(world, principal.account_id) == {}
+
+
+async def test_both_stores_away_cuts_the_answer_and_loses_no_debit(make_world: MakeWorld) -> None:
+    """The client is not told of a whole answer; the debit arrives when Postgres is back."""
+    world = await make_world(EngineSettings(holds=HoldSettings(ledger_timeout_s=0.1)))
+    principal = await world.customer(10**9)
+    hold = await hold_one(world, principal)
+    wire_of(world).close()
+    rows, away = world.database.rows, True
+
+    async def refused(query: str, *arguments: object) -> object:
+        if away and "INSERT INTO usage_events" in query:
+            raise DatabaseUnavailable("away")
+        return await rows(query, *arguments)
+
+    world.database.rows = refused  # type: ignore[method-assign,assignment]
+    with pytest.raises(SettlementLost):
+        await settle(world, principal, hold)
+    assert hold.id in world.engine.holds.live
+    away = False
+    assert await world.engine.holds.drain(10.0)
+    assert await debits(world) == {hold.id: 500}
+    assert world.engine.holds.live == {}
+    assert await ledger_balance(world, principal.account_id) == 10**9 - 500
+
+    async def is_told() -> bool:
+        await ask(world, principal)
+        return (await world.account_state(principal.account_id)).balance_nano == 10**9 - 500
+
+    await eventually(is_told)

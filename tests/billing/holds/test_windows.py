@@ -1,0 +1,312 @@
+"""Counters that Redis is given: what Postgres says of a window, and quotas that come while requests run."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from ulid import ULID
+
+from billing.holds import recovery
+from billing.holds.codec import Counter, KeyState
+from billing.holds.hold import Hold
+from billing.holds.partitions import Partition
+from billing.holds.windows import Since, read_counters
+from billing.ledger.debits import Debit, write_debits
+from billing.principals import Principal
+from billing.quotas import Metric, Quota, Window, window_id
+from tests.billing.holds.conftest import World, debit
+from tests.billing.holds.support import (
+    ask,
+    assert_agreed,
+    debits,
+    entries,
+    eventually,
+    hold_one,
+    partition_of,
+    settle,
+    wire_of,
+)
+
+EVERY_WINDOW = tuple(Quota(window, metric, 10**12) for window in Window for metric in Metric)
+FILTERS = (("alpha", "llm"), ("al*", "llm"), (None, "image"), (None, "llm"))
+LONG = tuple(quota for quota in EVERY_WINDOW if quota.window in (Window.month, Window.total))
+"""Windows that do not end while a test runs, but once a month."""
+
+
+def used(quota: Quota, written: Sequence[Debit], at_s: int) -> int:
+    """What these debits used of a quota in the window that holds `at_s`."""
+    at = window_id(quota.window, at_s)
+    return sum(
+        (1, one.input_tokens + one.output_tokens, one.input_tokens, one.output_tokens, one.charged_nano)[quota.metric]
+        for one in written
+        if quota.applies_to(one.model, one.feature)
+        and window_id(quota.window, one.admitted_at_ms // 1000) == at
+        and (one.outcome == "settled" or one.input_tokens + one.output_tokens > 0)
+    )
+
+
+async def test_postgres_knows_every_window_of_every_metric_and_filter(world: World) -> None:
+    principal, other = await world.customer(), await world.customer()
+    await world.api_keys.create(principal.account_id, "second")
+    keys = [row["id"] for row in await world.database.rows("SELECT id FROM api_keys ORDER BY id")]
+    mine = [key for key in keys if key != other.key_id]
+    now = datetime.now(UTC)
+    await world.database.execute("SELECT create_usage_months($1, 16)", (now - timedelta(days=420)).date())
+    chosen = random.Random(11)  # noqa: S311
+    written = []
+    for _ in range(300):
+        before_s = chosen.choice((0, 30, 90, 1800, 7200, 40_000, 3 * 86_400, 12 * 86_400, 40 * 86_400, 400 * 86_400))
+        written.append(
+            debit(
+                str(ULID()),
+                principal,
+                key_id=chosen.choice(mine),
+                admitted_at_ms=int(now.timestamp() * 1000) - chosen.randrange(before_s * 1000 + 1),
+                model=chosen.choice(("alpha", "alpine", "beta")),
+                feature=chosen.choice(("llm", "llm", "image")),
+                outcome=chosen.choice(("settled", "settled", "expired")),
+                input_tokens=chosen.randrange(3),
+                output_tokens=chosen.randrange(3),
+                charged_nano=chosen.choice((0, 7, 10**15)),
+            )
+        )
+    await world.database.execute(
+        "UPDATE accounts SET balance_nano = 9007199254740991 WHERE id = $1", principal.account_id
+    )
+    by_others = [debit(str(ULID()), other, admitted_at_ms=int(now.timestamp() * 1000)) for _ in range(3)]
+    fitting = []
+    balance = 9007199254740991
+    for one in written:
+        if balance - one.charged_nano > -9007199254740991:
+            fitting.append(one)
+            balance -= one.charged_nano
+    assert len(await write_debits(world.database, [*fitting, *by_others])) == len(fitting) + 3
+    at_s = int(now.timestamp())
+    for model, feature in FILTERS:
+        quotas = [Quota(window, metric, 1, model, feature) for window in Window for metric in Metric]
+        async with world.database.transaction(snapshot=True) as connection:
+            for key_id in (None, *mine):
+                counters = await read_counters(connection, principal.account_id, key_id, quotas, at_s)
+                seen = [one for one in fitting if key_id in (None, one.key_id)]
+                assert counters == tuple(
+                    Counter(quota.tag, window_id(quota.window, at_s), used(quota, seen, at_s)) for quota in quotas
+                )
+
+
+async def test_what_redis_counted_itself_is_left_out(world: World) -> None:
+    """Since debit 5 of epoch 3 and correction 10: by the place in Redis's order where a debit has both."""
+    principal = await world.customer()
+    now_ms = partition_of(world).now_ms()
+    moment = await world.database.value("SELECT clock_timestamp()")
+    before, after = [], []
+
+    async def write(of: list[Debit], epoch: int | None, dseq: int | None, xseq: int | None) -> None:
+        one = debit(str(ULID()), principal, admitted_at_ms=now_ms, input_tokens=2 ** len([*before, *after]))
+        of.append(one)
+        hyd_epoch = -1 if xseq is not None else epoch
+        await world.database.execute(
+            "UPDATE accounts SET hyd_epoch = $1, xseq = coalesce($2 - 1, xseq)", hyd_epoch, xseq
+        )
+        await write_debits(world.database, [placed(one, epoch, dseq)])
+
+    await write(before, 3, 5, None)
+    await write(before, 2, 9, None)
+    await write(before, None, None, 10)
+    await write(before, 3, 4, 11)  # settled by Redis before, told later
+    await write(after, 3, 6, None)
+    await write(after, None, None, 12)
+    await write(after, 3, 7, 13)
+    await write(after, 2, 3, 14)
+    quotas = [Quota(Window.total, metric, 1) for metric in Metric]
+    since = Since(3, 5, 10, moment)
+    async with world.database.transaction(snapshot=True) as connection:
+        counters = await read_counters(connection, principal.account_id, None, quotas, now_ms // 1000, since)
+    assert [counter.used for counter in counters] == [used(quota, before, now_ms // 1000) for quota in quotas]
+
+
+def placed(one: Debit, epoch: int | None, dseq: int | None) -> Debit:
+    values = {name: getattr(one, name) for name in one.__struct_fields__}
+    return Debit(**{**values, "epoch": epoch, "dseq": dseq})
+
+
+async def by_hand(world: World) -> None:
+    """Nothing goes on by itself any more."""
+    for task in world.engine._tasks:
+        task.cancel()
+    await asyncio.gather(*world.engine._tasks, return_exceptions=True)
+    world.engine._tasks.clear()
+
+
+def while_drained(world: World, work: Callable[[], Awaitable[object]]) -> None:
+    """Do this between the next adoption and the filling of its counters."""
+    drained = world.engine.loader.drained
+
+    async def drained_after(partition: Partition, account_id: str, epoch: int, dseq: int) -> None:
+        world.engine.loader.drained = drained  # type: ignore[method-assign]
+        await work()
+        await drained(partition, account_id, epoch, dseq)
+
+    world.engine.loader.drained = drained_after  # type: ignore[method-assign]
+
+
+async def set_key_quotas(world: World, principal: Principal, quotas: tuple[Quota, ...]) -> None:
+    await world.api_keys.update(principal.key_id, {"quotas": quotas})
+
+
+async def counters_of(world: World, principal: Principal, subject: str) -> dict[int, Counter]:
+    state = world.key_state(principal) if subject == "key" else world.account_state(principal.account_id)
+    return {counter.tag: counter for counter in (await state).counters}
+
+
+async def direct(world: World, principal: Principal, **changes: object) -> Debit:
+    """A debit by the ledger's own way, which Redis is not told of yet."""
+    one = debit(str(ULID()), principal, admitted_at_ms=partition_of(world).now_ms(), **changes)
+    await write_debits(world.database, [one])
+    return one
+
+
+def seen_from(holds: Sequence[Hold], principal: Principal, **changes: object) -> list[Debit]:
+    return [debit(hold.id, principal, admitted_at_ms=hold.admitted_at_ms, **changes) for hold in holds]
+
+
+@pytest.mark.parametrize("subject", ["account", "key"])
+async def test_quotas_that_come_in_the_middle_of_everything_count_each_request_once(world: World, subject: str) -> None:
+    """Requests settled before, in the ledger or not; corrections told and untold; 200 open holds, of which some end
+    between the adoption and the filling, in every way."""
+    await by_hand(world)
+    principal = await world.customer(10**9)
+    account_id = principal.account_id
+    holds = [await hold_one(world, principal) for _ in range(200)]
+    for hold in holds[:20]:
+        await settle(world, principal, hold)
+    await world.engine.outbox.flush()
+    for hold in holds[20:40]:
+        await settle(world, principal, hold)
+    known = [await direct(world, principal)]
+    await world.engine.corrections.sync(partition_of(world), account_id)
+    known.append(await direct(world, principal))
+    quotas = (
+        *EVERY_WINDOW,
+        Quota(Window.total, Metric.tokens, 10**12, "de*"),
+        Quota(Window.day, Metric.tokens, 1, "x"),
+    )
+
+    async def meanwhile() -> None:
+        for hold in holds[40:60]:
+            await settle(world, principal, hold)
+        for hold in holds[60:80]:
+            await world.engine.holds.void(hold)
+        await world.engine.corrections.sync(partition_of(world), account_id)
+        known.append(await direct(world, principal))
+        await write_debits(world.database, seen_from(holds[80:90], principal))  # their settlements were not answered
+        await world.engine.outbox.flush()
+        for hold in holds[90:100]:
+            await settle(world, principal, hold)
+        await world.engine.corrections.sync(partition_of(world), account_id)
+        known.append(await direct(world, principal))
+
+    while_drained(world, meanwhile)
+    if subject == "key":
+        await set_key_quotas(world, principal, quotas[:32])
+    else:
+        await world.accounts.set_quotas(account_id, quotas[:32])
+    await world.engine.corrections.sync(partition_of(world), account_id)
+    settled = seen_from([*holds[:60], *holds[80:100]], principal) + known
+    opened = seen_from(holds[100:], principal, input_tokens=10, output_tokens=100, cost_nano=2000, charged_nano=2000)
+    now_s = partition_of(world).now_ms() // 1000
+    counters = await counters_of(world, principal, subject)
+    for quota in quotas[:32]:
+        counter = counters[quota.tag]
+        assert not counter.pending
+        if counter.window_id == window_id(quota.window, now_s):
+            assert counter.used == used(quota, settled + opened, now_s), quota
+    for hold in holds[100:]:
+        await settle(world, principal, hold)
+    counters = await counters_of(world, principal, subject)
+    everything = settled + seen_from(holds[100:], principal)
+    for quota in quotas[:32]:
+        if quota.window in (Window.month, Window.total):
+            assert counters[quota.tag].used == used(quota, everything, now_s), quota
+    await assert_agreed(world, account_id)
+    assert len(await debits(world)) == len(everything)
+
+
+async def test_a_correction_made_before_a_quota_and_told_after_it_counts_once(world: World) -> None:
+    await by_hand(world)
+    principal = await world.customer(10**9)
+    await world.engine.holds.void(await hold_one(world, principal))
+    await direct(world, principal)
+    while_drained(world, lambda: world.engine.corrections.sync(partition_of(world), principal.account_id))
+    await world.accounts.set_quotas(principal.account_id, LONG)
+    counters = await counters_of(world, principal, "account")
+    assert [counters[quota.tag].used for quota in LONG] == [1, 15, 10, 5, 500] * 2
+
+
+async def test_a_settlement_without_an_answer_before_a_quota_counts_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis has settled it before the quota came; its debit is a correction that is told after."""
+    monkeypatch.setattr(recovery, "SETTLED_AGE_MS", -60_000)
+    await by_hand(world)
+    principal = await world.customer(10**9)
+    hold = await hold_one(world, principal)
+    sync, world.engine.corrections.sync = world.engine.corrections.sync, _nothing  # type: ignore[method-assign]
+    wire = wire_of(world)
+    wire._transport.pause_reading()
+    await settle(world, principal, hold)
+    wire._transport.resume_reading()
+    await world.engine.holds.drain(5.0)
+    world.engine.corrections.sync = sync  # type: ignore[method-assign]
+    assert list(await entries(world, principal.account_id)) == [hold.id]
+    while_drained(world, lambda: world.engine.recovery.sweep(partition_of(world)))
+    await world.accounts.set_quotas(principal.account_id, LONG)
+    assert await world.journal(principal.account_id) == {}
+    counters = await counters_of(world, principal, "account")
+    assert [counters[quota.tag].used for quota in LONG] == [1, 15, 10, 5, 500] * 2
+    await assert_agreed(world, principal.account_id)
+
+
+async def _nothing(partition: Partition, account_id: str) -> bool:
+    return True
+
+
+async def test_counters_whose_filling_failed_are_filled_by_a_later_request(world: World) -> None:
+    principal = await world.customer(10**9)
+    await settle(world, principal, await hold_one(world, principal))
+
+    async def fail() -> None:
+        raise TimeoutError
+
+    while_drained(world, fail)
+    await world.accounts.set_quotas(principal.account_id, LONG)
+    assert all(counter.pending for counter in (await counters_of(world, principal, "account")).values())
+    row = await world.database.row("SELECT secret_sha256 FROM api_keys")
+    assert row is not None
+    newer = await world.engine.cache.reload(row["secret_sha256"])
+    assert newer is not None
+
+    async def is_admitted() -> bool:
+        return isinstance(await ask(world, newer), Hold)
+
+    await eventually(is_admitted)
+    counters = await counters_of(world, principal, "account")
+    assert [counters[quota.tag].used for quota in LONG] == [2, 125, 20, 105, 2500] * 2
+
+
+async def test_a_key_that_is_loaded_late_is_loaded_at_its_accounts_time(world: World) -> None:
+    """Redis's clock went back by a month since: the account's time did not."""
+    principal = await world.customer(10**9, key_quotas=LONG)
+    await settle(world, principal, await hold_one(world, principal))
+    await world.engine.outbox.flush()
+    state = await world.account_state(principal.account_id)
+    await world.api_keys.create(principal.account_id, "second", quotas=LONG)
+    row = await world.database.row("SELECT id FROM api_keys WHERE name = 'second'")
+    assert row is not None
+    await by_hand(world)
+    partition_of(world).clock_offset_ms -= 32 * 86_400_000
+    await world.engine.loader.install(partition_of(world), principal.account_id, row["id"])
+    raw = await world.link.command("GET", world.keys.key(principal.account_id, row["id"]))
+    counters = {counter.tag: counter.window_id for counter in KeyState.unpack(raw).counters}
+    assert counters == {quota.tag: window_id(quota.window, state.now_s) for quota in LONG}

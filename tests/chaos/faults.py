@@ -1,0 +1,189 @@
+"""What is done to whom. Each fault returns once it is over for whoever did it: a frozen process has been woken again.
+
+Signals go to processes that this run has started, found by their process ids.
+"""
+
+import asyncio
+import os
+import random
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM, SIGUSR2, Signals
+from typing import Final
+
+import psutil
+
+from billing.holds.connection import Link
+from billing.holds.keyspace import Keyspace
+from tests.chaos.harness import Stack, until
+
+FROZEN_S: Final = 5.0
+CLOCK_BACK_S: Final = 5.0
+FULL_S: Final = 3.0
+_KEYS: Final = Keyspace()
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """`strike` carries it out once. `settle_s` is the least time before the next one."""
+
+    name: str
+    strike: Callable[[Stack, random.Random], Awaitable[None]]
+    settle_s: float
+
+
+def _signal(pids: Iterable[int], number: Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+async def _worker(stack: Stack, chance: random.Random) -> int:
+    await until(lambda: bool(stack.worker_pids()), "a worker runs")
+    return chance.choice(stack.worker_pids())
+
+
+async def kill_worker(stack: Stack, chance: random.Random) -> None:
+    """kill -9 of one worker; the supervisor starts another."""
+    _signal([await _worker(stack, chance)], SIGKILL)
+
+
+async def end_worker(stack: Stack, chance: random.Random) -> None:
+    """SIGTERM to one worker: it finishes what it serves; the supervisor starts another."""
+    _signal([await _worker(stack, chance)], SIGTERM)
+
+
+async def kill_gateway(stack: Stack, chance: random.Random) -> None:
+    """kill -9 of the supervisor, which takes its workers along; started again at once."""
+    assert stack.supervisor is not None
+    stack.supervisor.kill()
+    await stack.supervisor.wait()
+    await stack.start_gateway()
+
+
+async def kill_redis(stack: Stack, chance: random.Random) -> None:
+    """kill -9 of Redis: it comes back with what its append-only file has, which may lack the last second."""
+    await until(lambda: stack.redis_pid() is not None, "Redis runs")
+    pid = stack.redis_pid()
+    assert pid is not None
+    _signal([pid], SIGKILL)
+
+
+async def kill_postgres(stack: Stack, chance: random.Random) -> None:
+    """kill -9 of Postgres: of its first process, or of one session's, after which it restarts by itself."""
+    await until(stack.postgres_answers, "Postgres answers")
+    pid = stack.postgres_pid()
+    assert pid is not None
+    sessions = [child.pid for child in _children(pid)]
+    _signal([chance.choice(sessions) if sessions and chance.random() < 0.3 else pid], SIGKILL)
+
+
+async def _freeze(pids: list[int]) -> None:
+    _signal(pids, SIGSTOP)
+    try:
+        await asyncio.sleep(FROZEN_S)
+    finally:
+        _signal(pids, SIGCONT)
+
+
+async def freeze_worker(stack: Stack, chance: random.Random) -> None:
+    """One worker stands still for as long as its lease."""
+    await _freeze([await _worker(stack, chance)])
+
+
+async def freeze_gateway(stack: Stack, chance: random.Random) -> None:
+    """Supervisor and workers stand still."""
+    await _freeze(stack.gateway_pids())
+
+
+async def freeze_redis(stack: Stack, chance: random.Random) -> None:
+    """Redis stands still: it carries out late what it was sent meanwhile."""
+    await until(lambda: stack.redis_pid() is not None, "Redis runs")
+    pid = stack.redis_pid()
+    assert pid is not None
+    await _freeze([pid])
+
+
+async def freeze_postgres(stack: Stack, chance: random.Random) -> None:
+    """Postgres stands still, all its processes."""
+    await until(lambda: stack.postgres_pid() is not None, "Postgres runs")
+    pid = stack.postgres_pid()
+    assert pid is not None
+    await _freeze([pid, *(child.pid for child in _children(pid))])
+
+
+async def age_redis(stack: Stack, chance: random.Random) -> None:
+    """Redis comes back with an older file: what it wrote last is gone, up to half of all since the file was begun."""
+    await until(lambda: stack.redis_pid() is not None, "Redis runs")
+    pid = stack.redis_pid()
+    assert pid is not None
+    _signal([pid], SIGSTOP)
+    try:
+        for file in (stack.folder / "data" / "redis" / "appendonlydir").glob("*.incr.aof"):
+            os.truncate(file, int(file.stat().st_size * (1 - chance.random() / 2)))
+    finally:
+        _signal([pid], SIGKILL)
+
+
+async def fill_redis(stack: Stack, chance: random.Random) -> None:
+    """Redis is out of memory for a while and refuses to write."""
+    await _redis(stack, "CONFIG", "SET", "maxmemory", "1")
+    try:
+        await asyncio.sleep(FULL_S)
+    finally:
+        await _redis(stack, "CONFIG", "SET", "maxmemory", "0")
+
+
+async def empty_redis(stack: Stack, chance: random.Random) -> None:
+    """FLUSHALL: the same server, with nothing in it."""
+    await _redis(stack, "FLUSHALL")
+
+
+async def lose_account(stack: Stack, chance: random.Random) -> None:
+    """One account's state is gone from Redis, as an eviction would have it."""
+    customer = chance.choice(stack.customers)
+    await _redis(stack, "DEL", _KEYS.account(customer.account_id))
+
+
+async def turn_clock_back(stack: Stack, chance: random.Random) -> None:
+    """The wall clock of every worker is an hour behind for a while."""
+    pids = stack.worker_pids()
+    _signal(pids, SIGUSR2)
+    await asyncio.sleep(CLOCK_BACK_S)
+    _signal(pids, SIGUSR2)
+
+
+async def _redis(stack: Stack, *command: bytes | str) -> None:
+    link = Link(stack.endpoints.redis_url)
+    try:
+        await link.command(*command)
+    finally:
+        await link.close()
+
+
+def _children(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children()
+    except psutil.NoSuchProcess:
+        return []
+
+
+KILLS: Final = (
+    Fault("kill -9 of a worker", kill_worker, 1.0),
+    Fault("kill -9 of the whole gateway", kill_gateway, 2.0),
+    Fault("kill -9 of Redis", kill_redis, 2.0),
+    Fault("kill -9 of Postgres", kill_postgres, 2.0),
+)
+OTHERS: Final = (
+    Fault("SIGTERM to a worker", end_worker, 1.0),
+    Fault("worker frozen for 5 s", freeze_worker, 1.5),
+    Fault("whole gateway frozen for 5 s", freeze_gateway, 1.5),
+    Fault("Redis frozen for 5 s", freeze_redis, 1.5),
+    Fault("Postgres frozen for 5 s", freeze_postgres, 1.5),
+    Fault("Redis back with an older file", age_redis, 2.0),
+    Fault("Redis out of memory for 3 s", fill_redis, 1.5),
+    Fault("FLUSHALL", empty_redis, 2.0),
+    Fault("an account's state lost in Redis", lose_account, 1.5),
+    Fault("workers' clock back 1 h", turn_clock_back, 1.0),
+)

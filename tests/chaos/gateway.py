@@ -1,0 +1,29 @@
+"""The gateway's supervisor as a process of its own, so that the whole gateway can be killed.
+
+python -m tests.chaos.gateway PARENT_PID LISTEN WORKERS
+"""
+
+import asyncio
+import logging
+import os
+import sys
+
+from gateway.supervisor import die_with_parent, supervise
+
+
+def main(parent_pid: str, listen: str, workers: str) -> int:
+    die_with_parent(int(parent_pid))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    work = supervise(
+        (sys.executable, "-m", "tests.chaos.worker"),
+        workers=int(workers),
+        listen=listen,
+        env=os.environ,
+        shutdown_grace_s=10.0,
+        on_ready=lambda address: print(f"ready {address}", flush=True),
+    )
+    return asyncio.run(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,358 @@
+"""A whole gateway that can be hurt: embedded servers, three workers under a supervisor process, customers, a provider.
+
+This file owns what runs and how it is found again by its process ids. Everything ends with this process.
+"""
+
+import asyncio
+import json
+import os
+import resource
+import shutil
+import socket
+import sys
+import tempfile
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
+
+import aiohttp
+import psutil
+import yaml
+
+from billing.ledger.migrate import migrate
+from billing.money import parse_usd
+from billing.quotas import Quota, parse_quotas
+from gateway.app import Runtime, open_runtime
+from gateway.embedded import EmbeddedServers, Endpoints, postgres
+from gateway.embedded.folders import POINTER_NAME
+from gateway.embedded.process import read_pid
+from gateway.settings import load_settings
+from tests.chaos.plan import INPUT_NANO, MAX_OUTPUT_TOKENS, MODEL, OUTPUT_NANO
+from tests.chaos.upstream import Upstream
+
+ROOT: Final = Path(__file__).parent.parent.parent
+ADMIN_KEY: Final = "admin-key-of-the-chaos"
+BOUND_S: Final = 60.0
+"""No condition is waited for longer."""
+GRANT_BOUND_S: Final = 600.0
+"""A grant of unknown fate is asked for again until it is answered, however much breaks meanwhile."""
+POLL_S: Final = 0.02
+CONNECTIONS: Final = 16_384
+WIDE: Final = [
+    {"window": "minute", "metric": "requests", "limit": 1_000_000},
+    {"window": "hour", "metric": "output_tokens", "limit": 1_000_000_000},
+    {"window": "day", "metric": "tokens", "limit": 1_000_000_000},
+    {"window": "week", "metric": "input_tokens", "limit": 1_000_000_000},
+    {"window": "month", "metric": "cost", "limit": "1000"},
+    {"window": "total", "metric": "tokens", "limit": 1_000_000_000},
+]
+
+
+async def until(condition: Callable[[], bool | Awaitable[bool]], what: str, bound_s: float = BOUND_S) -> None:
+    """Wait for a state. Raises `AssertionError` that says which one did not come."""
+    loop = asyncio.get_running_loop()
+    give_up = loop.time() + bound_s
+    while True:
+        met = condition()
+        if met if isinstance(met, bool) else await met:
+            return
+        assert loop.time() < give_up, f"waited {bound_s:.0f} s until {what}"
+        await asyncio.sleep(POLL_S)
+
+
+@dataclass
+class Customer:
+    """An account with one key. `granted_nano` is what it was given, `quotas` what counts for its account and key."""
+
+    account_id: str
+    key_id: str
+    key: str
+    credit_limit_nano: int
+    granted_nano: int
+    account_quotas: tuple[Quota, ...]
+    key_quotas: tuple[Quota, ...]
+
+
+@dataclass
+class Stack:
+    """What runs. `workers` is the number of worker processes."""
+
+    folder: Path
+    servers: EmbeddedServers
+    upstream: Upstream
+    session: aiohttp.ClientSession
+    workers: int
+    endpoints: Endpoints
+    address: str
+    environment: dict[str, str]
+    customers: list[Customer] = field(default_factory=list)
+    supervisor: Process | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "gateway.log"
+
+    async def start_gateway(self) -> None:
+        """Start the supervisor and wait for its first worker."""
+        await until(lambda: _free(self.address), f"{self.address} is free")
+        with self.log.open("ab") as log:
+            self.supervisor = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "tests.chaos.gateway", str(os.getpid()), self.address, str(self.workers)),
+                stdin=DEVNULL,
+                stdout=PIPE,
+                stderr=log,
+                env=self.environment,
+                cwd=ROOT,
+                start_new_session=True,
+            )
+        assert self.supervisor.stdout is not None
+        async with asyncio.timeout(BOUND_S):
+            said = await self.supervisor.stdout.readline()
+        assert said.startswith(b"ready"), f"the gateway did not start: {self.log_tail()}"
+
+    async def stop_gateway(self) -> int:
+        """Ask the gateway to end; its exit code."""
+        if self.supervisor is None:
+            return 0
+        if self.supervisor.returncode is None:
+            self.supervisor.terminate()
+        async with asyncio.timeout(BOUND_S):
+            return await self.supervisor.wait()
+
+    def worker_pids(self) -> list[int]:
+        """Workers that run, oldest first."""
+        if self.supervisor is None or self.supervisor.returncode is not None:
+            return []
+        try:
+            found = psutil.Process(self.supervisor.pid).children()
+        except psutil.NoSuchProcess:
+            return []
+        return [child.pid for child in sorted(found, key=lambda child: child.create_time())]
+
+    def gateway_pids(self) -> list[int]:
+        """The supervisor and its workers."""
+        assert self.supervisor is not None
+        return [self.supervisor.pid, *self.worker_pids()]
+
+    def redis_pid(self) -> int | None:
+        """The Redis that runs now."""
+        return _living(read_pid(self.folder / "data" / "redis.pid"))
+
+    def postgres_pid(self) -> int | None:
+        """The Postgres that runs now (its first process)."""
+        return _living(read_pid(self._postgres_home() / "postgres" / "postmaster.pid"))
+
+    def _postgres_home(self) -> Path:
+        pointer = self.folder / "data" / POINTER_NAME
+        return Path(pointer.read_text().strip()) if pointer.exists() else self.folder / "data"
+
+    def log_tail(self, lines: int = 40) -> str:
+        """The end of the gateway's log."""
+        return "\n".join(self.log.read_text("utf-8", "replace").splitlines()[-lines:]) if self.log.exists() else ""
+
+    def postgres_answers(self) -> bool:
+        """Whether Postgres takes sessions."""
+        published = json.loads((self.folder / "data" / "endpoints.json").read_bytes())
+        return self.postgres_pid() is not None and postgres.answers(Path(published["postgres_socket"]))
+
+    async def admin(self, method: str, path: str, body: Any = None, bound_s: float = BOUND_S) -> Any:
+        """One call of the admin API, repeated until it is answered: grants and the like are idempotent."""
+        answer: dict[str, Any] = {}
+
+        async def called() -> bool:
+            try:
+                async with self.session.request(
+                    method, f"{self.url}/api/admin{path}", json=body, headers={"X-Admin-Key": ADMIN_KEY}
+                ) as response:
+                    if response.status >= 500:
+                        return False
+                    assert response.status < 300, await response.text()
+                    answer.update(await response.json())
+                    return True
+            except (aiohttp.ClientError, OSError, TimeoutError):
+                return False
+
+        await until(called, f"{method} {path} is answered", bound_s)
+        return answer
+
+    async def customer(
+        self,
+        balance_usd: str,
+        *,
+        credit_limit_usd: str = "0",
+        plan: str = "wide",
+        account_quotas: list[dict[str, Any]] | None = None,
+        key_quotas: list[dict[str, Any]] | None = None,
+        max_parallel_requests: int | None = None,
+    ) -> Customer:
+        """A new account with a balance, and a key."""
+        asked = {
+            "name": "chaos",
+            "plan": plan,
+            "credit_limit_usd": credit_limit_usd,
+            "quotas": account_quotas or [],
+        }
+        account_id = (await self.admin("POST", "/accounts", asked))["id"]
+        key: dict[str, Any] = {"account_id": account_id, "name": "chaos", "quotas": key_quotas or []}
+        if max_parallel_requests is not None:
+            key["max_parallel_requests"] = max_parallel_requests
+        made = await self.admin("POST", "/keys", key)
+        plan_quotas = WIDE if plan == "wide" else []
+        customer = Customer(
+            account_id,
+            made["id"],
+            made["key"],
+            parse_usd(credit_limit_usd),
+            0,
+            parse_quotas(plan_quotas) + parse_quotas(account_quotas or []),
+            parse_quotas(key_quotas or []),
+        )
+        self.customers.append(customer)
+        await self.grant(customer, balance_usd, "first")
+        return customer
+
+    async def grant(self, customer: Customer, amount_usd: str, name: str) -> None:
+        """Give an account credit, once however often the call has to be repeated."""
+        customer.granted_nano += parse_usd(amount_usd)
+        body = {"amount_usd": amount_usd, "idempotency_key": name}
+        await self.admin("POST", f"/accounts/{customer.account_id}/grants", body, GRANT_BOUND_S)
+
+    @asynccontextmanager
+    async def runtime(self) -> AsyncIterator[Runtime]:
+        """The services on the same stores, in this process; nothing runs in the background."""
+        settings = load_settings(self.environment, mode="command")
+        async with open_runtime(
+            settings, database_url=self.endpoints.database_url, redis_url=self.endpoints.redis_url, embedded=True
+        ) as runtime:
+            yield runtime
+
+
+@asynccontextmanager
+async def running(
+    *,
+    workers: int = 3,
+    defaults: Mapping[str, Any] | None = None,
+    postgres_folder: Path | None = None,
+    postgres_options: Mapping[str, str] | None = None,
+    keep: bool = False,
+) -> AsyncIterator[Stack]:
+    """Everything, in a new folder; `postgres_folder` is where Postgres's data shall be instead. Main thread only."""
+    _allow_connections()
+    folder = _folder(postgres_folder)
+    data = folder / "data"
+    upstream = Upstream()
+    connector = aiohttp.TCPConnector(limit=0)
+    timeout = aiohttp.ClientTimeout(total=BOUND_S)
+    stack: Stack | None = None
+    try:
+        async with (
+            EmbeddedServers(data, postgres_options=postgres_options) as servers,
+            upstream.served(),
+            aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
+        ):
+            await migrate(servers.endpoints.database_url)
+            address = f"127.0.0.1:{_free_port()}"
+            environment = _environment(folder, servers.endpoints, address, upstream.url, defaults or {})
+            stack = Stack(folder, servers, upstream, session, workers, servers.endpoints, address, environment)
+            try:
+                await stack.start_gateway()
+                yield stack
+            finally:
+                if stack.supervisor is not None and stack.supervisor.returncode is None:
+                    stack.supervisor.kill()
+                    await stack.supervisor.wait()
+    finally:
+        if keep:
+            print(f"kept: {folder}")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _allow_connections() -> None:
+    """A thousand clients and as many provider's connections live in this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS if hard == resource.RLIM_INFINITY else min(CONNECTIONS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _folder(postgres_folder: Path | None) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="metergate-chaos-"))
+    folder.chmod(0o711)  # as root, Postgres runs as a user who has to pass through
+    if postgres_folder is not None:
+        (folder / "data").mkdir()
+        (folder / "data").chmod(0o711)
+        (folder / "data" / POINTER_NAME).write_text(f"{postgres_folder}\n")
+    return folder
+
+
+def _environment(
+    folder: Path, endpoints: Endpoints, address: str, upstream_url: str, defaults: Mapping[str, Any]
+) -> dict[str, str]:
+    config = folder / "config"
+    config.mkdir()
+    per_million = {"input": _usd_per_million(INPUT_NANO), "output": _usd_per_million(OUTPUT_NANO)}
+    price = {"provider": "chaos", "model": MODEL, "effective_from": "2024-01-01", "per_million": per_million}
+    files: dict[str, Any] = {
+        "metergate.yaml": {
+            "providers": {"chaos": {"kind": "openai", "base_url": upstream_url}},
+            "models": {MODEL: {"provider": "chaos"}},
+            "defaults": dict(defaults),
+        },
+        "prices.yaml": [{**price, "max_output_tokens": MAX_OUTPUT_TOKENS}],
+        "plans.yaml": {
+            "free": {"name": "Free", "price_usd": "0"},
+            "wide": {"name": "Wide", "price_usd": "0", "quotas": WIDE},
+        },
+    }
+    for name, content in files.items():
+        (config / name).write_text(yaml.safe_dump(content))
+    return {
+        **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
+        "PYTHONPATH": str(ROOT),
+        "METERGATE_CONFIG": str(config),
+        "METERGATE_EMBEDDED": "1",
+        "LISTEN_ADDR": address,
+        "DATABASE_URL": _with_host(endpoints.database_url),
+        "REDIS_URL": endpoints.redis_url,
+        "ADMIN_API_KEY": ADMIN_KEY,
+    }
+
+
+def _usd_per_million(nano: int) -> str:
+    return f"{nano / 1000:.2f}"
+
+
+def _with_host(database_url: str) -> str:
+    parts = urlsplit(database_url)
+    folder = parse_qs(parts.query)["host"][0]
+    return urlunsplit(parts._replace(netloc=f"{parts.netloc}{quote(folder, safe='')}", query=""))
+
+
+def _living(pid: int | None) -> int | None:
+    return pid if pid is not None and psutil.pid_exists(pid) else None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _free(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError:
+            return False
+    return True

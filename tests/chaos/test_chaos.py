@@ -1,0 +1,46 @@
+"""The short version of the chaos proof: three kills of each kind under load, and not one debit lost or doubled.
+
+100 clients, so that two cores carry them besides three workers, Postgres, Redis and the provider. `python -m
+tests.chaos` has 200, thirty faults of each kind, and more kinds.
+"""
+
+import random
+from typing import Final
+
+from tests.chaos.faults import KILLS
+from tests.chaos.harness import running
+from tests.chaos.ledger_check import lost_of
+from tests.chaos.report import by_fault
+from tests.chaos.run import make_customers, run_round
+
+CLIENTS: Final = 100
+KILLS_OF_EACH: Final = 3
+SEED: Final = 20
+
+
+async def test_kills_lose_and_double_nothing() -> None:
+    faults = list(KILLS) * KILLS_OF_EACH
+    random.Random(SEED).shuffle(faults)  # noqa: S311 - an order
+    async with running() as stack:
+        customers = await make_customers(stack)
+        made = await run_round(stack, "kills", customers, faults, concurrency=CLIENTS, seed=SEED, most_pause_s=0.8)
+        print(by_fault(made))
+        assert await stack.stop_gateway() == 0, stack.log_tail()
+    verdict = made.verdict
+    assert len(made.struck) == len(KILLS) * KILLS_OF_EACH
+    assert verdict.whole > 20 * len(made.struck), "too little load to prove anything"
+    assert verdict.ok, "\n".join(verdict.details)
+
+
+async def test_the_verdict_sees_what_is_wrong() -> None:
+    """The proof is worth what its judge is: a whole answer that the ledger has not got is found."""
+    async with running(workers=1) as stack:
+        customers = await make_customers(stack)
+        made = await run_round(stack, "calm", customers, [], concurrency=5, seed=SEED)
+        assert made.verdict.ok, "\n".join(made.verdict.details)
+        (first, *_) = [each for each in made.exchanges if each.request_id and each.status == 200]
+        assert lost_of([first], {}) == [f"{first.request_id} ({first.plan.marker}) has no debit"]
+        event = {"outcome": "settled", "charged_nano": first.plan.charged_nano, "client_request_id": first.plan.marker}
+        assert lost_of([first], {str(first.request_id): event}) == []
+        for wrong in ({"outcome": "expired"}, {"charged_nano": 1}, {"client_request_id": "another"}):
+            assert len(lost_of([first], {str(first.request_id): {**event, **wrong}})) == 1

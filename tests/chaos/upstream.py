@@ -1,0 +1,96 @@
+"""A provider that keeps what it was asked, by marker, and answers as the request's plan says."""
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from tests.chaos.plan import MAX_OUTPUT_TOKENS, Plan, read_plan
+
+SSE: Final = {"Content-Type": "text/event-stream"}
+DONE: Final = b"data: [DONE]\n\n"
+_MAXIMUM: Final = re.compile(rb'"max_(?:completion_)?tokens": ?(\d+)')
+
+
+class Upstream:
+    """`asked` counts the requests of each marker that reached the provider."""
+
+    def __init__(self) -> None:
+        self.asked: Counter[str] = Counter()
+        self.url = ""
+
+    @asynccontextmanager
+    async def served(self) -> AsyncIterator["Upstream"]:
+        """Serve on a free port of this machine."""
+        app = web.Application()
+        app.router.add_post("/v1/chat/completions", self._answer)
+        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
+            self.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+            yield self
+        finally:
+            await runner.cleanup()
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        plan = _bounded(read_plan(body), body)
+        self.asked[plan.marker] += 1
+        if plan.do == "error":
+            await asyncio.sleep(plan.delay_ms / 1000)
+            return web.json_response({"error": {"message": "overloaded", "type": "server_error"}}, status=500)
+        if b'"stream":true' in body or b'"stream": true' in body:
+            response = web.StreamResponse(headers=SSE)
+            with suppress(ConnectionResetError):  # the gateway has left: its client has, or it is dead
+                await response.prepare(request)
+                await self._stream(request, response, plan)
+            return response
+        await asyncio.sleep(plan.delay_ms * plan.chunks / 1000)
+        if plan.do == "cut":
+            assert request.transport is not None
+            request.transport.abort()
+        message = {"role": "assistant", "content": "word " * plan.output_tokens}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return web.json_response(_completion("chat.completion", [choice], usage=_usage(plan)))
+
+    async def _stream(self, request: web.Request, response: web.StreamResponse, plan: Plan) -> None:
+        for place in range(plan.chunks):
+            await asyncio.sleep(plan.delay_ms / 1000)
+            choice = {"index": 0, "delta": {"content": "word "}, "finish_reason": None}
+            await response.write(_event(_completion("chat.completion.chunk", [choice])))
+            if plan.do == "cut" and place == plan.chunks // 2:
+                assert request.transport is not None
+                request.transport.abort()
+                return
+        last = {"index": 0, "delta": {}, "finish_reason": "stop"}
+        await response.write(_event(_completion("chat.completion.chunk", [last])))
+        await response.write(_event(_completion("chat.completion.chunk", [], usage=_usage(plan))))
+        await response.write(DONE)
+        await response.write_eof()
+
+
+def _bounded(plan: Plan, body: bytes) -> Plan:
+    """A provider never gives more output than it was asked for."""
+    found = _MAXIMUM.search(body)
+    most = int(found.group(1)) if found else MAX_OUTPUT_TOKENS
+    return replace(plan, output_tokens=min(plan.output_tokens, most))
+
+
+def _completion(kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    return {"id": "chatcmpl-1", "object": kind, "created": 1, "model": "chaos", "choices": choices, **more}
+
+
+def _usage(plan: Plan) -> dict[str, int]:
+    total = plan.input_tokens + plan.output_tokens
+    return {"prompt_tokens": plan.input_tokens, "completion_tokens": plan.output_tokens, "total_tokens": total}
+
+
+def _event(said: object) -> bytes:
+    return b"data: " + msgspec.json.encode(said) + b"\n\n"

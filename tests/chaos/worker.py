@@ -1,0 +1,34 @@
+"""A gateway worker whose wall clock goes back an hour on SIGUSR2, and forth again on the next one.
+
+Everything else is `gateway.worker`.
+"""
+
+import itertools
+import signal
+import sys
+import time
+from typing import Final
+
+BACK_S: Final = 3600.0
+
+_real = time.time
+_offset_s = 0.0
+_offsets = itertools.cycle((-BACK_S, 0.0))
+
+
+def _shifted() -> float:
+    return _real() + _offset_s
+
+
+def _turn(*_: object) -> None:
+    global _offset_s
+    _offset_s = next(_offsets)
+
+
+time.time = _shifted
+signal.signal(signal.SIGUSR2, _turn)
+
+from gateway.worker import main  # noqa: E402  (after the clock)
+
+if __name__ == "__main__":
+    sys.exit(main())
