@@ -49,10 +49,14 @@ class Exchange:
         return charge(usage, self.route, self.markup_scaled, service_tier)
 
     def expired(self, input_tokens: int) -> Debit:
-        """The debit of a hold whose gateway dies, charged for so much input; none where nothing is to be charged."""
-        usage = Usage(input_tokens=input_tokens) if input_tokens else NOTHING
-        charge = self.charge(usage, None) if input_tokens else FREE
-        return self.debit(usage, charge, estimated=True, admitted_at_ms=0, now_s=self.started_s)
+        """The debit of a hold whose gateway dies, charged for so much input."""
+        usage = Usage(input_tokens=input_tokens)
+        return self.debit(usage, self.charge(usage, None), estimated=True, admitted_at_ms=0, now_s=self.started_s)
+
+    def uncharged(self) -> Debit:
+        """The debit of a hold whose gateway dies and that is not charged; nothing in it is of one request alone."""
+        debit = self.debit(NOTHING, FREE, estimated=True, admitted_at_ms=0, now_s=self.started_s)
+        return msgspec.structs.replace(debit, request_id="", client_request_id=None, end_user=None)
 
     def settled(self, hold: Hold, usage: Usage, charge: Charge, *, estimated: bool, now_s: float) -> Debit:
         """The debit of an answer."""

@@ -19,6 +19,7 @@ from billing.holds.decision import InsufficientBalance, Need, NeedTooLarge, Quot
 from billing.holds.hold import Hold
 from billing.holds.service import Holds
 from billing.keys import secret_digest, well_formed
+from billing.ledger.debits import Debit
 from billing.ledger.postgres import DatabaseError
 from billing.principals import Principal
 from gateway import refusals
@@ -37,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 PROXY_SCOPE: Final = "llm:proxy"
 RELOADS: Final = 3
+MAX_UNCHARGED: Final = 10_000
 MAX_COUNTED_BYTES: Final = 4 << 20
 """A body above this is held by its bytes alone: counting its tokens would keep a core busy for a second."""
 
@@ -88,6 +90,7 @@ class Proxy:
         self._rules = rules
         self._metrics = metrics
         self._tokenizer = tokenizer
+        self._uncharged_debits: dict[tuple[str, int, str, str, bool], Debit] = {}
         self._clock = clock
         self.new_id = new_id
 
@@ -209,6 +212,18 @@ class Proxy:
             tags=tags_of(principal),
         )
 
+    def _uncharged(self, exchange: Exchange) -> Debit:
+        """What a hold becomes whose gateway dies, where that is not charged: the same for all requests of a key to an
+        endpoint of a model, and so made once. The journal knows the request's id."""
+        route, principal = exchange.route, exchange.principal
+        name = (principal.key_id, principal.key_version, route.entry, exchange.endpoint, exchange.parsed.stream)
+        debit = self._uncharged_debits.get(name)
+        if debit is None or route.rates is None or debit.price_id != route.rates.row.id:
+            if len(self._uncharged_debits) >= MAX_UNCHARGED:
+                self._uncharged_debits.clear()
+            debit = self._uncharged_debits[name] = exchange.uncharged()
+        return debit
+
     def _check_allowed(self, principal: Principal, route: Route) -> None:
         if PROXY_SCOPE not in principal.scopes:
             raise Refuse(refusals.insufficient_scope(PROXY_SCOPE))
@@ -238,7 +253,7 @@ class Proxy:
         """Hold, forward, settle; None when the principal must be read anew, the refusal when the need does not fit."""
         principal, route = exchange.principal, exchange.route
         asked_s = time.monotonic()
-        expired = exchange.expired(need.input_tokens if self._rules.charge_expired else 0)
+        expired = exchange.expired(need.input_tokens) if self._rules.charge_expired else self._uncharged(exchange)
         opening = self._holds.open(exchange.request_id, principal, route.entry, FEATURE, need, expired)
         async with opening as decision:
             if isinstance(decision, Hold):

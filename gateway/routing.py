@@ -63,9 +63,9 @@ class Route:
     markup_scaled: int
     vocabulary: str
     own_max_output: int | None
+    rates: Rates | None = None
     exact_vocabulary: bool = False
     """Whether `vocabulary` is the model's own, so that its tokens can be counted exactly."""
-    rates: Rates | None = None
 
     @property
     def max_output_tokens(self) -> int | None:
@@ -133,5 +133,5 @@ class Router:
             config.markup_scaled,
             config.vocabulary or vocabulary_for(config.model),
             config.max_output_tokens,
-            exact,
+            exact_vocabulary=exact,
         )

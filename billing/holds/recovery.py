@@ -202,7 +202,9 @@ class Recovery:
         claimed = {request_id: Entry.unpack(reply[1]) for request_id, reply in replies if reply[0] == 0}
         if not claimed:
             return
-        stored = await write_debits(self._database, [self._expired(entry, epoch) for entry in claimed.values()])
+        stored = await write_debits(
+            self._database, [self._expired(request_id, entry, epoch) for request_id, entry in claimed.items()]
+        )
         accounts = sorted({entry.account_id for entry in claimed.values()})
         told = {account_id for account_id in accounts if await self._corrections.sync(partition, account_id)}
         drops = []
@@ -213,9 +215,9 @@ class Recovery:
                 drops.append(self._link.call(self._drop, keys + states, [epoch, request_id, I8.pack(row.xseq or 0)]))
         await asyncio.gather(*drops)
 
-    def _expired(self, entry: Entry, epoch: int) -> Debit:
+    def _expired(self, request_id: str, entry: Entry, epoch: int) -> Debit:
         """The row of a hold whose gateway is gone: charged at its input estimate or not at all, and saying so."""
-        debit = decode_debit(entry.payload)
+        debit = msgspec.structs.replace(decode_debit(entry.payload), request_id=request_id)
         if self._expired_hold == "input" and entry.epoch == epoch:
             note = "the gateway was lost: charged at the estimate of the input"
             return msgspec.structs.replace(debit, admitted_at_ms=entry.at_ms, outcome="expired", note=note)

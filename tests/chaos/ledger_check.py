@@ -21,8 +21,8 @@ from typing import Any
 from billing.holds.codec import AccountState, Entry, KeyState
 from billing.holds.connection import RedisError
 from billing.holds.partitions import NotReady
-from billing.ledger.postgres import DatabaseError
-from billing.ledger.verify import verify
+from billing.ledger.postgres import Database, DatabaseError
+from billing.ledger.verify import STATEMENT_TIMEOUT_S, verify
 from billing.quotas import Metric, Quota, window_id
 from gateway.app import Runtime
 from tests.chaos.clients import Ended, Exchange
@@ -68,7 +68,8 @@ async def judge(stack: Stack, exchanges: Sequence[Exchange], quiet_s: float) -> 
         await _check_doubled(verdict, runtime, stack, events)
         check_windows(verdict, stack.customers, events)
         await _check_accounts(verdict, runtime, stack.customers)
-        await _check_ledger(verdict, runtime)
+        await _check_redis(verdict, runtime)
+    await _check_ledger(verdict, stack)
     return verdict
 
 
@@ -190,17 +191,24 @@ async def _check_accounts(verdict: Verdict, runtime: Runtime, customers: Sequenc
             verdict.details.append(f"{customer.account_id} {held}")
 
 
-async def _check_ledger(verdict: Verdict, runtime: Runtime) -> None:
+async def _check_redis(verdict: Verdict, runtime: Runtime) -> None:
     entries = await _journal(runtime)
     verdict.leaked += len(entries)
     verdict.details += [f"journal: {name}: {said}" for name, said in list(entries.items())[:5]]
     report = await runtime.engine.reconciler.run()
     verdict.drifts += len(report.drifts)
     verdict.details += [str(drift) for drift in report.drifts[:10]]
-    for check in (await verify(runtime.database)).checks:
-        verdict.drifts += check.differences
-        verdict.details += list(check.examples[:5])
-    aside = await runtime.database.value("SELECT count(*) FROM debits_set_aside")
+
+
+async def _check_ledger(verdict: Verdict, stack: Stack) -> None:
+    database = Database(stack.endpoints.database_url, size=1, timeout_s=STATEMENT_TIMEOUT_S)
+    try:
+        for check in (await verify(database)).checks:
+            verdict.drifts += check.differences
+            verdict.details += list(check.examples[:5])
+        aside = await database.value("SELECT count(*) FROM debits_set_aside")
+    finally:
+        await database.close()
     if aside:
         verdict.drifts += aside
         verdict.details.append(f"{aside} debits are set aside")

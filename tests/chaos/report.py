@@ -69,7 +69,7 @@ def _how(exchange: Exchange) -> str:
         return "cut by the provider" if exchange.plan.do == "cut" else f"cut ({exchange.note})"
     if exchange.ended is Ended.refused:
         return f"refused ({exchange.status} {exchange.note})"
-    return exchange.ended.value
+    return str(exchange.ended.value)
 
 
 def _last(struck: Sequence[Struck], exchange: Exchange) -> Struck | None:

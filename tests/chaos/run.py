@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from tests.chaos.clients import Ended, Exchange, Load, Mix
 from tests.chaos.faults import Fault
@@ -43,7 +43,7 @@ class Round:
 async def make_customers(stack: Stack) -> list[tuple[Customer, float]]:
     """Rich and poor ones, with the share of the load that each gets."""
     day = {"window": "day", "metric": "tokens", "limit": 900_000_000}
-    tight = [
+    tight: list[dict[str, Any]] = [
         {"window": "minute", "metric": "requests", "limit": 120},
         {"window": "day", "metric": "tokens", "limit": 60_000},
         {"window": "month", "metric": "cost", "limit": "0.05"},

@@ -28,6 +28,7 @@ from tests.gateway.exchanges import (
     Fetched,
     Gate,
     answer,
+    counted,
     early_in_a_minute,
     fetch,
     journal,
@@ -44,6 +45,8 @@ Upstream = Callable[[Handler], Any]
 REQUESTS, COVERED, MAX_TOKENS = 200, 50, 100
 BODY = json.dumps(chat(model="gpt-4o-mini", max_tokens=MAX_TOKENS)).encode()
 HOLD_NANO = len(BODY) * INPUT + MAX_TOKENS * OUTPUT
+LEAST_NANO = counted(BODY) * INPUT + MAX_TOKENS * OUTPUT
+"""What a request is held for where its bytes do not fit any more, but its tokens do."""
 USED_NANO = 10 * INPUT + 5 * OUTPUT
 
 
@@ -66,7 +69,7 @@ async def test_a_balance_pays_for_exactly_the_holds_that_it_covers(
     gate = Gate(saying(answer()))
     base_url = await upstream(gate.serve)
     first, second = await make_gateway(base_url), await make_gateway(base_url)
-    funds = format_usd(COVERED * HOLD_NANO + HOLD_NANO - 1)
+    funds = format_usd(COVERED * HOLD_NANO + LEAST_NANO - 1)
     customer = await first.customer(funds)
     elsewhere = Customer(second, customer.account_id, customer.key_id, customer.key)
     fetched = await all_at_once(gate, [customer, elsewhere], BODY, COVERED)
@@ -74,7 +77,7 @@ async def test_a_balance_pays_for_exactly_the_holds_that_it_covers(
     for each in fetched:
         if each.status == 402:
             billing = refusal(each, 402, "billing_required")["billing"]
-            assert parse_usd(billing["balance_usd"]) < parse_usd(billing["required_usd"]) == HOLD_NANO
+            assert parse_usd(billing["balance_usd"]) < parse_usd(billing["required_usd"]) == LEAST_NANO
         else:
             assert parse_usd(each.headers["x-metergate-balance-usd"]) >= 0
     assert gate.came == COVERED
@@ -136,13 +139,13 @@ async def test_a_window_lets_exactly_its_limit_through(
 async def test_a_window_of_tokens_or_cost_is_never_overrun(
     make_gateway: MakeGateway, upstream: Upstream, metric: str
 ) -> None:
-    hold = {
-        "tokens": len(BODY) + MAX_TOKENS,
-        "cost": HOLD_NANO,
-        "input_tokens": len(BODY),
-        "output_tokens": MAX_TOKENS,
+    hold, least = {
+        "tokens": (len(BODY) + MAX_TOKENS, counted(BODY) + MAX_TOKENS),
+        "cost": (HOLD_NANO, LEAST_NANO),
+        "input_tokens": (len(BODY), counted(BODY)),
+        "output_tokens": (MAX_TOKENS, MAX_TOKENS),
     }[metric]
-    limit: Any = COVERED * hold + hold - 1
+    limit: Any = COVERED * hold + least - 1
     gate = Gate(saying(answer()))
     gateway = await make_gateway(await upstream(gate.serve))
     said = format_usd(limit) if metric == "cost" else limit

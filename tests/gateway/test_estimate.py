@@ -30,7 +30,7 @@ def row(per_million: dict[str, int] | None = None, **fields: Any) -> PriceRow:
 
 def route(price: PriceRow | None, *, markup_scaled: int = 0, own_max_output: int | None = None) -> Route:
     rates = Rates.of(price) if price is not None else None
-    return Route("m", PROVIDER, "m", markup_scaled, "o200k_base", own_max_output, rates)
+    return Route("m", PROVIDER, "m", markup_scaled, "o200k_base", own_max_output, rates=rates)
 
 
 def request(**fields: Any) -> ParsedRequest:
@@ -216,6 +216,12 @@ def test_input_outside_the_body_is_bounded_by_the_window_alone() -> None:
     assert worst_case(request(unbounded_input=True), route(windowed), 0, STRICT).input_tokens == 5000
     with pytest.raises(NotPriced, match="context_window"):
         worst_case(request(unbounded_input=True), route(row()), 0, STRICT)
+
+
+def test_tokens_that_were_counted_take_the_place_of_bytes() -> None:
+    need = worst_case(request(choices=2), route(row()), 0, STRICT, 40)
+    assert (need.input_tokens, need.input_cost_nano) == (80, 80 * 150)
+    assert worst_case(request(), route(row()), 0, STRICT, 400).input_tokens == 100
 
 
 def test_images_count_by_the_row_s_bound() -> None:

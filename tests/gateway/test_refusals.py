@@ -245,7 +245,7 @@ async def test_of_several_exhausted_windows_the_last_to_reset_is_named(gateway: 
 
 async def test_a_plan_that_is_exhausted_names_the_next(gateway: Gateway) -> None:
     customer = await gateway.customer(account={"plan": "free"})
-    error = refusal(await ask(customer, chat("word " * 50_000, max_completion_tokens=150_000)), 429, "quota_exceeded")
+    error = refusal(await ask(customer, chat("word " * 100_000, max_completion_tokens=128_000)), 429, "quota_exceeded")
     assert (error["quota"]["subject"], error["quota"]["window"]) == ("plan", "day")
     assert error["upgrade"] == {
         "plan": "starter",

@@ -88,10 +88,10 @@ class Server:
         try:
             if where.get("password"):
                 names = [where["username"]] if where.get("username") else []
-                await wire.ask(["AUTH", *names, where["password"]], self._connect_timeout_s)
+                await wire.ask(["AUTH", *names, where["password"]])
             if where.get("db"):
-                await wire.ask(["SELECT", where["db"]], self._connect_timeout_s)
-            await wire.ask(["CLIENT", "SETNAME", CLIENT_NAME], self._connect_timeout_s)
+                await wire.ask(["SELECT", where["db"]])
+            await wire.ask(["CLIENT", "SETNAME", CLIENT_NAME])
         except BaseException:
             wire.close()
             raise

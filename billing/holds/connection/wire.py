@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 Argument = bytes | str | int
 OnReply = Callable[[Any], None]
 
+ASK_TIMEOUT_S: Final = 5.0
 ERROR_CHARACTERS: Final = 200
 ELSEWHERE: Final = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "READONLY", "LOADING", "MASTERDOWN")
 """Errors that say where or when to ask instead (https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/)."""
@@ -81,7 +82,7 @@ class Wire(asyncio.Protocol):
 
         self.send(["EVALSHA", script.sha, len(keys), *keys, *arguments], answered)
 
-    async def ask(self, command: Sequence[Argument], timeout_s: float) -> Any:
+    async def ask(self, command: Sequence[Argument], timeout_s: float = ASK_TIMEOUT_S) -> Any:
         """A plain command and its reply. Raises `RedisError`."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.send(command, lambda reply: None if answer.done() else answer.set_result(reply))

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from billing.quotas import Quota, window_id
-from tests.billing.holds.reference import Account, Amounts, Correction, Names, Subject, Window_
+from tests.billing.holds.reference_values import Account, Amounts, Correction, Names, Subject, Window_
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from billing.holds.connection import Link, Script
 from billing.holds.keyspace import Keyspace
 from billing.principals import Limit, pack_limits
 from billing.quotas import Quota
-from tests.billing.holds.reference import Account, Admission, Correction, Hold, Names, Settlement, Subject, Void
+from tests.billing.holds.reference_values import Account, Admission, Correction, Hold, Names, Settlement, Subject, Void
 
 CLOCK_LINE: Final = b"local TIME = redis.call('TIME')"
 NAMES: Final = ("hot", "adopt", "fill", "apply", "ack", "claim", "drop", "rehold", "install", "fence", "join")

@@ -169,7 +169,7 @@ async def test_own_holds_that_nobody_knows_of_are_given_back(world: World) -> No
     assert (await world.engine.recovery.sweep(partition_of(world))).voided == 1
 
     async def is_gone() -> bool:
-        return hold.id not in await world.journal(principal.account_id)
+        return hold.id not in await entries(world, principal.account_id)
 
     await eventually(is_gone)
     assert await debits(world) == {}
@@ -232,3 +232,23 @@ async def fresh(world: World, principal: Principal) -> Principal:
     found = await world.engine.cache.reload(row["secret_sha256"])
     assert found is not None
     return found
+
+
+async def test_the_lease_is_kept_whatever_the_relay_waits_for(world: World) -> None:
+    """Redis may answer slowly and changes be many: a gateway that lives is not taken for dead."""
+    renewed = "SELECT lease_until FROM gateways"
+    stuck = asyncio.Event()
+
+    async def relay() -> None:
+        stuck.set()
+        await asyncio.Event().wait()
+
+    world.engine.announcer.relay = relay  # type: ignore[method-assign]
+    async with asyncio.timeout(20):
+        await stuck.wait()
+    first = await world.database.value(renewed)
+
+    async def is_renewed() -> bool:
+        return bool(await world.database.value(renewed) > first)
+
+    await eventually(is_renewed)

@@ -1,301 +1,56 @@
 """The scripts in Redis against the reference: any order of admissions, settlements, corrections, losses and epochs.
 
-After every step the replies are the reference's, and so is every value in Redis. HYPOTHESIS_PROFILE=long looks longer;
-METERGATE_TEST_REDIS_BINARY names another server to run all of it on as well.
+After every step the replies are the reference's, and so is every value in Redis. HYPOTHESIS_PROFILE=long looks longer,
+and shrinks what was found; METERGATE_TEST_REDIS_BINARY names another server to run all of it on as well.
 """
 
 import copy
 import os
-import secrets
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import initialize, precondition, rule, run_state_machine_as_test
 
 from billing.holds.codec import HELD, SETTLED
 from billing.money import MAX_NANO
-from billing.quotas import Metric, Quota, Window, window_end_s, window_id
-from tests.billing.holds.reference import (
-    OK,
-    Admission,
-    Amounts,
-    Hold,
-    Names,
-    Reference,
-    Settlement,
-    Void,
-)
-from tests.billing.holds.reference_ledger import Ledger, Row
-from tests.billing.holds.scripts import Dump, Scripts, unpacked
-
-OWNERS: Final = {"key_1": "acc_one", "key_2": "acc_one", "key_3": "acc_two"}
-ACCOUNTS: Final = ("acc_one", "acc_two")
-SUBJECTS: Final = (*ACCOUNTS, *OWNERS)
-MODELS: Final = ("alpha-1", "alpha-2", "beta")
-FEATURES: Final = ("llm", "image")
-SCALES: Final = (3000, 10**14, MAX_NANO)
-"""What a fraction of 1000 of an amount is: small change, where tostring loses digits, and the bound of all amounts."""
-START_S: Final = 1_772_323_100
-"""Some minutes before March 2026 begins, on a Saturday."""
-SIZES: Final = {"default": (200, 40), "long": (5000, 80)}
-"""Examples and steps by HYPOTHESIS_PROFILE."""
-
-fractions = st.one_of(st.integers(0, 60), st.integers(0, 60), st.integers(0, 1000))
-rarely = st.sampled_from((False,) * 5 + (True,))
-jitters = st.integers(-2, 2)
-picks = st.integers(0, 10**6)
-limits = st.tuples(st.sampled_from((1, 8, 20, 400, 1500, 3000, 10**6, MAX_NANO)), st.integers(0, 3000), jitters)
-quotas = st.tuples(
-    st.sampled_from(Window),
-    st.sampled_from(Metric),
-    limits,
-    st.sampled_from((None, None, "alpha-1", "alpha*", "beta")),
-    st.sampled_from((*FEATURES[:1], *FEATURES)),
-)
-
-
-@dataclass(frozen=True)
-class Ask:
-    """An admission that is yet to be fitted to the state."""
-
-    key: str
-    model: str
-    feature: str
-    input_cost: tuple[int, int]
-    unit: tuple[int, int]
-    tokens: int
-    choices: int
-    least: int
-    elastic: int
-    credit: int
-    late: bool
-    versions: tuple[int, int]
-    running: tuple[int, int]
-    aim: str
-    by: int
-
-
-asks = st.builds(
+from billing.quotas import window_end_s, window_id
+from tests.billing.holds.model_base import ModelBase
+from tests.billing.holds.model_inputs import (
+    ACCOUNTS,
+    OWNERS,
+    SCALES,
+    START_S,
+    SUBJECTS,
     Ask,
-    key=st.sampled_from(tuple(OWNERS)),
-    model=st.sampled_from(MODELS),
-    feature=st.sampled_from((*FEATURES[:1], *FEATURES)),
-    input_cost=st.tuples(fractions, jitters),
-    unit=st.tuples(st.integers(0, 100), st.integers(0, 9)),
-    tokens=st.integers(0, 300),
-    choices=st.integers(1, 3),
-    least=st.integers(0, 20),
-    elastic=st.sampled_from((0, 5, 100, 2**31 - 1)),
-    credit=st.sampled_from((0, 0, 0, 500)),
-    late=st.sampled_from((False,) * 30 + (True,)),
-    versions=st.sampled_from(((0, 0),) * 30 + ((-1, 0), (0, -1), (1, 0), (0, 1))),
-    running=st.tuples(st.sampled_from((0, 0, 0, 0, 1, 3)), st.sampled_from((0, 0, 0, 0, 1, 2))),
-    aim=st.sampled_from(("", "", "", "balance", "limit", "limit")),
-    by=st.sampled_from((-1, 0, 1, 1, 10, 50)),
+    asks,
+    endings,
+    jitters,
+    picks,
+    quotas,
+    rarely,
+    steps,
 )
-endings = st.tuples(
-    st.sampled_from(("settle", "settle", "void")), picks, st.sampled_from(("less", "equal", "more")), picks
-)
-steps = st.one_of(
-    st.integers(0, 3000).map(lambda ms: ("ms", ms)),
-    st.tuples(st.sampled_from(Window), st.integers(-1500, 1500)),
-    st.integers(1, 3 * 86_400_000).map(lambda ms: ("back", ms)),
-)
+from tests.billing.holds.reference import OK, Reference
+from tests.billing.holds.reference_ledger import Row
+from tests.billing.holds.reference_values import Admission, Amounts, Hold, Settlement, Void
+from tests.billing.holds.scripts import Dump
+
+PROFILE: Final = os.environ.get("HYPOTHESIS_PROFILE", "default")
+SIZES: Final = {"default": (160, 40), "long": (5000, 80)}
+"""Examples and steps by profile."""
+BINARY: Final = "METERGATE_TEST_REDIS_BINARY"
 
 
-class Machine(RuleBasedStateMachine):
-    """Rules say what can happen; `check` compares after each. The gateway's side is what a gateway remembers: running
-    requests, and debits that are not in the ledger yet."""
-
-    def __init__(self, redis_url: str) -> None:
-        super().__init__()
-        self.real = Scripts(redis_url, f"t{secrets.token_hex(4)}", OWNERS)
-        self.ref = Reference()
-        self.ledger = Ledger(OWNERS)
-        self.made = 0
-        self.requests: dict[str, Hold] = {}
-        self.running: list[str] = []
-        self.debits: dict[str, Amounts] = {}
-        self.outbox: dict[str, tuple[int, int]] = {}
-        self.fills: list[tuple[str, str, int, int, int, int, tuple[Quota, ...]]] = []
-        self.snapshot: tuple[Reference, Dump] | None = None
-        self.went_back = False
-        self.granted = dict.fromkeys(ACCOUNTS, 0)
-
-    # Making things
-
-    def new_id(self) -> str:
-        self.made += 1
-        return f"{self.made:026d}"
-
-    def amount(self, fraction: int, jitter: int) -> int:
-        return min(max(self.scale * fraction // 1000 + jitter, 0), MAX_NANO)
-
-    def quota(self, said: tuple[Window, Metric, tuple[int, int, int], str | None, str]) -> Quota:
-        window, metric, (count, fraction, jitter), model, feature = said
-        limit = self.amount(fraction, jitter) if metric is Metric.cost else count
-        return Quota(window, metric, limit, model, feature)
-
-    def admission(self, ask: Ask) -> Admission:
-        account_id = OWNERS[ask.key]
-        input_cost, tokens, least = self.aimed(ask, self.amount(*ask.input_cost))
-        ask = replace(ask, tokens=tokens, least=least)
-        unit = min(self.scale // 10**5 * ask.unit[0] + ask.unit[1], (MAX_NANO - input_cost) // max(ask.least, 1))
-        most = min(ask.least + ask.elastic, 2**31 - 1, (MAX_NANO - input_cost) // unit if unit else 2**31 - 1)
-        versions, limits = [], []
-        for subject, off in zip((account_id, ask.key), ask.versions, strict=True):
-            version = max(self.ledger.version(subject) + off, 1)
-            versions.append(version)
-            known = self.ledger.quotas[subject][min(version, self.ledger.version(subject)) - 1]
-            limits.append(tuple(quota for quota in known if quota.applies_to(ask.model, ask.feature)))
-        request_id = self.new_id()
-        return Admission(
-            request_id,
-            Names(account_id, ask.key, ask.model, ask.feature),
-            (versions[0], versions[1]),
-            ask.credit,
-            input_cost,
-            unit,
-            ask.tokens,
-            ask.choices,
-            ask.least,
-            most,
-            self.ref.now_ms + (-1 if ask.late else 500),
-            ask.running,
-            (limits[0], limits[1]),
-            b"expired " + request_id.encode(),
-        )
-
-    def aimed(self, ask: Ask, input_cost: int) -> tuple[int, int, int]:
-        """Input cost, input tokens and least output, such that they just fit, or just don't."""
-        account, key = self.ref.account(OWNERS[ask.key]), self.ref.key(ask.key)
-        plain = (input_cost, ask.tokens, ask.least)
-        if account is None or key is None:
-            return plain
-        output_cost = ask.least * (self.scale // 10**5 * ask.unit[0] + ask.unit[1])
-        if ask.aim == "balance":
-            left = account.balance + ask.credit - self.ref.held(account)
-            return min(max(left - output_cost + ask.by, 0), MAX_NANO), ask.tokens, ask.least
-        windows = [
-            (subject, window)
-            for subject in (account, key)
-            for window in subject.windows.values()
-            if window.quota.applies_to(ask.model, ask.feature) and window.quota.limit < 10**6 * self.scale
-        ]
-        if ask.aim != "limit" or not windows:
-            return plain
-        subject, window = windows[ask.tokens % len(windows)]
-        quota = window.quota
-        at = window_id(quota.window, self.ref.now_of(account))
-        left = max(quota.limit - self.ref.used_in(subject, window, at) + ask.by, 0)
-        match quota.metric:
-            case Metric.cost:
-                return min(max(left - output_cost, 0), MAX_NANO), ask.tokens, ask.least
-            case Metric.output_tokens:
-                return input_cost, ask.tokens, min(left // ask.choices, 10**5)
-            case Metric.requests:
-                return plain
-            case _:
-                return input_cost, min(max(left - ask.choices * ask.least, 0), 2**31), ask.least
-
-    def debit(self, request_id: str, how: str, pick: int) -> Amounts:
-        """What a request is charged, decided once."""
-        if request_id not in self.debits:
-            held = self.requests[request_id].amounts if request_id in self.requests else Amounts(1000, 10, 10)
-            if how == "less":
-                held = Amounts(pick % (held.cost + 1), pick % (held.input + 1), pick % (held.output + 1))
-            elif how == "more":
-                held = Amounts(held.cost + pick % 1000, held.input + pick % 50, held.output + pick % 50)
-            self.debits[request_id] = held
-        return self.debits[request_id]
-
-    def names(self, request_id: str) -> Names:
-        hold = self.requests.get(request_id)
-        return hold.names if hold is not None else Names("acc_one", "key_1", "beta", "llm")
-
-    # Comparing
-
-    def same(self, name: str, *arguments: Any, real: tuple[Any, ...] | None = None) -> Any:
-        """Call the script and the reference: one reply."""
-        said = getattr(self.real, name)(*(arguments if real is None else real))
-        expected = getattr(self.ref, name)(*arguments)
-        assert said == expected, f"{name}: Redis says {said}, the reference {expected}"
-        return expected
-
-    def check(self) -> None:
-        ref, dump = self.ref, self.real.dump()
-        assert dump.meta[b"epoch"] == str(ref.epoch).encode()
-        assert (dump.meta[b"open"] == b"1") == ref.open
-        assert {key.decode(): unpacked(raw) for key, raw in dump.journal.items()} == {
-            request_id: hold.entry() for request_id, hold in ref.journal.items()
-        }
-        for account_id in ACCOUNTS:
-            account, state = ref.account(account_id), dump.account(account_id)
-            assert (account is None) == (state is None or state.epoch != ref.epoch)
-            if account is None or state is None:
-                continue
-            holds = ref.holds_of(account)
-            said = (state.balance_nano, state.held_nano, state.running, state.dseq, state.xseq, state.hold_version)
-            assert said == (
-                *(account.balance, sum(hold.amounts.cost for hold in holds), len(holds)),
-                *(account.dseq, account.xseq, account.hold_version),
-            )
-            assert (state.principal_version, state.now_s) == (account.version, account.now_s)
-            assert state.counters == ref.counters(account)
-            self.check_ledger(account_id)
-        for key_id in OWNERS:
-            key, seen = ref.key(key_id), dump.key(key_id)
-            assert (key is None) == (seen is None or seen.epoch != ref.epoch)
-            if key is not None and seen is not None:
-                assert (seen.principal_version, seen.running) == (key.version, len(ref.holds_of(key)))
-                assert seen.counters == ref.counters(key)
-
-    def check_ledger(self, account_id: str) -> None:
-        """I3: the balance is the ledger's, less what Redis was not told of, plus what the ledger was not; so are the
-        windows, with the open holds."""
-        ref, account = self.ref, self.ref.accounts[account_id]
-        settled = {
-            request_id: hold
-            for request_id, hold in ref.journal.items()
-            if hold.state == SETTLED and hold.epoch == ref.epoch and hold.names.account == account_id
-        }
-        waiting = [hold for request_id, hold in settled.items() if request_id not in self.ledger.rows]
-        untold = [
-            row
-            for row in self.ledger.accounts[account_id].corrections
-            if row.xseq > account.xseq and row.request not in settled
-        ]
-        expected = self.ledger.accounts[account_id].balance - sum(row.delta for row in untold)
-        assert account.balance == expected - sum(hold.amounts.cost for hold in waiting)
-        if self.went_back:  # what was admitted in windows that have not begun is outside the promise
-            return
-        told = [row for row in self.ledger.rows.values() if row.request not in {row.request for row in untold}]
-        told += [
-            Row("", hold.names, self.requests[request_id].at_ms, hold.amounts)
-            for request_id, hold in settled.items()
-            if hold in waiting
-        ]
-        for subject in (
-            account,
-            *(key for key_id, owner in OWNERS.items() if owner == account_id and (key := ref.key(key_id))),
-        ):
-            for window in subject.windows.values():
-                if not window.pending:
-                    at = window.window_id
-                    used = self.ledger.used(subject.id, window.quota, at, told)
-                    used += sum(
-                        hold.amounts.of(window.quota.metric)
-                        for hold in ref.holds_of(subject)
-                        if window.quota.applies_to(hold.names.model, hold.names.feature)
-                        and window_id(window.quota.window, hold.at_ms // 1000) == at
-                    )
-                    assert ref.used_in(subject, window, at) == used
-
-    # Rules
+class Machine(ModelBase):
+    """The rules: what can happen."""
 
     @initialize(scale=st.sampled_from(SCALES), start_ms=st.integers(0, 400_000), said=st.data())
     def begin(self, scale: int, start_ms: int, said: st.DataObject) -> None:
@@ -617,12 +372,14 @@ class Machine(RuleBasedStateMachine):
         """What a Redis that comes back older comes back as."""
         self.snapshot = (copy.deepcopy(self.ref), self.real.dump())
 
-    @rule(subject=st.sampled_from(SUBJECTS), now=rarely)
-    def lose_state(self, subject: str, now: bool) -> None:
-        """A state that was installed and is gone is noticed; it takes a new epoch."""
+    @rule(subject=st.sampled_from(SUBJECTS), now=rarely, record_too=st.booleans())
+    def lose_state(self, subject: str, now: bool, record_too: bool) -> None:
+        """A state that was installed and is gone is noticed, also when the record of it is gone: a new epoch."""
         if not now or (self.ref.account(subject) is None and self.ref.key(subject) is None):
             return
         self.real.lose(subject)
+        if record_too:
+            self.real.command("DEL", self.real.keyspace.installed(0))
         (self.ref.keys if subject in OWNERS else self.ref.accounts).pop(subject)
         key_id = subject if subject in OWNERS else next(key for key, owner in OWNERS.items() if owner == subject)
         account_id = OWNERS[key_id]
@@ -681,7 +438,7 @@ class Machine(RuleBasedStateMachine):
 
 
 def run(make: Callable[[], Machine]) -> None:
-    examples, steps = SIZES[os.environ.get("HYPOTHESIS_PROFILE", "default")]
+    examples, steps = SIZES[PROFILE]
     run_state_machine_as_test(
         make,
         settings=settings(
@@ -690,7 +447,7 @@ def run(make: Callable[[], Machine]) -> None:
             deadline=None,
             suppress_health_check=list(HealthCheck),
             report_multiple_bugs=False,
-            phases=[Phase.explicit, Phase.reuse, Phase.generate] if os.environ.get("NOSHRINK") else list(Phase),
+            phases=[phase for phase in Phase if PROFILE == "long" or phase is not Phase.shrink],
         ),
     )
 
@@ -699,6 +456,23 @@ def test_the_scripts_are_the_reference(redis_url: str) -> None:
     run(lambda: Machine(redis_url))
 
 
-@pytest.mark.skipif("METERGATE_TEST_REDIS_BINARY" not in os.environ, reason="no other Redis server was named")
+@pytest.fixture
+def other_redis_url() -> Iterator[str]:
+    """The server that was named, for one test."""
+    with tempfile.TemporaryDirectory() as folder:  # short: a socket's path has little room
+        socket = Path(folder) / "redis.sock"
+        options = ("--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", folder)
+        process = subprocess.Popen([os.environ[BINARY], *options], stdout=subprocess.DEVNULL)
+        try:
+            while not socket.exists():
+                assert process.poll() is None, "the server ended"
+                time.sleep(0.01)
+            yield f"unix://{socket}"
+        finally:
+            process.terminate()
+            process.wait()
+
+
+@pytest.mark.skipif(BINARY not in os.environ, reason=f"{BINARY} names no other Redis server")
 def test_the_scripts_are_the_reference_on_another_server(other_redis_url: str) -> None:
     run(lambda: Machine(other_redis_url))

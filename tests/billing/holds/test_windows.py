@@ -100,7 +100,8 @@ async def test_what_redis_counted_itself_is_left_out(world: World) -> None:
     principal = await world.customer()
     now_ms = partition_of(world).now_ms()
     moment = await world.database.value("SELECT clock_timestamp()")
-    before, after = [], []
+    before: list[Debit] = []
+    after: list[Debit] = []
 
     async def write(of: list[Debit], epoch: int | None, dseq: int | None, xseq: int | None) -> None:
         one = debit(str(ULID()), principal, admitted_at_ms=now_ms, input_tokens=2 ** len([*before, *after]))

@@ -1,0 +1,206 @@
+"""The scripts, the reference and a ledger side by side: how inputs fit the state, and what must be the same."""
+
+import secrets
+from dataclasses import replace
+from typing import Any
+
+from hypothesis.stateful import RuleBasedStateMachine
+
+from billing.holds.codec import SETTLED
+from billing.money import MAX_NANO
+from billing.quotas import Metric, Quota, Window, window_id
+from tests.billing.holds.model_inputs import ACCOUNTS, OWNERS, SCALES, Ask
+from tests.billing.holds.reference import Reference
+from tests.billing.holds.reference_ledger import Ledger, Row
+from tests.billing.holds.reference_values import Admission, Amounts, Hold, Names
+from tests.billing.holds.scripts import Dump, Scripts, unpacked
+
+
+class ModelBase(RuleBasedStateMachine):
+    """`check` compares after each rule. The gateway's side is what a gateway remembers: running requests, and debits
+    that are not in the ledger yet."""
+
+    def __init__(self, redis_url: str) -> None:
+        super().__init__()
+        self.real = Scripts(redis_url, f"t{secrets.token_hex(4)}", OWNERS)
+        self.ref = Reference()
+        self.ledger = Ledger(OWNERS)
+        self.made = 0
+        self.scale = SCALES[0]
+        self.requests: dict[str, Hold] = {}
+        self.running: list[str] = []
+        self.debits: dict[str, Amounts] = {}
+        self.outbox: dict[str, tuple[int, int]] = {}
+        self.fills: list[tuple[str, str, int, int, int, int, tuple[Quota, ...]]] = []
+        self.snapshot: tuple[Reference, Dump] | None = None
+        self.went_back = False
+        self.granted = dict.fromkeys(ACCOUNTS, 0)
+
+    # Making things
+
+    def new_id(self) -> str:
+        self.made += 1
+        return f"{self.made:026d}"
+
+    def amount(self, fraction: int, jitter: int) -> int:
+        return min(max(self.scale * fraction // 1000 + jitter, 0), MAX_NANO)
+
+    def quota(self, said: tuple[Window, Metric, tuple[int, int, int], str | None, str]) -> Quota:
+        window, metric, (count, fraction, jitter), model, feature = said
+        limit = self.amount(fraction, jitter) if metric is Metric.cost else count
+        return Quota(window, metric, limit, model, feature)
+
+    def admission(self, ask: Ask) -> Admission:
+        account_id = OWNERS[ask.key]
+        input_cost, tokens, least = self.aimed(ask, self.amount(*ask.input_cost))
+        ask = replace(ask, tokens=tokens, least=least)
+        unit = min(self.scale // 10**5 * ask.unit[0] + ask.unit[1], (MAX_NANO - input_cost) // max(ask.least, 1))
+        most = min(ask.least + ask.elastic, 2**31 - 1, (MAX_NANO - input_cost) // unit if unit else 2**31 - 1)
+        versions, limits = [], []
+        for subject, off in zip((account_id, ask.key), ask.versions, strict=True):
+            version = max(self.ledger.version(subject) + off, 1)
+            versions.append(version)
+            known = self.ledger.quotas[subject][min(version, self.ledger.version(subject)) - 1]
+            limits.append(tuple(quota for quota in known if quota.applies_to(ask.model, ask.feature)))
+        request_id = self.new_id()
+        return Admission(
+            request_id,
+            Names(account_id, ask.key, ask.model, ask.feature),
+            (versions[0], versions[1]),
+            ask.credit,
+            input_cost,
+            unit,
+            ask.tokens,
+            ask.choices,
+            ask.least,
+            most,
+            self.ref.now_ms + (-1 if ask.late else 500),
+            ask.running,
+            (limits[0], limits[1]),
+            b"expired " + request_id.encode(),
+        )
+
+    def aimed(self, ask: Ask, input_cost: int) -> tuple[int, int, int]:
+        """Input cost, input tokens and least output, such that they just fit, or just don't."""
+        account, key = self.ref.account(OWNERS[ask.key]), self.ref.key(ask.key)
+        plain = (input_cost, ask.tokens, ask.least)
+        if account is None or key is None:
+            return plain
+        output_cost = ask.least * (self.scale // 10**5 * ask.unit[0] + ask.unit[1])
+        if ask.aim == "balance":
+            left = account.balance + ask.credit - self.ref.held(account)
+            return min(max(left - output_cost + ask.by, 0), MAX_NANO), ask.tokens, ask.least
+        windows = [
+            (subject, window)
+            for subject in (account, key)
+            for window in subject.windows.values()
+            if window.quota.applies_to(ask.model, ask.feature) and window.quota.limit < 10**6 * self.scale
+        ]
+        if ask.aim != "limit" or not windows:
+            return plain
+        subject, window = windows[ask.tokens % len(windows)]
+        quota = window.quota
+        at = window_id(quota.window, self.ref.now_of(account))
+        left = max(quota.limit - self.ref.used_in(subject, window, at) + ask.by, 0)
+        match quota.metric:
+            case Metric.cost:
+                return min(max(left - output_cost, 0), MAX_NANO), ask.tokens, ask.least
+            case Metric.output_tokens:
+                return input_cost, ask.tokens, min(left // ask.choices, 10**5)
+            case Metric.requests:
+                return plain
+            case _:
+                return input_cost, min(max(left - ask.choices * ask.least, 0), 2**31), ask.least
+
+    def debit(self, request_id: str, how: str, pick: int) -> Amounts:
+        """What a request is charged, decided once."""
+        if request_id not in self.debits:
+            held = self.requests[request_id].amounts if request_id in self.requests else Amounts(1000, 10, 10)
+            if how == "less":
+                held = Amounts(pick % (held.cost + 1), pick % (held.input + 1), pick % (held.output + 1))
+            elif how == "more":
+                held = Amounts(held.cost + pick % 1000, held.input + pick % 50, held.output + pick % 50)
+            self.debits[request_id] = held
+        return self.debits[request_id]
+
+    def names(self, request_id: str) -> Names:
+        hold = self.requests.get(request_id)
+        return hold.names if hold is not None else Names("acc_one", "key_1", "beta", "llm")
+
+    # Comparing
+
+    def same(self, name: str, *arguments: Any, real: tuple[Any, ...] | None = None) -> Any:
+        """Call the script and the reference: one reply."""
+        said = getattr(self.real, name)(*(arguments if real is None else real))
+        expected = getattr(self.ref, name)(*arguments)
+        assert said == expected, f"{name}: Redis says {said}, the reference {expected}"
+        return expected
+
+    def check(self) -> None:
+        ref, dump = self.ref, self.real.dump()
+        assert dump.meta[b"epoch"] == str(ref.epoch).encode()
+        assert (dump.meta[b"open"] == b"1") == ref.open
+        assert {key.decode(): unpacked(raw) for key, raw in dump.journal.items()} == {
+            request_id: hold.entry() for request_id, hold in ref.journal.items()
+        }
+        for account_id in ACCOUNTS:
+            account, state = ref.account(account_id), dump.account(account_id)
+            assert (account is None) == (state is None or state.epoch != ref.epoch)
+            if account is None or state is None:
+                continue
+            holds = ref.holds_of(account)
+            said = (state.balance_nano, state.held_nano, state.running, state.dseq, state.xseq, state.hold_version)
+            assert said == (
+                *(account.balance, sum(hold.amounts.cost for hold in holds), len(holds)),
+                *(account.dseq, account.xseq, account.hold_version),
+            )
+            assert (state.principal_version, state.now_s) == (account.version, account.now_s)
+            assert state.counters == ref.counters(account)
+            self.check_ledger(account_id)
+        for key_id in OWNERS:
+            key, seen = ref.key(key_id), dump.key(key_id)
+            assert (key is None) == (seen is None or seen.epoch != ref.epoch)
+            if key is not None and seen is not None:
+                assert (seen.principal_version, seen.running) == (key.version, len(ref.holds_of(key)))
+                assert seen.counters == ref.counters(key)
+
+    def check_ledger(self, account_id: str) -> None:
+        """I3: the balance is the ledger's, less what Redis was not told of, plus what the ledger was not; so are the
+        windows, with the open holds."""
+        ref, account = self.ref, self.ref.accounts[account_id]
+        settled = {
+            request_id: hold
+            for request_id, hold in ref.journal.items()
+            if hold.state == SETTLED and hold.epoch == ref.epoch and hold.names.account == account_id
+        }
+        waiting = [hold for request_id, hold in settled.items() if request_id not in self.ledger.rows]
+        untold = [
+            row
+            for row in self.ledger.accounts[account_id].corrections
+            if row.xseq > account.xseq and row.request not in settled
+        ]
+        expected = self.ledger.accounts[account_id].balance - sum(row.delta for row in untold)
+        assert account.balance == expected - sum(hold.amounts.cost for hold in waiting)
+        if self.went_back:  # what was admitted in windows that have not begun is outside the promise
+            return
+        told = [row for row in self.ledger.rows.values() if row.request not in {row.request for row in untold}]
+        told += [
+            Row("", hold.names, self.requests[request_id].at_ms, hold.amounts)
+            for request_id, hold in settled.items()
+            if hold in waiting
+        ]
+        for subject in (
+            account,
+            *(key for key_id, owner in OWNERS.items() if owner == account_id and (key := ref.key(key_id))),
+        ):
+            for window in subject.windows.values():
+                if not window.pending:
+                    at = window.window_id
+                    used = self.ledger.used(subject.id, window.quota, at, told)
+                    used += sum(
+                        hold.amounts.of(window.quota.metric)
+                        for hold in ref.holds_of(subject)
+                        if window.quota.applies_to(hold.names.model, hold.names.feature)
+                        and window_id(window.quota.window, hold.at_ms // 1000) == at
+                    )
+                    assert ref.used_in(subject, window, at) == used

@@ -1,0 +1,81 @@
+"""What hypothesis draws for the model of the scripts: amounts that are small, awkward or at the bound, quotas, asks."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from hypothesis import strategies as st
+
+from billing.money import MAX_NANO
+from billing.quotas import Metric, Window
+
+OWNERS: Final = {"key_1": "acc_one", "key_2": "acc_one", "key_3": "acc_two"}
+ACCOUNTS: Final = ("acc_one", "acc_two")
+SUBJECTS: Final = (*ACCOUNTS, *OWNERS)
+MODELS: Final = ("alpha-1", "alpha-2", "beta")
+FEATURES: Final = ("llm", "image")
+SCALES: Final = (3000, 10**14, MAX_NANO)
+"""What a fraction of 1000 of an amount is: small change, where tostring loses digits, and the bound of all amounts."""
+START_S: Final = 1_772_323_100
+"""Some minutes before March 2026 begins, on a Saturday."""
+
+fractions = st.one_of(st.integers(0, 60), st.integers(0, 60), st.integers(0, 1000))
+rarely = st.sampled_from((False,) * 5 + (True,))
+jitters = st.integers(-2, 2)
+picks = st.integers(0, 10**6)
+limits = st.tuples(st.sampled_from((1, 8, 20, 400, 1500, 3000, 10**6, MAX_NANO)), st.integers(0, 3000), jitters)
+quotas = st.tuples(
+    st.sampled_from(Window),
+    st.sampled_from(Metric),
+    limits,
+    st.sampled_from((None, None, "alpha-1", "alpha*", "beta")),
+    st.sampled_from((*FEATURES[:1], *FEATURES)),
+)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """An admission that is yet to be fitted to the state."""
+
+    key: str
+    model: str
+    feature: str
+    input_cost: tuple[int, int]
+    unit: tuple[int, int]
+    tokens: int
+    choices: int
+    least: int
+    elastic: int
+    credit: int
+    late: bool
+    versions: tuple[int, int]
+    running: tuple[int, int]
+    aim: str
+    by: int
+
+
+asks = st.builds(
+    Ask,
+    key=st.sampled_from(tuple(OWNERS)),
+    model=st.sampled_from(MODELS),
+    feature=st.sampled_from((*FEATURES[:1], *FEATURES)),
+    input_cost=st.tuples(fractions, jitters),
+    unit=st.tuples(st.integers(0, 100), st.integers(0, 9)),
+    tokens=st.integers(0, 300),
+    choices=st.integers(1, 3),
+    least=st.integers(0, 20),
+    elastic=st.sampled_from((0, 5, 100, 2**31 - 1)),
+    credit=st.sampled_from((0, 0, 0, 500)),
+    late=st.sampled_from((False,) * 30 + (True,)),
+    versions=st.sampled_from(((0, 0),) * 30 + ((-1, 0), (0, -1), (1, 0), (0, 1))),
+    running=st.tuples(st.sampled_from((0, 0, 0, 0, 1, 3)), st.sampled_from((0, 0, 0, 0, 1, 2))),
+    aim=st.sampled_from(("", "", "", "balance", "limit", "limit")),
+    by=st.sampled_from((-1, 0, 1, 1, 10, 50)),
+)
+endings = st.tuples(
+    st.sampled_from(("settle", "settle", "void")), picks, st.sampled_from(("less", "equal", "more")), picks
+)
+steps = st.one_of(
+    st.integers(0, 3000).map(lambda ms: ("ms", ms)),
+    st.tuples(st.sampled_from(Window), st.integers(-1500, 1500)),
+    st.integers(1, 3 * 86_400_000).map(lambda ms: ("back", ms)),
+)
