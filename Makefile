@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: run test check bench lock clean
+.PHONY: run test check bench chaos lock clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.runtime  ## embedded Postgres and Redis, a first account and key, and the gateway
@@ -21,6 +21,9 @@ check: $(VENV)/.dev  ## style, types, import rules
 
 bench: $(VENV)/.dev  ## CPU per request beside a bare aiohttp pass-through
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+chaos: $(VENV)/.dev  ## every fault, thirty times each, under load: nothing lost, doubled, overspent or leaked
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 lock: $(VENV)/.dev  ## resolve the locks anew (needs uv)
 	@for extra in "runtime.lock --extra build" "dev.lock --extra build --extra dev"; do set -- $$extra; file=$$1; shift; \

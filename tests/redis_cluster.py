@@ -64,6 +64,7 @@ class Node:
             "dir": folder,
             "logfile": folder / "log",
             "save": '""',
+            "set-proc-title": "no",  # by its command line it is known
             "appendonly": "yes",
             "appendfsync": "everysec",
         }

@@ -1,10 +1,10 @@
 """Chaos: a whole gateway under load while its parts are killed, frozen and emptied, and then the books are compared.
 
-    harness       Stack: embedded servers, three workers under a supervisor, all killable
+    harness       Stack: embedded servers, three workers under a supervisor, all killable; places  where it lives
     gateway       the supervisor's process; worker  a worker whose wall clock can be set back
     upstream      a provider that keeps what it was asked; plan  what a request asks of it, and what that must cost
     clients       the load, and a record of how every answer ended
-    faults        what is done to whom
+    faults        what is done to whom; disk  a disk that is full
     ledger_check  the verdict: what clients and the provider saw beside what the ledger and Redis hold
     run           rounds of faults under load; report  the table
     soak          ten minutes without faults, watching memory and keys

@@ -6,22 +6,17 @@ This file owns what runs and how it is found again by its process ids. Everythin
 import asyncio
 import json
 import os
-import resource
 import shutil
-import socket
 import sys
-import tempfile
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 
 import aiohttp
 import psutil
-import yaml
 
 from billing.ledger.migrate import migrate
 from billing.money import parse_usd
@@ -31,25 +26,23 @@ from gateway.embedded import EmbeddedServers, Endpoints, postgres
 from gateway.embedded.folders import POINTER_NAME
 from gateway.embedded.process import read_pid
 from gateway.settings import load_settings
-from tests.chaos.plan import INPUT_NANO, MAX_OUTPUT_TOKENS, MODEL, OUTPUT_NANO
+from tests.chaos.places import (
+    ADMIN_KEY,
+    ROOT,
+    WIDE,
+    allow_connections,
+    free_port,
+    is_free,
+    make_environment,
+    make_folder,
+)
 from tests.chaos.upstream import Upstream
 
-ROOT: Final = Path(__file__).parent.parent.parent
-ADMIN_KEY: Final = "admin-key-of-the-chaos"
 BOUND_S: Final = 60.0
 """No condition is waited for longer."""
 GRANT_BOUND_S: Final = 600.0
 """A grant of unknown fate is asked for again until it is answered, however much breaks meanwhile."""
 POLL_S: Final = 0.02
-CONNECTIONS: Final = 16_384
-WIDE: Final = [
-    {"window": "minute", "metric": "requests", "limit": 1_000_000},
-    {"window": "hour", "metric": "output_tokens", "limit": 1_000_000_000},
-    {"window": "day", "metric": "tokens", "limit": 1_000_000_000},
-    {"window": "week", "metric": "input_tokens", "limit": 1_000_000_000},
-    {"window": "month", "metric": "cost", "limit": "1000"},
-    {"window": "total", "metric": "tokens", "limit": 1_000_000_000},
-]
 
 
 async def until(condition: Callable[[], bool | Awaitable[bool]], what: str, bound_s: float = BOUND_S) -> None:
@@ -102,7 +95,7 @@ class Stack:
 
     async def start_gateway(self) -> None:
         """Start the supervisor and wait for its first worker."""
-        await until(lambda: _free(self.address), f"{self.address} is free")
+        await until(lambda: is_free(self.address), f"{self.address} is free")
         with self.log.open("ab") as log:
             self.supervisor = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "tests.chaos.gateway", str(os.getpid()), self.address, str(self.workers)),
@@ -245,8 +238,8 @@ async def running(
     keep: bool = False,
 ) -> AsyncIterator[Stack]:
     """Everything, in a new folder; `postgres_folder` is where Postgres's data shall be instead. Main thread only."""
-    _allow_connections()
-    folder = _folder(postgres_folder)
+    allow_connections()
+    folder = make_folder(postgres_folder)
     data = folder / "data"
     upstream = Upstream()
     connector = aiohttp.TCPConnector(limit=0)
@@ -259,8 +252,8 @@ async def running(
             aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
         ):
             await migrate(servers.endpoints.database_url)
-            address = f"127.0.0.1:{_free_port()}"
-            environment = _environment(folder, servers.endpoints, address, upstream.url, defaults or {})
+            address = f"127.0.0.1:{free_port()}"
+            environment = make_environment(folder, servers.endpoints, address, upstream.url, defaults or {})
             stack = Stack(folder, servers, upstream, session, workers, servers.endpoints, address, environment)
             try:
                 await stack.start_gateway()
@@ -276,83 +269,5 @@ async def running(
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _allow_connections() -> None:
-    """A thousand clients and as many provider's connections live in this process."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = CONNECTIONS if hard == resource.RLIM_INFINITY else min(CONNECTIONS, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _folder(postgres_folder: Path | None) -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="metergate-chaos-"))
-    folder.chmod(0o711)  # as root, Postgres runs as a user who has to pass through
-    if postgres_folder is not None:
-        (folder / "data").mkdir()
-        (folder / "data").chmod(0o711)
-        (folder / "data" / POINTER_NAME).write_text(f"{postgres_folder}\n")
-    return folder
-
-
-def _environment(
-    folder: Path, endpoints: Endpoints, address: str, upstream_url: str, defaults: Mapping[str, Any]
-) -> dict[str, str]:
-    config = folder / "config"
-    config.mkdir()
-    per_million = {"input": _usd_per_million(INPUT_NANO), "output": _usd_per_million(OUTPUT_NANO)}
-    price = {"provider": "chaos", "model": MODEL, "effective_from": "2024-01-01", "per_million": per_million}
-    files: dict[str, Any] = {
-        "metergate.yaml": {
-            "providers": {"chaos": {"kind": "openai", "base_url": upstream_url}},
-            "models": {MODEL: {"provider": "chaos"}},
-            "defaults": dict(defaults),
-        },
-        "prices.yaml": [{**price, "max_output_tokens": MAX_OUTPUT_TOKENS}],
-        "plans.yaml": {
-            "free": {"name": "Free", "price_usd": "0"},
-            "wide": {"name": "Wide", "price_usd": "0", "quotas": WIDE},
-        },
-    }
-    for name, content in files.items():
-        (config / name).write_text(yaml.safe_dump(content))
-    return {
-        **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
-        "PYTHONPATH": str(ROOT),
-        "METERGATE_CONFIG": str(config),
-        "METERGATE_EMBEDDED": "1",
-        "LISTEN_ADDR": address,
-        "DATABASE_URL": _with_host(endpoints.database_url),
-        "REDIS_URL": endpoints.redis_url,
-        "ADMIN_API_KEY": ADMIN_KEY,
-    }
-
-
-def _usd_per_million(nano: int) -> str:
-    return f"{nano / 1000:.2f}"
-
-
-def _with_host(database_url: str) -> str:
-    parts = urlsplit(database_url)
-    folder = parse_qs(parts.query)["host"][0]
-    return urlunsplit(parts._replace(netloc=f"{parts.netloc}{quote(folder, safe='')}", query=""))
-
-
 def _living(pid: int | None) -> int | None:
     return pid if pid is not None and psutil.pid_exists(pid) else None
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _free(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, int(port)))
-        except OSError:
-            return False
-    return True

@@ -311,3 +311,30 @@ async def test_a_key_that_is_loaded_late_is_loaded_at_its_accounts_time(world: W
     raw = await world.link.command("GET", world.keys.key(principal.account_id, row["id"]))
     counters = {counter.tag: counter.window_id for counter in KeyState.unpack(raw).counters}
     assert counters == {quota.tag: window_id(quota.window, state.now_s) for quota in LONG}
+
+
+async def test_a_change_that_comes_while_an_older_one_is_told_is_told_too(world: World) -> None:
+    principal = await world.customer(10**9)
+    await hold_one(world, principal)
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait() -> None:
+        begun.set()
+        await go_on.wait()
+
+    while_drained(world, wait)
+    first = asyncio.create_task(world.accounts.set_quotas(principal.account_id, LONG[:1]))
+    await begun.wait()
+    second = asyncio.create_task(world.accounts.set_quotas(principal.account_id, LONG))
+
+    async def is_written() -> bool:
+        return bool(await world.database.value("SELECT version FROM accounts") == 3)
+
+    await eventually(is_written)
+    go_on.set()
+    await asyncio.gather(first, second)
+
+    async def is_told() -> bool:
+        return len(await counters_of(world, principal, "account")) == len(LONG)
+
+    await eventually(is_told)

@@ -1,0 +1,110 @@
+"""Where a stack lives and what it is told: its folder, its configuration, its environment, a port."""
+
+import os
+import resource
+import socket
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
+
+import yaml
+
+from gateway.embedded import Endpoints
+from gateway.embedded.folders import POINTER_NAME
+from tests.chaos.plan import INPUT_NANO, MAX_OUTPUT_TOKENS, MODEL, OUTPUT_NANO
+
+ROOT: Final = Path(__file__).parent.parent.parent
+ADMIN_KEY: Final = "admin-key-of-the-chaos"
+CONNECTIONS: Final = 16_384
+WIDE: Final = [
+    {"window": "minute", "metric": "requests", "limit": 1_000_000},
+    {"window": "hour", "metric": "output_tokens", "limit": 1_000_000_000},
+    {"window": "day", "metric": "tokens", "limit": 1_000_000_000},
+    {"window": "week", "metric": "input_tokens", "limit": 1_000_000_000},
+    {"window": "month", "metric": "cost", "limit": "1000"},
+    {"window": "total", "metric": "tokens", "limit": 1_000_000_000},
+]
+
+
+def allow_connections() -> None:
+    """A thousand clients and as many provider's connections live in this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS if hard == resource.RLIM_INFINITY else min(CONNECTIONS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def make_folder(postgres_folder: Path | None) -> Path:
+    """A new folder; `postgres_folder` is where Postgres's data shall be instead."""
+    folder = Path(tempfile.mkdtemp(prefix="metergate-chaos-"))
+    folder.chmod(0o711)  # as root, Postgres runs as a user who has to pass through
+    if postgres_folder is not None:
+        (folder / "data").mkdir()
+        (folder / "data").chmod(0o711)
+        (folder / "data" / POINTER_NAME).write_text(f"{postgres_folder}\n")
+    return folder
+
+
+def make_environment(
+    folder: Path, endpoints: Endpoints, address: str, upstream_url: str, defaults: Mapping[str, Any]
+) -> dict[str, str]:
+    """Write the configuration files, and answer what the gateway's processes get as their environment."""
+    config = folder / "config"
+    config.mkdir()
+    per_million = {"input": _usd_per_million(INPUT_NANO), "output": _usd_per_million(OUTPUT_NANO)}
+    price = {"provider": "chaos", "model": MODEL, "effective_from": "2024-01-01", "per_million": per_million}
+    files: dict[str, Any] = {
+        "metergate.yaml": {
+            "providers": {"chaos": {"kind": "openai", "base_url": upstream_url}},
+            "models": {MODEL: {"provider": "chaos"}},
+            "defaults": dict(defaults),
+        },
+        "prices.yaml": [{**price, "max_output_tokens": MAX_OUTPUT_TOKENS}],
+        "plans.yaml": {
+            "free": {"name": "Free", "price_usd": "0"},
+            "wide": {"name": "Wide", "price_usd": "0", "quotas": WIDE},
+        },
+    }
+    for name, content in files.items():
+        (config / name).write_text(yaml.safe_dump(content))
+    return {
+        **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
+        "PYTHONPATH": str(ROOT),
+        "METERGATE_CONFIG": str(config),
+        "METERGATE_EMBEDDED": "1",
+        "LISTEN_ADDR": address,
+        "DATABASE_URL": _with_host(endpoints.database_url),
+        "REDIS_URL": endpoints.redis_url,
+        "ADMIN_API_KEY": ADMIN_KEY,
+    }
+
+
+def _usd_per_million(nano: int) -> str:
+    return f"{nano / 1000:.2f}"
+
+
+def _with_host(database_url: str) -> str:
+    parts = urlsplit(database_url)
+    folder = parse_qs(parts.query)["host"][0]
+    return urlunsplit(parts._replace(netloc=f"{parts.netloc}{quote(folder, safe='')}", query=""))
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def is_free(address: str) -> bool:
+    """Whether `HOST:PORT` can be bound."""
+    host, _, port = address.rpartition(":")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError:
+            return False
+    return True
