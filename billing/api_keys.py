@@ -18,7 +18,7 @@ from billing.key_rows import KeyChanges, KeyNotFound, KeyRow, check_models, chec
 from billing.keys import DEFAULT_SCOPES, new_secret, secret_digest, shown_prefix
 from billing.ledger.postgres import Connection, Database, Row, affected, queries
 from billing.pages import BEFORE_ALL, Page, page_of
-from billing.plans import DEFAULT_PLAN, Plans
+from billing.plans import DEFAULT_PLAN, Plan, Plans
 from billing.principals import Principal
 from billing.quotas import Quota, check_quotas, parse_quotas, quota_json
 from billing.times import rfc3339
@@ -39,13 +39,16 @@ class ApiKeys:
         effects: Effects,
         new_id: Callable[[], str],
         choice: Callable[[str], str] = secrets.choice,
+        default_plan: str = DEFAULT_PLAN,
     ) -> None:
-        """`new_id` makes ULIDs that rise with time; `choice` picks a character of a secret at random.
+        """`new_id` makes ULIDs that rise with time; `choice` picks a character of a secret at random. `default_plan`
+        stands in for a plan that is no longer configured.
 
         Raises `ValueError` for plans without the default one.
         """
-        if DEFAULT_PLAN not in plans:
-            raise ValueError(f"the plans must have {DEFAULT_PLAN!r}, the default")
+        if default_plan not in plans:
+            raise ValueError(f"the plans must have {default_plan!r}, the default")
+        self._default_plan = plans[default_plan]
         self._database, self._plans, self._effects = database, plans, effects
         self._new_id, self._choice = new_id, choice
 
@@ -108,7 +111,7 @@ class ApiKeys:
 
     async def _principal(self, digest: bytes | None, key_id: str | None) -> Principal | None:
         row = await self._database.row(_query("keys_principal"), digest, key_id)
-        return None if row is None else _principal(row, self._plans)
+        return None if row is None else _principal(row, self._plans, self._default_plan)
 
     async def page(self, account_id: str | None, limit: int, after: str | None = None) -> Page[KeyRow]:
         """Keys of one account, or of all, newest first; `after` is the id that ended the page before."""
@@ -190,13 +193,13 @@ def _key(row: Row) -> KeyRow:
     )
 
 
-def _principal(row: Row, plans: Plans) -> Principal:
+def _principal(row: Row, plans: Plans, default: Plan) -> Principal:
     plan = plans.get(row["plan"])
     if plan is None:
         _log.error(
-            "account %s has plan %r, which is not configured: %r applies", row["account_id"], row["plan"], DEFAULT_PLAN
+            "account %s has plan %r, which is not configured: %r applies", row["account_id"], row["plan"], default.id
         )
-        plan = plans[DEFAULT_PLAN]
+        plan = default
     return Principal(
         account_id=row["account_id"],
         account_name=row["account_name"],

@@ -99,6 +99,7 @@ def engine_settings(defaults: Defaults) -> EngineSettings:
         lease_s=defaults.lease_s,
         hold_ttl_s=defaults.hold_ttl_s,
         expired_hold=defaults.expired_hold,
+        default_plan=defaults.default_plan,
         ledger_batch_rows=defaults.ledger_batch_rows,
         ledger_flush_s=defaults.ledger_flush_ms / 1000,
     )
@@ -133,7 +134,7 @@ async def open_runtime(
             return await api_keys.principal_by_digest(digest)
 
         engine = Engine(database, link, keyspace, settings.plans, load_principal, new_id(), engine_settings(defaults))
-        api_keys = ApiKeys(database, settings.plans, engine.announcer, new_id)
+        api_keys = ApiKeys(database, settings.plans, engine.announcer, new_id, default_plan=defaults.default_plan)
         accounts = Accounts(database, settings.plans, engine.announcer, new_id)
         grants = Grants(database, engine.announcer, new_id)
         reports = Reports(database)
@@ -212,7 +213,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     tokenizer = Tokenizer()
     await asyncio.get_running_loop().run_in_executor(None, tokenizer.load)
     await sync_prices(runtime.database, settings.prices)
-    await sync_plans(runtime.database, settings.plans)
+    await sync_plans(runtime.database, settings.plans, defaults.default_plan)
     transports = make_transports(settings, tokenizer)
     served = {name: provider for name, provider in settings.providers.items() if name in transports}
     models = {name: model for name, model in settings.models.items() if model.provider in served}

@@ -30,15 +30,18 @@ from gateway.forward import BEGUN, Forwarder, abort
 from gateway.headers import client_key
 from gateway.metrics import Metrics
 from gateway.providers.dialect import NO_PARTS, BadRequest, Dialect
+from gateway.providers.openai_texts import input_texts
 from gateway.refusals import Links, Refusal
 from gateway.routing import Route, Router
-from gateway.tokens import Tokenizer
+from gateway.tokens import PIECE_CHARACTERS, Tokenizer
 
 logger = logging.getLogger(__name__)
 
 PROXY_SCOPE: Final = "llm:proxy"
 RELOADS: Final = 3
 MAX_UNCHARGED: Final = 10_000
+CUT_TOKENS: Final = 16
+"""More than what cutting a long text into pieces can hide of its tokens, for each cut; at most two were ever found."""
 MAX_COUNTED_BYTES: Final = 4 << 20
 """A body above this is held by its bytes alone: counting its tokens would keep a core busy for a second."""
 
@@ -145,15 +148,12 @@ class Proxy:
         raise Refuse(refusals.of_decision(refused, exchange.principal, self._links))
 
     async def _count_input(self, exchange: Exchange) -> int | None:
-        """The request's tokens, where the model's own vocabulary is known and all of its input is text in the body.
-
-        Counted is the whole JSON: names, quotes and escapes are more than what a chat template adds to a message.
-        """
+        """As `counted_tokens`, where the model's own vocabulary is known and all of its input is text in the body."""
         parsed, body = exchange.parsed, exchange.body
         countable = exchange.route.exact_vocabulary and parsed.parts is NO_PARTS and not parsed.unbounded_input
         if not countable or not self._rules.estimate.strict or len(body) > MAX_COUNTED_BYTES:
             return None
-        return await self._tokenizer.count_off_loop(body.decode(), exchange.route.vocabulary)
+        return await counted_tokens(body, self._tokenizer, exchange.route.vocabulary)
 
     async def authenticate(self, secret: str | None, *, fresh: bool = False) -> Principal:
         """The principal of a key. Raises `Refuse`."""
@@ -266,3 +266,12 @@ class Proxy:
         if isinstance(decision, InsufficientBalance | QuotaExceeded):
             return decision
         raise Refuse(refusals.of_decision(decision, principal, self._links))
+
+
+async def counted_tokens(body: bytes, tokenizer: Tokenizer, vocabulary: str) -> int:
+    """The most input tokens of a body, below its bytes where it has long texts: those that stand alone are counted, and
+    the rest of the JSON, which is more than what a chat template adds to a message, stays at its bytes."""
+    texts = input_texts(body)
+    counted = await tokenizer.count_chat_messages_off_loop([{"content": text} for text, _ in texts], vocabulary)
+    cuts = sum(len(text) // PIECE_CHARACTERS for text, _ in texts)
+    return len(body) - sum(size_bytes for _, size_bytes in texts) + counted + cuts * CUT_TOKENS

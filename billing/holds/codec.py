@@ -21,9 +21,10 @@ _ENTRY: Final = struct.Struct("<BBIq")
 _AMOUNTS: Final = struct.Struct("<qqq")
 _DSEQ: Final = struct.Struct("<q")
 
-ADMIT: Final = struct.Struct("<B26sHHIIqqqqIIIqII")
-SETTLE: Final = struct.Struct("<B26sHHqqq")
-VOID: Final = struct.Struct("<B26sHH")
+ITEM: Final = struct.Struct("<B26sHH")
+"""What every item of the hot path begins with; a void is no more."""
+ADMIT: Final = struct.Struct("<IIqqqqIIIqII")
+SETTLE: Final = struct.Struct("<qqq")
 BATCH: Final = struct.Struct("<II")
 ACK: Final = struct.Struct("<26sHq")
 CORRECTION: Final = struct.Struct("<qq26sHqqqqq")

@@ -92,6 +92,7 @@ class EngineSettings:
     lease_s: float = 5.0
     hold_ttl_s: float = 900.0
     expired_hold: Literal["void", "input"] = "void"
+    default_plan: str = DEFAULT_PLAN
     ledger_batch_rows: int = 500
     ledger_flush_s: float = 0.2
 
@@ -127,7 +128,7 @@ class Engine:
             batch_rows=settings.ledger_batch_rows,
             flush_s=settings.ledger_flush_s,
         )
-        plan_of = plan_lookup(plans, DEFAULT_PLAN)
+        plan_of = plan_lookup(plans, settings.default_plan)
         wait_s = settings.holds.admission_wait_s
         self.loader = Loader(database, link, keyspace, plan_of, self.outbox.flush, wait_s=wait_s)
         self.holds = Holds(

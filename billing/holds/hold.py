@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from billing.holds.codec import ADMIT, SETTLE, VOID, pack_hold
+from billing.holds.codec import ADMIT, ITEM, SETTLE, pack_hold
 from billing.holds.connection import RedisAway, RedisError, RedisTimeout
 from billing.holds.decision import Need
 from billing.holds.partitions import Partition
@@ -38,7 +38,7 @@ class Settled:
 class AdmitItem:
     """An admission on its way to Redis."""
 
-    __slots__ = ("account_key", "answer", "head", "id", "key_key", "on_unknown", "tail")
+    __slots__ = ("account_key", "answer", "body", "id", "key_key", "on_unknown")
 
     def __init__(
         self,
@@ -52,13 +52,12 @@ class AdmitItem:
         self.id = request_id
         self.account_key = account_key
         self.key_key = key_key
-        self.head = head
-        self.tail = tail
+        self.body = ADMIT.pack(*head) + tail
         self.on_unknown = on_unknown
         self.answer: asyncio.Future[tuple[list[Any] | RedisError, int]] = asyncio.get_running_loop().create_future()
 
     def pack(self, account_place: int, key_place: int) -> bytes:
-        return ADMIT.pack(ADMIT_CODE, self.id, account_place, key_place, *self.head) + self.tail
+        return ITEM.pack(ADMIT_CODE, self.id, account_place, key_place) + self.body
 
     def resolve(self, reply: list[Any] | RedisError, epoch: int) -> None:
         if not self.answer.done():
@@ -70,9 +69,12 @@ class AdmitItem:
 
 
 class SettleItem:
-    """A settlement on its way to Redis. `on_reply` gets what came of it, exactly once."""
+    """A settlement on its way to Redis. `on_reply` gets what came of it, exactly once.
 
-    __slots__ = ("account_key", "debit", "id", "key_key", "on_reply")
+    It is packed when it is made: a debit that can't be must fail whoever settles it, and not the items beside it.
+    """
+
+    __slots__ = ("account_key", "body", "id", "key_key", "on_reply")
 
     def __init__(
         self,
@@ -81,16 +83,11 @@ class SettleItem:
         on_reply: Callable[[list[Any] | RedisError, int], None],
     ) -> None:
         self.id, self.account_key, self.key_key = hold.id_bytes, hold.account_key, hold.key_key
-        self.debit = debit
+        self.body = SETTLE.pack(debit.charged_nano, debit.input_tokens, debit.output_tokens) + encode_debit(debit)
         self.on_reply = on_reply
 
     def pack(self, account_place: int, key_place: int) -> bytes:
-        debit = self.debit
-        output = debit.output_tokens
-        head = SETTLE.pack(
-            SETTLE_CODE, self.id, account_place, key_place, debit.charged_nano, debit.input_tokens, output
-        )
-        return head + encode_debit(debit)
+        return ITEM.pack(SETTLE_CODE, self.id, account_place, key_place) + self.body
 
     def resolve(self, reply: list[Any] | RedisError, epoch: int) -> None:
         self.on_reply(reply, epoch)
@@ -106,7 +103,7 @@ class VoidItem:
         self.answer: asyncio.Future[bool | None] = asyncio.get_running_loop().create_future()
 
     def pack(self, account_place: int, key_place: int) -> bytes:
-        return VOID.pack(VOID_CODE, self.id, account_place, key_place)
+        return ITEM.pack(VOID_CODE, self.id, account_place, key_place)
 
     def resolve(self, reply: list[Any] | RedisError, epoch: int) -> None:
         if not self.answer.done():

@@ -228,7 +228,6 @@ class Holds:
         Raises `SettlementLost` when neither store could be told in time, or when the ledger has decided that the hold
         had expired: the answer must be cut then. The debit still reaches the ledger if anything here survives.
         """
-        hold.ending = True
         outcome: asyncio.Future[Settled] = asyncio.get_running_loop().create_future()
 
         def replied(reply: list[Any] | RedisError, epoch: int) -> None:
@@ -240,10 +239,13 @@ class Holds:
             else:
                 self.spawn(self._ledger_way(hold, debit, outcome))
 
+        item = SettleItem(hold, debit, replied)
+        hold.ending = True
+
         def send(_: object = None) -> None:
             partition = hold.partition
             if partition.epoch == hold.epoch:
-                self._batchers[partition.number].submit(SettleItem(hold, debit, replied))
+                self._batchers[partition.number].submit(item)
             else:
                 replied(RedisAway("the hold is of an older epoch"), -1)
 

@@ -31,7 +31,7 @@ async def sync_prices(database: Database, prices: PriceTable) -> int:
     return affected(tag)
 
 
-async def sync_plans(database: Database, plans: Plans) -> list[str]:
+async def sync_plans(database: Database, plans: Plans, default_plan: str = DEFAULT_PLAN) -> list[str]:
     """Note what each plan says and raise the version of the accounts to which something else applies than before.
 
     Answers their ids. A plan that has gone leaves its accounts with the default plan. Raises `DatabaseError`.
@@ -46,7 +46,7 @@ async def sync_plans(database: Database, plans: Plans) -> list[str]:
             return []
         await connection.execute(_query("catalogue_plans_store"), list(said), list(said.values()))
         await connection.execute(_query("catalogue_plans_forget"), list(said))
-        rows = await connection.fetch(_query("catalogue_plans_accounts"), changed, DEFAULT_PLAN in changed, list(said))
+        rows = await connection.fetch(_query("catalogue_plans_accounts"), changed, default_plan in changed, list(said))
         return sorted(row["id"] for row in rows)
 
 

@@ -1,7 +1,7 @@
 """OpenAI's format, the texts of a request: those that a provider turns into tokens by themselves. This file owns which.
 
 The content of a message stands between special tokens, a prompt and the input of an embedding are taken whole, so that
-their tokens can be counted. All else (tools, schemas, names, the JSON itself) is put into the prompt in ways that differ
+their tokens can be counted. All else (tools, schemas, names, the JSON itself) comes into the prompt in ways that differ
 and stays at its bytes. To count the JSON as it stands would be no bound: an escape cuts words at other places, and
 `" +#+#+#+#+#+` again and again has five tokens where its JSON has two.
 """
@@ -37,7 +37,7 @@ _TEXT: Final = msgspec.json.Decoder(str)
 
 
 def input_texts(body: bytes) -> list[tuple[str, int]]:
-    """Each text with the bytes that it takes of a body that `openai.parse` has accepted; none where it can't be read."""
+    """Each text with the bytes that it takes of a body that `openai.parse` accepts; none where it can't be read."""
     try:
         request = _REQUEST.decode(body)
         return list(_texts(request))

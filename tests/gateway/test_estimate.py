@@ -6,17 +6,19 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from billing.holds.decision import Need, NeedTooLarge
 from billing.prices import FACTOR_SCALE, TOKEN_CLASSES, PriceRow, Tier
 from billing.usage import MAX_COUNT, Usage
 from gateway.estimate import EstimateRules, NotPriced, charge, markup_of, worst_case
+from gateway.handler import counted_tokens
 from gateway.providers.dialect import ParsedRequest, Parts
 from gateway.providers.openai import OpenAIDialect
 from gateway.routing import Rates, Route
 from gateway.settings import ProviderConfig
+from gateway.tokens import CL100K, O200K, Tokenizer
 
 PROVIDER = ProviderConfig("openai", "openai", "http://provider/v1")
 STRICT, LOOSE = EstimateRules(), EstimateRules(strict=False)
@@ -26,6 +28,13 @@ def row(per_million: dict[str, int] | None = None, **fields: Any) -> PriceRow:
     rates = {"input": 150_000_000, "output": 600_000_000} if per_million is None else per_million
     fields = {"max_output_tokens": 1000, "per_unit": {}, **fields}
     return PriceRow("openai", "m", date(2024, 1, 1), rates, **fields)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    made = Tokenizer()
+    made.load()
+    return made
 
 
 def route(price: PriceRow | None, *, markup_scaled: int = 0, own_max_output: int | None = None) -> Route:
@@ -160,6 +169,40 @@ def test_the_bound_holds_from_the_body_on(data: st.DataObject, body: dict[str, A
     choices = body.get("n", 1)
     usage = data.draw(usages((said + 8 * len(body["messages"])) * choices, asked * choices))
     assert charge(usage, route(row()), 0, None).charged_nano <= hold_nano(need, granted)
+
+
+ODD = [
+    '" +#+#+#+#+#+',
+    "\\niejszych",
+    "=-=-=-=-=-=-=-=-\n",
+    "\tVirginia",
+    "a",
+    " ",
+    "\u00e9",
+    "\U0001f600",
+    "\r\n",
+    "0",
+]
+texts = st.builds(
+    lambda unit, times, rest: unit * times + rest, st.sampled_from(ODD), st.integers(0, 900), st.text(max_size=20)
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(texts, max_size=3), st.booleans())
+async def test_counted_tokens_are_an_upper_bound_too(tokenizer: Tokenizer, contents: list[str], in_ascii: bool) -> None:
+    """A JSON has fewer tokens than its texts where an escape cuts a word in a luckier place."""
+    messages = [{"role": "user", "content": content} for content in contents]
+    compact = {"ensure_ascii": in_ascii, "separators": (",", ":")}
+    for said in ({"messages": messages}, {"prompt": contents}, {"input": "".join(contents)}):
+        body = json.dumps({"model": "m", **said}, **compact).encode()  # type: ignore[arg-type]
+        for vocabulary in (O200K, CL100K):
+            exact = tokenizer._encodings[vocabulary].encode_ordinary
+            if "messages" in said:
+                least = 3 + sum(4 + len(exact(content)) for content in contents)
+            else:
+                least = sum(len(exact(text)) for text in (contents if "prompt" in said else [said["input"]]))
+            assert least <= await counted_tokens(body, tokenizer, vocabulary)
 
 
 def test_an_elastic_hold_reaches_from_the_least_to_the_model_s_own() -> None:

@@ -185,6 +185,21 @@ async def test_an_elastic_hold_tells_the_provider_its_maximum(make_gateway: Make
         assert provider.sent[-1].json[field] == 40
 
 
+async def test_text_whose_json_has_fewer_tokens_is_held_for_what_it_has(
+    make_gateway: MakeGateway, upstream: Upstream
+) -> None:
+    content = '" +#+#+#+#+#+' * 1000
+    provider = Provider(saying(answer(said=usage(5000, 16))))
+    gateway = await make_gateway(await upstream(provider.serve))
+    short = await gateway.customer(f"{(4900 * INPUT + 16 * OUTPUT) / 1e9:.9f}")
+    body = json.dumps(chat(content, model="gpt-4o-mini", max_tokens=16)).encode()
+    billing = refusal(await fetch(short.post(data=body)), 402, "billing_required")["billing"]
+    assert 5000 * INPUT + 16 * OUTPUT < parse_usd(billing["required_usd"]) < 6000 * INPUT < len(body) * INPUT
+    enough = await gateway.customer(billing["required_usd"])
+    assert (await fetch(enough.post(data=body))).status == 200
+    assert parse_usd((await enough.balance())["balance_usd"]) >= 0
+
+
 async def test_choices_count_in_the_hold_and_its_grant(make_gateway: MakeGateway, upstream: Upstream) -> None:
     provider = Provider(saying(answer()))
     gateway = await make_gateway(await upstream(provider.serve))

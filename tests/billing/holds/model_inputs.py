@@ -19,7 +19,6 @@ START_S: Final = 1_772_323_100
 """Some minutes before March 2026 begins, on a Saturday."""
 
 fractions = st.one_of(st.integers(0, 60), st.integers(0, 60), st.integers(0, 1000))
-rarely = st.sampled_from((False,) * 5 + (True,))
 jitters = st.integers(-2, 2)
 picks = st.integers(0, 10**6)
 limits = st.tuples(st.sampled_from((1, 8, 20, 400, 1500, 3000, 10**6, MAX_NANO)), st.integers(0, 3000), jitters)

@@ -15,9 +15,9 @@ from billing.holds.codec import (
     BATCH,
     COUNTER,
     I8,
+    ITEM,
     NO_REQUEST,
     SETTLE,
-    VOID,
     AccountState,
     Counter,
     Entry,
@@ -308,14 +308,11 @@ def _fresh_counters(subject: Subject) -> tuple[Counter, ...]:
 
 
 def _pack_item(item: Admission | Settlement | Void, account_place: int, key_place: int) -> bytes:
-    raw_id = item.id.encode()
+    code = {Admission: 1, Settlement: 2, Void: 3}[type(item)]
+    head = ITEM.pack(code, item.id.encode(), account_place, key_place)
     match item:
         case Admission():
-            head = ADMIT.pack(
-                1,
-                raw_id,
-                account_place,
-                key_place,
+            body = ADMIT.pack(
                 *item.versions,
                 item.credit,
                 item.input_cost,
@@ -329,12 +326,13 @@ def _pack_item(item: Admission | Settlement | Void, account_place: int, key_plac
             )
             limits = [tuple(Limit("key", quota) for quota in quotas) for quotas in item.limits]
             names = packed_names(item.names)
-            return head + b"".join(map(pack_limits, limits)) + len(names).to_bytes(2, "little") + names + item.payload
+            limited = b"".join(map(pack_limits, limits)) + len(names).to_bytes(2, "little")
+            return head + body + limited + names + item.payload
         case Settlement():
             used = item.amounts
-            return SETTLE.pack(2, raw_id, account_place, key_place, used.cost, used.input, used.output) + item.payload
+            return head + SETTLE.pack(used.cost, used.input, used.output) + item.payload
         case Void():
-            return VOID.pack(3, raw_id, account_place, key_place)
+            return head
 
 
 def _pack_correction(row: Correction, place: int) -> bytes:

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from billing.holds.codec import (
     ADMIT,
     HELD,
+    ITEM,
     PENDING,
     SETTLE,
     SETTLED,
-    VOID,
     AccountState,
     Counter,
     Entry,
@@ -142,7 +142,7 @@ def test_the_layout_is_the_one_that_is_stored() -> None:
         "0600000000000000" "07000000" "08000000" "09000000" "01" "0a000080" "0b000000" "0c00000000000000"
     )  # fmt: skip
     assert KeyState(1, 2, 3, ()).pack().hex() == "0101000000020000000300000000"
-    assert (ADMIT.size, SETTLE.size, VOID.size) == (99, 55, 31)
+    assert (ITEM.size, ADMIT.size, SETTLE.size) == (31, 68, 24)
     assert pack_tags([1, 2]).hex() == "020100000002000000"
 
 

@@ -134,3 +134,26 @@ async def test_no_window_of_any_metric_is_overrun(make_world: MakeWorld, subject
         state = worlds[0].key_state(principal) if subject == "key" else worlds[0].account_state(principal.account_id)
         (counter,) = (await state).counters
         assert counter.used == 0
+
+
+@pytest.mark.parametrize("changes", [{"charged_nano": 2**70}, {"model": "\ud800"}])
+async def test_a_debit_that_cannot_be_packed_harms_no_other(world: World, changes: dict[str, object]) -> None:
+    """They would have gone to Redis in one call. Its hold is given back as its request fails."""
+    principal = await world.customer(10**9)
+
+    async def one(**said: object) -> None:
+        request_id = str(ULID())
+        async with world.engine.holds.open(
+            request_id, principal, "demo", "llm", FIXED, debit(request_id, principal)
+        ) as hold:
+            assert isinstance(hold, Hold)
+            await world.engine.holds.settle(
+                hold, debit(request_id, principal, admitted_at_ms=hold.admitted_at_ms, **said)
+            )
+
+    async with asyncio.timeout(10):
+        results = await asyncio.gather(one(), one(**changes), one(), return_exceptions=True)
+    assert [result is None for result in results] == [True, False, True]
+    assert world.engine.holds.live == {}
+    state = await world.account_state(principal.account_id)
+    assert (state.held_nano, state.running, state.balance_nano) == (0, 0, 10**9 - 1000)
