@@ -95,11 +95,24 @@ class Recovery:
         """
         if self._outbox.older_than(partition, epoch):
             await self._outbox.flush()
+        await self._write_older(partition, epoch)
         known: TagsByName = {}
         for hold in [hold for hold in self._live.values() if hold.partition is partition and hold.epoch < epoch]:
             if hold.ending or not await self._hold_again(partition, hold, epoch, known):
                 return False
         return await self._sync_loaded(partition, epoch)
+
+    async def _write_older(self, partition: Partition, epoch: int) -> None:
+        """Write what a journal that came back has of older epochs. Its gateways may be gone, and admission must not
+        open on balances and windows that these debits are still missing from."""
+        older: list[Debit] = []
+        async for _, raw in self._link.scan_hash(self._keys.journal(partition.number).decode(), SCAN_COUNT):
+            entry = Entry.unpack(raw)
+            if entry.state == SETTLED and entry.epoch < epoch:
+                older.append(at_place(decode_debit(entry.payload), entry.epoch, entry.dseq))
+            if len(older) >= SETTLED_ROWS:
+                await self._write(older)
+        await self._write(older)
 
     async def _sync_loaded(self, partition: Partition, epoch: int) -> bool:
         """Tell accounts that the new epoch has already of debits that were written after they had been loaded: until

@@ -144,7 +144,8 @@ async def test_redis_that_comes_back_older_neither_loses_nor_doubles(
 
 
 async def test_debits_of_an_older_epoch_that_come_late_reach_redis_as_corrections(make_world: MakeWorld) -> None:
-    """The journal of a gateway that died before the epoch moved; written when the account is loaded already."""
+    """An entry that no gateway saw before the epoch opened, such as a replica's that came late: written when the account
+    is loaded already."""
     world, dead = await make_world(), await make_world()
     principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,), quotas=(TOTAL_COST,))
     async with dead.engine.outbox._writing:
@@ -153,9 +154,13 @@ async def test_debits_of_an_older_epoch_that_come_late_reach_redis_as_correction
             task.cancel()
         dead.engine.outbox._waiting.clear()
     await dead.database.execute("DELETE FROM gateways WHERE id = $1", dead.engine._gateway_id)
+    journal = world.keys.journal(0)
+    late = await world.link.command("HGET", journal, spent)
+    await world.link.command("HDEL", journal, spent)
     await lose_meta(world, principal)
     hold = await hold_one(world, principal)
     assert (await world.account_state(principal.account_id)).balance_nano == 10**9
+    await world.link.command("HSET", journal, spent, late)
     waiting = await entries(world, principal.account_id)
     assert {entry.state for entry in waiting.values()} == {HELD, SETTLED}
 

@@ -11,11 +11,11 @@ from ulid import ULID
 from billing.holds import recovery
 from billing.holds.codec import CLAIMED, HELD, SETTLED, VERSION, pack_text
 from billing.holds.engine import EngineSettings
-from billing.holds.hold import SettlementLost
+from billing.holds.hold import Hold, SettlementLost
 from billing.ledger.debits import encode_debit
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import MakeWorld, World, debit
+from tests.billing.holds.conftest import MakeWorld, World, debit, need
 from tests.billing.holds.support import (
     assert_agreed,
     debits,
@@ -252,3 +252,22 @@ async def test_the_lease_is_kept_whatever_the_relay_waits_for(world: World) -> N
         return bool(await world.database.value(renewed) > first)
 
     await eventually(is_renewed)
+
+
+async def test_a_new_epoch_opens_with_what_a_journal_that_came_back_has_settled(make_world: MakeWorld) -> None:
+    """Its gateway may be gone: a balance loaded without these debits could be spent twice."""
+    first = await make_world(EngineSettings(ledger_flush_s=60.0))
+    principal = await first.customer(10**9)
+    request_id = str(ULID())
+    async with first.engine.holds.open(
+        request_id, principal, "demo", "llm", need(), debit(request_id, principal)
+    ) as hold:
+        assert isinstance(hold, Hold)
+        await first.engine.holds.settle(hold, debit(request_id, principal, admitted_at_ms=hold.admitted_at_ms))
+    assert len(first.engine.outbox) == 1
+    second = await make_world()
+    partition = second.engine.partitions.of(principal.account_id)
+    await second.engine.partitions.renew(partition)
+    epoch = await second.engine.partitions.ensure(partition)
+    assert await second.engine.recovery.prepare(partition, epoch)
+    assert await second.database.value("SELECT balance_nano FROM accounts") == 10**9 - 500

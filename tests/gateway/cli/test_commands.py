@@ -47,6 +47,7 @@ def nobody_at() -> str:
 
 COMMANDS = [
     *("up", "serve", "migrate", "doctor", "ledger", "ledger verify", "explain", "operator", "operator grant"),
+    "reconcile",
     *("operator account", "operator account create", "operator account show", "operator account list"),
     *("operator account quotas", "operator key", "operator key create", "operator key list"),
     *("operator key update", "operator key revoke"),
