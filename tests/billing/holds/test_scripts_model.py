@@ -25,6 +25,8 @@ from billing.quotas import window_end_s, window_id
 from tests.billing.holds.model_base import ModelBase
 from tests.billing.holds.model_inputs import (
     ACCOUNTS,
+    FEATURES,
+    MODELS,
     OWNERS,
     SCALES,
     START_S,
@@ -39,12 +41,12 @@ from tests.billing.holds.model_inputs import (
 )
 from tests.billing.holds.reference import OK, Reference
 from tests.billing.holds.reference_ledger import Row
-from tests.billing.holds.reference_values import Admission, Amounts, Hold, Settlement, Void
+from tests.billing.holds.reference_values import Admission, Amounts, Hold, Names, Settlement, Void
 from tests.billing.holds.scripts import Dump
 
 PROFILE: Final = os.environ.get("HYPOTHESIS_PROFILE", "default")
-SIZES: Final = {"default": (160, 40), "long": (5000, 80)}
-"""Examples and steps by profile."""
+SIZES: Final = {"default": (120, 40), "long": (2000, 80)}
+"""Examples and steps of each machine by profile."""
 BINARY: Final = "METERGATE_TEST_REDIS_BINARY"
 RARE: Final = ("all", "nothing", "older", "remember", "remember", "install", "rehold", "lose", "stale")
 """The first three are what Redis has kept when it comes back."""
@@ -188,6 +190,18 @@ class Machine(ModelBase):
         if request_id in self.running:
             self.running.remove(request_id)
 
+    @rule(place=st.tuples(st.sampled_from(tuple(OWNERS)), st.sampled_from(MODELS)), used=picks, told=st.booleans())
+    def direct(self, place: tuple[str, str], used: int, told: bool) -> None:
+        """Usage that needs no hold goes to the ledger alone."""
+        request_id, (key_id, model) = self.new_id(), place
+        account_id, amounts = OWNERS[key_id], Amounts(used % 101, used % 11, used % 7)
+        names = Names(account_id, key_id, model, FEATURES[0])
+        self.requests[request_id] = Hold(HELD, 0, self.ref.now_ms, names, amounts, b"")
+        self.debits[request_id] = amounts
+        self.ledger.write(Row(request_id, names, self.ref.now_ms, self.debits[request_id]))
+        if told:
+            self.sync_all(account_id)
+
     @rule(of_journal=st.booleans(), most=st.integers(1, 5), told=st.booleans())
     def flush(self, of_journal: bool, most: int, told: bool) -> None:
         """Debits reach the ledger, from memory or from the journal, and are acknowledged."""
@@ -303,7 +317,7 @@ class Machine(ModelBase):
             case "stale":
                 self.stale_epoch(asked, (-1, 1)[pick % 2])
             case _:
-                self.new_epoch(kind, pick % 4 != 0, pick % 5 != 0)
+                self.new_epoch(kind, killed=pick % 4 == 0, opened=pick % 5 != 0)
 
     def install(self, key_id: str, stale: bool) -> None:
         epoch, account_id = self.ref.epoch or 0, OWNERS[key_id]
@@ -332,8 +346,9 @@ class Machine(ModelBase):
         self.same("rehold", epoch, request_id, again)
         self.check()
 
-    def new_epoch(self, kept: str, reheld: bool, opened: bool) -> None:
-        """Redis comes back: as it was, empty, or as it was some time ago."""
+    def new_epoch(self, kept: str, *, killed: bool, opened: bool) -> None:
+        """Redis comes back: as it was, empty, or as it was some time ago. A gateway that is killed with it has written
+        nothing and holds nothing again; what it was about to send may still arrive."""
         if kept == "nothing":
             self.real.restore(Dump({}, {}, {}, dict.fromkeys(SUBJECTS)))
             epoch, now_ms = self.ref.epoch or 0, self.ref.now_ms
@@ -350,13 +365,15 @@ class Machine(ModelBase):
             epoch = self.ref.epoch or 0
         self.same("fence", epoch + 1, f"life {epoch + 1}")
         self.check()
+        if killed:
+            self.outbox.clear()
         while self.outbox:
             request_id, (of_epoch, dseq) = self.outbox.popitem()
             hold = self.requests[request_id]
             self.ledger.write(
                 Row(request_id, hold.names, hold.at_ms, self.debits[request_id], epoch=of_epoch, dseq=dseq)
             )
-        if reheld:
+        if not killed:
             for request_id in list(self.running):
                 self.install(self.requests[request_id].names.key, stale=False)
                 self.rehold_one(request_id)
@@ -391,7 +408,7 @@ class Machine(ModelBase):
         account = self.ref.account(account_id) or self.ledger.load_account(account_id, epoch, now_s)
         loaded = replace(account) if account is self.ref.account(account_id) else account
         assert self.same("install", epoch, loaded, self.ledger.load_key(key_id, epoch, now_s)) == 2
-        self.new_epoch("all", True, True)
+        self.new_epoch("all", killed=False, opened=True)
 
     def stale_epoch(self, asked: Ask, off: int) -> None:
         """Every script of another epoch does nothing."""
@@ -438,13 +455,45 @@ class Machine(ModelBase):
             assert account.balance == self.ledger.accounts[account_id].balance
 
 
+class Restarts(Machine):
+    """Redis goes and comes back all the time; gateways die with it, and what they sent arrives late."""
+
+    something_rare = None  # type: ignore[assignment]
+
+    @rule(kept=st.sampled_from(("all", "all", "older", "nothing")), killed=st.booleans(), pick=picks)
+    def restart(self, kept: str, killed: bool, pick: int) -> None:
+        self.new_epoch(kept, killed=killed, opened=pick % 4 > 0)
+
+    @rule()
+    def snapshot_now(self) -> None:
+        self.remember()
+
+    @rule(pick=picks)
+    @precondition(lambda self: self.requests)
+    def rehold(self, pick: int) -> None:
+        self.rehold_one(list(self.requests)[-1 - pick % min(len(self.requests), 6)])
+
+
+class Quotas(Machine):
+    """Quotas change and windows pass, while nothing is lost."""
+
+    something_rare = None  # type: ignore[assignment]
+
+    @rule(subject=st.sampled_from(SUBJECTS), said=quotas, step=steps)
+    def adopt_and_wait(self, subject: str, said: Any, step: tuple[Any, int]) -> None:
+        """Time passes before the new counters are filled."""
+        self.set_quotas(subject, [said])
+        self.adopt(subject, 0)
+        self.advance(step)
+
+
 def run(make: Callable[[], Machine]) -> None:
-    examples, steps = SIZES[PROFILE]
+    examples, length = SIZES[PROFILE]
     run_state_machine_as_test(
-        make,
+        make,  # type: ignore[arg-type]
         settings=settings(
             max_examples=examples,
-            stateful_step_count=steps,
+            stateful_step_count=length,
             deadline=None,
             suppress_health_check=list(HealthCheck),
             report_multiple_bugs=False,
@@ -453,8 +502,9 @@ def run(make: Callable[[], Machine]) -> None:
     )
 
 
-def test_the_scripts_are_the_reference(redis_url: str) -> None:
-    run(lambda: Machine(redis_url))
+@pytest.mark.parametrize("machine", [Machine, Restarts, Quotas])
+def test_the_scripts_are_the_reference(redis_url: str, machine: type[Machine]) -> None:
+    run(lambda: machine(redis_url))
 
 
 @pytest.fixture
