@@ -144,7 +144,7 @@ async def test_redis_that_comes_back_older_neither_loses_nor_doubles(
 
 
 async def test_debits_of_an_older_epoch_that_come_late_reach_redis_as_corrections(make_world: MakeWorld) -> None:
-    """An entry that no gateway saw before the epoch opened, such as a late one of a replica: written when the account is
+    """An entry that nobody saw before the epoch opened, such as a late one of a replica: written when the account is
     loaded already."""
     world, dead = await make_world(), await make_world()
     principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,), quotas=(TOTAL_COST,))
