@@ -49,6 +49,7 @@ SWEEP_INTERVAL_S: Final = 2.0
 RESUBSCRIBE_S: Final = 0.2
 START_ATTEMPTS: Final = 50
 START_PAUSE_S: Final = 0.2
+CANCEL_AGAIN_S: Final = 1.0
 
 
 class Lease:
@@ -196,15 +197,22 @@ class Engine:
     async def stop(self, timeout_s: float = 10.0) -> bool:
         """Finish settlements, write what waits, give the lease back. Whether everything was written in time."""
         done = await self.holds.drain(timeout_s)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._cancel_tasks()
         if not self.holds.live:
             try:
                 await self._lease.end()
             except DatabaseError as error:
                 logger.info("the lease runs out by itself: %s", error)
         return done
+
+    async def _cancel_tasks(self) -> None:
+        """End what runs beside. Asked more than once: a library that is interrupted while it cleans up may swallow a
+        cancellation, and its loop would go on for ever."""
+        running = set(self._tasks)
+        while running:
+            for task in running:
+                task.cancel()
+            _, running = await asyncio.wait(running, timeout=CANCEL_AGAIN_S)
 
     async def end_all_leases(self) -> None:
         """End every gateway's lease; only for whoever knows that no gateway is alive. Raises `DatabaseError`."""

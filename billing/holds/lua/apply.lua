@@ -14,7 +14,9 @@ local account = read_account(KEYS[3])
 if not account or account.epoch ~= epoch then return {2} end
 if account.xseq ~= unpack_from('<i8', ARGV[2]) then return {0, account.xseq} end
 
-local now_s = math.max(floor(now_ms / 1000), account.now_s)
+-- Counters may follow to this time: so does the account's, lest a clock that steps back resets them.
+account.now_s = math.max(floor(now_ms / 1000), account.now_s)
+local now_s = account.now_s
 local keys = {}
 local function key_at(place)
   if place == 0 then return nil end

@@ -208,6 +208,7 @@ class Reference:
             return [2]
         if account.xseq != after:
             return [0, account.xseq]
+        account.now_s = self.now_of(account)
         for row in rows:
             self._correct(account, row)
             account.xseq = row.xseq
