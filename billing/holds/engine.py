@@ -50,6 +50,7 @@ RESUBSCRIBE_S: Final = 0.2
 START_ATTEMPTS: Final = 50
 START_PAUSE_S: Final = 0.2
 CANCEL_AGAIN_S: Final = 1.0
+CANCEL_ATTEMPTS: Final = 10
 
 
 class Lease:
@@ -209,10 +210,14 @@ class Engine:
         """End what runs beside. Asked more than once: a library that is interrupted while it cleans up may swallow a
         cancellation, and its loop would go on for ever."""
         running = set(self._tasks)
-        while running:
+        for _ in range(CANCEL_ATTEMPTS):
+            if not running:
+                return
             for task in running:
                 task.cancel()
             _, running = await asyncio.wait(running, timeout=CANCEL_AGAIN_S)
+        if running:
+            logger.error("%d loops of the engine do not end", len(running))
 
     async def end_all_leases(self) -> None:
         """End every gateway's lease; only for whoever knows that no gateway is alive. Raises `DatabaseError`."""
