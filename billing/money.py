@@ -50,10 +50,10 @@ def check_bound(nano: int) -> int:
 
 def format_usd(nano: int) -> str:
     """A plain decimal of USD with at least two decimals and no exponent: 12_500_000_000 -> `"12.50"`."""
-    sign = "-" if nano < 0 else ""
-    whole, fraction = divmod(abs(nano), NANO_PER_USD)
-    digits = f"{fraction:09d}".rstrip("0").ljust(2, "0")
-    return f"{sign}{whole}.{digits}"
+    if nano < 0:
+        return "-" + format_usd(-nano)
+    digits = f"{nano:010d}"
+    return f"{digits[:-9]}.{digits[-9:-7]}{digits[-7:].rstrip('0')}"
 
 
 def format_credits(nano: int, credits_per_usd: int) -> str:

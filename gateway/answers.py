@@ -2,8 +2,6 @@
 
 from typing import Final
 
-from multidict import CIMultiDict
-
 from billing.holds.hold import Hold
 from billing.money import format_usd
 from billing.principals import Limit
@@ -25,7 +23,7 @@ def duration(milliseconds: int) -> str:
     return f"{minutes}m{seconds}" if minutes else seconds
 
 
-def add_limits(headers: CIMultiDict[str], hold: Hold) -> None:
+def limit_lines(hold: Hold) -> str:
     """`x-ratelimit-*` of the minute windows that have the least left, as admission left them."""
     tightest: dict[str, tuple[int, Limit]] = {}
     for limit, used in zip(hold.limits.minute, hold.minute_used, strict=True):
@@ -35,21 +33,19 @@ def add_limits(headers: CIMultiDict[str], hold: Hold) -> None:
             if name not in tightest or remaining < tightest[name][0]:
                 tightest[name] = (remaining, limit)
     if not tightest:
-        return
+        return ""
     reset = duration(MINUTE_MS - hold.admitted_at_ms % MINUTE_MS)
-    for name, (remaining, limit) in tightest.items():
-        headers[f"x-ratelimit-limit-{name}"] = str(limit.quota.limit)
-        headers[f"x-ratelimit-remaining-{name}"] = str(max(0, remaining))
-        headers[f"x-ratelimit-reset-{name}"] = reset
+    return "".join(
+        f"x-ratelimit-limit-{name}: {limit.quota.limit}\r\n"
+        f"x-ratelimit-remaining-{name}: {max(0, remaining)}\r\n"
+        f"x-ratelimit-reset-{name}: {reset}\r\n"
+        for name, (remaining, limit) in tightest.items()
+    )
 
 
-def add_metering(
-    headers: CIMultiDict[str], hold: Hold, available_nano: int, credit_limit_nano: int, charged_nano: int | None
-) -> None:
-    """What this request cost, where that is known, and what the balance is now, holds taken off."""
-    headers[REQUEST_ID] = hold.id
-    if charged_nano is not None:
-        headers[COST] = format_usd(charged_nano)
-    headers[BALANCE] = format_usd(available_nano - credit_limit_nano)
-    if hold.limits.minute:
-        add_limits(headers, hold)
+def metering_lines(hold: Hold, available_nano: int, credit_limit_nano: int, charged_nano: int | None) -> bytes:
+    """Header lines: what this request cost, where that is known, and what the balance is now, holds taken off."""
+    cost = f"{COST}: {format_usd(charged_nano)}\r\n" if charged_nano is not None else ""
+    balance = format_usd(available_nano - credit_limit_nano)
+    limits = limit_lines(hold) if hold.limits.minute else ""
+    return f"{REQUEST_ID}: {hold.id}\r\n{cost}{BALANCE}: {balance}\r\n{limits}".encode()

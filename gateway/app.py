@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 from ulid import ULID
@@ -29,6 +29,7 @@ from billing.ledger.grants import Grants
 from billing.ledger.postgres import Database, DatabaseError
 from billing.principals import Principal
 from billing.reports import Reports
+from gateway.edge import EdgeRunner
 from gateway.estimate import EstimateRules
 from gateway.forward import Forwarder, ForwardRules
 from gateway.handler import Proxy, ProxyRules
@@ -42,7 +43,7 @@ from gateway.refusals import Links
 from gateway.routing import Router
 from gateway.settings import Defaults, Settings
 from gateway.tokens import Tokenizer
-from gateway.transport import AiohttpTransport
+from gateway.transport import HttpTransport
 from gateway.upstream import Transport
 
 logger = logging.getLogger(__name__)
@@ -197,7 +198,7 @@ def make_transports(settings: Settings, tokenizer: Tokenizer) -> dict[str, Trans
                 timeout_s=defaults.upstream_timeout_s,
             )
         elif provider.kind == "openai":
-            transports[provider.name] = AiohttpTransport(
+            transports[provider.name] = HttpTransport(
                 connections=defaults.upstream_connections,
                 connect_timeout_s=defaults.connect_timeout_s,
                 timeout_s=defaults.upstream_timeout_s,
@@ -205,9 +206,22 @@ def make_transports(settings: Settings, tokenizer: Tokenizer) -> dict[str, Trans
     return transports
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a worker serves: the application, and in front of it the metered endpoints."""
+
+    app: web.Application
+    proxy: Proxy
+    endpoints: frozenset[str]
+
+    def runner(self, **options: Any) -> EdgeRunner:
+        """Runs it; options are those of `web.AppRunner`."""
+        return EdgeRunner(self.app, self.proxy.handle, self.endpoints, **options)
+
+
 @asynccontextmanager
-async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIterator[tuple[web.Application, Health]]:
-    """The application that a worker serves, its engine running. On leaving, running settlements are finished."""
+async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIterator[tuple[Served, Health]]:
+    """What a worker serves, its engine running. On leaving, running settlements are finished."""
     settings, defaults, engine = runtime.settings, runtime.settings.defaults, runtime.engine
     metrics = metrics or Metrics()
     tokenizer = Tokenizer()
@@ -255,7 +269,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
             asyncio.create_task(jobs.reconcile_for_ever(defaults.reconcile_interval_s)),
         ]
         health.ready = True
-        yield app, health
+        yield Served(app, proxy, dialect.endpoints), health
     finally:
         health.ready = False
         for task in tasks:

@@ -6,16 +6,19 @@ prices          a row for every routed model
 vocabularies    the tokenizer's files
 servers         the embedded ones, where nothing else was given
 postgres        reachable, recent, durable, writable, migrated; no debit set aside
-redis           reachable, recent, persistent, never evicting, a writable server of its own
+redis           reachable, recent, persistent, never evicting, a writable server of its own; of a cluster every server,
+                and that it serves all slots and replaces a master sooner than a gateway counts as dead
 """
 
+import asyncio
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from billing.cli import CommandFailed, Output
-from billing.holds.connection import Link, RedisError
+from billing.holds.connection import Link, RedisError, Server, Shard
 from billing.ledger.migrate import pending
 from billing.ledger.postgres import Database, DatabaseError
 from gateway.embedded import EmbeddedServersError
@@ -25,9 +28,18 @@ from gateway.settings import ConfigError, Settings, load_settings, unpriced_mode
 from gateway.tokens import Tokenizer, VocabularyError
 
 Status = Literal["ok", "warn", "fail"]
+Told = Mapping[str, Any] | RedisError
+"""What a Redis server says of itself and its cluster, or why it says nothing."""
 OLDEST_POSTGRES: Final = 14
 OLDEST_REDIS: Final = (6, 2)
 STORE_TIMEOUT_S: Final = 5.0
+SLOTS: Final = 16384
+LEAST_MASTERS: Final = 3
+"""Of fewer no majority is left to vote for a replica once one has died."""
+NOTICE_SHARE: Final = 1.5
+"""Of cluster-node-timeout: a server is asked for a sign of life after half of it, and given up a whole one later."""
+ELECTION_S: Final = 2.0
+"""From a master that is given up to its replica as master: up to a second of waiting, the votes, and word of it."""
 _POSTGRES: Final = """
 SELECT current_setting('server_version') AS version, current_setting('server_version_num')::integer / 10000 AS major,
     current_setting('synchronous_commit') AS synchronous_commit, current_setting('fsync') AS fsync,
@@ -56,7 +68,7 @@ async def diagnose(environ: Mapping[str, str], output: Output) -> tuple[Check, .
     try:
         async with open_stores(settings, output) as stores:
             checks += await check_postgres(stores)
-            checks += await check_redis(stores.redis_url)
+            checks += await check_redis(stores.redis_url, settings.defaults.lease_s)
     except (EmbeddedServersError, CommandFailed) as error:
         checks.append(Check("servers", "fail", str(error)))
     return tuple(checks)
@@ -134,32 +146,58 @@ def _migrations(missing: list[str], stores: Stores) -> Check:
     )
 
 
-async def check_redis(url: str) -> list[Check]:
-    """The server of holds and balances."""
+async def check_redis(url: str, lease_s: float) -> list[Check]:
+    """The server of holds and balances, or the servers of their cluster, which must replace a master in `lease_s`."""
     where = shown_url(url)
     link = Link(url, timeout_s=STORE_TIMEOUT_S, connect_timeout_s=STORE_TIMEOUT_S)
     try:
-        sections = [await link.command("INFO", name) for name in ("server", "persistence", "memory", "replication")]
+        shards = await link.shards()
+        servers = [server for shard in shards for server in (shard.master, *shard.replicas)]
+        told = dict(zip(servers, await asyncio.gather(*map(_told, servers)), strict=True))
     except RedisError as error:
-        return [Check("redis", "fail", f"{where}: {error}", "Start it, or correct REDIS_URL.")]
+        return [_away(where, error)]
     finally:
         await link.close()
-    info = {str(name): value for section in sections for name, value in section.items()}
-    return redis_findings(where, link.topology, info)
+    alone = told[servers[0]]
+    if len(servers) == 1 and isinstance(alone, RedisError):
+        return [_away(where, alone)]
+    if len(servers) == 1 and not isinstance(alone, RedisError) and not alone.get("cluster_enabled"):
+        return redis_findings(where, link.topology, alone)
+    return [*_of_servers(told, lease_s), *_of_shards(link.topology, shards)]
+
+
+async def _told(server: Server) -> Told:
+    told: dict[str, Any] = {}
+    try:
+        for section in ("server", "persistence", "memory", "replication", "cluster"):
+            told |= await server.command("INFO", section)
+        if told.get("cluster_enabled"):
+            told |= await server.command("CLUSTER INFO")
+            with suppress(RedisError):  # who runs Redis for others often keeps its configuration to himself
+                told |= await server.command("CONFIG GET", "cluster-*")
+    except RedisError as error:
+        return error
+    return told
+
+
+def _away(where: str, error: RedisError) -> Check:
+    return Check("redis", "fail", f"{where}: {error}", "Start it, or correct REDIS_URL.")
 
 
 def redis_findings(where: str, topology: str, info: Mapping[str, Any]) -> list[Check]:
     """What follows from what a server says of itself (https://redis.io/docs/latest/commands/info/)."""
-    return [_redis_version(where, info), _persistence(info), _eviction(info), _topology(topology, info)]
+    version = _redis_version(info)
+    version = replace(version, message=f"{where}: {version.message}")
+    return [version, _persistence(info), _eviction(info), _topology(topology, info)]
 
 
-def _redis_version(where: str, info: Mapping[str, Any]) -> Check:
+def _redis_version(info: Mapping[str, Any]) -> Check:
     spoken = str(info.get("redis_version", "0"))
     name = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {spoken}"
     major, minor = (int(part) for part in (*spoken.split("."), "0")[:2])
     if (major, minor) < OLDEST_REDIS:
-        return Check("redis", "fail", f"{where}: {name}", "Metergate needs Redis 6.2 or later, or Valkey.")
-    return Check("redis", "ok", f"{where}: {name}")
+        return Check("redis", "fail", name, "Metergate needs Redis 6.2 or later, or Valkey.")
+    return Check("redis", "ok", name)
 
 
 def _persistence(info: Mapping[str, Any]) -> Check:
@@ -186,3 +224,77 @@ def _topology(topology: str, info: Mapping[str, Any]) -> Check:
     if role != "master":
         return Check("topology", "fail", said, "Name the primary in REDIS_URL: a replica can't be written to.")
     return Check("topology", "ok", said)
+
+
+def _of_servers(told: Mapping[Server, Told], lease_s: float) -> list[Check]:
+    """One finding for all servers of a cluster that say the same: a replica is the master of tomorrow."""
+    who: dict[Check, list[str]] = {}
+    for server, info in told.items():
+        for check in _of_node(info, lease_s):
+            who.setdefault(check, []).append(server.name)
+    names = list(dict.fromkeys(check.name for check in who))
+    found = sorted(who.items(), key=lambda each: names.index(each[0].name))
+    return [replace(check, message=f"{_whose(check, at, len(told))}: {check.message}") for check, at in found]
+
+
+def _whose(check: Check, servers: Sequence[str], count: int) -> str:
+    if len(servers) == count:
+        return "every server"
+    return f"{len(servers)} servers" if check.status == "ok" else ", ".join(servers)
+
+
+def _of_node(info: Told, lease_s: float) -> Iterable[Check]:
+    if isinstance(info, RedisError):
+        yield Check("redis", "fail", f"{info}", "Start it; if it was a master and stays away, promote its replica.")
+        return
+    yield from (_redis_version(info), _persistence(info), _eviction(info))
+    yield from (_cluster_state(info), _coverage(info), _failover(info, lease_s))
+    if info.get("role") != "master" and info.get("master_link_status") != "up":
+        mend = "See in its log why: until it follows, its master has no replica that is up to date."
+        yield Check("replicas", "warn", "does not follow its master", mend)
+
+
+def _cluster_state(info: Mapping[str, Any]) -> Check:
+    state, served = info.get("cluster_state"), int(info.get("cluster_slots_ok", 0))
+    said = f"cluster_state {state}, {served} of {SLOTS} slots served"
+    if int(info.get("cluster_slots_assigned", 0)) < SLOTS:
+        return Check("cluster", "fail", said, "Give every slot to a master: CLUSTER SLOTS says which ones have none.")
+    if state != "ok" or served < SLOTS:
+        mend = "Start the masters that are away, or promote their replicas: CLUSTER NODES names them."
+        return Check("cluster", "fail", said, mend)
+    return Check("cluster", "ok", said)
+
+
+def _coverage(info: Mapping[str, Any]) -> Check:
+    name = "cluster-require-full-coverage"
+    if info.get(name) == "no":
+        return Check("coverage", "ok", f"{name} no")
+    mend = f"Set {name} no: while one master is away, the accounts of the others are served then."
+    return Check("coverage", "warn", f"{name} {info.get(name, 'can not be read')}", mend)
+
+
+def _failover(info: Mapping[str, Any], lease_s: float) -> Check:
+    mend = "or a shorter cluster-node-timeout: docs/reliability.md says why, under clusters."
+    if "cluster-node-timeout" not in info:
+        least = f"{NOTICE_SHARE:g} times cluster-node-timeout and {ELECTION_S:g} s"
+        said = f"cluster-node-timeout can not be read, lease_s {lease_s:g}"
+        return Check("failover", "warn", said, f"Have lease_s no shorter than {least}, {mend}")
+    timeout_ms = int(info["cluster-node-timeout"])
+    least_s = NOTICE_SHARE * timeout_ms / 1000 + ELECTION_S
+    said = f"cluster-node-timeout {timeout_ms} ms, lease_s {lease_s:g}"
+    if lease_s < least_s:
+        return Check("failover", "warn", said, f"Set lease_s to {least_s:g} or more, {mend}")
+    return Check("failover", "ok", said)
+
+
+def _of_shards(topology: str, shards: Sequence[Shard]) -> list[Check]:
+    said = f"{topology} with {sum(len(shard.replicas) for shard in shards)} replicas"
+    checks = [Check("topology", "ok", said)]
+    if len(shards) < LEAST_MASTERS:
+        checks = [Check("topology", "warn", said, f"Use {LEAST_MASTERS} masters or more: fewer can't vote.")]
+    alone = [shard.master.name for shard in shards if not shard.replicas]
+    if alone:
+        mend = "Give each master a replica: without one its accounts get 503 until it is back itself."
+        return [*checks, Check("replicas", "warn", f"{', '.join(alone)}: no replica", mend)]
+    least = min(len(shard.replicas) for shard in shards)
+    return [*checks, Check("replicas", "ok", f"at least {least} for each master")]

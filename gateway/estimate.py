@@ -6,6 +6,8 @@ at the dearest that it could fall in, and where the client gave no maximum the h
 
 from dataclasses import dataclass
 
+import msgspec
+
 from billing.holds.decision import Need, NeedTooLarge
 from billing.prices import MULTIPLIERS, PriceRow, round_up
 from billing.usage import MAX_COUNT, Usage
@@ -29,8 +31,7 @@ class EstimateRules:
     estimated_output_tokens: int = 512
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(msgspec.Struct, frozen=True, gc=False):
     """What a usage costs: the provider's price and what the account is charged, in nano-USD."""
 
     cost_nano: int

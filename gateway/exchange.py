@@ -107,9 +107,13 @@ def tags_of(principal: Principal) -> str | None:
     return msgspec.json.encode(dict(principal.tags)).decode() if principal.tags else None
 
 
-def shown_id(said: str | None) -> str | None:
+def shown_id(said: str | bytes | None) -> str | None:
     """A client's or a provider's X-Request-Id as the ledger keeps it, bounded; it never identifies a debit.
 
     aiohttp keeps bytes of a header that are not UTF-8 as lone surrogates, which neither the journal nor Postgres takes.
     """
-    return said[:MAX_FOREIGN_ID].encode("utf-8", "replace").decode() if said else None
+    if not said:
+        return None
+    if isinstance(said, bytes):
+        said = said.decode("utf-8", "replace")
+    return said[:MAX_FOREIGN_ID].encode("utf-8", "replace").decode()

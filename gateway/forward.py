@@ -7,26 +7,23 @@ output has passed without it, voided when none has. A request that is cancelled 
 
 import asyncio
 import logging
-import socket
-import struct
 import time
 import zlib
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
-
-from aiohttp import ClientConnectionResetError, HttpVersion11, web
-from multidict import CIMultiDict
 
 from billing.holds.hold import Hold, Settled, SettlementLost
 from billing.holds.service import Holds
 from billing.money import format_usd
 from billing.usage import Usage
 from gateway import refusals
-from gateway.answers import REQUEST_ID, add_metering
+from gateway.answers import REQUEST_ID, metering_lines
+from gateway.call import Call, ClientGone
 from gateway.estimate import Charge
 from gateway.exchange import Exchange, shown_id
-from gateway.headers import incoming, outgoing
+from gateway.headers import Answered, Fixed, incoming, outgoing
 from gateway.metrics import Metrics
 from gateway.missing import MissingUsage
 from gateway.providers.dialect import Dialect, GarbageAnswer, Reported, Tap
@@ -37,12 +34,9 @@ from gateway.upstream import Transport, UpstreamAnswer, UpstreamError, UpstreamR
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-EVENT_STREAM: Final = "text/event-stream"
+EVENT_STREAM: Final = b"text/event-stream"
 ENCODINGS: Final = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 MAX_DECODED_BYTES: Final = 64 << 20
-BEGUN: Final = web.RequestKey("begun", bool)
-"""Set on a request once its answer's head may be out."""
-RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)
 CLIENT_GONE: Final = 499
 """The status under which a request is counted whose client left; nobody receives it."""
 
@@ -53,10 +47,6 @@ class ForwardRules:
 
     max_answer_bytes: int
     disconnect_drain_s: float
-
-
-class ClientGone(Exception):
-    """The client has closed its connection."""
 
 
 class Forwarder:
@@ -79,29 +69,32 @@ class Forwarder:
         self._rules = rules
         self._metrics = metrics
         self._clock = clock
+        self._fixed: dict[str, Fixed] = {}
 
-    async def forward(self, request: web.Request, exchange: Exchange, hold: Hold) -> web.StreamResponse:
+    async def forward(self, call: Call, exchange: Exchange, hold: Hold) -> None:
         """The provider's answer, metered; or a refusal of ours when it gave none, with the hold given back."""
         sent_s = self._clock()
+        provider = exchange.route.provider.name
         try:
-            answer = await self._transports[exchange.route.provider.name].send(self._outgoing(request, exchange, hold))
+            answer = await self._transports[provider].send(self._outgoing(call, exchange, hold))
         except UpstreamError as error:
-            return await self._failed(exchange, hold, error)
-        self._metrics.upstream_latency(exchange.route.provider.name, self._clock() - sent_s)
+            return await self._failed(call, exchange, hold, error)
+        self._metrics.upstream_latency(provider, self._clock() - sent_s)
+        head = incoming(answer.headers)
         exchange.status = answer.status
-        exchange.upstream_request_id = shown_id(answer.headers.get(REQUEST_ID))
+        exchange.upstream_request_id = shown_id(head.request_id)
         if answer.status == 200:
-            if answer.headers.get("Content-Type", "").lower().startswith(EVENT_STREAM):
-                return await self._stream(request, exchange, hold, answer)
-            return await self._whole(exchange, hold, answer)
+            if head.content_type.startswith(EVENT_STREAM):
+                return await self._stream(call, exchange, hold, answer, head)
+            return await self._whole(call, exchange, hold, answer, head)
         try:
             if answer.status >= 400:
-                return await self._pass_error(exchange, hold, answer)
-            return await self._failed(exchange, hold, UpstreamError(f"status {answer.status}"))
+                return await self._pass_error(call, exchange, hold, answer, head)
+            return await self._failed(call, exchange, hold, UpstreamError(f"status {answer.status}"))
         finally:
             answer.release()
 
-    def _outgoing(self, request: web.Request, exchange: Exchange, hold: Hold) -> UpstreamRequest:
+    def _outgoing(self, call: Call, exchange: Exchange, hold: Hold) -> UpstreamRequest:
         parsed, route = exchange.parsed, exchange.route
         granted = parsed.max_output_tokens is None and hold.granted_output < hold.need.most_output
         body = self._dialect.rewrite(
@@ -112,186 +105,161 @@ class Forwarder:
             max_field=DEFAULT_MAX_FIELD.get(exchange.endpoint, "max_tokens"),
         )
         provider = route.provider
-        key = provider.api_key.reveal() if provider.api_key is not None else None
-        base = (
-            provider.base_url or f"local://{provider.name}/v1"
-        )  # as OpenAI's clients take it: all before the endpoint
-        url = base + exchange.endpoint.removeprefix("/v1")
-        return UpstreamRequest(url, outgoing(request.headers, key, provider.headers), body)
+        fixed = self._fixed.get(provider.name)
+        if fixed is None:
+            key = provider.api_key.reveal() if provider.api_key is not None else None
+            fixed = self._fixed[provider.name] = Fixed.of(key, provider.headers)
+        # A base URL is, as OpenAI's clients take it, all that stands before the endpoint.
+        base = provider.base_url or f"local://{provider.name}/v1"
+        return UpstreamRequest(base + exchange.endpoint.removeprefix("/v1"), outgoing(call.raw_headers, fixed), body)
 
-    async def _failed(self, exchange: Exchange, hold: Hold, error: UpstreamError) -> web.Response:
+    async def _failed(self, call: Call, exchange: Exchange, hold: Hold, error: UpstreamError) -> None:
         """No usable answer, and no output has passed: give the hold back."""
         logger.info("request %s: %s: %s", hold.id, type(error).__name__, error)
         await self._void(hold)
-        refusal = refusals.upstream_timeout() if isinstance(error, UpstreamTimeout) else refusals.upstream_error()
-        return self._refused(exchange, refusal)
+        self._refuse(
+            call,
+            exchange,
+            refusals.upstream_timeout() if isinstance(error, UpstreamTimeout) else refusals.upstream_error(),
+        )
 
-    def _refused(self, exchange: Exchange, refusal: Refusal) -> web.Response:
+    def _refuse(self, call: Call, exchange: Exchange, refusal: Refusal) -> None:
         self._metrics.refusal(refusal.code)
         self._count(exchange, refusal.status)
-        return refusal.response({REQUEST_ID: exchange.request_id})
+        refusal.answer(call, exchange.request_id)
 
     async def _void(self, hold: Hold) -> None:
         await self._holds.void(hold)
         self._metrics.settled(False, "voided")
 
-    async def _pass_error(self, exchange: Exchange, hold: Hold, answer: UpstreamAnswer) -> web.Response:
+    async def _pass_error(
+        self, call: Call, exchange: Exchange, hold: Hold, answer: UpstreamAnswer, head: Answered
+    ) -> None:
         """The provider's own refusal: unchanged, and free."""
         try:
             body = await answer.read(self._rules.max_answer_bytes)
         except UpstreamError as error:
-            return await self._failed(exchange, hold, error)
+            return await self._failed(call, exchange, hold, error)
         await self._void(hold)
-        headers = incoming(answer.headers)
-        headers[REQUEST_ID] = exchange.request_id
         self._count(exchange, answer.status)
-        return web.Response(status=answer.status, body=body, headers=headers)
+        return call.answer(answer.status, head.lines + f"{REQUEST_ID}: {exchange.request_id}\r\n".encode(), body)
 
-    async def _whole(self, exchange: Exchange, hold: Hold, answer: UpstreamAnswer) -> web.Response:
+    async def _whole(self, call: Call, exchange: Exchange, hold: Hold, answer: UpstreamAnswer, head: Answered) -> None:
         """A JSON answer: read, priced and settled, then sent. Its head is here, so the provider has done the work: a
         client that leaves now does not stop it."""
         try:
-            return await self._read_whole(exchange, hold, answer)
+            await self._read_whole(call, exchange, hold, answer, head)
         except asyncio.CancelledError:
             if not hold.ending and not hold.handed_over:  # still being read: goes on where it was
-                self._holds.hand_over(hold, self._read_unseen(exchange, hold, answer))
+                self._holds.hand_over(hold, self._read_whole(call, exchange, hold, answer, head))
             raise
 
-    async def _read_unseen(self, exchange: Exchange, hold: Hold, answer: UpstreamAnswer) -> None:
-        await self._read_whole(exchange, hold, answer)
-
-    async def _read_whole(self, exchange: Exchange, hold: Hold, answer: UpstreamAnswer) -> web.Response:
+    async def _read_whole(
+        self, call: Call, exchange: Exchange, hold: Hold, answer: UpstreamAnswer, head: Answered
+    ) -> None:
         try:
             body = await answer.read(self._rules.max_answer_bytes)
         except UpstreamError as error:
             answer.release()
-            return await self._failed(exchange, hold, error)
+            return await self._failed(call, exchange, hold, error)
         answer.release()
-        return await self._whole_read(exchange, hold, answer, body)
-
-    async def _whole_read(self, exchange: Exchange, hold: Hold, answer: UpstreamAnswer, body: bytes) -> web.Response:
         exchange.first_byte_s = self._clock()
         try:
-            plain = _decoded(body, answer.headers.get("Content-Encoding"))
+            plain = _decoded(body, head.content_encoding)
             reported = self._dialect.usage_from_json(exchange.endpoint, plain)
         except (GarbageAnswer, zlib.error) as error:
-            return await self._failed(exchange, hold, UpstreamError(f"{type(error).__name__} in a 200"))
+            return await self._failed(call, exchange, hold, UpstreamError(f"{type(error).__name__} in a 200"))
         text = "" if reported is not None else self._dialect.output_text(plain)
         wrote = bool(text) or not exchange.parsed.has_output
         try:
             settled, charged_nano = await self._settle(exchange, hold, reported, wrote, text)
         except SettlementLost as error:
             logger.error("request %s: %s", hold.id, error)
-            return self._refused(exchange, refusals.unavailable())
-        headers = incoming(answer.headers)
-        self._add_metering(headers, exchange, hold, settled, charged_nano)
+            return self._refuse(call, exchange, refusals.unavailable())
         self._count(exchange, 200)
-        return web.Response(body=body, headers=headers)
+        return call.answer(200, head.lines + _metering_lines(exchange, hold, settled, charged_nano), body)
 
-    def _add_metering(
-        self, headers: CIMultiDict[str], exchange: Exchange, hold: Hold, settled: Settled | None, charged: int | None
-    ) -> None:
-        available = hold.available_nano if settled is None or settled.available_nano is None else settled.available_nano
-        credit = exchange.principal.credit_limit_nano
-        if settled is not None and settled.available_nano is not None:
-            available += credit  # the settlement tells the balance less holds, admission the credit limit too
-        add_metering(headers, hold, available, credit, charged)
-
-    async def _stream(
-        self, request: web.Request, exchange: Exchange, hold: Hold, answer: UpstreamAnswer
-    ) -> web.StreamResponse:
+    async def _stream(self, call: Call, exchange: Exchange, hold: Hold, answer: UpstreamAnswer, head: Answered) -> None:
         """An SSE answer: passed on as it comes, its end held back until the debit is safe."""
         parsed = exchange.parsed
         tap = self._dialect.tap(
             usage_added=parsed.stream and not parsed.include_usage, include_cost=exchange.include_cost
         )
-        watch = StreamWatch(tap, answer.headers.get("Content-Encoding"))
+        watch = StreamWatch(tap, head.content_encoding)
         try:
-            response, failure = await self._pass_on(request, exchange, hold, answer, watch)
+            failure = await self._pass_on(call, exchange, hold, answer, head, watch)
         except asyncio.CancelledError:  # the client has left: what goes on without it releases the answer
             self._holds.hand_over(hold, self._settle_cut(exchange, hold, answer, watch, True))
             raise
         try:
-            if failure is None and response is not None:
-                return await self._end(request, exchange, hold, watch, response)
-            if response is None and not isinstance(failure, ClientGone):
+            if failure is None and call.begun:
+                return await self._end(call, exchange, hold, watch)
+            if not call.begun and not isinstance(failure, ClientGone):
                 cause = failure if isinstance(failure, UpstreamError) else UpstreamError("an empty stream")
-                return await self._failed(exchange, hold, cause)
-            return await self._cut(request, exchange, hold, answer, watch, response, failure)
+                return await self._failed(call, exchange, hold, cause)
+            return await self._cut(call, exchange, hold, answer, watch, failure)
         finally:
             answer.release()
 
     async def _pass_on(
-        self, request: web.Request, exchange: Exchange, hold: Hold, answer: UpstreamAnswer, watch: "StreamWatch"
-    ) -> tuple[web.StreamResponse | None, Exception | None]:
-        """Pass a stream on until it ends or breaks: what was begun of our own answer, and what broke it."""
-        response: web.StreamResponse | None = None
+        self,
+        call: Call,
+        exchange: Exchange,
+        hold: Hold,
+        answer: UpstreamAnswer,
+        head: Answered,
+        watch: "StreamWatch",
+    ) -> Exception | None:
+        """Pass a stream on until it ends or breaks; what broke it."""
         try:
             async for chunk in answer.chunks():
                 out = watch.feed(chunk)
-                if response is None:
+                if not call.begun:
                     exchange.first_byte_s = self._clock()
-                    response = await self._begin(request, exchange, hold, answer)
+                    self._metrics.time_to_first_byte(
+                        exchange.route.provider.name, exchange.first_byte_s - exchange.started_s
+                    )
+                    call.begin(200, head.lines + _metering_lines(exchange, hold, None, None))
                 if out:
-                    await _write(response, out)
+                    await call.write(out)
         except (UpstreamError, ClientGone, zlib.error) as error:
-            return response, error
-        return response, None
+            return error
+        return None
 
-    async def _begin(
-        self, request: web.Request, exchange: Exchange, hold: Hold, answer: UpstreamAnswer
-    ) -> web.StreamResponse:
-        headers = incoming(answer.headers)
-        self._add_metering(headers, exchange, hold, None, None)
-        response = web.StreamResponse(headers=headers)
-        first_byte_s = exchange.first_byte_s or exchange.started_s
-        self._metrics.time_to_first_byte(exchange.route.provider.name, first_byte_s - exchange.started_s)
-        request[BEGUN] = True
-        try:
-            await response.prepare(request)
-        except (ClientConnectionResetError, ConnectionResetError) as error:
-            raise ClientGone from error
-        return response
-
-    async def _end(
-        self, request: web.Request, exchange: Exchange, hold: Hold, watch: "StreamWatch", response: web.StreamResponse
-    ) -> web.StreamResponse:
+    async def _end(self, call: Call, exchange: Exchange, hold: Hold, watch: "StreamWatch") -> None:
         """The provider has ended its stream: settle, then let the client see the end."""
         tap = watch.tap
         tap.end()
         if not tap.done:  # it ended without saying so: the client must not take this for a whole answer
-            return await self._cut(request, exchange, hold, None, watch, response, UpstreamError("no end of stream"))
+            await self._cut(call, exchange, hold, None, watch, UpstreamError("no end of stream"))
+            return
         try:
             _, charged_nano = await self._settle_stream(exchange, hold, tap)
         except SettlementLost as error:
             logger.error("request %s: %s", hold.id, error)
-            abort(request)
-            return response
+            call.abort()
+            return
         self._count(exchange, 200)
-        try:
-            await _write(response, watch.finish(format_usd(charged_nano) if exchange.include_cost else None))
-            await response.write_eof()
-        except (ClientGone, ConnectionResetError):
-            pass  # it left after its debit: nothing changes
-        return response
+        with suppress(ClientGone):  # it left after its debit: nothing changes
+            await call.end(watch.finish(format_usd(charged_nano) if exchange.include_cost else None))
 
     async def _cut(
         self,
-        request: web.Request,
+        call: Call,
         exchange: Exchange,
         hold: Hold,
         answer: UpstreamAnswer | None,
         watch: "StreamWatch",
-        response: web.StreamResponse | None,
         failure: Exception | None,
-    ) -> web.StreamResponse:
+    ) -> None:
         """The stream broke: settle what passed, and never let the client take it for a whole answer."""
         logger.info("request %s: %s: %s", hold.id, type(failure).__name__, failure)
         gone = isinstance(failure, ClientGone)
         await self._to_its_end(hold, self._settle_cut(exchange, hold, answer, watch, gone))
+        if call.unsent and not gone:
+            return self._refuse(call, exchange, refusals.upstream_error())
         self._count(exchange, CLIENT_GONE if gone else 502)
-        abort(request)
-        return response or web.Response(status=CLIENT_GONE)
+        return call.abort()
 
     async def _settle_cut(
         self, exchange: Exchange, hold: Hold, answer: UpstreamAnswer | None, watch: "StreamWatch", client_gone: bool
@@ -379,6 +347,14 @@ class Forwarder:
         self._metrics.request(exchange.endpoint, exchange.route.provider.name, status, exchange.parsed.stream)
 
 
+def _metering_lines(exchange: Exchange, hold: Hold, settled: Settled | None, charged_nano: int | None) -> bytes:
+    available = hold.available_nano if settled is None or settled.available_nano is None else settled.available_nano
+    credit = exchange.principal.credit_limit_nano
+    if settled is not None and settled.available_nano is not None:
+        available += credit  # the settlement tells the balance less holds, admission the credit limit too
+    return metering_lines(hold, available, credit, charged_nano)
+
+
 class StreamWatch:
     """A tap on a stream that may be compressed although identity was asked for: then the tap sees it decoded, the
     client gets it as it came, and its last piece waits for the settlement."""
@@ -387,7 +363,7 @@ class StreamWatch:
 
     def __init__(self, tap: Tap, encoding: str | None) -> None:
         self.tap = tap
-        wbits = ENCODINGS.get(encoding.lower()) if encoding else None
+        wbits = ENCODINGS.get(encoding) if encoding else None
         self._decoder = zlib.decompressobj(wbits) if wbits is not None else None
         self._last = b""
 
@@ -406,7 +382,7 @@ class StreamWatch:
 
 
 def _decoded(body: bytes, encoding: str | None) -> bytes:
-    wbits = ENCODINGS.get(encoding.lower()) if encoding else None
+    wbits = ENCODINGS.get(encoding) if encoding else None
     if wbits is None:
         return body
     return zlib.decompressobj(wbits).decompress(body, MAX_DECODED_BYTES)
@@ -417,24 +393,3 @@ async def _waited(work: asyncio.Future[Any]) -> None:
     await asyncio.wait([work])
     if not work.cancelled() and work.exception() is not None:
         logger.error("a request without a client failed", exc_info=work.exception())
-
-
-def abort(request: web.Request) -> None:
-    """Break the client's connection off, so that what it has got can't pass for a whole answer.
-
-    To HTTP/1.0 a body without a length ends where its connection ends: there only a reset tells the difference.
-    """
-    transport = request.transport
-    if transport is None:
-        return
-    connection = transport.get_extra_info("socket")
-    if request.version < HttpVersion11 and connection is not None:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
-    transport.abort()
-
-
-async def _write(response: web.StreamResponse, data: bytes) -> None:
-    try:
-        await response.write(data)
-    except (ClientConnectionResetError, ConnectionResetError) as error:
-        raise ClientGone from error

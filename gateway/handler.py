@@ -10,24 +10,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from aiohttp import web
-from ulid import ULID
-
 from billing.effects import Effects
 from billing.holds.cache import PrincipalCache
 from billing.holds.decision import InsufficientBalance, Need, NeedTooLarge, QuotaExceeded, Reload, Unavailable
 from billing.holds.hold import Hold
 from billing.holds.service import Holds
 from billing.keys import secret_digest, well_formed
-from billing.ledger.debits import Debit
+from billing.ledger.debits import encode_debit
 from billing.ledger.postgres import DatabaseError
 from billing.principals import Principal
 from gateway import refusals
 from gateway.answers import REQUEST_ID
+from gateway.call import BadBody, BodyTooLarge, Call
 from gateway.estimate import EstimateRules, NotPriced, worst_case
 from gateway.exchange import FEATURE, Exchange, shown_id, tags_of
-from gateway.forward import BEGUN, Forwarder, abort
+from gateway.forward import Forwarder
 from gateway.headers import client_key
+from gateway.ids import Ulids
 from gateway.metrics import Metrics
 from gateway.providers.dialect import NO_PARTS, BadRequest, Dialect
 from gateway.providers.openai_texts import input_texts
@@ -81,7 +80,7 @@ class Proxy:
         metrics: Metrics,
         tokenizer: Tokenizer,
         clock: Callable[[], float] = time.time,
-        new_id: Callable[[], str] = lambda: str(ULID()),
+        new_id: Callable[[], str] | None = None,
     ) -> None:
         self._holds = holds
         self._cache = cache
@@ -93,58 +92,58 @@ class Proxy:
         self._rules = rules
         self._metrics = metrics
         self._tokenizer = tokenizer
-        self._uncharged_debits: dict[tuple[str, int, str, str, bool], Debit] = {}
+        self._uncharged_debits: dict[tuple[str, int, str, str, bool], tuple[str, bytes]] = {}
+        """The debits as the journal keeps them, each after the id of the price row that it was made with."""
         self._clock = clock
-        self.new_id = new_id
+        self.new_id = new_id or Ulids()
 
-    async def handle(self, request: web.Request) -> web.StreamResponse:
+    async def handle(self, call: Call) -> None:
         """Serve one request, or refuse it."""
         request_id = self.new_id()
         try:
-            return await self._serve(request, request_id)
+            await self._serve(call, request_id)
         except Refuse as refused:
-            answer = self.refuse(refused.refusal, request_id)
-            if request.content.exception() is not None:
-                answer.force_close()  # as aiohttp will do: where a spoilt body ends can't be told
-            return answer
+            self.count(refused.refusal).answer(call, request_id)
         except Exception:
             logger.exception("request %s failed", request_id)
-            if BEGUN in request:
-                abort(request)  # a refusal in the middle of an answer would be taken for a part of it
-            return self.refuse(refusals.unavailable(), request_id)
+            if call.begun:
+                call.abort()  # a refusal in the middle of an answer would be taken for a part of it
+            else:
+                self.count(refusals.unavailable()).answer(call, request_id)
 
-    def refuse(self, refusal: Refusal, request_id: str) -> web.Response:
-        """The answer that a refusal is, counted."""
+    def count(self, refusal: Refusal) -> Refusal:
+        """The same refusal, counted."""
         self._metrics.refusal(refusal.code)
-        return refusal.response({REQUEST_ID: request_id})
+        return refusal
 
-    async def _serve(self, request: web.Request, request_id: str) -> web.StreamResponse:
+    async def _serve(self, call: Call, request_id: str) -> None:
         started_s = time.monotonic()
-        secret = client_key(request.headers)
-        principal = await self.authenticate(secret)
-        body = await self._read(request)
+        secret = client_key(call.headers)
+        principal = self.cached(secret) or await self.authenticate(secret)
+        body = await self._read(call)
         for _ in range(RELOADS):
-            exchange = self._prepare(request, request_id, principal, body, started_s)
+            exchange = self._prepare(call, request_id, principal, body, started_s)
             need = self._need(exchange)
-            await self._check_may_pay(principal, need)
-            answer = await self._meter(request, exchange, need)
-            if isinstance(answer, InsufficientBalance | QuotaExceeded):
-                answer = await self._meter_counted(request, exchange, need, answer)
-            if answer is not None:
-                return answer
+            if not principal.may_pay(self._clock(), self._rules.grace_s):
+                await self._refuse_unpaid(principal, need)
+            outcome = await self._meter(call, exchange, need)
+            if isinstance(outcome, InsufficientBalance | QuotaExceeded):
+                outcome = await self._meter_counted(call, exchange, need, outcome)
+            if outcome is None:
+                return
             principal = await self.authenticate(secret, fresh=True)
         raise Refuse(refusals.unavailable())
 
     async def _meter_counted(
-        self, request: web.Request, exchange: Exchange, need: Need, refused: InsufficientBalance | QuotaExceeded
-    ) -> web.StreamResponse | None:
+        self, call: Call, exchange: Exchange, need: Need, refused: InsufficientBalance | QuotaExceeded
+    ) -> Reload | None:
         """The bytes did not fit: count the tokens, off the event loop, and ask once more where that asks for less."""
         counted = await self._count_input(exchange)
         if counted is not None and counted * exchange.parsed.choices < need.input_tokens:
-            answer = await self._meter(request, exchange, self._need(exchange, counted))
-            if not isinstance(answer, InsufficientBalance | QuotaExceeded):
-                return answer
-            refused = answer
+            outcome = await self._meter(call, exchange, self._need(exchange, counted))
+            if not isinstance(outcome, InsufficientBalance | QuotaExceeded):
+                return outcome
+            refused = outcome
         raise Refuse(refusals.of_decision(refused, exchange.principal, self._links))
 
     async def _count_input(self, exchange: Exchange) -> int | None:
@@ -155,52 +154,54 @@ class Proxy:
             return None
         return await counted_tokens(body, self._tokenizer, exchange.route.vocabulary)
 
+    def cached(self, secret: str | None) -> Principal | None:
+        """The principal of a key where it is known and usable."""
+        principal = self._cache.peek(secret_digest(secret)) if secret is not None else None
+        if principal is None or not principal.usable_key(self._clock()):
+            return None
+        self._cache.used[principal.key_id] = None
+        return principal
+
     async def authenticate(self, secret: str | None, *, fresh: bool = False) -> Principal:
-        """The principal of a key. Raises `Refuse`."""
+        """The principal of a key, read anew with `fresh`. Raises `Refuse`."""
         if secret is None:
             raise Refuse(refusals.invalid_key())
+        principal = None if fresh else self.cached(secret)
+        if principal is not None:
+            return principal
+        if not well_formed(secret):
+            raise Refuse(refusals.invalid_key())
         digest = secret_digest(secret)
-        principal = None if fresh else self._cache.peek(digest)
-        if principal is None:
-            if not well_formed(secret):
-                raise Refuse(refusals.invalid_key())
-            try:
-                principal = await (self._cache.reload(digest) if fresh else self._cache.get(digest))
-            except DatabaseError as error:
-                raise Refuse(refusals.unavailable()) from error
+        try:
+            principal = await (self._cache.reload(digest) if fresh else self._cache.get(digest))
+        except DatabaseError as error:
+            raise Refuse(refusals.unavailable()) from error
         if principal is None or not principal.usable_key(self._clock()):
             raise Refuse(refusals.invalid_key())
         self._cache.used[principal.key_id] = None
         return principal
 
-    async def _read(self, request: web.Request) -> bytes:
-        limit = self._rules.max_body_bytes
-        if (request.content_length or 0) > limit:
-            raise Refuse(refusals.too_large(limit))
+    async def _read(self, call: Call) -> bytes:
         try:
-            return await request.read()
-        except web.HTTPRequestEntityTooLarge as error:
-            raise Refuse(refusals.too_large(limit)) from error
-        except web.RequestPayloadError as error:
-            raise Refuse(refusals.bad_request("The body could not be decoded: check its Content-Encoding.")) from error
-        except ConnectionError as error:
-            raise Refuse(refusals.bad_request("The body broke off.")) from error
+            return await call.read(self._rules.max_body_bytes)
+        except BodyTooLarge as error:
+            raise Refuse(refusals.too_large(self._rules.max_body_bytes)) from error
+        except BadBody as error:
+            raise Refuse(refusals.bad_request(str(error))) from error
 
-    def _prepare(
-        self, request: web.Request, request_id: str, principal: Principal, body: bytes, started_s: float
-    ) -> Exchange:
+    def _prepare(self, call: Call, request_id: str, principal: Principal, body: bytes, started_s: float) -> Exchange:
         try:
-            parsed = self._dialect.parse(request.path, body)
+            parsed = self._dialect.parse(call.endpoint, body)
         except BadRequest as error:
             raise Refuse(refusals.bad_request(error.message, error.param)) from error
         route = self._router.find(parsed.model, self._clock())
         if route is None:
             raise Refuse(refusals.model_not_found(parsed.model))
         self._check_allowed(principal, route)
-        headers = request.headers
+        headers = call.headers
         return Exchange(
             request_id=request_id,
-            endpoint=request.path,
+            endpoint=call.endpoint,
             principal=principal,
             parsed=parsed,
             route=route,
@@ -212,17 +213,19 @@ class Proxy:
             tags=tags_of(principal),
         )
 
-    def _uncharged(self, exchange: Exchange) -> Debit:
+    def _uncharged(self, exchange: Exchange) -> bytes:
         """What a hold becomes whose gateway dies, where that is not charged: the same for all requests of a key to an
         endpoint of a model, and so made once. The journal knows the request's id."""
         route, principal = exchange.route, exchange.principal
         name = (principal.key_id, principal.key_version, route.entry, exchange.endpoint, exchange.parsed.stream)
-        debit = self._uncharged_debits.get(name)
-        if debit is None or route.rates is None or debit.price_id != route.rates.row.id:
+        price_id, payload = self._uncharged_debits.get(name, ("", b""))
+        if route.rates is None or price_id != route.rates.row.id:
             if len(self._uncharged_debits) >= MAX_UNCHARGED:
                 self._uncharged_debits.clear()
-            debit = self._uncharged_debits[name] = exchange.uncharged()
-        return debit
+            debit = exchange.uncharged()
+            payload = encode_debit(debit)
+            self._uncharged_debits[name] = debit.price_id, payload
+        return payload
 
     def _check_allowed(self, principal: Principal, route: Route) -> None:
         if PROXY_SCOPE not in principal.scopes:
@@ -239,31 +242,30 @@ class Proxy:
         except NeedTooLarge as error:
             raise Refuse(refusals.bad_request(f"This request is too large: {error}.", "max_tokens")) from error
 
-    async def _check_may_pay(self, principal: Principal, need: Need) -> None:
-        if principal.may_pay(self._clock(), self._rules.grace_s):
-            return
+    async def _refuse_unpaid(self, principal: Principal, need: Need) -> None:
         live = await self._effects.live_balance(principal.account_id)
         available_nano = None if live is None else live.balance_nano - live.held_nano + principal.credit_limit_nano
         required_nano = need.input_cost_nano + need.unit_nano * need.least_output
         raise Refuse(refusals.billing_required(principal, self._links, available_nano, required_nano))
 
     async def _meter(
-        self, request: web.Request, exchange: Exchange, need: Need
-    ) -> web.StreamResponse | InsufficientBalance | QuotaExceeded | None:
-        """Hold, forward, settle; None when the principal must be read anew, the refusal when the need does not fit."""
+        self, call: Call, exchange: Exchange, need: Need
+    ) -> Reload | InsufficientBalance | QuotaExceeded | None:
+        """Hold, forward, settle: None when the call is answered; else that the principal must be read anew, or that
+        the need does not fit."""
         principal, route = exchange.principal, exchange.route
         asked_s = time.monotonic()
-        expired = exchange.expired(need.input_tokens) if self._rules.charge_expired else self._uncharged(exchange)
+        charged = self._rules.charge_expired
+        expired = encode_debit(exchange.expired(need.input_tokens)) if charged else self._uncharged(exchange)
         opening = self._holds.open(exchange.request_id, principal, route.entry, FEATURE, need, expired)
         async with opening as decision:
             if isinstance(decision, Hold):
                 self._metrics.hold_latency(time.monotonic() - asked_s)
-                return await self._forwarder.forward(request, exchange, decision)
-        if isinstance(decision, Reload):
-            return None
+                await self._forwarder.forward(call, exchange, decision)
+                return None
         if isinstance(decision, Unavailable):
             raise Refuse(refusals.unavailable(decision.reason))
-        if isinstance(decision, InsufficientBalance | QuotaExceeded):
+        if isinstance(decision, Reload | InsufficientBalance | QuotaExceeded):
             return decision
         raise Refuse(refusals.of_decision(decision, principal, self._links))
 

@@ -1,8 +1,8 @@
-"""Kept-alive connections to providers, on aiohttp's own protocol and parser but without its client session's work.
+"""Kept-alive connections to providers, on `gateway.connection`, for a small part of a client session's CPU.
 
-A request whose body fits one write goes out as one piece of bytes and its answer's head comes back as parsed by
-aiohttp, for less than half the CPU of a `ClientSession` request. This file owns the idle connections and their bound;
-nothing is sent twice (see `gateway.transport`). Larger bodies and proxies go through the session.
+This file owns the connections: how many there are, which idle ones may be used again, and the one case in which a
+request is sent twice: a connection that had served before broke without a byte of an answer. A provider closes idle
+connections, and a request can cross that on the wire; it is sent once more, over a new connection.
 """
 
 import asyncio
@@ -10,54 +10,14 @@ import ssl
 from collections.abc import Callable
 from typing import Final
 
-from aiohttp import ClientConnectionError, ServerDisconnectedError
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.http import RawResponseMessage
-from aiohttp.streams import StreamReader
-from multidict import CIMultiDictProxy
 from yarl import URL
 
-from gateway.upstream import UpstreamRequest, UpstreamUnreachable
+from gateway.connection import Answer, Connection, StaleConnection
+from gateway.upstream import UpstreamCut, UpstreamRequest, UpstreamUnreachable
 
-FIRST_FINAL_STATUS: Final = 200
+UPLOAD_BYTES_PER_S: Final = 65_536  # the slowest upload that is waited for
 BODILESS: Final = ("GET", "HEAD", "OPTIONS")
-MAX_INTERIM: Final = 8
-"""Interim answers (1xx) before the final one; a provider that sends more is not answering."""
-
-
-class DirectAnswer:
-    """An answer on a pooled connection, with what `gateway.transport` asks of aiohttp's `ClientResponse`."""
-
-    __slots__ = ("_give_back", "_open", "connection", "content", "headers", "protocol", "status")
-
-    def __init__(
-        self,
-        protocol: ResponseHandler,
-        message: RawResponseMessage,
-        content: StreamReader,
-        give_back: Callable[[ResponseHandler], None],
-    ) -> None:
-        self.protocol = protocol
-        self.connection = self
-        self.status = message.code
-        self.headers: CIMultiDictProxy[str] = message.headers
-        self.content = content
-        self._give_back = give_back
-        self._open = True
-
-    @property
-    def content_length(self) -> int | None:
-        """The body's length where the head says it."""
-        said = self.headers.get("Content-Length")
-        return int(said) if said is not None and said.isdecimal() else None
-
-    def close(self) -> None:
-        """Back into the pool when the body was read to its end, else closed."""
-        if self._open:
-            self._open = False
-            if not self.content.is_eof() and self.content.exception() is None:
-                self.content.set_exception(ClientConnectionError("Connection closed"))
-            self._give_back(self.protocol)
+TARGETS_MAX: Final = 1_024  # addresses whose parts are remembered
 
 
 class Origin:
@@ -66,71 +26,94 @@ class Origin:
     __slots__ = ("host", "idle", "port", "tls")
 
     def __init__(self, url: URL) -> None:
-        self.host = url.host or ""
+        self.host = url.host or "no host"
         self.port = url.port or 443
         self.tls = url.scheme == "https"
-        self.idle: list[tuple[ResponseHandler, float]] = []
+        self.idle: list[tuple[Connection, float]] = []
+
+    def forget(self, connection: Connection) -> None:
+        """A connection was lost."""
+        self.idle = [(idle, since) for idle, since in self.idle if idle is not connection]
+
+
+class Target:
+    """One address with one method: its origin, and what every request's head begins with."""
+
+    __slots__ = ("begins", "origin")
+
+    def __init__(self, origin: Origin, begins: bytes) -> None:
+        self.origin = origin
+        self.begins = begins
 
 
 class ConnectionPool:
     """Connections of one process to all providers, at most `connections` in use. Made inside a running event loop."""
 
-    def __init__(
-        self, *, connections: int, connect_timeout_s: float, timeout_s: float, keepalive_s: float, read_bufsize: int
-    ) -> None:
+    def __init__(self, *, connections: int, connect_timeout_s: float, timeout_s: float, keepalive_s: float) -> None:
         self._connect_timeout_s = connect_timeout_s
         self._timeout_s = timeout_s
         self._keepalive_s = keepalive_s
-        self._read_bufsize = read_bufsize
         self._loop = asyncio.get_running_loop()
         self._free = asyncio.Semaphore(connections)
         self._origins: dict[tuple[str, str | None, int | None], Origin] = {}
+        self._targets: dict[tuple[str, str], Target] = {}
+        self._used: dict[Connection, Origin] = {}
         self._tls: ssl.SSLContext | None = None
         self._closed = False
+        self._on_release: Callable[[Connection, bool], None] = self._give_back
 
-    async def send(self, request: UpstreamRequest, url: URL) -> DirectAnswer:
-        """The answer's head. Raises what aiohttp's protocol raises, `TimeoutError` on silence, and
-        `UpstreamUnreachable` where there is no connection in time."""
-        origin = self._origin(url)
-        message = _head(request, url) + request.body
+    async def send(self, request: UpstreamRequest) -> Answer:
+        """The answer's head. Raises `UpstreamUnreachable` and `UpstreamTimeout`."""
+        target = self._target(request)
+        body = request.body
+        framing = b"Content-Length: %d\r\n\r\n" % len(body) if body or request.method not in BODILESS else b"\r\n"
+        head = target.begins + request.headers + framing
         if self._free.locked():
-            try:
-                async with asyncio.timeout(self._connect_timeout_s):
-                    await self._free.acquire()
-            except TimeoutError:
-                raise self._no_connection(origin) from None
+            await self._wait_for_a_free_one(target.origin)
         else:
             await self._free.acquire()
         try:
-            protocol = self._idle(origin)
-            if protocol is None:
-                protocol = await self._connect(origin)
-            return await self._exchange(origin, protocol, message)
+            return await self._exchange(target.origin, head, body)
         except BaseException:
             self._free.release()
             raise
 
-    async def _exchange(self, origin: Origin, protocol: ResponseHandler, message: bytes) -> DirectAnswer:
+    async def _exchange(self, origin: Origin, head: bytes, body: bytes) -> Answer:
+        connection = self._idle(origin)
+        if connection is not None:
+            try:
+                return await self._send(origin, connection, head, body)
+            except StaleConnection:
+                pass  # it was closed by the provider as we wrote: once more, and not again
+        return await self._send(origin, await self._connect(origin), head, body)
+
+    async def _send(self, origin: Origin, connection: Connection, head: bytes, body: bytes) -> Answer:
+        self._used[connection] = origin
         try:
-            protocol.set_response_params(
-                read_until_eof=True,
-                auto_decompress=False,
-                read_timeout=self._timeout_s,
-                read_bufsize=self._read_bufsize,
-            )
-            transport = protocol.transport
-            if transport is None:
-                raise ServerDisconnectedError
-            transport.write(message)
-            protocol.start_timeout()
-            for _ in range(MAX_INTERIM):
-                head, content = await protocol.read()
-                if head.code >= FIRST_FINAL_STATUS:
-                    return DirectAnswer(protocol, head, content, lambda used: self._give_back(origin, used))
-            raise ServerDisconnectedError
+            answer = await connection.send(head, body, len(body) / UPLOAD_BYTES_PER_S)
         except BaseException:
-            protocol.close()
+            del self._used[connection]
             raise
+        answer.on_release = self._on_release
+        return answer
+
+    async def _wait_for_a_free_one(self, origin: Origin) -> None:
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                await self._free.acquire()
+        except TimeoutError:
+            raise self._no_connection(origin) from None
+
+    def _target(self, request: UpstreamRequest) -> Target:
+        name = (request.method, request.url)
+        target = self._targets.get(name)
+        if target is None:
+            if len(self._targets) >= TARGETS_MAX:
+                self._targets.clear()
+            url = URL(request.url)
+            begins = f"{request.method} {url.raw_path_qs} HTTP/1.1\r\nHost: {url.host_port_subcomponent}\r\n"
+            target = self._targets[name] = Target(self._origin(url), begins.encode())
+        return target
 
     def _origin(self, url: URL) -> Origin:
         name = (url.scheme, url.host, url.port)
@@ -139,23 +122,22 @@ class ConnectionPool:
             origin = self._origins[name] = Origin(url)
         return origin
 
-    def _idle(self, origin: Origin) -> ResponseHandler | None:
+    def _idle(self, origin: Origin) -> Connection | None:
         """The connection that idled least, if it can still be used."""
         while origin.idle:
-            protocol, since = origin.idle.pop()
-            fresh = self._loop.time() - since < self._keepalive_s
-            if fresh and protocol.is_connected() and not protocol.should_close:
-                return protocol
-            protocol.close()
+            connection, since = origin.idle.pop()
+            if connection.usable and self._loop.time() - since < self._keepalive_s:
+                return connection
+            connection.close()
         return None
 
-    async def _connect(self, origin: Origin) -> ResponseHandler:
+    async def _connect(self, origin: Origin) -> Connection:
         if origin.tls and self._tls is None:
             self._tls = ssl.create_default_context()
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                _, protocol = await self._loop.create_connection(
-                    lambda: ResponseHandler(self._loop),
+                _, connection = await self._loop.create_connection(
+                    lambda: Connection(origin.host, self._timeout_s, self._loop),
                     origin.host,
                     origin.port,
                     ssl=self._tls if origin.tls else None,
@@ -167,34 +149,26 @@ class ConnectionPool:
             raise UpstreamUnreachable(
                 f"{origin.host}: no connection ({error.strerror or type(error).__name__})"
             ) from None
-        return protocol
+        connection.on_lost = origin.forget
+        return connection
 
     def _no_connection(self, origin: Origin) -> UpstreamUnreachable:
         return UpstreamUnreachable(f"{origin.host}: no connection within {self._connect_timeout_s:g} s")
 
-    def _give_back(self, origin: Origin, protocol: ResponseHandler) -> None:
+    def _give_back(self, connection: Connection, free: bool) -> None:
         self._free.release()
-        if self._closed or protocol.should_close or not protocol.is_connected():
-            protocol.close()
+        origin = self._used.pop(connection)
+        if free and not self._closed:
+            origin.idle.append((connection, self._loop.time()))
         else:
-            origin.idle.append((protocol, self._loop.time()))
+            connection.close()
 
     def close(self) -> None:
-        """Close idle connections; those in use are closed when they are given back."""
+        """Close every connection; answers that are being read are cut."""
         self._closed = True
+        for connection, origin in self._used.items():
+            connection.fail(UpstreamCut(f"{origin.host}: the gateway is closing"))
         for origin in self._origins.values():
-            for protocol, _ in origin.idle:
-                protocol.close()
-            origin.idle.clear()
-
-
-def _head(request: UpstreamRequest, url: URL) -> bytes:
-    """The request's head. Raises `ValueError` for a header that would end a line early."""
-    lines = [f"{request.method} {url.raw_path_qs} HTTP/1.1", f"Host: {url.host_port_subcomponent}"]
-    lines += [f"{name}: {value}" for name, value in request.headers.items()]
-    if request.body or request.method not in BODILESS:
-        lines.append(f"Content-Length: {len(request.body)}")
-    head = "\r\n".join(lines)
-    if head.count("\n") != len(lines) - 1 or head.count("\r") != len(lines) - 1 or "\0" in head:
-        raise ValueError("a header holds a line break")
-    return f"{head}\r\n\r\n".encode("utf-8", "surrogateescape")
+            for connection, _ in origin.idle:
+                connection.close()
+            origin.idle = []

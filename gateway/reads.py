@@ -21,6 +21,7 @@ from billing.principals import Limit, Principal
 from billing.quotas import Metric, Window, window_end_s, window_id
 from gateway import refusals
 from gateway.answers import REQUEST_ID
+from gateway.edge import route_of
 from gateway.handler import Proxy, Refuse
 from gateway.headers import client_key
 from gateway.jobs import Jobs
@@ -196,7 +197,7 @@ def _json(said: object, status: int = 200) -> web.Response:
 def add_routes(app: web.Application, proxy: Proxy, reads: Reads, jobs: Jobs, endpoints: Iterable[str]) -> None:
     """Every path that the gateway serves itself; the billing API is mounted beside it."""
     for endpoint in sorted(endpoints):
-        app.router.add_post(endpoint, proxy.handle)
+        app.router.add_post(endpoint, route_of(proxy.handle))
 
     def refusing(handler: Any) -> Any:
         async def refusing_handler(request: web.Request) -> web.StreamResponse:
@@ -204,10 +205,10 @@ def add_routes(app: web.Application, proxy: Proxy, reads: Reads, jobs: Jobs, end
             try:
                 answer: web.StreamResponse = await handler(request)
             except Refuse as refused:
-                return proxy.refuse(refused.refusal, request_id)
+                return proxy.count(refused.refusal).response(request_id)
             except Exception:
                 logger.exception("request %s failed", request_id)
-                return proxy.refuse(refusals.unavailable(), request_id)
+                return proxy.count(refusals.unavailable()).response(request_id)
             answer.headers[REQUEST_ID] = request_id
             return answer
 
@@ -231,8 +232,8 @@ def add_routes(app: web.Application, proxy: Proxy, reads: Reads, jobs: Jobs, end
             _, methods = await resource.resolve(request)
             allowed |= methods
         if not allowed:
-            return proxy.refuse(refusals.not_found(request.path), proxy.new_id())
-        answer = proxy.refuse(refusals.method_not_allowed(request.method, request.path), proxy.new_id())
+            return proxy.count(refusals.not_found(request.path)).response(proxy.new_id())
+        answer = proxy.count(refusals.method_not_allowed(request.method, request.path)).response(proxy.new_id())
         answer.headers["Allow"] = ", ".join(sorted(allowed))
         return answer
 

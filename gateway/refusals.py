@@ -17,6 +17,8 @@ from billing.money import format_usd
 from billing.plans import Plan
 from billing.principals import Principal
 from billing.quotas import Metric, Window, window_end_s
+from gateway.answers import REQUEST_ID
+from gateway.call import Call
 
 RETRY_WITHIN_S: Final = 60
 UNAVAILABLE_RETRY_S: Final = 2
@@ -41,14 +43,23 @@ class Refusal:
         said = {"message": self.message, "type": self.type, "param": self.param, "code": self.code, **self.extra}
         return msgspec.json.encode({"error": said})
 
-    def response(self, headers: Mapping[str, str]) -> web.Response:
-        """The answer, with these headers added."""
-        answer = web.Response(status=self.status, body=self.body(), content_type="application/json", headers=headers)
+    def headers(self, request_id: str) -> dict[str, str]:
+        """All headers of the answer but those of its framing."""
+        headers = {"Content-Type": "application/json; charset=utf-8", REQUEST_ID: request_id}
         if self.retry_after_s is not None:
-            answer.headers["Retry-After"] = str(self.retry_after_s)
+            headers["Retry-After"] = str(self.retry_after_s)
         if not self.retries:
-            answer.headers["x-should-retry"] = "false"
-        return answer
+            headers["x-should-retry"] = "false"
+        return headers
+
+    def answer(self, call: Call, request_id: str) -> None:
+        """Answer a call with this."""
+        lines = "".join(f"{name}: {value}\r\n" for name, value in self.headers(request_id).items())
+        call.answer(self.status, lines.encode(), self.body())
+
+    def response(self, request_id: str) -> web.Response:
+        """The same answer for the application's own endpoints."""
+        return web.Response(status=self.status, body=self.body(), headers=self.headers(request_id))
 
 
 @dataclass(frozen=True, slots=True)

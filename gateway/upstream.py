@@ -10,10 +10,11 @@ Exceptions:
 """
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Protocol
 
-from multidict import CIMultiDict, CIMultiDictProxy
+import msgspec
+
+from gateway.headers import RawHeaders
 
 
 class UpstreamError(Exception):
@@ -36,14 +37,17 @@ class UpstreamTooLarge(UpstreamError):
     """An answer that is read whole went above its bound."""
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamRequest:
-    """One request to a provider. `url` is absolute; `headers` are complete but for Host and framing."""
+class UpstreamRequest(msgspec.Struct, frozen=True, gc=False):
+    """One request to a provider. `url` is absolute; `headers` are lines that end with CRLF, complete but for Host and
+    framing."""
 
     url: str
-    headers: CIMultiDict[str]
+    headers: bytes
     body: bytes
     method: str = "POST"
+
+    def __repr__(self) -> str:
+        return f"UpstreamRequest({self.method})"  # its headers and its address may hold keys
 
 
 class UpstreamAnswer(Protocol):
@@ -53,7 +57,8 @@ class UpstreamAnswer(Protocol):
     def status(self) -> int: ...
 
     @property
-    def headers(self) -> CIMultiDictProxy[str]: ...
+    def headers(self) -> RawHeaders:
+        """The head as it came."""
 
     async def read(self, limit_bytes: int) -> bytes:
         """The whole body as sent, undecoded. Raises `UpstreamError`."""

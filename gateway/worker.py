@@ -53,10 +53,9 @@ async def serve(settings: Settings, listener: socket.socket, ready_fd: int | Non
             redis_url=settings.redis_url.reveal(),
             embedded=os.environ.get(EMBEDDED_VARIABLE) == "1",
         ) as runtime,
-        serving(runtime, metrics) as (app, health),
+        serving(runtime, metrics) as (served, health),
     ):
-        runner = web.AppRunner(
-            app,
+        runner = served.runner(
             access_log=None,
             keepalive_timeout=KEEPALIVE_S,
             handle_signals=False,

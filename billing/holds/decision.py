@@ -7,6 +7,8 @@ means that nothing could be decided, `Reload` that the principal in hand is olde
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from billing.money import MAX_NANO
 from billing.principals import Limit
 
@@ -17,8 +19,7 @@ class NeedTooLarge(ValueError):
     """A worst case beyond 2^53 - 1 nano-USD or tokens: it can't be held, nor ever be paid."""
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
+class Need(msgspec.Struct, frozen=True, gc=False):
     """The most that a request can use. `input_tokens` and `input_cost_nano` are for all choices together;
     `unit_nano` is the cost of one output token of every choice; output bounds are for one choice."""
 

@@ -93,19 +93,20 @@ class Holds:
         self.live: dict[str, Hold] = {}
 
     def open(
-        self, request_id: str, principal: Principal, model: str, feature: str, need: Need, expired: Debit
+        self, request_id: str, principal: Principal, model: str, feature: str, need: Need, expired: Debit | bytes
     ) -> "Opening":
         """Ask for a hold; `expired` is the debit that the request becomes should this process die (charged or not by
-        `expired_hold`). A context manager: what it enters with is a `Decision`."""
+        `expired_hold`), or that debit encoded, where it is the same for many. A context manager: what it enters with
+        is a `Decision`."""
         return Opening(self, request_id, principal, model, feature, need, expired)
 
     async def admit(
-        self, request_id: str, principal: Principal, model: str, feature: str, need: Need, expired: Debit
+        self, request_id: str, principal: Principal, model: str, feature: str, need: Need, expired: Debit | bytes
     ) -> Decision:
         """One call to Redis where its state is warm. Use `open`: it can't leave a hold behind."""
         account_key, key_key, names = self._names_of(principal, model, feature)
         limits = principal.limits_for(model, feature)
-        payload = encode_debit(expired)
+        payload = expired if isinstance(expired, bytes) else encode_debit(expired)
         tail = b"".join((limits.packed, names, payload))
         partition = self._partitions.of(principal.account_id)
         loop = asyncio.get_running_loop()

@@ -19,8 +19,8 @@ from hashlib import blake2b
 from urllib.parse import urlsplit
 
 import msgspec
-from multidict import CIMultiDict, CIMultiDictProxy
 
+from gateway.headers import RawHeaders
 from gateway.providers import local_request, local_wire
 from gateway.providers.local_request import Fields, Generation, Pace, RequestError, Text
 from gateway.providers.local_text import Said, compose, say, vector
@@ -46,7 +46,7 @@ class LocalAnswer:
         timeout_s: float = TIMEOUT_S,
     ) -> None:
         self._status = status
-        self._headers = CIMultiDictProxy(CIMultiDict(headers))
+        self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
         self._events = events
         self._chunk_delay_s = chunk_delay_s
         self._timeout_s = timeout_s
@@ -58,7 +58,7 @@ class LocalAnswer:
         return self._status
 
     @property
-    def headers(self) -> CIMultiDictProxy[str]:
+    def headers(self) -> RawHeaders:
         """The head, as OpenAI's would be."""
         return self._headers
 

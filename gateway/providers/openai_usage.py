@@ -39,6 +39,10 @@ class _OutputDetails(msgspec.Struct):
     audio_tokens: int | None = None
 
 
+_NO_INPUT_DETAILS: Final = _InputDetails()
+_NO_OUTPUT_DETAILS: Final = _OutputDetails()
+
+
 class _Totals(msgspec.Struct):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -67,6 +71,13 @@ class _Answer(msgspec.Struct):
     x_groq: Raw = _NULL
 
 
+class _PlainAnswer(msgspec.Struct):
+    usage: _Usage | None = None
+    service_tier: str | None = None
+    model: str | None = None
+
+
+_PLAIN: Final = msgspec.json.Decoder(_PlainAnswer)
 _ANSWER: Final = msgspec.json.Decoder(_Answer)
 _USAGE: Final[msgspec.json.Decoder[_Usage | None]] = msgspec.json.Decoder(_Usage | None, strict=False)
 _TOTALS: Final[msgspec.json.Decoder[_Totals | None]] = msgspec.json.Decoder(_Totals | None, strict=False)
@@ -78,7 +89,12 @@ _EMPTY_LIST: Final = re.compile(rb"\[\s*\]")
 
 def usage_from_json(endpoint: str, body: bytes) -> Reported | None:
     """Usage of a whole answer; None where it reports none. Raises `GarbageAnswer` where it is not a JSON object."""
-    return _reported(_decode(body))
+    try:  # as OpenAI writes it, in one go
+        answer = _PLAIN.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _reported(_decode(body))
+    usage = answer.usage and _to_usage(answer.usage)
+    return Reported(usage, answer.service_tier, answer.model) if usage else _reported(_decode(body))
 
 
 def is_complete_answer(body: bytes) -> bool:
@@ -138,8 +154,8 @@ def _to_usage(counts: _Usage) -> Usage | None:
     prompt = counts.prompt_tokens if counts.prompt_tokens is not None else total - output
     if prompt < 0 or output < 0 or not (prompt or output):
         return None
-    inputs = counts.prompt_tokens_details or _InputDetails()
-    outputs = counts.completion_tokens_details or _OutputDetails()
+    inputs = counts.prompt_tokens_details or _NO_INPUT_DETAILS
+    outputs = counts.completion_tokens_details or _NO_OUTPUT_DETAILS
     cached = _first(
         inputs.cached_tokens, counts.prompt_cache_hit_tokens, counts.cached_tokens, counts.cache_read_input_tokens
     )
@@ -178,7 +194,10 @@ def _left_out(remainder: int, cache: int, reasoning: int) -> tuple[int, int]:
 
 def _first(*counts: int | None) -> int:
     """The first count above zero, else zero: the same number under several names is one number."""
-    return next((count for count in counts if count and count > 0), 0)
+    for count in counts:
+        if count and count > 0:
+            return count
+    return 0
 
 
 def _within(whole: int, *parts: int) -> list[int]:

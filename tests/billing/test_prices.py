@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import UTC, date, datetime
 from fractions import Fraction
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,7 +31,7 @@ from billing.prices import (
     parse_factor,
     round_up,
 )
-from billing.usage import Usage
+from billing.usage import COUNT_NAMES, Usage
 from tests.billing.test_usage import usages
 
 DAY = date(2024, 7, 18)
@@ -108,7 +109,7 @@ def test_lines_add_up_to_the_cost(row: PriceRow, usage: Usage, multiplier: str |
 @given(rows(), st.lists(usages(most=100_000), max_size=4), names)
 def test_costs_of_requests_add_up_before_rounding(row: PriceRow, requests: list[Usage], multiplier: str | None) -> None:
     untiered = replace(row, tiers=())
-    together = Usage(**{name: sum(getattr(usage, name) for usage in requests) for name in Usage.__slots__})
+    together = Usage(**{name: sum(getattr(usage, name) for usage in requests) for name in COUNT_NAMES})
     parts_scaled = [untiered.cost_scaled(usage, multiplier) for usage in requests]
     assert untiered.cost_scaled(together, multiplier) == sum(parts_scaled)
     assert round_up(sum(parts_scaled)) <= sum(map(round_up, parts_scaled))
@@ -127,12 +128,12 @@ def raised(usage: Usage, name: str, more: int) -> Usage:
     units = {"request": "requests", "image": "images", "second": "seconds"}
     counted = units | {"character": "characters", "search": "searches"}
     if name in counted:
-        return replace(usage, **{counted[name]: getattr(usage, counted[name]) + more})
+        return msgspec.structs.replace(usage, **{counted[name]: getattr(usage, counted[name]) + more})
     total = "input_tokens" if name in INPUT_CLASSES else "output_tokens"
     changes = {total: getattr(usage, total) + more}
     if name not in ("input", "output"):
         changes[f"{name}_tokens"] = getattr(usage, f"{name}_tokens") + more
-    return replace(usage, **changes)
+    return msgspec.structs.replace(usage, **changes)
 
 
 @given(rows(), usages(), names)

@@ -86,9 +86,8 @@ def chat(content: str = "Say something.", **fields: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def served(app: web.Application, *, cancels: bool = False) -> AsyncIterator[str]:
-    """Serve an application on a free port; `cancels` cancels a handler whose client leaves."""
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=cancels, shutdown_timeout=1.0)
+async def run(runner: web.BaseRunner) -> AsyncIterator[str]:
+    """Serve on a free port."""
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -109,7 +108,6 @@ async def make_gateway(database_url: str, redis_url: str, key_prefix: str) -> As
         async def make(
             upstream: str | None = None,
             *,
-            cancels: bool = False,
             change: Callable[[Settings], Settings] | None = None,
             **defaults: Any,
         ) -> Gateway:
@@ -130,8 +128,9 @@ async def make_gateway(database_url: str, redis_url: str, key_prefix: str) -> As
                     settings, database_url=database_url, redis_url=redis_url, embedded=True, key_prefix=key_prefix
                 )
             )
-            app, _ = await stack.enter_async_context(serving(runtime))
-            url = await stack.enter_async_context(served(app, cancels=cancels))
+            served, _ = await stack.enter_async_context(serving(runtime))
+            runner = served.runner(access_log=None, shutdown_timeout=1.0)
+            url = await stack.enter_async_context(run(runner))
             return Gateway(url, runtime, session)
 
         yield make
@@ -153,6 +152,8 @@ async def upstream() -> AsyncIterator[Callable[[Handler], Awaitable[str]]]:
         async def start(handler: Handler) -> str:
             app = web.Application(client_max_size=1 << 30)
             app.router.add_route("*", "/{path:.*}", handler)
-            return await stack.enter_async_context(served(app)) + "/v1"
+            return (
+                await stack.enter_async_context(run(web.AppRunner(app, access_log=None, shutdown_timeout=1.0))) + "/v1"
+            )
 
         yield start

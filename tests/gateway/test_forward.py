@@ -464,7 +464,7 @@ async def test_to_http_1_0_a_cut_is_a_reset(make_gateway: MakeGateway, upstream:
     assert [event["estimated"] for event in await customer.events()] == [False, True]
 
 
-async def test_a_stream_of_garbage_is_aborted_and_free(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_a_stream_of_garbage_never_ends_well_and_is_free(make_gateway: MakeGateway, upstream: Upstream) -> None:
     provider = Provider(saying(b""))
     gateway = await make_gateway(await upstream(provider.serve))
     customer = await gateway.customer()
@@ -478,7 +478,7 @@ async def test_a_stream_of_garbage_is_aborted_and_free(make_gateway: MakeGateway
     ):
         provider.reply = streaming(*pieces)
         fetched = await ask(customer, STREAM)
-        assert (fetched.status, fetched.cut) == (200, True), pieces
+        assert (fetched.status, fetched.cut) in ((200, True), (502, False)), pieces  # 502: nothing of it was passed on
     await assert_free(customer)
 
 
@@ -576,34 +576,20 @@ class Slow:
         return response
 
 
-@pytest.fixture(params=[False, True], ids=["", "cancels"])
-def cancels(request: pytest.FixtureRequest) -> bool:
-    """Whether the server cancels a handler whose client has left."""
-    return bool(request.param)
-
-
 async def nothing() -> None:
     return None
 
 
-async def test_a_client_that_leaves_before_the_answer(
-    make_gateway: MakeGateway, upstream: Upstream, cancels: bool
-) -> None:
+async def test_a_client_that_leaves_before_the_answer(make_gateway: MakeGateway, upstream: Upstream) -> None:
     gate = Gate(saying(answer()))
-    gateway = await make_gateway(await upstream(gate.serve), cancels=cancels)
+    gateway = await make_gateway(await upstream(gate.serve))
     customer = await gateway.customer()
     await leave(customer, chat(model="gpt-4o-mini"), gate.reached)
-    if cancels:
-        await assert_free(customer)  # the provider was stopped
-        gate.opened.set()
-    else:
-        gate.opened.set()
-        await the_event_in_the_end(customer, 10 * INPUT + 5 * OUTPUT)
+    await assert_free(customer)  # the provider was stopped
+    gate.opened.set()
 
 
-async def test_a_client_that_leaves_within_a_whole_answer(
-    make_gateway: MakeGateway, upstream: Upstream, cancels: bool
-) -> None:
+async def test_a_client_that_leaves_within_a_whole_answer(make_gateway: MakeGateway, upstream: Upstream) -> None:
     """The provider has begun to answer, so its work is done: the client's leaving does not make it free."""
     body = json.dumps(answer()).encode()
     go_on = asyncio.Event()
@@ -618,7 +604,7 @@ async def test_a_client_that_leaves_within_a_whole_answer(
             await response.write(body[10:])
         return response
 
-    gateway = await make_gateway(await upstream(reply), cancels=cancels)
+    gateway = await make_gateway(await upstream(reply))
     customer = await gateway.customer()
 
     async def under_way() -> bool:
@@ -626,8 +612,7 @@ async def test_a_client_that_leaves_within_a_whole_answer(
         return b'metergate_upstream_latency_seconds_count{provider="openai"} 1.0' in shown.body
 
     await leave(customer, chat(model="gpt-4o-mini"), lambda: until(under_way))
-    if cancels:
-        await noticed(gateway)
+    await noticed(gateway)
     go_on.set()
     await the_event_in_the_end(customer, 10 * INPUT + 5 * OUTPUT)
 
@@ -645,7 +630,7 @@ async def test_a_client_that_leaves_while_its_tokens_are_counted(
 
     monkeypatch.setattr(MissingUsage, "guess", slow)
     provider = Provider(saying(answer("Good day, friend.", {})))
-    gateway = await make_gateway(await upstream(provider.serve), cancels=True)
+    gateway = await make_gateway(await upstream(provider.serve))
     for body in (chat(model="gpt-4o-mini"), STREAM):
         counting.clear()
         go_on.clear()
@@ -670,42 +655,33 @@ async def the_event_in_the_end(customer: Customer, nano: int | None = None) -> d
 
 
 async def test_a_client_that_leaves_within_a_stream(
-    make_gateway: MakeGateway, upstream: Upstream, cancels: bool, tokenizer: Tokenizer
+    make_gateway: MakeGateway, upstream: Upstream, tokenizer: Tokenizer
 ) -> None:
     more = delta(" word" * 1000)
     provider = Slow(WORDS[0], *[more] * 1000, usage_chunk(), DONE)
-    gateway = await make_gateway(await upstream(provider.serve), cancels=cancels)
+    gateway = await make_gateway(await upstream(provider.serve))
     customer = await gateway.customer()
     await leave(customer, STREAM, nothing, first=WORDS[0])
-    if not cancels:
-        provider.let.set()  # it is noticed by the next write
     found = await the_event_in_the_end(customer)
     assert found["estimated"] is True
     await until(lambda: provider.gone or provider.ended)
     assert provider.gone  # stopped, not read to its end
-    if cancels:
-        assert parse_usd(found["charged_usd"]) == estimate_nano(tokenizer, "Good")
+    assert parse_usd(found["charged_usd"]) == estimate_nano(tokenizer, "Good")
     assert found["output_tokens"] >= tokenizer.count("Good", O200K)
 
 
-async def test_a_client_that_leaves_before_any_output(
-    make_gateway: MakeGateway, upstream: Upstream, cancels: bool
-) -> None:
+async def test_a_client_that_leaves_before_any_output(make_gateway: MakeGateway, upstream: Upstream) -> None:
     role = event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]})
     provider = Slow(role, *[b": keep-alive\n\n" * 1000] * 1000)
-    gateway = await make_gateway(await upstream(provider.serve), cancels=cancels)
+    gateway = await make_gateway(await upstream(provider.serve))
     customer = await gateway.customer()
     await leave(customer, STREAM, nothing, first=role)
-    if not cancels:
-        provider.let.set()
     await assert_free(customer)
 
 
-async def test_a_client_that_leaves_at_the_end(make_gateway: MakeGateway, upstream: Upstream, cancels: bool) -> None:
+async def test_a_client_that_leaves_at_the_end(make_gateway: MakeGateway, upstream: Upstream) -> None:
     provider = Slow(b"".join(WORDS), usage_chunk(), DONE)
-    gateway = await make_gateway(
-        await upstream(provider.serve), cancels=cancels, settle_timeout_ms=60_000, redis_timeout_ms=60_000
-    )
+    gateway = await make_gateway(await upstream(provider.serve), settle_timeout_ms=60_000, redis_timeout_ms=60_000)
     customer = await gateway.customer()
 
     async def last_chunk() -> None:
@@ -722,14 +698,13 @@ async def test_a_client_that_leaves_at_the_end(make_gateway: MakeGateway, upstre
 
 
 async def test_draining_reads_the_usage_after_the_client_has_left(
-    make_gateway: MakeGateway, upstream: Upstream, cancels: bool
+    make_gateway: MakeGateway, upstream: Upstream
 ) -> None:
     provider = Slow(WORDS[0], *[delta("word " * 1000)] * 1000, usage_chunk(), DONE)
-    gateway = await make_gateway(await upstream(provider.serve), cancels=cancels, disconnect_drain_s=BOUND_S)
+    gateway = await make_gateway(await upstream(provider.serve), disconnect_drain_s=BOUND_S)
     customer = await gateway.customer()
     await leave(customer, STREAM, nothing, first=WORDS[0])
-    if cancels:
-        await noticed(gateway)
+    await noticed(gateway)
     provider.let.set()
     found = await the_event_in_the_end(customer, 10 * INPUT + 5 * OUTPUT)
     assert found["estimated"] is False
@@ -738,36 +713,22 @@ async def test_draining_reads_the_usage_after_the_client_has_left(
 
 async def test_draining_ends_in_time(make_gateway: MakeGateway, upstream: Upstream, tokenizer: Tokenizer) -> None:
     provider = Slow(WORDS[0], DONE)
-    gateway = await make_gateway(await upstream(provider.serve), cancels=True, disconnect_drain_s=0.1)
+    gateway = await make_gateway(await upstream(provider.serve), disconnect_drain_s=0.1)
     customer = await gateway.customer()
     await leave(customer, STREAM, nothing, first=WORDS[0])
     await the_event_in_the_end(customer, estimate_nano(tokenizer, "Good"))
     await until(lambda: provider.gone or provider.ended)
 
 
-async def test_a_drain_that_is_cancelled_is_settled(
-    make_gateway: MakeGateway, tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture
+async def test_a_drain_goes_on_while_the_gateway_stops(
+    make_gateway: MakeGateway, upstream: Upstream, tokenizer: Tokenizer
 ) -> None:
-    """As it is when the gateway stops."""
-    caplog.set_level("INFO", "gateway.forward")
-
-    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await take_request(reader)
-        writer.write(SSE_HEAD + chunk(WORDS[0]))
-        while "ClientGone" not in caplog.text:
-            writer.write(chunk(b": keep-alive\n\n"))
-            await writer.drain()
-            await asyncio.sleep(0.005)
-        await reader.read()
-
-    async with peer(speak) as base_url:
-        gateway = await make_gateway(base_url, disconnect_drain_s=600)
-        customer = await gateway.customer()
-        await leave(customer, STREAM, nothing, first=WORDS[0])
-        await until(lambda: "ClientGone" in caplog.text)
-        serving = [task for task in asyncio.all_tasks() if "_handle_request" in str(task.get_coro())]
-        for task in serving:
-            task.cancel()
-        found = await the_event_in_the_end(customer, estimate_nano(tokenizer, "Good"))
-        assert found["estimated"] is True
-        assert len(serving) == 1
+    provider = Slow(WORDS[0], DONE)
+    gateway = await make_gateway(await upstream(provider.serve), disconnect_drain_s=600)
+    customer = await gateway.customer()
+    await leave(customer, STREAM, nothing, first=WORDS[0])
+    await noticed(gateway)
+    stopping = asyncio.create_task(gateway.runtime.engine.holds.drain(BOUND_S))
+    provider.let.set()
+    assert await stopping
+    await the_event_in_the_end(customer, estimate_nano(tokenizer, "Good"))

@@ -12,7 +12,6 @@ import openai
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from multidict import CIMultiDict
 from openai import AsyncOpenAI, OpenAI
 
 from gateway.providers.local import LocalTransport
@@ -41,7 +40,7 @@ def local(tokenizer: Tokenizer) -> LocalTransport:
 
 def request(path: str, body: object, method: str = "POST") -> UpstreamRequest:
     encoded = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return UpstreamRequest(f"local://local{path}", CIMultiDict(), encoded, method)
+    return UpstreamRequest(f"local://local{path}", b"", encoded, method)
 
 
 async def ask(local: LocalTransport, path: str, /, method: str = "POST", **body: Any) -> tuple[int, Any]:
@@ -57,7 +56,7 @@ async def events(local: LocalTransport, path: str, **body: object) -> list[Any]:
     """The decoded events of a stream, after checking its frame."""
     answer = await local.send(request(path, {"stream": True} | body))
     assert answer.status == 200
-    assert answer.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+    assert dict(answer.headers)[b"Content-Type"] == b"text/event-stream; charset=utf-8"
     chunks = [chunk async for chunk in answer.chunks()]
     answer.release()
     assert all(chunk.startswith(b"data: ") and chunk.endswith(b"\n\n") for chunk in chunks)

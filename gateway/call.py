@@ -1,0 +1,172 @@
+"""One call: a client's request to a metered endpoint, and the answer to it, written as bytes.
+
+This file owns what an answer looks like on the wire: its framing (a length, chunks, or the connection's end for
+HTTP/1.0), and that a broken one can't pass for a whole one. How requests are framed is aiohttp's (`gateway.edge`).
+"""
+
+import socket
+import struct
+from contextlib import suppress
+from http import HTTPStatus
+from typing import Final
+
+from aiohttp import EMPTY_PAYLOAD, ClientConnectionResetError, HttpVersion11, StreamReader
+from aiohttp.helpers import rfc822_formatted_time
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.web_protocol import RequestHandler, RequestPayloadError
+from multidict import CIMultiDictProxy
+
+RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+LAST_CHUNK: Final = b"0\r\n\r\n"
+_STATUS_LINES: Final = {
+    status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
+}
+
+
+class BodyTooLarge(Exception):
+    """The body is above its bound, decoded or not."""
+
+
+class BadBody(Exception):
+    """The body broke off or can't be decoded; the message is for the client."""
+
+
+class ClientGone(Exception):
+    """The client has closed its connection."""
+
+
+class Call:
+    """Read the body, then `answer`, or `begin`, `write` and `end`; `abort` cuts. `begun` says that bytes are out."""
+
+    __slots__ = (
+        "_chunked",
+        "_head",
+        "_payload",
+        "_protocol",
+        "begun",
+        "endpoint",
+        "headers",
+        "keep_alive",
+        "raw_headers",
+        "version",
+    )
+
+    def __init__(
+        self, protocol: RequestHandler, message: RawRequestMessage, payload: StreamReader, endpoint: str
+    ) -> None:
+        self._protocol = protocol
+        self._payload = payload
+        self._head: bytes | None = None
+        self._chunked = False
+        self.endpoint = endpoint
+        self.headers: CIMultiDictProxy[str] = message.headers
+        self.raw_headers = message.raw_headers
+        self.version = message.version
+        self.keep_alive = not message.should_close
+        self.begun = False
+
+    async def read(self, limit_bytes: int) -> bytes:
+        """The whole body, decoded. Raises `BodyTooLarge`, `BadBody`."""
+        payload = self._payload
+        if payload is EMPTY_PAYLOAD:
+            return b""
+        if int(self.headers.get("Content-Length", "0")) > limit_bytes:
+            raise BodyTooLarge
+        if "Expect" in self.headers and not payload.is_eof() and self.version >= HttpVersion11:
+            self._write(CONTINUE)
+        parts: list[bytes] = []
+        size = 0
+        try:
+            while part := payload.read_nowait() if payload.is_eof() else await payload.readany():
+                parts.append(part)
+                size += len(part)
+                if size > limit_bytes:
+                    raise BodyTooLarge
+        except RequestPayloadError as error:
+            raise BadBody("The body could not be decoded: check its Content-Encoding.") from error
+        except ConnectionError as error:
+            raise BadBody("The body broke off.") from error
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def answer(self, status: int, lines: bytes, body: bytes) -> None:
+        """The whole answer. `lines` are its headers but for framing, date and connection, each with its CRLF."""
+        if self._payload.exception() is not None:
+            self.keep_alive = False  # where a spoilt body ends can't be told
+        self.begun, self._head = True, None
+        head = self._head_of(status, lines, b"Content-Length: %d\r\n" % len(body))
+        with suppress(ClientGone):  # nobody is there to be told
+            self._write(head + body)
+
+    @property
+    def unsent(self) -> bool:
+        """Whether an answer was begun of which nothing is out yet: another one can still be given."""
+        return self._head is not None
+
+    def begin(self, status: int, lines: bytes) -> None:
+        """Begin an answer that is written piece by piece; its head goes out with the first piece."""
+        self.begun = True
+        self._chunked = self.version >= HttpVersion11
+        if not self._chunked:
+            self.keep_alive = False
+        self._head = self._head_of(status, lines, b"Transfer-Encoding: chunked\r\n" if self._chunked else b"")
+
+    async def write(self, data: bytes) -> None:
+        """A piece of the answer, at the pace at which the client takes it. Raises `ClientGone`."""
+        head, self._head = self._head, None
+        if self._chunked and data:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        self._write(head + data if head is not None else data)
+        if self._protocol._paused:
+            await self._drained()
+
+    async def end(self, last: bytes) -> None:
+        """The last piece, which may be empty, and the answer's end in one. Raises `ClientGone`."""
+        head, self._head = self._head or b"", None
+        if self._chunked:
+            last = b"%x\r\n%b\r\n%b" % (len(last), last, LAST_CHUNK) if last else LAST_CHUNK
+        self._write(head + last)
+        if self._protocol._paused:
+            await self._drained()
+
+    async def flushed(self) -> None:
+        """Until the client has taken what was written, or has left."""
+        if self._protocol._paused:
+            with suppress(ClientGone):
+                await self._drained()
+
+    async def _drained(self) -> None:
+        try:
+            await self._protocol._drain_helper()
+        except (ClientConnectionResetError, ConnectionResetError) as error:
+            raise ClientGone from error
+
+    def _write(self, data: bytes) -> None:
+        transport = self._protocol.transport
+        if transport is None or transport.is_closing():
+            raise ClientGone
+        transport.write(data)
+
+    def _head_of(self, status: int, lines: bytes, framing: bytes) -> bytes:
+        if self._protocol._close or self._protocol._force_close:
+            self.keep_alive = False
+        if not self.keep_alive:
+            framing += b"Connection: close\r\n"
+        elif self.version < HttpVersion11:
+            framing += b"Connection: keep-alive\r\n"
+        status_line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+        return b"%b%b%bDate: %b\r\n\r\n" % (status_line, lines, framing, rfc822_formatted_time().encode())
+
+    def abort(self) -> None:
+        """Break the connection off, so that what the client has got can't pass for a whole answer.
+
+        To HTTP/1.0 a body without a length ends where its connection ends: there only a reset tells the difference.
+        """
+        self.keep_alive = False
+        transport = self._protocol.transport
+        if transport is None:
+            return
+        connection = transport.get_extra_info("socket")
+        if self.version < HttpVersion11 and connection is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
+        transport.abort()

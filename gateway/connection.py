@@ -1,0 +1,331 @@
+"""One HTTP/1.1 connection to a provider: requests go out as one piece of bytes, answers come in through a C parser.
+
+This file owns what an answer is: which bytes are its head and its body, and whether it came whole. A body with neither
+length nor chunks ends where its connection ends; a reset is told from an end, a connection that was closed too early is
+not. Reading stops above BUFFER_BYTES until the reader has caught up, and meanwhile the provider's silence is not
+counted. After an answer the connection can serve another if the provider allows it and nothing is left over.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Final, cast
+
+import httptools
+
+from gateway.upstream import UpstreamCut, UpstreamError, UpstreamTimeout, UpstreamTooLarge, UpstreamUnreachable
+
+BUFFER_BYTES: Final = 131_072
+JOINED_BYTES: Final = 65_536
+"""A larger body is not copied to stand behind its head."""
+MAX_HEAD_BYTES: Final = 65_536
+MAX_INTERIM: Final = 8
+"""Interim answers (1xx) before the final one; a provider that sends more is not answering."""
+FIRST_FINAL_STATUS: Final = 200
+SWITCHING: Final = 101
+
+
+class StaleConnection(UpstreamUnreachable):
+    """A connection that had served before broke, and not a byte of an answer had come."""
+
+
+class Connection(asyncio.Protocol):
+    """Serves one request at a time: `send`, then the answer's `read` or `chunks`, then its `release`."""
+
+    __slots__ = (
+        "_answer",
+        "_chunks",
+        "_deadline",
+        "_fresh",
+        "_head_bytes",
+        "_headers",
+        "_host",
+        "_interim",
+        "_keep",
+        "_loop",
+        "_parser",
+        "_paused",
+        "_served",
+        "_timeout_s",
+        "_timer",
+        "_until_close",
+        "_waiter",
+        "on_lost",
+        "transport",
+    )
+
+    def __init__(self, host: str, timeout_s: float, loop: asyncio.AbstractEventLoop) -> None:
+        """`host` is for messages; `timeout_s` the longest silence of the provider."""
+        self.transport: asyncio.Transport | None = None
+        self.on_lost: Callable[[Connection], None] | None = None
+        self._host = host
+        self._timeout_s = timeout_s
+        self._loop = loop
+        self._parser = httptools.HttpResponseParser(self)
+        self._answer: Answer | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = 0.0
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._head_bytes = 0
+        self._interim = 0
+        self._fresh = True
+        self._served = 0
+        self._keep = False
+        self._paused = False
+        self._until_close = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether another request can be sent."""
+        return self.transport is not None and not self.transport.is_closing()
+
+    async def send(self, head: bytes, body: bytes, upload_s: float) -> "Answer":
+        """The head of the answer to a request. Raises `UpstreamUnreachable`, `UpstreamTimeout` where the provider is
+        silent for so long after `upload_s`, seconds that the upload itself may take; the connection is closed then."""
+        transport = self.transport
+        if transport is None:
+            raise StaleConnection(f"{self._host}: the connection had been closed")
+        answer = self._answer = Answer(self)
+        self._fresh = True
+        self._interim = 0
+        if len(body) > JOINED_BYTES:
+            transport.write(head)
+            transport.write(body)
+        else:
+            transport.write(head + body)
+        self._watch_from(upload_s)
+        try:
+            await self.wait()
+        except BaseException:
+            self.close()
+            raise
+        if answer.failure is not None and not answer.status:
+            raise answer.failure
+        return answer
+
+    async def wait(self) -> None:
+        """Until something has happened: a head, a piece of the body, its end or a failure."""
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of asyncio's
+
+    def data_received(self, data: bytes) -> None:
+        if self._answer is None or self._answer.ended:  # bytes that nobody asked for
+            self.close()
+            return
+        self._fresh = False
+        self._deadline = self._loop.time() + self._timeout_s
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self.fail(self._broken(f"({type(error).__name__})"))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.transport = None
+        if self._timer is not None:
+            self._timer.cancel()
+        answer = self._answer
+        if answer is not None and not answer.ended:
+            if answer.status and self._until_close and error is None and answer.failure is None:
+                answer.ended = True
+                self.wake()
+            else:
+                self.fail(self._broken("(connection lost)"))
+        if self.on_lost is not None:
+            self.on_lost(self)
+
+    def _broken(self, reason: str) -> UpstreamError:
+        """What a break now is: within an answer, before one, or before a connection that had served was used again."""
+        if self._answer is not None and self._answer.status:
+            return UpstreamCut(f"{self._host}: the answer broke off {reason}")
+        kind = StaleConnection if self._fresh and self._served else UpstreamUnreachable
+        return kind(f"{self._host}: no answer {reason}")
+
+    def fail(self, failure: UpstreamError) -> None:
+        """The answer is not to be had any more."""
+        answer = self._answer
+        if answer is not None and not answer.ended and answer.failure is None:
+            answer.failure = failure
+            self.wake()
+        self.close()
+
+    def close(self) -> None:
+        """Close at once: what was not sent is of no use to anybody."""
+        if self.transport is not None:
+            self.transport.abort()
+            self.transport = None
+
+    # What the parser calls.
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise ValueError("a head above its bound")
+        self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        answer, status = self._answer, self._parser.get_status_code()
+        if answer is None or answer.status or status == SWITCHING:
+            raise ValueError("an answer that nobody asked for")
+        headers, self._headers, self._head_bytes = self._headers, [], 0
+        if status < FIRST_FINAL_STATUS:
+            self._interim += 1
+            if self._interim > MAX_INTERIM:
+                raise ValueError("too many interim answers")
+            return
+        answer.status, answer.headers = status, headers
+        self._keep = self._parser.should_keep_alive()
+        self._until_close = not self._keep and not any(name.lower() in _FRAMING for name, _ in headers)
+        self.wake()
+
+    def on_body(self, chunk: bytes) -> None:
+        answer = self._answer
+        if answer is None:
+            return
+        answer.pieces.append(chunk)
+        answer.buffered_bytes += len(chunk)
+        if answer.buffered_bytes > BUFFER_BYTES and not self._paused and self.transport is not None:
+            self._paused = True
+            self.transport.pause_reading()
+        self.wake()
+
+    def on_message_complete(self) -> None:
+        answer = self._answer
+        if answer is not None and answer.status:
+            answer.ended = True
+            self._served += 1
+            self.wake()
+
+    # Back-pressure and silence.
+
+    def resume(self) -> None:
+        """The reader has caught up."""
+        if self._paused and self.transport is not None:
+            self._paused = False
+            self._deadline = self._loop.time() + self._timeout_s
+            self.transport.resume_reading()
+
+    def _watch_from(self, upload_s: float) -> None:
+        """Count silence from now. One timer lives as long as the connection and is moved on only when it fires."""
+        self._deadline = self._loop.time() + self._timeout_s + upload_s
+        if self._timer is None or self._timer.when() > self._deadline:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(self._deadline, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        answer, now = self._answer, self._loop.time()
+        if answer is None or answer.ended or self.transport is None:
+            return
+        if self._paused:
+            self._deadline = now + self._timeout_s
+        if now < self._deadline:
+            self._timer = self._loop.call_at(self._deadline, self._look)
+            return
+        within = "within its answer" if answer.status else "with no answer"
+        self.fail(UpstreamTimeout(f"{self._host}: silent for {self._timeout_s:g} s {within}"))
+
+    # What an answer asks for.
+
+    def finish(self) -> bool:
+        """The answer is done with: whether the connection can serve another. It is closed else."""
+        answer, self._answer = self._answer, None
+        transport = self.transport
+        whole = answer is not None and answer.ended and self._keep and not self._paused
+        if transport is None or not whole or transport.is_closing() or transport.get_write_buffer_size():
+            self.close()
+            return False
+        return True
+
+
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
+
+
+class Answer:
+    """An answer whose head has arrived; an `UpstreamAnswer`. `on_release` is told whether its connection is free."""
+
+    __slots__ = (
+        "_connection",
+        "_parts",
+        "_size",
+        "buffered_bytes",
+        "ended",
+        "failure",
+        "headers",
+        "on_release",
+        "pieces",
+        "status",
+    )
+
+    def __init__(self, connection: Connection) -> None:
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.pieces: list[bytes] = []
+        self.buffered_bytes = 0
+        self.ended = False
+        self.failure: UpstreamError | None = None
+        self.on_release: Callable[[Connection, bool], None] | None = None
+        self._connection: Connection | None = connection
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    async def next_piece(self) -> bytes:
+        """What has arrived, at least a byte; nothing at the body's end. Raises `UpstreamCut`, `UpstreamTimeout`."""
+        while not self.pieces:  # what came before a failure is read before it
+            if self.failure is not None:
+                raise self.failure
+            if self.ended:
+                return b""
+            if self._connection is None:
+                raise UpstreamCut("the answer was released before its end")
+            await self._connection.wait()
+        pieces, self.pieces = self.pieces, []
+        self.buffered_bytes = 0
+        if self._connection is not None:
+            self._connection.resume()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def read(self, limit_bytes: int) -> bytes:
+        """The whole body, undecoded. Raises `UpstreamTooLarge` once the limit is passed, and what `next_piece` raises.
+
+        A read that was cancelled can be taken up by another.
+        """
+        announced = next((value for name, value in self.headers if name.lower() == b"content-length"), b"0")
+        if int(announced) > limit_bytes:
+            raise UpstreamTooLarge(f"the answer is above {limit_bytes} bytes")
+        while piece := await self.next_piece():
+            self._parts.append(piece)
+            self._size += len(piece)
+            if self._size > limit_bytes:
+                raise UpstreamTooLarge(f"the answer is above {limit_bytes} bytes")
+        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it arrives, undecoded. Raises what `next_piece` raises."""
+        while piece := await self.next_piece():
+            yield piece
+
+    def release(self) -> None:
+        """The connection is free again when the body was read to its end; else it is closed, which stops the
+        provider."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        free = connection.finish()
+        if not self.ended and self.failure is None:
+            self.failure = UpstreamCut("the answer was released before its end")
+            connection.wake()
+        if self.on_release is not None:
+            self.on_release(connection, free)

@@ -1,0 +1,206 @@
+"""The server's edge: metered requests go straight from aiohttp's parser to the proxy, all others to the application.
+
+aiohttp frames requests, keeps connections alive, bounds what is queued and answers what is no HTTP. Of its way from a
+parsed request to a written answer, metered requests skip the task, the routing, the middlewares and the response, which
+cost more than admission and settlement together. This file owns that a connection serves one request at a time, its
+requests in order, whichever way each of them takes.
+
+It is built on private parts of aiohttp's `RequestHandler`, all of them named here and in `gateway.call`: `_waiter`, on
+which its loop sleeps while a connection is idle, and which is taken away while a metered request is served, so that
+nothing wakes the loop and the idle timer does not fire; `_messages`, the queue of parsed requests; `_parser`; `_paused`
+and `_drain_helper` of its base. The tests of this file hold them to what they must do.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, cast
+
+from aiohttp import StreamReader, web
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.web_protocol import RequestHandler
+
+from gateway.call import Call
+
+logger = logging.getLogger(__name__)
+
+LINGER_S: Final = 10.0
+"""How long the rest of a body is read that nobody wanted, so that the client sees the answer and not a reset."""
+LINGER_BYTES: Final = 1 << 26
+
+Serve = Callable[[Call], Awaitable[None]]
+
+
+class EdgeProtocol(RequestHandler):
+    """One connection of a client."""
+
+    __slots__ = ("_call", "_endpoints", "_serve", "_served_by", "_sleeping")
+
+    def __init__(self, server: "EdgeServer", **options: Any) -> None:
+        super().__init__(server, **options)
+        self._serve = server.serve
+        self._endpoints = server.endpoints
+        self._call: Call | None = None
+        self._served_by: asyncio.Task[None] | None = None
+        self._sleeping: asyncio.Future[None] | None = None
+
+    @property
+    def closing(self) -> bool:
+        """Whether the connection ends with the answer that is being made."""
+        return self._close or self._force_close
+
+    def data_received(self, data: bytes) -> None:
+        waiter = self._waiter
+        if waiter is None:  # a request is being served: what comes is its body, or waits
+            super().data_received(data)
+            return
+        self._waiter = None
+        super().data_received(data)  # parses and queues; there is nobody to wake
+        self._waiter = waiter
+        if self._messages:
+            self._next()
+
+    def _next(self) -> None:
+        """The connection is idle and a request is there: serve it here, or wake aiohttp's loop."""
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            return
+        message, payload = self._messages[0]
+        parser, endpoint = self._parser, self._metered(message)
+        if endpoint is None or parser is None:
+            waiter.set_result(None)
+            return
+        self._messages.popleft()
+        parser.message_consumed()
+        self._sleeping, self._waiter = waiter, None
+        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+            self._resume_reading_if_drained()
+        self._request_in_progress = True
+        self._call = Call(self, cast(RawRequestMessage, message), payload, endpoint)
+        self._served_by = self._loop.create_task(self._run(self._call, payload))
+
+    def _metered(self, message: Any) -> str | None:
+        if not isinstance(message, RawRequestMessage) or message.method != "POST" or message.upgrade:
+            return None
+        path = message.path.partition("?")[0]
+        return path if path in self._endpoints else None
+
+    async def _run(self, call: Call, payload: StreamReader) -> None:
+        try:
+            await self._serve(call)
+            await call.flushed()
+            if not payload.is_eof() and call.keep_alive and not self.closing:
+                await _discard(call, payload)
+            elif payload.is_eof() and payload.exception() is None:
+                payload.read_nowait()  # what nobody read would hold the next request back
+        except Exception:
+            logger.exception("a call failed")
+            call.abort()
+        finally:
+            self._done(call)
+
+    def _done(self, call: Call) -> None:
+        """The call is over: on to the next one, or the connection's end."""
+        self._call = self._served_by = None
+        self._request_in_progress = False
+        if self._handler_waiter is not None and not self._handler_waiter.done():
+            self._handler_waiter.set_result(None)
+        waiter, self._sleeping = self._sleeping, None
+        if self.transport is None or self.closing or not call.keep_alive:
+            if waiter is not None:
+                waiter.cancel()
+            self.force_close()
+            return
+        self._waiter = waiter
+        self._keepalive = True
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        if self._keepalive_handle is None:
+            self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+        if self._messages:
+            self._next()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The client has left: its call is cancelled; what is on its way is settled or given back."""
+        super().connection_lost(exc)
+        if self._served_by is not None:
+            self._served_by.cancel()
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:
+        """Let the call end within `timeout` seconds, then cancel it, and close."""
+        if self._served_by is not None:
+            self._close = True
+            await asyncio.wait((self._served_by,), timeout=timeout)
+            if self._served_by is not None:
+                self._served_by.cancel()
+        await super().shutdown(timeout)
+
+
+async def _discard(call: Call, payload: StreamReader) -> None:
+    """Read the rest of a body that was answered before its end; the connection ends where that takes too long."""
+    try:
+        async with asyncio.timeout(LINGER_S):
+            left = LINGER_BYTES
+            while left > 0 and (part := await payload.readany()):
+                left -= len(part)
+    except (TimeoutError, web.RequestPayloadError, ConnectionError):
+        pass
+    if not payload.is_eof():
+        call.keep_alive = False
+
+
+class EdgeServer(web.Server):
+    """An application's server whose metered endpoints are served by `serve`."""
+
+    def __init__(self, behind: web.Server, serve: Serve, endpoints: frozenset[str]) -> None:
+        super().__init__(
+            behind.request_handler,
+            request_factory=behind.request_factory,
+            handler_cancellation=behind.handler_cancellation,
+            loop=behind._loop,
+            **behind._kwargs,
+        )
+        self.serve = serve
+        self.endpoints = endpoints
+
+    def __call__(self) -> RequestHandler:
+        return EdgeProtocol(self, loop=self._loop, **self._kwargs)
+
+
+class EdgeRunner(web.AppRunner):
+    """Runs an application behind the edge; options are those of `web.AppRunner`."""
+
+    def __init__(self, app: web.Application, serve: Serve, endpoints: frozenset[str], **options: Any) -> None:
+        super().__init__(app, **options)
+        self._serve = serve
+        self._endpoints = endpoints
+
+    async def _make_server(self) -> web.Server:
+        return EdgeServer(await super()._make_server(), self._serve, self._endpoints)
+
+
+class _Written(web.StreamResponse):
+    """Stands for an answer that a call has written."""
+
+    def __init__(self, call: Call) -> None:
+        super().__init__()
+        self._call = call
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Nothing is left to be sent."""
+        self._keep_alive = self._call.keep_alive
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing is left to be sent."""
+
+
+def route_of(serve: Serve) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """A metered endpoint as a handler of the application: for requests that aiohttp's loop takes itself, because they
+    stood in its queue when it looked."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        call = Call(request.protocol, request._message, request.content, request.path)
+        await serve(call)
+        await call.flushed()
+        return _Written(call)
+
+    return handle

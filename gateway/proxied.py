@@ -1,0 +1,213 @@
+"""Requests to providers through the environment's proxies, on aiohttp's client session, behind the port of
+`gateway.upstream`. What has no proxy goes over `gateway.pool`, which costs a fraction of the CPU.
+
+aiohttp repeats GET and its like once where a kept-alive connection breaks, which is safe, and nothing else.
+"""
+
+import asyncio
+import io
+from collections.abc import AsyncIterator
+from typing import Final
+
+from aiohttp import (
+    ClientError,
+    ClientPayloadError,
+    ClientResponse,
+    ClientSession,
+    ClientTimeout,
+    ConnectionTimeoutError,
+    DummyCookieJar,
+    TCPConnector,
+)
+from aiohttp.http_exceptions import HttpProcessingError
+from multidict import CIMultiDict
+from yarl import URL
+
+from gateway.headers import RawHeaders
+from gateway.pool import UPLOAD_BYTES_PER_S
+from gateway.upstream import (
+    UpstreamCut,
+    UpstreamError,
+    UpstreamRequest,
+    UpstreamTimeout,
+    UpstreamTooLarge,
+    UpstreamUnreachable,
+)
+
+READ_BUFFER_BYTES: Final = 65_536  # per answer; reading stops at twice that until the reader has caught up
+IN_PIECES_BYTES: Final = 262_144  # larger bodies are written piece by piece, as the socket takes them
+
+# What the caller doesn't give is not sent; aiohttp would add its own.
+_NO_DEFAULTS = frozenset({"User-Agent", "Accept", "Accept-Encoding", "Content-Type"})
+
+
+class ProxiedAnswer:
+    """An answer whose head has arrived, with its connection."""
+
+    __slots__ = ("_closed", "_host", "_length", "_open", "_parts", "_response", "_timeout_s")
+
+    def __init__(
+        self,
+        response: ClientResponse,
+        host: str,
+        timeout_s: float,
+        open_answers: "set[ProxiedAnswer]",
+    ) -> None:
+        """`open_answers` holds this answer until it is released."""
+        self._response = response
+        self._host = host
+        self._timeout_s = timeout_s
+        self._open = open_answers
+        self._open.add(self)
+        self._closed = self._watch()
+        self._parts: list[bytes] = []
+        self._length = 0
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return self._response.status
+
+    @property
+    def headers(self) -> RawHeaders:
+        """The head as it came."""
+        return self._response.raw_headers
+
+    async def read(self, limit_bytes: int) -> bytes:
+        """The whole body, undecoded. Raises `UpstreamTooLarge` once the limit is passed, and what `chunks` raises.
+
+        A read that was cancelled can be taken up by another.
+        """
+        announced = self._response.content_length
+        if announced is not None and announced > limit_bytes:
+            raise self._too_large(limit_bytes)
+        while chunk := await self._next():
+            self._parts.append(chunk)
+            self._length += len(chunk)
+            if self._length > limit_bytes:
+                raise self._too_large(limit_bytes)
+        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it arrives, undecoded. Raises `UpstreamTimeout` and `UpstreamCut`."""
+        while chunk := await self._next():
+            yield chunk
+
+    async def _next(self) -> bytes:
+        """What has arrived, at least a byte; nothing at the body's end."""
+        try:
+            chunk = await self._response.content.readany()
+        except TimeoutError:
+            raise UpstreamTimeout(f"{self._host}: silent for {self._timeout_s:g} s within its answer") from None
+        except (ClientError, OSError) as error:
+            raise UpstreamCut(f"{self._host}: the answer broke off ({type(error).__name__})") from None
+        if not chunk and self._ended_by_failure():
+            raise UpstreamCut(f"{self._host}: the answer broke off (connection failed)")
+        return chunk
+
+    def release(self) -> None:
+        """Close the connection, unless the body was read to its end: then it is back in the pool already."""
+        self._open.discard(self)
+        if self._closed is not None:
+            self._closed.remove_done_callback(self._lost)
+        self._response.close()
+
+    def _watch(self) -> asyncio.Future[None] | None:
+        """Have `_lost` called when the connection is: aiohttp forgets to wake a reader when chunks are malformed."""
+        connection = self._response.connection
+        if connection is None or connection.protocol is None:
+            return None  # the body is here already, or its failure is
+        closed = connection.protocol.closed
+        if closed is None:
+            self._lost()
+            return None
+        # One of each per connection, however often it is used again; a failure that nobody looks at would be logged.
+        closed.remove_done_callback(_look_at)
+        closed.add_done_callback(_look_at)
+        closed.add_done_callback(self._lost)
+        return closed
+
+    def _lost(self, _: object = None) -> None:
+        content = self._response.content
+        if not content.is_eof() and content.exception() is None:
+            content.set_exception(ClientPayloadError("connection lost"))
+
+    def _ended_by_failure(self) -> bool:
+        """Whether a body that is ended by its connection alone was ended by the failure of that."""
+        closed, headers = self._closed, self._response.headers
+        if closed is None or not closed.done() or closed.cancelled() or closed.exception() is None:
+            return False
+        return "Content-Length" not in headers and "Transfer-Encoding" not in headers
+
+    def _too_large(self, limit_bytes: int) -> UpstreamTooLarge:
+        return UpstreamTooLarge(f"{self._host}: the answer is above {limit_bytes} bytes")
+
+
+class ProxiedTransport:
+    """One session for every provider. Made inside a running event loop; `close` it at the end."""
+
+    def __init__(self, *, connections: int, connect_timeout_s: float, timeout_s: float, keepalive_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._connect_timeout_s = connect_timeout_s
+        self._answers: set[ProxiedAnswer] = set()
+        self._session = ClientSession(
+            connector=TCPConnector(limit=connections, limit_per_host=0, keepalive_timeout=keepalive_s),
+            timeout=ClientTimeout(total=None, connect=connect_timeout_s, sock_read=timeout_s),
+            cookie_jar=DummyCookieJar(),
+            auto_decompress=False,
+            skip_auto_headers=_NO_DEFAULTS,
+            read_bufsize=READ_BUFFER_BYTES,
+        )
+
+    async def send(self, request: UpstreamRequest, proxy: URL) -> ProxiedAnswer:
+        """The answer's head. Raises `UpstreamUnreachable` and `UpstreamTimeout`."""
+        url = URL(request.url)
+        host = url.host or "no host"
+        try:
+            response = await self._request(request, url, proxy)
+        except ConnectionTimeoutError:
+            raise UpstreamUnreachable(f"{host}: no connection within {self._connect_timeout_s:g} s") from None
+        except TimeoutError:
+            raise UpstreamTimeout(f"{host}: no answer within {self._timeout_s:g} s") from None
+        except (ClientError, HttpProcessingError, ConnectionError) as error:
+            raise _unreachable(host, error) from None
+        return ProxiedAnswer(response, host, self._timeout_s, self._answers)
+
+    async def _request(self, request: UpstreamRequest, url: URL, proxy: URL) -> ClientResponse:
+        body = request.body
+        # The silence is aiohttp's to watch, but it begins after the upload, which nothing else bounds.
+        async with asyncio.timeout(self._connect_timeout_s + self._timeout_s + len(body) / UPLOAD_BYTES_PER_S):
+            return await self._session.request(
+                request.method,
+                url,
+                data=io.BytesIO(body) if len(body) > IN_PIECES_BYTES else body or None,
+                headers=_pairs(request.headers),
+                allow_redirects=False,
+                proxy=proxy,
+            )
+
+    async def close(self) -> None:
+        """Close every connection; answers that are still being read are cut."""
+        for answer in list(self._answers):  # the session alone would leave whoever waits for a chunk waiting
+            answer.release()
+        await self._session.close()
+
+
+def _pairs(lines: bytes) -> CIMultiDict[str]:
+    """Header lines as aiohttp's client takes them."""
+    pairs: CIMultiDict[str] = CIMultiDict()
+    for line in lines.decode("utf-8", "surrogateescape").split("\r\n")[:-1]:
+        name, _, value = line.partition(": ")
+        pairs.add(name, value)
+    return pairs
+
+
+def _look_at(closed: asyncio.Future[None]) -> None:
+    if not closed.cancelled():
+        closed.exception()
+
+
+def _unreachable(host: str, error: Exception) -> UpstreamError:
+    reason = getattr(error, "strerror", None)
+    kind = type(error).__name__
+    return UpstreamUnreachable(f"{host}: no answer ({kind}: {reason})" if reason else f"{host}: no answer ({kind})")
