@@ -1,21 +1,22 @@
--- A batch of debits, as one statement and so as one transaction. Whoever inserts a request id first has decided; what
--- the ledger moves (transfers, rollups, balances, corrections) comes from the rows that were inserted, and from no others.
--- A debit is a correction, numbered by its account, when Redis has not counted it in the epoch that the account was
--- last loaded for. Accounts are locked in the order of their ids, and everything else here belongs to a locked account.
-WITH given AS (
-    SELECT * FROM unnest(
-        $1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
-        $10::text[], $11::text[], $12::text[], $13::text[],
-        $14::bigint[], $15::bigint[], $16::bigint[], $17::bigint[], $18::bigint[], $19::text[],
-        $20::bigint[], $21::bigint[], $22::text[], $23::text[], $24::bigint[], $25::boolean[], $26::integer[],
-        $27::boolean[], $28::integer[], $29::integer[], $30::text[], $31::text[], $32::text[], $33::bigint[], $34::bigint[]
-    ) WITH ORDINALITY AS t (
-        request_id, admitted_at_ms, outcome, account_id, user_id, key_id, client_request_id, upstream_request_id, endpoint,
-        feature, model, provider, provider_model,
-        input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, counts,
-        cost_nano, charged_nano, price_id, multiplier, markup_scaled, estimated, status,
-        stream, latency_ms, ttft_ms, tags, end_user, note, epoch, dseq, place
-    )
+-- A batch of debits, a JSON array of arrays in the order of `Debit`, as one statement and so as one transaction. Whoever
+-- inserts a request id first has decided; what the ledger moves (transfers, rollups, balances, corrections) comes from the
+-- rows that were inserted, and from no others. A debit is a correction, numbered by its account, when Redis has not counted
+-- it in the epoch that the account was last loaded for. Accounts are locked in the order of their ids, and everything else
+-- here belongs to a locked account.
+WITH given AS MATERIALIZED (
+    SELECT
+        (d->>0) AS request_id, (d->>1)::bigint AS admitted_at_ms, (d->>2) AS outcome, (d->>3) AS account_id,
+        (d->>4) AS user_id, (d->>5) AS key_id, (d->>6) AS client_request_id, (d->>7) AS upstream_request_id,
+        (d->>8) AS endpoint, (d->>9) AS feature, (d->>10) AS model, (d->>11) AS provider, (d->>12) AS provider_model,
+        (d->>13)::bigint AS input_tokens, (d->>14)::bigint AS cached_input_tokens,
+        (d->>15)::bigint AS cache_write_tokens, (d->>16)::bigint AS output_tokens,
+        (d->>17)::bigint AS reasoning_tokens, (d->>18) AS counts, (d->>19)::bigint AS cost_nano,
+        (d->>20)::bigint AS charged_nano, (d->>21) AS price_id, (d->>22) AS multiplier,
+        (d->>23)::bigint AS markup_scaled, (d->>24)::boolean AS estimated, (d->>25)::integer AS status,
+        (d->>26)::boolean AS stream, (d->>27)::integer AS latency_ms, (d->>28)::integer AS ttft_ms, (d->>29) AS tags,
+        (d->>30) AS end_user, (d->>31) AS note, (d->>32)::bigint AS epoch, (d->>33)::bigint AS dseq,
+        place
+    FROM jsonb_array_elements($1::text::jsonb) WITH ORDINALITY AS t (d, place)
 ), locked AS (
     SELECT id, hyd_epoch, xseq FROM accounts
     WHERE id IN (SELECT account_id FROM given) ORDER BY id FOR NO KEY UPDATE

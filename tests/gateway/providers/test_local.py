@@ -12,6 +12,7 @@ import openai
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from multidict import CIMultiDict
 from openai import AsyncOpenAI, OpenAI
 
 from gateway.providers.local import LocalTransport
@@ -84,7 +85,8 @@ async def base_url(local: LocalTransport) -> AsyncIterator[str]:
 
     async def handle(incoming: web.Request) -> web.StreamResponse:
         answer = await local.send(request(incoming.path, await incoming.read(), incoming.method))
-        response = web.StreamResponse(status=answer.status, headers=answer.headers)
+        headers = CIMultiDict((name.decode(), value.decode()) for name, value in answer.headers)
+        response = web.StreamResponse(status=answer.status, headers=headers)
         await response.prepare(incoming)
         async for chunk in answer.chunks():
             await response.write(chunk)
