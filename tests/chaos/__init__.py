@@ -4,10 +4,11 @@
     gateway       the supervisor's process; worker  a worker whose wall clock can be set back
     upstream      a provider that keeps what it was asked; plan  what a request asks of it, and what that must cost
     clients       the load, and a record of how every answer ended
-    faults        what is done to whom; disk  a disk that is full
+    faults        what is done to whom; disk  a disk that is full; cluster  masters of a Redis Cluster that are lost
     ledger_check  the verdict: what clients and the provider saw beside what the ledger and Redis hold
     run           rounds of faults under load; report  the table
     soak          ten minutes without faults, watching memory and keys
 
-`python -m tests.chaos` runs the long version; `test_chaos.py` and `test_overspend.py` the short ones.
+`python -m tests.chaos` runs the long version; `test_chaos.py`, `test_cluster.py` and `test_overspend.py` are the short
+ones.
 """

@@ -16,6 +16,7 @@ from typing import Final
 
 import uvloop
 
+from tests.chaos.cluster import OF_CLUSTER
 from tests.chaos.disk import OPTIONS, full, small_disk
 from tests.chaos.faults import KILLS, OTHERS, Fault
 from tests.chaos.harness import running
@@ -36,12 +37,14 @@ SKIPPED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A round to come; `postgres_folder` is where Postgres's data lies, if not with the rest."""
+    """A round to come; `postgres_folder` is where Postgres's data lies, if not with the rest, `on_cluster` whether its
+    Redis is a cluster."""
 
     name: str
     faults: Sequence[Fault]
     postgres_folder: Path | None = None
     apart_s: float = 0.0
+    on_cluster: bool = False
 
 
 async def chaos(planned: Sequence[Planned], *, concurrency: int, seed: int, keep: bool) -> bool:
@@ -49,7 +52,9 @@ async def chaos(planned: Sequence[Planned], *, concurrency: int, seed: int, keep
     rounds: list[Round] = []
     for number, each in enumerate(planned):
         options = None if each.postgres_folder is None else OPTIONS
-        async with running(keep=keep, postgres_folder=each.postgres_folder, postgres_options=options) as stack:
+        async with running(
+            keep=keep, postgres_folder=each.postgres_folder, postgres_options=options, on_cluster=each.on_cluster
+        ) as stack:
             customers = await make_customers(stack)
             made = await run_round(
                 stack,
@@ -69,13 +74,15 @@ async def chaos(planned: Sequence[Planned], *, concurrency: int, seed: int, keep
 
 
 def rounds_of(times: int, only: str, seed: int, disk: Path | str) -> list[Planned]:
-    """A round of each kind of fault, and one of all in random order."""
+    """A round of each kind of fault, and one in random order of all that one server of Redis can suffer."""
     faults = [fault for fault in (*KILLS, *OTHERS) if re.search(only, fault.name)]
     planned = [Planned(fault.name, [fault] * times) for fault in faults]
     if isinstance(disk, str):
         print(f"not run: disk full under Postgres: {disk}")
     elif re.search(only, full(disk).name):
         planned.append(Planned(full(disk).name, [full(disk)] * times, disk))
+    of_cluster = [fault for fault in OF_CLUSTER if re.search(only, fault.name)]
+    planned += [Planned(fault.name, [fault] * times, on_cluster=True) for fault in of_cluster]
     if len(faults) > 1:
         mixed = faults * max(1, times // MIXED_SHARE)
         random.Random(seed).shuffle(mixed)  # noqa: S311 - an order

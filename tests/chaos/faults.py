@@ -6,7 +6,7 @@ Signals go to processes that this run has started, found by their process ids.
 import asyncio
 import os
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM, SIGUSR2, Signals
@@ -16,7 +16,7 @@ import psutil
 
 from billing.holds.connection import Link
 from billing.holds.keyspace import Keyspace
-from tests.chaos.harness import Stack, until
+from tests.chaos.harness import Customer, Stack, until
 
 FROZEN_S: Final = 5.0
 CLOCK_BACK_S: Final = 5.0
@@ -25,11 +25,19 @@ _KEYS: Final = Keyspace()
 
 
 @dataclass(frozen=True, slots=True)
+class Hit:
+    """Whom a fault has hit, and when by `time.monotonic`: these customers alone."""
+
+    customers: Sequence[Customer]
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Fault:
-    """`strike` carries it out once. `settle_s` is the least time before the next one."""
+    """`strike` carries it out once; None: it hit everybody. `settle_s` is the least time before the next one."""
 
     name: str
-    strike: Callable[[Stack, random.Random], Awaitable[None]]
+    strike: Callable[[Stack, random.Random], Awaitable[Hit | None]]
     settle_s: float
 
 

@@ -10,8 +10,8 @@ import shutil
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,6 +37,7 @@ from tests.chaos.places import (
     make_folder,
 )
 from tests.chaos.upstream import Upstream
+from tests.redis_cluster import RedisCluster, formed_cluster
 
 BOUND_S: Final = 60.0
 """No condition is waited for longer."""
@@ -72,7 +73,8 @@ class Customer:
 
 @dataclass
 class Stack:
-    """What runs. `workers` is the number of worker processes."""
+    """What runs. `workers` is the number of worker processes; `cluster` is their Redis, where it is not the embedded
+    one."""
 
     folder: Path
     servers: EmbeddedServers
@@ -82,6 +84,7 @@ class Stack:
     endpoints: Endpoints
     address: str
     environment: dict[str, str]
+    cluster: RedisCluster | None = None
     customers: list[Customer] = field(default_factory=list)
     supervisor: Process | None = None
 
@@ -223,7 +226,10 @@ class Stack:
         """The services on the same stores, in this process; nothing runs in the background."""
         settings = load_settings(self.environment, mode="command")
         async with open_runtime(
-            settings, database_url=self.endpoints.database_url, redis_url=self.endpoints.redis_url, embedded=True
+            settings,
+            database_url=self.endpoints.database_url,
+            redis_url=self.endpoints.redis_url,
+            embedded=self.cluster is None,
         ) as runtime:
             yield runtime
 
@@ -236,32 +242,37 @@ async def running(
     postgres_folder: Path | None = None,
     postgres_options: Mapping[str, str] | None = None,
     keep: bool = False,
+    on_cluster: bool = False,
 ) -> AsyncIterator[Stack]:
-    """Everything, in a new folder; `postgres_folder` is where Postgres's data shall be instead. Main thread only."""
+    """Everything, in a new folder; `postgres_folder` is where Postgres's data shall be instead. With `on_cluster` the
+    gateway's Redis is a cluster of its own. Main thread only."""
     allow_connections()
     folder = make_folder(postgres_folder)
     data = folder / "data"
     upstream = Upstream()
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=BOUND_S)
-    stack: Stack | None = None
     try:
-        async with (
-            EmbeddedServers(data, postgres_options=postgres_options) as servers,
-            upstream.served(),
-            aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
-        ):
-            await migrate(servers.endpoints.database_url)
-            address = f"127.0.0.1:{free_port()}"
-            environment = make_environment(folder, servers.endpoints, address, upstream.url, defaults or {})
-            stack = Stack(folder, servers, upstream, session, workers, servers.endpoints, address, environment)
-            try:
-                await stack.start_gateway()
-                yield stack
-            finally:
-                if stack.supervisor is not None and stack.supervisor.returncode is None:
-                    stack.supervisor.kill()
-                    await stack.supervisor.wait()
+        with formed_cluster() if on_cluster else nullcontext() as cluster:
+            async with (
+                EmbeddedServers(data, postgres_options=postgres_options) as servers,
+                upstream.served(),
+                aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
+            ):
+                await migrate(servers.endpoints.database_url)
+                endpoints = servers.endpoints if cluster is None else replace(servers.endpoints, redis_url=cluster.url)
+                address = f"127.0.0.1:{free_port()}"
+                environment = make_environment(
+                    folder, endpoints, address, upstream.url, defaults or {}, embedded=not on_cluster
+                )
+                stack = Stack(folder, servers, upstream, session, workers, endpoints, address, environment, cluster)
+                try:
+                    await stack.start_gateway()
+                    yield stack
+                finally:
+                    if stack.supervisor is not None and stack.supervisor.returncode is None:
+                        stack.supervisor.kill()
+                        await stack.supervisor.wait()
     finally:
         if keep:
             print(f"kept: {folder}")

@@ -48,9 +48,10 @@ def make_folder(postgres_folder: Path | None) -> Path:
 
 
 def make_environment(
-    folder: Path, endpoints: Endpoints, address: str, upstream_url: str, defaults: Mapping[str, Any]
+    folder: Path, endpoints: Endpoints, address: str, upstream_url: str, defaults: Mapping[str, Any], *, embedded: bool
 ) -> dict[str, str]:
-    """Write the configuration files, and answer what the gateway's processes get as their environment."""
+    """Write the configuration files, and answer what the gateway's processes get as their environment; `embedded` says
+    that Redis is the embedded one."""
     config = folder / "config"
     config.mkdir()
     per_million = {"input": _usd_per_million(INPUT_NANO), "output": _usd_per_million(OUTPUT_NANO)}
@@ -73,7 +74,7 @@ def make_environment(
         **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
         "PYTHONPATH": str(ROOT),
         "METERGATE_CONFIG": str(config),
-        "METERGATE_EMBEDDED": "1",
+        "METERGATE_EMBEDDED": str(int(embedded)),
         "LISTEN_ADDR": address,
         "DATABASE_URL": _with_host(endpoints.database_url),
         "REDIS_URL": endpoints.redis_url,

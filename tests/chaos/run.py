@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tests.chaos.clients import Ended, Exchange, Load, Mix
-from tests.chaos.faults import Fault
+from tests.chaos.faults import Fault, Hit
 from tests.chaos.harness import Customer, Stack, until
 from tests.chaos.ledger_check import Verdict, judge, wait_until_quiet
 
@@ -22,11 +22,13 @@ GRANT_USD: Final = "0.002"
 
 @dataclass(frozen=True, slots=True)
 class Struck:
-    """One fault that was carried out. `recovered_s` passed from it to the first whole answer of a later request."""
+    """One fault that was carried out. `recovered_s` passed from it to the first whole answer of a later request, to one
+    of those that it had hit."""
 
     fault: Fault
     at_s: float
     recovered_s: float
+    hit: Hit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +89,9 @@ async def run_round(
         for fault in faults:
             await asyncio.sleep(chance.random() * most_pause_s)
             at_s, place = time.monotonic(), len(load.exchanges)
-            await fault.strike(stack, chance)
-            struck.append(Struck(fault, at_s, await _recovered(load, at_s, place)))
+            hit = await fault.strike(stack, chance)
+            began_at_s = at_s if hit is None else hit.at_s
+            struck.append(Struck(fault, at_s, await _recovered(load, began_at_s, place, hit), hit))
             await asyncio.sleep(max(0.0, at_s + max(fault.settle_s, apart_s) - time.monotonic()))
         stop_granting.set()
         await granting
@@ -112,16 +115,22 @@ async def _grant(stack: Stack, customers: Sequence[tuple[Customer, float]], stop
             await asyncio.wait_for(stop.wait(), GRANT_EVERY_S)
 
 
-async def _recovered(load: Load, since_s: float, place: int = 0) -> float:
-    """Wait for a whole answer to one of the requests from `place` on; how long that took from `since_s`."""
+async def _recovered(load: Load, since_s: float, place: int = 0, hit: Hit | None = None) -> float:
+    """Wait for a whole answer to one of the requests from `place` on, of those who were hit; how long that took from
+    `since_s`."""
     found: list[float] = []
 
     def served() -> bool:
-        found.extend(each.ended_s for each in load.exchanges[place:] if each.ended is Ended.whole)
+        whole = (each for each in load.exchanges[place:] if each.ended is Ended.whole)
+        found.extend(each.ended_s for each in whole if hit is None or _was_hit(each, hit))
         return bool(found)
 
     await until(served, f"an answer after the fault\n{load.stack.log_tail()}", RECOVERY_BOUND_S)
     return min(found) - since_s
+
+
+def _was_hit(exchange: Exchange, hit: Hit) -> bool:
+    return exchange.sent_s >= hit.at_s and exchange.customer in hit.customers
 
 
 async def _make_quiet(stack: Stack, load: Load, customers: Sequence[tuple[Customer, float]]) -> float:

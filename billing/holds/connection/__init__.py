@@ -4,12 +4,15 @@ errors    what can go wrong, and what is known of a command's fate then
 wire      script calls over one connection: one write and one parsed reply a call, any number in flight
 server    one server: a wire for scripts, the client library for what is rare
 life      one server's life as one connection sees it: what was agreed on with it holds while it stands
+slots     who has which slots of a cluster
 link      Redis as the engine sees it: one server, or a cluster whose slots are followed
 """
 
 from billing.holds.connection.errors import RedisAway, RedisError, RedisMoved, RedisRefused, RedisTimeout
 from billing.holds.connection.life import Life
 from billing.holds.connection.link import Link
+from billing.holds.connection.server import Server
+from billing.holds.connection.slots import Shard
 from billing.holds.connection.wire import Argument, Script
 
 __all__ = [
@@ -22,4 +25,6 @@ __all__ = [
     "RedisRefused",
     "RedisTimeout",
     "Script",
+    "Server",
+    "Shard",
 ]

@@ -14,14 +14,13 @@ from typing import Any, Final
 from billing.holds.connection.errors import RedisAway, RedisMoved
 from billing.holds.connection.life import Life
 from billing.holds.connection.server import Server, Where, key_slot, parse_url
+from billing.holds.connection.slots import Address, Shard, SlotRange, read_slots, shards_of
 from billing.holds.connection.wire import Argument, OnReply, Script, in_time
 from billing.holds.flight import SingleFlight
 
 REFRESH_AT_MOST_EVERY_S: Final = 0.1
 ASK_TOPOLOGY_S: Final = 1.0
 """A server that says nothing of its slots for so long is passed over."""
-
-Address = tuple[str, int]
 
 
 class Link:
@@ -33,7 +32,7 @@ class Link:
         self._connect_timeout_s = connect_timeout_s
         self._seed = self._make(self._seed_where)
         self._nodes: dict[Address, Server] = {}
-        self._ranges: list[tuple[int, int, Server]] | None = None
+        self._ranges: list[SlotRange] | None = None
         self._answering = self._seed
         self._lives: dict[bytes, Life] = {}
         self._doubts = 1
@@ -49,7 +48,7 @@ class Link:
         """In words, for an operator; known once it was used."""
         if self._ranges is None:
             return f"one server at {self._seed.name}"
-        return f"a cluster of {len({id(server) for _, _, server in self._ranges})} masters"
+        return f"a cluster of {len(shards_of(self._ranges))} masters"
 
     def _make(self, where: Where) -> Server:
         return Server(where, self._doubt, connect_timeout_s=self._connect_timeout_s)
@@ -85,9 +84,9 @@ class Link:
         if self._ranges is None:
             return self._seed
         slot = key_slot(key if isinstance(key, bytes) else str(key).encode())
-        for first, last, server in self._ranges:
-            if first <= slot <= last:
-                return server
+        for each in self._ranges:
+            if each.first <= slot <= each.last:
+                return each.master
         raise RedisAway(f"no server of the cluster has slot {slot}")
 
     async def _refresh(self) -> None:
@@ -115,13 +114,13 @@ class Link:
         if not info.get("cluster_enabled"):
             self._ranges = None
             return
-        ranges: list[tuple[int, int, Server]] = []
         nodes: dict[Address, Server] = {}
-        for first, last, *places in await server.command("CLUSTER", "SLOTS"):
-            addresses = [_address(place, server.host) for place in places]
-            for address in addresses:
-                nodes[address] = nodes.get(address) or self._nodes.get(address) or self._make(self._where(address))
-            ranges.append((first, last, nodes[addresses[0]]))
+
+        def server_at(address: Address) -> Server:
+            nodes[address] = nodes.get(address) or self._nodes.get(address) or self._make(self._where(address))
+            return nodes[address]
+
+        ranges = read_slots(await server.command("CLUSTER", "SLOTS"), server.host, server_at)
         gone = [node for address, node in self._nodes.items() if address not in nodes]
         self._nodes, self._ranges = nodes, ranges
         for node in gone:
@@ -190,6 +189,12 @@ class Link:
             await self._refreshes.run("slots", self._refresh)
         return self._answering
 
+    async def shards(self) -> tuple[Shard, ...]:
+        """Every master that has slots, with its replicas; without a cluster, or slots in it, the one server that
+        answers. Raises `RedisAway`."""
+        answering = await self._any()
+        return shards_of(self._ranges or ()) or (Shard(answering, (), 0),)
+
     async def close(self) -> None:
         """Close all connections."""
         for server in (self._seed, *self._nodes.values()):
@@ -200,10 +205,3 @@ def _tag(key: Argument) -> bytes:
     """What decides on a key's slot, for keys that begin with their hash tag."""
     raw = key if isinstance(key, bytes) else str(key).encode()
     return raw[: raw.find(b"}") + 1] or raw
-
-
-def _address(place: Sequence[Any], asked_host: str) -> Address:
-    """A node's address in the reply to CLUSTER SLOTS, which leaves out the host where it does not know it: that of the
-    node that was asked is meant (https://redis.io/docs/latest/commands/cluster-slots/)."""
-    host = place[0].decode() if isinstance(place[0], bytes) else place[0]
-    return host or asked_host, int(place[1])

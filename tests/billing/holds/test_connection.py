@@ -20,7 +20,7 @@ from billing.holds.connection.wire import as_error
 from billing.holds.keyspace import Keyspace
 from billing.holds.partitions import NotReady
 from tests.billing.holds.conftest import MakeWorld, World
-from tests.redis_cluster import MASTERS, Node, RedisCluster, free_ports, spread_prefix
+from tests.redis_cluster import MASTERS, SLOTS, Node, RedisCluster, free_ports, spread_prefix
 
 FENCE: Final = Script("fence")
 SECRET: Final = "verysecret"
@@ -389,6 +389,33 @@ async def test_any_node_leads_to_the_cluster(redis_cluster: RedisCluster, spread
     for at, node in enumerate(redis_cluster.nodes):
         async with linked(url_of(node)) as link:
             assert await write(link, spread, epoch=at + 1) == 1
+
+
+async def test_who_is_in_a_cluster(redis_cluster: RedisCluster, spread: Keyspace) -> None:
+    async with linked(redis_cluster.url) as link:
+        for partition in range(spread.partitions):
+            await write(link, spread, partition)  # a replica is listed once it was written to
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            async with linked(redis_cluster.url) as link:
+                shards = await link.shards()
+                if all(shard.replicas for shard in shards):
+                    told = [await each.replicas[0].command("INFO", "replication") for each in shards]
+                    break
+            await asyncio.sleep(0.02)
+    assert len(shards) == MASTERS
+    assert sum(shard.slots for shard in shards) == SLOTS
+    assert [len(shard.replicas) for shard in shards] == [1] * MASTERS
+    assert [f"{each['master_host']}:{each['master_port']}" for each in told] == [each.master.name for each in shards]
+
+
+async def test_who_is_there_without_a_cluster(lone_node: Node) -> None:
+    async with linked(url_of(lone_node)) as link:
+        (alone,) = await link.shards()
+        assert (alone.master.name, alone.replicas, alone.slots) == (f"127.0.0.1:{lone_node.port}", (), 0)
+    async with linked(f"redis://127.0.0.1:{free_ports(1)[0]}") as link:
+        with pytest.raises(RedisAway):
+            await link.shards()
 
 
 Move = Callable[[RedisCluster, Keyspace], None]
