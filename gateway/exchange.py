@@ -1,6 +1,5 @@
 """One request on its way: what is known of it so far, and the debit that it becomes. Pure: the clock is passed in."""
 
-from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -20,8 +19,7 @@ NOTHING: Final = Usage()
 FREE: Final = Charge(0, 0, None)
 
 
-@dataclass(slots=True)
-class Exchange:
+class Exchange(msgspec.Struct, gc=False):
     """A request between authentication and settlement. Times are seconds of a monotonic clock."""
 
     request_id: str
@@ -39,7 +37,8 @@ class Exchange:
     status: int = EXPIRED_STATUS
     upstream_request_id: str | None = None
     first_byte_s: float | None = None
-    markup_scaled: int = field(init=False)
+    markup_scaled: int = 0
+    """The markup that applies; found when the exchange is made."""
 
     def __post_init__(self) -> None:
         self.markup_scaled = markup_of(self.route, self.principal.plan.markup_scaled)

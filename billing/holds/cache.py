@@ -20,7 +20,7 @@ class CacheSettings:
     """Bounds of the cache: entries in number, times in seconds, look-ups in Postgres at the same time."""
 
     entries: int = 100_000
-    fresh_s: float = 60.0
+    fresh_s: float = 900.0
     unknown_entries: int = 10_000
     unknown_s: float = 5.0
     lookups: int = 8

@@ -92,6 +92,7 @@ class Database:
                     timeout=self._timeout_s,
                     command_timeout=self._timeout_s,
                     init=_init,
+                    reset=_keep,
                     server_settings={"application_name": APPLICATION_NAME, "timezone": "UTC"},
                 )
         return self._pool
@@ -145,6 +146,11 @@ class Database:
                 await pool.close()
         except (TimeoutError, asyncpg.InterfaceError, OSError):
             pool.terminate()
+
+
+async def _keep(_: object) -> None:
+    """Sessions are given back as they are: nothing here sets what a session keeps, and asking Postgres to forget it all
+    would be a round trip after every call."""
 
 
 async def _init(connection: asyncpg.Connection) -> None:

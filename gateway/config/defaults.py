@@ -103,7 +103,7 @@ class Defaults:
     postgres_timeout_s: float = _seconds(10, 0.1, 600, "longest statement")
     connect_timeout_s: float = _seconds(5, 0.1, 120, "longest wait for a connection to Redis, Postgres or an upstream")
     principal_cache_entries: int = _whole(100_000, 1, 10_000_000, "keys that one process remembers")
-    principal_cache_s: float = _seconds(60, 0, 3600, "how long it believes them without asking again")
+    principal_cache_s: float = _seconds(900, 0, 3600, "how long it believes them without asking again")
     negative_cache_entries: int = _whole(10_000, 0, 10_000_000, "wrong keys that one process remembers")
     negative_cache_s: float = _seconds(5, 0, 300, "how long it believes that they are wrong")
     upstream_connections: int = _whole(1000, 1, 100_000, "connections to one provider of one process")
