@@ -7,6 +7,7 @@ counted. After an answer the connection can serve another if the provider allows
 """
 
 import asyncio
+import select
 from collections.abc import AsyncIterator, Callable
 from typing import Final, cast
 
@@ -78,6 +79,14 @@ class Connection(asyncio.Protocol):
     def usable(self) -> bool:
         """Whether another request can be sent."""
         return self.transport is not None and not self.transport.is_closing()
+
+    def hung_up(self) -> bool:
+        """Whether the provider has closed it, or said something unasked, which the event loop has not seen yet."""
+        if self.transport is None:
+            return True
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
     async def send(self, head: bytes, body: bytes, upload_s: float) -> "Answer":
         """The head of the answer to a request. Raises `UpstreamUnreachable`, `UpstreamTimeout` where the provider is

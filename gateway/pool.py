@@ -1,8 +1,11 @@
 """Kept-alive connections to providers, on `gateway.connection`, for a small part of a client session's CPU.
 
-This file owns the connections: how many there are, which idle ones may be used again, and the one case in which a
-request is sent twice: a connection that had served before broke without a byte of an answer. A provider closes idle
-connections, and a request can cross that on the wire; it is sent once more, over a new connection.
+This file owns the connections: how many there are, which idle ones may be used again, and when a request is sent twice.
+Providers close idle connections: one that has idled for a while is looked at before it is used, so that nothing is
+written to one that is closed already. What remains is a request that crosses the close on the wire. Nothing tells that
+from a provider that took the request and died, and a POST must not be repeated unless it is known not to have been
+applied, or to be applied once (RFC 9110, 9.2.2; Go's client draws the same line): so only a request that carries an
+Idempotency-Key, or whose method is safe, is sent once more, over a new connection.
 """
 
 import asyncio
@@ -17,6 +20,9 @@ from gateway.upstream import UpstreamCut, UpstreamRequest, UpstreamUnreachable
 
 UPLOAD_BYTES_PER_S: Final = 65_536  # the slowest upload that is waited for
 BODILESS: Final = ("GET", "HEAD", "OPTIONS")
+IDEMPOTENCY_KEY: Final = b"idempotency-key: "
+LOOKED_AT_AFTER_S: Final = 0.5
+"""A connection that has idled for longer is looked at before it is used."""
 TARGETS_MAX: Final = 1_024  # addresses whose parts are remembered
 
 
@@ -73,18 +79,19 @@ class ConnectionPool:
         else:
             await self._free.acquire()
         try:
-            return await self._exchange(target.origin, head, body)
+            return await self._exchange(request, target.origin, head, body)
         except BaseException:
             self._free.release()
             raise
 
-    async def _exchange(self, origin: Origin, head: bytes, body: bytes) -> Answer:
+    async def _exchange(self, request: UpstreamRequest, origin: Origin, head: bytes, body: bytes) -> Answer:
         connection = self._idle(origin)
         if connection is not None:
             try:
                 return await self._send(origin, connection, head, body)
             except StaleConnection:
-                pass  # it was closed by the provider as we wrote: once more, and not again
+                if request.method not in BODILESS and IDEMPOTENCY_KEY not in request.headers.lower():
+                    raise
         return await self._send(origin, await self._connect(origin), head, body)
 
     async def _send(self, origin: Origin, connection: Connection, head: bytes, body: bytes) -> Answer:
@@ -126,7 +133,9 @@ class ConnectionPool:
         """The connection that idled least, if it can still be used."""
         while origin.idle:
             connection, since = origin.idle.pop()
-            if connection.usable and self._loop.time() - since < self._keepalive_s:
+            idled_s = self._loop.time() - since
+            fresh = connection.usable and idled_s < self._keepalive_s
+            if fresh and (idled_s < LOOKED_AT_AFTER_S or not connection.hung_up()):
                 return connection
             connection.close()
         return None

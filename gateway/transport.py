@@ -4,8 +4,8 @@ proxy that the environment names for them (`gateway.proxied`).
 Proxies are those of HTTPS_PROXY, HTTP_PROXY and NO_PROXY, looked up once per origin; `.netrc` is not read. Redirects
 are not followed: they would carry the provider's key to another host.
 
-A request is sent once, with one exception, made by the pool: over a connection that had served before, and that broke
-without a byte of an answer. Whatever else goes wrong is an `UpstreamError`, and routing decides.
+A request is sent once, but for what `gateway.pool` says of kept-alive connections. Whatever else goes wrong is an
+`UpstreamError`, and routing decides.
 
 Messages name the host and the kind of failure, never a path, a query or a header; the libraries' own errors hold the
 whole URL and are not chained.

@@ -299,10 +299,12 @@ async def test_a_peer_without_tls_is_unreachable(transport: HttpTransport) -> No
     assert_no_secret(error)
 
 
-async def test_a_request_that_crosses_the_close_of_an_idle_connection_is_sent_once_more(
-    transport: HttpTransport,
+@pytest.mark.parametrize("idempotent", [False, True])
+async def test_a_request_that_crosses_the_close_of_an_idle_connection(
+    transport: HttpTransport, idempotent: bool
 ) -> None:
-    """The provider closes a kept-alive connection as it takes the second request, without a byte of an answer."""
+    """The provider closes a kept-alive connection as it takes the second request, without a byte of an answer: nobody
+    knows whether it was served, so only one that may be repeated is."""
     requests = connections = 0
 
     async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -315,10 +317,15 @@ async def test_a_request_that_crosses_the_close_of_an_idle_connection_is_sent_on
         await take_request(reader)
         requests += 1
 
+    headers = {"idempotency-Key": "one"} if idempotent else {}
     async with serving(peer) as url:
-        assert await outcome(transport, post(url)) == b"ok"
-        assert await outcome(transport, post(url)) == b"ok"
-        assert (requests, connections) == (3, 2)
+        assert await outcome(transport, post(url, headers=headers)) == b"ok"
+        if idempotent:
+            assert await outcome(transport, post(url, headers=headers)) == b"ok"
+        else:
+            with pytest.raises(UpstreamUnreachable):
+                await outcome(transport, post(url))
+        assert (requests, connections) == (3, 2) if idempotent else (2, 1)
 
 
 @pytest.mark.parametrize("begun", [b"", b"H", b"HTTP/1.1 200 OK\r\nContent-Le"])
@@ -336,11 +343,12 @@ async def test_no_other_request_is_sent_twice(transport: HttpTransport, begun: b
         requests += 1
         writer.write(begun)
 
+    headers = {"Idempotency-Key": "one"}
     async with serving(peer) as url:
         if served:
-            assert await outcome(transport, post(url)) == b"ok"
+            assert await outcome(transport, post(url, headers=headers)) == b"ok"
         with pytest.raises(UpstreamUnreachable):
-            await outcome(transport, post(url))
+            await outcome(transport, post(url, headers=headers))
         assert requests == (2 if served and not begun else 1)
 
 
@@ -360,6 +368,28 @@ async def test_a_connection_closed_while_idle_is_not_used(transport: HttpTranspo
             async with asyncio.timeout(BOUND_S):
                 while len(closed) < served or _idle(transport):
                     await asyncio.sleep(0.001)
+
+
+async def test_a_connection_that_idled_is_looked_at_before_it_is_used(
+    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The provider's close has arrived, but the event loop has not come to see it."""
+    monkeypatch.setattr("gateway.pool.LOOKED_AT_AFTER_S", 0.0)
+    peers: list[asyncio.StreamWriter] = []
+
+    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await take_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        peers.append(writer)
+        await reader.read()
+
+    async with serving(peer) as url:
+        assert await outcome(transport, post(url)) == b"ok"
+        socket_of_peer = peers[0].get_extra_info("socket")
+        answering = asyncio.create_task(outcome(transport, post(url)))
+        socket_of_peer._sock.shutdown(socket.SHUT_WR)  # before the loop polls again
+        assert await answering == b"ok"
+        assert len(peers) == 2
 
 
 def _idle(transport: HttpTransport) -> int:
