@@ -73,7 +73,7 @@ class Call:
             return b""
         if int(self.headers.get("Content-Length", "0")) > limit_bytes:
             raise BodyTooLarge
-        if "Expect" in self.headers and not payload.is_eof() and self.version >= HttpVersion11:
+        if not payload.is_eof() and "Expect" in self.headers and self.version >= HttpVersion11:
             self._write(CONTINUE)
         parts: list[bytes] = []
         size = 0
@@ -83,6 +83,8 @@ class Call:
                 size += len(part)
                 if size > limit_bytes:
                     raise BodyTooLarge
+                if payload.at_eof():
+                    break
         except RequestPayloadError as error:
             raise BadBody("The body could not be decoded: check its Content-Encoding.") from error
         except ConnectionError as error:
@@ -111,13 +113,17 @@ class Call:
             self.keep_alive = False
         self._head = self._head_of(status, lines, b"Transfer-Encoding: chunked\r\n" if self._chunked else b"")
 
-    async def write(self, data: bytes) -> None:
-        """A piece of the answer, at the pace at which the client takes it. Raises `ClientGone`."""
+    def put(self, data: bytes) -> bool:
+        """A piece of the answer; False where the client can not take more before `flushed`. Raises `ClientGone`."""
         head, self._head = self._head, None
         if self._chunked and data:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         self._write(head + data if head is not None else data)
-        if self._protocol._paused:
+        return not self._protocol._paused
+
+    async def write(self, data: bytes) -> None:
+        """A piece of the answer, at the pace at which the client takes it. Raises `ClientGone`."""
+        if not self.put(data):
             await self._drained()
 
     async def end(self, last: bytes) -> None:

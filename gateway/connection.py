@@ -13,7 +13,15 @@ from typing import Final, cast
 
 import httptools
 
-from gateway.upstream import UpstreamCut, UpstreamError, UpstreamTimeout, UpstreamTooLarge, UpstreamUnreachable
+from gateway.upstream import (
+    Drained,
+    Sink,
+    UpstreamCut,
+    UpstreamError,
+    UpstreamTimeout,
+    UpstreamTooLarge,
+    UpstreamUnreachable,
+)
 
 BUFFER_BYTES: Final = 131_072
 JOINED_BYTES: Final = 65_536
@@ -139,6 +147,9 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self.fail(self._broken(f"({type(error).__name__})"))
+        answer = self._answer
+        if answer is not None and answer.sink is not None:
+            answer.deliver()
 
     def connection_lost(self, error: Exception | None) -> None:
         self.transport = None
@@ -204,10 +215,10 @@ class Connection(asyncio.Protocol):
             return
         answer.pieces.append(chunk)
         answer.buffered_bytes += len(chunk)
-        if answer.buffered_bytes > BUFFER_BYTES and not self._paused and self.transport is not None:
-            self._paused = True
-            self.transport.pause_reading()
-        self.wake()
+        if answer.buffered_bytes > BUFFER_BYTES:
+            self.pause()
+        if answer.sink is None:
+            self.wake()
 
     def on_message_complete(self) -> None:
         answer = self._answer
@@ -217,6 +228,12 @@ class Connection(asyncio.Protocol):
             self.wake()
 
     # Back-pressure and silence.
+
+    def pause(self) -> None:
+        """The reader can't keep up."""
+        if not self._paused and self.transport is not None:
+            self._paused = True
+            self.transport.pause_reading()
 
     def resume(self) -> None:
         """The reader has caught up."""
@@ -268,13 +285,16 @@ class Answer:
     __slots__ = (
         "_connection",
         "_parts",
+        "_refused",
         "_size",
+        "_stalled",
         "buffered_bytes",
         "ended",
         "failure",
         "headers",
         "on_release",
         "pieces",
+        "sink",
         "status",
     )
 
@@ -289,6 +309,9 @@ class Answer:
         self._connection: Connection | None = connection
         self._parts: list[bytes] = []
         self._size = 0
+        self.sink: Sink | None = None
+        self._stalled = False
+        self._refused: Exception | None = None
 
     async def next_piece(self) -> bytes:
         """What has arrived, at least a byte; nothing at the body's end. Raises `UpstreamCut`, `UpstreamTimeout`."""
@@ -300,6 +323,9 @@ class Answer:
             if self._connection is None:
                 raise UpstreamCut("the answer was released before its end")
             await self._connection.wait()
+        return self._taken()
+
+    def _taken(self) -> bytes:
         pieces, self.pieces = self.pieces, []
         self.buffered_bytes = 0
         if self._connection is not None:
@@ -311,20 +337,59 @@ class Answer:
 
         A read that was cancelled can be taken up by another.
         """
-        announced = next((value for name, value in self.headers if name.lower() == b"content-length"), b"0")
-        if int(announced) > limit_bytes:
+        if not self.ended and self._announced() > limit_bytes:
             raise UpstreamTooLarge(f"the answer is above {limit_bytes} bytes")
-        while piece := await self.next_piece():
+        while piece := self._taken() if self.pieces else await self.next_piece():
             self._parts.append(piece)
             self._size += len(piece)
             if self._size > limit_bytes:
                 raise UpstreamTooLarge(f"the answer is above {limit_bytes} bytes")
+            if self.ended and not self.pieces:
+                break
         return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+
+    def _announced(self) -> int:
+        return next((int(value) for name, value in self.headers if name.lower() == b"content-length"), 0)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it arrives, undecoded. Raises what `next_piece` raises."""
         while piece := await self.next_piece():
             yield piece
+
+    async def pump(self, sink: Sink, drained: Drained) -> None:
+        """Give the body to `sink` as it arrives, in the event loop's own turn: a task that is woken for a piece costs
+        more than all that is done with it. As `UpstreamAnswer.pump` else."""
+        self.sink = sink
+        try:
+            self.deliver()
+            while self._connection is not None and not (self.ended or self.failure or self._refused):
+                await self._connection.wait()
+                if self._stalled:
+                    await drained()
+                    self._stalled = False
+                    self._connection.resume()
+                    self.deliver()
+        finally:
+            self.sink = None
+        if self._refused is not None:
+            raise self._refused
+        if self.failure is not None:
+            raise self.failure
+
+    def deliver(self) -> None:
+        """What has arrived, to the sink; `pump` is woken where that can't go on."""
+        if self.sink is None or self._connection is None or self._stalled or not self.pieces or self._refused:
+            return
+        pieces, self.pieces = self.pieces, []
+        self.buffered_bytes = 0
+        try:
+            self._stalled = not self.sink(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        except Exception as error:  # it is the pumping task's: there it is raised
+            self._refused = error
+        if self._stalled:
+            self._connection.pause()
+        if self._stalled or self._refused is not None:
+            self._connection.wake()
 
     def release(self) -> None:
         """The connection is free again when the body was read to its end; else it is closed, which stops the

@@ -211,20 +211,24 @@ class Forwarder:
         watch: "StreamWatch",
     ) -> Exception | None:
         """Pass a stream on until it ends or breaks; what broke it."""
+
+        def pass_piece(piece: bytes) -> bool:
+            out = watch.feed(piece)
+            if not call.begun:
+                self._begin(call, exchange, hold, head)
+            return call.put(out) if out else True
+
         try:
-            async for chunk in answer.chunks():
-                out = watch.feed(chunk)
-                if not call.begun:
-                    exchange.first_byte_s = self._clock()
-                    self._metrics.time_to_first_byte(
-                        exchange.route.provider.name, exchange.first_byte_s - exchange.started_s
-                    )
-                    call.begin(200, head.lines + _metering_lines(exchange, hold, None, None))
-                if out:
-                    await call.write(out)
+            await answer.pump(pass_piece, call.flushed)
         except (UpstreamError, ClientGone, zlib.error) as error:
             return error
         return None
+
+    def _begin(self, call: Call, exchange: Exchange, hold: Hold, head: Answered) -> None:
+        exchange.first_byte_s = self._clock()
+        waited_s = exchange.first_byte_s - exchange.started_s
+        self._metrics.time_to_first_byte(exchange.route.provider.name, waited_s)
+        call.begin(200, head.lines + _metering_lines(exchange, hold, None, None))
 
     async def _end(self, call: Call, exchange: Exchange, hold: Hold, watch: "StreamWatch") -> None:
         """The provider has ended its stream: settle, then let the client see the end."""

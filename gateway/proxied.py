@@ -26,12 +26,15 @@ from yarl import URL
 from gateway.headers import RawHeaders
 from gateway.pool import UPLOAD_BYTES_PER_S
 from gateway.upstream import (
+    Drained,
+    Sink,
     UpstreamCut,
     UpstreamError,
     UpstreamRequest,
     UpstreamTimeout,
     UpstreamTooLarge,
     UpstreamUnreachable,
+    pump_chunks,
 )
 
 READ_BUFFER_BYTES: Final = 65_536  # per answer; reading stops at twice that until the reader has caught up
@@ -104,6 +107,10 @@ class ProxiedAnswer:
         if not chunk and self._ended_by_failure():
             raise UpstreamCut(f"{self._host}: the answer broke off (connection failed)")
         return chunk
+
+    async def pump(self, sink: Sink, drained: Drained) -> None:
+        """As `UpstreamAnswer.pump`."""
+        await pump_chunks(self.chunks(), sink, drained)
 
     def release(self) -> None:
         """Close the connection, unless the body was read to its end: then it is back in the pool already."""

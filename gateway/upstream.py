@@ -9,7 +9,7 @@ Exceptions:
     +-- UpstreamTooLarge      a buffered answer above its bound
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
 
 import msgspec
@@ -50,6 +50,10 @@ class UpstreamRequest(msgspec.Struct, frozen=True, gc=False):
         return f"UpstreamRequest({self.method})"  # its headers and its address may hold keys
 
 
+Sink = Callable[[bytes], bool]
+Drained = Callable[[], Awaitable[None]]
+
+
 class UpstreamAnswer(Protocol):
     """An answer whose head has arrived. `release` must be called once, whatever happened; it never blocks."""
 
@@ -66,6 +70,10 @@ class UpstreamAnswer(Protocol):
     def chunks(self) -> AsyncIterator[bytes]:
         """The body as it arrives, undecoded, with back-pressure. Raises `UpstreamError` while iterated."""
 
+    async def pump(self, sink: Sink, drained: Drained) -> None:
+        """Give every piece of the body to `sink`; return at its end. Where `sink` answers False, wait for `drained`
+        before the next one. Raises `UpstreamError`, and what `sink` raises."""
+
     def release(self) -> None:
         """Give the connection back when the body was read to its end; else close it, which stops the provider."""
 
@@ -77,3 +85,10 @@ class Transport(Protocol):
         """The answer's head. Raises `UpstreamError`."""
 
     async def close(self) -> None: ...
+
+
+async def pump_chunks(chunks: AsyncIterator[bytes], sink: Sink, drained: Drained) -> None:
+    """As `UpstreamAnswer.pump`, for answers that come as an iterator."""
+    async for chunk in chunks:
+        if not sink(chunk):
+            await drained()

@@ -8,6 +8,7 @@ its epoch and dseq; without them it came by the ledger's own way and becomes a c
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Final, Literal
 
 import msgspec
@@ -26,6 +27,7 @@ SET_ASIDE: Final = _sql("set_aside")
 Outcome = Literal["settled", "expired"]
 OWN_COLUMNS: Final = ("input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
 OTHER_COUNTS: Final = tuple(name for name in COUNT_NAMES if name not in OWN_COLUMNS and name != "requests")
+_other_counts_of: Final = attrgetter(*OTHER_COUNTS)
 
 
 class Debit(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -80,8 +82,10 @@ _as_json: Final = msgspec.json.Encoder().encode
 
 def other_counts(usage: Usage) -> str | None:
     """The counts of a usage that have no column of their own, as JSON; None where all are zero."""
+    if not any(_other_counts_of(usage)):
+        return None
     counts = {name: count for name in OTHER_COUNTS if (count := getattr(usage, name))}
-    return msgspec.json.encode(counts).decode() if counts else None
+    return msgspec.json.encode(counts).decode()
 
 
 def usage_of(row: msgspec.Struct | dict[str, object], counts: dict[str, int] | None) -> Usage:

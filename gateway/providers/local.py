@@ -25,7 +25,15 @@ from gateway.providers import local_request, local_wire
 from gateway.providers.local_request import Fields, Generation, Pace, RequestError, Text
 from gateway.providers.local_text import Said, compose, say, vector
 from gateway.tokens import Tokenizer, vocabulary_for
-from gateway.upstream import UpstreamCut, UpstreamRequest, UpstreamTimeout, UpstreamTooLarge
+from gateway.upstream import (
+    Drained,
+    Sink,
+    UpstreamCut,
+    UpstreamRequest,
+    UpstreamTimeout,
+    UpstreamTooLarge,
+    pump_chunks,
+)
 
 TIMEOUT_S = 600.0
 EVENTS_PER_TURN = 16  # without a delay, the event loop gets its turn after that many chunks ...
@@ -85,6 +93,10 @@ class LocalAnswer:
             number += 1
             yield event
         raise UpstreamCut("local: the answer was released before its end")
+
+    async def pump(self, sink: Sink, drained: Drained) -> None:
+        """As `UpstreamAnswer.pump`."""
+        await pump_chunks(self.chunks(), sink, drained)
 
     def release(self) -> None:
         """Stop making events."""
