@@ -1,12 +1,14 @@
 """The proxy: one request in, one answer out. A request's life in seven stops is `handler`'s.
 
-handler      route, authenticate, estimate, hold, forward, price, settle: the order of the checks
+edge         a client's connection; call  one metered request and its answer as bytes
+handler      route, authenticate, estimate, hold, forward, price, settle: the order of the checks; ids  of requests
 routing      from a model's name to a provider; estimate  the worst case, and the charge
 forward      from hold to settlement: send, tap, price, settle before the last bytes
 exchange     one request on its way; answers  the headers of a metered answer; missing  usage that did not come
 streaming    the tap on a stream of events; tokens  counting with tiktoken
 providers/   dialects: what a request asks for, where usage sits; the local provider
-upstream     the transport port; transport  aiohttp behind it; headers  what passes between client and provider
+upstream     the transport port; transport  what is behind it: pool and connection, or proxied
+headers      what passes between client and provider
 refusals     every no, in the client's envelope; reads  models, the key's limits, health, metrics
 metrics      counted cheaply, summed over the workers
 app          the only wiring; worker  one serving process; supervisor  several on one port
