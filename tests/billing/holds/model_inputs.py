@@ -62,7 +62,7 @@ asks = st.builds(
     tokens=st.integers(0, 300),
     choices=st.integers(1, 3),
     least=st.integers(0, 20),
-    elastic=st.sampled_from((0, 5, 100, 2**31 - 1)),
+    elastic=st.sampled_from((0, 0, 5, 5, 20, 100, 2**31 - 1)),
     credit=st.sampled_from((0, 0, 0, 500)),
     late=st.sampled_from((False,) * 30 + (True,)),
     versions=st.sampled_from(((0, 0),) * 30 + ((-1, 0), (0, -1), (1, 0), (0, 1))),
@@ -73,8 +73,11 @@ asks = st.builds(
 endings = st.tuples(
     st.sampled_from(("settle", "settle", "void")), picks, st.sampled_from(("less", "equal", "more")), picks
 )
-steps = st.one_of(
+forward_steps = st.one_of(
     st.integers(0, 3000).map(lambda ms: ("ms", ms)),
     st.tuples(st.sampled_from(Window), st.integers(-1500, 1500)),
-    st.integers(1, 3 * 86_400_000).map(lambda ms: ("back", ms)),
+)
+"""Some milliseconds, or to around the end of a window."""
+steps = st.one_of(
+    forward_steps, forward_steps, forward_steps, st.integers(1, 3 * 86_400_000).map(lambda ms: ("back", ms))
 )

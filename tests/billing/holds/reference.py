@@ -40,6 +40,8 @@ class Reference:
         self.journal: dict[str, Hold] = {}
         self.installed: dict[str, int] = {}
         self.filling: dict[str, tuple[str, int]] = {}
+        self.exact = True
+        """Whether every sum has stayed within the bound of all amounts: beyond it a script's doubles are not exact."""
 
     # What is summed
 
@@ -89,6 +91,13 @@ class Reference:
             )
             for tag, window in subject.windows.items()
         )
+
+    def look(self, account: Account) -> None:
+        """Note it where a sum has left the bound: what was held once and is charged after all, or held again, weighs
+        beside what was admitted since."""
+        keys = (key for key in self.keys.values() if key.epoch == self.epoch)
+        used = (counter.used for subject in (account, *keys) for counter in self.counters(subject))
+        self.exact &= max(abs(account.balance), self.held(account), *used) <= MAX_NANO
 
     def now_of(self, account: Account) -> int:
         """The account's time in seconds: it never goes back."""
@@ -183,6 +192,7 @@ class Reference:
         self.journal[item.id] = Hold(
             SETTLED, account.epoch, self.now_ms, hold.names, item.amounts, item.payload, dseq=account.dseq
         )
+        self.look(account)
         return [OK, account.dseq, account.balance - self.held(account)]
 
     def _void(self, item: Void) -> list[Any]:
@@ -212,6 +222,7 @@ class Reference:
         for row in rows:
             self._correct(account, row)
             account.xseq = row.xseq
+            self.look(account)
         return [0, account.xseq]
 
     def _correct(self, account: Account, row: Correction) -> None:
@@ -300,6 +311,9 @@ class Reference:
                 return 2
             self.installed[key.id] = epoch
             self.keys[key.id] = key
+            there = self.accounts[account.id]
+            there.now_s = max(there.now_s, account.now_s)
+        self.look(self.accounts[account.id])
         return 0
 
     def rehold(self, epoch: int, request_id: str, hold: Hold) -> int:
@@ -317,6 +331,7 @@ class Reference:
             for tag in tags & subject.windows.keys():
                 subject.windows[tag].follow(hold.at_ms // 1000, self.now_of(account))
         self.journal[request_id] = hold
+        self.look(account)
         return 0
 
     def adopt(
@@ -333,8 +348,9 @@ class Reference:
         started = self.filling.get(subject.id)
         if version < subject.version:
             return nothing
-        if version == subject.version and started is not None and abs(now_ms - started[1]) < RESTART_MS:
+        if version == subject.version and started is not None and abs(self.now_ms - started[1]) < RESTART_MS:
             return nothing
+        account.now_s = self.now_of(account)
         windows: dict[int, Window_] = {}
         fresh = []
         for quota in quotas:
@@ -348,7 +364,7 @@ class Reference:
             tags = hold.account_tags if key_id is None else hold.key_tags
             tags |= {quota.tag for quota in fresh if quota.applies_to(hold.names.model, hold.names.feature)}
         if fresh:
-            self.filling[subject.id] = (token, now_ms)
+            self.filling[subject.id] = (token, self.now_ms)
         return [*nothing[:4], len(fresh)]
 
     def fill(self, epoch: int, subject_id: str, token: str, bases: Sequence[tuple[int, int, int]]) -> int:
@@ -361,6 +377,8 @@ class Reference:
             if window is not None and window.pending:
                 window.pending, window.base, window.base_window = False, base, at
         del self.filling[subject_id]
+        for account in filter(None, map(self.account, self.accounts)):
+            self.look(account)
         return 0
 
 

@@ -1,0 +1,52 @@
+"""The engine's loops: what runs beside the hot path ends when it is asked to."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+import pytest
+
+from billing.holds import engine as engine_module
+from billing.holds.engine import Engine
+from tests.billing.holds.conftest import World
+from tests.billing.holds.support import WAIT_S, hold_one, spend
+
+MOMENTS: Final = 25
+"""Turns of the event loop: more than one command to Redis takes to be written and answered, mostly."""
+
+
+@pytest.mark.parametrize("loop", [Engine._relay, Engine._sweep])
+async def test_a_loop_that_is_cancelled_ends_at_whatever_moment(
+    world: World, monkeypatch: pytest.MonkeyPatch, loop: Callable[[Engine], Coroutine[Any, Any, None]]
+) -> None:
+    """Cancelled once, so many turns after it has begun to ask Redis: also when the client library has just written the
+    command, and swallows the cancellation."""
+    principal = await world.customer(10**9)
+    await hold_one(world, principal)
+    await spend(world, principal)
+    await world.engine._cancel_tasks()
+    monkeypatch.setattr(engine_module, "RELAY_INTERVAL_S", 0.0)
+    monkeypatch.setattr(engine_module, "SWEEP_INTERVAL_S", 0.0)
+    client, asked = world.link._seed._client, asyncio.Event()
+    execute = client.execute_command
+
+    async def noted(*command: object, **options: object) -> object:
+        asked.set()
+        return await execute(*command, **options)  # type: ignore[no-untyped-call]
+
+    monkeypatch.setattr(client, "execute_command", noted)
+    for after in range(MOMENTS):
+        # Something to tell, so that the relay asks Redis about it.
+        await world.database.execute("UPDATE accounts SET pushed_xseq = 0, pushed_version = 0")
+        asked.clear()
+        task = asyncio.create_task(loop(world.engine))
+        async with asyncio.timeout(WAIT_S):
+            await asked.wait()
+        for _ in range(after):
+            await asyncio.sleep(0)
+        task.cancel()
+        _, goes_on = await asyncio.wait([task], timeout=WAIT_S)
+        while not task.done():
+            task.cancel()
+            await asyncio.sleep(0)
+        assert not goes_on, f"cancelled {after} turns after a command had begun"

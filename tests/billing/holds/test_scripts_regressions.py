@@ -1,0 +1,174 @@
+"""Short stories of the scripts in Redis that once went wrong: each step against the reference, and its outcome."""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pytest
+
+from billing.holds.codec import AccountState, Counter
+from billing.quotas import Metric, Quota, Window, window_id
+from tests.billing.holds.reference import OK, RESTART_MS, Reference
+from tests.billing.holds.reference_ledger import Ledger
+from tests.billing.holds.reference_values import Admission, Amounts, Correction, Names, Settlement, Void
+from tests.billing.holds.scripts import Scripts
+
+ACCOUNT: Final = "acc_one"
+KEY: Final = "key_1"
+OWNERS: Final = {KEY: ACCOUNT}
+EPOCH: Final = 1
+DAY_S: Final = 86_400
+START_S: Final = 1_772_323_200 + DAY_S // 2
+"""Noon of 1 March 2026, when the account is installed."""
+LATER_S: Final = START_S + 2 * DAY_S
+"""Where the clock goes, and comes back from."""
+DAILY: Final = Quota(Window.day, Metric.tokens, 1000, None, "llm")
+LATER: Final = window_id(Window.day, LATER_S)
+"""The window there."""
+NAMES: Final = Names(ACCOUNT, KEY, "demo", "llm")
+
+
+class Story:
+    """One account of 10^6 nano-USD with a key, both without quotas, open since noon. Clocks are Unix milliseconds."""
+
+    def __init__(self, redis_url: str, prefix: str) -> None:
+        self.real, self.ref, self.ledger = Scripts(redis_url, prefix, OWNERS), Reference(), Ledger(OWNERS)
+        self.quotas: dict[str, tuple[Quota, ...]] = {ACCOUNT: (), KEY: ()}
+        self.versions = {ACCOUNT: 1, KEY: 1}
+        self.made = 0
+        self.set_clock(START_S * 1000)
+        self.ledger.grant(ACCOUNT, 10**6)
+        self.same("fence", EPOCH, "life")
+
+    def set_clock(self, now_ms: int) -> None:
+        self.ref.now_ms = now_ms
+        self.real.set_clock(now_ms)
+
+    def open(self) -> None:
+        assert self.real.set_open(EPOCH) == 1
+        self.ref.open = True
+
+    def install(self, with_key: bool = True) -> None:
+        known = self.ref.account(ACCOUNT)
+        now_s = self.ref.now_ms // 1000 if known is None else self.ref.now_of(known)
+        account = self.ledger.load_account(ACCOUNT, EPOCH, now_s)
+        assert self.same("install", EPOCH, account, self.ledger.load_key(KEY, EPOCH, now_s) if with_key else None) == 0
+
+    def new_id(self) -> str:
+        self.made += 1
+        return f"{self.made:026d}"
+
+    def adopt(self, subject: str, *quotas: Quota) -> tuple[str, list[int]]:
+        """The next version of a subject's quotas; the same quotas are the same version. Answers token and reply."""
+        if quotas != self.quotas[subject]:
+            self.quotas[subject] = quotas
+            self.versions[subject] += 1
+        token, key_id = self.new_id(), KEY if subject == KEY else None
+        reply = self.same("adopt", EPOCH, ACCOUNT, key_id, self.versions[subject], token, quotas)
+        return token, reply
+
+    def adopt_and_fill(self, subject: str, quota: Quota, base: int) -> None:
+        token, reply = self.adopt(subject, quota)
+        at = window_id(quota.window, reply[3] // 1000)
+        assert self.same("fill", EPOCH, subject, token, [(quota.tag, at, base)]) == 0
+
+    def admit(self, tokens: int) -> tuple[str, int]:
+        """Of input tokens alone. Answers the request's id and when it was admitted."""
+        request_id, versions = self.new_id(), (self.versions[ACCOUNT], self.versions[KEY])
+        limits = (self.quotas[ACCOUNT], self.quotas[KEY])
+        fixed = (0, 10, 0, tokens, 1, 0, 0, self.ref.now_ms, (0, 0), limits, b"payload")
+        (reply,) = self.hot(Admission(request_id, NAMES, versions, *fixed))
+        assert reply[0] == OK
+        return request_id, reply[2]
+
+    def hot(self, *items: Admission | Settlement | Void) -> list[Any]:
+        replies: list[Any] = self.same("hot", EPOCH, 1000, items)
+        return replies
+
+    def same(self, name: str, *arguments: Any) -> Any:
+        """Call the script and the reference: one reply, one time of the account, the same counters."""
+        said, expected = getattr(self.real, name)(*arguments), getattr(self.ref, name)(*arguments)
+        assert said == expected
+        dump, account, key = self.real.dump(), self.ref.account(ACCOUNT), self.ref.key(KEY)
+        if account is not None:
+            state = self.account_state()
+            assert (state.now_s, state.counters) == (account.now_s, self.ref.counters(account))
+        if key is not None:
+            seen = dump.key(KEY)
+            assert seen is not None
+            assert seen.counters == self.ref.counters(key)
+        return said
+
+    def account_state(self) -> AccountState:
+        state = self.real.dump().account(ACCOUNT)
+        assert state is not None
+        return state
+
+    def counters(self, subject: str) -> tuple[Counter, ...]:
+        if subject == ACCOUNT:
+            return self.account_state().counters
+        state = self.real.dump().key(KEY)
+        assert state is not None
+        return state.counters
+
+
+@pytest.fixture
+def story(redis_url: str, key_prefix: str) -> Iterator[Story]:
+    told = Story(redis_url, key_prefix)
+    yield told
+    told.real.close()
+
+
+@pytest.mark.parametrize("subject", [ACCOUNT, KEY])
+def test_an_adopted_counter_keeps_its_window_when_the_clock_goes_back(story: Story, subject: str) -> None:
+    """A counter begins in the window of the account's time, which stays there: what was used there is not forgotten."""
+    story.install()
+    story.open()
+    story.set_clock(LATER_S * 1000)
+    story.adopt_and_fill(subject, DAILY, 600)
+    story.set_clock(START_S * 1000)
+    request_id, admitted_at_ms = story.admit(50)
+    assert admitted_at_ms == LATER_S * 1000
+    assert story.counters(subject) == (Counter(DAILY.tag, LATER, 650),)
+    story.hot(Settlement(request_id, NAMES, Amounts(10, 40, 0), b"debit"))
+    story.set_clock(LATER_S * 1000 + 1000)
+    story.admit(100)
+    assert story.counters(subject) == (Counter(DAILY.tag, LATER, 740),)
+
+
+@pytest.mark.parametrize("subject", [ACCOUNT, KEY])
+def test_an_admission_takes_no_counter_back_behind_a_correction(story: Story, subject: str) -> None:
+    """A debit of an earlier window than an adopted counter's is not counted there; nor does that window come again."""
+    story.install()
+    story.open()
+    story.set_clock(LATER_S * 1000)
+    story.adopt_and_fill(subject, DAILY, 0)
+    story.set_clock(START_S * 1000)
+    used, tags = Amounts(97, 2, 5), frozenset({DAILY.tag})
+    row = Correction(2, -97, story.new_id(), KEY, START_S * 1000, "demo", "llm", used, tags, tags)
+    assert story.same("apply", EPOCH, ACCOUNT, 1, [row]) == [0, 2]
+    story.admit(185)
+    assert story.counters(subject) == (Counter(DAILY.tag, LATER, 185),)
+
+
+def test_a_key_that_is_installed_later_keeps_its_window_when_the_clock_goes_back(story: Story) -> None:
+    story.ledger.quotas[KEY].append((DAILY,))
+    story.quotas[KEY], story.versions[KEY] = (DAILY,), 2
+    story.install(with_key=False)
+    story.set_clock(LATER_S * 1000)
+    story.install()
+    story.open()
+    story.set_clock(START_S * 1000)
+    _, admitted_at_ms = story.admit(50)
+    assert admitted_at_ms == LATER_S * 1000
+    assert story.counters(KEY) == (Counter(DAILY.tag, LATER, 50),)
+
+
+def test_a_lost_fill_is_not_waited_for_while_the_clock_is_behind_the_account(story: Story) -> None:
+    """The account's time stands still then; how long an adoption has waited goes by the server's clock."""
+    story.install()
+    story.adopt(KEY, DAILY)
+    back_ms = (START_S - 2 * DAY_S) * 1000
+    for now_ms, fresh in ((back_ms, 1), (back_ms + RESTART_MS - 1, 0), (back_ms + RESTART_MS, 1)):
+        story.set_clock(now_ms)
+        _, reply = story.adopt(KEY, DAILY)
+        assert reply[3:] == [START_S * 1000, fresh]
