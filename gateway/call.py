@@ -37,7 +37,8 @@ class ClientGone(Exception):
 
 
 class Call:
-    """Read the body, then `answer`, or `begin`, `write` and `end`; `abort` cuts. `begun` says that bytes are out."""
+    """Read the body, then `answer`, or `begin`, `put` and `end`; `abort` cuts. `begun` says that an answer was begun,
+    `whole` that it was written to its end."""
 
     __slots__ = (
         "_chunked",
@@ -50,6 +51,7 @@ class Call:
         "keep_alive",
         "raw_headers",
         "version",
+        "whole",
     )
 
     def __init__(
@@ -65,6 +67,7 @@ class Call:
         self.version = message.version
         self.keep_alive = not message.should_close
         self.begun = False
+        self.whole = False
 
     async def read(self, limit_bytes: int) -> bytes:
         """The whole body, decoded. Raises `BodyTooLarge`, `BadBody`."""
@@ -86,7 +89,7 @@ class Call:
                 if payload.at_eof():
                     break
         except RequestPayloadError as error:
-            raise BadBody("The body could not be decoded: check its Content-Encoding.") from error
+            raise BadBody("The body could not be read: check its Content-Encoding and its framing.") from error
         except ConnectionError as error:
             raise BadBody("The body broke off.") from error
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -99,6 +102,12 @@ class Call:
         head = self._head_of(status, lines, b"Content-Length: %d\r\n" % len(body))
         with suppress(ClientGone):  # nobody is there to be told
             self._write(head + body)
+        self.whole = True
+
+    def spoil(self) -> None:
+        """The body's framing broke: whoever reads it is told."""
+        if not self._payload.is_eof() and self._payload.exception() is None:
+            self._payload.set_exception(RequestPayloadError("its framing broke"))
 
     @property
     def unsent(self) -> bool:
@@ -132,6 +141,7 @@ class Call:
         if self._chunked:
             last = b"%x\r\n%b\r\n%b" % (len(last), last, LAST_CHUNK) if last else LAST_CHUNK
         self._write(head + last)
+        self.whole = True
         if self._protocol._paused:
             await self._drained()
 

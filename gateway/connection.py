@@ -26,9 +26,11 @@ from gateway.upstream import (
 BUFFER_BYTES: Final = 131_072
 JOINED_BYTES: Final = 65_536
 """A larger body is not copied to stand behind its head."""
-MAX_HEAD_BYTES: Final = 65_536
+MAX_BARE_BYTES: Final = 65_536
+"""Of a head, of trailers, or of what else frames a body, without a byte of the body in between."""
 MAX_INTERIM: Final = 8
 """Interim answers (1xx) before the final one; a provider that sends more is not answering."""
+FIRST_STATUS: Final = 100
 FIRST_FINAL_STATUS: Final = 200
 SWITCHING: Final = 101
 
@@ -42,10 +44,10 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_answer",
+        "_bare_bytes",
         "_chunks",
         "_deadline",
         "_fresh",
-        "_head_bytes",
         "_headers",
         "_host",
         "_interim",
@@ -75,7 +77,7 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._deadline = 0.0
         self._headers: list[tuple[bytes, bytes]] = []
-        self._head_bytes = 0
+        self._bare_bytes = 0
         self._interim = 0
         self._fresh = True
         self._served = 0
@@ -103,8 +105,8 @@ class Connection(asyncio.Protocol):
         if transport is None:
             raise StaleConnection(f"{self._host}: the connection had been closed")
         answer = self._answer = Answer(self)
-        self._fresh = True
-        self._interim = 0
+        self._fresh, self._until_close = True, False
+        self._interim = self._bare_bytes = 0
         if len(body) > JOINED_BYTES:
             transport.write(head)
             transport.write(body)
@@ -143,8 +145,11 @@ class Connection(asyncio.Protocol):
             return
         self._fresh = False
         self._deadline = self._loop.time() + self._timeout_s
+        self._bare_bytes += len(data)
         try:
             self._parser.feed_data(data)
+            if self._bare_bytes > MAX_BARE_BYTES:
+                self.fail(self._broken("(nothing but framing)"))
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self.fail(self._broken(f"({type(error).__name__})"))
         answer = self._answer
@@ -188,17 +193,24 @@ class Connection(asyncio.Protocol):
 
     # What the parser calls.
 
+    def on_message_begin(self) -> None:
+        if self._answer is None or self._answer.ended:
+            self._keep = False  # what follows a whole answer was not asked for
+
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._head_bytes += len(name) + len(value)
-        if self._head_bytes > MAX_HEAD_BYTES:
-            raise ValueError("a head above its bound")
-        self._headers.append((name, value))
+        if self._answer is not None and not self._answer.status:  # trailers are of no use to anybody
+            self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         answer, status = self._answer, self._parser.get_status_code()
-        if answer is None or answer.status or status == SWITCHING:
+        if answer is None or answer.status or status < FIRST_STATUS or status == SWITCHING:
             raise ValueError("an answer that nobody asked for")
-        headers, self._headers, self._head_bytes = self._headers, [], 0
+        headers, self._headers = self._headers, []
+        if (
+            self._bare_bytes > MAX_BARE_BYTES
+            and sum(len(name) + len(value) for name, value in headers) > MAX_BARE_BYTES
+        ):
+            raise ValueError("a head above its bound")
         if status < FIRST_FINAL_STATUS:
             self._interim += 1
             if self._interim > MAX_INTERIM:
@@ -206,13 +218,17 @@ class Connection(asyncio.Protocol):
             return
         answer.status, answer.headers = status, headers
         self._keep = self._parser.should_keep_alive()
-        self._until_close = not self._keep and not any(name.lower() in _FRAMING for name, _ in headers)
+        if not self._keep:
+            self._until_close = not any(name.lower() in _FRAMING for name, _ in headers)
+        elif self._parser.get_http_version() == "1.0" and any(name.lower() == _CHUNKED_BY for name, _ in headers):
+            self._keep = False  # HTTP/1.0 has no chunks (RFC 9112, 6.1)
         self.wake()
 
     def on_body(self, chunk: bytes) -> None:
         answer = self._answer
         if answer is None:
             return
+        self._bare_bytes = 0
         answer.pieces.append(chunk)
         answer.buffered_bytes += len(chunk)
         if answer.buffered_bytes > BUFFER_BYTES:
@@ -276,7 +292,8 @@ class Connection(asyncio.Protocol):
         return True
 
 
-_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
+_CHUNKED_BY: Final = b"transfer-encoding"
+_FRAMING: Final = frozenset({b"content-length", _CHUNKED_BY})
 
 
 class Answer:
@@ -362,15 +379,21 @@ class Answer:
         self.sink = sink
         try:
             self.deliver()
-            while self._connection is not None and not (self.ended or self.failure or self._refused):
-                await self._connection.wait()
+            while self._connection is not None and self._refused is None:
                 if self._stalled:
                     await drained()
                     self._stalled = False
                     self._connection.resume()
                     self.deliver()
+                elif self.ended or self.failure is not None:
+                    break
+                else:
+                    await self._connection.wait()
         finally:
             self.sink = None
+            if self._stalled and self._connection is not None:
+                self._stalled = False
+                self._connection.resume()  # another reader may come
         if self._refused is not None:
             raise self._refused
         if self.failure is not None:
@@ -388,6 +411,8 @@ class Answer:
             self._refused = error
         if self._stalled:
             self._connection.pause()
+        else:
+            self._connection.resume()  # a burst may have been above what is kept
         if self._stalled or self._refused is not None:
             self._connection.wake()
 

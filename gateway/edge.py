@@ -7,8 +7,9 @@ requests in order, whichever way each of them takes.
 
 It is built on private parts of aiohttp's `RequestHandler`, all of them named here and in `gateway.call`: `_waiter`, on
 which its loop sleeps while a connection is idle, and which is taken away while a metered request is served, so that
-nothing wakes the loop and the idle timer does not fire; `_messages`, the queue of parsed requests; `_parser`; `_paused`
-and `_drain_helper` of its base. The tests of this file hold them to what they must do.
+nothing wakes the loop and the idle timer does not fire; `_messages`, the queue of parsed requests; `_parser`; of its
+base `_paused`, `_reading_paused`, `_buffer_paused` and `_drain_helper`. The tests of this file hold them to what they
+must do.
 """
 
 import asyncio
@@ -52,13 +53,22 @@ class EdgeProtocol(RequestHandler):
     def data_received(self, data: bytes) -> None:
         waiter = self._waiter
         if waiter is None:  # a request is being served: what comes is its body, or waits
-            super().data_received(data)
+            closing, self._close = self._close, self._close and self._call is None
+            super().data_received(data)  # takes nothing while closing, and a body may still be on its way
+            self._close = self._close or closing
+            if self._call is not None and self._messages and not isinstance(self._messages[-1][0], RawRequestMessage):
+                self._call.spoil()  # the parser has given up, and does not tell who reads the body
             return
         self._waiter = None
         super().data_received(data)  # parses and queues; there is nobody to wake
         self._waiter = waiter
         if self._messages:
             self._next()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """aiohttp's bodies ask for this with every read; where nothing was paused there is nothing to be done."""
+        if self._reading_paused or self._buffer_paused:
+            super().resume_reading(resume_parser)
 
     def _next(self) -> None:
         """The connection is idle and a request is there: serve it here, or wake aiohttp's loop."""
@@ -76,8 +86,16 @@ class EdgeProtocol(RequestHandler):
         if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
             self._resume_reading_if_drained()
         self._request_in_progress = True
-        self._call = Call(self, cast(RawRequestMessage, message), payload, endpoint)
-        self._served_by = self._loop.create_task(self._run(self._call, payload))
+        call = Call(self, cast(RawRequestMessage, message), payload, endpoint)
+        self.begins(call, self._loop.create_task(self._run(call, payload)))
+
+    def begins(self, call: Call, served_by: "asyncio.Task[Any] | None") -> None:
+        """A call is being served, by a task that is cancelled when the client leaves."""
+        self._call, self._served_by = call, served_by
+
+    def ends(self) -> None:
+        """The call is over."""
+        self._call = self._served_by = None
 
     def _metered(self, message: Any) -> str | None:
         if not isinstance(message, RawRequestMessage) or message.method != "POST" or message.upgrade:
@@ -89,19 +107,25 @@ class EdgeProtocol(RequestHandler):
         try:
             await self._serve(call)
             await call.flushed()
-            if not payload.is_eof() and call.keep_alive and not self.closing:
-                await _discard(call, payload)
-            elif payload.is_eof() and payload.exception() is None:
-                payload.read_nowait()  # what nobody read would hold the next request back
-        except Exception:
-            logger.exception("a call failed")
-            call.abort()
+            if payload.exception() is None:
+                if payload.is_eof():
+                    payload.read_nowait()  # what nobody read would hold the next request back
+                elif self.transport is not None:
+                    await _discard(call, payload)
+        except BaseException as error:
+            if not isinstance(error, asyncio.CancelledError):
+                logger.exception("a call failed")
+            if not call.whole:
+                call.abort()
+            call.keep_alive = False
+            if not isinstance(error, Exception):
+                raise
         finally:
             self._done(call)
 
     def _done(self, call: Call) -> None:
         """The call is over: on to the next one, or the connection's end."""
-        self._call = self._served_by = None
+        self.ends()
         self._request_in_progress = False
         if self._handler_waiter is not None and not self._handler_waiter.done():
             self._handler_waiter.set_result(None)
@@ -198,9 +222,18 @@ def route_of(serve: Serve) -> Callable[[web.Request], Awaitable[web.StreamRespon
     stood in its queue when it looked."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        call = Call(request.protocol, request._message, request.content, request.path)
-        await serve(call)
-        await call.flushed()
+        protocol = cast(EdgeProtocol, request.protocol)
+        call = Call(protocol, request._message, request.content, request.path)
+        protocol.begins(call, asyncio.current_task())
+        try:
+            await serve(call)
+            await call.flushed()
+        except BaseException:
+            if not call.whole:
+                call.abort()
+            raise
+        finally:
+            protocol.ends()
         return _Written(call)
 
     return handle

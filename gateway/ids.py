@@ -11,14 +11,17 @@ from collections.abc import Callable
 from typing import Final
 
 ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-RANDOM_BITS: Final = 80
+CHANCE_BITS: Final = 60
+COUNT_BITS: Final = 20
 _PAIRS: Final = tuple(high + low for high in ALPHABET for low in ALPHABET)
 
 
 class Ulids:
-    """Makes ULIDs; call it. `clock` gives Unix milliseconds, `bits` a random number of that many bits."""
+    """Makes ULIDs; call it. Of the 80 bits behind the time, 60 are random anew in every millisecond and the last 20
+    count, so that ids of one maker rise within it, too. `clock` gives Unix milliseconds, `bits` a random number of that
+    many bits."""
 
-    __slots__ = ("_bits", "_clock", "_ms", "_prefix")
+    __slots__ = ("_bits", "_clock", "_count", "_ms", "_prefix")
 
     def __init__(
         self,
@@ -28,13 +31,16 @@ class Ulids:
         self._clock = clock
         self._bits = bits or random.Random().getrandbits  # noqa: S311
         self._ms = -1
+        self._count = 0
         self._prefix = ""
 
     def __call__(self) -> str:
-        now_ms = self._clock()
-        if now_ms != self._ms:
-            self._ms, self._prefix = now_ms, _encode(now_ms, 5)
-        return self._prefix + _encode(self._bits(RANDOM_BITS), 8)
+        now_ms, count = self._clock(), self._count + 1
+        if now_ms != self._ms or count >> COUNT_BITS:
+            self._ms, count = now_ms, 0
+            self._prefix = _encode(now_ms << CHANCE_BITS | self._bits(CHANCE_BITS), 11)
+        self._count = count
+        return self._prefix + _PAIRS[count >> 10] + _PAIRS[count & 1023]
 
 
 def _encode(number: int, pairs: int) -> str:

@@ -10,6 +10,7 @@ Idempotency-Key, or whose method is safe, is sent once more, over a new connecti
 
 import asyncio
 import ssl
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -60,7 +61,9 @@ class ConnectionPool:
         self._timeout_s = timeout_s
         self._keepalive_s = keepalive_s
         self._loop = asyncio.get_running_loop()
-        self._free = asyncio.Semaphore(connections)
+        self._free = connections
+        self._queue: deque[asyncio.Future[None]] = deque()
+        """Who waits for a connection to be free; bounded in time by `connect_timeout_s`."""
         self._origins: dict[tuple[str, str | None, int | None], Origin] = {}
         self._targets: dict[tuple[str, str], Target] = {}
         self._used: dict[Connection, Origin] = {}
@@ -74,25 +77,23 @@ class ConnectionPool:
         body = request.body
         framing = b"Content-Length: %d\r\n\r\n" % len(body) if body or request.method not in BODILESS else b"\r\n"
         head = target.begins + request.headers + framing
-        if self._free.locked():
-            await self._wait_for_a_free_one(target.origin)
+        if self._free > 0:
+            self._free -= 1
         else:
-            await self._free.acquire()
+            await self._wait_for_a_free_one(target.origin)
         try:
-            return await self._exchange(request, target.origin, head, body)
-        except BaseException:
-            self._free.release()
-            raise
-
-    async def _exchange(self, request: UpstreamRequest, origin: Origin, head: bytes, body: bytes) -> Answer:
-        connection = self._idle(origin)
-        if connection is not None:
+            connection = self._idle(target.origin)
+            if connection is None:
+                connection = await self._connect(target.origin)
             try:
-                return await self._send(origin, connection, head, body)
+                return await self._send(target.origin, connection, head, body)
             except StaleConnection:
                 if request.method not in BODILESS and IDEMPOTENCY_KEY not in request.headers.lower():
                     raise
-        return await self._send(origin, await self._connect(origin), head, body)
+            return await self._send(target.origin, await self._connect(target.origin), head, body)
+        except BaseException:
+            self._set_free()
+            raise
 
     async def _send(self, origin: Origin, connection: Connection, head: bytes, body: bytes) -> Answer:
         self._used[connection] = origin
@@ -105,11 +106,26 @@ class ConnectionPool:
         return answer
 
     async def _wait_for_a_free_one(self, origin: Origin) -> None:
+        turn: asyncio.Future[None] = self._loop.create_future()
+        self._queue.append(turn)
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                await self._free.acquire()
-        except TimeoutError:
-            raise self._no_connection(origin) from None
+                await turn
+        except BaseException as error:
+            if turn.done() and not turn.cancelled():
+                self._set_free()  # it came too late
+            if isinstance(error, TimeoutError):
+                raise self._no_connection(origin) from None
+            raise
+
+    def _set_free(self) -> None:
+        """One connection less is in use: it is the turn of whoever waits longest."""
+        while self._queue:
+            turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
 
     def _target(self, request: UpstreamRequest) -> Target:
         name = (request.method, request.url)
@@ -165,7 +181,7 @@ class ConnectionPool:
         return UpstreamUnreachable(f"{origin.host}: no connection within {self._connect_timeout_s:g} s")
 
     def _give_back(self, connection: Connection, free: bool) -> None:
-        self._free.release()
+        self._set_free()
         origin = self._used.pop(connection)
         if free and not self._closed:
             origin.idle.append((connection, self._loop.time()))

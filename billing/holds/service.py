@@ -88,7 +88,8 @@ class Holds:
             )
             for partition in partitions.all
         ]
-        self._names: dict[tuple[str, str, str], tuple[bytes, bytes, bytes]] = {}
+        self._loop = asyncio.get_running_loop()
+        self._names: dict[tuple[str, str, str], tuple[bytes, bytes, bytes, Partition]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self.live: dict[str, Hold] = {}
 
@@ -104,13 +105,11 @@ class Holds:
         self, request_id: str, principal: Principal, model: str, feature: str, need: Need, expired: Debit | bytes
     ) -> Decision:
         """One call to Redis where its state is warm. Use `open`: it can't leave a hold behind."""
-        account_key, key_key, names = self._names_of(principal, model, feature)
+        account_key, key_key, names, partition = self._names_of(principal, model, feature)
         limits = principal.limits_for(model, feature)
         payload = expired if isinstance(expired, bytes) else encode_debit(expired)
         tail = b"".join((limits.packed, names, payload))
-        partition = self._partitions.of(principal.account_id)
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._settings.admission_wait_s
+        deadline = self._loop.time() + self._settings.admission_wait_s
         while True:
             item = self._admit_item(request_id, principal, need, partition, account_key, key_key, tail)
             if partition.epoch is not None:
@@ -127,7 +126,7 @@ class Holds:
                 if code in _DECIDED:
                     return _refusal(reply, limits)
             stop = await self._mend(reply, epoch, partition, principal, deadline)
-            if stop is not None or loop.time() >= deadline:
+            if stop is not None or self._loop.time() >= deadline:
                 return stop or decisions.Unavailable("admission took longer than it may")
 
     def _admit_item(
@@ -209,8 +208,9 @@ class Holds:
             return None
         return decisions.Unavailable("too many debits wait for Postgres")
 
-    def _names_of(self, principal: Principal, model: str, feature: str) -> tuple[bytes, bytes, bytes]:
-        """The account's and the key's place in Redis, and the names that a hold's entry carries (length, then each)."""
+    def _names_of(self, principal: Principal, model: str, feature: str) -> tuple[bytes, bytes, bytes, Partition]:
+        """The account's and the key's place in Redis, the names that a hold's entry carries (length, then each), and
+        the account's partition."""
         known = self._names.get((principal.key_id, model, feature))
         if known is None:
             if len(self._names) >= MAX_NAMES:
@@ -220,6 +220,7 @@ class Holds:
                 self._keys.account(principal.account_id),
                 self._keys.key(principal.account_id, principal.key_id),
                 len(names).to_bytes(2, "little") + names,
+                self._partitions.of(principal.account_id),
             )
         return known
 
@@ -229,7 +230,7 @@ class Holds:
         Raises `SettlementLost` when neither store could be told in time, or when the ledger has decided that the hold
         had expired: the answer must be cut then. The debit still reaches the ledger if anything here survives.
         """
-        outcome: asyncio.Future[Settled] = asyncio.get_running_loop().create_future()
+        outcome: asyncio.Future[Settled] = self._loop.create_future()
 
         def replied(reply: list[Any] | RedisError, epoch: int) -> None:
             if not isinstance(reply, RedisError) and reply[0] == OK:

@@ -22,6 +22,7 @@ from gateway.upstream import (
     UpstreamTooLarge,
     UpstreamUnreachable,
 )
+from tests.gateway.edges import on_both_loops
 
 Peer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -684,6 +685,36 @@ async def test_events_arrive_one_by_one(transport: HttpTransport) -> None:
             taken.set()
         answer.release()
     assert seen == [b"data: %d\n\n" % number for number in range(5)]
+
+
+@pytest.mark.parametrize("stalls", [1, 3, 1_000])
+@on_both_loops
+async def test_a_large_stream_is_pumped_whole(stalls: int) -> None:
+    """In bursts as large as an event loop hands over; the client has to be waited for after some of the pieces."""
+    size = 4_000_000
+    pieces = length = 0
+
+    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await take_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + b"x" * size)
+        await writer.drain()
+
+    def sink(piece: bytes) -> bool:
+        nonlocal pieces, length
+        pieces, length = pieces + 1, length + len(piece)
+        return pieces % stalls != 0
+
+    async def drained() -> None:
+        await asyncio.sleep(0)
+
+    made = HttpTransport(connections=1, connect_timeout_s=BOUND_S, timeout_s=BOUND_S)
+    async with serving(peer) as url:
+        answer = await made.send(post(url))
+        async with asyncio.timeout(3):
+            await answer.pump(sink, drained)
+        answer.release()
+    assert length == size
+    await made.close()
 
 
 async def test_redirects_are_answers(transport: HttpTransport) -> None:

@@ -42,7 +42,7 @@ class Server:
         if "path" in options:
             options["unix_socket_path"] = options.pop("path")
         options["socket_connect_timeout"] = connect_timeout_s
-        # With a timeout of its own the library writes under `wait_for`, which before Python 3.12 swallows a cancellation.
+        # With a timeout of its own the library writes under `wait_for`: it swallows cancellations before Python 3.12.
         options["socket_timeout"] = None
         options["client_name"] = CLIENT_NAME
         # At once and once: a connection that broke while it lay idle is found when it is used. Else whoever asks waits.
