@@ -43,12 +43,12 @@ class Call:
     __slots__ = (
         "_chunked",
         "_head",
-        "_payload",
         "_protocol",
         "begun",
         "endpoint",
         "headers",
         "keep_alive",
+        "payload",
         "raw_headers",
         "version",
         "whole",
@@ -58,7 +58,7 @@ class Call:
         self, protocol: RequestHandler, message: RawRequestMessage, payload: StreamReader, endpoint: str
     ) -> None:
         self._protocol = protocol
-        self._payload = payload
+        self.payload = payload
         self._head: bytes | None = None
         self._chunked = False
         self.endpoint = endpoint
@@ -71,7 +71,7 @@ class Call:
 
     async def read(self, limit_bytes: int) -> bytes:
         """The whole body, decoded. Raises `BodyTooLarge`, `BadBody`."""
-        payload = self._payload
+        payload = self.payload
         if payload is EMPTY_PAYLOAD:
             return b""
         if int(self.headers.get("Content-Length", "0")) > limit_bytes:
@@ -96,18 +96,13 @@ class Call:
 
     def answer(self, status: int, lines: bytes, body: bytes) -> None:
         """The whole answer. `lines` are its headers but for framing, date and connection, each with its CRLF."""
-        if self._payload.exception() is not None:
+        if self.payload.exception() is not None:
             self.keep_alive = False  # where a spoilt body ends can't be told
         self.begun, self._head = True, None
         head = self._head_of(status, lines, b"Content-Length: %d\r\n" % len(body))
         with suppress(ClientGone):  # nobody is there to be told
             self._write(head + body)
         self.whole = True
-
-    def spoil(self) -> None:
-        """The body's framing broke: whoever reads it is told."""
-        if not self._payload.is_eof() and self._payload.exception() is None:
-            self._payload.set_exception(RequestPayloadError("its framing broke"))
 
     @property
     def unsent(self) -> bool:

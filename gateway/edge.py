@@ -56,14 +56,27 @@ class EdgeProtocol(RequestHandler):
             closing, self._close = self._close, self._close and self._call is None
             super().data_received(data)  # takes nothing while closing, and a body may still be on its way
             self._close = self._close or closing
-            if self._call is not None and self._messages and not isinstance(self._messages[-1][0], RawRequestMessage):
-                self._call.spoil()  # the parser has given up, and does not tell who reads the body
+            if self._messages and not isinstance(self._messages[-1][0], RawRequestMessage):
+                self._spoil()
             return
         self._waiter = None
         super().data_received(data)  # parses and queues; there is nobody to wake
         self._waiter = waiter
         if self._messages:
+            if not isinstance(self._messages[-1][0], RawRequestMessage):
+                self._spoil()
             self._next()
+
+    def _spoil(self) -> None:
+        """The parser has given up, and does not tell who reads, or is to read, a body that was not whole by then."""
+        bodies = [body for _, body in self._messages]
+        if self._call is not None:
+            bodies.append(self._call.payload)
+        elif self._current_request is not None:
+            bodies.append(self._current_request.content)
+        for body in bodies:
+            if not body.is_eof() and body.exception() is None:
+                body.set_exception(web.RequestPayloadError("its framing broke"))
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """aiohttp's bodies ask for this with every read; where nothing was paused there is nothing to be done."""
@@ -107,6 +120,8 @@ class EdgeProtocol(RequestHandler):
         try:
             await self._serve(call)
             await call.flushed()
+            if not call.whole:
+                call.abort()
             if payload.exception() is None:
                 if payload.is_eof():
                     payload.read_nowait()  # what nobody read would hold the next request back

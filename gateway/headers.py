@@ -151,9 +151,9 @@ def incoming(headers: RawHeaders) -> Answered:
         if fate == _REQUEST_ID:
             name, request_id = b"x-upstream-request-id", value
         elif fate == _CONTENT_TYPE:
-            content_type = value.lower()
+            content_type = value.strip().lower()
         elif fate == _CONTENT_ENCODING:
-            encoding = value.decode("latin-1").lower()
+            encoding = value.decode("latin-1").strip().lower()
         lines.append(b"%b: %b\r\n" % (name, value))
     if named:
         lines = [line for line in lines if line.partition(b":")[0].lower() not in named]

@@ -493,6 +493,27 @@ async def test_waiting_for_a_free_connection_is_bounded(impatient: HttpTransport
     assert_no_secret(error)
 
 
+async def test_a_turn_that_comes_too_late_is_passed_on() -> None:
+    """Whoever waited for a connection and gave up as it became free leaves it to the next."""
+    transport = HttpTransport(connections=1, connect_timeout_s=BOUND_S, timeout_s=BOUND_S)
+
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response(text="ok")
+
+    async with app_serving(handler) as url, asyncio.timeout(BOUND_S):
+        first = await transport.send(post(url))
+        late, next_one = [asyncio.create_task(outcome(transport, post(url))) for _ in range(2)]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        first.release()
+        late.cancel()
+        assert await next_one == b"ok"
+        with pytest.raises(asyncio.CancelledError):
+            await late
+        assert await outcome(transport, post(url)) == b"ok"
+    await transport.close()
+
+
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize(
     ("framing", "begun", "rest"),
