@@ -19,7 +19,7 @@ check: $(VENV)/.dev  ## style, types, import rules
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: $(VENV)/.dev  ## CPU per request beside a bare aiohttp pass-through
+bench: $(VENV)/.dev  ## every figure beside a bare aiohttp pass-through (ARGS=--quick, --full, growth, profile)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 chaos: $(VENV)/.dev  ## every fault, thirty times each, under load: nothing lost, doubled, overspent or leaked

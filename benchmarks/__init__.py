@@ -1,16 +1,27 @@
 """What Metergate costs beside a bare aiohttp pass-through, measured on one machine in one run.
 
-    __main__       the command line: `python -m benchmarks [--quick|--full]`, `python -m benchmarks profile`
-    suite          the phases: who is measured against whom, in which order, for how long
-    load           the load generator: closed loop, fixed rate, streams; checks every answer
-    stage          everything that a run needs: servers, accounts and keys, the processes, their clocks
-    seed           accounts, keys and credit, written in bulk
+    __main__       the command line: `python -m benchmarks [--quick|--full]`, `... profile`, `... growth`
+    modes          how much a run measures: phases, rounds, durations, customers
+    suite          the phases: who is measured against whom, in which order
+    turns          one subject's turn of each kind
+    subjects       what is measured, and what is found
+    goals          the figures that Metergate is held to, each with its bar and its aim
+    report         the tables, latest.json, latest.md
+    load           the load generator: closed loop, fixed rate, streams
+    connection     one of its connections, which checks every answer
+    stage          everything that a run needs: servers, installations, processes, their clocks
+    installation   one Metergate: its stores, its configuration, its customers
+    process        processes pinned to a core that end with us
+    seed           accounts, keys and credit, written in bulk; what the ledger holds at the end
     upstream       a provider that costs next to nothing: a process of its own
     bare           the pass-through to compare with: a process of its own
+    peers          nginx, LiteLLM, Portkey
     wire           the requests and answers that all of them know
+    ledger_rate    debits a second over one connection
+    growth         how cost grows, with grow_holds, grow_ledger, grow_prompts on metering's engine
     machine        cores, CPU clocks of other processes, what machine this is
     figures        medians, percentiles, ratios
-    report         the table, latest.json, latest.md
+    tables         Markdown
     profiling      where the CPU goes, by function
 
 Linux only: it pins processes to cores and reads their CPU clocks. docs/performance.md says what the figures mean.

@@ -1,4 +1,4 @@
-"""The command line: `python -m benchmarks [--quick | --full]` measures, `python -m benchmarks profile` looks inside."""
+"""The command line: `python -m benchmarks` measures, `profile` looks inside, `growth` measures how cost grows."""
 
 import argparse
 import asyncio
@@ -6,19 +6,22 @@ import dataclasses
 import signal
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import uvloop
 
-from benchmarks import report
+from benchmarks import growth, peers, report
 from benchmarks.load import LoadError
 from benchmarks.machine import UnfitMachine, check, describe
+from benchmarks.modes import MODES, PHASES, Mode, only
+from benchmarks.process import StageError
 from benchmarks.profiling import profile
 from benchmarks.seed import Size
-from benchmarks.stage import StageError, open_stage
-from benchmarks.suite import CORES, MODES, Mode, Report, Results, Suite, Unsound
+from benchmarks.stage import open_stage
+from benchmarks.subjects import Report, Results, Unsound
+from benchmarks.suite import CORES, Suite
 from gateway.embedded import EmbeddedServersError
 
 RESULTS: Final = Path(__file__).parent / "results"
@@ -28,20 +31,29 @@ T = TypeVar("T")
 
 def main() -> int:
     """0 when everything was measured and counted up; 1 with a reason otherwise."""
-    arguments = _arguments()
-    mode = _mode(arguments)
+    parser = _parser()
+    arguments = parser.parse_args()
     started = time.monotonic()
 
     def note(text: str) -> None:
         print(f"[{time.monotonic() - started:5.1f} s] {text}", file=sys.stderr, flush=True)
 
     try:
+        mode = _mode(arguments)
+    except ValueError as error:
+        parser.error(str(error))
+    try:
         check()
+        machine = {**describe(), "pinned_to_core": CORES}
         if arguments.command == "profile":
             uvloop.run(_until_told(profile(mode, arguments.streams, arguments.rate, note)))
             return 0
-        machine = {**describe(), "pinned_to_core": CORES}
-        results = uvloop.run(_until_told(_measure(mode, note)))
+        if arguments.command == "growth":
+            grown = uvloop.run(_until_told(growth.run(growth.sizes(arguments), note)))
+            machine["took_s"] = round(time.monotonic() - started)
+            print(growth.write(grown, machine, arguments.out))
+            return 0
+        results = uvloop.run(_until_told(_measure(mode, note, arguments.target)))
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("No figures: stopped.", file=sys.stderr)
         return 130
@@ -62,32 +74,38 @@ async def _until_told(work: Coroutine[Any, Any, T]) -> T:
     return await task
 
 
-async def _measure(mode: Mode, note: Report) -> Results:
+async def _measure(mode: Mode, note: Report, targets: Sequence[str]) -> Results:
     async with open_stage() as stage:
-        return await Suite(stage, mode, note).run()
+        return await Suite(stage, mode, note, targets).run()
 
 
 def _mode(arguments: argparse.Namespace) -> Mode:
-    mode = MODES["quick" if arguments.quick else "full" if arguments.full else "default"]
+    """Raises `ValueError` for a phase that there is not."""
+    own = "quick" if arguments.quick else "full" if arguments.full else "target" if arguments.target else "default"
+    mode = MODES[own]
     size = Size(arguments.accounts or mode.size.accounts, arguments.keys or mode.size.keys)
-    return dataclasses.replace(mode, size=size, connections=arguments.connections or mode.connections)
+    mode = dataclasses.replace(mode, size=size, connections=arguments.connections or mode.connections)
+    return only(mode, arguments.only.split(",")) if arguments.only else mode
 
 
-def _arguments() -> argparse.Namespace:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks", description="What Metergate costs beside a bare pass-through.")
-    parser.add_argument("command", nargs="?", choices=("run", "profile"), default="run")
+    parser.add_argument("command", nargs="?", choices=("run", "profile", "growth"), default="run")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--quick", action="store_true", help="the two main figures, in under a minute")
-    length.add_argument(
-        "--full", action="store_true", help="every rate, 1,000 accounts and 3,000 keys; about 15 minutes"
+    length.add_argument("--quick", action="store_true", help="the two main figures and streams, in about a minute")
+    length.add_argument("--full", action="store_true", help="everything, more and longer rounds; about half an hour")
+    parser.add_argument("--only", metavar="PHASE,...", help=f"these phases alone: {', '.join(PHASES)}")
+    parser.add_argument(
+        "--target", action="append", default=[], choices=peers.OPTIONAL, help="another proxy beside, installed first"
     )
     parser.add_argument("--accounts", type=int, help="accounts of each set of customers")
     parser.add_argument("--keys", type=int, help="keys of each set of customers, in rotation")
     parser.add_argument("--connections", type=int, help="connections at saturation")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of latest.json and latest.md")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--streams", action="store_true", help="profile: streams instead of whole answers")
     parser.add_argument("--rate", type=int, help="profile: requests a second instead of saturation")
-    return parser.parse_args()
+    growth.add_arguments(parser)
+    return parser
 
 
 if __name__ == "__main__":

@@ -63,8 +63,16 @@ def tree_cpu_s(pid: int) -> float:
 
 
 def resident_bytes(pid: int) -> int:
-    """Resident memory of one process."""
+    """Resident memory of one process, pages that it shares with others included."""
     return int(psutil.Process(pid).memory_info().rss)
+
+
+def own_share_bytes(pid: int) -> int:
+    """Resident memory of one process, of pages that it shares with others only its share."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    return resident_bytes(pid)
 
 
 def child_of(name: str) -> int:

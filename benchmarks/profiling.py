@@ -10,9 +10,13 @@ import signal
 from typing import Final
 
 from benchmarks import profiled_worker, wire
-from benchmarks.load import Run, Tally
+from benchmarks.connection import Tally
+from benchmarks.load import Run
+from benchmarks.modes import Mode
 from benchmarks.stage import open_stage
-from benchmarks.suite import PARTITIONS, WARM_CONNECTIONS, Mode, Report, Unsound
+from benchmarks.subjects import Report, Unsound
+from benchmarks.suite import PARTITIONS
+from benchmarks.turns import WARM_CONNECTIONS
 
 PROFILE_S: Final = 8.0
 LINES: Final = 45
@@ -21,30 +25,30 @@ LINES: Final = 45
 async def profile(mode: Mode, streams: bool, rate: int | None, report: Report) -> None:
     """Print the functions that took the most time of their own, in microseconds a request. Raises `Unsound`."""
     async with open_stage() as stage:
-        installation = await stage.metergate(
-            mode.size, (6,), partitions=PARTITIONS, command=(profiled_worker.__name__, str(stage.folder / "profile"))
-        )
+        installation = await stage.install(mode.size, (6,), partitions=PARTITIONS)
+        command = (profiled_worker.__name__, str(stage.folder / "profile"))
+        worker = await stage.worker(installation, "metergate", command)
         secrets = installation.secrets[6]
         requests = [wire.request(secret, stream=streams) for secret in secrets]
-        address = installation.worker.address
+        address = worker.address
         report("Warming ...")
         await Run(address, [wire.request(secret) for secret in secrets]).once(WARM_CONNECTIONS)
         report(f"Profiling for {PROFILE_S:.0f} s ...")
 
         def turn() -> None:
-            os.kill(installation.worker.pid, signal.SIGUSR1)
+            os.kill(worker.popen.pid, signal.SIGUSR1)
 
         run = Run(address, requests, turn, turn)
         tally = await _load(run, mode, streams, rate)
         if tally.errors:
             raise Unsound(f"{dict(tally.errors)}")
-        installation.worker.stop()
+        worker.stop()
         print(_table(str(stage.folder / "profile"), tally.measured))
 
 
 async def _load(run: Run, mode: Mode, streams: bool, rate: int | None) -> Tally:
     if streams:
-        return await run.stream(mode.streams, PROFILE_S)
+        return await run.stream(mode.streams_at_once, PROFILE_S)
     if rate is not None:
         return await run.pace(rate, mode.warm_s, PROFILE_S)
     return await run.saturate(mode.connections, mode.warm_s, PROFILE_S)

@@ -1,16 +1,31 @@
-"""The table of a run, and its two files: latest.json has every sample, latest.md what a reader wants to know."""
+"""The tables of a run, and its two files: latest.json has every sample, latest.md what a reader wants to know."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
+from benchmarks import goals
 from benchmarks.figures import Spread, ratios
-from benchmarks.suite import BARE, DIRECT, LARGE, METERGATE, SATURATION, STREAMS, Results, Sample
+from benchmarks.goals import Judged
+from benchmarks.subjects import (
+    BARE,
+    COUNTED,
+    CROWD,
+    DIRECT,
+    LEDGER,
+    MEMORY,
+    PROMPTS,
+    SATURATION,
+    STREAMS,
+    UNPROXIED,
+    WORKERS,
+    Results,
+    Sample,
+)
+from benchmarks.tables import described, rounded, table
 
-BAR: Final = 1.4
-"""What Metergate with everything on may cost of a bare pass-through, in CPU a request."""
 QUIET: Final = 0.95
 """The share of its core that a pass-through gets at saturation on a machine that does nothing else."""
 
@@ -18,157 +33,215 @@ Samples = dict[str, list[Sample]]
 
 
 def markdown(results: Results, machine: dict[str, object]) -> str:
-    """Everything that a reader wants to know, as Markdown that also reads well in a terminal."""
+    """Everything that a reader wants to know, as Markdown."""
     parts = [f"# Metergate beside a bare aiohttp pass-through ({results.mode.name} run)", "", *_verdict(results), ""]
     for phase, samples in results.phases.items():
-        if phase == SATURATION:
-            parts += _saturation(samples, results)
-        elif phase == STREAMS:
-            parts += _streams(samples)
-        elif phase == LARGE:
-            parts += _large(samples)
-        elif phase.endswith("/s"):
-            parts += _paced(phase, samples)
-    parts += _memory(results) + _check(results) + _machine(machine)
+        if phase.endswith("/s"):
+            parts += [f"## {phase.removesuffix('/s')} requests/s", "", *_paced(samples), ""]
+        elif phase in _SECTIONS:
+            title, text, rows = _SECTIONS[phase]
+            parts += [f"## {title}", "", text.format(mode=results.mode), "", *rows(samples), ""]
+    parts += _direct_rate(results) + _counted_up(results) + described(machine)
     return "\n".join(parts)
 
 
 def write(results: Results, machine: dict[str, object], folder: Path) -> None:
     """latest.json and latest.md in this folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    said = {"machine": machine, "bar": BAR, "ratios_to_bare": summary(results), **asdict(results)}
-    (folder / "latest.json").write_text(json.dumps(_rounded(said), indent=1) + "\n")
+    judged = [_said(each) for each in goals.judge(results.phases)]
+    said = {"machine": machine, "figures": judged, "ratios_to_bare": summary(results), **asdict(results)}
+    (folder / "latest.json").write_text(json.dumps(rounded(said), indent=1) + "\n")
     (folder / "latest.md").write_text(markdown(results, machine))
 
 
 def summary(results: Results) -> dict[str, dict[str, float]]:
-    """The median ratio to bare of each subject, by phase."""
+    """The median ratio of CPU to bare of each subject, by phase."""
     return {
-        phase: {name: ratio(samples, name).median for name in samples if name not in (DIRECT, BARE)}
+        phase: {name: _ratio(samples, name).median for name in samples if name not in (DIRECT, BARE)}
         for phase, samples in results.phases.items()
-        if BARE in samples
+        if BARE in samples and phase != MEMORY
     }
 
 
-def ratio(samples: Samples, name: str, figure: str = "cpu_us") -> Spread:
-    """A subject's figure over bare's, round by round."""
-    return Spread.of(ratios(_all(samples[name], figure), _all(samples[BARE], figure)))
+def _said(judged: Judged) -> dict[str, object]:
+    goal = judged.goal
+    said = {"figure": goal.name, "unit": goal.unit, "bar": goal.bar, "aim": goal.aim, "at_least": goal.at_least}
+    return {**said, **asdict(judged.found), "bar_holds": judged.holds, "aim_reached": judged.reached, "how": goal.how}
 
 
 def _verdict(results: Results) -> list[str]:
-    lines = ["CPU of a request, Metergate with six windows on key and account, of bare's:", ""]
-    for phase in (SATURATION, "100/s"):
-        if phase in results.phases:
-            found = ratio(results.phases[phase], METERGATE)
-            judged = "within" if found.median <= BAR else "above"
-            lines.append(
-                f"- {phase}: **{found.median:.2f}** (rounds {found.least:.2f} to {found.most:.2f}), "
-                f"{judged} the bar of {BAR:g}"
+    rows, notes = [], []
+    for number, each in enumerate(goals.judge(results.phases), 1):
+        goal, found = each.goal, each.found
+
+        def said(value: float, decimals: int = goal.decimals) -> str:
+            return f"{value:,.{decimals}f}"
+
+        sign = "≥" if goal.at_least else "≤"
+        aim = "" if goal.aim is None else f"{sign} {goal.aim:,g}"
+        rows.append(
+            (
+                f"{goal.name} [{number}]",
+                goal.unit,
+                said(found.median),
+                f"{said(found.least)}-{said(found.most)}",
+                f"{sign} {goal.bar:,g}",
+                "holds" if each.holds else "MISSED",
+                aim,
+                "" if goal.aim is None else "reached" if each.reached else "no",
             )
+        )
+        notes.append(f"{number}. {goal.how}")
     bare = results.phases.get(SATURATION, {}).get(BARE, [])
     had = Spread.of(_all(bare, "utilisation")).median if bare else 1.0
-    if had < QUIET:
-        lines += ["", f"The machine was busy: bare got {had:.0%} of its core at saturation. Trust ratios at most."]
-    return lines
+    warning = f"The machine was busy: bare got {had:.0%} of its core at saturation. Trust ratios at most."
+    head = ("Metergate, six windows on key and account", "", "median", "rounds", "bar", "", "aim", "")
+    lines = [*table(head, rows, left=2), "", "How each is found:", "", *notes] if rows else ["No figure was judged."]
+    return [*lines, *(["", warning] if had < QUIET else [])]
 
 
-def _saturation(samples: Samples, results: Results) -> list[str]:
-    rows = []
-    for name, rounds in samples.items():
-        spread = ratio(samples, name)
-        rows.append(
-            (
-                name,
-                _median(rounds, "cpu_us", 0),
-                f"{spread.median:.2f}",
-                f"{spread.least:.2f}-{spread.most:.2f}",
-                _median(rounds, "per_s", 0),
-                _median(rounds, "redis_us", 0),
-                _median(rounds, "postgres_us", 0),
-                f"{Spread.of(_all(rounds, 'utilisation')).median:.0%}",
-            )
+def _paced(samples: Samples) -> list[str]:
+    rows = [
+        (
+            name,
+            *_cpu(samples, name),
+            _median(rounds, "p50_ms", 2),
+            _median(rounds, "p99_ms", 2),
+            *(_added(samples, name, figure) for figure in ("p50_ms", "p99_ms")),
         )
-    head = ("", "CPU us", "of bare", "rounds", "requests/s", "Redis us", "Postgres us", "of its core")
-    direct = results.phases.get(f"{SATURATION}, no proxy", {}).get(DIRECT)
-    text = f"{results.mode.connections} connections in a closed loop."
-    if direct:
-        text += f" The generator without a proxy: {_median(direct, 'per_s', 0)} requests/s."
-    return ["## Saturation", "", text, "", *_table(head, rows), ""]
+        for name, rounds in samples.items()
+    ]
+    return table(("", "CPU us", "of bare", "rounds", "p50 ms", "p99 ms", "added p50", "added p99"), rows)
 
 
-def _paced(phase: str, samples: Samples) -> list[str]:
-    rows = []
-    for name, rounds in samples.items():
-        is_direct = name == DIRECT
-        spread = ratio(samples, name)
-        rows.append(
-            (
-                name,
-                "" if is_direct else _median(rounds, "cpu_us", 0),
-                "" if is_direct else f"{spread.median:.2f}",
-                "" if is_direct else f"{spread.least:.2f}-{spread.most:.2f}",
-                _median(rounds, "p50_ms", 2),
-                _median(rounds, "p99_ms", 2),
-                "" if is_direct else _added(samples, name, "p50_ms"),
-                "" if is_direct else _added(samples, name, "p99_ms"),
-            )
+def _saturation(samples: Samples) -> list[str]:
+    rows = [
+        (
+            name,
+            *_cpu(samples, name),
+            _median(rounds, "per_s", 0),
+            _median(rounds, "redis_us", 0),
+            _median(rounds, "postgres_us", 0),
+            f"{Spread.of(_all(rounds, 'utilisation')).median:.0%}",
         )
-    head = ("", "CPU us", "of bare", "rounds", "p50 ms", "p99 ms", "added p50", "added p99")
-    return [f"## {phase.removesuffix('/s')} requests/s", "", *_table(head, rows), ""]
+        for name, rounds in samples.items()
+    ]
+    return table(("", "CPU us", "of bare", "rounds", "requests/s", "Redis us", "Postgres us", "of its core"), rows)
 
 
 def _streams(samples: Samples) -> list[str]:
-    rows = []
-    for name, rounds in samples.items():
-        is_direct = name == DIRECT
-        rows.append(
-            (
-                name,
-                "" if is_direct else _median(rounds, "cpu_us", 0),
-                "" if is_direct else f"{ratio(samples, name).median:.2f}",
-                _median(rounds, "ttfb_p50_ms", 2),
-                _median(rounds, "ttfb_p99_ms", 2),
-            )
+    rows = [
+        (name, *_cpu(samples, name), _median(rounds, "ttfb_p50_ms", 2), _median(rounds, "ttfb_p99_ms", 2))
+        for name, rounds in samples.items()
+    ]
+    return table(("", "CPU us a chunk", "of bare", "rounds", "first byte p50 ms", "p99 ms"), rows)
+
+
+def _crowd(samples: Samples) -> list[str]:
+    figures = (("kb_a_stream", 1), ("before_mb", 1), ("full_mb", 1), ("after_mb", 1), ("cpu_us", 0))
+    rows = [(name, *(_median(rounds, *figure) for figure in figures)) for name, rounds in samples.items()]
+    return table(("", "kB a stream", "before, MB", "all at once", "after", "CPU us a chunk"), rows)
+
+
+def _counted(samples: Samples) -> list[str]:
+    figures = ("alone_p99_ms", "p99_ms", "added_p99_ms", "alone_max_ms", "max_ms", "added_max_ms", "prompt_p50_ms")
+    rows = [(name, *(_median(rounds, figure, 2) for figure in figures)) for name, rounds in samples.items()]
+    head = ("", "p99 alone", "beside", "added", "longest alone", "beside", "added", "the prompt's own p50, ms")
+    return table(head, rows)
+
+
+def _workers(samples: Samples) -> list[str]:
+    rows = [
+        (
+            name,
+            _median(rounds, "cpu_us", 0),
+            _median(rounds, "busiest_us", 0),
+            f"{Spread.of(_all(rounds, 'busiest_share')).median:.0%}",
+            f"{Spread.of(goals.two_of_one(name)({WORKERS: samples})).median:.2f}",
+            _median(rounds, "per_s", 0),
+            f"{Spread.of(_all(rounds, 'utilisation')).median:.0%}",
         )
-    head = ("", "CPU us a chunk", "of bare", "first byte p50 ms", "p99 ms")
-    text = "Streams of 50 chunks, one every 20 ms, 20 streams at once; a chunk bears its share of the request."
-    return ["## Streams", "", text, "", *_table(head, rows), ""]
+        for name, rounds in samples.items()
+    ]
+    head = ("", "CPU us", "busier one's us", "its share", "throughput of one", "requests/s here", "of the shared core")
+    return table(head, rows)
 
 
-def _large(samples: Samples) -> list[str]:
-    rows = []
-    for name, rounds in samples.items():
-        is_direct = name == DIRECT
-        added = "" if is_direct else _added(samples, name, "max_ms")
-        longest = f"{Spread.of(_all(rounds, 'max_ms')).most:.2f}"
-        rows.append((name, _median(rounds, "p50_ms", 2), _median(rounds, "p99_ms", 2), longest, added))
-    head = ("", "p50 ms", "p99 ms", "longest ms", "longest, added")
-    text = "Latency of 100 small requests/s while two prompts of 1 MB a second pass beside them."
-    return ["## Beside large prompts", "", text, "", *_table(head, rows), ""]
+def _memory(samples: Samples) -> list[str]:
+    figures = (("resident_mb", 0), ("own_mb", 0))
+    rows = [(name, *(_median(rounds, *figure) for figure in figures)) for name, rounds in samples.items()]
+    return table(("", "resident MB", "shared pages by share"), rows)
 
 
-def _memory(results: Results) -> list[str]:
-    said = ", ".join(f"{name} {bytes_ / 2**20:.0f} MiB" for name, bytes_ in results.resident_bytes.items())
-    return ["## Resident memory at the end", "", said, ""]
+def _ledger(samples: Samples) -> list[str]:
+    figures = (("rows_per_s", 0), ("client_us", 1), ("postgres_us", 1))
+    rows = [("write_debits", *(_median(rounds, *figure) for figure in figures)) for rounds in samples.values()]
+    return table(("", "rows/s", "client CPU us a row", "Postgres CPU us a row"), rows)
 
 
-def _check(results: Results) -> list[str]:
+_SECTIONS: Final[dict[str, tuple[str, str, Callable[[Samples], list[str]]]]] = {
+    SATURATION: ("Saturation", "{mode.connections} connections in a closed loop.", _saturation),
+    MEMORY: ("Memory", "After saturation, of the largest worker.", _memory),
+    STREAMS: (
+        "Streams",
+        "50 chunks, one every 20 ms, {mode.streams_at_once} streams at once; a chunk bears its share of the request.",
+        _streams,
+    ),
+    PROMPTS: ("Prompts of 37 kB", "16 connections in a closed loop.", _saturation),
+    COUNTED: (
+        "Beside prompts of 1 MB that have to be counted",
+        "100 small requests/s, first alone, then with two such prompts a second beside them. The prompt's customer has "
+        "windows that its tokens fit into and its bytes do not.",
+        _counted,
+    ),
+    CROWD: (
+        "Slow streams",
+        "{mode.crowd_streams} streams at once, a chunk every 400 ms. Resident memory of a fresh process.",
+        _crowd,
+    ),
+    WORKERS: (
+        "Two workers",
+        "`metergate serve --workers N`, all workers on one core, since the others are taken: requests/s here do not "
+        "grow. The throughput of two cores is computed from CPU: that of one worker a request, over that of the busier "
+        "of two, counted over the requests of both.",
+        _workers,
+    ),
+    LEDGER: ("Ledger", "Debits in batches of 500 over one connection, on a core other than Postgres's.", _ledger),
+}
+
+
+def _direct_rate(results: Results) -> list[str]:
+    direct = results.phases.get(UNPROXIED, {}).get(DIRECT)
+    skipped = [f"- {name} was left out: {reason}" for name, reason in results.skipped.items()]
+    lines = [f"- The generator without a proxy: {_median(direct, 'per_s', 0)} requests/s."] if direct else []
+    return ["## Beside", "", *lines, *skipped, ""] if lines or skipped else []
+
+
+def _counted_up(results: Results) -> list[str]:
     metered = sum(ledger.events for ledger in results.ledgers)
+    rows = results.ledger_rows
+    more = f" The ledger's own phase wrote {rows} more, all of them found." if rows else ""
+    but = f" (but for {', '.join(results.rewritten)}, which writes answers anew)" if results.rewritten else ""
     return [
         "## Counted up",
         "",
-        f"{results.answers} answers, no error, every answer byte for byte the upstream's; {metered} of them metered, "
-        f"and the ledger has {metered} debits at the right price, every balance the sum of its transfers.",
+        f"{results.answers} answers, no error, every answer byte for byte the upstream's{but}; {metered} of them "
+        f"metered, and the ledger has {metered} debits at the right price, every balance the sum of its "
+        f"transfers.{more}",
         "",
     ]
 
 
-def _machine(machine: dict[str, object]) -> list[str]:
-    lines = ["## Machine", ""]
-    for name, value in machine.items():
-        said = ", ".join(f"{key} {each}" for key, each in value.items()) if isinstance(value, dict) else value
-        lines.append(f"- {name.replace('_', ' ')}: {said}")
-    return [*lines, ""]
+def _ratio(samples: Samples, name: str, figure: str = "cpu_us") -> Spread:
+    return Spread.of(ratios(_all(samples[name], figure), _all(samples[BARE], figure)))
+
+
+def _cpu(samples: Samples, name: str) -> tuple[str, str, str]:
+    """Three cells: microseconds, the ratio to bare, and its extremes. Direct has no target."""
+    if name == DIRECT:
+        return ("", "", "")
+    spread = _ratio(samples, name)
+    return (_median(samples[name], "cpu_us", 0), f"{spread.median:.2f}", f"{spread.least:.2f}-{spread.most:.2f}")
 
 
 def _all(rounds: Sequence[Sample], figure: str) -> list[float]:
@@ -181,31 +254,6 @@ def _median(rounds: Sequence[Sample], figure: str, decimals: int) -> str:
 
 def _added(samples: Samples, name: str, figure: str) -> str:
     """Above the direct way, round by round; the median, in ms."""
-    pairs = zip(_all(samples[name], figure), _all(samples[DIRECT], figure), strict=True)
-    return f"{Spread.of([value - base for value, base in pairs]).median:.2f}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-
-    def line(cells: Sequence[str]) -> str:
-        first, *others = (cell.ljust(widths[0]) if not at else cell.rjust(widths[at]) for at, cell in enumerate(cells))
-        return "| " + " | ".join((first, *others)) + " |"
-
-    rule = (
-        "|"
-        + "|".join("-" * (width + 2) if not at else "-" * (width + 1) + ":" for at, width in enumerate(widths))
-        + "|"
-    )
-    return [line(head), rule, *map(line, rows)]
-
-
-def _rounded(value: object) -> object:
-    """The same with floats that have four significant digits after the point at most."""
-    if isinstance(value, float):
-        return round(value, 4)
-    if isinstance(value, dict):
-        return {key: _rounded(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(each) for each in value]
-    return value
+    if name == DIRECT:
+        return ""
+    return f"{Spread.of(goals.added({'': samples}, '', name, figure)).median:.2f}"

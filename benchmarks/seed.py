@@ -19,6 +19,9 @@ from billing.quotas import Window
 PLAN: Final = "free"
 BALANCE_NANO: Final = 1_000_000 * 10**9
 LIMIT_TOKENS: Final = 10**15
+METRICS: Final = ("tokens", "requests", "input_tokens")
+COUNTED_LIMIT_TOKENS: Final = 700_000
+"""Between the tokens (about 250,000) and the bytes of a prompt of a megabyte, beside which nothing else is spent."""
 SEED: Final = 20260101
 
 
@@ -34,18 +37,29 @@ class Size:
             raise ValueError("at least one account, and a key for each, are needed")
 
 
-def quotas(windows: int) -> str:
-    """The first so many windows, from minute to total, on tokens, as JSON."""
-    said = [{"window": window.name, "metric": "tokens", "limit": LIMIT_TOKENS} for window in list(Window)[:windows]]
-    return json.dumps(said)
+def quotas(windows: int, limit: int = LIMIT_TOKENS) -> str:
+    """So many windows as JSON: on tokens from minute to total, from the seventh on on other metrics, too."""
+    said = [(window, metric) for metric in METRICS for window in Window][:windows]
+    if len(said) < windows:
+        raise ValueError(f"there are {len(METRICS) * len(Window)} windows at most")
+    return json.dumps([{"window": window.name, "metric": metric, "limit": limit} for window, metric in said])
 
 
 async def seed(database_url: str, size: Size, windows: int) -> list[str]:
     """Write one set of customers; the secrets of its keys, in a random order that is the same in every run."""
-    choice = random.Random(f"{SEED} {windows}")  # noqa: S311 - the keys of a benchmark are no secrets
+    return await _seed(database_url, size, quotas(windows), f"{SEED} {windows}")
+
+
+async def seed_counted(database_url: str) -> str:
+    """The secret of a customer whose windows take a prompt of a megabyte only when its tokens were counted."""
+    (secret,) = await _seed(database_url, Size(1, 1), quotas(6, COUNTED_LIMIT_TOKENS), f"{SEED} counted")
+    return secret
+
+
+async def _seed(database_url: str, size: Size, said: str, name: str) -> list[str]:
+    choice = random.Random(name)  # noqa: S311 - the keys of a benchmark are no secrets
     accounts = [str(ULID()) for _ in range(size.accounts)]
     secrets = [new_secret(choice.choice) for _ in range(size.keys)]
-    said = quotas(windows)
     connection = await asyncpg.connect(database_url)
     try:
         async with connection.transaction():
@@ -82,6 +96,54 @@ async def seed(database_url: str, size: Size, windows: int) -> list[str]:
     return secrets
 
 
+_NUMBERED: Final = (
+    """INSERT INTO accounts (id, name, plan, quotas, balance_nano)
+    SELECT 'A' || lpad(n::text, 25, '0'), 'Bench', $3, $4::text::jsonb, $5::bigint
+    FROM generate_series($1::bigint, $2::bigint) AS n""",
+    """INSERT INTO transfers (id, debit_account, credit_account, amount_nano, kind)
+    SELECT 'G' || lpad(n::text, 25, '0'), $3, 'A' || lpad(n::text, 25, '0'), $4::bigint, 'grant'
+    FROM generate_series($1::bigint, $2::bigint) AS n""",
+    """INSERT INTO api_keys (id, account_id, name, prefix, secret_sha256, scopes, quotas)
+    SELECT 'K' || lpad(n::text, 25, '0'), 'A' || lpad(n::text, 25, '0'), 'bench', 'mg_bench',
+        sha256(n::text::bytea), $3, $4::text::jsonb
+    FROM generate_series($1::bigint, $2::bigint) AS n""",
+)
+
+
+def account_id(number: int) -> str:
+    """The id of a numbered account, as long as a real one."""
+    return f"A{number:025d}"
+
+
+def key_id(number: int) -> str:
+    """The id of the one key of a numbered account."""
+    return f"K{number:025d}"
+
+
+async def seed_numbered(database_url: str, numbers: range, windows: int) -> None:
+    """Accounts by the million: each with a grant and a key, whose secrets nobody knows."""
+    said, bounds = quotas(windows), (numbers[0], numbers[-1])
+    connection = await asyncpg.connect(database_url)
+    try:
+        async with connection.transaction():
+            await connection.execute(_NUMBERED[0], *bounds, PLAN, said, BALANCE_NANO)
+            await connection.execute(_NUMBERED[1], *bounds, PROMOTIONS, BALANCE_NANO)
+            await connection.execute(_NUMBERED[2], *bounds, list(DEFAULT_SCOPES), said)
+        await connection.execute("ANALYZE")
+    finally:
+        await connection.close()
+
+
+_UNBALANCED: Final = """
+WITH moved AS (
+    SELECT debit_account AS id, -sum(amount_nano) AS nano FROM transfers GROUP BY 1
+    UNION ALL
+    SELECT credit_account, sum(amount_nano) FROM transfers GROUP BY 1
+), summed AS (SELECT id, sum(nano) AS nano FROM moved GROUP BY 1)
+SELECT count(*) FROM accounts LEFT JOIN summed USING (id) WHERE balance_nano <> coalesce(summed.nano, 0)
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Written:
     """What the ledger holds, amounts in nano-USD. `unbalanced` accounts have another balance than their transfers."""
@@ -102,11 +164,7 @@ async def written(database_url: str) -> Written:
             " count(*) FILTER (WHERE estimated) AS estimated FROM usage_events"
         )
         transfers = await connection.fetchval("SELECT count(*) FROM transfers WHERE kind = 'usage'")
-        unbalanced = await connection.fetchval(
-            "SELECT count(*) FROM accounts a WHERE balance_nano <>"
-            " (SELECT coalesce(sum(CASE WHEN credit_account = a.id THEN amount_nano ELSE -amount_nano END), 0)"
-            " FROM transfers WHERE credit_account = a.id OR debit_account = a.id)"
-        )
+        unbalanced = await connection.fetchval(_UNBALANCED)
     finally:
         await connection.close()
     return Written(events["events"], transfers, events["charged_nano"], events["estimated"], unbalanced)

@@ -8,10 +8,8 @@ second, Postgres syncs every commit: both as `metergate up` runs them.
 import asyncio
 import json
 import os
+import resource
 import shutil
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import urllib.request
@@ -24,82 +22,42 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import asyncpg
 
-from benchmarks import wire
-from benchmarks.load import Address
-from benchmarks.machine import OTHER_CORE, TARGET_CORE, child_of, cpu_s, on_core, tree_cpu_s
-from benchmarks.seed import PLAN, Size, seed
+from benchmarks.installation import Installation, write_config
+from benchmarks.machine import OTHER_CORE, TARGET_CORE, child_of, cpu_s, tree_cpu_s
+from benchmarks.process import READY_S, Process, StageError, bound_to_us, free_address, listen, spawn
+from benchmarks.seed import Size, seed, seed_counted
 from billing.ledger.migrate import migrate
-from gateway.embedded import EmbeddedServers, Endpoints, launch
-from gateway.metrics import METRICS_DIR_VARIABLE
+from gateway.embedded import EmbeddedServers, Endpoints
 from gateway.supervisor import SUPERVISOR_PID_VARIABLE
 
-ROOT: Final = Path(__file__).parent.parent
-READY_S: Final = 60.0
-STOP_S: Final = 60.0
-FAILED_LINES: Final = 30
-
-
-class StageError(Exception):
-    """A process that the run needs did not do its part; the message says which."""
-
-
-@dataclass(slots=True)
-class Process:
-    """One process of the benchmark, with the address that it serves."""
-
-    name: str
-    address: Address
-    popen: "subprocess.Popen[bytes]"
-    log: Path
-
-    @property
-    def pid(self) -> int:
-        return self.popen.pid
-
-    def stop(self) -> int:
-        """End it gently and wait; its exit code, 0 too for an end by SIGTERM. Raises `StageError` when it stays."""
-        if self.popen.poll() is None:
-            self.popen.send_signal(signal.SIGTERM)
-        try:
-            code = self.popen.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self.popen.kill()
-            self.popen.wait()
-            raise StageError(f"{self.name} did not end within {STOP_S:.0f} s") from None
-        return 0 if code == -signal.SIGTERM else code
-
-    def last_words(self) -> str:
-        """The end of its log."""
-        return "\n".join(self.log.read_text("utf-8", "replace").splitlines()[-FAILED_LINES:])
+OPEN_FILES: Final = 16_384
+LIVE_GATEWAYS: Final = "SELECT count(*) FROM gateways WHERE lease_until > now()"
 
 
 @dataclass(frozen=True, slots=True)
 class Clocks:
-    """CPU seconds so far: of the target, of Redis, of Postgres with its sessions, of the upstream, of ourselves."""
+    """CPU seconds so far: of each of the target's workers, of Redis, of Postgres with its sessions, of the upstream, of
+    ourselves."""
 
-    target: float
+    workers: tuple[float, ...]
     redis: float
     postgres: float
     upstream: float
     generator: float
 
+    @property
+    def target(self) -> float:
+        """All its workers together."""
+        return sum(self.workers)
+
     def since(self, before: "Clocks") -> "Clocks":
         return Clocks(
-            self.target - before.target,
+            tuple(now - then for now, then in zip(self.workers, before.workers, strict=True)),
             self.redis - before.redis,
             self.postgres - before.postgres,
             self.upstream - before.upstream,
             self.generator - before.generator,
         )
-
-
-@dataclass(slots=True)
-class Installation:
-    """One Metergate with a database and a Redis of its own. `secrets` are by the number of windows."""
-
-    database_url: str
-    secrets: dict[int, list[str]]
-    worker: Process
 
 
 @dataclass(slots=True)
@@ -114,15 +72,20 @@ class Stage:
     upstream: Process = field(init=False)
     databases: int = 0
 
-    def clocks(self, target: int) -> Clocks:
-        """The clocks now; `target` is a process id."""
+    def clocks(self, target: Process) -> Clocks:
+        """The clocks now."""
         return Clocks(
-            cpu_s(target),
+            tuple(map(tree_cpu_s, target.workers)),
             cpu_s(self.redis_pid),
             tree_cpu_s(self.postgres_pid),
-            cpu_s(self.upstream.pid),
+            cpu_s(self.upstream.popen.pid),
             cpu_s(os.getpid()),
         )
+
+    @property
+    def upstream_url(self) -> str:
+        host, port = self.upstream.address
+        return f"http://{host}:{port}"
 
     def upstream_counts(self) -> dict[str, int]:
         """Answers and streams that the upstream has begun."""
@@ -131,102 +94,90 @@ class Stage:
             counts: dict[str, int] = json.load(answer)
         return counts
 
+    def keep(self, process: Process) -> Process:
+        """Have it stopped at the end."""
+        self.stack.callback(process.stop)
+        return process
+
     def start(self, name: str, module: str, *arguments: str, core: int) -> Process:
         """Start a module of ours that serves on an inherited socket; it ends when we end."""
-        launcher = (sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), str(int(signal.SIGKILL)), "-")
-        return self._spawn(name, (*launcher, sys.executable, "-m", module), arguments, core, None, {})
+        with listen() as listener:
+            command = (sys.executable, "-m", module, "--fd", str(listener.fileno()), *arguments)
+            address, fds = listener.getsockname(), [listener.fileno()]
+            return self.keep(spawn(name, bound_to_us(command), address, self.folder, core, fds))
 
-    async def metergate(
-        self, size: Size, windows: Sequence[int], *, partitions: int, command: Sequence[str] = ()
-    ) -> Installation:
-        """Migrate and seed a new database and start a worker on it. `command` runs it under something else."""
+    async def install(self, size: Size, windows: Sequence[int], *, partitions: int) -> Installation:
+        """A new database and a new Redis database, migrated, with customers; nothing serves yet."""
         number, self.databases = self.databases, self.databases + 1
-        database_url = await self._create_database(f"bench{number}")
+        database_url = await self.create_database(f"bench{number}")
         await migrate(database_url)
         secrets = {count: await seed(database_url, size, count) for count in windows}
-        config = self._write_config(number, partitions)
-        metrics = self.folder / f"metrics{number}"
-        metrics.mkdir()
-        environment = {
-            "DATABASE_URL": database_url,
-            "REDIS_URL": f"{self.endpoints.redis_url}?db={number}",
-            "METERGATE_CONFIG": str(config),
-            METRICS_DIR_VARIABLE: str(metrics),
-            SUPERVISOR_PID_VARIABLE: str(os.getpid()),
-        }
+        config = self.folder / f"config{number}"
+        write_config(config, f"{self.upstream_url}/v1", partitions)
+        redis_url = f"{self.endpoints.redis_url}?db={number}"
+        counted = await seed_counted(database_url)
+        return Installation(database_url, redis_url, config, secrets, counted)
+
+    async def worker(self, installation: Installation, name: str, command: Sequence[str] = ()) -> Process:
+        """One worker on an installation, as a supervisor starts it. `command` runs it under something else."""
         read_end, write_end = os.pipe()
-        prefix = (sys.executable, "-m", *(command or ("gateway.worker",)))
-        worker = self._spawn("metergate", prefix, ("--ready-fd", str(write_end)), TARGET_CORE, write_end, environment)
+        module = command or ("gateway.worker",)
+        environment = {**installation.environment(), SUPERVISOR_PID_VARIABLE: str(os.getpid())}
+        with listen() as listener:
+            fds = [listener.fileno(), write_end]
+            more = ("--fd", str(fds[0]), "--ready-fd", str(fds[1]))
+            process = spawn(
+                name,
+                (sys.executable, "-m", *module, *more),
+                listener.getsockname(),
+                self.folder,
+                TARGET_CORE,
+                fds,
+                environment,
+            )
+        self.keep(process)
         os.close(write_end)
         try:
             ready = await asyncio.wait_for(asyncio.to_thread(os.read, read_end, 1), READY_S)
         finally:
             os.close(read_end)
         if not ready:
-            raise StageError(f"Metergate did not start:\n{worker.last_words()}")
-        return Installation(database_url, secrets, worker)
-
-    def _spawn(
-        self,
-        name: str,
-        prefix: Sequence[str],
-        arguments: Sequence[str],
-        core: int,
-        more_fd: int | None,
-        environment: dict[str, str],
-    ) -> Process:
-        listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-        log = self.folder / f"{name}.log"
-        fds = [listener.fileno()] + ([more_fd] if more_fd is not None else [])
-        with listener, log.open("ab") as output, on_core(core):
-            popen = subprocess.Popen(
-                (*prefix, "--fd", str(listener.fileno()), *arguments),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd=ROOT,
-                env={"PATH": os.defpath, "LC_ALL": "C.UTF-8", **environment},
-                pass_fds=fds,
-                start_new_session=True,
-            )
-            address: Address = listener.getsockname()
-        process = Process(name, address, popen, log)
-        self.stack.callback(process.stop)
+            raise StageError(f"{name} did not start:\n{process.last_words()}")
         return process
 
-    async def _create_database(self, name: str) -> str:
+    async def serve(self, installation: Installation, workers: int) -> Process:
+        """`metergate serve --workers N` on an installation, every worker pinned to TARGET_CORE and serving."""
+        before = await self._live_gateways(installation)
+        address = free_address()
+        environment = {**installation.environment(), "LISTEN_ADDR": f"{address[0]}:{address[1]}"}
+        command = bound_to_us((sys.executable, "-m", "gateway", "serve", "--workers", str(workers)))
+        process = spawn(f"serve {workers}", command, address, self.folder, TARGET_CORE, (), environment)
+        self.keep(process)
+        await process.until(lambda: process.answers("/readyz") and len(process.children()) == workers)
+        deadline = asyncio.get_running_loop().time() + READY_S
+        while await self._live_gateways(installation) < before + workers:
+            if asyncio.get_running_loop().time() > deadline:
+                raise StageError(f"not every worker has a lease:\n{process.last_words()}")
+            await asyncio.sleep(0.1)
+        process.workers = process.children()
+        return process
+
+    async def _live_gateways(self, installation: Installation) -> int:
+        connection = await asyncpg.connect(installation.database_url)
+        try:
+            count: int = await connection.fetchval(LIVE_GATEWAYS)
+        finally:
+            await connection.close()
+        return count
+
+    async def create_database(self, name: str) -> str:
+        """An empty database, and its URL."""
         connection = await asyncpg.connect(self.endpoints.database_url)
         try:
             await connection.execute(f"CREATE DATABASE {name}")
         finally:
             await connection.close()
         return _with_database(self.endpoints.database_url, name)
-
-    def _write_config(self, number: int, partitions: int) -> Path:
-        folder = self.folder / f"config{number}"
-        folder.mkdir()
-        host, port = self.upstream.address
-        provider = {"kind": "openai", "base_url": f"http://{host}:{port}/v1", "api_key": "sk-bench"}
-        price = {
-            "provider": "bench",
-            "model": wire.MODEL,
-            "effective_from": "2024-01-01",
-            "per_million": {"input": wire.INPUT_USD_PER_MILLION, "output": wire.OUTPUT_USD_PER_MILLION},
-            "max_output_tokens": 16384,
-            "context_window": 2_000_000,
-        }
-        files = {  # JSON is YAML
-            "metergate.yaml": {
-                "providers": {"bench": provider},
-                "models": {wire.MODEL: {"provider": "bench"}},
-                "defaults": {"redis_partitions": partitions},
-            },
-            "prices.yaml": [price],
-            "plans.yaml": {PLAN: {"name": "Bench", "price_usd": "0"}},
-        }
-        for name, content in files.items():
-            (folder / name).write_text(json.dumps(content, indent=1))
-        return folder
 
 
 def _with_database(url: str, name: str) -> str:
@@ -242,10 +193,19 @@ def _new_folder() -> Path:
     return folder
 
 
+def _open_many_files() -> None:
+    """Thousands of streams need as many sockets, here and in every process that we start."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < OPEN_FILES:
+        wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 @asynccontextmanager
 async def open_stage() -> AsyncIterator[Stage]:
     """Servers and the upstream, in a folder that is gone afterwards. Pins this process to OTHER_CORE."""
     os.sched_setaffinity(0, {OTHER_CORE})
+    _open_many_files()
     folder = _new_folder()
     try:
         async with EmbeddedServers(folder / "data") as servers:

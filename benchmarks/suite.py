@@ -1,4 +1,4 @@
-"""The phases of a run: who is measured against whom, in which order, for how long.
+"""The phases of a run: who is measured against whom, in which order.
 
 In every round each subject gets a short turn, and every other round goes the opposite way round, so that what the
 machine does meanwhile hits all of them alike. Ratios are taken within a round. At the end everything is counted up:
@@ -6,168 +6,133 @@ what clients got, what the upstream gave, what the ledger holds.
 """
 
 import asyncio
-import gc
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
-from benchmarks import wire
-from benchmarks.figures import percentile
-from benchmarks.load import Run, Tally
-from benchmarks.machine import OTHER_CORE, TARGET_CORE, resident_bytes
-from benchmarks.seed import Size, Written, written
-from benchmarks.stage import Clocks, Installation, Process, Stage
+from benchmarks import peers, wire
+from benchmarks.goals import ONE_WORKER, TWICE_CONNECTIONS, TWO_WORKERS
+from benchmarks.installation import Installation
+from benchmarks.ledger_rate import LedgerRate
+from benchmarks.machine import OTHER_CORE, TARGET_CORE
+from benchmarks.modes import Mode
+from benchmarks.process import Process
+from benchmarks.seed import Written, written
+from benchmarks.stage import Stage
+from benchmarks.subjects import (
+    BARE,
+    COUNTED,
+    CROWD,
+    DIRECT,
+    LEDGER,
+    MEMORY,
+    METERGATE,
+    NGINX,
+    PROMPTS,
+    SATURATION,
+    STREAMS,
+    UNPROXIED,
+    WORKERS,
+    Report,
+    Results,
+    Sample,
+    Subject,
+    Unsound,
+)
+from benchmarks.turns import Turn
 
-DIRECT: Final = "direct"
-BARE: Final = "bare"
-METERGATE: Final = "metergate, 6 windows"
-WINDOWS: Final = (0, 2, 6)
 PARTITIONS: Final = 1
 PRODUCTION_PARTITIONS: Final = 64
-
-SATURATION: Final = "saturation"
-STREAMS: Final = "streams"
-LARGE: Final = "large prompts"
-LARGE_BYTES: Final = 1_000_000
-LARGE_RATE: Final = 100
-WARM_CONNECTIONS: Final = 16
-
-Sample = dict[str, float]
-Report = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Paced:
-    """Rounds at one fixed rate."""
-
-    rate: int
-    measure_s: float
-    rounds: int
-
-
-@dataclass(frozen=True, slots=True)
-class Mode:
-    """How much is measured; durations are of one turn of one subject. No rounds: the phase is left out."""
-
-    name: str
-    size: Size
-    saturation_s: float
-    saturation_rounds: int
-    paced: tuple[Paced, ...]
-    stream_s: float
-    stream_rounds: int
-    large_s: float
-    large_rounds: int
-    windows: tuple[int, ...] = WINDOWS
-    production: bool = False
-    warm_s: float = 0.4
-    connections: int = 64
-    streams: int = 20
-
-
-MODES: Final = {
-    "quick": Mode("quick", Size(20, 60), 2.0, 3, (Paced(100, 3.0, 2),), 1.0, 1, 0, 0, windows=(6,)),
-    "default": Mode("default", Size(100, 300), 2.0, 6, (Paced(100, 4.0, 4), Paced(500, 2.0, 3)), 2.0, 3, 3.0, 2),
-    "full": Mode(
-        "full",
-        Size(1000, 3000),
-        3.0,
-        10,
-        (Paced(50, 6.0, 4), Paced(100, 6.0, 8), Paced(200, 5.0, 4), Paced(500, 4.0, 4)),
-        4.0,
-        5,
-        6.0,
-        4,
-        production=True,
-    ),
-}
-
-
-class Unsound(Exception):
-    """The figures can't be trusted; the message says why."""
-
-
-@dataclass(slots=True)
-class Subject:
-    """What is measured: a process, and the requests that are sent to it."""
-
-    name: str
-    process: Process
-    requests: Sequence[bytes]
-    streams: Sequence[bytes]
-    large: bytes
-    installation: Installation | None = None
-
-
-@dataclass(slots=True)
-class Results:
-    """Samples by phase, subject and round, in that order; and what was found at the end."""
-
-    mode: Mode
-    phases: dict[str, dict[str, list[Sample]]] = field(default_factory=dict)
-    resident_bytes: dict[str, int] = field(default_factory=dict)
-    answers: int = 0
-    ledgers: list[Written] = field(default_factory=list)
+CORES: Final = {"target": TARGET_CORE, "generator, upstream, Redis, Postgres": OTHER_CORE}
 
 
 class Suite:
-    """One run on an open stage."""
+    """One run on an open stage. `targets` are optional peers by name."""
 
-    def __init__(self, stage: Stage, mode: Mode, report: Report) -> None:
+    def __init__(self, stage: Stage, mode: Mode, report: Report, targets: Sequence[str] = ()) -> None:
         self._stage = stage
         self._mode = mode
         self._report = report
-        self._whole: dict[int, int] = {}
+        self._targets = targets
+        self._installations: list[tuple[Installation, list[Process]]] = []
         self.results = Results(mode)
+        self._turn = Turn(stage, mode, self.results)
 
     async def run(self) -> Results:
         """Measure everything. Raises `Unsound`, and what the stage raises."""
-        mode = self._mode
-        subjects = await self._subjects()
-        by_name = {subject.name: subject for subject in subjects}
-        metered = [subject for subject in subjects if subject.installation is not None]
-        direct, bare, whole = by_name[DIRECT], by_name[BARE], by_name[METERGATE]
-        for subject in metered:
-            await self._warm(subject)
-        await self._phase(SATURATION, mode.saturation_rounds, [bare, *metered], self._saturate)
-        await self._phase(f"{SATURATION}, no proxy", 1, [direct], self._saturate)
-        for paced in mode.paced:
-            await self._phase(f"{paced.rate}/s", paced.rounds, [direct, bare, whole], self._pacer(paced))
-        await self._phase(STREAMS, mode.stream_rounds, [direct, bare, whole], self._stream)
-        await self._phase(LARGE, mode.large_rounds, [direct, bare, whole], self._large)
-        for subject in (bare, whole):
-            self.results.resident_bytes[subject.name] = resident_bytes(subject.process.pid)
-        await self._check(metered)
+        mode, turn = self._mode, self._turn
+        metered = await self._metered()
+        bare, direct, whole = self._bare(BARE), self._direct(metered[0].secrets), metered[0]
+        passing = [bare, *await self._peers()]
+        for subject in (*passing[1:], *metered):
+            self._report(f"Warming {subject.name}: {len(subject.secrets)} keys ...")
+            await turn.warm(subject)
+        await self._phase(SATURATION, mode.saturation.rounds, [*passing, *metered], turn.saturate)
+        self.results.phases[MEMORY] = {subject.name: [turn.memory(subject)] for subject in (bare, whole)}
+        if mode.saturation:
+            await self._phase(UNPROXIED, 1, [direct], turn.saturate)
+        exact = [subject for subject in passing if subject.exact]
+        for rate, turns in mode.paced.items():
+            pace = turn.pacer(rate, turns.measure_s)
+            await self._phase(f"{rate}/s", turns.rounds, [direct, *exact, whole], pace)
+        await self._phase(STREAMS, mode.streams.rounds, [direct, *exact, whole], turn.stream)
+        await self._phase(PROMPTS, mode.prompts.rounds, [*exact, whole], turn.prompt)
+        await self._phase(COUNTED, mode.counted.rounds, [bare, whole], turn.counted)
+        if mode.crowd:
+            await self._crowd(whole)
+        if mode.workers:
+            await self._workers(whole)
+        if mode.ledger:
+            await self._ledger()
+        await self._check()
         return self.results
 
-    async def _subjects(self) -> list[Subject]:
-        stage, mode = self._stage, self._mode
-        host, port = stage.upstream.address
-        bare = stage.start(BARE, "benchmarks.bare", "--upstream", f"http://{host}:{port}", core=TARGET_CORE)
+    def _direct(self, secrets: Sequence[str]) -> Subject:
+        return Subject(DIRECT, self._stage.upstream, secrets)
+
+    def _bare(self, name: str) -> Subject:
+        url = self._stage.upstream_url
+        process = self._stage.start(name, "benchmarks.bare", "--upstream", url, core=TARGET_CORE)
+        return Subject(BARE, process, self._installations[0][0].secrets[6])
+
+    async def _metered(self) -> list[Subject]:
+        """Metergate with each number of windows, the most first; they share a worker."""
+        mode = self._mode
         self._report("Starting Metergate and writing its customers ...")
-        own = await stage.metergate(mode.size, mode.windows, partitions=PARTITIONS)
-        secrets = own.secrets[6]
-        subjects = [_subject(DIRECT, stage.upstream, secrets), _subject(BARE, bare, secrets)]
-        subjects += [
-            _subject(f"metergate, {windows} windows", own.worker, own.secrets[windows], own)
-            for windows in reversed(mode.windows)
+        own, worker = await self._started("metergate", PARTITIONS, mode.windows)
+        subjects = [
+            Subject(f"metergate, {windows} windows", worker, own.secrets[windows], own)
+            for windows in sorted(mode.windows, reverse=True)
         ]
+        assert subjects[0].name == METERGATE
         if mode.production:
-            other = await stage.metergate(mode.size, (6,), partitions=PRODUCTION_PARTITIONS)
-            subjects.append(_subject("metergate, 6 windows, 64 partitions", other.worker, other.secrets[6], other))
+            other, worker = await self._started("metergate64", PRODUCTION_PARTITIONS, (6,))
+            subjects.append(Subject("metergate, 6 windows, 64 partitions", worker, other.secrets[6], other))
         return subjects
 
-    async def _warm(self, subject: Subject) -> None:
-        """Every key once: its principal is read, its state loaded into Redis."""
-        self._report(f"Warming {subject.name}: {len(subject.requests)} keys ...")
-        await self._turn(subject, lambda run: run.once(WARM_CONNECTIONS))
+    async def _started(self, name: str, partitions: int, windows: Sequence[int]) -> tuple[Installation, Process]:
+        installation = await self._stage.install(self._mode.size, windows, partitions=partitions)
+        worker = await self._stage.worker(installation, name)
+        self._installations.append((installation, [worker]))
+        return installation, worker
+
+    async def _peers(self) -> list[Subject]:
+        """nginx where it is installed, and the optional targets that were asked for."""
+        found: list[Subject] = []
+        for name in (*((NGINX,) if self._mode.nginx else ()), *self._targets):
+            try:
+                peer = await peers.start(name, self._stage, self._report)
+            except peers.Missing as missing:
+                self.results.skipped[name] = str(missing)
+                self._report(f"{name} is left out: {missing}")
+                continue
+            if not peer.exact:
+                self.results.rewritten.append(name)
+            secrets = [peer.secret] if peer.secret else self._installations[0][0].secrets[6]
+            found.append(Subject(name, peer.process, secrets, exact=peer.exact, headers=peer.headers))
+        return found
 
     async def _phase(
-        self,
-        name: str,
-        rounds: int,
-        subjects: Sequence[Subject],
-        measure: Callable[[Subject], Awaitable[Sample]],
+        self, name: str, rounds: int, subjects: Sequence[Subject], measure: Callable[[Subject], Awaitable[Sample]]
     ) -> None:
         samples: dict[str, list[Sample]] = {subject.name: [] for subject in subjects}
         for number in range(rounds):
@@ -177,115 +142,71 @@ class Suite:
         if rounds:
             self.results.phases[name] = samples
 
-    async def _turn(self, subject: Subject, work: Callable[[Run], Awaitable[Tally]]) -> tuple[Tally, Clocks]:
-        """One subject's turn: its tally, and the CPU that was used while it was measured. Raises `Unsound`."""
-        clocks: list[Clocks] = []
+    async def _crowd(self, whole: Subject) -> None:
+        """On processes that are as good as new: memory that earlier phases have left free would hide what is needed."""
+        samples: dict[str, list[Sample]] = {BARE: [], METERGATE: []}
+        for number in range(self._mode.crowd.rounds):
+            self._report(f"{CROWD}: round {number + 1} of {self._mode.crowd.rounds}")
+            fresh = self._bare(f"bare crowd{number}")
+            samples[BARE].append(await self._crowded(fresh))
+            installation, workers = self._installations[0]
+            worker = await self._stage.worker(installation, f"metergate crowd{number}")
+            workers.append(worker)
+            samples[METERGATE].append(await self._crowded(Subject(METERGATE, worker, whole.secrets, installation)))
+        self.results.phases[CROWD] = samples
 
-        def read() -> None:
-            clocks.append(self._stage.clocks(subject.process.pid))
+    async def _crowded(self, fresh: Subject) -> Sample:
+        await self._turn.warm(fresh)
+        sample = await self._turn.crowd(fresh)
+        await asyncio.to_thread(self._stop, fresh.process)
+        return sample
 
-        gc.collect()
-        gc.disable()
-        try:
-            tally = await work(Run(subject.process.address, subject.requests, read, read))
-        finally:
-            gc.enable()
-        if tally.errors:
-            raise Unsound(f"{subject.name}: {dict(tally.errors)}\n{subject.process.last_words()}")
-        if not tally.measured:
-            raise Unsound(f"{subject.name}: nothing was answered")
-        self.results.answers += tally.whole
-        pid = subject.process.pid
-        self._whole[pid] = self._whole.get(pid, 0) + tally.whole
-        return tally, clocks[1].since(clocks[0])
-
-    async def _saturate(self, subject: Subject) -> Sample:
-        mode = self._mode
-        tally, used = await self._turn(
-            subject, lambda run: run.saturate(mode.connections, mode.warm_s, mode.saturation_s)
-        )
-        return {**_costs(tally, used, tally.measured), "per_s": tally.measured / tally.measured_s}
-
-    def _pacer(self, paced: Paced) -> Callable[[Subject], Awaitable[Sample]]:
-        async def pace(subject: Subject) -> Sample:
-            tally, used = await self._turn(
-                subject, lambda run: run.pace(paced.rate, self._mode.warm_s, paced.measure_s)
-            )
-            return {**_costs(tally, used, tally.measured), **_latencies(tally)}
-
-        return pace
-
-    async def _stream(self, subject: Subject) -> Sample:
-        async def work(run: Run) -> Tally:
-            run = Run(run.address, subject.streams, run.on_begin, run.on_end)
-            return await run.stream(self._mode.streams, self._mode.stream_s)
-
-        tally, used = await self._turn(subject, work)
-        first = tally.first_bytes_s
-        return {
-            **_costs(tally, used, tally.measured * wire.STREAM_CHUNKS),
-            "ttfb_p50_ms": percentile(first, 0.5) * 1000,
-            "ttfb_p99_ms": percentile(first, 0.99) * 1000,
+    async def _workers(self, whole: Subject) -> None:
+        """One worker and two on the same core, in turns: what a request costs each of them, not how fast they are."""
+        installation, processes = self._installations[0]
+        self._report(f"{WORKERS}: starting them ...")
+        one, two = [await self._stage.serve(installation, number) for number in (1, 2)]
+        processes += [one, two]
+        subjects = {
+            ONE_WORKER: Subject(ONE_WORKER, one, whole.secrets, installation),
+            TWO_WORKERS: Subject(TWO_WORKERS, two, whole.secrets, installation),
+            TWICE_CONNECTIONS: Subject(TWICE_CONNECTIONS, two, whole.secrets, installation),
         }
+        for name in (ONE_WORKER, TWO_WORKERS):
+            await self._turn.warm(subjects[name])
 
-    async def _large(self, subject: Subject) -> Sample:
-        tally, used = await self._turn(
-            subject, lambda run: run.pace(LARGE_RATE, self._mode.warm_s, self._mode.large_s, subject.large)
-        )
-        return {**_costs(tally, used, tally.measured), **_latencies(tally)}
+        async def measure(subject: Subject) -> Sample:
+            connections = self._mode.connections * (2 if subject.name == TWICE_CONNECTIONS else 1)
+            return await self._turn.saturate_with(subject, connections, self._mode.workers.measure_s)
 
-    async def _check(self, metered: Sequence[Subject]) -> None:
+        await self._phase(WORKERS, self._mode.workers.rounds, list(subjects.values()), measure)
+
+    async def _ledger(self) -> None:
+        rate = LedgerRate(self._stage, self._mode.size)
+        await rate.open()
+        samples = []
+        for number in range(self._mode.ledger.rounds):
+            self._report(f"{LEDGER}: round {number + 1} of {self._mode.ledger.rounds}")
+            samples.append(await rate.measure(self._mode.ledger_rows))
+        self.results.ledger_rows = (await rate.close()).events
+        self.results.phases[LEDGER] = {LEDGER: samples}
+
+    def _stop(self, process: Process) -> None:
+        code = process.stop()
+        if code:
+            raise Unsound(f"{process.name} ended with code {code}:\n{process.last_words()}")
+
+    async def _check(self) -> None:
         """Answers, upstream and ledgers agree. Stops the workers. Raises `Unsound`."""
         given = sum((await asyncio.to_thread(self._stage.upstream_counts)).values())
         if given != self.results.answers:
             raise Unsound(f"clients got {self.results.answers} answers, the upstream gave {given}")
-        for installation in {id(each.installation): each.installation for each in metered}.values():
-            if installation is None:
-                continue
-            pid = installation.worker.pid
-            code = await asyncio.to_thread(installation.worker.stop)
-            if code:
-                raise Unsound(f"Metergate ended with code {code}:\n{installation.worker.last_words()}")
+        for installation, processes in self._installations:
+            for process in processes:
+                await asyncio.to_thread(self._stop, process)
             found = await written(installation.database_url)
-            answers = self._whole[pid]
+            answers = installation.answers
             wanted = Written(answers, answers, answers * wire.COST_NANO, 0, 0)
             if found != wanted:
                 raise Unsound(f"the ledger holds {found}, clients' answers come to {wanted}")
             self.results.ledgers.append(found)
-
-
-def _subject(name: str, process: Process, secrets: Sequence[str], installation: Installation | None = None) -> Subject:
-    return Subject(
-        name,
-        process,
-        [wire.request(secret) for secret in secrets],
-        [wire.request(secret, stream=True) for secret in secrets],
-        wire.request(secrets[0], prompt_bytes=LARGE_BYTES),
-        installation,
-    )
-
-
-def _costs(tally: Tally, used: Clocks, pieces: int) -> Sample:
-    """CPU microseconds a piece, of everybody; and how much of its core the target used."""
-    scale = 1e6 / pieces
-    return {
-        "pieces": pieces,
-        "cpu_us": used.target * scale,
-        "redis_us": used.redis * scale,
-        "postgres_us": used.postgres * scale,
-        "upstream_us": used.upstream * scale,
-        "generator_us": used.generator * scale,
-        "utilisation": used.target / tally.measured_s,
-    }
-
-
-def _latencies(tally: Tally) -> Sample:
-    return {
-        "p50_ms": percentile(tally.latencies_s, 0.5) * 1000,
-        "p99_ms": percentile(tally.latencies_s, 0.99) * 1000,
-        "max_ms": max(tally.latencies_s) * 1000,
-        "late_p99_ms": percentile(tally.late_s, 0.99) * 1000,
-    }
-
-
-CORES: Final = {"target": TARGET_CORE, "generator, upstream, Redis, Postgres": OTHER_CORE}

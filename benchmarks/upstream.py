@@ -2,7 +2,8 @@
 
     python -m benchmarks.upstream --fd N
 
-`GET /count` answers how many of each it has begun, as JSON. It reads no more of HTTP than the proxies send.
+`GET /count` answers how many of each it has begun, as JSON; what a proxy asks on its own account is not among them. It
+reads no more of HTTP than the proxies send.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import uvloop
 from benchmarks import wire
 
 COUNT: Final = b"GET /count "
+METERED: Final = b"POST %s " % wire.PATH
 STREAM: Final = b'"stream":true'
 HEAD_END: Final = b"\r\n\r\n"
 LENGTH: Final = b"content-length: "
@@ -38,6 +40,7 @@ class Provider(asyncio.Protocol):
         self._buffer = bytearray()
         self._missing_bytes = 0
         self._pause: asyncio.TimerHandle | None = None
+        self._pause_s = wire.STREAM_PAUSE_S
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclasses
@@ -75,17 +78,19 @@ class Provider(asyncio.Protocol):
             return
         if STREAM in request:
             self._counts.streams += 1
+            self._pause_s = wire.SLOW_PAUSE_S if wire.SLOW_MARK in request else wire.STREAM_PAUSE_S
             self._transport.write(wire.STREAM_HEAD + wire.STREAM_EVENTS[0])
             self._later(1)
         elif request.startswith(COUNT):
             body = json.dumps({"answers": self._counts.answers, "streams": self._counts.streams}).encode()
             self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
         else:
-            self._counts.answers += 1
+            if request.startswith(METERED):
+                self._counts.answers += 1
             self._transport.write(wire.ANSWER)
 
     def _later(self, number: int) -> None:
-        self._pause = asyncio.get_running_loop().call_later(wire.STREAM_PAUSE_S, self._event, number)
+        self._pause = asyncio.get_running_loop().call_later(self._pause_s, self._event, number)
 
     def _event(self, number: int) -> None:
         if self._transport is None:

@@ -1,9 +1,14 @@
 """The requests and answers of the benchmark. The generator and the upstream both know them, so both can check bytes."""
 
 import json
+import random
 from typing import Final
 
+Headers = tuple[tuple[str, str], ...]
+
 MODEL: Final = "bench"
+COUNTED_MODEL: Final = "gpt-4o-bench"
+"""By its name a model whose vocabulary is known, so that its prompts can be counted; priced as the other one."""
 PATH: Final = b"/v1/chat/completions"
 INPUT_TOKENS: Final = 120
 OUTPUT_TOKENS: Final = 80
@@ -15,6 +20,10 @@ COST_NANO: Final = INPUT_TOKENS * 150 + OUTPUT_TOKENS * 600
 STREAM_CHUNKS: Final = 50
 STREAM_PAUSE_S: Final = 0.02
 """Between two chunks of a stream; a stream takes a second."""
+SLOW_PAUSE_S: Final = 0.4
+"""The same of a slow stream, which takes 20 seconds."""
+SLOW_MARK: Final = b'"user":"slow"'
+"""In a request for a slow stream."""
 
 _USAGE: Final = {
     "prompt_tokens": INPUT_TOKENS,
@@ -23,7 +32,13 @@ _USAGE: Final = {
     "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
     "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
 }
-_TEXT: Final = "The bridge was closed for repairs, so the ferry ran twice an hour until the end of the month."
+ANSWER_TEXT: Final = "The bridge was closed for repairs, so the ferry ran twice an hour until the end of the month."
+_QUESTION: Final = "Why did the ferry run more often in spring? "
+_SENTENCES: Final = (
+    "harbour, timetable, 1974; the council's minutes don't say who paid.\n\nRepairs (steel, paint & rivets) took "
+    'eleven weeks, which "nobody" had foreseen: storms, a strike, then an inquiry. '
+)
+_WORDS_SEED: Final = 20260101
 
 
 def _json(value: object) -> bytes:
@@ -39,7 +54,7 @@ ANSWER_BODY: Final = _json(
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": _TEXT, "refusal": None, "annotations": []},
+                "message": {"role": "assistant", "content": ANSWER_TEXT, "refusal": None, "annotations": []},
                 "logprobs": None,
                 "finish_reason": "stop",
             }
@@ -90,17 +105,43 @@ STREAM_USAGE: Final = _chunk(_event([], usage=_USAGE))
 STREAM_DONE: Final = _chunk(b"data: [DONE]\n\n")
 
 
-def request(secret: str, *, stream: bool = False, prompt_bytes: int = 0) -> bytes:
-    """One request as an OpenAI client sends it: about 600 bytes, and `prompt_bytes` more of prompt."""
+_REQUEST_HEADERS: Final = {
+    "Host": "gateway.example.com",
+    "Accept": "application/json",
+    "Accept-Encoding": "gzip, deflate",
+    "User-Agent": "OpenAI/Python 2.15.0",
+    "Content-Type": "application/json",
+}
+
+
+def prompt(prompt_bytes: int) -> str:
+    """So many bytes of text that looks like a language to a tokenizer: words, numbers and signs, in no fixed order."""
+    choice = random.Random(_WORDS_SEED)  # noqa: S311 - the same text in every run
+    paragraph = " ".join(choice.choices(_SENTENCES.split(" "), k=2_000)) + " "
+    return (paragraph * (prompt_bytes // len(paragraph) + 1))[:prompt_bytes]
+
+
+def request(
+    secret: str,
+    *,
+    stream: bool = False,
+    slow: bool = False,
+    prompt_bytes: int = 0,
+    model: str = MODEL,
+    headers: Headers = (),
+) -> bytes:
+    """One request as an OpenAI client sends it: about 600 bytes, and `prompt_bytes` more of prompt. `slow` is a
+    stream whose chunks come SLOW_PAUSE_S apart; `headers` are sent besides, or instead."""
     messages = [
         {"role": "system", "content": "You are a terse assistant. Answer in one sentence and add nothing to it."},
-        {"role": "user", "content": "Why did the ferry run more often in spring?" + " spring" * (prompt_bytes // 7)},
+        {"role": "user", "content": _QUESTION + prompt(prompt_bytes)},
     ]
-    fields = {"model": MODEL, "messages": messages, "temperature": 0.2, "max_tokens": 256}
-    body = _json({**fields, "stream": True} if stream else fields)
-    head = (
-        b"POST %s HTTP/1.1\r\nHost: gateway.example.com\r\nAccept: application/json\r\n"
-        b"Accept-Encoding: gzip, deflate\r\nUser-Agent: OpenAI/Python 2.15.0\r\nContent-Type: application/json\r\n"
-        b"Authorization: Bearer %s\r\nContent-Length: %d\r\n\r\n"
-    )
-    return head % (PATH, secret.encode(), len(body)) + body
+    fields = {"model": model, "messages": messages, "temperature": 0.2, "max_tokens": 256}
+    if stream or slow:
+        fields["stream"] = True
+    if slow:
+        fields["user"] = "slow"
+    body = _json(fields)
+    lines = {**_REQUEST_HEADERS, "Authorization": f"Bearer {secret}", **dict(headers), "Content-Length": str(len(body))}
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    return b"POST %s HTTP/1.1\r\n%s\r\n" % (PATH, head.encode()) + body

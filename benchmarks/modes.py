@@ -1,0 +1,89 @@
+"""How much a run measures: which phases, how many rounds, for how long, with how many customers."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from benchmarks.seed import Size
+
+WINDOWS: Final = (0, 2, 6)
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """How often each subject has its turn in a phase, and for how long. No rounds: the phase is left out."""
+
+    rounds: int
+    measure_s: float = 0.0
+
+    def __bool__(self) -> bool:
+        return self.rounds > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """One choice of what to measure. `paced` are turns by requests a second; `ledger_rows` is for each round."""
+
+    name: str
+    size: Size
+    saturation: Turns
+    paced: dict[int, Turns]
+    streams: Turns
+    prompts: Turns = Turns(0)
+    counted: Turns = Turns(0)
+    crowd: Turns = Turns(0)
+    workers: Turns = Turns(0)
+    ledger: Turns = Turns(0)
+    ledger_rows: int = 20_000
+    windows: tuple[int, ...] = WINDOWS
+    nginx: bool = True
+    production: bool = False
+    warm_s: float = 0.4
+    connections: int = 64
+    streams_at_once: int = 20
+    crowd_streams: int = 2_000
+
+
+MODES: Final = {
+    "quick": Mode("quick", Size(20, 60), Turns(3, 2), {100: Turns(2, 3)}, Turns(1, 1), windows=(6,), nginx=False),
+    "default": Mode(
+        "default",
+        Size(1000, 3000),
+        saturation=Turns(6, 2),
+        paced={50: Turns(2, 4), 100: Turns(4, 4), 200: Turns(4, 3), 500: Turns(2, 2)},
+        streams=Turns(3, 2),
+        prompts=Turns(4, 2),
+        counted=Turns(3, 6),
+        crowd=Turns(1),
+        workers=Turns(4, 2),
+        ledger=Turns(3),
+    ),
+    "full": Mode(
+        "full",
+        Size(1000, 3000),
+        saturation=Turns(10, 3),
+        paced={50: Turns(4, 6), 100: Turns(8, 6), 200: Turns(8, 5), 500: Turns(4, 4)},
+        streams=Turns(5, 4),
+        prompts=Turns(8, 3),
+        counted=Turns(5, 10),
+        crowd=Turns(3),
+        workers=Turns(8, 3),
+        ledger=Turns(5),
+        ledger_rows=100_000,
+        production=True,
+    ),
+    "target": Mode("target", Size(20, 60), Turns(4, 5), {}, Turns(0), windows=(6,), warm_s=1.5, connections=8),
+}
+
+PHASES: Final = ("saturation", "paced", "streams", "prompts", "counted", "crowd", "workers", "ledger")
+
+
+def only(mode: Mode, phases: Sequence[str]) -> Mode:
+    """The mode with these phases alone. Raises `ValueError` for a phase that there is not."""
+    unknown = [phase for phase in phases if phase not in PHASES]
+    if unknown:
+        raise ValueError(f"there is no phase {unknown[0]!r}: {', '.join(PHASES)}")
+    left_out: dict[str, object] = {phase: {} if phase == "paced" else Turns(0) for phase in PHASES}
+    changes = {phase: nothing for phase, nothing in left_out.items() if phase not in phases}
+    return dataclasses.replace(mode, **changes)  # type: ignore[arg-type]
