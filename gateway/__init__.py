@@ -7,7 +7,7 @@ forward      from hold to settlement: send, tap, price, settle before the last b
 exchange     one request on its way; answers  the headers of a metered answer; missing  usage that did not come
 streaming    the tap on a stream of events; tokens  counting with tiktoken
 providers/   dialects: what a request asks for, where usage sits; the local provider
-upstream     the transport port; transport  what is behind it: pool and connection, or proxied
+upstream     the transport port; transport  what is behind it: pool, connection, incoming; or proxied
 headers      what passes between client and provider
 refusals     every no, in the client's envelope; reads  models, the key's limits, health, metrics
 metrics      counted cheaply, summed over the workers

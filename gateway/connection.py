@@ -1,27 +1,21 @@
 """One HTTP/1.1 connection to a provider: requests go out as one piece of bytes, answers come in through a C parser.
 
-This file owns what an answer is: which bytes are its head and its body, and whether it came whole. A body with neither
-length nor chunks ends where its connection ends; a reset is told from an end, a connection that was closed too early is
-not. Reading stops above BUFFER_BYTES until the reader has caught up, and meanwhile the provider's silence is not
-counted. After an answer the connection can serve another if the provider allows it and nothing is left over.
+This file owns what an answer is: which bytes are its head and its body, and whether it came whole; `gateway.incoming`
+has how it is read. A body with neither length nor chunks ends where its connection ends; a reset is told from an end, a
+connection that was closed too early is not. Reading stops above BUFFER_BYTES until the reader has caught up, and
+meanwhile the provider's silence is not counted. After an answer the connection can serve another if the provider allows
+it and nothing is left over.
 """
 
 import asyncio
 import select
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Final, cast
 
 import httptools
 
-from gateway.upstream import (
-    Drained,
-    Sink,
-    UpstreamCut,
-    UpstreamError,
-    UpstreamTimeout,
-    UpstreamTooLarge,
-    UpstreamUnreachable,
-)
+from gateway.incoming import Answer
+from gateway.upstream import UpstreamCut, UpstreamError, UpstreamTimeout, UpstreamUnreachable
 
 BUFFER_BYTES: Final = 131_072
 JOINED_BYTES: Final = 65_536
@@ -98,7 +92,7 @@ class Connection(asyncio.Protocol):
         poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
         return bool(poll.poll(0))
 
-    async def send(self, head: bytes, body: bytes, upload_s: float) -> "Answer":
+    async def send(self, head: bytes, body: bytes, upload_s: float) -> Answer:
         """The head of the answer to a request. Raises `UpstreamUnreachable`, `UpstreamTimeout` where the provider is
         silent for so long after `upload_s`, seconds that the upload itself may take; the connection is closed then."""
         transport = self.transport
@@ -294,137 +288,3 @@ class Connection(asyncio.Protocol):
 
 _CHUNKED_BY: Final = b"transfer-encoding"
 _FRAMING: Final = frozenset({b"content-length", _CHUNKED_BY})
-
-
-class Answer:
-    """An answer whose head has arrived; an `UpstreamAnswer`. `on_release` is told whether its connection is free."""
-
-    __slots__ = (
-        "_connection",
-        "_parts",
-        "_refused",
-        "_size",
-        "_stalled",
-        "buffered_bytes",
-        "ended",
-        "failure",
-        "headers",
-        "on_release",
-        "pieces",
-        "sink",
-        "status",
-    )
-
-    def __init__(self, connection: Connection) -> None:
-        self.status = 0
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.pieces: list[bytes] = []
-        self.buffered_bytes = 0
-        self.ended = False
-        self.failure: UpstreamError | None = None
-        self.on_release: Callable[[Connection, bool], None] | None = None
-        self._connection: Connection | None = connection
-        self._parts: list[bytes] = []
-        self._size = 0
-        self.sink: Sink | None = None
-        self._stalled = False
-        self._refused: Exception | None = None
-
-    async def next_piece(self) -> bytes:
-        """What has arrived, at least a byte; nothing at the body's end. Raises `UpstreamCut`, `UpstreamTimeout`."""
-        while not self.pieces:  # what came before a failure is read before it
-            if self.failure is not None:
-                raise self.failure
-            if self.ended:
-                return b""
-            if self._connection is None:
-                raise UpstreamCut("the answer was released before its end")
-            await self._connection.wait()
-        return self._taken()
-
-    def _taken(self) -> bytes:
-        pieces, self.pieces = self.pieces, []
-        self.buffered_bytes = 0
-        if self._connection is not None:
-            self._connection.resume()
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    async def read(self, limit_bytes: int) -> bytes:
-        """The whole body, undecoded. Raises `UpstreamTooLarge` once the limit is passed, and what `next_piece` raises.
-
-        A read that was cancelled can be taken up by another.
-        """
-        if not self.ended and self._announced() > limit_bytes:
-            raise UpstreamTooLarge(f"the answer is above {limit_bytes} bytes")
-        while piece := self._taken() if self.pieces else await self.next_piece():
-            self._parts.append(piece)
-            self._size += len(piece)
-            if self._size > limit_bytes:
-                raise UpstreamTooLarge(f"the answer is above {limit_bytes} bytes")
-            if self.ended and not self.pieces:
-                break
-        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-
-    def _announced(self) -> int:
-        return next((int(value) for name, value in self.headers if name.lower() == b"content-length"), 0)
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it arrives, undecoded. Raises what `next_piece` raises."""
-        while piece := await self.next_piece():
-            yield piece
-
-    async def pump(self, sink: Sink, drained: Drained) -> None:
-        """Give the body to `sink` as it arrives, in the event loop's own turn: a task that is woken for a piece costs
-        more than all that is done with it. As `UpstreamAnswer.pump` else."""
-        self.sink = sink
-        try:
-            self.deliver()
-            while self._connection is not None and self._refused is None:
-                if self._stalled:
-                    await drained()
-                    self._stalled = False
-                    self._connection.resume()
-                    self.deliver()
-                elif self.ended or self.failure is not None:
-                    break
-                else:
-                    await self._connection.wait()
-        finally:
-            self.sink = None
-            if self._stalled and self._connection is not None:
-                self._stalled = False
-                self._connection.resume()  # another reader may come
-        if self._refused is not None:
-            raise self._refused
-        if self.failure is not None:
-            raise self.failure
-
-    def deliver(self) -> None:
-        """What has arrived, to the sink; `pump` is woken where that can't go on."""
-        if self.sink is None or self._connection is None or self._stalled or not self.pieces or self._refused:
-            return
-        pieces, self.pieces = self.pieces, []
-        self.buffered_bytes = 0
-        try:
-            self._stalled = not self.sink(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-        except Exception as error:  # it is the pumping task's: there it is raised
-            self._refused = error
-        if self._stalled:
-            self._connection.pause()
-        else:
-            self._connection.resume()  # a burst may have been above what is kept
-        if self._stalled or self._refused is not None:
-            self._connection.wake()
-
-    def release(self) -> None:
-        """The connection is free again when the body was read to its end; else it is closed, which stops the
-        provider."""
-        connection, self._connection = self._connection, None
-        if connection is None:
-            return
-        free = connection.finish()
-        if not self.ended and self.failure is None:
-            self.failure = UpstreamCut("the answer was released before its end")
-            connection.wake()
-        if self.on_release is not None:
-            self.on_release(connection, free)

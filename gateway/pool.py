@@ -16,7 +16,8 @@ from typing import Final
 
 from yarl import URL
 
-from gateway.connection import Answer, Connection, StaleConnection
+from gateway.connection import Connection, StaleConnection
+from gateway.incoming import Answer
 from gateway.upstream import UpstreamCut, UpstreamRequest, UpstreamUnreachable
 
 UPLOAD_BYTES_PER_S: Final = 65_536  # the slowest upload that is waited for

@@ -16,7 +16,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from yarl import URL
 
-from gateway.connection import Answer
+from gateway.incoming import Answer
 from gateway.pool import ConnectionPool
 from gateway.proxied import ProxiedAnswer, ProxiedTransport
 from gateway.upstream import UpstreamRequest

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.connection import BUFFER_BYTES, Answer
+from gateway.connection import BUFFER_BYTES
+from gateway.incoming import Answer
 from gateway.upstream import UpstreamCut
 from tests.gateway.wires import OK, Wire, settle
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.connection import Answer, Connection
+from gateway.connection import Connection
+from gateway.incoming import Answer
 from gateway.upstream import UpstreamError, UpstreamTimeout, UpstreamUnreachable
 
 TIMEOUT_S: Final = 300.0
