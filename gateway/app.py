@@ -245,6 +245,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     rules = ProxyRules(
         EstimateRules(defaults.strict, defaults.min_output_tokens, defaults.estimated_output_tokens),
         settings.proxy_max_body_bytes,
+        defaults.upload_timeout_s,
         settings.payment_grace_days * DAY_S,
         defaults.expired_hold == "input",
     )

@@ -4,6 +4,7 @@ This file owns what an answer looks like on the wire: its framing (a length, chu
 HTTP/1.0), and that a broken one can't pass for a whole one. How requests are framed is aiohttp's (`gateway.edge`).
 """
 
+import asyncio
 import socket
 import struct
 from contextlib import suppress
@@ -69,29 +70,38 @@ class Call:
         self.begun = False
         self.whole = False
 
-    async def read(self, limit_bytes: int) -> bytes:
-        """The whole body, decoded. Raises `BodyTooLarge`, `BadBody`."""
+    async def read(self, limit_bytes: int, timeout_s: float | None = None) -> bytes:
+        """The whole body, decoded. Raises `BodyTooLarge`, and `BadBody` also where it is not here in time."""
         payload = self.payload
         if payload is EMPTY_PAYLOAD:
             return b""
         if int(self.headers.get("Content-Length", "0")) > limit_bytes:
             raise BodyTooLarge
-        if not payload.is_eof() and "Expect" in self.headers and self.version >= HttpVersion11:
-            self._write(CONTINUE)
-        parts: list[bytes] = []
-        size = 0
         try:
-            while part := payload.read_nowait() if payload.is_eof() else await payload.readany():
-                parts.append(part)
-                size += len(part)
-                if size > limit_bytes:
-                    raise BodyTooLarge
-                if payload.at_eof():
-                    break
+            if payload.is_eof():
+                return await self._rest(limit_bytes)
+            if "Expect" in self.headers and self.version >= HttpVersion11:
+                self._write(CONTINUE)
+            async with asyncio.timeout(timeout_s):
+                return await self._rest(limit_bytes)
+        except TimeoutError as error:
+            raise BadBody(f"The body did not arrive within {timeout_s:g} s: send it faster.") from error
         except RequestPayloadError as error:
             raise BadBody("The body could not be read: check its Content-Encoding and its framing.") from error
-        except ConnectionError as error:
+        except (ConnectionError, ClientGone) as error:
             raise BadBody("The body broke off.") from error
+
+    async def _rest(self, limit_bytes: int) -> bytes:
+        payload = self.payload
+        parts: list[bytes] = []
+        size = 0
+        while part := payload.read_nowait() if payload.is_eof() else await payload.readany():
+            parts.append(part)
+            size += len(part)
+            if size > limit_bytes:
+                raise BodyTooLarge
+            if payload.at_eof():
+                break
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def answer(self, status: int, lines: bytes, body: bytes) -> None:

@@ -59,6 +59,7 @@ class ProxyRules:
 
     estimate: EstimateRules
     max_body_bytes: int
+    upload_timeout_s: float
     grace_s: float
     charge_expired: bool = False
     """Whether a hold whose gateway died is charged at the estimate of its input."""
@@ -183,7 +184,7 @@ class Proxy:
 
     async def _read(self, call: Call) -> bytes:
         try:
-            return await call.read(self._rules.max_body_bytes)
+            return await call.read(self._rules.max_body_bytes, self._rules.upload_timeout_s)
         except BodyTooLarge as error:
             raise Refuse(refusals.too_large(self._rules.max_body_bytes)) from error
         except BadBody as error:

@@ -87,6 +87,7 @@ class Defaults:
     hold_ttl_s: float = _seconds(900, 1, 86_400, "longest life of a hold that nobody renews")
     disconnect_drain_s: float = _seconds(0, 0, 3600, "how long an upstream is read on after its client left")
     upstream_timeout_s: float = _seconds(600, 0.05, 86_400, "longest silence of an upstream")
+    upload_timeout_s: float = _seconds(300, 0.05, 86_400, "time for a client to send a request's body")
     max_unsettled: int = _whole(100_000, 1, 10_000_000, "debits that may wait for Postgres before 503")
     shutdown_grace_s: float = _seconds(30, 0, 3600, "time for running requests when the gateway stops")
     reconcile_interval_s: float = _seconds(300, 1, 86_400, "time between comparisons of Redis with the ledger")

@@ -21,6 +21,7 @@ from gateway.missing import MissingUsage
 from gateway.settings import ModelConfig, Settings
 from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat
 from tests.gateway.exchanges import (
+    BOUND_S,
     CACHED,
     DONE,
     INPUT,
@@ -632,6 +633,20 @@ async def test_a_client_that_leaves_while_it_uploads(gateway: Gateway, caplog: p
     assert (await ask(customer, chat())).status == 200
     await the_event(customer)
     assert "Traceback" not in caplog.text
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(make_gateway: MakeGateway) -> None:
+    gateway = await make_gateway(upload_timeout_s=0.05)
+    customer = await gateway.customer()
+    where = gateway.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(where[0], int(where[1]))
+    writer.write(head(customer, "Content-Length: 1000") + b'{"model": ')
+    async with asyncio.timeout(BOUND_S):
+        said = await reader.readuntil(b"}}")
+    writer.close()
+    assert said.startswith(b"HTTP/1.1 400 ")
+    assert b"did not arrive within 0.05 s" in said
+    assert b'"code":"invalid_request_error"' in said
 
 
 async def test_a_failure_of_ours_says_nothing_of_itself(
