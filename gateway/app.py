@@ -255,6 +255,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     health = Health(engine)
     reads = Reads(runtime, proxy, router, metrics, health)
     app = web.Application(client_max_size=settings.proxy_max_body_bytes)
+    app.on_response_prepare.append(_without_server)
     setup(app, runtime.services)
     jobs = Jobs(engine, runtime.database, proxy, metrics, runtime.admin_api_key, new_id())
     add_routes(app, proxy, reads, jobs, dialect.endpoints)
@@ -282,6 +283,11 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         for transport in transports.values():
             await transport.close()
         tokenizer.close()
+
+
+async def _without_server(_: web.Request, response: web.StreamResponse) -> None:
+    """What versions serve here is nobody's business."""
+    response.headers.pop("Server", None)
 
 
 async def _housekeeping(runtime: Runtime) -> None:

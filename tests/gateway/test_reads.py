@@ -52,6 +52,13 @@ async def test_models_are_those_that_the_key_may_use(make_gateway: MakeGateway, 
         refusal(await fetch(customer.get(f"/v1/models/{name}")), 404, "model_not_found")
 
 
+async def test_no_answer_tells_what_software_serves_it(gateway: Gateway) -> None:
+    customer = await gateway.customer()
+    for path in ("/healthz", "/v1/models", "/api/account/balance", "/api/nothing", "/nothing"):
+        assert "Server" not in (await fetch(customer.get(path))).headers
+    assert "Server" not in (await ask(customer, chat())).headers
+
+
 async def test_a_key_sees_its_limits_and_what_is_left(make_gateway: MakeGateway, upstream: Upstream) -> None:
     gate = Gate(saying(answer()))
     gateway = await make_gateway(await upstream(gate.serve))
