@@ -2,14 +2,16 @@
 
 This file owns invariants I2 to I4 of the protocol, checked on the running system: the balance, the sum of holds, every
 window's counter, and that no debit of the epoch is missing. Redis is read at one moment, Postgres in one snapshot after
-every debit up to that moment is in it; what changed meanwhile is told apart by the cursors. Correcting means a new
-epoch: everything is loaded again, no balance is ever written by hand.
+every debit up to that moment is in it; what changed meanwhile is told apart by the cursors. Accounts are surveyed in
+batches; the few that seem to differ are looked at again alone, and only what differs then counts. Correcting means a
+new epoch: everything is loaded again, no balance is ever written by hand.
 """
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
@@ -18,10 +20,12 @@ from billing.holds.connection import Link
 from billing.holds.keyspace import Keyspace
 from billing.holds.loader import Loader
 from billing.holds.partitions import Partition, Partitions
+from billing.holds.sightings import ATTEMPTS, SCAN_COUNT, Seen, Sightings, held_in, steady, window_name
+from billing.holds.survey import Survey
 from billing.holds.sync import Corrections
 from billing.holds.windows import Since, read_counters
-from billing.ledger.postgres import Connection, Database, queries
-from billing.quotas import Metric, Quota, Window, parse_quotas, window_id
+from billing.ledger.postgres import Connection, Database, Row, queries
+from billing.quotas import Quota, parse_quotas, window_id
 
 logger = logging.getLogger(__name__)
 
@@ -30,11 +34,15 @@ ACCOUNTS: Final = _sql("reconcile_accounts")
 ACCOUNT: Final = _sql("reconcile_account")
 KEYS_OF_ACCOUNT: Final = _sql("keys_of_account")
 READ_PARTITION: Final = _sql("partitions_read")
+READ_CLOCK: Final = "SELECT clock_timestamp()"
 
 PAGE: Final = 500
-ATTEMPTS: Final = 5
+BATCH_SUBJECTS: Final = 300
+"""Accounts and keys with windows that are surveyed at once; an account with more is a batch by itself."""
+REST_SHARE: Final = 1.0
+"""Of the time that a batch took, before the next begins: reconciling leaves half of a core to requests, at least."""
+MOST_REST_S: Final = 0.5
 SECOND_LOOK_S: Final = 0.3
-SCAN_COUNT: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +64,13 @@ class Report:
     drifts: tuple[Drift, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """An account in Redis at one moment: its state, its keys' states, and its open holds."""
+@dataclass(slots=True)
+class _Totals:
+    """A report in the making."""
 
-    state: AccountState
-    keys: dict[str, KeyState]
-    holds: tuple[Entry, ...]
-    steady: bool
+    accounts: int = 0
+    busy: int = 0
+    drifts: list[Drift] = field(default_factory=list)
 
 
 class Reconciler:
@@ -84,25 +91,58 @@ class Reconciler:
         self._partitions = partitions
         self._loader = loader
         self._corrections = corrections
+        self._survey = Survey(database, Sightings(link, keyspace, loader), loader)
 
     async def run(self) -> Report:
         """Compare everything. Raises `DatabaseError`, `RedisError`, `NotReady`, `TimeoutError`."""
-        accounts, busy = 0, 0
-        drifts: list[Drift] = []
-        for partition in self._partitions.all:
-            epoch = await self._partitions.ensure(partition)
-            after = ""
-            while rows := await self._database.rows(ACCOUNTS, after, epoch, PAGE):
-                after = rows[-1]["id"]
-                for row in rows:
-                    if self._keys.partition_of(row["id"]) != partition.number:
-                        continue
-                    found, steady = await self.check(partition, row["id"])
-                    accounts, busy = accounts + 1, busy + (not steady)
-                    drifts += found
-        for drift in drifts:
+        totals, took_s = _Totals(), 0.0
+        async for partition, batch in self._batches():
+            await asyncio.sleep(min(took_s * REST_SHARE, MOST_REST_S))
+            began_s = time.monotonic()
+            await self._compare_batch(partition, batch, totals)
+            took_s = time.monotonic() - began_s
+        for drift in totals.drifts:
             logger.error("drift: %s", drift)
-        return Report(accounts, busy, tuple(drifts))
+        return Report(totals.accounts, totals.busy, tuple(totals.drifts))
+
+    async def _batches(self) -> AsyncIterator[tuple[Partition, list[Row]]]:
+        """Accounts that Redis was loaded with, by partition, in batches of about BATCH_SUBJECTS."""
+        partitions = self._partitions.all
+        epochs = [await self._partitions.ensure(partition) for partition in partitions]
+        batches: list[list[Row]] = [[] for _ in partitions]
+        sizes, distinct, after = [0] * len(partitions), sorted(set(epochs)), ""
+        while rows := await self._database.rows(ACCOUNTS, after, distinct, PAGE):
+            after = rows[-1]["id"]
+            for row in rows:
+                number = self._keys.partition_of(row["id"])
+                if row["hyd_epoch"] != epochs[number]:
+                    continue
+                if batches[number] and sizes[number] + row["subjects"] > BATCH_SUBJECTS:
+                    yield partitions[number], batches[number]
+                    batches[number], sizes[number] = [], 0
+                batches[number].append(row)
+                sizes[number] += row["subjects"]
+        for partition, batch in zip(partitions, batches, strict=True):
+            if batch:
+                yield partition, batch
+
+    async def _compare_batch(self, partition: Partition, batch: Sequence[Row], totals: _Totals) -> None:
+        """Survey these accounts, and look at those that seem to differ once more, after a moment, each alone."""
+        await self._partitions.ensure(partition)
+        for row in batch:
+            if row["untold"]:
+                await self._corrections.sync(partition, row["id"])
+        found = await self._survey.compare(partition, [row["id"] for row in batch])
+        for account_id in found.untold:
+            await self._corrections.sync(partition, account_id)
+        totals.accounts += len(batch)
+        totals.busy += len(found.busy - found.suspects.keys())
+        if found.suspects:
+            await asyncio.sleep(SECOND_LOOK_S)
+        for account_id, whats in found.suspects.items():
+            again, compared = await self._check(partition, account_id)
+            totals.busy += not compared
+            totals.drifts += [drift for drift in again if drift.what in whats]
 
     async def check(self, partition: Partition, account_id: str) -> tuple[list[Drift], bool]:
         """The differences of one account, and whether its holds and windows could be compared.
@@ -110,15 +150,16 @@ class Reconciler:
         A difference counts when it is still there at a second look: a debit that went the ledger's own way is told to
         Redis a moment after Postgres has it.
         """
-        found, steady = await self._check(partition, account_id)
+        found, compared = await self._check(partition, account_id)
         if found:
             await asyncio.sleep(SECOND_LOOK_S)
-            again, steady = await self._check(partition, account_id)
+            again, compared = await self._check(partition, account_id)
             found = [drift for drift in again if any(drift.what == first.what for first in found)]
-        return found, steady
+        return found, compared
 
     async def _check(self, partition: Partition, account_id: str) -> tuple[list[Drift], bool]:
         await self._corrections.sync(partition, account_id)
+        looked_at = await self._database.value(READ_CLOCK)
         seen = None
         for _ in range(ATTEMPTS):
             seen = await self._look(partition, account_id)
@@ -132,9 +173,9 @@ class Reconciler:
             row = await connection.fetchrow(READ_PARTITION, partition.number)
             if row is None or row["epoch"] != state.epoch:
                 return [], True
-            return await self._compare(connection, account_id, seen, row["began_at"]), seen.steady
+            return await self._compare(connection, account_id, seen, row["began_at"], looked_at), seen.steady
 
-    async def _look(self, partition: Partition, account_id: str) -> _Seen | None:
+    async def _look(self, partition: Partition, account_id: str) -> Seen | None:
         account_key = self._keys.account(account_id)
         raw = await self._link.command("GET", account_key)
         before = AccountState.unpack(raw) if raw else None
@@ -155,10 +196,11 @@ class Reconciler:
         after = AccountState.unpack(raw) if raw else None
         if after is None:
             return None
-        steady = (before.hold_version, before.dseq, before.xseq) == (after.hold_version, after.dseq, after.xseq)
-        return _Seen(before, keys, tuple(holds), steady)
+        return Seen(before, keys, tuple(holds), steady(before, after))
 
-    async def _compare(self, connection: Connection, account_id: str, seen: _Seen, began_at: datetime) -> list[Drift]:
+    async def _compare(
+        self, connection: Connection, account_id: str, seen: Seen, began_at: datetime, looked_at: datetime
+    ) -> list[Drift]:
         state = seen.state
         row = await connection.fetchrow(ACCOUNT, account_id, state.xseq, state.epoch, state.dseq, began_at)
         if row is None:
@@ -169,7 +211,7 @@ class Reconciler:
         if seen.steady:
             drifts.append(Drift(account_id, "held", state.held_nano, sum(hold.cost_nano for hold in seen.holds)))
             drifts.append(Drift(account_id, "running", state.running, len(seen.holds)))
-            since = Since(state.epoch, state.dseq, state.xseq, began_at)
+            since = Since(state.epoch, state.dseq, state.xseq, looked_at)
             quotas = self._loader.account_quotas(row["plan"], row["quotas"])
             if row["version"] == state.principal_version:
                 drifts += await _windows(connection, account_id, None, quotas, state.counters, seen.holds, state, since)
@@ -209,25 +251,6 @@ async def _windows(
         if quota is None or counter.pending or counter.window_id != window_id(quota.window, state.now_s):
             continue
         (base,) = await read_counters(connection, account_id, key_id, [quota], state.now_s, since)
-        held = sum(_held(hold, quota, counter, key_id is not None) for hold in holds)
-        name = f"{key_id or 'account'} {Window(quota.window).name}:{quota.metric.name}"
-        drifts.append(Drift(account_id, name, counter.used, base.used + held))
+        held = sum(held_in(hold, quota, counter, key_id is not None) for hold in holds)
+        drifts.append(Drift(account_id, window_name(key_id, quota), counter.used, base.used + held))
     return drifts
-
-
-def _held(hold: Entry, quota: Quota, counter: Counter, of_key: bool) -> int:
-    """What an open hold adds to a counter."""
-    tags = hold.key_tags if of_key else hold.account_tags
-    if quota.tag not in tags or window_id(quota.window, hold.at_ms // 1000) != counter.window_id:
-        return 0
-    match quota.metric:
-        case Metric.requests:
-            return 1
-        case Metric.tokens:
-            return hold.input_tokens + hold.output_tokens
-        case Metric.input_tokens:
-            return hold.input_tokens
-        case Metric.output_tokens:
-            return hold.output_tokens
-        case Metric.cost:
-            return hold.cost_nano
