@@ -163,7 +163,8 @@ class Recovery:
         waiting: list[Debit] = []
         gone: list[str] = []
         held: dict[str, list[str]] = {}
-        settled, voided = 0, 0
+        orphans: dict[str, list[tuple[str, Entry]]] = {}
+        settled = voided = 0
         async for field, raw in self._link.scan_hash(self._keys.journal(partition.number).decode(), SCAN_COUNT):
             entry, request_id = Entry.unpack(raw), field.decode()
             age_ms = now_ms - entry.at_ms
@@ -175,11 +176,12 @@ class Recovery:
             elif entry.gateway != self._gateway_id:
                 held.setdefault(entry.gateway, []).append(request_id)
             elif request_id not in self._live and age_ms > ORPHAN_AGE_MS:
-                self._void_orphan(partition, request_id, entry)
-                voided += 1
+                orphans.setdefault(entry.account_id, []).append((request_id, entry))
             if len(waiting) >= SETTLED_ROWS:
                 settled += await self._write(waiting)
         settled += await self._write(waiting)
+        for account_id, found in orphans.items():
+            voided += await self._void_orphans(partition, account_id, found)
         if others and held:
             # Asked after the holds were seen: a gateway takes its lease before its first one.
             living = {row["id"] for row in await self._database.rows(LIVE_GATEWAYS)}
@@ -198,10 +200,19 @@ class Recovery:
             await self._outbox.acknowledge(batch, await write_debits(self._database, batch))
         return len(batch)
 
-    def _void_orphan(self, partition: Partition, request_id: str, entry: Entry) -> None:
-        account_key = self._keys.account(entry.account_id)
-        key_key = self._keys.key(entry.account_id, entry.key_id)
-        self._submit(partition, VoidItem(request_id.encode(), account_key, key_key))
+    async def _void_orphans(self, partition: Partition, account_id: str, orphans: list[tuple[str, Entry]]) -> int:
+        """Give back holds of this gateway that no request has any more; how many.
+
+        One of them may have been settled by the ledger's own way, when Redis did not answer, and that correction is
+        what ends it. Given back before, it would leave room for another request, and then be counted after all.
+        """
+        if not await self._corrections.sync(partition, account_id):
+            return 0
+        account_key = self._keys.account(account_id)
+        for request_id, entry in orphans:
+            key_key = self._keys.key(account_id, entry.key_id)
+            self._submit(partition, VoidItem(request_id.encode(), account_key, key_key))
+        return len(orphans)
 
     async def _expire(self, partition: Partition, request_ids: list[str]) -> None:
         """Claim holds, let Postgres decide about them, and end those whose account has been told. Together: a gateway

@@ -12,7 +12,7 @@ from billing.holds import recovery
 from billing.holds.codec import CLAIMED, HELD, SETTLED, VERSION, pack_text
 from billing.holds.engine import EngineSettings
 from billing.holds.hold import Hold, SettlementLost
-from billing.ledger.debits import encode_debit
+from billing.ledger.debits import encode_debit, write_debits
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
 from tests.billing.holds.conftest import MakeWorld, World, debit, need
@@ -173,6 +173,33 @@ async def test_own_holds_that_nobody_knows_of_are_given_back(world: World) -> No
 
     await eventually(is_gone)
     assert await debits(world) == {}
+    await assert_agreed(world, principal.account_id)
+
+
+async def test_an_own_hold_that_the_ledger_has_settled_is_ended_by_that_and_never_given_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis did not answer, the debit went to Postgres, and Redis has the hold still: given back before it is told, it
+    would make room in windows for a request too many."""
+    principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,), quotas=(MINUTE_REQUESTS,))
+    hold = await hold_one(world, principal)
+    await write_debits(world.database, [debit(hold.id, principal, admitted_at_ms=hold.admitted_at_ms)])
+    del world.engine.holds.live[hold.id]
+
+    async def not_now(*_: object) -> bool:
+        return False
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.engine.corrections, "sync", not_now)
+        assert (await world.engine.recovery.sweep(partition_of(world))).voided == 0
+        assert (await entries(world, principal.account_id))[hold.id].state == HELD
+    await world.engine.recovery.sweep(partition_of(world))
+
+    async def ended() -> bool:
+        return await entries(world, principal.account_id) == {}
+
+    await eventually(ended)
+    assert await debits(world) == {hold.id: 500}
     await assert_agreed(world, principal.account_id)
 
 
