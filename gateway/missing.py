@@ -1,7 +1,7 @@
 """What is charged when an answer came but its usage did not (`missing_usage`): an estimate, the hold, or nothing."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
@@ -39,7 +39,7 @@ class MissingUsage:
         """
         if self._policy == "hold":
             usage = Usage(input_tokens=hold.need.input_tokens, output_tokens=hold.output_tokens)
-            return Guess(usage, replace(exchange.charge(usage, None), charged_nano=hold.cost_nano))
+            return Guess(usage, msgspec.structs.replace(exchange.charge(usage, None), charged_nano=hold.cost_nano))
         if self._policy == "free":
             return Guess(Usage(), Charge(0, 0, None))
         output = await self._tokenizer.count_off_loop(text, exchange.route.vocabulary)
