@@ -22,7 +22,7 @@ from tests.billing.holds.model_machine import Machine
 from tests.billing.holds.model_traffic import ROOM
 
 PROFILE: Final = os.environ.get("HYPOTHESIS_PROFILE", "default")
-SIZES: Final = {"default": (80, 40), "long": (2000, 80)}
+SIZES: Final = {"default": (50, 40), "long": (2000, 80)}
 """Examples and steps of each machine on each server by profile."""
 
 
