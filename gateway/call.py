@@ -135,11 +135,6 @@ class Call:
         self._write(head + data if head is not None else data)
         return not self._protocol._paused
 
-    async def write(self, data: bytes) -> None:
-        """A piece of the answer, at the pace at which the client takes it. Raises `ClientGone`."""
-        if not self.put(data):
-            await self._drained()
-
     async def end(self, last: bytes) -> None:
         """The last piece, which may be empty, and the answer's end in one. Raises `ClientGone`."""
         head, self._head = self._head or b"", None

@@ -191,6 +191,9 @@ class Forwarder:
         except asyncio.CancelledError:  # the client has left: what goes on without it releases the answer
             self._holds.hand_over(hold, self._settle_cut(exchange, hold, answer, watch, True))
             raise
+        except Exception:  # a fault of ours: the connection must not stay in use
+            answer.release()
+            raise
         try:
             if failure is None and call.begun:
                 return await self._end(call, exchange, hold, watch)
@@ -260,7 +263,8 @@ class Forwarder:
         logger.info("request %s: %s: %s", hold.id, type(failure).__name__, failure)
         gone = isinstance(failure, ClientGone)
         await self._to_its_end(hold, self._settle_cut(exchange, hold, answer, watch, gone))
-        if call.unsent and not gone:
+        free = watch.tap.reported is None and not watch.tap.began_output
+        if free and call.unsent and not gone:  # a refusal costs nothing: what was charged is cut instead
             return self._refuse(call, exchange, refusals.upstream_error())
         self._count(exchange, CLIENT_GONE if gone else 502)
         return call.abort()

@@ -144,19 +144,6 @@ class Reconciler:
             totals.busy += not compared
             totals.drifts += [drift for drift in again if drift.what in whats]
 
-    async def check(self, partition: Partition, account_id: str) -> tuple[list[Drift], bool]:
-        """The differences of one account, and whether its holds and windows could be compared.
-
-        A difference counts when it is still there at a second look: a debit that went the ledger's own way is told to
-        Redis a moment after Postgres has it.
-        """
-        found, compared = await self._check(partition, account_id)
-        if found:
-            await asyncio.sleep(SECOND_LOOK_S)
-            again, compared = await self._check(partition, account_id)
-            found = [drift for drift in again if any(drift.what == first.what for first in found)]
-        return found, compared
-
     async def _check(self, partition: Partition, account_id: str) -> tuple[list[Drift], bool]:
         await self._corrections.sync(partition, account_id)
         looked_at = await self._database.value(READ_CLOCK)

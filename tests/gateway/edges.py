@@ -236,12 +236,18 @@ async def echo(call: Call) -> None:
     return call.answer(200, b"X-Endpoint: %b\r\n" % call.endpoint.encode(), b"metered " + body)
 
 
+async def paced(call: Call, data: bytes) -> None:
+    """Write a piece, and wait until the client can take another."""
+    if not call.put(data):
+        await call.flushed()
+
+
 async def streamed(call: Call) -> None:
     """Answers with what it got, piece by piece."""
     body = await call.read(LIMIT_BYTES)
     call.begin(200, b"Content-Type: text/event-stream\r\n")
     for start in range(0, len(body), 3):
-        await call.write(body[start : start + 3])
+        await paced(call, body[start : start + 3])
         await asyncio.sleep(0)
     await call.end(b"")
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from gateway.call import BadBody, BodyTooLarge, Call, ClientGone
-from tests.gateway.edges import ENCODED, METERED, Cut, Gate, chunked, edge, get, on_both_loops, post, until
+from tests.gateway.edges import ENCODED, METERED, Cut, Gate, chunked, edge, get, on_both_loops, paced, post, until
 
 PATHS = pytest.mark.parametrize("path", [METERED, ENCODED])
 LIMIT_BYTES = 1_000
@@ -84,7 +84,7 @@ async def test_an_answer_in_pieces(path: str) -> None:
         call.begin(200, b"")
         assert (call.begun, call.unsent) == (True, True)
         for piece in (b"", b"one ", b"", b"two "):
-            await call.write(piece)
+            await paced(call, piece)
             assert not call.unsent
         await call.end(b"three" if "X-Last" in call.headers else b"")
 
@@ -152,7 +152,7 @@ async def test_an_answer_that_was_broken_off_is_not_whole(begun: bool, version: 
 async def _break_off(call: Call, gate: Gate, begun: bool) -> None:
     if begun:
         call.begin(200, b"")
-        await call.write(b"begun")
+        await paced(call, b"begun")
     await gate.wait()
     call.abort()
 
@@ -167,7 +167,7 @@ async def test_a_client_that_does_not_read_stalls_the_answer(path: str) -> None:
         nonlocal written
         call.begin(200, b"")
         for _ in range(pieces):
-            await call.write(piece)
+            await paced(call, piece)
             written += 1
         await call.end(b"")
 
@@ -205,7 +205,7 @@ async def test_a_whole_answer_that_is_not_read_holds_the_next_call_back(path: st
 
 @on_both_loops
 async def test_writing_to_a_client_that_has_left() -> None:
-    """`write` and `end` say so; an answer is dropped."""
+    """`put` and `end` say so; an answer is dropped."""
     ended = asyncio.Event()
     raised: list[str] = []
 
@@ -214,11 +214,11 @@ async def test_writing_to_a_client_that_has_left() -> None:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
             call.begin(200, b"")
-            for step in (call.write, call.end):
-                try:
-                    await step(b"x")
-                except ClientGone:
-                    raised.append(step.__name__)
+            with pytest.raises(ClientGone):
+                call.put(b"x")
+            with pytest.raises(ClientGone):
+                await call.end(b"x")
+            raised.extend(("put", "end"))
             call.answer(200, b"", b"nobody reads it")
             call.abort()
             await call.flushed()
@@ -231,7 +231,7 @@ async def test_writing_to_a_client_that_has_left() -> None:
         await until(lambda: bool(served.ways))
         await client.leave()
         await ended.wait()
-        assert raised == ["write", "end"]
+        assert raised == ["put", "end"]
         await served.empty()
 
 

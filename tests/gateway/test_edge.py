@@ -18,6 +18,7 @@ from tests.gateway.edges import (
     edge,
     get,
     on_both_loops,
+    paced,
     post,
     streamed,
     until,
@@ -266,7 +267,7 @@ async def _raise_before(call: Call) -> None:
 
 async def _raise_within(call: Call) -> None:
     call.begin(200, b"")
-    await call.write(b"begun")
+    await paced(call, b"begun")
     await _raise_before(call)
 
 

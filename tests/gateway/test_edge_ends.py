@@ -19,6 +19,7 @@ from tests.gateway.edges import (
     edge,
     get,
     on_both_loops,
+    paced,
     post,
     until,
 )
@@ -39,7 +40,7 @@ async def _read_slowly(call: Call, gate: Gate) -> None:
 
 async def _stop_in_the_answer(call: Call, gate: Gate) -> None:
     call.begin(200, b"")
-    await call.write(b"begun")
+    await paced(call, b"begun")
     await gate.wait()
     await call.end(b"")
 
@@ -48,7 +49,7 @@ async def _write_without_end(call: Call, gate: Gate) -> None:
     call.begin(200, b"")
     gate.reached.set()
     while True:
-        await call.write(b"x" * 100_000)
+        await paced(call, b"x" * 100_000)
 
 
 async def _answer_hugely(call: Call, gate: Gate) -> None:

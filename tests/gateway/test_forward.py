@@ -482,6 +482,25 @@ async def test_a_stream_of_garbage_never_ends_well_and_is_free(make_gateway: Mak
     await assert_free(customer)
 
 
+async def test_a_stream_that_is_charged_is_never_refused(make_gateway: MakeGateway, upstream: Upstream) -> None:
+    """Compressed, all of it is held back until its end is paid for; then it breaks off without one."""
+    packed = gzip.compress(b"".join((WORDS[0], usage_chunk())))
+
+    async def reply(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={**SSE, "Content-Encoding": "gzip"})
+        await response.prepare(request)
+        await response.write(packed)
+        assert request.transport is not None
+        request.transport.abort()
+        return response
+
+    gateway = await make_gateway(await upstream(reply))
+    customer = await gateway.customer()
+    with pytest.raises(aiohttp.ServerDisconnectedError):  # not a 502, which would say that it was free
+        await ask(customer, STREAM)
+    await the_event(customer, 10 * INPUT + 5 * OUTPUT)
+
+
 async def test_garbage_within_a_stream_harms_nothing(make_gateway: MakeGateway, upstream: Upstream) -> None:
     pieces = (WORDS[0], b"data: {half\n\n", b"nonsense\n\n", *WORDS[1:], usage_chunk(), DONE)
     gateway = await make_gateway(await upstream(streaming(*pieces)))
