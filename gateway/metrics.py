@@ -85,9 +85,9 @@ COUNTERS: Final = {
 HISTOGRAMS: Final = {
     "hold_latency_seconds": _Histogram("Time to take a hold.", STEP_BOUNDS),
     "settle_latency_seconds": _Histogram("Time to settle or void a hold.", STEP_BOUNDS),
-    "upstream_latency_seconds": _Histogram("Time from forwarding to the answer's end.", PROVIDER_BOUNDS, ("provider",)),
+    "upstream_latency_seconds": _Histogram("Time from forwarding to the answer's head.", PROVIDER_BOUNDS, ("provider",)),
     "time_to_first_byte_seconds": _Histogram(
-        "Time from forwarding to the answer's first byte.", PROVIDER_BOUNDS, ("provider",)
+        "Time from a stream's request to its first byte from the provider.", PROVIDER_BOUNDS, ("provider",)
     ),
 }
 
@@ -188,13 +188,13 @@ class Metrics:
         self._settle[-1] += seconds
 
     def upstream_latency(self, provider: str, seconds: float) -> None:
-        """Time from forwarding one request to the end of its answer."""
+        """Time from forwarding one request to the head of its answer."""
         cell = self._upstream[provider]
         cell[bisect_left(PROVIDER_BOUNDS, seconds)] += 1
         cell[-1] += seconds
 
     def time_to_first_byte(self, provider: str, seconds: float) -> None:
-        """Time from forwarding one request to the first byte of its answer's body."""
+        """Time from the arrival of one streamed request to the first byte of its answer's body."""
         cell = self._first_byte[provider]
         cell[bisect_left(PROVIDER_BOUNDS, seconds)] += 1
         cell[-1] += seconds
