@@ -85,7 +85,7 @@ COUNTERS: Final = {
 HISTOGRAMS: Final = {
     "hold_latency_seconds": _Histogram("Time to take a hold.", STEP_BOUNDS),
     "settle_latency_seconds": _Histogram("Time to settle or void a hold.", STEP_BOUNDS),
-    "upstream_latency_seconds": _Histogram("Time from forwarding to the answer's head.", PROVIDER_BOUNDS, ("provider",)),
+    "upstream_latency_seconds": _Histogram("Time from sending to the answer's head.", PROVIDER_BOUNDS, ("provider",)),
     "time_to_first_byte_seconds": _Histogram(
         "Time from a stream's request to its first byte from the provider.", PROVIDER_BOUNDS, ("provider",)
     ),
