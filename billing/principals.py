@@ -7,7 +7,7 @@ refused counter is looked up here.
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from billing.plans import Plan
 from billing.quotas import Quota, Window
@@ -15,8 +15,8 @@ from billing.quotas import Quota, Window
 Status = Literal["active", "past_due", "suspended", "closed"]
 Subject = Literal["key", "plan", "account"]
 
-MAX_LIMIT_SETS: Final = 256
-"""Packed limits kept per principal, one per model that it asks for."""
+MAX_KEPT: Final = 256
+"""What is kept for a principal, at most so many models and features."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ class Limits:
     account: tuple[Limit, ...]
     key: tuple[Limit, ...]
     packed: bytes
-    minute: tuple[Limit, ...]
-    """Those with a minute window, account first: `admit` answers what they have used."""
+    minute: tuple[tuple[str, int], ...]
+    """Metric and limit of those with a minute window, account first: `admit` answers what they have used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,8 @@ class Principal:
     created_at_s: float
     expires_at_s: float | None
     revoked_at_s: float | None
-    _limits: dict[tuple[str, str], Limits] = field(default_factory=dict, repr=False, compare=False)
+    kept: dict[tuple[str, str, str], Any] = field(default_factory=dict, repr=False, compare=False)
+    """What a gateway's admission has worked out for a model and feature; it goes with the principal."""
 
     def usable_key(self, now_s: float) -> bool:
         """Whether the key is neither revoked nor expired."""
@@ -79,24 +80,19 @@ class Principal:
 
     def allows_model(self, model: str) -> bool:
         """Whether both the key and the plan allow this resolved model entry; names may end in `*`."""
+        if self.models is None and self.plan.models is None:
+            return True
         return _matches(self.models, model) and _matches(self.plan.models, model)
 
     def limits_for(self, model: str, feature: str) -> Limits:
-        """The limits on this model, made once and kept."""
-        limits = self._limits.get((model, feature))
-        if limits is None:
-            if len(self._limits) >= MAX_LIMIT_SETS:
-                self._limits.clear()
-            limits = self._limits[model, feature] = self._make_limits(model, feature)
-        return limits
-
-    def _make_limits(self, model: str, feature: str) -> Limits:
+        """The limits on this model."""
         account = _tightest(
             [("plan", quota) for quota in self.plan.quotas if quota.applies_to(model, feature)]
             + [("account", quota) for quota in self.account_quotas if quota.applies_to(model, feature)]
         )
         key = _tightest([("key", quota) for quota in self.key_quotas if quota.applies_to(model, feature)])
-        minute = tuple(limit for limit in account + key if limit.quota.window is Window.minute)
+        minutes = [limit.quota for limit in account + key if limit.quota.window is Window.minute]
+        minute = tuple((quota.metric.name, quota.limit) for quota in minutes)
         return Limits(account, key, pack_limits(account) + pack_limits(key), minute)
 
     def every_limit(self) -> list[Limit]:

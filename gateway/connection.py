@@ -107,11 +107,14 @@ class Connection(asyncio.Protocol):
         else:
             transport.write(head + body)
         self._watch_from(upload_s)
+        waiter = self._waiter = self._loop.create_future()
         try:
-            await self.wait()
+            await waiter
         except BaseException:
             self.close()
             raise
+        finally:
+            self._waiter = None
         if answer.failure is not None and not answer.status:
             raise answer.failure
         return answer

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import msgspec
 
 from billing.holds.decision import Need, NeedTooLarge
-from billing.prices import MULTIPLIERS, PriceRow, round_up
+from billing.prices import PriceRow, round_up
 from billing.usage import MAX_COUNT, Usage
 from gateway.providers.dialect import ParsedRequest
 from gateway.routing import Route
@@ -49,8 +49,11 @@ def worst_case(
     rates = route.rates
     if rates is None:
         raise NotPriced(f"The model `{route.entry}` has no price here")
-    _check_priced(parsed, route.entry, rates.row)
     row, markup, choices = rates.row, markup_of(route, plan_markup_scaled), parsed.choices
+    if parsed.has_output and rates.output_unpriced:
+        raise NotPriced(f"The model `{route.entry}` has no price for output here")
+    if parsed.service_tier == "priority" and "priority" not in (row.multipliers or {}):
+        raise NotPriced(f"The model `{route.entry}` has no price for the service tier `priority` here")
     bound = _input_bound(parsed, route.entry, row, rules)
     input_tokens = (bound if counted is None else min(bound, counted)) * choices
     least, most = _output_bounds(parsed, route, rules)
@@ -58,14 +61,6 @@ def worst_case(
         raise NeedTooLarge(f"all its choices together may have more than {MAX_COUNT} tokens")
     unit = rates.unit_nano(markup) * choices if parsed.has_output else 0
     return Need(input_tokens, rates.input_nano(input_tokens, markup), unit, choices, least, most)
-
-
-def _check_priced(parsed: ParsedRequest, entry: str, row: PriceRow) -> None:
-    """What a request may bring must have a price, which may be zero: nothing is free because a row forgot it."""
-    if parsed.has_output and "input" in row.per_million and "output" not in row.per_million:
-        raise NotPriced(f"The model `{entry}` has no price for output here")
-    if parsed.service_tier == "priority" and "priority" not in (row.multipliers or {}):
-        raise NotPriced(f"The model `{entry}` has no price for the service tier `priority` here")
 
 
 def _input_bound(parsed: ParsedRequest, entry: str, row: PriceRow, rules: EstimateRules) -> int:
@@ -109,6 +104,7 @@ def charge(usage: Usage, route: Route, markup_scaled: int, service_tier: str | N
     if route.rates is None:
         raise NotPriced(f"The model `{route.entry}` has no price here")
     row = route.rates.row
-    multiplier = service_tier if service_tier in MULTIPLIERS and service_tier in (row.multipliers or {}) else None
+    multiplier = service_tier if row.multipliers and service_tier in row.multipliers else None
     scaled = row.cost_scaled(usage, multiplier)
-    return Charge(round_up(scaled), round_up(scaled, markup_scaled), multiplier)
+    cost_nano = round_up(scaled)
+    return Charge(cost_nano, round_up(scaled, markup_scaled) if markup_scaled else cost_nano, multiplier)

@@ -74,34 +74,31 @@ class ConnectionPool:
 
     async def send(self, request: UpstreamRequest) -> Answer:
         """The answer's head. Raises `UpstreamUnreachable` and `UpstreamTimeout`."""
-        target = self._target(request)
-        body = request.body
+        target = self._targets.get((request.method, request.url)) or self._target(request)
+        origin, body = target.origin, request.body
         framing = b"Content-Length: %d\r\n\r\n" % len(body) if body or request.method not in BODILESS else b"\r\n"
-        head = target.begins + request.headers + framing
+        head, upload_s = target.begins + request.headers + framing, len(body) / UPLOAD_BYTES_PER_S
         if self._free > 0:
             self._free -= 1
         else:
-            await self._wait_for_a_free_one(target.origin)
+            await self._wait_for_a_free_one(origin)
+        connection: Connection | None = None
         try:
-            connection = self._idle(target.origin)
-            if connection is None:
-                connection = await self._connect(target.origin)
+            connection = self._idle(origin) or await self._connect(origin)
+            self._used[connection] = origin
             try:
-                return await self._send(target.origin, connection, head, body)
+                answer = await connection.send(head, body, upload_s)
             except StaleConnection:
                 if request.method not in BODILESS and IDEMPOTENCY_KEY not in request.headers.lower():
                     raise
-            return await self._send(target.origin, await self._connect(target.origin), head, body)
+                del self._used[connection]
+                connection = await self._connect(origin)
+                self._used[connection] = origin
+                answer = await connection.send(head, body, upload_s)
         except BaseException:
+            if connection is not None:
+                self._used.pop(connection, None)
             self._set_free()
-            raise
-
-    async def _send(self, origin: Origin, connection: Connection, head: bytes, body: bytes) -> Answer:
-        self._used[connection] = origin
-        try:
-            answer = await connection.send(head, body, len(body) / UPLOAD_BYTES_PER_S)
-        except BaseException:
-            del self._used[connection]
             raise
         answer.on_release = self._on_release
         return answer
@@ -129,14 +126,11 @@ class ConnectionPool:
         self._free += 1
 
     def _target(self, request: UpstreamRequest) -> Target:
-        name = (request.method, request.url)
-        target = self._targets.get(name)
-        if target is None:
-            if len(self._targets) >= TARGETS_MAX:
-                self._targets.clear()
-            url = URL(request.url)
-            begins = f"{request.method} {url.raw_path_qs} HTTP/1.1\r\nHost: {url.host_port_subcomponent}\r\n"
-            target = self._targets[name] = Target(self._origin(url), begins.encode())
+        if len(self._targets) >= TARGETS_MAX:
+            self._targets.clear()
+        url = URL(request.url)
+        begins = f"{request.method} {url.raw_path_qs} HTTP/1.1\r\nHost: {url.host_port_subcomponent}\r\n"
+        target = self._targets[request.method, request.url] = Target(self._origin(url), begins.encode())
         return target
 
     def _origin(self, url: URL) -> Origin:

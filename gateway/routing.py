@@ -5,7 +5,7 @@ entry that leads there, else the provider's model as it is. Keys, plans and quot
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from billing.money import ceil_div
@@ -35,21 +35,31 @@ class Rates:
     input_rate: int
     output_rate: int
     request_nano: int
+    output_unpriced: bool = False
+    """Whether output would be free because the row forgot it."""
+    _units: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
+    """Bounds of one output token, by markup: there are as many as plans."""
 
     @classmethod
     def of(cls, row: PriceRow) -> "Rates":
         factor = max([FACTOR_SCALE, *(row.multipliers or {}).values()])
         request_nano = ceil_div(row.per_unit.get("request", 0) * factor, FACTOR_SCALE)
-        return cls(row, row.dearest_nano(INPUT_CLASSES), row.dearest_nano(OUTPUT_CLASSES), request_nano)
+        unpriced = "input" in row.per_million and "output" not in row.per_million
+        return cls(row, row.dearest_nano(INPUT_CLASSES), row.dearest_nano(OUTPUT_CLASSES), request_nano, unpriced)
 
     def input_nano(self, tokens: int, markup_scaled: int) -> int:
         """An upper bound of what so much input costs, the price of the request itself included, in nano-USD."""
-        scaled = (tokens * self.input_rate + self.request_nano * MILLION) * (COST_SCALE // MILLION)
-        return round_up(scaled, markup_scaled)
+        millionths = tokens * self.input_rate + self.request_nano * MILLION
+        if not markup_scaled:
+            return -(-millionths // MILLION)
+        return round_up(millionths * (COST_SCALE // MILLION), markup_scaled)
 
     def unit_nano(self, markup_scaled: int) -> int:
         """An upper bound of one output token's cost, in whole nano-USD."""
-        return round_up(self.output_rate * (COST_SCALE // MILLION), markup_scaled)
+        unit = self._units.get(markup_scaled)
+        if unit is None:
+            unit = self._units[markup_scaled] = round_up(self.output_rate * (COST_SCALE // MILLION), markup_scaled)
+        return unit
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ Messages name the host and the kind of failure, never a path, a query or a heade
 whole URL and are not chained.
 """
 
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final
 from urllib.request import getproxies, proxy_bypass
 
 from yarl import URL
@@ -43,7 +44,7 @@ class HttpTransport:
         )
         self._proxies: dict[str, URL | None] = {}
 
-    async def send(self, request: UpstreamRequest) -> Answer | ProxiedAnswer:
+    def send(self, request: UpstreamRequest) -> Coroutine[Any, Any, Answer | ProxiedAnswer]:
         """The answer's head. Raises `UpstreamUnreachable` and `UpstreamTimeout`."""
         url = request.url
         if url not in self._proxies:
@@ -52,8 +53,8 @@ class HttpTransport:
             self._proxies[url] = _environment_proxy(URL(url))
         proxy = self._proxies[url]
         if proxy is None:
-            return await self._pool.send(request)
-        return await self._proxied.send(request, proxy)
+            return self._pool.send(request)
+        return self._proxied.send(request, proxy)
 
     async def close(self) -> None:
         """Close every connection; answers that are still being read are cut."""

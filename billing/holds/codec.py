@@ -21,6 +21,9 @@ _ENTRY: Final = struct.Struct("<BBIq")
 _AMOUNTS: Final = struct.Struct("<qqq")
 _DSEQ: Final = struct.Struct("<q")
 
+OK, BALANCE, QUOTA, CONCURRENCY, MISSING, RELOAD, PUSH, WAITING, CLOSED, LATE, FULL, GONE = range(12)
+"""What `hot.lua` answers to an item."""
+
 ITEM: Final = struct.Struct("<B26sHH")
 """What every item of the hot path begins with; a void is no more."""
 ADMIT: Final = struct.Struct("<IIqqqqIIIqII")

@@ -12,12 +12,12 @@ from typing import Any, Final
 
 import msgspec
 
-from billing.holds.codec import ADMIT, ITEM, SETTLE, pack_hold
+from billing.holds.codec import ITEM, OK, SETTLE, pack_hold
 from billing.holds.connection import RedisAway, RedisError, RedisTimeout
 from billing.holds.decision import Need
 from billing.holds.partitions import Partition
 from billing.ledger.debits import Debit, encode_debit
-from billing.principals import Limits
+from billing.principals import Limits, Principal
 
 ADMIT_CODE: Final = 1
 SETTLE_CODE: Final = 2
@@ -35,26 +35,62 @@ class Settled:
     available_nano: int | None
 
 
-class AdmitItem:
-    """An admission on its way to Redis."""
+class Place:
+    """What all holds of one key on one model have in common: the account's and the key's place in Redis, the account's
+    partition, the limits, and the `names` that a journal entry carries."""
 
-    __slots__ = ("account_key", "answer", "body", "id", "key_key", "on_unknown")
+    __slots__ = (
+        "account_key",
+        "key_key",
+        "limits",
+        "most_running",
+        "names",
+        "partition",
+        "tail",
+        "versions_and_credit",
+    )
+
+    def __init__(
+        self,
+        principal: Principal,
+        account_key: bytes,
+        key_key: bytes,
+        partition: Partition,
+        limits: Limits,
+        names: bytes,
+    ) -> None:
+        self.account_key = account_key
+        self.key_key = key_key
+        self.partition = partition
+        self.limits = limits
+        self.names = names
+        self.versions_and_credit = (principal.account_version, principal.key_version, principal.credit_limit_nano)
+        self.most_running = (principal.plan.max_parallel_requests or 0, principal.max_parallel_requests or 0)
+        self.tail = limits.packed + len(names).to_bytes(2, "little") + names
+        """What an admission ends with, but for its payload."""
+
+
+class AdmitItem:
+    """An admission on its way to Redis, packed. `on_unknown` is told where it may have been carried out or not,
+    and where it was and nobody waits for it any more."""
+
+    __slots__ = ("account_key", "answer", "body", "id", "key_key", "on_unknown", "place")
 
     def __init__(
         self,
         request_id: bytes,
-        account_key: bytes,
-        key_key: bytes,
-        head: tuple[int, ...],
-        tail: bytes,
-        on_unknown: Callable[[], None],
+        place: Place,
+        body: bytes,
+        answer: "asyncio.Future[tuple[list[Any] | RedisError, int]]",
+        on_unknown: "Callable[[AdmitItem], None]",
     ) -> None:
         self.id = request_id
-        self.account_key = account_key
-        self.key_key = key_key
-        self.body = ADMIT.pack(*head) + tail
+        self.place = place
+        self.account_key = place.account_key
+        self.key_key = place.key_key
+        self.body = body
+        self.answer = answer
         self.on_unknown = on_unknown
-        self.answer: asyncio.Future[tuple[list[Any] | RedisError, int]] = asyncio.get_running_loop().create_future()
 
     def pack(self, account_place: int, key_place: int) -> bytes:
         return ITEM.pack(ADMIT_CODE, self.id, account_place, key_place) + self.body
@@ -62,35 +98,39 @@ class AdmitItem:
     def resolve(self, reply: list[Any] | RedisError, epoch: int) -> None:
         if not self.answer.done():
             self.answer.set_result((reply, epoch))
-        elif not isinstance(reply, RedisError) and reply[0] == 0:
-            self.on_unknown()  # whoever asked is gone: the hold that this made is given back
+        elif not isinstance(reply, RedisError) and reply[0] == OK:
+            self.on_unknown(self)  # whoever asked is gone: the hold that this made is given back
         if isinstance(reply, RedisAway | RedisTimeout):  # other errors did nothing, and the same id may be asked again
-            self.on_unknown()
+            self.on_unknown(self)
 
 
 class SettleItem:
-    """A settlement on its way to Redis. `on_reply` gets what came of it, exactly once.
+    """A settlement on its way to Redis. `on_reply` gets what came of it, exactly once; `outcome` is for whoever waits.
 
     It is packed when it is made: a debit that can't be must fail whoever settles it, and not the items beside it.
     """
 
-    __slots__ = ("account_key", "body", "id", "key_key", "on_reply")
+    __slots__ = ("account_key", "body", "debit", "hold", "id", "key_key", "on_reply", "outcome")
 
     def __init__(
         self,
         hold: "Hold",
         debit: Debit,
-        on_reply: Callable[[list[Any] | RedisError, int], None],
+        outcome: "asyncio.Future[Settled]",
+        on_reply: "Callable[[SettleItem, list[Any] | RedisError, int], None]",
     ) -> None:
-        self.id, self.account_key, self.key_key = hold.id_bytes, hold.account_key, hold.key_key
-        self.body = SETTLE.pack(debit.charged_nano, debit.input_tokens, debit.output_tokens) + encode_debit(debit)
+        self.hold = hold
+        self.debit = debit
+        self.outcome = outcome
         self.on_reply = on_reply
+        self.id, self.account_key, self.key_key = hold.id_bytes, hold.place.account_key, hold.place.key_key
+        self.body = SETTLE.pack(debit.charged_nano, debit.input_tokens, debit.output_tokens) + encode_debit(debit)
 
     def pack(self, account_place: int, key_place: int) -> bytes:
         return ITEM.pack(SETTLE_CODE, self.id, account_place, key_place) + self.body
 
     def resolve(self, reply: list[Any] | RedisError, epoch: int) -> None:
-        self.on_reply(reply, epoch)
+        self.on_reply(self, reply, epoch)
 
 
 class VoidItem:
@@ -118,7 +158,6 @@ class Hold:
     """
 
     __slots__ = (
-        "account_key",
         "admitted_at_ms",
         "available_nano",
         "cost_nano",
@@ -128,42 +167,33 @@ class Hold:
         "handed_over",
         "id",
         "id_bytes",
-        "key_key",
-        "limits",
         "minute_used",
-        "names",
         "need",
-        "partition",
         "payload",
+        "place",
         "reholding",
     )
 
     def __init__(
         self,
         request_id: str,
-        item: AdmitItem,
-        partition: Partition,
+        id_bytes: bytes,
+        place: Place,
         need: Need,
-        limits: Limits,
-        names: bytes,
         payload: bytes,
         reply: list[Any],
         epoch: int,
     ) -> None:
         self.id = request_id
-        self.id_bytes = item.id
-        self.account_key = item.account_key
-        self.key_key = item.key_key
-        self.partition = partition
+        self.id_bytes = id_bytes
+        self.place = place
         self.need = need
-        self.limits = limits
-        self.names = names
         self.payload = payload
         self.epoch = epoch
         self.granted_output: int = reply[1]
         self.admitted_at_ms: int = reply[2]
         self.available_nano: int = reply[3]
-        self.minute_used: tuple[int, ...] = tuple(reply[4:])
+        self.minute_used: list[int] = reply[4:]
         self.cost_nano = need.input_cost_nano + need.unit_nano * self.granted_output
         self.ending = False
         self.handed_over = False
@@ -180,7 +210,7 @@ class Hold:
     def entry(self, epoch: int, tags: tuple[Sequence[int], Sequence[int]]) -> bytes:
         """The journal's entry of this hold, as it stands in another epoch, in these counters of account and key."""
         amounts = (self.cost_nano, self.need.input_tokens, self.output_tokens)
-        return pack_hold(epoch, self.admitted_at_ms, amounts, self.names, tags, self.payload)
+        return pack_hold(epoch, self.admitted_at_ms, amounts, self.place.names, tags, self.payload)
 
 
 def at_place(debit: Debit, epoch: int, dseq: int) -> Debit:

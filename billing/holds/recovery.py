@@ -97,7 +97,7 @@ class Recovery:
             await self._outbox.flush()
         await self._write_older(partition, epoch)
         known: TagsByName = {}
-        for hold in [hold for hold in self._live.values() if hold.partition is partition and hold.epoch < epoch]:
+        for hold in [hold for hold in self._live.values() if hold.place.partition is partition and hold.epoch < epoch]:
             if hold.ending or not await self._hold_again(partition, hold, epoch, known):
                 return False
         return await self._sync_loaded(partition, epoch)
@@ -133,7 +133,7 @@ class Recovery:
             for _ in range(REHOLD_ATTEMPTS):
                 entry = hold.entry(epoch, await self._tags(debit, known))
                 reply = await self._link.call(
-                    self._rehold, [*keys, hold.account_key, hold.key_key], [epoch, hold.id, entry]
+                    self._rehold, [*keys, hold.place.account_key, hold.place.key_key], [epoch, hold.id, entry]
                 )
                 if reply in (0, 2):
                     hold.epoch = epoch

@@ -16,7 +16,7 @@ zero, above `MAX_COUNT`, both zero) are no report: then `missing_usage` applies,
 
 import re
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Raw
@@ -25,6 +25,10 @@ from billing.usage import MAX_COUNT, Usage
 from gateway.providers.dialect import EventFacts, GarbageAnswer, Reported
 
 _NULL: Final = Raw(b"null")
+
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
+_Nothing = Literal[0] | None
 
 
 class _InputDetails(msgspec.Struct):
@@ -71,8 +75,38 @@ class _Answer(msgspec.Struct):
     x_groq: Raw = _NULL
 
 
+class _PlainInput(msgspec.Struct, frozen=True):
+    cached_tokens: _Count = 0
+    audio_tokens: _Count = 0
+    cache_write_tokens: _Nothing = None
+    cache_creation_tokens: _Nothing = None
+
+
+class _PlainOutput(msgspec.Struct, frozen=True):
+    reasoning_tokens: _Count = 0
+    audio_tokens: _Count = 0
+
+
+_NO_PLAIN_INPUT: Final = _PlainInput()
+_NO_PLAIN_OUTPUT: Final = _PlainOutput()
+
+
+class _PlainUsage(msgspec.Struct):
+    """Usage as OpenAI itself writes it, and nothing of what others do differently."""
+
+    prompt_tokens: _Count
+    completion_tokens: _Count
+    total_tokens: _Count
+    prompt_tokens_details: _PlainInput = _NO_PLAIN_INPUT
+    completion_tokens_details: _PlainOutput = _NO_PLAIN_OUTPUT
+    cached_tokens: _Nothing = None
+    prompt_cache_hit_tokens: _Nothing = None
+    cache_read_input_tokens: _Nothing = None
+    cache_creation_input_tokens: _Nothing = None
+
+
 class _PlainAnswer(msgspec.Struct):
-    usage: _Usage | None = None
+    usage: _PlainUsage
     service_tier: str | None = None
     model: str | None = None
 
@@ -93,7 +127,7 @@ def usage_from_json(endpoint: str, body: bytes) -> Reported | None:
         answer = _PLAIN.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _reported(_decode(body))
-    usage = answer.usage and _to_usage(answer.usage)
+    usage = _plain_usage(answer.usage)
     return Reported(usage, answer.service_tier, answer.model) if usage else _reported(_decode(body))
 
 
@@ -145,6 +179,24 @@ def _string(raw: Raw) -> str | None:
         return _STRING.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
+
+
+def _plain_usage(counts: _PlainUsage) -> Usage | None:
+    """The usage where the counts agree with each other: what `_to_usage` would make of them, for less."""
+    inputs, outputs = counts.prompt_tokens_details, counts.completion_tokens_details
+    total, prompt, output = counts.total_tokens, counts.prompt_tokens, counts.completion_tokens
+    cached, audio_input = inputs.cached_tokens, inputs.audio_tokens
+    reasoning, audio_output = outputs.reasoning_tokens, outputs.audio_tokens
+    if not total or total != prompt + output or cached + audio_input > prompt or reasoning + audio_output > output:
+        return None
+    return Usage(
+        input_tokens=prompt,
+        cached_input_tokens=cached,
+        audio_input_tokens=audio_input,
+        output_tokens=output,
+        reasoning_tokens=reasoning,
+        audio_output_tokens=audio_output,
+    )
 
 
 def _to_usage(counts: _Usage) -> Usage | None:

@@ -34,7 +34,7 @@ async def ask(
     """A decision. Nothing gives the hold back but the test."""
     request_id = str(ULID())
     expired = debit(request_id, principal, model=model, feature=feature, charged_nano=100, cost_nano=100)
-    return await world.engine.holds.admit(request_id, principal, model, feature, asked or need(), expired)
+    return await world.engine.holds.admissions.admit(request_id, principal, model, feature, asked or need(), expired)
 
 
 async def hold_one(

@@ -197,7 +197,7 @@ async def journal_of(fleet: Fleet, partition: int) -> dict[str, Entry]:
 async def held_again(fleet: Fleet, holds: Sequence[Hold], epochs: dict[int, int]) -> bool:
     """Whether each of these holds stands in Redis, in the partition's epoch of now."""
     for hold in holds:
-        number = hold.partition.number
+        number = hold.place.partition.number
         entry = (await journal_of(fleet, number)).get(hold.id)
         if entry is None or (entry.state, entry.epoch) != (HELD, epochs[number]):
             return False

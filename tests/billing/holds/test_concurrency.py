@@ -8,9 +8,9 @@ from contextlib import AsyncExitStack
 import pytest
 from ulid import ULID
 
+from billing.holds.admission import Decision
 from billing.holds.decision import InsufficientBalance, QuotaExceeded
 from billing.holds.hold import Hold
-from billing.holds.service import Decision
 from billing.plans import Plan
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window

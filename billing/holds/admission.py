@@ -1,0 +1,213 @@
+"""Admission: asking Redis for a hold, and bringing about what it lacked to decide.
+
+This file owns that an admission ends as a `Decision` within its time, whatever the stores do; that one of unknown fate
+is given back once it can't be carried out any more; and that there is no way out of an `Opening` that leaves a hold
+unresolved.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import Any, Final
+
+from billing.holds import codec
+from billing.holds import decision as decisions
+from billing.holds.batcher import Batcher, StaleEpoch
+from billing.holds.codec import ADMIT, pack_text
+from billing.holds.connection import RedisError, RedisMoved
+from billing.holds.decision import Exhausted, Need
+from billing.holds.hold import AdmitItem, Hold, Place, VoidItem
+from billing.holds.keyspace import Keyspace
+from billing.holds.loader import Loader, LostWrites
+from billing.holds.partitions import NotReady, Partition, Partitions
+from billing.ledger.debits import Debit, encode_debit
+from billing.ledger.postgres import DatabaseError
+from billing.principals import MAX_KEPT, Limits, Principal
+
+logger = logging.getLogger(__name__)
+
+RETRY_PAUSE_S: Final = 0.01
+VOID_MARGIN_MS: Final = 50
+_DECIDED: Final = frozenset((codec.BALANCE, codec.QUOTA, codec.CONCURRENCY))
+
+Decision = Hold | decisions.Refused | decisions.Unavailable | decisions.Reload
+
+
+class Admissions:
+    """Admits for one gateway process. An answer of Redis's is waited for as long as the batcher does, and `timeout_s`
+    is when Redis refuses to carry an admission out; all attempts together take `wait_s`. What was admitted is put into
+    `live`; `void` gives it back."""
+
+    def __init__(
+        self,
+        batchers: Sequence[Batcher],
+        keyspace: Keyspace,
+        partitions: Partitions,
+        loader: Loader,
+        live: dict[str, Hold],
+        void: Callable[[Hold], Awaitable[None]],
+        *,
+        gateway_id: str,
+        timeout_s: float,
+        wait_s: float,
+    ) -> None:
+        self.void = void
+        self._batchers = batchers
+        self._keys = keyspace
+        self._partitions = partitions
+        self._loader = loader
+        self._live = live
+        self._gateway_id = gateway_id
+        self._timeout_s = timeout_s
+        self._timeout_ms = int(timeout_s * 1000)
+        self._wait_s = wait_s
+        self._loop = asyncio.get_running_loop()
+
+    async def admit(
+        self, request_id: str, principal: Principal, model: str, feature: str, need: Need, expired: Debit | bytes
+    ) -> Decision:
+        """One call to Redis where its state is warm."""
+        place = principal.kept.get((self._gateway_id, model, feature)) or self._place_of(principal, model, feature)
+        payload = expired if isinstance(expired, bytes) else encode_debit(expired)
+        partition, deadline = place.partition, self._loop.time() + self._wait_s
+        while True:
+            item = self._item(request_id, place, need, payload)
+            if partition.epoch is not None:
+                self._batchers[partition.number].submit(item)
+                reply, epoch = await item.answer
+            else:
+                reply, epoch = StaleEpoch("no epoch is agreed on"), -1
+            if not isinstance(reply, RedisError):
+                code = reply[0]
+                if code == codec.OK:
+                    hold = self._live[request_id] = Hold(request_id, item.id, place, need, payload, reply, epoch)
+                    return hold
+                if code in _DECIDED:
+                    return _refusal(reply, place.limits)
+            stop = await self._mend(reply, epoch, partition, principal, deadline)
+            if stop is not None or self._loop.time() >= deadline:
+                return stop or decisions.Unavailable("admission took longer than it may")
+
+    def _place_of(self, principal: Principal, model: str, feature: str) -> Place:
+        account_id, key_id = principal.account_id, principal.key_id
+        names = b"".join(map(pack_text, (account_id, key_id, model, feature, self._gateway_id)))
+        place = Place(
+            principal,
+            self._keys.account(account_id),
+            self._keys.key(account_id, key_id),
+            self._partitions.of(account_id),
+            principal.limits_for(model, feature),
+            names,
+        )
+        if len(principal.kept) >= MAX_KEPT:
+            principal.kept.clear()
+        principal.kept[self._gateway_id, model, feature] = place
+        return place
+
+    def _item(self, request_id: str, place: Place, need: Need, payload: bytes) -> AdmitItem:
+        body = ADMIT.pack(
+            *place.versions_and_credit,
+            need.input_cost_nano,
+            need.unit_nano,
+            need.input_tokens,
+            need.choices,
+            need.least_output,
+            need.most_output,
+            place.partition.now_ms() + self._timeout_ms,
+            *place.most_running,
+        )
+        answer = self._loop.create_future()
+        return AdmitItem(request_id.encode(), place, body + place.tail + payload, answer, self._void_late)
+
+    def _void_late(self, item: AdmitItem) -> None:
+        """Give back what an admission of unknown fate may have held, once it can't be carried out any more."""
+        batcher = self._batchers[item.place.partition.number]
+        delay_s = self._timeout_s + VOID_MARGIN_MS / 1000
+        self._loop.call_later(delay_s, lambda: batcher.submit(VoidItem(item.id, item.account_key, item.key_key)))
+
+    async def _mend(
+        self, reply: list[Any] | RedisError, epoch: int, partition: Partition, principal: Principal, deadline: float
+    ) -> decisions.Unavailable | decisions.Reload | None:
+        """Bring about what an admission lacked, by a deadline of the loop's clock; None: ask again."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._mend_reply(reply, epoch, partition, principal)
+        except (NotReady, RedisError, DatabaseError, TimeoutError) as error:
+            return decisions.Unavailable(f"{type(error).__name__}: {error}")
+
+    async def _mend_reply(
+        self, reply: list[Any] | RedisError, epoch: int, partition: Partition, principal: Principal
+    ) -> decisions.Unavailable | decisions.Reload | None:
+        try:
+            if isinstance(reply, StaleEpoch | RedisMoved):
+                await self._partitions.ensure(partition, stale=epoch)
+                if not await self._partitions.join(partition):
+                    await asyncio.sleep(RETRY_PAUSE_S)
+                return None
+            if isinstance(reply, RedisError):
+                return decisions.Unavailable(str(reply))
+            return await self._mend_state(reply[0], partition, principal)
+        except LostWrites as error:
+            logger.error("%s: a new epoch begins", error)
+            await self._partitions.renew(partition, error.epoch)
+            return None
+
+    async def _mend_state(
+        self, code: int, partition: Partition, principal: Principal
+    ) -> decisions.Unavailable | decisions.Reload | None:
+        if code == codec.MISSING:
+            await self._loader.install(partition, principal.account_id, principal.key_id)
+            return None
+        if code == codec.RELOAD:
+            return decisions.Reload()
+        if code in (codec.PUSH, codec.WAITING):
+            await self._loader.adopt_account(partition, principal.account_id)
+            await self._loader.adopt_key(partition, principal.account_id, principal.key_id)
+            await asyncio.sleep(RETRY_PAUSE_S if code == codec.WAITING else 0)
+            return None
+        if code == codec.LATE:
+            await self._partitions.is_current(partition)
+            return None
+        if code == codec.CLOSED:
+            if not await self._partitions.join(partition):
+                await asyncio.sleep(RETRY_PAUSE_S)
+            return None
+        return decisions.Unavailable("too many debits wait for Postgres")
+
+
+def _refusal(reply: list[Any], limits: Limits) -> decisions.Refused:
+    if reply[0] == codec.BALANCE:
+        return decisions.InsufficientBalance(reply[1], reply[2])
+    if reply[0] == codec.CONCURRENCY:
+        return decisions.TooManyRunning("key" if reply[1] else "plan")
+    exhausted = []
+    for at in range(2, len(reply), 4):
+        subject, place, used, requested = reply[at : at + 4]
+        limit = (limits.key if subject else limits.account)[place]
+        exhausted.append(Exhausted(limit, used, requested))
+    return decisions.QuotaExceeded(tuple(exhausted), reply[1])
+
+
+class Opening:
+    """The context manager of `Holds.open`: what it enters with is a `Decision`."""
+
+    __slots__ = ("_admissions", "_arguments", "_hold")
+
+    def __init__(self, admissions: Admissions, *arguments: Any) -> None:
+        self._admissions = admissions
+        self._arguments = arguments
+        self._hold: Hold | None = None
+
+    async def __aenter__(self) -> Decision:
+        decision = await self._admissions.admit(*self._arguments)
+        if isinstance(decision, Hold):
+            self._hold = decision
+        return decision
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        hold = self._hold
+        if hold is not None and not hold.ending and not hold.handed_over:
+            await self._admissions.void(hold)
