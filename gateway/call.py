@@ -70,6 +70,16 @@ class Call:
         self.begun = False
         self.whole = False
 
+    def here(self, limit_bytes: int) -> bytes | None:
+        """The body where all of it has arrived with its head, as small ones do; None where `read` must see to it."""
+        payload = self.payload
+        if payload.at_eof() or not payload.is_eof() or payload.exception() is not None:
+            return None
+        body = payload.read_nowait()
+        if len(body) > limit_bytes:
+            raise BodyTooLarge
+        return body
+
     async def read(self, limit_bytes: int, timeout_s: float | None = None) -> bytes:
         """The whole body, decoded. Raises `BodyTooLarge`, and `BadBody` also where it is not here in time."""
         payload = self.payload

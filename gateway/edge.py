@@ -124,7 +124,8 @@ class EdgeProtocol(RequestHandler):
                 call.abort()
             if payload.exception() is None:
                 if payload.is_eof():
-                    payload.read_nowait()  # what nobody read would hold the next request back
+                    if not payload.at_eof():
+                        payload.read_nowait()  # what nobody read would hold the next request back
                 elif self.transport is not None:
                     await _discard(call, payload)
         except BaseException as error:

@@ -114,5 +114,5 @@ def shown_id(said: str | bytes | None) -> str | None:
     if not said:
         return None
     if isinstance(said, bytes):
-        said = said.decode("utf-8", "replace")
+        return said[: 4 * MAX_FOREIGN_ID].decode("utf-8", "replace")[:MAX_FOREIGN_ID]
     return said[:MAX_FOREIGN_ID].encode("utf-8", "replace").decode()

@@ -21,6 +21,7 @@ from billing.usage import Usage
 from gateway import refusals
 from gateway.answers import REQUEST_ID, metering_lines
 from gateway.call import Call, ClientGone
+from gateway.config.models import ProviderConfig
 from gateway.estimate import Charge
 from gateway.exchange import Exchange, shown_id
 from gateway.headers import Answered, Fixed, incoming, outgoing
@@ -34,6 +35,7 @@ from gateway.upstream import Transport, UpstreamAnswer, UpstreamError, UpstreamR
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Settling = Coroutine[Any, Any, tuple[Settled, int]]
 EVENT_STREAM: Final = b"text/event-stream"
 ENCODINGS: Final = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 MAX_DECODED_BYTES: Final = 64 << 20
@@ -69,7 +71,8 @@ class Forwarder:
         self._rules = rules
         self._metrics = metrics
         self._clock = clock
-        self._fixed: dict[str, Fixed] = {}
+        self._targets: dict[tuple[str, str], tuple[str, Fixed]] = {}
+        """By provider and endpoint, of which the configuration and the dialect have a few."""
 
     async def forward(self, call: Call, exchange: Exchange, hold: Hold) -> None:
         """The provider's answer, metered; or a refusal of ours when it gave none, with the hold given back."""
@@ -86,7 +89,12 @@ class Forwarder:
         if answer.status == 200:
             if head.content_type.startswith(EVENT_STREAM):
                 return await self._stream(call, exchange, hold, answer, head)
-            return await self._whole(call, exchange, hold, answer, head)
+            try:
+                return await self._whole(call, exchange, hold, answer, head)
+            except asyncio.CancelledError:  # its head is here, so the provider has done the work: it goes on
+                if not hold.ending and not hold.handed_over:
+                    self._holds.hand_over(hold, self._whole(call, exchange, hold, answer, head))
+                raise
         try:
             if answer.status >= 400:
                 return await self._pass_error(call, exchange, hold, answer, head)
@@ -96,22 +104,28 @@ class Forwarder:
 
     def _outgoing(self, call: Call, exchange: Exchange, hold: Hold) -> UpstreamRequest:
         parsed, route = exchange.parsed, exchange.route
+        body, endpoint = exchange.body, exchange.endpoint
         granted = parsed.max_output_tokens is None and hold.granted_output < hold.need.most_output
-        body = self._dialect.rewrite(
-            exchange.body,
-            model=None if route.model == parsed.model else route.model,
-            include_usage=parsed.stream and not parsed.include_usage,
-            max_output_tokens=hold.granted_output if granted else None,
-            max_field=DEFAULT_MAX_FIELD.get(exchange.endpoint, "max_tokens"),
-        )
-        provider = route.provider
-        fixed = self._fixed.get(provider.name)
-        if fixed is None:
-            key = provider.api_key.reveal() if provider.api_key is not None else None
-            fixed = self._fixed[provider.name] = Fixed.of(key, provider.headers)
+        add_usage = parsed.stream and not parsed.include_usage
+        if granted or add_usage or route.model != parsed.model:
+            body = self._dialect.rewrite(
+                body,
+                model=None if route.model == parsed.model else route.model,
+                include_usage=add_usage,
+                max_output_tokens=hold.granted_output if granted else None,
+                max_field=DEFAULT_MAX_FIELD.get(endpoint, "max_tokens"),
+            )
+        url, fixed = self._targets.get((route.provider.name, endpoint)) or self._target(route.provider, endpoint)
+        return UpstreamRequest(url, outgoing(call.raw_headers, fixed), body)
+
+    def _target(self, provider: ProviderConfig, endpoint: str) -> tuple[str, Fixed]:
+        """Where a provider's requests go, and what all of them carry; made once."""
+        key = provider.api_key.reveal() if provider.api_key is not None else None
         # A base URL is, as OpenAI's clients take it, all that stands before the endpoint.
         base = provider.base_url or f"local://{provider.name}/v1"
-        return UpstreamRequest(base + exchange.endpoint.removeprefix("/v1"), outgoing(call.raw_headers, fixed), body)
+        target = base + endpoint.removeprefix("/v1"), Fixed.of(key, provider.headers)
+        self._targets[provider.name, endpoint] = target
+        return target
 
     async def _failed(self, call: Call, exchange: Exchange, hold: Hold, error: UpstreamError) -> None:
         """No usable answer, and no output has passed: give the hold back."""
@@ -145,18 +159,7 @@ class Forwarder:
         return call.answer(answer.status, head.lines + f"{REQUEST_ID}: {exchange.request_id}\r\n".encode(), body)
 
     async def _whole(self, call: Call, exchange: Exchange, hold: Hold, answer: UpstreamAnswer, head: Answered) -> None:
-        """A JSON answer: read, priced and settled, then sent. Its head is here, so the provider has done the work: a
-        client that leaves now does not stop it."""
-        try:
-            await self._read_whole(call, exchange, hold, answer, head)
-        except asyncio.CancelledError:
-            if not hold.ending and not hold.handed_over:  # still being read: goes on where it was
-                self._holds.hand_over(hold, self._read_whole(call, exchange, hold, answer, head))
-            raise
-
-    async def _read_whole(
-        self, call: Call, exchange: Exchange, hold: Hold, answer: UpstreamAnswer, head: Answered
-    ) -> None:
+        """A JSON answer: read, priced and settled, then sent. Cancelled while it is read, it can be begun again."""
         try:
             body = await answer.read(self._rules.max_answer_bytes)
         except UpstreamError as error:
@@ -169,10 +172,13 @@ class Forwarder:
             reported = self._dialect.usage_from_json(exchange.endpoint, plain)
         except (GarbageAnswer, zlib.error) as error:
             return await self._failed(call, exchange, hold, UpstreamError(f"{type(error).__name__} in a 200"))
-        text = "" if reported is not None else self._dialect.output_text(plain)
-        wrote = bool(text) or not exchange.parsed.has_output
         try:
-            settled, charged_nano = await self._settle(exchange, hold, reported, wrote, text)
+            if reported is not None:
+                settled, charged_nano = await self._settle_reported(exchange, hold, reported)
+            else:
+                text = self._dialect.output_text(plain)
+                wrote = bool(text) or not exchange.parsed.has_output
+                settled, charged_nano = await self._settle_unreported(exchange, hold, wrote, text)
         except SettlementLost as error:
             logger.error("request %s: %s", hold.id, error)
             return self._refuse(call, exchange, refusals.unavailable())
@@ -293,23 +299,25 @@ class Forwarder:
             logger.debug("drained until %s", type(error).__name__)
 
     async def _settle_stream(self, exchange: Exchange, hold: Hold, tap: Tap) -> tuple[Settled, int]:
-        text = tap.output_text() if tap.reported is None else ""
-        return await self._settle(exchange, hold, tap.reported, tap.began_output, text, tap.extrapolate)
+        if tap.reported is not None:
+            return await self._settle_reported(exchange, hold, tap.reported)
+        return await self._settle_unreported(exchange, hold, tap.began_output, tap.output_text(), tap.extrapolate)
 
-    async def _settle(
+    def _settle_reported(self, exchange: Exchange, hold: Hold, reported: Reported) -> Settling:
+        """Price and settle what the provider has counted."""
+        charge = exchange.charge(reported.usage, reported.service_tier)
+        return self._settle_at(exchange, hold, reported.usage, charge, False)
+
+    async def _settle_unreported(
         self,
         exchange: Exchange,
         hold: Hold,
-        reported: Reported | None,
         wrote: bool,
         text: str,
         extrapolate: Callable[[int], int] | None = None,
     ) -> tuple[Settled, int]:
-        """Price and settle; the settlement and what was charged, in nano-USD. An answer without usage in which nothing
-        was written is given back: it failed, whatever its status says. Raises `SettlementLost`."""
-        if reported is not None:
-            charge = exchange.charge(reported.usage, reported.service_tier)
-            return await self._settle_at(exchange, hold, reported.usage, charge, False)
+        """Settle an answer without usage by `missing_usage`. One in which nothing was written is given back: it failed,
+        whatever its status says. Raises `SettlementLost`."""
         if wrote:
             return await self._to_its_end(hold, self._settle_guess(exchange, hold, text, extrapolate))
         await self._void(hold)
@@ -324,6 +332,7 @@ class Forwarder:
     async def _settle_at(
         self, exchange: Exchange, hold: Hold, usage: Usage, charge: Charge, estimated: bool
     ) -> tuple[Settled, int]:
+        """The settlement, and what was charged in nano-USD. Raises `SettlementLost`."""
         now_s = self._clock()
         debit = exchange.settled(hold, usage, charge, estimated=estimated, now_s=now_s)
         try:
@@ -336,9 +345,14 @@ class Forwarder:
         metrics.settled(estimated, "settled" if settled.available_nano is not None else "ledger_way")
         if charge.charged_nano > hold.cost_nano:
             metrics.hold_exceeded()
-        metrics.cost(debit.provider, charge.cost_nano, charge.charged_nano)
-        metrics.tokens(
-            debit.input_tokens, debit.cached_input_tokens, debit.output_tokens, debit.reasoning_tokens, debit.provider
+        metrics.usage(
+            debit.provider,
+            debit.input_tokens,
+            debit.cached_input_tokens,
+            debit.output_tokens,
+            debit.reasoning_tokens,
+            debit.cost_nano,
+            debit.charged_nano,
         )
         return settled, charge.charged_nano
 

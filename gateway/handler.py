@@ -100,9 +100,23 @@ class Proxy:
 
     async def handle(self, call: Call) -> None:
         """Serve one request, or refuse it."""
-        request_id = self.new_id()
+        request_id, started_s = self.new_id(), time.monotonic()
         try:
-            await self._serve(call, request_id)
+            secret = client_key(call.headers)
+            principal = self.cached(secret) or await self.authenticate(secret)
+            body = await self._read(call)
+            for _ in range(RELOADS):
+                exchange = self._prepare(call, request_id, principal, body, started_s)
+                need = self._need(exchange)
+                if not principal.may_pay(self._clock(), self._rules.grace_s):
+                    await self._refuse_unpaid(principal, need)
+                outcome = await self._meter(call, exchange, need)
+                if isinstance(outcome, InsufficientBalance | QuotaExceeded):
+                    outcome = await self._meter_counted(call, exchange, need, outcome)
+                if outcome is None:
+                    return
+                principal = await self.authenticate(secret, fresh=True)
+            raise Refuse(refusals.unavailable())
         except Refuse as refused:
             self.count(refused.refusal).answer(call, request_id)
         except Exception:
@@ -116,24 +130,6 @@ class Proxy:
         """The same refusal, counted."""
         self._metrics.refusal(refusal.code)
         return refusal
-
-    async def _serve(self, call: Call, request_id: str) -> None:
-        started_s = time.monotonic()
-        secret = client_key(call.headers)
-        principal = self.cached(secret) or await self.authenticate(secret)
-        body = await self._read(call)
-        for _ in range(RELOADS):
-            exchange = self._prepare(call, request_id, principal, body, started_s)
-            need = self._need(exchange)
-            if not principal.may_pay(self._clock(), self._rules.grace_s):
-                await self._refuse_unpaid(principal, need)
-            outcome = await self._meter(call, exchange, need)
-            if isinstance(outcome, InsufficientBalance | QuotaExceeded):
-                outcome = await self._meter_counted(call, exchange, need, outcome)
-            if outcome is None:
-                return
-            principal = await self.authenticate(secret, fresh=True)
-        raise Refuse(refusals.unavailable())
 
     async def _meter_counted(
         self, call: Call, exchange: Exchange, need: Need, refused: InsufficientBalance | QuotaExceeded
@@ -183,8 +179,9 @@ class Proxy:
         return principal
 
     async def _read(self, call: Call) -> bytes:
+        limit_bytes = self._rules.max_body_bytes
         try:
-            return await call.read(self._rules.max_body_bytes, self._rules.upload_timeout_s)
+            return call.here(limit_bytes) or await call.read(limit_bytes, self._rules.upload_timeout_s)
         except BodyTooLarge as error:
             raise Refuse(refusals.too_large(self._rules.max_body_bytes)) from error
         except BadBody as error:

@@ -161,21 +161,26 @@ class Metrics:
         """One refusal of the gateway's own, by its code."""
         self._refusals[code][0] += 1
 
-    def tokens(
-        self, input_tokens: int, cached_input_tokens: int, output_tokens: int, reasoning_tokens: int, provider: str
+    def usage(
+        self,
+        provider: str,
+        input_tokens: int,
+        cached_input_tokens: int,
+        output_tokens: int,
+        reasoning_tokens: int,
+        cost_nano: int,
+        charged_nano: int,
     ) -> None:
-        """Tokens of one request. As in usage events, `input_tokens` includes the cached, `output_tokens` reasoning."""
+        """Of one request: its tokens, what it costs at the provider, and what its account is charged. As in usage
+        events, `input_tokens` includes the cached, `output_tokens` reasoning."""
         cell = self._tokens[provider]
         cell[0] += input_tokens
         cell[1] += cached_input_tokens
         cell[2] += output_tokens
         cell[3] += reasoning_tokens
-
-    def cost(self, provider: str, cost_nano: int, charged_nano: int) -> None:
-        """What one request costs at the provider and what its account is charged."""
-        cell = self._money[provider]
-        cell[0] += cost_nano
-        cell[1] += charged_nano
+        money = self._money[provider]
+        money[0] += cost_nano
+        money[1] += charged_nano
 
     def hold_latency(self, seconds: float) -> None:
         """Time that taking one hold took."""

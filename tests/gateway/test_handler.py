@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from billing.holds.service import Holds
+from billing.holds.admission import Admissions
 from billing.money import parse_usd
 from billing.plans import Plan
 from billing.prices import FACTOR_SCALE, PriceRow, PriceTable, Tier
@@ -659,7 +659,7 @@ async def test_a_failure_of_ours_says_nothing_of_itself(
         raise RuntimeError("a secret of Redis")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Holds, "admit", broken)
+        patched.setattr(Admissions, "admit", broken)
         fetched = await ask(customer)
         refusal(fetched, 503, "temporarily_unavailable")
     with monkeypatch.context() as patched:

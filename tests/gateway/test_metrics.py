@@ -120,9 +120,8 @@ def test_every_metric_shows_what_was_counted() -> None:
     metrics.request("/v1/chat/completions", "openai", 200, True)
     metrics.request("/v1/embeddings", "local", 502, False)
     metrics.refusal("quota_exceeded")
-    metrics.tokens(100, 20, 30, 10, "openai")
-    metrics.tokens(1, 0, 2, 0, "openai")
-    metrics.cost("openai", 1_500, 1_800)
+    metrics.usage("openai", 100, 20, 30, 10, 1_000, 1_200)
+    metrics.usage("openai", 1, 0, 2, 0, 500, 600)
     metrics.hold_latency(0.002)
     metrics.settle_latency(0.004)
     metrics.upstream_latency("openai", 1.5)
@@ -181,8 +180,8 @@ def test_a_bucket_holds_what_is_at_most_its_bound(seconds: list[float]) -> None:
 def test_money_is_added_up_exactly(tmp_path: Path) -> None:
     odd = 2**53 + 1  # no float has it
     one, two = Metrics(tmp_path), Metrics(tmp_path)
-    one.cost("openai", odd, odd + 2)
-    two.cost("openai", odd, 1)
+    one.usage("openai", 1, 0, 1, 0, odd, odd + 2)
+    two.usage("openai", 1, 0, 1, 0, odd, 1)
     two.flush()
     assert exact(one, "metergate_cost_nano_usd") == {("openai",): 2 * odd}
     assert exact(one, "metergate_charged_nano_usd") == {("openai",): odd + 3}
@@ -196,7 +195,7 @@ def test_label_sets_are_bounded_and_nothing_goes_uncounted(tmp_path: Path) -> No
         one.refusal(f"one-{number}")
         two.refusal(f"two-{number}")
         one.request("/v1/x", "openai", number, False)
-        one.tokens(1, 0, 2, 0, f"provider-{number}")
+        one.usage(f"provider-{number}", 1, 0, 2, 0, 0, 0)
     refusals = exact(one, "metergate_refusals")
     assert len(refusals) == LABEL_SETS_LIMIT + 1
     assert refusals[OTHER,] == 500
