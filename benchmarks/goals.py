@@ -145,7 +145,7 @@ GOALS: Final = (
         20_000,
         40_000,
         own(LEDGER, "rows_per_s", LEDGER),
-        "write_debits in batches of 500, a batch after the other, every commit synced",
+        "write_debits in batches of 500, a batch after the other, every commit synced; rolled up within the time",
         at_least=True,
         decimals=0,
     ),

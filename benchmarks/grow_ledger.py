@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from benchmarks import wire
 from benchmarks.figures import percentile
@@ -18,6 +18,7 @@ from benchmarks.subjects import Report, Sample, Unsound
 from billing.ledger.debits import Debit, write_debits
 from billing.ledger.migrate import migrate
 from billing.ledger.postgres import Database
+from billing.ledger.rollups import MOST_FRESH, roll
 from billing.reports import EventFilter, Reports
 
 ACCOUNTS: Final = 1_000
@@ -67,9 +68,12 @@ async def ledger(stage: Stage, sizes: Sequence[int], report: Report) -> list[Sam
             report(f"ledger rows: {size:,}")
             while writer.rows < size - MEASURED_ROWS:
                 await writer.write(min(FILL_ROWS, size - MEASURED_ROWS - writer.rows))
-            inserted = await _insert(stage, writer, size - writer.rows)
+            await writer.roll()
+            measured = size - writer.rows
+            wrote = await _spent(stage, _insert(writer, measured))
             await database.execute("ANALYZE")
-            read = {name: await _time(Reports(database), query) for name, query in QUERIES.items()}
+            read = {name: await _time(Reports(database), query) for name, query in QUERIES.items()}  # these are fresh
+            inserted = _by_row(measured, wrote, await _spent(stage, writer.roll()))
             pages = await database.value("SELECT pg_database_size(current_database())")
             samples.append({"size": size, **inserted, **read, "bytes_a_row": pages / size})
         found = await written(url)
@@ -82,12 +86,14 @@ async def ledger(stage: Stage, sizes: Sequence[int], report: Report) -> list[Sam
 
 
 class _Writer:
-    """Writes batches; a batch is of one minute, as it is when it comes from a gateway."""
+    """Writes batches; a batch is of one minute, as it is when it comes from a gateway. `rolled` of the rows are in the
+    rollups."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._choice = random.Random(SEED)  # noqa: S311 - the same rows in every run
         self.rows = 0
+        self.rolled = 0
 
     async def write(self, rows: int, at_ms: int | None = None) -> None:
         """At a time that is chosen at random within DAYS, unless it is given."""
@@ -97,21 +103,44 @@ class _Writer:
             self._database, [self._debit(number, at_ms) for number in range(self.rows, self.rows + rows)]
         )
         self.rows += rows
+        if self.rows - self.rolled > MOST_FRESH:
+            await self.roll()
+
+    async def roll(self) -> None:
+        """Move all that is fresh."""
+        while moved := await roll(self._database, most_fresh=0):
+            self.rolled += moved
 
     def _debit(self, number: int, at_ms: int) -> Debit:
         place = 0 if self._choice.random() < LARGE_SHARE else self._choice.randrange(ACCOUNTS)
         return debit(account_id(place), key_id(place), at_ms, place=(EPOCH, number + 1))
 
 
-async def _insert(stage: Stage, writer: _Writer, rows: int) -> Sample:
+async def _insert(writer: _Writer, rows: int) -> None:
     """So many rows of this minute in batches of the outbox's size."""
     now_ms = time.time_ns() // 1_000_000
-    own, postgres, start = cpu_s(os.getpid()), tree_cpu_s(stage.postgres_pid), time.perf_counter()
     for at in range(0, rows, BATCH_ROWS):
         await writer.write(min(BATCH_ROWS, rows - at), now_ms)
-    took_s = time.perf_counter() - start
-    own, postgres = cpu_s(os.getpid()) - own, tree_cpu_s(stage.postgres_pid) - postgres
-    return {"rows_per_s": rows / took_s, "client_us": own * 1e6 / rows, "postgres_us": postgres * 1e6 / rows}
+
+
+class _Spent(NamedTuple):
+    """Seconds: by the clock, of our CPU, of Postgres's."""
+
+    took: float
+    own: float
+    postgres: float
+
+
+async def _spent(stage: Stage, work: Awaitable[None]) -> _Spent:
+    own, postgres, start = cpu_s(os.getpid()), tree_cpu_s(stage.postgres_pid), time.perf_counter()
+    await work
+    took = time.perf_counter() - start
+    return _Spent(took, cpu_s(os.getpid()) - own, tree_cpu_s(stage.postgres_pid) - postgres)
+
+
+def _by_row(rows: int, *parts: _Spent) -> Sample:
+    took, own, postgres = map(sum, zip(*parts, strict=True))
+    return {"rows_per_s": rows / took, "client_us": own * 1e6 / rows, "postgres_us": postgres * 1e6 / rows}
 
 
 async def _time(reports: Reports, query: Query) -> float:

@@ -100,7 +100,7 @@ class Reports:
     async def usage_totals(
         self, account_id: str, *, key_id: str | None = None, user_id: str | None = None
     ) -> UsageTotals:
-        """Totals of an account, from the monthly rollups; of one key, or of the keys of one user, where given."""
+        """Totals of an account, from months and fresh usage; of one key, or of the keys of one user, where given."""
         rows = await self._database.rows(_query("reports_totals"), account_id, key_id, user_id)
         return UsageTotals(**{name: int(total) for name, total in rows[0].items()})
 

@@ -57,7 +57,7 @@ def worst_case(
     bound = _input_bound(parsed, route.entry, row, rules)
     input_tokens = (bound if counted is None else min(bound, counted)) * choices
     least, most = _output_bounds(parsed, route, rules)
-    if max(input_tokens, most * choices) > MAX_COUNT:
+    if input_tokens > MAX_COUNT or most * choices > MAX_COUNT:
         raise NeedTooLarge(f"all its choices together may have more than {MAX_COUNT} tokens")
     unit = rates.unit_nano(markup) * choices if parsed.has_output else 0
     return Need(input_tokens, rates.input_nano(input_tokens, markup), unit, choices, least, most)

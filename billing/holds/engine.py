@@ -3,8 +3,8 @@
     async with Engine(...) as engine:
         engine.holds, engine.cache, engine.announcer
 
-Beside the hot path it keeps its lease, and runs the outbox, a relay each second (epochs, changes that were not told), a
-sweep of the journals, and the subscription to changes.
+Beside the hot path it keeps its lease, and runs the outbox, the rollups' roller, a relay each second (epochs, changes
+that were not told), a sweep of the journals, and the subscription to changes.
 """
 
 import asyncio
@@ -28,6 +28,7 @@ from billing.holds.recovery import Recovery
 from billing.holds.service import Holds, HoldSettings
 from billing.holds.sync import Corrections
 from billing.ledger.postgres import Database, DatabaseError, queries
+from billing.ledger.rollups import Roller
 from billing.plans import DEFAULT_PLAN, Plan
 from billing.principals import Principal
 from billing.quotas import Quota
@@ -160,6 +161,7 @@ class Engine:
         self.cache = PrincipalCache(load_principal, settings.cache, time.monotonic)
         self.announcer = Announcer(database, link, keyspace, self.partitions, self.loader, self.corrections, self.cache)
         self.reconciler = Reconciler(database, link, keyspace, self.partitions, self.loader, self.corrections)
+        self.roller = Roller(database, gateway_id)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def _prepare(self, partition: Partition, epoch: int) -> bool:
@@ -190,7 +192,14 @@ class Engine:
                 break
             await asyncio.sleep(START_PAUSE_S)
         subscribed = asyncio.Event()
-        loops = (self._keep_lease(), self.outbox.run(), self._relay(), self._sweep(), self._subscribe(subscribed))
+        loops = (
+            self._keep_lease(),
+            self.outbox.run(),
+            self.roller.run(),
+            self._relay(),
+            self._sweep(),
+            self._subscribe(subscribed),
+        )
         self._tasks = [asyncio.create_task(loop) for loop in loops]
         async with asyncio.timeout(START_ATTEMPTS * START_PAUSE_S):
             await subscribed.wait()

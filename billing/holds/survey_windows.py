@@ -1,6 +1,6 @@
 """What the windows of many accounts have used according to Postgres, up to what Redis had counted of each.
 
-As `windows.read_counters`, which asks for one subject at a time: the rollups of a window less the debits that came
+As `windows.read_counters`, which asks for one subject at a time: what a window has used less the debits that came
 after the cursors. Here the window of an account is read once, by key, and its counters are sums of what they apply to.
 """
 

@@ -1,6 +1,7 @@
 """What windows have used according to Postgres, for counters that Redis has to be given.
 
-The rollups are written in the transaction that writes the debits, so that they and the balance are of one moment.
+What is fresh is written in the transaction that writes the debits, and rollups and fresh rows are read by one
+statement, so that the counters and the balance are of one moment.
 """
 
 from collections.abc import Mapping, Sequence

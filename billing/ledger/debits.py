@@ -3,6 +3,11 @@
 This file owns rule R3 of the protocol: a request id is decided once, by whoever inserts it first; a row that Postgres
 refuses is found by bisection and set aside, so that it never blocks the others. A debit that Redis has counted carries
 its epoch and dseq; without them it came by the ledger's own way and becomes a correction.
+
+Almost every batch is of debits that the ledger has not got yet, so it is written as such first: that spares Postgres
+the marks by which an insert that may be given up is kept apart, and us an answer for every row. A batch with a request
+id that is known fails as a whole then, with nothing written, and is written again by the statement that leaves those
+out.
 """
 
 import logging
@@ -13,13 +18,25 @@ from typing import Final, Literal
 
 import msgspec
 
-from billing.ledger.postgres import Database, DatabaseRefused, queries
+from billing.ledger.postgres import Database, DatabaseRefused, Row, UniqueViolation, queries
 from billing.usage import COUNT_NAMES, Usage
 
 logger = logging.getLogger(__name__)
 
 _sql = queries("billing.ledger")
+_UNLESS_KNOWN: Final = "ON CONFLICT DO NOTHING"
+
+
+def _only_new(query: str) -> str:
+    """`write_debits.sql` for a batch that is all new: it refuses a known request id, and answers what is not plain."""
+    before, mark, after = query.partition(_UNLESS_KNOWN)
+    if not mark or _UNLESS_KNOWN in after or not after.rstrip().endswith("FROM inserted"):
+        raise ValueError("write_debits.sql is not of the form that is known here")
+    return f"{before}{after.rstrip()} WHERE xseq IS NOT NULL OR outcome <> 'settled'"
+
+
 WRITE_DEBITS: Final = _sql("write_debits")
+WRITE_NEW_DEBITS: Final = _only_new(WRITE_DEBITS)
 STORED_DEBITS: Final = _sql("stored_debits")
 PLACE_DEBITS: Final = _sql("place_debits")
 SET_ASIDE: Final = _sql("set_aside")
@@ -101,9 +118,12 @@ class Stored:
     inserted it."""
 
     outcome: Outcome
-    charged_nano: int
     xseq: int | None
     fresh: bool
+
+
+PLAIN: Final = Stored("settled", None, True)
+"""Of nearly every debit: one for all of them."""
 
 
 async def write_debits(database: Database, debits: Sequence[Debit]) -> dict[str, Stored]:
@@ -125,8 +145,18 @@ async def write_debits(database: Database, debits: Sequence[Debit]) -> dict[str,
 
 
 async def _write(database: Database, debits: Sequence[Debit]) -> dict[str, Stored]:
-    rows = await database.rows(WRITE_DEBITS, _as_json(debits).decode())
-    stored = {row["request_id"]: Stored(row["outcome"], row["charged_nano"], row["xseq"], True) for row in rows}
+    batch = _as_json(debits).decode()
+    try:
+        rows = await database.rows(WRITE_NEW_DEBITS, batch)
+    except UniqueViolation:
+        return await _write_unless_known(database, debits, batch)
+    stored = dict.fromkeys([debit.request_id for debit in debits], PLAIN)
+    stored.update(_stored(rows, fresh=True))
+    return stored
+
+
+async def _write_unless_known(database: Database, debits: Sequence[Debit], batch: str) -> dict[str, Stored]:
+    stored = _stored(await database.rows(WRITE_DEBITS, batch), fresh=True)
     known = [debit for debit in debits if debit.request_id not in stored]
     if known:
         stored.update(await _reconcile_known(database, known))
@@ -134,11 +164,10 @@ async def _write(database: Database, debits: Sequence[Debit]) -> dict[str, Store
 
 
 async def _reconcile_known(database: Database, debits: Sequence[Debit]) -> dict[str, Stored]:
-    rows = await database.rows(STORED_DEBITS, [debit.request_id for debit in debits])
-    stored = {row["request_id"]: Stored(row["outcome"], row["charged_nano"], row["xseq"], False) for row in rows}
+    stored = _stored(await database.rows(STORED_DEBITS, [debit.request_id for debit in debits]), fresh=False)
     lost = [debit.request_id for debit in debits if debit.request_id not in stored]
-    if lost:
-        raise DatabaseRefused(f"the ledger has no account for {len(lost)} debits, the first is {lost[0]}")
+    if lost:  # no answer would say that they are written
+        raise DatabaseRefused(f"{len(lost)} debits were neither inserted nor known, the first is {lost[0]}")
     placed = [debit for debit in debits if debit.dseq is not None]
     if placed:
         ids, epochs, places = zip(*((debit.request_id, debit.epoch, debit.dseq) for debit in placed), strict=True)
@@ -146,6 +175,12 @@ async def _reconcile_known(database: Database, debits: Sequence[Debit]) -> dict[
     return stored
 
 
+def _stored(rows: Sequence[Row], *, fresh: bool) -> dict[str, Stored]:
+    return {row["request_id"]: Stored(row["outcome"], row["xseq"], fresh) for row in rows}
+
+
 async def _set_aside(database: Database, debit: Debit, error: DatabaseRefused) -> None:
-    logger.critical("the ledger refused debit %s; it is set aside: %s", debit.request_id, error)
-    await database.execute(SET_ASIDE, debit.request_id, encode_debit(debit), str(error)[:1000])
+    known = await database.value("SELECT EXISTS (SELECT FROM accounts WHERE id = $1)", debit.account_id)
+    reason = str(error)[:1000] if known else "the ledger has no such account"
+    logger.critical("the ledger refused debit %s; it is set aside: %s", debit.request_id, reason)
+    await database.execute(SET_ASIDE, debit.request_id, encode_debit(debit), reason)

@@ -4,7 +4,7 @@
     sum         all balances, those of system accounts included, sum to zero
     transfers   every charged event has exactly one transfer, of its amount and account; every usage transfer an event
     prices      every event's amount follows from its counts and the price row that it names
-    rollups     every rollup is the sum of its events
+    rollups     every rollup is the sum of its events, but for those that are fresh: each of them has a row of its own
 
 Everything is read through cursors, and differences are counted while a bounded number of them is named, so that
 millions of rows take time but no memory.

@@ -49,10 +49,14 @@ _INTEGER: Final[msgspec.json.Decoder[int | None]] = msgspec.json.Decoder(int | N
 _BOOLEAN: Final[msgspec.json.Decoder[bool | None]] = msgspec.json.Decoder(bool | None)
 _SHORTEST_PAIR_BYTES: Final = len('"":0,')
 
-_READERS: Final[dict[str, tuple[Callable[[Raw], str | int | None], str]]] = {
-    **dict.fromkeys(("model", "user", "safety_identifier", "service_tier"), (_STRING.decode, "a string")),
-    **dict.fromkeys(("n", "best_of", *MAX_FIELDS), (_INTEGER.decode, "an integer")),
-    "stream": (_BOOLEAN.decode, "a boolean"),
+_EXPECTED: Final = {
+    **dict.fromkeys(("model", "user", "safety_identifier", "service_tier"), "a string"),
+    **dict.fromkeys(("n", "best_of", *MAX_FIELDS), "an integer"),
+    "stream": "a boolean",
+}
+_DECODERS: Final = {"a string": _STRING.decode, "an integer": _INTEGER.decode, "a boolean": _BOOLEAN.decode}
+_READERS: Final[dict[str, Callable[[Raw], str | int | None]]] = {
+    name: _DECODERS[expected] for name, expected in _EXPECTED.items()
 }
 METERING_FIELDS: Final = frozenset({*_READERS, "stream_options", *INPUT_FIELD.values(), *SERVER_TOOL_FIELDS})
 _USUAL_FIELDS: Final = METERING_FIELDS | {
@@ -87,7 +91,8 @@ def parse(endpoint: str, body: bytes) -> ParsedRequest:
     parts = NO_PARTS
     unbounded = not SERVER_TOOL_FIELDS.isdisjoint(fields)
     if has_output:
-        choices = max(_within(values, "n", 1, MAX_CHOICES) or 1, _within(values, "best_of", 1, MAX_CHOICES) or 1)
+        if "n" in values or "best_of" in values:
+            choices = max(_within(values, "n", 1, MAX_CHOICES) or 1, _within(values, "best_of", 1, MAX_CHOICES) or 1)
         max_output_tokens = _maximum(values, 0 if endpoint == COMPLETIONS else 1)
     if endpoint == COMPLETIONS:
         choices *= _prompts(content)
@@ -211,15 +216,14 @@ def _wrong_type(param: str, expected: str) -> BadRequest:
 def _values(fields: Mapping[str, Raw]) -> dict[str, Any]:
     """The small fields, decoded. Raises `BadRequest` for a wrong type, or a name that another parser would take."""
     values: dict[str, Any] = {}
-    for name, raw in fields.items():
-        if name in _READERS:
-            read, expected = _READERS[name]
-            try:
-                values[name] = read(raw)
-            except msgspec.DecodeError as error:
-                raise _wrong_type(name, expected) from error
-        elif name not in _USUAL_FIELDS and (folded := name.casefold()) in METERING_FIELDS:
-            raise BadRequest(f"Unrecognized field: write '{folded}' in lower case.", folded)
+    try:
+        for name, raw in fields.items():
+            if name in _READERS:
+                values[name] = _READERS[name](raw)
+            elif name not in _USUAL_FIELDS and (folded := name.casefold()) in METERING_FIELDS:
+                raise BadRequest(f"Unrecognized field: write '{folded}' in lower case.", folded)
+    except msgspec.DecodeError as error:
+        raise _wrong_type(name, _EXPECTED[name]) from error
     return values
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from billing.explanations import EXACT_DECIMALS, UsageEvent, decimal, exact_usd, explain, format_explanation
 from billing.ledger.catalogue import sync_prices
+from billing.ledger.rollups import roll
 from billing.money import format_usd
 from billing.pages import BadCursor
 from billing.prices import FACTOR_SCALE
@@ -157,12 +158,14 @@ async def test_totals_by_account_key_and_user(billing: Billing) -> None:
 
     cost = 210_000
     totals = billing.reports.usage_totals
-    assert await totals(account_id) == UsageTotals(4, 4000, 400, 5 * cost)
-    assert await totals(account_id, key_id=key_id) == UsageTotals(2, 2000, 200, 3 * cost)
-    assert await totals(account_id, user_id="ann") == UsageTotals(3, 3000, 300, 4 * cost)
-    assert await totals(account_id, user_id="bob", key_id=key_id) == UsageTotals(0, 0, 0, 0)
-    assert await totals(account_id, key_id=other_key) == UsageTotals(0, 0, 0, 0)
-    assert (await totals(account_id)).total_tokens == 4400
+    for rows in (0, 2, 1, 2):  # fresh, in both places, rolled up
+        assert await roll(billing.database, rows, most_fresh=0) == rows
+        assert await totals(account_id) == UsageTotals(4, 4000, 400, 5 * cost)
+        assert await totals(account_id, key_id=key_id) == UsageTotals(2, 2000, 200, 3 * cost)
+        assert await totals(account_id, user_id="ann") == UsageTotals(3, 3000, 300, 4 * cost)
+        assert await totals(account_id, user_id="bob", key_id=key_id) == UsageTotals(0, 0, 0, 0)
+        assert await totals(account_id, key_id=other_key) == UsageTotals(0, 0, 0, 0)
+        assert (await totals(account_id)).total_tokens == 4400
 
 
 async def test_a_database_that_is_empty_reads_as_nothing(billing: Billing) -> None:

@@ -1,4 +1,4 @@
--- The debits that the rollups have and Redis had not counted, of accounts $2 in places $1: those after debit $3 of epoch
+-- The debits that the ledger has and Redis had not counted, of accounts $2 in places $1: those after debit $3 of epoch
 -- $5, and later corrections than $4 but for those of debits that it had settled by then. As window_usage_after.sql, for
 -- many accounts, each debit by itself. Debits are looked for from their admission at $6 on.
 SELECT g.place, u.key_id, u.feature, u.model, floor(extract(epoch FROM u.admitted_at))::bigint AS admitted_s,

@@ -1,5 +1,5 @@
--- Rollups that are not the sums of their events, and sums without a rollup. What counts, and the buckets, are as in
--- write_debits.sql.
+-- Rollups that are not the sums of their events, and sums without a rollup. What counts is as in write_debits.sql, the
+-- buckets as in roll_usage.sql. Fresh rows are taken off: what is left of the events is what the rollups must have.
 WITH minutes AS (
     SELECT account_id, date_trunc('minute', admitted_at, 'UTC') AS bucket, key_id, model, feature, count(*) AS requests,
         sum(input_tokens) AS input_tokens, sum(cached_input_tokens) AS cached_input_tokens,
@@ -8,6 +8,12 @@ WITH minutes AS (
     FROM usage_events
     WHERE outcome = 'settled' OR input_tokens + output_tokens > 0
     GROUP BY 1, 2, 3, 4, 5
+    UNION ALL
+    SELECT account_id, date_trunc('minute', admitted_at, 'UTC'), key_id, model, feature, -count(*),
+        -sum(input_tokens), -sum(cached_input_tokens), -sum(cache_write_tokens), -sum(output_tokens),
+        -sum(reasoning_tokens), -sum(cost_nano), -sum(charged_nano)
+    FROM usage_fresh
+    GROUP BY 1, 2, 3, 4, 5
 ), summed AS (
     SELECT account_id, g.code AS granularity, date_trunc(g.unit, minutes.bucket, 'UTC') AS bucket, key_id, model, feature,
         sum(requests) AS requests, sum(input_tokens) AS input_tokens, sum(cached_input_tokens) AS cached_input_tokens,
@@ -15,6 +21,8 @@ WITH minutes AS (
         sum(reasoning_tokens) AS reasoning_tokens, sum(cost_nano) AS cost_nano, sum(charged_nano) AS charged_nano
     FROM minutes CROSS JOIN (VALUES (0, 'minute'), (1, 'hour'), (2, 'day'), (3, 'month')) AS g (code, unit)
     GROUP BY 1, 2, 3, 4, 5, 6
+    HAVING (sum(requests), sum(input_tokens), sum(cached_input_tokens), sum(cache_write_tokens), sum(output_tokens),
+        sum(reasoning_tokens), sum(cost_nano), sum(charged_nano)) <> (0, 0, 0, 0, 0, 0, 0, 0)
 )
 SELECT account_id, granularity, bucket, key_id, model, feature,
     s.requests AS events, r.requests, s.charged_nano AS events_charged_nano, r.charged_nano

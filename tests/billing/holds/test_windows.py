@@ -14,6 +14,7 @@ from billing.holds.hold import Hold
 from billing.holds.partitions import Partition
 from billing.holds.windows import Since, read_counters
 from billing.ledger.debits import Debit, write_debits
+from billing.ledger.rollups import roll
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window, window_id
 from tests.billing.holds.conftest import World, debit
@@ -84,15 +85,18 @@ async def test_postgres_knows_every_window_of_every_metric_and_filter(world: Wor
             balance -= one.charged_nano
     assert len(await write_debits(world.database, [*fitting, *by_others])) == len(fitting) + 3
     at_s = int(now.timestamp())
-    for model, feature in FILTERS:
-        quotas = [Quota(window, metric, 1, model, feature) for window in Window for metric in Metric]
-        async with world.database.transaction(snapshot=True) as connection:
-            for key_id in (None, *mine):
-                counters = await read_counters(connection, principal.account_id, key_id, quotas, at_s)
-                seen = [one for one in fitting if key_id in (None, one.key_id)]
-                assert counters == tuple(
-                    Counter(quota.tag, window_id(quota.window, at_s), used(quota, seen, at_s)) for quota in quotas
-                )
+    for rows in (0, 100, 500):  # fresh, in both places, rolled up
+        await roll(world.database, rows, most_fresh=0)
+        for model, feature in FILTERS:
+            quotas = [Quota(window, metric, 1, model, feature) for window in Window for metric in Metric]
+            async with world.database.transaction(snapshot=True) as connection:
+                for key_id in (None, *mine):
+                    counters = await read_counters(connection, principal.account_id, key_id, quotas, at_s)
+                    seen = [one for one in fitting if key_id in (None, one.key_id)]
+                    assert counters == tuple(
+                        Counter(quota.tag, window_id(quota.window, at_s), used(quota, seen, at_s)) for quota in quotas
+                    )
+    assert await world.database.value("SELECT count(*) FROM usage_fresh") == 0
 
 
 async def test_what_redis_counted_itself_is_left_out(world: World) -> None:
@@ -122,9 +126,11 @@ async def test_what_redis_counted_itself_is_left_out(world: World) -> None:
     await write(after, 2, 3, 14)
     quotas = [Quota(Window.total, metric, 1) for metric in Metric]
     since = Since(3, 5, 10, moment)
-    async with world.database.transaction(snapshot=True) as connection:
-        counters = await read_counters(connection, principal.account_id, None, quotas, now_ms // 1000, since)
-    assert [counter.used for counter in counters] == [used(quota, before, now_ms // 1000) for quota in quotas]
+    for rows in (0, 3, 5):  # fresh, in both places, rolled up
+        await roll(world.database, rows, most_fresh=0)
+        async with world.database.transaction(snapshot=True) as connection:
+            counters = await read_counters(connection, principal.account_id, None, quotas, now_ms // 1000, since)
+        assert [counter.used for counter in counters] == [used(quota, before, now_ms // 1000) for quota in quotas]
 
 
 def placed(one: Debit, epoch: int | None, dseq: int | None) -> Debit:

@@ -9,6 +9,7 @@ from billing.ledger import verify as verification
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import Debit, write_debits
 from billing.ledger.postgres import Database
+from billing.ledger.rollups import roll
 from billing.ledger.verify import EXAMPLES_LIMIT, Checked, Verified, verify
 from billing.money import NANO_PER_USD
 from billing.prices import FACTOR_SCALE
@@ -79,7 +80,11 @@ async def test_real_debits_are_right(billing: Billing, account_id: str, monkeypa
     assert looked_at["balances"] == 1
     assert looked_at["transfers"] == 5  # the grant and four debits; the fifth charged nothing
     assert looked_at["prices"] == 5
-    assert looked_at["rollups"] >= 8
+    assert looked_at["rollups"] == 5  # fresh
+    assert await roll(billing.database, most_fresh=0) == 5
+    verified = await verify(billing.database)
+    assert differences(verified) == {}
+    assert {check.name: check.looked_at for check in verified.checks}["rollups"] >= 8
 
 
 async def test_what_was_given_back_or_free_is_not_computed(billing: Billing, account_id: str) -> None:
@@ -232,9 +237,17 @@ async def test_a_cheaper_price_row_under_the_same_id(billing: Billing, account_i
     assert "would say" in found["prices"].examples[0]
 
 
+async def partly_rolled(billing: Billing, account_id: str) -> list[str]:
+    """Requests as `debits` makes them, the first four in the rollups and two fresh."""
+    made = await debits(billing, account_id)
+    assert await roll(billing.database, 4, most_fresh=0) == 4
+    return [*made, await billing.debit(account_id, "key_2", USAGE, model="slow")]
+
+
 @pytest.mark.parametrize("change", ["UPDATE usage_rollups SET requests = requests + 1", "DELETE FROM usage_rollups"])
 async def test_a_rollup_that_is_no_sum(billing: Billing, account_id: str, change: str) -> None:
-    await debits(billing, account_id)
+    await partly_rolled(billing, account_id)
+    assert differences(await verify(billing.database)) == {}
     await billing.database.execute(f"{change} WHERE granularity = 2 AND model = 'slow'")
     found = differences(await verify(billing.database))
     assert set(found) == {"rollups"}
@@ -243,8 +256,23 @@ async def test_a_rollup_that_is_no_sum(billing: Billing, account_id: str, change
     assert account_id in found["rollups"].examples[0]
 
 
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ("UPDATE usage_fresh SET input_tokens = input_tokens + 1", 4),
+        ("UPDATE usage_fresh SET key_id = 'key_other'", 8),
+        ("DELETE FROM usage_fresh", 4),
+        ("INSERT INTO usage_fresh SELECT * FROM usage_fresh", 4),
+    ],
+)
+async def test_what_is_fresh_is_compared(billing: Billing, account_id: str, change: str, found: int) -> None:
+    await partly_rolled(billing, account_id)
+    await billing.database.execute(f"{change} WHERE model = 'slow'")
+    assert differences(await verify(billing.database))["rollups"].differences == found
+
+
 async def test_a_rollup_of_nothing(billing: Billing, account_id: str) -> None:
-    await debits(billing, account_id)
+    await partly_rolled(billing, account_id)
     await billing.database.execute(
         "UPDATE usage_rollups SET key_id = 'key_other' WHERE granularity = 3 AND model = 'slow'"
     )

@@ -1,0 +1,87 @@
+"""Migration 2 on a ledger that has grown with migration 1: nothing that was rolled up or granted is lost or doubled."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from billing.ledger.catalogue import sync_prices
+from billing.ledger.grants import IdempotencyConflict
+from billing.ledger.migrate import migrate, pending
+from billing.ledger.postgres import Database, UniqueViolation
+from billing.ledger.rollups import roll
+from billing.ledger.verify import verify
+from billing.money import NANO_PER_USD
+from billing.reports import UsageTotals
+from billing.usage import Usage
+from tests.billing.support import PRICES, Billing
+
+USAGE = Usage(input_tokens=1000, output_tokens=100)
+COST_NANO = 210_000
+BACK = """
+DROP TABLE usage_fresh;
+DROP INDEX transfers_idempotency;
+ALTER TABLE transfers ADD UNIQUE (idempotency_scope, idempotency_key);
+ALTER TABLE accounts RESET (fillfactor);
+ALTER TABLE usage_rollups RESET (fillfactor);
+DELETE FROM migrations WHERE number = 2;
+"""
+"""The schema of migration 1, with what is in its tables."""
+
+SHAPE = """
+SELECT 'column', table_name::text, column_name::text, data_type::text || is_nullable::text
+FROM information_schema.columns WHERE table_schema = 'public'
+UNION ALL SELECT 'index', tablename::text, indexname::text, indexdef FROM pg_indexes WHERE schemaname = 'public'
+UNION ALL SELECT 'constraint', conrelid::regclass::text, conname::text, pg_get_constraintdef(oid) FROM pg_constraint
+UNION ALL SELECT 'options', relname::text, '', reloptions::text FROM pg_class WHERE reloptions IS NOT NULL
+ORDER BY 1, 2, 3
+"""
+
+
+@pytest.fixture
+async def grown(billing: Billing) -> tuple[str, str]:
+    """An account and its key in a ledger as migration 1 left it: granted to, with a debit that is rolled up."""
+    await sync_prices(billing.database, PRICES)
+    account = await billing.accounts.create("Acme")
+    key, _ = await billing.keys.create(account.id, "laptop")
+    await billing.grants.grant(account.id, NANO_PER_USD, "welcome")
+    await billing.debit(account.id, key.id, USAGE, admitted_at=datetime.now(UTC))
+    assert await roll(billing.database, most_fresh=0) == 1
+    await billing.database.execute(BACK)
+    assert await pending(billing.database) == ["0002_fresh_usage"]
+    return account.id, key.id
+
+
+async def test_a_ledger_that_has_grown(billing: Billing, grown: tuple[str, str], database_url: str) -> None:
+    account_id, key_id = grown
+    assert await migrate(database_url) == ["0002_fresh_usage"]
+    assert await billing.reports.usage_totals(account_id) == UsageTotals(1, 1000, 100, COST_NANO)
+    await billing.debit(account_id, key_id, USAGE, admitted_at=datetime.now(UTC))
+    for moved in (0, 1):
+        assert await roll(billing.database, moved, most_fresh=0) == moved
+        assert await billing.reports.usage_totals(account_id, key_id=key_id) == UsageTotals(2, 2000, 200, 2 * COST_NANO)
+        assert (await verify(billing.database)).ok
+
+
+async def test_a_grant_is_still_made_once(billing: Billing, grown: tuple[str, str], database_url: str) -> None:
+    account_id, _ = grown
+    await migrate(database_url)
+    assert (await billing.grants.grant(account_id, NANO_PER_USD, "welcome")).replayed
+    with pytest.raises(IdempotencyConflict):
+        await billing.grants.grant(account_id, 2 * NANO_PER_USD, "welcome")
+    with pytest.raises(UniqueViolation):
+        await billing.database.execute(
+            "INSERT INTO transfers (id, debit_account, credit_account, amount_nano, kind, idempotency_scope, "
+            "idempotency_key) SELECT 'again', debit_account, credit_account, amount_nano, kind, idempotency_scope, "
+            "idempotency_key FROM transfers WHERE kind = 'grant'"
+        )
+
+
+async def test_an_upgraded_database_is_as_a_new_one(billing: Billing, database_url: str) -> None:
+    async def shape(database: Database) -> list[tuple[object, ...]]:
+        return [tuple(row) for row in await database.rows(SHAPE)]
+
+    new = await shape(billing.database)
+    await billing.database.execute(BACK)
+    assert await shape(billing.database) != new
+    await migrate(database_url)
+    assert await shape(billing.database) == new
