@@ -38,8 +38,12 @@ _KINDS: Final = frozenset({"image_url", "input_audio", "file"})
 _FURTHER: Final = frozenset({"detail", "filename", "min_pixels", "max_pixels"})
 """Fields beside those, of parts of the kinds that are counted, that bring no input of their own."""
 
-_NESTED: Final = re.compile(rb":\s*[\[{]")
+NESTED: Final = re.compile(rb":\s*[\[{]")
 """Without a match no message has a member that is a list or an object, so all content is a string."""
+MOST_BRACKETS: Final = 256
+"""Of one kind that are looked at one by one; text with more is searched by the expression."""
+MOST_SPACES: Final = 16
+"""Before a bracket; where there are more, the expression is asked, too."""
 _OBJECTS: Final = msgspec.json.Decoder(list[dict[Name, Raw]], dec_hook=as_name)
 _ITEMS: Final = msgspec.json.Decoder(list[Raw])
 _OBJECT: Final = msgspec.json.Decoder(dict[str, Raw])
@@ -55,7 +59,7 @@ def count_parts(messages: Raw) -> tuple[Parts, bool]:
 
     Raises `BadRequest` where one of them has parts or calls and not all are objects.
     """
-    if _NESTED.search(messages) is None:
+    if not nested(bytes(messages)):
         return NO_PARTS, False
     try:
         found = _OBJECTS.decode(messages)
@@ -74,6 +78,25 @@ def count_parts(messages: Raw) -> tuple[Parts, bool]:
             elif first == ord("{") and name.casefold() in ("audio", "content"):
                 outside = True  # an earlier answer's audio, by id
     return _sum(parts, outside) if parts else (NO_PARTS, outside)
+
+
+def nested(messages: bytes) -> bool:
+    """As a search for `NESTED`. Brackets are few, as a rule, and finding them takes a tenth of the time that an
+    expression takes which stops at every colon."""
+    for bracket in (b"{", b"["):
+        at = 0
+        for _ in range(MOST_BRACKETS):
+            at = messages.find(bracket, at + 1)
+            if at < 0:
+                break
+            before = messages[max(0, at - MOST_SPACES) : at].rstrip()
+            if before.endswith(b":"):
+                return True
+            if not before:
+                return NESTED.search(messages) is not None
+        else:
+            return NESTED.search(messages) is not None
+    return False
 
 
 def _sum(parts: list[dict[Name, Raw]], outside: bool) -> tuple[Parts, bool]:

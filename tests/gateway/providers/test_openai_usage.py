@@ -184,6 +184,33 @@ def test_no_counts_make_it_fail(usage: dict[str, Any]) -> None:
         assert reported.usage.input_tokens >= usage["prompt_tokens"]
 
 
+SMALL = st.integers(0, 30)
+NOTHING = st.none() | st.just(0) | st.just(3)
+
+
+@given(
+    SMALL,
+    SMALL,
+    st.integers(-1, 1),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            **dict.fromkeys(("cached_tokens", "cache_creation_input_tokens", "prompt_cache_hit_tokens"), NOTHING),
+            "prompt_tokens_details": st.dictionaries(
+                st.sampled_from(["cached_tokens", "audio_tokens", "cache_write_tokens"]), SMALL | st.none()
+            ),
+            "completion_tokens_details": st.dictionaries(
+                st.sampled_from(["reasoning_tokens", "audio_tokens"]), SMALL | st.none()
+            ),
+        },
+    ),
+)
+def test_usage_that_is_plain_is_read_as_all_other(prompt: int, output: int, off: int, more: dict[str, Any]) -> None:
+    """A whole answer's usage is read in one go where it is as OpenAI writes it; an event's never is."""
+    body = json.dumps({"usage": counts(prompt, output, prompt + output + off, **more)}).encode()
+    assert usage_from_json(CHAT, body) == EVENTS.facts(body).reported
+
+
 EVENTS = OpenAIEvents()
 
 
