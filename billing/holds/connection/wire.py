@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 Argument = bytes | str | int
 OnReply = Callable[[Any], None]
 
+HOT: Final = "hot"
 ASK_TIMEOUT_S: Final = 5.0
 ERROR_CHARACTERS: Final = 200
 ELSEWHERE: Final = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "READONLY", "LOADING", "MASTERDOWN")
@@ -27,14 +28,18 @@ ELSEWHERE: Final = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "READONLY", "LOAD
 
 
 class Script:
-    """A script with the shared state layout before it, known to the server by its SHA-1."""
+    """A script with the shared texts before it, known to the server by its SHA-1.
+
+    The hot path goes without those that it does not need: every call pays for what is defined.
+    """
 
     __slots__ = ("name", "sha", "source")
 
     def __init__(self, name: str) -> None:
         folder = files("billing.holds").joinpath("lua")
+        texts = ("_state", name) if name == HOT else ("_state", "_cold", name)
         self.name = name
-        self.source = (folder.joinpath("_state.lua").read_text() + folder.joinpath(f"{name}.lua").read_text()).encode()
+        self.source = "".join(folder.joinpath(f"{text}.lua").read_text() for text in texts).encode()
         self.sha = hashlib.sha1(self.source, usedforsecurity=False).hexdigest().encode()
 
     def __repr__(self) -> str:

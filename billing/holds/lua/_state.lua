@@ -13,24 +13,34 @@
 --
 -- A tag holds the window's code in bits 0-2, the metric's in bits 3-5, a filter's digest above; bit 31 marks a counter
 -- that waits for its base from Postgres. `used` counts what is held and what is settled.
+--
+-- Here an account or a key is a flat list of those numbers, each known by its place: those named below, and of a counter
+-- the place of its tag, with the window id and `used` behind it.
+--
+-- A call of a script defines all of its functions anew; each of them costs 0.1 us, and so does each local that any of
+-- them captures. So the functions here and in hot.lua capture functions and memos alone and write places out, with their
+-- names beside them, and what the hot path does not need is in _cold.lua.
 
 local VERSION = 1
 local HELD, SETTLED, CLAIMED = 72, 83, 69
 local PENDING = 2147483648
-local ACCOUNT_HEAD = '<BI4i8i8i8i8i8I4I4I4B'
-local KEY_HEAD = '<BI4I4I4B'
-local floor = math.floor
+local EPOCH = 2
+local A_BALANCE, A_HELD, A_DSEQ, A_XSEQ, A_HOLD_VERSION, A_VERSION, A_NOW_S, A_RUNNING = 3, 4, 5, 6, 7, 8, 9, 10
+local K_VERSION, K_RUNNING = 3, 4
+local A_COUNTERS, K_COUNTERS = 12, 6
 local pack, unpack_from = struct.pack, struct.unpack
 
-local function numbers(format, count)
-  return '<' .. string.rep(format, count)
-end
-
 local TIME = redis.call('TIME')
-local now_ms = tonumber(TIME[1]) * 1000 + floor(tonumber(TIME[2]) / 1000)
+local now_ms = TIME[1] * 1000 + math.floor(TIME[2] / 1000)
 
--- Month number of a day since 1970-01-01 (days_to_civil of Howard Hinnant's "chrono-compatible low-level date algorithms").
-local function month_of(day)
+-- The window ids at a Unix second, by window code. The month is counted from year 0: days_to_civil of Howard Hinnant's
+-- "chrono-compatible low-level date algorithms".
+local windows_memo = {}
+local function windows_at(second)
+  local ids = windows_memo[second]
+  if ids then return ids end
+  local floor = math.floor
+  local day = floor(second / 86400)
   local z = day + 719468
   local era = floor(z / 146097)
   local doe = z - era * 146097
@@ -38,153 +48,82 @@ local function month_of(day)
   local doy = doe - (365 * yoe + floor(yoe / 4) - floor(yoe / 100))
   local mp = floor((5 * doy + 2) / 153)
   local month = mp < 10 and mp + 3 or mp - 9
-  return (yoe + era * 400 + (month <= 2 and 1 or 0)) * 12 + month - 1
-end
-
--- The window ids at a Unix second, by window code.
-local windows_memo = {}
-local function windows_at(second)
-  local ids = windows_memo[second]
-  if not ids then
-    local day = floor(second / 86400)
-    ids = {[0] = floor(second / 60), floor(second / 3600), day, floor((day + 3) / 7), month_of(day), 0}
-    windows_memo[second] = ids
-  end
+  ids = {[0] = floor(second / 60), floor(second / 3600), day, floor((day + 3) / 7),
+    (yoe + era * 400 + (month <= 2 and 1 or 0)) * 12 + month - 1, 0}
+  windows_memo[second] = ids
   return ids
 end
 
-local function read_account(key)
-  local raw = redis.call('GET', key)
-  if not raw then return nil end
-  local a, count, at = {}, nil, nil
-  a.version, a.epoch, a.balance, a.held, a.dseq, a.xseq, a.hold_version, a.principal_version, a.now_s, a.running,
-    count, at = unpack_from(ACCOUNT_HEAD, raw)
-  a.counters = {unpack_from(numbers('I4I4i8', count), raw, at)}
-  a.count = count
-  return a
+-- The format of a packed state by its length, which says whether it is a key's, and how many counters it has.
+local formats = {}
+local function state_format(length)
+  local format = formats[length]
+  if not format then
+    if length % 16 == 14 then
+      format = '<BI4I4I4B' .. string.rep('I4I4i8', (length - 14) / 16)
+    else
+      format = '<BI4i8i8i8i8i8I4I4I4B' .. string.rep('I4I4i8', (length - 58) / 16)
+    end
+    formats[length] = format
+  end
+  return format
 end
 
-local function write_account(key, a)
-  redis.call('SET', key, pack(ACCOUNT_HEAD, VERSION, a.epoch, a.balance, a.held, a.dseq, a.xseq, a.hold_version,
-    a.principal_version, a.now_s, a.running, a.count) .. pack(numbers('I4I4i8', a.count), unpack(a.counters, 1, a.count * 3)))
+local function unpack_state(raw)
+  local state = {struct.unpack(state_format(#raw), raw)}
+  state[#state] = nil
+  return state
 end
 
-local function read_key(key)
-  local raw = redis.call('GET', key)
-  if not raw then return nil end
-  local k, count, at = {}, nil, nil
-  k.version, k.epoch, k.principal_version, k.running, count, at = unpack_from(KEY_HEAD, raw)
-  k.counters = {unpack_from(numbers('I4I4i8', count), raw, at)}
-  k.count = count
-  return k
-end
-
-local function write_key(key, k)
-  redis.call('SET', key, pack(KEY_HEAD, VERSION, k.epoch, k.principal_version, k.running, k.count)
-    .. pack(numbers('I4I4i8', k.count), unpack(k.counters, 1, k.count * 3)))
-end
-
--- Where a counter stands in a subject's flat list, and whether it is pending; nil when it has none.
-local function find_counter(subject, tag, guess)
-  local counters = subject.counters
-  if counters[guess] == tag then return guess, false end
-  for at = 1, subject.count * 3, 3 do
-    if counters[at] == tag then return at, false end
-    if counters[at] == tag + PENDING then return at, true end
+-- Where a state's counter stands, and whether it is pending; nil when it has none. Its counters begin at `first`.
+local function find_counter(state, first, tag)
+  for at = first, #state, 3 do
+    if state[at] == tag then return at, false end
+    if state[at] == tag + 2147483648 then return at, true end -- PENDING
   end
   return nil
 end
 
-local function metric_of(tag) return floor(tag / 8) % 8 end
-local function window_of(tag) return tag % 8 end
-
--- What a request counts for each metric, by metric code.
-local function amounts_of(input, output, cost)
-  return {[0] = 1, input + output, input, output, cost}
-end
-
-local function read_text(raw, at)
-  return unpack_from('<Bc0', raw, at)
-end
-
-local function read_tags(raw, at)
-  local count, next_at = unpack_from('<B', raw, at)
-  local tags = {unpack_from(numbers('I4', count), raw, next_at)}
-  local after = tags[count + 1]
-  tags[count + 1] = nil
-  return tags, count, after
-end
-
--- A journal entry, or nil; `entry.state` says which fields it has.
-local function parse_entry(raw)
-  if not raw then return nil end
-  local e, at = {}, nil
-  e.version, e.state, e.epoch, e.at_ms, at = unpack_from('<BBI4i8', raw)
-  if e.state == SETTLED then
-    e.dseq, at = unpack_from('<i8', raw, at)
-    e.account_id, at = read_text(raw, at)
-    return e
+-- Add to the counters that a hold raised, where the window in which it was admitted is still the current one. Its tags
+-- are a B count + I4 at `at` in `raw`, mostly in the order of the counters; `ids` are the windows then, `change` is what
+-- to add by metric code + 1. Answers the place after the tags.
+local function correct_counters(state, first, raw, at, ids, change)
+  local count = string.byte(raw, at)
+  local format = formats[-count]
+  if not format then
+    format = '<' .. string.rep('I4', count)
+    formats[-count] = format
   end
-  e.cost, e.input, e.output, at = unpack_from('<i8i8i8', raw, at)
-  e.account_id, at = read_text(raw, at)
-  e.key_id, at = read_text(raw, at)
-  e.model, at = read_text(raw, at)
-  e.feature, at = read_text(raw, at)
-  e.gateway, at = read_text(raw, at)
-  e.tags_at = at
-  e.account_tags, e.account_tag_count, at = read_tags(raw, at)
-  e.key_tags, e.key_tag_count, at = read_tags(raw, at)
-  e.payload_at = at
-  return e
-end
-
--- The entry as it stands, with the tags that it now has.
-local function retagged(raw, e)
-  local accounts, keys = #e.account_tags, #e.key_tags
-  return string.sub(raw, 1, e.tags_at - 1)
-    .. pack('<B' .. string.rep('I4', accounts), accounts, unpack(e.account_tags))
-    .. pack('<B' .. string.rep('I4', keys), keys, unpack(e.key_tags)) .. string.sub(raw, e.payload_at)
-end
-
--- Add to the counters that a hold raised, where the window in which it was admitted is still the current one.
-local function correct_counters(subject, tags, count, admitted_ms, change)
-  local ids = windows_at(floor(admitted_ms / 1000))
+  local tags, place = {struct.unpack(format, raw, at + 1)}, first
   for i = 1, count do
-    local tag = tags[i]
-    local at = find_counter(subject, tag, i * 3 - 2)
-    if at and subject.counters[at + 1] == ids[window_of(tag)] then
-      subject.counters[at + 2] = subject.counters[at + 2] + change[metric_of(tag)]
+    local tag, found = tags[i], place
+    if state[found] ~= tag then found = find_counter(state, first, tag) end
+    if found then
+      local window = tag % 8
+      if state[found + 1] == ids[window] then
+        state[found + 2] = state[found + 2] + change[(tag - window) / 8 % 8 + 1]
+      end
+      place = found + 3
     end
   end
+  return tags[count + 1]
 end
 
--- Take counters on to the window in which something was admitted, where it is later than theirs and has begun.
-local function follow(subject, tags, count, admitted_ms, now_s)
-  local ids, now_ids = windows_at(floor(admitted_ms / 1000)), windows_at(now_s)
-  for i = 1, count do
-    local window = window_of(tags[i])
-    local at = find_counter(subject, tags[i], i * 3 - 2)
-    if at and subject.counters[at + 1] < ids[window] and ids[window] <= now_ids[window] then
-      subject.counters[at + 1], subject.counters[at + 2] = ids[window], 0
-    end
-  end
-end
-
--- End a hold in the state: `spent` is what it turned into by metric code, nil when it is given back whole.
-local function end_hold(account, key, entry, spent)
-  local held = amounts_of(entry.input, entry.output, entry.cost)
-  local change = {}
-  for metric = 0, 4 do change[metric] = (spent and spent[metric] or 0) - held[metric] end
-  account.held = account.held - entry.cost
-  account.running = account.running - 1
-  account.hold_version = account.hold_version + 1
-  correct_counters(account, entry.account_tags, entry.account_tag_count, entry.at_ms, change)
+-- End the hold of an entry H or E in the states of its account and its key (nil: it has none), by what it turned into:
+-- nothing where it is given back. An entry's five names begin at 39; its tags follow.
+local function end_hold(account, key, raw, requests, input, output, cost)
+  local at_ms, held_cost, held_input, held_output = struct.unpack('<i8i8i8i8', raw, 7)
+  local at = 39
+  for _ = 1, 5 do at = at + 1 + string.byte(raw, at) end
+  local ids = windows_at(math.floor(at_ms / 1000))
+  input, output = input - held_input, output - held_output
+  local change = {requests - 1, input + output, input, output, cost - held_cost}
+  account[4] = account[4] - held_cost -- held
+  account[7] = account[7] + 1 -- hold_version
+  account[10] = account[10] - 1 -- running
+  at = correct_counters(account, 12, raw, at, ids, change)
   if key then
-    key.running = key.running - 1
-    correct_counters(key, entry.key_tags, entry.key_tag_count, entry.at_ms, change)
+    key[4] = key[4] - 1 -- running
+    correct_counters(key, 6, raw, at, ids, change)
   end
-end
-
-local function epoch_is(meta, epoch)
-  return tonumber(redis.call('HGET', meta, 'epoch') or -1) == epoch
 end

@@ -7,19 +7,31 @@
 
 local epoch = tonumber(ARGV[1])
 if not epoch_is(KEYS[1], epoch) then return {1} end
-local replies, done = {0}, {}
-for i = 2, #ARGV do
-  local id, place, xseq = unpack_from('<c26Hi8', ARGV[i])
-  local raw = redis.call('HGET', KEYS[2], id)
-  local entry = parse_entry(raw)
-  if entry and entry.state == SETTLED then
-    local account = place > 0 and entry.epoch == epoch and read_account(KEYS[place])
-    if place > 0 and entry.epoch == epoch and (not account or account.xseq < xseq) then
-      replies[#replies + 1] = id
-    else
-      done[#done + 1] = id
+local replies = {0}
+
+-- Whether an account has been told of a correction.
+local function told(place, xseq)
+  local account = read_state(KEYS[place])
+  return account and account[EPOCH] == epoch and account[A_XSEQ] >= xseq
+end
+
+for first = 2, #ARGV, 1000 do -- Lua's stack bounds the arguments of a command
+  local last = math.min(first + 999, #ARGV)
+  local ids = {}
+  for i = first, last do ids[#ids + 1] = string.sub(ARGV[i], 1, 26) end
+  local entries = redis.call('HMGET', KEYS[2], unpack(ids))
+  local done = {}
+  for n = 1, #ids do
+    local raw = entries[n]
+    if raw and string.byte(raw, 2) == SETTLED then
+      local place, xseq = unpack_from('<Hi8', ARGV[first + n - 1], 27)
+      if place > 0 and unpack_from('<I4', raw, 3) == epoch and not told(place, xseq) then
+        replies[#replies + 1] = ids[n]
+      else
+        done[#done + 1] = ids[n]
+      end
     end
   end
+  if #done > 0 then redis.call('HDEL', KEYS[2], unpack(done)) end
 end
-if #done > 0 then redis.call('HDEL', KEYS[2], unpack(done)) end
 return replies

@@ -11,22 +11,22 @@
 local RESTART_MS = 2000
 local epoch, subject_id, version = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 if not epoch_is(KEYS[1], epoch) then return {1} end
-local account = read_account(KEYS[3])
-if not account or account.epoch ~= epoch then return {2} end
+local account = read_state(KEYS[3])
+if not account or account[EPOCH] ~= epoch then return {2} end
 local is_key = KEYS[5] ~= nil
-local subject = account
+local subject, first, version_at, running_at = account, A_COUNTERS, A_VERSION, A_RUNNING
 if is_key then
-  subject = read_key(KEYS[5])
-  if not subject or subject.epoch ~= epoch then return {2} end
+  subject, first, version_at, running_at = read_state(KEYS[5]), K_COUNTERS, K_VERSION, K_RUNNING
+  if not subject or subject[EPOCH] ~= epoch then return {2} end
 end
 -- An older version that comes late changes nothing; nor does the same while its counters are being filled. How long that
 -- has been goes by the server's clock: the account's time stands still while that is behind it.
-local now_s = math.max(floor(now_ms / 1000), account.now_s)
+local now_s = math.max(floor(now_ms / 1000), account[A_NOW_S])
 local at_ms = math.max(now_ms, now_s * 1000)
-local nothing = {0, account.dseq, account.xseq, at_ms, 0}
-if version < subject.principal_version then return nothing end
+local nothing = {0, account[A_DSEQ], account[A_XSEQ], at_ms, 0}
+if version < subject[version_at] then return nothing end
 local filling = redis.call('HGET', KEYS[4], 'pending:' .. subject_id)
-if version == subject.principal_version and filling and math.abs(now_ms - tonumber(string.sub(filling, 28))) < RESTART_MS then
+if version == subject[version_at] and filling and math.abs(now_ms - tonumber(string.sub(filling, 28))) < RESTART_MS then
   return nothing
 end
 
@@ -37,10 +37,10 @@ for i = 5, #ARGV do
   tag, at = unpack_from('<I4', ARGV[i])
   pattern, at = read_text(ARGV[i], at)
   feature = read_text(ARGV[i], at)
-  local known, pending = find_counter(subject, tag, 0)
+  local known, pending = find_counter(subject, first, tag)
   local n = #counters
   if known and not pending then
-    counters[n + 1], counters[n + 2], counters[n + 3] = tag, subject.counters[known + 1], subject.counters[known + 2]
+    counters[n + 1], counters[n + 2], counters[n + 3] = tag, subject[known + 1], subject[known + 2]
   else
     counters[n + 1], counters[n + 2], counters[n + 3] = tag + PENDING, ids[window_of(tag)], 0
     fresh[#fresh + 1] = {tag = tag, at = n + 3, pattern = pattern, feature = feature}
@@ -68,13 +68,13 @@ local function count_open_hold(id, raw)
   local entry = parse_entry(raw)
   if entry.epoch ~= epoch then return end
   if (is_key and entry.key_id or entry.account_id) ~= subject_id then return end
-  local amounts = amounts_of(entry.input, entry.output, entry.cost)
+  local amounts = amounts_of(1, entry.input, entry.output, entry.cost)
   local then_ids = windows_at(floor(entry.at_ms / 1000))
   local tags = is_key and entry.key_tags or entry.account_tags
   for _, counter in ipairs(fresh) do
     if matches(counter, entry) then
       if then_ids[window_of(counter.tag)] == ids[window_of(counter.tag)] then
-        counters[counter.at] = counters[counter.at] + amounts[metric_of(counter.tag)]
+        counters[counter.at] = counters[counter.at] + amounts[metric_of(counter.tag) + 1]
       end
       if not has_tag(tags, counter.tag) then tags[#tags + 1] = counter.tag end
     end
@@ -82,17 +82,19 @@ local function count_open_hold(id, raw)
   redis.call('HSET', KEYS[2], id, retagged(raw, entry))
 end
 
-if #fresh > 0 and subject.running > 0 then
+if #fresh > 0 and subject[running_at] > 0 then
   local all = redis.call('HGETALL', KEYS[2])
   for i = 1, #all, 2 do count_open_hold(all[i], all[i + 1]) end
 end
 
-subject.counters, subject.count, subject.principal_version = counters, #counters / 3, version
+subject[version_at] = version
+for place = #subject, first, -1 do subject[place] = nil end
+for place = 1, #counters do subject[first + place - 1] = counters[place] end
 -- Counters begin in the windows of this time: the account's stays there, lest a clock that steps back resets them.
-account.now_s = now_s
+account[A_NOW_S] = now_s
 if #fresh > 0 then
   redis.call('HSET', KEYS[4], 'pending:' .. subject_id, ARGV[4] .. ':' .. string.format('%.0f', now_ms))
 end
 write_account(KEYS[3], account)
 if is_key then write_key(KEYS[5], subject) end
-return {0, account.dseq, account.xseq, at_ms, #fresh}
+return {0, account[A_DSEQ], account[A_XSEQ], at_ms, #fresh}

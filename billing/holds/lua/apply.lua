@@ -10,50 +10,44 @@
 
 local epoch = tonumber(ARGV[1])
 if not epoch_is(KEYS[1], epoch) then return {1} end
-local account = read_account(KEYS[3])
-if not account or account.epoch ~= epoch then return {2} end
-if account.xseq ~= unpack_from('<i8', ARGV[2]) then return {0, account.xseq} end
+local account = read_state(KEYS[3])
+if not account or account[EPOCH] ~= epoch then return {2} end
+if account[A_XSEQ] ~= unpack_from('<i8', ARGV[2]) then return {0, account[A_XSEQ]} end
 
 -- Counters may follow to this time: so does the account's, lest a clock that steps back resets them.
-account.now_s = math.max(floor(now_ms / 1000), account.now_s)
-local now_s = account.now_s
+account[A_NOW_S] = math.max(floor(now_ms / 1000), account[A_NOW_S])
+local now_s = account[A_NOW_S]
 local keys = {}
 local function key_at(place)
   if place == 0 then return nil end
   if keys[place] == nil then
-    local key = read_key(KEYS[place])
-    keys[place] = key and key.epoch == epoch and key or false
+    local key = read_state(KEYS[place])
+    keys[place] = key and key[EPOCH] == epoch and key or false
   end
   return keys[place] or nil
 end
 
 for i = 3, #ARGV do
   local xseq, delta, id, place, at_ms, requests, input, output, cost, at = unpack_from('<i8i8c26Hi8i8i8i8i8', ARGV[i])
-  local account_tags, account_count, key_tags, key_count
-  account_tags, account_count, at = read_tags(ARGV[i], at)
-  key_tags, key_count = read_tags(ARGV[i], at)
-  local spent = {[0] = requests, input + output, input, output, cost}
-  local entry = id ~= string.rep(' ', 26) and parse_entry(redis.call('HGET', KEYS[2], id)) or nil
+  local raw = id ~= string.rep(' ', 26) and redis.call('HGET', KEYS[2], id)
+  local entry = parse_entry(raw)
   local here = entry and entry.epoch == epoch
   if not (here and entry.state == SETTLED) then
     local key = key_at(place)
     if here then
-      end_hold(account, key, entry, spent)
+      end_hold(account, key, raw, requests, input, output, cost)
     else
-      follow(account, account_tags, account_count, at_ms, now_s)
-      correct_counters(account, account_tags, account_count, at_ms, spent)
-      if key then
-        follow(key, key_tags, key_count, at_ms, now_s)
-        correct_counters(key, key_tags, key_count, at_ms, spent)
-      end
+      local spent = amounts_of(requests, input, output, cost)
+      at = count_in(account, A_COUNTERS, ARGV[i], at, at_ms, now_s, spent)
+      if key then count_in(key, K_COUNTERS, ARGV[i], at, at_ms, now_s, spent) end
     end
     if entry and entry.state ~= SETTLED then redis.call('HDEL', KEYS[2], id) end
-    account.balance = account.balance + delta
+    account[A_BALANCE] = account[A_BALANCE] + delta
   end
-  account.xseq = xseq
+  account[A_XSEQ] = xseq
 end
 write_account(KEYS[3], account)
 for place, key in pairs(keys) do
   if key then write_key(KEYS[place], key) end
 end
-return {0, account.xseq}
+return {0, account[A_XSEQ]}

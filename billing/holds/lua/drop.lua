@@ -6,14 +6,15 @@
 
 local epoch = tonumber(ARGV[1])
 if not epoch_is(KEYS[1], epoch) then return 1 end
-local entry = parse_entry(redis.call('HGET', KEYS[2], ARGV[2]))
+local raw = redis.call('HGET', KEYS[2], ARGV[2])
+local entry = parse_entry(raw)
 if not entry or entry.state ~= CLAIMED then return 0 end
 if entry.epoch == epoch then
-  local account = read_account(KEYS[3])
-  if not account or account.epoch ~= epoch or account.xseq < unpack_from('<i8', ARGV[3]) then return 2 end
-  local key = read_key(KEYS[4])
-  if key and key.epoch ~= epoch then key = nil end
-  end_hold(account, key, entry, nil)
+  local account = read_state(KEYS[3])
+  if not account or account[EPOCH] ~= epoch or account[A_XSEQ] < unpack_from('<i8', ARGV[3]) then return 2 end
+  local key = read_state(KEYS[4])
+  if key and key[EPOCH] ~= epoch then key = nil end
+  end_hold(account, key, raw, 0, 0, 0, 0)
   write_account(KEYS[3], account)
   if key then write_key(KEYS[4], key) end
 end

@@ -7,19 +7,19 @@
 
 if not epoch_is(KEYS[1], tonumber(ARGV[1])) then return 1 end
 if string.sub(redis.call('HGET', KEYS[2], 'pending:' .. ARGV[2]) or '', 1, 26) ~= ARGV[3] then return 1 end
-local read = ARGV[4] == 'key' and read_key or read_account
-local subject = read(KEYS[3])
-if not subject or subject.epoch ~= tonumber(ARGV[1]) then return 1 end
+local is_key = ARGV[4] == 'key'
+local subject = read_state(KEYS[3])
+if not subject or subject[EPOCH] ~= tonumber(ARGV[1]) then return 1 end
 local at = 1
 while at <= #ARGV[5] do
   local tag, window, base
   tag, window, base, at = unpack_from('<I4I4i8', ARGV[5], at)
-  local place, pending = find_counter(subject, tag, 0)
+  local place, pending = find_counter(subject, is_key and K_COUNTERS or A_COUNTERS, tag)
   if place and pending then
-    subject.counters[place] = tag
-    if subject.counters[place + 1] == window then subject.counters[place + 2] = subject.counters[place + 2] + base end
+    subject[place] = tag
+    if subject[place + 1] == window then subject[place + 2] = subject[place + 2] + base end
   end
 end
 redis.call('HDEL', KEYS[2], 'pending:' .. ARGV[2])
-if ARGV[4] == 'key' then write_key(KEYS[3], subject) else write_account(KEYS[3], subject) end
+if is_key then write_key(KEYS[3], subject) else write_account(KEYS[3], subject) end
 return 0

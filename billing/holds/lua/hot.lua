@@ -20,199 +20,216 @@
 --   {3, subject}  too many running          {4} state missing      {5} versions here are newer: reload
 --   {6} versions here are older: push       {7} a counter waits for its base
 --   {8} closed   {9} after not_after_ms   {10} max_unsettled   {11} no such hold in this epoch
-
-local OK, BALANCE, QUOTA, CONCURRENCY, MISSING, RELOAD, PUSH, WAITING, CLOSED, LATE, FULL, GONE =
-  0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
-
-local epoch, max_unsettled = unpack_from('<I4I4', ARGV[1])
-local meta = redis.call('HMGET', KEYS[1], 'epoch', 'open')
-if tonumber(meta[1] or -1) ~= epoch then return {} end
-local open = meta[2] == '1'
-local room = open and max_unsettled - redis.call('HLEN', KEYS[2]) or 0
-
--- States and entries are read once a batch and written once at its end.
-local states, changed_accounts, changed_keys, entries = {}, {}, {}, {}
-
-local function state_of(place, read)
-  local state = states[place]
-  if state == nil then
-    state = read(KEYS[place]) or false
-    if state and state.epoch ~= epoch then state = false end
-    states[place] = state
-  end
-  return state
-end
-
-local function entry_of(id)
-  local raw = entries[id]
-  if raw == nil then raw = redis.call('HGET', KEYS[2], id) end
-  local entry = parse_entry(raw)
-  if entry and entry.state == HELD and entry.epoch == epoch then return entry end
-  return nil
-end
-
--- The bound of every amount: beyond it doubles are not exact, so that no more is ever held.
-local MOST = 9007199254740991
+--
+-- Everything is read once, before the first item, and written once, after the last; items work on lists and entries in
+-- between, and a refusal comes before an item has changed any. See _state.lua for why places and codes are written out.
 
 -- floor(a / u) of exact integers: the double quotient can only be too high.
 local function quotient(a, u)
-  local t = floor(a / u)
+  local t = math.floor(a / u)
   if t * u > a then t = t - 1 end
   return t
 end
 
--- Check one subject's limits; answers how many output tokens a choice they leave, or nil when a counter is not usable.
--- Exhausted ones are added to `failed`.
-local function check_limits(subject, code, limits, count, ids, need, most, failed)
-  for i = 1, count do
-    local tag, limit = limits[i * 2 - 1], limits[i * 2]
-    local at, pending = find_counter(subject, tag, i * 3 - 2)
+-- Limits from their bytes, which many keys share: {tag, limit, ..., the tags packed as an entry has them}.
+local function read_limits(memo, bytes)
+  local limits = memo[bytes]
+  if not limits then
+    local rep, count = string.rep, #bytes / 12
+    limits = {struct.unpack('<' .. rep('I4i8', count), bytes)}
+    limits[#limits] = struct.pack('<B' .. rep('I4', count), count,
+      struct.unpack('<' .. rep('I4xxxxxxxx', count), bytes))
+    memo[bytes] = limits
+  end
+  return limits
+end
+
+-- Check a subject's limits on what a request needs, by metric code + 1: `fixed` and `rate` for a token of every choice,
+-- of which there are from `least` to `most`. Answers how many the limits leave, or nil when a counter is not usable;
+-- exhausted ones join `failed`.
+local function check_limits(state, first, subject, limits, ids, fixed, rates, least, most, failed)
+  local at = first
+  for i = 1, #limits - 1, 2 do
+    local tag, pending = limits[i], false
+    if state[at] ~= tag then at, pending = find_counter(state, first, tag) end
     if not at or pending then return nil end
-    local used = subject.counters[at + 1] == ids[window_of(tag)] and subject.counters[at + 2] or 0
-    local metric = metric_of(tag)
-    local left = limit - used
-    if left < need.least[metric] then
+    local window = tag % 8
+    local metric = (tag - window) / 8 % 8 + 1
+    local used = state[at + 1] == ids[window] and state[at + 2] or 0
+    local left, rate = limits[i + 1] - used - fixed[metric], rates[metric]
+    if left < rate * least then
       local n = #failed
-      failed[n + 1], failed[n + 2], failed[n + 3], failed[n + 4] = code, i - 1, used, need.least[metric]
-    else
-      local per_token = need.per_token[metric]
-      if per_token > 0 then most = math.min(most, quotient(left - need.fixed[metric], per_token)) end
+      failed[n + 1], failed[n + 2], failed[n + 3], failed[n + 4] = subject, (i - 1) / 2, used, fixed[metric] + rate * least
+    elseif left < rate * most then
+      most = quotient(left, rate)
     end
+    at = at + 3
   end
   return most
 end
 
-local function raise_counters(subject, limits, count, ids, amounts, minute)
-  for i = 1, count do
-    local tag = limits[i * 2 - 1]
-    local at = find_counter(subject, tag, i * 3 - 2)
-    local window = window_of(tag)
-    local used = subject.counters[at + 1] == ids[window] and subject.counters[at + 2] or 0
-    used = used + amounts[metric_of(tag)]
-    subject.counters[at + 1] = ids[window]
-    subject.counters[at + 2] = used
-    if window == 0 then minute[#minute + 1] = used end
+-- Raise the counters of limits that were checked; what those of minutes have used then joins `reply`.
+local function raise_counters(state, first, limits, ids, amounts, reply)
+  local at = first
+  for i = 1, #limits - 1, 2 do
+    local tag = limits[i]
+    if state[at] ~= tag then at = find_counter(state, first, tag) end
+    local window = tag % 8
+    local id, used = ids[window], amounts[(tag - window) / 8 % 8 + 1]
+    if state[at + 1] == id then used = used + state[at + 2] else state[at + 1] = id end
+    state[at + 2] = used
+    if window == 0 then reply[#reply + 1] = used end
+    at = at + 3
   end
 end
 
-local function pack_tags(limits, count)
-  local tags = {}
-  for i = 1, count do tags[i] = limits[i * 2 - 1] end
-  return pack(numbers('I4', count), unpack(tags, 1, count))
-end
+-- Answers the reply, and the entry H.
+local function admit(batch, item, at, account, key)
+  local account_version, key_version, credit, input_cost, unit, input, choices, least, most, not_after, max_account,
+    max_key, account_count, limits_at = struct.unpack('<I4I4i8i8i8i8I4I4I4i8I4I4B', item, at)
+  local now_ms = batch.now_ms
+  if not batch.open then return {8} end
+  if now_ms > not_after then return {9} end
+  if not account or not key then return {4} end
+  -- 8 and 3: principal_version
+  if account[8] > account_version or key[3] > key_version then return {5} end
+  if account[8] < account_version or key[3] < key_version then return {6} end
+  if batch.room <= 0 then return {10} end
 
-local function read_limits(item, at)
-  local count, start = unpack_from('<B', item, at)
-  local limits = {unpack_from(numbers('I4i8', count), item, start)}
-  return limits, count, limits[count * 2 + 1]
-end
-
-local function admit(item, id, account_place, key_place, at)
-  local account_version, key_version, credit, input_cost, unit, input, choices, least, most, not_after, max_account, max_key
-  account_version, key_version, credit, input_cost, unit, input, choices, least, most, not_after, max_account, max_key, at =
-    unpack_from('<I4I4i8i8i8i8I4I4I4i8I4I4', item, at)
-  if not open then return {CLOSED} end
-  if now_ms > not_after then return {LATE} end
-  local account, key = state_of(account_place, read_account), state_of(key_place, read_key)
-  if not account or not key then return {MISSING} end
-  if account.principal_version > account_version or key.principal_version > key_version then return {RELOAD} end
-  if account.principal_version < account_version or key.principal_version < key_version then return {PUSH} end
-  if room <= 0 then return {FULL} end
-
-  local account_limits, account_count, key_limits, key_count, names
-  account_limits, account_count, at = read_limits(item, at)
-  key_limits, key_count, at = read_limits(item, at)
-  names, at = unpack_from('<Hc0', item, at)
-
-  local available = math.min(account.balance + credit, MOST) - account.held
+  -- 3: balance, 4: held. What is beyond 2^53 - 1 does not count: doubles are not exact there, so no more is ever held.
+  local available = math.min(account[3] + credit, 9007199254740991) - account[4]
   local required = input_cost + least * unit
-  if available < required then return {BALANCE, available, required} end
-  if unit > 0 then most = math.min(most, quotient(available - input_cost, unit)) end
+  if available < required then return {1, available, required} end
+  if available - input_cost < most * unit then most = quotient(available - input_cost, unit) end
 
-  local now_s = math.max(floor(now_ms / 1000), account.now_s)
+  local byte, sub = string.byte, string.sub
+  local key_limits_at = limits_at + account_count * 12 + 1
+  local names_at = key_limits_at + byte(item, key_limits_at - 1) * 12 + 2
+  local account_limits = read_limits(batch.limits, sub(item, limits_at, key_limits_at - 2))
+  local key_limits = read_limits(batch.limits, sub(item, key_limits_at, names_at - 3))
+  local now_s = math.max(math.floor(now_ms / 1000), account[9]) -- its now_s
   local ids = windows_at(now_s)
-  local need = {
-    least = amounts_of(input, choices * least, required),
-    fixed = {[0] = 0, input, 0, 0, input_cost},
-    per_token = {[0] = 0, choices, 0, choices, unit},
-  }
-  local failed = {}
-  most = check_limits(account, 0, account_limits, account_count, ids, need, most, failed)
-  if not most then return {WAITING} end
-  most = check_limits(key, 1, key_limits, key_count, ids, need, most, failed)
-  if not most then return {WAITING} end
-  if #failed > 0 then return {QUOTA, now_s * 1000, unpack(failed)} end
-  if max_account > 0 and account.running >= max_account then return {CONCURRENCY, 0} end
-  if max_key > 0 and key.running >= max_key then return {CONCURRENCY, 1} end
+  local fixed, rates, failed = {1, input, input, 0, input_cost}, {0, choices, 0, choices, unit}, {}
+  most = check_limits(account, 12, 0, account_limits, ids, fixed, rates, least, most, failed)
+  most = most and check_limits(key, 6, 1, key_limits, ids, fixed, rates, least, most, failed)
+  if not most then return {7} end
+  if #failed > 0 then return {2, now_s * 1000, unpack(failed)} end
+  -- 10 and 4: running
+  if max_account > 0 and account[10] >= max_account then return {3, 0} end
+  if max_key > 0 and key[4] >= max_key then return {3, 1} end
 
-  local cost, output = input_cost + most * unit, choices * most
-  local amounts, minute = amounts_of(input, output, cost), {}
-  local at_ms = math.max(now_ms, now_s * 1000)
-  raise_counters(account, account_limits, account_count, ids, amounts, minute)
-  raise_counters(key, key_limits, key_count, ids, amounts, minute)
-  account.now_s = now_s
-  account.held = account.held + cost
-  account.running = account.running + 1
-  account.hold_version = account.hold_version + 1
-  key.running = key.running + 1
-  changed_accounts[account_place], changed_keys[key_place] = account, key
-  entries[id] = pack('<BBI4i8i8i8i8', VERSION, HELD, epoch, at_ms, cost, input, output) .. names
-    .. pack('<B', account_count) .. pack_tags(account_limits, account_count)
-    .. pack('<B', key_count) .. pack_tags(key_limits, key_count) .. string.sub(item, at)
-  room = room - 1
-  return {OK, most, at_ms, available - cost, unpack(minute)}
+  local cost, output, at_ms = input_cost + most * unit, choices * most, math.max(now_ms, now_s * 1000)
+  local reply, amounts = {0, most, at_ms, available - cost}, {1, input + output, input, output, cost}
+  raise_counters(account, 12, account_limits, ids, amounts, reply)
+  raise_counters(key, 6, key_limits, ids, amounts, reply)
+  account[9] = now_s
+  account[4] = account[4] + cost -- held
+  account[7] = account[7] + 1 -- hold_version
+  account[10] = account[10] + 1 -- running
+  key[4] = key[4] + 1 -- running
+  batch.room = batch.room - 1
+
+  -- VERSION, HELD
+  local low, high = byte(item, names_at - 2, names_at - 1)
+  local payload_at = names_at + low + high * 256
+  return reply, struct.pack('<BBI4i8i8i8i8', 1, 72, batch.epoch, at_ms, cost, input, output)
+    .. sub(item, names_at, payload_at - 1) .. account_limits[#account_limits] .. key_limits[#key_limits]
+    .. sub(item, payload_at)
 end
 
-local function settle(item, id, account_place, key_place, at)
-  local cost, input, output
-  cost, input, output, at = unpack_from('<i8i8i8', item, at)
-  local entry = entry_of(id)
-  local account, key = state_of(account_place, read_account), state_of(key_place, read_key)
-  if not entry or not account or not key then return {GONE} end
-  end_hold(account, key, entry, amounts_of(input, output, cost))
-  account.balance = account.balance - cost
-  account.dseq = account.dseq + 1
-  changed_accounts[account_place], changed_keys[key_place] = account, key
-  entries[id] = pack('<BBI4i8i8', VERSION, SETTLED, epoch, now_ms, account.dseq)
-    .. pack('<Bc0', #entry.account_id, entry.account_id) .. string.sub(item, at)
-  return {OK, account.dseq, account.balance - account.held}
+-- The epoch of an entry H; nil for any other entry, or none.
+local function epoch_held(raw)
+  if not raw then return nil end
+  local state, epoch = struct.unpack('<BI4', raw, 2)
+  return state == 72 and epoch or nil -- HELD
 end
 
--- A hold of an older epoch, which was not held again, is in no state: its entry alone is left.
-local function older_hold(id)
-  if entries[id] ~= nil then return false end
-  local entry = parse_entry(redis.call('HGET', KEYS[2], id))
-  return entry and entry.state == HELD and entry.epoch < epoch
+-- Answers the reply, and the entry S.
+local function settle(batch, item, at, account, key, raw)
+  if epoch_held(raw) ~= batch.epoch or not account or not key then return {11} end
+  local cost, input, output, payload_at = struct.unpack('<i8i8i8', item, at)
+  end_hold(account, key, raw, 1, input, output, cost)
+  local balance, dseq = account[3] - cost, account[5] + 1
+  account[3], account[5] = balance, dseq
+  -- VERSION, SETTLED; the account's id is the first of the hold's names.
+  return {0, dseq, balance - account[4]}, struct.pack('<BBI4i8i8', 1, 83, batch.epoch, batch.now_ms, dseq)
+    .. string.sub(raw, 39, 39 + string.byte(raw, 39)) .. string.sub(item, payload_at)
 end
 
-local function void(_, id, account_place, key_place)
-  if older_hold(id) then
-    entries[id] = false
-    room = room + 1
-    return {OK}
+-- Answers the reply, and false: there is no entry any more.
+local function void(batch, account, key, raw)
+  local epoch = epoch_held(raw)
+  if not epoch or epoch > batch.epoch then return {11} end
+  if epoch < batch.epoch then -- it was not held again: it is in no state, its entry alone is left
+    batch.room = batch.room + 1
+    return {0}, false
   end
-  local entry = entry_of(id)
-  local account, key = state_of(account_place, read_account), state_of(key_place, read_key)
-  if not entry or not account or not key then return {GONE} end
-  end_hold(account, key, entry, nil)
-  changed_accounts[account_place], changed_keys[key_place] = account, key
-  entries[id] = false
-  room = room + 1
-  return {OK, account.balance - account.held}
+  if not account or not key then return {11} end
+  end_hold(account, key, raw, 0, 0, 0, 0)
+  batch.room = batch.room + 1
+  return {0, account[3] - account[4]}, false
 end
 
-local operations = {admit, settle, void}
-local replies = {}
+-- Read
+
+local epoch, max_unsettled = unpack_from('<I4I4', ARGV[1])
+local meta = redis.call('HMGET', KEYS[1], 'epoch', 'open')
+if tonumber(meta[1] or -1) ~= epoch then return {} end
+local batch = {epoch = epoch, open = meta[2] == '1', now_ms = now_ms, room = 0, limits = {}}
+
+local ending = {}
 for i = 2, #ARGV do
-  local operation, id, account_place, key_place, at = unpack_from('<Bc26HH', ARGV[i])
-  replies[i - 1] = operations[operation](ARGV[i], id, account_place, key_place, at)
+  if string.byte(ARGV[i]) ~= 1 then ending[#ending + 1] = string.sub(ARGV[i], 2, 27) end
+end
+local found = #ending > 0 and redis.call('HMGET', KEYS[2], unpack(ending))
+if batch.open and #ending < #ARGV - 1 then batch.room = max_unsettled - redis.call('HLEN', KEYS[2]) end
+local packed = #KEYS > 2 and redis.call('MGET', unpack(KEYS, 3))
+local states, changed, entries = {}, {}, {}
+for place = 3, #KEYS do
+  local state = packed[place - 2] and unpack_state(packed[place - 2])
+  states[place] = state and state[EPOCH] == epoch and state
 end
 
-for place, account in pairs(changed_accounts) do write_account(KEYS[place], account) end
-for place, key in pairs(changed_keys) do write_key(KEYS[place], key) end
+-- Do: `entries` are those that this batch has written, false where it has deleted one; `ended` counts through `found`.
+
+local replies, ended = {}, 0
+for i = 2, #ARGV do
+  local item = ARGV[i]
+  local operation, id, account_place, key_place, at = unpack_from('<Bc26HH', item)
+  local account, key = states[account_place], states[key_place]
+  local reply, entry
+  if operation == 1 then
+    reply, entry = admit(batch, item, at, account, key)
+  else
+    ended = ended + 1
+    local raw = entries[id]
+    if raw == nil then raw = found[ended] end
+    if operation == 2 then
+      reply, entry = settle(batch, item, at, account, key, raw)
+    else
+      reply, entry = void(batch, account, key, raw)
+    end
+  end
+  if entry ~= nil then
+    entries[id] = entry
+    changed[account_place], changed[key_place] = account, key
+  end
+  replies[i - 1] = reply
+end
+
+-- Write
+
+local values = {}
+for place, state in pairs(changed) do
+  if state then
+    values[#values + 1] = KEYS[place]
+    values[#values + 1] = pack(state_format(#packed[place - 2]), unpack(state))
+  end
+end
+if #values > 0 then redis.call('MSET', unpack(values)) end
 local set, deleted = {}, {}
-for id, raw in pairs(entries) do
-  if raw then set[#set + 1], set[#set + 2] = id, raw else deleted[#deleted + 1] = id end
+for id, entry in pairs(entries) do
+  if entry then set[#set + 1], set[#set + 2] = id, entry else deleted[#deleted + 1] = id end
 end
 if #set > 0 then redis.call('HSET', KEYS[2], unpack(set)) end
 if #deleted > 0 then redis.call('HDEL', KEYS[2], unpack(deleted)) end

@@ -18,23 +18,23 @@ local function lost(subject)
   return installed(subject) or not installed('epoch')
 end
 
-local account = read_account(KEYS[3])
-if account and account.epoch == epoch then
-  if account.xseq ~= unpack_from('<i8', ARGV[4]) then return 3 end
+local account = read_state(KEYS[3])
+if account and account[EPOCH] == epoch then
+  if account[A_XSEQ] ~= unpack_from('<i8', ARGV[4]) then return 3 end
 else
   if lost(ARGV[2]) then return 2 end
   redis.call('HSET', KEYS[2], ARGV[2], ARGV[1])
   redis.call('SET', KEYS[3], ARGV[3])
 end
 if KEYS[4] then
-  local key = read_key(KEYS[4])
-  if not key or key.epoch ~= epoch then
+  local key = read_state(KEYS[4])
+  if not key or key[EPOCH] ~= epoch then
     if lost(ARGV[5]) then return 2 end
     redis.call('HSET', KEYS[2], ARGV[5], ARGV[1])
     redis.call('SET', KEYS[4], ARGV[6])
     -- Its counters stand in the windows of the snapshot's time: so does the account, lest a clock that steps back resets them.
-    account = read_account(KEYS[3])
-    account.now_s = math.max(account.now_s, (select(9, unpack_from(ACCOUNT_HEAD, ARGV[3]))))
+    account = read_state(KEYS[3])
+    account[A_NOW_S] = math.max(account[A_NOW_S], unpack_state(ARGV[3])[A_NOW_S])
     write_account(KEYS[3], account)
   end
 end

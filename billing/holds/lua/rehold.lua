@@ -8,21 +8,19 @@ local epoch = tonumber(ARGV[1])
 if not epoch_is(KEYS[1], epoch) then return 1 end
 local known = parse_entry(redis.call('HGET', KEYS[2], ARGV[2]))
 if known and (known.epoch == epoch or known.state ~= HELD) then return 2 end
-local account, key = read_account(KEYS[3]), read_key(KEYS[4])
-if not account or account.epoch ~= epoch or not key or key.epoch ~= epoch then return 3 end
+local account, key = read_state(KEYS[3]), read_state(KEYS[4])
+if not account or account[EPOCH] ~= epoch or not key or key[EPOCH] ~= epoch then return 3 end
 local entry = parse_entry(ARGV[3])
-local amounts = amounts_of(entry.input, entry.output, entry.cost)
+local amounts = amounts_of(1, entry.input, entry.output, entry.cost)
 -- It was admitted by a clock that may have been ahead of this server's: the account's time has been there.
-account.now_s = math.max(account.now_s, floor(entry.at_ms / 1000))
-local now_s = math.max(floor(now_ms / 1000), account.now_s)
-account.held = account.held + entry.cost
-account.running = account.running + 1
-account.hold_version = account.hold_version + 1
-key.running = key.running + 1
-follow(account, entry.account_tags, entry.account_tag_count, entry.at_ms, now_s)
-correct_counters(account, entry.account_tags, entry.account_tag_count, entry.at_ms, amounts)
-follow(key, entry.key_tags, entry.key_tag_count, entry.at_ms, now_s)
-correct_counters(key, entry.key_tags, entry.key_tag_count, entry.at_ms, amounts)
+account[A_NOW_S] = math.max(account[A_NOW_S], floor(entry.at_ms / 1000))
+local now_s = math.max(floor(now_ms / 1000), account[A_NOW_S])
+account[A_HELD] = account[A_HELD] + entry.cost
+account[A_RUNNING] = account[A_RUNNING] + 1
+account[A_HOLD_VERSION] = account[A_HOLD_VERSION] + 1
+key[K_RUNNING] = key[K_RUNNING] + 1
+local key_tags_at = count_in(account, A_COUNTERS, ARGV[3], entry.tags_at, entry.at_ms, now_s, amounts)
+count_in(key, K_COUNTERS, ARGV[3], key_tags_at, entry.at_ms, now_s, amounts)
 redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
 write_account(KEYS[3], account)
 write_key(KEYS[4], key)

@@ -52,15 +52,15 @@ class ClockedScript(Script):
 
 
 class PlainScript(Script):
-    """A script of the test's own, with the state's layout before it where it asks for that."""
+    """A script of the test's own, with the shared texts before it where it asks for that."""
 
     __slots__ = ()
 
     def __init__(self, name: str, text: str, *, with_state: bool = False) -> None:
-        super().__init__("hot")
+        super().__init__("ack")
         self.name = name
-        state = self.source[: self.source.index(b"-- Admissions, settlements")] if with_state else b""
-        self.source = state + text.encode()
+        shared = self.source[: self.source.index(b"-- Forget debits")] if with_state else b""
+        self.source = shared + text.encode()
         self.sha = hashlib.sha1(self.source, usedforsecurity=False).hexdigest().encode()
 
 

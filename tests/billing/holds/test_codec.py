@@ -40,10 +40,10 @@ tags = st.lists(st.integers(0, 2**31 - 1), max_size=64)
 READ_AND_WRITE = PlainScript(
     "read_and_write",
     """
-    write_account(KEYS[1], read_account(KEYS[1]))
-    write_key(KEYS[2], read_key(KEYS[2]))
-    local a = read_account(KEYS[1])
-    return {a.balance, a.held, a.dseq, a.xseq, a.hold_version, a.count}
+    write_account(KEYS[1], read_state(KEYS[1]))
+    write_key(KEYS[2], read_state(KEYS[2]))
+    local a = read_state(KEYS[1])
+    return {a[A_BALANCE], a[A_HELD], a[A_DSEQ], a[A_XSEQ], a[A_HOLD_VERSION], (#a - A_COUNTERS + 1) / 3}
     """,
     with_state=True,
 )

@@ -172,3 +172,20 @@ def test_a_lost_fill_is_not_waited_for_while_the_clock_is_behind_the_account(sto
         story.set_clock(now_ms)
         _, reply = story.adopt(KEY, DAILY)
         assert reply[3:] == [START_S * 1000, fresh]
+
+
+def test_a_whole_batch_of_debits_is_forgotten_in_one_call(story: Story) -> None:
+    """The largest batch that can be configured is more than Lua's stack takes as the arguments of one command."""
+    story.install()
+    story.open()
+    request_id, _ = story.admit(50)
+    story.hot(Settlement(request_id, NAMES, Amounts(10, 40, 0), b"debit"))
+    journal = story.real.keyspace.journal(0)
+    entry = story.real.command("HGET", journal, request_id)
+    others = [story.new_id() for _ in range(10_000)]
+    for start in range(0, len(others), 1000):
+        some = others[start : start + 1000]
+        story.real.command("HSET", journal, *(part for other in some for part in (other, entry)))
+    assert len(story.real.dump().journal) == 10_001
+    assert story.real.ack(EPOCH, [(known, ACCOUNT, None) for known in (request_id, *others)]) == [0]
+    assert story.real.dump().journal == {}

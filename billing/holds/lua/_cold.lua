@@ -1,0 +1,91 @@
+-- What the scripts off the hot path share, after _state.lua. A journal entry is parsed whole here, and named.
+
+local floor = math.floor
+
+-- An account or key, or nil.
+local function read_state(key)
+  local raw = redis.call('GET', key)
+  return raw and unpack_state(raw) or nil
+end
+
+local function write_account(key, account)
+  local count = (#account - 11) / 3
+  account[11] = count
+  redis.call('SET', key, pack(state_format(58 + 16 * count), unpack(account)))
+end
+
+local function write_key(key, state)
+  local count = (#state - 5) / 3
+  state[5] = count
+  redis.call('SET', key, pack(state_format(14 + 16 * count), unpack(state)))
+end
+
+local function metric_of(tag) return floor(tag / 8) % 8 end
+local function window_of(tag) return tag % 8 end
+
+local function read_text(raw, at)
+  return unpack_from('<Bc0', raw, at)
+end
+
+-- A list of tags that is packed at `at`, and the place after it.
+local function read_tags(raw, at)
+  local count, start = unpack_from('<B', raw, at)
+  local tags = {unpack_from('<' .. string.rep('I4', count), raw, start)}
+  tags[count + 1] = nil
+  return tags, start + 4 * count
+end
+
+-- A journal entry, or nil; `entry.state` says which fields it has. `tags_at` is where its tags are packed.
+local function parse_entry(raw)
+  if not raw then return nil end
+  local e, at = {}, nil
+  e.version, e.state, e.epoch, e.at_ms, at = unpack_from('<BBI4i8', raw)
+  if e.state == SETTLED then
+    e.dseq, at = unpack_from('<i8', raw, at)
+    e.account_id, at = read_text(raw, at)
+    return e
+  end
+  e.cost, e.input, e.output, at = unpack_from('<i8i8i8', raw, at)
+  e.account_id, at = read_text(raw, at)
+  e.key_id, at = read_text(raw, at)
+  e.model, at = read_text(raw, at)
+  e.feature, at = read_text(raw, at)
+  e.gateway, at = read_text(raw, at)
+  e.tags_at = at
+  e.account_tags, at = read_tags(raw, at)
+  e.key_tags, at = read_tags(raw, at)
+  e.payload_at = at
+  return e
+end
+
+-- The entry as it stands, with the tags that it now has.
+local function retagged(raw, e)
+  local accounts, keys = #e.account_tags, #e.key_tags
+  return string.sub(raw, 1, e.tags_at - 1)
+    .. pack('<B' .. string.rep('I4', accounts), accounts, unpack(e.account_tags))
+    .. pack('<B' .. string.rep('I4', keys), keys, unpack(e.key_tags)) .. string.sub(raw, e.payload_at)
+end
+
+-- What a request counts for each metric, by metric code + 1.
+local function amounts_of(requests, input, output, cost)
+  return {requests, input + output, input, output, cost}
+end
+
+-- Count what a hold or a debit weighs, by metric code + 1, in an account or key whose counters begin at `first`: those
+-- of the tags packed at `at`, taken on to the window in which it was admitted where that is later than theirs and has
+-- begun. Answers the place after the tags.
+local function count_in(state, first, raw, at, admitted_ms, now_s, amounts)
+  local ids, now_ids = windows_at(floor(admitted_ms / 1000)), windows_at(now_s)
+  for _, tag in ipairs((read_tags(raw, at))) do
+    local window = window_of(tag)
+    local place = find_counter(state, first, tag)
+    if place and state[place + 1] < ids[window] and ids[window] <= now_ids[window] then
+      state[place + 1], state[place + 2] = ids[window], 0
+    end
+  end
+  return correct_counters(state, first, raw, at, ids, amounts)
+end
+
+local function epoch_is(meta, epoch)
+  return tonumber(redis.call('HGET', meta, 'epoch') or -1) == epoch
+end
