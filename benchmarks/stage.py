@@ -31,6 +31,8 @@ from gateway.embedded import EmbeddedServers, Endpoints
 from gateway.supervisor import SUPERVISOR_PID_VARIABLE
 
 OPEN_FILES: Final = 16_384
+TELL_S: Final = 120.0
+UNTOLD: Final = "SELECT count(*) FROM accounts WHERE version > pushed_version"
 LIVE_GATEWAYS: Final = "SELECT count(*) FROM gateways WHERE lease_until > now()"
 
 
@@ -143,7 +145,21 @@ class Stage:
             os.close(read_end)
         if not ready:
             raise StageError(f"{name} did not start:\n{process.last_words()}")
+        await self._all_told(installation)
         return process
+
+    async def _all_told(self, installation: Installation) -> None:
+        """The first gateway takes a new plan for a change of every account, and tells them all: some seconds of work
+        that belong to no request."""
+        connection = await asyncpg.connect(installation.database_url)
+        deadline = asyncio.get_running_loop().time() + TELL_S
+        try:
+            while await connection.fetchval(UNTOLD):
+                if asyncio.get_running_loop().time() > deadline:
+                    raise StageError("the gateway did not tell all changes of accounts in time")
+                await asyncio.sleep(0.1)
+        finally:
+            await connection.close()
 
     async def serve(self, installation: Installation, workers: int) -> Process:
         """`metergate serve --workers N` on an installation, every worker pinned to TARGET_CORE and serving."""

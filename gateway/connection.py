@@ -48,13 +48,13 @@ class Connection(asyncio.Protocol):
         "_keep",
         "_loop",
         "_parser",
-        "_paused",
         "_served",
         "_timeout_s",
         "_timer",
         "_until_close",
         "_waiter",
         "on_lost",
+        "paused",
         "transport",
     )
 
@@ -76,7 +76,7 @@ class Connection(asyncio.Protocol):
         self._fresh = True
         self._served = 0
         self._keep = False
-        self._paused = False
+        self.paused = False
         self._until_close = False
 
     @property
@@ -244,14 +244,14 @@ class Connection(asyncio.Protocol):
 
     def pause(self) -> None:
         """The reader can't keep up."""
-        if not self._paused and self.transport is not None:
-            self._paused = True
+        if not self.paused and self.transport is not None:
+            self.paused = True
             self.transport.pause_reading()
 
     def resume(self) -> None:
         """The reader has caught up."""
-        if self._paused and self.transport is not None:
-            self._paused = False
+        if self.paused and self.transport is not None:
+            self.paused = False
             self._deadline = self._loop.time() + self._timeout_s
             self.transport.resume_reading()
 
@@ -268,7 +268,7 @@ class Connection(asyncio.Protocol):
         answer, now = self._answer, self._loop.time()
         if answer is None or answer.ended or self.transport is None:
             return
-        if self._paused:
+        if self.paused:
             self._deadline = now + self._timeout_s
         if now < self._deadline:
             self._timer = self._loop.call_at(self._deadline, self._look)
@@ -282,7 +282,7 @@ class Connection(asyncio.Protocol):
         """The answer is done with: whether the connection can serve another. It is closed else."""
         answer, self._answer = self._answer, None
         transport = self.transport
-        whole = answer is not None and answer.ended and self._keep and not self._paused
+        whole = answer is not None and answer.ended and self._keep and not self.paused
         if transport is None or not whole or transport.is_closing() or transport.get_write_buffer_size():
             self.close()
             return False

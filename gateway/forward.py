@@ -221,8 +221,10 @@ class Forwarder:
     ) -> Exception | None:
         """Pass a stream on until it ends or breaks; what broke it."""
 
+        feed = watch.feed_of()
+
         def pass_piece(piece: bytes) -> bool:
-            out = watch.feed(piece)
+            out = feed(piece)
             if not call.begun:
                 self._begin(call, exchange, hold, head)
             return call.put(out) if out else True
@@ -388,6 +390,10 @@ class StreamWatch:
         wbits = ENCODINGS.get(encoding) if encoding else None
         self._decoder = zlib.decompressobj(wbits) if wbits is not None else None
         self._last = b""
+
+    def feed_of(self) -> Callable[[bytes], bytes]:
+        """`feed`, or the tap's own where nothing has to be decoded for it."""
+        return self.tap.feed if self._decoder is None else self.feed
 
     def feed(self, chunk: bytes) -> bytes:
         """The bytes to pass on now. Raises `zlib.error`."""

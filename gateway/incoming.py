@@ -11,7 +11,9 @@ from gateway.upstream import Drained, Sink, UpstreamCut, UpstreamError, Upstream
 
 
 class Line(Protocol):
-    """What an answer asks of its connection."""
+    """What an answer asks of its connection. `paused`: it reads nothing until it is told to `resume`."""
+
+    paused: bool
 
     async def wait(self) -> None:
         """Until something has happened: a head, a piece of the body, its end or a failure."""
@@ -145,8 +147,8 @@ class Answer:
             self._refused = error
         if self._stalled:
             self._line.pause()
-        else:
-            self._line.resume()  # a burst may have been above what is kept
+        elif self._line.paused:
+            self._line.resume()  # a burst was above what is kept
         if self._stalled or self._refused is not None:
             self._line.wake()
 
