@@ -33,9 +33,10 @@ Serve = Callable[[Call], Awaitable[None]]
 
 
 class EdgeProtocol(RequestHandler):
-    """One connection of a client."""
+    """One connection of a client. Its metered requests are served by one task, made with the first of them, but for
+    those that the application serves."""
 
-    __slots__ = ("_call", "_endpoints", "_serve", "_served_by", "_sleeping")
+    __slots__ = ("_call", "_endpoints", "_serve", "_served_by", "_serving", "_sleeping", "_turn")
 
     def __init__(self, server: "EdgeServer", **options: Any) -> None:
         super().__init__(server, **options)
@@ -43,6 +44,8 @@ class EdgeProtocol(RequestHandler):
         self._endpoints = server.endpoints
         self._call: Call | None = None
         self._served_by: asyncio.Task[None] | None = None
+        self._serving: asyncio.Task[None] | None = None
+        self._turn: asyncio.Future[None] | None = None
         self._sleeping: asyncio.Future[None] | None = None
 
     @property
@@ -99,11 +102,26 @@ class EdgeProtocol(RequestHandler):
         if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
             self._resume_reading_if_drained()
         self._request_in_progress = True
-        call = Call(self, cast(RawRequestMessage, message), payload, endpoint)
-        self.begins(call, self._loop.create_task(self._run(call, payload)))
+        self._call = Call(self, cast(RawRequestMessage, message), payload, endpoint)
+        if self._serving is None:
+            self._serving = self._loop.create_task(self._serve_calls())
+        elif self._turn is not None and not self._turn.done():
+            self._turn.set_result(None)
+
+    async def _serve_calls(self) -> None:
+        """Serve this connection's calls, one after the other: a task for each would cost more than to wait for them."""
+        while not self.closing and self.transport is not None:
+            if self._call is None:
+                self._turn = self._loop.create_future()
+                try:
+                    await self._turn
+                finally:
+                    self._turn = None
+            if self._call is not None:
+                await self._run(self._call)
 
     def begins(self, call: Call, served_by: "asyncio.Task[Any] | None") -> None:
-        """A call is being served, by a task that is cancelled when the client leaves."""
+        """A call is being served by the application, in a task that is cancelled when the client leaves."""
         self._call, self._served_by = call, served_by
 
     def ends(self) -> None:
@@ -116,7 +134,8 @@ class EdgeProtocol(RequestHandler):
         path = message.path.partition("?")[0]
         return path if path in self._endpoints else None
 
-    async def _run(self, call: Call, payload: StreamReader) -> None:
+    async def _run(self, call: Call) -> None:
+        payload = call.payload
         try:
             await self._serve(call)
             await call.flushed()
@@ -162,16 +181,19 @@ class EdgeProtocol(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """The client has left: its call is cancelled; what is on its way is settled or given back."""
         super().connection_lost(exc)
-        if self._served_by is not None:
-            self._served_by.cancel()
+        for task in (self._served_by, self._serving):
+            if task is not None:
+                task.cancel()
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:
         """Let the call end within `timeout` seconds, then cancel it, and close."""
-        if self._served_by is not None:
+        call, task = self._call, self._served_by or self._serving
+        if call is not None and task is not None:
             self._close = True
-            await asyncio.wait((self._served_by,), timeout=timeout)
-            if self._served_by is not None:
-                self._served_by.cancel()
+            await asyncio.wait((task,), timeout=timeout)
+        for each in (self._served_by, self._serving):
+            if each is not None:
+                each.cancel()
         await super().shutdown(timeout)
 
 
