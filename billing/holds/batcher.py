@@ -5,6 +5,7 @@ always and once; what a reply means is the item's business.
 """
 
 import asyncio
+from collections import deque
 from typing import Any, Protocol
 
 from billing.holds.codec import BATCH
@@ -31,18 +32,17 @@ class Item(Protocol):
 class _Call:
     """One script call in flight: its items are told exactly once, by the reply or by the clock."""
 
-    __slots__ = ("epoch", "items", "timer")
+    __slots__ = ("deadline", "epoch", "items")
 
-    def __init__(self, items: list[Item], epoch: int, timeout_s: float, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, items: list[Item], epoch: int, deadline: float) -> None:
         self.items: list[Item] | None = items
         self.epoch = epoch
-        self.timer = loop.call_later(timeout_s, self.answered, RedisTimeout("Redis gave no answer in time"))
+        self.deadline = deadline
 
     def answered(self, reply: Any) -> None:
         items, self.items = self.items, None
         if items is None:
             return
-        self.timer.cancel()
         if isinstance(reply, RedisError):
             for item in items:
                 item.resolve(reply, self.epoch)
@@ -53,6 +53,36 @@ class _Call:
         else:
             for item, answer in zip(items, reply, strict=True):
                 item.resolve(answer, self.epoch)
+
+
+class _Clock:
+    """Tells calls that Redis did not answer in time. All have the same time, so they end in the order in which they are
+    made, and one timer is enough for all: setting one for every call costs as much as packing it."""
+
+    __slots__ = ("_calls", "_loop", "_timeout_s", "_timer")
+
+    def __init__(self, timeout_s: float, loop: asyncio.AbstractEventLoop) -> None:
+        self._timeout_s = timeout_s
+        self._loop = loop
+        self._calls: deque[_Call] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, items: list[Item], epoch: int) -> _Call:
+        """A call that is made now."""
+        calls = self._calls
+        while calls and calls[0].items is None:
+            calls.popleft()
+        call = _Call(items, epoch, self._loop.time() + self._timeout_s)
+        calls.append(call)
+        if self._timer is None:
+            self._timer = self._loop.call_at(call.deadline, self._look)
+        return call
+
+    def _look(self) -> None:
+        calls, now = self._calls, self._loop.time()
+        while calls and (calls[0].items is None or calls[0].deadline <= now):
+            calls.popleft().answered(RedisTimeout("Redis gave no answer in time"))
+        self._timer = self._loop.call_at(calls[0].deadline, self._look) if calls else None
 
 
 class Batcher:
@@ -74,10 +104,10 @@ class Batcher:
         self._script = script
         self._max_items = max_items
         self._max_unsettled = max_unsettled
-        self._timeout_s = timeout_s
         self._meta, self._journal = keyspace.meta(partition.number), keyspace.journal(partition.number)
         self._queue: list[Item] = []
         self._loop = asyncio.get_running_loop()
+        self._clock = _Clock(timeout_s, self._loop)
 
     def submit(self, item: Item) -> None:
         """Send with whatever else this turn of the event loop brings."""
@@ -109,5 +139,4 @@ class Batcher:
                 keys.append(item.key_key)
                 key_place = places[item.key_key] = len(keys)
             arguments.append(item.pack(account_place, key_place))
-        call = _Call(items, epoch, self._timeout_s, self._loop)
-        self._link.send(self._script, keys, arguments, call.answered)
+        self._link.send(self._script, keys, arguments, self._clock.begin(items, epoch).answered)
