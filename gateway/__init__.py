@@ -5,13 +5,13 @@ handler      route, authenticate, estimate, hold, forward, price, settle: the or
 routing      from a model's name to a provider; estimate  the worst case, and the charge
 forward      from hold to settlement: send, tap, price, settle before the last bytes
 exchange     one request on its way; answers  the headers of a metered answer; missing  usage that did not come
-streaming    the tap on a stream of events; tokens  counting with tiktoken
+streaming    the tap on a stream of events; watch  over one that is compressed; tokens  counting with tiktoken
 providers/   dialects: what a request asks for, where usage sits; the local provider
 upstream     the transport port; transport  what is behind it: pool, connection, incoming; or proxied
 headers      what passes between client and provider
 refusals     every no, in the client's envelope; reads  models, the key's limits, health, metrics
-metrics      counted cheaply, summed over the workers
-app          the only wiring; worker  one serving process; supervisor  several on one port
+metrics      counted cheaply, summed over the workers; metrics_snapshot  what is counted; metrics_folder  shared
+app          the only wiring; runtime  of the stores; worker  one serving process; supervisor  several on one port
 settings     one frozen Settings; config/  its rooms
 embedded/    real Postgres and Redis from wheels, supervised
 cli/         the `metergate` command; up, doctor  what is behind two of its commands

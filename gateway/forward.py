@@ -31,14 +31,13 @@ from gateway.providers.dialect import Dialect, GarbageAnswer, Reported, Tap
 from gateway.providers.openai import DEFAULT_MAX_FIELD
 from gateway.refusals import Refusal
 from gateway.upstream import Transport, UpstreamAnswer, UpstreamError, UpstreamRequest, UpstreamTimeout
+from gateway.watch import StreamWatch, decoded
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Settling = Coroutine[Any, Any, tuple[Settled, int]]
 EVENT_STREAM: Final = b"text/event-stream"
-ENCODINGS: Final = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
-MAX_DECODED_BYTES: Final = 64 << 20
 CLIENT_GONE: Final = 499
 """The status under which a request is counted whose client left; nobody receives it."""
 
@@ -168,7 +167,7 @@ class Forwarder:
         answer.release()
         exchange.first_byte_s = self._clock()
         try:
-            plain = _decoded(body, head.content_encoding)
+            plain = decoded(body, head.content_encoding)
             reported = self._dialect.usage_from_json(exchange.endpoint, plain)
         except (GarbageAnswer, zlib.error) as error:
             return await self._failed(call, exchange, hold, UpstreamError(f"{type(error).__name__} in a 200"))
@@ -377,43 +376,6 @@ def _metering_lines(exchange: Exchange, hold: Hold, settled: Settled | None, cha
     if settled is not None and settled.available_nano is not None:
         available += credit  # the settlement tells the balance less holds, admission the credit limit too
     return metering_lines(hold, available, credit, charged_nano)
-
-
-class StreamWatch:
-    """A tap on a stream that may be compressed although identity was asked for: then the tap sees it decoded, the
-    client gets it as it came, and its last piece waits for the settlement."""
-
-    __slots__ = ("_decoder", "_last", "tap")
-
-    def __init__(self, tap: Tap, encoding: str | None) -> None:
-        self.tap = tap
-        wbits = ENCODINGS.get(encoding) if encoding else None
-        self._decoder = zlib.decompressobj(wbits) if wbits is not None else None
-        self._last = b""
-
-    def feed_of(self) -> Callable[[bytes], bytes]:
-        """`feed`, or the tap's own where nothing has to be decoded for it."""
-        return self.tap.feed if self._decoder is None else self.feed
-
-    def feed(self, chunk: bytes) -> bytes:
-        """The bytes to pass on now. Raises `zlib.error`."""
-        if self._decoder is None:
-            return self.tap.feed(chunk)
-        self.tap.feed(self._decoder.decompress(chunk, MAX_DECODED_BYTES))
-        out, self._last = self._last, chunk
-        return out
-
-    def finish(self, cost_usd: str | None) -> bytes:
-        """The bytes that were held back."""
-        rest = self.tap.finish(cost_usd)
-        return rest if self._decoder is None else self._last
-
-
-def _decoded(body: bytes, encoding: str | None) -> bytes:
-    wbits = ENCODINGS.get(encoding) if encoding else None
-    if wbits is None:
-        return body
-    return zlib.decompressobj(wbits).decompress(body, MAX_DECODED_BYTES)
 
 
 async def _waited(work: asyncio.Future[Any]) -> None:

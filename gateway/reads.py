@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 from aiohttp import web
@@ -27,9 +27,7 @@ from gateway.headers import client_key
 from gateway.jobs import Jobs
 from gateway.metrics import Metrics
 from gateway.routing import Route, Router
-
-if TYPE_CHECKING:
-    from gateway.app import Runtime
+from gateway.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 

@@ -19,15 +19,16 @@ from billing.cli import USAGE, CommandFailed, Output, Shown
 from billing.holds.connection import Link
 from billing.ledger.migrate import migrate
 from gateway.admin_key import admin_key_file, ensure_admin_key
-from gateway.app import open_runtime
 from gateway.embedded import EmbeddedServers
 from gateway.failures import named_store
 from gateway.first_account import make_first_account
+from gateway.metrics import METRICS_DIR_VARIABLE
 from gateway.places import Stores, given_stores, require_schema
+from gateway.runtime import open_runtime
 from gateway.settings import Settings, warnings
 from gateway.supervisor import AddressInUse, bind, supervise
 from gateway.welcome import first_account_lines, ready
-from gateway.worker import EMBEDDED_VARIABLE, METRICS_VARIABLE
+from gateway.worker import EMBEDDED_VARIABLE
 
 WORKER: Final = (sys.executable, "-P", "-m", "gateway.worker")  # -P: a folder `gateway` where we stand is not ours
 _SIGNALS: Final = (SIGINT, SIGTERM)
@@ -122,7 +123,7 @@ async def _supervise(
                 WORKER,
                 workers=workers,
                 listen=_listen(settings),
-                env={**env, METRICS_VARIABLE: folder},
+                env={**env, METRICS_DIR_VARIABLE: folder},
                 shutdown_grace_s=settings.defaults.shutdown_grace_s,
                 on_ready=on_ready,
             )

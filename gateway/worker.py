@@ -23,15 +23,15 @@ from aiohttp import web
 from billing.holds.connection import RedisError
 from billing.holds.partitions import NotReady
 from billing.ledger.postgres import DatabaseError
-from gateway.app import open_runtime, serving
-from gateway.metrics import Metrics
+from gateway.app import serving
+from gateway.metrics import METRICS_DIR_VARIABLE, Metrics
+from gateway.runtime import open_runtime
 from gateway.settings import ConfigError, Settings, load_settings
 from gateway.supervisor import SUPERVISOR_PID_VARIABLE, die_with_parent
 
 logger = logging.getLogger(__name__)
 
 EMBEDDED_VARIABLE: Final = "METERGATE_EMBEDDED"
-METRICS_VARIABLE: Final = "METERGATE_METRICS_DIR"
 BACKLOG: Final = 1024
 KEEPALIVE_S: Final = 75.0
 GC_THRESHOLDS: Final = (20_000, 20, 100)
@@ -44,7 +44,7 @@ async def serve(settings: Settings, listener: socket.socket, ready_fd: int | Non
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     assert settings.database_url is not None and settings.redis_url is not None  # noqa: S101, PT018  (checked by main)
-    folder = os.environ.get(METRICS_VARIABLE)
+    folder = os.environ.get(METRICS_DIR_VARIABLE)
     metrics = Metrics(Path(folder) if folder else None)
     async with (
         open_runtime(

@@ -7,7 +7,7 @@ lua/         the scripts: hot (admit, settle, void), install, adopt, fill, apply
 connection   the one place that imports redis: pipelined script calls, plain commands, subscriptions
 batcher      one script call for each turn of the event loop
 hold         one request's hold, and the items by which it is admitted, settled, voided
-service      Holds: what a server of requests calls
+admission    asking for a hold, and bringing about what it lacked; service  Holds: what a server of requests calls
 partitions   the life of the Redis server behind a partition, numbered in epochs
 loader       from Postgres into Redis: whole subjects, new versions, new counters; windows  what counters start from
 outbox       settled debits on their way to Postgres

@@ -17,11 +17,11 @@ from aiohttp import web
 from billing.cli import USAGE, CommandFailed, Connect, Output
 from billing.client import BillingClient
 from gateway.admin_key import find_admin_key, read_key_file
-from gateway.app import open_runtime
 from gateway.config.environment import Environment
 from gateway.config.secret import Secret
 from gateway.failures import explained_failures
 from gateway.places import command_environment, open_stores, ready_schema
+from gateway.runtime import open_runtime
 from gateway.settings import load_settings
 
 OWN_URL: Final = "http://localhost"

@@ -15,11 +15,11 @@ from billing.ledger.migrate import migrate as apply_migrations
 from billing.ledger.postgres import Database
 from billing.ledger.verify import STATEMENT_TIMEOUT_S, Verified, verify
 from billing.reports import Reports
-from gateway.app import open_runtime
 from gateway.doctor import Check, diagnose
 from gateway.failures import explained_failures, named_store
 from gateway.jobs import reconcile_once, report_shape
 from gateway.places import command_environment, open_stores, ready_schema, refuse_api_url
+from gateway.runtime import open_runtime
 from gateway.settings import load_settings
 
 _MARKS = {"ok": "ok", "warn": "WARN", "fail": "FAIL"}

@@ -21,10 +21,10 @@ import psutil
 from billing.ledger.migrate import migrate
 from billing.money import parse_usd
 from billing.quotas import Quota, parse_quotas
-from gateway.app import Runtime, open_runtime
 from gateway.embedded import EmbeddedServers, Endpoints, postgres
 from gateway.embedded.folders import POINTER_NAME
 from gateway.embedded.process import read_pid
+from gateway.runtime import Runtime, open_runtime
 from gateway.settings import load_settings
 from tests.chaos.places import (
     ADMIN_KEY,

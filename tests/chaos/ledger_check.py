@@ -24,7 +24,7 @@ from billing.holds.partitions import NotReady
 from billing.ledger.postgres import Database, DatabaseError
 from billing.ledger.verify import STATEMENT_TIMEOUT_S, verify
 from billing.quotas import Metric, Quota, window_id
-from gateway.app import Runtime
+from gateway.runtime import Runtime
 from tests.chaos.clients import Ended, Exchange
 from tests.chaos.harness import Customer, Stack, until
 

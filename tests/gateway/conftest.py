@@ -10,7 +10,8 @@ import pytest
 from aiohttp import web
 from ulid import ULID
 
-from gateway.app import Runtime, open_runtime, serving
+from gateway.app import serving
+from gateway.runtime import Runtime, open_runtime
 from gateway.settings import Defaults, ProviderConfig, Secret, Settings, load_settings
 
 ADMIN_KEY = "admin-key-of-the-tests"

@@ -1,0 +1,157 @@
+"""Everything that talks to the stores, made from settings: for commands and for serving alike."""
+
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+from aiohttp import web
+from ulid import ULID
+
+from billing.accounts import Accounts
+from billing.api import Services, setup
+from billing.api_keys import ApiKeys
+from billing.holds.cache import CacheSettings
+from billing.holds.connection import Link
+from billing.holds.engine import Engine, EngineSettings
+from billing.holds.keyspace import DEFAULT_PREFIX, Keyspace
+from billing.holds.service import HoldSettings
+from billing.keys import secret_digest, well_formed
+from billing.ledger.grants import Grants
+from billing.ledger.postgres import Database
+from billing.principals import Principal
+from billing.reports import Reports
+from gateway.settings import Defaults, Settings
+
+logger = logging.getLogger(__name__)
+
+EMBEDDED_PARTITIONS: Final = 1
+PRODUCTION_PARTITIONS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Everything that talks to the stores. `api_app` is the whole billing API, for use inside a process."""
+
+    settings: Settings
+    database: Database
+    link: Link
+    engine: Engine
+    accounts: Accounts
+    api_keys: ApiKeys
+    grants: Grants
+    reports: Reports
+    services: Services
+    api_app: web.Application
+    admin_api_key: str = field(repr=False)
+
+
+def new_id() -> str:
+    """A ULID (https://github.com/ulid/spec), 26 characters."""
+    return str(ULID())
+
+
+def engine_settings(defaults: Defaults) -> EngineSettings:
+    """The engine's bounds from the configuration's."""
+    return EngineSettings(
+        holds=HoldSettings(
+            batch_items=defaults.batch_items,
+            max_unsettled=defaults.max_unsettled,
+            redis_timeout_s=defaults.redis_timeout_ms / 1000,
+            settle_timeout_s=defaults.settle_timeout_ms / 1000,
+            ledger_timeout_s=defaults.postgres_timeout_s,
+            admission_wait_s=defaults.admission_wait_ms / 1000,
+        ),
+        cache=CacheSettings(
+            entries=defaults.principal_cache_entries,
+            fresh_s=defaults.principal_cache_s,
+            unknown_entries=defaults.negative_cache_entries,
+            unknown_s=defaults.negative_cache_s,
+            lookups=max(1, defaults.postgres_pool_size - 1),
+        ),
+        lease_s=defaults.lease_s,
+        hold_ttl_s=defaults.hold_ttl_s,
+        expired_hold=defaults.expired_hold,
+        default_plan=defaults.default_plan,
+        ledger_batch_rows=defaults.ledger_batch_rows,
+        ledger_flush_s=defaults.ledger_flush_ms / 1000,
+    )
+
+
+async def partition_count(database: Database, wanted: int) -> int:
+    """The installation's number of partitions: what the first gateway wanted, for ever. Raises `DatabaseError`."""
+    count = await database.value(
+        "UPDATE installation SET redis_partitions = coalesce(redis_partitions, $1) RETURNING redis_partitions", wanted
+    )
+    if count != wanted:
+        logger.warning("this installation has %d partitions, not %d: the number is fixed once", count, wanted)
+    return int(count)
+
+
+@asynccontextmanager
+async def open_runtime(
+    settings: Settings, *, database_url: str, redis_url: str, embedded: bool, key_prefix: str = DEFAULT_PREFIX
+) -> AsyncIterator[Runtime]:
+    """Services on open stores; nothing is served and nothing runs in the background.
+
+    Raises `DatabaseError` when Postgres is away or has not been migrated.
+    """
+    defaults = settings.defaults
+    database = Database(database_url, size=defaults.postgres_pool_size, timeout_s=defaults.postgres_timeout_s)
+    link = Link(redis_url, timeout_s=defaults.redis_timeout_ms / 1000, connect_timeout_s=defaults.connect_timeout_s)
+    try:
+        wanted = defaults.redis_partitions or (EMBEDDED_PARTITIONS if embedded else PRODUCTION_PARTITIONS)
+        keyspace = Keyspace(key_prefix, await partition_count(database, wanted))
+
+        async def load_principal(digest: bytes) -> Principal | None:
+            return await api_keys.principal_by_digest(digest)
+
+        engine = Engine(database, link, keyspace, settings.plans, load_principal, new_id(), engine_settings(defaults))
+        api_keys = ApiKeys(database, settings.plans, engine.announcer, new_id, default_plan=defaults.default_plan)
+        accounts = Accounts(database, settings.plans, engine.announcer, new_id)
+        grants = Grants(database, engine.announcer, new_id)
+        reports = Reports(database)
+        admin_api_key = settings.admin_api_key.reveal() if settings.admin_api_key is not None else None
+        services = Services(
+            accounts=accounts,
+            keys=api_keys,
+            grants=grants,
+            reports=reports,
+            effects=engine.announcer,
+            plans=settings.plans,
+            credits_per_usd=defaults.credits_per_usd,
+            authenticate=_authenticator(engine),
+            clock=time.time,
+            admin_api_key=admin_api_key,
+            default_plan=defaults.default_plan,
+            image=settings.image,
+            max_body_bytes=settings.max_body_bytes,
+            request_timeout_s=settings.request_timeout_s,
+        )
+        api_app = web.Application(client_max_size=settings.max_body_bytes)
+        setup(api_app, services)
+        yield Runtime(
+            settings,
+            database,
+            link,
+            engine,
+            accounts,
+            api_keys,
+            grants,
+            reports,
+            services,
+            api_app,
+            admin_api_key or "",
+        )
+    finally:
+        await link.close()
+        await database.close()
+
+
+def _authenticator(engine: Engine) -> Callable[[str], Awaitable[Principal | None]]:
+    async def authenticate(secret: str) -> Principal | None:
+        return await engine.cache.get(secret_digest(secret)) if well_formed(secret) else None
+
+    return authenticate
