@@ -138,13 +138,13 @@ class EdgeProtocol(RequestHandler):
         payload = call.payload
         try:
             await self._serve(call)
-            await call.flushed()
+            if self._paused:
+                await call.flushed()
             if not call.whole:
                 call.abort()
-            if payload.exception() is None:
+            if not payload.at_eof() and payload.exception() is None:
                 if payload.is_eof():
-                    if not payload.at_eof():
-                        payload.read_nowait()  # what nobody read would hold the next request back
+                    payload.read_nowait()  # what nobody read would hold the next request back
                 elif self.transport is not None:
                     await _discard(call, payload)
         except BaseException as error:

@@ -40,6 +40,8 @@ _FURTHER: Final = frozenset({"detail", "filename", "min_pixels", "max_pixels"})
 
 NESTED: Final = re.compile(rb":\s*[\[{]")
 """Without a match no message has a member that is a list or an object, so all content is a string."""
+SHORT_BYTES: Final = 1_024
+"""Up to here the expression is the faster one."""
 MOST_BRACKETS: Final = 256
 """Of one kind that are looked at one by one; text with more is searched by the expression."""
 MOST_SPACES: Final = 16
@@ -83,6 +85,8 @@ def count_parts(messages: Raw) -> tuple[Parts, bool]:
 def nested(messages: bytes) -> bool:
     """As a search for `NESTED`. Brackets are few, as a rule, and finding them takes a tenth of the time that an
     expression takes which stops at every colon."""
+    if len(messages) < SHORT_BYTES:
+        return NESTED.search(messages) is not None
     for bracket in (b"{", b"["):
         at = 0
         for _ in range(MOST_BRACKETS):
