@@ -1,1 +1,1 @@
-"""The ledger: transfers, usage events, the batch writer, migrations."""
+"""The ledger: transfers, usage events, the batch writer, the rollups and their roller, migrations."""
