@@ -1,5 +1,8 @@
 """The hot path to Redis: admissions, settlements and voids of one turn of the event loop go out as one script call.
 
+Where requests are few they come one by one, and waiting for the turn's end would only cost another turn: an item goes
+out at once when the last one had no company and nothing is in flight.
+
 This file owns batching alone. An item says its Redis keys, packs itself, and is told its reply or a `RedisError`,
 always and once; what a reply means is the item's business.
 """
@@ -78,6 +81,11 @@ class _Clock:
             self._timer = self._loop.call_at(call.deadline, self._look)
         return call
 
+    @property
+    def idle(self) -> bool:
+        """Whether every call is over: they end in order."""
+        return not self._calls or self._calls[-1].items is None
+
     def _look(self) -> None:
         calls, now = self._calls, self._loop.time()
         while calls and (calls[0].items is None or calls[0].deadline <= now):
@@ -108,15 +116,20 @@ class Batcher:
         self._queue: list[Item] = []
         self._loop = asyncio.get_running_loop()
         self._clock = _Clock(timeout_s, self._loop)
+        self._alone = False
 
     def submit(self, item: Item) -> None:
-        """Send with whatever else this turn of the event loop brings."""
+        """Send with whatever else this turn of the event loop brings, or at once where that is nothing."""
         if not self._queue:
+            if self._alone and self._clock.idle:
+                self._send([item])
+                return
             self._loop.call_soon(self._flush)
         self._queue.append(item)
 
     def _flush(self) -> None:
         queue, self._queue = self._queue, []
+        self._alone = len(queue) == 1
         for start in range(0, len(queue), self._max_items):
             self._send(queue[start : start + self._max_items])
 
