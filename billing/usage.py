@@ -42,7 +42,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 
     def __post_init__(self) -> None:
         counts = msgspec.structs.astuple(self)
-        try:  # an integer from 0 to MAX_COUNT fits 32 bits with a sign and without one, and nothing else does
+        try:  # an integer from 0 to MAX_COUNT, and no other number, fits 32 bits with a sign and without one
             _UNSIGNED(*counts)
             _SIGNED(*counts)
         except struct.error as error:

@@ -110,15 +110,17 @@ class EdgeProtocol(RequestHandler):
 
     async def _serve_calls(self) -> None:
         """Serve this connection's calls, one after the other: a task for each would cost more than to wait for them."""
-        while not self.closing and self.transport is not None:
-            if self._call is None:
+        while True:
+            if self._call is not None:  # also where the server has begun to stop: it was taken
+                await self._run(self._call)
+            elif self.closing or self.transport is None:
+                return
+            else:
                 self._turn = self._loop.create_future()
                 try:
                     await self._turn
                 finally:
                     self._turn = None
-            if self._call is not None:
-                await self._run(self._call)
 
     def begins(self, call: Call, served_by: "asyncio.Task[Any] | None") -> None:
         """A call is being served by the application, in a task that is cancelled when the client leaves."""
@@ -181,6 +183,8 @@ class EdgeProtocol(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """The client has left: its call is cancelled; what is on its way is settled or given back."""
         super().connection_lost(exc)
+        if self._sleeping is not None:
+            self._sleeping.cancel()  # aiohttp's loop: a call that was not begun yet can't end it
         for task in (self._served_by, self._serving):
             if task is not None:
                 task.cancel()

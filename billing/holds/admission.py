@@ -75,7 +75,11 @@ class Admissions:
             item = self._item(request_id, place, need, payload)
             if partition.epoch is not None:
                 self._batchers[partition.number].submit(item)
-                reply, epoch = await item.answer
+                try:
+                    reply, epoch = await item.answer
+                except asyncio.CancelledError:
+                    item.abandon()
+                    raise
             else:
                 reply, epoch = StaleEpoch("no epoch is agreed on"), -1
             if not isinstance(reply, RedisError):

@@ -88,9 +88,12 @@ class _Clock:
 
     def _look(self) -> None:
         calls, now = self._calls, self._loop.time()
+        late: list[_Call] = []
         while calls and (calls[0].items is None or calls[0].deadline <= now):
-            calls.popleft().answered(RedisTimeout("Redis gave no answer in time"))
+            late.append(calls.popleft())
         self._timer = self._loop.call_at(calls[0].deadline, self._look) if calls else None
+        for call in late:
+            call.answered(RedisTimeout("Redis gave no answer in time"))
 
 
 class Batcher:

@@ -103,6 +103,13 @@ class AdmitItem:
         if isinstance(reply, RedisAway | RedisTimeout):  # other errors did nothing, and the same id may be asked again
             self.on_unknown(self)
 
+    def abandon(self) -> None:
+        """Whoever asked is cancelled: what an answer of the same turn holds, which nobody will see, is given back."""
+        if self.answer.done() and not self.answer.cancelled():
+            reply, _ = self.answer.result()
+            if not isinstance(reply, RedisError) and reply[0] == OK:
+                self.on_unknown(self)
+
 
 class SettleItem:
     """A settlement on its way to Redis. `on_reply` gets what came of it, exactly once; `outcome` is for whoever waits.

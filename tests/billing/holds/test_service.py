@@ -1,12 +1,19 @@
 """A hold's life on the real stores: admitted, settled, in the ledger, forgotten by the journal."""
 
+import asyncio
+from typing import Any
+
+import pytest
 from ulid import ULID
 
+from billing.holds.codec import OK
 from billing.holds.decision import InsufficientBalance, QuotaExceeded
-from billing.holds.hold import Hold
+from billing.holds.hold import AdmitItem, Hold
+from billing.holds.recovery import Swept
 from billing.ledger.grants import Grants
 from billing.quotas import Metric, Quota, Window
 from tests.billing.holds.conftest import World, debit, need
+from tests.billing.holds.support import eventually
 
 
 async def test_a_settled_hold_reaches_the_ledger_once(world: World) -> None:
@@ -103,3 +110,35 @@ async def test_a_grant_reaches_redis_and_a_new_quota_counts_what_came_before(wor
         await world.engine.holds.settle(hold, debit(running, principal, admitted_at_ms=hold.admitted_at_ms))
     (counter,) = (await world.account_state(principal.account_id)).counters
     assert counter.used == 30
+
+
+async def test_cancelled_in_the_turn_of_its_answer_it_is_given_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis has admitted and its answer is here, but the client's leaving comes before the request goes on."""
+    principal = await world.customer(10**9)
+    request_id, resolve = str(ULID()), AdmitItem.resolve
+
+    def resolve_and_leave(self: AdmitItem, reply: Any, epoch: int) -> None:
+        resolve(self, reply, epoch)
+        if reply[0] == OK:
+            serving.cancel()
+
+    async def serve() -> None:
+        async with world.engine.holds.open(request_id, principal, "demo", "llm", need(), debit(request_id, principal)):
+            pytest.fail("nobody is there to be served")
+
+    async def nothing_given_back(*_: Any, **__: Any) -> Swept:
+        return Swept(0, 0, 0)
+
+    monkeypatch.setattr(AdmitItem, "resolve", resolve_and_leave)
+    monkeypatch.setattr(world.engine.recovery, "sweep", nothing_given_back)
+    serving = asyncio.create_task(serve())
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+
+    async def given_back() -> bool:
+        state = await world.account_state(principal.account_id)
+        return (state.held_nano, state.running) == (0, 0)
+
+    await eventually(given_back)
