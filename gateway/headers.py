@@ -5,9 +5,8 @@ decoded or built, because this runs for every request in both directions. A name
 arrive here: aiohttp's and httptools' parsers refuse the message.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -15,7 +14,8 @@ import msgspec
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
 NAMES_KEPT: Final = 4_096
-"""Spellings of names whose fate is remembered."""
+NAME_BYTES: Final = 64
+"""Spellings of names whose fate is remembered: how many, and how long."""
 
 # RFC 9110, 7.6.1, and `keep-alive` and `proxy-*` from the older documents that peers still follow.
 _HOP_BY_HOP: Final = frozenset(
@@ -123,7 +123,7 @@ def outgoing(headers: RawHeaders, fixed: Fixed) -> bytes:
     lines: list[bytes] = []
     named: frozenset[bytes] = frozenset()
     for name, value in headers:
-        fate = _fate_of_clients(name)
+        fate = _OF_CLIENTS[name]
         if fate == _PASSES:
             lines.append(b"%b: %b\r\n" % (name, value))
         elif fate == _CONNECTION and value.lower() not in _PLAIN_CONNECTION:
@@ -141,7 +141,7 @@ def incoming(headers: RawHeaders) -> Answered:
     named: frozenset[bytes] = frozenset()
     content_type, encoding, request_id = b"", None, None
     for name, value in headers:
-        fate = _fate_of_providers(name)
+        fate = _OF_PROVIDERS[name]
         if fate == _DROPPED:
             continue
         if fate == _CONNECTION:
@@ -160,7 +160,20 @@ def incoming(headers: RawHeaders) -> Answered:
     return Answered(b"".join(lines), content_type, encoding, request_id)
 
 
-@lru_cache(NAMES_KEPT)
+class _Fates(dict[bytes, int]):
+    """What happens to headers, by their names as they are spelled: remembered for up to NAMES_KEPT short ones."""
+
+    def __init__(self, find: Callable[[bytes], int]) -> None:
+        super().__init__()
+        self._find = find
+
+    def __missing__(self, name: bytes) -> int:
+        fate = self._find(name)
+        if len(self) < NAMES_KEPT and len(name) <= NAME_BYTES:
+            self[name] = fate
+        return fate
+
+
 def _fate_of_clients(name: bytes) -> int:
     lower = name.lower()
     if lower == b"connection":
@@ -168,7 +181,6 @@ def _fate_of_clients(name: bytes) -> int:
     return _DROPPED if lower in _NOT_SENT or lower.startswith(_NOT_SENT_PREFIXES) else _PASSES
 
 
-@lru_cache(NAMES_KEPT)
 def _fate_of_providers(name: bytes) -> int:
     lower = name.lower()
     if lower in _PROVIDERS_REQUEST_ID:
@@ -183,6 +195,10 @@ _NOTED: Final = {
     b"content-type": _CONTENT_TYPE,
     b"content-encoding": _CONTENT_ENCODING,
 }
+
+
+_OF_CLIENTS: Final = _Fates(_fate_of_clients)
+_OF_PROVIDERS: Final = _Fates(_fate_of_providers)
 
 
 def client_key(headers: Mapping[str, str]) -> str | None:
