@@ -94,6 +94,9 @@ class Tokenizer:
             _verify(self._folder / file, vocabulary, sha256)
         os.environ["TIKTOKEN_CACHE_DIR"] = str(self._folder)
         self._encodings = {vocabulary: tiktoken.get_encoding(vocabulary) for vocabulary in _FILES}
+        for encoding in self._encodings.values():
+            # The encoder, which is not Python's, has them too; tiktoken keeps these for pickling alone: 35 MB a worker.
+            encoding._mergeable_ranks = {}
 
     def close(self) -> None:
         """Stop the threads; what they are counting is finished first."""
