@@ -172,7 +172,7 @@ def class_rate(rates: Mapping[str, int], price_class: str) -> int:
 def round_up(cost_scaled: int, markup_scaled: int = 0) -> int:
     """Whole nano-USD of an exact cost plus a markup in percent (scaled by `FACTOR_SCALE`), rounded up once."""
     if not markup_scaled:
-        return -(-cost_scaled // COST_SCALE)
+        return ceil_div(cost_scaled, COST_SCALE)
     whole = 100 * FACTOR_SCALE
     return ceil_div(cost_scaled * (whole + markup_scaled), COST_SCALE * whole)
 

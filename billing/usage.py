@@ -4,7 +4,6 @@ Totals and their parts follow OpenAI's convention (https://platform.openai.com/d
 `input_tokens` includes cached, cache-written, audio and image input; `output_tokens` includes reasoning and audio.
 """
 
-import struct
 from operator import attrgetter
 from typing import Final
 
@@ -42,11 +41,8 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 
     def __post_init__(self) -> None:
         counts = msgspec.structs.astuple(self)
-        try:  # an integer from 0 to MAX_COUNT, and no other number, fits 32 bits with a sign and without one
-            _UNSIGNED(*counts)
-            _SIGNED(*counts)
-        except struct.error as error:
-            raise UsageError(f"counts must be integers from 0 to {MAX_COUNT}: {', '.join(COUNT_NAMES)}") from error
+        if not _ONLY_INT.issuperset(map(type, counts)) or min(counts) < 0 or max(counts) > MAX_COUNT:
+            raise UsageError(f"counts must be integers from 0 to {MAX_COUNT}: {', '.join(COUNT_NAMES)}")
         if self.input_parts > self.input_tokens:
             raise UsageError("the parts of input_tokens add up to more than it")
         if self.reasoning_tokens + self.audio_output_tokens > self.output_tokens:
@@ -94,8 +90,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 
 
 COUNT_NAMES: Final = Usage.__struct_fields__
-_UNSIGNED: Final = struct.Struct(f"<{len(COUNT_NAMES)}I").pack
-_SIGNED: Final = struct.Struct(f"<{len(COUNT_NAMES)}i").pack
+_ONLY_INT: Final = frozenset((int,))
 _special_counts_of: Final = attrgetter(
     *(name for name in COUNT_NAMES if name not in ("input_tokens", "output_tokens", "requests"))
 )

@@ -71,7 +71,8 @@ class Call:
         self.whole = False
 
     def here(self, limit_bytes: int) -> bytes | None:
-        """The body where all of it has arrived with its head, as small ones do; None where `read` must see to it."""
+        """The body where all of it has arrived with its head, as small ones do; None where `read` must see to it.
+        Raises `BodyTooLarge`."""
         payload = self.payload
         if payload.at_eof() or not payload.is_eof() or payload.exception() is not None:
             return None

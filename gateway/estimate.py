@@ -50,6 +50,7 @@ def worst_case(
     if rates is None:
         raise NotPriced(f"The model `{route.entry}` has no price here")
     row, markup, choices = rates.row, markup_of(route, plan_markup_scaled), parsed.choices
+    # What a request may bring must have a price, which may be zero: nothing is free because a row forgot it.
     if parsed.has_output and rates.output_unpriced:
         raise NotPriced(f"The model `{route.entry}` has no price for output here")
     if parsed.service_tier == "priority" and "priority" not in (row.multipliers or {}):

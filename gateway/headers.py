@@ -205,8 +205,8 @@ def client_key(headers: Mapping[str, str]) -> str | None:
     """The key that a client shows: `Authorization: Bearer`, else `x-api-key`, else `x-goog-api-key`; None without."""
     authorization = headers.get("Authorization")
     if authorization is not None:
-        if authorization.startswith("Bearer mg_"):  # as nearly everybody writes it
-            return authorization[7:].strip()
+        if authorization.startswith("Bearer ") and (key := authorization[7:].strip()):  # as nearly everybody has it
+            return key
         scheme, _, credentials = authorization.strip().partition(" ")
         if scheme.lower() == "bearer" and (key := credentials.strip()):
             return key

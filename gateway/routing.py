@@ -51,7 +51,7 @@ class Rates:
         """An upper bound of what so much input costs, the price of the request itself included, in nano-USD."""
         millionths = tokens * self.input_rate + self.request_nano * MILLION
         if not markup_scaled:
-            return -(-millionths // MILLION)
+            return ceil_div(millionths, MILLION)
         return round_up(millionths * (COST_SCALE // MILLION), markup_scaled)
 
     def unit_nano(self, markup_scaled: int) -> int:

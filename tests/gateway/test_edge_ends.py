@@ -7,6 +7,7 @@ import pytest
 
 from gateway import edge as edge_module
 from gateway.call import Call
+from gateway.edge import EdgeProtocol
 from tests.gateway.edges import (
     ENCODED,
     METERED,
@@ -331,18 +332,25 @@ async def test_shutdown_while_nothing_is_read() -> None:
             await mute.answer()
 
 
+async def waiting(served: Edge, before: int) -> tuple[Client, EdgeProtocol]:
+    """A client and its connection, which waits for a request after so many."""
+    client = await served.connect()
+    for _ in range(before):
+        client.send(post(b"earlier"))
+        await client.answer()
+    await until(lambda: len(served.server.connections) == 1)
+    connection = served.server.connections[0]
+    assert isinstance(connection, EdgeProtocol)
+    await until(lambda: connection._waiter is not None)
+    return client, connection
+
+
 @on_both_loops
 @pytest.mark.parametrize("before", [0, 1])
 async def test_a_request_that_came_as_the_server_stops_is_served(before: int) -> None:
     """The first of a connection, and a later one: taken, but not begun when the server begins to stop."""
     async with edge(echo) as served:
-        client = await served.connect()
-        for _ in range(before):
-            client.send(post(b"earlier"))
-            await client.answer()
-        await until(lambda: len(served.server.connections) == 1)
-        connection = served.server.connections[0]
-        await until(lambda: connection._waiter is not None)
+        client, connection = await waiting(served, before)
         connection.data_received(post(b"taken"))
         await connection.shutdown(20.0)
         assert (await client.rest()).startswith(b"HTTP/1.1 200 OK")
@@ -352,13 +360,7 @@ async def test_a_request_that_came_as_the_server_stops_is_served(before: int) ->
 @pytest.mark.parametrize("before", [0, 1])
 async def test_a_client_that_leaves_as_its_request_comes_leaves_no_task(before: int) -> None:
     async with edge(echo) as served:
-        client = await served.connect()
-        for _ in range(before):
-            client.send(post(b"earlier"))
-            await client.answer()
-        await until(lambda: len(served.server.connections) == 1)
-        connection = served.server.connections[0]
-        await until(lambda: connection._waiter is not None)
+        client, connection = await waiting(served, before)
         loops = {task for task in asyncio.all_tasks() if "RequestHandler.start" in repr(task)}
         assert len(loops) == 1
         connection.data_received(post(b"taken"))
