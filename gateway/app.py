@@ -108,6 +108,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         settings.proxy_max_body_bytes,
         defaults.upload_timeout_s,
         settings.payment_grace_days * DAY_S,
+        defaults.admission_wait_ms / 1000,
         defaults.expired_hold == "input",
     )
     proxy = Proxy(

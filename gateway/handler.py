@@ -4,6 +4,7 @@ This file owns the order of the checks (SPEC 9) and that nothing is sent upstrea
 from forward to settle is `gateway.forward`'s. Inside `holds.open` there is no way out that leaves a hold behind.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -37,7 +38,8 @@ from gateway.tokens import PIECE_CHARACTERS, Tokenizer
 logger = logging.getLogger(__name__)
 
 PROXY_SCOPE: Final = "llm:proxy"
-RELOADS: Final = 3
+RELOAD_PAUSE_S: Final = 0.001
+RELOAD_PAUSE_MAX_S: Final = 0.05
 MAX_UNCHARGED: Final = 10_000
 CUT_TOKENS: Final = 16
 """More than what cutting a long text into pieces can hide of its tokens, for each cut; at most two were ever found."""
@@ -61,8 +63,37 @@ class ProxyRules:
     max_body_bytes: int
     upload_timeout_s: float
     grace_s: float
+    admission_wait_s: float
+    """How long a principal is read anew that changes again and again."""
     charge_expired: bool = False
     """Whether a hold whose gateway died is charged at the estimate of its input."""
+
+
+class Reloads:
+    """How often a request has its principal read anew: for as long as an admission may wait, from the first time on.
+
+    The first is at once; then come pauses, each longer than the one before, so that a key that changes all the time,
+    or a Redis that is ahead of its Postgres, costs some forty look-ups and not a thousand.
+    """
+
+    __slots__ = ("_pause_s", "_since_s", "_wait_s")
+
+    def __init__(self, wait_s: float) -> None:
+        self._wait_s = wait_s
+        self._pause_s = 0.0
+        self._since_s: float | None = None
+
+    async def may_go_on(self) -> bool:
+        """Whether to read it once more, after the pause that this costs."""
+        now_s = time.monotonic()
+        if self._since_s is None:
+            self._since_s = now_s
+            return True
+        if now_s - self._since_s >= self._wait_s:
+            return False
+        self._pause_s = min(2 * self._pause_s + RELOAD_PAUSE_S, RELOAD_PAUSE_MAX_S)
+        await asyncio.sleep(self._pause_s)
+        return True
 
 
 class Proxy:
@@ -105,7 +136,8 @@ class Proxy:
             secret = client_key(call.headers)
             principal = self.cached(secret) or await self.authenticate(secret)
             body = await self._read(call)
-            for _ in range(RELOADS):
+            reloads = Reloads(self._rules.admission_wait_s)
+            while True:
                 exchange = self._prepare(call, request_id, principal, body, started_s)
                 need = self._need(exchange)
                 if not principal.may_pay(self._clock(), self._rules.grace_s):
@@ -115,8 +147,9 @@ class Proxy:
                     outcome = await self._meter_counted(call, exchange, need, outcome)
                 if outcome is None:
                     return
+                if not await reloads.may_go_on():
+                    raise Refuse(refusals.unavailable())
                 principal = await self.authenticate(secret, fresh=True)
-            raise Refuse(refusals.unavailable())
         except Refuse as refused:
             self.count(refused.refusal).answer(call, request_id)
         except Exception:
@@ -262,7 +295,8 @@ class Proxy:
                 await self._forwarder.forward(call, exchange, decision)
                 return None
         if isinstance(decision, Unavailable):
-            raise Refuse(refusals.unavailable(decision.reason))
+            logger.info("request %s was not admitted: %s", exchange.request_id, decision.reason)
+            raise Refuse(refusals.unavailable())
         if isinstance(decision, Reload | InsufficientBalance | QuotaExceeded):
             return decision
         raise Refuse(refusals.of_decision(decision, principal, self._links))

@@ -132,7 +132,7 @@ def model_not_allowed(model: str) -> Refusal:
     return Refusal(403, "model_not_allowed", message, type="permission_error", param="model")
 
 
-def unavailable(reason: str = "") -> Refusal:
+def unavailable() -> Refusal:
     message = "The gateway can't meter requests right now: try again in a moment."
     return Refusal(
         503,

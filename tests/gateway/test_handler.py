@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from billing.holds.admission import Admissions
+from billing.holds.admission import Admissions, Decision
+from billing.holds.decision import Reload
 from billing.money import parse_usd
 from billing.plans import Plan
 from billing.prices import FACTOR_SCALE, PriceRow, PriceTable, Tier
@@ -470,6 +471,39 @@ async def test_changes_in_the_midst_of_traffic_refuse_nobody(make_gateway: MakeG
     await spent_nano(customer)
     await second.flush()
     assert (await fetch(customer.get("/v1/key"))).json["windows"][0]["used"] == len(statuses)
+
+
+async def test_a_principal_that_changes_again_and_again_is_read_until_it_rests(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    customer = await gateway.customer()
+    admit, asked = Admissions.admit, 0
+
+    async def changed_meanwhile(*arguments: Any) -> Decision:
+        nonlocal asked
+        asked += 1
+        return Reload() if asked < 12 else await admit(*arguments)
+
+    monkeypatch.setattr(Admissions, "admit", changed_meanwhile)
+    assert (await ask(customer, chat())).status == 200
+    assert asked == 12
+
+
+async def test_a_principal_that_never_rests_is_given_up(
+    make_gateway: MakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await make_gateway(admission_wait_ms=100)
+    customer = await gateway.customer()
+    asked = 0
+
+    async def always_changed(*_: Any) -> Reload:
+        nonlocal asked
+        asked += 1
+        return Reload()
+
+    monkeypatch.setattr(Admissions, "admit", always_changed)
+    refusal(await ask(customer, chat()), 503, "temporarily_unavailable")
+    assert 2 <= asked < 12
 
 
 # What can't get in
