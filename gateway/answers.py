@@ -42,9 +42,13 @@ def limit_lines(hold: Hold) -> str:
     return lines
 
 
-def metering_lines(hold: Hold, available_nano: int, credit_limit_nano: int, charged_nano: int | None) -> bytes:
-    """Header lines: what this request cost, where that is known, and what the balance is now, holds taken off."""
+def paid_lines(hold: Hold, charged_nano: int | None) -> bytes:
+    """Header lines: which request this was, what it cost where that is known, and what its minute has left."""
     cost = f"{COST}: {format_usd(charged_nano)}\r\n" if charged_nano is not None else ""
-    balance = format_usd(available_nano - credit_limit_nano)
     limits = limit_lines(hold) if hold.place.limits.minute else ""
-    return f"{REQUEST_ID}: {hold.id}\r\n{cost}{BALANCE}: {balance}\r\n{limits}".encode()
+    return f"{REQUEST_ID}: {hold.id}\r\n{cost}{limits}".encode()
+
+
+def balance_line(balance_nano: int) -> bytes:
+    """The header line of what the account has, holds taken off."""
+    return f"{BALANCE}: {format_usd(balance_nano)}\r\n".encode()

@@ -31,6 +31,7 @@ from gateway.refusals import Links
 from gateway.routing import Router
 from gateway.runtime import Runtime, new_id
 from gateway.settings import Settings
+from gateway.settling import Settler
 from gateway.tokens import Tokenizer
 from gateway.transport import HttpTransport
 from gateway.upstream import Transport
@@ -99,7 +100,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         engine.holds,
         transports,
         dialect,
-        MissingUsage(defaults.missing_usage, tokenizer),
+        Settler(engine.holds, MissingUsage(defaults.missing_usage, tokenizer), metrics),
         ForwardRules(defaults.upstream_answer_bytes, defaults.disconnect_drain_s),
         metrics,
     )

@@ -11,6 +11,7 @@ from billing.usage import Usage
 from gateway.estimate import Charge, charge, markup_of
 from gateway.providers.dialect import ParsedRequest
 from gateway.routing import Route
+from gateway.upstream import UpstreamRequest
 
 FEATURE: Final = "llm"
 MAX_FOREIGN_ID: Final = 200
@@ -37,6 +38,8 @@ class Exchange(msgspec.Struct, gc=False):
     status: int = EXPIRED_STATUS
     upstream_request_id: str | None = None
     first_byte_s: float | None = None
+    prepared: UpstreamRequest | None = None
+    """What the provider is sent where the hold leaves the request as it is; until it is sent."""
     markup_scaled: int = 0
     """The markup that applies; found when the exchange is made."""
 

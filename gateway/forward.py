@@ -2,41 +2,38 @@
 
 This file owns that an answer ends only after its debit is outside the process, and that whatever happens on the way
 ends the hold in one of three ways: settled by the usage that the provider reported, settled by `missing_usage` when
-output has passed without it, voided when none has. A request that is cancelled hands its settlement to a task.
+output has passed without it, voided when none has (`gateway.settling`). A request that is cancelled hands its
+settlement to a task.
 """
 
 import asyncio
 import logging
 import time
 import zlib
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Final
 
 from billing.holds.hold import Hold, Settled, SettlementLost
 from billing.holds.service import Holds
 from billing.money import format_usd
-from billing.usage import Usage
 from gateway import refusals
-from gateway.answers import REQUEST_ID, metering_lines
+from gateway.answers import REQUEST_ID, balance_line, paid_lines
 from gateway.call import Call, ClientGone
 from gateway.config.models import ProviderConfig
-from gateway.estimate import Charge
 from gateway.exchange import Exchange, shown_id
 from gateway.headers import Answered, Fixed, incoming, outgoing
 from gateway.metrics import Metrics
-from gateway.missing import MissingUsage
-from gateway.providers.dialect import Dialect, GarbageAnswer, Reported, Tap
+from gateway.providers.dialect import Dialect, GarbageAnswer, Tap
 from gateway.providers.openai import DEFAULT_MAX_FIELD
 from gateway.refusals import Refusal
+from gateway.settling import Settler
 from gateway.upstream import Transport, UpstreamAnswer, UpstreamError, UpstreamRequest, UpstreamTimeout
 from gateway.watch import StreamWatch, decoded
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-Settling = Coroutine[Any, Any, tuple[Settled, int]]
 EVENT_STREAM: Final = b"text/event-stream"
 CLIENT_GONE: Final = 499
 """The status under which a request is counted whose client left; nobody receives it."""
@@ -58,7 +55,7 @@ class Forwarder:
         holds: Holds,
         transports: Mapping[str, Transport],
         dialect: Dialect,
-        missing: MissingUsage,
+        settler: Settler,
         rules: ForwardRules,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
@@ -66,7 +63,7 @@ class Forwarder:
         self._holds = holds
         self._transports = transports
         self._dialect = dialect
-        self._missing = missing
+        self._settler = settler
         self._rules = rules
         self._metrics = metrics
         self._clock = clock
@@ -77,8 +74,9 @@ class Forwarder:
         """The provider's answer, metered; or a refusal of ours when it gave none, with the hold given back."""
         sent_s = self._clock()
         provider = exchange.route.provider.name
+        request, exchange.prepared = self._request(call, exchange, hold), None
         try:
-            answer = await self._transports[provider].send(self._outgoing(call, exchange, hold))
+            answer = await self._transports[provider].send(request)
         except UpstreamError as error:
             return await self._failed(call, exchange, hold, error)
         self._metrics.upstream_latency(provider, self._clock() - sent_s)
@@ -101,17 +99,28 @@ class Forwarder:
         finally:
             answer.release()
 
-    def _outgoing(self, call: Call, exchange: Exchange, hold: Hold) -> UpstreamRequest:
+    def prepare(self, call: Call, exchange: Exchange) -> None:
+        """Make what the provider is sent where the hold leaves the request as it is: nobody has to wait for that while
+        Redis is asked."""
+        if exchange.prepared is None:
+            exchange.prepared = self._outgoing(call, exchange, None)
+
+    def _request(self, call: Call, exchange: Exchange, hold: Hold) -> UpstreamRequest:
+        if exchange.parsed.max_output_tokens is None and hold.granted_output < hold.need.most_output:
+            return self._outgoing(call, exchange, hold.granted_output)
+        return exchange.prepared or self._outgoing(call, exchange, None)
+
+    def _outgoing(self, call: Call, exchange: Exchange, granted: int | None) -> UpstreamRequest:
+        """`granted` are the output tokens that the client did not bound, and the hold did."""
         parsed, route = exchange.parsed, exchange.route
         body, endpoint = exchange.body, exchange.endpoint
-        granted = parsed.max_output_tokens is None and hold.granted_output < hold.need.most_output
         add_usage = parsed.stream and not parsed.include_usage
-        if granted or add_usage or route.model != parsed.model:
+        if granted is not None or add_usage or route.model != parsed.model:
             body = self._dialect.rewrite(
                 body,
                 model=None if route.model == parsed.model else route.model,
                 include_usage=add_usage,
-                max_output_tokens=hold.granted_output if granted else None,
+                max_output_tokens=granted,
                 max_field=DEFAULT_MAX_FIELD.get(endpoint, "max_tokens"),
             )
         url, fixed = self._targets.get((route.provider.name, endpoint)) or self._target(route.provider, endpoint)
@@ -129,7 +138,7 @@ class Forwarder:
     async def _failed(self, call: Call, exchange: Exchange, hold: Hold, error: UpstreamError) -> None:
         """No usable answer, and no output has passed: give the hold back."""
         logger.info("request %s: %s: %s", hold.id, type(error).__name__, error)
-        await self._void(hold)
+        await self._settler.void(hold)
         self._refuse(
             call,
             exchange,
@@ -141,10 +150,6 @@ class Forwarder:
         self._count(exchange, refusal.status)
         refusal.answer(call, exchange.request_id)
 
-    async def _void(self, hold: Hold) -> None:
-        await self._holds.void(hold)
-        self._metrics.settled(False, "voided")
-
     async def _pass_error(
         self, call: Call, exchange: Exchange, hold: Hold, answer: UpstreamAnswer, head: Answered
     ) -> None:
@@ -153,7 +158,7 @@ class Forwarder:
             body = await answer.read(self._rules.max_answer_bytes)
         except UpstreamError as error:
             return await self._failed(call, exchange, hold, error)
-        await self._void(hold)
+        await self._settler.void(hold)
         self._count(exchange, answer.status)
         return call.answer(answer.status, head.lines + f"{REQUEST_ID}: {exchange.request_id}\r\n".encode(), body)
 
@@ -164,25 +169,31 @@ class Forwarder:
         except UpstreamError as error:
             answer.release()
             return await self._failed(call, exchange, hold, error)
-        answer.release()
         exchange.first_byte_s = self._clock()
         try:
             plain = decoded(body, head.content_encoding)
             reported = self._dialect.usage_from_json(exchange.endpoint, plain)
+            settling = None if reported is None else self._settler.reported(exchange, hold, reported)
         except (GarbageAnswer, zlib.error) as error:
             return await self._failed(call, exchange, hold, UpstreamError(f"{type(error).__name__} in a 200"))
+        finally:
+            answer.release()
         try:
-            if reported is not None:
-                settled, charged_nano = await self._settle_reported(exchange, hold, reported)
+            if settling is not None:
+                lines = head.lines + paid_lines(hold, settling.charged_nano)  # while Redis is asked
+                settled = await settling.end()
             else:
                 text = self._dialect.output_text(plain)
                 wrote = bool(text) or not exchange.parsed.has_output
-                settled, charged_nano = await self._settle_unreported(exchange, hold, wrote, text)
+                settled, charged_nano = await self._settler.unreported(exchange, hold, wrote, text)
+                lines = head.lines + paid_lines(hold, charged_nano)
         except SettlementLost as error:
             logger.error("request %s: %s", hold.id, error)
             return self._refuse(call, exchange, refusals.unavailable())
-        self._count(exchange, 200)
-        return call.answer(200, head.lines + _metering_lines(exchange, hold, settled, charged_nano), body)
+        call.answer(200, lines + balance_line(_balance_nano(exchange, hold, settled)), body)
+        if settling is not None:
+            settling.count(settled, self._clock())
+        return self._count(exchange, 200)
 
     async def _stream(self, call: Call, exchange: Exchange, hold: Hold, answer: UpstreamAnswer, head: Answered) -> None:
         """An SSE answer: passed on as it comes, its end held back until the debit is safe."""
@@ -238,7 +249,8 @@ class Forwarder:
         exchange.first_byte_s = self._clock()
         waited_s = exchange.first_byte_s - exchange.started_s
         self._metrics.time_to_first_byte(exchange.route.provider.name, waited_s)
-        call.begin(200, head.lines + _metering_lines(exchange, hold, None, None))
+        balance_nano = _balance_nano(exchange, hold, None)
+        call.begin(200, head.lines + paid_lines(hold, None) + balance_line(balance_nano))
 
     async def _end(self, call: Call, exchange: Exchange, hold: Hold, watch: "StreamWatch") -> None:
         """The provider has ended its stream: settle, then let the client see the end."""
@@ -269,7 +281,7 @@ class Forwarder:
         """The stream broke: settle what passed, and never let the client take it for a whole answer."""
         logger.info("request %s: %s: %s", hold.id, type(failure).__name__, failure)
         gone = isinstance(failure, ClientGone)
-        await self._to_its_end(hold, self._settle_cut(exchange, hold, answer, watch, gone))
+        await self._settler.whoever_waits(hold, self._settle_cut(exchange, hold, answer, watch, gone))
         free = watch.tap.reported is None and not watch.tap.began_output
         if free and call.unsent and not gone:  # a refusal costs nothing: what was charged is cut instead
             return self._refuse(call, exchange, refusals.upstream_error())
@@ -300,86 +312,17 @@ class Forwarder:
             logger.debug("drained until %s", type(error).__name__)
 
     async def _settle_stream(self, exchange: Exchange, hold: Hold, tap: Tap) -> tuple[Settled, int]:
+        settler = self._settler
         if tap.reported is not None:
-            return await self._settle_reported(exchange, hold, tap.reported)
-        return await self._settle_unreported(exchange, hold, tap.began_output, tap.output_text(), tap.extrapolate)
-
-    def _settle_reported(self, exchange: Exchange, hold: Hold, reported: Reported) -> Settling:
-        """Price and settle what the provider has counted."""
-        charge = exchange.charge(reported.usage, reported.service_tier)
-        return self._settle_at(exchange, hold, reported.usage, charge, False)
-
-    async def _settle_unreported(
-        self,
-        exchange: Exchange,
-        hold: Hold,
-        wrote: bool,
-        text: str,
-        extrapolate: Callable[[int], int] | None = None,
-    ) -> tuple[Settled, int]:
-        """Settle an answer without usage by `missing_usage`. One in which nothing was written is given back: it failed,
-        whatever its status says. Raises `SettlementLost`."""
-        if wrote:
-            return await self._to_its_end(hold, self._settle_guess(exchange, hold, text, extrapolate))
-        await self._void(hold)
-        return Settled(hold.available_nano + hold.cost_nano - exchange.principal.credit_limit_nano), 0
-
-    async def _settle_guess(
-        self, exchange: Exchange, hold: Hold, text: str, extrapolate: Callable[[int], int] | None
-    ) -> tuple[Settled, int]:
-        guess = await self._missing.guess(exchange, hold, text, extrapolate)
-        return await self._settle_at(exchange, hold, guess.usage, guess.charge, True)
-
-    async def _settle_at(
-        self, exchange: Exchange, hold: Hold, usage: Usage, charge: Charge, estimated: bool
-    ) -> tuple[Settled, int]:
-        """The settlement, and what was charged in nano-USD. Raises `SettlementLost`."""
-        now_s = self._clock()
-        debit = exchange.settled(hold, usage, charge, estimated=estimated, now_s=now_s)
-        try:
-            settled = await self._holds.settle(hold, debit)
-        except SettlementLost:
-            self._metrics.settled(estimated, "lost")
-            raise
-        metrics = self._metrics
-        metrics.settle_latency(self._clock() - now_s)
-        metrics.settled(estimated, "settled" if settled.available_nano is not None else "ledger_way")
-        if charge.charged_nano > hold.cost_nano:
-            metrics.hold_exceeded()
-        metrics.usage(
-            debit.provider,
-            debit.input_tokens,
-            debit.cached_input_tokens,
-            debit.output_tokens,
-            debit.reasoning_tokens,
-            debit.cost_nano,
-            debit.charged_nano,
-        )
-        return settled, charge.charged_nano
-
-    async def _to_its_end(self, hold: Hold, work: Coroutine[Any, Any, T]) -> T:
-        """What this work comes to; it goes on to its end when this request is cancelled meanwhile."""
-        running = asyncio.ensure_future(work)
-        try:
-            return await asyncio.shield(running)
-        except asyncio.CancelledError:
-            self._holds.hand_over(hold, _waited(running))
-            raise
+            return await settler.to_end(settler.reported(exchange, hold, tap.reported))
+        return await settler.unreported(exchange, hold, tap.began_output, tap.output_text(), tap.extrapolate)
 
     def _count(self, exchange: Exchange, status: int) -> None:
         self._metrics.request(exchange.endpoint, exchange.route.provider.name, status, exchange.parsed.stream)
 
 
-def _metering_lines(exchange: Exchange, hold: Hold, settled: Settled | None, charged_nano: int | None) -> bytes:
-    available = hold.available_nano if settled is None or settled.available_nano is None else settled.available_nano
-    credit = exchange.principal.credit_limit_nano
+def _balance_nano(exchange: Exchange, hold: Hold, settled: Settled | None) -> int:
+    """What the account has, holds taken off: as the settlement says it, else as admission left it."""
     if settled is not None and settled.available_nano is not None:
-        available += credit  # the settlement tells the balance less holds, admission the credit limit too
-    return metering_lines(hold, available, credit, charged_nano)
-
-
-async def _waited(work: asyncio.Future[Any]) -> None:
-    """What a cancelled request left running; its answer has no reader."""
-    await asyncio.wait([work])
-    if not work.cancelled() and work.exception() is not None:
-        logger.error("a request without a client failed", exc_info=work.exception())
+        return settled.available_nano
+    return hold.available_nano - exchange.principal.credit_limit_nano

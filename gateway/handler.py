@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from billing.effects import Effects
@@ -288,7 +289,10 @@ class Proxy:
         asked_s = time.monotonic()
         charged = self._rules.charge_expired
         expired = encode_debit(exchange.expired(need.input_tokens)) if charged else self._uncharged(exchange)
-        opening = self._holds.open(exchange.request_id, principal, route.entry, FEATURE, need, expired)
+        opening = self._holds.open(
+            *(exchange.request_id, principal, route.entry, FEATURE, need, expired),
+            meanwhile=partial(self._forwarder.prepare, call, exchange),
+        )
         async with opening as decision:
             if isinstance(decision, Hold):
                 self._metrics.hold_latency(time.monotonic() - asked_s)

@@ -65,9 +65,16 @@ class Admissions:
         self._loop = asyncio.get_running_loop()
 
     async def admit(
-        self, request_id: str, principal: Principal, model: str, feature: str, need: Need, expired: Debit | bytes
+        self,
+        request_id: str,
+        principal: Principal,
+        model: str,
+        feature: str,
+        need: Need,
+        expired: Debit | bytes,
+        meanwhile: Callable[[], None] | None = None,
     ) -> Decision:
-        """One call to Redis where its state is warm."""
+        """One call to Redis where its state is warm; `meanwhile` is called, at most once, while it is on its way."""
         place = principal.kept.get((self._gateway_id, model, feature)) or self._place_of(principal, model, feature)
         payload = expired if isinstance(expired, bytes) else encode_debit(expired)
         partition, deadline = place.partition, self._loop.time() + self._wait_s
@@ -76,8 +83,11 @@ class Admissions:
             if partition.epoch is not None:
                 self._batchers[partition.number].submit(item)
                 try:
+                    if meanwhile is not None:
+                        meanwhile()
+                        meanwhile = None
                     reply, epoch = await item.answer
-                except asyncio.CancelledError:
+                except BaseException:
                     item.abandon()
                     raise
             else:

@@ -12,7 +12,7 @@ from collections import deque
 from typing import Any, Protocol
 
 from billing.holds.codec import BATCH
-from billing.holds.connection import Link, RedisAway, RedisError, RedisTimeout, Script
+from billing.holds.connection import RedisAway, RedisError, RedisTimeout, Script
 from billing.holds.keyspace import Keyspace
 from billing.holds.partitions import Partition
 
@@ -101,7 +101,6 @@ class Batcher:
 
     def __init__(
         self,
-        link: Link,
         keyspace: Keyspace,
         partition: Partition,
         *,
@@ -110,7 +109,6 @@ class Batcher:
         max_unsettled: int,
         timeout_s: float,
     ) -> None:
-        self._link = link
         self._partition = partition
         self._script = script
         self._max_items = max_items
@@ -137,8 +135,8 @@ class Batcher:
             self._send(queue[start : start + self._max_items])
 
     def _send(self, items: list[Item]) -> None:
-        epoch = self._partition.epoch
-        if epoch is None:
+        epoch, life = self._partition.epoch, self._partition.life
+        if epoch is None or life is None:
             for item in items:
                 item.resolve(RedisAway("no epoch is agreed on"), -1)
             return
@@ -155,4 +153,4 @@ class Batcher:
                 keys.append(item.key_key)
                 key_place = places[item.key_key] = len(keys)
             arguments.append(item.pack(account_place, key_place))
-        self._link.send(self._script, keys, arguments, self._clock.begin(items, epoch).answered)
+        life.call(self._script, keys, arguments, self._clock.begin(items, epoch).answered)

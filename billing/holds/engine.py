@@ -136,7 +136,6 @@ class Engine:
         self.loader = Loader(database, link, keyspace, plan_of, self.outbox.flush, wait_s=wait_s)
         self.holds = Holds(
             database,
-            link,
             keyspace,
             self.partitions,
             self.loader,

@@ -104,8 +104,8 @@ class AdmitItem:
             self.on_unknown(self)
 
     def abandon(self) -> None:
-        """Whoever asked is cancelled: what an answer of the same turn holds, which nobody will see, is given back."""
-        if self.answer.done() and not self.answer.cancelled():
+        """Whoever asked will not look at the answer: what it holds is given back, also where it is here already."""
+        if not self.answer.cancel() and not self.answer.cancelled():
             reply, _ = self.answer.result()
             if not isinstance(reply, RedisError) and reply[0] == OK:
                 self.on_unknown(self)

@@ -8,14 +8,14 @@ There is no way out of the block that leaves a hold unresolved: one that was not
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
 
 from billing.holds.admission import Admissions, Opening
 from billing.holds.batcher import Batcher, Item
 from billing.holds.codec import OK
-from billing.holds.connection import Link, RedisAway, RedisError, Script
+from billing.holds.connection import RedisAway, RedisError, Script
 from billing.holds.decision import Need
 from billing.holds.hold import Hold, Settled, SettleItem, SettlementLost, VoidItem, at_place
 from billing.holds.keyspace import Keyspace
@@ -50,7 +50,6 @@ class Holds:
     def __init__(
         self,
         database: Database,
-        link: Link,
         keyspace: Keyspace,
         partitions: Partitions,
         loader: Loader,
@@ -66,7 +65,6 @@ class Holds:
         script = Script("hot")
         self._batchers = [
             Batcher(
-                link,
                 keyspace,
                 partition,
                 script=script,
@@ -92,18 +90,26 @@ class Holds:
         )
 
     def open(
-        self, request_id: str, principal: Principal, model: str, feature: str, need: Need, expired: Debit | bytes
+        self,
+        request_id: str,
+        principal: Principal,
+        model: str,
+        feature: str,
+        need: Need,
+        expired: Debit | bytes,
+        meanwhile: Callable[[], None] | None = None,
     ) -> Opening:
         """Ask for a hold; `expired` is the debit that the request becomes should this process die (charged or not by
-        `expired_hold`), or that debit encoded, where it is the same for many. A context manager: what it enters with
-        is a `Decision`."""
-        return Opening(self.admissions, request_id, principal, model, feature, need, expired)
+        `expired_hold`), or that debit encoded, where it is the same for many; `meanwhile` is called, at most once,
+        while Redis is asked. A context manager: what it enters with is a `Decision`."""
+        return Opening(self.admissions, request_id, principal, model, feature, need, expired, meanwhile)
 
-    async def settle(self, hold: Hold, debit: Debit) -> Settled:
-        """End a hold as this debit, and answer when the debit is outside this process.
+    def settle(self, hold: Hold, debit: Debit) -> "asyncio.Future[Settled]":
+        """End a hold as this debit. It is on its way when this returns, and outside this process when the answer is
+        there; whether anybody waits for that changes nothing.
 
-        Raises `SettlementLost` when neither store could be told in time, or when the ledger has decided that the hold
-        had expired: the answer must be cut then. The debit still reaches the ledger if anything here survives.
+        It raises `SettlementLost` when neither store could be told in time, or when the ledger has decided that the
+        hold had expired: the answer must be cut then. The debit still reaches the ledger if anything here survives.
         """
         item = SettleItem(hold, debit, self._loop.create_future(), self._settled)
         hold.ending = True
@@ -111,7 +117,7 @@ class Holds:
             self._send(item)
         else:
             hold.reholding.add_done_callback(lambda _: self._send(item))
-        return await item.outcome
+        return item.outcome
 
     def _send(self, item: SettleItem) -> None:
         partition = item.hold.place.partition

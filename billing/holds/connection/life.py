@@ -4,11 +4,11 @@ This file owns when what was agreed on with a server stops to hold: with the con
 the server is not, or no longer, the one to ask. A life that has ended never stands again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from billing.holds.connection.errors import RedisMoved, RedisTimeout
-from billing.holds.connection.wire import Argument, Wire
+from billing.holds.connection.wire import Argument, OnReply, Script, Wire
 
 MASTER: Final = "master"
 
@@ -38,6 +38,16 @@ class Life:
         if not self._ended:
             self._ended = True
             self._on_doubt()
+
+    def call(self, script: Script, keys: Sequence[Argument], arguments: Sequence[Argument], on_reply: OnReply) -> None:
+        """Call a script without waiting; `on_reply` gets the reply or a `RedisError`, always and once."""
+
+        def answered(reply: Any) -> None:
+            if isinstance(reply, RedisMoved):
+                self.end()
+            on_reply(reply)
+
+        self.wire.call(script, keys, arguments, answered)
 
     async def ask(self, *command: Argument) -> Any:
         """A plain command on this connection, and no other. One that gives no answer in time is given up: what waits

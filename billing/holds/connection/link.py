@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final
 
-from billing.holds.connection.errors import RedisAway, RedisMoved
+from billing.holds.connection.errors import RedisAway
 from billing.holds.connection.life import Life
 from billing.holds.connection.server import Server, Where, key_slot, parse_url
 from billing.holds.connection.slots import Address, Shard, SlotRange, read_slots, shards_of
@@ -135,14 +135,8 @@ class Link:
         life = self._lives.get(_tag(keys[0]))
         if life is None or not life.stands:
             on_reply(RedisAway("Redis is away"))
-            return
-
-        def answered(reply: Any) -> None:
-            if isinstance(reply, RedisMoved):
-                life.end()
-            on_reply(reply)
-
-        life.wire.call(script, keys, arguments, answered)
+        else:
+            life.call(script, keys, arguments, on_reply)
 
     async def call(self, script: Script, keys: Sequence[Argument], arguments: Sequence[Argument]) -> Any:
         """Call a script and wait for its reply. Raises `RedisError`."""

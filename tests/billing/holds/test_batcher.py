@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from billing.holds.batcher import Batcher
-from billing.holds.connection import Link, RedisError, RedisTimeout, Script
+from billing.holds.connection import RedisError, RedisTimeout, Script
+from billing.holds.connection.life import Life
 from billing.holds.keyspace import Keyspace
 from billing.holds.partitions import Partition
 
@@ -28,14 +29,14 @@ class Item:
         self.replies.append(reply)
 
 
-class Calls(Link):
-    """A link whose calls are answered when the test says so."""
+class Calls(Life):
+    """A server's life whose calls are answered when the test says so."""
 
     def __init__(self) -> None:
         self.sent: list[Sequence[Any]] = []
         self.answers: list[Callable[[Any], None]] = []
 
-    def send(
+    def call(
         self, script: Script, keys: Sequence[Any], arguments: Sequence[Any], on_reply: Callable[[Any], None]
     ) -> None:
         self.sent.append(arguments[1:])
@@ -48,6 +49,10 @@ class Calls(Link):
 
 class Agreed(Partition):
     """A partition whose epoch is agreed on."""
+
+    def __init__(self, life: Life) -> None:
+        super().__init__(0)
+        self.life = life
 
     @property
     def epoch(self) -> int:
@@ -62,7 +67,7 @@ async def calls() -> Calls:
 @pytest.fixture
 async def batcher(calls: Calls) -> Batcher:
     keyspace = Keyspace("test", 1)
-    return Batcher(calls, keyspace, Agreed(0), script=Script("hot"), max_items=3, max_unsettled=10, timeout_s=TIMEOUT_S)
+    return Batcher(keyspace, Agreed(calls), script=Script("hot"), max_items=3, max_unsettled=10, timeout_s=TIMEOUT_S)
 
 
 async def alone(batcher: Batcher, calls: Calls) -> None:

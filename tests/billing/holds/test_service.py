@@ -142,3 +142,61 @@ async def test_cancelled_in_the_turn_of_its_answer_it_is_given_back(
         return (state.held_nano, state.running) == (0, 0)
 
     await eventually(given_back)
+
+
+async def test_what_is_done_meanwhile_is_done_once_before_redis_has_answered(world: World) -> None:
+    """Also for an account that has to be loaded first, for which Redis is asked twice."""
+    principal = await world.customer(10**9)
+    for _ in range(2):
+        request_id = str(ULID())
+        decided: list[bool] = []
+
+        def look(request_id: str = request_id, decided: list[bool] = decided) -> None:
+            decided.append(request_id in world.engine.holds.live)
+
+        async with world.engine.holds.open(
+            *(request_id, principal, "demo", "llm", need(), debit(request_id, principal)), meanwhile=look
+        ) as hold:
+            assert isinstance(hold, Hold)
+        assert decided == [False]
+
+
+async def test_a_fault_meanwhile_leaves_no_hold(world: World) -> None:
+    principal = await world.customer(10**9)
+    first = str(ULID())
+    async with world.engine.holds.open(first, principal, "demo", "llm", need(), debit(first, principal)):
+        pass  # its state is warm now: the next one is admitted by the call that is on its way
+    request_id = str(ULID())
+
+    def fail() -> None:
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        async with world.engine.holds.open(
+            *(request_id, principal, "demo", "llm", need(), debit(request_id, principal)), meanwhile=fail
+        ):
+            raise AssertionError
+
+    async def nothing_held() -> bool:
+        state = await world.account_state(principal.account_id)
+        return (state.hold_version, state.held_nano, state.running) == (4, 0, 0)
+
+    await eventually(nothing_held)
+    assert await world.journal(principal.account_id) == {}
+
+
+async def test_a_settlement_is_on_its_way_though_nobody_waits_for_it(world: World) -> None:
+    principal = await world.customer(10**9)
+    request_id = str(ULID())
+    async with world.engine.holds.open(
+        request_id, principal, "demo", "llm", need(), debit(request_id, principal)
+    ) as hold:
+        assert isinstance(hold, Hold)
+        world.engine.holds.settle(hold, debit(request_id, principal, admitted_at_ms=hold.admitted_at_ms))
+
+    async def settled() -> bool:
+        return (await world.account_state(principal.account_id)).balance_nano == 10**9 - 500
+
+    await eventually(settled)
+    await world.engine.outbox.flush()
+    assert await world.database.value("SELECT balance_nano FROM accounts") == 10**9 - 500
