@@ -37,11 +37,12 @@ class SseTap:
 
     `strip_usage` removes the chunk that is there for its usage alone. `hold_usage` holds the last event with usage for
     `finish`, which adds the cost; content after it releases it as it is. Public, to read at any time: `reported` (the
-    last usage seen: counts in a stream are cumulative, never added), `done` (the terminal event or a choice's finish
-    reason was seen), `began_output` (the model wrote something), `error_seen` (an error event passed).
+    last usage seen: counts in a stream are cumulative, never added), `done`, `began_output` (the model wrote
+    something), `error_seen` (an error event passed).
     """
 
     __slots__ = (
+        "_done",
         "_end",
         "_ended",
         "_held",
@@ -49,6 +50,7 @@ class SseTap:
         "_keep_bytes",
         "_kept",
         "_kept_bytes",
+        "_looked_at",
         "_oversize",
         "_partial",
         "_reader",
@@ -57,7 +59,6 @@ class SseTap:
         "_terminated",
         "_unkept_bytes",
         "began_output",
-        "done",
         "error_seen",
         "reported",
     )
@@ -71,7 +72,6 @@ class SseTap:
         keep_bytes: int = MAX_KEPT_BYTES,
     ) -> None:
         self.reported: Reported | None = None
-        self.done = False
         self.began_output = False
         self.error_seen = False
         self._reader = reader
@@ -80,6 +80,8 @@ class SseTap:
         self._keep_bytes = keep_bytes
         self._kept: list[bytes] = []
         self._kept_bytes = 0
+        self._done = False
+        self._looked_at = 0  # how many of what is kept were searched for the end
         self._unkept_bytes = 0
         self._partial = bytearray()  # the event that is not whole yet
         self._sent_bytes = 0  # how much of it has been passed on
@@ -88,6 +90,18 @@ class SseTap:
         self._end = bytearray()  # the terminal event and what follows
         self._terminated = False
         self._ended = False
+
+    @property
+    def done(self) -> bool:
+        """Whether the terminal event or a choice's finish reason was seen. It is looked for when this is asked, in the
+        last events first, and not in every event that passes."""
+        if not self._done:
+            self._done = any(map(self._finishes, reversed(self._kept[self._looked_at :])))
+            self._looked_at = len(self._kept)
+        return self._done
+
+    def _finishes(self, block: bytes) -> bool:
+        return any(marker in block for marker in self._reader.finish_markers)
 
     def feed(self, chunk: bytes) -> bytes:
         """The bytes to pass to the client now, for the next bytes from the provider."""
@@ -144,18 +158,15 @@ class SseTap:
             self._kept_bytes += len(block)
         else:
             self._unkept_bytes += len(block)
+            self._done = self._done or self._finishes(block)
         if not self.began_output:
             self.began_output = any(self._texts(block))
-        reader = self._reader
-        if not self.done:
-            for marker in reader.finish_markers:
-                if marker in block:
-                    self.done = True
+        reader, find = self._reader, block.find  # `in` asks for a buffer first, which takes as long as the search
         if (
             self._held
-            or _DONE in block
-            or _ERROR in block
-            or (reader.usage_marker in block and reader.usage_pattern.search(block) is not None)
+            or find(_DONE) >= 0
+            or find(_ERROR) >= 0
+            or (find(reader.usage_marker) >= 0 and reader.usage_pattern.search(block) is not None)
         ):
             return self._inspect(block, sent_bytes)
         return block[sent_bytes:] if sent_bytes else block
@@ -224,7 +235,7 @@ class SseTap:
         for event in _events(block):
             data = event_data(event)
             if data.strip() == _DONE:
-                self.done = self._terminated = True
+                self._done = self._terminated = True
                 self._keep_end(block[max(start, sent_bytes) :])
                 break
             self._look(event[max(0, sent_bytes - start) :], data, out)

@@ -141,8 +141,19 @@ class Batcher:
                 item.resolve(RedisAway("no epoch is agreed on"), -1)
             return
         keys = [self._meta, self._journal]
-        places: dict[bytes, int] = {}
         arguments = [BATCH.pack(epoch, self._max_unsettled)]
+        if len(items) == 1:
+            (item,) = items
+            keys += (item.account_key, item.key_key)
+            arguments.append(item.pack(3, 4))
+        else:
+            self._pack(items, keys, arguments)
+        life.call(self._script, keys, arguments, self._clock.begin(items, epoch).answered)
+
+    @staticmethod
+    def _pack(items: list[Item], keys: list[bytes], arguments: list[bytes]) -> None:
+        """Add the items and their keys; those of one account, or one key, share its place."""
+        places: dict[bytes, int] = {}
         for item in items:
             account_place = places.get(item.account_key)
             if account_place is None:
@@ -153,4 +164,3 @@ class Batcher:
                 keys.append(item.key_key)
                 key_place = places[item.key_key] = len(keys)
             arguments.append(item.pack(account_place, key_place))
-        life.call(self._script, keys, arguments, self._clock.begin(items, epoch).answered)

@@ -130,9 +130,11 @@ class Tap(Protocol):
     """Watches one stream; see `gateway.streaming.SseTap`, which is the one there is."""
 
     reported: Reported | None
-    done: bool
     began_output: bool
     error_seen: bool
+
+    @property
+    def done(self) -> bool: ...
 
     def feed(self, chunk: bytes) -> bytes: ...
 
