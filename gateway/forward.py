@@ -35,6 +35,7 @@ from gateway.watch import StreamWatch, decoded
 logger = logging.getLogger(__name__)
 
 EVENT_STREAM: Final = b"text/event-stream"
+MAX_PREPARED_BYTES: Final = 65_536
 CLIENT_GONE: Final = 499
 """The status under which a request is counted whose client left; nobody receives it."""
 
@@ -74,9 +75,8 @@ class Forwarder:
         """The provider's answer, metered; or a refusal of ours when it gave none, with the hold given back."""
         sent_s = self._clock()
         provider = exchange.route.provider.name
-        request, exchange.prepared = self._request(call, exchange, hold), None
         try:
-            answer = await self._transports[provider].send(request)
+            answer = await self._transports[provider].send(self._request(call, exchange, hold))
         except UpstreamError as error:
             return await self._failed(call, exchange, hold, error)
         self._metrics.upstream_latency(provider, self._clock() - sent_s)
@@ -100,15 +100,16 @@ class Forwarder:
             answer.release()
 
     def prepare(self, call: Call, exchange: Exchange) -> None:
-        """Make what the provider is sent where the hold leaves the request as it is: nobody has to wait for that while
-        Redis is asked."""
-        if exchange.prepared is None:
+        """Make what the provider is sent where the hold leaves the request as it is, so that it is there when Redis has
+        answered. Not of a large body: a request that is refused should not cost that."""
+        if exchange.prepared is None and len(exchange.body) <= MAX_PREPARED_BYTES:
             exchange.prepared = self._outgoing(call, exchange, None)
 
     def _request(self, call: Call, exchange: Exchange, hold: Hold) -> UpstreamRequest:
+        prepared, exchange.prepared = exchange.prepared, None  # nothing keeps a second body once it is sent
         if exchange.parsed.max_output_tokens is None and hold.granted_output < hold.need.most_output:
             return self._outgoing(call, exchange, hold.granted_output)
-        return exchange.prepared or self._outgoing(call, exchange, None)
+        return prepared or self._outgoing(call, exchange, None)
 
     def _outgoing(self, call: Call, exchange: Exchange, granted: int | None) -> UpstreamRequest:
         """`granted` are the output tokens that the client did not bound, and the hold did."""
@@ -170,14 +171,17 @@ class Forwarder:
             answer.release()
             return await self._failed(call, exchange, hold, error)
         exchange.first_byte_s = self._clock()
+        garbage: UpstreamError | None = None
         try:
             plain = decoded(body, head.content_encoding)
             reported = self._dialect.usage_from_json(exchange.endpoint, plain)
             settling = None if reported is None else self._settler.reported(exchange, hold, reported)
         except (GarbageAnswer, zlib.error) as error:
-            return await self._failed(call, exchange, hold, UpstreamError(f"{type(error).__name__} in a 200"))
+            garbage = UpstreamError(f"{type(error).__name__} in a 200")
         finally:
             answer.release()
+        if garbage is not None:
+            return await self._failed(call, exchange, hold, garbage)
         try:
             if settling is not None:
                 lines = head.lines + paid_lines(hold, settling.charged_nano)  # while Redis is asked
@@ -192,7 +196,7 @@ class Forwarder:
             return self._refuse(call, exchange, refusals.unavailable())
         call.answer(200, lines + balance_line(_balance_nano(exchange, hold, settled)), body)
         if settling is not None:
-            settling.count(settled, self._clock())
+            settling.count(settled)
         return self._count(exchange, 200)
 
     async def _stream(self, call: Call, exchange: Exchange, hold: Hold, answer: UpstreamAnswer, head: Answered) -> None:

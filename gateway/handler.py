@@ -30,7 +30,7 @@ from gateway.forward import Forwarder
 from gateway.headers import client_key
 from gateway.ids import Ulids
 from gateway.metrics import Metrics
-from gateway.providers.dialect import NO_PARTS, BadRequest, Dialect
+from gateway.providers.dialect import NO_PARTS, BadRequest, Dialect, ParsedRequest
 from gateway.providers.openai_texts import input_texts
 from gateway.refusals import Links, Refusal
 from gateway.routing import Route, Router
@@ -39,6 +39,7 @@ from gateway.tokens import PIECE_CHARACTERS, Tokenizer
 logger = logging.getLogger(__name__)
 
 PROXY_SCOPE: Final = "llm:proxy"
+RELOADS: Final = 2
 RELOAD_PAUSE_S: Final = 0.001
 RELOAD_PAUSE_MAX_S: Final = 0.05
 MAX_UNCHARGED: Final = 10_000
@@ -71,29 +72,27 @@ class ProxyRules:
 
 
 class Reloads:
-    """How often a request has its principal read anew: for as long as an admission may wait, from the first time on.
+    """How often a request has its principal read anew: RELOADS times, and more often up to a monotonic time in seconds.
 
     The first is at once; then come pauses, each longer than the one before, so that a key that changes all the time,
     or a Redis that is ahead of its Postgres, costs some forty look-ups and not a thousand.
     """
 
-    __slots__ = ("_pause_s", "_since_s", "_wait_s")
+    __slots__ = ("_count", "_pause_s", "_until_s")
 
-    def __init__(self, wait_s: float) -> None:
-        self._wait_s = wait_s
+    def __init__(self, until_s: float) -> None:
+        self._until_s = until_s
+        self._count = 0
         self._pause_s = 0.0
-        self._since_s: float | None = None
 
     async def may_go_on(self) -> bool:
         """Whether to read it once more, after the pause that this costs."""
-        now_s = time.monotonic()
-        if self._since_s is None:
-            self._since_s = now_s
-            return True
-        if now_s - self._since_s >= self._wait_s:
+        self._count += 1
+        if self._count > RELOADS and time.monotonic() >= self._until_s:
             return False
-        self._pause_s = min(2 * self._pause_s + RELOAD_PAUSE_S, RELOAD_PAUSE_MAX_S)
-        await asyncio.sleep(self._pause_s)
+        if self._count > 1:
+            self._pause_s = min(2 * self._pause_s + RELOAD_PAUSE_S, RELOAD_PAUSE_MAX_S)
+            await asyncio.sleep(self._pause_s)
         return True
 
 
@@ -137,9 +136,10 @@ class Proxy:
             secret = client_key(call.headers)
             principal = self.cached(secret) or await self.authenticate(secret)
             body = await self._read(call)
-            reloads = Reloads(self._rules.admission_wait_s)
+            parsed = self._parse(call.endpoint, body)
+            begun_s, reloads = time.monotonic(), None
             while True:
-                exchange = self._prepare(call, request_id, principal, body, started_s)
+                exchange = self._prepare(call, request_id, principal, parsed, body, started_s)
                 need = self._need(exchange)
                 if not principal.may_pay(self._clock(), self._rules.grace_s):
                     await self._refuse_unpaid(principal, need)
@@ -148,6 +148,7 @@ class Proxy:
                     outcome = await self._meter_counted(call, exchange, need, outcome)
                 if outcome is None:
                     return
+                reloads = reloads or Reloads(begun_s + self._rules.admission_wait_s)
                 if not await reloads.may_go_on():
                     raise Refuse(refusals.unavailable())
                 principal = await self.authenticate(secret, fresh=True)
@@ -221,11 +222,21 @@ class Proxy:
         except BadBody as error:
             raise Refuse(refusals.bad_request(str(error))) from error
 
-    def _prepare(self, call: Call, request_id: str, principal: Principal, body: bytes, started_s: float) -> Exchange:
+    def _parse(self, endpoint: str, body: bytes) -> ParsedRequest:
         try:
-            parsed = self._dialect.parse(call.endpoint, body)
+            return self._dialect.parse(endpoint, body)
         except BadRequest as error:
             raise Refuse(refusals.bad_request(error.message, error.param)) from error
+
+    def _prepare(
+        self,
+        call: Call,
+        request_id: str,
+        principal: Principal,
+        parsed: ParsedRequest,
+        body: bytes,
+        started_s: float,
+    ) -> Exchange:
         route = self._router.find(parsed.model, self._clock())
         if route is None:
             raise Refuse(refusals.model_not_found(parsed.model))

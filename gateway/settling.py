@@ -1,7 +1,7 @@
 """How holds end: priced by what the provider has counted, or by `missing_usage` where it has not, or given back.
 
-This file owns what a hold turns into. A settlement is on its way to Redis as soon as it is begun; what is done between
-`reported` and `end` is done while Redis is asked.
+This file owns what a hold turns into. A settlement leaves for Redis when it is begun, or with what else the turn of the
+event loop brings: what is done between `reported` and `end` costs the answer no time.
 """
 
 import asyncio
@@ -28,16 +28,23 @@ T = TypeVar("T")
 class Settling:
     """A settlement on its way. `end` waits for it, then `count` it, once."""
 
-    __slots__ = ("_begun_s", "_debit", "_metrics", "_outcome", "_over")
+    __slots__ = ("_clock", "_debit", "_metrics", "_outcome", "_over", "_seconds")
 
     def __init__(
-        self, outcome: "asyncio.Future[Settled]", debit: Debit, metrics: Metrics, begun_s: float, over: bool
+        self,
+        outcome: "asyncio.Future[Settled]",
+        debit: Debit,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        begun_s: float,
+        over: bool,
     ) -> None:
         """`over`: it came to more than what was held."""
         self._outcome = outcome
         self._debit = debit
         self._metrics = metrics
-        self._begun_s = begun_s
+        self._clock = clock
+        self._seconds = -begun_s
         self._over = over
 
     @property
@@ -48,15 +55,17 @@ class Settling:
     async def end(self) -> Settled:
         """What came of it, once the debit is outside this process. Raises `SettlementLost`."""
         try:
-            return await self._outcome
+            settled = await self._outcome
         except SettlementLost:
             self._metrics.settled(self._debit.estimated, "lost")
             raise
+        self._seconds += self._clock()
+        return settled
 
-    def count(self, settled: Settled, now_s: float) -> None:
+    def count(self, settled: Settled) -> None:
         """Count what `end` has answered."""
         metrics, debit = self._metrics, self._debit
-        metrics.settle_latency(now_s - self._begun_s)
+        metrics.settle_latency(self._seconds)
         metrics.settled(debit.estimated, "settled" if settled.available_nano is not None else "ledger_way")
         if self._over:
             metrics.hold_exceeded()
@@ -91,12 +100,12 @@ class Settler:
         now_s = self._clock()
         debit = exchange.settled(hold, usage, charge, estimated=estimated, now_s=now_s)
         outcome = self._holds.settle(hold, debit)
-        return Settling(outcome, debit, self._metrics, now_s, charge.charged_nano > hold.cost_nano)
+        return Settling(outcome, debit, self._metrics, self._clock, now_s, charge.charged_nano > hold.cost_nano)
 
     async def to_end(self, settling: Settling) -> tuple[Settled, int]:
         """A settlement, waited for and counted, and what was charged in nano-USD. Raises `SettlementLost`."""
         settled = await settling.end()
-        settling.count(settled, self._clock())
+        settling.count(settled)
         return settled, settling.charged_nano
 
     async def unreported(

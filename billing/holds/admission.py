@@ -74,7 +74,9 @@ class Admissions:
         expired: Debit | bytes,
         meanwhile: Callable[[], None] | None = None,
     ) -> Decision:
-        """One call to Redis where its state is warm; `meanwhile` is called, at most once, while it is on its way."""
+        """One call to Redis where its state is warm. `meanwhile` is called when that is submitted: while Redis is
+        asked, or before the call leaves with others. What it raises is raised, and the hold is given back once Redis
+        has answered."""
         place = principal.kept.get((self._gateway_id, model, feature)) or self._place_of(principal, model, feature)
         payload = expired if isinstance(expired, bytes) else encode_debit(expired)
         partition, deadline = place.partition, self._loop.time() + self._wait_s

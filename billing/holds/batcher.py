@@ -26,6 +26,7 @@ class Item(Protocol):
 
     account_key: bytes
     key_key: bytes
+    """Another one than the account's."""
 
     def pack(self, account_place: int, key_place: int) -> bytes: ...
 

@@ -104,11 +104,13 @@ class AdmitItem:
             self.on_unknown(self)
 
     def abandon(self) -> None:
-        """Whoever asked will not look at the answer: what it holds is given back, also where it is here already."""
-        if not self.answer.cancel() and not self.answer.cancelled():
-            reply, _ = self.answer.result()
-            if not isinstance(reply, RedisError) and reply[0] == OK:
-                self.on_unknown(self)
+        """Whoever asked will not look at the answer: what it holds is given back, here where it has come already, by
+        `resolve` when it comes."""
+        if self.answer.cancel() or self.answer.cancelled():
+            return
+        reply, _ = self.answer.result()
+        if not isinstance(reply, RedisError) and reply[0] == OK:
+            self.on_unknown(self)
 
 
 class SettleItem:

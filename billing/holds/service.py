@@ -101,11 +101,11 @@ class Holds:
     ) -> Opening:
         """Ask for a hold; `expired` is the debit that the request becomes should this process die (charged or not by
         `expired_hold`), or that debit encoded, where it is the same for many; `meanwhile` is called, at most once,
-        while Redis is asked. A context manager: what it enters with is a `Decision`."""
+        when the question was submitted. A context manager: what it enters with is a `Decision`."""
         return Opening(self.admissions, request_id, principal, model, feature, need, expired, meanwhile)
 
     def settle(self, hold: Hold, debit: Debit) -> "asyncio.Future[Settled]":
-        """End a hold as this debit. It is on its way when this returns, and outside this process when the answer is
+        """End a hold as this debit. It is submitted when this returns, and outside this process when the answer is
         there; whether anybody waits for that changes nothing.
 
         It raises `SettlementLost` when neither store could be told in time, or when the ledger has decided that the

@@ -96,6 +96,21 @@ def test_a_finish_reason_is_an_end_too() -> None:
         assert tap.done
 
 
+@pytest.mark.parametrize("keep_bytes", [0, 150, 1 << 20])
+def test_an_end_is_found_whether_or_not_its_event_was_kept(keep_bytes: int) -> None:
+    finish = b'data: {"choices":[{"finish_reason":"stop"}]}\n\n'
+    for before, after in ((0, 0), (3, 0), (0, 3), (3, 3)):
+        tap = SseTap(READER, keep_bytes=keep_bytes)
+        for _ in range(before):
+            tap.feed(says("x"))
+            assert not tap.done
+        tap.feed(finish)
+        for _ in range(after):
+            tap.feed(says("y"))
+        tap.end()
+        assert tap.done
+
+
 def test_an_error_event_is_seen() -> None:
     tap = SseTap(READER)
     assert tap.feed(event(error=None)) == event(error=None)

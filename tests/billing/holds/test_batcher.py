@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from billing.holds.batcher import Batcher
-from billing.holds.connection import RedisError, RedisTimeout, Script
+from billing.holds.connection import RedisAway, RedisError, RedisTimeout, Script
 from billing.holds.connection.life import Life
 from billing.holds.keyspace import Keyspace
 from billing.holds.partitions import Partition
@@ -34,12 +34,14 @@ class Calls(Life):
 
     def __init__(self) -> None:
         self.sent: list[Sequence[Any]] = []
+        self.keys: list[Sequence[Any]] = []
         self.answers: list[Callable[[Any], None]] = []
 
     def call(
         self, script: Script, keys: Sequence[Any], arguments: Sequence[Any], on_reply: Callable[[Any], None]
     ) -> None:
         self.sent.append(arguments[1:])
+        self.keys.append(keys)
         self.answers.append(on_reply)
 
     def answer(self) -> None:
@@ -123,3 +125,29 @@ async def test_calls_without_an_answer_are_told_once_and_in_order(batcher: Batch
     calls.answer()
     calls.answer()  # too late
     assert [len(item.replies) for item in items] == [1, 1]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_without_an_epoch_nothing_is_sent(calls: Calls, count: int) -> None:
+    batcher = Batcher(
+        *(Keyspace("test", 1), Partition(0)), script=Script("hot"), max_items=3, max_unsettled=10, timeout_s=TIMEOUT_S
+    )
+    items = [Item(str(number)) for number in range(count)]
+    for item in items:
+        batcher.submit(item)
+    await asyncio.sleep(0)
+    assert [type(reply) for item in items for reply in item.replies] == [RedisAway] * count
+
+
+async def test_a_key_and_an_account_of_several_items_have_one_place_each() -> None:
+    calls = Calls()
+    batcher = Batcher(
+        *(Keyspace("test", 1), Agreed(calls)), script=Script("hot"), max_items=3, max_unsettled=10, timeout_s=TIMEOUT_S
+    )
+    for name in "aba":
+        batcher.submit(Item(name))
+    await asyncio.sleep(0)
+    (keys,) = calls.keys
+    assert keys[2:] == [b"account", b"a", b"b"]
+    await alone(batcher, calls)
+    assert calls.keys[1][2:] == [b"account", b"alone"]

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from ulid import ULID
 
+from billing.holds.batcher import Batcher
 from billing.holds.codec import OK
 from billing.holds.decision import InsufficientBalance, QuotaExceeded
 from billing.holds.hold import AdmitItem, Hold
@@ -144,21 +145,32 @@ async def test_cancelled_in_the_turn_of_its_answer_it_is_given_back(
     await eventually(given_back)
 
 
-async def test_what_is_done_meanwhile_is_done_once_before_redis_has_answered(world: World) -> None:
+async def test_what_is_done_meanwhile_is_done_once_between_question_and_answer(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also for an account that has to be loaded first, for which Redis is asked twice."""
     principal = await world.customer(10**9)
-    for _ in range(2):
+    submit, resolve, seen = Batcher.submit, AdmitItem.resolve, list[str]()
+
+    def submitted(self: Batcher, item: Any) -> None:
+        seen.append("asked")
+        submit(self, item)
+
+    def answered(self: AdmitItem, reply: Any, epoch: int) -> None:
+        seen.append("answered")
+        resolve(self, reply, epoch)
+
+    monkeypatch.setattr(Batcher, "submit", submitted)
+    monkeypatch.setattr(AdmitItem, "resolve", answered)
+    for expected in (["asked", "meanwhile", "answered", "asked", "answered"], ["asked", "meanwhile", "answered"]):
         request_id = str(ULID())
-        decided: list[bool] = []
-
-        def look(request_id: str = request_id, decided: list[bool] = decided) -> None:
-            decided.append(request_id in world.engine.holds.live)
-
         async with world.engine.holds.open(
-            *(request_id, principal, "demo", "llm", need(), debit(request_id, principal)), meanwhile=look
+            *(request_id, principal, "demo", "llm", need(), debit(request_id, principal)),
+            meanwhile=lambda: seen.append("meanwhile"),
         ) as hold:
             assert isinstance(hold, Hold)
-        assert decided == [False]
+            assert seen == expected
+        seen.clear()
 
 
 async def test_a_fault_meanwhile_leaves_no_hold(world: World) -> None:
