@@ -14,7 +14,7 @@ from typing import Final
 
 import psutil
 
-from billing.holds.connection import Link
+from billing.holds.connection import Link, RedisAway
 from billing.holds.keyspace import Keyspace
 from tests.chaos.harness import Customer, Stack, until
 
@@ -163,9 +163,18 @@ async def turn_clock_back(stack: Stack, chance: random.Random) -> None:
 
 
 async def _redis(stack: Stack, *command: bytes | str) -> None:
+    """Have a command carried out, however late this process, which is all of its clients, gets to look at the answer."""
     link = Link(stack.endpoints.redis_url)
+
+    async def carried_out() -> bool:
+        try:
+            await link.command(*command)
+        except RedisAway:
+            return False
+        return True
+
     try:
-        await link.command(*command)
+        await until(carried_out, f"Redis carries out {command[0]!r}")
     finally:
         await link.close()
 
