@@ -163,7 +163,7 @@ async def turn_clock_back(stack: Stack, chance: random.Random) -> None:
 
 
 async def _redis(stack: Stack, *command: bytes | str) -> None:
-    """Have a command carried out, however late this process, which is all of its clients, gets to look at the answer."""
+    """Have a command carried out, however late this process, all of its clients in one, gets to see the answer."""
     link = Link(stack.endpoints.redis_url)
 
     async def carried_out() -> bool:
