@@ -310,7 +310,7 @@ class Proxy:
                 await self._forwarder.forward(call, exchange, decision)
                 return None
         if isinstance(decision, Unavailable):
-            logger.info("request %s was not admitted: %s", exchange.request_id, decision.reason)
+            logger.debug("request %s was not admitted: %s", exchange.request_id, decision.reason)
             raise Refuse(refusals.unavailable())
         if isinstance(decision, Reload | InsufficientBalance | QuotaExceeded):
             return decision
