@@ -74,18 +74,18 @@ class Admissions:
         expired: Debit | bytes,
         meanwhile: Callable[[], None] | None = None,
     ) -> Decision:
-        """One call to Redis where its state is warm. `meanwhile` is called when that is submitted: while Redis is
-        asked, or before the call leaves with others. What it raises is raised, and the hold is given back once Redis
-        has answered."""
+        """One call to Redis where its state is warm. `meanwhile` is called while Redis is asked, where the call left at
+        once: where many ask together it would only make the call later. What it raises is raised, and the hold is given
+        back once Redis has answered."""
         place = principal.kept.get((self._gateway_id, model, feature)) or self._place_of(principal, model, feature)
         payload = expired if isinstance(expired, bytes) else encode_debit(expired)
         partition, deadline = place.partition, self._loop.time() + self._wait_s
         while True:
             item = self._item(request_id, place, need, payload)
             if partition.epoch is not None:
-                self._batchers[partition.number].submit(item)
+                is_out = self._batchers[partition.number].submit(item)
                 try:
-                    if meanwhile is not None:
+                    if is_out and meanwhile is not None:
                         meanwhile()
                         meanwhile = None
                     reply, epoch = await item.answer

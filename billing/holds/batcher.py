@@ -120,14 +120,16 @@ class Batcher:
         self._clock = _Clock(timeout_s, self._loop)
         self._alone = False
 
-    def submit(self, item: Item) -> None:
-        """Send with whatever else this turn of the event loop brings, or at once where that is nothing."""
+    def submit(self, item: Item) -> bool:
+        """Send with whatever else this turn of the event loop brings, or at once where that is nothing; whether it is
+        out."""
         if not self._queue:
             if self._alone and self._clock.idle:
                 self._send([item])
-                return
+                return True
             self._loop.call_soon(self._flush)
         self._queue.append(item)
+        return False
 
     def _flush(self) -> None:
         queue, self._queue = self._queue, []

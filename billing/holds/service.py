@@ -101,7 +101,7 @@ class Holds:
     ) -> Opening:
         """Ask for a hold; `expired` is the debit that the request becomes should this process die (charged or not by
         `expired_hold`), or that debit encoded, where it is the same for many; `meanwhile` is called, at most once,
-        when the question was submitted. A context manager: what it enters with is a `Decision`."""
+        while Redis is asked, where requests are few. A context manager: what it enters with is a `Decision`."""
         return Opening(self.admissions, request_id, principal, model, feature, need, expired, meanwhile)
 
     def settle(self, hold: Hold, debit: Debit) -> "asyncio.Future[Settled]":
