@@ -76,7 +76,10 @@ def test_every_command_is_documented(shell: Shell) -> None:
 
 
 def test_version(shell: Shell) -> None:
-    assert re.fullmatch(r"metergate \d+\.\d+\.\d+\S*\n", shell.run("--version").stdout)
+    """As a process that is started anew, as a person starts it: what it says of itself, of its use, and its codes."""
+    assert re.fullmatch(r"metergate \d+\.\d+\.\d+\S*\n", shell.start("--version").stdout)
+    for arguments in (("--help",), ("operator", "grant", "--help"), ("nope",)):
+        assert shell.start(*arguments) == shell.run(*arguments)
 
 
 @pytest.mark.parametrize(
