@@ -8,54 +8,79 @@ import random
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import uvloop
 
+from tests.chaos.clocks import OF_CLOCKS, compiler, with_clocks
 from tests.chaos.cluster import OF_CLUSTER
 from tests.chaos.disk import OPTIONS, full, small_disk
 from tests.chaos.faults import KILLS, OTHERS, Fault
-from tests.chaos.harness import running
+from tests.chaos.harness import Customer, Stack, running
+from tests.chaos.misuse import DEFAULTS_OF_SLOW_READERS, HOSTILE, SLOW_READERS
 from tests.chaos.report import by_fault, table
 from tests.chaos.run import Round, make_customers, run_round
 from tests.chaos.soak import soak
+from tests.chaos.stores import HOT, LOCK_TIMEOUT, LOST_JOURNAL, RESTORED, SLOW_COMMITS, STORM, heat
+from tests.chaos.twice import TWICE
 
 MIXED_SHARE: Final = 8
 """In the round of all kinds each comes an eighth as often."""
 APART_S: Final = 8.0
 """Between its faults: a worker lost and Redis emptied before the worker's debits were swept are two faults at once."""
 SOAK_MINUTES: Final = 10
-SKIPPED: Final = (
-    "not run: Redis's own clock set back, which needs a clock of its own for one process; the scripts take the larger "
-    "of TIME and the account's last time, which their tests cover"
-)
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A round to come; `postgres_folder` is where Postgres's data lies, if not with the rest, `on_cluster` whether its
-    Redis is a cluster."""
+    """A round to come, and the stack that it needs: `postgres_folder` is where Postgres's data lies, if not with the
+    rest, `on_cluster` whether its Redis is a cluster, `clocks` whether its servers have clocks of their own; `heat`
+    adds customers. `granting`: the poor get credit meanwhile. `ends_gateways`: a fault may end or freeze one."""
 
     name: str
     faults: Sequence[Fault]
     postgres_folder: Path | None = None
+    postgres_options: Mapping[str, str] | None = None
+    defaults: Mapping[str, Any] | None = None
     apart_s: float = 0.0
     on_cluster: bool = False
+    clocks: bool = False
+    granting: bool = True
+    ends_gateways: bool = True
+    heat: Callable[[Stack], Awaitable[list[tuple[Customer, float]]]] | None = None
+
+
+OF_STORES: Final = (
+    Planned(SLOW_READERS.name, (SLOW_READERS,), defaults=DEFAULTS_OF_SLOW_READERS, ends_gateways=False),
+    Planned(HOSTILE.name, (HOSTILE,), ends_gateways=False),
+    Planned(LOST_JOURNAL.name, (LOST_JOURNAL,), ends_gateways=False),
+    Planned(STORM.name, (STORM,), postgres_options=LOCK_TIMEOUT, ends_gateways=False),
+    Planned(HOT.name, (HOT,), postgres_options=SLOW_COMMITS, ends_gateways=False, heat=heat),
+    Planned(RESTORED.name, (RESTORED,), granting=False, ends_gateways=False),
+    *(Planned(fault.name, (fault,)) for fault in TWICE),
+)
+"""Rounds that need a stack of their own, with one fault each."""
 
 
 async def chaos(planned: Sequence[Planned], *, concurrency: int, seed: int, keep: bool) -> bool:
     """Run every round on a stack of its own; whether everything that must be zero is."""
     rounds: list[Round] = []
     for number, each in enumerate(planned):
-        options = None if each.postgres_folder is None else OPTIONS
         async with running(
-            keep=keep, postgres_folder=each.postgres_folder, postgres_options=options, on_cluster=each.on_cluster
+            keep=keep,
+            postgres_folder=each.postgres_folder,
+            postgres_options=each.postgres_options,
+            defaults=each.defaults,
+            on_cluster=each.on_cluster,
+            around_servers=with_clocks if each.clocks else None,
         ) as stack:
             customers = await make_customers(stack)
+            if each.heat is not None:
+                customers += await each.heat(stack)
             made = await run_round(
                 stack,
                 each.name,
@@ -64,6 +89,8 @@ async def chaos(planned: Sequence[Planned], *, concurrency: int, seed: int, keep
                 concurrency=concurrency,
                 seed=seed + number,
                 apart_s=each.apart_s,
+                granting=each.granting,
+                ends_gateways=each.ends_gateways,
             )
             rounds.append(made)
         print(f"\n{by_fault(made)}\n[{made.seconds:.0f} s, quiet after {made.verdict.quiet_s:.1f} s]", flush=True)
@@ -80,9 +107,15 @@ def rounds_of(times: int, only: str, seed: int, disk: Path | str) -> list[Planne
     if isinstance(disk, str):
         print(f"not run: disk full under Postgres: {disk}")
     elif re.search(only, full(disk).name):
-        planned.append(Planned(full(disk).name, [full(disk)] * times, disk))
+        planned.append(Planned(full(disk).name, [full(disk)] * times, disk, OPTIONS))
     of_cluster = [fault for fault in OF_CLUSTER if re.search(only, fault.name)]
     planned += [Planned(fault.name, [fault] * times, on_cluster=True) for fault in of_cluster]
+    planned += [replace(each, faults=(*each.faults,) * times) for each in OF_STORES if re.search(only, each.name)]
+    of_clocks = [fault for fault in OF_CLOCKS if re.search(only, fault.name)]
+    if of_clocks and compiler() is None:
+        print("not run: servers' clocks ahead and back: there is no C compiler here, or this is no Linux")
+    else:
+        planned += [Planned(fault.name, [fault] * times, clocks=True, ends_gateways=False) for fault in of_clocks]
     if len(faults) > 1:
         mixed = faults * max(1, times // MIXED_SHARE)
         random.Random(seed).shuffle(mixed)  # noqa: S311 - an order
@@ -102,7 +135,7 @@ def main() -> int:
     given = parser.parse_args()
     if given.what == "soak":
         return 0 if uvloop.run(soak(minutes=given.minutes, concurrency=given.concurrency, seed=given.seed)) else 1
-    print(f"seed {given.seed}, {given.concurrency} clients; {SKIPPED}", flush=True)
+    print(f"seed {given.seed}, {given.concurrency} clients", flush=True)
     with ExitStack() as stack:
         disk = stack.enter_context(small_disk())
         planned = rounds_of(given.times, given.only, given.seed, disk)

@@ -51,6 +51,8 @@ class Exchange:
     status: int = 0
     request_id: str | None = None
     note: str = ""
+    got_output: bool = False
+    """Whether some of the answer's text has come."""
 
 
 @dataclass
@@ -151,6 +153,7 @@ class Load:
             data = bytearray()
             async for chunk in response.content.iter_any():
                 data += chunk
+                exchange.got_output = exchange.got_output or b"word" in data
                 if leave:
                     exchange.ended = Ended.left
                     response.close()
@@ -161,6 +164,7 @@ class Load:
     def _judge_json(exchange: Exchange, body: bytes) -> None:
         said = msgspec.json.decode(body)
         if exchange.status == 200:
-            exchange.ended = Ended.whole if said.get("choices") else Ended.odd
+            exchange.got_output = bool(said.get("choices"))
+            exchange.ended = Ended.whole if exchange.got_output else Ended.odd
             return
         exchange.ended, exchange.note = Ended.refused, str(said["error"].get("code"))
