@@ -5,7 +5,9 @@ import random
 import shutil
 import subprocess
 import time
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP
 from typing import Final
 
@@ -13,7 +15,8 @@ import aiohttp
 import asyncpg
 
 from billing.holds.keyspace import Keyspace
-from tests.chaos.faults import Fault, all_of_postgres, command_redis, send_signal
+from tests.chaos.between import between
+from tests.chaos.faults import Fault, all_of_postgres, command_redis, kill_redis, send_signal
 from tests.chaos.harness import Customer, Excuse, Stack, until
 from tests.chaos.places import ADMIN_KEY
 
@@ -53,16 +56,24 @@ async def lose_journal(stack: Stack, chance: random.Random) -> None:
     await command_redis(stack, "DEL", KEYS.journal(0))
 
 
-async def stop_redis_for_a_second(stack: Stack, chance: random.Random) -> None:
-    """Redis stands still for a second, dies, and is started again."""
-    await until(lambda: stack.redis_pid() is not None, "Redis runs")
-    pid = stack.redis_pid()
-    assert pid is not None
-    send_signal([pid], SIGSTOP)
+async def take_redis_away(stack: Stack, chance: random.Random) -> None:
+    """kill -9 of Redis, which comes back after a second."""
+    away = _away(stack.folder)
+    away.touch()
     try:
+        await kill_redis(stack, chance)
         await asyncio.sleep(AWAY_S)
     finally:
-        send_signal([pid], SIGKILL)
+        away.unlink()
+
+
+def redis_held_back(folder: Path) -> AbstractContextManager[None]:
+    """For a stack's servers: Redis can be kept away."""
+    return between(folder / "between", wait_while=_away(folder))
+
+
+def _away(folder: Path) -> Path:
+    return folder / "redis.away"
 
 
 async def heat(stack: Stack) -> list[tuple[Customer, float]]:
@@ -71,6 +82,16 @@ async def heat(stack: Stack) -> list[tuple[Customer, float]]:
 
 
 async def restore_postgres(stack: Stack, chance: random.Random) -> None:
+    """Redis's epoch is the one that the backup has."""
+    await _restore(stack)
+
+
+async def restore_postgres_of_an_older_epoch(stack: Stack, chance: random.Random) -> None:
+    """Redis is emptied after the backup was taken, so that its epoch is one that the backup knows nothing of."""
+    await _restore(stack, lambda: command_redis(stack, "FLUSHALL"))
+
+
+async def _restore(stack: Stack, meanwhile: Callable[[], Awaitable[None]] | None = None) -> None:
     """Postgres's data is what it was SINCE_BACKUP_S ago, as a snapshot of its disk has it; Redis knows nothing of it.
 
     What Postgres was told in between is gone with the disk, and no gateway can bring it back: that much is excused.
@@ -87,6 +108,8 @@ async def restore_postgres(stack: Stack, chance: random.Random) -> None:
     finally:
         send_signal(pids, SIGCONT)
     (backup / "postmaster.pid").unlink()
+    if meanwhile is not None:
+        await meanwhile()
     await asyncio.sleep(SINCE_BACKUP_S)
     await until(stack.postgres_answers, "Postgres answers")
     pids = all_of_postgres(stack)
@@ -111,5 +134,8 @@ async def _reconciled(stack: Stack) -> bool:
 
 STORM: Final = Fault("locks on accounts, lock_timeout 50 ms", hold_locks, 1.5)
 LOST_JOURNAL: Final = Fault("the journal lost in Redis", lose_journal, 2.0)
-HOT: Final = Fault("a hot account, commits of 10 ms, Redis away for 1 s", stop_redis_for_a_second, 2.0)
-RESTORED: Final = Fault("Postgres restored from a backup", restore_postgres, 3.0)
+HOT: Final = Fault("a hot account, commits of 10 ms, Redis away for 1 s", take_redis_away, 2.0)
+RESTORED: Final = (
+    Fault("Postgres restored from a backup", restore_postgres, 3.0),
+    Fault("Postgres restored from a backup of an older epoch", restore_postgres_of_an_older_epoch, 3.0),
+)
