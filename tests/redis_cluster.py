@@ -33,7 +33,7 @@ from gateway.embedded.binaries import valkey_server
 MASTERS: Final = 3
 SLOTS: Final = 16384
 NODE_TIMEOUT_MS: Final = 1500
-_WAIT_S: Final = 30.0
+_WAIT_S: Final = 90.0
 _POLL_S: Final = 0.02
 _MIGRATE_TIMEOUT_MS: Final = 5000
 
@@ -54,7 +54,7 @@ class Node:
 
     def __init__(self, folder: Path, port: int, settings: Mapping[str, object] | None = None) -> None:
         self.port = port
-        self.client = redis.Redis(port=port, socket_timeout=5, retry=Retry(NoBackoff(), 0), decode_responses=True)
+        self.client = redis.Redis(port=port, socket_timeout=20, retry=Retry(NoBackoff(), 0), decode_responses=True)
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir()

@@ -319,7 +319,7 @@ async def test_a_full_backlog_is_a_moment_s_refusal(make_gateway: MakeGateway, u
 
 
 async def test_a_silent_redis_admits_nothing(make_gateway: MakeGateway) -> None:
-    gateway = await make_gateway(redis_timeout_ms=100, admission_wait_ms=100)
+    gateway = await make_gateway(redis_timeout_ms=2_000, admission_wait_ms=2_000)
     customer = await gateway.customer()
     assert (await ask(customer, chat())).status == 200
     spent = await spent_nano(customer)

@@ -13,7 +13,7 @@ from billing.holds.partitions import Partition
 from billing.principals import Principal
 from tests.billing.holds.conftest import World, debit, need
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
