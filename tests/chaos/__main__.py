@@ -41,7 +41,7 @@ MANY_LONG: Final = Mix(longs=0.3)
 class Planned:
     """A round to come, and the stack that it needs: `postgres_folder` is where Postgres's data lies, if not with the
     rest, `on_cluster` whether its Redis is a cluster, `around_servers` is what its servers start in; `heat` adds
-    customers. `granting`: the poor get credit meanwhile. `ends_gateways`: a fault may end or freeze one."""
+    customers, `crowd` is how many times as many clients there are. `granting`: the poor get credit meanwhile. `ends_gateways`: a fault may end or freeze one."""
 
     name: str
     faults: Sequence[Fault]
@@ -54,6 +54,7 @@ class Planned:
     granting: bool = True
     ends_gateways: bool = True
     mix: Mix | None = None
+    crowd: int = 1
     heat: Callable[[Stack], Awaitable[list[tuple[Customer, float]]]] | None = None
 
 
@@ -68,7 +69,8 @@ OF_STORES: Final = (
         postgres_options=SLOW_COMMITS,
         around_servers=redis_held_back,
         ends_gateways=False,
-        mix=MANY_LONG,
+        mix=Mix(longs=1.0),
+        crowd=4,
         heat=heat,
     ),
     *(Planned(fault.name, (fault,), granting=False, ends_gateways=False) for fault in RESTORED),
@@ -114,7 +116,7 @@ async def one_round(each: Planned, *, concurrency: int, seed: int, keep: bool) -
             each.name,
             customers,
             each.faults,
-            concurrency=concurrency,
+            concurrency=concurrency * each.crowd,
             seed=seed,
             mix=each.mix,
             apart_s=each.apart_s,
