@@ -41,7 +41,8 @@ MANY_LONG: Final = Mix(longs=0.3)
 class Planned:
     """A round to come, and the stack that it needs: `postgres_folder` is where Postgres's data lies, if not with the
     rest, `on_cluster` whether its Redis is a cluster, `around_servers` is what its servers start in; `heat` adds
-    customers, `crowd` is how many times as many clients there are. `granting`: the poor get credit meanwhile. `ends_gateways`: a fault may end or freeze one."""
+    customers, `crowd` is how many times as many clients there are. `granting`: the poor get credit meanwhile.
+    `ends_gateways`: a fault may end or freeze one."""
 
     name: str
     faults: Sequence[Fault]
