@@ -4,7 +4,6 @@
 """
 
 import asyncio
-import hmac
 import logging
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -12,6 +11,8 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
+from billing.api.auth import is_admin
+from billing.attempts import Attempts, TooManyAttempts
 from billing.holds.connection import RedisError
 from billing.holds.engine import Engine
 from billing.holds.partitions import NotReady
@@ -32,12 +33,20 @@ class Jobs:
     """Runs jobs and remembers their last results."""
 
     def __init__(
-        self, engine: Engine, database: Database, proxy: Proxy, metrics: Metrics, admin_api_key: str, owner: str
+        self,
+        engine: Engine,
+        database: Database,
+        proxy: Proxy,
+        metrics: Metrics,
+        admin_api_key: str,
+        attempts: Attempts,
+        owner: str,
     ) -> None:
         self._engine = engine
         self._database = database
         self._proxy = proxy
-        self._admin_api_key = admin_api_key.encode()
+        self._admin_api_key = admin_api_key
+        self._attempts = attempts
         self._owner = owner
         self._running = asyncio.Lock()
         self._last: dict[str, Any] = {"job": None, "status": "never run"}
@@ -73,7 +82,7 @@ class Jobs:
 
     async def post_reconcile(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/jobs/reconcile, with `{"fix": true}` to mend."""
-        self._check_admin(request)
+        await self._check_admin(request)
         body = await request.read()
         try:
             asked = msgspec.json.decode(body, type=dict[str, bool]) if body else {}
@@ -87,12 +96,15 @@ class Jobs:
 
     async def status(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/status: the last job of this worker."""
-        self._check_admin(request)
+        await self._check_admin(request)
         return _json(self._last)
 
-    def _check_admin(self, request: web.Request) -> None:
-        shown = request.headers.get("X-Admin-Key", "").encode("utf-8", "surrogateescape")
-        if not self._admin_api_key or not hmac.compare_digest(shown, self._admin_api_key):
+    async def _check_admin(self, request: web.Request) -> None:
+        try:
+            admitted = await is_admin(request, self._admin_api_key, self._attempts)
+        except TooManyAttempts as error:
+            raise Refuse(refusals.too_many_attempts(error)) from error
+        if not admitted:
             raise Refuse(refusals.invalid_admin_key())
 
 

@@ -105,7 +105,7 @@ class Reads:
         return _json(explanation_shape(found))
 
     async def _caller(self, request: web.Request) -> Principal:
-        return await self._proxy.authenticate(client_key(request.headers))
+        return await self._proxy.admit(client_key(request.headers), request.remote or "", request.headers)
 
     async def _windows(self, principal: Principal) -> list[dict[str, object]]:
         engine, link = self._runtime.engine, self._runtime.link

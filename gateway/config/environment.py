@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, cast
 
+from billing.addresses import Network, parse_networks
 from billing.money import MAX_NANO
 from gateway.config.exporters import ExporterSource, read_exporter_sources
 from gateway.config.problems import Problems
@@ -48,6 +49,7 @@ class Environment:
     image: str
     admin_api_key: Secret | None
     service_api_key: Secret | None
+    trusted_proxies: tuple[Network, ...]
     auth_base_url: str | None
     auth_audience: str | None
     auth_cookie_secret: Secret | None
@@ -103,8 +105,11 @@ def read_environment(environ: Mapping[str, str], mode: Mode, problems: Problems)
         cors_origins=read.parsed("CORS_ORIGINS", parse_origins, "origins such as https://app.example.com, or *", ()),
         frontend_url=read.url("FRONTEND_URL") or f"http://{own_host}:{port}",
         image=read.text("IMAGE"),
-        admin_api_key=read.secret("ADMIN_API_KEY"),
-        service_api_key=read.secret("SERVICE_API_KEY"),
+        admin_api_key=read.key("ADMIN_API_KEY"),
+        service_api_key=read.key("SERVICE_API_KEY"),
+        trusted_proxies=read.parsed(
+            "TRUSTED_PROXIES", parse_networks, "networks such as 10.0.0.0/8, separated by commas", ()
+        ),
         auth_base_url=read.url("AUTH_BASE_URL"),
         auth_audience=read.maybe("AUTH_AUDIENCE"),
         auth_cookie_secret=read.secret("AUTH_COOKIE_SECRET"),

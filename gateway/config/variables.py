@@ -51,8 +51,18 @@ SETTINGS_GROUPS: Final = (
     Group(
         "Keys of operators and services",
         (
-            _secret("ADMIN_API_KEY", "for `X-Admin-Key`; unset: `metergate up` makes one, `serve` refuses admin calls"),
-            _secret("SERVICE_API_KEY", "for `X-API-Key` of other services; unset: service calls are refused"),
+            _secret(
+                "ADMIN_API_KEY",
+                "for `X-Admin-Key`, 24 characters or more; unset: `up` makes one, `serve` refuses admin calls",
+            ),
+            _secret(
+                "SERVICE_API_KEY", "for `X-API-Key` of other services, 24 characters or more; unset: they are refused"
+            ),
+            Variable(
+                "TRUSTED_PROXIES",
+                "",
+                "networks of your own proxies, `10.0.0.0/8,192.0.2.7`: from them `X-Forwarded-For` is believed",
+            ),
         ),
     ),
     Group(

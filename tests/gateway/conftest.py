@@ -14,7 +14,7 @@ from gateway.app import serving
 from gateway.runtime import Runtime, open_runtime
 from gateway.settings import Defaults, ProviderConfig, Secret, Settings, load_settings
 
-ADMIN_KEY = "admin-key-of-the-tests"
+ADMIN_KEY = "admin-key-of-all-the-tests"
 
 
 @dataclass
