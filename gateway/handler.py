@@ -7,7 +7,8 @@ from forward to settle is `gateway.forward`'s. Inside `holds.open` there is no w
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -58,6 +59,15 @@ class Refuse(Exception):
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.code)
         self.refusal = refusal
+
+
+@contextmanager
+def attempts_refused() -> Iterator[None]:
+    """Raises `Refuse` where too many wrong keys have been shown."""
+    try:
+        yield
+    except TooManyAttempts as error:
+        raise Refuse(refusals.too_many_attempts(error)) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,10 +223,8 @@ class Proxy:
                     return None
                 raise
 
-        try:
+        with attempts_refused():
             principal = await self._attempts.attempt(peer, headers, check)
-        except TooManyAttempts as error:
-            raise Refuse(refusals.too_many_attempts(error)) from error
         if principal is None:
             raise Refuse(refusals.invalid_key())
         return principal

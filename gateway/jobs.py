@@ -11,15 +11,15 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from billing.api.auth import is_admin
-from billing.attempts import Attempts, TooManyAttempts
+from billing.api.auth import ADMIN_HEADER, is_admin
+from billing.attempts import Attempts
 from billing.holds.connection import RedisError
 from billing.holds.engine import Engine
 from billing.holds.partitions import NotReady
 from billing.holds.reconcile import Report
 from billing.ledger.postgres import Database, DatabaseError, queries
 from gateway import refusals
-from gateway.handler import Proxy, Refuse
+from gateway.handler import Proxy, Refuse, attempts_refused
 from gateway.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -100,12 +100,10 @@ class Jobs:
         return _json(self._last)
 
     async def _check_admin(self, request: web.Request) -> None:
-        try:
-            admitted = await is_admin(request, self._admin_api_key, self._attempts)
-        except TooManyAttempts as error:
-            raise Refuse(refusals.too_many_attempts(error)) from error
-        if not admitted:
-            raise Refuse(refusals.invalid_admin_key())
+        given = request.headers.get(ADMIN_HEADER, "")
+        with attempts_refused():
+            if not await is_admin(request, given, self._admin_api_key, self._attempts):
+                raise Refuse(refusals.invalid_admin_key())
 
 
 async def reconcile_once(engine: Engine, *, fix: bool) -> Report:

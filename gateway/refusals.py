@@ -95,6 +95,16 @@ def invalid_admin_key() -> Refusal:
     return Refusal(401, "invalid_api_key", "This call needs the admin key: send it as X-Admin-Key.")
 
 
+def metrics_need_admin() -> Refusal:
+    """Nobody else may see what providers cost."""
+    return Refusal(
+        401,
+        "invalid_api_key",
+        "Metrics need the admin key here, in X-Admin-Key or as Authorization: Bearer; METRICS_ADDR is for reading them "
+        "without.",
+    )
+
+
 def too_many_attempts(error: TooManyAttempts) -> Refusal:
     """An address has shown too many wrong keys."""
     return Refusal(429, "too_many_attempts", str(error), retry_after_s=error.retry_after_s)

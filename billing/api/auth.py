@@ -25,7 +25,7 @@ def admin_only(handler: Handler) -> Handler:
     async def guarded(request: web.Request) -> web.Response:
         services = request.app[SERVICES]
         given = request.headers.get(ADMIN_HEADER, "")
-        if not await is_admin(request, services.admin_api_key or "", services.attempts):
+        if not await is_admin(request, given, services.admin_api_key or "", services.attempts):
             said = "This admin key is wrong." if given else f"This call needs the admin key in {ADMIN_HEADER}."
             raise Unauthorized(said)
         return await handler(request)
@@ -33,9 +33,8 @@ def admin_only(handler: Handler) -> Handler:
     return guarded
 
 
-async def is_admin(request: web.Request, expected: str, attempts: Attempts) -> bool:
-    """Whether a request shows the admin key; one that shows another has failed. Raises `TooManyAttempts`."""
-    given = request.headers.get(ADMIN_HEADER, "")
+async def is_admin(request: web.Request, given: str, expected: str, attempts: Attempts) -> bool:
+    """Whether what a request gives is the admin key; what is another has failed. Raises `TooManyAttempts`."""
     if not expected or not given:
         return False
     peer = request.remote or ""
@@ -73,8 +72,11 @@ def require_scope(principal: Principal, scope: str) -> None:
         raise InsufficientScope(f"This API key lacks the scope {scope}.", required_scope=scope)
 
 
-def _presented(request: web.Request) -> str:
+def bearer_of(request: web.Request) -> str:
+    """The secret in `Authorization: Bearer`, else nothing."""
     kind, _, secret = request.headers.get("Authorization", "").partition(" ")
-    if kind.lower() == _BEARER and secret:
-        return secret.strip()
-    return next((request.headers[name] for name in KEY_HEADERS if request.headers.get(name)), "")
+    return secret.strip() if kind.lower() == _BEARER else ""
+
+
+def _presented(request: web.Request) -> str:
+    return bearer_of(request) or next((request.headers[name] for name in KEY_HEADERS if request.headers.get(name)), "")

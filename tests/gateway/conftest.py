@@ -43,6 +43,13 @@ class Gateway:
             assert answer.status == status or (status is None and answer.status < 300), await answer.text()
             return await answer.json() if answer.content_type == "application/json" else None
 
+    async def metrics(self) -> bytes:
+        """What Prometheus is shown."""
+        async with self.session.get(f"{self.url}/metrics", headers={"X-Admin-Key": ADMIN_KEY}) as answer:
+            assert answer.status == 200
+            assert answer.content_type == "text/plain"
+            return await answer.read()
+
     async def flush(self) -> None:
         """Bring every settled debit to Postgres now."""
         await self.runtime.engine.outbox.flush()

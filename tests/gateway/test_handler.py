@@ -354,7 +354,7 @@ async def test_usage_above_the_hold_is_charged_as_reported(make_gateway: MakeGat
     customer = await gateway.customer("0.001")
     assert (await ask(customer, chat(model="gpt-4o-mini", max_tokens=20))).status == 200
     assert await spent_nano(customer, "0.001") == 5000 * INPUT + 3000 * OUTPUT
-    shown = (await fetch(gateway.session.get(gateway.url + "/metrics"))).body
+    shown = await gateway.metrics()
     assert b"metergate_hold_exceeded_total 1.0" in shown
 
 

@@ -80,6 +80,17 @@ def test_trusted_proxies_are_networks() -> None:
     assert refused.startswith("environment: TRUSTED_PROXIES: expected networks such as 10.0.0.0/8")
 
 
+def test_metrics_have_an_address_of_their_own() -> None:
+    assert (read().metrics_addr, read("up").metrics_addr) == (None, "127.0.0.1:9090")
+    assert read("up").metrics_addr_optional
+    for mode in ("serve", "up"):
+        named = read(mode, METRICS_ADDR="[::1]:9100")
+        assert (named.metrics_addr, named.metrics_addr_optional) == ("[::1]:9100", False)
+        assert read(mode, METRICS_ADDR="off").metrics_addr is None
+    (refused,) = refusals(METRICS_ADDR="9090")
+    assert refused.startswith("environment: METRICS_ADDR: expected an address and a port")
+
+
 def test_up_listens_on_this_machine_alone() -> None:
     assert read("up").listen_host == "127.0.0.1"
     assert read("up", LISTEN_ADDR=":9000").listen_host == "0.0.0.0"
