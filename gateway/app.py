@@ -113,14 +113,15 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         defaults.expired_hold == "input",
     )
     proxy = Proxy(
-        engine.holds, engine.cache, engine.announcer, router, forwarder, dialect, links, rules, metrics, tokenizer
+        *(engine.holds, engine.cache, engine.announcer, router, forwarder, dialect, links, rules, metrics, tokenizer),
+        attempts=runtime.attempts,
     )
     health = Health(engine)
     reads = Reads(runtime, proxy, router, metrics, health)
     app = web.Application(client_max_size=settings.proxy_max_body_bytes)
     app.on_response_prepare.append(_without_server)
     setup(app, runtime.services)
-    jobs = Jobs(engine, runtime.database, proxy, metrics, runtime.admin_api_key, new_id())
+    jobs = Jobs(engine, runtime.database, proxy, metrics, runtime.admin_api_key, runtime.attempts, new_id())
     add_routes(app, proxy, reads, jobs, dialect.endpoints)
     metrics.gauge("debits_waiting", "Debits that Redis has settled and Postgres has not.", lambda: len(engine.outbox))
     metrics.gauge("holds_live", "Requests that are being served.", lambda: len(engine.holds.live))

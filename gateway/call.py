@@ -70,6 +70,13 @@ class Call:
         self.begun = False
         self.whole = False
 
+    @property
+    def peer(self) -> str:
+        """The address of whoever has the connection; empty where it has none, or has ended."""
+        transport = self._protocol.transport
+        name = None if transport is None else transport.get_extra_info("peername")
+        return str(name[0]) if isinstance(name, tuple) else ""
+
     def here(self, limit_bytes: int) -> bytes | None:
         """The body where all of it has arrived with its head, as small ones do; None where `read` must see to it.
         Raises `BodyTooLarge`."""

@@ -125,14 +125,14 @@ class Forwarder:
                 max_field=DEFAULT_MAX_FIELD.get(endpoint, "max_tokens"),
             )
         url, fixed = self._targets.get((route.provider.name, endpoint)) or self._target(route.provider, endpoint)
-        return UpstreamRequest(url, outgoing(call.raw_headers, fixed), body)
+        return UpstreamRequest(url, outgoing(call.raw_headers, fixed, exchange.principal.account_id), body)
 
     def _target(self, provider: ProviderConfig, endpoint: str) -> tuple[str, Fixed]:
         """Where a provider's requests go, and what all of them carry; made once."""
         key = provider.api_key.reveal() if provider.api_key is not None else None
         # A base URL is, as OpenAI's clients take it, all that stands before the endpoint.
         base = provider.base_url or f"local://{provider.name}/v1"
-        target = base + endpoint.removeprefix("/v1"), Fixed.of(key, provider.headers)
+        target = base + endpoint.removeprefix("/v1"), Fixed.of(key, provider.headers, provider.pass_headers)
         self._targets[provider.name, endpoint] = target
         return target
 

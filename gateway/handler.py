@@ -7,11 +7,15 @@ from forward to settle is `gateway.forward`'s. Inside `holds.open` there is no w
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from multidict import MultiMapping
+
+from billing.attempts import Attempts, TooManyAttempts
 from billing.effects import Effects
 from billing.holds.cache import PrincipalCache
 from billing.holds.decision import InsufficientBalance, Need, NeedTooLarge, QuotaExceeded, Reload, Unavailable
@@ -55,6 +59,15 @@ class Refuse(Exception):
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.code)
         self.refusal = refusal
+
+
+@contextmanager
+def attempts_refused() -> Iterator[None]:
+    """Raises `Refuse` where too many wrong keys have been shown."""
+    try:
+        yield
+    except TooManyAttempts as error:
+        raise Refuse(refusals.too_many_attempts(error)) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +126,12 @@ class Proxy:
         tokenizer: Tokenizer,
         clock: Callable[[], float] = time.time,
         new_id: Callable[[], str] | None = None,
+        *,
+        attempts: Attempts,
     ) -> None:
         self._holds = holds
         self._cache = cache
+        self._attempts = attempts
         self._effects = effects
         self._router = router
         self._forwarder = forwarder
@@ -134,7 +150,7 @@ class Proxy:
         request_id, started_s = self.new_id(), time.monotonic()
         try:
             secret = client_key(call.headers)
-            principal = self.cached(secret) or await self.authenticate(secret)
+            principal = self.cached(secret) or await self.admit(secret, call.peer, call.headers)
             body = await self._read(call)
             parsed = self._parse(call.endpoint, body)
             begun_s, reloads = time.monotonic(), None
@@ -192,6 +208,25 @@ class Proxy:
         if principal is None or not principal.usable_key(self._clock()):
             return None
         self._cache.used[principal.key_id] = None
+        return principal
+
+    async def admit(self, secret: str | None, peer: str, headers: MultiMapping[str]) -> Principal:
+        """As `authenticate`, for a client at `peer`: a key that is not known is an attempt. Raises `Refuse`."""
+        if secret is None or self._cache.holds(secret_digest(secret)):
+            return await self.authenticate(secret)
+
+        async def check() -> Principal | None:
+            try:
+                return await self.authenticate(secret)
+            except Refuse as refused:
+                if refused.refusal.status == 401:
+                    return None
+                raise
+
+        with attempts_refused():
+            principal = await self._attempts.attempt(peer, headers, check)
+        if principal is None:
+            raise Refuse(refusals.invalid_key())
         return principal
 
     async def authenticate(self, secret: str | None, *, fresh: bool = False) -> Principal:

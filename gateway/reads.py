@@ -26,6 +26,7 @@ from gateway.handler import Proxy, Refuse
 from gateway.headers import client_key
 from gateway.jobs import Jobs
 from gateway.metrics import Metrics
+from gateway.metrics_door import shown_to_admin
 from gateway.routing import Route, Router
 from gateway.runtime import Runtime
 
@@ -105,7 +106,7 @@ class Reads:
         return _json(explanation_shape(found))
 
     async def _caller(self, request: web.Request) -> Principal:
-        return await self._proxy.authenticate(client_key(request.headers))
+        return await self._proxy.admit(client_key(request.headers), request.remote or "", request.headers)
 
     async def _windows(self, principal: Principal) -> list[dict[str, object]]:
         engine, link = self._runtime.engine, self._runtime.link
@@ -135,9 +136,8 @@ class Reads:
         return _json({"status": "unavailable", "message": "starting or stopping"}, 503)
 
     async def metrics(self, request: web.Request) -> web.Response:
-        """Prometheus's text format, summed over the workers."""
-        body, content_type = self._metrics.render()
-        return web.Response(body=body, headers={"Content-Type": content_type})
+        """GET /metrics on the public port: for the admin key alone."""
+        return await shown_to_admin(request, self._metrics, self._runtime.admin_api_key, self._runtime.attempts)
 
 
 def _used(counters: Iterable[Counter]) -> Mapping[int, Counter]:
@@ -221,7 +221,7 @@ def add_routes(app: web.Application, proxy: Proxy, reads: Reads, jobs: Jobs, end
     for path in ("/healthz", "/health"):
         app.router.add_get(path, reads.healthz)
     app.router.add_get("/readyz", reads.readyz)
-    app.router.add_get("/metrics", reads.metrics)
+    app.router.add_get("/metrics", refusing(reads.metrics))
     known = [resource for resource in app.router.resources() if resource.canonical != "/api"]
 
     async def unknown(request: web.Request) -> web.StreamResponse:

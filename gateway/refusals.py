@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
+from billing.attempts import TooManyAttempts
 from billing.holds.decision import Exhausted, InsufficientBalance, QuotaExceeded, Refused, TooManyRunning
 from billing.money import format_usd
 from billing.plans import Plan
@@ -92,6 +93,21 @@ def invalid_key() -> Refusal:
 
 def invalid_admin_key() -> Refusal:
     return Refusal(401, "invalid_api_key", "This call needs the admin key: send it as X-Admin-Key.")
+
+
+def metrics_need_admin() -> Refusal:
+    """Nobody else may see what providers cost."""
+    return Refusal(
+        401,
+        "invalid_api_key",
+        "Metrics need the admin key here, in X-Admin-Key or as Authorization: Bearer; METRICS_ADDR is for reading them "
+        "without.",
+    )
+
+
+def too_many_attempts(error: TooManyAttempts) -> Refusal:
+    """An address has shown too many wrong keys."""
+    return Refusal(429, "too_many_attempts", str(error), retry_after_s=error.retry_after_s)
 
 
 def bad_request(message: str, param: str | None = None) -> Refusal:

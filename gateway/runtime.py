@@ -11,8 +11,10 @@ from aiohttp import web
 from ulid import ULID
 
 from billing.accounts import Accounts
+from billing.addresses import Addresses
 from billing.api import Services, setup
 from billing.api_keys import ApiKeys
+from billing.attempts import ADDRESSES_MAX, AttemptLimits, Attempts, counted_in_redis
 from billing.holds.cache import CacheSettings
 from billing.holds.connection import Link
 from billing.holds.engine import Engine, EngineSettings
@@ -45,6 +47,7 @@ class Runtime:
     reports: Reports
     services: Services
     api_app: web.Application
+    attempts: Attempts
     admin_api_key: str = field(repr=False)
 
 
@@ -113,6 +116,14 @@ async def open_runtime(
         accounts = Accounts(database, settings.plans, engine.announcer, new_id)
         grants = Grants(database, engine.announcer, new_id)
         reports = Reports(database)
+        window_s = defaults.failed_attempts_window_s
+        attempts = Attempts(
+            counted_in_redis(link, keyspace.attempts, window_s),
+            Addresses(settings.trusted_proxies),
+            AttemptLimits(defaults.failed_attempts, window_s, max(1, defaults.postgres_pool_size - 1)),
+            time.monotonic,
+            ADDRESSES_MAX,
+        )
         admin_api_key = settings.admin_api_key.reveal() if settings.admin_api_key is not None else None
         services = Services(
             accounts=accounts,
@@ -123,6 +134,8 @@ async def open_runtime(
             plans=settings.plans,
             credits_per_usd=defaults.credits_per_usd,
             authenticate=_authenticator(engine),
+            known=lambda secret: engine.cache.holds(secret_digest(secret)),
+            attempts=attempts,
             clock=time.time,
             admin_api_key=admin_api_key,
             default_plan=defaults.default_plan,
@@ -143,6 +156,7 @@ async def open_runtime(
             reports,
             services,
             api_app,
+            attempts,
             admin_api_key or "",
         )
     finally:

@@ -105,18 +105,22 @@ async def supervise(
     env: Mapping[str, str],
     shutdown_grace_s: float,
     on_ready: Callable[[str], None] | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> int:
     """Run `workers` processes of `command` on `listen` until SIGTERM or SIGINT; the exit code for the command.
 
-    `on_ready` is called once, with the address, when the first worker is ready. The first signal is passed on as
-    SIGTERM, and whoever has not ended `shutdown_grace_s` + KILL_MARGIN_S later is killed; a second signal kills at
-    once. 0 after a signal, 1 when FAILED_STARTS_LIMIT workers died before any was ready. Raises what `bind` raises.
-    Main thread only, for the signals and for `die_with_parent`. Cancelled, it kills the workers.
+    `pass_fds` stay open in the workers. `on_ready` is called once, with the address, when the first worker is ready.
+    The first signal is passed on as SIGTERM, and whoever has not ended `shutdown_grace_s` + KILL_MARGIN_S later is
+    killed; a second signal kills at once. 0 after a signal, 1 when FAILED_STARTS_LIMIT workers died before any was
+    ready. Raises what `bind` raises. Main thread only, for the signals and for `die_with_parent`. Cancelled, it kills
+    the workers.
     """
     if workers < 1:
         raise ValueError("at least one worker is needed")
     with bind(listen) as listener:
-        return await _Supervisor(tuple(command), dict(env), listener, shutdown_grace_s, on_ready).run(workers)
+        return await _Supervisor(tuple(command), dict(env), listener, shutdown_grace_s, on_ready, tuple(pass_fds)).run(
+            workers
+        )
 
 
 @dataclass(slots=True)
@@ -126,6 +130,7 @@ class _Supervisor:
     listener: socket.socket
     shutdown_grace_s: float
     on_ready: Callable[[str], None] | None
+    pass_fds: tuple[int, ...]
     running: set[asyncio.subprocess.Process] = field(default_factory=set)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     hurrying: asyncio.Event = field(default_factory=asyncio.Event)
@@ -216,7 +221,7 @@ class _Supervisor:
             *("--fd", str(listener_fd), "--ready-fd", str(ready_fd)),
             stdin=asyncio.subprocess.DEVNULL,
             env={**self.env, SUPERVISOR_PID_VARIABLE: str(os.getpid())},
-            pass_fds=(listener_fd, ready_fd),
+            pass_fds=(listener_fd, ready_fd, *self.pass_fds),
             start_new_session=True,
         )
 

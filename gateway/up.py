@@ -6,11 +6,12 @@ A signal before the workers run ends the start in the same order; one while the 
 
 import asyncio
 import logging
+import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from signal import SIGINT, SIGTERM
 from typing import Any, Final
@@ -23,10 +24,12 @@ from gateway.embedded import EmbeddedServers
 from gateway.failures import named_store
 from gateway.first_account import make_first_account
 from gateway.metrics import METRICS_DIR_VARIABLE
+from gateway.metrics_door import METRICS_FD_VARIABLE
+from gateway.metrics_door import PATH as METRICS_PATH
 from gateway.places import Stores, given_stores, require_schema
 from gateway.runtime import open_runtime
 from gateway.settings import Settings, warnings
-from gateway.supervisor import AddressInUse, bind, supervise
+from gateway.supervisor import AddressInUse, address_of, bind, supervise
 from gateway.welcome import first_account_lines, ready
 from gateway.worker import EMBEDDED_VARIABLE
 
@@ -117,7 +120,13 @@ async def _supervise(
         output.note(f"The gateway serves ({time.monotonic() - started:.1f} s)")
         output.show(welcome(settings, address, warnings(settings, time.time())))
 
-    with tempfile.TemporaryDirectory(prefix="metergate-metrics-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="metergate-metrics-") as folder,
+        _metrics_listener(settings, output) as door,
+    ):
+        if door is not None:
+            env = {**env, METRICS_FD_VARIABLE: str(door.fileno())}
+            output.note(f"Metrics are at http://{address_of(door)}{METRICS_PATH}")
         try:
             return await supervise(
                 WORKER,
@@ -126,12 +135,31 @@ async def _supervise(
                 env={**env, METRICS_DIR_VARIABLE: folder},
                 shutdown_grace_s=settings.defaults.shutdown_grace_s,
                 on_ready=on_ready,
+                pass_fds=() if door is None else (door.fileno(),),
             )
         except AddressInUse as error:
             raise CommandFailed(str(error)) from error
         finally:
             _on_signals(lambda: output.note("Stopping; a moment ..."))
             output.note("The gateway has stopped.")
+
+
+@contextmanager
+def _metrics_listener(settings: Settings, output: Output) -> Iterator[socket.socket | None]:
+    """The socket on METRICS_ADDR; None where there is none. The address that `up` takes by itself may be in use."""
+    if settings.metrics_addr is None:
+        yield None
+        return
+    try:
+        listener = bind(settings.metrics_addr)
+    except OSError as error:
+        if not settings.metrics_addr_optional:
+            raise CommandFailed(f"METRICS_ADDR: {error}") from error
+        output.note(f"{settings.metrics_addr} is in use: metrics are shown on the gateway's own address alone.")
+        yield None
+        return
+    with listener:
+        yield listener
 
 
 async def _until_told(work: Coroutine[Any, Any, int], output: Output) -> int:

@@ -25,6 +25,7 @@ from billing.holds.partitions import NotReady
 from billing.ledger.postgres import DatabaseError
 from gateway.app import serving
 from gateway.metrics import METRICS_DIR_VARIABLE, Metrics
+from gateway.metrics_door import inherited_listener, open_door
 from gateway.runtime import open_runtime
 from gateway.settings import ConfigError, Settings, load_settings
 from gateway.supervisor import SUPERVISOR_PID_VARIABLE, die_with_parent
@@ -54,6 +55,7 @@ async def serve(settings: Settings, listener: socket.socket, ready_fd: int | Non
             embedded=os.environ.get(EMBEDDED_VARIABLE) == "1",
         ) as runtime,
         serving(runtime, metrics) as (served, health),
+        open_door(metrics, inherited_listener(os.environ)),
     ):
         runner = served.runner(
             access_log=None,

@@ -78,7 +78,7 @@ def test_compose_itself_accepts_the_file() -> None:
     command = compose_command()
     if command is None:
         pytest.skip("Docker Compose is not installed here")
-    environ = {"PATH": "/usr/local/bin:/usr/bin:/bin", "ADMIN_API_KEY": "key", "POSTGRES_PASSWORD": "password"}
+    environ = {"PATH": "/usr/local/bin:/usr/bin:/bin", "ADMIN_API_KEY": "k" * 24, "POSTGRES_PASSWORD": "password"}
     run = subprocess.run(
         [*command, "-f", "docker-compose.yml", "config", "--quiet"],
         cwd=ROOT,

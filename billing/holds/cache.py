@@ -51,6 +51,10 @@ class PrincipalCache:
     def __len__(self) -> int:
         return len(self._known)
 
+    def holds(self, digest: bytes) -> bool:
+        """Whether a key is known to be one, fresh or not."""
+        return digest in self._known
+
     def peek(self, digest: bytes) -> Principal | None:
         """A principal that may be served right now, without waiting."""
         found = self._known.get(digest)

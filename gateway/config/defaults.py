@@ -107,6 +107,8 @@ class Defaults:
     principal_cache_s: float = _seconds(900, 0, 3600, "how long it believes them without asking again")
     negative_cache_entries: int = _whole(10_000, 0, 10_000_000, "wrong keys that one process remembers")
     negative_cache_s: float = _seconds(5, 0, 300, "how long it believes that they are wrong")
+    failed_attempts: int = _whole(20, 1, 1_000_000, "wrong keys of one address in a window before 429")
+    failed_attempts_window_s: float = _seconds(60, 1, 86_400, "how long wrong keys of an address count")
     upstream_connections: int = _whole(1000, 1, 100_000, "connections to one provider of one process")
     upstream_answer_bytes: int = _whole(64 * MIB, 1024, 1024 * MIB, "largest answer that is read whole")
     admission_wait_ms: int = _whole(2000, 0, 60_000, "longest wait for an admission before 503")

@@ -43,6 +43,11 @@ SETTINGS_GROUPS: Final = (
             Variable("MAX_BODY_BYTES", "1048576", "largest request body of the billing API"),
             Variable("PROXY_MAX_BODY_BYTES", "33554432", "largest request body of the proxy, after decoding"),
             Variable("REQUEST_TIMEOUT_SECONDS", "30", "longest time for one request of the billing API"),
+            Variable(
+                "METRICS_ADDR",
+                "",
+                "listener of its own for `/metrics`, without a key; `metergate up`: 127.0.0.1:9090, or `off`",
+            ),
             Variable("CORS_ORIGINS", "*", "origins that browsers may call from, separated by commas, or `*`"),
             Variable("FRONTEND_URL", "", "where hosted pages stand, for links; unset: the gateway's own address"),
             Variable("IMAGE", "", "full image reference that the container was started from, for `/api/ping`"),
@@ -51,8 +56,18 @@ SETTINGS_GROUPS: Final = (
     Group(
         "Keys of operators and services",
         (
-            _secret("ADMIN_API_KEY", "for `X-Admin-Key`; unset: `metergate up` makes one, `serve` refuses admin calls"),
-            _secret("SERVICE_API_KEY", "for `X-API-Key` of other services; unset: service calls are refused"),
+            _secret(
+                "ADMIN_API_KEY",
+                "for `X-Admin-Key`, 24 characters or more; unset: `up` makes one, `serve` refuses admin calls",
+            ),
+            _secret(
+                "SERVICE_API_KEY", "for `X-API-Key` of other services, 24 characters or more; unset: they are refused"
+            ),
+            Variable(
+                "TRUSTED_PROXIES",
+                "",
+                "networks of your own proxies, `10.0.0.0/8,192.0.2.7`: from them `X-Forwarded-For` is believed",
+            ),
         ),
     ),
     Group(

@@ -16,7 +16,7 @@ from gateway.embedded.folders import POINTER_NAME
 from tests.chaos.plan import INPUT_NANO, MAX_OUTPUT_TOKENS, MODEL, OUTPUT_NANO
 
 ROOT: Final = Path(__file__).parent.parent.parent
-ADMIN_KEY: Final = "admin-key-of-the-chaos"
+ADMIN_KEY: Final = "admin-key-of-all-the-chaos"
 CONNECTIONS: Final = 16_384
 WIDE: Final = [
     {"window": "minute", "metric": "requests", "limit": 1_000_000},

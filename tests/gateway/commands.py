@@ -89,7 +89,12 @@ class Shell:
 
     def environment(self, env: Mapping[str, str] | None = None) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
-        own = {"PYTHONPATH": str(CHECKOUT), "METERGATE_DATA_DIR": str(self.data_dir), "LISTEN_ADDR": "127.0.0.1:0"}
+        own = {
+            "PYTHONPATH": str(CHECKOUT),
+            "METERGATE_DATA_DIR": str(self.data_dir),
+            "LISTEN_ADDR": "127.0.0.1:0",
+            "METRICS_ADDR": "127.0.0.1:0",
+        }
         return {**kept, **own, **self.env, **(env or {})}
 
     def run(self, *arguments: str, env: Mapping[str, str] | None = None) -> Result:

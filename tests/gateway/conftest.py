@@ -14,7 +14,7 @@ from gateway.app import serving
 from gateway.runtime import Runtime, open_runtime
 from gateway.settings import Defaults, ProviderConfig, Secret, Settings, load_settings
 
-ADMIN_KEY = "admin-key-of-the-tests"
+ADMIN_KEY = "admin-key-of-all-the-tests"
 
 
 @dataclass
@@ -42,6 +42,13 @@ class Gateway:
         async with self.session.request(method, f"{self.url}/api/admin{path}", json=body, headers=headers) as answer:
             assert answer.status == status or (status is None and answer.status < 300), await answer.text()
             return await answer.json() if answer.content_type == "application/json" else None
+
+    async def metrics(self) -> bytes:
+        """What Prometheus is shown."""
+        async with self.session.get(f"{self.url}/metrics", headers={"X-Admin-Key": ADMIN_KEY}) as answer:
+            assert answer.status == 200
+            assert answer.content_type == "text/plain"
+            return await answer.read()
 
     async def flush(self) -> None:
         """Bring every settled debit to Postgres now."""

@@ -627,8 +627,7 @@ async def test_a_client_that_leaves_within_a_whole_answer(make_gateway: MakeGate
     customer = await gateway.customer()
 
     async def under_way() -> bool:
-        shown = await fetch(gateway.session.get(gateway.url + "/metrics"))
-        return b'metergate_upstream_latency_seconds_count{provider="openai"} 1.0' in shown.body
+        return b'metergate_upstream_latency_seconds_count{provider="openai"} 1.0' in await gateway.metrics()
 
     await leave(customer, chat(model="gpt-4o-mini"), lambda: until(under_way))
     await noticed(gateway)

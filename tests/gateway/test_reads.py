@@ -8,8 +8,11 @@ from typing import Any
 
 from billing.money import parse_usd
 from billing.reports import Reports
+from gateway.metrics import Metrics
+from gateway.metrics_door import open_door
 from gateway.settings import ModelConfig, Settings
-from tests.gateway.conftest import Gateway, Handler, MakeGateway, chat
+from gateway.supervisor import address_of, bind
+from tests.gateway.conftest import ADMIN_KEY, Gateway, Handler, MakeGateway, chat
 from tests.gateway.exchanges import (
     MOMENT,
     OUTPUT,
@@ -137,14 +140,43 @@ async def test_health_readiness_and_metrics(gateway: Gateway) -> None:
     for path in ("/healthz", "/health"):
         assert (await fetch(gateway.session.get(gateway.url + path))).json == {"status": "ok", "message": ""}
     assert (await fetch(gateway.session.get(gateway.url + "/readyz"))).status == 200
-    shown = await fetch(gateway.session.get(gateway.url + "/metrics"))
-    assert shown.headers["Content-Type"].startswith("text/plain")
-    text = shown.body.decode()
+    text = (await gateway.metrics()).decode()
     asked = 'endpoint="/v1/chat/completions",provider="local",status="200",stream="false"'
     assert f"metergate_requests_total{{{asked}}} 1.0" in text
     assert 'metergate_refusals_total{code="model_not_found"} 1.0' in text
     assert 'metergate_settlements_total{estimated="false",outcome="settled"} 1.0' in text
     assert "metergate_holds_live 0.0" in text
+
+
+async def test_the_public_port_shows_metrics_to_the_admin_alone(gateway: Gateway) -> None:
+    customer = await gateway.customer()
+    await ask(customer, chat())
+    strangers: tuple[dict[str, str], ...] = (
+        {},
+        {"Authorization": f"Bearer {customer.key}"},
+        {"X-Admin-Key": "x" * 24},
+        {"Authorization": f"Bearer {ADMIN_KEY}x"},
+    )
+    for headers in strangers:
+        fetched = await fetch(gateway.session.get(gateway.url + "/metrics", headers=headers))
+        assert b"nano_usd" not in fetched.body
+        assert (fetched.status, fetched.json["error"]["code"]) == (401, "invalid_api_key")
+    for headers in ({"X-Admin-Key": ADMIN_KEY}, {"Authorization": f"Bearer {ADMIN_KEY}"}):
+        fetched = await fetch(gateway.session.get(gateway.url + "/metrics", headers=headers))
+        assert b"metergate_cost_nano_usd_total" in fetched.body
+
+
+async def test_metrics_have_a_door_of_their_own(gateway: Gateway) -> None:
+    metrics = Metrics()
+    metrics.usage("openai", 1, 0, 1, 0, 7, 8)
+    with bind("127.0.0.1:0") as listener:
+        url = f"http://{address_of(listener)}"
+        async with open_door(metrics, listener):
+            fetched = await fetch(gateway.session.get(f"{url}/metrics"))
+            assert fetched.headers["Content-Type"].startswith("text/plain")
+            assert b'metergate_cost_nano_usd_total{provider="openai"} 7.0' in fetched.body
+            for path in ("/", "/v1/models", "/api/ping", "/metrics/x"):
+                assert (await fetch(gateway.session.get(url + path))).status == 404
 
 
 async def test_a_failure_of_ours_is_a_refusal(gateway: Gateway, monkeypatch: Any) -> None:

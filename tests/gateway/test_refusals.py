@@ -88,7 +88,8 @@ async def test_checks_run_in_the_order_of_the_contract(make_gateway: MakeGateway
     assert gate.came == 2
 
 
-async def test_no_wrong_revoked_or_expired_key_is_let_in(gateway: Gateway) -> None:
+async def test_no_wrong_revoked_or_expired_key_is_let_in(make_gateway: MakeGateway) -> None:
+    gateway = await make_gateway(failed_attempts=1000)
     customer = await gateway.customer()
     other = await gateway.customer(expires_at=(datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ"))
     assert (await ask(other, chat())).status == 200

@@ -7,6 +7,7 @@ import socket
 import stat
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -71,6 +72,18 @@ def test_the_curl_line_works(up: Up) -> None:
     answer = up.chat()
     assert answer.status == 200
     assert answer.json["choices"][0]["message"]["content"]
+
+
+def test_metrics_are_read_at_an_address_of_their_own(up: Up) -> None:
+    address = next(line for line in up.running.stderr.splitlines() if "Metrics are at" in line).rpartition(" ")[2]
+    deadline = time.monotonic() + WAIT_S
+    while True:  # until the second worker serves too
+        with urllib.request.urlopen(address, timeout=WAIT_S) as answer:  # noqa: S310
+            if b"metergate_workers 2.0" in answer.read():
+                break
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert fetch(f"{up.url}/metrics").status == 401
 
 
 def test_the_admin_key_is_private(up: Up) -> None:

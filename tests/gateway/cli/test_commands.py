@@ -14,7 +14,7 @@ import pytest
 
 from tests.gateway.commands import CHECKOUT, Shell, fetch
 
-PASSWORD = "swordfish-of-the-tests"
+PASSWORD = "swordfish-of-all-the-tests"
 
 
 @pytest.fixture

@@ -53,6 +53,11 @@ def test_headers_are_kept_and_never_shown(tmp_path: Path) -> None:
     assert "hidden" not in repr(provider)
 
 
+def test_a_provider_may_get_more_of_a_clients_headers(tmp_path: Path) -> None:
+    text = '{kind: openai, base_url: "https://h", pass_headers: [HTTP-Referer, traceparent]}'
+    assert with_provider(tmp_path, text).providers["p"].pass_headers == ("HTTP-Referer", "traceparent")
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -74,6 +79,8 @@ def test_headers_are_kept_and_never_shown(tmp_path: Path) -> None:
         ("{kind: openai, base_url: http://h, headers: {Host: h}}", "providers.p.headers.Host: not a header"),
         ('{kind: openai, base_url: http://h, headers: {"a b": h}}', "providers.p.headers.a b: not a header"),
         ('{kind: openai, base_url: http://h, headers: {a: "b\\n"}}', "providers.p.headers.a: the text holds"),
+        ("{kind: openai, base_url: http://h, pass_headers: [api-key]}", "providers.p.pass_headers: api-key is not a"),
+        ('{kind: openai, base_url: http://h, pass_headers: ["a b"]}', "providers.p.pass_headers: a b is not a header"),
         ("{kind: openai, base_url: http://h, headers: [a]}", "providers.p.headers: expected a mapping, got a list"),
     ],
 )
