@@ -143,6 +143,7 @@ class Engine:
             self.corrections,
             gateway_id,
             settings.holds,
+            settings.ledger_batch_rows,
         )
         self.recovery = Recovery(
             database,

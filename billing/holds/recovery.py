@@ -6,7 +6,7 @@ is claimed, decided by Postgres as expired, and dropped. Every step is harmless 
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 _sql = queries("billing.ledger")
 LIVE_GATEWAYS: Final = _sql("gateways_live")
 UNCORRECTED_LOADED: Final = _sql("uncorrected_loaded")
+STORED_DEBITS: Final = _sql("stored_debits")
 SETTLED_AGE_MS: Final = 3000
 """A settled entry older than this was left behind: its gateway writes and acknowledges in well under a second."""
 ORPHAN_AGE_MS: Final = 5000
@@ -39,6 +40,8 @@ SCAN_COUNT: Final = 500
 EXPIRED_ROWS: Final = 100
 """Holds of lost gateways are ended in batches of so many."""
 REHOLD_ATTEMPTS: Final = 3
+REHELD_ROWS: Final = 100
+"""Running requests that are held again, and asked for in the ledger, at once: their settlements wait for that."""
 PREPARED_ACCOUNTS: Final = 10_000
 """Accounts that are told of corrections at one attempt to join an epoch."""
 
@@ -96,9 +99,10 @@ class Recovery:
         if self._outbox.older_than(partition, epoch):
             await self._outbox.flush()
         await self._write_older(partition, epoch)
+        older = [hold for hold in self._live.values() if hold.place.partition is partition and hold.epoch < epoch]
         known: TagsByName = {}
-        for hold in [hold for hold in self._live.values() if hold.place.partition is partition and hold.epoch < epoch]:
-            if hold.ending or not await self._hold_again(partition, hold, epoch, known):
+        for start in range(0, len(older), REHELD_ROWS):
+            if not await self._hold_again(partition, older[start : start + REHELD_ROWS], epoch, known):
                 return False
         return await self._sync_loaded(partition, epoch)
 
@@ -124,28 +128,63 @@ class Recovery:
                 return False
         return len(rows) < PREPARED_ACCOUNTS
 
-    async def _hold_again(self, partition: Partition, hold: Hold, epoch: int, known: TagsByName) -> bool:
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        hold.reholding = done
-        try:
-            debit = decode_debit(hold.payload)
-            keys = [self._keys.meta(partition.number), self._keys.journal(partition.number)]
-            for _ in range(REHOLD_ATTEMPTS):
-                entry = hold.entry(epoch, await self._tags(debit, known))
-                reply = await self._link.call(
-                    self._rehold, [*keys, hold.place.account_key, hold.place.key_key], [epoch, hold.id, entry]
-                )
-                if reply in (0, 2):
-                    hold.epoch = epoch
-                    return True
-                if reply == 1:
-                    return False
-                await self._loader.install(partition, debit.account_id, debit.key_id)
-                known.clear()
+    async def _hold_again(self, partition: Partition, holds: Sequence[Hold], epoch: int, known: TagsByName) -> bool:
+        """Hold running requests again, then ask the ledger about them; whether all of it could be done.
+
+        While this process stood still another may have taken it for dead and have its holds expired: such a hold ends
+        here at once. It stays in its older epoch, so that its settlement goes the ledger's own way and finds the row
+        that decides. No settlement or void of these goes out meanwhile.
+        """
+        if any(hold.ending for hold in holds):
             return False
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        for hold in holds:
+            hold.reholding = done
+        try:
+            for hold in holds:
+                if not await self._rehold_one(partition, hold, epoch, known):
+                    return False
+            rows = await self._database.rows(STORED_DEBITS, [hold.id for hold in holds])
+            closed = {row["request_id"] for row in rows}
+            if closed and not await self._end_closed(partition, [hold for hold in holds if hold.id in closed]):
+                return False
+            for hold in holds:
+                if hold.id not in closed:
+                    hold.epoch = epoch
+            return True
         finally:
-            hold.reholding = None
+            for hold in holds:
+                hold.reholding = None
             done.set_result(None)
+
+    async def _rehold_one(self, partition: Partition, hold: Hold, epoch: int, known: TagsByName) -> bool:
+        debit = decode_debit(hold.payload)
+        keys = [self._keys.meta(partition.number), self._keys.journal(partition.number)]
+        for _ in range(REHOLD_ATTEMPTS):
+            entry = hold.entry(epoch, await self._tags(debit, known))
+            reply = await self._link.call(
+                self._rehold, [*keys, hold.place.account_key, hold.place.key_key], [epoch, hold.id, entry]
+            )
+            if reply in (0, 2):
+                return True
+            if reply == 1:
+                return False
+            await self._loader.install(partition, debit.account_id, debit.key_id)
+            known.clear()
+        return False
+
+    async def _end_closed(self, partition: Partition, holds: Sequence[Hold]) -> bool:
+        """Give back holds that the ledger has a row of, once their accounts know of it; whether all could be."""
+        ended = []
+        for account_id in {decode_debit(hold.payload).account_id for hold in holds}:
+            if not await self._corrections.sync(partition, account_id):
+                return False
+        for hold in holds:
+            logger.warning("request %s runs on, but the ledger has closed its hold: its answer will be cut", hold.id)
+            item = VoidItem(hold.id_bytes, hold.place.account_key, hold.place.key_key)
+            self._submit(partition, item)
+            ended.append(item.answer)
+        return None not in await asyncio.gather(*ended)
 
     async def _tags(self, debit: Debit, known: TagsByName) -> Tags:
         """The counters that a request counts in by the newest quotas: there may be others than at its admission."""

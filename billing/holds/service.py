@@ -7,29 +7,25 @@ There is no way out of the block that leaves a hold unresolved: one that was not
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from billing.holds.admission import Admissions, Opening
 from billing.holds.batcher import Batcher, Item
 from billing.holds.codec import OK
 from billing.holds.connection import RedisAway, RedisError, Script
 from billing.holds.decision import Need
-from billing.holds.hold import Hold, Settled, SettleItem, SettlementLost, VoidItem, at_place
+from billing.holds.hold import Hold, Settled, SettleItem, VoidItem, at_place
 from billing.holds.keyspace import Keyspace
+from billing.holds.ledger_way import LedgerWay
 from billing.holds.loader import Loader
 from billing.holds.outbox import Outbox
 from billing.holds.partitions import Partition, Partitions
 from billing.holds.sync import Corrections
-from billing.ledger.debits import Debit, write_debits
-from billing.ledger.postgres import Database, DatabaseError, DatabaseUnavailable
+from billing.ledger.debits import Debit
+from billing.ledger.postgres import Database, DatabaseError
 from billing.principals import Principal
-
-logger = logging.getLogger(__name__)
-
-LEDGER_RETRY_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +53,9 @@ class Holds:
         corrections: Corrections,
         gateway_id: str,
         settings: HoldSettings,
+        ledger_batch_rows: int,
     ) -> None:
-        self._database = database
         self._outbox = outbox
-        self._corrections = corrections
-        self._settings = settings
         script = Script("hot")
         self._batchers = [
             Batcher(
@@ -77,6 +71,14 @@ class Holds:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
         self.live: dict[str, Hold] = {}
+        self._ledger_way = LedgerWay(
+            database,
+            corrections,
+            self.live,
+            self.spawn,
+            batch_rows=ledger_batch_rows,
+            timeout_s=settings.ledger_timeout_s,
+        )
         self.admissions = Admissions(
             self._batchers,
             keyspace,
@@ -129,38 +131,12 @@ class Holds:
     def _settled(self, item: SettleItem, reply: list[Any] | RedisError, epoch: int) -> None:
         """What Redis says of a settlement, whether or not anybody still waits for it."""
         if isinstance(reply, RedisError) or reply[0] != OK:
-            self.spawn(self._ledger_way(item.hold, item.debit, item.outcome))
+            self._ledger_way.add(item.hold, item.debit, item.outcome)
             return
         self._outbox.add(at_place(item.debit, epoch, reply[1]))
         self.live.pop(item.hold.id, None)
         if not item.outcome.done():
             item.outcome.set_result(Settled(reply[2]))
-
-    async def _ledger_way(self, hold: Hold, debit: Debit, outcome: asyncio.Future[Settled]) -> None:
-        """Write the debit to Postgres as a correction, until it is there; then let Redis know."""
-        loop = asyncio.get_running_loop()
-        give_up = loop.time() + self._settings.ledger_timeout_s
-        while True:
-            try:
-                stored = (await write_debits(self._database, [debit])).get(debit.request_id)
-                break
-            except DatabaseUnavailable as error:
-                if loop.time() >= give_up and not outcome.done():
-                    logger.error("debit %s could not leave this process in time: %s", hold.id, error)
-                    outcome.set_exception(SettlementLost("neither Redis nor Postgres could be told in time"))
-                await asyncio.sleep(LEDGER_RETRY_S)
-        if not outcome.done():
-            if stored is not None and stored.outcome == "settled":
-                outcome.set_result(Settled(None))
-            else:
-                outcome.set_exception(SettlementLost("the hold had expired"))
-        if not outcome.cancelled():
-            outcome.exception()  # looked at: nobody may be waiting any more
-        self.live.pop(hold.id, None)
-        try:
-            await self._corrections.sync(hold.place.partition, debit.account_id)
-        except (RedisError, DatabaseError) as error:
-            logger.info("correction of %s reaches Redis later: %s", debit.account_id, error)
 
     async def void(self, hold: Hold) -> None:
         """Give a hold back. When Redis does not answer, the sweep finds it."""
