@@ -24,14 +24,16 @@ MOST_RETRY_S: Final = 5.0
 
 
 class _Waiting:
-    """A debit on its way, who waits for it, and when that is given up."""
+    """A debit on its way, who waits for it, and when that is given up. `vanished_in` is the epoch in which Redis should
+    have had its hold, and had no entry of it."""
 
-    __slots__ = ("debit", "hold", "outcome", "timer")
+    __slots__ = ("debit", "hold", "outcome", "timer", "vanished_in")
 
-    def __init__(self, hold: Hold, debit: Debit, outcome: "asyncio.Future[Settled]") -> None:
+    def __init__(self, hold: Hold, debit: Debit, outcome: "asyncio.Future[Settled]", vanished_in: int | None) -> None:
         self.hold = hold
         self.debit = debit
         self.outcome = outcome
+        self.vanished_in = vanished_in
         self.timer: asyncio.TimerHandle | None = None
 
     def told(self, stored: Stored | None) -> None:
@@ -60,7 +62,8 @@ class _Waiting:
 class LedgerWay:
     """Writes debits in batches of at most `batch_rows`, and lets Redis know. Whoever waits for one that is not written
     `timeout_s` after it came gets `SettlementLost`. `live` forgets a hold once its debit is written; `spawn` runs what
-    must finish. Bounded by what is admitted: every debit belongs to a request that is being served."""
+    must finish; `on_lost` is told where Redis has lost a hold in an epoch. Bounded by what is admitted: every debit
+    belongs to a request that is being served."""
 
     def __init__(
         self,
@@ -68,6 +71,7 @@ class LedgerWay:
         corrections: Corrections,
         live: dict[str, Hold],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
+        on_lost: Callable[[Partition, int], None],
         *,
         batch_rows: int,
         timeout_s: float,
@@ -76,6 +80,7 @@ class LedgerWay:
         self._corrections = corrections
         self._live = live
         self._spawn = spawn
+        self._on_lost = on_lost
         self._batch_rows = batch_rows
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
@@ -87,9 +92,9 @@ class LedgerWay:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, hold: Hold, debit: Debit, outcome: "asyncio.Future[Settled]") -> None:
+    def add(self, hold: Hold, debit: Debit, outcome: "asyncio.Future[Settled]", vanished_in: int | None = None) -> None:
         """Take a debit that Redis has not confirmed."""
-        waiting = _Waiting(hold, debit, outcome)
+        waiting = _Waiting(hold, debit, outcome, vanished_in)
         waiting.timer = self._loop.call_later(self._timeout_s, waiting.late)
         self._waiting.append(waiting)
         if not self._writing:
@@ -117,9 +122,12 @@ class LedgerWay:
 
     def _written(self, batch: Sequence[_Waiting], stored: dict[str, Stored]) -> None:
         for each in batch:
-            each.told(stored.get(each.debit.request_id))
+            row, partition = stored.get(each.debit.request_id), each.hold.place.partition
+            each.told(row)
             self._live.pop(each.hold.id, None)
-            self._untold[each.debit.account_id] = each.hold.place.partition
+            self._untold[each.debit.account_id] = partition
+            if each.vanished_in is not None and row is not None and row.fresh:
+                self._on_lost(partition, each.vanished_in)  # nobody had ended it: an expired one has a row
         if not self._telling:
             self._telling = True
             self._spawn(self._tell())

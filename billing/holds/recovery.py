@@ -6,7 +6,7 @@ is claimed, decided by Postgres as expired, and dropped. Every step is harmless 
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -37,6 +37,8 @@ ORPHAN_AGE_MS: Final = 5000
 SETTLED_ROWS: Final = 500
 """Debits left behind are written and acknowledged in batches of so many."""
 SCAN_COUNT: Final = 500
+LOOKED_FOR: Final = 500
+"""Running requests without an entry that are looked at in one sweep: one that is lost is enough for a new epoch."""
 EXPIRED_ROWS: Final = 100
 """Holds of lost gateways are ended in batches of so many."""
 REHOLD_ATTEMPTS: Final = 3
@@ -61,7 +63,8 @@ class Swept:
 
 
 class Recovery:
-    """`live` are this process's running holds; `submit` sends a void on the hot path."""
+    """`live` are this process's running holds; `submit` sends a void on the hot path; `doubt` is told of holds that
+    are live here and not in Redis."""
 
     def __init__(
         self,
@@ -73,6 +76,7 @@ class Recovery:
         corrections: Corrections,
         live: Mapping[str, Hold],
         submit: Callable[[Partition, Item], None],
+        doubt: Callable[[Partition, Sequence[str], int], Awaitable[None]],
         gateway_id: str,
         *,
         expired_hold: Literal["void", "input"],
@@ -86,6 +90,7 @@ class Recovery:
         self._corrections = corrections
         self._live = live
         self._submit = submit
+        self._doubt = doubt
         self._gateway_id = gateway_id
         self._expired_hold = expired_hold
         self._hold_ttl_ms = int(hold_ttl_s * 1000)
@@ -198,7 +203,8 @@ class Recovery:
 
         Raises `DatabaseError`, `RedisError`.
         """
-        now_ms = partition.now_ms()
+        now_ms, epoch = partition.now_ms(), partition.epoch
+        unseen = self._running(partition, epoch)
         waiting: list[Debit] = []
         gone: list[str] = []
         held: dict[str, list[str]] = {}
@@ -206,6 +212,7 @@ class Recovery:
         settled = voided = 0
         async for field, raw in self._link.scan_hash(self._keys.journal(partition.number).decode(), SCAN_COUNT):
             entry, request_id = Entry.unpack(raw), field.decode()
+            unseen.pop(request_id, None)
             age_ms = now_ms - entry.at_ms
             if entry.state == SETTLED:
                 if age_ms > SETTLED_AGE_MS:
@@ -219,6 +226,7 @@ class Recovery:
             if len(waiting) >= SETTLED_ROWS:
                 settled += await self._write(waiting)
         settled += await self._write(waiting)
+        await self._look_for(partition, epoch, unseen)
         for account_id, found in orphans.items():
             voided += await self._void_orphans(partition, account_id, found)
         if others and held:
@@ -230,6 +238,26 @@ class Recovery:
         if settled or gone or voided:
             logger.info("swept: %d settled, %d expired, %d given back", settled, len(gone), voided)
         return Swept(settled, len(gone), voided)
+
+    def _running(self, partition: Partition, epoch: int | None) -> dict[str, Hold]:
+        """Requests of this process that Redis holds in this epoch, by id."""
+        return {
+            hold.id: hold
+            for hold in self._live.values()
+            if hold.epoch == epoch and hold.place.partition is partition and not hold.ending
+        }
+
+    async def _look_for(self, partition: Partition, epoch: int | None, unseen: Mapping[str, Hold]) -> None:
+        """Running requests whose entries a scan of the whole journal has not shown: those that run still, and have no
+        entry now either, were taken from this process or are lost."""
+        if epoch is None or not unseen:
+            return
+        left = list(unseen)[:LOOKED_FOR]
+        entries = await self._link.command("HMGET", self._keys.journal(partition.number), *left)
+        running = self._running(partition, epoch)
+        gone = [id_ for id_, raw in zip(left, entries, strict=True) if raw is None and id_ in running]
+        if gone and partition.epoch == epoch:
+            await self._doubt(partition, gone, epoch)
 
     async def _write(self, waiting: list[Debit]) -> int:
         """Write and acknowledge a batch, and empty it. The number of debits."""

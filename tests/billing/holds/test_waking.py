@@ -1,5 +1,7 @@
-"""A gateway that stood still, or whose settlements all go to Postgres: what the ledger has decided meanwhile is decided,
-and one account that everybody spends from does not keep the others waiting."""
+"""A gateway that stood still, or whose settlements all go to Postgres.
+
+What the ledger has decided meanwhile is decided, and one account that everybody spends from keeps nobody waiting.
+"""
 
 import asyncio
 
@@ -19,8 +21,8 @@ from tests.billing.holds.support import (
     eventually,
     hold_one,
     keys_in_redis,
-    ledger_balance,
     lease_ends,
+    ledger_balance,
     partition_of,
     settle,
     wire_of,
