@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from billing.cli import CommandFailed, Output
-from billing.holds.connection import Link, RedisError, Server, Shard
+from billing.holds.connection import NO_EVICTION, Link, RedisError, Server, Shard
 from billing.ledger.migrate import pending
 from billing.ledger.postgres import Database, DatabaseError
 from gateway.embedded import EmbeddedServersError
@@ -209,10 +209,10 @@ def _persistence(info: Mapping[str, Any]) -> Check:
 
 def _eviction(info: Mapping[str, Any]) -> Check:
     policy = str(info.get("maxmemory_policy", "unknown"))
-    if policy == "noeviction":
-        return Check("eviction", "ok", "maxmemory-policy noeviction")
-    status: Status = "fail" if info.get("maxmemory") else "warn"
-    mend = "Set maxmemory-policy noeviction: an evicted balance or journal is lost."
+    if policy == NO_EVICTION:
+        return Check("eviction", "ok", f"maxmemory-policy {NO_EVICTION}")
+    status: Status = "warn" if policy == "unknown" else "fail"
+    mend = "Set maxmemory-policy noeviction: an evicted balance or journal is lost, and no gateway starts."
     return Check("eviction", status, f"maxmemory-policy {policy}", mend)
 
 

@@ -17,7 +17,7 @@ from signal import SIGINT, SIGTERM
 from typing import Any, Final
 
 from billing.cli import USAGE, CommandFailed, Output, Shown
-from billing.holds.connection import Link
+from billing.holds.connection import Link, refuse_eviction
 from billing.ledger.migrate import migrate
 from gateway.admin_key import admin_key_file, ensure_admin_key
 from gateway.embedded import EmbeddedServers
@@ -189,7 +189,7 @@ async def _require_redis(url: str) -> None:
     link = Link(url)
     try:
         with named_store(url):
-            await link.command("PING")
+            await refuse_eviction(link)
     finally:
         await link.close()
 

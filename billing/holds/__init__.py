@@ -10,7 +10,7 @@ hold         one request's hold, and the items by which it is admitted, settled,
 admission    asking for a hold, and bringing about what it lacked; service  Holds: what a server of requests calls
 partitions   the life of the Redis server behind a partition, numbered in epochs
 loader       from Postgres into Redis: whole subjects, new versions, new counters; windows  what counters start from
-outbox       settled debits on their way to Postgres
+outbox       settled debits on their way to Postgres; ledger_way  those that Redis did not confirm
 sync         corrections: changes of a balance that Redis has not made itself
 recovery     what other processes left behind, and what a new epoch asks of this one
 cache        principals in memory; announce  telling Redis and every gateway of changes

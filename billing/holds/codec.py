@@ -23,6 +23,8 @@ _DSEQ: Final = struct.Struct("<q")
 
 OK, BALANCE, QUOTA, CONCURRENCY, MISSING, RELOAD, PUSH, WAITING, CLOSED, LATE, FULL, GONE = range(12)
 """What `hot.lua` answers to an item."""
+VANISHED: Final = [GONE, 0]
+"""What it answers where a hold should be and no entry is: Redis has lost it, unless the ledger has closed it."""
 
 ITEM: Final = struct.Struct("<B26sHH")
 """What every item of the hot path begins with; a void is no more."""

@@ -18,7 +18,7 @@ from typing import Final, Literal
 from billing.holds.announce import Announcer
 from billing.holds.batcher import Item
 from billing.holds.cache import CacheSettings, PrincipalCache
-from billing.holds.connection import Link, RedisError
+from billing.holds.connection import Link, RedisError, refuse_eviction
 from billing.holds.keyspace import Keyspace
 from billing.holds.loader import Loader, LostWrites, plan_lookup
 from billing.holds.outbox import Outbox
@@ -143,6 +143,7 @@ class Engine:
             self.corrections,
             gateway_id,
             settings.holds,
+            settings.ledger_batch_rows,
         )
         self.recovery = Recovery(
             database,
@@ -153,6 +154,7 @@ class Engine:
             self.corrections,
             self.holds.live,
             self._submit,
+            self.holds.doubt,
             gateway_id,
             expired_hold=settings.expired_hold,
             hold_ttl_s=settings.hold_ttl_s,
@@ -184,7 +186,9 @@ class Engine:
 
     async def start(self) -> None:
         """Take a lease, agree on every partition's epoch and start what runs beside. Waits a bounded time for other
-        gateways to join; raises `DatabaseError` or `NotReady` where a store is away."""
+        gateways to join; raises `DatabaseError` or `NotReady` where a store is away, `RedisUnfit` where Redis may
+        evict."""
+        await refuse_eviction(self._link)
         await self._lease.renew()
         for _ in range(START_ATTEMPTS):
             if all([await self._join(partition) for partition in self.partitions.all]):

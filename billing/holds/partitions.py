@@ -169,7 +169,8 @@ class Partitions:
                 await self._move(partition, stored, identity)
         except (RedisError, DatabaseError) as error:
             raise NotReady(str(error)) from error
-        partition.forget()
+        if lost is None or partition.epoch == lost:
+            partition.forget()
 
     async def _move(self, partition: Partition, stored: int, identity: str) -> None:
         number = partition.number

@@ -6,7 +6,7 @@ is claimed, decided by Postgres as expired, and dropped. Every step is harmless 
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 _sql = queries("billing.ledger")
 LIVE_GATEWAYS: Final = _sql("gateways_live")
 UNCORRECTED_LOADED: Final = _sql("uncorrected_loaded")
+STORED_DEBITS: Final = _sql("stored_debits")
 SETTLED_AGE_MS: Final = 3000
 """A settled entry older than this was left behind: its gateway writes and acknowledges in well under a second."""
 ORPHAN_AGE_MS: Final = 5000
@@ -36,9 +37,13 @@ ORPHAN_AGE_MS: Final = 5000
 SETTLED_ROWS: Final = 500
 """Debits left behind are written and acknowledged in batches of so many."""
 SCAN_COUNT: Final = 500
+LOOKED_FOR: Final = 500
+"""Running requests without an entry that are looked at in one sweep: one that is lost is enough for a new epoch."""
 EXPIRED_ROWS: Final = 100
 """Holds of lost gateways are ended in batches of so many."""
 REHOLD_ATTEMPTS: Final = 3
+REHELD_ROWS: Final = 100
+"""Running requests that are held again, and asked for in the ledger, at once: their settlements wait for that."""
 PREPARED_ACCOUNTS: Final = 10_000
 """Accounts that are told of corrections at one attempt to join an epoch."""
 
@@ -58,7 +63,8 @@ class Swept:
 
 
 class Recovery:
-    """`live` are this process's running holds; `submit` sends a void on the hot path."""
+    """`live` are this process's running holds; `submit` sends a void on the hot path; `doubt` is told of holds that
+    are live here and not in Redis."""
 
     def __init__(
         self,
@@ -70,6 +76,7 @@ class Recovery:
         corrections: Corrections,
         live: Mapping[str, Hold],
         submit: Callable[[Partition, Item], None],
+        doubt: Callable[[Partition, Sequence[str], int], Awaitable[None]],
         gateway_id: str,
         *,
         expired_hold: Literal["void", "input"],
@@ -83,6 +90,7 @@ class Recovery:
         self._corrections = corrections
         self._live = live
         self._submit = submit
+        self._doubt = doubt
         self._gateway_id = gateway_id
         self._expired_hold = expired_hold
         self._hold_ttl_ms = int(hold_ttl_s * 1000)
@@ -96,9 +104,10 @@ class Recovery:
         if self._outbox.older_than(partition, epoch):
             await self._outbox.flush()
         await self._write_older(partition, epoch)
+        older = [hold for hold in self._live.values() if hold.place.partition is partition and hold.epoch < epoch]
         known: TagsByName = {}
-        for hold in [hold for hold in self._live.values() if hold.place.partition is partition and hold.epoch < epoch]:
-            if hold.ending or not await self._hold_again(partition, hold, epoch, known):
+        for start in range(0, len(older), REHELD_ROWS):
+            if not await self._hold_again(partition, older[start : start + REHELD_ROWS], epoch, known):
                 return False
         return await self._sync_loaded(partition, epoch)
 
@@ -124,28 +133,63 @@ class Recovery:
                 return False
         return len(rows) < PREPARED_ACCOUNTS
 
-    async def _hold_again(self, partition: Partition, hold: Hold, epoch: int, known: TagsByName) -> bool:
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        hold.reholding = done
-        try:
-            debit = decode_debit(hold.payload)
-            keys = [self._keys.meta(partition.number), self._keys.journal(partition.number)]
-            for _ in range(REHOLD_ATTEMPTS):
-                entry = hold.entry(epoch, await self._tags(debit, known))
-                reply = await self._link.call(
-                    self._rehold, [*keys, hold.place.account_key, hold.place.key_key], [epoch, hold.id, entry]
-                )
-                if reply in (0, 2):
-                    hold.epoch = epoch
-                    return True
-                if reply == 1:
-                    return False
-                await self._loader.install(partition, debit.account_id, debit.key_id)
-                known.clear()
+    async def _hold_again(self, partition: Partition, holds: Sequence[Hold], epoch: int, known: TagsByName) -> bool:
+        """Hold running requests again, then ask the ledger about them; whether all of it could be done.
+
+        While this process stood still another may have taken it for dead and have its holds expired: such a hold ends
+        here at once. It stays in its older epoch, so that its settlement goes the ledger's own way and finds the row
+        that decides. No settlement or void of these goes out meanwhile.
+        """
+        if any(hold.ending for hold in holds):
             return False
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        for hold in holds:
+            hold.reholding = done
+        try:
+            for hold in holds:
+                if not await self._rehold_one(partition, hold, epoch, known):
+                    return False
+            rows = await self._database.rows(STORED_DEBITS, [hold.id for hold in holds])
+            closed = {row["request_id"] for row in rows}
+            if closed and not await self._end_closed(partition, [hold for hold in holds if hold.id in closed]):
+                return False
+            for hold in holds:
+                if hold.id not in closed:
+                    hold.epoch = epoch
+            return True
         finally:
-            hold.reholding = None
+            for hold in holds:
+                hold.reholding = None
             done.set_result(None)
+
+    async def _rehold_one(self, partition: Partition, hold: Hold, epoch: int, known: TagsByName) -> bool:
+        debit = decode_debit(hold.payload)
+        keys = [self._keys.meta(partition.number), self._keys.journal(partition.number)]
+        for _ in range(REHOLD_ATTEMPTS):
+            entry = hold.entry(epoch, await self._tags(debit, known))
+            reply = await self._link.call(
+                self._rehold, [*keys, hold.place.account_key, hold.place.key_key], [epoch, hold.id, entry]
+            )
+            if reply in (0, 2):
+                return True
+            if reply == 1:
+                return False
+            await self._loader.install(partition, debit.account_id, debit.key_id)
+            known.clear()
+        return False
+
+    async def _end_closed(self, partition: Partition, holds: Sequence[Hold]) -> bool:
+        """Give back holds that the ledger has a row of, once their accounts know of it; whether all could be."""
+        ended = []
+        for account_id in {decode_debit(hold.payload).account_id for hold in holds}:
+            if not await self._corrections.sync(partition, account_id):
+                return False
+        for hold in holds:
+            logger.warning("request %s runs on, but the ledger has closed its hold: its answer will be cut", hold.id)
+            item = VoidItem(hold.id_bytes, hold.place.account_key, hold.place.key_key)
+            self._submit(partition, item)
+            ended.append(item.answer)
+        return None not in await asyncio.gather(*ended)
 
     async def _tags(self, debit: Debit, known: TagsByName) -> Tags:
         """The counters that a request counts in by the newest quotas: there may be others than at its admission."""
@@ -159,7 +203,8 @@ class Recovery:
 
         Raises `DatabaseError`, `RedisError`.
         """
-        now_ms = partition.now_ms()
+        now_ms, epoch = partition.now_ms(), partition.epoch
+        unseen = self._running(partition, epoch)
         waiting: list[Debit] = []
         gone: list[str] = []
         held: dict[str, list[str]] = {}
@@ -167,6 +212,7 @@ class Recovery:
         settled = voided = 0
         async for field, raw in self._link.scan_hash(self._keys.journal(partition.number).decode(), SCAN_COUNT):
             entry, request_id = Entry.unpack(raw), field.decode()
+            unseen.pop(request_id, None)
             age_ms = now_ms - entry.at_ms
             if entry.state == SETTLED:
                 if age_ms > SETTLED_AGE_MS:
@@ -180,6 +226,7 @@ class Recovery:
             if len(waiting) >= SETTLED_ROWS:
                 settled += await self._write(waiting)
         settled += await self._write(waiting)
+        await self._look_for(partition, epoch, unseen)
         for account_id, found in orphans.items():
             voided += await self._void_orphans(partition, account_id, found)
         if others and held:
@@ -191,6 +238,26 @@ class Recovery:
         if settled or gone or voided:
             logger.info("swept: %d settled, %d expired, %d given back", settled, len(gone), voided)
         return Swept(settled, len(gone), voided)
+
+    def _running(self, partition: Partition, epoch: int | None) -> dict[str, Hold]:
+        """Requests of this process that Redis holds in this epoch, by id."""
+        return {
+            hold.id: hold
+            for hold in self._live.values()
+            if hold.epoch == epoch and hold.place.partition is partition and not hold.ending
+        }
+
+    async def _look_for(self, partition: Partition, epoch: int | None, unseen: Mapping[str, Hold]) -> None:
+        """Running requests whose entries a scan of the whole journal has not shown: those that run still, and have no
+        entry now either, were taken from this process or are lost."""
+        if epoch is None or not unseen:
+            return
+        left = list(unseen)[:LOOKED_FOR]
+        entries = await self._link.command("HMGET", self._keys.journal(partition.number), *left)
+        running = self._running(partition, epoch)
+        gone = [id_ for id_, raw in zip(left, entries, strict=True) if raw is None and id_ in running]
+        if gone and partition.epoch == epoch:
+            await self._doubt(partition, gone, epoch)
 
     async def _write(self, waiting: list[Debit]) -> int:
         """Write and acknowledge a batch, and empty it. The number of debits."""

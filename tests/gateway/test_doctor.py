@@ -83,7 +83,8 @@ async def test_an_old_redis(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> 
     ("info", "name", "status"),
     [
         ({"aof_enabled": 0}, "persistence", "warn"),
-        ({"maxmemory_policy": "allkeys-lru", "maxmemory": 0}, "eviction", "warn"),
+        ({"maxmemory_policy": "allkeys-lru", "maxmemory": 0}, "eviction", "fail"),
+        ({"maxmemory_policy": "unknown"}, "eviction", "warn"),
         ({"maxmemory_policy": "allkeys-lru", "maxmemory": 1}, "eviction", "fail"),
         ({"role": "slave"}, "topology", "fail"),
         ({"redis_mode": "sentinel"}, "topology", "fail"),
@@ -157,7 +158,7 @@ async def test_a_cluster_that_is_well(cluster: RedisCluster) -> None:
     ("name", "setting", "status", "mend"),
     [
         ("persistence", {"appendonly": "no"}, "warn", "appendonly yes"),
-        ("eviction", {"maxmemory_policy": "allkeys-lru"}, "warn", "noeviction"),
+        ("eviction", {"maxmemory_policy": "allkeys-lru"}, "fail", "noeviction"),
         ("coverage", {"cluster_require_full_coverage": "yes"}, "warn", "cluster-require-full-coverage no"),
         ("failover", {"cluster_node_timeout": 15000}, "warn", "lease_s to 24.5 or more"),
     ],

@@ -19,7 +19,8 @@
 --   {2, at_ms, {subject (0 account, 1 key), place, used, requested} ...}   exhausted windows, flat, places from 0
 --   {3, subject}  too many running          {4} state missing      {5} versions here are newer: reload
 --   {6} versions here are older: push       {7} a counter waits for its base
---   {8} closed   {9} after not_after_ms   {10} max_unsettled   {11} no such hold in this epoch
+--   {8} closed   {9} after not_after_ms   {10} max_unsettled
+--   {11, 1: another entry is there, 0: none}   no such hold in this epoch
 --
 -- Everything is read once, before the first item, and written once, after the last; items work on lists and entries in
 -- between, and a refusal comes before an item has changed any. See _state.lua for why places and codes are written out.
@@ -146,7 +147,7 @@ end
 
 -- Answers the reply, and the entry S.
 local function settle(batch, item, at, account, key, raw)
-  if epoch_held(raw) ~= batch.epoch or not account or not key then return {11} end
+  if epoch_held(raw) ~= batch.epoch or not account or not key then return {11, raw and 1 or 0} end
   local cost, input, output, payload_at = struct.unpack('<i8i8i8', item, at)
   end_hold(account, key, raw, 1, input, output, cost)
   local balance, dseq = account[3] - cost, account[5] + 1
@@ -159,12 +160,12 @@ end
 -- Answers the reply, and false: there is no entry any more.
 local function void(batch, account, key, raw)
   local epoch = epoch_held(raw)
-  if not epoch or epoch > batch.epoch then return {11} end
+  if not epoch or epoch > batch.epoch then return {11, raw and 1 or 0} end
   if epoch < batch.epoch then -- it was not held again: it is in no state, its entry alone is left
     batch.room = batch.room + 1
     return {0}, false
   end
-  if not account or not key then return {11} end
+  if not account or not key then return {11, 1} end
   end_hold(account, key, raw, 0, 0, 0, 0)
   batch.room = batch.room + 1
   return {0, account[3] - account[4]}, false

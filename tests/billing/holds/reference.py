@@ -182,7 +182,7 @@ class Reference:
     def _settle(self, item: Settlement) -> list[Any]:
         found = self._open_hold(item.id, item.names)
         if found is None:
-            return [GONE]
+            return [GONE, int(item.id in self.journal)]
         hold, account, key = found
         account.balance -= item.amounts.cost
         account.dseq += 1
@@ -202,7 +202,7 @@ class Reference:
             return [OK]
         found = self._open_hold(item.id, item.names)
         if found is None:
-            return [GONE]
+            return [GONE, int(item.id in self.journal)]
         _, account, _ = found
         del self.journal[item.id]
         account.hold_version += 1
