@@ -260,6 +260,7 @@ class Engine:
                 async for message in self._link.listen(self.keyspace.channel, begun):
                     self.cache.drop(message.decode())
             except RedisError as error:
-                self.cache.subscribed = False
                 logger.info("%s; no principal is served from memory until it stands again", error)
+            finally:
+                self.cache.subscribed = False
             await asyncio.sleep(RESUBSCRIBE_S)
