@@ -29,6 +29,7 @@ from tests.billing.holds.support import (
     kill,
     partition_of,
     settle,
+    spend,
     stops_to_renew,
 )
 
@@ -451,3 +452,43 @@ async def test_leases_that_ended_long_ago_are_forgotten(world: World) -> None:
     await end_lease(world.database, "ending")
     found = await world.database.rows("SELECT id FROM gateways ORDER BY id")
     assert {row["id"] for row in found} == {"recent", "ending", world.engine._gateway_id}
+
+
+async def test_what_a_gateway_that_ended_left_is_swept_at_once(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its debits and its holds: nobody waits for an age or for a lease, as soon as somebody has seen it end."""
+    monkeypatch.setattr(recovery, "SETTLED_AGE_MS", 10**9)
+    world, dead = await make_world(), await make_world()
+    world.engine.peers.clock = lambda: 0.0  # by this clock no lease has ever lapsed
+    principal = await world.customer(10**9)
+    dead.engine.outbox._writing = asyncio.Lock()
+    async with dead.engine.outbox._writing:  # it dies before it writes
+        spent = await spend(dead, principal)
+        hold = await hold_one(dead, principal)
+        await kill(dead)
+    await end_lease(world.database, dead.engine._gateway_id)
+
+    async def is_swept() -> bool:
+        return await debits(world) == {spent: 500, hold.id: 0}
+
+    await eventually(is_swept)
+    await assert_agreed(world, principal.account_id)
+
+
+async def test_a_gateway_that_starts_writes_what_the_one_before_left(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "SETTLED_AGE_MS", 10**9)
+    dead = await make_world()
+    principal = await dead.customer(10**9)
+    dead.engine.outbox._writing = asyncio.Lock()
+    async with dead.engine.outbox._writing:
+        spent = await spend(dead, principal)
+        await kill(dead)
+    world = await make_world()
+
+    async def is_written() -> bool:
+        return await debits(world) == {spent: 500}
+
+    await eventually(is_written)
