@@ -126,21 +126,17 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     metrics.gauge("debits_waiting", "Debits that Redis has settled and Postgres has not.", lambda: len(engine.outbox))
     metrics.gauge("holds_live", "Requests that are being served.", lambda: len(engine.holds.live))
     metrics.gauge("principals_cached", "Keys in memory.", lambda: len(engine.cache))
-    tasks = []
+    engine.loops.on_failure = metrics.loop_failed
     try:
         await engine.start()
-        tasks = [
-            asyncio.create_task(_housekeeping(runtime)),
-            asyncio.create_task(_flush_metrics(metrics)),
-            asyncio.create_task(jobs.reconcile_for_ever(defaults.reconcile_interval_s)),
-        ]
+        engine.loops.start("housekeeping", lambda: _housekeeping(runtime))
+        engine.loops.start("metrics", lambda: _flush_metrics(metrics))
+        engine.loops.start("reconcile", lambda: jobs.reconcile_for_ever(defaults.reconcile_interval_s))
         health.ready = True
         yield Served(app, proxy, dialect.endpoints), health
     finally:
         health.ready = False
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await engine.loops.stop("housekeeping", "metrics", "reconcile")
         if not await engine.stop(defaults.postgres_timeout_s):
             logger.error("debits wait in Redis's journal: the next gateway writes them")
         metrics.flush()

@@ -52,6 +52,7 @@ class Health:
             found.append(f"{len(self._engine.outbox)} debits wait for Postgres")
         if not self._engine.cache.subscribed:
             found.append("the subscription to changes is broken")
+        found += [f"the {name} loop has failed and began anew" for name in self._engine.loops.troubled()]
         return found
 
 

@@ -75,7 +75,7 @@ def engine_settings(defaults: Defaults) -> EngineSettings:
             lookups=max(1, defaults.postgres_pool_size - 1),
         ),
         lease_s=defaults.lease_s,
-        hold_ttl_s=defaults.hold_ttl_s,
+        stall_s=defaults.stall_s,
         expired_hold=defaults.expired_hold,
         default_plan=defaults.default_plan,
         ledger_batch_rows=defaults.ledger_batch_rows,
@@ -95,9 +95,16 @@ async def partition_count(database: Database, wanted: int) -> int:
 
 @asynccontextmanager
 async def open_runtime(
-    settings: Settings, *, database_url: str, redis_url: str, embedded: bool, key_prefix: str = DEFAULT_PREFIX
+    settings: Settings,
+    *,
+    database_url: str,
+    redis_url: str,
+    embedded: bool,
+    key_prefix: str = DEFAULT_PREFIX,
+    gateway_id: str | None = None,
 ) -> AsyncIterator[Runtime]:
-    """Services on open stores; nothing is served and nothing runs in the background.
+    """Services on open stores; nothing is served and nothing runs in the background. `gateway_id` is a new ULID, for
+    one process and no other; None: one is made.
 
     Raises `DatabaseError` when Postgres is away or has not been migrated.
     """
@@ -111,7 +118,9 @@ async def open_runtime(
         async def load_principal(digest: bytes) -> Principal | None:
             return await api_keys.principal_by_digest(digest)
 
-        engine = Engine(database, link, keyspace, settings.plans, load_principal, new_id(), engine_settings(defaults))
+        engine = Engine(
+            database, link, keyspace, settings.plans, load_principal, gateway_id or new_id(), engine_settings(defaults)
+        )
         api_keys = ApiKeys(database, settings.plans, engine.announcer, new_id, default_plan=defaults.default_plan)
         accounts = Accounts(database, settings.plans, engine.announcer, new_id)
         grants = Grants(database, engine.announcer, new_id)

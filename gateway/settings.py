@@ -57,7 +57,8 @@ _MAIN_KEYS: Final = ("providers", "models", "defaults")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings(Environment):
-    """Everything that is configured: the environment's fields and what the files say. `folder` is where they stand."""
+    """Everything that is configured: the environment's fields and what the files say. `folder` is where they stand,
+    `notes` what was read and has no effect."""
 
     folder: Path
     providers: Mapping[str, ProviderConfig]
@@ -65,6 +66,7 @@ class Settings(Environment):
     prices: PriceTable
     plans: Mapping[str, Plan]
     defaults: Defaults
+    notes: tuple[Problem, ...] = ()
 
 
 def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve") -> Settings:
@@ -106,6 +108,7 @@ def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve") -> Settin
         prices=prices,
         plans=plans,
         defaults=defaults,
+        notes=tuple(problems.notes),
     )
 
 
@@ -124,7 +127,7 @@ def shown_path(path: Path) -> str:
 
 def warnings(settings: Settings, at_s: float) -> tuple[str, ...]:
     """What an operator should know at start (`at_s` in Unix seconds) but that doesn't stop it, a sentence each."""
-    found = []
+    found = [str(note) for note in settings.notes]
     for name in unpriced_models(settings.models, settings.prices, at_s):
         model = settings.models[name]
         found.append(f"model {name}: no price for {model.provider}/{model.model}; its requests will be refused")

@@ -21,6 +21,7 @@ from billing.holds.connection import Link, refuse_eviction
 from billing.ledger.migrate import migrate
 from gateway.admin_key import admin_key_file, ensure_admin_key
 from gateway.embedded import EmbeddedServers
+from gateway.ended import ending_leases
 from gateway.failures import named_store
 from gateway.first_account import make_first_account
 from gateway.metrics import METRICS_DIR_VARIABLE
@@ -128,15 +129,17 @@ async def _supervise(
             env = {**env, METRICS_FD_VARIABLE: str(door.fileno())}
             output.note(f"Metrics are at http://{address_of(door)}{METRICS_PATH}")
         try:
-            return await supervise(
-                WORKER,
-                workers=workers,
-                listen=_listen(settings),
-                env={**env, METRICS_DIR_VARIABLE: folder},
-                shutdown_grace_s=settings.defaults.shutdown_grace_s,
-                on_ready=on_ready,
-                pass_fds=() if door is None else (door.fileno(),),
-            )
+            async with ending_leases(env["DATABASE_URL"]) as end_lease:
+                return await supervise(
+                    WORKER,
+                    workers=workers,
+                    listen=_listen(settings),
+                    env={**env, METRICS_DIR_VARIABLE: folder},
+                    shutdown_grace_s=settings.defaults.shutdown_grace_s,
+                    on_ready=on_ready,
+                    pass_fds=() if door is None else (door.fileno(),),
+                    on_end=end_lease,
+                )
         except AddressInUse as error:
             raise CommandFailed(str(error)) from error
         finally:

@@ -28,7 +28,7 @@ from gateway.metrics import METRICS_DIR_VARIABLE, Metrics
 from gateway.metrics_door import inherited_listener, open_door
 from gateway.runtime import open_runtime
 from gateway.settings import ConfigError, Settings, load_settings
-from gateway.supervisor import SUPERVISOR_PID_VARIABLE, die_with_parent
+from gateway.supervisor import GATEWAY_ID_VARIABLE, SUPERVISOR_PID_VARIABLE, die_with_parent
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ async def serve(settings: Settings, listener: socket.socket, ready_fd: int | Non
             database_url=settings.database_url.reveal(),
             redis_url=settings.redis_url.reveal(),
             embedded=os.environ.get(EMBEDDED_VARIABLE) == "1",
+            gateway_id=os.environ.get(GATEWAY_ID_VARIABLE),
         ) as runtime,
         serving(runtime, metrics) as (served, health),
         open_door(metrics, inherited_listener(os.environ)),

@@ -23,8 +23,9 @@ MOST_RETRY_S: Final = 5.0
 
 
 class Outbox:
-    """Writes debits in batches of at most `batch_rows`, at most `flush_s` after they came. `sync` tells Redis of an
-    account's corrections and answers whether it has them all."""
+    """Writes debits in batches of at most `batch_rows`. A batch begins as soon as the last one is done, gathering what
+    came meanwhile, but at least `flush_s` after it began; a full one at once. `sync` tells Redis of an account's
+    corrections and answers whether it has them all."""
 
     def __init__(
         self,
@@ -48,11 +49,16 @@ class Outbox:
         self._arrived = asyncio.Event()
         self._full = asyncio.Event()
         self._writing = asyncio.Lock()
+        self._begun_s = -flush_s
         self._ack = Script("ack")
         self.unavailable = False
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    def request_ids(self) -> frozenset[str]:
+        """The requests whose debits wait here."""
+        return frozenset(debit.request_id for debit in self._waiting)
 
     def older_than(self, partition: Partition, epoch: int) -> bool:
         """Whether a debit of an older epoch of this partition still waits."""
@@ -74,11 +80,7 @@ class Outbox:
         retry_s = FIRST_RETRY_S
         while True:
             await self._arrived.wait()
-            try:
-                async with asyncio.timeout(self._flush_s):
-                    await self._full.wait()
-            except TimeoutError:
-                pass
+            await self._gather()
             try:
                 await self.flush()
                 retry_s, self.unavailable = FIRST_RETRY_S, False
@@ -88,6 +90,17 @@ class Outbox:
                 self.unavailable = True
                 await asyncio.sleep(retry_s)
                 retry_s = min(retry_s * 2, MOST_RETRY_S)
+
+    async def _gather(self) -> None:
+        """Wait for company until `flush_s` after the last batch began: where debits come singly the first is written at
+        once, and where they come fast they share transactions."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout_at(self._begun_s + self._flush_s):
+                await self._full.wait()
+        except TimeoutError:
+            pass
+        self._begun_s = loop.time()
 
     async def flush(self) -> None:
         """Write all that waits now. Raises `DatabaseError`; what was not written still waits then."""

@@ -82,6 +82,10 @@ class Database:
     def __repr__(self) -> str:
         return f"Database(size={self._size})"
 
+    def another(self, *, size: int, timeout_s: float) -> "Database":
+        """A pool of its own on the same server, for another event loop or other bounds."""
+        return Database(self._url, size=size, timeout_s=timeout_s)
+
     async def _opened(self) -> asyncpg.Pool:
         async with self._opening:
             if self._pool is None:

@@ -84,7 +84,6 @@ class Defaults:
     expired_hold: ExpiredHold = field(
         default="void", metadata=_choice(get_args(ExpiredHold), "charge for a hold whose gateway died")
     )
-    hold_ttl_s: float = _seconds(900, 1, 86_400, "longest life of a hold that nobody renews")
     disconnect_drain_s: float = _seconds(0, 0, 3600, "how long an upstream is read on after its client left")
     upstream_timeout_s: float = _seconds(600, 0.05, 86_400, "longest silence of an upstream")
     upload_timeout_s: float = _seconds(300, 0.05, 86_400, "time for a client to send a request's body")
@@ -93,13 +92,14 @@ class Defaults:
     reconcile_interval_s: float = _seconds(300, 1, 86_400, "time between comparisons of Redis with the ledger")
     default_plan: str = _bound(DEFAULT_PLAN, Bound("text", "plan of a new account; must be in plans.yaml"))
     credits_per_usd: int = _whole(1000, 1, 1_000_000_000, "credits that one USD is shown as")
-    lease_s: float = _seconds(5, 0.5, 300, "a gateway's sign of life; its holds are swept once it has lapsed")
+    lease_s: float = _seconds(5, 0.5, 300, "a gateway that does not renew its lease for as long is dead: its holds end")
+    stall_s: float = _seconds(30, 1, 3600, "a worker whose event loop stands still for longer renews its lease no more")
     settle_timeout_ms: int = _whole(500, 10, 60_000, "silence of Redis after which a debit goes straight to Postgres")
     redis_timeout_ms: int = _whole(500, 10, 60_000, "silence of Redis after which an admission is refused")
     redis_partitions: int | None = _whole(None, 1, 1024, "partitions of the accounts; null: 1 embedded, 64 otherwise")
     batch_items: int = _whole(32, 1, 64, "admissions and settlements in one script call")
     ledger_batch_rows: int = _whole(500, 1, 10_000, "debits in one transaction")
-    ledger_flush_ms: int = _whole(200, 1, 10_000, "longest wait of a debit for its transaction to fill")
+    ledger_flush_ms: int = _whole(20, 1, 10_000, "least time from the beginning of one transaction to the next")
     postgres_pool_size: int = _whole(4, 1, 100, "connections to Postgres of one process")
     postgres_timeout_s: float = _seconds(10, 0.1, 600, "longest statement")
     connect_timeout_s: float = _seconds(5, 0.1, 120, "longest wait for a connection to Redis, Postgres or an upstream")
@@ -117,11 +117,13 @@ class Defaults:
         for name, bound in BOUNDS.items():
             if not bound.admits(getattr(self, name)):
                 raise ValueError(f"{name} must be {bound.allowed}")
-        if self.hold_ttl_s < self.lease_s:
-            raise ValueError("hold_ttl_s must not be shorter than lease_s")
 
 
 BOUNDS: Final[dict[str, Bound]] = {each.name: each.metadata["bound"] for each in fields(Defaults)}
+RETIRED: Final = {
+    "hold_ttl_s": "is not used any more: a hold lasts for as long as its gateway lives; max_request_s ends the request"
+}
+"""Keys of older versions, and what a file that still has one is told."""
 
 
 def read_defaults(main: Value, at: Value | None, plans: Collection[str] | None) -> Defaults:
@@ -129,7 +131,9 @@ def read_defaults(main: Value, at: Value | None, plans: Collection[str] | None) 
 
     The plan of new accounts must be one of `plans` (None: they can't be read), whether the file `main` names it or not.
     """
-    values = {} if at is None else at.section(tuple(BOUNDS)).values
+    values = {} if at is None else at.section((*BOUNDS, *RETIRED)).values
+    for name in RETIRED.keys() & values.keys():
+        main.file.problems.note(values[name].where, f"defaults.{name}", RETIRED[name])
     before = len(main.file.problems)
     said = {name: _read(values[name], bound) for name, bound in BOUNDS.items() if name in values}
     plan = said.get("default_plan") or DEFAULT_PLAN

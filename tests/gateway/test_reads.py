@@ -1,11 +1,13 @@
 """What the gateway answers by itself: models, the key's limits, one request's cost, health and metrics."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any
 
+from billing.holds.loops import WELL_AFTER_S
 from billing.money import parse_usd
 from billing.reports import Reports
 from gateway.metrics import Metrics
@@ -131,6 +133,20 @@ async def test_a_key_reads_what_its_account_may_not_spend(gateway: Gateway) -> N
     await gateway.admin("PATCH", f"/accounts/{customer.account_id}", {"status": "suspended"})
     for path in ("/v1/models", "/v1/key", "/api/account/balance"):
         assert (await fetch(customer.get(path))).status == 200
+
+
+async def test_a_loop_that_failed_makes_health_degraded_and_is_counted(gateway: Gateway) -> None:
+    customer, loops = await gateway.customer(), gateway.runtime.engine.loops
+    series = 'metergate_loop_failures_total{loop="sweep"}'
+    assert f"{series} 0.0" in (await fetch(customer.get("/metrics"))).body.decode()
+    loops.failed("sweep", ZeroDivisionError("a fault in the program"))
+    found = await fetch(customer.get("/healthz"))
+    assert (found.status, found.json["status"]) == (200, "degraded")
+    assert "the sweep loop has failed" in found.json["message"]
+    assert f"{series} 1.0" in (await fetch(customer.get("/metrics"))).body.decode()
+    assert {"housekeeping", "metrics", "reconcile"} <= loops.tasks.keys()
+    loops.clock = lambda: time.monotonic() + WELL_AFTER_S
+    assert (await fetch(customer.get("/healthz"))).json["status"] == "ok"
 
 
 async def test_health_readiness_and_metrics(gateway: Gateway) -> None:

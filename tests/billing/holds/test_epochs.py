@@ -12,6 +12,7 @@ from billing.holds.decision import InsufficientBalance, Unavailable
 from billing.holds.engine import EngineSettings
 from billing.holds.hold import Hold
 from billing.holds.service import HoldSettings
+from billing.ledger.leases import end_lease
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
 from tests.billing.holds.conftest import MakeWorld, World, need
@@ -151,10 +152,11 @@ async def test_debits_of_an_older_epoch_that_come_late_reach_redis_as_correction
     principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,), quotas=(TOTAL_COST,))
     async with dead.engine.outbox._writing:
         spent = await spend(dead, principal)
-        for task in dead.engine._tasks:
+        for task in dead.engine.loops.tasks.values():
             task.cancel()
         dead.engine.outbox._waiting.clear()
-    await dead.database.execute("DELETE FROM gateways WHERE id = $1", dead.engine._gateway_id)
+    await dead.engine.lease.stop()
+    await end_lease(world.database, dead.engine._gateway_id)
     journal = world.keys.journal(0)
     late = await world.link.command("HGET", journal, spent)
     await world.link.command("HDEL", journal, spent)

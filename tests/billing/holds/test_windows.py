@@ -140,10 +140,10 @@ def placed(one: Debit, epoch: int | None, dseq: int | None) -> Debit:
 
 async def by_hand(world: World) -> None:
     """Nothing goes on by itself any more."""
-    for task in world.engine._tasks:
+    for task in world.engine.loops.tasks.values():
         task.cancel()
-    await asyncio.gather(*world.engine._tasks, return_exceptions=True)
-    world.engine._tasks.clear()
+    await asyncio.gather(*world.engine.loops.tasks.values(), return_exceptions=True)
+    world.engine.loops.tasks.clear()
 
 
 def while_drained(world: World, work: Callable[[], Awaitable[object]]) -> None:

@@ -1,0 +1,1 @@
+SELECT id FROM gateways WHERE ended_at IS NOT NULL
