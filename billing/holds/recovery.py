@@ -15,7 +15,8 @@ import msgspec
 from billing.holds.batcher import Item
 from billing.holds.codec import CLAIMED, I8, SETTLED, Entry
 from billing.holds.connection import Link, Script
-from billing.holds.hold import Hold, VoidItem, at_place
+from billing.holds.hold import Hold, VoidItem
+from billing.holds.journal import Reading, expired_debit, given_back
 from billing.holds.keyspace import Keyspace
 from billing.holds.loader import Loader
 from billing.holds.outbox import Outbox
@@ -35,7 +36,6 @@ ORPHAN_AGE_MS: Final = 5000
 """An own hold that this process knows nothing of, and is this old, came from an admission nobody waited for."""
 SETTLED_ROWS: Final = 500
 """Debits left behind are written and acknowledged in batches of so many."""
-SCAN_COUNT: Final = 500
 EXPIRED_ROWS: Final = 100
 """Holds of lost gateways are ended in batches of so many."""
 REHOLD_ATTEMPTS: Final = 3
@@ -106,13 +106,16 @@ class Recovery:
         """Write what a journal that came back has of older epochs. Its gateways may be gone, and admission must not
         open on balances and windows that these debits are still missing from."""
         older: list[Debit] = []
-        async for _, raw in self._link.scan_hash(self._keys.journal(partition.number).decode(), SCAN_COUNT):
-            entry = Entry.unpack(raw)
+        reading = self._read(partition)
+        async for request_id, entry in reading:
             if entry.state == SETTLED and entry.epoch < epoch:
-                older.append(at_place(decode_debit(entry.payload), entry.epoch, entry.dseq))
+                debit = await reading.debit(request_id, entry)
+                if debit is not None:
+                    older.append(debit)
             if len(older) >= SETTLED_ROWS:
                 await self._write(older)
         await self._write(older)
+        await reading.finish()
 
     async def _sync_loaded(self, partition: Partition, epoch: int) -> bool:
         """Tell accounts that the new epoch has already of debits that were written after they had been loaded: until
@@ -165,12 +168,13 @@ class Recovery:
         held: dict[str, list[str]] = {}
         orphans: dict[str, list[tuple[str, Entry]]] = {}
         settled = voided = 0
-        async for field, raw in self._link.scan_hash(self._keys.journal(partition.number).decode(), SCAN_COUNT):
-            entry, request_id = Entry.unpack(raw), field.decode()
+        reading = self._read(partition)
+        async for request_id, entry in reading:
             age_ms = now_ms - entry.at_ms
             if entry.state == SETTLED:
-                if age_ms > SETTLED_AGE_MS:
-                    waiting.append(at_place(decode_debit(entry.payload), entry.epoch, entry.dseq))
+                debit = await reading.debit(request_id, entry) if age_ms > SETTLED_AGE_MS else None
+                if debit is not None:
+                    waiting.append(debit)
             elif entry.state == CLAIMED or (others and age_ms > self._hold_ttl_ms):
                 gone.append(request_id)
             elif entry.gateway != self._gateway_id:
@@ -180,6 +184,7 @@ class Recovery:
             if len(waiting) >= SETTLED_ROWS:
                 settled += await self._write(waiting)
         settled += await self._write(waiting)
+        await reading.finish()
         for account_id, found in orphans.items():
             voided += await self._void_orphans(partition, account_id, found)
         if others and held:
@@ -191,6 +196,9 @@ class Recovery:
         if settled or gone or voided:
             logger.info("swept: %d settled, %d expired, %d given back", settled, len(gone), voided)
         return Swept(settled, len(gone), voided)
+
+    def _read(self, partition: Partition) -> Reading:
+        return Reading(self._database, self._link, self._keys, partition)
 
     async def _write(self, waiting: list[Debit]) -> int:
         """Write and acknowledge a batch, and empty it. The number of debits."""
@@ -226,9 +234,8 @@ class Recovery:
         claimed = {request_id: Entry.unpack(reply[1]) for request_id, reply in replies if reply[0] == 0}
         if not claimed:
             return
-        stored = await write_debits(
-            self._database, [self._expired(request_id, entry, epoch) for request_id, entry in claimed.items()]
-        )
+        debits = [self._expired(request_id, entry, epoch) for request_id, entry in claimed.items()]
+        stored = await write_debits(self._database, [debit for debit in debits if debit is not None])
         accounts = sorted({entry.account_id for entry in claimed.values()})
         told = {account_id for account_id in accounts if await self._corrections.sync(partition, account_id)}
         drops = []
@@ -239,23 +246,15 @@ class Recovery:
                 drops.append(self._link.call(self._drop, keys + states, [epoch, request_id, I8.pack(row.xseq or 0)]))
         await asyncio.gather(*drops)
 
-    def _expired(self, request_id: str, entry: Entry, epoch: int) -> Debit:
-        """The row of a hold whose gateway is gone: charged at its input estimate or not at all, and saying so."""
-        debit = msgspec.structs.replace(decode_debit(entry.payload), request_id=request_id)
+    def _expired(self, request_id: str, entry: Entry, epoch: int) -> Debit | None:
+        """The row of a hold whose gateway is gone: charged at its input estimate or not at all, and saying so. None
+        for one that a newer release wrote, whose gateways end it."""
+        debit = expired_debit(request_id, entry)
+        if debit is None:
+            return None
         if self._expired_hold == "input" and entry.epoch == epoch:
             note = "the gateway was lost: charged at the estimate of the input"
-            return msgspec.structs.replace(debit, admitted_at_ms=entry.at_ms, outcome="expired", note=note)
-        return msgspec.structs.replace(
-            debit,
-            admitted_at_ms=entry.at_ms,
-            outcome="expired",
-            note="the gateway was lost: given back",
-            input_tokens=0,
-            cached_input_tokens=0,
-            cache_write_tokens=0,
-            output_tokens=0,
-            reasoning_tokens=0,
-            counts=None,
-            cost_nano=0,
-            charged_nano=0,
-        )
+            return msgspec.structs.replace(
+                debit, request_id=request_id, admitted_at_ms=entry.at_ms, outcome="expired", note=note
+            )
+        return given_back(debit, request_id, entry, "the gateway was lost: given back")
