@@ -125,9 +125,9 @@ class Outbox:
             self._waiting.append(self._waiting.pop(0))
 
     def _alarm(self, error: DatabaseError) -> None:
-        """Say that debits wait: once an outage, and again each ALARM_EVERY_S where Postgres itself is there."""
+        """Say that debits wait: once an outage, and each ALARM_EVERY_S where Postgres itself is there."""
         hindered, now = isinstance(error, DatabaseHindered), time.monotonic()
-        if hindered and (not self.hindered or now - self._alarmed_at >= ALARM_EVERY_S):
+        if hindered and now - self._alarmed_at >= ALARM_EVERY_S:
             logger.error("%d debits wait, for Postgres does not take them: %s", len(self._waiting), error)
             self._alarmed_at = now
         elif not hindered and not self.unavailable:

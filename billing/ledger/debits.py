@@ -45,6 +45,7 @@ OTHER_COUNTS: Final = tuple(name for name in COUNT_NAMES if name not in OWN_COLU
 _other_counts_of: Final = attrgetter(*OTHER_COUNTS)
 
 
+REASON_CHARACTERS: Final = 1000
 LAYOUT: Final = 1
 """Of a debit in the journal."""
 
@@ -256,15 +257,21 @@ def _stored(rows: Sequence[Row], *, fresh: bool) -> dict[str, Stored]:
 
 
 async def _set_aside(database: Database, debit: Debit, error: DatabaseRefused) -> None:
-    reason = str(error)
-    if _storable(debit.account_id) == debit.account_id:
-        known = await database.value("SELECT EXISTS (SELECT FROM accounts WHERE id = $1)", debit.account_id)
-        reason = reason if known else "the ledger has no such account"
+    reason = await why_refused(database, debit, error)
     try:
         payload = encode_debit(debit)
     except (ValueError, OverflowError, TypeError):  # kept for people to read
         payload = json.dumps(msgspec.structs.astuple(debit), default=repr).encode()
     await set_aside(database, debit.request_id, "debit", payload, reason)
+
+
+async def why_refused(database: Database, debit: Debit, error: DatabaseRefused) -> str:
+    """The reason in words: Postgres names what it could not store, not what is missing. Raises `DatabaseError`."""
+    if _storable(debit.account_id) == debit.account_id:
+        known = await database.value("SELECT EXISTS (SELECT FROM accounts WHERE id = $1)", debit.account_id)
+        if not known:
+            return "the ledger has no such account"
+    return _storable(str(error))[:REASON_CHARACTERS]
 
 
 async def set_aside(
@@ -275,7 +282,7 @@ async def set_aside(
     """
     shown = _storable(request_id)
     logger.critical("the ledger can't take %s %s; it is set aside: %s", kind, shown, reason)
-    await database.execute(SET_ASIDE, shown, kind, payload, _storable(reason)[:1000])
+    await database.execute(SET_ASIDE, shown, kind, payload, _storable(reason)[:REASON_CHARACTERS])
 
 
 def _storable(text: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 
-from billing.ledger.debits import Debit, Unreadable, decode_debit, write_or_refuse
+from billing.ledger.debits import Debit, Unreadable, decode_debit, why_refused, write_or_refuse
 from billing.ledger.postgres import Database, DatabaseRefused, Row, queries
 
 _sql = queries("billing.ledger")
@@ -82,12 +82,14 @@ async def _replay(database: Database, read_entry: ReadEntry, row: Row) -> Replay
     request_id = row["request_id"]
     try:
         debit = _debit_of(row, read_entry)
-        stored = await write_or_refuse(database, [debit])
     except Unreadable as error:
         return Replayed(request_id, "unreadable", str(error))
+    try:
+        stored = await write_or_refuse(database, [debit])
     except DatabaseRefused as error:
-        await database.execute(REASON, request_id, str(error)[:1000])
-        return Replayed(request_id, "refused", str(error))
+        reason = await why_refused(database, debit, error)
+        await database.execute(REASON, request_id, reason)
+        return Replayed(request_id, "refused", reason)
     await database.execute(FORGET, request_id, row["debit"])
     return Replayed(request_id, "written" if stored[debit.request_id].fresh else "known")
 
