@@ -17,6 +17,7 @@ from aiohttp import web
 from billing.api import setup
 from billing.ledger.catalogue import sync_plans, sync_prices
 from billing.ledger.postgres import DatabaseError
+from billing.ledger.replay import count_set_aside
 from gateway.edge import EdgeRunner
 from gateway.estimate import EstimateRules
 from gateway.forward import Forwarder, ForwardRules
@@ -124,12 +125,17 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     jobs = Jobs(engine, runtime.database, proxy, metrics, runtime.admin_api_key, runtime.attempts, new_id())
     add_routes(app, proxy, reads, jobs, dialect.endpoints)
     metrics.gauge("debits_waiting", "Debits that Redis has settled and Postgres has not.", lambda: len(engine.outbox))
+    metrics.gauge(
+        "debits_hindered", "1 while Postgres is there and takes no debits.", lambda: engine.outbox.hindered, "max"
+    )
+    aside = SetAsideCount()
+    metrics.gauge("debits_set_aside", "Debits that the ledger could not take.", lambda: aside.count, "max")
     metrics.gauge("holds_live", "Requests that are being served.", lambda: len(engine.holds.live))
     metrics.gauge("principals_cached", "Keys in memory.", lambda: len(engine.cache))
     engine.loops.on_failure = metrics.loop_failed
     try:
         await engine.start()
-        engine.loops.start("housekeeping", lambda: _housekeeping(runtime))
+        engine.loops.start("housekeeping", lambda: _housekeeping(runtime, aside))
         engine.loops.start("metrics", lambda: _flush_metrics(metrics))
         engine.loops.start("reconcile", lambda: jobs.reconcile_for_ever(defaults.reconcile_interval_s))
         health.ready = True
@@ -150,8 +156,15 @@ async def _without_server(_: web.Request, response: web.StreamResponse) -> None:
     response.headers.pop("Server", None)
 
 
-async def _housekeeping(runtime: Runtime) -> None:
-    """Note when keys were last used; create the months that usage is about to fall into."""
+@dataclass(slots=True)
+class SetAsideCount:
+    """How many debits lie set aside, as it was counted last."""
+
+    count: int = 0
+
+
+async def _housekeeping(runtime: Runtime, aside: SetAsideCount) -> None:
+    """Note when keys were last used; create the months that usage is about to fall into; count what is set aside."""
     months_at = 0.0
     while True:
         used, runtime.engine.cache.used = runtime.engine.cache.used, {}
@@ -159,6 +172,7 @@ async def _housekeeping(runtime: Runtime) -> None:
             if used:
                 now_s = time.time()
                 await runtime.api_keys.touch_last_used([(key_id, now_s) for key_id in used])
+            aside.count = await count_set_aside(runtime.database)
             if time.monotonic() >= months_at:
                 await runtime.database.execute("SELECT create_usage_months(current_date, $1)", MONTHS_AHEAD)
                 months_at = time.monotonic() + MONTHS_EVERY_S

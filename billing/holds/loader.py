@@ -12,9 +12,10 @@ from typing import Final
 
 from ulid import ULID
 
-from billing.holds.codec import COUNTER, I8, SETTLED, AccountState, Entry, KeyState, pack_text
+from billing.holds.codec import COUNTER, I8, SETTLED, AccountState, KeyState, pack_text
 from billing.holds.connection import Link, Script
 from billing.holds.flight import SingleFlight
+from billing.holds.journal import entries, still_settled
 from billing.holds.keyspace import Keyspace
 from billing.holds.partitions import Partition
 from billing.holds.windows import Since, read_counters
@@ -31,7 +32,6 @@ READ_KEY: Final = _sql("read_key_principal")
 
 INSTALL_ATTEMPTS: Final = 5
 DRAIN_POLL_S: Final = 0.02
-SCAN_COUNT: Final = 500
 
 
 class LostWrites(Exception):
@@ -175,16 +175,14 @@ class Loader:
         """
         await self._flush()
         async with asyncio.timeout(self._wait_s):
-            while await self._undrained(partition, account_id, epoch, dseq):
+            waiting = [
+                request_id
+                async for request_id, entry in entries(self._link, self._keys, partition.number)
+                if entry.state == SETTLED and entry.account_id == account_id
+                if entry.epoch == epoch and entry.dseq <= dseq
+            ]
+            while waiting := await still_settled(self._link, self._keys, partition.number, waiting):
                 await asyncio.sleep(DRAIN_POLL_S)
-
-    async def _undrained(self, partition: Partition, account_id: str, epoch: int, dseq: int) -> bool:
-        async for _, raw in self._link.scan_hash(self._keys.journal(partition.number).decode(), SCAN_COUNT):
-            entry = Entry.unpack(raw)
-            ours = entry.state == SETTLED and entry.epoch == epoch and entry.account_id == account_id
-            if ours and entry.dseq <= dseq:
-                return True
-        return False
 
 
 def plan_lookup(plans: Mapping[str, Plan], default: str) -> Callable[[str], Plan]:

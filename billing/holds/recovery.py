@@ -15,7 +15,8 @@ from billing.holds.batcher import Item
 from billing.holds.codec import CLAIMED, SETTLED, Entry
 from billing.holds.connection import Link, Script
 from billing.holds.expiry import Expiry
-from billing.holds.hold import Hold, VoidItem, at_place
+from billing.holds.hold import Hold, VoidItem
+from billing.holds.journal import Reading
 from billing.holds.keyspace import Keyspace
 from billing.holds.loader import Loader
 from billing.holds.outbox import Outbox
@@ -36,7 +37,6 @@ ORPHAN_AGE_MS: Final = 5000
 """An own hold that this process knows nothing of, and is this old, came from an admission nobody waited for."""
 SETTLED_ROWS: Final = 500
 """Debits left behind are written and acknowledged in batches of so many."""
-SCAN_COUNT: Final = 500
 LOOKED_FOR: Final = 500
 """Running requests without an entry that are looked at in one sweep: one that is lost is enough for a new epoch."""
 REHOLD_ATTEMPTS: Final = 3
@@ -112,13 +112,16 @@ class Recovery:
         """Write what a journal that came back has of older epochs. Its gateways may be gone, and admission must not
         open on balances and windows that these debits are still missing from."""
         older: list[Debit] = []
-        async for _, raw in self._link.scan_hash(self._keys.journal(partition.number).decode(), SCAN_COUNT):
-            entry = Entry.unpack(raw)
+        reading = self._read(partition)
+        async for request_id, entry in reading:
             if entry.state == SETTLED and entry.epoch < epoch:
-                older.append(at_place(decode_debit(entry.payload), entry.epoch, entry.dseq))
+                debit = await reading.debit(request_id, entry)
+                if debit is not None:
+                    older.append(debit)
             if len(older) >= SETTLED_ROWS:
                 await self._write(older)
         await self._write(older)
+        await reading.finish()
 
     async def _sync_loaded(self, partition: Partition, epoch: int) -> bool:
         """Tell accounts that the new epoch has already of debits that were written after they had been loaded: until
@@ -209,13 +212,15 @@ class Recovery:
         orphans: dict[str, list[tuple[str, Entry]]] = {}
         settled = voided = expired = 0
         own = self._outbox.request_ids() | self._live.keys() if at_once else frozenset()
-        async for field, raw in self._link.scan_hash(self._keys.journal(partition.number).decode(), SCAN_COUNT):
-            entry, request_id = Entry.unpack(raw), field.decode()
+        reading = self._read(partition)
+        async for request_id, entry in reading:
             unseen.pop(request_id, None)
             age_ms = now_ms - entry.at_ms
             if entry.state == SETTLED:
-                if age_ms > SETTLED_AGE_MS or (at_once and request_id not in own):
-                    waiting.append(at_place(decode_debit(entry.payload), entry.epoch, entry.dseq))
+                left_behind = age_ms > SETTLED_AGE_MS or (at_once and request_id not in own)
+                debit = await reading.debit(request_id, entry) if left_behind else None
+                if debit is not None:
+                    waiting.append(debit)
             elif entry.gateway != self._gateway_id:
                 held.setdefault(entry.gateway, []).append(request_id)
             elif entry.state == CLAIMED:
@@ -225,6 +230,7 @@ class Recovery:
             if len(waiting) >= SETTLED_ROWS:
                 settled += await self._write(waiting)
         settled += await self._write(waiting)
+        await reading.finish()
         await self._look_for(partition, epoch, unseen)
         for request_id in await self._expiry.take_back(partition, claimed):
             if request_id not in self._live:
@@ -257,6 +263,9 @@ class Recovery:
         gone = [id_ for id_, raw in zip(left, entries, strict=True) if raw is None and id_ in running]
         if gone and partition.epoch == epoch:
             await self._doubt(partition, gone, epoch)
+
+    def _read(self, partition: Partition) -> Reading:
+        return Reading(self._database, self._link, self._keys, partition)
 
     async def _write(self, waiting: list[Debit]) -> int:
         """Write and acknowledge a batch, and empty it. The number of debits."""

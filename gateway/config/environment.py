@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, Literal, cast
 
 from billing.addresses import Network, parse_networks
+from billing.ledger.postgres import split_url
 from billing.money import MAX_NANO
 from gateway.config.exporters import ExporterSource, read_exporter_sources
 from gateway.config.problems import Problems
@@ -100,7 +101,7 @@ def read_environment(environ: Mapping[str, str], mode: Mode, problems: Problems)
     environment = Environment(
         listen_host=host,
         listen_port=port,
-        database_url=read.secret_url("DATABASE_URL", ("postgresql", "postgres")),
+        database_url=_database_url(read),
         redis_url=read.secret_url("REDIS_URL", ("redis", "rediss", "unix")),
         data_dir=Path(read.text("METERGATE_DATA_DIR")).expanduser().absolute(),
         config_dir=None if config is None else Path(config).expanduser(),
@@ -159,6 +160,16 @@ def read_environment(environ: Mapping[str, str], mode: Mode, problems: Problems)
     ):
         read.needs(name, other)
     return environment
+
+
+def _database_url(read: Reader) -> Secret | None:
+    url = read.secret_url("DATABASE_URL", ("postgresql", "postgres"))
+    try:
+        if url is not None:
+            split_url(url.reveal())
+    except ValueError as error:
+        read.problems.add(PLACE, "DATABASE_URL", str(error))
+    return url
 
 
 def _listen(read: Reader, mode: Mode) -> tuple[str, int]:

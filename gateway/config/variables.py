@@ -34,7 +34,11 @@ SETTINGS_GROUPS: Final = (
         "Gateway",
         (
             Variable("LISTEN_ADDR", "0.0.0.0:8080", "address and port to listen on; `metergate up`: 127.0.0.1:8080"),
-            _secret("DATABASE_URL", "Postgres, `postgresql://user:password@host/name`; unset: an embedded server"),
+            _secret(
+                "DATABASE_URL",
+                "Postgres, `postgresql://user:password@host/name` (behind PgBouncer with `?statement_cache_size=0`); "
+                "unset: an embedded server",
+            ),
             _secret("REDIS_URL", "Redis or Valkey, `redis://`, `rediss://` or `unix://`; unset: an embedded server"),
             Variable(
                 "METERGATE_DATA_DIR", ".metergate", "folder of the embedded servers' data and of generated secrets"
