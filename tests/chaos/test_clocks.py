@@ -1,7 +1,8 @@
 """The chaos's clocks: each server has its own, which can be turned while it runs, and no other is turned with it."""
 
+import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import asyncpg
@@ -17,10 +18,12 @@ NEAR_S = 600.0
 
 
 @pytest.fixture
-async def folder() -> Path:
+def folder() -> Iterator[Path]:
     if compiler() is None:
         pytest.skip("there is no C compiler here, or this is no Linux")
-    return make_folder(None)
+    made = make_folder(None)
+    yield made
+    shutil.rmtree(made)
 
 
 @pytest.fixture
