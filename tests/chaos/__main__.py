@@ -34,7 +34,7 @@ MIXED_SHARE: Final = 8
 APART_S: Final = 8.0
 """Between its faults: a worker lost and Redis emptied before the worker's debits were swept are two faults at once."""
 SOAK_MINUTES: Final = 10
-MANY_LONG: Final = Mix(longs=0.3)
+MANY_LONG: Final = Mix(longs=0.15, long_ms=12_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ OF_STORES: Final = (
         around_servers=redis_held_back,
         ends_gateways=False,
         mix=Mix(longs=1.0),
-        crowd=4,
+        crowd=2,
         heat=heat,
     ),
     *(Planned(fault.name, (fault,), granting=False, ends_gateways=False) for fault in RESTORED),

@@ -24,7 +24,6 @@ from tests.chaos.plan import Plan
 DONE: Final = b"data: [DONE]\n\n"
 PAUSE_AFTER_REFUSAL_S: Final = 0.05
 PAUSE_AFTER_CUT_S: Final = 0.05
-LONG_MS: Final = 3000
 
 
 class Ended(Enum):
@@ -64,6 +63,7 @@ class Mix:
     cuts: float = 0.02
     leaves: float = 0.02
     longs: float = 0.03
+    long_ms: int = 3000
     unbounded: float = 0.2
     """Requests that name no maximum: elastic holds."""
 
@@ -113,7 +113,7 @@ class Load:
         chunks = chance.randint(2, 6) if stream else 1
         delay_ms = chance.randint(20, 120)
         if chance.random() < mix.longs:
-            delay_ms = LONG_MS // chunks
+            delay_ms = mix.long_ms // chunks
         marker = f"{next(self._numbers)}-{secrets.token_hex(6)}"
         plan = Plan(marker, do, delay_ms, chunks, chance.randint(5, 20), chance.randint(1, 16))
         leave = do == "ok" and chance.random() < mix.leaves

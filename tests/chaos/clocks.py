@@ -15,13 +15,16 @@ from pathlib import Path
 from typing import Final, Literal
 
 from tests.chaos.between import between
-from tests.chaos.faults import Fault, kill_redis
+from tests.chaos.faults import Fault, end_worker, kill_redis
 from tests.chaos.harness import Stack
 
 Server = Literal["redis", "postgres"]
+Strike = Callable[[Stack, random.Random], Awaitable[None]]
 SOURCE: Final = Path(__file__).with_name("clock.c")
 WRONG_S: Final = 6.0
 """How long a clock is wrong: longer than a lease, and three sweeps."""
+NEW_WORKER_S: Final = 10.0
+"""Until a worker that has just started judges others' holds: its start, a lease, a sweep."""
 MINUTE_S: Final = 60
 DAY_S: Final = 86_400
 SINCE_1970_S: Final = 20_000 * DAY_S
@@ -63,13 +66,13 @@ def _clock(folder: Path, server: Server) -> Path:
     return folder / "clocks" / f"{server}.ns"
 
 
-def _wrong(server: Server, by_s: int, *, restarted: bool = False) -> Callable[[Stack, random.Random], Awaitable[None]]:
+def _wrong(server: Server, by_s: int, then: Strike | None = None, for_s: float = WRONG_S) -> Strike:
     async def strike(stack: Stack, chance: random.Random) -> None:
         turn(stack.folder, server, by_s)
         try:
-            if restarted:
-                await kill_redis(stack, chance)
-            await asyncio.sleep(WRONG_S)
+            if then is not None:
+                await then(stack, chance)
+            await asyncio.sleep(for_s)
         finally:
             turn(stack.folder, server, 0)
 
@@ -77,10 +80,15 @@ def _wrong(server: Server, by_s: int, *, restarted: bool = False) -> Callable[[S
 
 
 OF_CLOCKS: Final = (
-    Fault("Redis killed, and 20 min ahead for its first 6 s", _wrong("redis", 20 * MINUTE_S, restarted=True), 2.0),
+    Fault("Redis killed, and 20 min ahead for its first 6 s", _wrong("redis", 20 * MINUTE_S, kill_redis), 2.0),
+    Fault(
+        "Redis's clock 20 min ahead for 10 s, and a worker starts",
+        _wrong("redis", 20 * MINUTE_S, end_worker, NEW_WORKER_S),
+        2.0,
+    ),
     Fault("Redis's clock a day ahead for 6 s", _wrong("redis", DAY_S), 2.0),
     Fault("Redis's clock 20 min back for 6 s", _wrong("redis", -20 * MINUTE_S), 2.0),
-    Fault("Redis killed, and at 1970 for its first 6 s", _wrong("redis", -SINCE_1970_S, restarted=True), 2.0),
+    Fault("Redis killed, and at 1970 for its first 6 s", _wrong("redis", -SINCE_1970_S, kill_redis), 2.0),
     Fault("Postgres's clock 6 s ahead for 6 s", _wrong("postgres", 6), 2.0),
     Fault("Postgres's clock 20 min ahead for 6 s", _wrong("postgres", 20 * MINUTE_S), 2.0),
     Fault("Postgres's clock 20 min back for 6 s", _wrong("postgres", -20 * MINUTE_S), 2.0),

@@ -36,7 +36,7 @@ from gateway.runtime import Runtime
 from tests.chaos.clients import Ended, Exchange
 from tests.chaos.harness import Customer, Excuse, Stack, until
 
-QUIET_BOUND_S = 60.0
+QUIET_BOUND_S = 120.0
 MOST_DETAILS = 10
 
 

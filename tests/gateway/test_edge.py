@@ -243,7 +243,7 @@ async def test_nothing_behind_a_request_for_an_upgrade_is_lost() -> None:
 @on_both_loops
 async def test_an_idle_connection_is_closed_and_a_busy_one_is_not() -> None:
     gate = Gate(lambda call, gate: _stop_once_then_echo(call, gate))
-    async with edge(gate, keepalive_timeout=0.2) as served:
+    async with edge(gate, keepalive_timeout=0.6) as served:
         busy = await served.connect()
         busy.send(post())
         await gate.reached.wait()

@@ -443,7 +443,7 @@ async def test_a_provider_that_does_not_read_is_a_timeout() -> None:
 
 
 async def test_a_slow_answer_that_is_never_silent_for_long_is_no_timeout() -> None:
-    transport = HttpTransport(connections=1, connect_timeout_s=5, timeout_s=2)
+    transport = HttpTransport(connections=1, connect_timeout_s=30, timeout_s=2)
 
     async def handler(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
@@ -460,7 +460,7 @@ async def test_a_slow_answer_that_is_never_silent_for_long_is_no_timeout() -> No
 
 async def test_a_slow_reader_is_no_silence_of_the_provider() -> None:
     """While reading is paused by back-pressure the provider's silence is not counted."""
-    transport = HttpTransport(connections=1, connect_timeout_s=5, timeout_s=0.5)
+    transport = HttpTransport(connections=1, connect_timeout_s=30, timeout_s=1.5)
     size = 30_000_000
 
     async def handler(request: web.Request) -> web.Response:
@@ -471,7 +471,7 @@ async def test_a_slow_reader_is_no_silence_of_the_provider() -> None:
         length = 0
         async for chunk in answer.chunks():
             if not length:
-                await asyncio.sleep(1.2)
+                await asyncio.sleep(2.5)
             length += len(chunk)
         answer.release()
     assert length == size

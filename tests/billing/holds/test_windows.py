@@ -17,7 +17,7 @@ from billing.ledger.debits import Debit, write_debits
 from billing.ledger.rollups import roll
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window, window_id
-from tests.billing.holds.conftest import World, debit
+from tests.billing.holds.conftest import BRISK, MakeWorld, World, debit
 from tests.billing.holds.support import (
     ask,
     assert_agreed,
@@ -252,9 +252,10 @@ async def test_a_correction_made_before_a_quota_and_told_after_it_counts_once(wo
 
 
 async def test_a_settlement_without_an_answer_before_a_quota_counts_once(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Redis has settled it before the quota came; its debit is a correction that is told after."""
+    world = await make_world(BRISK)
     monkeypatch.setattr(recovery, "SETTLED_AGE_MS", -60_000)
     await by_hand(world)
     principal = await world.customer(10**9)
@@ -264,7 +265,7 @@ async def test_a_settlement_without_an_answer_before_a_quota_counts_once(
     wire._transport.pause_reading()
     await settle(world, principal, hold)
     wire._transport.resume_reading()
-    await world.engine.holds.drain(5.0)
+    await world.engine.holds.drain(60.0)
     world.engine.corrections.sync = sync  # type: ignore[method-assign]
     assert list(await entries(world, principal.account_id)) == [hold.id]
     while_drained(world, lambda: world.engine.recovery.sweep(partition_of(world)))
