@@ -65,6 +65,8 @@ def make_transports(settings: Settings, tokenizer: Tokenizer) -> dict[str, Trans
                 connections=defaults.upstream_connections,
                 connect_timeout_s=defaults.connect_timeout_s,
                 timeout_s=defaults.upstream_timeout_s,
+                account_share=defaults.upstream_account_share,
+                waiting=defaults.upstream_waiting,
             )
     return transports
 

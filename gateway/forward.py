@@ -29,7 +29,7 @@ from gateway.providers.dialect import Dialect, GarbageAnswer, Tap
 from gateway.providers.openai import DEFAULT_MAX_FIELD
 from gateway.refusals import Refusal
 from gateway.settling import Settler
-from gateway.upstream import Transport, UpstreamAnswer, UpstreamError, UpstreamRequest, UpstreamTimeout
+from gateway.upstream import Transport, UpstreamAnswer, UpstreamError, UpstreamRequest
 from gateway.watch import StreamWatch, decoded
 
 logger = logging.getLogger(__name__)
@@ -125,7 +125,12 @@ class Forwarder:
                 max_field=DEFAULT_MAX_FIELD.get(endpoint, "max_tokens"),
             )
         url, fixed = self._targets.get((route.provider.name, endpoint)) or self._target(route.provider, endpoint)
-        return UpstreamRequest(url, outgoing(call.raw_headers, fixed, exchange.principal.account_id), body)
+        return UpstreamRequest(
+            url,
+            outgoing(call.raw_headers, fixed, exchange.principal.account_id),
+            body,
+            account=exchange.principal.account_id,
+        )
 
     def _target(self, provider: ProviderConfig, endpoint: str) -> tuple[str, Fixed]:
         """Where a provider's requests go, and what all of them carry; made once."""
@@ -143,7 +148,7 @@ class Forwarder:
         self._refuse(
             call,
             exchange,
-            refusals.upstream_timeout() if isinstance(error, UpstreamTimeout) else refusals.upstream_error(),
+            refusals.of_upstream(error),
         )
 
     def _refuse(self, call: Call, exchange: Exchange, refusal: Refusal) -> None:

@@ -20,6 +20,7 @@ from billing.principals import Principal
 from billing.quotas import Metric, Window, window_end_s
 from gateway.answers import REQUEST_ID
 from gateway.call import Call
+from gateway.upstream import AccountBusy, UpstreamBusy, UpstreamError, UpstreamTimeout
 
 RETRY_WITHIN_S: Final = 60
 UNAVAILABLE_RETRY_S: Final = 2
@@ -148,8 +149,7 @@ def model_not_allowed(model: str) -> Refusal:
     return Refusal(403, "model_not_allowed", message, type="permission_error", param="model")
 
 
-def unavailable() -> Refusal:
-    message = "The gateway can't meter requests right now: try again in a moment."
+def unavailable(message: str = "The gateway can't meter requests right now: try again in a moment.") -> Refusal:
     return Refusal(
         503,
         "temporarily_unavailable",
@@ -167,6 +167,27 @@ def upstream_error(message: str = "The provider gave no usable answer; nothing w
 def upstream_timeout() -> Refusal:
     message = "The provider was silent for too long; nothing was charged."
     return Refusal(504, "upstream_timeout", message, type="server_error", retries=True)
+
+
+def of_upstream(error: UpstreamError) -> Refusal:
+    """What is said where a provider gave no usable answer."""
+    match error:
+        case AccountBusy():
+            return Refusal(
+                429,
+                "concurrency_exceeded",
+                "Your account has as many requests at this provider as one account may: wait for one to finish.",
+                type="rate_limit_error",
+                retry_after_s=1,
+                retries=True,
+            )
+        case UpstreamBusy():
+            return unavailable(
+                "All connections to this provider are in use; nothing was charged. Try again in a moment."
+            )
+        case UpstreamTimeout():
+            return upstream_timeout()
+    return upstream_error()
 
 
 def billing_required(

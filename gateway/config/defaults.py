@@ -110,6 +110,8 @@ class Defaults:
     failed_attempts: int = _whole(20, 1, 1_000_000, "wrong keys of one address in a window before 429")
     failed_attempts_window_s: float = _seconds(60, 1, 86_400, "how long wrong keys of an address count")
     upstream_connections: int = _whole(1000, 1, 100_000, "connections to one provider of one process")
+    upstream_account_share: float = _seconds(0.5, 0.001, 1, "of these, what one account may have; at least one")
+    upstream_waiting: int = _whole(1000, 0, 100_000, "requests that may wait for one, for connect_timeout_s")
     upstream_answer_bytes: int = _whole(64 * MIB, 1024, 1024 * MIB, "largest answer that is read whole")
     admission_wait_ms: int = _whole(2000, 0, 60_000, "longest wait for an admission before 503")
 

@@ -165,7 +165,11 @@ COMPOSE_GROUP: Final = Group(
     "docker-compose.yml alone",
     (
         _secret("POSTGRES_PASSWORD", "password of the bundled Postgres; letters, digits, `-` and `_`"),
+        _secret("VALKEY_PASSWORD", "password of the bundled Valkey; letters, digits, `-` and `_`"),
         Variable("METERGATE_PORT", "8080", "port of this machine that the gateway is published on"),
+        Variable("POSTGRES_IMAGE", "postgres:17-alpine", "image of Postgres; pin it by its digest, `name@sha256:...`"),
+        Variable("VALKEY_IMAGE", "valkey/valkey:8-alpine", "image of Valkey, likewise"),
+        Variable("PYTHON_IMAGE", "python:3.12-slim", "image that the gateway's is built on, likewise"),
     ),
 )
 """The variables of the compose file."""

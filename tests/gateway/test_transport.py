@@ -11,10 +11,12 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from msgspec import structs
 from multidict import CIMultiDict
 
 from gateway.transport import HttpTransport
 from gateway.upstream import (
+    UpstreamBusy,
     UpstreamCut,
     UpstreamError,
     UpstreamRequest,
@@ -486,7 +488,7 @@ async def test_waiting_for_a_free_connection_is_bounded(impatient: HttpTransport
 
     async with serving(peer) as url:
         answers = [await impatient.send(post(url)) for _ in range(2)]
-        with pytest.raises(UpstreamUnreachable, match="no connection within 1 s") as error:
+        with pytest.raises(UpstreamBusy, match="no free connection within 1 s") as error:
             await outcome(impatient, post(url))
         for answer in answers:
             answer.release()
@@ -811,3 +813,21 @@ async def test_netrc_is_not_read(
 async def test_bounds_are_above_zero(connections: int, connect_timeout_s: float, timeout_s: float) -> None:
     with pytest.raises(ValueError, match="above zero"):
         HttpTransport(connections=connections, connect_timeout_s=connect_timeout_s, timeout_s=timeout_s)
+
+
+async def test_one_account_can_t_take_every_connection() -> None:
+    transport = HttpTransport(connections=3, connect_timeout_s=BOUND_S, timeout_s=BOUND_S)
+
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response(text="ok")
+
+    async with app_serving(handler) as url, asyncio.timeout(BOUND_S):
+        of_a, of_b = (structs.replace(post(url), account=name) for name in "ab")
+        first = await transport.send(of_a)  # one of three is half of them, rounded down
+        second = asyncio.create_task(outcome(transport, of_a))
+        for _ in range(20):
+            assert await outcome(transport, of_b) == b"ok"
+        assert not second.done()
+        first.release()
+        assert await second == b"ok"
+    await transport.close()
