@@ -18,7 +18,8 @@ from billing.ledger.postgres import DatabaseUnavailable
 from billing.money import parse_usd
 from gateway.missing import MissingUsage
 from gateway.tokens import O200K, Tokenizer
-from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat
+from tests.gateway.clients import Slow, leave, nothing, noticed, the_event_in_the_end
+from tests.gateway.conftest import Handler, MakeGateway, chat
 from tests.gateway.exchanges import (
     BOUND_S,
     DONE,
@@ -566,48 +567,6 @@ async def test_provider_ids_that_are_not_text_are_survived(make_gateway: MakeGat
 # Clients that leave
 
 
-async def leave(customer: Customer, body: dict[str, Any], after: Callable[[], Any], *, first: bytes = b"") -> None:
-    """Send a request on a connection of its own, wait for `first` and `after`, and break the connection."""
-    host, _, port = customer.gateway.url.removeprefix("http://").partition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    sent = json.dumps(body).encode()
-    writer.write(head(customer, f"Content-Length: {len(sent)}") + sent)
-    await writer.drain()
-    async with asyncio.timeout(BOUND_S):
-        if first:
-            await reader.readuntil(first)
-        await after()
-    writer.transport.abort()
-
-
-class Slow:
-    """A provider that streams its first piece, and the others once it is let; it notes that it was cut off."""
-
-    def __init__(self, first: bytes, *others: bytes) -> None:
-        self.let = asyncio.Event()
-        self.gone = False
-        self.ended = False
-        self._first, self._others = first, others
-
-    async def serve(self, request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers=SSE)
-        await response.prepare(request)
-        await response.write(self._first)
-        await until(lambda: self.let.is_set() or request.transport is None)
-        try:
-            for piece in self._others:
-                await response.write(piece)
-            await response.write_eof()
-            self.ended = True
-        except ConnectionError:
-            self.gone = True
-        return response
-
-
-async def nothing() -> None:
-    return None
-
-
 async def test_a_client_that_leaves_within_a_whole_answer(make_gateway: MakeGateway, upstream: Upstream) -> None:
     """The provider has begun to answer, so its work is done: the client's leaving does not make it free."""
     body = json.dumps(answer()).encode()
@@ -660,17 +619,6 @@ async def test_a_client_that_leaves_while_its_tokens_are_counted(
         await the_event_in_the_end(customer, estimate_nano(tokenizer, "Good day, friend."))
         assert len(counting) == 1
         provider.reply = streaming(*WORDS, DONE)
-
-
-async def noticed(gateway: Gateway) -> None:
-    """Wait until every running request has been cancelled, or is being settled."""
-    live = gateway.runtime.engine.holds.live
-    await until(lambda: all(hold.ending or hold.handed_over for hold in live.values()))
-
-
-async def the_event_in_the_end(customer: Customer, nano: int | None = None) -> dict[str, Any]:
-    await until(lambda: not customer.gateway.runtime.engine.holds.live)
-    return await the_event(customer, nano)
 
 
 async def test_a_client_that_leaves_within_a_stream(
