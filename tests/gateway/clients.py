@@ -24,7 +24,7 @@ async def leave(
     first: bytes = b"",
 ) -> None:
     """Send a request on a connection of its own, wait for `first` and `after`, and break the connection."""
-    async with asking_by_hand(customer, body) as (reader, writer):
+    async with asking_by_hand(customer, body, limit_bytes=1 << 24) as (reader, writer):
         async with asyncio.timeout(BOUND_S):
             if first:
                 await reader.readuntil(first)
@@ -34,13 +34,13 @@ async def leave(
 
 @asynccontextmanager
 async def asking_by_hand(
-    customer: Customer, body: dict[str, Any] | bytes, path: str = "/v1/chat/completions"
+    customer: Customer, body: dict[str, Any] | bytes, *, limit_bytes: int = 1 << 16
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A connection over which a request was sent."""
+    """A connection over which a request was sent; it reads ahead no more than a few times `limit_bytes`."""
     host, _, port = customer.gateway.url.removeprefix("http://").partition(":")
-    reader, writer = await asyncio.open_connection(host, int(port), limit=1 << 16)
+    reader, writer = await asyncio.open_connection(host, int(port), limit=limit_bytes)
     sent = body if isinstance(body, bytes) else json.dumps(body).encode()
-    writer.write(head(customer, f"Content-Length: {len(sent)}", path=path) + sent)
+    writer.write(head(customer, f"Content-Length: {len(sent)}") + sent)
     await writer.drain()
     try:
         yield reader, writer

@@ -429,7 +429,9 @@ async def test_a_debit_that_can_t_leave_ends_no_answer_and_is_not_lost(
             await command("CLIENT", "UNPAUSE")
             await until(lambda: not gateway.runtime.engine.holds.live)
 
-    refusal(await without_stores(saying(answer()), chat(model="gpt-4o-mini")), 503, "temporarily_unavailable")
+    refused = await without_stores(saying(answer()), chat(model="gpt-4o-mini"))
+    assert "may still be charged" in refusal(refused, 503, "temporarily_unavailable")["message"]
+    assert refused.headers["x-should-retry"] == "false"  # by itself: it would pay twice
     fetched = await without_stores(streaming(*WORDS, usage_chunk(), DONE), STREAM)
     assert (fetched.status, fetched.cut) == (200, True)
     assert DONE not in fetched.body
@@ -438,7 +440,9 @@ async def test_a_debit_that_can_t_leave_ends_no_answer_and_is_not_lost(
         return parse_usd((await customer.balance())["balance_usd"]) == parse_usd("5.00") - 2 * (10 * INPUT + 5 * OUTPUT)
 
     await until(told)
-    assert len(await customer.events()) == 2
+    events = await customer.events()
+    assert len(events) == 2
+    assert refused.headers["x-request-id"] in {event["id"] for event in events}  # as the refusal says
 
 
 async def test_a_stream_that_falls_silent_is_aborted_and_estimated(
