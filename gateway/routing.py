@@ -76,6 +76,9 @@ class Route:
     rates: Rates | None = None
     exact_vocabulary: bool = False
     """Whether `vocabulary` is the model's own, so that its tokens can be counted exactly."""
+    disconnect_drain_s: float | None = None
+    """Seconds that the upstream is read on after its client left: the entry's, else the provider's; None where neither
+    says, so that `defaults` and the price row's `hidden_reasoning` decide."""
 
     @property
     def max_output_tokens(self) -> int | None:
@@ -144,4 +147,7 @@ class Router:
             config.vocabulary or vocabulary_for(config.model),
             config.max_output_tokens,
             exact_vocabulary=exact,
+            disconnect_drain_s=(
+                provider.disconnect_drain_s if config.disconnect_drain_s is None else config.disconnect_drain_s
+            ),
         )

@@ -84,7 +84,11 @@ class Defaults:
     expired_hold: ExpiredHold = field(
         default="void", metadata=_choice(get_args(ExpiredHold), "charge for a hold whose gateway died")
     )
-    disconnect_drain_s: float = _seconds(0, 0, 3600, "how long an upstream is read on after its client left")
+    disconnect_drain_s: float = _seconds(5, 0, 3600, "how long an upstream is read on after its client left")
+    reasoning_drain_s: float = _seconds(60, 0, 3600, "the same where the price row says `hidden_reasoning`")
+    max_request_s: float = _seconds(3600, 0.05, 86_400, "longest life of a request after admission; then it is cut")
+    client_write_timeout_s: float = _seconds(60, 0.05, 3600, "longest time without a client taking any of its answer")
+    max_usage_factor: float = _seconds(20, 1, 1_000_000, "a report above so many times a strict hold is not believed")
     upstream_timeout_s: float = _seconds(600, 0.05, 86_400, "longest silence of an upstream")
     upload_timeout_s: float = _seconds(300, 0.05, 86_400, "time for a client to send a request's body")
     max_unsettled: int = _whole(100_000, 1, 10_000_000, "debits that may wait for Postgres before 503")

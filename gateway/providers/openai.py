@@ -20,8 +20,11 @@ from msgspec import Raw
 
 from billing.usage import MAX_COUNT
 from gateway.providers.dialect import NO_PARTS, BadRequest, ParsedRequest, Reported
+from gateway.providers.openai_input import input_tokens
+from gateway.providers.openai_output import output_of, output_of_part
 from gateway.providers.openai_parts import Name, as_name, count_parts, first_byte
 from gateway.providers.openai_usage import OpenAIEvents, usage_from_json
+from gateway.providers.output import Inline, Output
 from gateway.streaming import SseTap
 
 CHAT: Final = "/v1/chat/completions"
@@ -164,8 +167,14 @@ class OpenAIDialect:
     def usage_from_json(self, endpoint: str, body: bytes) -> Reported | None:
         return usage_from_json(endpoint, body)
 
-    def output_text(self, body: bytes) -> str:
-        return "".join(text for _, text in self.events.texts(body))
+    def output(self, body: bytes) -> Output:
+        return output_of(body)
+
+    def output_of_part(self, part: bytes) -> Output:
+        return output_of_part(part)
+
+    def input_tokens(self, body: bytes, count: Callable[[str], int]) -> tuple[int, list[Inline]]:
+        return input_tokens(body, count)
 
     def tap(self, *, usage_added: bool, include_cost: bool) -> SseTap:
         """A client that wants the cost gets the usage chunk that carries it, whoever asked for usage."""

@@ -64,6 +64,20 @@ def test_a_name_resolves_to_one_entry(name: str, entry: str, provider: str, mode
 
 
 @pytest.mark.parametrize(
+    ("entry_s", "provider_s", "found_s"), [(None, None, None), (None, 9, 9), (0, 9, 0), (3, None, 3)]
+)
+def test_a_route_carries_the_drain_of_its_entry_else_of_its_provider(
+    entry_s: float | None, provider_s: float | None, found_s: float | None
+) -> None:
+    made = Router(
+        {"p": ProviderConfig("p", "openai", "http://p/v1", disconnect_drain_s=provider_s)},
+        {"m": ModelConfig("m", "p", "m", disconnect_drain_s=entry_s)},
+        PriceTable(()),
+    )
+    assert found(made, "m").disconnect_drain_s == found_s
+
+
+@pytest.mark.parametrize(
     "name",
     [
         *("", "/", "nothing", "openai/", "/gpt", "OpenAI/gpt", "GPT", "gone", "off/gone", "off/x", "x/gpt"),
