@@ -88,11 +88,16 @@ def _output_bounds(parsed: ParsedRequest, route: Route, rules: EstimateRules) ->
         estimate = min(bound for bound in (asked, own, rules.estimated_output_tokens) if bound is not None)
         return estimate, estimate
     if asked is not None:
-        window = route.rates.row.context_window if route.rates is not None else None
-        most = asked if window is None else min(asked, window)
+        most = within_window(asked, route)
         return most, most
     assert own is not None  # noqa: S101  (refused above)
     return min(rules.min_output_tokens, own), own
+
+
+def within_window(asked: int, route: Route) -> int:
+    """A client's own maximum of output tokens, up to the context window, beyond which no model writes."""
+    window = route.rates.row.context_window if route.rates is not None else None
+    return asked if window is None else min(asked, window)
 
 
 def markup_of(route: Route, plan_markup_scaled: int) -> int:
