@@ -29,6 +29,7 @@ from gateway.providers.openai import OpenAIDialect
 from gateway.providers.structure import StructureBounds
 from gateway.reads import Health, Reads, add_routes
 from gateway.refusals import Links
+from gateway.remainder import DrainRules, Remainder
 from gateway.routing import Router
 from gateway.runtime import Runtime, new_id
 from gateway.settings import Defaults, Settings
@@ -110,14 +111,17 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     router = Router(served, models, settings.prices)
     dialect = OpenAIDialect(structure_bounds(defaults))
     links = Links(settings.frontend_url, settings.plans)
-    forwarder = Forwarder(
-        engine.holds,
-        transports,
+    missing = MissingUsage(defaults.missing_usage, tokenizer, dialect)
+    settler = Settler(engine.holds, missing, metrics, defaults.max_usage_factor)
+    remainder = Remainder(
         dialect,
-        Settler(engine.holds, MissingUsage(defaults.missing_usage, tokenizer), metrics),
-        ForwardRules(defaults.upstream_answer_bytes, defaults.disconnect_drain_s),
-        metrics,
+        settler,
+        DrainRules(defaults.disconnect_drain_s, defaults.reasoning_drain_s, defaults.upstream_answer_bytes),
     )
+    forward_rules = ForwardRules(
+        defaults.upstream_answer_bytes, defaults.max_request_s, defaults.client_write_timeout_s
+    )
+    forwarder = Forwarder(transports, dialect, settler, remainder, forward_rules, metrics)
     rules = ProxyRules(
         EstimateRules(defaults.strict, defaults.min_output_tokens, defaults.estimated_output_tokens),
         settings.proxy_max_body_bytes,
@@ -154,6 +158,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        remainder.hurry()
         if not await engine.stop(defaults.postgres_timeout_s):
             logger.error("debits wait in Redis's journal: the next gateway writes them")
         metrics.flush()

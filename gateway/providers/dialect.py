@@ -10,12 +10,13 @@ Exceptions:
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import msgspec
 
 from billing.usage import Usage
+from gateway.providers.output import Inline, Output, Piece
 
 
 class BadRequest(Exception):
@@ -150,8 +151,11 @@ class EventReader(Protocol):
     def facts(self, data: bytes) -> EventFacts:
         """Usage and errors in one event's data."""
 
-    def texts(self, data: bytes) -> list[tuple[int, str]]:
-        """The output in one event's data: (choice, text) pairs."""
+    def pieces(self, data: bytes) -> list[tuple[int, Piece]]:
+        """The output in one event's data: (choice, piece) pairs, none of them empty."""
+
+    def pieces_of_part(self, data: bytes) -> list[tuple[int, Piece]]:
+        """The output in the data of an event that broke off, as far as it can be told."""
 
     def with_cost(self, data: bytes, cost_usd: str) -> bytes:
         """The same data with `cost_usd` in its usage object; unchanged where it has none."""
@@ -173,7 +177,10 @@ class Tap(Protocol):
 
     def finish(self, cost_usd: str | None = None) -> bytes: ...
 
-    def output_text(self) -> str: ...
+    @property
+    def stale(self) -> bool: ...
+
+    def output(self) -> Output: ...
 
     def extrapolate(self, tokens: int) -> int: ...
 
@@ -201,8 +208,15 @@ class Dialect(Protocol):
     def usage_from_json(self, endpoint: str, body: bytes) -> Reported | None:
         """Usage of a whole answer, None where it reports none. Raises `GarbageAnswer`."""
 
-    def output_text(self, body: bytes) -> str:
-        """What the model wrote in a whole answer, of all choices; empty where that can't be read."""
+    def output(self, body: bytes) -> Output:
+        """What the model wrote in a whole answer, of all choices."""
+
+    def output_of_part(self, part: bytes) -> Output:
+        """What can be told of a whole answer whose rest did not come."""
+
+    def input_tokens(self, body: bytes, count: Callable[[str], int]) -> tuple[int, list[Inline]]:
+        """What a request brings to the model: tokens of its texts and structures, by `count`, and its inline data.
+        Nothing raises but `count`."""
 
     def tap(self, *, usage_added: bool, include_cost: bool) -> Tap:
         """A tap for one stream. `usage_added`: the gateway, not the client, asked for the usage chunk."""

@@ -22,9 +22,12 @@ from msgspec import Raw
 from billing.usage import MAX_COUNT
 from gateway.providers.dialect import NO_PARTS, NO_WORK, BadRequest, ParsedRequest, Reported, Work
 from gateway.providers.openai_fields import first_byte, is_null, other_case, read_object, top_level, wrong_type
+from gateway.providers.openai_input import input_tokens
+from gateway.providers.openai_output import output_of, output_of_part
 from gateway.providers.openai_parts import count_parts, more_items
 from gateway.providers.openai_usage import OpenAIEvents, usage_from_json
 from gateway.providers.openai_work import WORK_FIELDS, read_work
+from gateway.providers.output import Inline, Output
 from gateway.providers.structure import StructureBounds, check_size, check_value, too_many
 from gateway.streaming import SseTap
 
@@ -183,8 +186,14 @@ class OpenAIDialect:
     def usage_from_json(self, endpoint: str, body: bytes) -> Reported | None:
         return usage_from_json(endpoint, body)
 
-    def output_text(self, body: bytes) -> str:
-        return "".join(text for _, text in self.events.texts(body))
+    def output(self, body: bytes) -> Output:
+        return output_of(body)
+
+    def output_of_part(self, part: bytes) -> Output:
+        return output_of_part(part)
+
+    def input_tokens(self, body: bytes, count: Callable[[str], int]) -> tuple[int, list[Inline]]:
+        return input_tokens(body, count)
 
     def tap(self, *, usage_added: bool, include_cost: bool) -> SseTap:
         """A client that wants the cost gets the usage chunk that carries it, whoever asked for usage."""

@@ -11,6 +11,7 @@ from billing.usage import MAX_COUNT, Usage
 from gateway.providers.dialect import GarbageAnswer
 from gateway.providers.openai import CHAT, EMBEDDINGS
 from gateway.providers.openai_usage import OpenAIEvents, is_complete_answer, usage_from_json
+from gateway.providers.output import Output, joined
 
 
 def read(usage: Any, **fields: Any) -> Usage | None:
@@ -251,9 +252,10 @@ def test_texts_of_events() -> None:
             5,
         ]
     }
-    assert EVENTS.texts(json.dumps(event).encode()) == [(1, "ra"), (0, "t"), (0, "pqsf{}u")]
-    for odd in (b"", b"[]", b'{"choices":5}', b'{"choices":[{"delta":5}]}', b"\xff", b"[DONE]"):
-        assert EVENTS.texts(odd) == []
+    found = joined(EVENTS.pieces(json.dumps(event).encode()))
+    assert found == Output("tpqf{}sAAAAuar")
+    for odd in (b"", b"[]", b'{"choices":5}', b'{"choices":[{"delta":[]}]}', b"\xff", b"[DONE]"):
+        assert EVENTS.pieces(odd) == []
 
 
 def test_the_cost_goes_into_the_usage() -> None:
