@@ -239,6 +239,8 @@ def _model(values: Mapping[str, Any]) -> str:
         raise BadRequest("Missing required parameter: 'model'.", "model")
     if not 1 <= len(model) <= MAX_MODEL_CHARS:
         raise BadRequest(f"Invalid value for 'model': expected 1 to {MAX_MODEL_CHARS} characters.", "model")
+    if _PRESET in model:
+        raise BadRequest("A preset names its model at the provider: name the model itself.", "model")
     return model
 
 
