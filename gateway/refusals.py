@@ -20,7 +20,7 @@ from billing.principals import Principal
 from billing.quotas import Metric, Window, window_end_s
 from gateway.answers import REQUEST_ID
 from gateway.call import Call
-from gateway.upstream import AccountBusy, UpstreamBusy, UpstreamError, UpstreamTimeout
+from gateway.upstream import AccountBusy, UpstreamBusy, UpstreamTimeout
 
 RETRY_WITHIN_S: Final = 60
 UNAVAILABLE_RETRY_S: Final = 2
