@@ -63,7 +63,7 @@ class EngineSettings:
     expired_hold: ExpiredHold = "void"
     default_plan: str = DEFAULT_PLAN
     ledger_batch_rows: int = 500
-    ledger_flush_s: float = 0.02
+    ledger_flush_s: float = 0.2
 
 
 class Engine:

@@ -20,12 +20,16 @@ logger = logging.getLogger(__name__)
 
 FIRST_RETRY_S: Final = 0.1
 MOST_RETRY_S: Final = 5.0
+GATHERED_ROWS: Final = 16
+"""So many debits are worth a transaction: what it costs is shared by enough of them."""
+LEAST_PAUSE_SHARE: Final = 0.25
+"""Of `flush_s`: between the beginnings of two transactions, however many debits come."""
 
 
 class Outbox:
-    """Writes debits in batches of at most `batch_rows`. A batch begins as soon as the last one is done, gathering what
-    came meanwhile, but at least `flush_s` after it began; a full one at once. `sync` tells Redis of an account's
-    corrections and answers whether it has them all."""
+    """Writes debits in batches of at most `batch_rows`. A debit waits at most `flush_s` for its batch to begin, and not
+    at all where the last one is as long ago. `sync` tells Redis of an account's corrections and answers whether it has
+    them all."""
 
     def __init__(
         self,
@@ -47,7 +51,7 @@ class Outbox:
         self._flush_s = flush_s
         self._waiting: list[Debit] = []
         self._arrived = asyncio.Event()
-        self._full = asyncio.Event()
+        self._enough = asyncio.Event()
         self._writing = asyncio.Lock()
         self._begun_s = -flush_s
         self._ack = Script("ack")
@@ -72,8 +76,8 @@ class Outbox:
         self._waiting.append(debit)
         if len(self._waiting) == 1:
             self._arrived.set()
-        if len(self._waiting) >= self._batch_rows:
-            self._full.set()
+        if len(self._waiting) == GATHERED_ROWS:
+            self._enough.set()
 
     async def run(self) -> None:
         """Write for ever, with bounded back-off while Postgres is away."""
@@ -92,14 +96,16 @@ class Outbox:
                 retry_s = min(retry_s * 2, MOST_RETRY_S)
 
     async def _gather(self) -> None:
-        """Wait for company until `flush_s` after the last batch began: where debits come singly the first is written at
-        once, and where they come fast they share transactions."""
-        loop = asyncio.get_running_loop()
+        """Wait for company: a transaction for each debit would cost more than serving it does. Nobody waits where the
+        last batch is longer ago than that; it is over `flush_s` after it began at the latest."""
+        loop, begun_s = asyncio.get_running_loop(), self._begun_s
         try:
-            async with asyncio.timeout_at(self._begun_s + self._flush_s):
-                await self._full.wait()
+            async with asyncio.timeout_at(begun_s + self._flush_s):
+                await self._enough.wait()
         except TimeoutError:
             pass
+        else:
+            await asyncio.sleep(max(0.0, begun_s + self._flush_s * LEAST_PAUSE_SHARE - loop.time()))
         self._begun_s = loop.time()
 
     async def flush(self) -> None:
@@ -114,8 +120,8 @@ class Outbox:
                 await self.acknowledge(batch, stored)
             if not self._waiting:
                 self._arrived.clear()
-            if len(self._waiting) < self._batch_rows:
-                self._full.clear()
+            if len(self._waiting) < GATHERED_ROWS:
+                self._enough.clear()
 
     async def acknowledge(self, debits: Iterable[Debit], stored: dict[str, Stored]) -> None:
         """Let Redis forget debits that Postgres has. One that stays, or a Redis that is away, is left to the journal's
