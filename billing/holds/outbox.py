@@ -13,6 +13,7 @@ from billing.holds.codec import ACK
 from billing.holds.connection import Link, RedisError, Script
 from billing.holds.keyspace import Keyspace
 from billing.holds.partitions import Partition
+from billing.holds.spool import Spool
 from billing.ledger.debits import Debit, Stored, write_debits
 from billing.ledger.postgres import Database, DatabaseError
 
@@ -29,7 +30,7 @@ LEAST_PAUSE_SHARE: Final = 0.25
 class Outbox:
     """Writes debits in batches of at most `batch_rows`. A debit waits at most `flush_s` for its batch to begin, and not
     at all where the last one is as long ago. `sync` tells Redis of an account's corrections and answers whether it has
-    them all."""
+    them all. `spool`, where there is one, has a copy of what waits."""
 
     def __init__(
         self,
@@ -54,6 +55,7 @@ class Outbox:
         self._enough = asyncio.Event()
         self._writing = asyncio.Lock()
         self._begun_s = -flush_s
+        self.spool: Spool | None = None
         self._ack = Script("ack")
         self.unavailable = False
 
@@ -74,6 +76,8 @@ class Outbox:
     def add(self, debit: Debit) -> None:
         """Take a debit that Redis has settled."""
         self._waiting.append(debit)
+        if self.spool is not None:
+            self.spool.add(debit)
         if len(self._waiting) == 1:
             self._arrived.set()
         if len(self._waiting) == GATHERED_ROWS:
@@ -116,6 +120,8 @@ class Outbox:
                 batch = self._waiting[: self._batch_rows]
                 stored = await write_debits(self._database, batch)
                 del self._waiting[: len(batch)]
+                if self.spool is not None:
+                    self.spool.written(len(batch))
                 left -= len(batch)
                 await self.acknowledge(batch, stored)
             if not self._waiting:

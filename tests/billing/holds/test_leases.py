@@ -25,12 +25,13 @@ from tests.billing.holds.support import (
     entries,
     eventually,
     hold_one,
-    is_known_to_have_ended,
     kill,
+    look,
     partition_of,
     settle,
     spend,
     stops_to_renew,
+    sweep_by_hand,
 )
 
 DAY_TOKENS = Quota(Window.day, Metric.tokens, 10**6)
@@ -301,8 +302,9 @@ async def test_the_ledger_did_not_answer_and_a_later_sweep_ends_the_hold(make_wo
     world, dead = await make_world(), await make_world()
     principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,))
     hold = await hold_one(dead, principal)
+    await sweep_by_hand(world)
     await kill(dead)
-    await is_known_to_have_ended(dead, world)
+    await look(world)
     transaction = world.database.transaction
 
     def away(**_: object) -> Any:
@@ -455,7 +457,6 @@ async def test_what_a_gateway_that_ended_left_is_swept_at_once(
         spent = await spend(dead, principal)
         hold = await hold_one(dead, principal)
         await kill(dead)
-    await end_lease(world.database, dead.engine._gateway_id)
 
     await eventually(lambda: are_written(world, 2))
     assert await debits(world) == {spent: 500, hold.id: 0}
