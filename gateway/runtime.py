@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from aiohttp import web
@@ -56,7 +57,7 @@ def new_id() -> str:
     return str(ULID())
 
 
-def engine_settings(defaults: Defaults) -> EngineSettings:
+def engine_settings(defaults: Defaults, spool_folder: Path | None = None) -> EngineSettings:
     """The engine's bounds from the configuration's."""
     return EngineSettings(
         holds=HoldSettings(
@@ -80,6 +81,7 @@ def engine_settings(defaults: Defaults) -> EngineSettings:
         default_plan=defaults.default_plan,
         ledger_batch_rows=defaults.ledger_batch_rows,
         ledger_flush_s=defaults.ledger_flush_ms / 1000,
+        spool_folder=spool_folder,
     )
 
 
@@ -119,7 +121,13 @@ async def open_runtime(
             return await api_keys.principal_by_digest(digest)
 
         engine = Engine(
-            database, link, keyspace, settings.plans, load_principal, gateway_id or new_id(), engine_settings(defaults)
+            database,
+            link,
+            keyspace,
+            settings.plans,
+            load_principal,
+            gateway_id or new_id(),
+            engine_settings(defaults, settings.spool_dir),
         )
         api_keys = ApiKeys(database, settings.plans, engine.announcer, new_id, default_plan=defaults.default_plan)
         accounts = Accounts(database, settings.plans, engine.announcer, new_id)

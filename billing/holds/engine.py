@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Final
 
@@ -31,6 +32,7 @@ from billing.holds.peers import Peers
 from billing.holds.reconcile import Reconciler
 from billing.holds.recovery import Recovery
 from billing.holds.service import Holds, HoldSettings
+from billing.holds.spool import Spool
 from billing.holds.sync import Corrections
 from billing.ledger.leases import end_all_leases
 from billing.ledger.postgres import Database, DatabaseError, queries
@@ -63,7 +65,8 @@ class EngineSettings:
     expired_hold: ExpiredHold = "void"
     default_plan: str = DEFAULT_PLAN
     ledger_batch_rows: int = 500
-    ledger_flush_s: float = 0.02
+    ledger_flush_s: float = 0.2
+    spool_folder: Path | None = None
 
 
 class Engine:
@@ -167,6 +170,7 @@ class Engine:
         evict."""
         await refuse_eviction(self._link)
         await self.lease.renew()
+        self.outbox.spool = self._open_spool()
         self.lease.start()
         try:
             await self._begin()
@@ -174,6 +178,14 @@ class Engine:
             await self.loops.stop()
             await self.lease.stop()
             raise
+
+    def _open_spool(self) -> Spool | None:
+        folder = self._settings.spool_folder
+        try:
+            return Spool(folder, self._gateway_id) if folder is not None else None
+        except OSError as error:
+            logger.warning("debits have no second copy on this machine: %s", error)
+            return None
 
     async def _begin(self) -> None:
         for _ in range(START_ATTEMPTS):
@@ -194,6 +206,8 @@ class Engine:
         done = await self.holds.drain(timeout_s)
         await self.loops.stop()
         await self.lease.stop()
+        if self.outbox.spool is not None:
+            self.outbox.spool.close()
         if not self.holds.live:
             try:
                 await self.lease.end()
@@ -235,6 +249,10 @@ class Engine:
         """At once when this gateway begins, when another one has died, and when others took this one for dead."""
         at_once = True
         while not asked_to_end():
+            try:
+                await self.recovery.replay()
+            except (DatabaseError, OSError) as error:
+                logger.info("spools are replayed later: %s", error)
             for partition in self.partitions.all:
                 try:
                     if partition.epoch is not None:

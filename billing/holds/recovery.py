@@ -22,6 +22,7 @@ from billing.holds.loader import Loader
 from billing.holds.outbox import Outbox
 from billing.holds.partitions import Partition
 from billing.holds.peers import Peers
+from billing.holds.spool import left_behind, read_debits, taken
 from billing.holds.sync import Corrections
 from billing.ledger.debits import Debit, decode_debit, write_debits
 from billing.ledger.postgres import Database, queries
@@ -101,6 +102,7 @@ class Recovery:
         if self._outbox.older_than(partition, epoch):
             await self._outbox.flush()
         await self._write_older(partition, epoch)
+        await self.replay()
         older = [hold for hold in self._live.values() if hold.place.partition is partition and hold.epoch < epoch]
         known: TagsByName = {}
         for start in range(0, len(older), REHELD_ROWS):
@@ -243,6 +245,19 @@ class Recovery:
         if settled or expired or voided:
             logger.info("swept: %d settled, %d expired, %d given back", settled, expired, voided)
         return Swept(settled, expired, voided)
+
+    async def replay(self) -> int:
+        """Write the debits of spools beside this process's own whose processes have ended; how many. Raises
+        `DatabaseError`: what was not written stays then."""
+        spool, replayed = self._outbox.spool, 0
+        for path in left_behind(spool.folder) if spool is not None else ():
+            with taken(path) as ours:
+                debits = await asyncio.to_thread(read_debits, path) if ours else []
+                for start in range(0, len(debits), SETTLED_ROWS):
+                    replayed += await self._write(debits[start : start + SETTLED_ROWS])
+        if replayed:
+            logger.info("replayed %d debits of processes that have ended", replayed)
+        return replayed
 
     def _running(self, partition: Partition, epoch: int | None) -> dict[str, Hold]:
         """Requests of this process that Redis holds in this epoch, by id."""

@@ -103,7 +103,7 @@ class Defaults:
     redis_partitions: int | None = _whole(None, 1, 1024, "partitions of the accounts; null: 1 embedded, 64 otherwise")
     batch_items: int = _whole(32, 1, 64, "admissions and settlements in one script call")
     ledger_batch_rows: int = _whole(500, 1, 10_000, "debits in one transaction")
-    ledger_flush_ms: int = _whole(20, 1, 10_000, "least time from the beginning of one transaction to the next")
+    ledger_flush_ms: int = _whole(200, 1, 10_000, "longest wait of a debit for its transaction to begin")
     postgres_pool_size: int = _whole(4, 1, 100, "connections to Postgres of one process")
     postgres_timeout_s: float = _seconds(10, 0.1, 600, "longest statement")
     connect_timeout_s: float = _seconds(5, 0.1, 120, "longest wait for a connection to Redis, Postgres or an upstream")
