@@ -121,7 +121,7 @@ class Engine:
         self._settings = settings
         self._lease = Lease(database, gateway_id, settings.lease_s)
         self.partitions = Partitions(database, link, keyspace, gateway_id, self._prepare)
-        self.corrections = Corrections(database, link, keyspace, self._account_quotas)
+        self.corrections = Corrections(database, link, keyspace, self._account_quotas, self._lost_writes)
         self.outbox = Outbox(
             database,
             link,
@@ -172,6 +172,9 @@ class Engine:
         row = await self._database.row(READ_ACCOUNT, account_id)
         return self.loader.account_quotas(row["plan"], row["quotas"]) if row is not None else ()
 
+    def _lost_writes(self, partition: Partition, epoch: int) -> None:
+        self.holds.lost_writes(partition, epoch)
+
     def _submit(self, partition: Partition, item: Item) -> None:
         self.holds.submit(partition, item)
 
@@ -190,6 +193,7 @@ class Engine:
         evict."""
         await refuse_eviction(self._link)
         await self._lease.renew()
+        await self.partitions.look_at_ledger()
         for _ in range(START_ATTEMPTS):
             if all([await self._join(partition) for partition in self.partitions.all]):
                 break
@@ -255,11 +259,18 @@ class Engine:
     async def _relay(self) -> None:
         while not _asked_to_end():
             await asyncio.sleep(RELAY_INTERVAL_S)
-            await asyncio.gather(*map(self._tend, self.partitions.all))
+            await asyncio.gather(self._look_at_ledger(), *map(self._tend, self.partitions.all))
             try:
                 await self.announcer.relay()
             except (DatabaseError, RedisError, NotReady, TimeoutError) as error:
                 logger.info("relay: %s", error)
+
+    async def _look_at_ledger(self) -> None:
+        try:
+            async with asyncio.timeout(TEND_TIMEOUT_S):
+                await self.partitions.look_at_ledger()
+        except (DatabaseError, TimeoutError) as error:
+            logger.info("the ledger can't be looked at: %s", error)
 
     async def _tend(self, partition: Partition) -> None:
         """Keep up with a partition's epoch; a server that is away does not keep the others' waiting."""

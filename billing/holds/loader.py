@@ -64,15 +64,17 @@ class Loader:
         self._install_script, self._adopt_script, self._fill_script = Script("install"), Script("adopt"), Script("fill")
         self._flights: SingleFlight[int | None] = SingleFlight()
 
-    async def install(self, partition: Partition, account_id: str, key_id: str | None) -> None:
-        """Load an account, and a key of it, where Redis has not got them.
+    async def install(self, partition: Partition, account_id: str, key_id: str | None) -> bool:
+        """Load an account, and a key of it, where Redis has not got them; whether the ledger knows both.
 
         Raises `DatabaseError`, `RedisError`, `LostWrites`.
         """
-        await self._flights.run(("install", key_id or account_id), lambda: self._install(partition, account_id, key_id))
+        name = ("install", key_id or account_id)
+        return bool(await self._flights.run(name, lambda: self._install(partition, account_id, key_id)))
 
     async def adopt_account(self, partition: Partition, account_id: str) -> int | None:
-        """Tell Redis the account's version and counters. The version told: one that is newer may have come meanwhile.
+        """Tell Redis the account's version and counters. The version told (one that is newer may have come meanwhile),
+        0 of an account that the ledger has not; None without an epoch.
 
         Raises `DatabaseError`, `RedisError`, `TimeoutError`.
         """
@@ -87,16 +89,16 @@ class Loader:
         all_quotas = self._plan_of(plan_id).quotas + parse_quotas(quotas)
         return tuple({quota.tag: quota for quota in all_quotas}.values())
 
-    async def _install(self, partition: Partition, account_id: str, key_id: str | None) -> None:
+    async def _install(self, partition: Partition, account_id: str, key_id: str | None) -> bool:
         epoch = partition.epoch
         if epoch is None:
-            return
+            return True
         for _ in range(INSTALL_ATTEMPTS):
             now_s = await self._now_s(partition, account_id)
             async with self._database.transaction() as connection:
                 row = await connection.fetchrow(LOAD_ACCOUNT, account_id, epoch, partition.number)
-                if row is None:  # the epoch has moved: whoever asked finds out with its next call
-                    return
+                if row is None:  # or the epoch has moved: whoever asked finds out with its next call
+                    return await connection.fetchrow(READ_ACCOUNT, account_id) is not None
                 quotas = self.account_quotas(row["plan"], row["quotas"])
                 counters = await read_counters(connection, account_id, None, quotas, now_s)
                 balance, xseq, version = row["balance_nano"], row["xseq"], row["version"]
@@ -106,7 +108,7 @@ class Loader:
                 if key_id is not None:
                     row = await connection.fetchrow(READ_KEY, key_id)
                     if row is None:
-                        return
+                        return False
                     key_quotas = parse_quotas(row["quotas"])
                     counters = await read_counters(connection, account_id, key_id, key_quotas, now_s)
                     keys.append(self._keys.key(account_id, key_id))
@@ -117,9 +119,10 @@ class Loader:
             if reply == 2:
                 raise LostWrites(account_id, epoch)
             if reply in (0, 1):
-                return
+                return True
             await asyncio.sleep(DRAIN_POLL_S)
         logger.warning("account %s changes too fast to be loaded; the request that asked tries again", account_id)
+        return True
 
     async def _now_s(self, partition: Partition, account_id: str) -> int:
         """The account's time: Redis's, but never before what the account has seen."""
@@ -140,8 +143,10 @@ class Loader:
     async def _adopt(self, partition: Partition, account_id: str, key_id: str | None) -> int | None:
         epoch, subject = partition.epoch, key_id or account_id
         row = await self._database.row(READ_KEY if key_id else READ_ACCOUNT, subject)
-        if row is None or epoch is None:
+        if epoch is None:
             return None
+        if row is None:
+            return 0
         version: int = row["version"]
         quotas = parse_quotas(row["quotas"]) if key_id else self.account_quotas(row["plan"], row["quotas"])
         token, number = str(ULID()), partition.number

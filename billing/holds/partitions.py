@@ -1,24 +1,25 @@
 """Partitions: the life of the Redis server behind each, and the epoch that numbers it.
 
-This file owns rules R1 and R6 of the protocol: a server whose identity is new or changed begins a new epoch in
-Postgres, is fenced, and opens only when every gateway with a living lease has brought its older debits to the ledger
-and holds its running requests again.
+This file owns rules R1 and R6 of the protocol: a server whose identity is new or changed, or that was loaded from
+another ledger or from more than this one has, begins a new epoch in Postgres and is fenced. The epoch opens only when
+every gateway with a living lease has brought its older debits to the ledger and holds its running requests again.
 """
 
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
 from billing.holds.connection import Life, Link, RedisError, RedisMoved, Script
 from billing.holds.flight import SingleFlight
 from billing.holds.keyspace import Keyspace
-from billing.ledger.postgres import Database, DatabaseError, queries
+from billing.holds.ledger_watch import LedgerWatch
+from billing.ledger.postgres import Database, DatabaseError, Row, queries
 
 logger = logging.getLogger(__name__)
 
 _sql = queries("billing.ledger")
-READ_PARTITION: Final = _sql("partitions_read")
+GREET: Final = _sql("partitions_greet")
 MOVE_EPOCH: Final = _sql("partitions_move_epoch")
 LIVE_GATEWAYS: Final = _sql("gateways_live")
 
@@ -85,7 +86,8 @@ class Partitions:
         self._prepare = prepare
         self._handshakes: SingleFlight[None] = SingleFlight()
         self._joins: SingleFlight[bool] = SingleFlight()
-        self._fence, self._join_script = Script("fence"), Script("join")
+        self._fence, self._join_script, self._beat = Script("fence"), Script("join"), Script("beat")
+        self.ledger = LedgerWatch(database)
         self.all = [Partition(number) for number in range(keyspace.partitions)]
 
     def of(self, account_id: str) -> Partition:
@@ -123,16 +125,25 @@ class Partitions:
         number, meta_key = partition.number, self._keys.meta(partition.number)
         life = await self._link.connect(meta_key)
         identity = await life.identity()
-        row = await self._database.row(READ_PARTITION, number)
-        stored = row["epoch"] if row is not None else 0
-        epoch, known = await life.ask("HMGET", meta_key, "epoch", "identity")
-        if epoch is not None and known.decode() == identity and int(epoch) >= stored:
+        row = await self._ledger_row(number)  # first: Redis is never ahead of it, but where the ledger went back
+        epoch, known, ledger, beat = await life.ask("HMGET", meta_key, "epoch", "identity", "ledger", "beat")
+        agreed = (_number(epoch), known, ledger) == (row["epoch"], identity.encode(), row["ledger"].encode())
+        if agreed and not await self._went_back(number, row, _number(beat)):
             await _set_clock(partition, life)
-            partition.agree(life, int(epoch))
+            partition.agree(life, row["epoch"])
             return True
         partition.forget()
-        await self._move(partition, stored, identity)
+        await self._move(partition, row, identity, _number(epoch))
         return False
+
+    async def _ledger_row(self, number: int) -> Row:
+        row = await self._database.row(GREET, number)
+        assert row is not None  # noqa: S101  (the installation is one row, always)
+        return row
+
+    async def _went_back(self, number: int, row: Row, beat: int) -> bool:
+        """Whether the ledger has counted less than Redis was told: it may just have gone on since it was read."""
+        return beat > row["beat"] and bool(beat > (await self._ledger_row(number))["beat"])
 
     async def join(self, partition: Partition) -> bool:
         """Take part in the partition's epoch; whether it is open. Raises `NotReady`."""
@@ -163,34 +174,51 @@ class Partitions:
         try:
             life = await self._link.connect(self._keys.meta(partition.number))
             identity = await life.identity()
-            row = await self._database.row(READ_PARTITION, partition.number)
-            stored = row["epoch"] if row is not None else 0
-            if lost is None or stored == lost:
-                await self._move(partition, stored, identity)
+            row = await self._ledger_row(partition.number)
+            if lost is None or row["epoch"] == lost:
+                (epoch,) = await life.ask("HMGET", self._keys.meta(partition.number), "epoch")
+                await self._move(partition, row, identity, _number(epoch))
         except (RedisError, DatabaseError) as error:
             raise NotReady(str(error)) from error
         if lost is None or partition.epoch == lost:
             partition.forget()
 
-    async def _move(self, partition: Partition, stored: int, identity: str) -> None:
-        number = partition.number
-        moved = await self._database.row(MOVE_EPOCH, number, stored, identity)
+    async def _move(self, partition: Partition, row: Row, identity: str, in_redis: int) -> None:
+        """Begin an epoch that neither store has had: Redis may be ahead of a ledger that was restored."""
+        number, stored = partition.number, row["epoch"]
+        if in_redis > stored:
+            logger.error("partition %d: Redis is in epoch %d, the ledger only in %d", number, in_redis, stored)
+        moved = await self._database.row(MOVE_EPOCH, number, stored, identity, max(stored, in_redis) + 1)
         if moved is not None:
             logger.info("partition %d: epoch %d begins", number, moved["epoch"])
             keys = [self._keys.meta(number), self._keys.joined(number), self._keys.installed(number)]
-            await self._link.call(self._fence, keys, [moved["epoch"], identity])
+            arguments = [moved["epoch"], identity, moved["ledger"], moved["beat"]]
+            await self._link.call(self._fence, keys, arguments)
+
+    async def look_at_ledger(self) -> None:
+        """Look whether the ledger is still the one that the epochs were agreed on with; where it is not, they are
+        agreed on again. Raises `DatabaseError`."""
+        if not await self.ledger.look():
+            for partition in self.all:
+                partition.forget()
 
     async def is_current(self, partition: Partition) -> bool:
         """Whether the epoch in hand is still the server's, and open; refreshes the clock. Raises `RedisError`."""
         life, epoch = partition.life, partition.epoch
         if life is None or epoch is None:
             return False
-        known, open_ = await life.ask("HMGET", self._keys.meta(partition.number), "epoch", "open")
-        if known is None or int(known) != epoch or await life.has_changed():
+        (known,) = await life.ask("HMGET", self._keys.meta(partition.number), "epoch")
+        if _number(known) != epoch or await life.has_changed():
             partition.forget()
             return False
         await _set_clock(partition, life)
-        return bool(open_ == b"1")
+        open_ = await self._link.call(self._beat, [self._keys.meta(partition.number)], [epoch, self.ledger.beat, "0"])
+        return bool(open_ == 1)
+
+
+def _number(field: Any) -> int:
+    """A field of `meta`; 0 where it is missing."""
+    return int(field) if field is not None else 0
 
 
 async def _set_clock(partition: Partition, life: Life) -> None:

@@ -189,7 +189,9 @@ class Scripts:
         return replies
 
     def fence(self, epoch: int, identity: str) -> int:
-        reply: int = self._call("fence", [self._meta, self.keyspace.joined(0), self._installed], [epoch, identity])
+        reply: int = self._call(
+            "fence", [self._meta, self.keyspace.joined(0), self._installed], [epoch, identity, "ledger", 0]
+        )
         return reply
 
     def install(self, epoch: int, account: Account, key: Subject | None) -> int:
