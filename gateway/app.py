@@ -124,6 +124,12 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     add_routes(app, proxy, reads, jobs, dialect.endpoints)
     metrics.gauge("debits_waiting", "Debits that Redis has settled and Postgres has not.", lambda: len(engine.outbox))
     metrics.gauge("holds_live", "Requests that are being served.", lambda: len(engine.holds.live))
+    metrics.gauge(
+        "store_clock_difference_seconds",
+        "What the clocks of Redis and Postgres differ by.",
+        lambda: engine.partitions.clock_difference_s,
+        "max",
+    )
     metrics.gauge("principals_cached", "Keys in memory.", lambda: len(engine.cache))
     tasks = []
     try:

@@ -178,6 +178,8 @@ class Admissions:
         if code == codec.RELOAD:
             return decisions.Reload()
         if code in (codec.PUSH, codec.WAITING):
+            if code == codec.WAITING:
+                await self._loader.retime(partition, principal.account_id)
             account = await self._loader.adopt_account(partition, principal.account_id)
             key = await self._loader.adopt_key(partition, principal.account_id, principal.key_id)
             if _older(account, principal.account_version) or _older(key, principal.key_version):

@@ -42,9 +42,6 @@ class LedgerWatch:
         self._identity, self.beat = row["identity"], row["beat"]
         return same
 
-    async def now_ms(self) -> int:
-        """Postgres's time as this process reckons it, in Unix milliseconds. Raises `DatabaseError`, before the first
-        look."""
-        if self._identity is None:
-            await self.look()
-        return int(time.monotonic() * 1000) + self._clock_offset_ms
+    def now_ms(self) -> int | None:
+        """Postgres's time as this process reckons it, in Unix milliseconds; None before it was looked at."""
+        return None if self._identity is None else int(time.monotonic() * 1000) + self._clock_offset_ms

@@ -12,7 +12,7 @@ from typing import Final
 
 from ulid import ULID
 
-from billing.holds.codec import COUNTER, I8, SETTLED, AccountState, Entry, KeyState, pack_text
+from billing.holds.codec import AHEAD_S, COUNTER, I8, SETTLED, AccountState, Entry, KeyState, pack_text
 from billing.holds.connection import Link, Script
 from billing.holds.flight import SingleFlight
 from billing.holds.keyspace import Keyspace
@@ -28,6 +28,8 @@ _sql = queries("billing.ledger")
 LOAD_ACCOUNT: Final = _sql("load_account")
 READ_ACCOUNT: Final = _sql("read_account_principal")
 READ_KEY: Final = _sql("read_key_principal")
+
+LEDGER_CLOCK: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
 INSTALL_ATTEMPTS: Final = 5
 DRAIN_POLL_S: Final = 0.02
@@ -62,6 +64,7 @@ class Loader:
         self._flush = flush
         self._wait_s = wait_s
         self._install_script, self._adopt_script, self._fill_script = Script("install"), Script("adopt"), Script("fill")
+        self._retime_script = Script("retime")
         self._flights: SingleFlight[int | None] = SingleFlight()
 
     async def install(self, partition: Partition, account_id: str, key_id: str | None) -> bool:
@@ -125,11 +128,32 @@ class Loader:
         return True
 
     async def _now_s(self, partition: Partition, account_id: str) -> int:
-        """The account's time: Redis's, but never before what the account has seen."""
+        """The account's time: Redis's, but never before what the account has seen, unless that is far ahead."""
+        state, now_s = await self._state(partition, account_id), partition.now_ms() // 1000
+        return now_s if state is None or state.now_s > now_s + AHEAD_S else max(now_s, state.now_s)
+
+    async def _state(self, partition: Partition, account_id: str) -> AccountState | None:
         raw = await self._link.command("GET", self._keys.account(account_id))
         state = AccountState.unpack(raw) if raw is not None else None
-        now_s = partition.now_ms() // 1000
-        return max(now_s, state.now_s) if state is not None and state.epoch == partition.epoch else now_s
+        return state if state is not None and state.epoch == partition.epoch else None
+
+    async def retime(self, partition: Partition, account_id: str) -> None:
+        """Set an account's time right that a wrong clock of Redis's has taken ahead, where Redis's clock and Postgres's
+        agree now. Raises `DatabaseError`, `RedisError`."""
+        state = await self._state(partition, account_id)
+        if state is None or state.now_s <= partition.now_ms() // 1000 + AHEAD_S:
+            return
+        latest_s = 0
+        if state.running > 0:
+            async for _, raw in self._link.scan_hash(self._keys.journal(partition.number).decode(), SCAN_COUNT):
+                entry = Entry.unpack(raw)
+                if entry.state != SETTLED and (entry.epoch, entry.account_id) == (state.epoch, account_id):
+                    latest_s = max(latest_s, entry.at_ms // 1000)
+        ledger_ms = await self._database.value(LEDGER_CLOCK)
+        keys = [self._keys.meta(partition.number), self._keys.account(account_id)]
+        arguments = [state.epoch, state.hold_version, latest_s, ledger_ms]
+        if await self._link.call(self._retime_script, keys, arguments) == 0:
+            logger.warning("account %s: its time was %d s ahead", account_id, state.now_s - partition.now_ms() // 1000)
 
     async def tags(self, account_id: str, key_id: str, model: str, feature: str) -> tuple[list[int], list[int]]:
         """Tags of the counters, of the account and of the key, that a request counts in. Raises `DatabaseError`."""

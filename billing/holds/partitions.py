@@ -2,7 +2,8 @@
 
 This file owns rules R1 and R6 of the protocol: a server whose identity is new or changed, or that was loaded from
 another ledger or from more than this one has, begins a new epoch in Postgres and is fenced. The epoch opens only when
-every gateway with a living lease has brought its older debits to the ledger and holds its running requests again.
+every gateway with a living lease has brought its older debits to the ledger and holds its running requests again, and
+only while the clocks of both stores agree. One that is open is closed when Redis's clock is found to be wrong.
 """
 
 import logging
@@ -10,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from billing.holds.codec import AHEAD_S
 from billing.holds.connection import Life, Link, RedisError, RedisMoved, Script
 from billing.holds.flight import SingleFlight
 from billing.holds.keyspace import Keyspace
@@ -24,6 +26,8 @@ MOVE_EPOCH: Final = _sql("partitions_move_epoch")
 LIVE_GATEWAYS: Final = _sql("gateways_live")
 
 HANDSHAKE_ATTEMPTS: Final = 5
+APART_MS: Final = AHEAD_S * 1000
+"""Clocks that differ by more are not the same: windows and the ledger's months would not be."""
 
 
 class NotReady(Exception):
@@ -37,7 +41,7 @@ class Partition:
     a connection made anew never serves under an epoch that another one had agreed on.
     """
 
-    __slots__ = ("_epoch", "clock_offset_ms", "joined_epoch", "life", "number")
+    __slots__ = ("_epoch", "apart", "clock_offset_ms", "joined_epoch", "life", "number")
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -45,6 +49,7 @@ class Partition:
         self._epoch: int | None = None
         self.joined_epoch: int | None = None
         self.clock_offset_ms = 0
+        self.apart = False
 
     @property
     def epoch(self) -> int | None:
@@ -152,6 +157,16 @@ class Partitions:
     async def _join(self, partition: Partition) -> bool:
         epoch = await self.ensure(partition)
         try:
+            if self.ledger.now_ms() is None:
+                await self.look_at_ledger()
+            apart_ms, was_apart = self.clock_difference_ms(partition), partition.apart
+            partition.apart = abs(apart_ms) > APART_MS
+            if partition.apart and not was_apart:
+                logger.error(
+                    "partition %d: Redis's clock is %d s ahead of Postgres's", partition.number, apart_ms // 1000
+                )
+            if partition.apart:
+                return False
             if partition.joined_epoch != epoch and not await self._prepare(partition, epoch):
                 return False
             rows = await self._database.rows(LIVE_GATEWAYS)
@@ -212,8 +227,25 @@ class Partitions:
             partition.forget()
             return False
         await _set_clock(partition, life)
-        open_ = await self._link.call(self._beat, [self._keys.meta(partition.number)], [epoch, self.ledger.beat, "0"])
+        arguments = [epoch, self.ledger.beat, int(self._clock_is_wrong(partition))]
+        open_ = await self._link.call(self._beat, [self._keys.meta(partition.number)], arguments)
         return bool(open_ == 1)
+
+    def clock_difference_ms(self, partition: Partition) -> int:
+        """How far Redis's clock is ahead of Postgres's; 0 while one of them is not known."""
+        ledger_ms = self.ledger.now_ms()
+        return partition.now_ms() - ledger_ms if ledger_ms is not None and partition.life is not None else 0
+
+    @property
+    def clock_difference_s(self) -> float:
+        """The largest of all partitions, in seconds, whichever is ahead."""
+        return max(abs(self.clock_difference_ms(partition)) for partition in self.all) / 1000
+
+    def _clock_is_wrong(self, partition: Partition) -> bool:
+        """Whether Redis's clock is the wrong one: not Postgres's, as this process's own tells. What is admitted by it
+        would count in windows that are not now."""
+        own_ms = partition.now_ms() - int(time.time() * 1000)
+        return min(abs(own_ms), abs(self.clock_difference_ms(partition))) > APART_MS
 
 
 def _number(field: Any) -> int:
