@@ -151,6 +151,12 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     aside = SetAsideCount()
     metrics.gauge("debits_set_aside", "Debits that the ledger could not take.", lambda: aside.count, "max")
     metrics.gauge("holds_live", "Requests that are being served.", lambda: len(engine.holds.live))
+    metrics.gauge(
+        "store_clock_difference_seconds",
+        "What the clocks of Redis and Postgres differ by.",
+        lambda: engine.partitions.clock_difference_s,
+        "max",
+    )
     metrics.gauge("principals_cached", "Keys in memory.", lambda: len(engine.cache))
     engine.loops.on_failure = metrics.loop_failed
     try:

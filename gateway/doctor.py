@@ -8,6 +8,7 @@ servers         the embedded ones, where nothing else was given
 postgres        reachable, recent, durable, writable, migrated; no debit set aside
 redis           reachable, recent, persistent, never evicting, a writable server of its own; of a cluster every server,
                 and that it serves all slots and replaces a master sooner than a gateway counts as dead
+clocks          those of both stores, and how far they are apart
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from billing.cli import CommandFailed, Output
 from billing.holds.connection import NO_EVICTION, Link, RedisError, Server, Shard
 from billing.ledger.migrate import pending
 from billing.ledger.postgres import Database, DatabaseError
+from gateway.clocks import clock_finding, redis_ahead_s
 from gateway.embedded import EmbeddedServersError
 from gateway.failures import shown_url
 from gateway.places import Stores, open_stores
@@ -69,6 +71,7 @@ async def diagnose(environ: Mapping[str, str], output: Output) -> tuple[Check, .
         async with open_stores(settings, output) as stores:
             checks += await check_postgres(stores)
             checks += await check_redis(stores.redis_url, settings.defaults.lease_s)
+            checks += await check_clocks(stores)
     except (EmbeddedServersError, CommandFailed) as error:
         checks.append(Check("servers", "fail", str(error)))
     return tuple(checks)
@@ -285,6 +288,12 @@ def _failover(info: Mapping[str, Any], lease_s: float) -> Check:
     if lease_s < least_s:
         return Check("failover", "warn", said, f"Set lease_s to {least_s:g} or more, {mend}")
     return Check("failover", "ok", said)
+
+
+async def check_clocks(stores: Stores) -> list[Check]:
+    """Whether the stores' clocks agree; nothing where one of them is away, which was found already."""
+    ahead_s = await redis_ahead_s(stores.redis_url, stores.database_url, STORE_TIMEOUT_S)
+    return [Check("clocks", *clock_finding(ahead_s))] if ahead_s is not None else []
 
 
 def _of_shards(topology: str, shards: Sequence[Shard]) -> list[Check]:

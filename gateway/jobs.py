@@ -64,7 +64,7 @@ class Jobs:
                 logger.info("reconcile: %s", error)
 
     async def reconcile(self, *, fix: bool = False) -> Report:
-        """Compare Redis with the ledger; with `fix` begin a new epoch where they differ.
+        """Compare Redis with the ledger; with `fix` begin a new epoch, whether or not they differ.
 
         Raises `RedisError`, `DatabaseError`, `NotReady`, `TimeoutError`.
         """
@@ -107,17 +107,19 @@ class Jobs:
 
 
 async def reconcile_once(engine: Engine, *, fix: bool) -> Report:
-    """Write what was left in the journals, then compare; with `fix` begin a new epoch where there are differences.
+    """Write what was left in the journals, then compare; with `fix` begin a new epoch then, also where there are no
+    differences or they can't be looked for: what is wrong may be that Redis has not got what it is compared in.
 
     Raises `RedisError`, `DatabaseError`, `NotReady`, `TimeoutError`.
     """
-    for partition in engine.partitions.all:
-        await engine.partitions.ensure(partition)
-        await engine.recovery.sweep(partition, others=False)
-    report = await engine.reconciler.run()
-    if fix and report.drifts:
-        await engine.reconciler.fix()
-    return report
+    try:
+        for partition in engine.partitions.all:
+            await engine.partitions.ensure(partition)
+            await engine.recovery.sweep(partition, others=False)
+        return await engine.reconciler.run()
+    finally:
+        if fix:
+            await engine.reconciler.fix()
 
 
 def report_shape(report: Report) -> dict[str, object]:

@@ -173,13 +173,17 @@ class Admissions:
         self, code: int, partition: Partition, principal: Principal
     ) -> decisions.Unavailable | decisions.Reload | None:
         if code == codec.MISSING:
-            await self._loader.install(partition, principal.account_id, principal.key_id)
-            return None
+            known = await self._loader.install(partition, principal.account_id, principal.key_id)
+            return None if known else decisions.Reload()
         if code == codec.RELOAD:
             return decisions.Reload()
         if code in (codec.PUSH, codec.WAITING):
-            await self._loader.adopt_account(partition, principal.account_id)
-            await self._loader.adopt_key(partition, principal.account_id, principal.key_id)
+            if code == codec.WAITING:
+                await self._loader.retime(partition, principal.account_id)
+            account = await self._loader.adopt_account(partition, principal.account_id)
+            key = await self._loader.adopt_key(partition, principal.account_id, principal.key_id)
+            if _older(account, principal.account_version) or _older(key, principal.key_version):
+                return decisions.Reload()
             await asyncio.sleep(RETRY_PAUSE_S if code == codec.WAITING else 0)
             return None
         if code == codec.LATE:
@@ -190,6 +194,11 @@ class Admissions:
                 await asyncio.sleep(RETRY_PAUSE_S)
             return None
         return decisions.Unavailable("too many debits wait for Postgres")
+
+
+def _older(told: int | None, known: int) -> bool:
+    """Whether the ledger has an older version than this process knows: it was restored."""
+    return told is not None and told < known
 
 
 def _refusal(reply: list[Any], limits: Limits) -> decisions.Refused:

@@ -102,7 +102,7 @@ class Engine:
             on_failure=lambda error: self.loops.failed("lease", error),
         )
         self.partitions = Partitions(database, link, keyspace, gateway_id, self._prepare, self.peers.living)
-        self.corrections = Corrections(database, link, keyspace, self._account_quotas)
+        self.corrections = Corrections(database, link, keyspace, self._account_quotas, self._lost_writes)
         self.outbox = Outbox(
             database,
             link,
@@ -152,6 +152,9 @@ class Engine:
         row = await self._database.row(READ_ACCOUNT, account_id)
         return self.loader.account_quotas(row["plan"], row["quotas"]) if row is not None else ()
 
+    def _lost_writes(self, partition: Partition, epoch: int) -> None:
+        self.holds.lost_writes(partition, epoch)
+
     def _submit(self, partition: Partition, item: Item) -> None:
         self.holds.submit(partition, item)
 
@@ -170,6 +173,7 @@ class Engine:
         evict."""
         await refuse_eviction(self._link)
         await self.lease.renew()
+        await self.partitions.look_at_ledger()
         self.outbox.spool = self._open_spool()
         self.lease.start()
         try:
@@ -230,11 +234,18 @@ class Engine:
     async def _relay(self) -> None:
         while not asked_to_end():
             await asyncio.sleep(RELAY_INTERVAL_S)
-            await asyncio.gather(*map(self._tend, self.partitions.all))
+            await asyncio.gather(self._look_at_ledger(), *map(self._tend, self.partitions.all))
             try:
                 await self.announcer.relay()
             except (DatabaseError, RedisError, NotReady, TimeoutError) as error:
                 logger.info("relay: %s", error)
+
+    async def _look_at_ledger(self) -> None:
+        try:
+            async with asyncio.timeout(TEND_TIMEOUT_S):
+                await self.partitions.look_at_ledger()
+        except (DatabaseError, TimeoutError) as error:
+            logger.info("the ledger can't be looked at: %s", error)
 
     async def _tend(self, partition: Partition) -> None:
         """Keep up with a partition's epoch; a server that is away does not keep the others' waiting."""

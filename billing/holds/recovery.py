@@ -148,14 +148,18 @@ class Recovery:
         for hold in holds:
             hold.reholding = done
         try:
+            held: list[Hold] = []
             for hold in holds:
-                if not await self._rehold_one(partition, hold, epoch, known):
+                again = await self._rehold_one(partition, hold, epoch, known)
+                if again is None:
                     return False
-            rows = await self._database.rows(STORED_DEBITS, [hold.id for hold in holds])
+                if again:
+                    held.append(hold)
+            rows = await self._database.rows(STORED_DEBITS, [hold.id for hold in held])
             closed = {row["request_id"] for row in rows}
-            if closed and not await self._end_closed(partition, [hold for hold in holds if hold.id in closed]):
+            if closed and not await self._end_closed(partition, [hold for hold in held if hold.id in closed]):
                 return False
-            for hold in holds:
+            for hold in held:
                 if hold.id not in closed:
                     hold.epoch = epoch
             return True
@@ -164,7 +168,9 @@ class Recovery:
                 hold.reholding = None
             done.set_result(None)
 
-    async def _rehold_one(self, partition: Partition, hold: Hold, epoch: int, known: TagsByName) -> bool:
+    async def _rehold_one(self, partition: Partition, hold: Hold, epoch: int, known: TagsByName) -> bool | None:
+        """Whether Redis holds the request again, or knows its end; None: not yet. The ledger may have been replaced by
+        one that has no such account: nothing is held then, and its debit is the ledger's to refuse."""
         debit = decode_debit(hold.payload)
         keys = [self._keys.meta(partition.number), self._keys.journal(partition.number)]
         for _ in range(REHOLD_ATTEMPTS):
@@ -175,10 +181,11 @@ class Recovery:
             if reply in (0, 2):
                 return True
             if reply == 1:
+                return None
+            if not await self._loader.install(partition, debit.account_id, debit.key_id):
                 return False
-            await self._loader.install(partition, debit.account_id, debit.key_id)
             known.clear()
-        return False
+        return None
 
     async def _end_closed(self, partition: Partition, holds: Sequence[Hold]) -> bool:
         """Give back holds that the ledger has a row of, once their accounts know of it; whether all could be."""

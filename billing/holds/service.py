@@ -171,12 +171,10 @@ class Holds:
             logger.info("%d holds are not in Redis, and the ledger can't be asked: %s", len(request_ids), error)
 
     def lost_writes(self, partition: Partition, epoch: int) -> None:
-        """Redis has lost what it wrote in this epoch: what it says of balances and holds is not believed any more, and
-        a new epoch begins."""
+        """Redis or the ledger has lost what it wrote in this epoch: what Redis says of balances and holds is not
+        believed any more, and a new epoch begins."""
         if partition.epoch == epoch and (partition.number, epoch) not in self._lost:
-            logger.error(
-                "Redis has lost holds of partition %d in epoch %d: a new epoch begins", partition.number, epoch
-            )
+            logger.error("partition %d: writes of epoch %d are lost: a new one begins", partition.number, epoch)
             self._lost.add((partition.number, epoch))
             self.spawn(self._renew(partition, epoch))
 

@@ -30,6 +30,20 @@ async def test_reconcile_reports_and_mends(gateway: Gateway) -> None:
         assert (await answer.json())["status"] == "ok"
 
 
+async def test_a_new_epoch_can_be_asked_for_without_a_difference(gateway: Gateway) -> None:
+    """What is wrong may be what reconciling compares with."""
+    customer = await gateway.customer("5.00")
+    (partition,) = gateway.runtime.engine.partitions.all
+    epoch = partition.epoch
+    headers, url = {"X-Admin-Key": ADMIN_KEY}, f"{gateway.url}/v1/jobs/reconcile"
+    async with gateway.session.post(url, headers=headers, json={"fix": True}) as answer:
+        assert (await answer.json())["drifts"] == []
+    async with customer.post(body=chat()) as answer:
+        assert answer.status == 200
+    assert epoch is not None
+    assert partition.epoch == epoch + 1
+
+
 async def test_jobs_need_the_admin_key(gateway: Gateway) -> None:
     for headers in ({}, {"X-Admin-Key": "wrong"}):
         async with gateway.session.post(f"{gateway.url}/v1/jobs/reconcile", headers=headers) as answer:

@@ -1,6 +1,7 @@
 -- A subject's principal has a newer version: keep the counters that its quotas still name, drop the others, add the
 -- missing ones as pending. A pending counter counts from now on, open holds included; what was settled before comes
 -- from Postgres by `fill`. A `fill` that never comes is not waited for: after RESTART_MS another `adopt` starts anew, under its own token.
+-- A counter whose window lies ahead of the account's time was taken there by a wrong clock, and begins anew as well.
 --
 -- KEYS[1] meta   KEYS[2] journal   KEYS[3] account state   KEYS[4] installed   KEYS[5] key state (when the subject is a key)
 -- ARGV[1] epoch   ARGV[2] subject id   ARGV[3] version   ARGV[4] token (26 characters)
@@ -39,7 +40,7 @@ for i = 5, #ARGV do
   feature = read_text(ARGV[i], at)
   local known, pending = find_counter(subject, first, tag)
   local n = #counters
-  if known and not pending then
+  if known and not pending and subject[known + 1] <= ids[window_of(tag)] then
     counters[n + 1], counters[n + 2], counters[n + 3] = tag, subject[known + 1], subject[known + 2]
   else
     counters[n + 1], counters[n + 2], counters[n + 3] = tag + PENDING, ids[window_of(tag)], 0
