@@ -15,7 +15,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from billing.api import setup
-from billing.ledger.catalogue import sync_plans, sync_prices
+from billing.ledger.catalogue import sync_prices
 from billing.ledger.postgres import DatabaseError
 from billing.ledger.replay import count_set_aside
 from gateway.edge import EdgeRunner
@@ -90,13 +90,14 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     tokenizer = Tokenizer()
     await asyncio.get_running_loop().run_in_executor(None, tokenizer.load)
     await sync_prices(runtime.database, settings.prices)
-    await sync_plans(runtime.database, settings.plans, defaults.default_plan)
+    follower = runtime.follower
+    await follower.begin()
     transports = make_transports(settings, tokenizer)
     served = {name: provider for name, provider in settings.providers.items() if name in transports}
     models = {name: model for name, model in settings.models.items() if model.provider in served}
     router = Router(served, models, settings.prices)
     dialect = OpenAIDialect()
-    links = Links(settings.frontend_url, settings.plans)
+    links = Links(settings.frontend_url, follower.plans)
     forwarder = Forwarder(
         engine.holds,
         transports,
@@ -127,6 +128,9 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     metrics.gauge(
         "debits_hindered", "1 while Postgres is there and takes no debits.", lambda: engine.outbox.hindered, "max"
     )
+    metrics.gauge(
+        "plans_revision", "Revision of the plans that this gateway applies.", lambda: follower.revision, "max"
+    )
     aside = SetAsideCount()
     metrics.gauge("debits_set_aside", "Debits that the ledger could not take.", lambda: aside.count, "max")
     metrics.gauge("holds_live", "Requests that are being served.", lambda: len(engine.holds.live))
@@ -137,6 +141,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         tasks = [
             asyncio.create_task(_housekeeping(runtime, aside)),
             asyncio.create_task(_flush_metrics(metrics)),
+            asyncio.create_task(follower.run()),
             asyncio.create_task(jobs.reconcile_for_ever(defaults.reconcile_interval_s)),
         ]
         health.ready = True

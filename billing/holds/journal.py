@@ -52,7 +52,7 @@ async def entries(
 
 async def open_holds(link: Link, keyspace: Keyspace, number: int, account_id: str, key_id: str | None) -> list[str]:
     """Requests of an account, or of a key of it, whose holds are open, in whatever epoch. Raises `RedisAway`."""
-    found = {}
+    found: dict[str, None] = {}
     async for field, raw in link.scan_hash(keyspace.journal(number).decode(), SCAN_COUNT):
         if raw[1:2] == SETTLED_BYTE or len(field) != ID_BYTES:  # most of a large journal
             continue
