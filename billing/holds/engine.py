@@ -190,6 +190,7 @@ class Engine:
             if all([await self._join(partition) for partition in self.partitions.all]):
                 break
             await asyncio.sleep(START_PAUSE_S)
+        await self.holds.backlog.look()
         subscribed = asyncio.Event()
         loops = (
             self._keep_lease(),
@@ -252,6 +253,7 @@ class Engine:
         while not _asked_to_end():
             await asyncio.sleep(RELAY_INTERVAL_S)
             await asyncio.gather(*map(self._tend, self.partitions.all))
+            await self.holds.backlog.look()
             try:
                 await self.announcer.relay()
             except (DatabaseError, RedisError, NotReady, TimeoutError) as error:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from billing.holds.admission import Admissions, Opening
+from billing.holds.backlog import Backlog
 from billing.holds.batcher import Batcher, Item
 from billing.holds.codec import OK
 from billing.holds.connection import RedisAway, RedisError, Script
@@ -77,12 +78,14 @@ class Holds:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
         self.live: dict[str, Hold] = {}
+        self.backlog = Backlog(partitions, keyspace, self.live, outbox, settings.max_unsettled)
         self.admissions = Admissions(
             self._batchers,
             keyspace,
             partitions,
             loader,
             self.live,
+            self.backlog,
             self.void,
             gateway_id=gateway_id,
             timeout_s=settings.redis_timeout_s,
