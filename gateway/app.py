@@ -15,7 +15,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from billing.api import setup
-from billing.ledger.catalogue import sync_plans, sync_prices
+from billing.ledger.catalogue import sync_prices
 from billing.ledger.postgres import DatabaseError
 from billing.ledger.replay import count_set_aside
 from gateway.edge import EdgeRunner
@@ -107,13 +107,14 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     tokenizer = Tokenizer()
     await asyncio.get_running_loop().run_in_executor(None, tokenizer.load)
     await sync_prices(runtime.database, settings.prices)
-    await sync_plans(runtime.database, settings.plans, defaults.default_plan)
+    follower = runtime.follower
+    await follower.begin()
     transports = make_transports(settings, tokenizer)
     served = {name: provider for name, provider in settings.providers.items() if name in transports}
     models = {name: model for name, model in settings.models.items() if model.provider in served}
     router = Router(served, models, settings.prices)
     dialect = OpenAIDialect(structure_bounds(defaults))
-    links = Links(settings.frontend_url, settings.plans)
+    links = Links(settings.frontend_url, follower.plans)
     missing = MissingUsage(defaults.missing_usage, tokenizer, dialect)
     settler = Settler(engine.holds, missing, metrics, defaults.max_usage_factor)
     remainder = Remainder(
@@ -148,6 +149,9 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     metrics.gauge(
         "debits_hindered", "1 while Postgres is there and takes no debits.", lambda: engine.outbox.hindered, "max"
     )
+    metrics.gauge(
+        "plans_revision", "Revision of the plans that this gateway applies.", lambda: follower.revision, "max"
+    )
     aside = SetAsideCount()
     metrics.gauge("debits_set_aside", "Debits that the ledger could not take.", lambda: aside.count, "max")
     metrics.gauge("holds_live", "Requests that are being served.", lambda: len(engine.holds.live))
@@ -163,12 +167,13 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         await engine.start()
         engine.loops.start("housekeeping", lambda: _housekeeping(runtime, aside))
         engine.loops.start("metrics", lambda: _flush_metrics(metrics))
+        engine.loops.start("plans", follower.run)
         engine.loops.start("reconcile", lambda: jobs.reconcile_for_ever(defaults.reconcile_interval_s))
         health.ready = True
         yield Served(app, proxy, dialect.endpoints), health
     finally:
         health.ready = False
-        await engine.loops.stop("housekeeping", "metrics", "reconcile")
+        await engine.loops.stop("housekeeping", "metrics", "plans", "reconcile")
         remainder.hurry()
         if not await engine.stop(defaults.postgres_timeout_s):
             logger.error("debits wait in Redis's journal: the next gateway writes them")

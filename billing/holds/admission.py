@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from billing.holds import codec
 from billing.holds import decision as decisions
+from billing.holds.backlog import Backlog
 from billing.holds.batcher import Batcher, StaleEpoch
 from billing.holds.codec import ADMIT, pack_text
 from billing.holds.connection import RedisError, RedisMoved
@@ -37,7 +38,7 @@ Decision = Hold | decisions.Refused | decisions.Unavailable | decisions.Reload
 class Admissions:
     """Admits for one gateway process. An answer of Redis's is waited for as long as the batcher does, and `timeout_s`
     is when Redis refuses to carry an admission out; all attempts together take `wait_s`. What was admitted is put into
-    `live`; `resolve` ends what was left unresolved."""
+    `live`; `resolve` ends what was left unresolved. Where the `backlog` is full Redis is not asked."""
 
     def __init__(
         self,
@@ -46,6 +47,7 @@ class Admissions:
         partitions: Partitions,
         loader: Loader,
         live: dict[str, Hold],
+        backlog: Backlog,
         resolve: Callable[[Hold], Awaitable[None]],
         *,
         gateway_id: str,
@@ -58,6 +60,7 @@ class Admissions:
         self._partitions = partitions
         self._loader = loader
         self._live = live
+        self._backlog = backlog
         self._gateway_id = gateway_id
         self._timeout_s = timeout_s
         self._timeout_ms = int(timeout_s * 1000)
@@ -79,6 +82,24 @@ class Admissions:
         back once Redis has answered."""
         place = principal.kept.get((self._gateway_id, model, feature)) or self._place_of(principal, model, feature)
         payload = expired if isinstance(expired, bytes) else encode_debit(expired)
+        backlog = self._backlog
+        if backlog.full:
+            return decisions.Unavailable("too many debits wait for Postgres")
+        backlog.asking += 1
+        try:
+            return await self._ask(request_id, principal, place, need, payload, meanwhile)
+        finally:
+            backlog.asking -= 1
+
+    async def _ask(
+        self,
+        request_id: str,
+        principal: Principal,
+        place: Place,
+        need: Need,
+        payload: bytes,
+        meanwhile: Callable[[], None] | None,
+    ) -> Decision:
         partition, deadline = place.partition, self._loop.time() + self._wait_s
         while True:
             item = self._item(request_id, place, need, payload)

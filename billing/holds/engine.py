@@ -196,6 +196,7 @@ class Engine:
             if all([await self._join(partition) for partition in self.partitions.all]):
                 break
             await asyncio.sleep(START_PAUSE_S)
+        await self.holds.backlog.look()
         subscribed = asyncio.Event()
         self.loops.start("outbox", self.outbox.run)
         self.loops.start("roller", self.roller.run)
@@ -235,6 +236,7 @@ class Engine:
         while not asked_to_end():
             await asyncio.sleep(RELAY_INTERVAL_S)
             await asyncio.gather(self._look_at_ledger(), *map(self._tend, self.partitions.all))
+            await self.holds.backlog.look()
             try:
                 await self.announcer.relay()
             except (DatabaseError, RedisError, NotReady, TimeoutError) as error:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from billing.holds.admission import Admissions, Opening
+from billing.holds.backlog import Backlog
 from billing.holds.batcher import Batcher, Item
 from billing.holds.codec import OK, VANISHED
 from billing.holds.connection import RedisAway, RedisError, Script
@@ -89,12 +90,14 @@ class Holds:
             batch_rows=ledger_batch_rows,
             timeout_s=settings.ledger_timeout_s,
         )
+        self.backlog = Backlog(partitions, keyspace, self.live, outbox, settings.max_unsettled)
         self.admissions = Admissions(
             self._batchers,
             keyspace,
             partitions,
             loader,
             self.live,
+            self.backlog,
             self.resolve,
             gateway_id=gateway_id,
             timeout_s=settings.redis_timeout_s,

@@ -91,7 +91,9 @@ class Defaults:
     max_usage_factor: float = _seconds(20, 1, 1_000_000, "a report above so many times a strict hold is not believed")
     upstream_timeout_s: float = _seconds(600, 0.05, 86_400, "longest silence of an upstream")
     upload_timeout_s: float = _seconds(300, 0.05, 86_400, "time for a client to send a request's body")
-    max_unsettled: int = _whole(100_000, 1, 10_000_000, "debits that may wait for Postgres before 503")
+    max_unsettled: int = _whole(
+        100_000, 1, 10_000_000, "requests that run and debits that wait for Postgres, in all, before 503"
+    )
     shutdown_grace_s: float = _seconds(30, 0, 3600, "time for running requests when the gateway stops")
     reconcile_interval_s: float = _seconds(300, 1, 86_400, "time between comparisons of Redis with the ledger")
     default_plan: str = _bound(DEFAULT_PLAN, Bound("text", "plan of a new account; must be in plans.yaml"))
