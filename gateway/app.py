@@ -20,6 +20,7 @@ from billing.ledger.postgres import DatabaseError
 from gateway.edge import EdgeRunner
 from gateway.estimate import EstimateRules
 from gateway.forward import Forwarder, ForwardRules
+from gateway.guard import EdgeRules
 from gateway.handler import Proxy, ProxyRules
 from gateway.jobs import Jobs
 from gateway.metrics import Metrics
@@ -30,7 +31,7 @@ from gateway.reads import Health, Reads, add_routes
 from gateway.refusals import Links
 from gateway.routing import Router
 from gateway.runtime import Runtime, new_id
-from gateway.settings import Settings
+from gateway.settings import Defaults, Settings
 from gateway.settling import Settler
 from gateway.tokens import Tokenizer
 from gateway.transport import HttpTransport
@@ -68,6 +69,16 @@ def make_transports(settings: Settings, tokenizer: Tokenizer) -> dict[str, Trans
     return transports
 
 
+def edge_rules(defaults: Defaults) -> EdgeRules:
+    """What the edge follows of the configuration."""
+    return EdgeRules(
+        linger_s=defaults.linger_s,
+        linger_bytes=defaults.linger_bytes,
+        head_timeout_s=defaults.head_timeout_s,
+        max_connections=defaults.max_connections,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Served:
     """What a worker serves: the application, and in front of it the metered endpoints."""
@@ -75,10 +86,11 @@ class Served:
     app: web.Application
     proxy: Proxy
     endpoints: frozenset[str]
+    rules: EdgeRules
 
     def runner(self, **options: Any) -> EdgeRunner:
         """Runs it; options are those of `web.AppRunner`."""
-        return EdgeRunner(self.app, self.proxy.handle, self.endpoints, **options)
+        return EdgeRunner(self.app, self.proxy.handle, self.endpoints, self.rules, **options)
 
 
 @asynccontextmanager
@@ -117,10 +129,10 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     )
     health = Health(engine)
     reads = Reads(runtime, proxy, router, metrics, health)
-    app = web.Application(client_max_size=settings.proxy_max_body_bytes)
+    app = web.Application(client_max_size=settings.max_body_bytes)
     app.on_response_prepare.append(_without_server)
     setup(app, runtime.services)
-    jobs = Jobs(engine, runtime.database, proxy, metrics, runtime.admin_api_key, new_id())
+    jobs = Jobs(engine, runtime.database, proxy, metrics, runtime.admin_api_key, new_id(), runtime.services)
     add_routes(app, proxy, reads, jobs, dialect.endpoints)
     metrics.gauge("debits_waiting", "Debits that Redis has settled and Postgres has not.", lambda: len(engine.outbox))
     metrics.gauge("holds_live", "Requests that are being served.", lambda: len(engine.holds.live))
@@ -134,7 +146,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
             asyncio.create_task(jobs.reconcile_for_ever(defaults.reconcile_interval_s)),
         ]
         health.ready = True
-        yield Served(app, proxy, dialect.endpoints), health
+        yield Served(app, proxy, dialect.endpoints, edge_rules(defaults)), health
     finally:
         health.ready = False
         for task in tasks:

@@ -12,6 +12,8 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
+from billing.api import Services
+from billing.api.requests import read_bounded
 from billing.holds.connection import RedisError
 from billing.holds.engine import Engine
 from billing.holds.partitions import NotReady
@@ -32,13 +34,23 @@ class Jobs:
     """Runs jobs and remembers their last results."""
 
     def __init__(
-        self, engine: Engine, database: Database, proxy: Proxy, metrics: Metrics, admin_api_key: str, owner: str
+        self,
+        engine: Engine,
+        database: Database,
+        proxy: Proxy,
+        metrics: Metrics,
+        admin_api_key: str,
+        owner: str,
+        bounds: Services,
     ) -> None:
+        """`bounds` are those of the billing API: the size of a body and the time to send it."""
         self._engine = engine
         self._database = database
         self._proxy = proxy
         self._admin_api_key = admin_api_key.encode()
         self._owner = owner
+        self._max_body_bytes = bounds.max_body_bytes
+        self._request_timeout_s = bounds.request_timeout_s
         self._running = asyncio.Lock()
         self._last: dict[str, Any] = {"job": None, "status": "never run"}
         self._drifts = 0
@@ -74,7 +86,7 @@ class Jobs:
     async def post_reconcile(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/jobs/reconcile, with `{"fix": true}` to mend."""
         self._check_admin(request)
-        body = await request.read()
+        body = await read_bounded(request, self._max_body_bytes, self._request_timeout_s)
         try:
             asked = msgspec.json.decode(body, type=dict[str, bool]) if body else {}
         except msgspec.DecodeError as error:

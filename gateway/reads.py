@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
+from billing.api.errors import ApiError
 from billing.api.shapes import explanation_shape, key_shape
 from billing.holds.codec import AccountState, Counter, KeyState
 from billing.holds.connection import RedisError
@@ -204,6 +205,8 @@ def add_routes(app: web.Application, proxy: Proxy, reads: Reads, jobs: Jobs, end
                 answer: web.StreamResponse = await handler(request)
             except Refuse as refused:
                 return proxy.count(refused.refusal).response(request_id)
+            except ApiError as error:  # of a body, which is read as the billing API reads its own
+                answer = error.response()
             except Exception:
                 logger.exception("request %s failed", request_id)
                 return proxy.count(refusals.unavailable()).response(request_id)

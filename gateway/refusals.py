@@ -98,6 +98,13 @@ def bad_request(message: str, param: str | None = None) -> Refusal:
     return Refusal(400, "invalid_request_error", message, param=param)
 
 
+def bad_head(*, too_large: bool) -> Refusal:
+    """What could not be read as a request at all."""
+    if too_large:
+        return bad_request("The request's line or headers are too long: send fewer or shorter ones.")
+    return bad_request("This is no HTTP/1.1 request that can be read: check its request line, headers and framing.")
+
+
 def too_large(limit_bytes: int) -> Refusal:
     return Refusal(413, "request_too_large", f"The body is larger than {limit_bytes} bytes: send a smaller one.")
 
