@@ -17,6 +17,7 @@ from aiohttp import web
 from billing.api import setup
 from billing.ledger.catalogue import sync_plans, sync_prices
 from billing.ledger.postgres import DatabaseError
+from gateway.bodies import Bodies, BodyRules
 from gateway.edge import EdgeRunner
 from gateway.estimate import EstimateRules
 from gateway.forward import Forwarder, ForwardRules
@@ -69,6 +70,16 @@ def make_transports(settings: Settings, tokenizer: Tokenizer) -> dict[str, Trans
     return transports
 
 
+def body_rules(settings: Settings) -> BodyRules:
+    """The bounds of bodies in memory. One body alone always fits."""
+    defaults, largest = settings.defaults, settings.proxy_max_body_bytes
+    return BodyRules(
+        large_bytes=defaults.large_body_bytes,
+        worker_bytes=max(defaults.body_bytes_in_flight, largest),
+        account_bytes=max(defaults.account_body_bytes_in_flight, largest),
+    )
+
+
 def edge_rules(defaults: Defaults) -> EdgeRules:
     """What the edge follows of the configuration."""
     return EdgeRules(
@@ -108,6 +119,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     router = Router(served, models, settings.prices)
     dialect = OpenAIDialect()
     links = Links(settings.frontend_url, settings.plans)
+    bodies = Bodies(body_rules(settings))
     forwarder = Forwarder(
         engine.holds,
         transports,
@@ -115,17 +127,19 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         Settler(engine.holds, MissingUsage(defaults.missing_usage, tokenizer), metrics),
         ForwardRules(defaults.upstream_answer_bytes, defaults.disconnect_drain_s),
         metrics,
+        apart=bodies.apart,
     )
     rules = ProxyRules(
-        EstimateRules(defaults.strict, defaults.min_output_tokens, defaults.estimated_output_tokens),
-        settings.proxy_max_body_bytes,
-        defaults.upload_timeout_s,
-        settings.payment_grace_days * DAY_S,
-        defaults.admission_wait_ms / 1000,
-        defaults.expired_hold == "input",
+        estimate=EstimateRules(defaults.strict, defaults.min_output_tokens, defaults.estimated_output_tokens),
+        max_body_bytes=settings.proxy_max_body_bytes,
+        upload_timeout_s=defaults.upload_timeout_s,
+        grace_s=settings.payment_grace_days * DAY_S,
+        admission_wait_s=defaults.admission_wait_ms / 1000,
+        charge_expired=defaults.expired_hold == "input",
     )
     proxy = Proxy(
-        engine.holds, engine.cache, engine.announcer, router, forwarder, dialect, links, rules, metrics, tokenizer
+        *(engine.holds, engine.cache, engine.announcer, router, forwarder, dialect, links, rules, metrics, tokenizer),
+        bodies,
     )
     health = Health(engine)
     reads = Reads(runtime, proxy, router, metrics, health)
@@ -136,6 +150,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     add_routes(app, proxy, reads, jobs, dialect.endpoints)
     metrics.gauge("debits_waiting", "Debits that Redis has settled and Postgres has not.", lambda: len(engine.outbox))
     metrics.gauge("holds_live", "Requests that are being served.", lambda: len(engine.holds.live))
+    metrics.gauge("body_bytes", "Bytes of request bodies in memory.", lambda: bodies.size_bytes)
     metrics.gauge("principals_cached", "Keys in memory.", lambda: len(engine.cache))
     tasks = []
     try:
@@ -158,6 +173,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         for transport in transports.values():
             await transport.close()
         tokenizer.close()
+        bodies.close()
 
 
 async def _without_server(_: web.Request, response: web.StreamResponse) -> None:

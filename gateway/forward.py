@@ -10,10 +10,10 @@ import asyncio
 import logging
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from billing.holds.hold import Hold, Settled, SettlementLost
 from billing.holds.service import Holds
@@ -40,6 +40,9 @@ CLIENT_GONE: Final = 499
 """The status under which a request is counted whose client left; nobody receives it."""
 
 
+Apart = Callable[..., Awaitable[Any]]
+
+
 @dataclass(frozen=True, slots=True)
 class ForwardRules:
     """What forwarding follows of the configuration."""
@@ -60,7 +63,10 @@ class Forwarder:
         rules: ForwardRules,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
+        apart: Apart | None = None,
     ) -> None:
+        """`apart` runs what takes time in proportion to a large body off the event loop."""
+        self._apart = apart
         self._holds = holds
         self._transports = transports
         self._dialect = dialect
@@ -76,7 +82,10 @@ class Forwarder:
         sent_s = self._clock()
         provider = exchange.route.provider.name
         try:
-            answer = await self._transports[provider].send(self._request(call, exchange, hold))
+            large = len(exchange.body) > MAX_PREPARED_BYTES
+            answer = await self._transports[provider].send(  # nothing here keeps the request, whose body may be large
+                await self._made_apart(call, exchange, hold) if large else self._request(call, exchange, hold)
+            )
         except UpstreamError as error:
             return await self._failed(call, exchange, hold, error)
         self._metrics.upstream_latency(provider, self._clock() - sent_s)
@@ -104,6 +113,13 @@ class Forwarder:
         answered. Not of a large body: a request that is refused should not cost that."""
         if exchange.prepared is None and len(exchange.body) <= MAX_PREPARED_BYTES:
             exchange.prepared = self._outgoing(call, exchange, None)
+
+    async def _made_apart(self, call: Call, exchange: Exchange, hold: Hold) -> UpstreamRequest:
+        """As `_request`, off the event loop."""
+        if self._apart is None:
+            return self._request(call, exchange, hold)
+        made: UpstreamRequest = await self._apart(self._request, call, exchange, hold)
+        return made
 
     def _request(self, call: Call, exchange: Exchange, hold: Hold) -> UpstreamRequest:
         prepared, exchange.prepared = exchange.prepared, None  # nothing keeps a second body once it is sent

@@ -20,8 +20,9 @@ from billing.holds.partitions import NotReady
 from billing.holds.reconcile import Report
 from billing.ledger.postgres import Database, DatabaseError, queries
 from gateway import refusals
-from gateway.handler import Proxy, Refuse
+from gateway.handler import Proxy
 from gateway.metrics import Metrics
+from gateway.refusals import Refuse
 
 logger = logging.getLogger(__name__)
 

@@ -23,10 +23,11 @@ from billing.quotas import Metric, Window, window_end_s, window_id
 from gateway import refusals
 from gateway.answers import REQUEST_ID
 from gateway.edge import route_of
-from gateway.handler import Proxy, Refuse
+from gateway.handler import Proxy
 from gateway.headers import client_key
 from gateway.jobs import Jobs
 from gateway.metrics import Metrics
+from gateway.refusals import Refuse
 from gateway.routing import Route, Router
 from gateway.runtime import Runtime
 
