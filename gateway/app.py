@@ -18,9 +18,11 @@ from billing.api import setup
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.postgres import DatabaseError
 from billing.ledger.replay import count_set_aside
+from gateway.bodies import Bodies, BodyRules
 from gateway.edge import EdgeRunner
 from gateway.estimate import EstimateRules
 from gateway.forward import Forwarder, ForwardRules
+from gateway.guard import EdgeRules
 from gateway.handler import Proxy, ProxyRules
 from gateway.jobs import Jobs
 from gateway.metrics import Metrics
@@ -86,6 +88,26 @@ def structure_bounds(defaults: Defaults) -> StructureBounds:
     )
 
 
+def body_rules(settings: Settings) -> BodyRules:
+    """The bounds of bodies in memory. One body alone always fits."""
+    defaults, largest = settings.defaults, settings.proxy_max_body_bytes
+    return BodyRules(
+        large_bytes=defaults.large_body_bytes,
+        worker_bytes=max(defaults.body_bytes_in_flight, largest),
+        account_bytes=max(defaults.account_body_bytes_in_flight, largest),
+    )
+
+
+def edge_rules(defaults: Defaults) -> EdgeRules:
+    """What the edge follows of the configuration."""
+    return EdgeRules(
+        linger_s=defaults.linger_s,
+        linger_bytes=defaults.linger_bytes,
+        head_timeout_s=defaults.head_timeout_s,
+        max_connections=defaults.max_connections,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Served:
     """What a worker serves: the application, and in front of it the metered endpoints."""
@@ -93,10 +115,11 @@ class Served:
     app: web.Application
     proxy: Proxy
     endpoints: frozenset[str]
+    rules: EdgeRules
 
     def runner(self, **options: Any) -> EdgeRunner:
         """Runs it; options are those of `web.AppRunner`."""
-        return EdgeRunner(self.app, self.proxy.handle, self.endpoints, **options)
+        return EdgeRunner(self.app, self.proxy.handle, self.endpoints, self.rules, **options)
 
 
 @asynccontextmanager
@@ -114,6 +137,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     models = {name: model for name, model in settings.models.items() if model.provider in served}
     router = Router(served, models, settings.prices)
     dialect = OpenAIDialect(structure_bounds(defaults))
+    bodies = Bodies(body_rules(settings))
     links = Links(settings.frontend_url, follower.plans)
     missing = MissingUsage(defaults.missing_usage, tokenizer, dialect)
     settler = Settler(engine.holds, missing, metrics, defaults.max_usage_factor)
@@ -125,25 +149,29 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     forward_rules = ForwardRules(
         defaults.upstream_answer_bytes, defaults.max_request_s, defaults.client_write_timeout_s
     )
-    forwarder = Forwarder(transports, dialect, settler, remainder, forward_rules, metrics)
+    forwarder = Forwarder(transports, dialect, settler, remainder, forward_rules, metrics, apart=bodies.apart)
     rules = ProxyRules(
-        EstimateRules(defaults.strict, defaults.min_output_tokens, defaults.estimated_output_tokens),
-        settings.proxy_max_body_bytes,
-        defaults.upload_timeout_s,
-        settings.payment_grace_days * DAY_S,
-        defaults.admission_wait_ms / 1000,
-        defaults.expired_hold == "input",
+        estimate=EstimateRules(defaults.strict, defaults.min_output_tokens, defaults.estimated_output_tokens),
+        max_body_bytes=settings.proxy_max_body_bytes,
+        upload_timeout_s=defaults.upload_timeout_s,
+        grace_s=settings.payment_grace_days * DAY_S,
+        admission_wait_s=defaults.admission_wait_ms / 1000,
+        charge_expired=defaults.expired_hold == "input",
     )
     proxy = Proxy(
         *(engine.holds, engine.cache, engine.announcer, router, forwarder, dialect, links, rules, metrics, tokenizer),
+        bodies,
         attempts=runtime.attempts,
     )
     health = Health(engine)
     reads = Reads(runtime, proxy, router, metrics, health)
-    app = web.Application(client_max_size=settings.proxy_max_body_bytes)
+    app = web.Application(client_max_size=settings.max_body_bytes)
     app.on_response_prepare.append(_without_server)
     setup(app, runtime.services)
-    jobs = Jobs(engine, runtime.database, proxy, metrics, runtime.admin_api_key, runtime.attempts, new_id())
+    jobs = Jobs(
+        *(engine, runtime.database, proxy, metrics, runtime.admin_api_key, runtime.attempts, new_id()),
+        runtime.services,
+    )
     add_routes(app, proxy, reads, jobs, dialect.endpoints)
     metrics.gauge("debits_waiting", "Debits that Redis has settled and Postgres has not.", lambda: len(engine.outbox))
     metrics.gauge(
@@ -161,6 +189,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         lambda: engine.partitions.clock_difference_s,
         "max",
     )
+    metrics.gauge("body_bytes", "Bytes of request bodies in memory.", lambda: bodies.size_bytes)
     metrics.gauge("principals_cached", "Keys in memory.", lambda: len(engine.cache))
     engine.loops.on_failure = metrics.loop_failed
     try:
@@ -170,7 +199,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         engine.loops.start("plans", follower.run)
         engine.loops.start("reconcile", lambda: jobs.reconcile_for_ever(defaults.reconcile_interval_s))
         health.ready = True
-        yield Served(app, proxy, dialect.endpoints), health
+        yield Served(app, proxy, dialect.endpoints, edge_rules(defaults)), health
     finally:
         health.ready = False
         await engine.loops.stop("housekeeping", "metrics", "plans", "reconcile")
@@ -181,6 +210,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         for transport in transports.values():
             await transport.close()
         tokenizer.close()
+        bodies.close()
 
 
 async def _without_server(_: web.Request, response: web.StreamResponse) -> None:

@@ -64,6 +64,14 @@ class Refusal:
         return web.Response(status=self.status, body=self.body(), headers=self.headers(request_id))
 
 
+class Refuse(Exception):
+    """Ends a request with a refusal."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.code)
+        self.refusal = refusal
+
+
 @dataclass(frozen=True, slots=True)
 class Links:
     """Where a refusal leads: pages of the front end, and the plans to upgrade to."""
@@ -113,6 +121,13 @@ def too_many_attempts(error: TooManyAttempts) -> Refusal:
 
 def bad_request(message: str, param: str | None = None) -> Refusal:
     return Refusal(400, "invalid_request_error", message, param=param)
+
+
+def bad_head(*, too_large: bool) -> Refusal:
+    """What could not be read as a request at all."""
+    if too_large:
+        return bad_request("The request's line or headers are too long: send fewer or shorter ones.")
+    return bad_request("This is no HTTP/1.1 request that can be read: check its request line, headers and framing.")
 
 
 def too_large(limit_bytes: int) -> Refusal:
@@ -279,6 +294,11 @@ def quota_exceeded(refused: QuotaExceeded, principal: Principal, links: Links) -
 
 def concurrency_exceeded(refused: TooManyRunning) -> Refusal:
     message = f"The {refused.subject}'s max_parallel_requests is reached: wait for one to finish."
+    return Refusal(429, "concurrency_exceeded", message, type="rate_limit_error", retry_after_s=1, retries=True)
+
+
+def too_many_bytes(whose: str) -> Refusal:
+    message = f"This {whose} has too many bytes of request bodies in flight: wait for running requests to finish."
     return Refusal(429, "concurrency_exceeded", message, type="rate_limit_error", retry_after_s=1, retries=True)
 
 

@@ -91,6 +91,19 @@ class Defaults:
     max_usage_factor: float = _seconds(20, 1, 1_000_000, "a report above so many times a strict hold is not believed")
     upstream_timeout_s: float = _seconds(600, 0.05, 86_400, "longest silence of an upstream")
     upload_timeout_s: float = _seconds(300, 0.05, 86_400, "time for a client to send a request's body")
+    large_body_bytes: int = _whole(
+        256 * 1024, 1024, 1024 * MIB, "a larger body is parsed off the event loop, after a look at status and balance"
+    )
+    body_bytes_in_flight: int = _whole(
+        96 * MIB, MIB, 64 * 1024 * MIB, "request bodies in one process's memory; never below PROXY_MAX_BODY_BYTES"
+    )
+    account_body_bytes_in_flight: int = _whole(
+        48 * MIB, MIB, 64 * 1024 * MIB, "and of one account; never below PROXY_MAX_BODY_BYTES"
+    )
+    head_timeout_s: float = _seconds(10, 0.05, 3600, "time for a client to send a request's line and headers")
+    linger_s: float = _seconds(2, 0, 60, "how long the rest of a refused body is read, so that its client sees why")
+    linger_bytes: int = _whole(16 * MIB, 0, 1024 * MIB, "and how much of it")
+    max_connections: int = _whole(10_000, 1, 1_000_000, "clients' connections to one process; above, idle ones end")
     max_unsettled: int = _whole(
         100_000, 1, 10_000_000, "requests that run and debits that wait for Postgres, in all, before 503"
     )
