@@ -116,7 +116,7 @@ async def open_runtime(
             return await api_keys.principal_by_digest(digest)
 
         engine = Engine(database, link, keyspace, plans, load_principal, new_id(), engine_settings(defaults))
-        follower.changed = engine.cache.clear
+        follower.changed = engine.plans_changed
         api_keys = ApiKeys(
             database, plans, engine.announcer, new_id, default_plan=defaults.default_plan, follow=follower.follow
         )
