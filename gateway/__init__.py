@@ -13,7 +13,7 @@ headers      what passes between client and provider
 refusals     every no, in the client's envelope; reads  models, the key's limits, health, metrics
 metrics      counted cheaply, summed over the workers; metrics_snapshot  what is counted; metrics_folder  shared
 app          the only wiring; runtime  of the stores; worker  one serving process; supervisor  several on one port
-settings     one frozen Settings; config/  its rooms
+settings     one frozen Settings; config/  its rooms; plan_files  which file of plans is in force
 embedded/    real Postgres and Redis from wheels, supervised
 cli/         the `metergate` command; up, doctor  what is behind two of its commands
 """
