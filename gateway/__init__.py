@@ -15,5 +15,5 @@ metrics      counted cheaply, summed over the workers; metrics_snapshot  what is
 app          the only wiring; runtime  of the stores; worker  one serving process; supervisor  several on one port
 settings     one frozen Settings; config/  its rooms; plan_files  which file of plans is in force
 embedded/    real Postgres and Redis from wheels, supervised
-cli/         the `metergate` command; up, doctor  what is behind two of its commands
+cli/         the `metergate` command; up, doctor  what is behind two of its commands (clocks: one finding)
 """

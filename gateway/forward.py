@@ -118,7 +118,6 @@ class Forwarder:
                 request.pending.release()
             raise
         del request  # whose body may be large
-        del request  # nothing keeps a second body while an answer runs
         self._metrics.upstream_latency(provider, self._clock() - sent_s)
         hold.unresolved = exchange.unresolved
         head = incoming(answer.headers)

@@ -127,7 +127,6 @@ async def open_runtime(
         async def load_principal(digest: bytes) -> Principal | None:
             return await api_keys.principal_by_digest(digest)
 
-<<<<<<< HEAD
         engine = Engine(
             database,
             link,
@@ -137,11 +136,7 @@ async def open_runtime(
             gateway_id or new_id(),
             engine_settings(defaults, settings.spool_dir),
         )
-        follower.changed = engine.cache.clear
-=======
-        engine = Engine(database, link, keyspace, plans, load_principal, new_id(), engine_settings(defaults))
         follower.changed = engine.plans_changed
->>>>>>> part/ledger
         api_keys = ApiKeys(
             database, plans, engine.announcer, new_id, default_plan=defaults.default_plan, follow=follower.follow
         )
