@@ -16,7 +16,9 @@ outbox       settled debits on their way to Postgres; backlog  how many the inst
 ledger_way   settlements that Redis did not confirm; spool  the second copy of debits on local disk
 journal      the journal as gateways read it: each entry by itself, what can't be read set aside
 sync         corrections: changes of a balance that Redis has not made itself
-recovery     what other processes left behind, and what a new epoch asks of this one
+lease        this gateway's sign of life, kept by a thread; peers  who else lives
+recovery     what other processes left behind, and what a new epoch asks of this one; expiry  how a hold ends whose
+             gateway is gone
 cache        principals in memory; announce  telling Redis and every gateway of changes
-engine       all of it, wired and started together
+engine       all of it, wired and started together; loops  what runs beside, started again when it fails
 """
