@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from billing.holds.flight import SingleFlight
+from billing.keys import secret_digest, well_formed
 from billing.ledger.postgres import DatabaseUnavailable
 from billing.principals import Principal
 
@@ -24,6 +25,11 @@ class CacheSettings:
     unknown_entries: int = 10_000
     unknown_s: float = 5.0
     lookups: int = 8
+
+
+def recognised(cache: "PrincipalCache", secret: str) -> bool | None:
+    """Whether a secret is known to be a key, or known to be none; None where it has to be looked up."""
+    return cache.recognises(secret_digest(secret)) if well_formed(secret) else False
 
 
 class PrincipalCache:
@@ -51,9 +57,12 @@ class PrincipalCache:
     def __len__(self) -> int:
         return len(self._known)
 
-    def holds(self, digest: bytes) -> bool:
-        """Whether a key is known to be one, fresh or not."""
-        return digest in self._known
+    def recognises(self, digest: bytes) -> bool | None:
+        """Whether a key is known to be one, fresh or not, or known to be none; None where it has to be looked up."""
+        if digest in self._known:
+            return True
+        until = self._unknown.get(digest)
+        return False if until is not None and self.subscribed and self._clock() < until else None
 
     def peek(self, digest: bytes) -> Principal | None:
         """A principal that may be served right now, without waiting."""
@@ -71,8 +80,7 @@ class PrincipalCache:
         principal = self.peek(digest)
         if principal is not None:
             return principal
-        forgotten_at = self._unknown.get(digest)
-        if forgotten_at is not None and self.subscribed and self._clock() < forgotten_at:
+        if self.recognises(digest) is False:
             return None
         try:
             return await self.reload(digest)
