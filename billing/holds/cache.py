@@ -46,6 +46,8 @@ class PrincipalCache:
         self._clock = clock
         self._known: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
         self._unknown: OrderedDict[bytes, float] = OrderedDict()
+        self._forgotten: OrderedDict[bytes, None] = OrderedDict()
+        """Keys that were known and have to be read anew, because something of theirs may have changed."""
         self._digests: dict[str, set[bytes]] = {}
         self._flights: SingleFlight[Principal | None] = SingleFlight()
         self._lookups = asyncio.Semaphore(settings.lookups)
@@ -59,7 +61,7 @@ class PrincipalCache:
 
     def recognises(self, digest: bytes) -> bool | None:
         """Whether a key is known to be one, fresh or not, or known to be none; None where it has to be looked up."""
-        if digest in self._known:
+        if digest in self._known or digest in self._forgotten:
             return True
         until = self._unknown.get(digest)
         return False if until is not None and self.subscribed and self._clock() < until else None
@@ -104,6 +106,7 @@ class PrincipalCache:
 
     def _remember(self, digest: bytes, principal: Principal | None) -> None:
         now = self._clock()
+        self._forgotten.pop(digest, None)
         if principal is None:
             self._unknown[digest] = now + self._settings.unknown_s
             if len(self._unknown) > self._settings.unknown_entries:
@@ -134,10 +137,18 @@ class PrincipalCache:
             found = self._known.pop(digest, None)
             if found is not None:
                 self._unlink(digest, found[0])
+                self._forget(digest)
 
     def clear(self) -> None:
         """Forget everything: changes may have been missed."""
         self._generation += 1
+        for digest in self._known:
+            self._forget(digest)
         self._known.clear()
         self._unknown.clear()
         self._digests.clear()
+
+    def _forget(self, digest: bytes) -> None:
+        self._forgotten[digest] = None
+        if len(self._forgotten) > self._settings.entries:
+            self._forgotten.popitem(last=False)
