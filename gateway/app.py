@@ -26,12 +26,13 @@ from gateway.metrics import Metrics
 from gateway.missing import MissingUsage
 from gateway.providers.local import LocalTransport
 from gateway.providers.openai import OpenAIDialect
+from gateway.providers.structure import StructureBounds
 from gateway.reads import Health, Reads, add_routes
 from gateway.refusals import Links
 from gateway.remainder import DrainRules, Remainder
 from gateway.routing import Router
 from gateway.runtime import Runtime, new_id
-from gateway.settings import Settings
+from gateway.settings import Defaults, Settings
 from gateway.settling import Settler
 from gateway.tokens import Tokenizer
 from gateway.transport import HttpTransport
@@ -69,6 +70,19 @@ def make_transports(settings: Settings, tokenizer: Tokenizer) -> dict[str, Trans
     return transports
 
 
+def structure_bounds(defaults: Defaults) -> StructureBounds:
+    """How much structure a request may have, from the configuration's `max_request_*`."""
+    return StructureBounds(
+        depth=defaults.max_request_depth,
+        fields=defaults.max_request_fields,
+        messages=defaults.max_request_messages,
+        parts=defaults.max_request_parts,
+        tools=defaults.max_request_tools,
+        members=defaults.max_request_members,
+        values=defaults.max_request_values,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Served:
     """What a worker serves: the application, and in front of it the metered endpoints."""
@@ -95,7 +109,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     served = {name: provider for name, provider in settings.providers.items() if name in transports}
     models = {name: model for name, model in settings.models.items() if model.provider in served}
     router = Router(served, models, settings.prices)
-    dialect = OpenAIDialect()
+    dialect = OpenAIDialect(structure_bounds(defaults))
     links = Links(settings.frontend_url, settings.plans)
     missing = MissingUsage(defaults.missing_usage, tokenizer, dialect)
     settler = Settler(engine.holds, missing, metrics, defaults.max_usage_factor)

@@ -57,9 +57,9 @@ class Exchange(msgspec.Struct, gc=False):
     def __post_init__(self) -> None:
         self.markup_scaled = markup_of(self.route, self.principal.plan.markup_scaled)
 
-    def charge(self, usage: Usage, service_tier: str | None) -> Charge:
-        """What a usage costs on this route."""
-        return charge(usage, self.route, self.markup_scaled, service_tier)
+    def charge(self, usage: Usage, service_tier: str | None, served: str | None = None) -> Charge:
+        """What a usage costs on this route; `served` is the model that the answer names."""
+        return charge(usage, self.route, self.markup_scaled, service_tier, served)
 
     def expired(self, input_tokens: int) -> Debit:
         """The debit of a hold whose gateway dies, charged for so much input."""
@@ -130,7 +130,7 @@ class Exchange(msgspec.Struct, gc=False):
             counts=other_counts(usage),
             cost_nano=charge.cost_nano,
             charged_nano=charge.charged_nano,
-            price_id=route.rates.row.id,
+            price_id=charge.price_id or route.rates.row.id,
             multiplier=charge.multiplier,
             markup_scaled=self.markup_scaled,
             estimated=estimated,

@@ -25,8 +25,8 @@ from gateway.exchange import Exchange, shown_id
 from gateway.headers import Answered, Fixed, incoming, outgoing
 from gateway.metrics import Metrics
 from gateway.outcomes import Outcomes, balance_nano
+from gateway.outgoing import outgoing_body
 from gateway.providers.dialect import Dialect, GarbageAnswer
-from gateway.providers.openai import DEFAULT_MAX_FIELD
 from gateway.providers.output import Output
 from gateway.relay import Relay
 from gateway.remainder import EVENT_STREAM, Remainder, read_whole
@@ -141,17 +141,8 @@ class Forwarder:
 
     def _outgoing(self, call: Call, exchange: Exchange, granted: int | None) -> UpstreamRequest:
         """`granted` are the output tokens that the client did not bound, and the hold did."""
-        parsed, route = exchange.parsed, exchange.route
-        body, endpoint = exchange.body, exchange.endpoint
-        add_usage = parsed.stream and not parsed.include_usage
-        if granted is not None or add_usage or route.model != parsed.model:
-            body = self._dialect.rewrite(
-                body,
-                model=None if route.model == parsed.model else route.model,
-                include_usage=add_usage,
-                max_output_tokens=granted,
-                max_field=DEFAULT_MAX_FIELD.get(endpoint, "max_tokens"),
-            )
+        route, endpoint = exchange.route, exchange.endpoint
+        body = outgoing_body(self._dialect, exchange.parsed, route, exchange.body, granted, strict=exchange.strict)
         url, fixed = self._targets.get((route.provider.name, endpoint)) or self._target(route.provider, endpoint)
         return UpstreamRequest(url, outgoing(call.raw_headers, fixed), body)
 

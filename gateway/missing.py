@@ -79,7 +79,7 @@ class MissingUsage:
     def _of_hold(self, exchange: Exchange, hold: Hold, reported: Reported | None, reason: Reason) -> Guess:
         guess = self.whole_hold(exchange, hold, reason)
         if reported is not None:
-            charge = exchange.charge(reported.usage, reported.service_tier)
+            charge = exchange.charge(reported.usage, reported.service_tier, reported.model)
             if charge.charged_nano >= guess.charge.charged_nano:
                 return Guess(reported.usage, charge, None)
         return guess
@@ -94,7 +94,7 @@ class MissingUsage:
             input_tokens=max(said.input_tokens, counted.input_tokens),
             output_tokens=max(said.output_tokens, counted.output_tokens),
         )
-        return Guess(usage, exchange.charge(usage, tier), None if usage == said else reason)
+        return Guess(usage, exchange.charge(usage, tier, reported.model), None if usage == said else reason)
 
     async def _estimate(
         self, exchange: Exchange, hold: Hold, output: Output, extrapolate: Callable[[int], int] | None

@@ -15,7 +15,7 @@ from billing.holds.hold import Hold, Settled, SettlementLost
 from billing.holds.service import Holds
 from billing.ledger.debits import Debit
 from billing.usage import Usage
-from gateway.estimate import Charge
+from gateway.estimate import Charge, billed_usage
 from gateway.exchange import Exchange, Reason
 from gateway.metrics import Metrics
 from gateway.missing import Guess, MissingUsage
@@ -101,8 +101,8 @@ class Settler:
 
     def reported(self, exchange: Exchange, hold: Hold, reported: Reported) -> Settling:
         """Begin to settle what the provider has counted."""
-        usage = reported.usage
-        charge = exchange.charge(usage, reported.service_tier)
+        usage = billed_usage(reported.usage, exchange.parsed)
+        charge = exchange.charge(usage, reported.service_tier, reported.model)
         if charge.charged_nano > hold.cost_nano or usage.input_tokens + usage.output_tokens > hold.tokens:
             return self._above(exchange, hold, Guess(usage, charge, None))
         return self._begin(exchange, hold, usage, charge, None)

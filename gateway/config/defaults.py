@@ -115,6 +115,14 @@ class Defaults:
     upstream_answer_bytes: int = _whole(64 * MIB, 1024, 1024 * MIB, "largest answer that is read whole")
     admission_wait_ms: int = _whole(2000, 0, 60_000, "longest wait for an admission before 503")
 
+    max_request_depth: int = _whole(256, 16, 500, "levels of a request's JSON")
+    max_request_fields: int = _whole(256, 32, 10_000, "fields of a request at its top level")
+    max_request_messages: int = _whole(10_000, 1, 1_000_000, "messages, prompts or inputs of a request")
+    max_request_parts: int = _whole(10_000, 1, 1_000_000, "parts of a request's messages together")
+    max_request_tools: int = _whole(1_000, 1, 100_000, "tools of a request")
+    max_request_members: int = _whole(250_000, 1_000, 100_000_000, "objects, arrays and names in a request")
+    max_request_values: int = _whole(1_000_000, 1_000, 100_000_000, "values in a request, token ids among them")
+
     def __post_init__(self) -> None:
         for name, bound in BOUNDS.items():
             if not bound.admits(getattr(self, name)):

@@ -19,9 +19,11 @@ from gateway.config.source import Section, Value
 
 ProviderKind = Literal["openai", "anthropic", "gemini", "local"]
 Vocabulary = Literal["o200k_base", "cl100k_base"]
+MaxOutputField = Literal["max_completion_tokens", "max_tokens", "n_predict"]
 
 KINDS: Final[tuple[str, ...]] = get_args(ProviderKind)
 VOCABULARIES: Final[tuple[str, ...]] = get_args(Vocabulary)
+MAX_OUTPUT_FIELDS: Final[tuple[str, ...]] = get_args(MaxOutputField)
 MAX_OUTPUT_TOKENS: Final = 10_000_000
 MAX_DELAY_MS: Final = 600_000
 MAX_DRAIN_S: Final = 3600
@@ -31,7 +33,9 @@ _PROVIDER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}", re.ASCII)
 _HEADER_TEXT: Final = re.compile(r"[!-~]([ -~]{0,4094}[!-~])?", re.ASCII)
 _OWN_HEADERS: Final = ("host", "content-length", "transfer-encoding", "connection", "accept-encoding")
-_REMOTE_KEYS: Final = ("kind", "base_url", "api_key", "headers", "enabled", "disconnect_drain_s")
+_NEW_FIELD_HOSTS: Final = re.compile(r"https?://(api\.openai\.com|[^/]+\.(openai|cognitiveservices)\.azure\.com)[:/]")
+"""OpenAI's and Azure's reasoning models refuse `max_tokens`; all others know it, and many know nothing else."""
+_REMOTE_KEYS: Final = ("kind", "base_url", "api_key", "headers", "enabled", "disconnect_drain_s", "max_output_field")
 _LOCAL_KEYS: Final = ("kind", "delay_ms", "chunk_delay_ms", "enabled", "disconnect_drain_s")
 _PROVIDER_KEYS: Final = (*_REMOTE_KEYS, "delay_ms", "chunk_delay_ms")
 _KEYS_OF_KIND: Final = {kind: _LOCAL_KEYS if kind == "local" else _REMOTE_KEYS for kind in KINDS}
@@ -52,7 +56,7 @@ _MODEL_KEYS: Final = (
 class ProviderConfig:
     """A place that answers. `base_url` has no slash at its end and is empty for `local`; `off_reason` says why it is
     off, for the operator. `headers` are sent with every request and may hold secrets. `disconnect_drain_s` replaces
-    that of `defaults`, in seconds."""
+    that of `defaults`, in seconds; `max_output_field` is the field in which it takes the maximum of a chat's output."""
 
     name: str
     kind: ProviderKind
@@ -63,6 +67,7 @@ class ProviderConfig:
     delay_ms: int = 0
     chunk_delay_ms: int = 0
     disconnect_drain_s: float | None = None
+    max_output_field: MaxOutputField = "max_tokens"
 
     @property
     def enabled(self) -> bool:
@@ -117,11 +122,26 @@ def _read_provider(name: str, value: Value) -> ProviderConfig | None:
     delay_ms = section.read("delay_ms", lambda said: said.whole(0, MAX_DELAY_MS), 0)
     chunk_delay_ms = section.read("chunk_delay_ms", lambda said: said.whole(0, MAX_DELAY_MS), 0)
     drain_s = section.maybe("disconnect_drain_s", lambda said: said.number(0, MAX_DRAIN_S))
+    max_field = section.maybe("max_output_field", lambda said: said.choice(MAX_OUTPUT_FIELDS))
     if not section.ok or kind is None:
         return None
     return ProviderConfig(
-        name, cast("ProviderKind", kind), base_url, api_key, headers, off_reason, delay_ms, chunk_delay_ms, drain_s
+        name,
+        cast("ProviderKind", kind),
+        base_url,
+        api_key,
+        headers,
+        off_reason,
+        delay_ms,
+        chunk_delay_ms,
+        drain_s,
+        cast("MaxOutputField", max_field or default_max_output_field(base_url)),
     )
+
+
+def default_max_output_field(base_url: str) -> MaxOutputField:
+    """Where a provider takes the maximum of a chat's output when its entry does not say."""
+    return "max_completion_tokens" if _NEW_FIELD_HOSTS.match(base_url + "/") else "max_tokens"
 
 
 def _read_key(section: Section) -> tuple[Secret | None, str | None]:

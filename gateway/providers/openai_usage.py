@@ -23,6 +23,7 @@ from msgspec import Raw
 from billing.usage import MAX_COUNT, Usage
 from gateway.providers.dialect import EventFacts, GarbageAnswer, Reported
 from gateway.providers.openai_output import pieces, pieces_of_part
+from gateway.providers.openai_searches import CITATION, searches_of
 from gateway.providers.output import Piece
 
 _NULL: Final = Raw(b"null")
@@ -104,6 +105,10 @@ class _PlainUsage(msgspec.Struct):
     prompt_cache_hit_tokens: _Nothing = None
     cache_read_input_tokens: _Nothing = None
     cache_creation_input_tokens: _Nothing = None
+    server_tool_use: None = None
+    server_side_tool_usage_details: None = None
+    num_search_queries: _Nothing = None
+    num_sources_used: _Nothing = None
 
 
 class _PlainAnswer(msgspec.Struct):
@@ -124,6 +129,8 @@ _EMPTY_LIST: Final = re.compile(rb"\[\s*\]")
 
 def usage_from_json(endpoint: str, body: bytes) -> Reported | None:
     """Usage of a whole answer; None where it reports none. Raises `GarbageAnswer` where it is not a JSON object."""
+    if CITATION in body:
+        return _reported(_decode(body))
     try:  # as OpenAI writes it, in one go
         answer = _PLAIN.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -150,8 +157,12 @@ def _decode(body: bytes) -> _Answer:
 
 def _reported(answer: _Answer) -> Reported | None:
     counts = _counts(answer.usage) or _counts(_groq_usage(answer.x_groq))
-    usage = counts and _to_usage(counts)
-    return Reported(usage, _string(answer.service_tier), _string(answer.model)) if usage else None
+    usage = _to_usage(counts) if counts else None
+    if usage is None:
+        return None
+    if searches := searches_of(answer.usage, answer.choices):
+        usage = msgspec.structs.replace(usage, searches=searches)
+    return Reported(usage, _string(answer.service_tier), _string(answer.model))
 
 
 def _counts(raw: Raw) -> _Usage | None:

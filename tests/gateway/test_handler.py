@@ -163,7 +163,7 @@ async def test_an_elastic_hold_tells_the_provider_its_maximum(make_gateway: Make
     provider = Provider(saying(answer(said=usage(10, 100))))
     gateway = await make_gateway(await upstream(provider.serve))
     for path, field, own in (
-        ("/v1/chat/completions", "max_completion_tokens", {"messages": [{"role": "user", "content": "Hi"}]}),
+        ("/v1/chat/completions", "max_tokens", {"messages": [{"role": "user", "content": "Hi"}]}),
         ("/v1/completions", "max_tokens", {"prompt": "Hi"}),
     ):
         body = json.dumps({"model": "gpt-4o-mini", **own}).encode()
@@ -213,9 +213,8 @@ async def test_choices_count_in_the_hold_and_its_grant(make_gateway: MakeGateway
         body = json.dumps({"model": "gpt-4o-mini", **fields}).encode()
         customer = await gateway.customer("0.001")
         await fetch(customer.post(path, data=body))
-        field = "max_tokens" if path == "/v1/completions" else "max_completion_tokens"
         granted = (1_000_000 - len(body) * choices * INPUT) // (OUTPUT * choices)
-        assert provider.sent[-1].json[field] == granted
+        assert provider.sent[-1].json["max_tokens"] == granted
 
 
 async def test_a_client_s_own_maximum_is_the_hold(make_gateway: MakeGateway, upstream: Upstream) -> None:

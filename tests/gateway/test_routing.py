@@ -77,6 +77,20 @@ def test_a_route_carries_the_drain_of_its_entry_else_of_its_provider(
     assert found(made, "m").disconnect_drain_s == found_s
 
 
+def test_a_route_takes_the_other_models_that_a_request_names() -> None:
+    made = router(row("gpt"), row("dear", rate=9), row("vendor/old", provider="other"))
+    route, entries, unpriced = made.with_others(found(made, "fast"), ("dear", "gpt", "none"), NOW_S)
+    assert entries == ["openai/dear", "gpt", "openai/none"]
+    assert unpriced == ["none"]
+    assert {name: rates.input_rate for name, rates in route.others.items()} == {"dear": 9, "gpt": 1}
+    assert found(made, "fast").others == {}  # the route itself stays as it is
+
+
+def test_a_name_that_asks_for_search_results_says_so_on_its_route() -> None:
+    made = router(row("a:online"), row("gpt"))
+    assert [found(made, name).online_searches for name in ("openai/a:online", "gpt", "openai/a")] == [5, 0, 0]
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -54,9 +54,29 @@ def test_headers_are_kept_and_never_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ('{kind: openai, base_url: "https://api.openai.com/v1"}', "max_completion_tokens"),
+        ('{kind: openai, base_url: "https://ours.openai.azure.com/openai/v1/"}', "max_completion_tokens"),
+        ('{kind: openai, base_url: "https://api.deepseek.com/v1"}', "max_tokens"),
+        ('{kind: openai, base_url: "https://api.openai.com.example.org/v1"}', "max_tokens"),
+        ('{kind: openai, base_url: "http://10.0.0.5:8000/v1"}', "max_tokens"),
+        ('{kind: openai, base_url: "http://10.0.0.5:8000/v1", max_output_field: n_predict}', "n_predict"),
+        ('{kind: openai, base_url: "https://api.openai.com/v1", max_output_field: max_tokens}', "max_tokens"),
+    ],
+)
+def test_where_a_provider_takes_the_most_output_tokens(tmp_path: Path, text: str, field: str) -> None:
+    assert with_provider(tmp_path, text).providers["p"].max_output_field == field
+
+
+@pytest.mark.parametrize(
     ("text", "problem"),
     [
         ("{}", "providers.p.kind: missing"),
+        (
+            "{kind: openai, base_url: http://h, max_output_field: max_output_tokens}",
+            'providers.p.max_output_field: expected one of max_completion_tokens, max_tokens, n_predict, got "max_out',
+        ),
         ("{kind: opnai}", 'providers.p.kind: expected one of openai, anthropic, gemini, local, got "opnai"'),
         ("{kind: openai}", "providers.p.base_url: missing"),
         ("{kind: local, base_url: http://h}", "providers.p.base_url: a provider of kind local has no such key"),
