@@ -31,12 +31,12 @@ from tests.chaos.places import (
     ROOT,
     WIDE,
     allow_connections,
-    free_port,
     is_free,
     make_environment,
     make_folder,
 )
 from tests.chaos.upstream import Upstream
+from tests.ports import free_port
 from tests.redis_cluster import RedisCluster, formed_cluster
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from billing.ledger.verify import verify
 from billing.money import NANO_PER_USD
 from tests.billing.ledger.test_debits import account, assert_consistent, debit
 from tests.billing.support import Billing
+from tests.ports import free_port
 
 __all__ = ["account"]
 
@@ -48,9 +48,7 @@ def pooled_url(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> I
     parts = urlsplit(database_url)
     options = parse_qs(parts.query)
     host, port = options["host"][0], options.get("port", ["5432"])[0]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        listen = free.getsockname()[1]
+    listen = free_port()
     folder = tmp_path_factory.mktemp("pgbouncer")
     folder.chmod(0o777)
     top = Path(tempfile.gettempdir())
