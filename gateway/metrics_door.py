@@ -15,8 +15,9 @@ from aiohttp import web
 from billing.api.auth import ADMIN_HEADER, bearer_of, is_admin
 from billing.attempts import Attempts
 from gateway import refusals
-from gateway.handler import Refuse, attempts_refused
+from gateway.handler import attempts_refused
 from gateway.metrics import Metrics
+from gateway.refusals import Refuse
 
 METRICS_FD_VARIABLE: Final = "METERGATE_METRICS_FD"
 """Tells a worker the number of the socket on METRICS_ADDR that its supervisor has opened."""

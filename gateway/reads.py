@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
+from billing.api.errors import ApiError
 from billing.api.shapes import explanation_shape, key_shape
 from billing.holds.codec import AccountState, Counter, KeyState
 from billing.holds.connection import RedisError
@@ -22,11 +23,12 @@ from billing.quotas import Metric, Window, window_end_s, window_id
 from gateway import refusals
 from gateway.answers import REQUEST_ID
 from gateway.edge import route_of
-from gateway.handler import Proxy, Refuse
+from gateway.handler import Proxy
 from gateway.headers import client_key
 from gateway.jobs import Jobs
 from gateway.metrics import Metrics
 from gateway.metrics_door import shown_to_admin
+from gateway.refusals import Refuse
 from gateway.routing import Route, Router
 from gateway.runtime import Runtime
 
@@ -205,6 +207,8 @@ def add_routes(app: web.Application, proxy: Proxy, reads: Reads, jobs: Jobs, end
                 answer: web.StreamResponse = await handler(request)
             except Refuse as refused:
                 return proxy.count(refused.refusal).response(request_id)
+            except ApiError as error:  # of a body, which is read as the billing API reads its own
+                answer = error.response()
             except Exception:
                 logger.exception("request %s failed", request_id)
                 return proxy.count(refusals.unavailable()).response(request_id)

@@ -20,7 +20,7 @@ from billing.principals import Principal
 from billing.quotas import Metric, Window, window_end_s
 from gateway.answers import REQUEST_ID
 from gateway.call import Call
-from gateway.upstream import AccountBusy, UpstreamBusy, UpstreamError, UpstreamTimeout
+from gateway.upstream import AccountBusy, UpstreamBusy, UpstreamTimeout
 
 RETRY_WITHIN_S: Final = 60
 UNAVAILABLE_RETRY_S: Final = 2
@@ -62,6 +62,14 @@ class Refusal:
     def response(self, request_id: str) -> web.Response:
         """The same answer for the application's own endpoints."""
         return web.Response(status=self.status, body=self.body(), headers=self.headers(request_id))
+
+
+class Refuse(Exception):
+    """Ends a request with a refusal."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.code)
+        self.refusal = refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +123,13 @@ def bad_request(message: str, param: str | None = None) -> Refusal:
     return Refusal(400, "invalid_request_error", message, param=param)
 
 
+def bad_head(*, too_large: bool) -> Refusal:
+    """What could not be read as a request at all."""
+    if too_large:
+        return bad_request("The request's line or headers are too long: send fewer or shorter ones.")
+    return bad_request("This is no HTTP/1.1 request that can be read: check its request line, headers and framing.")
+
+
 def too_large(limit_bytes: int) -> Refusal:
     return Refusal(413, "request_too_large", f"The body is larger than {limit_bytes} bytes: send a smaller one.")
 
@@ -160,6 +175,33 @@ def unavailable(message: str = "The gateway can't meter requests right now: try 
     )
 
 
+def unsettled() -> Refusal:
+    """503 for an answer that was withheld because neither store could be told of its debit."""
+    message = (
+        "The gateway could not record what this request costs, and withholds its answer. It may still be charged, "
+        "once, when its stores are back: look its x-request-id up in the usage events before you repeat it."
+    )
+    return Refusal(
+        503, "temporarily_unavailable", message, type="server_error", retry_after_s=UNAVAILABLE_RETRY_S, retries=False
+    )
+
+
+def faulty() -> Refusal:
+    """502 after a fault of the gateway's own that charged what was held."""
+    return upstream_error(
+        "The gateway failed after the provider had answered, and this request was charged: look its x-request-id up in "
+        "the usage events, and report it."
+    )
+
+
+def answer_too_large(limit_bytes: int) -> Refusal:
+    """502 for an answer above the bound of what is read whole; the provider has done its work, so it is charged."""
+    return upstream_error(
+        f"The provider's answer is larger than {limit_bytes} bytes. The request was charged: ask for less (n, "
+        "logprobs), or for a stream."
+    )
+
+
 def upstream_error(message: str = "The provider gave no usable answer; nothing was charged.") -> Refusal:
     return Refusal(502, "upstream_error", message, type="server_error", retries=True)
 
@@ -169,7 +211,7 @@ def upstream_timeout() -> Refusal:
     return Refusal(504, "upstream_timeout", message, type="server_error", retries=True)
 
 
-def of_upstream(error: UpstreamError) -> Refusal:
+def of_upstream(error: Exception) -> Refusal:
     """What is said where a provider gave no usable answer."""
     match error:
         case AccountBusy():
@@ -252,6 +294,11 @@ def quota_exceeded(refused: QuotaExceeded, principal: Principal, links: Links) -
 
 def concurrency_exceeded(refused: TooManyRunning) -> Refusal:
     message = f"The {refused.subject}'s max_parallel_requests is reached: wait for one to finish."
+    return Refusal(429, "concurrency_exceeded", message, type="rate_limit_error", retry_after_s=1, retries=True)
+
+
+def too_many_bytes(whose: str) -> Refusal:
+    message = f"This {whose} has too many bytes of request bodies in flight: wait for running requests to finish."
     return Refusal(429, "concurrency_exceeded", message, type="rate_limit_error", retry_after_s=1, retries=True)
 
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from aiohttp import web
@@ -21,10 +22,12 @@ from billing.holds.engine import Engine, EngineSettings
 from billing.holds.keyspace import DEFAULT_PREFIX, Keyspace
 from billing.holds.service import HoldSettings
 from billing.keys import secret_digest, well_formed
+from billing.ledger.catalogue import newest_revision
 from billing.ledger.grants import Grants
 from billing.ledger.postgres import Database
 from billing.principals import Principal
 from billing.reports import Reports
+from gateway.plan_files import PlanFollower
 from gateway.settings import Defaults, Settings
 
 logger = logging.getLogger(__name__)
@@ -35,9 +38,11 @@ PRODUCTION_PARTITIONS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Everything that talks to the stores. `api_app` is the whole billing API, for use inside a process."""
+    """Everything that talks to the stores. `api_app` is the whole billing API, for use inside a process; the
+    `follower` has the plans in force, whatever the file here says."""
 
     settings: Settings
+    follower: PlanFollower
     database: Database
     link: Link
     engine: Engine
@@ -56,7 +61,7 @@ def new_id() -> str:
     return str(ULID())
 
 
-def engine_settings(defaults: Defaults) -> EngineSettings:
+def engine_settings(defaults: Defaults, spool_folder: Path | None = None) -> EngineSettings:
     """The engine's bounds from the configuration's."""
     return EngineSettings(
         holds=HoldSettings(
@@ -80,6 +85,7 @@ def engine_settings(defaults: Defaults) -> EngineSettings:
         default_plan=defaults.default_plan,
         ledger_batch_rows=defaults.ledger_batch_rows,
         ledger_flush_s=defaults.ledger_flush_ms / 1000,
+        spool_folder=spool_folder,
     )
 
 
@@ -112,6 +118,9 @@ async def open_runtime(
     database = Database(database_url, size=defaults.postgres_pool_size, timeout_s=defaults.postgres_timeout_s)
     link = Link(redis_url, timeout_s=defaults.redis_timeout_ms / 1000, connect_timeout_s=defaults.connect_timeout_s)
     try:
+        follower = PlanFollower(database, settings, take_over=embedded)
+        await follower.follow(await newest_revision(database))
+        plans = follower.plans
         wanted = defaults.redis_partitions or (EMBEDDED_PARTITIONS if embedded else PRODUCTION_PARTITIONS)
         keyspace = Keyspace(key_prefix, await partition_count(database, wanted))
 
@@ -119,10 +128,19 @@ async def open_runtime(
             return await api_keys.principal_by_digest(digest)
 
         engine = Engine(
-            database, link, keyspace, settings.plans, load_principal, gateway_id or new_id(), engine_settings(defaults)
+            database,
+            link,
+            keyspace,
+            plans,
+            load_principal,
+            gateway_id or new_id(),
+            engine_settings(defaults, settings.spool_dir),
         )
-        api_keys = ApiKeys(database, settings.plans, engine.announcer, new_id, default_plan=defaults.default_plan)
-        accounts = Accounts(database, settings.plans, engine.announcer, new_id)
+        follower.changed = engine.cache.clear
+        api_keys = ApiKeys(
+            database, plans, engine.announcer, new_id, default_plan=defaults.default_plan, follow=follower.follow
+        )
+        accounts = Accounts(database, plans, engine.announcer, new_id)
         grants = Grants(database, engine.announcer, new_id)
         reports = Reports(database)
         window_s = defaults.failed_attempts_window_s
@@ -140,7 +158,7 @@ async def open_runtime(
             grants=grants,
             reports=reports,
             effects=engine.announcer,
-            plans=settings.plans,
+            plans=plans,
             credits_per_usd=defaults.credits_per_usd,
             authenticate=_authenticator(engine),
             known=lambda secret: engine.cache.holds(secret_digest(secret)),
@@ -156,6 +174,7 @@ async def open_runtime(
         setup(api_app, services)
         yield Runtime(
             settings,
+            follower,
             database,
             link,
             engine,

@@ -217,4 +217,5 @@ def _worker_environment(settings: Settings, environ: Mapping[str, str], stores: 
         "DATABASE_URL": stores.database_url,
         "REDIS_URL": stores.redis_url,
         EMBEDDED_VARIABLE: "1" if stores.embedded else "0",
+        "METERGATE_SPOOL_DIR": str(settings.spool_dir or "off"),
     }

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from billing.holds import codec
 from billing.holds import decision as decisions
+from billing.holds.backlog import Backlog
 from billing.holds.batcher import Batcher, StaleEpoch
 from billing.holds.codec import ADMIT, pack_text
 from billing.holds.connection import RedisError, RedisMoved
@@ -37,7 +38,7 @@ Decision = Hold | decisions.Refused | decisions.Unavailable | decisions.Reload
 class Admissions:
     """Admits for one gateway process. An answer of Redis's is waited for as long as the batcher does, and `timeout_s`
     is when Redis refuses to carry an admission out; all attempts together take `wait_s`. What was admitted is put into
-    `live`; `void` gives it back."""
+    `live`; `resolve` ends what was left unresolved. Where the `backlog` is full Redis is not asked."""
 
     def __init__(
         self,
@@ -46,18 +47,20 @@ class Admissions:
         partitions: Partitions,
         loader: Loader,
         live: dict[str, Hold],
-        void: Callable[[Hold], Awaitable[None]],
+        backlog: Backlog,
+        resolve: Callable[[Hold], Awaitable[None]],
         *,
         gateway_id: str,
         timeout_s: float,
         wait_s: float,
     ) -> None:
-        self.void = void
+        self.resolve = resolve
         self._batchers = batchers
         self._keys = keyspace
         self._partitions = partitions
         self._loader = loader
         self._live = live
+        self._backlog = backlog
         self._gateway_id = gateway_id
         self._timeout_s = timeout_s
         self._timeout_ms = int(timeout_s * 1000)
@@ -79,6 +82,24 @@ class Admissions:
         back once Redis has answered."""
         place = principal.kept.get((self._gateway_id, model, feature)) or self._place_of(principal, model, feature)
         payload = expired if isinstance(expired, bytes) else encode_debit(expired)
+        backlog = self._backlog
+        if backlog.full:
+            return decisions.Unavailable("too many debits wait for Postgres")
+        backlog.asking += 1
+        try:
+            return await self._ask(request_id, principal, place, need, payload, meanwhile)
+        finally:
+            backlog.asking -= 1
+
+    async def _ask(
+        self,
+        request_id: str,
+        principal: Principal,
+        place: Place,
+        need: Need,
+        payload: bytes,
+        meanwhile: Callable[[], None] | None,
+    ) -> Decision:
         partition, deadline = place.partition, self._loop.time() + self._wait_s
         while True:
             item = self._item(request_id, place, need, payload)
@@ -173,13 +194,17 @@ class Admissions:
         self, code: int, partition: Partition, principal: Principal
     ) -> decisions.Unavailable | decisions.Reload | None:
         if code == codec.MISSING:
-            await self._loader.install(partition, principal.account_id, principal.key_id)
-            return None
+            known = await self._loader.install(partition, principal.account_id, principal.key_id)
+            return None if known else decisions.Reload()
         if code == codec.RELOAD:
             return decisions.Reload()
         if code in (codec.PUSH, codec.WAITING):
-            await self._loader.adopt_account(partition, principal.account_id)
-            await self._loader.adopt_key(partition, principal.account_id, principal.key_id)
+            if code == codec.WAITING:
+                await self._loader.retime(partition, principal.account_id)
+            account = await self._loader.adopt_account(partition, principal.account_id)
+            key = await self._loader.adopt_key(partition, principal.account_id, principal.key_id)
+            if _older(account, principal.account_version) or _older(key, principal.key_version):
+                return decisions.Reload()
             await asyncio.sleep(RETRY_PAUSE_S if code == codec.WAITING else 0)
             return None
         if code == codec.LATE:
@@ -190,6 +215,11 @@ class Admissions:
                 await asyncio.sleep(RETRY_PAUSE_S)
             return None
         return decisions.Unavailable("too many debits wait for Postgres")
+
+
+def _older(told: int | None, known: int) -> bool:
+    """Whether the ledger has an older version than this process knows: it was restored."""
+    return told is not None and told < known
 
 
 def _refusal(reply: list[Any], limits: Limits) -> decisions.Refused:
@@ -226,4 +256,4 @@ class Opening:
     ) -> None:
         hold = self._hold
         if hold is not None and not hold.ending and not hold.handed_over:
-            await self._admissions.void(hold)
+            await self._admissions.resolve(hold)

@@ -21,6 +21,8 @@ CLAIMED: Final = ord("E")
 _STATES: Final = (HELD, SETTLED, CLAIMED)
 PENDING: Final = 1 << 31
 NO_REQUEST: Final = b" " * 26
+AHEAD_S: Final = 3600
+"""How far an account's time may be ahead of its server's clock, and that of Postgres's, before one of them is wrong."""
 
 _ACCOUNT: Final = struct.Struct("<BIqqqqqIIIB")
 _KEY: Final = struct.Struct("<BIIIB")

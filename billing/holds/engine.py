@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Final
 
@@ -31,6 +32,7 @@ from billing.holds.peers import Peers
 from billing.holds.reconcile import Reconciler
 from billing.holds.recovery import Recovery
 from billing.holds.service import Holds, HoldSettings
+from billing.holds.spool import Spool
 from billing.holds.sync import Corrections
 from billing.ledger.leases import end_all_leases
 from billing.ledger.postgres import Database, DatabaseError, queries
@@ -63,7 +65,8 @@ class EngineSettings:
     expired_hold: ExpiredHold = "void"
     default_plan: str = DEFAULT_PLAN
     ledger_batch_rows: int = 500
-    ledger_flush_s: float = 0.02
+    ledger_flush_s: float = 0.2
+    spool_folder: Path | None = None
 
 
 class Engine:
@@ -99,7 +102,7 @@ class Engine:
             on_failure=lambda error: self.loops.failed("lease", error),
         )
         self.partitions = Partitions(database, link, keyspace, gateway_id, self._prepare, self.peers.living)
-        self.corrections = Corrections(database, link, keyspace, self._account_quotas)
+        self.corrections = Corrections(database, link, keyspace, self._account_quotas, self._lost_writes)
         self.outbox = Outbox(
             database,
             link,
@@ -149,6 +152,9 @@ class Engine:
         row = await self._database.row(READ_ACCOUNT, account_id)
         return self.loader.account_quotas(row["plan"], row["quotas"]) if row is not None else ()
 
+    def _lost_writes(self, partition: Partition, epoch: int) -> None:
+        self.holds.lost_writes(partition, epoch)
+
     def _submit(self, partition: Partition, item: Item) -> None:
         self.holds.submit(partition, item)
 
@@ -167,6 +173,8 @@ class Engine:
         evict."""
         await refuse_eviction(self._link)
         await self.lease.renew()
+        await self.partitions.look_at_ledger()
+        self.outbox.spool = self._open_spool()
         self.lease.start()
         try:
             await self._begin()
@@ -175,11 +183,20 @@ class Engine:
             await self.lease.stop()
             raise
 
+    def _open_spool(self) -> Spool | None:
+        folder = self._settings.spool_folder
+        try:
+            return Spool(folder, self._gateway_id) if folder is not None else None
+        except OSError as error:
+            logger.warning("debits have no second copy on this machine: %s", error)
+            return None
+
     async def _begin(self) -> None:
         for _ in range(START_ATTEMPTS):
             if all([await self._join(partition) for partition in self.partitions.all]):
                 break
             await asyncio.sleep(START_PAUSE_S)
+        await self.holds.backlog.look()
         subscribed = asyncio.Event()
         self.loops.start("outbox", self.outbox.run)
         self.loops.start("roller", self.roller.run)
@@ -194,6 +211,8 @@ class Engine:
         done = await self.holds.drain(timeout_s)
         await self.loops.stop()
         await self.lease.stop()
+        if self.outbox.spool is not None:
+            self.outbox.spool.close()
         if not self.holds.live:
             try:
                 await self.lease.end()
@@ -216,11 +235,19 @@ class Engine:
     async def _relay(self) -> None:
         while not asked_to_end():
             await asyncio.sleep(RELAY_INTERVAL_S)
-            await asyncio.gather(*map(self._tend, self.partitions.all))
+            await asyncio.gather(self._look_at_ledger(), *map(self._tend, self.partitions.all))
+            await self.holds.backlog.look()
             try:
                 await self.announcer.relay()
             except (DatabaseError, RedisError, NotReady, TimeoutError) as error:
                 logger.info("relay: %s", error)
+
+    async def _look_at_ledger(self) -> None:
+        try:
+            async with asyncio.timeout(TEND_TIMEOUT_S):
+                await self.partitions.look_at_ledger()
+        except (DatabaseError, TimeoutError) as error:
+            logger.info("the ledger can't be looked at: %s", error)
 
     async def _tend(self, partition: Partition) -> None:
         """Keep up with a partition's epoch; a server that is away does not keep the others' waiting."""
@@ -235,6 +262,10 @@ class Engine:
         """At once when this gateway begins, when another one has died, and when others took this one for dead."""
         at_once = True
         while not asked_to_end():
+            try:
+                await self.recovery.replay()
+            except (DatabaseError, OSError) as error:
+                logger.info("spools are replayed later: %s", error)
             for partition in self.partitions.all:
                 try:
                     if partition.epoch is not None:

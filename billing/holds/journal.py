@@ -50,6 +50,21 @@ async def entries(
         yield request_id, entry
 
 
+async def open_holds(link: Link, keyspace: Keyspace, number: int, account_id: str, key_id: str | None) -> list[str]:
+    """Requests of an account, or of a key of it, whose holds are open, in whatever epoch. Raises `RedisAway`."""
+    found: dict[str, None] = {}
+    async for field, raw in link.scan_hash(keyspace.journal(number).decode(), SCAN_COUNT):
+        if raw[1:2] == SETTLED_BYTE or len(field) != ID_BYTES:  # most of a large journal
+            continue
+        try:
+            entry = Entry.unpack(raw)
+            if entry.account_id == account_id and key_id in (None, entry.key_id):
+                found[field.decode("ascii")] = None
+        except (Unreadable, UnicodeDecodeError):
+            continue
+    return list(found)
+
+
 async def still_settled(link: Link, keyspace: Keyspace, number: int, request_ids: Sequence[str]) -> list[str]:
     """Those of them whose entries are settled ones: not yet acknowledged. Raises `RedisAway`."""
     left = []

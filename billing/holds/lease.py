@@ -15,20 +15,18 @@ from datetime import datetime
 from typing import Final
 
 from billing.holds.peers import Peers
-from billing.ledger.leases import LeaseRow, end_lease, renew_lease
+from billing.ledger.leases import ENDED_CHANNEL, Fetch, LeaseRow, end_lease, renew_lease
 from billing.ledger.postgres import Database, DatabaseError
 
 logger = logging.getLogger(__name__)
 
 RENEWALS: Final = 5
 """In the time of a lease."""
-LOOKS: Final = 4
-"""For gateways that have ended, in the time from one renewal to the next."""
+RETRIES: Final = 20
+"""In the time of a lease, while it can't be renewed."""
 TIMEOUT_SHARE: Final = 0.25
 """Of a lease: a statement that takes longer is given up, and the connection made anew."""
-TICK_S: Final = 0.25
-FROZEN_TURNS: Final = 3
-"""Turns that come later than so many took the thread itself by surprise: the process stood still, not its loop."""
+TICK_S: Final = 1.0
 RESTART_S: Final = 1.0
 JOIN_S: Final = 5.0
 
@@ -58,19 +56,20 @@ class Lease:
         self._lease_s = lease_s
         self._stall_s = stall_s
         self._on_loss, self._on_judged, self._on_failure = on_loss, on_judged, on_failure
-        self._pause_s = lease_s / RENEWALS / LOOKS
         self._judged: datetime | None = None
-        self._ticked_s = self._turned_s = self._renewed_s = time.monotonic()
+        self._ticked_s = self._turned_s = time.monotonic()
         self._stalled = False
+        self.renewals = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._thread: threading.Thread | None = None
         self._ending = threading.Event()
+        self._wake: Callable[[], None] | None = None
 
-    async def renew(self, database: Database | None = None) -> None:
+    async def renew(self, fetch: Fetch | None = None) -> None:
         """Renew now. Raises `DatabaseError`."""
         begun_s = self._peers.clock()
-        rows = await renew_lease(database or self._database, self._gateway_id, self._lease_s)
+        rows = await renew_lease(fetch or self._database.rows, self._gateway_id, self._lease_s)
         new = self._peers.saw(begun_s, rows)
         self._look_at_own(rows[0])
         if new:
@@ -104,6 +103,9 @@ class Lease:
     async def stop(self) -> None:
         """Renew no more. The lease stands until it lapses or is ended."""
         self._ending.set()
+        wake = self._wake
+        if wake is not None:
+            wake()
         if self._ticker is not None:
             self._ticker.cancel()
         if self._thread is not None:
@@ -127,30 +129,40 @@ class Lease:
     async def _keep(self) -> None:
         timeout_s = self._lease_s * TIMEOUT_SHARE
         database = self._database.another(size=1, timeout_s=timeout_s)
+        loop, woken = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            with suppress(RuntimeError):  # the loop is closed: the thread has ended
+                loop.call_soon_threadsafe(woken.set)
+
+        self._wake = wake
         try:
             while not self._ending.is_set():
                 try:
-                    async with asyncio.timeout(2 * timeout_s):
-                        await self._turn(database)
+                    async with database.listening(ENDED_CHANNEL, self._heard) as connection:
+                        while not self._ending.is_set():
+                            await self._turn(connection.fetch)
+                            await _sleep(woken, self._lease_s / RENEWALS)
                 except (DatabaseError, TimeoutError) as error:
                     logger.info("the lease could not be renewed: %s: %s", type(error).__name__, error)
-                self._ending.wait(self._pause_s)
+                    await _sleep(woken, self._lease_s / RETRIES)
         finally:
+            self._wake = None
             await database.close()
 
-    async def _turn(self, database: Database) -> None:
-        if not self._loop_lives():
-            return
-        if time.monotonic() - self._renewed_s >= self._lease_s / RENEWALS:
-            await self.renew(database)
-            self._renewed_s = time.monotonic()
-        elif await self._peers.look_for_ended(database):
+    def _heard(self, gateway_id: str) -> None:
+        if self._peers.saw_end(gateway_id):
             self._tell(self._on_loss)
+
+    async def _turn(self, fetch: Fetch) -> None:
+        if self._loop_lives():
+            await self.renew(fetch)
+            self.renewals += 1
 
     def _loop_lives(self) -> bool:
         """Whether the event loop has ticked of late. One that stood still together with this thread gets its time."""
         now_s = time.monotonic()
-        if now_s - self._turned_s > FROZEN_TURNS * max(self._pause_s, TICK_S) + 4 * self._lease_s * TIMEOUT_SHARE:
+        if now_s - self._turned_s > max(self._stall_s / 2, self._lease_s):
             self._ticked_s = now_s
         self._turned_s = now_s
         stalled, self._stalled = self._stalled, now_s - self._ticked_s > self._stall_s
@@ -159,3 +171,10 @@ class Lease:
         elif stalled and not self._stalled:
             logger.error("the event loop goes on: the lease is renewed again")
         return not self._stalled
+
+
+async def _sleep(woken: asyncio.Event, seconds: float) -> None:
+    """Unless woken."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await woken.wait()

@@ -14,6 +14,7 @@ from billing.holds.codec import ACK
 from billing.holds.connection import Link, RedisError, Script
 from billing.holds.keyspace import Keyspace
 from billing.holds.partitions import Partition
+from billing.holds.spool import Spool
 from billing.ledger.debits import Debit, Stored, write_debits
 from billing.ledger.postgres import Database, DatabaseError, DatabaseHindered
 
@@ -25,12 +26,16 @@ ALARM_EVERY_S: Final = 60.0
 """The log repeats no oftener that Postgres is there and takes no debits."""
 ACKS_A_CALL: Final = 500
 """Entries that one call has Redis forget: it is held for well under a millisecond."""
+GATHERED_ROWS: Final = 16
+"""So many debits are worth a transaction: what it costs is shared by enough of them."""
+LEAST_PAUSE_SHARE: Final = 0.25
+"""Of `flush_s`: between the beginnings of two transactions, however many debits come."""
 
 
 class Outbox:
-    """Writes debits in batches of at most `batch_rows`. A batch begins as soon as the last one is done, gathering what
-    came meanwhile, but at least `flush_s` after it began; a full one at once. `sync` tells Redis of an account's
-    corrections and answers whether it has them all."""
+    """Writes debits in batches of at most `batch_rows`. A debit waits at most `flush_s` for its batch to begin, and not
+    at all where the last one is as long ago. `sync` tells Redis of an account's corrections and answers whether it has
+    them all. `spool`, where there is one, has a copy of what waits."""
 
     def __init__(
         self,
@@ -52,9 +57,10 @@ class Outbox:
         self._flush_s = flush_s
         self._waiting: list[Debit] = []
         self._arrived = asyncio.Event()
-        self._full = asyncio.Event()
+        self._enough = asyncio.Event()
         self._writing = asyncio.Lock()
         self._begun_s = -flush_s
+        self.spool: Spool | None = None
         self._ack = Script("ack")
         self._rows = batch_rows
         self._alarmed_at = float("-inf")
@@ -79,10 +85,12 @@ class Outbox:
     def add(self, debit: Debit) -> None:
         """Take a debit that Redis has settled."""
         self._waiting.append(debit)
+        if self.spool is not None:
+            self.spool.add(debit)
         if len(self._waiting) == 1:
             self._arrived.set()
-        if len(self._waiting) >= self._batch_rows:
-            self._full.set()
+        if len(self._waiting) == GATHERED_ROWS:
+            self._enough.set()
 
     async def run(self) -> None:
         """Write for ever, with bounded back-off while Postgres is away."""
@@ -99,14 +107,16 @@ class Outbox:
                 retry_s = min(retry_s * 2, MOST_RETRY_S)
 
     async def _gather(self) -> None:
-        """Wait for company until `flush_s` after the last batch began: where debits come singly the first is written at
-        once, and where they come fast they share transactions."""
-        loop = asyncio.get_running_loop()
+        """Wait for company: a transaction for each debit would cost more than serving it does. Nobody waits where the
+        last batch is longer ago than that; it is over `flush_s` after it began at the latest."""
+        loop, begun_s = asyncio.get_running_loop(), self._begun_s
         try:
-            async with asyncio.timeout_at(self._begun_s + self._flush_s):
-                await self._full.wait()
+            async with asyncio.timeout_at(begun_s + self._flush_s):
+                await self._enough.wait()
         except TimeoutError:
             pass
+        else:
+            await asyncio.sleep(max(0.0, begun_s + self._flush_s * LEAST_PAUSE_SHARE - loop.time()))
         self._begun_s = loop.time()
 
     async def flush(self) -> None:
@@ -122,12 +132,14 @@ class Outbox:
                     raise
                 self._rows = min(self._rows * 2, self._batch_rows)
                 del self._waiting[: len(batch)]
+                if self.spool is not None:
+                    self.spool.written(len(batch))
                 left -= len(batch)
                 await self.acknowledge(batch, stored)
             if not self._waiting:
                 self._arrived.clear()
-            if len(self._waiting) < self._batch_rows:
-                self._full.clear()
+            if len(self._waiting) < GATHERED_ROWS:
+                self._enough.clear()
 
     def _make_way(self, batch: list[Debit]) -> None:
         """The next attempt takes half as many, and one debit that fails alone goes behind the others: should the cause
@@ -136,6 +148,9 @@ class Outbox:
             self._rows = (len(batch) + 1) // 2
         elif batch:
             self._waiting.append(self._waiting.pop(0))
+            if self.spool is not None:  # which counts debits in their order
+                self.spool.add(batch[0])
+                self.spool.written(1)
 
     def _alarm(self, error: DatabaseError) -> None:
         """Say that debits wait: once an outage, and each ALARM_EVERY_S where Postgres itself is there."""

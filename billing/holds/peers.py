@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from billing.ledger.leases import ENDED, STANDING, LeaseRow, Lost
+from billing.ledger.leases import STANDING, LeaseRow, Lost
 from billing.ledger.postgres import Database
 
 GAP_SHARE: Final = 0.5
@@ -65,10 +65,10 @@ class Peers:
             self._looked_s = now_s
             return self._anything_new()
 
-    def saw_ended(self, gateways: Iterable[str]) -> bool:
-        """Take in who has ended since; whether that is new."""
+    def saw_end(self, gateway_id: str) -> bool:
+        """Take in that a gateway has ended; whether that is new."""
         with self._lock:
-            self._ended |= frozenset(gateways)
+            self._ended |= {gateway_id}
             return self._anything_new()
 
     def _anything_new(self) -> bool:
@@ -99,10 +99,6 @@ class Peers:
         rows = await self._database.rows(STANDING)
         lost = self.lost(row["id"] for row in rows)
         return [row["id"] for row in rows if row["id"] not in lost or lost[row["id"]].value != row["lease_until"]]
-
-    async def look_for_ended(self, database: Database) -> bool:
-        """Read who has ended since; whether that is new. Raises `DatabaseError`."""
-        return self.saw_ended([row["id"] for row in await database.rows(ENDED)])
 
 
 def _stood(seen: _Seen | None, value: datetime | None, begun_s: float, now_s: float) -> _Seen:

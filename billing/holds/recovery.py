@@ -22,6 +22,7 @@ from billing.holds.loader import Loader
 from billing.holds.outbox import Outbox
 from billing.holds.partitions import Partition
 from billing.holds.peers import Peers
+from billing.holds.spool import left_behind, read_debits, taken
 from billing.holds.sync import Corrections
 from billing.ledger.debits import Debit, decode_debit, write_debits
 from billing.ledger.postgres import Database, queries
@@ -101,6 +102,7 @@ class Recovery:
         if self._outbox.older_than(partition, epoch):
             await self._outbox.flush()
         await self._write_older(partition, epoch)
+        await self.replay()
         older = [hold for hold in self._live.values() if hold.place.partition is partition and hold.epoch < epoch]
         known: TagsByName = {}
         for start in range(0, len(older), REHELD_ROWS):
@@ -146,14 +148,18 @@ class Recovery:
         for hold in holds:
             hold.reholding = done
         try:
+            held: list[Hold] = []
             for hold in holds:
-                if not await self._rehold_one(partition, hold, epoch, known):
+                again = await self._rehold_one(partition, hold, epoch, known)
+                if again is None:
                     return False
-            rows = await self._database.rows(STORED_DEBITS, [hold.id for hold in holds])
+                if again:
+                    held.append(hold)
+            rows = await self._database.rows(STORED_DEBITS, [hold.id for hold in held])
             closed = {row["request_id"] for row in rows}
-            if closed and not await self._end_closed(partition, [hold for hold in holds if hold.id in closed]):
+            if closed and not await self._end_closed(partition, [hold for hold in held if hold.id in closed]):
                 return False
-            for hold in holds:
+            for hold in held:
                 if hold.id not in closed:
                     hold.epoch = epoch
             return True
@@ -162,7 +168,9 @@ class Recovery:
                 hold.reholding = None
             done.set_result(None)
 
-    async def _rehold_one(self, partition: Partition, hold: Hold, epoch: int, known: TagsByName) -> bool:
+    async def _rehold_one(self, partition: Partition, hold: Hold, epoch: int, known: TagsByName) -> bool | None:
+        """Whether Redis holds the request again, or knows its end; None: not yet. The ledger may have been replaced by
+        one that has no such account: nothing is held then, and its debit is the ledger's to refuse."""
         debit = decode_debit(hold.payload)
         keys = [self._keys.meta(partition.number), self._keys.journal(partition.number)]
         for _ in range(REHOLD_ATTEMPTS):
@@ -173,10 +181,11 @@ class Recovery:
             if reply in (0, 2):
                 return True
             if reply == 1:
+                return None
+            if not await self._loader.install(partition, debit.account_id, debit.key_id):
                 return False
-            await self._loader.install(partition, debit.account_id, debit.key_id)
             known.clear()
-        return False
+        return None
 
     async def _end_closed(self, partition: Partition, holds: Sequence[Hold]) -> bool:
         """Give back holds that the ledger has a row of, once their accounts know of it; whether all could be."""
@@ -243,6 +252,19 @@ class Recovery:
         if settled or expired or voided:
             logger.info("swept: %d settled, %d expired, %d given back", settled, expired, voided)
         return Swept(settled, expired, voided)
+
+    async def replay(self) -> int:
+        """Write the debits of spools beside this process's own whose processes have ended; how many. Raises
+        `DatabaseError`: what was not written stays then."""
+        spool, replayed = self._outbox.spool, 0
+        for path in left_behind(spool.folder) if spool is not None else ():
+            with taken(path) as ours:
+                debits = await asyncio.to_thread(read_debits, path) if ours else []
+                for start in range(0, len(debits), SETTLED_ROWS):
+                    replayed += await self._write(debits[start : start + SETTLED_ROWS])
+        if replayed:
+            logger.info("replayed %d debits of processes that have ended", replayed)
+        return replayed
 
     def _running(self, partition: Partition, epoch: int | None) -> dict[str, Hold]:
         """Requests of this process that Redis holds in this epoch, by id."""

@@ -3,7 +3,8 @@
     async with holds.open(request_id, principal, model, feature, need, debit) as decision:
         if isinstance(decision, Hold): ... await holds.settle(decision, debit)
 
-There is no way out of the block that leaves a hold unresolved: one that was not settled is given back.
+There is no way out of the block that leaves a hold unresolved: one that was not settled is given back, or becomes the
+debit that it owes once a provider has worked for it (`Hold.unresolved`).
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from billing.holds.admission import Admissions, Opening
+from billing.holds.backlog import Backlog
 from billing.holds.batcher import Batcher, Item
 from billing.holds.codec import OK, VANISHED
 from billing.holds.connection import RedisAway, RedisError, Script
@@ -88,13 +90,15 @@ class Holds:
             batch_rows=ledger_batch_rows,
             timeout_s=settings.ledger_timeout_s,
         )
+        self.backlog = Backlog(partitions, keyspace, self.live, outbox, settings.max_unsettled)
         self.admissions = Admissions(
             self._batchers,
             keyspace,
             partitions,
             loader,
             self.live,
-            self.void,
+            self.backlog,
+            self.resolve,
             gateway_id=gateway_id,
             timeout_s=settings.redis_timeout_s,
             wait_s=settings.admission_wait_s,
@@ -170,12 +174,10 @@ class Holds:
             logger.info("%d holds are not in Redis, and the ledger can't be asked: %s", len(request_ids), error)
 
     def lost_writes(self, partition: Partition, epoch: int) -> None:
-        """Redis has lost what it wrote in this epoch: what it says of balances and holds is not believed any more, and
-        a new epoch begins."""
+        """Redis or the ledger has lost what it wrote in this epoch: what Redis says of balances and holds is not
+        believed any more, and a new epoch begins."""
         if partition.epoch == epoch and (partition.number, epoch) not in self._lost:
-            logger.error(
-                "Redis has lost holds of partition %d in epoch %d: a new epoch begins", partition.number, epoch
-            )
+            logger.error("partition %d: writes of epoch %d are lost: a new one begins", partition.number, epoch)
             self._lost.add((partition.number, epoch))
             self.spawn(self._renew(partition, epoch))
 
@@ -188,6 +190,15 @@ class Holds:
         finally:
             self._lost.discard((partition.number, epoch))
 
+    async def resolve(self, hold: Hold) -> None:
+        """End a hold that whoever served it neither settled nor voided: as the debit that it owes, or given back."""
+        if hold.ending:
+            return
+        if hold.unresolved is None:
+            await self.void(hold)
+        else:
+            await asyncio.wait([self.settle(hold, hold.unresolved(hold))])
+
     def submit(self, partition: Partition, item: Item) -> None:
         """Send an item of another part of the engine on the hot path."""
         self._batchers[partition.number].submit(item)
@@ -199,16 +210,15 @@ class Holds:
         task.add_done_callback(self._tasks.discard)
 
     def hand_over(self, hold: Hold, work: Coroutine[Any, Any, None]) -> None:
-        """Whoever served this hold was cancelled: `work` goes on, and must settle or void it. Should it do neither,
-        the hold is given back."""
+        """Whoever served this hold was cancelled: `work` goes on, and must settle or void it. Should it do neither, the
+        hold is resolved."""
         hold.handed_over = True
 
         async def finish() -> None:
             try:
                 await work
             finally:
-                if not hold.ending:
-                    await self.void(hold)
+                await self.resolve(hold)
 
         self.spawn(finish())
 

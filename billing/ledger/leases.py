@@ -5,7 +5,7 @@ locks their gateway's row and finds its lease at the value at which it was judge
 renewed before, and nothing expires, or finds on renewing that it was judged.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -20,8 +20,11 @@ RENEW: Final = _sql("gateways_renew")
 END: Final = _sql("gateways_end")
 END_ALL: Final = _sql("gateways_end_all")
 STANDING: Final = _sql("gateways_standing")
-ENDED: Final = _sql("gateways_ended")
 JUDGE: Final = _sql("gateways_judge")
+ENDED_CHANNEL: Final = "metergate_gateway_ended"
+"""Where `gateways_end.sql` tells, by NOTIFY, which gateway has ended. Who does not hear it reads it with the leases."""
+Fetch = Callable[..., Awaitable[Sequence[Row]]]
+"""`Database.rows`, or `fetch` of a connection."""
 STORED_DEBITS: Final = _sql("stored_debits")
 
 
@@ -44,9 +47,9 @@ class Lost:
     value: datetime | None
 
 
-async def renew_lease(database: Database, gateway_id: str, lease_s: float) -> list[LeaseRow]:
-    """Renew a lease and answer all of them, its own first. Raises `DatabaseError`."""
-    rows = await database.rows(RENEW, gateway_id, lease_s)
+async def renew_lease(fetch: Fetch, gateway_id: str, lease_s: float) -> list[LeaseRow]:
+    """Renew a lease and answer all of them, its own first. Raises what `fetch` raises."""
+    rows = await fetch(RENEW, gateway_id, lease_s)
     return [LeaseRow(row["id"], row["lease_until"], row["ended"], row["judged"]) for row in rows]
 
 

@@ -167,6 +167,24 @@ class Database:
                     raise
 
     @asynccontextmanager
+    async def listening(self, channel: str, on_message: Callable[[str], None]) -> AsyncIterator[Connection]:
+        """One connection that is kept, and calls back with what NOTIFY tells on a channel. Raises `DatabaseError`.
+
+        A pooler between us and Postgres may not pass notifications on: they are hints.
+        """
+
+        def heard(_: object, __: int, ___: str, message: object) -> None:
+            on_message(str(message))
+
+        async with self.connection() as connection:
+            await connection.add_listener(channel, heard)
+            try:
+                yield connection
+            finally:
+                if not connection.is_closed():
+                    await connection.remove_listener(channel, heard)
+
+    @asynccontextmanager
     async def transaction(self, *, snapshot: bool = False) -> AsyncIterator[Connection]:
         """One transaction; with `snapshot` repeatable read and read only. Raises `DatabaseError`, also on commit."""
         async with self.connection() as connection:

@@ -150,6 +150,8 @@ def _wrong_amount(row: Row, price: PriceRow | None) -> str | None:
     expected = round_up(scaled), round_up(scaled, row["markup_scaled"])
     if (cost_nano, charged_nano) == expected:
         return None
+    if row["estimated"] and cost_nano == expected[0] and charged_nano > expected[1]:
+        return None  # a hold that was charged whole, which has each token at the dearest that it could cost
     cost, charged = map(format_usd, expected)
     has = f"cost {format_usd(cost_nano)} and charged {format_usd(charged_nano)} USD"
     return f"has {has}; its counts and price row give {cost} and {charged}"

@@ -93,7 +93,7 @@ async def explain(
 async def reconcile(
     output: Output,
     fix: Annotated[
-        bool, typer.Option("--fix", help="Where they differ, have Redis loaded again from the ledger.")
+        bool, typer.Option("--fix", help="Have Redis loaded again from the ledger, whether or not they differ.")
     ] = False,
 ) -> int:
     """Compare Redis with the ledger, account by account.
@@ -113,7 +113,7 @@ async def reconcile(
     rows = [(drift.account_id, drift.what, str(drift.redis), str(drift.ledger)) for drift in report.drifts]
     said = f"{report.accounts} accounts compared, {len(rows)} differences."
     parts: list[str | Table] = [Table(("account", "what", "Redis", "ledger"), rows), said] if rows else [said]
-    if rows and fix:
+    if fix:
         parts.append("A new epoch has begun: Redis is loaded again from the ledger.")
     output.show(Shown(report_shape(report), tuple(parts)))
     return REFUSED if rows else 0

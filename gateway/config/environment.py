@@ -44,6 +44,7 @@ class Environment:
     database_url: Secret | None
     redis_url: Secret | None
     data_dir: Path
+    spool_dir: Path | None
     config_dir: Path | None
     max_body_bytes: int
     proxy_max_body_bytes: int
@@ -98,12 +99,14 @@ def read_environment(environ: Mapping[str, str], mode: Mode, problems: Problems)
     own_host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(shown_host, shown_host)  # noqa: S104
     stripe_key = _stripe_key(read)
     config = read.maybe("METERGATE_CONFIG")
+    data_dir = Path(read.text("METERGATE_DATA_DIR")).expanduser().absolute()
     environment = Environment(
         listen_host=host,
         listen_port=port,
         database_url=_database_url(read),
         redis_url=read.secret_url("REDIS_URL", ("redis", "rediss", "unix")),
-        data_dir=Path(read.text("METERGATE_DATA_DIR")).expanduser().absolute(),
+        data_dir=data_dir,
+        spool_dir=_spool_dir(read, mode, data_dir),
         config_dir=None if config is None else Path(config).expanduser(),
         max_body_bytes=read.whole("MAX_BODY_BYTES", 1024, MAX_BYTES),
         proxy_max_body_bytes=read.whole("PROXY_MAX_BODY_BYTES", 1024, MAX_BYTES),
@@ -208,3 +211,12 @@ def _payment_provider(read: Reader, stripe_key: Secret | None, mode: Mode) -> Pa
     if name == "stripe" and mode != "command" and read.given("STRIPE_WEBHOOK_SECRET") is None:
         read.problems.add(PLACE, "STRIPE_WEBHOOK_SECRET", "expected a value: without it no payment can be believed")
     return cast("PaymentProvider", name)
+
+
+def _spool_dir(read: Reader, mode: Mode, data_dir: Path) -> Path | None:
+    named = read.maybe("METERGATE_SPOOL_DIR")
+    if named == "off":
+        return None
+    if named is not None:
+        return Path(named).expanduser().absolute()
+    return data_dir / "spool" if mode == "up" else None

@@ -43,6 +43,12 @@ SETTINGS_GROUPS: Final = (
             Variable(
                 "METERGATE_DATA_DIR", ".metergate", "folder of the embedded servers' data and of generated secrets"
             ),
+            Variable(
+                "METERGATE_SPOOL_DIR",
+                "",
+                "folder on a local disk for a second copy of debits on their way to Postgres, or `off`; unset: `up`: "
+                "`spool` in METERGATE_DATA_DIR, `serve`: none",
+            ),
             Variable("METERGATE_CONFIG", "", "folder of the three YAML files; unset: `./config`, else the shipped one"),
             Variable("MAX_BODY_BYTES", "1048576", "largest request body of the billing API"),
             Variable("PROXY_MAX_BODY_BYTES", "33554432", "largest request body of the proxy, after decoding"),

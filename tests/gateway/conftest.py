@@ -11,6 +11,7 @@ from aiohttp import web
 from ulid import ULID
 
 from gateway.app import serving
+from gateway.handler import Proxy
 from gateway.runtime import Runtime, open_runtime
 from gateway.settings import Defaults, ProviderConfig, Secret, Settings, load_settings
 
@@ -26,6 +27,7 @@ class Gateway:
     url: str
     runtime: Runtime
     session: aiohttp.ClientSession
+    proxy: Proxy
     keys: list[str] = field(default_factory=list)
 
     async def customer(
@@ -141,7 +143,7 @@ async def make_gateway(database_url: str, redis_url: str, key_prefix: str) -> As
             served, _ = await stack.enter_async_context(serving(runtime))
             runner = served.runner(access_log=None, shutdown_timeout=1.0)
             url = await stack.enter_async_context(run(runner))
-            return Gateway(url, runtime, session)
+            return Gateway(url, runtime, session, served.proxy)
 
         yield make
 

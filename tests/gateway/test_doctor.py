@@ -10,7 +10,8 @@ import asyncpg
 import pytest
 
 from gateway import doctor
-from gateway.doctor import Check, check_postgres, check_redis, check_settings, check_vocabularies
+from gateway.clocks import clock_finding
+from gateway.doctor import Check, check_clocks, check_postgres, check_redis, check_settings, check_vocabularies
 from gateway.places import Stores
 from gateway.settings import load_settings
 from tests.ports import free_ports
@@ -73,6 +74,29 @@ async def test_stores_that_are_away() -> None:
     found = [*await check_postgres(stores(url)), *await check_redis("redis://:swordfish@127.0.0.1:1", LEASE_S)]
     assert [check.status for check in found] == ["fail", "fail"]
     assert all("127.0.0.1:1" in check.message and "swordfish" not in check.message for check in found)
+
+
+async def test_clocks_that_agree(database_url: str, redis_url: str) -> None:
+    (clocks,) = await check_clocks(Stores(database_url, redis_url, embedded=False, started_database=False))
+    assert (clocks.name, clocks.status) == ("clocks", "ok")
+    nowhere = f"{database_url.rpartition('/')[0]}/nowhere"
+    assert await check_clocks(Stores(nowhere, redis_url, embedded=False, started_database=False)) == []
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "status", "said"),
+    [
+        (4.9, "ok", "4.9 s ahead of"),
+        (-60.0, "warn", "60.0 s behind"),
+        (3600.0, "warn", "3600.0 s ahead of"),
+        (-3600.5, "fail", "3600.5 s behind"),
+        (86_400.0, "fail", "86400.0 s ahead of"),
+    ],
+)
+def test_clocks_that_differ(ahead_s: float, status: str, said: str) -> None:
+    found, message, mend = clock_finding(ahead_s)
+    assert (found, message) == (status, f"Redis's clock is {said} Postgres's")
+    assert bool(mend) == (status != "ok")
 
 
 async def test_an_old_redis(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,9 @@ local EPOCH = 2
 local A_BALANCE, A_HELD, A_DSEQ, A_XSEQ, A_HOLD_VERSION, A_VERSION, A_NOW_S, A_RUNNING = 3, 4, 5, 6, 7, 8, 9, 10
 local K_VERSION, K_RUNNING = 3, 4
 local A_COUNTERS, K_COUNTERS = 12, 6
+-- An account's time never goes back, so that a clock that does resets no window. One that is further ahead of the clock
+-- than this, in seconds, was taken from a wrong clock: `retime` sets it right.
+local AHEAD_S = 3600
 local pack, unpack_from = struct.pack, struct.unpack
 
 local TIME = redis.call('TIME')

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
-from billing.holds.codec import HELD, SETTLED
+from billing.holds.codec import AHEAD_S, HELD, SETTLED
 from billing.money import MAX_NANO
 from billing.quotas import window_end_s
 from tests.billing.holds.model_checks import NOTHING, Checked
@@ -266,7 +266,9 @@ class Traffic(Checked):
         """A key and its account are loaded from the ledger; `stale`: a correction too late to be in what was read."""
         epoch, account_id = self.ref.epoch or 0, OWNERS[key_id]
         known = self.ref.account(account_id)
-        now_s = self.ref.now_ms // 1000 if known is None else self.ref.now_of(known)
+        now_s = self.ref.now_ms // 1000
+        if known is not None and known.now_s <= now_s + AHEAD_S:
+            now_s = self.ref.now_of(known)
         account = self.ledger.load_account(account_id, epoch, now_s)
         key = self.ledger.load_key(key_id, epoch, now_s)
         if stale and known is not None:

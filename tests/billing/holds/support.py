@@ -1,6 +1,7 @@
 """What the tests of holds do again and again: hold, settle, break things, wait, and look at both stores."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -60,7 +61,7 @@ async def spend(world: World, principal: Principal, **changes: object) -> str:
 
 
 async def kill(world: World) -> None:
-    """What kill -9 leaves of a gateway: nothing but what the stores have."""
+    """What kill -9 leaves of a gateway: nothing but what the stores have. Its supervisor has seen it end."""
     engine = world.engine
     tasks = [*engine.loops.tasks.values(), *engine.holds._tasks]
     for task in tasks:
@@ -68,18 +69,25 @@ async def kill(world: World) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
     engine.loops.tasks.clear()
     await engine.lease.stop()
+    spool, engine.outbox.spool = engine.outbox.spool, None
+    for segment in spool._segments if spool is not None else ():
+        os.close(segment.fd)
     engine.outbox._waiting.clear()
     engine.holds.live.clear()
     await world.link.close()
+    await end_lease(world.database, engine._gateway_id)
 
 
-async def is_known_to_have_ended(dead: World, *others: World) -> None:
-    """As by the supervisor, which has seen the process end; the others have looked, and sweep when they are told."""
-    for other in others:
-        await other.engine.loops.stop("sweep")
-    await end_lease(others[0].database, dead.engine._gateway_id)
-    for other in others:
-        await other.engine.lease.renew()
+async def sweep_by_hand(*worlds: World) -> None:
+    """Nothing is swept any more but by the test."""
+    for world in worlds:
+        await world.engine.loops.stop("sweep")
+
+
+async def look(*worlds: World) -> None:
+    """Gateways look who is there."""
+    for world in worlds:
+        await world.engine.lease.renew()
 
 
 async def stops_to_renew(slow: World, judge: World) -> None:

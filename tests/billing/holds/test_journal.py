@@ -23,11 +23,12 @@ from tests.billing.holds.support import (
     debits,
     eventually,
     hold_one,
-    is_known_to_have_ended,
     kill,
+    look,
     partition_of,
     settle,
     spend,
+    sweep_by_hand,
 )
 
 DAY_TOKENS = Quota(Window.day, Metric.tokens, 10**6)
@@ -79,8 +80,9 @@ async def test_no_garbage_stops_the_sweep(make_world: MakeWorld, caplog: pytest.
     dead.engine.outbox._writing = asyncio.Lock()
     async with dead.engine.outbox._writing:
         spent = await spend(dead, principal)
+        await sweep_by_hand(world)
         await kill(dead)
-    await is_known_to_have_ended(dead, world)
+    await look(world)
     bad = garbage(world, principal)
     await put(world, principal, bad)
     with caplog.at_level(logging.CRITICAL):
@@ -149,8 +151,9 @@ async def test_a_hold_of_a_dead_gateway_whose_debit_cannot_be_read_is_given_back
     hold = await hold_one(dead, principal)
     entry = (await dead.journal(principal.account_id))[hold.id_bytes]
     await put(dead, principal, {hold.id_bytes: entry[: -len(hold.payload)] + b"spoilt"})
+    await sweep_by_hand(world)
     await kill(dead)
-    await is_known_to_have_ended(dead, world)
+    await look(world)
     assert (await world.engine.recovery.sweep(partition_of(world))).expired == 1
     assert await debits(world) == {hold.id: 0}
     assert await world.journal(principal.account_id) == {}

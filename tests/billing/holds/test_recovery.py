@@ -22,13 +22,14 @@ from tests.billing.holds.support import (
     entries,
     eventually,
     hold_one,
-    is_known_to_have_ended,
     kill,
     ledger_balance,
+    look,
     partition_of,
     settle,
     spend,
     stops_to_renew,
+    sweep_by_hand,
 )
 
 DAY_TOKENS = Quota(Window.day, Metric.tokens, 10**6)
@@ -48,8 +49,9 @@ async def test_the_debits_of_a_dead_gateway_are_written_once_by_whoever_finds_th
     dead.engine.outbox._writing = asyncio.Lock()
     async with dead.engine.outbox._writing:  # it dies before it writes
         spent = [await spend(dead, principal) for _ in range(5)]
+        await sweep_by_hand(*others)
         await kill(dead)
-    await is_known_to_have_ended(dead, *others)
+    await look(*others)
     swept = await asyncio.gather(*(world.engine.recovery.sweep(partition_of(world)) for world in others))
     assert max(found.settled for found in swept) == 5
     assert await debits(others[0]) == dict.fromkeys(spent, 500)
@@ -65,8 +67,9 @@ async def test_the_hold_of_a_dead_gateway_expires(make_world: MakeWorld, expired
     dead, *others = [await make_world(settings) for _ in range(3)]
     principal = await dead.customer(10**9, key_quotas=(DAY_TOKENS,), quotas=(MINUTE_REQUESTS,))
     hold = await hold_one(dead, principal)
+    await sweep_by_hand(*others)
     await kill(dead)
-    await is_known_to_have_ended(dead, *others)
+    await look(*others)
     swept = await asyncio.gather(*(world.engine.recovery.sweep(partition_of(world)) for world in others))
     assert max(found.expired for found in swept) == 1
     assert await debits(others[0]) == {hold.id: charged}

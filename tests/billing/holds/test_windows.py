@@ -15,6 +15,7 @@ from billing.holds.partitions import Partition
 from billing.holds.windows import Since, read_counters
 from billing.ledger.debits import Debit, write_debits
 from billing.ledger.rollups import roll
+from billing.plans import Plan
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window, window_id
 from tests.billing.holds.conftest import BRISK, MakeWorld, World, debit
@@ -345,3 +346,35 @@ async def test_a_change_that_comes_while_an_older_one_is_told_is_told_too(world:
         return len(await counters_of(world, principal, "account")) == len(LONG)
 
     await eventually(is_told)
+
+
+async def test_gateways_with_different_plans_do_not_undo_one_anothers_counters(make_world: MakeWorld) -> None:
+    """While a release rolls out: each adopts what it lacks once, and requests go through at both."""
+    old = {"free": Plan("free", "Free", 0, (Quota(Window.day, Metric.tokens, 10**9),))}
+    new = {"free": Plan("free", "Free", 0, (Quota(Window.day, Metric.requests, 10**6),))}
+    worlds = [await make_world(plans=old), await make_world(plans=new)]
+    principal = await worlds[0].customer(10**9)
+    row = await worlds[0].database.row("SELECT secret_sha256 FROM api_keys")
+    assert row is not None
+    at = [await world.engine.cache.reload(row["secret_sha256"]) for world in worlds]
+    adopted = [0]
+    for world in worlds:
+        adopt = world.engine.loader.adopt_account
+
+        async def noted(
+            partition: Partition, account_id: str, adopt: Callable[..., Awaitable[int | None]] = adopt
+        ) -> int | None:
+            adopted[0] += 1
+            return await adopt(partition, account_id)
+
+        world.engine.loader.adopt_account = noted  # type: ignore[method-assign]
+    for _ in range(25):
+        for world, known in zip(worlds, at, strict=True):
+            assert known is not None
+            await settle(world, known, await hold_one(world, known))
+    assert adopted[0] <= 6
+    for world in worlds:
+        await world.engine.outbox.flush()
+    used_of = {counter.tag: counter.used for counter in (await worlds[0].account_state(principal.account_id)).counters}
+    assert used_of[new["free"].quotas[0].tag] >= 25
+    assert used_of[old["free"].quotas[0].tag] >= 25 * 15

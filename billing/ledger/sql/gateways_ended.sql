@@ -1,1 +1,0 @@
-SELECT id FROM gateways WHERE ended_at IS NOT NULL
