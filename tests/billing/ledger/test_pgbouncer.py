@@ -1,7 +1,6 @@
 """Behind PgBouncer in transaction mode: a real one, of which every transaction gets another session of Postgres."""
 
 import asyncio
-import os
 import shutil
 import subprocess
 import tempfile
@@ -18,6 +17,7 @@ from billing.ledger.postgres import Database, DatabaseUnavailable
 from billing.ledger.rollups import roll
 from billing.ledger.verify import verify
 from billing.money import NANO_PER_USD
+from gateway.embedded.account import server_account
 from tests.billing.ledger.test_debits import account, assert_consistent, debit
 from tests.billing.support import Billing
 from tests.ports import free_port
@@ -59,7 +59,8 @@ def pooled_url(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> I
     settings.write_text(
         SETTINGS.format(host=host, port=port, user=parts.username or "postgres", listen=listen, folder=folder)
     )
-    user = ["-u", "nobody"] if os.getuid() == 0 else []
+    account = server_account(print)  # as root neither runs as root, and Postgres lets in its own user
+    user = [] if account is None else ["-u", account.name]
     process = subprocess.Popen([str(PGBOUNCER), *user, str(settings)], stderr=subprocess.DEVNULL)
     try:
         yield f"postgresql://{parts.username or 'postgres'}@127.0.0.1:{listen}{parts.path}?statement_cache_size=0"
@@ -70,7 +71,7 @@ def pooled_url(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> I
 
 async def reachable(url: str) -> Database:
     database = Database(url, size=8)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             try:
                 await database.value("SELECT 1")
