@@ -265,10 +265,11 @@ async def running(
     keep: bool = False,
     on_cluster: bool = False,
     around_servers: Callable[[Path], AbstractContextManager[None]] | None = None,
+    spools: bool = False,
 ) -> AsyncIterator[Stack]:
     """Everything, in a new folder; `postgres_folder` is where Postgres's data shall be instead. With `on_cluster` the
     gateway's Redis is a cluster of its own. `around_servers` gets the folder, and lasts as long as the servers run.
-    Main thread only."""
+    `spools`: workers keep a second copy of debits on disk. Main thread only."""
     allow_connections()
     folder = make_folder(postgres_folder)
     data = folder / "data"
@@ -291,6 +292,7 @@ async def running(
                 environment = make_environment(
                     folder, endpoints, address, upstream.url, defaults or {}, embedded=not on_cluster
                 )
+                environment["METERGATE_SPOOL_DIR"] = str(folder / "spool") if spools else "off"
                 stack = Stack(folder, servers, upstream, session, workers, endpoints, address, environment, cluster)
                 try:
                     await stack.start_gateway()
