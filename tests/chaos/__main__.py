@@ -27,7 +27,7 @@ from tests.chaos.report import by_fault, table
 from tests.chaos.run import Round, make_customers, run_round
 from tests.chaos.soak import soak
 from tests.chaos.stores import HOT, LOCK_TIMEOUT, LOST_JOURNAL, RESTORED, SLOW_COMMITS, STORM, heat, redis_held_back
-from tests.chaos.twice import TWICE
+from tests.chaos.twice import TWICE, WITH_SPOOLS
 
 MIXED_SHARE: Final = 8
 """In the round of all kinds each comes an eighth as often."""
@@ -42,7 +42,7 @@ class Planned:
     """A round to come, and the stack that it needs: `postgres_folder` is where Postgres's data lies, if not with the
     rest, `on_cluster` whether its Redis is a cluster, `around_servers` is what its servers start in; `heat` adds
     customers, `crowd` is how many times as many clients there are. `granting`: the poor get credit meanwhile.
-    `ends_gateways`: a fault may end or freeze one."""
+    `ends_gateways`: a fault may end or freeze one. `spools`: workers keep a second copy of debits on disk."""
 
     name: str
     faults: Sequence[Fault]
@@ -54,6 +54,7 @@ class Planned:
     around_servers: Callable[[Path], AbstractContextManager[None]] | None = None
     granting: bool = True
     ends_gateways: bool = True
+    spools: bool = False
     mix: Mix | None = None
     crowd: int = 1
     heat: Callable[[Stack], Awaitable[list[tuple[Customer, float]]]] | None = None
@@ -76,6 +77,7 @@ OF_STORES: Final = (
     ),
     *(Planned(fault.name, (fault,), granting=False, ends_gateways=False) for fault in RESTORED),
     *(Planned(fault.name, (fault,)) for fault in TWICE),
+    Planned(WITH_SPOOLS.name, (WITH_SPOOLS,), spools=True),
 )
 """Rounds that need a stack of their own, with one fault each."""
 
@@ -108,6 +110,7 @@ async def one_round(each: Planned, *, concurrency: int, seed: int, keep: bool) -
         defaults=each.defaults,
         on_cluster=each.on_cluster,
         around_servers=each.around_servers,
+        spools=each.spools,
     ) as stack:
         customers = await make_customers(stack)
         if each.heat is not None:

@@ -31,12 +31,12 @@ from tests.chaos.places import (
     ROOT,
     WIDE,
     allow_connections,
-    free_port,
     is_free,
     make_environment,
     make_folder,
 )
 from tests.chaos.upstream import Upstream
+from tests.ports import free_port
 from tests.redis_cluster import RedisCluster, formed_cluster
 
 if TYPE_CHECKING:
@@ -265,10 +265,11 @@ async def running(
     keep: bool = False,
     on_cluster: bool = False,
     around_servers: Callable[[Path], AbstractContextManager[None]] | None = None,
+    spools: bool = False,
 ) -> AsyncIterator[Stack]:
     """Everything, in a new folder; `postgres_folder` is where Postgres's data shall be instead. With `on_cluster` the
     gateway's Redis is a cluster of its own. `around_servers` gets the folder, and lasts as long as the servers run.
-    Main thread only."""
+    `spools`: workers keep a second copy of debits on disk. Main thread only."""
     allow_connections()
     folder = make_folder(postgres_folder)
     data = folder / "data"
@@ -291,6 +292,7 @@ async def running(
                 environment = make_environment(
                     folder, endpoints, address, upstream.url, defaults or {}, embedded=not on_cluster
                 )
+                environment["METERGATE_SPOOL_DIR"] = str(folder / "spool") if spools else "off"
                 stack = Stack(folder, servers, upstream, session, workers, endpoints, address, environment, cluster)
                 try:
                     await stack.start_gateway()

@@ -92,13 +92,6 @@ def _with_host(database_url: str) -> str:
     return urlunsplit(parts._replace(netloc=f"{parts.netloc}{quote(folder, safe='')}", query=""))
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def is_free(address: str) -> bool:
     """Whether `HOST:PORT` can be bound."""
     host, _, port = address.rpartition(":")

@@ -20,7 +20,8 @@ from billing.holds.connection.wire import as_error
 from billing.holds.keyspace import Keyspace
 from billing.holds.partitions import NotReady
 from tests.billing.holds.conftest import MakeWorld, World
-from tests.redis_cluster import MASTERS, SLOTS, Node, RedisCluster, free_ports, spread_prefix
+from tests.ports import free_port
+from tests.redis_cluster import MASTERS, SLOTS, Node, RedisCluster, spread_prefix
 
 FENCE: Final = Script("fence")
 SECRET: Final = "verysecret"
@@ -160,7 +161,7 @@ async def greeted(link: Link, keys: Keyspace, partition: int = 0) -> Any:
 
 
 async def test_a_server_that_is_away(keys: Keyspace) -> None:
-    async with linked(f"redis://:{SECRET}@127.0.0.1:{free_ports(1)[0]}") as link:
+    async with linked(f"redis://:{SECRET}@127.0.0.1:{free_port()}") as link:
         for ask in (link.connect(keys.meta(0)), link.command("PING"), write(link, keys), link.publish("c", b"m")):
             with pytest.raises(RedisAway) as raised:
                 await ask
@@ -172,7 +173,7 @@ async def test_a_replica_is_not_a_server_to_hold_with(lone_node: Node, keys: Key
         life = await link.connect(keys.meta(0))
         await life.identity()
         assert not await life.has_changed()
-        lone_node.ask("REPLICAOF", "127.0.0.1", free_ports(1)[0])
+        lone_node.ask("REPLICAOF", "127.0.0.1", free_port())
         with pytest.raises(RedisMoved, match="READONLY"):
             await write(link, keys)
         assert not life.stands
@@ -187,7 +188,7 @@ async def test_a_server_that_was_a_replica_meanwhile_has_changed(lone_node: Node
     async with linked(url_of(lone_node)) as link:
         life = await link.connect(keys.meta(0))
         before = await life.identity()
-        lone_node.ask("REPLICAOF", "127.0.0.1", free_ports(1)[0])
+        lone_node.ask("REPLICAOF", "127.0.0.1", free_port())
         lone_node.ask("REPLICAOF", "NO", "ONE")
         assert life.stands
         assert await life.has_changed()
@@ -414,7 +415,7 @@ async def test_who_is_there_without_a_cluster(lone_node: Node) -> None:
     async with linked(url_of(lone_node)) as link:
         (alone,) = await link.shards()
         assert (alone.master.name, alone.replicas, alone.slots) == (f"127.0.0.1:{lone_node.port}", (), 0)
-    async with linked(f"redis://127.0.0.1:{free_ports(1)[0]}") as link:
+    async with linked(f"redis://127.0.0.1:{free_port()}") as link:
         with pytest.raises(RedisAway):
             await link.shards()
 

@@ -1,9 +1,7 @@
 """Behind PgBouncer in transaction mode: a real one, of which every transaction gets another session of Postgres."""
 
 import asyncio
-import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -19,8 +17,10 @@ from billing.ledger.postgres import Database, DatabaseUnavailable
 from billing.ledger.rollups import roll
 from billing.ledger.verify import verify
 from billing.money import NANO_PER_USD
+from gateway.embedded.account import server_account
 from tests.billing.ledger.test_debits import account, assert_consistent, debit
 from tests.billing.support import Billing
+from tests.ports import free_port
 
 __all__ = ["account"]
 
@@ -48,9 +48,7 @@ def pooled_url(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> I
     parts = urlsplit(database_url)
     options = parse_qs(parts.query)
     host, port = options["host"][0], options.get("port", ["5432"])[0]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        listen = free.getsockname()[1]
+    listen = free_port()
     folder = tmp_path_factory.mktemp("pgbouncer")
     folder.chmod(0o777)
     top = Path(tempfile.gettempdir())
@@ -61,7 +59,8 @@ def pooled_url(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> I
     settings.write_text(
         SETTINGS.format(host=host, port=port, user=parts.username or "postgres", listen=listen, folder=folder)
     )
-    user = ["-u", "nobody"] if os.getuid() == 0 else []
+    account = server_account(print)  # as root neither runs as root, and Postgres lets in its own user
+    user = [] if account is None else ["-u", account.name]
     process = subprocess.Popen([str(PGBOUNCER), *user, str(settings)], stderr=subprocess.DEVNULL)
     try:
         yield f"postgresql://{parts.username or 'postgres'}@127.0.0.1:{listen}{parts.path}?statement_cache_size=0"
@@ -72,7 +71,7 @@ def pooled_url(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> I
 
 async def reachable(url: str) -> Database:
     database = Database(url, size=8)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             try:
                 await database.value("SELECT 1")

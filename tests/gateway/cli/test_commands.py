@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from billing.ledger.debits import Debit, write_debits
 from billing.ledger.postgres import Database
 from tests.billing.ledger.test_debits import debit
 from tests.gateway.commands import CHECKOUT, Shell, fetch
+from tests.ports import free_port
 
 PASSWORD = "swordfish-of-all-the-tests"
 
@@ -47,9 +47,7 @@ def with_host(url: str) -> str:
 
 def nobody_at() -> str:
     """An address that nothing listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 COMMANDS = [
