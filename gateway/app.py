@@ -28,8 +28,10 @@ from gateway.metrics import Metrics
 from gateway.missing import MissingUsage
 from gateway.providers.local import LocalTransport
 from gateway.providers.openai import OpenAIDialect
+from gateway.providers.structure import StructureBounds
 from gateway.reads import Health, Reads, add_routes
 from gateway.refusals import Links
+from gateway.remainder import DrainRules, Remainder
 from gateway.routing import Router
 from gateway.runtime import Runtime, new_id
 from gateway.settings import Defaults, Settings
@@ -90,6 +92,19 @@ def edge_rules(defaults: Defaults) -> EdgeRules:
     )
 
 
+def structure_bounds(defaults: Defaults) -> StructureBounds:
+    """How much structure a request may have, from the configuration's `max_request_*`."""
+    return StructureBounds(
+        depth=defaults.max_request_depth,
+        fields=defaults.max_request_fields,
+        messages=defaults.max_request_messages,
+        parts=defaults.max_request_parts,
+        tools=defaults.max_request_tools,
+        members=defaults.max_request_members,
+        values=defaults.max_request_values,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Served:
     """What a worker serves: the application, and in front of it the metered endpoints."""
@@ -117,18 +132,20 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     served = {name: provider for name, provider in settings.providers.items() if name in transports}
     models = {name: model for name, model in settings.models.items() if model.provider in served}
     router = Router(served, models, settings.prices)
-    dialect = OpenAIDialect()
+    dialect = OpenAIDialect(structure_bounds(defaults))
     links = Links(settings.frontend_url, settings.plans)
     bodies = Bodies(body_rules(settings))
-    forwarder = Forwarder(
-        engine.holds,
-        transports,
+    missing = MissingUsage(defaults.missing_usage, tokenizer, dialect)
+    settler = Settler(engine.holds, missing, metrics, defaults.max_usage_factor)
+    remainder = Remainder(
         dialect,
-        Settler(engine.holds, MissingUsage(defaults.missing_usage, tokenizer), metrics),
-        ForwardRules(defaults.upstream_answer_bytes, defaults.disconnect_drain_s),
-        metrics,
-        apart=bodies.apart,
+        settler,
+        DrainRules(defaults.disconnect_drain_s, defaults.reasoning_drain_s, defaults.upstream_answer_bytes),
     )
+    forward_rules = ForwardRules(
+        defaults.upstream_answer_bytes, defaults.max_request_s, defaults.client_write_timeout_s
+    )
+    forwarder = Forwarder(transports, dialect, settler, remainder, forward_rules, metrics, apart=bodies.apart)
     rules = ProxyRules(
         estimate=EstimateRules(defaults.strict, defaults.min_output_tokens, defaults.estimated_output_tokens),
         max_body_bytes=settings.proxy_max_body_bytes,
@@ -167,6 +184,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        remainder.hurry()
         if not await engine.stop(defaults.postgres_timeout_s):
             logger.error("debits wait in Redis's journal: the next gateway writes them")
         metrics.flush()

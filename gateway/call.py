@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from http import HTTPStatus
 from io import BytesIO
-from typing import Final
+from typing import Final, Literal
 
 from aiohttp import EMPTY_PAYLOAD, ClientConnectionResetError, HttpVersion11, StreamReader
 from aiohttp.hdrs import CONTENT_ENCODING
@@ -25,6 +25,12 @@ from billing.codings import BadCoding, Decoder, decoder_of
 RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK: Final = b"0\r\n\r\n"
+WRITE_TIMEOUT_S: Final = 60.0
+"""Where nobody says another `write_timeout_s`."""
+LOOKS: Final = 8
+"""How often it is looked, within that time, whether a client that has to catch up has taken anything."""
+
+Cut = Literal["client_stalled", "max_request_s"]
 _STATUS_LINES: Final = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
 }
@@ -46,15 +52,18 @@ class ClientGone(Exception):
 
 
 class Call:
-    """Read the body, then `answer`, or `begin`, `put` and `end`; `abort` cuts. `begun` says that an answer was begun,
-    `whole` that it was written to its end."""
+    """Read the body, then `answer`, or `begin`, `put` and `end`; `abort` and `cut` cut. `begun` says that an answer was
+    begun, `whole` that it was written to its end, `cut_for` why it was cut. A client that takes nothing for
+    `write_timeout_s` while bytes wait for it is cut off."""
 
     __slots__ = (
         "_chunked",
         "_head",
         "_in_chunks",
         "_protocol",
+        "_watch",
         "begun",
+        "cut_for",
         "endpoint",
         "headers",
         "keep_alive",
@@ -62,6 +71,7 @@ class Call:
         "raw_headers",
         "version",
         "whole",
+        "write_timeout_s",
     )
 
     def __init__(
@@ -79,6 +89,9 @@ class Call:
         self.keep_alive = not message.should_close
         self.begun = False
         self.whole = False
+        self.cut_for: Cut | None = None
+        self.write_timeout_s = WRITE_TIMEOUT_S
+        self._watch: asyncio.TimerHandle | None = None
 
     def here(self, limit_bytes: int) -> bytes | None:
         """The body where all of it has arrived with its head and is plain, as small ones are; None where `read` must
@@ -188,6 +201,11 @@ class Call:
         if self._protocol._paused:
             await self._drained()
 
+    @property
+    def waits(self) -> bool:
+        """Whether more was written than the client has taken so far, so that `flushed` would wait."""
+        return self._protocol._paused
+
     async def flushed(self) -> None:
         """Until the client has taken what was written, or has left."""
         if self._protocol._paused:
@@ -195,10 +213,33 @@ class Call:
                 await self._drained()
 
     async def _drained(self) -> None:
+        protocol = self._protocol
+        if protocol.transport is not None:
+            self._look(protocol.transport.get_write_buffer_size(), protocol._loop.time())
         try:
-            await self._protocol._drain_helper()
+            await protocol._drain_helper()
         except (ClientConnectionResetError, ConnectionResetError) as error:
             raise ClientGone from error
+        finally:
+            if self._watch is not None:
+                self._watch.cancel()
+                self._watch = None
+
+    def _look(self, waiting_bytes: int, since_s: float) -> None:
+        """Cut a client off that has taken nothing for too long; `waiting_bytes` have been waiting for it since then.
+        Only bytes that left count: it may read too slowly ever to catch up, but it must read."""
+        protocol, transport = self._protocol, self._protocol.transport
+        self._watch = None
+        if transport is None:
+            return
+        now_s, left_bytes = protocol._loop.time(), transport.get_write_buffer_size()
+        if left_bytes < waiting_bytes:
+            waiting_bytes, since_s = left_bytes, now_s
+        elif now_s - since_s >= self.write_timeout_s:
+            self.cut("client_stalled")
+            return
+        look_s = min(self.write_timeout_s / LOOKS, since_s + self.write_timeout_s - now_s)
+        self._watch = protocol._loop.call_later(look_s, self._look, waiting_bytes, since_s)
 
     def _write(self, data: bytes) -> None:
         transport = self._protocol.transport
@@ -215,6 +256,11 @@ class Call:
             framing += b"Connection: keep-alive\r\n"
         status_line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
         return b"%b%b%bDate: %b\r\n\r\n" % (status_line, lines, framing, rfc822_formatted_time().encode())
+
+    def cut(self, reason: Cut) -> None:
+        """Break the connection off from outside of its task, which is cancelled as if the client had left."""
+        self.cut_for = self.cut_for or reason
+        self.abort()
 
     def abort(self) -> None:
         """Break the connection off, so that what the client has got can't pass for a whole answer.

@@ -228,6 +228,8 @@ class Proxy:
         if route is None:
             raise Refuse(refusals.model_not_found(parsed.model))
         self._check_allowed(principal, route)
+        if parsed.work.models:
+            route = self._with_others(principal, route, parsed.work.models)
         headers = call.headers
         return Exchange(
             request_id=request_id,
@@ -262,6 +264,16 @@ class Proxy:
             raise Refuse(refusals.insufficient_scope(PROXY_SCOPE))
         if not principal.allows_model(route.entry):
             raise Refuse(refusals.model_not_allowed(route.entry))
+
+    def _with_others(self, principal: Principal, route: Route, models: tuple[str, ...]) -> Route:
+        """The route with the other models that a request names; the key must be allowed them, and each has a price."""
+        route, entries, unpriced = self._router.with_others(route, models, self._clock())
+        for entry in entries:
+            if not principal.allows_model(entry):
+                raise Refuse(refusals.model_not_allowed(entry))
+        for model in unpriced:
+            raise Refuse(refusals.model_not_priced(f"The model `{model}`, which the request names, has no price here"))
+        return route
 
     def _need(self, exchange: Exchange, counted: int | None = None) -> Need:
         markup_scaled = exchange.principal.plan.markup_scaled

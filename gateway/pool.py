@@ -73,7 +73,7 @@ class ConnectionPool:
         self._on_release: Callable[[Connection, bool], None] = self._give_back
 
     async def send(self, request: UpstreamRequest) -> Answer:
-        """The answer's head. Raises `UpstreamUnreachable` and `UpstreamTimeout`."""
+        """The answer's head. Raises `UpstreamUnreachable` and `UpstreamTimeout`. See `Transport.send`."""
         target = self._targets.get((request.method, request.url)) or self._target(request)
         origin, body = target.origin, request.body
         framing = b"Content-Length: %d\r\n\r\n" % len(body) if body or request.method not in BODILESS else b"\r\n"
@@ -96,6 +96,10 @@ class ConnectionPool:
                 self._used[connection] = origin
                 answer = await connection.send(head, body, upload_s)
         except BaseException:
+            pending = connection.unanswered if connection is not None else None
+            if pending is not None:
+                pending.on_release, request.pending = self._on_release, pending
+                raise
             if connection is not None:
                 self._used.pop(connection, None)
             self._set_free()

@@ -159,6 +159,33 @@ def unavailable() -> Refusal:
     )
 
 
+def unsettled() -> Refusal:
+    """503 for an answer that was withheld because neither store could be told of its debit."""
+    message = (
+        "The gateway could not record what this request costs, and withholds its answer. It may still be charged, "
+        "once, when its stores are back: look its x-request-id up in the usage events before you repeat it."
+    )
+    return Refusal(
+        503, "temporarily_unavailable", message, type="server_error", retry_after_s=UNAVAILABLE_RETRY_S, retries=False
+    )
+
+
+def faulty() -> Refusal:
+    """502 after a fault of the gateway's own that charged what was held."""
+    return upstream_error(
+        "The gateway failed after the provider had answered, and this request was charged: look its x-request-id up in "
+        "the usage events, and report it."
+    )
+
+
+def answer_too_large(limit_bytes: int) -> Refusal:
+    """502 for an answer above the bound of what is read whole; the provider has done its work, so it is charged."""
+    return upstream_error(
+        f"The provider's answer is larger than {limit_bytes} bytes. The request was charged: ask for less (n, "
+        "logprobs), or for a stream."
+    )
+
+
 def upstream_error(message: str = "The provider gave no usable answer; nothing was charged.") -> Refusal:
     return Refusal(502, "upstream_error", message, type="server_error", retries=True)
 

@@ -37,7 +37,7 @@ Decision = Hold | decisions.Refused | decisions.Unavailable | decisions.Reload
 class Admissions:
     """Admits for one gateway process. An answer of Redis's is waited for as long as the batcher does, and `timeout_s`
     is when Redis refuses to carry an admission out; all attempts together take `wait_s`. What was admitted is put into
-    `live`; `void` gives it back."""
+    `live`; `resolve` ends what was left unresolved."""
 
     def __init__(
         self,
@@ -46,13 +46,13 @@ class Admissions:
         partitions: Partitions,
         loader: Loader,
         live: dict[str, Hold],
-        void: Callable[[Hold], Awaitable[None]],
+        resolve: Callable[[Hold], Awaitable[None]],
         *,
         gateway_id: str,
         timeout_s: float,
         wait_s: float,
     ) -> None:
-        self.void = void
+        self.resolve = resolve
         self._batchers = batchers
         self._keys = keyspace
         self._partitions = partitions
@@ -226,4 +226,4 @@ class Opening:
     ) -> None:
         hold = self._hold
         if hold is not None and not hold.ending and not hold.handed_over:
-            await self._admissions.void(hold)
+            await self._admissions.resolve(hold)
