@@ -3,7 +3,8 @@
 This file owns that somebody whose key is known is never refused for what others at the same address do, and that wrong
 keys of one address cost a bounded number of calls of Redis and look-ups in Postgres in each window. All gateways count
 together in Redis; each process counts by itself too, which bounds what goes to Redis, and holds while that is away.
-Nothing here is asked about a request whose key is known.
+Nothing here is asked about a request whose key is known. An address that is refused still has a key looked up now and
+then of which nothing is known, so that a neighbour with a wrong key can't shut out those who start.
 """
 
 import asyncio
@@ -23,6 +24,11 @@ logger = logging.getLogger(__name__)
 
 ADDRESSES_MAX: Final = 65_536
 """Addresses that are counted at the same time, in Redis and in each process."""
+
+LOOK_EVERY_S: Final = 1.0
+"""How often an address that is refused has a key looked up of which nothing is known."""
+KEYS, ADMINS = "key", "admin"
+"""What is guessed at: who shows wrong API keys is not refused as an admin."""
 
 T = TypeVar("T")
 Count = Callable[[str], Awaitable[tuple[int, int]]]
@@ -66,40 +72,58 @@ class Attempts:
         self._entries = entries
         self._failed: OrderedDict[str, tuple[int, float]] = OrderedDict()
         """How often an address has failed here, and until when that counts."""
-        self._blocked: OrderedDict[str, float] = OrderedDict()
-        """Until when an address is refused."""
+        self._blocked: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        """Until when an address is refused, and from when on one key of it is looked up all the same."""
         self._turns = asyncio.Semaphore(limits.at_once)
         self._warned = False
 
     async def attempt(
-        self, peer: str, headers: MultiMapping[str], check: Callable[[], Awaitable[T | None]]
+        self,
+        peer: str,
+        headers: MultiMapping[str],
+        check: Callable[[], Awaitable[T | None]],
+        *,
+        known_wrong: bool = False,
     ) -> T | None:
-        """What `check` makes of a key that may be wrong, None where it is: that counts. Few are checked at a time, so
-        that a burst ends at the bound and not after it. Raises `TooManyAttempts`, also for the one above the bound."""
-        self.refuse_blocked(peer, headers)
+        """What `check` makes of an API key that is not known, None where it is wrong: that counts. `known_wrong` says
+        that this is known already. Few are checked at a time, so that a burst ends at the bound and not after it.
+        Raises `TooManyAttempts`, also for the one above the bound."""
+        address = self._address(KEYS, peer, headers)
+        looked_up_all_the_same = self._refuse(address, look=not known_wrong)
         async with self._turns:
-            self.refuse_blocked(peer, headers)
+            if not looked_up_all_the_same:
+                self._refuse(address)
             found = await check()
             if found is None:
-                await self.failed(peer, headers)
+                await self._count_failure(address, peer, headers)
         return found
 
     def refuse_blocked(self, peer: str, headers: MultiMapping[str]) -> None:
-        """Raises `TooManyAttempts` for an address that has failed too often."""
-        if not self._blocked:
-            return
-        address = self._address(peer, headers)
-        until = self._blocked.get(address)
-        if until is None:
-            return
-        left_s = until - self._clock()
-        if left_s > 0:
-            raise TooManyAttempts(math.ceil(left_s))
-        del self._blocked[address]
+        """Raises `TooManyAttempts` for an address that has shown too many wrong admin keys."""
+        if self._blocked:
+            self._refuse(self._address(ADMINS, peer, headers))
 
     async def failed(self, peer: str, headers: MultiMapping[str]) -> None:
-        """Count a wrong key. Raises `TooManyAttempts` where it was one too many."""
-        address, now = self._address(peer, headers), self._clock()
+        """Count a wrong admin key. Raises `TooManyAttempts` where it was one too many."""
+        await self._count_failure(self._address(ADMINS, peer, headers), peer, headers)
+
+    def _refuse(self, address: str, *, look: bool = False) -> bool:
+        """Raises `TooManyAttempts` for an address that has failed too often. With `look` one passes now and then, and
+        True is given."""
+        blocked = self._blocked.get(address)
+        if blocked is None:
+            return False
+        (until, look_at), now = blocked, self._clock()
+        if now >= until:
+            del self._blocked[address]
+            return False
+        if not look or now < look_at:
+            raise TooManyAttempts(math.ceil(until - now))
+        self._blocked[address] = until, now + LOOK_EVERY_S
+        return True
+
+    async def _count_failure(self, address: str, peer: str, headers: MultiMapping[str]) -> None:
+        now = self._clock()
         count, until = self._failed.get(address, (0, 0.0))
         if now >= until:
             count, until = 0, now + self._limits.window_s
@@ -120,7 +144,7 @@ class Attempts:
         raise TooManyAttempts(max(1, math.ceil(until - now)))
 
     def _block(self, address: str, until: float, peer: str, headers: MultiMapping[str]) -> None:
-        self._blocked[address] = until
+        self._blocked[address] = until, self._clock() + LOOK_EVERY_S
         self._blocked.move_to_end(address)
         if len(self._blocked) > self._entries:
             self._blocked.popitem(last=False)
@@ -129,12 +153,12 @@ class Attempts:
             logger.warning(
                 "wrong keys from %s are refused, and it sends %s: if it is a proxy of yours, name it in "
                 "TRUSTED_PROXIES, or all its clients count as one address",
-                address,
+                peer,
                 FORWARDED_HEADER,
             )
 
-    def _address(self, peer: str, headers: MultiMapping[str]) -> str:
-        return self._addresses.of(peer, headers.getall(FORWARDED_HEADER, []))
+    def _address(self, door: str, peer: str, headers: MultiMapping[str]) -> str:
+        return f"{door} {self._addresses.of(peer, headers.getall(FORWARDED_HEADER, []))}"
 
 
 def counted_in_redis(link: Link, key: bytes, window_s: float) -> Count:

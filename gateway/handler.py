@@ -17,7 +17,7 @@ from multidict import MultiMapping
 
 from billing.attempts import Attempts, TooManyAttempts
 from billing.effects import Effects
-from billing.holds.cache import PrincipalCache
+from billing.holds.cache import PrincipalCache, recognised
 from billing.holds.decision import InsufficientBalance, Need, NeedTooLarge, QuotaExceeded, Reload, Unavailable
 from billing.holds.hold import Hold
 from billing.holds.service import Holds
@@ -214,7 +214,8 @@ class Proxy:
 
     async def admit(self, secret: str | None, peer: str, headers: MultiMapping[str]) -> Principal:
         """As `authenticate`, for a client at `peer`: a key that is not known is an attempt. Raises `Refuse`."""
-        if secret is None or self._cache.holds(secret_digest(secret)):
+        known = secret is not None and recognised(self._cache, secret)
+        if secret is None or known:
             return await self.authenticate(secret)
 
         async def check() -> Principal | None:
@@ -226,7 +227,7 @@ class Proxy:
                 raise
 
         with attempts_refused():
-            principal = await self._attempts.attempt(peer, headers, check)
+            principal = await self._attempts.attempt(peer, headers, check, known_wrong=known is False)
         if principal is None:
             raise Refuse(refusals.invalid_key())
         return principal

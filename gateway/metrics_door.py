@@ -6,8 +6,8 @@ which one it is, and a worker's death does not close the port. Nothing else is s
 """
 
 import socket
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 from aiohttp import web
@@ -18,12 +18,17 @@ from gateway import refusals
 from gateway.handler import attempts_refused
 from gateway.metrics import Metrics
 from gateway.refusals import Refuse
+from gateway.supervisor import bind
 
 METRICS_FD_VARIABLE: Final = "METERGATE_METRICS_FD"
 """Tells a worker the number of the socket on METRICS_ADDR that its supervisor has opened."""
 PATH: Final = "/metrics"
 BACKLOG: Final = 16
 KEEPALIVE_S: Final = 75.0
+
+
+class MetricsAddressTaken(Exception):
+    """METRICS_ADDR can't be listened on; the message says why."""
 
 
 def shown(metrics: Metrics) -> web.Response:
@@ -41,6 +46,25 @@ async def shown_to_admin(
         if not await is_admin(request, given, admin_api_key, attempts):
             raise Refuse(refusals.metrics_need_admin())
     return shown(metrics)
+
+
+@contextmanager
+def listener_on(address: str | None, optional: bool, note: Callable[[str], None]) -> Iterator[socket.socket | None]:
+    """The socket on METRICS_ADDR, in a supervisor; None without an address, or where an `optional` one, which
+    nobody has asked for, is in use. Raises `MetricsAddressTaken`."""
+    if address is None:
+        yield None
+        return
+    try:
+        listener = bind(address)
+    except OSError as error:
+        if not optional:
+            raise MetricsAddressTaken(f"METRICS_ADDR: {error.strerror}.") from error
+        note(f"{address} is in use: metrics are shown on the gateway's own address alone, with the admin key.")
+        yield None
+        return
+    with listener:
+        yield listener
 
 
 def inherited_listener(environ: Mapping[str, str]) -> socket.socket | None:

@@ -20,7 +20,7 @@ from gateway.providers.dialect import Dialect
 from gateway.remainder import Remainder
 from gateway.settling import Settler
 from gateway.upstream import UpstreamAnswer, UpstreamError
-from gateway.watch import StreamWatch
+from gateway.watch import READABLE, StreamWatch
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,11 @@ class Relay:
         self._clock = clock
 
     async def stream(self, call: Call, exchange: Exchange, hold: Hold, answer: UpstreamAnswer, head: Answered) -> None:
-        """Pass an answer on and settle it."""
+        """Pass an answer on and settle it. One that nobody here can read is not passed on, and its provider stopped."""
+        if head.content_encoding is not None and head.content_encoding not in READABLE:
+            answer.release()
+            unreadable = UpstreamError(f"a stream encoded as {head.content_encoding[:20]!r}")
+            return await self._outcomes.failed(call, exchange, hold, unreadable)
         parsed = exchange.parsed
         tap = self._dialect.tap(
             usage_added=parsed.stream and not parsed.include_usage, include_cost=exchange.include_cost

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,7 @@ from billing.addresses import Addresses
 from billing.api import Services, setup
 from billing.api_keys import ApiKeys
 from billing.attempts import ADDRESSES_MAX, AttemptLimits, Attempts, counted_in_redis
-from billing.holds.cache import CacheSettings
+from billing.holds.cache import CacheSettings, recognised
 from billing.holds.connection import Link
 from billing.holds.engine import Engine, EngineSettings
 from billing.holds.keyspace import DEFAULT_PREFIX, Keyspace
@@ -136,7 +137,7 @@ async def open_runtime(
             gateway_id or new_id(),
             engine_settings(defaults, settings.spool_dir),
         )
-        follower.changed = engine.cache.clear
+        follower.changed = engine.plans_changed
         api_keys = ApiKeys(
             database, plans, engine.announcer, new_id, default_plan=defaults.default_plan, follow=follower.follow
         )
@@ -161,7 +162,7 @@ async def open_runtime(
             plans=plans,
             credits_per_usd=defaults.credits_per_usd,
             authenticate=_authenticator(engine),
-            known=lambda secret: engine.cache.holds(secret_digest(secret)),
+            known=partial(recognised, engine.cache),
             attempts=attempts,
             clock=time.time,
             admin_api_key=admin_api_key,

@@ -83,8 +83,12 @@ class Turns:
     def give(self, account: str) -> None:
         """Give a place back: it is the turn of whoever waits longest."""
         self._free += 1
-        self._leave(account)
-        self._serve()
+        if self._own_rows:
+            self._leave(account)
+        elif account:
+            self._count_down(account)
+        if self._row:
+            self._serve()
 
     def _wait_for_own(self, waiter: _Waiter, host: str) -> None:
         own = self._own_rows.get(waiter.account)
@@ -103,6 +107,9 @@ class Turns:
             if not waiter.turn.done():
                 self._row[waiter] = None
                 return
+        self._count_down(account)
+
+    def _count_down(self, account: str) -> None:
         left = self._taken[account] - 1
         if left:
             self._taken[account] = left

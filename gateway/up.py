@@ -25,7 +25,7 @@ from gateway.ended import ending_leases
 from gateway.failures import named_store
 from gateway.first_account import make_first_account
 from gateway.metrics import METRICS_DIR_VARIABLE
-from gateway.metrics_door import METRICS_FD_VARIABLE
+from gateway.metrics_door import METRICS_FD_VARIABLE, MetricsAddressTaken, listener_on
 from gateway.metrics_door import PATH as METRICS_PATH
 from gateway.places import Stores, given_stores, require_schema
 from gateway.runtime import open_runtime
@@ -123,7 +123,7 @@ async def _supervise(
 
     with (
         tempfile.TemporaryDirectory(prefix="metergate-metrics-") as folder,
-        _metrics_listener(settings, output) as door,
+        _metrics_door(settings, output) as door,
     ):
         if door is not None:
             env = {**env, METRICS_FD_VARIABLE: str(door.fileno())}
@@ -148,21 +148,12 @@ async def _supervise(
 
 
 @contextmanager
-def _metrics_listener(settings: Settings, output: Output) -> Iterator[socket.socket | None]:
-    """The socket on METRICS_ADDR; None where there is none. The address that `up` takes by itself may be in use."""
-    if settings.metrics_addr is None:
-        yield None
-        return
+def _metrics_door(settings: Settings, output: Output) -> Iterator[socket.socket | None]:
     try:
-        listener = bind(settings.metrics_addr)
-    except OSError as error:
-        if not settings.metrics_addr_optional:
-            raise CommandFailed(f"METRICS_ADDR: {error}") from error
-        output.note(f"{settings.metrics_addr} is in use: metrics are shown on the gateway's own address alone.")
-        yield None
-        return
-    with listener:
-        yield listener
+        with listener_on(settings.metrics_addr, settings.metrics_addr_optional, output.note) as door:
+            yield door
+    except MetricsAddressTaken as error:
+        raise CommandFailed(str(error)) from error
 
 
 async def _until_told(work: Coroutine[Any, Any, int], output: Output) -> int:

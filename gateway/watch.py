@@ -8,6 +8,7 @@ from gateway.providers.dialect import Tap
 from gateway.upstream import UpstreamTooLarge
 
 ENCODINGS: Final = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
+READABLE: Final = frozenset({"identity", "", *ENCODINGS})
 SLICE_BYTES: Final = 1 << 20
 """Of a stream that are decoded at a time."""
 

@@ -57,10 +57,12 @@ async def caller(request: web.Request) -> Principal:
         found = await services.authenticate(secret)
         return found if found is not None and found.usable_key(services.clock()) else None
 
-    if services.known(secret):
+    known = services.known(secret)
+    if known:
         principal = await check()
     else:
-        principal = await services.attempts.attempt(request.remote or "", request.headers, check)
+        peer, wrong = request.remote or "", known is False
+        principal = await services.attempts.attempt(peer, request.headers, check, known_wrong=wrong)
     if principal is None:
         raise Unauthorized("This API key is wrong, revoked or expired. Send it as Authorization: Bearer.")
     return principal

@@ -22,7 +22,7 @@ Route = tuple[str, str, Handler]
 @dataclass(frozen=True, slots=True)
 class Services:
     """`authenticate` gives the principal of an API key's secret, None for one that is unknown; `known` says whether a
-    secret is known to be a key already, so that showing it is no attempt; `clock` Unix seconds.
+    secret is known to be a key or known to be none, and None where it has to be looked up; `clock` Unix seconds.
 
     Without `admin_api_key` every admin call is refused. `image` is the container image's name, for /api/ping.
     """
@@ -35,7 +35,7 @@ class Services:
     plans: Plans
     credits_per_usd: int
     authenticate: Callable[[str], Awaitable[Principal | None]]
-    known: Callable[[str], bool]
+    known: Callable[[str], bool | None]
     attempts: Attempts
     clock: Callable[[], float]
     admin_api_key: str | None = field(repr=False)

@@ -85,46 +85,35 @@ class Admissions:
         backlog = self._backlog
         if backlog.full:
             return decisions.Unavailable("too many debits wait for Postgres")
+        partition, deadline = place.partition, self._loop.time() + self._wait_s
         backlog.asking += 1
         try:
-            return await self._ask(request_id, principal, place, need, payload, meanwhile)
+            while True:
+                item = self._item(request_id, place, need, payload)
+                if partition.epoch is not None:
+                    is_out = self._batchers[partition.number].submit(item)
+                    try:
+                        if is_out and meanwhile is not None:
+                            meanwhile()
+                            meanwhile = None
+                        reply, epoch = await item.answer
+                    except BaseException:
+                        item.abandon()
+                        raise
+                else:
+                    reply, epoch = StaleEpoch("no epoch is agreed on"), -1
+                if not isinstance(reply, RedisError):
+                    code = reply[0]
+                    if code == codec.OK:
+                        hold = self._live[request_id] = Hold(request_id, item.id, place, need, payload, reply, epoch)
+                        return hold
+                    if code in _DECIDED:
+                        return _refusal(reply, place.limits)
+                stop = await self._mend(reply, epoch, partition, principal, deadline)
+                if stop is not None or self._loop.time() >= deadline:
+                    return stop or decisions.Unavailable("admission took longer than it may")
         finally:
             backlog.asking -= 1
-
-    async def _ask(
-        self,
-        request_id: str,
-        principal: Principal,
-        place: Place,
-        need: Need,
-        payload: bytes,
-        meanwhile: Callable[[], None] | None,
-    ) -> Decision:
-        partition, deadline = place.partition, self._loop.time() + self._wait_s
-        while True:
-            item = self._item(request_id, place, need, payload)
-            if partition.epoch is not None:
-                is_out = self._batchers[partition.number].submit(item)
-                try:
-                    if is_out and meanwhile is not None:
-                        meanwhile()
-                        meanwhile = None
-                    reply, epoch = await item.answer
-                except BaseException:
-                    item.abandon()
-                    raise
-            else:
-                reply, epoch = StaleEpoch("no epoch is agreed on"), -1
-            if not isinstance(reply, RedisError):
-                code = reply[0]
-                if code == codec.OK:
-                    hold = self._live[request_id] = Hold(request_id, item.id, place, need, payload, reply, epoch)
-                    return hold
-                if code in _DECIDED:
-                    return _refusal(reply, place.limits)
-            stop = await self._mend(reply, epoch, partition, principal, deadline)
-            if stop is not None or self._loop.time() >= deadline:
-                return stop or decisions.Unavailable("admission took longer than it may")
 
     def _place_of(self, principal: Principal, model: str, feature: str) -> Place:
         account_id, key_id = principal.account_id, principal.key_id

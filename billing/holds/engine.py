@@ -158,6 +158,11 @@ class Engine:
     def _submit(self, partition: Partition, item: Item) -> None:
         self.holds.submit(partition, item)
 
+    def plans_changed(self) -> None:
+        """Other plans are in force: principals are read anew, and so is what their accounts' counters are."""
+        self.cache.clear()
+        self.reconciler.plans_changed()
+
     async def __aenter__(self) -> "Engine":
         await self.start()
         return self

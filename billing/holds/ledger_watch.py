@@ -1,8 +1,8 @@
 """Whether the ledger is the one that it was, and what its clock says.
 
 This file owns how a ledger that was restored from a backup, or replaced, is told from the one that Redis was loaded
-from: by what it says it is (`ledger_identity()`), and by its beats, which every gateway counts on each second and notes
-in Redis: those of a ledger that was set back are fewer, however it was done.
+from: by what it says it is (`ledger_identity()`), and by its beats, which every gateway counts on each second and some
+of which are noted in Redis: those of a ledger that was set back are fewer, however it was done.
 """
 
 import asyncio

@@ -93,6 +93,7 @@ class Reconciler:
         self._loader = loader
         self._corrections = corrections
         self._survey = Survey(database, Sightings(link, keyspace, loader), loader)
+        self.plans_changed = self._survey.plans_changed
 
     async def run(self) -> Report:
         """Compare everything. Raises `DatabaseError`, `RedisError`, `NotReady`, `TimeoutError`."""

@@ -15,6 +15,7 @@ id that is known fails as a whole then, with nothing written, and is written aga
 out.
 """
 
+import hashlib
 import json
 import logging
 import re
@@ -156,6 +157,9 @@ STORED_DEBITS: Final = _sql("stored_debits")
 PLACE_DEBITS: Final = _sql("place_debits")
 CREATE_MONTHS: Final = _sql("create_months_of")
 SET_ASIDE: Final = _sql("set_aside")
+SET_ASIDE_OTHER: Final = "SELECT true FROM debits_set_aside WHERE request_id = $1 AND debit <> $2"
+DIGEST_CHARACTERS: Final = 8
+"""Of what tells two entries under one name apart."""
 
 
 def other_counts(usage: Usage) -> str | None:
@@ -286,6 +290,9 @@ async def set_aside(
     encoded, or a whole entry of the journal. Doing it twice is harmless. Raises `DatabaseError`.
     """
     shown = _storable(request_id)
+    if kind == "entry":
+        other = await database.value(SET_ASIDE_OTHER, shown, payload)
+        shown = f"{shown}:{hashlib.sha256(payload).hexdigest()[:DIGEST_CHARACTERS]}" if other else shown
     logger.critical("the ledger can't take %s %s; it is set aside: %s", kind, shown, reason)
     await database.execute(SET_ASIDE, shown, kind, payload, _storable(reason)[:REASON_CHARACTERS])
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 
+from billing import audit
 from billing.ledger.debits import Debit, Unreadable, decode_debit, why_refused, write_or_refuse
 from billing.ledger.postgres import Database, DatabaseRefused, Row, queries
 
@@ -17,6 +18,8 @@ _sql = queries("billing.ledger")
 PAGE: Final = _sql("set_aside_page")
 FORGET: Final = _sql("set_aside_forget")
 REASON: Final = _sql("set_aside_reason")
+KNOWN: Final = "SELECT EXISTS (SELECT FROM usage_events WHERE request_id = $1)"
+ROW: Final = "SELECT request_id, kind, debit, reason FROM debits_set_aside WHERE request_id = $1 FOR UPDATE"
 COUNT: Final = "SELECT count(*) FROM debits_set_aside"
 PAGE_ROWS: Final = 200
 
@@ -78,12 +81,30 @@ async def replay(
         after = rows[-1]["request_id"]
 
 
+async def discard(database: Database, request_id: str) -> bool:
+    """Give up one that can never be written; whether it was there. The audit log keeps its bytes, as hexadecimal.
+
+    Raises `DatabaseError`.
+    """
+    async with database.transaction() as connection:
+        row = await connection.fetchrow(ROW, request_id)
+        if row is None:
+            return False
+        kept = {"kind": row["kind"], "debit": row["debit"].hex(), "reason": row["reason"]}
+        await audit.record(connection, audit.ADMIN, "debit.discard", request_id, kept, None)
+        await connection.execute(FORGET, request_id, row["debit"])
+    return True
+
+
 async def _replay(database: Database, read_entry: ReadEntry, row: Row) -> Replayed:
     request_id = row["request_id"]
     try:
         debit = _debit_of(row, read_entry)
     except Unreadable as error:
-        return Replayed(request_id, "unreadable", str(error))
+        if not await database.value(KNOWN, request_id):
+            return Replayed(request_id, "unreadable", str(error))
+        await database.execute(FORGET, request_id, row["debit"])  # whoever wrote it has told the ledger, too
+        return Replayed(request_id, "known")
     try:
         stored = await write_or_refuse(database, [debit])
     except DatabaseRefused as error:

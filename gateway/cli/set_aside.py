@@ -6,7 +6,7 @@ import typer
 
 from billing.cli import REFUSED, USAGE, CommandFailed, Output, Shown, Table, add_command, group
 from billing.holds.journal import debit_of_entry
-from billing.ledger.replay import Replayed, SetAside, count_set_aside, list_set_aside, replay
+from billing.ledger.replay import Replayed, SetAside, count_set_aside, discard, list_set_aside, replay
 from billing.money import format_usd
 from gateway.cli.stores import open_database
 from gateway.failures import explained_failures
@@ -18,6 +18,7 @@ def add_set_aside(ledger: typer.Typer) -> None:
     commands = group("Debits that the ledger could not take.")
     add_command(commands, "list", list_debits)
     add_command(commands, "replay", replay_debits)
+    add_command(commands, "discard", discard_debit)
     ledger.add_typer(commands, name="set-aside")
 
 
@@ -63,6 +64,20 @@ async def replay_debits(
     data = {"debits": [*map(_result_shape, replayed), *({"id": each, "result": "absent"} for each in absent)]}
     output.show(Shown(data, tuple(parts)))
     return REFUSED if left else 0
+
+
+async def discard_debit(
+    output: Output,
+    request_id: Annotated[str, typer.Argument(help="As `list` names it.", show_default=False)],
+) -> None:
+    """Give up one that can never be written. The audit log keeps what it was."""
+    refuse_api_url(output)
+    with explained_failures():
+        async with open_database(output, output.common.timeout_s) as database:
+            found = await discard(database, request_id)
+    if not found:
+        raise CommandFailed(f"Nothing is set aside as {request_id!r}: `metergate ledger set-aside list` has the names.")
+    output.show(Shown({"id": request_id, "discarded": True}, (f"{request_id} is given up; the audit log has it.",)))
 
 
 def _account(each: SetAside) -> str:

@@ -79,7 +79,7 @@ class Defaults:
     min_output_tokens: int = _whole(16, 1, 100_000, "least output that an elastic hold must afford")
     estimated_output_tokens: int = _whole(512, 1, 1_000_000, "output that a hold covers when `strict` is off")
     missing_usage: MissingUsage = field(
-        default="estimate", metadata=_choice(get_args(MissingUsage), "charge for output without usage")
+        default="estimate", metadata=_choice(get_args(MissingUsage), "charge for an answer without usage")
     )
     expired_hold: ExpiredHold = field(
         default="void", metadata=_choice(get_args(ExpiredHold), "charge for a hold whose gateway died")

@@ -22,6 +22,13 @@ _OF_A_CHOICE: Final = frozenset(
     }
 )
 """Fields beside the delta that describe it, or say again in other words what it says."""
+_OF_AN_EVENT: Final = frozenset(
+    {
+        *("usage", "model", "service_tier", "system_fingerprint", "provider", "obfuscation", "error", "x_groq"),
+        *("moderation", "prompt_filter_results", "time_info", "timings", "metrics", "citations", "search_results"),
+    }
+)
+"""Fields beside the choices. Where there are no choices, any other one is output of a kind that nobody knows."""
 _SAME_REASONING: Final = ("reasoning_content", "reasoning", "reasoning_details")
 """Some providers send the same reasoning under several names: the first that says something counts."""
 _TEXTS: Final = re.compile(
@@ -67,7 +74,13 @@ def pieces_of_part(data: bytes) -> list[tuple[int, Piece]]:
 
 
 def _of_answer(answer: Any) -> Iterator[tuple[int, Piece]]:
-    choices = answer.get("choices") if isinstance(answer, dict) else None
+    if not isinstance(answer, dict):
+        return
+    if "choices" not in answer and not answer.get("error"):
+        for name, value in answer.items():
+            if name not in _OF_AN_EVENT:
+                yield from ((0, piece) for piece in _of(name, value, None) if isinstance(piece, Inline) or piece)
+    choices = answer.get("choices")
     for choice in choices if isinstance(choices, list) else ():
         if isinstance(choice, dict):
             index = choice.get("index")

@@ -21,7 +21,7 @@ from gateway.providers.openai_fields import (
     read_objects,
     wrong_type,
 )
-from gateway.providers.structure import StructureBounds, check_value, too_many
+from gateway.providers.structure import SHORT_VALUE_BYTES, StructureBounds, check_value, too_many
 
 MESSAGES: Final = "messages"
 CONTENT: Final = "messages.content"
@@ -39,6 +39,7 @@ _IN_BODY: Final = _SOURCE - {"file_id", "data"}
 PLAIN_BYTES: Final = 65_536
 """Messages up to here are looked at as texts; of more no copy is made."""
 _SHORTEST_ITEM_BYTES: Final = len("0,")
+_FEW_COMMAS: Final = 32
 _MEMBER_LEVEL: Final = 3
 """Levels around a member of a message: the body, the list, the message."""
 _PART_LEVEL: Final = 5
@@ -51,9 +52,14 @@ _ITEMS: Final = msgspec.json.Decoder(list[Raw])
 
 def more_items(raw: Raw, most: int) -> bool:
     """Whether a list has more than `most` items; only one that has room for them, and the commas, is looked at."""
-    if len(raw) <= _SHORTEST_ITEM_BYTES * most or bytes(raw).count(b",") < most:
+    if len(raw) <= _SHORTEST_ITEM_BYTES * most:
         return False
-    return len(_ITEMS.decode(raw)) > most
+    text, at = bytes(raw), -1
+    for _ in range(min(most, _FEW_COMMAS)):  # pictures have none, and finding none is fast
+        at = text.find(b",", at + 1)
+        if at < 0:
+            return False
+    return text.count(b",") >= most and len(_ITEMS.decode(raw)) > most
 
 
 def count_parts(messages: Raw, bounds: StructureBounds) -> tuple[Parts, bool]:
@@ -70,11 +76,8 @@ def count_parts(messages: Raw, bounds: StructureBounds) -> tuple[Parts, bool]:
         except (msgspec.ValidationError, RecursionError):
             pass
         else:
-            last = ""
-            for message in plain:
-                if (names := NAMES_BETWEEN.join(message)) != last:  # mostly they are alike
-                    check_shape(names, MESSAGES, _MESSAGE)
-                    last = names
+            for shape in set(map(NAMES_BETWEEN.join, plain)):  # mostly they are alike
+                check_shape(shape, MESSAGES, _MESSAGE)
             return NO_PARTS, False
     return _look_into(messages, bounds)
 
@@ -87,8 +90,8 @@ def _look_into(messages: Raw, bounds: StructureBounds) -> tuple[Parts, bool]:
     outside = False
     for message in found:
         for name, value in message.items():
-            first = first_byte(value)
-            if first == _QUOTE:
+            first = memoryview(value)[0]
+            if first == _QUOTE or (first not in _NESTED and len(value) <= SHORT_VALUE_BYTES):
                 continue
             if name == "content" and first == _LIST:
                 outside |= not _collect(value, parts, bounds)

@@ -46,14 +46,14 @@ def rising_ids() -> Callable[[], str]:
     return lambda: str(ULID.from_timestamp(start_ms + next(counter)))
 
 
-def attempts_of(limit: int, *trusted: str) -> Attempts:
+def attempts_of(limit: int, *trusted: str, clock: Callable[[], float] = time.monotonic) -> Attempts:
     """Attempts that one process counts alone, so many in a minute, behind these proxies."""
 
     async def count(address: str) -> tuple[int, int]:
         return 0, 0
 
     networks = parse_networks(",".join(trusted)) or ()
-    return Attempts(count, Addresses(networks), AttemptLimits(limit), time.monotonic, 1000)
+    return Attempts(count, Addresses(networks), AttemptLimits(limit), clock, 1000)
 
 
 @dataclass

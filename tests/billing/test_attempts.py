@@ -10,7 +10,7 @@ from multidict import CIMultiDict
 
 from billing import attempts as attempts_module
 from billing.addresses import Addresses
-from billing.attempts import AttemptLimits, Attempts, TooManyAttempts, counted_in_redis
+from billing.attempts import LOOK_EVERY_S, AttemptLimits, Attempts, TooManyAttempts, counted_in_redis
 from billing.holds.connection import Link, RedisAway
 from tests.billing.support import attempts_of
 
@@ -56,9 +56,42 @@ async def test_an_address_is_refused_after_so_many_wrong_keys_and_no_other() -> 
     assert await shows(attempts, HERE, 3) == 0
     assert await shows(attempts, HERE, 2) == 2
     with pytest.raises(TooManyAttempts) as refused:
-        await attempts.attempt(HERE, NO_HEADERS, right)
+        await attempts.attempt(HERE, NO_HEADERS, wrong, known_wrong=True)
     assert 1 <= refused.value.retry_after_s <= 60
     assert await attempts.attempt(THERE, NO_HEADERS, right) == "yes"
+
+
+async def test_a_refused_address_has_a_key_looked_up_now_and_then() -> None:
+    """One that nothing is known of: a neighbour's wrong key must not shut out who starts behind the same address."""
+    now = 1000.0
+    attempts = attempts_of(1, clock=lambda: now)
+    assert await shows(attempts, HERE, 2) == 1
+    with pytest.raises(TooManyAttempts):
+        await attempts.attempt(HERE, NO_HEADERS, right)
+    now += LOOK_EVERY_S
+    for _ in range(3):  # what is known to be wrong does not take the place
+        with pytest.raises(TooManyAttempts):
+            await attempts.attempt(HERE, NO_HEADERS, wrong, known_wrong=True)
+    assert await attempts.attempt(HERE, NO_HEADERS, right) == "yes"
+    with pytest.raises(TooManyAttempts):
+        await attempts.attempt(HERE, NO_HEADERS, right)
+    now += LOOK_EVERY_S
+    assert await shows(attempts, HERE, 3) == 3
+    now += 60
+    assert await shows(attempts, HERE, 1) == 0
+
+
+async def test_who_shows_wrong_keys_is_not_refused_as_an_admin() -> None:
+    attempts = attempts_of(2)
+    assert await shows(attempts, HERE, 5) == 3
+    attempts.refuse_blocked(HERE, NO_HEADERS)
+    for _ in range(2):
+        await attempts.failed(HERE, NO_HEADERS)
+    with pytest.raises(TooManyAttempts):
+        await attempts.failed(HERE, NO_HEADERS)
+    with pytest.raises(TooManyAttempts):
+        attempts.refuse_blocked(HERE, NO_HEADERS)
+    attempts.refuse_blocked(THERE, NO_HEADERS)
 
 
 async def test_right_keys_count_for_nothing() -> None:

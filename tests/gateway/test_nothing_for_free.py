@@ -195,6 +195,7 @@ OUTPUTS: dict[str, tuple[dict[str, Any], range]] = {
     ),
     "a picture without a name": ({"image": DATA}, range(IMAGE_TOKENS, IMAGE_TOKENS + 1)),
     "whatever comes next": ({"whatever_comes_next": [{"deep": {"down": LONG_TEXT}}]}, range(1_000, 2_000)),
+    "events of another kind": ({}, range(1_000, 2_000)),
     "numbers": ({"scores": [0.25, 0.5]}, range(1, 20)),
     "thinking in parts": ({"reasoning_details": [{"type": "text", "text": LONG_TEXT}]}, range(1_000, 2_000)),
 }
@@ -203,7 +204,7 @@ OUTPUTS: dict[str, tuple[dict[str, Any], range]] = {
 @pytest.mark.parametrize("what", OUTPUTS)
 async def test_any_delta_is_output(make_gateway: MakeGateway, upstream: Upstream, what: str) -> None:
     said, tokens = OUTPUTS[what]
-    first = chunk(said)
+    first = chunk(said) if said else event({"type": "content_block_delta", "delta": {"text": LONG_TEXT}})
     provider = Slow(first, DONE)
     gateway = await make_gateway(await upstream(provider.serve), change=pictures, disconnect_drain_s=0)
     customer = await gateway.customer()
@@ -254,6 +255,17 @@ async def test_an_event_that_broke_off_is_counted(make_gateway: MakeGateway, ups
     customer = await gateway.customer()
     await leave(customer, {**STREAM, "stream_options": {"include_usage": True}}, first=b"the-last-word")
     assert (await the_event_in_the_end(customer))["output_tokens"] == 16_384  # the model's own maximum
+
+
+async def test_a_stream_that_nobody_here_can_read_is_not_passed_on(
+    make_gateway: MakeGateway, upstream: Upstream
+) -> None:
+    """Brotli, although identity was asked for: its provider is stopped before anything of it has passed."""
+    headers = {"Content-Type": "text/event-stream", "Content-Encoding": "br"}
+    gateway = await make_gateway(await upstream(streaming(*WORDS, DONE, headers=headers)))
+    customer = await gateway.customer()
+    refusal(await ask(customer, STREAM), 502, "upstream_error")
+    await assert_free(customer)
 
 
 # What a cut answer costs

@@ -7,11 +7,13 @@ from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any
 
+import pytest
+
 from billing.holds.loops import WELL_AFTER_S
 from billing.money import parse_usd
 from billing.reports import Reports
 from gateway.metrics import Metrics
-from gateway.metrics_door import open_door
+from gateway.metrics_door import MetricsAddressTaken, listener_on, open_door
 from gateway.settings import ModelConfig, Settings
 from gateway.supervisor import address_of, bind
 from tests.gateway.conftest import ADMIN_KEY, Gateway, Handler, MakeGateway, chat
@@ -193,6 +195,26 @@ async def test_metrics_have_a_door_of_their_own(gateway: Gateway) -> None:
             assert b'metergate_cost_nano_usd_total{provider="openai"} 7.0' in fetched.body
             for path in ("/", "/v1/models", "/api/ping", "/metrics/x"):
                 assert (await fetch(gateway.session.get(url + path))).status == 404
+
+
+def test_an_address_for_metrics_that_is_in_use() -> None:
+    notes: list[str] = []
+    with bind("127.0.0.1:0") as taken:
+        address = address_of(taken)
+        with listener_on(address, True, notes.append) as door:  # the one that `up` takes by itself
+            assert door is None
+        assert [address in note for note in notes] == [True]
+        with (
+            pytest.raises(MetricsAddressTaken, match=f"{address} is in use"),
+            listener_on(address, False, notes.append),
+        ):
+            pass
+    with listener_on(address, False, notes.append) as door:
+        assert door is not None
+        assert address_of(door) == address
+    with listener_on(None, False, notes.append) as door:
+        assert door is None
+    assert len(notes) == 1
 
 
 async def test_a_failure_of_ours_is_a_refusal(gateway: Gateway, monkeypatch: Any) -> None:

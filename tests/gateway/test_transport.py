@@ -830,6 +830,59 @@ async def test_the_environment_s_proxy_is_used_with_its_credentials(
         assert b"Proxy-Authorization" not in heads[1]
 
 
+@pytest.mark.parametrize("taken_up", [False, True])
+@pytest.mark.parametrize("size", [4, 500_000])
+async def test_a_cancelled_send_through_a_proxy_leaves_its_answer_too(
+    monkeypatch: pytest.MonkeyPatch, transport: HttpTransport, size: int, taken_up: bool
+) -> None:
+    arrived, go_on, stopped = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await take_request(reader)
+        arrived.set()
+        if taken_up:
+            await go_on.wait()
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nsaid")
+        await reader.read()
+        stopped.set()
+
+    async with serving(proxy) as url:
+        monkeypatch.setenv("http_proxy", url.rpartition("/v1")[0] or url)
+        monkeypatch.delenv("no_proxy")
+        request = post("http://provider.invalid/v1/x", body=b"x" * size)
+        sending = asyncio.create_task(transport.send(request))
+        await asyncio.wait_for(arrived.wait(), BOUND_S)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        pending = request.pending
+        assert pending is not None
+        if taken_up:
+            go_on.set()
+            answer = await asyncio.wait_for(pending.head(), BOUND_S)
+            assert (answer.status, await answer.read(100)) == (200, b"said")
+            assert answer.taken() == b"said"
+            answer.release()
+        else:
+            pending.release()
+        await asyncio.wait_for(stopped.wait(), BOUND_S)
+
+
+async def test_a_cancelled_send_that_reached_no_proxy_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, transport: HttpTransport
+) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as deaf:
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{deaf.getsockname()[1]}")
+        monkeypatch.delenv("no_proxy")
+        request = post("http://provider.invalid/v1/x", body=b"x" * (32 << 20))
+        sending = asyncio.create_task(transport.send(request))
+        await asyncio.sleep(0.05)  # however far it gets, nobody takes all of it
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        assert request.pending is None
+
+
 async def test_netrc_is_not_read(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, transport: HttpTransport
 ) -> None:

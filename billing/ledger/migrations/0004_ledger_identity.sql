@@ -3,7 +3,7 @@
 
 ALTER TABLE installation ADD COLUMN beat bigint NOT NULL DEFAULT 0;
 COMMENT ON COLUMN installation.beat IS
-    'Counted on by every gateway each second, and noted in Redis: a ledger that was set back has counted less.';
+    'Counted on by every gateway each second, and noted in Redis now and then: a ledger that was set back has counted less.';
 
 -- The cluster, its timeline (another one after a recovery to a point in time, and after a failover), the database and a
 -- table of it (others where a dump was restored). What a managed server does not say is left out.

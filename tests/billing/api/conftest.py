@@ -27,7 +27,7 @@ def services(billing: Billing) -> Services:
         plans=PLANS,
         credits_per_usd=1000,
         authenticate=authenticate,
-        known=lambda secret: False,
+        known=lambda secret: None,
         attempts=attempts_of(1000),
         clock=time.time,
         admin_api_key=ADMIN_KEY,

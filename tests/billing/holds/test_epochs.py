@@ -156,10 +156,10 @@ async def test_debits_of_an_older_epoch_that_come_late_reach_redis_as_correction
             task.cancel()
         dead.engine.outbox._waiting.clear()
     await dead.engine.lease.stop()
-    await end_lease(world.database, dead.engine._gateway_id)
     journal = world.keys.journal(0)
     late = await world.link.command("HGET", journal, spent)
     await world.link.command("HDEL", journal, spent)
+    await end_lease(world.database, dead.engine._gateway_id)
     await lose_meta(world, principal)
     hold = await hold_one(world, principal)
     assert (await world.account_state(principal.account_id)).balance_nano == 10**9

@@ -13,7 +13,7 @@ from billing.holds.codec import CLAIMED, HELD, SETTLED, VERSION, Entry, pack_hol
 from billing.holds.connection import Script
 from billing.holds.journal import debit_of_entry
 from billing.ledger.debits import NewerLayout, Unreadable, encode_debit
-from billing.ledger.replay import list_set_aside, replay
+from billing.ledger.replay import discard, list_set_aside, replay
 from billing.ledger.verify import verify
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
@@ -194,7 +194,8 @@ async def test_holds_that_a_newer_release_claims_and_corrects_are_its_own(world:
     await settle(world, principal, hold)  # Redis does not know it: by the ledger's own way
     before = await world.account_state(principal.account_id)
     assert not await world.engine.corrections.sync(partition, principal.account_id)
-    assert await world.account_state(principal.account_id) == before
+    after = await world.account_state(principal.account_id)
+    assert (after.balance_nano, after.held_nano, after.xseq) == (before.balance_nano, before.held_nano, before.xseq)
     await put(world, principal, {hold.id_bytes: entry})
     assert await world.engine.corrections.sync(partition, principal.account_id)
     await assert_agreed(world, principal.account_id)
@@ -217,6 +218,28 @@ async def test_what_was_set_aside_is_written_once_it_can_be_read(world: World) -
         done = [each async for each in replay(world.database, debit_of_entry)]
         assert {each.request_id: each.result for each in done} == expected
     assert await debits(world) == {ids[0]: 500, ids[1]: 0}
+
+
+async def test_bytes_under_one_name_are_all_kept_and_go_where_the_ledger_knows_the_request(world: World) -> None:
+    principal = await world.customer(10**9)
+    spent, name = await spend(world, principal), str(ULID())
+    await world.engine.outbox.flush()
+    for found in ({name.encode(): b"one"}, {name.encode(): b"two"}, {spent.encode(): b"three"}):
+        await put(world, principal, found)
+        await world.engine.recovery.sweep(partition_of(world))
+    rows = await world.database.rows("SELECT request_id, debit FROM debits_set_aside")
+    assert sorted(row["debit"] for row in rows) == [b"one", b"three", b"two"]
+    done = {each.request_id: each.result async for each in replay(world.database, debit_of_entry)}
+    assert done.pop(spent) == "known"
+    assert set(done.values()) == {"unreadable"}
+    assert await debits(world) == {spent: 500}
+    (first, *_) = sorted(done)
+    assert await discard(world.database, first)
+    assert not await discard(world.database, first)
+    assert await world.database.value("SELECT count(*) FROM debits_set_aside") == 1
+    assert await world.database.value("SELECT before->>'debit' FROM audit_log WHERE action = 'debit.discard'") in (
+        *(b"one".hex(), b"two".hex()),
+    )
 
 
 def test_what_is_no_entry_is_told_from_what_a_newer_release_wrote() -> None:

@@ -14,11 +14,11 @@ from billing.holds import expiry, recovery
 from billing.holds.codec import CLAIMED, HELD
 from billing.holds.hold import Hold, SettlementLost
 from billing.holds.peers import GAP_SHARE, Peers
-from billing.ledger.leases import LeaseRow, Lost, end_lease, renew_lease
+from billing.ledger.leases import LeaseRow, Lost, end_lease, renew_lease, write_expired
 from billing.ledger.postgres import Database, DatabaseUnavailable
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import MakeWorld, World
+from tests.billing.holds.conftest import MakeWorld, World, debit
 from tests.billing.holds.support import (
     assert_agreed,
     debits,
@@ -231,6 +231,23 @@ async def test_a_gateway_that_was_taken_for_dead_is_told_when_it_renews(make_wor
     await settle(slow, principal, undecided)
     await assert_agreed(world, principal.account_id)
     assert await debits(world) == {decided.id: 0, undecided.id: 500}
+
+
+async def test_what_its_owner_takes_back_can_not_expire_by_an_older_judgment(make_world: MakeWorld) -> None:
+    """The owner wakes while a sweeper is between its claim and the ledger: it renews before it looks."""
+    world, slow = await make_world(), await make_world()
+    principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,))
+    hold = await hold_one(slow, principal)
+    await stops_to_renew(slow, world)
+    await sweep_by_hand(slow)
+    lost = world.engine.peers.lost([slow.engine._gateway_id])[slow.engine._gateway_id]
+    await claim(world, hold)
+    await slow.engine.recovery.sweep(partition_of(slow))
+    assert await state_of(world, principal, hold) == HELD
+    assert await write_expired(world.database, lost, [debit(hold.id, principal, outcome="expired")]) is None
+    await settle(slow, principal, hold)
+    await assert_agreed(world, principal.account_id)
+    assert await debits(world) == {hold.id: 500}
 
 
 async def eventually_set(event: asyncio.Event) -> None:

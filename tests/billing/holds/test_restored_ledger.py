@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from billing.holds.decision import Reload
+from billing.holds.engine import EngineSettings
 from billing.holds.hold import Hold
 from billing.keys import secret_digest
 from billing.ledger.postgres import Database
@@ -130,7 +131,8 @@ async def test_a_ledger_restored_from_a_backup_serves_everybody_again(
 async def test_a_ledger_that_is_restored_under_living_gateways_is_noticed(
     make_world: MakeWorld, backup: Backup
 ) -> None:
-    world, other = await make_world(), await make_world()
+    patient = EngineSettings(lease_s=60.0)  # a restore may take longer than a lease of its own, and both gateways live
+    world, other = await make_world(patient), await make_world(patient)
     principal = await world.customer(10**9)
     await spend(world, principal)
     await world.engine.outbox.flush()

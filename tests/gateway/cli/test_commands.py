@@ -53,6 +53,7 @@ def nobody_at() -> str:
 COMMANDS = [
     *("up", "serve", "migrate", "doctor", "ledger", "ledger verify", "explain", "operator", "operator grant"),
     *("reconcile", "ledger set-aside", "ledger set-aside list", "ledger set-aside replay"),
+    "ledger set-aside discard",
     *("operator account", "operator account create", "operator account show", "operator account list"),
     *("operator account quotas", "operator key", "operator key create", "operator key list"),
     *("operator key update", "operator key revoke"),
@@ -121,6 +122,10 @@ def test_debits_that_were_set_aside_are_listed_and_written_once_they_can_be(
     results = {each["id"]: each["result"] for each in json.loads(rest.stdout)["debits"]}
     assert results == {made[1].request_id: "written", "x": "unreadable"}
     assert shell.run("ledger", "set-aside", "list", "--json", env=stores).json["total"] == 1
+    discard = ("ledger", "set-aside", "discard", "x", "--json")
+    assert shell.run(*discard, env=stores).json == {"id": "x", "discarded": True}
+    assert "Nothing is set aside" in shell.run(*discard, env=stores).failed(1)
+    assert shell.run("ledger", "set-aside", "list", "--json", env=stores).json == {"total": 0, "debits": []}
 
 
 def debit_of(account_id: str, request_id: str) -> Debit:
