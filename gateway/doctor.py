@@ -6,6 +6,7 @@ prices          a row for every routed model
 vocabularies    the tokenizer's files
 servers         the embedded ones, where nothing else was given
 postgres        reachable, recent, durable, writable, migrated; no debit set aside
+plans           which revision is in force, and whether it is this file's
 redis           reachable, recent, persistent, never evicting, a writable server of its own; of a cluster every server,
                 and that it serves all slots and replaces a master sooner than a gateway counts as dead
 clocks          those of both stores, and how far they are apart
@@ -26,6 +27,7 @@ from gateway.clocks import clock_finding, redis_ahead_s
 from gateway.embedded import EmbeddedServersError
 from gateway.failures import shown_url
 from gateway.places import Stores, open_stores
+from gateway.plan_files import plans_finding
 from gateway.settings import ConfigError, Settings, load_settings, unpriced_models, warnings
 from gateway.tokens import Tokenizer, VocabularyError
 
@@ -70,6 +72,7 @@ async def diagnose(environ: Mapping[str, str], output: Output) -> tuple[Check, .
     try:
         async with open_stores(settings, output) as stores:
             checks += await check_postgres(stores)
+            checks += await check_plans(stores, settings)
             checks += await check_redis(stores.redis_url, settings.defaults.lease_s)
             checks += await check_clocks(stores)
     except (EmbeddedServersError, CommandFailed) as error:
@@ -122,8 +125,26 @@ async def check_postgres(stores: Stores) -> list[Check]:
         checks.append(Check("postgres role", "fail", "a standby: it can't be written to", "Name the primary."))
     if set_aside:
         said = f"{set_aside} debits that the ledger refused wait in debits_set_aside"
-        checks.append(Check("debits", "fail", said, "Read their `reason` there; each is money that was not charged."))
+        checks.append(
+            Check(
+                "debits",
+                "fail",
+                said,
+                "`metergate ledger set-aside list` says why; each is money that was not charged.",
+            )
+        )
     return checks
+
+
+async def check_plans(stores: Stores, settings: Settings) -> list[Check]:
+    """Whether this file of plans is the one in force; nothing before there is one."""
+    database = Database(stores.database_url, size=1, timeout_s=STORE_TIMEOUT_S)
+    try:
+        return [Check("plans", *found) for found in await plans_finding(database, settings)]
+    except DatabaseError:  # said already
+        return []
+    finally:
+        await database.close()
 
 
 def _postgres_version(where: str, row: Any) -> Check:

@@ -28,6 +28,7 @@ from gateway.metrics_snapshot import (
     COUNTERS,
     HISTOGRAMS,
     LABEL_SETS_LIMIT,
+    LOOPS,
     OTHER,
     OUTCOMES,
     PROVIDER_BOUNDS,
@@ -70,10 +71,14 @@ class Metrics:
         self._tokens: _Cells[str, int] = _Cells([0] * len(TOKEN_CLASSES), OTHER, LABEL_SETS_LIMIT // len(TOKEN_CLASSES))
         self._money: _Cells[str, int] = _Cells([0, 0], OTHER)
         self._hold_exceeded = 0
+        self._implausible_usage = 0
         self._settlements: _Cells[tuple[str, bool | str], int] = _Cells([0], (OTHER, OTHER))
         for outcome in OUTCOMES:  # there from the start: a series whose first value is 1 has not risen for Prometheus
             self._settlements[outcome, False] = [0]
             self._settlements[outcome, True] = [0]
+        self._loop_failures: _Cells[str, int] = _Cells([0], OTHER)
+        for loop in LOOPS:
+            self._loop_failures[loop] = [0]
         self._hold: list[float] = [0] * (len(STEP_BOUNDS) + 2)
         self._settle: list[float] = [0] * (len(STEP_BOUNDS) + 2)
         self._upstream: _Cells[str, float] = _Cells([0] * (len(PROVIDER_BOUNDS) + 2), OTHER)
@@ -137,9 +142,17 @@ class Metrics:
         """One request whose usage came out above its hold."""
         self._hold_exceeded += 1
 
+    def implausible_usage(self) -> None:
+        """One usage that was not believed: the hold was charged instead."""
+        self._implausible_usage += 1
+
     def settled(self, estimated: bool, outcome: Outcome) -> None:
         """One hold that ended; `estimated` if the usage was not the provider's own count."""
         self._settlements[outcome, estimated][0] += 1
+
+    def loop_failed(self, loop: str) -> None:
+        """One loop that failed and began anew."""
+        self._loop_failures[loop][0] += 1
 
     def gauge(self, name: str, help: str, read: Callable[[], float], combine: Combine = "sum") -> None:
         """Show what `read` returns at each flush and scrape as `metergate_NAME`; NaN or infinite: not shown.
@@ -211,7 +224,9 @@ class Metrics:
                 "cost_nano_usd": {(provider,): cell[0] for provider, cell in self._money.items()},
                 "charged_nano_usd": {(provider,): cell[1] for provider, cell in self._money.items()},
                 "hold_exceeded": {(): self._hold_exceeded},
+                "implausible_usage": {(): self._implausible_usage},
                 "settlements": {_labels(key): cell[0] for key, cell in self._settlements.items()},
+                "loop_failures": {(name,): cell[0] for name, cell in self._loop_failures.items()},
             },
             histograms={
                 "hold_latency_seconds": {(): self._hold},

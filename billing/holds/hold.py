@@ -167,7 +167,9 @@ class Hold:
     """A hold that was admitted: settle or void it, once. `granted_output` is the most output tokens of one choice.
 
     Epoch is that in which Redis has it; holding again in a new epoch moves it. `ending` says that it is being settled
-    or voided, `handed_over` that a task has taken it from the request that opened it.
+    or voided, `handed_over` that a task has taken it from the request that opened it. `unresolved` makes the debit that
+    it is settled as where whoever serves it fails without having ended it: set once a provider has worked for it. None:
+    it is given back.
     """
 
     __slots__ = (
@@ -185,6 +187,7 @@ class Hold:
         "payload",
         "place",
         "reholding",
+        "unresolved",
     )
 
     def __init__(
@@ -211,6 +214,7 @@ class Hold:
         self.ending = False
         self.handed_over = False
         self.reholding: asyncio.Future[None] | None = None
+        self.unresolved: Callable[[Hold], Debit] | None = None
 
     def __repr__(self) -> str:
         return f"Hold({self.id})"
@@ -219,6 +223,11 @@ class Hold:
     def output_tokens(self) -> int:
         """Output tokens held, of all choices."""
         return self.need.choices * self.granted_output
+
+    @property
+    def tokens(self) -> int:
+        """Tokens held, of input and output."""
+        return self.need.input_tokens + self.need.choices * self.granted_output
 
     def entry(self, epoch: int, tags: tuple[Sequence[int], Sequence[int]]) -> bytes:
         """The journal's entry of this hold, as it stands in another epoch, in these counters of account and key."""

@@ -12,9 +12,10 @@ from typing import Final
 
 from ulid import ULID
 
-from billing.holds.codec import AHEAD_S, COUNTER, I8, SETTLED, AccountState, Entry, KeyState, pack_text
+from billing.holds.codec import AHEAD_S, COUNTER, I8, SETTLED, AccountState, KeyState, pack_text
 from billing.holds.connection import Link, Script
 from billing.holds.flight import SingleFlight
+from billing.holds.journal import entries, open_holds, still_settled
 from billing.holds.keyspace import Keyspace
 from billing.holds.partitions import NotReady, Partition
 from billing.holds.windows import Since, read_counters
@@ -33,7 +34,11 @@ LEDGER_CLOCK: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bi
 
 INSTALL_ATTEMPTS: Final = 5
 DRAIN_POLL_S: Final = 0.02
-SCAN_COUNT: Final = 500
+MARK, COUNT, COUNT_WHAT_IS_FOUND = 0, 1, 2
+"""The stages of `adopt`."""
+CALL_AGAIN: Final = 3
+COUNT_ATTEMPTS: Final = 3
+"""Open holds are looked for so often, should they not be as many as are running."""
 
 
 class LostWrites(Exception):
@@ -147,8 +152,7 @@ class Loader:
             return
         latest_s = 0
         if state.running > 0:
-            async for _, raw in self._link.scan_hash(self._keys.journal(partition.number).decode(), SCAN_COUNT):
-                entry = Entry.unpack(raw)
+            async for _, entry in entries(self._link, self._keys, partition.number):
                 if entry.state != SETTLED and (entry.epoch, entry.account_id) == (state.epoch, account_id):
                     latest_s = max(latest_s, entry.at_ms // 1000)
         ledger_ms = await self._database.value(LEDGER_CLOCK)
@@ -185,7 +189,7 @@ class Loader:
             quota.tag.to_bytes(4, "little") + pack_text(quota.model or "") + pack_text(quota.feature)
             for quota in quotas
         ]
-        reply = await self._link.call(self._adopt_script, keys, [epoch, subject, version, token, *packed])
+        reply = await self._count(keys, [epoch, subject, version, token], packed, partition, account_id, key_id)
         if reply[0] != 0 or reply[4] == 0:
             return version
         _, dseq, xseq, now_ms, _ = reply
@@ -199,6 +203,26 @@ class Loader:
         await self._link.call(self._fill_script, fill_keys, [epoch, subject, token, kind, bases])
         return version
 
+    async def _count(
+        self,
+        keys: list[bytes],
+        head: list[str | int],
+        counters: list[bytes],
+        partition: Partition,
+        account_id: str,
+        key_id: str | None,
+    ) -> list[int]:
+        """Have `adopt` mark the missing counters, and then count the subject's open holds in them. Redis is held for no
+        longer than these few take, however large the journal is. Raises `RedisError`."""
+        reply: list[int] = await self._link.call(self._adopt_script, keys, [*head, MARK, b"", *counters])
+        for attempt in range(1, COUNT_ATTEMPTS + 1):
+            if reply[0] != CALL_AGAIN:
+                break
+            found = "".join(await open_holds(self._link, self._keys, partition.number, account_id, key_id))
+            stage = COUNT if attempt < COUNT_ATTEMPTS else COUNT_WHAT_IS_FOUND
+            reply = await self._link.call(self._adopt_script, keys, [*head, stage, found, *counters])
+        return reply
+
     async def drained(self, partition: Partition, account_id: str, epoch: int, dseq: int) -> None:
         """Wait until every debit of the account up to `dseq` is in Postgres: its entry leaves the journal then.
 
@@ -206,16 +230,14 @@ class Loader:
         """
         await self._flush()
         async with asyncio.timeout(self._wait_s):
-            while await self._undrained(partition, account_id, epoch, dseq):
+            waiting = [
+                request_id
+                async for request_id, entry in entries(self._link, self._keys, partition.number)
+                if entry.state == SETTLED and entry.account_id == account_id
+                if entry.epoch == epoch and entry.dseq <= dseq
+            ]
+            while waiting := await still_settled(self._link, self._keys, partition.number, waiting):
                 await asyncio.sleep(DRAIN_POLL_S)
-
-    async def _undrained(self, partition: Partition, account_id: str, epoch: int, dseq: int) -> bool:
-        async for _, raw in self._link.scan_hash(self._keys.journal(partition.number).decode(), SCAN_COUNT):
-            entry = Entry.unpack(raw)
-            ours = entry.state == SETTLED and entry.epoch == epoch and entry.account_id == account_id
-            if ours and entry.dseq <= dseq:
-                return True
-        return False
 
 
 def plan_lookup(plans: Mapping[str, Plan], default: str) -> Callable[[str], Plan]:

@@ -23,7 +23,6 @@ logger = logging.getLogger(__name__)
 _sql = queries("billing.ledger")
 GREET: Final = _sql("partitions_greet")
 MOVE_EPOCH: Final = _sql("partitions_move_epoch")
-LIVE_GATEWAYS: Final = _sql("gateways_live")
 
 HANDSHAKE_ATTEMPTS: Final = 5
 APART_MS: Final = AHEAD_S * 1000
@@ -75,7 +74,7 @@ class Partitions:
     """Every partition of the installation, and how this gateway agrees with the others on their epochs.
 
     `prepare(partition, epoch)` must bring this gateway's older debits to the ledger and hold its running requests again
-    before it joins the epoch; it answers whether that is done.
+    before it joins the epoch; it answers whether that is done. `living()` names the gateways that are waited for.
     """
 
     def __init__(
@@ -85,12 +84,14 @@ class Partitions:
         keyspace: Keyspace,
         gateway_id: str,
         prepare: Callable[[Partition, int], Awaitable[bool]],
+        living: Callable[[], Awaitable[list[str]]],
     ) -> None:
         self._database = database
         self._link = link
         self._keys = keyspace
         self._gateway_id = gateway_id
         self._prepare = prepare
+        self._living = living
         self._handshakes: SingleFlight[None] = SingleFlight()
         self._joins: SingleFlight[bool] = SingleFlight()
         self._fence, self._join_script, self._beat = Script("fence"), Script("join"), Script("beat")
@@ -171,11 +172,11 @@ class Partitions:
                 return False
             if partition.joined_epoch != epoch and not await self._prepare(partition, epoch):
                 return False
-            rows = await self._database.rows(LIVE_GATEWAYS)
+            living = await self._living()
             reply = await self._link.call(
                 self._join_script,
                 [self._keys.meta(partition.number), self._keys.joined(partition.number)],
-                [epoch, self._gateway_id, *(row["id"] for row in rows)],
+                [epoch, self._gateway_id, *living],
             )
         except (RedisError, DatabaseError) as error:
             raise NotReady(str(error)) from error

@@ -3,7 +3,8 @@
     async with holds.open(request_id, principal, model, feature, need, debit) as decision:
         if isinstance(decision, Hold): ... await holds.settle(decision, debit)
 
-There is no way out of the block that leaves a hold unresolved: one that was not settled is given back.
+There is no way out of the block that leaves a hold unresolved: one that was not settled is given back, or becomes the
+debit that it owes once a provider has worked for it (`Hold.unresolved`).
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from billing.holds.admission import Admissions, Opening
+from billing.holds.backlog import Backlog
 from billing.holds.batcher import Batcher, Item
 from billing.holds.codec import OK, VANISHED
 from billing.holds.connection import RedisAway, RedisError, Script
@@ -88,13 +90,15 @@ class Holds:
             batch_rows=ledger_batch_rows,
             timeout_s=settings.ledger_timeout_s,
         )
+        self.backlog = Backlog(partitions, keyspace, self.live, outbox, settings.max_unsettled)
         self.admissions = Admissions(
             self._batchers,
             keyspace,
             partitions,
             loader,
             self.live,
-            self.void,
+            self.backlog,
+            self.resolve,
             gateway_id=gateway_id,
             timeout_s=settings.redis_timeout_s,
             wait_s=settings.admission_wait_s,
@@ -186,6 +190,15 @@ class Holds:
         finally:
             self._lost.discard((partition.number, epoch))
 
+    async def resolve(self, hold: Hold) -> None:
+        """End a hold that whoever served it neither settled nor voided: as the debit that it owes, or given back."""
+        if hold.ending:
+            return
+        if hold.unresolved is None:
+            await self.void(hold)
+        else:
+            await asyncio.wait([self.settle(hold, hold.unresolved(hold))])
+
     def submit(self, partition: Partition, item: Item) -> None:
         """Send an item of another part of the engine on the hot path."""
         self._batchers[partition.number].submit(item)
@@ -197,16 +210,15 @@ class Holds:
         task.add_done_callback(self._tasks.discard)
 
     def hand_over(self, hold: Hold, work: Coroutine[Any, Any, None]) -> None:
-        """Whoever served this hold was cancelled: `work` goes on, and must settle or void it. Should it do neither,
-        the hold is given back."""
+        """Whoever served this hold was cancelled: `work` goes on, and must settle or void it. Should it do neither, the
+        hold is resolved."""
         hold.handed_over = True
 
         async def finish() -> None:
             try:
                 await work
             finally:
-                if not hold.ending:
-                    await self.void(hold)
+                await self.resolve(hold)
 
         self.spawn(finish())
 

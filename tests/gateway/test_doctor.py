@@ -14,7 +14,8 @@ from gateway.clocks import clock_finding
 from gateway.doctor import Check, check_clocks, check_postgres, check_redis, check_settings, check_vocabularies
 from gateway.places import Stores
 from gateway.settings import load_settings
-from tests.redis_cluster import Node, RedisCluster, free_ports, wait_until
+from tests.ports import free_ports
+from tests.redis_cluster import Node, RedisCluster, wait_until
 
 NOW_S = 1_795_000_000.0
 LEASE_S = 5.0

@@ -8,7 +8,7 @@
 
 local known = tonumber(redis.call('HGET', KEYS[1], 'epoch') or -1)
 if known >= tonumber(ARGV[1]) then return 0 end
-redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
+redis.call('UNLINK', KEYS[1], KEYS[2], KEYS[3])
 redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'identity', ARGV[2], 'ledger', ARGV[3], 'beat', ARGV[4], 'open', '0')
 redis.call('HSET', KEYS[3], 'epoch', ARGV[1])
 return 1

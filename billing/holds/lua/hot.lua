@@ -147,7 +147,7 @@ end
 
 -- The epoch of an entry H; nil for any other entry, or none.
 local function epoch_held(raw)
-  if not raw then return nil end
+  if not raw or #raw < 6 then return nil end
   local state, epoch = struct.unpack('<BI4', raw, 2)
   return state == 72 and epoch or nil -- HELD
 end
@@ -156,7 +156,7 @@ end
 local function settle(batch, item, at, account, key, raw)
   if epoch_held(raw) ~= batch.epoch or not account or not key then return {11, raw and 1 or 0} end
   local cost, input, output, payload_at = struct.unpack('<i8i8i8', item, at)
-  end_hold(account, key, raw, 1, input, output, cost)
+  if not end_hold(account, key, raw, 1, input, output, cost) then return {11, 1} end
   local balance, dseq = account[3] - cost, account[5] + 1
   account[3], account[5] = balance, dseq
   -- VERSION, SETTLED; the account's id is the first of the hold's names.
@@ -173,7 +173,7 @@ local function void(batch, account, key, raw)
     return {0}, false
   end
   if not account or not key then return {11, 1} end
-  end_hold(account, key, raw, 0, 0, 0, 0)
+  if not end_hold(account, key, raw, 0, 0, 0, 0) then return {11, 1} end
   batch.room = batch.room + 1
   return {0, account[3] - account[4]}, false
 end

@@ -363,6 +363,8 @@ class Reference:
                 known = Window_(quota, at, True, since=len(subject.told))
                 fresh.append(quota)
             windows[quota.tag] = known
+        if version == subject.version:  # another gateway may know other quotas for it: nothing of its own is dropped
+            windows = {**windows, **{tag: known for tag, known in subject.windows.items() if tag not in windows}}
         subject.windows, subject.version = windows, version
         for hold in self.holds_of(subject) if fresh else []:
             tags = hold.account_tags if key_id is None else hold.key_tags

@@ -213,7 +213,12 @@ class Scripts:
             quota.tag.to_bytes(4, "little") + pack_text(quota.model or "") + pack_text(quota.feature)
             for quota in quotas
         ]
-        reply: list[int] = self._call("adopt", keys, [epoch, key_id or account_id, version, token, *packed])
+        head = [epoch, key_id or account_id, version, token]
+        reply: list[int] = self._call("adopt", keys, [*head, 0, b"", *packed])
+        if reply == [3]:
+            journal = pairs(self.run(DUMP, [self._journal])[0])
+            reply = self._call("adopt", keys, [*head, 1, b"".join(journal), *packed])
+            assert reply != [3]
         return reply
 
     def retime(self, epoch: int, account_id: str, hold_version: int, latest_s: int, ledger_ms: int) -> int:

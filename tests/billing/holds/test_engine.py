@@ -25,7 +25,7 @@ async def test_a_loop_that_is_cancelled_ends_at_whatever_moment(
     principal = await world.customer(10**9)
     await hold_one(world, principal)
     await spend(world, principal)
-    await world.engine._cancel_tasks()
+    await world.engine.loops.stop()
     monkeypatch.setattr(engine_module, "RELAY_INTERVAL_S", 0.0)
     monkeypatch.setattr(engine_module, "SWEEP_INTERVAL_S", 0.0)
     client, asked = world.link._seed._client, asyncio.Event()

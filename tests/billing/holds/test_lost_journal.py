@@ -19,10 +19,10 @@ from tests.billing.holds.support import (
     entries,
     eventually,
     hold_one,
-    lease_ends,
     partition_of,
     settle,
     spend,
+    stops_to_renew,
 )
 
 
@@ -100,7 +100,7 @@ async def test_what_another_gateway_has_expired_is_not_taken_for_lost(
     world, slow = await make_world(), await make_world()
     principal = await world.customer()
     settled, voided, _running = [await hold_one(slow, principal) for _ in range(3)]
-    await lease_ends(slow)
+    await stops_to_renew(slow, world)
     assert (await world.engine.recovery.sweep(partition_of(world))).expired == 3
     await slow.engine.recovery.sweep(partition_of(slow))
     with pytest.raises(SettlementLost):

@@ -273,3 +273,30 @@ def test_a_whole_batch_of_debits_is_forgotten_in_one_call(story: Story) -> None:
     assert len(story.real.dump().journal) == 10_001
     assert story.real.ack(EPOCH, [(known, ACCOUNT, None) for known in (request_id, *others)]) == [0]
     assert story.real.dump().journal == {}
+
+
+@pytest.mark.parametrize("subject", [ACCOUNT, KEY])
+def test_gateways_that_know_different_quotas_do_not_undo_one_anothers_counters(story: Story, subject: str) -> None:
+    """At one version, as with two plan files while a release rolls out: both count on, however often each adopts."""
+    other = Quota(Window.day, Metric.requests, 50, None, "llm")
+    story.install()
+    story.open()
+    story.adopt_and_fill(subject, DAILY, 600)
+    version, key_id = story.versions[subject], KEY if subject == KEY else None
+    token = story.new_id()
+    reply = story.same("adopt", EPOCH, ACCOUNT, key_id, version, token, (other,))
+    assert reply[4] == 1
+    at = window_id(other.window, reply[3] // 1000)
+    assert story.same("fill", EPOCH, subject, token, [(other.tag, at, 3)]) == 0
+    for quotas in ((DAILY,), (other,), (DAILY,), (other, DAILY)):
+        assert story.same("adopt", EPOCH, ACCOUNT, key_id, version, story.new_id(), quotas)[4] == 0
+    dump = story.real.dump()
+    state = dump.key(KEY) if subject == KEY else dump.account(ACCOUNT)
+    assert state is not None
+    assert {counter.tag: counter.used for counter in state.counters} == {DAILY.tag: 600, other.tag: 3}
+    story.quotas[subject] = ()
+    story.adopt(subject, other)
+    dump = story.real.dump()
+    state = dump.key(KEY) if subject == KEY else dump.account(ACCOUNT)
+    assert state is not None
+    assert [counter.tag for counter in state.counters] == [other.tag], "a newer version drops what it does not name"

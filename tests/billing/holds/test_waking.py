@@ -21,10 +21,10 @@ from tests.billing.holds.support import (
     eventually,
     hold_one,
     keys_in_redis,
-    lease_ends,
     ledger_balance,
     partition_of,
     settle,
+    stops_to_renew,
     wire_of,
 )
 
@@ -78,7 +78,7 @@ async def test_holds_end_where_a_waking_gateway_was_swept_before_redis_came_back
     world, slow = await make_world(), await make_world()
     principal = await world.customer(10**9)
     holds = [await hold_one(slow, principal) for _ in range(20)]
-    await lease_ends(slow)
+    await stops_to_renew(slow, world)
     assert (await world.engine.recovery.sweep(partition_of(world))).expired == 20
     await lose_redis(world)
 
