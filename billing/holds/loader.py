@@ -18,7 +18,7 @@ from billing.holds.connection import Link, Script
 from billing.holds.flight import SingleFlight
 from billing.holds.journal import entries, open_holds, still_settled
 from billing.holds.keyspace import Keyspace
-from billing.holds.partitions import Partition
+from billing.holds.partitions import NotReady, Partition
 from billing.holds.windows import Since, read_counters
 from billing.ledger.postgres import Database, DatabaseHindered, queries
 from billing.plans import Plan
@@ -76,7 +76,7 @@ class Loader:
     async def install(self, partition: Partition, account_id: str, key_id: str | None) -> bool:
         """Load an account, and a key of it, where Redis has not got them; whether the ledger knows both.
 
-        Raises `DatabaseError`, `RedisError`, `LostWrites`.
+        Raises `DatabaseError`, `RedisError`, `LostWrites`, and `NotReady` while Redis's clock is wrong.
         """
         name = ("install", key_id or account_id)
         return bool(await self._flights.run(name, lambda: self._install(partition, account_id, key_id)))
@@ -102,6 +102,8 @@ class Loader:
         epoch = partition.epoch
         if epoch is None:
             return True
+        if partition.clock_is_wrong:  # what is loaded into windows of another day is missing in those of this one
+            raise NotReady("Redis's clock is wrong")
         for _ in range(INSTALL_ATTEMPTS):
             now_s = await self._now_s(partition, account_id)
             async with self._database.transaction() as connection:
