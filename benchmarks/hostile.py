@@ -18,6 +18,7 @@ import asyncio
 import gzip
 import json
 import multiprocessing
+import os
 import socket
 import statistics
 import sys
@@ -88,6 +89,7 @@ BODIES: Final[dict[str, Callable[[str], bytes]]] = {
 
 def attack(address: Address, body: str, secret: str, told: Any) -> None:
     """Send one body again and again for as long as this process lives; tell the status of every answer."""
+    os.nice(19)  # attackers have machines of their own; here they may not take the core of those who are measured
     request = BODIES[body](secret)
     told.put(BEGUN)
     while True:

@@ -95,10 +95,10 @@ class Defaults:
         256 * 1024, 1024, 1024 * MIB, "a larger body is parsed off the event loop, after a look at status and balance"
     )
     body_bytes_in_flight: int = _whole(
-        96 * MIB, MIB, 64 * 1024 * MIB, "request bodies in one process's memory; never below PROXY_MAX_BODY_BYTES"
+        96 * MIB, MIB, 8 * 1024 * MIB, "request bodies in one process's memory; never below PROXY_MAX_BODY_BYTES"
     )
     account_body_bytes_in_flight: int = _whole(
-        48 * MIB, MIB, 64 * 1024 * MIB, "and of one account; never below PROXY_MAX_BODY_BYTES"
+        48 * MIB, MIB, 8 * 1024 * MIB, "and of one account; never below PROXY_MAX_BODY_BYTES"
     )
     head_timeout_s: float = _seconds(10, 0.05, 3600, "time for a client to send a request's line and headers")
     linger_s: float = _seconds(2, 0, 60, "how long the rest of a refused body is read, so that its client sees why")
