@@ -8,6 +8,7 @@ once every debit up to that moment is in Postgres. One load runs at a time for a
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Final
 
 from ulid import ULID
@@ -19,7 +20,7 @@ from billing.holds.journal import entries, open_holds, still_settled
 from billing.holds.keyspace import Keyspace
 from billing.holds.partitions import NotReady, Partition
 from billing.holds.windows import Since, read_counters
-from billing.ledger.postgres import Database, queries
+from billing.ledger.postgres import Database, DatabaseHindered, queries
 from billing.plans import Plan
 from billing.quotas import Quota, parse_quotas
 
@@ -228,7 +229,8 @@ class Loader:
 
         Raises `DatabaseError`, `RedisError`, `TimeoutError`.
         """
-        await self._flush()
+        with suppress(DatabaseHindered):  # by a debit of another account, maybe: what is waited for goes around it
+            await self._flush()
         async with asyncio.timeout(self._wait_s):
             waiting = [
                 request_id

@@ -43,7 +43,7 @@ def url_of(node: Node) -> str:
 
 async def write(link: Link, keys: Keyspace, partition: int = 0, epoch: int = 1) -> Any:
     """A script that writes: 1 the first time for an epoch, then 0."""
-    return await link.call(FENCE, fence_keys(keys, partition), [epoch, "test"])
+    return await link.call(FENCE, fence_keys(keys, partition), [epoch, "test", "ledger", 0])
 
 
 def fence_keys(keys: Keyspace, partition: int = 0) -> list[bytes]:
@@ -82,7 +82,7 @@ async def test_what_is_in_flight_when_a_connection_breaks_is_answered_once(lone_
         replies: list[Any] = []
         lone_node.freeze()
         for epoch in range(10):
-            link.send(FENCE, fence_keys(keys), [epoch + 1, "test"], replies.append)
+            link.send(FENCE, fence_keys(keys), [epoch + 1, "test", "ledger", 0], replies.append)
         waiting = asyncio.ensure_future(write(link, keys))
         await asyncio.sleep(0)
         assert replies == []
