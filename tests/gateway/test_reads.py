@@ -1,5 +1,6 @@
 """What the gateway answers by itself: models, the key's limits, one request's cost, health and metrics."""
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -164,6 +165,8 @@ async def test_health_readiness_and_metrics(gateway: Gateway) -> None:
     assert 'metergate_refusals_total{code="model_not_found"} 1.0' in text
     assert 'metergate_settlements_total{estimated="false",outcome="settled"} 1.0' in text
     assert "metergate_holds_live 0.0" in text
+    (apart,) = re.findall(r"^metergate_store_clock_difference_seconds (.+)$", text, re.MULTILINE)
+    assert float(apart) < 3600
 
 
 async def test_the_public_port_shows_metrics_to_the_admin_alone(gateway: Gateway) -> None:

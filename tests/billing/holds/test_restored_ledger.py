@@ -38,10 +38,13 @@ def name_of(url: str) -> str:
 
 async def replace_database(databases: Databases, name: str, by: str) -> None:
     """Whoever is connected loses its connection, and finds the other one under the name."""
-    await asyncio.to_thread(databases.drop, name)
-    server = Database(databases.url("postgres"), size=1)
+    server, before = Database(databases.url("postgres"), size=1), f"before_{name}"
+    await server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+    await server.execute("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = $1", name)
+    await server.execute(f"ALTER DATABASE {name} RENAME TO {before}")
     await server.execute(f"ALTER DATABASE {by} RENAME TO {name}")
     await server.close()
+    await asyncio.to_thread(databases.drop, before)
 
 
 DAY_TOKENS = Quota(Window.day, Metric.tokens, 10**6)
