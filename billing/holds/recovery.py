@@ -7,8 +7,9 @@ twice or by two gateways.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from billing.holds.batcher import Item
@@ -24,12 +25,15 @@ from billing.holds.peers import Peers
 from billing.holds.spool import left_behind, read_debits, taken
 from billing.holds.sync import Corrections
 from billing.ledger.debits import Debit, decode_debit, write_debits
-from billing.ledger.postgres import Database, queries
+from billing.ledger.postgres import Database, DatabaseError, queries
 
 logger = logging.getLogger(__name__)
 
 _sql = queries("billing.ledger")
 UNCORRECTED_LOADED: Final = _sql("uncorrected_loaded")
+KNOWN_ACCOUNTS: Final = "SELECT id FROM accounts WHERE id = ANY ($1::text[])"
+MOST_FOREIGN: Final = 1000
+"""Spools of other ledgers that are remembered, so that they are not read again."""
 SETTLED_AGE_MS: Final = 3000
 """A settled entry older than this was left behind: its gateway writes and acknowledges in well under a second."""
 ORPHAN_AGE_MS: Final = 5000
@@ -54,6 +58,10 @@ class Swept:
     settled: int = 0
     expired: int = 0
     voided: int = 0
+
+
+class ForeignSpool(DatabaseError):
+    """A spool of another ledger, such as one that was here before: it is left alone."""
 
 
 class Recovery:
@@ -83,6 +91,7 @@ class Recovery:
         self._submit = submit
         self._gateway_id = gateway_id
         self._peers = peers
+        self._foreign: set[Path] = set()
         self._expiry = expiry
         self._rehold = Script("rehold")
 
@@ -198,13 +207,30 @@ class Recovery:
         `DatabaseError`: what was not written stays then."""
         spool, replayed = self._outbox.spool, 0
         for path in left_behind(spool.folder) if spool is not None else ():
-            with taken(path) as ours:
-                debits = await asyncio.to_thread(read_debits, path) if ours else []
-                for start in range(0, len(debits), SETTLED_ROWS):
-                    replayed += await self._write(debits[start : start + SETTLED_ROWS])
+            if path in self._foreign:
+                continue
+            try:
+                with taken(path) as ours:
+                    debits = await asyncio.to_thread(read_debits, path) if ours else []
+                    await self._check_known(path, debits)
+                    for start in range(0, len(debits), SETTLED_ROWS):
+                        replayed += await self._write(debits[start : start + SETTLED_ROWS])
+            except ForeignSpool as error:
+                logger.critical("%s: it is left there", error)
+            except OSError as error:
+                logger.error("%s is replayed later: %s", path, error)
         if replayed:
             logger.info("replayed %d debits of processes that have ended", replayed)
         return replayed
+
+    async def _check_known(self, path: Path, debits: Sequence[Debit]) -> None:
+        """Raises `ForeignSpool` where this ledger has not got every account of these debits."""
+        accounts = {debit.account_id for debit in debits}
+        known = {row["id"] for row in await self._database.rows(KNOWN_ACCOUNTS, list(accounts))} if accounts else set()
+        if accounts - known:
+            if len(self._foreign) < MOST_FOREIGN:
+                self._foreign.add(path)
+            raise ForeignSpool(f"{path} has debits of {len(accounts - known)} accounts that this ledger does not have")
 
     async def _write(self, waiting: list[Debit]) -> int:
         """Write and acknowledge a batch, and empty it. The number of debits."""
