@@ -84,6 +84,8 @@ class PriceRow:
     """What one provider's model costs from a day on. Rates in nano-USD per million tokens, or per unit.
 
     `multipliers` are scaled by `FACTOR_SCALE`; `part_tokens` bounds one image, second of audio or file.
+    `hidden_reasoning` says that the model bills output that its answer does not show. It prices nothing, so that it is
+    no part of `id` and of what the ledger keeps.
     """
 
     provider: str
@@ -96,6 +98,7 @@ class PriceRow:
     part_tokens: Mapping[str, int] | None = None
     max_output_tokens: int | None = None
     context_window: int | None = None
+    hidden_reasoning: bool = False
     id: str = ""
 
     def __post_init__(self) -> None:
@@ -207,7 +210,7 @@ def parse_factor(text: object) -> int:
 
 
 def row_id(row: PriceRow) -> str:
-    """A digest of all that a row says: equal rows have equal ids on every gateway."""
+    """A digest of all that prices and bounds a request: equal rows have equal ids on every gateway."""
     return "price_" + hashlib.sha256(canonical_json(row).encode()).hexdigest()[:24]
 
 

@@ -3,8 +3,10 @@
 edge         a client's connection; call  one metered request and its answer as bytes
 handler      route, authenticate, estimate, hold, forward, price, settle: the order of the checks; ids  of requests
 routing      from a model's name to a provider; estimate  the worst case, and the charge
-forward      from hold to settlement: send, tap, settle before the last bytes
+forward      from hold to settlement: send, read, settle before the last bytes; relay  answers that are streams
+remainder    what goes on when the client is gone; running  the longest life of a request
 settling     what a hold turns into: priced and settled, or given back; missing  usage that did not come
+outcomes     what a client is told in the place of an answer
 exchange     one request on its way; answers  the headers of a metered answer
 streaming    the tap on a stream of events; watch  over one that is compressed; tokens  counting with tiktoken
 providers/   dialects: what a request asks for, where usage sits; the local provider
@@ -14,7 +16,7 @@ refusals     every no, in the client's envelope; reads  models, the key's limits
 metrics      counted cheaply, summed over the workers; metrics_snapshot  what is counted; metrics_folder  shared
 app          the only wiring; runtime  of the stores; worker  one serving process; supervisor  several on one port;
              ended  telling the others that one of them has ended
-settings     one frozen Settings; config/  its rooms
+settings     one frozen Settings; config/  its rooms; plan_files  which file of plans is in force
 embedded/    real Postgres and Redis from wheels, supervised
-cli/         the `metergate` command; up, doctor  what is behind two of its commands
+cli/         the `metergate` command; up, doctor  what is behind two of its commands (clocks: one finding)
 """

@@ -94,7 +94,8 @@ class Connection(asyncio.Protocol):
 
     async def send(self, head: bytes, body: bytes, upload_s: float) -> Answer:
         """The head of the answer to a request. Raises `UpstreamUnreachable`, `UpstreamTimeout` where the provider is
-        silent for so long after `upload_s`, seconds that the upload itself may take; the connection is closed then."""
+        silent for so long after `upload_s`, seconds that the upload itself may take; the connection is closed then.
+        Where it is cancelled, the connection stays open if all of the request has left: then it is `unanswered`."""
         transport = self.transport
         if transport is None:
             raise StaleConnection(f"{self._host}: the connection had been closed")
@@ -111,13 +112,20 @@ class Connection(asyncio.Protocol):
         try:
             await waiter
         except BaseException:
-            self.close()
+            if transport.get_write_buffer_size():  # the provider has not got all of it, and can't have begun
+                self.close()
             raise
         finally:
             self._waiter = None
         if answer.failure is not None and not answer.status:
             raise answer.failure
         return answer
+
+    @property
+    def unanswered(self) -> Answer | None:
+        """The answer that a request is waited for by nobody any more, where it may still come."""
+        answer = self._answer
+        return answer if answer is not None and answer.failure is None and self.transport is not None else None
 
     async def wait(self) -> None:
         """Until something has happened: a head, a piece of the body, its end or a failure."""

@@ -1,6 +1,6 @@
 """One request on its way: what is known of it so far, and the debit that it becomes. Pure: the clock is passed in."""
 
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -14,6 +14,17 @@ from gateway.routing import Route
 from gateway.upstream import UpstreamRequest
 
 FEATURE: Final = "llm"
+Reason = Literal[
+    "client_gone",
+    "client_stalled",
+    "max_request_s",
+    "upstream_cut",
+    "no_usage",
+    "implausible_usage",
+    "answer_too_large",
+    "internal_error",
+]
+"""Why a usage is not the provider's own count; the note of its debit."""
 MAX_FOREIGN_ID: Final = 200
 EXPIRED_STATUS: Final = 0
 NOTHING: Final = Usage()
@@ -46,9 +57,9 @@ class Exchange(msgspec.Struct, gc=False):
     def __post_init__(self) -> None:
         self.markup_scaled = markup_of(self.route, self.principal.plan.markup_scaled)
 
-    def charge(self, usage: Usage, service_tier: str | None) -> Charge:
-        """What a usage costs on this route."""
-        return charge(usage, self.route, self.markup_scaled, service_tier)
+    def charge(self, usage: Usage, service_tier: str | None, served: str | None = None) -> Charge:
+        """What a usage costs on this route; `served` is the model that the answer names."""
+        return charge(usage, self.route, self.markup_scaled, service_tier, served)
 
     def expired(self, input_tokens: int) -> Debit:
         """The debit of a hold whose gateway dies, charged for so much input."""
@@ -60,11 +71,39 @@ class Exchange(msgspec.Struct, gc=False):
         debit = self.debit(NOTHING, FREE, estimated=True, admitted_at_ms=0, now_s=self.started_s)
         return msgspec.structs.replace(debit, request_id="", client_request_id=None, end_user=None)
 
-    def settled(self, hold: Hold, usage: Usage, charge: Charge, *, estimated: bool, now_s: float) -> Debit:
-        """The debit of an answer."""
-        return self.debit(usage, charge, estimated=estimated, admitted_at_ms=hold.admitted_at_ms, now_s=now_s)
+    def settled(self, hold: Hold, usage: Usage, charge: Charge, *, reason: Reason | None, now_s: float) -> Debit:
+        """The debit of an answer; `reason` says why its usage was estimated, None where the provider has counted it."""
+        return self.debit(
+            usage,
+            charge,
+            estimated=reason is not None,
+            admitted_at_ms=hold.admitted_at_ms,
+            now_s=now_s,
+            note=reason,
+        )
 
-    def debit(self, usage: Usage, charge: Charge, *, estimated: bool, admitted_at_ms: int, now_s: float) -> Debit:
+    def whole_hold(self, hold: Hold) -> tuple[Usage, Charge]:
+        """What the hold covers, charged as it was held."""
+        usage = Usage(input_tokens=hold.need.input_tokens, output_tokens=hold.output_tokens)
+        return usage, msgspec.structs.replace(self.charge(usage, None), charged_nano=hold.cost_nano)
+
+    def unresolved(self, hold: Hold) -> Debit:
+        """The debit of a hold that a fault of ours left open after a provider had worked for it: charged whole. Nothing
+        of a client's or a provider's words is in it, so that it can't fail as well."""
+        debit = self.settled(hold, *self.whole_hold(hold), reason="internal_error", now_s=self.started_s)
+        nothing_foreign = {"client_request_id": None, "upstream_request_id": None, "tags": None, "end_user": None}
+        return msgspec.structs.replace(debit, latency_ms=None, ttft_ms=None, **nothing_foreign)
+
+    def debit(
+        self,
+        usage: Usage,
+        charge: Charge,
+        *,
+        estimated: bool,
+        admitted_at_ms: int,
+        now_s: float,
+        note: str | None = None,
+    ) -> Debit:
         """The row that the ledger gets."""
         principal, route, parsed = self.principal, self.route, self.parsed
         first_byte_s = self.first_byte_s
@@ -91,7 +130,7 @@ class Exchange(msgspec.Struct, gc=False):
             counts=other_counts(usage),
             cost_nano=charge.cost_nano,
             charged_nano=charge.charged_nano,
-            price_id=route.rates.row.id,
+            price_id=charge.price_id or route.rates.row.id,
             multiplier=charge.multiplier,
             markup_scaled=self.markup_scaled,
             estimated=estimated,
@@ -101,6 +140,7 @@ class Exchange(msgspec.Struct, gc=False):
             ttft_ms=None if first_byte_s is None else round((first_byte_s - self.started_s) * 1000),
             tags=self.tags,
             end_user=parsed.end_user,
+            note=note,
         )
 
 

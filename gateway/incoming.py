@@ -101,6 +101,21 @@ class Answer:
                 break
         return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
 
+    def taken(self) -> bytes:
+        """What `read` has of the body so far."""
+        return b"".join(self._parts)
+
+    async def head(self) -> "Answer":
+        """This, when its head is here: for whoever takes up a request that its sender has left."""
+        while not self.status:
+            if self.failure is not None:
+                self.release()
+                raise self.failure
+            if self._line is None:
+                raise UpstreamCut("the answer was released before its end")
+            await self._line.wait()
+        return self
+
     def _announced(self) -> int:
         return next((int(value) for name, value in self.headers if name.lower() == b"content-length"), 0)
 

@@ -71,6 +71,7 @@ class Metrics:
         self._tokens: _Cells[str, int] = _Cells([0] * len(TOKEN_CLASSES), OTHER, LABEL_SETS_LIMIT // len(TOKEN_CLASSES))
         self._money: _Cells[str, int] = _Cells([0, 0], OTHER)
         self._hold_exceeded = 0
+        self._implausible_usage = 0
         self._settlements: _Cells[tuple[str, bool | str], int] = _Cells([0], (OTHER, OTHER))
         for outcome in OUTCOMES:  # there from the start: a series whose first value is 1 has not risen for Prometheus
             self._settlements[outcome, False] = [0]
@@ -140,6 +141,10 @@ class Metrics:
     def hold_exceeded(self) -> None:
         """One request whose usage came out above its hold."""
         self._hold_exceeded += 1
+
+    def implausible_usage(self) -> None:
+        """One usage that was not believed: the hold was charged instead."""
+        self._implausible_usage += 1
 
     def settled(self, estimated: bool, outcome: Outcome) -> None:
         """One hold that ended; `estimated` if the usage was not the provider's own count."""
@@ -219,6 +224,7 @@ class Metrics:
                 "cost_nano_usd": {(provider,): cell[0] for provider, cell in self._money.items()},
                 "charged_nano_usd": {(provider,): cell[1] for provider, cell in self._money.items()},
                 "hold_exceeded": {(): self._hold_exceeded},
+                "implausible_usage": {(): self._implausible_usage},
                 "settlements": {_labels(key): cell[0] for key, cell in self._settlements.items()},
                 "loop_failures": {(name,): cell[0] for name, cell in self._loop_failures.items()},
             },

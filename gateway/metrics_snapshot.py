@@ -44,6 +44,7 @@ COUNTERS: Final = {
     "cost_nano_usd": Counter("What providers charge, in nano-USD.", ("provider",)),
     "charged_nano_usd": Counter("What accounts were charged, in nano-USD.", ("provider",)),
     "hold_exceeded": Counter("Requests whose usage was above their hold."),
+    "implausible_usage": Counter("Usage that was not believed; the hold was charged instead."),
     "settlements": Counter("Holds that ended, by how.", ("outcome", "estimated")),
     "loop_failures": Counter("Loops beside the requests that failed and began anew.", ("loop",)),
 }

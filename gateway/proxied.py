@@ -6,7 +6,9 @@ aiohttp repeats GET and its like once where a kept-alive connection breaks, whic
 
 import asyncio
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from types import SimpleNamespace
 from typing import Final
 
 from aiohttp import (
@@ -18,6 +20,9 @@ from aiohttp import (
     ConnectionTimeoutError,
     DummyCookieJar,
     TCPConnector,
+    TraceConfig,
+    TraceRequestChunkSentParams,
+    TraceRequestHeadersSentParams,
 )
 from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict
@@ -25,6 +30,7 @@ from yarl import URL
 
 from gateway.headers import RawHeaders
 from gateway.pool import UPLOAD_BYTES_PER_S
+from gateway.turns import Turns
 from gateway.upstream import (
     Drained,
     Sink,
@@ -47,7 +53,7 @@ _NO_DEFAULTS = frozenset({"User-Agent", "Accept", "Accept-Encoding", "Content-Ty
 class ProxiedAnswer:
     """An answer whose head has arrived, with its connection."""
 
-    __slots__ = ("_closed", "_host", "_length", "_open", "_parts", "_response", "_timeout_s")
+    __slots__ = ("_closed", "_give_back", "_host", "_length", "_open", "_parts", "_response", "_timeout_s")
 
     def __init__(
         self,
@@ -55,8 +61,10 @@ class ProxiedAnswer:
         host: str,
         timeout_s: float,
         open_answers: "set[ProxiedAnswer]",
+        give_back: Callable[[], None],
     ) -> None:
-        """`open_answers` holds this answer until it is released."""
+        """`open_answers` holds this answer until it is released; `give_back` is called then."""
+        self._give_back = give_back
         self._response = response
         self._host = host
         self._timeout_s = timeout_s
@@ -91,6 +99,10 @@ class ProxiedAnswer:
                 raise self._too_large(limit_bytes)
         return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
 
+    def taken(self) -> bytes:
+        """What `read` has of the body so far."""
+        return b"".join(self._parts)
+
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it arrives, undecoded. Raises `UpstreamTimeout` and `UpstreamCut`."""
         while chunk := await self._next():
@@ -114,7 +126,9 @@ class ProxiedAnswer:
 
     def release(self) -> None:
         """Close the connection, unless the body was read to its end: then it is back in the pool already."""
-        self._open.discard(self)
+        if self in self._open:
+            self._open.remove(self)
+            self._give_back()
         if self._closed is not None:
             self._closed.remove_done_callback(self._lost)
         self._response.close()
@@ -150,38 +164,82 @@ class ProxiedAnswer:
         return UpstreamTooLarge(f"{self._host}: the answer is above {limit_bytes} bytes")
 
 
-class ProxiedTransport:
-    """One session for every provider. Made inside a running event loop; `close` it at the end."""
+class PendingAnswer:
+    """An answer whose head may still come; an `upstream.Pending`."""
 
-    def __init__(self, *, connections: int, connect_timeout_s: float, timeout_s: float, keepalive_s: float) -> None:
+    __slots__ = ("_sending",)
+
+    def __init__(self, sending: "asyncio.Task[ProxiedAnswer]") -> None:
+        self._sending = sending
+
+    async def head(self) -> ProxiedAnswer:
+        """The answer, when its head is here. Raises `UpstreamError`."""
+        return await asyncio.shield(self._sending)
+
+    def release(self) -> None:
+        """Close the connection, now or as soon as a head that is on its way is here."""
+        self._sending.add_done_callback(_release)
+        self._sending.cancel()
+
+
+class ProxiedTransport:
+    """One session for one provider, used by `turns`. Made inside a running event loop; `close` it at the end."""
+
+    def __init__(self, turns: Turns, *, connect_timeout_s: float, timeout_s: float, keepalive_s: float) -> None:
         self._timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
+        self._turns = turns
         self._answers: set[ProxiedAnswer] = set()
         self._session = ClientSession(
-            connector=TCPConnector(limit=connections, limit_per_host=0, keepalive_timeout=keepalive_s),
+            connector=TCPConnector(limit=0, limit_per_host=0, keepalive_timeout=keepalive_s),
             timeout=ClientTimeout(total=None, connect=connect_timeout_s, sock_read=timeout_s),
             cookie_jar=DummyCookieJar(),
             auto_decompress=False,
             skip_auto_headers=_NO_DEFAULTS,
+            trace_configs=[_tracing()],
             read_bufsize=READ_BUFFER_BYTES,
         )
 
     async def send(self, request: UpstreamRequest, proxy: URL) -> ProxiedAnswer:
-        """The answer's head. Raises `UpstreamUnreachable` and `UpstreamTimeout`."""
+        """The answer's head. Raises `UpstreamBusy`, `UpstreamUnreachable` and `UpstreamTimeout`. See
+        `Transport.send`."""
+        sent = Sent()
+        sending = asyncio.ensure_future(self._send(request, proxy, sent))
+        try:
+            return await asyncio.shield(sending)
+        except asyncio.CancelledError:
+            pending = PendingAnswer(sending)
+            if sent.whole:
+                request.pending = pending
+            else:
+                pending.release()
+            raise
+
+    async def _send(self, request: UpstreamRequest, proxy: URL, sent: "Sent") -> ProxiedAnswer:
         url = URL(request.url)
         host = url.host or "no host"
+        if not self._turns.take(request.account):
+            await self._turns.wait(request.account, host, self._connect_timeout_s)
         try:
-            response = await self._request(request, url, proxy)
+            return await self._answer(request, url, host, proxy, sent)
+        except BaseException:
+            self._turns.give(request.account)
+            raise
+
+    async def _answer(self, request: UpstreamRequest, url: URL, host: str, proxy: URL, sent: "Sent") -> ProxiedAnswer:
+        try:
+            response = await self._request(request, url, proxy, sent)
         except ConnectionTimeoutError:
             raise UpstreamUnreachable(f"{host}: no connection within {self._connect_timeout_s:g} s") from None
         except TimeoutError:
             raise UpstreamTimeout(f"{host}: no answer within {self._timeout_s:g} s") from None
         except (ClientError, HttpProcessingError, ConnectionError) as error:
             raise _unreachable(host, error) from None
-        return ProxiedAnswer(response, host, self._timeout_s, self._answers)
+        return ProxiedAnswer(response, host, self._timeout_s, self._answers, partial(self._turns.give, request.account))
 
-    async def _request(self, request: UpstreamRequest, url: URL, proxy: URL) -> ClientResponse:
+    async def _request(self, request: UpstreamRequest, url: URL, proxy: URL, sent: "Sent") -> ClientResponse:
         body = request.body
+        sent.left_bytes = len(body)
         # The silence is aiohttp's to watch, but it begins after the upload, which nothing else bounds.
         async with asyncio.timeout(self._connect_timeout_s + self._timeout_s + len(body) / UPLOAD_BYTES_PER_S):
             return await self._session.request(
@@ -191,6 +249,7 @@ class ProxiedTransport:
                 headers=_pairs(request.headers),
                 allow_redirects=False,
                 proxy=proxy,
+                trace_request_ctx=sent,
             )
 
     async def close(self) -> None:
@@ -198,6 +257,40 @@ class ProxiedTransport:
         for answer in list(self._answers):  # the session alone would leave whoever waits for a chunk waiting
             answer.release()
         await self._session.close()
+
+
+class Sent:
+    """How much of a request is still to be written."""
+
+    __slots__ = ("head", "left_bytes")
+
+    def __init__(self) -> None:
+        self.head = False
+        self.left_bytes = 0
+
+    @property
+    def whole(self) -> bool:
+        return self.head and self.left_bytes <= 0
+
+
+def _tracing() -> TraceConfig:
+    """Has aiohttp tell each request's `Sent` what has been written."""
+
+    async def head(_: ClientSession, context: SimpleNamespace, __: TraceRequestHeadersSentParams) -> None:
+        context.trace_request_ctx.head = True
+
+    async def piece(_: ClientSession, context: SimpleNamespace, said: TraceRequestChunkSentParams) -> None:
+        context.trace_request_ctx.left_bytes -= len(said.chunk)
+
+    tracing = TraceConfig()
+    tracing.on_request_headers_sent.append(head)
+    tracing.on_request_chunk_sent.append(piece)
+    return tracing
+
+
+def _release(sending: "asyncio.Task[ProxiedAnswer]") -> None:
+    if not sending.cancelled() and sending.exception() is None:
+        sending.result().release()
 
 
 def _pairs(lines: bytes) -> CIMultiDict[str]:

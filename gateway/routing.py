@@ -25,6 +25,10 @@ from gateway.tokens import is_openai_model, vocabulary_for
 
 MAX_NAME_BYTES: Final = 200
 MAX_FOUND: Final = 10_000
+ONLINE: Final = ":online"
+"""OpenRouter's suffix of a model's name that puts search results before the prompt."""
+ONLINE_SEARCHES: Final = 5
+"""Results that it brings (https://openrouter.ai/docs/features/web-search)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +41,32 @@ class Rates:
     request_nano: int
     output_unpriced: bool = False
     """Whether output would be free because the row forgot it."""
+    search_nano: int = 0
+    prices_audio: bool = False
+    """Whether the row has a price of its own for spoken output."""
     _units: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
     """Bounds of one output token, by markup: there are as many as plans."""
 
     @classmethod
     def of(cls, row: PriceRow) -> "Rates":
         factor = max([FACTOR_SCALE, *(row.multipliers or {}).values()])
-        request_nano = ceil_div(row.per_unit.get("request", 0) * factor, FACTOR_SCALE)
-        unpriced = "input" in row.per_million and "output" not in row.per_million
-        return cls(row, row.dearest_nano(INPUT_CLASSES), row.dearest_nano(OUTPUT_CLASSES), request_nano, unpriced)
+        request_nano, search_nano = (
+            ceil_div(row.per_unit.get(unit, 0) * factor, FACTOR_SCALE) for unit in ("request", "search")
+        )
+        return cls(
+            row,
+            row.dearest_nano(INPUT_CLASSES),
+            row.dearest_nano(OUTPUT_CLASSES),
+            request_nano,
+            output_unpriced="input" in row.per_million and "output" not in row.per_million,
+            search_nano=search_nano,
+            prices_audio="audio_output" in row.per_million,
+        )
 
-    def input_nano(self, tokens: int, markup_scaled: int) -> int:
-        """An upper bound of what so much input costs, the price of the request itself included, in nano-USD."""
-        millionths = tokens * self.input_rate + self.request_nano * MILLION
+    def input_nano(self, tokens: int, markup_scaled: int, searches: int = 0) -> int:
+        """An upper bound of what so much input costs, the price of the request itself and of so many searches included,
+        in nano-USD."""
+        millionths = tokens * self.input_rate + (self.request_nano + searches * self.search_nano) * MILLION
         if not markup_scaled:
             return ceil_div(millionths, MILLION)
         return round_up(millionths * (COST_SCALE // MILLION), markup_scaled)
@@ -76,6 +93,13 @@ class Route:
     rates: Rates | None = None
     exact_vocabulary: bool = False
     """Whether `vocabulary` is the model's own, so that its tokens can be counted exactly."""
+    disconnect_drain_s: float | None = None
+    """Seconds that the upstream is read on after its client left: the entry's, else the provider's; None where neither
+    says, so that `defaults` and the price row's `hidden_reasoning` decide."""
+    online_searches: int = 0
+    """Searches that the model's name asks for by itself (`:online`)."""
+    others: Mapping[str, Rates] = field(default_factory=dict)
+    """Prices of other models of this provider that may answer, by their names there, where a request names some."""
 
     @property
     def max_output_tokens(self) -> int | None:
@@ -83,6 +107,28 @@ class Route:
         if self.own_max_output is not None or self.rates is None:
             return self.own_max_output
         return self.rates.row.max_output_tokens or self.rates.row.context_window
+
+    @property
+    def context_window(self) -> int | None:
+        """The largest context window of the models that may answer; None where one of them has none in its row."""
+        if self.rates is None:
+            return None
+        window = self.rates.row.context_window
+        for other in self.others.values():
+            further = other.row.context_window
+            window = None if window is None or further is None else max(window, further)
+        return window
+
+    def rates_of(self, served: str | None) -> Rates | None:
+        """The prices of the model that an answer names: its own, or those of the longest name that it begins with
+        (providers add a date). Where it names none of them: the dearest."""
+        if self.rates is None:
+            return None
+        named = {self.model: self.rates, **self.others}
+        known = [name for name in named if served is not None and served.startswith(name)]
+        if known:
+            return named[max(known, key=len)]
+        return max(named.values(), key=lambda rates: (rates.output_rate, rates.input_rate))
 
 
 class Router:
@@ -94,6 +140,8 @@ class Router:
         self._providers = providers
         self._models = models
         self._prices = prices
+        self.may_be_free = any(not row.dearest_nano(INPUT_CLASSES) for row in prices.rows)
+        """Whether there may be a model that costs nothing."""
         self._by_target = {
             (model.provider, model.model): name
             for name, model in sorted(models.items(), key=lambda item: (item[0] == item[1].model, item[0]))
@@ -114,6 +162,15 @@ class Router:
             route = replace(route, rates=Rates.of(row) if row is not None else None)
         self._found[name] = route, now_s - now_s % DAY_S + DAY_S
         return route
+
+    def with_others(self, route: Route, models: Iterable[str], now_s: float) -> tuple[Route, list[str], list[str]]:
+        """A route on which other models of its provider may answer as well; what each of them is called here, as
+        `find` resolves names; and those that have no price at a Unix time."""
+        provider = route.provider.name
+        rows = {model: self._prices.find(provider, model, now_s) for model in models}
+        entries = [self._by_target.get((provider, model), f"{provider}/{model}") for model in rows]
+        others = {model: Rates.of(row) for model, row in rows.items() if row is not None}
+        return replace(route, others=others), entries, [model for model, row in rows.items() if row is None]
 
     def entries(self, now_s: float) -> Iterable[Route]:
         """The configured entries whose provider is on."""
@@ -144,4 +201,8 @@ class Router:
             config.vocabulary or vocabulary_for(config.model),
             config.max_output_tokens,
             exact_vocabulary=exact,
+            online_searches=ONLINE_SEARCHES if ONLINE in config.model else 0,
+            disconnect_drain_s=(
+                provider.disconnect_drain_s if config.disconnect_drain_s is None else config.disconnect_drain_s
+            ),
         )

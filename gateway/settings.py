@@ -20,7 +20,7 @@ from gateway.config.models import (
     read_providers,
     unpriced_models,
 )
-from gateway.config.plans import read_plans
+from gateway.config.plans import VERSION, read_plans, read_plans_version
 from gateway.config.prices import read_prices
 from gateway.config.problems import ConfigError, Problem, Problems
 from gateway.config.secret import Secret
@@ -65,6 +65,7 @@ class Settings(Environment):
     models: Mapping[str, ModelConfig]
     prices: PriceTable
     plans: Mapping[str, Plan]
+    plans_version: int
     defaults: Defaults
     notes: tuple[Problem, ...] = ()
 
@@ -97,8 +98,9 @@ def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve") -> Settin
             models = read_models(models_at, () if providers_at is None else providers_at.child_names)
     prices = PriceTable(()) if price_file is None else read_prices(price_file)
     plans = {} if plan_file is None else read_plans(plan_file, model_names)
-    plan_names = None if plan_file is None else plan_file.child_names
+    plan_names = None if plan_file is None else tuple(name for name in plan_file.child_names if name != VERSION)
     defaults = Defaults() if main is None else read_defaults(main, defaults_at, plan_names)
+    plans_version = 0 if plan_file is None else read_plans_version(plan_file)
     problems.refuse()
     return Settings(
         **{each.name: getattr(environment, each.name) for each in fields(Environment)},
@@ -107,6 +109,7 @@ def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve") -> Settin
         models=models,
         prices=prices,
         plans=plans,
+        plans_version=plans_version,
         defaults=defaults,
         notes=tuple(problems.notes),
     )

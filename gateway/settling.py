@@ -1,7 +1,8 @@
 """How holds end: priced by what the provider has counted, or by `missing_usage` where it has not, or given back.
 
 This file owns what a hold turns into. A settlement leaves for Redis when it is begun, or with what else the turn of the
-event loop brings: what is done between `reported` and `end` costs the answer no time.
+event loop brings: what is done between `reported` and `end` costs the answer no time. A report is believed up to
+`max_usage_factor` times a hold that is a bound; beyond it the hold is charged.
 """
 
 import asyncio
@@ -14,11 +15,12 @@ from billing.holds.hold import Hold, Settled, SettlementLost
 from billing.holds.service import Holds
 from billing.ledger.debits import Debit
 from billing.usage import Usage
-from gateway.estimate import Charge
-from gateway.exchange import Exchange
+from gateway.estimate import Charge, billed_usage
+from gateway.exchange import Exchange, Reason
 from gateway.metrics import Metrics
-from gateway.missing import MissingUsage
-from gateway.providers.dialect import Reported
+from gateway.missing import Guess, MissingUsage
+from gateway.providers.dialect import Reported, Tap
+from gateway.providers.output import Output
 
 logger = logging.getLogger(__name__)
 
@@ -84,21 +86,51 @@ class Settler:
     """Ends holds, and counts how. `clock` is monotonic, in seconds."""
 
     def __init__(
-        self, holds: Holds, missing: MissingUsage, metrics: Metrics, clock: Callable[[], float] = time.monotonic
+        self,
+        holds: Holds,
+        missing: MissingUsage,
+        metrics: Metrics,
+        max_usage_factor: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._holds = holds
         self._missing = missing
         self._metrics = metrics
+        self._max_usage_factor = max_usage_factor
         self._clock = clock
 
     def reported(self, exchange: Exchange, hold: Hold, reported: Reported) -> Settling:
         """Begin to settle what the provider has counted."""
-        charge = exchange.charge(reported.usage, reported.service_tier)
-        return self._begin(exchange, hold, reported.usage, charge, estimated=False)
+        usage = billed_usage(reported.usage, exchange.parsed)
+        charge = exchange.charge(usage, reported.service_tier, reported.model)
+        if charge.charged_nano > hold.cost_nano or usage.input_tokens + usage.output_tokens > hold.tokens:
+            return self._above(exchange, hold, Guess(usage, charge, None))
+        return self._begin(exchange, hold, usage, charge, None)
 
-    def _begin(self, exchange: Exchange, hold: Hold, usage: Usage, charge: Charge, *, estimated: bool) -> Settling:
+    def _above(self, exchange: Exchange, hold: Hold, said: Guess) -> Settling:
+        """A usage above the hold: what was said, or the hold where that can't be."""
+        usage, charge = said.usage, said.charge
+        if self._is_implausible(exchange, hold, usage, charge):
+            logger.warning(
+                "request %s: %s reports %d input and %d output tokens, which can't be: the hold is charged",
+                *(hold.id, exchange.route.provider.name, usage.input_tokens, usage.output_tokens),
+            )
+            self._metrics.implausible_usage()
+            said = self._missing.whole_hold(exchange, hold, "implausible_usage")
+        return self._begin(exchange, hold, said.usage, said.charge, said.reason)
+
+    def _is_implausible(self, exchange: Exchange, hold: Hold, usage: Usage, charge: Charge) -> bool:
+        """Whether a report is more than `max_usage_factor` times what can be: in money and tokens the hold where it is
+        a bound; else, in tokens, all that the model's window takes, for every choice, where that is known."""
+        factor = self._max_usage_factor
+        if exchange.strict:
+            return charge.charged_nano > factor * hold.cost_nano or usage.total_tokens > factor * hold.tokens
+        window = exchange.route.rates.row.context_window if exchange.route.rates is not None else None
+        return window is not None and usage.total_tokens > factor * window * exchange.parsed.choices
+
+    def _begin(self, exchange: Exchange, hold: Hold, usage: Usage, charge: Charge, reason: Reason | None) -> Settling:
         now_s = self._clock()
-        debit = exchange.settled(hold, usage, charge, estimated=estimated, now_s=now_s)
+        debit = exchange.settled(hold, usage, charge, reason=reason, now_s=now_s)
         outcome = self._holds.settle(hold, debit)
         return Settling(outcome, debit, self._metrics, self._clock, now_s, charge.charged_nano > hold.cost_nano)
 
@@ -108,26 +140,51 @@ class Settler:
         settling.count(settled)
         return settled, settling.charged_nano
 
-    async def unreported(
-        self,
-        exchange: Exchange,
-        hold: Hold,
-        wrote: bool,
-        text: str,
-        extrapolate: Callable[[int], int] | None = None,
+    async def stream(
+        self, exchange: Exchange, hold: Hold, tap: Tap, reason: Reason, *, failed: bool = False
     ) -> tuple[Settled, int]:
-        """Settle an answer without usage by `missing_usage`. One in which nothing was written is given back: it failed,
-        whatever its status says. Raises `SettlementLost`."""
-        if wrote:
-            return await self.whoever_waits(hold, self._guessed(exchange, hold, text, extrapolate))
+        """Settle a stream that is over: by its usage where that is the last word, else by `missing_usage` because of
+        `reason`. One in which nothing passed is given back where the provider `failed` or said so. Raises
+        `SettlementLost`."""
+        reported = tap.reported
+        if reported is None and not tap.began_output and (failed or tap.error_seen):
+            return await self._free(exchange, hold)
+        if reported is not None and tap.done and not tap.stale:
+            return await self.to_end(self.reported(exchange, hold, reported))
+        return await self.estimated(exchange, hold, tap.output(), reason, tap.extrapolate, reported)
+
+    async def whole(self, exchange: Exchange, hold: Hold, output: Output, reason: Reason) -> tuple[Settled, int]:
+        """Settle a JSON answer without usage: by `missing_usage`; it is given back where it is the provider's error.
+        Raises `SettlementLost`."""
+        if output.failed and output.empty:
+            return await self._free(exchange, hold)
+        return await self.estimated(exchange, hold, output, reason)
+
+    async def _free(self, exchange: Exchange, hold: Hold) -> tuple[Settled, int]:
         await self.void(hold)
         return Settled(hold.available_nano + hold.cost_nano - exchange.principal.credit_limit_nano), 0
 
-    async def _guessed(
-        self, exchange: Exchange, hold: Hold, text: str, extrapolate: Callable[[int], int] | None
+    async def estimated(
+        self,
+        exchange: Exchange,
+        hold: Hold,
+        output: Output,
+        reason: Reason,
+        extrapolate: Callable[[int], int] | None = None,
+        reported: Reported | None = None,
     ) -> tuple[Settled, int]:
-        guess = await self._missing.guess(exchange, hold, text, extrapolate)
-        return await self.to_end(self._begin(exchange, hold, guess.usage, guess.charge, estimated=True))
+        """Settle an answer without usage, or whose usage is not its last word, by `missing_usage`. Raises
+        `SettlementLost`."""
+        guessing = self._missing.guess(exchange, hold, output, reason, extrapolate, reported)
+        return await self.whoever_waits(hold, self._guessed(exchange, hold, guessing))
+
+    async def _guessed(
+        self, exchange: Exchange, hold: Hold, guessing: Coroutine[Any, Any, Guess]
+    ) -> tuple[Settled, int]:
+        guess = await guessing
+        if guess.charge.charged_nano > hold.cost_nano or guess.usage.total_tokens > hold.tokens:
+            return await self.to_end(self._above(exchange, hold, guess))
+        return await self.to_end(self._begin(exchange, hold, guess.usage, guess.charge, guess.reason))
 
     async def void(self, hold: Hold) -> None:
         """Give the hold back."""
@@ -140,8 +197,22 @@ class Settler:
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
-            self._holds.hand_over(hold, _waited(running))
+            self.hand_over(hold, _waited(running))
             raise
+
+    def hand_over(self, hold: Hold, work: Coroutine[Any, Any, None]) -> None:
+        """What goes on without the request that began it, which was cancelled. However it ends, the hold has ended."""
+        self._holds.hand_over(hold, _logged(hold, work))
+
+
+async def _logged(hold: Hold, work: Coroutine[Any, Any, None]) -> None:
+    """Work that nobody waits for: a lost settlement was told of already, any other failure is a fault of ours."""
+    try:
+        await work
+    except SettlementLost as error:
+        logger.error("request %s: %s", hold.id, error)
+    except Exception:
+        logger.exception("request %s failed after its client had left", hold.id)
 
 
 async def _waited(work: asyncio.Future[Any]) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from gateway.providers.dialect import EventReader, Reported
+from gateway.providers.output import Output, Piece, joined
 
 MAX_EVENT_BYTES: Final = 1 << 20
 """An event above this passes undecoded; of bytes after the terminal event no more than this are kept."""
@@ -37,8 +38,8 @@ class SseTap:
 
     `strip_usage` removes the chunk that is there for its usage alone. `hold_usage` holds the last event with usage for
     `finish`, which adds the cost; content after it releases it as it is. Public, to read at any time: `reported` (the
-    last usage seen: counts in a stream are cumulative, never added), `done`, `began_output` (the model wrote
-    something), `error_seen` (an error event passed).
+    last usage seen: counts in a stream are cumulative, never added), `stale` (it does not say all), `done`,
+    `began_output` (the model wrote something), `error_seen` (an error event passed).
     """
 
     __slots__ = (
@@ -53,10 +54,13 @@ class SseTap:
         "_looked_at",
         "_oversize",
         "_partial",
+        "_read_on",
         "_reader",
+        "_reported_at",
         "_sent_bytes",
         "_strip_usage",
         "_terminated",
+        "_unfinished",
         "_unkept_bytes",
         "began_output",
         "error_seen",
@@ -83,11 +87,14 @@ class SseTap:
         self._done = False
         self._looked_at = 0  # how many of what is kept were searched for the end
         self._unkept_bytes = 0
+        self._reported_at = (0, 0)  # how many blocks were kept, and bytes were not, when usage was last seen
+        self._read_on = False  # its block has further events
         self._partial = bytearray()  # the event that is not whole yet
         self._sent_bytes = 0  # how much of it has been passed on
         self._oversize = False  # it is above its bound, and passes unread
         self._held = bytearray()  # hold_usage: the last event with usage, and comments after it
         self._end = bytearray()  # the terminal event and what follows
+        self._unfinished: list[tuple[int, Piece]] = []  # what can be told of a last event that broke off
         self._terminated = False
         self._ended = False
 
@@ -121,6 +128,9 @@ class SseTap:
         if last and not self._terminated:
             out = last[self._sent_bytes :] if self._oversize else self._pass(last, self._sent_bytes)
             self._end[:0] = out
+            if not self._oversize and not any(self._pieces(last)):
+                self._unfinished = self._reader.pieces_of_part(event_data(last))
+                self.began_output = self.began_output or bool(self._unfinished)
         self._terminated = True
 
     def finish(self, cost_usd: str | None = None) -> bytes:
@@ -132,16 +142,30 @@ class SseTap:
         self._end.clear()
         return rest
 
-    def output_text(self) -> str:
-        """What the model wrote, choice after choice, in the whole events within `MAX_KEPT_BYTES`; see `extrapolate`."""
-        by_choice: dict[int, list[str]] = {}
-        for block in self._kept:
-            for choice, text in self._texts(block):
-                by_choice.setdefault(choice, []).append(text)
-        return "".join("".join(by_choice[choice]) for choice in sorted(by_choice))
+    @property
+    def stale(self) -> bool:
+        """Whether the model wrote on after the last usage was seen, so that it does not say all. Looked for when this
+        is asked, in what came after it."""
+        kept, unkept_bytes = self._reported_at
+        if unkept_bytes != self._unkept_bytes:
+            return True
+        if self._read_on and kept and any(self._pieces(self._after_usage(self._kept[kept - 1]))):
+            return True
+        return bool(self._unfinished) or any(any(self._pieces(block)) for block in self._kept[kept:])
+
+    def _after_usage(self, block: bytes) -> bytes:
+        """The events of a block that follow its last one with usage."""
+        events = list(_events(block))
+        while events and self._reader.usage_pattern.search(events[-1]) is None:
+            events.pop()
+        return block[sum(map(len, events)) :]
+
+    def output(self) -> Output:
+        """What the model wrote in the whole events within `MAX_KEPT_BYTES`; see `extrapolate`."""
+        return joined([*(pair for block in self._kept for pair in self._pieces(block)), *self._unfinished])
 
     def extrapolate(self, tokens: int) -> int:
-        """Tokens of the whole stream from those of `output_text`, by the share of its bytes that was kept, rounded up.
+        """Tokens of the whole stream from those of `output`, by the share of its bytes that was kept, rounded up.
 
         Where nothing was kept: the bytes that passed, which no count of tokens exceeds.
         """
@@ -160,7 +184,7 @@ class SseTap:
             self._unkept_bytes += len(block)
             self._done = self._done or self._finishes(block)
         if not self.began_output:
-            self.began_output = any(self._texts(block))
+            self.began_output = any(self._pieces(block))
         reader, find = self._reader, block.find  # `in` asks for a buffer first, which takes as long as the search
         if (
             self._held
@@ -201,7 +225,7 @@ class SseTap:
         """What may pass of an event that is not whole."""
         partial = self._partial
         if not self._oversize and len(partial) > MAX_EVENT_BYTES:
-            self._oversize = True
+            self._oversize = self.began_output = True  # nobody reads it, and it is too long to be nothing
             self._unkept_bytes += self._sent_bytes
         if self._oversize:
             out = bytes(self._held + partial[self._sent_bytes :])
@@ -249,10 +273,14 @@ class SseTap:
             facts = self._reader.facts(data)
             has_usage = facts.has_usage
             self.error_seen = self.error_seen or facts.is_error
-            self.reported = facts.reported or self.reported
+            if facts.reported is not None:
+                self.reported, self._read_on = facts.reported, False
+                self._reported_at = (len(self._kept), self._unkept_bytes)
             if self._strip_usage and facts.is_usage_only:
                 out.append(unsent[: len(unsent) - len(unsent.lstrip(b"\r\n"))])
                 return
+        if not has_usage:
+            self._read_on = True
         if self._held and (data or len(self._held) + len(unsent) > MAX_EVENT_BYTES):
             out.append(bytes(self._held))
             self._held.clear()
@@ -271,10 +299,10 @@ class SseTap:
             out += _replace_data(event, self._reader.with_cost(event_data(event), cost_usd)) if not number else event
         return bytes(out)
 
-    def _texts(self, block: bytes) -> Iterator[tuple[int, str]]:
+    def _pieces(self, block: bytes) -> Iterator[tuple[int, Piece]]:
         for event in _events(block):
             if data := event_data(event):
-                yield from self._reader.texts(data)
+                yield from self._reader.pieces(data)
 
 
 def _last_end(partial: bytearray, search_from: int) -> int:

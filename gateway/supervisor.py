@@ -110,21 +110,25 @@ async def supervise(
     env: Mapping[str, str],
     shutdown_grace_s: float,
     on_ready: Callable[[str], None] | None = None,
+    pass_fds: Sequence[int] = (),
     on_end: Callable[[str], Awaitable[None]] | None = None,
 ) -> int:
     """Run `workers` processes of `command` on `listen` until SIGTERM or SIGINT; the exit code for the command.
 
-    `on_ready` is called once, with the address, when the first worker is ready. The first signal is passed on as
-    SIGTERM, and whoever has not ended `shutdown_grace_s` + KILL_MARGIN_S later is killed; a second signal kills at
-    once. `on_end` is called with the gateway id of each worker whose process has ended, and waited for before this
-    returns; its time is its own business. 0 after a signal, 1 when FAILED_STARTS_LIMIT workers died before any was
-    ready. Raises what `bind` raises. Main thread only, for the signals and for `die_with_parent`. Cancelled, it kills
-    the workers.
+    `pass_fds` stay open in the workers. `on_ready` is called once, with the address, when the first worker is ready.
+    The first signal is passed on as SIGTERM, and whoever has not ended `shutdown_grace_s` + KILL_MARGIN_S later is
+    killed; a second signal kills at once. `on_end` is called with the gateway id of each worker whose process has
+    ended, and waited for before this returns; its time is its own business. 0 after a signal, 1 when
+    FAILED_STARTS_LIMIT workers died before any was ready. Raises what `bind` raises. Main thread only, for the signals
+    and for `die_with_parent`. Cancelled, it kills the workers.
     """
     if workers < 1:
         raise ValueError("at least one worker is needed")
     with bind(listen) as listener:
-        return await _Supervisor(tuple(command), dict(env), listener, shutdown_grace_s, on_ready, on_end).run(workers)
+        supervisor = _Supervisor(
+            tuple(command), dict(env), listener, shutdown_grace_s, on_ready, tuple(pass_fds), on_end
+        )
+        return await supervisor.run(workers)
 
 
 @dataclass(slots=True)
@@ -134,6 +138,7 @@ class _Supervisor:
     listener: socket.socket
     shutdown_grace_s: float
     on_ready: Callable[[str], None] | None
+    pass_fds: tuple[int, ...]
     on_end: Callable[[str], Awaitable[None]] | None
     spawn: Callable[[Coroutine[Any, Any, None]], object] | None = None
     running: set[asyncio.subprocess.Process] = field(default_factory=set)
@@ -237,7 +242,7 @@ class _Supervisor:
             *("--fd", str(listener_fd), "--ready-fd", str(ready_fd)),
             stdin=asyncio.subprocess.DEVNULL,
             env={**self.env, SUPERVISOR_PID_VARIABLE: str(os.getpid()), GATEWAY_ID_VARIABLE: gateway_id},
-            pass_fds=(listener_fd, ready_fd),
+            pass_fds=(listener_fd, ready_fd, *self.pass_fds),
             start_new_session=True,
         )
 

@@ -11,12 +11,15 @@ above the exact count, at most a few tokens per piece either way.
 import asyncio
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import tiktoken
+
+T = TypeVar("T")
 
 O200K = "o200k_base"
 CL100K = "cl100k_base"
@@ -122,6 +125,16 @@ class Tokenizer:
         if len(text) <= OFF_LOOP_CHARACTERS:
             return self.count(text, vocabulary)
         return await asyncio.get_running_loop().run_in_executor(self._threads, self.count, text, vocabulary)
+
+    async def off_loop(self, length: int, count: Callable[[Callable[[str], int]], T], vocabulary: str) -> T:
+        """What `count` makes of this tokenizer's `count`; in a thread where `length` is above `OFF_LOOP_CHARACTERS`."""
+
+        def counted() -> T:
+            return count(lambda text: self.count(text, vocabulary))
+
+        if length <= OFF_LOOP_CHARACTERS:
+            return counted()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, counted)
 
     def count_chat_messages(self, messages: Sequence[object], vocabulary: str) -> int:
         """What a list of chat messages costs as a prompt, by the cookbook's rule. Synchronous.

@@ -5,9 +5,12 @@ from collections.abc import Callable
 from typing import Final
 
 from gateway.providers.dialect import Tap
+from gateway.upstream import UpstreamTooLarge
 
 ENCODINGS: Final = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
-MAX_DECODED_BYTES: Final = 64 << 20
+READABLE: Final = frozenset({"identity", "", *ENCODINGS})
+SLICE_BYTES: Final = 1 << 20
+"""Of a stream that are decoded at a time."""
 
 
 class StreamWatch:
@@ -28,9 +31,13 @@ class StreamWatch:
 
     def feed(self, chunk: bytes) -> bytes:
         """The bytes to pass on now. Raises `zlib.error`."""
-        if self._decoder is None:
+        decoder = self._decoder
+        if decoder is None:
             return self.tap.feed(chunk)
-        self.tap.feed(self._decoder.decompress(chunk, MAX_DECODED_BYTES))
+        left = chunk
+        while left:
+            self.tap.feed(decoder.decompress(left, SLICE_BYTES))
+            left = decoder.unconsumed_tail
         out, self._last = self._last, chunk
         return out
 
@@ -40,9 +47,13 @@ class StreamWatch:
         return rest if self._decoder is None else self._last
 
 
-def decoded(body: bytes, encoding: str | None) -> bytes:
-    """A whole body, decoded up to MAX_DECODED_BYTES. Raises `zlib.error`."""
+def decoded(body: bytes, encoding: str | None, limit_bytes: int) -> bytes:
+    """A whole body, decoded. Raises `zlib.error`, and `UpstreamTooLarge` above the limit."""
     wbits = ENCODINGS.get(encoding) if encoding else None
     if wbits is None:
         return body
-    return zlib.decompressobj(wbits).decompress(body, MAX_DECODED_BYTES)
+    decoder = zlib.decompressobj(wbits)
+    plain = decoder.decompress(body, limit_bytes)
+    if decoder.unconsumed_tail:
+        raise UpstreamTooLarge(f"the answer is above {limit_bytes} bytes when it is decoded")
+    return plain

@@ -20,7 +20,7 @@ from typing import Final
 from billing.holds.announce import Announcer
 from billing.holds.batcher import Item
 from billing.holds.cache import CacheSettings, PrincipalCache
-from billing.holds.connection import Link, RedisError
+from billing.holds.connection import Link, RedisError, refuse_eviction
 from billing.holds.expiry import ExpiredHold, Expiry
 from billing.holds.keyspace import Keyspace
 from billing.holds.lease import Lease
@@ -102,7 +102,7 @@ class Engine:
             on_failure=lambda error: self.loops.failed("lease", error),
         )
         self.partitions = Partitions(database, link, keyspace, gateway_id, self._prepare, self.peers.living)
-        self.corrections = Corrections(database, link, keyspace, self._account_quotas)
+        self.corrections = Corrections(database, link, keyspace, self._account_quotas, self._lost_writes)
         self.outbox = Outbox(
             database,
             link,
@@ -124,6 +124,7 @@ class Engine:
             self.corrections,
             gateway_id,
             settings.holds,
+            settings.ledger_batch_rows,
         )
         self.recovery = Recovery(
             database,
@@ -134,6 +135,7 @@ class Engine:
             self.corrections,
             self.holds.live,
             self._submit,
+            self.holds.doubt,
             gateway_id,
             self.peers,
             Expiry(database, link, keyspace, self.corrections, self.lease.renew, settings.expired_hold),
@@ -150,8 +152,16 @@ class Engine:
         row = await self._database.row(READ_ACCOUNT, account_id)
         return self.loader.account_quotas(row["plan"], row["quotas"]) if row is not None else ()
 
+    def _lost_writes(self, partition: Partition, epoch: int) -> None:
+        self.holds.lost_writes(partition, epoch)
+
     def _submit(self, partition: Partition, item: Item) -> None:
         self.holds.submit(partition, item)
+
+    def plans_changed(self) -> None:
+        """Other plans are in force: principals are read anew, and so is what their accounts' counters are."""
+        self.cache.clear()
+        self.reconciler.plans_changed()
 
     async def __aenter__(self) -> "Engine":
         await self.start()
@@ -164,8 +174,11 @@ class Engine:
 
     async def start(self) -> None:
         """Take a lease, agree on every partition's epoch and start what runs beside. Waits a bounded time for other
-        gateways to join; raises `DatabaseError` or `NotReady` where a store is away."""
+        gateways to join; raises `DatabaseError` or `NotReady` where a store is away, `RedisUnfit` where Redis may
+        evict."""
+        await refuse_eviction(self._link)
         await self.lease.renew()
+        await self.partitions.look_at_ledger()
         self.outbox.spool = self._open_spool()
         self.lease.start()
         try:
@@ -188,6 +201,7 @@ class Engine:
             if all([await self._join(partition) for partition in self.partitions.all]):
                 break
             await asyncio.sleep(START_PAUSE_S)
+        await self.holds.backlog.look()
         subscribed = asyncio.Event()
         self.loops.start("outbox", self.outbox.run)
         self.loops.start("roller", self.roller.run)
@@ -226,11 +240,19 @@ class Engine:
     async def _relay(self) -> None:
         while not asked_to_end():
             await asyncio.sleep(RELAY_INTERVAL_S)
-            await asyncio.gather(*map(self._tend, self.partitions.all))
+            await asyncio.gather(self._look_at_ledger(), *map(self._tend, self.partitions.all))
+            await self.holds.backlog.look()
             try:
                 await self.announcer.relay()
             except (DatabaseError, RedisError, NotReady, TimeoutError) as error:
                 logger.info("relay: %s", error)
+
+    async def _look_at_ledger(self) -> None:
+        try:
+            async with asyncio.timeout(TEND_TIMEOUT_S):
+                await self.partitions.look_at_ledger()
+        except (DatabaseError, TimeoutError) as error:
+            logger.info("the ledger can't be looked at: %s", error)
 
     async def _tend(self, partition: Partition) -> None:
         """Keep up with a partition's epoch; a server that is away does not keep the others' waiting."""

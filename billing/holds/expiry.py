@@ -15,10 +15,11 @@ import msgspec
 
 from billing.holds.codec import I8, Entry
 from billing.holds.connection import Link, Script
+from billing.holds.journal import expired_debit, given_back
 from billing.holds.keyspace import Keyspace
 from billing.holds.partitions import Partition
 from billing.holds.sync import Corrections
-from billing.ledger.debits import Debit, Stored, decode_debit
+from billing.ledger.debits import Debit, Stored
 from billing.ledger.leases import Lost, stored_debits, write_expired
 from billing.ledger.postgres import Database
 
@@ -68,19 +69,24 @@ class Expiry:
         if not claimed:
             return 0
         debits = [self._expired(request_id, entry, epoch) for request_id, entry in claimed.items()]
-        stored = await write_expired(self._database, lost, debits)
+        stored = await write_expired(self._database, lost, [debit for debit in debits if debit is not None])
         if stored is None:  # it lives: its owner takes the entries back
             return 0
         await self._end(partition, epoch, claimed, stored)
         return len(claimed)
+
+    async def decided(self, request_ids: Sequence[str]) -> dict[str, Stored]:
+        """What the ledger has decided about requests of this gateway's, and will not decide behind its back any more:
+        its lease is renewed first."""
+        await self._renew()
+        return await stored_debits(self._database, request_ids)
 
     async def take_back(self, partition: Partition, claimed: Mapping[str, Entry]) -> list[str]:
         """Resolve entries of this gateway that another one has claimed; those that are held again."""
         epoch = partition.epoch
         if epoch is None or not claimed:
             return []
-        await self._renew()
-        stored = await stored_debits(self._database, list(claimed))
+        stored = await self.decided(list(claimed))
         decided = {request_id: entry for request_id, entry in claimed.items() if request_id in stored}
         await self._end(partition, epoch, decided, stored)
         undecided = [request_id for request_id in claimed if request_id not in stored]
@@ -107,23 +113,15 @@ class Expiry:
     def _fixed_keys(self, partition: Partition) -> list[bytes]:
         return [self._keys.meta(partition.number), self._keys.journal(partition.number)]
 
-    def _expired(self, request_id: str, entry: Entry, epoch: int) -> Debit:
-        """The row of a hold whose gateway is gone: charged at its input estimate or not at all, and saying so."""
-        debit = msgspec.structs.replace(decode_debit(entry.payload), request_id=request_id)
+    def _expired(self, request_id: str, entry: Entry, epoch: int) -> Debit | None:
+        """The row of a hold whose gateway is gone: charged at its input estimate or not at all, and saying so. None
+        for one that a newer release wrote, whose gateways end it."""
+        debit = expired_debit(request_id, entry)
+        if debit is None:
+            return None
         if self._expired_hold == "input" and entry.epoch == epoch:
             note = "the gateway was lost: charged at the estimate of the input"
-            return msgspec.structs.replace(debit, admitted_at_ms=entry.at_ms, outcome="expired", note=note)
-        return msgspec.structs.replace(
-            debit,
-            admitted_at_ms=entry.at_ms,
-            outcome="expired",
-            note="the gateway was lost: given back",
-            input_tokens=0,
-            cached_input_tokens=0,
-            cache_write_tokens=0,
-            output_tokens=0,
-            reasoning_tokens=0,
-            counts=None,
-            cost_nano=0,
-            charged_nano=0,
-        )
+            return msgspec.structs.replace(
+                debit, request_id=request_id, admitted_at_ms=entry.at_ms, outcome="expired", note=note
+            )
+        return given_back(debit, request_id, entry, "the gateway was lost: given back")

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from billing.holds.codec import ITEM, OK, SETTLE, pack_hold
+from billing.holds.codec import ITEM, OK, SETTLE, VANISHED, pack_hold
 from billing.holds.connection import RedisAway, RedisError, RedisTimeout
 from billing.holds.decision import Need
 from billing.holds.partitions import Partition
@@ -143,18 +143,22 @@ class SettleItem:
 
 
 class VoidItem:
-    """A void on its way to Redis; `answer` is whether the hold was there to be given back, None when unknown."""
+    """A void on its way to Redis; `answer` is whether the hold was there to be given back, None when unknown.
+    `vanished_in` is the epoch in which Redis had no entry of it at all."""
 
-    __slots__ = ("account_key", "answer", "id", "key_key")
+    __slots__ = ("account_key", "answer", "id", "key_key", "vanished_in")
 
     def __init__(self, request_id: bytes, account_key: bytes, key_key: bytes) -> None:
         self.id, self.account_key, self.key_key = request_id, account_key, key_key
         self.answer: asyncio.Future[bool | None] = asyncio.get_running_loop().create_future()
+        self.vanished_in: int | None = None
 
     def pack(self, account_place: int, key_place: int) -> bytes:
         return ITEM.pack(VOID_CODE, self.id, account_place, key_place)
 
     def resolve(self, reply: list[Any] | RedisError, epoch: int) -> None:
+        if reply == VANISHED:
+            self.vanished_in = epoch
         if not self.answer.done():
             self.answer.set_result(None if isinstance(reply, RedisError) else reply[0] == 0)
 
@@ -163,7 +167,9 @@ class Hold:
     """A hold that was admitted: settle or void it, once. `granted_output` is the most output tokens of one choice.
 
     Epoch is that in which Redis has it; holding again in a new epoch moves it. `ending` says that it is being settled
-    or voided, `handed_over` that a task has taken it from the request that opened it.
+    or voided, `handed_over` that a task has taken it from the request that opened it. `unresolved` makes the debit that
+    it is settled as where whoever serves it fails without having ended it: set once a provider has worked for it. None:
+    it is given back.
     """
 
     __slots__ = (
@@ -181,6 +187,7 @@ class Hold:
         "payload",
         "place",
         "reholding",
+        "unresolved",
     )
 
     def __init__(
@@ -207,6 +214,7 @@ class Hold:
         self.ending = False
         self.handed_over = False
         self.reholding: asyncio.Future[None] | None = None
+        self.unresolved: Callable[[Hold], Debit] | None = None
 
     def __repr__(self) -> str:
         return f"Hold({self.id})"
@@ -215,6 +223,11 @@ class Hold:
     def output_tokens(self) -> int:
         """Output tokens held, of all choices."""
         return self.need.choices * self.granted_output
+
+    @property
+    def tokens(self) -> int:
+        """Tokens held, of input and output."""
+        return self.need.input_tokens + self.need.choices * self.granted_output
 
     def entry(self, epoch: int, tags: tuple[Sequence[int], Sequence[int]]) -> bytes:
         """The journal's entry of this hold, as it stands in another epoch, in these counters of account and key."""

@@ -12,8 +12,8 @@ from typing import Final
 
 import msgspec
 
-from billing.ledger.debits import Debit, Stored, write_debits
-from billing.ledger.postgres import Database, DatabaseRefused, Row, queries
+from billing.ledger.debits import WRITE_DEBITS, Debit, Stored, create_months, write_debits
+from billing.ledger.postgres import Database, DatabaseRefused, MissingPartition, Row, queries
 
 _sql = queries("billing.ledger")
 RENEW: Final = _sql("gateways_renew")
@@ -25,7 +25,6 @@ ENDED_CHANNEL: Final = "metergate_gateway_ended"
 """Where `gateways_end.sql` tells, by NOTIFY, which gateway has ended. Who does not hear it reads it with the leases."""
 Fetch = Callable[..., Awaitable[Sequence[Row]]]
 """`Database.rows`, or `fetch` of a connection."""
-WRITE_DEBITS: Final = _sql("write_debits")
 STORED_DEBITS: Final = _sql("stored_debits")
 
 
@@ -77,14 +76,10 @@ async def write_expired(database: Database, lost: Lost, debits: Sequence[Debit])
     `write_debits`. Raises `DatabaseUnavailable`: the fate of the batch is unknown then; expire it again.
     """
     try:
-        async with database.transaction() as connection:
-            if await connection.fetchrow(JUDGE, lost.gateway_id, lost.value) is None:
-                return None
-            stored = _stored(await connection.fetch(WRITE_DEBITS, msgspec.json.encode(debits).decode()), fresh=True)
-            known = [debit.request_id for debit in debits if debit.request_id not in stored]
-            if known:
-                stored.update(_stored(await connection.fetch(STORED_DEBITS, known), fresh=False))
-            return stored
+        return await _write_expired(database, lost, debits)
+    except MissingPartition:
+        await create_months(database, debits)
+        return await _write_expired(database, lost, debits)
     except DatabaseRefused:
         if len(debits) == 1:
             return await write_debits(database, debits)
@@ -95,6 +90,17 @@ async def write_expired(database: Database, lost: Lost, debits: Sequence[Debit])
             return None
         merged.update(one)
     return merged
+
+
+async def _write_expired(database: Database, lost: Lost, debits: Sequence[Debit]) -> dict[str, Stored] | None:
+    async with database.transaction() as connection:
+        if await connection.fetchrow(JUDGE, lost.gateway_id, lost.value) is None:
+            return None
+        stored = _stored(await connection.fetch(WRITE_DEBITS, msgspec.json.encode(debits).decode()), fresh=True)
+        known = [debit.request_id for debit in debits if debit.request_id not in stored]
+        if known:
+            stored.update(_stored(await connection.fetch(STORED_DEBITS, known), fresh=False))
+        return stored
 
 
 def _stored(rows: Sequence[Row], *, fresh: bool) -> dict[str, Stored]:

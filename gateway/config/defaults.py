@@ -79,15 +79,34 @@ class Defaults:
     min_output_tokens: int = _whole(16, 1, 100_000, "least output that an elastic hold must afford")
     estimated_output_tokens: int = _whole(512, 1, 1_000_000, "output that a hold covers when `strict` is off")
     missing_usage: MissingUsage = field(
-        default="estimate", metadata=_choice(get_args(MissingUsage), "charge for output without usage")
+        default="estimate", metadata=_choice(get_args(MissingUsage), "charge for an answer without usage")
     )
     expired_hold: ExpiredHold = field(
         default="void", metadata=_choice(get_args(ExpiredHold), "charge for a hold whose gateway died")
     )
-    disconnect_drain_s: float = _seconds(0, 0, 3600, "how long an upstream is read on after its client left")
+    disconnect_drain_s: float = _seconds(5, 0, 3600, "how long an upstream is read on after its client left")
+    reasoning_drain_s: float = _seconds(60, 0, 3600, "the same where the price row says `hidden_reasoning`")
+    max_request_s: float = _seconds(3600, 0.05, 86_400, "longest life of a request after admission; then it is cut")
+    client_write_timeout_s: float = _seconds(60, 0.05, 3600, "longest time without a client taking any of its answer")
+    max_usage_factor: float = _seconds(20, 1, 1_000_000, "a report above so many times a strict hold is not believed")
     upstream_timeout_s: float = _seconds(600, 0.05, 86_400, "longest silence of an upstream")
     upload_timeout_s: float = _seconds(300, 0.05, 86_400, "time for a client to send a request's body")
-    max_unsettled: int = _whole(100_000, 1, 10_000_000, "debits that may wait for Postgres before 503")
+    large_body_bytes: int = _whole(
+        256 * 1024, 1024, 1024 * MIB, "a larger body is parsed off the event loop, after a look at status and balance"
+    )
+    body_bytes_in_flight: int = _whole(
+        96 * MIB, MIB, 8 * 1024 * MIB, "request bodies in one process's memory; never below PROXY_MAX_BODY_BYTES"
+    )
+    account_body_bytes_in_flight: int = _whole(
+        48 * MIB, MIB, 8 * 1024 * MIB, "and of one account; never below PROXY_MAX_BODY_BYTES"
+    )
+    head_timeout_s: float = _seconds(10, 0.05, 3600, "time for a client to send a request's line and headers")
+    linger_s: float = _seconds(2, 0, 60, "how long the rest of a refused body is read, so that its client sees why")
+    linger_bytes: int = _whole(16 * MIB, 0, 1024 * MIB, "and how much of it")
+    max_connections: int = _whole(10_000, 1, 1_000_000, "clients' connections to one process; above, idle ones end")
+    max_unsettled: int = _whole(
+        100_000, 1, 10_000_000, "requests that run and debits that wait for Postgres, in all, before 503"
+    )
     shutdown_grace_s: float = _seconds(30, 0, 3600, "time for running requests when the gateway stops")
     reconcile_interval_s: float = _seconds(300, 1, 86_400, "time between comparisons of Redis with the ledger")
     default_plan: str = _bound(DEFAULT_PLAN, Bound("text", "plan of a new account; must be in plans.yaml"))
@@ -107,9 +126,21 @@ class Defaults:
     principal_cache_s: float = _seconds(900, 0, 3600, "how long it believes them without asking again")
     negative_cache_entries: int = _whole(10_000, 0, 10_000_000, "wrong keys that one process remembers")
     negative_cache_s: float = _seconds(5, 0, 300, "how long it believes that they are wrong")
+    failed_attempts: int = _whole(20, 1, 1_000_000, "wrong keys of one address in a window before 429")
+    failed_attempts_window_s: float = _seconds(60, 1, 86_400, "how long wrong keys of an address count")
     upstream_connections: int = _whole(1000, 1, 100_000, "connections to one provider of one process")
+    upstream_account_share: float = _seconds(0.5, 0.001, 1, "of these, what one account may have; at least one")
+    upstream_waiting: int = _whole(1000, 0, 100_000, "requests that may wait for one, for connect_timeout_s")
     upstream_answer_bytes: int = _whole(64 * MIB, 1024, 1024 * MIB, "largest answer that is read whole")
     admission_wait_ms: int = _whole(2000, 0, 60_000, "longest wait for an admission before 503")
+
+    max_request_depth: int = _whole(256, 16, 500, "levels of a request's JSON")
+    max_request_fields: int = _whole(256, 32, 10_000, "fields of a request at its top level")
+    max_request_messages: int = _whole(10_000, 1, 1_000_000, "messages, prompts or inputs of a request")
+    max_request_parts: int = _whole(10_000, 1, 1_000_000, "parts of a request's messages together")
+    max_request_tools: int = _whole(1_000, 1, 100_000, "tools of a request")
+    max_request_members: int = _whole(250_000, 1_000, 100_000_000, "objects, arrays and names in a request")
+    max_request_values: int = _whole(1_000_000, 1_000, 100_000_000, "values in a request, token ids among them")
 
     def __post_init__(self) -> None:
         for name, bound in BOUNDS.items():

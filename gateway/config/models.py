@@ -16,21 +16,32 @@ from gateway.config.reader import is_url
 from gateway.config.references import Unset
 from gateway.config.secret import Secret
 from gateway.config.source import Section, Value
+from gateway.headers import never_sent
 
 ProviderKind = Literal["openai", "anthropic", "gemini", "local"]
 Vocabulary = Literal["o200k_base", "cl100k_base"]
+MaxOutputField = Literal["max_completion_tokens", "max_tokens", "n_predict"]
 
 KINDS: Final[tuple[str, ...]] = get_args(ProviderKind)
 VOCABULARIES: Final[tuple[str, ...]] = get_args(Vocabulary)
+MAX_OUTPUT_FIELDS: Final[tuple[str, ...]] = get_args(MaxOutputField)
 MAX_OUTPUT_TOKENS: Final = 10_000_000
 MAX_DELAY_MS: Final = 600_000
+MAX_DRAIN_S: Final = 3600
+"""As `disconnect_drain_s` of `defaults` is bounded."""
 MAX_FALLBACKS: Final = 16
+MAX_PASSED: Final = 64
 _PROVIDER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}", re.ASCII)
 _HEADER_TEXT: Final = re.compile(r"[!-~]([ -~]{0,4094}[!-~])?", re.ASCII)
 _OWN_HEADERS: Final = ("host", "content-length", "transfer-encoding", "connection", "accept-encoding")
-_REMOTE_KEYS: Final = ("kind", "base_url", "api_key", "headers", "enabled")
-_LOCAL_KEYS: Final = ("kind", "delay_ms", "chunk_delay_ms", "enabled")
+_NEW_FIELD_HOSTS: Final = re.compile(r"https?://(api\.openai\.com|[^/]+\.(openai|cognitiveservices)\.azure\.com)[:/]")
+"""OpenAI's and Azure's reasoning models refuse `max_tokens`; all others know it, and many know nothing else."""
+_REMOTE_KEYS: Final = (
+    *("kind", "base_url", "api_key", "headers", "pass_headers", "enabled", "disconnect_drain_s"),
+    "max_output_field",
+)
+_LOCAL_KEYS: Final = ("kind", "delay_ms", "chunk_delay_ms", "enabled", "disconnect_drain_s")
 _PROVIDER_KEYS: Final = (*_REMOTE_KEYS, "delay_ms", "chunk_delay_ms")
 _KEYS_OF_KIND: Final = {kind: _LOCAL_KEYS if kind == "local" else _REMOTE_KEYS for kind in KINDS}
 SERVED_KINDS: Final = ("openai", "local")
@@ -41,13 +52,17 @@ _REQUIRED_BY_KIND: Final = {
     "gemini": ("base_url", "api_key"),
     "local": (),
 }
-_MODEL_KEYS: Final = ("provider", "model", "fallbacks", "markup_percent", "vocabulary", "max_output_tokens")
+_MODEL_KEYS: Final = (
+    *("provider", "model", "fallbacks", "markup_percent", "vocabulary", "max_output_tokens", "disconnect_drain_s"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderConfig:
     """A place that answers. `base_url` has no slash at its end and is empty for `local`; `off_reason` says why it is
-    off, for the operator. `headers` are sent with every request and may hold secrets."""
+    off, for the operator. `headers` are sent with every request and may hold secrets; `pass_headers` are names of
+    clients' headers that it gets beside those that every provider gets. `disconnect_drain_s` replaces that of
+    `defaults`, in seconds; `max_output_field` is the field in which it takes the maximum of a chat's output."""
 
     name: str
     kind: ProviderKind
@@ -57,6 +72,9 @@ class ProviderConfig:
     off_reason: str | None = None
     delay_ms: int = 0
     chunk_delay_ms: int = 0
+    disconnect_drain_s: float | None = None
+    max_output_field: MaxOutputField = "max_tokens"
+    pass_headers: tuple[str, ...] = ()
 
     @property
     def enabled(self) -> bool:
@@ -67,7 +85,8 @@ class ProviderConfig:
 class ModelConfig:
     """A route: the name that clients ask for, the provider that answers, and the model's name there (`model`).
 
-    `markup_scaled` is in percent times `prices.FACTOR_SCALE`; `max_output_tokens` replaces the price row's.
+    `markup_scaled` is in percent times `prices.FACTOR_SCALE`; `max_output_tokens` replaces the price row's;
+    `disconnect_drain_s`, in seconds, its provider's and that of `defaults`.
     """
 
     name: str
@@ -77,6 +96,7 @@ class ModelConfig:
     markup_scaled: int = 0
     vocabulary: Vocabulary | None = None
     max_output_tokens: int | None = None
+    disconnect_drain_s: float | None = None
 
 
 def read_providers(at: Value) -> dict[str, ProviderConfig]:
@@ -106,13 +126,31 @@ def _read_provider(name: str, value: Value) -> ProviderConfig | None:
         off_reason = f"this version does not serve the kind {kind}"
     base_url = section.read("base_url", _base_url, "")
     headers = section.maybe("headers", _headers) or {}
+    passed = section.maybe("pass_headers", _passed) or ()
     delay_ms = section.read("delay_ms", lambda said: said.whole(0, MAX_DELAY_MS), 0)
     chunk_delay_ms = section.read("chunk_delay_ms", lambda said: said.whole(0, MAX_DELAY_MS), 0)
+    drain_s = section.maybe("disconnect_drain_s", lambda said: said.number(0, MAX_DRAIN_S))
+    max_field = section.maybe("max_output_field", lambda said: said.choice(MAX_OUTPUT_FIELDS))
     if not section.ok or kind is None:
         return None
     return ProviderConfig(
-        name, cast("ProviderKind", kind), base_url, api_key, headers, off_reason, delay_ms, chunk_delay_ms
+        name,
+        cast("ProviderKind", kind),
+        base_url,
+        api_key,
+        headers,
+        off_reason,
+        delay_ms,
+        chunk_delay_ms,
+        drain_s,
+        cast("MaxOutputField", max_field or default_max_output_field(base_url)),
+        passed,
     )
+
+
+def default_max_output_field(base_url: str) -> MaxOutputField:
+    """Where a provider takes the maximum of a chat's output when its entry does not say."""
+    return "max_completion_tokens" if _NEW_FIELD_HOSTS.match(base_url + "/") else "max_tokens"
 
 
 def _read_key(section: Section) -> tuple[Secret | None, str | None]:
@@ -163,6 +201,16 @@ def _headers(value: Value) -> dict[str, str]:
     return headers
 
 
+def _passed(value: Value) -> tuple[str, ...]:
+    names = value.names("a header's name")
+    if len(names) > MAX_PASSED:
+        value.problem(f"at most {MAX_PASSED} headers")
+    for name in names:
+        if not _HEADER_NAME.fullmatch(name) or never_sent(name):
+            value.problem(f"{name} is not a header that can pass")
+    return names
+
+
 def read_models(at: Value, providers: Collection[str]) -> dict[str, ModelConfig]:
     """The routes by name. `providers` are the names in the file, wrong ones included: one mistake, one problem."""
     entries = at.entries()
@@ -193,9 +241,10 @@ def _read_model(name: str, value: Value, providers: Collection[str], known: Coll
     markup = section.read("markup_percent", lambda said: said.decimal(parse_factor, "20"), 0)
     vocabulary = section.maybe("vocabulary", lambda said: said.choice(VOCABULARIES))
     most = section.maybe("max_output_tokens", lambda said: said.whole(1, MAX_OUTPUT_TOKENS))
+    drain_s = section.maybe("disconnect_drain_s", lambda said: said.number(0, MAX_DRAIN_S))
     if not section.ok:
         return None
-    return ModelConfig(name, provider, model, fallbacks, markup, cast("Vocabulary | None", vocabulary), most)
+    return ModelConfig(name, provider, model, fallbacks, markup, cast("Vocabulary | None", vocabulary), most, drain_s)
 
 
 def unpriced_models(models: Mapping[str, ModelConfig], prices: PriceTable, at_s: float) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ _ROW_KEYS: Final = (
     "part_tokens",
     "max_output_tokens",
     "context_window",
+    "hidden_reasoning",
 )
 
 
@@ -65,6 +66,7 @@ def _read_row(value: Value) -> PriceRow | None:
     part_tokens = section.maybe("part_tokens", _part_tokens)
     max_output_tokens = _tokens(section, "max_output_tokens")
     context_window = _tokens(section, "context_window")
+    hidden_reasoning = section.read("hidden_reasoning", Value.truth, False)
     if not section.ok or effective_from is None:
         return None
     try:
@@ -79,6 +81,7 @@ def _read_row(value: Value) -> PriceRow | None:
             part_tokens,
             max_output_tokens,
             context_window,
+            hidden_reasoning,
         )
     except PriceError as error:
         value.problem(str(error))

@@ -10,12 +10,13 @@ Exceptions:
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import msgspec
 
 from billing.usage import Usage
+from gateway.providers.output import Inline, Output, Piece
 
 
 class BadRequest(Exception):
@@ -32,15 +33,41 @@ class GarbageAnswer(Exception):
 
 
 class Parts(msgspec.Struct, frozen=True):
-    """Input that is not text. `inline_bytes` is how much of the body is the base64 data of images and files."""
+    """Input that is not text. `inline_bytes` is how much of the body is the base64 data of images and files, and
+    `audio_bytes` how much is that of audio, which stays in the bound of a hold."""
 
     images: int = 0
     audios: int = 0
     files: int = 0
     inline_bytes: int = 0
+    audio_bytes: int = 0
+
+    @property
+    def data_bytes(self) -> int:
+        """How much of the body is inline data of any kind; the rest is JSON, which is text to a provider."""
+        return self.inline_bytes + self.audio_bytes
 
 
 NO_PARTS = Parts()
+
+
+class Work(msgspec.Struct, frozen=True):
+    """What a request asks of its provider beside one call of its model.
+
+    `outside`: input stands outside the body. `uses` of tools that run at the provider, each of which may call the model
+    again, and `searches` among them, which are charged; `one_search`: the provider bills one and does not report it.
+    `models`: others that may answer, by their names at the provider. `audio`: the answer may be spoken.
+    """
+
+    outside: bool = False
+    uses: int = 0
+    searches: int = 0
+    one_search: bool = False
+    models: tuple[str, ...] = ()
+    audio: bool = False
+
+
+NO_WORK = Work()
 
 
 class ParsedRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,8 +75,11 @@ class ParsedRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     `endpoint` is the path asked for (`/v1/chat/completions`); `choices` how many answers it may bring;
     `max_output_tokens` the client's own maximum for each of them, None where it gave none; `include_usage` that the
-    client itself asked for the usage chunk of a stream. `unbounded_input` says that input stands outside the body (a
-    file id, a server tool): only the context window bounds it.
+    client itself asked for the usage chunk of a stream. `max_fields` are the fields in which it gave a maximum, of
+    which `max_output_tokens` is the largest.
+
+    `unbounded_input` says that input stands outside the body (a file id, a server tool): only the context window bounds
+    it, once and for each use of a tool in `work`.
     """
 
     endpoint: str
@@ -64,6 +94,8 @@ class ParsedRequest(msgspec.Struct, frozen=True, kw_only=True):
     has_output: bool
     parts: Parts = NO_PARTS
     unbounded_input: bool = False
+    max_fields: tuple[str, ...] = ()
+    work: Work = NO_WORK
 
     def bound_input_tokens(self, part_tokens: Mapping[str, int] | None) -> int | None:
         """An upper bound of the input's tokens, or None where only the model's context window is one.
@@ -119,8 +151,11 @@ class EventReader(Protocol):
     def facts(self, data: bytes) -> EventFacts:
         """Usage and errors in one event's data."""
 
-    def texts(self, data: bytes) -> list[tuple[int, str]]:
-        """The output in one event's data: (choice, text) pairs."""
+    def pieces(self, data: bytes) -> list[tuple[int, Piece]]:
+        """The output in one event's data: (choice, piece) pairs, none of them empty."""
+
+    def pieces_of_part(self, data: bytes) -> list[tuple[int, Piece]]:
+        """The output in the data of an event that broke off, as far as it can be told."""
 
     def with_cost(self, data: bytes, cost_usd: str) -> bytes:
         """The same data with `cost_usd` in its usage object; unchanged where it has none."""
@@ -142,7 +177,10 @@ class Tap(Protocol):
 
     def finish(self, cost_usd: str | None = None) -> bytes: ...
 
-    def output_text(self) -> str: ...
+    @property
+    def stale(self) -> bool: ...
+
+    def output(self) -> Output: ...
 
     def extrapolate(self, tokens: int) -> int: ...
 
@@ -154,8 +192,13 @@ class Dialect(Protocol):
     def endpoints(self) -> frozenset[str]:
         """The paths that this dialect reads."""
 
+    def check_size(self, body: bytes) -> None:
+        """Refuse a body with too much structure, before anything of it is built: byte searches up to the megabyte that
+        shows it, nothing for bodies below about 250 kB. `parse` does it, too. Raises `BadRequest`."""
+
     def parse(self, endpoint: str, body: bytes) -> ParsedRequest:
-        """What metering needs of a request. Raises `BadRequest`."""
+        """What metering needs of a request. `msgspec.json.decode` of a body that is accepted never raises. Raises
+        `BadRequest`."""
 
     def rewrite(
         self, body: bytes, *, model: str | None, include_usage: bool, max_output_tokens: int | None, max_field: str
@@ -165,8 +208,15 @@ class Dialect(Protocol):
     def usage_from_json(self, endpoint: str, body: bytes) -> Reported | None:
         """Usage of a whole answer, None where it reports none. Raises `GarbageAnswer`."""
 
-    def output_text(self, body: bytes) -> str:
-        """What the model wrote in a whole answer, of all choices; empty where that can't be read."""
+    def output(self, body: bytes) -> Output:
+        """What the model wrote in a whole answer, of all choices."""
+
+    def output_of_part(self, part: bytes) -> Output:
+        """What can be told of a whole answer whose rest did not come."""
+
+    def input_tokens(self, body: bytes, count: Callable[[str], int]) -> tuple[int, list[Inline]]:
+        """What a request brings to the model: tokens of its texts and structures, by `count`, and its inline data.
+        Nothing raises but `count`."""
 
     def tap(self, *, usage_added: bool, include_cost: bool) -> Tap:
         """A tap for one stream. `usage_added`: the gateway, not the client, asked for the usage chunk."""

@@ -79,6 +79,10 @@ class LocalAnswer:
                 raise UpstreamTooLarge(f"local: the answer is above {limit_bytes} bytes")
         return bytes(body)
 
+    def taken(self) -> bytes:
+        """Nothing: a body is made as a whole."""
+        return b""
+
     async def chunks(self) -> AsyncIterator[bytes]:
         """One event at a time, after its delay. Raises `UpstreamTimeout`, and `UpstreamCut` after `release`."""
         number = 0
@@ -101,6 +105,22 @@ class LocalAnswer:
     def release(self) -> None:
         """Stop making events."""
         self._released = True
+
+
+@dataclass(frozen=True, slots=True)
+class PendingAnswer:
+    """An answer that nobody waits for any more; an `upstream.Pending`. The same request gets the same text: it is made
+    again."""
+
+    transport: "LocalTransport"
+    request: UpstreamRequest
+
+    async def head(self) -> LocalAnswer:
+        """The answer, after its delay. Raises `UpstreamTimeout`."""
+        return await self.transport.send(self.request)
+
+    def release(self) -> None:
+        """Nothing is held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +167,11 @@ class LocalTransport:
         except RequestError as error:
             return LocalAnswer(error.status, headers, iter((error.body(),)))
         if pace.delay_ms:
-            await _silence(pace.delay_ms / 1_000, self._timeout_s)
+            try:
+                await _silence(pace.delay_ms / 1_000, self._timeout_s)
+            except asyncio.CancelledError:
+                request.pending = PendingAnswer(self, request)
+                raise
         headers["openai-processing-ms"] = str(max(0, round((self._now() - started_s) * 1_000)))
         if made.stream:
             headers["Content-Type"] = "text/event-stream; charset=utf-8"

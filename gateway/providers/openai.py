@@ -5,11 +5,12 @@ This file owns the rule that the bound read here holds for whatever the provider
 that disagree about a body must not let more through than was held. So a body is refused
 
 - that is not strict JSON in UTF-8 (NaN, comments, trailing commas, lone surrogates, a byte order mark),
-- in which a top-level name stands twice, however it is escaped: parsers differ in which one they take,
-- in which a metering field is spelled in another case (`MAX_TOKENS`): Go's parser would take it, others would not,
-- in which a metering field has another type than OpenAI's (`"n": "2"`), which lenient parsers would convert.
+- in which a name stands twice, or in another case, in an object that metering reads (`openai_fields`),
+- in which a metering field has another type than OpenAI's (`"n": "2"`), which lenient parsers would convert,
+- in which a number is above what a double holds, or that has more structure than its bounds (`structure`).
 
-Nothing below the top level is built but small fields, and messages that have parts other than text.
+Every value is looked at by a decoder here or by `structure.check_value`, so that `msgspec.json.decode` of a body that
+`parse` has accepted never raises. Nothing below the top level is built but what has to be looked into.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,17 +20,21 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT
-from gateway.providers.dialect import NO_PARTS, BadRequest, ParsedRequest, Reported
-from gateway.providers.openai_parts import Name, as_name, count_parts, first_byte
+from gateway.providers.dialect import NO_PARTS, NO_WORK, BadRequest, ParsedRequest, Reported, Work
+from gateway.providers.openai_fields import first_byte, is_null, other_case, read_object, top_level, wrong_type
+from gateway.providers.openai_input import input_tokens
+from gateway.providers.openai_output import output_of, output_of_part
+from gateway.providers.openai_parts import count_parts, more_items
 from gateway.providers.openai_usage import OpenAIEvents, usage_from_json
+from gateway.providers.openai_work import WORK_FIELDS, read_work
+from gateway.providers.output import Inline, Output
+from gateway.providers.structure import SHORT_VALUE_BYTES, StructureBounds, check_size, check_value, too_many
 from gateway.streaming import SseTap
 
 CHAT: Final = "/v1/chat/completions"
 COMPLETIONS: Final = "/v1/completions"
 EMBEDDINGS: Final = "/v1/embeddings"
 INPUT_FIELD: Final = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input"}
-DEFAULT_MAX_FIELD: Final = {CHAT: "max_completion_tokens", COMPLETIONS: "max_tokens"}
-"""Where an imposed maximum goes: OpenAI's reasoning models refuse `max_tokens`, older servers know nothing else."""
 MAX_FIELDS: Final = ("max_completion_tokens", "max_tokens", "n_predict")
 """The largest one given bounds a choice. `n_predict` is llama.cpp's, which prefers it to `max_tokens`."""
 MAX_MODEL_CHARS: Final = 200
@@ -37,82 +42,85 @@ MAX_CHOICES: Final = 128
 """Of `n` and of `best_of` each, as OpenAI's reference bounds `n`."""
 MAX_LABEL_CHARS: Final = 256
 """An end user's name and a service tier are kept up to here."""
-
-SERVER_TOOL_FIELDS: Final = frozenset({"web_search_options", "search_parameters", "plugins"})
-"""OpenAI's, xAI's and OpenRouter's way to have the provider put search results into the input."""
+_PRESET: Final = "@preset/"
+"""OpenRouter's way to name a model by what is stored there."""
 
 _FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
-_PAIRS: Final = msgspec.json.Decoder(dict[Name, Raw], dec_hook=as_name)
 _ITEMS: Final = msgspec.json.Decoder(list[Raw])
 _STRING: Final[msgspec.json.Decoder[str | None]] = msgspec.json.Decoder(str | None)
 _INTEGER: Final[msgspec.json.Decoder[int | None]] = msgspec.json.Decoder(int | None)
 _BOOLEAN: Final[msgspec.json.Decoder[bool | None]] = msgspec.json.Decoder(bool | None)
-_SHORTEST_PAIR_BYTES: Final = len('"":0,')
+_FIELD_LEVEL: Final = 1
 
 _EXPECTED: Final = {
     **dict.fromkeys(("model", "user", "safety_identifier", "service_tier"), "a string"),
-    **dict.fromkeys(("n", "best_of", *MAX_FIELDS), "an integer"),
+    **dict.fromkeys(("n", "best_of", "max_tool_calls", *MAX_FIELDS), "an integer"),
     "stream": "a boolean",
 }
 _DECODERS: Final = {"a string": _STRING.decode, "an integer": _INTEGER.decode, "a boolean": _BOOLEAN.decode}
 _READERS: Final[dict[str, Callable[[Raw], str | int | None]]] = {
     name: _DECODERS[expected] for name, expected in _EXPECTED.items()
 }
-METERING_FIELDS: Final = frozenset({*_READERS, "stream_options", *INPUT_FIELD.values(), *SERVER_TOOL_FIELDS})
+METERING_FIELDS: Final = frozenset({*_READERS, "stream_options", *INPUT_FIELD.values(), *WORK_FIELDS})
+_LOOKED_INTO: Final = WORK_FIELDS | {"stream_options"}
 _USUAL_FIELDS: Final = METERING_FIELDS | {
-    *(
-        "temperature",
-        "top_p",
-        "stop",
-        "seed",
-        "tools",
-        "tool_choice",
-        "parallel_tool_calls",
-        "response_format",
-        "top_k",
-    ),
+    *("temperature", "top_p", "stop", "seed", "tool_choice", "parallel_tool_calls", "response_format", "top_k"),
     *("presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs", "metadata", "store"),
-    *("reasoning_effort", "modalities", "audio", "prediction", "verbosity", "echo", "suffix", "dimensions"),
-    *("encoding_format", "prompt_cache_key", "functions", "function_call", "min_p", "repetition_penalty"),
+    *("reasoning_effort", "prediction", "verbosity", "echo", "suffix", "dimensions", "min_p", "repetition_penalty"),
+    *("encoding_format", "prompt_cache_key", "functions", "function_call"),
 }
 """Names that need no second look; any other costs a case-folding."""
+_STREAM_OPTIONS: Final = frozenset({"include_usage"})
+DEFAULT_BOUNDS: Final = StructureBounds()
 
 
-def parse(endpoint: str, body: bytes) -> ParsedRequest:
+def parse(endpoint: str, body: bytes, bounds: StructureBounds = DEFAULT_BOUNDS) -> ParsedRequest:
     """What a request to `/v1/chat/completions`, `/v1/completions` or `/v1/embeddings` asks for. Raises `BadRequest`."""
-    fields = _top_level(body)
-    values = _values(fields)
+    check_size(body, bounds)
+    fields = top_level(body, bounds.fields)
+    if fields is None:
+        raise too_many("fields", bounds.fields)
+    values = _values(fields, INPUT_FIELD[endpoint], bounds)
     model = _model(values)
     content = _input(fields, INPUT_FIELD[endpoint])
     has_output = endpoint != EMBEDDINGS
     stream = has_output and values.get("stream") is True
     choices = 1
-    max_output_tokens = None
-    parts = NO_PARTS
-    unbounded = not SERVER_TOOL_FIELDS.isdisjoint(fields)
+    given: tuple[str, ...] = ()
+    parts, outside = NO_PARTS, False
+    work = NO_WORK if WORK_FIELDS.isdisjoint(fields) else _work(fields, values, bounds)
     if has_output:
         if "n" in values or "best_of" in values:
             choices = max(_within(values, "n", 1, MAX_CHOICES) or 1, _within(values, "best_of", 1, MAX_CHOICES) or 1)
-        max_output_tokens = _maximum(values, 0 if endpoint == COMPLETIONS else 1)
-    if endpoint == COMPLETIONS:
-        choices *= _prompts(content)
-    elif endpoint == CHAT:
-        parts, outside = count_parts(content)
-        unbounded = unbounded or outside
+        given = _maxima(values, 0 if endpoint == COMPLETIONS else 1)
+    if endpoint == CHAT:
+        parts, outside = count_parts(content, bounds)
+        outside = outside or ("prompt" in fields and first_byte(fields["prompt"]) == ord("{"))  # stored there
+    else:
+        prompts = _prompts(content, INPUT_FIELD[endpoint], bounds)
+        choices *= prompts if has_output else 1
     return ParsedRequest(
         endpoint=endpoint,
         model=model,
         stream=stream,
-        include_usage=stream and "stream_options" in fields and _asks_for_usage(fields),
+        include_usage="stream_options" in fields and _asks_for_usage(fields["stream_options"], stream, bounds),
         choices=choices,
-        max_output_tokens=max_output_tokens,
+        max_output_tokens=max([values[name] for name in given]) if given else None,
+        max_fields=given,
         input_bound_tokens=len(body),
         end_user=_label(values.get("safety_identifier") or values.get("user")),
         service_tier=_label(values.get("service_tier")),
         has_output=has_output,
         parts=parts,
-        unbounded_input=unbounded,
+        unbounded_input=outside or work.outside,
+        work=work,
     )
+
+
+def max_field(provider_field: str, endpoint: str) -> str:
+    """Where a provider takes the maximum of an answer's tokens: `provider_field` is its field for chats. Completions
+    are older than `max_completion_tokens`."""
+    return provider_field if endpoint == CHAT or provider_field == "n_predict" else "max_tokens"
 
 
 def rewrite(
@@ -125,9 +133,10 @@ def rewrite(
 ) -> bytes:
     """The body for the provider; the same object where nothing changes. For bodies that `parse` has accepted.
 
-    `model` replaces the name; `include_usage` sets `stream_options.include_usage`, other options stay; with
-    `max_output_tokens` every maximum that the client gave becomes that, and `max_field` where it gave none
-    (`DEFAULT_MAX_FIELD` by endpoint). What is nested stays byte for byte; spaces between top-level fields go.
+    `model` replaces the name; `include_usage` sets `stream_options.include_usage`, other options stay. With
+    `max_output_tokens` no maximum is above that: where the client gave `max_field`, each that it gave is cut down to
+    it; else `max_field` alone carries it, because the provider would believe no other. What is nested stays byte for
+    byte; spaces between top-level fields go.
     """
     if model is None and not include_usage and max_output_tokens is None:
         return body
@@ -135,13 +144,18 @@ def rewrite(
     if model is not None:
         fields["model"] = model
     if include_usage:
-        options: dict[str, Any] = dict(_options(fields))
+        said: Raw | None = fields.get("stream_options")
+        options: dict[str, Any] = {} if said is None or is_null(said) else dict(_FIELDS.decode(said))
         options["include_usage"] = True
         fields["stream_options"] = options
     if max_output_tokens is not None:
-        given = [name for name in MAX_FIELDS if name in fields and _INTEGER.decode(fields[name]) is not None]
-        for name in given or (max_field,):
-            fields[name] = max_output_tokens
+        maxima: dict[str, int | None] = {name: _INTEGER.decode(fields[name]) for name in MAX_FIELDS if name in fields}
+        if maxima.get(max_field) is None:
+            for name in maxima:
+                del fields[name]
+            fields[max_field] = max_output_tokens
+        else:
+            fields |= {name: min(most, max_output_tokens) for name, most in maxima.items() if most is not None}
     return msgspec.json.encode(fields)
 
 
@@ -151,8 +165,14 @@ class OpenAIDialect:
     endpoints: Final = frozenset(INPUT_FIELD)
     events: Final = OpenAIEvents()
 
+    def __init__(self, bounds: StructureBounds = DEFAULT_BOUNDS) -> None:
+        self._bounds = bounds
+
+    def check_size(self, body: bytes) -> None:
+        check_size(body, self._bounds)
+
     def parse(self, endpoint: str, body: bytes) -> ParsedRequest:
-        return parse(endpoint, body)
+        return parse(endpoint, body, self._bounds)
 
     def rewrite(
         self, body: bytes, *, model: str | None, include_usage: bool, max_output_tokens: int | None, max_field: str
@@ -164,67 +184,39 @@ class OpenAIDialect:
     def usage_from_json(self, endpoint: str, body: bytes) -> Reported | None:
         return usage_from_json(endpoint, body)
 
-    def output_text(self, body: bytes) -> str:
-        return "".join(text for _, text in self.events.texts(body))
+    def output(self, body: bytes) -> Output:
+        return output_of(body)
+
+    def output_of_part(self, part: bytes) -> Output:
+        return output_of_part(part)
+
+    def input_tokens(self, body: bytes, count: Callable[[str], int]) -> tuple[int, list[Inline]]:
+        return input_tokens(body, count)
 
     def tap(self, *, usage_added: bool, include_cost: bool) -> SseTap:
         """A client that wants the cost gets the usage chunk that carries it, whoever asked for usage."""
         return SseTap(self.events, strip_usage=usage_added and not include_cost, hold_usage=include_cost)
 
 
-def _top_level(body: bytes) -> dict[str, Raw]:
-    """The fields by name, each there once. Raises `BadRequest`."""
-    try:
-        if not body.isascii():
-            body.decode()  # msgspec does not look inside strings that it does not build
-        fields, once = _distinct(body)
-    except UnicodeDecodeError as error:
-        raise BadRequest("The body is not valid JSON: it is not UTF-8.") from error
-    except RecursionError as error:
-        raise BadRequest("The body is not valid JSON: it is nested too deeply.") from error
-    except msgspec.ValidationError as error:
-        raise BadRequest("The body must be a JSON object.") from error
-    except msgspec.DecodeError as error:
-        raise BadRequest(f"The body is not valid JSON: {error}") from error
-    if not once:
-        raise _twice(body)
-    return fields
-
-
-def _distinct(text: bytes) -> tuple[dict[str, Raw], bool]:
-    """The fields of a JSON object, and whether each stands there once. Raises what the decoder raises."""
-    fields = _FIELDS.decode(text)
-    # Names, values and the signs between them make up the text: a name that stands twice leaves a rest, as do spaces.
-    rest_bytes = len(text) - 4 * len(fields) - sum(map(len, fields)) - sum(map(len, fields.values()))
-    return fields, rest_bytes < _SHORTEST_PAIR_BYTES or len(_PAIRS.decode(text)) == len(fields)
-
-
-def _twice(body: bytes) -> BadRequest:
-    seen = set()
-    for name in map(str, _PAIRS.decode(body)):
-        if name in seen:
-            break
-        seen.add(name)
-    param = name[:MAX_MODEL_CHARS]
-    return BadRequest(f"The field '{param}' is given twice.", param)
-
-
-def _wrong_type(param: str, expected: str) -> BadRequest:
-    return BadRequest(f"Invalid type for '{param}': expected {expected}.", param)
-
-
-def _values(fields: Mapping[str, Raw]) -> dict[str, Any]:
+def _values(fields: Mapping[str, Raw], input_field: str, bounds: StructureBounds) -> dict[str, Any]:
     """The small fields, decoded. Raises `BadRequest` for a wrong type, or a name that another parser would take."""
     values: dict[str, Any] = {}
     try:
         for name, raw in fields.items():
             if name in _READERS:
                 values[name] = _READERS[name](raw)
-            elif name not in _USUAL_FIELDS and (folded := name.casefold()) in METERING_FIELDS:
-                raise BadRequest(f"Unrecognized field: write '{folded}' in lower case.", folded)
+                continue
+            if name not in _USUAL_FIELDS and (folded := name.casefold()) in METERING_FIELDS:
+                raise other_case(folded)
+            if len(raw) > SHORT_VALUE_BYTES and name != input_field and name not in _LOOKED_INTO:
+                check_value(raw, bounds, _FIELD_LEVEL, name)
     except msgspec.DecodeError as error:
-        raise _wrong_type(name, _EXPECTED[name]) from error
+        raise wrong_type(name, _EXPECTED[name]) from error
     return values
+
+
+def _work(fields: Mapping[str, Raw], values: Mapping[str, Any], bounds: StructureBounds) -> Work:
+    return read_work(fields, _within(values, "max_tool_calls", 0, MAX_COUNT), bounds)
 
 
 def _within(values: Mapping[str, Any], name: str, least: int, most: int) -> int | None:
@@ -245,37 +237,27 @@ def _model(values: Mapping[str, Any]) -> str:
         raise BadRequest("Missing required parameter: 'model'.", "model")
     if not 1 <= len(model) <= MAX_MODEL_CHARS:
         raise BadRequest(f"Invalid value for 'model': expected 1 to {MAX_MODEL_CHARS} characters.", "model")
+    if _PRESET in model:
+        raise BadRequest("A preset names its model at the provider: name the model itself.", "model")
     return model
 
 
-def _maximum(values: Mapping[str, Any], least: int) -> int | None:
-    """The largest maximum given. Completions allow 0, with which OpenAI scores an echoed prompt and writes nothing."""
-    largest: int | None = None
-    for name in MAX_FIELDS:
-        if name in values and (given := _within(values, name, least, MAX_COUNT)) is not None:
-            largest = given if largest is None else max(largest, given)
-    return largest
+def _maxima(values: Mapping[str, Any], least: int) -> tuple[str, ...]:
+    """The maxima given, by name. Completions allow 0, with which OpenAI scores an echoed prompt and writes nothing."""
+    return tuple(
+        [name for name in MAX_FIELDS if name in values and _within(values, name, least, MAX_COUNT) is not None]
+    )
 
 
-def _options(fields: Mapping[str, Raw]) -> dict[str, Raw]:
-    raw = fields.get("stream_options")
-    if raw is None or first_byte(raw) == ord("n"):
-        return {}
+def _asks_for_usage(raw: Raw, stream: bool, bounds: StructureBounds) -> bool:
+    check_value(raw, bounds, _FIELD_LEVEL, "stream_options")
+    if is_null(raw) or (not stream and first_byte(raw) != ord("{")):
+        return False
+    options = read_object(raw, "stream_options", _STREAM_OPTIONS)
     try:
-        options, once = _distinct(raw)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise _wrong_type("stream_options", "an object") from error
-    if not once:
-        raise BadRequest("A field of 'stream_options' is given twice.", "stream_options")
-    return options
-
-
-def _asks_for_usage(fields: Mapping[str, Raw]) -> bool:
-    options = _options(fields)
-    try:
-        return "include_usage" in options and _BOOLEAN.decode(options["include_usage"]) is True
+        return "include_usage" in options and _BOOLEAN.decode(options["include_usage"]) is True and stream
     except msgspec.DecodeError as error:
-        raise _wrong_type("stream_options.include_usage", "a boolean") from error
+        raise wrong_type("stream_options.include_usage", "a boolean") from error
 
 
 def _input(fields: Mapping[str, Raw], name: str) -> Raw:
@@ -286,12 +268,17 @@ def _input(fields: Mapping[str, Raw], name: str) -> Raw:
     first = first_byte(raw)
     if first == ord("[") or (first == ord('"') and name != "messages"):
         return raw
-    raise _wrong_type(name, "an array" if name == "messages" else "a string or an array")
+    raise wrong_type(name, "an array" if name == "messages" else "a string or an array")
 
 
-def _prompts(raw: Raw) -> int:
+def _prompts(raw: Raw, name: str, bounds: StructureBounds) -> int:
     """How many prompts: a string or a list of token ids is one, a list of either as many as it has."""
-    text = bytes(raw)
-    if text[:1] == b'"' or (b'"' not in text and text.rfind(b"[") == 0):
+    if first_byte(raw) == ord('"'):
         return 1
+    check_value(raw, bounds, _FIELD_LEVEL, name)
+    text = bytes(raw)
+    if b'"' not in text and text.rfind(b"[") == 0:
+        return 1
+    if more_items(raw, bounds.messages):
+        raise too_many(f"items in '{name}'", bounds.messages, name)
     return max(1, len(_ITEMS.decode(raw)))

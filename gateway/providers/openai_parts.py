@@ -1,138 +1,177 @@
 """OpenAI's format, the messages: which input is not text, and which is not in the body. This file owns that count.
 
-Source: https://platform.openai.com/docs/api-reference/chat/create (`messages[].content[]`). Only names and the first
-bytes of values are looked at, so that a long prompt costs one scan. What can't be recognised is taken to be outside the
-body: then the context window is the bound, never too little.
+Source: https://platform.openai.com/docs/api-reference/chat/create (`messages[].content[]`). Of messages whose members
+are strings nothing else is looked at. What can't be recognised is taken to be outside the body: then the context window
+is the bound, never too little.
 """
 
-import re
 from typing import Final
 
 import msgspec
 from msgspec import Raw
 
-from gateway.providers.dialect import NO_PARTS, BadRequest, Parts
+from gateway.providers.dialect import NO_PARTS, Parts
+from gateway.providers.openai_fields import (
+    NAMES_BETWEEN,
+    Name,
+    as_name,
+    check_shape,
+    first_byte,
+    read_object,
+    read_objects,
+    wrong_type,
+)
+from gateway.providers.structure import SHORT_VALUE_BYTES, StructureBounds, check_value, too_many
 
-
-class Name(str):
-    """A field's name that equals no other `Name`, so that a dictionary keeps what stands twice in a JSON object."""
-
-    __slots__ = ()
-    __hash__ = object.__hash__
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-    def __ne__(self, other: object) -> bool:
-        return self is not other
-
-
-def as_name(_type: type, name: str) -> Name:
-    """`dec_hook` of a decoder of dictionaries with `Name` keys."""
-    return Name(name)
-
-
+MESSAGES: Final = "messages"
+CONTENT: Final = "messages.content"
 TEXT_PART: Final = frozenset({"type", "text", "refusal", "thinking", "reasoning", "signature", "cache_control"})
 """Fields of a part that is text and in the body."""
 _KINDS: Final = frozenset({"image_url", "input_audio", "file"})
 _FURTHER: Final = frozenset({"detail", "filename", "min_pixels", "max_pixels"})
 """Fields beside those, of parts of the kinds that are counted, that bring no input of their own."""
+_PART: Final = TEXT_PART | _KINDS | _FURTHER
+_MESSAGE: Final = frozenset({"role", "content", "name", "audio", "tool_calls", "function_call", "tool_call_id"})
+_NOT_TEXT: Final = frozenset({"audio", "content", "images", "files", "file_ids", "attachments"})
+"""Members of a message that, as a list or an object, bring input that is not in the body or not text."""
+_SOURCE: Final = frozenset({"url", "file_data", "file_id", "filename", "detail", "format", "data"})
+_AUDIO: Final = frozenset({"data", "format"})
+_HEAD_BYTES: Final = 32
+_DATA_URL: Final = b'"data:'
+_IN_BODY: Final = _SOURCE - {"file_id", "data"}
+PLAIN_BYTES: Final = 65_536
+"""Messages up to here are looked at as texts; of more no copy is made."""
+_SHORTEST_ITEM_BYTES: Final = len("0,")
+_FEW_COMMAS: Final = 32
+_MEMBER_LEVEL: Final = 3
+"""Levels around a member of a message: the body, the list, the message."""
+_PART_LEVEL: Final = 5
+_QUOTE, _LIST, _OBJECT = b'"[{'
+_NESTED: Final = (_LIST, _OBJECT)
 
-NESTED: Final = re.compile(rb":\s*[\[{]")
-"""Without a match no message has a member that is a list or an object, so all content is a string."""
-SHORT_BYTES: Final = 1_024
-"""Up to here the expression is the faster one."""
-MOST_BRACKETS: Final = 256
-"""Of one kind that are looked at one by one; text with more is searched by the expression."""
-MOST_SPACES: Final = 16
-"""Before a bracket; where there are more, the expression is asked, too."""
-_OBJECTS: Final = msgspec.json.Decoder(list[dict[Name, Raw]], dec_hook=as_name)
+_PLAIN: Final = msgspec.json.Decoder(list[dict[Name, str]], dec_hook=as_name)
 _ITEMS: Final = msgspec.json.Decoder(list[Raw])
-_OBJECT: Final = msgspec.json.Decoder(dict[str, Raw])
 
 
-def first_byte(raw: Raw) -> int:
-    """The first byte of a JSON value, which tells its type."""
-    return memoryview(raw)[0]
+def more_items(raw: Raw, most: int) -> bool:
+    """Whether a list has more than `most` items; only one that has room for them, and the commas, is looked at."""
+    if len(raw) <= _SHORTEST_ITEM_BYTES * most:
+        return False
+    text, at = bytes(raw), -1
+    for _ in range(min(most, _FEW_COMMAS)):  # pictures have none, and finding none is fast
+        at = text.find(b",", at + 1)
+        if at < 0:
+            return False
+    return text.count(b",") >= most and len(_ITEMS.decode(raw)) > most
 
 
-def count_parts(messages: Raw) -> tuple[Parts, bool]:
+def count_parts(messages: Raw, bounds: StructureBounds) -> tuple[Parts, bool]:
     """Parts that are not text in the `messages` of a request, and whether there is input outside the body.
 
-    Raises `BadRequest` where one of them has parts or calls and not all are objects.
+    Raises `BadRequest` where one of them has parts or calls and not all are objects, where names are tricks, and where
+    there are too many.
     """
-    if not nested(bytes(messages)):
-        return NO_PARTS, False
-    try:
-        found = _OBJECTS.decode(messages)
-    except (msgspec.ValidationError, RecursionError) as error:
-        raise BadRequest("Invalid type for 'messages': expected an array of objects.", "messages") from error
-    parts: list[dict[Name, Raw]] = []
+    if more_items(messages, bounds.messages):
+        raise too_many(MESSAGES, bounds.messages, MESSAGES)
+    if len(messages) <= PLAIN_BYTES:
+        try:
+            plain = _PLAIN.decode(messages)
+        except (msgspec.ValidationError, RecursionError):
+            pass
+        else:
+            for shape in set(map(NAMES_BETWEEN.join, plain)):  # mostly they are alike
+                check_shape(shape, MESSAGES, _MESSAGE)
+            return NO_PARTS, False
+    return _look_into(messages, bounds)
+
+
+def _look_into(messages: Raw, bounds: StructureBounds) -> tuple[Parts, bool]:
+    found = read_objects(messages, MESSAGES, _MESSAGE)
+    if found is None:
+        raise wrong_type(MESSAGES, "an array of objects")
+    parts: list[dict[str, Raw]] = []
     outside = False
     for message in found:
         for name, value in message.items():
-            first = first_byte(value)
-            if first == ord("[") and name.casefold() == "content":
-                try:
-                    parts += _OBJECTS.decode(value)
-                except (msgspec.ValidationError, RecursionError):
-                    outside = outside or not _all_strings(value)
-            elif first == ord("{") and name.casefold() in ("audio", "content"):
-                outside = True  # an earlier answer's audio, by id
-    return _sum(parts, outside) if parts else (NO_PARTS, outside)
+            first = memoryview(value)[0]
+            if first == _QUOTE or (first not in _NESTED and len(value) <= SHORT_VALUE_BYTES):
+                continue
+            if name == "content" and first == _LIST:
+                outside |= not _collect(value, parts, bounds)
+            else:
+                check_value(value, bounds, _MEMBER_LEVEL, MESSAGES)
+                outside |= first in _NESTED and name in _NOT_TEXT  # an earlier answer's audio, by id
+    return _sum(parts, outside, bounds) if parts else (NO_PARTS, outside)
 
 
-def nested(messages: bytes) -> bool:
-    """As a search for `NESTED`. Brackets are few, as a rule, and finding them takes a tenth of the time that an
-    expression takes which stops at every colon."""
-    if len(messages) < SHORT_BYTES:
-        return NESTED.search(messages) is not None
-    for bracket in (b"{", b"["):
-        at = 0
-        for _ in range(MOST_BRACKETS):
-            at = messages.find(bracket, at + 1)
-            if at < 0:
-                break
-            before = messages[max(0, at - MOST_SPACES) : at].rstrip()
-            if before.endswith(b":"):
-                return True
-            if not before:
-                return NESTED.search(messages) is not None
-        else:
-            return NESTED.search(messages) is not None
-    return False
+def _collect(content: Raw, parts: list[dict[str, Raw]], bounds: StructureBounds) -> bool:
+    """Add the parts of one message; False where they are something else than objects or texts."""
+    if more_items(content, bounds.parts - len(parts)):
+        raise too_many("parts in its messages", bounds.parts, MESSAGES)
+    found = read_objects(content, CONTENT, _PART)
+    if found is None:
+        check_value(content, bounds, _MEMBER_LEVEL, MESSAGES)
+        return all(first_byte(item) == _QUOTE for item in _ITEMS.decode(content))
+    parts += found
+    return True
 
 
-def _sum(parts: list[dict[Name, Raw]], outside: bool) -> tuple[Parts, bool]:
-    images = audios = files = inline_bytes = 0
+def _sum(parts: list[dict[str, Raw]], outside: bool, bounds: StructureBounds) -> tuple[Parts, bool]:
+    images = audios = files = inline_bytes = audio_bytes = 0
     for part in parts:
-        names = set(map(str, part))
-        if names <= TEXT_PART:
-            continue
-        outside = outside or not names <= TEXT_PART | _KINDS | _FURTHER
+        names = part.keys()
+        if not names <= _PART:
+            outside = True
         images += "image_url" in names
         audios += "input_audio" in names
         files += "file" in names
         for name, value in part.items():
-            if str(name) in ("image_url", "file"):
-                data_bytes, elsewhere = _source(value)
+            if name == "input_audio":
+                data_bytes, elsewhere = _audio(value, bounds)
+                audio_bytes += data_bytes
+                outside |= elsewhere
+            elif name in _KINDS:
+                data_bytes, elsewhere = _source(value, f"{CONTENT}.{name}", bounds)
                 inline_bytes += data_bytes
-                outside = outside or elsewhere
-    return Parts(images, audios, files, inline_bytes), outside
+                outside |= elsewhere
+            elif first_byte(value) != _QUOTE:
+                check_value(value, bounds, _PART_LEVEL, MESSAGES)
+    return Parts(images, audios, files, inline_bytes, audio_bytes), outside
 
 
-def _source(value: Raw) -> tuple[int, bool]:
+def _source(value: Raw, param: str, bounds: StructureBounds) -> tuple[int, bool]:
     """Of an image or file: bytes of base64 data in the body, and whether it is named by an id alone."""
-    if first_byte(value) != ord("{"):
+    if first_byte(value) != _OBJECT:
+        check_value(value, bounds, _PART_LEVEL, MESSAGES)
         return _data_bytes(value), False
-    fields = _OBJECT.decode(value)
+    fields = _fields(value, param, bounds)
     data_bytes = sum(_data_bytes(fields[name]) for name in ("url", "file_data") if name in fields)
-    return data_bytes, not fields.keys() <= {"url", "file_data", "filename", "detail", "format"}
+    return data_bytes, not fields.keys() <= _IN_BODY
+
+
+def _audio(value: Raw, bounds: StructureBounds) -> tuple[int, bool]:
+    """Of audio: bytes of base64 data in the body, and whether it is named by an id, or an address, which some providers
+    take in place of data."""
+    if first_byte(value) != _OBJECT:
+        check_value(value, bounds, _PART_LEVEL, MESSAGES)
+        data_bytes = _data_bytes(value)
+        return data_bytes, not data_bytes
+    fields = _fields(value, f"{CONTENT}.input_audio", bounds)
+    data = fields.get("data")
+    if data is None or not fields.keys() <= _AUDIO:
+        return 0, True
+    head = bytes(memoryview(data)[:_HEAD_BYTES])
+    is_address = not head.startswith(_DATA_URL) and (b":" in head or b"\\u" in head)
+    return (0, True) if is_address else (len(data), False)
+
+
+def _fields(value: Raw, param: str, bounds: StructureBounds) -> dict[str, Raw]:
+    fields = read_object(value, param, _SOURCE)
+    for field in fields.values():
+        if first_byte(field) != _QUOTE:
+            check_value(field, bounds, _PART_LEVEL + 1, MESSAGES)
+    return fields
 
 
 def _data_bytes(value: Raw) -> int:
-    return len(value) if bytes(memoryview(value)[:6]) == b'"data:' else 0
-
-
-def _all_strings(value: Raw) -> bool:
-    return all(first_byte(item) == ord('"') for item in _ITEMS.decode(value))
+    return len(value) if bytes(memoryview(value)[: len(_DATA_URL)]) == _DATA_URL else 0

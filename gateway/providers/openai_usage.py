@@ -1,4 +1,4 @@
-"""OpenAI's format, the answer: usage, text and errors, whole or in stream events. This file owns that reading.
+"""OpenAI's format, the answer: usage and errors, whole or in stream events. This file owns that reading.
 
 Source: https://platform.openai.com/docs/api-reference/chat/object and .../chat/streaming. What other providers of the
 same format do differently:
@@ -15,14 +15,16 @@ zero, above `MAX_COUNT`, both zero) are no report: then `missing_usage` applies,
 """
 
 import re
-from collections.abc import Iterator
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT, Usage
 from gateway.providers.dialect import EventFacts, GarbageAnswer, Reported
+from gateway.providers.openai_output import pieces, pieces_of_part
+from gateway.providers.openai_searches import CITATION, searches_of
+from gateway.providers.output import Piece
 
 _NULL: Final = Raw(b"null")
 
@@ -103,6 +105,10 @@ class _PlainUsage(msgspec.Struct):
     prompt_cache_hit_tokens: _Nothing = None
     cache_read_input_tokens: _Nothing = None
     cache_creation_input_tokens: _Nothing = None
+    server_tool_use: None = None
+    server_side_tool_usage_details: None = None
+    num_search_queries: _Nothing = None
+    num_sources_used: _Nothing = None
 
 
 class _PlainAnswer(msgspec.Struct):
@@ -123,6 +129,8 @@ _EMPTY_LIST: Final = re.compile(rb"\[\s*\]")
 
 def usage_from_json(endpoint: str, body: bytes) -> Reported | None:
     """Usage of a whole answer; None where it reports none. Raises `GarbageAnswer` where it is not a JSON object."""
+    if CITATION in body:
+        return _reported(_decode(body))
     try:  # as OpenAI writes it, in one go
         answer = _PLAIN.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -149,8 +157,12 @@ def _decode(body: bytes) -> _Answer:
 
 def _reported(answer: _Answer) -> Reported | None:
     counts = _counts(answer.usage) or _counts(_groq_usage(answer.x_groq))
-    usage = counts and _to_usage(counts)
-    return Reported(usage, _string(answer.service_tier), _string(answer.model)) if usage else None
+    usage = _to_usage(counts) if counts else None
+    if usage is None:
+        return None
+    if searches := searches_of(answer.usage, answer.choices):
+        usage = msgspec.structs.replace(usage, searches=searches)
+    return Reported(usage, _string(answer.service_tier), _string(answer.model))
 
 
 def _counts(raw: Raw) -> _Usage | None:
@@ -283,12 +295,13 @@ class OpenAIEvents:
             is_error=is_error,
         )
 
-    def texts(self, data: bytes) -> list[tuple[int, str]]:
-        """What the model wrote: content, reasoning, refusals, calls of tools, transcripts, in order, by choice."""
-        try:
-            return list(_event_texts(msgspec.json.decode(data)))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return []
+    def pieces(self, data: bytes) -> list[tuple[int, Piece]]:
+        """What the model wrote, by choice: see `gateway.providers.openai_output`."""
+        return pieces(data)
+
+    def pieces_of_part(self, data: bytes) -> list[tuple[int, Piece]]:
+        """The output in the data of an event that broke off, as far as it can be told."""
+        return pieces_of_part(data)
 
     def with_cost(self, data: bytes, cost_usd: str) -> bytes:
         """The same JSON with `cost_usd` as the last field of its `usage`; all else as it was, but for outer spaces."""
@@ -300,34 +313,3 @@ class OpenAIEvents:
         usage["cost_usd"] = Raw(msgspec.json.encode(cost_usd))
         event["usage"] = Raw(msgspec.json.encode(usage))
         return msgspec.json.encode(event)
-
-
-def _event_texts(event: Any) -> Iterator[tuple[int, str]]:
-    choices = event.get("choices") if isinstance(event, dict) else None
-    for choice in choices if isinstance(choices, list) else ():
-        if isinstance(choice, dict) and (text := "".join(_choice_texts(choice))):
-            index = choice.get("index")
-            yield (index if isinstance(index, int) else 0), text
-
-
-def _choice_texts(choice: dict[str, Any]) -> Iterator[str]:
-    yield from _strings(choice.get("text"))
-    delta = choice.get("delta") or choice.get("message")  # a stream's, or a whole answer's
-    if not isinstance(delta, dict):
-        return
-    # Some providers send the same reasoning under both names.
-    yield from _strings(delta.get("reasoning_content") or delta.get("reasoning"))
-    for name in ("content", "refusal", "tool_calls", "function_call", "audio"):
-        yield from _strings(delta.get(name))
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """The text in a string, a list of parts, or a part: what is tokens, not ids, types or base64."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list):
-        for item in value:
-            yield from _strings(item)
-    elif isinstance(value, dict):
-        for name in ("function", "name", "arguments", "input", "text", "content", "thinking", "transcript"):
-            yield from _strings(value.get(name))

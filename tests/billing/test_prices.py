@@ -231,6 +231,14 @@ def test_every_field_counts_for_the_id(changes: dict[str, object]) -> None:
     assert replace(row, **changes).id != row.id  # type: ignore[arg-type]
 
 
+def test_hidden_reasoning_prices_nothing_and_changes_no_id() -> None:
+    row = plain({"input": 1})
+    hidden = replace(row, hidden_reasoning=True)
+    assert (row.hidden_reasoning, hidden.hidden_reasoning) == (False, True)
+    assert hidden.id == row.id  # rows that the ledger has keep their ids when it is added to a file
+    assert from_canonical_json(canonical_json(hidden)) == row
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -294,13 +294,29 @@ async def test_a_read_that_was_cancelled_is_taken_up_by_another() -> None:
 # Ends.
 
 
-async def test_a_cancelled_request_closes_its_connection() -> None:
+async def test_a_cancelled_request_that_has_left_is_unanswered() -> None:
     wire = Wire()
     asking = await wire.ask()
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
+    assert not wire.aborted
+    answer = wire.connection.unanswered
+    assert answer is not None
+    answer.release()
     assert wire.aborted
+    assert wire.connection.unanswered is None
+
+
+async def test_a_cancelled_request_of_which_a_part_is_left_closes_its_connection() -> None:
+    wire = Wire()
+    asking = await wire.ask()
+    wire.unsent_bytes = 1
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert wire.aborted
+    assert wire.connection.unanswered is None
 
 
 @pytest.mark.parametrize("served", [False, True])

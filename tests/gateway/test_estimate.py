@@ -1,6 +1,7 @@
 """The hold is a true upper bound: whatever a request can come to within its bounds costs no more."""
 
 import json
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -12,9 +13,9 @@ from hypothesis import strategies as st
 from billing.holds.decision import Need, NeedTooLarge
 from billing.prices import FACTOR_SCALE, TOKEN_CLASSES, PriceRow, Tier
 from billing.usage import MAX_COUNT, Usage
-from gateway.estimate import EstimateRules, NotPriced, charge, markup_of, worst_case
+from gateway.estimate import EstimateRules, NotPriced, billed_usage, charge, markup_of, worst_case
 from gateway.handler import counted_tokens
-from gateway.providers.dialect import ParsedRequest, Parts
+from gateway.providers.dialect import ParsedRequest, Parts, Work
 from gateway.providers.openai import OpenAIDialect
 from gateway.routing import Rates, Route
 from gateway.settings import ProviderConfig
@@ -259,6 +260,75 @@ def test_input_outside_the_body_is_bounded_by_the_window_alone() -> None:
     assert worst_case(request(unbounded_input=True), route(windowed), 0, STRICT).input_tokens == 5000
     with pytest.raises(NotPriced, match="context_window"):
         worst_case(request(unbounded_input=True), route(row()), 0, STRICT)
+
+
+def test_each_use_of_a_tool_may_call_the_model_with_its_whole_window_again() -> None:
+    price = row(context_window=5000, per_unit={"search": 10**7, "request": 10**6})
+    parsed = request(unbounded_input=True, choices=2, work=Work(True, uses=3, searches=2))
+    need = worst_case(parsed, route(price), 0, STRICT, 10)  # what was counted in the body bounds nothing here
+    assert need.input_tokens == 2 * 4 * 5000
+    assert need.input_cost_nano == 2 * 4 * 5000 * 150 + 10**6 + 2 * 2 * 10**7
+    with pytest.raises(NotPriced, match="context_window"):
+        worst_case(parsed, route(row(per_unit={"search": 1})), 0, STRICT)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data(), price_rows(), markups, st.integers(0, 5), st.integers(0, 5), st.integers(1, 3), st.integers(0, 10**9))
+def test_no_work_within_its_uses_costs_more_than_its_hold(
+    data: st.DataObject, price: PriceRow, markup: int, uses: int, searches: int, choices: int, search_nano: int
+) -> None:
+    price = replace(price, per_unit={**price.per_unit, "search": search_nano}, context_window=3000)
+    work = Work(True, uses=max(uses, searches), searches=searches)
+    need = worst_case(request(unbounded_input=True, choices=choices, work=work), route(price), markup, STRICT)
+    granted = data.draw(st.integers(need.least_output, need.most_output))
+    usage = data.draw(usages(3000 * (work.uses + 1) * choices, granted * choices))
+    usage = msgspec.structs.replace(usage, searches=data.draw(st.integers(0, searches * choices)))
+    tier = data.draw(st.sampled_from([None, "default", "flex", "batch", "priority"]))
+    assert charge(usage, route(price), markup, tier).charged_nano <= hold_nano(need, granted)
+
+
+def test_searches_and_sound_need_a_price() -> None:
+    windowed = row(context_window=5000)
+    for asked, what in ((Work(True, 1, 1), "searches"), (Work(audio=True), "audio output")):
+        with pytest.raises(NotPriced, match=f"no price for {what}"):
+            worst_case(request(work=asked), route(windowed), 0, STRICT)
+    worst_case(request(work=Work(True, 1, 1)), route(row(context_window=5000, per_unit={"search": 0})), 0, STRICT)
+    spoken = row({"input": 1, "output": 1, "audio_output": 7 * 10**6})
+    assert worst_case(request(work=Work(audio=True)), route(spoken), 0, STRICT).unit_nano == 7
+
+
+def test_a_search_that_is_billed_and_not_reported_is_counted_once() -> None:
+    asked = request(work=Work(True, 1, 1, one_search=True))
+    assert billed_usage(Usage(input_tokens=1), asked).searches == 1
+    assert billed_usage(Usage(input_tokens=1, searches=2), asked).searches == 2
+    assert billed_usage(Usage(input_tokens=1), request()).searches == 0
+
+
+def test_the_dearest_of_the_models_that_may_answer_is_held_and_the_one_that_served_is_charged() -> None:
+    cheap = row({"input": 10**6, "output": 5 * 10**6}, max_output_tokens=100, context_window=900)
+    dear = row({"input": 3 * 10**6, "output": 4 * 10**6}, max_output_tokens=500, context_window=2000)
+    way = replace(
+        route(cheap), others={"dear": Rates.of(dear), "dear-mini": Rates.of(row({"input": 2 * 10**6, "output": 0}))}
+    )
+    need = worst_case(request(input_bound_tokens=1500), way, 0, STRICT)
+    assert (need.input_tokens, need.input_cost_nano, need.unit_nano, need.most_output) == (1500, 4500, 5, 1000)
+    used = Usage(input_tokens=10)
+    for served, price in (("m", 10), ("m-2024-05-13", 10), ("dear", 30), ("dear-mini-2024", 20), (None, 10), ("x", 10)):
+        charged = charge(used, way, 0, None, served)
+        assert charged.cost_nano == price, served
+    assert charge(used, way, 0, None, "dear").price_id == dear.id
+    forgetful = replace(way, others={"dear": Rates.of(row({"input": 1}))})
+    with pytest.raises(NotPriced, match="`dear`"):
+        worst_case(request(), forgetful, 0, STRICT)
+
+
+def test_a_name_that_asks_for_search_results_is_held_for_them() -> None:
+    price = row(context_window=5000, per_unit={"search": 10**6})
+    way = replace(route(price), online_searches=5)
+    need = worst_case(request(), way, 0, STRICT, 10)
+    assert (need.input_tokens, need.input_cost_nano) == (6 * 5000, 6 * 5000 * 150 + 5 * 10**6)
+    with pytest.raises(NotPriced, match="searches"):
+        worst_case(request(), replace(route(row(context_window=5000)), online_searches=5), 0, STRICT)
 
 
 def test_tokens_that_were_counted_take_the_place_of_bytes() -> None:

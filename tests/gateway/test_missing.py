@@ -164,8 +164,8 @@ INPUTS: list[tuple[str, dict[str, Any], Callable[[Tokenizer], int]]] = [
     ("/v1/embeddings", {"input": [[5, 6], [7]], "model": "text-embedding-3-small"}, lambda t: 3),
     ("/v1/embeddings", {"input": [], "model": "text-embedding-3-small"}, lambda t: 0),
     ("/v1/chat/completions", {"messages": []}, lambda t: 3),
-    ("/v1/chat/completions", {"messages": [{"content": [{"text": 2}, {"text": "Hi"}]}]}, lambda t: 7),
-    ("/v1/chat/completions", {"messages": [None, 1, "x", {"role": 5}]}, lambda t: 6),
+    ("/v1/chat/completions", {"messages": [{"content": [{"text": 2}, {"text": "Hi"}]}]}, lambda t: 8),
+    ("/v1/chat/completions", {"messages": [{}, {"role": 5}]}, lambda t: 10),
 ]
 
 

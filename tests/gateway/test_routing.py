@@ -64,6 +64,34 @@ def test_a_name_resolves_to_one_entry(name: str, entry: str, provider: str, mode
 
 
 @pytest.mark.parametrize(
+    ("entry_s", "provider_s", "found_s"), [(None, None, None), (None, 9, 9), (0, 9, 0), (3, None, 3)]
+)
+def test_a_route_carries_the_drain_of_its_entry_else_of_its_provider(
+    entry_s: float | None, provider_s: float | None, found_s: float | None
+) -> None:
+    made = Router(
+        {"p": ProviderConfig("p", "openai", "http://p/v1", disconnect_drain_s=provider_s)},
+        {"m": ModelConfig("m", "p", "m", disconnect_drain_s=entry_s)},
+        PriceTable(()),
+    )
+    assert found(made, "m").disconnect_drain_s == found_s
+
+
+def test_a_route_takes_the_other_models_that_a_request_names() -> None:
+    made = router(row("gpt"), row("dear", rate=9), row("vendor/old", provider="other"))
+    route, entries, unpriced = made.with_others(found(made, "fast"), ("dear", "gpt", "none"), NOW_S)
+    assert entries == ["openai/dear", "gpt", "openai/none"]
+    assert unpriced == ["none"]
+    assert {name: rates.input_rate for name, rates in route.others.items()} == {"dear": 9, "gpt": 1}
+    assert found(made, "fast").others == {}  # the route itself stays as it is
+
+
+def test_a_name_that_asks_for_search_results_says_so_on_its_route() -> None:
+    made = router(row("a:online"), row("gpt"))
+    assert [found(made, name).online_searches for name in ("openai/a:online", "gpt", "openai/a")] == [5, 0, 0]
+
+
+@pytest.mark.parametrize(
     "name",
     [
         *("", "/", "nothing", "openai/", "/gpt", "OpenAI/gpt", "GPT", "gone", "off/gone", "off/x", "x/gpt"),

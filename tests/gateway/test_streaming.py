@@ -215,7 +215,7 @@ def test_an_event_above_its_bound_passes_unread(strip: bool, piece_bytes: int) -
     assert passed + tap.finish() == (stream.replace(usage_event(7, 8), b"") if strip else stream)
     assert used(tap) == (7, 8)
     if piece_bytes < MAX_EVENT_BYTES:
-        assert tap.output_text() == "ab"
+        assert tap.output().text == "ab"
         assert tap.extrapolate(2) > 2
 
 
@@ -231,7 +231,7 @@ def test_output_text_goes_choice_by_choice() -> None:
     for index, text in [(0, "Hé"), (1, "Wo"), (0, "llo "), (1, "rld")]:
         tap.feed(event(choices=[{"index": index, "delta": {"content": text}}]))
     tap.feed(says("cut")[:-5])
-    assert tap.output_text() == "Héllo World"
+    assert tap.output().text == "Héllo World"
     assert tap.extrapolate(10) == 10
 
 
@@ -240,12 +240,12 @@ def test_beyond_the_bound_tokens_are_extrapolated() -> None:
     tap = SseTap(READER, keep_bytes=3 * len(chunk))
     for _ in range(10):
         tap.feed(chunk)
-    assert tap.output_text() == "word" * 3
+    assert tap.output().text == "word" * 3
     assert tap.extrapolate(3) == 10
     assert tap.extrapolate(4) == 14
     tap = SseTap(READER, keep_bytes=0)
     tap.feed(chunk)
-    assert tap.output_text() == ""
+    assert tap.output().text == ""
     assert tap.extrapolate(0) == len(chunk)
 
 
@@ -309,8 +309,8 @@ def test_without_stripping_every_byte_passes(stream: tuple[list[tuple[bytes, str
     assert rest.lstrip(b"\r\n").startswith(terminal)  # empty lines before an event are held with it
     assert used(tap) == last_usage(events)
     assert tap.done == bool(terminal)
-    assert tap.output_text() == "".join(text for _, _, text in events)
-    assert tap.began_output == bool(tap.output_text())
+    assert tap.output().text == "".join(text for _, _, text in events)
+    assert tap.began_output == bool(tap.output().text)
 
 
 @given(a_stream())
@@ -323,7 +323,7 @@ def test_stripping_removes_the_usage_chunk_and_nothing_else(
     assert passed + rest == b"".join(written for written, kind, _ in events if kind != "only") + terminal
     assert rest.endswith(terminal)
     assert used(tap) == last_usage(events)
-    assert tap.output_text() == "".join(text for _, _, text in events)
+    assert tap.output().text == "".join(text for _, _, text in events)
 
 
 @given(a_stream())
@@ -355,4 +355,4 @@ def test_no_bytes_make_it_fail(chunks: list[bytes]) -> None:
         tap = SseTap(READER, strip_usage=strip, hold_usage=hold)
         passed, rest = run(tap, chunks, "1")
         assert passed + rest == b"".join(chunks)
-        tap.output_text()
+        tap.output()

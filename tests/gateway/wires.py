@@ -26,6 +26,7 @@ class Wire(asyncio.Transport):
         self.sent: list[bytes] = []
         self.aborted = False
         self.paused = False
+        self.unsent_bytes = 0
         self.connection = Connection("provider.example", timeout_s, asyncio.get_running_loop())
         self.connection.connection_made(self)
 
@@ -36,7 +37,7 @@ class Wire(asyncio.Transport):
         return self.aborted
 
     def get_write_buffer_size(self) -> int:
-        return 0
+        return self.unsent_bytes
 
     def abort(self) -> None:
         if not self.aborted:

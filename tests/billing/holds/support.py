@@ -15,7 +15,7 @@ from billing.ledger.leases import end_lease
 from billing.principals import Principal
 from tests.billing.holds.conftest import World, debit, need
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:

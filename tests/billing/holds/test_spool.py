@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ulid import ULID
 
-from billing.holds import recovery, spool
+from billing.holds import replay, spool
 from billing.holds.engine import EngineSettings
 from billing.holds.spool import Spool, left_behind, read_debits, taken
 from billing.ledger.debits import Debit
@@ -216,7 +216,7 @@ async def test_a_spool_is_kept_until_postgres_has_it(
         raise DatabaseUnavailable("Postgres is away")
 
     with monkeypatch.context() as patched:
-        patched.setattr(recovery, "write_debits", away)
+        patched.setattr(replay, "write_debits", away)
         with pytest.raises(DatabaseUnavailable):
             await living.engine.recovery.replay()
     assert await living.engine.recovery.replay() == 2

@@ -14,10 +14,12 @@ def test_the_promised_values() -> None:
     assert defaults.strict is True
     assert (defaults.min_output_tokens, defaults.estimated_output_tokens) == (16, 512)
     assert (defaults.missing_usage, defaults.expired_hold) == ("estimate", "void")
-    assert (defaults.disconnect_drain_s, defaults.upstream_timeout_s) == (0, 600)
+    assert (defaults.disconnect_drain_s, defaults.upstream_timeout_s) == (5, 600)
     assert (defaults.max_unsettled, defaults.shutdown_grace_s, defaults.reconcile_interval_s) == (100_000, 30, 300)
     assert (defaults.credits_per_usd, defaults.lease_s, defaults.settle_timeout_ms) == (1000, 5, 500)
     assert (defaults.redis_partitions, defaults.default_plan) == (None, "free")
+    assert (defaults.reasoning_drain_s, defaults.max_usage_factor) == (60, 20)
+    assert (defaults.max_request_s, defaults.client_write_timeout_s) == (3600, 60)
 
 
 def test_without_the_section_they_hold(tmp_path: Path) -> None:

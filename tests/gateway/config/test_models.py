@@ -6,7 +6,7 @@ import pytest
 
 from gateway import tokens
 from gateway.config.models import VOCABULARIES
-from gateway.settings import ModelConfig, Secret, Settings
+from gateway.settings import SHIPPED_FOLDER, ModelConfig, Secret, Settings, load_settings
 from tests.gateway.config.support import load, problems
 
 ROUTES = "models:\n  demo: {provider: p}\n"
@@ -53,10 +53,35 @@ def test_headers_are_kept_and_never_shown(tmp_path: Path) -> None:
     assert "hidden" not in repr(provider)
 
 
+def test_a_provider_may_get_more_of_a_clients_headers(tmp_path: Path) -> None:
+    text = '{kind: openai, base_url: "https://h", pass_headers: [HTTP-Referer, traceparent]}'
+    assert with_provider(tmp_path, text).providers["p"].pass_headers == ("HTTP-Referer", "traceparent")
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ('{kind: openai, base_url: "https://api.openai.com/v1"}', "max_completion_tokens"),
+        ('{kind: openai, base_url: "https://ours.openai.azure.com/openai/v1/"}', "max_completion_tokens"),
+        ('{kind: openai, base_url: "https://api.deepseek.com/v1"}', "max_tokens"),
+        ('{kind: openai, base_url: "https://api.openai.com.example.org/v1"}', "max_tokens"),
+        ('{kind: openai, base_url: "http://10.0.0.5:8000/v1"}', "max_tokens"),
+        ('{kind: openai, base_url: "http://10.0.0.5:8000/v1", max_output_field: n_predict}', "n_predict"),
+        ('{kind: openai, base_url: "https://api.openai.com/v1", max_output_field: max_tokens}', "max_tokens"),
+    ],
+)
+def test_where_a_provider_takes_the_most_output_tokens(tmp_path: Path, text: str, field: str) -> None:
+    assert with_provider(tmp_path, text).providers["p"].max_output_field == field
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
         ("{}", "providers.p.kind: missing"),
+        (
+            "{kind: openai, base_url: http://h, max_output_field: max_output_tokens}",
+            'providers.p.max_output_field: expected one of max_completion_tokens, max_tokens, n_predict, got "max_out',
+        ),
         ("{kind: opnai}", 'providers.p.kind: expected one of openai, anthropic, gemini, local, got "opnai"'),
         ("{kind: openai}", "providers.p.base_url: missing"),
         ("{kind: local, base_url: http://h}", "providers.p.base_url: a provider of kind local has no such key"),
@@ -74,6 +99,8 @@ def test_headers_are_kept_and_never_shown(tmp_path: Path) -> None:
         ("{kind: openai, base_url: http://h, headers: {Host: h}}", "providers.p.headers.Host: not a header"),
         ('{kind: openai, base_url: http://h, headers: {"a b": h}}', "providers.p.headers.a b: not a header"),
         ('{kind: openai, base_url: http://h, headers: {a: "b\\n"}}', "providers.p.headers.a: the text holds"),
+        ("{kind: openai, base_url: http://h, pass_headers: [api-key]}", "providers.p.pass_headers: api-key is not a"),
+        ('{kind: openai, base_url: http://h, pass_headers: ["a b"]}', "providers.p.pass_headers: a b is not a header"),
         ("{kind: openai, base_url: http://h, headers: [a]}", "providers.p.headers: expected a mapping, got a list"),
     ],
 )
@@ -119,10 +146,16 @@ def test_a_model_with_everything(tmp_path: Path) -> None:
     markup_percent: "12.5"
     vocabulary: cl100k_base
     max_output_tokens: 100
+    disconnect_drain_s: 7.5
 """
     assert models(tmp_path, text)["m"] == ModelConfig(
-        "m", "local", "upstream", ("other",), 12_500_000_000, "cl100k_base", 100
+        "m", "local", "upstream", ("other",), 12_500_000_000, "cl100k_base", 100, 7.5
     )
+
+
+def test_a_provider_says_how_long_its_answers_are_read_on(tmp_path: Path) -> None:
+    assert with_provider(tmp_path, "{kind: local}").providers["p"].disconnect_drain_s is None
+    assert with_provider(tmp_path, "{kind: local, disconnect_drain_s: 0}").providers["p"].disconnect_drain_s == 0
 
 
 def test_a_model_with_a_provider_alone(tmp_path: Path) -> None:
@@ -142,6 +175,7 @@ def test_a_model_with_a_provider_alone(tmp_path: Path) -> None:
         ('{provider: local, markup_percent: "-1"}', "models.m.markup_percent: expected a decimal string"),
         ("{provider: local, vocabulary: p50k}", "models.m.vocabulary: expected one of o200k_base, cl100k_base"),
         ("{provider: local, max_output_tokens: 0}", "models.m.max_output_tokens: expected a whole number from 1"),
+        ("{provider: local, disconnect_drain_s: -1}", "models.m.disconnect_drain_s: expected a number from 0 to 3600"),
         ("{provider: local, modle: x}", "models.m.modle: unknown key; did you mean model?"),
         ("local", 'models.m: expected a mapping, got "local"'),
     ],
@@ -165,3 +199,15 @@ def test_a_wrong_provider_is_one_problem_not_one_for_each_of_its_models(tmp_path
 
 def test_the_vocabularies_are_those_that_are_shipped() -> None:
     assert set(VOCABULARIES) == {tokens.O200K, tokens.CL100K}
+
+
+def test_the_shipped_files_say_what_their_providers_and_models_need() -> None:
+    settings = load_settings({"METERGATE_CONFIG": str(SHIPPED_FOLDER)}, mode="command")
+    fields = {name: provider.max_output_field for name, provider in settings.providers.items()}
+    assert fields["openai"] == "max_completion_tokens"
+    assert (fields["deepseek"], fields["openrouter"]) == ("max_tokens", "max_tokens")
+    rows = {(row.provider, row.model): row for row in settings.prices.rows}
+    hidden = {name for name, row in rows.items() if row.hidden_reasoning}
+    assert {("openai", "o3"), ("openai", "gpt-5"), ("openrouter", "*")} <= hidden
+    assert not hidden & {("openai", "gpt-4o"), ("openai", "gpt-4o-mini"), ("local", "*")}
+    assert rows["openai", "gpt-4o-mini-search-preview"].per_unit == {"search": 25_000_000}

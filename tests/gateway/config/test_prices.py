@@ -27,6 +27,7 @@ def test_a_row_with_everything(tmp_path: Path) -> None:
   part_tokens: {image: 1445}
   max_output_tokens: 16384
   context_window: 128000
+  hidden_reasoning: true
 """
     assert load(tmp_path, prices=text).prices.rows == (
         PriceRow(
@@ -40,6 +41,7 @@ def test_a_row_with_everything(tmp_path: Path) -> None:
             {"image": 1445},
             16384,
             128_000,
+            True,
         ),
     )
 
@@ -77,6 +79,7 @@ def test_a_day_with_or_without_quotes(tmp_path: Path, day: str) -> None:
         ('per_million: {input: "1"}, part_tokens: {image: 0}', "part_tokens.image: expected a whole number from 1"),
         ('per_million: {input: "1"}, max_output_tokens: 0', "max_output_tokens: expected a whole number from 1"),
         ('per_million: {input: "1"}, context_window: "5"', "context_window: expected a whole number from 1"),
+        ('per_million: {input: "1"}, hidden_reasoning: "yes"', "hidden_reasoning: expected true or false"),
         ('per_million: {input: "1"}, max_ouput_tokens: 5', "max_ouput_tokens: unknown key; did you mean max_output_to"),
     ],
 )

@@ -11,6 +11,7 @@ from billing.usage import MAX_COUNT, Usage
 from gateway.providers.dialect import GarbageAnswer
 from gateway.providers.openai import CHAT, EMBEDDINGS
 from gateway.providers.openai_usage import OpenAIEvents, is_complete_answer, usage_from_json
+from gateway.providers.output import Output, joined
 
 
 def read(usage: Any, **fields: Any) -> Usage | None:
@@ -20,6 +21,53 @@ def read(usage: Any, **fields: Any) -> Usage | None:
 
 def counts(prompt: Any, completion: Any, total: Any = None, **more: Any) -> dict[str, Any]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": total} | more
+
+
+@pytest.mark.parametrize(
+    ("said", "searches"),
+    [
+        ({"server_tool_use": {"web_search_requests": 3, "web_fetch_requests": 9}}, 3),
+        ({"server_tool_use": {"web_search_requests": None}}, 0),
+        ({"server_tool_use": [], "num_search_queries": 2}, 2),
+        ({"num_search_queries": 4}, 4),
+        ({"num_sources_used": 7}, 7),
+        ({"num_sources_used": 0}, 0),
+        ({"num_sources_used": -1}, 0),
+        ({"num_sources_used": 10**12}, MAX_COUNT),
+        (
+            {
+                "server_side_tool_usage_details": {
+                    "web_search_calls": 2,
+                    "x_search_calls": 1,
+                    "code_interpreter_calls": 5,
+                },
+                "num_sources_used": 40,
+            },
+            3,
+        ),
+        ({"server_side_tool_usage_details": None, "num_sources_used": 2}, 2),
+        ({"server_side_tool_usage_details": {"web_search_calls": "x"}}, 0),
+    ],
+)
+def test_searches_are_counted_beside_tokens(said: dict[str, Any], searches: int) -> None:
+    usage = counts(10, 5, 15, **said)
+    expected = Usage(input_tokens=10, output_tokens=5, searches=searches)
+    assert read(usage) == expected
+    event = json.dumps({"choices": [], "usage": usage}).encode()
+    reported = OpenAIEvents().facts(event).reported
+    assert reported is not None
+    assert reported.usage == expected
+
+
+def test_citations_tell_of_a_search_that_is_not_counted() -> None:
+    cited = {"message": {"content": "x", "annotations": [{"type": "url_citation", "url_citation": {"url": "u"}}]}}
+    quoting = {"message": {"content": 'the type "url_citation" of OpenAI', "annotations": []}}
+    for choice, searches in ((cited, 1), (quoting, 0)):
+        usage = read(counts(10, 5, 15), choices=[choice])
+        assert usage == Usage(input_tokens=10, output_tokens=5, searches=searches)
+    usage = read(counts(10, 5, 15, num_search_queries=2), choices=[cited])
+    assert usage is not None
+    assert usage.searches == 2
 
 
 def test_openai() -> None:
@@ -251,9 +299,10 @@ def test_texts_of_events() -> None:
             5,
         ]
     }
-    assert EVENTS.texts(json.dumps(event).encode()) == [(1, "ra"), (0, "t"), (0, "pqsf{}u")]
-    for odd in (b"", b"[]", b'{"choices":5}', b'{"choices":[{"delta":5}]}', b"\xff", b"[DONE]"):
-        assert EVENTS.texts(odd) == []
+    found = joined(EVENTS.pieces(json.dumps(event).encode()))
+    assert found == Output("tpqf{}sAAAAuar")
+    for odd in (b"", b"[]", b'{"choices":5}', b'{"choices":[{"delta":[]}]}', b"\xff", b"[DONE]"):
+        assert EVENTS.pieces(odd) == []
 
 
 def test_the_cost_goes_into_the_usage() -> None:

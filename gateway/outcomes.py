@@ -1,0 +1,69 @@
+"""What a client is told in the place of a provider's answer, and how answers are counted."""
+
+import logging
+from typing import Final
+
+from billing.holds.hold import Hold, Settled, SettlementLost
+from gateway import refusals
+from gateway.call import Call
+from gateway.exchange import Exchange
+from gateway.metrics import Metrics
+from gateway.refusals import Refusal
+from gateway.settling import Settler
+from gateway.upstream import UpstreamError
+
+logger = logging.getLogger(__name__)
+
+CLIENT_GONE: Final = 499
+"""The status under which a request is counted whose client left; nobody receives it."""
+
+
+class Outcomes:
+    """Refuses, and counts."""
+
+    def __init__(self, settler: Settler, metrics: Metrics) -> None:
+        self._settler = settler
+        self._metrics = metrics
+
+    def count(self, exchange: Exchange, status: int) -> None:
+        """One answer."""
+        self._metrics.request(exchange.endpoint, exchange.route.provider.name, status, exchange.parsed.stream)
+
+    def refuse(self, call: Call, exchange: Exchange, refusal: Refusal) -> None:
+        """Answer with a refusal of ours."""
+        self._metrics.refusal(refusal.code)
+        self.count(exchange, refusal.status)
+        refusal.answer(call, exchange.request_id)
+
+    async def failed(self, call: Call, exchange: Exchange, hold: Hold, error: Exception) -> None:
+        """No usable answer, and no output has passed: give the hold back."""
+        logger.info("request %s: %s: %s", hold.id, type(error).__name__, error)
+        await self._settler.void(hold)
+        self.refuse(call, exchange, refusals.of_upstream(error))
+
+    def unsettled(self, call: Call, exchange: Exchange, error: SettlementLost) -> None:
+        """Neither store could be told of the debit in time: the answer is withheld."""
+        logger.error("request %s: %s", exchange.request_id, error)
+        if call.begun and not call.unsent:
+            call.abort()
+        else:
+            self.refuse(call, exchange, refusals.unsettled())
+
+    def faulty(self, call: Call, exchange: Exchange) -> None:
+        """A fault of ours after the provider had worked: the request is charged, and the client is not told else."""
+        if call.begun and not call.unsent:
+            call.abort()
+        else:
+            self.refuse(call, exchange, refusals.faulty())
+
+
+def balance_nano(exchange: Exchange, hold: Hold, settled: Settled | None) -> int:
+    """What the account has, holds taken off: as the settlement says it, else as admission left it."""
+    if settled is not None and settled.available_nano is not None:
+        return settled.available_nano
+    return hold.available_nano - exchange.principal.credit_limit_nano
+
+
+def upstream_error_of(failure: Exception | None, what: str) -> Exception:
+    """What broke an answer; `what` where nothing did but it is none."""
+    return failure if isinstance(failure, UpstreamError) else UpstreamError(what)

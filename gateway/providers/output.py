@@ -1,0 +1,99 @@
+"""What a model wrote, in pieces: text, and inline data (pictures, sound, files in base64). Pure; of all dialects.
+
+This file owns what is data and what is text: data stands under a field that is named for it. A megabyte of base64 there
+is not counted as words, and what a model writes as text stays text, whatever it looks like.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final, Literal
+
+import msgspec
+
+Kind = Literal["image", "audio", "file"]
+
+LONG_CHARACTERS: Final = 256
+"""A text of a picture or a sound is data from here on, if it is base64; a shorter one costs little as text."""
+LEAST_AUDIO_BYTES_PER_S: Final = 2_000
+"""16 kbit/s, the least that speech is packed into: so many bytes are at most one second."""
+DATA_URL: Final = "data:"
+_MEDIA_CHARACTERS: Final = 5
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]+={0,2}\s*")
+_SAMPLE_CHARACTERS: Final = 4_096
+"""Of a long text that are looked at: base64 does not become prose later."""
+_KIND_OF_MEDIA: Final[Mapping[str, Kind]] = {"image": "image", "audio": "audio", "video": "file"}
+
+
+class Inline(msgspec.Struct, frozen=True, gc=False):
+    """One piece of data in base64; `size_bytes` as it is written."""
+
+    kind: Kind
+    size_bytes: int
+
+    def tokens(self, part_tokens: Mapping[str, int] | None) -> int:
+        """At most so many tokens: by a price row's `part_tokens`; where that does not say, its bytes, because no codec
+        packs a token into fewer."""
+        bounds = part_tokens or {}
+        if self.kind != "audio":
+            return bounds.get(self.kind, self.size_bytes)
+        second = bounds.get("audio_second")
+        if second is None:
+            return self.size_bytes
+        return second * -(-self.size_bytes * 3 // 4 // LEAST_AUDIO_BYTES_PER_S)
+
+
+Piece = str | Inline
+
+
+class Output(msgspec.Struct, frozen=True, gc=False):
+    """What was written: the text of all choices, and data. `known` says that it is all there is; a body in which nobody
+    could tell what is output has it False. `failed` says that the provider reports an error in its place."""
+
+    text: str = ""
+    inline: tuple[Inline, ...] = ()
+    known: bool = True
+    failed: bool = False
+
+    @property
+    def empty(self) -> bool:
+        return not self.text and not self.inline
+
+
+NO_OUTPUT: Final = Output()
+
+
+def piece_of(text: str, kind: Kind | None) -> Piece:
+    """A string of a JSON value as text or data; `kind` is what the fields around it are named for."""
+    if kind is None:
+        return text
+    if text.startswith(DATA_URL):
+        media = text[len(DATA_URL) : len(DATA_URL) + _MEDIA_CHARACTERS]
+        return Inline(_KIND_OF_MEDIA.get(media, kind), len(text))
+    if len(text) >= LONG_CHARACTERS and _BASE64.fullmatch(text[:_SAMPLE_CHARACTERS]):
+        return Inline(kind, len(text))
+    return text
+
+
+def kind_named(name: str, around: Kind | None) -> Kind | None:
+    """What data under a field of this name is; that of the fields around it where the name does not say."""
+    lower = name.lower()
+    if "image" in lower:
+        return "image"
+    if "audio" in lower:
+        return "audio"
+    if "file" in lower or "video" in lower:
+        return "file"
+    return around
+
+
+def joined(pieces: Iterable[tuple[int, Piece]]) -> Output:
+    """The pieces of (choice, piece) pairs together, the text choice after choice."""
+    by_choice: dict[int, list[str]] = {}
+    inline: list[Inline] = []
+    for choice, piece in pieces:
+        if isinstance(piece, Inline):
+            inline.append(piece)
+        else:
+            by_choice.setdefault(choice, []).append(piece)
+    text = "".join("".join(by_choice[choice]) for choice in sorted(by_choice))
+    return Output(text, tuple(inline))

@@ -1,0 +1,133 @@
+"""Streams: passed on as they come, their end held back until the debit is safe; one that broke never ends cleanly."""
+
+import asyncio
+import logging
+import time
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+
+from billing.holds.hold import Hold, SettlementLost
+from billing.money import format_usd
+from gateway import refusals
+from gateway.answers import balance_line, paid_lines
+from gateway.call import Call, ClientGone
+from gateway.exchange import Exchange
+from gateway.headers import Answered
+from gateway.metrics import Metrics
+from gateway.outcomes import CLIENT_GONE, Outcomes, balance_nano, upstream_error_of
+from gateway.providers.dialect import Dialect
+from gateway.remainder import Remainder
+from gateway.settling import Settler
+from gateway.upstream import UpstreamAnswer, UpstreamError
+from gateway.watch import READABLE, StreamWatch
+
+logger = logging.getLogger(__name__)
+
+
+class Relay:
+    """Serves answers that are streams of events. `clock` is monotonic, in seconds."""
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        settler: Settler,
+        remainder: Remainder,
+        outcomes: Outcomes,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._dialect = dialect
+        self._settler = settler
+        self._remainder = remainder
+        self._outcomes = outcomes
+        self._metrics = metrics
+        self._clock = clock
+
+    async def stream(self, call: Call, exchange: Exchange, hold: Hold, answer: UpstreamAnswer, head: Answered) -> None:
+        """Pass an answer on and settle it. One that nobody here can read is not passed on, and its provider stopped."""
+        if head.content_encoding is not None and head.content_encoding not in READABLE:
+            answer.release()
+            unreadable = UpstreamError(f"a stream encoded as {head.content_encoding[:20]!r}")
+            return await self._outcomes.failed(call, exchange, hold, unreadable)
+        parsed = exchange.parsed
+        tap = self._dialect.tap(
+            usage_added=parsed.stream and not parsed.include_usage, include_cost=exchange.include_cost
+        )
+        watch = StreamWatch(tap, head.content_encoding)
+        try:
+            failure = await self._pass_on(call, exchange, hold, answer, head, watch)
+        except asyncio.CancelledError:  # the client has left: what goes on without it releases the answer
+            self._remainder.stream(call, exchange, hold, answer, watch)
+            raise
+        except Exception:  # a fault of ours: the connection must not stay in use
+            answer.release()
+            raise
+        if isinstance(failure, ClientGone):
+            self._outcomes.count(exchange, CLIENT_GONE)
+            call.abort()
+            return self._remainder.stream(call, exchange, hold, answer, watch)
+        answer.release()
+        if not call.begun:
+            return await self._outcomes.failed(call, exchange, hold, upstream_error_of(failure, "an empty stream"))
+        tap.end()
+        if failure is None and tap.done:
+            return await self._end(call, exchange, hold, watch)
+        # Where it ended without saying so, the client must not take this for a whole answer either.
+        return await self._cut(call, exchange, hold, watch, upstream_error_of(failure, "no end of stream"))
+
+    async def _pass_on(
+        self,
+        call: Call,
+        exchange: Exchange,
+        hold: Hold,
+        answer: UpstreamAnswer,
+        head: Answered,
+        watch: StreamWatch,
+    ) -> Exception | None:
+        """Pass a stream on until it ends or breaks; what broke it."""
+
+        feed = watch.feed_of()
+
+        def pass_piece(piece: bytes) -> bool:
+            out = feed(piece)
+            if not call.begun:
+                self._begin(call, exchange, hold, head)
+            return call.put(out) if out else True
+
+        try:
+            await answer.pump(pass_piece, call.flushed)
+        except (UpstreamError, ClientGone, zlib.error) as error:
+            return error
+        return None
+
+    def _begin(self, call: Call, exchange: Exchange, hold: Hold, head: Answered) -> None:
+        exchange.first_byte_s = self._clock()
+        waited_s = exchange.first_byte_s - exchange.started_s
+        self._metrics.time_to_first_byte(exchange.route.provider.name, waited_s)
+        call.begin(200, head.lines + paid_lines(hold, None) + balance_line(balance_nano(exchange, hold, None)))
+
+    async def _end(self, call: Call, exchange: Exchange, hold: Hold, watch: StreamWatch) -> None:
+        """The provider has ended its stream: settle, then let the client see the end."""
+        try:
+            _, charged_nano = await self._settler.stream(exchange, hold, watch.tap, "no_usage")
+        except SettlementLost as error:
+            return self._outcomes.unsettled(call, exchange, error)
+        self._outcomes.count(exchange, 200)
+        with suppress(ClientGone):  # it left after its debit: nothing changes
+            await call.end(watch.finish(format_usd(charged_nano) if exchange.include_cost else None))
+        return None
+
+    async def _cut(self, call: Call, exchange: Exchange, hold: Hold, watch: StreamWatch, failure: Exception) -> None:
+        """The stream broke: settle what passed, and never let the client take it for a whole answer."""
+        logger.info("request %s: %s: %s", hold.id, type(failure).__name__, failure)
+        settling = self._settler.stream(exchange, hold, watch.tap, "upstream_cut", failed=True)
+        free = watch.tap.reported is None and not watch.tap.began_output
+        try:
+            await self._settler.whoever_waits(hold, settling)
+        except SettlementLost as error:
+            logger.error("request %s: %s", hold.id, error)
+        if free and call.unsent:  # a refusal costs nothing: what was charged is cut instead
+            return self._outcomes.refuse(call, exchange, refusals.upstream_error())
+        self._outcomes.count(exchange, 502)
+        return call.abort()

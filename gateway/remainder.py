@@ -1,0 +1,205 @@
+"""What goes on without the client: the provider is read on for a while, because its usage may still come, then settled.
+
+This file owns what a request costs whose client has left or was cut off. It was sent, so it costs at least its input,
+unless the provider refuses it or fails before any output. `disconnect_drain_s` bounds the reading, before an answer's
+head as well as within it; a request that ends at `max_request_s` is not read on.
+"""
+
+import asyncio
+import logging
+import zlib
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from billing.holds.hold import Hold
+from gateway.call import Call
+from gateway.exchange import Exchange, Reason, shown_id
+from gateway.headers import Answered, incoming
+from gateway.providers.dialect import Dialect, GarbageAnswer, Reported
+from gateway.providers.output import NO_OUTPUT, Output
+from gateway.routing import Route
+from gateway.settling import Settler
+from gateway.upstream import Pending, UpstreamAnswer, UpstreamError, UpstreamTooLarge
+from gateway.watch import ENCODINGS, StreamWatch, decoded
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+EVENT_STREAM: Final = b"text/event-stream"
+OK: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class DrainRules:
+    """How long an upstream is read on after its client left, where its route does not say, and how much of an answer is
+    read whole."""
+
+    disconnect_drain_s: float
+    reasoning_drain_s: float
+    """The same for models whose answers do not show all that they bill."""
+    max_answer_bytes: int
+
+    def seconds(self, route: Route) -> float:
+        """For one route."""
+        if route.disconnect_drain_s is not None:
+            return route.disconnect_drain_s
+        hidden = route.rates is not None and route.rates.row.hidden_reasoning
+        return self.reasoning_drain_s if hidden else self.disconnect_drain_s
+
+
+def read_whole(
+    dialect: Dialect, exchange: Exchange, body: bytes, head: Answered, limit_bytes: int
+) -> tuple[Reported | None, Output]:
+    """The usage of a whole answer, or what it wrote where it reports none. Raises `GarbageAnswer`, `zlib.error`, and
+    `UpstreamTooLarge` where it is larger than that when it is decoded."""
+    plain = decoded(body, head.content_encoding, limit_bytes)
+    reported = dialect.usage_from_json(exchange.endpoint, plain)
+    if reported is not None:
+        return reported, NO_OUTPUT
+    output = dialect.output(plain)
+    return None, output if exchange.parsed.has_output else Output(failed=output.failed)
+
+
+class Remainder:
+    """Ends requests whose clients are gone. `hurry` when the process stops."""
+
+    def __init__(self, dialect: Dialect, settler: Settler, rules: DrainRules) -> None:
+        self._dialect = dialect
+        self._settler = settler
+        self._rules = rules
+        self._loop = asyncio.get_running_loop()
+        self._drains: set[asyncio.Timeout] = set()
+        self._stopping = False
+
+    def hurry(self) -> None:
+        """Read no upstream on any more: what has come until now is settled."""
+        self._stopping = True
+        for drain in self._drains:
+            if not drain.expired():
+                drain.reschedule(self._loop.time())
+
+    def unanswered(self, call: Call, exchange: Exchange, hold: Hold, pending: Pending) -> None:
+        """Take over a request to which no answer has begun."""
+        hold.unresolved = exchange.unresolved
+        self._settler.hand_over(hold, self._unanswered(exchange, hold, pending, *self._terms(call, exchange)))
+
+    def whole(self, call: Call, exchange: Exchange, hold: Hold, answer: UpstreamAnswer, head: Answered) -> None:
+        """Take over a JSON answer that has not come to its end."""
+        self._settler.hand_over(hold, self._whole(exchange, hold, answer, head, *self._terms(call, exchange)))
+
+    def stream(self, call: Call, exchange: Exchange, hold: Hold, answer: UpstreamAnswer, watch: StreamWatch) -> None:
+        """Take over a stream."""
+        self._settler.hand_over(hold, self._stream(exchange, hold, answer, watch, *self._terms(call, exchange)))
+
+    def _terms(self, call: Call, exchange: Exchange) -> tuple[float, Reason]:
+        """Up to which time of the event loop's it is read on, and why its client does not get it."""
+        if call.cut_for == "max_request_s":
+            return 0.0, call.cut_for
+        return self._loop.time() + self._rules.seconds(exchange.route), call.cut_for or "client_gone"
+
+    async def _until(self, deadline_s: float, work: Coroutine[Any, Any, T]) -> T | None:
+        """What this comes to, None where it does not in time. Raises what it raises."""
+        drain = asyncio.timeout_at(0.0 if self._stopping else deadline_s)
+        try:
+            async with drain:
+                self._drains.add(drain)
+                return await work
+        except TimeoutError:
+            return None
+        finally:
+            self._drains.discard(drain)
+
+    async def _unanswered(
+        self, exchange: Exchange, hold: Hold, pending: Pending, deadline_s: float, reason: Reason
+    ) -> None:
+        try:
+            answer = await self._until(deadline_s, pending.head())
+        except UpstreamError as error:
+            return await self._failed(hold, error)
+        if answer is None:
+            pending.release()
+            await self._settler.estimated(exchange, hold, NO_OUTPUT, reason)
+            return None
+        head = incoming(answer.headers)
+        exchange.status = answer.status
+        exchange.upstream_request_id = shown_id(head.request_id)
+        if answer.status != OK:
+            answer.release()
+            return await self._failed(hold, UpstreamError(f"status {answer.status}"))
+        if head.content_type.startswith(EVENT_STREAM):
+            watch = StreamWatch(self._dialect.tap(usage_added=False, include_cost=False), head.content_encoding)
+            return await self._stream(exchange, hold, answer, watch, deadline_s, reason)
+        return await self._whole(exchange, hold, answer, head, deadline_s, reason)
+
+    async def _whole(
+        self,
+        exchange: Exchange,
+        hold: Hold,
+        answer: UpstreamAnswer,
+        head: Answered,
+        deadline_s: float,
+        reason: Reason,
+    ) -> None:
+        limit_bytes = self._rules.max_answer_bytes
+        try:
+            body = await self._until(deadline_s, answer.read(limit_bytes))
+            if body is None:
+                reported, output = None, self._part(exchange, answer, head)
+            else:
+                reported, output = read_whole(self._dialect, exchange, body, head, limit_bytes)
+                reason = "no_usage"
+        except UpstreamTooLarge:
+            reported, output, reason = None, Output(known=False), "answer_too_large"
+        except (UpstreamError, GarbageAnswer, zlib.error) as error:
+            return await self._failed(hold, error)
+        finally:
+            answer.release()
+        if reported is not None:
+            await self._settler.to_end(self._settler.reported(exchange, hold, reported))
+        else:
+            await self._settler.whole(exchange, hold, output, reason)
+        return None
+
+    def _part(self, exchange: Exchange, answer: UpstreamAnswer, head: Answered) -> Output:
+        """What a part of a JSON answer says."""
+        if not exchange.parsed.has_output:
+            return NO_OUTPUT
+        part = answer.taken()
+        if head.content_encoding in ENCODINGS:
+            return Output(known=not part)
+        return self._dialect.output_of_part(part)
+
+    async def _stream(
+        self,
+        exchange: Exchange,
+        hold: Hold,
+        answer: UpstreamAnswer,
+        watch: StreamWatch,
+        deadline_s: float,
+        reason: Reason,
+    ) -> None:
+        try:
+            ended = await self._until(deadline_s, _read_out(answer, watch))
+            watch.tap.end()
+            failed = ended is not None and not watch.tap.done
+        except (UpstreamError, zlib.error) as error:
+            logger.debug("request %s: drained until %s", hold.id, type(error).__name__)
+            watch.tap.end()
+            failed = True
+        finally:
+            answer.release()
+        await self._settler.stream(exchange, hold, watch.tap, reason, failed=failed)
+
+    async def _failed(self, hold: Hold, error: Exception) -> None:
+        """The provider refused the request, or failed before any output: it is free."""
+        logger.info("request %s: %s: %s", hold.id, type(error).__name__, error)
+        await self._settler.void(hold)
+
+
+async def _read_out(answer: UpstreamAnswer, watch: StreamWatch) -> bool:
+    """True, once a stream has been read to its end."""
+    async for chunk in answer.chunks():
+        watch.feed(chunk)
+    return True
