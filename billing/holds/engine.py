@@ -269,7 +269,7 @@ class Engine:
         while not asked_to_end():
             try:
                 await self.recovery.replay()
-            except (DatabaseError, OSError) as error:
+            except DatabaseError as error:
                 logger.info("spools are replayed later: %s", error)
             for partition in self.partitions.all:
                 try:

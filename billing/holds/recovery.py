@@ -22,7 +22,7 @@ from billing.holds.loader import Loader
 from billing.holds.outbox import Outbox
 from billing.holds.partitions import Partition
 from billing.holds.peers import Peers
-from billing.holds.spool import left_behind, read_debits, taken
+from billing.holds.replay import Replay
 from billing.holds.sync import Corrections
 from billing.ledger.debits import Debit, decode_debit, write_debits
 from billing.ledger.postgres import Database, queries
@@ -90,6 +90,7 @@ class Recovery:
         self._doubt = doubt
         self._gateway_id = gateway_id
         self._peers = peers
+        self._replay = Replay(database, outbox)
         self._expiry = expiry
         self._rehold = Script("rehold")
 
@@ -252,17 +253,8 @@ class Recovery:
         return Swept(settled, expired, voided)
 
     async def replay(self) -> int:
-        """Write the debits of spools beside this process's own whose processes have ended; how many. Raises
-        `DatabaseError`: what was not written stays then."""
-        spool, replayed = self._outbox.spool, 0
-        for path in left_behind(spool.folder) if spool is not None else ():
-            with taken(path) as ours:
-                debits = await asyncio.to_thread(read_debits, path) if ours else []
-                for start in range(0, len(debits), SETTLED_ROWS):
-                    replayed += await self._write(debits[start : start + SETTLED_ROWS])
-        if replayed:
-            logger.info("replayed %d debits of processes that have ended", replayed)
-        return replayed
+        """Write what spools of this machine have of processes that have ended; see `Replay.run`."""
+        return await self._replay.run()
 
     def _running(self, partition: Partition, epoch: int | None) -> dict[str, Hold]:
         """Requests of this process that Redis holds in this epoch, by id."""

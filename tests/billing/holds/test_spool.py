@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ulid import ULID
 
-from billing.holds import recovery, spool
+from billing.holds import replay, spool
 from billing.holds.engine import EngineSettings
 from billing.holds.spool import Spool, left_behind, read_debits, taken
 from billing.ledger.debits import Debit
@@ -216,12 +216,40 @@ async def test_a_spool_is_kept_until_postgres_has_it(
         raise DatabaseUnavailable("Postgres is away")
 
     with monkeypatch.context() as patched:
-        patched.setattr(recovery, "write_debits", away)
+        patched.setattr(replay, "write_debits", away)
         with pytest.raises(DatabaseUnavailable):
             await living.engine.recovery.replay()
     assert await living.engine.recovery.replay() == 2
     assert await living.engine.recovery.replay() == 0
     assert await debits(living) == dict.fromkeys(spent, 500)
+
+
+async def test_the_spool_of_another_ledger_is_left_alone(
+    make_world: MakeWorld, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says so once, stops nothing behind it, and sets nothing aside."""
+    foreign = Spool(tmp_path, "00000000000000000000000000")
+    foreign.add(some()[0])
+    foreign.close()
+    settings = EngineSettings(spool_folder=tmp_path)
+    dead, living = await make_world(settings), await make_world(settings)
+    principal = await dead.customer(10**9)
+    spent = await die_with_redis(dead, principal, 1)
+
+    async def are_written() -> bool:
+        return bool(await living.database.value("SELECT count(*) FROM usage_events") == 1)
+
+    await eventually(are_written)
+    assert await debits(living) == dict.fromkeys(spent, 500)
+    assert foreign_said(caplog) == 2  # by each of the two
+    await living.engine.recovery.replay()
+    assert foreign_said(caplog) == 2
+    assert await living.database.value("SELECT count(*) FROM debits_set_aside") == 0
+    assert len(files(tmp_path)) == 2
+
+
+def foreign_said(caplog: pytest.LogCaptureFixture) -> int:
+    return sum("accounts that this ledger does not have" in record.getMessage() for record in caplog.records)
 
 
 async def test_a_folder_that_can_not_be_used_is_a_warning(

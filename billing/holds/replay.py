@@ -1,0 +1,71 @@
+"""Replay: the debits that spools of this machine have of processes that have ended, on their way to Postgres.
+
+Request ids make it harmless to write one twice, so nothing needs to know how far its process had come.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from billing.holds.outbox import Outbox
+from billing.holds.spool import left_behind, read_debits, taken
+from billing.ledger.debits import Debit, write_debits
+from billing.ledger.postgres import Database
+
+logger = logging.getLogger(__name__)
+
+KNOWN_ACCOUNTS: Final = "SELECT id FROM accounts WHERE id = ANY ($1::text[])"
+REPLAYED_ROWS: Final = 500
+"""Debits that are written and acknowledged at once."""
+MOST_FOREIGN: Final = 1000
+"""Spools of other ledgers that are remembered, so that they are not read again."""
+
+
+class ForeignSpool(Exception):
+    """A spool of another ledger, such as one that was here before: it is left alone."""
+
+
+class Replay:
+    """Replays the folder of the outbox's own spool; nothing where it has none."""
+
+    def __init__(self, database: Database, outbox: Outbox) -> None:
+        self._database = database
+        self._outbox = outbox
+        self._foreign: set[Path] = set()
+
+    async def run(self) -> int:
+        """Write the debits of spools whose processes have ended, and remove these; how many debits. Raises
+        `DatabaseError`: what was not written stays then."""
+        spool, replayed = self._outbox.spool, 0
+        for path in left_behind(spool.folder) if spool is not None else ():
+            if path in self._foreign:
+                continue
+            try:
+                with taken(path) as ours:
+                    replayed += await self._write(path) if ours else 0
+            except ForeignSpool as error:
+                logger.critical("%s: it is left there", error)
+            except OSError as error:
+                logger.error("%s is replayed later: %s", path, error)
+        if replayed:
+            logger.info("replayed %d debits of processes that have ended", replayed)
+        return replayed
+
+    async def _write(self, path: Path) -> int:
+        debits = await asyncio.to_thread(read_debits, path)
+        await self._check_known(path, debits)
+        for start in range(0, len(debits), REPLAYED_ROWS):
+            batch = debits[start : start + REPLAYED_ROWS]
+            await self._outbox.acknowledge(batch, await write_debits(self._database, batch))
+        return len(debits)
+
+    async def _check_known(self, path: Path, debits: Sequence[Debit]) -> None:
+        """Raises `ForeignSpool` where this ledger has not got every account of these debits."""
+        accounts = {debit.account_id for debit in debits}
+        known = {row["id"] for row in await self._database.rows(KNOWN_ACCOUNTS, list(accounts))} if accounts else set()
+        if accounts - known:
+            if len(self._foreign) < MOST_FOREIGN:
+                self._foreign.add(path)
+            raise ForeignSpool(f"{path} has debits of {len(accounts - known)} accounts that this ledger does not have")
