@@ -1,5 +1,6 @@
 # The gateway alone: Postgres and Redis are elsewhere, see docker-compose.yml. Everything installed is in the hashed lock.
-FROM python:3.12-slim AS build
+ARG PYTHON_IMAGE=python:3.12-slim
+FROM ${PYTHON_IMAGE} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 RUN python -m venv /opt/metergate
@@ -10,7 +11,7 @@ COPY billing billing
 COPY gateway gateway
 RUN /opt/metergate/bin/pip install --no-deps --no-build-isolation .
 
-FROM python:3.12-slim
+FROM ${PYTHON_IMAGE}
 RUN useradd --system --uid 10001 --home-dir /var/lib/metergate --create-home metergate
 COPY --from=build /opt/metergate /opt/metergate
 COPY config /app/config
@@ -21,7 +22,7 @@ ENV PATH=/opt/metergate/bin:$PATH \
     METERGATE_DATA_DIR=/var/lib/metergate
 WORKDIR /app
 USER metergate
-EXPOSE 8080
+EXPOSE 8080 9090
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/healthz', timeout=2)"]
 CMD ["metergate", "serve"]

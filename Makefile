@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: run test check bench chaos lock clean
+.PHONY: run test test-quick check bench chaos lock clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.runtime  ## embedded Postgres and Redis, a first account and key, and the gateway
@@ -12,6 +12,9 @@ run: $(VENV)/.runtime  ## embedded Postgres and Redis, a first account and key, 
 
 test: $(VENV)/.dev  ## every test, on real Postgres and Redis
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-quick: $(VENV)/.dev  ## what is not marked slow: three minutes, for every day
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 check: $(VENV)/.dev  ## style, types, import rules
 	@$(BIN)/ruff check .

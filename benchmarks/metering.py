@@ -22,12 +22,13 @@ from benchmarks.subjects import Sample, Unsound
 from billing.api_keys import ApiKeys
 from billing.holds.connection import Link
 from billing.holds.decision import Need
-from billing.holds.engine import RENEW_LEASE, Engine, EngineSettings
+from billing.holds.engine import Engine, EngineSettings
 from billing.holds.hold import Hold
 from billing.holds.keyspace import Keyspace
 from billing.holds.partitions import Partition
 from billing.holds.service import HoldSettings
 from billing.ledger.debits import Debit
+from billing.ledger.leases import renew_lease
 from billing.ledger.postgres import Database
 from billing.plans import Plan
 from billing.principals import Principal
@@ -173,7 +174,7 @@ async def open_metering(stage: Stage, database_url: str, number: int) -> AsyncIt
     engine = Engine(database, link, Keyspace(), PLANS, load, gateway_id, EngineSettings(holds=holds))
     api_keys = ApiKeys(database, PLANS, engine.announcer, lambda: str(ULID()))
     try:
-        await database.execute(RENEW_LEASE, gateway_id, LEASE_S)
+        await renew_lease(database, gateway_id, LEASE_S)
         for partition in engine.partitions.all:
             while not await engine.partitions.join(partition):
                 await asyncio.sleep(0.05)

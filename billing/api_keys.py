@@ -6,7 +6,7 @@ the same statement. Only a secret's SHA-256 is stored. What a key may say is in 
 
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final, cast
@@ -40,15 +40,18 @@ class ApiKeys:
         new_id: Callable[[], str],
         choice: Callable[[str], str] = secrets.choice,
         default_plan: str = DEFAULT_PLAN,
+        follow: Callable[[int | None], Awaitable[None]] | None = None,
     ) -> None:
         """`new_id` makes ULIDs that rise with time; `choice` picks a character of a secret at random. `default_plan`
-        stands in for a plan that is no longer configured.
+        stands in for a plan that is no longer configured. `follow` is told the revision of the plans that was in force
+        when a principal was read, and sees to it that `plans` are no older.
 
         Raises `ValueError` for plans without the default one.
         """
         if default_plan not in plans:
             raise ValueError(f"the plans must have {default_plan!r}, the default")
-        self._default_plan = plans[default_plan]
+        self._default_plan = default_plan
+        self._follow = follow
         self._database, self._plans, self._effects = database, plans, effects
         self._new_id, self._choice = new_id, choice
 
@@ -111,7 +114,11 @@ class ApiKeys:
 
     async def _principal(self, digest: bytes | None, key_id: str | None) -> Principal | None:
         row = await self._database.row(_query("keys_principal"), digest, key_id)
-        return None if row is None else _principal(row, self._plans, self._default_plan)
+        if row is None:
+            return None
+        if self._follow is not None:
+            await self._follow(row["plans_revision"])
+        return _principal(row, self._plans, self._plans[self._default_plan])
 
     async def page(self, account_id: str | None, limit: int, after: str | None = None) -> Page[KeyRow]:
         """Keys of one account, or of all, newest first; `after` is the id that ended the page before."""

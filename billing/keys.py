@@ -5,6 +5,7 @@ key is known without a look-up. Only its SHA-256 is stored: the secret has 190 b
 """
 
 import hashlib
+import hmac
 import string
 import zlib
 from collections.abc import Callable
@@ -56,6 +57,15 @@ def well_formed(secret: str) -> bool:
 def secret_digest(secret: str) -> bytes:
     """What is stored of a key: its SHA-256."""
     return hashlib.sha256(secret.encode()).digest()
+
+
+def same_secret(given: str, expected: str) -> bool:
+    """Whether a shown secret is the expected one, in a time that depends on neither one's content or length."""
+    return hmac.compare_digest(_digest(given), _digest(expected))
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
 
 
 def shown_prefix(secret: str) -> str:

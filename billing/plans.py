@@ -1,6 +1,6 @@
 """Plans: tiers with a monthly price, quotas that are counted per account, and the plan to upgrade to. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from billing.quotas import Quota
@@ -33,4 +33,28 @@ class Plan:
 
 
 Plans = Mapping[str, Plan]
+
+
+class LivePlans(Mapping[str, Plan]):
+    """The plans in force, by id. Whoever holds this sees at once when others have taken their place."""
+
+    __slots__ = ("_plans",)
+
+    def __init__(self, plans: Plans) -> None:
+        self._plans = dict(plans)
+
+    def replace(self, plans: Plans) -> None:
+        """Put these plans in force here."""
+        self._plans = dict(plans)
+
+    def __getitem__(self, plan_id: str) -> Plan:
+        return self._plans[plan_id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._plans)
+
+    def __len__(self) -> int:
+        return len(self._plans)
+
+
 DEFAULT_PLAN = "free"

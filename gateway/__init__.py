@@ -14,8 +14,9 @@ upstream     the transport port; transport  what is behind it: pool, connection,
 headers      what passes between client and provider
 refusals     every no, in the client's envelope; reads  models, the key's limits, health, metrics
 metrics      counted cheaply, summed over the workers; metrics_snapshot  what is counted; metrics_folder  shared
-app          the only wiring; runtime  of the stores; worker  one serving process; supervisor  several on one port
-settings     one frozen Settings; config/  its rooms
+app          the only wiring; runtime  of the stores; worker  one serving process; supervisor  several on one port;
+             ended  telling the others that one of them has ended
+settings     one frozen Settings; config/  its rooms; plan_files  which file of plans is in force
 embedded/    real Postgres and Redis from wheels, supervised
-cli/         the `metergate` command; up, doctor  what is behind two of its commands
+cli/         the `metergate` command; up, doctor  what is behind two of its commands (clocks: one finding)
 """

@@ -8,7 +8,7 @@ import secrets
 from pathlib import Path
 from typing import Final
 
-from gateway.config.secret import Secret
+from gateway.config.secret import KEY_CHARACTERS, Secret, long_enough
 
 PREFIX: Final = "mga_"
 ENTROPY_BYTES: Final = 32
@@ -65,7 +65,12 @@ def ensure_admin_key(data_dir: Path) -> Secret:
                 temporary.unlink()
     except OSError as error:
         raise BadKeyFile(f"Cannot make the admin key in {path}: {error.strerror}.") from error
-    return read_key_file(path)
+    key = read_key_file(path)
+    if not long_enough(key):
+        raise BadKeyFile(
+            f"The admin key in {path} has fewer than {KEY_CHARACTERS} characters: remove the file, and another is made."
+        )
+    return key
 
 
 def _link_unless_there(source: Path, target: Path) -> None:

@@ -15,11 +15,14 @@ from typing import Any, Final
 from aiohttp import web
 
 from billing.api import setup
-from billing.ledger.catalogue import sync_plans, sync_prices
+from billing.ledger.catalogue import sync_prices
 from billing.ledger.postgres import DatabaseError
+from billing.ledger.replay import count_set_aside
+from gateway.bodies import Bodies, BodyRules
 from gateway.edge import EdgeRunner
 from gateway.estimate import EstimateRules
 from gateway.forward import Forwarder, ForwardRules
+from gateway.guard import EdgeRules
 from gateway.handler import Proxy, ProxyRules
 from gateway.jobs import Jobs
 from gateway.metrics import Metrics
@@ -66,6 +69,8 @@ def make_transports(settings: Settings, tokenizer: Tokenizer) -> dict[str, Trans
                 connections=defaults.upstream_connections,
                 connect_timeout_s=defaults.connect_timeout_s,
                 timeout_s=defaults.upstream_timeout_s,
+                account_share=defaults.upstream_account_share,
+                waiting=defaults.upstream_waiting,
             )
     return transports
 
@@ -83,6 +88,26 @@ def structure_bounds(defaults: Defaults) -> StructureBounds:
     )
 
 
+def body_rules(settings: Settings) -> BodyRules:
+    """The bounds of bodies in memory. One body alone always fits."""
+    defaults, largest = settings.defaults, settings.proxy_max_body_bytes
+    return BodyRules(
+        large_bytes=defaults.large_body_bytes,
+        worker_bytes=max(defaults.body_bytes_in_flight, largest),
+        account_bytes=max(defaults.account_body_bytes_in_flight, largest),
+    )
+
+
+def edge_rules(defaults: Defaults) -> EdgeRules:
+    """What the edge follows of the configuration."""
+    return EdgeRules(
+        linger_s=defaults.linger_s,
+        linger_bytes=defaults.linger_bytes,
+        head_timeout_s=defaults.head_timeout_s,
+        max_connections=defaults.max_connections,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Served:
     """What a worker serves: the application, and in front of it the metered endpoints."""
@@ -90,10 +115,11 @@ class Served:
     app: web.Application
     proxy: Proxy
     endpoints: frozenset[str]
+    rules: EdgeRules
 
     def runner(self, **options: Any) -> EdgeRunner:
         """Runs it; options are those of `web.AppRunner`."""
-        return EdgeRunner(self.app, self.proxy.handle, self.endpoints, **options)
+        return EdgeRunner(self.app, self.proxy.handle, self.endpoints, self.rules, **options)
 
 
 @asynccontextmanager
@@ -104,13 +130,15 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     tokenizer = Tokenizer()
     await asyncio.get_running_loop().run_in_executor(None, tokenizer.load)
     await sync_prices(runtime.database, settings.prices)
-    await sync_plans(runtime.database, settings.plans, defaults.default_plan)
+    follower = runtime.follower
+    await follower.begin()
     transports = make_transports(settings, tokenizer)
     served = {name: provider for name, provider in settings.providers.items() if name in transports}
     models = {name: model for name, model in settings.models.items() if model.provider in served}
     router = Router(served, models, settings.prices)
     dialect = OpenAIDialect(structure_bounds(defaults))
-    links = Links(settings.frontend_url, settings.plans)
+    bodies = Bodies(body_rules(settings))
+    links = Links(settings.frontend_url, follower.plans)
     missing = MissingUsage(defaults.missing_usage, tokenizer, dialect)
     settler = Settler(engine.holds, missing, metrics, defaults.max_usage_factor)
     remainder = Remainder(
@@ -121,43 +149,60 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     forward_rules = ForwardRules(
         defaults.upstream_answer_bytes, defaults.max_request_s, defaults.client_write_timeout_s
     )
-    forwarder = Forwarder(transports, dialect, settler, remainder, forward_rules, metrics)
+    forwarder = Forwarder(transports, dialect, settler, remainder, forward_rules, metrics, apart=bodies.apart)
     rules = ProxyRules(
-        EstimateRules(defaults.strict, defaults.min_output_tokens, defaults.estimated_output_tokens),
-        settings.proxy_max_body_bytes,
-        defaults.upload_timeout_s,
-        settings.payment_grace_days * DAY_S,
-        defaults.admission_wait_ms / 1000,
-        defaults.expired_hold == "input",
+        estimate=EstimateRules(defaults.strict, defaults.min_output_tokens, defaults.estimated_output_tokens),
+        max_body_bytes=settings.proxy_max_body_bytes,
+        upload_timeout_s=defaults.upload_timeout_s,
+        grace_s=settings.payment_grace_days * DAY_S,
+        admission_wait_s=defaults.admission_wait_ms / 1000,
+        charge_expired=defaults.expired_hold == "input",
     )
     proxy = Proxy(
-        engine.holds, engine.cache, engine.announcer, router, forwarder, dialect, links, rules, metrics, tokenizer
+        *(engine.holds, engine.cache, engine.announcer, router, forwarder, dialect, links, rules, metrics, tokenizer),
+        bodies,
+        attempts=runtime.attempts,
     )
     health = Health(engine)
     reads = Reads(runtime, proxy, router, metrics, health)
-    app = web.Application(client_max_size=settings.proxy_max_body_bytes)
+    app = web.Application(client_max_size=settings.max_body_bytes)
     app.on_response_prepare.append(_without_server)
     setup(app, runtime.services)
-    jobs = Jobs(engine, runtime.database, proxy, metrics, runtime.admin_api_key, new_id())
+    jobs = Jobs(
+        *(engine, runtime.database, proxy, metrics, runtime.admin_api_key, runtime.attempts, new_id()),
+        runtime.services,
+    )
     add_routes(app, proxy, reads, jobs, dialect.endpoints)
     metrics.gauge("debits_waiting", "Debits that Redis has settled and Postgres has not.", lambda: len(engine.outbox))
+    metrics.gauge(
+        "debits_hindered", "1 while Postgres is there and takes no debits.", lambda: engine.outbox.hindered, "max"
+    )
+    metrics.gauge(
+        "plans_revision", "Revision of the plans that this gateway applies.", lambda: follower.revision, "max"
+    )
+    aside = SetAsideCount()
+    metrics.gauge("debits_set_aside", "Debits that the ledger could not take.", lambda: aside.count, "max")
     metrics.gauge("holds_live", "Requests that are being served.", lambda: len(engine.holds.live))
+    metrics.gauge(
+        "store_clock_difference_seconds",
+        "What the clocks of Redis and Postgres differ by.",
+        lambda: engine.partitions.clock_difference_s,
+        "max",
+    )
+    metrics.gauge("body_bytes", "Bytes of request bodies in memory.", lambda: bodies.size_bytes)
     metrics.gauge("principals_cached", "Keys in memory.", lambda: len(engine.cache))
-    tasks = []
+    engine.loops.on_failure = metrics.loop_failed
     try:
         await engine.start()
-        tasks = [
-            asyncio.create_task(_housekeeping(runtime)),
-            asyncio.create_task(_flush_metrics(metrics)),
-            asyncio.create_task(jobs.reconcile_for_ever(defaults.reconcile_interval_s)),
-        ]
+        engine.loops.start("housekeeping", lambda: _housekeeping(runtime, aside))
+        engine.loops.start("metrics", lambda: _flush_metrics(metrics))
+        engine.loops.start("plans", follower.run)
+        engine.loops.start("reconcile", lambda: jobs.reconcile_for_ever(defaults.reconcile_interval_s))
         health.ready = True
-        yield Served(app, proxy, dialect.endpoints), health
+        yield Served(app, proxy, dialect.endpoints, edge_rules(defaults)), health
     finally:
         health.ready = False
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await engine.loops.stop("housekeeping", "metrics", "plans", "reconcile")
         remainder.hurry()
         if not await engine.stop(defaults.postgres_timeout_s):
             logger.error("debits wait in Redis's journal: the next gateway writes them")
@@ -165,6 +210,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         for transport in transports.values():
             await transport.close()
         tokenizer.close()
+        bodies.close()
 
 
 async def _without_server(_: web.Request, response: web.StreamResponse) -> None:
@@ -172,8 +218,15 @@ async def _without_server(_: web.Request, response: web.StreamResponse) -> None:
     response.headers.pop("Server", None)
 
 
-async def _housekeeping(runtime: Runtime) -> None:
-    """Note when keys were last used; create the months that usage is about to fall into."""
+@dataclass(slots=True)
+class SetAsideCount:
+    """How many debits lie set aside, as it was counted last."""
+
+    count: int = 0
+
+
+async def _housekeeping(runtime: Runtime, aside: SetAsideCount) -> None:
+    """Note when keys were last used; create the months that usage is about to fall into; count what is set aside."""
     months_at = 0.0
     while True:
         used, runtime.engine.cache.used = runtime.engine.cache.used, {}
@@ -181,6 +234,7 @@ async def _housekeeping(runtime: Runtime) -> None:
             if used:
                 now_s = time.time()
                 await runtime.api_keys.touch_last_used([(key_id, now_s) for key_id in used])
+            aside.count = await count_set_aside(runtime.database)
             if time.monotonic() >= months_at:
                 await runtime.database.execute("SELECT create_usage_months(current_date, $1)", MONTHS_AHEAD)
                 months_at = time.monotonic() + MONTHS_EVERY_S

@@ -7,15 +7,20 @@ HTTP/1.0), and that a broken one can't pass for a whole one. How requests are fr
 import asyncio
 import socket
 import struct
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from http import HTTPStatus
+from io import BytesIO
 from typing import Final, Literal
 
 from aiohttp import EMPTY_PAYLOAD, ClientConnectionResetError, HttpVersion11, StreamReader
+from aiohttp.hdrs import CONTENT_ENCODING
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 from multidict import CIMultiDictProxy
+
+from billing.codings import BadCoding, Decoder, decoder_of
 
 RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -29,6 +34,9 @@ Cut = Literal["client_stalled", "max_request_s"]
 _STATUS_LINES: Final = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
 }
+
+
+Watch = Callable[[int], Awaitable[None]]
 
 
 class BodyTooLarge(Exception):
@@ -51,6 +59,7 @@ class Call:
     __slots__ = (
         "_chunked",
         "_head",
+        "_in_chunks",
         "_protocol",
         "_watch",
         "begun",
@@ -72,6 +81,7 @@ class Call:
         self.payload = payload
         self._head: bytes | None = None
         self._chunked = False
+        self._in_chunks = message.chunked
         self.endpoint = endpoint
         self.headers: CIMultiDictProxy[str] = message.headers
         self.raw_headers = message.raw_headers
@@ -83,55 +93,84 @@ class Call:
         self.write_timeout_s = WRITE_TIMEOUT_S
         self._watch: asyncio.TimerHandle | None = None
 
+    @property
+    def peer(self) -> str:
+        """The address of whoever has the connection; empty where it has none, or has ended."""
+        transport = self._protocol.transport
+        name = None if transport is None else transport.get_extra_info("peername")
+        return str(name[0]) if isinstance(name, tuple) else ""
+
     def here(self, limit_bytes: int) -> bytes | None:
-        """The body where all of it has arrived with its head, as small ones do; None where `read` must see to it.
-        Raises `BodyTooLarge`."""
+        """The body where all of it has arrived with its head and is plain, as small ones are; None where `read` must
+        see to it. Raises `BodyTooLarge`."""
         payload = self.payload
-        if payload.at_eof() or not payload.is_eof() or payload.exception() is not None:
+        if payload.at_eof() or not payload.is_eof() or CONTENT_ENCODING in self.headers:
+            return None
+        if payload.exception() is not None:
             return None
         body = payload.read_nowait()
         if len(body) > limit_bytes:
             raise BodyTooLarge
         return body
 
-    async def read(self, limit_bytes: int, timeout_s: float | None = None) -> bytes:
-        """The whole body, decoded. Raises `BodyTooLarge`, and `BadBody` also where it is not here in time."""
+    @property
+    def declared_bytes(self) -> int:
+        """How long the body is on the wire, by its head; 0 where that does not say it."""
+        return int(self.headers.get("Content-Length", "0"))
+
+    async def read(self, limit_bytes: int, timeout_s: float | None = None, watch: Watch | None = None) -> bytes:
+        """The whole body, decoded. Raises `BodyTooLarge`, and `BadBody` also where it is not here in time.
+
+        `watch` is awaited before what has come of the body grows to so many bytes; what it raises ends the reading.
+        """
         payload = self.payload
         if payload is EMPTY_PAYLOAD:
             return b""
-        if int(self.headers.get("Content-Length", "0")) > limit_bytes:
+        if self.declared_bytes > limit_bytes:
             raise BodyTooLarge
         try:
-            if payload.is_eof():
-                return await self._rest(limit_bytes)
-            if "Expect" in self.headers and self.version >= HttpVersion11:
+            decoder = decoder_of(self.headers.get(CONTENT_ENCODING))
+            if "Expect" in self.headers and self.version >= HttpVersion11 and not payload.is_eof():
                 self._write(CONTINUE)
             async with asyncio.timeout(timeout_s):
-                return await self._rest(limit_bytes)
+                return await self._rest(limit_bytes, decoder, watch)
         except TimeoutError as error:
             raise BadBody(f"The body did not arrive within {timeout_s:g} s: send it faster.") from error
+        except BadCoding as error:
+            raise BadBody(str(error)) from error
         except RequestPayloadError as error:
-            raise BadBody("The body could not be read: check its Content-Encoding and its framing.") from error
+            raise BadBody("The body could not be read: check its framing.") from error
         except (ConnectionError, ClientGone) as error:
             raise BadBody("The body broke off.") from error
 
-    async def _rest(self, limit_bytes: int) -> bytes:
+    async def _rest(self, limit_bytes: int, decoder: Decoder | None, watch: Watch | None) -> bytes:
         payload = self.payload
-        parts: list[bytes] = []
-        size = 0
+        body = BytesIO()  # grows in place, and gives its bytes away without a copy
+        size = coded_size = 0
         while part := payload.read_nowait() if payload.is_eof() else await payload.readany():
-            parts.append(part)
-            size += len(part)
-            if size > limit_bytes:
+            coded_size += len(part)
+            if coded_size > limit_bytes:
                 raise BodyTooLarge
+            for piece in (part,) if decoder is None else decoder.feed(part):
+                size += len(piece)
+                if size > limit_bytes:
+                    raise BodyTooLarge
+                if watch is not None:
+                    await watch(size)
+                body.write(piece)
+                if decoder is not None:
+                    await asyncio.sleep(0)  # a little coded makes much: others have their turn in between
             if payload.at_eof():
                 break
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        if decoder is not None:
+            decoder.end()
+        return body.getvalue()
 
     def answer(self, status: int, lines: bytes, body: bytes) -> None:
         """The whole answer. `lines` are its headers but for framing, date and connection, each with its CRLF."""
-        if self.payload.exception() is not None:
-            self.keep_alive = False  # where a spoilt body ends can't be told
+        payload = self.payload
+        if payload.exception() is not None or (self._in_chunks and not payload.is_eof()):
+            self.keep_alive = False  # where a spoilt body ends can't be told, nor in time what is behind a chunked one
         self.begun, self._head = True, None
         head = self._head_of(status, lines, b"Content-Length: %d\r\n" % len(body))
         with suppress(ClientGone):  # nobody is there to be told

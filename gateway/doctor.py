@@ -6,8 +6,10 @@ prices          a row for every routed model
 vocabularies    the tokenizer's files
 servers         the embedded ones, where nothing else was given
 postgres        reachable, recent, durable, writable, migrated; no debit set aside
+plans           which revision is in force, and whether it is this file's
 redis           reachable, recent, persistent, never evicting, a writable server of its own; of a cluster every server,
                 and that it serves all slots and replaces a master sooner than a gateway counts as dead
+clocks          those of both stores, and how far they are apart
 """
 
 import asyncio
@@ -18,12 +20,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from billing.cli import CommandFailed, Output
-from billing.holds.connection import Link, RedisError, Server, Shard
+from billing.holds.connection import NO_EVICTION, Link, RedisError, Server, Shard
 from billing.ledger.migrate import pending
 from billing.ledger.postgres import Database, DatabaseError
+from gateway.clocks import clock_finding, redis_ahead_s
 from gateway.embedded import EmbeddedServersError
 from gateway.failures import shown_url
 from gateway.places import Stores, open_stores
+from gateway.plan_files import plans_finding
 from gateway.settings import ConfigError, Settings, load_settings, unpriced_models, warnings
 from gateway.tokens import Tokenizer, VocabularyError
 
@@ -68,7 +72,9 @@ async def diagnose(environ: Mapping[str, str], output: Output) -> tuple[Check, .
     try:
         async with open_stores(settings, output) as stores:
             checks += await check_postgres(stores)
+            checks += await check_plans(stores, settings)
             checks += await check_redis(stores.redis_url, settings.defaults.lease_s)
+            checks += await check_clocks(stores)
     except (EmbeddedServersError, CommandFailed) as error:
         checks.append(Check("servers", "fail", str(error)))
     return tuple(checks)
@@ -119,8 +125,26 @@ async def check_postgres(stores: Stores) -> list[Check]:
         checks.append(Check("postgres role", "fail", "a standby: it can't be written to", "Name the primary."))
     if set_aside:
         said = f"{set_aside} debits that the ledger refused wait in debits_set_aside"
-        checks.append(Check("debits", "fail", said, "Read their `reason` there; each is money that was not charged."))
+        checks.append(
+            Check(
+                "debits",
+                "fail",
+                said,
+                "`metergate ledger set-aside list` says why; each is money that was not charged.",
+            )
+        )
     return checks
+
+
+async def check_plans(stores: Stores, settings: Settings) -> list[Check]:
+    """Whether this file of plans is the one in force; nothing before there is one."""
+    database = Database(stores.database_url, size=1, timeout_s=STORE_TIMEOUT_S)
+    try:
+        return [Check("plans", *found) for found in await plans_finding(database, settings)]
+    except DatabaseError:  # said already
+        return []
+    finally:
+        await database.close()
 
 
 def _postgres_version(where: str, row: Any) -> Check:
@@ -209,10 +233,10 @@ def _persistence(info: Mapping[str, Any]) -> Check:
 
 def _eviction(info: Mapping[str, Any]) -> Check:
     policy = str(info.get("maxmemory_policy", "unknown"))
-    if policy == "noeviction":
-        return Check("eviction", "ok", "maxmemory-policy noeviction")
-    status: Status = "fail" if info.get("maxmemory") else "warn"
-    mend = "Set maxmemory-policy noeviction: an evicted balance or journal is lost."
+    if policy == NO_EVICTION:
+        return Check("eviction", "ok", f"maxmemory-policy {NO_EVICTION}")
+    status: Status = "warn" if policy == "unknown" else "fail"
+    mend = "Set maxmemory-policy noeviction: an evicted balance or journal is lost, and no gateway starts."
     return Check("eviction", status, f"maxmemory-policy {policy}", mend)
 
 
@@ -285,6 +309,12 @@ def _failover(info: Mapping[str, Any], lease_s: float) -> Check:
     if lease_s < least_s:
         return Check("failover", "warn", said, f"Set lease_s to {least_s:g} or more, {mend}")
     return Check("failover", "ok", said)
+
+
+async def check_clocks(stores: Stores) -> list[Check]:
+    """Whether the stores' clocks agree; nothing where one of them is away, which was found already."""
+    ahead_s = await redis_ahead_s(stores.redis_url, stores.database_url, STORE_TIMEOUT_S)
+    return [Check("clocks", *clock_finding(ahead_s))] if ahead_s is not None else []
 
 
 def _of_shards(topology: str, shards: Sequence[Shard]) -> list[Check]:

@@ -1,15 +1,15 @@
 """The server's edge: metered requests go straight from aiohttp's parser to the proxy, all others to the application.
 
-aiohttp frames requests, keeps connections alive, bounds what is queued and answers what is no HTTP. Of its way from a
+aiohttp frames requests, keeps connections alive, bounds what is queued and says what is no HTTP. Of its way from a
 parsed request to a written answer, metered requests skip the task, the routing, the middlewares and the response, which
 cost more than admission and settlement together. This file owns that a connection serves one request at a time, its
-requests in order, whichever way each of them takes.
+requests in order, whichever way each of them takes; `gateway.guard` what may be sent on it at all.
 
-It is built on private parts of aiohttp's `RequestHandler`, all of them named here and in `gateway.call`: `_waiter`, on
-which its loop sleeps while a connection is idle, and which is taken away while a metered request is served, so that
-nothing wakes the loop and the idle timer does not fire; `_messages`, the queue of parsed requests; `_parser`; of its
-base `_paused`, `_reading_paused`, `_buffer_paused` and `_drain_helper`. The tests of this file hold them to what they
-must do.
+It is built on private parts of aiohttp's `RequestHandler`, all of them named here, in `gateway.guard` and in
+`gateway.call`: `_waiter`, on which its loop sleeps while a connection is idle, and which is taken away while a metered
+request is served, so that nothing wakes the loop and the idle timer does not fire; `_messages`, the queue of parsed
+requests; `_parser`; of its base `_paused`, `_reading_paused`, `_buffer_paused` and `_drain_helper`. The tests of this
+file hold them to what they must do.
 """
 
 import asyncio
@@ -17,32 +17,33 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
 
-from aiohttp import StreamReader, web
+from aiohttp import web
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler
 
+from gateway import refusals
 from gateway.call import Call
+from gateway.guard import EdgeRules, GuardedProtocol, Written
+from gateway.ids import Ulids
 
 logger = logging.getLogger(__name__)
 
-LINGER_S: Final = 10.0
-"""How long the rest of a body is read that nobody wanted, so that the client sees the answer and not a reset."""
-LINGER_BYTES: Final = 1 << 26
+SHED_SHARE: Final = 64
+"""Of all connections, the part that is closed at once where there are too many: to find them costs a look at each."""
 
 Serve = Callable[[Call], Awaitable[None]]
 
 
-class EdgeProtocol(RequestHandler):
+class EdgeProtocol(GuardedProtocol):
     """One connection of a client. Its metered requests are served by one task, made with the first of them, but for
     those that the application serves."""
 
-    __slots__ = ("_call", "_endpoints", "_serve", "_served_by", "_serving", "_sleeping", "_turn")
+    __slots__ = ("_endpoints", "_serve", "_served_by", "_serving", "_sleeping", "_turn")
 
     def __init__(self, server: "EdgeServer", **options: Any) -> None:
-        super().__init__(server, **options)
+        super().__init__(server, server.rules, server.new_id, **options)
         self._serve = server.serve
         self._endpoints = server.endpoints
-        self._call: Call | None = None
         self._served_by: asyncio.Task[None] | None = None
         self._serving: asyncio.Task[None] | None = None
         self._turn: asyncio.Future[None] | None = None
@@ -54,32 +55,27 @@ class EdgeProtocol(RequestHandler):
         return self._close or self._force_close
 
     def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
         waiter = self._waiter
         if waiter is None:  # a request is being served: what comes is its body, or waits
             closing, self._close = self._close, self._close and self._call is None
             super().data_received(data)  # takes nothing while closing, and a body may still be on its way
             self._close = self._close or closing
-            if self._messages and not isinstance(self._messages[-1][0], RawRequestMessage):
-                self._spoil()
+            if self._messages or self._chunks is not None:
+                self._look(data)
             return
         self._waiter = None
         super().data_received(data)  # parses and queues; there is nobody to wake
         self._waiter = waiter
         if self._messages:
-            if not isinstance(self._messages[-1][0], RawRequestMessage):
-                self._spoil()
+            if len(self._messages) > 1 or getattr(self._messages[0][0], "chunked", True):
+                self._look(self._head_end + data)
+            if self._head_bytes:
+                self._head_bytes, self._head_end = 0, b""
             self._next()
-
-    def _spoil(self) -> None:
-        """The parser has given up, and does not tell who reads, or is to read, a body that was not whole by then."""
-        bodies = [body for _, body in self._messages]
-        if self._call is not None:
-            bodies.append(self._call.payload)
-        elif self._current_request is not None:
-            bodies.append(self._current_request.content)
-        for body in bodies:
-            if not body.is_eof() and body.exception() is None:
-                body.set_exception(web.RequestPayloadError("its framing broke"))
+        elif data:
+            self._await_head(data)
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """aiohttp's bodies ask for this with every read; where nothing was paused there is nothing to be done."""
@@ -148,7 +144,8 @@ class EdgeProtocol(RequestHandler):
                 if payload.is_eof():
                     payload.read_nowait()  # what nobody read would hold the next request back
                 elif self.transport is not None:
-                    await _discard(call, payload)
+                    await self._discard(payload)
+                    call.keep_alive = call.keep_alive and payload.is_eof()
         except BaseException as error:
             if not isinstance(error, asyncio.CancelledError):
                 logger.exception("a call failed")
@@ -201,25 +198,20 @@ class EdgeProtocol(RequestHandler):
         await super().shutdown(timeout)
 
 
-async def _discard(call: Call, payload: StreamReader) -> None:
-    """Read the rest of a body that was answered before its end; the connection ends where that takes too long."""
-    try:
-        async with asyncio.timeout(LINGER_S):
-            left = LINGER_BYTES
-            while left > 0 and (part := await payload.readany()):
-                left -= len(part)
-    except (TimeoutError, web.RequestPayloadError, ConnectionError):
-        pass
-    if not payload.is_eof():
-        call.keep_alive = False
-
-
 class EdgeServer(web.Server):
     """An application's server whose metered endpoints are served by `serve`."""
 
-    def __init__(self, behind: web.Server, serve: Serve, endpoints: frozenset[str]) -> None:
+    def __init__(
+        self, behind: web.Server, serve: Serve, endpoints: frozenset[str], rules: EdgeRules | None = None
+    ) -> None:
+        async def handle(request: web.BaseRequest) -> web.StreamResponse:
+            try:
+                return await behind.request_handler(request)
+            except web.HTTPExpectationFailed:  # aiohttp's own, before it asks the application
+                return refusals.bad_request("This Expect is not known here: leave it out.").response(self.new_id())
+
         super().__init__(
-            behind.request_handler,
+            handle,
             request_factory=behind.request_factory,
             handler_cancellation=behind.handler_cancellation,
             loop=behind._loop,
@@ -227,36 +219,43 @@ class EdgeServer(web.Server):
         )
         self.serve = serve
         self.endpoints = endpoints
+        self.rules = rules or EdgeRules()
+        self.new_id = Ulids()
 
     def __call__(self) -> RequestHandler:
         return EdgeProtocol(self, loop=self._loop, **self._kwargs)
+
+    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
+        """Where there are too many, those are closed that have waited longest for a request; if none waits, this."""
+        super().connection_made(handler, transport)
+        if len(self._connections) <= self.rules.max_connections:
+            return
+        idle = [(until_s, each) for each in self._connections if (until_s := cast(EdgeProtocol, each).idle_until_s)]
+        idle.sort(key=lambda pair: pair[0])
+        for _, each in idle[: 1 + len(self._connections) // SHED_SHARE]:
+            each.force_close()
+        if not idle:
+            self._loop.call_soon(transport.abort)  # once its loop has begun
 
 
 class EdgeRunner(web.AppRunner):
     """Runs an application behind the edge; options are those of `web.AppRunner`."""
 
-    def __init__(self, app: web.Application, serve: Serve, endpoints: frozenset[str], **options: Any) -> None:
+    def __init__(
+        self,
+        app: web.Application,
+        serve: Serve,
+        endpoints: frozenset[str],
+        rules: EdgeRules | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(app, **options)
         self._serve = serve
         self._endpoints = endpoints
+        self._rules = rules
 
     async def _make_server(self) -> web.Server:
-        return EdgeServer(await super()._make_server(), self._serve, self._endpoints)
-
-
-class _Written(web.StreamResponse):
-    """Stands for an answer that a call has written."""
-
-    def __init__(self, call: Call) -> None:
-        super().__init__()
-        self._call = call
-
-    async def prepare(self, request: web.BaseRequest) -> None:
-        """Nothing is left to be sent."""
-        self._keep_alive = self._call.keep_alive
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Nothing is left to be sent."""
+        return EdgeServer(await super()._make_server(), self._serve, self._endpoints, self._rules)
 
 
 def route_of(serve: Serve) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
@@ -276,6 +275,6 @@ def route_of(serve: Serve) -> Callable[[web.Request], Awaitable[web.StreamRespon
             raise
         finally:
             protocol.ends()
-        return _Written(call)
+        return Written(call)
 
     return handle

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 from billing.cli import REFUSED, UNREACHABLE, USAGE, CommandFailed
 from billing.holds.connection import RedisError, RedisRefused
 from billing.ledger.migrate import MigrationError
-from billing.ledger.postgres import DatabaseError, DatabaseUnavailable
+from billing.ledger.postgres import DatabaseError, DatabaseHindered, DatabaseUnavailable
 from gateway.admin_key import BadKeyFile
 from gateway.embedded import EmbeddedServersError
 from gateway.settings import ConfigError
@@ -29,6 +29,8 @@ def explained_failures() -> Iterator[None]:
         raise CommandFailed(str(error), REFUSED) from error
     except MigrationError as error:
         raise CommandFailed(str(error), REFUSED) from error
+    except DatabaseHindered as error:
+        raise CommandFailed(f"{error}. {_DOCTOR}", REFUSED) from error
     except DatabaseUnavailable as error:
         raise CommandFailed(f"{error}. {_DOCTOR}", UNREACHABLE) from error
     except DatabaseError as error:
@@ -45,7 +47,7 @@ def named_store(url: str) -> Iterator[None]:
     try:
         yield
     except (DatabaseUnavailable, RedisError) as error:
-        if isinstance(error, RedisRefused):
+        if isinstance(error, RedisRefused | DatabaseHindered):
             raise
         said = f"{error} ({shown_url(url)}). Check that it runs there and that this machine may reach it."
         raise CommandFailed(said, UNREACHABLE) from error

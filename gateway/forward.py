@@ -12,9 +12,9 @@ import asyncio
 import logging
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from billing.holds.hold import Hold, SettlementLost
 from gateway import refusals
@@ -37,6 +37,9 @@ from gateway.upstream import Transport, UpstreamAnswer, UpstreamError, UpstreamR
 logger = logging.getLogger(__name__)
 
 MAX_PREPARED_BYTES: Final = 65_536
+
+
+Apart = Callable[..., Awaitable[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,10 @@ class Forwarder:
         rules: ForwardRules,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
+        apart: Apart | None = None,
     ) -> None:
+        """`apart` runs what takes time in proportion to a large body off the event loop."""
+        self._apart = apart
         self._transports = transports
         self._dialect = dialect
         self._settler = settler
@@ -96,7 +102,8 @@ class Forwarder:
     async def _serve(self, call: Call, exchange: Exchange, hold: Hold) -> None:
         sent_s = self._clock()
         provider = exchange.route.provider.name
-        request = self._request(call, exchange, hold)
+        large = len(exchange.body) > MAX_PREPARED_BYTES
+        request = await self._made_apart(call, exchange, hold) if large else self._request(call, exchange, hold)
         try:
             answer = await self._transports[provider].send(request)
         except UpstreamError as error:
@@ -110,6 +117,7 @@ class Forwarder:
                 hold.unresolved = exchange.unresolved
                 request.pending.release()
             raise
+        del request  # whose body may be large
         self._metrics.upstream_latency(provider, self._clock() - sent_s)
         hold.unresolved = exchange.unresolved
         head = incoming(answer.headers)
@@ -133,6 +141,13 @@ class Forwarder:
         if exchange.prepared is None and len(exchange.body) <= MAX_PREPARED_BYTES:
             exchange.prepared = self._outgoing(call, exchange, None)
 
+    async def _made_apart(self, call: Call, exchange: Exchange, hold: Hold) -> UpstreamRequest:
+        """As `_request`, off the event loop."""
+        if self._apart is None:
+            return self._request(call, exchange, hold)
+        made: UpstreamRequest = await self._apart(self._request, call, exchange, hold)
+        return made
+
     def _request(self, call: Call, exchange: Exchange, hold: Hold) -> UpstreamRequest:
         prepared, exchange.prepared = exchange.prepared, None  # nothing keeps a second body once it is sent
         if exchange.parsed.max_output_tokens is None and hold.granted_output < hold.need.most_output:
@@ -144,14 +159,19 @@ class Forwarder:
         route, endpoint = exchange.route, exchange.endpoint
         body = outgoing_body(self._dialect, exchange.parsed, route, exchange.body, granted, strict=exchange.strict)
         url, fixed = self._targets.get((route.provider.name, endpoint)) or self._target(route.provider, endpoint)
-        return UpstreamRequest(url, outgoing(call.raw_headers, fixed), body)
+        return UpstreamRequest(
+            url,
+            outgoing(call.raw_headers, fixed, exchange.principal.account_id),
+            body,
+            account=exchange.principal.account_id,
+        )
 
     def _target(self, provider: ProviderConfig, endpoint: str) -> tuple[str, Fixed]:
         """Where a provider's requests go, and what all of them carry; made once."""
         key = provider.api_key.reveal() if provider.api_key is not None else None
         # A base URL is, as OpenAI's clients take it, all that stands before the endpoint.
         base = provider.base_url or f"local://{provider.name}/v1"
-        target = base + endpoint.removeprefix("/v1"), Fixed.of(key, provider.headers)
+        target = base + endpoint.removeprefix("/v1"), Fixed.of(key, provider.headers, provider.pass_headers)
         self._targets[provider.name, endpoint] = target
         return target
 

@@ -7,13 +7,17 @@ from forward to settle is `gateway.forward`'s. Inside `holds.open` there is no w
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from multidict import MultiMapping
+
+from billing.attempts import Attempts, TooManyAttempts
 from billing.effects import Effects
-from billing.holds.cache import PrincipalCache
+from billing.holds.cache import PrincipalCache, recognised
 from billing.holds.decision import InsufficientBalance, Need, NeedTooLarge, QuotaExceeded, Reload, Unavailable
 from billing.holds.hold import Hold
 from billing.holds.service import Holds
@@ -23,22 +27,23 @@ from billing.ledger.postgres import DatabaseError
 from billing.principals import Principal
 from gateway import refusals
 from gateway.answers import REQUEST_ID
-from gateway.call import BadBody, BodyTooLarge, Call
+from gateway.bodies import Bodies, Kept
+from gateway.call import Call
 from gateway.estimate import EstimateRules, NotPriced, worst_case
 from gateway.exchange import FEATURE, Exchange, shown_id, tags_of
 from gateway.forward import Forwarder
 from gateway.headers import client_key
 from gateway.ids import Ulids
+from gateway.intake import PROXY_SCOPE, Intake, IntakeRules
 from gateway.metrics import Metrics
-from gateway.providers.dialect import NO_PARTS, BadRequest, Dialect, ParsedRequest
+from gateway.providers.dialect import NO_PARTS, Dialect, ParsedRequest
 from gateway.providers.openai_texts import input_texts
-from gateway.refusals import Links, Refusal
+from gateway.refusals import Links, Refusal, Refuse
 from gateway.routing import Route, Router
 from gateway.tokens import PIECE_CHARACTERS, Tokenizer
 
 logger = logging.getLogger(__name__)
 
-PROXY_SCOPE: Final = "llm:proxy"
 RELOADS: Final = 2
 RELOAD_PAUSE_S: Final = 0.001
 RELOAD_PAUSE_MAX_S: Final = 0.05
@@ -49,22 +54,20 @@ MAX_COUNTED_BYTES: Final = 4 << 20
 """A body above this is held by its bytes alone: counting its tokens would keep a core busy for a second."""
 
 
-class Refuse(Exception):
-    """Ends a request with a refusal."""
+@contextmanager
+def attempts_refused() -> Iterator[None]:
+    """Raises `Refuse` where too many wrong keys have been shown."""
+    try:
+        yield
+    except TooManyAttempts as error:
+        raise Refuse(refusals.too_many_attempts(error)) from error
 
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(refusal.code)
-        self.refusal = refusal
 
-
-@dataclass(frozen=True, slots=True)
-class ProxyRules:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyRules(IntakeRules):
     """What the proxy follows of the configuration."""
 
     estimate: EstimateRules
-    max_body_bytes: int
-    upload_timeout_s: float
-    grace_s: float
     admission_wait_s: float
     """How long a principal is read anew that changes again and again."""
     charge_expired: bool = False
@@ -111,11 +114,15 @@ class Proxy:
         rules: ProxyRules,
         metrics: Metrics,
         tokenizer: Tokenizer,
+        bodies: Bodies,
         clock: Callable[[], float] = time.time,
         new_id: Callable[[], str] | None = None,
+        *,
+        attempts: Attempts,
     ) -> None:
         self._holds = holds
         self._cache = cache
+        self._attempts = attempts
         self._effects = effects
         self._router = router
         self._forwarder = forwarder
@@ -124,6 +131,9 @@ class Proxy:
         self._rules = rules
         self._metrics = metrics
         self._tokenizer = tokenizer
+        self._bodies = bodies
+        self._large_bytes = bodies.rules.large_bytes
+        self._intake = Intake(bodies, dialect, effects, router, links, rules, clock)
         self._uncharged_debits: dict[tuple[str, int, str, str, bool], tuple[str, bytes]] = {}
         """The debits as the journal keeps them, each after the id of the price row that it was made with."""
         self._clock = clock
@@ -132,11 +142,16 @@ class Proxy:
     async def handle(self, call: Call) -> None:
         """Serve one request, or refuse it."""
         request_id, started_s = self.new_id(), time.monotonic()
+        kept: Kept | None = None
         try:
             secret = client_key(call.headers)
-            principal = self.cached(secret) or await self.authenticate(secret)
-            body = await self._read(call)
-            parsed = self._parse(call.endpoint, body)
+            principal = self.cached(secret) or await self.admit(secret, call.peer, call.headers)
+            body = self._intake.here(call)
+            if body is not None and len(body) <= self._large_bytes:
+                parsed = self._intake.parse(call.endpoint, body)
+            else:
+                kept = self._bodies.of(principal.account_id)
+                body, parsed = await self._intake.slowly(call, principal, kept, body)
             begun_s, reloads = time.monotonic(), None
             while True:
                 exchange = self._prepare(call, request_id, principal, parsed, body, started_s)
@@ -160,6 +175,9 @@ class Proxy:
                 call.abort()  # a refusal in the middle of an answer would be taken for a part of it
             else:
                 self.count(refusals.unavailable()).answer(call, request_id)
+        finally:
+            if kept is not None:
+                kept.release()
 
     def count(self, refusal: Refusal) -> Refusal:
         """The same refusal, counted."""
@@ -194,6 +212,26 @@ class Proxy:
         self._cache.used[principal.key_id] = None
         return principal
 
+    async def admit(self, secret: str | None, peer: str, headers: MultiMapping[str]) -> Principal:
+        """As `authenticate`, for a client at `peer`: a key that is not known is an attempt. Raises `Refuse`."""
+        known = secret is not None and recognised(self._cache, secret)
+        if secret is None or known:
+            return await self.authenticate(secret)
+
+        async def check() -> Principal | None:
+            try:
+                return await self.authenticate(secret)
+            except Refuse as refused:
+                if refused.refusal.status == 401:
+                    return None
+                raise
+
+        with attempts_refused():
+            principal = await self._attempts.attempt(peer, headers, check, known_wrong=known is False)
+        if principal is None:
+            raise Refuse(refusals.invalid_key())
+        return principal
+
     async def authenticate(self, secret: str | None, *, fresh: bool = False) -> Principal:
         """The principal of a key, read anew with `fresh`. Raises `Refuse`."""
         if secret is None:
@@ -212,21 +250,6 @@ class Proxy:
             raise Refuse(refusals.invalid_key())
         self._cache.used[principal.key_id] = None
         return principal
-
-    async def _read(self, call: Call) -> bytes:
-        limit_bytes = self._rules.max_body_bytes
-        try:
-            return call.here(limit_bytes) or await call.read(limit_bytes, self._rules.upload_timeout_s)
-        except BodyTooLarge as error:
-            raise Refuse(refusals.too_large(self._rules.max_body_bytes)) from error
-        except BadBody as error:
-            raise Refuse(refusals.bad_request(str(error))) from error
-
-    def _parse(self, endpoint: str, body: bytes) -> ParsedRequest:
-        try:
-            return self._dialect.parse(endpoint, body)
-        except BadRequest as error:
-            raise Refuse(refusals.bad_request(error.message, error.param)) from error
 
     def _prepare(
         self,
@@ -281,9 +304,14 @@ class Proxy:
     def _with_others(self, principal: Principal, route: Route, models: tuple[str, ...]) -> Route:
         """The route with the other models that a request names; the key must be allowed them, and each has a price."""
         route, entries, unpriced = self._router.with_others(route, models, self._clock())
+        own = principal.limits_for(route.entry, FEATURE)
         for entry in entries:
             if not principal.allows_model(entry):
                 raise Refuse(refusals.model_not_allowed(entry))
+            limits = principal.limits_for(entry, FEATURE)
+            if not {*limits.account, *limits.key} <= {*own.account, *own.key}:  # the hold would not count in them
+                message = f"The model '{entry}' has quotas of its own here: ask for it by itself."
+                raise Refuse(refusals.bad_request(message, "models"))
         for model in unpriced:
             raise Refuse(refusals.model_not_priced(f"The model `{model}`, which the request names, has no price here"))
         return route

@@ -4,7 +4,6 @@
 """
 
 import asyncio
-import hmac
 import logging
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -12,14 +11,19 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
+from billing.api import Services
+from billing.api.auth import ADMIN_HEADER, is_admin
+from billing.api.requests import read_bounded
+from billing.attempts import Attempts
 from billing.holds.connection import RedisError
 from billing.holds.engine import Engine
 from billing.holds.partitions import NotReady
 from billing.holds.reconcile import Report
 from billing.ledger.postgres import Database, DatabaseError, queries
 from gateway import refusals
-from gateway.handler import Proxy, Refuse
+from gateway.handler import Proxy, attempts_refused
 from gateway.metrics import Metrics
+from gateway.refusals import Refuse
 
 logger = logging.getLogger(__name__)
 
@@ -32,13 +36,25 @@ class Jobs:
     """Runs jobs and remembers their last results."""
 
     def __init__(
-        self, engine: Engine, database: Database, proxy: Proxy, metrics: Metrics, admin_api_key: str, owner: str
+        self,
+        engine: Engine,
+        database: Database,
+        proxy: Proxy,
+        metrics: Metrics,
+        admin_api_key: str,
+        attempts: Attempts,
+        owner: str,
+        bounds: Services,
     ) -> None:
+        """`bounds` are those of the billing API: the size of a body and the time to send it."""
         self._engine = engine
         self._database = database
         self._proxy = proxy
-        self._admin_api_key = admin_api_key.encode()
+        self._admin_api_key = admin_api_key
+        self._attempts = attempts
         self._owner = owner
+        self._max_body_bytes = bounds.max_body_bytes
+        self._request_timeout_s = bounds.request_timeout_s
         self._running = asyncio.Lock()
         self._last: dict[str, Any] = {"job": None, "status": "never run"}
         self._drifts = 0
@@ -55,7 +71,7 @@ class Jobs:
                 logger.info("reconcile: %s", error)
 
     async def reconcile(self, *, fix: bool = False) -> Report:
-        """Compare Redis with the ledger; with `fix` begin a new epoch where they differ.
+        """Compare Redis with the ledger; with `fix` begin a new epoch, whether or not they differ.
 
         Raises `RedisError`, `DatabaseError`, `NotReady`, `TimeoutError`.
         """
@@ -73,8 +89,8 @@ class Jobs:
 
     async def post_reconcile(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/jobs/reconcile, with `{"fix": true}` to mend."""
-        self._check_admin(request)
-        body = await request.read()
+        await self._check_admin(request)
+        body = await read_bounded(request, self._max_body_bytes, self._request_timeout_s)
         try:
             asked = msgspec.json.decode(body, type=dict[str, bool]) if body else {}
         except msgspec.DecodeError as error:
@@ -87,27 +103,30 @@ class Jobs:
 
     async def status(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/status: the last job of this worker."""
-        self._check_admin(request)
+        await self._check_admin(request)
         return _json(self._last)
 
-    def _check_admin(self, request: web.Request) -> None:
-        shown = request.headers.get("X-Admin-Key", "").encode("utf-8", "surrogateescape")
-        if not self._admin_api_key or not hmac.compare_digest(shown, self._admin_api_key):
-            raise Refuse(refusals.invalid_admin_key())
+    async def _check_admin(self, request: web.Request) -> None:
+        given = request.headers.get(ADMIN_HEADER, "")
+        with attempts_refused():
+            if not await is_admin(request, given, self._admin_api_key, self._attempts):
+                raise Refuse(refusals.invalid_admin_key())
 
 
 async def reconcile_once(engine: Engine, *, fix: bool) -> Report:
-    """Write what was left in the journals, then compare; with `fix` begin a new epoch where there are differences.
+    """Write what was left in the journals, then compare; with `fix` begin a new epoch then, also where there are no
+    differences or they can't be looked for: what is wrong may be that Redis has not got what it is compared in.
 
     Raises `RedisError`, `DatabaseError`, `NotReady`, `TimeoutError`.
     """
-    for partition in engine.partitions.all:
-        await engine.partitions.ensure(partition)
-        await engine.recovery.sweep(partition, others=False)
-    report = await engine.reconciler.run()
-    if fix and report.drifts:
-        await engine.reconciler.fix()
-    return report
+    try:
+        for partition in engine.partitions.all:
+            await engine.partitions.ensure(partition)
+            await engine.recovery.sweep(partition, others=False)
+        return await engine.reconciler.run()
+    finally:
+        if fix:
+            await engine.reconciler.fix()
 
 
 def report_shape(report: Report) -> dict[str, object]:

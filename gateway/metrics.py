@@ -28,6 +28,7 @@ from gateway.metrics_snapshot import (
     COUNTERS,
     HISTOGRAMS,
     LABEL_SETS_LIMIT,
+    LOOPS,
     OTHER,
     OUTCOMES,
     PROVIDER_BOUNDS,
@@ -75,6 +76,9 @@ class Metrics:
         for outcome in OUTCOMES:  # there from the start: a series whose first value is 1 has not risen for Prometheus
             self._settlements[outcome, False] = [0]
             self._settlements[outcome, True] = [0]
+        self._loop_failures: _Cells[str, int] = _Cells([0], OTHER)
+        for loop in LOOPS:
+            self._loop_failures[loop] = [0]
         self._hold: list[float] = [0] * (len(STEP_BOUNDS) + 2)
         self._settle: list[float] = [0] * (len(STEP_BOUNDS) + 2)
         self._upstream: _Cells[str, float] = _Cells([0] * (len(PROVIDER_BOUNDS) + 2), OTHER)
@@ -145,6 +149,10 @@ class Metrics:
     def settled(self, estimated: bool, outcome: Outcome) -> None:
         """One hold that ended; `estimated` if the usage was not the provider's own count."""
         self._settlements[outcome, estimated][0] += 1
+
+    def loop_failed(self, loop: str) -> None:
+        """One loop that failed and began anew."""
+        self._loop_failures[loop][0] += 1
 
     def gauge(self, name: str, help: str, read: Callable[[], float], combine: Combine = "sum") -> None:
         """Show what `read` returns at each flush and scrape as `metergate_NAME`; NaN or infinite: not shown.
@@ -218,6 +226,7 @@ class Metrics:
                 "hold_exceeded": {(): self._hold_exceeded},
                 "implausible_usage": {(): self._implausible_usage},
                 "settlements": {_labels(key): cell[0] for key, cell in self._settlements.items()},
+                "loop_failures": {(name,): cell[0] for name, cell in self._loop_failures.items()},
             },
             histograms={
                 "hold_latency_seconds": {(): self._hold},

@@ -16,6 +16,10 @@ LABEL_SETS_LIMIT: Final = 1_000
 OTHER: Final = "other"
 TOKEN_CLASSES: Final = ("input", "cached_input", "output", "reasoning")
 OUTCOMES: Final[tuple[Outcome, ...]] = ("settled", "voided", "ledger_way", "lost")
+LOOPS: Final = (
+    *("lease", "outbox", "roller", "relay", "sweep", "subscribe"),  # of billing.holds.engine
+    *("housekeeping", "metrics", "reconcile"),  # of gateway.app
+)
 
 # Upper bounds of buckets, in seconds: of our own steps, and of what a provider takes (upstream_timeout_s is 600).
 STEP_BOUNDS: Final = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -42,6 +46,7 @@ COUNTERS: Final = {
     "hold_exceeded": Counter("Requests whose usage was above their hold."),
     "implausible_usage": Counter("Usage that was not believed; the hold was charged instead."),
     "settlements": Counter("Holds that ended, by how.", ("outcome", "estimated")),
+    "loop_failures": Counter("Loops beside the requests that failed and began anew.", ("loop",)),
 }
 HISTOGRAMS: Final = {
     "hold_latency_seconds": Histogram("Time to take a hold.", STEP_BOUNDS),

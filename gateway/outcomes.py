@@ -10,7 +10,7 @@ from gateway.exchange import Exchange
 from gateway.metrics import Metrics
 from gateway.refusals import Refusal
 from gateway.settling import Settler
-from gateway.upstream import UpstreamError, UpstreamTimeout
+from gateway.upstream import UpstreamError
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +39,7 @@ class Outcomes:
         """No usable answer, and no output has passed: give the hold back."""
         logger.info("request %s: %s: %s", hold.id, type(error).__name__, error)
         await self._settler.void(hold)
-        timed_out = isinstance(error, UpstreamTimeout)
-        self.refuse(call, exchange, refusals.upstream_timeout() if timed_out else refusals.upstream_error())
+        self.refuse(call, exchange, refusals.of_upstream(error))
 
     def unsettled(self, call: Call, exchange: Exchange, error: SettlementLost) -> None:
         """Neither store could be told of the debit in time: the answer is withheld."""

@@ -10,7 +10,6 @@ Idempotency-Key, or whose method is safe, is sent once more, over a new connecti
 
 import asyncio
 import ssl
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -18,6 +17,7 @@ from yarl import URL
 
 from gateway.connection import Connection, StaleConnection
 from gateway.incoming import Answer
+from gateway.turns import Turns
 from gateway.upstream import UpstreamCut, UpstreamRequest, UpstreamUnreachable
 
 UPLOAD_BYTES_PER_S: Final = 65_536  # the slowest upload that is waited for
@@ -55,37 +55,36 @@ class Target:
 
 
 class ConnectionPool:
-    """Connections of one process to all providers, at most `connections` in use. Made inside a running event loop."""
+    """Connections of one process to one provider, in use by `turns`. Made inside a running event loop."""
 
-    def __init__(self, *, connections: int, connect_timeout_s: float, timeout_s: float, keepalive_s: float) -> None:
+    def __init__(self, turns: Turns, *, connect_timeout_s: float, timeout_s: float, keepalive_s: float) -> None:
         self._connect_timeout_s = connect_timeout_s
         self._timeout_s = timeout_s
         self._keepalive_s = keepalive_s
         self._loop = asyncio.get_running_loop()
-        self._free = connections
-        self._queue: deque[asyncio.Future[None]] = deque()
-        """Who waits for a connection to be free; bounded in time by `connect_timeout_s`."""
+        self._turns = turns
         self._origins: dict[tuple[str, str | None, int | None], Origin] = {}
         self._targets: dict[tuple[str, str], Target] = {}
-        self._used: dict[Connection, Origin] = {}
+        self._used: dict[Connection, tuple[Origin, str]] = {}
+        """Where it goes, and the account whose request it carries."""
         self._tls: ssl.SSLContext | None = None
         self._closed = False
         self._on_release: Callable[[Connection, bool], None] = self._give_back
 
     async def send(self, request: UpstreamRequest) -> Answer:
-        """The answer's head. Raises `UpstreamUnreachable` and `UpstreamTimeout`. See `Transport.send`."""
+        """The answer's head. Raises `UpstreamBusy`, `UpstreamUnreachable` and `UpstreamTimeout`. See
+        `Transport.send`."""
         target = self._targets.get((request.method, request.url)) or self._target(request)
         origin, body = target.origin, request.body
         framing = b"Content-Length: %d\r\n\r\n" % len(body) if body or request.method not in BODILESS else b"\r\n"
         head, upload_s = target.begins + request.headers + framing, len(body) / UPLOAD_BYTES_PER_S
-        if self._free > 0:
-            self._free -= 1
-        else:
-            await self._wait_for_a_free_one(origin)
+        account = request.account
+        if not self._turns.take(account):
+            await self._turns.wait(account, origin.host, self._connect_timeout_s)
         connection: Connection | None = None
         try:
             connection = self._idle(origin) or await self._connect(origin)
-            self._used[connection] = origin
+            self._used[connection] = origin, account
             try:
                 answer = await connection.send(head, body, upload_s)
             except StaleConnection:
@@ -93,7 +92,7 @@ class ConnectionPool:
                     raise
                 del self._used[connection]
                 connection = await self._connect(origin)
-                self._used[connection] = origin
+                self._used[connection] = origin, account
                 answer = await connection.send(head, body, upload_s)
         except BaseException:
             pending = connection.unanswered if connection is not None else None
@@ -102,32 +101,10 @@ class ConnectionPool:
                 raise
             if connection is not None:
                 self._used.pop(connection, None)
-            self._set_free()
+            self._turns.give(account)
             raise
         answer.on_release = self._on_release
         return answer
-
-    async def _wait_for_a_free_one(self, origin: Origin) -> None:
-        turn: asyncio.Future[None] = self._loop.create_future()
-        self._queue.append(turn)
-        try:
-            async with asyncio.timeout(self._connect_timeout_s):
-                await turn
-        except BaseException as error:
-            if turn.done() and not turn.cancelled():
-                self._set_free()  # it came too late
-            if isinstance(error, TimeoutError):
-                raise self._no_connection(origin) from None
-            raise
-
-    def _set_free(self) -> None:
-        """One connection less is in use: it is the turn of whoever waits longest."""
-        while self._queue:
-            turn = self._queue.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._free += 1
 
     def _target(self, request: UpstreamRequest) -> Target:
         if len(self._targets) >= TARGETS_MAX:
@@ -168,7 +145,7 @@ class ConnectionPool:
                     server_hostname=origin.host if origin.tls else None,
                 )
         except TimeoutError:
-            raise self._no_connection(origin) from None
+            raise UpstreamUnreachable(f"{origin.host}: no connection within {self._connect_timeout_s:g} s") from None
         except OSError as error:
             raise UpstreamUnreachable(
                 f"{origin.host}: no connection ({error.strerror or type(error).__name__})"
@@ -176,12 +153,9 @@ class ConnectionPool:
         connection.on_lost = origin.forget
         return connection
 
-    def _no_connection(self, origin: Origin) -> UpstreamUnreachable:
-        return UpstreamUnreachable(f"{origin.host}: no connection within {self._connect_timeout_s:g} s")
-
     def _give_back(self, connection: Connection, free: bool) -> None:
-        self._set_free()
-        origin = self._used.pop(connection)
+        origin, account = self._used.pop(connection)
+        self._turns.give(account)
         if free and not self._closed:
             origin.idle.append((connection, self._loop.time()))
         else:
@@ -190,7 +164,7 @@ class ConnectionPool:
     def close(self) -> None:
         """Close every connection; answers that are being read are cut."""
         self._closed = True
-        for connection, origin in self._used.items():
+        for connection, (origin, _) in self._used.items():
             connection.fail(UpstreamCut(f"{origin.host}: the gateway is closing"))
         for origin in self._origins.values():
             for connection, _ in origin.idle:

@@ -6,7 +6,8 @@ aiohttp repeats GET and its like once where a kept-alive connection breaks, whic
 
 import asyncio
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Final
 
@@ -29,6 +30,7 @@ from yarl import URL
 
 from gateway.headers import RawHeaders
 from gateway.pool import UPLOAD_BYTES_PER_S
+from gateway.turns import Turns
 from gateway.upstream import (
     Drained,
     Sink,
@@ -51,7 +53,7 @@ _NO_DEFAULTS = frozenset({"User-Agent", "Accept", "Accept-Encoding", "Content-Ty
 class ProxiedAnswer:
     """An answer whose head has arrived, with its connection."""
 
-    __slots__ = ("_closed", "_host", "_length", "_open", "_parts", "_response", "_timeout_s")
+    __slots__ = ("_closed", "_give_back", "_host", "_length", "_open", "_parts", "_response", "_timeout_s")
 
     def __init__(
         self,
@@ -59,8 +61,10 @@ class ProxiedAnswer:
         host: str,
         timeout_s: float,
         open_answers: "set[ProxiedAnswer]",
+        give_back: Callable[[], None],
     ) -> None:
-        """`open_answers` holds this answer until it is released."""
+        """`open_answers` holds this answer until it is released; `give_back` is called then."""
+        self._give_back = give_back
         self._response = response
         self._host = host
         self._timeout_s = timeout_s
@@ -122,7 +126,9 @@ class ProxiedAnswer:
 
     def release(self) -> None:
         """Close the connection, unless the body was read to its end: then it is back in the pool already."""
-        self._open.discard(self)
+        if self in self._open:
+            self._open.remove(self)
+            self._give_back()
         if self._closed is not None:
             self._closed.remove_done_callback(self._lost)
         self._response.close()
@@ -177,14 +183,15 @@ class PendingAnswer:
 
 
 class ProxiedTransport:
-    """One session for every provider. Made inside a running event loop; `close` it at the end."""
+    """One session for one provider, used by `turns`. Made inside a running event loop; `close` it at the end."""
 
-    def __init__(self, *, connections: int, connect_timeout_s: float, timeout_s: float, keepalive_s: float) -> None:
+    def __init__(self, turns: Turns, *, connect_timeout_s: float, timeout_s: float, keepalive_s: float) -> None:
         self._timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
+        self._turns = turns
         self._answers: set[ProxiedAnswer] = set()
         self._session = ClientSession(
-            connector=TCPConnector(limit=connections, limit_per_host=0, keepalive_timeout=keepalive_s),
+            connector=TCPConnector(limit=0, limit_per_host=0, keepalive_timeout=keepalive_s),
             timeout=ClientTimeout(total=None, connect=connect_timeout_s, sock_read=timeout_s),
             cookie_jar=DummyCookieJar(),
             auto_decompress=False,
@@ -194,7 +201,8 @@ class ProxiedTransport:
         )
 
     async def send(self, request: UpstreamRequest, proxy: URL) -> ProxiedAnswer:
-        """The answer's head. Raises `UpstreamUnreachable` and `UpstreamTimeout`. See `Transport.send`."""
+        """The answer's head. Raises `UpstreamBusy`, `UpstreamUnreachable` and `UpstreamTimeout`. See
+        `Transport.send`."""
         sent = Sent()
         sending = asyncio.ensure_future(self._send(request, proxy, sent))
         try:
@@ -210,6 +218,15 @@ class ProxiedTransport:
     async def _send(self, request: UpstreamRequest, proxy: URL, sent: "Sent") -> ProxiedAnswer:
         url = URL(request.url)
         host = url.host or "no host"
+        if not self._turns.take(request.account):
+            await self._turns.wait(request.account, host, self._connect_timeout_s)
+        try:
+            return await self._answer(request, url, host, proxy, sent)
+        except BaseException:
+            self._turns.give(request.account)
+            raise
+
+    async def _answer(self, request: UpstreamRequest, url: URL, host: str, proxy: URL, sent: "Sent") -> ProxiedAnswer:
         try:
             response = await self._request(request, url, proxy, sent)
         except ConnectionTimeoutError:
@@ -218,7 +235,7 @@ class ProxiedTransport:
             raise UpstreamTimeout(f"{host}: no answer within {self._timeout_s:g} s") from None
         except (ClientError, HttpProcessingError, ConnectionError) as error:
             raise _unreachable(host, error) from None
-        return ProxiedAnswer(response, host, self._timeout_s, self._answers)
+        return ProxiedAnswer(response, host, self._timeout_s, self._answers, partial(self._turns.give, request.account))
 
     async def _request(self, request: UpstreamRequest, url: URL, proxy: URL, sent: "Sent") -> ClientResponse:
         body = request.body

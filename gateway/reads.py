@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
+from billing.api.errors import ApiError
 from billing.api.shapes import explanation_shape, key_shape
 from billing.holds.codec import AccountState, Counter, KeyState
 from billing.holds.connection import RedisError
@@ -22,10 +23,12 @@ from billing.quotas import Metric, Window, window_end_s, window_id
 from gateway import refusals
 from gateway.answers import REQUEST_ID
 from gateway.edge import route_of
-from gateway.handler import Proxy, Refuse
+from gateway.handler import Proxy
 from gateway.headers import client_key
 from gateway.jobs import Jobs
 from gateway.metrics import Metrics
+from gateway.metrics_door import shown_to_admin
+from gateway.refusals import Refuse
 from gateway.routing import Route, Router
 from gateway.runtime import Runtime
 
@@ -51,6 +54,7 @@ class Health:
             found.append(f"{len(self._engine.outbox)} debits wait for Postgres")
         if not self._engine.cache.subscribed:
             found.append("the subscription to changes is broken")
+        found += [f"the {name} loop has failed and began anew" for name in self._engine.loops.troubled()]
         return found
 
 
@@ -105,7 +109,7 @@ class Reads:
         return _json(explanation_shape(found))
 
     async def _caller(self, request: web.Request) -> Principal:
-        return await self._proxy.authenticate(client_key(request.headers))
+        return await self._proxy.admit(client_key(request.headers), request.remote or "", request.headers)
 
     async def _windows(self, principal: Principal) -> list[dict[str, object]]:
         engine, link = self._runtime.engine, self._runtime.link
@@ -135,9 +139,8 @@ class Reads:
         return _json({"status": "unavailable", "message": "starting or stopping"}, 503)
 
     async def metrics(self, request: web.Request) -> web.Response:
-        """Prometheus's text format, summed over the workers."""
-        body, content_type = self._metrics.render()
-        return web.Response(body=body, headers={"Content-Type": content_type})
+        """GET /metrics on the public port: for the admin key alone."""
+        return await shown_to_admin(request, self._metrics, self._runtime.admin_api_key, self._runtime.attempts)
 
 
 def _used(counters: Iterable[Counter]) -> Mapping[int, Counter]:
@@ -204,6 +207,8 @@ def add_routes(app: web.Application, proxy: Proxy, reads: Reads, jobs: Jobs, end
                 answer: web.StreamResponse = await handler(request)
             except Refuse as refused:
                 return proxy.count(refused.refusal).response(request_id)
+            except ApiError as error:  # of a body, which is read as the billing API reads its own
+                answer = error.response()
             except Exception:
                 logger.exception("request %s failed", request_id)
                 return proxy.count(refusals.unavailable()).response(request_id)
@@ -221,7 +226,7 @@ def add_routes(app: web.Application, proxy: Proxy, reads: Reads, jobs: Jobs, end
     for path in ("/healthz", "/health"):
         app.router.add_get(path, reads.healthz)
     app.router.add_get("/readyz", reads.readyz)
-    app.router.add_get("/metrics", reads.metrics)
+    app.router.add_get("/metrics", refusing(reads.metrics))
     known = [resource for resource in app.router.resources() if resource.canonical != "/api"]
 
     async def unknown(request: web.Request) -> web.StreamResponse:

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
+from billing.attempts import TooManyAttempts
 from billing.holds.decision import Exhausted, InsufficientBalance, QuotaExceeded, Refused, TooManyRunning
 from billing.money import format_usd
 from billing.plans import Plan
@@ -19,6 +20,7 @@ from billing.principals import Principal
 from billing.quotas import Metric, Window, window_end_s
 from gateway.answers import REQUEST_ID
 from gateway.call import Call
+from gateway.upstream import AccountBusy, UpstreamBusy, UpstreamTimeout
 
 RETRY_WITHIN_S: Final = 60
 UNAVAILABLE_RETRY_S: Final = 2
@@ -62,6 +64,14 @@ class Refusal:
         return web.Response(status=self.status, body=self.body(), headers=self.headers(request_id))
 
 
+class Refuse(Exception):
+    """Ends a request with a refusal."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.code)
+        self.refusal = refusal
+
+
 @dataclass(frozen=True, slots=True)
 class Links:
     """Where a refusal leads: pages of the front end, and the plans to upgrade to."""
@@ -94,8 +104,30 @@ def invalid_admin_key() -> Refusal:
     return Refusal(401, "invalid_api_key", "This call needs the admin key: send it as X-Admin-Key.")
 
 
+def metrics_need_admin() -> Refusal:
+    """Nobody else may see what providers cost."""
+    return Refusal(
+        401,
+        "invalid_api_key",
+        "Metrics need the admin key here, in X-Admin-Key or as Authorization: Bearer; METRICS_ADDR is for reading them "
+        "without.",
+    )
+
+
+def too_many_attempts(error: TooManyAttempts) -> Refusal:
+    """An address has shown too many wrong keys."""
+    return Refusal(429, "too_many_attempts", str(error), retry_after_s=error.retry_after_s)
+
+
 def bad_request(message: str, param: str | None = None) -> Refusal:
     return Refusal(400, "invalid_request_error", message, param=param)
+
+
+def bad_head(*, too_large: bool) -> Refusal:
+    """What could not be read as a request at all."""
+    if too_large:
+        return bad_request("The request's line or headers are too long: send fewer or shorter ones.")
+    return bad_request("This is no HTTP/1.1 request that can be read: check its request line, headers and framing.")
 
 
 def too_large(limit_bytes: int) -> Refusal:
@@ -132,8 +164,7 @@ def model_not_allowed(model: str) -> Refusal:
     return Refusal(403, "model_not_allowed", message, type="permission_error", param="model")
 
 
-def unavailable() -> Refusal:
-    message = "The gateway can't meter requests right now: try again in a moment."
+def unavailable(message: str = "The gateway can't meter requests right now: try again in a moment.") -> Refusal:
     return Refusal(
         503,
         "temporarily_unavailable",
@@ -178,6 +209,27 @@ def upstream_error(message: str = "The provider gave no usable answer; nothing w
 def upstream_timeout() -> Refusal:
     message = "The provider was silent for too long; nothing was charged."
     return Refusal(504, "upstream_timeout", message, type="server_error", retries=True)
+
+
+def of_upstream(error: Exception) -> Refusal:
+    """What is said where a provider gave no usable answer."""
+    match error:
+        case AccountBusy():
+            return Refusal(
+                429,
+                "concurrency_exceeded",
+                "Your account has as many requests at this provider as one account may: wait for one to finish.",
+                type="rate_limit_error",
+                retry_after_s=1,
+                retries=True,
+            )
+        case UpstreamBusy():
+            return unavailable(
+                "All connections to this provider are in use; nothing was charged. Try again in a moment."
+            )
+        case UpstreamTimeout():
+            return upstream_timeout()
+    return upstream_error()
 
 
 def billing_required(
@@ -242,6 +294,11 @@ def quota_exceeded(refused: QuotaExceeded, principal: Principal, links: Links) -
 
 def concurrency_exceeded(refused: TooManyRunning) -> Refusal:
     message = f"The {refused.subject}'s max_parallel_requests is reached: wait for one to finish."
+    return Refusal(429, "concurrency_exceeded", message, type="rate_limit_error", retry_after_s=1, retries=True)
+
+
+def too_many_bytes(whose: str) -> Refusal:
+    message = f"This {whose} has too many bytes of request bodies in flight: wait for running requests to finish."
     return Refusal(429, "concurrency_exceeded", message, type="rate_limit_error", retry_after_s=1, retries=True)
 
 

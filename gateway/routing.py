@@ -140,6 +140,8 @@ class Router:
         self._providers = providers
         self._models = models
         self._prices = prices
+        self.may_be_free = any(not row.dearest_nano(INPUT_CLASSES) for row in prices.rows)
+        """Whether there may be a model that costs nothing."""
         self._by_target = {
             (model.provider, model.model): name
             for name, model in sorted(models.items(), key=lambda item: (item[0] == item[1].model, item[0]))

@@ -5,24 +5,30 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Final
 
 from aiohttp import web
 from ulid import ULID
 
 from billing.accounts import Accounts
+from billing.addresses import Addresses
 from billing.api import Services, setup
 from billing.api_keys import ApiKeys
-from billing.holds.cache import CacheSettings
+from billing.attempts import ADDRESSES_MAX, AttemptLimits, Attempts, counted_in_redis
+from billing.holds.cache import CacheSettings, recognised
 from billing.holds.connection import Link
 from billing.holds.engine import Engine, EngineSettings
 from billing.holds.keyspace import DEFAULT_PREFIX, Keyspace
 from billing.holds.service import HoldSettings
 from billing.keys import secret_digest, well_formed
+from billing.ledger.catalogue import newest_revision
 from billing.ledger.grants import Grants
 from billing.ledger.postgres import Database
 from billing.principals import Principal
 from billing.reports import Reports
+from gateway.plan_files import PlanFollower
 from gateway.settings import Defaults, Settings
 
 logger = logging.getLogger(__name__)
@@ -33,9 +39,11 @@ PRODUCTION_PARTITIONS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Everything that talks to the stores. `api_app` is the whole billing API, for use inside a process."""
+    """Everything that talks to the stores. `api_app` is the whole billing API, for use inside a process; the
+    `follower` has the plans in force, whatever the file here says."""
 
     settings: Settings
+    follower: PlanFollower
     database: Database
     link: Link
     engine: Engine
@@ -45,6 +53,7 @@ class Runtime:
     reports: Reports
     services: Services
     api_app: web.Application
+    attempts: Attempts
     admin_api_key: str = field(repr=False)
 
 
@@ -53,7 +62,7 @@ def new_id() -> str:
     return str(ULID())
 
 
-def engine_settings(defaults: Defaults) -> EngineSettings:
+def engine_settings(defaults: Defaults, spool_folder: Path | None = None) -> EngineSettings:
     """The engine's bounds from the configuration's."""
     return EngineSettings(
         holds=HoldSettings(
@@ -72,11 +81,12 @@ def engine_settings(defaults: Defaults) -> EngineSettings:
             lookups=max(1, defaults.postgres_pool_size - 1),
         ),
         lease_s=defaults.lease_s,
-        hold_ttl_s=defaults.hold_ttl_s,
+        stall_s=defaults.stall_s,
         expired_hold=defaults.expired_hold,
         default_plan=defaults.default_plan,
         ledger_batch_rows=defaults.ledger_batch_rows,
         ledger_flush_s=defaults.ledger_flush_ms / 1000,
+        spool_folder=spool_folder,
     )
 
 
@@ -92,9 +102,16 @@ async def partition_count(database: Database, wanted: int) -> int:
 
 @asynccontextmanager
 async def open_runtime(
-    settings: Settings, *, database_url: str, redis_url: str, embedded: bool, key_prefix: str = DEFAULT_PREFIX
+    settings: Settings,
+    *,
+    database_url: str,
+    redis_url: str,
+    embedded: bool,
+    key_prefix: str = DEFAULT_PREFIX,
+    gateway_id: str | None = None,
 ) -> AsyncIterator[Runtime]:
-    """Services on open stores; nothing is served and nothing runs in the background.
+    """Services on open stores; nothing is served and nothing runs in the background. `gateway_id` is a new ULID, for
+    one process and no other; None: one is made.
 
     Raises `DatabaseError` when Postgres is away or has not been migrated.
     """
@@ -102,17 +119,39 @@ async def open_runtime(
     database = Database(database_url, size=defaults.postgres_pool_size, timeout_s=defaults.postgres_timeout_s)
     link = Link(redis_url, timeout_s=defaults.redis_timeout_ms / 1000, connect_timeout_s=defaults.connect_timeout_s)
     try:
+        follower = PlanFollower(database, settings, take_over=embedded)
+        await follower.follow(await newest_revision(database))
+        plans = follower.plans
         wanted = defaults.redis_partitions or (EMBEDDED_PARTITIONS if embedded else PRODUCTION_PARTITIONS)
         keyspace = Keyspace(key_prefix, await partition_count(database, wanted))
 
         async def load_principal(digest: bytes) -> Principal | None:
             return await api_keys.principal_by_digest(digest)
 
-        engine = Engine(database, link, keyspace, settings.plans, load_principal, new_id(), engine_settings(defaults))
-        api_keys = ApiKeys(database, settings.plans, engine.announcer, new_id, default_plan=defaults.default_plan)
-        accounts = Accounts(database, settings.plans, engine.announcer, new_id)
+        engine = Engine(
+            database,
+            link,
+            keyspace,
+            plans,
+            load_principal,
+            gateway_id or new_id(),
+            engine_settings(defaults, settings.spool_dir),
+        )
+        follower.changed = engine.plans_changed
+        api_keys = ApiKeys(
+            database, plans, engine.announcer, new_id, default_plan=defaults.default_plan, follow=follower.follow
+        )
+        accounts = Accounts(database, plans, engine.announcer, new_id)
         grants = Grants(database, engine.announcer, new_id)
         reports = Reports(database)
+        window_s = defaults.failed_attempts_window_s
+        attempts = Attempts(
+            counted_in_redis(link, keyspace.attempts, window_s),
+            Addresses(settings.trusted_proxies),
+            AttemptLimits(defaults.failed_attempts, window_s, max(1, defaults.postgres_pool_size - 1)),
+            time.monotonic,
+            ADDRESSES_MAX,
+        )
         admin_api_key = settings.admin_api_key.reveal() if settings.admin_api_key is not None else None
         services = Services(
             accounts=accounts,
@@ -120,9 +159,11 @@ async def open_runtime(
             grants=grants,
             reports=reports,
             effects=engine.announcer,
-            plans=settings.plans,
+            plans=plans,
             credits_per_usd=defaults.credits_per_usd,
             authenticate=_authenticator(engine),
+            known=partial(recognised, engine.cache),
+            attempts=attempts,
             clock=time.time,
             admin_api_key=admin_api_key,
             default_plan=defaults.default_plan,
@@ -134,6 +175,7 @@ async def open_runtime(
         setup(api_app, services)
         yield Runtime(
             settings,
+            follower,
             database,
             link,
             engine,
@@ -143,6 +185,7 @@ async def open_runtime(
             reports,
             services,
             api_app,
+            attempts,
             admin_api_key or "",
         )
     finally:

@@ -20,7 +20,7 @@ from gateway.config.models import (
     read_providers,
     unpriced_models,
 )
-from gateway.config.plans import read_plans
+from gateway.config.plans import VERSION, read_plans, read_plans_version
 from gateway.config.prices import read_prices
 from gateway.config.problems import ConfigError, Problem, Problems
 from gateway.config.secret import Secret
@@ -57,14 +57,17 @@ _MAIN_KEYS: Final = ("providers", "models", "defaults")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings(Environment):
-    """Everything that is configured: the environment's fields and what the files say. `folder` is where they stand."""
+    """Everything that is configured: the environment's fields and what the files say. `folder` is where they stand,
+    `notes` what was read and has no effect."""
 
     folder: Path
     providers: Mapping[str, ProviderConfig]
     models: Mapping[str, ModelConfig]
     prices: PriceTable
     plans: Mapping[str, Plan]
+    plans_version: int
     defaults: Defaults
+    notes: tuple[Problem, ...] = ()
 
 
 def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve") -> Settings:
@@ -95,8 +98,9 @@ def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve") -> Settin
             models = read_models(models_at, () if providers_at is None else providers_at.child_names)
     prices = PriceTable(()) if price_file is None else read_prices(price_file)
     plans = {} if plan_file is None else read_plans(plan_file, model_names)
-    plan_names = None if plan_file is None else plan_file.child_names
+    plan_names = None if plan_file is None else tuple(name for name in plan_file.child_names if name != VERSION)
     defaults = Defaults() if main is None else read_defaults(main, defaults_at, plan_names)
+    plans_version = 0 if plan_file is None else read_plans_version(plan_file)
     problems.refuse()
     return Settings(
         **{each.name: getattr(environment, each.name) for each in fields(Environment)},
@@ -105,7 +109,9 @@ def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve") -> Settin
         models=models,
         prices=prices,
         plans=plans,
+        plans_version=plans_version,
         defaults=defaults,
+        notes=tuple(problems.notes),
     )
 
 
@@ -124,7 +130,7 @@ def shown_path(path: Path) -> str:
 
 def warnings(settings: Settings, at_s: float) -> tuple[str, ...]:
     """What an operator should know at start (`at_s` in Unix seconds) but that doesn't stop it, a sentence each."""
-    found = []
+    found = [str(note) for note in settings.notes]
     for name in unpriced_models(settings.models, settings.prices, at_s):
         model = settings.models[name]
         found.append(f"model {name}: no price for {model.provider}/{model.model}; its requests will be refused")

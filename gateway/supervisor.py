@@ -6,6 +6,7 @@ closes the port. Each worker is `command --fd N --ready-fd M` with
     N    the listening socket
     M    the write end of a pipe: one byte says that the worker serves
     METERGATE_SUPERVISOR_PID in its environment, for `die_with_parent`
+    METERGATE_GATEWAY_ID in its environment, by which other gateways know it: a new one for each process
 
 and a session of its own, so that Ctrl-C in a terminal reaches the supervisor alone.
 
@@ -20,14 +21,18 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from signal import SIGINT, SIGKILL, SIGTERM, Signals
+from typing import Any
+
+from ulid import ULID
 
 from gateway.embedded.launch import signal_when_parent_ends
 
 SUPERVISOR_PID_VARIABLE = "METERGATE_SUPERVISOR_PID"
+GATEWAY_ID_VARIABLE = "METERGATE_GATEWAY_ID"
 BACKLOG = 1024  # connections that wait for a worker to accept them
 RESTART_DELAY_S = 0.1  # before the second restart in a row, doubled for each one more; the first is at once
 RESTART_DELAY_LIMIT_S = 10.0
@@ -105,18 +110,25 @@ async def supervise(
     env: Mapping[str, str],
     shutdown_grace_s: float,
     on_ready: Callable[[str], None] | None = None,
+    pass_fds: Sequence[int] = (),
+    on_end: Callable[[str], Awaitable[None]] | None = None,
 ) -> int:
     """Run `workers` processes of `command` on `listen` until SIGTERM or SIGINT; the exit code for the command.
 
-    `on_ready` is called once, with the address, when the first worker is ready. The first signal is passed on as
-    SIGTERM, and whoever has not ended `shutdown_grace_s` + KILL_MARGIN_S later is killed; a second signal kills at
-    once. 0 after a signal, 1 when FAILED_STARTS_LIMIT workers died before any was ready. Raises what `bind` raises.
-    Main thread only, for the signals and for `die_with_parent`. Cancelled, it kills the workers.
+    `pass_fds` stay open in the workers. `on_ready` is called once, with the address, when the first worker is ready.
+    The first signal is passed on as SIGTERM, and whoever has not ended `shutdown_grace_s` + KILL_MARGIN_S later is
+    killed; a second signal kills at once. `on_end` is called with the gateway id of each worker whose process has
+    ended, and waited for before this returns; its time is its own business. 0 after a signal, 1 when
+    FAILED_STARTS_LIMIT workers died before any was ready. Raises what `bind` raises. Main thread only, for the signals
+    and for `die_with_parent`. Cancelled, it kills the workers.
     """
     if workers < 1:
         raise ValueError("at least one worker is needed")
     with bind(listen) as listener:
-        return await _Supervisor(tuple(command), dict(env), listener, shutdown_grace_s, on_ready).run(workers)
+        supervisor = _Supervisor(
+            tuple(command), dict(env), listener, shutdown_grace_s, on_ready, tuple(pass_fds), on_end
+        )
+        return await supervisor.run(workers)
 
 
 @dataclass(slots=True)
@@ -126,6 +138,9 @@ class _Supervisor:
     listener: socket.socket
     shutdown_grace_s: float
     on_ready: Callable[[str], None] | None
+    pass_fds: tuple[int, ...]
+    on_end: Callable[[str], Awaitable[None]] | None
+    spawn: Callable[[Coroutine[Any, Any, None]], object] | None = None
     running: set[asyncio.subprocess.Process] = field(default_factory=set)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     hurrying: asyncio.Event = field(default_factory=asyncio.Event)
@@ -139,6 +154,7 @@ class _Supervisor:
             loop.add_signal_handler(number, self._on_signal, number)
         try:
             async with asyncio.TaskGroup() as group:
+                self.spawn = group.create_task
                 stopper = group.create_task(self._stop_when_told())
                 await asyncio.wait([group.create_task(self._keep(number)) for number in range(1, workers + 1)])
                 stopper.cancel()
@@ -187,10 +203,10 @@ class _Supervisor:
         """Run one worker process to its end; how it ended, in words."""
         loop = asyncio.get_running_loop()
         ready_fd, worker_fd = os.pipe()
-        process = None
+        process, gateway_id = None, str(ULID())
         try:
             try:
-                process = await self._spawn(worker_fd)
+                process = await self._spawn(worker_fd, gateway_id)
             except OSError as error:
                 return f"could not be started ({error})"
             finally:
@@ -199,7 +215,10 @@ class _Supervisor:
             if self.stopping.is_set():  # the signal came while this one started
                 os.kill(process.pid, SIGTERM)
             loop.add_reader(ready_fd, self._on_ready_byte, loop, ready_fd)
-            return f"ended with code {await process.wait()}"
+            code = await process.wait()
+            if self.on_end is not None and self.spawn is not None:
+                self.spawn(self._tell_end(gateway_id))
+            return f"ended with code {code}"
         finally:
             loop.remove_reader(ready_fd)
             os.close(ready_fd)
@@ -209,14 +228,21 @@ class _Supervisor:
                     process.kill()
                     await process.wait()
 
-    async def _spawn(self, ready_fd: int) -> asyncio.subprocess.Process:
+    async def _tell_end(self, gateway_id: str) -> None:
+        assert self.on_end is not None  # noqa: S101  (checked by whoever spawns this)
+        try:
+            await self.on_end(gateway_id)
+        except Exception:  # whatever it was: workers are to be kept
+            _log.exception("nobody could be told that worker %s has ended", gateway_id)
+
+    async def _spawn(self, ready_fd: int, gateway_id: str) -> asyncio.subprocess.Process:
         listener_fd = self.listener.fileno()
         return await asyncio.create_subprocess_exec(
             *self.command,
             *("--fd", str(listener_fd), "--ready-fd", str(ready_fd)),
             stdin=asyncio.subprocess.DEVNULL,
-            env={**self.env, SUPERVISOR_PID_VARIABLE: str(os.getpid())},
-            pass_fds=(listener_fd, ready_fd),
+            env={**self.env, SUPERVISOR_PID_VARIABLE: str(os.getpid()), GATEWAY_ID_VARIABLE: gateway_id},
+            pass_fds=(listener_fd, ready_fd, *self.pass_fds),
             start_new_session=True,
         )
 

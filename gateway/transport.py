@@ -20,32 +20,45 @@ from yarl import URL
 from gateway.incoming import Answer
 from gateway.pool import ConnectionPool
 from gateway.proxied import ProxiedAnswer, ProxiedTransport
+from gateway.turns import Turns
 from gateway.upstream import UpstreamRequest
 
 KEEPALIVE_S: Final = 75.0  # how long a connection may idle in the pool
 URLS_MAX: Final = 1_024  # addresses whose proxy is remembered
+ACCOUNT_SHARE: Final = 0.5
+WAITING: Final = 1_000
 
 
 class HttpTransport:
-    """One pool of connections for every provider. Made inside a running event loop; `close` it at the end."""
+    """One pool of connections for one provider. Made inside a running event loop; `close` it at the end."""
 
-    def __init__(self, *, connections: int, connect_timeout_s: float, timeout_s: float) -> None:
-        """At most `connections` at once to all providers together; a request waits for one as long as for connecting.
+    def __init__(
+        self,
+        *,
+        connections: int,
+        connect_timeout_s: float,
+        timeout_s: float,
+        account_share: float = ACCOUNT_SHARE,
+        waiting: int = WAITING,
+    ) -> None:
+        """At most `connections` at once, of them `account_share` (of 1) for one account, at least one; `waiting`
+        requests wait for one, as long as for connecting.
 
-        `timeout_s` is the longest silence of a provider. Raises `ValueError` unless all are above zero.
+        `timeout_s` is the longest silence of a provider. Raises `ValueError` unless they are above zero.
         """
         if connections < 1 or connect_timeout_s <= 0 or timeout_s <= 0:
             raise ValueError("connections, connect_timeout_s and timeout_s must be above zero")
+        turns = Turns(connections, max(1, int(connections * account_share)), waiting)
         self._pool = ConnectionPool(
-            connections=connections, connect_timeout_s=connect_timeout_s, timeout_s=timeout_s, keepalive_s=KEEPALIVE_S
+            turns, connect_timeout_s=connect_timeout_s, timeout_s=timeout_s, keepalive_s=KEEPALIVE_S
         )
         self._proxied = ProxiedTransport(
-            connections=connections, connect_timeout_s=connect_timeout_s, timeout_s=timeout_s, keepalive_s=KEEPALIVE_S
+            turns, connect_timeout_s=connect_timeout_s, timeout_s=timeout_s, keepalive_s=KEEPALIVE_S
         )
         self._proxies: dict[str, URL | None] = {}
 
     def send(self, request: UpstreamRequest) -> Coroutine[Any, Any, Answer | ProxiedAnswer]:
-        """The answer's head. Raises `UpstreamUnreachable` and `UpstreamTimeout`."""
+        """The answer's head. Raises `UpstreamBusy`, `UpstreamUnreachable` and `UpstreamTimeout`."""
         url = request.url
         if url not in self._proxies:
             if len(self._proxies) >= URLS_MAX:

@@ -6,27 +6,31 @@ A signal before the workers run ends the start in the same order; one while the 
 
 import asyncio
 import logging
+import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from signal import SIGINT, SIGTERM
 from typing import Any, Final
 
 from billing.cli import USAGE, CommandFailed, Output, Shown
-from billing.holds.connection import Link
+from billing.holds.connection import Link, refuse_eviction
 from billing.ledger.migrate import migrate
 from gateway.admin_key import admin_key_file, ensure_admin_key
 from gateway.embedded import EmbeddedServers
+from gateway.ended import ending_leases
 from gateway.failures import named_store
 from gateway.first_account import make_first_account
 from gateway.metrics import METRICS_DIR_VARIABLE
+from gateway.metrics_door import METRICS_FD_VARIABLE, MetricsAddressTaken, listener_on
+from gateway.metrics_door import PATH as METRICS_PATH
 from gateway.places import Stores, given_stores, require_schema
 from gateway.runtime import open_runtime
 from gateway.settings import Settings, warnings
-from gateway.supervisor import AddressInUse, bind, supervise
+from gateway.supervisor import AddressInUse, address_of, bind, supervise
 from gateway.welcome import first_account_lines, ready
 from gateway.worker import EMBEDDED_VARIABLE
 
@@ -117,21 +121,39 @@ async def _supervise(
         output.note(f"The gateway serves ({time.monotonic() - started:.1f} s)")
         output.show(welcome(settings, address, warnings(settings, time.time())))
 
-    with tempfile.TemporaryDirectory(prefix="metergate-metrics-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="metergate-metrics-") as folder,
+        _metrics_door(settings, output) as door,
+    ):
+        if door is not None:
+            env = {**env, METRICS_FD_VARIABLE: str(door.fileno())}
+            output.note(f"Metrics are at http://{address_of(door)}{METRICS_PATH}")
         try:
-            return await supervise(
-                WORKER,
-                workers=workers,
-                listen=_listen(settings),
-                env={**env, METRICS_DIR_VARIABLE: folder},
-                shutdown_grace_s=settings.defaults.shutdown_grace_s,
-                on_ready=on_ready,
-            )
+            async with ending_leases(env["DATABASE_URL"]) as end_lease:
+                return await supervise(
+                    WORKER,
+                    workers=workers,
+                    listen=_listen(settings),
+                    env={**env, METRICS_DIR_VARIABLE: folder},
+                    shutdown_grace_s=settings.defaults.shutdown_grace_s,
+                    on_ready=on_ready,
+                    pass_fds=() if door is None else (door.fileno(),),
+                    on_end=end_lease,
+                )
         except AddressInUse as error:
             raise CommandFailed(str(error)) from error
         finally:
             _on_signals(lambda: output.note("Stopping; a moment ..."))
             output.note("The gateway has stopped.")
+
+
+@contextmanager
+def _metrics_door(settings: Settings, output: Output) -> Iterator[socket.socket | None]:
+    try:
+        with listener_on(settings.metrics_addr, settings.metrics_addr_optional, output.note) as door:
+            yield door
+    except MetricsAddressTaken as error:
+        raise CommandFailed(str(error)) from error
 
 
 async def _until_told(work: Coroutine[Any, Any, int], output: Output) -> int:
@@ -161,7 +183,7 @@ async def _require_redis(url: str) -> None:
     link = Link(url)
     try:
         with named_store(url):
-            await link.command("PING")
+            await refuse_eviction(link)
     finally:
         await link.close()
 
@@ -186,4 +208,5 @@ def _worker_environment(settings: Settings, environ: Mapping[str, str], stores: 
         "DATABASE_URL": stores.database_url,
         "REDIS_URL": stores.redis_url,
         EMBEDDED_VARIABLE: "1" if stores.embedded else "0",
+        "METERGATE_SPOOL_DIR": str(settings.spool_dir or "off"),
     }

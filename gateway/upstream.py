@@ -3,6 +3,8 @@
 Exceptions:
 
     UpstreamError
+    +-- UpstreamBusy          all connections to the provider are in use
+    |   +-- AccountBusy       the account has its share of them
     +-- UpstreamUnreachable   no connection, or it broke before an answer began
     +-- UpstreamTimeout       silent for longer than `upstream_timeout_s`
     +-- UpstreamCut           the answer broke off before its end
@@ -19,6 +21,15 @@ from gateway.headers import RawHeaders
 
 class UpstreamError(Exception):
     """The provider gave no usable answer. The message never holds a secret."""
+
+
+class UpstreamBusy(UpstreamError):
+    """All of this process's connections to the provider are in use, for as long as one is waited for. Nothing was
+    sent."""
+
+
+class AccountBusy(UpstreamBusy):
+    """The account's requests have its share of the connections, likewise."""
 
 
 class UpstreamUnreachable(UpstreamError):
@@ -46,6 +57,8 @@ class UpstreamRequest(msgspec.Struct):
     headers: bytes
     body: bytes
     method: str = "POST"
+    account: str = ""
+    """Whose it is: no account gets more than its share of a provider's connections."""
     pending: "Pending | None" = None
 
     def __repr__(self) -> str:

@@ -24,10 +24,12 @@ from billing.holds.connection import RedisError
 from billing.holds.partitions import NotReady
 from billing.ledger.postgres import DatabaseError
 from gateway.app import serving
+from gateway.memory import settle_memory_and_threads
 from gateway.metrics import METRICS_DIR_VARIABLE, Metrics
+from gateway.metrics_door import inherited_listener, open_door
 from gateway.runtime import open_runtime
 from gateway.settings import ConfigError, Settings, load_settings
-from gateway.supervisor import SUPERVISOR_PID_VARIABLE, die_with_parent
+from gateway.supervisor import GATEWAY_ID_VARIABLE, SUPERVISOR_PID_VARIABLE, die_with_parent
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +54,10 @@ async def serve(settings: Settings, listener: socket.socket, ready_fd: int | Non
             database_url=settings.database_url.reveal(),
             redis_url=settings.redis_url.reveal(),
             embedded=os.environ.get(EMBEDDED_VARIABLE) == "1",
+            gateway_id=os.environ.get(GATEWAY_ID_VARIABLE),
         ) as runtime,
         serving(runtime, metrics) as (served, health),
+        open_door(metrics, inherited_listener(os.environ)),
     ):
         runner = served.runner(
             access_log=None,
@@ -102,6 +106,7 @@ def main() -> int:
     if settings.database_url is None or settings.redis_url is None:
         print("DATABASE_URL and REDIS_URL must be set; `metergate up` sets them by itself.", file=sys.stderr)
         return 1
+    settle_memory_and_threads()
     listener = socket.socket(fileno=arguments.fd)
     listener.setblocking(False)
     try:

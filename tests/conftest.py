@@ -1,8 +1,55 @@
-"""Fixtures for every test: see `tests.servers` and `tests.redis_cluster`."""
+"""Fixtures for every test (`tests.servers`, `tests.redis_cluster`), and which tests `make test-quick` leaves out.
 
+What tests write lies in memory where the machine has room for it: making, migrating and dropping a database is a matter
+of fsync. TMPDIR names another place.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import pytest
 from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tests.servers", "tests.redis_cluster"]
+
+MEMORY: Final = Path("/dev/shm")  # noqa: S108 - folders of our own are made in it
+LEAST_ROOM_BYTES: Final = 3 << 30
+"""Of the servers' data and logs, several of each at a time, and half as much again."""
+
+
+def has_room(folder: Path) -> bool:
+    """Whether a folder has LEAST_ROOM_BYTES, and programs can be run from it."""
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return False
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize >= LEAST_ROOM_BYTES and not found.f_flag & os.ST_NOEXEC
+
+
+if "TMPDIR" not in os.environ and has_room(MEMORY):
+    tempfile.tempdir = str(MEMORY)
+
+SLOW: Final = (
+    "tests/billing/holds/test_cluster.py",
+    "tests/billing/holds/test_scripts_model.py",
+    "tests/chaos/",
+    "tests/gateway/cli/test_commands.py",
+    "tests/gateway/embedded/",
+    "tests/gateway/test_supervisor.py",
+    "tests/gateway/test_up.py",
+)
+"""Where every test is marked `slow`: each starts servers or gateways of its own, or tries for many seconds."""
+SLOW_FIXTURES: Final = frozenset({"redis_cluster"})
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow by where it is and what it needs; a test elsewhere says `pytest.mark.slow` itself."""
+    for item in items:
+        if item.nodeid.startswith(SLOW) or not SLOW_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
 
 # A machine that is busy with other things makes no test wrong: no property is a matter of time.
 settings.register_profile("metergate", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -10,13 +10,12 @@ process, even when it is killed. Replicas take over 2 to 3 seconds after a maste
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP, Signals
 from typing import Any, Final
@@ -29,11 +28,12 @@ from redis.retry import Retry
 
 from gateway.embedded import launch
 from gateway.embedded.binaries import valkey_server
+from tests.ports import free_port, free_ports
 
 MASTERS: Final = 3
 SLOTS: Final = 16384
 NODE_TIMEOUT_MS: Final = 1500
-_WAIT_S: Final = 30.0
+_WAIT_S: Final = 90.0
 _POLL_S: Final = 0.02
 _MIGRATE_TIMEOUT_MS: Final = 5000
 
@@ -54,7 +54,7 @@ class Node:
 
     def __init__(self, folder: Path, port: int, settings: Mapping[str, object] | None = None) -> None:
         self.port = port
-        self.client = redis.Redis(port=port, socket_timeout=5, retry=Retry(NoBackoff(), 0), decode_responses=True)
+        self.client = redis.Redis(port=port, socket_timeout=20, retry=Retry(NoBackoff(), 0), decode_responses=True)
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir()
@@ -260,14 +260,6 @@ def _cluster_settings(bus_port: int) -> dict[str, object]:
     }
 
 
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
 @contextmanager
 def formed_cluster() -> Iterator[RedisCluster]:
     """A cluster of one's own, made in about 3 s. From a thread that lives as long as it."""
@@ -297,7 +289,7 @@ def redis_cluster(_cluster: RedisCluster) -> RedisCluster:
 @pytest.fixture
 def lone_node(tmp_path: Path) -> Iterator[Node]:
     """A server of this test alone, not in a cluster."""
-    node = Node(tmp_path / "redis", free_ports(1)[0])
+    node = Node(tmp_path / "redis", free_port())
     try:
         node.start()
         yield node

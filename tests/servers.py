@@ -17,7 +17,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Coroutine, Iterator
+from collections import deque
+from collections.abc import Coroutine, Iterable, Iterator
+from concurrent.futures import Future
 from importlib import util
 from pathlib import Path
 from signal import SIGKILL
@@ -30,9 +32,12 @@ import pytest
 from billing.ledger import migrate
 from gateway.embedded import EmbeddedServers, Endpoints, launch
 
-_TIMEOUT_S = 120.0
+_TIMEOUT_S = 300.0
 _TEMPLATE = "migrated_template"
 _POLL_S: Final = 0.01
+_AHEAD: Final = 2
+"""Databases that wait for tests to come; `_BEHIND` are dropped at once."""
+_BEHIND: Final = 40
 _REDIS_BINARY: Final = "METERGATE_TEST_REDIS_BINARY"
 
 T = TypeVar("T")
@@ -48,7 +53,11 @@ class LoopThread:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run `work` there to its end, for at most _TIMEOUT_S."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(_TIMEOUT_S)
+        return self.begin(work).result(_TIMEOUT_S)
+
+    def begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run `work` there, beside whatever else goes on."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -57,25 +66,67 @@ class LoopThread:
 
 
 class Databases:
-    """Makes and drops databases on the servers of this run."""
+    """Makes and drops databases on the servers of this run.
+
+    The copies of a template that the next tests take are made while the test before them runs, each with a first
+    session behind it, which costs as much again; what a test leaves behind is dropped beside the next ones.
+    """
 
     def __init__(self, thread: LoopThread, endpoints: Endpoints) -> None:
         self._thread, self._endpoints = thread, endpoints
         self._connection = thread.run(asyncpg.connect(self.url("postgres")))
+        self._one_at_a_time = asyncio.Lock()
+        self._ready: dict[str, deque[Future[str]]] = {}
+        self._left: list[str] = []
+        self._dropping: Future[None] = thread.begin(self._drop(()))
 
     def url(self, name: str) -> str:
         return urlunsplit(urlsplit(self._endpoints.database_url)._replace(path=f"/{name}"))
 
     def create(self, name: str, template: str = "template0") -> str:
-        # wal_log writes the new database's few pages to the log; file_copy would cost two checkpoints.
-        self._thread.run(self._connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY wal_log"))
+        """Make a database of this name now."""
+        self._thread.run(self._create(name, template))
         return self.url(name)
 
+    def take(self, template: str) -> str:
+        """The name of a copy of `template` that nobody else has."""
+        ready = self._ready.setdefault(template, deque())
+        while len(ready) <= _AHEAD:
+            ready.append(self._thread.begin(self._copy(template)))
+        return ready.popleft().result(_TIMEOUT_S)
+
     def drop(self, name: str) -> None:
-        self._thread.run(self._connection.execute(f"DROP DATABASE {name} WITH (FORCE)"))
+        """Drop a database, some time: each drop waits for a checkpoint, which writes out all that is new in the others.
+        Raises what earlier drops have raised."""
+        self._left.append(name)
+        if len(self._left) >= _BEHIND:
+            self._dropping.result(_TIMEOUT_S)
+            self._dropping, self._left = self._thread.begin(self._drop(self._left)), []
 
     def close(self) -> None:
+        self._dropping.result(_TIMEOUT_S)
+        for ready in self._ready.values():
+            for coming in ready:
+                coming.result(_TIMEOUT_S)
         self._thread.run(self._connection.close())
+
+    async def _drop(self, names: Iterable[str]) -> None:
+        for name in names:
+            await self._execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    async def _copy(self, template: str) -> str:
+        name = f"t{secrets.token_hex(6)}"
+        await self._create(name, template)
+        await (await asyncpg.connect(self.url(name))).close()
+        return name
+
+    async def _create(self, name: str, template: str) -> None:
+        # wal_log writes the new database's few pages to the log; file_copy would cost two checkpoints.
+        await self._execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY wal_log")
+
+    async def _execute(self, command: str) -> None:
+        async with self._one_at_a_time:
+            await self._connection.execute(command)
 
 
 @pytest.fixture(scope="session")
@@ -174,6 +225,6 @@ def key_prefix() -> str:
 
 
 def _database(databases: Databases, template: str) -> Iterator[str]:
-    name = f"t{secrets.token_hex(6)}"
-    yield databases.create(name, template)
+    name = databases.take(template)
+    yield databases.url(name)
     databases.drop(name)

@@ -1,5 +1,6 @@
 """`docker-compose.yml` and `Dockerfile`: variables that exist, no default secret, servers as the ledger needs them."""
 
+import asyncio
 import re
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from gateway.config.variables import COMPOSE_GROUP, SETTINGS_VARIABLES
+from gateway.embedded.binaries import valkey_server
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docker-compose.yml").read_text("utf-8")
@@ -31,7 +33,7 @@ def test_what_is_set_for_the_gateway_is_a_setting() -> None:
 
 
 def test_no_secret_has_a_default() -> None:
-    for name in ("ADMIN_API_KEY", "POSTGRES_PASSWORD"):
+    for name in ("ADMIN_API_KEY", "POSTGRES_PASSWORD", "VALKEY_PASSWORD"):
         uses = re.findall(rf"\$\{{{name}[^}}]*\}}", TEXT)
         assert uses
         assert all(use.startswith(f"${{{name}:?") for use in uses)
@@ -58,11 +60,89 @@ def test_services_come_back_and_keep_their_data() -> None:
     assert named - {"./config"} == set(COMPOSE["volumes"])
 
 
+def valkey_settings() -> dict[str, str]:
+    content = COMPOSE["configs"]["valkey"]["content"]
+    return dict(line.split(" ", 1) for line in content.splitlines())
+
+
 def test_valkey_keeps_every_change_and_evicts_nothing() -> None:
-    command = SERVICES["valkey"]["command"]
-    options = dict(zip(command[1::2], command[2::2], strict=True))
-    assert options["--appendonly"] == "yes"
-    assert options["--maxmemory-policy"] == "noeviction"
+    settings = valkey_settings()
+    assert settings["appendonly"] == "yes"
+    assert settings["maxmemory-policy"] == "noeviction"
+    assert SERVICES["valkey"]["command"] == ["valkey-server", SERVICES["valkey"]["configs"][0]["target"]]
+
+
+def test_no_container_has_more_rights_than_it_needs() -> None:
+    for name, service in SERVICES.items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["read_only"] is True, name
+        assert "cap_add" not in service, name
+        assert "privileged" not in service, name
+    assert (SERVICES["postgres"]["user"], SERVICES["valkey"]["user"]) == ("postgres", "valkey")
+
+
+def test_the_stores_want_a_password_and_are_reached_by_the_gateway_alone() -> None:
+    postgres = SERVICES["postgres"]["environment"]
+    assert postgres["POSTGRES_HOST_AUTH_METHOD"] == "scram-sha-256"
+    assert "--auth-local=scram-sha-256" in postgres["POSTGRES_INITDB_ARGS"]
+    assert valkey_settings()["requirepass"].startswith("${VALKEY_PASSWORD:?")
+    assert SERVICES["gateway"]["environment"]["REDIS_URL"].startswith("redis://:${VALKEY_PASSWORD:?")
+    assert COMPOSE["networks"]["stores"]["internal"] is True
+    for name in ("postgres", "valkey", "migrate"):
+        assert SERVICES[name]["networks"] == ["stores"]
+    for service in SERVICES.values():
+        commands = [*service["command"], *service.get("healthcheck", {}).get("test", ())]
+        assert not any("PASSWORD" in word for word in commands)
+
+
+def test_metrics_are_published_on_this_machine_alone() -> None:
+    assert SERVICES["gateway"]["environment"]["METRICS_ADDR"] == "0.0.0.0:9090"
+    assert [port for port in SERVICES["gateway"]["ports"] if "9090" in port] == ["127.0.0.1:9090:9090"]
+
+
+def test_every_image_can_be_pinned_by_its_digest() -> None:
+    for name, variable in (("postgres", "POSTGRES_IMAGE"), ("valkey", "VALKEY_IMAGE")):
+        assert SERVICES[name]["image"].startswith(f"${{{variable}:-")
+    assert SERVICES["gateway"]["build"]["args"]["PYTHON_IMAGE"].startswith("${PYTHON_IMAGE:-")
+    assert set(re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)) == {"${PYTHON_IMAGE}"}
+    defaults = {
+        variable.name: variable.default for variable in COMPOSE_GROUP.variables if variable.name[-5:] == "IMAGE"
+    }
+    assert all(f"${{{name}:-{default}}}" in TEXT for name, default in defaults.items())
+
+
+async def test_valkey_starts_with_what_the_file_says_and_asks_for_the_password(tmp_path: Path) -> None:
+    """The embedded server's program with the compose file's configuration; only folder and port are this test's."""
+    settings = {**valkey_settings(), "dir": str(tmp_path), "requirepass": "swordfish"}
+    address = {"port": "0", "unixsocket": str(tmp_path / "redis.sock")}
+    conf = tmp_path / "valkey.conf"
+    conf.write_text("".join(f"{name} {value}\n" for name, value in {**settings, **address}.items()))
+    process = await asyncio.create_subprocess_exec(str(valkey_server()), str(conf), stdout=subprocess.DEVNULL)
+    try:
+        async with asyncio.timeout(60):
+            while not (tmp_path / "redis.sock").exists():
+                await asyncio.sleep(0.02)
+        for password, told in (("", "NOAUTH"), ("wrong", "WRONGPASS"), ("swordfish", "")):
+            said = await pinged(tmp_path / "redis.sock", password)
+            assert said == "PONG" if not told else told in said
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def pinged(socket: Path, password: str) -> str:
+    """What a server says to AUTH, where there is a password, and PING."""
+    reader, writer = await asyncio.open_unix_connection(str(socket))
+    if password:
+        writer.write(f"AUTH {password}\r\n".encode())
+        said = (await reader.readline()).decode().strip()
+        if said != "+OK":
+            return said
+    writer.write(b"PING\r\n")
+    said = (await reader.readline()).decode().strip()
+    writer.close()
+    return said.removeprefix("+")
 
 
 def test_the_image_is_locked_and_runs_as_nobody_special() -> None:
@@ -78,7 +158,8 @@ def test_compose_itself_accepts_the_file() -> None:
     command = compose_command()
     if command is None:
         pytest.skip("Docker Compose is not installed here")
-    environ = {"PATH": "/usr/local/bin:/usr/bin:/bin", "ADMIN_API_KEY": "key", "POSTGRES_PASSWORD": "password"}
+    environ = {"PATH": "/usr/local/bin:/usr/bin:/bin", "ADMIN_API_KEY": "k" * 24, "POSTGRES_PASSWORD": "password"}
+    environ["VALKEY_PASSWORD"] = "password"
     run = subprocess.run(
         [*command, "-f", "docker-compose.yml", "config", "--quiet"],
         cwd=ROOT,

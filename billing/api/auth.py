@@ -1,15 +1,16 @@
 """Who may call: the admin key for /api/admin, an API key with a scope for what customers read.
 
-This file owns the rule that a presented admin key is compared in constant time.
+This file owns the rule that a presented admin key is compared in constant time, and that wrong keys are counted.
 """
 
-import hmac
 from typing import Final
 
 from aiohttp import web
 
 from billing.api.errors import InsufficientScope, Unauthorized
 from billing.api.services import SERVICES, Handler
+from billing.attempts import Attempts
+from billing.keys import same_secret
 from billing.principals import Principal
 
 ADMIN_HEADER: Final = "X-Admin-Key"
@@ -22,23 +23,48 @@ def admin_only(handler: Handler) -> Handler:
     """The handler behind the admin key; without one configured, behind a closed door."""
 
     async def guarded(request: web.Request) -> web.Response:
-        expected = request.app[SERVICES].admin_api_key
+        services = request.app[SERVICES]
         given = request.headers.get(ADMIN_HEADER, "")
-        if not expected or not hmac.compare_digest(_bytes(given), _bytes(expected)):
-            raise Unauthorized(f"This call needs the admin key in {ADMIN_HEADER}.")
+        if not await is_admin(request, given, services.admin_api_key or "", services.attempts):
+            said = "This admin key is wrong." if given else f"This call needs the admin key in {ADMIN_HEADER}."
+            raise Unauthorized(said)
         return await handler(request)
 
     return guarded
 
 
+async def is_admin(request: web.Request, given: str, expected: str, attempts: Attempts) -> bool:
+    """Whether what a request gives is the admin key; what is another has failed. Raises `TooManyAttempts`."""
+    if not expected or not given:
+        return False
+    peer = request.remote or ""
+    attempts.refuse_blocked(peer, request.headers)
+    if same_secret(given, expected):
+        return True
+    await attempts.failed(peer, request.headers)
+    return False
+
+
 async def caller(request: web.Request) -> Principal:
-    """The principal of the request's API key. A suspended account is one too. Raises `Unauthorized`."""
+    """The principal of the request's API key. A suspended account is one too. Raises `Unauthorized`, and
+    `TooManyAttempts`."""
     services = request.app[SERVICES]
     secret = _presented(request)
-    principal = await services.authenticate(secret) if secret else None
-    if principal is None or not principal.usable_key(services.clock()):
-        said = "This API key is wrong, revoked or expired." if secret else "This call needs an API key."
-        raise Unauthorized(f"{said} Send it as Authorization: Bearer.")
+    if not secret:
+        raise Unauthorized("This call needs an API key. Send it as Authorization: Bearer.")
+
+    async def check() -> Principal | None:
+        found = await services.authenticate(secret)
+        return found if found is not None and found.usable_key(services.clock()) else None
+
+    known = services.known(secret)
+    if known:
+        principal = await check()
+    else:
+        peer, wrong = request.remote or "", known is False
+        principal = await services.attempts.attempt(peer, request.headers, check, known_wrong=wrong)
+    if principal is None:
+        raise Unauthorized("This API key is wrong, revoked or expired. Send it as Authorization: Bearer.")
     return principal
 
 
@@ -48,12 +74,11 @@ def require_scope(principal: Principal, scope: str) -> None:
         raise InsufficientScope(f"This API key lacks the scope {scope}.", required_scope=scope)
 
 
-def _presented(request: web.Request) -> str:
+def bearer_of(request: web.Request) -> str:
+    """The secret in `Authorization: Bearer`, else nothing."""
     kind, _, secret = request.headers.get("Authorization", "").partition(" ")
-    if kind.lower() == _BEARER and secret:
-        return secret.strip()
-    return next((request.headers[name] for name in KEY_HEADERS if request.headers.get(name)), "")
+    return secret.strip() if kind.lower() == _BEARER else ""
 
 
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
+def _presented(request: web.Request) -> str:
+    return bearer_of(request) or next((request.headers[name] for name in KEY_HEADERS if request.headers.get(name)), "")

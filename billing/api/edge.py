@@ -7,7 +7,8 @@ from typing import Final
 
 from aiohttp import web
 
-from billing.api.errors import ApiError, error_response, of_failure
+from billing.api.errors import ApiError, BadRequest, error_response, of_failure
+from billing.api.requests import AWAITS_BODY, BODY_TOO_SLOW
 from billing.api.services import SERVICES
 
 _CODES: Final = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
@@ -28,7 +29,8 @@ async def edge(
     except web.HTTPException as error:
         return _of_http(request, error)
     except Exception as error:  # the outermost edge: nothing but the envelope may leave it
-        refusal = of_failure(error)
+        slow_body = isinstance(error, TimeoutError) and request.get(AWAITS_BODY)
+        refusal = BadRequest(BODY_TOO_SLOW) if slow_body else of_failure(error)
         if refusal is not None:
             return refusal.response()
         _log.exception("%s %s failed", request.method, request.path)

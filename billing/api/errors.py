@@ -7,18 +7,21 @@ ApiError                 a refusal with its status, code and headers
 +-- NotFound             404 not_found: also what belongs to another account
 +-- Conflict             409 idempotency_conflict
 +-- TooLarge             413 request_too_large
++-- TooMany              429 too_many_attempts: with Retry-After
 +-- Unavailable          503 temporarily_unavailable: with Retry-After
 
 `of_failure` says which of them an exception of `billing` is. Messages never hold a secret or an internal name.
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar, Final
 
 import msgspec
 from aiohttp import web
 
 from billing.accounts import AccountNotFound, UnknownPlan
+from billing.attempts import TooManyAttempts
 from billing.key_rows import KeyNotFound, KeyRefused
 from billing.ledger.grants import BalanceOutOfBounds, IdempotencyConflict
 from billing.ledger.postgres import DatabaseUnavailable
@@ -39,7 +42,7 @@ class ApiError(Exception):
 
     status: ClassVar[int] = _SERVER_ERROR
     code: ClassVar[str] = "server_error"
-    headers: ClassVar[Mapping[str, str]] = {}
+    headers: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, message: str, param: str | None = None, **more: object) -> None:
         super().__init__(message)
@@ -75,9 +78,17 @@ class TooLarge(ApiError):
     status, code = 413, "request_too_large"
 
 
+class TooMany(ApiError):
+    status, code = 429, "too_many_attempts"
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.headers = {"Retry-After": str(retry_after_s)}
+
+
 class Unavailable(ApiError):
     status, code = 503, "temporarily_unavailable"
-    headers: ClassVar[Mapping[str, str]] = {"Retry-After": str(RETRY_AFTER_S)}
+    headers = MappingProxyType({"Retry-After": str(RETRY_AFTER_S)})
 
 
 def of_failure(error: Exception) -> ApiError | None:
@@ -97,6 +108,8 @@ def of_failure(error: Exception) -> ApiError | None:
             return BadRequest(str(error), "cursor")
         case IdempotencyConflict():
             return Conflict(str(error), "idempotency_key")
+        case TooManyAttempts():
+            return TooMany(str(error), error.retry_after_s)
         case DatabaseUnavailable():
             return Unavailable("The billing database is temporarily unavailable; try again.")
         case TimeoutError():

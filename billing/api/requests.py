@@ -1,5 +1,6 @@
 """What a request says, checked: its body, its query string, the ids in its path. All raise `errors.ApiError`."""
 
+import asyncio
 import base64
 import binascii
 import re
@@ -12,6 +13,7 @@ from aiohttp import web
 
 from billing.api.errors import BadRequest, NotFound, TooLarge
 from billing.api.services import SERVICES
+from billing.codings import BadCoding, decoder_of
 from billing.money import MoneyError, parse_positive_usd, parse_usd
 from billing.pages import DEFAULT_LIMIT, MAX_LIMIT
 from billing.times import TimeError, parse_rfc3339
@@ -23,12 +25,16 @@ _NUL: Final = b"\\u0000"
 _MAX_CURSOR: Final = 512
 _MAX_FILTER: Final = 255
 
+AWAITS_BODY: Final = web.RequestKey("awaits_body", bool)
+"""Whether a request's body is being read: what takes too long then is the client."""
+BODY_TOO_SLOW: Final = "The body did not arrive in time: send it faster."
+
 T = TypeVar("T")
 
 
 async def read_body(request: web.Request, model: type[T]) -> T:
     """The JSON body as `model`: 413 beyond the bound, 400 for what is not JSON or not that shape."""
-    body = await _read(request, request.app[SERVICES].max_body_bytes)
+    body = await read_bounded(request, request.app[SERVICES].max_body_bytes)
     if _NUL in body or b"\0" in body:
         raise BadRequest("The body must not contain NUL characters.")
     try:
@@ -41,19 +47,46 @@ async def read_body(request: web.Request, model: type[T]) -> T:
         raise BadRequest(f"The body is not valid JSON: {error}.") from error
 
 
-async def _read(request: web.Request, limit_bytes: int) -> bytes:
-    """Bounded before and while reading; what is compressed counts as it is decoded."""
+async def read_bounded(request: web.Request, limit_bytes: int, timeout_s: float | None = None) -> bytes:
+    """The body, decoded, bounded before and while it is read and decoded; `timeout_s` is the time to send it."""
     too_large = TooLarge(f"The body must not be larger than {limit_bytes} bytes.")
     if (request.content_length or 0) > limit_bytes:
         raise too_large
-    body = bytearray()
+    request[AWAITS_BODY] = True
     try:
-        async for chunk in request.content.iter_any():
-            body += chunk
-            if len(body) > limit_bytes:
-                raise too_large
+        async with asyncio.timeout(timeout_s):
+            body = await _whole(request, limit_bytes)
+    except TimeoutError as error:
+        raise BadRequest(BODY_TOO_SLOW) from error
+    except BadCoding as error:
+        raise BadRequest(str(error)) from error
     except (web.RequestPayloadError, ConnectionError) as error:
-        raise BadRequest("The body ended too soon, or is not encoded as its headers say.") from error
+        raise BadRequest("The body ended too soon, or is not framed as its headers say.") from error
+    if body is None:
+        raise too_large
+    request[AWAITS_BODY] = False
+    return body
+
+
+async def _whole(request: web.Request, limit_bytes: int) -> bytes | None:
+    """The whole body, None where it is larger; a server that has decoded it by itself is believed."""
+    content, body = request.content, bytearray()
+    if content.at_eof():
+        return b""
+    by_server = content.total_compressed_bytes is not None
+    decoder = None if by_server else decoder_of(request.headers.get("Content-Encoding"))
+    coded_bytes = 0
+    async for part in content.iter_any():
+        coded_bytes += len(part)
+        if coded_bytes > limit_bytes:
+            return None
+        for piece in (part,) if decoder is None else decoder.feed(part):
+            body += piece
+            if len(body) > limit_bytes:
+                return None
+            await asyncio.sleep(0)  # a little coded makes much: others have their turn in between
+    if decoder is not None:
+        decoder.end()
     return bytes(body)
 
 

@@ -7,6 +7,7 @@ from aiohttp import web
 
 from billing.accounts import Accounts
 from billing.api_keys import ApiKeys
+from billing.attempts import Attempts
 from billing.effects import Effects
 from billing.ledger.grants import Grants
 from billing.plans import DEFAULT_PLAN, Plans
@@ -20,7 +21,8 @@ Route = tuple[str, str, Handler]
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """`authenticate` gives the principal of an API key's secret, None for one that is unknown; `clock` Unix seconds.
+    """`authenticate` gives the principal of an API key's secret, None for one that is unknown; `known` says whether a
+    secret is known to be a key or known to be none, and None where it has to be looked up; `clock` Unix seconds.
 
     Without `admin_api_key` every admin call is refused. `image` is the container image's name, for /api/ping.
     """
@@ -33,6 +35,8 @@ class Services:
     plans: Plans
     credits_per_usd: int
     authenticate: Callable[[str], Awaitable[Principal | None]]
+    known: Callable[[str], bool | None]
+    attempts: Attempts
     clock: Callable[[], float]
     admin_api_key: str | None = field(repr=False)
     default_plan: str = DEFAULT_PLAN

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from billing.holds import codec
 from billing.holds import decision as decisions
+from billing.holds.backlog import Backlog
 from billing.holds.batcher import Batcher, StaleEpoch
 from billing.holds.codec import ADMIT, pack_text
 from billing.holds.connection import RedisError, RedisMoved
@@ -37,7 +38,7 @@ Decision = Hold | decisions.Refused | decisions.Unavailable | decisions.Reload
 class Admissions:
     """Admits for one gateway process. An answer of Redis's is waited for as long as the batcher does, and `timeout_s`
     is when Redis refuses to carry an admission out; all attempts together take `wait_s`. What was admitted is put into
-    `live`; `resolve` ends what was left unresolved."""
+    `live`; `resolve` ends what was left unresolved. Where the `backlog` is full Redis is not asked."""
 
     def __init__(
         self,
@@ -46,6 +47,7 @@ class Admissions:
         partitions: Partitions,
         loader: Loader,
         live: dict[str, Hold],
+        backlog: Backlog,
         resolve: Callable[[Hold], Awaitable[None]],
         *,
         gateway_id: str,
@@ -58,6 +60,7 @@ class Admissions:
         self._partitions = partitions
         self._loader = loader
         self._live = live
+        self._backlog = backlog
         self._gateway_id = gateway_id
         self._timeout_s = timeout_s
         self._timeout_ms = int(timeout_s * 1000)
@@ -79,31 +82,38 @@ class Admissions:
         back once Redis has answered."""
         place = principal.kept.get((self._gateway_id, model, feature)) or self._place_of(principal, model, feature)
         payload = expired if isinstance(expired, bytes) else encode_debit(expired)
+        backlog = self._backlog
+        if backlog.full:
+            return decisions.Unavailable("too many debits wait for Postgres")
         partition, deadline = place.partition, self._loop.time() + self._wait_s
-        while True:
-            item = self._item(request_id, place, need, payload)
-            if partition.epoch is not None:
-                is_out = self._batchers[partition.number].submit(item)
-                try:
-                    if is_out and meanwhile is not None:
-                        meanwhile()
-                        meanwhile = None
-                    reply, epoch = await item.answer
-                except BaseException:
-                    item.abandon()
-                    raise
-            else:
-                reply, epoch = StaleEpoch("no epoch is agreed on"), -1
-            if not isinstance(reply, RedisError):
-                code = reply[0]
-                if code == codec.OK:
-                    hold = self._live[request_id] = Hold(request_id, item.id, place, need, payload, reply, epoch)
-                    return hold
-                if code in _DECIDED:
-                    return _refusal(reply, place.limits)
-            stop = await self._mend(reply, epoch, partition, principal, deadline)
-            if stop is not None or self._loop.time() >= deadline:
-                return stop or decisions.Unavailable("admission took longer than it may")
+        backlog.asking += 1
+        try:
+            while True:
+                item = self._item(request_id, place, need, payload)
+                if partition.epoch is not None:
+                    is_out = self._batchers[partition.number].submit(item)
+                    try:
+                        if is_out and meanwhile is not None:
+                            meanwhile()
+                            meanwhile = None
+                        reply, epoch = await item.answer
+                    except BaseException:
+                        item.abandon()
+                        raise
+                else:
+                    reply, epoch = StaleEpoch("no epoch is agreed on"), -1
+                if not isinstance(reply, RedisError):
+                    code = reply[0]
+                    if code == codec.OK:
+                        hold = self._live[request_id] = Hold(request_id, item.id, place, need, payload, reply, epoch)
+                        return hold
+                    if code in _DECIDED:
+                        return _refusal(reply, place.limits)
+                stop = await self._mend(reply, epoch, partition, principal, deadline)
+                if stop is not None or self._loop.time() >= deadline:
+                    return stop or decisions.Unavailable("admission took longer than it may")
+        finally:
+            backlog.asking -= 1
 
     def _place_of(self, principal: Principal, model: str, feature: str) -> Place:
         account_id, key_id = principal.account_id, principal.key_id
@@ -173,13 +183,17 @@ class Admissions:
         self, code: int, partition: Partition, principal: Principal
     ) -> decisions.Unavailable | decisions.Reload | None:
         if code == codec.MISSING:
-            await self._loader.install(partition, principal.account_id, principal.key_id)
-            return None
+            known = await self._loader.install(partition, principal.account_id, principal.key_id)
+            return None if known else decisions.Reload()
         if code == codec.RELOAD:
             return decisions.Reload()
         if code in (codec.PUSH, codec.WAITING):
-            await self._loader.adopt_account(partition, principal.account_id)
-            await self._loader.adopt_key(partition, principal.account_id, principal.key_id)
+            if code == codec.WAITING:
+                await self._loader.retime(partition, principal.account_id)
+            account = await self._loader.adopt_account(partition, principal.account_id)
+            key = await self._loader.adopt_key(partition, principal.account_id, principal.key_id)
+            if _older(account, principal.account_version) or _older(key, principal.key_version):
+                return decisions.Reload()
             await asyncio.sleep(RETRY_PAUSE_S if code == codec.WAITING else 0)
             return None
         if code == codec.LATE:
@@ -190,6 +204,11 @@ class Admissions:
                 await asyncio.sleep(RETRY_PAUSE_S)
             return None
         return decisions.Unavailable("too many debits wait for Postgres")
+
+
+def _older(told: int | None, known: int) -> bool:
+    """Whether the ledger has an older version than this process knows: it was restored."""
+    return told is not None and told < known
 
 
 def _refusal(reply: list[Any], limits: Limits) -> decisions.Refused:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from billing.holds.flight import SingleFlight
+from billing.keys import secret_digest, well_formed
 from billing.ledger.postgres import DatabaseUnavailable
 from billing.principals import Principal
 
@@ -24,6 +25,11 @@ class CacheSettings:
     unknown_entries: int = 10_000
     unknown_s: float = 5.0
     lookups: int = 8
+
+
+def recognised(cache: "PrincipalCache", secret: str) -> bool | None:
+    """Whether a secret is known to be a key, or known to be none; None where it has to be looked up."""
+    return cache.recognises(secret_digest(secret)) if well_formed(secret) else False
 
 
 class PrincipalCache:
@@ -40,6 +46,8 @@ class PrincipalCache:
         self._clock = clock
         self._known: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
         self._unknown: OrderedDict[bytes, float] = OrderedDict()
+        self._forgotten: OrderedDict[bytes, None] = OrderedDict()
+        """Keys that were known and have to be read anew, because something of theirs may have changed."""
         self._digests: dict[str, set[bytes]] = {}
         self._flights: SingleFlight[Principal | None] = SingleFlight()
         self._lookups = asyncio.Semaphore(settings.lookups)
@@ -50,6 +58,13 @@ class PrincipalCache:
 
     def __len__(self) -> int:
         return len(self._known)
+
+    def recognises(self, digest: bytes) -> bool | None:
+        """Whether a key is known to be one, fresh or not, or known to be none; None where it has to be looked up."""
+        if digest in self._known or digest in self._forgotten:
+            return True
+        until = self._unknown.get(digest)
+        return False if until is not None and self.subscribed and self._clock() < until else None
 
     def peek(self, digest: bytes) -> Principal | None:
         """A principal that may be served right now, without waiting."""
@@ -67,8 +82,7 @@ class PrincipalCache:
         principal = self.peek(digest)
         if principal is not None:
             return principal
-        forgotten_at = self._unknown.get(digest)
-        if forgotten_at is not None and self.subscribed and self._clock() < forgotten_at:
+        if self.recognises(digest) is False:
             return None
         try:
             return await self.reload(digest)
@@ -92,6 +106,7 @@ class PrincipalCache:
 
     def _remember(self, digest: bytes, principal: Principal | None) -> None:
         now = self._clock()
+        self._forgotten.pop(digest, None)
         if principal is None:
             self._unknown[digest] = now + self._settings.unknown_s
             if len(self._unknown) > self._settings.unknown_entries:
@@ -122,10 +137,18 @@ class PrincipalCache:
             found = self._known.pop(digest, None)
             if found is not None:
                 self._unlink(digest, found[0])
+                self._forget(digest)
 
     def clear(self) -> None:
         """Forget everything: changes may have been missed."""
         self._generation += 1
+        for digest in self._known:
+            self._forget(digest)
         self._known.clear()
         self._unknown.clear()
         self._digests.clear()
+
+    def _forget(self, digest: bytes) -> None:
+        self._forgotten[digest] = None
+        if len(self._forgotten) > self._settings.entries:
+            self._forgotten.popitem(last=False)

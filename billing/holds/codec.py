@@ -1,6 +1,9 @@
 """The packed layout of state in Redis, on Python's side. `lua/_state.lua` describes it; this file owns its other half.
 
 Integers are little-endian; amounts are nano-USD, times Unix milliseconds unless the name says `_s`.
+
+An entry of the journal begins with the version of its layout, its state, its epoch and its time: these 14 bytes stay
+what they are in every version, so that a release knows how old an entry is that it can't read.
 """
 
 import struct
@@ -8,12 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from billing.ledger.debits import NewerLayout, Unreadable
+
 VERSION: Final = 1
+VERSION_BYTE: Final = bytes((VERSION,))
 HELD: Final = ord("H")
 SETTLED: Final = ord("S")
 CLAIMED: Final = ord("E")
+_STATES: Final = (HELD, SETTLED, CLAIMED)
 PENDING: Final = 1 << 31
 NO_REQUEST: Final = b" " * 26
+AHEAD_S: Final = 3600
+"""How far an account's time may be ahead of its server's clock, and that of Postgres's, before one of them is wrong."""
 
 _ACCOUNT: Final = struct.Struct("<BIqqqqqIIIB")
 _KEY: Final = struct.Struct("<BIIIB")
@@ -23,6 +32,8 @@ _DSEQ: Final = struct.Struct("<q")
 
 OK, BALANCE, QUOTA, CONCURRENCY, MISSING, RELOAD, PUSH, WAITING, CLOSED, LATE, FULL, GONE = range(12)
 """What `hot.lua` answers to an item."""
+VANISHED: Final = [GONE, 0]
+"""What it answers where a hold should be and no entry is: Redis has lost it, unless the ledger has closed it."""
 
 ITEM: Final = struct.Struct("<B26sHH")
 """What every item of the hot path begins with; a void is no more."""
@@ -133,15 +144,27 @@ class Entry:
 
     @classmethod
     def unpack(cls, raw: bytes) -> "Entry":
-        _, state, epoch, at_ms = _ENTRY.unpack_from(raw)
-        at = _ENTRY.size
-        if state == SETTLED:
-            (dseq,) = _DSEQ.unpack_from(raw, at)
-            account_id, at = _text(raw, at + _DSEQ.size)
-            return cls(state, epoch, at_ms, account_id, raw[at:], dseq=dseq)
-        cost, input_tokens, output_tokens = _AMOUNTS.unpack_from(raw, at)
-        at += _AMOUNTS.size
-        account_id, at = _text(raw, at)
+        """Raises `NewerLayout` for an entry of a newer release, `Unreadable` for what is none."""
+        if raw[:1] > VERSION_BYTE and len(raw) >= _ENTRY.size:
+            raise NewerLayout(f"an entry of layout {raw[0]}")
+        try:
+            version, state, epoch, at_ms = _ENTRY.unpack_from(raw)
+            if version != VERSION or state not in _STATES:
+                raise Unreadable(f"an entry of layout {version} and state {state}")
+            return cls._settled(raw, epoch, at_ms) if state == SETTLED else cls._open(raw, state, epoch, at_ms)
+        except (struct.error, IndexError, UnicodeDecodeError) as error:
+            raise Unreadable(f"an entry of {len(raw)} bytes: {error}") from error
+
+    @classmethod
+    def _settled(cls, raw: bytes, epoch: int, at_ms: int) -> "Entry":
+        (dseq,) = _DSEQ.unpack_from(raw, _ENTRY.size)
+        account_id, at = _text(raw, _ENTRY.size + _DSEQ.size)
+        return cls(SETTLED, epoch, at_ms, account_id, raw[at:], dseq=dseq)
+
+    @classmethod
+    def _open(cls, raw: bytes, state: int, epoch: int, at_ms: int) -> "Entry":
+        cost, input_tokens, output_tokens = _AMOUNTS.unpack_from(raw, _ENTRY.size)
+        account_id, at = _text(raw, _ENTRY.size + _AMOUNTS.size)
         key_id, at = _text(raw, at)
         _, at = _text(raw, at)
         _, at = _text(raw, at)
@@ -164,8 +187,15 @@ class Entry:
         )
 
 
+def entry_at_ms(raw: bytes) -> int:
+    """When an entry of whatever layout was written; 0 where it does not say."""
+    return int(_ENTRY.unpack_from(raw)[3]) if len(raw) >= _ENTRY.size else 0
+
+
 def _text(raw: bytes, at: int) -> tuple[str, int]:
     end = at + 1 + raw[at]
+    if end > len(raw):
+        raise IndexError(f"a text ends at {end}")
     return raw[at + 1 : end].decode(), end
 
 

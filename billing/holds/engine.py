@@ -3,8 +3,9 @@
     async with Engine(...) as engine:
         engine.holds, engine.cache, engine.announcer
 
-Beside the hot path it keeps its lease, and runs the outbox, the rollups' roller, a relay each second (epochs, changes
-that were not told), a sweep of the journals, and the subscription to changes.
+Beside the hot path it keeps its lease (`lease.py`, a thread), and runs as loops (`loops.py`) the outbox, the rollups'
+roller, a relay each second (epochs, changes that were not told), a sweep of the journals, and the subscription to
+changes.
 """
 
 import asyncio
@@ -12,21 +13,28 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal
+from typing import Final
 
 from billing.holds.announce import Announcer
 from billing.holds.batcher import Item
 from billing.holds.cache import CacheSettings, PrincipalCache
-from billing.holds.connection import Link, RedisError
+from billing.holds.connection import Link, RedisError, refuse_eviction
+from billing.holds.expiry import ExpiredHold, Expiry
 from billing.holds.keyspace import Keyspace
+from billing.holds.lease import Lease
 from billing.holds.loader import Loader, LostWrites, plan_lookup
+from billing.holds.loops import Loops, asked_to_end
 from billing.holds.outbox import Outbox
 from billing.holds.partitions import NotReady, Partition, Partitions
+from billing.holds.peers import Peers
 from billing.holds.reconcile import Reconciler
 from billing.holds.recovery import Recovery
 from billing.holds.service import Holds, HoldSettings
+from billing.holds.spool import Spool
 from billing.holds.sync import Corrections
+from billing.ledger.leases import end_all_leases
 from billing.ledger.postgres import Database, DatabaseError, queries
 from billing.ledger.rollups import Roller
 from billing.plans import DEFAULT_PLAN, Plan
@@ -36,54 +44,14 @@ from billing.quotas import Quota
 logger = logging.getLogger(__name__)
 
 _sql = queries("billing.ledger")
-RENEW_LEASE: Final = _sql("gateways_renew")
-END_LEASE: Final = _sql("gateways_end")
-END_ALL_LEASES: Final = _sql("gateways_end_all")
 READ_ACCOUNT: Final = _sql("read_account_principal")
 
 RELAY_INTERVAL_S: Final = 1.0
-UNBROKEN_SHARE: Final = 0.6
-"""Of a lease: not having renewed for longer counts as an outage of Postgres. Others may have missed as much and an
-interval more on either side, so that their leases have lapsed although they live."""
 TEND_TIMEOUT_S: Final = 2.0
 SWEEP_INTERVAL_S: Final = 2.0
 RESUBSCRIBE_S: Final = 0.2
 START_ATTEMPTS: Final = 50
 START_PAUSE_S: Final = 0.2
-CANCEL_AGAIN_S: Final = 1.0
-CANCEL_ATTEMPTS: Final = 10
-
-
-class Lease:
-    """This gateway's sign of life in Postgres, and since when it has stood without a gap."""
-
-    def __init__(self, database: Database, gateway_id: str, lease_s: float) -> None:
-        self._database = database
-        self._gateway_id = gateway_id
-        self._lease_s = lease_s
-        self._since: float | None = None
-        self._renewed = 0.0
-
-    async def renew(self) -> None:
-        """Raises `DatabaseError`."""
-        await self._database.execute(RENEW_LEASE, self._gateway_id, self._lease_s)
-        now = time.monotonic()
-        if self._since is None or now - self._renewed > self._lease_s * UNBROKEN_SHARE:
-            self._since = now
-        self._renewed = now
-
-    def stands(self) -> bool:
-        """Whether the leases of others can be judged: Postgres has been there long enough for all of them to renew.
-
-        After Postgres was away every lease has lapsed, and a hold must not be taken from a gateway that lives.
-        """
-        now = time.monotonic()
-        unbroken = now - self._renewed <= self._lease_s * UNBROKEN_SHARE
-        return self._since is not None and unbroken and now - self._since >= self._lease_s
-
-    async def end(self) -> None:
-        """Raises `DatabaseError`."""
-        await self._database.execute(END_LEASE, self._gateway_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +61,12 @@ class EngineSettings:
     holds: HoldSettings = field(default_factory=HoldSettings)
     cache: CacheSettings = field(default_factory=CacheSettings)
     lease_s: float = 5.0
-    hold_ttl_s: float = 900.0
-    expired_hold: Literal["void", "input"] = "void"
+    stall_s: float = 30.0
+    expired_hold: ExpiredHold = "void"
     default_plan: str = DEFAULT_PLAN
     ledger_batch_rows: int = 500
     ledger_flush_s: float = 0.2
+    spool_folder: Path | None = None
 
 
 class Engine:
@@ -119,9 +88,21 @@ class Engine:
         self.keyspace = keyspace
         self._gateway_id = gateway_id
         self._settings = settings
-        self._lease = Lease(database, gateway_id, settings.lease_s)
-        self.partitions = Partitions(database, link, keyspace, gateway_id, self._prepare)
-        self.corrections = Corrections(database, link, keyspace, self._account_quotas)
+        self.loops = Loops()
+        self._sweep_now = asyncio.Event()
+        self.peers = Peers(database, gateway_id, settings.lease_s)
+        self.lease = Lease(
+            database,
+            gateway_id,
+            self.peers,
+            lease_s=settings.lease_s,
+            stall_s=settings.stall_s,
+            on_loss=self._sweep_now.set,
+            on_judged=self._sweep_now.set,
+            on_failure=lambda error: self.loops.failed("lease", error),
+        )
+        self.partitions = Partitions(database, link, keyspace, gateway_id, self._prepare, self.peers.living)
+        self.corrections = Corrections(database, link, keyspace, self._account_quotas, self._lost_writes)
         self.outbox = Outbox(
             database,
             link,
@@ -143,6 +124,7 @@ class Engine:
             self.corrections,
             gateway_id,
             settings.holds,
+            settings.ledger_batch_rows,
         )
         self.recovery = Recovery(
             database,
@@ -153,15 +135,15 @@ class Engine:
             self.corrections,
             self.holds.live,
             self._submit,
+            self.holds.doubt,
             gateway_id,
-            expired_hold=settings.expired_hold,
-            hold_ttl_s=settings.hold_ttl_s,
+            self.peers,
+            Expiry(database, link, keyspace, self.corrections, self.lease.renew, settings.expired_hold),
         )
         self.cache = PrincipalCache(load_principal, settings.cache, time.monotonic)
         self.announcer = Announcer(database, link, keyspace, self.partitions, self.loader, self.corrections, self.cache)
         self.reconciler = Reconciler(database, link, keyspace, self.partitions, self.loader, self.corrections)
         self.roller = Roller(database, gateway_id)
-        self._tasks: list[asyncio.Task[None]] = []
 
     async def _prepare(self, partition: Partition, epoch: int) -> bool:
         return await self.recovery.prepare(partition, epoch)
@@ -170,8 +152,16 @@ class Engine:
         row = await self._database.row(READ_ACCOUNT, account_id)
         return self.loader.account_quotas(row["plan"], row["quotas"]) if row is not None else ()
 
+    def _lost_writes(self, partition: Partition, epoch: int) -> None:
+        self.holds.lost_writes(partition, epoch)
+
     def _submit(self, partition: Partition, item: Item) -> None:
         self.holds.submit(partition, item)
+
+    def plans_changed(self) -> None:
+        """Other plans are in force: principals are read anew, and so is what their accounts' counters are."""
+        self.cache.clear()
+        self.reconciler.plans_changed()
 
     async def __aenter__(self) -> "Engine":
         await self.start()
@@ -184,52 +174,60 @@ class Engine:
 
     async def start(self) -> None:
         """Take a lease, agree on every partition's epoch and start what runs beside. Waits a bounded time for other
-        gateways to join; raises `DatabaseError` or `NotReady` where a store is away."""
-        await self._lease.renew()
+        gateways to join; raises `DatabaseError` or `NotReady` where a store is away, `RedisUnfit` where Redis may
+        evict."""
+        await refuse_eviction(self._link)
+        await self.lease.renew()
+        await self.partitions.look_at_ledger()
+        self.outbox.spool = self._open_spool()
+        self.lease.start()
+        try:
+            await self._begin()
+        except BaseException:
+            await self.loops.stop()
+            await self.lease.stop()
+            raise
+
+    def _open_spool(self) -> Spool | None:
+        folder = self._settings.spool_folder
+        try:
+            return Spool(folder, self._gateway_id) if folder is not None else None
+        except OSError as error:
+            logger.warning("debits have no second copy on this machine: %s", error)
+            return None
+
+    async def _begin(self) -> None:
         for _ in range(START_ATTEMPTS):
             if all([await self._join(partition) for partition in self.partitions.all]):
                 break
             await asyncio.sleep(START_PAUSE_S)
+        await self.holds.backlog.look()
         subscribed = asyncio.Event()
-        loops = (
-            self._keep_lease(),
-            self.outbox.run(),
-            self.roller.run(),
-            self._relay(),
-            self._sweep(),
-            self._subscribe(subscribed),
-        )
-        self._tasks = [asyncio.create_task(loop) for loop in loops]
+        self.loops.start("outbox", self.outbox.run)
+        self.loops.start("roller", self.roller.run)
+        self.loops.start("relay", self._relay)
+        self.loops.start("sweep", self._sweep)
+        self.loops.start("subscribe", lambda: self._subscribe(subscribed))
         async with asyncio.timeout(START_ATTEMPTS * START_PAUSE_S):
             await subscribed.wait()
 
     async def stop(self, timeout_s: float = 10.0) -> bool:
         """Finish settlements, write what waits, give the lease back. Whether everything was written in time."""
         done = await self.holds.drain(timeout_s)
-        await self._cancel_tasks()
+        await self.loops.stop()
+        await self.lease.stop()
+        if self.outbox.spool is not None:
+            self.outbox.spool.close()
         if not self.holds.live:
             try:
-                await self._lease.end()
+                await self.lease.end()
             except DatabaseError as error:
                 logger.info("the lease runs out by itself: %s", error)
         return done
 
-    async def _cancel_tasks(self) -> None:
-        """End what runs beside. Asked more than once: a loop whose cancellation was swallowed notices it at the end of
-        its turn (`_asked_to_end`), and that may be long."""
-        running = set(self._tasks)
-        for _ in range(CANCEL_ATTEMPTS):
-            if not running:
-                return
-            for task in running:
-                task.cancel()
-            _, running = await asyncio.wait(running, timeout=CANCEL_AGAIN_S)
-        if running:
-            logger.error("%d loops of the engine do not end", len(running))
-
     async def end_all_leases(self) -> None:
         """End every gateway's lease; only for whoever knows that no gateway is alive. Raises `DatabaseError`."""
-        await self._database.execute(END_ALL_LEASES)
+        await end_all_leases(self._database)
 
     async def _join(self, partition: Partition) -> bool:
         try:
@@ -239,23 +237,22 @@ class Engine:
             await self.partitions.renew(partition, error.epoch)
             return False
 
-    async def _keep_lease(self) -> None:
-        """By itself: nothing that the relay waits for may let the lease run out."""
-        while not _asked_to_end():
-            await asyncio.sleep(RELAY_INTERVAL_S)
-            try:
-                await self._lease.renew()
-            except DatabaseError as error:
-                logger.info("the lease could not be renewed: %s", error)
-
     async def _relay(self) -> None:
-        while not _asked_to_end():
+        while not asked_to_end():
             await asyncio.sleep(RELAY_INTERVAL_S)
-            await asyncio.gather(*map(self._tend, self.partitions.all))
+            await asyncio.gather(self._look_at_ledger(), *map(self._tend, self.partitions.all))
+            await self.holds.backlog.look()
             try:
                 await self.announcer.relay()
             except (DatabaseError, RedisError, NotReady, TimeoutError) as error:
                 logger.info("relay: %s", error)
+
+    async def _look_at_ledger(self) -> None:
+        try:
+            async with asyncio.timeout(TEND_TIMEOUT_S):
+                await self.partitions.look_at_ledger()
+        except (DatabaseError, TimeoutError) as error:
+            logger.info("the ledger can't be looked at: %s", error)
 
     async def _tend(self, partition: Partition) -> None:
         """Keep up with a partition's epoch; a server that is away does not keep the others' waiting."""
@@ -267,14 +264,30 @@ class Engine:
             logger.info("partition %d: %s: %s", partition.number, type(error).__name__, error)
 
     async def _sweep(self) -> None:
-        while not _asked_to_end():
-            await asyncio.sleep(SWEEP_INTERVAL_S)
+        """At once when this gateway begins, when another one has died, and when others took this one for dead."""
+        at_once = True
+        while not asked_to_end():
+            try:
+                await self.recovery.replay()
+            except (DatabaseError, OSError) as error:
+                logger.info("spools are replayed later: %s", error)
             for partition in self.partitions.all:
                 try:
                     if partition.epoch is not None:
-                        await self.recovery.sweep(partition, others=self._lease.stands())
+                        await self.recovery.sweep(partition, at_once=at_once)
                 except (DatabaseError, RedisError, NotReady, TimeoutError) as error:
                     logger.info("sweep of partition %d: %s", partition.number, error)
+            at_once = await self._sweep_is_urgent()
+
+    async def _sweep_is_urgent(self) -> bool:
+        """Wait for the next sweep; whether it is for a reason."""
+        try:
+            async with asyncio.timeout(SWEEP_INTERVAL_S):
+                await self._sweep_now.wait()
+        except TimeoutError:
+            return False
+        self._sweep_now.clear()
+        return True
 
     async def _subscribe(self, subscribed: asyncio.Event) -> None:
         def begun() -> None:
@@ -282,22 +295,12 @@ class Engine:
             self.cache.subscribed = True
             subscribed.set()
 
-        while not _asked_to_end():
+        while not asked_to_end():
             try:
                 async for message in self._link.listen(self.keyspace.channel, begun):
                     self.cache.drop(message.decode())
             except RedisError as error:
-                self.cache.subscribed = False
                 logger.info("%s; no principal is served from memory until it stands again", error)
+            finally:
+                self.cache.subscribed = False
             await asyncio.sleep(RESUBSCRIBE_S)
-
-
-def _asked_to_end() -> bool:
-    """Whether this task was cancelled, and what it waited for has swallowed that: a loop that went on would not end.
-
-    The client library for Redis writes each command under `asyncio.wait_for`, which before Python 3.12 answers with the
-    result when it is interrupted at the moment when there is one. An error while a library cleans up after an
-    interruption takes its place, too.
-    """
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from billing.holds.codec import ITEM, OK, SETTLE, pack_hold
+from billing.holds.codec import ITEM, OK, SETTLE, VANISHED, pack_hold
 from billing.holds.connection import RedisAway, RedisError, RedisTimeout
 from billing.holds.decision import Need
 from billing.holds.partitions import Partition
@@ -143,18 +143,22 @@ class SettleItem:
 
 
 class VoidItem:
-    """A void on its way to Redis; `answer` is whether the hold was there to be given back, None when unknown."""
+    """A void on its way to Redis; `answer` is whether the hold was there to be given back, None when unknown.
+    `vanished_in` is the epoch in which Redis had no entry of it at all."""
 
-    __slots__ = ("account_key", "answer", "id", "key_key")
+    __slots__ = ("account_key", "answer", "id", "key_key", "vanished_in")
 
     def __init__(self, request_id: bytes, account_key: bytes, key_key: bytes) -> None:
         self.id, self.account_key, self.key_key = request_id, account_key, key_key
         self.answer: asyncio.Future[bool | None] = asyncio.get_running_loop().create_future()
+        self.vanished_in: int | None = None
 
     def pack(self, account_place: int, key_place: int) -> bytes:
         return ITEM.pack(VOID_CODE, self.id, account_place, key_place)
 
     def resolve(self, reply: list[Any] | RedisError, epoch: int) -> None:
+        if reply == VANISHED:
+            self.vanished_in = epoch
         if not self.answer.done():
             self.answer.set_result(None if isinstance(reply, RedisError) else reply[0] == 0)
 

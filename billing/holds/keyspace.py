@@ -46,6 +46,11 @@ class Keyspace:
         return self.name(self.partition_of(account_id), f"k:{key_id}")
 
     @property
+    def attempts(self) -> bytes:
+        """Hash: address to its failed attempts to show a key."""
+        return self.name(0, "attempts")
+
+    @property
     def channel(self) -> str:
         """Where changes of principals are told."""
         return f"{self.prefix}:changes"

@@ -8,17 +8,19 @@ once every debit up to that moment is in Postgres. One load runs at a time for a
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Final
 
 from ulid import ULID
 
-from billing.holds.codec import COUNTER, I8, SETTLED, AccountState, Entry, KeyState, pack_text
+from billing.holds.codec import AHEAD_S, COUNTER, I8, SETTLED, AccountState, KeyState, pack_text
 from billing.holds.connection import Link, Script
 from billing.holds.flight import SingleFlight
+from billing.holds.journal import entries, open_holds, still_settled
 from billing.holds.keyspace import Keyspace
-from billing.holds.partitions import Partition
+from billing.holds.partitions import NotReady, Partition
 from billing.holds.windows import Since, read_counters
-from billing.ledger.postgres import Database, queries
+from billing.ledger.postgres import Database, DatabaseHindered, queries
 from billing.plans import Plan
 from billing.quotas import Quota, parse_quotas
 
@@ -29,9 +31,15 @@ LOAD_ACCOUNT: Final = _sql("load_account")
 READ_ACCOUNT: Final = _sql("read_account_principal")
 READ_KEY: Final = _sql("read_key_principal")
 
+LEDGER_CLOCK: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+
 INSTALL_ATTEMPTS: Final = 5
 DRAIN_POLL_S: Final = 0.02
-SCAN_COUNT: Final = 500
+MARK, COUNT, COUNT_WHAT_IS_FOUND = 0, 1, 2
+"""The stages of `adopt`."""
+CALL_AGAIN: Final = 3
+COUNT_ATTEMPTS: Final = 3
+"""Open holds are looked for so often, should they not be as many as are running."""
 
 
 class LostWrites(Exception):
@@ -62,17 +70,20 @@ class Loader:
         self._flush = flush
         self._wait_s = wait_s
         self._install_script, self._adopt_script, self._fill_script = Script("install"), Script("adopt"), Script("fill")
+        self._retime_script = Script("retime")
         self._flights: SingleFlight[int | None] = SingleFlight()
 
-    async def install(self, partition: Partition, account_id: str, key_id: str | None) -> None:
-        """Load an account, and a key of it, where Redis has not got them.
+    async def install(self, partition: Partition, account_id: str, key_id: str | None) -> bool:
+        """Load an account, and a key of it, where Redis has not got them; whether the ledger knows both.
 
-        Raises `DatabaseError`, `RedisError`, `LostWrites`.
+        Raises `DatabaseError`, `RedisError`, `LostWrites`, and `NotReady` while Redis's clock is wrong.
         """
-        await self._flights.run(("install", key_id or account_id), lambda: self._install(partition, account_id, key_id))
+        name = ("install", key_id or account_id)
+        return bool(await self._flights.run(name, lambda: self._install(partition, account_id, key_id)))
 
     async def adopt_account(self, partition: Partition, account_id: str) -> int | None:
-        """Tell Redis the account's version and counters. The version told: one that is newer may have come meanwhile.
+        """Tell Redis the account's version and counters. The version told (one that is newer may have come meanwhile),
+        0 of an account that the ledger has not; None without an epoch.
 
         Raises `DatabaseError`, `RedisError`, `TimeoutError`.
         """
@@ -87,16 +98,18 @@ class Loader:
         all_quotas = self._plan_of(plan_id).quotas + parse_quotas(quotas)
         return tuple({quota.tag: quota for quota in all_quotas}.values())
 
-    async def _install(self, partition: Partition, account_id: str, key_id: str | None) -> None:
+    async def _install(self, partition: Partition, account_id: str, key_id: str | None) -> bool:
         epoch = partition.epoch
         if epoch is None:
-            return
+            return True
+        if partition.clock_is_wrong:  # what is loaded into windows of another day is missing in those of this one
+            raise NotReady("Redis's clock is wrong")
         for _ in range(INSTALL_ATTEMPTS):
             now_s = await self._now_s(partition, account_id)
             async with self._database.transaction() as connection:
                 row = await connection.fetchrow(LOAD_ACCOUNT, account_id, epoch, partition.number)
-                if row is None:  # the epoch has moved: whoever asked finds out with its next call
-                    return
+                if row is None:  # or the epoch has moved: whoever asked finds out with its next call
+                    return await connection.fetchrow(READ_ACCOUNT, account_id) is not None
                 quotas = self.account_quotas(row["plan"], row["quotas"])
                 counters = await read_counters(connection, account_id, None, quotas, now_s)
                 balance, xseq, version = row["balance_nano"], row["xseq"], row["version"]
@@ -106,7 +119,7 @@ class Loader:
                 if key_id is not None:
                     row = await connection.fetchrow(READ_KEY, key_id)
                     if row is None:
-                        return
+                        return False
                     key_quotas = parse_quotas(row["quotas"])
                     counters = await read_counters(connection, account_id, key_id, key_quotas, now_s)
                     keys.append(self._keys.key(account_id, key_id))
@@ -117,16 +130,37 @@ class Loader:
             if reply == 2:
                 raise LostWrites(account_id, epoch)
             if reply in (0, 1):
-                return
+                return True
             await asyncio.sleep(DRAIN_POLL_S)
         logger.warning("account %s changes too fast to be loaded; the request that asked tries again", account_id)
+        return True
 
     async def _now_s(self, partition: Partition, account_id: str) -> int:
-        """The account's time: Redis's, but never before what the account has seen."""
+        """The account's time: Redis's, but never before what the account has seen, unless that is far ahead."""
+        state, now_s = await self._state(partition, account_id), partition.now_ms() // 1000
+        return now_s if state is None or state.now_s > now_s + AHEAD_S else max(now_s, state.now_s)
+
+    async def _state(self, partition: Partition, account_id: str) -> AccountState | None:
         raw = await self._link.command("GET", self._keys.account(account_id))
         state = AccountState.unpack(raw) if raw is not None else None
-        now_s = partition.now_ms() // 1000
-        return max(now_s, state.now_s) if state is not None and state.epoch == partition.epoch else now_s
+        return state if state is not None and state.epoch == partition.epoch else None
+
+    async def retime(self, partition: Partition, account_id: str) -> None:
+        """Set an account's time right that a wrong clock of Redis's has taken ahead, where Redis's clock and Postgres's
+        agree now. Raises `DatabaseError`, `RedisError`."""
+        state = await self._state(partition, account_id)
+        if state is None or state.now_s <= partition.now_ms() // 1000 + AHEAD_S:
+            return
+        latest_s = 0
+        if state.running > 0:
+            async for _, entry in entries(self._link, self._keys, partition.number):
+                if entry.state != SETTLED and (entry.epoch, entry.account_id) == (state.epoch, account_id):
+                    latest_s = max(latest_s, entry.at_ms // 1000)
+        ledger_ms = await self._database.value(LEDGER_CLOCK)
+        keys = [self._keys.meta(partition.number), self._keys.account(account_id)]
+        arguments = [state.epoch, state.hold_version, latest_s, ledger_ms]
+        if await self._link.call(self._retime_script, keys, arguments) == 0:
+            logger.warning("account %s: its time was %d s ahead", account_id, state.now_s - partition.now_ms() // 1000)
 
     async def tags(self, account_id: str, key_id: str, model: str, feature: str) -> tuple[list[int], list[int]]:
         """Tags of the counters, of the account and of the key, that a request counts in. Raises `DatabaseError`."""
@@ -140,8 +174,10 @@ class Loader:
     async def _adopt(self, partition: Partition, account_id: str, key_id: str | None) -> int | None:
         epoch, subject = partition.epoch, key_id or account_id
         row = await self._database.row(READ_KEY if key_id else READ_ACCOUNT, subject)
-        if row is None or epoch is None:
+        if epoch is None:
             return None
+        if row is None:
+            return 0
         version: int = row["version"]
         quotas = parse_quotas(row["quotas"]) if key_id else self.account_quotas(row["plan"], row["quotas"])
         token, number = str(ULID()), partition.number
@@ -154,7 +190,7 @@ class Loader:
             quota.tag.to_bytes(4, "little") + pack_text(quota.model or "") + pack_text(quota.feature)
             for quota in quotas
         ]
-        reply = await self._link.call(self._adopt_script, keys, [epoch, subject, version, token, *packed])
+        reply = await self._count(keys, [epoch, subject, version, token], packed, partition, account_id, key_id)
         if reply[0] != 0 or reply[4] == 0:
             return version
         _, dseq, xseq, now_ms, _ = reply
@@ -168,23 +204,42 @@ class Loader:
         await self._link.call(self._fill_script, fill_keys, [epoch, subject, token, kind, bases])
         return version
 
+    async def _count(
+        self,
+        keys: list[bytes],
+        head: list[str | int],
+        counters: list[bytes],
+        partition: Partition,
+        account_id: str,
+        key_id: str | None,
+    ) -> list[int]:
+        """Have `adopt` mark the missing counters, and then count the subject's open holds in them. Redis is held for no
+        longer than these few take, however large the journal is. Raises `RedisError`."""
+        reply: list[int] = await self._link.call(self._adopt_script, keys, [*head, MARK, b"", *counters])
+        for attempt in range(1, COUNT_ATTEMPTS + 1):
+            if reply[0] != CALL_AGAIN:
+                break
+            found = "".join(await open_holds(self._link, self._keys, partition.number, account_id, key_id))
+            stage = COUNT if attempt < COUNT_ATTEMPTS else COUNT_WHAT_IS_FOUND
+            reply = await self._link.call(self._adopt_script, keys, [*head, stage, found, *counters])
+        return reply
+
     async def drained(self, partition: Partition, account_id: str, epoch: int, dseq: int) -> None:
         """Wait until every debit of the account up to `dseq` is in Postgres: its entry leaves the journal then.
 
         Raises `DatabaseError`, `RedisError`, `TimeoutError`.
         """
-        await self._flush()
+        with suppress(DatabaseHindered):  # by a debit of another account, maybe: what is waited for goes around it
+            await self._flush()
         async with asyncio.timeout(self._wait_s):
-            while await self._undrained(partition, account_id, epoch, dseq):
+            waiting = [
+                request_id
+                async for request_id, entry in entries(self._link, self._keys, partition.number)
+                if entry.state == SETTLED and entry.account_id == account_id
+                if entry.epoch == epoch and entry.dseq <= dseq
+            ]
+            while waiting := await still_settled(self._link, self._keys, partition.number, waiting):
                 await asyncio.sleep(DRAIN_POLL_S)
-
-    async def _undrained(self, partition: Partition, account_id: str, epoch: int, dseq: int) -> bool:
-        async for _, raw in self._link.scan_hash(self._keys.journal(partition.number).decode(), SCAN_COUNT):
-            entry = Entry.unpack(raw)
-            ours = entry.state == SETTLED and entry.epoch == epoch and entry.account_id == account_id
-            if ours and entry.dseq <= dseq:
-                return True
-        return False
 
 
 def plan_lookup(plans: Mapping[str, Plan], default: str) -> Callable[[str], Plan]:

@@ -1,28 +1,32 @@
 """Partitions: the life of the Redis server behind each, and the epoch that numbers it.
 
-This file owns rules R1 and R6 of the protocol: a server whose identity is new or changed begins a new epoch in
-Postgres, is fenced, and opens only when every gateway with a living lease has brought its older debits to the ledger
-and holds its running requests again.
+This file owns rules R1 and R6 of the protocol: a server whose identity is new or changed, or that was loaded from
+another ledger or from more than this one has, begins a new epoch in Postgres and is fenced. The epoch opens only when
+every gateway with a living lease has brought its older debits to the ledger and holds its running requests again, and
+only while the clocks of both stores agree. One that is open is closed when Redis's clock is found to be wrong.
 """
 
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
+from billing.holds.codec import AHEAD_S
 from billing.holds.connection import Life, Link, RedisError, RedisMoved, Script
 from billing.holds.flight import SingleFlight
 from billing.holds.keyspace import Keyspace
-from billing.ledger.postgres import Database, DatabaseError, queries
+from billing.holds.ledger_watch import LedgerWatch
+from billing.ledger.postgres import Database, DatabaseError, Row, queries
 
 logger = logging.getLogger(__name__)
 
 _sql = queries("billing.ledger")
-READ_PARTITION: Final = _sql("partitions_read")
+GREET: Final = _sql("partitions_greet")
 MOVE_EPOCH: Final = _sql("partitions_move_epoch")
-LIVE_GATEWAYS: Final = _sql("gateways_live")
 
 HANDSHAKE_ATTEMPTS: Final = 5
+APART_MS: Final = AHEAD_S * 1000
+"""Clocks that differ by more are not the same: windows and the ledger's months would not be."""
 
 
 class NotReady(Exception):
@@ -33,10 +37,11 @@ class Partition:
     """One partition as this gateway knows it.
 
     Its epoch is agreed on with one life of its server, and is None before, after that life, and once it was forgotten:
-    a connection made anew never serves under an epoch that another one had agreed on.
+    a connection made anew never serves under an epoch that another one had agreed on. `clock_is_wrong`: what the server
+    would admit now would count in windows that are not now. `apart`: its clock and Postgres's are not the same.
     """
 
-    __slots__ = ("_epoch", "clock_offset_ms", "joined_epoch", "life", "number")
+    __slots__ = ("_epoch", "apart", "clock_is_wrong", "clock_offset_ms", "joined_epoch", "life", "number")
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -44,6 +49,8 @@ class Partition:
         self._epoch: int | None = None
         self.joined_epoch: int | None = None
         self.clock_offset_ms = 0
+        self.apart = False
+        self.clock_is_wrong = False
 
     @property
     def epoch(self) -> int | None:
@@ -67,7 +74,7 @@ class Partitions:
     """Every partition of the installation, and how this gateway agrees with the others on their epochs.
 
     `prepare(partition, epoch)` must bring this gateway's older debits to the ledger and hold its running requests again
-    before it joins the epoch; it answers whether that is done.
+    before it joins the epoch; it answers whether that is done. `living()` names the gateways that are waited for.
     """
 
     def __init__(
@@ -77,15 +84,18 @@ class Partitions:
         keyspace: Keyspace,
         gateway_id: str,
         prepare: Callable[[Partition, int], Awaitable[bool]],
+        living: Callable[[], Awaitable[list[str]]],
     ) -> None:
         self._database = database
         self._link = link
         self._keys = keyspace
         self._gateway_id = gateway_id
         self._prepare = prepare
+        self._living = living
         self._handshakes: SingleFlight[None] = SingleFlight()
         self._joins: SingleFlight[bool] = SingleFlight()
-        self._fence, self._join_script = Script("fence"), Script("join")
+        self._fence, self._join_script, self._beat = Script("fence"), Script("join"), Script("beat")
+        self.ledger = LedgerWatch(database)
         self.all = [Partition(number) for number in range(keyspace.partitions)]
 
     def of(self, account_id: str) -> Partition:
@@ -123,16 +133,25 @@ class Partitions:
         number, meta_key = partition.number, self._keys.meta(partition.number)
         life = await self._link.connect(meta_key)
         identity = await life.identity()
-        row = await self._database.row(READ_PARTITION, number)
-        stored = row["epoch"] if row is not None else 0
-        epoch, known = await life.ask("HMGET", meta_key, "epoch", "identity")
-        if epoch is not None and known.decode() == identity and int(epoch) >= stored:
-            await _set_clock(partition, life)
-            partition.agree(life, int(epoch))
+        row = await self._ledger_row(number)  # first: Redis is never ahead of it, but where the ledger went back
+        epoch, known, ledger, beat = await life.ask("HMGET", meta_key, "epoch", "identity", "ledger", "beat")
+        agreed = (_number(epoch), known, ledger) == (row["epoch"], identity.encode(), row["ledger"].encode())
+        if agreed and not await self._went_back(number, row, _number(beat)):
+            await self._set_clock(partition, life)
+            partition.agree(life, row["epoch"])
             return True
         partition.forget()
-        await self._move(partition, stored, identity)
+        await self._move(partition, row, identity, _number(epoch))
         return False
+
+    async def _ledger_row(self, number: int) -> Row:
+        row = await self._database.row(GREET, number)
+        assert row is not None  # noqa: S101  (the installation is one row, always)
+        return row
+
+    async def _went_back(self, number: int, row: Row, beat: int) -> bool:
+        """Whether the ledger has counted less than Redis was told: it may just have gone on since it was read."""
+        return beat > row["beat"] and bool(beat > (await self._ledger_row(number))["beat"])
 
     async def join(self, partition: Partition) -> bool:
         """Take part in the partition's epoch; whether it is open. Raises `NotReady`."""
@@ -141,13 +160,23 @@ class Partitions:
     async def _join(self, partition: Partition) -> bool:
         epoch = await self.ensure(partition)
         try:
+            if self.ledger.now_ms() is None:
+                await self.look_at_ledger()
+            apart_ms, was_apart = self.clock_difference_ms(partition), partition.apart
+            partition.apart = abs(apart_ms) > APART_MS
+            if partition.apart and not was_apart:
+                logger.error(
+                    "partition %d: Redis's clock is %d s ahead of Postgres's", partition.number, apart_ms // 1000
+                )
+            if partition.apart:
+                return False
             if partition.joined_epoch != epoch and not await self._prepare(partition, epoch):
                 return False
-            rows = await self._database.rows(LIVE_GATEWAYS)
+            living = await self._living()
             reply = await self._link.call(
                 self._join_script,
                 [self._keys.meta(partition.number), self._keys.joined(partition.number)],
-                [epoch, self._gateway_id, *(row["id"] for row in rows)],
+                [epoch, self._gateway_id, *living],
             )
         except (RedisError, DatabaseError) as error:
             raise NotReady(str(error)) from error
@@ -163,34 +192,68 @@ class Partitions:
         try:
             life = await self._link.connect(self._keys.meta(partition.number))
             identity = await life.identity()
-            row = await self._database.row(READ_PARTITION, partition.number)
-            stored = row["epoch"] if row is not None else 0
-            if lost is None or stored == lost:
-                await self._move(partition, stored, identity)
+            row = await self._ledger_row(partition.number)
+            if lost is None or row["epoch"] == lost:
+                (epoch,) = await life.ask("HMGET", self._keys.meta(partition.number), "epoch")
+                await self._move(partition, row, identity, _number(epoch))
         except (RedisError, DatabaseError) as error:
             raise NotReady(str(error)) from error
-        partition.forget()
+        if lost is None or partition.epoch == lost:
+            partition.forget()
 
-    async def _move(self, partition: Partition, stored: int, identity: str) -> None:
-        number = partition.number
-        moved = await self._database.row(MOVE_EPOCH, number, stored, identity)
+    async def _move(self, partition: Partition, row: Row, identity: str, in_redis: int) -> None:
+        """Begin an epoch that neither store has had: Redis may be ahead of a ledger that was restored."""
+        number, stored = partition.number, row["epoch"]
+        if in_redis > stored:
+            logger.error("partition %d: Redis is in epoch %d, the ledger only in %d", number, in_redis, stored)
+        moved = await self._database.row(MOVE_EPOCH, number, stored, identity, max(stored, in_redis) + 1)
         if moved is not None:
             logger.info("partition %d: epoch %d begins", number, moved["epoch"])
             keys = [self._keys.meta(number), self._keys.joined(number), self._keys.installed(number)]
-            await self._link.call(self._fence, keys, [moved["epoch"], identity])
+            arguments = [moved["epoch"], identity, moved["ledger"], moved["beat"]]
+            await self._link.call(self._fence, keys, arguments)
+
+    async def look_at_ledger(self) -> None:
+        """Look whether the ledger is still the one that the epochs were agreed on with; where it is not, they are
+        agreed on again. Raises `DatabaseError`."""
+        if not await self.ledger.look():
+            for partition in self.all:
+                partition.forget()
 
     async def is_current(self, partition: Partition) -> bool:
         """Whether the epoch in hand is still the server's, and open; refreshes the clock. Raises `RedisError`."""
         life, epoch = partition.life, partition.epoch
         if life is None or epoch is None:
             return False
-        known, open_ = await life.ask("HMGET", self._keys.meta(partition.number), "epoch", "open")
-        if known is None or int(known) != epoch or await life.has_changed():
+        (known,) = await life.ask("HMGET", self._keys.meta(partition.number), "epoch")
+        if _number(known) != epoch or await life.has_changed():
             partition.forget()
             return False
-        await _set_clock(partition, life)
-        return bool(open_ == b"1")
+        await self._set_clock(partition, life)
+        arguments = [epoch, self.ledger.beat, int(partition.clock_is_wrong)]
+        open_ = await self._link.call(self._beat, [self._keys.meta(partition.number)], arguments)
+        return bool(open_ == 1)
+
+    def clock_difference_ms(self, partition: Partition) -> int:
+        """How far Redis's clock is ahead of Postgres's; 0 while one of them is not known."""
+        ledger_ms = self.ledger.now_ms()
+        return partition.now_ms() - ledger_ms if ledger_ms is not None and partition.life is not None else 0
+
+    @property
+    def clock_difference_s(self) -> float:
+        """The largest of all partitions, in seconds, whichever is ahead."""
+        return max(abs(self.clock_difference_ms(partition)) for partition in self.all) / 1000
+
+    async def _set_clock(self, partition: Partition, life: Life) -> None:
+        """Reckon by the server's clock, and find out whether that is wrong: where it is neither Postgres's nor this
+        process's own."""
+        partition.clock_offset_ms = await life.time_ms() - int(time.monotonic() * 1000)
+        ledger_ms, now_ms = self.ledger.now_ms(), partition.now_ms()
+        own_ms = int(time.time() * 1000)
+        apart_ms = min(abs(now_ms - ledger_ms), abs(now_ms - own_ms)) if ledger_ms is not None else 0
+        partition.clock_is_wrong = apart_ms > APART_MS
 
 
-async def _set_clock(partition: Partition, life: Life) -> None:
-    partition.clock_offset_ms = await life.time_ms() - int(time.monotonic() * 1000)
+def _number(field: Any) -> int:
+    """A field of `meta`; 0 where it is missing."""
+    return int(field) if field is not None else 0

@@ -17,10 +17,11 @@ from typing import Final
 
 from billing.holds.codec import SETTLED, AccountState, Counter, Entry, KeyState
 from billing.holds.connection import Link
+from billing.holds.journal import entries
 from billing.holds.keyspace import Keyspace
 from billing.holds.loader import Loader
 from billing.holds.partitions import Partition, Partitions
-from billing.holds.sightings import ATTEMPTS, SCAN_COUNT, Seen, Sightings, held_in, steady, window_name
+from billing.holds.sightings import ATTEMPTS, Seen, Sightings, held_in, steady, window_name
 from billing.holds.survey import Survey
 from billing.holds.sync import Corrections
 from billing.holds.windows import Since, read_counters
@@ -92,6 +93,7 @@ class Reconciler:
         self._loader = loader
         self._corrections = corrections
         self._survey = Survey(database, Sightings(link, keyspace, loader), loader)
+        self.plans_changed = self._survey.plans_changed
 
     async def run(self) -> Report:
         """Compare everything. Raises `DatabaseError`, `RedisError`, `NotReady`, `TimeoutError`."""
@@ -170,8 +172,7 @@ class Reconciler:
             return None
         rows = await self._database.rows(KEYS_OF_ACCOUNT, account_id)
         holds = []
-        async for _, value in self._link.scan_hash(self._keys.journal(partition.number).decode(), SCAN_COUNT):
-            entry = Entry.unpack(value)
+        async for _, entry in entries(self._link, self._keys, partition.number):
             if entry.state != SETTLED and entry.account_id == account_id and entry.epoch == before.epoch:
                 holds.append(entry)
         keys = {}

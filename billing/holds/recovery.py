@@ -1,25 +1,28 @@
 """What other processes left behind, and what a new epoch asks of this one.
 
 This file owns the sweep: a settled entry that nobody acknowledged is written to Postgres, a hold whose gateway is gone
-is claimed, decided by Postgres as expired, and dropped. Every step is harmless when done twice or by two gateways.
+expires (`expiry.py`). A hold of a gateway that lives never does, however old it is. Every step is harmless when done
+twice or by two gateways.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
-
-import msgspec
+from typing import Final
 
 from billing.holds.batcher import Item
-from billing.holds.codec import CLAIMED, I8, SETTLED, Entry
+from billing.holds.codec import CLAIMED, SETTLED, Entry
 from billing.holds.connection import Link, Script
-from billing.holds.hold import Hold, VoidItem, at_place
+from billing.holds.expiry import Expiry
+from billing.holds.hold import Hold, VoidItem
+from billing.holds.journal import Reading
 from billing.holds.keyspace import Keyspace
 from billing.holds.loader import Loader
 from billing.holds.outbox import Outbox
 from billing.holds.partitions import Partition
+from billing.holds.peers import Peers
+from billing.holds.spool import left_behind, read_debits, taken
 from billing.holds.sync import Corrections
 from billing.ledger.debits import Debit, decode_debit, write_debits
 from billing.ledger.postgres import Database, queries
@@ -27,7 +30,6 @@ from billing.ledger.postgres import Database, queries
 logger = logging.getLogger(__name__)
 
 _sql = queries("billing.ledger")
-LIVE_GATEWAYS: Final = _sql("gateways_live")
 UNCORRECTED_LOADED: Final = _sql("uncorrected_loaded")
 SETTLED_AGE_MS: Final = 3000
 """A settled entry older than this was left behind: its gateway writes and acknowledges in well under a second."""
@@ -35,10 +37,11 @@ ORPHAN_AGE_MS: Final = 5000
 """An own hold that this process knows nothing of, and is this old, came from an admission nobody waited for."""
 SETTLED_ROWS: Final = 500
 """Debits left behind are written and acknowledged in batches of so many."""
-SCAN_COUNT: Final = 500
-EXPIRED_ROWS: Final = 100
-"""Holds of lost gateways are ended in batches of so many."""
+LOOKED_FOR: Final = 500
+"""Running requests without an entry that are looked at in one sweep: one that is lost is enough for a new epoch."""
 REHOLD_ATTEMPTS: Final = 3
+REHELD_ROWS: Final = 100
+"""Running requests that are held again, and asked for in the ledger, at once: their settlements wait for that."""
 PREPARED_ACCOUNTS: Final = 10_000
 """Accounts that are told of corrections at one attempt to join an epoch."""
 
@@ -58,7 +61,8 @@ class Swept:
 
 
 class Recovery:
-    """`live` are this process's running holds; `submit` sends a void on the hot path."""
+    """`live` are this process's running holds; `submit` sends a void on the hot path; `doubt` is told of holds that
+    are live here and not in Redis."""
 
     def __init__(
         self,
@@ -70,10 +74,10 @@ class Recovery:
         corrections: Corrections,
         live: Mapping[str, Hold],
         submit: Callable[[Partition, Item], None],
+        doubt: Callable[[Partition, Sequence[str], int], Awaitable[None]],
         gateway_id: str,
-        *,
-        expired_hold: Literal["void", "input"],
-        hold_ttl_s: float,
+        peers: Peers,
+        expiry: Expiry,
     ) -> None:
         self._database = database
         self._link = link
@@ -83,10 +87,11 @@ class Recovery:
         self._corrections = corrections
         self._live = live
         self._submit = submit
+        self._doubt = doubt
         self._gateway_id = gateway_id
-        self._expired_hold = expired_hold
-        self._hold_ttl_ms = int(hold_ttl_s * 1000)
-        self._claim, self._drop, self._rehold = Script("claim"), Script("drop"), Script("rehold")
+        self._peers = peers
+        self._expiry = expiry
+        self._rehold = Script("rehold")
 
     async def prepare(self, partition: Partition, epoch: int) -> bool:
         """What this gateway owes a new epoch before it may open: older debits written, running requests held again.
@@ -96,9 +101,11 @@ class Recovery:
         if self._outbox.older_than(partition, epoch):
             await self._outbox.flush()
         await self._write_older(partition, epoch)
+        await self.replay()
+        older = [hold for hold in self._live.values() if hold.place.partition is partition and hold.epoch < epoch]
         known: TagsByName = {}
-        for hold in [hold for hold in self._live.values() if hold.place.partition is partition and hold.epoch < epoch]:
-            if hold.ending or not await self._hold_again(partition, hold, epoch, known):
+        for start in range(0, len(older), REHELD_ROWS):
+            if not await self._hold_again(partition, older[start : start + REHELD_ROWS], epoch, known):
                 return False
         return await self._sync_loaded(partition, epoch)
 
@@ -106,13 +113,16 @@ class Recovery:
         """Write what a journal that came back has of older epochs. Its gateways may be gone, and admission must not
         open on balances and windows that these debits are still missing from."""
         older: list[Debit] = []
-        async for _, raw in self._link.scan_hash(self._keys.journal(partition.number).decode(), SCAN_COUNT):
-            entry = Entry.unpack(raw)
+        reading = self._read(partition)
+        async for request_id, entry in reading:
             if entry.state == SETTLED and entry.epoch < epoch:
-                older.append(at_place(decode_debit(entry.payload), entry.epoch, entry.dseq))
+                debit = await reading.debit(request_id, entry)
+                if debit is not None:
+                    older.append(debit)
             if len(older) >= SETTLED_ROWS:
                 await self._write(older)
         await self._write(older)
+        await reading.finish()
 
     async def _sync_loaded(self, partition: Partition, epoch: int) -> bool:
         """Tell accounts that the new epoch has already of debits that were written after they had been loaded: until
@@ -124,28 +134,69 @@ class Recovery:
                 return False
         return len(rows) < PREPARED_ACCOUNTS
 
-    async def _hold_again(self, partition: Partition, hold: Hold, epoch: int, known: TagsByName) -> bool:
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        hold.reholding = done
-        try:
-            debit = decode_debit(hold.payload)
-            keys = [self._keys.meta(partition.number), self._keys.journal(partition.number)]
-            for _ in range(REHOLD_ATTEMPTS):
-                entry = hold.entry(epoch, await self._tags(debit, known))
-                reply = await self._link.call(
-                    self._rehold, [*keys, hold.place.account_key, hold.place.key_key], [epoch, hold.id, entry]
-                )
-                if reply in (0, 2):
-                    hold.epoch = epoch
-                    return True
-                if reply == 1:
-                    return False
-                await self._loader.install(partition, debit.account_id, debit.key_id)
-                known.clear()
+    async def _hold_again(self, partition: Partition, holds: Sequence[Hold], epoch: int, known: TagsByName) -> bool:
+        """Hold running requests again, then ask the ledger about them; whether all of it could be done.
+
+        While this process stood still another may have taken it for dead and have its holds expired: such a hold ends
+        here at once. It stays in its older epoch, so that its settlement goes the ledger's own way and finds the row
+        that decides. No settlement or void of these goes out meanwhile.
+        """
+        if any(hold.ending for hold in holds):
             return False
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        for hold in holds:
+            hold.reholding = done
+        try:
+            held: list[Hold] = []
+            for hold in holds:
+                again = await self._rehold_one(partition, hold, epoch, known)
+                if again is None:
+                    return False
+                if again:
+                    held.append(hold)
+            closed = await self._expiry.decided([hold.id for hold in held])
+            if closed and not await self._end_closed(partition, [hold for hold in held if hold.id in closed]):
+                return False
+            for hold in held:
+                if hold.id not in closed:
+                    hold.epoch = epoch
+            return True
         finally:
-            hold.reholding = None
+            for hold in holds:
+                hold.reholding = None
             done.set_result(None)
+
+    async def _rehold_one(self, partition: Partition, hold: Hold, epoch: int, known: TagsByName) -> bool | None:
+        """Whether Redis holds the request again, or knows its end; None: not yet. The ledger may have been replaced by
+        one that has no such account: nothing is held then, and its debit is the ledger's to refuse."""
+        debit = decode_debit(hold.payload)
+        keys = [self._keys.meta(partition.number), self._keys.journal(partition.number)]
+        for _ in range(REHOLD_ATTEMPTS):
+            entry = hold.entry(epoch, await self._tags(debit, known))
+            reply = await self._link.call(
+                self._rehold, [*keys, hold.place.account_key, hold.place.key_key], [epoch, hold.id, entry]
+            )
+            if reply in (0, 2):
+                return True
+            if reply == 1:
+                return None
+            if not await self._loader.install(partition, debit.account_id, debit.key_id):
+                return False
+            known.clear()
+        return None
+
+    async def _end_closed(self, partition: Partition, holds: Sequence[Hold]) -> bool:
+        """Give back holds that the ledger has a row of, once their accounts know of it; whether all could be."""
+        ended = []
+        for account_id in {decode_debit(hold.payload).account_id for hold in holds}:
+            if not await self._corrections.sync(partition, account_id):
+                return False
+        for hold in holds:
+            logger.warning("request %s runs on, but the ledger has closed its hold: its answer will be cut", hold.id)
+            item = VoidItem(hold.id_bytes, hold.place.account_key, hold.place.key_key)
+            self._submit(partition, item)
+            ended.append(item.answer)
+        return None not in await asyncio.gather(*ended)
 
     async def _tags(self, debit: Debit, known: TagsByName) -> Tags:
         """The counters that a request counts in by the newest quotas: there may be others than at its admission."""
@@ -154,43 +205,87 @@ class Recovery:
             known[name] = await self._loader.tags(debit.account_id, *name)
         return known[name]
 
-    async def sweep(self, partition: Partition, *, others: bool = True) -> Swept:
+    async def sweep(self, partition: Partition, *, others: bool = True, at_once: bool = False) -> Swept:
         """Finish what is left behind in one partition's journal; without `others` no other gateway's hold is touched.
 
-        Raises `DatabaseError`, `RedisError`.
+        `at_once`: a gateway has died or begins, so that debits which are not this process's own are taken for left
+        behind whatever their age; one that lives may write the same once more. Raises `DatabaseError`, `RedisError`.
         """
-        now_ms = partition.now_ms()
+        now_ms, epoch = partition.now_ms(), partition.epoch
+        unseen = self._running(partition, epoch)
         waiting: list[Debit] = []
-        gone: list[str] = []
         held: dict[str, list[str]] = {}
+        claimed: dict[str, Entry] = {}
         orphans: dict[str, list[tuple[str, Entry]]] = {}
-        settled = voided = 0
-        async for field, raw in self._link.scan_hash(self._keys.journal(partition.number).decode(), SCAN_COUNT):
-            entry, request_id = Entry.unpack(raw), field.decode()
+        settled = voided = expired = 0
+        own = self._outbox.request_ids() | self._live.keys() if at_once else frozenset()
+        reading = self._read(partition)
+        async for request_id, entry in reading:
+            unseen.pop(request_id, None)
             age_ms = now_ms - entry.at_ms
             if entry.state == SETTLED:
-                if age_ms > SETTLED_AGE_MS:
-                    waiting.append(at_place(decode_debit(entry.payload), entry.epoch, entry.dseq))
-            elif entry.state == CLAIMED or (others and age_ms > self._hold_ttl_ms):
-                gone.append(request_id)
+                left_behind = age_ms > SETTLED_AGE_MS or (at_once and request_id not in own)
+                debit = await reading.debit(request_id, entry) if left_behind else None
+                if debit is not None:
+                    waiting.append(debit)
             elif entry.gateway != self._gateway_id:
                 held.setdefault(entry.gateway, []).append(request_id)
+            elif entry.state == CLAIMED:
+                claimed[request_id] = entry
             elif request_id not in self._live and age_ms > ORPHAN_AGE_MS:
                 orphans.setdefault(entry.account_id, []).append((request_id, entry))
             if len(waiting) >= SETTLED_ROWS:
                 settled += await self._write(waiting)
         settled += await self._write(waiting)
+        await reading.finish()
+        await self._look_for(partition, epoch, unseen)
+        for request_id in await self._expiry.take_back(partition, claimed):
+            if request_id not in self._live:
+                orphans.setdefault(claimed[request_id].account_id, []).append((request_id, claimed[request_id]))
         for account_id, found in orphans.items():
             voided += await self._void_orphans(partition, account_id, found)
-        if others and held:
-            # Asked after the holds were seen: a gateway takes its lease before its first one.
-            living = {row["id"] for row in await self._database.rows(LIVE_GATEWAYS)}
-            gone += [request_id for gateway in held.keys() - living for request_id in held[gateway]]
-        for start in range(0, len(gone), EXPIRED_ROWS):
-            await self._expire(partition, gone[start : start + EXPIRED_ROWS])
-        if settled or gone or voided:
-            logger.info("swept: %d settled, %d expired, %d given back", settled, len(gone), voided)
-        return Swept(settled, len(gone), voided)
+        if others:
+            for gateway, lost in self._peers.lost(held).items():
+                expired += await self._expiry.expire(partition, lost, held[gateway])
+        if settled or expired or voided:
+            logger.info("swept: %d settled, %d expired, %d given back", settled, expired, voided)
+        return Swept(settled, expired, voided)
+
+    async def replay(self) -> int:
+        """Write the debits of spools beside this process's own whose processes have ended; how many. Raises
+        `DatabaseError`: what was not written stays then."""
+        spool, replayed = self._outbox.spool, 0
+        for path in left_behind(spool.folder) if spool is not None else ():
+            with taken(path) as ours:
+                debits = await asyncio.to_thread(read_debits, path) if ours else []
+                for start in range(0, len(debits), SETTLED_ROWS):
+                    replayed += await self._write(debits[start : start + SETTLED_ROWS])
+        if replayed:
+            logger.info("replayed %d debits of processes that have ended", replayed)
+        return replayed
+
+    def _running(self, partition: Partition, epoch: int | None) -> dict[str, Hold]:
+        """Requests of this process that Redis holds in this epoch, by id."""
+        return {
+            hold.id: hold
+            for hold in self._live.values()
+            if hold.epoch == epoch and hold.place.partition is partition and not hold.ending
+        }
+
+    async def _look_for(self, partition: Partition, epoch: int | None, unseen: Mapping[str, Hold]) -> None:
+        """Running requests whose entries a scan of the whole journal has not shown: those that run still, and have no
+        entry now either, were taken from this process or are lost."""
+        if epoch is None or not unseen:
+            return
+        left = list(unseen)[:LOOKED_FOR]
+        entries = await self._link.command("HMGET", self._keys.journal(partition.number), *left)
+        running = self._running(partition, epoch)
+        gone = [id_ for id_, raw in zip(left, entries, strict=True) if raw is None and id_ in running]
+        if gone and partition.epoch == epoch:
+            await self._doubt(partition, gone, epoch)
+
+    def _read(self, partition: Partition) -> Reading:
+        return Reading(self._database, self._link, self._keys, partition)
 
     async def _write(self, waiting: list[Debit]) -> int:
         """Write and acknowledge a batch, and empty it. The number of debits."""
@@ -213,49 +308,3 @@ class Recovery:
             key_key = self._keys.key(account_id, entry.key_id)
             self._submit(partition, VoidItem(request_id.encode(), account_key, key_key))
         return len(orphans)
-
-    async def _expire(self, partition: Partition, request_ids: list[str]) -> None:
-        """Claim holds, let Postgres decide about them, and end those whose account has been told. Together: a gateway
-        that died with thousands of them must not keep their money for minutes."""
-        keys = [self._keys.meta(partition.number), self._keys.journal(partition.number)]
-        epoch = partition.epoch
-        if epoch is None:
-            return
-        claims = (self._link.call(self._claim, keys, [epoch, request_id]) for request_id in request_ids)
-        replies = zip(request_ids, await asyncio.gather(*claims), strict=True)
-        claimed = {request_id: Entry.unpack(reply[1]) for request_id, reply in replies if reply[0] == 0}
-        if not claimed:
-            return
-        stored = await write_debits(
-            self._database, [self._expired(request_id, entry, epoch) for request_id, entry in claimed.items()]
-        )
-        accounts = sorted({entry.account_id for entry in claimed.values()})
-        told = {account_id for account_id in accounts if await self._corrections.sync(partition, account_id)}
-        drops = []
-        for request_id, entry in claimed.items():
-            row = stored.get(request_id)
-            if row is not None and entry.account_id in told:
-                states = [self._keys.account(entry.account_id), self._keys.key(entry.account_id, entry.key_id)]
-                drops.append(self._link.call(self._drop, keys + states, [epoch, request_id, I8.pack(row.xseq or 0)]))
-        await asyncio.gather(*drops)
-
-    def _expired(self, request_id: str, entry: Entry, epoch: int) -> Debit:
-        """The row of a hold whose gateway is gone: charged at its input estimate or not at all, and saying so."""
-        debit = msgspec.structs.replace(decode_debit(entry.payload), request_id=request_id)
-        if self._expired_hold == "input" and entry.epoch == epoch:
-            note = "the gateway was lost: charged at the estimate of the input"
-            return msgspec.structs.replace(debit, admitted_at_ms=entry.at_ms, outcome="expired", note=note)
-        return msgspec.structs.replace(
-            debit,
-            admitted_at_ms=entry.at_ms,
-            outcome="expired",
-            note="the gateway was lost: given back",
-            input_tokens=0,
-            cached_input_tokens=0,
-            cache_write_tokens=0,
-            output_tokens=0,
-            reasoning_tokens=0,
-            counts=None,
-            cost_nano=0,
-            charged_nano=0,
-        )

@@ -9,28 +9,30 @@ debit that it owes once a provider has worked for it (`Hold.unresolved`).
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from billing.holds.admission import Admissions, Opening
+from billing.holds.backlog import Backlog
 from billing.holds.batcher import Batcher, Item
-from billing.holds.codec import OK
+from billing.holds.codec import OK, VANISHED
 from billing.holds.connection import RedisAway, RedisError, Script
 from billing.holds.decision import Need
-from billing.holds.hold import Hold, Settled, SettleItem, SettlementLost, VoidItem, at_place
+from billing.holds.hold import Hold, Settled, SettleItem, VoidItem, at_place
 from billing.holds.keyspace import Keyspace
+from billing.holds.ledger_way import LedgerWay
 from billing.holds.loader import Loader
 from billing.holds.outbox import Outbox
-from billing.holds.partitions import Partition, Partitions
+from billing.holds.partitions import NotReady, Partition, Partitions
 from billing.holds.sync import Corrections
-from billing.ledger.debits import Debit, write_debits
-from billing.ledger.postgres import Database, DatabaseError, DatabaseUnavailable
+from billing.ledger.debits import Debit
+from billing.ledger.postgres import Database, DatabaseError, queries
 from billing.principals import Principal
 
 logger = logging.getLogger(__name__)
 
-LEDGER_RETRY_S: Final = 0.1
+STORED_DEBITS: Final = queries("billing.ledger")("stored_debits")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +60,11 @@ class Holds:
         corrections: Corrections,
         gateway_id: str,
         settings: HoldSettings,
+        ledger_batch_rows: int,
     ) -> None:
         self._database = database
+        self._partitions = partitions
         self._outbox = outbox
-        self._corrections = corrections
-        self._settings = settings
         script = Script("hot")
         self._batchers = [
             Batcher(
@@ -77,13 +79,25 @@ class Holds:
         ]
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._lost: set[tuple[int, int]] = set()
         self.live: dict[str, Hold] = {}
+        self._ledger_way = LedgerWay(
+            database,
+            corrections,
+            self.live,
+            self.spawn,
+            self.lost_writes,
+            batch_rows=ledger_batch_rows,
+            timeout_s=settings.ledger_timeout_s,
+        )
+        self.backlog = Backlog(partitions, keyspace, self.live, outbox, settings.max_unsettled)
         self.admissions = Admissions(
             self._batchers,
             keyspace,
             partitions,
             loader,
             self.live,
+            self.backlog,
             self.resolve,
             gateway_id=gateway_id,
             timeout_s=settings.redis_timeout_s,
@@ -130,48 +144,51 @@ class Holds:
     def _settled(self, item: SettleItem, reply: list[Any] | RedisError, epoch: int) -> None:
         """What Redis says of a settlement, whether or not anybody still waits for it."""
         if isinstance(reply, RedisError) or reply[0] != OK:
-            self.spawn(self._ledger_way(item.hold, item.debit, item.outcome))
+            vanished = reply == VANISHED and epoch == item.hold.epoch
+            self._ledger_way.add(item.hold, item.debit, item.outcome, epoch if vanished else None)
             return
         self._outbox.add(at_place(item.debit, epoch, reply[1]))
         self.live.pop(item.hold.id, None)
         if not item.outcome.done():
             item.outcome.set_result(Settled(reply[2]))
 
-    async def _ledger_way(self, hold: Hold, debit: Debit, outcome: asyncio.Future[Settled]) -> None:
-        """Write the debit to Postgres as a correction, until it is there; then let Redis know."""
-        loop = asyncio.get_running_loop()
-        give_up = loop.time() + self._settings.ledger_timeout_s
-        while True:
-            try:
-                stored = (await write_debits(self._database, [debit])).get(debit.request_id)
-                break
-            except DatabaseUnavailable as error:
-                if loop.time() >= give_up and not outcome.done():
-                    logger.error("debit %s could not leave this process in time: %s", hold.id, error)
-                    outcome.set_exception(SettlementLost("neither Redis nor Postgres could be told in time"))
-                await asyncio.sleep(LEDGER_RETRY_S)
-        if not outcome.done():
-            if stored is not None and stored.outcome == "settled":
-                outcome.set_result(Settled(None))
-            else:
-                outcome.set_exception(SettlementLost("the hold had expired"))
-        if not outcome.cancelled():
-            outcome.exception()  # looked at: nobody may be waiting any more
-        self.live.pop(hold.id, None)
-        try:
-            await self._corrections.sync(hold.place.partition, debit.account_id)
-        except (RedisError, DatabaseError) as error:
-            logger.info("correction of %s reaches Redis later: %s", debit.account_id, error)
-
     async def void(self, hold: Hold) -> None:
         """Give a hold back. When Redis does not answer, the sweep finds it."""
         if hold.reholding is not None:
             await asyncio.shield(hold.reholding)
-        hold.ending = True
+        first, hold.ending = not hold.ending, True
         self.live.pop(hold.id, None)
         item = VoidItem(hold.id_bytes, hold.place.account_key, hold.place.key_key)
         self._batchers[hold.place.partition.number].submit(item)
         await item.answer
+        if first and item.vanished_in == hold.epoch:
+            self.spawn(self.doubt(hold.place.partition, [hold.id], hold.epoch))
+
+    async def doubt(self, partition: Partition, request_ids: Sequence[str], epoch: int) -> None:
+        """Holds of this epoch, running until now, are not in Redis any more. Another gateway may have taken this one
+        for dead and have them expired: the ledger has rows then. If not, Redis has lost them."""
+        try:
+            if len(await self._database.rows(STORED_DEBITS, request_ids)) < len(request_ids):
+                self.lost_writes(partition, epoch)
+        except DatabaseError as error:
+            logger.info("%d holds are not in Redis, and the ledger can't be asked: %s", len(request_ids), error)
+
+    def lost_writes(self, partition: Partition, epoch: int) -> None:
+        """Redis or the ledger has lost what it wrote in this epoch: what Redis says of balances and holds is not
+        believed any more, and a new epoch begins."""
+        if partition.epoch == epoch and (partition.number, epoch) not in self._lost:
+            logger.error("partition %d: writes of epoch %d are lost: a new one begins", partition.number, epoch)
+            self._lost.add((partition.number, epoch))
+            self.spawn(self._renew(partition, epoch))
+
+    async def _renew(self, partition: Partition, epoch: int) -> None:
+        try:
+            await self._partitions.renew(partition, epoch)
+            await self._partitions.join(partition)
+        except NotReady as error:
+            logger.info("partition %d: %s", partition.number, error)
+        finally:
+            self._lost.discard((partition.number, epoch))
 
     async def resolve(self, hold: Hold) -> None:
         """End a hold that whoever served it neither settled nor voided: as the debit that it owes, or given back."""

@@ -11,13 +11,13 @@ from typing import Final, TypeVar
 
 from billing.holds.codec import SETTLED, AccountState, Counter, Entry, KeyState
 from billing.holds.connection import Link
+from billing.holds.journal import entries, still_settled
 from billing.holds.keyspace import Keyspace
 from billing.holds.loader import Loader
 from billing.holds.partitions import Partition
 from billing.quotas import Metric, Quota, Window, window_id
 
 ATTEMPTS: Final = 5
-SCAN_COUNT: Final = 500
 COMMAND_ITEMS: Final = 500
 """Values that one command asks for: Redis is held for well under a millisecond."""
 STEPS_A_TURN: Final = 100
@@ -45,7 +45,7 @@ class Seen:
     keys: dict[str, KeyState]
     holds: tuple[Entry, ...]
     steady: bool
-    unwritten: tuple[bytes, ...] = ()
+    unwritten: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,8 @@ class _Journal:
     """Entries of some accounts in one epoch, by request id, for a scan may show one twice: open holds, and the places
     of settled debits."""
 
-    holds: dict[str, dict[bytes, Entry]]
-    settled: dict[str, dict[bytes, int]]
+    holds: dict[str, dict[str, Entry]]
+    settled: dict[str, dict[str, int]]
 
 
 class Sightings:
@@ -105,7 +105,9 @@ class Sightings:
                 keys.get(account_id, {}),
                 tuple(journal.holds.get(account_id, {}).values()),
                 raw == then or steady(state, AccountState.unpack(then)),
-                tuple(field for field, dseq in journal.settled.get(account_id, {}).items() if dseq <= state.dseq),
+                tuple(
+                    request_id for request_id, dseq in journal.settled.get(account_id, {}).items() if dseq <= state.dseq
+                ),
             )
         return seen
 
@@ -117,14 +119,13 @@ class Sightings:
 
     async def _scan(self, partition: Partition, epoch: int, accounts: Mapping[str, object]) -> _Journal:
         journal = _Journal({}, {})
-        async for field, raw in self._link.scan_hash(self._keys.journal(partition.number).decode(), SCAN_COUNT):
-            entry = Entry.unpack(raw)
+        async for request_id, entry in entries(self._link, self._keys, partition.number):
             if entry.epoch != epoch or entry.account_id not in accounts:
                 continue
             if entry.state == SETTLED:
-                journal.settled.setdefault(entry.account_id, {})[field] = entry.dseq
+                journal.settled.setdefault(entry.account_id, {})[request_id] = entry.dseq
             else:
-                journal.holds.setdefault(entry.account_id, {})[field] = entry
+                journal.holds.setdefault(entry.account_id, {})[request_id] = entry
         return journal
 
     async def drained(self, partition: Partition, seen: Mapping[str, Seen]) -> None:
@@ -132,22 +133,14 @@ class Sightings:
 
         Raises `DatabaseError`, `RedisError`, `TimeoutError`.
         """
-        left = {field: account_id for account_id, each in seen.items() for field in each.unwritten}
+        left = {request_id: account_id for account_id, each in seen.items() for request_id in each.unwritten}
         while left:
             account_id = next(iter(left.values()))
             state = seen[account_id].state
             await self._loader.drained(partition, account_id, state.epoch, state.dseq)  # others are written with it
-            left = await self._still_settled(partition, {id_: of for id_, of in left.items() if of != account_id})
-
-    async def _still_settled(self, partition: Partition, fields: dict[bytes, str]) -> dict[bytes, str]:
-        left, names = {}, list(fields)
-        for start in range(0, len(names), COMMAND_ITEMS):
-            some = names[start : start + COMMAND_ITEMS]
-            values = await self._link.command("HMGET", self._keys.journal(partition.number), *some)
-            for field, raw in zip(some, values, strict=True):
-                if raw is not None and Entry.unpack(raw).state == SETTLED:
-                    left[field] = fields[field]
-        return left
+            others = [request_id for request_id, of in left.items() if of != account_id]
+            waiting = await still_settled(self._link, self._keys, partition.number, others)
+            left = {request_id: left[request_id] for request_id in waiting}
 
 
 def steady(before: AccountState, after: AccountState) -> bool:

@@ -88,6 +88,8 @@ class Survey:
             return {quota.tag: quota for quota in loader.account_quotas(plan, msgspec.json.decode(quotas))}
 
         self._account_quotas = account_quotas
+        self.plans_changed = account_quotas.cache_clear
+        """To be called when other plans are in force."""
 
     async def compare(self, partition: Partition, account_ids: Sequence[str]) -> Surveyed:
         """Look at accounts of a partition in Redis, and compare them with one snapshot of Postgres in which all is that

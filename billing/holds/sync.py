@@ -24,7 +24,8 @@ ROUNDS: Final = 50
 
 
 class Corrections:
-    """`account_quotas(account_id)` answers the counters of an account, for debits that Redis has no entry of."""
+    """`account_quotas(account_id)` answers the counters of an account, for debits that Redis has no entry of; `on_lost`
+    is told where Redis and the ledger are of different epochs that have one number."""
 
     def __init__(
         self,
@@ -32,11 +33,13 @@ class Corrections:
         link: Link,
         keyspace: Keyspace,
         account_quotas: Callable[[str], Awaitable[Sequence[Quota]]],
+        on_lost: Callable[[Partition, int], None],
     ) -> None:
         self._database = database
         self._link = link
         self._keys = keyspace
         self._account_quotas = account_quotas
+        self._on_lost = on_lost
         self._apply = Script("apply")
         self._locks: dict[str, asyncio.Lock] = {}
 
@@ -54,7 +57,7 @@ class Corrections:
 
     async def _sync(self, partition: Partition, account_id: str) -> bool:
         account_key = self._keys.account(account_id)
-        newest = await self._database.value(READ_XSEQ, account_id)
+        newest = await self._newest(account_id)
         quotas: Sequence[Quota] | None = None
         for _ in range(ROUNDS):
             epoch = partition.epoch
@@ -65,6 +68,12 @@ class Corrections:
             if state is None or state.epoch != epoch:
                 await self._database.execute(CORRECTED_UNLOADED, account_id, newest, partition.number)
                 return True
+            if state.xseq > newest and state.xseq > await self._newest(account_id):
+                logger.error(
+                    "account %s: Redis knows of correction %d, which the ledger has not", account_id, state.xseq
+                )
+                self._on_lost(partition, epoch)
+                return False
             if state.xseq >= newest:
                 await self._database.execute(CORRECTED, account_id, newest)
                 return True
@@ -74,9 +83,16 @@ class Corrections:
                 return True
             if quotas is None:
                 quotas = await self._account_quotas(account_id)
-            await self._send(partition, epoch, account_id, state.xseq, rows, quotas)
+            reply = await self._send(partition, epoch, account_id, state.xseq, rows, quotas)
+            if reply == [0, state.xseq]:  # the next row ends a hold of a newer release, whose gateways apply it
+                return False
         logger.warning("account %s has more corrections than one round takes; the next one goes on", account_id)
         return False
+
+    async def _newest(self, account_id: str) -> int:
+        """The number of the last correction; -1 of an account that the ledger has not."""
+        xseq: int | None = await self._database.value(READ_XSEQ, account_id)
+        return -1 if xseq is None else xseq
 
     async def _send(
         self, partition: Partition, epoch: int, account_id: str, xseq: int, rows: list[Row], quotas: Sequence[Quota]

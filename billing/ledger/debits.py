@@ -1,8 +1,13 @@
 """Debits: what one metered request becomes in the ledger, and the batch that writes them.
 
 This file owns rule R3 of the protocol: a request id is decided once, by whoever inserts it first; a row that Postgres
-refuses is found by bisection and set aside, so that it never blocks the others. A debit that Redis has counted carries
+refuses for what it says is found by bisection and set aside, so that it never blocks the others. Any other failure is
+raised as `DatabaseUnavailable`: the batch stays whole, and is written again. A debit that Redis has counted carries
 its epoch and dseq; without them it came by the ledger's own way and becomes a correction.
+
+Gateways of two releases share one journal. Fields of `Debit` are only ever appended: a release ignores those that it
+does not know, and gives those that are missing their defaults. Where that would lose something, the newer release
+raises LAYOUT, and older ones leave its debits to it.
 
 Almost every batch is of debits that the ledger has not got yet, so it is written as such first: that spares Postgres
 the marks by which an insert that may be given up is kept apart, and us an answer for every row. A batch with a request
@@ -10,7 +15,10 @@ id that is known fails as a whole then, with nothing written, and is written aga
 out.
 """
 
+import hashlib
+import json
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -18,39 +26,44 @@ from typing import Final, Literal
 
 import msgspec
 
-from billing.ledger.postgres import Database, DatabaseRefused, Row, UniqueViolation, queries
+from billing.ledger.postgres import (
+    Database,
+    DatabaseHindered,
+    DatabaseRefused,
+    MissingPartition,
+    Row,
+    UniqueViolation,
+    queries,
+)
 from billing.usage import COUNT_NAMES, Usage
 
 logger = logging.getLogger(__name__)
 
 _sql = queries("billing.ledger")
-_UNLESS_KNOWN: Final = "ON CONFLICT DO NOTHING"
-
-
-def _only_new(query: str) -> str:
-    """`write_debits.sql` for a batch that is all new: it refuses a known request id, and answers what is not plain."""
-    before, mark, after = query.partition(_UNLESS_KNOWN)
-    if not mark or _UNLESS_KNOWN in after or not after.rstrip().endswith("FROM inserted"):
-        raise ValueError("write_debits.sql is not of the form that is known here")
-    return f"{before}{after.rstrip()} WHERE xseq IS NOT NULL OR outcome <> 'settled'"
-
-
-WRITE_DEBITS: Final = _sql("write_debits")
-WRITE_NEW_DEBITS: Final = _only_new(WRITE_DEBITS)
-STORED_DEBITS: Final = _sql("stored_debits")
-PLACE_DEBITS: Final = _sql("place_debits")
-SET_ASIDE: Final = _sql("set_aside")
-
 Outcome = Literal["settled", "expired"]
 OWN_COLUMNS: Final = ("input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
 OTHER_COUNTS: Final = tuple(name for name in COUNT_NAMES if name not in OWN_COLUMNS and name != "requests")
 _other_counts_of: Final = attrgetter(*OTHER_COUNTS)
 
 
-class Debit(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One row of usage_events, in the order of `write_debits.sql`. Amounts in nano-USD, times in milliseconds.
+REASON_CHARACTERS: Final = 1000
+LAYOUT: Final = 1
+"""Of a debit in the journal."""
 
-    `counts` and `tags` are JSON objects as text, or None. Encoded as a MessagePack array it is the journal's payload.
+
+class Unreadable(ValueError):
+    """These bytes are not what they should be."""
+
+
+class NewerLayout(Unreadable):
+    """A newer release wrote this: it is for its gateways to read."""
+
+
+class Debit(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One row of usage_events. Amounts in nano-USD, times in milliseconds.
+
+    `counts` and `tags` are JSON objects as text, or None. Encoded as a MessagePack array it is the journal's payload,
+    so the order of the fields is stored: append to it, and never move or remove one. `layout` says by which rules.
     """
 
     request_id: str
@@ -87,14 +100,66 @@ class Debit(msgspec.Struct, frozen=True, array_like=True, gc=False):
     note: str | None = None
     epoch: int | None = None
     dseq: int | None = None
+    layout: int = LAYOUT
 
 
+_LAYOUT_PLACE: Final = Debit.__struct_fields__.index("layout")
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Debit)
 encode_debit = _encoder.encode
-decode_debit = _decoder.decode
 _as_json: Final = msgspec.json.Encoder().encode
 """A batch goes to Postgres as one JSON text, which costs this process a tenth of what 34 arrays do."""
+
+
+def decode_debit(payload: bytes) -> Debit:
+    """The debit of a journal's payload; one of an older release, which said no layout, has this one's.
+
+    Raises `NewerLayout`, and `Unreadable` for anything else that is no debit.
+    """
+    try:
+        debit = _decoder.decode(payload)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise (NewerLayout if _layout_of(payload) > LAYOUT else Unreadable)(f"not a debit: {error}") from error
+    if debit.layout > LAYOUT:
+        raise NewerLayout(f"a debit of layout {debit.layout}")
+    return debit
+
+
+def _layout_of(payload: bytes) -> int:
+    """The layout that a payload says, whatever else it says; 0 where it says none."""
+    try:
+        said = msgspec.msgpack.decode(payload)
+    except (msgspec.DecodeError, ValueError):
+        return 0
+    layout = said[_LAYOUT_PLACE] if isinstance(said, list) and len(said) > _LAYOUT_PLACE else 0
+    return layout if isinstance(layout, int) else 0
+
+
+_UNLESS_KNOWN: Final = "ON CONFLICT DO NOTHING"
+
+
+def _by_place(query: str) -> str:
+    """A query that names the fields of debits, as Postgres gets it: by their places in `Debit`."""
+    return re.sub(r"d->>'(\w+)'", lambda name: f"d->>{Debit.__struct_fields__.index(name[1])}", query)
+
+
+def _only_new(query: str) -> str:
+    """`write_debits.sql` for a batch that is all new: it refuses a known request id, and answers what is not plain."""
+    before, mark, after = query.partition(_UNLESS_KNOWN)
+    if not mark or _UNLESS_KNOWN in after or not after.rstrip().endswith("FROM inserted"):
+        raise ValueError("write_debits.sql is not of the form that is known here")
+    return f"{before}{after.rstrip()} WHERE xseq IS NOT NULL OR outcome <> 'settled'"
+
+
+WRITE_DEBITS: Final = _by_place(_sql("write_debits"))
+WRITE_NEW_DEBITS: Final = _only_new(WRITE_DEBITS)
+STORED_DEBITS: Final = _sql("stored_debits")
+PLACE_DEBITS: Final = _sql("place_debits")
+CREATE_MONTHS: Final = _sql("create_months_of")
+SET_ASIDE: Final = _sql("set_aside")
+SET_ASIDE_OTHER: Final = "SELECT true FROM debits_set_aside WHERE request_id = $1 AND debit <> $2"
+DIGEST_CHARACTERS: Final = 8
+"""Of what tells two entries under one name apart."""
 
 
 def other_counts(usage: Usage) -> str | None:
@@ -129,11 +194,11 @@ PLAIN: Final = Stored("settled", None, True)
 async def write_debits(database: Database, debits: Sequence[Debit]) -> dict[str, Stored]:
     """Write a batch and answer what the ledger holds of each request id now. Doing it twice is harmless.
 
-    A debit that Postgres refuses is set aside with an alarm in the log and is missing in the answer.
-    Raises `DatabaseUnavailable` when Postgres is away: the fate of the batch is unknown then; write it again.
+    A debit that Postgres refuses for what it says is set aside with an alarm in the log and is missing in the answer.
+    Raises `DatabaseUnavailable` for every other failure: the fate of the batch is unknown then; write it again.
     """
     try:
-        return await _write(database, debits)
+        return await write_or_refuse(database, debits)
     except DatabaseRefused as error:
         if len(debits) == 1:
             await _set_aside(database, debits[0], error)
@@ -144,8 +209,29 @@ async def write_debits(database: Database, debits: Sequence[Debit]) -> dict[str,
         return stored
 
 
+async def write_or_refuse(database: Database, debits: Sequence[Debit]) -> dict[str, Stored]:
+    """Write a batch whole, as `write_debits` does, but set nothing aside. A month that has no partition yet gets one.
+
+    Raises `DatabaseRefused` where one of them can't be written, `DatabaseUnavailable` as `write_debits`.
+    """
+    try:
+        return await _write(database, debits)
+    except MissingPartition:
+        await create_months(database, debits)
+        return await _write(database, debits)
+
+
+async def create_months(database: Database, debits: Sequence[Debit]) -> None:
+    """Make the partitions of the months that debits fall into. Raises `DatabaseError`."""
+    logger.warning("debits fall into months that have no partition yet: creating it")
+    await database.execute(CREATE_MONTHS, [debit.admitted_at_ms for debit in debits])
+
+
 async def _write(database: Database, debits: Sequence[Debit]) -> dict[str, Stored]:
-    batch = _as_json(debits).decode()
+    try:
+        batch = _as_json(debits).decode()
+    except (ValueError, OverflowError, TypeError) as error:
+        raise DatabaseRefused(f"it can't be encoded: {error}") from error
     try:
         rows = await database.rows(WRITE_NEW_DEBITS, batch)
     except UniqueViolation:
@@ -167,7 +253,7 @@ async def _reconcile_known(database: Database, debits: Sequence[Debit]) -> dict[
     stored = _stored(await database.rows(STORED_DEBITS, [debit.request_id for debit in debits]), fresh=False)
     lost = [debit.request_id for debit in debits if debit.request_id not in stored]
     if lost:  # no answer would say that they are written
-        raise DatabaseRefused(f"{len(lost)} debits were neither inserted nor known, the first is {lost[0]}")
+        raise DatabaseHindered(f"{len(lost)} debits were neither inserted nor known, the first is {lost[0]}")
     placed = [debit for debit in debits if debit.dseq is not None]
     if placed:
         ids, epochs, places = zip(*((debit.request_id, debit.epoch, debit.dseq) for debit in placed), strict=True)
@@ -180,7 +266,37 @@ def _stored(rows: Sequence[Row], *, fresh: bool) -> dict[str, Stored]:
 
 
 async def _set_aside(database: Database, debit: Debit, error: DatabaseRefused) -> None:
-    known = await database.value("SELECT EXISTS (SELECT FROM accounts WHERE id = $1)", debit.account_id)
-    reason = str(error)[:1000] if known else "the ledger has no such account"
-    logger.critical("the ledger refused debit %s; it is set aside: %s", debit.request_id, reason)
-    await database.execute(SET_ASIDE, debit.request_id, encode_debit(debit), reason)
+    reason = await why_refused(database, debit, error)
+    try:
+        payload = encode_debit(debit)
+    except (ValueError, OverflowError, TypeError):  # kept for people to read
+        payload = json.dumps(msgspec.structs.astuple(debit), default=repr).encode()
+    await set_aside(database, debit.request_id, "debit", payload, reason)
+
+
+async def why_refused(database: Database, debit: Debit, error: DatabaseRefused) -> str:
+    """The reason in words: Postgres names what it could not store, not what is missing. Raises `DatabaseError`."""
+    if _storable(debit.account_id) == debit.account_id:
+        known = await database.value("SELECT EXISTS (SELECT FROM accounts WHERE id = $1)", debit.account_id)
+        if not known:
+            return "the ledger has no such account"
+    return _storable(str(error))[:REASON_CHARACTERS]
+
+
+async def set_aside(
+    database: Database, request_id: str, kind: Literal["debit", "entry"], payload: bytes, reason: str
+) -> None:
+    """Keep what the ledger can't take, or what can't be read, for an operator, and say so loudly. `payload` is a debit,
+    encoded, or a whole entry of the journal. Doing it twice is harmless. Raises `DatabaseError`.
+    """
+    shown = _storable(request_id)
+    if kind == "entry":
+        other = await database.value(SET_ASIDE_OTHER, shown, payload)
+        shown = f"{shown}:{hashlib.sha256(payload).hexdigest()[:DIGEST_CHARACTERS]}" if other else shown
+    logger.critical("the ledger can't take %s %s; it is set aside: %s", kind, shown, reason)
+    await database.execute(SET_ASIDE, shown, kind, payload, _storable(reason)[:REASON_CHARACTERS])
+
+
+def _storable(text: str) -> str:
+    """The text as Postgres can store it: without what UTF-8 or a text there can't hold."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")

@@ -1,9 +1,16 @@
 """Postgres: the one place that imports asyncpg. Pools, transactions, named queries, and what its failures mean.
 
 DatabaseError
-+-- DatabaseUnavailable   no connection, a broken one, or a server that is starting, stopping or full: try again
-+-- DatabaseRefused       the server refused what was asked of it: a constraint, a type, a bound
-    +-- UniqueViolation   a row with this key exists
++-- DatabaseUnavailable      the same again, later, may work: no connection, a broken one, a server that starts or stops
+|   +-- DatabaseHindered     the server is there and did not do it, for no fault of what was asked: a lock that was not
+|                            given in time, a missing privilege, a statement it has forgotten, an error of its own
++-- DatabaseRefused          what was asked can't be done, however often: SQLSTATE classes 22 (data) and 23 (integrity),
+    |                        or a value that the driver can't encode
+    +-- UniqueViolation      a row with this key exists
+    +-- MissingPartition     the row falls into a month that has no partition yet
+
+Behind PgBouncer in transaction mode a statement that was prepared on one connection of the server is unknown on the
+next one: `?statement_cache_size=0` in the URL has the driver prepare each statement anew.
 """
 
 import asyncio
@@ -30,6 +37,10 @@ class DatabaseUnavailable(DatabaseError):
     """Postgres is away or can't be written to: the same again, later, may work."""
 
 
+class DatabaseHindered(DatabaseUnavailable):
+    """Postgres is there and did not do it, for a reason that lies not in what was asked."""
+
+
 class DatabaseRefused(DatabaseError):
     """Postgres refused: the same again will be refused again."""
 
@@ -38,6 +49,19 @@ class UniqueViolation(DatabaseRefused):
     """A row with this key exists."""
 
 
+class MissingPartition(DatabaseRefused):
+    """No partition of the table takes the row."""
+
+
+REFUSING_CLASSES: Final = ("22", "23")
+"""Of SQLSTATE (https://www.postgresql.org/docs/current/errcodes-appendix.html): data exceptions, and violations of
+integrity constraints. They follow from what was asked; every other class may pass."""
+CACHE_SIZE: Final = "statement_cache_size"
+"""The URL's parameter that says how many prepared statements a connection keeps."""
+DEFAULT_CACHED: Final = 100
+MOST_CACHED: Final = 10_000
+_POOLER_HINT: Final = f"; behind PgBouncer in transaction mode, add {CACHE_SIZE}=0 to DATABASE_URL"
+_LOST_STATEMENT: Final = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
 _AWAY: Final = (
     OSError,
     asyncio.TimeoutError,
@@ -57,8 +81,6 @@ async def translated() -> AsyncIterator[None]:
     """Turns asyncpg's exceptions into ours."""
     try:
         yield
-    except asyncpg.UniqueViolationError as error:
-        raise UniqueViolation(error.constraint_name or "unique") from error
     except asyncpg.InterfaceError as error:
         if isinstance(error, ValueError):  # an argument that the driver can't encode, which no retry mends
             raise DatabaseRefused(f"{type(error).__name__}: {error}") from error
@@ -66,14 +88,44 @@ async def translated() -> AsyncIterator[None]:
     except _AWAY as error:
         raise DatabaseUnavailable(f"Postgres is away: {type(error).__name__}") from error
     except asyncpg.PostgresError as error:
-        raise DatabaseRefused(f"{type(error).__name__}: {error}") from error
+        raise _answered(error) from error
+
+
+def _answered(error: asyncpg.PostgresError) -> DatabaseError:
+    """What an error that the server answered means."""
+    said = f"{type(error).__name__}: {error}"
+    if not (error.sqlstate or "").startswith(REFUSING_CLASSES):
+        hint = _POOLER_HINT if isinstance(error, _LOST_STATEMENT) else ""
+        return DatabaseHindered(f"Postgres did not do it: {said}{hint}")
+    if isinstance(error, asyncpg.UniqueViolationError):
+        return UniqueViolation(error.constraint_name or "unique")
+    if isinstance(error, asyncpg.CheckViolationError) and error.constraint_name is None:
+        return MissingPartition(said)  # a violated check has a name; only a row without a partition has none
+    return DatabaseRefused(said)
+
+
+def split_url(url: str) -> tuple[str, int | None]:
+    """A URL without its `statement_cache_size`, which is for the driver, and that size where it says one.
+
+    Raises `ValueError` for a size that is not a whole number from 0 to MOST_CACHED.
+    """
+    base, mark, query = url.partition("?")
+    options = [option.partition("=") for option in query.split("&")]
+    sizes = [said for name, _, said in options if name == CACHE_SIZE]
+    if not sizes:
+        return url, None
+    if not sizes[-1].isascii() or not sizes[-1].isdigit() or int(sizes[-1]) > MOST_CACHED:
+        raise ValueError(f"{CACHE_SIZE} in DATABASE_URL must be a whole number from 0 to {MOST_CACHED}")
+    rest = "&".join("".join(option) for option in options if option[0] != CACHE_SIZE)
+    return f"{base}{mark}{rest}" if rest else base, int(sizes[-1])
 
 
 class Database:
     """A pool of at most `size` connections, opened as they are needed; every call is bounded by `timeout_s`."""
 
     def __init__(self, url: str, *, size: int = 4, timeout_s: float = 10.0) -> None:
-        self._url = url
+        self._url, cached = split_url(url)
+        self._cached = DEFAULT_CACHED if cached is None else cached
         self._size = size
         self._timeout_s = timeout_s
         self._pool: asyncpg.Pool | None = None
@@ -81,6 +133,10 @@ class Database:
 
     def __repr__(self) -> str:
         return f"Database(size={self._size})"
+
+    def another(self, *, size: int, timeout_s: float) -> "Database":
+        """A pool of its own on the same server, for another event loop or other bounds."""
+        return Database(self._url, size=size, timeout_s=timeout_s)
 
     async def _opened(self) -> asyncpg.Pool:
         async with self._opening:
@@ -94,6 +150,7 @@ class Database:
                     init=_init,
                     reset=_keep,
                     server_settings={"application_name": APPLICATION_NAME, "timezone": "UTC"},
+                    statement_cache_size=self._cached,
                 )
         return self._pool
 
@@ -103,7 +160,29 @@ class Database:
         async with translated():
             pool = self._pool or await self._opened()
             async with pool.acquire(timeout=self._timeout_s) as connection:
+                try:
+                    yield connection
+                except _LOST_STATEMENT:
+                    connection.terminate()  # it goes on believing in its other statements, too
+                    raise
+
+    @asynccontextmanager
+    async def listening(self, channel: str, on_message: Callable[[str], None]) -> AsyncIterator[Connection]:
+        """One connection that is kept, and calls back with what NOTIFY tells on a channel. Raises `DatabaseError`.
+
+        A pooler between us and Postgres may not pass notifications on: they are hints.
+        """
+
+        def heard(_: object, __: int, ___: str, message: object) -> None:
+            on_message(str(message))
+
+        async with self.connection() as connection:
+            await connection.add_listener(channel, heard)
+            try:
                 yield connection
+            finally:
+                if not connection.is_closed():
+                    await connection.remove_listener(channel, heard)
 
     @asynccontextmanager
     async def transaction(self, *, snapshot: bool = False) -> AsyncIterator[Connection]:

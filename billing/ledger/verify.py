@@ -135,11 +135,13 @@ def _wrong_amount(row: Row, price: PriceRow | None) -> str | None:
 
     An event that charged nothing because its request was given back or its usage was free is not made from its counts.
     """
+    cost_nano, charged_nano = row["cost_nano"], row["charged_nano"]
+    is_nothing = not (cost_nano or charged_nano or row["input_tokens"] or row["output_tokens"])
+    if is_nothing and row["outcome"] == "expired":  # its price may be unknown, too
+        return None
     if price is None:
         return f"the ledger has no price row {row['price_id']!r} that could be used"
-    cost_nano, charged_nano = row["cost_nano"], row["charged_nano"]
-    tokens = row["input_tokens"] + row["output_tokens"]
-    if not (cost_nano or charged_nano or tokens) and (row["outcome"] == "expired" or row["estimated"]):
+    if is_nothing and row["estimated"]:
         return None
     try:
         scaled = price.cost_scaled(usage_of(dict(row), row["counts"]), row["multiplier"])

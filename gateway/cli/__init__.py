@@ -3,6 +3,7 @@
     root        all commands put together; `main`, the entry point
     serving     up, serve
     upkeep      migrate, doctor, ledger verify, explain: commands on the database and Redis themselves
+    set_aside   ledger set-aside: debits that the ledger could not take; stores  the database of such a command
     connect     how operator commands reach the billing API: over HTTP, or in this process on the stores
 
 What they do is in `gateway.up`, `gateway.doctor` and `billing`; where the stores are in `gateway.places`; what a

@@ -1,8 +1,6 @@
-"""Commands on the stores themselves: migrate, ledger verify, explain, reconcile, doctor."""
+"""Commands on the stores themselves: migrate, ledger verify and set-aside, explain, reconcile, doctor."""
 
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Annotated
 
 import msgspec
@@ -12,9 +10,10 @@ from billing.api.shapes import explanation_shape
 from billing.cli import REFUSED, CommandFailed, Output, Shown, Table, add_command, group
 from billing.explanations import format_explanation
 from billing.ledger.migrate import migrate as apply_migrations
-from billing.ledger.postgres import Database
 from billing.ledger.verify import STATEMENT_TIMEOUT_S, Verified, verify
 from billing.reports import Reports
+from gateway.cli.set_aside import add_set_aside
+from gateway.cli.stores import open_database
 from gateway.doctor import Check, diagnose
 from gateway.failures import explained_failures, named_store
 from gateway.jobs import reconcile_once, report_shape
@@ -31,6 +30,7 @@ def add_upkeep(app: typer.Typer) -> None:
     add_command(app, "doctor", doctor)
     ledger = group("The double-entry ledger.")
     add_command(ledger, "verify", verify_ledger)
+    add_set_aside(ledger)
     app.add_typer(ledger, name="ledger")
     add_command(app, "explain", explain)
     add_command(app, "reconcile", reconcile)
@@ -69,7 +69,7 @@ async def verify_ledger(output: Output) -> int:
     """
     refuse_api_url(output)
     with explained_failures():
-        async with _database(output, STATEMENT_TIMEOUT_S) as database:
+        async with open_database(output, STATEMENT_TIMEOUT_S) as database:
             with output.step("Verified the ledger"):
                 verified = await verify(database)
     output.show(_verified(verified))
@@ -83,7 +83,7 @@ async def explain(
     """Show how a request came to its amount, line by line."""
     refuse_api_url(output)
     with explained_failures():
-        async with _database(output, output.common.timeout_s) as database:
+        async with open_database(output, output.common.timeout_s) as database:
             explanation = await Reports(database).explain(request_id)
     if explanation is None:
         raise CommandFailed(f"The ledger has no request {request_id!r}: give the x-request-id of its answer.")
@@ -93,7 +93,7 @@ async def explain(
 async def reconcile(
     output: Output,
     fix: Annotated[
-        bool, typer.Option("--fix", help="Where they differ, have Redis loaded again from the ledger.")
+        bool, typer.Option("--fix", help="Have Redis loaded again from the ledger, whether or not they differ.")
     ] = False,
 ) -> int:
     """Compare Redis with the ledger, account by account.
@@ -113,22 +113,10 @@ async def reconcile(
     rows = [(drift.account_id, drift.what, str(drift.redis), str(drift.ledger)) for drift in report.drifts]
     said = f"{report.accounts} accounts compared, {len(rows)} differences."
     parts: list[str | Table] = [Table(("account", "what", "Redis", "ledger"), rows), said] if rows else [said]
-    if rows and fix:
+    if fix:
         parts.append("A new epoch has begun: Redis is loaded again from the ledger.")
     output.show(Shown(report_shape(report), tuple(parts)))
     return REFUSED if rows else 0
-
-
-@asynccontextmanager
-async def _database(output: Output, timeout_s: float) -> AsyncIterator[Database]:
-    """The migrated database of the environment, for reading."""
-    async with open_stores(command_environment(os.environ), output, redis=False) as stores:
-        await ready_schema(stores)
-        database = Database(stores.database_url, size=1, timeout_s=timeout_s)
-        try:
-            yield database
-        finally:
-            await database.close()
 
 
 def _failed(checks: tuple[Check, ...]) -> bool:

@@ -84,7 +84,6 @@ class Defaults:
     expired_hold: ExpiredHold = field(
         default="void", metadata=_choice(get_args(ExpiredHold), "charge for a hold whose gateway died")
     )
-    hold_ttl_s: float = _seconds(900, 1, 86_400, "longest life of a hold that nobody renews")
     disconnect_drain_s: float = _seconds(5, 0, 3600, "how long an upstream is read on after its client left")
     reasoning_drain_s: float = _seconds(60, 0, 3600, "the same where the price row says `hidden_reasoning`")
     max_request_s: float = _seconds(3600, 0.05, 86_400, "longest life of a request after admission; then it is cut")
@@ -92,18 +91,34 @@ class Defaults:
     max_usage_factor: float = _seconds(20, 1, 1_000_000, "a report above so many times a strict hold is not believed")
     upstream_timeout_s: float = _seconds(600, 0.05, 86_400, "longest silence of an upstream")
     upload_timeout_s: float = _seconds(300, 0.05, 86_400, "time for a client to send a request's body")
-    max_unsettled: int = _whole(100_000, 1, 10_000_000, "debits that may wait for Postgres before 503")
+    large_body_bytes: int = _whole(
+        256 * 1024, 1024, 1024 * MIB, "a larger body is parsed off the event loop, after a look at status and balance"
+    )
+    body_bytes_in_flight: int = _whole(
+        96 * MIB, MIB, 8 * 1024 * MIB, "request bodies in one process's memory; never below PROXY_MAX_BODY_BYTES"
+    )
+    account_body_bytes_in_flight: int = _whole(
+        48 * MIB, MIB, 8 * 1024 * MIB, "and of one account; never below PROXY_MAX_BODY_BYTES"
+    )
+    head_timeout_s: float = _seconds(10, 0.05, 3600, "time for a client to send a request's line and headers")
+    linger_s: float = _seconds(2, 0, 60, "how long the rest of a refused body is read, so that its client sees why")
+    linger_bytes: int = _whole(16 * MIB, 0, 1024 * MIB, "and how much of it")
+    max_connections: int = _whole(10_000, 1, 1_000_000, "clients' connections to one process; above, idle ones end")
+    max_unsettled: int = _whole(
+        100_000, 1, 10_000_000, "requests that run and debits that wait for Postgres, in all, before 503"
+    )
     shutdown_grace_s: float = _seconds(30, 0, 3600, "time for running requests when the gateway stops")
     reconcile_interval_s: float = _seconds(300, 1, 86_400, "time between comparisons of Redis with the ledger")
     default_plan: str = _bound(DEFAULT_PLAN, Bound("text", "plan of a new account; must be in plans.yaml"))
     credits_per_usd: int = _whole(1000, 1, 1_000_000_000, "credits that one USD is shown as")
-    lease_s: float = _seconds(5, 0.5, 300, "a gateway's sign of life; its holds are swept once it has lapsed")
+    lease_s: float = _seconds(5, 0.5, 300, "a gateway that does not renew its lease for as long is dead: its holds end")
+    stall_s: float = _seconds(30, 1, 3600, "a worker whose event loop stands still for longer renews its lease no more")
     settle_timeout_ms: int = _whole(500, 10, 60_000, "silence of Redis after which a debit goes straight to Postgres")
     redis_timeout_ms: int = _whole(500, 10, 60_000, "silence of Redis after which an admission is refused")
     redis_partitions: int | None = _whole(None, 1, 1024, "partitions of the accounts; null: 1 embedded, 64 otherwise")
     batch_items: int = _whole(32, 1, 64, "admissions and settlements in one script call")
     ledger_batch_rows: int = _whole(500, 1, 10_000, "debits in one transaction")
-    ledger_flush_ms: int = _whole(200, 1, 10_000, "longest wait of a debit for its transaction to fill")
+    ledger_flush_ms: int = _whole(200, 1, 10_000, "longest wait of a debit for its transaction to begin")
     postgres_pool_size: int = _whole(4, 1, 100, "connections to Postgres of one process")
     postgres_timeout_s: float = _seconds(10, 0.1, 600, "longest statement")
     connect_timeout_s: float = _seconds(5, 0.1, 120, "longest wait for a connection to Redis, Postgres or an upstream")
@@ -111,7 +126,11 @@ class Defaults:
     principal_cache_s: float = _seconds(900, 0, 3600, "how long it believes them without asking again")
     negative_cache_entries: int = _whole(10_000, 0, 10_000_000, "wrong keys that one process remembers")
     negative_cache_s: float = _seconds(5, 0, 300, "how long it believes that they are wrong")
+    failed_attempts: int = _whole(20, 1, 1_000_000, "wrong keys of one address in a window before 429")
+    failed_attempts_window_s: float = _seconds(60, 1, 86_400, "how long wrong keys of an address count")
     upstream_connections: int = _whole(1000, 1, 100_000, "connections to one provider of one process")
+    upstream_account_share: float = _seconds(0.5, 0.001, 1, "of these, what one account may have; at least one")
+    upstream_waiting: int = _whole(1000, 0, 100_000, "requests that may wait for one, for connect_timeout_s")
     upstream_answer_bytes: int = _whole(64 * MIB, 1024, 1024 * MIB, "largest answer that is read whole")
     admission_wait_ms: int = _whole(2000, 0, 60_000, "longest wait for an admission before 503")
 
@@ -127,11 +146,13 @@ class Defaults:
         for name, bound in BOUNDS.items():
             if not bound.admits(getattr(self, name)):
                 raise ValueError(f"{name} must be {bound.allowed}")
-        if self.hold_ttl_s < self.lease_s:
-            raise ValueError("hold_ttl_s must not be shorter than lease_s")
 
 
 BOUNDS: Final[dict[str, Bound]] = {each.name: each.metadata["bound"] for each in fields(Defaults)}
+RETIRED: Final = {
+    "hold_ttl_s": "is not used any more: a hold lasts for as long as its gateway lives; max_request_s ends the request"
+}
+"""Keys of older versions, and what a file that still has one is told."""
 
 
 def read_defaults(main: Value, at: Value | None, plans: Collection[str] | None) -> Defaults:
@@ -139,7 +160,9 @@ def read_defaults(main: Value, at: Value | None, plans: Collection[str] | None) 
 
     The plan of new accounts must be one of `plans` (None: they can't be read), whether the file `main` names it or not.
     """
-    values = {} if at is None else at.section(tuple(BOUNDS)).values
+    values = {} if at is None else at.section((*BOUNDS, *RETIRED)).values
+    for name in RETIRED.keys() & values.keys():
+        main.file.problems.note(values[name].where, f"defaults.{name}", RETIRED[name])
     before = len(main.file.problems)
     said = {name: _read(values[name], bound) for name, bound in BOUNDS.items() if name in values}
     plan = said.get("default_plan") or DEFAULT_PLAN

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, cast
 
+from billing.addresses import Network, parse_networks
+from billing.ledger.postgres import split_url
 from billing.money import MAX_NANO
 from gateway.config.exporters import ExporterSource, read_exporter_sources
 from gateway.config.problems import Problems
@@ -26,19 +28,23 @@ Mode = Literal["serve", "up", "command"]
 PaymentProvider = Literal["local", "stripe"]
 
 UP_LISTEN_ADDR: Final = "127.0.0.1:8080"
+UP_METRICS_ADDR: Final = "127.0.0.1:9090"
+NO_METRICS_ADDR: Final = "off"
 MAX_BYTES: Final = 1024**3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
     """The variables of the documentation, typed. Amounts in nano-USD; `price_per_byte_scaled` in nano-USD per byte
-    times `prices.FACTOR_SCALE`; URLs without a slash at their end."""
+    times `prices.FACTOR_SCALE`; URLs without a slash at their end. `metrics_addr` is `HOST:PORT`; optional where nobody
+    asked for it."""
 
     listen_host: str
     listen_port: int
     database_url: Secret | None
     redis_url: Secret | None
     data_dir: Path
+    spool_dir: Path | None
     config_dir: Path | None
     max_body_bytes: int
     proxy_max_body_bytes: int
@@ -48,6 +54,9 @@ class Environment:
     image: str
     admin_api_key: Secret | None
     service_api_key: Secret | None
+    trusted_proxies: tuple[Network, ...]
+    metrics_addr: str | None
+    metrics_addr_optional: bool
     auth_base_url: str | None
     auth_audience: str | None
     auth_cookie_secret: Secret | None
@@ -90,12 +99,14 @@ def read_environment(environ: Mapping[str, str], mode: Mode, problems: Problems)
     own_host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(shown_host, shown_host)  # noqa: S104
     stripe_key = _stripe_key(read)
     config = read.maybe("METERGATE_CONFIG")
+    data_dir = Path(read.text("METERGATE_DATA_DIR")).expanduser().absolute()
     environment = Environment(
         listen_host=host,
         listen_port=port,
-        database_url=read.secret_url("DATABASE_URL", ("postgresql", "postgres")),
+        database_url=_database_url(read),
         redis_url=read.secret_url("REDIS_URL", ("redis", "rediss", "unix")),
-        data_dir=Path(read.text("METERGATE_DATA_DIR")).expanduser().absolute(),
+        data_dir=data_dir,
+        spool_dir=_spool_dir(read, mode, data_dir),
         config_dir=None if config is None else Path(config).expanduser(),
         max_body_bytes=read.whole("MAX_BODY_BYTES", 1024, MAX_BYTES),
         proxy_max_body_bytes=read.whole("PROXY_MAX_BODY_BYTES", 1024, MAX_BYTES),
@@ -103,8 +114,13 @@ def read_environment(environ: Mapping[str, str], mode: Mode, problems: Problems)
         cors_origins=read.parsed("CORS_ORIGINS", parse_origins, "origins such as https://app.example.com, or *", ()),
         frontend_url=read.url("FRONTEND_URL") or f"http://{own_host}:{port}",
         image=read.text("IMAGE"),
-        admin_api_key=read.secret("ADMIN_API_KEY"),
-        service_api_key=read.secret("SERVICE_API_KEY"),
+        admin_api_key=read.key("ADMIN_API_KEY"),
+        service_api_key=read.key("SERVICE_API_KEY"),
+        trusted_proxies=read.parsed(
+            "TRUSTED_PROXIES", parse_networks, "networks such as 10.0.0.0/8, separated by commas", ()
+        ),
+        metrics_addr=_metrics_addr(read, mode),
+        metrics_addr_optional=read.given("METRICS_ADDR") is None,
         auth_base_url=read.url("AUTH_BASE_URL"),
         auth_audience=read.maybe("AUTH_AUDIENCE"),
         auth_cookie_secret=read.secret("AUTH_COOKIE_SECRET"),
@@ -149,12 +165,32 @@ def read_environment(environ: Mapping[str, str], mode: Mode, problems: Problems)
     return environment
 
 
+def _database_url(read: Reader) -> Secret | None:
+    url = read.secret_url("DATABASE_URL", ("postgresql", "postgres"))
+    try:
+        if url is not None:
+            split_url(url.reveal())
+    except ValueError as error:
+        read.problems.add(PLACE, "DATABASE_URL", str(error))
+    return url
+
+
 def _listen(read: Reader, mode: Mode) -> tuple[str, int]:
     expected = "an address and a port such as 0.0.0.0:8080"
     fallback = parse_listen(UP_LISTEN_ADDR) or ("127.0.0.1", 8080)
     if mode == "up" and read.given("LISTEN_ADDR") is None:
         return fallback
     return read.parsed("LISTEN_ADDR", parse_listen, expected, fallback)
+
+
+def _metrics_addr(read: Reader, mode: Mode) -> str | None:
+    if mode == "up" and read.given("METRICS_ADDR") is None:
+        return UP_METRICS_ADDR
+    if read.text("METRICS_ADDR") in ("", NO_METRICS_ADDR):
+        return None
+    address = read.parsed("METRICS_ADDR", parse_listen, "an address and a port such as 127.0.0.1:9090, or off", ("", 0))
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _stripe_key(read: Reader) -> Secret | None:
@@ -175,3 +211,12 @@ def _payment_provider(read: Reader, stripe_key: Secret | None, mode: Mode) -> Pa
     if name == "stripe" and mode != "command" and read.given("STRIPE_WEBHOOK_SECRET") is None:
         read.problems.add(PLACE, "STRIPE_WEBHOOK_SECRET", "expected a value: without it no payment can be believed")
     return cast("PaymentProvider", name)
+
+
+def _spool_dir(read: Reader, mode: Mode, data_dir: Path) -> Path | None:
+    named = read.maybe("METERGATE_SPOOL_DIR")
+    if named == "off":
+        return None
+    if named is not None:
+        return Path(named).expanduser().absolute()
+    return data_dir / "spool" if mode == "up" else None

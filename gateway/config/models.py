@@ -16,6 +16,7 @@ from gateway.config.reader import is_url
 from gateway.config.references import Unset
 from gateway.config.secret import Secret
 from gateway.config.source import Section, Value
+from gateway.headers import never_sent
 
 ProviderKind = Literal["openai", "anthropic", "gemini", "local"]
 Vocabulary = Literal["o200k_base", "cl100k_base"]
@@ -29,13 +30,17 @@ MAX_DELAY_MS: Final = 600_000
 MAX_DRAIN_S: Final = 3600
 """As `disconnect_drain_s` of `defaults` is bounded."""
 MAX_FALLBACKS: Final = 16
+MAX_PASSED: Final = 64
 _PROVIDER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}", re.ASCII)
 _HEADER_TEXT: Final = re.compile(r"[!-~]([ -~]{0,4094}[!-~])?", re.ASCII)
 _OWN_HEADERS: Final = ("host", "content-length", "transfer-encoding", "connection", "accept-encoding")
 _NEW_FIELD_HOSTS: Final = re.compile(r"https?://(api\.openai\.com|[^/]+\.(openai|cognitiveservices)\.azure\.com)[:/]")
 """OpenAI's and Azure's reasoning models refuse `max_tokens`; all others know it, and many know nothing else."""
-_REMOTE_KEYS: Final = ("kind", "base_url", "api_key", "headers", "enabled", "disconnect_drain_s", "max_output_field")
+_REMOTE_KEYS: Final = (
+    *("kind", "base_url", "api_key", "headers", "pass_headers", "enabled", "disconnect_drain_s"),
+    "max_output_field",
+)
 _LOCAL_KEYS: Final = ("kind", "delay_ms", "chunk_delay_ms", "enabled", "disconnect_drain_s")
 _PROVIDER_KEYS: Final = (*_REMOTE_KEYS, "delay_ms", "chunk_delay_ms")
 _KEYS_OF_KIND: Final = {kind: _LOCAL_KEYS if kind == "local" else _REMOTE_KEYS for kind in KINDS}
@@ -55,8 +60,9 @@ _MODEL_KEYS: Final = (
 @dataclass(frozen=True, slots=True)
 class ProviderConfig:
     """A place that answers. `base_url` has no slash at its end and is empty for `local`; `off_reason` says why it is
-    off, for the operator. `headers` are sent with every request and may hold secrets. `disconnect_drain_s` replaces
-    that of `defaults`, in seconds; `max_output_field` is the field in which it takes the maximum of a chat's output."""
+    off, for the operator. `headers` are sent with every request and may hold secrets; `pass_headers` are names of
+    clients' headers that it gets beside those that every provider gets. `disconnect_drain_s` replaces that of
+    `defaults`, in seconds; `max_output_field` is the field in which it takes the maximum of a chat's output."""
 
     name: str
     kind: ProviderKind
@@ -68,6 +74,7 @@ class ProviderConfig:
     chunk_delay_ms: int = 0
     disconnect_drain_s: float | None = None
     max_output_field: MaxOutputField = "max_tokens"
+    pass_headers: tuple[str, ...] = ()
 
     @property
     def enabled(self) -> bool:
@@ -119,6 +126,7 @@ def _read_provider(name: str, value: Value) -> ProviderConfig | None:
         off_reason = f"this version does not serve the kind {kind}"
     base_url = section.read("base_url", _base_url, "")
     headers = section.maybe("headers", _headers) or {}
+    passed = section.maybe("pass_headers", _passed) or ()
     delay_ms = section.read("delay_ms", lambda said: said.whole(0, MAX_DELAY_MS), 0)
     chunk_delay_ms = section.read("chunk_delay_ms", lambda said: said.whole(0, MAX_DELAY_MS), 0)
     drain_s = section.maybe("disconnect_drain_s", lambda said: said.number(0, MAX_DRAIN_S))
@@ -136,6 +144,7 @@ def _read_provider(name: str, value: Value) -> ProviderConfig | None:
         chunk_delay_ms,
         drain_s,
         cast("MaxOutputField", max_field or default_max_output_field(base_url)),
+        passed,
     )
 
 
@@ -190,6 +199,16 @@ def _headers(value: Value) -> dict[str, str]:
         elif text is not None:
             headers[name] = text
     return headers
+
+
+def _passed(value: Value) -> tuple[str, ...]:
+    names = value.names("a header's name")
+    if len(names) > MAX_PASSED:
+        value.problem(f"at most {MAX_PASSED} headers")
+    for name in names:
+        if not _HEADER_NAME.fullmatch(name) or never_sent(name):
+            value.problem(f"{name} is not a header that can pass")
+    return names
 
 
 def read_models(at: Value, providers: Collection[str]) -> dict[str, ModelConfig]:

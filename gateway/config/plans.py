@@ -16,6 +16,8 @@ MAX_USERS: Final = 1_000_000
 MAX_PARALLEL: Final = 1_000_000
 _PLAN_ID: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
 _QUOTA_KEYS: Final = ("window", "metric", "limit", "model", "feature")
+MAX_VERSION: Final = 1_000_000_000
+VERSION: Final = "version"
 _PLAN_KEYS: Final = (
     "name",
     "price_usd",
@@ -32,7 +34,7 @@ _PLAN_KEYS: Final = (
 
 def read_plans(at: Value, models: Collection[str]) -> dict[str, Plan]:
     """The plans by id; a wrong one is a problem and left out. `models` are the names of metergate.yaml's entries."""
-    entries = at.entries()
+    entries = {name: value for name, value in at.entries().items() if name != VERSION or value.is_mapping}
     plans = {}
     for plan_id, value in entries.items():
         if not _PLAN_ID.fullmatch(plan_id):
@@ -41,6 +43,12 @@ def read_plans(at: Value, models: Collection[str]) -> dict[str, Plan]:
         if plan is not None:
             plans[plan_id] = plan
     return plans
+
+
+def read_plans_version(at: Value) -> int:
+    """The file's own version: `version: 7` beside the plans; 0 where it says none, a problem where it is no number."""
+    said = at.entries().get(VERSION) if VERSION in at.child_names else None
+    return 0 if said is None or said.is_mapping else said.whole(0, MAX_VERSION) or 0
 
 
 def _read_plan(plan_id: str, value: Value, plans: Collection[str], models: Collection[str]) -> Plan | None:

@@ -26,10 +26,11 @@ class ConfigError(Exception):
 
 
 class Problems:
-    """Collects problems while reading goes on, so that an operator sees all of them at once."""
+    """Collects problems while reading goes on, so that an operator sees all of them at once. `notes` stop nothing."""
 
     def __init__(self) -> None:
         self._found: list[Problem] = []
+        self.notes: list[Problem] = []
 
     def __len__(self) -> int:
         return len(self._found)
@@ -39,6 +40,10 @@ class Problems:
 
     def add(self, where: str, key: str, message: str) -> None:
         self._found.append(Problem(where, key, message))
+
+    def note(self, where: str, key: str, message: str) -> None:
+        """Add what an operator should know, and what doesn't stop a start."""
+        self.notes.append(Problem(where, key, message))
 
     def refuse(self) -> None:
         """Raises `ConfigError` if anything was found."""

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 from billing.money import MAX_NANO, parse_usd
 from billing.prices import FACTOR_SCALE
 from gateway.config.problems import Problems
-from gateway.config.secret import Secret
+from gateway.config.secret import KEY_CHARACTERS, MAKE_A_KEY, Secret, long_enough
 from gateway.config.variables import SETTINGS_VARIABLES
 
 T = TypeVar("T")
@@ -39,6 +39,13 @@ class Reader:
     def secret(self, name: str) -> Secret | None:
         text = self.given(name)
         return None if text is None else Secret(text)
+
+    def key(self, name: str) -> Secret | None:
+        """A secret that whoever can reach the gateway may try to guess."""
+        secret = self.secret(name)
+        if secret is not None and not long_enough(secret):
+            self.problems.add(PLACE, name, f"expected at least {KEY_CHARACTERS} characters; {MAKE_A_KEY} makes some")
+        return secret
 
     def wrong(self, name: str, expected: str) -> None:
         shown = "" if SETTINGS_VARIABLES[name].secret else f', got "{self.text(name)[:60]}"'

@@ -5,6 +5,9 @@ from hashlib import sha256
 from typing import Final
 
 HIDDEN: Final = "***"
+KEY_CHARACTERS: Final = 24
+"""The least length of the keys of operators and services: they are not looked up, but may be guessed."""
+MAKE_A_KEY: Final = "`openssl rand -hex 32`"
 
 
 class Secret:
@@ -35,6 +38,11 @@ class Secret:
 
     def __repr__(self) -> str:
         return HIDDEN
+
+
+def long_enough(key: Secret) -> bool:
+    """Whether a key of operators or services is too long to be guessed."""
+    return len(key.reveal()) >= KEY_CHARACTERS
 
 
 def _digest(text: str) -> bytes:

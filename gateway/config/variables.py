@@ -34,15 +34,30 @@ SETTINGS_GROUPS: Final = (
         "Gateway",
         (
             Variable("LISTEN_ADDR", "0.0.0.0:8080", "address and port to listen on; `metergate up`: 127.0.0.1:8080"),
-            _secret("DATABASE_URL", "Postgres, `postgresql://user:password@host/name`; unset: an embedded server"),
+            _secret(
+                "DATABASE_URL",
+                "Postgres, `postgresql://user:password@host/name` (behind PgBouncer with `?statement_cache_size=0`); "
+                "unset: an embedded server",
+            ),
             _secret("REDIS_URL", "Redis or Valkey, `redis://`, `rediss://` or `unix://`; unset: an embedded server"),
             Variable(
                 "METERGATE_DATA_DIR", ".metergate", "folder of the embedded servers' data and of generated secrets"
+            ),
+            Variable(
+                "METERGATE_SPOOL_DIR",
+                "",
+                "folder on a local disk for a second copy of debits on their way to Postgres, or `off`; unset: `up`: "
+                "`spool` in METERGATE_DATA_DIR, `serve`: none",
             ),
             Variable("METERGATE_CONFIG", "", "folder of the three YAML files; unset: `./config`, else the shipped one"),
             Variable("MAX_BODY_BYTES", "1048576", "largest request body of the billing API"),
             Variable("PROXY_MAX_BODY_BYTES", "33554432", "largest request body of the proxy, after decoding"),
             Variable("REQUEST_TIMEOUT_SECONDS", "30", "longest time for one request of the billing API"),
+            Variable(
+                "METRICS_ADDR",
+                "",
+                "listener of its own for `/metrics`, without a key; `metergate up`: 127.0.0.1:9090, or `off`",
+            ),
             Variable("CORS_ORIGINS", "*", "origins that browsers may call from, separated by commas, or `*`"),
             Variable("FRONTEND_URL", "", "where hosted pages stand, for links; unset: the gateway's own address"),
             Variable("IMAGE", "", "full image reference that the container was started from, for `/api/ping`"),
@@ -51,8 +66,18 @@ SETTINGS_GROUPS: Final = (
     Group(
         "Keys of operators and services",
         (
-            _secret("ADMIN_API_KEY", "for `X-Admin-Key`; unset: `metergate up` makes one, `serve` refuses admin calls"),
-            _secret("SERVICE_API_KEY", "for `X-API-Key` of other services; unset: service calls are refused"),
+            _secret(
+                "ADMIN_API_KEY",
+                "for `X-Admin-Key`, 24 characters or more; unset: `up` makes one, `serve` refuses admin calls",
+            ),
+            _secret(
+                "SERVICE_API_KEY", "for `X-API-Key` of other services, 24 characters or more; unset: they are refused"
+            ),
+            Variable(
+                "TRUSTED_PROXIES",
+                "",
+                "networks of your own proxies, `10.0.0.0/8,192.0.2.7`: from them `X-Forwarded-For` is believed",
+            ),
         ),
     ),
     Group(
@@ -146,7 +171,11 @@ COMPOSE_GROUP: Final = Group(
     "docker-compose.yml alone",
     (
         _secret("POSTGRES_PASSWORD", "password of the bundled Postgres; letters, digits, `-` and `_`"),
+        _secret("VALKEY_PASSWORD", "password of the bundled Valkey; letters, digits, `-` and `_`"),
         Variable("METERGATE_PORT", "8080", "port of this machine that the gateway is published on"),
+        Variable("POSTGRES_IMAGE", "postgres:17-alpine", "image of Postgres; pin it by its digest, `name@sha256:...`"),
+        Variable("VALKEY_IMAGE", "valkey/valkey:8-alpine", "image of Valkey, likewise"),
+        Variable("PYTHON_IMAGE", "python:3.12-slim", "image that the gateway's is built on, likewise"),
     ),
 )
 """The variables of the compose file."""

@@ -5,8 +5,8 @@
     DATA_DIR/postgres-is-in             the name of the folder elsewhere that has `postgres/` (and `run/`)
     DATA_DIR/run/redis.sock, run/pg/    the sockets; or a folder of a shorter name under the temporary folder
 
-Invariant kept here: the servers trust whoever reaches their sockets and files, so only we (and the user that Postgres
-runs as) can. A folder in a public place is used only if it is ours and nobody else can write to it.
+Invariant kept here: Redis trusts whoever reaches its socket, and both whoever reaches their files, so only we (and the
+user that Postgres runs as) can. A folder in a public place is used only if it is ours and nobody else can write to it.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.embedded.account import Account, user_name
+from gateway.embedded.account import Account, is_orphaned, user_name
 from gateway.embedded.errors import EmbeddedServersError
 
 SOCKET_PATH_LIMIT_BYTES = 100  # sockaddr_un holds 108 on Linux and 104 on macOS, with the final NUL
@@ -127,6 +127,35 @@ def hand_over(folder: Path, account: Account | None) -> None:
     folder.chmod(0o700)
 
 
+def take_over(data: Path, account: Account | None) -> bool:
+    """Give the data of a user that is to be followed to the one that Postgres runs as now; whether there was any.
+
+    Nothing runs on it. Only what belongs to that user is given, no link is followed, and the folder itself comes last:
+    broken off, it is done again.
+    """
+    before = data.stat().st_uid
+    if account is None or before == account.uid:
+        return False
+    for _, folders, files, folder_fd in os.fwalk(data, topdown=False, follow_symlinks=False):
+        for name in (*folders, *files):
+            if os.stat(name, dir_fd=folder_fd, follow_symlinks=False).st_uid == before:
+                os.chown(name, account.uid, account.gid, dir_fd=folder_fd, follow_symlinks=False)
+    os.chown(data, account.uid, account.gid, follow_symlinks=False)
+    return True
+
+
+def write_private(path: Path, text: str, account: Account | None) -> None:
+    """Write a file of Postgres's user, whole or not at all, into a folder that this user may write to as well."""
+    half = path.with_name(f"{path.name}.new")
+    half.unlink(missing_ok=True)
+    descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
+        if account is not None:
+            os.fchown(descriptor, account.uid, account.gid)
+        file.write(text)
+    half.replace(path)
+
+
 def own_folder(folder: Path, mode: int) -> Path:
     """Make `folder`, or check that it is ours alone to write to. Raises PermissionError if not, or another OSError."""
     try:
@@ -199,7 +228,7 @@ def _fits(run: Path) -> bool:
 
 def _refuse_data_of_others(data: Path, account: Account | None) -> None:
     owner, expected = data.stat().st_uid, os.geteuid() if account is None else account.uid
-    if owner != expected:
+    if owner != expected and not (account is not None and is_orphaned(owner)):
         raise EmbeddedServersError(
             f"The Postgres data in {data} belongs to {user_name(owner)!r}, not to {user_name(expected)!r}. "
             "Start Metergate as the user who made it, or choose another METERGATE_DATA_DIR."

@@ -1,8 +1,8 @@
 """The embedded Postgres: its first database, its settings, when it is ready.
 
 Invariant kept here: the data is either whole, with the database `metergate` in it, or not there: it is made under
-another name and renamed. `trust` is safe only because the socket's folder is private (`folders`) and no TCP port is
-open.
+another name and renamed. Who may connect is written at each start: the kernel tells the server which user asks
+(`peer`), and ours, root and the server's own are let in, without any password that could leak. No TCP port is open.
 """
 
 import os
@@ -15,8 +15,8 @@ from pathlib import Path
 from signal import SIGINT, SIGQUIT, SIGTERM
 from urllib.parse import quote
 
-from gateway.embedded.account import Account
-from gateway.embedded.folders import Folders, hand_over
+from gateway.embedded.account import Account, user_name
+from gateway.embedded.folders import Folders, hand_over, take_over, write_private
 from gateway.embedded.process import Program, Stop, read_pid, run_to_end, stop_orphan
 
 USER = DATABASE = "metergate"
@@ -34,6 +34,9 @@ SETTINGS: Mapping[str, str] = {
     "log_min_messages": "log",
     "log_min_error_statement": "panic",
 }
+ACCESS = f"""# Written at each start of Metergate. Type, databases, users, method: by the user that the kernel names.
+local all {USER} peer map=metergate
+"""
 _ANSWER_TIMEOUT_S = 1.0
 _STATUS_LINE = 7  # of postmaster.pid, counted from 0 (postgres/src/include/utils/pidfile.h)
 
@@ -65,6 +68,9 @@ class Postgres:
         if not self.folders.postgres.exists():
             report("Making the Postgres database ...")
             await self._initialise()
+        elif take_over(self.folders.postgres, self.account):
+            report(f"The Postgres data in {self.folders.postgres} belongs to its new user now.")
+        self._write_access(self.folders.postgres)
 
     async def clear(self, report: Callable[[str], None]) -> None:
         """Leave nothing of an earlier run that hinders a start. Raises ServerFailed."""
@@ -90,12 +96,34 @@ class Postgres:
             shutil.rmtree(half)
         half.mkdir()
         hand_over(half, self.account)
-        initdb = (str(self.bin / "initdb"), "-A", "trust", "-E", "UTF8", "--no-locale", "-U", USER, "-D", str(half))
+        initdb = (
+            str(self.bin / "initdb"),
+            "--auth-local=peer",
+            "--auth-host=reject",
+            "-E",
+            "UTF8",
+            "--no-locale",
+            "-U",
+            USER,
+            "-D",
+            str(half),
+        )
         await run_to_end(self._program("initdb", initdb))
         # Postgres's own single-user mode: it needs no client, and the database is there before any server starts.
         single_user = (str(self.bin / "postgres"), "--single", "-D", str(half), "-c", "exit_on_error=on", "postgres")
         await run_to_end(self._program("Postgres", single_user), stdin=f"CREATE DATABASE {DATABASE};\n".encode())
+        self._write_access(half)
         half.rename(self.folders.postgres)
+
+    def _write_access(self, data: Path) -> None:
+        """Who may connect; earlier versions let in whoever reached the socket."""
+        users = {user_name(0), user_name(os.geteuid())}
+        if self.account is not None and not self.account.shared:
+            users.add(self.account.name)
+        quoted = (user.replace('"', '""') for user in sorted(users))
+        names = "".join(f'metergate "{user}" {USER}\n' for user in quoted)
+        write_private(data / "pg_ident.conf", f"# Map, user of this machine, user of Postgres.\n{names}", self.account)
+        write_private(data / "pg_hba.conf", ACCESS, self.account)
 
     def _program(self, name: str, command: tuple[str, ...], stop: Stop = ((SIGTERM, 5.0),)) -> Program:
         log = self.folders.logs / "postgres.log"

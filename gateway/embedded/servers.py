@@ -88,7 +88,7 @@ class EmbeddedServers:
 
     def _place(self, stack: AsyncExitStack) -> tuple[Folders, Account | None]:
         """Take the locks and make the folders: blocks for some milliseconds."""
-        account = server_account()
+        account = server_account(self._report)
         home = make_home(self._data_dir, account)
         stack.enter_context(locked(home))
         data_home = postgres_home(home, account, self._report)

@@ -28,7 +28,7 @@ from gateway.providers.openai_parts import count_parts, more_items
 from gateway.providers.openai_usage import OpenAIEvents, usage_from_json
 from gateway.providers.openai_work import WORK_FIELDS, read_work
 from gateway.providers.output import Inline, Output
-from gateway.providers.structure import StructureBounds, check_size, check_value, too_many
+from gateway.providers.structure import SHORT_VALUE_BYTES, StructureBounds, check_size, check_value, too_many
 from gateway.streaming import SseTap
 
 CHAT: Final = "/v1/chat/completions"
@@ -50,8 +50,6 @@ _ITEMS: Final = msgspec.json.Decoder(list[Raw])
 _STRING: Final[msgspec.json.Decoder[str | None]] = msgspec.json.Decoder(str | None)
 _INTEGER: Final[msgspec.json.Decoder[int | None]] = msgspec.json.Decoder(int | None)
 _BOOLEAN: Final[msgspec.json.Decoder[bool | None]] = msgspec.json.Decoder(bool | None)
-_SHORT_VALUE_BYTES: Final = 4
-"""No value up to here, of which `1e99` is the largest, has to be looked at."""
 _FIELD_LEVEL: Final = 1
 
 _EXPECTED: Final = {
@@ -210,7 +208,7 @@ def _values(fields: Mapping[str, Raw], input_field: str, bounds: StructureBounds
                 continue
             if name not in _USUAL_FIELDS and (folded := name.casefold()) in METERING_FIELDS:
                 raise other_case(folded)
-            if len(raw) > _SHORT_VALUE_BYTES and name != input_field and name not in _LOOKED_INTO:
+            if len(raw) > SHORT_VALUE_BYTES and name != input_field and name not in _LOOKED_INTO:
                 check_value(raw, bounds, _FIELD_LEVEL, name)
     except msgspec.DecodeError as error:
         raise wrong_type(name, _EXPECTED[name]) from error

@@ -21,7 +21,7 @@ from gateway.providers.openai_fields import (
     read_objects,
     wrong_type,
 )
-from gateway.providers.structure import StructureBounds, check_value, too_many
+from gateway.providers.structure import SHORT_VALUE_BYTES, StructureBounds, check_value, too_many
 
 MESSAGES: Final = "messages"
 CONTENT: Final = "messages.content"
@@ -35,10 +35,14 @@ _MESSAGE: Final = frozenset({"role", "content", "name", "audio", "tool_calls", "
 _NOT_TEXT: Final = frozenset({"audio", "content", "images", "files", "file_ids", "attachments"})
 """Members of a message that, as a list or an object, bring input that is not in the body or not text."""
 _SOURCE: Final = frozenset({"url", "file_data", "file_id", "filename", "detail", "format", "data"})
+_AUDIO: Final = frozenset({"data", "format"})
+_HEAD_BYTES: Final = 32
+_DATA_URL: Final = b'"data:'
 _IN_BODY: Final = _SOURCE - {"file_id", "data"}
 PLAIN_BYTES: Final = 65_536
 """Messages up to here are looked at as texts; of more no copy is made."""
 _SHORTEST_ITEM_BYTES: Final = len("0,")
+_FEW_COMMAS: Final = 32
 _MEMBER_LEVEL: Final = 3
 """Levels around a member of a message: the body, the list, the message."""
 _PART_LEVEL: Final = 5
@@ -51,9 +55,14 @@ _ITEMS: Final = msgspec.json.Decoder(list[Raw])
 
 def more_items(raw: Raw, most: int) -> bool:
     """Whether a list has more than `most` items; only one that has room for them, and the commas, is looked at."""
-    if len(raw) <= _SHORTEST_ITEM_BYTES * most or bytes(raw).count(b",") < most:
+    if len(raw) <= _SHORTEST_ITEM_BYTES * most:
         return False
-    return len(_ITEMS.decode(raw)) > most
+    text, at = bytes(raw), -1
+    for _ in range(min(most, _FEW_COMMAS)):  # pictures have none, and finding none is fast
+        at = text.find(b",", at + 1)
+        if at < 0:
+            return False
+    return text.count(b",") >= most and len(_ITEMS.decode(raw)) > most
 
 
 def count_parts(messages: Raw, bounds: StructureBounds) -> tuple[Parts, bool]:
@@ -70,11 +79,8 @@ def count_parts(messages: Raw, bounds: StructureBounds) -> tuple[Parts, bool]:
         except (msgspec.ValidationError, RecursionError):
             pass
         else:
-            last = ""
-            for message in plain:
-                if (names := NAMES_BETWEEN.join(message)) != last:  # mostly they are alike
-                    check_shape(names, MESSAGES, _MESSAGE)
-                    last = names
+            for shape in set(map(NAMES_BETWEEN.join, plain)):  # mostly they are alike
+                check_shape(shape, MESSAGES, _MESSAGE)
             return NO_PARTS, False
     return _look_into(messages, bounds)
 
@@ -87,8 +93,8 @@ def _look_into(messages: Raw, bounds: StructureBounds) -> tuple[Parts, bool]:
     outside = False
     for message in found:
         for name, value in message.items():
-            first = first_byte(value)
-            if first == _QUOTE:
+            first = memoryview(value)[0]
+            if first == _QUOTE or (first not in _NESTED and len(value) <= SHORT_VALUE_BYTES):
                 continue
             if name == "content" and first == _LIST:
                 outside |= not _collect(value, parts, bounds)
@@ -120,32 +126,52 @@ def _sum(parts: list[dict[str, Raw]], outside: bool, bounds: StructureBounds) ->
         audios += "input_audio" in names
         files += "file" in names
         for name, value in part.items():
-            if name in _KINDS:
+            if name == "input_audio":
+                data_bytes, elsewhere = _audio(value, bounds)
+                audio_bytes += data_bytes
+                outside |= elsewhere
+            elif name in _KINDS:
                 data_bytes, elsewhere = _source(value, f"{CONTENT}.{name}", bounds)
-                outside |= elsewhere and name != "input_audio"
-                if name == "input_audio":
-                    audio_bytes += data_bytes
-                else:
-                    inline_bytes += data_bytes
+                inline_bytes += data_bytes
+                outside |= elsewhere
             elif first_byte(value) != _QUOTE:
                 check_value(value, bounds, _PART_LEVEL, MESSAGES)
     return Parts(images, audios, files, inline_bytes, audio_bytes), outside
 
 
 def _source(value: Raw, param: str, bounds: StructureBounds) -> tuple[int, bool]:
-    """Of an image, file or audio: bytes of base64 data in the body, and whether it is named by an id alone."""
+    """Of an image or file: bytes of base64 data in the body, and whether it is named by an id alone."""
     if first_byte(value) != _OBJECT:
         check_value(value, bounds, _PART_LEVEL, MESSAGES)
         return _data_bytes(value), False
+    fields = _fields(value, param, bounds)
+    data_bytes = sum(_data_bytes(fields[name]) for name in ("url", "file_data") if name in fields)
+    return data_bytes, not fields.keys() <= _IN_BODY
+
+
+def _audio(value: Raw, bounds: StructureBounds) -> tuple[int, bool]:
+    """Of audio: bytes of base64 data in the body, and whether it is named by an id, or an address, which some providers
+    take in place of data."""
+    if first_byte(value) != _OBJECT:
+        check_value(value, bounds, _PART_LEVEL, MESSAGES)
+        data_bytes = _data_bytes(value)
+        return data_bytes, not data_bytes
+    fields = _fields(value, f"{CONTENT}.input_audio", bounds)
+    data = fields.get("data")
+    if data is None or not fields.keys() <= _AUDIO:
+        return 0, True
+    head = bytes(memoryview(data)[:_HEAD_BYTES])
+    is_address = not head.startswith(_DATA_URL) and (b":" in head or b"\\u" in head)
+    return (0, True) if is_address else (len(data), False)
+
+
+def _fields(value: Raw, param: str, bounds: StructureBounds) -> dict[str, Raw]:
     fields = read_object(value, param, _SOURCE)
     for field in fields.values():
         if first_byte(field) != _QUOTE:
             check_value(field, bounds, _PART_LEVEL + 1, MESSAGES)
-    data_bytes = sum(_data_bytes(fields[name]) for name in ("url", "file_data") if name in fields)
-    if "data" in fields and first_byte(fields["data"]) == _QUOTE:
-        data_bytes += len(fields["data"])
-    return data_bytes, not fields.keys() <= _IN_BODY
+    return fields
 
 
 def _data_bytes(value: Raw) -> int:
-    return len(value) if bytes(memoryview(value)[:6]) == b'"data:' else 0
+    return len(value) if bytes(memoryview(value)[: len(_DATA_URL)]) == _DATA_URL else 0

@@ -27,9 +27,11 @@ CANDIDATE_BYTES: Final = 1_024
 """One place in so many bytes may look like a large number and be looked at; where there are more, strings are taken
 out. Base64 has one in 8,000."""
 _NESTED: Final = b"{["
+_LEVEL_BYTES: Final = len("[]")
+"""No object, array or name takes less."""
 _NUMERIC: Final = b"-0123456789"
-_SHORT_NUMBER_BYTES: Final = 4
-"""`1e99` has so many."""
+SHORT_VALUE_BYTES: Final = 4
+"""No number or literal up to here, of which `1e99` is the largest, has to be looked at."""
 MOST_LEVELS_AT_ONCE: Final = 24
 """Levels that are counted by taking away the innermost pairs; where there are more, sign by sign."""
 _DIGITS: Final = bytes.maketrans(b"0123456789E", b"0000000000e")
@@ -38,10 +40,12 @@ _LONG_DIGITS: Final = b"0" * 200
 _EXPONENTS: Final = (b"e000", b"e+000")
 _MANTISSA_BYTES: Final = 64
 _MANTISSA: Final = re.compile(rb"(?:[:,\[\s]-?|[0-9.]{%d})[0-9.]*\Z" % (_MANTISSA_BYTES - 1))
-_LARGE: Final = re.compile(rb"[0-9.]*(?:[0-9.]{200}|[0-9.][eE]\+?[0-9]{3})[0-9.]*(?:[eE][+-]?[0-9]+)?")
+_LARGE: Final = re.compile(rb"(?<![0-9.])[0-9.]++(?:[eE]\+?[0-9]{3,}+|(?<=[0-9.]{200})(?:[eE][+-]?[0-9]++)?)")
+"""A number that may be above all doubles. Nothing in it is tried twice, whatever digits stand there."""
 _NO_BACKSLASH: Final = re.compile(rb"[^\\]")
 _BRACKETS: Final = bytes.maketrans(b"{}", b"[]")
 _ALL_BUT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
+_ALL_BUT_SIGNS: Final = bytes(set(range(256)) - set(b"[{:,"))
 _STEPS: Final = tuple({ord("["): 1, ord("]"): -1}.get(sign, 0) for sign in range(256))
 
 
@@ -69,8 +73,8 @@ def too_many(what: str, most: int, param: str | None = None) -> BadRequest:
 
 def check_size(body: bytes, bounds: StructureBounds) -> None:
     """Refuse a body with too many members or values, whether it is JSON or not. Builds nothing: at most 2 ns a byte,
-    up to the megabyte that shows it; none where the body has no room for so many. Raises `BadRequest`."""
-    if len(body) > min(bounds.members, bounds.values):
+    up to the megabyte that shows it; none where a body of this length has no room for so many. Raises `BadRequest`."""
+    if len(body) > min(_LEVEL_BYTES * bounds.members, bounds.values):
         _check_size(body, bounds)
 
 
@@ -79,28 +83,28 @@ def check_value(value: Raw, bounds: StructureBounds, level: int, param: str) -> 
     `level` are above it. Takes a nanosecond a byte, and nothing for strings. Raises `BadRequest`."""
     first = memoryview(value)[0]
     if first in _NESTED:
-        text = bytes(value)
-        if text.count(b"{") + text.count(b"[") > bounds.depth - level and _deeper(
-            outside_strings(text), bounds.depth - level
+        text, depth = bytes(value), bounds.depth - level
+        if (
+            len(text) > _LEVEL_BYTES * depth
+            and text.count(b"{") + text.count(b"[") > depth
+            and _deeper(outside_strings(text), depth)
         ):
             raise BadRequest(f"This request is nested too deeply: it has more than {bounds.depth} levels.", param)
         overflows = has_overflow(text)
     else:
-        overflows = first in _NUMERIC and len(value) > _SHORT_NUMBER_BYTES and math.isinf(float(bytes(value)))
+        overflows = first in _NUMERIC and len(value) > SHORT_VALUE_BYTES and math.isinf(float(bytes(value)))
     if overflows:
         raise BadRequest(f"Invalid value for '{param}': a number in it is too large, the most is 1.797e308.", param)
 
 
 def _check_size(body: bytes, bounds: StructureBounds) -> None:
-    members = values = 0
+    signs, most = 0, min(bounds.members, bounds.values)
     for at in range(0, len(body), SLICE_BYTES):
-        end = at + SLICE_BYTES
-        members += sum(body.count(sign, at, end) for sign in (b"{", b"[", b":"))
-        values += body.count(b",", at, end)
-        if members > bounds.members or values > bounds.values:
+        signs += len(body[at : at + SLICE_BYTES].translate(None, _ALL_BUT_SIGNS))
+        if signs > most:
             break
     else:
-        return
+        return  # as for texts: even with those within strings there are few
     members = values = 0
     for piece in _outside(body):
         members += sum(map(piece.count, (b"{", b"[", b":")))

@@ -24,7 +24,6 @@ from tests.chaos.plan import Plan
 DONE: Final = b"data: [DONE]\n\n"
 PAUSE_AFTER_REFUSAL_S: Final = 0.05
 PAUSE_AFTER_CUT_S: Final = 0.05
-LONG_MS: Final = 3000
 
 
 class Ended(Enum):
@@ -51,6 +50,8 @@ class Exchange:
     status: int = 0
     request_id: str | None = None
     note: str = ""
+    got_output: bool = False
+    """Whether some of the answer's text has come."""
 
 
 @dataclass
@@ -62,6 +63,7 @@ class Mix:
     cuts: float = 0.02
     leaves: float = 0.02
     longs: float = 0.03
+    long_ms: int = 3000
     unbounded: float = 0.2
     """Requests that name no maximum: elastic holds."""
 
@@ -111,7 +113,7 @@ class Load:
         chunks = chance.randint(2, 6) if stream else 1
         delay_ms = chance.randint(20, 120)
         if chance.random() < mix.longs:
-            delay_ms = LONG_MS // chunks
+            delay_ms = mix.long_ms // chunks
         marker = f"{next(self._numbers)}-{secrets.token_hex(6)}"
         plan = Plan(marker, do, delay_ms, chunks, chance.randint(5, 20), chance.randint(1, 16))
         leave = do == "ok" and chance.random() < mix.leaves
@@ -151,6 +153,7 @@ class Load:
             data = bytearray()
             async for chunk in response.content.iter_any():
                 data += chunk
+                exchange.got_output = exchange.got_output or b"word" in data
                 if leave:
                     exchange.ended = Ended.left
                     response.close()
@@ -161,6 +164,7 @@ class Load:
     def _judge_json(exchange: Exchange, body: bytes) -> None:
         said = msgspec.json.decode(body)
         if exchange.status == 200:
-            exchange.ended = Ended.whole if said.get("choices") else Ended.odd
+            exchange.got_output = bool(said.get("choices"))
+            exchange.ended = Ended.whole if exchange.got_output else Ended.odd
             return
         exchange.ended, exchange.note = Ended.refused, str(said["error"].get("code"))

@@ -41,25 +41,27 @@ class Fault:
     settle_s: float
 
 
-def _signal(pids: Iterable[int], number: Signals) -> None:
+def send_signal(pids: Iterable[int], number: Signals) -> None:
+    """To those that are still there."""
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, number)
 
 
-async def _worker(stack: Stack, chance: random.Random) -> int:
+async def some_worker(stack: Stack, chance: random.Random) -> int:
+    """A worker that runs."""
     await until(lambda: bool(stack.worker_pids()), "a worker runs")
     return chance.choice(stack.worker_pids())
 
 
 async def kill_worker(stack: Stack, chance: random.Random) -> None:
     """kill -9 of one worker; the supervisor starts another."""
-    _signal([await _worker(stack, chance)], SIGKILL)
+    send_signal([await some_worker(stack, chance)], SIGKILL)
 
 
 async def end_worker(stack: Stack, chance: random.Random) -> None:
     """SIGTERM to one worker: it finishes what it serves; the supervisor starts another."""
-    _signal([await _worker(stack, chance)], SIGTERM)
+    send_signal([await some_worker(stack, chance)], SIGTERM)
 
 
 async def kill_gateway(stack: Stack, chance: random.Random) -> None:
@@ -75,7 +77,7 @@ async def kill_redis(stack: Stack, chance: random.Random) -> None:
     await until(lambda: stack.redis_pid() is not None, "Redis runs")
     pid = stack.redis_pid()
     assert pid is not None
-    _signal([pid], SIGKILL)
+    send_signal([pid], SIGKILL)
 
 
 async def kill_postgres(stack: Stack, chance: random.Random) -> None:
@@ -83,21 +85,21 @@ async def kill_postgres(stack: Stack, chance: random.Random) -> None:
     await until(stack.postgres_answers, "Postgres answers")
     pid = stack.postgres_pid()
     assert pid is not None
-    sessions = [child.pid for child in _children(pid)]
-    _signal([chance.choice(sessions) if sessions and chance.random() < 0.3 else pid], SIGKILL)
+    sessions = [child.pid for child in children(pid)]
+    send_signal([chance.choice(sessions) if sessions and chance.random() < 0.3 else pid], SIGKILL)
 
 
 async def _freeze(pids: list[int]) -> None:
-    _signal(pids, SIGSTOP)
+    send_signal(pids, SIGSTOP)
     try:
         await asyncio.sleep(FROZEN_S)
     finally:
-        _signal(pids, SIGCONT)
+        send_signal(pids, SIGCONT)
 
 
 async def freeze_worker(stack: Stack, chance: random.Random) -> None:
     """One worker stands still for as long as its lease."""
-    await _freeze([await _worker(stack, chance)])
+    await _freeze([await some_worker(stack, chance)])
 
 
 async def freeze_gateway(stack: Stack, chance: random.Random) -> None:
@@ -116,9 +118,7 @@ async def freeze_redis(stack: Stack, chance: random.Random) -> None:
 async def freeze_postgres(stack: Stack, chance: random.Random) -> None:
     """Postgres stands still, all its processes."""
     await until(lambda: stack.postgres_pid() is not None, "Postgres runs")
-    pid = stack.postgres_pid()
-    assert pid is not None
-    await _freeze([pid, *(child.pid for child in _children(pid))])
+    await _freeze(all_of_postgres(stack))
 
 
 async def age_redis(stack: Stack, chance: random.Random) -> None:
@@ -126,43 +126,43 @@ async def age_redis(stack: Stack, chance: random.Random) -> None:
     await until(lambda: stack.redis_pid() is not None, "Redis runs")
     pid = stack.redis_pid()
     assert pid is not None
-    _signal([pid], SIGSTOP)
+    send_signal([pid], SIGSTOP)
     try:
         for file in (stack.folder / "data" / "redis" / "appendonlydir").glob("*.incr.aof"):
             os.truncate(file, int(file.stat().st_size * (1 - chance.random() / 2)))
     finally:
-        _signal([pid], SIGKILL)
+        send_signal([pid], SIGKILL)
 
 
 async def fill_redis(stack: Stack, chance: random.Random) -> None:
     """Redis is out of memory for a while and refuses to write."""
-    await _redis(stack, "CONFIG", "SET", "maxmemory", "1")
+    await command_redis(stack, "CONFIG", "SET", "maxmemory", "1")
     try:
         await asyncio.sleep(FULL_S)
     finally:
-        await _redis(stack, "CONFIG", "SET", "maxmemory", "0")
+        await command_redis(stack, "CONFIG", "SET", "maxmemory", "0")
 
 
 async def empty_redis(stack: Stack, chance: random.Random) -> None:
     """FLUSHALL: the same server, with nothing in it."""
-    await _redis(stack, "FLUSHALL")
+    await command_redis(stack, "FLUSHALL")
 
 
 async def lose_account(stack: Stack, chance: random.Random) -> None:
     """One account's state is gone from Redis, as an eviction would have it."""
     customer = chance.choice(stack.customers)
-    await _redis(stack, "DEL", _KEYS.account(customer.account_id))
+    await command_redis(stack, "DEL", _KEYS.account(customer.account_id))
 
 
 async def turn_clock_back(stack: Stack, chance: random.Random) -> None:
     """The wall clock of every worker is an hour behind for a while."""
     pids = stack.worker_pids()
-    _signal(pids, SIGUSR2)
+    send_signal(pids, SIGUSR2)
     await asyncio.sleep(CLOCK_BACK_S)
-    _signal(pids, SIGUSR2)
+    send_signal(pids, SIGUSR2)
 
 
-async def _redis(stack: Stack, *command: bytes | str) -> None:
+async def command_redis(stack: Stack, *command: bytes | str) -> None:
     """Have a command carried out, however late this process, all of its clients in one, gets to see the answer."""
     link = Link(stack.endpoints.redis_url)
 
@@ -179,7 +179,15 @@ async def _redis(stack: Stack, *command: bytes | str) -> None:
         await link.close()
 
 
-def _children(pid: int) -> list[psutil.Process]:
+def all_of_postgres(stack: Stack) -> list[int]:
+    """Its first process, and then its sessions and helpers."""
+    pid = stack.postgres_pid()
+    assert pid is not None
+    return [pid, *(child.pid for child in children(pid))]
+
+
+def children(pid: int) -> list[psutil.Process]:
+    """What a process has started, if it is still there."""
     try:
         return psutil.Process(pid).children()
     except psutil.NoSuchProcess:

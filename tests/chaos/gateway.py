@@ -8,21 +8,27 @@ import logging
 import os
 import sys
 
+from gateway.ended import ending_leases
 from gateway.supervisor import die_with_parent, supervise
 
 
 def main(parent_pid: str, listen: str, workers: str) -> int:
     die_with_parent(int(parent_pid))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    work = supervise(
-        (sys.executable, "-m", "tests.chaos.worker"),
-        workers=int(workers),
-        listen=listen,
-        env=os.environ,
-        shutdown_grace_s=10.0,
-        on_ready=lambda address: print(f"ready {address}", flush=True),
-    )
-    return asyncio.run(work)
+    return asyncio.run(_supervised(listen, int(workers)))
+
+
+async def _supervised(listen: str, workers: int) -> int:
+    async with ending_leases(os.environ["DATABASE_URL"]) as end_lease:
+        return await supervise(
+            (sys.executable, "-m", "tests.chaos.worker"),
+            workers=workers,
+            listen=listen,
+            env=os.environ,
+            shutdown_grace_s=10.0,
+            on_ready=lambda address: print(f"ready {address}", flush=True),
+            on_end=end_lease,
+        )
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ import shutil
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 import psutil
@@ -31,13 +31,16 @@ from tests.chaos.places import (
     ROOT,
     WIDE,
     allow_connections,
-    free_port,
     is_free,
     make_environment,
     make_folder,
 )
 from tests.chaos.upstream import Upstream
+from tests.ports import free_port
 from tests.redis_cluster import RedisCluster, formed_cluster
+
+if TYPE_CHECKING:
+    from tests.chaos.clients import Load
 
 BOUND_S: Final = 60.0
 """No condition is waited for longer."""
@@ -71,10 +74,23 @@ class Customer:
     key_quotas: tuple[Quota, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Excuse:
+    """What may be missing afterwards, by `time.monotonic`: debits of answers that ended between `from_s` and `until_s`,
+    and of what broke off then. `fault_s` is when it happened. `restored`: it was a backup that was, and whatever ran
+    meanwhile is excused."""
+
+    from_s: float
+    until_s: float
+    fault_s: float
+    restored: bool = False
+
+
 @dataclass
 class Stack:
     """What runs. `workers` is the number of worker processes; `cluster` is their Redis, where it is not the embedded
-    one."""
+    one. `load` is what clients do now; `others` are customers that faults have made, by name; `excuses` and `notes` are
+    what faults leave for the verdict and for the reader."""
 
     folder: Path
     servers: EmbeddedServers
@@ -87,6 +103,10 @@ class Stack:
     cluster: RedisCluster | None = None
     customers: list[Customer] = field(default_factory=list)
     supervisor: Process | None = None
+    load: "Load | None" = None
+    others: dict[str, Customer] = field(default_factory=dict)
+    excuses: list[Excuse] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -144,9 +164,10 @@ class Stack:
 
     def postgres_pid(self) -> int | None:
         """The Postgres that runs now (its first process)."""
-        return _living(read_pid(self._postgres_home() / "postgres" / "postmaster.pid"))
+        return _living(read_pid(self.postgres_home() / "postgres" / "postmaster.pid"))
 
-    def _postgres_home(self) -> Path:
+    def postgres_home(self) -> Path:
+        """The folder that has Postgres's folders."""
         pointer = self.folder / "data" / POINTER_NAME
         return Path(pointer.read_text().strip()) if pointer.exists() else self.folder / "data"
 
@@ -243,9 +264,12 @@ async def running(
     postgres_options: Mapping[str, str] | None = None,
     keep: bool = False,
     on_cluster: bool = False,
+    around_servers: Callable[[Path], AbstractContextManager[None]] | None = None,
+    spools: bool = False,
 ) -> AsyncIterator[Stack]:
     """Everything, in a new folder; `postgres_folder` is where Postgres's data shall be instead. With `on_cluster` the
-    gateway's Redis is a cluster of its own. Main thread only."""
+    gateway's Redis is a cluster of its own. `around_servers` gets the folder, and lasts as long as the servers run.
+    `spools`: workers keep a second copy of debits on disk. Main thread only."""
     allow_connections()
     folder = make_folder(postgres_folder)
     data = folder / "data"
@@ -253,7 +277,10 @@ async def running(
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=BOUND_S)
     try:
-        with formed_cluster() if on_cluster else nullcontext() as cluster:
+        with (
+            formed_cluster() if on_cluster else nullcontext() as cluster,
+            around_servers(folder) if around_servers is not None else nullcontext(),
+        ):
             async with (
                 EmbeddedServers(data, postgres_options=postgres_options) as servers,
                 upstream.served(),
@@ -265,6 +292,7 @@ async def running(
                 environment = make_environment(
                     folder, endpoints, address, upstream.url, defaults or {}, embedded=not on_cluster
                 )
+                environment["METERGATE_SPOOL_DIR"] = str(folder / "spool") if spools else "off"
                 stack = Stack(folder, servers, upstream, session, workers, endpoints, address, environment, cluster)
                 try:
                     await stack.start_gateway()

@@ -3,22 +3,30 @@
 Every check is exact. What is counted here and must be zero:
 
     lost       whole answers without a settled debit of exactly their price
+    free       answers that were not received whole, of which output was, and that cost nothing. A hold that was given
+               back because its gateway had died, or stood still, is allowed to, where a fault may end gateways
     doubled    markers with more than one debit, request ids with more than one row or transfer, and debits of requests
                that never reached the provider
     overshoot  by how much balances fell below -credit_limit, and cost windows above their limits, in nano-USD
     exceeded   windows of other metrics above their limits
     leaked     journal entries, held amounts and running counts that are left when nothing runs
-    drifts     differences between Redis and the ledger, and checks of the ledger itself that fail
+    drifts     differences between Redis and the ledger, windows in Redis that lie far in the future, and checks of the
+               ledger itself that fail
+
+`excused` counts what would be lost or free, but two faults came together, or a backup was restored: within the bound
+that the fault has stated (`Excuse`).
 """
 
+import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from billing.holds.codec import AccountState, Entry, KeyState
+from billing.holds.codec import Counter as Used
 from billing.holds.connection import RedisError
 from billing.holds.partitions import NotReady
 from billing.ledger.postgres import Database, DatabaseError
@@ -26,9 +34,11 @@ from billing.ledger.verify import STATEMENT_TIMEOUT_S, verify
 from billing.quotas import Metric, Quota, window_id
 from gateway.runtime import Runtime
 from tests.chaos.clients import Ended, Exchange
-from tests.chaos.harness import Customer, Stack, until
+from tests.chaos.harness import Customer, Excuse, Stack, until
 
-QUIET_BOUND_S = 60.0
+QUIET_BOUND_S = 120.0
+MOST_DETAILS = 10
+AHEAD_S = 3600
 
 
 @dataclass
@@ -41,6 +51,9 @@ class Verdict:
     cut: int = 0
     debits: int = 0
     lost: int = 0
+    free: int = 0
+    excused: int = 0
+    excused_ms: int = 0
     doubled: int = 0
     overshoot_nano: int = 0
     exceeded: int = 0
@@ -52,19 +65,28 @@ class Verdict:
 
     @property
     def ok(self) -> bool:
-        bad = (self.lost, self.doubled, self.overshoot_nano, self.exceeded, self.leaked, self.drifts, self.odd)
+        bad = (
+            self.lost,
+            self.free,
+            self.doubled,
+            self.overshoot_nano,
+            self.exceeded,
+            self.leaked,
+            self.drifts,
+            self.odd,
+        )
         return not any(bad)
 
 
-async def judge(stack: Stack, exchanges: Sequence[Exchange], quiet_s: float) -> Verdict:
-    """Compare everything, once nothing runs (`wait_until_quiet`)."""
+async def judge(stack: Stack, exchanges: Sequence[Exchange], quiet_s: float, *, ends_gateways: bool = True) -> Verdict:
+    """Compare everything, once nothing runs (`wait_until_quiet`). `ends_gateways`: a fault may have."""
     verdict = Verdict(requests=len(exchanges), quiet_s=quiet_s)
     ended = Counter(exchange.ended for exchange in exchanges)
     verdict.whole, verdict.refused, verdict.cut = ended[Ended.whole], ended[Ended.refused], ended[Ended.cut]
     async with stack.runtime() as runtime:
         events = [dict(row) for row in await runtime.database.rows("SELECT * FROM usage_events")]
         verdict.debits = sum(event["outcome"] == "settled" for event in events)
-        _check_answers(verdict, exchanges, events)
+        _check_answers(verdict, stack, exchanges, events, ends_gateways=ends_gateways)
         await _check_doubled(verdict, runtime, stack, events)
         check_windows(verdict, stack.customers, events)
         await _check_accounts(verdict, runtime, stack.customers)
@@ -73,30 +95,85 @@ async def judge(stack: Stack, exchanges: Sequence[Exchange], quiet_s: float) -> 
     return verdict
 
 
-def lost_of(exchanges: Iterable[Exchange], events: dict[str, dict[str, Any]]) -> list[str]:
+def lost_of(exchanges: Iterable[Exchange], events: Mapping[str, dict[str, Any]]) -> list[str]:
     """A sentence for each whole answer whose debit is missing or wrong."""
-    found = []
+    return [said for exchange in exchanges if (said := _lost(exchange, events)) is not None]
+
+
+def free_of(
+    exchanges: Iterable[Exchange], events: Mapping[str, dict[str, Any]], *, ends_gateways: bool = True
+) -> list[str]:
+    """A sentence for each answer that was not received whole, of which output was, and that cost nothing."""
+    found = (_free(exchange, events, ends_gateways=ends_gateways) for exchange in exchanges)
+    return [said for said in found if said is not None]
+
+
+def _lost(exchange: Exchange, events: Mapping[str, dict[str, Any]]) -> str | None:
+    if exchange.ended is not Ended.whole:
+        return None
+    event, wanted = events.get(exchange.request_id or ""), exchange.plan.charged_nano
+    if event is None:
+        return f"{exchange.request_id} ({exchange.plan.marker}) has no debit"
+    if event["outcome"] != "settled" or event["charged_nano"] != wanted:
+        return f"{exchange.request_id}: {event['outcome']}, {event['charged_nano']} instead of {wanted}"
+    if event["client_request_id"] != exchange.plan.marker:
+        return f"{exchange.request_id} is the debit of {event['client_request_id']}"
+    return None
+
+
+def _free(exchange: Exchange, events: Mapping[str, dict[str, Any]], *, ends_gateways: bool) -> str | None:
+    if exchange.ended is Ended.whole or not exchange.got_output:
+        return None
+    event = events.get(exchange.request_id or "")
+    if event is None:
+        return f"{exchange.request_id} ({exchange.plan.marker}): output was received, {exchange.ended.value}, no debit"
+    if event["charged_nano"] > 0 or (event["outcome"] == "expired" and ends_gateways):
+        return None
+    return (
+        f"{exchange.request_id}: output was received, {exchange.ended.value}, and it is {event['outcome']} for nothing"
+    )
+
+
+def _excuse(excuses: Sequence[Excuse], exchange: Exchange) -> Excuse | None:
+    for each in excuses:
+        began_s = exchange.sent_s if exchange.ended is not Ended.whole or each.restored else exchange.ended_s
+        if began_s <= each.until_s and exchange.ended_s >= each.from_s:
+            return each
+    return None
+
+
+def _check_answers(
+    verdict: Verdict,
+    stack: Stack,
+    exchanges: Sequence[Exchange],
+    events: list[dict[str, Any]],
+    *,
+    ends_gateways: bool,
+) -> None:
+    by_id = {event["request_id"]: event for event in events}
     for exchange in exchanges:
-        if exchange.ended is not Ended.whole:
+        lost, free = _lost(exchange, by_id), _free(exchange, by_id, ends_gateways=ends_gateways)
+        if lost is None and free is None:
             continue
-        event = events.get(exchange.request_id or "")
-        if event is None:
-            found.append(f"{exchange.request_id} ({exchange.plan.marker}) has no debit")
-        elif event["outcome"] != "settled" or event["charged_nano"] != exchange.plan.charged_nano:
-            wanted = exchange.plan.charged_nano
-            found.append(f"{exchange.request_id}: {event['outcome']}, {event['charged_nano']} instead of {wanted}")
-        elif event["client_request_id"] != exchange.plan.marker:
-            found.append(f"{exchange.request_id} is the debit of {event['client_request_id']}")
-    return found
-
-
-def _check_answers(verdict: Verdict, exchanges: Sequence[Exchange], events: list[dict[str, Any]]) -> None:
-    lost = lost_of(exchanges, {event["request_id"]: event for event in events})
-    verdict.lost = len(lost)
-    verdict.details += lost[:10]
+        excuse = _excuse(stack.excuses, exchange)
+        if excuse is not None:
+            verdict.excused += 1
+            verdict.excused_ms = max(verdict.excused_ms, round((excuse.fault_s - exchange.ended_s) * 1000))
+            continue
+        verdict.lost, verdict.free = verdict.lost + (lost is not None), verdict.free + (free is not None)
+        if verdict.lost + verdict.free <= MOST_DETAILS:
+            verdict.details.append(f"{lost or free}{_beside(stack.excuses, exchange)}")
     odd = [exchange for exchange in exchanges if exchange.ended is Ended.odd]
     verdict.odd = len(odd)
     verdict.details += [f"{exchange.request_id}: ended cleanly, not whole: {exchange}" for exchange in odd[:5]]
+
+
+def _beside(excuses: Sequence[Excuse], exchange: Exchange) -> str:
+    """When it ended, by the fault that was nearest, where some are excused."""
+    if not excuses:
+        return ""
+    nearest = min((exchange.ended_s - each.fault_s for each in excuses), key=abs)
+    return f", which ended {nearest * 1000:+.0f} ms from the fault"
 
 
 async def _check_doubled(verdict: Verdict, runtime: Runtime, stack: Stack, events: list[dict[str, Any]]) -> None:
@@ -185,10 +262,22 @@ async def _check_accounts(verdict: Verdict, runtime: Runtime, customers: Sequenc
                 f"{customer.account_id}: Redis has {state.balance_nano} at {state.xseq}, "
                 f"the ledger {balance} at {row['xseq']}"
             )
+        quotas = (*customer.account_quotas, *customer.key_quotas)
+        future = [each for each in (*state.counters, *key.counters) if _lies_ahead(each, quotas)]
+        if future:
+            verdict.drifts += len(future)
+            verdict.details.append(f"{customer.account_id} has windows in the future: {future}")
         if state.held_nano or state.running or key.running:
             verdict.leaked += 1
             held = f"holds {state.held_nano}, runs {state.running}, its key {key.running}"
             verdict.details.append(f"{customer.account_id} {held}")
+
+
+def _lies_ahead(window: Used, quotas: Sequence[Quota]) -> bool:
+    """Whether a window begins more than an hour from now, by the clock that is right: less than that a Redis may have
+    been ahead."""
+    end_s = int(time.time()) + AHEAD_S
+    return any(window.tag == quota.tag and window.window_id > window_id(quota.window, end_s) for quota in quotas)
 
 
 async def _check_redis(verdict: Verdict, runtime: Runtime) -> None:

@@ -16,7 +16,7 @@ from gateway.embedded.folders import POINTER_NAME
 from tests.chaos.plan import INPUT_NANO, MAX_OUTPUT_TOKENS, MODEL, OUTPUT_NANO
 
 ROOT: Final = Path(__file__).parent.parent.parent
-ADMIN_KEY: Final = "admin-key-of-the-chaos"
+ADMIN_KEY: Final = "admin-key-of-all-the-chaos"
 CONNECTIONS: Final = 16_384
 WIDE: Final = [
     {"window": "minute", "metric": "requests", "limit": 1_000_000},
@@ -90,13 +90,6 @@ def _with_host(database_url: str) -> str:
     parts = urlsplit(database_url)
     folder = parse_qs(parts.query)["host"][0]
     return urlunsplit(parts._replace(netloc=f"{parts.netloc}{quote(folder, safe='')}", query=""))
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def is_free(address: str) -> bool:

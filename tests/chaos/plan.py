@@ -15,7 +15,8 @@ _SAID: Final = re.compile(rb"marker=(\S+) do=(\w+) ms=(\d+) chunks=(\d+) in=(\d+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`do`: ok; error (a 500); cut (the connection breaks in mid-answer). `delay_ms` passes before each chunk."""
+    """`do`: ok; error (a 500); cut (the connection breaks in mid-answer); flood (a stream of megabytes, few of them
+    output). `delay_ms` passes before each chunk."""
 
     marker: str
     do: str

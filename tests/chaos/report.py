@@ -13,16 +13,20 @@ HEAD = (
     "whole",
     "debits",
     "lost",
+    "free",
     "doubled",
     "overshoot",
     "leaked",
     "drifts",
+    "excused, ms",
     "recovery s (median, most)",
 )
 
 
 def table(rounds: Sequence[Round]) -> str:
-    """Rows as Markdown; overshoot in nano-USD. Lost and the like are of the whole stack at the end of a round."""
+    """Rows as Markdown; overshoot in nano-USD. Lost and the like are of the whole stack at the end of a round. Excused:
+    how many answers are missing that two faults together, or a restored backup, may take, and how long before the fault
+    the earliest of them ended."""
     rows = [HEAD, *(_row(each) for each in rounds)]
     widths = [max(len(row[place]) for row in rows) for place in range(len(HEAD))]
     lines = [
@@ -43,10 +47,12 @@ def _row(each: Round) -> tuple[str, ...]:
         str(sum(exchange.ended is Ended.whole for exchange in each.exchanges)),
         str(verdict.debits),
         str(verdict.lost),
+        str(verdict.free),
         str(verdict.doubled),
         str(verdict.overshoot_nano + verdict.exceeded),
         str(verdict.leaked),
         str(verdict.drifts + verdict.odd),
+        f"{verdict.excused}, {verdict.excused_ms}" if verdict.excused else "-",
         recovery,
     )
 
@@ -61,7 +67,7 @@ def by_fault(each: Round) -> str:
         counted = ", ".join(f"{count} {how}" for how, count in ended.most_common())
         worst = max(struck.recovered_s for struck in mine)
         lines.append(f"{name} ({len(mine)}): {counted}; recovered within {worst:.2f} s")
-    return "\n".join(lines)
+    return "\n".join([*lines, *each.notes])
 
 
 def _how(exchange: Exchange) -> str:

@@ -18,6 +18,7 @@ from tests.chaos.ledger_check import Verdict, judge, wait_until_quiet
 RECOVERY_BOUND_S: Final = 45.0
 GRANT_EVERY_S: Final = 1.0
 GRANT_USD: Final = "0.002"
+POOR_NANO: Final = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +34,14 @@ class Struck:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What came of one round."""
+    """What came of one round; `notes` is what its faults have measured."""
 
     name: str
     struck: tuple[Struck, ...]
     verdict: Verdict
     exchanges: tuple[Exchange, ...]
     seconds: float
+    notes: tuple[str, ...] = ()
 
 
 async def make_customers(stack: Stack) -> list[tuple[Customer, float]]:
@@ -74,15 +76,18 @@ async def run_round(
     mix: Mix | None = None,
     most_pause_s: float = 1.5,
     apart_s: float = 0.0,
+    granting: bool = True,
+    ends_gateways: bool = True,
 ) -> Round:
     """Strike with `faults` in turn, at least `apart_s` apart. `earlier` are exchanges of earlier rounds on this stack,
-    which stay judged."""
+    which stay judged. `granting`: the poor get credit meanwhile. `ends_gateways`: a fault may end or freeze one."""
     chance = random.Random(seed)  # noqa: S311 - load, not a secret
-    load = Load(stack, customers, concurrency, seed, mix or Mix())
+    stack.load = load = Load(stack, customers, concurrency, seed, mix or Mix())
     began_s = time.monotonic()
     load.start()
     stop_granting = asyncio.Event()
-    granting = asyncio.create_task(_grant(stack, customers, stop_granting))
+    poor = [customer for customer, _ in customers if customer.granted_nano < POOR_NANO] if granting else []
+    grants = asyncio.create_task(_grant(stack, poor, stop_granting))
     struck = []
     try:
         await _recovered(load, began_s)
@@ -94,19 +99,18 @@ async def run_round(
             struck.append(Struck(fault, at_s, await _recovered(load, began_at_s, place, hit), hit))
             await asyncio.sleep(max(0.0, at_s + max(fault.settle_s, apart_s) - time.monotonic()))
         stop_granting.set()
-        await granting
+        await grants
     finally:
-        granting.cancel()
+        grants.cancel()
         await load.stop()
-    quiet_s = await _make_quiet(stack, load, customers)
+    quiet_s = await _make_quiet(stack, load)
     exchanges = tuple(load.exchanges)
-    verdict = await judge(stack, [*earlier, *exchanges], quiet_s)
-    return Round(name, tuple(struck), verdict, exchanges, time.monotonic() - began_s)
+    verdict = await judge(stack, [*earlier, *exchanges], quiet_s, ends_gateways=ends_gateways)
+    return Round(name, tuple(struck), verdict, exchanges, time.monotonic() - began_s, tuple(stack.notes))
 
 
-async def _grant(stack: Stack, customers: Sequence[tuple[Customer, float]], stop: asyncio.Event) -> None:
+async def _grant(stack: Stack, poor: Sequence[Customer], stop: asyncio.Event) -> None:
     """Credit for the poor while everything breaks: each grant counts once."""
-    poor = [customer for customer, _ in customers if customer.granted_nano < 10**9]
     for number in itertools.count():
         if not poor or stop.is_set():
             return
@@ -133,12 +137,12 @@ def _was_hit(exchange: Exchange, hit: Hit) -> bool:
     return exchange.sent_s >= hit.at_s and exchange.customer in hit.customers
 
 
-async def _make_quiet(stack: Stack, load: Load, customers: Sequence[tuple[Customer, float]]) -> float:
+async def _make_quiet(stack: Stack, load: Load) -> float:
     """Wait until what is left of dead gateways is swept, then load every account into Redis's current life."""
     began_s = time.monotonic()
     await wait_until_quiet(stack)
     chance = random.Random(0)  # noqa: S311 - load, not a secret
-    for customer, _ in customers:
+    for customer in stack.customers:
 
         async def answered(customer: Customer = customer) -> bool:
             exchange = await load.ask(customer, chance)

@@ -5,13 +5,17 @@ tests.chaos` has 200, thirty faults of each kind, and more kinds.
 """
 
 import random
+from dataclasses import replace
 from typing import Final
 
+from tests.chaos.clients import Ended
 from tests.chaos.faults import KILLS
 from tests.chaos.harness import running
-from tests.chaos.ledger_check import lost_of
+from tests.chaos.ledger_check import free_of, lost_of
+from tests.chaos.misuse import DEFAULTS_OF_SLOW_READERS, SLOW_READERS
 from tests.chaos.report import by_fault
 from tests.chaos.run import make_customers, run_round
+from tests.chaos.stores import LOST_JOURNAL
 
 CLIENTS: Final = 100
 KILLS_OF_EACH: Final = 3
@@ -32,6 +36,16 @@ async def test_kills_lose_and_double_nothing() -> None:
     assert verdict.ok, "\n".join(verdict.details)
 
 
+async def test_slow_readers_pay_and_a_lost_journal_holds_nothing() -> None:
+    """No gateway dies here: nothing that a client has received may be free."""
+    async with running(defaults=DEFAULTS_OF_SLOW_READERS) as stack:
+        customers = await make_customers(stack)
+        faults = [SLOW_READERS, LOST_JOURNAL]
+        made = await run_round(stack, "slow", customers, faults, concurrency=20, seed=SEED, ends_gateways=False)
+    assert sum(each.plan.do == "flood" and each.got_output for each in made.exchanges) == 6
+    assert made.verdict.ok, "\n".join(made.verdict.details)
+
+
 async def test_the_verdict_sees_what_is_wrong() -> None:
     """The proof is worth what its judge is: a whole answer that the ledger has not got is found."""
     async with running(workers=1) as stack:
@@ -44,3 +58,12 @@ async def test_the_verdict_sees_what_is_wrong() -> None:
         assert lost_of([first], {str(first.request_id): event}) == []
         for wrong in ({"outcome": "expired"}, {"charged_nano": 1}, {"client_request_id": "another"}):
             assert len(lost_of([first], {str(first.request_id): {**event, **wrong}})) == 1
+        assert free_of([first], {}) == []  # it is lost, which is worse
+        cut = replace(first, ended=Ended.cut)
+        assert free_of([replace(cut, got_output=False)], {}) == []
+        assert len(free_of([cut], {})) == 1
+        assert free_of([cut], {str(cut.request_id): {**event, "charged_nano": 1}}) == []
+        assert len(free_of([cut], {str(cut.request_id): {**event, "charged_nano": 0}})) == 1
+        given_back = {str(cut.request_id): {"outcome": "expired", "charged_nano": 0}}
+        assert free_of([cut], given_back) == []
+        assert len(free_of([cut], given_back, ends_gateways=False)) == 1

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 import pytest
+import pytest_asyncio
 
 from billing.ledger.postgres import Database
 from billing.money import parse_usd
@@ -27,8 +28,12 @@ DELAY_MS: Final = 700
 """The provider takes as long: all holds stand at the same time."""
 
 
-@pytest.fixture
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stack() -> AsyncIterator[Stack]:
+    """One for all of them: each has customers of its own."""
     async with running() as made:
         yield made
 

@@ -15,6 +15,8 @@ from tests.chaos.plan import MAX_OUTPUT_TOKENS, Plan, read_plan
 
 SSE: Final = {"Content-Type": "text/event-stream"}
 DONE: Final = b"data: [DONE]\n\n"
+PADDING: Final = b": " + b"." * (128 << 10) + b"\n\n"
+"""A comment, which is no output; more of them than the sockets on the way take."""
 _MAXIMUM: Final = re.compile(rb'"max_(?:completion_)?tokens": ?(\d+)')
 
 
@@ -65,6 +67,8 @@ class Upstream:
             await asyncio.sleep(plan.delay_ms / 1000)
             choice = {"index": 0, "delta": {"content": "word "}, "finish_reason": None}
             await response.write(_event(_completion("chat.completion.chunk", [choice])))
+            if plan.do == "flood":
+                await response.write(PADDING)
             if plan.do == "cut" and place == plan.chunks // 2:
                 assert request.transport is not None
                 request.transport.abort()

@@ -1,16 +1,20 @@
 """Runs `metergate` as a person would: a process of its own, in a folder of its own."""
 
+import atexit
 import json
 import os
+import select
 import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +46,36 @@ class Result:
         return self.stderr
 
 
+class Commander:
+    """A process of `tests.gateway.commander`. It ends with this one."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.gateway.commander"],
+            cwd=CHECKOUT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        atexit.register(self._process.kill)
+
+    def ask(self, asked: Mapping[str, Any]) -> int:
+        """Have a command run; its exit code, as `subprocess` has it. Raises `AssertionError` after WAIT_S."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{json.dumps(asked)}\n")
+        self._process.stdin.flush()
+        ready, _, _ = select.select([self._process.stdout], [], [], WAIT_S)
+        assert ready, f"{asked['arguments']} takes longer than {WAIT_S:.0f} s"
+        return int(self._process.stdout.readline())
+
+
+@cache
+def commander() -> Commander:
+    """The one of this run."""
+    return Commander()
+
+
 @dataclass
 class Shell:
     """A folder to run commands in. `env` is added to the bare environment that a command gets."""
@@ -55,11 +89,24 @@ class Shell:
 
     def environment(self, env: Mapping[str, str] | None = None) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
-        own = {"PYTHONPATH": str(CHECKOUT), "METERGATE_DATA_DIR": str(self.data_dir), "LISTEN_ADDR": "127.0.0.1:0"}
+        own = {
+            "PYTHONPATH": str(CHECKOUT),
+            "METERGATE_DATA_DIR": str(self.data_dir),
+            "LISTEN_ADDR": "127.0.0.1:0",
+            "METRICS_ADDR": "127.0.0.1:0",
+        }
         return {**kept, **own, **self.env, **(env or {})}
 
     def run(self, *arguments: str, env: Mapping[str, str] | None = None) -> Result:
-        """Run a command to its end."""
+        """Run a command to its end, in a process that was forked from one that has imported it."""
+        with tempfile.TemporaryDirectory(prefix="mg-said-") as folder:
+            stdout, stderr = Path(folder) / "stdout", Path(folder) / "stderr"
+            asked = {"arguments": arguments, "cwd": str(self.folder), "env": self.environment(env)}
+            code = commander().ask({**asked, "stdout": str(stdout), "stderr": str(stderr)})
+            return Result(code, stdout.read_text(), stderr.read_text())
+
+    def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> Result:
+        """Run a command to its end, from the very start."""
         done = subprocess.run(
             [*METERGATE, *arguments],
             capture_output=True,

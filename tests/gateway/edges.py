@@ -21,9 +21,9 @@ from aiohttp import web
 from gateway.call import BadBody, BodyTooLarge, Call
 from gateway.edge import EdgeRunner, EdgeServer, Serve, route_of
 
-BOUND_S: Final = 15.0
+BOUND_S: Final = 60.0
 """No test waits longer for a state."""
-PATIENCE_S: Final = 4.0
+PATIENCE_S: Final = 30.0
 """Nor for one answer."""
 METERED: Final = "/v1/metered"
 ENCODED: Final = "/v1/meter%65d"

@@ -16,6 +16,10 @@ from gateway.supervisor import supervise
 
 def main(loop: str, how: str, workers: str, grace_s: str, listen: str) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+
+    async def on_end(gateway_id: str) -> None:
+        print(f"ended {gateway_id}", flush=True)
+
     work = supervise(
         [sys.executable, str(Path(__file__).with_name("supervised_worker.py")), how],
         workers=int(workers),
@@ -23,6 +27,7 @@ def main(loop: str, how: str, workers: str, grace_s: str, listen: str) -> int:
         env={"COLOUR": "green", "PYTHONPATH": os.environ["PYTHONPATH"]},
         shutdown_grace_s=float(grace_s),
         on_ready=lambda address: print(f"ready {address}", flush=True),
+        on_end=on_end,
     )
     return asyncio.run(work) if loop == "asyncio" else uvloop.run(work)
 

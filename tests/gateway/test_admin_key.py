@@ -39,6 +39,15 @@ def test_what_holds_no_key(tmp_path: Path, content: bytes) -> None:
     assert "words" not in str(bad.value)
 
 
+def test_a_key_that_could_be_guessed_is_not_served_with(tmp_path: Path) -> None:
+    admin_key_file(tmp_path).write_text("swordfish-swordfish-123\n")
+    with pytest.raises(BadKeyFile, match="remove the file, and another is made") as bad:
+        ensure_admin_key(tmp_path)
+    assert "swordfish" not in str(bad.value)
+    admin_key_file(tmp_path).unlink()
+    assert ensure_admin_key(tmp_path)
+
+
 def test_files_that_can_not_be(tmp_path: Path) -> None:
     with pytest.raises(BadKeyFile, match="Cannot read"):
         read_key_file(tmp_path / "nothing")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from gateway.upstream import UpstreamError
 from tests.gateway.wires import LIMIT_BYTES, NONE, PLAIN, Outcome, Wire, outcome
 
-EXAMPLES = settings(max_examples=100, deadline=5_000)
+EXAMPLES = settings(max_examples=100)
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,12 @@ import asyncpg
 import pytest
 
 from gateway import doctor
-from gateway.doctor import Check, check_postgres, check_redis, check_settings, check_vocabularies
+from gateway.clocks import clock_finding
+from gateway.doctor import Check, check_clocks, check_postgres, check_redis, check_settings, check_vocabularies
 from gateway.places import Stores
 from gateway.settings import load_settings
-from tests.redis_cluster import Node, RedisCluster, free_ports, wait_until
+from tests.ports import free_ports
+from tests.redis_cluster import Node, RedisCluster, wait_until
 
 NOW_S = 1_795_000_000.0
 LEASE_S = 5.0
@@ -74,6 +76,29 @@ async def test_stores_that_are_away() -> None:
     assert all("127.0.0.1:1" in check.message and "swordfish" not in check.message for check in found)
 
 
+async def test_clocks_that_agree(database_url: str, redis_url: str) -> None:
+    (clocks,) = await check_clocks(Stores(database_url, redis_url, embedded=False, started_database=False))
+    assert (clocks.name, clocks.status) == ("clocks", "ok")
+    nowhere = f"{database_url.rpartition('/')[0]}/nowhere"
+    assert await check_clocks(Stores(nowhere, redis_url, embedded=False, started_database=False)) == []
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "status", "said"),
+    [
+        (4.9, "ok", "4.9 s ahead of"),
+        (-60.0, "warn", "60.0 s behind"),
+        (3600.0, "warn", "3600.0 s ahead of"),
+        (-3600.5, "fail", "3600.5 s behind"),
+        (86_400.0, "fail", "86400.0 s ahead of"),
+    ],
+)
+def test_clocks_that_differ(ahead_s: float, status: str, said: str) -> None:
+    found, message, mend = clock_finding(ahead_s)
+    assert (found, message) == (status, f"Redis's clock is {said} Postgres's")
+    assert bool(mend) == (status != "ok")
+
+
 async def test_an_old_redis(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "OLDEST_REDIS", (99, 0))
     assert by_name(await check_redis(redis_url, LEASE_S))["redis"].status == "fail"
@@ -83,7 +108,8 @@ async def test_an_old_redis(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> 
     ("info", "name", "status"),
     [
         ({"aof_enabled": 0}, "persistence", "warn"),
-        ({"maxmemory_policy": "allkeys-lru", "maxmemory": 0}, "eviction", "warn"),
+        ({"maxmemory_policy": "allkeys-lru", "maxmemory": 0}, "eviction", "fail"),
+        ({"maxmemory_policy": "unknown"}, "eviction", "warn"),
         ({"maxmemory_policy": "allkeys-lru", "maxmemory": 1}, "eviction", "fail"),
         ({"role": "slave"}, "topology", "fail"),
         ({"redis_mode": "sentinel"}, "topology", "fail"),
@@ -157,7 +183,7 @@ async def test_a_cluster_that_is_well(cluster: RedisCluster) -> None:
     ("name", "setting", "status", "mend"),
     [
         ("persistence", {"appendonly": "no"}, "warn", "appendonly yes"),
-        ("eviction", {"maxmemory_policy": "allkeys-lru"}, "warn", "noeviction"),
+        ("eviction", {"maxmemory_policy": "allkeys-lru"}, "fail", "noeviction"),
         ("coverage", {"cluster_require_full_coverage": "yes"}, "warn", "cluster-require-full-coverage no"),
         ("failover", {"cluster_node_timeout": 15000}, "warn", "lease_s to 24.5 or more"),
     ],

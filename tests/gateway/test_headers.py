@@ -1,6 +1,7 @@
 """What passes between client and provider, what never does, and that the HTTP library keeps CR, LF and NUL out."""
 
 import asyncio
+import re
 
 import pytest
 from aiohttp import web
@@ -24,6 +25,17 @@ CLIENT = {
     "X-Api-Key": "mg_client",
     "X-Goog-Api-Key": "mg_client",
     "Cookie": "session=mg_client",
+    "X-Admin-Key": "mga_operator",
+    "X-Service-Name": "billing",
+    "api-key": "mg_client",
+    "X-Auth-Token": "mg_client",
+    "CF-Connecting-IP": "192.0.2.1",
+    "True-Client-IP": "192.0.2.1",
+    "Referer": "https://app.example/account/7",
+    "Origin": "https://app.example",
+    "HTTP-Referer": "https://app.example",
+    "traceparent": "00-1-2-01",
+    "X-Goog-User-Project": "theirs",
     "User-Agent": "OpenAI/Python",
     "X-Stainless-Lang": "python",
     "X-Metergate-Include-Cost": "true",
@@ -43,6 +55,8 @@ CLIENT = {
     "Transfer-Encoding": "chunked",
 }
 
+FIXED = Fixed.of("sk-provider", {})
+
 
 def raw(headers: CIMultiDict[str] | CIMultiDictProxy[str]) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode()) for name, value in headers.items()]
@@ -55,16 +69,19 @@ def parsed(lines: bytes) -> CIMultiDict[str]:
 
 
 def outgoing(
-    headers: CIMultiDict[str] | CIMultiDictProxy[str], key: str | None, extra: dict[str, str] | None = None
+    headers: CIMultiDict[str] | CIMultiDictProxy[str],
+    key: str | None,
+    extra: dict[str, str] | None = None,
+    *passed: str,
 ) -> CIMultiDict[str]:
-    return parsed(outgoing_lines(raw(headers), Fixed.of(key, extra or {})))
+    return parsed(outgoing_lines(raw(headers), Fixed.of(key, extra or {}, passed), "acc_1"))
 
 
 def incoming(headers: CIMultiDict[str] | CIMultiDictProxy[str]) -> CIMultiDict[str]:
     return parsed(incoming_lines(raw(headers)).lines)
 
 
-def test_a_client_s_headers_pass_but_for_its_credentials_and_this_hop() -> None:
+def test_of_a_client_s_headers_only_those_on_the_list_pass() -> None:
     assert dict(outgoing(CIMultiDict(CLIENT), "sk-provider")) == {
         "Content-Type": "application/json",
         "Accept": "application/json",
@@ -91,13 +108,14 @@ def test_extra_headers_replace_the_client_s() -> None:
 @pytest.mark.parametrize("value", ["x-hop, close", "X-Hop", "close,  x-hop ,", "keep-alive, X-HOP"])
 def test_what_connection_names_is_for_one_hop(value: str) -> None:
     headers = CIMultiDict({"Connection": value, "X-Hop": "1", "X-End": "2"})
-    assert dict(outgoing(headers, None)) == {"X-End": "2", "Accept-Encoding": "identity"}
-    assert dict(incoming(headers)) == {"X-End": "2"}
+    assert dict(outgoing(headers, None, {}, "x-hop", "x-end")) == {"X-End": "2", "Accept-Encoding": "identity"}
+    answered = CIMultiDict({"Connection": value.lower().replace("x-hop", "cf-ray"), "CF-Ray": "1", "Retry-After": "2"})
+    assert dict(incoming(answered)) == {"Retry-After": "2"}
 
 
 def test_several_connection_headers_are_one_list() -> None:
     headers = CIMultiDict([("Connection", "close"), ("Connection", "x-hop"), ("x-hop", "1")])
-    assert "x-hop" not in outgoing(headers, None)
+    assert "x-hop" not in outgoing(headers, None, {}, "x-hop")
 
 
 def test_connection_can_t_remove_the_provider_s_key() -> None:
@@ -109,12 +127,32 @@ def test_connection_can_t_remove_the_provider_s_key() -> None:
 
 
 def test_repeated_headers_stay_repeated() -> None:
-    headers = CIMultiDictProxy(CIMultiDict([("X-Tag", "a"), ("x-tag", "b")]))
-    assert outgoing(headers, None).getall("x-tag") == ["a", "b"]
-    assert incoming(headers).getall("x-tag") == ["a", "b"]
+    headers = CIMultiDictProxy(CIMultiDict([("Anthropic-Beta", "a"), ("anthropic-beta", "b")]))
+    assert outgoing(headers, None).getall("anthropic-beta") == ["a", "b"]
+    assert incoming(CIMultiDict([("CF-Ray", "a"), ("cf-ray", "b")])).getall("cf-ray") == ["a", "b"]
 
 
-def test_a_provider_s_headers_pass_but_for_its_framing_cookies_and_limits() -> None:
+def test_an_idempotency_key_is_replaced_by_one_of_the_account_and_the_key() -> None:
+    def sent(account_id: str, value: str, name: str = "Idempotency-Key") -> str:
+        return parsed(outgoing_lines([(name.encode(), value.encode())], FIXED, account_id))["Idempotency-Key"]
+
+    one = sent("acc_1", "order-7")
+    assert re.fullmatch("[0-9a-f]{64}", one)
+    assert sent("acc_1", "order-7", "idempotency-key") == one
+    assert len({one, sent("acc_2", "order-7"), sent("acc_1", "order-8"), sent("acc_1o", "rder-7")}) == 4
+    assert b"idempotency" not in outgoing_lines([(b"Idempotency-Key", b" ")], FIXED, "acc_1").lower()
+
+
+def test_a_provider_s_entry_adds_to_what_passes() -> None:
+    sent = outgoing(CIMultiDict(CLIENT), None, {"X-Title": "ours"}, "http-referer", "X-Title")
+    assert (sent["HTTP-Referer"], sent["X-Title"]) == ("https://app.example", "ours")
+    assert "HTTP-Referer" not in outgoing(CIMultiDict(CLIENT), None)
+    for name in ("Authorization", "api-key", "X-Admin-Key", "cookie", "content-length", "proxy-x", "idempotency-key"):
+        with pytest.raises(ValueError, match="never passes"):
+            Fixed.of(None, {}, [name])
+
+
+def test_of_a_provider_s_headers_only_those_on_the_list_pass() -> None:
     provider = CIMultiDict(
         {
             "Content-Type": "text/event-stream",
@@ -125,6 +163,18 @@ def test_a_provider_s_headers_pass_but_for_its_framing_cookies_and_limits() -> N
             "Date": "Mon, 01 Jan 2024 00:00:00 GMT",
             "Server": "cloudflare",
             "Set-Cookie": "__cf_bm=1",
+            "Access-Control-Allow-Origin": "*",
+            "Access-Control-Allow-Credentials": "true",
+            "Refresh": "0; url=https://evil.example",
+            "Location": "https://evil.example",
+            "Authorization": "Bearer sk-provider",
+            "WWW-Authenticate": "Basic",
+            "Content-Security-Policy": "default-src *",
+            "Link": "</evil>; rel=preload",
+            "X-Accel-Redirect": "/internal/secret",
+            "X-Anything": "1",
+            "Cache-Control": "no-cache",
+            "CF-Ray": "8a",
             "Alt-Svc": 'h3=":443"',
             "Strict-Transport-Security": "max-age=1",
             "OpenAI-Organization": "org-operator",
@@ -149,6 +199,11 @@ def test_a_provider_s_headers_pass_but_for_its_framing_cookies_and_limits() -> N
         "x-upstream-request-id": "req_provider",
         "Retry-After": "3",
         "x-should-retry": "true",
+        "Cache-Control": "no-cache",
+        "CF-Ray": "8a",
+        "x-upstream-ratelimit-limit-requests": "10000",
+        "x-upstream-ratelimit-reset-tokens": "6m0s",
+        "x-upstream-anthropic-ratelimit-requests-limit": "50",
     }
 
 
@@ -170,6 +225,8 @@ def test_no_client_s_credential_goes_upstream_however_it_is_written(pairs: list[
     sent = outgoing(CIMultiDict(pairs), "sk-provider")
     assert sent.getall("authorization") == ["Bearer sk-provider"]
     for name in ("x-api-key", "x-goog-api-key", "cookie", "x-metergate-x", "openai-organization", "host"):
+        assert name not in sent
+    for name in ("api-key", "x-admin-key", "x-auth-token", "referer", "cf-connecting-ip", "x-other"):
         assert name not in sent
 
 
@@ -206,7 +263,7 @@ async def test_the_server_refuses_control_characters_in_a_client_s_headers(value
     async with TestServer(app) as server:
         reader, writer = await asyncio.open_connection(server.host, server.port)
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Value: " + value + b"\r\n\r\n")
-        answer = await asyncio.wait_for(reader.read(), 10)
+        answer = await asyncio.wait_for(reader.read(), 60)
         writer.close()
     assert answer.startswith(b"HTTP/1.1 400") or answer.startswith(b"HTTP/1.0 400")
     assert seen == []

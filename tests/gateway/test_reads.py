@@ -1,15 +1,22 @@
 """What the gateway answers by itself: models, the key's limits, one request's cost, health and metrics."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any
 
+import pytest
+
+from billing.holds.loops import WELL_AFTER_S
 from billing.money import parse_usd
 from billing.reports import Reports
+from gateway.metrics import Metrics
+from gateway.metrics_door import MetricsAddressTaken, listener_on, open_door
 from gateway.settings import ModelConfig, Settings
-from tests.gateway.conftest import Gateway, Handler, MakeGateway, chat
+from gateway.supervisor import address_of, bind
+from tests.gateway.conftest import ADMIN_KEY, Gateway, Handler, MakeGateway, chat
 from tests.gateway.exchanges import (
     MOMENT,
     OUTPUT,
@@ -130,6 +137,20 @@ async def test_a_key_reads_what_its_account_may_not_spend(gateway: Gateway) -> N
         assert (await fetch(customer.get(path))).status == 200
 
 
+async def test_a_loop_that_failed_makes_health_degraded_and_is_counted(gateway: Gateway) -> None:
+    customer, loops = await gateway.customer(), gateway.runtime.engine.loops
+    series = 'metergate_loop_failures_total{loop="sweep"}'
+    assert f"{series} 0.0" in (await fetch(customer.get("/metrics"))).body.decode()
+    loops.failed("sweep", ZeroDivisionError("a fault in the program"))
+    found = await fetch(customer.get("/healthz"))
+    assert (found.status, found.json["status"]) == (200, "degraded")
+    assert "the sweep loop has failed" in found.json["message"]
+    assert f"{series} 1.0" in (await fetch(customer.get("/metrics"))).body.decode()
+    assert {"housekeeping", "metrics", "reconcile"} <= loops.tasks.keys()
+    loops.clock = lambda: time.monotonic() + WELL_AFTER_S
+    assert (await fetch(customer.get("/healthz"))).json["status"] == "ok"
+
+
 async def test_health_readiness_and_metrics(gateway: Gateway) -> None:
     customer = await gateway.customer()
     await ask(customer, chat())
@@ -137,14 +158,63 @@ async def test_health_readiness_and_metrics(gateway: Gateway) -> None:
     for path in ("/healthz", "/health"):
         assert (await fetch(gateway.session.get(gateway.url + path))).json == {"status": "ok", "message": ""}
     assert (await fetch(gateway.session.get(gateway.url + "/readyz"))).status == 200
-    shown = await fetch(gateway.session.get(gateway.url + "/metrics"))
-    assert shown.headers["Content-Type"].startswith("text/plain")
-    text = shown.body.decode()
+    text = (await gateway.metrics()).decode()
     asked = 'endpoint="/v1/chat/completions",provider="local",status="200",stream="false"'
     assert f"metergate_requests_total{{{asked}}} 1.0" in text
     assert 'metergate_refusals_total{code="model_not_found"} 1.0' in text
     assert 'metergate_settlements_total{estimated="false",outcome="settled"} 1.0' in text
     assert "metergate_holds_live 0.0" in text
+
+
+async def test_the_public_port_shows_metrics_to_the_admin_alone(gateway: Gateway) -> None:
+    customer = await gateway.customer()
+    await ask(customer, chat())
+    strangers: tuple[dict[str, str], ...] = (
+        {},
+        {"Authorization": f"Bearer {customer.key}"},
+        {"X-Admin-Key": "x" * 24},
+        {"Authorization": f"Bearer {ADMIN_KEY}x"},
+    )
+    for headers in strangers:
+        fetched = await fetch(gateway.session.get(gateway.url + "/metrics", headers=headers))
+        assert b"nano_usd" not in fetched.body
+        assert (fetched.status, fetched.json["error"]["code"]) == (401, "invalid_api_key")
+    for headers in ({"X-Admin-Key": ADMIN_KEY}, {"Authorization": f"Bearer {ADMIN_KEY}"}):
+        fetched = await fetch(gateway.session.get(gateway.url + "/metrics", headers=headers))
+        assert b"metergate_cost_nano_usd_total" in fetched.body
+
+
+async def test_metrics_have_a_door_of_their_own(gateway: Gateway) -> None:
+    metrics = Metrics()
+    metrics.usage("openai", 1, 0, 1, 0, 7, 8)
+    with bind("127.0.0.1:0") as listener:
+        url = f"http://{address_of(listener)}"
+        async with open_door(metrics, listener):
+            fetched = await fetch(gateway.session.get(f"{url}/metrics"))
+            assert fetched.headers["Content-Type"].startswith("text/plain")
+            assert b'metergate_cost_nano_usd_total{provider="openai"} 7.0' in fetched.body
+            for path in ("/", "/v1/models", "/api/ping", "/metrics/x"):
+                assert (await fetch(gateway.session.get(url + path))).status == 404
+
+
+def test_an_address_for_metrics_that_is_in_use() -> None:
+    notes: list[str] = []
+    with bind("127.0.0.1:0") as taken:
+        address = address_of(taken)
+        with listener_on(address, True, notes.append) as door:  # the one that `up` takes by itself
+            assert door is None
+        assert [address in note for note in notes] == [True]
+        with (
+            pytest.raises(MetricsAddressTaken, match=f"{address} is in use"),
+            listener_on(address, False, notes.append),
+        ):
+            pass
+    with listener_on(address, False, notes.append) as door:
+        assert door is not None
+        assert address_of(door) == address
+    with listener_on(None, False, notes.append) as door:
+        assert door is None
+    assert len(notes) == 1
 
 
 async def test_a_failure_of_ours_is_a_refusal(gateway: Gateway, monkeypatch: Any) -> None:

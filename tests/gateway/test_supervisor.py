@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gateway.supervisor import FAILED_STARTS_LIMIT, AddressInUse, address_of, bind
+from gateway.supervisor import FAILED_STARTS_LIMIT, GATEWAY_ID_VARIABLE, AddressInUse, address_of, bind
 
 WAIT_S = 60.0
 
@@ -108,6 +108,28 @@ def test_a_worker_that_dies_is_replaced() -> None:
             until(lambda gone=dead: len(supervised.workers() - {gone}) == 2, "another takes its place")
             supervised.ask()
         assert supervised.end(signal.SIGTERM) == 0
+
+
+def test_whoever_asked_is_told_which_gateway_has_ended() -> None:
+    """At once, so that others need not wait for its lease."""
+    with supervising() as supervised:
+        supervised.wait_ready()
+        names = {pid: psutil.Process(pid).environ()[GATEWAY_ID_VARIABLE] for pid in supervised.workers()}
+        assert len(set(names.values())) == 2
+        killed, left = names
+        os.kill(killed, signal.SIGKILL)
+        assert supervised.read_until("ended ") == f"ended {names[killed]}"
+        until(lambda: len(supervised.workers() - {killed}) == 2, "another takes its place")
+        [new] = supervised.workers() - {killed, left}
+        until(lambda: GATEWAY_ID_VARIABLE in psutil.Process(new).environ(), "it runs")
+        names[new] = psutil.Process(new).environ()[GATEWAY_ID_VARIABLE]
+        assert len(set(names.values())) == 3
+        supervised.ask()
+        assert supervised.end(signal.SIGTERM) == 0
+        assert {supervised.read_until("ended "), supervised.read_until("ended ")} == {
+            f"ended {names[left]}",
+            f"ended {names[new]}",
+        }
 
 
 def test_workers_are_given_time_to_end() -> None:

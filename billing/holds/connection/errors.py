@@ -5,6 +5,7 @@ RedisError
 +-- RedisTimeout   no answer in time: likewise
 +-- RedisRefused   the server answered with an error: nothing was done
     +-- RedisMoved   another server has this key now, or this one can't serve it: ask again elsewhere
+    +-- RedisUnfit   it is set up so that it may lose what it was told
 """
 
 
@@ -22,6 +23,10 @@ class RedisTimeout(RedisError):
 
 class RedisRefused(RedisError):
     """The server answered with an error: nothing was done."""
+
+
+class RedisUnfit(RedisRefused):
+    """The server is set up so that it may lose what it was told: nothing is asked of it."""
 
 
 class RedisMoved(RedisRefused):

@@ -35,11 +35,18 @@ local function read_tags(raw, at)
   return tags, start + 4 * count
 end
 
--- A journal entry, or nil; `entry.state` says which fields it has. `tags_at` is where its tags are packed.
-local function parse_entry(raw)
-  if not raw then return nil end
+-- State and epoch of an entry of this or a newer version; nil for none, and for what is no entry.
+local function entry_head(raw)
+  if not raw or #raw < 14 or string.byte(raw, 1) < VERSION then return nil end
+  local state, epoch = unpack_from('<BI4', raw, 2)
+  if state ~= HELD and state ~= SETTLED and state ~= CLAIMED then return nil end
+  return state, epoch
+end
+
+local function parse_whole(raw)
   local e, at = {}, nil
   e.version, e.state, e.epoch, e.at_ms, at = unpack_from('<BBI4i8', raw)
+  if e.version ~= VERSION or not entry_head(raw) then return nil end
   if e.state == SETTLED then
     e.dseq, at = unpack_from('<i8', raw, at)
     e.account_id, at = read_text(raw, at)
@@ -56,6 +63,14 @@ local function parse_entry(raw)
   e.key_tags, at = read_tags(raw, at)
   e.payload_at = at
   return e
+end
+
+-- A journal entry; nil for none, and for one that can't be read. `entry.state` says which fields it has, `tags_at` is
+-- where its tags are packed.
+local function parse_entry(raw)
+  if not raw then return nil end
+  local fine, entry = pcall(parse_whole, raw)
+  return fine and entry or nil
 end
 
 -- The entry as it stands, with the tags that it now has.

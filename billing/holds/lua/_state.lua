@@ -10,6 +10,8 @@
 --                  count B + account tags I4, count B + key tags I4, payload
 --            S:    dseq i8, account id (B + bytes), payload
 --            The payload is the debit as the gateway encoded it: in an H what an expired hold would be charged.
+--            Version, state, epoch and at_ms stay where they are in every version. What can't be read is none of ours:
+--            it is left where it is, and stops nothing.
 --
 -- A tag holds the window's code in bits 0-2, the metric's in bits 3-5, a filter's digest above; bit 31 marks a counter
 -- that waits for its base from Postgres. `used` counts what is held and what is settled.
@@ -28,6 +30,9 @@ local EPOCH = 2
 local A_BALANCE, A_HELD, A_DSEQ, A_XSEQ, A_HOLD_VERSION, A_VERSION, A_NOW_S, A_RUNNING = 3, 4, 5, 6, 7, 8, 9, 10
 local K_VERSION, K_RUNNING = 3, 4
 local A_COUNTERS, K_COUNTERS = 12, 6
+-- An account's time never goes back, so that a clock that does resets no window. One that is further ahead of the clock
+-- than this, in seconds, was taken from a wrong clock: `retime` sets it right.
+local AHEAD_S = 3600
 local pack, unpack_from = struct.pack, struct.unpack
 
 local TIME = redis.call('TIME')
@@ -110,11 +115,20 @@ local function correct_counters(state, first, raw, at, ids, change)
 end
 
 -- End the hold of an entry H or E in the states of its account and its key (nil: it has none), by what it turned into:
--- nothing where it is given back. An entry's five names begin at 39; its tags follow.
+-- nothing where it is given back. An entry's five names begin at 39; its tags follow. Answers false, and changes nothing,
+-- where the entry can't be read (another VERSION, or cut short).
 local function end_hold(account, key, raw, requests, input, output, cost)
+  local byte, at = string.byte, 39
+  if byte(raw, 1) ~= 1 then return false end
+  for _ = 1, 5 do
+    local length = byte(raw, at)
+    if not length then return false end
+    at = at + 1 + length
+  end
+  local of_account = byte(raw, at)
+  local of_key = of_account and byte(raw, at + 1 + 4 * of_account)
+  if not of_key or #raw < at + 1 + 4 * (of_account + of_key) then return false end
   local at_ms, held_cost, held_input, held_output = struct.unpack('<i8i8i8i8', raw, 7)
-  local at = 39
-  for _ = 1, 5 do at = at + 1 + string.byte(raw, at) end
   local ids = windows_at(math.floor(at_ms / 1000))
   input, output = input - held_input, output - held_output
   local change = {requests - 1, input + output, input, output, cost - held_cost}
@@ -126,4 +140,5 @@ local function end_hold(account, key, raw, requests, input, output, cost)
     key[4] = key[4] - 1 -- running
     correct_counters(key, 6, raw, at, ids, change)
   end
+  return true
 end

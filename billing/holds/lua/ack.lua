@@ -25,7 +25,8 @@ for first = 2, #ARGV, 1000 do -- Lua's stack bounds the arguments of a command
     local raw = entries[n]
     if raw and string.byte(raw, 2) == SETTLED then
       local place, xseq = unpack_from('<Hi8', ARGV[first + n - 1], 27)
-      if place > 0 and unpack_from('<I4', raw, 3) == epoch and not told(place, xseq) then
+      local _, of_epoch = entry_head(raw)
+      if place > 0 and of_epoch == epoch and not told(place, xseq) then
         replies[#replies + 1] = ids[n]
       else
         done[#done + 1] = ids[n]

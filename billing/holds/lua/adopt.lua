@@ -1,15 +1,27 @@
 -- A subject's principal has a newer version: keep the counters that its quotas still name, drop the others, add the
--- missing ones as pending. A pending counter counts from now on, open holds included; what was settled before comes
--- from Postgres by `fill`. A `fill` that never comes is not waited for: after RESTART_MS another `adopt` starts anew, under its own token.
+-- missing ones as pending. At a version that stands already counters are only added: two gateways that know different
+-- quotas for it, as while a release rolls out, do not undo one another's. A pending counter counts from now on, open
+-- holds included; what was settled before comes from Postgres by `fill`. A `fill` that never comes is not waited for:
+-- after RESTART_MS another `adopt` starts anew, under its own token.
+--
+-- A journal may be large, so open holds are not looked for here. Where there may be some, the first call marks the new
+-- counters as pending, which lets no further request in, and answers {3}; whoever called looks for the subject's open
+-- holds, page by page, and calls again with their ids, under the same token. Only that call counts, and what it answers
+-- is of its moment: a hold that has ended in between is in Postgres. It is refused, with {3} again, where they are not as
+-- many as are running; the last attempt takes what it finds.
+-- A counter whose window lies ahead of the account's time was taken there by a wrong clock, and begins anew as well.
 --
 -- KEYS[1] meta   KEYS[2] journal   KEYS[3] account state   KEYS[4] installed   KEYS[5] key state (when the subject is a key)
 -- ARGV[1] epoch   ARGV[2] subject id   ARGV[3] version   ARGV[4] token (26 characters)
--- ARGV[5..] one counter each: I4 tag, model pattern ('' any; may end in '*'), feature (each B + bytes)
--- Reply: {1} another epoch   {2} not installed: nothing to adopt
+-- ARGV[5] 0 first call, 1 count, 2 count whatever is found   ARGV[6] ids of open holds, 26 characters each
+-- ARGV[7..] one counter each: I4 tag, model pattern ('' any; may end in '*'), feature (each B + bytes)
+-- Reply: {1} another epoch   {2} not installed: nothing to adopt   {3} call again with the ids of open holds
 --        {0, dseq, xseq, the account's time in ms, counters that are pending}
 
 local RESTART_MS = 2000
-local epoch, subject_id, version = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
+local MOST_COUNTERS = 255
+local FETCHED = 500 -- Lua's stack bounds the arguments of a command
+local epoch, subject_id, version, stage = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[5])
 if not epoch_is(KEYS[1], epoch) then return {1} end
 local account = read_state(KEYS[3])
 if not account or account[EPOCH] ~= epoch then return {2} end
@@ -26,24 +38,37 @@ local at_ms = math.max(now_ms, now_s * 1000)
 local nothing = {0, account[A_DSEQ], account[A_XSEQ], at_ms, 0}
 if version < subject[version_at] then return nothing end
 local filling = redis.call('HGET', KEYS[4], 'pending:' .. subject_id)
-if version == subject[version_at] and filling and math.abs(now_ms - tonumber(string.sub(filling, 28))) < RESTART_MS then
+local same = version == subject[version_at]
+if stage > 0 then
+  if not same or not filling or string.sub(filling, 1, 26) ~= ARGV[4] then return nothing end
+elseif same and filling and math.abs(now_ms - tonumber(string.sub(filling, 28))) < RESTART_MS then
   return nothing
 end
 
 local ids = windows_at(now_s)
-local counters, fresh = {}, {}
-for i = 5, #ARGV do
+local counters, fresh, named = {}, {}, {}
+for i = 7, #ARGV do
   local tag, pattern, feature, at
   tag, at = unpack_from('<I4', ARGV[i])
   pattern, at = read_text(ARGV[i], at)
   feature = read_text(ARGV[i], at)
   local known, pending = find_counter(subject, first, tag)
+  named[tag] = true
   local n = #counters
-  if known and not pending then
+  if known and not pending and subject[known + 1] <= ids[window_of(tag)] then
     counters[n + 1], counters[n + 2], counters[n + 3] = tag, subject[known + 1], subject[known + 2]
   else
     counters[n + 1], counters[n + 2], counters[n + 3] = tag + PENDING, ids[window_of(tag)], 0
     fresh[#fresh + 1] = {tag = tag, at = n + 3, pattern = pattern, feature = feature}
+  end
+end
+
+if same then
+  for at = first, #subject, 3 do
+    local n = #counters
+    if not named[subject[at] % PENDING] and n < 3 * MOST_COUNTERS then
+      counters[n + 1], counters[n + 2], counters[n + 3] = subject[at], subject[at + 1], subject[at + 2]
+    end
   end
 end
 
@@ -61,13 +86,12 @@ local function has_tag(tags, tag)
   return false
 end
 
--- An open hold is part of the new counters: count it, and note in its entry that its end must correct them. Most of a
--- large journal is settled entries: their state is in the second byte.
-local function count_open_hold(id, raw)
-  if string.byte(raw, 2) == SETTLED then return end
+-- An open hold is part of the new counters: count it, and answer its entry with a note that its end must correct them.
+-- Nil for what is none of the subject's.
+local function count_open_hold(raw)
   local entry = parse_entry(raw)
-  if entry.epoch ~= epoch then return end
-  if (is_key and entry.key_id or entry.account_id) ~= subject_id then return end
+  if not entry or entry.state == SETTLED or entry.epoch ~= epoch then return nil end
+  if (is_key and entry.key_id or entry.account_id) ~= subject_id then return nil end
   local amounts = amounts_of(1, entry.input, entry.output, entry.cost)
   local then_ids = windows_at(floor(entry.at_ms / 1000))
   local tags = is_key and entry.key_tags or entry.account_tags
@@ -79,12 +103,33 @@ local function count_open_hold(id, raw)
       if not has_tag(tags, counter.tag) then tags[#tags + 1] = counter.tag end
     end
   end
-  redis.call('HSET', KEYS[2], id, retagged(raw, entry))
+  return retagged(raw, entry)
 end
 
-if #fresh > 0 and subject[running_at] > 0 then
-  local all = redis.call('HGETALL', KEYS[2])
-  for i = 1, #all, 2 do count_open_hold(all[i], all[i + 1]) end
+local function mark_pending()
+  redis.call('HSET', KEYS[4], 'pending:' .. subject_id, ARGV[4] .. ':' .. string.format('%.0f', now_ms))
+end
+
+local open_holds = #fresh > 0 and subject[running_at] > 0
+if stage > 0 and open_holds then
+  local noted = {}
+  for from = 1, #ARGV[6], 26 * FETCHED do
+    local some = {}
+    for at = from, math.min(from + 26 * FETCHED, #ARGV[6]) - 1, 26 do
+      some[#some + 1] = string.sub(ARGV[6], at, at + 25)
+    end
+    for n, raw in ipairs(redis.call('HMGET', KEYS[2], unpack(some))) do
+      local entry = count_open_hold(raw)
+      if entry then noted[#noted + 1], noted[#noted + 2] = some[n], entry end
+    end
+  end
+  if stage == 1 and #noted / 2 ~= subject[running_at] then
+    mark_pending()
+    return {3}
+  end
+  for from = 1, #noted, 2 * FETCHED do
+    redis.call('HSET', KEYS[2], unpack(noted, from, math.min(from + 2 * FETCHED - 1, #noted)))
+  end
 end
 
 subject[version_at] = version
@@ -92,9 +137,8 @@ for place = #subject, first, -1 do subject[place] = nil end
 for place = 1, #counters do subject[first + place - 1] = counters[place] end
 -- Counters begin in the windows of this time: the account's stays there, lest a clock that steps back resets them.
 account[A_NOW_S] = now_s
-if #fresh > 0 then
-  redis.call('HSET', KEYS[4], 'pending:' .. subject_id, ARGV[4] .. ':' .. string.format('%.0f', now_ms))
-end
+if #fresh > 0 then mark_pending() end
 write_account(KEYS[3], account)
 if is_key then write_key(KEYS[5], subject) end
+if stage == 0 and open_holds then return {3} end
 return {0, account[A_DSEQ], account[A_XSEQ], at_ms, #fresh}

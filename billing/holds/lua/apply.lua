@@ -5,7 +5,8 @@
 -- ARGV[3..] i8 xseq, i8 change of the balance, c26 request id (blank: none), H place of the key in KEYS (0: none),
 --           i8 admitted_at_ms, i8 requests, i8 input tokens, i8 output tokens, i8 cost,
 --           count B + account tags I4, count B + key tags I4
--- A debit whose entry here is S of this epoch was counted by settle: its money does not move again.
+-- A debit whose entry here is S of this epoch was counted by settle: its money does not move again. A hold of this epoch
+-- that a newer release has written is for that one's gateways to end: the rows from there on wait for them.
 -- Reply: {1} another epoch   {2} not installed   {0, the account's xseq now}
 
 local epoch = tonumber(ARGV[1])
@@ -31,12 +32,12 @@ for i = 3, #ARGV do
   local xseq, delta, id, place, at_ms, requests, input, output, cost, at = unpack_from('<i8i8c26Hi8i8i8i8i8', ARGV[i])
   local raw = id ~= string.rep(' ', 26) and redis.call('HGET', KEYS[2], id)
   local entry = parse_entry(raw)
-  local here = entry and entry.epoch == epoch
-  if not (here and entry.state == SETTLED) then
+  local state, of_epoch = entry_head(raw)
+  local here = of_epoch == epoch
+  if here and not entry and state ~= SETTLED and string.byte(raw, 1) > VERSION then break end
+  if not (here and state == SETTLED) then
     local key = key_at(place)
-    if here then
-      end_hold(account, key, raw, requests, input, output, cost)
-    else
+    if not (here and entry and end_hold(account, key, raw, requests, input, output, cost)) then
       local spent = amounts_of(requests, input, output, cost)
       at = count_in(account, A_COUNTERS, ARGV[i], at, at_ms, now_s, spent)
       if key then count_in(key, K_COUNTERS, ARGV[i], at, at_ms, now_s, spent) end

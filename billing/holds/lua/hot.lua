@@ -18,8 +18,11 @@
 --   {1, available, required}                                       the balance does not cover the hold
 --   {2, at_ms, {subject (0 account, 1 key), place, used, requested} ...}   exhausted windows, flat, places from 0
 --   {3, subject}  too many running          {4} state missing      {5} versions here are newer: reload
---   {6} versions here are older: push       {7} a counter waits for its base
---   {8} closed   {9} after not_after_ms   {10} max_unsettled   {11} no such hold in this epoch
+--   {6} versions here are older: push
+--   {7} a counter waits for its base, or the account's time or a window is ahead of this server's clock: retime,
+--   adopt
+--   {8} closed   {9} after not_after_ms   {10} max_unsettled
+--   {11, 1: another entry is there, 0: none}   no such hold in this epoch
 --
 -- Everything is read once, before the first item, and written once, after the last; items work on lists and entries in
 -- between, and a refusal comes before an item has changed any. See _state.lua for why places and codes are written out.
@@ -55,7 +58,8 @@ local function check_limits(state, first, subject, limits, ids, fixed, rates, le
     if not at or pending then return nil end
     local window = tag % 8
     local metric = (tag - window) / 8 % 8 + 1
-    local used = state[at + 1] == ids[window] and state[at + 2] or 0
+    local id, used = state[at + 1], 0
+    if id == ids[window] then used = state[at + 2] elseif id > ids[window] then return nil end
     local left, rate = limits[i + 1] - used - fixed[metric], rates[metric]
     if left < rate * least then
       local n = #failed
@@ -107,7 +111,11 @@ local function admit(batch, item, at, account, key)
   local names_at = key_limits_at + byte(item, key_limits_at - 1) * 12 + 2
   local account_limits = read_limits(batch.limits, sub(item, limits_at, key_limits_at - 2))
   local key_limits = read_limits(batch.limits, sub(item, key_limits_at, names_at - 3))
-  local now_s = math.max(math.floor(now_ms / 1000), account[9]) -- its now_s
+  local now_s, known_s = math.floor(now_ms / 1000), account[9] -- its now_s
+  if known_s > now_s then
+    if known_s > now_s + 3600 then return {7} end -- AHEAD_S
+    now_s = known_s
+  end
   local ids = windows_at(now_s)
   local fixed, rates, failed = {1, input, input, 0, input_cost}, {0, choices, 0, choices, unit}, {}
   most = check_limits(account, 12, 0, account_limits, ids, fixed, rates, least, most, failed)
@@ -139,16 +147,16 @@ end
 
 -- The epoch of an entry H; nil for any other entry, or none.
 local function epoch_held(raw)
-  if not raw then return nil end
+  if not raw or #raw < 6 then return nil end
   local state, epoch = struct.unpack('<BI4', raw, 2)
   return state == 72 and epoch or nil -- HELD
 end
 
 -- Answers the reply, and the entry S.
 local function settle(batch, item, at, account, key, raw)
-  if epoch_held(raw) ~= batch.epoch or not account or not key then return {11} end
+  if epoch_held(raw) ~= batch.epoch or not account or not key then return {11, raw and 1 or 0} end
   local cost, input, output, payload_at = struct.unpack('<i8i8i8', item, at)
-  end_hold(account, key, raw, 1, input, output, cost)
+  if not end_hold(account, key, raw, 1, input, output, cost) then return {11, 1} end
   local balance, dseq = account[3] - cost, account[5] + 1
   account[3], account[5] = balance, dseq
   -- VERSION, SETTLED; the account's id is the first of the hold's names.
@@ -159,13 +167,13 @@ end
 -- Answers the reply, and false: there is no entry any more.
 local function void(batch, account, key, raw)
   local epoch = epoch_held(raw)
-  if not epoch or epoch > batch.epoch then return {11} end
+  if not epoch or epoch > batch.epoch then return {11, raw and 1 or 0} end
   if epoch < batch.epoch then -- it was not held again: it is in no state, its entry alone is left
     batch.room = batch.room + 1
     return {0}, false
   end
-  if not account or not key then return {11} end
-  end_hold(account, key, raw, 0, 0, 0, 0)
+  if not account or not key then return {11, 1} end
+  if not end_hold(account, key, raw, 0, 0, 0, 0) then return {11, 1} end
   batch.room = batch.room + 1
   return {0, account[3] - account[4]}, false
 end

@@ -1,7 +1,7 @@
 -- A gateway has settled what it knew of older epochs; when every living one has, the epoch opens.
 --
 -- KEYS[1] meta   KEYS[2] joined (set of gateways)
--- ARGV[1] epoch   ARGV[2] this gateway   ARGV[3..] the gateways whose lease lives, by Postgres
+-- ARGV[1] epoch   ARGV[2] this gateway   ARGV[3..] the gateways that live, as this one has seen
 -- Reply: -1 another epoch   0 others are awaited   1 open
 
 if not epoch_is(KEYS[1], tonumber(ARGV[1])) then return -1 end

@@ -1,1 +1,1 @@
-DELETE FROM gateways
+UPDATE gateways SET ended_at = now(), lease_until = now() WHERE ended_at IS NULL

@@ -20,6 +20,7 @@ SELECT
     api_keys.created_at,
     api_keys.expires_at,
     api_keys.revoked_at,
-    coalesce(api_keys.revoked_at <= now(), false) AS revoked
+    coalesce(api_keys.revoked_at <= now(), false) AS revoked,
+    (SELECT max(revision) FROM plan_revisions) AS plans_revision
 FROM api_keys JOIN accounts ON accounts.id = api_keys.account_id
 WHERE api_keys.secret_sha256 = $1 OR api_keys.id = $2

@@ -10,7 +10,7 @@ from billing.api import Services, setup
 from billing.keys import secret_digest
 from billing.principals import Principal
 from tests.billing.api.support import ADMIN_KEY, Api, serving
-from tests.billing.support import PLANS, Billing
+from tests.billing.support import PLANS, Billing, attempts_of
 
 
 @pytest.fixture
@@ -27,6 +27,8 @@ def services(billing: Billing) -> Services:
         plans=PLANS,
         credits_per_usd=1000,
         authenticate=authenticate,
+        known=lambda secret: None,
+        attempts=attempts_of(1000),
         clock=time.time,
         admin_api_key=ADMIN_KEY,
         image="registry.example.com/metergate:sha-0123456789abcdef0123456789abcdef01234567",

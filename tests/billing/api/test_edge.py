@@ -1,6 +1,7 @@
 import asyncio
 import gzip
 import logging
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -130,6 +131,23 @@ async def test_compressed_bodies_are_bounded_as_they_decode(api: Api) -> None:
     answer.refused(413, "request_too_large")
     answer = await api.call("POST", "/api/admin/accounts", data=b"not gzip", headers=headers)
     answer.refused(400, "invalid_request_error")
+
+
+async def test_a_body_that_does_not_come_in_time_is_refused_as_such(services: Services, billing: Billing) -> None:
+    async def trickle() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    async with serving(replace(services, request_timeout_s=0.2), billing) as api:
+        answer = await api.admin("POST", "/accounts", data=trickle())
+        assert "faster" in answer.refused(400, "invalid_request_error")
+
+
+async def test_codings_that_are_not_known_are_refused(api: Api) -> None:
+    for coding in ("gzip, gzip", "snappy"):
+        headers = {"X-Admin-Key": ADMIN_KEY, "Content-Encoding": coding}
+        answer = await api.call("POST", "/api/admin/accounts", data=b'{"name": "packed"}', headers=headers)
+        assert answer.refused(400, "invalid_request_error")
 
 
 class StuckAccounts(Accounts):

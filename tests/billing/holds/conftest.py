@@ -14,6 +14,7 @@ from billing.holds.connection import Link
 from billing.holds.decision import Need
 from billing.holds.engine import Engine, EngineSettings
 from billing.holds.keyspace import Keyspace
+from billing.holds.service import HoldSettings
 from billing.keys import secret_digest
 from billing.ledger.debits import Debit
 from billing.ledger.grants import Grants
@@ -23,6 +24,10 @@ from billing.principals import Principal
 from billing.quotas import Quota
 
 PLANS = {"free": Plan("free", "Free", 0)}
+PATIENT = EngineSettings(holds=HoldSettings(redis_timeout_s=20.0, settle_timeout_s=20.0, ledger_timeout_s=20.0))
+"""A Redis that is slow because the machine is busy is not silent."""
+BRISK = EngineSettings(holds=HoldSettings(redis_timeout_s=1.0, settle_timeout_s=1.0))
+"""For tests of what comes after a silence of Redis."""
 
 
 @dataclass
@@ -83,7 +88,7 @@ async def make_world(database_url: str, redis_url: str, keyspace: Keyspace) -> A
             async def load(digest: bytes) -> Principal | None:
                 return await services["keys"].principal_by_digest(digest)
 
-            engine = Engine(database, link, keyspace, plans, load, str(ULID()), settings)
+            engine = Engine(database, link, keyspace, plans, load, str(ULID()), settings or PATIENT)
             new_id = lambda: str(ULID())  # noqa: E731
             services["keys"] = api_keys = ApiKeys(database, plans, engine.announcer, new_id)
             accounts = Accounts(database, plans, engine.announcer, new_id)

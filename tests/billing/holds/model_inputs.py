@@ -78,6 +78,6 @@ forward_steps = st.one_of(
     st.tuples(st.sampled_from(Window), st.integers(-1500, 1500)),
 )
 """Some milliseconds, or to around the end of a window."""
-steps = st.one_of(
-    forward_steps, forward_steps, forward_steps, st.integers(1, 3 * 86_400_000).map(lambda ms: ("back", ms))
-)
+back_steps = st.one_of(st.integers(1, 3_700_000), st.integers(1, 3_700_000), st.integers(1, 3 * 86_400_000))
+"""Mostly by what an account's windows stand still for; else by more."""
+steps = st.one_of(forward_steps, forward_steps, forward_steps, back_steps.map(lambda ms: ("back", ms)))

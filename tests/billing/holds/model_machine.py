@@ -81,6 +81,21 @@ class Machine(Traffic):
         self.same("fill", epoch, subject, token, bases)
         self.check()
 
+    @rule(account_id=st.sampled_from(ACCOUNTS), stale=st.sampled_from((0, 0, 0, 1)), off=st.integers(-2, 2))
+    @precondition(lambda self: self.went_back)
+    def set_time_right(self, account_id: str, stale: int, off: int) -> None:
+        """An account's time is far ahead of the clock, as a request finds out. Postgres's clock is half an hour off, or
+        more than an hour."""
+        account = self.ref.account(account_id)
+        if account is None:
+            return
+        latest_s = max((hold.at_ms // 1000 for hold in self.ref.holds_of(account)), default=0)
+        arguments = (account.hold_version + stale, latest_s, self.ref.now_ms + off * 1_801_000)
+        self.same("retime", self.ref.epoch, account_id, *arguments)
+        self.check()
+        for subject in (account_id, *(key_id for key_id, owner in OWNERS.items() if owner == account_id)):
+            self.adopt_and_fill(subject)
+
     def adopt_and_fill(self, subject: str) -> None:
         self.adopt(subject, 0)
         if self.fills and self.fills[-1][0] == subject:
@@ -223,6 +238,7 @@ class Machine(Traffic):
         assert self.same("ack", epoch, [(known, item.names.account, None)]) == [1]
         assert self.same("adopt", epoch, item.names.account, item.names.key, 10**6, self.new_id(), ()) == [1]
         assert self.same("fill", epoch, item.names.account, self.new_id(), ()) == 1
+        assert self.same("retime", epoch, item.names.account, 0, 0, self.ref.now_ms) == 1
         assert self.same("drop", epoch, known, 0, real=(epoch, known, item.names, 0)) == 1
         assert self.real.set_open(epoch) == -1
         if off < 0:

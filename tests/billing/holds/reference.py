@@ -7,7 +7,7 @@ entries of the journal and the debits that a subject was told of. Replies are th
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from billing.holds.codec import CLAIMED, HELD, SETTLED, Counter
+from billing.holds.codec import AHEAD_S, CLAIMED, HELD, SETTLED, Counter
 from billing.money import MAX_NANO
 from billing.quotas import Metric, Quota, Window, window_id
 from tests.billing.holds.reference_values import (
@@ -100,7 +100,7 @@ class Reference:
         self.exact &= max(abs(account.balance), self.held(account), *used) <= MAX_NANO
 
     def now_of(self, account: Account) -> int:
-        """The account's time in seconds: it never goes back."""
+        """The account's time in seconds: it never goes back by itself."""
         return max(self.now_ms // 1000, account.now_s)
 
     # The hot path
@@ -138,14 +138,17 @@ class Reference:
         if available < least.cost:
             return [BALANCE, available, least.cost]
         most = ask.most if not ask.unit else min(ask.most, (available - ask.input_cost) // ask.unit)
+        if account.now_s > self.now_ms // 1000 + AHEAD_S:
+            return [WAITING]
         now_s = self.now_of(account)
         exhausted: list[int] = []
         for code, subject in enumerate((account, key)):
             for place, quota in enumerate(ask.limits[code]):
                 window = subject.windows.get(quota.tag)
-                if window is None or window.pending:
+                at = window_id(quota.window, now_s)
+                if window is None or window.pending or window.window_id > at:
                     return [WAITING]
-                used = self.used_in(subject, window, window_id(quota.window, now_s))
+                used = self.used_in(subject, window, at)
                 if used + least.of(quota.metric) > quota.limit:
                     exhausted += [code, place, used, least.of(quota.metric)]
                 else:
@@ -182,7 +185,7 @@ class Reference:
     def _settle(self, item: Settlement) -> list[Any]:
         found = self._open_hold(item.id, item.names)
         if found is None:
-            return [GONE]
+            return [GONE, int(item.id in self.journal)]
         hold, account, key = found
         account.balance -= item.amounts.cost
         account.dseq += 1
@@ -202,7 +205,7 @@ class Reference:
             return [OK]
         found = self._open_hold(item.id, item.names)
         if found is None:
-            return [GONE]
+            return [GONE, int(item.id in self.journal)]
         _, account, _ = found
         del self.journal[item.id]
         account.hold_version += 1
@@ -355,10 +358,13 @@ class Reference:
         fresh = []
         for quota in quotas:
             known = subject.windows.get(quota.tag)
-            if known is None or known.pending:
-                known = Window_(quota, window_id(quota.window, now_ms // 1000), True, since=len(subject.told))
+            at = window_id(quota.window, now_ms // 1000)
+            if known is None or known.pending or known.window_id > at:
+                known = Window_(quota, at, True, since=len(subject.told))
                 fresh.append(quota)
             windows[quota.tag] = known
+        if version == subject.version:  # another gateway may know other quotas for it: nothing of its own is dropped
+            windows = {**windows, **{tag: known for tag, known in subject.windows.items() if tag not in windows}}
         subject.windows, subject.version = windows, version
         for hold in self.holds_of(subject) if fresh else []:
             tags = hold.account_tags if key_id is None else hold.key_tags
@@ -366,6 +372,21 @@ class Reference:
         if fresh:
             self.filling[subject.id] = (token, self.now_ms)
         return [*nothing[:4], len(fresh)]
+
+    def retime(self, epoch: int, account_id: str, hold_version: int, latest_s: int, ledger_ms: int) -> int:
+        account, now_s = self.account(account_id), self.now_ms // 1000
+        if epoch != self.epoch or account is None:
+            return 1
+        if account.now_s <= now_s + AHEAD_S:
+            return 0
+        if abs(ledger_ms - self.now_ms) > AHEAD_S * 1000:
+            return 3
+        if account.hold_version != hold_version:
+            return 2
+        if latest_s > now_s + AHEAD_S:
+            return 4
+        account.now_s = max(now_s, latest_s)
+        return 0
 
     def fill(self, epoch: int, subject_id: str, token: str, bases: Sequence[tuple[int, int, int]]) -> int:
         """`bases`: tag, window id, what was used there before the adoption."""

@@ -34,7 +34,7 @@ from billing.quotas import Quota
 from tests.billing.holds.reference_values import Account, Admission, Correction, Hold, Names, Settlement, Subject, Void
 
 CLOCK_LINE: Final = b"local TIME = redis.call('TIME')"
-NAMES: Final = ("hot", "adopt", "fill", "apply", "ack", "claim", "drop", "rehold", "install", "fence", "join")
+NAMES: Final = ("hot", "adopt", "fill", "retime", "apply", "ack", "claim", "drop", "rehold", "install", "fence", "join")
 
 
 class ClockedScript(Script):
@@ -189,7 +189,9 @@ class Scripts:
         return replies
 
     def fence(self, epoch: int, identity: str) -> int:
-        reply: int = self._call("fence", [self._meta, self.keyspace.joined(0), self._installed], [epoch, identity])
+        reply: int = self._call(
+            "fence", [self._meta, self.keyspace.joined(0), self._installed], [epoch, identity, "ledger", 0]
+        )
         return reply
 
     def install(self, epoch: int, account: Account, key: Subject | None) -> int:
@@ -211,7 +213,17 @@ class Scripts:
             quota.tag.to_bytes(4, "little") + pack_text(quota.model or "") + pack_text(quota.feature)
             for quota in quotas
         ]
-        reply: list[int] = self._call("adopt", keys, [epoch, key_id or account_id, version, token, *packed])
+        head = [epoch, key_id or account_id, version, token]
+        reply: list[int] = self._call("adopt", keys, [*head, 0, b"", *packed])
+        if reply == [3]:
+            journal = pairs(self.run(DUMP, [self._journal])[0])
+            reply = self._call("adopt", keys, [*head, 1, b"".join(journal), *packed])
+            assert reply != [3]
+        return reply
+
+    def retime(self, epoch: int, account_id: str, hold_version: int, latest_s: int, ledger_ms: int) -> int:
+        keys = [self._meta, self.state_key(account_id)]
+        reply: int = self._call("retime", keys, [epoch, hold_version, latest_s, ledger_ms])
         return reply
 
     def fill(self, epoch: int, subject: str, token: str, bases: Sequence[tuple[int, int, int]]) -> int:

@@ -1,6 +1,7 @@
 """What the tests of holds do again and again: hold, settle, break things, wait, and look at both stores."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -10,10 +11,11 @@ from billing.holds.codec import SETTLED, Entry
 from billing.holds.decision import Need
 from billing.holds.hold import Hold, Settled
 from billing.holds.partitions import Partition
+from billing.ledger.leases import end_lease
 from billing.principals import Principal
 from tests.billing.holds.conftest import World, debit, need
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
@@ -59,24 +61,55 @@ async def spend(world: World, principal: Principal, **changes: object) -> str:
 
 
 async def kill(world: World) -> None:
-    """What kill -9 leaves of a gateway: nothing but what the stores have."""
+    """What kill -9 leaves of a gateway: nothing but what the stores have. Its supervisor has seen it end."""
     engine = world.engine
-    tasks = [*engine._tasks, *engine.holds._tasks]
+    tasks = [*engine.loops.tasks.values(), *engine.holds._tasks]
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    engine._tasks.clear()
+    engine.loops.tasks.clear()
+    await engine.lease.stop()
+    spool, engine.outbox.spool = engine.outbox.spool, None
+    for segment in spool._segments if spool is not None else ():
+        os.close(segment.fd)
     engine.outbox._waiting.clear()
     engine.holds.live.clear()
     await world.link.close()
-    await world.database.execute("DELETE FROM gateways WHERE id = $1", engine._gateway_id)
+    await end_lease(world.database, engine._gateway_id)
 
 
-async def lease_ends(world: World) -> None:
-    """The gateway is alive, but slower than its lease."""
-    await world.database.execute(
-        "UPDATE gateways SET lease_until = now() - interval '1 second' WHERE id = $1", world.engine._gateway_id
-    )
+async def sweep_by_hand(*worlds: World) -> None:
+    """Nothing is swept any more but by the test."""
+    for world in worlds:
+        await world.engine.loops.stop("sweep")
+
+
+async def look(*worlds: World) -> None:
+    """Gateways look who is there."""
+    for world in worlds:
+        await world.engine.lease.renew()
+
+
+async def stops_to_renew(slow: World, judge: World) -> None:
+    """The gateway is alive, but its lease has not been renewed for longer than the judge believes in it. The judge
+    sweeps when it is told."""
+    await slow.engine.lease.stop()
+    await judge.engine.loops.stop("sweep")
+    await time_passes(judge, slow)
+
+
+async def time_passes(judge: World, *lost: World) -> None:
+    """For the judge, which goes on to renew its own lease, until it has lost the others."""
+    peers, step_s = judge.engine.peers, judge.engine.peers._gap_s / 2
+    clock, passed_s, names = peers.clock, [0.0], [world.engine._gateway_id for world in lost]
+    peers.clock = lambda: clock() + passed_s[0]
+
+    async def are_lost() -> bool:
+        passed_s[0] += step_s
+        await judge.engine.lease.renew()
+        return len(peers.lost(names)) == len(names)
+
+    await eventually(are_lost)
 
 
 async def keys_in_redis(world: World) -> list[bytes]:

@@ -131,6 +131,35 @@ async def test_a_change_of_key_or_account_forgets_the_principal(postgres: Postgr
     assert len(postgres.cache) == 0
 
 
+async def test_what_a_key_is_known_to_be(postgres: Postgres) -> None:
+    cache = postgres.cache
+    assert cache.recognises(b"one") is None
+    await cache.get(b"one")
+    await cache.get(b"none")
+    assert (cache.recognises(b"one"), cache.recognises(b"none")) == (True, False)
+    postgres.now_s = 3600.0
+    assert (cache.recognises(b"one"), cache.recognises(b"none")) == (True, None)
+    for forget in (lambda: cache.drop("acc_1"), cache.clear):
+        forget()
+        assert cache.recognises(b"one") is True  # it has to be read anew, and is a key all the same
+        assert cache.peek(b"one") is None
+        await cache.get(b"one")
+    del postgres.found[b"one"]
+    cache.drop("key_1")
+    await cache.get(b"one")
+    assert cache.recognises(b"one") is False
+
+
+async def test_keys_that_were_known_are_bounded(postgres: Postgres) -> None:
+    for number in range(10):
+        digest = b"%d" % number
+        postgres.found[digest] = replace(PRINCIPAL, key_id=f"key_{number}")
+        await postgres.cache.get(digest)
+        postgres.cache.drop(f"key_{number}")
+    known = [postgres.cache.recognises(b"%d" % number) for number in range(10)]
+    assert known == [None] * 7 + [True] * 3
+
+
 async def test_what_was_read_before_a_change_is_not_remembered(postgres: Postgres) -> None:
     cache = postgres.cache
     postgres.gate.clear()

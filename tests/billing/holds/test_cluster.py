@@ -29,7 +29,7 @@ GATEWAYS: Final = 3
 ACCOUNTS_A_MASTER: Final = 3
 BALANCE_NANO: Final = 10**9
 COST_NANO: Final = 500
-WAIT_S: Final = 30.0
+WAIT_S: Final = 60.0
 POLL_S: Final = 0.02
 
 

@@ -7,8 +7,9 @@ from typing import Any, Final
 import pytest
 
 from billing.holds import engine as engine_module
+from billing.holds.connection import RedisUnfit
 from billing.holds.engine import Engine
-from tests.billing.holds.conftest import World
+from tests.billing.holds.conftest import MakeWorld, World
 from tests.billing.holds.support import WAIT_S, hold_one, spend
 
 MOMENTS: Final = 25
@@ -24,7 +25,7 @@ async def test_a_loop_that_is_cancelled_ends_at_whatever_moment(
     principal = await world.customer(10**9)
     await hold_one(world, principal)
     await spend(world, principal)
-    await world.engine._cancel_tasks()
+    await world.engine.loops.stop()
     monkeypatch.setattr(engine_module, "RELAY_INTERVAL_S", 0.0)
     monkeypatch.setattr(engine_module, "SWEEP_INTERVAL_S", 0.0)
     client, asked = world.link._seed._client, asyncio.Event()
@@ -50,3 +51,14 @@ async def test_a_loop_that_is_cancelled_ends_at_whatever_moment(
             task.cancel()
             await asyncio.sleep(0)
         assert not goes_on, f"cancelled {after} turns after a command had begun"
+
+
+async def test_no_engine_starts_on_a_redis_that_evicts(make_world: MakeWorld) -> None:
+    world = await make_world()
+    await world.link.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    try:
+        with pytest.raises(RedisUnfit, match=r"maxmemory-policy allkeys-lru .* set it to noeviction"):
+            await make_world()
+    finally:
+        await world.link.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    await make_world()

@@ -5,9 +5,9 @@ from typing import Any, Final
 
 import pytest
 
-from billing.holds.codec import AccountState, Counter
+from billing.holds.codec import AHEAD_S, AccountState, Counter
 from billing.quotas import Metric, Quota, Window, window_id
-from tests.billing.holds.reference import OK, RESTART_MS, Reference
+from tests.billing.holds.reference import OK, RESTART_MS, WAITING, Reference
 from tests.billing.holds.reference_ledger import Ledger
 from tests.billing.holds.reference_values import Admission, Amounts, Correction, Names, Settlement, Void
 from tests.billing.holds.scripts import Scripts
@@ -17,10 +17,10 @@ KEY: Final = "key_1"
 OWNERS: Final = {KEY: ACCOUNT}
 EPOCH: Final = 1
 DAY_S: Final = 86_400
-START_S: Final = 1_772_323_200 + DAY_S // 2
-"""Noon of 1 March 2026, when the account is installed."""
-LATER_S: Final = START_S + 2 * DAY_S
-"""Where the clock goes, and comes back from."""
+START_S: Final = 1_772_323_200 + DAY_S - 1800
+"""Half past eleven at night of 1 March 2026, when the account is installed."""
+LATER_S: Final = START_S + AHEAD_S
+"""Where the clock goes, and comes back from: the next day."""
 DAILY: Final = Quota(Window.day, Metric.tokens, 1000, None, "llm")
 LATER: Final = window_id(Window.day, LATER_S)
 """The window there."""
@@ -28,7 +28,7 @@ NAMES: Final = Names(ACCOUNT, KEY, "demo", "llm")
 
 
 class Story:
-    """One account of 10^6 nano-USD with a key, both without quotas, open since noon. Clocks are Unix milliseconds."""
+    """One account of 10^6 nano-USD with a key, both without quotas, from START_S on. Clocks are Unix milliseconds."""
 
     def __init__(self, redis_url: str, prefix: str) -> None:
         self.real, self.ref, self.ledger = Scripts(redis_url, prefix, OWNERS), Reference(), Ledger(OWNERS)
@@ -71,14 +71,25 @@ class Story:
         at = window_id(quota.window, reply[3] // 1000)
         assert self.same("fill", EPOCH, subject, token, [(quota.tag, at, base)]) == 0
 
-    def admit(self, tokens: int) -> tuple[str, int]:
-        """Of input tokens alone. Answers the request's id and when it was admitted."""
+    def ask(self, tokens: int) -> tuple[str, list[int]]:
+        """An admission of input tokens alone. Answers the request's id and the reply."""
         request_id, versions = self.new_id(), (self.versions[ACCOUNT], self.versions[KEY])
         limits = (self.quotas[ACCOUNT], self.quotas[KEY])
         fixed = (0, 10, 0, tokens, 1, 0, 0, self.ref.now_ms, (0, 0), limits, b"payload")
         (reply,) = self.hot(Admission(request_id, NAMES, versions, *fixed))
+        return request_id, reply
+
+    def admit(self, tokens: int) -> tuple[str, int]:
+        """One that is admitted. Answers the request's id and when."""
+        request_id, reply = self.ask(tokens)
         assert reply[0] == OK
         return request_id, reply[2]
+
+    def retime(self, latest_s: int = 0, stale: int = 0, ledger_off_s: int = 0) -> int:
+        """As a gateway does that was told to wait; it may have seen the account earlier, or Postgres's clock be off."""
+        arguments = (self.account_state().hold_version - stale, latest_s, self.ref.now_ms + ledger_off_s * 1000)
+        reply: int = self.same("retime", EPOCH, ACCOUNT, *arguments)
+        return reply
 
     def hot(self, *items: Admission | Settlement | Void) -> list[Any]:
         replies: list[Any] = self.same("hot", EPOCH, 1000, items)
@@ -163,11 +174,84 @@ def test_a_key_that_is_installed_later_keeps_its_window_when_the_clock_goes_back
     assert story.counters(KEY) == (Counter(DAILY.tag, LATER, 50),)
 
 
+def test_windows_stand_still_for_a_clock_that_is_an_hour_back_and_no_more(story: Story) -> None:
+    """Both edges: by a second more nothing is admitted, and nothing changes, until the account's time is set right."""
+    story.install()
+    story.open()
+    story.set_clock(LATER_S * 1000)
+    story.admit(10)
+    story.set_clock((LATER_S - AHEAD_S) * 1000)
+    assert story.admit(10)[1] == LATER_S * 1000
+    assert story.retime() == 0
+    assert story.account_state().now_s == LATER_S
+    story.set_clock((LATER_S - AHEAD_S) * 1000 - 1)
+    assert story.ask(10)[1] == [WAITING]
+    assert story.account_state().now_s == LATER_S
+
+
+def test_windows_that_lie_in_the_future_are_counted_anew_from_the_ledger(story: Story) -> None:
+    """Of the account and of its keys, each when it is next asked for; what was counted today is not forgotten."""
+    story.install()
+    story.open()
+    future_s = START_S + 2 * DAY_S
+    story.set_clock(future_s * 1000)
+    for subject in (ACCOUNT, KEY):
+        story.adopt_and_fill(subject, DAILY, 0)
+    request_id, at_ms = story.admit(70)
+    story.hot(Settlement(request_id, NAMES, Amounts(10, 70, 0), b"debit"))
+    assert at_ms == future_s * 1000
+    story.set_clock(START_S * 1000)
+    assert story.ask(10)[1] == [WAITING]
+    assert story.retime() == 0
+    assert story.account_state().now_s == START_S
+    today = window_id(Window.day, START_S)
+    for subject in (ACCOUNT, KEY):
+        assert story.ask(10)[1] == [WAITING]
+        story.adopt_and_fill(subject, DAILY, 600)
+        assert story.counters(subject) == (Counter(DAILY.tag, today, 600),)
+    assert story.admit(50)[1] == START_S * 1000
+    assert story.counters(KEY) == (Counter(DAILY.tag, today, 650),)
+    story.set_clock(LATER_S * 1000)
+    story.admit(20)
+    assert story.counters(KEY) == (Counter(DAILY.tag, today + 1, 20),)
+
+
+def test_an_accounts_time_is_not_set_by_a_clock_that_postgres_does_not_confirm(story: Story) -> None:
+    story.install()
+    story.open()
+    story.set_clock((START_S - 2 * DAY_S) * 1000)
+    assert story.retime(ledger_off_s=AHEAD_S + 1) == 3
+    assert story.retime(ledger_off_s=-AHEAD_S - 1) == 3
+    assert story.account_state().now_s == START_S
+    assert story.retime(ledger_off_s=AHEAD_S) == 0
+    assert story.account_state().now_s == START_S - 2 * DAY_S
+
+
+def test_an_accounts_time_is_not_set_behind_an_open_hold(story: Story) -> None:
+    """Its end corrects the window in which it was admitted."""
+    story.install()
+    story.open()
+    story.adopt_and_fill(ACCOUNT, DAILY, 0)
+    earlier, _ = story.admit(5)
+    story.set_clock((START_S + DAY_S) * 1000)
+    request_id, at_ms = story.admit(50)
+    story.set_clock(START_S * 1000)
+    assert story.retime(latest_s=at_ms // 1000) == 4
+    assert story.retime(latest_s=START_S, stale=1) == 2
+    story.hot(Settlement(request_id, NAMES, Amounts(10, 40, 0), b"debit"))
+    assert story.retime(latest_s=START_S + 60) == 0
+    assert story.account_state().now_s == START_S + 60
+    story.adopt_and_fill(ACCOUNT, DAILY, 0)
+    assert story.counters(ACCOUNT) == (Counter(DAILY.tag, window_id(Window.day, START_S), 5),)
+    story.hot(Settlement(earlier, NAMES, Amounts(10, 3, 0), b"debit"))
+    assert story.counters(ACCOUNT) == (Counter(DAILY.tag, window_id(Window.day, START_S), 3),)
+
+
 def test_a_lost_fill_is_not_waited_for_while_the_clock_is_behind_the_account(story: Story) -> None:
     """The account's time stands still then; how long an adoption has waited goes by the server's clock."""
     story.install()
     story.adopt(KEY, DAILY)
-    back_ms = (START_S - 2 * DAY_S) * 1000
+    back_ms = (START_S - AHEAD_S) * 1000
     for now_ms, fresh in ((back_ms, 1), (back_ms + RESTART_MS - 1, 0), (back_ms + RESTART_MS, 1)):
         story.set_clock(now_ms)
         _, reply = story.adopt(KEY, DAILY)
@@ -189,3 +273,30 @@ def test_a_whole_batch_of_debits_is_forgotten_in_one_call(story: Story) -> None:
     assert len(story.real.dump().journal) == 10_001
     assert story.real.ack(EPOCH, [(known, ACCOUNT, None) for known in (request_id, *others)]) == [0]
     assert story.real.dump().journal == {}
+
+
+@pytest.mark.parametrize("subject", [ACCOUNT, KEY])
+def test_gateways_that_know_different_quotas_do_not_undo_one_anothers_counters(story: Story, subject: str) -> None:
+    """At one version, as with two plan files while a release rolls out: both count on, however often each adopts."""
+    other = Quota(Window.day, Metric.requests, 50, None, "llm")
+    story.install()
+    story.open()
+    story.adopt_and_fill(subject, DAILY, 600)
+    version, key_id = story.versions[subject], KEY if subject == KEY else None
+    token = story.new_id()
+    reply = story.same("adopt", EPOCH, ACCOUNT, key_id, version, token, (other,))
+    assert reply[4] == 1
+    at = window_id(other.window, reply[3] // 1000)
+    assert story.same("fill", EPOCH, subject, token, [(other.tag, at, 3)]) == 0
+    for quotas in ((DAILY,), (other,), (DAILY,), (other, DAILY)):
+        assert story.same("adopt", EPOCH, ACCOUNT, key_id, version, story.new_id(), quotas)[4] == 0
+    dump = story.real.dump()
+    state = dump.key(KEY) if subject == KEY else dump.account(ACCOUNT)
+    assert state is not None
+    assert {counter.tag: counter.used for counter in state.counters} == {DAILY.tag: 600, other.tag: 3}
+    story.quotas[subject] = ()
+    story.adopt(subject, other)
+    dump = story.real.dump()
+    state = dump.key(KEY) if subject == KEY else dump.account(ACCOUNT)
+    assert state is not None
+    assert [counter.tag for counter in state.counters] == [other.tag], "a newer version drops what it does not name"

@@ -199,7 +199,7 @@ async def test_both_stores_away_cuts_the_answer_and_loses_no_debit(make_world: M
         await settle(world, principal, hold)
     assert hold.id in world.engine.holds.live
     away = False
-    assert await world.engine.holds.drain(10.0)
+    assert await world.engine.holds.drain(60.0)
     assert await debits(world) == {hold.id: 500}
     assert world.engine.holds.live == {}
     assert await ledger_balance(world, principal.account_id) == 10**9 - 500

@@ -15,9 +15,10 @@ from billing.holds.partitions import Partition
 from billing.holds.windows import Since, read_counters
 from billing.ledger.debits import Debit, write_debits
 from billing.ledger.rollups import roll
+from billing.plans import Plan
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window, window_id
-from tests.billing.holds.conftest import World, debit
+from tests.billing.holds.conftest import BRISK, MakeWorld, World, debit
 from tests.billing.holds.support import (
     ask,
     assert_agreed,
@@ -140,10 +141,10 @@ def placed(one: Debit, epoch: int | None, dseq: int | None) -> Debit:
 
 async def by_hand(world: World) -> None:
     """Nothing goes on by itself any more."""
-    for task in world.engine._tasks:
+    for task in world.engine.loops.tasks.values():
         task.cancel()
-    await asyncio.gather(*world.engine._tasks, return_exceptions=True)
-    world.engine._tasks.clear()
+    await asyncio.gather(*world.engine.loops.tasks.values(), return_exceptions=True)
+    world.engine.loops.tasks.clear()
 
 
 def while_drained(world: World, work: Callable[[], Awaitable[object]]) -> None:
@@ -252,9 +253,10 @@ async def test_a_correction_made_before_a_quota_and_told_after_it_counts_once(wo
 
 
 async def test_a_settlement_without_an_answer_before_a_quota_counts_once(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Redis has settled it before the quota came; its debit is a correction that is told after."""
+    world = await make_world(BRISK)
     monkeypatch.setattr(recovery, "SETTLED_AGE_MS", -60_000)
     await by_hand(world)
     principal = await world.customer(10**9)
@@ -264,7 +266,7 @@ async def test_a_settlement_without_an_answer_before_a_quota_counts_once(
     wire._transport.pause_reading()
     await settle(world, principal, hold)
     wire._transport.resume_reading()
-    await world.engine.holds.drain(5.0)
+    await world.engine.holds.drain(60.0)
     world.engine.corrections.sync = sync  # type: ignore[method-assign]
     assert list(await entries(world, principal.account_id)) == [hold.id]
     while_drained(world, lambda: world.engine.recovery.sweep(partition_of(world)))
@@ -303,20 +305,20 @@ async def test_counters_whose_filling_failed_are_filled_by_a_later_request(world
 
 
 async def test_a_key_that_is_loaded_late_is_loaded_at_its_accounts_time(world: World) -> None:
-    """Redis's clock went back by a month since: the account's time did not."""
+    """Redis's clock went back by half an hour since: the account's time did not."""
     principal = await world.customer(10**9, key_quotas=LONG)
     await settle(world, principal, await hold_one(world, principal))
     await world.engine.outbox.flush()
     state = await world.account_state(principal.account_id)
-    await world.api_keys.create(principal.account_id, "second", quotas=LONG)
+    await world.api_keys.create(principal.account_id, "second", quotas=EVERY_WINDOW)
     row = await world.database.row("SELECT id FROM api_keys WHERE name = 'second'")
     assert row is not None
     await by_hand(world)
-    partition_of(world).clock_offset_ms -= 32 * 86_400_000
+    partition_of(world).clock_offset_ms -= 1_800_000
     await world.engine.loader.install(partition_of(world), principal.account_id, row["id"])
     raw = await world.link.command("GET", world.keys.key(principal.account_id, row["id"]))
     counters = {counter.tag: counter.window_id for counter in KeyState.unpack(raw).counters}
-    assert counters == {quota.tag: window_id(quota.window, state.now_s) for quota in LONG}
+    assert counters == {quota.tag: window_id(quota.window, state.now_s) for quota in EVERY_WINDOW}
 
 
 async def test_a_change_that_comes_while_an_older_one_is_told_is_told_too(world: World) -> None:
@@ -344,3 +346,35 @@ async def test_a_change_that_comes_while_an_older_one_is_told_is_told_too(world:
         return len(await counters_of(world, principal, "account")) == len(LONG)
 
     await eventually(is_told)
+
+
+async def test_gateways_with_different_plans_do_not_undo_one_anothers_counters(make_world: MakeWorld) -> None:
+    """While a release rolls out: each adopts what it lacks once, and requests go through at both."""
+    old = {"free": Plan("free", "Free", 0, (Quota(Window.day, Metric.tokens, 10**9),))}
+    new = {"free": Plan("free", "Free", 0, (Quota(Window.day, Metric.requests, 10**6),))}
+    worlds = [await make_world(plans=old), await make_world(plans=new)]
+    principal = await worlds[0].customer(10**9)
+    row = await worlds[0].database.row("SELECT secret_sha256 FROM api_keys")
+    assert row is not None
+    at = [await world.engine.cache.reload(row["secret_sha256"]) for world in worlds]
+    adopted = [0]
+    for world in worlds:
+        adopt = world.engine.loader.adopt_account
+
+        async def noted(
+            partition: Partition, account_id: str, adopt: Callable[..., Awaitable[int | None]] = adopt
+        ) -> int | None:
+            adopted[0] += 1
+            return await adopt(partition, account_id)
+
+        world.engine.loader.adopt_account = noted  # type: ignore[method-assign]
+    for _ in range(25):
+        for world, known in zip(worlds, at, strict=True):
+            assert known is not None
+            await settle(world, known, await hold_one(world, known))
+    assert adopted[0] <= 6
+    for world in worlds:
+        await world.engine.outbox.flush()
+    used_of = {counter.tag: counter.used for counter in (await worlds[0].account_state(principal.account_id)).counters}
+    assert used_of[new["free"].quotas[0].tag] >= 25
+    assert used_of[old["free"].quotas[0].tag] >= 25 * 15

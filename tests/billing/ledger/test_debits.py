@@ -261,7 +261,7 @@ async def test_loading_and_writing_at_once_class_every_debit_by_one_epoch(billin
     [
         {"charged_nano": -1},
         {"charged_nano": MAX_NANO + 1},
-        {"admitted_at_ms": 0},
+        {"admitted_at_ms": 2**62},
         {"tags": "{"},
         {"model": "nul\0"},
         {"account_id": "acc_unknown"},
@@ -272,7 +272,7 @@ async def test_loading_and_writing_at_once_class_every_debit_by_one_epoch(billin
 async def test_a_debit_that_is_refused_is_set_aside_alone(
     billing: Billing, account: Account, changes: dict[str, object]
 ) -> None:
-    """By a constraint, a type, a missing month, a missing account, the balance's bound, the driver."""
+    """By a constraint, a type, a time that is none, a missing account, the balance's bound, the driver."""
     await billing.database.execute("UPDATE accounts SET credit_limit_nano = 0 WHERE id = $1", account.id)
     if changes == {"charged_nano": MAX_NANO}:
         await write_debits(billing.database, [debit(account, charged_nano=10**10)])

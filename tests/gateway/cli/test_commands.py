@@ -1,20 +1,27 @@
 """Commands where no `up` runs: help, wrong usage, nobody there, stores that are given."""
 
+import asyncio
 import json
 import os
 import re
 import shutil
 import signal
-import socket
 import tempfile
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from ulid import ULID
 
+from billing.accounts import Account
+from billing.ledger.debits import Debit, write_debits
+from billing.ledger.postgres import Database
+from tests.billing.ledger.test_debits import debit
 from tests.gateway.commands import CHECKOUT, Shell, fetch
+from tests.ports import free_port
 
-PASSWORD = "swordfish-of-the-tests"
+PASSWORD = "swordfish-of-all-the-tests"
 
 
 @pytest.fixture
@@ -40,14 +47,13 @@ def with_host(url: str) -> str:
 
 def nobody_at() -> str:
     """An address that nothing listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 COMMANDS = [
     *("up", "serve", "migrate", "doctor", "ledger", "ledger verify", "explain", "operator", "operator grant"),
-    "reconcile",
+    *("reconcile", "ledger set-aside", "ledger set-aside list", "ledger set-aside replay"),
+    "ledger set-aside discard",
     *("operator account", "operator account create", "operator account show", "operator account list"),
     *("operator account quotas", "operator key", "operator key create", "operator key list"),
     *("operator key update", "operator key revoke"),
@@ -69,14 +75,69 @@ def test_every_command_is_documented(shell: Shell) -> None:
     said = (CHECKOUT / "docs" / "cli.md").read_text()
     for command in COMMANDS:
         assert f"metergate {command}" in said
-    for group in ("", "ledger", "operator", "operator account", "operator key"):
+    for group in ("", "ledger", "ledger set-aside", "operator", "operator account", "operator key"):
         listed = shell.run(*group.split(), "--help").stdout.partition("Commands:\n")[2]
-        for name in re.findall(r"^  (\w+)", listed, re.MULTILINE):
+        for name in re.findall(r"^  ([\w-]+)", listed, re.MULTILINE):
             assert f"{group} {name}".strip() in COMMANDS
 
 
+def test_debits_that_were_set_aside_are_listed_and_written_once_they_can_be(
+    shell: Shell, stores: dict[str, str], database_url: str
+) -> None:
+    made = [debit_of("acc_gone", str(ULID())) for _ in range(2)]
+
+    async def set_aside() -> None:
+        database = Database(database_url)
+        assert await write_debits(database, made) == {}
+        await database.execute("INSERT INTO debits_set_aside (request_id, debit, reason) VALUES ('x', 'y', 'a test')")
+        await database.close()
+
+    async def bring_the_account_back() -> None:
+        database = Database(database_url)
+        await database.execute("INSERT INTO accounts (id, name, plan) VALUES ('acc_gone', 'Back', 'free')")
+        await database.close()
+
+    asyncio.run(set_aside())
+    listed = shell.run("ledger", "set-aside", "list", "--json", env=stores).json
+    assert listed["total"] == 3
+    assert [(each["id"], each["account_id"], each["charged_usd"], each["reason"]) for each in listed["debits"]] == [
+        *((each.request_id, "acc_gone", "0.0000005", "the ledger has no such account") for each in made),
+        ("x", None, None, "a test"),
+    ]
+    assert "acc_gone" in shell.run("ledger", "set-aside", "list", env=stores).stdout
+    replay = ("ledger", "set-aside", "replay")
+    refused = shell.run(*replay, made[0].request_id, "--json", env=stores)
+    assert refused.code == 1
+    (said,) = json.loads(refused.stdout)["debits"]
+    assert (said["result"], said["reason"]) == ("refused", "the ledger has no such account")
+    shell.run(*replay, env=stores).failed(2)
+    shell.run(*replay, "x", "--all", env=stores).failed(2)
+    asyncio.run(bring_the_account_back())
+    one = shell.run(*replay, made[0].request_id, "nobody", "--json", env=stores)
+    assert one.code == 0
+    results = {each["id"]: each["result"] for each in one.json["debits"]}
+    assert results == {made[0].request_id: "written", "nobody": "absent"}
+    rest = shell.run(*replay, "--all", "--json", env=stores)
+    assert rest.code == 1
+    results = {each["id"]: each["result"] for each in json.loads(rest.stdout)["debits"]}
+    assert results == {made[1].request_id: "written", "x": "unreadable"}
+    assert shell.run("ledger", "set-aside", "list", "--json", env=stores).json["total"] == 1
+    discard = ("ledger", "set-aside", "discard", "x", "--json")
+    assert shell.run(*discard, env=stores).json == {"id": "x", "discarded": True}
+    assert "Nothing is set aside" in shell.run(*discard, env=stores).failed(1)
+    assert shell.run("ledger", "set-aside", "list", "--json", env=stores).json == {"total": 0, "debits": []}
+
+
+def debit_of(account_id: str, request_id: str) -> Debit:
+    account = Account(account_id, "", "free", "active", None, 0, (), None, datetime.now(UTC), 0, 1)
+    return debit(account, request_id)
+
+
 def test_version(shell: Shell) -> None:
-    assert re.fullmatch(r"metergate \d+\.\d+\.\d+\S*\n", shell.run("--version").stdout)
+    """As a process that is started anew, as a person starts it: what it says of itself, of its use, and its codes."""
+    assert re.fullmatch(r"metergate \d+\.\d+\.\d+\S*\n", shell.start("--version").stdout)
+    for arguments in (("--help",), ("operator", "grant", "--help"), ("nope",)):
+        assert shell.start(*arguments) == shell.run(*arguments)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config.defaults import BOUNDS, Defaults
+from gateway.settings import warnings
 from tests.gateway.config.support import MAIN, load, problems
 
 
@@ -13,7 +14,7 @@ def test_the_promised_values() -> None:
     assert defaults.strict is True
     assert (defaults.min_output_tokens, defaults.estimated_output_tokens) == (16, 512)
     assert (defaults.missing_usage, defaults.expired_hold) == ("estimate", "void")
-    assert (defaults.hold_ttl_s, defaults.disconnect_drain_s, defaults.upstream_timeout_s) == (900, 5, 600)
+    assert (defaults.disconnect_drain_s, defaults.upstream_timeout_s) == (5, 600)
     assert (defaults.max_unsettled, defaults.shutdown_grace_s, defaults.reconcile_interval_s) == (100_000, 30, 300)
     assert (defaults.credits_per_usd, defaults.lease_s, defaults.settle_timeout_ms) == (1000, 5, 500)
     assert (defaults.redis_partitions, defaults.default_plan) == (None, "free")
@@ -60,8 +61,7 @@ def test_odd_numbers_are_refused(tmp_path: Path, value: str) -> None:
         ("{expired_hold: hold}", 'defaults.expired_hold: expected one of void, input, got "hold"'),
         ("{strict: 1}", "defaults.strict: expected true or false, got 1"),
         ("{default_plan: fre}", 'defaults.default_plan: expected a plan of plans.yaml, got "fre"; did you mean free?'),
-        ("{hold_tt_s: 5}", "defaults.hold_tt_s: unknown key; did you mean hold_ttl_s?"),
-        ("{hold_ttl_s: 5, lease_s: 10}", "defaults: hold_ttl_s must not be shorter than lease_s"),
+        ("{leese_s: 5}", "defaults.leese_s: unknown key; did you mean lease_s?"),
         ("[strict]", "defaults: expected a mapping, got a list"),
     ],
 )
@@ -74,3 +74,10 @@ def test_construction_checks_too() -> None:
         Defaults(batch_items=65)
     with pytest.raises(ValueError, match="missing_usage must be estimate, hold, free"):
         Defaults(missing_usage="guess")  # type: ignore[arg-type]
+
+
+def test_a_key_of_an_older_version_is_a_warning_that_says_so(tmp_path: Path) -> None:
+    settings = load(tmp_path, main=f"{MAIN}defaults: {{hold_ttl_s: 900}}\n")
+    assert settings.defaults == Defaults()
+    (said,) = [each for each in warnings(settings, 2e9) if "hold_ttl_s" in each]
+    assert "metergate.yaml:7: defaults.hold_ttl_s: is not used any more" in said

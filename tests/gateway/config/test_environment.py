@@ -65,6 +65,32 @@ def remember(readers: list[Reader]) -> object:
     return init
 
 
+@pytest.mark.parametrize("name", ["ADMIN_API_KEY", "SERVICE_API_KEY"])
+def test_keys_that_could_be_guessed_are_refused(name: str) -> None:
+    (refused,) = refusals(**{name: "swordfish-swordfish-123"})
+    assert refused == f"environment: {name}: expected at least 24 characters; `openssl rand -hex 32` makes some"
+    assert refusals(**{name: "swordfish-swordfish-1234"}) == []
+
+
+def test_trusted_proxies_are_networks() -> None:
+    assert read().trusted_proxies == ()
+    networks = read(TRUSTED_PROXIES="10.0.0.0/8, 192.0.2.7,2001:db8::/32").trusted_proxies
+    assert [str(each) for each in networks] == ["10.0.0.0/8", "192.0.2.7/32", "2001:db8::/32"]
+    (refused,) = refusals(TRUSTED_PROXIES="10.0.0.0/8,everybody")
+    assert refused.startswith("environment: TRUSTED_PROXIES: expected networks such as 10.0.0.0/8")
+
+
+def test_metrics_have_an_address_of_their_own() -> None:
+    assert (read().metrics_addr, read("up").metrics_addr) == (None, "127.0.0.1:9090")
+    assert read("up").metrics_addr_optional
+    for mode in ("serve", "up"):
+        named = read(mode, METRICS_ADDR="[::1]:9100")
+        assert (named.metrics_addr, named.metrics_addr_optional) == ("[::1]:9100", False)
+        assert read(mode, METRICS_ADDR="off").metrics_addr is None
+    (refused,) = refusals(METRICS_ADDR="9090")
+    assert refused.startswith("environment: METRICS_ADDR: expected an address and a port")
+
+
 def test_up_listens_on_this_machine_alone() -> None:
     assert read("up").listen_host == "127.0.0.1"
     assert read("up", LISTEN_ADDR=":9000").listen_host == "0.0.0.0"
@@ -206,6 +232,7 @@ def test_no_secret_shows() -> None:
     right = {"DATABASE_URL": "postgresql://u:hidden@h/d", "REDIS_URL": "redis://:hidden@h"}
     right |= {"EXPORTER_SOURCES_JSON": '[{"source_id": "a", "base_url": "https://a", "token": "hidden"}]'}
     right |= {"NOTIFICATION_WEBHOOK": "https://h/hidden"}
+    right |= {"ADMIN_API_KEY": "hidden" * 4, "SERVICE_API_KEY": "hidden" * 4}
     assert "hidden" not in repr(read(**(hidden | right | {"STRIPE_SECRET_KEY": ""})))
 
 

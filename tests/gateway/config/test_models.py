@@ -6,7 +6,7 @@ import pytest
 
 from gateway import tokens
 from gateway.config.models import VOCABULARIES
-from gateway.settings import ModelConfig, Secret, Settings
+from gateway.settings import SHIPPED_FOLDER, ModelConfig, Secret, Settings, load_settings
 from tests.gateway.config.support import load, problems
 
 ROUTES = "models:\n  demo: {provider: p}\n"
@@ -53,6 +53,11 @@ def test_headers_are_kept_and_never_shown(tmp_path: Path) -> None:
     assert "hidden" not in repr(provider)
 
 
+def test_a_provider_may_get_more_of_a_clients_headers(tmp_path: Path) -> None:
+    text = '{kind: openai, base_url: "https://h", pass_headers: [HTTP-Referer, traceparent]}'
+    assert with_provider(tmp_path, text).providers["p"].pass_headers == ("HTTP-Referer", "traceparent")
+
+
 @pytest.mark.parametrize(
     ("text", "field"),
     [
@@ -94,6 +99,8 @@ def test_where_a_provider_takes_the_most_output_tokens(tmp_path: Path, text: str
         ("{kind: openai, base_url: http://h, headers: {Host: h}}", "providers.p.headers.Host: not a header"),
         ('{kind: openai, base_url: http://h, headers: {"a b": h}}', "providers.p.headers.a b: not a header"),
         ('{kind: openai, base_url: http://h, headers: {a: "b\\n"}}', "providers.p.headers.a: the text holds"),
+        ("{kind: openai, base_url: http://h, pass_headers: [api-key]}", "providers.p.pass_headers: api-key is not a"),
+        ('{kind: openai, base_url: http://h, pass_headers: ["a b"]}', "providers.p.pass_headers: a b is not a header"),
         ("{kind: openai, base_url: http://h, headers: [a]}", "providers.p.headers: expected a mapping, got a list"),
     ],
 )
@@ -192,3 +199,15 @@ def test_a_wrong_provider_is_one_problem_not_one_for_each_of_its_models(tmp_path
 
 def test_the_vocabularies_are_those_that_are_shipped() -> None:
     assert set(VOCABULARIES) == {tokens.O200K, tokens.CL100K}
+
+
+def test_the_shipped_files_say_what_their_providers_and_models_need() -> None:
+    settings = load_settings({"METERGATE_CONFIG": str(SHIPPED_FOLDER)}, mode="command")
+    fields = {name: provider.max_output_field for name, provider in settings.providers.items()}
+    assert fields["openai"] == "max_completion_tokens"
+    assert (fields["deepseek"], fields["openrouter"]) == ("max_tokens", "max_tokens")
+    rows = {(row.provider, row.model): row for row in settings.prices.rows}
+    hidden = {name for name, row in rows.items() if row.hidden_reasoning}
+    assert {("openai", "o3"), ("openai", "gpt-5"), ("openrouter", "*")} <= hidden
+    assert not hidden & {("openai", "gpt-4o"), ("openai", "gpt-4o-mini"), ("local", "*")}
+    assert rows["openai", "gpt-4o-mini-search-preview"].per_unit == {"search": 25_000_000}

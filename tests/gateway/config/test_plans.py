@@ -54,6 +54,21 @@ pro:
     assert load(tmp_path, plans=text).plans["pro"].stripe_price is None
 
 
+def test_a_file_may_say_its_version(tmp_path: Path) -> None:
+    plan = 'free: {name: Free, price_usd: "0"}\n'
+    assert load(tmp_path, plans=plan).plans_version == 0
+    settings = load(tmp_path, plans=f"version: 7\n{plan}")
+    assert (settings.plans_version, list(settings.plans)) == (7, ["free"])
+    both = load(tmp_path, plans=plan + 'version: {name: A plan of that name, price_usd: "1"}\n')
+    assert (both.plans_version, list(both.plans)) == (0, ["free", "version"])
+
+
+@pytest.mark.parametrize("said", ["-1", "x", "1.5", "[1]", "10000000000"])
+def test_a_version_is_a_whole_number(tmp_path: Path, said: str) -> None:
+    (found,) = problems(tmp_path, plans=f'version: {said}\nfree: {{name: Free, price_usd: "0"}}\n')
+    assert "version" in str(found)
+
+
 @pytest.mark.parametrize(("models", "allowed"), [('["*"]', None), ('[demo, "*"]', None), ("[]", ()), ("null", None)])
 def test_which_models_a_plan_allows(tmp_path: Path, models: str, allowed: tuple[str, ...] | None) -> None:
     text = f'free: {{name: Free, price_usd: "0", models: {models}}}\n'

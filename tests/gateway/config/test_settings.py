@@ -129,7 +129,7 @@ def test_settings_are_frozen(tmp_path: Path) -> None:
 
 
 def test_no_secret_shows_in_the_settings(tmp_path: Path) -> None:
-    environ = {"OPENAI_API_KEY": "hidden", "ADMIN_API_KEY": "hidden", "DATABASE_URL": "postgresql://u:hidden@h/d"}
+    environ = {"OPENAI_API_KEY": "hidden", "ADMIN_API_KEY": "hidden" * 4, "DATABASE_URL": "postgresql://u:hidden@h/d"}
     settings = load(tmp_path / "c", environ)
     assert settings.providers["openai"].enabled
     assert "hidden" not in repr(settings)

@@ -50,12 +50,12 @@ def test_32_mib_of_structure_are_refused_and_nothing_is_built_of_them(unit: byte
 
 def test_the_size_can_be_checked_by_itself() -> None:
     dialect = OpenAIDialect(StructureBounds(members=10))
-    dialect.check_size(b"[" * 10)
+    dialect.check_size(b"[" * 10 + b"]" * 10)
     dialect.check_size(b'{"' + b"[" * 1000 + b'":0}')
     with pytest.raises(BadRequest, match="10 objects, arrays and names"):
-        dialect.check_size(b"[" * 11)  # whether it is JSON or not
+        dialect.check_size(b"[" * 21)  # whether it is JSON or not
     with pytest.raises(BadRequest, match="10 objects, arrays and names"):
-        dialect.check_size(b'{"\\\\":[' + b"[" * 9)
+        dialect.check_size(b'{"\\\\":[' + b"[" * 9 + b" " * 9)
 
 
 FEW = StructureBounds(depth=6, fields=4, messages=3, parts=4, tools=2, members=60, values=80)

@@ -1,0 +1,82 @@
+"""Content codings of request bodies: gzip and deflate, decoded in pieces of bounded size. Pure.
+
+Source: RFC 9110, 8.4.1. This file owns that decoding never makes more than PIECE_BYTES at once, whatever it is fed, so
+that who reads a body can count, wait or stop between two pieces. A body with a coding of another name, or with more
+than one, is refused: nothing here guesses.
+"""
+
+import zlib
+from collections.abc import Iterator
+from typing import Final
+
+PIECE_BYTES: Final = 262_144
+"""Decoded bytes at once: about a millisecond of one core."""
+INPUT_BYTES: Final = 65_536
+"""Coded bytes at once: zlib gives back, as a copy, what of them it did not need for a piece."""
+MAX_MEMBERS: Final = 64
+"""Of one gzip body. Each costs a decoder of its own; nobody who packs one body needs a second one."""
+
+_GZIP: Final = ("gzip", "x-gzip")
+_GZIP_BITS: Final = 16 + zlib.MAX_WBITS
+_CM_MASK: Final = 0x0F
+_CM_DEFLATE: Final = 8
+"""The lowest bits of a zlib header's first byte (RFC 1950, 2.2). Some clients send deflate bare, as RFC 1951 has it."""
+
+
+class BadCoding(Exception):
+    """A body that can't be decoded; the message is fit for the client."""
+
+
+class Decoder:
+    """Decodes one body: `feed` for every part as it arrives, then `end`. `gzip` says which of the two codings it is."""
+
+    __slots__ = ("_gzip", "_members", "_zlib")
+
+    def __init__(self, *, gzip: bool) -> None:
+        self._gzip = gzip
+        self._zlib = zlib.decompressobj(_GZIP_BITS) if gzip else None
+        self._members = 1
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """What the next part of the coded body comes to, in pieces of at most PIECE_BYTES. Raises `BadCoding`."""
+        for start in range(0, len(data), INPUT_BYTES):
+            rest, full = data[start : start + INPUT_BYTES], False
+            while rest or full:
+                inner = self._next(rest)
+                try:
+                    piece = inner.decompress(rest, PIECE_BYTES)
+                except zlib.error as error:
+                    raise BadCoding("The body is not encoded as its Content-Encoding says.") from error
+                rest = inner.unused_data if inner.eof else inner.unconsumed_tail
+                full = len(piece) == PIECE_BYTES and not inner.eof  # zlib may have more without more input
+                if piece:
+                    yield piece
+
+    def end(self) -> None:
+        """No more comes. Raises `BadCoding` where the coded body is not whole."""
+        if self._zlib is not None and not self._zlib.eof:
+            raise BadCoding("The encoded body ended too soon.")
+
+    def _next(self, rest: bytes) -> "zlib._Decompress":
+        """The decoder that takes `rest`."""
+        if self._zlib is None:
+            bare = rest[0] & _CM_MASK != _CM_DEFLATE
+            self._zlib = zlib.decompressobj(-zlib.MAX_WBITS if bare else zlib.MAX_WBITS)
+        elif self._zlib.eof:
+            self._members += 1
+            if not self._gzip or self._members > MAX_MEMBERS:
+                raise BadCoding("There is more behind the encoded body's end.")
+            self._zlib = zlib.decompressobj(_GZIP_BITS)
+        return self._zlib
+
+
+def decoder_of(coding: str | None) -> Decoder | None:
+    """What decodes a body with this `Content-Encoding`; None where there is nothing to decode. Raises `BadCoding`."""
+    said = (coding or "").strip().lower()
+    if said in ("", "identity"):
+        return None
+    if said in _GZIP:
+        return Decoder(gzip=True)
+    if said == "deflate":
+        return Decoder(gzip=False)
+    raise BadCoding("This Content-Encoding is not known here: send the body plain, or with gzip or deflate alone.")

@@ -1,0 +1,183 @@
+"""The spool: a second copy, on local disk, of debits that wait for Postgres.
+
+Redis's journal serves when a process is lost, the process's memory when Redis is lost; the spool when both are lost at
+once. What a killed process wrote to a file the kernel keeps, so nothing is synced to the disk: a machine that loses
+power loses the spool's last seconds with the process.
+
+This file owns the form on disk. A gateway appends to segments of its own, locked (flock(2)) for as long as it lives,
+and removes each when Postgres has its debits. Whoever finds a segment that nobody has locked writes its debits to the
+ledger, where their request ids make that harmless, and removes it.
+
+    record   length of the debit I4, CRC-32 of the debit I4, the debit as in the journal of Redis; little-endian
+
+Reading ends at the first record that is torn or damaged: it was the last that its process wrote.
+"""
+
+import errno
+import fcntl
+import logging
+import os
+import struct
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from billing.ledger.debits import Debit, decode_debit, encode_debit
+
+logger = logging.getLogger(__name__)
+
+SUFFIX: Final = ".debits"
+SEGMENT_BYTES: Final = 4 * 1024 * 1024
+MOST_BYTES: Final = 128 * 1024 * 1024
+"""Of all segments of one process: `max_unsettled` debits by default, with room. What is beyond has no second copy."""
+TRIMMED_BYTES: Final = 64 * 1024
+"""A smaller segment is not emptied each time that all of its debits are written: writing them again is harmless."""
+_HEAD: Final = struct.Struct("<II")
+
+
+@dataclass(slots=True)
+class _Segment:
+    """One file. `end` counts the debits of this process up to its last one."""
+
+    path: Path
+    fd: int
+    size: int = 0
+    end: int = 0
+
+
+class Spool:
+    """Appends the debits of one process to `folder`, which is made if missing, for its user alone. Raises OSError where
+    it can't be used. Once it is made no method raises: without room there is no second copy, and the log says so."""
+
+    def __init__(self, folder: Path, gateway_id: str) -> None:
+        self.folder = folder
+        self._gateway_id = gateway_id
+        self._segments: deque[_Segment] = deque()
+        self._made = self._added = self._written = self._bytes = 0
+        self._failed = False
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._begin_segment()
+
+    def _begin_segment(self) -> _Segment:
+        path = self.folder / f"{self._gateway_id}.{self._made}{SUFFIX}"
+        fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            raise
+        self._made += 1
+        self._segments.append(_Segment(path, fd))
+        return self._segments[-1]
+
+    def add(self, debit: Debit) -> None:
+        """Append a debit: one write(2) of some 600 bytes."""
+        self._added += 1
+        if self._failed and self._written + 1 < self._added:
+            return
+        payload = encode_debit(debit)
+        try:
+            self._append(_HEAD.pack(len(payload), zlib.crc32(payload)) + payload)
+        except OSError as error:
+            if not self._failed:
+                logger.warning("debits have no second copy in %s for now: %s", self.folder, error)
+            self._failed = True  # nothing follows a record that may be torn, until Postgres has all debits
+
+    def _append(self, record: bytes) -> None:
+        segment = self._segments[-1]
+        if self._failed or segment.size >= SEGMENT_BYTES:
+            segment = self._begin_segment()
+            self._failed = False
+            self._remove_written()
+        if self._bytes + len(record) > MOST_BYTES:
+            raise OSError(errno.EFBIG, "too many wait for Postgres")
+        segment.size += len(record)
+        segment.end = self._added
+        self._bytes += len(record)
+        if os.write(segment.fd, record) != len(record):
+            raise OSError(errno.ENOSPC, "a debit was written in part")
+
+    def written(self, count: int) -> None:
+        """Postgres has so many more debits, in the order in which they were added."""
+        self._written += count
+        self._remove_written()
+        last = self._segments[0]
+        if len(self._segments) == 1 and last.end <= self._written and last.size > TRIMMED_BYTES:
+            with suppress(OSError):
+                os.ftruncate(last.fd, 0)
+                self._bytes -= last.size
+                last.size = 0
+
+    def _remove_written(self) -> None:
+        while len(self._segments) > 1 and self._segments[0].end <= self._written:
+            self._remove(self._segments.popleft())
+
+    def _remove(self, segment: _Segment) -> None:
+        self._bytes -= segment.size
+        with suppress(OSError):
+            segment.path.unlink()
+        os.close(segment.fd)
+
+    def close(self) -> None:
+        """Leave what Postgres does not have yet to whoever finds it."""
+        while self._segments:
+            segment = self._segments.popleft()
+            if segment.end <= self._written:
+                self._remove(segment)
+            else:
+                os.close(segment.fd)
+
+
+def left_behind(folder: Path) -> list[Path]:
+    """Segments in a folder, of living processes too; none where there is no such folder."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix == SUFFIX)
+    except OSError:
+        return []
+
+
+@contextmanager
+def taken(path: Path) -> Iterator[bool]:
+    """Take a segment whose process has ended, and no one else; whether it could be had. Removed at the end of the
+    block unless that raises."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = os.stat(path).st_ino == os.fstat(fd).st_ino
+        except OSError:  # locked, or removed by whoever had it before
+            mine = False
+        yield mine
+        if mine:
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(fd)
+
+
+def read_debits(path: Path) -> list[Debit]:
+    """The debits of a segment, up to the first record that is not whole. Raises OSError."""
+    raw, at = path.read_bytes(), 0
+    found: list[Debit] = []
+    while at + _HEAD.size <= len(raw):
+        length, checksum = _HEAD.unpack_from(raw, at)
+        payload = raw[at + _HEAD.size : at + _HEAD.size + length]
+        if len(payload) < length or zlib.crc32(payload) != checksum:
+            break
+        try:
+            found.append(decode_debit(payload))
+        except (ValueError, msgspec.MsgspecError) as error:
+            logger.critical("a debit in %s can't be read, and is skipped: %s", path, error)
+        at += _HEAD.size + length
+    if at < len(raw):
+        logger.warning("%s ends in a record that is not whole: its process was killed while writing it", path)
+    return found

@@ -1,0 +1,1 @@
+SELECT revision, version, said FROM plan_revisions ORDER BY revision DESC LIMIT 1

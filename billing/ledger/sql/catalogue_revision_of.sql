@@ -1,0 +1,1 @@
+SELECT revision FROM plan_revisions WHERE digest = $1

@@ -1,0 +1,5 @@
+-- A content that comes back by force takes the newest number anew.
+INSERT INTO plan_revisions (revision, digest, version, said)
+SELECT coalesce(max(revision), 0) + 1, $1, $2, $3 FROM plan_revisions
+ON CONFLICT (digest) DO UPDATE SET revision = excluded.revision, first_seen_at = now()
+RETURNING revision

@@ -1,1 +1,0 @@
-SELECT id FROM gateways WHERE lease_until > now()

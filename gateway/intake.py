@@ -1,0 +1,120 @@
+"""From a call to its body and what that says: read within bounds, and parsed.
+
+This file owns what a client's body may cost before anything is held for it. A small one that came with its head is
+parsed at once. Any other counts among the bytes that are in memory (`gateway.bodies`), and one above `large_body_bytes`
+is read on only where its account can pay for something at all, and parsed off the event loop.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from billing.effects import Effects
+from billing.principals import Principal
+from gateway import refusals
+from gateway.bodies import Bodies, Kept, TooManyBytes
+from gateway.call import BadBody, BodyTooLarge, Call
+from gateway.providers.dialect import BadRequest, Dialect, ParsedRequest
+from gateway.refusals import Links, Refuse
+from gateway.routing import Router
+
+PROXY_SCOPE: Final = "llm:proxy"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntakeRules:
+    """Bounds of a body: decoded bytes, seconds to send it; and the seconds that an account past due may go on."""
+
+    max_body_bytes: int
+    upload_timeout_s: float
+    grace_s: float
+
+
+class Intake:
+    """Reads and parses the bodies of metered requests."""
+
+    def __init__(
+        self,
+        bodies: Bodies,
+        dialect: Dialect,
+        effects: Effects,
+        router: Router,
+        links: Links,
+        rules: IntakeRules,
+        clock: Callable[[], float],
+    ) -> None:
+        self._bodies = bodies
+        self._large_bytes = bodies.rules.large_bytes
+        self._dialect = dialect
+        self._effects = effects
+        self._router = router
+        self._links = links
+        self._rules = rules
+        self._clock = clock
+
+    def here(self, call: Call) -> bytes | None:
+        try:
+            return call.here(self._rules.max_body_bytes)
+        except BodyTooLarge as error:
+            raise Refuse(refusals.too_large(self._rules.max_body_bytes)) from error
+
+    async def slowly(
+        self, call: Call, principal: Principal, kept: Kept, body: bytes | None
+    ) -> tuple[bytes, ParsedRequest]:
+        """A body that did not come with its head, or is large, and what it says. Raises `Refuse`."""
+        body = await self._arriving(call, principal, kept, body)
+        if len(body) <= self._large_bytes:
+            return body, self.parse(call.endpoint, body)
+        return body, await self._bodies.apart(self.parse, call.endpoint, body)
+
+    async def _arriving(self, call: Call, principal: Principal, kept: Kept, body: bytes | None) -> bytes:
+        """A body that did not come with its head, or is large: read within the bounds of what may be in memory, and not
+        on once it is large where its account can't pay for it whatever it says."""
+        limit_bytes = self._rules.max_body_bytes
+
+        async def watch(size_bytes: int) -> None:
+            kept.grow(size_bytes)
+            await look(size_bytes)
+
+        async def look(size_bytes: int) -> None:
+            if size_bytes > self._large_bytes and not kept.looked_at:
+                kept.looked_at = True
+                kept.fit(size_bytes)
+                await self._refuse_hopeless(principal)
+
+        try:
+            if body is None and call.declared_bytes <= limit_bytes:
+                await look(call.declared_bytes)
+                body = await call.read(limit_bytes, self._rules.upload_timeout_s, watch)
+            elif body is None:
+                raise BodyTooLarge
+            else:
+                await watch(len(body))
+        except TooManyBytes as error:
+            raise Refuse(refusals.too_many_bytes(error.whose)) from error
+        except BodyTooLarge as error:
+            raise Refuse(refusals.too_large(limit_bytes)) from error
+        except BadBody as error:
+            raise Refuse(refusals.bad_request(str(error))) from error
+        return body
+
+    async def _refuse_hopeless(self, principal: Principal) -> None:
+        """Refuse, before it is read, what would be refused whatever it says: a key without the scope, an account whose
+        status does not let it spend, and one with nothing left, but where a model may be free. That it comes before the
+        checks of the body is all that differs from a small body's answer."""
+        if PROXY_SCOPE not in principal.scopes:
+            raise Refuse(refusals.insufficient_scope(PROXY_SCOPE))
+        may_pay = principal.may_pay(self._clock(), self._rules.grace_s)
+        if may_pay and self._router.may_be_free:
+            return
+        live = await self._effects.live_balance(principal.account_id)
+        available_nano = None if live is None else live.balance_nano - live.held_nano + principal.credit_limit_nano
+        spent = live is not None and live.balance_nano + principal.credit_limit_nano <= 0
+        if not may_pay or spent:
+            raise Refuse(refusals.billing_required(principal, self._links, available_nano, None))
+
+    def parse(self, endpoint: str, body: bytes) -> ParsedRequest:
+        try:
+            return self._dialect.parse(endpoint, body)
+        except BadRequest as error:
+            raise Refuse(refusals.bad_request(error.message, error.param)) from error

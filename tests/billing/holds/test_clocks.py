@@ -1,0 +1,222 @@
+"""Clocks of the stores that are wrong: what runs ends whole, nothing is admitted by a clock that is, and windows are
+those of the time that it is.
+
+Redis shows a time that the test sets: scripts and handshakes read it from a key, as a difference to the true one.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Final
+
+import pytest
+
+from billing.holds import ledger_watch, loader
+from billing.holds.codec import AHEAD_S, Counter
+from billing.holds.connection import Life, Script
+from billing.holds.decision import Unavailable
+from billing.holds.hold import Hold
+from billing.holds.partitions import NotReady
+from billing.quotas import Metric, Quota, Window, window_id
+from tests.billing.holds.conftest import MakeWorld, World, need
+from tests.billing.holds.scripts import CLOCK_LINE
+from tests.billing.holds.support import (
+    ask,
+    assert_agreed,
+    debits,
+    eventually,
+    hold_one,
+    partition_of,
+    settle,
+    spend,
+)
+
+DAY_TOKENS = Quota(Window.day, Metric.tokens, 10**6)
+MINUTES_20: Final = 1200
+DAY_S: Final = 86_400
+TO_1970: Final = -56 * 365 * DAY_S
+
+SetClock = Callable[[World, int], Awaitable[None]]
+
+
+@pytest.fixture
+def set_redis_clock(monkeypatch: pytest.MonkeyPatch, key_prefix: str) -> SetClock:
+    """Sets Redis's clock, of every gateway that is made afterwards, so many seconds ahead."""
+    name = f"{{{key_prefix}0}}:ahead"
+    make, time_ms = Script.__init__, Life.time_ms
+
+    def made(script: Script, script_name: str) -> None:
+        make(script, script_name)
+        shown = f"{CLOCK_LINE.decode()} TIME[1] = TIME[1] + tonumber(redis.call('GET', '{name}') or 0)"
+        script.source = script.source.replace(CLOCK_LINE, shown.encode())
+        script.sha = hashlib.sha1(script.source, usedforsecurity=False).hexdigest().encode()
+
+    async def shown_ms(life: Life) -> int:
+        return await time_ms(life) + int(await life.ask("GET", name) or 0) * 1000
+
+    monkeypatch.setattr(Script, "__init__", made)
+    monkeypatch.setattr(Life, "time_ms", shown_ms)
+
+    async def set_clock(world: World, ahead_s: int) -> None:
+        await world.link.command("SET", name, ahead_s)
+
+    return set_clock
+
+
+@pytest.fixture
+def set_postgres_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Sets Postgres's clock so many seconds ahead, as everybody here reads it."""
+
+    true = {
+        (module, name): getattr(module, name) for module, name in ((ledger_watch, "BEAT"), (loader, "LEDGER_CLOCK"))
+    }
+
+    def set_clock(ahead_s: int) -> None:
+        shown = f"(clock_timestamp() + interval '{ahead_s} seconds')"
+        for (module, name), query in true.items():
+            monkeypatch.setattr(module, name, query.replace("clock_timestamp()", shown))
+
+    return set_clock
+
+
+async def is_served(world: World, principal: object) -> bool:
+    """Whether a request is admitted; its hold is given back."""
+    decision = await ask(world, principal)  # type: ignore[arg-type]
+    if isinstance(decision, Hold):
+        await world.engine.holds.void(decision)
+    return isinstance(decision, Hold)
+
+
+@pytest.mark.parametrize("ahead_s", [MINUTES_20, DAY_S, -DAY_S, TO_1970])
+async def test_answers_that_run_while_redis_clock_jumps_end_whole(
+    make_world: MakeWorld, set_redis_clock: SetClock, ahead_s: int
+) -> None:
+    world = await make_world()
+    principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,))
+    running = [await hold_one(world, principal) for _ in range(6)]
+    await set_redis_clock(world, ahead_s)
+    await world.engine.partitions.is_current(partition_of(world))
+    await world.engine.recovery.sweep(partition_of(world), others=False)
+    await asyncio.gather(*(settle(world, principal, hold) for hold in running[:3]))
+    await set_redis_clock(world, 0)
+    await world.engine.recovery.sweep(partition_of(world), others=False)
+    await asyncio.gather(*(settle(world, principal, hold) for hold in running[3:]))
+    await eventually(lambda: is_served(world, principal))
+    await assert_agreed(world, principal.account_id)
+    assert await debits(world) == dict.fromkeys((hold.id for hold in running), 500)
+    (counter,) = (await world.key_state(principal)).counters
+    assert counter.used == 6 * 15
+    assert await world.database.value("SELECT count(*) FROM debits_set_aside") == 0
+
+
+@pytest.mark.parametrize("ahead_s", [DAY_S, -DAY_S, AHEAD_S + 60, -AHEAD_S - 60])
+async def test_nothing_is_admitted_while_redis_clock_is_wrong_and_everything_once_it_is_right(
+    make_world: MakeWorld, set_redis_clock: SetClock, ahead_s: int
+) -> None:
+    """Windows are neither shut nor forgotten then."""
+    world, other = await make_world(), await make_world()
+    principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,), quotas=(DAY_TOKENS,))
+    await spend(world, principal)
+    before = await world.account_state(principal.account_id)
+    await set_redis_clock(world, ahead_s)
+
+    async def is_closed() -> bool:
+        return await world.link.command("HGET", world.keys.meta(0), "open") == b"0"
+
+    await eventually(is_closed)
+    for gateway in (world, other):
+        assert isinstance(await ask(gateway, principal), Unavailable)
+        assert AHEAD_S < gateway.engine.partitions.clock_difference_s <= abs(ahead_s) + 5
+        with pytest.raises(NotReady):
+            await gateway.engine.loader.install(partition_of(gateway), principal.account_id, principal.key_id)
+    await world.grants.grant(principal.account_id, 10**6, "meanwhile", None)
+    await set_redis_clock(world, 0)
+    for gateway in (world, other):
+        await eventually(lambda gateway=gateway: is_served(gateway, principal))  # type: ignore[misc]
+    state = await world.account_state(principal.account_id)
+    assert abs(state.now_s - before.now_s) < AHEAD_S
+    await spend(world, principal)
+    for counters in (
+        (await world.account_state(principal.account_id)).counters,
+        (await world.key_state(principal)).counters,
+    ):
+        assert [counter.used for counter in counters] == [30]
+    await assert_agreed(world, principal.account_id)
+    assert world.engine.partitions.clock_difference_s < 5
+
+
+@pytest.mark.parametrize("ahead_s", [3000, -3000])
+async def test_clocks_that_differ_by_less_than_an_hour_keep_nobody_out(
+    make_world: MakeWorld, set_redis_clock: SetClock, ahead_s: int
+) -> None:
+    world = await make_world()
+    principal = await world.customer(10**9, key_quotas=(replace(DAY_TOKENS, window=Window.total),))
+    await spend(world, principal)
+    for step_s in (ahead_s, 0):
+        await set_redis_clock(world, step_s)
+        await eventually(lambda: is_served(world, principal))
+        await spend(world, principal)
+    (counter,) = (await world.key_state(principal)).counters
+    assert counter.used == 3 * 15
+    await assert_agreed(world, principal.account_id)
+
+
+async def test_no_epoch_opens_while_the_clocks_of_the_stores_differ(
+    make_world: MakeWorld, set_redis_clock: SetClock
+) -> None:
+    world = await make_world()
+    principal = await world.customer(10**9)
+    running = [await hold_one(world, principal), await hold_one(world, principal)]
+    await set_redis_clock(world, 2 * AHEAD_S)
+    await world.engine.partitions.renew(partition_of(world))
+    assert not await world.engine.partitions.join(partition_of(world))
+    assert isinstance(await ask(world, principal), Unavailable)
+    await settle(world, principal, running[0])
+    await set_redis_clock(world, 0)
+    await eventually(lambda: is_served(world, principal))
+    await settle(world, principal, running[1])
+    await assert_agreed(world, principal.account_id)
+    assert await debits(world) == {hold.id: 500 for hold in running}
+
+
+async def test_a_postgres_whose_clock_is_wrong_closes_no_epoch_and_opens_none(
+    make_world: MakeWorld, set_postgres_clock: Callable[[int], None]
+) -> None:
+    world = await make_world()
+    principal = await world.customer(10**9)
+    await spend(world, principal)
+    set_postgres_clock(2 * AHEAD_S)
+    await world.engine.partitions.look_at_ledger()
+    assert await world.engine.partitions.is_current(partition_of(world))
+    await spend(world, principal)
+    assert 2 * AHEAD_S - 60 < world.engine.partitions.clock_difference_s < 2 * AHEAD_S + 60
+    await world.engine.partitions.renew(partition_of(world))
+    assert not await world.engine.partitions.join(partition_of(world))
+    set_postgres_clock(0)
+    await eventually(lambda: is_served(world, principal))
+    await assert_agreed(world, principal.account_id)
+
+
+@pytest.mark.parametrize("of", ["account", "key", "both"])
+async def test_windows_in_the_future_are_renewed_from_the_ledger(world: World, of: str) -> None:
+    """What a wrong clock has left behind, in a state that is loaded: served at once, with what was used today."""
+    principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,), quotas=(DAY_TOKENS,))
+    await spend(world, principal)
+    account, key = await world.account_state(principal.account_id), await world.key_state(principal)
+    future_s = account.now_s + 2 * DAY_S
+    ahead = (Counter(DAY_TOKENS.tag, window_id(Window.day, future_s), 999_999),)
+    if of != "key":
+        account = replace(account, now_s=future_s, counters=ahead)
+    if of != "account":
+        key = replace(key, counters=ahead)
+    await world.link.command("SET", world.keys.account(principal.account_id), account.pack())
+    await world.link.command("SET", world.keys.key(principal.account_id, principal.key_id), key.pack())
+    running = await hold_one(world, principal, need(most=100))
+    for counters in (
+        (await world.account_state(principal.account_id)).counters,
+        (await world.key_state(principal)).counters,
+    ):
+        assert [counter.used for counter in counters] == [15 + 110]
+    await settle(world, principal, running)
+    await assert_agreed(world, principal.account_id)

@@ -1,0 +1,129 @@
+"""Loops beside the hot path: none is ever dead unnoticed."""
+
+import asyncio
+import logging
+
+import pytest
+
+from billing.holds import loops as loops_module
+from billing.holds.loops import WELL_AFTER_S, Loops
+from tests.billing.holds.conftest import World
+from tests.billing.holds.support import WAIT_S, eventually, spend
+
+
+@pytest.fixture(autouse=True)
+def _without_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops_module, "FIRST_PAUSE_S", 0.0)
+
+
+async def runs(loops: Loops, faults: list[Exception]) -> asyncio.Event:
+    """Run a loop that fails by these faults first, and waits for ever then."""
+    goes_on = asyncio.Event()
+
+    async def loop() -> None:
+        if faults:
+            raise faults.pop(0)
+        goes_on.set()
+        await asyncio.Event().wait()
+
+    loops.start("sweep", loop)
+    async with asyncio.timeout(WAIT_S):
+        await goes_on.wait()
+    return goes_on
+
+
+async def test_a_loop_that_fails_begins_anew_and_is_counted() -> None:
+    loops, told = Loops(), list[str]()
+    loops.on_failure = told.append
+    await runs(loops, [ZeroDivisionError("one"), KeyError("two")])
+    assert (loops.failures["sweep"], told) == (2, ["sweep", "sweep"])
+    await loops.stop()
+    assert loops.tasks == {}
+
+
+async def test_its_traceback_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    loops = Loops()
+    await runs(loops, [ZeroDivisionError("one"), ZeroDivisionError("one"), KeyError("two")])
+    with_traceback = [record.exc_info is not None for record in caplog.records if record.levelno == logging.ERROR]
+    assert with_traceback == [True, False, True]
+    await loops.stop()
+
+
+async def test_it_is_trouble_until_it_has_run_well_for_a_while() -> None:
+    now_s = [0.0]
+    loops = Loops(lambda: now_s[0])
+    await runs(loops, [ZeroDivisionError("one")])
+    assert loops.troubled() == ["sweep"]
+    now_s[0] += WELL_AFTER_S - 1
+    assert loops.troubled() == ["sweep"]
+    now_s[0] += 1
+    assert loops.troubled() == []
+    await loops.stop()
+
+
+async def test_a_loop_that_ends_by_itself_begins_anew() -> None:
+    loops, begun = Loops(), asyncio.Semaphore(0)
+
+    async def ends() -> None:
+        begun.release()
+
+    loops.start("roller", ends)
+    async with asyncio.timeout(WAIT_S):
+        await begun.acquire()
+        await begun.acquire()
+    assert loops.failures["roller"] >= 1
+    await loops.stop()
+
+
+async def test_loops_are_stopped_by_name() -> None:
+    loops = Loops()
+    await runs(loops, [])
+    loops.start("relay", asyncio.Event().wait)  # type: ignore[arg-type]
+    sweep = loops.tasks["sweep"]
+    await loops.stop("sweep", "unknown")
+    assert sweep.cancelled()
+    assert list(loops.tasks) == ["relay"]
+    await loops.stop()
+    assert loops.failures == {}
+
+
+@pytest.mark.parametrize("name", ["outbox", "roller", "relay", "sweep", "subscribe"])
+async def test_each_loop_of_the_engine_outlives_a_fault_of_the_program(
+    world: World, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it calls may raise what nobody has thought of."""
+    engine, whole = world.engine, {}
+    places = {
+        "outbox": (engine.outbox, "_gather"),
+        "roller": (engine.roller, "turn"),
+        "relay": (engine.announcer, "relay"),
+        "sweep": (engine.recovery, "sweep"),
+        "subscribe": (engine.cache, "drop"),
+    }
+    owner, method = places[name]
+    whole[name] = getattr(owner, method)
+
+    def breaks(*_: object, **__: object) -> None:
+        setattr(owner, method, whole[name])
+        raise ZeroDivisionError("a fault in the program")
+
+    monkeypatch.setattr(engine.roller, "_interval_s", 0.01)
+    setattr(owner, method, breaks)
+    principal = await world.customer()
+    await spend(world, principal)
+    await world.link.publish(world.keys.channel, b"nothing")
+
+    async def has_failed() -> bool:
+        return engine.loops.failures[name] == 1
+
+    await eventually(has_failed)
+    assert engine.loops.troubled() == [name]
+
+    async def is_written() -> bool:
+        return bool(await world.database.value("SELECT count(*) FROM usage_events"))
+
+    async def is_subscribed() -> bool:
+        return engine.cache.subscribed
+
+    await eventually(is_written)
+    await eventually(is_subscribed)

@@ -1,0 +1,234 @@
+"""The spool: what only a process and Redis had is written when both are lost at once."""
+
+import asyncio
+import logging
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ulid import ULID
+
+from billing.holds import recovery, spool
+from billing.holds.engine import EngineSettings
+from billing.holds.spool import Spool, left_behind, read_debits, taken
+from billing.ledger.debits import Debit
+from billing.ledger.postgres import DatabaseUnavailable
+from billing.principals import Principal
+from tests.billing.holds.conftest import MakeWorld, World, debit
+from tests.billing.holds.support import (
+    assert_agreed,
+    debits,
+    delete,
+    eventually,
+    keys_in_redis,
+    kill,
+    spend,
+)
+
+
+def some(number: int = 1) -> list[Debit]:
+    class Someone:
+        account_id, key_id = "acc", "key"
+
+    return [debit(str(ULID()), Someone(), epoch=3, dseq=place) for place in range(1, number + 1)]  # type: ignore[arg-type]
+
+
+def files(folder: Path) -> list[Path]:
+    return left_behind(folder)
+
+
+def test_what_was_added_is_read_again(tmp_path: Path) -> None:
+    written, own = some(3), Spool(tmp_path / "made" / "here", "gateway")
+    for each in written:
+        own.add(each)
+    (path,) = files(own.folder)
+    assert read_debits(path) == written
+    assert (path.stat().st_mode & 0o777, own.folder.stat().st_mode & 0o777) == (0o600, 0o700)
+
+
+@pytest.mark.parametrize("cut", range(1, 60, 7))
+def test_a_torn_last_record_loses_itself_alone(tmp_path: Path, cut: int) -> None:
+    written, own = some(3), Spool(tmp_path, "gateway")
+    for each in written:
+        own.add(each)
+    (path,) = files(tmp_path)
+    os.truncate(path, path.stat().st_size - cut)
+    assert read_debits(path) == written[:2]
+
+
+def test_what_is_damaged_is_not_believed(tmp_path: Path) -> None:
+    written, own = some(3), Spool(tmp_path, "gateway")
+    for each in written:
+        own.add(each)
+    (path,) = files(tmp_path)
+    raw = bytearray(path.read_bytes())
+    raw[-20] ^= 1
+    path.write_bytes(raw)
+    assert read_debits(path) == written[:2]
+    path.write_bytes(b"\xff" * 100)
+    assert read_debits(path) == []
+
+
+def test_segments_go_when_postgres_has_their_debits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Spool(tmp_path, "gateway")
+    own.add(some()[0])
+    (path,) = files(tmp_path)
+    monkeypatch.setattr(spool, "SEGMENT_BYTES", 3 * path.stat().st_size)
+    for each in some(8):
+        own.add(each)
+    assert len(files(tmp_path)) == 3
+    own.written(4)
+    assert len(files(tmp_path)) == 2
+    own.written(5)
+    assert len(files(tmp_path)) == 1
+    own.close()
+    assert files(tmp_path) == []
+
+
+def test_a_segment_is_emptied_when_all_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "TRIMMED_BYTES", 0)
+    own, written = Spool(tmp_path, "gateway"), some(3)
+    own.add(written[0])
+    own.add(written[1])
+    own.written(1)
+    (path,) = files(tmp_path)
+    assert read_debits(path) == written[:2]
+    own.written(1)
+    assert path.stat().st_size == 0
+    own.add(written[2])
+    assert read_debits(path) == written[2:]
+    own.close()
+    assert read_debits(path) == written[2:]
+
+
+def test_its_size_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    own, written = Spool(tmp_path, "gateway"), some(6)
+    own.add(written[0])
+    (path,) = files(tmp_path)
+    monkeypatch.setattr(spool, "MOST_BYTES", 2 * path.stat().st_size)
+    for each in written[1:]:
+        own.add(each)
+    assert read_debits(path) == written[:2]
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    own.written(6)
+    last = some()[0]
+    own.add(last)
+    assert [each for file in files(tmp_path) for each in read_debits(file)][-1] == last
+
+
+def test_a_disk_that_fails_stops_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    own, written = Spool(tmp_path, "gateway"), some(3)
+    segment = own._segments[-1]
+    real, segment.fd = segment.fd, os.open("/dev/full", os.O_WRONLY)
+    own.add(written[0])
+    own.add(written[1])
+    assert "No space left on device" in caplog.text
+    os.close(segment.fd)
+    segment.fd = real
+    own.written(2)
+    own.add(written[2])
+    assert [each for file in files(tmp_path) for each in read_debits(file)] == [written[2]]
+
+
+def test_a_segment_of_a_living_process_is_not_taken(tmp_path: Path) -> None:
+    own = Spool(tmp_path, "gateway")
+    own.add(some()[0])
+    (path,) = files(tmp_path)
+    with taken(path) as ours:
+        assert not ours
+    own.close()
+    assert taken_twice(path) == [False]
+    with taken(path) as ours:
+        assert ours
+    assert files(tmp_path) == []
+    with taken(path) as ours:
+        assert not ours
+
+
+def taken_twice(path: Path) -> list[bool]:
+    """What the second one gets, while the first one has it and fails to write its debits."""
+    found = []
+    with suppress(ZeroDivisionError), taken(path) as ours:
+        assert ours
+        with taken(path) as second:
+            found.append(second)
+        raise ZeroDivisionError
+    return found
+
+
+async def lose_all_of_redis(world: World) -> None:
+    await delete(world, *await keys_in_redis(world))
+
+
+async def die_with_redis(dead: World, principal: Principal, count: int) -> list[str]:
+    """Settle, and be killed before any of it is written, with all of Redis's memory."""
+    dead.engine.outbox._writing = asyncio.Lock()
+    async with dead.engine.outbox._writing:
+        spent = [await spend(dead, principal) for _ in range(count)]
+        await lose_all_of_redis(dead)
+        await kill(dead)
+    return spent
+
+
+async def test_a_gateway_and_redis_lost_at_once_lose_nothing(make_world: MakeWorld, tmp_path: Path) -> None:
+    """Another process of this machine has the debits, as one that lives or as the next one."""
+    settings = EngineSettings(spool_folder=tmp_path)
+    dead, living = await make_world(settings), await make_world(settings)
+    principal = await dead.customer(10**9)
+    spent = await die_with_redis(dead, principal, 5)
+
+    async def are_written() -> bool:
+        return bool(await living.database.value("SELECT count(*) FROM usage_events") == 5)
+
+    await eventually(are_written)
+    assert await debits(living) == dict.fromkeys(spent, 500)
+    spent += await die_with_redis(living, principal, 5)
+    later = await make_world(settings)
+    spent.append(await spend(later, principal))
+    assert (await later.account_state(principal.account_id)).balance_nano == 10**9 - 11 * 500
+    await assert_agreed(later, principal.account_id)
+    assert await debits(later) == dict.fromkeys(spent, 500)
+    assert len(files(tmp_path)) == 1
+
+
+async def test_without_a_spool_they_are_lost(make_world: MakeWorld) -> None:
+    """What the one above is worth: the same, and no second copy."""
+    dead, living = await make_world(), await make_world()
+    principal = await dead.customer(10**9)
+    await die_with_redis(dead, principal, 5)
+    await spend(living, principal)
+    await assert_agreed(living, principal.account_id)
+    assert len(await debits(living)) == 1
+
+
+async def test_a_spool_is_kept_until_postgres_has_it(
+    make_world: MakeWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = EngineSettings(spool_folder=tmp_path)
+    dead, living = await make_world(settings), await make_world(settings)
+    await living.engine.loops.stop("sweep", "relay")
+    principal = await dead.customer(10**9)
+    spent = await die_with_redis(dead, principal, 2)
+
+    async def away(*_: Any) -> Any:
+        raise DatabaseUnavailable("Postgres is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(recovery, "write_debits", away)
+        with pytest.raises(DatabaseUnavailable):
+            await living.engine.recovery.replay()
+    assert await living.engine.recovery.replay() == 2
+    assert await living.engine.recovery.replay() == 0
+    assert await debits(living) == dict.fromkeys(spent, 500)
+
+
+async def test_a_folder_that_can_not_be_used_is_a_warning(
+    make_world: MakeWorld, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    world = await make_world(EngineSettings(spool_folder=tmp_path / "file"))
+    assert "debits have no second copy on this machine" in caplog.text
+    principal = await world.customer()
+    assert await spend(world, principal)

@@ -1,0 +1,42 @@
+"""Where a request comes from: what one's own proxies say of it, and nobody else."""
+
+import pytest
+
+from billing.addresses import UNKNOWN, Addresses, parse_networks
+
+PROXIES = Addresses(parse_networks("10.0.0.0/8, 192.0.2.7, fd00::/8") or ())
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "client"),
+    [
+        ("198.51.100.1", [], "198.51.100.1"),
+        ("198.51.100.1", ["203.0.113.9"], "198.51.100.1"),  # anybody can say so
+        ("10.0.0.1", ["203.0.113.9"], "203.0.113.9"),
+        ("10.0.0.1", ["1.1.1.1, 203.0.113.9"], "203.0.113.9"),  # the client wrote the first itself
+        ("10.0.0.1", ["1.1.1.1", "203.0.113.9"], "203.0.113.9"),
+        ("10.0.0.1", ["203.0.113.9, 192.0.2.7 , 10.9.9.9"], "203.0.113.9"),
+        ("10.0.0.1", ["10.3.3.3"], "10.3.3.3"),
+        ("10.0.0.1", [], "10.0.0.1"),
+        ("10.0.0.1", ["203.0.113.9, nonsense"], "10.0.0.1"),
+        ("10.0.0.1", ["203.0.113.9, 10.0.0.2,"], "10.0.0.1"),
+        ("10.0.0.1", ["203.0.113.9:4711"], "203.0.113.9"),
+        ("fd00::1", ["[2001:db8:1:2:3::4]:4711"], "2001:db8:1:2::/64"),
+        ("::ffff:10.0.0.1", ["203.0.113.9"], "203.0.113.9"),
+        ("2001:db8:1:2:ffff::1", [], "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", [], "fe80::/64"),
+        ("10.0.0.1", [",".join(["10.1.1.1"] * 100_000)], "10.1.1.1"),
+        ("", ["203.0.113.9"], UNKNOWN),
+    ],
+)
+def test_the_rightmost_hop_that_no_proxy_is(peer: str, forwarded: list[str], client: str) -> None:
+    assert PROXIES.of(peer, forwarded) == client
+
+
+def test_nobody_is_trusted_without_being_named() -> None:
+    assert Addresses().of("10.0.0.1", ["203.0.113.9"]) == "10.0.0.1"
+
+
+@pytest.mark.parametrize("text", ["10.0.0.0/33", "host", "10.0.0.1 10.0.0.2"])
+def test_what_is_no_network(text: str) -> None:
+    assert parse_networks(text) is None

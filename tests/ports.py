@@ -1,0 +1,37 @@
+"""Ports that nobody listens on, and that the kernel gives to no connection before, or between, their use.
+
+`bind` to port 0 answers a port of the range for outgoing connections: any program's next one may get it meanwhile.
+"""
+
+import random
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+LOWEST: Final = 12_000
+HIGHEST: Final = 32_000
+"""Below the range for outgoing connections, unless the machine says that it begins earlier."""
+_OUTGOING: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
+def free_ports(count: int) -> list[int]:
+    """So many different ports of this machine. Raises `AssertionError` where there are not so many."""
+    end = min(HIGHEST, int(_OUTGOING.read_text().split()[0])) if _OUTGOING.exists() else HIGHEST
+    found: list[int] = []
+    with ExitStack() as stack:
+        for port in random.SystemRandom().sample(range(LOWEST, max(end, LOWEST + 1)), max(end - LOWEST, 1)):
+            if len(found) == count:
+                return found
+            probe = stack.enter_context(socket.socket())
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            found.append(port)
+    raise AssertionError(f"there are not {count} free ports from {LOWEST} to {end}")
+
+
+def free_port() -> int:
+    """One port of this machine."""
+    return free_ports(1)[0]
