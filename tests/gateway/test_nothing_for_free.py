@@ -38,7 +38,6 @@ from tests.gateway.exchanges import (
     assert_free,
     delta,
     event,
-    fetch,
     refusal,
     saying,
     spent_nano,
@@ -563,8 +562,7 @@ async def test_a_report_far_above_the_hold_is_not_believed(
     (line,) = [record.getMessage() for record in caplog.records if record.name == "gateway.settling"]
     assert "2000000000" in line
     assert "secret" not in line
-    shown = await fetch(gateway.session.get(gateway.url + "/metrics"))
-    assert b"metergate_implausible_usage_total 1.0" in shown.body
+    assert b"metergate_implausible_usage_total 1.0" in await gateway.metrics()
 
 
 async def test_up_to_the_factor_a_report_is_believed_in_money_and_in_tokens(
