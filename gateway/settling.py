@@ -121,12 +121,14 @@ class Settler:
 
     def _is_implausible(self, exchange: Exchange, hold: Hold, usage: Usage, charge: Charge) -> bool:
         """Whether a report is more than `max_usage_factor` times what can be: in money and tokens the hold where it is
-        a bound; else, in tokens, all that the model's window takes, for every choice, where that is known."""
+        a bound; else, in tokens, all that the model's window takes, for every choice and use of a tool, where that is
+        known."""
         factor = self._max_usage_factor
         if exchange.strict:
             return charge.charged_nano > factor * hold.cost_nano or usage.total_tokens > factor * hold.tokens
-        window = exchange.route.rates.row.context_window if exchange.route.rates is not None else None
-        return window is not None and usage.total_tokens > factor * window * exchange.parsed.choices
+        route, parsed = exchange.route, exchange.parsed
+        window, uses = route.context_window, parsed.work.uses + route.online_searches
+        return window is not None and usage.total_tokens > factor * window * parsed.choices * (uses + 1)
 
     def _begin(self, exchange: Exchange, hold: Hold, usage: Usage, charge: Charge, reason: Reason | None) -> Settling:
         now_s = self._clock()

@@ -78,11 +78,11 @@ async def noticed(gateway: Gateway) -> None:
     await until(lambda: all(hold.ending or hold.handed_over for hold in live.values()))
 
 
-async def the_event_in_the_end(customer: Customer, nano: int | None = None) -> dict[str, Any]:
+async def the_event_in_the_end(customer: Customer, nano: int | None = None, of_usd: str = "5.00") -> dict[str, Any]:
     """The one usage event, once it is there and nothing runs any more."""
 
     async def is_over() -> bool:
         return not customer.gateway.runtime.engine.holds.live and bool(await customer.events())
 
     await until(is_over)
-    return await the_event(customer, nano)
+    return await the_event(customer, nano, of_usd)

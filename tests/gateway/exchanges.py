@@ -238,9 +238,9 @@ async def assert_free(customer: Customer) -> None:
     assert await customer.events() == []
 
 
-async def the_event(customer: Customer, nano: int | None = None) -> dict[str, Any]:
+async def the_event(customer: Customer, nano: int | None = None, of_usd: str = "5.00") -> dict[str, Any]:
     """The one usage event; it charged what the balance has lost, which is `nano` where given."""
-    spent = await spent_nano(customer)
+    spent = await spent_nano(customer, of_usd)
     (found,) = await customer.events()
     assert parse_usd(found["charged_usd"]) == spent
     assert nano is None or spent == nano
