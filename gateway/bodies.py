@@ -103,7 +103,10 @@ class Bodies:
             self._turn.release()
             raise
         done.add_done_callback(self._free)
-        return await asyncio.shield(done)
+        try:
+            return await asyncio.shield(done)
+        finally:
+            del done  # it has what was raised, which has this frame: the body would be kept until garbage is collected
 
     def _free(self, done: "asyncio.Future[T]") -> None:
         self._turn.release()
