@@ -1,6 +1,8 @@
 """The proxy: one request in, one answer out. A request's life in seven stops is `handler`'s.
 
 edge         a client's connection; call  one metered request and its answer as bytes
+guard        what a client costs that shows no key; trailers  of chunked requests, which are never headers
+intake       a request's body, read within bounds and parsed; bodies  how much of them is in memory, work on large ones
 handler      route, authenticate, estimate, hold, forward, price, settle: the order of the checks; ids  of requests
 routing      from a model's name to a provider; estimate  the worst case, and the charge
 forward      from hold to settlement: send, tap, settle before the last bytes
@@ -12,7 +14,7 @@ upstream     the transport port; transport  what is behind it: pool, connection,
 headers      what passes between client and provider
 refusals     every no, in the client's envelope; reads  models, the key's limits, health, metrics
 metrics      counted cheaply, summed over the workers; metrics_snapshot  what is counted; metrics_folder  shared
-app          the only wiring; runtime  of the stores; worker  one serving process; supervisor  several on one port
+app          the only wiring; runtime  of the stores; worker  one serving process, memory  of it; supervisor  several on one port
 settings     one frozen Settings; config/  its rooms
 embedded/    real Postgres and Redis from wheels, supervised
 cli/         the `metergate` command; up, doctor  what is behind two of its commands
