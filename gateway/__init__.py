@@ -14,7 +14,7 @@ upstream     the transport port; transport  what is behind it: pool, connection,
 headers      what passes between client and provider
 refusals     every no, in the client's envelope; reads  models, the key's limits, health, metrics
 metrics      counted cheaply, summed over the workers; metrics_snapshot  what is counted; metrics_folder  shared
-app          the only wiring; runtime  of the stores; worker  one serving process, memory  of it; supervisor  several on one port
+app          the only wiring; runtime  of the stores; worker  one process; memory  of it; supervisor  several of them
 settings     one frozen Settings; config/  its rooms
 embedded/    real Postgres and Redis from wheels, supervised
 cli/         the `metergate` command; up, doctor  what is behind two of its commands
