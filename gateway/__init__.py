@@ -1,6 +1,8 @@
 """The proxy: one request in, one answer out. A request's life in seven stops is `handler`'s.
 
 edge         a client's connection; call  one metered request and its answer as bytes
+guard        what a client costs that shows no key; trailers  of chunked requests, which are never headers
+intake       a request's body, read within bounds and parsed; bodies  how much of them is in memory, work on large ones
 handler      route, authenticate, estimate, hold, forward, price, settle: the order of the checks; ids  of requests
 routing      from a model's name to a provider; estimate  the worst case, and the charge
 forward      from hold to settlement: send, read, settle before the last bytes; relay  answers that are streams
@@ -14,7 +16,7 @@ upstream     the transport port; transport  what is behind it: pool, connection,
 headers      what passes between client and provider
 refusals     every no, in the client's envelope; reads  models, the key's limits, health, metrics
 metrics      counted cheaply, summed over the workers; metrics_snapshot  what is counted; metrics_folder  shared
-app          the only wiring; runtime  of the stores; worker  one serving process; supervisor  several on one port;
+app          the only wiring; runtime  of the stores; worker  one process; memory  of it; supervisor  several of them;
              ended  telling the others that one of them has ended
 settings     one frozen Settings; config/  its rooms; plan_files  which file of plans is in force
 embedded/    real Postgres and Redis from wheels, supervised

@@ -8,11 +8,16 @@ such work takes beside the body itself is taken once.
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, ParamSpec, TypeVar
+from typing import Final, Literal, ParamSpec, TypeVar
+
+REST: Final = 2.0
+"""How long the thread rests after each piece of work, in times of what that took: a third of the time is the most in
+which it and the event loop want the interpreter's lock, however many large bodies come."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -97,16 +102,21 @@ class Bodies:
         """What `work` comes to, off the event loop. Who is cancelled leaves at once; the next work waits until
         the thread is free all the same, so that nothing piles up behind it."""
         await self._turn.acquire()
+        began_s = time.monotonic()
         try:
             done = asyncio.get_running_loop().run_in_executor(self._thread, partial(work, *args, **kwargs))
         except BaseException:
             self._turn.release()
             raise
-        done.add_done_callback(self._free)
-        return await asyncio.shield(done)
+        done.add_done_callback(partial(self._free, began_s))
+        try:
+            return await asyncio.shield(done)
+        finally:
+            del done  # it has what was raised, which has this frame: the body would be kept until garbage is collected
 
-    def _free(self, done: "asyncio.Future[T]") -> None:
-        self._turn.release()
+    def _free(self, began_s: float, done: "asyncio.Future[T]") -> None:
+        rest_s = REST * (time.monotonic() - began_s)
+        asyncio.get_running_loop().call_later(rest_s, self._turn.release)
         if not done.cancelled():
             done.exception()  # who asked may have left
 

@@ -2,7 +2,10 @@
 worked on."""
 
 import asyncio
+import gc
+import gzip
 import json
+import os
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -17,6 +20,7 @@ from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat
 from tests.gateway.exchanges import answer, saying
 
 MIB = 1 << 20
+PACKED = "Content-Encoding: gzip"
 LARGE = MIB
 """Above `large_body_bytes`."""
 
@@ -184,3 +188,44 @@ async def test_a_large_body_is_parsed_and_written_anew_off_the_loop(
     assert (await asked(customer, body_of(LARGE, model="openai/gpt-4o-mini")))[0] == 200
     assert ("rewrite", True) not in threads
     assert ("rewrite", False) in threads
+
+
+OUTCOMES = {
+    "served": (body_of(LARGE, model="gpt-4o-mini"), (), 200),
+    "served by another name": (body_of(LARGE, model="openai/gpt-4o-mini"), (), 200),
+    "no JSON": (b"{" + b"x" * LARGE, (), 400),
+    "a wrong field": (body_of(LARGE, n=0), (), 400),
+    "another model": (body_of(LARGE, model="none"), (), 404),
+    "too much for its balance": (body_of(LARGE, model="gpt-4o-mini", n=128), (), 402),
+    "a coded body without its end": (gzip.compress(os.urandom(LARGE))[:-9], (PACKED,), 400),
+}
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES)
+async def test_a_large_body_goes_with_its_request(make_gateway: MakeGateway, upstream: Any, outcome: str) -> None:
+    """Nothing keeps it until a collection of garbage, which a worker does seldom."""
+    body, lines, expected = OUTCOMES[outcome]
+    gateway = await make_gateway(await upstream(saying(answer())))
+    customer = await gateway.customer("1.00")
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        for _ in range(2):
+            upload = await Upload.begin(customer, f"Content-Length: {len(body)}", *lines)
+            upload.writer.write(body)
+            assert (await upload.answer())[0] == expected
+            await upload.leave()
+        await _until(lambda: _kept(gateway) == 0)
+        gc.collect()
+        kept = [
+            (type(each), len(found))
+            for each in gc.garbage
+            for found in gc.get_referents(each)
+            if isinstance(found, bytes) and len(found) >= LARGE and found is not body
+        ]
+        assert kept == []
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
