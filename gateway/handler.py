@@ -304,9 +304,14 @@ class Proxy:
     def _with_others(self, principal: Principal, route: Route, models: tuple[str, ...]) -> Route:
         """The route with the other models that a request names; the key must be allowed them, and each has a price."""
         route, entries, unpriced = self._router.with_others(route, models, self._clock())
+        own = principal.limits_for(route.entry, FEATURE)
         for entry in entries:
             if not principal.allows_model(entry):
                 raise Refuse(refusals.model_not_allowed(entry))
+            limits = principal.limits_for(entry, FEATURE)
+            if not {*limits.account, *limits.key} <= {*own.account, *own.key}:  # the hold would not count in them
+                message = f"The model '{entry}' has quotas of its own here: ask for it by itself."
+                raise Refuse(refusals.bad_request(message, "models"))
         for model in unpriced:
             raise Refuse(refusals.model_not_priced(f"The model `{model}`, which the request names, has no price here"))
         return route

@@ -12,7 +12,7 @@ import msgspec
 
 from billing.holds.hold import Hold
 from billing.usage import Usage
-from gateway.estimate import BYTES_PER_TOKEN, Charge
+from gateway.estimate import BYTES_PER_TOKEN, Charge, billed_usage
 from gateway.exchange import Exchange, Reason
 from gateway.providers.dialect import Dialect, Reported
 from gateway.providers.output import Inline, Output
@@ -85,10 +85,12 @@ class MissingUsage:
         return guess
 
     def _larger(self, exchange: Exchange, counted: Usage, reported: Reported | None, reason: Reason) -> Guess:
+        if reported is None and self._policy == "free":
+            return Guess(counted, Charge(0, 0, None), reason)
         if reported is None:
-            free = self._policy == "free"
-            return Guess(counted, Charge(0, 0, None) if free else exchange.charge(counted, None), reason)
-        said, tier = reported.usage, reported.service_tier
+            usage = billed_usage(counted, exchange.parsed)
+            return Guess(usage, exchange.charge(usage, None), reason)
+        said, tier = billed_usage(reported.usage, exchange.parsed), reported.service_tier
         usage = msgspec.structs.replace(
             said,
             input_tokens=max(said.input_tokens, counted.input_tokens),
@@ -121,7 +123,7 @@ class MissingUsage:
         if (parts.images and "image" not in bounds) or (parts.files and "file" not in bounds):
             return hold.need.input_tokens
         known = parts.images * bounds.get("image", 0) + parts.files * bounds.get("file", 0)
-        text_bytes = len(body) - parts.inline_bytes
+        text_bytes = len(body) - parts.data_bytes
         if text_bytes > MAX_COUNTED_BYTES:
             return known + text_bytes // BYTES_PER_TOKEN
 

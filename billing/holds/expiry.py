@@ -75,13 +75,18 @@ class Expiry:
         await self._end(partition, epoch, claimed, stored)
         return len(claimed)
 
+    async def decided(self, request_ids: Sequence[str]) -> dict[str, Stored]:
+        """What the ledger has decided about requests of this gateway's, and will not decide behind its back any more:
+        its lease is renewed first."""
+        await self._renew()
+        return await stored_debits(self._database, request_ids)
+
     async def take_back(self, partition: Partition, claimed: Mapping[str, Entry]) -> list[str]:
         """Resolve entries of this gateway that another one has claimed; those that are held again."""
         epoch = partition.epoch
         if epoch is None or not claimed:
             return []
-        await self._renew()
-        stored = await stored_debits(self._database, list(claimed))
+        stored = await self.decided(list(claimed))
         decided = {request_id: entry for request_id, entry in claimed.items() if request_id in stored}
         await self._end(partition, epoch, decided, stored)
         undecided = [request_id for request_id in claimed if request_id not in stored]

@@ -8,6 +8,7 @@ once every debit up to that moment is in Postgres. One load runs at a time for a
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Final
 
 from ulid import ULID
@@ -17,9 +18,9 @@ from billing.holds.connection import Link, Script
 from billing.holds.flight import SingleFlight
 from billing.holds.journal import entries, open_holds, still_settled
 from billing.holds.keyspace import Keyspace
-from billing.holds.partitions import Partition
+from billing.holds.partitions import NotReady, Partition
 from billing.holds.windows import Since, read_counters
-from billing.ledger.postgres import Database, queries
+from billing.ledger.postgres import Database, DatabaseHindered, queries
 from billing.plans import Plan
 from billing.quotas import Quota, parse_quotas
 
@@ -75,7 +76,7 @@ class Loader:
     async def install(self, partition: Partition, account_id: str, key_id: str | None) -> bool:
         """Load an account, and a key of it, where Redis has not got them; whether the ledger knows both.
 
-        Raises `DatabaseError`, `RedisError`, `LostWrites`.
+        Raises `DatabaseError`, `RedisError`, `LostWrites`, and `NotReady` while Redis's clock is wrong.
         """
         name = ("install", key_id or account_id)
         return bool(await self._flights.run(name, lambda: self._install(partition, account_id, key_id)))
@@ -101,6 +102,8 @@ class Loader:
         epoch = partition.epoch
         if epoch is None:
             return True
+        if partition.clock_is_wrong:  # what is loaded into windows of another day is missing in those of this one
+            raise NotReady("Redis's clock is wrong")
         for _ in range(INSTALL_ATTEMPTS):
             now_s = await self._now_s(partition, account_id)
             async with self._database.transaction() as connection:
@@ -226,7 +229,8 @@ class Loader:
 
         Raises `DatabaseError`, `RedisError`, `TimeoutError`.
         """
-        await self._flush()
+        with suppress(DatabaseHindered):  # by a debit of another account, maybe: what is waited for goes around it
+            await self._flush()
         async with asyncio.timeout(self._wait_s):
             waiting = [
                 request_id

@@ -37,10 +37,11 @@ class Partition:
     """One partition as this gateway knows it.
 
     Its epoch is agreed on with one life of its server, and is None before, after that life, and once it was forgotten:
-    a connection made anew never serves under an epoch that another one had agreed on.
+    a connection made anew never serves under an epoch that another one had agreed on. `clock_is_wrong`: what the server
+    would admit now would count in windows that are not now. `apart`: its clock and Postgres's are not the same.
     """
 
-    __slots__ = ("_epoch", "apart", "clock_offset_ms", "joined_epoch", "life", "number")
+    __slots__ = ("_epoch", "apart", "clock_is_wrong", "clock_offset_ms", "joined_epoch", "life", "number")
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -49,6 +50,7 @@ class Partition:
         self.joined_epoch: int | None = None
         self.clock_offset_ms = 0
         self.apart = False
+        self.clock_is_wrong = False
 
     @property
     def epoch(self) -> int | None:
@@ -135,7 +137,7 @@ class Partitions:
         epoch, known, ledger, beat = await life.ask("HMGET", meta_key, "epoch", "identity", "ledger", "beat")
         agreed = (_number(epoch), known, ledger) == (row["epoch"], identity.encode(), row["ledger"].encode())
         if agreed and not await self._went_back(number, row, _number(beat)):
-            await _set_clock(partition, life)
+            await self._set_clock(partition, life)
             partition.agree(life, row["epoch"])
             return True
         partition.forget()
@@ -227,8 +229,8 @@ class Partitions:
         if _number(known) != epoch or await life.has_changed():
             partition.forget()
             return False
-        await _set_clock(partition, life)
-        arguments = [epoch, self.ledger.beat, int(self._clock_is_wrong(partition))]
+        await self._set_clock(partition, life)
+        arguments = [epoch, self.ledger.beat, int(partition.clock_is_wrong)]
         open_ = await self._link.call(self._beat, [self._keys.meta(partition.number)], arguments)
         return bool(open_ == 1)
 
@@ -242,17 +244,16 @@ class Partitions:
         """The largest of all partitions, in seconds, whichever is ahead."""
         return max(abs(self.clock_difference_ms(partition)) for partition in self.all) / 1000
 
-    def _clock_is_wrong(self, partition: Partition) -> bool:
-        """Whether Redis's clock is the wrong one: not Postgres's, as this process's own tells. What is admitted by it
-        would count in windows that are not now."""
-        own_ms = partition.now_ms() - int(time.time() * 1000)
-        return min(abs(own_ms), abs(self.clock_difference_ms(partition))) > APART_MS
+    async def _set_clock(self, partition: Partition, life: Life) -> None:
+        """Reckon by the server's clock, and find out whether that is wrong: where it is neither Postgres's nor this
+        process's own."""
+        partition.clock_offset_ms = await life.time_ms() - int(time.monotonic() * 1000)
+        ledger_ms, now_ms = self.ledger.now_ms(), partition.now_ms()
+        own_ms = int(time.time() * 1000)
+        apart_ms = min(abs(now_ms - ledger_ms), abs(now_ms - own_ms)) if ledger_ms is not None else 0
+        partition.clock_is_wrong = apart_ms > APART_MS
 
 
 def _number(field: Any) -> int:
     """A field of `meta`; 0 where it is missing."""
     return int(field) if field is not None else 0
-
-
-async def _set_clock(partition: Partition, life: Life) -> None:
-    partition.clock_offset_ms = await life.time_ms() - int(time.monotonic() * 1000)

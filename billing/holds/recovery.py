@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 
 _sql = queries("billing.ledger")
 UNCORRECTED_LOADED: Final = _sql("uncorrected_loaded")
-STORED_DEBITS: Final = _sql("stored_debits")
 SETTLED_AGE_MS: Final = 3000
 """A settled entry older than this was left behind: its gateway writes and acknowledges in well under a second."""
 ORPHAN_AGE_MS: Final = 5000
@@ -155,8 +154,7 @@ class Recovery:
                     return False
                 if again:
                     held.append(hold)
-            rows = await self._database.rows(STORED_DEBITS, [hold.id for hold in held])
-            closed = {row["request_id"] for row in rows}
+            closed = await self._expiry.decided([hold.id for hold in held])
             if closed and not await self._end_closed(partition, [hold for hold in held if hold.id in closed]):
                 return False
             for hold in held:

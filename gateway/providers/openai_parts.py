@@ -35,6 +35,9 @@ _MESSAGE: Final = frozenset({"role", "content", "name", "audio", "tool_calls", "
 _NOT_TEXT: Final = frozenset({"audio", "content", "images", "files", "file_ids", "attachments"})
 """Members of a message that, as a list or an object, bring input that is not in the body or not text."""
 _SOURCE: Final = frozenset({"url", "file_data", "file_id", "filename", "detail", "format", "data"})
+_AUDIO: Final = frozenset({"data", "format"})
+_HEAD_BYTES: Final = 32
+_DATA_URL: Final = b'"data:'
 _IN_BODY: Final = _SOURCE - {"file_id", "data"}
 PLAIN_BYTES: Final = 65_536
 """Messages up to here are looked at as texts; of more no copy is made."""
@@ -123,32 +126,52 @@ def _sum(parts: list[dict[str, Raw]], outside: bool, bounds: StructureBounds) ->
         audios += "input_audio" in names
         files += "file" in names
         for name, value in part.items():
-            if name in _KINDS:
+            if name == "input_audio":
+                data_bytes, elsewhere = _audio(value, bounds)
+                audio_bytes += data_bytes
+                outside |= elsewhere
+            elif name in _KINDS:
                 data_bytes, elsewhere = _source(value, f"{CONTENT}.{name}", bounds)
-                outside |= elsewhere and name != "input_audio"
-                if name == "input_audio":
-                    audio_bytes += data_bytes
-                else:
-                    inline_bytes += data_bytes
+                inline_bytes += data_bytes
+                outside |= elsewhere
             elif first_byte(value) != _QUOTE:
                 check_value(value, bounds, _PART_LEVEL, MESSAGES)
     return Parts(images, audios, files, inline_bytes, audio_bytes), outside
 
 
 def _source(value: Raw, param: str, bounds: StructureBounds) -> tuple[int, bool]:
-    """Of an image, file or audio: bytes of base64 data in the body, and whether it is named by an id alone."""
+    """Of an image or file: bytes of base64 data in the body, and whether it is named by an id alone."""
     if first_byte(value) != _OBJECT:
         check_value(value, bounds, _PART_LEVEL, MESSAGES)
         return _data_bytes(value), False
+    fields = _fields(value, param, bounds)
+    data_bytes = sum(_data_bytes(fields[name]) for name in ("url", "file_data") if name in fields)
+    return data_bytes, not fields.keys() <= _IN_BODY
+
+
+def _audio(value: Raw, bounds: StructureBounds) -> tuple[int, bool]:
+    """Of audio: bytes of base64 data in the body, and whether it is named by an id, or an address, which some providers
+    take in place of data."""
+    if first_byte(value) != _OBJECT:
+        check_value(value, bounds, _PART_LEVEL, MESSAGES)
+        data_bytes = _data_bytes(value)
+        return data_bytes, not data_bytes
+    fields = _fields(value, f"{CONTENT}.input_audio", bounds)
+    data = fields.get("data")
+    if data is None or not fields.keys() <= _AUDIO:
+        return 0, True
+    head = bytes(memoryview(data)[:_HEAD_BYTES])
+    is_address = not head.startswith(_DATA_URL) and (b":" in head or b"\\u" in head)
+    return (0, True) if is_address else (len(data), False)
+
+
+def _fields(value: Raw, param: str, bounds: StructureBounds) -> dict[str, Raw]:
     fields = read_object(value, param, _SOURCE)
     for field in fields.values():
         if first_byte(field) != _QUOTE:
             check_value(field, bounds, _PART_LEVEL + 1, MESSAGES)
-    data_bytes = sum(_data_bytes(fields[name]) for name in ("url", "file_data") if name in fields)
-    if "data" in fields and first_byte(fields["data"]) == _QUOTE:
-        data_bytes += len(fields["data"])
-    return data_bytes, not fields.keys() <= _IN_BODY
+    return fields
 
 
 def _data_bytes(value: Raw) -> int:
-    return len(value) if bytes(memoryview(value)[:6]) == b'"data:' else 0
+    return len(value) if bytes(memoryview(value)[: len(_DATA_URL)]) == _DATA_URL else 0

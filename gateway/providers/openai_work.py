@@ -117,7 +117,7 @@ def read_work(fields: Mapping[str, Raw], most_calls: int | None, bounds: Structu
 
 def _is_off(raw: Raw) -> bool:
     """Whether a field is as if it were not given: null, false, or an empty list."""
-    return is_null(raw) or bytes(raw) in (b"false", b"[]")
+    return len(raw) <= len(b"false") and bytes(raw) in (b"null", b"false", b"[]")
 
 
 def _unbounded(what: str, param: str, names: str) -> BadRequest:

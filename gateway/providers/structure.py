@@ -40,7 +40,8 @@ _LONG_DIGITS: Final = b"0" * 200
 _EXPONENTS: Final = (b"e000", b"e+000")
 _MANTISSA_BYTES: Final = 64
 _MANTISSA: Final = re.compile(rb"(?:[:,\[\s]-?|[0-9.]{%d})[0-9.]*\Z" % (_MANTISSA_BYTES - 1))
-_LARGE: Final = re.compile(rb"[0-9.]*(?:[0-9.]{200}|[0-9.][eE]\+?[0-9]{3})[0-9.]*(?:[eE][+-]?[0-9]+)?")
+_LARGE: Final = re.compile(rb"(?<![0-9.])[0-9.]++(?:[eE]\+?[0-9]{3,}+|(?<=[0-9.]{200})(?:[eE][+-]?[0-9]++)?)")
+"""A number that may be above all doubles. Nothing in it is tried twice, whatever digits stand there."""
 _NO_BACKSLASH: Final = re.compile(rb"[^\\]")
 _BRACKETS: Final = bytes.maketrans(b"{}", b"[]")
 _ALL_BUT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))

@@ -123,6 +123,11 @@ async def test_another_model_that_is_named_is_held_at_its_price_and_charged_if_i
     assert stored.price.model == "gpt-4o"
     narrow = await gateway.customer(models=["gpt-4o-mini"])
     refusal(await ask(narrow, body), 403, "model_not_allowed")
+    quota = {"window": "day", "metric": "tokens", "limit": 5, "model": "gpt-4o"}
+    bounded = await gateway.customer(quotas=[quota])
+    assert refusal(await ask(bounded, body), 400, "invalid_request_error")["param"] == "models"
+    everywhere = await gateway.customer(quotas=[{**quota, "model": "gpt-*", "limit": 10**6}])
+    assert (await ask(everywhere, body)).status == 200
     cheap = Provider(saying(answer(model="gpt-4o-mini-2024-07-18")))
     provider.reply = cheap.reply
     assert (await ask(customer, body)).status == 200

@@ -17,6 +17,7 @@ from billing.holds.codec import AHEAD_S, Counter
 from billing.holds.connection import Life, Script
 from billing.holds.decision import Unavailable
 from billing.holds.hold import Hold
+from billing.holds.partitions import NotReady
 from billing.quotas import Metric, Quota, Window, window_id
 from tests.billing.holds.conftest import MakeWorld, World, need
 from tests.billing.holds.scripts import CLOCK_LINE
@@ -127,6 +128,8 @@ async def test_nothing_is_admitted_while_redis_clock_is_wrong_and_everything_onc
     for gateway in (world, other):
         assert isinstance(await ask(gateway, principal), Unavailable)
         assert AHEAD_S < gateway.engine.partitions.clock_difference_s <= abs(ahead_s) + 5
+        with pytest.raises(NotReady):
+            await gateway.engine.loader.install(partition_of(gateway), principal.account_id, principal.key_id)
     await world.grants.grant(principal.account_id, 10**6, "meanwhile", None)
     await set_redis_clock(world, 0)
     for gateway in (world, other):

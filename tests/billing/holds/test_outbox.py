@@ -7,6 +7,7 @@ import pytest
 
 from billing.holds import outbox
 from billing.holds.connection import Script
+from billing.quotas import Metric, Quota, Window
 from tests.billing.holds.conftest import World
 from tests.billing.holds.support import assert_agreed, debits, entries, eventually, spend
 
@@ -53,6 +54,15 @@ async def test_a_debit_that_always_fails_keeps_nobody_waiting(
     alarms = [record for record in caplog.records if record.name == outbox.__name__ and record.levelno >= logging.ERROR]
     assert len(alarms) == 1, "said once, not at every attempt"
     assert set(await entries(world, principal.account_id)) == {poison}
+    other = await world.customer(10**9)
+    spent.append(await spend(world, other))
+    await world.accounts.set_quotas(other.account_id, (Quota(Window.total, Metric.requests, 100),))
+
+    async def its_new_quota_counts() -> bool:
+        (counter,) = (await world.account_state(other.account_id)).counters
+        return not counter.pending and counter.used == 1
+
+    await eventually(its_new_quota_counts)
     await world.database.execute(MENDED)
 
     async def all_is_written() -> bool:

@@ -11,6 +11,7 @@ from billing.holds.engine import EngineSettings
 from billing.holds.hold import SettlementLost
 from billing.holds.service import HoldSettings
 from billing.ledger.debits import write_debits
+from billing.ledger.leases import write_expired
 from billing.quotas import Metric, Quota, Window
 from tests.billing.holds.conftest import MakeWorld, World, debit
 from tests.billing.holds.support import (
@@ -72,6 +73,26 @@ async def test_a_hold_that_the_ledger_has_settled_already_is_charged_once(make_w
     assert (await settle(world, principal, hold)).available_nano is None
     assert await debits(world) == {hold.id: 500}
     await assert_agreed(world, principal.account_id)
+
+
+async def test_what_a_gateway_holds_again_can_not_be_expired_behind_its_back(make_world: MakeWorld) -> None:
+    """Another one had judged it, and is slow to write: Redis has forgotten the claim, and the ledger has no row yet."""
+    world, slow = await make_world(), await make_world()
+    principal = await world.customer(10**9)
+    hold = await hold_one(slow, principal)
+    await stops_to_renew(slow, world)
+    lost = world.engine.peers.lost([slow.engine._gateway_id])[slow.engine._gateway_id]
+    await lose_redis(world)
+
+    async def is_awake() -> bool:
+        return await slow.engine.partitions.join(partition_of(slow))
+
+    await eventually(is_awake)
+    row = debit(hold.id, principal, admitted_at_ms=hold.admitted_at_ms, outcome="expired", charged_nano=0)
+    assert await write_expired(world.database, lost, [row]) is None
+    await settle(slow, principal, hold)
+    await assert_agreed(slow, principal.account_id)
+    assert await debits(slow) == {hold.id: 500}
 
 
 async def test_holds_end_where_a_waking_gateway_was_swept_before_redis_came_back(make_world: MakeWorld) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from gateway import tokens
 from gateway.config.models import VOCABULARIES
-from gateway.settings import ModelConfig, Secret, Settings
+from gateway.settings import SHIPPED_FOLDER, ModelConfig, Secret, Settings, load_settings
 from tests.gateway.config.support import load, problems
 
 ROUTES = "models:\n  demo: {provider: p}\n"
@@ -199,3 +199,15 @@ def test_a_wrong_provider_is_one_problem_not_one_for_each_of_its_models(tmp_path
 
 def test_the_vocabularies_are_those_that_are_shipped() -> None:
     assert set(VOCABULARIES) == {tokens.O200K, tokens.CL100K}
+
+
+def test_the_shipped_files_say_what_their_providers_and_models_need() -> None:
+    settings = load_settings({"METERGATE_CONFIG": str(SHIPPED_FOLDER)}, mode="command")
+    fields = {name: provider.max_output_field for name, provider in settings.providers.items()}
+    assert fields["openai"] == "max_completion_tokens"
+    assert (fields["deepseek"], fields["openrouter"]) == ("max_tokens", "max_tokens")
+    rows = {(row.provider, row.model): row for row in settings.prices.rows}
+    hidden = {name for name, row in rows.items() if row.hidden_reasoning}
+    assert {("openai", "o3"), ("openai", "gpt-5"), ("openrouter", "*")} <= hidden
+    assert not hidden & {("openai", "gpt-4o"), ("openai", "gpt-4o-mini"), ("local", "*")}
+    assert rows["openai", "gpt-4o-mini-search-preview"].per_unit == {"search": 25_000_000}
