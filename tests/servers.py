@@ -96,12 +96,17 @@ class Databases:
         return ready.popleft().result(_TIMEOUT_S)
 
     def drop(self, name: str) -> None:
-        """Drop a database, some time: each drop waits for a checkpoint, which writes out all that is new in the others.
-        Raises what earlier drops have raised."""
+        """Drop a database now."""
+        self._thread.run(self._execute(f"DROP DATABASE {name} WITH (FORCE)"))
+
+    def leave(self, name: str) -> None:
+        """Drop a database some time, if it is still there: each drop waits for a checkpoint, which writes out all that
+        is new in the others. Raises what earlier ones have raised."""
         self._left.append(name)
         if len(self._left) >= _BEHIND:
-            self._dropping.result(_TIMEOUT_S)
-            self._dropping, self._left = self._thread.begin(self._drop(self._left)), []
+            before, self._dropping = self._dropping, self._thread.begin(self._drop(self._left))
+            self._left = []
+            before.result(_TIMEOUT_S)
 
     def close(self) -> None:
         self._dropping.result(_TIMEOUT_S)
@@ -112,7 +117,7 @@ class Databases:
 
     async def _drop(self, names: Iterable[str]) -> None:
         for name in names:
-            await self._execute(f"DROP DATABASE {name} WITH (FORCE)")
+            await self._execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
     async def _copy(self, template: str) -> str:
         name = f"t{secrets.token_hex(6)}"
@@ -227,4 +232,4 @@ def key_prefix() -> str:
 def _database(databases: Databases, template: str) -> Iterator[str]:
     name = databases.take(template)
     yield databases.url(name)
-    databases.drop(name)
+    databases.leave(name)

@@ -39,6 +39,8 @@ from tests.chaos.harness import Customer, Excuse, Stack, until
 QUIET_BOUND_S = 120.0
 MOST_DETAILS = 10
 AHEAD_S = 3600
+DRAINED_S = 6.0
+"""A request whose client has left may run on for `disconnect_drain_s`."""
 
 
 @dataclass
@@ -137,7 +139,8 @@ def _free(exchange: Exchange, events: Mapping[str, dict[str, Any]], *, ends_gate
 def _excuse(excuses: Sequence[Excuse], exchange: Exchange) -> Excuse | None:
     for each in excuses:
         began_s = exchange.sent_s if exchange.ended is not Ended.whole or each.restored else exchange.ended_s
-        if began_s <= each.until_s and exchange.ended_s >= each.from_s:
+        settled_s = exchange.ended_s + (DRAINED_S if exchange.ended is Ended.left else 0.0)
+        if began_s <= each.until_s and settled_s >= each.from_s:
             return each
     return None
 
