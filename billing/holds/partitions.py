@@ -204,11 +204,10 @@ class Partitions:
     async def _move(self, partition: Partition, row: Row, identity: str, in_redis: int) -> None:
         """Begin an epoch that neither store has had: Redis may be ahead of a ledger that was restored."""
         number, stored = partition.number, row["epoch"]
-        if in_redis > stored:
-            logger.error("partition %d: Redis is in epoch %d, the ledger only in %d", number, in_redis, stored)
         moved = await self._database.row(MOVE_EPOCH, number, stored, identity, max(stored, in_redis) + 1)
         if moved is not None:
-            logger.info("partition %d: epoch %d begins", number, moved["epoch"])
+            before = f" (Redis was in {in_redis}, the ledger in {stored})" if in_redis > stored else ""
+            logger.info("partition %d: epoch %d begins%s", number, moved["epoch"], before)
             keys = [self._keys.meta(number), self._keys.joined(number), self._keys.installed(number)]
             arguments = [moved["epoch"], identity, moved["ledger"], moved["beat"]]
             await self._link.call(self._fence, keys, arguments)
