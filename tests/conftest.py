@@ -31,7 +31,10 @@ if "TMPDIR" not in os.environ and has_room(MEMORY):
     tempfile.tempdir = str(MEMORY)
 
 SLOW: Final = (
+    "tests/billing/holds/test_clocks.py",
     "tests/billing/holds/test_cluster.py",
+    "tests/billing/holds/test_loops.py",
+    "tests/billing/holds/test_restored_ledger.py",
     "tests/billing/holds/test_scripts_model.py",
     "tests/chaos/",
     "tests/gateway/cli/test_commands.py",
@@ -39,7 +42,7 @@ SLOW: Final = (
     "tests/gateway/test_supervisor.py",
     "tests/gateway/test_up.py",
 )
-"""Where every test is marked `slow`: each starts servers or gateways of its own, or tries for many seconds."""
+"""Where every test is marked `slow`: each starts servers or gateways of its own, or takes many seconds."""
 SLOW_FIXTURES: Final = frozenset({"redis_cluster"})
 
 
