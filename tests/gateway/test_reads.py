@@ -140,12 +140,12 @@ async def test_a_key_reads_what_its_account_may_not_spend(gateway: Gateway) -> N
 async def test_a_loop_that_failed_makes_health_degraded_and_is_counted(gateway: Gateway) -> None:
     customer, loops = await gateway.customer(), gateway.runtime.engine.loops
     series = 'metergate_loop_failures_total{loop="sweep"}'
-    assert f"{series} 0.0" in (await fetch(customer.get("/metrics"))).body.decode()
+    assert f"{series} 0.0" in (await gateway.metrics()).decode()
     loops.failed("sweep", ZeroDivisionError("a fault in the program"))
     found = await fetch(customer.get("/healthz"))
     assert (found.status, found.json["status"]) == (200, "degraded")
     assert "the sweep loop has failed" in found.json["message"]
-    assert f"{series} 1.0" in (await fetch(customer.get("/metrics"))).body.decode()
+    assert f"{series} 1.0" in (await gateway.metrics()).decode()
     assert {"housekeeping", "metrics", "reconcile"} <= loops.tasks.keys()
     loops.clock = lambda: time.monotonic() + WELL_AFTER_S
     assert (await fetch(customer.get("/healthz"))).json["status"] == "ok"
