@@ -234,7 +234,7 @@ class Metrics:
                 "upstream_latency_seconds": {(provider,): cell for provider, cell in self._upstream.items()},
                 "time_to_first_byte_seconds": {(provider,): cell for provider, cell in self._first_byte.items()},
             },
-            gauges={name: value for name, value in gauges.items() if math.isfinite(value)},
+            gauges={name: float(value) for name, value in gauges.items() if math.isfinite(value)},
         )
 
 
