@@ -108,12 +108,26 @@ class Admissions:
                         hold = self._live[request_id] = Hold(request_id, item.id, place, need, payload, reply, epoch)
                         return hold
                     if code in _DECIDED:
+                        if code == codec.QUOTA and await self._set_right(reply, partition, principal, deadline):
+                            continue
                         return _refusal(reply, place.limits)
                 stop = await self._mend(reply, epoch, partition, principal, deadline)
                 if stop is not None or self._loop.time() >= deadline:
                     return stop or decisions.Unavailable("admission took longer than it may")
         finally:
             backlog.asking -= 1
+
+    async def _set_right(self, reply: list[Any], partition: Partition, principal: Principal, deadline: float) -> bool:
+        """Set the account's time right where a wrong clock of Redis's has taken it ahead: its windows would stay shut
+        until real time has caught up. Whether it was, so that Redis is to be asked again."""
+        if reply[1] <= partition.now_ms() + codec.STEP_S * 1000:
+            return False
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._loader.retime(partition, principal.account_id)
+        except (RedisError, DatabaseError, TimeoutError) as error:
+            logger.info("the time of %s could not be set right: %s", principal.account_id, error)
+            return False
 
     def _place_of(self, principal: Principal, model: str, feature: str) -> Place:
         account_id, key_id = principal.account_id, principal.key_id

@@ -23,6 +23,8 @@ PENDING: Final = 1 << 31
 NO_REQUEST: Final = b" " * 26
 AHEAD_S: Final = 3600
 """How far an account's time may be ahead of its server's clock, and that of Postgres's, before one of them is wrong."""
+STEP_S: Final = 60
+"""How far an account's time may be ahead of its server's clock without being set right when a window is exhausted."""
 
 _ACCOUNT: Final = struct.Struct("<BIqqqqqIIIB")
 _KEY: Final = struct.Struct("<BIIIB")

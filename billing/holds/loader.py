@@ -13,7 +13,7 @@ from typing import Final
 
 from ulid import ULID
 
-from billing.holds.codec import AHEAD_S, COUNTER, I8, SETTLED, AccountState, KeyState, pack_text
+from billing.holds.codec import AHEAD_S, COUNTER, I8, SETTLED, STEP_S, AccountState, KeyState, pack_text
 from billing.holds.connection import Link, Script
 from billing.holds.flight import SingleFlight
 from billing.holds.journal import entries, open_holds, still_settled
@@ -145,12 +145,12 @@ class Loader:
         state = AccountState.unpack(raw) if raw is not None else None
         return state if state is not None and state.epoch == partition.epoch else None
 
-    async def retime(self, partition: Partition, account_id: str) -> None:
-        """Set an account's time right that a wrong clock of Redis's has taken ahead, where Redis's clock and Postgres's
-        agree now. Raises `DatabaseError`, `RedisError`."""
+    async def retime(self, partition: Partition, account_id: str) -> bool:
+        """Set an account's time right that a wrong clock of Redis's has taken ahead by more than STEP_S, where Redis's
+        clock and Postgres's agree now; whether it was. Raises `DatabaseError`, `RedisError`."""
         state = await self._state(partition, account_id)
-        if state is None or state.now_s <= partition.now_ms() // 1000 + AHEAD_S:
-            return
+        if state is None or state.now_s <= partition.now_ms() // 1000 + STEP_S:
+            return False
         latest_s = 0
         if state.running > 0:
             async for _, entry in entries(self._link, self._keys, partition.number):
@@ -159,8 +159,10 @@ class Loader:
         ledger_ms = await self._database.value(LEDGER_CLOCK)
         keys = [self._keys.meta(partition.number), self._keys.account(account_id)]
         arguments = [state.epoch, state.hold_version, latest_s, ledger_ms]
-        if await self._link.call(self._retime_script, keys, arguments) == 0:
-            logger.warning("account %s: its time was %d s ahead", account_id, state.now_s - partition.now_ms() // 1000)
+        if await self._link.call(self._retime_script, keys, arguments) != 0:
+            return False
+        logger.warning("account %s: its time was %d s ahead", account_id, state.now_s - partition.now_ms() // 1000)
+        return True
 
     async def tags(self, account_id: str, key_id: str, model: str, feature: str) -> tuple[list[int], list[int]]:
         """Tags of the counters, of the account and of the key, that a request counts in. Raises `DatabaseError`."""

@@ -11,9 +11,9 @@ from typing import Final
 
 from billing.holds.codec import AccountState, Counter, Entry
 from billing.holds.sightings import gently
-from billing.holds.windows import GRANULARITY
+from billing.holds.windows import GRANULARITY, bounds_s
 from billing.ledger.postgres import Connection, Row, queries
-from billing.quotas import Quota, Window, window_start_s
+from billing.quotas import Quota, Window
 
 _sql = queries("billing.ledger")
 WINDOWS: Final = _sql("reconcile_windows")
@@ -84,14 +84,15 @@ async def read_used(
         by_model[at] = by_model.get(at, False) or each.quota.model is not None
     if not by_model:
         return used
-    starts = {(place, window): window_start_s(window, accounts[place][1].now_s) for place, window in by_model}
+    bounds = {(place, window): bounds_s(window, accounts[place][1].now_s) for place, window in by_model}
     rows = await connection.fetch(
         WINDOWS,
-        [place for place, _ in starts],
-        [accounts[place][0] for place, _ in starts],
-        [int(window) for _, window in starts],
-        [GRANULARITY[window] for _, window in starts],
-        list(starts.values()),
+        [place for place, _ in bounds],
+        [accounts[place][0] for place, _ in bounds],
+        [int(window) for _, window in bounds],
+        [GRANULARITY[window] for _, window in bounds],
+        [begins_s for begins_s, _ in bounds.values()],
+        [ends_s for _, ends_s in bounds.values()],
         list(by_model.values()),
     )
     async for row in gently(rows):
@@ -109,7 +110,7 @@ async def read_used(
     )
     async for row in gently(rows):
         for window in Window:
-            start_s = starts.get((row["place"], window))
-            if start_s is not None and row["admitted_s"] >= start_s:
+            begins_s, ends_s = bounds.get((row["place"], window), (0, 0))
+            if begins_s <= row["admitted_s"] < ends_s:
                 used.add(row["place"], window, row, -1)
     return used

@@ -11,12 +11,14 @@ from typing import Final
 
 from billing.holds.codec import Counter
 from billing.ledger.postgres import Connection, Row, queries
-from billing.quotas import Metric, Quota, Window, window_id, window_start_s
+from billing.quotas import Metric, Quota, Window, window_end_s, window_id, window_start_s
 
 _sql = queries("billing.ledger")
 WINDOW_USAGE: Final = _sql("window_usage")
 WINDOW_USAGE_AFTER: Final = _sql("window_usage_after")
 
+NO_END_S: Final = 253_402_300_799
+"""The year 9999, for what never resets."""
 GRANULARITY: Final[Mapping[Window, int]] = {
     Window.minute: 0,
     Window.hour: 1,
@@ -38,6 +40,13 @@ class Since:
     written_after: datetime
 
 
+def bounds_s(window: Window, at_s: int) -> tuple[int, int]:
+    """The Unix seconds at which the window that holds `at_s` begins and ends. It has an end although nothing should be
+    used after now: a clock that was ahead has left usage in windows to come, which is theirs."""
+    end_s = window_end_s(window, at_s)
+    return window_start_s(window, at_s), NO_END_S if end_s is None else end_s
+
+
 async def read_counters(
     connection: Connection,
     account_id: str,
@@ -52,10 +61,10 @@ async def read_counters(
     """
     if not quotas:
         return ()
-    starts = [window_start_s(quota.window, at_s) for quota in quotas]
+    starts, ends = zip(*(bounds_s(quota.window, at_s) for quota in quotas), strict=True)
     patterns, features = [quota.model or "" for quota in quotas], [quota.feature for quota in quotas]
     granularities = [GRANULARITY[quota.window] for quota in quotas]
-    rows = await connection.fetch(WINDOW_USAGE, account_id, key_id, granularities, starts, patterns, features)
+    rows = await connection.fetch(WINDOW_USAGE, account_id, key_id, granularities, starts, ends, patterns, features)
     used = {row["place"]: _by_metric(row) for row in rows}
     after: dict[int, tuple[int, ...]] = {}
     if since is not None:
@@ -68,6 +77,7 @@ async def read_counters(
             since.xseq,
             since.written_after,
             starts,
+            ends,
             patterns,
             features,
         )

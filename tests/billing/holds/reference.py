@@ -7,7 +7,7 @@ entries of the journal and the debits that a subject was told of. Replies are th
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from billing.holds.codec import AHEAD_S, CLAIMED, HELD, SETTLED, Counter
+from billing.holds.codec import AHEAD_S, CLAIMED, HELD, SETTLED, STEP_S, Counter
 from billing.money import MAX_NANO
 from billing.quotas import Metric, Quota, Window, window_id
 from tests.billing.holds.reference_values import (
@@ -377,13 +377,15 @@ class Reference:
         account, now_s = self.account(account_id), self.now_ms // 1000
         if epoch != self.epoch or account is None:
             return 1
-        if account.now_s <= now_s + AHEAD_S:
+        ahead_s = account.now_s - now_s
+        if ahead_s <= STEP_S:
             return 0
-        if abs(ledger_ms - self.now_ms) > AHEAD_S * 1000:
+        apart_s = AHEAD_S if ahead_s > AHEAD_S else STEP_S
+        if abs(ledger_ms - self.now_ms) > apart_s * 1000:
             return 3
         if account.hold_version != hold_version:
             return 2
-        if latest_s > now_s + AHEAD_S:
+        if latest_s > now_s + apart_s:
             return 4
         account.now_s = max(now_s, latest_s)
         return 0

@@ -6,6 +6,7 @@ Redis shows a time that the test sets: scripts and handshakes read it from a key
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Final
@@ -15,7 +16,7 @@ import pytest
 from billing.holds import ledger_watch, loader
 from billing.holds.codec import AHEAD_S, Counter
 from billing.holds.connection import Life, Script
-from billing.holds.decision import Unavailable
+from billing.holds.decision import QuotaExceeded, Unavailable
 from billing.holds.hold import Hold
 from billing.holds.partitions import NotReady
 from billing.quotas import Metric, Quota, Window, window_id
@@ -159,6 +160,27 @@ async def test_clocks_that_differ_by_less_than_an_hour_keep_nobody_out(
         await spend(world, principal)
     (counter,) = (await world.key_state(principal)).counters
     assert counter.used == 3 * 15
+    await assert_agreed(world, principal.account_id)
+
+
+async def test_a_minute_that_was_used_up_by_a_clock_ahead_is_over_when_the_clock_is_right(
+    make_world: MakeWorld, set_redis_clock: SetClock
+) -> None:
+    """And what was used by the right clock counts: in the minute that runs, and in the day."""
+    world = await make_world()
+    minute = Quota(Window.minute, Metric.requests, 2)
+    principal = await world.customer(10**9, key_quotas=(minute, DAY_TOKENS))
+    await set_redis_clock(world, 1200)
+    await world.engine.partitions.is_current(partition_of(world))
+    running = await hold_one(world, principal)
+    await spend(world, principal)
+    await set_redis_clock(world, 0)
+    await world.engine.partitions.is_current(partition_of(world))
+    assert isinstance(await ask(world, principal), QuotaExceeded)  # its end corrects the minute in which it counts
+    await settle(world, principal, running)
+    await eventually(lambda: is_served(world, principal))
+    state = await world.account_state(principal.account_id)
+    assert abs(state.now_s - time.time()) < 120
     await assert_agreed(world, principal.account_id)
 
 

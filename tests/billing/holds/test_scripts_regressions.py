@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import pytest
 
-from billing.holds.codec import AHEAD_S, AccountState, Counter
+from billing.holds.codec import AHEAD_S, STEP_S, AccountState, Counter
 from billing.quotas import Metric, Quota, Window, window_id
 from tests.billing.holds.reference import OK, RESTART_MS, WAITING, Reference
 from tests.billing.holds.reference_ledger import Ledger
@@ -182,7 +182,6 @@ def test_windows_stand_still_for_a_clock_that_is_an_hour_back_and_no_more(story:
     story.admit(10)
     story.set_clock((LATER_S - AHEAD_S) * 1000)
     assert story.admit(10)[1] == LATER_S * 1000
-    assert story.retime() == 0
     assert story.account_state().now_s == LATER_S
     story.set_clock((LATER_S - AHEAD_S) * 1000 - 1)
     assert story.ask(10)[1] == [WAITING]
@@ -225,6 +224,20 @@ def test_an_accounts_time_is_not_set_by_a_clock_that_postgres_does_not_confirm(s
     assert story.account_state().now_s == START_S
     assert story.retime(ledger_off_s=AHEAD_S) == 0
     assert story.account_state().now_s == START_S - 2 * DAY_S
+
+
+def test_an_accounts_time_is_set_right_from_a_minute_ahead_where_postgres_says_so_to_the_minute(story: Story) -> None:
+    story.install()
+    story.open()
+    story.set_clock((START_S - STEP_S) * 1000)
+    assert story.retime() == 0
+    assert story.account_state().now_s == START_S
+    story.set_clock((START_S - STEP_S - 1) * 1000)
+    assert story.retime(ledger_off_s=STEP_S + 1) == 3
+    assert story.retime(ledger_off_s=-STEP_S - 1) == 3
+    assert story.account_state().now_s == START_S
+    assert story.retime(ledger_off_s=STEP_S) == 0
+    assert story.account_state().now_s == START_S - STEP_S - 1
 
 
 def test_an_accounts_time_is_not_set_behind_an_open_hold(story: Story) -> None:
