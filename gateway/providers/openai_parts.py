@@ -49,7 +49,20 @@ _PART_LEVEL: Final = 5
 _QUOTE, _LIST, _OBJECT = b'"[{'
 _NESTED: Final = (_LIST, _OBJECT)
 
-_PLAIN: Final = msgspec.json.Decoder(list[dict[Name, str]], dec_hook=as_name)
+
+class _PlainMessage(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """A message as nearly all are: two members, both of them texts."""
+
+    role: str
+    content: str
+
+
+_PLAIN_MESSAGES: Final = msgspec.json.Decoder(list[_PlainMessage])
+_QUOTES_OF_PLAIN: Final = 8
+_BACKSLASH: Final = b"\\"
+_ESCAPE: Final = b"\\u"
+"""Without it no name is spelled in another way than in its own letters."""
+_TEXTS: Final = msgspec.json.Decoder(list[dict[Name, str]], dec_hook=as_name)
 _ITEMS: Final = msgspec.json.Decoder(list[Raw])
 
 
@@ -74,8 +87,10 @@ def count_parts(messages: Raw, bounds: StructureBounds) -> tuple[Parts, bool]:
     if more_items(messages, bounds.messages):
         raise too_many(MESSAGES, bounds.messages, MESSAGES)
     if len(messages) <= PLAIN_BYTES:
+        if _is_plain(bytes(messages)):
+            return NO_PARTS, False
         try:
-            plain = _PLAIN.decode(messages)
+            plain = _TEXTS.decode(messages)
         except (msgspec.ValidationError, RecursionError):
             pass
         else:
@@ -83,6 +98,18 @@ def count_parts(messages: Raw, bounds: StructureBounds) -> tuple[Parts, bool]:
                 check_shape(shape, MESSAGES, _MESSAGE)
             return NO_PARTS, False
     return _look_into(messages, bounds)
+
+
+def _is_plain(messages: bytes) -> bool:
+    """Whether every message has a role and a content, both texts, each once, and nothing else: told by the number of
+    strings. Where some are escaped it is told by the names, whose quotes within a text are escaped."""
+    try:
+        count = len(_PLAIN_MESSAGES.decode(messages))
+    except (msgspec.ValidationError, RecursionError):
+        return False
+    if messages.find(_BACKSLASH) < 0:
+        return messages.count(b'"') == _QUOTES_OF_PLAIN * count
+    return messages.count(b'"content"') == count and messages.count(b'"role"') == count and messages.find(_ESCAPE) < 0
 
 
 def _look_into(messages: Raw, bounds: StructureBounds) -> tuple[Parts, bool]:
