@@ -88,9 +88,9 @@ class MissingUsage:
         if reported is None and self._policy == "free":
             return Guess(counted, Charge(0, 0, None), reason)
         if reported is None:
-            usage = billed_usage(counted, exchange.parsed)
+            usage = billed_usage(counted, exchange.parsed, exchange.route)
             return Guess(usage, exchange.charge(usage, None), reason)
-        said, tier = billed_usage(reported.usage, exchange.parsed), reported.service_tier
+        said, tier = billed_usage(reported.usage, exchange.parsed, exchange.route), reported.service_tier
         usage = msgspec.structs.replace(
             said,
             input_tokens=max(said.input_tokens, counted.input_tokens),

@@ -15,7 +15,7 @@ from billing.holds.hold import Hold, Settled, SettlementLost
 from billing.holds.service import Holds
 from billing.ledger.debits import Debit
 from billing.usage import Usage
-from gateway.estimate import Charge, billed_usage
+from gateway.estimate import Charge, billed_usage, own_searches
 from gateway.exchange import Exchange, Reason
 from gateway.metrics import Metrics
 from gateway.missing import Guess, MissingUsage
@@ -101,7 +101,7 @@ class Settler:
 
     def reported(self, exchange: Exchange, hold: Hold, reported: Reported) -> Settling:
         """Begin to settle what the provider has counted."""
-        usage = billed_usage(reported.usage, exchange.parsed)
+        usage = billed_usage(reported.usage, exchange.parsed, exchange.route)
         charge = exchange.charge(usage, reported.service_tier, reported.model)
         if charge.charged_nano > hold.cost_nano or usage.input_tokens + usage.output_tokens > hold.tokens:
             return self._above(exchange, hold, Guess(usage, charge, None))
@@ -127,7 +127,7 @@ class Settler:
         if exchange.strict:
             return charge.charged_nano > factor * hold.cost_nano or usage.total_tokens > factor * hold.tokens
         route, parsed = exchange.route, exchange.parsed
-        window, uses = route.context_window, parsed.work.uses + route.online_searches
+        window, uses = route.context_window, parsed.work.uses + own_searches(parsed, route)
         return window is not None and usage.total_tokens > factor * window * parsed.choices * (uses + 1)
 
     def _begin(self, exchange: Exchange, hold: Hold, usage: Usage, charge: Charge, reason: Reason | None) -> Settling:

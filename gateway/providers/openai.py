@@ -26,7 +26,7 @@ from gateway.providers.openai_input import input_tokens
 from gateway.providers.openai_output import output_of, output_of_part
 from gateway.providers.openai_parts import count_parts, more_items
 from gateway.providers.openai_usage import OpenAIEvents, usage_from_json
-from gateway.providers.openai_work import WORK_FIELDS, read_work
+from gateway.providers.openai_work import PRESET, WORK_FIELDS, read_work
 from gateway.providers.output import Inline, Output
 from gateway.providers.structure import SHORT_VALUE_BYTES, StructureBounds, check_size, check_value, too_many
 from gateway.streaming import SseTap
@@ -42,8 +42,6 @@ MAX_CHOICES: Final = 128
 """Of `n` and of `best_of` each, as OpenAI's reference bounds `n`."""
 MAX_LABEL_CHARS: Final = 256
 """An end user's name and a service tier are kept up to here."""
-_PRESET: Final = "@preset/"
-"""OpenRouter's way to name a model by what is stored there."""
 
 _FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
 _ITEMS: Final = msgspec.json.Decoder(list[Raw])
@@ -51,6 +49,8 @@ _STRING: Final[msgspec.json.Decoder[str | None]] = msgspec.json.Decoder(str | No
 _INTEGER: Final[msgspec.json.Decoder[int | None]] = msgspec.json.Decoder(int | None)
 _BOOLEAN: Final[msgspec.json.Decoder[bool | None]] = msgspec.json.Decoder(bool | None)
 _FIELD_LEVEL: Final = 1
+_TOKEN_IDS: Final = b"0123456789,[] \t\r\n"
+"""All that stands in arrays of token ids."""
 
 _EXPECTED: Final = {
     **dict.fromkeys(("model", "user", "safety_identifier", "service_tier"), "a string"),
@@ -237,7 +237,7 @@ def _model(values: Mapping[str, Any]) -> str:
         raise BadRequest("Missing required parameter: 'model'.", "model")
     if not 1 <= len(model) <= MAX_MODEL_CHARS:
         raise BadRequest(f"Invalid value for 'model': expected 1 to {MAX_MODEL_CHARS} characters.", "model")
-    if _PRESET in model:
+    if PRESET in model:
         raise BadRequest("A preset names its model at the provider: name the model itself.", "model")
     return model
 
@@ -272,13 +272,18 @@ def _input(fields: Mapping[str, Raw], name: str) -> Raw:
 
 
 def _prompts(raw: Raw, name: str, bounds: StructureBounds) -> int:
-    """How many prompts: a string or a list of token ids is one, a list of either as many as it has."""
+    """How many prompts: a string or a list of token ids is one, a list of either as many as it has. Nothing else may be
+    there: some providers take a picture's address, which bounds no tokens."""
     if first_byte(raw) == ord('"'):
         return 1
     check_value(raw, bounds, _FIELD_LEVEL, name)
     text = bytes(raw)
-    if b'"' not in text and text.rfind(b"[") == 0:
+    ids = not text.translate(None, _TOKEN_IDS)
+    if ids and text.rfind(b"[") == 0:
         return 1
     if more_items(raw, bounds.messages):
         raise too_many(f"items in '{name}'", bounds.messages, name)
-    return max(1, len(_ITEMS.decode(raw)))
+    items = _ITEMS.decode(raw)
+    if not ids and any(first_byte(item) != ord('"') and bytes(item).translate(None, _TOKEN_IDS) for item in items):
+        raise wrong_type(name, "a string, token ids, or an array of these")
+    return max(1, len(items))

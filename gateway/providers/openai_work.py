@@ -30,9 +30,10 @@ STORED_FIELDS: Final = frozenset(
     {
         *("previous_response_id", "conversation", "conversation_id", "cached_content", "thread", "thread_id"),
         *("assistant_id", "container", "file_ids", "vector_store_ids", "tool_resources", "attachments", "extra_body"),
+        "chat_template",
     }
 )
-"""Each names input that is not in the body."""
+"""Each names input that is not in the body, or, as vLLM's template, makes more input of it than it has bytes."""
 ROUND_FIELDS: Final = {"web_search_options": 1, "enable_search": 1, "data_sources": 0}
 """One round of retrieval before the answer, and how many searches are charged for it: OpenAI's search models, Qwen's
 search, Azure's data sources."""
@@ -49,6 +50,8 @@ _PLAIN_TOOLS: Final = frozenset({"function", "custom"})
 _PLAIN_TYPES: Final = tuple(Raw(b'"%b"' % name.encode()) for name in sorted(_PLAIN_TOOLS))
 _SEARCHING: Final = ("search", "brows")
 """A tool whose type says so is charged by the search."""
+PRESET: Final = "@preset/"
+"""OpenRouter's way to name a model by what is stored there."""
 MAX_MODELS: Final = 16
 """Other models that one request may name."""
 MAX_NAME_CHARS: Final = 200
@@ -236,6 +239,9 @@ def _models(given: Mapping[str, Raw]) -> list[str]:
         model = read_object(given["moderation"], "moderation", _MODEL).get("model")
         if model is not None and not is_null(model):
             names.append(_string(model, "moderation.model"))
+    for name in names:
+        if PRESET in name:
+            raise BadRequest("A preset names its model at the provider: name the model itself.", "models")
     if len(names) > MAX_MODELS:
         raise too_many("other models", MAX_MODELS, "models")
     return names

@@ -74,3 +74,84 @@ async def test_a_provider_is_told_that_the_body_is_what_was_read_here(
     assert (await fetch(customer.post(data=HIDDEN, headers=headers))).status == 200
     (sent,) = provider.sent
     assert sent.headers.getall("Content-Type") == ["application/json"]
+
+
+# Work that a model does by its name alone
+
+
+@pytest.mark.parametrize("asked", [{}, {"web_search_options": {}}])
+async def test_a_model_that_always_searches_is_held_and_charged_a_search(
+    make_gateway: MakeGateway, upstream: Upstream, asked: dict[str, Any]
+) -> None:
+    name = "gpt-4o-mini-search-preview"
+    gateway = await make_gateway(
+        await upstream(Provider(saying(answer())).serve), change=priced(name, per_unit={"search": SEARCH_NANO})
+    )
+    body = chat(model=f"openai/{name}", max_tokens=1, **asked)
+    held_nano = 2 * WINDOW * INPUT + SEARCH_NANO + OUTPUT
+    poor = await gateway.customer("0.001")
+    billing = refusal(await ask(poor, body), 402, "billing_required")["billing"]
+    assert parse_usd(billing["required_usd"]) == held_nano
+    customer = await gateway.customer()
+    assert (await ask(customer, body)).status == 200
+    found = await the_event(customer, 10 * INPUT + 5 * OUTPUT + SEARCH_NANO)
+    assert (found["units"], found["estimated"]) == ({"searches": 1}, False)
+
+
+@pytest.mark.parametrize("field", ["models", "fallbacks"])
+async def test_a_preset_is_no_other_model(make_gateway: MakeGateway, upstream: Upstream, field: str) -> None:
+    provider = Provider(saying(answer()))
+    gateway = await make_gateway(await upstream(provider.serve), change=priced("gpt-4o-mini", "*"))
+    customer = await gateway.customer()
+    for names in (["@preset/dear"], [{"model": "gpt-4o@preset/dear"}]):
+        assert refusal(await ask(customer, chat(model="gpt-4o-mini", **{field: names})), 400, "invalid_request_error")
+    assert not provider.sent
+
+
+async def test_another_model_that_searches_is_held_with_its_searches(
+    make_gateway: MakeGateway, upstream: Upstream
+) -> None:
+    provider = Provider(saying(answer()))
+    url = await upstream(provider.serve)
+    body = chat(model="gpt-4o-mini", max_tokens=1, models=["gpt-4o:online"])
+    gateway = await make_gateway(url, change=priced("gpt-4o-mini", "*"))
+    refusal(await ask(await gateway.customer(), body), 400, "model_not_priced")
+    assert not provider.sent
+
+
+async def test_another_model_that_searches_and_has_a_price(make_gateway: MakeGateway, upstream: Upstream) -> None:
+    provider = Provider(saying(answer()))
+    body = chat(model="gpt-4o-mini", max_tokens=1, models=["gpt-4o:online"])
+    change = priced("gpt-4o-mini", "*", per_unit={"search": SEARCH_NANO})
+    gateway = await make_gateway(await upstream(provider.serve), change=change)
+    billing = refusal(await ask(await gateway.customer("0.001"), body), 402, "billing_required")["billing"]
+    assert parse_usd(billing["required_usd"]) == 6 * WINDOW * INPUT + 5 * SEARCH_NANO + OUTPUT
+
+
+# Input that is not in the body
+
+
+@pytest.mark.parametrize(("path", "field"), [("/v1/embeddings", "input"), ("/v1/completions", "prompt")])
+@pytest.mark.parametrize("item", [{"image": "https://example.com/a.png"}, [{"image": "x"}], ["words"], 1.5, None, True])
+async def test_an_input_is_text_or_token_ids(
+    make_gateway: MakeGateway, upstream: Upstream, path: str, field: str, item: object
+) -> None:
+    """A picture's address is short, and its tokens are many: nothing here could bound them."""
+    provider = Provider(saying({"data": [], "usage": {"prompt_tokens": 8_000, "total_tokens": 8_000}}))
+    gateway = await make_gateway(await upstream(provider.serve), change=priced("gpt-4o-mini"))
+    customer = await gateway.customer()
+    body = {"model": "gpt-4o-mini", field: ["words", item]}
+    assert refusal(await ask(customer, body, path), 400, "invalid_request_error")["param"] == field
+    assert not provider.sent
+
+
+async def test_a_template_of_the_client_s_own_is_held_as_the_window(
+    make_gateway: MakeGateway, upstream: Upstream
+) -> None:
+    """A few words of a template make a prompt of any length (vLLM)."""
+    provider = Provider(saying(answer(said=usage(9_000, 1))))
+    gateway = await make_gateway(await upstream(provider.serve), change=priced("gpt-4o-mini"))
+    template = "{% for i in range(9000) %}a {% endfor %}"
+    customer = await gateway.customer()
+    assert (await ask(customer, chat(model="gpt-4o-mini", max_tokens=1, chat_template=template))).status == 200
+    assert not (await the_event(customer, 9_000 * INPUT + OUTPUT))["estimated"]
