@@ -167,11 +167,11 @@ class SseTap:
     def extrapolate(self, tokens: int) -> int:
         """Tokens of the whole stream from those of `output`, by the share of its bytes that was kept, rounded up.
 
-        Where nothing was kept: the bytes that passed, which no count of tokens exceeds.
+        Where nothing that was kept says anything: the bytes that passed, which no count of tokens exceeds.
         """
         if not self._unkept_bytes:
             return tokens
-        if not self._kept_bytes:
+        if not tokens:
             return self._unkept_bytes
         return -(-tokens * (self._kept_bytes + self._unkept_bytes) // self._kept_bytes)
 

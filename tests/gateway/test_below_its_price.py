@@ -155,3 +155,44 @@ async def test_a_template_of_the_client_s_own_is_held_as_the_window(
     customer = await gateway.customer()
     assert (await ask(customer, chat(model="gpt-4o-mini", max_tokens=1, chat_template=template))).status == 200
     assert not (await the_event(customer, 9_000 * INPUT + OUTPUT))["estimated"]
+
+
+# Output that is passed on and not read
+
+
+async def charged_output(make_gateway: MakeGateway, upstream: Upstream, *pieces: bytes, body: Any = STREAM) -> int:
+    """Output tokens charged for a stream of these pieces, whose provider reports nothing."""
+    gateway = await make_gateway(await upstream(streaming(*pieces, delta(finish="stop"))))
+    customer = await gateway.customer()
+    fetched = await ask(customer, body)
+    assert fetched.status == 200
+    found = await the_event(customer)
+    assert found["estimated"]
+    return int(found["output_tokens"])
+
+
+async def test_an_event_above_its_bound_is_output(make_gateway: MakeGateway, upstream: Upstream) -> None:
+    """Two megabytes in one event, as pictures come, cut by the wire and after an event that says nothing."""
+    picture = delta("word " * 400_000)
+    halves = picture[: 1 << 20], picture[1 << 20 :]
+    assert await charged_output(make_gateway, upstream, ROLE, *halves) == 4_000
+
+
+@pytest.mark.parametrize("number", [b"NaN", b"-Infinity", b"1e999"])
+async def test_an_event_that_is_no_json_is_output(make_gateway: MakeGateway, upstream: Upstream, number: bytes) -> None:
+    """Python's encoder writes such numbers, which a client can bring about by asking for `logprobs`."""
+    words = delta("Good day, my friend. ", logprobs=[0]).replace(b"[0]", b"[%b]" % number)
+    assert json.loads(words[6:].strip())["choices"]
+    assert await charged_output(make_gateway, upstream, ROLE, *[words] * 20) >= 100
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_text_beside_an_empty_list_of_choices_is_output(
+    make_gateway: MakeGateway, upstream: Upstream, stream: bool
+) -> None:
+    said = {"choices": [], "message": {"role": "assistant", "content": "Good day, my friend. " * 20}}
+    reply = streaming(event(said), delta(finish="stop")) if stream else saying(said)
+    gateway = await make_gateway(await upstream(reply))
+    customer = await gateway.customer()
+    assert (await ask(customer, chat(model="gpt-4o-mini", stream=stream, max_tokens=4_000))).status == 200
+    assert (await the_event(customer))["output_tokens"] >= 100
