@@ -13,6 +13,7 @@ from billing.prices import PriceRow, PriceTable
 from gateway.settings import Settings
 from tests.gateway.conftest import Handler, MakeGateway, chat
 from tests.gateway.exchanges import (
+    DONE,
     INPUT,
     OUTPUT,
     Provider,
@@ -26,6 +27,7 @@ from tests.gateway.exchanges import (
     streaming,
     the_event,
     usage,
+    usage_chunk,
 )
 
 Upstream = Callable[[Handler], Any]
@@ -196,3 +198,20 @@ async def test_text_beside_an_empty_list_of_choices_is_output(
     customer = await gateway.customer()
     assert (await ask(customer, chat(model="gpt-4o-mini", stream=stream, max_tokens=4_000))).status == 200
     assert (await the_event(customer))["output_tokens"] >= 100
+
+
+# A report that is far above the hold, and true
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_provider_that_does_not_obey_its_maximum_is_paid_for_what_passed(
+    make_gateway: MakeGateway, upstream: Upstream, stream: bool
+) -> None:
+    """The report is more than can be believed of one token, but its text is here for everybody to see."""
+    text, said = "Good day, my friend. " * 500, usage(10, 3_000)
+    reply = streaming(delta(text), delta(finish="stop"), usage_chunk(10, 3_000), DONE) if stream else None
+    gateway = await make_gateway(await upstream(reply or saying(answer(text, said))))
+    customer = await gateway.customer()
+    assert (await ask(customer, chat(model="gpt-4o-mini", stream=stream, max_tokens=1))).status == 200
+    found = await the_event(customer, 10 * INPUT + len(text) // 4 * OUTPUT)
+    assert (found["output_tokens"], found["note"]) == (len(text) // 4, "implausible_usage")
