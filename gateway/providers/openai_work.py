@@ -46,6 +46,9 @@ _PLUGIN_RESULTS: Final = 5
 """What OpenRouter's `web` plugin and its model suffix `:online` bring where the request names no number."""
 _FREE_PLUGINS: Final = frozenset({"file-parser", "response-healing"})
 """OpenRouter's plugins that call no model: what a file becomes is bounded as a file is."""
+_FREE_ENGINES: Final = frozenset({"pdf-text", "cloudflare-ai", "native"})
+"""What reads a file for `file-parser` and is not billed by the page
+(https://openrouter.ai/docs/features/multimodal/pdfs)."""
 _PLAIN_TOOLS: Final = frozenset({"function", "custom"})
 _PLAIN_TYPES: Final = tuple(Raw(b'"%b"' % name.encode()) for name in sorted(_PLAIN_TOOLS))
 _SEARCHING: Final = ("search", "brows")
@@ -73,7 +76,8 @@ OBJECT_FIELDS: Final = frozenset({"reasoning", "thinking", "audio"})
 _FUNCTION_FIELDS: Final = frozenset({"type", "function", "custom", "name", "description", "parameters", "strict"})
 """What a tool may have that names no type and yet runs at the client."""
 _TOOL: Final = frozenset({"type", "function", "custom", "max_uses", "model"})
-_PLUGIN: Final = frozenset({"id", "max_results", "max_uses", "enabled"})
+_PLUGIN: Final = frozenset({"id", "max_results", "max_uses", "enabled", "pdf"})
+_PDF: Final = frozenset({"engine"})
 _SEARCH: Final = frozenset({"mode", "max_search_results", "sources"})
 _MODEL: Final = frozenset({"model"})
 _FIELD_LEVEL: Final = 1
@@ -155,7 +159,8 @@ def _tools(raw: Raw | None, most_calls: int | None, bounds: StructureBounds) -> 
             raise _unbounded(f"The tool of type '{name}'", param, "its 'max_uses', or 'max_tool_calls'")
         times = min(bound for bound in (own, most_calls) if bound is not None)
         uses += times
-        searches += times if any(part in name for part in _SEARCHING) else 0
+        said = name or " ".join(tool)  # Google's are named by their field
+        searches += times if any(part in said for part in _SEARCHING) else 0
         if not is_null(tool.get("model")):
             models.append(_string(tool["model"], f"{param}.model"))
     if not served:
@@ -202,12 +207,22 @@ def _plugins(raw: Raw | None) -> tuple[int, int]:
         param = f"plugins[{place}]"
         name = "" if is_null(plugin.get("id")) else _string(plugin["id"], f"{param}.id")
         if name in _FREE_PLUGINS:
+            if not is_null(plugin.get("pdf")):
+                _check_engine(plugin["pdf"], f"{param}.pdf")
             continue
         if name != "web":
             raise BadRequest(f"The plugin '{name[:MAX_NAME_CHARS]}' can't be metered here: leave it out.", param)
         results = plugin.get("max_results")
         uses += _PLUGIN_RESULTS if results is None or is_null(results) else _count(results, f"{param}.max_results")
     return uses, uses
+
+
+def _check_engine(raw: Raw, param: str) -> None:
+    engine = read_object(raw, param, _PDF).get("engine")
+    if not is_null(engine) and _string(engine, f"{param}.engine") not in _FREE_ENGINES:
+        raise BadRequest(
+            f"This engine bills pages, which have no price here: use {', '.join(sorted(_FREE_ENGINES))}.", param
+        )
 
 
 def _sources(raw: Raw | None) -> int:
