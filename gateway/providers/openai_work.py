@@ -102,6 +102,8 @@ def read_work(fields: Mapping[str, Raw], most_calls: int | None, bounds: Structu
     for name in OBJECT_FIELDS & given.keys():
         if first_byte(given[name]) == ord("{"):
             read_object(given[name], name)
+    if most_calls is not None:
+        most_calls = max(1, most_calls)  # as `_uses`
     tool_uses, tool_searches, tool_models = _tools(tools, most_calls, bounds)
     uses, searches = _rounds(given)
     plugin_uses, plugin_searches = _plugins(given.get("plugins"))
@@ -154,7 +156,7 @@ def _tools(raw: Raw | None, most_calls: int | None, bounds: StructureBounds) -> 
         name = "" if kind is None else _string(kind, f"{param}.type")
         if name in _PLAIN_TOOLS:  # written with escapes
             continue
-        own = None if is_null(tool.get("max_uses")) else _count(tool["max_uses"], f"{param}.max_uses")
+        own = None if is_null(tool.get("max_uses")) else _uses(tool["max_uses"], f"{param}.max_uses")
         if own is None and most_calls is None:
             raise _unbounded(f"The tool of type '{name}'", param, "its 'max_uses', or 'max_tool_calls'")
         times = min(bound for bound in (own, most_calls) if bound is not None)
@@ -213,7 +215,7 @@ def _plugins(raw: Raw | None) -> tuple[int, int]:
         if name != "web":
             raise BadRequest(f"The plugin '{name[:MAX_NAME_CHARS]}' can't be metered here: leave it out.", param)
         results = plugin.get("max_results")
-        uses += _PLUGIN_RESULTS if results is None or is_null(results) else _count(results, f"{param}.max_results")
+        uses += _PLUGIN_RESULTS if results is None or is_null(results) else _uses(results, f"{param}.max_results")
     return uses, uses
 
 
@@ -237,7 +239,7 @@ def _sources(raw: Raw | None) -> int:
     most = fields.get("max_search_results")
     if most is None or is_null(most):
         raise _unbounded("The search of 'search_parameters'", param, "its 'max_search_results'")
-    return _count(most, f"{param}.max_search_results")
+    return _uses(most, f"{param}.max_search_results")
 
 
 def _models(given: Mapping[str, Raw]) -> list[str]:
@@ -295,11 +297,12 @@ def _string(raw: Raw, param: str) -> str:
         raise wrong_type(param, "a string") from error
 
 
-def _count(raw: Raw, param: str) -> int:
+def _uses(raw: Raw, param: str) -> int:
+    """How often something may run at the provider: once at least, because one that does not know the field runs it."""
     try:
         count = _COUNT.decode(raw)
     except msgspec.DecodeError as error:
         raise wrong_type(param, "an integer") from error
     if not 0 <= count <= MAX_COUNT:
         raise BadRequest(f"Invalid value for '{param}': expected an integer from 0 to {MAX_COUNT}.", param)
-    return count
+    return max(1, count)

@@ -130,6 +130,20 @@ async def test_another_model_that_searches_and_has_a_price(make_gateway: MakeGat
     assert parse_usd(billing["required_usd"]) == 6 * WINDOW * INPUT + 5 * SEARCH_NANO + OUTPUT
 
 
+@pytest.mark.parametrize("bound", [{"max_uses": 0}, {}])
+async def test_a_tool_that_may_not_be_used_is_held_as_one_that_is(
+    make_gateway: MakeGateway, upstream: Upstream, bound: dict[str, int]
+) -> None:
+    """A provider that does not know the client's bound runs the tool all the same."""
+    provider = Provider(saying(answer(said=usage(9_000, 5))))
+    gateway = await make_gateway(await upstream(provider.serve), change=priced("gpt-4o-mini"))
+    customer = await gateway.customer()
+    tools = [{"type": "openrouter:web_fetch", **bound}]
+    fields = {"tools": tools, **({} if bound else {"max_tool_calls": 0})}
+    assert (await ask(customer, chat(model="gpt-4o-mini", max_tokens=5, **fields))).status == 200
+    assert not (await the_event(customer, 9_000 * INPUT + 5 * OUTPUT))["estimated"]
+
+
 # Input that is not in the body
 
 
