@@ -144,6 +144,34 @@ async def test_a_tool_that_may_not_be_used_is_held_as_one_that_is(
     assert not (await the_event(customer, 9_000 * INPUT + 5 * OUTPUT))["estimated"]
 
 
+@pytest.mark.parametrize(
+    ("tier", "served", "times", "counted"),
+    [
+        ("priority", None, 4, True),
+        ("priority", None, 4, False),
+        ("flex", None, 1, True),
+        ("flex", None, 1, False),
+        ("flex", "default", 2, True),
+    ],
+)
+async def test_a_tier_that_the_answer_does_not_name_is_that_of_the_request(
+    make_gateway: MakeGateway, upstream: Upstream, tier: str, served: str | None, times: int, counted: bool
+) -> None:
+    def tiers(settings: Settings) -> Settings:
+        rates, factors = {"input": INPUT * 10**6, "output": OUTPUT * 10**6}, {"priority": 2 * 10**9, "flex": 10**9 // 2}
+        row = PriceRow("openai", "gpt-4o-mini", date(2025, 1, 1), rates, {}, (), factors, None, 1000, WINDOW)
+        return replace(settings, prices=PriceTable([row]))
+
+    said = answer("Good day.", usage(10, 4) if counted else {}, **({"service_tier": served} if served else {}))
+    gateway = await make_gateway(await upstream(saying(said)), change=tiers)
+    customer = await gateway.customer()
+    body = chat(model="gpt-4o-mini", max_tokens=100, service_tier=tier)
+    assert (await ask(customer, body)).status == 200
+    found = await the_event(customer)
+    full = found["input_tokens"] * INPUT + found["output_tokens"] * OUTPUT
+    assert (parse_usd(found["charged_usd"]), found["estimated"]) == (full * times // 2, not counted)
+
+
 # Input that is not in the body
 
 
