@@ -5,7 +5,7 @@ This file owns the rule that the bound read here holds for whatever the provider
 that disagree about a body must not let more through than was held. So a body is refused
 
 - that is not strict JSON in UTF-8 (NaN, comments, trailing commas, lone surrogates, a byte order mark),
-- in which a name stands twice, or in another case, in an object that metering reads (`openai_fields`),
+- in which a name stands twice, or in another spelling, in an object that metering reads (`openai_fields`),
 - in which a metering field has another type than OpenAI's (`"n": "2"`), which lenient parsers would convert,
 - in which a number is above what a double holds, or that has more structure than its bounds (`structure`).
 
@@ -21,7 +21,7 @@ from msgspec import Raw
 
 from billing.usage import MAX_COUNT
 from gateway.providers.dialect import NO_PARTS, NO_WORK, BadRequest, ParsedRequest, Reported, Work
-from gateway.providers.openai_fields import first_byte, is_null, other_case, read_object, top_level, wrong_type
+from gateway.providers.openai_fields import first_byte, folded, is_null, other_case, read_object, top_level, wrong_type
 from gateway.providers.openai_input import input_tokens
 from gateway.providers.openai_output import output_of, output_of_part
 from gateway.providers.openai_parts import count_parts, more_items
@@ -62,6 +62,7 @@ _READERS: Final[dict[str, Callable[[Raw], str | int | None]]] = {
     name: _DECODERS[expected] for name, expected in _EXPECTED.items()
 }
 METERING_FIELDS: Final = frozenset({*_READERS, "stream_options", *INPUT_FIELD.values(), *WORK_FIELDS})
+_MEANT: Final = {folded(name): name for name in METERING_FIELDS}
 _LOOKED_INTO: Final = WORK_FIELDS | {"stream_options"}
 _USUAL_FIELDS: Final = METERING_FIELDS | {
     *("temperature", "top_p", "stop", "seed", "tool_choice", "parallel_tool_calls", "response_format", "top_k"),
@@ -206,8 +207,8 @@ def _values(fields: Mapping[str, Raw], input_field: str, bounds: StructureBounds
             if name in _READERS:
                 values[name] = _READERS[name](raw)
                 continue
-            if name not in _USUAL_FIELDS and (folded := name.casefold()) in METERING_FIELDS:
-                raise other_case(folded)
+            if name not in _USUAL_FIELDS and (meant := _MEANT.get(folded(name))):
+                raise other_case(meant)
             if len(raw) > SHORT_VALUE_BYTES and name != input_field and name not in _LOOKED_INTO:
                 check_value(raw, bounds, _FIELD_LEVEL, name)
     except msgspec.DecodeError as error:

@@ -10,6 +10,7 @@ import pytest
 
 from billing.money import parse_usd
 from billing.prices import PriceRow, PriceTable
+from gateway.providers.openai_parts import CONTENT
 from gateway.settings import Settings
 from tests.gateway.conftest import Handler, MakeGateway, chat
 from tests.gateway.exchanges import (
@@ -76,6 +77,30 @@ async def test_a_provider_is_told_that_the_body_is_what_was_read_here(
     assert (await fetch(customer.post(data=HIDDEN, headers=headers))).status == 200
     (sent,) = provider.sent
     assert sent.headers.getall("Content-Type") == ["application/json"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"max_tokens": 1, "maxTokens": 60_000}, "max_tokens"),
+        ({"maxCompletionTokens": 60_000}, "max_completion_tokens"),
+        ({"stream": True, "stream_options": {"include_usage": True, "includeUsage": False}}, "stream_options"),
+        ({"webSearchOptions": {}}, "web_search_options"),
+        ({"serviceTier": "priority"}, "service_tier"),
+        ({"tools": [{"type": "web_search", "max_uses": 1, "maxUses": 90}]}, "tools"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "imageUrl": {"url": "x"}}]}]}, CONTENT),
+    ],
+)
+async def test_a_name_as_protobuf_spells_it_is_no_other_name(
+    make_gateway: MakeGateway, upstream: Upstream, fields: dict[str, Any], param: str
+) -> None:
+    """Servers that read JSON with protobuf take `maxTokens` for `max_tokens`, and of both the last one."""
+    provider = Provider(saying(answer()))
+    gateway = await make_gateway(await upstream(provider.serve))
+    customer = await gateway.customer()
+    body = {**chat(model="gpt-4o-mini"), **fields}
+    assert refusal(await ask(customer, body), 400, "invalid_request_error")["param"] == param
+    assert not provider.sent
 
 
 # Work that a model does by its name alone
