@@ -13,6 +13,7 @@ While nothing is removed or changed, an event cut by the end of a chunk is passe
 whole. A chunk of whole events without a marker costs a few byte searches; only events with a marker are decoded.
 """
 
+import codecs
 import re
 from collections.abc import Iterator
 from typing import Final
@@ -323,9 +324,12 @@ def _events(block: bytes) -> Iterator[bytes]:
 
 
 def event_data(event: bytes) -> bytes:
-    """The `data` of one event, its lines joined by newlines; empty for comments alone."""
+    """The `data` of one event, its lines joined by newlines; empty for comments alone. A byte order mark before it is
+    passed over, as clients do; a line that is JSON by itself is data to whoever wants it."""
     lines = []
-    for line in event.split(b"\n"):
+    for line in event.removeprefix(codecs.BOM_UTF8).split(b"\n"):
+        if line.startswith(b"{"):
+            lines.append(line)
         if line.startswith(b"data:"):
             lines.append(line[6 if line.startswith(b"data: ") else 5 :].removesuffix(b"\r"))
     return b"\n".join(lines)

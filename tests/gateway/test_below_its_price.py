@@ -247,6 +247,23 @@ async def test_an_event_above_its_bound_is_output(make_gateway: MakeGateway, ups
     assert await charged_output(make_gateway, upstream, ROLE, *halves) == 4_000
 
 
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"\xef\xbb\xbf" + delta("word " * 300)],
+        [json.dumps(answer("word " * 300, {})).encode()],
+        [delta("word " * 300)[6:]] * 2,
+        [b"data: \n" + delta("word " * 300)],
+        [delta("word " * 300).replace(b"\n", b"\r")],
+    ],
+    ids=["bom", "json", "lines", "two-lines", "returns"],
+)
+async def test_what_is_no_proper_event_is_output(
+    make_gateway: MakeGateway, upstream: Upstream, pieces: list[bytes]
+) -> None:
+    assert await charged_output(make_gateway, upstream, *pieces) >= 300
+
+
 @pytest.mark.parametrize("number", [b"NaN", b"-Infinity", b"1e999"])
 async def test_an_event_that_is_no_json_is_output(make_gateway: MakeGateway, upstream: Upstream, number: bytes) -> None:
     """Python's encoder writes such numbers, which a client can bring about by asking for `logprobs`."""
