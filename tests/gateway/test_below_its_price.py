@@ -1,5 +1,6 @@
 """Ways to an answer far below its price: what one parser here reads and another at the provider does not."""
 
+import gzip
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,7 @@ from tests.gateway.exchanges import (
     DONE,
     INPUT,
     OUTPUT,
+    SSE,
     Provider,
     answer,
     ask,
@@ -262,6 +264,19 @@ async def test_what_is_no_proper_event_is_output(
     make_gateway: MakeGateway, upstream: Upstream, pieces: list[bytes]
 ) -> None:
     assert await charged_output(make_gateway, upstream, *pieces) >= 300
+
+
+async def test_every_member_of_a_compressed_stream_is_read(make_gateway: MakeGateway, upstream: Upstream) -> None:
+    """Servers that compress piece by piece, though nobody asked for it."""
+    pieces = [
+        gzip.compress(each) for each in (ROLE, delta("word " * 300), delta(finish="stop"), usage_chunk(10, 7), DONE)
+    ]
+    for said in (pieces, [b"".join(pieces)]):
+        gateway = await make_gateway(await upstream(streaming(*said, headers={**SSE, "Content-Encoding": "gzip"})))
+        customer = await gateway.customer()
+        fetched = await ask(customer, STREAM)
+        assert (fetched.status, fetched.cut) == (200, False)
+        await the_event(customer, 10 * INPUT + 7 * OUTPUT)
 
 
 @pytest.mark.parametrize("number", [b"NaN", b"-Infinity", b"1e999"])
