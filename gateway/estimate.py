@@ -86,10 +86,10 @@ def _worst_case(
     if parsed.service_tier == "priority" and "priority" not in (row.multipliers or {}):
         raise NotPriced(f"The model `{route.entry}` has no price for the service tier `priority` here")
     searches = 0
-    if parsed.work is not NO_WORK or route.online_searches:
+    if parsed.work is not NO_WORK or route.online_searches or route.searches_itself:
         searches = _priced_searches(parsed, route, rates)
     bound = _input_bound(parsed, route, row, rules)
-    if counted is not None and not parsed.unbounded_input and not route.online_searches:
+    if counted is not None and not parsed.unbounded_input and not own_searches(parsed, route):
         bound = min(bound, counted)
     input_tokens = bound * choices
     least, most = _output_bounds(parsed, route, rules)
@@ -104,7 +104,7 @@ def _priced_searches(parsed: ParsedRequest, route: Route, rates: Rates) -> int:
     """The searches that one choice may bring. Raises `NotPriced` where these, or the sound asked for, have no price."""
     if parsed.work.audio and not rates.prices_audio:
         raise NotPriced(f"The model `{route.entry}` has no price for audio output here")
-    searches = parsed.work.searches + route.online_searches
+    searches = parsed.work.searches + own_searches(parsed, route)
     if searches and "search" not in rates.row.per_unit:
         raise NotPriced(f"The model `{route.entry}` has no price for searches here")
     return searches
@@ -114,7 +114,7 @@ def _input_bound(parsed: ParsedRequest, route: Route, row: PriceRow, rules: Esti
     """The most input tokens of one choice. A window bounds what one answer is made from, not a batch of embeddings; a
     use of a tool at the provider makes one more answer of it."""
     bound, window = parsed.bound_input_tokens(row.part_tokens), row.context_window
-    uses = parsed.work.uses + route.online_searches
+    uses = parsed.work.uses + own_searches(parsed, route)
     if bound is None or uses:
         if window is None:
             raise NotPriced(f"The model `{route.entry}` has no context_window to bound input that is not in the body")
@@ -153,9 +153,15 @@ def markup_of(route: Route, plan_markup_scaled: int) -> int:
     return route.markup_scaled or plan_markup_scaled
 
 
-def billed_usage(usage: Usage, parsed: ParsedRequest) -> Usage:
-    """What a provider has counted, with what it bills and does not count: one search where the request asked for it."""
-    if parsed.work.one_search and not usage.searches:
+def own_searches(parsed: ParsedRequest, route: Route) -> int:
+    """The searches that a model's name brings beside those that the request asks for."""
+    return route.online_searches + (route.searches_itself and not parsed.work.one_search)
+
+
+def billed_usage(usage: Usage, parsed: ParsedRequest, route: Route) -> Usage:
+    """What a provider has counted, with what it bills and does not count: one search where the request asked for it, or
+    the model searches by itself."""
+    if (parsed.work.one_search or route.searches_itself) and not usage.searches:
         return msgspec.structs.replace(usage, searches=1)
     return usage
 

@@ -58,8 +58,10 @@ class Exchange(msgspec.Struct, gc=False):
         self.markup_scaled = markup_of(self.route, self.principal.plan.markup_scaled)
 
     def charge(self, usage: Usage, service_tier: str | None, served: str | None = None) -> Charge:
-        """What a usage costs on this route; `served` is the model that the answer names."""
-        return charge(usage, self.route, self.markup_scaled, service_tier, served)
+        """What a usage costs on this route. `served` and `service_tier` are the answer's own; where it names no tier,
+        that of the request holds."""
+        tier = service_tier or self.parsed.service_tier
+        return charge(usage, self.route, self.markup_scaled, tier, served)
 
     def expired(self, input_tokens: int) -> Debit:
         """The debit of a hold whose gateway dies, charged for so much input."""

@@ -14,6 +14,7 @@ import time
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from billing.holds.hold import Hold, SettlementLost
@@ -209,7 +210,7 @@ class Forwarder:
         answer.release()
         try:
             if reported is not None:
-                settling = self._settler.reported(exchange, hold, reported)
+                settling = self._settler.reported(exchange, hold, reported, partial(self._dialect.output, body))
                 lines = head.lines + paid_lines(hold, settling.charged_nano)  # while Redis is asked
                 settled = await settling.end()
             else:

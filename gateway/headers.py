@@ -25,7 +25,6 @@ _SENT: Final = frozenset(
     {
         b"accept",
         b"accept-language",
-        b"content-type",
         b"user-agent",
         # What changes a provider's answer: versions, and features that are still tried out.
         b"anthropic-beta",
@@ -69,6 +68,7 @@ NEVER_SENT: Final = frozenset(
         "connection",
         "content-encoding",
         "content-length",
+        "content-type",
         "expect",
         "host",
         "idempotency-key",
@@ -132,7 +132,11 @@ class Fixed:
 
         Raises `ValueError` for a name or value that would end its line, and for a name that never passes.
         """
-        headers = {"accept-encoding": ("Accept-Encoding", "identity")}
+        headers = {
+            "accept-encoding": ("Accept-Encoding", "identity"),
+            # As what it was read here: a server that obeyed a client's charset would read other fields from it.
+            "content-type": ("Content-Type", "application/json"),
+        }
         if provider_key is not None:
             headers["authorization"] = ("Authorization", f"Bearer {provider_key}")
         for name, value in extra.items():

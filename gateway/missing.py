@@ -76,6 +76,17 @@ class MissingUsage:
         usage, charge = exchange.whole_hold(hold)
         return Guess(usage, charge, reason)
 
+    def hold_or_passed(self, exchange: Exchange, hold: Hold, said: Usage, output: Output) -> Guess:
+        """The hold in place of a usage that was `said` and is far above it, or the text that passed where that is more:
+        so much of it was true. Estimated by its length, because this is rare and counting a long text takes time."""
+        guess = self.whole_hold(exchange, hold, "implausible_usage")
+        passed = min(len(output.text) // BYTES_PER_TOKEN, said.output_tokens)
+        if passed <= guess.usage.output_tokens:
+            return guess
+        usage = Usage(input_tokens=min(said.input_tokens, hold.need.input_tokens), output_tokens=passed)
+        charge = exchange.charge(usage, None)
+        return Guess(usage, charge, guess.reason) if charge.charged_nano > guess.charge.charged_nano else guess
+
     def _of_hold(self, exchange: Exchange, hold: Hold, reported: Reported | None, reason: Reason) -> Guess:
         guess = self.whole_hold(exchange, hold, reason)
         if reported is not None:
@@ -88,9 +99,9 @@ class MissingUsage:
         if reported is None and self._policy == "free":
             return Guess(counted, Charge(0, 0, None), reason)
         if reported is None:
-            usage = billed_usage(counted, exchange.parsed)
+            usage = billed_usage(counted, exchange.parsed, exchange.route)
             return Guess(usage, exchange.charge(usage, None), reason)
-        said, tier = billed_usage(reported.usage, exchange.parsed), reported.service_tier
+        said, tier = billed_usage(reported.usage, exchange.parsed, exchange.route), reported.service_tier
         usage = msgspec.structs.replace(
             said,
             input_tokens=max(said.input_tokens, counted.input_tokens),

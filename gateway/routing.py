@@ -4,6 +4,7 @@ This file owns what a model name resolves to: an entry of `config/metergate.yaml
 entry that leads there, else the provider's model as it is. Keys, plans and quotas match the resolved name.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -29,6 +30,9 @@ ONLINE: Final = ":online"
 """OpenRouter's suffix of a model's name that puts search results before the prompt."""
 ONLINE_SEARCHES: Final = 5
 """Results that it brings (https://openrouter.ai/docs/features/web-search)."""
+_SEARCHES_ITSELF: Final = re.compile(r"\bgpt-.*-search-(?:preview|api)\b")
+"""OpenAI's models that search before each answer, whether or not they are asked to, and do not report it
+(https://platform.openai.com/docs/guides/tools-web-search)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,8 @@ class Route:
     says, so that `defaults` and the price row's `hidden_reasoning` decide."""
     online_searches: int = 0
     """Searches that the model's name asks for by itself (`:online`)."""
+    searches_itself: bool = False
+    """Whether the model searches once before it answers, also where the request does not ask for it."""
     others: Mapping[str, Rates] = field(default_factory=dict)
     """Prices of other models of this provider that may answer, by their names there, where a request names some."""
 
@@ -170,7 +176,9 @@ class Router:
         rows = {model: self._prices.find(provider, model, now_s) for model in models}
         entries = [self._by_target.get((provider, model), f"{provider}/{model}") for model in rows]
         others = {model: Rates.of(row) for model, row in rows.items() if row is not None}
-        return replace(route, others=others), entries, [model for model, row in rows.items() if row is None]
+        searches = max([route.online_searches, *map(_searches_of, rows)])
+        unpriced = [model for model, row in rows.items() if row is None]
+        return replace(route, others=others, online_searches=searches), entries, unpriced
 
     def entries(self, now_s: float) -> Iterable[Route]:
         """The configured entries whose provider is on."""
@@ -201,8 +209,14 @@ class Router:
             config.vocabulary or vocabulary_for(config.model),
             config.max_output_tokens,
             exact_vocabulary=exact,
-            online_searches=ONLINE_SEARCHES if ONLINE in config.model else 0,
+            online_searches=ONLINE_SEARCHES if ONLINE in config.model.lower() else 0,
+            searches_itself=_SEARCHES_ITSELF.search(config.model) is not None,
             disconnect_drain_s=(
                 provider.disconnect_drain_s if config.disconnect_drain_s is None else config.disconnect_drain_s
             ),
         )
+
+
+def _searches_of(model: str) -> int:
+    """What another model that may answer searches by its name alone."""
+    return ONLINE_SEARCHES if ONLINE in model.lower() else int(_SEARCHES_ITSELF.search(model) is not None)

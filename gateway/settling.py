@@ -2,7 +2,8 @@
 
 This file owns what a hold turns into. A settlement leaves for Redis when it is begun, or with what else the turn of the
 event loop brings: what is done between `reported` and `end` costs the answer no time. A report is believed up to
-`max_usage_factor` times a hold that is a bound; beyond it the hold is charged.
+`max_usage_factor` times a hold that is a bound; beyond it the hold is charged, or what passed where that is more: a
+provider that did not obey its maximum has told the truth.
 """
 
 import asyncio
@@ -15,16 +16,20 @@ from billing.holds.hold import Hold, Settled, SettlementLost
 from billing.holds.service import Holds
 from billing.ledger.debits import Debit
 from billing.usage import Usage
-from gateway.estimate import Charge, billed_usage
+from gateway.estimate import Charge, billed_usage, own_searches
 from gateway.exchange import Exchange, Reason
 from gateway.metrics import Metrics
 from gateway.missing import Guess, MissingUsage
 from gateway.providers.dialect import Reported, Tap
-from gateway.providers.output import Output
+from gateway.providers.output import NO_OUTPUT, Output
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+def _nothing() -> Output:
+    return NO_OUTPUT
 
 
 class Settling:
@@ -99,16 +104,18 @@ class Settler:
         self._max_usage_factor = max_usage_factor
         self._clock = clock
 
-    def reported(self, exchange: Exchange, hold: Hold, reported: Reported) -> Settling:
-        """Begin to settle what the provider has counted."""
-        usage = billed_usage(reported.usage, exchange.parsed)
+    def reported(
+        self, exchange: Exchange, hold: Hold, reported: Reported, output: Callable[[], Output] = _nothing
+    ) -> Settling:
+        """Begin to settle what the provider has counted. `output` tells what passed, where it is asked."""
+        usage = billed_usage(reported.usage, exchange.parsed, exchange.route)
         charge = exchange.charge(usage, reported.service_tier, reported.model)
         if charge.charged_nano > hold.cost_nano or usage.input_tokens + usage.output_tokens > hold.tokens:
-            return self._above(exchange, hold, Guess(usage, charge, None))
+            return self._above(exchange, hold, Guess(usage, charge, None), output)
         return self._begin(exchange, hold, usage, charge, None)
 
-    def _above(self, exchange: Exchange, hold: Hold, said: Guess) -> Settling:
-        """A usage above the hold: what was said, or the hold where that can't be."""
+    def _above(self, exchange: Exchange, hold: Hold, said: Guess, output: Callable[[], Output]) -> Settling:
+        """A usage above the hold: what was said, or the hold where that can't be, and no less than what passed."""
         usage, charge = said.usage, said.charge
         if self._is_implausible(exchange, hold, usage, charge):
             logger.warning(
@@ -116,7 +123,7 @@ class Settler:
                 *(hold.id, exchange.route.provider.name, usage.input_tokens, usage.output_tokens),
             )
             self._metrics.implausible_usage()
-            said = self._missing.whole_hold(exchange, hold, "implausible_usage")
+            said = self._missing.hold_or_passed(exchange, hold, usage, output())
         return self._begin(exchange, hold, said.usage, said.charge, said.reason)
 
     def _is_implausible(self, exchange: Exchange, hold: Hold, usage: Usage, charge: Charge) -> bool:
@@ -127,7 +134,7 @@ class Settler:
         if exchange.strict:
             return charge.charged_nano > factor * hold.cost_nano or usage.total_tokens > factor * hold.tokens
         route, parsed = exchange.route, exchange.parsed
-        window, uses = route.context_window, parsed.work.uses + route.online_searches
+        window, uses = route.context_window, parsed.work.uses + own_searches(parsed, route)
         return window is not None and usage.total_tokens > factor * window * parsed.choices * (uses + 1)
 
     def _begin(self, exchange: Exchange, hold: Hold, usage: Usage, charge: Charge, reason: Reason | None) -> Settling:
@@ -152,7 +159,7 @@ class Settler:
         if reported is None and not tap.began_output and (failed or tap.error_seen):
             return await self._free(exchange, hold)
         if reported is not None and tap.done and not tap.stale:
-            return await self.to_end(self.reported(exchange, hold, reported))
+            return await self.to_end(self.reported(exchange, hold, reported, tap.output))
         return await self.estimated(exchange, hold, tap.output(), reason, tap.extrapolate, reported)
 
     async def whole(self, exchange: Exchange, hold: Hold, output: Output, reason: Reason) -> tuple[Settled, int]:
@@ -178,14 +185,14 @@ class Settler:
         """Settle an answer without usage, or whose usage is not its last word, by `missing_usage`. Raises
         `SettlementLost`."""
         guessing = self._missing.guess(exchange, hold, output, reason, extrapolate, reported)
-        return await self.whoever_waits(hold, self._guessed(exchange, hold, guessing))
+        return await self.whoever_waits(hold, self._guessed(exchange, hold, guessing, lambda: output))
 
     async def _guessed(
-        self, exchange: Exchange, hold: Hold, guessing: Coroutine[Any, Any, Guess]
+        self, exchange: Exchange, hold: Hold, guessing: Coroutine[Any, Any, Guess], output: Callable[[], Output]
     ) -> tuple[Settled, int]:
         guess = await guessing
         if guess.charge.charged_nano > hold.cost_nano or guess.usage.total_tokens > hold.tokens:
-            return await self.to_end(self._above(exchange, hold, guess))
+            return await self.to_end(self._above(exchange, hold, guess, output))
         return await self.to_end(self._begin(exchange, hold, guess.usage, guess.charge, guess.reason))
 
     async def void(self, hold: Hold) -> None:

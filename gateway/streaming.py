@@ -13,6 +13,7 @@ While nothing is removed or changed, an event cut by the end of a chunk is passe
 whole. A chunk of whole events without a marker costs a few byte searches; only events with a marker are decoded.
 """
 
+import codecs
 import re
 from collections.abc import Iterator
 from typing import Final
@@ -167,11 +168,11 @@ class SseTap:
     def extrapolate(self, tokens: int) -> int:
         """Tokens of the whole stream from those of `output`, by the share of its bytes that was kept, rounded up.
 
-        Where nothing was kept: the bytes that passed, which no count of tokens exceeds.
+        Where nothing that was kept says anything: the bytes that passed, which no count of tokens exceeds.
         """
         if not self._unkept_bytes:
             return tokens
-        if not self._kept_bytes:
+        if not tokens:
             return self._unkept_bytes
         return -(-tokens * (self._kept_bytes + self._unkept_bytes) // self._kept_bytes)
 
@@ -323,9 +324,12 @@ def _events(block: bytes) -> Iterator[bytes]:
 
 
 def event_data(event: bytes) -> bytes:
-    """The `data` of one event, its lines joined by newlines; empty for comments alone."""
+    """The `data` of one event, its lines joined by newlines; empty for comments alone. A byte order mark before it is
+    passed over, as clients do; a line that is JSON by itself is data to whoever wants it."""
     lines = []
-    for line in event.split(b"\n"):
+    for line in event.removeprefix(codecs.BOM_UTF8).split(b"\n"):
+        if line.startswith(b"{"):
+            lines.append(line)
         if line.startswith(b"data:"):
             lines.append(line[6 if line.startswith(b"data: ") else 5 :].removesuffix(b"\r"))
     return b"\n".join(lines)

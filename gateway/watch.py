@@ -17,11 +17,11 @@ class StreamWatch:
     """A tap on a stream that may be compressed although identity was asked for: then the tap sees it decoded, the
     client gets it as it came, and its last piece waits for the settlement."""
 
-    __slots__ = ("_decoder", "_last", "tap")
+    __slots__ = ("_decoder", "_last", "_wbits", "tap")
 
     def __init__(self, tap: Tap, encoding: str | None) -> None:
         self.tap = tap
-        wbits = ENCODINGS.get(encoding) if encoding else None
+        self._wbits = wbits = ENCODINGS.get(encoding) if encoding else None
         self._decoder = zlib.decompressobj(wbits) if wbits is not None else None
         self._last = b""
 
@@ -31,13 +31,14 @@ class StreamWatch:
 
     def feed(self, chunk: bytes) -> bytes:
         """The bytes to pass on now. Raises `zlib.error`."""
-        decoder = self._decoder
-        if decoder is None:
+        if self._decoder is None or self._wbits is None:
             return self.tap.feed(chunk)
         left = chunk
         while left:
-            self.tap.feed(decoder.decompress(left, SLICE_BYTES))
-            left = decoder.unconsumed_tail
+            self.tap.feed(self._decoder.decompress(left, SLICE_BYTES))
+            left = self._decoder.unconsumed_tail
+            if self._decoder.eof and (left := self._decoder.unused_data):  # another member, which clients read as well
+                self._decoder = zlib.decompressobj(self._wbits)
         out, self._last = self._last, chunk
         return out
 

@@ -5,7 +5,7 @@ This file owns the rule that the bound read here holds for whatever the provider
 that disagree about a body must not let more through than was held. So a body is refused
 
 - that is not strict JSON in UTF-8 (NaN, comments, trailing commas, lone surrogates, a byte order mark),
-- in which a name stands twice, or in another case, in an object that metering reads (`openai_fields`),
+- in which a name stands twice, or in another spelling, in an object that metering reads (`openai_fields`),
 - in which a metering field has another type than OpenAI's (`"n": "2"`), which lenient parsers would convert,
 - in which a number is above what a double holds, or that has more structure than its bounds (`structure`).
 
@@ -21,12 +21,12 @@ from msgspec import Raw
 
 from billing.usage import MAX_COUNT
 from gateway.providers.dialect import NO_PARTS, NO_WORK, BadRequest, ParsedRequest, Reported, Work
-from gateway.providers.openai_fields import first_byte, is_null, other_case, read_object, top_level, wrong_type
+from gateway.providers.openai_fields import first_byte, folded, is_null, other_case, read_object, top_level, wrong_type
 from gateway.providers.openai_input import input_tokens
 from gateway.providers.openai_output import output_of, output_of_part
 from gateway.providers.openai_parts import count_parts, more_items
 from gateway.providers.openai_usage import OpenAIEvents, usage_from_json
-from gateway.providers.openai_work import WORK_FIELDS, read_work
+from gateway.providers.openai_work import PRESET, WORK_FIELDS, read_work
 from gateway.providers.output import Inline, Output
 from gateway.providers.structure import SHORT_VALUE_BYTES, StructureBounds, check_size, check_value, too_many
 from gateway.streaming import SseTap
@@ -42,8 +42,6 @@ MAX_CHOICES: Final = 128
 """Of `n` and of `best_of` each, as OpenAI's reference bounds `n`."""
 MAX_LABEL_CHARS: Final = 256
 """An end user's name and a service tier are kept up to here."""
-_PRESET: Final = "@preset/"
-"""OpenRouter's way to name a model by what is stored there."""
 
 _FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
 _ITEMS: Final = msgspec.json.Decoder(list[Raw])
@@ -51,6 +49,8 @@ _STRING: Final[msgspec.json.Decoder[str | None]] = msgspec.json.Decoder(str | No
 _INTEGER: Final[msgspec.json.Decoder[int | None]] = msgspec.json.Decoder(int | None)
 _BOOLEAN: Final[msgspec.json.Decoder[bool | None]] = msgspec.json.Decoder(bool | None)
 _FIELD_LEVEL: Final = 1
+_TOKEN_IDS: Final = b"0123456789,[] \t\r\n"
+"""All that stands in arrays of token ids."""
 
 _EXPECTED: Final = {
     **dict.fromkeys(("model", "user", "safety_identifier", "service_tier"), "a string"),
@@ -62,6 +62,7 @@ _READERS: Final[dict[str, Callable[[Raw], str | int | None]]] = {
     name: _DECODERS[expected] for name, expected in _EXPECTED.items()
 }
 METERING_FIELDS: Final = frozenset({*_READERS, "stream_options", *INPUT_FIELD.values(), *WORK_FIELDS})
+_MEANT: Final = {folded(name): name for name in METERING_FIELDS}
 _LOOKED_INTO: Final = WORK_FIELDS | {"stream_options"}
 _USUAL_FIELDS: Final = METERING_FIELDS | {
     *("temperature", "top_p", "stop", "seed", "tool_choice", "parallel_tool_calls", "response_format", "top_k"),
@@ -206,8 +207,8 @@ def _values(fields: Mapping[str, Raw], input_field: str, bounds: StructureBounds
             if name in _READERS:
                 values[name] = _READERS[name](raw)
                 continue
-            if name not in _USUAL_FIELDS and (folded := name.casefold()) in METERING_FIELDS:
-                raise other_case(folded)
+            if name not in _USUAL_FIELDS and (meant := _MEANT.get(folded(name))):
+                raise other_case(meant)
             if len(raw) > SHORT_VALUE_BYTES and name != input_field and name not in _LOOKED_INTO:
                 check_value(raw, bounds, _FIELD_LEVEL, name)
     except msgspec.DecodeError as error:
@@ -237,7 +238,7 @@ def _model(values: Mapping[str, Any]) -> str:
         raise BadRequest("Missing required parameter: 'model'.", "model")
     if not 1 <= len(model) <= MAX_MODEL_CHARS:
         raise BadRequest(f"Invalid value for 'model': expected 1 to {MAX_MODEL_CHARS} characters.", "model")
-    if _PRESET in model:
+    if PRESET in model:
         raise BadRequest("A preset names its model at the provider: name the model itself.", "model")
     return model
 
@@ -272,13 +273,18 @@ def _input(fields: Mapping[str, Raw], name: str) -> Raw:
 
 
 def _prompts(raw: Raw, name: str, bounds: StructureBounds) -> int:
-    """How many prompts: a string or a list of token ids is one, a list of either as many as it has."""
+    """How many prompts: a string or a list of token ids is one, a list of either as many as it has. Nothing else may be
+    there: some providers take a picture's address, which bounds no tokens."""
     if first_byte(raw) == ord('"'):
         return 1
     check_value(raw, bounds, _FIELD_LEVEL, name)
     text = bytes(raw)
-    if b'"' not in text and text.rfind(b"[") == 0:
+    ids = not text.translate(None, _TOKEN_IDS)
+    if ids and text.rfind(b"[") == 0:
         return 1
     if more_items(raw, bounds.messages):
         raise too_many(f"items in '{name}'", bounds.messages, name)
-    return max(1, len(_ITEMS.decode(raw)))
+    items = _ITEMS.decode(raw)
+    if not ids and any(first_byte(item) != ord('"') and bytes(item).translate(None, _TOKEN_IDS) for item in items):
+        raise wrong_type(name, "a string, token ids, or an array of these")
+    return max(1, len(items))

@@ -1,8 +1,9 @@
 """OpenAI's format, the objects of a request: their names, each there once and spelled one way. This file owns that.
 
-Parsers differ in which of two equal names they take, and Go's takes a name in any case. So an object that metering
-reads is refused where a name stands twice, however it is escaped, or beside itself in another case, or where a name
-that metering reads is spelled in another case (`MAX_TOKENS`).
+Parsers differ in which of two equal names they take, Go's takes a name in any case, and protobuf's takes `maxTokens`
+for `max_tokens` (https://protobuf.dev/programming-guides/json/). So an object that metering reads is refused where a
+name stands twice, however it is escaped, or beside itself in another spelling, or where a name that metering reads is
+spelled in another way (`MAX_TOKENS`, `maxTokens`).
 """
 
 import codecs
@@ -72,10 +73,15 @@ def given_twice(name: str, param: str | None) -> BadRequest:
     return BadRequest(f"A field of '{param}' is given twice: '{name}'.", param)
 
 
-def other_case(folded: str, param: str | None = None) -> BadRequest:
+def folded(name: str) -> str:
+    """What all names have in common that some parser takes for the same."""
+    return name.casefold().replace("_", "")
+
+
+def other_case(meant: str, param: str | None = None) -> BadRequest:
     """The refusal of a name that another parser would take for one that metering reads."""
     place = f" in '{param}'" if param else ""
-    return BadRequest(f"Unrecognized field{place}: write '{folded}' in lower case.", param or folded)
+    return BadRequest(f"Unrecognized field{place}: write '{meant}', in lower case.", param or meant)
 
 
 def top_level(body: bytes, most: int) -> dict[str, Raw] | None:
@@ -158,15 +164,17 @@ def check_shape(shape: str, param: str, read: frozenset[str]) -> None:
 
 @lru_cache(maxsize=SHAPES)
 def _trick(shape: str, read: frozenset[str]) -> tuple[str, bool] | None:
-    """The name that stands twice in any case (and True), or is one of `read` in another case; most objects of a body
+    """The name that stands twice in any spelling (and True), or is one of `read` in another one; most objects of a body
     have the same few shapes."""
     names = shape.split(NAMES_BETWEEN)
-    twice = _first_twice(map(str.casefold, names))
-    if twice is not None:
-        return twice, True
-    for name in names:
-        if name not in read and (folded := name.casefold()) in read:
-            return folded, False
+    alike = [folded(name) for name in names]
+    if len(set(alike)) < len(alike):
+        twice = _first_twice(alike)
+        return next(name.casefold() for name in names if folded(name) == twice), True
+    meant = {folded(name): name for name in read}
+    for name, fold in zip(names, alike, strict=True):
+        if name not in read and fold in meant:
+            return meant[fold], False
     return None
 
 

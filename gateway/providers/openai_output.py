@@ -40,11 +40,12 @@ MAX_SEARCHED_BYTES: Final = 4 << 20
 
 
 def pieces(data: bytes) -> list[tuple[int, Piece]]:
-    """The (choice, piece) pairs of one event or whole answer, in order; none where it can't be read."""
+    """The (choice, piece) pairs of one event, in order. Of one that is no JSON (`NaN` among its numbers, say) what can
+    be told: clients may read it all the same."""
     try:
         return list(_of_answer(msgspec.json.decode(data)))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return []
+        return pieces_of_part(data) if data.lstrip().startswith(b"{") else []
 
 
 def output_of(body: bytes) -> Output:
@@ -76,7 +77,7 @@ def pieces_of_part(data: bytes) -> list[tuple[int, Piece]]:
 def _of_answer(answer: Any) -> Iterator[tuple[int, Piece]]:
     if not isinstance(answer, dict):
         return
-    if "choices" not in answer and not answer.get("error"):
+    if not answer.get("choices") and not answer.get("error"):
         for name, value in answer.items():
             if name not in _OF_AN_EVENT:
                 yield from ((0, piece) for piece in _of(name, value, None) if isinstance(piece, Inline) or piece)

@@ -30,9 +30,10 @@ STORED_FIELDS: Final = frozenset(
     {
         *("previous_response_id", "conversation", "conversation_id", "cached_content", "thread", "thread_id"),
         *("assistant_id", "container", "file_ids", "vector_store_ids", "tool_resources", "attachments", "extra_body"),
+        "chat_template",
     }
 )
-"""Each names input that is not in the body."""
+"""Each names input that is not in the body, or, as vLLM's template, makes more input of it than it has bytes."""
 ROUND_FIELDS: Final = {"web_search_options": 1, "enable_search": 1, "data_sources": 0}
 """One round of retrieval before the answer, and how many searches are charged for it: OpenAI's search models, Qwen's
 search, Azure's data sources."""
@@ -45,10 +46,15 @@ _PLUGIN_RESULTS: Final = 5
 """What OpenRouter's `web` plugin and its model suffix `:online` bring where the request names no number."""
 _FREE_PLUGINS: Final = frozenset({"file-parser", "response-healing"})
 """OpenRouter's plugins that call no model: what a file becomes is bounded as a file is."""
+_FREE_ENGINES: Final = frozenset({"pdf-text", "cloudflare-ai", "native"})
+"""What reads a file for `file-parser` and is not billed by the page
+(https://openrouter.ai/docs/features/multimodal/pdfs)."""
 _PLAIN_TOOLS: Final = frozenset({"function", "custom"})
 _PLAIN_TYPES: Final = tuple(Raw(b'"%b"' % name.encode()) for name in sorted(_PLAIN_TOOLS))
 _SEARCHING: Final = ("search", "brows")
 """A tool whose type says so is charged by the search."""
+PRESET: Final = "@preset/"
+"""OpenRouter's way to name a model by what is stored there."""
 MAX_MODELS: Final = 16
 """Other models that one request may name."""
 MAX_NAME_CHARS: Final = 200
@@ -70,7 +76,8 @@ OBJECT_FIELDS: Final = frozenset({"reasoning", "thinking", "audio"})
 _FUNCTION_FIELDS: Final = frozenset({"type", "function", "custom", "name", "description", "parameters", "strict"})
 """What a tool may have that names no type and yet runs at the client."""
 _TOOL: Final = frozenset({"type", "function", "custom", "max_uses", "model"})
-_PLUGIN: Final = frozenset({"id", "max_results", "max_uses", "enabled"})
+_PLUGIN: Final = frozenset({"id", "max_results", "max_uses", "enabled", "pdf"})
+_PDF: Final = frozenset({"engine"})
 _SEARCH: Final = frozenset({"mode", "max_search_results", "sources"})
 _MODEL: Final = frozenset({"model"})
 _FIELD_LEVEL: Final = 1
@@ -95,6 +102,8 @@ def read_work(fields: Mapping[str, Raw], most_calls: int | None, bounds: Structu
     for name in OBJECT_FIELDS & given.keys():
         if first_byte(given[name]) == ord("{"):
             read_object(given[name], name)
+    if most_calls is not None:
+        most_calls = max(1, most_calls)  # as `_uses`
     tool_uses, tool_searches, tool_models = _tools(tools, most_calls, bounds)
     uses, searches = _rounds(given)
     plugin_uses, plugin_searches = _plugins(given.get("plugins"))
@@ -147,12 +156,13 @@ def _tools(raw: Raw | None, most_calls: int | None, bounds: StructureBounds) -> 
         name = "" if kind is None else _string(kind, f"{param}.type")
         if name in _PLAIN_TOOLS:  # written with escapes
             continue
-        own = None if is_null(tool.get("max_uses")) else _count(tool["max_uses"], f"{param}.max_uses")
+        own = None if is_null(tool.get("max_uses")) else _uses(tool["max_uses"], f"{param}.max_uses")
         if own is None and most_calls is None:
             raise _unbounded(f"The tool of type '{name}'", param, "its 'max_uses', or 'max_tool_calls'")
         times = min(bound for bound in (own, most_calls) if bound is not None)
         uses += times
-        searches += times if any(part in name for part in _SEARCHING) else 0
+        said = name or " ".join(tool)  # Google's are named by their field
+        searches += times if any(part in said for part in _SEARCHING) else 0
         if not is_null(tool.get("model")):
             models.append(_string(tool["model"], f"{param}.model"))
     if not served:
@@ -199,12 +209,22 @@ def _plugins(raw: Raw | None) -> tuple[int, int]:
         param = f"plugins[{place}]"
         name = "" if is_null(plugin.get("id")) else _string(plugin["id"], f"{param}.id")
         if name in _FREE_PLUGINS:
+            if not is_null(plugin.get("pdf")):
+                _check_engine(plugin["pdf"], f"{param}.pdf")
             continue
         if name != "web":
             raise BadRequest(f"The plugin '{name[:MAX_NAME_CHARS]}' can't be metered here: leave it out.", param)
         results = plugin.get("max_results")
-        uses += _PLUGIN_RESULTS if results is None or is_null(results) else _count(results, f"{param}.max_results")
+        uses += _PLUGIN_RESULTS if results is None or is_null(results) else _uses(results, f"{param}.max_results")
     return uses, uses
+
+
+def _check_engine(raw: Raw, param: str) -> None:
+    engine = read_object(raw, param, _PDF).get("engine")
+    if not is_null(engine) and _string(engine, f"{param}.engine") not in _FREE_ENGINES:
+        raise BadRequest(
+            f"This engine bills pages, which have no price here: use {', '.join(sorted(_FREE_ENGINES))}.", param
+        )
 
 
 def _sources(raw: Raw | None) -> int:
@@ -219,7 +239,7 @@ def _sources(raw: Raw | None) -> int:
     most = fields.get("max_search_results")
     if most is None or is_null(most):
         raise _unbounded("The search of 'search_parameters'", param, "its 'max_search_results'")
-    return _count(most, f"{param}.max_search_results")
+    return _uses(most, f"{param}.max_search_results")
 
 
 def _models(given: Mapping[str, Raw]) -> list[str]:
@@ -236,6 +256,9 @@ def _models(given: Mapping[str, Raw]) -> list[str]:
         model = read_object(given["moderation"], "moderation", _MODEL).get("model")
         if model is not None and not is_null(model):
             names.append(_string(model, "moderation.model"))
+    for name in names:
+        if PRESET in name:
+            raise BadRequest("A preset names its model at the provider: name the model itself.", "models")
     if len(names) > MAX_MODELS:
         raise too_many("other models", MAX_MODELS, "models")
     return names
@@ -274,11 +297,12 @@ def _string(raw: Raw, param: str) -> str:
         raise wrong_type(param, "a string") from error
 
 
-def _count(raw: Raw, param: str) -> int:
+def _uses(raw: Raw, param: str) -> int:
+    """How often something may run at the provider: once at least, because one that does not know the field runs it."""
     try:
         count = _COUNT.decode(raw)
     except msgspec.DecodeError as error:
         raise wrong_type(param, "an integer") from error
     if not 0 <= count <= MAX_COUNT:
         raise BadRequest(f"Invalid value for '{param}': expected an integer from 0 to {MAX_COUNT}.", param)
-    return count
+    return max(1, count)

@@ -298,10 +298,11 @@ def test_searches_and_sound_need_a_price() -> None:
 
 
 def test_a_search_that_is_billed_and_not_reported_is_counted_once() -> None:
-    asked = request(work=Work(True, 1, 1, one_search=True))
-    assert billed_usage(Usage(input_tokens=1), asked).searches == 1
-    assert billed_usage(Usage(input_tokens=1, searches=2), asked).searches == 2
-    assert billed_usage(Usage(input_tokens=1), request()).searches == 0
+    asked, way = request(work=Work(True, 1, 1, one_search=True)), route(row())
+    assert billed_usage(Usage(input_tokens=1), asked, way).searches == 1
+    assert billed_usage(Usage(input_tokens=1, searches=2), asked, way).searches == 2
+    assert billed_usage(Usage(input_tokens=1), request(), way).searches == 0
+    assert billed_usage(Usage(input_tokens=1), request(), replace(way, searches_itself=True)).searches == 1
 
 
 def test_the_dearest_of_the_models_that_may_answer_is_held_and_the_one_that_served_is_charged() -> None:

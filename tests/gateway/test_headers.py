@@ -56,6 +56,7 @@ CLIENT = {
 }
 
 FIXED = Fixed.of("sk-provider", {})
+OURS = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
 
 
 def raw(headers: CIMultiDict[str] | CIMultiDictProxy[str]) -> list[tuple[bytes, bytes]]:
@@ -108,7 +109,7 @@ def test_extra_headers_replace_the_client_s() -> None:
 @pytest.mark.parametrize("value", ["x-hop, close", "X-Hop", "close,  x-hop ,", "keep-alive, X-HOP"])
 def test_what_connection_names_is_for_one_hop(value: str) -> None:
     headers = CIMultiDict({"Connection": value, "X-Hop": "1", "X-End": "2"})
-    assert dict(outgoing(headers, None, {}, "x-hop", "x-end")) == {"X-End": "2", "Accept-Encoding": "identity"}
+    assert dict(outgoing(headers, None, {}, "x-hop", "x-end")) == {"X-End": "2", **OURS}
     answered = CIMultiDict({"Connection": value.lower().replace("x-hop", "cf-ray"), "CF-Ray": "1", "Retry-After": "2"})
     assert dict(incoming(answered)) == {"Retry-After": "2"}
 
@@ -120,10 +121,14 @@ def test_several_connection_headers_are_one_list() -> None:
 
 def test_connection_can_t_remove_the_provider_s_key() -> None:
     headers = CIMultiDict({"Connection": "authorization, accept-encoding"})
-    assert dict(outgoing(headers, "sk-provider")) == {
-        "Accept-Encoding": "identity",
-        "Authorization": "Bearer sk-provider",
-    }
+    assert dict(outgoing(headers, "sk-provider")) == {**OURS, "Authorization": "Bearer sk-provider"}
+
+
+def test_a_client_does_not_say_what_a_body_is() -> None:
+    said = CIMultiDict([("Content-Type", "application/json; charset=utf-7"), ("content-type", "text/plain")])
+    assert outgoing(said, None).getall("Content-Type") == ["application/json"]
+    with pytest.raises(ValueError, match="never passes"):
+        outgoing(said, None, {}, "content-type")
 
 
 def test_repeated_headers_stay_repeated() -> None:
