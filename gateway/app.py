@@ -105,6 +105,7 @@ def edge_rules(defaults: Defaults) -> EdgeRules:
         linger_bytes=defaults.linger_bytes,
         head_timeout_s=defaults.head_timeout_s,
         max_connections=defaults.max_connections,
+        body_bytes_per_s=defaults.body_bytes_per_s,
     )
 
 

@@ -62,6 +62,7 @@ class Call:
         "_in_chunks",
         "_protocol",
         "_watch",
+        "account",
         "begun",
         "cut_for",
         "endpoint",
@@ -83,6 +84,8 @@ class Call:
         self._chunked = False
         self._in_chunks = message.chunked
         self.endpoint = endpoint
+        self.account = ""
+        """Whose a body is that does not come with its head."""
         self.headers: CIMultiDictProxy[str] = message.headers
         self.raw_headers = message.raw_headers
         self.version = message.version

@@ -150,6 +150,7 @@ class Proxy:
             if body is not None and len(body) <= self._large_bytes:
                 parsed = self._intake.parse(call.endpoint, body)
             else:
+                call.account = principal.account_id
                 kept = self._bodies.of(principal.account_id)
                 body, parsed = await self._intake.slowly(call, principal, kept, body)
             begun_s, reloads = time.monotonic(), None
