@@ -161,8 +161,8 @@ class Call:
                 if watch is not None:
                     await watch(size)
                 body.write(piece)
-                if decoder is not None:
-                    await asyncio.sleep(0)  # a little coded makes much: others have their turn in between
+                if decoder is not None or self._in_chunks:
+                    await asyncio.sleep(0)  # a little makes much work: others have their turn in between
             if payload.at_eof():
                 break
         if decoder is not None:
