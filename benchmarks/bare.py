@@ -1,6 +1,9 @@
 """The pass-through that everything is compared with: aiohttp's server and client, nothing metered, nothing looked at.
 
-    python -m benchmarks.bare --fd N --upstream http://127.0.0.1:PORT
+    python -m benchmarks.bare --fd N --upstream http://127.0.0.1:PORT [--drop-above BYTES]
+
+With `--drop-above` a larger body, or one whose size is not said, is read and dropped, and refused: what it costs a
+server to be sent such bodies at all.
 
 It is as good as a short one gets: uvloop, keep-alive on both sides, no bound on the pool, no access log, no cookies, no
 decompression, no client defaults, the answer streamed with its own length where it has one.
@@ -27,12 +30,18 @@ BODY_LIMIT_BYTES: Final = 32 * 1024 * 1024
 class Bare:
     """One handler for every path."""
 
-    def __init__(self, session: ClientSession, upstream: URL) -> None:
+    def __init__(self, session: ClientSession, upstream: URL, drop_above_bytes: int | None) -> None:
         self._session = session
         self._upstream = upstream
+        self._drop_above_bytes = drop_above_bytes
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Pass a request on, and its answer back as it comes."""
+        most, length = self._drop_above_bytes, request.content_length
+        if most is not None and request.body_exists and (length is None or length > most):
+            async for _ in request.content.iter_any():
+                pass
+            return web.Response(status=413)
         headers = CIMultiDict((name, value) for name, value in request.headers.items() if name.lower() not in NOT_SENT)
         async with self._session.request(
             request.method,
@@ -50,7 +59,7 @@ class Bare:
             return response
 
 
-async def serve(listener: socket.socket, upstream: str) -> None:
+async def serve(listener: socket.socket, upstream: str, drop_above_bytes: int | None) -> None:
     """Serve until SIGTERM."""
     session = ClientSession(
         connector=TCPConnector(limit=0, limit_per_host=0, keepalive_timeout=75),
@@ -61,8 +70,9 @@ async def serve(listener: socket.socket, upstream: str) -> None:
     )
     async with session:
         app = web.Application(client_max_size=BODY_LIMIT_BYTES)
-        app.router.add_route("*", "/{path:.*}", Bare(session, URL(upstream)).handle)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, keepalive_timeout=75)
+        app.router.add_route("*", "/{path:.*}", Bare(session, URL(upstream), drop_above_bytes).handle)
+        plain = drop_above_bytes is None  # what is dropped is not unpacked either
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, keepalive_timeout=75, auto_decompress=plain)
         await runner.setup()
         await web.SockSite(runner, listener, backlog=1024).start()
         stopping = asyncio.Event()
@@ -76,9 +86,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--upstream", required=True)
+    parser.add_argument("--drop-above", type=int, default=None)
     arguments = parser.parse_args()
     with contextlib.suppress(KeyboardInterrupt):
-        uvloop.run(serve(socket.socket(fileno=arguments.fd), arguments.upstream))
+        uvloop.run(serve(socket.socket(fileno=arguments.fd), arguments.upstream, arguments.drop_above))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 Four keys of four accounts send one body in a loop, each over two connections, while others send small requests at a
 steady pace. Shown for each body: how long the others' answers take beside it and without it, whether a worker's lease
-lapsed, and the most memory that a worker had. Figures depend on the machine; those of one run can be compared.
+lapsed, and the most memory that a worker had. The rows `bare` are the same against as many processes that do no more
+than read such bodies with aiohttp and drop them, and pass small requests on: what the traffic itself costs here, with
+the attackers and the others on the same machine. Figures depend on the machine; those of one run can be compared.
 
     members   32 MiB of messages that are nothing: {"":[]} again and again
     text      30 MiB of text in one message, which is what a large honest request looks like
@@ -36,10 +38,10 @@ import psutil
 from benchmarks import wire
 from benchmarks.installation import Installation
 from benchmarks.load import Address
-from benchmarks.machine import OTHER_CORE, on_core
-from benchmarks.process import Process
+from benchmarks.machine import OTHER_CORE, TARGET_CORE, on_core
+from benchmarks.process import Process, bound_to_us, listen, spawn
 from benchmarks.seed import Size
-from benchmarks.stage import open_stage
+from benchmarks.stage import Stage, open_stage
 
 MIB: Final = 1 << 20
 KEYS: Final = 4
@@ -48,6 +50,7 @@ OTHERS: Final = 8
 PACE_S: Final = 0.02
 WATCH_S: Final = 0.05
 BEGUN: Final = "begun"
+NO_BODY: Final = "none"
 LAPSED: Final = "SELECT count(*) FROM gateways WHERE lease_until < now()"
 
 
@@ -156,35 +159,59 @@ async def watch(installation: Installation, target: Process, secrets: list[str],
 
 
 async def run(bodies: list[str], seconds: float, workers: int) -> None:
-    """Print a row for each body, and one without any before and after."""
+    """Print two rows for each body, and two without any before and after."""
     async with open_stage() as stage:
         installation = await stage.install(Size(KEYS + OTHERS, KEYS + OTHERS), (6,), partitions=1)
         secrets = installation.secrets[6]
         target = await stage.serve(installation, workers)
         print(f"{'':<10}{'answers':>7}{'failed':>7}{'p50 ms':>9}{'p99 ms':>9}{'max ms':>9}{'MiB':>9}{'lapsed':>8}")
-        await watch(installation, target, secrets[KEYS:], 1.0)
-        for body in ("none", *bodies, "none"):
-            told: Any = multiprocessing.Queue()
-            attackers = [
-                multiprocessing.Process(target=attack, args=(target.address, body, secret, told), daemon=True)
-                for secret in secrets[:KEYS]
-                for _ in range(CONNECTIONS)
-            ]
-            if body != "none":
-                with on_core(OTHER_CORE):
-                    for each in attackers:
-                        each.start()
-                for _ in attackers:
-                    await asyncio.to_thread(told.get)
-            seen = await watch(installation, target, secrets[KEYS:], seconds)
-            attacks: Counter[str] = Counter()
-            while not told.empty():
-                attacks[told.get()] += 1
+        bare = _bare(stage, workers)
+        for server in (target, bare):
+            await watch(installation, server, secrets[KEYS:], 1.0)
+        for body in (NO_BODY, *bodies, NO_BODY):
+            print(await _row(installation, target, body, body, secrets, seconds), flush=True)
+            print(await _row(installation, bare, "  bare", body, secrets, seconds), flush=True)
+
+
+def _bare(stage: Stage, workers: int) -> Process:
+    """Processes that share a listener and do nothing with large bodies, on the core of the gateway's workers."""
+    more = ("--upstream", stage.upstream_url, "--drop-above", str(MIB // 4))
+    with listen() as listener:
+        address, fd = listener.getsockname(), listener.fileno()
+        command = bound_to_us((sys.executable, "-m", "benchmarks.bare", "--fd", str(fd), *more))
+        started = [
+            stage.keep(spawn(f"bare {number}", command, address, stage.folder, TARGET_CORE, [fd]))
+            for number in range(workers)
+        ]
+    started[0].workers = tuple(each.popen.pid for each in started)
+    return started[0]
+
+
+async def _row(
+    installation: Installation, target: Process, name: str, body: str, secrets: list[str], seconds: float
+) -> str:
+    """Serve the others for so long while this body is sent."""
+    told: Any = multiprocessing.Queue()
+    attackers = [
+        multiprocessing.Process(target=attack, args=(target.address, body, secret, told), daemon=True)
+        for secret in secrets[:KEYS]
+        for _ in range(CONNECTIONS)
+    ]
+    if body != NO_BODY:
+        with on_core(OTHER_CORE):
             for each in attackers:
-                if each.pid is not None:
-                    each.terminate()
-                    each.join()
-            print(seen.line(body, attacks), flush=True)
+                each.start()
+        for _ in attackers:
+            await asyncio.to_thread(told.get)
+    seen = await watch(installation, target, secrets[KEYS:], seconds)
+    attacks: Counter[str] = Counter()
+    while not told.empty():
+        attacks[told.get()] += 1
+    for each in attackers:
+        if each.pid is not None:
+            each.terminate()
+            each.join()
+    return seen.line(name, attacks)
 
 
 def main() -> int:

@@ -21,6 +21,7 @@ from billing.ledger.replay import count_set_aside
 from gateway.bodies import Bodies, BodyRules
 from gateway.edge import EdgeRunner
 from gateway.estimate import EstimateRules
+from gateway.files import connections_within
 from gateway.forward import Forwarder, ForwardRules
 from gateway.guard import EdgeRules
 from gateway.handler import Proxy, ProxyRules
@@ -104,7 +105,8 @@ def edge_rules(defaults: Defaults) -> EdgeRules:
         linger_s=defaults.linger_s,
         linger_bytes=defaults.linger_bytes,
         head_timeout_s=defaults.head_timeout_s,
-        max_connections=defaults.max_connections,
+        max_connections=connections_within(defaults.max_connections),
+        body_bytes_per_s=defaults.body_bytes_per_s,
     )
 
 

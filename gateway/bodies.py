@@ -3,8 +3,8 @@
 This file owns two bounds and one rule. The bytes of bodies in flight, from their first byte to their request's end, are
 bounded for a worker and for an account in it, so that no account takes all of a worker's memory; bodies that were here
 with their heads are small and don't count. What takes time in proportion to a body (to parse it, to write it anew) is
-done by one thread, one body at a time: the interpreter's lock lets the loop in between two steps of that work, and what
-such work takes beside the body itself is taken once.
+done by one thread, one body at a time, account by account: the interpreter's lock lets the loop in between two steps of
+that work, and what such work takes beside the body itself is taken once.
 """
 
 import asyncio
@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal, ParamSpec, TypeVar
+
+from gateway.rows import Rows
 
 REST: Final = 2.0
 """How long the thread rests after each piece of work, in times of what that took: a third of the time is the most in
@@ -75,7 +77,7 @@ class Bodies:
         self.rules = rules
         self.size_bytes = 0
         self._by_account: dict[str, int] = {}
-        self._turn = asyncio.Semaphore(1)
+        self._turns = Rows()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="bodies")
 
     def of(self, account_id: str) -> Kept:
@@ -98,15 +100,15 @@ class Bodies:
         else:
             self._by_account.pop(account_id, None)
 
-    async def apart(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What `work` comes to, off the event loop. Who is cancelled leaves at once; the next work waits until
-        the thread is free all the same, so that nothing piles up behind it."""
-        await self._turn.acquire()
+    async def apart(self, account_id: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What `work` comes to, off the event loop, when it is this account's turn. Who is cancelled leaves at once;
+        the next work waits until the thread is free all the same, so that nothing piles up behind it."""
+        await self._turns.take(account_id)
         began_s = time.monotonic()
         try:
             done = asyncio.get_running_loop().run_in_executor(self._thread, partial(work, *args, **kwargs))
         except BaseException:
-            self._turn.release()
+            self._turns.give()
             raise
         done.add_done_callback(partial(self._free, began_s))
         try:
@@ -116,7 +118,7 @@ class Bodies:
 
     def _free(self, began_s: float, done: "asyncio.Future[T]") -> None:
         rest_s = REST * (time.monotonic() - began_s)
-        asyncio.get_running_loop().call_later(rest_s, self._turn.release)
+        asyncio.get_running_loop().call_later(rest_s, self._turns.give)
         if not done.cancelled():
             done.exception()  # who asked may have left
 

@@ -62,6 +62,7 @@ class Call:
         "_in_chunks",
         "_protocol",
         "_watch",
+        "account",
         "begun",
         "cut_for",
         "endpoint",
@@ -83,6 +84,8 @@ class Call:
         self._chunked = False
         self._in_chunks = message.chunked
         self.endpoint = endpoint
+        self.account = ""
+        """Whose a body is that does not come with its head."""
         self.headers: CIMultiDictProxy[str] = message.headers
         self.raw_headers = message.raw_headers
         self.version = message.version
@@ -158,8 +161,8 @@ class Call:
                 if watch is not None:
                     await watch(size)
                 body.write(piece)
-                if decoder is not None:
-                    await asyncio.sleep(0)  # a little coded makes much: others have their turn in between
+                if decoder is not None or self._in_chunks:
+                    await asyncio.sleep(0)  # a little makes much work: others have their turn in between
             if payload.at_eof():
                 break
         if decoder is not None:

@@ -8,7 +8,8 @@ requests in order, whichever way each of them takes; `gateway.guard` what may be
 It is built on private parts of aiohttp's `RequestHandler`, all of them named here, in `gateway.guard` and in
 `gateway.call`: `_waiter`, on which its loop sleeps while a connection is idle, and which is taken away while a metered
 request is served, so that nothing wakes the loop and the idle timer does not fire; `_messages`, the queue of parsed
-requests; `_parser`; of its base `_paused`, `_reading_paused`, `_buffer_paused` and `_drain_helper`. The tests of this
+requests; `_parser`; of its base `_paused`, `_reading_paused`, `_buffer_paused`, `_pause_transport_reading`,
+`_resume_transport_reading` and `_drain_helper`. The tests of this
 file hold them to what they must do.
 """
 
@@ -25,6 +26,7 @@ from gateway import refusals
 from gateway.call import Call
 from gateway.guard import EdgeRules, GuardedProtocol, Written
 from gateway.ids import Ulids
+from gateway.pace import Pace
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +43,7 @@ class EdgeProtocol(GuardedProtocol):
     __slots__ = ("_endpoints", "_serve", "_served_by", "_serving", "_sleeping", "_turn")
 
     def __init__(self, server: "EdgeServer", **options: Any) -> None:
-        super().__init__(server, server.rules, server.new_id, **options)
+        super().__init__(server, server.rules, server.pace, server.new_id, **options)
         self._serve = server.serve
         self._endpoints = server.endpoints
         self._served_by: asyncio.Task[None] | None = None
@@ -56,12 +58,15 @@ class EdgeProtocol(GuardedProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
+            self._spend(data, chunked=False)
             return
         waiter = self._waiter
         if waiter is None:  # a request is being served: what comes is its body, or waits
             closing, self._close = self._close, self._close and self._call is None
             super().data_received(data)  # takes nothing while closing, and a body may still be on its way
             self._close = self._close or closing
+            if data:
+                self._spend(data, chunked=self._chunks is not None)
             if self._messages or self._chunks is not None:
                 self._look(data)
             return
@@ -70,6 +75,7 @@ class EdgeProtocol(GuardedProtocol):
         self._waiter = waiter
         if self._messages:
             if len(self._messages) > 1 or getattr(self._messages[0][0], "chunked", True):
+                self._spend(data, chunked=True)
                 self._look(self._head_end + data)
             if self._head_bytes:
                 self._head_bytes, self._head_end = 0, b""
@@ -220,6 +226,7 @@ class EdgeServer(web.Server):
         self.serve = serve
         self.endpoints = endpoints
         self.rules = rules or EdgeRules()
+        self.pace = Pace(self.rules.body_bytes_per_s, self._loop)
         self.new_id = Ulids()
 
     def __call__(self) -> RequestHandler:

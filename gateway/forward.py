@@ -68,7 +68,7 @@ class Forwarder:
         clock: Callable[[], float] = time.monotonic,
         apart: Apart | None = None,
     ) -> None:
-        """`apart` runs what takes time in proportion to a large body off the event loop."""
+        """`apart` runs what takes time in proportion to a large body of an account off the event loop."""
         self._apart = apart
         self._transports = transports
         self._dialect = dialect
@@ -146,7 +146,7 @@ class Forwarder:
         """As `_request`, off the event loop."""
         if self._apart is None:
             return self._request(call, exchange, hold)
-        made: UpstreamRequest = await self._apart(self._request, call, exchange, hold)
+        made: UpstreamRequest = await self._apart(exchange.principal.account_id, self._request, call, exchange, hold)
         return made
 
     def _request(self, call: Call, exchange: Exchange, hold: Hold) -> UpstreamRequest:

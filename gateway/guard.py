@@ -1,7 +1,8 @@
 """What a client costs that shows no key: the part of a connection that holds it to bounds before anything is served.
 
 This file owns, for whatever a connection sends: nothing is decompressed here; a head is bounded in bytes and in time;
-of a body that nobody wanted a bounded rest is read; of what is no request not a byte is kept or logged, and it is
+of a body that nobody wanted a bounded rest is read, and no body faster than
+`gateway.pace` lets it; of what is no request not a byte is kept or logged, and it is
 answered in the envelope; and no trailer is ever taken for a header (`gateway.trailers` says why one could be).
 """
 
@@ -19,6 +20,7 @@ from aiohttp.web_protocol import ERROR, RequestHandler
 
 from gateway import refusals
 from gateway.call import Call
+from gateway.pace import Pace
 from gateway.trailers import LOOKED_BACK_BYTES, ChunkedEnd
 
 logger = logging.getLogger(__name__)
@@ -35,15 +37,26 @@ class EdgeRules:
     linger_bytes: int = 16 << 20
     head_timeout_s: float = 10.0
     max_connections: int = 10_000
+    body_bytes_per_s: int = 32 << 20
 
 
+BUFFER_BYTES: Final = 65_536
+"""Of a body that nobody has taken yet twice as much is kept, and a sixteenth of this in chunks: what aiohttp parses
+without a break."""
 OPTIONS: Final[dict[str, Any]] = {
     "auto_decompress": False,
+    "read_bufsize": BUFFER_BYTES,
     "lingering_time": 0.0,
     "access_log": None,
     "logger": logger,
 }
 """What aiohttp would do by itself and this file sees to: it decompresses nothing, lingers not, logs no request."""
+
+
+LARGE_PIECE_BYTES: Final = 16_384
+"""Less than this that comes at once is not counted: requests as most are."""
+CHUNK_BYTES: Final = 512
+"""What a chunk of a body costs beside its bytes, in bytes: aiohttp's parser does for each what it does for a piece."""
 
 
 class Written(web.StreamResponse):
@@ -65,11 +78,28 @@ class GuardedProtocol(RequestHandler):
     """aiohttp's connection within those bounds. Who extends it calls `_await_head` for bytes of a head that is not
     whole yet, and `_look` where something is queued or `_chunks` is not None."""
 
-    __slots__ = ("_call", "_chunks", "_deaf", "_head_bytes", "_head_end", "_new_id", "_proven", "_rules", "_unwanted")
+    __slots__ = (
+        "_call",
+        "_chunks",
+        "_deaf",
+        "_head_bytes",
+        "_head_end",
+        "_new_id",
+        "_pace",
+        "_proven",
+        "_resting",
+        "_rules",
+        "_unwanted",
+    )
 
-    def __init__(self, manager: web.Server, rules: EdgeRules, new_id: Callable[[], str], **options: Any) -> None:
+    def __init__(
+        self, manager: web.Server, rules: EdgeRules, pace: Pace, new_id: Callable[[], str], **options: Any
+    ) -> None:
         super().__init__(manager, **{**options, **OPTIONS})
         self._rules = rules
+        self._pace = pace
+        self._resting = False
+        """Whether nothing is read because this process has taken enough for now."""
         self._new_id = new_id
         self._call: Call | None = None
         self._head_bytes = 0
@@ -154,6 +184,25 @@ class GuardedProtocol(RequestHandler):
             if not body.is_eof() and body.exception() is None:
                 body.set_exception(web.RequestPayloadError("its framing broke"))
 
+    def _spend(self, data: bytes, *, chunked: bool) -> None:
+        """Count what was received; nothing more is read until its turn has come."""
+        size_bytes = len(data) + (data.count(b"\r\n") // 2 * CHUNK_BYTES if chunked else 0)
+        if size_bytes < LARGE_PIECE_BYTES or self._resting:
+            return
+        account = self._call.account if self._call is not None else ""
+        if not self._pace.spend(size_bytes, account, self._go_on):
+            self._resting = True
+            self._pause_transport_reading()
+
+    def _go_on(self) -> None:
+        self._resting = False
+        if not self._reading_paused and not self._buffer_paused:
+            self._resume_transport_reading()
+
+    def _resume_transport_reading(self) -> None:
+        if not self._resting:
+            super()._resume_transport_reading()
+
     async def _discard(self, payload: StreamReader) -> None:
         """Read the rest of a body that was answered before its end, undecoded, so that the client sees the answer and
         not a reset; the connection ends where that takes too long."""
@@ -163,6 +212,7 @@ class GuardedProtocol(RequestHandler):
                 left = self._rules.linger_bytes
                 while left > 0 and (part := await payload.readany()):
                     left -= len(part)
+                    await asyncio.sleep(0)  # where there is more already, the parser goes on without a break
         self._unwanted = None
 
     def connection_lost(self, exc: BaseException | None) -> None:

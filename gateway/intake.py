@@ -65,7 +65,7 @@ class Intake:
         body = await self._arriving(call, principal, kept, body)
         if len(body) <= self._large_bytes:
             return body, self.parse(call.endpoint, body)
-        return body, await self._bodies.apart(self.parse, call.endpoint, body)
+        return body, await self._bodies.apart(principal.account_id, self.parse, call.endpoint, body)
 
     async def _arriving(self, call: Call, principal: Principal, kept: Kept, body: bytes | None) -> bytes:
         """A body that did not come with its head, or is large: read within the bounds of what may be in memory, and not

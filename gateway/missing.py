@@ -114,7 +114,7 @@ class MissingUsage:
     ) -> Usage:
         route = exchange.route
         part_tokens = route.rates.row.part_tokens if route.rates is not None else None
-        text = await self._tokenizer.count_off_loop(output.text, route.vocabulary)
+        text = await self._tokenizer.count_off_loop(output.text, route.vocabulary, exchange.principal.account_id)
         sound = sum(inline.tokens(part_tokens) for inline in output.inline if inline.kind == "audio")
         tokens = text + sum(inline.tokens(part_tokens) for inline in output.inline)
         if extrapolate is not None:
@@ -141,5 +141,7 @@ class MissingUsage:
         def count(count_text: Callable[[str], int]) -> tuple[int, list[Inline]]:
             return self._dialect.input_tokens(body, count_text)
 
-        tokens, inline = await self._tokenizer.off_loop(len(body), count, route.vocabulary)
+        tokens, inline = await self._tokenizer.off_loop(
+            len(body), count, route.vocabulary, exchange.principal.account_id
+        )
         return known + tokens + sum(piece.tokens(bounds) for piece in inline if piece.kind == "audio")

@@ -1,5 +1,6 @@
 """Counting tokens with tiktoken. This file owns where the vocabularies come from (the package, never the network),
-which vocabulary a model has, and how long one count may hold the event loop.
+which vocabulary a model has, how long one count may hold the event loop, and that no
+account keeps the threads from the others: they are taken in turn (`gateway.rows`).
 
 A text is encoded in pieces of at most `PIECE_CHARACTERS`, because the encoder's time per character grows with the
 length of a run that it can't split (100,000 equal characters take up to four times as long in one piece). A piece ends
@@ -13,12 +14,15 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import tiktoken
 
+from gateway.rows import Rows
+
+P = ParamSpec("P")
 T = TypeVar("T")
 
 O200K = "o200k_base"
@@ -87,8 +91,9 @@ class Tokenizer:
     def __init__(self, folder: Path = _FOLDER) -> None:
         self._folder = folder
         self._encodings: dict[str, tiktoken.Encoding] = {}
-        # Every queued job has a caller that waits for it, so the queue is bounded by the requests that are let in.
         self._threads = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="tokens")
+        # Who waits for a turn is a request, so that their number is bounded by those that are let in.
+        self._turns = Rows(THREADS)
 
     def load(self) -> None:
         """Read both vocabularies: up to a second of CPU, so at start, not on a request. Raises `VocabularyError`."""
@@ -120,13 +125,32 @@ class Tokenizer:
             return len(encoding.encode_ordinary(text))
         return sum(len(encoding.encode_ordinary(piece)) for piece in _pieces(text))
 
-    async def count_off_loop(self, text: str, vocabulary: str) -> int:
+    async def _in_thread(self, account: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What `work` comes to, when it is this account's turn. Who is cancelled leaves at once; the turn ends with the
+        work all the same."""
+        await self._turns.take(account)
+        try:
+            done = asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *args, **kwargs))
+        except BaseException:
+            self._turns.give()
+            raise
+        done.add_done_callback(self._over)
+        return await asyncio.shield(done)
+
+    def _over(self, done: "asyncio.Future[T]") -> None:
+        self._turns.give()
+        if not done.cancelled():
+            done.exception()  # who asked may have left
+
+    async def count_off_loop(self, text: str, vocabulary: str, account: str = "") -> int:
         """As `count`; a text above `OFF_LOOP_CHARACTERS` is counted in a thread (the encoder releases the GIL)."""
         if len(text) <= OFF_LOOP_CHARACTERS:
             return self.count(text, vocabulary)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self.count, text, vocabulary)
+        return await self._in_thread(account, self.count, text, vocabulary)
 
-    async def off_loop(self, length: int, count: Callable[[Callable[[str], int]], T], vocabulary: str) -> T:
+    async def off_loop(
+        self, length: int, count: Callable[[Callable[[str], int]], T], vocabulary: str, account: str = ""
+    ) -> T:
         """What `count` makes of this tokenizer's `count`; in a thread where `length` is above `OFF_LOOP_CHARACTERS`."""
 
         def counted() -> T:
@@ -134,7 +158,7 @@ class Tokenizer:
 
         if length <= OFF_LOOP_CHARACTERS:
             return counted()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, counted)
+        return await self._in_thread(account, counted)
 
     def count_chat_messages(self, messages: Sequence[object], vocabulary: str) -> int:
         """What a list of chat messages costs as a prompt, by the cookbook's rule. Synchronous.
@@ -149,13 +173,12 @@ class Tokenizer:
                 total += sum(self.count(text, vocabulary) for text in _texts(message))
         return total
 
-    async def count_chat_messages_off_loop(self, messages: Sequence[object], vocabulary: str) -> int:
+    async def count_chat_messages_off_loop(self, messages: Sequence[object], vocabulary: str, account: str = "") -> int:
         """As `count_chat_messages`, in a thread when the messages' text is above `OFF_LOOP_CHARACTERS` together."""
         length = sum(len(text) for message in messages if isinstance(message, Mapping) for text in _texts(message))
         if length <= OFF_LOOP_CHARACTERS:
             return self.count_chat_messages(messages, vocabulary)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self.count_chat_messages, messages, vocabulary)
+        return await self._in_thread(account, self.count_chat_messages, messages, vocabulary)
 
     def _encoding(self, vocabulary: str) -> tiktoken.Encoding:
         try:

@@ -24,6 +24,7 @@ from billing.holds.connection import RedisError
 from billing.holds.partitions import NotReady
 from billing.ledger.postgres import DatabaseError
 from gateway.app import serving
+from gateway.files import raise_file_limit
 from gateway.memory import settle_memory_and_threads
 from gateway.metrics import METRICS_DIR_VARIABLE, Metrics
 from gateway.metrics_door import inherited_listener, open_door
@@ -107,6 +108,7 @@ def main() -> int:
         print("DATABASE_URL and REDIS_URL must be set; `metergate up` sets them by itself.", file=sys.stderr)
         return 1
     settle_memory_and_threads()
+    raise_file_limit()
     listener = socket.socket(fileno=arguments.fd)
     listener.setblocking(False)
     try:

@@ -100,6 +100,9 @@ class Defaults:
     account_body_bytes_in_flight: int = _whole(
         48 * MIB, MIB, 8 * 1024 * MIB, "and of one account; never below PROXY_MAX_BODY_BYTES"
     )
+    body_bytes_per_s: int = _whole(
+        32 * MIB, 64 * 1024, 8 * 1024 * MIB, "how fast one process takes all bodies together, after a burst"
+    )
     head_timeout_s: float = _seconds(10, 0.05, 3600, "time for a client to send a request's line and headers")
     linger_s: float = _seconds(2, 0, 60, "how long the rest of a refused body is read, so that its client sees why")
     linger_bytes: int = _whole(16 * MIB, 0, 1024 * MIB, "and how much of it")

@@ -21,7 +21,7 @@ from gateway.providers.openai_fields import (
     read_objects,
     wrong_type,
 )
-from gateway.providers.structure import SHORT_VALUE_BYTES, StructureBounds, check_value, too_many
+from gateway.providers.structure import SHORT_VALUE_BYTES, SLICE_BYTES, StructureBounds, check_value, too_many
 
 MESSAGES: Final = "messages"
 CONTENT: Final = "messages.content"
@@ -42,7 +42,6 @@ _IN_BODY: Final = _SOURCE - {"file_id", "data"}
 PLAIN_BYTES: Final = 65_536
 """Messages up to here are looked at as texts; of more no copy is made."""
 _SHORTEST_ITEM_BYTES: Final = len("0,")
-_FEW_COMMAS: Final = 32
 _MEMBER_LEVEL: Final = 3
 """Levels around a member of a message: the body, the list, the message."""
 _PART_LEVEL: Final = 5
@@ -70,12 +69,14 @@ def more_items(raw: Raw, most: int) -> bool:
     """Whether a list has more than `most` items; only one that has room for them, and the commas, is looked at."""
     if len(raw) <= _SHORTEST_ITEM_BYTES * most:
         return False
-    text, at = bytes(raw), -1
-    for _ in range(min(most, _FEW_COMMAS)):  # pictures have none, and finding none is fast
-        at = text.find(b",", at + 1)
-        if at < 0:
-            return False
-    return text.count(b",") >= most and len(_ITEMS.decode(raw)) > most
+    text, commas = memoryview(raw), 0
+    for at in range(0, len(raw), SLICE_BYTES):
+        piece = bytes(text[at : at + SLICE_BYTES])
+        if b"," in piece:  # pictures have none, and finding none is fast
+            commas += piece.count(b",")
+            if commas >= most:
+                return len(_ITEMS.decode(raw)) > most
+    return False
 
 
 def count_parts(messages: Raw, bounds: StructureBounds) -> tuple[Parts, bool]:

@@ -1,7 +1,7 @@
 """The structure of a JSON body: how much of it there may be, told from its bytes before anything of it is built.
 
 This file owns two rules. **No body costs more than its bytes**: what is built of one (objects, lists, names, values,
-levels) is bounded, and a body above a bound is refused by byte searches, within the first megabyte that shows it.
+levels) is bounded, and a body above a bound is refused by byte searches, within the first slice that shows it.
 **Whatever decodes a body later does not raise**: no value that passes here has a number that no double holds (`1e999`,
 400 digits), and none has more levels than a decoder can follow. A dialect's `parse` sees to it that every value was
 looked at, here or by a decoder of its own, and that the body is JSON in UTF-8: `msgspec.json.decode` of a body that
@@ -22,7 +22,8 @@ from msgspec import Raw
 
 from gateway.providers.dialect import BadRequest
 
-SLICE_BYTES: Final = 1 << 20
+SLICE_BYTES: Final = 1 << 17
+"""Of a body at once: what is one step for the interpreter keeps its lock, and so the event loop, from all else."""
 CANDIDATE_BYTES: Final = 1_024
 """One place in so many bytes may look like a large number and be looked at; where there are more, strings are taken
 out. Base64 has one in 8,000."""
@@ -73,7 +74,7 @@ def too_many(what: str, most: int, param: str | None = None) -> BadRequest:
 
 def check_size(body: bytes, bounds: StructureBounds) -> None:
     """Refuse a body with too many members or values, whether it is JSON or not. Builds nothing: at most 2 ns a byte,
-    up to the megabyte that shows it; none where a body of this length has no room for so many. Raises `BadRequest`."""
+    up to the slice that shows it; none where a body of this length has no room for so many. Raises `BadRequest`."""
     if len(body) > min(_LEVEL_BYTES * bounds.members, bounds.values):
         _check_size(body, bounds)
 

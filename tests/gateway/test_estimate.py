@@ -17,6 +17,7 @@ from gateway.estimate import EstimateRules, NotPriced, billed_usage, charge, mar
 from gateway.handler import counted_tokens
 from gateway.providers.dialect import ParsedRequest, Parts, Work
 from gateway.providers.openai import OpenAIDialect
+from gateway.providers.openai_texts import input_texts
 from gateway.routing import Rates, Route
 from gateway.settings import ProviderConfig
 from gateway.tokens import CL100K, O200K, Tokenizer
@@ -203,7 +204,7 @@ async def test_counted_tokens_are_an_upper_bound_too(tokenizer: Tokenizer, conte
                 least = 3 + sum(4 + len(exact(content)) for content in contents)
             else:
                 least = sum(len(exact(text)) for text in (contents if "prompt" in said else [said["input"]]))
-            assert least <= await counted_tokens(body, tokenizer, vocabulary)
+            assert least <= await counted_tokens(len(body), input_texts(body), tokenizer, vocabulary)
 
 
 def test_an_elastic_hold_reaches_from_the_least_to_the_model_s_own() -> None:
