@@ -242,7 +242,7 @@ async def test_a_hold_asked_for_in_an_old_epoch_is_not_given_back_while_it_runs(
     old, life = partition.epoch or 0, partition.life
     assert life is not None
     await world.engine.partitions.renew(partition)
-    partition.agree(life, old)
+    partition.agree(life, old, "", set_back=False)
     hold = await hold_one(world, principal)
     assert hold.epoch == partition.epoch != old
     await asyncio.sleep(2.0)  # past the moment at which an admission of unknown fate is given back
