@@ -212,9 +212,7 @@ async def test_a_ledger_that_was_set_back_by_a_second_is_noticed(make_world: Mak
     assert (partition_of(worlds[1]).epoch or 0) <= epoch + len(worlds)
 
 
-async def test_no_epoch_comes_twice_though_both_stores_have_forgotten_it(
-    make_world: MakeWorld, backup: Backup
-) -> None:
+async def test_no_epoch_comes_twice_though_both_stores_have_forgotten_it(make_world: MakeWorld, backup: Backup) -> None:
     """The ledger is restored and Redis emptied under a living gateway, whose debits are of an epoch that neither has
     heard of: they are not taken for debits of the next one."""
     world = await make_world(EngineSettings(lease_s=60.0))
