@@ -19,7 +19,7 @@ BEAT: Final = queries("billing.ledger")("ledger_beat")
 
 class LedgerWatch:
     """What the ledger last said of itself. `beat` is how far it has counted, 0 before it was looked at; `set_back`
-    whether that was less than before, of the same ledger."""
+    whether that was less than before, of the same ledger. `epochs` are those of its partitions."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -28,6 +28,7 @@ class LedgerWatch:
         self._looking = asyncio.Lock()
         self.beat = 0
         self.set_back = False
+        self.epochs: dict[int, int] = {}
 
     async def look(self) -> bool:
         """Count on; whether it is still the ledger of the last look. Raises `DatabaseError`."""
@@ -43,6 +44,7 @@ class LedgerWatch:
                 *(self._identity, self.beat, row["identity"], row["beat"]),
             )
         self._identity, self.beat = row["identity"], row["beat"]
+        self.epochs = dict(zip(row["numbers"], row["epochs"], strict=True))
         return same
 
     def now_ms(self) -> int | None:

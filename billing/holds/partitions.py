@@ -54,6 +54,7 @@ class Partition:
         "joined_epoch",
         "life",
         "number",
+        "overtaken_by",
         "reached",
     )
 
@@ -66,6 +67,7 @@ class Partition:
         self.apart = False
         self.clock_is_wrong = False
         self.reached = 0
+        self.overtaken_by: int | None = None
         self._ledger: str | None = None
         self._set_back = False
 
@@ -124,6 +126,7 @@ class Partitions:
         self._living = living
         self._handshakes: SingleFlight[None] = SingleFlight()
         self._joins: SingleFlight[bool] = SingleFlight()
+        self._renewals: SingleFlight[None] = SingleFlight()
         self._fence, self._join_script, self._beat = Script("fence"), Script("join"), Script("beat")
         self.ledger = LedgerWatch(database)
         self.all = [Partition(number) for number in range(keyspace.partitions)]
@@ -220,7 +223,11 @@ class Partitions:
 
     async def renew(self, partition: Partition, lost: int | None = None) -> None:
         """Begin a new epoch although the server is the same: everything is loaded again. With `lost`, only where that
-        is still the newest one: another gateway may have done it. Raises `NotReady`."""
+        is still the newest one: another gateway may have done it. Done to its end though whoever asked gives up: Redis
+        must be told of what the ledger has begun. Raises `NotReady`."""
+        await self._renewals.run((partition.number, lost), lambda: self._renew(partition, lost))
+
+    async def _renew(self, partition: Partition, lost: int | None) -> None:
         try:
             life = await self._link.connect(self._keys.meta(partition.number))
             identity = await life.identity()
@@ -247,14 +254,25 @@ class Partitions:
             await self._link.call(self._fence, keys, arguments)
 
     async def look_at_ledger(self) -> None:
-        """Look whether the ledger is still the one that the epochs were agreed on with; where it is not, they are
-        agreed on again. Raises `DatabaseError`."""
+        """Look whether the ledger is still the one that the epochs were agreed on with, and has begun no newer ones;
+        where it is not, they are agreed on again. Raises `DatabaseError`."""
         if not await self.ledger.look():
             for partition in self.all:
                 if self.ledger.set_back:
                     partition.doubt()
                 else:
                     partition.forget()  # another ledger says another name of its epochs
+        for partition in self.all:
+            self._look_at_epoch(partition)
+
+    def _look_at_epoch(self, partition: Partition) -> None:
+        """Whoever begins an epoch tells Redis at once. Where that is still not done at the next look it has died on the
+        way, or has told another server, and no account can be loaded into the epoch that Redis is in."""
+        newest, before = self.ledger.epochs.get(partition.number, 0), partition.overtaken_by
+        partition.overtaken_by = newest if partition.epoch is not None and newest > partition.epoch else None
+        if partition.overtaken_by is not None and partition.overtaken_by == before:
+            logger.error("partition %d: Redis has not been told of epoch %d", partition.number, newest)
+            partition.forget()
 
     async def is_current(self, partition: Partition) -> bool:
         """Whether the epoch in hand is still the server's, and open; refreshes the clock. Raises `RedisError`."""
