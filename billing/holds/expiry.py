@@ -26,6 +26,8 @@ from billing.ledger.postgres import Database
 ExpiredHold = Literal["void", "input"]
 EXPIRED_ROWS: Final = 100
 """Holds of a lost gateway are ended in batches of so many."""
+SET_ASIDE: Final = Stored("expired", None, True)
+"""Of a hold whose row the ledger refuses, and which is kept beside it: nothing is charged, and the hold ends."""
 RECLAIM_WITHIN_MS: Final = 500
 """By Redis's clock: a command that took longer on its way does nothing."""
 
@@ -68,11 +70,13 @@ class Expiry:
         claimed = {request_id: Entry.unpack(reply[1]) for request_id, reply in replies if reply[0] == 0}
         if not claimed:
             return 0
-        debits = [self._expired(request_id, entry, epoch) for request_id, entry in claimed.items()]
-        stored = await write_expired(self._database, lost, [debit for debit in debits if debit is not None])
+        found = (self._expired(request_id, entry, epoch) for request_id, entry in claimed.items())
+        debits = [debit for debit in found if debit is not None]
+        stored = await write_expired(self._database, lost, debits)
         if stored is None:  # it lives: its owner takes the entries back
             return 0
-        await self._end(partition, epoch, claimed, stored)
+        aside = [debit.request_id for debit in debits if debit.request_id not in stored]
+        await self._end(partition, epoch, claimed, {**stored, **dict.fromkeys(aside, SET_ASIDE)})
         return len(claimed)
 
     async def decided(self, request_ids: Sequence[str]) -> dict[str, Stored]:

@@ -18,7 +18,8 @@ BEAT: Final = queries("billing.ledger")("ledger_beat")
 
 
 class LedgerWatch:
-    """What the ledger last said of itself. `beat` is how far it has counted, 0 before it was looked at."""
+    """What the ledger last said of itself. `beat` is how far it has counted, 0 before it was looked at; `set_back`
+    whether that was less than before, of the same ledger. `epochs` are those of its partitions."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -26,6 +27,8 @@ class LedgerWatch:
         self._clock_offset_ms = 0
         self._looking = asyncio.Lock()
         self.beat = 0
+        self.set_back = False
+        self.epochs: dict[int, int] = {}
 
     async def look(self) -> bool:
         """Count on; whether it is still the ledger of the last look. Raises `DatabaseError`."""
@@ -33,13 +36,15 @@ class LedgerWatch:
             row = await self._database.row(BEAT)
         assert row is not None  # noqa: S101  (the installation is one row, always)
         self._clock_offset_ms = row["now_ms"] - int(time.monotonic() * 1000)
-        same = self._identity is None or (row["identity"] == self._identity and row["beat"] > self.beat)
+        self.set_back = row["identity"] == self._identity and row["beat"] <= self.beat
+        same = self._identity is None or (row["identity"] == self._identity and not self.set_back)
         if not same:
             logger.error(
                 "the ledger is another one, or was set back: it was %s at %d, and is %s at %d",
                 *(self._identity, self.beat, row["identity"], row["beat"]),
             )
         self._identity, self.beat = row["identity"], row["beat"]
+        self.epochs = dict(zip(row["numbers"], row["epochs"], strict=True))
         return same
 
     def now_ms(self) -> int | None:

@@ -39,9 +39,24 @@ class Partition:
     Its epoch is agreed on with one life of its server, and is None before, after that life, and once it was forgotten:
     a connection made anew never serves under an epoch that another one had agreed on. `clock_is_wrong`: what the server
     would admit now would count in windows that are not now. `apart`: its clock and Postgres's are not the same.
+
+    `reached` is the newest epoch that was agreed on here: both stores may be set back to before it, and must not begin
+    another one of its number, for debits and holds in this process are of it.
     """
 
-    __slots__ = ("_epoch", "apart", "clock_is_wrong", "clock_offset_ms", "joined_epoch", "life", "number")
+    __slots__ = (
+        "_epoch",
+        "_ledger",
+        "_set_back",
+        "apart",
+        "clock_is_wrong",
+        "clock_offset_ms",
+        "joined_epoch",
+        "life",
+        "number",
+        "overtaken_by",
+        "reached",
+    )
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -51,19 +66,36 @@ class Partition:
         self.clock_offset_ms = 0
         self.apart = False
         self.clock_is_wrong = False
+        self.reached = 0
+        self.overtaken_by: int | None = None
+        self._ledger: str | None = None
+        self._set_back = False
 
     @property
     def epoch(self) -> int | None:
         life = self.life
         return self._epoch if life is not None and life.stands else None
 
-    def agree(self, life: Life, epoch: int) -> None:
-        """The server is in this epoch, as it has said in this life."""
+    def agree(self, life: Life, epoch: int, ledger: str, *, set_back: bool) -> None:
+        """The server is in this epoch, as it has said in this life, and so is the ledger under this name. `set_back`:
+        the ledger is known to have been set back before."""
         self.life, self._epoch = life, epoch
+        self.reached, self._ledger, self._set_back = epoch, ledger, set_back
+
+    def may_agree(self, epoch: int, ledger: str) -> bool:
+        """Whether it is a newer epoch than any before, or the one that was agreed on last."""
+        return epoch > self.reached or (epoch, ledger) == (self.reached, self._ledger)
 
     def forget(self) -> None:
         """The epoch must be agreed on again before anything is sent."""
         self._epoch = None
+
+    def doubt(self) -> None:
+        """The ledger was set back: an epoch from before that is not agreed on again."""
+        self.forget()
+        if not self._set_back:
+            self._ledger = None
+        self._set_back = False
 
     def now_ms(self) -> int:
         """Redis's time as this process reckons it."""
@@ -94,6 +126,7 @@ class Partitions:
         self._living = living
         self._handshakes: SingleFlight[None] = SingleFlight()
         self._joins: SingleFlight[bool] = SingleFlight()
+        self._renewals: SingleFlight[None] = SingleFlight()
         self._fence, self._join_script, self._beat = Script("fence"), Script("join"), Script("beat")
         self.ledger = LedgerWatch(database)
         self.all = [Partition(number) for number in range(keyspace.partitions)]
@@ -133,12 +166,14 @@ class Partitions:
         number, meta_key = partition.number, self._keys.meta(partition.number)
         life = await self._link.connect(meta_key)
         identity = await life.identity()
+        counted = self.ledger.beat
         row = await self._ledger_row(number)  # first: Redis is never ahead of it, but where the ledger went back
         epoch, known, ledger, beat = await life.ask("HMGET", meta_key, "epoch", "identity", "ledger", "beat")
         agreed = (_number(epoch), known, ledger) == (row["epoch"], identity.encode(), row["ledger"].encode())
+        agreed = agreed and partition.may_agree(row["epoch"], row["ledger"])
         if agreed and not await self._went_back(number, row, _number(beat)):
             await self._set_clock(partition, life)
-            partition.agree(life, row["epoch"])
+            partition.agree(life, row["epoch"], row["ledger"], set_back=row["beat"] < counted)
             return True
         partition.forget()
         await self._move(partition, row, identity, _number(epoch))
@@ -188,7 +223,11 @@ class Partitions:
 
     async def renew(self, partition: Partition, lost: int | None = None) -> None:
         """Begin a new epoch although the server is the same: everything is loaded again. With `lost`, only where that
-        is still the newest one: another gateway may have done it. Raises `NotReady`."""
+        is still the newest one: another gateway may have done it. Done to its end though whoever asked gives up: Redis
+        must be told of what the ledger has begun. Raises `NotReady`."""
+        await self._renewals.run((partition.number, lost), lambda: self._renew(partition, lost))
+
+    async def _renew(self, partition: Partition, lost: int | None) -> None:
         try:
             life = await self._link.connect(self._keys.meta(partition.number))
             identity = await life.identity()
@@ -202,9 +241,11 @@ class Partitions:
             partition.forget()
 
     async def _move(self, partition: Partition, row: Row, identity: str, in_redis: int) -> None:
-        """Begin an epoch that neither store has had: Redis may be ahead of a ledger that was restored."""
+        """Begin an epoch that neither store has had: Redis may be ahead of a ledger that was restored. Nor has this
+        process: both may have gone back."""
         number, stored = partition.number, row["epoch"]
-        moved = await self._database.row(MOVE_EPOCH, number, stored, identity, max(stored, in_redis) + 1)
+        newest = max(stored, in_redis, partition.reached)
+        moved = await self._database.row(MOVE_EPOCH, number, stored, identity, newest + 1)
         if moved is not None:
             before = f" (Redis was in {in_redis}, the ledger in {stored})" if in_redis > stored else ""
             logger.info("partition %d: epoch %d begins%s", number, moved["epoch"], before)
@@ -213,11 +254,25 @@ class Partitions:
             await self._link.call(self._fence, keys, arguments)
 
     async def look_at_ledger(self) -> None:
-        """Look whether the ledger is still the one that the epochs were agreed on with; where it is not, they are
-        agreed on again. Raises `DatabaseError`."""
+        """Look whether the ledger is still the one that the epochs were agreed on with, and has begun no newer ones;
+        where it is not, they are agreed on again. Raises `DatabaseError`."""
         if not await self.ledger.look():
             for partition in self.all:
-                partition.forget()
+                if self.ledger.set_back:
+                    partition.doubt()
+                else:
+                    partition.forget()  # another ledger says another name of its epochs
+        for partition in self.all:
+            self._look_at_epoch(partition)
+
+    def _look_at_epoch(self, partition: Partition) -> None:
+        """Whoever begins an epoch tells Redis at once. Where that is still not done at the next look it has died on the
+        way, or has told another server, and no account can be loaded into the epoch that Redis is in."""
+        newest, before = self.ledger.epochs.get(partition.number, 0), partition.overtaken_by
+        partition.overtaken_by = newest if partition.epoch is not None and newest > partition.epoch else None
+        if partition.overtaken_by is not None and partition.overtaken_by == before:
+            logger.error("partition %d: Redis has not been told of epoch %d", partition.number, newest)
+            partition.forget()
 
     async def is_current(self, partition: Partition) -> bool:
         """Whether the epoch in hand is still the server's, and open; refreshes the clock. Raises `RedisError`."""

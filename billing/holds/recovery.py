@@ -225,7 +225,8 @@ class Recovery:
             unseen.pop(request_id, None)
             age_ms = now_ms - entry.at_ms
             if entry.state == SETTLED:
-                left_behind = age_ms > SETTLED_AGE_MS or (at_once and request_id not in own)
+                # By a clock that was ahead it was settled in times to come: nobody waits for those.
+                left_behind = abs(age_ms) > SETTLED_AGE_MS or (at_once and request_id not in own)
                 debit = await reading.debit(request_id, entry) if left_behind else None
                 if debit is not None:
                     waiting.append(debit)

@@ -19,12 +19,13 @@ logger = logging.getLogger(__name__)
 KNOWN_ACCOUNTS: Final = "SELECT id FROM accounts WHERE id = ANY ($1::text[])"
 REPLAYED_ROWS: Final = 500
 """Debits that are written and acknowledged at once."""
-MOST_FOREIGN: Final = 1000
-"""Spools of other ledgers that are remembered, so that they are not read again."""
+MOST_LEFT: Final = 1000
+"""Spools that are left to others and remembered, so that they are not read again."""
 
 
-class ForeignSpool(Exception):
-    """A spool of another ledger, such as one that was here before: it is left alone."""
+class LeftToOthers(Exception):
+    """A spool of another ledger, such as one that was here before, or with debits of a newer release, which that one's
+    gateways read: it stays where it is."""
 
 
 class Replay:
@@ -33,20 +34,28 @@ class Replay:
     def __init__(self, database: Database, outbox: Outbox) -> None:
         self._database = database
         self._outbox = outbox
-        self._foreign: set[Path] = set()
+        self._left: set[Path] = set()
+        self._running = asyncio.Lock()
 
     async def run(self) -> int:
-        """Write the debits of spools whose processes have ended, and remove these; how many debits. Raises
-        `DatabaseError`: what was not written stays then."""
+        """Write the debits of spools whose processes have ended, and remove these; how many debits. Waits for a run
+        under way: whoever opens an epoch must have its debits in the ledger. Raises `DatabaseError`: what was not
+        written stays then."""
+        async with self._running:
+            return await self._run()
+
+    async def _run(self) -> int:
         spool, replayed = self._outbox.spool, 0
         for path in left_behind(spool.folder) if spool is not None else ():
-            if path in self._foreign:
+            if path in self._left:
                 continue
             try:
                 with taken(path) as ours:
                     replayed += await self._write(path) if ours else 0
-            except ForeignSpool as error:
+            except LeftToOthers as error:
                 logger.critical("%s: it is left there", error)
+                if len(self._left) < MOST_LEFT:
+                    self._left.add(path)
             except OSError as error:
                 logger.error("%s is replayed later: %s", path, error)
         if replayed:
@@ -54,18 +63,19 @@ class Replay:
         return replayed
 
     async def _write(self, path: Path) -> int:
-        debits = await asyncio.to_thread(read_debits, path)
+        newer: list[None] = []
+        debits = await asyncio.to_thread(read_debits, path, lambda: newer.append(None))
         await self._check_known(path, debits)
         for start in range(0, len(debits), REPLAYED_ROWS):
             batch = debits[start : start + REPLAYED_ROWS]
             await self._outbox.acknowledge(batch, await write_debits(self._database, batch))
+        if newer:
+            raise LeftToOthers(f"{path} has {len(newer)} debits of a newer release")
         return len(debits)
 
     async def _check_known(self, path: Path, debits: Sequence[Debit]) -> None:
-        """Raises `ForeignSpool` where this ledger has not got every account of these debits."""
+        """Raises `LeftToOthers` where this ledger has not got every account of these debits."""
         accounts = {debit.account_id for debit in debits}
         known = {row["id"] for row in await self._database.rows(KNOWN_ACCOUNTS, list(accounts))} if accounts else set()
         if accounts - known:
-            if len(self._foreign) < MOST_FOREIGN:
-                self._foreign.add(path)
-            raise ForeignSpool(f"{path} has debits of {len(accounts - known)} accounts that this ledger does not have")
+            raise LeftToOthers(f"{path} has debits of {len(accounts - known)} accounts that this ledger does not have")

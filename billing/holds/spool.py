@@ -20,7 +20,7 @@ import os
 import struct
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from typing import Final
 
 import msgspec
 
-from billing.ledger.debits import Debit, decode_debit, encode_debit
+from billing.ledger.debits import Debit, NewerLayout, decode_debit, encode_debit
 
 logger = logging.getLogger(__name__)
 
@@ -66,19 +66,22 @@ class Spool:
 
     def _begin_segment(self) -> _Segment:
         path = self.folder / f"{self._gateway_id}.{self._made}{SUFFIX}"
+        self._made += 1
         fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.stat(path)  # whoever looks for segments may have had it, and removed it, before it was locked
         except OSError:
             os.close(fd)
             raise
-        self._made += 1
         self._segments.append(_Segment(path, fd))
         return self._segments[-1]
 
     def add(self, debit: Debit) -> None:
         """Append a debit: one write(2) of some 600 bytes."""
         self._added += 1
+        if not self._segments:  # closed: this process ends
+            return
         if self._failed and self._written + 1 < self._added:
             return
         payload = encode_debit(debit)
@@ -164,8 +167,9 @@ def taken(path: Path) -> Iterator[bool]:
         os.close(fd)
 
 
-def read_debits(path: Path) -> list[Debit]:
-    """The debits of a segment, up to the first record that is not whole. Raises OSError."""
+def read_debits(path: Path, on_newer: Callable[[], None] | None = None) -> list[Debit]:
+    """The debits of a segment, up to the first record that is not whole; `on_newer` is called for each that a newer
+    release wrote, and that is left out. Raises OSError."""
     raw, at = path.read_bytes(), 0
     found: list[Debit] = []
     while at + _HEAD.size <= len(raw):
@@ -175,6 +179,9 @@ def read_debits(path: Path) -> list[Debit]:
             break
         try:
             found.append(decode_debit(payload))
+        except NewerLayout:
+            if on_newer is not None:
+                on_newer()
         except (ValueError, msgspec.MsgspecError) as error:
             logger.critical("a debit in %s can't be read, and is skipped: %s", path, error)
         at += _HEAD.size + length

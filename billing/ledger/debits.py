@@ -201,7 +201,7 @@ async def write_debits(database: Database, debits: Sequence[Debit]) -> dict[str,
         return await write_or_refuse(database, debits)
     except DatabaseRefused as error:
         if len(debits) == 1:
-            await _set_aside(database, debits[0], error)
+            await set_debit_aside(database, debits[0], error)
             return {}
         half = len(debits) // 2
         stored = await write_debits(database, debits[:half])
@@ -265,7 +265,8 @@ def _stored(rows: Sequence[Row], *, fresh: bool) -> dict[str, Stored]:
     return {row["request_id"]: Stored(row["outcome"], row["xseq"], fresh) for row in rows}
 
 
-async def _set_aside(database: Database, debit: Debit, error: DatabaseRefused) -> None:
+async def set_debit_aside(database: Database, debit: Debit, error: DatabaseRefused) -> None:
+    """Keep a debit that Postgres refuses. Doing it twice is harmless. Raises `DatabaseError`."""
     reason = await why_refused(database, debit, error)
     try:
         payload = encode_debit(debit)

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from billing.ledger.debits import WRITE_DEBITS, Debit, Stored, create_months, write_debits
+from billing.ledger.debits import WRITE_DEBITS, Debit, Stored, create_months, set_debit_aside
 from billing.ledger.postgres import Database, DatabaseRefused, MissingPartition, Row, queries
 
 _sql = queries("billing.ledger")
@@ -73,16 +73,18 @@ async def write_expired(database: Database, lost: Lost, debits: Sequence[Debit])
     """Expire holds of a gateway, all in one transaction, and answer what the ledger holds of each now.
 
     None, and nothing is written, where the gateway lives after all. A debit that Postgres refuses is set aside as in
-    `write_debits`. Raises `DatabaseUnavailable`: the fate of the batch is unknown then; expire it again.
+    `write_debits`, and is missing in the answer. Raises `DatabaseUnavailable`: the fate of the batch is unknown then;
+    expire it again.
     """
     try:
         return await _write_expired(database, lost, debits)
     except MissingPartition:
         await create_months(database, debits)
         return await _write_expired(database, lost, debits)
-    except DatabaseRefused:
-        if len(debits) == 1:
-            return await write_debits(database, debits)
+    except DatabaseRefused as error:
+        if len(debits) == 1:  # in the judged transaction, or not at all
+            await set_debit_aside(database, debits[0], error)
+            return {}
     merged: dict[str, Stored] = {}
     for debit in debits:
         one = await write_expired(database, lost, [debit])

@@ -242,7 +242,7 @@ async def test_a_hold_asked_for_in_an_old_epoch_is_not_given_back_while_it_runs(
     old, life = partition.epoch or 0, partition.life
     assert life is not None
     await world.engine.partitions.renew(partition)
-    partition.agree(life, old)
+    partition.agree(life, old, "", set_back=False)
     hold = await hold_one(world, principal)
     assert hold.epoch == partition.epoch != old
     await asyncio.sleep(2.0)  # past the moment at which an admission of unknown fate is given back
@@ -359,3 +359,24 @@ async def test_gateways_that_start_together_agree_on_one_epoch(make_world: MakeW
         await spend(world, principal)
     assert len({partition_of(world).epoch for world in worlds}) == 1
     await assert_agreed(worlds[0], principal.account_id)
+
+
+async def test_an_epoch_that_was_begun_in_the_ledger_alone_is_not_missed(world: World) -> None:
+    """Whoever began it died, or gave up, before Redis was told: an account that is not loaded yet could never be."""
+    known = await world.customer(10**9)
+    await spend(world, known)
+    epoch = partition_of(world).epoch or 0
+    await world.database.execute("UPDATE partitions SET epoch = epoch + 1, began_at = now()")
+    new = await world.customer(10**9)
+
+    async def is_admitted() -> bool:
+        decision = await ask(world, new)
+        if isinstance(decision, Hold):
+            await world.engine.holds.void(decision)
+        return isinstance(decision, Hold)
+
+    await eventually(is_admitted)
+    assert (partition_of(world).epoch or 0) > epoch + 1
+    for principal in (known, new):
+        await spend(world, principal)
+        await assert_agreed(world, principal.account_id)

@@ -265,3 +265,39 @@ async def test_a_new_epoch_opens_with_what_a_journal_that_came_back_has_settled(
     epoch = await second.engine.partitions.ensure(partition)
     assert await second.engine.recovery.prepare(partition, epoch)
     assert await second.database.value("SELECT balance_nano FROM accounts") == 10**9 - 500
+
+
+async def test_a_lost_hold_whose_row_the_ledger_refuses_is_set_aside_once_and_given_back(make_world: MakeWorld) -> None:
+    """Its money and its place among those that run are not eaten for ever, and the alarm is not repeated."""
+    dead, world = await make_world(), await make_world()
+    principal = await dead.customer(10**9, key_quotas=(DAY_TOKENS,))
+    refused = debit(str(ULID()), principal, tags="no JSON")
+    held = [
+        await dead.engine.holds.admissions.admit(each.request_id, principal, "demo", "llm", need(), each)
+        for each in (refused, debit(str(ULID()), principal))
+    ]
+    assert all(isinstance(hold, Hold) for hold in held)
+    await sweep_by_hand(world)
+    await kill(dead)
+    await look(world)
+    await world.engine.recovery.sweep(partition_of(world))
+    assert await world.journal(principal.account_id) == {}
+    assert await world.database.value("SELECT array_agg(request_id) FROM debits_set_aside") == [refused.request_id]
+    state = await world.account_state(principal.account_id)
+    assert (state.held_nano, state.running) == (0, 0)
+
+
+async def test_what_was_settled_by_a_clock_ahead_is_swept_when_that_is_right_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis was 20 minutes ahead: what was not acknowledged then does not stay for so long."""
+    monkeypatch.setattr(recovery, "SETTLED_AGE_MS", 3000)
+    monkeypatch.setattr(recovery, "ORPHAN_AGE_MS", 5000)
+    principal = await world.customer(10**9)
+    await hold_one(world, principal)
+    await sweep_by_hand(world)
+    ahead = partition_of(world).clock_offset_ms + 20 * 60_000
+    with monkeypatch.context() as patched:
+        patched.setattr(partition_of(world), "clock_offset_ms", ahead, raising=False)
+        await leave_settled(world, principal, 1)
+    assert (await world.engine.recovery.sweep(partition_of(world))).settled == 1

@@ -22,8 +22,10 @@ from tests.billing.holds.support import (
     ask,
     assert_agreed,
     debits,
+    delete,
     eventually,
     hold_one,
+    keys_in_redis,
     ledger_balance,
     partition_of,
     settle,
@@ -185,6 +187,49 @@ async def test_a_ledger_that_was_set_back_by_its_volume_is_noticed(make_world: M
     world = await make_world()
     assert await in_epoch_after(world, epoch)
     await spend(world, principal)
+    await assert_agreed(world, principal.account_id)
+
+
+async def test_a_ledger_that_was_set_back_by_a_second_is_noticed(make_world: MakeWorld) -> None:
+    """As by commits that a crash took, where they were not waited for: less than the beats that Redis is told of."""
+    worlds = [await make_world(), await make_world()]
+    principal = await worlds[0].customer(10**9)
+    await spend(worlds[0], principal)
+    await worlds[0].engine.outbox.flush()
+    epoch, meta = partition_of(worlds[0]).epoch or 0, worlds[0].keys.meta(0)
+
+    async def is_ahead() -> bool:
+        return worlds[0].engine.partitions.ledger.beat - int(await worlds[0].link.command("HGET", meta, "beat")) > 5
+
+    await eventually(is_ahead)
+    async with worlds[0].database.transaction() as connection:
+        await connection.execute("UPDATE installation SET beat = beat - 4")
+        await connection.execute("UPDATE accounts SET balance_nano = $2 WHERE id = $1", principal.account_id, 10**9)
+    for world in worlds:
+        await eventually(lambda world=world: in_epoch_after(world, epoch))  # type: ignore[misc]
+    await spend(worlds[1], principal)
+    assert (await worlds[1].account_state(principal.account_id)).balance_nano == 10**9 - 500
+    assert (partition_of(worlds[1]).epoch or 0) <= epoch + len(worlds)
+
+
+async def test_no_epoch_comes_twice_though_both_stores_have_forgotten_it(make_world: MakeWorld, backup: Backup) -> None:
+    """The ledger is restored and Redis emptied under a living gateway, whose debits are of an epoch that neither has
+    heard of: they are not taken for debits of the next one."""
+    world = await make_world(EngineSettings(lease_s=60.0))
+    principal = await world.customer(10**9)
+    await spend(world, principal)
+    await world.engine.outbox.flush()
+    await backup.dump()
+    await begin_epochs(world, 1)
+    epoch = partition_of(world).epoch or 0
+    await world.engine.loops.stop("outbox")
+    waiting = await spend(world, principal)
+    await backup.restore()
+    await delete(world, *await keys_in_redis(world))
+    await eventually(lambda: in_epoch_after(world, epoch))
+    await spend(world, principal)
+    await world.engine.outbox.flush()
+    assert waiting in await debits(world)
     await assert_agreed(world, principal.account_id)
 
 

@@ -13,7 +13,7 @@ from ulid import ULID
 from billing.holds import replay, spool
 from billing.holds.engine import EngineSettings
 from billing.holds.spool import Spool, left_behind, read_debits, taken
-from billing.ledger.debits import Debit
+from billing.ledger.debits import Debit, write_debits
 from billing.ledger.postgres import DatabaseUnavailable
 from billing.principals import Principal
 from tests.billing.holds.conftest import MakeWorld, World, debit
@@ -147,6 +147,29 @@ def test_a_segment_of_a_living_process_is_not_taken(tmp_path: Path) -> None:
         assert not ours
 
 
+def test_a_segment_that_was_taken_before_it_was_locked_is_not_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process looks for segments just then, and removes what nobody has locked."""
+    own, lock = Spool(tmp_path, "gateway"), spool.fcntl.flock
+
+    def late(fd: int, operation: int) -> None:
+        (tmp_path / f"gateway.1{spool.SUFFIX}").unlink()
+        lock(fd, operation)
+
+    monkeypatch.setattr(spool, "SEGMENT_BYTES", 1)
+    written = some(4)
+    own.add(written[0])
+    with monkeypatch.context() as patched:
+        patched.setattr(spool.fcntl, "flock", late)
+        own.add(written[1])
+    own.written(2)
+    own.add(written[2])
+    assert read_debits(files(tmp_path)[-1]) == [written[2]]
+    own.close()
+    own.add(written[3])
+
+
 def taken_twice(path: Path) -> list[bool]:
     """What the second one gets, while the first one has it and fails to write its debits."""
     found = []
@@ -221,6 +244,54 @@ async def test_a_spool_is_kept_until_postgres_has_it(
             await living.engine.recovery.replay()
     assert await living.engine.recovery.replay() == 2
     assert await living.engine.recovery.replay() == 0
+    assert await debits(living) == dict.fromkeys(spent, 500)
+
+
+async def test_what_a_newer_release_left_stays_for_its_gateways(
+    make_world: MakeWorld, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The release was rolled back after one of its gateways had died: the others' debits are written."""
+    world = await make_world(EngineSettings(spool_folder=tmp_path))
+    await world.engine.loops.stop("sweep", "relay")
+    principal = await world.customer(10**9)
+    newer = debit(str(ULID()), principal, epoch=1, dseq=1, layout=2)
+    known = debit(str(ULID()), principal)
+    left = Spool(tmp_path, "00000000000000000000000000")
+    for each in (newer, known):
+        left.add(each)
+    left.close()
+    before = files(tmp_path)[0].read_bytes()
+    for _ in range(2):
+        assert await world.engine.recovery.replay() == 0
+    assert await debits(world) == {known.request_id: 500}
+    assert files(tmp_path)[0].read_bytes() == before
+    assert sum("debits of a newer release" in record.getMessage() for record in caplog.records) == 1
+
+
+async def test_who_opens_an_epoch_waits_for_a_replay_under_way(
+    make_world: MakeWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep replays a spool: an epoch that opened meanwhile would be served without its debits."""
+    settings = EngineSettings(spool_folder=tmp_path)
+    dead, living = await make_world(settings), await make_world(settings)
+    await living.engine.loops.stop("sweep", "relay")
+    principal = await dead.customer(10**9)
+    spent = await die_with_redis(dead, principal, 2)
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly(*given: Any) -> Any:
+        begun.set()
+        await go_on.wait()
+        return await write_debits(*given)
+
+    monkeypatch.setattr(replay, "write_debits", slowly)
+    sweeping = asyncio.create_task(living.engine.recovery.replay())
+    await begun.wait()
+    preparing = asyncio.create_task(living.engine.recovery.replay())
+    await asyncio.sleep(0.1)
+    assert not preparing.done()
+    go_on.set()
+    assert (await sweeping, await preparing) == (2, 0)
     assert await debits(living) == dict.fromkeys(spent, 500)
 
 
