@@ -221,7 +221,7 @@ def _plugins(raw: Raw | None) -> tuple[int, int]:
 
 def _check_engine(raw: Raw, param: str) -> None:
     engine = read_object(raw, param, _PDF).get("engine")
-    if not is_null(engine) and _string(engine, f"{param}.engine") not in _FREE_ENGINES:
+    if engine is not None and not is_null(engine) and _string(engine, f"{param}.engine") not in _FREE_ENGINES:
         raise BadRequest(
             f"This engine bills pages, which have no price here: use {', '.join(sorted(_FREE_ENGINES))}.", param
         )
