@@ -107,6 +107,7 @@ def edge_rules(defaults: Defaults) -> EdgeRules:
         head_timeout_s=defaults.head_timeout_s,
         max_connections=connections_within(defaults.max_connections),
         body_bytes_per_s=defaults.body_bytes_per_s,
+        write_timeout_s=defaults.client_write_timeout_s,
     )
 
 

@@ -7,8 +7,8 @@ HTTP/1.0), and that a broken one can't pass for a whole one. How requests are fr
 import asyncio
 import socket
 import struct
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from io import BytesIO
 from typing import Final, Literal
@@ -223,13 +223,20 @@ class Call:
                 await self._drained()
 
     async def _drained(self) -> None:
+        try:
+            with self.watched():
+                await self._protocol._drain_helper()
+        except (ClientConnectionResetError, ConnectionResetError) as error:
+            raise ClientGone from error
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Cut the client off where it takes nothing for `write_timeout_s` of what waits for it, while this is open."""
         protocol = self._protocol
         if protocol.transport is not None:
             self._look(protocol.transport.get_write_buffer_size(), protocol._loop.time())
         try:
-            await protocol._drain_helper()
-        except (ClientConnectionResetError, ConnectionResetError) as error:
-            raise ClientGone from error
+            yield
         finally:
             if self._watch is not None:
                 self._watch.cancel()

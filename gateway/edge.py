@@ -233,13 +233,15 @@ class EdgeServer(web.Server):
         return EdgeProtocol(self, loop=self._loop, **self._kwargs)
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
-        """Where there are too many, those are closed that have waited longest for a request; if none waits, this."""
+        """Where there are too many, those end that have waited longest for their clients; if none waits, this."""
         super().connection_made(handler, transport)
         if len(self._connections) <= self.rules.max_connections:
             return
         idle = [(until_s, each) for each in self._connections if (until_s := cast(EdgeProtocol, each).idle_until_s)]
         idle.sort(key=lambda pair: pair[0])
         for _, each in idle[: 1 + len(self._connections) // SHED_SHARE]:
+            if each._paused and each.transport is not None:
+                each.transport.abort()  # closing would wait for its client, too
             each.force_close()
         if not idle:
             self._loop.call_soon(transport.abort)  # once its loop has begun

@@ -19,7 +19,7 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import ERROR, RequestHandler
 
 from gateway import refusals
-from gateway.call import Call
+from gateway.call import WRITE_TIMEOUT_S, Call
 from gateway.pace import Pace
 from gateway.trailers import LOOKED_BACK_BYTES, ChunkedEnd
 
@@ -38,6 +38,7 @@ class EdgeRules:
     head_timeout_s: float = 10.0
     max_connections: int = 10_000
     body_bytes_per_s: int = 32 << 20
+    write_timeout_s: float = WRITE_TIMEOUT_S
 
 
 BUFFER_BYTES: Final = 65_536
@@ -89,6 +90,7 @@ class GuardedProtocol(RequestHandler):
         "_proven",
         "_resting",
         "_rules",
+        "_untaken_since_s",
         "_unwanted",
     )
 
@@ -100,6 +102,8 @@ class GuardedProtocol(RequestHandler):
         self._pace = pace
         self._resting = False
         """Whether nothing is read because this process has taken enough for now."""
+        self._untaken_since_s: float | None = None
+        """Since when the client has not taken an answer of the application, by the loop's clock."""
         self._new_id = new_id
         self._call: Call | None = None
         self._head_bytes = 0
@@ -115,8 +119,11 @@ class GuardedProtocol(RequestHandler):
 
     @property
     def idle_until_s(self) -> float | None:
-        """When this connection will be closed, by the loop's clock, where it waits for a request; else None."""
+        """When this connection will be closed, by the loop's clock, where it waits for a request, or for its client to
+        take an answer of the application; else None."""
         waiter = self._waiter
+        if self._untaken_since_s is not None:
+            return self._untaken_since_s + self._rules.write_timeout_s
         return None if waiter is None or waiter.done() or self._messages else self._next_keepalive_close_time
 
     def _look(self, data: bytes) -> None:
@@ -202,6 +209,20 @@ class GuardedProtocol(RequestHandler):
     def _resume_transport_reading(self) -> None:
         if not self._resting:
             super()._resume_transport_reading()
+
+    async def _drain_helper(self) -> None:
+        """Until the client has taken what was written. Who takes nothing of the application's answers is cut off, as
+        calls see to theirs: a connection that waits for its client is none that could be closed for another."""
+        if self._call is not None or not self._paused or self.transport is None:
+            return await super()._drain_helper()
+        answer = Call(self, ERROR, EMPTY_PAYLOAD, "")
+        answer.write_timeout_s = self._rules.write_timeout_s
+        self._untaken_since_s = self._loop.time()
+        try:
+            with answer.watched():
+                return await super()._drain_helper()
+        finally:
+            self._untaken_since_s = None
 
     async def _discard(self, payload: StreamReader) -> None:
         """Read the rest of a body that was answered before its end, undecoded, so that the client sees the answer and

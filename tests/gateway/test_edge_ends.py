@@ -10,6 +10,7 @@ from gateway.edge import EdgeProtocol
 from gateway.guard import EdgeRules
 from tests.gateway.edges import (
     ENCODED,
+    LIMIT_BYTES,
     METERED,
     Client,
     Cut,
@@ -374,3 +375,37 @@ async def test_a_client_that_leaves_as_its_request_comes_leaves_no_task(before: 
         connection.connection_lost(None)
         await client.leave()
         await until(lambda: all(task.done() for task in loops))
+
+
+async def _unread(served: Edge) -> Client:
+    """A client that has asked the application for more than it takes."""
+    before = served.server.connections
+    client = await served.connect()
+    client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+    for _ in range(64):
+        client.send(post(b"x" * LIMIT_BYTES, path="/echo"))
+        if any(each._paused for each in served.server.connections if each not in before):
+            break
+        await asyncio.sleep(0.005)
+    await until(lambda: any(each._paused for each in served.server.connections if each not in before))
+    return client
+
+
+@on_both_loops
+async def test_a_client_that_does_not_take_the_application_s_answers_is_cut_off() -> None:
+    async with edge(_refuse, rules=EdgeRules(write_timeout_s=0.2)) as served:
+        await _unread(served)
+        await served.empty()
+
+
+@on_both_loops
+async def test_clients_that_take_no_answer_keep_nobody_out() -> None:
+    """Where there are too many connections, theirs end as those do that wait for a request."""
+    async with edge(_refuse, rules=EdgeRules(max_connections=3)) as served:
+        unread = [await _unread(served) for _ in range(3)]
+        client = await served.connect()
+        client.send(get())
+        assert (await client.answer()).status == 200
+        await until(lambda: len(served.server.connections) <= 3)
+        for each in unread:
+            each.writer.transport.abort()
