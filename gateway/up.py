@@ -29,7 +29,7 @@ from gateway.metrics_door import METRICS_FD_VARIABLE, MetricsAddressTaken, liste
 from gateway.metrics_door import PATH as METRICS_PATH
 from gateway.places import Stores, given_stores, require_schema
 from gateway.runtime import open_runtime
-from gateway.settings import Settings, warnings
+from gateway.settings import Defaults, Settings, warnings
 from gateway.supervisor import AddressInUse, address_of, bind, supervise
 from gateway.welcome import first_account_lines, ready
 from gateway.worker import EMBEDDED_VARIABLE
@@ -135,7 +135,7 @@ async def _supervise(
                     workers=workers,
                     listen=_listen(settings),
                     env={**env, METRICS_DIR_VARIABLE: folder},
-                    shutdown_grace_s=settings.defaults.shutdown_grace_s,
+                    shutdown_grace_s=stopping_s(settings.defaults),
                     on_ready=on_ready,
                     pass_fds=() if door is None else (door.fileno(),),
                     on_end=end_lease,
@@ -145,6 +145,12 @@ async def _supervise(
         finally:
             _on_signals(lambda: output.note("Stopping; a moment ..."))
             output.note("The gateway has stopped.")
+
+
+def stopping_s(defaults: Defaults) -> float:
+    """How long a worker may take to stop: for running answers, then for settling those that it had to cut, and for
+    writing what waits. Killed before, it would leave them unpaid."""
+    return defaults.shutdown_grace_s + defaults.postgres_timeout_s
 
 
 @contextmanager

@@ -50,6 +50,8 @@ RELAY_INTERVAL_S: Final = 1.0
 TEND_TIMEOUT_S: Final = 2.0
 SWEEP_INTERVAL_S: Final = 2.0
 RESUBSCRIBE_S: Final = 0.2
+LAST_S: Final = 1.0
+"""For the stores to be told of what a process that ends has not come to settle."""
 START_ATTEMPTS: Final = 50
 START_PAUSE_S: Final = 0.2
 
@@ -212,8 +214,11 @@ class Engine:
             await subscribed.wait()
 
     async def stop(self, timeout_s: float = 10.0) -> bool:
-        """Finish settlements, write what waits, give the lease back. Whether everything was written in time."""
+        """Finish settlements, write what waits, give the lease back. Whether everything was written in time; what is
+        still being worked for then is charged as it is held."""
         done = await self.holds.drain(timeout_s)
+        if not done:
+            await self.holds.resolve_rest(LAST_S)
         await self.loops.stop()
         await self.lease.stop()
         if self.outbox.spool is not None:

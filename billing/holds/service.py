@@ -222,6 +222,14 @@ class Holds:
 
         self.spawn(finish())
 
+    async def resolve_rest(self, timeout_s: float) -> None:
+        """Resolve what nobody has begun to settle or void, for this process ends: there is no time to count what it
+        has used, and left open it would be given back. Waits at most so long for the stores."""
+        rest = [hold for hold in self.live.values() if not hold.ending]
+        if rest:
+            logger.warning("%d requests end with this process, and cost what they hold", len(rest))
+            await asyncio.wait([asyncio.ensure_future(self.resolve(hold)) for hold in rest], timeout=timeout_s)
+
     async def drain(self, timeout_s: float) -> bool:
         """Wait for what is still being settled, then write what waits. Whether all of it was done in time."""
         try:

@@ -9,7 +9,9 @@ import os
 import sys
 
 from gateway.ended import ending_leases
+from gateway.settings import load_settings
 from gateway.supervisor import die_with_parent, supervise
+from gateway.up import stopping_s
 
 
 def main(parent_pid: str, listen: str, workers: str) -> int:
@@ -25,7 +27,7 @@ async def _supervised(listen: str, workers: int) -> int:
             workers=workers,
             listen=listen,
             env=os.environ,
-            shutdown_grace_s=10.0,
+            shutdown_grace_s=stopping_s(load_settings(os.environ).defaults),
             on_ready=lambda address: print(f"ready {address}", flush=True),
             on_end=end_lease,
         )

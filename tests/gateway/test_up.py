@@ -15,7 +15,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
+from gateway.settings import Defaults
+from gateway.supervisor import KILL_MARGIN_S
+from gateway.up import stopping_s
 from tests.gateway.commands import WAIT_S, Answer, Running, Shell, do_curl, fetch
 
 
@@ -209,3 +213,12 @@ def up_port() -> Iterator[int]:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         yield listener.getsockname()[1]
+
+
+def test_whoever_stops_workers_waits_until_they_have_settled_what_they_cut() -> None:
+    """As an answer that was cut by a deployment would be free otherwise."""
+    defaults = Defaults()
+    assert stopping_s(defaults) == defaults.shutdown_grace_s + defaults.postgres_timeout_s
+    compose = yaml.safe_load((Path(__file__).parents[2] / "docker-compose.yml").read_text())
+    patience_s = float(compose["services"]["gateway"]["stop_grace_period"].removesuffix("s"))
+    assert patience_s > stopping_s(defaults) + KILL_MARGIN_S

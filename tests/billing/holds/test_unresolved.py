@@ -8,8 +8,8 @@ from ulid import ULID
 from billing.holds.hold import Hold
 from billing.ledger.debits import Debit
 from billing.principals import Principal
-from tests.billing.holds.conftest import World, debit, need
-from tests.billing.holds.support import ask, assert_agreed, debits, hold_one
+from tests.billing.holds.conftest import MakeWorld, World, debit, need
+from tests.billing.holds.support import ask, assert_agreed, debits, eventually, hold_one
 
 
 def owing(hold: Hold, principal: Principal) -> None:
@@ -71,3 +71,22 @@ async def test_a_hold_that_has_ended_is_left_alone(world: World) -> None:
     await world.engine.outbox.flush()
     assert await debits(world) == {}
     assert isinstance(await ask(world, principal), Hold)
+
+
+async def test_a_process_that_ends_charges_what_it_has_not_come_to_settle(make_world: MakeWorld) -> None:
+    """Requests that a stop has cut, and that are still being counted when its time is over."""
+    world, other = await make_world(), await make_world()
+    principal = await world.customer(10**9)
+    holds = [await hold_one(world, principal) for _ in range(3)]
+    for hold in holds[1:]:
+        owing(hold, principal)
+    for hold in holds:
+        world.engine.holds.hand_over(hold, asyncio.sleep(3600))
+    assert not await world.engine.stop(0.1)
+    assert world.engine.holds.live == {}
+
+    async def are_written() -> bool:
+        return await debits(other) == {hold.id: hold.cost_nano for hold in holds[1:]}
+
+    await eventually(are_written)
+    await assert_agreed(other, principal.account_id)
