@@ -7,6 +7,7 @@ import pytest
 from ulid import ULID
 
 from billing.holds import loader as loader_module
+from billing.holds import recovery
 from billing.holds.codec import SETTLED, VERSION, pack_text
 from billing.holds.connection import Link, Script, Server
 from billing.holds.engine import EngineSettings
@@ -28,9 +29,10 @@ MOST_OF_A_PAGE = 2_000
 ADDED = Quota(Window.total, Metric.tokens, 10**12)
 
 
-async def fill_journal(world: World, principal: Principal) -> None:
+async def fill_journal(world: World, principal: Principal, monkeypatch: pytest.MonkeyPatch) -> None:
     """With settled debits of another account, too young to be swept."""
-    epoch, now_ms = partition_of(world).epoch or 0, partition_of(world).now_ms() + 3_600_000
+    monkeypatch.setattr(recovery, "SETTLED_AGE_MS", 3_600_000)
+    epoch, now_ms = partition_of(world).epoch or 0, partition_of(world).now_ms()
     head = struct.pack("<BBIqq", VERSION, SETTLED, epoch, now_ms, 1) + pack_text("acc_other")
     entry = head + encode_debit(debit(str(ULID()), principal))
     for start in range(0, ENTRIES, 5000):
@@ -48,7 +50,7 @@ async def test_nothing_looks_at_a_whole_journal_at_once(make_world: MakeWorld, m
     await by_hand(world)
     principal = await world.customer(10**9)
     holds = [await hold_one(world, principal) for _ in range(RUNNING)]
-    await fill_journal(world, principal)
+    await fill_journal(world, principal, monkeypatch)
     pages: list[int] = []
     named: list[tuple[str, int]] = []
     command, call = Server.command, world.link.call
