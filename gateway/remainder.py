@@ -9,6 +9,7 @@ import asyncio
 import logging
 import zlib
 from collections.abc import Coroutine
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -29,6 +30,9 @@ T = TypeVar("T")
 
 EVENT_STREAM: Final = b"text/event-stream"
 OK: Final = 200
+COUNTED_AT_ONCE: Final = 2
+"""Streams that are cut by a stop come all in the same moment, and each takes long to count: those that were counted are
+settled before the next ones begin, so that not all of them are still open when the time for stopping is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,7 @@ class Remainder:
         self._rules = rules
         self._loop = asyncio.get_running_loop()
         self._drains: set[asyncio.Timeout] = set()
+        self._turns = asyncio.Semaphore(COUNTED_AT_ONCE)
         self._stopping = False
 
     def hurry(self) -> None:
@@ -190,7 +195,8 @@ class Remainder:
             failed = True
         finally:
             answer.release()
-        await self._settler.stream(exchange, hold, watch.tap, reason, failed=failed)
+        async with self._turns if self._stopping else nullcontext():
+            await self._settler.stream(exchange, hold, watch.tap, reason, failed=failed)
 
     async def _failed(self, hold: Hold, error: Exception) -> None:
         """The provider refused the request, or failed before any output: it is free."""

@@ -169,7 +169,7 @@ class Hold:
     Epoch is that in which Redis has it; holding again in a new epoch moves it. `ending` says that it is being settled
     or voided, `handed_over` that a task has taken it from the request that opened it. `unresolved` makes the debit that
     it is settled as where whoever serves it fails without having ended it: set once a provider has worked for it. None:
-    it is given back.
+    it is given back. `outcome` is that of its settlement, once that has begun.
     """
 
     __slots__ = (
@@ -184,6 +184,7 @@ class Hold:
         "id_bytes",
         "minute_used",
         "need",
+        "outcome",
         "payload",
         "place",
         "reholding",
@@ -215,6 +216,7 @@ class Hold:
         self.handed_over = False
         self.reholding: asyncio.Future[None] | None = None
         self.unresolved: Callable[[Hold], Debit] | None = None
+        self.outcome: asyncio.Future[Settled] | None = None
 
     def __repr__(self) -> str:
         return f"Hold({self.id})"

@@ -125,9 +125,14 @@ class Holds:
 
         It raises `SettlementLost` when neither store could be told in time, or when the ledger has decided that the
         hold had expired: the answer must be cut then. The debit still reaches the ledger if anything here survives.
+
+        A hold is settled once: whoever comes second gets what the first one does. Two debits of different amounts would
+        be counted one in Redis and the other in the ledger.
         """
+        if hold.outcome is not None:
+            return hold.outcome
         item = SettleItem(hold, debit, self._loop.create_future(), self._settled)
-        hold.ending = True
+        hold.ending, hold.outcome = True, item.outcome
         if hold.reholding is None:
             self._send(item)
         else:

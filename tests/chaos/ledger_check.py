@@ -181,7 +181,9 @@ def _beside(excuses: Sequence[Excuse], exchange: Exchange) -> str:
 
 async def _check_doubled(verdict: Verdict, runtime: Runtime, stack: Stack, events: list[dict[str, Any]]) -> None:
     rows = Counter(event["request_id"] for event in events)
-    markers = Counter(event["client_request_id"] for event in events if event["charged_nano"] > 0)
+    # A hold that is charged as it is carries none of the client's words.
+    charged_events = [each for each in events if each["charged_nano"] > 0 and each["client_request_id"] is not None]
+    markers = Counter(event["client_request_id"] for event in charged_events)
     found = [f"{name} has {count} rows" for name, count in rows.items() if count > 1]
     found += [f"{name} was debited {count} times" for name, count in markers.items() if count > 1]
     found += [f"{name} was debited and never asked for" for name in markers if stack.upstream.asked[name] == 0]

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from ulid import ULID
 
+from billing.holds import engine
 from billing.holds.hold import Hold
 from billing.ledger.debits import Debit
 from billing.principals import Principal
@@ -73,8 +74,11 @@ async def test_a_hold_that_has_ended_is_left_alone(world: World) -> None:
     assert isinstance(await ask(world, principal), Hold)
 
 
-async def test_a_process_that_ends_charges_what_it_has_not_come_to_settle(make_world: MakeWorld) -> None:
+async def test_a_process_that_ends_charges_what_it_has_not_come_to_settle(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Requests that a stop has cut, and that are still being counted when its time is over."""
+    monkeypatch.setattr(engine, "LAST_S", 60.0)
     world, other = await make_world(), await make_world()
     principal = await world.customer(10**9)
     holds = [await hold_one(world, principal) for _ in range(3)]
@@ -90,3 +94,20 @@ async def test_a_process_that_ends_charges_what_it_has_not_come_to_settle(make_w
 
     await eventually(are_written)
     await assert_agreed(other, principal.account_id)
+
+
+async def test_a_hold_is_settled_once_whoever_comes_second(world: World) -> None:
+    """Charged as it was held while it was still being counted: the count comes too late, and changes neither store."""
+    principal = await world.customer(10**9)
+    hold = await hold_one(world, principal)
+    owing(hold, principal)
+    first = asyncio.ensure_future(world.engine.holds.resolve(hold))
+    await asyncio.sleep(0)
+    outcome = world.engine.holds.settle(hold, debit(hold.id, principal, admitted_at_ms=hold.admitted_at_ms))
+    await first
+    await outcome
+    while world.engine.holds._tasks:
+        await asyncio.wait(world.engine.holds._tasks)
+    await world.engine.outbox.flush()
+    assert await debits(world) == {hold.id: hold.cost_nano}
+    await assert_agreed(world, principal.account_id)
