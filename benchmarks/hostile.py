@@ -217,7 +217,7 @@ async def _row(
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("body", nargs="*", choices=[*BODIES, []], default=list(BODIES), metavar="BODY")
+    parser.add_argument("body", nargs="*", choices=[*BODIES, []], default=[], metavar="BODY")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()

@@ -41,7 +41,7 @@ class EdgeRules:
     write_timeout_s: float = WRITE_TIMEOUT_S
 
 
-BUFFER_BYTES: Final = 65_536
+BUFFER_BYTES: Final = 131_072
 """Of a body that nobody has taken yet twice as much is kept, and a sixteenth of this in chunks: what aiohttp parses
 without a break."""
 OPTIONS: Final[dict[str, Any]] = {
