@@ -106,7 +106,7 @@ class Defaults:
     head_timeout_s: float = _seconds(10, 0.05, 3600, "time for a client to send a request's line and headers")
     linger_s: float = _seconds(2, 0, 60, "how long the rest of a refused body is read, so that its client sees why")
     linger_bytes: int = _whole(16 * MIB, 0, 1024 * MIB, "and how much of it")
-    max_connections: int = _whole(10_000, 1, 1_000_000, "clients' connections to one process; above, idle ones end")
+    max_connections: int = _whole(8_192, 1, 1_000_000, "clients' connections to one process; above, idle ones end")
     max_unsettled: int = _whole(
         100_000, 1, 10_000_000, "requests that run and debits that wait for Postgres, in all, before 503"
     )
