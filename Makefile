@@ -13,7 +13,7 @@ run: $(VENV)/.runtime  ## embedded Postgres and Redis, a first account and key, 
 test: $(VENV)/.dev  ## every test, on real Postgres and Redis
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-quick: $(VENV)/.dev  ## what is not marked slow: three minutes, for every day
+test-quick: $(VENV)/.dev  ## what is not marked slow, for every day
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 check: $(VENV)/.dev  ## style, types, import rules
