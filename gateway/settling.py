@@ -95,7 +95,7 @@ class Settler:
         holds: Holds,
         missing: MissingUsage,
         metrics: Metrics,
-        max_usage_factor: float,
+        max_usage_factor: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._holds = holds
