@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest $(if $(findstring no:xdist,$(ARGS)),,-n auto --dist worksteal)
 
 .PHONY: run test test-quick check bench chaos lock clean
 .DELETE_ON_ERROR:
@@ -10,11 +11,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 run: $(VENV)/.runtime  ## embedded Postgres and Redis, a first account and key, and the gateway
 	@exec $(BIN)/metergate up
 
+# In several processes at once, each with a Postgres and a Redis of its own; ARGS="-n 0" runs all in one.
 test: $(VENV)/.dev  ## every test, on real Postgres and Redis
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 test-quick: $(VENV)/.dev  ## what is not marked slow, for every day
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(PYTEST) -m "not slow" $(ARGS)
 
 check: $(VENV)/.dev  ## style, types, import rules
 	@$(BIN)/ruff check .

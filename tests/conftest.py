@@ -1,4 +1,5 @@
-"""Fixtures for every test (`tests.servers`, `tests.redis_cluster`), and which tests `make test-quick` leaves out.
+"""Fixtures for every test (`tests.servers`, `tests.redis_cluster`), which tests `make test-quick` leaves out, and how
+many processes run them.
 
 What tests write lies in memory where the machine has room for it: making, migrating and dropping a database is a matter
 of fsync. TMPDIR names another place.
@@ -29,6 +30,21 @@ def has_room(folder: Path) -> bool:
 
 if "TMPDIR" not in os.environ and has_room(MEMORY):
     tempfile.tempdir = str(MEMORY)
+
+FEWEST: Final = 4
+MOST: Final = 8
+FEW_FILES: Final = 2
+"""So many are run by one process: starting others, each with servers of its own, takes longer than they do."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """How many processes `-n auto` means; 0 is this one. Tests wait more than they compute: two to each core."""
+    files = {Path(str(config.invocation_params.dir), each.partition("::")[0]) for each in config.args}
+    if len(files) <= FEW_FILES and all(file.is_file() for file in files):
+        return 0
+    return max(FEWEST, min(MOST, 2 * (os.cpu_count() or 1)))
+
 
 SLOW: Final = (
     "tests/billing/holds/test_clocks.py",
