@@ -6,7 +6,7 @@ WORKDIR /src
 RUN python -m venv /opt/metergate
 COPY requirements/runtime.lock requirements/runtime.lock
 RUN /opt/metergate/bin/pip install --require-hashes -r requirements/runtime.lock
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY billing billing
 COPY gateway gateway
 RUN /opt/metergate/bin/pip install --no-deps --no-build-isolation .
@@ -14,7 +14,7 @@ RUN /opt/metergate/bin/pip install --no-deps --no-build-isolation .
 FROM ${PYTHON_IMAGE}
 RUN useradd --system --uid 10001 --home-dir /var/lib/metergate --create-home metergate
 COPY --from=build /opt/metergate /opt/metergate
-COPY config /app/config
+COPY gateway/config/shipped /app/config
 ENV PATH=/opt/metergate/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     LISTEN_ADDR=0.0.0.0:8080 \

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest $(if $(findstring no:xdist,$(ARGS)),,-n auto --dist worksteal)
 
-.PHONY: run test test-quick check bench chaos lock clean
+.PHONY: run test test-quick check bench chaos build lock clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.runtime  ## embedded Postgres and Redis, a first account and key, and the gateway
@@ -30,6 +30,9 @@ bench: $(VENV)/.dev  ## every figure beside a bare aiohttp pass-through (ARGS=--
 chaos: $(VENV)/.dev  ## every fault, thirty times each, under load: nothing lost, doubled, overspent or leaked
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
+build: $(VENV)/.dev  ## an sdist and the wheel of it, in dist/
+	@$(BIN)/python -m build --no-isolation
+
 lock: $(VENV)/.dev  ## resolve the locks anew (needs uv)
 	@for extra in "runtime.lock --extra build" "dev.lock --extra build --extra dev"; do set -- $$extra; file=$$1; shift; \
 	  uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
@@ -53,4 +56,4 @@ $(VENV)/.dev: requirements/dev.lock $(VENV)/.runtime
 	@touch $@
 
 clean:  ## the virtual environment and caches; your data folder stays
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

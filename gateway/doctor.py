@@ -1,6 +1,6 @@
 """What is wrong with an installation, and how to mend it. Nothing here changes anything, and checks are values.
 
-configuration   the environment and the three files
+configuration   the environment and the three files, and which ones are in force
 providers       at least one that is on
 prices          a row for every routed model
 vocabularies    the tokenizer's files
@@ -28,7 +28,7 @@ from gateway.embedded import EmbeddedServersError
 from gateway.failures import shown_url
 from gateway.places import Stores, open_stores
 from gateway.plan_files import plans_finding
-from gateway.settings import ConfigError, Settings, load_settings, unpriced_models, warnings
+from gateway.settings import ConfigError, Settings, in_force, load_settings, unpriced_models, warnings
 from gateway.tokens import Tokenizer, VocabularyError
 
 Status = Literal["ok", "warn", "fail"]
@@ -82,7 +82,7 @@ async def diagnose(environ: Mapping[str, str], output: Output) -> tuple[Check, .
 
 def check_settings(settings: Settings, at_s: float) -> list[Check]:
     """Configuration, providers and prices, at a Unix time."""
-    checks = [Check("configuration", "ok", f"{settings.folder} and the environment can be used")]
+    checks = [Check("configuration", "ok", f"in force: the environment, and {in_force(settings)}")]
     on = [provider.name for provider in settings.providers.values() if provider.enabled]
     off = [f"{each.name} ({each.off_reason})" for each in settings.providers.values() if not each.enabled]
     said = f"on: {', '.join(on) or 'none'}" + (f"; off: {', '.join(off)}" if off else "")

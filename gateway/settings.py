@@ -51,7 +51,9 @@ MAIN_FILE: Final = "metergate.yaml"
 PRICES_FILE: Final = "prices.yaml"
 PLANS_FILE: Final = "plans.yaml"
 LOCAL_FOLDER: Final = Path("config")
-SHIPPED_FOLDER: Final = Path(__file__).parent.parent / "config"
+SHIPPED_FOLDER: Final = Path(__file__).parent / "config" / "shipped"
+"""Part of the package, so that an installation from a wheel serves without files of its own."""
+FILES: Final = (MAIN_FILE, PRICES_FILE, PLANS_FILE)
 _MAIN_KEYS: Final = ("providers", "models", "defaults")
 
 
@@ -80,8 +82,7 @@ def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve") -> Settin
     environment = read_environment(environ, mode, problems)
     folder = find_folder(environment.config_dir)
     main, price_file, plan_file = (
-        read_file(folder / name, shown_path(folder / name), environ, problems)
-        for name in (MAIN_FILE, PRICES_FILE, PLANS_FILE)
+        read_file(folder / name, shown_path(folder / name), environ, problems) for name in FILES
     )
     providers: dict[str, ProviderConfig] = {}
     models: dict[str, ModelConfig] = {}
@@ -116,10 +117,22 @@ def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve") -> Settin
 
 
 def find_folder(named: Path | None) -> Path:
-    """The folder that METERGATE_CONFIG names, else `./config` if it has a metergate.yaml, else the shipped one."""
+    """The folder that METERGATE_CONFIG names, else `./config` if it has any of the files, else the shipped one."""
     if named is not None:
         return named
-    return LOCAL_FOLDER.absolute() if (LOCAL_FOLDER / MAIN_FILE).is_file() else SHIPPED_FOLDER
+    here = any((LOCAL_FOLDER / name).is_file() for name in FILES)
+    return LOCAL_FOLDER.absolute() if here else SHIPPED_FOLDER
+
+
+def in_force(settings: Settings) -> str:
+    """Says which files are in force, and why these."""
+    if settings.config_dir is not None:
+        why = "METERGATE_CONFIG names this folder"
+    elif settings.folder == SHIPPED_FOLDER:
+        why = "as shipped; `metergate init` writes copies to edit"
+    else:
+        why = "found where the command was started"
+    return f"{', '.join(FILES)} of {settings.folder} ({why})"
 
 
 def shown_path(path: Path) -> str:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from gateway.config.defaults import BOUNDS, Defaults
+from gateway.config.example import environment_example
 from gateway.config.variables import COMPOSE_GROUP, FILE_GROUP, GROUPS, SETTINGS_VARIABLES, VARIABLES
 from gateway.settings import SHIPPED_FOLDER, load_settings
 
@@ -21,11 +22,9 @@ def test_the_example_has_every_variable_with_its_default_in_order() -> None:
     assert list(assignments().items()) == [(variable.name, variable.default) for variable in VARIABLES]
 
 
-def test_the_example_says_what_each_is_for() -> None:
-    for group in GROUPS:
-        assert f"# --- {group.title} ---\n" in EXAMPLE
-        for variable in group.variables:
-            assert f"# {variable.help}\n{variable.name}={variable.default}\n" in EXAMPLE
+def test_the_example_is_what_init_writes() -> None:
+    """It says what each is for, and an installation without a checkout gets the same text."""
+    assert environment_example() == EXAMPLE
 
 
 def test_the_example_as_it_is_means_the_defaults() -> None:

@@ -2,6 +2,7 @@
 
     root        all commands put together; `main`, the entry point
     serving     up, serve
+    init        init: files to edit
     upkeep      migrate, doctor, ledger verify, explain: commands on the database and Redis themselves
     set_aside   ledger set-aside: debits that the ledger could not take; stores  the database of such a command
     connect     how operator commands reach the billing API: over HTTP, or in this process on the stores

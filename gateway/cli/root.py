@@ -14,6 +14,7 @@ import typer
 
 from billing.cli import REFUSED, group, operator_app
 from gateway.cli.connect import connector
+from gateway.cli.init import add_init
 from gateway.cli.serving import add_serving
 from gateway.cli.upkeep import add_upkeep
 
@@ -27,6 +28,7 @@ def make_app() -> typer.Typer:
     )
     app.callback()(_root)
     add_serving(app)
+    add_init(app)
     add_upkeep(app)
     app.add_typer(operator_app(connector(os.environ)), name="operator")
     return app

@@ -78,10 +78,12 @@ def commander() -> Commander:
 
 @dataclass
 class Shell:
-    """A folder to run commands in. `env` is added to the bare environment that a command gets."""
+    """A folder to run commands in. `env` is added to the bare environment that a command gets; `program` is what
+    `start` and `running` start."""
 
     folder: Path
     env: dict[str, str] = field(default_factory=dict)
+    program: tuple[str, ...] = METERGATE
 
     @property
     def data_dir(self) -> Path:
@@ -108,7 +110,7 @@ class Shell:
     def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> Result:
         """Run a command to its end, from the very start."""
         done = subprocess.run(
-            [*METERGATE, *arguments],
+            [*self.program, *arguments],
             capture_output=True,
             check=False,
             cwd=self.folder,
@@ -124,7 +126,7 @@ class Shell:
         """A command that goes on; killed at the end if it still runs."""
         with (self.folder / "stderr").open("w") as stderr:
             process = subprocess.Popen(
-                [*METERGATE, *arguments],
+                [*self.program, *arguments],
                 cwd=self.folder,
                 env=self.environment(env),
                 stdin=subprocess.DEVNULL,

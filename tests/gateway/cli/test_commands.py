@@ -51,7 +51,7 @@ def nobody_at() -> str:
 
 
 COMMANDS = [
-    *("up", "serve", "migrate", "doctor", "ledger", "ledger verify", "explain", "operator", "operator grant"),
+    *("up", "init", "serve", "migrate", "doctor", "ledger", "ledger verify", "explain", "operator", "operator grant"),
     *("reconcile", "ledger set-aside", "ledger set-aside list", "ledger set-aside replay"),
     "ledger set-aside discard",
     *("operator account", "operator account create", "operator account show", "operator account list"),

@@ -1,5 +1,6 @@
 """The settings as a whole: the shipped files, which folder is read, and what is warned of."""
 
+import shutil
 import time
 from dataclasses import FrozenInstanceError
 from datetime import UTC, datetime
@@ -10,7 +11,16 @@ import pytest
 from billing.money import parse_usd
 from billing.prices import round_up
 from billing.usage import Usage
-from gateway.settings import SHIPPED_FOLDER, ConfigError, Defaults, load_settings, unpriced_models, warnings
+from gateway.settings import (
+    FILES,
+    SHIPPED_FOLDER,
+    ConfigError,
+    Defaults,
+    in_force,
+    load_settings,
+    unpriced_models,
+    warnings,
+)
 from tests.gateway.config.support import load, write
 
 NOW_S = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
@@ -110,6 +120,30 @@ def test_a_folder_of_that_name_without_our_file_is_not_ours() -> None:
     Path("config").mkdir()
     (Path("config") / "other.yaml").write_text("a: 1")
     assert load_settings({}).folder == SHIPPED_FOLDER
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_folder_with_one_of_our_files_is_ours_and_lacks_the_others(name: str) -> None:
+    """Else an edited price table would be passed over without a word."""
+    Path("config").mkdir()
+    shutil.copy(SHIPPED_FOLDER / name, Path("config"))
+    with pytest.raises(ConfigError) as refused:
+        load_settings({})
+    lacking = [problem.where for problem in refused.value.problems if problem.message == "no such file"]
+    assert lacking == [f"config/{other}" for other in FILES if other != name]
+
+
+def test_which_files_are_in_force_is_said(tmp_path: Path) -> None:
+    assert "as shipped" in in_force(load_settings({}))
+    named = write(tmp_path / "named")
+    assert f"{tmp_path / 'named'} (METERGATE_CONFIG names" in in_force(load_settings(named))
+    write(Path("config"))
+    assert f"{Path('config').absolute()} (found where" in in_force(load_settings({}))
+
+
+def test_the_checkout_s_folder_is_the_shipped_one() -> None:
+    """There is no second copy that could differ."""
+    assert (Path(__file__).parents[3] / "config").resolve() == SHIPPED_FOLDER.resolve()
 
 
 def test_places_are_named_from_where_the_operator_stands() -> None:
