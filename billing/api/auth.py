@@ -11,12 +11,11 @@ from billing.api.errors import InsufficientScope, Unauthorized
 from billing.api.services import SERVICES, Handler
 from billing.attempts import Attempts
 from billing.keys import same_secret
+from billing.presented import DifferentKeys, presented_key
 from billing.principals import Principal
 
 ADMIN_HEADER: Final = "X-Admin-Key"
-KEY_HEADERS: Final = ("x-api-key", "x-goog-api-key")
 BILLING_READ: Final = "billing:read"
-_BEARER: Final = "bearer"
 
 
 def admin_only(handler: Handler) -> Handler:
@@ -49,8 +48,11 @@ async def caller(request: web.Request) -> Principal:
     """The principal of the request's API key. A suspended account is one too. Raises `Unauthorized`, and
     `TooManyAttempts`."""
     services = request.app[SERVICES]
-    secret = _presented(request)
-    if not secret:
+    try:
+        secret = presented_key(request.headers)
+    except DifferentKeys as error:
+        raise Unauthorized(str(error)) from error
+    if secret is None:
         raise Unauthorized("This call needs an API key. Send it as Authorization: Bearer.")
 
     async def check() -> Principal | None:
@@ -72,13 +74,3 @@ def require_scope(principal: Principal, scope: str) -> None:
     """Raises `InsufficientScope` when the key lacks the scope."""
     if scope not in principal.scopes:
         raise InsufficientScope(f"This API key lacks the scope {scope}.", required_scope=scope)
-
-
-def bearer_of(request: web.Request) -> str:
-    """The secret in `Authorization: Bearer`, else nothing."""
-    kind, _, secret = request.headers.get("Authorization", "").partition(" ")
-    return secret.strip() if kind.lower() == _BEARER else ""
-
-
-def _presented(request: web.Request) -> str:
-    return bearer_of(request) or next((request.headers[name] for name in KEY_HEADERS if request.headers.get(name)), "")
