@@ -21,7 +21,7 @@ def test_what_the_documented_commands_make() -> None:
         "mga_the-admin-key-of-the-gateway-of-acme-in-2024",
         "0" * 64,
         "0123456789abcdef" * 4,
-        "deadbeef" + secrets.token_hex(24) + "deadbeef",
+        "deadbeef" * 8,
         secrets.token_hex(31),
         secrets.token_hex(33),
         secrets.token_hex(32) + "\n",
