@@ -1,6 +1,6 @@
 """Money, prices, quotas, holds, the ledger, accounts and keys. Knows no HTTP proxy and never imports `gateway`.
 
-money  prices  usage  quotas  plans  principals  keys     pure: no clock, no I/O
+money  prices  usage  quotas  plans  principals  keys  presented     pure: no clock, no I/O
 holds/       admission and settlement: decision, Redis scripts, recovery
 ledger/      transfers, usage events, the batch that writes them, grants, verification, migrations
 accounts  api_keys  key_rows     who pays and who may spend, in Postgres

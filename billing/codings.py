@@ -28,12 +28,14 @@ class BadCoding(Exception):
 
 
 class Decoder:
-    """Decodes one body: `feed` for every part as it arrives, then `end`. `gzip` says which of the two codings it is."""
+    """Decodes one body: `feed` for every part as it arrives, then `end`. `gzip` says which of the two codings it is;
+    of its members at most `max_members` are decoded."""
 
-    __slots__ = ("_gzip", "_members", "_zlib")
+    __slots__ = ("_gzip", "_max_members", "_members", "_zlib")
 
-    def __init__(self, *, gzip: bool) -> None:
+    def __init__(self, *, gzip: bool, max_members: int = MAX_MEMBERS) -> None:
         self._gzip = gzip
+        self._max_members = max_members
         self._zlib = zlib.decompressobj(_GZIP_BITS) if gzip else None
         self._members = 1
 
@@ -64,7 +66,7 @@ class Decoder:
             self._zlib = zlib.decompressobj(-zlib.MAX_WBITS if bare else zlib.MAX_WBITS)
         elif self._zlib.eof:
             self._members += 1
-            if not self._gzip or self._members > MAX_MEMBERS:
+            if not self._gzip or self._members > self._max_members:
                 raise BadCoding("There is more behind the encoded body's end.")
             self._zlib = zlib.decompressobj(_GZIP_BITS)
         return self._zlib

@@ -6,6 +6,7 @@ key is known without a look-up. Only its SHA-256 is stored: the secret has 190 b
 
 import hashlib
 import hmac
+import re
 import string
 import zlib
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from typing import Final
 PREFIX: Final = "mg_"
 RANDOM_CHARACTERS: Final = 32
 CHECK_CHARACTERS: Final = 6
+RUN_CHARACTERS: Final = 12
+_AT_RANDOM: Final = re.compile("[0-9a-f]{64}|mga_[A-Za-z0-9_-]{43}")
 KEY_LENGTH: Final = len(PREFIX) + RANDOM_CHARACTERS + CHECK_CHARACTERS
 SHOWN_CHARACTERS: Final = 10
 ALPHABET: Final = string.digits + string.ascii_uppercase + string.ascii_lowercase
@@ -52,6 +55,15 @@ def well_formed(secret: str) -> bool:
         return False
     body = secret[:-CHECK_CHARACTERS]
     return secret[-CHECK_CHARACTERS:] == checksum(body)
+
+
+def made_at_random(secret: str) -> bool:
+    """Whether an operator's key is one that a program made, with 256 random bits, by its form: what `openssl rand
+    -hex 32` prints, or `mga_` and the 43 characters of `secrets.token_urlsafe(32)`, as `metergate up` makes it. Nothing
+    that people think of looks so. One in which twelve characters come twice is none: what was typed until it was long
+    enough."""
+    runs = [secret[at : at + RUN_CHARACTERS] for at in range(len(secret) - RUN_CHARACTERS + 1)]
+    return _AT_RANDOM.fullmatch(secret) is not None and len(set(runs)) == len(runs)
 
 
 def secret_digest(secret: str) -> bytes:

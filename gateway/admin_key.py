@@ -12,6 +12,7 @@ from gateway.config.secret import KEY_CHARACTERS, Secret, long_enough
 
 PREFIX: Final = "mga_"
 ENTROPY_BYTES: Final = 32
+"""Of this form and length, such a key is known to be none that could be guessed (`billing.keys.made_at_random`)."""
 FILE_MODE: Final = 0o600
 LIMIT_BYTES: Final = 4096
 

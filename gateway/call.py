@@ -14,16 +14,17 @@ from io import BytesIO
 from typing import Final, Literal
 
 from aiohttp import EMPTY_PAYLOAD, ClientConnectionResetError, HttpVersion11, StreamReader
-from aiohttp.hdrs import CONTENT_ENCODING
+from aiohttp.hdrs import CONTENT_ENCODING, EXPECT
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 from multidict import CIMultiDictProxy
 
+from billing.api.requests import CONTINUE
 from billing.codings import BadCoding, Decoder, decoder_of
 
 RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)
-CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+CONTINUES: Final = "100-continue"
 LAST_CHUNK: Final = b"0\r\n\r\n"
 WRITE_TIMEOUT_S: Final = 60.0
 """Where nobody says another `write_timeout_s`."""
@@ -133,7 +134,8 @@ class Call:
             raise BodyTooLarge
         try:
             decoder = decoder_of(self.headers.get(CONTENT_ENCODING))
-            if "Expect" in self.headers and self.version >= HttpVersion11 and not payload.is_eof():
+            expects = self.headers.get(EXPECT, "").lower() == CONTINUES
+            if expects and self.version >= HttpVersion11 and not payload.is_eof():
                 self._write(CONTINUE)
             async with asyncio.timeout(timeout_s):
                 return await self._rest(limit_bytes, decoder, watch)

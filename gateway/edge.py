@@ -18,12 +18,15 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
+from aiohttp.hdrs import EXPECT
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler
+from multidict import CIMultiDict, CIMultiDictProxy
 
+from billing.api.requests import AWAITS_CONTINUE
 from gateway import refusals
-from gateway.call import Call
+from gateway.call import CONTINUES, Call
 from gateway.guard import EdgeRules, GuardedProtocol, Written
 from gateway.ids import Ulids
 from gateway.pace import Pace
@@ -211,10 +214,12 @@ class EdgeServer(web.Server):
         self, behind: web.Server, serve: Serve, endpoints: frozenset[str], rules: EdgeRules | None = None
     ) -> None:
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
-            try:
-                return await behind.request_handler(request)
-            except web.HTTPExpectationFailed:  # aiohttp's own, before it asks the application
-                return refusals.bad_request("This Expect is not known here: leave it out.").response(self.new_id())
+            expects = request._headers.get(EXPECT)  # `headers` keeps what it has given once
+            if expects:
+                if expects.lower() != CONTINUES:
+                    return refusals.bad_request("This Expect is not known here: leave it out.").response(self.new_id())
+                _leave_out_expect(request)
+            return await behind.request_handler(request)
 
         super().__init__(
             handle,
@@ -245,6 +250,14 @@ class EdgeServer(web.Server):
             each.force_close()
         if not idle:
             self._loop.call_soon(transport.abort)  # once its loop has begun
+
+
+def _leave_out_expect(request: web.BaseRequest) -> None:
+    """Keep aiohttp from telling the client to send its body before anybody has looked at its key."""
+    headers = CIMultiDict(request._headers)
+    headers.popall(EXPECT)
+    request._headers = CIMultiDictProxy(headers)
+    request[AWAITS_CONTINUE] = request.version >= HttpVersion11
 
 
 class EdgeRunner(web.AppRunner):

@@ -24,6 +24,7 @@ from billing.holds.service import Holds
 from billing.keys import secret_digest, well_formed
 from billing.ledger.debits import encode_debit
 from billing.ledger.postgres import DatabaseError
+from billing.presented import DifferentKeys, presented_key
 from billing.principals import Principal
 from gateway import refusals
 from gateway.answers import REQUEST_ID
@@ -32,7 +33,6 @@ from gateway.call import Call
 from gateway.estimate import EstimateRules, NotPriced, worst_case
 from gateway.exchange import FEATURE, Exchange, shown_id, tags_of
 from gateway.forward import Forwarder
-from gateway.headers import client_key
 from gateway.ids import Ulids
 from gateway.intake import PROXY_SCOPE, Intake, IntakeRules
 from gateway.metrics import Metrics
@@ -63,6 +63,14 @@ def attempts_refused() -> Iterator[None]:
         yield
     except TooManyAttempts as error:
         raise Refuse(refusals.too_many_attempts(error)) from error
+
+
+def shown_key(headers: MultiMapping[str]) -> str | None:
+    """The API key that a request presents, None without one. Raises `Refuse` where there are two that differ."""
+    try:
+        return presented_key(headers)
+    except DifferentKeys as error:
+        raise Refuse(refusals.different_keys(error)) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +154,7 @@ class Proxy:
         request_id, started_s = self.new_id(), time.monotonic()
         kept: Kept | None = None
         try:
-            secret = client_key(call.headers)
+            secret = shown_key(call.headers)
             principal = self.cached(secret) or await self.admit(secret, call.peer, call.headers)
             body = self._intake.here(call)
             if body is not None and len(body) <= self._large_bytes:

@@ -15,6 +15,8 @@ from typing import Final
 
 import msgspec
 
+from billing.presented import KEY_HEADERS
+
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
 NAMES_KEPT: Final = 4_096
@@ -78,12 +80,10 @@ NEVER_SENT: Final = frozenset(
         "transfer-encoding",
         "upgrade",
         # Credentials.
-        "api-key",
         "authorization",
         "cookie",
         "x-admin-key",
-        "x-api-key",
-        "x-goog-api-key",
+        *KEY_HEADERS,
     }
 )
 """Names that no provider's `pass_headers` may have, in lower case; nor what begins with NEVER_SENT_PREFIXES."""
@@ -246,21 +246,6 @@ def _own_idempotency_key(account_id: str, value: bytes) -> bytes:
     """The key that a provider gets for a client's: all accounts share the operator's account there, so that two which
     choose the same key would get each other's answers."""
     return hashlib.sha256(b"%b\0%b" % (account_id.encode(), value.strip())).hexdigest().encode()
-
-
-def client_key(headers: Mapping[str, str]) -> str | None:
-    """The key that a client shows: `Authorization: Bearer`, else `x-api-key`, else `x-goog-api-key`; None without."""
-    authorization = headers.get("Authorization")
-    if authorization is not None:
-        if authorization.startswith("Bearer ") and (key := authorization[7:].strip()):  # as nearly everybody has it
-            return key
-        scheme, _, credentials = authorization.strip().partition(" ")
-        if scheme.lower() == "bearer" and (key := credentials.strip()):
-            return key
-    for name in ("x-api-key", "x-goog-api-key"):
-        if key := headers.get(name, "").strip():
-            return key
-    return None
 
 
 def _named(value: bytes) -> frozenset[bytes]:

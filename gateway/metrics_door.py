@@ -12,8 +12,9 @@ from typing import Final
 
 from aiohttp import web
 
-from billing.api.auth import ADMIN_HEADER, bearer_of, is_admin
+from billing.api.auth import ADMIN_HEADER, is_admin
 from billing.attempts import Attempts
+from billing.presented import bearer_of
 from gateway import refusals
 from gateway.handler import attempts_refused
 from gateway.metrics import Metrics
@@ -41,7 +42,7 @@ async def shown_to_admin(
     request: web.Request, metrics: Metrics, admin_api_key: str, attempts: Attempts
 ) -> web.Response:
     """The same on the public port, for the admin key in X-Admin-Key or as a bearer. Raises `Refuse`."""
-    given = request.headers.get(ADMIN_HEADER) or bearer_of(request)
+    given = request.headers.get(ADMIN_HEADER) or bearer_of(request.headers)
     with attempts_refused():
         if not await is_admin(request, given, admin_api_key, attempts):
             raise Refuse(refusals.metrics_need_admin())

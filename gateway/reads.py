@@ -23,8 +23,7 @@ from billing.quotas import Metric, Window, window_end_s, window_id
 from gateway import refusals
 from gateway.answers import REQUEST_ID
 from gateway.edge import route_of
-from gateway.handler import Proxy
-from gateway.headers import client_key
+from gateway.handler import Proxy, shown_key
 from gateway.jobs import Jobs
 from gateway.metrics import Metrics
 from gateway.metrics_door import shown_to_admin
@@ -109,7 +108,7 @@ class Reads:
         return _json(explanation_shape(found))
 
     async def _caller(self, request: web.Request) -> Principal:
-        return await self._proxy.admit(client_key(request.headers), request.remote or "", request.headers)
+        return await self._proxy.admit(shown_key(request.headers), request.remote or "", request.headers)
 
     async def _windows(self, principal: Principal) -> list[dict[str, object]]:
         engine, link = self._runtime.engine, self._runtime.link

@@ -16,6 +16,7 @@ from billing.attempts import TooManyAttempts
 from billing.holds.decision import Exhausted, InsufficientBalance, QuotaExceeded, Refused, TooManyRunning
 from billing.money import format_usd
 from billing.plans import Plan
+from billing.presented import DifferentKeys
 from billing.principals import Principal
 from billing.quotas import Metric, Window, window_end_s
 from gateway.answers import REQUEST_ID
@@ -98,6 +99,11 @@ def invalid_key() -> Refusal:
         "invalid_api_key",
         "This API key is missing, wrong, revoked or expired. Send a valid one as `Authorization: Bearer mg_...`.",
     )
+
+
+def different_keys(error: DifferentKeys) -> Refusal:
+    """A request shows two API keys that are not the same."""
+    return Refusal(401, "invalid_api_key", str(error))
 
 
 def invalid_admin_key() -> Refusal:

@@ -2,8 +2,10 @@
 
 import zlib
 from collections.abc import Callable
+from io import BytesIO
 from typing import Final
 
+from billing.codings import BadCoding, Decoder
 from gateway.providers.dialect import Tap
 from gateway.upstream import UpstreamTooLarge
 
@@ -11,6 +13,8 @@ ENCODINGS: Final = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, 
 READABLE: Final = frozenset({"identity", "", *ENCODINGS})
 SLICE_BYTES: Final = 1 << 20
 """Of a stream that are decoded at a time."""
+MAX_MEMBERS: Final = 4_096
+"""Of one whole answer in gzip; each costs a decoder of its own."""
 
 
 class StreamWatch:
@@ -49,12 +53,16 @@ class StreamWatch:
 
 
 def decoded(body: bytes, encoding: str | None, limit_bytes: int) -> bytes:
-    """A whole body, decoded. Raises `zlib.error`, and `UpstreamTooLarge` above the limit."""
-    wbits = ENCODINGS.get(encoding) if encoding else None
-    if wbits is None:
+    """A whole body, decoded: of gzip all members, as clients read them. Raises `zlib.error`, and `UpstreamTooLarge`
+    above the limit."""
+    if encoding not in ENCODINGS:
         return body
-    decoder = zlib.decompressobj(wbits)
-    plain = decoder.decompress(body, limit_bytes)
-    if decoder.unconsumed_tail:
-        raise UpstreamTooLarge(f"the answer is above {limit_bytes} bytes when it is decoded")
-    return plain
+    decoder, plain = Decoder(gzip=encoding != "deflate", max_members=MAX_MEMBERS), BytesIO()
+    try:
+        for piece in decoder.feed(body):
+            plain.write(piece)
+            if plain.tell() > limit_bytes:
+                raise UpstreamTooLarge(f"the answer is above {limit_bytes} bytes when it is decoded")
+    except BadCoding as error:
+        raise zlib.error(str(error)) from error
+    return plain.getvalue()

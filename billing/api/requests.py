@@ -27,6 +27,10 @@ _MAX_FILTER: Final = 255
 
 AWAITS_BODY: Final = web.RequestKey("awaits_body", bool)
 """Whether a request's body is being read: what takes too long then is the client."""
+AWAITS_CONTINUE: Final = web.RequestKey("awaits_continue", bool)
+"""Whether the client waits to be told that its body is wanted, and the server leaves that to `read_bounded`: who is
+refused before need not send it (RFC 9110, 10.1.1)."""
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 BODY_TOO_SLOW: Final = "The body did not arrive in time: send it faster."
 
 T = TypeVar("T")
@@ -73,6 +77,9 @@ async def _whole(request: web.Request, limit_bytes: int) -> bytes | None:
     content, body = request.content, bytearray()
     if content.at_eof():
         return b""
+    if request.get(AWAITS_CONTINUE) and not content.is_eof():
+        await request.writer.write(CONTINUE)
+        request.writer.output_size = 0  # the answer has not begun
     by_server = content.total_compressed_bytes is not None
     decoder = None if by_server else decoder_of(request.headers.get("Content-Encoding"))
     coded_bytes = 0

@@ -18,6 +18,7 @@ import pytest
 import uvloop
 from aiohttp import web
 
+from billing.api.requests import read_bounded
 from gateway.call import BadBody, BodyTooLarge, Call
 from gateway.edge import EdgeRunner, EdgeServer, Serve, route_of
 
@@ -222,7 +223,7 @@ async def _plain(request: web.Request) -> web.Response:
 
 
 async def _echo(request: web.Request) -> web.Response:
-    return web.Response(body=b"application " + await request.read())
+    return web.Response(body=b"application " + await read_bounded(request, LIMIT_BYTES))
 
 
 async def echo(call: Call) -> None:

@@ -176,20 +176,22 @@ async def test_queries_and_spellings_of_the_path() -> None:
         assert (await client.answer()).status == 405
 
 
+@pytest.mark.parametrize(("path", "said"), [(METERED, b"metered"), (ENCODED, b"metered"), ("/echo", b"application")])
 @on_both_loops
-async def test_the_client_is_told_to_go_on() -> None:
+async def test_the_client_is_told_to_go_on(path: str, said: bytes) -> None:
+    """Once, by whichever way the request comes, also as a connection's first."""
     async with edge(echo) as served:
         client = await served.connect()
         for lines in (("Expect: 100-continue",), ("Expect: 100-Continue", "X: y")):
-            head, body = post(b"awaited", *lines).split(b"\r\n\r\n")
+            head, body = post(b"awaited", *lines, path=path).split(b"\r\n\r\n")
             client.send(head, b"\r\n\r\n")
             assert await client.reader.readexactly(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
             client.send(body)
             seen = await client.answer()
-            assert (seen.body, seen.interim) == (b"metered awaited", ())
-        client.send(post(b"here already", "Expect: 100-continue"))
+            assert (seen.body, seen.interim) == (said + b" awaited", ())
+        client.send(post(b"here already", "Expect: 100-continue", path=path))
         seen = await client.answer()
-        assert (seen.body, seen.interim) == (b"metered here already", ())
+        assert (seen.body, seen.interim) == (said + b" here already", ())
 
 
 @on_both_loops

@@ -243,6 +243,17 @@ async def test_an_answer_compressed_all_the_same(make_gateway: MakeGateway, upst
         assert found["estimated"] is False
 
 
+async def test_an_answer_of_several_gzip_members_is_read_whole(make_gateway: MakeGateway, upstream: Upstream) -> None:
+    said = json.dumps(answer()).encode()
+    packed = b"".join(gzip.compress(part) for part in (said[:40], b"", said[40:]))
+    provider = Provider(saying(packed, Content_Encoding="gzip"))
+    gateway = await make_gateway(await upstream(provider.serve))
+    customer = await gateway.customer()
+    fetched = await ask(customer, chat(model="gpt-4o-mini"))
+    assert (fetched.status, json.loads(fetched.body)) == (200, json.loads(said))
+    assert (await the_event(customer, 10 * INPUT + 5 * OUTPUT))["estimated"] is False
+
+
 # Streams
 
 

@@ -6,11 +6,13 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from billing.addresses import parse_networks
 from billing.attempts import LOOK_EVERY_S
 from billing.keys import new_secret
 from billing.principals import Principal
-from gateway.settings import Settings
+from gateway.settings import Secret, Settings
 from tests.gateway.conftest import ADMIN_KEY, Gateway, MakeGateway, chat
 
 
@@ -93,6 +95,27 @@ async def test_the_admin_key_can_not_be_guessed(make_gateway: MakeGateway) -> No
         assert statuses == [401] * 3 + [429] * 2
         status, (_, code) = await shown(gateway, path, **{"X-Admin-Key": ADMIN_KEY})
         assert (status, code) == (429, "too_many_attempts")  # or a guess that hits would be told from one that does not
+
+
+@pytest.mark.parametrize("key", [secrets.token_hex(32), f"mga_{secrets.token_urlsafe(32)}"], ids=["hex", "up"])
+async def test_an_admin_key_that_was_made_at_random_passes_beside_who_guesses(
+    make_gateway: MakeGateway, key: str
+) -> None:
+    """Who guesses has no more attempts for that, and learns of no other key that it is right (above)."""
+
+    def with_key(settings: Settings) -> Settings:
+        return replace(settings, admin_api_key=Secret(key))
+
+    for path in ("/api/admin/accounts", "/v1/status", "/metrics"):
+        gateway = await make_gateway(failed_attempts=3, change=with_key)
+        await gateway.runtime.link.command("DEL", gateway.runtime.engine.keyspace.attempts)
+        wrong = [{"X-Admin-Key": f"{key[:-5]}{number:05}"} for number in range(6)]
+        statuses = [(await shown(gateway, path, **headers))[0] for headers in wrong]
+        assert statuses == [401] * 3 + [429] * 3
+        for headers in wrong:
+            async with gateway.session.get(gateway.url + path, headers={"X-Admin-Key": key}) as answer:
+                assert answer.status == 200
+            assert (await shown(gateway, path, **headers))[0] == 429
 
 
 async def test_gateways_count_together_and_each_client_of_a_proxy_alone(make_gateway: MakeGateway) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from gateway.headers import Fixed, client_key
+from gateway.headers import Fixed
 from gateway.headers import incoming as incoming_lines
 from gateway.headers import outgoing as outgoing_lines
 
@@ -233,26 +233,6 @@ def test_no_client_s_credential_goes_upstream_however_it_is_written(pairs: list[
         assert name not in sent
     for name in ("api-key", "x-admin-key", "x-auth-token", "referer", "cf-connecting-ip", "x-other"):
         assert name not in sent
-
-
-@pytest.mark.parametrize(
-    ("headers", "key"),
-    [
-        ({"Authorization": "Bearer mg_a"}, "mg_a"),
-        ({"authorization": "bEaReR   mg_a "}, "mg_a"),
-        ({"Authorization": "Bearer mg_a", "x-api-key": "mg_b", "x-goog-api-key": "mg_c"}, "mg_a"),
-        ({"x-api-key": "mg_b", "x-goog-api-key": "mg_c"}, "mg_b"),
-        ({"X-Goog-Api-Key": "mg_c"}, "mg_c"),
-        ({"Authorization": "Basic bWc6", "x-api-key": "mg_b"}, "mg_b"),
-        ({"Authorization": "Bearer ", "x-api-key": "mg_b"}, "mg_b"),
-        ({"Authorization": "Bearer"}, None),
-        ({"Authorization": "mg_a"}, None),
-        ({"Authorization": "", "x-api-key": " "}, None),
-        ({}, None),
-    ],
-)
-def test_the_client_s_key(headers: dict[str, str], key: str | None) -> None:
-    assert client_key(CIMultiDictProxy(CIMultiDict(headers))) == key
 
 
 @pytest.mark.parametrize("value", [b"a\rb", b"a\nb", b"a\x00b", b"a\r\nX-Injected: 1\x00"])

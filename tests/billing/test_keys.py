@@ -1,0 +1,33 @@
+"""Which operators' keys are known to be none that could be guessed."""
+
+import secrets
+
+import pytest
+
+from billing.keys import made_at_random
+
+
+def test_what_the_documented_commands_make() -> None:
+    for _ in range(200):
+        assert made_at_random(secrets.token_hex(32))
+        assert made_at_random(f"mga_{secrets.token_urlsafe(32)}")
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "",
+        "correct-horse-battery-staple-of-the-gateway-of-acme-2024",
+        "mga_the-admin-key-of-the-gateway-of-acme-in-2024",
+        "0" * 64,
+        "0123456789abcdef" * 4,
+        "deadbeef" * 8,
+        secrets.token_hex(31),
+        secrets.token_hex(33),
+        secrets.token_hex(32) + "\n",
+        f"mga_{secrets.token_urlsafe(31)}",
+        f"mga_{'x' * 43}",
+    ],
+)
+def test_what_a_person_may_have_thought_of_or_shortened(secret: str) -> None:
+    assert not made_at_random(secret)
