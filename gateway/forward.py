@@ -25,14 +25,14 @@ from gateway.config.models import ProviderConfig
 from gateway.exchange import Exchange, shown_id
 from gateway.headers import Answered, Fixed, incoming, outgoing
 from gateway.metrics import Metrics
-from gateway.outcomes import Outcomes, balance_nano
+from gateway.outcomes import Outcomes, balance_nano, uncharged
 from gateway.outgoing import outgoing_body
 from gateway.providers.dialect import Dialect, GarbageAnswer
 from gateway.providers.output import Output
 from gateway.relay import Relay
 from gateway.remainder import EVENT_STREAM, Remainder, read_whole
 from gateway.running import Running
-from gateway.settling import Settler
+from gateway.settling import OPERATORS_FAULT, Settler
 from gateway.upstream import Transport, UpstreamAnswer, UpstreamError, UpstreamRequest, UpstreamTooLarge
 
 logger = logging.getLogger(__name__)
@@ -130,6 +130,8 @@ class Forwarder:
             return await self._whole(call, exchange, hold, answer, head)
         hold.unresolved = None
         try:
+            if answer.status in OPERATORS_FAULT:
+                return await self._refused_us(call, exchange, hold)
             if answer.status >= 400:
                 return await self._pass_error(call, exchange, hold, answer, head)
             return await self._outcomes.failed(call, exchange, hold, UpstreamError(f"status {answer.status}"))
@@ -184,9 +186,15 @@ class Forwarder:
             body = await answer.read(self._rules.max_answer_bytes)
         except UpstreamError as error:
             return await self._outcomes.failed(call, exchange, hold, error)
-        await self._settler.void(hold)
+        await self._settler.refused(exchange, hold)
         self._outcomes.count(exchange, answer.status)
-        return call.answer(answer.status, head.lines + f"{REQUEST_ID}: {exchange.request_id}\r\n".encode(), body)
+        lines = f"{REQUEST_ID}: {exchange.request_id}\r\n".encode() + balance_line(exchange.balance_before_nano(hold))
+        return call.answer(answer.status, head.lines + lines, body)
+
+    async def _refused_us(self, call: Call, exchange: Exchange, hold: Hold) -> None:
+        """The provider refuses the operator's key: not the client's fault, and nothing for it to read."""
+        await self._settler.refused(exchange, hold)
+        return self._outcomes.refuse(call, exchange, uncharged(refusals.upstream_refuses_us(), exchange, hold))
 
     async def _whole(self, call: Call, exchange: Exchange, hold: Hold, answer: UpstreamAnswer, head: Answered) -> None:
         """A JSON answer: read, priced and settled, then sent."""
