@@ -237,6 +237,33 @@ async def test_an_error_event_that_ends_a_stream_is_passed_on_and_the_stream_end
     assert (await ask(customer, STREAM)).cut
 
 
+async def test_usage_that_the_client_did_not_ask_for_does_not_reach_it(
+    make_gateway: MakeGateway, upstream: Upstream
+) -> None:
+    """Providers that are asked for usage put `"usage": null` into all chunks before it."""
+    asked = delta("Good", usage=None), delta(" day", usage=None), delta(finish="stop", usage=None)
+    provider = Provider(streaming(*asked, usage_chunk(), DONE))
+    gateway = await make_gateway(await upstream(provider.serve))
+    customer = await gateway.customer()
+    plain = delta("Good") + delta(" day") + delta(finish="stop") + DONE
+    for pieces in (asked, (b"".join(asked),), (asked[0][:-9], asked[0][-9:] + asked[1], asked[2])):
+        provider.reply = streaming(*pieces, usage_chunk() + DONE)
+        assert (await ask(customer, STREAM)).body == plain
+    options = {**STREAM, "stream_options": {"include_usage": True}}
+    assert (await ask(customer, options)).body == b"".join(asked) + usage_chunk() + DONE
+    events = await customer.events()
+    assert {(each["input_tokens"], each["output_tokens"], each["estimated"]) for each in events} == {(10, 5, False)}
+
+
+async def test_counts_named_as_other_apis_do_are_read(make_gateway: MakeGateway, upstream: Upstream) -> None:
+    said = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
+    gateway = await make_gateway(await upstream(saying(answer(said=said))))
+    customer = await gateway.customer()
+    assert (await ask(customer)).status == 200
+    found = await the_event(customer, 10 * INPUT + 5 * OUTPUT)
+    assert (found["input_tokens"], found["output_tokens"], found["estimated"]) == (10, 5, False)
+
+
 async def test_an_error_under_status_200_is_free(make_gateway: MakeGateway, upstream: Upstream) -> None:
     said = {"error": {"message": "overloaded", "code": 529}}
     provider = Provider(saying(said))
