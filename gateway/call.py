@@ -68,6 +68,7 @@ class Call:
         "endpoint",
         "headers",
         "keep_alive",
+        "path",
         "payload",
         "raw_headers",
         "version",
@@ -84,6 +85,8 @@ class Call:
         self._chunked = False
         self._in_chunks = message.chunked
         self.endpoint = endpoint
+        self.path = message.path
+        """As the client asked for it, with its query string."""
         self.account = ""
         """Whose a body is that does not come with its head."""
         self.headers: CIMultiDictProxy[str] = message.headers

@@ -29,6 +29,7 @@ from gateway.outcomes import Outcomes, balance_nano, uncharged
 from gateway.outgoing import outgoing_body
 from gateway.providers.dialect import Dialect, GarbageAnswer
 from gateway.providers.output import Output
+from gateway.query import upstream_query
 from gateway.relay import Relay
 from gateway.remainder import EVENT_STREAM, Remainder, read_whole
 from gateway.running import Running
@@ -162,6 +163,8 @@ class Forwarder:
         route, endpoint = exchange.route, exchange.endpoint
         body = outgoing_body(self._dialect, exchange.parsed, route, exchange.body, granted, strict=exchange.strict)
         url, fixed = self._targets.get((route.provider.name, endpoint)) or self._target(route.provider, endpoint)
+        if "?" in call.path and route.provider.kind != "local":
+            url = _with_query(url, route.provider.base_query, call.path)
         return UpstreamRequest(
             url,
             outgoing(call.raw_headers, fixed, exchange.principal.account_id),
@@ -174,7 +177,8 @@ class Forwarder:
         key = provider.api_key.reveal() if provider.api_key is not None else None
         # A base URL is, as OpenAI's clients take it, all that stands before the endpoint.
         base = provider.base_url or f"local://{provider.name}/v1"
-        target = base + endpoint.removeprefix("/v1"), Fixed.of(key, provider.headers, provider.pass_headers)
+        query = f"?{provider.base_query}" if provider.base_query else ""
+        target = base + endpoint.removeprefix("/v1") + query, Fixed.of(key, provider.headers, provider.pass_headers)
         self._targets[provider.name, endpoint] = target
         return target
 
@@ -240,3 +244,9 @@ class Forwarder:
         except SettlementLost as error:
             return self._outcomes.unsettled(call, exchange, error)
         return self._outcomes.refuse(call, exchange, refusals.answer_too_large(self._rules.max_answer_bytes))
+
+
+def _with_query(url: str, base_query: str, path: str) -> str:
+    """The URL of a provider's endpoint with what passes of the query string of a client's path."""
+    query = upstream_query(base_query, path.partition("?")[2])
+    return url.partition("?")[0] + (f"?{query}" if query else "")
