@@ -21,6 +21,7 @@ from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 from multidict import CIMultiDictProxy
 
 from billing.codings import BadCoding, Decoder, decoder_of
+from gateway.cors import Cors
 
 RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -58,6 +59,7 @@ class Call:
 
     __slots__ = (
         "_chunked",
+        "_cors",
         "_head",
         "_in_chunks",
         "_protocol",
@@ -77,13 +79,20 @@ class Call:
     )
 
     def __init__(
-        self, protocol: RequestHandler, message: RawRequestMessage, payload: StreamReader, endpoint: str
+        self,
+        protocol: RequestHandler,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        endpoint: str,
+        cors: Cors | None = None,
     ) -> None:
+        """`cors` is what browsers are told; None where they are told nothing."""
         self._protocol = protocol
         self.payload = payload
         self._head: bytes | None = None
         self._chunked = False
         self._in_chunks = message.chunked
+        self._cors = cors
         self.endpoint = endpoint
         self.path = message.path
         """As the client asked for it, with its query string."""
@@ -274,6 +283,8 @@ class Call:
             framing += b"Connection: close\r\n"
         elif self.version < HttpVersion11:
             framing += b"Connection: keep-alive\r\n"
+        if self._cors is not None:
+            framing += self._cors.lines(self.headers.get("Origin"))
         status_line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
         return b"%b%b%bDate: %b\r\n\r\n" % (status_line, lines, framing, rfc822_formatted_time().encode())
 

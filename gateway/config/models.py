@@ -61,9 +61,9 @@ _MODEL_KEYS: Final = (
 class ProviderConfig:
     """A place that answers. `base_url` has no slash at its end and is empty for `local`; `base_query` is what stood in
     it behind `?`, and may hold a secret; `off_reason` says why it is off, for the operator. `headers` are sent with
-    every request and may hold secrets; `pass_headers` are names of clients' headers that it gets beside those that every
-    provider gets. `disconnect_drain_s` replaces that of `defaults`, in seconds; `max_output_field` is the field in which
-    it takes the maximum of a chat's output."""
+    every request and may hold secrets; `pass_headers` are names of clients' headers that it gets beside those that
+    every provider gets. `disconnect_drain_s` replaces that of `defaults`, in seconds; `max_output_field` is the field
+    in which it takes the maximum of a chat's output."""
 
     name: str
     kind: ProviderKind

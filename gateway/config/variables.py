@@ -58,7 +58,9 @@ SETTINGS_GROUPS: Final = (
                 "",
                 "listener of its own for `/metrics`, without a key; `metergate up`: 127.0.0.1:9090, or `off`",
             ),
-            Variable("CORS_ORIGINS", "*", "origins that browsers may call from, separated by commas, or `*`"),
+            Variable(
+                "CORS_ORIGINS", "", "origins that browsers may call from, separated by commas, or `*`; unset: none"
+            ),
             Variable("FRONTEND_URL", "", "page where customers ask you for credit or a better plan; refusals name it"),
             Variable("IMAGE", "", "full image reference that the container was started from, for `/api/ping`"),
         ),

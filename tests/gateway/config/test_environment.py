@@ -38,7 +38,7 @@ def test_the_defaults() -> None:
     assert environment.jwt_expiry_hours == 24
     assert environment.refresh_token_expiry_days == 30
     assert environment.payment_grace_days == 10
-    assert environment.cors_origins == ("*",)
+    assert environment.cors_origins == ()
     assert environment.frontend_url is None
     assert environment.exporter_sources == ()
     assert environment.collect_interval_s == 60
