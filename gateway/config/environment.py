@@ -12,7 +12,7 @@ from billing.addresses import Network, parse_networks
 from billing.ledger.postgres import split_url
 from billing.money import MAX_NANO
 from gateway.config.exporters import ExporterSource, read_exporter_sources
-from gateway.config.problems import Problems
+from gateway.config.problems import NO_EFFECT, Problems
 from gateway.config.reader import (
     PLACE,
     Reader,
@@ -23,6 +23,7 @@ from gateway.config.reader import (
     parse_per_byte,
 )
 from gateway.config.secret import Secret
+from gateway.config.variables import NOT_SERVED, SETTINGS_VARIABLES
 
 Mode = Literal["serve", "up", "command"]
 PaymentProvider = Literal["local", "stripe"]
@@ -160,6 +161,9 @@ def read_environment(environ: Mapping[str, str], mode: Mode, problems: Problems)
         ("LAGO_API_URL", "LAGO_API_KEY"),
     ):
         read.needs(name, other)
+    idle = [name for name in NOT_SERVED if read.text(name) != SETTINGS_VARIABLES[name].default]
+    if idle:
+        problems.note(PLACE, ", ".join(idle), NO_EFFECT)
     return environment
 
 

@@ -241,6 +241,8 @@ def _read_model(name: str, value: Value, providers: Collection[str], known: Coll
             section.values["fallbacks"].problem(f"{fallback} is no entry of models{nearest(fallback, known)}")
         elif fallback == name:
             section.values["fallbacks"].problem("an entry is no fallback of its own")
+    if fallbacks:
+        section.values["fallbacks"].no_effect()
     model = section.read("model", lambda said: said.text("the model's name at the provider"), name)
     markup = section.read("markup_percent", lambda said: said.decimal(parse_factor, "20"), 0)
     vocabulary = section.maybe("vocabulary", lambda said: said.choice(VOCABULARIES))
