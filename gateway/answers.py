@@ -7,6 +7,7 @@ from billing.money import format_usd
 from billing.quotas import Metric
 
 REQUEST_ID: Final = "x-request-id"
+UPSTREAM_REQUEST_ID: Final = "x-upstream-request-id"
 COST: Final = "x-metergate-cost-usd"
 BALANCE: Final = "x-metergate-balance-usd"
 MINUTE_MS: Final = 60_000

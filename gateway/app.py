@@ -18,7 +18,9 @@ from billing.api import setup
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.postgres import DatabaseError
 from billing.ledger.replay import count_set_aside
+from gateway.answers import REQUEST_ID
 from gateway.bodies import Bodies, BodyRules
+from gateway.cors import Cors, answering
 from gateway.edge import EdgeRunner
 from gateway.estimate import EstimateRules
 from gateway.files import connections_within
@@ -99,9 +101,10 @@ def body_rules(settings: Settings) -> BodyRules:
     )
 
 
-def edge_rules(defaults: Defaults) -> EdgeRules:
+def edge_rules(defaults: Defaults, cors: Cors | None) -> EdgeRules:
     """What the edge follows of the configuration."""
     return EdgeRules(
+        cors=cors,
         linger_s=defaults.linger_s,
         linger_bytes=defaults.linger_bytes,
         head_timeout_s=defaults.head_timeout_s,
@@ -168,8 +171,12 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     )
     health = Health(engine)
     reads = Reads(runtime, proxy, router, metrics, health)
-    app = web.Application(client_max_size=settings.max_body_bytes)
-    app.on_response_prepare.append(_without_server)
+    cors = Cors(settings.cors_origins) if settings.cors_origins else None
+    middlewares = [] if cors is None else [answering(cors)]
+    app = web.Application(client_max_size=settings.max_body_bytes, middlewares=middlewares)
+    app.on_response_prepare.append(_identified)
+    if cors is not None:
+        app.on_response_prepare.append(cors.on_prepare)
     setup(app, runtime.services)
     jobs = Jobs(
         *(engine, runtime.database, proxy, metrics, runtime.admin_api_key, runtime.attempts, new_id()),
@@ -202,7 +209,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         engine.loops.start("plans", follower.run)
         engine.loops.start("reconcile", lambda: jobs.reconcile_for_ever(defaults.reconcile_interval_s))
         health.ready = True
-        yield Served(app, proxy, dialect.endpoints, edge_rules(defaults)), health
+        yield Served(app, proxy, dialect.endpoints, edge_rules(defaults, cors)), health
     finally:
         health.ready = False
         await engine.loops.stop("housekeeping", "metrics", "plans", "reconcile")
@@ -216,9 +223,11 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         bodies.close()
 
 
-async def _without_server(_: web.Request, response: web.StreamResponse) -> None:
-    """What versions serve here is nobody's business."""
+async def _identified(_: web.Request, response: web.StreamResponse) -> None:
+    """Every answer has an id of its own; what versions serve here is nobody's business."""
     response.headers.pop("Server", None)
+    if REQUEST_ID not in response.headers:
+        response.headers[REQUEST_ID] = new_id()
 
 
 @dataclass(slots=True)

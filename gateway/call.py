@@ -22,6 +22,7 @@ from multidict import CIMultiDictProxy
 
 from billing.api.requests import CONTINUE
 from billing.codings import BadCoding, Decoder, decoder_of
+from gateway.cors import Cors
 
 RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)
 CONTINUES: Final = "100-continue"
@@ -59,6 +60,7 @@ class Call:
 
     __slots__ = (
         "_chunked",
+        "_cors",
         "_head",
         "_in_chunks",
         "_protocol",
@@ -69,6 +71,7 @@ class Call:
         "endpoint",
         "headers",
         "keep_alive",
+        "path",
         "payload",
         "raw_headers",
         "version",
@@ -77,14 +80,23 @@ class Call:
     )
 
     def __init__(
-        self, protocol: RequestHandler, message: RawRequestMessage, payload: StreamReader, endpoint: str
+        self,
+        protocol: RequestHandler,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        endpoint: str,
+        cors: Cors | None = None,
     ) -> None:
+        """`cors` is what browsers are told; None where they are told nothing."""
         self._protocol = protocol
         self.payload = payload
         self._head: bytes | None = None
         self._chunked = False
         self._in_chunks = message.chunked
+        self._cors = cors
         self.endpoint = endpoint
+        self.path = message.path
+        """As the client asked for it, with its query string."""
         self.account = ""
         """Whose a body is that does not come with its head."""
         self.headers: CIMultiDictProxy[str] = message.headers
@@ -273,6 +285,8 @@ class Call:
             framing += b"Connection: close\r\n"
         elif self.version < HttpVersion11:
             framing += b"Connection: keep-alive\r\n"
+        if self._cors is not None:
+            framing += self._cors.lines(self.headers.get("Origin"))
         status_line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
         return b"%b%b%bDate: %b\r\n\r\n" % (status_line, lines, framing, rfc822_formatted_time().encode())
 

@@ -107,7 +107,7 @@ class EdgeProtocol(GuardedProtocol):
         if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
             self._resume_reading_if_drained()
         self._request_in_progress = True
-        self._call = Call(self, cast(RawRequestMessage, message), payload, endpoint)
+        self._call = Call(self, cast(RawRequestMessage, message), payload, endpoint, self._rules.cors)
         if self._serving is None:
             self._serving = self._loop.create_task(self._serve_calls())
         elif self._turn is not None and not self._turn.done():
@@ -286,7 +286,7 @@ def route_of(serve: Serve) -> Callable[[web.Request], Awaitable[web.StreamRespon
 
     async def handle(request: web.Request) -> web.StreamResponse:
         protocol = cast(EdgeProtocol, request.protocol)
-        call = Call(protocol, request._message, request.content, request.path)
+        call = Call(protocol, request._message, request.content, request.path, protocol._rules.cors)
         protocol.begins(call, asyncio.current_task())
         try:
             await serve(call)

@@ -57,6 +57,11 @@ class Exchange(msgspec.Struct, gc=False):
     def __post_init__(self) -> None:
         self.markup_scaled = markup_of(self.route, self.principal.plan.markup_scaled)
 
+    def balance_before_nano(self, hold: Hold) -> int:
+        """What the account had when this request was admitted, all other holds taken off."""
+        before: int = hold.available_nano + hold.cost_nano - self.principal.credit_limit_nano
+        return before
+
     def charge(self, usage: Usage, service_tier: str | None, served: str | None = None) -> Charge:
         """What a usage costs on this route. `served` and `service_tier` are the answer's own; where it names no tier,
         that of the request holds."""

@@ -25,14 +25,15 @@ from gateway.config.models import ProviderConfig
 from gateway.exchange import Exchange, shown_id
 from gateway.headers import Answered, Fixed, incoming, outgoing
 from gateway.metrics import Metrics
-from gateway.outcomes import Outcomes, balance_nano
+from gateway.outcomes import Outcomes, balance_nano, uncharged
 from gateway.outgoing import outgoing_body
 from gateway.providers.dialect import Dialect, GarbageAnswer
 from gateway.providers.output import Output
+from gateway.query import upstream_query
 from gateway.relay import Relay
 from gateway.remainder import EVENT_STREAM, Remainder, read_whole
 from gateway.running import Running
-from gateway.settling import Settler
+from gateway.settling import OPERATORS_FAULT, Settler
 from gateway.upstream import Transport, UpstreamAnswer, UpstreamError, UpstreamRequest, UpstreamTooLarge
 
 logger = logging.getLogger(__name__)
@@ -130,6 +131,8 @@ class Forwarder:
             return await self._whole(call, exchange, hold, answer, head)
         hold.unresolved = None
         try:
+            if answer.status in OPERATORS_FAULT:
+                return await self._refused_us(call, exchange, hold)
             if answer.status >= 400:
                 return await self._pass_error(call, exchange, hold, answer, head)
             return await self._outcomes.failed(call, exchange, hold, UpstreamError(f"status {answer.status}"))
@@ -160,6 +163,8 @@ class Forwarder:
         route, endpoint = exchange.route, exchange.endpoint
         body = outgoing_body(self._dialect, exchange.parsed, route, exchange.body, granted, strict=exchange.strict)
         url, fixed = self._targets.get((route.provider.name, endpoint)) or self._target(route.provider, endpoint)
+        if "?" in call.path and route.provider.kind != "local":
+            url = _with_query(url, route.provider.base_query, call.path)
         return UpstreamRequest(
             url,
             outgoing(call.raw_headers, fixed, exchange.principal.account_id),
@@ -172,7 +177,8 @@ class Forwarder:
         key = provider.api_key.reveal() if provider.api_key is not None else None
         # A base URL is, as OpenAI's clients take it, all that stands before the endpoint.
         base = provider.base_url or f"local://{provider.name}/v1"
-        target = base + endpoint.removeprefix("/v1"), Fixed.of(key, provider.headers, provider.pass_headers)
+        query = f"?{provider.base_query}" if provider.base_query else ""
+        target = base + endpoint.removeprefix("/v1") + query, Fixed.of(key, provider.headers, provider.pass_headers)
         self._targets[provider.name, endpoint] = target
         return target
 
@@ -184,9 +190,15 @@ class Forwarder:
             body = await answer.read(self._rules.max_answer_bytes)
         except UpstreamError as error:
             return await self._outcomes.failed(call, exchange, hold, error)
-        await self._settler.void(hold)
+        await self._settler.refused(exchange, hold)
         self._outcomes.count(exchange, answer.status)
-        return call.answer(answer.status, head.lines + f"{REQUEST_ID}: {exchange.request_id}\r\n".encode(), body)
+        lines = f"{REQUEST_ID}: {exchange.request_id}\r\n".encode() + balance_line(exchange.balance_before_nano(hold))
+        return call.answer(answer.status, head.lines + lines, body)
+
+    async def _refused_us(self, call: Call, exchange: Exchange, hold: Hold) -> None:
+        """The provider refuses the operator's key: not the client's fault, and nothing for it to read."""
+        await self._settler.refused(exchange, hold)
+        return self._outcomes.refuse(call, exchange, uncharged(refusals.upstream_refuses_us(), exchange, hold))
 
     async def _whole(self, call: Call, exchange: Exchange, hold: Hold, answer: UpstreamAnswer, head: Answered) -> None:
         """A JSON answer: read, priced and settled, then sent."""
@@ -232,3 +244,9 @@ class Forwarder:
         except SettlementLost as error:
             return self._outcomes.unsettled(call, exchange, error)
         return self._outcomes.refuse(call, exchange, refusals.answer_too_large(self._rules.max_answer_bytes))
+
+
+def _with_query(url: str, base_query: str, path: str) -> str:
+    """The URL of a provider's endpoint with what passes of the query string of a client's path."""
+    query = upstream_query(base_query, path.partition("?")[2])
+    return url.partition("?")[0] + (f"?{query}" if query else "")

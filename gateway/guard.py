@@ -20,6 +20,7 @@ from aiohttp.web_protocol import ERROR, RequestHandler
 
 from gateway import refusals
 from gateway.call import WRITE_TIMEOUT_S, Call
+from gateway.cors import Cors
 from gateway.pace import Pace
 from gateway.trailers import LOOKED_BACK_BYTES, ChunkedEnd
 
@@ -39,6 +40,8 @@ class EdgeRules:
     max_connections: int = 10_000
     body_bytes_per_s: int = 32 << 20
     write_timeout_s: float = WRITE_TIMEOUT_S
+    cors: Cors | None = None
+    """What browsers are told; None where they are told nothing."""
 
 
 BUFFER_BYTES: Final = 131_072
@@ -269,7 +272,7 @@ class GuardedProtocol(RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("a part of another answer is out")
         refusal = self._refuse(exc)
-        call = Call(self, request._message, EMPTY_PAYLOAD, "")
+        call = Call(self, request._message, EMPTY_PAYLOAD, "", self._rules.cors)
         call.keep_alive = False
         refusal.answer(call, self._new_id())
         return Written(call)

@@ -68,6 +68,7 @@ class Metrics:
         self._write_failed = False
         self._requests: _Cells[tuple[str, str, int | str, bool | str], int] = _Cells([0], (OTHER,) * 4)
         self._refusals: _Cells[str, int] = _Cells([0], OTHER)
+        self._upstream_refusals: _Cells[tuple[str, int | str], int] = _Cells([0], (OTHER, OTHER))
         self._tokens: _Cells[str, int] = _Cells([0] * len(TOKEN_CLASSES), OTHER, LABEL_SETS_LIMIT // len(TOKEN_CLASSES))
         self._money: _Cells[str, int] = _Cells([0, 0], OTHER)
         self._hold_exceeded = 0
@@ -94,6 +95,10 @@ class Metrics:
     def refusal(self, code: str) -> None:
         """One refusal of the gateway's own, by its code."""
         self._refusals[code][0] += 1
+
+    def upstream_refusal(self, provider: str, status: int) -> None:
+        """One refusal (4xx or 5xx) of a provider's."""
+        self._upstream_refusals[provider, status][0] += 1
 
     def usage(
         self,
@@ -216,6 +221,7 @@ class Metrics:
             counters={
                 "requests": {_labels(key): cell[0] for key, cell in self._requests.items()},
                 "refusals": {(code,): cell[0] for code, cell in self._refusals.items()},
+                "upstream_refusals": {_labels(key): cell[0] for key, cell in self._upstream_refusals.items()},
                 "tokens": {
                     (name, provider): count
                     for provider, cell in self._tokens.items()

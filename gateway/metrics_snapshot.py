@@ -40,6 +40,7 @@ class Histogram(NamedTuple):
 COUNTERS: Final = {
     "requests": Counter("Requests answered.", ("endpoint", "provider", "status", "stream")),
     "refusals": Counter("Requests refused by the gateway itself.", ("code",)),
+    "upstream_refusals": Counter("Requests refused by a provider, by its status.", ("provider", "status")),
     "tokens": Counter("Tokens metered; input includes cached_input, output includes reasoning.", ("class", "provider")),
     "cost_nano_usd": Counter("What providers charge, in nano-USD.", ("provider",)),
     "charged_nano_usd": Counter("What accounts were charged, in nano-USD.", ("provider",)),

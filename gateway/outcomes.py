@@ -1,10 +1,13 @@
 """What a client is told in the place of a provider's answer, and how answers are counted."""
 
 import logging
+from dataclasses import replace
 from typing import Final
 
 from billing.holds.hold import Hold, Settled, SettlementLost
+from billing.money import format_usd
 from gateway import refusals
+from gateway.answers import BALANCE, UPSTREAM_REQUEST_ID
 from gateway.call import Call
 from gateway.exchange import Exchange
 from gateway.metrics import Metrics
@@ -39,7 +42,7 @@ class Outcomes:
         """No usable answer, and no output has passed: give the hold back."""
         logger.info("request %s: %s: %s", hold.id, type(error).__name__, error)
         await self._settler.void(hold)
-        self.refuse(call, exchange, refusals.of_upstream(error))
+        self.refuse(call, exchange, uncharged(refusals.of_upstream(error), exchange, hold))
 
     def unsettled(self, call: Call, exchange: Exchange, error: SettlementLost) -> None:
         """Neither store could be told of the debit in time: the answer is withheld."""
@@ -57,9 +60,17 @@ class Outcomes:
             self.refuse(call, exchange, refusals.faulty())
 
 
-def balance_nano(exchange: Exchange, hold: Hold, settled: Settled | None) -> int:
+def uncharged(refusal: Refusal, exchange: Exchange, hold: Hold) -> Refusal:
+    """The same refusal with what the account has, now that its hold is given back, and the provider's request id."""
+    sent = {BALANCE: format_usd(exchange.balance_before_nano(hold))}
+    if exchange.upstream_request_id is not None:
+        sent[UPSTREAM_REQUEST_ID] = exchange.upstream_request_id
+    return replace(refusal, sent=sent)
+
+
+def balance_nano(exchange: Exchange, hold: Hold, settled: Settled) -> int:
     """What the account has, holds taken off: as the settlement says it, else as admission left it."""
-    if settled is not None and settled.available_nano is not None:
+    if settled.available_nano is not None:
         return settled.available_nano
     return hold.available_nano - exchange.principal.credit_limit_nano
 

@@ -34,7 +34,8 @@ from gateway.runtime import Runtime
 logger = logging.getLogger(__name__)
 
 READ_SCOPE: Final = "billing:read"
-MODEL_OWNER: Final = "metergate"
+API: Final = "v1"
+"""What every path of the proxy begins with."""
 
 
 class Health:
@@ -70,17 +71,18 @@ class Reads:
     async def models(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/models: what this key may use, with prices."""
         principal = await self._caller(request)
-        routes = [route for route in self._router.entries(time.time()) if principal.allows_model(route.entry)]
-        return _json({"object": "list", "data": [_model_shape(route) for route in routes]})
+        found = (_model_shape(principal, route) for route in self._router.entries(time.time()))
+        return _json({"object": "list", "data": [shape for shape in found if shape is not None]})
 
     async def model(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/models/{id}."""
         principal = await self._caller(request)
         name = request.match_info["id"]
         route = self._router.find(name, time.time())
-        if route is None or not principal.allows_model(route.entry):
+        shape = None if route is None else _model_shape(principal, route)
+        if shape is None:
             raise Refuse(refusals.model_not_found(name))
-        return _json(_model_shape(route))
+        return _json(shape)
 
     async def key(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/key: the key, and what is left of every window that applies to it."""
@@ -167,18 +169,19 @@ def _window_shape(limit: Limit, used_by_tag: Mapping[int, Counter], now_s: int) 
     }
 
 
-def _model_shape(route: Route) -> dict[str, Any]:
-    row = route.rates.row if route.rates is not None else None
+def _model_shape(principal: Principal, route: Route) -> dict[str, Any] | None:
+    """A model as it is listed; None where this key's requests for it would be refused."""
+    if route.rates is None or not principal.allows_model(route.entry):
+        return None
+    row = route.rates.row
     return {
         "id": route.entry,
         "object": "model",
-        "created": 0
-        if row is None
-        else int(datetime.combine(row.effective_from, datetime.min.time(), UTC).timestamp()),
+        "created": int(datetime.combine(row.effective_from, datetime.min.time(), UTC).timestamp()),
         "owned_by": route.provider.name,
         "max_output_tokens": route.max_output_tokens,
-        "context_window": None if row is None else row.context_window,
-        "pricing": None if row is None else _pricing(row),
+        "context_window": row.context_window,
+        "pricing": _pricing(row),
     }
 
 
@@ -192,6 +195,21 @@ def _pricing(row: PriceRow) -> dict[str, object]:
 
 def _json(said: object, status: int = 200) -> web.Response:
     return web.Response(body=msgspec.json.encode(said), status=status, content_type="application/json")
+
+
+async def _meant(request: web.Request, known: Iterable[web.AbstractResource]) -> str | None:
+    """The path that a request to nothing was meant for: with `/v1` before it once, and no slash too many."""
+    parts = [part for part in request.path.split("/") if part]
+    while parts and parts[0] == API:
+        parts.pop(0)
+    path = "/".join(("", API, *parts))
+    if path == request.path:
+        return None
+    meant = request.clone(rel_url=request.rel_url.with_path(path))
+    for resource in known:
+        if any(await resource.resolve(meant)):
+            return path
+    return None
 
 
 def add_routes(app: web.Application, proxy: Proxy, reads: Reads, jobs: Jobs, endpoints: Iterable[str]) -> None:
@@ -234,7 +252,8 @@ def add_routes(app: web.Application, proxy: Proxy, reads: Reads, jobs: Jobs, end
             _, methods = await resource.resolve(request)
             allowed |= methods
         if not allowed:
-            return proxy.count(refusals.not_found(request.path)).response(proxy.new_id())
+            refusal = refusals.not_found(request.path, await _meant(request, known))
+            return proxy.count(refusal).response(proxy.new_id())
         answer = proxy.count(refusals.method_not_allowed(request.method, request.path)).response(proxy.new_id())
         answer.headers["Allow"] = ", ".join(sorted(allowed))
         return answer

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
+from billing.api.auth import INCORRECT_KEY
 from billing.attempts import TooManyAttempts
 from billing.holds.decision import Exhausted, InsufficientBalance, QuotaExceeded, Refused, TooManyRunning
 from billing.money import format_usd
@@ -19,18 +20,18 @@ from billing.plans import Plan
 from billing.presented import DifferentKeys
 from billing.principals import Principal
 from billing.quotas import Metric, Window, window_end_s
-from gateway.answers import REQUEST_ID
+from gateway.answers import BALANCE, REQUEST_ID
 from gateway.call import Call
 from gateway.upstream import AccountBusy, UpstreamBusy, UpstreamTimeout
 
 RETRY_WITHIN_S: Final = 60
 UNAVAILABLE_RETRY_S: Final = 2
-NEXT_COMMAND: Final = "metergate billing setup"
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One refusal. `extra` stands inside `error`; `retry_after_s` is None where waiting does not help."""
+    """One refusal. `extra` stands inside `error`, `sent` are further headers; `retry_after_s` is None where waiting
+    does not help."""
 
     status: int
     code: str
@@ -38,6 +39,7 @@ class Refusal:
     type: str = "invalid_request_error"
     param: str | None = None
     extra: Mapping[str, object] = field(default_factory=dict)
+    sent: Mapping[str, str] = field(default_factory=dict)
     retry_after_s: int | None = None
     retries: bool = False
     """Whether a client may try again by itself soon."""
@@ -48,7 +50,7 @@ class Refusal:
 
     def headers(self, request_id: str) -> dict[str, str]:
         """All headers of the answer but those of its framing."""
-        headers = {"Content-Type": "application/json; charset=utf-8", REQUEST_ID: request_id}
+        headers = {"Content-Type": "application/json; charset=utf-8", REQUEST_ID: request_id, **self.sent}
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(self.retry_after_s)
         if not self.retries:
@@ -75,29 +77,33 @@ class Refuse(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """Where a refusal leads: pages of the front end, and the plans to upgrade to."""
+    """Where a refusal leads: the operator's own page (FRONTEND_URL), None where there is none, and the plans to upgrade
+    to."""
 
-    frontend_url: str
+    frontend_url: str | None
     plans: Mapping[str, Plan]
 
     @property
-    def setup_url(self) -> str:
-        return f"{self.frontend_url}/billing/setup"
+    def operator(self) -> str:
+        """Whom a customer asks."""
+        return "whoever runs this gateway" + (f" ({self.frontend_url})" if self.frontend_url else "")
 
     def upgrade(self, plan: Plan) -> dict[str, object] | None:
         """The next plan, or None where there is none."""
         better = self.plans.get(plan.upgrade_to or "")
         if better is None:
             return None
-        url = f"{self.frontend_url}/billing/upgrade?plan={better.id}"
-        return {"plan": better.id, "name": better.name, "price_usd": format_usd(better.price_nano), "url": url}
+        price_usd = format_usd(better.price_nano)
+        return {"plan": better.id, "name": better.name, "price_usd": price_usd, "url": self.frontend_url}
 
 
 def invalid_key() -> Refusal:
+    """Its text begins as OpenAI's does, by which some clients tell a wrong key."""
     return Refusal(
         401,
         "invalid_api_key",
-        "This API key is missing, wrong, revoked or expired. Send a valid one as `Authorization: Bearer mg_...`.",
+        f"{INCORRECT_KEY}: it is missing, wrong, revoked or expired. Send one of this gateway's keys as "
+        "`Authorization: Bearer mg_...`; whoever runs the gateway makes them (`metergate operator key create`).",
     )
 
 
@@ -107,7 +113,8 @@ def different_keys(error: DifferentKeys) -> Refusal:
 
 
 def invalid_admin_key() -> Refusal:
-    return Refusal(401, "invalid_api_key", "This call needs the admin key: send it as X-Admin-Key.")
+    message = f"{INCORRECT_KEY}: this call needs the admin key, as X-Admin-Key."
+    return Refusal(401, "invalid_api_key", message)
 
 
 def metrics_need_admin() -> Refusal:
@@ -115,8 +122,8 @@ def metrics_need_admin() -> Refusal:
     return Refusal(
         401,
         "invalid_api_key",
-        "Metrics need the admin key here, in X-Admin-Key or as Authorization: Bearer; METRICS_ADDR is for reading them "
-        "without.",
+        f"{INCORRECT_KEY}: metrics need the admin key here, in X-Admin-Key or as Authorization: Bearer; METRICS_ADDR "
+        "is for reading them without.",
     )
 
 
@@ -140,10 +147,12 @@ def too_large(limit_bytes: int) -> Refusal:
     return Refusal(413, "request_too_large", f"The body is larger than {limit_bytes} bytes: send a smaller one.")
 
 
-def not_found(path: str) -> Refusal:
-    return Refusal(
-        404, "not_found", f"There is nothing at {path[:200]}. The endpoints are listed in the documentation."
-    )
+def not_found(path: str, meant: str | None = None) -> Refusal:
+    """`meant` is a path that exists and differs in its slashes, or in how often `/v1` stands before it."""
+    hint = "GET /docs lists the endpoints."
+    if meant is not None:
+        hint = f"Did you mean {meant[:200]}? A client's base URL ends with /v1, once: check it."
+    return Refusal(404, "not_found", f"There is nothing at {path[:200]}. {hint}")
 
 
 def method_not_allowed(method: str, path: str) -> Refusal:
@@ -212,6 +221,15 @@ def upstream_error(message: str = "The provider gave no usable answer; nothing w
     return Refusal(502, "upstream_error", message, type="server_error", retries=True)
 
 
+def upstream_refuses_us() -> Refusal:
+    """502 where a provider refused the operator's own key. Nothing of its answer is told: keys may stand in it."""
+    message = (
+        "The provider does not accept this gateway's own key; nothing was charged. Tell whoever runs the gateway, with "
+        "the x-request-id."
+    )
+    return Refusal(502, "upstream_error", message, type="server_error")
+
+
 def upstream_timeout() -> Refusal:
     message = "The provider was silent for too long; nothing was charged."
     return Refusal(504, "upstream_timeout", message, type="server_error", retries=True)
@@ -243,17 +261,24 @@ def billing_required(
 ) -> Refusal:
     """402: the balance does not cover the request, or the account's status does not let it spend."""
     if principal.status == "active":
-        message = "The balance does not cover this request: add credit, or ask for less output."
+        message = (
+            f"The balance does not cover this request: ask for less output, or ask {links.operator} for credit "
+            f"(`metergate operator grant {principal.account_id} AMOUNT_USD`)."
+        )
     else:
-        message = f"The account is {principal.status.replace('_', ' ')}: settle its billing to go on."
+        message = (
+            f"The account is {principal.status.replace('_', ' ')}: ask {links.operator} to make it active again "
+            f"(PATCH /api/admin/accounts/{principal.account_id})."
+        )
     billing = {
         "status": principal.status,
         "balance_usd": None if available_nano is None else format_usd(available_nano - principal.credit_limit_nano),
         "required_usd": None if required_nano is None else format_usd(required_nano),
-        "setup_url": links.setup_url,
-        "next": NEXT_COMMAND,
+        "setup_url": links.frontend_url,
+        "next": None,  # no command of a customer's can add credit without payments
     }
-    return Refusal(402, "billing_required", message, type="billing_error", extra={"billing": billing})
+    sent = {} if billing["balance_usd"] is None else {BALANCE: billing["balance_usd"]}
+    return Refusal(402, "billing_required", message, type="billing_error", extra={"billing": billing}, sent=sent)
 
 
 def quota_exceeded(refused: QuotaExceeded, principal: Principal, links: Links) -> Refusal:

@@ -12,10 +12,10 @@ from billing.money import format_usd
 from gateway import refusals
 from gateway.answers import balance_line, paid_lines
 from gateway.call import Call, ClientGone
-from gateway.exchange import Exchange
+from gateway.exchange import Exchange, Reason
 from gateway.headers import Answered
 from gateway.metrics import Metrics
-from gateway.outcomes import CLIENT_GONE, Outcomes, balance_nano, upstream_error_of
+from gateway.outcomes import CLIENT_GONE, Outcomes, uncharged, upstream_error_of
 from gateway.providers.dialect import Dialect
 from gateway.remainder import Remainder
 from gateway.settling import Settler
@@ -71,7 +71,7 @@ class Relay:
         if not call.begun:
             return await self._outcomes.failed(call, exchange, hold, upstream_error_of(failure, "an empty stream"))
         tap.end()
-        if failure is None and tap.done:
+        if failure is None and (tap.done or tap.error_seen):
             return await self._end(call, exchange, hold, watch)
         # Where it ended without saying so, the client must not take this for a whole answer either.
         return await self._cut(call, exchange, hold, watch, upstream_error_of(failure, "no end of stream"))
@@ -105,12 +105,15 @@ class Relay:
         exchange.first_byte_s = self._clock()
         waited_s = exchange.first_byte_s - exchange.started_s
         self._metrics.time_to_first_byte(exchange.route.provider.name, waited_s)
-        call.begin(200, head.lines + paid_lines(hold, None) + balance_line(balance_nano(exchange, hold, None)))
+        call.begin(200, head.lines + paid_lines(hold, None) + balance_line(exchange.balance_before_nano(hold)))
 
     async def _end(self, call: Call, exchange: Exchange, hold: Hold, watch: StreamWatch) -> None:
-        """The provider has ended its stream: settle, then let the client see the end."""
+        """The provider has ended its stream, with an answer's end or with an error that the client is told: settle,
+        then let the client see the end."""
+        tap = watch.tap
         try:
-            _, charged_nano = await self._settler.stream(exchange, hold, watch.tap, "no_usage")
+            reason: Reason = "no_usage" if tap.done else "upstream_cut"
+            _, charged_nano = await self._settler.stream(exchange, hold, tap, reason, failed=not tap.done)
         except SettlementLost as error:
             return self._outcomes.unsettled(call, exchange, error)
         self._outcomes.count(exchange, 200)
@@ -128,6 +131,6 @@ class Relay:
         except SettlementLost as error:
             logger.error("request %s: %s", hold.id, error)
         if free and call.unsent:  # a refusal costs nothing: what was charged is cut instead
-            return self._outcomes.refuse(call, exchange, refusals.upstream_error())
+            return self._outcomes.refuse(call, exchange, uncharged(refusals.upstream_error(), exchange, hold))
         self._outcomes.count(exchange, 502)
         return call.abort()

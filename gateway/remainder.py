@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 EVENT_STREAM: Final = b"text/event-stream"
 OK: Final = 200
+FIRST_ERROR: Final = 400
 COUNTED_AT_ONCE: Final = 2
 """Streams that are cut by a stop come all in the same moment, and each takes long to count: those that were counted are
 settled before the next ones begin, so that not all of them are still open when the time for stopping is over."""
@@ -132,6 +133,8 @@ class Remainder:
         exchange.upstream_request_id = shown_id(head.request_id)
         if answer.status != OK:
             answer.release()
+            if answer.status >= FIRST_ERROR:
+                return await self._settler.refused(exchange, hold)
             return await self._failed(hold, UpstreamError(f"status {answer.status}"))
         if head.content_type.startswith(EVENT_STREAM):
             watch = StreamWatch(self._dialect.tap(usage_added=False, include_cost=False), head.content_encoding)

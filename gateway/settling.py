@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from billing.holds.hold import Hold, Settled, SettlementLost
 from billing.holds.service import Holds
@@ -26,6 +26,9 @@ from gateway.providers.output import NO_OUTPUT, Output
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+OPERATORS_FAULT: Final = frozenset({401, 403})
+"""Statuses by which a provider refuses the operator's key, whoever asks."""
 
 
 def _nothing() -> Output:
@@ -171,7 +174,7 @@ class Settler:
 
     async def _free(self, exchange: Exchange, hold: Hold) -> tuple[Settled, int]:
         await self.void(hold)
-        return Settled(hold.available_nano + hold.cost_nano - exchange.principal.credit_limit_nano), 0
+        return Settled(exchange.balance_before_nano(hold)), 0
 
     async def estimated(
         self,
@@ -194,6 +197,16 @@ class Settler:
         if guess.charge.charged_nano > hold.cost_nano or guess.usage.total_tokens > hold.tokens:
             return await self.to_end(self._above(exchange, hold, guess, output))
         return await self.to_end(self._begin(exchange, hold, guess.usage, guess.charge, guess.reason))
+
+    async def refused(self, exchange: Exchange, hold: Hold) -> None:
+        """Give the hold back because the provider refused the request with `exchange.status`, and tell the operator."""
+        status, route = exchange.status, exchange.route
+        self._metrics.upstream_refusal(route.provider.name, status)
+        level, hint = logging.WARNING, ""
+        if status in OPERATORS_FAULT:
+            level, hint = logging.ERROR, ": check this provider's key"
+        logger.log(level, "request %s: %s answered %d to %s%s", hold.id, route.provider.name, status, route.model, hint)
+        await self.void(hold)
 
     async def void(self, hold: Hold) -> None:
         """Give the hold back."""

@@ -1,10 +1,11 @@
 """The tap on a stream of server-sent events: bytes pass, usage is seen, the end is held back until it is paid for.
 
 This file owns three rules. **Bytes pass untouched**: what `feed` and `finish` return is, joined, what came in, but for
-the usage chunk that the gateway itself asked for (removed whole) and the cost that the client asked for (added to one
-event, whose outer JSON loses its spaces). **The end is held**: from the event `data: [DONE]` on, bytes come out of
-`finish` alone, which the caller calls after the debit is durable. **Nothing grows without bound**: `MAX_EVENT_BYTES`
-of one event or of held bytes, `MAX_KEPT_BYTES` of what passed.
+the usage chunk that the gateway itself asked for (removed whole), the `"usage": null` that providers put into all other
+chunks then, and the cost that the client asked for (added to one event, whose outer JSON loses its spaces). **The end
+is held**: from the event `data: [DONE]` on, bytes come out of `finish` alone, which the caller calls after the debit is
+durable. **Nothing grows without bound**: `MAX_EVENT_BYTES` of one event or of held bytes, `MAX_KEPT_BYTES` of what
+passed.
 
 Events and line ends are as in https://html.spec.whatwg.org/multipage/server-sent-events.html, but for lines that end
 with a lone carriage return, which no provider sends: such a stream would pass unread.
@@ -37,10 +38,10 @@ _EVENT_END_BYTES: Final = 3
 class SseTap:
     """Watches one stream. Not for use by two tasks at once.
 
-    `strip_usage` removes the chunk that is there for its usage alone. `hold_usage` holds the last event with usage for
-    `finish`, which adds the cost; content after it releases it as it is. Public, to read at any time: `reported` (the
-    last usage seen: counts in a stream are cumulative, never added), `stale` (it does not say all), `done`,
-    `began_output` (the model wrote something), `error_seen` (an error event passed).
+    `strip_usage` removes the chunk that is there for its usage alone, and usage that is null. `hold_usage` holds the
+    last event with usage for `finish`, which adds the cost; content after it releases it as it is. Public, to read at
+    any time: `reported` (the last usage seen: counts in a stream are cumulative, never added), `stale` (it does not say
+    all), `done`, `began_output` (the model wrote something), `error_seen` (an error event passed).
     """
 
     __slots__ = (
@@ -187,13 +188,16 @@ class SseTap:
         if not self.began_output:
             self.began_output = any(self._pieces(block))
         reader, find = self._reader, block.find  # `in` asks for a buffer first, which takes as long as the search
+        marked = find(reader.usage_marker) >= 0
         if (
             self._held
             or find(_DONE) >= 0
             or find(_ERROR) >= 0
-            or (find(reader.usage_marker) >= 0 and reader.usage_pattern.search(block) is not None)
+            or (marked and reader.usage_pattern.search(block) is not None)
         ):
             return self._inspect(block, sent_bytes)
+        if marked and self._strip_usage:  # nothing of it is out yet
+            return reader.without_null_usage(block)
         return block[sent_bytes:] if sent_bytes else block
 
     def _feed_cut(self, chunk: bytes) -> bytes:
@@ -285,6 +289,8 @@ class SseTap:
         if self._held and (data or len(self._held) + len(unsent) > MAX_EVENT_BYTES):
             out.append(bytes(self._held))
             self._held.clear()
+        if self._strip_usage and self._reader.usage_marker in unsent:
+            unsent = self._reader.without_null_usage(unsent)
         if self._held or (self._hold_usage and has_usage):
             self._held += unsent
         else:

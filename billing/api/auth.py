@@ -17,6 +17,9 @@ from billing.principals import Principal
 
 ADMIN_HEADER: Final = "X-Admin-Key"
 BILLING_READ: Final = "billing:read"
+INCORRECT_KEY: Final = "Incorrect API key provided"
+"""What OpenAI's 401 begins with, by which some clients tell a wrong key."""
+_SEND_KEY: Final = "Send one of this gateway's keys as `Authorization: Bearer mg_...`."
 
 
 def admin_only(handler: Handler) -> Handler:
@@ -26,8 +29,7 @@ def admin_only(handler: Handler) -> Handler:
         services = request.app[SERVICES]
         given = request.headers.get(ADMIN_HEADER, "")
         if not await is_admin(request, given, services.admin_api_key or "", services.attempts):
-            said = "This admin key is wrong." if given else f"This call needs the admin key in {ADMIN_HEADER}."
-            raise Unauthorized(said)
+            raise Unauthorized(f"{INCORRECT_KEY}: this call needs the admin key, as {ADMIN_HEADER}.")
         return await handler(request)
 
     return guarded
@@ -60,7 +62,7 @@ async def caller(request: web.Request) -> Principal:
     except DifferentKeys as error:
         raise Unauthorized(str(error)) from error
     if secret is None:
-        raise Unauthorized("This call needs an API key. Send it as Authorization: Bearer.")
+        raise Unauthorized(f"{INCORRECT_KEY}: there is none. {_SEND_KEY}")
 
     async def check() -> Principal | None:
         found = await services.authenticate(secret)
@@ -73,7 +75,7 @@ async def caller(request: web.Request) -> Principal:
         peer, wrong = request.remote or "", known is False
         principal = await services.attempts.attempt(peer, request.headers, check, known_wrong=wrong)
     if principal is None:
-        raise Unauthorized("This API key is wrong, revoked or expired. Send it as Authorization: Bearer.")
+        raise Unauthorized(f"{INCORRECT_KEY}: it is wrong, revoked or expired. {_SEND_KEY}")
     return principal
 
 

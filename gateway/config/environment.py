@@ -12,7 +12,7 @@ from billing.addresses import Network, parse_networks
 from billing.ledger.postgres import split_url
 from billing.money import MAX_NANO
 from gateway.config.exporters import ExporterSource, read_exporter_sources
-from gateway.config.problems import Problems
+from gateway.config.problems import NO_EFFECT, Problems
 from gateway.config.reader import (
     PLACE,
     Reader,
@@ -23,6 +23,7 @@ from gateway.config.reader import (
     parse_per_byte,
 )
 from gateway.config.secret import Secret
+from gateway.config.variables import NOT_SERVED, SETTINGS_VARIABLES
 
 Mode = Literal["serve", "up", "command"]
 PaymentProvider = Literal["local", "stripe"]
@@ -50,7 +51,7 @@ class Environment:
     proxy_max_body_bytes: int
     request_timeout_s: int
     cors_origins: tuple[str, ...]
-    frontend_url: str
+    frontend_url: str | None
     image: str
     admin_api_key: Secret | None
     service_api_key: Secret | None
@@ -95,8 +96,6 @@ def read_environment(environ: Mapping[str, str], mode: Mode, problems: Problems)
     """Reads every variable of `SETTINGS_VARIABLES`; what is wrong goes to `problems` and stands as a default here."""
     read = Reader(environ, problems)
     host, port = _listen(read, mode)
-    shown_host = f"[{host}]" if ":" in host else host
-    own_host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(shown_host, shown_host)  # noqa: S104
     stripe_key = _stripe_key(read)
     config = read.maybe("METERGATE_CONFIG")
     data_dir = Path(read.text("METERGATE_DATA_DIR")).expanduser().absolute()
@@ -112,7 +111,7 @@ def read_environment(environ: Mapping[str, str], mode: Mode, problems: Problems)
         proxy_max_body_bytes=read.whole("PROXY_MAX_BODY_BYTES", 1024, MAX_BYTES),
         request_timeout_s=read.whole("REQUEST_TIMEOUT_SECONDS", 1, 3600),
         cors_origins=read.parsed("CORS_ORIGINS", parse_origins, "origins such as https://app.example.com, or *", ()),
-        frontend_url=read.url("FRONTEND_URL") or f"http://{own_host}:{port}",
+        frontend_url=read.url("FRONTEND_URL"),
         image=read.text("IMAGE"),
         admin_api_key=read.key("ADMIN_API_KEY"),
         service_api_key=read.key("SERVICE_API_KEY"),
@@ -162,6 +161,9 @@ def read_environment(environ: Mapping[str, str], mode: Mode, problems: Problems)
         ("LAGO_API_URL", "LAGO_API_KEY"),
     ):
         read.needs(name, other)
+    idle = [name for name in NOT_SERVED if read.text(name) != SETTINGS_VARIABLES[name].default]
+    if idle:
+        problems.note(PLACE, ", ".join(idle), NO_EFFECT)
     return environment
 
 

@@ -59,10 +59,11 @@ _MODEL_KEYS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class ProviderConfig:
-    """A place that answers. `base_url` has no slash at its end and is empty for `local`; `off_reason` says why it is
-    off, for the operator. `headers` are sent with every request and may hold secrets; `pass_headers` are names of
-    clients' headers that it gets beside those that every provider gets. `disconnect_drain_s` replaces that of
-    `defaults`, in seconds; `max_output_field` is the field in which it takes the maximum of a chat's output."""
+    """A place that answers. `base_url` has no slash at its end and is empty for `local`; `base_query` is what stood in
+    it behind `?`, and may hold a secret; `off_reason` says why it is off, for the operator. `headers` are sent with
+    every request and may hold secrets; `pass_headers` are names of clients' headers that it gets beside those that
+    every provider gets. `disconnect_drain_s` replaces that of `defaults`, in seconds; `max_output_field` is the field
+    in which it takes the maximum of a chat's output."""
 
     name: str
     kind: ProviderKind
@@ -75,6 +76,7 @@ class ProviderConfig:
     disconnect_drain_s: float | None = None
     max_output_field: MaxOutputField = "max_tokens"
     pass_headers: tuple[str, ...] = ()
+    base_query: str = field(default="", repr=False)
 
     @property
     def enabled(self) -> bool:
@@ -124,7 +126,8 @@ def _read_provider(name: str, value: Value) -> ProviderConfig | None:
         off_reason = "enabled is false"
     if kind is not None and kind not in SERVED_KINDS:
         off_reason = f"this version does not serve the kind {kind}"
-    base_url = section.read("base_url", _base_url, "")
+    base_url, _, base_query = section.read("base_url", _base_url, "").partition("?")
+    base_url = base_url.rstrip("/")
     headers = section.maybe("headers", _headers) or {}
     passed = section.maybe("pass_headers", _passed) or ()
     delay_ms = section.read("delay_ms", lambda said: said.whole(0, MAX_DELAY_MS), 0)
@@ -145,6 +148,7 @@ def _read_provider(name: str, value: Value) -> ProviderConfig | None:
         drain_s,
         cast("MaxOutputField", max_field or default_max_output_field(base_url)),
         passed,
+        base_query,
     )
 
 
@@ -182,10 +186,10 @@ def _base_url(value: Value) -> str | None:
     text = value.text("a URL that begins with https:// or http://")
     if text is None:
         return None
-    if not is_url(text) or any(mark in text for mark in "?#@"):
-        value.expected("a URL that begins with https:// or http://, without user, query or fragment", secret=True)
+    if not is_url(text) or any(mark in text for mark in "#@"):
+        value.expected("a URL that begins with https:// or http://, without user or fragment", secret=True)
         return None
-    return text.rstrip("/")
+    return text
 
 
 def _headers(value: Value) -> dict[str, str]:
@@ -237,6 +241,8 @@ def _read_model(name: str, value: Value, providers: Collection[str], known: Coll
             section.values["fallbacks"].problem(f"{fallback} is no entry of models{nearest(fallback, known)}")
         elif fallback == name:
             section.values["fallbacks"].problem("an entry is no fallback of its own")
+    if fallbacks:
+        section.values["fallbacks"].no_effect()
     model = section.read("model", lambda said: said.text("the model's name at the provider"), name)
     markup = section.read("markup_percent", lambda said: said.decimal(parse_factor, "20"), 0)
     vocabulary = section.maybe("vocabulary", lambda said: said.choice(VOCABULARIES))

@@ -8,7 +8,7 @@ from billing.money import MoneyError, parse_usd
 from billing.plans import Plan
 from billing.prices import parse_factor
 from billing.quotas import Quota, QuotaError, check_quotas, parse_quota
-from gateway.config.problems import nearest
+from gateway.config.problems import NO_EFFECT, nearest
 from gateway.config.source import Value
 
 EVERY_MODEL: Final = "*"
@@ -30,6 +30,8 @@ _PLAN_KEYS: Final = (
     "stripe_price",
     "upgrade_to",
 )
+NOT_SERVED: Final = {"included_credit_usd": "included_credit_nano", "users": "users", "stripe_price": "stripe_price"}
+"""Keys, and their fields of `Plan`, that this version does not act on."""
 
 
 def read_plans(at: Value, models: Collection[str]) -> dict[str, Plan]:
@@ -42,6 +44,9 @@ def read_plans(at: Value, models: Collection[str]) -> dict[str, Plan]:
         plan = _read_plan(plan_id, value, entries, models)
         if plan is not None:
             plans[plan_id] = plan
+    idle = [key for key, field in NOT_SERVED.items() if any(getattr(plan, field) for plan in plans.values())]
+    if idle:
+        at.file.problems.note(at.file.shown, ", ".join(idle), NO_EFFECT)
     return plans
 
 

@@ -3,6 +3,9 @@
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Final
+
+NO_EFFECT: Final = "not served by this version: it has no effect"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 import yaml
 
-from gateway.config.problems import Problems, nearest
+from gateway.config.problems import NO_EFFECT, Problems, nearest
 from gateway.config.references import Unset, expand, refers
 
 MAX_FILE_BYTES: Final = 8 * 1024 * 1024
@@ -51,6 +51,10 @@ class Value:
 
     def problem(self, message: str) -> None:
         self.file.problems.add(self.where, self.key, message)
+
+    def no_effect(self) -> None:
+        """Notes that nothing acts on this key, which stops nothing."""
+        self.file.problems.note(self.where, self.key, NO_EFFECT)
 
     def expected(self, what: str, hint: str = "", *, secret: bool = False) -> None:
         """Notes that something else was expected; the text is shown as written, unless it may be a secret."""

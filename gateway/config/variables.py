@@ -58,8 +58,10 @@ SETTINGS_GROUPS: Final = (
                 "",
                 "listener of its own for `/metrics`, without a key; `metergate up`: 127.0.0.1:9090, or `off`",
             ),
-            Variable("CORS_ORIGINS", "*", "origins that browsers may call from, separated by commas, or `*`"),
-            Variable("FRONTEND_URL", "", "where hosted pages stand, for links; unset: the gateway's own address"),
+            Variable(
+                "CORS_ORIGINS", "", "origins that browsers may call from, separated by commas, or `*`; unset: none"
+            ),
+            Variable("FRONTEND_URL", "", "page where customers ask you for credit or a better plan; refusals name it"),
             Variable("IMAGE", "", "full image reference that the container was started from, for `/api/ping`"),
         ),
     ),
@@ -183,3 +185,36 @@ COMPOSE_GROUP: Final = Group(
 GROUPS: Final = (*SETTINGS_GROUPS, FILE_GROUP, COMPOSE_GROUP)
 SETTINGS_VARIABLES: Final = {variable.name: variable for group in SETTINGS_GROUPS for variable in group.variables}
 VARIABLES: Final = tuple(variable for group in GROUPS for variable in group.variables)
+NOT_SERVED: Final = (
+    *(
+        "AUTH_BASE_URL",
+        "AUTH_AUDIENCE",
+        "AUTH_COOKIE_SECRET",
+        "JWT_SECRET",
+        "JWT_EXPIRY_HOURS",
+        "REFRESH_TOKEN_EXPIRY_DAYS",
+    ),
+    *("SERVICE_API_KEY", "METERGATE_API_TOKEN"),
+    *("PAYMENT_PROVIDER", "STRIPE_API_KEY", "STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET", "STRIPE_API_BASE"),
+    *("STRIPE_PRICE_STARTER", "STRIPE_PRICE_PROFESSIONAL", "STRIPE_PRICE_ENTERPRISE"),
+    *(
+        "SMTP_HOST",
+        "SMTP_PORT",
+        "SMTP_USER",
+        "SMTP_PASSWORD",
+        "SMTP_FROM",
+        "NOTIFICATION_WEBHOOK",
+        "LAGO_API_URL",
+        "LAGO_API_KEY",
+    ),
+    *(
+        "EXPORTER_SOURCES_JSON",
+        "EXPORTER_BASE_URL",
+        "INTERNAL_SERVICE_TOKEN",
+        "COLLECT_INTERVAL",
+        "DEFAULT_REGION",
+        "SOURCE_REVISION",
+    ),
+    *("PRICE_PER_BYTE", "INITIAL_INCLUDED_QUOTA_BYTES", "INITIAL_BALANCE"),
+)
+"""Settings that are checked and that this version does not act on: one that is set is a warning at start."""

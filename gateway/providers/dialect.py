@@ -157,6 +157,9 @@ class EventReader(Protocol):
     def pieces_of_part(self, data: bytes) -> list[tuple[int, Piece]]:
         """The output in the data of an event that broke off, as far as it can be told."""
 
+    def without_null_usage(self, block: bytes) -> bytes:
+        """Whole events without the usage that is null in them; all else byte for byte."""
+
     def with_cost(self, data: bytes, cost_usd: str) -> bytes:
         """The same data with `cost_usd` in its usage object; unchanged where it has none."""
 

@@ -8,6 +8,8 @@ same format do differently:
 - DeepSeek says `prompt_cache_hit_tokens`, Moonshot `cached_tokens`, LiteLLM Anthropic's `cache_read_input_tokens` and
   `cache_creation_input_tokens`, OpenRouter `prompt_tokens_details.cache_write_tokens`.
 - Groq puts the usage of a stream into `x_groq.usage`.
+- Some name the counts `input_tokens` and `output_tokens`, as the Responses API does (the cache is within the input) or
+  as Anthropic does (`cache_read_input_tokens` stand beside it; a total, where there is one, tells which).
 
 Counts that contradict each other cost no answer: a part below zero is none, parts above their whole are cut down to it
 with the dearer part kept (audio before cache writes before cached, audio before reasoning). Totals that can't be (below
@@ -53,11 +55,15 @@ class _Totals(msgspec.Struct):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     total_tokens: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
 
 
 class _Usage(_Totals):
     prompt_tokens_details: _InputDetails | None = None
     completion_tokens_details: _OutputDetails | None = None
+    input_tokens_details: _InputDetails | None = None
+    output_tokens_details: _OutputDetails | None = None
     cached_tokens: int | None = None
     prompt_cache_hit_tokens: int | None = None
     cache_read_input_tokens: int | None = None
@@ -125,6 +131,12 @@ _GROQ: Final[msgspec.json.Decoder[_Groq | None]] = msgspec.json.Decoder(_Groq | 
 _STRING: Final[msgspec.json.Decoder[str | None]] = msgspec.json.Decoder(str | None)
 _FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
 _EMPTY_LIST: Final = re.compile(rb"\[\s*\]")
+_NULL_USAGE: Final = re.compile(rb'"usage"\s*:\s*null')
+_NULL_USAGE_LAST: Final = b',"usage":null}\n\n'
+_NULL_USAGE_PADDED: Final = re.compile(rb'"usage":null,("obfuscation":"[^"\\]*"\}\n\n)')
+"""Where it is the last field of an event, or OpenAI's padding alone follows: the brace that ends the event shows that
+it stands at the top level, so that nothing has to be decoded."""
+_DATA_LINE: Final = re.compile(rb"(?<=^data:).*\{.*$", re.MULTILINE)
 
 
 def usage_from_json(endpoint: str, body: bytes) -> Reported | None:
@@ -175,7 +187,7 @@ def _counts(raw: Raw) -> _Usage | None:
         totals = _TOTALS.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    return _Usage(totals.prompt_tokens, totals.completion_tokens, totals.total_tokens) if totals else None
+    return _Usage(**msgspec.structs.asdict(totals)) if totals else None
 
 
 def _groq_usage(raw: Raw) -> Raw:
@@ -212,20 +224,26 @@ def _plain_usage(counts: _PlainUsage) -> Usage | None:
 
 
 def _to_usage(counts: _Usage) -> Usage | None:
-    output = counts.completion_tokens or 0
+    output = counts.completion_tokens or counts.output_tokens or 0
     total = counts.total_tokens or 0
-    # Embeddings and rerankers may say nothing but the total.
-    prompt = counts.prompt_tokens if counts.prompt_tokens is not None else total - output
+    said = counts.prompt_tokens or counts.input_tokens
+    if said is None:  # embeddings and rerankers may say nothing but the total
+        said = counts.prompt_tokens if counts.prompt_tokens is not None else total - output
+    prompt = said
     if prompt < 0 or output < 0 or not (prompt or output):
         return None
-    inputs = counts.prompt_tokens_details or _NO_INPUT_DETAILS
-    outputs = counts.completion_tokens_details or _NO_OUTPUT_DETAILS
+    inputs = counts.prompt_tokens_details or counts.input_tokens_details or _NO_INPUT_DETAILS
+    outputs = counts.completion_tokens_details or counts.output_tokens_details or _NO_OUTPUT_DETAILS
     cached = _first(
         inputs.cached_tokens, counts.prompt_cache_hit_tokens, counts.cached_tokens, counts.cache_read_input_tokens
     )
     written = _first(inputs.cache_write_tokens, inputs.cache_creation_tokens, counts.cache_creation_input_tokens)
     reasoning = _first(outputs.reasoning_tokens)
     input_left_out, output_left_out = _left_out(total - prompt - output, cached + written, reasoning)
+    if (
+        not counts.total_tokens and not counts.prompt_tokens
+    ):  # as Anthropic names them: the cache stands beside the rest
+        input_left_out = _first(counts.cache_read_input_tokens) + _first(counts.cache_creation_input_tokens)
     prompt += input_left_out
     output += output_left_out
     if prompt > MAX_COUNT or output > MAX_COUNT:
@@ -273,6 +291,22 @@ def _within(whole: int, *parts: int) -> list[int]:
     return kept
 
 
+def _without_null_usage(line: re.Match[bytes]) -> bytes:
+    data = line[0]
+    for found in _NULL_USAGE.finditer(data):
+        before, after = data[: found.start()], data[found.end() :]
+        if before.rstrip().endswith(b","):
+            cut = before.rstrip()[:-1] + after
+        else:
+            cut = before + after.lstrip().removeprefix(b",").lstrip()
+        try:  # what stands deeper is not the event's own usage
+            if "usage" in _FIELDS.decode(data) and "usage" not in _FIELDS.decode(cut):
+                return cut
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            continue
+    return data
+
+
 class OpenAIEvents:
     """Reads the data of the stream events of chat completions and completions; an `EventReader`."""
 
@@ -302,6 +336,13 @@ class OpenAIEvents:
     def pieces_of_part(self, data: bytes) -> list[tuple[int, Piece]]:
         """The output in the data of an event that broke off, as far as it can be told."""
         return pieces_of_part(data)
+
+    def without_null_usage(self, block: bytes) -> bytes:
+        """Whole events without the `"usage": null` at their top level that is there because the gateway asked."""
+        block = block.replace(_NULL_USAGE_LAST, b"}\n\n")
+        if self.usage_marker in block:
+            block = _NULL_USAGE_PADDED.sub(rb"\1", block)
+        return _DATA_LINE.sub(_without_null_usage, block) if self.usage_marker in block else block
 
     def with_cost(self, data: bytes, cost_usd: str) -> bytes:
         """The same JSON with `cost_usd` as the last field of its `usage`; all else as it was, but for outer spaces."""

@@ -136,7 +136,9 @@ async def test_only_bytes_that_left_keep_a_client_that_has_to_catch_up() -> None
         await waiting
 
     protocol: Any = SimpleNamespace(_loop=clock, transport=transport, _paused=True, _drain_helper=drained)
-    message: Any = SimpleNamespace(headers={}, raw_headers=(), version=(1, 1), should_close=False, chunked=False)
+    message: Any = SimpleNamespace(
+        path="/", headers={}, raw_headers=(), version=(1, 1), should_close=False, chunked=False
+    )
     payload: Any = None
     call = Call(protocol, message, payload, "/")
     call.write_timeout_s = 60.0

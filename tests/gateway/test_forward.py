@@ -25,6 +25,7 @@ from tests.gateway.exchanges import (
     DONE,
     INPUT,
     OUTPUT,
+    PROVIDER_KEY,
     SSE,
     WORDS,
     Fetched,
@@ -153,7 +154,7 @@ async def test_a_provider_s_own_refusals_pass_unchanged_and_free(make_gateway: M
     gateway = await make_gateway(await upstream(provider.serve))
     customer = await gateway.customer()
     said = b'{"error": {"message": "theirs",  "type": "x", "code": null}}'
-    for status in (400, 401, 403, 404, 409, 413, 422, 429, 500, 502, 503, 529):
+    for status in (400, 402, 404, 409, 413, 422, 429, 500, 502, 503, 529):
         for stream in (False, True):
             provider.reply = saying(said, status, Retry_After="7", x_request_id="req_1", x_should_retry="true")
             fetched = await ask(customer, chat(model="gpt-4o-mini", stream=stream))
@@ -162,12 +163,105 @@ async def test_a_provider_s_own_refusals_pass_unchanged_and_free(make_gateway: M
             assert fetched.headers["x-should-retry"] == "true"
             assert fetched.headers["x-upstream-request-id"] == "req_1"
             assert len(fetched.headers["x-request-id"]) == 26
+            assert fetched.headers["x-metergate-balance-usd"] == "5.00"
     provider.reply = saying(HTML, 500, Content_Type="text/html")
     fetched = await ask(customer)
     assert (fetched.status, fetched.body, fetched.headers["Content-Type"]) == (500, HTML, "text/html")
     provider.reply = saying(b"", 503)
     assert ((fetched := await ask(customer)).status, fetched.body) == (503, b"")
     await assert_free(customer)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_provider_that_refuses_the_operator_s_key_is_the_operator_s_affair(
+    make_gateway: MakeGateway, upstream: Upstream, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    said = {"error": {"message": f"Incorrect API key provided: {PROVIDER_KEY}", "code": "invalid_api_key"}}
+    gateway = await make_gateway(await upstream(saying(said, status, x_request_id="req_1", WWW_Authenticate="Bearer")))
+    customer = await gateway.customer()
+    for stream in (False, True):
+        caplog.clear()
+        fetched = await ask(customer, chat(model="gpt-4o-mini", stream=stream))
+        error = refusal(fetched, 502, "upstream_error")  # and nothing of the provider's text
+        assert "this gateway's own key" in error["message"]
+        assert fetched.headers["x-should-retry"] == "false"
+        assert fetched.headers["x-upstream-request-id"] == "req_1"
+        assert fetched.headers["x-metergate-balance-usd"] == "5.00"
+        assert "WWW-Authenticate" not in fetched.headers
+        (line,) = [record for record in caplog.records if f"answered {status}" in record.getMessage()]
+        assert line.levelname == "ERROR"
+        for part in (fetched.headers["x-request-id"], "openai", "gpt-4o-mini"):
+            assert part in line.getMessage()
+    assert PROVIDER_KEY not in caplog.text
+    series = f'metergate_upstream_refusals_total{{provider="openai",status="{status}"}} 2.0'
+    assert series in (await gateway.metrics()).decode()
+    await assert_free(customer)
+
+
+async def test_what_a_provider_refuses_is_logged_and_counted(
+    make_gateway: MakeGateway, upstream: Upstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = await make_gateway(await upstream(saying({"error": {"message": "a client's secret"}}, 429)))
+    customer = await gateway.customer()
+    fetched = await ask(customer)
+    assert fetched.status == 429
+    (line,) = [record for record in caplog.records if "answered 429" in record.getMessage()]
+    assert line.levelname == "WARNING"
+    for part in (fetched.headers["x-request-id"], "openai", "gpt-4o-mini"):
+        assert part in line.getMessage()
+    assert "secret" not in caplog.text
+    series = 'metergate_upstream_refusals_total{provider="openai",status="429"} 1.0'
+    assert series in (await gateway.metrics()).decode()
+
+
+async def test_an_error_event_that_ends_a_stream_is_passed_on_and_the_stream_ended(
+    make_gateway: MakeGateway, upstream: Upstream, tokenizer: Tokenizer
+) -> None:
+    error = event({"error": {"message": "overloaded", "code": 529}})
+    provider = Provider(streaming(error))
+    gateway = await make_gateway(await upstream(provider.serve))
+    customer = await gateway.customer()
+    fetched = await ask(customer, STREAM)
+    assert (fetched.status, fetched.body, fetched.cut) == (200, error, False)
+    provider.reply = streaming(error.rstrip())  # whose last event is not even ended
+    fetched = await ask(customer, STREAM)
+    assert (fetched.body, fetched.cut) == (error.rstrip(), False)
+    await assert_free(customer)  # nothing was written
+    provider.reply = streaming(*WORDS[:3], error)
+    fetched = await ask(customer, STREAM)
+    assert (fetched.body, fetched.cut) == (b"".join(WORDS[:3]) + error, False)
+    event_of = await the_event(customer)
+    assert (event_of["estimated"], event_of["note"] or "upstream_cut") == (True, "upstream_cut")
+    assert event_of["output_tokens"] == tokenizer.count("Good day, friend.", O200K)
+    provider.reply = streaming(*WORDS[:3], error, cut=True)
+    assert (await ask(customer, STREAM)).cut
+
+
+async def test_usage_that_the_client_did_not_ask_for_does_not_reach_it(
+    make_gateway: MakeGateway, upstream: Upstream
+) -> None:
+    """Providers that are asked for usage put `"usage": null` into all chunks before it."""
+    asked = delta("Good", usage=None), delta(" day", usage=None), delta(finish="stop", usage=None)
+    provider = Provider(streaming(*asked, usage_chunk(), DONE))
+    gateway = await make_gateway(await upstream(provider.serve))
+    customer = await gateway.customer()
+    plain = delta("Good") + delta(" day") + delta(finish="stop") + DONE
+    for pieces in (asked, (b"".join(asked),), (asked[0][:-9], asked[0][-9:] + asked[1], asked[2])):
+        provider.reply = streaming(*pieces, usage_chunk() + DONE)
+        assert (await ask(customer, STREAM)).body == plain
+    options = {**STREAM, "stream_options": {"include_usage": True}}
+    assert (await ask(customer, options)).body == b"".join(asked) + usage_chunk() + DONE
+    events = await customer.events()
+    assert {(each["input_tokens"], each["output_tokens"], each["estimated"]) for each in events} == {(10, 5, False)}
+
+
+async def test_counts_named_as_other_apis_do_are_read(make_gateway: MakeGateway, upstream: Upstream) -> None:
+    said = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
+    gateway = await make_gateway(await upstream(saying(answer(said=said))))
+    customer = await gateway.customer()
+    assert (await ask(customer)).status == 200
+    found = await the_event(customer, 10 * INPUT + 5 * OUTPUT)
+    assert (found["input_tokens"], found["output_tokens"], found["estimated"]) == (10, 5, False)
 
 
 async def test_an_error_under_status_200_is_free(make_gateway: MakeGateway, upstream: Upstream) -> None:

@@ -47,16 +47,25 @@ async def test_models_are_those_that_the_key_may_use(make_gateway: MakeGateway, 
     assert listed["object"] == "list"
     assert_plain(listed)
     by_id = {model["id"]: model for model in listed["data"]}
-    assert by_id.keys() == {"gpt-4o", "gpt-4o-mini", "unpriced"}  # no key for claude-haiku's provider
+    # Neither what no provider serves (claude-haiku's has no key) nor what has no price.
+    assert by_id.keys() == {"gpt-4o", "gpt-4o-mini"}
     mini = by_id["gpt-4o-mini"]
     assert mini["object"] == "model"
     assert mini["created"] == int(datetime(2024, 7, 18, tzinfo=UTC).timestamp())
     assert (mini["owned_by"], mini["max_output_tokens"], mini["context_window"]) == ("openai", 16384, 128000)
     assert mini["pricing"]["usd_per_million"] == {"input": "0.15", "cached_input": "0.075", "output": "0.60"}
-    assert by_id["unpriced"]["pricing"] is None
     for name in ("gpt-4o-mini", "openai/gpt-4o-mini"):
         assert (await fetch(customer.get(f"/v1/models/{name}"))).json == mini
-    for name in ("demo", "claude-haiku", "nothing", "openai/gpt-9", "a%00b", "x" * 500):
+    for name in (
+        "demo",
+        "claude-haiku",
+        "unpriced",
+        "openai/gpt-unpriced",
+        "nothing",
+        "openai/gpt-9",
+        "a%00b",
+        "x" * 500,
+    ):
         refusal(await fetch(customer.get(f"/v1/models/{name}")), 404, "model_not_found")
 
 

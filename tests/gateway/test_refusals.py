@@ -114,6 +114,8 @@ async def test_no_wrong_revoked_or_expired_key_is_let_in(make_gateway: MakeGatew
             fetched = await fetch(gateway.session.request(method, gateway.url + path, json=chat(), headers=headers))
             error = refusal(fetched, 401, "invalid_api_key")
             assert error["type"] == "invalid_request_error"
+            assert error["message"].startswith("Incorrect API key provided")  # as OpenAI's does
+            assert "`Authorization: Bearer mg_...`" in error["message"]
             assert fetched.headers["x-should-retry"] == "false"
             assert "Retry-After" not in fetched.headers
     for name in ("x-api-key", "x-goog-api-key"):
@@ -146,9 +148,12 @@ async def test_an_uncovered_hold_says_what_it_needs(gateway: Gateway) -> None:
         "status": "active",
         "balance_usd": "0.00001",
         "required_usd": f"{(counted(body) * INPUT + 1000 * OUTPUT) / 1e9:.9f}".rstrip("0"),
-        "setup_url": f"{gateway.runtime.settings.frontend_url}/billing/setup",
-        "next": "metergate billing setup",
+        "setup_url": None,
+        "next": None,
     }
+    assert "whoever runs this gateway for credit" in error["message"]
+    assert f"`metergate operator grant {customer.account_id} AMOUNT_USD`" in error["message"]
+    assert fetched.headers["x-metergate-balance-usd"] == "0.00001"
     assert fetched.headers["x-should-retry"] == "false"
     assert "Retry-After" not in fetched.headers
     assert await spent_nano(customer, "0.00001") == 0
@@ -163,9 +168,14 @@ async def test_an_account_that_may_not_spend(make_gateway: MakeGateway, status: 
             assert (await ask(customer, chat())).status == 200
         await gateway.admin("PATCH", f"/accounts/{customer.account_id}", {"status": status})
         fetched = await ask(customer, chat())
-        billing = refusal(fetched, 402, "billing_required")["billing"]
+        error = refusal(fetched, 402, "billing_required")
+        billing = error["billing"]
         assert billing["status"] == status
-        assert billing["next"] == "metergate billing setup"
+        assert (billing["setup_url"], billing["next"]) == (None, None)
+        assert (
+            f"ask whoever runs this gateway to make it active again (PATCH /api/admin/accounts/{customer.account_id}"
+            in (error["message"])
+        )
         assert fetched.headers["x-should-retry"] == "false"
         if used_before:
             assert parse_usd("4.99") < parse_usd(billing["balance_usd"]) <= parse_usd("5.00")
@@ -252,8 +262,20 @@ async def test_a_plan_that_is_exhausted_names_the_next(gateway: Gateway) -> None
         "plan": "starter",
         "name": "Starter",
         "price_usd": "99.00",
-        "url": f"{gateway.runtime.settings.frontend_url}/billing/upgrade?plan=starter",
+        "url": None,
     }
+
+
+async def test_refusals_lead_to_the_operator_s_own_page(make_gateway: MakeGateway) -> None:
+    page = "https://pay.example.com"
+    gateway = await make_gateway(change=lambda settings: replace(settings, frontend_url=page))
+    poor = await gateway.customer("0")
+    error = refusal(await ask(poor, chat()), 402, "billing_required")
+    assert (error["billing"]["setup_url"], error["billing"]["next"]) == (page, None)
+    assert f"whoever runs this gateway ({page})" in error["message"]
+    free = await gateway.customer(account={"plan": "free"})
+    error = refusal(await ask(free, chat("word " * 100_000, max_completion_tokens=128_000)), 429, "quota_exceeded")
+    assert error["upgrade"]["url"] == page
 
 
 @pytest.mark.parametrize("subject", ["key", "plan"])
@@ -303,6 +325,31 @@ async def test_paths_and_methods_that_do_not_exist(gateway: Gateway) -> None:
         fetched = await fetch(gateway.session.request(method, gateway.url + path))
         refusal(fetched, 405, "method_not_allowed")
         assert fetched.headers["Allow"] == allowed
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "meant"),
+    [
+        ("POST", "/chat/completions", "/v1/chat/completions"),
+        ("POST", "/v1/v1/chat/completions", "/v1/chat/completions"),
+        ("POST", "/v1//chat/completions/", "/v1/chat/completions"),
+        ("GET", "/models/gpt-4o", "/v1/models/gpt-4o"),
+        ("GET", "/v1/chat/completions/", "/v1/chat/completions"),
+    ],
+)
+async def test_a_base_url_that_is_wrong_by_its_v1_is_told(gateway: Gateway, method: str, path: str, meant: str) -> None:
+    fetched = await fetch(gateway.session.request(method, gateway.url + path, json=chat()))
+    message = refusal(fetched, 404, "not_found")["message"]
+    assert f"There is nothing at {path}. Did you mean {meant}?" in message
+    assert "base URL ends with /v1, once" in message
+
+
+@pytest.mark.parametrize(
+    "path", ["/chat", "/v1/v1", "/v1/audio/speech", "/%00/completions", "/", "/%ff", "/v1/v1/%0d%0a"]
+)
+async def test_a_path_that_is_nowhere_near_another_names_the_documentation(gateway: Gateway, path: str) -> None:
+    message = refusal(await fetch(gateway.session.get(gateway.url + path)), 404, "not_found")["message"]
+    assert message.endswith("GET /docs lists the endpoints.")
 
 
 async def test_a_full_backlog_is_a_moment_s_refusal(make_gateway: MakeGateway, upstream: Upstream) -> None:

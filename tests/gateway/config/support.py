@@ -11,7 +11,7 @@ providers:
   openai: {kind: openai, base_url: "https://api.openai.com/v1", api_key: "${OPENAI_API_KEY}"}
 models:
   demo: {provider: local}
-  fast: {provider: openai, model: gpt-4o-mini, fallbacks: [demo]}
+  fast: {provider: openai, model: gpt-4o-mini}
 """
 PRICES = """\
 - {provider: local, model: "*", effective_from: 2024-01-01, per_million: {input: "0.15", output: "0.60"}}

@@ -90,7 +90,7 @@ def test_where_a_provider_takes_the_most_output_tokens(tmp_path: Path, text: str
         ("{kind: gemini, base_url: http://h}", "providers.p.api_key: missing"),
         ("{kind: openai, base_url: h}", "providers.p.base_url: expected a URL"),
         ("{kind: openai, base_url: ftp://h}", "providers.p.base_url: expected a URL"),
-        ('{kind: openai, base_url: "http://h?a=b"}', "providers.p.base_url: expected a URL"),
+        ('{kind: openai, base_url: "http://h?a=b#c"}', "providers.p.base_url: expected a URL"),
         ('{kind: openai, base_url: "${URL}"}', "providers.p.base_url: the variable URL is not set"),
         ("{kind: local, delay_ms: -1}", "providers.p.delay_ms: expected a whole number from 0 to 600000, got -1"),
         ("{kind: local, delay_ms: 0.5}", "providers.p.delay_ms: expected a whole number"),
@@ -211,3 +211,14 @@ def test_the_shipped_files_say_what_their_providers_and_models_need() -> None:
     assert {("openai", "o3"), ("openai", "gpt-5"), ("openrouter", "*")} <= hidden
     assert not hidden & {("openai", "gpt-4o"), ("openai", "gpt-4o-mini"), ("local", "*")}
     assert rows["openai", "gpt-4o-mini-search-preview"].per_unit == {"search": 25_000_000}
+
+
+def test_a_base_url_may_carry_a_query(tmp_path: Path) -> None:
+    text = '{kind: openai, base_url: "https://ours.openai.azure.com/openai/?api-version=1&sig=hidden"}'
+    provider = with_provider(tmp_path, text).providers["p"]
+    assert (provider.base_url, provider.base_query) == (
+        "https://ours.openai.azure.com/openai",
+        "api-version=1&sig=hidden",
+    )
+    assert provider.max_output_field == "max_completion_tokens"
+    assert "hidden" not in repr(provider)

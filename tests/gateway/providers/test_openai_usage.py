@@ -262,6 +262,87 @@ def test_usage_that_is_plain_is_read_as_all_other(prompt: int, output: int, off:
 EVENTS = OpenAIEvents()
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}, Usage(input_tokens=10, output_tokens=5)),
+        ({"input_tokens": 10, "output_tokens": 5}, Usage(input_tokens=10, output_tokens=5)),
+        (
+            {"prompt_tokens": 0, "completion_tokens": 0, "input_tokens": 10, "output_tokens": 5},
+            Usage(input_tokens=10, output_tokens=5),
+        ),
+        (
+            {"prompt_tokens": 10, "completion_tokens": 5, "input_tokens": 99, "output_tokens": 99},
+            Usage(input_tokens=10, output_tokens=5),
+        ),
+        # As the Responses API: details within.
+        (
+            {
+                "input_tokens": 10,
+                "output_tokens": 5,
+                "total_tokens": 15,
+                "input_tokens_details": {"cached_tokens": 4},
+                "output_tokens_details": {"reasoning_tokens": 3},
+            },
+            Usage(input_tokens=10, cached_input_tokens=4, output_tokens=5, reasoning_tokens=3),
+        ),
+        # As Anthropic: the cache beside them.
+        (
+            {"input_tokens": 10, "output_tokens": 5, "cache_read_input_tokens": 100, "cache_creation_input_tokens": 20},
+            Usage(input_tokens=130, cached_input_tokens=100, cache_write_tokens=20, output_tokens=5),
+        ),
+        (
+            {"input_tokens": 130, "output_tokens": 5, "total_tokens": 135, "cache_read_input_tokens": 100},
+            Usage(input_tokens=130, cached_input_tokens=100, output_tokens=5),
+        ),
+        (
+            {"input_tokens": 30, "output_tokens": 5, "total_tokens": 135, "cache_read_input_tokens": 100},
+            Usage(input_tokens=130, cached_input_tokens=100, output_tokens=5),
+        ),
+        (
+            {"input_tokens": 10, "output_tokens": 5, "input_tokens_details": "?"},
+            Usage(input_tokens=10, output_tokens=5),
+        ),
+        ({"input_tokens": 0, "output_tokens": 0}, None),
+        ({"input_tokens": -1, "output_tokens": 5}, None),
+    ],
+)
+def test_counts_by_the_names_of_other_apis(said: dict[str, Any], expected: Usage | None) -> None:
+    body = json.dumps({"choices": [], "usage": said}).encode()
+    reported = usage_from_json("/v1/chat/completions", body)
+    assert (reported and reported.usage) == expected
+    assert (found := OpenAIEvents().facts(body).reported) == reported, found
+
+
+@pytest.mark.parametrize(
+    ("sent", "passed"),
+    [
+        (b'{"choices":[1],"usage":null}', b'{"choices":[1]}'),
+        (b'{"choices": [1], "usage": null}', b'{"choices": [1]}'),
+        (b'{"choices":[1],"usage":null,"obfuscation":"xY"}', b'{"choices":[1],"obfuscation":"xY"}'),
+        (b'{"choices":[1],"usage":null,"other":{"usage":null}}', b'{"choices":[1],"other":{"usage":null}}'),
+        (b'{"usage" : null, "choices":[1]}', b'{"choices":[1]}'),
+        (b'{"usage":null}', b"{}"),
+        (b'{"id":"a","usage":null,"choices":[1] }', b'{"id":"a","choices":[1] }'),
+        # None of the event's own.
+        (b'{"choices":[{"usage":null}]}', None),
+        (b'{"choices":[{"delta":{},"usage":null}],"usage":{"prompt_tokens":1}}', None),
+        (rb'{"choices":[{"delta":{"content":",\"usage\":null}"}}]}', None),
+        (b'{"choices":[1],"usage":null', None),
+        (b"[DONE]", None),
+    ],
+)
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\n"])
+def test_usage_that_is_null_is_taken_out_and_nothing_else(sent: bytes, passed: bytes | None, end: bytes) -> None:
+    events = OpenAIEvents()
+    expected = sent if passed is None else passed
+    block = b": a comment\n\ndata: %b%b" % (sent, end)
+    assert events.without_null_usage(block) == b": a comment\n\ndata: %b%b" % (expected, end)
+    twice = b"data:%b%bid: 7\ndata: %b%b" % (sent, end, sent, end)
+    if end != b"\n":
+        assert events.without_null_usage(twice) == b"data:%b%bid: 7\ndata: %b%b" % (expected, end, expected, end)
+
+
 def test_facts_of_events() -> None:
     only = EVENTS.facts(b'{"choices": [ ], "usage": {"prompt_tokens": 1, "completion_tokens": 2}}')
     assert only.is_usage_only

@@ -1,0 +1,66 @@
+"""What is configured and has no effect is told, by its name, and nothing else is."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import billing
+import gateway
+from gateway.config.environment import Environment
+from gateway.config.variables import NOT_SERVED, SETTINGS_VARIABLES
+from gateway.doctor import check_settings
+from gateway.settings import warnings
+from tests.gateway.config.support import MAIN, PLANS, load
+from tests.test_env_example import DOCUMENTATION, assignments
+
+FIELDS = {
+    "METERGATE_API_TOKEN": "api_token",
+    "STRIPE_SECRET_KEY": "stripe_api_key",
+    "EXPORTER_SOURCES_JSON": "exporter_sources",
+    "EXPORTER_BASE_URL": "exporter_sources",
+    "COLLECT_INTERVAL": "collect_interval_s",
+    "PRICE_PER_BYTE": "price_per_byte_scaled",
+    "INITIAL_BALANCE": "initial_balance_nano",
+}
+"""Where a variable and its setting have different names."""
+NO_EFFECT = "not served by this version: it has no effect"
+
+
+def test_the_variables_named_are_those_that_nothing_reads() -> None:
+    folder = Path(gateway.__file__).parent
+    paths = [*folder.rglob("*.py"), *Path(billing.__file__).parent.rglob("*.py")]
+    reading = [path for path in paths if path.parent != folder / "config" and path != folder / "settings.py"]
+    code = "\n".join(path.read_text("utf-8") for path in reading)
+    unread = {field.name for field in fields(Environment) if not re.search(rf"\.{field.name}\b", code)}
+    unread.remove("config_dir")  # gateway.settings reads it, to find the files
+    assert unread == {FIELDS.get(name, name.lower()) for name in NOT_SERVED}
+
+
+def test_one_line_names_the_variables_that_are_set_and_have_no_effect(tmp_path: Path) -> None:
+    secret = "s" * 40
+    environ = {"SMTP_HOST": "mail", "SMTP_FROM": "a@b", "SMTP_PORT": "587", "JWT_SECRET": secret, "IMAGE": "i"}
+    settings = load(tmp_path, environ)
+    (said,) = warnings(settings, 2e9)
+    assert said == f"environment: JWT_SECRET, SMTP_HOST, SMTP_FROM: {NO_EFFECT}"
+    assert [check.message for check in check_settings(settings, 2e9) if check.status == "warn"] == [said]
+    assert warnings(load(tmp_path), 2e9) == ()
+
+
+def test_the_example_file_as_it_is_warns_of_no_variable(tmp_path: Path) -> None:
+    settings = {name: text for name, text in assignments().items() if name in SETTINGS_VARIABLES}
+    assert [said for said in warnings(load(tmp_path, settings), 2e9) if said.startswith("environment")] == []
+
+
+def test_keys_of_files_that_have_no_effect_are_named(tmp_path: Path) -> None:
+    main = MAIN.replace("model: gpt-4o-mini", "model: gpt-4o-mini, fallbacks: [demo]")
+    plans = PLANS.replace('"99"', '"99", included_credit_usd: "5", users: 3, stripe_price: price_1')
+    found = warnings(load(tmp_path, main=main, plans=plans), 2e9)
+    assert [said.replace(f"{tmp_path}/", "") for said in found] == [
+        f"metergate.yaml:6: models.fast.fallbacks: {NO_EFFECT}",
+        f"plans.yaml: included_credit_usd, users, stripe_price: {NO_EFFECT}",
+    ]
+
+
+def test_the_documentation_lists_them() -> None:
+    section = DOCUMENTATION.partition("### Not served yet")[2].partition("## ")[0]
+    assert set(re.findall(r"`([A-Z_]+)`", section)) == set(NOT_SERVED)
