@@ -10,6 +10,7 @@ from typing import Final
 from benchmarks.figures import Spread, ratios
 from benchmarks.subjects import (
     BARE,
+    BURSTS,
     COUNTED,
     CROWD,
     DIRECT,
@@ -121,6 +122,14 @@ GOALS: Final = (
         0.50,
         of_bare(STREAMS),
         "streams of 50 chunks, 20 ms apart, 20 at once; a chunk bears its share of the request",
+    ),
+    Goal(
+        "CPU a chunk of a burst",
+        "of bare",
+        0.85,
+        0.70,
+        of_bare(BURSTS),
+        "streams of 52 chunks that come at once, closed loop of 16 connections; a chunk bears its share of the request",
     ),
     Goal(
         "Redis's CPU a request",

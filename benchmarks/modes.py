@@ -30,6 +30,7 @@ class Mode:
     saturation: Turns
     paced: dict[int, Turns]
     streams: Turns
+    bursts: Turns = Turns(0)
     prompts: Turns = Turns(0)
     counted: Turns = Turns(0)
     crowd: Turns = Turns(0)
@@ -46,13 +47,23 @@ class Mode:
 
 
 MODES: Final = {
-    "quick": Mode("quick", Size(20, 60), Turns(3, 2), {100: Turns(2, 3)}, Turns(1, 1), windows=(6,), nginx=False),
+    "quick": Mode(
+        "quick",
+        Size(20, 60),
+        saturation=Turns(3, 2),
+        paced={100: Turns(2, 3)},
+        streams=Turns(1, 1),
+        bursts=Turns(3, 2),
+        windows=(6,),
+        nginx=False,
+    ),
     "default": Mode(
         "default",
         Size(1000, 3000),
         saturation=Turns(6, 2),
         paced={50: Turns(2, 4), 100: Turns(4, 4), 200: Turns(4, 3), 500: Turns(2, 2)},
         streams=Turns(3, 2),
+        bursts=Turns(4, 2),
         prompts=Turns(4, 2),
         counted=Turns(3, 6),
         crowd=Turns(1),
@@ -65,6 +76,7 @@ MODES: Final = {
         saturation=Turns(10, 3),
         paced={50: Turns(4, 6), 100: Turns(8, 6), 200: Turns(8, 5), 500: Turns(4, 4)},
         streams=Turns(5, 4),
+        bursts=Turns(8, 3),
         prompts=Turns(8, 3),
         counted=Turns(5, 10),
         crowd=Turns(3),
@@ -76,7 +88,7 @@ MODES: Final = {
     "target": Mode("target", Size(20, 60), Turns(4, 5), {}, Turns(0), windows=(6,), warm_s=1.5, connections=8),
 }
 
-PHASES: Final = ("saturation", "paced", "streams", "prompts", "counted", "crowd", "workers", "ledger")
+PHASES: Final = ("saturation", "paced", "streams", "bursts", "prompts", "counted", "crowd", "workers", "ledger")
 
 
 def only(mode: Mode, phases: Sequence[str]) -> Mode:

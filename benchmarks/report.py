@@ -11,6 +11,7 @@ from benchmarks.figures import Spread, ratios
 from benchmarks.goals import Judged
 from benchmarks.subjects import (
     BARE,
+    BURSTS,
     COUNTED,
     CROWD,
     DIRECT,
@@ -137,6 +138,20 @@ def _streams(samples: Samples) -> list[str]:
     return table(("", "CPU us a chunk", "of bare", "rounds", "first byte p50 ms", "p99 ms"), rows)
 
 
+def _bursts(samples: Samples) -> list[str]:
+    rows = [
+        (
+            name,
+            _median(rounds, "cpu_us", 2),
+            *_cpu(samples, name)[1:],
+            _median(rounds, "per_s", 0),
+            f"{Spread.of(_all(rounds, 'utilisation')).median:.0%}",
+        )
+        for name, rounds in samples.items()
+    ]
+    return table(("", "CPU us a chunk", "of bare", "rounds", "streams/s", "of its core"), rows)
+
+
 def _crowd(samples: Samples) -> list[str]:
     figures = (("kb_a_stream", 1), ("before_mb", 1), ("full_mb", 1), ("after_mb", 1), ("cpu_us", 0))
     rows = [(name, *(_median(rounds, *figure) for figure in figures)) for name, rounds in samples.items()]
@@ -186,6 +201,11 @@ _SECTIONS: Final[dict[str, tuple[str, str, Callable[[Samples], list[str]]]]] = {
         "Streams",
         "50 chunks, one every 20 ms, {mode.streams_at_once} streams at once; a chunk bears its share of the request.",
         _streams,
+    ),
+    BURSTS: (
+        "Bursts",
+        "Streams of 52 chunks that come at once, 16 connections in a closed loop; per chunk.",
+        _bursts,
     ),
     PROMPTS: ("Prompts of 37 kB", "16 connections in a closed loop.", _saturation),
     COUNTED: (

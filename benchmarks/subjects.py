@@ -21,6 +21,7 @@ METERGATE: Final = "metergate, 6 windows"
 SATURATION: Final = "saturation"
 UNPROXIED: Final = "saturation, no proxy"
 STREAMS: Final = "streams"
+BURSTS: Final = "bursts"
 PROMPTS: Final = "prompts of 37 kB"
 COUNTED: Final = "beside counted prompts"
 CROWD: Final = "slow streams"
@@ -53,15 +54,19 @@ class Subject:
     installation: Installation | None = None
     exact: bool = True
     headers: wire.Headers = ()
-    _made: dict[tuple[bool, bool, int], list[bytes]] = field(default_factory=dict)
+    _made: dict[tuple[bool, bool, bool, int], list[bytes]] = field(default_factory=dict)
 
-    def requests(self, *, stream: bool = False, slow: bool = False, prompt_bytes: int = 0) -> list[bytes]:
+    def requests(
+        self, *, stream: bool = False, slow: bool = False, burst: bool = False, prompt_bytes: int = 0
+    ) -> list[bytes]:
         """One request of each key, made once."""
-        kind = (stream, slow, prompt_bytes)
+        kind = (stream, slow, burst, prompt_bytes)
         if kind not in self._made:
             secrets = self.secrets[:FEW_SECRETS] if prompt_bytes > LARGE_BYTES else self.secrets
             self._made[kind] = [
-                wire.request(secret, stream=stream, slow=slow, prompt_bytes=prompt_bytes, headers=self.headers)
+                wire.request(
+                    secret, stream=stream, slow=slow, burst=burst, prompt_bytes=prompt_bytes, headers=self.headers
+                )
                 for secret in secrets
             ]
         return self._made[kind]

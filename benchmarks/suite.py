@@ -20,6 +20,7 @@ from benchmarks.seed import Written, written
 from benchmarks.stage import Stage
 from benchmarks.subjects import (
     BARE,
+    BURSTS,
     COUNTED,
     CROWD,
     DIRECT,
@@ -75,6 +76,7 @@ class Suite:
             pace = turn.pacer(rate, turns.measure_s)
             await self._phase(f"{rate}/s", turns.rounds, [direct, *exact, whole], pace)
         await self._phase(STREAMS, mode.streams.rounds, [direct, *exact, whole], turn.stream)
+        await self._phase(BURSTS, mode.bursts.rounds, [*exact, whole], turn.burst)
         await self._phase(PROMPTS, mode.prompts.rounds, [*exact, whole], turn.prompt)
         await self._phase(COUNTED, mode.counted.rounds, [bare, whole], turn.counted)
         if mode.crowd:

@@ -17,6 +17,7 @@ from benchmarks.subjects import PROMPT_BYTES, Results, Sample, Subject, Unsound,
 COUNTED_RATE: Final = 100
 PROMPT_CONNECTIONS: Final = 16
 WARM_CONNECTIONS: Final = 16
+BURST_CONNECTIONS: Final = 16
 CROWD_BEGUN_PER_S: Final = 250.0
 
 
@@ -98,6 +99,16 @@ class Turn:
 
         tally, used = await self.run(subject, subject.requests(stream=True), work)
         return {**costs(tally, used, tally.measured * wire.STREAM_CHUNKS), **first_bytes(tally)}
+
+    async def burst(self, subject: Subject) -> Sample:
+        """As many streams as it passes on, each of which comes at once. CPU is of one chunk, as with `stream`."""
+
+        async def work(run: Run) -> Tally:
+            run.streaming = True
+            return await run.saturate(BURST_CONNECTIONS, self.mode.warm_s, self.mode.bursts.measure_s)
+
+        tally, used = await self.run(subject, subject.requests(burst=True), work)
+        return costs(tally, used, tally.measured * wire.BURST_CHUNKS)
 
     async def counted(self, subject: Subject) -> Sample:
         """Small requests at a fixed rate, first by themselves and then with large prompts beside them that have to be

@@ -1,4 +1,4 @@
-"""A provider that costs next to nothing: one fixed answer, or one paced stream of events, on keep-alive connections.
+"""A provider that costs next to nothing: one fixed answer, or a stream of events, on keep-alive connections.
 
     python -m benchmarks.upstream --fd N
 
@@ -78,6 +78,9 @@ class Provider(asyncio.Protocol):
             return
         if STREAM in request:
             self._counts.streams += 1
+            if wire.BURST_MARK in request:
+                self._transport.write(wire.BURST)
+                return
             self._pause_s = wire.SLOW_PAUSE_S if wire.SLOW_MARK in request else wire.STREAM_PAUSE_S
             self._transport.write(wire.STREAM_HEAD + wire.STREAM_EVENTS[0])
             self._later(1)

@@ -24,6 +24,8 @@ SLOW_PAUSE_S: Final = 0.4
 """The same of a slow stream, which takes 20 seconds."""
 SLOW_MARK: Final = b'"user":"slow"'
 """In a request for a slow stream."""
+BURST_MARK: Final = b'"user":"burst"'
+"""In a request for a stream all of which comes at once."""
 
 _USAGE: Final = {
     "prompt_tokens": INPUT_TOKENS,
@@ -103,6 +105,9 @@ STREAM_EVENTS: Final = tuple(_chunk(_delta(number)) for number in range(STREAM_C
 STREAM_USAGE: Final = _chunk(_event([], usage=_USAGE))
 """What OpenAI sends before the end when asked for usage."""
 STREAM_DONE: Final = _chunk(b"data: [DONE]\n\n")
+BURST: Final = STREAM_HEAD + b"".join(STREAM_EVENTS) + STREAM_USAGE + STREAM_DONE + STREAM_END
+"""All of a stream in one write, as it comes from an upstream that has been waited for, or writes fast."""
+BURST_CHUNKS: Final = STREAM_CHUNKS + 2
 
 
 _REQUEST_HEADERS: Final = {
@@ -126,21 +131,25 @@ def request(
     *,
     stream: bool = False,
     slow: bool = False,
+    burst: bool = False,
     prompt_bytes: int = 0,
     model: str = MODEL,
     headers: Headers = (),
 ) -> bytes:
     """One request as an OpenAI client sends it: about 600 bytes, and `prompt_bytes` more of prompt. `slow` is a
-    stream whose chunks come SLOW_PAUSE_S apart; `headers` are sent besides, or instead."""
+    stream whose chunks come SLOW_PAUSE_S apart, `burst` one whose chunks come at once; `headers` are sent besides, or
+    instead."""
     messages = [
         {"role": "system", "content": "You are a terse assistant. Answer in one sentence and add nothing to it."},
         {"role": "user", "content": _QUESTION + prompt(prompt_bytes)},
     ]
     fields = {"model": model, "messages": messages, "temperature": 0.2, "max_tokens": 256}
-    if stream or slow:
+    if stream or slow or burst:
         fields["stream"] = True
     if slow:
         fields["user"] = "slow"
+    if burst:
+        fields["user"] = "burst"
     body = _json(fields)
     lines = {**_REQUEST_HEADERS, "Authorization": f"Bearer {secret}", **dict(headers), "Content-Length": str(len(body))}
     head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())

@@ -21,7 +21,9 @@ class DifferentKeys(Exception):
     """A request presents keys that differ: which of them is meant can't be told."""
 
     def __init__(self) -> None:
-        super().__init__("Incorrect API key provided: this request shows keys that differ: send one, as `Authorization: Bearer mg_...`.")
+        super().__init__(
+            "Incorrect API key provided: there are two, and they differ. Send one, as `Authorization: Bearer mg_...`."
+        )
 
 
 def presented_key(headers: MultiMapping[str]) -> str | None:

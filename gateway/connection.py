@@ -48,11 +48,13 @@ class Connection(asyncio.Protocol):
         "_keep",
         "_loop",
         "_parser",
+        "_pieces",
         "_served",
         "_timeout_s",
         "_timer",
         "_until_close",
         "_waiter",
+        "on_body",
         "on_lost",
         "paused",
         "transport",
@@ -65,6 +67,9 @@ class Connection(asyncio.Protocol):
         self._host = host
         self._timeout_s = timeout_s
         self._loop = loop
+        self._pieces: list[bytes] = []
+        """Of the body, from the bytes that are being parsed."""
+        self.on_body = self._pieces.append  # a frame of Python for each chunk would cost more than all that is done
         self._parser = httptools.HttpResponseParser(self)
         self._answer: Answer | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -145,7 +150,8 @@ class Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of asyncio's
 
     def data_received(self, data: bytes) -> None:
-        if self._answer is None or self._answer.ended:  # bytes that nobody asked for
+        answer, pieces = self._answer, self._pieces
+        if answer is None or answer.ended:  # bytes that nobody asked for
             self.close()
             return
         self._fresh = False
@@ -153,13 +159,19 @@ class Connection(asyncio.Protocol):
         self._bare_bytes += len(data)
         try:
             self._parser.feed_data(data)
-            if self._bare_bytes > MAX_BARE_BYTES:
+            if not pieces and self._bare_bytes > MAX_BARE_BYTES:
                 self.fail(self._broken("(nothing but framing)"))
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self.fail(self._broken(f"({type(error).__name__})"))
-        answer = self._answer
-        if answer is not None and answer.sink is not None:
-            answer.deliver()
+        if pieces:
+            self._bare_bytes = 0
+            piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            pieces.clear()
+            answer.take(piece)
+            if answer.buffered_bytes > BUFFER_BYTES:
+                self.pause()
+            if answer.sink is None:
+                self.wake()
 
     def connection_lost(self, error: Exception | None) -> None:
         self.transport = None
@@ -228,18 +240,6 @@ class Connection(asyncio.Protocol):
         elif self._parser.get_http_version() == "1.0" and any(name.lower() == _CHUNKED_BY for name, _ in headers):
             self._keep = False  # HTTP/1.0 has no chunks (RFC 9112, 6.1)
         self.wake()
-
-    def on_body(self, chunk: bytes) -> None:
-        answer = self._answer
-        if answer is None:
-            return
-        self._bare_bytes = 0
-        answer.pieces.append(chunk)
-        answer.buffered_bytes += len(chunk)
-        if answer.buffered_bytes > BUFFER_BYTES:
-            self.pause()
-        if answer.sink is None:
-            self.wake()
 
     def on_message_complete(self) -> None:
         answer = self._answer

@@ -32,7 +32,7 @@ class Line(Protocol):
 
 
 class Answer:
-    """An answer whose head has arrived; an `UpstreamAnswer`. The connection fills `pieces`, and says when it `ended` or
+    """An answer whose head has arrived; an `UpstreamAnswer`. The connection gives it pieces, says when it `ended` or
     met a `failure`; `on_release` is told the connection and whether it is free."""
 
     __slots__ = (
@@ -150,22 +150,34 @@ class Answer:
         if self.failure is not None:
             raise self.failure
 
+    def take(self, piece: bytes) -> None:
+        """A piece of the body has arrived: to the sink where it can go on at once, else it is kept."""
+        if self.sink is None or self._stalled or self.pieces or self._refused is not None or self._line is None:
+            self.pieces.append(piece)
+            self.buffered_bytes += len(piece)
+            self.deliver()
+        else:
+            self._give(piece, self.sink, self._line)
+
     def deliver(self) -> None:
         """What has arrived, to the sink; `pump` is woken where that can't go on."""
         if self.sink is None or self._line is None or self._stalled or not self.pieces or self._refused:
             return
         pieces, self.pieces = self.pieces, []
         self.buffered_bytes = 0
+        self._give(pieces[0] if len(pieces) == 1 else b"".join(pieces), self.sink, self._line)
+
+    def _give(self, piece: bytes, sink: Sink, line: Line) -> None:
         try:
-            self._stalled = not self.sink(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            self._stalled = not sink(piece)
         except Exception as error:  # it is the pumping task's: there it is raised
             self._refused = error
         if self._stalled:
-            self._line.pause()
-        elif self._line.paused:
-            self._line.resume()  # a burst was above what is kept
+            line.pause()
+        elif line.paused:
+            line.resume()  # a burst was above what is kept
         if self._stalled or self._refused is not None:
-            self._line.wake()
+            line.wake()
 
     def release(self) -> None:
         """The connection is free again when the body was read to its end; else it is closed, which stops the

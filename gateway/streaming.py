@@ -11,7 +11,8 @@ Events and line ends are as in https://html.spec.whatwg.org/multipage/server-sen
 with a lone carriage return, which no provider sends: such a stream would pass unread.
 
 While nothing is removed or changed, an event cut by the end of a chunk is passed on at once; else it waits until it is
-whole. A chunk of whole events without a marker costs a few byte searches; only events with a marker are decoded.
+whole. A chunk of whole events without a marker costs a few byte searches; of one that has a marker only the events from
+the first marker on are looked at, and only those with a marker are decoded.
 """
 
 import codecs
@@ -33,6 +34,7 @@ _DONE_STARTS: Final = (b"data: [DONE]", b"data:[DONE]")
 _ERROR: Final = b'"error"'
 _EVENT_END: Final = re.compile(rb"\n\r?\n")
 _EVENT_END_BYTES: Final = 3
+_ENDS: Final = (b"\n\n", b"\n\r\n")
 
 
 class SseTap:
@@ -45,6 +47,7 @@ class SseTap:
     """
 
     __slots__ = (
+        "_began",
         "_done",
         "_end",
         "_ended",
@@ -54,6 +57,7 @@ class SseTap:
         "_kept",
         "_kept_bytes",
         "_looked_at",
+        "_looked_into",
         "_oversize",
         "_partial",
         "_read_on",
@@ -64,7 +68,7 @@ class SseTap:
         "_terminated",
         "_unfinished",
         "_unkept_bytes",
-        "began_output",
+        "_usage_marker",
         "error_seen",
         "reported",
     )
@@ -78,16 +82,18 @@ class SseTap:
         keep_bytes: int = MAX_KEPT_BYTES,
     ) -> None:
         self.reported: Reported | None = None
-        self.began_output = False
         self.error_seen = False
         self._reader = reader
+        self._usage_marker = reader.usage_marker
         self._strip_usage = strip_usage
         self._hold_usage = hold_usage
         self._keep_bytes = keep_bytes
         self._kept: list[bytes] = []
         self._kept_bytes = 0
         self._done = False
+        self._began = False
         self._looked_at = 0  # how many of what is kept were searched for the end
+        self._looked_into = 0  # and for output
         self._unkept_bytes = 0
         self._reported_at = (0, 0)  # how many blocks were kept, and bytes were not, when usage was last seen
         self._read_on = False  # its block has further events
@@ -109,6 +115,14 @@ class SseTap:
             self._looked_at = len(self._kept)
         return self._done
 
+    @property
+    def began_output(self) -> bool:
+        """Whether the model wrote something. Looked for when this is asked, in the first events first."""
+        if not self._began:
+            self._began = any(any(self._pieces(block)) for block in self._kept[self._looked_into :])
+            self._looked_into = len(self._kept)
+        return self._began
+
     def _finishes(self, block: bytes) -> bool:
         return any(marker in block for marker in self._reader.finish_markers)
 
@@ -117,9 +131,9 @@ class SseTap:
         if self._terminated:
             self._keep_end(chunk)
             return b""
-        if self._partial or not chunk.endswith(b"\n\n"):
+        if self._partial or not chunk.endswith(_ENDS):
             return self._feed_cut(chunk)
-        return self._pass(chunk, 0)
+        return self._pass(chunk)
 
     def end(self) -> None:
         """The provider has ended its stream: read what stands in an unfinished last event. Call before `reported`."""
@@ -132,7 +146,7 @@ class SseTap:
             self._end[:0] = out
             if not self._oversize and not any(self._pieces(last)):
                 self._unfinished = self._reader.pieces_of_part(event_data(last))
-                self.began_output = self.began_output or bool(self._unfinished)
+                self._began = self._began or bool(self._unfinished)
         self._terminated = True
 
     def finish(self, cost_usd: str | None = None) -> bytes:
@@ -177,39 +191,45 @@ class SseTap:
             return self._unkept_bytes
         return -(-tokens * (self._kept_bytes + self._unkept_bytes) // self._kept_bytes)
 
-    def _pass(self, block: bytes, sent_bytes: int) -> bytes:
+    def _pass(self, block: bytes, sent_bytes: int = 0) -> bytes:
         """A block of whole events, of which `sent_bytes` are out. The common path: nothing in it is of interest."""
-        if self._kept_bytes + len(block) <= self._keep_bytes:
+        kept_bytes = self._kept_bytes + len(block)
+        if kept_bytes <= self._keep_bytes:
             self._kept.append(block)
-            self._kept_bytes += len(block)
+            self._kept_bytes = kept_bytes
         else:
             self._unkept_bytes += len(block)
             self._done = self._done or self._finishes(block)
-        if not self.began_output:
-            self.began_output = any(self._pieces(block))
-        reader, find = self._reader, block.find  # `in` asks for a buffer first, which takes as long as the search
-        marked = find(reader.usage_marker) >= 0
-        if (
-            self._held
-            or find(_DONE) >= 0
-            or find(_ERROR) >= 0
-            or (marked and reader.usage_pattern.search(block) is not None)
-        ):
-            return self._inspect(block, sent_bytes)
-        if marked and self._strip_usage:  # nothing of it is out yet
-            return reader.without_null_usage(block)
-        return block[sent_bytes:] if sent_bytes else block
+            self._began = self._began or any(self._pieces(block))
+        find = block.find  # `in` asks for a buffer first, which takes as long as the search
+        done, error, marked = find(_DONE), find(_ERROR), find(self._usage_marker)
+        usage = -1
+        if marked >= 0 and (match := self._reader.usage_pattern.search(block, marked)) is not None:
+            usage = match.start()
+        if self._held:
+            return self._inspect(block, sent_bytes, 0)
+        if done < 0 and error < 0 and usage < 0:
+            if marked >= 0 and self._strip_usage:  # nothing of it is out yet
+                return self._reader.without_null_usage(block)
+            return block[sent_bytes:] if sent_bytes else block
+        first = min(at for at in (done, error, usage) if at >= 0)
+        return self._inspect(block, sent_bytes, _last_end(block, 0, first))
 
     def _feed_cut(self, chunk: bytes) -> bytes:
         """A chunk that begins or ends within an event."""
         partial = self._partial
-        search_from = max(0, len(partial) - _EVENT_END_BYTES + 1)
-        partial += chunk
-        end = _last_end(partial, search_from)
+        if partial:
+            search_from = max(0, len(partial) - _EVENT_END_BYTES + 1)
+            partial += chunk
+            end = _last_end(partial, search_from)
+            block = bytes(partial[:end])
+            del partial[:end]
+        else:
+            end = _last_end(chunk, 0)
+            block = chunk[:end]
+            partial += chunk[end:]
         if not end:
             return self._feed_unfinished()
-        block = bytes(partial[:end])
-        del partial[:end]
         sent_bytes, self._sent_bytes = self._sent_bytes, 0
         out = b""
         if self._oversize:
@@ -230,7 +250,7 @@ class SseTap:
         """What may pass of an event that is not whole."""
         partial = self._partial
         if not self._oversize and len(partial) > MAX_EVENT_BYTES:
-            self._oversize = self.began_output = True  # nobody reads it, and it is too long to be nothing
+            self._oversize = self._began = True  # nobody reads it, and it is too long to be nothing
             self._unkept_bytes += self._sent_bytes
         if self._oversize:
             out = bytes(self._held + partial[self._sent_bytes :])
@@ -257,11 +277,10 @@ class SseTap:
         line = bytes(partial[newline + 1 : newline + 1 + len(_DONE_STARTS[0])])
         return newline + 1 if any(start.startswith(line) for start in _DONE_STARTS) else len(partial)
 
-    def _inspect(self, block: bytes, sent_bytes: int) -> bytes:
-        """Looks at each event of a block; what is to pass of it."""
-        out: list[bytes] = []
-        start = 0
-        for event in _events(block):
+    def _inspect(self, block: bytes, sent_bytes: int, start: int) -> bytes:
+        """Looks at each event of a block from the one that begins at `start`; what is to pass of it."""
+        out = [self._without_nulls(block[sent_bytes:start])] if start > sent_bytes else []
+        for event in _events(block, start):
             data = event_data(event)
             if data.strip() == _DONE:
                 self._done = self._terminated = True
@@ -289,12 +308,17 @@ class SseTap:
         if self._held and (data or len(self._held) + len(unsent) > MAX_EVENT_BYTES):
             out.append(bytes(self._held))
             self._held.clear()
-        if self._strip_usage and self._reader.usage_marker in unsent:
-            unsent = self._reader.without_null_usage(unsent)
+        unsent = self._without_nulls(unsent)
         if self._held or (self._hold_usage and has_usage):
             self._held += unsent
         else:
             out.append(unsent)
+
+    def _without_nulls(self, unsent: bytes) -> bytes:
+        """Bytes of whole events without usage that is null, where the client did not ask for usage."""
+        if self._strip_usage and self._usage_marker in unsent:
+            return self._reader.without_null_usage(unsent)
+        return unsent
 
     def _keep_end(self, tail: bytes) -> None:
         self._end += tail[: MAX_EVENT_BYTES - len(self._end)]
@@ -312,17 +336,16 @@ class SseTap:
                 yield from self._reader.pieces(data)
 
 
-def _last_end(partial: bytearray, search_from: int) -> int:
-    """Where the last whole event ends; 0 where none does."""
-    bare = partial.rfind(b"\n\n", search_from)
-    returned = partial.rfind(b"\n\r\n", search_from)
+def _last_end(text: bytes | bytearray, search_from: int, search_to: int | None = None) -> int:
+    """Where the last event ends that is whole before `search_to`, or else the end; 0 where none is."""
+    bare = text.rfind(b"\n\n", search_from, search_to)
+    returned = text.rfind(b"\n\r\n", bare if bare > search_from else search_from, search_to)
     return max(bare + 2 if bare >= 0 else 0, returned + 3 if returned >= 0 else 0)
 
 
-def _events(block: bytes) -> Iterator[bytes]:
-    """The events of a block, each with the empty line that ends it; joined they are the block."""
-    start = 0
-    for match in _EVENT_END.finditer(block):
+def _events(block: bytes, start: int = 0) -> Iterator[bytes]:
+    """The events of a block from `start` on, each with the empty line that ends it; joined they are the rest of it."""
+    for match in _EVENT_END.finditer(block, start):
         yield block[start : match.end()]
         start = match.end()
     if start < len(block):

@@ -168,8 +168,10 @@ class Tap(Protocol):
     """Watches one stream; see `gateway.streaming.SseTap`, which is the one there is."""
 
     reported: Reported | None
-    began_output: bool
     error_seen: bool
+
+    @property
+    def began_output(self) -> bool: ...
 
     @property
     def done(self) -> bool: ...

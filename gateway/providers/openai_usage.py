@@ -123,7 +123,18 @@ class _PlainAnswer(msgspec.Struct):
     model: str | None = None
 
 
+class _PlainEvent(msgspec.Struct):
+    """A stream's event with such usage, and with no error."""
+
+    usage: _PlainUsage
+    service_tier: str | None = None
+    model: str | None = None
+    choices: Raw = _NULL
+    error: None = None
+
+
 _PLAIN: Final = msgspec.json.Decoder(_PlainAnswer)
+_PLAIN_EVENT: Final = msgspec.json.Decoder(_PlainEvent)
 _ANSWER: Final = msgspec.json.Decoder(_Answer)
 _USAGE: Final[msgspec.json.Decoder[_Usage | None]] = msgspec.json.Decoder(_Usage | None, strict=False)
 _TOTALS: Final[msgspec.json.Decoder[_Totals | None]] = msgspec.json.Decoder(_Totals | None, strict=False)
@@ -223,6 +234,19 @@ def _plain_usage(counts: _PlainUsage) -> Usage | None:
     )
 
 
+def _plain_facts(data: bytes) -> EventFacts | None:
+    """What an event with usage says, where it is as OpenAI writes it: in one go."""
+    try:
+        event = _PLAIN_EVENT.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    usage = _plain_usage(event.usage)
+    if usage is None:
+        return None
+    only = _EMPTY_LIST.fullmatch(event.choices) is not None
+    return EventFacts(Reported(usage, event.service_tier, event.model), has_usage=True, is_usage_only=only)
+
+
 def _to_usage(counts: _Usage) -> Usage | None:
     output = counts.completion_tokens or counts.output_tokens or 0
     total = counts.total_tokens or 0
@@ -316,6 +340,10 @@ class OpenAIEvents:
 
     def facts(self, data: bytes) -> EventFacts:
         """Usage and errors of one event. A usage-only chunk has usage, no error and `"choices": []`."""
+        return (_plain_facts(data) if data.find(CITATION) < 0 else None) or self._facts(data)
+
+    @staticmethod
+    def _facts(data: bytes) -> EventFacts:
         try:
             answer = _decode(data)
         except GarbageAnswer:

@@ -6,6 +6,7 @@ from benchmarks.figures import Spread
 from benchmarks.goals import GOALS, ONE_WORKER, TWO_WORKERS, Goal, Judged, Phases, added, judge
 from benchmarks.subjects import (
     BARE,
+    BURSTS,
     COUNTED,
     CROWD,
     DIRECT,
@@ -30,6 +31,7 @@ PHASES: Phases = {
         METERGATE: [{"p50_ms": 0.8}],
     },
     STREAMS: {BARE: [{"cpu_us": 60.0}], METERGATE: [{"cpu_us": 30.0}]},
+    BURSTS: {BARE: [{"cpu_us": 10.0}], METERGATE: [{"cpu_us": 8.0}]},
     PROMPTS: {BARE: [{"cpu_us": 200.0}], METERGATE: [{"cpu_us": 150.0}]},
     COUNTED: {METERGATE: [{"added_p99_ms": 3.0}]},
     CROWD: {METERGATE: [{"kb_a_stream": 31.0}]},

@@ -33,7 +33,7 @@ def test_the_setting_of_the_figures(name: str) -> None:
 
 
 def test_quick_measures_the_first_figures_and_streams() -> None:
-    assert [phase for phase in PHASES if getattr(MODES["quick"], phase)] == ["saturation", "paced", "streams"]
+    assert [phase for phase in PHASES if getattr(MODES["quick"], phase)] == ["saturation", "paced", "streams", "bursts"]
 
 
 def test_no_turns_are_none() -> None:

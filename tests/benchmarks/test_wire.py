@@ -31,6 +31,14 @@ def test_a_slow_stream_is_marked() -> None:
     assert wire.SLOW_MARK not in wire.request("x", stream=True)
 
 
+def test_a_burst_is_marked_and_is_a_whole_stream() -> None:
+    request = wire.request("x", burst=True)
+    assert wire.BURST_MARK in request
+    assert b'"stream":true' in request
+    assert wire.BURST_MARK not in wire.request("x", slow=True)
+    assert answered(wire.BURST, streaming=True) == [None]
+
+
 def test_headers_replace_those_of_the_client() -> None:
     request = wire.request("x", headers=(("Accept-Encoding", "identity"), ("x-more", "1")))
     assert request.count(b"Accept-Encoding") == 1
