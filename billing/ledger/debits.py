@@ -13,22 +13,27 @@ Almost every batch is of debits that the ledger has not got yet, so it is writte
 the marks by which an insert that may be given up is kept apart, and us an answer for every row. A batch with a request
 id that is known fails as a whole then, with nothing written, and is written again by the statement that leaves those
 out.
+
+A row that somebody else has locked for longer than the database's `lock_wait` would keep all accounts of a batch
+waiting, and whatever waits for the batch. The others are written around it then, and its debits are left to their
+writer, who tries them again.
 """
 
 import hashlib
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import msgspec
 
 from billing.ledger.postgres import (
     Database,
     DatabaseHindered,
+    DatabaseLocked,
     DatabaseRefused,
     MissingPartition,
     Row,
@@ -41,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 _sql = queries("billing.ledger")
 Outcome = Literal["settled", "expired"]
+Result = TypeVar("Result")
 OWN_COLUMNS: Final = ("input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
 OTHER_COUNTS: Final = tuple(name for name in COUNT_NAMES if name not in OWN_COLUMNS and name != "requests")
 _other_counts_of: Final = attrgetter(*OTHER_COUNTS)
@@ -151,8 +157,21 @@ def _only_new(query: str) -> str:
     return f"{before}{after.rstrip()} WHERE xseq IS NOT NULL OR outcome <> 'settled'"
 
 
+def _around_locked(query: str) -> str:
+    """`write_debits.sql` for what can be written now: it leaves out the debits of accounts whose rows are locked."""
+    for said, instead in (
+        ("FOR NO KEY UPDATE\n", "FOR NO KEY UPDATE SKIP LOCKED\n"),
+        ("FROM given LEFT JOIN locked", "FROM given JOIN locked"),
+    ):
+        if query.count(said) != 1:
+            raise ValueError("write_debits.sql is not of the form that is known here")
+        query = query.replace(said, instead)
+    return query
+
+
 WRITE_DEBITS: Final = _by_place(_sql("write_debits"))
 WRITE_NEW_DEBITS: Final = _only_new(WRITE_DEBITS)
+WRITE_FREE_DEBITS: Final = _around_locked(WRITE_DEBITS)
 STORED_DEBITS: Final = _sql("stored_debits")
 PLACE_DEBITS: Final = _sql("place_debits")
 CREATE_MONTHS: Final = _sql("create_months_of")
@@ -191,22 +210,53 @@ PLAIN: Final = Stored("settled", None, True)
 """Of nearly every debit: one for all of them."""
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What the ledger holds of the request ids of a batch now, and the debits that were `left`: another transaction has
+    the rows of their accounts locked, and nothing was done about them."""
+
+    stored: dict[str, Stored]
+    left: tuple[Debit, ...] = ()
+
+    @property
+    def locked(self) -> frozenset[str]:
+        """The accounts of what was left."""
+        return frozenset(debit.account_id for debit in self.left)
+
+    def beside(self, other: "Written") -> "Written":
+        """This batch and another one together."""
+        return Written({**self.stored, **other.stored}, self.left + other.left)
+
+
 async def write_debits(database: Database, debits: Sequence[Debit]) -> dict[str, Stored]:
     """Write a batch and answer what the ledger holds of each request id now. Doing it twice is harmless.
 
     A debit that Postgres refuses for what it says is set aside with an alarm in the log and is missing in the answer.
     Raises `DatabaseUnavailable` for every other failure: the fate of the batch is unknown then; write it again.
     """
+    written = await write_free(database, debits)
+    if written.left:
+        raise DatabaseLocked(f"{len(written.left)} debits wait for the rows of {len(written.locked)} locked accounts")
+    return written.stored
+
+
+async def write_free(database: Database, debits: Sequence[Debit]) -> Written:
+    """Write a batch as `write_debits` does, but for the debits of accounts whose rows stay locked: these are left.
+
+    Raises `DatabaseUnavailable` as `write_debits`.
+    """
     try:
-        return await write_or_refuse(database, debits)
+        try:
+            return Written(await write_or_refuse(database, debits))
+        except DatabaseLocked:
+            return await _with_months(database, debits, _write_around)
     except DatabaseRefused as error:
         if len(debits) == 1:
             await set_debit_aside(database, debits[0], error)
-            return {}
+            return Written({})
         half = len(debits) // 2
-        stored = await write_debits(database, debits[:half])
-        stored.update(await write_debits(database, debits[half:]))
-        return stored
+        first = await write_free(database, debits[:half])
+        return first.beside(await write_free(database, debits[half:]))
 
 
 async def write_or_refuse(database: Database, debits: Sequence[Debit]) -> dict[str, Stored]:
@@ -214,11 +264,17 @@ async def write_or_refuse(database: Database, debits: Sequence[Debit]) -> dict[s
 
     Raises `DatabaseRefused` where one of them can't be written, `DatabaseUnavailable` as `write_debits`.
     """
+    return await _with_months(database, debits, _write)
+
+
+async def _with_months(
+    database: Database, debits: Sequence[Debit], write: Callable[[Database, Sequence[Debit]], Awaitable[Result]]
+) -> Result:
     try:
-        return await _write(database, debits)
+        return await write(database, debits)
     except MissingPartition:
         await create_months(database, debits)
-        return await _write(database, debits)
+        return await write(database, debits)
 
 
 async def create_months(database: Database, debits: Sequence[Debit]) -> None:
@@ -228,12 +284,9 @@ async def create_months(database: Database, debits: Sequence[Debit]) -> None:
 
 
 async def _write(database: Database, debits: Sequence[Debit]) -> dict[str, Stored]:
+    batch = _encoded(debits)
     try:
-        batch = _as_json(debits).decode()
-    except (ValueError, OverflowError, TypeError) as error:
-        raise DatabaseRefused(f"it can't be encoded: {error}") from error
-    try:
-        rows = await database.rows(WRITE_NEW_DEBITS, batch)
+        rows = await database.rows(WRITE_NEW_DEBITS, batch, database.lock_wait)
     except UniqueViolation:
         return await _write_unless_known(database, debits, batch)
     stored = dict.fromkeys([debit.request_id for debit in debits], PLAIN)
@@ -241,8 +294,24 @@ async def _write(database: Database, debits: Sequence[Debit]) -> dict[str, Store
     return stored
 
 
+def _encoded(debits: Sequence[Debit]) -> str:
+    try:
+        return _as_json(debits).decode()
+    except (ValueError, OverflowError, TypeError) as error:
+        raise DatabaseRefused(f"it can't be encoded: {error}") from error
+
+
+async def _write_around(database: Database, debits: Sequence[Debit]) -> Written:
+    """Write those whose accounts are free; what is known already needs no account."""
+    rows = await database.rows(WRITE_FREE_DEBITS, _encoded(debits), database.lock_wait)
+    stored = _stored(rows, fresh=True)
+    missing = [debit for debit in debits if debit.request_id not in stored]
+    stored.update(await _stored_before(database, missing))
+    return Written(stored, tuple(debit for debit in missing if debit.request_id not in stored))
+
+
 async def _write_unless_known(database: Database, debits: Sequence[Debit], batch: str) -> dict[str, Stored]:
-    stored = _stored(await database.rows(WRITE_DEBITS, batch), fresh=True)
+    stored = _stored(await database.rows(WRITE_DEBITS, batch, database.lock_wait), fresh=True)
     known = [debit for debit in debits if debit.request_id not in stored]
     if known:
         stored.update(await _reconcile_known(database, known))
@@ -250,11 +319,17 @@ async def _write_unless_known(database: Database, debits: Sequence[Debit], batch
 
 
 async def _reconcile_known(database: Database, debits: Sequence[Debit]) -> dict[str, Stored]:
-    stored = _stored(await database.rows(STORED_DEBITS, [debit.request_id for debit in debits]), fresh=False)
+    stored = await _stored_before(database, debits)
     lost = [debit.request_id for debit in debits if debit.request_id not in stored]
     if lost:  # no answer would say that they are written
         raise DatabaseHindered(f"{len(lost)} debits were neither inserted nor known, the first is {lost[0]}")
-    placed = [debit for debit in debits if debit.dseq is not None]
+    return stored
+
+
+async def _stored_before(database: Database, debits: Sequence[Debit]) -> dict[str, Stored]:
+    """What the ledger has decided about these before; they learn their places in Redis's sequence."""
+    stored = _stored(await database.rows(STORED_DEBITS, [debit.request_id for debit in debits]), fresh=False)
+    placed = [debit for debit in debits if debit.dseq is not None and debit.request_id in stored]
     if placed:
         ids, epochs, places = zip(*((debit.request_id, debit.epoch, debit.dseq) for debit in placed), strict=True)
         await database.execute(PLACE_DEBITS, ids, epochs, places)
