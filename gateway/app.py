@@ -181,6 +181,12 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         "debits_hindered", "1 while Postgres is there and takes no debits.", lambda: engine.outbox.hindered, "max"
     )
     metrics.gauge(
+        "accounts_locked",
+        "Accounts whose debits wait because another session has their rows in Postgres locked.",
+        lambda: len(engine.locked_accounts()),
+        "max",
+    )
+    metrics.gauge(
         "plans_revision", "Revision of the plans that this gateway applies.", lambda: follower.revision, "max"
     )
     aside = SetAsideCount()

@@ -116,7 +116,12 @@ async def open_runtime(
     Raises `DatabaseError` when Postgres is away or has not been migrated.
     """
     defaults = settings.defaults
-    database = Database(database_url, size=defaults.postgres_pool_size, timeout_s=defaults.postgres_timeout_s)
+    database = Database(
+        database_url,
+        size=defaults.postgres_pool_size,
+        timeout_s=defaults.postgres_timeout_s,
+        lock_wait_s=defaults.ledger_lock_ms / 1000,
+    )
     link = Link(redis_url, timeout_s=defaults.redis_timeout_ms / 1000, connect_timeout_s=defaults.connect_timeout_s)
     try:
         follower = PlanFollower(database, settings, take_over=embedded)

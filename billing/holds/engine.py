@@ -163,6 +163,10 @@ class Engine:
     def _submit(self, partition: Partition, item: Item) -> None:
         self.holds.submit(partition, item)
 
+    def locked_accounts(self) -> frozenset[str]:
+        """Accounts that wait, with their debits or for this epoch, because their rows in Postgres are locked."""
+        return self.outbox.locked.union(*(partition.holding_back for partition in self.partitions.all))
+
     def plans_changed(self) -> None:
         """Other plans are in force: principals are read anew, and so is what their accounts' counters are."""
         self.cache.clear()

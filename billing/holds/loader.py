@@ -23,7 +23,7 @@ from billing.holds.journal import entries, open_holds, still_settled
 from billing.holds.keyspace import Keyspace
 from billing.holds.partitions import NotReady, Partition
 from billing.holds.windows import Since, read_counters
-from billing.ledger.postgres import Database, DatabaseHindered, DatabaseLocked, queries
+from billing.ledger.postgres import Database, DatabaseHindered, DatabaseLocked, as_lock_timeout, queries
 from billing.plans import Plan
 from billing.quotas import Quota, parse_quotas
 
@@ -37,7 +37,7 @@ READ_KEY: Final = _sql("read_key_principal")
 LEDGER_CLOCK: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
 INSTALL_ATTEMPTS: Final = 5
-AT_ONCE: Final = "1ms"
+AT_ONCE_S: Final = 0.001
 """How long a load waits for a locked row before it queues with the others that wait for theirs."""
 LOCKED_PAUSE_S: Final = 0.5
 MOST_LOCKED: Final = 1000
@@ -124,12 +124,12 @@ class Loader:
             raise NotReady("Redis's clock is wrong")
         self._check_unlocked(account_id)
         try:
-            return await self._load(partition, epoch, account_id, key_id, AT_ONCE)
+            return await self._load(partition, epoch, account_id, key_id, AT_ONCE_S)
         except DatabaseLocked:
             async with self._patient:
                 self._check_unlocked(account_id)
                 try:
-                    return await self._load(partition, epoch, account_id, key_id, self._database.lock_wait)
+                    return await self._load(partition, epoch, account_id, key_id, self._database.lock_wait_s)
                 except DatabaseLocked:
                     self._remember_locked(account_id)
                     raise
@@ -144,12 +144,13 @@ class Loader:
         self._locked_until[account_id] = self._clock() + LOCKED_PAUSE_S
 
     async def _load(
-        self, partition: Partition, epoch: int, account_id: str, key_id: str | None, lock_wait: str
+        self, partition: Partition, epoch: int, account_id: str, key_id: str | None, lock_wait_s: float
     ) -> bool:
+        lock_timeout = as_lock_timeout(lock_wait_s)
         for _ in range(INSTALL_ATTEMPTS):
             now_s = await self._now_s(partition, account_id)
             async with self._database.transaction() as connection:
-                row = await connection.fetchrow(LOAD_ACCOUNT, account_id, epoch, partition.number, lock_wait)
+                row = await connection.fetchrow(LOAD_ACCOUNT, account_id, epoch, partition.number, lock_timeout)
                 if row is None:  # or the epoch has moved: whoever asked finds out with its next call
                     return await connection.fetchrow(READ_ACCOUNT, account_id) is not None
                 quotas = self.account_quotas(row["plan"], row["quotas"])

@@ -82,7 +82,7 @@ class Outbox:
         return len(self._waiting)
 
     @property
-    def locked(self) -> Set[str]:
+    def locked(self) -> frozenset[str]:
         """Accounts whose debits wait because their rows have been locked for a while."""
         return self._waiting.lasting
 

@@ -14,17 +14,19 @@ the marks by which an insert that may be given up is kept apart, and us an answe
 id that is known fails as a whole then, with nothing written, and is written again by the statement that leaves those
 out.
 
-A row that somebody else has locked for longer than the database's `lock_wait` would keep all accounts of a batch
-waiting, and whatever waits for the batch. The others are written around it then, and its debits are left to their
-writer, who tries them again.
+A row that somebody else has locked would keep all accounts of a batch waiting, and whatever waits for the batch. So a
+batch waits for BRIEF_WAIT_S; then the others are written around that row, it is waited for alone, for the database's
+`lock_wait_s`, and what is not written then is left to the writer, who tries it again.
 """
 
 import hashlib
 import json
 import logging
 import re
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from typing import Final, Literal, TypeVar
 
@@ -38,6 +40,7 @@ from billing.ledger.postgres import (
     MissingPartition,
     Row,
     UniqueViolation,
+    as_lock_timeout,
     queries,
 )
 from billing.usage import COUNT_NAMES, Usage
@@ -53,6 +56,10 @@ _other_counts_of: Final = attrgetter(*OTHER_COUNTS)
 
 
 REASON_CHARACTERS: Final = 1000
+BRIEF_WAIT_S: Final = 0.025
+"""A batch waits no longer for a row while it has those of other accounts: as long as a few commits take."""
+BRIEFLY: Final = as_lock_timeout(BRIEF_WAIT_S)
+LEAST_WAIT_S: Final = 0.002
 LAYOUT: Final = 1
 """Of a debit in the journal."""
 
@@ -249,7 +256,7 @@ async def write_free(database: Database, debits: Sequence[Debit]) -> Written:
         try:
             return Written(await write_or_refuse(database, debits))
         except DatabaseLocked:
-            return await _with_months(database, debits, _write_around)
+            written = await _with_months(database, debits, _write_around)
     except DatabaseRefused as error:
         if len(debits) == 1:
             await set_debit_aside(database, debits[0], error)
@@ -257,6 +264,33 @@ async def write_free(database: Database, debits: Sequence[Debit]) -> Written:
         half = len(debits) // 2
         first = await write_free(database, debits[:half])
         return first.beside(await write_free(database, debits[half:]))
+    return Written(written.stored).beside(await _write_patiently(database, written.left))
+
+
+async def _write_patiently(database: Database, debits: Sequence[Debit]) -> Written:
+    """Wait for the accounts' rows one after the other, for the database's `lock_wait_s` in all. Whoever waits for one
+    has no other: it would lock those out that it could have written at once."""
+    groups: dict[str, list[Debit]] = {}
+    for debit in debits:
+        groups.setdefault(debit.account_id, []).append(debit)
+    ends_s, written = time.monotonic() + database.lock_wait_s, Written({})
+    for place, group in enumerate(groups.values()):
+        share_s = (ends_s - time.monotonic()) / (len(groups) - place)
+        if share_s >= LEAST_WAIT_S:
+            one = await _write_patient_group(database, group, share_s)
+        else:
+            one = Written({}, tuple(group))
+        written = written.beside(one)
+    return written
+
+
+async def _write_patient_group(database: Database, debits: Sequence[Debit], wait_s: float) -> Written:
+    try:
+        return Written(await _with_months(database, debits, partial(_write, wait_s=wait_s)))
+    except DatabaseLocked:
+        return Written({}, tuple(debits))
+    except DatabaseRefused:  # its row is free: by itself it is found which of them can't be written
+        return await write_free(database, debits)
 
 
 async def write_or_refuse(database: Database, debits: Sequence[Debit]) -> dict[str, Stored]:
@@ -283,12 +317,12 @@ async def create_months(database: Database, debits: Sequence[Debit]) -> None:
     await database.execute(CREATE_MONTHS, [debit.admitted_at_ms for debit in debits])
 
 
-async def _write(database: Database, debits: Sequence[Debit]) -> dict[str, Stored]:
+async def _write(database: Database, debits: Sequence[Debit], wait_s: float = BRIEF_WAIT_S) -> dict[str, Stored]:
     batch = _encoded(debits)
     try:
-        rows = await database.rows(WRITE_NEW_DEBITS, batch, database.lock_wait)
+        rows = await database.rows(WRITE_NEW_DEBITS, batch, as_lock_timeout(wait_s))
     except UniqueViolation:
-        return await _write_unless_known(database, debits, batch)
+        return await _write_unless_known(database, debits, batch, wait_s)
     stored = dict.fromkeys([debit.request_id for debit in debits], PLAIN)
     stored.update(_stored(rows, fresh=True))
     return stored
@@ -303,15 +337,17 @@ def _encoded(debits: Sequence[Debit]) -> str:
 
 async def _write_around(database: Database, debits: Sequence[Debit]) -> Written:
     """Write those whose accounts are free; what is known already needs no account."""
-    rows = await database.rows(WRITE_FREE_DEBITS, _encoded(debits), database.lock_wait)
+    rows = await database.rows(WRITE_FREE_DEBITS, _encoded(debits), BRIEFLY)
     stored = _stored(rows, fresh=True)
     missing = [debit for debit in debits if debit.request_id not in stored]
     stored.update(await _stored_before(database, missing))
     return Written(stored, tuple(debit for debit in missing if debit.request_id not in stored))
 
 
-async def _write_unless_known(database: Database, debits: Sequence[Debit], batch: str) -> dict[str, Stored]:
-    stored = _stored(await database.rows(WRITE_DEBITS, batch, database.lock_wait), fresh=True)
+async def _write_unless_known(
+    database: Database, debits: Sequence[Debit], batch: str, wait_s: float
+) -> dict[str, Stored]:
+    stored = _stored(await database.rows(WRITE_DEBITS, batch, as_lock_timeout(wait_s)), fresh=True)
     known = [debit for debit in debits if debit.request_id not in stored]
     if known:
         stored.update(await _reconcile_known(database, known))

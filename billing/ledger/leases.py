@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from billing.ledger.debits import (
+    BRIEFLY,
     WRITE_DEBITS,
     WRITE_FREE_DEBITS,
     Debit,
@@ -111,7 +112,7 @@ async def _write_expired(database: Database, lost: Lost, debits: Sequence[Debit]
         if await connection.fetchrow(JUDGE, lost.gateway_id, lost.value) is None:
             return None
         batch = msgspec.json.encode(debits).decode()
-        stored = _stored(await connection.fetch(query, batch, database.lock_wait), fresh=True)
+        stored = _stored(await connection.fetch(query, batch, BRIEFLY), fresh=True)
         known = [debit.request_id for debit in debits if debit.request_id not in stored]
         if known:
             stored.update(_stored(await connection.fetch(STORED_DEBITS, known), fresh=False))

@@ -132,13 +132,12 @@ class Database:
     """A pool of at most `size` connections, opened as they are needed; every call is bounded by `timeout_s`.
 
     `lock_wait_s` is how long a statement may wait for an account's row that another transaction has locked, where it
-    says so: `lock_wait` is that as Postgres takes it."""
+    says so."""
 
     def __init__(
         self, url: str, *, size: int = 4, timeout_s: float = 10.0, lock_wait_s: float = DEFAULT_LOCK_WAIT_S
     ) -> None:
         self.lock_wait_s = lock_wait_s
-        self.lock_wait = f"{int(lock_wait_s * 1000)}ms"
         self._url, cached = split_url(url)
         self._cached = DEFAULT_CACHED if cached is None else cached
         self._size = size
@@ -269,6 +268,11 @@ def queries(package: str) -> Callable[[str], str]:
         if entry.name.endswith(".sql")
     }
     return found.__getitem__
+
+
+def as_lock_timeout(seconds: float) -> str:
+    """A time as Postgres takes it for `lock_timeout`; at least a millisecond, for 0 would be for ever."""
+    return f"{max(1, int(seconds * 1000))}ms"
 
 
 def affected(tag: str) -> int:

@@ -6,12 +6,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from billing.holds import loader
+from billing.holds import backlog, loader
 from billing.holds.decision import InsufficientBalance, Unavailable
+from billing.holds.engine import EngineSettings
 from billing.holds.hold import Hold
 from billing.ledger.postgres import Database
 from billing.principals import Principal
-from tests.billing.holds.conftest import MakeWorld, World, need
+from tests.billing.holds.conftest import PATIENT, MakeWorld, World, need, replace
 from tests.billing.holds.support import (
     ask,
     assert_agreed,
@@ -109,10 +110,33 @@ async def test_others_are_written_while_one_row_is_locked(world: World, other_se
 
     await eventually(hers_are_written)
     assert await debits(world) == dict.fromkeys(spent, 500)
-    assert not world.engine.outbox.locked
+
+    async def it_is_over() -> bool:
+        return not world.engine.outbox.locked
+
+    await eventually(it_is_over)
     for each in (hers, his):
         await assert_agreed(world, each.account_id)
         assert await ledger_balance(world, each.account_id) == HERS - 3 * 500
+
+
+async def test_a_locked_account_fills_a_part_of_what_may_wait(make_world: MakeWorld, other_session: Database) -> None:
+    """Then it is refused, and the others are not."""
+    most = 8 * backlog.LOCKED_SHARE
+    world = await make_world(EngineSettings(holds=replace(PATIENT.holds, max_unsettled=most)))
+    hers, his = await world.customer(HERS), await world.customer(HERS)
+    for each in (hers, his):
+        await world.engine.holds.void(await hold_one(world, each))
+    async with locked(other_session, hers):
+
+        async def is_refused() -> bool:
+            return not await is_admitted(world, hers)
+
+        await eventually(is_refused)
+        assert 8 <= await journal_size(world, hers) < most // 2
+        assert await is_admitted(world, his)
+    await served_again(world, hers)
+    await assert_agreed(world, hers.account_id)
 
 
 async def test_an_epoch_opens_without_the_account_whose_row_is_locked(
