@@ -35,7 +35,7 @@ from gateway.reads import Health, Reads, add_routes
 from gateway.refusals import Links
 from gateway.remainder import DrainRules, Remainder
 from gateway.routing import Router
-from gateway.runtime import Runtime, new_id
+from gateway.runtime import Runtime, lookup_wait_s, new_id
 from gateway.settings import Defaults, Settings
 from gateway.settling import Settler
 from gateway.tokens import Tokenizer
@@ -159,6 +159,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         upload_timeout_s=defaults.upload_timeout_s,
         grace_s=settings.payment_grace_days * DAY_S,
         admission_wait_s=defaults.admission_wait_ms / 1000,
+        lookup_wait_s=lookup_wait_s(defaults),
         charge_expired=defaults.expired_hold == "input",
     )
     proxy = Proxy(
