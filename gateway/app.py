@@ -37,7 +37,7 @@ from gateway.reads import Health, Reads, add_routes
 from gateway.refusals import Links
 from gateway.remainder import DrainRules, Remainder
 from gateway.routing import Router
-from gateway.runtime import Runtime, new_id
+from gateway.runtime import Runtime, lookup_wait_s, new_id
 from gateway.settings import Defaults, Settings
 from gateway.settling import Settler
 from gateway.tokens import Tokenizer
@@ -162,6 +162,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         upload_timeout_s=defaults.upload_timeout_s,
         grace_s=settings.payment_grace_days * DAY_S,
         admission_wait_s=defaults.admission_wait_ms / 1000,
+        lookup_wait_s=lookup_wait_s(defaults),
         charge_expired=defaults.expired_hold == "input",
     )
     proxy = Proxy(
@@ -186,6 +187,12 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     metrics.gauge("debits_waiting", "Debits that Redis has settled and Postgres has not.", lambda: len(engine.outbox))
     metrics.gauge(
         "debits_hindered", "1 while Postgres is there and takes no debits.", lambda: engine.outbox.hindered, "max"
+    )
+    metrics.gauge(
+        "accounts_locked",
+        "Accounts whose debits wait because another session has their rows in Postgres locked.",
+        lambda: len(engine.locked_accounts()),
+        "max",
     )
     metrics.gauge(
         "plans_revision", "Revision of the plans that this gateway applies.", lambda: follower.revision, "max"

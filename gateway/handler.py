@@ -80,6 +80,8 @@ class ProxyRules(IntakeRules):
     estimate: EstimateRules
     admission_wait_s: float
     """How long a principal is read anew that changes again and again."""
+    lookup_wait_s: float
+    """For a key that is not known to be looked up, with those before it."""
     charge_expired: bool = False
     """Whether a hold whose gateway died is charged at the estimate of its input."""
 
@@ -240,8 +242,12 @@ class Proxy:
                     return None
                 raise
 
-        with attempts_refused():
-            principal = await self._attempts.attempt(peer, headers, check, known_wrong=known is False)
+        try:
+            async with asyncio.timeout(self._rules.lookup_wait_s):
+                with attempts_refused():
+                    principal = await self._attempts.attempt(peer, headers, check, known_wrong=known is False)
+        except TimeoutError as error:
+            raise Refuse(refusals.unavailable()) from error
         if principal is None:
             raise Refuse(refusals.invalid_key())
         return principal

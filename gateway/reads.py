@@ -52,6 +52,8 @@ class Health:
             found.append("Redis is away or not agreed on")
         if self._engine.outbox.unavailable:
             found.append(f"{len(self._engine.outbox)} debits wait for Postgres")
+        if locked := self._engine.locked_accounts():
+            found.append(f"{len(locked)} accounts wait for their rows in Postgres, which another session has locked")
         if not self._engine.cache.subscribed:
             found.append("the subscription to changes is broken")
         found += [f"the {name} loop has failed and began anew" for name in self._engine.loops.troubled()]

@@ -62,6 +62,11 @@ def new_id() -> str:
     return str(ULID())
 
 
+def lookup_wait_s(defaults: Defaults) -> float:
+    """How long a request waits for its key to be looked up: as long as for its admission, where it waits for that."""
+    return defaults.admission_wait_ms / 1000 or defaults.postgres_timeout_s
+
+
 def engine_settings(defaults: Defaults, spool_folder: Path | None = None) -> EngineSettings:
     """The engine's bounds from the configuration's."""
     return EngineSettings(
@@ -79,6 +84,7 @@ def engine_settings(defaults: Defaults, spool_folder: Path | None = None) -> Eng
             unknown_entries=defaults.negative_cache_entries,
             unknown_s=defaults.negative_cache_s,
             lookups=max(1, defaults.postgres_pool_size - 1),
+            wait_s=lookup_wait_s(defaults),
         ),
         lease_s=defaults.lease_s,
         stall_s=defaults.stall_s,
@@ -116,7 +122,12 @@ async def open_runtime(
     Raises `DatabaseError` when Postgres is away or has not been migrated.
     """
     defaults = settings.defaults
-    database = Database(database_url, size=defaults.postgres_pool_size, timeout_s=defaults.postgres_timeout_s)
+    database = Database(
+        database_url,
+        size=defaults.postgres_pool_size,
+        timeout_s=defaults.postgres_timeout_s,
+        lock_wait_s=defaults.ledger_lock_ms / 1000,
+    )
     link = Link(redis_url, timeout_s=defaults.redis_timeout_ms / 1000, connect_timeout_s=defaults.connect_timeout_s)
     try:
         follower = PlanFollower(database, settings, take_over=embedded)

@@ -83,7 +83,7 @@ class Admissions:
         place = principal.kept.get((self._gateway_id, model, feature)) or self._place_of(principal, model, feature)
         payload = expired if isinstance(expired, bytes) else encode_debit(expired)
         backlog = self._backlog
-        if backlog.full:
+        if backlog.full or backlog.full_of(principal.account_id):
             return decisions.Unavailable("too many debits wait for Postgres")
         partition, deadline = place.partition, self._loop.time() + self._wait_s
         backlog.asking += 1

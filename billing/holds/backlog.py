@@ -4,15 +4,27 @@ Every hold and every settled debit is an entry in some partition's journal until
 script sees its own journal alone, so each gateway adds them up: it knows its own entries at every moment, and looks at
 the size of all journals each second for those of the others. So the bound is exact for one gateway, and several
 together exceed it by no more than the others admit within that second.
+
+An account whose row in Postgres somebody has locked may fill a part of that alone: the rest is for the others.
 """
 
 import asyncio
 from collections.abc import Sized
 from contextlib import suppress
+from typing import Final, Protocol
 
 from billing.holds.connection import RedisError
 from billing.holds.keyspace import Keyspace
 from billing.holds.partitions import Partition, Partitions
+
+LOCKED_SHARE: Final = 16
+"""One of so many parts of all is what the debits of one locked account may take up in one process."""
+
+
+class Waiting(Sized, Protocol):
+    """The outbox."""
+
+    def count_aside(self, account_id: str) -> int: ...
 
 
 class Backlog:
@@ -21,7 +33,7 @@ class Backlog:
 
     __slots__ = ("_journals", "_live", "_most", "_others", "_outbox", "_partitions", "_sizes", "asking")
 
-    def __init__(self, partitions: Partitions, keyspace: Keyspace, live: Sized, outbox: Sized, most: int) -> None:
+    def __init__(self, partitions: Partitions, keyspace: Keyspace, live: Sized, outbox: Waiting, most: int) -> None:
         self._partitions = partitions
         self._journals = [keyspace.journal(partition.number) for partition in partitions.all]
         self._sizes = [0] * len(self._journals)
@@ -35,6 +47,10 @@ class Backlog:
     def full(self) -> bool:
         """Whether nothing more may be admitted."""
         return self._others + len(self._live) + len(self._outbox) + self.asking >= self._most
+
+    def full_of(self, account_id: str) -> bool:
+        """Whether nothing more of this account may be admitted, because its row is locked."""
+        return self._outbox.count_aside(account_id) * LOCKED_SHARE >= self._most
 
     async def look(self) -> None:
         """See what other gateways have in the journals; of a server that does not answer what it had last."""

@@ -18,13 +18,15 @@ from billing.principals import Principal
 
 @dataclass(frozen=True, slots=True)
 class CacheSettings:
-    """Bounds of the cache: entries in number, times in seconds, look-ups in Postgres at the same time."""
+    """Bounds of the cache: entries in number, times in seconds, look-ups in Postgres at the same time; `wait_s` is how
+    long whoever asks waits for a look-up, with its turn."""
 
     entries: int = 100_000
     fresh_s: float = 900.0
     unknown_entries: int = 10_000
     unknown_s: float = 5.0
     lookups: int = 8
+    wait_s: float = 10.0
 
 
 def recognised(cache: "PrincipalCache", secret: str) -> bool | None:
@@ -76,8 +78,9 @@ class PrincipalCache:
     async def get(self, digest: bytes) -> Principal | None:
         """The principal of a key, None for a key that does not exist.
 
-        While Postgres is away a principal that is no longer fresh still serves: admission checks its version. Raises
-        `DatabaseError` where there is none.
+        While Postgres is away a principal that is no longer fresh still serves: admission checks its version. It is not
+        looked up again for `unknown_s` then, so that not every request waits for Postgres. Raises `DatabaseError` where
+        there is none.
         """
         principal = self.peek(digest)
         if principal is not None:
@@ -90,11 +93,16 @@ class PrincipalCache:
             found = self._known.get(digest)
             if found is None or not self.subscribed:
                 raise
+            self._known[digest] = (found[0], max(found[1], self._clock() + self._settings.unknown_s))
             return found[0]
 
     async def reload(self, digest: bytes) -> Principal | None:
         """Read the principal anew; callers at the same time share one look-up. Raises `DatabaseError`."""
-        return await self._flights.run(digest, lambda: self._read(digest))
+        try:
+            async with asyncio.timeout(self._settings.wait_s):
+                return await self._flights.run(digest, lambda: self._read(digest))
+        except TimeoutError as error:
+            raise DatabaseUnavailable("Postgres gave no answer in time") from error
 
     async def _read(self, digest: bytes) -> Principal | None:
         generation = self._generation

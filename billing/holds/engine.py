@@ -103,7 +103,9 @@ class Engine:
             on_judged=self._sweep_now.set,
             on_failure=lambda error: self.loops.failed("lease", error),
         )
-        self.partitions = Partitions(database, link, keyspace, gateway_id, self._prepare, self.peers.living)
+        self.partitions = Partitions(
+            database, link, keyspace, gateway_id, self._prepare, self.peers.living, self.peers.lost
+        )
         self.corrections = Corrections(database, link, keyspace, self._account_quotas, self._lost_writes)
         self.outbox = Outbox(
             database,
@@ -138,6 +140,7 @@ class Engine:
             self.holds.live,
             self._submit,
             self.holds.doubt,
+            lambda: self.holds.locked,
             gateway_id,
             self.peers,
             Expiry(database, link, keyspace, self.corrections, self.lease.renew, settings.expired_hold),
@@ -147,7 +150,7 @@ class Engine:
         self.reconciler = Reconciler(database, link, keyspace, self.partitions, self.loader, self.corrections)
         self.roller = Roller(database, gateway_id)
 
-    async def _prepare(self, partition: Partition, epoch: int) -> bool:
+    async def _prepare(self, partition: Partition, epoch: int) -> frozenset[str] | None:
         return await self.recovery.prepare(partition, epoch)
 
     async def _account_quotas(self, account_id: str) -> tuple[Quota, ...]:
@@ -159,6 +162,10 @@ class Engine:
 
     def _submit(self, partition: Partition, item: Item) -> None:
         self.holds.submit(partition, item)
+
+    def locked_accounts(self) -> frozenset[str]:
+        """Accounts that wait, with their debits or for this epoch, because their rows in Postgres are locked."""
+        return self.outbox.locked.union(*(partition.holding_back for partition in self.partitions.all))
 
     def plans_changed(self) -> None:
         """Other plans are in force: principals are read anew, and so is what their accounts' counters are."""
@@ -263,7 +270,8 @@ class Engine:
         """Keep up with a partition's epoch; a server that is away does not keep the others' waiting."""
         try:
             async with asyncio.timeout(TEND_TIMEOUT_S):
-                if partition.epoch is None or not await self.partitions.is_current(partition):
+                current = partition.epoch is not None and await self.partitions.is_current(partition)
+                if not current or partition.holds_back:
                     await self._join(partition)
         except (DatabaseError, RedisError, NotReady, TimeoutError) as error:
             logger.info("partition %d: %s: %s", partition.number, type(error).__name__, error)

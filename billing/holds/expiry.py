@@ -72,12 +72,13 @@ class Expiry:
             return 0
         found = (self._expired(request_id, entry, epoch) for request_id, entry in claimed.items())
         debits = [debit for debit in found if debit is not None]
-        stored = await write_expired(self._database, lost, debits)
-        if stored is None:  # it lives: its owner takes the entries back
+        written = await write_expired(self._database, lost, debits)
+        if written is None:  # it lives: its owner takes the entries back
             return 0
-        aside = [debit.request_id for debit in debits if debit.request_id not in stored]
-        await self._end(partition, epoch, claimed, {**stored, **dict.fromkeys(aside, SET_ASIDE)})
-        return len(claimed)
+        left = {debit.request_id for debit in written.left}  # they stay claimed, for a later sweep
+        aside = [each.request_id for each in debits if each.request_id not in written.stored.keys() | left]
+        await self._end(partition, epoch, claimed, {**written.stored, **dict.fromkeys(aside, SET_ASIDE)})
+        return len(claimed) - len(left)
 
     async def decided(self, request_ids: Sequence[str]) -> dict[str, Stored]:
         """What the ledger has decided about requests of this gateway's, and will not decide behind its back any more:

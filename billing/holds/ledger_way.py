@@ -3,18 +3,21 @@
 This file owns that whoever waits for such a debit is told what the ledger has stored of its request, or that this could
 not be done in time, while the writing goes on; and that one writer takes all that wait in batches. A hot account's row
 is locked by one transaction at a time: a transaction for each debit would let them through at the pace of the commits.
+Debits of an account whose row somebody else has locked stand aside (`debit_queue.py`) and keep nobody else waiting.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Set
+from contextlib import suppress
 from typing import Any, Final
 
 from billing.holds.connection import RedisError
+from billing.holds.debit_queue import DebitQueue
 from billing.holds.hold import Hold, Settled, SettlementLost
 from billing.holds.partitions import Partition
 from billing.holds.sync import Corrections
-from billing.ledger.debits import Debit, Stored, write_debits
+from billing.ledger.debits import Debit, Stored, write_free
 from billing.ledger.postgres import Database, DatabaseError
 
 logger = logging.getLogger(__name__)
@@ -84,19 +87,26 @@ class LedgerWay:
         self._batch_rows = batch_rows
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
-        self._waiting: list[_Waiting] = []
+        self._waiting: DebitQueue[_Waiting] = DebitQueue(lambda each: each.debit.account_id, self._loop.time)
         self._untold: dict[str, Partition] = {}
+        self._arrived = asyncio.Event()
         self._writing = False
         self._telling = False
 
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def locked(self) -> Set[str]:
+        """Accounts whose debits wait because their rows are locked."""
+        return self._waiting.locked
+
     def add(self, hold: Hold, debit: Debit, outcome: "asyncio.Future[Settled]", vanished_in: int | None = None) -> None:
         """Take a debit that Redis has not confirmed."""
         waiting = _Waiting(hold, debit, outcome, vanished_in)
         waiting.timer = self._loop.call_later(self._timeout_s, waiting.late)
-        self._waiting.append(waiting)
+        self._waiting.add(waiting)
+        self._arrived.set()
         if not self._writing:
             self._writing = True
             self._spawn(self._write())
@@ -105,22 +115,34 @@ class LedgerWay:
         """Write until nothing waits, with bounded back-off while Postgres is away."""
         retry_s = FIRST_RETRY_S
         try:
-            while self._waiting:
-                batch = self._waiting[: self._batch_rows]
+            while len(self._waiting):
+                batch = self._waiting.batch(self._batch_rows)
+                if not batch:
+                    await self._until_due()
+                    continue
                 try:
-                    stored = await write_debits(self._database, [each.debit for each in batch])
+                    written = await write_free(self._database, [each.debit for each in batch])
                 except DatabaseError as error:
                     logger.warning("%d debits wait for Postgres: %s", len(self._waiting), error)
                     await asyncio.sleep(retry_s)
                     retry_s = min(retry_s * 2, MOST_RETRY_S)
                 else:
                     retry_s = FIRST_RETRY_S
-                    del self._waiting[: len(batch)]
-                    self._written(batch, stored)
+                    self._waiting.done(batch, written.locked)
+                    done = [each for each in batch if each.debit.account_id not in written.locked]
+                    self._written(done, written.stored)
         finally:
             self._writing = False
 
-    def _written(self, batch: Sequence[_Waiting], stored: dict[str, Stored]) -> None:
+    async def _until_due(self) -> None:
+        """Wait until those that stand aside are to be tried again, or others come."""
+        due_s = self._waiting.due_s
+        self._arrived.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(due_s):
+                await self._arrived.wait()
+
+    def _written(self, batch: Iterable[_Waiting], stored: dict[str, Stored]) -> None:
         for each in batch:
             row, partition = stored.get(each.debit.request_id), each.hold.place.partition
             each.told(row)

@@ -2,11 +2,14 @@
 
 This file owns the order that makes loading exact. An account is read under its row's lock, at one xseq, and marked as
 loaded for the epoch; a counter that a new quota adds counts from the moment of `adopt` and is given what came before,
-once every debit up to that moment is in Postgres. One load runs at a time for a subject in this process.
+once every debit up to that moment is in Postgres. One load runs at a time for a subject in this process. An account
+whose row somebody has locked keeps at most one connection waiting, and is then not tried again for LOCKED_PAUSE_S, so
+that however many requests ask for it the others can be loaded.
 """
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Final
@@ -20,7 +23,7 @@ from billing.holds.journal import entries, open_holds, still_settled
 from billing.holds.keyspace import Keyspace
 from billing.holds.partitions import NotReady, Partition
 from billing.holds.windows import Since, read_counters
-from billing.ledger.postgres import Database, DatabaseHindered, queries
+from billing.ledger.postgres import Database, DatabaseHindered, DatabaseLocked, as_lock_timeout, queries
 from billing.plans import Plan
 from billing.quotas import Quota, parse_quotas
 
@@ -34,10 +37,16 @@ READ_KEY: Final = _sql("read_key_principal")
 LEDGER_CLOCK: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
 INSTALL_ATTEMPTS: Final = 5
+AT_ONCE_S: Final = 0.001
+"""How long a load waits for a locked row before it queues with the others that wait for theirs."""
+LOCKED_PAUSE_S: Final = 0.5
+MOST_LOCKED: Final = 1000
+"""Locked accounts that are remembered."""
 DRAIN_POLL_S: Final = 0.02
 MARK, COUNT, COUNT_WHAT_IS_FOUND = 0, 1, 2
 """The stages of `adopt`."""
 CALL_AGAIN: Final = 3
+HELD_BACK: Final = 4
 COUNT_ATTEMPTS: Final = 3
 """Open holds are looked for so often, should they not be as many as are running."""
 
@@ -48,6 +57,11 @@ class LostWrites(Exception):
     def __init__(self, account_id: str, epoch: int) -> None:
         super().__init__(f"Redis has lost {account_id} in epoch {epoch}")
         self.epoch = epoch
+
+
+class AccountHeldBack(NotReady):
+    """Some gateway has debits or holds of this account that must be in the ledger, or in Redis, before it is served in
+    this epoch, and could not bring them there: the account's row in Postgres was locked."""
 
 
 class Loader:
@@ -72,11 +86,15 @@ class Loader:
         self._install_script, self._adopt_script, self._fill_script = Script("install"), Script("adopt"), Script("fill")
         self._retime_script = Script("retime")
         self._flights: SingleFlight[int | None] = SingleFlight()
+        self._patient = asyncio.Lock()
+        self._locked_until: dict[str, float] = {}
+        self._clock = time.monotonic
 
     async def install(self, partition: Partition, account_id: str, key_id: str | None) -> bool:
         """Load an account, and a key of it, where Redis has not got them; whether the ledger knows both.
 
-        Raises `DatabaseError`, `RedisError`, `LostWrites`, and `NotReady` while Redis's clock is wrong.
+        Raises `DatabaseError`, `DatabaseLocked` where the account's row is, `RedisError`, `LostWrites`, and `NotReady`
+        while Redis's clock is wrong.
         """
         name = ("install", key_id or account_id)
         return bool(await self._flights.run(name, lambda: self._install(partition, account_id, key_id)))
@@ -85,7 +103,7 @@ class Loader:
         """Tell Redis the account's version and counters. The version told (one that is newer may have come meanwhile),
         0 of an account that the ledger has not; None without an epoch.
 
-        Raises `DatabaseError`, `RedisError`, `TimeoutError`.
+        Raises `DatabaseError`, `RedisError`, `TimeoutError`, and `AccountHeldBack`: nothing was told then.
         """
         return await self._flights.run(("adopt", account_id), lambda: self._adopt(partition, account_id, None))
 
@@ -104,10 +122,35 @@ class Loader:
             return True
         if partition.clock_is_wrong:  # what is loaded into windows of another day is missing in those of this one
             raise NotReady("Redis's clock is wrong")
+        self._check_unlocked(account_id)
+        try:
+            return await self._load(partition, epoch, account_id, key_id, AT_ONCE_S)
+        except DatabaseLocked:
+            async with self._patient:
+                self._check_unlocked(account_id)
+                try:
+                    return await self._load(partition, epoch, account_id, key_id, self._database.lock_wait_s)
+                except DatabaseLocked:
+                    self._remember_locked(account_id)
+                    raise
+
+    def _check_unlocked(self, account_id: str) -> None:
+        if self._locked_until and self._locked_until.get(account_id, 0.0) > self._clock():
+            raise DatabaseLocked(f"the row of {account_id} is locked by another session")
+
+    def _remember_locked(self, account_id: str) -> None:
+        if len(self._locked_until) >= MOST_LOCKED:
+            self._locked_until.clear()
+        self._locked_until[account_id] = self._clock() + LOCKED_PAUSE_S
+
+    async def _load(
+        self, partition: Partition, epoch: int, account_id: str, key_id: str | None, lock_wait_s: float
+    ) -> bool:
+        lock_timeout = as_lock_timeout(lock_wait_s)
         for _ in range(INSTALL_ATTEMPTS):
             now_s = await self._now_s(partition, account_id)
             async with self._database.transaction() as connection:
-                row = await connection.fetchrow(LOAD_ACCOUNT, account_id, epoch, partition.number)
+                row = await connection.fetchrow(LOAD_ACCOUNT, account_id, epoch, partition.number, lock_timeout)
                 if row is None:  # or the epoch has moved: whoever asked finds out with its next call
                     return await connection.fetchrow(READ_ACCOUNT, account_id) is not None
                 quotas = self.account_quotas(row["plan"], row["quotas"])
@@ -193,6 +236,8 @@ class Loader:
             for quota in quotas
         ]
         reply = await self._count(keys, [epoch, subject, version, token], packed, partition, account_id, key_id)
+        if reply[0] == HELD_BACK:
+            raise AccountHeldBack(f"account {account_id} is held back until its own debits are in the ledger")
         if reply[0] != 0 or reply[4] == 0:
             return version
         _, dseq, xseq, now_ms, _ = reply

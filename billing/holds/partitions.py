@@ -8,7 +8,7 @@ only while the clocks of both stores agree. One that is open is closed when Redi
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Any, Final
 
 from billing.holds.codec import AHEAD_S
@@ -42,6 +42,9 @@ class Partition:
 
     `reached` is the newest epoch that was agreed on here: both stores may be set back to before it, and must not begin
     another one of its number, for debits and holds in this process are of it.
+
+    `holding_back` are accounts that this gateway has not settled for the epoch that it has joined: nobody serves them.
+    `held_back_by` are the gateways that held some back when this one joined, `holds_back` whether anybody does.
     """
 
     __slots__ = (
@@ -51,6 +54,9 @@ class Partition:
         "apart",
         "clock_is_wrong",
         "clock_offset_ms",
+        "held_back_by",
+        "holding_back",
+        "holds_back",
         "joined_epoch",
         "life",
         "number",
@@ -63,6 +69,9 @@ class Partition:
         self.life: Life | None = None
         self._epoch: int | None = None
         self.joined_epoch: int | None = None
+        self.holding_back: frozenset[str] = frozenset()
+        self.held_back_by: list[str] = []
+        self.holds_back = False
         self.clock_offset_ms = 0
         self.apart = False
         self.clock_is_wrong = False
@@ -106,7 +115,8 @@ class Partitions:
     """Every partition of the installation, and how this gateway agrees with the others on their epochs.
 
     `prepare(partition, epoch)` must bring this gateway's older debits to the ledger and hold its running requests again
-    before it joins the epoch; it answers whether that is done. `living()` names the gateways that are waited for.
+    before it joins the epoch; it answers for which accounts that could not be done, because their rows are locked, and
+    None where it is not done. `living()` names the gateways that are waited for, `lost` those of some that are dead.
     """
 
     def __init__(
@@ -115,8 +125,9 @@ class Partitions:
         link: Link,
         keyspace: Keyspace,
         gateway_id: str,
-        prepare: Callable[[Partition, int], Awaitable[bool]],
+        prepare: Callable[[Partition, int], Awaitable[frozenset[str] | None]],
         living: Callable[[], Awaitable[list[str]]],
+        lost: Callable[[Iterable[str]], Collection[str]],
     ) -> None:
         self._database = database
         self._link = link
@@ -124,6 +135,7 @@ class Partitions:
         self._gateway_id = gateway_id
         self._prepare = prepare
         self._living = living
+        self._lost = lost
         self._handshakes: SingleFlight[None] = SingleFlight()
         self._joins: SingleFlight[bool] = SingleFlight()
         self._renewals: SingleFlight[None] = SingleFlight()
@@ -205,21 +217,47 @@ class Partitions:
                 )
             if partition.apart:
                 return False
-            if partition.joined_epoch != epoch and not await self._prepare(partition, epoch):
+            unready = await self._unready(partition, epoch)
+            if unready is None:
                 return False
-            living = await self._living()
-            reply = await self._link.call(
-                self._join_script,
-                [self._keys.meta(partition.number), self._keys.joined(partition.number)],
-                [epoch, self._gateway_id, *living],
+            gone = list(self._lost(partition.held_back_by))
+            number, back = partition.number, sorted(unready)
+            keys = [self._keys.meta(number), self._keys.joined(number), self._keys.installed(number)]
+            arguments: list[str | int] = [
+                epoch,
+                self._gateway_id,
+                len(back),
+                len(gone),
+                *back,
+                *gone,
+                *await self._living(),
+            ]
+            is_open, *holding = await self._link.call(
+                self._join_script, keys + [self._keys.account(each) for each in back], arguments
             )
         except (RedisError, DatabaseError) as error:
             raise NotReady(str(error)) from error
-        if reply == -1:
+        if is_open == -1:
             partition.forget()
             return False
-        partition.joined_epoch = epoch
-        return bool(reply == 1)
+        if unready and partition.joined_epoch != epoch:
+            logger.error(
+                "partition %d: the rows of %d accounts in Postgres are locked: not served for now", number, len(unready)
+            )
+        partition.joined_epoch, partition.holding_back = epoch, unready
+        partition.held_back_by = [name.decode() for name in holding]
+        return bool(is_open == 1)
+
+    async def _unready(self, partition: Partition, epoch: int) -> frozenset[str] | None:
+        """The accounts that this gateway holds back; None where it can't join yet. Once it has joined there are never
+        more of them. Raises `RedisError`, `DatabaseError`."""
+        joined, before = partition.joined_epoch == epoch, partition.holding_back
+        if joined and not before:
+            return before
+        unready = await self._prepare(partition, epoch)
+        if not joined:
+            return unready
+        return before if unready is None else before & unready
 
     async def renew(self, partition: Partition, lost: int | None = None) -> None:
         """Begin a new epoch although the server is the same: everything is loaded again. With `lost`, only where that
@@ -285,8 +323,10 @@ class Partitions:
             return False
         await self._set_clock(partition, life)
         arguments = [epoch, self.ledger.beat, int(partition.clock_is_wrong)]
-        open_ = await self._link.call(self._beat, [self._keys.meta(partition.number)], arguments)
-        return bool(open_ == 1)
+        keys = [self._keys.meta(partition.number), self._keys.installed(partition.number)]
+        open_ = await self._link.call(self._beat, keys, arguments)
+        partition.holds_back = open_ == 2
+        return bool(open_ >= 1)
 
     def clock_difference_ms(self, partition: Partition) -> int:
         """How far Redis's clock is ahead of Postgres's; 0 while one of them is not known."""

@@ -7,7 +7,7 @@ twice or by two gateways.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,8 +24,8 @@ from billing.holds.partitions import Partition
 from billing.holds.peers import Peers
 from billing.holds.replay import Replay
 from billing.holds.sync import Corrections
-from billing.ledger.debits import Debit, decode_debit, write_debits
-from billing.ledger.postgres import Database, queries
+from billing.ledger.debits import Debit, decode_debit, write_free
+from billing.ledger.postgres import Database, DatabaseLocked, queries
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,9 @@ REHELD_ROWS: Final = 100
 PREPARED_ACCOUNTS: Final = 10_000
 """Accounts that are told of corrections at one attempt to join an epoch."""
 
+MOST_HELD_BACK: Final = 1000
+"""Accounts that a gateway may leave behind as it joins an epoch: with more of them it does not join yet."""
+
 Tags = tuple[list[int], list[int]]
 """The tags of an account's counters, and of a key's."""
 TagsByName = dict[tuple[str, str, str], Tags]
@@ -62,7 +65,7 @@ class Swept:
 
 class Recovery:
     """`live` are this process's running holds; `submit` sends a void on the hot path; `doubt` is told of holds that
-    are live here and not in Redis."""
+    are live here and not in Redis. `locked` answers the accounts whose settlements wait for a row that is locked."""
 
     def __init__(
         self,
@@ -75,6 +78,7 @@ class Recovery:
         live: Mapping[str, Hold],
         submit: Callable[[Partition, Item], None],
         doubt: Callable[[Partition, Sequence[str], int], Awaitable[None]],
+        locked: Callable[[], Set[str]],
         gateway_id: str,
         peers: Peers,
         expiry: Expiry,
@@ -88,42 +92,53 @@ class Recovery:
         self._live = live
         self._submit = submit
         self._doubt = doubt
+        self._locked = locked
         self._gateway_id = gateway_id
         self._peers = peers
         self._replay = Replay(database, outbox)
         self._expiry = expiry
         self._rehold = Script("rehold")
 
-    async def prepare(self, partition: Partition, epoch: int) -> bool:
-        """What this gateway owes a new epoch before it may open: older debits written, running requests held again.
+    async def prepare(self, partition: Partition, epoch: int) -> frozenset[str] | None:
+        """What this gateway owes a new epoch before it may open: older debits written, running requests held again. The
+        accounts for which it could not be done, because their rows are locked; None: not yet, ask again.
 
         Raises `DatabaseError`, `RedisError`, `LostWrites`.
         """
+        back: set[str] = set()
         if self._outbox.older_than(partition, epoch):
             await self._outbox.flush()
-        await self._write_older(partition, epoch)
+            back |= self._outbox.older_than(partition, epoch)
+            if not back <= self._outbox.aside:
+                return None
+        back |= await self._write_older(partition, epoch)
         await self.replay()
+        back |= {each for each in self._replay.locked if self._keys.partition_of(each) == partition.number}
         older = [hold for hold in self._live.values() if hold.place.partition is partition and hold.epoch < epoch]
         known: TagsByName = {}
         for start in range(0, len(older), REHELD_ROWS):
-            if not await self._hold_again(partition, older[start : start + REHELD_ROWS], epoch, known):
-                return False
-        return await self._sync_loaded(partition, epoch)
+            if not await self._hold_again(partition, older[start : start + REHELD_ROWS], epoch, known, back):
+                return None
+        ready = await self._sync_loaded(partition, epoch) and len(back) <= MOST_HELD_BACK
+        return frozenset(back) if ready else None
 
-    async def _write_older(self, partition: Partition, epoch: int) -> None:
+    async def _write_older(self, partition: Partition, epoch: int) -> set[str]:
         """Write what a journal that came back has of older epochs. Its gateways may be gone, and admission must not
-        open on balances and windows that these debits are still missing from."""
+        open on balances and windows that these debits are still missing from: those of the accounts that are answered,
+        whose rows are locked."""
         older: list[Debit] = []
+        locked: set[str] = set()
         reading = self._read(partition)
         async for request_id, entry in reading:
-            if entry.state == SETTLED and entry.epoch < epoch:
+            if entry.state == SETTLED and entry.epoch < epoch and entry.account_id not in locked:
                 debit = await reading.debit(request_id, entry)
                 if debit is not None:
                     older.append(debit)
             if len(older) >= SETTLED_ROWS:
-                await self._write(older)
-        await self._write(older)
+                await self._write(older, locked)
+        await self._write(older, locked)
         await reading.finish()
+        return locked
 
     async def _sync_loaded(self, partition: Partition, epoch: int) -> bool:
         """Tell accounts that the new epoch has already of debits that were written after they had been loaded: until
@@ -135,22 +150,35 @@ class Recovery:
                 return False
         return len(rows) < PREPARED_ACCOUNTS
 
-    async def _hold_again(self, partition: Partition, holds: Sequence[Hold], epoch: int, known: TagsByName) -> bool:
-        """Hold running requests again, then ask the ledger about them; whether all of it could be done.
+    async def _hold_again(
+        self, partition: Partition, holds: Sequence[Hold], epoch: int, known: TagsByName, back: set[str]
+    ) -> bool:
+        """Hold running requests again, then ask the ledger about them; whether all of it could be done. Those of
+        accounts whose rows are locked stay as they are: these accounts are held `back`.
 
         While this process stood still another may have taken it for dead and have its holds expired: such a hold ends
         here at once. It stays in its older epoch, so that its settlement goes the ledger's own way and finds the row
         that decides. No settlement or void of these goes out meanwhile.
         """
-        if any(hold.ending for hold in holds):
+        accounts = {hold.id: decode_debit(hold.payload).account_id for hold in holds}
+        ending = {accounts[hold.id] for hold in holds if hold.ending}
+        if not ending <= (back | self._locked()):
             return False
+        back |= ending
+        holds = [hold for hold in holds if accounts[hold.id] not in back]
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         for hold in holds:
             hold.reholding = done
         try:
             held: list[Hold] = []
             for hold in holds:
-                again = await self._rehold_one(partition, hold, epoch, known)
+                if accounts[hold.id] in back:
+                    continue
+                try:
+                    again = await self._rehold_one(partition, hold, epoch, known)
+                except DatabaseLocked:
+                    back.add(accounts[hold.id])
+                    continue
                 if again is None:
                     return False
                 if again:
@@ -218,6 +246,7 @@ class Recovery:
         held: dict[str, list[str]] = {}
         claimed: dict[str, Entry] = {}
         orphans: dict[str, list[tuple[str, Entry]]] = {}
+        locked: set[str] = set()
         settled = voided = expired = 0
         own = self._outbox.request_ids() | self._live.keys() if at_once else frozenset()
         reading = self._read(partition)
@@ -227,6 +256,7 @@ class Recovery:
             if entry.state == SETTLED:
                 # By a clock that was ahead it was settled in times to come: nobody waits for those.
                 left_behind = abs(age_ms) > SETTLED_AGE_MS or (at_once and request_id not in own)
+                left_behind = left_behind and entry.account_id not in locked
                 debit = await reading.debit(request_id, entry) if left_behind else None
                 if debit is not None:
                     waiting.append(debit)
@@ -237,8 +267,8 @@ class Recovery:
             elif request_id not in self._live and age_ms > ORPHAN_AGE_MS:
                 orphans.setdefault(entry.account_id, []).append((request_id, entry))
             if len(waiting) >= SETTLED_ROWS:
-                settled += await self._write(waiting)
-        settled += await self._write(waiting)
+                settled += await self._write(waiting, locked)
+        settled += await self._write(waiting, locked)
         await reading.finish()
         await self._look_for(partition, epoch, unseen)
         for request_id in await self._expiry.take_back(partition, claimed):
@@ -280,13 +310,18 @@ class Recovery:
     def _read(self, partition: Partition) -> Reading:
         return Reading(self._database, self._link, self._keys, partition)
 
-    async def _write(self, waiting: list[Debit]) -> int:
-        """Write and acknowledge a batch, and empty it. The number of debits."""
-        batch = list(waiting)
+    async def _write(self, waiting: list[Debit], locked: set[str]) -> int:
+        """Write and acknowledge a batch, and empty it; how many debits were written. Those of accounts whose rows are
+        locked are left in the journal, and the accounts are noted."""
+        batch = [debit for debit in waiting if debit.account_id not in locked]
         waiting.clear()
-        if batch:
-            await self._outbox.acknowledge(batch, await write_debits(self._database, batch))
-        return len(batch)
+        if not batch:
+            return 0
+        written = await write_free(self._database, batch)
+        locked |= written.locked
+        done = [debit for debit in batch if debit.account_id not in locked]
+        await self._outbox.acknowledge(done, written.stored)
+        return len(done)
 
     async def _void_orphans(self, partition: Partition, account_id: str, orphans: list[tuple[str, Entry]]) -> int:
         """Give back holds of this gateway that no request has any more; how many.

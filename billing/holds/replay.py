@@ -11,7 +11,7 @@ from typing import Final
 
 from billing.holds.outbox import Outbox
 from billing.holds.spool import left_behind, read_debits, taken
-from billing.ledger.debits import Debit, write_debits
+from billing.ledger.debits import Debit, Written, write_free
 from billing.ledger.postgres import Database
 
 logger = logging.getLogger(__name__)
@@ -28,13 +28,23 @@ class LeftToOthers(Exception):
     gateways read: it stays where it is."""
 
 
+class AccountsLocked(Exception):
+    """Debits of these accounts could not be written, for their rows are locked: the spool stays where it is."""
+
+    def __init__(self, accounts: frozenset[str]) -> None:
+        super().__init__(f"the rows of {len(accounts)} accounts are locked")
+        self.accounts = accounts
+
+
 class Replay:
-    """Replays the folder of the outbox's own spool; nothing where it has none."""
+    """Replays the folder of the outbox's own spool; nothing where it has none. `locked` are the accounts whose debits
+    the last run could not write."""
 
     def __init__(self, database: Database, outbox: Outbox) -> None:
         self._database = database
         self._outbox = outbox
         self._left: set[Path] = set()
+        self.locked: frozenset[str] = frozenset()
         self._running = asyncio.Lock()
 
     async def run(self) -> int:
@@ -46,6 +56,7 @@ class Replay:
 
     async def _run(self) -> int:
         spool, replayed = self._outbox.spool, 0
+        locked: frozenset[str] = frozenset()
         for path in left_behind(spool.folder) if spool is not None else ():
             if path in self._left:
                 continue
@@ -56,8 +67,11 @@ class Replay:
                 logger.critical("%s: it is left there", error)
                 if len(self._left) < MOST_LEFT:
                     self._left.add(path)
+            except AccountsLocked as error:
+                locked |= error.accounts
             except OSError as error:
                 logger.error("%s is replayed later: %s", path, error)
+        self.locked = locked
         if replayed:
             logger.info("replayed %d debits of processes that have ended", replayed)
         return replayed
@@ -66,9 +80,15 @@ class Replay:
         newer: list[None] = []
         debits = await asyncio.to_thread(read_debits, path, lambda: newer.append(None))
         await self._check_known(path, debits)
+        locked: frozenset[str] = frozenset()
         for start in range(0, len(debits), REPLAYED_ROWS):
-            batch = debits[start : start + REPLAYED_ROWS]
-            await self._outbox.acknowledge(batch, await write_debits(self._database, batch))
+            batch = [debit for debit in debits[start : start + REPLAYED_ROWS] if debit.account_id not in locked]
+            written = await write_free(self._database, batch) if batch else Written({})
+            locked |= written.locked
+            done = [debit for debit in batch if debit.account_id not in locked]
+            await self._outbox.acknowledge(done, written.stored)
+        if locked:
+            raise AccountsLocked(locked)
         if newer:
             raise LeftToOthers(f"{path} has {len(newer)} debits of a newer release")
         return len(debits)

@@ -9,7 +9,7 @@ debit that it owes once a provider has worked for it (`Hold.unresolved`).
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -103,6 +103,11 @@ class Holds:
             timeout_s=settings.redis_timeout_s,
             wait_s=settings.admission_wait_s,
         )
+
+    @property
+    def locked(self) -> Set[str]:
+        """Accounts whose debits on the ledger's own way wait because their rows are locked."""
+        return self._ledger_way.locked
 
     def open(
         self,
@@ -241,7 +246,7 @@ class Holds:
             async with asyncio.timeout(timeout_s):
                 while self._tasks:
                     await asyncio.wait(self._tasks)
-                await self._outbox.flush()
+                await self._outbox.drain()
         except (TimeoutError, DatabaseError):
             return False
         return True

@@ -19,8 +19,7 @@ import logging
 import os
 import struct
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,12 +42,12 @@ _HEAD: Final = struct.Struct("<II")
 
 @dataclass(slots=True)
 class _Segment:
-    """One file. `end` counts the debits of this process up to its last one."""
+    """One file. `left` counts its debits that Postgres does not have yet."""
 
     path: Path
     fd: int
     size: int = 0
-    end: int = 0
+    left: int = 0
 
 
 class Spool:
@@ -58,8 +57,10 @@ class Spool:
     def __init__(self, folder: Path, gateway_id: str) -> None:
         self.folder = folder
         self._gateway_id = gateway_id
-        self._segments: deque[_Segment] = deque()
-        self._made = self._added = self._written = self._bytes = 0
+        self._segments: list[_Segment] = []
+        self._segment_of: dict[str, _Segment] = {}
+        """By request id, of what Postgres does not have yet."""
+        self._made = self._waiting = self._bytes = 0
         self._failed = False
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._begin_segment()
@@ -79,20 +80,20 @@ class Spool:
 
     def add(self, debit: Debit) -> None:
         """Append a debit: one write(2) of some 600 bytes."""
-        self._added += 1
+        self._waiting += 1
         if not self._segments:  # closed: this process ends
             return
-        if self._failed and self._written + 1 < self._added:
+        if self._failed and self._waiting > 1:
             return
         payload = encode_debit(debit)
         try:
-            self._append(_HEAD.pack(len(payload), zlib.crc32(payload)) + payload)
+            self._append(_HEAD.pack(len(payload), zlib.crc32(payload)) + payload, debit.request_id)
         except OSError as error:
             if not self._failed:
                 logger.warning("debits have no second copy in %s for now: %s", self.folder, error)
             self._failed = True  # nothing follows a record that may be torn, until Postgres has all debits
 
-    def _append(self, record: bytes) -> None:
+    def _append(self, record: bytes, request_id: str) -> None:
         segment = self._segments[-1]
         if self._failed or segment.size >= SEGMENT_BYTES:
             segment = self._begin_segment()
@@ -101,25 +102,32 @@ class Spool:
         if self._bytes + len(record) > MOST_BYTES:
             raise OSError(errno.EFBIG, "too many wait for Postgres")
         segment.size += len(record)
-        segment.end = self._added
         self._bytes += len(record)
         if os.write(segment.fd, record) != len(record):
             raise OSError(errno.ENOSPC, "a debit was written in part")
+        segment.left += 1
+        self._segment_of[request_id] = segment
 
-    def written(self, count: int) -> None:
-        """Postgres has so many more debits, in the order in which they were added."""
-        self._written += count
+    def written(self, debits: Iterable[Debit]) -> None:
+        """Postgres has these debits, each of which was added, in whatever order."""
+        for debit in debits:
+            self._waiting -= 1
+            segment = self._segment_of.pop(debit.request_id, None)
+            if segment is not None:
+                segment.left -= 1
         self._remove_written()
-        last = self._segments[0]
-        if len(self._segments) == 1 and last.end <= self._written and last.size > TRIMMED_BYTES:
+        last = self._segments[-1] if self._segments else None
+        if last is not None and not last.left and last.size > TRIMMED_BYTES:
             with suppress(OSError):
                 os.ftruncate(last.fd, 0)
                 self._bytes -= last.size
                 last.size = 0
 
     def _remove_written(self) -> None:
-        while len(self._segments) > 1 and self._segments[0].end <= self._written:
-            self._remove(self._segments.popleft())
+        for segment in self._segments[:-1]:
+            if not segment.left:
+                self._segments.remove(segment)
+                self._remove(segment)
 
     def _remove(self, segment: _Segment) -> None:
         self._bytes -= segment.size
@@ -129,12 +137,12 @@ class Spool:
 
     def close(self) -> None:
         """Leave what Postgres does not have yet to whoever finds it."""
-        while self._segments:
-            segment = self._segments.popleft()
-            if segment.end <= self._written:
-                self._remove(segment)
-            else:
+        segments, self._segments = self._segments, []
+        for segment in segments:
+            if segment.left:
                 os.close(segment.fd)
+            else:
+                self._remove(segment)
 
 
 def left_behind(folder: Path) -> list[Path]:

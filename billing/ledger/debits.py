@@ -13,26 +13,34 @@ Almost every batch is of debits that the ledger has not got yet, so it is writte
 the marks by which an insert that may be given up is kept apart, and us an answer for every row. A batch with a request
 id that is known fails as a whole then, with nothing written, and is written again by the statement that leaves those
 out.
+
+A row that somebody else has locked would keep all accounts of a batch waiting, and whatever waits for the batch. So a
+batch waits for BRIEF_WAIT_S; then the others are written around that row, it is waited for alone, for the database's
+`lock_wait_s`, and what is not written then is left to the writer, who tries it again.
 """
 
 import hashlib
 import json
 import logging
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import msgspec
 
 from billing.ledger.postgres import (
     Database,
     DatabaseHindered,
+    DatabaseLocked,
     DatabaseRefused,
     MissingPartition,
     Row,
     UniqueViolation,
+    as_lock_timeout,
     queries,
 )
 from billing.usage import COUNT_NAMES, Usage
@@ -41,12 +49,17 @@ logger = logging.getLogger(__name__)
 
 _sql = queries("billing.ledger")
 Outcome = Literal["settled", "expired"]
+Result = TypeVar("Result")
 OWN_COLUMNS: Final = ("input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
 OTHER_COUNTS: Final = tuple(name for name in COUNT_NAMES if name not in OWN_COLUMNS and name != "requests")
 _other_counts_of: Final = attrgetter(*OTHER_COUNTS)
 
 
 REASON_CHARACTERS: Final = 1000
+BRIEF_WAIT_S: Final = 0.025
+"""A batch waits no longer for a row while it has those of other accounts: as long as a few commits take."""
+BRIEFLY: Final = as_lock_timeout(BRIEF_WAIT_S)
+LEAST_WAIT_S: Final = 0.002
 LAYOUT: Final = 1
 """Of a debit in the journal."""
 
@@ -151,8 +164,21 @@ def _only_new(query: str) -> str:
     return f"{before}{after.rstrip()} WHERE xseq IS NOT NULL OR outcome <> 'settled'"
 
 
+def _around_locked(query: str) -> str:
+    """`write_debits.sql` for what can be written now: it leaves out the debits of accounts whose rows are locked."""
+    for said, instead in (
+        ("FOR NO KEY UPDATE\n", "FOR NO KEY UPDATE SKIP LOCKED\n"),
+        ("FROM given LEFT JOIN locked", "FROM given JOIN locked"),
+    ):
+        if query.count(said) != 1:
+            raise ValueError("write_debits.sql is not of the form that is known here")
+        query = query.replace(said, instead)
+    return query
+
+
 WRITE_DEBITS: Final = _by_place(_sql("write_debits"))
 WRITE_NEW_DEBITS: Final = _only_new(WRITE_DEBITS)
+WRITE_FREE_DEBITS: Final = _around_locked(WRITE_DEBITS)
 STORED_DEBITS: Final = _sql("stored_debits")
 PLACE_DEBITS: Final = _sql("place_debits")
 CREATE_MONTHS: Final = _sql("create_months_of")
@@ -191,22 +217,80 @@ PLAIN: Final = Stored("settled", None, True)
 """Of nearly every debit: one for all of them."""
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What the ledger holds of the request ids of a batch now, and the debits that were `left`: another transaction has
+    the rows of their accounts locked, and nothing was done about them."""
+
+    stored: dict[str, Stored]
+    left: tuple[Debit, ...] = ()
+
+    @property
+    def locked(self) -> frozenset[str]:
+        """The accounts of what was left."""
+        return frozenset(debit.account_id for debit in self.left)
+
+    def beside(self, other: "Written") -> "Written":
+        """This batch and another one together."""
+        return Written({**self.stored, **other.stored}, self.left + other.left)
+
+
 async def write_debits(database: Database, debits: Sequence[Debit]) -> dict[str, Stored]:
     """Write a batch and answer what the ledger holds of each request id now. Doing it twice is harmless.
 
     A debit that Postgres refuses for what it says is set aside with an alarm in the log and is missing in the answer.
     Raises `DatabaseUnavailable` for every other failure: the fate of the batch is unknown then; write it again.
     """
+    written = await write_free(database, debits)
+    if written.left:
+        raise DatabaseLocked(f"{len(written.left)} debits wait for the rows of {len(written.locked)} locked accounts")
+    return written.stored
+
+
+async def write_free(database: Database, debits: Sequence[Debit]) -> Written:
+    """Write a batch as `write_debits` does, but for the debits of accounts whose rows stay locked: these are left.
+
+    Raises `DatabaseUnavailable` as `write_debits`.
+    """
     try:
-        return await write_or_refuse(database, debits)
+        try:
+            return Written(await write_or_refuse(database, debits))
+        except DatabaseLocked:
+            written = await _with_months(database, debits, _write_around)
     except DatabaseRefused as error:
         if len(debits) == 1:
             await set_debit_aside(database, debits[0], error)
-            return {}
+            return Written({})
         half = len(debits) // 2
-        stored = await write_debits(database, debits[:half])
-        stored.update(await write_debits(database, debits[half:]))
-        return stored
+        first = await write_free(database, debits[:half])
+        return first.beside(await write_free(database, debits[half:]))
+    return Written(written.stored).beside(await _write_patiently(database, written.left))
+
+
+async def _write_patiently(database: Database, debits: Sequence[Debit]) -> Written:
+    """Wait for the accounts' rows one after the other, for the database's `lock_wait_s` in all. Whoever waits for one
+    has no other: it would lock those out that it could have written at once."""
+    groups: dict[str, list[Debit]] = {}
+    for debit in debits:
+        groups.setdefault(debit.account_id, []).append(debit)
+    ends_s, written = time.monotonic() + database.lock_wait_s, Written({})
+    for place, group in enumerate(groups.values()):
+        share_s = (ends_s - time.monotonic()) / (len(groups) - place)
+        if share_s >= LEAST_WAIT_S:
+            one = await _write_patient_group(database, group, share_s)
+        else:
+            one = Written({}, tuple(group))
+        written = written.beside(one)
+    return written
+
+
+async def _write_patient_group(database: Database, debits: Sequence[Debit], wait_s: float) -> Written:
+    try:
+        return Written(await _with_months(database, debits, partial(_write, wait_s=wait_s)))
+    except DatabaseLocked:
+        return Written({}, tuple(debits))
+    except DatabaseRefused:  # its row is free: by itself it is found which of them can't be written
+        return await write_free(database, debits)
 
 
 async def write_or_refuse(database: Database, debits: Sequence[Debit]) -> dict[str, Stored]:
@@ -214,11 +298,17 @@ async def write_or_refuse(database: Database, debits: Sequence[Debit]) -> dict[s
 
     Raises `DatabaseRefused` where one of them can't be written, `DatabaseUnavailable` as `write_debits`.
     """
+    return await _with_months(database, debits, _write)
+
+
+async def _with_months(
+    database: Database, debits: Sequence[Debit], write: Callable[[Database, Sequence[Debit]], Awaitable[Result]]
+) -> Result:
     try:
-        return await _write(database, debits)
+        return await write(database, debits)
     except MissingPartition:
         await create_months(database, debits)
-        return await _write(database, debits)
+        return await write(database, debits)
 
 
 async def create_months(database: Database, debits: Sequence[Debit]) -> None:
@@ -227,22 +317,37 @@ async def create_months(database: Database, debits: Sequence[Debit]) -> None:
     await database.execute(CREATE_MONTHS, [debit.admitted_at_ms for debit in debits])
 
 
-async def _write(database: Database, debits: Sequence[Debit]) -> dict[str, Stored]:
+async def _write(database: Database, debits: Sequence[Debit], wait_s: float = BRIEF_WAIT_S) -> dict[str, Stored]:
+    batch = _encoded(debits)
     try:
-        batch = _as_json(debits).decode()
-    except (ValueError, OverflowError, TypeError) as error:
-        raise DatabaseRefused(f"it can't be encoded: {error}") from error
-    try:
-        rows = await database.rows(WRITE_NEW_DEBITS, batch)
+        rows = await database.rows(WRITE_NEW_DEBITS, batch, as_lock_timeout(wait_s))
     except UniqueViolation:
-        return await _write_unless_known(database, debits, batch)
+        return await _write_unless_known(database, debits, batch, wait_s)
     stored = dict.fromkeys([debit.request_id for debit in debits], PLAIN)
     stored.update(_stored(rows, fresh=True))
     return stored
 
 
-async def _write_unless_known(database: Database, debits: Sequence[Debit], batch: str) -> dict[str, Stored]:
-    stored = _stored(await database.rows(WRITE_DEBITS, batch), fresh=True)
+def _encoded(debits: Sequence[Debit]) -> str:
+    try:
+        return _as_json(debits).decode()
+    except (ValueError, OverflowError, TypeError) as error:
+        raise DatabaseRefused(f"it can't be encoded: {error}") from error
+
+
+async def _write_around(database: Database, debits: Sequence[Debit]) -> Written:
+    """Write those whose accounts are free; what is known already needs no account."""
+    rows = await database.rows(WRITE_FREE_DEBITS, _encoded(debits), BRIEFLY)
+    stored = _stored(rows, fresh=True)
+    missing = [debit for debit in debits if debit.request_id not in stored]
+    stored.update(await _stored_before(database, missing))
+    return Written(stored, tuple(debit for debit in missing if debit.request_id not in stored))
+
+
+async def _write_unless_known(
+    database: Database, debits: Sequence[Debit], batch: str, wait_s: float
+) -> dict[str, Stored]:
+    stored = _stored(await database.rows(WRITE_DEBITS, batch, as_lock_timeout(wait_s)), fresh=True)
     known = [debit for debit in debits if debit.request_id not in stored]
     if known:
         stored.update(await _reconcile_known(database, known))
@@ -250,11 +355,17 @@ async def _write_unless_known(database: Database, debits: Sequence[Debit], batch
 
 
 async def _reconcile_known(database: Database, debits: Sequence[Debit]) -> dict[str, Stored]:
-    stored = _stored(await database.rows(STORED_DEBITS, [debit.request_id for debit in debits]), fresh=False)
+    stored = await _stored_before(database, debits)
     lost = [debit.request_id for debit in debits if debit.request_id not in stored]
     if lost:  # no answer would say that they are written
         raise DatabaseHindered(f"{len(lost)} debits were neither inserted nor known, the first is {lost[0]}")
-    placed = [debit for debit in debits if debit.dseq is not None]
+    return stored
+
+
+async def _stored_before(database: Database, debits: Sequence[Debit]) -> dict[str, Stored]:
+    """What the ledger has decided about these before; they learn their places in Redis's sequence."""
+    stored = _stored(await database.rows(STORED_DEBITS, [debit.request_id for debit in debits]), fresh=False)
+    placed = [debit for debit in debits if debit.dseq is not None and debit.request_id in stored]
     if placed:
         ids, epochs, places = zip(*((debit.request_id, debit.epoch, debit.dseq) for debit in placed), strict=True)
         await database.execute(PLACE_DEBITS, ids, epochs, places)

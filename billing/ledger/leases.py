@@ -12,8 +12,17 @@ from typing import Final
 
 import msgspec
 
-from billing.ledger.debits import WRITE_DEBITS, Debit, Stored, create_months, set_debit_aside
-from billing.ledger.postgres import Database, DatabaseRefused, MissingPartition, Row, queries
+from billing.ledger.debits import (
+    BRIEFLY,
+    WRITE_DEBITS,
+    WRITE_FREE_DEBITS,
+    Debit,
+    Stored,
+    Written,
+    create_months,
+    set_debit_aside,
+)
+from billing.ledger.postgres import Database, DatabaseLocked, DatabaseRefused, MissingPartition, Row, queries
 
 _sql = queries("billing.ledger")
 RENEW: Final = _sql("gateways_renew")
@@ -69,40 +78,45 @@ async def stored_debits(database: Database, request_ids: Sequence[str]) -> dict[
     return _stored(await database.rows(STORED_DEBITS, list(request_ids)), fresh=False)
 
 
-async def write_expired(database: Database, lost: Lost, debits: Sequence[Debit]) -> dict[str, Stored] | None:
-    """Expire holds of a gateway, all in one transaction, and answer what the ledger holds of each now.
+async def write_expired(database: Database, lost: Lost, debits: Sequence[Debit]) -> Written | None:
+    """Expire holds of a gateway, all in one transaction, and answer what the ledger holds of each now. Those of
+    accounts whose rows stay locked are left.
 
     None, and nothing is written, where the gateway lives after all. A debit that Postgres refuses is set aside as in
     `write_debits`, and is missing in the answer. Raises `DatabaseUnavailable`: the fate of the batch is unknown then;
     expire it again.
     """
     try:
-        return await _write_expired(database, lost, debits)
+        try:
+            return await _write_expired(database, lost, debits, WRITE_DEBITS)
+        except DatabaseLocked:
+            return await _write_expired(database, lost, debits, WRITE_FREE_DEBITS)
     except MissingPartition:
         await create_months(database, debits)
-        return await _write_expired(database, lost, debits)
+        return await _write_expired(database, lost, debits, WRITE_FREE_DEBITS)
     except DatabaseRefused as error:
         if len(debits) == 1:  # in the judged transaction, or not at all
             await set_debit_aside(database, debits[0], error)
-            return {}
-    merged: dict[str, Stored] = {}
+            return Written({})
+    merged = Written({})
     for debit in debits:
         one = await write_expired(database, lost, [debit])
         if one is None:
             return None
-        merged.update(one)
+        merged = merged.beside(one)
     return merged
 
 
-async def _write_expired(database: Database, lost: Lost, debits: Sequence[Debit]) -> dict[str, Stored] | None:
+async def _write_expired(database: Database, lost: Lost, debits: Sequence[Debit], query: str) -> Written | None:
     async with database.transaction() as connection:
         if await connection.fetchrow(JUDGE, lost.gateway_id, lost.value) is None:
             return None
-        stored = _stored(await connection.fetch(WRITE_DEBITS, msgspec.json.encode(debits).decode()), fresh=True)
+        batch = msgspec.json.encode(debits).decode()
+        stored = _stored(await connection.fetch(query, batch, BRIEFLY), fresh=True)
         known = [debit.request_id for debit in debits if debit.request_id not in stored]
         if known:
             stored.update(_stored(await connection.fetch(STORED_DEBITS, known), fresh=False))
-        return stored
+        return Written(stored, tuple(debit for debit in debits if debit.request_id not in stored))
 
 
 def _stored(rows: Sequence[Row], *, fresh: bool) -> dict[str, Stored]:

@@ -3,7 +3,8 @@
 DatabaseError
 +-- DatabaseUnavailable      the same again, later, may work: no connection, a broken one, a server that starts or stops
 |   +-- DatabaseHindered     the server is there and did not do it, for no fault of what was asked: a lock that was not
-|                            given in time, a missing privilege, a statement it has forgotten, an error of its own
+|   |                        given in time, a missing privilege, a statement it has forgotten, an error of its own
+|   +-- DatabaseLocked       a lock was not given in time: somebody else has it
 +-- DatabaseRefused          what was asked can't be done, however often: SQLSTATE classes 22 (data) and 23 (integrity),
     |                        or a value that the driver can't encode
     +-- UniqueViolation      a row with this key exists
@@ -41,6 +42,10 @@ class DatabaseHindered(DatabaseUnavailable):
     """Postgres is there and did not do it, for a reason that lies not in what was asked."""
 
 
+class DatabaseLocked(DatabaseHindered):
+    """A lock was not given in time: another transaction has it."""
+
+
 class DatabaseRefused(DatabaseError):
     """Postgres refused: the same again will be refused again."""
 
@@ -59,6 +64,7 @@ integrity constraints. They follow from what was asked; every other class may pa
 CACHE_SIZE: Final = "statement_cache_size"
 """The URL's parameter that says how many prepared statements a connection keeps."""
 DEFAULT_CACHED: Final = 100
+DEFAULT_LOCK_WAIT_S: Final = 0.25
 MOST_CACHED: Final = 10_000
 _POOLER_HINT: Final = f"; behind PgBouncer in transaction mode, add {CACHE_SIZE}=0 to DATABASE_URL"
 _LOST_STATEMENT: Final = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
@@ -95,6 +101,8 @@ def _answered(error: asyncpg.PostgresError) -> DatabaseError:
     """What an error that the server answered means."""
     said = f"{type(error).__name__}: {error}"
     if not (error.sqlstate or "").startswith(REFUSING_CLASSES):
+        if isinstance(error, asyncpg.LockNotAvailableError):
+            return DatabaseLocked(f"Postgres did not do it: {said}")
         hint = _POOLER_HINT if isinstance(error, _LOST_STATEMENT) else ""
         return DatabaseHindered(f"Postgres did not do it: {said}{hint}")
     if isinstance(error, asyncpg.UniqueViolationError):
@@ -121,9 +129,15 @@ def split_url(url: str) -> tuple[str, int | None]:
 
 
 class Database:
-    """A pool of at most `size` connections, opened as they are needed; every call is bounded by `timeout_s`."""
+    """A pool of at most `size` connections, opened as they are needed; every call is bounded by `timeout_s`.
 
-    def __init__(self, url: str, *, size: int = 4, timeout_s: float = 10.0) -> None:
+    `lock_wait_s` is how long a statement may wait for an account's row that another transaction has locked, where it
+    says so."""
+
+    def __init__(
+        self, url: str, *, size: int = 4, timeout_s: float = 10.0, lock_wait_s: float = DEFAULT_LOCK_WAIT_S
+    ) -> None:
+        self.lock_wait_s = lock_wait_s
         self._url, cached = split_url(url)
         self._cached = DEFAULT_CACHED if cached is None else cached
         self._size = size
@@ -136,7 +150,7 @@ class Database:
 
     def another(self, *, size: int, timeout_s: float) -> "Database":
         """A pool of its own on the same server, for another event loop or other bounds."""
-        return Database(self._url, size=size, timeout_s=timeout_s)
+        return Database(self._url, size=size, timeout_s=timeout_s, lock_wait_s=self.lock_wait_s)
 
     async def _opened(self) -> asyncpg.Pool:
         async with self._opening:
@@ -254,6 +268,11 @@ def queries(package: str) -> Callable[[str], str]:
         if entry.name.endswith(".sql")
     }
     return found.__getitem__
+
+
+def as_lock_timeout(seconds: float) -> str:
+    """A time as Postgres takes it for `lock_timeout`; at least a millisecond, for 0 would be for ever."""
+    return f"{max(1, int(seconds * 1000))}ms"
 
 
 def affected(tag: str) -> int:

@@ -122,6 +122,9 @@ class Defaults:
     batch_items: int = _whole(32, 1, 64, "admissions and settlements in one script call")
     ledger_batch_rows: int = _whole(500, 1, 10_000, "debits in one transaction")
     ledger_flush_ms: int = _whole(200, 1, 10_000, "longest wait of a debit for its transaction to begin")
+    ledger_lock_ms: int = _whole(
+        250, 1, 10_000, "how long debits, or the loading of an account, wait for a row that another session has locked"
+    )
     postgres_pool_size: int = _whole(4, 1, 100, "connections to Postgres of one process")
     postgres_timeout_s: float = _seconds(10, 0.1, 600, "longest statement")
     connect_timeout_s: float = _seconds(5, 0.1, 120, "longest wait for a connection to Redis, Postgres or an upstream")

@@ -26,7 +26,17 @@ from tests.chaos.misuse import DEFAULTS_OF_SLOW_READERS, HOSTILE, SLOW_READERS
 from tests.chaos.report import by_fault, table
 from tests.chaos.run import Round, make_customers, run_round
 from tests.chaos.soak import soak
-from tests.chaos.stores import HOT, LOCK_TIMEOUT, LOST_JOURNAL, RESTORED, SLOW_COMMITS, STORM, heat, redis_held_back
+from tests.chaos.stores import (
+    HOT,
+    LOCK_TIMEOUT,
+    LOCKED_ROW,
+    LOST_JOURNAL,
+    RESTORED,
+    SLOW_COMMITS,
+    STORM,
+    heat,
+    redis_held_back,
+)
 from tests.chaos.twice import TWICE, WITH_SPOOLS
 
 MIXED_SHARE: Final = 8
@@ -65,6 +75,7 @@ OF_STORES: Final = (
     Planned(HOSTILE.name, (HOSTILE,), ends_gateways=False),
     Planned(LOST_JOURNAL.name, (LOST_JOURNAL,), ends_gateways=False),
     Planned(STORM.name, (STORM,), postgres_options=LOCK_TIMEOUT, ends_gateways=False),
+    Planned(LOCKED_ROW.name, (LOCKED_ROW,), ends_gateways=False),
     Planned(
         HOT.name,
         (HOT,),

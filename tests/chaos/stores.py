@@ -16,13 +16,17 @@ import asyncpg
 
 from billing.holds.keyspace import Keyspace
 from tests.chaos.between import between
-from tests.chaos.faults import Fault, all_of_postgres, command_redis, kill_redis, send_signal
+from tests.chaos.clients import Ended
+from tests.chaos.faults import Fault, Hit, all_of_postgres, command_redis, kill_redis, send_signal
 from tests.chaos.harness import Customer, Excuse, Stack, until
 from tests.chaos.places import ADMIN_KEY
 
 KEYS: Final = Keyspace()
 STORM_S: Final = 5.0
 LOCKED_S: Final = 0.25
+ROW_LOCKED_S: Final = 5.0
+RICH: Final = 4
+"""Of the customers that a round begins with, the first ones."""
 BETWEEN_S: Final = 0.1
 LOCK_TIMEOUT: Final = {"lock_timeout": "50ms"}
 """For Postgres in a storm: a statement that waits longer for a lock fails, as many operators have it."""
@@ -49,6 +53,34 @@ async def hold_locks(stack: Stack, chance: random.Random) -> None:
             await asyncio.sleep(BETWEEN_S)
     finally:
         await connection.close()
+
+
+async def lock_a_row(stack: Stack, chance: random.Random) -> Hit:
+    """Another session has one account's row, Redis is killed, and all other accounts are served before that row is
+    free. The four that are served are those with enough credit: they are never refused for anything else."""
+    rich = stack.customers[:RICH]
+    locked = chance.choice(rich)
+    others = [customer for customer in rich if customer is not locked]
+    connection = await asyncpg.connect(stack.endpoints.database_url)
+    try:
+        async with connection.transaction():
+            await connection.execute("SELECT FROM accounts WHERE id = $1 FOR UPDATE", locked.account_id)
+            await asyncio.sleep(chance.random())
+            await kill_redis(stack, chance)
+            at_s, load = time.monotonic(), stack.load
+            assert load is not None
+            place = len(load.exchanges)
+
+            def all_served() -> bool:
+                ended = [each for each in load.exchanges[place:] if each.ended is Ended.whole and each.sent_s >= at_s]
+                return {id(each.customer) for each in ended} >= {id(customer) for customer in others}
+
+            await until(all_served, f"others are served beside a locked row\n{stack.log_tail()}")
+            stack.notes.append(f"all others served {time.monotonic() - at_s:.1f} s after Redis was killed")
+            await asyncio.sleep(max(0.0, at_s + ROW_LOCKED_S - time.monotonic()))
+    finally:
+        await connection.close()
+    return Hit(others, at_s)
 
 
 async def lose_journal(stack: Stack, chance: random.Random) -> None:
@@ -133,6 +165,7 @@ async def _reconciled(stack: Stack) -> bool:
 
 
 STORM: Final = Fault("locks on accounts, lock_timeout 50 ms", hold_locks, 1.5)
+LOCKED_ROW: Final = Fault("an account's row locked and Redis restarted", lock_a_row, 3.0)
 LOST_JOURNAL: Final = Fault("the journal lost in Redis", lose_journal, 2.0)
 HOT: Final = Fault("a hot account, commits of 10 ms, Redis away for 1 s", take_redis_away, 2.0)
 RESTORED: Final = (

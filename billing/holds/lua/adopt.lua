@@ -16,6 +16,7 @@
 -- ARGV[5] 0 first call, 1 count, 2 count whatever is found   ARGV[6] ids of open holds, 26 characters each
 -- ARGV[7..] one counter each: I4 tag, model pattern ('' any; may end in '*'), feature (each B + bytes)
 -- Reply: {1} another epoch   {2} not installed: nothing to adopt   {3} call again with the ids of open holds
+--        {4} the account is held back (see join.lua): nothing was done
 --        {0, dseq, xseq, the account's time in ms, counters that are pending}
 
 local RESTART_MS = 2000
@@ -31,6 +32,7 @@ if is_key then
   subject, first, version_at, running_at = read_state(KEYS[5]), K_COUNTERS, K_VERSION, K_RUNNING
   if not subject or subject[EPOCH] ~= epoch then return {2} end
 end
+if not is_key and redis.call('HEXISTS', KEYS[4], 'back:' .. subject_id) == 1 then return {4} end
 -- An older version that comes late changes nothing; nor does the same while its counters are being filled. How long that
 -- has been goes by the server's clock: the account's time stands still while that is behind it.
 local now_s = math.max(floor(now_ms / 1000), account[A_NOW_S])

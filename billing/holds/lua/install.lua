@@ -1,4 +1,5 @@
--- Load an account, and a key of it, from one snapshot of Postgres into this epoch.
+-- Load an account, and a key of it, from one snapshot of Postgres into this epoch. One that is held back (see join.lua) is
+-- not served yet: its version is 0.
 --
 -- KEYS[1] meta   KEYS[2] installed (hash: subject -> epoch, and "epoch" itself)   KEYS[3] account state   KEYS[4] key state (optional)
 -- ARGV[1] epoch   ARGV[2] account id   ARGV[3] packed account state   ARGV[4] its xseq, I8 packed as i8
@@ -24,7 +25,9 @@ if account and account[EPOCH] == epoch then
 else
   if lost(ARGV[2]) then return 2 end
   redis.call('HSET', KEYS[2], ARGV[2], ARGV[1])
-  redis.call('SET', KEYS[3], ARGV[3])
+  account = unpack_state(ARGV[3])
+  if redis.call('HEXISTS', KEYS[2], 'back:' .. ARGV[2]) == 1 then account[A_VERSION] = 0 end
+  write_account(KEYS[3], account)
 end
 if KEYS[4] then
   local key = read_state(KEYS[4])

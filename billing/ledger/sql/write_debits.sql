@@ -5,14 +5,20 @@
 -- counted it in the epoch that the account was last loaded for. Accounts are locked in the order of their ids, and
 -- everything else here belongs to a locked account; one that does not exist has no id to insert, and the batch is refused.
 --
+-- A row that another transaction has locked is waited for as long as $2 says, whatever `lock_timeout` the session has: it is
+-- set for this transaction, before the first row is locked.
+--
 -- A row of 35 columns is formed once, on its way into usage_events: until then a debit stays the JSON that it came as.
 -- `= ANY (ARRAY(...))` reads accounts by their index, whatever the planner believes of the number of debits.
-WITH given AS MATERIALIZED (
+WITH patience AS MATERIALIZED (
+    SELECT set_config('lock_timeout', $2::text, true) AS lock_timeout
+), given AS MATERIALIZED (
     SELECT place, (d->>'account_id') AS account_id, (d->>'epoch')::bigint AS epoch, d
     FROM jsonb_array_elements($1::text::jsonb) WITH ORDINALITY AS t (d, place)
 ), locked AS MATERIALIZED (
     SELECT id, hyd_epoch, xseq FROM accounts
-    WHERE id = ANY (ARRAY(SELECT account_id FROM given)) ORDER BY id FOR NO KEY UPDATE
+    WHERE id = ANY (ARRAY(SELECT account_id FROM given)) AND (SELECT lock_timeout FROM patience) IS NOT NULL
+    ORDER BY id FOR NO KEY UPDATE
 ), numbered AS MATERIALIZED (
     SELECT place, locked.xseq + row_number() OVER (PARTITION BY locked.id ORDER BY place) AS xseq
     FROM given JOIN locked ON locked.id = given.account_id

@@ -167,7 +167,7 @@ class Scripts:
 
     def set_open(self, epoch: int) -> int:
         joined = self.keyspace.joined(0)
-        reply: int = self._call("join", [self._meta, joined], [epoch, "gateway", "gateway"])
+        reply: int = self._call("join", [self._meta, joined, self._installed], [epoch, "gateway", 0, 0, "gateway"])[0]
         return reply
 
     # The scripts, with their arguments packed as the product packs them

@@ -72,7 +72,7 @@ async def kill(world: World) -> None:
     spool, engine.outbox.spool = engine.outbox.spool, None
     for segment in spool._segments if spool is not None else ():
         os.close(segment.fd)
-    engine.outbox._waiting.clear()
+    engine.outbox._waiting.ready.clear()
     engine.holds.live.clear()
     await world.link.close()
     await end_lease(world.database, engine._gateway_id)

@@ -154,7 +154,7 @@ async def test_debits_of_an_older_epoch_that_come_late_reach_redis_as_correction
         spent = await spend(dead, principal)
         for task in dead.engine.loops.tasks.values():
             task.cancel()
-        dead.engine.outbox._waiting.clear()
+        dead.engine.outbox._waiting.ready.clear()
     await dead.engine.lease.stop()
     journal = world.keys.journal(0)
     late = await world.link.command("HGET", journal, spent)

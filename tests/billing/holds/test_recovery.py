@@ -263,7 +263,7 @@ async def test_a_new_epoch_opens_with_what_a_journal_that_came_back_has_settled(
     partition = second.engine.partitions.of(principal.account_id)
     await second.engine.partitions.renew(partition)
     epoch = await second.engine.partitions.ensure(partition)
-    assert await second.engine.recovery.prepare(partition, epoch)
+    assert await second.engine.recovery.prepare(partition, epoch) == frozenset()
     assert await second.database.value("SELECT balance_nano FROM accounts") == 10**9 - 500
 
 

@@ -13,7 +13,7 @@ from ulid import ULID
 from billing.holds import replay, spool
 from billing.holds.engine import EngineSettings
 from billing.holds.spool import Spool, left_behind, read_debits, taken
-from billing.ledger.debits import Debit, write_debits
+from billing.ledger.debits import Debit, write_free
 from billing.ledger.postgres import DatabaseUnavailable
 from billing.principals import Principal
 from tests.billing.holds.conftest import MakeWorld, World, debit
@@ -72,16 +72,16 @@ def test_what_is_damaged_is_not_believed(tmp_path: Path) -> None:
 
 
 def test_segments_go_when_postgres_has_their_debits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = Spool(tmp_path, "gateway")
-    own.add(some()[0])
+    own, added = Spool(tmp_path, "gateway"), some(9)
+    own.add(added[0])
     (path,) = files(tmp_path)
     monkeypatch.setattr(spool, "SEGMENT_BYTES", 3 * path.stat().st_size)
-    for each in some(8):
+    for each in added[1:]:
         own.add(each)
     assert len(files(tmp_path)) == 3
-    own.written(4)
+    own.written(added[:4])
     assert len(files(tmp_path)) == 2
-    own.written(5)
+    own.written(added[4:])
     assert len(files(tmp_path)) == 1
     own.close()
     assert files(tmp_path) == []
@@ -92,15 +92,26 @@ def test_a_segment_is_emptied_when_all_is_written(tmp_path: Path, monkeypatch: p
     own, written = Spool(tmp_path, "gateway"), some(3)
     own.add(written[0])
     own.add(written[1])
-    own.written(1)
+    own.written(written[:1])
     (path,) = files(tmp_path)
     assert read_debits(path) == written[:2]
-    own.written(1)
+    own.written(written[1:2])
     assert path.stat().st_size == 0
     own.add(written[2])
     assert read_debits(path) == written[2:]
     own.close()
     assert read_debits(path) == written[2:]
+
+
+def test_what_waits_longer_than_later_ones_keeps_its_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "SEGMENT_BYTES", 1)
+    own, added = Spool(tmp_path, "gateway"), some(4)
+    for each in added:
+        own.add(each)
+    own.written([added[0], added[2], added[3]])
+    assert [read_debits(path) for path in files(tmp_path)] == [[added[1]], [added[3]]]
+    own.close()
+    assert [read_debits(path) for path in files(tmp_path)] == [[added[1]]]
 
 
 def test_its_size_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -112,7 +123,7 @@ def test_its_size_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
         own.add(each)
     assert read_debits(path) == written[:2]
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    own.written(6)
+    own.written(written)
     last = some()[0]
     own.add(last)
     assert [each for file in files(tmp_path) for each in read_debits(file)][-1] == last
@@ -127,7 +138,7 @@ def test_a_disk_that_fails_stops_nobody(tmp_path: Path, caplog: pytest.LogCaptur
     assert "No space left on device" in caplog.text
     os.close(segment.fd)
     segment.fd = real
-    own.written(2)
+    own.written(written[:2])
     own.add(written[2])
     assert [each for file in files(tmp_path) for each in read_debits(file)] == [written[2]]
 
@@ -163,7 +174,7 @@ def test_a_segment_that_was_taken_before_it_was_locked_is_not_written_to(
     with monkeypatch.context() as patched:
         patched.setattr(spool.fcntl, "flock", late)
         own.add(written[1])
-    own.written(2)
+    own.written(written[:2])
     own.add(written[2])
     assert read_debits(files(tmp_path)[-1]) == [written[2]]
     own.close()
@@ -239,7 +250,7 @@ async def test_a_spool_is_kept_until_postgres_has_it(
         raise DatabaseUnavailable("Postgres is away")
 
     with monkeypatch.context() as patched:
-        patched.setattr(replay, "write_debits", away)
+        patched.setattr(replay, "write_free", away)
         with pytest.raises(DatabaseUnavailable):
             await living.engine.recovery.replay()
     assert await living.engine.recovery.replay() == 2
@@ -282,9 +293,9 @@ async def test_who_opens_an_epoch_waits_for_a_replay_under_way(
     async def slowly(*given: Any) -> Any:
         begun.set()
         await go_on.wait()
-        return await write_debits(*given)
+        return await write_free(*given)
 
-    monkeypatch.setattr(replay, "write_debits", slowly)
+    monkeypatch.setattr(replay, "write_free", slowly)
     sweeping = asyncio.create_task(living.engine.recovery.replay())
     await begun.wait()
     preparing = asyncio.create_task(living.engine.recovery.replay())

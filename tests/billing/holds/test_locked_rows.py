@@ -1,0 +1,251 @@
+"""An account whose row somebody else has locked in Postgres: it waits, with what it owes, and nobody else does."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+
+from billing.holds import backlog, loader
+from billing.holds.decision import InsufficientBalance, Unavailable
+from billing.holds.engine import EngineSettings
+from billing.holds.hold import Hold
+from billing.ledger.postgres import Database
+from billing.principals import Principal
+from tests.billing.holds.conftest import PATIENT, MakeWorld, World, need, replace
+from tests.billing.holds.support import (
+    ask,
+    assert_agreed,
+    debits,
+    delete,
+    entries,
+    eventually,
+    hold_one,
+    keys_in_redis,
+    kill,
+    ledger_balance,
+    look,
+    partition_of,
+    settle,
+    spend,
+)
+
+HERS = 10**9
+"""What each customer begins with, in nano-USD."""
+
+
+@pytest.fixture
+async def other_session(database_url: str) -> AsyncIterator[Database]:
+    database = Database(database_url)
+    yield database
+    await database.close()
+
+
+@asynccontextmanager
+async def locked(database: Database, *principals: Principal) -> AsyncIterator[None]:
+    """Another session has the rows of these accounts."""
+    async with database.transaction() as connection:
+        names = [principal.account_id for principal in principals]
+        await connection.execute("SELECT FROM accounts WHERE id = ANY ($1) FOR UPDATE", names)
+        yield
+
+
+async def empty_redis(world: World) -> None:
+    await delete(world, *await keys_in_redis(world))
+
+
+async def is_admitted(world: World, principal: Principal) -> bool:
+    decision = await ask(world, principal)
+    if isinstance(decision, Hold):
+        await settle(world, principal, decision)
+        return True
+    assert isinstance(decision, Unavailable), decision
+    return False
+
+
+async def count_written(world: World, principal: Principal) -> int:
+    found: int = await world.database.value(
+        "SELECT count(*) FROM usage_events WHERE account_id = $1", principal.account_id
+    )
+    return found
+
+
+async def served_again(world: World, *principals: Principal) -> None:
+    for principal in principals:
+
+        async def admitted(principal: Principal = principal) -> bool:
+            return await is_admitted(world, principal)
+
+        await eventually(admitted)
+
+
+async def test_others_are_written_while_one_row_is_locked(world: World, other_session: Database) -> None:
+    """Redis is there: the journal keeps what is the locked account's, and its own requests go on, too."""
+    hers, his = await world.customer(HERS), await world.customer(HERS)
+    for each in (hers, his):
+        await world.engine.holds.void(await hold_one(world, each))
+    async with locked(other_session, hers):
+        spent = [await spend(world, each) for each in (hers, his, hers, his)]
+
+        async def his_are_written() -> bool:
+            return await count_written(world, his) == 2
+
+        await eventually(his_are_written)
+        spent += [await spend(world, each) for each in (hers, his)]
+
+        async def the_next_is_written() -> bool:
+            return await count_written(world, his) == 3
+
+        await eventually(the_next_is_written)
+        assert await count_written(world, hers) == 0
+        assert await journal_size(world, hers) == 3
+
+        async def is_said() -> bool:
+            return list(world.engine.outbox.locked) == [hers.account_id]
+
+        await eventually(is_said)
+
+    async def hers_are_written() -> bool:
+        return await count_written(world, hers) == 3
+
+    await eventually(hers_are_written)
+    assert await debits(world) == dict.fromkeys(spent, 500)
+
+    async def it_is_over() -> bool:
+        return not world.engine.outbox.locked
+
+    await eventually(it_is_over)
+    for each in (hers, his):
+        await assert_agreed(world, each.account_id)
+        assert await ledger_balance(world, each.account_id) == HERS - 3 * 500
+
+
+async def test_a_locked_account_fills_a_part_of_what_may_wait(make_world: MakeWorld, other_session: Database) -> None:
+    """Then it is refused, and the others are not."""
+    most = 8 * backlog.LOCKED_SHARE
+    world = await make_world(EngineSettings(holds=replace(PATIENT.holds, max_unsettled=most)))
+    hers, his = await world.customer(HERS), await world.customer(HERS)
+    for each in (hers, his):
+        await world.engine.holds.void(await hold_one(world, each))
+    async with locked(other_session, hers):
+
+        async def is_refused() -> bool:
+            return not await is_admitted(world, hers)
+
+        await eventually(is_refused)
+        assert 8 <= await journal_size(world, hers) < most // 2
+        assert await is_admitted(world, his)
+    await served_again(world, hers)
+    await assert_agreed(world, hers.account_id)
+
+
+async def test_an_epoch_opens_without_the_account_whose_row_is_locked(
+    make_world: MakeWorld, other_session: Database
+) -> None:
+    """Requests that run, debits that wait, of both accounts in both gateways; then Redis is emptied."""
+    world, other = await make_world(), await make_world()
+    hers, his = await world.customer(HERS), await world.customer(HERS)
+    spent: list[str] = []
+    running = [(each, who, await hold_one(each, who)) for each in (world, other) for who in (hers, his)]
+    async with locked(other_session, hers):
+        spent += [await spend(each, who) for each in (world, other) for who in (hers, his)]
+        epoch = partition_of(world).epoch or 0
+        await empty_redis(world)
+        for each in (world, other):
+            await served_again(each, his)
+        assert partition_of(world).epoch == epoch + 1
+        for each in (world, other):
+            assert isinstance(await ask(each, hers), Unavailable)
+        outcomes = []
+        for each, who, hold in running:
+            outcomes.append(asyncio.ensure_future(settle(each, who, hold)))
+        await outcomes[1], await outcomes[3]
+        assert await count_written(world, hers) == 0
+    await asyncio.gather(*outcomes)
+    for each in (world, other):
+        await served_again(each, hers)
+    expected = {*spent, *(hold.id for _, _, hold in running)}
+
+    for who in (hers, his):
+        await assert_agreed(world, who.account_id)
+    assert expected <= set(await debits(world))
+    for who in (hers, his):
+        assert await ledger_balance(world, who.account_id) == HERS - 500 * await count_written(world, who)
+
+
+async def journal_size(world: World, principal: Principal) -> int:
+    found = (await entries(world, principal.account_id)).values()
+    return sum(entry.account_id == principal.account_id for entry in found)
+
+
+async def test_what_a_locked_account_owes_is_not_lent_again(make_world: MakeWorld, other_session: Database) -> None:
+    """Its balance is for one more request only while another gateway's debit is forgotten, which that gateway alone
+    knows of. The row is free again, but the debit is not written yet: nobody serves the account."""
+    world, other = await make_world(), await make_world()
+    hers, his = await world.customer(3000), await world.customer(HERS)
+    warm = await hold_one(other, hers)
+    await other.engine.holds.void(warm)
+    async with AsyncExitStack() as stands_still:
+        async with locked(other_session, hers):
+            await spend(other, hers, charged_nano=1500, cost_nano=1500)
+            await empty_redis(world)
+            await served_again(world, his)
+            await served_again(other, his)
+            assert partition_of(other).holding_back == {hers.account_id}
+            await stands_still.enter_async_context(other.engine.outbox._writing)
+        asked = need(least=100, most=100)
+
+        async def is_loaded() -> bool:
+            assert isinstance(await ask(world, hers, asked), Unavailable)
+            return await world.link.command("GET", world.keys.account(hers.account_id)) is not None
+
+        await eventually(is_loaded)
+        assert (await world.account_state(hers.account_id)).balance_nano == 3000
+        for each in (world, other):
+            assert isinstance(await ask(each, hers, asked), Unavailable)
+    decisions: list[object] = []
+
+    async def is_decided() -> bool:
+        decisions.append(await ask(world, hers, asked))
+        return not isinstance(decisions[-1], Unavailable)
+
+    await eventually(is_decided)
+    assert decisions[-1] == InsufficientBalance(1500, 2000)
+    assert await ledger_balance(world, hers.account_id) == 1500
+    assert not partition_of(other).holding_back
+
+
+async def test_a_gateway_that_dies_holds_nothing_back_any_more(make_world: MakeWorld, other_session: Database) -> None:
+    """What it alone knew is lost with it and with Redis, as ever; its accounts are served again."""
+    world, other = await make_world(), await make_world()
+    hers, his = await world.customer(HERS), await world.customer(HERS)
+    for each in (hers, his):
+        await spend(world, each)
+    await world.engine.outbox.flush()
+    async with locked(other_session, hers):
+        await spend(other, hers)
+        await empty_redis(world)
+        await served_again(world, his)
+        assert partition_of(other).holding_back == {hers.account_id}
+        await kill(other)
+    await look(world)
+    await served_again(world, hers)
+    await assert_agreed(world, hers.account_id)
+
+
+async def test_loads_of_locked_accounts_leave_connections_to_others(
+    world: World, other_session: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many of them are asked for, at most one waits for its row at a time."""
+    monkeypatch.setattr(loader, "LOCKED_PAUSE_S", 60.0)
+    locked_ones = [await world.customer(HERS) for _ in range(12)]
+    free = [await world.customer(HERS) for _ in range(4)]
+    async with locked(other_session, *locked_ones):
+        asked = [asyncio.ensure_future(ask(world, each)) for each in locked_ones]
+        for each in free:
+            assert isinstance(await ask(world, each), Hold)
+        assert all(isinstance(decision, Unavailable) for decision in await asyncio.gather(*asked))
+    monkeypatch.setattr(loader, "LOCKED_PAUSE_S", 0.0)
+    world.engine.loader._locked_until.clear()
+    for each in locked_ones:
+        assert isinstance(await ask(world, each), Hold)
