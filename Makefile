@@ -11,7 +11,10 @@ PYTEST := $(BIN)/python -m pytest $(if $(findstring no:xdist,$(ARGS)),,-n auto -
 run: $(VENV)/.runtime  ## embedded Postgres and Redis, a first account and key, and the gateway
 	@exec $(BIN)/metergate up
 
-# In several processes at once, each with a Postgres and a Redis of its own; ARGS="-n 0" runs all in one.
+# In several processes at once, each with a Postgres and a Redis of its own; ARGS="-n 0" runs all in one. What they and
+# the commands that they start import is compiled once for all of them.
+test test-quick: export PYTHONDONTWRITEBYTECODE :=
+
 test: $(VENV)/.dev  ## every test, on real Postgres and Redis
 	@$(PYTEST) $(ARGS)
 

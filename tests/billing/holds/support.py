@@ -39,6 +39,16 @@ async def ask(
     return await world.engine.holds.admissions.admit(request_id, principal, model, feature, asked or need(), expired)
 
 
+async def ask_in_vain(world: World, principal: Principal) -> object:
+    """A decision of a world that serves nobody as it is: not waited for as long as by others."""
+    admissions = world.engine.holds.admissions
+    wait_s, admissions._wait_s = admissions._wait_s, 0.2
+    try:
+        return await ask(world, principal)
+    finally:
+        admissions._wait_s = wait_s
+
+
 async def hold_one(
     world: World, principal: Principal, asked: Need | None = None, model: str = "demo", feature: str = "llm"
 ) -> Hold:

@@ -24,6 +24,7 @@ from tests.billing.holds.conftest import MakeWorld, World, need
 from tests.billing.holds.scripts import CLOCK_LINE
 from tests.billing.holds.support import (
     ask,
+    ask_in_vain,
     assert_agreed,
     debits,
     eventually,
@@ -36,6 +37,8 @@ from tests.billing.holds.support import (
 DAY_TOKENS = Quota(Window.day, Metric.tokens, 10**6)
 MINUTES_20: Final = 1200
 DAY_S: Final = 86_400
+LATE_S: Final = 50
+"""So long may pass on a busy machine from one store's answer to the other's."""
 TO_1970: Final = -56 * 365 * DAY_S
 
 SetClock = Callable[[World, int], Awaitable[None]]
@@ -125,10 +128,14 @@ async def test_nothing_is_admitted_while_redis_clock_is_wrong_and_everything_onc
     async def is_closed() -> bool:
         return await world.link.command("HGET", world.keys.meta(0), "open") == b"0"
 
+    async def sees_it(gateway: World) -> bool:
+        return gateway.engine.partitions.clock_difference_s > AHEAD_S
+
     await eventually(is_closed)
     for gateway in (world, other):
-        assert isinstance(await ask(gateway, principal), Unavailable)
-        assert AHEAD_S < gateway.engine.partitions.clock_difference_s <= abs(ahead_s) + 5
+        assert isinstance(await ask_in_vain(gateway, principal), Unavailable)
+        await eventually(lambda gateway=gateway: sees_it(gateway))  # type: ignore[misc]
+        assert gateway.engine.partitions.clock_difference_s <= abs(ahead_s) + LATE_S
         with pytest.raises(NotReady):
             await gateway.engine.loader.install(partition_of(gateway), principal.account_id, principal.key_id)
     await world.grants.grant(principal.account_id, 10**6, "meanwhile", None)
@@ -144,7 +151,7 @@ async def test_nothing_is_admitted_while_redis_clock_is_wrong_and_everything_onc
     ):
         assert [counter.used for counter in counters] == [30]
     await assert_agreed(world, principal.account_id)
-    assert world.engine.partitions.clock_difference_s < 5
+    assert world.engine.partitions.clock_difference_s < LATE_S
 
 
 @pytest.mark.parametrize("ahead_s", [3000, -3000])
@@ -193,7 +200,7 @@ async def test_no_epoch_opens_while_the_clocks_of_the_stores_differ(
     await set_redis_clock(world, 2 * AHEAD_S)
     await world.engine.partitions.renew(partition_of(world))
     assert not await world.engine.partitions.join(partition_of(world))
-    assert isinstance(await ask(world, principal), Unavailable)
+    assert isinstance(await ask_in_vain(world, principal), Unavailable)
     await settle(world, principal, running[0])
     await set_redis_clock(world, 0)
     await eventually(lambda: is_served(world, principal))

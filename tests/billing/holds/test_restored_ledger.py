@@ -5,6 +5,7 @@ Everybody is served again, from what the ledger has now; what the backup does no
 
 import asyncio
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from billing.ledger.postgres import Database
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
 from gateway.embedded.binaries import postgres_bin
-from tests.billing.holds.conftest import MakeWorld, World
+from tests.billing.holds.conftest import PATIENT, MakeWorld, World
 from tests.billing.holds.support import (
     ask,
     assert_agreed,
@@ -107,7 +108,7 @@ async def test_a_ledger_restored_from_a_backup_serves_everybody_again(
     make_world: MakeWorld, backup: Backup, epochs_since: int
 ) -> None:
     """The procedure of docs/reliability.md: gateways stopped, the ledger restored, gateways started."""
-    world = await make_world()
+    world = await make_world(replace(PATIENT, lease_s=2.0))  # the ledger is restored with it, and it has to lapse then
     principal, other = await world.customer(10**9), await world.customer(10**9)
     kept = await spend(world, principal)
     await world.engine.outbox.flush()

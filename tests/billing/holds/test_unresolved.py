@@ -84,8 +84,9 @@ async def test_a_process_that_ends_charges_what_it_has_not_come_to_settle(
     holds = [await hold_one(world, principal) for _ in range(3)]
     for hold in holds[1:]:
         owing(hold, principal)
+    counted = asyncio.Event()
     for hold in holds:
-        world.engine.holds.hand_over(hold, asyncio.sleep(3600))
+        world.engine.holds.hand_over(hold, counted.wait())
     assert not await world.engine.stop(0.1)
     assert world.engine.holds.live == {}
 
@@ -94,6 +95,7 @@ async def test_a_process_that_ends_charges_what_it_has_not_come_to_settle(
 
     await eventually(are_written)
     await assert_agreed(other, principal.account_id)
+    counted.set()  # else the fixture's own stop waits for them, in vain
 
 
 async def test_a_hold_is_settled_once_whoever_comes_second(world: World) -> None:
