@@ -8,8 +8,10 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+import msgspec
+
 from billing.explanations import Explanation, UsageEvent, explain
-from billing.ledger.debits import usage_of
+from billing.ledger.debits import Debit, usage_of
 from billing.ledger.postgres import Database, Row, queries
 from billing.pages import BEFORE_ALL, BadCursor, Page, page_of
 from billing.prices import from_canonical_json
@@ -97,6 +99,11 @@ class Reports:
         said = row["price_said"]
         return explain(_event(row), None if said is None else from_canonical_json(said))
 
+    async def explain_debit(self, debit: Debit) -> Explanation:
+        """A debit that is still on its way to the ledger, as `explain` answers it once it is there."""
+        said = await self._database.value(_query("reports_price"), debit.price_id)
+        return explain(_event_of(debit), None if said is None else from_canonical_json(said))
+
     async def usage_totals(
         self, account_id: str, *, key_id: str | None = None, user_id: str | None = None
     ) -> UsageTotals:
@@ -118,6 +125,16 @@ def _place(cursor: str) -> tuple[datetime, str]:
     if not (dot and request_id):
         raise BadCursor("This cursor is not one that this list has given.")
     return at, request_id
+
+
+def _event_of(debit: Debit) -> UsageEvent:
+    said = msgspec.structs.asdict(debit)
+    return UsageEvent(
+        usage=usage_of(debit, msgspec.json.decode(debit.counts) if debit.counts else None),
+        tags=msgspec.json.decode(debit.tags) if debit.tags else {},
+        admitted_at=_EPOCH + timedelta(milliseconds=debit.admitted_at_ms),
+        **{name: said[name] for name in _COPIED if name != "admitted_at"},
+    )
 
 
 def _event(row: Row) -> UsageEvent:

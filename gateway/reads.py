@@ -12,9 +12,11 @@ from aiohttp import web
 
 from billing.api.errors import ApiError
 from billing.api.shapes import explanation_shape, key_shape
+from billing.explanations import Explanation
 from billing.holds.codec import AccountState, Counter, KeyState
 from billing.holds.connection import RedisError
 from billing.holds.engine import Engine
+from billing.holds.journal import settled_debit
 from billing.ledger.postgres import DatabaseError
 from billing.money import format_usd
 from billing.prices import PriceRow
@@ -104,12 +106,23 @@ class Reads:
         request_id = request.match_info["id"]
         try:
             known = request_id.isprintable()  # Postgres takes no NUL
-            found = await self._runtime.reports.explain(request_id, principal.account_id) if known else None
-        except DatabaseError as error:
+            found = await self._explanation(request_id, principal.account_id) if known else None
+        except (DatabaseError, RedisError) as error:
             raise Refuse(refusals.unavailable()) from error
         if found is None:
             raise Refuse(refusals.not_found(request.path))
         return _json(explanation_shape(found))
+
+    async def _explanation(self, request_id: str, account_id: str) -> Explanation | None:
+        """A request's debit: in Postgres or, while it is on its way there, in Redis's journal."""
+        runtime = self._runtime
+        found = await runtime.reports.explain(request_id, account_id)
+        if found is not None:
+            return found
+        debit = await settled_debit(runtime.link, runtime.engine.keyspace, account_id, request_id)
+        if debit is not None:
+            return await runtime.reports.explain_debit(debit)
+        return await runtime.reports.explain(request_id, account_id)  # it may have left the one for the other meanwhile
 
     async def _caller(self, request: web.Request) -> Principal:
         return await self._proxy.admit(shown_key(request.headers), request.remote or "", request.headers)

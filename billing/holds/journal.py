@@ -75,6 +75,20 @@ async def still_settled(link: Link, keyspace: Keyspace, number: int, request_ids
     return left
 
 
+async def settled_debit(link: Link, keyspace: Keyspace, account_id: str, request_id: str) -> Debit | None:
+    """The debit of a request of this account that Redis has settled, until Postgres has it; None of any other. One look
+    at one entry. Raises `RedisError`."""
+    if len(request_id) != ID_BYTES or not request_id.isascii():
+        return None
+    raw = await link.command("HGET", keyspace.journal(keyspace.partition_of(account_id)), request_id)
+    try:
+        entry = None if raw is None else Entry.unpack(raw)
+        ours = entry is not None and (entry.state, entry.account_id) == (SETTLED, account_id)
+        return placed_debit(entry) if entry is not None and ours else None
+    except Unreadable:  # what can't be read here is left to whoever reads the whole journal
+        return None
+
+
 class Reading:
     """One reading of a partition's journal: `async for request_id, entry in reading`, then `finish`."""
 

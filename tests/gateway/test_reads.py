@@ -140,6 +140,25 @@ async def test_a_generation_is_the_usage_event(gateway: Gateway) -> None:
     assert refusal(fetched, 403, "insufficient_scope")["required_scope"] == "billing:read"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_generation_is_there_as_soon_as_its_answer_is(gateway: Gateway, stream: bool) -> None:
+    """While its debit is still on the way to Postgres, as it is once it has come there."""
+    customer, stranger = await gateway.customer(tags={"team": "a"}), await gateway.customer()
+    async with gateway.runtime.engine.outbox._writing:
+        fetched = await ask(customer, chat(user="end-user-1", stream=stream))
+        path = f"/v1/generations/{fetched.headers['x-request-id']}"
+        at_once = await fetch(customer.get(path))
+        assert at_once.status == 200, at_once.body
+        refusal(await fetch(stranger.get(path)), 404, "not_found")
+        assert await gateway.runtime.database.value("SELECT count(*) FROM usage_events") == 0
+    await gateway.flush()
+    assert await gateway.runtime.database.value("SELECT count(*) FROM usage_events") == 1
+    assert (await fetch(customer.get(path))).json == at_once.json
+    assert parse_usd(at_once.json["charged_usd"]) > 0
+    assert at_once.json["lines"]
+    assert at_once.json["tags"] == {"team": "a"}
+
+
 async def test_a_key_reads_what_its_account_may_not_spend(gateway: Gateway) -> None:
     customer = await gateway.customer()
     await gateway.admin("PATCH", f"/accounts/{customer.account_id}", {"status": "suspended"})

@@ -39,7 +39,7 @@ SETTINGS = CacheSettings(entries=3, fresh_s=60.0, unknown_entries=2, unknown_s=5
 class Postgres:
     """What look-ups find, how many there were, and a gate that holds them up."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: CacheSettings = SETTINGS) -> None:
         self.now_s = 0.0
         self.found: dict[bytes, Principal] = {b"one": PRINCIPAL}
         self.failure: Exception | None = None
@@ -47,7 +47,7 @@ class Postgres:
         self.running = self.most_running = 0
         self.gate = asyncio.Event()
         self.gate.set()
-        self.cache = PrincipalCache(self.load, SETTINGS, lambda: self.now_s)
+        self.cache = PrincipalCache(self.load, settings, lambda: self.now_s)
         self.cache.subscribed = True
 
     async def asked(self, lookups: int) -> None:
@@ -87,6 +87,27 @@ async def test_a_principal_is_read_once_while_it_is_fresh(postgres: Postgres) ->
     assert cache.peek(b"one") is None
     assert await cache.get(b"one") is PRINCIPAL
     assert postgres.lookups == [b"one"] * 2
+
+
+async def test_while_postgres_is_away_not_every_request_waits_for_it(postgres: Postgres) -> None:
+    cache = postgres.cache
+    await cache.get(b"one")
+    postgres.now_s, postgres.failure = 60.0, DatabaseUnavailable("away")
+    assert [await cache.get(b"one") for _ in range(3)] == [PRINCIPAL] * 3
+    assert len(postgres.lookups) == 2
+    postgres.now_s, postgres.failure = 65.0, None
+    assert await cache.get(b"one") is PRINCIPAL
+    assert len(postgres.lookups) == 3
+
+
+async def test_a_look_up_is_not_waited_for_for_long() -> None:
+    postgres = Postgres(replace(SETTINGS, wait_s=0.01))
+    postgres.gate.clear()
+    for digest in (b"one", b"two", b"three"):
+        with pytest.raises(DatabaseUnavailable):
+            await postgres.cache.get(digest)
+    postgres.gate.set()
+    assert await postgres.cache.get(b"one") is PRINCIPAL
 
 
 async def test_nothing_is_served_from_memory_without_the_subscription(postgres: Postgres) -> None:

@@ -1,0 +1,1 @@
+SELECT said FROM prices WHERE id = $1
