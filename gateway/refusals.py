@@ -13,6 +13,7 @@ import msgspec
 from aiohttp import web
 
 from billing.api.auth import INCORRECT_KEY
+from billing.api.edge import LISTED
 from billing.attempts import TooManyAttempts
 from billing.holds.decision import Exhausted, InsufficientBalance, QuotaExceeded, Refused, TooManyRunning
 from billing.money import format_usd
@@ -150,7 +151,7 @@ def too_large(limit_bytes: int) -> Refusal:
 
 def not_found(path: str, meant: str | None = None) -> Refusal:
     """`meant` is a path that exists and differs in its slashes, or in how often `/v1` stands before it."""
-    hint = "GET /docs lists the endpoints."
+    hint = LISTED
     if meant is not None:
         hint = f"Did you mean {meant[:200]}? A client's base URL ends with /v1, once: check it."
     return Refusal(404, "not_found", f"There is nothing at {path[:200]}. {hint}")
