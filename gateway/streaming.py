@@ -179,6 +179,8 @@ class SseTap:
 
     def _pass(self, block: bytes, sent_bytes: int) -> bytes:
         """A block of whole events, of which `sent_bytes` are out. The common path: nothing in it is of interest."""
+        if self._strip_usage and block.find(self._reader.usage_marker) >= 0:  # nothing of it is out yet
+            block = self._reader.without_null_usage(block)
         if self._kept_bytes + len(block) <= self._keep_bytes:
             self._kept.append(block)
             self._kept_bytes += len(block)
@@ -188,16 +190,13 @@ class SseTap:
         if not self.began_output:
             self.began_output = any(self._pieces(block))
         reader, find = self._reader, block.find  # `in` asks for a buffer first, which takes as long as the search
-        marked = find(reader.usage_marker) >= 0
         if (
             self._held
             or find(_DONE) >= 0
             or find(_ERROR) >= 0
-            or (marked and reader.usage_pattern.search(block) is not None)
+            or (find(reader.usage_marker) >= 0 and reader.usage_pattern.search(block) is not None)
         ):
             return self._inspect(block, sent_bytes)
-        if marked and self._strip_usage:  # nothing of it is out yet
-            return reader.without_null_usage(block)
         return block[sent_bytes:] if sent_bytes else block
 
     def _feed_cut(self, chunk: bytes) -> bytes:
@@ -289,8 +288,6 @@ class SseTap:
         if self._held and (data or len(self._held) + len(unsent) > MAX_EVENT_BYTES):
             out.append(bytes(self._held))
             self._held.clear()
-        if self._strip_usage and self._reader.usage_marker in unsent:
-            unsent = self._reader.without_null_usage(unsent)
         if self._held or (self._hold_usage and has_usage):
             self._held += unsent
         else:
