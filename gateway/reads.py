@@ -24,6 +24,7 @@ from billing.principals import Limit, Principal
 from billing.quotas import Metric, Window, window_end_s, window_id
 from gateway import refusals
 from gateway.answers import REQUEST_ID
+from gateway.documentation import docs, html
 from gateway.edge import route_of
 from gateway.handler import Proxy, shown_key
 from gateway.jobs import Jobs
@@ -255,6 +256,8 @@ def add_routes(app: web.Application, proxy: Proxy, reads: Reads, jobs: Jobs, end
     app.router.add_get("/v1/generations/{id}", refusing(reads.generation))
     app.router.add_get("/v1/status", refusing(jobs.status))
     app.router.add_post("/v1/jobs/reconcile", refusing(jobs.post_reconcile))
+    html()  # rendered now, and not while others wait for it
+    app.router.add_get("/docs", docs)
     for path in ("/healthz", "/health"):
         app.router.add_get(path, reads.healthz)
     app.router.add_get("/readyz", reads.readyz)

@@ -13,6 +13,7 @@ import msgspec
 from aiohttp import web
 
 from billing.api.auth import INCORRECT_KEY
+from billing.api.edge import LISTED
 from billing.attempts import TooManyAttempts
 from billing.holds.decision import Exhausted, InsufficientBalance, QuotaExceeded, Refused, TooManyRunning
 from billing.money import format_usd
@@ -83,9 +84,16 @@ class Links:
     frontend_url: str | None
     plans: Mapping[str, Plan]
 
+    def credit(self, account_id: str) -> str:
+        """How an account gets credit: there are no payments."""
+        return f"ask {self._operator} for credit (`metergate operator grant {account_id} AMOUNT_USD`)"
+
+    def activation(self, account_id: str) -> str:
+        """How an account that may not spend gets active again."""
+        return f"ask {self._operator} to make it active again (PATCH /api/admin/accounts/{account_id})"
+
     @property
-    def operator(self) -> str:
-        """Whom a customer asks."""
+    def _operator(self) -> str:
         return "whoever runs this gateway" + (f" ({self.frontend_url})" if self.frontend_url else "")
 
     def upgrade(self, plan: Plan) -> dict[str, object] | None:
@@ -149,7 +157,7 @@ def too_large(limit_bytes: int) -> Refusal:
 
 def not_found(path: str, meant: str | None = None) -> Refusal:
     """`meant` is a path that exists and differs in its slashes, or in how often `/v1` stands before it."""
-    hint = "GET /docs lists the endpoints."
+    hint = LISTED
     if meant is not None:
         hint = f"Did you mean {meant[:200]}? A client's base URL ends with /v1, once: check it."
     return Refusal(404, "not_found", f"There is nothing at {path[:200]}. {hint}")
@@ -261,15 +269,10 @@ def billing_required(
 ) -> Refusal:
     """402: the balance does not cover the request, or the account's status does not let it spend."""
     if principal.status == "active":
-        message = (
-            f"The balance does not cover this request: ask for less output, or ask {links.operator} for credit "
-            f"(`metergate operator grant {principal.account_id} AMOUNT_USD`)."
-        )
+        credit = links.credit(principal.account_id)
+        message = f"The balance does not cover this request: ask for less output, or {credit}."
     else:
-        message = (
-            f"The account is {principal.status.replace('_', ' ')}: ask {links.operator} to make it active again "
-            f"(PATCH /api/admin/accounts/{principal.account_id})."
-        )
+        message = f"The account is {principal.status.replace('_', ' ')}: {links.activation(principal.account_id)}."
     billing = {
         "status": principal.status,
         "balance_usd": None if available_nano is None else format_usd(available_nano - principal.credit_limit_nano),

@@ -193,6 +193,12 @@ class SseTap:
 
     def _pass(self, block: bytes, sent_bytes: int = 0) -> bytes:
         """A block of whole events, of which `sent_bytes` are out. The common path: nothing in it is of interest."""
+        find = block.find  # `in` asks for a buffer first, which takes as long as the search
+        usage = find(self._usage_marker)
+        if usage >= 0 and self._strip_usage:  # nothing of it is out yet
+            block = self._reader.without_null_usage(block)
+            find = block.find
+            usage = find(self._usage_marker)
         kept_bytes = self._kept_bytes + len(block)
         if kept_bytes <= self._keep_bytes:
             self._kept.append(block)
@@ -201,16 +207,13 @@ class SseTap:
             self._unkept_bytes += len(block)
             self._done = self._done or self._finishes(block)
             self._began = self._began or any(self._pieces(block))
-        find = block.find  # `in` asks for a buffer first, which takes as long as the search
-        done, error, marked = find(_DONE), find(_ERROR), find(self._usage_marker)
-        usage = -1
-        if marked >= 0 and (match := self._reader.usage_pattern.search(block, marked)) is not None:
-            usage = match.start()
+        done, error = find(_DONE), find(_ERROR)
+        if usage >= 0:
+            match = self._reader.usage_pattern.search(block, usage)
+            usage = match.start() if match is not None else -1
         if self._held:
             return self._inspect(block, sent_bytes, 0)
         if done < 0 and error < 0 and usage < 0:
-            if marked >= 0 and self._strip_usage:  # nothing of it is out yet
-                return self._reader.without_null_usage(block)
             return block[sent_bytes:] if sent_bytes else block
         first = min(at for at in (done, error, usage) if at >= 0)
         return self._inspect(block, sent_bytes, _last_end(block, 0, first))
@@ -279,7 +282,7 @@ class SseTap:
 
     def _inspect(self, block: bytes, sent_bytes: int, start: int) -> bytes:
         """Looks at each event of a block from the one that begins at `start`; what is to pass of it."""
-        out = [self._without_nulls(block[sent_bytes:start])] if start > sent_bytes else []
+        out = [block[sent_bytes:start]] if start > sent_bytes else []
         for event in _events(block, start):
             data = event_data(event)
             if data.strip() == _DONE:
@@ -308,17 +311,10 @@ class SseTap:
         if self._held and (data or len(self._held) + len(unsent) > MAX_EVENT_BYTES):
             out.append(bytes(self._held))
             self._held.clear()
-        unsent = self._without_nulls(unsent)
         if self._held or (self._hold_usage and has_usage):
             self._held += unsent
         else:
             out.append(unsent)
-
-    def _without_nulls(self, unsent: bytes) -> bytes:
-        """Bytes of whole events without usage that is null, where the client did not ask for usage."""
-        if self._strip_usage and self._usage_marker in unsent:
-            return self._reader.without_null_usage(unsent)
-        return unsent
 
     def _keep_end(self, tail: bytes) -> None:
         self._end += tail[: MAX_EVENT_BYTES - len(self._end)]

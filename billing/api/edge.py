@@ -13,6 +13,8 @@ from billing.api.services import SERVICES
 
 _CODES: Final = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
 
+LISTED: Final = "GET /docs lists the endpoints."
+
 _log = logging.getLogger(__name__)
 
 
@@ -44,6 +46,6 @@ def _of_http(request: web.Request, error: web.HTTPException) -> web.StreamRespon
         message = f"{request.method} is not allowed on this path; allowed: {allowed}."
         return error_response(405, _CODES[405], message, headers={"Allow": allowed})
     if error.status == web.HTTPNotFound.status_code:
-        return error_response(404, _CODES[404], f"There is nothing at {request.path}.")
+        return error_response(404, _CODES[404], f"There is nothing at {request.path}. {LISTED}")
     code = _CODES.get(error.status, "server_error" if error.status >= 500 else "invalid_request_error")
     return error_response(error.status, code, error.reason)

@@ -19,6 +19,7 @@ from tests.gateway.exchanges import (
     Provider,
     answer,
     early_in_a_minute,
+    event,
     saying,
     spent_nano,
     streaming,
@@ -135,6 +136,36 @@ async def test_a_stream_that_is_closed_early(make_gateway: MakeGateway, upstream
             break
         await stream.close()
     await the_event(customer)
+
+
+async def test_an_error_within_a_stream_is_raised_with_the_provider_s_words(
+    make_gateway: MakeGateway, upstream: Upstream
+) -> None:
+    error = event({"error": {"message": "The server is overloaded.", "type": "server_error", "code": "overloaded"}})
+    gateway = await make_gateway(await upstream(streaming(*WORDS[:2], error)))
+    customer = await gateway.customer()
+    async with client_of(customer) as client:
+        stream = await client.chat.completions.create(model="gpt-4o-mini", messages=MESSAGES, stream=True)
+        with pytest.raises(openai.APIError, match=r"The server is overloaded\.") as raised:
+            [chunk async for chunk in stream]
+    assert (type(raised.value), raised.value.code) == (openai.APIError, "overloaded")
+
+
+@pytest.mark.parametrize("base", ["", "/v1/v1"])
+async def test_a_base_url_with_too_few_or_too_many_v1_is_told(customer: Customer, base: str) -> None:
+    url = f"{customer.gateway.url}{base}"
+    async with AsyncOpenAI(base_url=url, api_key=customer.key) as client:
+        with pytest.raises(openai.NotFoundError, match=r"Did you mean /v1/chat/completions\? .* ends with /v1, once"):
+            await client.chat.completions.create(model="demo", messages=MESSAGES)
+
+
+async def test_a_provider_that_does_not_accept_the_operator_s_key_is_no_wrong_key_of_the_client_s(
+    make_gateway: MakeGateway, upstream: Upstream
+) -> None:
+    gateway = await make_gateway(await upstream(saying({"error": {"message": "Incorrect API key provided"}}, 401)))
+    counted = Counted(await gateway.customer())
+    error = await counted.fails(openai.InternalServerError, model="gpt-4o-mini")
+    assert (error.status_code, error.code, counted.requests) == (502, "upstream_error", 1)
 
 
 async def test_a_cut_stream_raises(make_gateway: MakeGateway, upstream: Upstream) -> None:

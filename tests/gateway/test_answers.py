@@ -14,6 +14,7 @@ from tests.gateway.exchanges import (
     DONE,
     INPUT,
     OUTPUT,
+    SSE,
     ULID_TEXT,
     WORDS,
     Fetched,
@@ -94,6 +95,35 @@ async def test_answers_and_streams_say_what_is_left(make_gateway: MakeGateway, u
         assert fetched.headers["x-ratelimit-remaining-requests"] in (str(39 - number), "39")  # or a new minute
         assert 79_000 < int(fetched.headers["x-ratelimit-remaining-tokens"]) < 79_990
     assert await spent_nano(customer) == 2 * cost
+
+
+async def test_ids_of_others_are_kept_and_identify_nothing(make_gateway: MakeGateway, upstream: Upstream) -> None:
+    """A client's id is kept, a provider's is answered and kept; a debit is known by our own alone."""
+    provider = Provider(saying(b""))
+    gateway = await make_gateway(await upstream(provider.serve))
+    customer = await gateway.customer()
+    other = await ask(customer)  # an id that is a request's own is no other's either
+    mine = {"X-Request-Id": other.headers["x-request-id"]}
+    answers = []
+    for reply, stream in (
+        (saying(answer(), x_request_id="req_1"), False),
+        (saying(answer(), x_request_id="req_1"), False),
+        (streaming(*WORDS, usage_chunk(), DONE, headers={**SSE, "request-id": "req_1"}), True),
+        (saying({"error": {}}, 429, x_request_id="req_1"), False),
+        (saying({"error": {}}, 401, x_request_id="req_1"), False),
+        (saying(b"<html>", x_request_id="req_1"), False),
+    ):
+        provider.reply = reply
+        answers.append(await ask(customer, chat(model="gpt-4o-mini", stream=stream), headers=mine))
+    assert [each.status for each in answers] == [200, 200, 200, 429, 502, 502]
+    assert {each.headers["x-upstream-request-id"] for each in answers} == {"req_1"}
+    own = [each.headers["x-request-id"] for each in (other, *answers)]
+    assert len(set(own)) == len(own)
+    assert not any("x-request-id" in sent.headers for sent in provider.sent)
+    events = {each["id"]: each for each in await customer.events()}
+    assert list(events) == own[1:4]
+    for each in events.values():
+        assert (each["client_request_id"], each["upstream_request_id"]) == (own[0], "req_1")
 
 
 async def test_a_provider_s_own_limits_are_not_the_customer_s(make_gateway: MakeGateway, upstream: Upstream) -> None:
