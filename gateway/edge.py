@@ -59,26 +59,26 @@ class EdgeProtocol(GuardedProtocol):
         """Whether the connection ends with the answer that is being made."""
         return self._close or self._force_close
 
-    def data_received(self, data: bytes) -> None:
+    def _take(self, data: bytes) -> None:
         if self._deaf:
-            self._spend(data, chunked=False)
+            self._spend(data, self._account, chunked=False)
             return
         waiter = self._waiter
         if waiter is None:  # a request is being served: what comes is its body, or waits
             closing, self._close = self._close, self._close and self._call is None
-            super().data_received(data)  # takes nothing while closing, and a body may still be on its way
+            super()._take(data)  # takes nothing while closing, and a body may still be on its way
             self._close = self._close or closing
             if data:
-                self._spend(data, chunked=self._chunks is not None)
+                self._spend(data, self._account, chunked=self._chunks is not None)
             if self._messages or self._chunks is not None:
                 self._look(data)
             return
         self._waiter = None
-        super().data_received(data)  # parses and queues; there is nobody to wake
+        super()._take(data)  # parses and queues; there is nobody to wake
         self._waiter = waiter
         if self._messages:
             if len(self._messages) > 1 or getattr(self._messages[0][0], "chunked", True):
-                self._spend(data, chunked=True)
+                self._spend(data, self._account, chunked=True)
                 self._look(self._head_end + data)
             if self._head_bytes:
                 self._head_bytes, self._head_end = 0, b""
