@@ -82,6 +82,7 @@ class GuardedProtocol(PacedProtocol):
         "_head_end",
         "_new_id",
         "_proven",
+        "_request",
         "_rules",
         "_untaken_since_s",
         "_unwanted",
@@ -96,6 +97,8 @@ class GuardedProtocol(PacedProtocol):
         """Since when the client has not taken an answer of the application, by the loop's clock."""
         self._new_id = new_id
         self._call: Call | None = None
+        self._request: web.BaseRequest | None = None
+        """What the application serves, from when it was taken from the queue until its answer is written."""
         self._head_bytes = 0
         self._head_end = b""
         self._chunks: ChunkedEnd | None = None
@@ -150,8 +153,20 @@ class GuardedProtocol(PacedProtocol):
                 messages[at] = cast(RawRequestMessage, message)._replace(should_close=True), payload
                 return
         messages.clear()  # it is being served
+        self._close_after_this()
+
+    def _end_with_last(self) -> None:
+        """The connection ends with the last request that has come."""
+        if not self._messages:
+            self._close_after_this()
+            return
+        message, payload = self._messages.pop()
+        self._messages.append((cast(RawRequestMessage, message)._replace(should_close=True), payload))
+
+    def _close_after_this(self) -> None:
+        """The connection ends with the request that is being served."""
         self._close = True
-        request = self._current_request
+        request = self._request
         if request is not None:
             request._message = request._message._replace(should_close=True)
 
@@ -215,7 +230,7 @@ class GuardedProtocol(PacedProtocol):
     def connection_lost(self, exc: BaseException | None) -> None:
         """The client has left: nobody needs to see why its body was not wanted."""
         super().connection_lost(exc)
-        self._chunks = self._proven = None
+        self._chunks = self._proven = self._request = None
         if self._unwanted is not None and not self._unwanted.is_eof():
             self._unwanted.set_exception(ConnectionResetError("the client has left"))
 
@@ -231,6 +246,7 @@ class GuardedProtocol(PacedProtocol):
             self._look(b"")
         if not gone and not request.content.is_eof() and self.transport is not None:
             await self._discard(request.content)
+        self._request = None
         return response, gone
 
     def handle_error(
