@@ -1,6 +1,8 @@
 """The proxy: one request in, one answer out. A request's life in seven stops is `handler`'s.
 
 edge         a client's connection; call  one metered request and its answer as bytes
+paced        how much of what a connection sends is parsed at once, and how soon
+half_closed  whether a client that sends no more is still there
 guard        what a client costs that shows no key; trailers  of chunked requests, which are never headers
 intake       a request's body, read within bounds and parsed; bodies  how much of them is in memory, work on large ones
 handler      route, authenticate, estimate, hold, forward, price, settle: the order of the checks; ids  of requests

@@ -17,12 +17,13 @@ from aiohttp import EMPTY_PAYLOAD, ClientConnectionResetError, HttpVersion11, St
 from aiohttp.hdrs import CONTENT_ENCODING, EXPECT
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http_parser import RawRequestMessage
-from aiohttp.web_protocol import RequestHandler, RequestPayloadError
+from aiohttp.web_protocol import RequestPayloadError
 from multidict import CIMultiDictProxy
 
 from billing.api.requests import CONTINUE
 from billing.codings import BadCoding, Decoder, decoder_of
 from gateway.cors import Cors
+from gateway.paced import LARGE_PIECE_BYTES, PacedProtocol
 
 RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)
 CONTINUES: Final = "100-continue"
@@ -81,7 +82,7 @@ class Call:
 
     def __init__(
         self,
-        protocol: RequestHandler,
+        protocol: PacedProtocol,
         message: RawRequestMessage,
         payload: StreamReader,
         endpoint: str,
@@ -163,7 +164,7 @@ class Call:
     async def _rest(self, limit_bytes: int, decoder: Decoder | None, watch: Watch | None) -> bytes:
         payload = self.payload
         body = BytesIO()  # grows in place, and gives its bytes away without a copy
-        size = coded_size = 0
+        size = coded_size = uncounted = 0
         while part := payload.read_nowait() if payload.is_eof() else await payload.readany():
             coded_size += len(part)
             if coded_size > limit_bytes:
@@ -175,6 +176,10 @@ class Call:
                 if watch is not None:
                     await watch(size)
                 body.write(piece)
+                uncounted += len(piece)
+                if decoder is not None and uncounted >= LARGE_PIECE_BYTES:
+                    await self._protocol.made(uncounted, self.account)
+                    uncounted = 0
                 if decoder is not None or self._in_chunks:
                     await asyncio.sleep(0)  # a little makes much work: others have their turn in between
             if payload.at_eof():

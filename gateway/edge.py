@@ -18,7 +18,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
 
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.hdrs import EXPECT
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler
@@ -28,6 +28,7 @@ from billing.api.requests import AWAITS_CONTINUE
 from gateway import refusals
 from gateway.call import CONTINUES, Call
 from gateway.guard import EdgeRules, GuardedProtocol, Written
+from gateway.half_closed import HalfClosed, may_be_half_closed
 from gateway.ids import Ulids
 from gateway.pace import Pace
 
@@ -59,26 +60,26 @@ class EdgeProtocol(GuardedProtocol):
         """Whether the connection ends with the answer that is being made."""
         return self._close or self._force_close
 
-    def data_received(self, data: bytes) -> None:
+    def _take(self, data: bytes) -> None:
         if self._deaf:
-            self._spend(data, chunked=False)
+            self._spend(data, self._account, chunked=False)
             return
         waiter = self._waiter
         if waiter is None:  # a request is being served: what comes is its body, or waits
             closing, self._close = self._close, self._close and self._call is None
-            super().data_received(data)  # takes nothing while closing, and a body may still be on its way
+            super()._take(data)  # takes nothing while closing, and a body may still be on its way
             self._close = self._close or closing
             if data:
-                self._spend(data, chunked=self._chunks is not None)
+                self._spend(data, self._account, chunked=self._chunks is not None)
             if self._messages or self._chunks is not None:
                 self._look(data)
             return
         self._waiter = None
-        super().data_received(data)  # parses and queues; there is nobody to wake
+        super()._take(data)  # parses and queues; there is nobody to wake
         self._waiter = waiter
         if self._messages:
             if len(self._messages) > 1 or getattr(self._messages[0][0], "chunked", True):
-                self._spend(data, chunked=True)
+                self._spend(data, self._account, chunked=True)
                 self._look(self._head_end + data)
             if self._head_bytes:
                 self._head_bytes, self._head_end = 0, b""
@@ -186,6 +187,36 @@ class EdgeProtocol(GuardedProtocol):
         if self._messages:
             self._next()
 
+    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's own meaning of it
+        """The client sends no more. Where it may wait for answers all the same, they are served, and the connection
+        ends with the last of them; True for that."""
+        if self.transport is None or not may_be_half_closed(self.transport) or not self._may_wait():
+            return False
+        self._end_with_last()
+        HalfClosed(self, self._loop)
+        return True
+
+    def _may_wait(self) -> bool:
+        """Whether all that the client has sent are whole requests, of which none is being answered yet."""
+        for message, payload in self._messages:
+            if not isinstance(message, RawRequestMessage) or not payload.is_eof() or message.version < HttpVersion11:
+                return False
+        if self._call is not None:
+            return self.unanswered is not None and self._call.payload.is_eof()
+        if self._request is not None:
+            return self.unanswered is not None and self._request.content.is_eof()
+        return bool(self._messages)
+
+    @property
+    def unanswered(self) -> Call | web.BaseRequest | None:
+        """The request that is being served, where nothing of its answer is out and an interim one may come before."""
+        call, request = self._call, self._request
+        if call is not None:
+            return call if (not call.begun or call.unsent) and call.version >= HttpVersion11 else None
+        if request is None or request.writer.output_size > 0 or request.version < HttpVersion11:
+            return None
+        return request
+
     def connection_lost(self, exc: BaseException | None) -> None:
         """The client has left: its call is cancelled; what is on its way is settled or given back."""
         super().connection_lost(exc)
@@ -221,9 +252,10 @@ class EdgeServer(web.Server):
                 _leave_out_expect(request)
             return await behind.request_handler(request)
 
+        self._behind = behind
         super().__init__(
             handle,
-            request_factory=behind.request_factory,
+            request_factory=self._make_request,
             handler_cancellation=behind.handler_cancellation,
             loop=behind._loop,
             **behind._kwargs,
@@ -233,6 +265,10 @@ class EdgeServer(web.Server):
         self.rules = rules or EdgeRules()
         self.pace = Pace(self.rules.body_bytes_per_s, self._loop)
         self.new_id = Ulids()
+
+    def _make_request(self, message: Any, payload: StreamReader, protocol: Any, writer: Any, task: Any) -> Any:
+        protocol._request = made = self._behind.request_factory(message, payload, protocol, writer, task)
+        return made
 
     def __call__(self) -> RequestHandler:
         return EdgeProtocol(self, loop=self._loop, **self._kwargs)

@@ -16,12 +16,13 @@ from typing import Any, Final, cast
 from aiohttp import EMPTY_PAYLOAD, StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.http_parser import RawRequestMessage
-from aiohttp.web_protocol import ERROR, RequestHandler
+from aiohttp.web_protocol import ERROR
 
 from gateway import refusals
 from gateway.call import WRITE_TIMEOUT_S, Call
 from gateway.cors import Cors
 from gateway.pace import Pace
+from gateway.paced import PacedProtocol
 from gateway.trailers import LOOKED_BACK_BYTES, ChunkedEnd
 
 logger = logging.getLogger(__name__)
@@ -57,12 +58,6 @@ OPTIONS: Final[dict[str, Any]] = {
 """What aiohttp would do by itself and this file sees to: it decompresses nothing, lingers not, logs no request."""
 
 
-LARGE_PIECE_BYTES: Final = 16_384
-"""Less than this that comes at once is not counted: requests as most are."""
-CHUNK_BYTES: Final = 512
-"""What a chunk of a body costs beside its bytes, in bytes: aiohttp's parser does for each what it does for a piece."""
-
-
 class Written(web.StreamResponse):
     """Stands for an answer that a call has written."""
 
@@ -78,7 +73,7 @@ class Written(web.StreamResponse):
         """Nothing is left to be sent."""
 
 
-class GuardedProtocol(RequestHandler):
+class GuardedProtocol(PacedProtocol):
     """aiohttp's connection within those bounds. Who extends it calls `_await_head` for bytes of a head that is not
     whole yet, and `_look` where something is queued or `_chunks` is not None."""
 
@@ -89,9 +84,8 @@ class GuardedProtocol(RequestHandler):
         "_head_bytes",
         "_head_end",
         "_new_id",
-        "_pace",
         "_proven",
-        "_resting",
+        "_request",
         "_rules",
         "_untaken_since_s",
         "_unwanted",
@@ -100,15 +94,14 @@ class GuardedProtocol(RequestHandler):
     def __init__(
         self, manager: web.Server, rules: EdgeRules, pace: Pace, new_id: Callable[[], str], **options: Any
     ) -> None:
-        super().__init__(manager, **{**options, **OPTIONS})
+        super().__init__(manager, pace, **{**options, **OPTIONS})
         self._rules = rules
-        self._pace = pace
-        self._resting = False
-        """Whether nothing is read because this process has taken enough for now."""
         self._untaken_since_s: float | None = None
         """Since when the client has not taken an answer of the application, by the loop's clock."""
         self._new_id = new_id
         self._call: Call | None = None
+        self._request: web.BaseRequest | None = None
+        """What the application serves, from when it was taken from the queue until its answer is written."""
         self._head_bytes = 0
         self._head_end = b""
         self._chunks: ChunkedEnd | None = None
@@ -163,8 +156,20 @@ class GuardedProtocol(RequestHandler):
                 messages[at] = cast(RawRequestMessage, message)._replace(should_close=True), payload
                 return
         messages.clear()  # it is being served
+        self._close_after_this()
+
+    def _end_with_last(self) -> None:
+        """The connection ends with the last request that has come."""
+        if not self._messages:
+            self._close_after_this()
+            return
+        message, payload = self._messages.pop()
+        self._messages.append((cast(RawRequestMessage, message)._replace(should_close=True), payload))
+
+    def _close_after_this(self) -> None:
+        """The connection ends with the request that is being served."""
         self._close = True
-        request = self._current_request
+        request = self._request
         if request is not None:
             request._message = request._message._replace(should_close=True)
 
@@ -194,24 +199,10 @@ class GuardedProtocol(RequestHandler):
             if not body.is_eof() and body.exception() is None:
                 body.set_exception(web.RequestPayloadError("its framing broke"))
 
-    def _spend(self, data: bytes, *, chunked: bool) -> None:
-        """Count what was received; nothing more is read until its turn has come."""
-        size_bytes = len(data) + (data.count(b"\r\n") // 2 * CHUNK_BYTES if chunked else 0)
-        if size_bytes < LARGE_PIECE_BYTES or self._resting:
-            return
-        account = self._call.account if self._call is not None else ""
-        if not self._pace.spend(size_bytes, account, self._go_on):
-            self._resting = True
-            self._pause_transport_reading()
-
-    def _go_on(self) -> None:
-        self._resting = False
-        if not self._reading_paused and not self._buffer_paused:
-            self._resume_transport_reading()
-
-    def _resume_transport_reading(self) -> None:
-        if not self._resting:
-            super()._resume_transport_reading()
+    @property
+    def _account(self) -> str:
+        """Whose the body is that is on its way, where that is known."""
+        return self._call.account if self._call is not None else ""
 
     async def _drain_helper(self) -> None:
         """Until the client has taken what was written. Who takes nothing of the application's answers is cut off, as
@@ -242,7 +233,7 @@ class GuardedProtocol(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """The client has left: nobody needs to see why its body was not wanted."""
         super().connection_lost(exc)
-        self._chunks = self._proven = None
+        self._chunks = self._proven = self._request = None
         if self._unwanted is not None and not self._unwanted.is_eof():
             self._unwanted.set_exception(ConnectionResetError("the client has left"))
 
@@ -258,6 +249,7 @@ class GuardedProtocol(RequestHandler):
             self._look(b"")
         if not gone and not request.content.is_eof() and self.transport is not None:
             await self._discard(request.content)
+        self._request = None
         return response, gone
 
     def handle_error(

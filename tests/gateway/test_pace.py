@@ -1,13 +1,17 @@
 """How fast bodies are taken: all together no faster than the pace, and one account's no sooner than another's."""
 
 import asyncio
+import gzip
+import hashlib
 
 import pytest
+from aiohttp.web_protocol import RequestHandler
 
 from gateway.call import Call
 from gateway.guard import EdgeRules
 from gateway.pace import BURST_S, Pace
-from tests.gateway.edges import METERED, chunked, edge, get, on_both_loops, post, until
+from gateway.paced import SLICE_LINES
+from tests.gateway.edges import ENCODED, METERED, chunked, edge, get, on_both_loops, post, until
 
 MIB = 1 << 20
 PIECE_BYTES = 256 * 1024
@@ -77,6 +81,53 @@ async def test_chunks_cost_more_than_their_bytes() -> None:
         assert (await client.answer()).body == b"%d" % chunks
         most_free_s = BURST_S + PIECE_BYTES // 6 * 512 / (16 * MIB)
         assert loop.time() - began_s >= chunks * 512 / (16 * MIB) - most_free_s
+
+
+@on_both_loops
+async def test_what_is_decoded_counts_as_what_is_received() -> None:
+    loop, rate, size = asyncio.get_running_loop(), 8 * MIB, 4 * MIB
+    async with edge(swallow, rules=EdgeRules(body_bytes_per_s=rate)) as served:
+        began_s = loop.time()
+        client = await served.connect()
+        client.send(post(gzip.compress(bytes(size)), "Content-Encoding: gzip"))
+        assert (await client.answer()).body == b"%d" % size
+        assert loop.time() - began_s >= (size - rate * BURST_S - PIECE_BYTES) / rate
+
+
+@pytest.mark.parametrize("path", [METERED, ENCODED, "/nothing"])
+@on_both_loops
+async def test_many_chunks_that_come_at_once_are_parsed_little_by_little(path: str) -> None:
+    """Each slice in a turn of its own, in order, and no byte is lost."""
+    turns, slices, chunks = 0, list[tuple[int, int]](), 30_000
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def parse(self: RequestHandler, data: bytes) -> None:
+        slices.append((turns, data.count(b"\r\n")))
+        received(self, data)
+
+    received = RequestHandler.data_received
+    async with edge(sum_up, rules=EdgeRules(linger_s=30.0)) as served:
+        client = await served.connect()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(RequestHandler, "data_received", parse)
+            counting = asyncio.create_task(count())
+            parts = [b"%04d" % (number % 10_000) for number in range(chunks)]
+            client.send(chunked(*parts, path=path))
+            seen = await client.answer()
+            counting.cancel()
+        assert path == "/nothing" or seen.body == hashlib.sha256(b"".join(parts)).hexdigest().encode()
+        assert max(lines for _, lines in slices) <= SLICE_LINES
+        if path != "/nothing":
+            assert len({turn for turn, lines in slices if lines}) >= chunks * 2 // SLICE_LINES
+
+
+async def sum_up(call: Call) -> None:
+    call.answer(200, b"", hashlib.sha256(await call.read(64 * MIB)).hexdigest().encode())
 
 
 @pytest.mark.parametrize("reset", [False, True])

@@ -1,0 +1,69 @@
+"""Clients that send no more while they wait for an answer: they have left, or have closed their own direction alone, as
+`nc -N` and others do behind a request.
+
+TCP says the same in both cases: its end of the stream. Only bytes that are sent to a client tell: one that has left
+resets the connection. This file owns that such a client is asked, by an interim answer, which HTTP/1.1 lets come before
+any answer (RFC 9110, 15.2), and that it counts as gone once its connection is reset.
+"""
+
+import asyncio
+import errno
+import socket
+from typing import Final, Protocol
+
+from billing.api.requests import CONTINUE
+
+FIRST_LOOK_S: Final = 0.05
+"""An answer that comes sooner needs no interim one before it."""
+LOOK_MAX_S: Final = 1.0
+_GONE: Final = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH})
+
+
+class Served(Protocol):
+    """A connection as it is looked at. `unanswered` is the request of which nothing is answered yet, where an interim
+    answer may be sent before it."""
+
+    transport: asyncio.Transport | None
+
+    @property
+    def unanswered(self) -> object | None: ...
+
+
+class HalfClosed:
+    """Looks at such a connection until it ends, and breaks it off where its client has left."""
+
+    __slots__ = ("_asked_for", "_connection", "_look_s", "_loop")
+
+    def __init__(self, connection: Served, loop: asyncio.AbstractEventLoop) -> None:
+        self._connection = connection
+        self._loop = loop
+        self._asked_for: object | None = None
+        self._look_s = FIRST_LOOK_S
+        self._loop.call_later(self._look_s, self._look)
+
+    def _look(self) -> None:
+        transport = self._connection.transport
+        if transport is None or transport.is_closing():
+            return
+        if _is_reset(transport):
+            transport.abort()
+            return
+        unanswered = self._connection.unanswered
+        if unanswered is not None and unanswered is not self._asked_for:
+            self._asked_for, self._look_s = unanswered, FIRST_LOOK_S
+            transport.write(CONTINUE)
+        else:
+            self._look_s = min(2 * self._look_s, LOOK_MAX_S)
+        self._loop.call_later(self._look_s, self._look)
+
+
+def may_be_half_closed(transport: asyncio.Transport) -> bool:
+    """Whether the transport can go on sending once its client sends no more: TLS can't."""
+    return transport.get_extra_info("sslcontext") is None
+
+
+def _is_reset(transport: asyncio.Transport) -> bool:
+    """Whether the client has reset the connection. Nothing else says so while nothing is read and nothing waits to be
+    sent."""
+    own = transport.get_extra_info("socket")
+    return own is not None and own.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) in _GONE
