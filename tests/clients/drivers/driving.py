@@ -1,0 +1,44 @@
+"""What the programs of this folder share: a line of JSON says what to ask, a line says what came of it.
+
+Waiting is noted and not done, and chance is the middle of what it could be, so that each run sees the same. Nothing
+here is imported by the tests: it runs where the libraries are installed.
+"""
+
+import json
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+Asked = dict[str, Any]
+"""`base_url`, `api_key`, `model`, `prompt`, and whether to `stream`."""
+
+random.random = lambda: 0.5  # before the libraries are imported, as some keep it by name
+random.uniform = lambda low, high: (low + high) / 2
+
+
+def drive(ask: Callable[[Asked], str]) -> None:
+    """Answer each line of stdin: the text that `ask` gave or what it raised, and how long it meant to wait."""
+    told, sys.stdout = sys.stdout, sys.stderr
+    waits: list[float] = []
+    sleep = time.sleep
+
+    def noted(seconds: float) -> None:
+        if threading.current_thread() is threading.main_thread():
+            waits.append(seconds)
+        else:
+            sleep(seconds)
+
+    time.sleep = noted
+    for line in sys.stdin:
+        waits.clear()
+        said: dict[str, Any]
+        try:
+            said = {"text": ask(json.loads(line))}
+        except Exception as error:
+            names = [f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(error).__mro__]
+            base = next((name for name in names if name.startswith("openai.")), names[0])
+            said = {"raised": names[0], "base": base, "message": str(error)}
+        print(json.dumps({"waits": waits, **said}), file=told, flush=True)

@@ -1,0 +1,91 @@
+"""Each library on each behaviour of the gateway: `docs/clients.md` says what was seen here, and nothing else.
+
+METERGATE_WRITE_DOCS=1 writes that page anew. What a library raises rests on its version and the gateway's status, code
+and headers; where the gateway's wording is handed on, only that it is handed on is compared.
+"""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from tests.clients import table
+from tests.clients.behaviours import BEHAVIOURS, TEXT, World, worlds
+from tests.clients.libraries import LIBRARIES, Asker, Library, Told, started
+from tests.clients.relay import Relay, relaying
+from tests.gateway.conftest import Handler, MakeGateway
+
+pytestmark = pytest.mark.slow
+Upstream = Callable[[Handler], Awaitable[str]]
+Outcomes = dict[str, tuple[Relay, Told]]
+HELD, FULL, POOR = "balance or quota held by running requests", "too many at once", "balance too low"
+MONTH, NEVER = "quota, resets with the month", "quota, resets late or never"
+AS_OPENAI_SAYS = "Incorrect API key provided"
+"""How a 401's message must begin for LiteLLM, which reads it, to take it for one."""
+MOST_REQUESTS = 12
+"""LlamaIndex's: it retries around OpenAI's library, which retries by itself."""
+
+
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.name)
+async def test_what_it_makes_of_each(
+    library: Library, make_gateway: MakeGateway, upstream: Upstream, tmp_path: Path
+) -> None:
+    if library.missing:
+        pytest.skip(library.missing)
+    async with started(library, tmp_path / "log") as asker, worlds(make_gateway, upstream) as world:
+        outcomes = {name: await outcome(world, asker, name) for name in BEHAVIOURS}
+    for name, (relay, told) in outcomes.items():
+        check(name, relay, told)
+    relay, _ = outcomes[HELD]
+    check_alike(outcomes, HELD, FULL if relay.answers[-1].error["code"] == "capacity_held" else POOR)
+    if outcomes[MONTH][0].answers[-1].retry_after_s is None:
+        check_alike(outcomes, MONTH, NEVER)
+    rows = [table.row(name, *seen) for name, seen in outcomes.items() if name not in (HELD, MONTH)]
+    if table.WRITES:
+        table.document(library, table.section(library, rows))
+    documented = table.documented(library).splitlines()
+    said = outcomes["no valid key"][0].answers[-1].error["message"]
+    unlike = library.name == "litellm" and not said.startswith(AS_OPENAI_SAYS)
+    for line in table.section(library, rows).splitlines():
+        assert line in documented or (unlike and line.startswith("| no valid key"))
+    assert len(documented) == len(rows) + len(table.HEAD) + 2
+
+
+async def outcome(world: World, asker: Asker, name: str) -> tuple[Relay, Told]:
+    """What went over the wire, and what the library made of it."""
+    asked = await BEHAVIOURS[name](world)
+    async with relaying(asked.customer.gateway.url) as relay:
+        told = await asker.ask(
+            base_url=f"{relay.url}/v1",
+            api_key=asked.customer.key,
+            model=asked.model,
+            prompt=asked.prompt,
+            stream=asked.stream,
+        )
+    return relay, told
+
+
+def check(name: str, relay: Relay, told: Told) -> None:
+    """What holds for every library: an answer is whole, a refusal is an exception that says what the gateway said, no
+    cut stream passes for a whole one, and the waits are those between requests."""
+    assert relay.answers, (name, told)
+    assert 1 <= relay.requests <= MOST_REQUESTS, name
+    assert len(told.waits) == relay.requests - 1, (name, told)
+    last = relay.answers[-1]
+    if name in ("answer", "stream"):
+        assert (last.status, told.text, relay.requests) == (200, TEXT, 1), (name, told)
+        return
+    assert told.raised is not None, (name, told)
+    if last.status == 200:
+        assert relay.requests == 1
+    else:
+        assert last.error["message"] in told.message.replace("\\'", "'"), (name, told)
+    if last.status in (400, 401, 402, 403, 404):
+        assert relay.requests == 1, (name, told)
+
+
+def check_alike(outcomes: Outcomes, name: str, like: str) -> None:
+    """Two behaviours that a library can't tell from each other."""
+    (relay, told), (as_relay, as_told) = outcomes[name], outcomes[like]
+    assert relay.answers[-1].status == as_relay.answers[-1].status
+    assert (told.raised, told.waits, relay.requests) == (as_told.raised, as_told.waits, as_relay.requests)
