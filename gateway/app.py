@@ -170,6 +170,11 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     reads = Reads(runtime, proxy, router, metrics, health)
     app = web.Application(client_max_size=settings.max_body_bytes)
     app.on_response_prepare.append(_without_server)
+
+    async def end_waits(_: web.Application) -> None:
+        engine.holds.queue.close()
+
+    app.on_shutdown.append(end_waits)
     setup(app, runtime.services)
     jobs = Jobs(
         *(engine, runtime.database, proxy, metrics, runtime.admin_api_key, runtime.attempts, new_id()),
@@ -186,6 +191,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     aside = SetAsideCount()
     metrics.gauge("debits_set_aside", "Debits that the ledger could not take.", lambda: aside.count, "max")
     metrics.gauge("holds_live", "Requests that are being served.", lambda: len(engine.holds.live))
+    metrics.gauge("requests_waiting", "Requests that wait for running ones to end.", lambda: len(engine.holds.queue))
     metrics.gauge(
         "store_clock_difference_seconds",
         "What the clocks of Redis and Postgres differ by.",
