@@ -9,7 +9,8 @@ from billing.quotas import Quota
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A tier. `quotas` are counted per account; `models` None allows every model; `included_credit_nano` a month;
-    `markup_scaled` in percent times `prices.FACTOR_SCALE`."""
+    `markup_scaled` in percent times `prices.FACTOR_SCALE`; `admission_queue_s` is how long a request that only running
+    requests keep out waits for them."""
 
     id: str
     name: str
@@ -22,6 +23,7 @@ class Plan:
     markup_scaled: int = 0
     stripe_price: str | None = None
     upgrade_to: str | None = None
+    admission_queue_s: int = 0
 
     def __post_init__(self) -> None:
         if self.price_nano < 0 or self.included_credit_nano < 0 or self.markup_scaled < 0:
@@ -30,6 +32,8 @@ class Plan:
             bound = getattr(self, name)
             if bound is not None and bound <= 0:
                 raise ValueError(f"{name} must be above zero")
+        if self.admission_queue_s < 0:
+            raise ValueError("admission_queue_s must not be below zero")
 
 
 Plans = Mapping[str, Plan]

@@ -10,6 +10,7 @@ REQUEST_ID: Final = "x-request-id"
 UPSTREAM_REQUEST_ID: Final = "x-upstream-request-id"
 COST: Final = "x-metergate-cost-usd"
 BALANCE: Final = "x-metergate-balance-usd"
+GRANTED: Final = "x-metergate-granted-output-tokens"
 MINUTE_MS: Final = 60_000
 _SHOWN: Final = (Metric.requests.name, Metric.tokens.name)
 
@@ -44,10 +45,12 @@ def limit_lines(hold: Hold) -> str:
 
 
 def paid_lines(hold: Hold, charged_nano: int | None) -> bytes:
-    """Header lines: which request this was, what it cost where that is known, and what its minute has left."""
+    """Header lines: which request this was, what it cost where that is known, how many output tokens it could have
+    where the hold has bounded them and not the client, and what its minute has left."""
     cost = f"{COST}: {format_usd(charged_nano)}\r\n" if charged_nano is not None else ""
     limits = limit_lines(hold) if hold.place.limits.minute else ""
-    return f"{REQUEST_ID}: {hold.id}\r\n{cost}{limits}".encode()
+    granted = f"{GRANTED}: {hold.granted_output}\r\n" if hold.granted_output < hold.need.most_output else ""
+    return f"{REQUEST_ID}: {hold.id}\r\n{cost}{granted}{limits}".encode()
 
 
 def balance_line(balance_nano: int) -> bytes:

@@ -178,6 +178,11 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     app.on_response_prepare.append(_identified)
     if cors is not None:
         app.on_response_prepare.append(cors.on_prepare)
+
+    async def end_waits(_: web.Application) -> None:
+        engine.holds.queue.close()
+
+    app.on_shutdown.append(end_waits)
     setup(app, runtime.services)
     jobs = Jobs(
         *(engine, runtime.database, proxy, metrics, runtime.admin_api_key, runtime.attempts, new_id()),
@@ -200,6 +205,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     aside = SetAsideCount()
     metrics.gauge("debits_set_aside", "Debits that the ledger could not take.", lambda: aside.count, "max")
     metrics.gauge("holds_live", "Requests that are being served.", lambda: len(engine.holds.live))
+    metrics.gauge("requests_waiting", "Requests that wait for running ones to end.", lambda: len(engine.holds.queue))
     metrics.gauge(
         "store_clock_difference_seconds",
         "What the clocks of Redis and Postgres differ by.",

@@ -18,7 +18,7 @@ from multidict import MultiMapping
 from billing.attempts import Attempts, TooManyAttempts
 from billing.effects import Effects
 from billing.holds.cache import PrincipalCache, recognised
-from billing.holds.decision import InsufficientBalance, Need, NeedTooLarge, QuotaExceeded, Reload, Unavailable
+from billing.holds.decision import Need, NeedTooLarge, Reload, Unavailable
 from billing.holds.hold import Hold
 from billing.holds.service import Holds
 from billing.keys import secret_digest, well_formed
@@ -26,7 +26,7 @@ from billing.ledger.debits import encode_debit
 from billing.ledger.postgres import DatabaseError
 from billing.presented import DifferentKeys, presented_key
 from billing.principals import Principal
-from gateway import refusals
+from gateway import limit_refusals, refusals
 from gateway.answers import REQUEST_ID
 from gateway.bodies import Bodies, Kept
 from gateway.call import Call
@@ -171,10 +171,7 @@ class Proxy:
                 need = self._need(exchange)
                 if not principal.may_pay(self._clock(), self._rules.grace_s):
                     await self._refuse_unpaid(principal, need)
-                outcome = await self._meter(call, exchange, need)
-                if isinstance(outcome, InsufficientBalance | QuotaExceeded):
-                    outcome = await self._meter_counted(call, exchange, need, outcome)
-                if outcome is None:
+                if await self._meter(call, exchange, need, begun_s) is None:
                     return
                 reloads = reloads or Reloads(begun_s + self._rules.admission_wait_s)
                 if not await reloads.may_go_on():
@@ -197,17 +194,18 @@ class Proxy:
         self._metrics.refusal(refusal.code)
         return refusal
 
-    async def _meter_counted(
-        self, call: Call, exchange: Exchange, need: Need, refused: InsufficientBalance | QuotaExceeded
-    ) -> Reload | None:
-        """The bytes did not fit: count the tokens, off the event loop, and ask once more where that asks for less."""
+    async def _counted_need(self, exchange: Exchange, need: Need) -> tuple[Need, bytes] | None:
+        """The bytes did not fit: the need by its tokens, counted off the event loop, where that is less."""
         counted = await self._count_input(exchange)
-        if counted is not None and counted * exchange.parsed.choices < need.input_tokens:
-            outcome = await self._meter(call, exchange, self._need(exchange, counted))
-            if not isinstance(outcome, InsufficientBalance | QuotaExceeded):
-                return outcome
-            refused = outcome
-        raise Refuse(refusals.of_decision(refused, exchange.principal, self._links))
+        if counted is None or counted * exchange.parsed.choices >= need.input_tokens:
+            return None
+        need = self._need(exchange, counted)
+        return need, self._expired(exchange, need)
+
+    def _expired(self, exchange: Exchange, need: Need) -> bytes:
+        """The debit that a hold becomes whose gateway dies, encoded."""
+        charged = self._rules.charge_expired
+        return encode_debit(exchange.expired(need.input_tokens)) if charged else self._uncharged(exchange)
 
     async def _count_input(self, exchange: Exchange) -> int | None:
         """As `counted_tokens`, where the model's own vocabulary is known and all of its input is text in the body."""
@@ -347,34 +345,32 @@ class Proxy:
 
     async def _refuse_unpaid(self, principal: Principal, need: Need) -> None:
         live = await self._effects.live_balance(principal.account_id)
-        available_nano = None if live is None else live.balance_nano - live.held_nano + principal.credit_limit_nano
+        available_nano = None if live is None else live.balance_nano + principal.credit_limit_nano
         required_nano = need.input_cost_nano + need.unit_nano * need.least_output
-        raise Refuse(refusals.billing_required(principal, self._links, available_nano, required_nano))
+        raise Refuse(limit_refusals.billing_required(principal, self._links, available_nano, required_nano))
 
-    async def _meter(
-        self, call: Call, exchange: Exchange, need: Need
-    ) -> Reload | InsufficientBalance | QuotaExceeded | None:
-        """Hold, forward, settle: None when the call is answered; else that the principal must be read anew, or that
-        the need does not fit."""
+    async def _meter(self, call: Call, exchange: Exchange, need: Need, begun_s: float) -> Reload | None:
+        """Hold, forward, settle: None when the call is answered; else that the principal must be read anew. Where only
+        running requests keep it out it waits for them, from `begun_s` for as long as its plan says. Raises `Refuse`."""
         principal, route = exchange.principal, exchange.route
-        asked_s = time.monotonic()
-        charged = self._rules.charge_expired
-        expired = encode_debit(exchange.expired(need.input_tokens)) if charged else self._uncharged(exchange)
+        asked_s, queue_s = time.monotonic(), principal.plan.admission_queue_s
         opening = self._holds.open(
-            *(exchange.request_id, principal, route.entry, FEATURE, need, expired),
+            *(exchange.request_id, principal, route.entry, FEATURE, need, self._expired(exchange, need)),
             meanwhile=partial(self._forwarder.prepare, call, exchange),
+            lesser=partial(self._counted_need, exchange, need),
+            queue_s=queue_s and begun_s + queue_s - asked_s,
         )
         async with opening as decision:
             if isinstance(decision, Hold):
-                self._metrics.hold_latency(time.monotonic() - asked_s)
+                self._metrics.hold_latency(time.monotonic() - asked_s - decision.waited_s)
                 await self._forwarder.forward(call, exchange, decision)
                 return None
         if isinstance(decision, Unavailable):
             logger.debug("request %s was not admitted: %s", exchange.request_id, decision.reason)
             raise Refuse(refusals.unavailable())
-        if isinstance(decision, Reload | InsufficientBalance | QuotaExceeded):
+        if isinstance(decision, Reload):
             return decision
-        raise Refuse(refusals.of_decision(decision, principal, self._links))
+        raise Refuse(limit_refusals.of_decision(decision, principal, self._links))
 
 
 async def counted_tokens(

@@ -11,7 +11,7 @@ from typing import Final
 
 from billing.effects import Effects
 from billing.principals import Principal
-from gateway import refusals
+from gateway import limit_refusals, refusals
 from gateway.bodies import Bodies, Kept, TooManyBytes
 from gateway.call import BadBody, BodyTooLarge, Call
 from gateway.providers.dialect import BadRequest, Dialect, ParsedRequest
@@ -108,10 +108,10 @@ class Intake:
         if may_pay and self._router.may_be_free:
             return
         live = await self._effects.live_balance(principal.account_id)
-        available_nano = None if live is None else live.balance_nano - live.held_nano + principal.credit_limit_nano
-        spent = live is not None and live.balance_nano + principal.credit_limit_nano <= 0
+        available_nano = None if live is None else live.balance_nano + principal.credit_limit_nano
+        spent = available_nano is not None and available_nano <= 0
         if not may_pay or spent:
-            raise Refuse(refusals.billing_required(principal, self._links, available_nano, None))
+            raise Refuse(limit_refusals.billing_required(principal, self._links, available_nano, None))
 
     def parse(self, endpoint: str, body: bytes) -> ParsedRequest:
         try:

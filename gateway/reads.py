@@ -167,7 +167,8 @@ def _used(counters: Iterable[Counter]) -> Mapping[int, Counter]:
 def _window_shape(limit: Limit, used_by_tag: Mapping[int, Counter], now_s: int) -> dict[str, object]:
     quota = limit.quota
     counter = used_by_tag.get(quota.tag)
-    used = counter.used if counter is not None and counter.window_id == window_id(quota.window, now_s) else 0
+    is_current = counter is not None and counter.window_id == window_id(quota.window, now_s)
+    used, held = (counter.used, counter.held) if counter is not None and is_current else (0, 0)
     end_s = window_end_s(quota.window, now_s)
 
     def shown(amount: int) -> object:
@@ -180,7 +181,8 @@ def _window_shape(limit: Limit, used_by_tag: Mapping[int, Counter], now_s: int) 
         "model": quota.model,
         "limit": shown(quota.limit),
         "used": shown(used),
-        "remaining": shown(max(0, quota.limit - used)),
+        "held": shown(held),
+        "remaining": shown(max(0, quota.limit - used - held)),
         "resets_at": None if end_s is None else datetime.fromtimestamp(end_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
 

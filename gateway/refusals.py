@@ -6,7 +6,6 @@ Error object: https://platform.openai.com/docs/guides/error-codes. OpenAI's and 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
@@ -15,17 +14,14 @@ from aiohttp import web
 from billing.api.auth import INCORRECT_KEY
 from billing.api.edge import LISTED
 from billing.attempts import TooManyAttempts
-from billing.holds.decision import Exhausted, InsufficientBalance, QuotaExceeded, Refused, TooManyRunning
 from billing.money import format_usd
 from billing.plans import Plan
 from billing.presented import DifferentKeys
-from billing.principals import Principal
-from billing.quotas import Metric, Window, window_end_s
-from gateway.answers import BALANCE, REQUEST_ID
+from billing.quotas import Quota
+from gateway.answers import REQUEST_ID
 from gateway.call import Call
 from gateway.upstream import AccountBusy, UpstreamBusy, UpstreamTimeout
 
-RETRY_WITHIN_S: Final = 60
 UNAVAILABLE_RETRY_S: Final = 2
 
 
@@ -96,10 +92,10 @@ class Links:
     def _operator(self) -> str:
         return "whoever runs this gateway" + (f" ({self.frontend_url})" if self.frontend_url else "")
 
-    def upgrade(self, plan: Plan) -> dict[str, object] | None:
-        """The next plan, or None where there is none."""
+    def upgrade(self, plan: Plan, quota: Quota) -> dict[str, object] | None:
+        """The next plan, or None where there is none, or where it does not raise this quota of the plan's."""
         better = self.plans.get(plan.upgrade_to or "")
-        if better is None:
+        if better is None or any(each.tag == quota.tag and each.limit <= quota.limit for each in better.quotas):
             return None
         price_usd = format_usd(better.price_nano)
         return {"plan": better.id, "name": better.name, "price_usd": price_usd, "url": self.frontend_url}
@@ -264,84 +260,6 @@ def of_upstream(error: Exception) -> Refusal:
     return upstream_error()
 
 
-def billing_required(
-    principal: Principal, links: Links, available_nano: int | None, required_nano: int | None
-) -> Refusal:
-    """402: the balance does not cover the request, or the account's status does not let it spend."""
-    if principal.status == "active":
-        credit = links.credit(principal.account_id)
-        message = f"The balance does not cover this request: ask for less output, or {credit}."
-    else:
-        message = f"The account is {principal.status.replace('_', ' ')}: {links.activation(principal.account_id)}."
-    billing = {
-        "status": principal.status,
-        "balance_usd": None if available_nano is None else format_usd(available_nano - principal.credit_limit_nano),
-        "required_usd": None if required_nano is None else format_usd(required_nano),
-        "setup_url": links.frontend_url,
-        "next": None,  # no command of a customer's can add credit without payments
-    }
-    sent = {} if billing["balance_usd"] is None else {BALANCE: billing["balance_usd"]}
-    return Refusal(402, "billing_required", message, type="billing_error", extra={"billing": billing}, sent=sent)
-
-
-def quota_exceeded(refused: QuotaExceeded, principal: Principal, links: Links) -> Refusal:
-    """429 naming the exhausted window that resets last; `total` resets never."""
-    at_s = refused.at_ms // 1000
-
-    def resets(exhausted: Exhausted) -> float:
-        end_s = window_end_s(exhausted.limit.quota.window, at_s)
-        return float("inf") if end_s is None else end_s
-
-    worst = max(refused.exhausted, key=lambda exhausted: (resets(exhausted), exhausted.limit.quota.window))
-    quota, subject = worst.limit.quota, worst.limit.subject
-    end_s = window_end_s(quota.window, at_s)
-
-    def shown(amount: int) -> object:
-        return format_usd(amount) if quota.metric is Metric.cost else amount
-
-    details = {
-        "subject": subject,
-        "window": quota.window.name,
-        "metric": quota.metric.name,
-        "limit": shown(quota.limit),
-        "used": shown(worst.used),
-        "requested": shown(worst.requested),
-        "remaining": shown(max(0, quota.limit - worst.used)),
-        "resets_at": None if end_s is None else datetime.fromtimestamp(end_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-    }
-    if quota.model is not None:
-        details["model"] = quota.model
-    wait_s = None if end_s is None else max(1, -(-(end_s * 1000 - refused.at_ms) // 1000))
-    span = "in total" if quota.window is Window.total else f"a {quota.window.name}"
-    message = f"The {subject}'s quota of {details['limit']} {quota.metric.name} {span} is exhausted"
-    message += "." if end_s is None else f" until {details['resets_at']}."
-    return Refusal(
-        429,
-        "quota_exceeded",
-        message,
-        type="rate_limit_error",
-        extra={"quota": details, "upgrade": links.upgrade(principal.plan)},
-        retry_after_s=wait_s,
-        retries=wait_s is not None and wait_s <= RETRY_WITHIN_S,
-    )
-
-
-def concurrency_exceeded(refused: TooManyRunning) -> Refusal:
-    message = f"The {refused.subject}'s max_parallel_requests is reached: wait for one to finish."
-    return Refusal(429, "concurrency_exceeded", message, type="rate_limit_error", retry_after_s=1, retries=True)
-
-
 def too_many_bytes(whose: str) -> Refusal:
     message = f"This {whose} has too many bytes of request bodies in flight: wait for running requests to finish."
     return Refusal(429, "concurrency_exceeded", message, type="rate_limit_error", retry_after_s=1, retries=True)
-
-
-def of_decision(refused: Refused, principal: Principal, links: Links) -> Refusal:
-    """The refusal of an admission."""
-    match refused:
-        case InsufficientBalance(available_nano, required_nano):
-            return billing_required(principal, links, available_nano, required_nano)
-        case QuotaExceeded():
-            return quota_exceeded(refused, principal, links)
-        case TooManyRunning():
-            return concurrency_exceeded(refused)

@@ -28,6 +28,7 @@ from billing.ledger.grants import Grants
 from billing.ledger.postgres import Database
 from billing.principals import Principal
 from billing.reports import Reports
+from billing.shares import parse_share
 from gateway.plan_files import PlanFollower
 from gateway.settings import Defaults, Settings
 
@@ -77,6 +78,9 @@ def engine_settings(defaults: Defaults, spool_folder: Path | None = None) -> Eng
             settle_timeout_s=defaults.settle_timeout_ms / 1000,
             ledger_timeout_s=defaults.postgres_timeout_s,
             admission_wait_s=defaults.admission_wait_ms / 1000,
+            elastic_millionths=parse_share(defaults.elastic_share),
+            elastic_output_tokens=defaults.elastic_output_tokens,
+            queue_requests=defaults.admission_queue_requests,
         ),
         cache=CacheSettings(
             entries=defaults.principal_cache_entries,

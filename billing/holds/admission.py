@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from billing.holds import codec
 from billing.holds import decision as decisions
+from billing.holds.admission_queue import AdmissionQueue, Ticket
 from billing.holds.backlog import Backlog
 from billing.holds.batcher import Batcher, StaleEpoch
 from billing.holds.codec import ADMIT, pack_text
@@ -25,6 +26,7 @@ from billing.holds.partitions import NotReady, Partition, Partitions
 from billing.ledger.debits import Debit, encode_debit
 from billing.ledger.postgres import DatabaseError
 from billing.principals import MAX_KEPT, Limits, Principal
+from billing.quotas import Metric
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,8 @@ RETRY_PAUSE_S: Final = 0.01
 VOID_MARGIN_MS: Final = 50
 _DECIDED: Final = frozenset((codec.BALANCE, codec.QUOTA, codec.CONCURRENCY))
 
+Lesser = Callable[[], Awaitable[tuple[Need, bytes] | None]]
+"""A smaller need, and the debit that its hold becomes should this process die, encoded; None where there is none."""
 Decision = Hold | decisions.Refused | decisions.Unavailable | decisions.Reload
 
 
@@ -48,6 +52,7 @@ class Admissions:
         loader: Loader,
         live: dict[str, Hold],
         backlog: Backlog,
+        queue: AdmissionQueue,
         resolve: Callable[[Hold], Awaitable[None]],
         *,
         gateway_id: str,
@@ -61,6 +66,7 @@ class Admissions:
         self._loader = loader
         self._live = live
         self._backlog = backlog
+        self._queue = queue
         self._gateway_id = gateway_id
         self._timeout_s = timeout_s
         self._timeout_ms = int(timeout_s * 1000)
@@ -76,12 +82,77 @@ class Admissions:
         need: Need,
         expired: Debit | bytes,
         meanwhile: Callable[[], None] | None = None,
+        lesser: Lesser | None = None,
+        queue_s: float = 0.0,
     ) -> Decision:
         """One call to Redis where its state is warm. `meanwhile` is called while Redis is asked, where the call left at
         once: where many ask together it would only make the call later. What it raises is raised, and the hold is given
-        back once Redis has answered."""
+        back once Redis has answered.
+
+        `lesser` is called, at most once, where the need does not fit: what may be asked for in its place. A request
+        that only running ones keep out waits for them, at most `queue_s` seconds and behind those of its account that
+        came before it."""
         place = principal.kept.get((self._gateway_id, model, feature)) or self._place_of(principal, model, feature)
         payload = expired if isinstance(expired, bytes) else encode_debit(expired)
+        refused: decisions.Refused | None = None
+        if queue_s <= 0 or not self._queue.keeps_waiting(place):
+            decision = await self._ask(request_id, principal, place, need, payload, meanwhile)
+            if not isinstance(decision, decisions.Refused):
+                return decision
+            refused = decision
+        until_s = self._loop.time() + queue_s if queue_s > 0 else None
+        return await self._admit_later(request_id, principal, place, need, payload, refused, lesser, until_s)
+
+    async def _admit_later(
+        self,
+        request_id: str,
+        principal: Principal,
+        place: Place,
+        need: Need,
+        payload: bytes,
+        refused: decisions.Refused | None,
+        lesser: Lesser | None,
+        until_s: float | None,
+    ) -> Decision:
+        """What becomes of a request that was `refused`, or that others wait before."""
+        began_s = self._loop.time()
+        ticket = self._enter(place, refused) if until_s is not None else None
+        decision: Decision | None = refused
+        try:
+            less = await lesser() if lesser is not None else None
+            if less is not None:
+                need, payload = less
+            if ticket is None and (less is not None or decision is None):
+                decision = await self._ask(request_id, principal, place, need, payload)
+                if isinstance(decision, decisions.Refused) and until_s is not None:
+                    ticket = self._enter(place, decision)
+            while ticket is not None and until_s is not None:
+                in_time = await self._queue.turn(ticket, until_s)
+                decision = await self._ask(request_id, principal, place, need, payload)
+                if not in_time or not isinstance(decision, decisions.Refused) or not decision.is_held:
+                    break
+                ticket.refused(decision)
+            assert decision is not None  # noqa: S101  (who did not wait was asked about)
+            if isinstance(decision, Hold):
+                decision.waited_s = self._loop.time() - began_s
+            return decision
+        finally:
+            if ticket is not None:
+                self._queue.leave(ticket, admitted=isinstance(decision, Hold))
+
+    def _enter(self, place: Place, refused: decisions.Refused | None) -> Ticket | None:
+        return self._queue.enter(place, refused) if refused is None or refused.is_held else None
+
+    async def _ask(
+        self,
+        request_id: str,
+        principal: Principal,
+        place: Place,
+        need: Need,
+        payload: bytes,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> Decision:
+        """Ask Redis until it has decided, within `wait_s`."""
         backlog = self._backlog
         if backlog.full or backlog.full_of(principal.account_id):
             return decisions.Unavailable("too many debits wait for Postgres")
@@ -110,7 +181,7 @@ class Admissions:
                     if code in _DECIDED:
                         if code == codec.QUOTA and await self._set_right(reply, partition, principal, deadline):
                             continue
-                        return _refusal(reply, place.limits)
+                        return _refusal(reply, place.limits, need)
                 stop = await self._mend(reply, epoch, partition, principal, deadline)
                 if stop is not None or self._loop.time() >= deadline:
                     return stop or decisions.Unavailable("admission took longer than it may")
@@ -225,17 +296,19 @@ def _older(told: int | None, known: int) -> bool:
     return told is not None and told < known
 
 
-def _refusal(reply: list[Any], limits: Limits) -> decisions.Refused:
+def _refusal(reply: list[Any], limits: Limits, need: Need) -> decisions.Refused:
     if reply[0] == codec.BALANCE:
-        return decisions.InsufficientBalance(reply[1], reply[2])
+        _, available, required, held = reply
+        return decisions.InsufficientBalance(available, required, held, need.fitting_output(Metric.cost, available))
     if reply[0] == codec.CONCURRENCY:
         return decisions.TooManyRunning("key" if reply[1] else "plan")
-    exhausted = []
-    for at in range(2, len(reply), 4):
-        subject, place, used, requested = reply[at : at + 4]
+    exhausted, fitting = [], []
+    for at in range(2, len(reply), 5):
+        subject, place, used, held, requested = reply[at : at + 5]
         limit = (limits.key if subject else limits.account)[place]
-        exhausted.append(Exhausted(limit, used, requested))
-    return decisions.QuotaExceeded(tuple(exhausted), reply[1])
+        exhausted.append(Exhausted(limit, used, held, requested))
+        fitting.append(need.fitting_output(limit.quota.metric, limit.quota.limit - used - held))
+    return decisions.QuotaExceeded(tuple(exhausted), reply[1], min(fitting))
 
 
 class Opening:

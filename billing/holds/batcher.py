@@ -109,11 +109,14 @@ class Batcher:
         max_items: int,
         max_unsettled: int,
         timeout_s: float,
+        elastic_millionths: int = 1_000_000,
+        elastic_output_tokens: int = 0,
     ) -> None:
+        """An elastic hold takes so many millionths of what is free, but for the first so many output tokens."""
         self._partition = partition
         self._script = script
         self._max_items = max_items
-        self._max_unsettled = max_unsettled
+        self._bounds = max_unsettled, elastic_millionths, elastic_output_tokens
         self._meta, self._journal = keyspace.meta(partition.number), keyspace.journal(partition.number)
         self._queue: list[Item] = []
         self._loop = asyncio.get_running_loop()
@@ -144,7 +147,7 @@ class Batcher:
                 item.resolve(RedisAway("no epoch is agreed on"), -1)
             return
         keys = [self._meta, self._journal]
-        arguments = [BATCH.pack(epoch, self._max_unsettled)]
+        arguments = [BATCH.pack(epoch, *self._bounds)]
         if len(items) == 1:
             (item,) = items
             keys += (item.account_key, item.key_key)

@@ -13,6 +13,9 @@ from typing import Final
 
 from billing.ledger.debits import NewerLayout, Unreadable
 
+STATE_VERSION: Final = 2
+"""Of accounts and keys. A state of another version is as one that is gone: `install` finds that writes are lost, and a
+new epoch loads everything again."""
 VERSION: Final = 1
 VERSION_BYTE: Final = bytes((VERSION,))
 HELD: Final = ord("H")
@@ -41,20 +44,31 @@ ITEM: Final = struct.Struct("<B26sHH")
 """What every item of the hot path begins with; a void is no more."""
 ADMIT: Final = struct.Struct("<IIqqqqIIIqII")
 SETTLE: Final = struct.Struct("<qqq")
-BATCH: Final = struct.Struct("<II")
+BATCH: Final = struct.Struct("<IIII")
 ACK: Final = struct.Struct("<26sHq")
 CORRECTION: Final = struct.Struct("<qq26sHqqqqq")
 I8: Final = struct.Struct("<q")
-COUNTER: Final = struct.Struct("<IIq")
+COUNTER: Final = struct.Struct("<IIqq")
+BASE: Final = struct.Struct("<IIq")
+"""A counter as `fill` gets it: tag, window id, used."""
+NO_EPOCH: Final = -1
+"""Of a state of another version: it is in no epoch that is in force."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """What a window of a subject has used, held and settled together. `window_id` says which window."""
+    """What a window of a subject has used: settled, and `held` by open holds that were admitted in it. `window_id` says
+    which window."""
 
     tag: int
     window_id: int
     used: int
+    held: int = 0
+
+    @property
+    def taken(self) -> int:
+        """What of the limit is gone for now."""
+        return self.used + self.held
 
     @property
     def pending(self) -> bool:
@@ -78,7 +92,7 @@ class AccountState:
 
     def pack(self) -> bytes:
         head = _ACCOUNT.pack(
-            VERSION,
+            STATE_VERSION,
             self.epoch,
             self.balance_nano,
             self.held_nano,
@@ -94,6 +108,8 @@ class AccountState:
 
     @classmethod
     def unpack(cls, raw: bytes) -> "AccountState":
+        if raw[0] != STATE_VERSION:
+            return cls(NO_EPOCH, 0, 0, 0, 0, 0, 0, 0, 0, ())
         _, epoch, balance, held, dseq, xseq, hold_version, version, now_s, running, count = _ACCOUNT.unpack_from(raw)
         counters = _unpack_counters(raw, _ACCOUNT.size, count)
         return cls(epoch, balance, held, dseq, xseq, hold_version, version, now_s, running, counters)
@@ -109,17 +125,19 @@ class KeyState:
     counters: tuple[Counter, ...]
 
     def pack(self) -> bytes:
-        head = _KEY.pack(VERSION, self.epoch, self.principal_version, self.running, len(self.counters))
+        head = _KEY.pack(STATE_VERSION, self.epoch, self.principal_version, self.running, len(self.counters))
         return head + _pack_counters(self.counters)
 
     @classmethod
     def unpack(cls, raw: bytes) -> "KeyState":
+        if raw[0] != STATE_VERSION:
+            return cls(NO_EPOCH, 0, 0, ())
         _, epoch, version, running, count = _KEY.unpack_from(raw)
         return cls(epoch, version, running, _unpack_counters(raw, _KEY.size, count))
 
 
 def _pack_counters(counters: Sequence[Counter]) -> bytes:
-    return b"".join(COUNTER.pack(counter.tag, counter.window_id, counter.used) for counter in counters)
+    return b"".join(COUNTER.pack(counter.tag, counter.window_id, counter.used, counter.held) for counter in counters)
 
 
 def _unpack_counters(raw: bytes, start: int, count: int) -> tuple[Counter, ...]:

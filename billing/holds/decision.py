@@ -5,12 +5,13 @@ means that nothing could be decided, `Reload` that the principal in hand is olde
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 import msgspec
 
 from billing.money import MAX_NANO
 from billing.principals import Limit
+from billing.quotas import Metric
 
 MAX_OUTPUT_TOKENS: Final = 2**31 - 1
 
@@ -39,30 +40,66 @@ class Need(msgspec.Struct, frozen=True, gc=False):
         if max(worst, self.input_tokens + self.choices * self.most_output) > MAX_NANO:
             raise NeedTooLarge("the worst case of this request is beyond 2^53 - 1 nano-USD or tokens")
 
+    def fitting_output(self, metric: Metric, free: int) -> int:
+        """The most output tokens of one choice that this much of a metric is enough for beside the input; 0 where it is
+        not enough for the input, or output does not count in the metric."""
+        match metric:
+            case Metric.cost:
+                left, rate = free - self.input_cost_nano, self.unit_nano
+            case Metric.tokens:
+                left, rate = free - self.input_tokens, self.choices
+            case Metric.output_tokens:
+                left, rate = free, self.choices
+            case _:
+                return 0
+        return max(0, left // rate) if rate and self.most_output else 0
+
 
 @dataclass(frozen=True, slots=True)
 class Exhausted:
-    """A counter that can't take the request: `used` of its limit is taken, `requested` is the least that it needs."""
+    """A counter that can't take the request: `used` of its limit is settled, `held` by running requests; `requested` is
+    the least that it needs."""
 
     limit: Limit
     used: int
+    held: int
     requested: int
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the request would fit if nothing ran."""
+        return self.used + self.requested <= self.limit.quota.limit
 
 
 @dataclass(frozen=True, slots=True)
 class InsufficientBalance:
-    """The balance less holds plus credit limit is below what the request needs at least."""
+    """The balance less holds plus credit limit is below what the request needs at least; `held_nano` are the holds.
+    `fitting_output` are the output tokens of one choice that would fit now: 0 where the input does not."""
 
     available_nano: int
     required_nano: int
+    held_nano: int
+    fitting_output: int = 0
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the request would fit if nothing ran."""
+        return self.available_nano + self.held_nano >= self.required_nano
 
 
 @dataclass(frozen=True, slots=True)
 class QuotaExceeded:
-    """Every exhausted counter, at Redis's time."""
+    """Every exhausted counter, at Redis's time. `fitting_output` are the output tokens of one choice that would fit in
+    all of them now: 0 where the input does not."""
 
     exhausted: tuple[Exhausted, ...]
     at_ms: int
+    fitting_output: int = 0
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the request would fit if nothing ran."""
+        return all(each.is_held for each in self.exhausted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +107,7 @@ class TooManyRunning:
     """`max_parallel_requests` of the key, or of the plan, is reached."""
 
     subject: str
+    is_held: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, slots=True)

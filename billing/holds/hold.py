@@ -169,7 +169,8 @@ class Hold:
     Epoch is that in which Redis has it; holding again in a new epoch moves it. `ending` says that it is being settled
     or voided, `handed_over` that a task has taken it from the request that opened it. `unresolved` makes the debit that
     it is settled as where whoever serves it fails without having ended it: set once a provider has worked for it. None:
-    it is given back. `outcome` is that of its settlement, once that has begun.
+    it is given back. `outcome` is that of its settlement, once that has begun. `waited_s` is how long it has waited for
+    others to end.
     """
 
     __slots__ = (
@@ -189,6 +190,7 @@ class Hold:
         "place",
         "reholding",
         "unresolved",
+        "waited_s",
     )
 
     def __init__(
@@ -212,6 +214,7 @@ class Hold:
         self.available_nano: int = reply[3]
         self.minute_used: list[int] = reply[4:]
         self.cost_nano = need.input_cost_nano + need.unit_nano * self.granted_output
+        self.waited_s = 0.0
         self.ending = False
         self.handed_over = False
         self.reholding: asyncio.Future[None] | None = None

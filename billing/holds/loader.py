@@ -16,7 +16,7 @@ from typing import Final
 
 from ulid import ULID
 
-from billing.holds.codec import AHEAD_S, COUNTER, I8, SETTLED, STEP_S, AccountState, KeyState, pack_text
+from billing.holds.codec import AHEAD_S, BASE, I8, SETTLED, STEP_S, AccountState, KeyState, pack_text
 from billing.holds.connection import Link, Script
 from billing.holds.flight import SingleFlight
 from billing.holds.journal import entries, open_holds, still_settled
@@ -245,7 +245,7 @@ class Loader:
         since = Since(epoch, dseq, xseq, row["now"])
         async with self._database.transaction(snapshot=True) as connection:
             counters = await read_counters(connection, account_id, key_id, quotas, now_ms // 1000, since)
-        bases = b"".join(COUNTER.pack(counter.tag, counter.window_id, counter.used) for counter in counters)
+        bases = b"".join(BASE.pack(counter.tag, counter.window_id, counter.used) for counter in counters)
         kind = "key" if key_id else "account"
         fill_keys = [self._keys.meta(number), installed, subject_key]
         await self._link.call(self._fill_script, fill_keys, [epoch, subject, token, kind, bases])

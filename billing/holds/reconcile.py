@@ -21,7 +21,7 @@ from billing.holds.journal import entries
 from billing.holds.keyspace import Keyspace
 from billing.holds.loader import Loader
 from billing.holds.partitions import Partition, Partitions
-from billing.holds.sightings import ATTEMPTS, Seen, Sightings, held_in, steady, window_name
+from billing.holds.sightings import ATTEMPTS, Seen, Sightings, in_use, steady, window_name
 from billing.holds.survey import Survey
 from billing.holds.sync import Corrections
 from billing.holds.windows import Since, read_counters
@@ -239,6 +239,8 @@ async def _windows(
         if quota is None or counter.pending or counter.window_id != window_id(quota.window, state.now_s):
             continue
         (base,) = await read_counters(connection, account_id, key_id, [quota], state.now_s, since)
-        held = sum(held_in(hold, quota, counter, key_id is not None) for hold in holds)
-        drifts.append(Drift(account_id, window_name(key_id, quota), counter.used, base.used + held))
+        running, held = in_use(holds, quota, counter, key_id is not None)
+        name = window_name(key_id, quota)
+        drifts.append(Drift(account_id, name, counter.used, base.used + running))
+        drifts.append(Drift(account_id, f"{name} held", counter.held, held))
     return drifts

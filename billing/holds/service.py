@@ -13,7 +13,8 @@ from collections.abc import Callable, Coroutine, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Final
 
-from billing.holds.admission import Admissions, Opening
+from billing.holds.admission import Admissions, Lesser, Opening
+from billing.holds.admission_queue import AdmissionQueue
 from billing.holds.backlog import Backlog
 from billing.holds.batcher import Batcher, Item
 from billing.holds.codec import OK, VANISHED
@@ -45,6 +46,9 @@ class HoldSettings:
     settle_timeout_s: float = 0.5
     ledger_timeout_s: float = 10.0
     admission_wait_s: float = 2.0
+    elastic_millionths: int = 250_000
+    elastic_output_tokens: int = 4_096
+    queue_requests: int = 256
 
 
 class Holds:
@@ -74,6 +78,8 @@ class Holds:
                 max_items=settings.batch_items,
                 max_unsettled=settings.max_unsettled,
                 timeout_s=min(settings.redis_timeout_s, settings.settle_timeout_s),
+                elastic_millionths=settings.elastic_millionths,
+                elastic_output_tokens=settings.elastic_output_tokens,
             )
             for partition in partitions.all
         ]
@@ -91,6 +97,7 @@ class Holds:
             timeout_s=settings.ledger_timeout_s,
         )
         self.backlog = Backlog(partitions, keyspace, self.live, outbox, settings.max_unsettled)
+        self.queue = AdmissionQueue(settings.queue_requests)
         self.admissions = Admissions(
             self._batchers,
             keyspace,
@@ -98,6 +105,7 @@ class Holds:
             loader,
             self.live,
             self.backlog,
+            self.queue,
             self.resolve,
             gateway_id=gateway_id,
             timeout_s=settings.redis_timeout_s,
@@ -118,11 +126,18 @@ class Holds:
         need: Need,
         expired: Debit | bytes,
         meanwhile: Callable[[], None] | None = None,
+        *,
+        lesser: Lesser | None = None,
+        queue_s: float = 0.0,
     ) -> Opening:
         """Ask for a hold; `expired` is the debit that the request becomes should this process die (charged or not by
         `expired_hold`), or that debit encoded, where it is the same for many; `meanwhile` is called, at most once,
-        while Redis is asked, where requests are few. A context manager: what it enters with is a `Decision`."""
-        return Opening(self.admissions, request_id, principal, model, feature, need, expired, meanwhile)
+        while Redis is asked, where requests are few. `lesser` is asked for a smaller need where this one does not fit;
+        a request that only running ones keep out waits for them, at most `queue_s` seconds.
+
+        A context manager: what it enters with is a `Decision`."""
+        arguments = (request_id, principal, model, feature, need, expired, meanwhile, lesser, queue_s)
+        return Opening(self.admissions, *arguments)
 
     def settle(self, hold: Hold, debit: Debit) -> "asyncio.Future[Settled]":
         """End a hold as this debit. It is submitted when this returns, and outside this process when the answer is
@@ -159,6 +174,7 @@ class Holds:
             return
         self._outbox.add(at_place(item.debit, epoch, reply[1]))
         self.live.pop(item.hold.id, None)
+        self.queue.freed(item.account_key)
         if not item.outcome.done():
             item.outcome.set_result(Settled(reply[2]))
 
@@ -171,6 +187,7 @@ class Holds:
         item = VoidItem(hold.id_bytes, hold.place.account_key, hold.place.key_key)
         self._batchers[hold.place.partition.number].submit(item)
         await item.answer
+        self.queue.freed(item.account_key)
         if first and item.vanished_in == hold.epoch:
             self.spawn(self.doubt(hold.place.partition, [hold.id], hold.epoch))
 

@@ -153,19 +153,23 @@ def window_name(key_id: str | None, quota: Quota) -> str:
     return f"{key_id or 'account'} {Window(quota.window).name}:{quota.metric.name}"
 
 
-def held_in(hold: Entry, quota: Quota, counter: Counter, of_key: bool) -> int:
-    """What an open hold adds to a counter, in the metric's unit."""
-    tags = hold.key_tags if of_key else hold.account_tags
-    if quota.tag not in tags or window_id(quota.window, hold.at_ms // 1000) != counter.window_id:
-        return 0
+def in_use(holds: Iterable[Entry], quota: Quota, counter: Counter, of_key: bool) -> tuple[int, int]:
+    """What open holds add to a counter, in the metric's unit: to what is used, and to what is held. A running request
+    is used, and holds the rest."""
+    counting = [hold for hold in holds if _counts(hold, quota, counter, of_key)]
     match quota.metric:
         case Metric.requests:
-            return 1
+            return len(counting), 0
         case Metric.tokens:
-            return hold.input_tokens + hold.output_tokens
+            return 0, sum(hold.input_tokens + hold.output_tokens for hold in counting)
         case Metric.input_tokens:
-            return hold.input_tokens
+            return 0, sum(hold.input_tokens for hold in counting)
         case Metric.output_tokens:
-            return hold.output_tokens
+            return 0, sum(hold.output_tokens for hold in counting)
         case Metric.cost:
-            return hold.cost_nano
+            return 0, sum(hold.cost_nano for hold in counting)
+
+
+def _counts(hold: Entry, quota: Quota, counter: Counter, of_key: bool) -> bool:
+    tags = hold.key_tags if of_key else hold.account_tags
+    return quota.tag in tags and window_id(quota.window, hold.at_ms // 1000) == counter.window_id

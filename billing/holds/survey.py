@@ -17,7 +17,7 @@ import msgspec
 from billing.holds.codec import Counter, Entry
 from billing.holds.loader import Loader
 from billing.holds.partitions import Partition
-from billing.holds.sightings import ACCOUNTS_A_TURN, Seen, Sightings, gently, held_in, window_name
+from billing.holds.sightings import ACCOUNTS_A_TURN, Seen, Sightings, gently, in_use, window_name
 from billing.holds.survey_windows import Behind, Compared, Used, read_used
 from billing.ledger.postgres import Connection, Database, Row, queries
 from billing.quotas import Quota, Window, parse_quotas, window_id
@@ -193,9 +193,12 @@ async def _compare_counters(
     found: Surveyed, accounts: Sequence[_Account], compared: Sequence[Compared], used: Used
 ) -> None:
     async for each in gently(compared):
-        held = sum(held_in(hold, each.quota, each.counter, each.key_id is not None) for hold in each.holds)
-        if each.counter.used != used.of(each) + held:
-            found.suspect(accounts[each.place].id, window_name(each.key_id, each.quota))
+        running, held = in_use(each.holds, each.quota, each.counter, each.key_id is not None)
+        name = window_name(each.key_id, each.quota)
+        if each.counter.used != used.of(each) + running:
+            found.suspect(accounts[each.place].id, name)
+        if each.counter.held != held:
+            found.suspect(accounts[each.place].id, f"{name} held")
 
 
 def _slices(sizes: Sequence[int]) -> Iterator[slice]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, get_args
 
 from billing.plans import DEFAULT_PLAN
+from billing.shares import parse_share
 from gateway.config.problems import nearest
 from gateway.config.source import Value
 
@@ -18,9 +19,10 @@ MIB: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """What a default may be: a whole number or a number from `low` to `high`, one of `choices`, a truth, or a text."""
+    """What a default may be: a whole number or a number from `low` to `high`, one of `choices`, a truth, a text, or a
+    share, as the decimal that it is written as."""
 
-    kind: Literal["whole", "number", "choice", "truth", "text"]
+    kind: Literal["whole", "number", "choice", "truth", "text", "share"]
     help: str
     low: float = 0
     high: float = 0
@@ -37,6 +39,8 @@ class Bound:
                 return "true, false"
             case "text":
                 return "a name"
+            case "share":
+                return "above 0 to 1, at most 6 decimals"
             case _:
                 return f"{self.low:,.10g} to {self.high:,.10g}" + (", or null" if self.optional else "")
 
@@ -48,11 +52,21 @@ class Bound:
                 return isinstance(value, bool)
             case "text":
                 return isinstance(value, str)
+            case "share":
+                return isinstance(value, str) and _is_share(value)
             case _:
                 if value is None:
                     return self.optional
                 kinds = (int,) if self.kind == "whole" else (int, float)
                 return type(value) in kinds and self.low <= value <= self.high  # type: ignore[operator]
+
+
+def _is_share(said: str) -> bool:
+    try:
+        parse_share(said)
+    except ValueError:
+        return False
+    return True
 
 
 def _bound(default: object, bound: Bound) -> Any:
@@ -77,6 +91,10 @@ class Defaults:
 
     strict: bool = _bound(True, Bound("truth", "holds are true upper bounds: no balance or window is ever overrun"))
     min_output_tokens: int = _whole(16, 1, 100_000, "least output that an elastic hold must afford")
+    elastic_share: str = _bound("0.25", Bound("share", "of what is free, what one elastic hold may take"))
+    elastic_output_tokens: int = _whole(
+        4096, 0, 10_000_000, "but so many output tokens it may take where they are free"
+    )
     estimated_output_tokens: int = _whole(512, 1, 1_000_000, "output that a hold covers when `strict` is off")
     missing_usage: MissingUsage = field(
         default="estimate", metadata=_choice(get_args(MissingUsage), "charge for an answer without usage")
@@ -139,6 +157,12 @@ class Defaults:
     upstream_waiting: int = _whole(1000, 0, 100_000, "requests that may wait for one, for connect_timeout_s")
     upstream_answer_bytes: int = _whole(64 * MIB, 1024, 1024 * MIB, "largest answer that is read whole")
     admission_wait_ms: int = _whole(2000, 0, 60_000, "longest wait for an admission before 503")
+    admission_queue_requests: int = _whole(
+        256,
+        0,
+        100_000,
+        "requests of one account that may wait in one process for running ones (a plan's admission_queue_s)",
+    )
 
     max_request_depth: int = _whole(256, 16, 500, "levels of a request's JSON")
     max_request_fields: int = _whole(256, 32, 10_000, "fields of a request at its top level")
@@ -199,3 +223,15 @@ def _read(value: Value, bound: Bound) -> Any:
             return value.truth()
         case "text":
             return value.text("a name")
+        case "share":
+            return _read_share(value)
+
+
+def _read_share(value: Value) -> str | None:
+    """The decimal as it is written, in quotes or bare: no float comes of it."""
+    what = 'a share above 0 to 1 such as "0.25"'
+    text = value.scalar(what)
+    if text is None or _is_share(text):
+        return text
+    value.expected(what)
+    return None

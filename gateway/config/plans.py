@@ -14,6 +14,7 @@ from gateway.config.source import Value
 EVERY_MODEL: Final = "*"
 MAX_USERS: Final = 1_000_000
 MAX_PARALLEL: Final = 1_000_000
+MAX_QUEUE_S: Final = 600
 _PLAN_ID: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
 _QUOTA_KEYS: Final = ("window", "metric", "limit", "model", "feature")
 MAX_VERSION: Final = 1_000_000_000
@@ -26,6 +27,7 @@ _PLAN_KEYS: Final = (
     "models",
     "users",
     "max_parallel_requests",
+    "admission_queue_s",
     "markup_percent",
     "stripe_price",
     "upgrade_to",
@@ -66,6 +68,7 @@ def _read_plan(plan_id: str, value: Value, plans: Collection[str], models: Colle
     quotas = section.maybe("quotas", _quotas) or ()
     allowed = section.maybe("models", lambda said: _models(said, models))
     parallel = section.maybe("max_parallel_requests", lambda said: said.whole(1, MAX_PARALLEL))
+    queue_s = section.read("admission_queue_s", lambda said: said.whole(0, MAX_QUEUE_S), 0)
     credit_nano = section.read("included_credit_usd", _usd, 0)
     users = section.maybe("users", lambda said: said.whole(1, MAX_USERS))
     markup = section.read("markup_percent", lambda said: said.decimal(parse_factor, "20"), 0)
@@ -84,6 +87,7 @@ def _read_plan(plan_id: str, value: Value, plans: Collection[str], models: Colle
         markup_scaled=markup,
         stripe_price=stripe_price,
         upgrade_to=upgrade_to,
+        admission_queue_s=queue_s,
     )
 
 

@@ -19,6 +19,7 @@ from billing.holds.decision import Reload
 from billing.money import parse_usd
 from billing.plans import Plan
 from billing.prices import FACTOR_SCALE, PriceRow, PriceTable, Tier
+from gateway.answers import GRANTED
 from gateway.missing import MissingUsage
 from gateway.settings import ModelConfig, Settings
 from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat
@@ -178,11 +179,14 @@ async def test_an_elastic_hold_tells_the_provider_its_maximum(make_gateway: Make
     ):
         body = json.dumps({"model": "gpt-4o-mini", **own}).encode()
         customer = await gateway.customer("0.0001")
-        assert (await fetch(customer.post(path, data=body))).status == 200
+        fetched = await fetch(customer.post(path, data=body))
+        assert fetched.status == 200
         granted = (100_000 - len(body) * INPUT) // OUTPUT
+        assert fetched.headers[GRANTED] == str(granted)
         assert provider.sent[-1].json == {**json.loads(body), field: granted}
         rich = await gateway.customer("5.00")
-        assert (await fetch(rich.post(path, data=body))).status == 200
+        fetched = await fetch(rich.post(path, data=body))
+        assert (fetched.status, GRANTED in fetched.headers) == (200, False)
         assert provider.sent[-1].body == body  # the whole of the model's own maximum is covered: nothing to say
         least_nano = counted(body) * INPUT + 16 * OUTPUT  # the bytes don't fit: the tokens do, just
         poor = await gateway.customer(f"{(least_nano - 1) / 1e9:.9f}")

@@ -109,8 +109,9 @@ async def test_a_key_sees_its_limits_and_what_is_left(make_gateway: MakeGateway,
     await gate.reached()
     during = (await fetch(customer.get("/v1/key"))).json["windows"]
     assert (during[0]["used"], during[0]["remaining"]) == (1, 2)
-    assert parse_usd(during[1]["used"]) > 100 * OUTPUT
-    assert (during[4]["used"], during[4]["remaining"]) == (100, 600)
+    assert during[1]["used"] == "0.00"
+    assert parse_usd(during[1]["held"]) > 100 * OUTPUT
+    assert (during[4]["held"], during[4]["remaining"]) == (100, 600)
     gate.opened.set()
     assert (await running).status == 200
     spent = await spent_nano(customer)

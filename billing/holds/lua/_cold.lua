@@ -9,15 +9,15 @@ local function read_state(key)
 end
 
 local function write_account(key, account)
-  local count = (#account - 11) / 3
+  local count = (#account - 11) / 4
   account[11] = count
-  redis.call('SET', key, pack(state_format(58 + 16 * count), unpack(account)))
+  redis.call('SET', key, pack(state_format(58 + 24 * count), unpack(account)))
 end
 
 local function write_key(key, state)
-  local count = (#state - 5) / 3
+  local count = (#state - 5) / 4
   state[5] = count
-  redis.call('SET', key, pack(state_format(14 + 16 * count), unpack(state)))
+  redis.call('SET', key, pack(state_format(14 + 24 * count), unpack(state)))
 end
 
 local function metric_of(tag) return floor(tag / 8) % 8 end
@@ -86,19 +86,22 @@ local function amounts_of(requests, input, output, cost)
   return {requests, input + output, input, output, cost}
 end
 
--- Count what a hold or a debit weighs, by metric code + 1, in an account or key whose counters begin at `first`: those
--- of the tags packed at `at`, taken on to the window in which it was admitted where that is later than theirs and has
--- begun. Answers the place after the tags.
-local function count_in(state, first, raw, at, admitted_ms, now_s, amounts)
+local NOTHING = {0, 0, 0, 0, 0}
+local REQUEST = {1, 0, 0, 0, 0}
+
+-- Count what a debit has used, or a hold holds, by metric code + 1, in an account or key whose counters begin at
+-- `first`: those of the tags packed at `at`, taken on to the window in which it was admitted where that is later than
+-- theirs and has begun. Answers the place after the tags.
+local function count_in(state, first, raw, at, admitted_ms, now_s, used, held)
   local ids, now_ids = windows_at(floor(admitted_ms / 1000)), windows_at(now_s)
   for _, tag in ipairs((read_tags(raw, at))) do
     local window = window_of(tag)
     local place = find_counter(state, first, tag)
     if place and state[place + 1] < ids[window] and ids[window] <= now_ids[window] then
-      state[place + 1], state[place + 2] = ids[window], 0
+      state[place + 1], state[place + 2], state[place + 3] = ids[window], 0, 0
     end
   end
-  return correct_counters(state, first, raw, at, ids, amounts)
+  return correct_counters(state, first, raw, at, ids, used, held)
 end
 
 local function epoch_is(meta, epoch)

@@ -3,7 +3,7 @@
 -- goes through tostring or `..`, which keep 14 digits only.
 --
 --   account  version B, epoch I4, balance i8, held i8, dseq i8, xseq i8, hold_version i8, principal_version I4,
---            now_s I4, running I4, count B, then per counter: tag I4, window id I4, used i8
+--            now_s I4, running I4, count B, then per counter: tag I4, window id I4, used i8, held i8
 --   key      version B, epoch I4, principal_version I4, running I4, count B, counters likewise
 --   entry    version B, state B ('H' held, 'S' settled, 'E' claimed for expiry), epoch I4, at_ms i8, then
 --            H, E: cost i8, input i8, output i8, then `names`: account id, key id, model, feature, gateway (each B + bytes),
@@ -12,18 +12,21 @@
 --            The payload is the debit as the gateway encoded it: in an H what an expired hold would be charged.
 --            Version, state, epoch and at_ms stay where they are in every version. What can't be read is none of ours:
 --            it is left where it is, and stops nothing.
+-- States and entries have versions of their own. A state of another version is as one that is gone.
 --
 -- A tag holds the window's code in bits 0-2, the metric's in bits 3-5, a filter's digest above; bit 31 marks a counter
--- that waits for its base from Postgres. `used` counts what is held and what is settled.
+-- that waits for its base from Postgres. `used` counts what is settled in the counter's window, `held` what the open
+-- holds that were admitted in it may still use. A request itself is used, not held, from its admission on: its end, but
+-- for a void, gives none back.
 --
 -- Here an account or a key is a flat list of those numbers, each known by its place: those named below, and of a counter
--- the place of its tag, with the window id and `used` behind it.
+-- the place of its tag, with the window id, `used` and `held` behind it.
 --
 -- A call of a script defines all of its functions anew; each of them costs 0.1 us, and so does each local that any of
 -- them captures. So the functions here and in hot.lua capture functions and memos alone and write places out, with their
 -- names beside them, and what the hot path does not need is in _cold.lua.
 
-local VERSION = 1
+local VERSION, STATE_VERSION = 1, 2
 local HELD, SETTLED, CLAIMED = 72, 83, 69
 local PENDING = 2147483648
 local EPOCH = 2
@@ -64,17 +67,19 @@ local formats = {}
 local function state_format(length)
   local format = formats[length]
   if not format then
-    if length % 16 == 14 then
-      format = '<BI4I4I4B' .. string.rep('I4I4i8', (length - 14) / 16)
+    if length % 24 == 14 then
+      format = '<BI4I4I4B' .. string.rep('I4I4i8i8', (length - 14) / 24)
     else
-      format = '<BI4i8i8i8i8i8I4I4I4B' .. string.rep('I4I4i8', (length - 58) / 16)
+      format = '<BI4i8i8i8i8i8I4I4I4B' .. string.rep('I4I4i8i8', (length - 58) / 24)
     end
     formats[length] = format
   end
   return format
 end
 
+-- A state as a list; nil for one of another version.
 local function unpack_state(raw)
+  if string.byte(raw, 1) ~= 2 then return nil end -- STATE_VERSION
   local state = {struct.unpack(state_format(#raw), raw)}
   state[#state] = nil
   return state
@@ -82,7 +87,7 @@ end
 
 -- Where a state's counter stands, and whether it is pending; nil when it has none. Its counters begin at `first`.
 local function find_counter(state, first, tag)
-  for at = first, #state, 3 do
+  for at = first, #state, 4 do
     if state[at] == tag then return at, false end
     if state[at] == tag + 2147483648 then return at, true end -- PENDING
   end
@@ -90,9 +95,9 @@ local function find_counter(state, first, tag)
 end
 
 -- Add to the counters that a hold raised, where the window in which it was admitted is still the current one. Its tags
--- are a B count + I4 at `at` in `raw`, mostly in the order of the counters; `ids` are the windows then, `change` is what
--- to add by metric code + 1. Answers the place after the tags.
-local function correct_counters(state, first, raw, at, ids, change)
+-- are a B count + I4 at `at` in `raw`, mostly in the order of the counters; `ids` are the windows then; `used` and `held`
+-- are what to add by metric code + 1. Answers the place after the tags.
+local function correct_counters(state, first, raw, at, ids, used, held)
   local count = string.byte(raw, at)
   local format = formats[-count]
   if not format then
@@ -106,9 +111,11 @@ local function correct_counters(state, first, raw, at, ids, change)
     if found then
       local window = tag % 8
       if state[found + 1] == ids[window] then
-        state[found + 2] = state[found + 2] + change[(tag - window) / 8 % 8 + 1]
+        local metric = (tag - window) / 8 % 8 + 1
+        state[found + 2] = state[found + 2] + used[metric]
+        state[found + 3] = state[found + 3] + held[metric]
       end
-      place = found + 3
+      place = found + 4
     end
   end
   return tags[count + 1]
@@ -130,15 +137,15 @@ local function end_hold(account, key, raw, requests, input, output, cost)
   if not of_key or #raw < at + 1 + 4 * (of_account + of_key) then return false end
   local at_ms, held_cost, held_input, held_output = struct.unpack('<i8i8i8i8', raw, 7)
   local ids = windows_at(math.floor(at_ms / 1000))
-  input, output = input - held_input, output - held_output
-  local change = {requests - 1, input + output, input, output, cost - held_cost}
+  local used = {requests - 1, input + output, input, output, cost}
+  local held = {0, -held_input - held_output, -held_input, -held_output, -held_cost}
   account[4] = account[4] - held_cost -- held
   account[7] = account[7] + 1 -- hold_version
   account[10] = account[10] - 1 -- running
-  at = correct_counters(account, 12, raw, at, ids, change)
+  at = correct_counters(account, 12, raw, at, ids, used, held)
   if key then
     key[4] = key[4] - 1 -- running
-    correct_counters(key, 6, raw, at, ids, change)
+    correct_counters(key, 6, raw, at, ids, used, held)
   end
   return true
 end

@@ -58,18 +58,19 @@ for i = 7, #ARGV do
   named[tag] = true
   local n = #counters
   if known and not pending and subject[known + 1] <= ids[window_of(tag)] then
-    counters[n + 1], counters[n + 2], counters[n + 3] = tag, subject[known + 1], subject[known + 2]
+    counters[n + 1], counters[n + 2] = tag, subject[known + 1]
+    counters[n + 3], counters[n + 4] = subject[known + 2], subject[known + 3]
   else
-    counters[n + 1], counters[n + 2], counters[n + 3] = tag + PENDING, ids[window_of(tag)], 0
+    counters[n + 1], counters[n + 2], counters[n + 3], counters[n + 4] = tag + PENDING, ids[window_of(tag)], 0, 0
     fresh[#fresh + 1] = {tag = tag, at = n + 3, pattern = pattern, feature = feature}
   end
 end
 
 if same then
-  for at = first, #subject, 3 do
+  for at = first, #subject, 4 do
     local n = #counters
-    if not named[subject[at] % PENDING] and n < 3 * MOST_COUNTERS then
-      counters[n + 1], counters[n + 2], counters[n + 3] = subject[at], subject[at + 1], subject[at + 2]
+    if not named[subject[at] % PENDING] and n < 4 * MOST_COUNTERS then
+      for place = 0, 3 do counters[n + 1 + place] = subject[at + place] end
     end
   end
 end
@@ -94,13 +95,15 @@ local function count_open_hold(raw)
   local entry = parse_entry(raw)
   if not entry or entry.state == SETTLED or entry.epoch ~= epoch then return nil end
   if (is_key and entry.key_id or entry.account_id) ~= subject_id then return nil end
-  local amounts = amounts_of(1, entry.input, entry.output, entry.cost)
+  local amounts = amounts_of(0, entry.input, entry.output, entry.cost)
   local then_ids = windows_at(floor(entry.at_ms / 1000))
   local tags = is_key and entry.key_tags or entry.account_tags
   for _, counter in ipairs(fresh) do
     if matches(counter, entry) then
       if then_ids[window_of(counter.tag)] == ids[window_of(counter.tag)] then
-        counters[counter.at] = counters[counter.at] + amounts[metric_of(counter.tag) + 1]
+        local metric = metric_of(counter.tag) + 1
+        counters[counter.at] = counters[counter.at] + REQUEST[metric]
+        counters[counter.at + 1] = counters[counter.at + 1] + amounts[metric]
       end
       if not has_tag(tags, counter.tag) then tags[#tags + 1] = counter.tag end
     end

@@ -39,8 +39,8 @@ for i = 3, #ARGV do
     local key = key_at(place)
     if not (here and entry and end_hold(account, key, raw, requests, input, output, cost)) then
       local spent = amounts_of(requests, input, output, cost)
-      at = count_in(account, A_COUNTERS, ARGV[i], at, at_ms, now_s, spent)
-      if key then count_in(key, K_COUNTERS, ARGV[i], at, at_ms, now_s, spent) end
+      at = count_in(account, A_COUNTERS, ARGV[i], at, at_ms, now_s, spent, NOTHING)
+      if key then count_in(key, K_COUNTERS, ARGV[i], at, at_ms, now_s, spent, NOTHING) end
     end
     if entry and entry.state ~= SETTLED then redis.call('HDEL', KEYS[2], id) end
     account[A_BALANCE] = account[A_BALANCE] + delta

@@ -2,21 +2,24 @@
 --
 -- KEYS[1] meta (hash: epoch, open)   KEYS[2] journal (hash: request id -> entry)
 -- KEYS[3..] account and key states, named by an item by their place in KEYS, from 1
--- ARGV[1] I4 epoch, I4 max_unsettled (entries)
+-- ARGV[1] I4 epoch, I4 max_unsettled (entries), I4 elastic share in millionths (1 to 1,000,000), I4 elastic output tokens
 -- ARGV[2..] one item each:
 --   admit   B 1, c26 request id, H account, H key, I4 account version, I4 key version, i8 credit limit,
 --           i8 input cost, i8 cost of one output token of every choice, i8 input tokens, I4 choices,
 --           I4 least and I4 most output tokens a choice, i8 not_after_ms, I4 and I4 most running (account, key; 0: any),
+--           (where least is below most the hold is elastic: it takes the elastic share of the output tokens that are free
+--           in the tightest window or balance, or the elastic output tokens where that is more, so many being free)
 --           limits of the account, limits of the key (each: count B, then tag I4, limit i8), H + names, payload
 --   settle  B 2, c26 request id, H account, H key, i8 cost, i8 input tokens, i8 output tokens, payload
 --   void    B 3, c26 request id, H account, H key
 -- Amounts are nano-USD, times Unix milliseconds. Nothing is written for an item that is refused.
 --
 -- Reply: {} when the epoch is another one (nothing was done), else one array an item:
---   {0, output tokens granted, admitted_at_ms, available, used of each limit with a minute window ...}   admitted
+--   {0, output tokens granted, admitted_at_ms, available, used and held of each limit with a minute window ...}   admitted
 --   {0, dseq, available}   settled        {0, available}   voided ({0} where it was held in an older epoch)
---   {1, available, required}                                       the balance does not cover the hold
---   {2, at_ms, {subject (0 account, 1 key), place, used, requested} ...}   exhausted windows, flat, places from 0
+--   {1, available, required, held}                                 the balance does not cover the hold
+--   {2, at_ms, {subject (0 account, 1 key), place, used, held, requested} ...}   exhausted windows, flat, places from 0
+--   Of 1, 2 and 3, one that ends with running holds is only answered where none stands without them.
 --   {3, subject}  too many running          {4} state missing      {5} versions here are newer: reload
 --   {6} versions here are older: push
 --   {7} a counter waits for its base, or the account's time or a window is ahead of this server's clock: retime,
@@ -49,7 +52,7 @@ end
 
 -- Check a subject's limits on what a request needs, by metric code + 1: `fixed` and `rate` for a token of every choice,
 -- of which there are from `least` to `most`. Answers how many the limits leave, or nil when a counter is not usable;
--- exhausted ones join `failed`.
+-- exhausted ones join `failed`, whose `spent` says that one is so without what is held.
 local function check_limits(state, first, subject, limits, ids, fixed, rates, least, most, failed)
   local at = first
   for i = 1, #limits - 1, 2 do
@@ -58,32 +61,36 @@ local function check_limits(state, first, subject, limits, ids, fixed, rates, le
     if not at or pending then return nil end
     local window = tag % 8
     local metric = (tag - window) / 8 % 8 + 1
-    local id, used = state[at + 1], 0
-    if id == ids[window] then used = state[at + 2] elseif id > ids[window] then return nil end
-    local left, rate = limits[i + 1] - used - fixed[metric], rates[metric]
+    local id, used, held = state[at + 1], 0, 0
+    if id == ids[window] then used, held = state[at + 2], state[at + 3] elseif id > ids[window] then return nil end
+    local left, rate = limits[i + 1] - used - held - fixed[metric], rates[metric]
     if left < rate * least then
       local n = #failed
-      failed[n + 1], failed[n + 2], failed[n + 3], failed[n + 4] = subject, (i - 1) / 2, used, fixed[metric] + rate * least
+      failed[n + 1], failed[n + 2], failed[n + 3], failed[n + 4] = subject, (i - 1) / 2, used, held
+      failed[n + 5] = fixed[metric] + rate * least
+      if left + held < rate * least then failed.spent = true end
     elseif left < rate * most then
       most = quotient(left, rate)
     end
-    at = at + 3
+    at = at + 4
   end
   return most
 end
 
--- Raise the counters of limits that were checked; what those of minutes have used then joins `reply`.
+-- Hold these amounts in the counters of limits that were checked, and use the request; what those of minutes have used
+-- and held then joins `reply`.
 local function raise_counters(state, first, limits, ids, amounts, reply)
   local at = first
   for i = 1, #limits - 1, 2 do
     local tag = limits[i]
     if state[at] ~= tag then at = find_counter(state, first, tag) end
     local window = tag % 8
-    local id, used = ids[window], amounts[(tag - window) / 8 % 8 + 1]
-    if state[at + 1] == id then used = used + state[at + 2] else state[at + 1] = id end
-    state[at + 2] = used
-    if window == 0 then reply[#reply + 1] = used end
-    at = at + 3
+    local metric = (tag - window) / 8 % 8
+    local id, place = ids[window], metric == 0 and at + 2 or at + 3 -- used or held
+    if state[at + 1] ~= id then state[at + 1], state[at + 2], state[at + 3] = id, 0, 0 end
+    state[place] = state[place] + amounts[metric + 1]
+    if window == 0 then reply[#reply + 1] = state[at + 2] + state[at + 3] end
+    at = at + 4
   end
 end
 
@@ -101,31 +108,42 @@ local function admit(batch, item, at, account, key)
   if batch.room <= 0 then return {10} end
 
   -- 3: balance, 4: held. What is beyond 2^53 - 1 does not count: doubles are not exact there, so no more is ever held.
-  local available = math.min(account[3] + credit, 9007199254740991) - account[4]
-  local required = input_cost + least * unit
-  if available < required then return {1, available, required} end
-  if available - input_cost < most * unit then most = quotient(available - input_cost, unit) end
+  local all, held = math.min(account[3] + credit, 9007199254740991), account[4]
+  local available, required, floor = all - held, input_cost + least * unit, math.floor
+  if all < required then return {1, available, required, held} end
+  -- `room`: the output tokens of every choice that are free, counted up to where they are enough for `most`.
+  local room, short, share = most, available < required, batch.share
+  if least < most then room = floor(most * 1000000 / share) + 2 end
+  if not short and available - input_cost < room * unit then room = quotient(available - input_cost, unit) end
 
   local byte, sub = string.byte, string.sub
   local key_limits_at = limits_at + account_count * 12 + 1
   local names_at = key_limits_at + byte(item, key_limits_at - 1) * 12 + 2
   local account_limits = read_limits(batch.limits, sub(item, limits_at, key_limits_at - 2))
   local key_limits = read_limits(batch.limits, sub(item, key_limits_at, names_at - 3))
-  local now_s, known_s = math.floor(now_ms / 1000), account[9] -- its now_s
+  local now_s, known_s = floor(now_ms / 1000), account[9] -- its now_s
   if known_s > now_s then
     if known_s > now_s + 3600 then return {7} end -- AHEAD_S
     now_s = known_s
   end
   local ids = windows_at(now_s)
   local fixed, rates, failed = {1, input, input, 0, input_cost}, {0, choices, 0, choices, unit}, {}
-  most = check_limits(account, 12, 0, account_limits, ids, fixed, rates, least, most, failed)
-  most = most and check_limits(key, 6, 1, key_limits, ids, fixed, rates, least, most, failed)
-  if not most then return {7} end
-  if #failed > 0 then return {2, now_s * 1000, unpack(failed)} end
+  room = check_limits(account, 12, 0, account_limits, ids, fixed, rates, least, room, failed)
+  room = room and check_limits(key, 6, 1, key_limits, ids, fixed, rates, least, room, failed)
+  if not room then return {7} end
+  if #failed > 0 and (failed.spent or not short) then return {2, now_s * 1000, unpack(failed)} end
+  if short then return {1, available, required, held} end
   -- 10 and 4: running
   if max_account > 0 and account[10] >= max_account then return {3, 0} end
   if max_key > 0 and key[4] >= max_key then return {3, 1} end
 
+  if least < most then
+    local first = batch.first < room and batch.first or room
+    local part = quotient(room * share, 1000000)
+    if part < first then part = first end
+    if part < least then part = least end
+    if part < most then most = part end
+  end
   local cost, output, at_ms = input_cost + most * unit, choices * most, math.max(now_ms, now_s * 1000)
   local reply, amounts = {0, most, at_ms, available - cost}, {1, input + output, input, output, cost}
   raise_counters(account, 12, account_limits, ids, amounts, reply)
@@ -180,10 +198,10 @@ end
 
 -- Read
 
-local epoch, max_unsettled = unpack_from('<I4I4', ARGV[1])
+local epoch, max_unsettled, share, first = unpack_from('<I4I4I4I4', ARGV[1])
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'open')
 if tonumber(meta[1] or -1) ~= epoch then return {} end
-local batch = {epoch = epoch, open = meta[2] == '1', now_ms = now_ms, room = 0, limits = {}}
+local batch = {epoch = epoch, open = meta[2] == '1', now_ms = now_ms, room = 0, limits = {}, share = share, first = first}
 
 local ending = {}
 for i = 2, #ARGV do

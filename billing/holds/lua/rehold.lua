@@ -11,7 +11,7 @@ if known and (known.epoch == epoch or known.state ~= HELD) then return 2 end
 local account, key = read_state(KEYS[3]), read_state(KEYS[4])
 if not account or account[EPOCH] ~= epoch or not key or key[EPOCH] ~= epoch then return 3 end
 local entry = parse_entry(ARGV[3])
-local amounts = amounts_of(1, entry.input, entry.output, entry.cost)
+local amounts = amounts_of(0, entry.input, entry.output, entry.cost)
 -- It was admitted by a clock that may have been ahead of this server's: the account's time has been there.
 account[A_NOW_S] = math.max(account[A_NOW_S], floor(entry.at_ms / 1000))
 local now_s = math.max(floor(now_ms / 1000), account[A_NOW_S])
@@ -19,8 +19,8 @@ account[A_HELD] = account[A_HELD] + entry.cost
 account[A_RUNNING] = account[A_RUNNING] + 1
 account[A_HOLD_VERSION] = account[A_HOLD_VERSION] + 1
 key[K_RUNNING] = key[K_RUNNING] + 1
-local key_tags_at = count_in(account, A_COUNTERS, ARGV[3], entry.tags_at, entry.at_ms, now_s, amounts)
-count_in(key, K_COUNTERS, ARGV[3], key_tags_at, entry.at_ms, now_s, amounts)
+local key_tags_at = count_in(account, A_COUNTERS, ARGV[3], entry.tags_at, entry.at_ms, now_s, REQUEST, amounts)
+count_in(key, K_COUNTERS, ARGV[3], key_tags_at, entry.at_ms, now_s, REQUEST, amounts)
 redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
 write_account(KEYS[3], account)
 write_key(KEYS[4], key)

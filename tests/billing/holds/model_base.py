@@ -104,7 +104,7 @@ class ModelBase(RuleBasedStateMachine):
         subject, window = windows[ask.tokens % len(windows)]
         quota = window.quota
         at = window_id(quota.window, self.ref.now_of(account))
-        left = max(quota.limit - self.ref.used_in(subject, window, at) + ask.by, 0)
+        left = max(quota.limit - sum(self.ref.used_in(subject, window, at)) + ask.by, 0)
         match quota.metric:
             case Metric.cost:
                 return min(max(left - output_cost, 0), MAX_NANO), ask.tokens, ask.least

@@ -126,7 +126,7 @@ class Checked(ModelBase):
     def check_ceilings(self, subject: str, counters: Iterable[Counter]) -> None:
         """No window is above its limit but by what was reported above a hold or came without one. A window that has
         passed, and a counter that is counted anew (its tag is marked), promise nothing."""
-        shown = {(counter.tag, counter.window_id): counter.used for counter in counters}
+        shown = {(counter.tag, counter.window_id): counter.used + counter.held for counter in counters}
         for key in [key for key in self.ceilings if key[0] == subject]:
             used = shown.get(key[1:])
             if used is None:
@@ -172,7 +172,7 @@ class Checked(ModelBase):
                     used += sum(
                         hold.amounts.of(window.quota.metric) for hold in holds if _counts(hold, window.quota, at)
                     )
-                    assert self.ref.used_in(subject, window, at) == used
+                    assert sum(self.ref.used_in(subject, window, at)) == used
 
 
 def _counts(hold: Hold, quota: Quota, at: int) -> bool:

@@ -15,6 +15,8 @@ MODELS: Final = ("alpha-1", "alpha-2", "beta")
 FEATURES: Final = ("llm", "image")
 SCALES: Final = (3000, 10**14, MAX_NANO)
 """What a fraction of 1000 of an amount is: small change, where tostring loses digits, and the bound of all amounts."""
+SHARES: Final = ((250_000, 4096), (250_000, 5), (333_333, 20), (1, 0), (1_000_000, 0))
+"""What an elastic hold may take: millionths of what is free, and output tokens."""
 START_S: Final = 1_772_323_100
 """Some minutes before March 2026 begins, on a Saturday."""
 

@@ -16,6 +16,7 @@ from tests.billing.holds.model_inputs import (
     MODELS,
     OWNERS,
     SCALES,
+    SHARES,
     START_S,
     SUBJECTS,
     Ask,
@@ -38,10 +39,15 @@ ROOM = 1000
 class Traffic(Checked):
     """Requests and their debits."""
 
-    @initialize(scale=st.sampled_from(SCALES), start_ms=st.integers(0, 400_000), said=st.data())
-    def begin(self, scale: int, start_ms: int, said: st.DataObject) -> None:
+    @initialize(
+        scale=st.sampled_from(SCALES),
+        elastic=st.sampled_from(SHARES),
+        start_ms=st.integers(0, 400_000),
+        said=st.data(),
+    )
+    def begin(self, scale: int, elastic: tuple[int, int], start_ms: int, said: st.DataObject) -> None:
         """Accounts with money, subjects with quotas, all of it loaded and open."""
-        self.scale = scale
+        self.scale, self.elastic = scale, elastic
         self.ref.now_ms = START_S * 1000 + start_ms
         self.real.set_clock(self.ref.now_ms)
         for subject in SUBJECTS:
@@ -137,7 +143,7 @@ class Traffic(Checked):
 
     def call(self, made: list[Admission | Settlement | Void], room: int) -> None:
         before = self.real.dump()
-        self.sent(made, self.same("hot", self.ref.epoch, room, made), before)
+        self.sent(made, self.same("hot", self.ref.epoch, room, made, self.elastic), before)
 
     def sent(self, made: list[Admission | Settlement | Void], replies: list[Any], before: Dump) -> None:
         """What the gateway makes of the replies. Whatever was refused has changed nothing."""

@@ -5,6 +5,8 @@ entries of the journal and the debits that a subject was told of. Replies are th
 """
 
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from math import floor
 from typing import Any, Final
 
 from billing.holds.codec import AHEAD_S, CLAIMED, HELD, SETTLED, STEP_S, Counter
@@ -66,10 +68,10 @@ class Reference:
     def held(self, account: Account) -> int:
         return sum(hold.amounts.cost for hold in self.holds_of(account))
 
-    def used_in(self, subject: Subject, window: Window_, at: int) -> int:
-        """What a counter has used in window `at`, settled and held."""
+    def used_in(self, subject: Subject, window: Window_, at: int) -> tuple[int, int]:
+        """What a counter has in window `at`: used, running requests among it, and held."""
         if at != window.window_id:
-            return 0
+            return 0, 0
         quota = window.quota
         known = window.base if window.base_window == at else 0
         settled = sum(told.amounts.of(quota.metric) for told in subject.told[window.since :] if window.sees(told))
@@ -79,7 +81,7 @@ class Reference:
             if quota.applies_to(hold.names.model, hold.names.feature)
             and window_id(quota.window, hold.at_ms // 1000) == at
         )
-        return known + settled + held
+        return (known + settled + held, 0) if quota.metric is Metric.requests else (known + settled, held)
 
     def counters(self, subject: Subject) -> tuple[Counter, ...]:
         """As the codec reads them."""
@@ -87,7 +89,7 @@ class Reference:
             Counter(
                 tag | (1 << 31 if window.pending else 0),
                 window.window_id,
-                self.used_in(subject, window, window.window_id),
+                *self.used_in(subject, window, window.window_id),
             )
             for tag, window in subject.windows.items()
         )
@@ -96,7 +98,7 @@ class Reference:
         """Note it where a sum has left the bound: what was held once and is charged after all, or held again, weighs
         beside what was admitted since."""
         keys = (key for key in self.keys.values() if key.epoch == self.epoch)
-        used = (counter.used for subject in (account, *keys) for counter in self.counters(subject))
+        used = (counter.used + counter.held for subject in (account, *keys) for counter in self.counters(subject))
         self.exact &= max(abs(account.balance), self.held(account), *used) <= MAX_NANO
 
     def now_of(self, account: Account) -> int:
@@ -105,20 +107,27 @@ class Reference:
 
     # The hot path
 
-    def hot(self, epoch: int, max_unsettled: int, items: Sequence[Admission | Settlement | Void]) -> list[Any]:
+    def hot(
+        self,
+        epoch: int,
+        max_unsettled: int,
+        items: Sequence[Admission | Settlement | Void],
+        elastic: tuple[int, int] = (1_000_000, 0),
+    ) -> list[Any]:
+        """`elastic`: the share of an elastic hold in millionths, and its output tokens."""
         if epoch != self.epoch:
             return []
         replies: list[Any] = []
         for item in items:
             if isinstance(item, Admission):
-                replies.append(self._admit(item, max_unsettled))
+                replies.append(self._admit(item, max_unsettled, elastic))
             elif isinstance(item, Settlement):
                 replies.append(self._settle(item))
             else:
                 replies.append(self._void(item))
         return replies
 
-    def _admit(self, ask: Admission, max_unsettled: int) -> list[Any]:
+    def _admit(self, ask: Admission, max_unsettled: int, elastic: tuple[int, int]) -> list[Any]:
         if not self.open:
             return [CLOSED]
         if self.now_ms > ask.not_after_ms:
@@ -134,31 +143,37 @@ class Reference:
         if len(self.journal) >= max_unsettled:
             return [FULL]
         least = ask.amounts(ask.least)
-        available = min(account.balance + ask.credit, MAX_NANO) - self.held(account)
-        if available < least.cost:
-            return [BALANCE, available, least.cost]
-        most = ask.most if not ask.unit else min(ask.most, (available - ask.input_cost) // ask.unit)
+        held = self.held(account)
+        available = min(account.balance + ask.credit, MAX_NANO) - held
+        short = [BALANCE, available, least.cost, held] if available < least.cost else []
+        if short and available + held < least.cost:
+            return short
+        free = [(available - ask.input_cost) // ask.unit] if ask.unit else []
         if account.now_s > self.now_ms // 1000 + AHEAD_S:
             return [WAITING]
         now_s = self.now_of(account)
         exhausted: list[int] = []
+        spent = False
         for code, subject in enumerate((account, key)):
             for place, quota in enumerate(ask.limits[code]):
                 window = subject.windows.get(quota.tag)
                 at = window_id(quota.window, now_s)
                 if window is None or window.pending or window.window_id > at:
                     return [WAITING]
-                used = self.used_in(subject, window, at)
-                if used + least.of(quota.metric) > quota.limit:
-                    exhausted += [code, place, used, least.of(quota.metric)]
+                used, held = self.used_in(subject, window, at)
+                if used + held + least.of(quota.metric) > quota.limit:
+                    exhausted += [code, place, used, held, least.of(quota.metric)]
+                    spent |= used + least.of(quota.metric) > quota.limit
                 else:
-                    most = min(most, _most_output(ask, quota, used))
-        if exhausted:
+                    free += _free_output(ask, quota, used + held)
+        if exhausted and (spent or not short):
             return [QUOTA, now_s * 1000, *exhausted]
+        if short:
+            return short
         for code, subject in enumerate((account, key)):
             if 0 < ask.max_running[code] <= len(self.holds_of(subject)):
                 return [CONCURRENCY, code]
-        return self._hold(ask, account, key, most, available, now_s)
+        return self._hold(ask, account, key, _granted(ask, min(free, default=None), elastic), available, now_s)
 
     def _hold(self, ask: Admission, account: Account, key: Subject, most: int, available: int, now_s: int) -> list[Any]:
         amounts = ask.amounts(most)
@@ -173,7 +188,7 @@ class Reference:
                 window = subject.windows[quota.tag]
                 window.window_id = window_id(quota.window, now_s)
                 if quota.window is Window.minute:
-                    minute.append(self.used_in(subject, window, window.window_id))
+                    minute.append(sum(self.used_in(subject, window, window.window_id)))
         return [OK, most, at_ms, available - amounts.cost, *minute]
 
     def _open_hold(self, request_id: str, names: Names) -> tuple[Hold, Account, Subject] | None:
@@ -409,15 +424,23 @@ def _of(names: Names) -> tuple[str, str]:
     return names.model, names.feature
 
 
-def _most_output(ask: Admission, quota: Quota, used: int) -> int:
-    """The most output tokens of a choice that leave `used` within the quota."""
+def _granted(ask: Admission, free: int | None, elastic: tuple[int, int]) -> int:
+    """The output tokens of a choice that are granted where so many are free (None: nothing bounds them)."""
+    if ask.least == ask.most or free is None:
+        return ask.most
+    millionths, first = elastic
+    return min(ask.most, max(ask.least, min(free, first), floor(free * Fraction(millionths, 1_000_000))))
+
+
+def _free_output(ask: Admission, quota: Quota, used: int) -> list[int]:
+    """The most output tokens of a choice that leave `used` within the quota, if it counts them."""
     left = quota.limit - used
     match quota.metric:
         case Metric.tokens:
-            return (left - ask.input) // ask.choices
+            return [(left - ask.input) // ask.choices]
         case Metric.output_tokens:
-            return left // ask.choices
-        case Metric.cost:
-            return (left - ask.input_cost) // ask.unit if ask.unit else ask.most
+            return [left // ask.choices]
+        case Metric.cost if ask.unit:
+            return [(left - ask.input_cost) // ask.unit]
         case _:
-            return ask.most
+            return []

@@ -12,8 +12,8 @@ from typing import Any, Final
 from billing.holds.codec import (
     ACK,
     ADMIT,
+    BASE,
     BATCH,
-    COUNTER,
     I8,
     ITEM,
     NO_REQUEST,
@@ -172,10 +172,16 @@ class Scripts:
 
     # The scripts, with their arguments packed as the product packs them
 
-    def hot(self, epoch: int, max_unsettled: int, items: Sequence[Admission | Settlement | Void]) -> list[Any]:
+    def hot(
+        self,
+        epoch: int,
+        max_unsettled: int,
+        items: Sequence[Admission | Settlement | Void],
+        elastic: tuple[int, int] = (1_000_000, 0),
+    ) -> list[Any]:
         keys = [self._meta, self._journal]
         places: dict[bytes, int] = {}
-        arguments = [BATCH.pack(epoch, max_unsettled)]
+        arguments = [BATCH.pack(epoch, max_unsettled, *elastic)]
         for item in items:
             at = []
             for subject in (item.names.account, item.names.key):
@@ -228,7 +234,7 @@ class Scripts:
 
     def fill(self, epoch: int, subject: str, token: str, bases: Sequence[tuple[int, int, int]]) -> int:
         kind = "key" if subject in self._owners else "account"
-        packed = b"".join(COUNTER.pack(*base) for base in bases)
+        packed = b"".join(BASE.pack(*base) for base in bases)
         keys = [self._meta, self._installed, self.state_key(subject)]
         reply: int = self._call("fill", keys, [epoch, subject, token, kind, packed])
         return reply

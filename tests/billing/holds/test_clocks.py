@@ -110,7 +110,7 @@ async def test_answers_that_run_while_redis_clock_jumps_end_whole(
     await assert_agreed(world, principal.account_id)
     assert await debits(world) == dict.fromkeys((hold.id for hold in running), 500)
     (counter,) = (await world.key_state(principal)).counters
-    assert counter.used == 6 * 15
+    assert counter.taken == 6 * 15
     assert await world.database.value("SELECT count(*) FROM debits_set_aside") == 0
 
 
@@ -149,7 +149,7 @@ async def test_nothing_is_admitted_while_redis_clock_is_wrong_and_everything_onc
         (await world.account_state(principal.account_id)).counters,
         (await world.key_state(principal)).counters,
     ):
-        assert [counter.used for counter in counters] == [30]
+        assert [counter.taken for counter in counters] == [30]
     await assert_agreed(world, principal.account_id)
     assert world.engine.partitions.clock_difference_s < LATE_S
 
@@ -166,7 +166,7 @@ async def test_clocks_that_differ_by_less_than_an_hour_keep_nobody_out(
         await eventually(lambda: is_served(world, principal))
         await spend(world, principal)
     (counter,) = (await world.key_state(principal)).counters
-    assert counter.used == 3 * 15
+    assert counter.taken == 3 * 15
     await assert_agreed(world, principal.account_id)
 
 
@@ -246,6 +246,6 @@ async def test_windows_in_the_future_are_renewed_from_the_ledger(world: World, o
         (await world.account_state(principal.account_id)).counters,
         (await world.key_state(principal)).counters,
     ):
-        assert [counter.used for counter in counters] == [15 + 110]
+        assert [counter.taken for counter in counters] == [15 + 110]
     await settle(world, principal, running)
     await assert_agreed(world, principal.account_id)

@@ -11,6 +11,7 @@ from billing.holds.codec import (
     ADMIT,
     HELD,
     ITEM,
+    NO_EPOCH,
     PENDING,
     SETTLE,
     SETTLED,
@@ -31,7 +32,7 @@ amounts = st.one_of(
 )
 counts = st.integers(0, MAX_NANO)
 u32 = st.integers(0, 2**32 - 1)
-counters = st.lists(st.builds(Counter, u32, u32, amounts), max_size=255).map(tuple)
+counters = st.lists(st.builds(Counter, u32, u32, amounts, amounts), max_size=255).map(tuple)
 account_states = st.builds(AccountState, u32, amounts, counts, counts, counts, counts, u32, u32, u32, counters)
 key_states = st.builds(KeyState, u32, u32, u32, counters)
 names = st.text(max_size=60)
@@ -43,10 +44,11 @@ READ_AND_WRITE = PlainScript(
     write_account(KEYS[1], read_state(KEYS[1]))
     write_key(KEYS[2], read_state(KEYS[2]))
     local a = read_state(KEYS[1])
-    return {a[A_BALANCE], a[A_HELD], a[A_DSEQ], a[A_XSEQ], a[A_HOLD_VERSION], (#a - A_COUNTERS + 1) / 3}
+    return {a[A_BALANCE], a[A_HELD], a[A_DSEQ], a[A_XSEQ], a[A_HOLD_VERSION], (#a - A_COUNTERS + 1) / 4}
     """,
     with_state=True,
 )
+READS = PlainScript("reads", "return {read_state(KEYS[1]) and 1 or 0, read_state(KEYS[2]) and 1 or 0}", with_state=True)
 PARSE = PlainScript(
     "parse",
     """
@@ -136,14 +138,25 @@ def test_a_settled_entry_is_read_alike(
 
 def test_the_layout_is_the_one_that_is_stored() -> None:
     """Values in Redis outlive a release: their layout does not change by accident."""
-    state = AccountState(1, -2, 3, 4, 5, 6, 7, 8, 9, (Counter(10 | PENDING, 11, 12),))
+    state = AccountState(1, -2, 3, 4, 5, 6, 7, 8, 9, (Counter(10 | PENDING, 11, 12, 13),))
     assert state.pack().hex() == (
-        "01" "01000000" "feffffffffffffff" "0300000000000000" "0400000000000000" "0500000000000000"
+        "02" "01000000" "feffffffffffffff" "0300000000000000" "0400000000000000" "0500000000000000"
         "0600000000000000" "07000000" "08000000" "09000000" "01" "0a000080" "0b000000" "0c00000000000000"
+        "0d00000000000000"
     )  # fmt: skip
-    assert KeyState(1, 2, 3, ()).pack().hex() == "0101000000020000000300000000"
+    assert KeyState(1, 2, 3, ()).pack().hex() == "0201000000020000000300000000"
     assert (ITEM.size, ADMIT.size, SETTLE.size) == (31, 68, 24)
     assert pack_tags([1, 2]).hex() == "020100000002000000"
+
+
+def test_a_state_of_another_version_is_in_no_epoch_and_as_gone_for_the_scripts(scripts: Scripts) -> None:
+    account = AccountState(1, 2, 3, 4, 5, 6, 7, 8, 9, (Counter(10, 11, 12),)).pack()
+    key = KeyState(1, 2, 3, (Counter(10, 11, 12),)).pack()
+    older = [b"\x01" + account[1:-8], b"\x01" + key[1:-8]]
+    assert AccountState.unpack(older[0]).epoch == KeyState.unpack(older[1]).epoch == NO_EPOCH
+    places = [scripts.state_key("acc_one"), scripts.state_key("key_1")]
+    scripts.command("MSET", places[0], older[0], places[1], older[1])
+    assert scripts.run(READS, places) == [0, 0]
 
 
 def test_a_pending_counter_says_so() -> None:

@@ -124,17 +124,20 @@ async def test_no_window_of_any_metric_is_overrun(make_world: MakeWorld, subject
             assert Counter(type(decision) for decision in decisions) == {Hold: allowed, QuotaExceeded: 12 - allowed}
             refused = next(decision for decision in decisions if isinstance(decision, QuotaExceeded))
             (exhausted,) = refused.exhausted
-            assert (exhausted.limit.subject, exhausted.limit.quota, exhausted.used, exhausted.requested) == (
-                *(subject, quota, allowed * USED[quota.metric], USED[quota.metric]),
+            assert (exhausted.limit.subject, exhausted.limit.quota, exhausted.requested) == (
+                *(subject, quota, USED[quota.metric]),
             )
+            held = 0 if quota.metric is Metric.requests else allowed * USED[quota.metric]
+            assert (exhausted.used, exhausted.held) == (allowed * USED[quota.metric] - held, held)
+            assert refused.is_held == (held > 0)
             state = (
                 worlds[0].key_state(principal) if subject == "key" else worlds[0].account_state(principal.account_id)
             )
             (counter,) = (await state).counters
-            assert counter.used == allowed * USED[quota.metric] <= quota.limit
+            assert counter.taken == allowed * USED[quota.metric] <= quota.limit
         state = worlds[0].key_state(principal) if subject == "key" else worlds[0].account_state(principal.account_id)
         (counter,) = (await state).counters
-        assert counter.used == 0
+        assert counter.taken == 0
 
 
 @pytest.mark.parametrize("changes", [{"charged_nano": 2**70}, {"model": "\ud800"}])

@@ -77,9 +77,9 @@ async def test_whatever_is_lost_is_loaded_again_and_running_requests_are_charged
         epoch + 1
     }
     (counter,) = (await world.key_state(principal)).counters
-    assert counter.used == 2 * 15 + 3 * 110
+    assert counter.taken == 2 * 15 + 3 * 110
     (counter,) = state.counters
-    assert counter.used == 2 * 500 + 3 * 2000
+    assert counter.taken == 2 * 500 + 3 * 2000
     for gateway, hold in zip((world, other, world), running, strict=True):
         await settle(gateway, principal, hold)
     await assert_agreed(world, principal.account_id)
@@ -105,7 +105,7 @@ async def test_no_admission_before_every_living_gateway_holds_again(make_world: 
     running = await hold_one(other, principal)
     await lose_everything(world, principal)
     decision = await ask(world, principal, need(least=100, most=100))
-    assert decision == InsufficientBalance(1000, 2000)
+    assert decision == InsufficientBalance(1000, 2000, 2000)
     await settle(other, principal, running)
     await assert_agreed(other, principal.account_id)
 
@@ -141,7 +141,7 @@ async def test_redis_that_comes_back_older_neither_loses_nor_doubles(
     await eventually(is_empty)
     assert await debits(world) == dict.fromkeys([before, ended.id, running.id, later.id], 500)
     (counter,) = (await world.key_state(principal)).counters
-    assert counter.used == 4 * 15
+    assert counter.taken == 4 * 15
     await assert_agreed(world, principal.account_id)
 
 
@@ -176,9 +176,9 @@ async def test_debits_of_an_older_epoch_that_come_late_reach_redis_as_correction
     state = await world.account_state(principal.account_id)
     assert (state.balance_nano, state.held_nano) == (10**9 - 500, 2000)
     (counter,) = (await world.key_state(principal)).counters
-    assert counter.used == 15 + 110
+    assert counter.taken == 15 + 110
     (counter,) = state.counters
-    assert counter.used == 500 + 2000
+    assert counter.taken == 500 + 2000
     await settle(world, principal, hold)
     await assert_agreed(world, principal.account_id)
 
@@ -191,12 +191,12 @@ async def test_quotas_that_came_while_a_request_ran_count_it_in_a_new_epoch(worl
     await world.engine.partitions.renew(partition_of(world))
     assert await world.engine.partitions.join(partition_of(world))
     (counter,) = (await world.account_state(principal.account_id)).counters
-    assert (counter.tag, counter.used) == (DAY_TOKENS.tag, 110)
+    assert (counter.tag, counter.taken) == (DAY_TOKENS.tag, 110)
     (counter,) = (await world.key_state(principal)).counters
-    assert (counter.tag, counter.used) == (TOTAL_COST.tag, 2000)
+    assert (counter.tag, counter.taken) == (TOTAL_COST.tag, 2000)
     await settle(world, principal, hold)
     (counter,) = (await world.account_state(principal.account_id)).counters
-    assert counter.used == 15
+    assert counter.taken == 15
     await assert_agreed(world, principal.account_id)
 
 
@@ -324,9 +324,9 @@ async def test_settlements_in_flight_on_a_broken_connection_are_charged_once(
     await eventually(is_empty)
     await world.engine.holds.drain(60.0)
     (counter,) = (await world.key_state(principal)).counters
-    assert counter.used == 40 * 15
+    assert counter.taken == 40 * 15
     (counter,) = (await world.account_state(principal.account_id)).counters
-    assert counter.used == 40 * 500
+    assert counter.taken == 40 * 500
     await assert_agreed(world, principal.account_id)
 
 

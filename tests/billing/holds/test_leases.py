@@ -286,7 +286,7 @@ async def test_a_claimed_hold_that_is_voided_is_given_back(
     await assert_agreed(world, principal.account_id)
     assert await debits(world) == {}
     (counter,) = (await world.key_state(principal)).counters
-    assert counter.used == 0
+    assert counter.taken == 0
 
 
 async def test_nobody_but_its_owner_ends_a_claimed_hold_of_a_living_gateway(make_world: MakeWorld) -> None:

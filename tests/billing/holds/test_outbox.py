@@ -60,7 +60,7 @@ async def test_a_debit_that_always_fails_keeps_nobody_waiting(
 
     async def its_new_quota_counts() -> bool:
         counters = (await world.account_state(other.account_id)).counters
-        return [(counter.pending, counter.used) for counter in counters] == [(False, 1)]
+        return [(counter.pending, counter.taken) for counter in counters] == [(False, 1)]
 
     await eventually(its_new_quota_counts)
     await world.database.execute(MENDED)

@@ -80,9 +80,9 @@ async def test_the_hold_of_a_dead_gateway_expires(make_world: MakeWorld, expired
     assert int(row["admitted_at"].timestamp() * 1000) == hold.admitted_at_ms
     assert await others[0].journal(principal.account_id) == {}
     (counter,) = (await others[0].key_state(principal)).counters
-    assert counter.used == (15 if charged else 0)
+    assert counter.taken == (15 if charged else 0)
     (counter,) = (await others[0].account_state(principal.account_id)).counters
-    assert counter.used == (1 if charged else 0)
+    assert counter.taken == (1 if charged else 0)
     await assert_agreed(others[0], principal.account_id)
 
 
@@ -156,7 +156,7 @@ async def test_a_claimed_hold_that_the_ledger_has_settled_is_charged_once(make_w
     await eventually(ended)
     assert await debits(world) == {hold.id: 500}
     (counter,) = (await world.key_state(principal)).counters
-    assert counter.used == 15
+    assert counter.taken == 15
     await assert_agreed(world, principal.account_id)
 
 

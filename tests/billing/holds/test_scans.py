@@ -81,7 +81,7 @@ async def test_nothing_looks_at_a_whole_journal_at_once(make_world: MakeWorld, m
         return True
 
     await eventually(is_counted)
-    assert (await counters_of(world, principal, "account"))[ADDED.tag].used == RUNNING * 110
+    assert (await counters_of(world, principal, "account"))[ADDED.tag].held == RUNNING * 110
     await world.engine.recovery.sweep(partition_of(world))
     assert (await world.engine.reconciler.run()).drifts == ()
     for hold in holds:
@@ -139,7 +139,7 @@ async def test_holds_that_end_while_open_ones_are_looked_for_count_once(
     for quota in quotas:
         assert not counters[quota.tag].pending
         if quota in LONG:
-            assert counters[quota.tag].used == used(quota, everything, now_s), quota
+            assert counters[quota.tag].taken == used(quota, everything, now_s), quota
     await assert_agreed(world, principal.account_id)
 
 
@@ -151,4 +151,4 @@ async def test_a_hold_that_cannot_be_found_keeps_no_account_waiting(world: World
     await world.link.command("HDEL", world.keys.journal(0), hold.id)
     await world.accounts.set_quotas(principal.account_id, (ADDED,))
     counter = (await counters_of(world, principal, "account"))[ADDED.tag]
-    assert (counter.pending, counter.used) == (False, other.need.input_tokens + other.output_tokens)
+    assert (counter.pending, counter.taken) == (False, other.need.input_tokens + other.output_tokens)

@@ -139,11 +139,11 @@ def test_an_adopted_counter_keeps_its_window_when_the_clock_goes_back(story: Sto
     story.set_clock(START_S * 1000)
     request_id, admitted_at_ms = story.admit(50)
     assert admitted_at_ms == LATER_S * 1000
-    assert story.counters(subject) == (Counter(DAILY.tag, LATER, 650),)
+    assert story.counters(subject) == (Counter(DAILY.tag, LATER, 600, 50),)
     story.hot(Settlement(request_id, NAMES, Amounts(10, 40, 0), b"debit"))
     story.set_clock(LATER_S * 1000 + 1000)
     story.admit(100)
-    assert story.counters(subject) == (Counter(DAILY.tag, LATER, 740),)
+    assert story.counters(subject) == (Counter(DAILY.tag, LATER, 640, 100),)
 
 
 @pytest.mark.parametrize("subject", [ACCOUNT, KEY])
@@ -158,7 +158,7 @@ def test_an_admission_takes_no_counter_back_behind_a_correction(story: Story, su
     row = Correction(2, -97, story.new_id(), KEY, START_S * 1000, "demo", "llm", used, tags, tags)
     assert story.same("apply", EPOCH, ACCOUNT, 1, [row]) == [0, 2]
     story.admit(185)
-    assert story.counters(subject) == (Counter(DAILY.tag, LATER, 185),)
+    assert story.counters(subject) == (Counter(DAILY.tag, LATER, 0, 185),)
 
 
 def test_a_key_that_is_installed_later_keeps_its_window_when_the_clock_goes_back(story: Story) -> None:
@@ -171,7 +171,7 @@ def test_a_key_that_is_installed_later_keeps_its_window_when_the_clock_goes_back
     story.set_clock(START_S * 1000)
     _, admitted_at_ms = story.admit(50)
     assert admitted_at_ms == LATER_S * 1000
-    assert story.counters(KEY) == (Counter(DAILY.tag, LATER, 50),)
+    assert story.counters(KEY) == (Counter(DAILY.tag, LATER, 0, 50),)
 
 
 def test_windows_stand_still_for_a_clock_that_is_an_hour_back_and_no_more(story: Story) -> None:
@@ -209,10 +209,10 @@ def test_windows_that_lie_in_the_future_are_counted_anew_from_the_ledger(story: 
         story.adopt_and_fill(subject, DAILY, 600)
         assert story.counters(subject) == (Counter(DAILY.tag, today, 600),)
     assert story.admit(50)[1] == START_S * 1000
-    assert story.counters(KEY) == (Counter(DAILY.tag, today, 650),)
+    assert story.counters(KEY) == (Counter(DAILY.tag, today, 600, 50),)
     story.set_clock(LATER_S * 1000)
     story.admit(20)
-    assert story.counters(KEY) == (Counter(DAILY.tag, today + 1, 20),)
+    assert story.counters(KEY) == (Counter(DAILY.tag, today + 1, 0, 20),)
 
 
 def test_an_accounts_time_is_not_set_by_a_clock_that_postgres_does_not_confirm(story: Story) -> None:
@@ -255,7 +255,7 @@ def test_an_accounts_time_is_not_set_behind_an_open_hold(story: Story) -> None:
     assert story.retime(latest_s=START_S + 60) == 0
     assert story.account_state().now_s == START_S + 60
     story.adopt_and_fill(ACCOUNT, DAILY, 0)
-    assert story.counters(ACCOUNT) == (Counter(DAILY.tag, window_id(Window.day, START_S), 5),)
+    assert story.counters(ACCOUNT) == (Counter(DAILY.tag, window_id(Window.day, START_S), 0, 5),)
     story.hot(Settlement(earlier, NAMES, Amounts(10, 3, 0), b"debit"))
     assert story.counters(ACCOUNT) == (Counter(DAILY.tag, window_id(Window.day, START_S), 3),)
 
@@ -306,7 +306,7 @@ def test_gateways_that_know_different_quotas_do_not_undo_one_anothers_counters(s
     dump = story.real.dump()
     state = dump.key(KEY) if subject == KEY else dump.account(ACCOUNT)
     assert state is not None
-    assert {counter.tag: counter.used for counter in state.counters} == {DAILY.tag: 600, other.tag: 3}
+    assert {counter.tag: counter.taken for counter in state.counters} == {DAILY.tag: 600, other.tag: 3}
     story.quotas[subject] = ()
     story.adopt(subject, other)
     dump = story.real.dump()

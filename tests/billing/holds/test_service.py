@@ -8,10 +8,11 @@ from ulid import ULID
 
 from billing.holds.batcher import Batcher
 from billing.holds.codec import OK
-from billing.holds.decision import InsufficientBalance, QuotaExceeded
+from billing.holds.decision import Exhausted, InsufficientBalance, QuotaExceeded
 from billing.holds.hold import AdmitItem, Hold
 from billing.holds.recovery import Swept
 from billing.ledger.grants import Grants
+from billing.principals import Limit
 from billing.quotas import Metric, Quota, Window
 from tests.billing.holds.conftest import BRISK, MakeWorld, World, debit, need
 from tests.billing.holds.support import eventually
@@ -62,7 +63,8 @@ async def test_an_elastic_hold_takes_what_the_balance_leaves(world: World) -> No
         assert hold.granted_output == 50
         other = str(ULID())
         async with world.engine.holds.open(other, principal, "demo", "llm", need(), debit(other, principal)) as no:
-            assert no == InsufficientBalance(0, 1010)
+            assert no == InsufficientBalance(0, 1010, 1500)
+            assert no.is_held
 
 
 async def test_a_window_refuses_and_says_which(world: World) -> None:
@@ -78,16 +80,12 @@ async def test_a_window_refuses_and_says_which(world: World) -> None:
         async with world.engine.holds.open(other, principal, "demo", "llm", need(), debit(other, principal)) as no:
             assert isinstance(no, QuotaExceeded)
             (exhausted,) = no.exhausted
-            assert (exhausted.limit.subject, exhausted.limit.quota, exhausted.used, exhausted.requested) == (
-                "key",
-                quota,
-                50,
-                11,
-            )
+            assert exhausted == Exhausted(Limit("key", quota), 0, 50, 11)
+            assert no.is_held
         spent = debit(request_id, principal, admitted_at_ms=hold.admitted_at_ms)
         await world.engine.holds.settle(hold, spent)
     (counter,) = (await world.key_state(principal)).counters
-    assert counter.used == 15
+    assert counter.taken == 15
 
 
 async def test_a_grant_reaches_redis_and_a_new_quota_counts_what_came_before(world: World) -> None:
@@ -107,10 +105,10 @@ async def test_a_grant_reaches_redis_and_a_new_quota_counts_what_came_before(wor
         assert isinstance(hold, Hold)
         await world.accounts.set_quotas(principal.account_id, (Quota(Window.day, Metric.tokens, 1000),))
         (counter,) = (await world.account_state(principal.account_id)).counters
-        assert (counter.pending, counter.used) == (False, 15 + 110)
+        assert (counter.pending, counter.taken) == (False, 15 + 110)
         await world.engine.holds.settle(hold, debit(running, principal, admitted_at_ms=hold.admitted_at_ms))
     (counter,) = (await world.account_state(principal.account_id)).counters
-    assert counter.used == 30
+    assert counter.taken == 30
 
 
 async def test_cancelled_in_the_turn_of_its_answer_it_is_given_back(

@@ -68,9 +68,9 @@ async def test_many_corrections_are_told_once_by_many_tellers(make_world: MakeWo
     assert state.xseq == 1 + 60 + 90
     assert state.balance_nano == 10**9 + 60 * 61 // 2 - 105 * 500
     (counter,) = state.counters
-    assert counter.used == 105 * 500
+    assert counter.taken == 105 * 500
     (counter,) = (await worlds[0].key_state(principal)).counters
-    assert counter.used == 105 * 15
+    assert counter.taken == 105 * 15
     await assert_agreed(worlds[0], account_id)
     assert await worlds[0].database.value("SELECT pushed_xseq FROM accounts") == 151
 
@@ -129,13 +129,13 @@ async def test_a_debit_that_redis_never_saw_counts_in_the_windows_of_account_and
     await write(world, principal)
     await write(world, principal, key_id=second, model="other")
     await world.engine.corrections.sync(partition_of(world), principal.account_id)
-    counters = {counter.tag: counter.used for counter in (await world.account_state(principal.account_id)).counters}
+    counters = {counter.tag: counter.taken for counter in (await world.account_state(principal.account_id)).counters}
     assert counters == {MONTH_COST.tag: 500, TOTAL_TOKENS.tag: 30}
     (counter,) = (await world.key_state(principal)).counters
-    assert counter.used == 15
+    assert counter.taken == 15
     await world.engine.loader.install(partition_of(world), principal.account_id, second)
     found = await world.link.command("GET", world.keys.key(principal.account_id, second))
-    assert type(await world.key_state(principal)).unpack(found).counters[0].used == 15
+    assert type(await world.key_state(principal)).unpack(found).counters[0].taken == 15
 
 
 async def test_a_correction_of_an_idle_accounts_new_window_counts_there(world: World) -> None:
@@ -148,13 +148,13 @@ async def test_a_correction_of_an_idle_accounts_new_window_counts_there(world: W
         world.keys.key(principal.account_id, principal.key_id),
     ):
         raw = bytearray(await world.link.command("GET", key))
-        raw[-12:-8] = (int.from_bytes(raw[-12:-8], "little") - 5).to_bytes(4, "little")  # five minutes ago
+        raw[-20:-16] = (int.from_bytes(raw[-20:-16], "little") - 5).to_bytes(4, "little")  # five minutes ago
         await world.link.command("SET", key, bytes(raw))
     one = await write(world, principal)
     await world.engine.corrections.sync(partition_of(world), principal.account_id)
     (of_account,) = (await world.account_state(principal.account_id)).counters
     (of_key,) = (await world.key_state(principal)).counters
-    assert of_account.used == of_key.used == 15
+    assert of_account.taken == of_key.taken == 15
     assert of_account.window_id == of_key.window_id == one.admitted_at_ms // 60_000
 
 
@@ -173,9 +173,9 @@ async def test_a_correction_ends_the_hold_that_it_settles(world: World, late: bo
     state = await world.account_state(principal.account_id)
     assert (state.balance_nano, state.held_nano, state.running) == (10**9 - 500, 0, 0)
     (counter,) = state.counters
-    assert counter.used == 500
+    assert counter.taken == 500
     (counter,) = (await world.key_state(principal)).counters
-    assert counter.used == 15
+    assert counter.taken == 15
     assert await debits(world) == {hold.id: 500}
     await assert_agreed(world, principal.account_id)
     assert await entries(world, principal.account_id) == {}

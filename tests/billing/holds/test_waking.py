@@ -59,7 +59,7 @@ async def test_a_gateway_that_wakes_does_not_hold_again_what_the_ledger_has_clos
     await assert_agreed(slow, principal.account_id)
     assert await debits(slow) == {closed.id: 0, kept.id: 500}
     (counter,) = (await world.key_state(principal)).counters
-    assert counter.used == 15
+    assert counter.taken == 15
 
 
 async def test_a_hold_that_the_ledger_has_settled_already_is_charged_once(make_world: MakeWorld) -> None:

@@ -131,7 +131,7 @@ async def test_what_redis_counted_itself_is_left_out(world: World) -> None:
         await roll(world.database, rows, most_fresh=0)
         async with world.database.transaction(snapshot=True) as connection:
             counters = await read_counters(connection, principal.account_id, None, quotas, now_ms // 1000, since)
-        assert [counter.used for counter in counters] == [used(quota, before, now_ms // 1000) for quota in quotas]
+        assert [counter.taken for counter in counters] == [used(quota, before, now_ms // 1000) for quota in quotas]
 
 
 def placed(one: Debit, epoch: int | None, dseq: int | None) -> Debit:
@@ -229,14 +229,14 @@ async def test_quotas_that_come_in_the_middle_of_everything_count_each_request_o
         counter = counters[quota.tag]
         assert not counter.pending
         if counter.window_id == window_id(quota.window, now_s):
-            assert counter.used == used(quota, settled + opened, now_s), quota
+            assert counter.taken == used(quota, settled + opened, now_s), quota
     for hold in holds[100:]:
         await settle(world, principal, hold)
     counters = await counters_of(world, principal, subject)
     everything = settled + seen_from(holds[100:], principal)
     for quota in quotas[:32]:
         if quota.window in (Window.month, Window.total):
-            assert counters[quota.tag].used == used(quota, everything, now_s), quota
+            assert counters[quota.tag].taken == used(quota, everything, now_s), quota
     await assert_agreed(world, account_id)
     assert len(await debits(world)) == len(everything)
 
@@ -249,7 +249,7 @@ async def test_a_correction_made_before_a_quota_and_told_after_it_counts_once(wo
     while_drained(world, lambda: world.engine.corrections.sync(partition_of(world), principal.account_id))
     await world.accounts.set_quotas(principal.account_id, LONG)
     counters = await counters_of(world, principal, "account")
-    assert [counters[quota.tag].used for quota in LONG] == [1, 15, 10, 5, 500] * 2
+    assert [counters[quota.tag].taken for quota in LONG] == [1, 15, 10, 5, 500] * 2
 
 
 async def test_a_settlement_without_an_answer_before_a_quota_counts_once(
@@ -273,7 +273,7 @@ async def test_a_settlement_without_an_answer_before_a_quota_counts_once(
     await world.accounts.set_quotas(principal.account_id, LONG)
     assert await world.journal(principal.account_id) == {}
     counters = await counters_of(world, principal, "account")
-    assert [counters[quota.tag].used for quota in LONG] == [1, 15, 10, 5, 500] * 2
+    assert [counters[quota.tag].taken for quota in LONG] == [1, 15, 10, 5, 500] * 2
     await assert_agreed(world, principal.account_id)
 
 
@@ -301,7 +301,7 @@ async def test_counters_whose_filling_failed_are_filled_by_a_later_request(world
 
     await eventually(is_admitted)
     counters = await counters_of(world, principal, "account")
-    assert [counters[quota.tag].used for quota in LONG] == [2, 125, 20, 105, 2500] * 2
+    assert [counters[quota.tag].taken for quota in LONG] == [2, 125, 20, 105, 2500] * 2
 
 
 async def test_a_key_that_is_loaded_late_is_loaded_at_its_accounts_time(world: World) -> None:
@@ -375,6 +375,6 @@ async def test_gateways_with_different_plans_do_not_undo_one_anothers_counters(m
     assert adopted[0] <= 6
     for world in worlds:
         await world.engine.outbox.flush()
-    used_of = {counter.tag: counter.used for counter in (await worlds[0].account_state(principal.account_id)).counters}
+    used_of = {counter.tag: counter.taken for counter in (await worlds[0].account_state(principal.account_id)).counters}
     assert used_of[new["free"].quotas[0].tag] >= 25
     assert used_of[old["free"].quotas[0].tag] >= 25 * 15

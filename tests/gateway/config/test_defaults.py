@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from billing.shares import parse_share
 from gateway.config.defaults import BOUNDS, Defaults
 from gateway.settings import warnings
 from tests.gateway.config.support import MAIN, load, problems
@@ -13,6 +14,7 @@ def test_the_promised_values() -> None:
     defaults = Defaults()
     assert defaults.strict is True
     assert (defaults.min_output_tokens, defaults.estimated_output_tokens) == (16, 512)
+    assert (defaults.elastic_share, defaults.elastic_output_tokens) == ("0.25", 4096)
     assert (defaults.missing_usage, defaults.expired_hold) == ("estimate", "void")
     assert (defaults.disconnect_drain_s, defaults.upstream_timeout_s) == (5, 600)
     assert (defaults.max_unsettled, defaults.shutdown_grace_s, defaults.reconcile_interval_s) == (100_000, 30, 300)
@@ -32,6 +34,20 @@ def test_what_a_file_says(tmp_path: Path) -> None:
     assert defaults == Defaults(
         strict=False, missing_usage="hold", upstream_timeout_s=0.5, redis_partitions=8, default_plan="pro"
     )
+
+
+@pytest.mark.parametrize("said", ["0.5", '"0.5"', '".5"', "0.50"])
+def test_a_share_is_read_as_it_is_written(tmp_path: Path, said: str) -> None:
+    share = load(tmp_path, main=f"{MAIN}defaults: {{elastic_share: {said}}}\n").defaults.elastic_share
+    assert parse_share(share) == 500_000
+
+
+@pytest.mark.parametrize("said", ["0", "1.01", "-0.5", "0.0000001", "half", "5e-1", "[0.5]"])
+def test_what_is_no_share_is_refused(tmp_path: Path, said: str) -> None:
+    (found,) = problems(tmp_path, main=f"{MAIN}defaults: {{elastic_share: {said}}}\n")
+    assert found.startswith("metergate.yaml:7: defaults.elastic_share: expected a share above 0 to 1")
+    with pytest.raises(ValueError, match="elastic_share"):
+        Defaults(elastic_share="2")
 
 
 def test_partitions_may_be_null(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from billing.plans import Plan
 from billing.quotas import Metric, Quota, Window
-from gateway.settings import warnings
+from gateway.settings import SHIPPED_FOLDER, load_settings, warnings
 from tests.gateway.config.support import PLANS, load, problems
 
 
@@ -27,6 +27,7 @@ pro:
   models: [demo, gpt-4o*, local/anything]
   users: 5
   max_parallel_requests: 8
+  admission_queue_s: 3
   markup_percent: "2.5"
   stripe_price: "${STRIPE_PRICE_STARTER:-}"
   upgrade_to: free
@@ -45,6 +46,7 @@ pro:
         ),
         models=("demo", "gpt-4o*", "local/anything"),
         max_parallel_requests=8,
+        admission_queue_s=3,
         included_credit_nano=20_000_000_000,
         users=5,
         markup_scaled=2_500_000_000,
@@ -52,6 +54,17 @@ pro:
         upgrade_to="free",
     )
     assert load(tmp_path, plans=text).plans["pro"].stripe_price is None
+
+
+@pytest.mark.parametrize("said", ["-1", "601", "0.5", "soon"])
+def test_a_wait_is_a_bounded_number_of_seconds(tmp_path: Path, said: str) -> None:
+    (found,) = problems(tmp_path, plans=f'free: {{name: Free, price_usd: "0", admission_queue_s: {said}}}\n')
+    assert found.startswith("plans.yaml:1: free.admission_queue_s: expected a ")
+
+
+def test_the_shipped_plans_wait() -> None:
+    plans = load_settings({"METERGATE_CONFIG": str(SHIPPED_FOLDER)}).plans
+    assert {plan.admission_queue_s for plan in plans.values()} == {5}
 
 
 def test_a_file_may_say_its_version(tmp_path: Path) -> None:
