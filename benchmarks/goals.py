@@ -19,6 +19,7 @@ from benchmarks.subjects import (
     METERGATE,
     PROMPTS,
     SATURATION,
+    STARTS,
     STREAMS,
     WORKERS,
     Sample,
@@ -109,6 +110,7 @@ def _rounds(phases: Phases, phase: str, subject: str, figure: str) -> list[float
     return [sample[figure] for sample in phases.get(phase, {}).get(subject, ())]
 
 
+_STARTED: Final = "from start to end, one command at a time, bytecode on the disk"
 _SATURATED: Final = "CPU of the target's process, closed loop of 64 connections"
 _PACED: Final = "CPU of the target's process, 100 requests/s whether or not earlier ones were answered"
 
@@ -197,4 +199,6 @@ GOALS: Final = (
         "p99 of 100 small requests/s with two such prompts a second beside them, less the same without",
         decimals=1,
     ),
+    Goal("`metergate --version`", "s", 0.4, 0.2, own(STARTS, "wall_s", "--version"), _STARTED),
+    Goal("`metergate operator --help`", "s", 0.4, 0.3, own(STARTS, "wall_s", "operator --help"), _STARTED),
 )

@@ -36,6 +36,7 @@ class Mode:
     crowd: Turns = Turns(0)
     workers: Turns = Turns(0)
     ledger: Turns = Turns(0)
+    commands: Turns = Turns(0)
     ledger_rows: int = 20_000
     windows: tuple[int, ...] = WINDOWS
     nginx: bool = True
@@ -69,6 +70,7 @@ MODES: Final = {
         crowd=Turns(1),
         workers=Turns(4, 2),
         ledger=Turns(3),
+        commands=Turns(9),
     ),
     "full": Mode(
         "full",
@@ -82,13 +84,16 @@ MODES: Final = {
         crowd=Turns(3),
         workers=Turns(8, 3),
         ledger=Turns(5),
+        commands=Turns(15),
         ledger_rows=100_000,
         production=True,
     ),
     "target": Mode("target", Size(20, 60), Turns(4, 5), {}, Turns(0), windows=(6,), warm_s=1.5, connections=8),
 }
 
-PHASES: Final = ("saturation", "paced", "streams", "bursts", "prompts", "counted", "crowd", "workers", "ledger")
+PHASES: Final = (
+    *("saturation", "paced", "streams", "bursts", "prompts", "counted", "crowd", "workers", "ledger", "commands"),
+)
 
 
 def only(mode: Mode, phases: Sequence[str]) -> Mode:

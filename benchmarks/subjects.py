@@ -28,6 +28,7 @@ CROWD: Final = "slow streams"
 WORKERS: Final = "two workers"
 LEDGER: Final = "ledger"
 MEMORY: Final = "memory"
+STARTS: Final = "commands"
 
 PROMPT_BYTES: Final = 37_000
 COUNTED_BYTES: Final = 1_000_000

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from benchmarks import peers, wire
+from benchmarks import commands, peers, wire
 from benchmarks.goals import ONE_WORKER, TWICE_CONNECTIONS, TWO_WORKERS
 from benchmarks.installation import Installation
 from benchmarks.ledger_rate import LedgerRate
@@ -30,6 +30,7 @@ from benchmarks.subjects import (
     NGINX,
     PROMPTS,
     SATURATION,
+    STARTS,
     STREAMS,
     UNPROXIED,
     WORKERS,
@@ -85,6 +86,8 @@ class Suite:
             await self._workers(whole)
         if mode.ledger:
             await self._ledger()
+        if mode.commands:
+            await asyncio.to_thread(self._commands)
         await self._check()
         return self.results
 
@@ -192,6 +195,15 @@ class Suite:
             samples.append(await rate.measure(self._mode.ledger_rows))
         self.results.ledger_rows = (await rate.close()).events
         self.results.phases[LEDGER] = {LEDGER: samples}
+
+    def _commands(self) -> None:
+        """When everything else stands still."""
+        samples: dict[str, list[Sample]] = {command: [] for command in commands.COMMANDS}
+        self._report(f"{STARTS}: {self._mode.commands.rounds} rounds")
+        for _ in range(self._mode.commands.rounds):
+            for command, found in samples.items():
+                found.append(commands.measure(command))
+        self.results.phases[STARTS] = samples
 
     def _stop(self, process: Process) -> None:
         code = process.stop()

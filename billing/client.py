@@ -21,6 +21,7 @@ import aiohttp
 import msgspec
 
 from billing.client_shapes import (
+    DEFAULT_TIMEOUT_S,
     AccountChanges,
     AccountShape,
     AccountsShape,
@@ -35,12 +36,12 @@ from billing.client_shapes import (
     NewKeyShape,
     QuotaShape,
     RefusalShape,
+    RefusalsShape,
     TransactionsShape,
     UsageShape,
 )
 from billing.pages import DEFAULT_LIMIT
 
-DEFAULT_TIMEOUT_S: Final = 30.0
 ANSWER_LIMIT_BYTES: Final = 32 * 1024 * 1024
 """A page of a thousand usage events is about 1 MiB."""
 
@@ -155,6 +156,13 @@ class BillingClient:
         body = {"amount_usd": amount_usd, "idempotency_key": idempotency_key, "note": note}
         return await self._call("POST", f"/api/admin/accounts/{_path(account_id)}/grants", GrantShape, body=body)
 
+    async def refund(
+        self, account_id: str, amount_usd: str, *, idempotency_key: str, note: str | None = None
+    ) -> GrantShape:
+        """Give back what was charged, once for an idempotency key, as `grant` does."""
+        body = {"amount_usd": amount_usd, "idempotency_key": idempotency_key, "note": note}
+        return await self._call("POST", f"/api/admin/accounts/{_path(account_id)}/refunds", GrantShape, body=body)
+
     async def create_key(
         self,
         account_id: str,
@@ -184,6 +192,13 @@ class BillingClient:
     async def revoke_key(self, key_id: str) -> None:
         """Make a key invalid on every gateway within a second; revoking it again does nothing."""
         await self._send("DELETE", f"/api/admin/keys/{_path(key_id)}")
+
+    async def refusals(
+        self, *, key_id: str | None = None, account_id: str | None = None, limit: int = DEFAULT_LIMIT
+    ) -> RefusalsShape:
+        """The last requests that were refused: of a key, of an account's keys, or of all."""
+        query = {"key_id": key_id, "account_id": account_id, "limit": str(limit)}
+        return await self._call("GET", "/api/admin/refusals", RefusalsShape, query=query)
 
     # A customer's reads
 

@@ -3,9 +3,12 @@
 Money is a decimal string of USD, a time RFC 3339. What each field means: docs/api.md.
 """
 
-from typing import NotRequired, TypedDict
+from typing import Any, Final, NotRequired, TypedDict
 
 from billing.principals import Status
+
+DEFAULT_TIMEOUT_S: Final = 30.0
+"""Longest time for one call, unless its caller says another one."""
 
 
 class QuotaShape(TypedDict):
@@ -19,7 +22,7 @@ class QuotaShape(TypedDict):
 
 
 class AccountShape(TypedDict):
-    """An account as an operator sees it."""
+    """An account as an operator sees it: its own quotas, and its plan's, which apply beside them."""
 
     id: str
     name: str
@@ -29,12 +32,13 @@ class AccountShape(TypedDict):
     balance_credits: str
     credit_limit_usd: str
     quotas: list[QuotaShape]
+    plan_quotas: NotRequired[list[QuotaShape]]
     past_due_since: str | None
     created_at: str
 
 
 class GrantShape(TypedDict):
-    """What a grant has done: the account's balance is the one right after it."""
+    """What a grant or a refund has done: the account's balance is the one right after it."""
 
     transfer_id: str
     amount_usd: str
@@ -42,7 +46,7 @@ class GrantShape(TypedDict):
 
 
 class KeyShape(TypedDict):
-    """A key without its secret. `models` None allows every model."""
+    """A key without its secret. `models` None allows every model; `warnings` says what of a change may not be meant."""
 
     id: str
     prefix: str
@@ -58,6 +62,7 @@ class KeyShape(TypedDict):
     expires_at: str | None
     last_used_at: str | None
     revoked_at: str | None
+    warnings: NotRequired[list[str]]
 
 
 class NewKeyShape(KeyShape):
@@ -213,3 +218,25 @@ class RefusalShape(TypedDict):
     """The envelope of every refusal."""
 
     error: ErrorShape
+
+
+class RefusedShape(TypedDict):
+    """A request that was refused; `details` is what the refusal said beside its message."""
+
+    id: str
+    created_at: str
+    account_id: str | None
+    key_id: str | None
+    endpoint: str
+    model: str | None
+    status: int
+    code: str
+    message: str
+    details: dict[str, Any]
+
+
+class RefusalsShape(TypedDict):
+    """The last requests that were refused, newest first."""
+
+    data: list[RefusedShape]
+    next_cursor: str | None

@@ -62,3 +62,18 @@ class LivePlans(Mapping[str, Plan]):
 
 
 DEFAULT_PLAN = "free"
+
+
+def upgrade_cycles(plans: Plans) -> list[tuple[str, ...]]:
+    """Plans whose `upgrade_to` leads back to themselves: each circle once, begun at its first name."""
+    found = set()
+    for plan_id in plans:
+        way: list[str] = []
+        at: str | None = plan_id
+        while at is not None and at in plans and at not in way:
+            way.append(at)
+            at = plans[at].upgrade_to
+        if at == plan_id:
+            first = way.index(min(way))
+            found.add((*way[first:], *way[:first]))
+    return sorted(found)

@@ -10,7 +10,7 @@ routing      from a model's name to a provider; estimate  the worst case, and th
 forward      from hold to settlement: send, read, settle before the last bytes; relay  answers that are streams
 remainder    what goes on when the client is gone; running  the longest life of a request
 settling     what a hold turns into: priced and settled, or given back; missing  usage that did not come
-outcomes     what a client is told in the place of an answer
+outcomes     what a client is told in the place of an answer; records  refusals to look up, request_log  a line each
 exchange     one request on its way; answers  the headers of a metered answer
 streaming    the tap on a stream of events; watch  over one that is compressed; tokens  counting with tiktoken
 providers/   dialects: what a request asks for, where usage sits; the local provider

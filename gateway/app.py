@@ -34,8 +34,10 @@ from gateway.providers.local import LocalTransport
 from gateway.providers.openai import OpenAIDialect
 from gateway.providers.structure import StructureBounds
 from gateway.reads import Health, Reads, add_routes
+from gateway.records import Records
 from gateway.refusals import Links
 from gateway.remainder import DrainRules, Remainder
+from gateway.request_log import RequestLog
 from gateway.routing import Router
 from gateway.runtime import Runtime, lookup_wait_s, new_id
 from gateway.settings import Defaults, Settings
@@ -146,16 +148,19 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     bodies = Bodies(body_rules(settings))
     links = Links(settings.frontend_url, follower.plans)
     missing = MissingUsage(defaults.missing_usage, tokenizer, dialect)
+    log = None if settings.request_log is None else RequestLog(settings.request_log, defaults.request_log_lines)
+    records = Records(runtime.refused, log)
     settler = Settler(engine.holds, missing, metrics, defaults.max_usage_factor)
     remainder = Remainder(
         dialect,
         settler,
         DrainRules(defaults.disconnect_drain_s, defaults.reasoning_drain_s, defaults.upstream_answer_bytes),
+        records,
     )
     forward_rules = ForwardRules(
         defaults.upstream_answer_bytes, defaults.max_request_s, defaults.client_write_timeout_s
     )
-    forwarder = Forwarder(transports, dialect, settler, remainder, forward_rules, metrics, apart=bodies.apart)
+    forwarder = Forwarder(transports, dialect, settler, remainder, forward_rules, metrics, records, apart=bodies.apart)
     rules = ProxyRules(
         estimate=EstimateRules(defaults.strict, defaults.min_output_tokens, defaults.estimated_output_tokens),
         max_body_bytes=settings.proxy_max_body_bytes,
@@ -169,6 +174,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         *(engine.holds, engine.cache, engine.announcer, router, forwarder, dialect, links, rules, metrics, tokenizer),
         bodies,
         attempts=runtime.attempts,
+        records=records,
     )
     health = Health(engine)
     reads = Reads(runtime, proxy, router, metrics, health)
@@ -214,18 +220,26 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     )
     metrics.gauge("body_bytes", "Bytes of request bodies in memory.", lambda: bodies.size_bytes)
     metrics.gauge("principals_cached", "Keys in memory.", lambda: len(engine.cache))
+    metrics.gauge("refusals_dropped", "Refusals that were not kept to be looked up.", lambda: runtime.refused.dropped)
+    metrics.gauge(
+        "request_log_dropped",
+        "Lines that the request log has not taken.",
+        lambda: 0 if log is None else log.dropped,
+    )
     engine.loops.on_failure = metrics.loop_failed
     try:
         await engine.start()
         engine.loops.start("housekeeping", lambda: _housekeeping(runtime, aside))
         engine.loops.start("metrics", lambda: _flush_metrics(metrics))
         engine.loops.start("plans", follower.run)
+        engine.loops.start("refused", runtime.refused.run)
         engine.loops.start("reconcile", lambda: jobs.reconcile_for_ever(defaults.reconcile_interval_s))
         health.ready = True
         yield Served(app, proxy, dialect.endpoints, edge_rules(defaults, cors)), health
     finally:
         health.ready = False
-        await engine.loops.stop("housekeeping", "metrics", "plans", "reconcile")
+        await engine.loops.stop("housekeeping", "metrics", "plans", "reconcile", "refused")
+        await runtime.refused.flush()
         remainder.hurry()
         if not await engine.stop(defaults.postgres_timeout_s):
             logger.error("debits wait in Redis's journal: the next gateway writes them")
@@ -234,6 +248,8 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
             await transport.close()
         tokenizer.close()
         bodies.close()
+        if log is not None:
+            log.close()
 
 
 async def _identified(_: web.Request, response: web.StreamResponse) -> None:

@@ -14,8 +14,11 @@ _POSTGRES_TIME: Final = "SELECT extract(epoch FROM clock_timestamp())::float"
 async def redis_ahead_s(redis_url: str, database_url: str, timeout_s: float) -> float | None:
     """How many seconds Redis's clock is ahead of Postgres's: of a cluster's masters that which is furthest off. None
     where a store is away."""
+    try:
+        link = Link(redis_url, timeout_s=timeout_s, connect_timeout_s=timeout_s)
+    except RedisError:
+        return None
     database = Database(database_url, size=1, timeout_s=timeout_s)
-    link = Link(redis_url, timeout_s=timeout_s, connect_timeout_s=timeout_s)
     try:
         ahead = []
         for shard in await link.shards():

@@ -1,7 +1,8 @@
 """What is wrong with an installation, and how to mend it. Nothing here changes anything, and checks are values.
 
-configuration   the environment and the three files, and which ones are in force
-providers       at least one that is on
+configuration   the environment and the three files, and which are in force; models, plans, secrets, metrics, disk:
+                `gateway.checks`
+providers       at least one that is on; whether they answer and take our keys, where that is asked for
 prices          a row for every routed model
 vocabularies    the tokenizer's files
 servers         the embedded ones, where nothing else was given
@@ -13,25 +14,28 @@ clocks          those of both stores, and how far they are apart
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from dataclasses import replace
+from typing import Any, Final
 
 from billing.cli import CommandFailed, Output
 from billing.holds.connection import NO_EVICTION, Link, RedisError, Server, Shard
+from billing.holds.redis_errors import RedisStrange
 from billing.ledger.migrate import pending
 from billing.ledger.postgres import Database, DatabaseError
+from gateway.checks import Check, Status, configuration_checks
 from gateway.clocks import clock_finding, redis_ahead_s
 from gateway.embedded import EmbeddedServersError
 from gateway.failures import shown_url
 from gateway.places import Stores, open_stores
 from gateway.plan_files import plans_finding
+from gateway.provider_checks import check_providers
 from gateway.settings import ConfigError, Settings, in_force, load_settings, unpriced_models, warnings
 from gateway.tokens import Tokenizer, VocabularyError
 
-Status = Literal["ok", "warn", "fail"]
 Told = Mapping[str, Any] | RedisError
 """What a Redis server says of itself and its cluster, or why it says nothing."""
 OLDEST_POSTGRES: Final = 14
@@ -50,25 +54,17 @@ SELECT current_setting('server_version') AS version, current_setting('server_ver
     pg_is_in_recovery() AS standby"""
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One finding. `mend` says what to do, and is empty where nothing is to be done."""
-
-    name: str
-    status: Status
-    message: str
-    mend: str = ""
-
-
-async def diagnose(environ: Mapping[str, str], output: Output) -> tuple[Check, ...]:
-    """Every check that can be made; what rests on a failed one is left out."""
+async def diagnose(environ: Mapping[str, str], output: Output, *, providers: bool = False) -> tuple[Check, ...]:
+    """Every check that can be made; what rests on a failed one is left out. With `providers` each is called once."""
     vocabularies = check_vocabularies()
     try:
         settings = load_settings(environ, mode="command")
     except ConfigError as error:
         wrong = [Check("configuration", "fail", str(problem), "Correct it.") for problem in error.problems]
         return (*wrong, vocabularies)
-    checks = [*check_settings(settings, time.time()), vocabularies]
+    checks = [*check_settings(settings, time.time()), *configuration_checks(settings), vocabularies]
+    if providers:
+        checks += await check_providers(settings.providers.values(), output.common.timeout_s)
     try:
         async with open_stores(settings, output) as stores:
             checks += await check_postgres(stores)
@@ -91,7 +87,10 @@ def check_settings(settings: Settings, at_s: float) -> list[Check]:
     )
     if not unpriced_models(settings.models, settings.prices, at_s):
         checks.append(Check("prices", "ok", f"each of {len(settings.models)} models has one"))
-    checks += [Check("configuration", "warn", warning) for warning in warnings(settings, at_s)]
+    checks += [
+        Check("configuration", "warn", warning, "Change it, unless it is meant so.")
+        for warning in warnings(settings, at_s)
+    ]
     return checks
 
 
@@ -173,7 +172,10 @@ def _migrations(missing: list[str], stores: Stores) -> Check:
 async def check_redis(url: str, lease_s: float) -> list[Check]:
     """The server of holds and balances, or the servers of their cluster, which must replace a master in `lease_s`."""
     where = shown_url(url)
-    link = Link(url, timeout_s=STORE_TIMEOUT_S, connect_timeout_s=STORE_TIMEOUT_S)
+    try:
+        link = Link(url, timeout_s=STORE_TIMEOUT_S, connect_timeout_s=STORE_TIMEOUT_S)
+    except RedisError as error:
+        return [_away(where, error)]
     try:
         shards = await link.shards()
         servers = [server for shard in shards for server in (shard.master, *shard.replicas)]
@@ -205,7 +207,9 @@ async def _told(server: Server) -> Told:
 
 
 def _away(where: str, error: RedisError) -> Check:
-    return Check("redis", "fail", f"{where}: {error}", "Start it, or correct REDIS_URL.")
+    wrong = isinstance(error, RedisStrange)
+    mend = "Correct REDIS_URL: its address, user, password and options." if wrong else "Start it, or correct REDIS_URL."
+    return Check("redis", "fail", f"{where}: {error}", mend)
 
 
 def redis_findings(where: str, topology: str, info: Mapping[str, Any]) -> list[Check]:
@@ -218,7 +222,7 @@ def redis_findings(where: str, topology: str, info: Mapping[str, Any]) -> list[C
 def _redis_version(info: Mapping[str, Any]) -> Check:
     spoken = str(info.get("redis_version", "0"))
     name = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {spoken}"
-    major, minor = (int(part) for part in (*spoken.split("."), "0")[:2])
+    major, minor = ([int(part) for part in re.findall(r"\d+", spoken)] + [0, 0])[:2]
     if (major, minor) < OLDEST_REDIS:
         return Check("redis", "fail", name, "Metergate needs Redis 6.2 or later, or Valkey.")
     return Check("redis", "ok", name)

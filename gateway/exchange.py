@@ -27,6 +27,8 @@ Reason = Literal[
 """Why a usage is not the provider's own count; the note of its debit."""
 MAX_FOREIGN_ID: Final = 200
 EXPIRED_STATUS: Final = 0
+CLIENT_GONE: Final = 499
+"""The status under which a request is counted whose client left; nobody receives it."""
 NOTHING: Final = Usage()
 FREE: Final = Charge(0, 0, None)
 
@@ -51,6 +53,10 @@ class Exchange(msgspec.Struct, gc=False):
     first_byte_s: float | None = None
     prepared: UpstreamRequest | None = None
     """What the provider is sent where the hold leaves the request as it is; until it is sent."""
+    charged: Debit | None = None
+    """The debit, once it has been made."""
+    logged: bool = False
+    """Whether the request log has its line, or will."""
     markup_scaled: int = 0
     """The markup that applies; found when the exchange is made."""
 

@@ -5,13 +5,12 @@ from contextlib import contextmanager
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
-from billing.cli import REFUSED, UNREACHABLE, USAGE, CommandFailed
-from billing.holds.connection import RedisError, RedisRefused
+from billing.cli import REFUSED, UNREACHABLE, CommandFailed
+from billing.holds.redis_errors import RedisError, RedisRefused
 from billing.ledger.migrate import MigrationError
 from billing.ledger.postgres import DatabaseError, DatabaseHindered, DatabaseUnavailable
-from gateway.admin_key import BadKeyFile
 from gateway.embedded import EmbeddedServersError
-from gateway.settings import ConfigError
+from gateway.misuse import explained_misuse
 
 _DOCTOR: Final = "`metergate doctor` says more."
 
@@ -20,11 +19,8 @@ _DOCTOR: Final = "`metergate doctor` says more."
 def explained_failures() -> Iterator[None]:
     """Turns what the layers below raise into `CommandFailed`."""
     try:
-        yield
-    except ConfigError as error:
-        raise CommandFailed(f"The configuration can't be used:\n{error}", USAGE) from error
-    except BadKeyFile as error:
-        raise CommandFailed(str(error), USAGE) from error
+        with explained_misuse():
+            yield
     except EmbeddedServersError as error:
         raise CommandFailed(str(error), REFUSED) from error
     except MigrationError as error:

@@ -30,6 +30,7 @@ from gateway.outgoing import outgoing_body
 from gateway.providers.dialect import Dialect, GarbageAnswer
 from gateway.providers.output import Output
 from gateway.query import upstream_query
+from gateway.records import Records
 from gateway.relay import Relay
 from gateway.remainder import EVENT_STREAM, Remainder, read_whole
 from gateway.running import Running
@@ -66,6 +67,7 @@ class Forwarder:
         remainder: Remainder,
         rules: ForwardRules,
         metrics: Metrics,
+        records: Records,
         clock: Callable[[], float] = time.monotonic,
         apart: Apart | None = None,
     ) -> None:
@@ -79,7 +81,8 @@ class Forwarder:
         self._metrics = metrics
         self._clock = clock
         self._running = Running(rules.max_request_s)
-        self._outcomes = Outcomes(settler, metrics)
+        self._records = records
+        self._outcomes = Outcomes(settler, metrics, records)
         self._relay = Relay(dialect, settler, remainder, self._outcomes, metrics, clock)
         self._targets: dict[tuple[str, str], tuple[str, Fixed]] = {}
         """By provider and endpoint, of which the configuration and the dialect have a few."""
@@ -100,6 +103,8 @@ class Forwarder:
             self._outcomes.faulty(call, exchange)
         finally:
             self._running.end(call)
+            if self._records.log is not None:
+                self._records.left(exchange)
 
     async def _serve(self, call: Call, exchange: Exchange, hold: Hold) -> None:
         sent_s = self._clock()

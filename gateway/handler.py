@@ -38,6 +38,7 @@ from gateway.intake import PROXY_SCOPE, Intake, IntakeRules
 from gateway.metrics import Metrics
 from gateway.providers.dialect import NO_PARTS, Dialect, ParsedRequest
 from gateway.providers.openai_texts import input_texts
+from gateway.records import Records
 from gateway.refusals import Links, Refusal, Refuse
 from gateway.routing import Route, Router
 from gateway.tokens import PIECE_CHARACTERS, Tokenizer
@@ -131,10 +132,12 @@ class Proxy:
         new_id: Callable[[], str] | None = None,
         *,
         attempts: Attempts,
+        records: Records,
     ) -> None:
         self._holds = holds
         self._cache = cache
         self._attempts = attempts
+        self._records = records
         self._effects = effects
         self._router = router
         self._forwarder = forwarder
@@ -155,6 +158,8 @@ class Proxy:
         """Serve one request, or refuse it."""
         request_id, started_s = self.new_id(), time.monotonic()
         kept: Kept | None = None
+        principal: Principal | None = None
+        parsed: ParsedRequest | None = None
         try:
             secret = shown_key(call.headers)
             principal = self.cached(secret) or await self.admit(secret, call.peer, call.headers)
@@ -178,13 +183,17 @@ class Proxy:
                     raise Refuse(refusals.unavailable())
                 principal = await self.authenticate(secret, fresh=True)
         except Refuse as refused:
-            self.count(refused.refusal).answer(call, request_id)
+            refusal = self.count(refused.refusal)
+            refusal.answer(call, request_id)
+            self._records.refused(request_id, call.endpoint, principal, parsed, refusal, started_s)
         except Exception:
             logger.exception("request %s failed", request_id)
             if call.begun:
                 call.abort()  # a refusal in the middle of an answer would be taken for a part of it
             else:
-                self.count(refusals.unavailable()).answer(call, request_id)
+                refusal = self.count(refusals.unavailable())
+                refusal.answer(call, request_id)
+                self._records.refused(request_id, call.endpoint, principal, parsed, refusal, started_s)
         finally:
             if kept is not None:
                 kept.release()

@@ -2,40 +2,41 @@
 
 import logging
 from dataclasses import replace
-from typing import Final
 
 from billing.holds.hold import Hold, Settled, SettlementLost
 from billing.money import format_usd
 from gateway import refusals
 from gateway.answers import BALANCE, UPSTREAM_REQUEST_ID
 from gateway.call import Call
-from gateway.exchange import Exchange
+from gateway.exchange import CLIENT_GONE, Exchange
 from gateway.metrics import Metrics
+from gateway.records import Records
 from gateway.refusals import Refusal
 from gateway.settling import Settler
 from gateway.upstream import UpstreamError
 
 logger = logging.getLogger(__name__)
 
-CLIENT_GONE: Final = 499
-"""The status under which a request is counted whose client left; nobody receives it."""
-
 
 class Outcomes:
     """Refuses, and counts."""
 
-    def __init__(self, settler: Settler, metrics: Metrics) -> None:
+    def __init__(self, settler: Settler, metrics: Metrics, records: Records) -> None:
         self._settler = settler
         self._metrics = metrics
+        self._records = records
 
-    def count(self, exchange: Exchange, status: int) -> None:
-        """One answer."""
+    def count(self, exchange: Exchange, status: int, code: str | None = None) -> None:
+        """One answer; `code` is that of a refusal of ours."""
         self._metrics.request(exchange.endpoint, exchange.route.provider.name, status, exchange.parsed.stream)
+        if self._records.log is not None and status != CLIENT_GONE:
+            self._records.answered(exchange, status, code)
 
     def refuse(self, call: Call, exchange: Exchange, refusal: Refusal) -> None:
         """Answer with a refusal of ours."""
         self._metrics.refusal(refusal.code)
-        self.count(exchange, refusal.status)
+        self.count(exchange, refusal.status, refusal.code)
+        self._records.refused_later(exchange, refusal)
         refusal.answer(call, exchange.request_id)
 
     async def failed(self, call: Call, exchange: Exchange, hold: Hold, error: Exception) -> None:

@@ -5,15 +5,14 @@ servers started on it for the length of the command.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from billing.cli import USAGE, CommandFailed, Output
+from billing.cli import CommandFailed, Output
 from billing.ledger.migrate import migrate, pending
 from billing.ledger.postgres import Database
-from gateway.config.environment import Environment, read_environment
-from gateway.config.problems import Problems
+from gateway.config.environment import Environment
 from gateway.embedded import AlreadyRunning, EmbeddedServers, Endpoints, running
 from gateway.failures import named_store
 
@@ -29,14 +28,6 @@ class Stores:
     started_database: bool
 
 
-def command_environment(environ: Mapping[str, str]) -> Environment:
-    """The variables alone, for commands that need no configuration file. Raises `ConfigError`."""
-    problems = Problems()
-    environment = read_environment(environ, "command", problems)
-    problems.refuse()
-    return environment
-
-
 def given_stores(environment: Environment) -> tuple[str | None, str | None]:
     """DATABASE_URL and REDIS_URL, where they are set."""
     database_url, redis_url = environment.database_url, environment.redis_url
@@ -44,16 +35,6 @@ def given_stores(environment: Environment) -> tuple[str | None, str | None]:
         None if database_url is None else database_url.reveal(),
         None if redis_url is None else redis_url.reveal(),
     )
-
-
-def refuse_api_url(output: Output) -> None:
-    """For commands on the stores themselves. Raises `CommandFailed`."""
-    if output.common.api_url is not None:
-        raise CommandFailed(
-            "This command works on the database itself: leave --api-url out, and set DATABASE_URL and REDIS_URL where "
-            "the stores are not those of this machine's `metergate up`.",
-            USAGE,
-        )
 
 
 @asynccontextmanager

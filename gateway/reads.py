@@ -11,7 +11,8 @@ import msgspec
 from aiohttp import web
 
 from billing.api.errors import ApiError
-from billing.api.shapes import explanation_shape, key_shape
+from billing.api.shapes import key_shape
+from billing.event_shapes import explanation_shape
 from billing.explanations import Explanation
 from billing.holds.codec import AccountState, Counter, KeyState
 from billing.holds.connection import RedisError

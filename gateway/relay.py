@@ -12,10 +12,10 @@ from billing.money import format_usd
 from gateway import refusals
 from gateway.answers import balance_line, paid_lines
 from gateway.call import Call, ClientGone
-from gateway.exchange import Exchange, Reason
+from gateway.exchange import CLIENT_GONE, Exchange, Reason
 from gateway.headers import Answered
 from gateway.metrics import Metrics
-from gateway.outcomes import CLIENT_GONE, Outcomes, uncharged, upstream_error_of
+from gateway.outcomes import Outcomes, uncharged, upstream_error_of
 from gateway.providers.dialect import Dialect
 from gateway.remainder import Remainder
 from gateway.settling import Settler

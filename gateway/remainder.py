@@ -19,6 +19,7 @@ from gateway.exchange import Exchange, Reason, shown_id
 from gateway.headers import Answered, incoming
 from gateway.providers.dialect import Dialect, GarbageAnswer, Reported
 from gateway.providers.output import NO_OUTPUT, Output
+from gateway.records import Records
 from gateway.routing import Route
 from gateway.settling import Settler
 from gateway.upstream import Pending, UpstreamAnswer, UpstreamError, UpstreamTooLarge
@@ -70,10 +71,11 @@ def read_whole(
 class Remainder:
     """Ends requests whose clients are gone. `hurry` when the process stops."""
 
-    def __init__(self, dialect: Dialect, settler: Settler, rules: DrainRules) -> None:
+    def __init__(self, dialect: Dialect, settler: Settler, rules: DrainRules, records: Records) -> None:
         self._dialect = dialect
         self._settler = settler
         self._rules = rules
+        self._records = records
         self._loop = asyncio.get_running_loop()
         self._drains: set[asyncio.Timeout] = set()
         self._turns = asyncio.Semaphore(COUNTED_AT_ONCE)
@@ -89,15 +91,18 @@ class Remainder:
     def unanswered(self, call: Call, exchange: Exchange, hold: Hold, pending: Pending) -> None:
         """Take over a request to which no answer has begun."""
         hold.unresolved = exchange.unresolved
-        self._settler.hand_over(hold, self._unanswered(exchange, hold, pending, *self._terms(call, exchange)))
+        self._go_on(exchange, hold, self._unanswered(exchange, hold, pending, *self._terms(call, exchange)))
 
     def whole(self, call: Call, exchange: Exchange, hold: Hold, answer: UpstreamAnswer, head: Answered) -> None:
         """Take over a JSON answer that has not come to its end."""
-        self._settler.hand_over(hold, self._whole(exchange, hold, answer, head, *self._terms(call, exchange)))
+        self._go_on(exchange, hold, self._whole(exchange, hold, answer, head, *self._terms(call, exchange)))
 
     def stream(self, call: Call, exchange: Exchange, hold: Hold, answer: UpstreamAnswer, watch: StreamWatch) -> None:
         """Take over a stream."""
-        self._settler.hand_over(hold, self._stream(exchange, hold, answer, watch, *self._terms(call, exchange)))
+        self._go_on(exchange, hold, self._stream(exchange, hold, answer, watch, *self._terms(call, exchange)))
+
+    def _go_on(self, exchange: Exchange, hold: Hold, work: Coroutine[Any, Any, None]) -> None:
+        self._settler.hand_over(hold, self._records.going_on(exchange, work))
 
     def _terms(self, call: Call, exchange: Exchange) -> tuple[float, Reason]:
         """Up to which time of the event loop's it is read on, and why its client does not get it."""

@@ -27,8 +27,10 @@ from billing.ledger.catalogue import newest_revision
 from billing.ledger.grants import Grants
 from billing.ledger.postgres import Database
 from billing.principals import Principal
+from billing.refused import RefusedRequests, RefusedRules
 from billing.reports import Reports
 from billing.shares import parse_share
+from gateway.config.models import unknown_models
 from gateway.plan_files import PlanFollower
 from gateway.settings import Defaults, Settings
 
@@ -52,6 +54,7 @@ class Runtime:
     api_keys: ApiKeys
     grants: Grants
     reports: Reports
+    refused: RefusedRequests
     services: Services
     api_app: web.Application
     attempts: Attempts
@@ -97,6 +100,16 @@ def engine_settings(defaults: Defaults, spool_folder: Path | None = None) -> Eng
         ledger_batch_rows=defaults.ledger_batch_rows,
         ledger_flush_s=defaults.ledger_flush_ms / 1000,
         spool_folder=spool_folder,
+    )
+
+
+def refused_rules(defaults: Defaults) -> RefusedRules:
+    """The bounds of what is kept of refusals, from the configuration's."""
+    return RefusedRules(
+        per_key=defaults.refusals_per_key,
+        keys=defaults.refusals_keys,
+        age_s=defaults.refusals_kept_s,
+        pending=defaults.refusals_pending,
     )
 
 
@@ -159,6 +172,7 @@ async def open_runtime(
         accounts = Accounts(database, plans, engine.announcer, new_id)
         grants = Grants(database, engine.announcer, new_id)
         reports = Reports(database)
+        refused = RefusedRequests(link, keyspace, refused_rules(defaults))
         window_s = defaults.failed_attempts_window_s
         attempts = Attempts(
             counted_in_redis(link, keyspace.attempts, window_s),
@@ -173,6 +187,7 @@ async def open_runtime(
             keys=api_keys,
             grants=grants,
             reports=reports,
+            refused=refused,
             effects=engine.announcer,
             plans=plans,
             credits_per_usd=defaults.credits_per_usd,
@@ -181,6 +196,7 @@ async def open_runtime(
             attempts=attempts,
             clock=time.time,
             admin_api_key=admin_api_key,
+            unknown_models=partial(unknown_models, settings.models, settings.providers),
             default_plan=defaults.default_plan,
             image=settings.image,
             max_body_bytes=settings.max_body_bytes,
@@ -198,6 +214,7 @@ async def open_runtime(
             api_keys,
             grants,
             reports,
+            refused,
             services,
             api_app,
             attempts,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final
 
-from billing.plans import Plan
+from billing.plans import Plan, upgrade_cycles
 from billing.prices import PriceTable
 from gateway.config.defaults import Defaults, read_defaults
 from gateway.config.environment import Environment, Mode, PaymentProvider, read_environment
@@ -150,6 +150,9 @@ def warnings(settings: Settings, at_s: float) -> tuple[str, ...]:
     strangers = sorted({row.provider for row in settings.prices.rows} - set(settings.providers))
     if strangers:
         found.append(f"{PRICES_FILE} has prices of providers that {MAIN_FILE} doesn't have: {', '.join(strangers)}")
+    for cycle in upgrade_cycles(settings.plans):
+        way = " -> ".join((*cycle, cycle[0]))
+        found.append(f"plans {way}: upgrade_to leads back to where it began; take it out of the largest of them")
     if settings.payment_provider == "stripe":
         for plan in settings.plans.values():
             if plan.price_nano and plan.stripe_price is None:

@@ -143,6 +143,7 @@ class Settler:
     def _begin(self, exchange: Exchange, hold: Hold, usage: Usage, charge: Charge, reason: Reason | None) -> Settling:
         now_s = self._clock()
         debit = exchange.settled(hold, usage, charge, reason=reason, now_s=now_s)
+        exchange.charged = debit
         outcome = self._holds.settle(hold, debit)
         return Settling(outcome, debit, self._metrics, self._clock, now_s, charge.charged_nano > hold.cost_nano)
 

@@ -1,5 +1,6 @@
-"""/api/admin/accounts: accounts, their quotas and grants. Behind the admin key."""
+"""/api/admin/accounts: accounts, their quotas, grants and refunds. Behind the admin key."""
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from aiohttp import web
@@ -9,6 +10,7 @@ from billing.api.models import AccountPatch, NewAccount, NewGrant, NewQuotas
 from billing.api.requests import money, page_asked, path_id, positive_money, read_body
 from billing.api.services import SERVICES, Route
 from billing.api.shapes import account_shape, answer, grant_shape, page_shape
+from billing.ledger.grants import GrantResult
 from billing.quotas import parse_quotas
 
 REPLAYED_HEADER: Final = "idempotent-replayed"
@@ -25,7 +27,7 @@ async def create(request: web.Request) -> web.Response:
         money("credit_limit_usd", body.credit_limit_usd),
         parse_quotas(body.quotas),
     )
-    return answer(account_shape(account, services.credits_per_usd), 201)
+    return answer(account_shape(account, services), 201)
 
 
 async def index(request: web.Request) -> web.Response:
@@ -33,7 +35,7 @@ async def index(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     limit, after = page_asked(request)
     page = await services.accounts.page(limit, after)
-    data = [account_shape(account, services.credits_per_usd) for account in page.items]
+    data = [account_shape(account, services) for account in page.items]
     return answer(page_shape(data, page.next_after))
 
 
@@ -41,7 +43,7 @@ async def show(request: web.Request) -> web.Response:
     """GET /api/admin/accounts/{account_id}"""
     services = request.app[SERVICES]
     account = await services.accounts.get(path_id(request, "account_id"))
-    return answer(account_shape(account, services.credits_per_usd))
+    return answer(account_shape(account, services))
 
 
 async def change(request: web.Request) -> web.Response:
@@ -56,7 +58,7 @@ async def change(request: web.Request) -> web.Response:
         credit_limit_nano=None if body.credit_limit_usd is UNSET else money("credit_limit_usd", body.credit_limit_usd),
         quotas=None if body.quotas is UNSET else parse_quotas(body.quotas),
     )
-    return answer(account_shape(account, services.credits_per_usd))
+    return answer(account_shape(account, services))
 
 
 async def set_quotas(request: web.Request) -> web.Response:
@@ -64,16 +66,23 @@ async def set_quotas(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     body = await read_body(request, NewQuotas)
     account = await services.accounts.set_quotas(path_id(request, "account_id"), parse_quotas(body.quotas))
-    return answer(account_shape(account, services.credits_per_usd))
+    return answer(account_shape(account, services))
 
 
 async def grant(request: web.Request) -> web.Response:
     """POST /api/admin/accounts/{account_id}/grants -> 201, also when it is the first answer again"""
+    return await _credit(request, request.app[SERVICES].grants.grant)
+
+
+async def refund(request: web.Request) -> web.Response:
+    """POST /api/admin/accounts/{account_id}/refunds -> 201, likewise"""
+    return await _credit(request, request.app[SERVICES].grants.refund)
+
+
+async def _credit(request: web.Request, give: Callable[..., Awaitable[GrantResult]]) -> web.Response:
     body = await read_body(request, NewGrant)
     amount_nano = positive_money("amount_usd", body.amount_usd)
-    result = await request.app[SERVICES].grants.grant(
-        path_id(request, "account_id"), amount_nano, body.idempotency_key, body.note
-    )
+    result = await give(path_id(request, "account_id"), amount_nano, body.idempotency_key, body.note)
     response = answer(grant_shape(result), 201)
     if result.replayed:
         response.headers[REPLAYED_HEADER] = "true"
@@ -87,4 +96,5 @@ ROUTES: Final[list[Route]] = [
     ("PATCH", "/admin/accounts/{account_id}", change),
     ("PUT", "/admin/accounts/{account_id}/quotas", set_quotas),
     ("POST", "/admin/accounts/{account_id}/grants", grant),
+    ("POST", "/admin/accounts/{account_id}/refunds", refund),
 ]

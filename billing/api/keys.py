@@ -1,5 +1,6 @@
 """/api/admin/keys: keys of any account. Behind the admin key. A secret is in the answer to a creation, nowhere else."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -9,7 +10,7 @@ from msgspec import UNSET
 from billing.api.errors import BadRequest
 from billing.api.models import KeyPatch, NewKey
 from billing.api.requests import page_asked, path_id, query_text, read_body, time
-from billing.api.services import SERVICES, Route
+from billing.api.services import SERVICES, Route, Services
 from billing.api.shapes import answer, key_shape, page_shape
 from billing.key_rows import KeyChanges, parse_scopes, total_tokens_quota
 from billing.quotas import parse_quotas
@@ -33,7 +34,7 @@ async def create(request: web.Request) -> web.Response:
         tags=body.tags,
         user_id=body.user_id,
     )
-    return answer({"key": secret, **key_shape(key)}, 201)
+    return answer({"key": secret, **key_shape(key), "warnings": _warnings(services, body.models)}, 201)
 
 
 async def index(request: web.Request) -> web.Response:
@@ -50,8 +51,18 @@ async def show(request: web.Request) -> web.Response:
 
 async def change(request: web.Request) -> web.Response:
     """PATCH /api/admin/keys/{key_id}"""
+    services = request.app[SERVICES]
     changes = _changes(await read_body(request, KeyPatch))
-    return answer(key_shape(await request.app[SERVICES].keys.update(path_id(request, "key_id"), changes)))
+    key = await services.keys.update(path_id(request, "key_id"), changes)
+    return answer({**key_shape(key), "warnings": _warnings(services, changes.get("models"))})
+
+
+def _warnings(services: Services, models: Iterable[str] | None) -> list[str]:
+    """What is allowed and may not be meant: a model that this gateway does not know may be configured later."""
+    return [
+        f"The model {name!r} is none of this gateway's: the key can't use it until it is configured."
+        for name in services.unknown_models(models or ())
+    ]
 
 
 async def revoke(request: web.Request) -> web.Response:

@@ -41,7 +41,7 @@ class NewQuotas(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NewGrant(Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /api/admin/accounts/{id}/grants"""
+    """POST /api/admin/accounts/{id}/grants, and …/refunds"""
 
     amount_usd: Any
     idempotency_key: IdempotencyKey

@@ -15,13 +15,12 @@ from billing.api.services import SERVICES, Route
 from billing.api.shapes import (
     answer,
     balance_shape,
-    event_shape,
-    explanation_shape,
     page_shape,
     totals_shape,
     transaction_shape,
 )
 from billing.effects import LiveBalance
+from billing.event_shapes import event_shape, explanation_shape
 from billing.reports import EventFilter
 
 

@@ -1,6 +1,6 @@
 """Services: all that the API's handlers work on, made by whoever mounts the API."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -12,6 +12,7 @@ from billing.effects import Effects
 from billing.ledger.grants import Grants
 from billing.plans import DEFAULT_PLAN, Plans
 from billing.principals import Principal
+from billing.refused import RefusedRequests
 from billing.reports import Reports
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
@@ -22,7 +23,8 @@ Route = tuple[str, str, Handler]
 @dataclass(frozen=True, slots=True)
 class Services:
     """`authenticate` gives the principal of an API key's secret, None for one that is unknown; `known` says whether a
-    secret is known to be a key or known to be none, and None where it has to be looked up; `clock` Unix seconds.
+    secret is known to be a key or known to be none, and None where it has to be looked up; `clock` Unix seconds;
+    `unknown_models` which of some names, or prefixes with a `*`, lead to no model here.
 
     Without `admin_api_key` every admin call is refused. `image` is the container image's name, for /api/ping.
     """
@@ -31,6 +33,7 @@ class Services:
     keys: ApiKeys
     grants: Grants
     reports: Reports
+    refused: RefusedRequests
     effects: Effects
     plans: Plans
     credits_per_usd: int
@@ -39,6 +42,7 @@ class Services:
     attempts: Attempts
     clock: Callable[[], float]
     admin_api_key: str | None = field(repr=False)
+    unknown_models: Callable[[Iterable[str]], list[str]] = lambda names: []
     default_plan: str = DEFAULT_PLAN
     image: str = ""
     max_body_bytes: int = 1024 * 1024

@@ -1,25 +1,21 @@
 """What the API answers: one function for each shape. Fields may be added, none renamed or removed."""
 
-from typing import Final
-
 import msgspec
 from aiohttp import web
 
 from billing.accounts import Account
 from billing.api.requests import encode_cursor
+from billing.api.services import Services
 from billing.effects import LiveBalance
-from billing.explanations import FACTOR_DECIMALS, Explanation, UsageEvent, decimal, exact_usd
 from billing.key_rows import KeyRow
 from billing.ledger.grants import GrantResult
 from billing.money import format_credits, format_usd
-from billing.prices import PriceLine
 from billing.principals import Principal
 from billing.quotas import quota_json
 from billing.reports import Transaction, UsageTotals
 from billing.times import rfc3339
 
 Shape = dict[str, object]
-UNITS: Final = ("images", "seconds", "characters", "searches")
 
 
 def answer(said: object, status: int = 200) -> web.Response:
@@ -36,17 +32,20 @@ def page_shape(data: list[Shape], next_after: str | None) -> Shape:
     return {"data": data, "next_cursor": encode_cursor(next_after)}
 
 
-def account_shape(account: Account, credits_per_usd: int) -> Shape:
-    """The balance is the ledger's: debits reach it well under a second after their request."""
+def account_shape(account: Account, services: Services) -> Shape:
+    """The balance is the ledger's: debits reach it well under a second after their request. `quotas` are the account's
+    own, `plan_quotas` its plan's, which apply beside them."""
+    plan = services.plans.get(account.plan)
     return {
         "id": account.id,
         "name": account.name,
         "plan": account.plan,
         "status": account.status,
         "balance_usd": format_usd(account.balance_nano),
-        "balance_credits": format_credits(account.balance_nano, credits_per_usd),
+        "balance_credits": format_credits(account.balance_nano, services.credits_per_usd),
         "credit_limit_usd": format_usd(account.credit_limit_nano),
         "quotas": [quota_json(quota) for quota in account.quotas],
+        "plan_quotas": [] if plan is None else [quota_json(quota) for quota in plan.quotas],
         "past_due_since": account.past_due_since and rfc3339(account.past_due_since),
         "created_at": rfc3339(account.created_at),
     }
@@ -105,66 +104,6 @@ def transaction_shape(transaction: Transaction) -> Shape:
         "idempotency_key": transaction.idempotency_key,
         "note": transaction.note,
         "created_at": rfc3339(transaction.created_at),
-    }
-
-
-def event_shape(event: UsageEvent) -> Shape:
-    """`cost_usd` is the provider's, `charged_usd` the customer's; `created_at` is when the request was admitted."""
-    usage = event.usage
-    return {
-        "id": event.request_id,
-        "created_at": rfc3339(event.admitted_at),
-        "account_id": event.account_id,
-        "user_id": event.user_id,
-        "key_id": event.key_id,
-        "endpoint": event.endpoint,
-        "feature": event.feature,
-        "model": event.model,
-        "provider": event.provider,
-        "provider_model": event.provider_model,
-        "input_tokens": usage.input_tokens,
-        "cached_input_tokens": usage.cached_input_tokens,
-        "cache_write_tokens": usage.cache_write_tokens,
-        "cache_write_1h_tokens": usage.cache_write_1h_tokens,
-        "output_tokens": usage.output_tokens,
-        "reasoning_tokens": usage.reasoning_tokens,
-        "total_tokens": usage.total_tokens,
-        "units": {name: count for name in UNITS if (count := getattr(usage, name))},
-        "cost_usd": format_usd(event.cost_nano),
-        "charged_usd": format_usd(event.charged_nano),
-        "price_id": event.price_id,
-        "estimated": event.estimated,
-        "status": event.status,
-        "outcome": event.outcome,
-        "stream": event.stream,
-        "latency_ms": event.latency_ms,
-        "ttft_ms": event.ttft_ms,
-        "tags": event.tags,
-        "end_user": event.end_user,
-        "client_request_id": event.client_request_id,
-        "upstream_request_id": event.upstream_request_id,
-        "note": event.note,
-    }
-
-
-def explanation_shape(explanation: Explanation) -> Shape:
-    """An event with its lines; without any where its amount was not made from counts."""
-    event = explanation.event
-    return {
-        **event_shape(event),
-        "multiplier": event.multiplier,
-        "multiplier_factor": decimal(explanation.factor_scaled, FACTOR_DECIMALS),
-        "markup_percent": decimal(event.markup_scaled, FACTOR_DECIMALS),
-        "lines": [_line_shape(line) for line in explanation.lines] if explanation.adds_up else [],
-    }
-
-
-def _line_shape(line: PriceLine) -> Shape:
-    return {
-        "class": line.price_class,
-        "quantity": line.quantity,
-        "price_usd_per_million" if line.per_million else "price_usd": format_usd(line.rate_nano),
-        "amount_usd": exact_usd(line.amount_scaled),
     }
 
 

@@ -1,16 +1,19 @@
 """`metergate operator account`: who pays."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from billing.cli.commands import Connect, add_call, group
 from billing.cli.output import Shown, Table
-from billing.cli.quotas import quotas_of, quotas_text
-from billing.client import BillingClient
-from billing.client_shapes import AccountShape
+from billing.cli.quotas import quota_text, quotas_of, quotas_text
+from billing.client_shapes import AccountChanges, AccountShape
 from billing.pages import DEFAULT_LIMIT, MAX_LIMIT
+from billing.principals import Status
+
+if TYPE_CHECKING:
+    from billing.client import BillingClient
 
 AccountId = Annotated[str, typer.Argument(help="The account's id, acc_...", show_default=False)]
 Quotas = Annotated[
@@ -33,18 +36,25 @@ def account_app(connect: Connect) -> typer.Typer:
     add_call(app, "create", create, connect)
     add_call(app, "show", show, connect)
     add_call(app, "list", index, connect)
-    add_call(app, "quotas", set_quotas, connect)
+    add_call(app, "set", change, connect)
+    add_call(app, "quotas", quotas, connect)
     return app
 
 
 async def create(
-    client: BillingClient,
+    client: "BillingClient",
     name: Annotated[str, typer.Argument(help="What to call it.", show_default=False)],
     plan: Annotated[
         str | None, typer.Option(metavar="PLAN", help="A plan of plans.yaml; else the default one.")
     ] = None,
     credit_limit_usd: Annotated[
-        str, typer.Option(metavar="USD", help="How far below zero its balance may go, such as 20.00.")
+        str,
+        typer.Option(
+            "--credit-limit-usd",
+            "--credit-limit",
+            metavar="USD",
+            help="How far below zero its balance may go, such as 20.00.",
+        ),
     ] = "0",
     quota: Quotas = None,
 ) -> Shown:
@@ -54,12 +64,12 @@ async def create(
     return _one(account)
 
 
-async def show(client: BillingClient, account_id: AccountId) -> Shown:
+async def show(client: "BillingClient", account_id: AccountId) -> Shown:
     """Show an account."""
     return _one(await client.account(account_id))
 
 
-async def index(client: BillingClient, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
+async def index(client: "BillingClient", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
     """List accounts, newest first."""
     page = await client.accounts(limit=limit, cursor=cursor)
     rows = [
@@ -69,9 +79,57 @@ async def index(client: BillingClient, limit: Limit = DEFAULT_LIMIT, cursor: Cur
     return Shown(page, page_parts(("id", "name", "plan", "status", "balance USD"), rows, page["next_cursor"]))
 
 
-async def set_quotas(client: BillingClient, account_id: AccountId, quota: Quotas = None) -> Shown:
-    """Replace an account's own quotas; without --quota it has none afterwards."""
-    return _one(await client.set_account_quotas(account_id, quotas_of(quota or ())))
+async def change(
+    client: "BillingClient",
+    account_id: AccountId,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="What to call it.")] = None,
+    plan: Annotated[str | None, typer.Option(metavar="PLAN", help="A plan of plans.yaml.")] = None,
+    status: Annotated[
+        Status | None,
+        typer.Option(help="Only an active account may spend, and one past due within PAYMENT_GRACE_DAYS."),
+    ] = None,
+    credit_limit: Annotated[
+        str | None,
+        typer.Option(
+            "--credit-limit",
+            "--credit-limit-usd",
+            metavar="USD",
+            help="How far below zero its balance may go, such as 20.00.",
+        ),
+    ] = None,
+) -> Shown:
+    """Change an account: what is given, the rest stays. Felt by every gateway within a second."""
+    changes = AccountChanges()
+    if name is not None:
+        changes["name"] = name
+    if plan is not None:
+        changes["plan"] = plan
+    if status is not None:
+        changes["status"] = status
+    if credit_limit is not None:
+        changes["credit_limit_usd"] = credit_limit
+    if not changes:
+        raise typer.BadParameter("nothing to change was given; see --help")
+    return _one(await client.update_account(account_id, changes))
+
+
+async def quotas(
+    client: "BillingClient",
+    account_id: AccountId,
+    quota: Quotas = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Take all of the account's own quotas away.")] = False,
+) -> Shown:
+    """Show an account's quotas: its own and its plan's. --quota replaces its own, --clear takes them away."""
+    if clear and quota:
+        raise typer.BadParameter("give --quota or --clear, not both", param_hint="--clear")
+    wanted = quotas_of(quota or ())
+    if clear or wanted:
+        account = await client.set_account_quotas(account_id, wanted)
+    else:
+        account = await client.account(account_id)
+    rows = [(quota_text(each), "account") for each in account["quotas"]]
+    rows += [(quota_text(each), f"plan {account['plan']}") for each in account.get("plan_quotas", ())]
+    return Shown(account, (Table(("quota", "of"), rows) if rows else "There are none.",))
 
 
 def page_parts(
@@ -93,6 +151,7 @@ def _one(account: AccountShape) -> Shown:
         ("balance USD", account["balance_usd"]),
         ("credit limit USD", account["credit_limit_usd"]),
         ("quotas", quotas_text(account["quotas"])),
+        ("plan's quotas", quotas_text(account.get("plan_quotas", ()))),
         ("created", account["created_at"]),
     ]
     return Shown(account, (Table((), rows),))

@@ -1,7 +1,7 @@
 """`metergate operator key`: API keys of accounts. A secret is printed once, by `create`."""
 
 from enum import StrEnum
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -9,10 +9,12 @@ from billing.cli.accounts import AccountId, Cursor, Limit, Quotas, page_parts
 from billing.cli.commands import Connect, add_call, group
 from billing.cli.output import Shown, Table
 from billing.cli.quotas import quotas_of, quotas_text
-from billing.client import BillingClient
 from billing.client_shapes import KeyChanges, KeyRules, KeyShape
 from billing.money import MAX_NANO
 from billing.pages import DEFAULT_LIMIT
+
+if TYPE_CHECKING:
+    from billing.client import BillingClient
 
 KeyId = Annotated[str, typer.Argument(help="The key's id, key_...", show_default=False)]
 Scopes = Annotated[
@@ -63,7 +65,7 @@ def key_app(connect: Connect) -> typer.Typer:
 
 
 async def create(
-    client: BillingClient,
+    client: "BillingClient",
     account_id: AccountId,
     name: Annotated[str, typer.Argument(help="What to call it.", show_default=False)],
     scope: Scopes = None,
@@ -81,11 +83,11 @@ async def create(
     rules = _rules(scope, quota, model, max_parallel, expires_at, tag)
     key = await client.create_key(account_id, name, rules=rules, total_tokens=total_tokens, user_id=user_id)
     secret = f"The key, shown only this once: {key['key']}"
-    return Shown(key, (_table(key), secret))
+    return Shown(key, (_table(key), secret), tuple(key.get("warnings", ())))
 
 
 async def index(
-    client: BillingClient, account_id: AccountId, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+    client: "BillingClient", account_id: AccountId, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> Shown:
     """List an account's keys, newest first."""
     page = await client.keys(account_id, limit=limit, cursor=cursor)
@@ -97,7 +99,7 @@ async def index(
 
 
 async def update(
-    client: BillingClient,
+    client: "BillingClient",
     key_id: KeyId,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="What to call it.")] = None,
     scope: Scopes = None,
@@ -121,10 +123,10 @@ async def update(
     if not changes:
         raise typer.BadParameter("nothing to change was given; see --help")
     key = await client.update_key(key_id, changes)
-    return Shown(key, (_table(key),))
+    return Shown(key, (_table(key),), tuple(key.get("warnings", ())))
 
 
-async def revoke(client: BillingClient, key_id: KeyId) -> Shown:
+async def revoke(client: "BillingClient", key_id: KeyId) -> Shown:
     """Make a key invalid for good, on every gateway within a second."""
     await client.revoke_key(key_id)
     return Shown({"id": key_id, "revoked": True}, (f"{key_id} is revoked.",))

@@ -1,4 +1,5 @@
-"""The options that every command takes. This file owns their names and what they mean."""
+"""The options that every command takes, so that scripts can give them to any; the help of a command names those that
+it uses. This file owns their names and what they mean."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,10 +7,16 @@ from typing import Annotated, Final
 
 import typer
 
-from billing.client import DEFAULT_TIMEOUT_S
+from billing.client_shapes import DEFAULT_TIMEOUT_S
 
 _PANEL: Final = "Options of every command"
 MAX_TIMEOUT_S: Final = 86_400.0
+RESULT: Final = frozenset({"output", "quiet", "json"})
+"""The fields of `Common` that a command uses which shows a result."""
+TIMED: Final = RESULT | {"timeout_s"}
+"""And one that bounds its calls."""
+REMOTE: Final = TIMED | {"api_url", "token_file"}
+"""And one that calls a gateway."""
 
 
 @dataclass(frozen=True, slots=True)

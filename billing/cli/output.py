@@ -14,10 +14,6 @@ from pathlib import Path
 from typing import Final, Self, TextIO
 
 import msgspec
-from rich import box
-from rich import table as rich_table
-from rich.console import Console
-from rich.text import Text
 
 from billing.cli.failures import CommandFailed
 from billing.cli.options import Common
@@ -37,10 +33,11 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A command's result: `data` for `--json`, `parts` for people, one below the other."""
+    """A command's result: `data` for `--json`, `parts` for people, one below the other; `notes` go to stderr."""
 
     data: object
     parts: tuple[str | Table, ...]
+    notes: tuple[str, ...] = ()
 
 
 class Output:
@@ -67,6 +64,8 @@ class Output:
 
     def show(self, shown: Shown) -> None:
         """The result: in the form that the options ask for, or not at all."""
+        for note in shown.notes:
+            self.note(note)
         if self.common.json:
             self._write(msgspec.json.encode(shown.data).decode())
         elif not self.common.quiet:
@@ -107,12 +106,9 @@ class Output:
         if not self.is_terminal:
             self._write("\n".join(_aligned(table.headers, rows)))
             return
-        shown = rich_table.Table(box=box.SIMPLE_HEAD if table.headers else None, show_header=bool(table.headers))
-        for name in table.headers or ("",) * len(rows[0]):
-            shown.add_column(name, overflow="fold", style=None if table.headers else "default")
-        for row in rows:
-            shown.add_row(*map(Text, row))
-        Console(file=self._stdout).print(shown)
+        from billing.cli.terminal import print_table
+
+        print_table(self._stdout, table.headers, rows)
 
 
 def printable(text: str) -> str:

@@ -4,7 +4,8 @@ decision     what is asked and what is decided, as values (pure)
 keyspace     the names of keys, and the partition of an account
 codec        the packed layout of state, on Python's side; lua/_state.lua is the other
 lua/         the scripts: hot (admit, settle, void), install, adopt, fill, retime, apply, ack, rehold, claim, drop,
-             reclaim, discard, fence, join, beat
+             reclaim, discard, fence, join, beat; attempt, refused: of others who count in Redis
+redis_errors  what can go wrong with Redis, and what is known of a command's fate then
 connection   the one place that imports redis: pipelined script calls, plain commands, subscriptions
 batcher      one script call for each turn of the event loop
 hold         one request's hold, and the items by which it is admitted, settled, voided

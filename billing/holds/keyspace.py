@@ -51,6 +51,15 @@ class Keyspace:
         return self.name(0, "attempts")
 
     @property
+    def refused(self) -> bytes:
+        """Sorted set: API key to the time of its last refusal."""
+        return self.name(0, "refused")
+
+    def refused_of(self, key_id: str) -> bytes:
+        """List: the last refusals of an API key."""
+        return self.name(0, f"refused:{key_id}")
+
+    @property
     def channel(self) -> str:
         """Where changes of principals are told."""
         return f"{self.prefix}:changes"

@@ -1,4 +1,4 @@
-"""Grants: credit given to an account, and the way that any change of a balance by people takes.
+"""Grants and refunds: credit given to an account, and the way that any change of a balance by people takes.
 
 This file owns the transaction of such a change: lock the account, look for the same again, check the bound, then move
 the balance, write the transfer and number the correction by which Redis learns of it. Postgres goes first; Redis is
@@ -24,6 +24,8 @@ from billing.money import MAX_NANO, MoneyError, check_bound, format_usd
 
 PROMOTIONS: Final = "sys:promotions"
 """The system account that grants come from."""
+REVENUE: Final = "sys:revenue"
+"""The system account that charges go to, and that a refund takes from."""
 
 Kind = Literal["purchase", "grant", "refund", "adjustment", "expiry", "dispute", "subscription"]
 
@@ -108,6 +110,21 @@ class Grants:
         if not result.replayed:
             await self._effects.balance_changed(account_id)
         return result
+
+    async def refund(
+        self,
+        account_id: str,
+        amount_nano: int,
+        idempotency_key: str,
+        note: str | None = None,
+        *,
+        actor: str = audit.ADMIN,
+    ) -> GrantResult:
+        """Give `amount_nano` (above zero) of what an account was charged back to its balance: as `grant`, from the
+        revenue and of the kind `refund`. The idempotency keys of both are the account's own and so must differ."""
+        return await self.grant(
+            account_id, amount_nano, idempotency_key, note, kind="refund", source=REVENUE, actor=actor
+        )
 
     async def _record(self, connection: Connection, entry: _Entry, actor: str) -> GrantResult:
         # The account's lock also orders those who come with the same idempotency key, which is the account's own.

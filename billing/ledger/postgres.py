@@ -24,6 +24,8 @@ import asyncpg
 import msgspec
 from asyncpg.pool import PoolConnectionProxy
 
+from billing.ledger.urls import CACHE_SIZE, split_url
+
 Row = asyncpg.Record
 Connection = PoolConnectionProxy
 
@@ -61,11 +63,8 @@ class MissingPartition(DatabaseRefused):
 REFUSING_CLASSES: Final = ("22", "23")
 """Of SQLSTATE (https://www.postgresql.org/docs/current/errcodes-appendix.html): data exceptions, and violations of
 integrity constraints. They follow from what was asked; every other class may pass."""
-CACHE_SIZE: Final = "statement_cache_size"
-"""The URL's parameter that says how many prepared statements a connection keeps."""
 DEFAULT_CACHED: Final = 100
 DEFAULT_LOCK_WAIT_S: Final = 0.25
-MOST_CACHED: Final = 10_000
 _POOLER_HINT: Final = f"; behind PgBouncer in transaction mode, add {CACHE_SIZE}=0 to DATABASE_URL"
 _LOST_STATEMENT: Final = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
 _AWAY: Final = (
@@ -110,22 +109,6 @@ def _answered(error: asyncpg.PostgresError) -> DatabaseError:
     if isinstance(error, asyncpg.CheckViolationError) and error.constraint_name is None:
         return MissingPartition(said)  # a violated check has a name; only a row without a partition has none
     return DatabaseRefused(said)
-
-
-def split_url(url: str) -> tuple[str, int | None]:
-    """A URL without its `statement_cache_size`, which is for the driver, and that size where it says one.
-
-    Raises `ValueError` for a size that is not a whole number from 0 to MOST_CACHED.
-    """
-    base, mark, query = url.partition("?")
-    options = [option.partition("=") for option in query.split("&")]
-    sizes = [said for name, _, said in options if name == CACHE_SIZE]
-    if not sizes:
-        return url, None
-    if not sizes[-1].isascii() or not sizes[-1].isdigit() or int(sizes[-1]) > MOST_CACHED:
-        raise ValueError(f"{CACHE_SIZE} in DATABASE_URL must be a whole number from 0 to {MOST_CACHED}")
-    rest = "&".join("".join(option) for option in options if option[0] != CACHE_SIZE)
-    return f"{base}{mark}{rest}" if rest else base, int(sizes[-1])
 
 
 class Database:

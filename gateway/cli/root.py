@@ -3,11 +3,8 @@
 This file owns the outermost edge: whatever happens, a person reads one sentence, never a traceback.
 """
 
-import logging
 import os
 import sys
-import traceback
-from importlib.metadata import version
 from typing import Annotated, Final
 
 import typer
@@ -24,7 +21,8 @@ DISTRIBUTION: Final = "metergate"
 def make_app() -> typer.Typer:
     """The command with everything below it."""
     app = group(
-        "Metergate: a metering gateway for LLM traffic. Settings are environment variables: docs/configuration.md."
+        "Metergate: a metering gateway for LLM traffic. Settings are environment variables: docs/configuration.md.",
+        add_completion=True,
     )
     app.callback()(_root)
     add_serving(app)
@@ -36,6 +34,8 @@ def make_app() -> typer.Typer:
 
 def main() -> int:
     """Run the command that the process was started with; its exit code."""
+    import logging
+
     logging.basicConfig(level=logging.ERROR, format="metergate: %(message)s", stream=sys.stderr)
     try:
         make_app()(prog_name=DISTRIBUTION)
@@ -57,12 +57,16 @@ def _root(
 
 def _say(on: bool) -> None:
     if on:
+        from importlib.metadata import version
+
         typer.echo(f"{DISTRIBUTION} {version(DISTRIBUTION)}")
         raise typer.Exit
 
 
 def _fault(error: Exception) -> str:
     """A sentence about a fault of ours, with its place for whoever mends it; its text could hold a secret."""
+    import traceback
+
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown place"
     return f"metergate: this is a fault in metergate, please report it: {type(error).__name__} at {place}\n"

@@ -6,10 +6,7 @@ from typing import Annotated
 import typer
 
 from billing.cli import Output, add_command
-from gateway import up as orchestration
-from gateway.failures import explained_failures
-from gateway.places import refuse_api_url
-from gateway.settings import load_settings
+from gateway.cli.stores import refuse_api_url
 
 MAX_WORKERS = 64
 Workers = Annotated[int, typer.Option(min=1, max=MAX_WORKERS, metavar="N", help="Processes that serve.")]
@@ -29,6 +26,10 @@ async def up(output: Output, workers: Workers = 1) -> int:
     everything. Even with --quiet the first key is printed: it can't be had again.
     """
     refuse_api_url(output)
+    from gateway import up as orchestration
+    from gateway.failures import explained_failures
+    from gateway.settings import load_settings
+
     with explained_failures():
         return await orchestration.up(load_settings(os.environ, mode="up"), os.environ, output, workers=workers)
 
@@ -43,6 +44,10 @@ async def serve(
     DATABASE_URL and REDIS_URL name them. A database that lacks migrations is refused, unless --migrate applies them.
     """
     refuse_api_url(output)
+    from gateway import up as orchestration
+    from gateway.failures import explained_failures
+    from gateway.settings import load_settings
+
     with explained_failures():
         settings = load_settings(os.environ, mode="serve")
         return await orchestration.serve(settings, os.environ, output, workers=workers, migrate_first=migrate)

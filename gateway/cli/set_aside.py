@@ -1,24 +1,23 @@
 """`metergate ledger set-aside`: debits that the ledger could not take, and writing them once the cause is mended."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from billing.cli import REFUSED, USAGE, CommandFailed, Output, Shown, Table, add_command, group
-from billing.holds.journal import debit_of_entry
-from billing.ledger.replay import Replayed, SetAside, count_set_aside, discard, list_set_aside, replay
+from billing.cli import REFUSED, TIMED, USAGE, CommandFailed, Output, Shown, Table, add_command, group
 from billing.money import format_usd
-from gateway.cli.stores import open_database
-from gateway.failures import explained_failures
-from gateway.places import refuse_api_url
+from gateway.cli.stores import open_database, refuse_api_url
+
+if TYPE_CHECKING:
+    from billing.ledger.replay import Replayed, SetAside
 
 
 def add_set_aside(ledger: typer.Typer) -> None:
     """Add the group to that of the ledger."""
     commands = group("Debits that the ledger could not take.")
-    add_command(commands, "list", list_debits)
-    add_command(commands, "replay", replay_debits)
-    add_command(commands, "discard", discard_debit)
+    add_command(commands, "list", list_debits, TIMED)
+    add_command(commands, "replay", replay_debits, TIMED)
+    add_command(commands, "discard", discard_debit, TIMED)
     ledger.add_typer(commands, name="set-aside")
 
 
@@ -28,9 +27,11 @@ async def list_debits(
 ) -> None:
     """Show what was set aside, the oldest first, and why."""
     refuse_api_url(output)
-    with explained_failures():
-        async with open_database(output, output.common.timeout_s) as database:
-            found, total = await list_set_aside(database, debit_of_entry, limit), await count_set_aside(database)
+    from billing.holds.journal import debit_of_entry
+    from billing.ledger.replay import count_set_aside, list_set_aside
+
+    async with open_database(output, output.common.timeout_s) as database:
+        found, total = await list_set_aside(database, debit_of_entry, limit), await count_set_aside(database)
     rows = [(each.request_id, _account(each), _charged(each), each.kind, each.reason) for each in found]
     parts: list[str | Table] = [Table(("request", "account", "USD", "kind", "reason"), rows)] if rows else []
     parts.append(f"{total} debits are set aside." if total else "No debit is set aside.")
@@ -51,9 +52,11 @@ async def replay_debits(
     refuse_api_url(output)
     if bool(request_ids) == all_:
         raise CommandFailed("Name the requests to replay, or give --all.", USAGE)
-    with explained_failures():
-        async with open_database(output, output.common.timeout_s) as database:
-            replayed = [each async for each in replay(database, debit_of_entry, request_ids or None)]
+    from billing.holds.journal import debit_of_entry
+    from billing.ledger.replay import replay
+
+    async with open_database(output, output.common.timeout_s) as database:
+        replayed = [each async for each in replay(database, debit_of_entry, request_ids or None)]
     found = {each.request_id for each in replayed}
     absent = sorted(set(request_ids or ()) - found)
     rows: list[tuple[str, ...]] = [(each.request_id, each.result, each.reason) for each in replayed]
@@ -72,23 +75,24 @@ async def discard_debit(
 ) -> None:
     """Give up one that can never be written. The audit log keeps what it was."""
     refuse_api_url(output)
-    with explained_failures():
-        async with open_database(output, output.common.timeout_s) as database:
-            found = await discard(database, request_id)
+    from billing.ledger.replay import discard
+
+    async with open_database(output, output.common.timeout_s) as database:
+        found = await discard(database, request_id)
     if not found:
         raise CommandFailed(f"Nothing is set aside as {request_id!r}: `metergate ledger set-aside list` has the names.")
     output.show(Shown({"id": request_id, "discarded": True}, (f"{request_id} is given up; the audit log has it.",)))
 
 
-def _account(each: SetAside) -> str:
+def _account(each: "SetAside") -> str:
     return each.debit.account_id if each.debit is not None else "?"
 
 
-def _charged(each: SetAside) -> str:
+def _charged(each: "SetAside") -> str:
     return format_usd(each.debit.charged_nano) if each.debit is not None else "?"
 
 
-def _shape(each: SetAside) -> dict[str, object]:
+def _shape(each: "SetAside") -> dict[str, object]:
     debit = each.debit
     return {
         "id": each.request_id,
@@ -100,5 +104,5 @@ def _shape(each: SetAside) -> dict[str, object]:
     }
 
 
-def _result_shape(each: Replayed) -> dict[str, object]:
+def _result_shape(each: "Replayed") -> dict[str, object]:
     return {"id": each.request_id, "result": each.result, "reason": each.reason}

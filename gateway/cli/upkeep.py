@@ -1,44 +1,40 @@
 """Commands on the stores themselves: migrate, ledger verify and set-aside, explain, reconcile, doctor."""
 
 import os
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
-import msgspec
 import typer
 
-from billing.api.shapes import explanation_shape
-from billing.cli import REFUSED, CommandFailed, Output, Shown, Table, add_command, group
-from billing.explanations import format_explanation
-from billing.ledger.migrate import migrate as apply_migrations
-from billing.ledger.verify import STATEMENT_TIMEOUT_S, Verified, verify
-from billing.reports import Reports
+from billing.cli import REFUSED, TIMED, CommandFailed, Output, Shown, Table, add_command, group
 from gateway.cli.set_aside import add_set_aside
-from gateway.cli.stores import open_database
-from gateway.doctor import Check, diagnose
-from gateway.failures import explained_failures, named_store
-from gateway.jobs import reconcile_once, report_shape
-from gateway.places import command_environment, open_stores, ready_schema, refuse_api_url
-from gateway.runtime import open_runtime
-from gateway.settings import load_settings
+from gateway.cli.stores import open_database, open_ledger, refuse_api_url
 
-_MARKS = {"ok": "ok", "warn": "WARN", "fail": "FAIL"}
+if TYPE_CHECKING:
+    from billing.ledger.verify import Verified
+
+MARKS: Final = {"ok": "ok", "warn": "WARN", "fail": "FAIL"}
 
 
 def add_upkeep(app: typer.Typer) -> None:
     """Add all of them."""
     add_command(app, "migrate", migrate)
-    add_command(app, "doctor", doctor)
+    add_command(app, "doctor", doctor, TIMED)
     ledger = group("The double-entry ledger.")
     add_command(ledger, "verify", verify_ledger)
     add_set_aside(ledger)
     app.add_typer(ledger, name="ledger")
-    add_command(app, "explain", explain)
+    add_command(app, "explain", explain, TIMED)
     add_command(app, "reconcile", reconcile)
 
 
 async def migrate(output: Output) -> None:
     """Bring the database to this version's schema."""
     refuse_api_url(output)
+    from billing.ledger.migrate import migrate as apply_migrations
+    from gateway.config.environment import command_environment
+    from gateway.failures import explained_failures, named_store
+    from gateway.places import open_stores
+
     with explained_failures():
         async with open_stores(command_environment(os.environ), output, redis=False) as stores:
             with named_store(stores.database_url):
@@ -47,19 +43,31 @@ async def migrate(output: Output) -> None:
     output.show(Shown({"applied": applied}, (said,)))
 
 
-async def doctor(output: Output) -> int:
+async def doctor(
+    output: Output,
+    providers: Annotated[
+        bool, typer.Option("--providers", help="Call each provider once, to see whether it takes its key.")
+    ] = False,
+) -> int:
     """Find what is wrong, and how to mend it.
 
-    Checks the configuration, providers, prices, vocabularies, Postgres and Redis. Exit code 1 if anything fails.
+    Checks the configuration, providers, prices, vocabularies, the disk, Postgres and Redis. Exit code 1 if anything
+    fails.
     """
     refuse_api_url(output)
+    import msgspec
+
+    from gateway.doctor import diagnose
+    from gateway.failures import explained_failures
+
     with explained_failures():
-        checks = await diagnose(os.environ, output)
-    rows = [(_MARKS[check.status], check.name, check.message) for check in checks]
+        checks = await diagnose(os.environ, output, providers=providers)
+    rows = [(MARKS[check.status], check.name, check.message) for check in checks]
     mend = [f"{check.name}: {check.mend}" for check in checks if check.mend]
-    data = {"ok": not any(check.status == "fail" for check in checks), "checks": msgspec.to_builtins(checks)}
+    failed = any(check.status == "fail" for check in checks)
+    data = {"ok": not failed, "checks": msgspec.to_builtins(checks)}
     output.show(Shown(data, (Table(("", "check", "finding"), rows), *(["To mend:", *mend] if mend else []))))
-    return REFUSED if _failed(checks) else 0
+    return REFUSED if failed else 0
 
 
 async def verify_ledger(output: Output) -> int:
@@ -68,10 +76,11 @@ async def verify_ledger(output: Output) -> int:
     Balances, transfers, events, prices and rollups. Exit code 1 on any difference; the first ones are named.
     """
     refuse_api_url(output)
-    with explained_failures():
-        async with open_database(output, STATEMENT_TIMEOUT_S) as database:
-            with output.step("Verified the ledger"):
-                verified = await verify(database)
+    from billing.ledger.verify import STATEMENT_TIMEOUT_S, verify
+
+    async with open_database(output, STATEMENT_TIMEOUT_S) as database:
+        with output.step("Verified the ledger"):
+            verified = await verify(database)
     output.show(_verified(verified))
     return 0 if verified.ok else REFUSED
 
@@ -80,13 +89,26 @@ async def explain(
     output: Output,
     request_id: Annotated[str, typer.Argument(help="The answer's x-request-id.", show_default=False)],
 ) -> None:
-    """Show how a request came to its amount, line by line."""
+    """Show how a request came to its amount, line by line; or, of one that was refused, what it lacked."""
     refuse_api_url(output)
-    with explained_failures():
-        async with open_database(output, output.common.timeout_s) as database:
-            explanation = await Reports(database).explain(request_id)
+    from billing.event_shapes import explanation_shape
+    from billing.explanations import format_explanation
+    from billing.reports import Reports
+
+    async with open_ledger(output, output.common.timeout_s) as (database, redis_url):
+        explanation = await Reports(database).explain(request_id)
+        if explanation is None and redis_url is not None:
+            from gateway.cli.refused import find_refused, shown_refused
+
+            refused = await find_refused(redis_url, request_id)
+            if refused is not None:
+                output.show(shown_refused(refused))
+                return
     if explanation is None:
-        raise CommandFailed(f"The ledger has no request {request_id!r}: give the x-request-id of its answer.")
+        raise CommandFailed(
+            f"The ledger has no request {request_id!r}, and no refusal of it is kept: give the x-request-id of its "
+            "answer."
+        )
     output.show(Shown(explanation_shape(explanation), (format_explanation(explanation),)))
 
 
@@ -101,6 +123,13 @@ async def reconcile(
     Balances, holds, windows and the sequence of debits. Exit code 1 on any difference.
     """
     refuse_api_url(output)
+    from gateway.config.environment import command_environment
+    from gateway.failures import explained_failures
+    from gateway.jobs import reconcile_once, report_shape
+    from gateway.places import open_stores, ready_schema
+    from gateway.runtime import open_runtime
+    from gateway.settings import load_settings
+
     with explained_failures():
         environment = command_environment(os.environ)
         settings = load_settings(os.environ, mode="command")
@@ -119,14 +148,12 @@ async def reconcile(
     return REFUSED if rows else 0
 
 
-def _failed(checks: tuple[Check, ...]) -> bool:
-    return any(check.status == "fail" for check in checks)
+def _verified(verified: "Verified") -> Shown:
+    import msgspec
 
-
-def _verified(verified: Verified) -> Shown:
     rows = [
         (
-            _MARKS["ok"] if not found.differences else _MARKS["fail"],
+            MARKS["ok"] if not found.differences else MARKS["fail"],
             found.name,
             str(found.looked_at),
             str(found.differences),

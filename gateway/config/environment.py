@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, Literal, cast
 
 from billing.addresses import Network, parse_networks
-from billing.ledger.postgres import split_url
+from billing.ledger.urls import split_url
 from billing.money import MAX_NANO
 from gateway.config.exporters import ExporterSource, read_exporter_sources
 from gateway.config.problems import NO_EFFECT, Problems
@@ -58,6 +58,7 @@ class Environment:
     trusted_proxies: tuple[Network, ...]
     metrics_addr: str | None
     metrics_addr_optional: bool
+    request_log: str | None
     auth_base_url: str | None
     auth_audience: str | None
     auth_cookie_secret: Secret | None
@@ -120,6 +121,7 @@ def read_environment(environ: Mapping[str, str], mode: Mode, problems: Problems)
         ),
         metrics_addr=_metrics_addr(read, mode),
         metrics_addr_optional=read.given("METRICS_ADDR") is None,
+        request_log=_request_log(read),
         auth_base_url=read.url("AUTH_BASE_URL"),
         auth_audience=read.maybe("AUTH_AUDIENCE"),
         auth_cookie_secret=read.secret("AUTH_COOKIE_SECRET"),
@@ -164,6 +166,14 @@ def read_environment(environ: Mapping[str, str], mode: Mode, problems: Problems)
     idle = [name for name in NOT_SERVED if read.text(name) != SETTINGS_VARIABLES[name].default]
     if idle:
         problems.note(PLACE, ", ".join(idle), NO_EFFECT)
+    return environment
+
+
+def command_environment(environ: Mapping[str, str]) -> Environment:
+    """The variables alone, for commands that need no configuration file. Raises `ConfigError`."""
+    problems = Problems()
+    environment = read_environment(environ, "command", problems)
+    problems.refuse()
     return environment
 
 
@@ -213,6 +223,11 @@ def _payment_provider(read: Reader, stripe_key: Secret | None, mode: Mode) -> Pa
     if name == "stripe" and mode != "command" and read.given("STRIPE_WEBHOOK_SECRET") is None:
         read.problems.add(PLACE, "STRIPE_WEBHOOK_SECRET", "expected a value: without it no payment can be believed")
     return cast("PaymentProvider", name)
+
+
+def _request_log(read: Reader) -> str | None:
+    named = read.maybe("METERGATE_REQUEST_LOG")
+    return named if named in (None, "-") else str(Path(named).expanduser().absolute())
 
 
 def _spool_dir(read: Reader, mode: Mode, data_dir: Path) -> Path | None:

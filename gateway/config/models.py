@@ -5,7 +5,7 @@ key would bring. A model's fallbacks name entries, never providers.
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, cast, get_args
 
@@ -256,3 +256,21 @@ def _read_model(name: str, value: Value, providers: Collection[str], known: Coll
 def unpriced_models(models: Mapping[str, ModelConfig], prices: PriceTable, at_s: float) -> tuple[str, ...]:
     """The entries without a price row in force at a Unix time: each of their requests is refused."""
     return tuple(name for name, model in models.items() if prices.find(model.provider, model.model, at_s) is None)
+
+
+def unknown_models(
+    models: Mapping[str, ModelConfig], providers: Mapping[str, ProviderConfig], names: Iterable[str]
+) -> list[str]:
+    """Which of some names, or prefixes with a `*` at their end, lead to no entry. `provider/model` leads to any of a
+    provider that there is."""
+    return [name for name in names if not _is_known(models, providers, name)]
+
+
+def _is_known(models: Mapping[str, ModelConfig], providers: Mapping[str, ProviderConfig], name: str) -> bool:
+    provider, slash, model = name.partition("/")
+    if name in models or (slash and provider in providers and model):
+        return True
+    if not name.endswith("*"):
+        return False
+    prefix = name[:-1]
+    return any(each.startswith(prefix) for each in (*models, *(f"{each}/" for each in providers)))

@@ -59,6 +59,11 @@ SETTINGS_GROUPS: Final = (
                 "listener of its own for `/metrics`, without a key; `metergate up`: 127.0.0.1:9090, or `off`",
             ),
             Variable(
+                "METERGATE_REQUEST_LOG",
+                "",
+                "file that gets a line of JSON for each metered request, or `-` for stdout; unset: none",
+            ),
+            Variable(
                 "CORS_ORIGINS", "", "origins that browsers may call from, separated by commas, or `*`; unset: none"
             ),
             Variable("FRONTEND_URL", "", "page where customers ask you for credit or a better plan; refusals name it"),

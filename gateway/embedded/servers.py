@@ -4,19 +4,22 @@ async with EmbeddedServers(Path(".metergate"), report=print) as servers:
     ...  # servers.endpoints.database_url, servers.endpoints.redis_url
 """
 
+import errno
 import json
 import logging
+import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from gateway.embedded import postgres, redis
 from gateway.embedded.account import Account, server_account
 from gateway.embedded.binaries import postgres_bin, valkey_server
-from gateway.embedded.errors import EmbeddedServersError
+from gateway.embedded.errors import EmbeddedServersError, ServerFailed
 from gateway.embedded.folders import Folders, make_folders, make_home, postgres_home
 from gateway.embedded.keeper import Keeper, Server
 from gateway.embedded.lock import held, locked
@@ -24,6 +27,9 @@ from gateway.embedded.postgres import Postgres
 from gateway.embedded.redis import Redis
 
 _ENDPOINTS_NAME = "endpoints.json"
+NO_SPACE: Final = os.strerror(errno.ENOSPC)
+FIRST_START_MIB: Final = 80
+MIB: Final = 1024 * 1024
 
 _log = logging.getLogger(__name__)
 
@@ -133,5 +139,20 @@ def _publish(folders: Folders, endpoints: Endpoints) -> Callable[[], None]:
 def _readable_errors(data_dir: Path) -> Iterator[None]:
     try:
         yield
+    except ServerFailed as error:
+        if NO_SPACE in str(error):  # what a server last wrote
+            raise EmbeddedServersError(_no_space(data_dir, error)) from error
+        raise
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise EmbeddedServersError(_no_space(data_dir, error)) from error
         raise EmbeddedServersError(f"Cannot use {data_dir} as the data folder: {error}") from error
+
+
+def _no_space(data_dir: Path, error: Exception) -> str:
+    place = next((each for each in (data_dir, *data_dir.parents) if each.exists()), data_dir)
+    free_mib = shutil.disk_usage(place).free / MIB
+    return (
+        f"{NO_SPACE}: {data_dir} is on a disk with {free_mib:.1f} MiB free, and the servers' first start takes about "
+        f"{FIRST_START_MIB} MiB. Free some, or choose another METERGATE_DATA_DIR.\n{error}"
+    )

@@ -15,6 +15,7 @@ from benchmarks.subjects import (
     METERGATE,
     PROMPTS,
     SATURATION,
+    STARTS,
     STREAMS,
     WORKERS,
 )
@@ -37,6 +38,7 @@ PHASES: Phases = {
     CROWD: {METERGATE: [{"kb_a_stream": 31.0}]},
     MEMORY: {METERGATE: [{"resident_mb": 119.0}]},
     LEDGER: {LEDGER: [{"rows_per_s": 30_000.0}]},
+    STARTS: {"--version": [{"wall_s": 0.1}, {"wall_s": 0.2}], "operator --help": [{"wall_s": 0.5}]},
     WORKERS: {
         ONE_WORKER: [{"cpu_us": 100.0, "busiest_us": 100.0}],
         TWO_WORKERS: [{"cpu_us": 104.0, "busiest_us": 62.4}],  # 60 % of the work is one worker's

@@ -110,3 +110,18 @@ async def test_amounts_above_zero_only(billing: Billing) -> None:
 async def test_an_unknown_account_is_not_found(billing: Billing) -> None:
     with pytest.raises(AccountNotFound):
         await billing.grants.grant("acc_none", 1, "welcome")
+
+
+async def test_a_refund_gives_back_of_the_revenue_and_is_audited(billing: Billing) -> None:
+    account = await billing.accounts.create("Acme")
+    first = await billing.grants.refund(account.id, 2 * USD, "sorry", "an outage")
+    again = await billing.grants.refund(account.id, 2 * USD, "sorry", "an outage")
+    assert (first.balance_nano, again.transfer_id, again.replayed) == (2 * USD, first.transfer_id, True)
+    transfer = await billing.database.row("SELECT * FROM transfers WHERE id = $1", first.transfer_id)
+    assert transfer is not None
+    assert (transfer["debit_account"], transfer["credit_account"]) == ("sys:revenue", account.id)
+    assert (transfer["kind"], transfer["note"], transfer["amount_nano"]) == ("refund", "an outage", 2 * USD)
+    actions = await billing.database.rows("SELECT action, actor FROM audit_log WHERE subject = $1", account.id)
+    assert [(row["action"], row["actor"]) for row in actions].count(("account.refund", "admin")) == 1
+    with pytest.raises(IdempotencyConflict):
+        await billing.grants.grant(account.id, 2 * USD, "sorry", "an outage")

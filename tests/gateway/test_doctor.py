@@ -1,8 +1,10 @@
 """Each finding of the doctor, on real stores where they can be made so."""
 
 import asyncio
+import socket
+import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +12,19 @@ import asyncpg
 import pytest
 
 from gateway import doctor
+from gateway.checks import Check
 from gateway.clocks import clock_finding
-from gateway.doctor import Check, check_clocks, check_postgres, check_redis, check_settings, check_vocabularies
+from gateway.doctor import (
+    check_clocks,
+    check_postgres,
+    check_redis,
+    check_settings,
+    check_vocabularies,
+)
+from gateway.embedded.binaries import valkey_server
 from gateway.places import Stores
 from gateway.settings import load_settings
-from tests.ports import free_ports
+from tests.ports import free_port, free_ports
 from tests.redis_cluster import Node, RedisCluster, wait_until
 
 NOW_S = 1_795_000_000.0
@@ -23,7 +33,7 @@ LEASE_S = 5.0
 
 def by_name(checks: list[Check]) -> dict[str, Check]:
     found = {check.name: check for check in checks}
-    assert all(bool(check.mend) == (check.status != "ok") for check in checks if check.name != "configuration")
+    assert all(bool(check.mend) == (check.status != "ok") for check in checks)
     return found
 
 
@@ -296,3 +306,66 @@ def test_models_without_a_price_and_no_provider() -> None:
     assert [check.status for check in found if check.name == "providers"] == ["fail"]
     assert any("gpt-99" in check.message for check in found if check.status == "warn")
     assert not any(check.name == "prices" and check.status == "ok" for check in found)
+
+
+@pytest.fixture
+def locked_redis(tmp_path: Path) -> Iterator[str]:
+    """A server that wants a password; its URL with a wrong one."""
+    port = free_port()
+    command = (str(valkey_server()), "--port", str(port), "--bind", "127.0.0.1", "--requirepass", "swordfish")
+    process = subprocess.Popen([*command, "--save", ""], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: accepts(port), "the server accepts connections")
+        yield f"redis://:herring@127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.slow
+async def test_a_redis_that_wants_another_password(locked_redis: str) -> None:
+    for url in (locked_redis, locked_redis.replace(":herring@", "")):
+        (found,) = await check_redis(url, LEASE_S)
+        assert found.status == "fail"
+        assert "user and password" in found.message
+        assert "Correct REDIS_URL" in found.mend
+        assert "herring" not in found.message + found.mend
+
+
+async def test_a_server_that_is_no_redis() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            await reader.read(100)
+            writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+            await writer.drain()
+            await reader.read(100)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        (found,) = await check_redis(f"redis://127.0.0.1:{port}", LEASE_S)
+    assert (found.status, "is no Redis" in found.message) == ("fail", True)
+    assert "Correct REDIS_URL" in found.mend
+
+
+@pytest.mark.parametrize("url", ["redis://:swordfish@127.0.0.1:1?timeout=x", "redis://:swordfish@127.0.0.1:1?nope=1"])
+async def test_a_url_that_no_redis_has(url: str, database_url: str) -> None:
+    (found,) = await check_redis(url, LEASE_S)
+    assert found.status == "fail"
+    assert "Correct REDIS_URL" in found.mend
+    assert "swordfish" not in found.message
+    assert await check_clocks(Stores(database_url, url, embedded=False, started_database=False)) == []
+
+
+@pytest.mark.parametrize("version", ["7.2-rc1", "7", "unstable", "255.255.255"])
+def test_a_version_of_its_own_making(version: str) -> None:
+    found = doctor.redis_findings("here", "one server", {"redis_version": version, "aof_enabled": 1})
+    assert found[0].status == ("fail" if version == "unstable" else "ok")

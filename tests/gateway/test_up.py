@@ -110,11 +110,48 @@ def test_no_secret_is_on_a_command_line(up: Up) -> None:
 
 
 @pytest.mark.parametrize("over_http", [False, True])
+def test_a_refusal_is_explained(up: Up, over_http: bool) -> None:
+    way = ("--api-url", up.url) if over_http else ()
+    account = up.shell.run("operator", "account", "create", "Poor", "--json").json
+    key = up.shell.run("operator", "key", "create", account["id"], "k", "--json").json
+    refused = up.chat(key["key"])
+    assert refused.status == 402
+    deadline = time.monotonic() + WAIT_S
+    show = ("operator", "requests", "--refused", "--key", key["id"], *way)
+    while not (listed := up.shell.run(*show, "--json").json["data"]):
+        assert time.monotonic() < deadline
+    request_id = refused.headers["x-request-id"]
+    assert [(each["id"], each["code"]) for each in listed] == [(request_id, "billing_required")]
+    assert "billing_required" in up.shell.run(*show).stdout
+    explained = up.shell.run("explain", request_id)
+    assert explained.code == 0
+    assert "billing: required usd" in explained.stdout
+    assert up.shell.run("explain", request_id, "--json").json == listed[0]
+    assert "no refusal of it is kept" in up.shell.run("explain", "nothing").failed(1)
+
+
+@pytest.mark.parametrize("over_http", [False, True])
 def test_operator_commands_reach_it_both_ways(up: Up, over_http: bool) -> None:
     way = ("--api-url", up.url) if over_http else ()
     account = up.shell.run("operator", "account", "create", "Acme", *way, "--json").json
     granted = up.shell.run("operator", "grant", account["id"], "2.50", "--note", "hello", *way, "--json").json
     assert granted["balance_usd"] == "2.50"
+    refund = ("operator", "refund", account["id"], "1.25", "--note", "sorry", "--idempotency-key", "r1", *way, "--json")
+    assert [up.shell.run(*refund).json["balance_usd"] for _ in range(2)] == ["3.75", "3.75"]
+    assert up.shell.run("operator", "refund", account["id"], "2", "--idempotency-key", "r1", *way).code == 1
+    changed = up.shell.run(
+        *("operator", "account", "set", account["id"], "--plan", "starter", "--status", "suspended"),
+        *("--credit-limit", "7.50", *way, "--json"),
+    ).json
+    assert (changed["plan"], changed["status"], changed["credit_limit_usd"]) == ("starter", "suspended", "7.50")
+    quotas = ("operator", "account", "quotas", account["id"], *way, "--json")
+    wanted = [{"window": "day", "metric": "tokens", "limit": 100_000}]
+    assert up.shell.run(*quotas, "--quota", "day:tokens=100000").json["quotas"] == wanted
+    shown = up.shell.run(*quotas).json
+    assert shown["quotas"] == wanted
+    assert shown["plan_quotas"]
+    assert up.shell.run(*quotas, "--clear").json["quotas"] == []
+    assert up.shell.run("operator", "account", "set", account["id"], "--status", "active", *way).code == 0
     key = up.shell.run("operator", "key", "create", account["id"], "k", *way, "--json").json
     assert up.chat(key["key"]).status == 200
     assert up.shell.run("operator", "key", "revoke", key["id"], *way).code == 0

@@ -1,6 +1,5 @@
 """Redis: the one place that imports redis (`server`) and hiredis (`wire`).
 
-errors    what can go wrong, and what is known of a command's fate then
 wire      script calls over one connection: one write and one parsed reply a call, any number in flight
 server    one server: a wire for scripts, the client library for what is rare
 life      one server's life as one connection sees it: what was agreed on with it holds while it stands
@@ -9,7 +8,13 @@ link      Redis as the engine sees it: one server, or a cluster whose slots are 
 fitness   whether servers are set up so that they keep what they are told
 """
 
-from billing.holds.connection.errors import (
+from billing.holds.connection.fitness import NO_EVICTION, refuse_eviction
+from billing.holds.connection.life import Life
+from billing.holds.connection.link import Link
+from billing.holds.connection.server import Server
+from billing.holds.connection.slots import Shard
+from billing.holds.connection.wire import Argument, Script
+from billing.holds.redis_errors import (
     RedisAway,
     RedisError,
     RedisMoved,
@@ -17,12 +22,6 @@ from billing.holds.connection.errors import (
     RedisTimeout,
     RedisUnfit,
 )
-from billing.holds.connection.fitness import NO_EVICTION, refuse_eviction
-from billing.holds.connection.life import Life
-from billing.holds.connection.link import Link
-from billing.holds.connection.server import Server
-from billing.holds.connection.slots import Shard
-from billing.holds.connection.wire import Argument, Script
 
 __all__ = [
     "NO_EVICTION",

@@ -5,9 +5,9 @@ import asyncio
 import logging
 from typing import Final
 
-from billing.holds.connection.errors import RedisError, RedisUnfit
 from billing.holds.connection.link import Link
 from billing.holds.connection.server import Server
+from billing.holds.redis_errors import RedisError, RedisUnfit
 
 logger = logging.getLogger(__name__)
 

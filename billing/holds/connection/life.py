@@ -7,8 +7,8 @@ the server is not, or no longer, the one to ask. A life that has ended never sta
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from billing.holds.connection.errors import RedisMoved, RedisTimeout
 from billing.holds.connection.wire import Argument, OnReply, Script, Wire
+from billing.holds.redis_errors import RedisMoved, RedisTimeout
 
 MASTER: Final = "master"
 

@@ -11,12 +11,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final
 
-from billing.holds.connection.errors import RedisAway
 from billing.holds.connection.life import Life
 from billing.holds.connection.server import Server, Where, key_slot, parse_url
 from billing.holds.connection.slots import Address, Shard, SlotRange, read_slots, shards_of
 from billing.holds.connection.wire import Argument, OnReply, Script, in_time
 from billing.holds.flight import SingleFlight
+from billing.holds.redis_errors import RedisAway, RedisStrange
 
 REFRESH_AT_MOST_EVERY_S: Final = 0.1
 ASK_TOPOLOGY_S: Final = 1.0
@@ -24,10 +24,14 @@ ASK_TOPOLOGY_S: Final = 1.0
 
 
 class Link:
-    """Redis at a `redis://`, `rediss://` or `unix://` URL; any node's URL leads to a cluster."""
+    """Redis at a `redis://`, `rediss://` or `unix://` URL; any node's URL leads to a cluster. Raises `RedisStrange` for
+    a URL whose options no server can have."""
 
     def __init__(self, url: str, *, timeout_s: float = 0.5, connect_timeout_s: float = 5.0) -> None:
-        self._seed_where: Where = dict(parse_url(url))
+        try:
+            self._seed_where: Where = dict(parse_url(url))
+        except ValueError as error:
+            raise RedisStrange("REDIS_URL has an option or a number that there can't be") from error
         self._timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._seed = self._make(self._seed_where)

@@ -10,12 +10,13 @@ from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
+from redis.exceptions import AuthenticationError, AuthorizationError, InvalidResponse, NoPermissionError
 from redis.exceptions import ConnectionError as ClientConnectionError
 from redis.exceptions import RedisError as ClientError
 
-from billing.holds.connection.errors import RedisAway, RedisError
 from billing.holds.connection.wire import Argument, Wire
 from billing.holds.flight import SingleFlight
+from billing.holds.redis_errors import RedisAway, RedisError, RedisStrange
 
 CLIENT_NAME: Final = "metergate"
 LISTEN_PING_S: Final = 5.0
@@ -47,7 +48,10 @@ class Server:
         options["client_name"] = CLIENT_NAME
         # At once and once: a connection that broke while it lay idle is found when it is used. Else whoever asks waits.
         options["retry"] = Retry(NoBackoff(), 1, supported_errors=(ClientConnectionError,))
-        self._client = redis_client.Redis(**options)
+        try:
+            self._client = redis_client.Redis(**options)
+        except (TypeError, ValueError) as error:
+            raise RedisStrange("REDIS_URL has an option that there is not") from error
 
     def __repr__(self) -> str:
         return f"Server({self.name}, {'up' if self._wire and self._wire.alive else 'down'})"
@@ -99,13 +103,22 @@ class Server:
             raise
         return wire
 
+    def _failure(self, error: Exception) -> RedisAway:
+        """What a failure of the client library means. Its own texts are not shown: they may repeat what was sent."""
+        match error:
+            case AuthenticationError() | AuthorizationError() | NoPermissionError():
+                return RedisStrange(f"Redis at {self.name} does not take this user and password")
+            case InvalidResponse():
+                return RedisStrange(f"what answers at {self.name} is no Redis")
+        return RedisAway(f"Redis at {self.name}: {type(error).__name__}")
+
     async def command(self, *command: Argument) -> Any:
         """A plain command. Raises `RedisAway`."""
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]
         except _LIBRARY_FAILURES as error:
-            raise RedisAway(f"Redis at {self.name}: {type(error).__name__}") from error
+            raise self._failure(error) from error
 
     async def scan_hash(self, key: str, count: int) -> AsyncIterator[tuple[bytes, bytes]]:
         """Every field and value of a hash, without holding the server up. Raises `RedisAway`."""

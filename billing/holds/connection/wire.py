@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 
 import hiredis
 
-from billing.holds.connection.errors import RedisAway, RedisError, RedisMoved, RedisRefused, RedisTimeout
+from billing.holds.redis_errors import RedisAway, RedisError, RedisMoved, RedisRefused, RedisTimeout
 
 logger = logging.getLogger(__name__)
 

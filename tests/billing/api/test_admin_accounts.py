@@ -3,7 +3,9 @@ import asyncio
 import pytest
 
 from billing.money import MAX_NANO, format_usd
+from billing.quotas import quota_json
 from tests.billing.api.support import Api
+from tests.billing.support import PLANS
 
 QUOTAS = [
     {"window": "day", "metric": "tokens", "limit": 1000},
@@ -26,6 +28,7 @@ async def test_an_account_with_the_least(api: Api) -> None:
         "balance_credits": "0",
         "credit_limit_usd": "0.00",
         "quotas": [],
+        "plan_quotas": [quota_json(quota) for quota in PLANS["free"].quotas],
         "past_due_since": None,
     }
     shown = await api.admin("GET", f"/accounts/{account_id}")
@@ -79,6 +82,23 @@ async def test_a_grant_and_the_same_again(api: Api) -> None:
     other.refused(409, "idempotency_conflict", "idempotency_key")
     shown = (await api.admin("GET", f"/accounts/{account['id']}")).json
     assert (shown["balance_usd"], shown["balance_credits"]) == ("26.50", "26500")
+
+
+async def test_a_refund_and_the_same_again(api: Api) -> None:
+    account, _ = await api.customer()
+    path, said = f"/accounts/{account['id']}", {"amount_usd": "1.50", "idempotency_key": "sorry", "note": "an outage"}
+    first = await api.admin("POST", f"{path}/refunds", said)
+    again = await api.admin("POST", f"{path}/refunds", said)
+    assert (first.status, again.status, again.json) == (201, 201, first.json)
+    assert again.headers["idempotent-replayed"] == "true"
+    assert (await api.admin("GET", path)).json["balance_usd"] == "1.50"
+    (await api.admin("POST", f"{path}/grants", said)).refused(409, "idempotency_conflict", "idempotency_key")
+
+
+async def test_an_account_shows_the_quotas_of_its_plan(api: Api) -> None:
+    account, _ = await api.customer()
+    assert account["quotas"] == []
+    assert account["plan_quotas"] == [quota_json(quota) for quota in PLANS["free"].quotas]
 
 
 async def test_grants_at_once_get_one_answer(api: Api) -> None:
@@ -171,6 +191,7 @@ async def test_unknown_accounts_are_404(api: Api) -> None:
         (await api.admin("PATCH", path, {"name": "x"})).refused(404, "not_found")
         (await api.admin("PUT", f"{path}/quotas", {"quotas": []})).refused(404, "not_found")
         (await api.admin("POST", f"{path}/grants", grant)).refused(404, "not_found")
+        (await api.admin("POST", f"{path}/refunds", grant)).refused(404, "not_found")
 
 
 async def test_a_wrong_body_goes_before_an_unknown_account(api: Api) -> None:

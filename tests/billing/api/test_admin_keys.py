@@ -24,8 +24,9 @@ SHAPE = {
 
 async def test_a_key_with_the_least(api: Api) -> None:
     account, made = await api.customer()
-    assert set(made) == SHAPE | {"key"}
+    assert set(made) == SHAPE | {"key", "warnings"}
     secret = made.pop("key")
+    assert made.pop("warnings") == []
     assert well_formed(secret)
     assert made["prefix"] == secret[:10]
     assert (made["account_id"], made["user_id"], made["name"]) == (account["id"], None, "laptop")

@@ -16,8 +16,8 @@ from billing.ledger.postgres import (
     DatabaseHindered,
     DatabaseRefused,
     DatabaseUnavailable,
-    split_url,
 )
+from billing.ledger.urls import split_url
 from tests.billing.ledger.test_debits import account, assert_consistent, balance, debit, placed
 from tests.billing.support import Billing
 

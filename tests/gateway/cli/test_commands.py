@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -55,9 +57,21 @@ COMMANDS = [
     *("reconcile", "ledger set-aside", "ledger set-aside list", "ledger set-aside replay"),
     "ledger set-aside discard",
     *("operator account", "operator account create", "operator account show", "operator account list"),
-    *("operator account quotas", "operator key", "operator key create", "operator key list"),
+    *(
+        "operator account set",
+        "operator refund",
+        "operator requests",
+        "operator account quotas",
+        "operator key",
+        "operator key create",
+        "operator key list",
+    ),
     *("operator key update", "operator key revoke"),
 ]
+
+
+OF_EVERY_COMMAND = {"--api-url", "--token-file", "--timeout", "--output", "--quiet", "--json"}
+TIMED = ("explain", "doctor", "ledger set-aside list", "ledger set-aside replay", "ledger set-aside discard")
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
@@ -66,8 +80,10 @@ def test_help(shell: Shell, command: str) -> None:
     assert result.code == 0, result
     assert "Usage: metergate" in result.stdout
     if "COMMAND" not in result.stdout:
-        for option in ("--api-url", "--token-file", "--timeout", "--output", "--quiet", "--json"):
-            assert option in result.stdout
+        listed = set(re.findall(r"^  (--[\w-]+)", result.stdout, re.MULTILINE))
+        calls = {"--api-url", "--token-file"} if command.startswith("operator ") else set()
+        timed = {"--timeout"} if calls or command in TIMED else set()
+        assert listed & OF_EVERY_COMMAND == {"--output", "--quiet", "--json"} | calls | timed
     assert not shell.data_dir.exists()
 
 
@@ -262,7 +278,14 @@ def test_operator_commands_in_words(shell: Shell, stores: dict[str, str]) -> Non
     assert "day:tokens=5@gpt-4*" in created
     assert "1.50" in created
     assert "month:cost=2.00" in say("account", "quotas", account_id[0], "--quota", "month:cost=2")
-    assert re.search(r"quotas +none", say("account", "quotas", account_id[0]))
+    shown = say("account", "quotas", account_id[0])
+    assert re.search(r"month:cost=2.00 +account", shown)
+    assert re.search(r"minute:requests=60 +plan free", shown)
+    assert say("account", "quotas", account_id[0]) == shown  # showing changes nothing
+    assert "month:cost" not in say("account", "quotas", account_id[0], "--clear")
+    shown = say("account", "show", account_id[0])
+    assert re.search(r"^quotas +none$", shown, re.MULTILINE)
+    assert "minute:requests=60" in shown
     for _ in range(2):
         assert re.search(r"balance USD +3\.00", say("grant", account_id[0], "3", "--idempotency-key", "k"))
     said = say("key", "create", account_id[0], "laptop", "--total-tokens", "9", "--tag", "a=b", "--user-id", "u")
@@ -290,6 +313,11 @@ def test_refusals_of_the_api(shell: Shell, stores: dict[str, str]) -> None:
     for arguments in (
         ("account", "create", "x", "--quota", "day"),
         ("key", "create", "acc_1", "x", "--tag", "nope"),
+        ("account", "quotas", "acc_1", "--clear", "--quota", "day:tokens=1"),
+        ("account", "set", "acc_1"),
+        ("requests",),
+        ("requests", "--refused", "--key", "a", "--account", "b"),
+        ("account", "set", "acc_1", "--status", "gone"),
         ("key", "update", "key_1"),
         ("key", "update", "key_1", "--name", "x", "--tag", "a=b", "--clear", "tags"),
     ):
@@ -321,3 +349,43 @@ def test_a_data_folder_of_another_user(shell: Shell) -> None:
     os.chown(shell.data_dir, 1, 1)
     result = shell.run("operator", "account", "list")
     assert "Traceback" not in result.stderr
+
+
+def test_a_model_that_nobody_knows(shell: Shell, stores: dict[str, str]) -> None:
+    account = shell.run("operator", "account", "create", "Acme", "--json", env=stores).json
+    create = ("operator", "key", "create", account["id"], "k", "--json", "--model")
+    typo = shell.run(*create, "gpt-4o-mimi", "--model", "demo", env=stores)
+    assert "'gpt-4o-mimi' is none of this gateway's" in typo.stderr
+    assert len(typo.json["warnings"]) == 1
+    known = shell.run(*create, "demo", "--model", "gpt-4o*", env=stores)
+    assert (known.stderr, known.json["warnings"]) == ("", [])
+    update = ("operator", "key", "update", known.json["id"], "--model", "dmeo")
+    assert "'dmeo'" in shell.run(*update, env=stores).stderr
+
+
+def test_a_shell_completes_commands(shell: Shell) -> None:
+    def completed(*words: str) -> list[str]:
+        env = {"_METERGATE_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+        return shell.run(env=env).stdout.split()
+
+    assert completed("metergate", "op") == ["operator"]
+    assert completed("metergate", "operator", "account", "s") == ["show", "set"]
+    assert completed("metergate", "operator", "account", "set", "--st") == ["--status"]
+    assert completed("metergate", "migrate", "--api") == []  # it is taken, and not used
+
+
+HEAVY = ("aiohttp", "asyncpg", "redis", "rich.table", "yaml", "tiktoken", "uvloop", "asyncio", "gateway.runtime")
+
+
+@pytest.mark.parametrize(
+    "command", ["--version", "--help", "up --help", "operator account list --help", "doctor --help"]
+)
+def test_help_imports_nothing_that_it_does_not_need(command: str) -> None:
+    """What a command works with takes ten times as long to import as everything else."""
+    script = (
+        "import sys\nfrom gateway.cli import main\n"
+        f"sys.argv = ['metergate', *{command.split()}]\nmain()\n"
+        f"print('imported:', *[name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True, cwd=CHECKOUT)
+    assert done.stdout.splitlines()[-1] == "imported:"

@@ -2,6 +2,7 @@
 
 RedisError
 +-- RedisAway      no connection, or it broke: a command sent may or may not have been carried out
+|   +-- RedisStrange   what answers is no Redis, or does not take the user and password: waiting does not help
 +-- RedisTimeout   no answer in time: likewise
 +-- RedisRefused   the server answered with an error: nothing was done
     +-- RedisMoved   another server has this key now, or this one can't serve it: ask again elsewhere
@@ -15,6 +16,10 @@ class RedisError(Exception):
 
 class RedisAway(RedisError):
     """No connection, or it broke: what was sent may or may not have been carried out."""
+
+
+class RedisStrange(RedisAway):
+    """What answers there is no Redis, or does not take this user and password, or the URL says what none can be."""
 
 
 class RedisTimeout(RedisError):

@@ -1,0 +1,23 @@
+"""Postgres's URL as Metergate takes it: with one option of the driver's own. Pure."""
+
+from typing import Final
+
+CACHE_SIZE: Final = "statement_cache_size"
+"""The URL's parameter that says how many prepared statements a connection keeps."""
+MOST_CACHED: Final = 10_000
+
+
+def split_url(url: str) -> tuple[str, int | None]:
+    """A URL without its `statement_cache_size`, which is for the driver, and that size where it says one.
+
+    Raises `ValueError` for a size that is not a whole number from 0 to MOST_CACHED.
+    """
+    base, mark, query = url.partition("?")
+    options = [option.partition("=") for option in query.split("&")]
+    sizes = [said for name, _, said in options if name == CACHE_SIZE]
+    if not sizes:
+        return url, None
+    if not sizes[-1].isascii() or not sizes[-1].isdigit() or int(sizes[-1]) > MOST_CACHED:
+        raise ValueError(f"{CACHE_SIZE} in DATABASE_URL must be a whole number from 0 to {MOST_CACHED}")
+    rest = "&".join("".join(option) for option in options if option[0] != CACHE_SIZE)
+    return f"{base}{mark}{rest}" if rest else base, int(sizes[-1])

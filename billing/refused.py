@@ -1,0 +1,169 @@
+"""Requests that were refused: the last ones of each key, so that an operator can say why one was.
+
+This file owns what that may cost. Nothing of it is on the way of a request: a refusal is noted in memory, and once in
+FLUSH_S whatever was noted goes to Redis in one call. Records are bounded for each key, over all keys and in age, and
+what is above `pending` between two calls, or can't be written, is dropped and counted: they explain, and bill nothing.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from billing.holds.connection import Link, RedisError, Script
+from billing.holds.keyspace import Keyspace
+
+logger = logging.getLogger(__name__)
+
+FLUSH_S: Final = 1.0
+MOST_BYTES: Final = 4096
+"""Of one record; a longer one is kept without its details."""
+NO_KEY: Final = "none"
+"""Stands for the key of requests that showed no valid one."""
+AT_ONCE: Final = 32
+"""Lists that are read at the same time."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedRules:
+    """How many refusals each key keeps (0: none are kept at all), how many keys, for how long in seconds; and how many
+    may wait in one process to be written."""
+
+    per_key: int = 20
+    keys: int = 1000
+    age_s: float = 86_400
+    pending: int = 200
+
+    def __post_init__(self) -> None:
+        if self.per_key < 0 or self.keys < 1 or self.age_s <= 0 or self.pending < 1:
+            raise ValueError("per_key must not be below zero; keys, age_s and pending must be above zero")
+
+
+class RefusedRequest(msgspec.Struct, frozen=True):
+    """One refusal. `at_ms` is Unix time; `details` what the refusal said beside its message, such as the window that is
+    exhausted. Fields that are not known are None."""
+
+    id: str
+    at_ms: int
+    account_id: str | None
+    key_id: str | None
+    endpoint: str
+    model: str | None
+    status: int
+    code: str
+    message: str
+    details: Mapping[str, Any]
+
+
+class RefusedRequests:
+    """Notes refusals and reads them again. `clock` is in Unix seconds."""
+
+    def __init__(
+        self, link: Link, keyspace: Keyspace, rules: RefusedRules, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._link = link
+        self._keyspace = keyspace
+        self._rules = rules
+        self._clock = clock
+        self._script = Script("refused")
+        self._waiting: dict[str, deque[RefusedRequest]] = {}
+        self._count = 0
+        self.dropped = 0
+        """Refusals that were not recorded."""
+
+    @property
+    def on(self) -> bool:
+        """Whether refusals are kept."""
+        return self._rules.per_key > 0
+
+    def note(self, refused: RefusedRequest) -> None:
+        """Keep one, unless too many wait. Costs a microsecond and never waits."""
+        if not self.on:
+            return
+        key_id = refused.key_id or NO_KEY
+        waiting = self._waiting.get(key_id)
+        if waiting is not None and len(waiting) == self._rules.per_key:
+            waiting.append(refused)  # in the place of the oldest, which Redis would not keep either
+        elif self._count >= self._rules.pending:
+            self.dropped += 1
+        else:
+            if waiting is None:
+                waiting = self._waiting[key_id] = deque(maxlen=self._rules.per_key)
+            waiting.append(refused)
+            self._count += 1
+
+    async def run(self) -> None:
+        """Write what was noted, for ever."""
+        while True:
+            await asyncio.sleep(FLUSH_S)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write what was noted; it is dropped where Redis does not take it."""
+        waiting, count = self._waiting, self._count
+        self._waiting, self._count = {}, 0
+        if not waiting:
+            return
+        rules = self._rules
+        arguments: list[str | int | bytes] = [rules.per_key, rules.keys, int(rules.age_s * 1000), self._now_ms()]
+        for key_id, refused in waiting.items():
+            arguments += [key_id, len(refused), *map(_encoded, refused)]
+        keys = [self._keyspace.refused, *map(self._keyspace.refused_of, waiting)]
+        try:
+            gone = await self._link.call(self._script, keys, arguments)
+            if gone:
+                await self._link.command("UNLINK", *(self._keyspace.refused_of(key_id.decode()) for key_id in gone))
+        except RedisError as error:
+            self.dropped += count
+            logger.debug("%d refusals were not recorded: %s", count, error)
+
+    async def newest(
+        self, limit: int, *, key_id: str | None = None, account_id: str | None = None
+    ) -> list[RefusedRequest]:
+        """The last ones of a key, of an account's keys, or of all keys, newest first. Raises `RedisError`."""
+        found = [
+            refused
+            for refused in await self._all([key_id] if key_id is not None else await self._known())
+            if account_id is None or refused.account_id == account_id
+        ]
+        found.sort(key=lambda refused: (refused.at_ms, refused.id), reverse=True)
+        return found[:limit]
+
+    async def find(self, request_id: str) -> RefusedRequest | None:
+        """The one with this id, if it is still kept. Raises `RedisError`."""
+        return next((refused for refused in await self._all(await self._known()) if refused.id == request_id), None)
+
+    async def _known(self) -> list[str]:
+        found = await self._link.command("ZREVRANGE", self._keyspace.refused, 0, -1)
+        return [key_id.decode() for key_id in found]
+
+    async def _all(self, key_ids: list[str]) -> list[RefusedRequest]:
+        since_ms = self._now_ms() - int(self._rules.age_s * 1000)
+        found: list[RefusedRequest] = []
+        for start in range(0, len(key_ids), AT_ONCE):
+            names = [self._keyspace.refused_of(key_id) for key_id in key_ids[start : start + AT_ONCE]]
+            lists = await asyncio.gather(*(self._link.command("LRANGE", name, 0, -1) for name in names))
+            found += (each for raws in lists for each in _decoded(raws) if each.at_ms >= since_ms)
+        return found
+
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1000)
+
+
+def _encoded(refused: RefusedRequest) -> bytes:
+    raw = msgspec.json.encode(refused)
+    return raw if len(raw) <= MOST_BYTES else msgspec.json.encode(msgspec.structs.replace(refused, details={}))
+
+
+def _decoded(raws: Iterable[bytes]) -> Iterable[RefusedRequest]:
+    """Those that this version can read: another version's may stand among them for as long as they are kept."""
+    for raw in raws:
+        try:
+            yield msgspec.json.decode(raw, type=RefusedRequest)
+        except msgspec.DecodeError:
+            continue

@@ -1,0 +1,38 @@
+"""A first start on a disk without room says so first, with the path and what is free."""
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.embedded import EmbeddedServers, EmbeddedServersError
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A disk of 20 MiB, of which a Postgres takes twice as much; its user can enter it."""
+    folder = Path(tempfile.mkdtemp(prefix="metergate-disk-"))
+    command = ("mount", "-t", "tmpfs", "-o", "size=20m,mode=0711", "tmpfs", str(folder))
+    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
+        folder.rmdir()
+        pytest.skip("only root can mount a small disk, and not everywhere")
+    try:
+        yield folder
+    finally:
+        subprocess.run(("umount", "-l", str(folder)), check=True)
+        folder.rmdir()
+
+
+@pytest.mark.slow
+async def test_a_first_start_without_room(small_disk: Path) -> None:
+    with pytest.raises(EmbeddedServersError) as failed:
+        async with EmbeddedServers(small_disk / "data"):
+            pass
+    first = str(failed.value).splitlines()[0]
+    assert first.startswith("No space left on device: ")
+    assert str(small_disk / "data") in first
+    assert "MiB free" in first
+    assert "METERGATE_DATA_DIR" in first
