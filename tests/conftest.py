@@ -31,19 +31,17 @@ def has_room(folder: Path) -> bool:
 if "TMPDIR" not in os.environ and has_room(MEMORY):
     tempfile.tempdir = str(MEMORY)
 
-FEWEST: Final = 4
-MOST: Final = 8
+PROCESSES: Final = 4
+"""Tests wait more than they compute: four keep two cores busy, and their servers fit into LEAST_ROOM_BYTES."""
 FEW_FILES: Final = 2
 """So many are run by one process: starting others, each with servers of its own, takes longer than they do."""
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """How many processes `-n auto` means; 0 is this one. Tests wait more than they compute: two to each core."""
+    """How many processes `-n auto` means; 0 is this one."""
     files = {Path(str(config.invocation_params.dir), each.partition("::")[0]) for each in config.args}
-    if len(files) <= FEW_FILES and all(file.is_file() for file in files):
-        return 0
-    return max(FEWEST, min(MOST, 2 * (os.cpu_count() or 1)))
+    return 0 if len(files) <= FEW_FILES and all(file.is_file() for file in files) else PROCESSES
 
 
 SLOW: Final = (
@@ -55,6 +53,8 @@ SLOW: Final = (
     "tests/chaos/",
     "tests/gateway/cli/test_commands.py",
     "tests/gateway/embedded/",
+    "tests/gateway/test_files.py",
+    "tests/gateway/test_hostile_bodies.py",
     "tests/gateway/test_supervisor.py",
     "tests/gateway/test_up.py",
 )

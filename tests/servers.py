@@ -1,10 +1,11 @@
-"""Real Postgres and Redis for the tests: one pair a run, a database of its own for each test.
+"""Real Postgres and Redis for the tests: a pair for each process that runs them, a database of its own for each test.
 
     database_url            a migrated database, empty, of this test alone
     empty_database_url      the same, not migrated
-    redis_url, key_prefix   the one Redis (Valkey), and a prefix that no other test has
+    redis_url, key_prefix   the process's Redis (Valkey), and a prefix that no other test has
     redis_proper_url        a Redis of another make beside it: Redis itself
 
+"Run" means that of one process: several share nothing but the machine (`pytest_xdist_auto_num_workers`).
 The servers live in a thread with an event loop of its own, so that they outlive the loops of the tests.
 """
 

@@ -126,7 +126,7 @@ async def test_a_window_lets_exactly_its_limit_through(
     bounded: dict[str, Any] = {"quotas": quotas} if subject == "key" else {"account": {"quotas": quotas}}
     customer = await gateway.customer("5.00", **bounded)
     if window == "minute":
-        await early_in_a_minute()
+        await early_in_a_minute(25.0)
     fetched = await all_at_once(gate, [customer], BODY, COVERED)
     assert Counter(each.status for each in fetched) == {200: COVERED, 429: REQUESTS - COVERED}
     refused = next(each for each in fetched if each.status == 429)

@@ -61,7 +61,7 @@ class Upload:
 
 
 async def _until(condition: Any) -> None:
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.001)
 

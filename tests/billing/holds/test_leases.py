@@ -251,7 +251,7 @@ async def test_what_its_owner_takes_back_can_not_expire_by_an_older_judgment(mak
 
 
 async def eventually_set(event: asyncio.Event) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await event.wait()
 
 

@@ -45,6 +45,7 @@ async def calls_of(world: World) -> dict[str, int]:
     return {name: stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in WHOLE}
 
 
+@pytest.mark.slow
 async def test_nothing_looks_at_a_whole_journal_at_once(make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     world = await make_world(EngineSettings(holds=HoldSettings(admission_wait_s=WAIT_S)))
     await by_hand(world)
