@@ -1,5 +1,6 @@
 """Headers that every metered answer carries (SPEC 8): ids, cost, balance and the tightest minute windows. Pure."""
 
+from functools import lru_cache
 from typing import Final
 
 from billing.holds.hold import Hold
@@ -13,6 +14,10 @@ BALANCE: Final = "x-metergate-balance-usd"
 GRANTED: Final = "x-metergate-granted-output-tokens"
 MINUTE_MS: Final = 60_000
 _SHOWN: Final = (Metric.requests.name, Metric.tokens.name)
+WINDOWS_KEPT: Final = 4_096
+"""Sets of minute windows whose lines are kept made, but for what changes."""
+
+Minute = tuple[tuple[str, int], ...]
 
 
 def duration(milliseconds: int) -> str:
@@ -20,28 +25,38 @@ def duration(milliseconds: int) -> str:
     if milliseconds < 1000:
         return f"{milliseconds}ms"
     minutes, rest = divmod(milliseconds, MINUTE_MS)
-    seconds, rest = divmod(rest, 1000)
-    shown = f"{seconds}.{rest:03d}".rstrip("0") if rest else str(seconds)
+    shown = f"{rest / 1000:g}"  # at most five digits: all of them are shown
     return f"{minutes}m{shown}s" if minutes else f"{shown}s"
 
 
 def limit_lines(hold: Hold) -> str:
     """`x-ratelimit-*` of the minute windows that have the least left, as admission left them."""
-    tightest: dict[str, tuple[int, int]] = {}
-    for (metric, limit), used in zip(hold.place.limits.minute, hold.minute_used, strict=True):
-        if metric in _SHOWN and (metric not in tightest or limit - used < tightest[metric][0]):
-            tightest[metric] = (limit - used, limit)
-    if not tightest:
+    shown = _shown(hold.place.limits.minute)
+    if not shown:
         return ""
+    used = hold.minute_used
     reset = duration(MINUTE_MS - hold.admitted_at_ms % MINUTE_MS)
     lines = ""
-    for metric, (remaining, limit) in tightest.items():
-        lines += (
-            f"x-ratelimit-limit-{metric}: {limit}\r\n"
-            f"x-ratelimit-remaining-{metric}: {remaining if remaining > 0 else 0}\r\n"
-            f"x-ratelimit-reset-{metric}: {reset}\r\n"
-        )
+    for windows, reset_begins in shown:
+        begins, most, place = windows[0]
+        left = most - used[place]
+        for other, limit, at in windows[1:]:
+            if limit - used[at] < left:
+                begins, left = other, limit - used[at]
+        lines += f"{begins}{left if left > 0 else 0}{reset_begins}{reset}\r\n"
     return lines
+
+
+@lru_cache(maxsize=WINDOWS_KEPT)
+def _shown(minute: Minute) -> tuple[tuple[tuple[tuple[str, int, int], ...], str], ...]:
+    """By metric: its windows, each as what its lines begin with up to what is left, its limit, and its place among the
+    `minute` windows; and what stands between that and the time of the reset."""
+    found: dict[str, list[tuple[str, int, int]]] = {}
+    for place, (metric, limit) in enumerate(minute):
+        if metric in _SHOWN:
+            begins = f"x-ratelimit-limit-{metric}: {limit}\r\nx-ratelimit-remaining-{metric}: "
+            found.setdefault(metric, []).append((begins, limit, place))
+    return tuple((tuple(windows), f"\r\nx-ratelimit-reset-{metric}: ") for metric, windows in found.items())
 
 
 def paid_lines(hold: Hold, charged_nano: int | None) -> bytes:

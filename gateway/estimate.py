@@ -12,7 +12,7 @@ import msgspec
 from billing.holds.decision import Need, NeedTooLarge
 from billing.prices import PriceRow, round_up
 from billing.usage import MAX_COUNT, Usage
-from gateway.providers.dialect import NO_WORK, ParsedRequest
+from gateway.providers.dialect import NO_PARTS, NO_WORK, ParsedRequest
 from gateway.routing import Rates, Route
 
 BYTES_PER_TOKEN = 4
@@ -40,6 +40,52 @@ class Charge(msgspec.Struct, frozen=True, gc=False):
     charged_nano: int
     multiplier: str | None
     price_id: str | None = None
+
+
+class Plain(msgspec.Struct, frozen=True, gc=False):
+    """What plain requests on a route are bounded by: those that bring nothing but the text of their bodies to one
+    model, and say how much it may write. `markup_scaled` is the markup that applies, `unit_nano` the most that an
+    output token costs, `window` the context window, `MAX_COUNT` where it is not known."""
+
+    rates: Rates
+    markup_scaled: int
+    unit_nano: int
+    window: int
+
+    @classmethod
+    def of(cls, route: Route, markup_scaled: int, rules: EstimateRules) -> "Plain | None":
+        """None where requests on this route take a closer look."""
+        rates = route.rates
+        if rates is None or rates.output_unpriced or route.others or not rules.strict:
+            return None
+        if route.online_searches or route.searches_itself:
+            return None
+        return cls(rates, markup_scaled, rates.unit_nano(markup_scaled), route.context_window or MAX_COUNT)
+
+    def need(self, parsed: ParsedRequest, counted: int | None = None) -> Need | None:
+        """As `worst_case` of a plain request; None of any other. Raises `NeedTooLarge`."""
+        most, choices, window = parsed.max_output_tokens, parsed.choices, self.window
+        if (
+            most is None
+            or not parsed.has_output
+            or parsed.parts is not NO_PARTS
+            or parsed.work is not NO_WORK
+            or parsed.unbounded_input
+            or parsed.service_tier == "priority"
+        ):
+            return None
+        bound = parsed.input_bound_tokens
+        if counted is not None and counted < bound:
+            bound = counted
+        if window < bound:
+            bound = window
+        if window < most:
+            most = window
+        tokens = bound * choices
+        if tokens > MAX_COUNT or most * choices > MAX_COUNT:
+            return None  # too large, which `worst_case` says
+        unit_nano = self.unit_nano * choices
+        return Need(tokens, self.rates.input_nano(tokens, self.markup_scaled), unit_nano, choices, most, most)
 
 
 def worst_case(

@@ -8,9 +8,10 @@ from billing.holds.hold import Hold
 from billing.ledger.debits import Debit, other_counts
 from billing.principals import Principal
 from billing.usage import Usage
-from gateway.estimate import Charge, charge, markup_of
+from gateway.estimate import Charge, charge
 from gateway.providers.dialect import ParsedRequest
 from gateway.routing import Route
+from gateway.terms import Terms
 from gateway.upstream import UpstreamRequest
 
 FEATURE: Final = "llm"
@@ -47,7 +48,8 @@ class Exchange(msgspec.Struct, gc=False):
     include_cost: bool
     strict: bool
     """Whether the hold is an upper bound; else it is an estimate."""
-    tags: str | None
+    terms: Terms
+    """What is the same for all requests of this key on this model."""
     status: int = EXPIRED_STATUS
     upstream_request_id: str | None = None
     first_byte_s: float | None = None
@@ -57,11 +59,6 @@ class Exchange(msgspec.Struct, gc=False):
     """The debit, once it has been made."""
     logged: bool = False
     """Whether the request log has its line, or will."""
-    markup_scaled: int = 0
-    """The markup that applies; found when the exchange is made."""
-
-    def __post_init__(self) -> None:
-        self.markup_scaled = markup_of(self.route, self.principal.plan.markup_scaled)
 
     def balance_before_nano(self, hold: Hold) -> int:
         """What the account had when this request was admitted, all other holds taken off."""
@@ -72,7 +69,7 @@ class Exchange(msgspec.Struct, gc=False):
         """What a usage costs on this route. `served` and `service_tier` are the answer's own; where it names no tier,
         that of the request holds."""
         tier = service_tier or self.parsed.service_tier
-        return charge(usage, self.route, self.markup_scaled, tier, served)
+        return charge(usage, self.route, self.terms.markup_scaled, tier, served)
 
     def expired(self, input_tokens: int) -> Debit:
         """The debit of a hold whose gateway dies, charged for so much input."""
@@ -145,21 +142,16 @@ class Exchange(msgspec.Struct, gc=False):
             charged_nano=charge.charged_nano,
             price_id=charge.price_id or route.rates.row.id,
             multiplier=charge.multiplier,
-            markup_scaled=self.markup_scaled,
+            markup_scaled=self.terms.markup_scaled,
             estimated=estimated,
             status=self.status,
             stream=parsed.stream,
             latency_ms=round((now_s - self.started_s) * 1000),
             ttft_ms=None if first_byte_s is None else round((first_byte_s - self.started_s) * 1000),
-            tags=self.tags,
+            tags=self.terms.tags,
             end_user=parsed.end_user,
             note=note,
         )
-
-
-def tags_of(principal: Principal) -> str | None:
-    """A key's tags as the ledger keeps them."""
-    return msgspec.json.encode(dict(principal.tags)).decode() if principal.tags else None
 
 
 def shown_id(said: str | bytes | None) -> str | None:

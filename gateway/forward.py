@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -28,7 +28,8 @@ from gateway.metrics import Metrics
 from gateway.outcomes import Outcomes, balance_nano, uncharged
 from gateway.outgoing import outgoing_body
 from gateway.providers.dialect import Dialect, GarbageAnswer
-from gateway.providers.output import Output
+from gateway.providers.openai import max_field
+from gateway.providers.output import NO_OUTPUT, Output
 from gateway.query import upstream_query
 from gateway.records import Records
 from gateway.relay import Relay
@@ -84,7 +85,7 @@ class Forwarder:
         self._records = records
         self._outcomes = Outcomes(settler, metrics, records)
         self._relay = Relay(dialect, settler, remainder, self._outcomes, metrics, clock)
-        self._targets: dict[tuple[str, str], tuple[str, Fixed]] = {}
+        self._targets: dict[tuple[str, str], tuple[str, Fixed, str]] = {}
         """By provider and endpoint, of which the configuration and the dialect have a few."""
 
     async def forward(self, call: Call, exchange: Exchange, hold: Hold) -> None:
@@ -92,8 +93,21 @@ class Forwarder:
         the client has taken it, or is cut off."""
         call.write_timeout_s = self._rules.client_write_timeout_s
         self._running.begin(call)
+        large = len(exchange.body) > MAX_PREPARED_BYTES
         try:
-            await self._serve(call, exchange, hold)
+            sent_s = self._clock()
+            request = await self._made_apart(call, exchange, hold) if large else self._request(call, exchange, hold)
+            try:
+                answer = await self._transports[exchange.route.provider.name].send(request)
+            except UpstreamError as error:
+                await self._outcomes.failed(call, exchange, hold, error)
+            except BaseException as error:
+                self._left_pending(call, exchange, hold, request, error)
+                raise
+            else:
+                serving = self._answered(call, exchange, hold, answer, sent_s)
+                del request, answer  # whose bodies may be large
+                await serving
             if call.waits:
                 await call.flushed()
         except Exception:
@@ -106,34 +120,36 @@ class Forwarder:
             if self._records.log is not None:
                 self._records.left(exchange)
 
-    async def _serve(self, call: Call, exchange: Exchange, hold: Hold) -> None:
-        sent_s = self._clock()
-        provider = exchange.route.provider.name
-        large = len(exchange.body) > MAX_PREPARED_BYTES
-        request = await self._made_apart(call, exchange, hold) if large else self._request(call, exchange, hold)
-        try:
-            answer = await self._transports[provider].send(request)
-        except UpstreamError as error:
-            return await self._outcomes.failed(call, exchange, hold, error)
-        except asyncio.CancelledError:
-            if request.pending is not None:
-                self._remainder.unanswered(call, exchange, hold, request.pending)
-            raise
-        except Exception:
-            if request.pending is not None:
-                hold.unresolved = exchange.unresolved
-                request.pending.release()
-            raise
-        del request  # whose body may be large
-        self._metrics.upstream_latency(provider, self._clock() - sent_s)
+    def _left_pending(
+        self, call: Call, exchange: Exchange, hold: Hold, request: UpstreamRequest, error: BaseException
+    ) -> None:
+        """Sending was cancelled, or has failed for a fault of ours: the answer may still come."""
+        if request.pending is None:
+            return
+        if isinstance(error, asyncio.CancelledError):
+            self._remainder.unanswered(call, exchange, hold, request.pending)
+        elif isinstance(error, Exception):
+            hold.unresolved = exchange.unresolved
+            request.pending.release()
+
+    def _answered(
+        self, call: Call, exchange: Exchange, hold: Hold, answer: UpstreamAnswer, sent_s: float
+    ) -> Coroutine[Any, Any, None]:
+        """What is done with an answer whose head is here."""
+        self._metrics.upstream_latency(exchange.route.provider.name, self._clock() - sent_s)
         hold.unresolved = exchange.unresolved
         head = incoming(answer.headers)
         exchange.status = answer.status
         exchange.upstream_request_id = shown_id(head.request_id)
-        if answer.status == 200:
-            if head.content_type.startswith(EVENT_STREAM):
-                return await self._relay.stream(call, exchange, hold, answer, head)
-            return await self._whole(call, exchange, hold, answer, head)
+        if answer.status != 200:
+            return self._refused(call, exchange, hold, answer, head)
+        if head.content_type.startswith(EVENT_STREAM):
+            return self._relay.stream(call, exchange, hold, answer, head)
+        return self._whole(call, exchange, hold, answer, head)
+
+    async def _refused(
+        self, call: Call, exchange: Exchange, hold: Hold, answer: UpstreamAnswer, head: Answered
+    ) -> None:
         hold.unresolved = None
         try:
             if answer.status in OPERATORS_FAULT:
@@ -165,9 +181,11 @@ class Forwarder:
 
     def _outgoing(self, call: Call, exchange: Exchange, granted: int | None) -> UpstreamRequest:
         """`granted` are the output tokens that the client did not bound, and the hold did."""
-        route, endpoint = exchange.route, exchange.endpoint
-        body = outgoing_body(self._dialect, exchange.parsed, route, exchange.body, granted, strict=exchange.strict)
-        url, fixed = self._targets.get((route.provider.name, endpoint)) or self._target(route.provider, endpoint)
+        route, endpoint, parsed, body = exchange.route, exchange.endpoint, exchange.parsed, exchange.body
+        target = self._targets.get((route.provider.name, endpoint)) or self._target(route.provider, endpoint)
+        url, fixed, field = target
+        if granted is not None or not exchange.terms.passes_as_it_is(parsed, route, field):
+            body = outgoing_body(self._dialect, parsed, route, body, granted, strict=exchange.strict)
         if "?" in call.path and route.provider.kind != "local":
             url = _with_query(url, route.provider.base_query, call.path)
         return UpstreamRequest(
@@ -177,13 +195,15 @@ class Forwarder:
             account=exchange.principal.account_id,
         )
 
-    def _target(self, provider: ProviderConfig, endpoint: str) -> tuple[str, Fixed]:
-        """Where a provider's requests go, and what all of them carry; made once."""
+    def _target(self, provider: ProviderConfig, endpoint: str) -> tuple[str, Fixed, str]:
+        """Where a provider's requests go, what all of them carry, and where it takes a maximum; made once."""
         key = provider.api_key.reveal() if provider.api_key is not None else None
         # A base URL is, as OpenAI's clients take it, all that stands before the endpoint.
         base = provider.base_url or f"local://{provider.name}/v1"
         query = f"?{provider.base_query}" if provider.base_query else ""
-        target = base + endpoint.removeprefix("/v1") + query, Fixed.of(key, provider.headers, provider.pass_headers)
+        url = base + endpoint.removeprefix("/v1") + query
+        fixed = Fixed.of(key, provider.headers, provider.pass_headers)
+        target = url, fixed, max_field(provider.max_output_field, endpoint)
         self._targets[provider.name, endpoint] = target
         return target
 
@@ -208,10 +228,14 @@ class Forwarder:
     async def _whole(self, call: Call, exchange: Exchange, hold: Hold, answer: UpstreamAnswer, head: Answered) -> None:
         """A JSON answer: read, priced and settled, then sent."""
         limit_bytes = self._rules.max_answer_bytes
+        output = NO_OUTPUT
         try:
             body = await answer.read(limit_bytes)
             exchange.first_byte_s = self._clock()
-            reported, output = read_whole(self._dialect, exchange, body, head, limit_bytes)
+            plain = head.content_encoding is None
+            reported = self._dialect.usage_from_json(exchange.endpoint, body) if plain else None
+            if reported is None:
+                reported, output = read_whole(self._dialect, exchange, body, head, limit_bytes)
         except asyncio.CancelledError:  # what goes on without the client releases the answer
             self._remainder.whole(call, exchange, hold, answer, head)
             raise

@@ -31,7 +31,7 @@ from gateway.answers import REQUEST_ID
 from gateway.bodies import Bodies, Kept
 from gateway.call import Call
 from gateway.estimate import EstimateRules, NotPriced, worst_case
-from gateway.exchange import FEATURE, Exchange, shown_id, tags_of
+from gateway.exchange import FEATURE, Exchange, shown_id
 from gateway.forward import Forwarder
 from gateway.ids import Ulids
 from gateway.intake import PROXY_SCOPE, Intake, IntakeRules
@@ -41,6 +41,7 @@ from gateway.providers.openai_texts import input_texts
 from gateway.records import Records
 from gateway.refusals import Links, Refusal, Refuse
 from gateway.routing import Route, Router
+from gateway.terms import Terms, keep_terms, kept_terms
 from gateway.tokens import PIECE_CHARACTERS, Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,6 @@ logger = logging.getLogger(__name__)
 RELOADS: Final = 2
 RELOAD_PAUSE_S: Final = 0.001
 RELOAD_PAUSE_MAX_S: Final = 0.05
-MAX_UNCHARGED: Final = 10_000
 CUT_TOKENS: Final = 16
 """More than what cutting a long text into pieces can hide of its tokens, for each cut; at most two were ever found."""
 TURN_CHARACTERS: Final = 131_072
@@ -149,8 +149,6 @@ class Proxy:
         self._bodies = bodies
         self._large_bytes = bodies.rules.large_bytes
         self._intake = Intake(bodies, dialect, effects, router, links, rules, clock)
-        self._uncharged_debits: dict[tuple[str, int, str, str, bool], tuple[str, bytes]] = {}
-        """The debits as the journal keeps them, each after the id of the price row that it was made with."""
         self._clock = clock
         self.new_id = new_id or Ulids()
 
@@ -174,7 +172,7 @@ class Proxy:
             while True:
                 exchange = self._prepare(call, request_id, principal, parsed, body, started_s)
                 need = self._need(exchange)
-                if not principal.may_pay(self._clock(), self._rules.grace_s):
+                if principal.status != "active" and not principal.may_pay(self._clock(), self._rules.grace_s):
                     await self._refuse_unpaid(principal, need)
                 if await self._meter(call, exchange, need, begun_s) is None:
                     return
@@ -290,7 +288,10 @@ class Proxy:
         route = self._router.find(parsed.model, self._clock())
         if route is None:
             raise Refuse(refusals.model_not_found(parsed.model))
-        self._check_allowed(principal, route)
+        terms = kept_terms(principal, parsed.model, FEATURE, route)
+        if terms is None:
+            self._check_allowed(principal, route)
+            terms = keep_terms(principal, parsed.model, FEATURE, Terms(principal, route, self._rules.estimate))
         if parsed.work.models:
             route = self._with_others(principal, route, parsed.work.models)
         headers = call.headers
@@ -305,21 +306,16 @@ class Proxy:
             client_request_id=shown_id(headers.get(REQUEST_ID)),
             include_cost=headers.get("x-metergate-include-cost", "").lower() == "true",
             strict=self._rules.estimate.strict,
-            tags=tags_of(principal),
+            terms=terms,
         )
 
     def _uncharged(self, exchange: Exchange) -> bytes:
         """What a hold becomes whose gateway dies, where that is not charged: the same for all requests of a key to an
         endpoint of a model, and so made once. The journal knows the request's id."""
-        route, principal = exchange.route, exchange.principal
-        name = (principal.key_id, principal.key_version, route.entry, exchange.endpoint, exchange.parsed.stream)
-        price_id, payload = self._uncharged_debits.get(name, ("", b""))
-        if route.rates is None or price_id != route.rates.row.id:
-            if len(self._uncharged_debits) >= MAX_UNCHARGED:
-                self._uncharged_debits.clear()
-            debit = exchange.uncharged()
-            payload = encode_debit(debit)
-            self._uncharged_debits[name] = debit.price_id, payload
+        made, kind = exchange.terms.uncharged, (exchange.endpoint, exchange.parsed.stream)
+        payload = made.get(kind)
+        if payload is None:
+            payload = made[kind] = encode_debit(exchange.uncharged())
         return payload
 
     def _check_allowed(self, principal: Principal, route: Route) -> None:
@@ -344,9 +340,11 @@ class Proxy:
         return route
 
     def _need(self, exchange: Exchange, counted: int | None = None) -> Need:
-        markup_scaled = exchange.principal.plan.markup_scaled
+        route, terms, parsed = exchange.route, exchange.terms, exchange.parsed
         try:
-            return worst_case(exchange.parsed, exchange.route, markup_scaled, self._rules.estimate, counted)
+            if terms.plain is not None and route is terms.route and (need := terms.plain.need(parsed, counted)):
+                return need
+            return worst_case(parsed, route, terms.markup_scaled, self._rules.estimate, counted)
         except NotPriced as error:
             raise Refuse(refusals.model_not_priced(str(error))) from error
         except NeedTooLarge as error:

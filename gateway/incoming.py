@@ -152,12 +152,14 @@ class Answer:
 
     def take(self, piece: bytes) -> None:
         """A piece of the body has arrived: to the sink where it can go on at once, else it is kept."""
-        if self.sink is None or self._stalled or self.pieces or self._refused is not None or self._line is None:
+        sink, line = self.sink, self._line
+        if sink is None or line is None or self._stalled or self.pieces or self._refused is not None:
             self.pieces.append(piece)
             self.buffered_bytes += len(piece)
-            self.deliver()
+            if sink is not None:
+                self.deliver()
         else:
-            self._give(piece, self.sink, self._line)
+            self._give(piece, sink, line)
 
     def deliver(self) -> None:
         """What has arrived, to the sink; `pump` is woken where that can't go on."""

@@ -10,32 +10,32 @@ from gateway.call import Call
 
 
 class Running:
-    """The calls of one process. `max_s` is counted by the event loop's clock, which is monotonic."""
+    """The calls of one process, made inside a running event loop. `max_s` is counted by the loop's clock, which is
+    monotonic."""
 
     def __init__(self, max_s: float) -> None:
         self._max_s = max_s
         self._since_s: dict[Call, float] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
 
     def begin(self, call: Call) -> None:
         """This call is served from now on."""
-        loop = asyncio.get_running_loop()
-        now_s = self._since_s[call] = loop.time()
+        now_s = self._since_s[call] = self._loop.time()
         if self._timer is None:
-            self._timer = loop.call_at(now_s + self._max_s, self._look)
+            self._timer = self._loop.call_at(now_s + self._max_s, self._look)
 
     def end(self, call: Call) -> None:
         """It is over."""
         del self._since_s[call]
 
     def _look(self) -> None:
-        loop = asyncio.get_running_loop()
         self._timer = None
-        now_s = loop.time()
+        now_s = self._loop.time()
         late: list[Call] = []
         for call, since_s in self._since_s.items():
             if since_s + self._max_s > now_s:
-                self._timer = loop.call_at(since_s + self._max_s, self._look)
+                self._timer = self._loop.call_at(since_s + self._max_s, self._look)
                 break
             late.append(call)
         for call in late:

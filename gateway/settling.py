@@ -20,7 +20,7 @@ from gateway.estimate import Charge, billed_usage, own_searches
 from gateway.exchange import Exchange, Reason
 from gateway.metrics import Metrics
 from gateway.missing import Guess, MissingUsage
-from gateway.providers.dialect import Reported, Tap
+from gateway.providers.dialect import NO_WORK, Reported, Tap
 from gateway.providers.output import NO_OUTPUT, Output
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,9 @@ class Settler:
         self, exchange: Exchange, hold: Hold, reported: Reported, output: Callable[[], Output] = _nothing
     ) -> Settling:
         """Begin to settle what the provider has counted. `output` tells what passed, where it is asked."""
-        usage = billed_usage(reported.usage, exchange.parsed, exchange.route)
+        usage, parsed, route = reported.usage, exchange.parsed, exchange.route
+        if parsed.work is not NO_WORK or route.searches_itself:
+            usage = billed_usage(usage, parsed, route)
         charge = exchange.charge(usage, reported.service_tier, reported.model)
         if charge.charged_nano > hold.cost_nano or usage.input_tokens + usage.output_tokens > hold.tokens:
             return self._above(exchange, hold, Guess(usage, charge, None), output)

@@ -86,7 +86,9 @@ class Turns:
         if self._own_rows:
             self._leave(account)
         elif account:
-            self._count_down(account)
+            left = self._taken[account] = self._taken[account] - 1
+            if not left:
+                del self._taken[account]
         if self._row:
             self._serve()
 

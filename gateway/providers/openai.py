@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT
-from gateway.providers.dialect import NO_PARTS, NO_WORK, BadRequest, ParsedRequest, Reported, Work
+from gateway.providers.dialect import NO_PARTS, NO_WORK, BadRequest, ParsedRequest, Work
 from gateway.providers.openai_fields import first_byte, folded, is_null, other_case, read_object, top_level, wrong_type
 from gateway.providers.openai_input import input_tokens
 from gateway.providers.openai_output import output_of, output_of_part
@@ -77,7 +77,8 @@ DEFAULT_BOUNDS: Final = StructureBounds()
 
 def parse(endpoint: str, body: bytes, bounds: StructureBounds = DEFAULT_BOUNDS) -> ParsedRequest:
     """What a request to `/v1/chat/completions`, `/v1/completions` or `/v1/embeddings` asks for. Raises `BadRequest`."""
-    check_size(body, bounds)
+    if len(body) > bounds.small_bytes:
+        check_size(body, bounds)
     fields = top_level(body, bounds.fields)
     if fields is None:
         raise too_many("fields", bounds.fields)
@@ -106,11 +107,11 @@ def parse(endpoint: str, body: bytes, bounds: StructureBounds = DEFAULT_BOUNDS) 
         stream=stream,
         include_usage="stream_options" in fields and _asks_for_usage(fields["stream_options"], stream, bounds),
         choices=choices,
-        max_output_tokens=max([values[name] for name in given]) if given else None,
+        max_output_tokens=_largest(values, given),
         max_fields=given,
         input_bound_tokens=len(body),
-        end_user=_label(values.get("safety_identifier") or values.get("user")),
-        service_tier=_label(values.get("service_tier")),
+        end_user=_label(user) if (user := values.get("safety_identifier") or values.get("user")) else None,
+        service_tier=_label(tier) if (tier := values.get("service_tier")) else None,
         has_output=has_output,
         parts=parts,
         unbounded_input=outside or work.outside,
@@ -182,8 +183,7 @@ class OpenAIDialect:
             body, model=model, include_usage=include_usage, max_output_tokens=max_output_tokens, max_field=max_field
         )
 
-    def usage_from_json(self, endpoint: str, body: bytes) -> Reported | None:
-        return usage_from_json(endpoint, body)
+    usage_from_json = staticmethod(usage_from_json)
 
     def output(self, body: bytes) -> Output:
         return output_of(body)
@@ -227,9 +227,9 @@ def _within(values: Mapping[str, Any], name: str, least: int, most: int) -> int 
     return number
 
 
-def _label(text: str | None) -> str | None:
+def _label(text: str) -> str:
     """A string that is only recorded: bounded, and without NUL, which Postgres can't store."""
-    return text[:MAX_LABEL_CHARS].replace("\0", "\ufffd") if text else None
+    return text[:MAX_LABEL_CHARS].replace("\0", "\ufffd")
 
 
 def _model(values: Mapping[str, Any]) -> str:
@@ -245,9 +245,19 @@ def _model(values: Mapping[str, Any]) -> str:
 
 def _maxima(values: Mapping[str, Any], least: int) -> tuple[str, ...]:
     """The maxima given, by name. Completions allow 0, with which OpenAI scores an echoed prompt and writes nothing."""
-    return tuple(
-        [name for name in MAX_FIELDS if name in values and _within(values, name, least, MAX_COUNT) is not None]
-    )
+    given: tuple[str, ...] = ()
+    for name in MAX_FIELDS:
+        if name in values and _within(values, name, least, MAX_COUNT) is not None:
+            given += (name,)
+    return given
+
+
+def _largest(values: Mapping[str, Any], given: tuple[str, ...]) -> int | None:
+    most: int | None = None
+    for name in given:
+        value: int = values[name]
+        most = value if most is None or value > most else most
+    return most
 
 
 def _asks_for_usage(raw: Raw, stream: bool, bounds: StructureBounds) -> bool:

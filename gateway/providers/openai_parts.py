@@ -85,9 +85,10 @@ def count_parts(messages: Raw, bounds: StructureBounds) -> tuple[Parts, bool]:
     Raises `BadRequest` where one of them has parts or calls and not all are objects, where names are tricks, and where
     there are too many.
     """
-    if more_items(messages, bounds.messages):
+    size_bytes = len(messages)
+    if size_bytes > _SHORTEST_ITEM_BYTES * bounds.messages and more_items(messages, bounds.messages):
         raise too_many(MESSAGES, bounds.messages, MESSAGES)
-    if len(messages) <= PLAIN_BYTES:
+    if size_bytes <= PLAIN_BYTES:
         if _is_plain(bytes(messages)):
             return NO_PARTS, False
         try:

@@ -152,7 +152,7 @@ _DATA_LINE: Final = re.compile(rb"(?<=^data:).*\{.*$", re.MULTILINE)
 
 def usage_from_json(endpoint: str, body: bytes) -> Reported | None:
     """Usage of a whole answer; None where it reports none. Raises `GarbageAnswer` where it is not a JSON object."""
-    if CITATION in body:
+    if body.find(CITATION) >= 0:  # `in` asks for a buffer first
         return _reported(_decode(body))
     try:  # as OpenAI writes it, in one go
         answer = _PLAIN.decode(body)

@@ -14,7 +14,7 @@ only else are the strings taken out.
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Final
 
@@ -65,6 +65,11 @@ class StructureBounds:
     tools: int = 1_000
     members: int = 250_000
     values: int = 1_000_000
+    small_bytes: int = field(init=False, repr=False, compare=False)
+    """A body of this length has no room for too many members or values."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "small_bytes", min(_LEVEL_BYTES * self.members, self.values))
 
 
 def too_many(what: str, most: int, param: str | None = None) -> BadRequest:
@@ -75,7 +80,7 @@ def too_many(what: str, most: int, param: str | None = None) -> BadRequest:
 def check_size(body: bytes, bounds: StructureBounds) -> None:
     """Refuse a body with too many members or values, whether it is JSON or not. Builds nothing: at most 2 ns a byte,
     up to the slice that shows it; none where a body of this length has no room for so many. Raises `BadRequest`."""
-    if len(body) > min(_LEVEL_BYTES * bounds.members, bounds.values):
+    if len(body) > bounds.small_bytes:
         _check_size(body, bounds)
 
 
