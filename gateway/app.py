@@ -110,6 +110,7 @@ def edge_rules(defaults: Defaults, cors: Cors | None) -> EdgeRules:
         linger_s=defaults.linger_s,
         linger_bytes=defaults.linger_bytes,
         head_timeout_s=defaults.head_timeout_s,
+        head_bytes=defaults.head_bytes_in_flight,
         max_connections=connections_within(defaults.max_connections),
         body_bytes_per_s=defaults.body_bytes_per_s,
         write_timeout_s=defaults.client_write_timeout_s,

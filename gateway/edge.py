@@ -29,6 +29,7 @@ from gateway import refusals
 from gateway.call import CONTINUES, Call
 from gateway.guard import EdgeRules, GuardedProtocol, Written
 from gateway.half_closed import HalfClosed, may_be_half_closed
+from gateway.heads import Heads
 from gateway.ids import Ulids
 from gateway.pace import Pace
 
@@ -47,7 +48,7 @@ class EdgeProtocol(GuardedProtocol):
     __slots__ = ("_endpoints", "_serve", "_served_by", "_serving", "_sleeping", "_turn")
 
     def __init__(self, server: "EdgeServer", **options: Any) -> None:
-        super().__init__(server, server.rules, server.pace, server.new_id, **options)
+        super().__init__(server, server.rules, server.pace, server.heads, server.new_id, **options)
         self._serve = server.serve
         self._endpoints = server.endpoints
         self._served_by: asyncio.Task[None] | None = None
@@ -67,10 +68,15 @@ class EdgeProtocol(GuardedProtocol):
         waiter = self._waiter
         if waiter is None:  # a request is being served: what comes is its body, or waits
             closing, self._close = self._close, self._close and self._call is None
+            behind = self._body_is_whole and not self._upgraded
             super()._take(data)  # takes nothing while closing, and a body may still be on its way
             self._close = self._close or closing
             if data:
                 self._spend(data, self._account, chunked=self._chunks is not None)
+                if self._messages:
+                    self._forget_head()
+                elif behind:
+                    self._count_head(len(data))
             if self._messages or self._chunks is not None:
                 self._look(data)
             return
@@ -81,11 +87,17 @@ class EdgeProtocol(GuardedProtocol):
             if len(self._messages) > 1 or getattr(self._messages[0][0], "chunked", True):
                 self._spend(data, self._account, chunked=True)
                 self._look(self._head_end + data)
-            if self._head_bytes:
-                self._head_bytes, self._head_end = 0, b""
+            self._forget_head()
             self._next()
         elif data:
             self._await_head(data)
+
+    @property
+    def _body_is_whole(self) -> bool:
+        """Whether the body of the request that is being served has come, so that what comes now stands behind it."""
+        if self._call is not None:
+            return self._call.payload.is_eof()
+        return self._request is not None and self._request.content.is_eof()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """aiohttp's bodies ask for this with every read; where nothing was paused there is nothing to be done."""
@@ -264,6 +276,7 @@ class EdgeServer(web.Server):
         self.endpoints = endpoints
         self.rules = rules or EdgeRules()
         self.pace = Pace(self.rules.body_bytes_per_s, self._loop)
+        self.heads = Heads(self.rules.head_bytes)
         self.new_id = Ulids()
 
     def _make_request(self, message: Any, payload: StreamReader, protocol: Any, writer: Any, task: Any) -> Any:

@@ -21,6 +21,7 @@ from aiohttp.web_protocol import ERROR
 from gateway import refusals
 from gateway.call import WRITE_TIMEOUT_S, Call
 from gateway.cors import Cors
+from gateway.heads import Heads
 from gateway.pace import Pace
 from gateway.paced import PacedProtocol
 from gateway.trailers import LOOKED_BACK_BYTES, ChunkedEnd
@@ -43,6 +44,7 @@ class EdgeRules:
     write_timeout_s: float = WRITE_TIMEOUT_S
     cors: Cors | None = None
     """What browsers are told; None where they are told nothing."""
+    head_bytes: int = 32 << 20
 
 
 BUFFER_BYTES: Final = 131_072
@@ -83,6 +85,7 @@ class GuardedProtocol(PacedProtocol):
         "_deaf",
         "_head_bytes",
         "_head_end",
+        "_heads",
         "_new_id",
         "_proven",
         "_request",
@@ -92,10 +95,17 @@ class GuardedProtocol(PacedProtocol):
     )
 
     def __init__(
-        self, manager: web.Server, rules: EdgeRules, pace: Pace, new_id: Callable[[], str], **options: Any
+        self,
+        manager: web.Server,
+        rules: EdgeRules,
+        pace: Pace,
+        heads: Heads,
+        new_id: Callable[[], str],
+        **options: Any,
     ) -> None:
         super().__init__(manager, pace, **{**options, **OPTIONS})
         self._rules = rules
+        self._heads = heads
         self._untaken_since_s: float | None = None
         """Since when the client has not taken an answer of the application, by the loop's clock."""
         self._new_id = new_id
@@ -175,18 +185,44 @@ class GuardedProtocol(PacedProtocol):
 
     def _await_head(self, data: bytes) -> None:
         """A head is on its way: bound its bytes and its time."""
-        first, self._head_bytes = self._head_bytes == 0, self._head_bytes + len(data)
+        first = self._head_bytes == 0
         self._head_end = (self._head_end + data)[-LOOKED_BACK_BYTES:]
-        if self._head_bytes > MAX_HEAD_BYTES:
-            call = Call(self, ERROR, EMPTY_PAYLOAD, "")
-            self._refuse(LineTooLong(b"", MAX_HEAD_BYTES)).answer(call, self._new_id())
-            self.force_close()
-        elif first:
+        self._count_head(len(data))
+        if first and not self._force_close:
             within_s = min(self._rules.head_timeout_s, self._keepalive_timeout)
             self._next_keepalive_close_time = self._loop.time() + within_s
             if self._keepalive_handle is not None:
                 self._keepalive_handle.cancel()
             self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+
+    def _count_head(self, size_bytes: int) -> None:
+        """So many bytes of a head that is not whole have come."""
+        self._head_bytes += size_bytes
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse_head(self._refuse(LineTooLong(b"", MAX_HEAD_BYTES)))
+        else:
+            self._heads.add(self, size_bytes)
+
+    def end_head(self) -> None:
+        """There are too many bytes of unfinished heads, and this connection has the most."""
+        logger.info("refused a head that is not whole: all of them together are too large")
+        self._refuse_head(refusals.heads_too_large())
+
+    def _refuse_head(self, refusal: refusals.Refusal) -> None:
+        """Answer a head that is not whole, and end the connection, where a request is served, with that one."""
+        self._forget_head()
+        if self._call is not None or self._request is not None:
+            self._deaf = True
+            self._close_after_this()
+            return
+        refusal.answer(Call(self, ERROR, EMPTY_PAYLOAD, ""), self._new_id())
+        self.force_close()
+
+    def _forget_head(self) -> None:
+        """The head is whole, or nobody waits for it any longer."""
+        if self._head_bytes:
+            self._head_bytes, self._head_end = 0, b""
+            self._heads.drop(self)
 
     def _spoil(self) -> None:
         """The parser has given up, and does not tell who reads, or is to read, a body that was not whole by then."""
@@ -234,6 +270,7 @@ class GuardedProtocol(PacedProtocol):
         """The client has left: nobody needs to see why its body was not wanted."""
         super().connection_lost(exc)
         self._chunks = self._proven = self._request = None
+        self._forget_head()
         if self._unwanted is not None and not self._unwanted.is_eof():
             self._unwanted.set_exception(ConnectionResetError("the client has left"))
 

@@ -147,6 +147,13 @@ def bad_head(*, too_large: bool) -> Refusal:
     return bad_request("This is no HTTP/1.1 request that can be read: check its request line, headers and framing.")
 
 
+def heads_too_large() -> Refusal:
+    """Requests that are not whole yet take too much memory all together."""
+    return unavailable(
+        "Too many requests are unfinished here: send a request's line and headers at once, and try again."
+    )
+
+
 def too_large(limit_bytes: int) -> Refusal:
     return Refusal(413, "request_too_large", f"The body is larger than {limit_bytes} bytes: send a smaller one.")
 

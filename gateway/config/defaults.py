@@ -122,6 +122,12 @@ class Defaults:
         32 * MIB, 64 * 1024, 8 * 1024 * MIB, "how fast one process takes all bodies together, after a burst"
     )
     head_timeout_s: float = _seconds(10, 0.05, 3600, "time for a client to send a request's line and headers")
+    head_bytes_in_flight: int = _whole(
+        32 * MIB,
+        MIB,
+        1024 * MIB,
+        "requests' lines and headers that are not whole yet, in one process; above, the largest end",
+    )
     linger_s: float = _seconds(2, 0, 60, "how long the rest of a refused body is read, so that its client sees why")
     linger_bytes: int = _whole(16 * MIB, 0, 1024 * MIB, "and how much of it")
     max_connections: int = _whole(8_192, 1, 1_000_000, "clients' connections to one process; above, idle ones end")
