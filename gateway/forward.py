@@ -88,6 +88,7 @@ class Forwarder:
         the client has taken it, or is cut off."""
         call.write_timeout_s = self._rules.client_write_timeout_s
         self._running.begin(call)
+        hold.on_closed = call.hold_closed
         try:
             await self._serve(call, exchange, hold)
             if call.waits:
