@@ -33,7 +33,7 @@ WRITE_TIMEOUT_S: Final = 60.0
 LOOKS: Final = 8
 """How often it is looked, within that time, whether a client that has to catch up has taken anything."""
 
-Cut = Literal["client_stalled", "max_request_s"]
+Cut = Literal["client_stalled", "max_request_s", "hold_closed"]
 _STATUS_LINES: Final = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
 }
@@ -299,6 +299,12 @@ class Call:
         """Break the connection off from outside of its task, which is cancelled as if the client had left."""
         self.cut_for = self.cut_for or reason
         self.abort()
+
+    def hold_closed(self) -> None:
+        """The hold of this call has ended elsewhere, and nothing of it can be charged: an answer that was begun is cut
+        now. One that was not is refused when it comes."""
+        if self.begun:
+            self.cut("hold_closed")
 
     def abort(self) -> None:
         """Break the connection off, so that what the client has got can't pass for a whole answer.

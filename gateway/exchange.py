@@ -1,5 +1,6 @@
 """One request on its way: what is known of it so far, and the debit that it becomes. Pure: the clock is passed in."""
 
+from collections.abc import Mapping
 from typing import Final, Literal
 
 import msgspec
@@ -24,8 +25,20 @@ Reason = Literal[
     "implausible_usage",
     "answer_too_large",
     "internal_error",
+    "hold_closed",
 ]
-"""Why a usage is not the provider's own count; the note of its debit."""
+"""Why a usage is not the provider's own count, or its answer not whole; the note of its debit."""
+CUT_STATUS: Final[Mapping[Reason, int]] = {
+    "client_gone": 499,
+    "client_stalled": 499,
+    "max_request_s": 504,
+    "upstream_cut": 502,
+    "answer_too_large": 502,
+    "internal_error": 502,
+    "hold_closed": 503,
+}
+"""What the debit says as its status where the client has not got a whole answer, as metrics count it: 499 is a client
+that left or had to be left, which nobody receives."""
 MAX_FOREIGN_ID: Final = 200
 EXPIRED_STATUS: Final = 0
 CLIENT_GONE: Final = 499
@@ -59,6 +72,8 @@ class Exchange(msgspec.Struct, gc=False):
     """The debit, once it has been made."""
     logged: bool = False
     """Whether the request log has its line, or will."""
+    cut: Reason | None = None
+    """Why the client does not get the whole answer, where that is known."""
 
     def balance_before_nano(self, hold: Hold) -> int:
         """What the account had when this request was admitted, all other holds taken off."""
@@ -82,14 +97,17 @@ class Exchange(msgspec.Struct, gc=False):
         return msgspec.structs.replace(debit, request_id="", client_request_id=None, end_user=None)
 
     def settled(self, hold: Hold, usage: Usage, charge: Charge, *, reason: Reason | None, now_s: float) -> Debit:
-        """The debit of an answer; `reason` says why its usage was estimated, None where the provider has counted it."""
+        """The debit of an answer; `reason` says why its usage was estimated, None where the provider has counted it.
+        Where the answer was cut its status says so, and its note why."""
+        broken = self.cut or reason
         return self.debit(
             usage,
             charge,
             estimated=reason is not None,
             admitted_at_ms=hold.admitted_at_ms,
             now_s=now_s,
-            note=reason,
+            note=reason or self.cut,
+            status=CUT_STATUS.get(broken) if broken is not None else None,
         )
 
     def whole_hold(self, hold: Hold) -> tuple[Usage, Charge]:
@@ -113,8 +131,9 @@ class Exchange(msgspec.Struct, gc=False):
         admitted_at_ms: int,
         now_s: float,
         note: str | None = None,
+        status: int | None = None,
     ) -> Debit:
-        """The row that the ledger gets."""
+        """The row that the ledger gets; `status` is another one than the provider's."""
         principal, route, parsed = self.principal, self.route, self.parsed
         first_byte_s = self.first_byte_s
         assert route.rates is not None  # noqa: S101  (a charge was made from them)
@@ -144,7 +163,7 @@ class Exchange(msgspec.Struct, gc=False):
             multiplier=charge.multiplier,
             markup_scaled=self.terms.markup_scaled,
             estimated=estimated,
-            status=self.status,
+            status=status or self.status,
             stream=parsed.stream,
             latency_ms=round((now_s - self.started_s) * 1000),
             ttft_ms=None if first_byte_s is None else round((first_byte_s - self.started_s) * 1000),

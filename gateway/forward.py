@@ -93,6 +93,7 @@ class Forwarder:
         the client has taken it, or is cut off."""
         call.write_timeout_s = self._rules.client_write_timeout_s
         self._running.begin(call)
+        hold.on_closed = call.hold_closed
         large = len(exchange.body) > MAX_PREPARED_BYTES
         try:
             sent_s = self._clock()

@@ -124,6 +124,7 @@ class Relay:
     async def _cut(self, call: Call, exchange: Exchange, hold: Hold, watch: StreamWatch, failure: Exception) -> None:
         """The stream broke: settle what passed, and never let the client take it for a whole answer."""
         logger.info("request %s: %s: %s", hold.id, type(failure).__name__, failure)
+        exchange.cut = "upstream_cut"
         settling = self._settler.stream(exchange, hold, watch.tap, "upstream_cut", failed=True)
         free = watch.tap.reported is None and not watch.tap.began_output
         try:

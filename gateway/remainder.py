@@ -106,9 +106,10 @@ class Remainder:
 
     def _terms(self, call: Call, exchange: Exchange) -> tuple[float, Reason]:
         """Up to which time of the event loop's it is read on, and why its client does not get it."""
-        if call.cut_for == "max_request_s":
-            return 0.0, call.cut_for
-        return self._loop.time() + self._rules.seconds(exchange.route), call.cut_for or "client_gone"
+        exchange.cut = call.cut_for or "client_gone"
+        if call.cut_for in ("max_request_s", "hold_closed"):
+            return 0.0, exchange.cut
+        return self._loop.time() + self._rules.seconds(exchange.route), exchange.cut
 
     async def _until(self, deadline_s: float, work: Coroutine[Any, Any, T]) -> T | None:
         """What this comes to, None where it does not in time. Raises what it raises."""

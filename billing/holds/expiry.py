@@ -86,11 +86,14 @@ class Expiry:
         await self._renew()
         return await stored_debits(self._database, request_ids)
 
-    async def take_back(self, partition: Partition, claimed: Mapping[str, Entry]) -> list[str]:
-        """Resolve entries of this gateway that another one has claimed; those that are held again."""
+    async def take_back(
+        self, partition: Partition, claimed: Mapping[str, Entry]
+    ) -> tuple[list[str], dict[str, Stored]]:
+        """Resolve entries of this gateway that another one has claimed: those that are held again, and those that the
+        ledger has closed."""
         epoch = partition.epoch
         if epoch is None or not claimed:
-            return []
+            return [], {}
         stored = await self.decided(list(claimed))
         decided = {request_id: entry for request_id, entry in claimed.items() if request_id in stored}
         await self._end(partition, epoch, decided, stored)
@@ -98,7 +101,8 @@ class Expiry:
         keys, not_after_ms = self._fixed_keys(partition), partition.now_ms() + RECLAIM_WITHIN_MS
         calls = (self._link.call(self._reclaim, keys, [epoch, each, not_after_ms]) for each in undecided)
         replies = await asyncio.gather(*calls)
-        return [request_id for request_id, reply in zip(undecided, replies, strict=True) if reply == 0]
+        again = [request_id for request_id, reply in zip(undecided, replies, strict=True) if reply == 0]
+        return again, stored
 
     async def _end(
         self, partition: Partition, epoch: int, claimed: Mapping[str, Entry], stored: Mapping[str, Stored]

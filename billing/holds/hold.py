@@ -16,7 +16,7 @@ from billing.holds.codec import ITEM, OK, SETTLE, VANISHED, pack_hold
 from billing.holds.connection import RedisAway, RedisError, RedisTimeout
 from billing.holds.decision import Need
 from billing.holds.partitions import Partition
-from billing.ledger.debits import Debit, encode_debit
+from billing.ledger.debits import Debit, Outcome, encode_debit
 from billing.principals import Limits, Principal
 
 ADMIT_CODE: Final = 1
@@ -170,7 +170,7 @@ class Hold:
     or voided, `handed_over` that a task has taken it from the request that opened it. `unresolved` makes the debit that
     it is settled as where whoever serves it fails without having ended it: set once a provider has worked for it. None:
     it is given back. `outcome` is that of its settlement, once that has begun. `waited_s` is how long it has waited for
-    others to end.
+    others to end. `on_closed` is told where the ledger turns out to have closed it while it was served.
     """
 
     __slots__ = (
@@ -185,6 +185,7 @@ class Hold:
         "id_bytes",
         "minute_used",
         "need",
+        "on_closed",
         "outcome",
         "payload",
         "place",
@@ -220,6 +221,13 @@ class Hold:
         self.reholding: asyncio.Future[None] | None = None
         self.unresolved: Callable[[Hold], Debit] | None = None
         self.outcome: asyncio.Future[Settled] | None = None
+        self.on_closed: Callable[[], None] | None = None
+
+    def closed(self, outcome: Outcome) -> None:
+        """The ledger has a row of it. One that expired, because another gateway took this one for dead, can't be
+        charged for what it serves."""
+        if outcome == "expired" and self.on_closed is not None and not self.ending:
+            self.on_closed()
 
     def __repr__(self) -> str:
         return f"Hold({self.id})"

@@ -58,7 +58,8 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one run compared and found. `busy` accounts changed too fast for their holds and windows to be compared."""
+    """What one run compared and found. `busy` accounts changed too fast for their holds and windows to be compared, or
+    have debits that Postgres does not take for now."""
 
     accounts: int = 0
     busy: int = 0
@@ -157,7 +158,10 @@ class Reconciler:
         if seen is None:
             return [], True
         state = seen.state
-        await self._loader.drained(partition, account_id, state.epoch, state.dseq)
+        try:
+            await self._loader.drained(partition, account_id, state.epoch, state.dseq)
+        except TimeoutError:  # its row may be locked
+            return [], False
         async with self._database.transaction(snapshot=True) as connection:
             row = await connection.fetchrow(READ_PARTITION, partition.number)
             if row is None or row["epoch"] != state.epoch:

@@ -184,6 +184,9 @@ class Recovery:
                 if again:
                     held.append(hold)
             closed = await self._expiry.decided([hold.id for hold in held])
+            for hold in held:
+                if hold.id in closed:
+                    hold.closed(closed[hold.id].outcome)
             if closed and not await self._end_closed(partition, [hold for hold in held if hold.id in closed]):
                 return False
             for hold in held:
@@ -221,7 +224,7 @@ class Recovery:
             if not await self._corrections.sync(partition, account_id):
                 return False
         for hold in holds:
-            logger.warning("request %s runs on, but the ledger has closed its hold: its answer will be cut", hold.id)
+            logger.warning("request %s runs on, but the ledger has closed its hold: its answer is cut", hold.id)
             item = VoidItem(hold.id_bytes, hold.place.account_key, hold.place.key_key)
             self._submit(partition, item)
             ended.append(item.answer)
@@ -271,7 +274,10 @@ class Recovery:
         settled += await self._write(waiting, locked)
         await reading.finish()
         await self._look_for(partition, epoch, unseen)
-        for request_id in await self._expiry.take_back(partition, claimed):
+        taken_back, closed = await self._expiry.take_back(partition, claimed)
+        for request_id in closed.keys() & self._live.keys():
+            self._live[request_id].closed(closed[request_id].outcome)
+        for request_id in taken_back:
             if request_id not in self._live:
                 orphans.setdefault(claimed[request_id].account_id, []).append((request_id, claimed[request_id]))
         for account_id, found in orphans.items():

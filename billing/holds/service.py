@@ -195,7 +195,11 @@ class Holds:
         """Holds of this epoch, running until now, are not in Redis any more. Another gateway may have taken this one
         for dead and have them expired: the ledger has rows then. If not, Redis has lost them."""
         try:
-            if len(await self._database.rows(STORED_DEBITS, request_ids)) < len(request_ids):
+            rows = await self._database.rows(STORED_DEBITS, request_ids)
+            for row in rows:
+                if row["request_id"] in self.live:
+                    self.live[row["request_id"]].closed(row["outcome"])
+            if len(rows) < len(request_ids):
                 self.lost_writes(partition, epoch)
         except DatabaseError as error:
             logger.info("%d holds are not in Redis, and the ledger can't be asked: %s", len(request_ids), error)

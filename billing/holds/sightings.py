@@ -128,19 +128,26 @@ class Sightings:
                 journal.holds.setdefault(entry.account_id, {})[request_id] = entry
         return journal
 
-    async def drained(self, partition: Partition, seen: Mapping[str, Seen]) -> None:
-        """Wait until every debit that these states have counted is in Postgres.
+    async def drained(self, partition: Partition, seen: Mapping[str, Seen]) -> set[str]:
+        """Wait until every debit that these states have counted is in Postgres; the accounts of which some are not
+        there when that was waited for long enough, such as one whose row is locked.
 
-        Raises `DatabaseError`, `RedisError`, `TimeoutError`.
+        Raises `DatabaseError`, `RedisError`.
         """
+        late = False
         left = {request_id: account_id for account_id, each in seen.items() for request_id in each.unwritten}
         while left:
             account_id = next(iter(left.values()))
             state = seen[account_id].state
-            await self._loader.drained(partition, account_id, state.epoch, state.dseq)  # others are written with it
-            others = [request_id for request_id, of in left.items() if of != account_id]
-            waiting = await still_settled(self._link, self._keys, partition.number, others)
+            try:  # others are written with it
+                await self._loader.drained(partition, account_id, state.epoch, state.dseq)
+            except TimeoutError:
+                late = True
+            waiting = await still_settled(self._link, self._keys, partition.number, list(left))
             left = {request_id: left[request_id] for request_id in waiting}
+            if late:
+                break
+        return set(left.values())
 
 
 def steady(before: AccountState, after: AccountState) -> bool:

@@ -93,7 +93,7 @@ class Survey:
 
     async def compare(self, partition: Partition, account_ids: Sequence[str]) -> Surveyed:
         """Look at accounts of a partition in Redis, and compare them with one snapshot of Postgres in which all is that
-        they have counted. Raises `DatabaseError`, `RedisError`, `TimeoutError`.
+        they have counted; accounts of which that does not come there are busy. Raises `DatabaseError`, `RedisError`.
         """
         quotas_of: dict[str, dict[str, str]] = {account_id: {} for account_id in account_ids}
         async for row in gently(await self._database.rows(KEYS, account_ids)):
@@ -101,12 +101,15 @@ class Survey:
         seen = await self._sightings.look(partition, {each: tuple(keys) for each, keys in quotas_of.items()})
         if not seen:
             return Surveyed()
-        await self._sightings.drained(partition, seen)
+        late = await self._sightings.drained(partition, seen)
+        seen = {account_id: each for account_id, each in seen.items() if account_id not in late}
+        if not seen:
+            return Surveyed(busy=late)
         epoch = next(iter(seen.values())).state.epoch
         async with self._database.transaction(snapshot=True) as connection:
             moment = await connection.fetchrow(MOMENT, partition.number)
             if moment is None or moment["epoch"] != epoch:
-                return Surveyed()
+                return Surveyed(busy=late)
             accounts = await self._read_accounts(connection, epoch, moment, seen)
             compared = await self._counters(accounts, quotas_of)
             behind = [
@@ -117,7 +120,7 @@ class Survey:
             states = [(each.id, each.seen.state) for each in accounts]
             used = await read_used(connection, states, compared, behind, epoch, moment["now"] - LONGEST_REQUEST)
         found = Surveyed(
-            busy={account_id for account_id, each in seen.items() if not each.steady},
+            busy=late | {account_id for account_id, each in seen.items() if not each.steady},
             untold={each.id for each in accounts if each.row["pushed_xseq"] > each.seen.state.xseq},
         )
         await self._compare_accounts(found, accounts, moment["now"])

@@ -104,6 +104,8 @@ async def test_others_are_written_while_one_row_is_locked(world: World, other_se
             return list(world.engine.outbox.locked) == [hers.account_id]
 
         await eventually(is_said)
+        found = await world.engine.reconciler.run()
+        assert (found.drifts, found.busy) == ((), 1), "the others are compared"
 
     async def hers_are_written() -> bool:
         return await count_written(world, hers) == 3

@@ -88,7 +88,7 @@ async def test_what_comes_between_the_two_stores_is_told_apart(world: World, mon
     lost = await hold_one(world, principal, model="beta")
     real, before = Sightings.drained, []
 
-    async def meanwhile(self: Sightings, partition: Partition, seen: Mapping[str, Seen]) -> None:
+    async def meanwhile(self: Sightings, partition: Partition, seen: Mapping[str, Seen]) -> set[str]:
         before.append(seen[principal.account_id].state)
         for model in MODELS:
             await spend(world, principal, model=model)
@@ -97,7 +97,7 @@ async def test_what_comes_between_the_two_stores_is_told_apart(world: World, mon
         await settle(world, principal, lost, model="beta")
         await world.grants.grant(principal.account_id, 11, "grant", None)
         await world.engine.outbox.flush()
-        await real(self, partition, seen)
+        return await real(self, partition, seen)
 
     monkeypatch.setattr(Sightings, "drained", meanwhile)
     assert await suspects(world, principal) == {}

@@ -4,11 +4,12 @@ What the ledger has decided meanwhile is decided, and one account that everybody
 """
 
 import asyncio
+from functools import partial
 
 import pytest
 
 from billing.holds.engine import EngineSettings
-from billing.holds.hold import SettlementLost
+from billing.holds.hold import Hold, SettlementLost
 from billing.holds.service import HoldSettings
 from billing.ledger.debits import write_debits
 from billing.ledger.leases import write_expired
@@ -37,12 +38,42 @@ async def lose_redis(world: World) -> None:
     await world.engine.partitions.renew(partition_of(world))
 
 
+def note_closed(*holds: Hold) -> list[str]:
+    """The ids of those that turn out to be closed, as that is told."""
+    told: list[str] = []
+    for hold in holds:
+        hold.on_closed = partial(told.append, hold.id)
+    return told
+
+
+async def test_a_gateway_that_wakes_is_told_of_each_hold_that_was_swept(make_world: MakeWorld) -> None:
+    """In the same epoch: the entries are gone from Redis, and the ledger says why."""
+    world, slow = await make_world(), await make_world()
+    principal = await world.customer(10**9)
+    holds = [await hold_one(slow, principal) for _ in range(3)]
+    told = note_closed(*holds)
+    await stops_to_renew(slow, world)
+    assert (await world.engine.recovery.sweep(partition_of(world))).expired == 3
+
+    async def all_are_told() -> bool:
+        await slow.engine.recovery.sweep(partition_of(slow))
+        return {hold.id for hold in holds} <= set(told)
+
+    await eventually(all_are_told)
+    assert partition_of(slow).epoch == partition_of(world).epoch
+    for hold in holds:
+        with pytest.raises(SettlementLost):
+            await settle(slow, principal, hold)
+    await assert_agreed(slow, principal.account_id)
+
+
 async def test_a_gateway_that_wakes_does_not_hold_again_what_the_ledger_has_closed(make_world: MakeWorld) -> None:
     """It was taken for dead, its holds have expired, and Redis has begun a new epoch."""
     world, slow = await make_world(), await make_world()
     principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,))
     closed, kept = await hold_one(slow, principal), await hold_one(slow, principal)
     nothing = {"outcome": "expired", "input_tokens": 0, "output_tokens": 0, "charged_nano": 0}
+    told = note_closed(closed, kept)
     row = debit(closed.id, principal, admitted_at_ms=closed.admitted_at_ms, **nothing)
     await write_debits(world.database, [row])
     await lose_redis(world)
@@ -51,6 +82,7 @@ async def test_a_gateway_that_wakes_does_not_hold_again_what_the_ledger_has_clos
         return await slow.engine.partitions.join(partition_of(slow))
 
     await eventually(is_awake)
+    assert told == [closed.id]
     assert list(await entries(world, principal.account_id)) == [kept.id]
     assert (await world.account_state(principal.account_id)).held_nano == 2000
     with pytest.raises(SettlementLost):
