@@ -36,6 +36,7 @@ class Gateway:
     session: aiohttp.ClientSession
     proxy: Proxy
     app: web.Application
+    runner: web.BaseRunner
     keys: list[str] = field(default_factory=list)
 
     async def customer(
@@ -151,7 +152,7 @@ async def make_gateway(database_url: str, redis_url: str, key_prefix: str) -> As
             served, _ = await stack.enter_async_context(serving(runtime))
             runner = served.runner(access_log=None, shutdown_timeout=1.0)
             url = await stack.enter_async_context(run(runner))
-            return Gateway(url, runtime, session, served.proxy, served.app)
+            return Gateway(url, runtime, session, served.proxy, served.app, runner)
 
         yield make
 

@@ -214,7 +214,7 @@ async def test_a_wait_ends_with_the_refusal_and_with_the_gateway(make_gateway: M
     refusal(await ask(brief), 429, "concurrency_exceeded")
     patient = asking(long)
     await until(lambda: waiting(gateway) == 1)
-    gateway.runtime.engine.holds.queue.close()  # as its application does when it shuts down
+    await gateway.runner.shutdown()  # the first thing that it does as it stops, before it waits for running answers
     refusal(await patient, 429, "concurrency_exceeded")
     gate.opened.set()
     assert [(await call).status for call in running] == [200, 200]

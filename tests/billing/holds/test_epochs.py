@@ -380,3 +380,22 @@ async def test_an_epoch_that_was_begun_in_the_ledger_alone_is_not_missed(world: 
     for principal in (known, new):
         await spend(world, principal)
         await assert_agreed(world, principal.account_id)
+
+
+async def test_states_of_an_older_layout_are_loaded_again(world: World) -> None:
+    """They are as gone: a new epoch takes what they had counted from the ledger."""
+    principal = await world.customer(10**9, quotas=(DAY_TOKENS,))
+    await spend(world, principal)
+    partition = partition_of(world)
+    before = partition.epoch
+    name = world.keys.account(principal.account_id)
+    raw = await world.link.command("GET", name)
+    await world.link.command("SET", name, b"\x01" + raw[1:-8])  # a counter had nothing held
+    await settle(world, principal, await hold_one(world, principal))
+    assert partition.epoch is not None
+    assert before is not None
+    assert partition.epoch > before
+    state = await world.account_state(principal.account_id)
+    (counter,) = state.counters
+    assert (state.balance_nano, counter.used, counter.held) == (10**9 - 1000, 30, 0)
+    await assert_agreed(world, principal.account_id)

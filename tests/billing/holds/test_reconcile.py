@@ -55,7 +55,7 @@ async def test_every_difference_is_named_and_mended_by_a_new_epoch(world: World)
         balance_nano=state.balance_nano + 1,
         held_nano=7,
         dseq=state.dseq + 1,
-        counters=(Counter(counter.tag, counter.window_id, counter.used - 3),),
+        counters=(Counter(counter.tag, counter.window_id, counter.used - 3, held=4),),
     )
     await world.link.command("SET", world.keys.account(account), wrong.pack())
     report = await world.engine.reconciler.run()
@@ -64,6 +64,7 @@ async def test_every_difference_is_named_and_mended_by_a_new_epoch(world: World)
         Drift(account, "debits", 2, 1),
         Drift(account, "held", 7, 0),
         Drift(account, "account day:tokens", 12, 15),
+        Drift(account, "account day:tokens held", 4, 0),
     }
     await world.engine.reconciler.fix()
     await spend(world, principal)

@@ -60,6 +60,10 @@ async def test_every_counter_is_compared(world: World) -> None:
         current = counter.window_id == window_id(quota.window, state.now_s)
         names = {f"account {quota.window.name}:{quota.metric.name}"}
         assert await suspects(world, principal, other) == ({principal.account_id: names} if current else {})
+        wrong = (*state.counters[:place], replace(counter, held=counter.held - 1), *state.counters[place + 1 :])
+        await put(world, principal.account_id, replace(state, counters=wrong))
+        names = {f"account {quota.window.name}:{quota.metric.name} held"}
+        assert await suspects(world, principal, other) == ({principal.account_id: names} if current else {})
     await put(world, principal.account_id, state)
     wrong = tuple(replace(counter, used=counter.used - 1) for counter in key.counters)
     key_name = world.keys.key(principal.account_id, principal.key_id)
