@@ -15,8 +15,8 @@ exchange     one request on its way; answers  the headers of a metered answer
 streaming    the tap on a stream of events; watch  over one that is compressed; tokens  counting with tiktoken
 providers/   dialects: what a request asks for, where usage sits; the local provider
 upstream     the transport port; transport  what is behind it: pool, connection, incoming; or proxied
-headers      what passes between client and provider
-refusals     every no, in the client's envelope; reads  models, the key's limits, health, metrics
+headers      what passes between client and provider; query  what of a query string; cors  what browsers are told
+refusals     every no, in the client's envelope; reads  models, the key's limits, health, metrics; documentation  /docs
 metrics      counted cheaply, summed over the workers; metrics_snapshot  what is counted; metrics_folder  shared
 app          the only wiring; runtime  of the stores; worker  one process; memory  of it; supervisor  several of them;
              ended  telling the others that one of them has ended

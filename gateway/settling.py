@@ -203,12 +203,12 @@ class Settler:
 
     async def refused(self, exchange: Exchange, hold: Hold) -> None:
         """Give the hold back because the provider refused the request with `exchange.status`, and tell the operator."""
-        status, route = exchange.status, exchange.route
-        self._metrics.upstream_refusal(route.provider.name, status)
-        level, hint = logging.WARNING, ""
+        status, route, provider = exchange.status, exchange.route, exchange.route.provider.name
+        self._metrics.upstream_refusal(provider, status)
         if status in OPERATORS_FAULT:
-            level, hint = logging.ERROR, ": check this provider's key"
-        logger.log(level, "request %s: %s answered %d to %s%s", hold.id, route.provider.name, status, route.model, hint)
+            logger.error("request %s: %s answered %d to %s: check its key", hold.id, provider, status, route.model)
+        else:
+            logger.warning("request %s: %s answered %d to %s", hold.id, provider, status, route.model)
         await self.void(hold)
 
     async def void(self, hold: Hold) -> None:

@@ -365,12 +365,17 @@ async def test_an_answer_that_comes_after_its_client_has_left_is_charged_by_its_
 
 
 @pytest.mark.parametrize(
-    "then",
-    [saying({"error": {}}, 429), saying({"error": {}}, 500), saying(b"<html>"), streaming(cut=True)],
+    ("then", "refused"),
+    [
+        (saying({"error": {}}, 429), True),
+        (saying({"error": {}}, 500), True),
+        (saying(b"<html>"), False),
+        (streaming(cut=True), False),
+    ],
     ids=["refused", "failed", "garbage", "an empty stream"],
 )
 async def test_a_provider_that_refuses_after_the_client_has_left_costs_nothing(
-    make_gateway: MakeGateway, upstream: Upstream, then: Handler
+    make_gateway: MakeGateway, upstream: Upstream, then: Handler, refused: bool
 ) -> None:
     gate = Gate(then)
     gateway = await make_gateway(await upstream(gate.serve), disconnect_drain_s=BOUND_S)
@@ -380,6 +385,7 @@ async def test_a_provider_that_refuses_after_the_client_has_left_costs_nothing(
     gate.opened.set()
     await until(lambda: not gateway.runtime.engine.holds.live)
     await assert_free(customer)
+    assert (b'metergate_upstream_refusals_total{provider="openai"' in await gateway.metrics()) == refused
 
 
 async def test_a_part_of_a_json_answer_is_counted(make_gateway: MakeGateway, upstream: Upstream) -> None:
