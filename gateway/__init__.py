@@ -22,5 +22,5 @@ app          the only wiring; runtime  of the stores; worker  one process; memor
              ended  telling the others that one of them has ended
 settings     one frozen Settings; config/  its rooms; plan_files  which file of plans is in force
 embedded/    real Postgres and Redis from wheels, supervised
-cli/         the `metergate` command; up, doctor  what is behind two of its commands (clocks: one finding)
+cli/         the `metergate` command; up, doctor, init  what is behind three of its commands (clocks: one finding)
 """

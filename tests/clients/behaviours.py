@@ -47,11 +47,11 @@ class World:
     usual: Gateway
     impatient: Gateway
     full: Gateway
-    gate: Gate
+    gate: Gate = field(default_factory=lambda: Gate(_said))
     running: list[asyncio.Task[Any]] = field(default_factory=list)
 
     async def run(self, customer: Customer) -> None:
-        """Have a request of this customer's go on until the end."""
+        """Have a request of this customer's go on until `let_go`."""
 
         async def go() -> None:
             async with customer.post(body=chat(HELD, model=MODEL)) as fetched:
@@ -62,6 +62,12 @@ class World:
         self.running.append(asyncio.create_task(go()))
         await self.gate.reached(came + 1)
 
+    async def let_go(self) -> None:
+        """Have what is running end well."""
+        self.gate.opened.set()
+        running, self.running, self.gate = self.running, [], Gate(_said)
+        await asyncio.gather(*running)
+
 
 def _unpriced(settings: Settings) -> Settings:
     return replace(settings, models={**settings.models, UNPRICED: ModelConfig(UNPRICED, "openai", UNPRICED)})
@@ -70,27 +76,24 @@ def _unpriced(settings: Settings) -> Settings:
 @asynccontextmanager
 async def worlds(make_gateway: MakeGateway, upstream: Callable[[Handler], Awaitable[str]]) -> AsyncIterator[World]:
     """Everything that the behaviours need."""
-    gate = Gate(_said)
-    url = await upstream(_provider(gate))
+    url = await upstream(_provider(lambda: world.gate))
     world = World(
         await make_gateway(url, change=_unpriced),
         await make_gateway(url, upstream_timeout_s=0.1),
         await make_gateway(url, max_unsettled=1),
-        gate,
     )
     try:
         yield world
     finally:
-        gate.opened.set()
-        await asyncio.gather(*world.running)
+        await world.let_go()
 
 
-def _provider(gate: Gate) -> Handler:
+def _provider(gate: Callable[[], Gate]) -> Handler:
     async def reply(request: web.Request) -> web.StreamResponse:
         messages = (await request.json())["messages"]
         prompt = json.dumps(messages[-1]["content"])
         for word, handler in (
-            (HELD, gate.serve),
+            (HELD, gate().serve),
             (HTML, saying(b"<html>", Content_Type="text/html")),
             (SILENT, _silent),
             (WRONG, saying(TOO_LONG, 400)),

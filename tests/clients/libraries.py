@@ -16,7 +16,7 @@ HERE: Final = Path(__file__).parent
 ROOT: Final = HERE.parent.parent
 INSTALLED: Final = Path(sys.prefix) / "clients"
 """Where `make test` installs them."""
-WAIT_S: Final = 120.0
+WAIT_S: Final = 600.0
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,7 @@ async def outcome(world: World, asker: Asker, name: str) -> tuple[Relay, Told]:
             prompt=asked.prompt,
             stream=asked.stream,
         )
+    await world.let_go()
     return relay, told
 
 
