@@ -23,8 +23,8 @@ OF_TESTS = {
     "admission_wait_ms": 20_000,
     "lease_s": 30,
 }
-"""A Redis that is slow because the machine is busy is not silent, and who waits for it not refused; a test of silence
-says its own bounds."""
+"""A Redis that is slow because the machine is busy is not silent, who waits for it not refused, and no gateway dead; a
+test of silence says its own bounds."""
 
 
 @dataclass

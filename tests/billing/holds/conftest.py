@@ -25,9 +25,10 @@ from billing.quotas import Quota
 
 PLANS = {"free": Plan("free", "Free", 0)}
 PATIENT = EngineSettings(
-    holds=HoldSettings(redis_timeout_s=20.0, settle_timeout_s=20.0, ledger_timeout_s=20.0, admission_wait_s=20.0)
+    holds=HoldSettings(redis_timeout_s=20.0, settle_timeout_s=20.0, ledger_timeout_s=20.0, admission_wait_s=20.0),
+    lease_s=30.0,
 )
-"""A Redis that is slow because the machine is busy is not silent, and who waits for it not refused."""
+"""A Redis that is slow because the machine is busy is not silent, who waits for it not refused, and no gateway dead."""
 BRISK = EngineSettings(holds=HoldSettings(redis_timeout_s=1.0, settle_timeout_s=1.0))
 """For tests of what comes after a silence of Redis."""
 

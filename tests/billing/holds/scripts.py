@@ -114,7 +114,7 @@ class Scripts:
 
     @staticmethod
     async def _connected(redis_url: str) -> Link:
-        link = Link(redis_url, timeout_s=30.0)
+        link = Link(redis_url, timeout_s=30.0, connect_timeout_s=30.0)
         await link.connect()
         return link
 

@@ -29,6 +29,7 @@ from tests.billing.holds.support import (
     partition_of,
     settle,
     spend,
+    sweep_by_hand,
     wire_of,
 )
 
@@ -305,6 +306,7 @@ async def test_settlements_in_flight_on_a_broken_connection_are_charged_once(
     monkeypatch.setattr(recovery, "SETTLED_AGE_MS", -60_000)
     principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,), quotas=(TOTAL_COST,))
     holds = [await hold_one(world, principal) for _ in range(40)]
+    await sweep_by_hand(world)  # else a sweep may write them before their settlements turn to the ledger
     await break_(world)
     settled = await asyncio.gather(*(settle(world, principal, hold) for hold in holds))
     assert {one.available_nano for one in settled} == {None}

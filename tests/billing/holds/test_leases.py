@@ -4,6 +4,7 @@ wakes finds its holds as it left them or as the ledger has decided about them.""
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -18,7 +19,7 @@ from billing.ledger.leases import LeaseRow, Lost, end_lease, renew_lease, write_
 from billing.ledger.postgres import Database, DatabaseUnavailable
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import MakeWorld, World, debit
+from tests.billing.holds.conftest import PATIENT, MakeWorld, World, debit
 from tests.billing.holds.support import (
     assert_agreed,
     debits,
@@ -38,6 +39,12 @@ DAY_TOKENS = Quota(Window.day, Metric.tokens, 10**6)
 READ_LEASE = "SELECT lease_until FROM gateways WHERE id = $1"
 LEASE_S = 5.0
 START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+async def world(make_world: MakeWorld) -> World:
+    """A gateway that renews its lease each second."""
+    return await make_world(replace(PATIENT, lease_s=LEASE_S))
 
 
 async def lease_of(world: World) -> datetime:
