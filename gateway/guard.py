@@ -217,6 +217,7 @@ class GuardedProtocol(PacedProtocol):
             return
         refusal.answer(Call(self, ERROR, EMPTY_PAYLOAD, ""), self._new_id())
         self.force_close()
+        self._parser = None  # has the head: many connections may end before the loop tells the first that it is lost
 
     def _forget_head(self) -> None:
         """The head is whole, or nobody waits for it any longer."""

@@ -76,6 +76,9 @@ async def test_heads_without_an_end_take_bounded_memory_and_small_ones_are_serve
             assert (await client.answer()).status == 200
             client.send(get()[:9])
         await until(lambda: heads.size_bytes == 18)
+        connection = next(iter(heads._sizes))
+        connection.end_head()
+        assert connection._parser is None  # type: ignore[attr-defined]  # at once: it has what was refused
         for client in hostile:
             await client.leave()
         await until(lambda: heads.size_bytes == 0)
