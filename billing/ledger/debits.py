@@ -241,20 +241,21 @@ async def write_debits(database: Database, debits: Sequence[Debit]) -> dict[str,
     A debit that Postgres refuses for what it says is set aside with an alarm in the log and is missing in the answer.
     Raises `DatabaseUnavailable` for every other failure: the fate of the batch is unknown then; write it again.
     """
-    written = await write_free(database, debits)
+    written = await write_free(database, debits, database.timeout_s)
     if written.left:
         raise DatabaseLocked(f"{len(written.left)} debits wait for the rows of {len(written.locked)} locked accounts")
     return written.stored
 
 
-async def write_free(database: Database, debits: Sequence[Debit]) -> Written:
-    """Write a batch as `write_debits` does, but for the debits of accounts whose rows stay locked: these are left.
+async def write_free(database: Database, debits: Sequence[Debit], wait_s: float = BRIEF_WAIT_S) -> Written:
+    """Write a batch as `write_debits` does, but for the debits of accounts whose rows stay locked: these are left. The
+    whole batch waits for such a row for `wait_s`.
 
     Raises `DatabaseUnavailable` as `write_debits`.
     """
     try:
         try:
-            return Written(await write_or_refuse(database, debits))
+            return Written(await write_or_refuse(database, debits, wait_s))
         except DatabaseLocked:
             written = await _with_months(database, debits, _write_around)
     except DatabaseRefused as error:
@@ -262,8 +263,8 @@ async def write_free(database: Database, debits: Sequence[Debit]) -> Written:
             await set_debit_aside(database, debits[0], error)
             return Written({})
         half = len(debits) // 2
-        first = await write_free(database, debits[:half])
-        return first.beside(await write_free(database, debits[half:]))
+        first = await write_free(database, debits[:half], wait_s)
+        return first.beside(await write_free(database, debits[half:], wait_s))
     return Written(written.stored).beside(await _write_patiently(database, written.left))
 
 
@@ -293,12 +294,15 @@ async def _write_patient_group(database: Database, debits: Sequence[Debit], wait
         return await write_free(database, debits)
 
 
-async def write_or_refuse(database: Database, debits: Sequence[Debit]) -> dict[str, Stored]:
+async def write_or_refuse(
+    database: Database, debits: Sequence[Debit], wait_s: float | None = None
+) -> dict[str, Stored]:
     """Write a batch whole, as `write_debits` does, but set nothing aside. A month that has no partition yet gets one.
+    Rows that are locked are waited for as long as a statement may take, or for `wait_s`.
 
     Raises `DatabaseRefused` where one of them can't be written, `DatabaseUnavailable` as `write_debits`.
     """
-    return await _with_months(database, debits, _write)
+    return await _with_months(database, debits, partial(_write, wait_s=wait_s or database.timeout_s))
 
 
 async def _with_months(
@@ -317,7 +321,7 @@ async def create_months(database: Database, debits: Sequence[Debit]) -> None:
     await database.execute(CREATE_MONTHS, [debit.admitted_at_ms for debit in debits])
 
 
-async def _write(database: Database, debits: Sequence[Debit], wait_s: float = BRIEF_WAIT_S) -> dict[str, Stored]:
+async def _write(database: Database, debits: Sequence[Debit], wait_s: float) -> dict[str, Stored]:
     batch = _encoded(debits)
     try:
         rows = await database.rows(WRITE_NEW_DEBITS, batch, as_lock_timeout(wait_s))

@@ -124,7 +124,7 @@ class Database:
         self._url, cached = split_url(url)
         self._cached = DEFAULT_CACHED if cached is None else cached
         self._size = size
-        self._timeout_s = timeout_s
+        self.timeout_s = self._timeout_s = timeout_s
         self._pool: asyncpg.Pool | None = None
         self._opening = asyncio.Lock()
 

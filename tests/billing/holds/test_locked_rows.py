@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from billing.holds import backlog, loader
+from billing.holds.connection import Script
 from billing.holds.decision import InsufficientBalance, Unavailable
 from billing.holds.engine import EngineSettings
 from billing.holds.hold import Hold
@@ -251,3 +252,33 @@ async def test_loads_of_locked_accounts_leave_connections_to_others(
     world.engine.loader._locked_until.clear()
     for each in locked_ones:
         assert isinstance(await ask(world, each), Hold)
+
+
+async def test_an_account_that_is_loaded_already_is_held_back_as_well(world: World) -> None:
+    """By a gateway that joins later. Nobody tells its version meanwhile; each gateway says all that it holds back."""
+    await world.engine.loops.stop("relay")  # which finds out that the other two are none
+    hers, his = await world.customer(HERS), await world.customer(HERS)
+    await served_again(world, hers, his)
+    partition, keys, join = partition_of(world), world.keys, Script("join")
+
+    async def joins(gateway: str, *back: str, gone: tuple[str, ...] = ()) -> list[object]:
+        names = [keys.meta(0), keys.joined(0), keys.installed(0), *map(keys.account, back)]
+        said = [partition.epoch or 0, gateway, len(back), len(gone), *back, *gone, gateway]
+        is_open, *holding = await world.link.call(join, names, said)
+        return [is_open, sorted(holding)]
+
+    assert await joins("one", hers.account_id) == [1, [b"one"]]
+    assert await joins("two", hers.account_id, his.account_id) == [1, [b"one", b"two"]]
+    assert await joins("one") == [1, [b"two"]]
+    for each in (hers, his):
+        assert not await is_admitted(world, each)
+        await world.engine.announcer.account_changed(each.account_id)
+        assert (await world.account_state(each.account_id)).principal_version == 0
+    assert await joins("two", his.account_id) == [1, [b"two"]]
+    assert await is_admitted(world, hers)
+    assert not await is_admitted(world, his)
+    assert await joins("three", gone=("two",)) == [1, []]
+    assert await is_admitted(world, his)
+    assert b"back" not in b"".join(await world.link.command("HKEYS", keys.installed(0)))
+    for each in (hers, his):
+        await assert_agreed(world, each.account_id)

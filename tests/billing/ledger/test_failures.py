@@ -10,7 +10,7 @@ import pytest
 
 from billing.accounts import Account
 from billing.ledger import debits as debits_module
-from billing.ledger.debits import Debit, decode_debit, write_debits
+from billing.ledger.debits import Debit, decode_debit, write_debits, write_free
 from billing.ledger.postgres import (
     Database,
     DatabaseHindered,
@@ -114,6 +114,45 @@ async def test_a_lock_that_is_not_given_in_time(billing: Billing, account: Accou
         assert await billing.database.value(ASIDE) == 0
     finally:
         await impatient.close()
+
+
+async def test_a_row_that_is_locked_keeps_its_own_debits_waiting_alone(
+    billing: Billing, account: Account, counted: Counted
+) -> None:
+    """Others of the batch are written, what the ledger knows already is answered, and no writer waits with a row of
+    another account in its hands."""
+    free = await billing.accounts.create("Free")
+    hers = [placed(account, number) for number in range(1, 4)]
+    his = [debit(free) for _ in range(3)]
+    await write_debits(billing.database, hers[:1])
+    batch = [hers[0], his[0], hers[1], his[1], hers[2], his[2]]
+    async with billing.database.transaction() as other:
+        await other.execute("SELECT FROM accounts WHERE id = $1 FOR UPDATE", account.id)
+        written = await write_free(counted, batch)
+        assert list(written.left) == hers[1:]
+        assert written.locked == {account.id}
+        assert {*written.stored} == {each.request_id for each in (hers[0], *his)}
+        assert [written.stored[each.request_id].fresh for each in (hers[0], *his)] == [False, True, True, True]
+    assert (await write_free(counted, batch)).left == ()
+    assert await billing.database.value(ASIDE) == 0
+    assert await balance(billing.database, account) == 10**9 - 1500
+    await assert_consistent(billing.database)
+
+
+async def test_a_debit_that_is_refused_is_found_beside_a_row_that_is_locked(
+    billing: Billing, account: Account, counted: Counted
+) -> None:
+    free = await billing.accounts.create("Free")
+    await billing.database.execute(FAILING.format(condition="NEW.model = 'bad'", code="22003"))
+    good, bad, hers = debit(free), debit(free, model="bad"), placed(account, 1)
+    async with billing.database.transaction() as other:
+        await other.execute("SELECT FROM accounts WHERE id = $1 FOR UPDATE", account.id)
+        written = await write_free(counted, [hers, good, bad])
+        assert (list(written.left), {*written.stored}) == ([hers], {good.request_id})
+    rows = await billing.database.rows("SELECT request_id FROM debits_set_aside")
+    assert [row["request_id"] for row in rows] == [bad.request_id]
+    assert [each.fresh for each in (await write_free(counted, [hers])).stored.values()] == [True]
+    await assert_consistent(billing.database)
 
 
 async def test_a_role_that_may_not_write_yet(billing: Billing, account: Account, database_url: str) -> None:
