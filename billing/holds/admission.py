@@ -8,6 +8,7 @@ unresolved.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Final
 
@@ -94,65 +95,9 @@ class Admissions:
         came before it."""
         place = principal.kept.get((self._gateway_id, model, feature)) or self._place_of(principal, model, feature)
         payload = expired if isinstance(expired, bytes) else encode_debit(expired)
-        refused: decisions.Refused | None = None
-        if queue_s <= 0 or not self._queue.keeps_waiting(place):
-            decision = await self._ask(request_id, principal, place, need, payload, meanwhile)
-            if not isinstance(decision, decisions.Refused):
-                return decision
-            refused = decision
-        until_s = self._loop.time() + queue_s if queue_s > 0 else None
-        return await self._admit_later(request_id, principal, place, need, payload, refused, lesser, until_s)
-
-    async def _admit_later(
-        self,
-        request_id: str,
-        principal: Principal,
-        place: Place,
-        need: Need,
-        payload: bytes,
-        refused: decisions.Refused | None,
-        lesser: Lesser | None,
-        until_s: float | None,
-    ) -> Decision:
-        """What becomes of a request that was `refused`, or that others wait before."""
-        began_s = self._loop.time()
-        ticket = self._enter(place, refused) if until_s is not None else None
-        decision: Decision | None = refused
-        try:
-            less = await lesser() if lesser is not None else None
-            if less is not None:
-                need, payload = less
-            if ticket is None and (less is not None or decision is None):
-                decision = await self._ask(request_id, principal, place, need, payload)
-                if isinstance(decision, decisions.Refused) and until_s is not None:
-                    ticket = self._enter(place, decision)
-            while ticket is not None and until_s is not None:
-                in_time = await self._queue.turn(ticket, until_s)
-                decision = await self._ask(request_id, principal, place, need, payload)
-                if not in_time or not isinstance(decision, decisions.Refused) or not decision.is_held:
-                    break
-                ticket.refused(decision)
-            assert decision is not None  # noqa: S101  (who did not wait was asked about)
-            if isinstance(decision, Hold):
-                decision.waited_s = self._loop.time() - began_s
-            return decision
-        finally:
-            if ticket is not None:
-                self._queue.leave(ticket, admitted=isinstance(decision, Hold))
-
-    def _enter(self, place: Place, refused: decisions.Refused | None) -> Ticket | None:
-        return self._queue.enter(place, refused) if refused is None or refused.is_held else None
-
-    async def _ask(
-        self,
-        request_id: str,
-        principal: Principal,
-        place: Place,
-        need: Need,
-        payload: bytes,
-        meanwhile: Callable[[], None] | None = None,
-    ) -> Decision:
-        """Ask Redis until it has decided, within `wait_s`."""
+        later = (request_id, principal, model, feature, place, need, payload)
+        if queue_s > 0 and self._queue.keeps_waiting(place):
+            return await self._admit_later(*later, None, lesser, queue_s)
         backlog = self._backlog
         if backlog.full or backlog.full_of(principal.account_id):
             return decisions.Unavailable("too many debits wait for Postgres")
@@ -181,12 +126,60 @@ class Admissions:
                     if code in _DECIDED:
                         if code == codec.QUOTA and await self._set_right(reply, partition, principal, deadline):
                             continue
-                        return _refusal(reply, place.limits, need)
+                        refused = _refusal(reply, place.limits, need)
+                        break
                 stop = await self._mend(reply, epoch, partition, principal, deadline)
                 if stop is not None or self._loop.time() >= deadline:
                     return stop or decisions.Unavailable("admission took longer than it may")
         finally:
             backlog.asking -= 1
+        if lesser is None and queue_s <= 0:
+            return refused
+        return await self._admit_later(*later, refused, lesser, queue_s)
+
+    async def _admit_later(
+        self,
+        request_id: str,
+        principal: Principal,
+        model: str,
+        feature: str,
+        place: Place,
+        need: Need,
+        payload: bytes,
+        refused: decisions.Refused | None,
+        lesser: Lesser | None,
+        queue_s: float,
+    ) -> Decision:
+        """What becomes of a request that was `refused`, or that others wait before."""
+        began_s = self._loop.time()
+        ticket = self._enter(place, refused, queue_s)
+        decision: Decision | None = refused
+        try:
+            less = await lesser() if lesser is not None else None
+            if less is not None:
+                need, payload = less
+            ask = partial(self.admit, request_id, principal, model, feature, need, payload)
+            if ticket is None and (less is not None or decision is None):
+                decision = await ask()
+                if isinstance(decision, decisions.Refused):
+                    ticket = self._enter(place, decision, queue_s)
+            while ticket is not None:
+                in_time = await self._queue.turn(ticket, began_s + queue_s)
+                decision = await ask()
+                if not in_time or not isinstance(decision, decisions.Refused) or not decision.is_held:
+                    break
+                ticket.refused(decision)
+            assert decision is not None  # noqa: S101  (who did not wait was asked about)
+            if isinstance(decision, Hold):
+                decision.waited_s = self._loop.time() - began_s
+            return decision
+        finally:
+            if ticket is not None:
+                self._queue.leave(ticket, admitted=isinstance(decision, Hold))
+
+    def _enter(self, place: Place, refused: decisions.Refused | None, queue_s: float) -> Ticket | None:
+        may_wait = queue_s > 0 and (refused is None or refused.is_held)
+        return self._queue.enter(place, refused) if may_wait else None
 
     async def _set_right(self, reply: list[Any], partition: Partition, principal: Principal, deadline: float) -> bool:
         """Set the account's time right where a wrong clock of Redis's has taken it ahead: its windows would stay shut

@@ -80,7 +80,8 @@ async def test_a_balance_is_never_overspent(stack: Stack, maximum: int | None) -
     customer = await stack.customer(f"{granted / 10**9:.9f}")
     assert customer.granted_nano == granted
     answers = await ask_at_once(stack, customer, ASKING, maximum)
-    assert answers.keys() == {200, 402}, answers
+    assert answers.keys() & {402, 429}, answers  # spent, or held by those that run
+    assert answers.keys() <= {200, 402, 429}, answers
     if maximum is not None:
         assert answers[200] >= ASKING // 3, "less was admitted than the balance covers"
     left = await balance_nano(stack, customer)

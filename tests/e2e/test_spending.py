@@ -31,6 +31,7 @@ from tests.gateway.exchanges import (
     counted,
     early_in_a_minute,
     fetch,
+    impatient,
     journal,
     refusal,
     saying,
@@ -68,16 +69,17 @@ async def test_a_balance_pays_for_exactly_the_holds_that_it_covers(
 ) -> None:
     gate = Gate(saying(answer()))
     base_url = await upstream(gate.serve)
-    first, second = await make_gateway(base_url), await make_gateway(base_url)
+    first, second = [await make_gateway(base_url, change=impatient) for _ in range(2)]
     funds = format_usd(COVERED * HOLD_NANO + LEAST_NANO - 1)
     customer = await first.customer(funds)
     elsewhere = Customer(second, customer.account_id, customer.key_id, customer.key)
     fetched = await all_at_once(gate, [customer, elsewhere], BODY, COVERED)
-    assert Counter(each.status for each in fetched) == {200: COVERED, 402: REQUESTS - COVERED}
+    assert Counter(each.status for each in fetched) == {200: COVERED, 429: REQUESTS - COVERED}
     for each in fetched:
-        if each.status == 402:
-            billing = refusal(each, 402, "billing_required")["billing"]
-            assert parse_usd(billing["balance_usd"]) < parse_usd(billing["required_usd"]) == LEAST_NANO
+        if each.status == 429:
+            billing = refusal(each, 429, "capacity_held")["billing"]
+            left_nano = parse_usd(billing["balance_usd"]) - parse_usd(billing["held"])
+            assert left_nano < parse_usd(billing["required_usd"]) == LEAST_NANO
         else:
             assert parse_usd(each.headers["x-metergate-balance-usd"]) >= 0
     assert gate.came == COVERED
@@ -95,10 +97,10 @@ async def test_a_balance_pays_for_exactly_the_holds_that_it_covers(
 async def test_a_provider_that_uses_every_hold_up_leaves_nothing(make_gateway: MakeGateway, upstream: Upstream) -> None:
     said = usage(len(BODY), MAX_TOKENS)
     gate = Gate(saying(answer(said=said)))
-    gateway = await make_gateway(await upstream(gate.serve))
+    gateway = await make_gateway(await upstream(gate.serve), change=impatient)
     customer = await gateway.customer(format_usd(COVERED * HOLD_NANO))
     fetched = await all_at_once(gate, [customer], BODY, COVERED)
-    assert Counter(each.status for each in fetched) == {200: COVERED, 402: REQUESTS - COVERED}
+    assert Counter(each.status for each in fetched) == {200: COVERED, 429: REQUESTS - COVERED}
     assert (await customer.balance())["balance_usd"] == "0.00"
 
 
@@ -107,11 +109,11 @@ async def test_elastic_holds_share_a_balance_without_overrunning_it(
 ) -> None:
     """The first takes all that is left; with streams, and a credit limit."""
     gate = Gate(streaming(*WORDS, usage_chunk(), DONE))
-    gateway = await make_gateway(await upstream(gate.serve))
+    gateway = await make_gateway(await upstream(gate.serve), change=impatient)
     customer = await gateway.customer("0.0005", account={"credit_limit_usd": "0.0005"})
     body = json.dumps(chat(model="gpt-4o-mini", stream=True)).encode()
     fetched = await all_at_once(gate, [customer], body, 1)
-    assert Counter(each.status for each in fetched) == {200: 1, 402: REQUESTS - 1}
+    assert Counter(each.status for each in fetched) == {200: 1, 429: REQUESTS - 1}
     assert await spent_nano(customer, "0.0005") == USED_NANO
 
 
@@ -121,7 +123,7 @@ async def test_a_window_lets_exactly_its_limit_through(
     make_gateway: MakeGateway, upstream: Upstream, window: str, subject: str
 ) -> None:
     gate = Gate(saying(answer()))
-    gateway = await make_gateway(await upstream(gate.serve))
+    gateway = await make_gateway(await upstream(gate.serve), change=impatient)
     quotas = [{"window": window, "metric": "requests", "limit": COVERED}]
     bounded: dict[str, Any] = {"quotas": quotas} if subject == "key" else {"account": {"quotas": quotas}}
     customer = await gateway.customer("5.00", **bounded)
@@ -147,7 +149,7 @@ async def test_a_window_of_tokens_or_cost_is_never_overrun(
     }[metric]
     limit: Any = COVERED * hold + least - 1
     gate = Gate(saying(answer()))
-    gateway = await make_gateway(await upstream(gate.serve))
+    gateway = await make_gateway(await upstream(gate.serve), change=impatient)
     said = format_usd(limit) if metric == "cost" else limit
     customer = await gateway.customer("5.00", quotas=[{"window": "total", "metric": metric, "limit": said}])
     fetched = await all_at_once(gate, [customer], BODY, COVERED)
@@ -161,7 +163,7 @@ async def test_a_window_of_tokens_or_cost_is_never_overrun(
 
 async def test_as_many_run_at_once_as_are_allowed(make_gateway: MakeGateway, upstream: Upstream) -> None:
     gate = Gate(saying(answer()))
-    gateway = await make_gateway(await upstream(gate.serve))
+    gateway = await make_gateway(await upstream(gate.serve), change=impatient)
     customer = await gateway.customer("5.00", max_parallel_requests=COVERED)
     fetched = await all_at_once(gate, [customer], BODY, COVERED)
     assert Counter(each.status for each in fetched) == {200: COVERED, 429: REQUESTS - COVERED}
