@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from billing.plans import Plan
 from gateway.config.secret import Secret
 from gateway.settings import ModelConfig, ProviderConfig, Settings
 
@@ -60,15 +61,26 @@ def disk_finding(name: str, folder: Path) -> Check:
     return Check(name, "ok", said)
 
 
-def check_models(providers: Mapping[str, ProviderConfig], models: Mapping[str, ModelConfig]) -> list[Check]:
-    """The models that nobody can use, because their provider is off."""
+def check_models(
+    providers: Mapping[str, ProviderConfig], models: Mapping[str, ModelConfig], plans: Mapping[str, Plan]
+) -> list[Check]:
+    """The models that nobody can use, because their provider is off: worth a warning where a plan or a model that is on
+    counts on one of them."""
+    on = {name for name, model in models.items() if providers[model.provider].enabled}
+    relied = {name for plan in plans.values() for name in plan.models or ()}
+    relied |= {name for each in on for name in models[each].fallbacks}
     found = []
     for provider in providers.values():
         names = [model.name for model in models.values() if model.provider == provider.name]
-        if not provider.enabled and names:
-            said = f"{len(names)} can't be used, because {provider.name} is off ({provider.off_reason}): {_some(names)}"
-            mend = f"Turn {provider.name} on, or take its models out of metergate.yaml."
+        if provider.enabled or not names:
+            continue
+        said = f"{len(names)} can't be used, because {provider.name} is off ({provider.off_reason}): {_some(names)}"
+        missed = sorted(relied.intersection(names))
+        if missed:
+            mend = f"Turn {provider.name} on, or take what counts on them out of plans or fallbacks: {_some(missed)}."
             found.append(Check("models", "warn", said, mend))
+        else:
+            found.append(Check("models", "ok", said))
     return found or [Check("models", "ok", f"the provider of each of {len(models)} is on")]
 
 
@@ -116,7 +128,7 @@ def _some(names: list[str]) -> str:
 
 def configuration_checks(settings: Settings) -> Iterator[Check]:
     """All of them."""
-    yield from check_models(settings.providers, settings.models)
+    yield from check_models(settings.providers, settings.models, settings.plans)
     yield from check_secrets(settings)
     yield from check_metrics(settings)
     yield from check_disk(settings)

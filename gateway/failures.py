@@ -6,7 +6,7 @@ from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
 from billing.cli import REFUSED, UNREACHABLE, CommandFailed
-from billing.holds.redis_errors import RedisError, RedisRefused
+from billing.holds.redis_errors import NotReady, RedisError, RedisRefused
 from billing.ledger.migrate import MigrationError
 from billing.ledger.postgres import DatabaseError, DatabaseHindered, DatabaseUnavailable
 from gateway.embedded import EmbeddedServersError
@@ -33,8 +33,10 @@ def explained_failures() -> Iterator[None]:
         raise CommandFailed(f"Postgres refused: {error}. {_DOCTOR}", REFUSED) from error
     except RedisRefused as error:
         raise CommandFailed(f"Redis refused: {error}. {_DOCTOR}", REFUSED) from error
-    except RedisError as error:
+    except (RedisError, NotReady) as error:
         raise CommandFailed(f"{error}. {_DOCTOR}", UNREACHABLE) from error
+    except TimeoutError as error:
+        raise CommandFailed(f"A store did not answer in time. {_DOCTOR}", UNREACHABLE) from error
 
 
 @contextmanager

@@ -6,6 +6,7 @@ A signal before the workers run ends the start in the same order; one while the 
 
 import asyncio
 import logging
+import os
 import socket
 import sys
 import tempfile
@@ -13,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
+from pathlib import Path
 from signal import SIGINT, SIGTERM
 from typing import Any, Final
 
@@ -28,6 +30,7 @@ from gateway.metrics import METRICS_DIR_VARIABLE
 from gateway.metrics_door import METRICS_FD_VARIABLE, MetricsAddressTaken, listener_on
 from gateway.metrics_door import PATH as METRICS_PATH
 from gateway.places import Stores, given_stores, require_schema
+from gateway.request_log import STDOUT, open_log
 from gateway.runtime import open_runtime
 from gateway.settings import Defaults, Settings, warnings
 from gateway.supervisor import AddressInUse, address_of, bind, supervise
@@ -115,6 +118,7 @@ async def _stores(settings: Settings, output: Output) -> AsyncIterator[Stores]:
 async def _supervise(
     settings: Settings, env: Mapping[str, str], workers: int, output: Output, welcome: Callable[..., Shown]
 ) -> int:
+    _check_request_log(settings)
     started = time.monotonic()
 
     def on_ready(address: str) -> None:
@@ -200,6 +204,17 @@ def _check_address(settings: Settings) -> None:
         bind(_listen(settings)).close()
     except OSError as error:
         raise CommandFailed(str(error)) from error
+
+
+def _check_request_log(settings: Settings) -> None:
+    """Better to hear it once than from each worker."""
+    if settings.request_log in (None, STDOUT):
+        return
+    try:
+        os.close(open_log(Path(str(settings.request_log))))
+    except OSError as error:
+        said = f"METERGATE_REQUEST_LOG: {settings.request_log}: {error.strerror}. Name a file that can be written."
+        raise CommandFailed(said, USAGE) from error
 
 
 def _listen(settings: Settings) -> str:

@@ -16,6 +16,7 @@ from billing.holds.connection import Life, Link, RedisError, RedisMoved, Script
 from billing.holds.flight import SingleFlight
 from billing.holds.keyspace import Keyspace
 from billing.holds.ledger_watch import LedgerWatch
+from billing.holds.redis_errors import NotReady as NotReady
 from billing.ledger.postgres import Database, DatabaseError, Row, queries
 
 logger = logging.getLogger(__name__)
@@ -27,10 +28,6 @@ MOVE_EPOCH: Final = _sql("partitions_move_epoch")
 HANDSHAKE_ATTEMPTS: Final = 5
 APART_MS: Final = AHEAD_S * 1000
 """Clocks that differ by more are not the same: windows and the ledger's months would not be."""
-
-
-class NotReady(Exception):
-    """The partition's epoch could not be agreed on: Redis or Postgres is away."""
 
 
 class Partition:

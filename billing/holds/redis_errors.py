@@ -7,6 +7,8 @@ RedisError
 +-- RedisRefused   the server answered with an error: nothing was done
     +-- RedisMoved   another server has this key now, or this one can't serve it: ask again elsewhere
     +-- RedisUnfit   it is set up so that it may lose what it was told
+
+NotReady       one of the stores did not let a partition's epoch be agreed on
 """
 
 
@@ -36,3 +38,7 @@ class RedisUnfit(RedisRefused):
 
 class RedisMoved(RedisRefused):
     """Another server has this key now, or this one can't serve it yet: nothing was done."""
+
+
+class NotReady(Exception):
+    """The partition's epoch could not be agreed on: Redis or Postgres is away."""

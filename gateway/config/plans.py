@@ -104,7 +104,9 @@ def parse_price(said: object) -> int:
 
 
 def _models(value: Value, known: Collection[str]) -> tuple[str, ...] | None:
-    """Names of entries, `prefix*`, or `provider/model`; None, which allows every model, where `*` is among them."""
+    """Names of entries, `prefix*`, or `provider/model`; None, which allows every model, for or with `*`."""
+    if value.is_string and value.text() == EVERY_MODEL:
+        return None
     names = value.names("a model's name")
     for name in names:
         if name not in known and not name.endswith("*") and "/" not in name:

@@ -24,13 +24,16 @@ def only(found: list[Check]) -> Check:
 def test_models_whose_provider_is_off() -> None:
     off = {"openai": ProviderConfig("openai", "openai", off_reason="OPENAI_API_KEY is not set")}
     models = {name: ModelConfig(name, "openai", name) for name in "abcdefg"}
-    found = only(check_models(off, models))
-    assert found.status == "warn"
-    assert (
-        "7 can't be used, because openai is off (OPENAI_API_KEY is not set): a, b, c, d, e and 2 more" in found.message
-    )
+    found = only(check_models(off, models, {}))
+    assert found.status == "ok"  # the shipped file has models of many providers
+    assert "7 can't be used, because openai is off (OPENAI_API_KEY is not set)" in found.message
+    assert found.message.endswith("a, b, c, d, e and 2 more")
+    paid = only(check_models(off, models, {"pro": Plan("pro", "Pro", 1, models=("b", "demo"))}))
+    assert (paid.status, paid.mend.endswith(": b.")) == ("warn", True)
     on = {"local": ProviderConfig("local", "local")}
-    assert only(check_models(on, {"demo": ModelConfig("demo", "local", "demo")})).status == "ok"
+    demo = {"demo": ModelConfig("demo", "local", "demo", fallbacks=("c",))}
+    assert only(check_models({**off, **on}, {**models, **demo}, {})).status == "warn"
+    assert only(check_models(on, {"demo": ModelConfig("demo", "local", "demo")}, {})).status == "ok"
 
 
 def test_secrets_that_are_short() -> None:

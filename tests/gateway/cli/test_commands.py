@@ -240,6 +240,11 @@ def test_serve_refuses_a_database_that_lacks_migrations(shell: Shell, empty_data
     assert not shell.data_dir.exists()
 
 
+def test_a_request_log_that_cannot_be_written(shell: Shell, stores: dict[str, str]) -> None:
+    said = shell.run("serve", env={**stores, "METERGATE_REQUEST_LOG": "/no/where"}).failed(2)
+    assert "METERGATE_REQUEST_LOG: /no/where: No such file or directory" in said
+
+
 def test_serve_on_given_stores(shell: Shell, empty_database_url: str, redis_url: str) -> None:
     stores = {"DATABASE_URL": with_host(empty_database_url), "REDIS_URL": redis_url, "ADMIN_API_KEY": PASSWORD}
     with shell.running("serve", "--migrate", "--json", env=stores) as running:

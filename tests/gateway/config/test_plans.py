@@ -143,3 +143,15 @@ def test_a_plan_that_stripe_cannot_sell_is_a_warning(tmp_path: Path) -> None:
     environ = {"STRIPE_API_KEY": "sk", "STRIPE_WEBHOOK_SECRET": "wh"}
     assert "plan pro: no stripe_price; nobody can subscribe to it" in warnings(load(tmp_path, environ), 2e9)
     assert warnings(load(tmp_path), 2e9) == ()
+
+
+@pytest.mark.parametrize("said", ['"*"', '["*"]', '[demo, "*"]'])
+def test_a_plan_of_every_model(tmp_path: Path, said: str) -> None:
+    plans = load(tmp_path, plans=f'free: {{name: Free, price_usd: "0", models: {said}}}\n').plans
+    assert plans["free"].models is None
+
+
+@pytest.mark.parametrize("said", ["demo", '"**"', "[nodemo]"])
+def test_models_that_a_plan_cannot_have(tmp_path: Path, said: str) -> None:
+    (found,) = problems(tmp_path, plans=f'free: {{name: Free, price_usd: "0", models: {said}}}\n')
+    assert "plans.yaml:1: free.models" in found
