@@ -12,6 +12,7 @@ remainder    what goes on when the client is gone; running  the longest life of 
 settling     what a hold turns into: priced and settled, or given back; missing  usage that did not come
 outcomes     what a client is told in the place of an answer; records  refusals to look up, request_log  a line each
 exchange     one request on its way; answers  the headers of a metered answer
+terms        what is the same for all requests of a key on a model, worked out once
 streaming    the tap on a stream of events; watch  over one that is compressed; tokens  counting with tiktoken
 providers/   dialects: what a request asks for, where usage sits; the local provider
 upstream     the transport port; transport  what is behind it: pool, connection, incoming; or proxied

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from multidict import MultiMapping
+from multidict import MultiMapping, istr
 
 from billing.attempts import Attempts, TooManyAttempts
 from billing.effects import Effects
@@ -46,6 +46,9 @@ from gateway.tokens import PIECE_CHARACTERS, Tokenizer
 
 logger = logging.getLogger(__name__)
 
+CLIENT_REQUEST_ID: Final = istr(REQUEST_ID)
+INCLUDE_COST: Final = istr("x-metergate-include-cost")
+"""Names that are lowered once, and not with every look-up."""
 RELOADS: Final = 2
 RELOAD_PAUSE_S: Final = 0.001
 RELOAD_PAUSE_MAX_S: Final = 0.05
@@ -295,6 +298,7 @@ class Proxy:
         if parsed.work.models:
             route = self._with_others(principal, route, parsed.work.models)
         headers = call.headers
+        said_id, include_cost = headers.get(CLIENT_REQUEST_ID), headers.get(INCLUDE_COST)
         return Exchange(
             request_id=request_id,
             endpoint=call.endpoint,
@@ -303,8 +307,8 @@ class Proxy:
             route=route,
             body=body,
             started_s=started_s,
-            client_request_id=shown_id(headers.get(REQUEST_ID)),
-            include_cost=headers.get("x-metergate-include-cost", "").lower() == "true",
+            client_request_id=shown_id(said_id) if said_id else None,
+            include_cost=include_cost is not None and include_cost.lower() == "true",
             strict=self._rules.estimate.strict,
             terms=terms,
         )

@@ -95,6 +95,9 @@ def parse(endpoint: str, body: bytes, bounds: StructureBounds = DEFAULT_BOUNDS) 
         if "n" in values or "best_of" in values:
             choices = max(_within(values, "n", 1, MAX_CHOICES) or 1, _within(values, "best_of", 1, MAX_CHOICES) or 1)
         given = _maxima(values, 0 if endpoint == COMPLETIONS else 1)
+    most: int | None = values[given[0]] if given else None
+    if len(given) > 1:
+        most = max([values[name] for name in given])
     if endpoint == CHAT:
         parts, outside = count_parts(content, bounds)
         outside = outside or ("prompt" in fields and first_byte(fields["prompt"]) == ord("{"))  # stored there
@@ -107,7 +110,7 @@ def parse(endpoint: str, body: bytes, bounds: StructureBounds = DEFAULT_BOUNDS) 
         stream=stream,
         include_usage="stream_options" in fields and _asks_for_usage(fields["stream_options"], stream, bounds),
         choices=choices,
-        max_output_tokens=_largest(values, given),
+        max_output_tokens=most,
         max_fields=given,
         input_bound_tokens=len(body),
         end_user=_label(user) if (user := values.get("safety_identifier") or values.get("user")) else None,
@@ -250,14 +253,6 @@ def _maxima(values: Mapping[str, Any], least: int) -> tuple[str, ...]:
         if name in values and _within(values, name, least, MAX_COUNT) is not None:
             given += (name,)
     return given
-
-
-def _largest(values: Mapping[str, Any], given: tuple[str, ...]) -> int | None:
-    most: int | None = None
-    for name in given:
-        value: int = values[name]
-        most = value if most is None or value > most else most
-    return most
 
 
 def _asks_for_usage(raw: Raw, stream: bool, bounds: StructureBounds) -> bool:

@@ -364,3 +364,62 @@ def test_no_bytes_make_it_fail(chunks: list[bytes]) -> None:
         passed, rest = run(tap, chunks, "1")
         assert passed + rest == b"".join(chunks)
         tap.output()
+
+
+SAID = [
+    event(choices=[{"index": 0, "delta": {"role": "assistant", "content": None}}]),
+    says("one"),
+    says("two").replace(b"\n\n", b"\r\n\r\n"),
+    event(choices=[{"index": 0, "delta": {"a_field_of_next_year": "three"}}]),
+    says("four", usage=None),
+    b": a comment\n\n",
+]
+CLOSINGS = {
+    "usage": usage_event(3, 4) + DONE,
+    "usage, and more": usage_event(3, 4) + says("more") + DONE,
+    "two usages": usage_event(1, 1) + says("between") + usage_event(3, 4).replace(b"\n\n", b"\r\n\r\n") + DONE,
+    "error": event(error={"message": "overloaded"}) + DONE,
+    "error, not done": says("last") + event(error={"message": "overloaded"}),
+    "cut": says("last")[:-20],
+    "more behind the end": DONE + b": bye\n\n",
+}
+
+
+def told(tap: SseTap, chunks: list[bytes]) -> tuple[object, ...]:
+    """All that a tap tells of a stream."""
+    passed, rest = run(tap, chunks)
+    output = tap.output()
+    return passed + rest, tap.reported, tap.error_seen, tap.done, tap.stale, tap.began_output, output.text
+
+
+@pytest.mark.parametrize("options", [{}, {"strip_usage": True}, {"hold_usage": True}], ids=["", "strip", "hold"])
+@pytest.mark.parametrize("closing", CLOSINGS)
+def test_it_does_not_matter_where_a_stream_is_cut(closing: str, options: dict[str, bool]) -> None:
+    """In one piece, event by event, byte by byte, and in two pieces at every offset."""
+    events = [*SAID, CLOSINGS[closing]]
+    whole = b"".join(events)
+    once = told(SseTap(READER, **options), [whole])
+    assert once[5]
+    assert str(once[6]).startswith("onetwothreefour")
+    assert told(SseTap(READER, **options), events) == once
+    assert told(SseTap(READER, **options), [whole[at : at + 1] for at in range(len(whole))]) == once
+    for at in range(1, len(whole)):
+        assert told(SseTap(READER, **options), [whole[:at], whole[at:]]) == once
+
+
+@given(a_stream(), st.booleans(), st.booleans())
+def test_a_block_says_what_its_events_say(
+    stream: tuple[list[tuple[bytes, str, str]], bytes, list[bytes]], strip: bool, hold: bool
+) -> None:
+    _, _, chunks = stream
+    whole = told(SseTap(READER, strip_usage=strip, hold_usage=hold), [b"".join(chunks)])
+    assert told(SseTap(READER, strip_usage=strip, hold_usage=hold), chunks) == whole
+
+
+@pytest.mark.parametrize("keep_bytes", [0, 10_000])
+def test_output_is_seen_whenever_it_is_asked_for(keep_bytes: int) -> None:
+    tap = SseTap(READER, keep_bytes=keep_bytes)
+    tap.feed(SAID[0])
+    assert not tap.began_output
+    tap.feed(SAID[0] + SAID[3])
+    assert tap.began_output

@@ -390,3 +390,16 @@ def test_the_cost_goes_into_the_usage() -> None:
     assert EVENTS.with_cost(b'{"a": 1.0, "usage": {"x": 1}}', "0.01") == b'{"a":1.0,"usage":{"x":1,"cost_usd":"0.01"}}'
     for without in (b'{"usage":null}', b'{"a":1}', b"[DONE]"):
         assert EVENTS.with_cost(without, "0.01") == without
+
+
+@pytest.mark.parametrize("choices", [b"[]", b"[ ]", b'[{"index":0,"delta":{"content":"a"}}]', b"null", None])
+@pytest.mark.parametrize("error", [b"null", b'{"message":"x"}', b'"x"', None])
+@pytest.mark.parametrize(
+    "usage", [b'{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}', b'{"prompt_tokens":0}', b"null", b"{}"]
+)
+def test_an_event_says_the_same_read_in_one_go_or_field_by_field(
+    usage: bytes, error: bytes | None, choices: bytes | None
+) -> None:
+    fields = {b"usage": usage, b"error": error, b"choices": choices, b"model": b'"m"'}
+    data = b"{" + b",".join(b'"%b":%b' % (name, raw) for name, raw in fields.items() if raw is not None) + b"}"
+    assert OpenAIEvents().facts(data) == OpenAIEvents._facts(data)
