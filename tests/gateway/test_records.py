@@ -10,6 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.gateway.clients import leave, noticed
 from tests.gateway.conftest import Gateway, Handler, MakeGateway, chat
 
 WAIT_S = 60.0
@@ -131,14 +132,8 @@ async def test_a_request_whose_client_leaves_has_its_line_once_it_is_settled(
     )
     customer = await gateway.customer()
 
-    async def ask() -> None:
-        async with customer.post(body=chat(model="gpt-4o-mini")) as answer:
-            await answer.read()
-
-    asking = asyncio.ensure_future(ask())
-    await reached.wait()
-    asking.cancel()
-    await asyncio.wait([asking])
+    await leave(customer, chat(model="gpt-4o-mini"), reached.wait)
+    await noticed(gateway)
     left.set()
     (line,) = await lines_of(path, 1)
     assert (line["status"], line["code"], line["input_tokens"], line["output_tokens"]) == (499, None, 11, 3)

@@ -213,7 +213,7 @@ async def test_what_a_locked_account_owes_is_not_lent_again(make_world: MakeWorl
         return not isinstance(decisions[-1], Unavailable)
 
     await eventually(is_decided)
-    assert decisions[-1] == InsufficientBalance(1500, 2000)
+    assert decisions[-1] == InsufficientBalance(1500, 2000, 0, 50)
     assert await ledger_balance(world, hers.account_id) == 1500
     assert not partition_of(other).holding_back
 
