@@ -11,7 +11,7 @@ from benchmarks.metering import Metering, open_metering
 from benchmarks.seed import Written, account_id, key_id, seed_numbered, written
 from benchmarks.stage import Stage
 from benchmarks.subjects import Report, Sample, Unsound
-from billing.ledger.migrate import migrate
+from billing.database.migrate import migrate
 from billing.principals import Principal
 
 REQUESTS: Final = 4_000

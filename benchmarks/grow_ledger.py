@@ -15,11 +15,11 @@ from benchmarks.metering import debit
 from benchmarks.seed import SEED, Written, account_id, key_id, seed_numbered, written
 from benchmarks.stage import Stage
 from benchmarks.subjects import Report, Sample, Unsound
+from billing.database.connection import Database
+from billing.database.migrate import migrate
 from billing.ledger.debits import Debit, write_debits
-from billing.ledger.migrate import migrate
-from billing.ledger.postgres import Database
+from billing.ledger.reports import EventFilter, Reports
 from billing.ledger.rollups import MOST_FRESH, roll
-from billing.reports import EventFilter, Reports
 
 ACCOUNTS: Final = 1_000
 LARGE_SHARE: Final = 0.1

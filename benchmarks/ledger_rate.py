@@ -19,9 +19,9 @@ from benchmarks.metering import debit
 from benchmarks.seed import Size, Written, seed, written
 from benchmarks.stage import Stage
 from benchmarks.subjects import Sample, Unsound
+from billing.database.connection import Database
+from billing.database.migrate import migrate
 from billing.ledger.debits import write_debits
-from billing.ledger.migrate import migrate
-from billing.ledger.postgres import Database
 from billing.ledger.rollups import roll
 
 BATCH_ROWS: Final = 500

@@ -19,17 +19,17 @@ from benchmarks.machine import cpu_s, tree_cpu_s
 from benchmarks.seed import PLAN
 from benchmarks.stage import Stage
 from benchmarks.subjects import Sample, Unsound
-from billing.api_keys import ApiKeys
-from billing.holds.connection import Link
+from billing.database.connection import Database
 from billing.holds.decision import Need
 from billing.holds.engine import Engine, EngineSettings
 from billing.holds.hold import Hold
-from billing.holds.keyspace import Keyspace
 from billing.holds.partitions import Partition
+from billing.holds.redis import RedisClient
+from billing.holds.redis.keyspace import Keyspace
 from billing.holds.service import HoldSettings
+from billing.keys.keys import ApiKeys
 from billing.ledger.debits import Debit
 from billing.ledger.leases import renew_lease
-from billing.ledger.postgres import Database
 from billing.plans import Plan
 from billing.principals import Principal
 
@@ -92,7 +92,7 @@ class Metering:
 
     stage: Stage
     database: Database
-    link: Link
+    link: RedisClient
     engine: Engine
     api_keys: ApiKeys
     spent: int = 0
@@ -164,7 +164,7 @@ class Metering:
 @asynccontextmanager
 async def open_metering(stage: Stage, database_url: str, number: int) -> AsyncIterator[Metering]:
     """An engine that has joined its epoch, on Redis's database `number`, which is emptied afterwards."""
-    database, link = Database(database_url), Link(f"{stage.endpoints.redis_url}?db={number}", timeout_s=10.0)
+    database, link = Database(database_url), RedisClient(f"{stage.endpoints.redis_url}?db={number}", timeout_s=10.0)
 
     async def load(digest: bytes) -> Principal | None:
         return await api_keys.principal_by_digest(digest)

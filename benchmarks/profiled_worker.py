@@ -7,7 +7,7 @@ import cProfile
 import signal
 import sys
 
-from gateway import worker
+from gateway.process import worker
 
 
 def main() -> int:

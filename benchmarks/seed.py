@@ -12,8 +12,8 @@ from typing import Final
 import asyncpg
 from ulid import ULID
 
-from billing.keys import DEFAULT_SCOPES, new_secret, secret_digest, shown_prefix
-from billing.ledger.grants import PROMOTIONS
+from billing.accounts.grants import PROMOTIONS
+from billing.keys.secrets import DEFAULT_SCOPES, new_secret, secret_digest, shown_prefix
 from billing.quotas import Window
 
 PLAN: Final = "free"

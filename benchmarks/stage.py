@@ -26,9 +26,9 @@ from benchmarks.installation import Installation, write_config
 from benchmarks.machine import OTHER_CORE, TARGET_CORE, child_of, cpu_s, tree_cpu_s
 from benchmarks.process import READY_S, Process, StageError, bound_to_us, free_address, listen, spawn
 from benchmarks.seed import Size, seed, seed_counted
-from billing.ledger.migrate import migrate
+from billing.database.migrate import migrate
 from gateway.embedded import EmbeddedServers, Endpoints
-from gateway.supervisor import SUPERVISOR_PID_VARIABLE
+from gateway.process.supervisor import SUPERVISOR_PID_VARIABLE
 
 OPEN_FILES: Final = 16_384
 TELL_S: Final = 120.0
@@ -123,7 +123,7 @@ class Stage:
     async def worker(self, installation: Installation, name: str, command: Sequence[str] = ()) -> Process:
         """One worker on an installation, as a supervisor starts it. `command` runs it under something else."""
         read_end, write_end = os.pipe()
-        module = command or ("gateway.worker",)
+        module = command or ("gateway.process.worker",)
         environment = {**installation.environment(), SUPERVISOR_PID_VARIABLE: str(os.getpid())}
         with listen() as listener:
             fds = [listener.fileno(), write_end]

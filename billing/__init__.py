@@ -1,12 +1,13 @@
 """Money, prices, quotas, holds, the ledger, accounts and keys. Knows no HTTP proxy and never imports `gateway`.
 
-money  prices  usage  quotas  plans  principals  keys  presented     pure: no clock, no I/O
+money  prices  usage  quotas  plans  principals  shares     pure: no clock, no I/O
+accounts/    who pays: accounts, and changes of their balance by people
+keys/        who may spend: secrets, rows and what a request presents
 holds/       admission and settlement: decision, Redis scripts, recovery
-ledger/      transfers, usage events, the batch that writes them, grants, verification, migrations
-accounts  api_keys  key_rows     who pays and who may spend, in Postgres
-refused      the last requests that were refused, in Redis
-effects      what is told to Redis and to the gateways after a change
-reports  explanations  event_shapes   what was used and what it cost, line by line
+ledger/      transfers, usage events, the batch that writes them, reports, verification
+database/    the one place that imports asyncpg; migrations
 api/         the HTTP API under /api; client  its client library; cli/  commands on top of the client
-audit  pages  times              small things that the above share
+attempts  addresses  refused     guessed keys, where requests come from, and the last that were refused
+effects      what is told to Redis and to the gateways after a change
+audit  codings  pages  times     small things that the above share
 """

@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 from multidict import MultiMapping
 
 from billing.addresses import FORWARDED_HEADER, Addresses
-from billing.holds.connection import Link, RedisError, Script
+from billing.holds.redis import RedisClient, RedisError, Script
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ class Attempts:
         return f"{door} {self._addresses.of(peer, headers.getall(FORWARDED_HEADER, []))}"
 
 
-def counted_in_redis(link: Link, key: bytes, window_s: float) -> Count:
+def counted_in_redis(link: RedisClient, key: bytes, window_s: float) -> Count:
     """Counts in one hash under `key`, which has an end and a bound."""
     script, window_ms = Script("attempt"), int(window_s * 1000)
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from billing.ledger.postgres import Connection, queries
+from billing.database.connection import Connection, queries
 
 ADMIN: Final = "admin"
 """The actor behind the admin key."""

@@ -28,7 +28,7 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class QuotaLimits:
     """The limits of one principal on one model, packed for `admit`: a count, then tag (u32) and limit (i64) each."""
 
     account: tuple[Limit, ...]
@@ -84,7 +84,7 @@ class Principal:
             return True
         return _matches(self.models, model) and _matches(self.plan.models, model)
 
-    def limits_for(self, model: str, feature: str) -> Limits:
+    def limits_for(self, model: str, feature: str) -> QuotaLimits:
         """The limits on this model."""
         account = _tightest(
             [("plan", quota) for quota in self.plan.quotas if quota.applies_to(model, feature)]
@@ -93,7 +93,7 @@ class Principal:
         key = _tightest([("key", quota) for quota in self.key_quotas if quota.applies_to(model, feature)])
         minutes = [limit.quota for limit in account + key if limit.quota.window is Window.minute]
         minute = tuple((quota.metric.name, quota.limit) for quota in minutes)
-        return Limits(account, key, pack_limits(account) + pack_limits(key), minute)
+        return QuotaLimits(account, key, pack_limits(account) + pack_limits(key), minute)
 
     def every_limit(self) -> list[Limit]:
         """Every quota that applies to some request of this principal, tightest or not."""

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import msgspec
 
-from billing.holds.connection import Link, RedisError, Script
-from billing.holds.keyspace import Keyspace
+from billing.holds.redis import RedisClient, RedisError, Script
+from billing.holds.redis.keyspace import Keyspace
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class RefusedRequests:
     """Notes refusals and reads them again. `clock` is in Unix seconds."""
 
     def __init__(
-        self, link: Link, keyspace: Keyspace, rules: RefusedRules, clock: Callable[[], float] = time.time
+        self, link: RedisClient, keyspace: Keyspace, rules: RefusedRules, clock: Callable[[], float] = time.time
     ) -> None:
         self._link = link
         self._keyspace = keyspace

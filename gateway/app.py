@@ -1,7 +1,7 @@
 """The one wiring: from settings to stores, services, engine, routes. Nothing else builds what it uses.
 
-`gateway.runtime` makes everything that talks to the stores; `serving` makes the application that a worker serves, with
-the engine running behind it.
+`gateway.process.runtime` makes everything that talks to the stores; `serving` makes the application that a worker
+serves, with the engine running behind it.
 """
 
 import asyncio
@@ -15,36 +15,36 @@ from typing import Any, Final
 from aiohttp import web
 
 from billing.api import setup
+from billing.database.connection import DatabaseError
 from billing.ledger.catalogue import sync_prices
-from billing.ledger.postgres import DatabaseError
-from billing.ledger.replay import count_set_aside
-from gateway.answers import REQUEST_ID
-from gateway.bodies import Bodies, BodyRules
-from gateway.cors import Cors, answering
-from gateway.edge import EdgeRunner
-from gateway.estimate import EstimateRules
-from gateway.files import connections_within
-from gateway.forward import Forwarder, ForwardRules
-from gateway.guard import EdgeRules
-from gateway.handler import Proxy, ProxyRules
-from gateway.jobs import Jobs
-from gateway.metrics import Metrics
-from gateway.missing import MissingUsage
-from gateway.providers.local import LocalTransport
-from gateway.providers.openai import OpenAIDialect
-from gateway.providers.structure import StructureBounds
-from gateway.reads import Health, Reads, add_routes
-from gateway.records import Records
-from gateway.refusals import Links
-from gateway.remainder import DrainRules, Remainder
-from gateway.request_log import RequestLog
-from gateway.routing import Router
-from gateway.runtime import Runtime, lookup_wait_s, new_id
-from gateway.settings import Defaults, Settings
-from gateway.settling import Settler
-from gateway.tokens import Tokenizer
-from gateway.transport import HttpTransport
-from gateway.upstream import Transport
+from billing.ledger.set_aside import count_set_aside
+from gateway.config.settings import Limits, Settings
+from gateway.dialects.openai.dialect import OpenAIDialect
+from gateway.dialects.structure import StructureBounds
+from gateway.endpoints.jobs import Jobs
+from gateway.endpoints.reads import Health, Reads, add_routes
+from gateway.metrics.registry import Metrics
+from gateway.process.files import connections_within
+from gateway.process.runtime import Runtime, lookup_wait_s, new_id
+from gateway.proxy.estimate import EstimateRules
+from gateway.proxy.forward import Forwarder, ForwardRules
+from gateway.proxy.handler import Proxy, ProxyRules
+from gateway.proxy.missing_usage import MissingUsage
+from gateway.proxy.records import Records
+from gateway.proxy.remainder import DrainRules, Remainder
+from gateway.proxy.request_log import RequestLog
+from gateway.proxy.routing import Router
+from gateway.proxy.settlement import Settlements
+from gateway.proxy.tokens import Tokenizer
+from gateway.server.bodies import Bodies, BodyRules
+from gateway.server.cors import Cors, answering
+from gateway.server.edge import EdgeRunner
+from gateway.server.guard import EdgeRules
+from gateway.server.metering_headers import REQUEST_ID
+from gateway.server.refusals import Links
+from gateway.upstream.base import Transport
+from gateway.upstream.local.provider import LocalTransport
+from gateway.upstream.transport import HttpTransport
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def make_transports(settings: Settings, tokenizer: Tokenizer) -> dict[str, Trans
     return transports
 
 
-def structure_bounds(defaults: Defaults) -> StructureBounds:
+def structure_bounds(defaults: Limits) -> StructureBounds:
     """How much structure a request may have, from the configuration's `max_request_*`."""
     return StructureBounds(
         depth=defaults.max_request_depth,
@@ -103,7 +103,7 @@ def body_rules(settings: Settings) -> BodyRules:
     )
 
 
-def edge_rules(defaults: Defaults, cors: Cors | None) -> EdgeRules:
+def edge_rules(defaults: Limits, cors: Cors | None) -> EdgeRules:
     """What the edge follows of the configuration."""
     return EdgeRules(
         cors=cors,
@@ -151,7 +151,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     missing = MissingUsage(defaults.missing_usage, tokenizer, dialect)
     log = None if settings.request_log is None else RequestLog(settings.request_log, defaults.request_log_lines)
     records = Records(runtime.refused, log)
-    settler = Settler(engine.holds, missing, metrics, defaults.max_usage_factor)
+    settler = Settlements(engine.holds, missing, metrics, defaults.max_usage_factor)
     remainder = Remainder(
         dialect,
         settler,

@@ -1,5 +1,5 @@
-"""Fixtures for every test (`tests.servers`, `tests.redis_cluster`), which tests `make test-quick` leaves out, and how
-many processes run them.
+"""Fixtures for every test (`tests.support.servers`, `tests.support.redis_cluster`), which tests `make test-quick`
+leaves out, and how many processes run them.
 
 What tests write lies in memory where the machine has room for it: making, migrating and dropping a database is a matter
 of fsync. TMPDIR names another place.
@@ -13,7 +13,7 @@ from typing import Final
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["tests.servers", "tests.redis_cluster"]
+pytest_plugins = ["tests.support.servers", "tests.support.redis_cluster"]
 
 MEMORY: Final = Path("/dev/shm")  # noqa: S108 - folders of our own are made in it
 LEAST_ROOM_BYTES: Final = 3 << 30
@@ -46,17 +46,17 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 SLOW: Final = (
     "tests/billing/holds/test_clocks.py",
-    "tests/billing/holds/test_cluster.py",
+    "tests/billing/holds/redis/test_cluster.py",
     "tests/billing/holds/test_loops.py",
     "tests/billing/holds/test_restored_ledger.py",
     "tests/billing/holds/test_scripts_model.py",
     "tests/chaos/",
-    "tests/gateway/cli/test_commands.py",
+    "tests/gateway/commands/test_commands.py",
     "tests/gateway/embedded/",
-    "tests/gateway/test_files.py",
-    "tests/gateway/test_hostile_bodies.py",
-    "tests/gateway/test_supervisor.py",
-    "tests/gateway/test_up.py",
+    "tests/gateway/process/test_files.py",
+    "tests/gateway/server/test_hostile_bodies.py",
+    "tests/gateway/process/test_supervisor.py",
+    "tests/gateway/commands/test_up.py",
 )
 """Where every test is marked `slow`: each starts servers or gateways of its own, or takes many seconds."""
 SLOW_FIXTURES: Final = frozenset({"redis_cluster"})

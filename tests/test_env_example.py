@@ -3,10 +3,10 @@
 import re
 from pathlib import Path
 
-from gateway.config.defaults import BOUNDS, Defaults
+from gateway.config.defaults import BOUNDS, Limits
 from gateway.config.example import environment_example
+from gateway.config.settings import SHIPPED_FOLDER, load_settings
 from gateway.config.variables import COMPOSE_GROUP, FILE_GROUP, GROUPS, SETTINGS_VARIABLES, VARIABLES
-from gateway.settings import SHIPPED_FOLDER, load_settings
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = (ROOT / ".env.example").read_text("utf-8")
@@ -28,7 +28,7 @@ def test_the_example_is_what_init_writes() -> None:
 
 
 def test_the_example_as_it_is_means_the_defaults() -> None:
-    assert load_settings(assignments()).defaults == Defaults()
+    assert load_settings(assignments()).defaults == Limits()
     environ = {name: text for name, text in assignments().items() if name in SETTINGS_VARIABLES}
     for name in ("listen_port", "max_body_bytes", "cors_origins", "payment_provider", "data_dir", "frontend_url"):
         assert getattr(load_settings(environ), name) == getattr(load_settings({}), name)
@@ -62,7 +62,7 @@ def test_the_documentation_has_every_variable() -> None:
 
 def test_the_documentation_has_every_bound() -> None:
     for name, bound in BOUNDS.items():
-        row = f"| `{name}` | `{written(getattr(Defaults(), name))}` | {bound.allowed} | {bound.help} |\n"
+        row = f"| `{name}` | `{written(getattr(Limits(), name))}` | {bound.allowed} | {bound.help} |\n"
         assert row in DOCUMENTATION
 
 

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from billing.api import accounts, keys, ping, reads, refusals
 from billing.api.auth import admin_only
-from billing.api.edge import edge
+from billing.api.error_middleware import edge
 from billing.api.services import SERVICES, Services
 
 __all__ = ["Services", "setup"]

@@ -6,11 +6,11 @@ from typing import Final
 from aiohttp import web
 from msgspec import UNSET
 
+from billing.accounts.grants import GrantResult
 from billing.api.models import AccountPatch, NewAccount, NewGrant, NewQuotas
 from billing.api.requests import money, page_asked, path_id, positive_money, read_body
 from billing.api.services import SERVICES, Route
 from billing.api.shapes import account_shape, answer, grant_shape, page_shape
-from billing.ledger.grants import GrantResult
 from billing.quotas import parse_quotas
 
 REPLAYED_HEADER: Final = "idempotent-replayed"

@@ -11,8 +11,8 @@ from aiohttp import web
 from billing.api.errors import InsufficientScope, Unauthorized
 from billing.api.services import SERVICES, Handler
 from billing.attempts import Attempts
-from billing.keys import made_at_random, same_secret
-from billing.presented import DifferentKeys, presented_key
+from billing.keys.presented import DifferentKeys, presented_key
+from billing.keys.secrets import made_at_random, same_secret
 from billing.principals import Principal
 
 ADMIN_HEADER: Final = "X-Admin-Key"

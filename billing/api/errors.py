@@ -20,11 +20,11 @@ from typing import ClassVar, Final
 import msgspec
 from aiohttp import web
 
-from billing.accounts import AccountNotFound, UnknownPlan
+from billing.accounts.accounts import AccountNotFound, UnknownPlan
+from billing.accounts.grants import BalanceOutOfBounds, IdempotencyConflict
 from billing.attempts import TooManyAttempts
-from billing.key_rows import KeyNotFound, KeyRefused
-from billing.ledger.grants import BalanceOutOfBounds, IdempotencyConflict
-from billing.ledger.postgres import DatabaseUnavailable
+from billing.database.connection import DatabaseUnavailable
+from billing.keys.rows import KeyNotFound, KeyRefused
 from billing.pages import BadCursor
 from billing.quotas import QuotaError
 

@@ -12,7 +12,7 @@ from billing.api.models import KeyPatch, NewKey
 from billing.api.requests import page_asked, path_id, query_text, read_body, time
 from billing.api.services import SERVICES, Route, Services
 from billing.api.shapes import answer, key_shape, page_shape
-from billing.key_rows import KeyChanges, parse_scopes, total_tokens_quota
+from billing.keys.rows import KeyChanges, parse_scopes, total_tokens_quota
 from billing.quotas import parse_quotas
 
 

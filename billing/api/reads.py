@@ -20,8 +20,8 @@ from billing.api.shapes import (
     transaction_shape,
 )
 from billing.effects import LiveBalance
-from billing.event_shapes import event_shape, explanation_shape
-from billing.reports import EventFilter
+from billing.ledger.event_shapes import event_shape, explanation_shape
+from billing.ledger.reports import EventFilter
 
 
 async def balance(request: web.Request) -> web.Response:

@@ -5,15 +5,15 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from billing.accounts import Accounts
-from billing.api_keys import ApiKeys
+from billing.accounts.accounts import Accounts
+from billing.accounts.grants import Grants
 from billing.attempts import Attempts
 from billing.effects import Effects
-from billing.ledger.grants import Grants
+from billing.keys.keys import ApiKeys
+from billing.ledger.reports import Reports
 from billing.plans import DEFAULT_PLAN, Plans
 from billing.principals import Principal
 from billing.refused import RefusedRequests
-from billing.reports import Reports
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 Route = tuple[str, str, Handler]

@@ -3,16 +3,16 @@
 import msgspec
 from aiohttp import web
 
-from billing.accounts import Account
+from billing.accounts.accounts import Account
+from billing.accounts.grants import GrantResult
 from billing.api.requests import encode_cursor
 from billing.api.services import Services
 from billing.effects import LiveBalance
-from billing.key_rows import KeyRow
-from billing.ledger.grants import GrantResult
+from billing.keys.rows import KeyRow
+from billing.ledger.reports import Transaction, UsageTotals
 from billing.money import format_credits, format_usd
 from billing.principals import Principal
 from billing.quotas import quota_json
-from billing.reports import Transaction, UsageTotals
 from billing.times import rfc3339
 
 Shape = dict[str, object]

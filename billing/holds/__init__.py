@@ -1,13 +1,10 @@
 """Holds: admission and settlement in Redis, kept right by Postgres.
 
 decision     what is asked and what is decided, as values (pure)
-keyspace     the names of keys, and the partition of an account
-codec        the packed layout of state, on Python's side; lua/_state.lua is the other
 lua/         the scripts: hot (admit, settle, void), install, adopt, fill, retime, apply, ack, rehold, claim, drop,
              reclaim, discard, fence, join, beat; attempt, refused: of others who count in Redis
 redis_errors  what can go wrong with Redis, and what is known of a command's fate then
-connection   the one place that imports redis: pipelined script calls, plain commands, subscriptions
-batcher      one script call for each turn of the event loop
+redis/       the one place that imports redis: script calls, plain commands, subscriptions; layout and names of keys
 hold         one request's hold, and the items by which it is admitted, settled, voided
 admission    asking for a hold, and bringing about what it lacked; service  Holds: what a server of requests calls
 partitions   the life of the Redis server behind a partition, numbered in epochs; ledger_watch  whether Postgres is the
@@ -16,10 +13,10 @@ loader       from Postgres into Redis: whole subjects, new versions, new counter
 outbox       settled debits on their way to Postgres; backlog  how many the installation has
 ledger_way   settlements that Redis did not confirm; spool  the second copy of debits on local disk
 journal      the journal as gateways read it: each entry by itself, what can't be read set aside
-sync         corrections: changes of a balance that Redis has not made itself
+corrections  changes of a balance that Redis has not made itself
 lease        this gateway's sign of life, kept by a thread; peers  who else lives
 recovery     what other processes left behind, and what a new epoch asks of this one; expiry  how a hold ends whose
              gateway is gone
-cache        principals in memory; announce  telling Redis and every gateway of changes
+cache        principals in memory; change_notifier  telling Redis and every gateway of changes
 engine       all of it, wired and started together; loops  what runs beside, started again when it fails
 """

@@ -12,21 +12,21 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final
 
-from billing.holds import codec
+from billing.database.connection import DatabaseError
 from billing.holds import decision as decisions
 from billing.holds.admission_queue import AdmissionQueue, Ticket
 from billing.holds.backlog import Backlog
-from billing.holds.batcher import Batcher, StaleEpoch
-from billing.holds.codec import ADMIT, pack_text
-from billing.holds.connection import RedisError, RedisMoved
 from billing.holds.decision import Exhausted, Need
-from billing.holds.hold import AdmitItem, Hold, Place, VoidItem
-from billing.holds.keyspace import Keyspace
+from billing.holds.hold import AdmissionTarget, AdmitItem, Hold, VoidItem
 from billing.holds.loader import Loader, LostWrites
 from billing.holds.partitions import NotReady, Partition, Partitions
+from billing.holds.redis import RedisError, RedisMoved
+from billing.holds.redis import layout as codec
+from billing.holds.redis.batcher import Batcher, StaleEpoch
+from billing.holds.redis.keyspace import Keyspace
+from billing.holds.redis.layout import ADMIT, pack_text
 from billing.ledger.debits import Debit, encode_debit
-from billing.ledger.postgres import DatabaseError
-from billing.principals import MAX_KEPT, Limits, Principal
+from billing.principals import MAX_KEPT, Principal, QuotaLimits
 from billing.quotas import Metric
 
 logger = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ class Admissions:
         principal: Principal,
         model: str,
         feature: str,
-        place: Place,
+        place: AdmissionTarget,
         need: Need,
         payload: bytes,
         refused: decisions.Refused | None,
@@ -177,7 +177,7 @@ class Admissions:
             if ticket is not None:
                 self._queue.leave(ticket, admitted=isinstance(decision, Hold))
 
-    def _enter(self, place: Place, refused: decisions.Refused | None, queue_s: float) -> Ticket | None:
+    def _enter(self, place: AdmissionTarget, refused: decisions.Refused | None, queue_s: float) -> Ticket | None:
         may_wait = queue_s > 0 and (refused is None or refused.is_held)
         return self._queue.enter(place, refused) if may_wait else None
 
@@ -193,10 +193,10 @@ class Admissions:
             logger.info("the time of %s could not be set right: %s", principal.account_id, error)
             return False
 
-    def _place_of(self, principal: Principal, model: str, feature: str) -> Place:
+    def _place_of(self, principal: Principal, model: str, feature: str) -> AdmissionTarget:
         account_id, key_id = principal.account_id, principal.key_id
         names = b"".join(map(pack_text, (account_id, key_id, model, feature, self._gateway_id)))
-        place = Place(
+        place = AdmissionTarget(
             principal,
             self._keys.account(account_id),
             self._keys.key(account_id, key_id),
@@ -209,7 +209,7 @@ class Admissions:
         principal.kept[self._gateway_id, model, feature] = place
         return place
 
-    def _item(self, request_id: str, place: Place, need: Need, payload: bytes) -> AdmitItem:
+    def _item(self, request_id: str, place: AdmissionTarget, need: Need, payload: bytes) -> AdmitItem:
         body = ADMIT.pack(
             *place.versions_and_credit,
             need.input_cost_nano,
@@ -289,7 +289,7 @@ def _older(told: int | None, known: int) -> bool:
     return told is not None and told < known
 
 
-def _refusal(reply: list[Any], limits: Limits, need: Need) -> decisions.Refused:
+def _refusal(reply: list[Any], limits: QuotaLimits, need: Need) -> decisions.Refused:
     if reply[0] == codec.BALANCE:
         _, available, required, held = reply
         return decisions.InsufficientBalance(available, required, held, need.fitting_output(Metric.cost, available))

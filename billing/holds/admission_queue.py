@@ -14,7 +14,7 @@ import asyncio
 from typing import Final
 
 from billing.holds.decision import InsufficientBalance, QuotaExceeded, Refused, TooManyRunning
-from billing.holds.hold import Place
+from billing.holds.hold import AdmissionTarget
 
 FIRST_PAUSE_S: Final = 0.02
 MOST_PAUSE_S: Final = 0.5
@@ -25,7 +25,7 @@ BALANCE: Final = -1
 RUNNING: Final = -2
 
 
-def keepers_of(place: Place) -> frozenset[Keeper]:
+def keepers_of(place: AdmissionTarget) -> frozenset[Keeper]:
     """All that may keep a request of this place out."""
     keepers = {(place.account_key, BALANCE), (place.account_key, RUNNING), (place.key_key, RUNNING)}
     keepers.update((place.account_key, limit.quota.tag) for limit in place.limits.account)
@@ -33,7 +33,7 @@ def keepers_of(place: Place) -> frozenset[Keeper]:
     return frozenset(keepers)
 
 
-def _keeping(refused: Refused, place: Place) -> frozenset[Keeper]:
+def _keeping(refused: Refused, place: AdmissionTarget) -> frozenset[Keeper]:
     """What keeps a refused request out."""
     match refused:
         case InsufficientBalance():
@@ -53,7 +53,7 @@ class Ticket:
 
     __slots__ = ("asked_at", "keepers", "kept_out_by", "line", "place", "turn")
 
-    def __init__(self, line: "_Line", place: Place, refused: Refused | None) -> None:
+    def __init__(self, line: "_Line", place: AdmissionTarget, refused: Refused | None) -> None:
         self.line = line
         self.place = place
         self.keepers = keepers_of(place)
@@ -127,7 +127,7 @@ class AdmissionQueue:
     def __len__(self) -> int:
         return sum(len(line.tickets) for line in self._lines.values())
 
-    def keeps_waiting(self, place: Place) -> bool:
+    def keeps_waiting(self, place: AdmissionTarget) -> bool:
         """Whether a request that comes now is to wait behind those that wait already."""
         line = self._lines.get(place.account_key) if self._lines else None
         if line is None or len(line.tickets) >= self._most:
@@ -135,7 +135,7 @@ class AdmissionQueue:
         keepers = keepers_of(place)
         return any(not ticket.kept_out_by.isdisjoint(keepers) for ticket in line.tickets)
 
-    def enter(self, place: Place, refused: Refused | None) -> Ticket | None:
+    def enter(self, place: AdmissionTarget, refused: Refused | None) -> Ticket | None:
         """A place at the end of the line, to be given back by `leave`; None where nothing more may wait. `refused` is
         what Redis has said, if it was asked."""
         line = self._lines.get(place.account_key)

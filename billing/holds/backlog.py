@@ -13,9 +13,9 @@ from collections.abc import Sized
 from contextlib import suppress
 from typing import Final, Protocol
 
-from billing.holds.connection import RedisError
-from billing.holds.keyspace import Keyspace
 from billing.holds.partitions import Partition, Partitions
+from billing.holds.redis import RedisError
+from billing.holds.redis.keyspace import Keyspace
 
 LOCKED_SHARE: Final = 16
 """One of so many parts of all is what the debits of one locked account may take up in one process."""

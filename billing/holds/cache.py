@@ -10,9 +10,9 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from billing.holds.flight import SingleFlight
-from billing.keys import secret_digest, well_formed
-from billing.ledger.postgres import DatabaseUnavailable
+from billing.database.connection import DatabaseUnavailable
+from billing.holds.singleflight import SingleFlight
+from billing.keys.secrets import secret_digest, well_formed
 from billing.principals import Principal
 
 

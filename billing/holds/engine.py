@@ -17,12 +17,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from billing.holds.announce import Announcer
-from billing.holds.batcher import Item
+from billing.database.connection import Database, DatabaseError, queries
 from billing.holds.cache import CacheSettings, PrincipalCache
-from billing.holds.connection import Link, RedisError, refuse_eviction
+from billing.holds.change_notifier import Announcer
+from billing.holds.corrections import Corrections
 from billing.holds.expiry import ExpiredHold, Expiry
-from billing.holds.keyspace import Keyspace
 from billing.holds.lease import Lease
 from billing.holds.loader import Loader, LostWrites, plan_lookup
 from billing.holds.loops import Loops, asked_to_end
@@ -31,11 +30,12 @@ from billing.holds.partitions import NotReady, Partition, Partitions
 from billing.holds.peers import Peers
 from billing.holds.reconcile import Reconciler
 from billing.holds.recovery import Recovery
+from billing.holds.redis import RedisClient, RedisError, refuse_eviction
+from billing.holds.redis.batcher import Item
+from billing.holds.redis.keyspace import Keyspace
 from billing.holds.service import Holds, HoldSettings
 from billing.holds.spool import Spool
-from billing.holds.sync import Corrections
 from billing.ledger.leases import end_all_leases
-from billing.ledger.postgres import Database, DatabaseError, queries
 from billing.ledger.rollups import Roller
 from billing.plans import DEFAULT_PLAN, Plan
 from billing.principals import Principal
@@ -77,7 +77,7 @@ class Engine:
     def __init__(
         self,
         database: Database,
-        link: Link,
+        link: RedisClient,
         keyspace: Keyspace,
         plans: Mapping[str, Plan],
         load_principal: Callable[[bytes], Awaitable[Principal | None]],

@@ -13,15 +13,15 @@ from typing import Final, Literal
 
 import msgspec
 
-from billing.holds.codec import I8, Entry
-from billing.holds.connection import Link, Script
+from billing.database.connection import Database
+from billing.holds.corrections import Corrections
 from billing.holds.journal import expired_debit, given_back
-from billing.holds.keyspace import Keyspace
 from billing.holds.partitions import Partition
-from billing.holds.sync import Corrections
+from billing.holds.redis import RedisClient, Script
+from billing.holds.redis.keyspace import Keyspace
+from billing.holds.redis.layout import I8, Entry
 from billing.ledger.debits import Debit, Stored
 from billing.ledger.leases import Lost, stored_debits, write_expired
-from billing.ledger.postgres import Database
 
 ExpiredHold = Literal["void", "input"]
 EXPIRED_ROWS: Final = 100
@@ -38,7 +38,7 @@ class Expiry:
     def __init__(
         self,
         database: Database,
-        link: Link,
+        link: RedisClient,
         keyspace: Keyspace,
         corrections: Corrections,
         renew: Callable[[], Awaitable[None]],

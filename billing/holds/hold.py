@@ -12,12 +12,12 @@ from typing import Any, Final
 
 import msgspec
 
-from billing.holds.codec import ITEM, OK, SETTLE, VANISHED, pack_hold
-from billing.holds.connection import RedisAway, RedisError, RedisTimeout
 from billing.holds.decision import Need
 from billing.holds.partitions import Partition
+from billing.holds.redis import RedisAway, RedisError, RedisTimeout
+from billing.holds.redis.layout import ITEM, OK, SETTLE, VANISHED, pack_hold
 from billing.ledger.debits import Debit, Outcome, encode_debit
-from billing.principals import Limits, Principal
+from billing.principals import Principal, QuotaLimits
 
 ADMIT_CODE: Final = 1
 SETTLE_CODE: Final = 2
@@ -35,7 +35,7 @@ class Settled:
     available_nano: int | None
 
 
-class Place:
+class AdmissionTarget:
     """What all holds of one key on one model have in common: the account's and the key's place in Redis, the account's
     partition, the limits, and the `names` that a journal entry carries."""
 
@@ -56,7 +56,7 @@ class Place:
         account_key: bytes,
         key_key: bytes,
         partition: Partition,
-        limits: Limits,
+        limits: QuotaLimits,
         names: bytes,
     ) -> None:
         self.account_key = account_key
@@ -79,7 +79,7 @@ class AdmitItem:
     def __init__(
         self,
         request_id: bytes,
-        place: Place,
+        place: AdmissionTarget,
         body: bytes,
         answer: "asyncio.Future[tuple[list[Any] | RedisError, int]]",
         on_unknown: "Callable[[AdmitItem], None]",
@@ -198,7 +198,7 @@ class Hold:
         self,
         request_id: str,
         id_bytes: bytes,
-        place: Place,
+        place: AdmissionTarget,
         need: Need,
         payload: bytes,
         reply: list[Any],

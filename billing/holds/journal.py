@@ -10,13 +10,13 @@ from typing import Final
 
 import msgspec
 
-from billing.holds.codec import SETTLED, Entry, entry_at_ms
-from billing.holds.connection import Link, Script
+from billing.database.connection import Database
 from billing.holds.hold import at_place
-from billing.holds.keyspace import Keyspace
 from billing.holds.partitions import Partition
+from billing.holds.redis import RedisClient, Script
+from billing.holds.redis.keyspace import Keyspace
+from billing.holds.redis.layout import SETTLED, Entry, entry_at_ms
 from billing.ledger.debits import Debit, NewerLayout, Unreadable, decode_debit, set_aside
-from billing.ledger.postgres import Database
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ OnBad = Callable[[bytes, bytes, Unreadable], None]
 
 
 async def entries(
-    link: Link, keyspace: Keyspace, number: int, on_bad: OnBad | None = None
+    link: RedisClient, keyspace: Keyspace, number: int, on_bad: OnBad | None = None
 ) -> AsyncIterator[tuple[str, Entry]]:
     """Every entry of a partition that can be read, with its request id; `on_bad` is told of the others, as field and
     value. One may come twice. Raises `RedisAway`."""
@@ -50,7 +50,9 @@ async def entries(
         yield request_id, entry
 
 
-async def open_holds(link: Link, keyspace: Keyspace, number: int, account_id: str, key_id: str | None) -> list[str]:
+async def open_holds(
+    link: RedisClient, keyspace: Keyspace, number: int, account_id: str, key_id: str | None
+) -> list[str]:
     """Requests of an account, or of a key of it, whose holds are open, in whatever epoch. Raises `RedisAway`."""
     found: dict[str, None] = {}
     async for field, raw in link.scan_hash(keyspace.journal(number).decode(), SCAN_COUNT):
@@ -65,7 +67,7 @@ async def open_holds(link: Link, keyspace: Keyspace, number: int, account_id: st
     return list(found)
 
 
-async def still_settled(link: Link, keyspace: Keyspace, number: int, request_ids: Sequence[str]) -> list[str]:
+async def still_settled(link: RedisClient, keyspace: Keyspace, number: int, request_ids: Sequence[str]) -> list[str]:
     """Those of them whose entries are settled ones: not yet acknowledged. Raises `RedisAway`."""
     left = []
     for start in range(0, len(request_ids), SCAN_COUNT):
@@ -75,7 +77,7 @@ async def still_settled(link: Link, keyspace: Keyspace, number: int, request_ids
     return left
 
 
-async def settled_debit(link: Link, keyspace: Keyspace, account_id: str, request_id: str) -> Debit | None:
+async def settled_debit(link: RedisClient, keyspace: Keyspace, account_id: str, request_id: str) -> Debit | None:
     """The debit of a request of this account that Redis has settled, until Postgres has it; None of any other. One look
     at one entry. Raises `RedisError`."""
     if len(request_id) != ID_BYTES or not request_id.isascii():
@@ -92,7 +94,7 @@ async def settled_debit(link: Link, keyspace: Keyspace, account_id: str, request
 class Reading:
     """One reading of a partition's journal: `async for request_id, entry in reading`, then `finish`."""
 
-    def __init__(self, database: Database, link: Link, keyspace: Keyspace, partition: Partition) -> None:
+    def __init__(self, database: Database, link: RedisClient, keyspace: Keyspace, partition: Partition) -> None:
         self._database = database
         self._link = link
         self._keys = keyspace

@@ -14,9 +14,9 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Final
 
+from billing.database.connection import Database, DatabaseError
 from billing.holds.peers import Peers
 from billing.ledger.leases import ENDED_CHANNEL, Fetch, LeaseRow, end_lease, renew_lease
-from billing.ledger.postgres import Database, DatabaseError
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import logging
 import time
 from typing import Final
 
-from billing.ledger.postgres import Database, queries
+from billing.database.connection import Database, queries
 
 logger = logging.getLogger(__name__)
 

@@ -12,13 +12,13 @@ from collections.abc import Callable, Coroutine, Iterable, Set
 from contextlib import suppress
 from typing import Any, Final
 
-from billing.holds.connection import RedisError
+from billing.database.connection import Database, DatabaseError
+from billing.holds.corrections import Corrections
 from billing.holds.debit_queue import DebitQueue
 from billing.holds.hold import Hold, Settled, SettlementLost
 from billing.holds.partitions import Partition
-from billing.holds.sync import Corrections
+from billing.holds.redis import RedisError
 from billing.ledger.debits import Debit, Stored, write_free
-from billing.ledger.postgres import Database, DatabaseError
 
 logger = logging.getLogger(__name__)
 

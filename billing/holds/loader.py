@@ -16,14 +16,14 @@ from typing import Final
 
 from ulid import ULID
 
-from billing.holds.codec import AHEAD_S, BASE, I8, SETTLED, STEP_S, AccountState, KeyState, pack_text
-from billing.holds.connection import Link, Script
-from billing.holds.flight import SingleFlight
+from billing.database.connection import Database, DatabaseHindered, DatabaseLocked, as_lock_timeout, queries
 from billing.holds.journal import entries, open_holds, still_settled
-from billing.holds.keyspace import Keyspace
 from billing.holds.partitions import NotReady, Partition
+from billing.holds.redis import RedisClient, Script
+from billing.holds.redis.keyspace import Keyspace
+from billing.holds.redis.layout import AHEAD_S, BASE, I8, SETTLED, STEP_S, AccountState, KeyState, pack_text
+from billing.holds.singleflight import SingleFlight
 from billing.holds.windows import Since, read_counters
-from billing.ledger.postgres import Database, DatabaseHindered, DatabaseLocked, as_lock_timeout, queries
 from billing.plans import Plan
 from billing.quotas import Quota, parse_quotas
 
@@ -70,7 +70,7 @@ class Loader:
     def __init__(
         self,
         database: Database,
-        link: Link,
+        link: RedisClient,
         keyspace: Keyspace,
         plan_of: Callable[[str], Plan],
         flush: Callable[[], Awaitable[None]],

@@ -13,14 +13,14 @@ from contextlib import suppress
 from operator import attrgetter
 from typing import Final
 
-from billing.holds.codec import ACK
-from billing.holds.connection import Link, RedisError, Script
+from billing.database.connection import Database, DatabaseError, DatabaseHindered
 from billing.holds.debit_queue import DebitQueue
-from billing.holds.keyspace import Keyspace
 from billing.holds.partitions import Partition
+from billing.holds.redis import RedisClient, RedisError, Script
+from billing.holds.redis.keyspace import Keyspace
+from billing.holds.redis.layout import ACK
 from billing.holds.spool import Spool
 from billing.ledger.debits import Debit, Stored, write_free
-from billing.ledger.postgres import Database, DatabaseError, DatabaseHindered
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Outbox:
     def __init__(
         self,
         database: Database,
-        link: Link,
+        link: RedisClient,
         keyspace: Keyspace,
         partition_of: Callable[[str], Partition],
         sync: Callable[[Partition, str], Awaitable[bool]],

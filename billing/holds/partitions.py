@@ -11,13 +11,13 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Any, Final
 
-from billing.holds.codec import AHEAD_S
-from billing.holds.connection import Life, Link, RedisError, RedisMoved, Script
-from billing.holds.flight import SingleFlight
-from billing.holds.keyspace import Keyspace
+from billing.database.connection import Database, DatabaseError, Row, queries
 from billing.holds.ledger_watch import LedgerWatch
+from billing.holds.redis import RedisClient, RedisError, RedisMoved, Script, ServerSession
+from billing.holds.redis.keyspace import Keyspace
+from billing.holds.redis.layout import AHEAD_S
 from billing.holds.redis_errors import NotReady as NotReady
-from billing.ledger.postgres import Database, DatabaseError, Row, queries
+from billing.holds.singleflight import SingleFlight
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Partition:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.life: Life | None = None
+        self.life: ServerSession | None = None
         self._epoch: int | None = None
         self.joined_epoch: int | None = None
         self.holding_back: frozenset[str] = frozenset()
@@ -82,7 +82,7 @@ class Partition:
         life = self.life
         return self._epoch if life is not None and life.stands else None
 
-    def agree(self, life: Life, epoch: int, ledger: str, *, set_back: bool) -> None:
+    def agree(self, life: ServerSession, epoch: int, ledger: str, *, set_back: bool) -> None:
         """The server is in this epoch, as it has said in this life, and so is the ledger under this name. `set_back`:
         the ledger is known to have been set back before."""
         self.life, self._epoch = life, epoch
@@ -119,7 +119,7 @@ class Partitions:
     def __init__(
         self,
         database: Database,
-        link: Link,
+        link: RedisClient,
         keyspace: Keyspace,
         gateway_id: str,
         prepare: Callable[[Partition, int], Awaitable[frozenset[str] | None]],
@@ -335,7 +335,7 @@ class Partitions:
         """The largest of all partitions, in seconds, whichever is ahead."""
         return max(abs(self.clock_difference_ms(partition)) for partition in self.all) / 1000
 
-    async def _set_clock(self, partition: Partition, life: Life) -> None:
+    async def _set_clock(self, partition: Partition, life: ServerSession) -> None:
         """Reckon by the server's clock, and find out whether that is wrong: where it is neither Postgres's nor this
         process's own."""
         partition.clock_offset_ms = await life.time_ms() - int(time.monotonic() * 1000)

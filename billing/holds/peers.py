@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from billing.database.connection import Database
 from billing.ledger.leases import STANDING, LeaseRow, Lost
-from billing.ledger.postgres import Database
 
 GAP_SHARE: Final = 0.5
 """Of a lease: a longer gap between two looks begins all judgments anew. What is left of the lease is time in which a

@@ -15,17 +15,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from billing.holds.codec import SETTLED, AccountState, Counter, Entry, KeyState
-from billing.holds.connection import Link
+from billing.database.connection import Connection, Database, Row, queries
+from billing.holds.corrections import Corrections
 from billing.holds.journal import entries
-from billing.holds.keyspace import Keyspace
 from billing.holds.loader import Loader
 from billing.holds.partitions import Partition, Partitions
-from billing.holds.sightings import ATTEMPTS, Seen, Sightings, in_use, steady, window_name
+from billing.holds.redis import RedisClient
+from billing.holds.redis.keyspace import Keyspace
+from billing.holds.redis.layout import SETTLED, AccountState, Counter, Entry, KeyState
+from billing.holds.snapshot import ATTEMPTS, AccountSnapshot, Snapshots, in_use, steady, window_name
 from billing.holds.survey import Survey
-from billing.holds.sync import Corrections
 from billing.holds.windows import Since, read_counters
-from billing.ledger.postgres import Connection, Database, Row, queries
 from billing.quotas import Quota, parse_quotas, window_id
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class Reconciler:
     def __init__(
         self,
         database: Database,
-        link: Link,
+        link: RedisClient,
         keyspace: Keyspace,
         partitions: Partitions,
         loader: Loader,
@@ -93,7 +93,7 @@ class Reconciler:
         self._partitions = partitions
         self._loader = loader
         self._corrections = corrections
-        self._survey = Survey(database, Sightings(link, keyspace, loader), loader)
+        self._survey = Survey(database, Snapshots(link, keyspace, loader), loader)
         self.plans_changed = self._survey.plans_changed
 
     async def run(self) -> Report:
@@ -168,7 +168,7 @@ class Reconciler:
                 return [], True
             return await self._compare(connection, account_id, seen, row["began_at"], looked_at), seen.steady
 
-    async def _look(self, partition: Partition, account_id: str) -> Seen | None:
+    async def _look(self, partition: Partition, account_id: str) -> AccountSnapshot | None:
         account_key = self._keys.account(account_id)
         raw = await self._link.command("GET", account_key)
         before = AccountState.unpack(raw) if raw else None
@@ -188,10 +188,10 @@ class Reconciler:
         after = AccountState.unpack(raw) if raw else None
         if after is None:
             return None
-        return Seen(before, keys, tuple(holds), steady(before, after))
+        return AccountSnapshot(before, keys, tuple(holds), steady(before, after))
 
     async def _compare(
-        self, connection: Connection, account_id: str, seen: Seen, began_at: datetime, looked_at: datetime
+        self, connection: Connection, account_id: str, seen: AccountSnapshot, began_at: datetime, looked_at: datetime
     ) -> list[Drift]:
         state = seen.state
         row = await connection.fetchrow(ACCOUNT, account_id, state.xseq, state.epoch, state.dseq, began_at)

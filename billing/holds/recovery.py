@@ -11,21 +11,21 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Final
 
-from billing.holds.batcher import Item
-from billing.holds.codec import CLAIMED, SETTLED, Entry
-from billing.holds.connection import Link, Script
+from billing.database.connection import Database, DatabaseLocked, queries
+from billing.holds.corrections import Corrections
 from billing.holds.expiry import Expiry
 from billing.holds.hold import Hold, VoidItem
 from billing.holds.journal import Reading
-from billing.holds.keyspace import Keyspace
 from billing.holds.loader import Loader
 from billing.holds.outbox import Outbox
 from billing.holds.partitions import Partition
 from billing.holds.peers import Peers
+from billing.holds.redis import RedisClient, Script
+from billing.holds.redis.batcher import Item
+from billing.holds.redis.keyspace import Keyspace
+from billing.holds.redis.layout import CLAIMED, SETTLED, Entry
 from billing.holds.replay import Replay
-from billing.holds.sync import Corrections
 from billing.ledger.debits import Debit, decode_debit, write_free
-from billing.ledger.postgres import Database, DatabaseLocked, queries
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Recovery:
     def __init__(
         self,
         database: Database,
-        link: Link,
+        link: RedisClient,
         keyspace: Keyspace,
         loader: Loader,
         outbox: Outbox,

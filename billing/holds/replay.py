@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from billing.database.connection import Database
 from billing.holds.outbox import Outbox
 from billing.holds.spool import left_behind, read_debits, taken
 from billing.ledger.debits import Debit, Written, write_free
-from billing.ledger.postgres import Database
 
 logger = logging.getLogger(__name__)
 

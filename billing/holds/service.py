@@ -13,22 +13,22 @@ from collections.abc import Callable, Coroutine, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Final
 
+from billing.database.connection import Database, DatabaseError, queries
 from billing.holds.admission import Admissions, Lesser, Opening
 from billing.holds.admission_queue import AdmissionQueue
 from billing.holds.backlog import Backlog
-from billing.holds.batcher import Batcher, Item
-from billing.holds.codec import OK, VANISHED
-from billing.holds.connection import RedisAway, RedisError, Script
+from billing.holds.corrections import Corrections
 from billing.holds.decision import Need
 from billing.holds.hold import Hold, Settled, SettleItem, VoidItem, at_place
-from billing.holds.keyspace import Keyspace
 from billing.holds.ledger_way import LedgerWay
 from billing.holds.loader import Loader
 from billing.holds.outbox import Outbox
 from billing.holds.partitions import NotReady, Partition, Partitions
-from billing.holds.sync import Corrections
+from billing.holds.redis import RedisAway, RedisError, Script
+from billing.holds.redis.batcher import Batcher, Item
+from billing.holds.redis.keyspace import Keyspace
+from billing.holds.redis.layout import OK, VANISHED
 from billing.ledger.debits import Debit
-from billing.ledger.postgres import Database, DatabaseError, queries
 from billing.principals import Principal
 
 logger = logging.getLogger(__name__)

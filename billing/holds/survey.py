@@ -14,12 +14,12 @@ from typing import Final
 
 import msgspec
 
-from billing.holds.codec import Counter, Entry
+from billing.database.connection import Connection, Database, Row, queries
 from billing.holds.loader import Loader
 from billing.holds.partitions import Partition
-from billing.holds.sightings import ACCOUNTS_A_TURN, Seen, Sightings, gently, in_use, window_name
+from billing.holds.redis.layout import Counter, Entry
+from billing.holds.snapshot import ACCOUNTS_A_TURN, AccountSnapshot, Snapshots, gently, in_use, window_name
 from billing.holds.survey_windows import Behind, Compared, Used, read_used
-from billing.ledger.postgres import Connection, Database, Row, queries
 from billing.quotas import Quota, Window, parse_quotas, window_id
 
 _sql = queries("billing.ledger")
@@ -70,7 +70,7 @@ class _Account:
     """An account as both stores have it. `counted` debits were not counted anew in `row`."""
 
     id: str
-    seen: Seen
+    seen: AccountSnapshot
     row: Row
     counted: int
 
@@ -78,7 +78,7 @@ class _Account:
 class Survey:
     """Compares batches of accounts."""
 
-    def __init__(self, database: Database, sightings: Sightings, loader: Loader) -> None:
+    def __init__(self, database: Database, sightings: Snapshots, loader: Loader) -> None:
         self._database = database
         self._sightings = sightings
         self._counted: dict[str, _Counted] = {}
@@ -128,7 +128,7 @@ class Survey:
         return found
 
     async def _read_accounts(
-        self, connection: Connection, epoch: int, moment: Row, seen: Mapping[str, Seen]
+        self, connection: Connection, epoch: int, moment: Row, seen: Mapping[str, AccountSnapshot]
     ) -> list[_Account]:
         ids, states = list(seen), [each.state for each in seen.values()]
         nothing = _Counted(epoch, 0, moment["began_at"])

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from billing.holds.codec import AccountState, Counter, Entry
-from billing.holds.sightings import gently
+from billing.database.connection import Connection, Row, queries
+from billing.holds.redis.layout import AccountState, Counter, Entry
+from billing.holds.snapshot import gently
 from billing.holds.windows import GRANULARITY, bounds_s
-from billing.ledger.postgres import Connection, Row, queries
 from billing.quotas import Quota, Window
 
 _sql = queries("billing.ledger")

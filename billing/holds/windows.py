@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from billing.holds.codec import Counter
-from billing.ledger.postgres import Connection, Row, queries
+from billing.database.connection import Connection, Row, queries
+from billing.holds.redis.layout import Counter
 from billing.quotas import Metric, Quota, Window, window_end_s, window_id, window_start_s
 
 _sql = queries("billing.ledger")

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from billing.ledger.postgres import Connection, Database, affected, queries
+from billing.database.connection import Connection, Database, affected, queries
 from billing.plans import DEFAULT_PLAN, Plan, Plans
 from billing.prices import PriceTable, canonical_json
 

@@ -32,7 +32,7 @@ from typing import Final, Literal, TypeVar
 
 import msgspec
 
-from billing.ledger.postgres import (
+from billing.database.connection import (
     Database,
     DatabaseHindered,
     DatabaseLocked,

@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from billing.database.connection import Database, DatabaseLocked, DatabaseRefused, MissingPartition, Row, queries
 from billing.ledger.debits import (
     BRIEFLY,
     WRITE_DEBITS,
@@ -22,7 +23,6 @@ from billing.ledger.debits import (
     create_months,
     set_debit_aside,
 )
-from billing.ledger.postgres import Database, DatabaseLocked, DatabaseRefused, MissingPartition, Row, queries
 
 _sql = queries("billing.ledger")
 RENEW: Final = _sql("gateways_renew")

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from typing import Final
 
-from billing.ledger.postgres import Database, DatabaseError, queries
+from billing.database.connection import Database, DatabaseError, queries
 
 logger = logging.getLogger(__name__)
 

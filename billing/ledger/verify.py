@@ -14,8 +14,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final
 
+from billing.database.connection import Connection, Database, Row, queries
 from billing.ledger.debits import usage_of
-from billing.ledger.postgres import Connection, Database, Row, queries
 from billing.money import format_usd
 from billing.prices import PriceError, PriceRow, from_canonical_json, round_up
 from billing.times import rfc3339

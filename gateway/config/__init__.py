@@ -1,4 +1,4 @@
-"""Configuration, read once at start. `gateway.settings` is the door: `load_settings` and everything that it returns.
+"""Configuration, read once at start. `settings` is the door: `load_settings` and everything that it returns.
 
 problems.py     a Problem says where, which key and what was expected; ConfigError holds all of them
 secret.py       Secret: a text that no log, error or repr shows

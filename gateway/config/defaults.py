@@ -86,7 +86,7 @@ def _choice(choices: tuple[str, ...], text: str) -> dict[str, Bound]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Defaults:
+class Limits:
     """Bounds and policies; durations in seconds or milliseconds by their names. Raises `ValueError` out of range."""
 
     strict: bool = _bound(True, Bound("truth", "holds are true upper bounds: no balance or window is ever overrun"))
@@ -189,14 +189,14 @@ class Defaults:
                 raise ValueError(f"{name} must be {bound.allowed}")
 
 
-BOUNDS: Final[dict[str, Bound]] = {each.name: each.metadata["bound"] for each in fields(Defaults)}
+BOUNDS: Final[dict[str, Bound]] = {each.name: each.metadata["bound"] for each in fields(Limits)}
 RETIRED: Final = {
     "hold_ttl_s": "is not used any more: a hold lasts for as long as its gateway lives; max_request_s ends the request"
 }
 """Keys of older versions, and what a file that still has one is told."""
 
 
-def read_defaults(main: Value, at: Value | None, plans: Collection[str] | None) -> Defaults:
+def read_defaults(main: Value, at: Value | None, plans: Collection[str] | None) -> Limits:
     """The defaults that stand at `at`; those that are left out, or wrong, are the shipped ones.
 
     The plan of new accounts must be one of `plans` (None: they can't be read), whether the file `main` names it or not.
@@ -212,12 +212,12 @@ def read_defaults(main: Value, at: Value | None, plans: Collection[str] | None) 
         message = f'expected a plan of plans.yaml, got "{plan}"{nearest(plan, plans)}'
         main.file.problems.add(place.where, "defaults.default_plan", message)
     if len(main.file.problems) > before:
-        return Defaults()
+        return Limits()
     try:
-        return Defaults(**{name: value for name, value in said.items() if value is not None})
+        return Limits(**{name: value for name, value in said.items() if value is not None})
     except ValueError as error:
         (at or main).problem(str(error))
-        return Defaults()
+        return Limits()
 
 
 def _read(value: Value, bound: Bound) -> Any:

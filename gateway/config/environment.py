@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, Literal, cast
 
 from billing.addresses import Network, parse_networks
-from billing.ledger.urls import split_url
+from billing.database.urls import split_url
 from billing.money import MAX_NANO
 from gateway.config.exporters import ExporterSource, read_exporter_sources
 from gateway.config.problems import NO_EFFECT, Problems

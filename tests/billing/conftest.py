@@ -4,11 +4,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from billing.accounts import Accounts
-from billing.api_keys import ApiKeys
-from billing.ledger.grants import Grants
-from billing.ledger.postgres import Database
-from billing.reports import Reports
+from billing.accounts.accounts import Accounts
+from billing.accounts.grants import Grants
+from billing.database.connection import Database
+from billing.keys.keys import ApiKeys
+from billing.ledger.reports import Reports
 from tests.billing.support import PLANS, Billing, RecordingEffects, rising_ids
 
 

@@ -9,19 +9,19 @@ from datetime import UTC, date, datetime
 
 from ulid import ULID
 
-from billing.accounts import Accounts
+from billing.accounts.accounts import Accounts
+from billing.accounts.grants import Grants
 from billing.addresses import Addresses, parse_networks
-from billing.api_keys import ApiKeys
 from billing.attempts import AttemptLimits, Attempts
+from billing.database.connection import Database
 from billing.effects import LiveBalance
+from billing.keys.keys import ApiKeys
 from billing.ledger.debits import Debit, other_counts, write_debits
-from billing.ledger.grants import Grants
-from billing.ledger.postgres import Database
+from billing.ledger.reports import Reports
 from billing.money import parse_usd
 from billing.plans import Plan
 from billing.prices import FACTOR_SCALE, PriceRow, PriceTable, round_up
 from billing.quotas import Metric, Quota, Window
-from billing.reports import Reports
 from billing.usage import Usage
 
 PLANS = {

@@ -11,7 +11,7 @@ from multidict import CIMultiDict
 from billing import attempts as attempts_module
 from billing.addresses import Addresses
 from billing.attempts import LOOK_EVERY_S, AttemptLimits, Attempts, TooManyAttempts, counted_in_redis
-from billing.holds.connection import Link, RedisAway
+from billing.holds.redis import RedisAway, RedisClient
 from tests.billing.support import attempts_of
 
 NO_HEADERS: CIMultiDict[str] = CIMultiDict()
@@ -38,15 +38,15 @@ async def shows(attempts: Attempts, peer: str, times: int, headers: CIMultiDict[
 
 
 @asynccontextmanager
-async def redis_link(url: str) -> AsyncIterator[Link]:
-    link = Link(url)
+async def redis_link(url: str) -> AsyncIterator[RedisClient]:
+    link = RedisClient(url)
     try:
         yield link
     finally:
         await link.close()
 
 
-def in_redis(link: Link, prefix: str, limits: AttemptLimits) -> Attempts:
+def in_redis(link: RedisClient, prefix: str, limits: AttemptLimits) -> Attempts:
     count = counted_in_redis(link, f"{{{prefix}0}}:attempts".encode(), limits.window_s)
     return Attempts(count, Addresses(), limits, time.monotonic, 1000)
 

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from billing.holds.connection import Link
-from billing.holds.keyspace import Keyspace
+from billing.holds.redis import RedisClient
+from billing.holds.redis.keyspace import Keyspace
 from billing.refused import MOST_BYTES, RefusedRequest, RefusedRequests, RefusedRules
 
 
@@ -17,8 +17,8 @@ class Clock:
 
 
 @pytest.fixture
-async def link(redis_url: str) -> AsyncIterator[Link]:
-    link = Link(redis_url, timeout_s=20.0)
+async def link(redis_url: str) -> AsyncIterator[RedisClient]:
+    link = RedisClient(redis_url, timeout_s=20.0)
     yield link
     await link.close()
 
@@ -40,7 +40,7 @@ def refused(number: int, key_id: str | None = "key_1", clock: Clock | None = Non
     return RefusedRequest(**said)  # type: ignore[arg-type]
 
 
-async def test_the_last_ones_of_a_key_are_found(link: Link, key_prefix: str) -> None:
+async def test_the_last_ones_of_a_key_are_found(link: RedisClient, key_prefix: str) -> None:
     kept = RefusedRequests(link, Keyspace(key_prefix), RefusedRules(per_key=3), Clock())
     for number in range(5):
         kept.note(refused(number))
@@ -57,7 +57,7 @@ async def test_the_last_ones_of_a_key_are_found(link: Link, key_prefix: str) -> 
     assert kept.dropped == 0
 
 
-async def test_nothing_grows_without_a_bound(link: Link, key_prefix: str) -> None:
+async def test_nothing_grows_without_a_bound(link: RedisClient, key_prefix: str) -> None:
     keyspace = Keyspace(key_prefix)
     clock = Clock()
     kept = RefusedRequests(link, keyspace, RefusedRules(per_key=2, keys=4, pending=6), clock)
@@ -79,7 +79,7 @@ async def test_nothing_grows_without_a_bound(link: Link, key_prefix: str) -> Non
         assert await link.command("PTTL", name) > 0
 
 
-async def test_they_are_forgotten_in_time(link: Link, key_prefix: str) -> None:
+async def test_they_are_forgotten_in_time(link: RedisClient, key_prefix: str) -> None:
     clock = Clock()
     kept = RefusedRequests(link, Keyspace(key_prefix), RefusedRules(age_s=60), clock)
     kept.note(refused(0, "key_1", clock))
@@ -90,7 +90,7 @@ async def test_they_are_forgotten_in_time(link: Link, key_prefix: str) -> None:
     assert [each.id for each in await kept.newest(10)] == ["r0001"]
 
 
-async def test_a_long_one_is_kept_without_its_details(link: Link, key_prefix: str) -> None:
+async def test_a_long_one_is_kept_without_its_details(link: RedisClient, key_prefix: str) -> None:
     kept = RefusedRequests(link, Keyspace(key_prefix), RefusedRules(), Clock())
     kept.note(refused(0, details={"quota": "x" * MOST_BYTES}))
     await kept.flush()
@@ -98,7 +98,7 @@ async def test_a_long_one_is_kept_without_its_details(link: Link, key_prefix: st
 
 
 async def test_without_redis_they_are_dropped() -> None:
-    link = Link("redis://127.0.0.1:1", timeout_s=20.0)
+    link = RedisClient("redis://127.0.0.1:1", timeout_s=20.0)
     kept = RefusedRequests(link, Keyspace(), RefusedRules(), Clock())
     kept.note(refused(0))
     await kept.flush()
@@ -107,7 +107,7 @@ async def test_without_redis_they_are_dropped() -> None:
 
 
 async def test_none_are_kept_where_none_are_wanted() -> None:
-    link = Link("redis://127.0.0.1:1", timeout_s=20.0)
+    link = RedisClient("redis://127.0.0.1:1", timeout_s=20.0)
     kept = RefusedRequests(link, Keyspace(), RefusedRules(per_key=0), Clock())
     kept.note(refused(0))
     await kept.flush()

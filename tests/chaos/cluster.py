@@ -9,11 +9,11 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from billing.holds.keyspace import Keyspace
-from gateway.runtime import PRODUCTION_PARTITIONS
+from billing.holds.redis.keyspace import Keyspace
+from gateway.process.runtime import PRODUCTION_PARTITIONS
 from tests.chaos.faults import Fault, Hit
 from tests.chaos.harness import Customer, Stack
-from tests.redis_cluster import Node, RedisCluster
+from tests.support.redis_cluster import Node, RedisCluster
 
 BEHIND_S: Final = 0.5
 RICH_NANO: Final = 10**9

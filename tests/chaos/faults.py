@@ -14,8 +14,8 @@ from typing import Final
 
 import psutil
 
-from billing.holds.connection import Link, RedisAway
-from billing.holds.keyspace import Keyspace
+from billing.holds.redis import RedisAway, RedisClient
+from billing.holds.redis.keyspace import Keyspace
 from tests.chaos.harness import Customer, Stack, until
 
 FROZEN_S: Final = 5.0
@@ -164,7 +164,7 @@ async def turn_clock_back(stack: Stack, chance: random.Random) -> None:
 
 async def command_redis(stack: Stack, *command: bytes | str) -> None:
     """Have a command carried out, however late this process, all of its clients in one, gets to see the answer."""
-    link = Link(stack.endpoints.redis_url)
+    link = RedisClient(stack.endpoints.redis_url)
 
     async def carried_out() -> bool:
         try:

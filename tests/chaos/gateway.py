@@ -8,10 +8,10 @@ import logging
 import os
 import sys
 
-from gateway.ended import ending_leases
-from gateway.settings import load_settings
-from gateway.supervisor import die_with_parent, supervise
-from gateway.up import stopping_s
+from gateway.commands.up import stopping_s
+from gateway.config.settings import load_settings
+from gateway.process.ended import ending_leases
+from gateway.process.supervisor import die_with_parent, supervise
 
 
 def main(parent_pid: str, listen: str, workers: str) -> int:

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, Final
 import aiohttp
 import psutil
 
-from billing.ledger.migrate import migrate
+from billing.database.migrate import migrate
 from billing.money import parse_usd
 from billing.quotas import Quota, parse_quotas
+from gateway.config.settings import load_settings
 from gateway.embedded import EmbeddedServers, Endpoints, postgres
 from gateway.embedded.folders import POINTER_NAME
 from gateway.embedded.process import read_pid
-from gateway.runtime import Runtime, open_runtime
-from gateway.settings import load_settings
+from gateway.process.runtime import Runtime, open_runtime
 from tests.chaos.places import (
     ADMIN_KEY,
     ROOT,
@@ -36,8 +36,8 @@ from tests.chaos.places import (
     make_folder,
 )
 from tests.chaos.upstream import Upstream
-from tests.ports import free_port
-from tests.redis_cluster import RedisCluster, formed_cluster
+from tests.support.ports import free_port
+from tests.support.redis_cluster import RedisCluster, formed_cluster
 
 if TYPE_CHECKING:
     from tests.chaos.clients import Load

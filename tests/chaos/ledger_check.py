@@ -25,14 +25,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from billing.holds.codec import AccountState, Entry, KeyState
-from billing.holds.codec import Counter as Used
-from billing.holds.connection import RedisError
+from billing.database.connection import Database, DatabaseError
 from billing.holds.partitions import NotReady
-from billing.ledger.postgres import Database, DatabaseError
+from billing.holds.redis import RedisError
+from billing.holds.redis.layout import AccountState, Entry, KeyState
+from billing.holds.redis.layout import Counter as Used
 from billing.ledger.verify import STATEMENT_TIMEOUT_S, verify
 from billing.quotas import Metric, Quota, window_id
-from gateway.runtime import Runtime
+from gateway.process.runtime import Runtime
 from tests.chaos.clients import Ended, Exchange
 from tests.chaos.harness import Customer, Excuse, Stack, until
 

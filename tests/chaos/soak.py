@@ -12,7 +12,7 @@ from typing import Final
 
 import psutil
 
-from billing.holds.connection import Link
+from billing.holds.redis import RedisClient
 from tests.chaos.clients import Load
 from tests.chaos.harness import Stack, running
 from tests.chaos.ledger_check import judge, wait_until_quiet
@@ -57,7 +57,7 @@ async def _minute(stack: Stack) -> tuple[float, int]:
         await asyncio.sleep(SAMPLE_S)
         with suppress(psutil.NoSuchProcess):
             samples.append(sum(psutil.Process(pid).memory_info().rss for pid in stack.worker_pids()))
-    link = Link(stack.endpoints.redis_url)
+    link = RedisClient(stack.endpoints.redis_url)
     try:
         return sum(samples) / len(samples), int(await link.command("DBSIZE"))
     finally:

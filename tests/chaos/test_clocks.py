@@ -8,7 +8,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from billing.holds.connection import Link
+from billing.holds.redis import RedisClient
 from gateway.embedded import EmbeddedServers, Endpoints
 from tests.chaos.clocks import DAY_S, compiler, turn, with_clocks
 from tests.chaos.harness import until
@@ -34,7 +34,7 @@ async def servers(folder: Path) -> AsyncIterator[Endpoints]:
 
 
 async def test_each_server_has_a_clock_of_its_own(folder: Path, servers: Endpoints) -> None:
-    link = Link(servers.redis_url)
+    link = RedisClient(servers.redis_url)
     connection = await asyncpg.connect(servers.database_url)
     try:
         for redis_s, postgres_s in ((0, 0), (DAY_S, 0), (0, -DAY_S), (-DAY_S, DAY_S), (0, 0)):

@@ -15,7 +15,7 @@ from tests.chaos.cluster import always_served, kill_ahead, losing_a_master, mast
 from tests.chaos.faults import Fault
 from tests.chaos.harness import Customer, Stack, running, until
 from tests.chaos.run import Struck, make_customers, run_round
-from tests.redis_cluster import MASTERS
+from tests.support.redis_cluster import MASTERS
 
 CLIENTS: Final = 60
 """Too few to meet the bound on one customer's requests at once."""

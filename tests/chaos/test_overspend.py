@@ -13,7 +13,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from billing.ledger.postgres import Database
+from billing.database.connection import Database
 from billing.money import parse_usd
 from billing.quotas import Metric, Window
 from tests.chaos.harness import Customer, Stack, running, until

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from gateway.settings import ModelConfig, Settings
+from gateway.config.settings import ModelConfig, Settings
 from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat
-from tests.gateway.exchanges import DONE, Gate, answer, delta, event, saying, streaming, until, usage_chunk
+from tests.support.gateways import DONE, Gate, answer, delta, event, saying, streaming, until, usage_chunk
 
 MODEL: Final = "gpt-4o-mini"
 UNPRICED, UNKNOWN = "gpt-4", "gpt-4-turbo"

@@ -10,7 +10,7 @@ from openai import AsyncOpenAI, OpenAI
 
 from billing.money import parse_usd
 from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway
-from tests.gateway.exchanges import (
+from tests.support.gateways import (
     DONE,
     INPUT,
     OUTPUT,

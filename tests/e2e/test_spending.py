@@ -15,11 +15,11 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from billing.holds.codec import AccountState
+from billing.holds.redis.layout import AccountState
 from billing.money import format_usd, parse_usd
 from billing.quotas import Window
 from tests.gateway.conftest import Customer, Handler, MakeGateway, chat
-from tests.gateway.exchanges import (
+from tests.support.gateways import (
     BOUND_S,
     DONE,
     INPUT,

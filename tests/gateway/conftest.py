@@ -11,9 +11,9 @@ from aiohttp import web
 from ulid import ULID
 
 from gateway.app import serving
-from gateway.handler import Proxy
-from gateway.runtime import Runtime, open_runtime
-from gateway.settings import Defaults, ProviderConfig, Secret, Settings, load_settings
+from gateway.config.settings import Limits, ProviderConfig, Secret, Settings, load_settings
+from gateway.process.runtime import Runtime, open_runtime
+from gateway.proxy.handler import Proxy
 
 ADMIN_KEY = "admin-key-of-all-the-tests"
 OF_TESTS = {
@@ -122,7 +122,7 @@ MakeGateway = Callable[..., Awaitable[Gateway]]
 
 @pytest.fixture
 async def make_gateway(database_url: str, redis_url: str, key_prefix: str) -> AsyncIterator[MakeGateway]:
-    """Makes gateways that share the test's stores; keywords replace fields of `Defaults`."""
+    """Makes gateways that share the test's stores; keywords replace fields of `Limits`."""
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
 
@@ -134,7 +134,7 @@ async def make_gateway(database_url: str, redis_url: str, key_prefix: str) -> As
         ) -> Gateway:
             settings = replace(
                 load_settings({"ADMIN_API_KEY": ADMIN_KEY}, mode="command"),
-                defaults=replace(Defaults(), **{**OF_TESTS, **defaults}),
+                defaults=replace(Limits(), **{**OF_TESTS, **defaults}),
             )
             if upstream is not None:
                 providers = {

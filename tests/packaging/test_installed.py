@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from gateway.config.example import environment_example
-from gateway.settings import FILES, SHIPPED_FOLDER
-from tests.gateway.cli.test_commands import with_host
-from tests.gateway.commands import CHECKOUT, WAIT_S, Shell, do_curl, fetch
+from gateway.config.settings import FILES, SHIPPED_FOLDER
+from tests.gateway.commands.test_commands import with_host
+from tests.support.commands import CHECKOUT, WAIT_S, Shell, do_curl, fetch
 
 pytestmark = pytest.mark.slow
 

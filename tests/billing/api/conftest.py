@@ -7,9 +7,9 @@ import pytest
 from aiohttp import web
 
 from billing.api import Services, setup
-from billing.holds.connection import Link
-from billing.holds.keyspace import Keyspace
-from billing.keys import secret_digest
+from billing.holds.redis import RedisClient
+from billing.holds.redis.keyspace import Keyspace
+from billing.keys.secrets import secret_digest
 from billing.principals import Principal
 from billing.refused import RefusedRequests, RefusedRules
 from tests.billing.api.support import ADMIN_KEY, Api, serving
@@ -26,7 +26,7 @@ def services(billing: Billing) -> Services:
         keys=billing.keys,
         grants=billing.grants,
         reports=billing.reports,
-        refused=RefusedRequests(Link("redis://127.0.0.1:1"), Keyspace(), RefusedRules()),
+        refused=RefusedRequests(RedisClient("redis://127.0.0.1:1"), Keyspace(), RefusedRules()),
         effects=billing.effects,
         plans=PLANS,
         credits_per_usd=1000,

@@ -1,6 +1,6 @@
 import pytest
 
-from billing.keys import secret_digest, well_formed
+from billing.keys.secrets import secret_digest, well_formed
 from tests.billing.api.support import Api
 
 DAILY = {"window": "day", "metric": "tokens", "limit": 1000}

@@ -8,9 +8,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from billing.accounts import Account, Accounts
+from billing.accounts.accounts import Account, Accounts
 from billing.api import Services
-from billing.ledger.postgres import Database
+from billing.database.connection import Database
 from billing.principals import Principal
 from tests.billing.api.support import ADMIN_KEY, Api, serving
 from tests.billing.support import PLANS, Billing

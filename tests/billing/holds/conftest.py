@@ -7,18 +7,18 @@ from dataclasses import dataclass, replace
 import pytest
 from ulid import ULID
 
-from billing.accounts import Accounts
-from billing.api_keys import ApiKeys
-from billing.holds.codec import AccountState, KeyState
-from billing.holds.connection import Link
+from billing.accounts.accounts import Accounts
+from billing.accounts.grants import Grants
+from billing.database.connection import Database
 from billing.holds.decision import Need
 from billing.holds.engine import Engine, EngineSettings
-from billing.holds.keyspace import Keyspace
+from billing.holds.redis import RedisClient
+from billing.holds.redis.keyspace import Keyspace
+from billing.holds.redis.layout import AccountState, KeyState
 from billing.holds.service import HoldSettings
-from billing.keys import secret_digest
+from billing.keys.keys import ApiKeys
+from billing.keys.secrets import secret_digest
 from billing.ledger.debits import Debit
-from billing.ledger.grants import Grants
-from billing.ledger.postgres import Database
 from billing.plans import Plan
 from billing.principals import Principal
 from billing.quotas import Quota
@@ -39,7 +39,7 @@ class World:
 
     engine: Engine
     database: Database
-    link: Link
+    link: RedisClient
     keys: Keyspace
     accounts: Accounts
     api_keys: ApiKeys
@@ -83,7 +83,7 @@ async def make_world(database_url: str, redis_url: str, keyspace: Keyspace) -> A
     async with AsyncExitStack() as stack:
 
         async def make(settings: EngineSettings | None = None, plans: dict[str, Plan] = PLANS) -> World:
-            database, link = Database(database_url), Link(redis_url)
+            database, link = Database(database_url), RedisClient(redis_url)
             stack.push_async_callback(database.close)
             stack.push_async_callback(link.close)
             services: dict[str, ApiKeys] = {}

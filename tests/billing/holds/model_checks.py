@@ -10,7 +10,7 @@ from typing import Any
 
 from hypothesis import reject
 
-from billing.holds.codec import SETTLED, AccountState, Counter, Entry
+from billing.holds.redis.layout import SETTLED, AccountState, Counter, Entry
 from billing.quotas import Quota, window_id
 from tests.billing.holds.model_base import ModelBase
 from tests.billing.holds.model_inputs import ACCOUNTS, OWNERS

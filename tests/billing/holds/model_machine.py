@@ -7,7 +7,7 @@ from typing import Any, Final
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from billing.holds.codec import HELD, SETTLED
+from billing.holds.redis.layout import HELD, SETTLED
 from billing.quotas import window_id
 from tests.billing.holds.model_inputs import ACCOUNTS, OWNERS, SUBJECTS, Ask, asks, picks, quotas
 from tests.billing.holds.model_traffic import ROOM, Traffic

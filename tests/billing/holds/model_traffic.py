@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
-from billing.holds.codec import AHEAD_S, HELD, SETTLED
+from billing.holds.redis.layout import AHEAD_S, HELD, SETTLED
 from billing.money import MAX_NANO
 from billing.quotas import window_end_s
 from tests.billing.holds.model_checks import NOTHING, Checked

@@ -9,7 +9,7 @@ from fractions import Fraction
 from math import floor
 from typing import Any, Final
 
-from billing.holds.codec import AHEAD_S, CLAIMED, HELD, SETTLED, STEP_S, Counter
+from billing.holds.redis.layout import AHEAD_S, CLAIMED, HELD, SETTLED, STEP_S, Counter
 from billing.money import MAX_NANO
 from billing.quotas import Metric, Quota, Window, window_id
 from tests.billing.holds.reference_values import (

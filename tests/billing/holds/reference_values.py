@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from billing.holds.codec import SETTLED, Entry
+from billing.holds.redis.layout import SETTLED, Entry
 from billing.quotas import Metric, Quota, window_id
 
 

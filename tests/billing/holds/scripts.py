@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from billing.holds.codec import (
+from billing.holds.redis import RedisClient, Script
+from billing.holds.redis.keyspace import Keyspace
+from billing.holds.redis.layout import (
     ACK,
     ADMIT,
     BASE,
@@ -26,9 +28,7 @@ from billing.holds.codec import (
     pack_tags,
     pack_text,
 )
-from billing.holds.codec import CORRECTION as CORRECTION_HEAD
-from billing.holds.connection import Link, Script
-from billing.holds.keyspace import Keyspace
+from billing.holds.redis.layout import CORRECTION as CORRECTION_HEAD
 from billing.principals import Limit, pack_limits
 from billing.quotas import Quota
 from tests.billing.holds.reference_values import Account, Admission, Correction, Hold, Names, Settlement, Subject, Void
@@ -113,8 +113,8 @@ class Scripts:
         self._installed = self.keyspace.installed(0)
 
     @staticmethod
-    async def _connected(redis_url: str) -> Link:
-        link = Link(redis_url, timeout_s=30.0, connect_timeout_s=30.0)
+    async def _connected(redis_url: str) -> RedisClient:
+        link = RedisClient(redis_url, timeout_s=30.0, connect_timeout_s=30.0)
         await link.connect()
         return link
 

@@ -11,11 +11,11 @@ from ulid import ULID
 from billing.holds.admission_queue import MOST_PAUSE_S, AdmissionQueue
 from billing.holds.decision import InsufficientBalance, Need, QuotaExceeded, TooManyRunning
 from billing.holds.engine import EngineSettings
-from billing.holds.hold import Hold, Place
+from billing.holds.hold import AdmissionTarget, Hold
 from billing.holds.partitions import Partition
 from billing.holds.service import HoldSettings
-from billing.keys import secret_digest
-from billing.principals import Limit, Limits, Principal
+from billing.keys.secrets import secret_digest
+from billing.principals import Limit, Principal, QuotaLimits
 from billing.quotas import Metric, Quota, Window
 from tests.billing.holds.conftest import MakeWorld, World, debit, need
 from tests.billing.holds.support import ask, eventually, hold_one, settle
@@ -220,11 +220,11 @@ async def test_a_lesser_need_is_asked_for_where_the_first_does_not_fit(world: Wo
 # The line by itself
 
 
-def place(key: int, quotas: tuple[Quota, ...]) -> Place:
+def place(key: int, quotas: tuple[Quota, ...]) -> AdmissionTarget:
     """A request's place, of one account."""
-    made = Place.__new__(Place)
+    made = AdmissionTarget.__new__(AdmissionTarget)
     made.account_key, made.key_key, made.partition = b"account", b"key%d" % key, Partition(0)
-    made.limits = Limits((), tuple(Limit("key", quota) for quota in quotas), b"", ())
+    made.limits = QuotaLimits((), tuple(Limit("key", quota) for quota in quotas), b"", ())
     return made
 
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from billing.database.connection import DatabaseRefused, DatabaseUnavailable
 from billing.holds.cache import CacheSettings, PrincipalCache
-from billing.ledger.postgres import DatabaseRefused, DatabaseUnavailable
 from billing.plans import Plan
 from billing.principals import Principal
 

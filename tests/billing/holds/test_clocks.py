@@ -14,11 +14,11 @@ from typing import Final
 import pytest
 
 from billing.holds import ledger_watch, loader
-from billing.holds.codec import AHEAD_S, Counter
-from billing.holds.connection import Life, Script
 from billing.holds.decision import QuotaExceeded, Unavailable
 from billing.holds.hold import Hold
 from billing.holds.partitions import NotReady
+from billing.holds.redis import Script, ServerSession
+from billing.holds.redis.layout import AHEAD_S, Counter
 from billing.quotas import Metric, Quota, Window, window_id
 from tests.billing.holds.conftest import MakeWorld, World, need
 from tests.billing.holds.scripts import CLOCK_LINE
@@ -48,7 +48,7 @@ SetClock = Callable[[World, int], Awaitable[None]]
 def set_redis_clock(monkeypatch: pytest.MonkeyPatch, key_prefix: str) -> SetClock:
     """Sets Redis's clock, of every gateway that is made afterwards, so many seconds ahead."""
     name = f"{{{key_prefix}0}}:ahead"
-    make, time_ms = Script.__init__, Life.time_ms
+    make, time_ms = Script.__init__, ServerSession.time_ms
 
     def made(script: Script, script_name: str) -> None:
         make(script, script_name)
@@ -56,11 +56,11 @@ def set_redis_clock(monkeypatch: pytest.MonkeyPatch, key_prefix: str) -> SetCloc
         script.source = script.source.replace(CLOCK_LINE, shown.encode())
         script.sha = hashlib.sha1(script.source, usedforsecurity=False).hexdigest().encode()
 
-    async def shown_ms(life: Life) -> int:
+    async def shown_ms(life: ServerSession) -> int:
         return await time_ms(life) + int(await life.ask("GET", name) or 0) * 1000
 
     monkeypatch.setattr(Script, "__init__", made)
-    monkeypatch.setattr(Life, "time_ms", shown_ms)
+    monkeypatch.setattr(ServerSession, "time_ms", shown_ms)
 
     async def set_clock(world: World, ahead_s: int) -> None:
         await world.link.command("SET", name, ahead_s)

@@ -7,8 +7,8 @@ from typing import Any, Final
 import pytest
 
 from billing.holds import engine as engine_module
-from billing.holds.connection import RedisUnfit
 from billing.holds.engine import Engine
+from billing.holds.redis import RedisUnfit
 from tests.billing.holds.conftest import MakeWorld, World
 from tests.billing.holds.support import WAIT_S, hold_one, spend
 

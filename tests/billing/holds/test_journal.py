@@ -9,11 +9,11 @@ import pytest
 from ulid import ULID
 
 from billing.holds import journal, recovery
-from billing.holds.codec import CLAIMED, HELD, SETTLED, VERSION, Entry, pack_hold, pack_text
-from billing.holds.connection import Script
 from billing.holds.journal import debit_of_entry
+from billing.holds.redis import Script
+from billing.holds.redis.layout import CLAIMED, HELD, SETTLED, VERSION, Entry, pack_hold, pack_text
 from billing.ledger.debits import NewerLayout, Unreadable, encode_debit
-from billing.ledger.replay import discard, list_set_aside, replay
+from billing.ledger.set_aside import discard, list_set_aside, replay
 from billing.ledger.verify import verify
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from billing.database.connection import Database, DatabaseUnavailable
 from billing.holds import expiry, recovery
-from billing.holds.codec import CLAIMED, HELD
 from billing.holds.hold import Hold, SettlementLost
 from billing.holds.peers import GAP_SHARE, Peers
+from billing.holds.redis.layout import CLAIMED, HELD
 from billing.ledger.leases import LeaseRow, Lost, end_lease, renew_lease, write_expired
-from billing.ledger.postgres import Database, DatabaseUnavailable
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
 from tests.billing.holds.conftest import PATIENT, MakeWorld, World, debit

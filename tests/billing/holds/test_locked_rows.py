@@ -6,12 +6,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
+from billing.database.connection import Database
 from billing.holds import backlog, loader
-from billing.holds.connection import Script
 from billing.holds.decision import InsufficientBalance, Unavailable
 from billing.holds.engine import EngineSettings
 from billing.holds.hold import Hold
-from billing.ledger.postgres import Database
+from billing.holds.redis import Script
 from billing.principals import Principal
 from tests.billing.holds.conftest import PATIENT, MakeWorld, World, need, replace
 from tests.billing.holds.support import (

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from billing.holds import outbox
-from billing.holds.connection import Script
+from billing.holds.redis import Script
 from billing.quotas import Metric, Quota, Window
 from tests.billing.holds.conftest import World
 from tests.billing.holds.support import assert_agreed, debits, entries, eventually, spend

@@ -9,11 +9,11 @@ import pytest
 from ulid import ULID
 
 from billing.holds import reconcile
-from billing.holds.codec import Counter
 from billing.holds.hold import Hold
-from billing.holds.keyspace import Keyspace
 from billing.holds.partitions import Partition
 from billing.holds.reconcile import Drift
+from billing.holds.redis.keyspace import Keyspace
+from billing.holds.redis.layout import Counter
 from billing.holds.survey import Survey, Surveyed
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window

@@ -9,9 +9,9 @@ import pytest
 from ulid import ULID
 
 from billing.holds import recovery
-from billing.holds.codec import CLAIMED, HELD, SETTLED, VERSION, pack_text
 from billing.holds.engine import EngineSettings
 from billing.holds.hold import Hold, SettlementLost
+from billing.holds.redis.layout import CLAIMED, HELD, SETTLED, VERSION, pack_text
 from billing.ledger.debits import encode_debit, write_debits
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window

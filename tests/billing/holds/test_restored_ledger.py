@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from billing.database.connection import Database
 from billing.holds.decision import Reload
 from billing.holds.engine import EngineSettings
 from billing.holds.hold import Hold
-from billing.keys import secret_digest
-from billing.ledger.postgres import Database
+from billing.keys.secrets import secret_digest
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
 from gateway.embedded.binaries import postgres_bin
@@ -32,7 +32,7 @@ from tests.billing.holds.support import (
     settle,
     spend,
 )
-from tests.servers import Databases
+from tests.support.servers import Databases
 
 
 def name_of(url: str) -> str:

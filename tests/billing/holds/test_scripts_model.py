@@ -1,7 +1,7 @@
 """The scripts in Redis against the reference: any order of admissions, settlements, corrections, losses and epochs.
 
 After every step the replies are the reference's, and so is every value in Redis; see `model_checks` for what else must
-hold. All of it on two servers: the embedded Valkey, and Redis proper (`tests.servers.redis_proper_url`).
+hold. All of it on two servers: the embedded Valkey, and Redis proper (`tests.support.servers.redis_proper_url`).
 HYPOTHESIS_PROFILE=long looks longer, and shrinks what was found:
 
     HYPOTHESIS_PROFILE=long make test ARGS=tests/billing/holds/test_scripts_model.py
@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
-from billing.holds.connection import Link
+from billing.holds.redis import RedisClient
 from tests.billing.holds.model_inputs import MODELS, OWNERS, asks, endings, forward_steps, picks, quotas
 from tests.billing.holds.model_machine import Machine
 from tests.billing.holds.model_traffic import ROOM
@@ -121,7 +121,7 @@ async def test_the_two_servers_are_two(redis_url: str, redis_proper_url: str) ->
     """Valkey says that it is, whatever it calls its `redis_version`; Redis does not."""
     said = []
     for url in (redis_url, redis_proper_url):
-        link = Link(url)
+        link = RedisClient(url)
         said.append(await link.command("INFO", "server"))
         await link.close()
     assert [server.get("server_name") for server in said] == ["valkey", None]

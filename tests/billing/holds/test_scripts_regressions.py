@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import pytest
 
-from billing.holds.codec import AHEAD_S, STEP_S, AccountState, Counter
+from billing.holds.redis.layout import AHEAD_S, STEP_S, AccountState, Counter
 from billing.quotas import Metric, Quota, Window, window_id
 from tests.billing.holds.reference import OK, RESTART_MS, WAITING, Reference
 from tests.billing.holds.reference_ledger import Ledger

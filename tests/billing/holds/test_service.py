@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from ulid import ULID
 
-from billing.holds.batcher import Batcher
-from billing.holds.codec import OK
+from billing.accounts.grants import Grants
 from billing.holds.decision import Exhausted, InsufficientBalance, QuotaExceeded
 from billing.holds.hold import AdmitItem, Hold
 from billing.holds.recovery import Swept
-from billing.ledger.grants import Grants
+from billing.holds.redis.batcher import Batcher
+from billing.holds.redis.layout import OK
 from billing.principals import Limit
 from billing.quotas import Metric, Quota, Window
 from tests.billing.holds.conftest import BRISK, MakeWorld, World, debit, need

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from ulid import ULID
 
+from billing.database.connection import DatabaseUnavailable
 from billing.holds import replay, spool
 from billing.holds.engine import EngineSettings
 from billing.holds.spool import Spool, left_behind, read_debits, taken
 from billing.ledger.debits import Debit, write_free
-from billing.ledger.postgres import DatabaseUnavailable
 from billing.principals import Principal
 from tests.billing.holds.conftest import MakeWorld, World, debit
 from tests.billing.holds.support import (

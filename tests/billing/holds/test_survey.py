@@ -7,9 +7,9 @@ from datetime import timedelta
 import pytest
 
 from billing.holds import survey
-from billing.holds.codec import AccountState
 from billing.holds.partitions import Partition
-from billing.holds.sightings import Seen, Sightings
+from billing.holds.redis.layout import AccountState
+from billing.holds.snapshot import AccountSnapshot, Snapshots
 from billing.ledger.rollups import roll
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window, window_id
@@ -90,9 +90,9 @@ async def test_what_comes_between_the_two_stores_is_told_apart(world: World, mon
     await spend(world, principal, model="alpha")
     running = await hold_one(world, principal, model="almost")
     lost = await hold_one(world, principal, model="beta")
-    real, before = Sightings.drained, []
+    real, before = Snapshots.drained, []
 
-    async def meanwhile(self: Sightings, partition: Partition, seen: Mapping[str, Seen]) -> set[str]:
+    async def meanwhile(self: Snapshots, partition: Partition, seen: Mapping[str, AccountSnapshot]) -> set[str]:
         before.append(seen[principal.account_id].state)
         for model in MODELS:
             await spend(world, principal, model=model)
@@ -103,7 +103,7 @@ async def test_what_comes_between_the_two_stores_is_told_apart(world: World, mon
         await world.engine.outbox.flush()
         return await real(self, partition, seen)
 
-    monkeypatch.setattr(Sightings, "drained", meanwhile)
+    monkeypatch.setattr(Snapshots, "drained", meanwhile)
     assert await suspects(world, principal) == {}
     monkeypatch.undo()
     after = await world.account_state(principal.account_id)

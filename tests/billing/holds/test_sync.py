@@ -5,13 +5,13 @@ import asyncio
 import pytest
 from ulid import ULID
 
-from billing.holds.connection import RedisAway
+from billing.database.connection import DatabaseUnavailable
 from billing.holds.engine import EngineSettings
 from billing.holds.hold import SettlementLost
 from billing.holds.partitions import Partition
+from billing.holds.redis import RedisAway
 from billing.holds.service import HoldSettings
 from billing.ledger.debits import Debit, write_debits
-from billing.ledger.postgres import DatabaseUnavailable
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
 from tests.billing.holds.conftest import MakeWorld, World, debit

@@ -10,9 +10,9 @@ import msgspec
 import pytest
 from ulid import ULID
 
-from billing.accounts import Account
+from billing.accounts.accounts import Account
+from billing.database.connection import Database, DatabaseRefused
 from billing.ledger.debits import Debit, Stored, decode_debit, encode_debit, write_debits
-from billing.ledger.postgres import Database, DatabaseRefused
 from billing.money import MAX_NANO
 from tests.billing.support import Billing
 

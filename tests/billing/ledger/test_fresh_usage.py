@@ -4,14 +4,14 @@ from datetime import UTC, datetime
 
 import pytest
 
+from billing.accounts.grants import IdempotencyConflict
+from billing.database.connection import Database, UniqueViolation
+from billing.database.migrate import migrate, pending
 from billing.ledger.catalogue import sync_prices
-from billing.ledger.grants import IdempotencyConflict
-from billing.ledger.migrate import migrate, pending
-from billing.ledger.postgres import Database, UniqueViolation
+from billing.ledger.reports import UsageTotals
 from billing.ledger.rollups import roll
 from billing.ledger.verify import verify
 from billing.money import NANO_PER_USD
-from billing.reports import UsageTotals
 from billing.usage import Usage
 from tests.billing.support import PRICES, Billing
 

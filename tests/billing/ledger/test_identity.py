@@ -3,8 +3,8 @@
 import asyncio
 import secrets
 
-from billing.ledger.postgres import Database
-from tests.servers import Databases
+from billing.database.connection import Database
+from tests.support.servers import Databases
 
 IDENTITY = "SELECT ledger_identity()"
 

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from billing.database.connection import Database, DatabaseUnavailable
 from billing.ledger import rollups
 from billing.ledger.catalogue import sync_prices
-from billing.ledger.postgres import Database, DatabaseUnavailable
 from billing.ledger.rollups import LEASE, LOCK_KEY, ROLL_USAGE, Roller, roll
 from billing.ledger.verify import verify
 from billing.usage import Usage

@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 
 import pytest
 
+from billing.database.connection import Database
 from billing.ledger import verify as verification
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import Debit, write_debits
-from billing.ledger.postgres import Database
 from billing.ledger.rollups import roll
 from billing.ledger.verify import EXAMPLES_LIMIT, Checked, Verified, verify
 from billing.money import NANO_PER_USD

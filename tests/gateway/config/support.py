@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from gateway.settings import ConfigError, Mode, Settings, load_settings
+from gateway.config.settings import ConfigError, Mode, Settings, load_settings
 
 MAIN = """\
 providers:

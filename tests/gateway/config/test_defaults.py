@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from billing.shares import parse_share
-from gateway.config.defaults import BOUNDS, Defaults
-from gateway.settings import warnings
+from gateway.config.defaults import BOUNDS, Limits
+from gateway.config.settings import warnings
 from tests.gateway.config.support import MAIN, load, problems
 
 
 def test_the_promised_values() -> None:
-    defaults = Defaults()
+    defaults = Limits()
     assert defaults.strict is True
     assert (defaults.min_output_tokens, defaults.estimated_output_tokens) == (16, 512)
     assert (defaults.elastic_share, defaults.elastic_output_tokens) == ("0.25", 4096)
@@ -25,13 +25,13 @@ def test_the_promised_values() -> None:
 
 
 def test_without_the_section_they_hold(tmp_path: Path) -> None:
-    assert load(tmp_path).defaults == load(tmp_path, main=MAIN + "defaults:\n").defaults == Defaults()
+    assert load(tmp_path).defaults == load(tmp_path, main=MAIN + "defaults:\n").defaults == Limits()
 
 
 def test_what_a_file_says(tmp_path: Path) -> None:
     said = "{strict: false, missing_usage: hold, upstream_timeout_s: 0.5, redis_partitions: 8, default_plan: pro}"
     defaults = load(tmp_path, main=f"{MAIN}defaults: {said}\n").defaults
-    assert defaults == Defaults(
+    assert defaults == Limits(
         strict=False, missing_usage="hold", upstream_timeout_s=0.5, redis_partitions=8, default_plan="pro"
     )
 
@@ -47,7 +47,7 @@ def test_what_is_no_share_is_refused(tmp_path: Path, said: str) -> None:
     (found,) = problems(tmp_path, main=f"{MAIN}defaults: {{elastic_share: {said}}}\n")
     assert found.startswith("metergate.yaml:7: defaults.elastic_share: expected a share above 0 to 1")
     with pytest.raises(ValueError, match="elastic_share"):
-        Defaults(elastic_share="2")
+        Limits(elastic_share="2")
 
 
 def test_partitions_may_be_null(tmp_path: Path) -> None:
@@ -87,13 +87,13 @@ def test_wrong_defaults_are_refused(tmp_path: Path, text: str, problem: str) -> 
 
 def test_construction_checks_too() -> None:
     with pytest.raises(ValueError, match="batch_items must be 1 to 64"):
-        Defaults(batch_items=65)
+        Limits(batch_items=65)
     with pytest.raises(ValueError, match="missing_usage must be estimate, hold, free"):
-        Defaults(missing_usage="guess")  # type: ignore[arg-type]
+        Limits(missing_usage="guess")  # type: ignore[arg-type]
 
 
 def test_a_key_of_an_older_version_is_a_warning_that_says_so(tmp_path: Path) -> None:
     settings = load(tmp_path, main=f"{MAIN}defaults: {{hold_ttl_s: 900}}\n")
-    assert settings.defaults == Defaults()
+    assert settings.defaults == Limits()
     (said,) = [each for each in warnings(settings, 2e9) if "hold_ttl_s" in each]
     assert "metergate.yaml:7: defaults.hold_ttl_s: is not used any more" in said

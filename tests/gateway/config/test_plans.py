@@ -6,7 +6,7 @@ import pytest
 
 from billing.plans import Plan
 from billing.quotas import Metric, Quota, Window
-from gateway.settings import SHIPPED_FOLDER, load_settings, warnings
+from gateway.config.settings import SHIPPED_FOLDER, load_settings, warnings
 from tests.gateway.config.support import PLANS, load, problems
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from billing.money import parse_usd
 from billing.prices import FACTOR_SCALE, PriceRow, Tier
-from gateway.settings import unpriced_models, warnings
+from gateway.config.settings import unpriced_models, warnings
 from tests.gateway.config.support import PRICES, load, problems
 
 NOW_S = datetime(2026, 1, 1, tzinfo=UTC).timestamp()

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 
-from gateway.settings import Secret
+from gateway.config.settings import Secret
 
 
 def test_no_way_of_printing_shows_it() -> None:

@@ -11,11 +11,11 @@ import pytest
 from billing.money import parse_usd
 from billing.prices import round_up
 from billing.usage import Usage
-from gateway.settings import (
+from gateway.config.settings import (
     FILES,
     SHIPPED_FOLDER,
     ConfigError,
-    Defaults,
+    Limits,
     in_force,
     load_settings,
     unpriced_models,
@@ -38,7 +38,7 @@ def test_the_shipped_files_load_without_a_warning() -> None:
     assert settings.folder == SHIPPED_FOLDER
     assert warnings(settings, time.time()) == ()
     assert unpriced_models(settings.models, settings.prices, NOW_S) == ()
-    assert settings.defaults == Defaults()
+    assert settings.defaults == Limits()
 
 
 def test_the_shipped_providers() -> None:

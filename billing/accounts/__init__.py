@@ -1,0 +1,5 @@
+"""Accounts: who pays.
+
+accounts   made, read and changed; each change raises the account's version
+grants     credit given and taken by people, once for each idempotency key
+"""

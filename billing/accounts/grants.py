@@ -1,0 +1,172 @@
+"""Grants and refunds: credit given to an account, and the way that any change of a balance by people takes.
+
+This file owns the transaction of such a change: lock the account, look for the same again, check the bound, then move
+the balance, write the transfer and number the correction by which Redis learns of it. Postgres goes first; Redis is
+told after the commit and, should that fail, by the relay.
+
+GrantError
++-- IdempotencyConflict   the idempotency key was used for something else
++-- BalanceOutOfBounds    the balance would leave its bound; nothing has changed
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import msgspec
+
+from billing import audit
+from billing.accounts.accounts import AccountNotFound
+from billing.database.connection import Connection, Database, queries
+from billing.effects import Effects
+from billing.money import MAX_NANO, MoneyError, check_bound, format_usd
+
+PROMOTIONS: Final = "sys:promotions"
+"""The system account that grants come from."""
+REVENUE: Final = "sys:revenue"
+"""The system account that charges go to, and that a refund takes from."""
+
+Kind = Literal["purchase", "grant", "refund", "adjustment", "expiry", "dispute", "subscription"]
+
+_query = queries("billing.ledger")
+
+
+class GrantError(Exception):
+    """The balance was not changed. The message is fit for a reader."""
+
+
+class IdempotencyConflict(GrantError):
+    """The idempotency key was used before, with another amount or note."""
+
+
+class BalanceOutOfBounds(GrantError):
+    """The balance would leave ±`money.MAX_NANO`."""
+
+
+@dataclass(frozen=True, slots=True)
+class GrantResult:
+    """What a grant has done, in nano-USD; `replayed` says that an earlier call did it and this is its answer."""
+
+    transfer_id: str
+    amount_nano: int
+    balance_nano: int
+    replayed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A change of one account's balance: `delta_nano` above zero takes from `source`, below zero gives to it."""
+
+    account_id: str
+    delta_nano: int
+    source: str
+    kind: Kind
+    idempotency_scope: str
+    idempotency_key: str
+    note: str | None
+
+    def __post_init__(self) -> None:
+        if not self.delta_nano:
+            raise ValueError("an amount of zero changes nothing")
+        check_bound(self.delta_nano)
+
+    def digest(self) -> bytes:
+        """SHA-256 of all that makes two requests with one idempotency key the same."""
+        said = [self.account_id, self.delta_nano, self.source, self.kind, self.note]
+        return hashlib.sha256(msgspec.json.encode(said)).digest()
+
+
+class Grants:
+    """Gives credit to accounts. Methods also raise `ledger.postgres.DatabaseError`."""
+
+    def __init__(self, database: Database, effects: Effects, new_id: Callable[[], str]) -> None:
+        """`new_id` makes ULIDs that rise with time."""
+        self._database, self._effects, self._new_id = database, effects, new_id
+
+    async def grant(
+        self,
+        account_id: str,
+        amount_nano: int,
+        idempotency_key: str,
+        note: str | None = None,
+        *,
+        scope: str = "admin",
+        kind: Kind = "grant",
+        source: str = PROMOTIONS,
+        actor: str = audit.ADMIN,
+    ) -> GrantResult:
+        """Raise a balance by `amount_nano` (above zero), once per `idempotency_key` of a scope and account.
+
+        The same again gets the first answer. Raises `accounts.AccountNotFound`, `IdempotencyConflict`,
+        `BalanceOutOfBounds`, and `ValueError` for an amount that is not above zero. When `DatabaseUnavailable` is
+        raised it is unknown whether the grant was made: repeat it with the same key.
+        """
+        if amount_nano <= 0:
+            raise ValueError("a grant's amount must be above zero")
+        entry = _Entry(account_id, amount_nano, source, kind, f"{scope}:{account_id}", idempotency_key, note)
+        async with self._database.transaction() as connection:
+            result = await self._record(connection, entry, actor)
+        if not result.replayed:
+            await self._effects.balance_changed(account_id)
+        return result
+
+    async def refund(
+        self,
+        account_id: str,
+        amount_nano: int,
+        idempotency_key: str,
+        note: str | None = None,
+        *,
+        actor: str = audit.ADMIN,
+    ) -> GrantResult:
+        """Give `amount_nano` (above zero) of what an account was charged back to its balance: as `grant`, from the
+        revenue and of the kind `refund`. The idempotency keys of both are the account's own and so must differ."""
+        return await self.grant(
+            account_id, amount_nano, idempotency_key, note, kind="refund", source=REVENUE, actor=actor
+        )
+
+    async def _record(self, connection: Connection, entry: _Entry, actor: str) -> GrantResult:
+        # The account's lock also orders those who come with the same idempotency key, which is the account's own.
+        account = await connection.fetchrow(_query("accounts_lock"), entry.account_id)
+        if account is None:
+            raise AccountNotFound(f"There is no account {entry.account_id!r}.")
+        first = await _first_answer(connection, entry)
+        if first is not None:
+            return first
+        balance_nano = account["balance_nano"] + entry.delta_nano
+        try:
+            check_bound(balance_nano)
+        except MoneyError as error:
+            raise BalanceOutOfBounds(
+                f"The balance would leave its bound of {format_usd(MAX_NANO)} USD; nothing has changed."
+            ) from error
+        result = GrantResult(self._new_id(), entry.delta_nano, balance_nano, replayed=False)
+        raises = entry.delta_nano > 0
+        await connection.execute(
+            _query("grants_apply"),
+            entry.account_id,
+            entry.delta_nano,
+            result.transfer_id,
+            entry.source if raises else entry.account_id,
+            entry.account_id if raises else entry.source,
+            entry.kind,
+            entry.idempotency_scope,
+            entry.idempotency_key,
+            entry.digest(),
+            entry.note,
+            {"balance_nano": balance_nano},
+        )
+        before = {"balance_usd": format_usd(account["balance_nano"])}
+        after = {"balance_usd": format_usd(balance_nano), "transfer_id": result.transfer_id, "note": entry.note}
+        await audit.record(connection, actor, f"account.{entry.kind}", entry.account_id, before, after)
+        return result
+
+
+async def _first_answer(connection: Connection, entry: _Entry) -> GrantResult | None:
+    row = await connection.fetchrow(_query("grants_find"), entry.idempotency_scope, entry.idempotency_key)
+    if row is None:
+        return None
+    if row["request_digest"] != entry.digest():
+        raise IdempotencyConflict("This idempotency key was used before with another amount or note.")
+    return GrantResult(row["id"], entry.delta_nano, row["metadata"]["balance_nano"], replayed=True)

@@ -1,0 +1,268 @@
+"""Postgres: the one place that imports asyncpg. Pools, transactions, named queries, and what its failures mean.
+
+DatabaseError
++-- DatabaseUnavailable      the same again, later, may work: no connection, a broken one, a server that starts or stops
+|   +-- DatabaseHindered     the server is there and did not do it, for no fault of what was asked: a lock that was not
+|   |                        given in time, a missing privilege, a statement it has forgotten, an error of its own
+|   +-- DatabaseLocked       a lock was not given in time: somebody else has it
++-- DatabaseRefused          what was asked can't be done, however often: SQLSTATE classes 22 (data) and 23 (integrity),
+    |                        or a value that the driver can't encode
+    +-- UniqueViolation      a row with this key exists
+    +-- MissingPartition     the row falls into a month that has no partition yet
+
+Behind PgBouncer in transaction mode a statement that was prepared on one connection of the server is unknown on the
+next one: `?statement_cache_size=0` in the URL has the driver prepare each statement anew.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import Any, Final
+
+import asyncpg
+import msgspec
+from asyncpg.pool import PoolConnectionProxy
+
+from billing.database.urls import CACHE_SIZE, split_url
+
+Row = asyncpg.Record
+Connection = PoolConnectionProxy
+
+APPLICATION_NAME: Final = "metergate"
+
+
+class DatabaseError(Exception):
+    """Postgres did not do what was asked. The message never holds a secret."""
+
+
+class DatabaseUnavailable(DatabaseError):
+    """Postgres is away or can't be written to: the same again, later, may work."""
+
+
+class DatabaseHindered(DatabaseUnavailable):
+    """Postgres is there and did not do it, for a reason that lies not in what was asked."""
+
+
+class DatabaseLocked(DatabaseHindered):
+    """A lock was not given in time: another transaction has it."""
+
+
+class DatabaseRefused(DatabaseError):
+    """Postgres refused: the same again will be refused again."""
+
+
+class UniqueViolation(DatabaseRefused):
+    """A row with this key exists."""
+
+
+class MissingPartition(DatabaseRefused):
+    """No partition of the table takes the row."""
+
+
+REFUSING_CLASSES: Final = ("22", "23")
+"""Of SQLSTATE (https://www.postgresql.org/docs/current/errcodes-appendix.html): data exceptions, and violations of
+integrity constraints. They follow from what was asked; every other class may pass."""
+DEFAULT_CACHED: Final = 100
+DEFAULT_LOCK_WAIT_S: Final = 0.25
+_POOLER_HINT: Final = f"; behind PgBouncer in transaction mode, add {CACHE_SIZE}=0 to DATABASE_URL"
+_LOST_STATEMENT: Final = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
+_AWAY: Final = (
+    OSError,
+    asyncio.TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.PostgresSystemError,
+    asyncpg.InternalClientError,
+)
+
+
+@asynccontextmanager
+async def translated() -> AsyncIterator[None]:
+    """Turns asyncpg's exceptions into ours."""
+    try:
+        yield
+    except asyncpg.InterfaceError as error:
+        if isinstance(error, ValueError):  # an argument that the driver can't encode, which no retry mends
+            raise DatabaseRefused(f"{type(error).__name__}: {error}") from error
+        raise DatabaseUnavailable(f"Postgres is away: {type(error).__name__}") from error
+    except _AWAY as error:
+        raise DatabaseUnavailable(f"Postgres is away: {type(error).__name__}") from error
+    except asyncpg.PostgresError as error:
+        raise _answered(error) from error
+
+
+def _answered(error: asyncpg.PostgresError) -> DatabaseError:
+    """What an error that the server answered means."""
+    said = f"{type(error).__name__}: {error}"
+    if not (error.sqlstate or "").startswith(REFUSING_CLASSES):
+        if isinstance(error, asyncpg.LockNotAvailableError):
+            return DatabaseLocked(f"Postgres did not do it: {said}")
+        hint = _POOLER_HINT if isinstance(error, _LOST_STATEMENT) else ""
+        return DatabaseHindered(f"Postgres did not do it: {said}{hint}")
+    if isinstance(error, asyncpg.UniqueViolationError):
+        return UniqueViolation(error.constraint_name or "unique")
+    if isinstance(error, asyncpg.CheckViolationError) and error.constraint_name is None:
+        return MissingPartition(said)  # a violated check has a name; only a row without a partition has none
+    return DatabaseRefused(said)
+
+
+class Database:
+    """A pool of at most `size` connections, opened as they are needed; every call is bounded by `timeout_s`.
+
+    `lock_wait_s` is how long a statement may wait for an account's row that another transaction has locked, where it
+    says so."""
+
+    def __init__(
+        self, url: str, *, size: int = 4, timeout_s: float = 10.0, lock_wait_s: float = DEFAULT_LOCK_WAIT_S
+    ) -> None:
+        self.lock_wait_s = lock_wait_s
+        self._url, cached = split_url(url)
+        self._cached = DEFAULT_CACHED if cached is None else cached
+        self._size = size
+        self.timeout_s = self._timeout_s = timeout_s
+        self._pool: asyncpg.Pool | None = None
+        self._opening = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        return f"Database(size={self._size})"
+
+    def another(self, *, size: int, timeout_s: float) -> "Database":
+        """A pool of its own on the same server, for another event loop or other bounds."""
+        return Database(self._url, size=size, timeout_s=timeout_s, lock_wait_s=self.lock_wait_s)
+
+    async def _opened(self) -> asyncpg.Pool:
+        async with self._opening:
+            if self._pool is None:
+                self._pool = await asyncpg.create_pool(
+                    self._url,
+                    min_size=0,
+                    max_size=self._size,
+                    timeout=self._timeout_s,
+                    command_timeout=self._timeout_s,
+                    init=_init,
+                    reset=_keep,
+                    server_settings={"application_name": APPLICATION_NAME, "timezone": "UTC"},
+                    statement_cache_size=self._cached,
+                )
+        return self._pool
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """One connection, outside a transaction. Raises `DatabaseError`."""
+        async with translated():
+            pool = self._pool or await self._opened()
+            async with pool.acquire(timeout=self._timeout_s) as connection:
+                try:
+                    yield connection
+                except _LOST_STATEMENT:
+                    connection.terminate()  # it goes on believing in its other statements, too
+                    raise
+
+    @asynccontextmanager
+    async def listening(self, channel: str, on_message: Callable[[str], None]) -> AsyncIterator[Connection]:
+        """One connection that is kept, and calls back with what NOTIFY tells on a channel. Raises `DatabaseError`.
+
+        A pooler between us and Postgres may not pass notifications on: they are hints.
+        """
+
+        def heard(_: object, __: int, ___: str, message: object) -> None:
+            on_message(str(message))
+
+        async with self.connection() as connection:
+            await connection.add_listener(channel, heard)
+            try:
+                yield connection
+            finally:
+                if not connection.is_closed():
+                    await connection.remove_listener(channel, heard)
+
+    @asynccontextmanager
+    async def transaction(self, *, snapshot: bool = False) -> AsyncIterator[Connection]:
+        """One transaction; with `snapshot` repeatable read and read only. Raises `DatabaseError`, also on commit."""
+        async with self.connection() as connection:
+            if snapshot:
+                async with connection.transaction(isolation="repeatable_read", readonly=True):
+                    yield connection
+            else:
+                async with connection.transaction():
+                    yield connection
+
+    async def rows(self, query: str, *arguments: object) -> list[Row]:
+        """All rows of one query. Raises `DatabaseError`."""
+        async with self.connection() as connection:
+            return await connection.fetch(query, *arguments)
+
+    async def row(self, query: str, *arguments: object) -> Row | None:
+        """The first row, or None. Raises `DatabaseError`."""
+        async with self.connection() as connection:
+            return await connection.fetchrow(query, *arguments)
+
+    async def value(self, query: str, *arguments: object) -> Any:
+        """The first column of the first row, or None. Raises `DatabaseError`."""
+        async with self.connection() as connection:
+            return await connection.fetchval(query, *arguments)
+
+    async def execute(self, query: str, *arguments: object) -> str:
+        """The command's tag. Raises `DatabaseError`."""
+        async with self.connection() as connection:
+            return await connection.execute(query, *arguments)
+
+    async def close(self) -> None:
+        """Close every connection, at once where they do not close within the timeout."""
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await pool.close()
+        except (TimeoutError, asyncpg.InterfaceError, OSError):
+            pool.terminate()
+
+
+async def _keep(_: object) -> None:
+    """Sessions are given back as they are: nothing here sets what a session keeps, and asking Postgres to forget it all
+    would be a round trip after every call."""
+
+
+async def _init(connection: asyncpg.Connection) -> None:
+    for name in ("json", "jsonb"):
+        await connection.set_type_codec(
+            name, schema="pg_catalog", encoder=_encode_json, decoder=msgspec.json.decode, format="text"
+        )
+
+
+def _encode_json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def queries(package: str) -> Callable[[str], str]:
+    """The named queries of a package's `sql` folder: `queries("billing.ledger")("write_debits")`, read once at import.
+
+    Raises `KeyError` for a name that has no file.
+    """
+    found = {
+        entry.name.removesuffix(".sql"): entry.read_text()
+        for entry in files(package).joinpath("sql").iterdir()
+        if entry.name.endswith(".sql")
+    }
+    return found.__getitem__
+
+
+def as_lock_timeout(seconds: float) -> str:
+    """A time as Postgres takes it for `lock_timeout`; at least a millisecond, for 0 would be for ever."""
+    return f"{max(1, int(seconds * 1000))}ms"
+
+
+def affected(tag: str) -> int:
+    """Rows that a command changed, from its tag such as `UPDATE 3`."""
+    return int(tag.rpartition(" ")[2])
+
+
+def records(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Rows as dictionaries."""
+    return [dict(row) for row in rows]

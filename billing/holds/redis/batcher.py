@@ -1,0 +1,172 @@
+"""The hot path to Redis: admissions, settlements and voids of one turn of the event loop go out as one script call.
+
+Where requests are few they come one by one, and waiting for the turn's end would only cost another turn: an item goes
+out at once when the last one had no company and nothing is in flight.
+
+This file owns batching alone. An item says its Redis keys, packs itself, and is told its reply or a `RedisError`,
+always and once; what a reply means is the item's business.
+"""
+
+import asyncio
+from collections import deque
+from typing import Any, Protocol
+
+from billing.holds.partitions import Partition
+from billing.holds.redis import RedisAway, RedisError, RedisTimeout, Script
+from billing.holds.redis.keyspace import Keyspace
+from billing.holds.redis.layout import BATCH
+
+
+class StaleEpoch(RedisError):
+    """The server is in another epoch: nothing was done."""
+
+
+class Item(Protocol):
+    """One admission, settlement or void. Positions are places in KEYS, from 1."""
+
+    account_key: bytes
+    key_key: bytes
+    """Another one than the account's."""
+
+    def pack(self, account_place: int, key_place: int) -> bytes: ...
+
+    def resolve(self, reply: list[Any] | RedisError, epoch: int) -> None: ...
+
+
+class _Call:
+    """One script call in flight: its items are told exactly once, by the reply or by the clock."""
+
+    __slots__ = ("deadline", "epoch", "items")
+
+    def __init__(self, items: list[Item], epoch: int, deadline: float) -> None:
+        self.items: list[Item] | None = items
+        self.epoch = epoch
+        self.deadline = deadline
+
+    def answered(self, reply: Any) -> None:
+        items, self.items = self.items, None
+        if items is None:
+            return
+        if isinstance(reply, RedisError):
+            for item in items:
+                item.resolve(reply, self.epoch)
+        elif not reply:
+            stale = StaleEpoch("Redis is in another epoch")
+            for item in items:
+                item.resolve(stale, self.epoch)
+        else:
+            for item, answer in zip(items, reply, strict=True):
+                item.resolve(answer, self.epoch)
+
+
+class _Clock:
+    """Tells calls that Redis did not answer in time. All have the same time, so they end in the order in which they are
+    made, and one timer is enough for all: setting one for every call costs as much as packing it."""
+
+    __slots__ = ("_calls", "_loop", "_timeout_s", "_timer")
+
+    def __init__(self, timeout_s: float, loop: asyncio.AbstractEventLoop) -> None:
+        self._timeout_s = timeout_s
+        self._loop = loop
+        self._calls: deque[_Call] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, items: list[Item], epoch: int) -> _Call:
+        """A call that is made now."""
+        calls = self._calls
+        while calls and calls[0].items is None:
+            calls.popleft()
+        call = _Call(items, epoch, self._loop.time() + self._timeout_s)
+        calls.append(call)
+        if self._timer is None:
+            self._timer = self._loop.call_at(call.deadline, self._look)
+        return call
+
+    @property
+    def idle(self) -> bool:
+        """Whether every call is over: they end in order."""
+        return not self._calls or self._calls[-1].items is None
+
+    def _look(self) -> None:
+        calls, now = self._calls, self._loop.time()
+        late: list[_Call] = []
+        while calls and (calls[0].items is None or calls[0].deadline <= now):
+            late.append(calls.popleft())
+        self._timer = self._loop.call_at(calls[0].deadline, self._look) if calls else None
+        for call in late:
+            call.answered(RedisTimeout("Redis gave no answer in time"))
+
+
+class Batcher:
+    """The queue of one partition. Bounded by what is admitted: every item belongs to a request that is being served."""
+
+    def __init__(
+        self,
+        keyspace: Keyspace,
+        partition: Partition,
+        *,
+        script: Script,
+        max_items: int,
+        max_unsettled: int,
+        timeout_s: float,
+        elastic_millionths: int = 1_000_000,
+        elastic_output_tokens: int = 0,
+    ) -> None:
+        """An elastic hold takes so many millionths of what is free, but for the first so many output tokens."""
+        self._partition = partition
+        self._script = script
+        self._max_items = max_items
+        self._bounds = max_unsettled, elastic_millionths, elastic_output_tokens
+        self._meta, self._journal = keyspace.meta(partition.number), keyspace.journal(partition.number)
+        self._queue: list[Item] = []
+        self._loop = asyncio.get_running_loop()
+        self._clock = _Clock(timeout_s, self._loop)
+        self._alone = False
+
+    def submit(self, item: Item) -> bool:
+        """Send with whatever else this turn of the event loop brings, or at once where that is nothing; whether it is
+        out."""
+        if not self._queue:
+            if self._alone and self._clock.idle:
+                self._send([item])
+                return True
+            self._loop.call_soon(self._flush)
+        self._queue.append(item)
+        return False
+
+    def _flush(self) -> None:
+        queue, self._queue = self._queue, []
+        self._alone = len(queue) == 1
+        for start in range(0, len(queue), self._max_items):
+            self._send(queue[start : start + self._max_items])
+
+    def _send(self, items: list[Item]) -> None:
+        epoch, life = self._partition.epoch, self._partition.life
+        if epoch is None or life is None:
+            for item in items:
+                item.resolve(RedisAway("no epoch is agreed on"), -1)
+            return
+        keys = [self._meta, self._journal]
+        arguments = [BATCH.pack(epoch, *self._bounds)]
+        if len(items) == 1:
+            (item,) = items
+            keys += (item.account_key, item.key_key)
+            arguments.append(item.pack(3, 4))
+        else:
+            self._pack(items, keys, arguments)
+        life.call(self._script, keys, arguments, self._clock.begin(items, epoch).answered)
+
+    @staticmethod
+    def _pack(items: list[Item], keys: list[bytes], arguments: list[bytes]) -> None:
+        """Add the items and their keys; those of one account, or one key, share its place."""
+        places: dict[bytes, int] = {}
+        for item in items:
+            account_place = places.get(item.account_key)
+            if account_place is None:
+                keys.append(item.account_key)
+                account_place = places[item.account_key] = len(keys)
+            key_place = places.get(item.key_key)
+            if key_place is None:
+                keys.append(item.key_key)
+                key_place = places[item.key_key] = len(keys)
+            arguments.append(item.pack(account_place, key_place))

@@ -1,0 +1,205 @@
+"""Redis as the engine sees it: one server, or a cluster whose slots are followed.
+
+This file owns which server a key is asked of. In a cluster everything that one call touches has one hash tag and so one
+slot. Scripts go only over the connection on which `connect` was called for their tag: whoever calls it learns which
+server life that is before anything is sent, and when the connection breaks, or a reply says that another server has the
+slot, nothing more is sent until it is called again. Redirections are not followed: where MOVED leads another life
+begins, and where ASK leads is half a partition.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Final
+
+from billing.holds.redis.connection import Argument, OnReply, Script, in_time
+from billing.holds.redis.server import Server, Where, key_slot, parse_url
+from billing.holds.redis.session import ServerSession
+from billing.holds.redis.slots import Address, Shard, SlotRange, read_slots, shards_of
+from billing.holds.redis_errors import RedisAway, RedisStrange
+from billing.holds.singleflight import SingleFlight
+
+REFRESH_AT_MOST_EVERY_S: Final = 0.1
+ASK_TOPOLOGY_S: Final = 1.0
+"""A server that says nothing of its slots for so long is passed over."""
+
+
+class RedisClient:
+    """Redis at a `redis://`, `rediss://` or `unix://` URL; any node's URL leads to a cluster. Raises `RedisStrange` for
+    a URL whose options no server can have."""
+
+    def __init__(self, url: str, *, timeout_s: float = 0.5, connect_timeout_s: float = 5.0) -> None:
+        try:
+            self._seed_where: Where = dict(parse_url(url))
+        except ValueError as error:
+            raise RedisStrange("REDIS_URL has an option or a number that there can't be") from error
+        self._timeout_s = timeout_s
+        self._connect_timeout_s = connect_timeout_s
+        self._seed = self._make(self._seed_where)
+        self._nodes: dict[Address, Server] = {}
+        self._ranges: list[SlotRange] | None = None
+        self._answering = self._seed
+        self._lives: dict[bytes, ServerSession] = {}
+        self._doubts = 1
+        self._doubts_cleared = 0
+        self._refresh_not_before = float("-inf")
+        self._refreshes: SingleFlight[None] = SingleFlight()
+
+    def __repr__(self) -> str:
+        return f"Link({self.topology})"
+
+    @property
+    def topology(self) -> str:
+        """In words, for an operator; known once it was used."""
+        if self._ranges is None:
+            return f"one server at {self._seed.name}"
+        return f"a cluster of {len(shards_of(self._ranges))} masters"
+
+    def _make(self, where: Where) -> Server:
+        return Server(where, self._doubt, connect_timeout_s=self._connect_timeout_s)
+
+    def _doubt(self) -> None:
+        """What is known of the servers may have changed: ask before the next connection is made."""
+        self._doubts += 1
+
+    async def connect(self, key: Argument = b"") -> ServerSession:
+        """The life, at this moment, of the server that has a key; scripts on keys of the same tag are sent to it for as
+        long as it stands. Raises `RedisAway`.
+        """
+        tag = _tag(key)
+        life = self._lives.get(tag)
+        if life is not None and life.stands:
+            return life
+        server = await self._server_for(key)
+        try:
+            wire = await server.connect()
+        except RedisAway:
+            self._doubt()
+            raise
+        life = self._lives.get(tag)
+        if life is None or not life.stands:  # one life at a time: who else connected meanwhile has the same
+            life = self._lives[tag] = ServerSession(wire, self._timeout_s, self._doubt)
+        return life
+
+    async def _server_for(self, key: Argument) -> Server:
+        """The server that has a key, after asking for the slots where they may have changed. Raises `RedisAway`."""
+        for _ in range(2):  # the first may join a reading that had begun before the doubt
+            if self._doubts_cleared != self._doubts:
+                await self._refreshes.run("slots", self._refresh)
+        if self._ranges is None:
+            return self._seed
+        slot = key_slot(key if isinstance(key, bytes) else str(key).encode())
+        for each in self._ranges:
+            if each.first <= slot <= each.last:
+                return each.master
+        raise RedisAway(f"no server of the cluster has slot {slot}")
+
+    async def _refresh(self) -> None:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(max(0.0, self._refresh_not_before - loop.time()))
+        doubts, failure = self._doubts, RedisAway("Redis is away")
+        for server in dict.fromkeys((self._answering, self._seed, *self._nodes.values())):
+            try:
+                async with asyncio.timeout(ASK_TOPOLOGY_S):
+                    await self._read_topology(server)
+            except RedisAway as error:
+                failure = error
+            except TimeoutError:
+                failure = RedisAway(f"Redis at {server.name}: no answer within {ASK_TOPOLOGY_S} s")
+            else:
+                self._answering = server
+                self._doubts_cleared = doubts
+                break
+        self._refresh_not_before = loop.time() + REFRESH_AT_MOST_EVERY_S
+        if self._doubts_cleared != doubts:
+            raise failure
+
+    async def _read_topology(self, server: Server) -> None:
+        info = await server.command("INFO", "cluster")
+        if not info.get("cluster_enabled"):
+            self._ranges = None
+            return
+        nodes: dict[Address, Server] = {}
+
+        def server_at(address: Address) -> Server:
+            nodes[address] = nodes.get(address) or self._nodes.get(address) or self._make(self._where(address))
+            return nodes[address]
+
+        ranges = read_slots(await server.command("CLUSTER", "SLOTS"), server.host, server_at)
+        gone = [node for address, node in self._nodes.items() if address not in nodes]
+        self._nodes, self._ranges = nodes, ranges
+        for node in gone:
+            await node.close()
+
+    def _where(self, address: Address) -> Where:
+        own = {name: value for name, value in self._seed_where.items() if name not in ("path", "db")}
+        return {**own, "host": address[0], "port": address[1]}
+
+    def send(self, script: Script, keys: Sequence[Argument], arguments: Sequence[Argument], on_reply: OnReply) -> None:
+        """Call a script without waiting; `on_reply` gets the reply or a `RedisError`, always and once."""
+        life = self._lives.get(_tag(keys[0]))
+        if life is None or not life.stands:
+            on_reply(RedisAway("Redis is away"))
+        else:
+            life.call(script, keys, arguments, on_reply)
+
+    async def call(self, script: Script, keys: Sequence[Argument], arguments: Sequence[Argument]) -> Any:
+        """Call a script and wait for its reply. Raises `RedisError`."""
+        if _tag(keys[0]) not in self._lives:  # the first connection; after a loss it is for the handshake to make one
+            await self.connect(keys[0])
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.send(script, keys, arguments, lambda reply: None if answer.done() else answer.set_result(reply))
+        return await in_time(answer, self._timeout_s, script.name)
+
+    async def command(self, *command: Argument) -> Any:
+        """A plain command, asked of the server that has its first argument. Raises `RedisAway`."""
+        server = await self._server_for(command[1] if len(command) > 1 else b"")
+        try:
+            return await server.command(*command)
+        except RedisAway:
+            self._doubt()
+            raise
+
+    async def scan_hash(self, key: str, count: int) -> AsyncIterator[tuple[bytes, bytes]]:
+        """Every field and value of a hash, without holding the server up. Raises `RedisAway`."""
+        server = await self._server_for(key)
+        async for field, value in server.scan_hash(key, count):
+            yield field, value
+
+    async def listen(self, channel: str, on_subscribed: Callable[[], None]) -> AsyncIterator[bytes]:
+        """Messages of a channel until the connection breaks; a cluster passes them on to all its nodes.
+
+        Raises `RedisAway` then.
+        """
+        async for message in (await self._any()).listen(channel, on_subscribed):
+            yield message
+
+    async def publish(self, channel: str, message: bytes) -> None:
+        """Tell every subscriber. Raises `RedisAway`."""
+        try:
+            await (await self._any()).command("PUBLISH", channel, message)
+        except RedisAway:
+            self._doubt()
+            raise
+
+    async def _any(self) -> Server:
+        """A server that answers: of a cluster it need not be the one that has the slot. Raises `RedisAway`."""
+        if self._doubts_cleared != self._doubts:
+            await self._refreshes.run("slots", self._refresh)
+        return self._answering
+
+    async def shards(self) -> tuple[Shard, ...]:
+        """Every master that has slots, with its replicas; without a cluster, or slots in it, the one server that
+        answers. Raises `RedisAway`."""
+        answering = await self._any()
+        return shards_of(self._ranges or ()) or (Shard(answering, (), 0),)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for server in (self._seed, *self._nodes.values()):
+            await server.close()
+
+
+def _tag(key: Argument) -> bytes:
+    """What decides on a key's slot, for keys that begin with their hash tag."""
+    raw = key if isinstance(key, bytes) else str(key).encode()
+    return raw[: raw.find(b"}") + 1] or raw

@@ -1,0 +1,143 @@
+"""Script calls over one connection, in RESP2: replies come in the order of the commands.
+
+The client library costs 240 µs of CPU a call; a write and a parse by hiredis cost a twentieth of that.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from typing import Any, Final, cast
+
+import hiredis
+
+from billing.holds.redis_errors import RedisAway, RedisError, RedisMoved, RedisRefused, RedisTimeout
+
+logger = logging.getLogger(__name__)
+
+Argument = bytes | str | int
+OnReply = Callable[[Any], None]
+
+HOT: Final = "hot"
+ASK_TIMEOUT_S: Final = 5.0
+ERROR_CHARACTERS: Final = 200
+ELSEWHERE: Final = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "READONLY", "LOADING", "MASTERDOWN")
+"""Errors that say where or when to ask instead (https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/)."""
+
+
+class Script:
+    """A script with the shared texts before it, known to the server by its SHA-1.
+
+    The hot path goes without those that it does not need: every call pays for what is defined.
+    """
+
+    __slots__ = ("name", "sha", "source")
+
+    def __init__(self, name: str) -> None:
+        folder = files("billing.holds").joinpath("lua")
+        texts = ("_state", name) if name == HOT else ("_state", "_cold", name)
+        self.name = name
+        self.source = "".join(folder.joinpath(f"{text}.lua").read_text() for text in texts).encode()
+        self.sha = hashlib.sha1(self.source, usedforsecurity=False).hexdigest().encode()
+
+    def __repr__(self) -> str:
+        return f"Script({self.name})"
+
+
+class RedisConnection(asyncio.Protocol):
+    """One connection. Every command's `on_reply` is called once: with the reply, or with a `RedisError`.
+
+    Alive from when it is made until it breaks or is closed; `on_lost` is told once, when it is gone.
+    """
+
+    def __init__(self, on_lost: Callable[[], None]) -> None:
+        self.alive = False
+        self._reader = hiredis.Reader()
+        self._waiting: deque[OnReply] = deque()
+        self._transport: asyncio.WriteTransport | None = None
+        self._on_lost = on_lost
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's are no subclass of asyncio's
+        self.alive = True
+
+    def send(self, command: Sequence[Argument], on_reply: OnReply) -> None:
+        """Write a command without waiting."""
+        if self._transport is None or not self.alive:
+            on_reply(RedisAway("Redis is away"))
+            return
+        self._waiting.append(on_reply)
+        self._transport.write(hiredis.pack_command(tuple(command)))  # type: ignore[arg-type]
+
+    def call(self, script: Script, keys: Sequence[Argument], arguments: Sequence[Argument], on_reply: OnReply) -> None:
+        """Call a script. A server that does not know it is sent its text, once: it has done nothing before."""
+
+        def answered(reply: Any) -> None:
+            if not isinstance(reply, hiredis.ReplyError):
+                on_reply(reply)
+            elif str(reply).startswith("NOSCRIPT"):
+                self.send(["EVAL", script.source, len(keys), *keys, *arguments], refused)
+            else:
+                refused(reply)
+
+        def refused(reply: Any) -> None:
+            on_reply(as_error(reply, script.name) if isinstance(reply, hiredis.ReplyError) else reply)
+
+        self.send(["EVALSHA", script.sha, len(keys), *keys, *arguments], answered)
+
+    async def ask(self, command: Sequence[Argument], timeout_s: float = ASK_TIMEOUT_S) -> Any:
+        """A plain command and its reply. Raises `RedisError`."""
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.send(command, lambda reply: None if answer.done() else answer.set_result(reply))
+        reply = await in_time(answer, timeout_s, str(command[0]))
+        if isinstance(reply, hiredis.ReplyError):
+            raise as_error(reply, str(command[0]))
+        return reply
+
+    def data_received(self, data: bytes) -> None:
+        reader = self._reader
+        try:
+            reader.feed(data)
+            while (reply := reader.gets()) is not False:
+                self._waiting.popleft()(reply)
+        except hiredis.ProtocolError:
+            logger.warning("Redis sent what is not its protocol; closing the connection")
+            self.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport, self.alive = None, False
+        waiting, self._waiting = self._waiting, deque()
+        for on_reply in waiting:
+            on_reply(RedisAway("the connection to Redis broke"))
+        self._on_lost()
+
+    def close(self) -> None:
+        """Break the connection; what waits is told."""
+        self.alive = False
+        if self._transport is not None:
+            self._transport.abort()
+
+
+async def in_time(answer: asyncio.Future[Any], timeout_s: float, name: str) -> Any:
+    """What an answer comes to. One that lies here counts, however late this process gets to look at it.
+
+    Raises `RedisTimeout`, or the `RedisError` that it is.
+    """
+    await asyncio.wait((answer,), timeout=timeout_s)
+    if not answer.done():
+        await asyncio.sleep(0)  # uvloop looks at its clock before its sockets
+    if not answer.done():
+        raise RedisTimeout(f"{name}: no answer within {timeout_s} s")
+    reply = answer.result()
+    if isinstance(reply, RedisError):
+        raise reply
+    return reply
+
+
+def as_error(reply: hiredis.ReplyError, name: str) -> RedisRefused:
+    """Our exception for an error reply. It names the command, never its arguments, which a server may repeat."""
+    text = str(reply).partition(", with args")[0][:ERROR_CHARACTERS]
+    kind = RedisMoved if text.startswith(ELSEWHERE) else RedisRefused
+    return kind(f"{name}: {text}")

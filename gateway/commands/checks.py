@@ -1,0 +1,134 @@
+"""What the doctor finds without asking a server: in the configuration, the environment and on the disk."""
+
+import ipaddress
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from billing.plans import Plan
+from gateway.config.secret import Secret
+from gateway.config.settings import ModelConfig, ProviderConfig, Settings
+
+Status = Literal["ok", "warn", "fail"]
+MIB: Final = 1024 * 1024
+LITTLE_BYTES: Final = 1024 * MIB
+"""Of a disk: with less free, journals and Postgres's write-ahead log may fill it within hours."""
+LEAST_BYTES: Final = 128 * MIB
+"""With less free, Postgres may stop at its next checkpoint: a segment of its write-ahead log has 16 MiB."""
+SIGNING_BYTES: Final = 32
+"""Least length of a secret that signs tokens by HS256 (RFC 7518, section 3.2)."""
+TOKEN_CHARACTERS: Final = 24
+SHOWN: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding. `mend` says what to do, and is empty where nothing is to be done."""
+
+    name: str
+    status: Status
+    message: str
+    mend: str = ""
+
+
+def check_disk(settings: Settings) -> list[Check]:
+    """Free space where this installation writes: the data folder, where servers are embedded, and the spool."""
+    folders = {}
+    if settings.database_url is None or settings.redis_url is None or settings.data_dir.exists():
+        folders["disk"] = settings.data_dir
+    if settings.spool_dir is not None and not settings.spool_dir.is_relative_to(settings.data_dir):
+        folders["spool disk"] = settings.spool_dir
+    if settings.request_log not in (None, "-"):
+        folders["request log disk"] = Path(str(settings.request_log)).parent
+    return [disk_finding(name, folder) for name, folder in folders.items()]
+
+
+def disk_finding(name: str, folder: Path) -> Check:
+    """How much is free for a folder, or for the nearest one above it that there is."""
+    place = next((each for each in (folder, *folder.parents) if each.exists()), Path("/"))
+    try:
+        free = shutil.disk_usage(place).free
+    except OSError as error:
+        return Check(name, "warn", f"{folder}: {error.strerror}", "See that this user may read the folder.")
+    said = f"{folder}: {free // MIB:,} MiB free"
+    if free < LEAST_BYTES:
+        return Check(name, "fail", said, "Free some space, or nothing can be written there soon.")
+    if free < LITTLE_BYTES:
+        return Check(name, "warn", said, "Free some space before it is used up.")
+    return Check(name, "ok", said)
+
+
+def check_models(
+    providers: Mapping[str, ProviderConfig], models: Mapping[str, ModelConfig], plans: Mapping[str, Plan]
+) -> list[Check]:
+    """The models that nobody can use, because their provider is off: worth a warning where a plan or a model that is on
+    counts on one of them."""
+    on = {name for name, model in models.items() if providers[model.provider].enabled}
+    relied = {name for plan in plans.values() for name in plan.models or ()}
+    relied |= {name for each in on for name in models[each].fallbacks}
+    found = []
+    for provider in providers.values():
+        names = [model.name for model in models.values() if model.provider == provider.name]
+        if provider.enabled or not names:
+            continue
+        said = f"{len(names)} can't be used, because {provider.name} is off ({provider.off_reason}): {_some(names)}"
+        missed = sorted(relied.intersection(names))
+        if missed:
+            mend = f"Turn {provider.name} on, or take what counts on them out of plans or fallbacks: {_some(missed)}."
+            found.append(Check("models", "warn", said, mend))
+        else:
+            found.append(Check("models", "ok", said))
+    return found or [Check("models", "ok", f"the provider of each of {len(models)} is on")]
+
+
+def check_secrets(settings: Settings) -> list[Check]:
+    """Secrets that are short enough to be guessed; admin and service keys were refused when they were read."""
+    signing = (("JWT_SECRET", settings.jwt_secret), ("AUTH_COOKIE_SECRET", settings.auth_cookie_secret))
+    short = [name for name, secret in signing if secret is not None and _bytes(secret) < SIGNING_BYTES]
+    tokens = (("INTERNAL_SERVICE_TOKEN", settings.internal_service_token),)
+    short += [name for name, secret in tokens if secret is not None and len(secret.reveal()) < TOKEN_CHARACTERS]
+    if not short:
+        return [Check("secrets", "ok", "none is short")]
+    said = f"{', '.join(short)}: short enough to be guessed"
+    return [Check("secrets", "fail", said, "Make new ones with `openssl rand -hex 32`.")]
+
+
+def check_metrics(settings: Settings) -> list[Check]:
+    """Whether anybody may read the metrics, which say what providers cost: METRICS_ADDR asks for no key."""
+    address = settings.metrics_addr
+    if address is None:
+        return [Check("metrics", "ok", "read at /metrics, with the admin key")]
+    host = address.rpartition(":")[0].strip("[]")
+    if not _is_public(host):
+        return [Check("metrics", "ok", f"at {address}, without a key, on an address of your own network")]
+    said = f"METRICS_ADDR {address} asks for no key, and anybody may reach that address"
+    mend = "Name an address that only your Prometheus reaches, such as 127.0.0.1:9090, or have a firewall guard it."
+    return [Check("metrics", "warn", said, mend)]
+
+
+def _is_public(host: str) -> bool:
+    """Whether an address is every one of this machine, or one of the open internet; a name is not judged."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_unspecified or address.is_global
+
+
+def _bytes(secret: Secret) -> int:
+    return len(os.fsencode(secret.reveal()))
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def configuration_checks(settings: Settings) -> Iterator[Check]:
+    """All of them."""
+    yield from check_models(settings.providers, settings.models, settings.plans)
+    yield from check_secrets(settings)
+    yield from check_metrics(settings)
+    yield from check_disk(settings)

@@ -1,0 +1,60 @@
+"""What each layer's exceptions say to the person at the terminal, and the exit code that they end with."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+from urllib.parse import parse_qs, urlsplit
+
+from billing.cli import REFUSED, UNREACHABLE, CommandFailed
+from billing.database.connection import DatabaseError, DatabaseHindered, DatabaseUnavailable
+from billing.database.migrate import MigrationError
+from billing.holds.redis_errors import NotReady, RedisError, RedisRefused
+from gateway.commands.misuse import explained_misuse
+from gateway.embedded import EmbeddedServersError
+
+_DOCTOR: Final = "`metergate doctor` says more."
+
+
+@contextmanager
+def explained_failures() -> Iterator[None]:
+    """Turns what the layers below raise into `CommandFailed`."""
+    try:
+        with explained_misuse():
+            yield
+    except EmbeddedServersError as error:
+        raise CommandFailed(str(error), REFUSED) from error
+    except MigrationError as error:
+        raise CommandFailed(str(error), REFUSED) from error
+    except DatabaseHindered as error:
+        raise CommandFailed(f"{error}. {_DOCTOR}", REFUSED) from error
+    except DatabaseUnavailable as error:
+        raise CommandFailed(f"{error}. {_DOCTOR}", UNREACHABLE) from error
+    except DatabaseError as error:
+        raise CommandFailed(f"Postgres refused: {error}. {_DOCTOR}", REFUSED) from error
+    except RedisRefused as error:
+        raise CommandFailed(f"Redis refused: {error}. {_DOCTOR}", REFUSED) from error
+    except (RedisError, NotReady) as error:
+        raise CommandFailed(f"{error}. {_DOCTOR}", UNREACHABLE) from error
+    except TimeoutError as error:
+        raise CommandFailed(f"A store did not answer in time. {_DOCTOR}", UNREACHABLE) from error
+
+
+@contextmanager
+def named_store(url: str) -> Iterator[None]:
+    """A store that is away is named by its address."""
+    try:
+        yield
+    except (DatabaseUnavailable, RedisError) as error:
+        if isinstance(error, RedisRefused | DatabaseHindered):
+            raise
+        said = f"{error} ({shown_url(url)}). Check that it runs there and that this machine may reach it."
+        raise CommandFailed(said, UNREACHABLE) from error
+
+
+def shown_url(url: str) -> str:
+    """A store's URL without user, password and options; a socket's folder is kept."""
+    parts = urlsplit(url)
+    host = parts.hostname or ", ".join(parse_qs(parts.query).get("host", ()))
+    host = f"[{host}]" if ":" in host else host
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{host}{port}{parts.path}"

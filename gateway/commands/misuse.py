@@ -1,0 +1,19 @@
+"""What a wrong environment, configuration or key file says to the person at the terminal."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from billing.cli import USAGE, CommandFailed
+from gateway.commands.admin_key import BadKeyFile
+from gateway.config.problems import ConfigError
+
+
+@contextmanager
+def explained_misuse() -> Iterator[None]:
+    """Turns what reading them raises into `CommandFailed`."""
+    try:
+        yield
+    except ConfigError as error:
+        raise CommandFailed(f"The configuration can't be used:\n{error}", USAGE) from error
+    except BadKeyFile as error:
+        raise CommandFailed(str(error), USAGE) from error

@@ -1,0 +1,99 @@
+"""Where the stores of a command are. This file owns the order in which they are looked for:
+
+DATABASE_URL and REDIS_URL, each for itself; the servers that `metergate up` keeps running on the data folder; else
+servers started on it for the length of the command.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from billing.cli import CommandFailed, Output
+from billing.database.connection import Database
+from billing.database.migrate import migrate, pending
+from gateway.commands.failures import named_store
+from gateway.config.environment import Environment
+from gateway.embedded import AlreadyRunning, EmbeddedServers, Endpoints, running
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """URLs of both; they may hold passwords. `embedded` says that Redis is our own, `started_database` that Postgres
+    was started by this command, so that nobody else is using it."""
+
+    database_url: str = field(repr=False)
+    redis_url: str = field(repr=False)
+    embedded: bool
+    started_database: bool
+
+
+def given_stores(environment: Environment) -> tuple[str | None, str | None]:
+    """DATABASE_URL and REDIS_URL, where they are set."""
+    database_url, redis_url = environment.database_url, environment.redis_url
+    return (
+        None if database_url is None else database_url.reveal(),
+        None if redis_url is None else redis_url.reveal(),
+    )
+
+
+@asynccontextmanager
+async def open_stores(environment: Environment, output: Output, *, redis: bool = True) -> AsyncIterator[Stores]:
+    """The stores for as long as the context is open; without `redis`, a command that has DATABASE_URL needs no more.
+
+    Raises `EmbeddedServersError` and `CommandFailed`.
+    """
+    database_url, redis_url = given_stores(environment)
+    if database_url and (redis_url or not redis):
+        yield Stores(database_url, redis_url or "", embedded=False, started_database=False)
+        return
+    found = await _running(environment)
+    if found is not None:
+        yield _stores(found, database_url, redis_url, started=False)
+        return
+    output.note(f"Starting the servers of {environment.data_dir} for this command ...")
+    try:
+        async with EmbeddedServers(environment.data_dir, report=lambda _: None) as servers:
+            yield _stores(servers.endpoints, database_url, redis_url, started=True)
+    except AlreadyRunning as error:  # whose servers did not answer
+        raise CommandFailed(f"{error} Its servers don't answer yet; try again in a moment.") from error
+
+
+async def ready_schema(stores: Stores) -> None:
+    """See to it that the schema is this version's: a database that we have started is migrated, others must be.
+
+    Raises `CommandFailed` and `DatabaseError`.
+    """
+    if stores.started_database:
+        await migrate(stores.database_url)
+    else:
+        await require_schema(stores.database_url)
+
+
+async def require_schema(database_url: str) -> None:
+    """Raises `CommandFailed` for a database that lacks migrations or is away, and `DatabaseError`."""
+    database = Database(database_url, size=1)
+    try:
+        with named_store(database_url):
+            missing = await pending(database)
+    finally:
+        await database.close()
+    if missing:
+        raise CommandFailed(f"The database lacks migrations ({', '.join(missing)}): run `metergate migrate` first.")
+
+
+async def _running(environment: Environment) -> Endpoints | None:
+    try:
+        return await asyncio.to_thread(running, environment.data_dir)
+    except PermissionError as error:
+        said = f"{environment.data_dir} belongs to another user: run this command as that user."
+        raise CommandFailed(said) from error
+
+
+def _stores(own: Endpoints, database_url: str | None, redis_url: str | None, *, started: bool) -> Stores:
+    return Stores(
+        database_url or own.database_url,
+        redis_url or own.redis_url,
+        embedded=redis_url is None,
+        started_database=started and database_url is None,
+    )

@@ -1,0 +1,238 @@
+"""What `metergate up` and `metergate serve` do: stores, schema, a first account, worker processes, and their end.
+
+This file owns the order: servers before the schema, the schema before workers; at the end workers first, then servers.
+A signal before the workers run ends the start in the same order; one while the servers stop changes nothing.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from pathlib import Path
+from signal import SIGINT, SIGTERM
+from typing import Any, Final
+
+from billing.cli import USAGE, CommandFailed, Output, Shown
+from billing.database.migrate import migrate
+from billing.holds.redis import RedisClient, refuse_eviction
+from gateway.commands.admin_key import admin_key_file, ensure_admin_key
+from gateway.commands.failures import named_store
+from gateway.commands.first_account import make_first_account
+from gateway.commands.stores import Stores, given_stores, require_schema
+from gateway.commands.welcome import first_account_lines, ready
+from gateway.config.settings import Limits, Settings, warnings
+from gateway.embedded import EmbeddedServers
+from gateway.metrics.access import METRICS_FD_VARIABLE, MetricsAddressTaken, listener_on
+from gateway.metrics.access import PATH as METRICS_PATH
+from gateway.metrics.registry import METRICS_DIR_VARIABLE
+from gateway.process.ended import ending_leases
+from gateway.process.runtime import open_runtime
+from gateway.process.supervisor import AddressInUse, address_of, bind, supervise
+from gateway.process.worker import EMBEDDED_VARIABLE
+from gateway.proxy.request_log import STDOUT, open_log
+
+WORKER: Final = (
+    sys.executable,
+    "-P",
+    "-m",
+    "gateway.process.worker",
+)  # -P: a folder `gateway` where we stand is not ours
+_SIGNALS: Final = (SIGINT, SIGTERM)
+
+
+async def up(settings: Settings, environ: Mapping[str, str], output: Output, *, workers: int) -> int:
+    """Everything on one machine, until a signal; the exit code. Raises what `explained_failures` explains."""
+    return await _until_told(_up(settings, environ, output, workers), output)
+
+
+async def serve(
+    settings: Settings, environ: Mapping[str, str], output: Output, *, workers: int, migrate_first: bool
+) -> int:
+    """The gateway on given stores, until a signal; the exit code. Raises what `explained_failures` explains."""
+    return await _until_told(_serve(settings, environ, output, workers, migrate_first), output)
+
+
+async def _up(settings: Settings, environ: Mapping[str, str], output: Output, workers: int) -> int:
+    async with _stores(settings, output) as stores:
+        _check_address(settings)
+        with output.step("The schema is up to date"), named_store(stores.database_url):
+            await migrate(stores.database_url)
+        admin_key = settings.admin_api_key or ensure_admin_key(settings.data_dir)
+        async with open_runtime(
+            settings, database_url=stores.database_url, redis_url=stores.redis_url, embedded=stores.embedded
+        ) as runtime:
+            if stores.started_database:  # nobody else can be alive: leases of killed workers are not waited for
+                await runtime.engine.end_all_leases()
+            first = await make_first_account(runtime)
+        if first is not None:
+            output.must_show(first_account_lines(first))
+        env = {**_worker_environment(settings, environ, stores), "ADMIN_API_KEY": admin_key.reveal()}
+        key_file = None if settings.admin_api_key else str(admin_key_file(settings.data_dir))
+        return await _supervise(settings, env, workers, output, partial(ready, first=first, admin_key_file=key_file))
+
+
+async def _serve(
+    settings: Settings, environ: Mapping[str, str], output: Output, workers: int, migrate_first: bool
+) -> int:
+    database_url, redis_url = given_stores(settings)
+    if database_url is None or redis_url is None:
+        raise CommandFailed(
+            "`metergate serve` needs DATABASE_URL and REDIS_URL; on one machine, `metergate up` brings its own.",
+            USAGE,
+        )
+    stores = Stores(database_url, redis_url, embedded=False, started_database=False)
+    if migrate_first:
+        with output.step("The schema is up to date"), named_store(stores.database_url):
+            await migrate(stores.database_url)
+    else:
+        await require_schema(stores.database_url)
+    await _require_redis(stores.redis_url)
+    if settings.admin_api_key is None:
+        output.note("ADMIN_API_KEY is not set: admin calls are refused.")
+    return await _supervise(settings, _worker_environment(settings, environ, stores), workers, output, ready)
+
+
+@asynccontextmanager
+async def _stores(settings: Settings, output: Output) -> AsyncIterator[Stores]:
+    """What is given, and servers of our own for the rest."""
+    database_url, redis_url = given_stores(settings)
+    if database_url and redis_url:
+        await _require_redis(redis_url)
+        yield Stores(database_url, redis_url, embedded=False, started_database=False)
+        return
+    started = time.monotonic()
+    async with EmbeddedServers(settings.data_dir, report=output.note) as servers:
+        own = servers.endpoints
+        output.note(f"Postgres and Redis run in {settings.data_dir} ({time.monotonic() - started:.1f} s)")
+        if redis_url:
+            await _require_redis(redis_url)
+        yield Stores(
+            database_url or own.database_url,
+            redis_url or own.redis_url,
+            embedded=redis_url is None,
+            started_database=database_url is None,
+        )
+
+
+async def _supervise(
+    settings: Settings, env: Mapping[str, str], workers: int, output: Output, welcome: Callable[..., Shown]
+) -> int:
+    _check_request_log(settings)
+    started = time.monotonic()
+
+    def on_ready(address: str) -> None:
+        output.note(f"The gateway serves ({time.monotonic() - started:.1f} s)")
+        output.show(welcome(settings, address, warnings(settings, time.time())))
+
+    with (
+        tempfile.TemporaryDirectory(prefix="metergate-metrics-") as folder,
+        _metrics_door(settings, output) as door,
+    ):
+        if door is not None:
+            env = {**env, METRICS_FD_VARIABLE: str(door.fileno())}
+            output.note(f"Metrics are at http://{address_of(door)}{METRICS_PATH}")
+        try:
+            async with ending_leases(env["DATABASE_URL"]) as end_lease:
+                return await supervise(
+                    WORKER,
+                    workers=workers,
+                    listen=_listen(settings),
+                    env={**env, METRICS_DIR_VARIABLE: folder},
+                    shutdown_grace_s=stopping_s(settings.defaults),
+                    on_ready=on_ready,
+                    pass_fds=() if door is None else (door.fileno(),),
+                    on_end=end_lease,
+                )
+        except AddressInUse as error:
+            raise CommandFailed(str(error)) from error
+        finally:
+            _on_signals(lambda: output.note("Stopping; a moment ..."))
+            output.note("The gateway has stopped.")
+
+
+def stopping_s(defaults: Limits) -> float:
+    """How long a worker may take to stop: for running answers, then for settling those that it had to cut, and for
+    writing what waits. Killed before, it would leave them unpaid."""
+    return defaults.shutdown_grace_s + defaults.postgres_timeout_s
+
+
+@contextmanager
+def _metrics_door(settings: Settings, output: Output) -> Iterator[socket.socket | None]:
+    try:
+        with listener_on(settings.metrics_addr, settings.metrics_addr_optional, output.note) as door:
+            yield door
+    except MetricsAddressTaken as error:
+        raise CommandFailed(str(error)) from error
+
+
+async def _until_told(work: Coroutine[Any, Any, int], output: Output) -> int:
+    """Run `work`; a signal that it does not handle itself cancels it, once, and that is a good end."""
+    logging.getLogger("gateway").setLevel(logging.WARNING)
+    task = asyncio.ensure_future(work)
+
+    def stop() -> None:
+        _on_signals(lambda: None)
+        output.note("Stopping ...")
+        task.cancel()
+
+    _on_signals(stop)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        return 0
+
+
+def _on_signals(then: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, then)
+
+
+async def _require_redis(url: str) -> None:
+    link = RedisClient(url)
+    try:
+        with named_store(url):
+            await refuse_eviction(link)
+    finally:
+        await link.close()
+
+
+def _check_address(settings: Settings) -> None:
+    """Better to hear it before an account is made."""
+    try:
+        bind(_listen(settings)).close()
+    except OSError as error:
+        raise CommandFailed(str(error)) from error
+
+
+def _check_request_log(settings: Settings) -> None:
+    """Better to hear it once than from each worker."""
+    if settings.request_log in (None, STDOUT):
+        return
+    try:
+        os.close(open_log(Path(str(settings.request_log))))
+    except OSError as error:
+        said = f"METERGATE_REQUEST_LOG: {settings.request_log}: {error.strerror}. Name a file that can be written."
+        raise CommandFailed(said, USAGE) from error
+
+
+def _listen(settings: Settings) -> str:
+    host = f"[{settings.listen_host}]" if ":" in settings.listen_host else settings.listen_host
+    return f"{host}:{settings.listen_port}"
+
+
+def _worker_environment(settings: Settings, environ: Mapping[str, str], stores: Stores) -> dict[str, str]:
+    return {
+        **environ,
+        "LISTEN_ADDR": _listen(settings),
+        "DATABASE_URL": stores.database_url,
+        "REDIS_URL": stores.redis_url,
+        EMBEDDED_VARIABLE: "1" if stores.embedded else "0",
+        "METERGATE_SPOOL_DIR": str(settings.spool_dir or "off"),
+    }

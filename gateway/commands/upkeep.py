@@ -1,0 +1,166 @@
+"""Commands on the stores themselves: migrate, ledger verify and set-aside, explain, reconcile, doctor."""
+
+import os
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from billing.cli import REFUSED, TIMED, CommandFailed, Output, Shown, Table, add_command, group
+from gateway.commands.set_aside import add_set_aside
+from gateway.commands.store_options import open_database, open_ledger, refuse_api_url
+
+if TYPE_CHECKING:
+    from billing.ledger.verify import Verified
+
+MARKS: Final = {"ok": "ok", "warn": "WARN", "fail": "FAIL"}
+
+
+def add_upkeep(app: typer.Typer) -> None:
+    """Add all of them."""
+    add_command(app, "migrate", migrate)
+    add_command(app, "doctor", doctor, TIMED)
+    ledger = group("The double-entry ledger.")
+    add_command(ledger, "verify", verify_ledger)
+    add_set_aside(ledger)
+    app.add_typer(ledger, name="ledger")
+    add_command(app, "explain", explain, TIMED)
+    add_command(app, "reconcile", reconcile)
+
+
+async def migrate(output: Output) -> None:
+    """Bring the database to this version's schema."""
+    refuse_api_url(output)
+    from billing.database.migrate import migrate as apply_migrations
+    from gateway.commands.failures import explained_failures, named_store
+    from gateway.commands.stores import open_stores
+    from gateway.config.environment import command_environment
+
+    with explained_failures():
+        async with open_stores(command_environment(os.environ), output, redis=False) as stores:
+            with named_store(stores.database_url):
+                applied = await apply_migrations(stores.database_url)
+    said = f"Applied {', '.join(applied)}." if applied else "The schema is up to date."
+    output.show(Shown({"applied": applied}, (said,)))
+
+
+async def doctor(
+    output: Output,
+    providers: Annotated[
+        bool, typer.Option("--providers", help="Call each provider once, to see whether it takes its key.")
+    ] = False,
+) -> int:
+    """Find what is wrong, and how to mend it.
+
+    Checks the configuration, providers, prices, vocabularies, the disk, Postgres and Redis. Exit code 1 if anything
+    fails.
+    """
+    refuse_api_url(output)
+    import msgspec
+
+    from gateway.commands.doctor import diagnose
+    from gateway.commands.failures import explained_failures
+
+    with explained_failures():
+        checks = await diagnose(os.environ, output, providers=providers)
+    rows = [(MARKS[check.status], check.name, check.message) for check in checks]
+    mend = [f"{check.name}: {check.mend}" for check in checks if check.mend]
+    failed = any(check.status == "fail" for check in checks)
+    data = {"ok": not failed, "checks": msgspec.to_builtins(checks)}
+    output.show(Shown(data, (Table(("", "check", "finding"), rows), *(["To mend:", *mend] if mend else []))))
+    return REFUSED if failed else 0
+
+
+async def verify_ledger(output: Output) -> int:
+    """Prove the ledger from one snapshot.
+
+    Balances, transfers, events, prices and rollups. Exit code 1 on any difference; the first ones are named.
+    """
+    refuse_api_url(output)
+    from billing.ledger.verify import STATEMENT_TIMEOUT_S, verify
+
+    async with open_database(output, STATEMENT_TIMEOUT_S) as database:
+        with output.step("Verified the ledger"):
+            verified = await verify(database)
+    output.show(_verified(verified))
+    return 0 if verified.ok else REFUSED
+
+
+async def explain(
+    output: Output,
+    request_id: Annotated[str, typer.Argument(help="The answer's x-request-id.", show_default=False)],
+) -> None:
+    """Show how a request came to its amount, line by line; or, of one that was refused, what it lacked."""
+    refuse_api_url(output)
+    from billing.ledger.event_shapes import explanation_shape
+    from billing.ledger.explanations import format_explanation
+    from billing.ledger.reports import Reports
+
+    async with open_ledger(output, output.common.timeout_s) as (database, redis_url):
+        explanation = await Reports(database).explain(request_id)
+        if explanation is None and redis_url is not None:
+            from gateway.commands.refused import find_refused, shown_refused
+
+            refused = await find_refused(redis_url, request_id)
+            if refused is not None:
+                output.show(shown_refused(refused))
+                return
+    if explanation is None:
+        raise CommandFailed(
+            f"The ledger has no request {request_id!r}, and no refusal of it is kept: give the x-request-id of its "
+            "answer."
+        )
+    output.show(Shown(explanation_shape(explanation), (format_explanation(explanation),)))
+
+
+async def reconcile(
+    output: Output,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Have Redis loaded again from the ledger, whether or not they differ.")
+    ] = False,
+) -> int:
+    """Compare Redis with the ledger, account by account.
+
+    Balances, holds, windows and the sequence of debits. Exit code 1 on any difference.
+    """
+    refuse_api_url(output)
+    from gateway.commands.failures import explained_failures
+    from gateway.commands.stores import open_stores, ready_schema
+    from gateway.config.environment import command_environment
+    from gateway.config.settings import load_settings
+    from gateway.endpoints.jobs import reconcile_once, report_shape
+    from gateway.process.runtime import open_runtime
+
+    with explained_failures():
+        environment = command_environment(os.environ)
+        settings = load_settings(os.environ, mode="command")
+        async with open_stores(environment, output, redis=True) as stores:
+            await ready_schema(stores)
+            async with open_runtime(
+                settings, database_url=stores.database_url, redis_url=stores.redis_url, embedded=stores.embedded
+            ) as runtime:
+                report = await reconcile_once(runtime.engine, fix=fix)
+    rows = [(drift.account_id, drift.what, str(drift.redis), str(drift.ledger)) for drift in report.drifts]
+    said = f"{report.accounts} accounts compared, {len(rows)} differences."
+    parts: list[str | Table] = [Table(("account", "what", "Redis", "ledger"), rows), said] if rows else [said]
+    if fix:
+        parts.append("A new epoch has begun: Redis is loaded again from the ledger.")
+    output.show(Shown(report_shape(report), tuple(parts)))
+    return REFUSED if rows else 0
+
+
+def _verified(verified: "Verified") -> Shown:
+    import msgspec
+
+    rows = [
+        (
+            MARKS["ok"] if not found.differences else MARKS["fail"],
+            found.name,
+            str(found.looked_at),
+            str(found.differences),
+        )
+        for found in verified.checks
+    ]
+    named = [f"{found.name}: {example}" for found in verified.checks for example in found.examples]
+    parts: list[str | Table] = [Table(("", "check", "looked at", "differences"), rows), *named]
+    data = {"ok": verified.ok, "checks": msgspec.to_builtins(verified.checks)}
+    return Shown(data, tuple(parts))

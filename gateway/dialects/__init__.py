@@ -1,0 +1,7 @@
+"""Dialects: what each API's requests ask for, and where usage sits in its answers. Pure: bytes in, facts out.
+
+base        the port: shared types, exceptions, and what a dialect must offer
+openai/     OpenAI's API
+output      what a model wrote, of any dialect: text, and inline data
+structure   how much structure a JSON body may have, told from its bytes
+"""

@@ -1,0 +1,206 @@
+"""OpenAI's format, the messages: which input is not text, and which is not in the body. This file owns that count.
+
+Source: https://platform.openai.com/docs/api-reference/chat/create (`messages[].content[]`). Of messages whose members
+are strings nothing else is looked at. What can't be recognised is taken to be outside the body: then the context window
+is the bound, never too little.
+"""
+
+from typing import Final
+
+import msgspec
+from msgspec import Raw
+
+from gateway.dialects.base import NO_PARTS, Parts
+from gateway.dialects.openai.fields import (
+    NAMES_BETWEEN,
+    Name,
+    as_name,
+    check_shape,
+    first_byte,
+    read_object,
+    read_objects,
+    wrong_type,
+)
+from gateway.dialects.structure import SHORT_VALUE_BYTES, SLICE_BYTES, StructureBounds, check_value, too_many
+
+MESSAGES: Final = "messages"
+CONTENT: Final = "messages.content"
+TEXT_PART: Final = frozenset({"type", "text", "refusal", "thinking", "reasoning", "signature", "cache_control"})
+"""Fields of a part that is text and in the body."""
+_KINDS: Final = frozenset({"image_url", "input_audio", "file"})
+_FURTHER: Final = frozenset({"detail", "filename", "min_pixels", "max_pixels"})
+"""Fields beside those, of parts of the kinds that are counted, that bring no input of their own."""
+_PART: Final = TEXT_PART | _KINDS | _FURTHER
+_MESSAGE: Final = frozenset({"role", "content", "name", "audio", "tool_calls", "function_call", "tool_call_id"})
+_NOT_TEXT: Final = frozenset({"audio", "content", "images", "files", "file_ids", "attachments"})
+"""Members of a message that, as a list or an object, bring input that is not in the body or not text."""
+_SOURCE: Final = frozenset({"url", "file_data", "file_id", "filename", "detail", "format", "data"})
+_AUDIO: Final = frozenset({"data", "format"})
+_HEAD_BYTES: Final = 32
+_DATA_URL: Final = b'"data:'
+_IN_BODY: Final = _SOURCE - {"file_id", "data"}
+PLAIN_BYTES: Final = 65_536
+"""Messages up to here are looked at as texts; of more no copy is made."""
+_SHORTEST_ITEM_BYTES: Final = len("0,")
+_MEMBER_LEVEL: Final = 3
+"""Levels around a member of a message: the body, the list, the message."""
+_PART_LEVEL: Final = 5
+_QUOTE, _LIST, _OBJECT = b'"[{'
+_NESTED: Final = (_LIST, _OBJECT)
+
+
+class _PlainMessage(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """A message as nearly all are: two members, both of them texts."""
+
+    role: str
+    content: str
+
+
+_PLAIN_MESSAGES: Final = msgspec.json.Decoder(list[_PlainMessage])
+_QUOTES_OF_PLAIN: Final = 8
+_BACKSLASH: Final = b"\\"
+_ESCAPE: Final = b"\\u"
+"""Without it no name is spelled in another way than in its own letters."""
+_TEXTS: Final = msgspec.json.Decoder(list[dict[Name, str]], dec_hook=as_name)
+_ITEMS: Final = msgspec.json.Decoder(list[Raw])
+
+
+def more_items(raw: Raw, most: int) -> bool:
+    """Whether a list has more than `most` items; only one that has room for them, and the commas, is looked at."""
+    if len(raw) <= _SHORTEST_ITEM_BYTES * most:
+        return False
+    text, commas = memoryview(raw), 0
+    for at in range(0, len(raw), SLICE_BYTES):
+        piece = bytes(text[at : at + SLICE_BYTES])
+        if b"," in piece:  # pictures have none, and finding none is fast
+            commas += piece.count(b",")
+            if commas >= most:
+                return len(_ITEMS.decode(raw)) > most
+    return False
+
+
+def count_parts(messages: Raw, bounds: StructureBounds) -> tuple[Parts, bool]:
+    """Parts that are not text in the `messages` of a request, and whether there is input outside the body.
+
+    Raises `BadRequest` where one of them has parts or calls and not all are objects, where names are tricks, and where
+    there are too many.
+    """
+    size_bytes = len(messages)
+    if size_bytes > _SHORTEST_ITEM_BYTES * bounds.messages and more_items(messages, bounds.messages):
+        raise too_many(MESSAGES, bounds.messages, MESSAGES)
+    if size_bytes <= PLAIN_BYTES:
+        if _is_plain(bytes(messages)):
+            return NO_PARTS, False
+        try:
+            plain = _TEXTS.decode(messages)
+        except (msgspec.ValidationError, RecursionError):
+            pass
+        else:
+            for shape in set(map(NAMES_BETWEEN.join, plain)):  # mostly they are alike
+                check_shape(shape, MESSAGES, _MESSAGE)
+            return NO_PARTS, False
+    return _look_into(messages, bounds)
+
+
+def _is_plain(messages: bytes) -> bool:
+    """Whether every message has a role and a content, both texts, each once, and nothing else: told by the number of
+    strings. Where some are escaped it is told by the names, whose quotes within a text are escaped."""
+    try:
+        count = len(_PLAIN_MESSAGES.decode(messages))
+    except (msgspec.ValidationError, RecursionError):
+        return False
+    if messages.find(_BACKSLASH) < 0:
+        return messages.count(b'"') == _QUOTES_OF_PLAIN * count
+    return messages.count(b'"content"') == count and messages.count(b'"role"') == count and messages.find(_ESCAPE) < 0
+
+
+def _look_into(messages: Raw, bounds: StructureBounds) -> tuple[Parts, bool]:
+    found = read_objects(messages, MESSAGES, _MESSAGE)
+    if found is None:
+        raise wrong_type(MESSAGES, "an array of objects")
+    parts: list[dict[str, Raw]] = []
+    outside = False
+    for message in found:
+        for name, value in message.items():
+            first = memoryview(value)[0]
+            if first == _QUOTE or (first not in _NESTED and len(value) <= SHORT_VALUE_BYTES):
+                continue
+            if name == "content" and first == _LIST:
+                outside |= not _collect(value, parts, bounds)
+            else:
+                check_value(value, bounds, _MEMBER_LEVEL, MESSAGES)
+                outside |= first in _NESTED and name in _NOT_TEXT  # an earlier answer's audio, by id
+    return _sum(parts, outside, bounds) if parts else (NO_PARTS, outside)
+
+
+def _collect(content: Raw, parts: list[dict[str, Raw]], bounds: StructureBounds) -> bool:
+    """Add the parts of one message; False where they are something else than objects or texts."""
+    if more_items(content, bounds.parts - len(parts)):
+        raise too_many("parts in its messages", bounds.parts, MESSAGES)
+    found = read_objects(content, CONTENT, _PART)
+    if found is None:
+        check_value(content, bounds, _MEMBER_LEVEL, MESSAGES)
+        return all(first_byte(item) == _QUOTE for item in _ITEMS.decode(content))
+    parts += found
+    return True
+
+
+def _sum(parts: list[dict[str, Raw]], outside: bool, bounds: StructureBounds) -> tuple[Parts, bool]:
+    images = audios = files = inline_bytes = audio_bytes = 0
+    for part in parts:
+        names = part.keys()
+        if not names <= _PART:
+            outside = True
+        images += "image_url" in names
+        audios += "input_audio" in names
+        files += "file" in names
+        for name, value in part.items():
+            if name == "input_audio":
+                data_bytes, elsewhere = _audio(value, bounds)
+                audio_bytes += data_bytes
+                outside |= elsewhere
+            elif name in _KINDS:
+                data_bytes, elsewhere = _source(value, f"{CONTENT}.{name}", bounds)
+                inline_bytes += data_bytes
+                outside |= elsewhere
+            elif first_byte(value) != _QUOTE:
+                check_value(value, bounds, _PART_LEVEL, MESSAGES)
+    return Parts(images, audios, files, inline_bytes, audio_bytes), outside
+
+
+def _source(value: Raw, param: str, bounds: StructureBounds) -> tuple[int, bool]:
+    """Of an image or file: bytes of base64 data in the body, and whether it is named by an id alone."""
+    if first_byte(value) != _OBJECT:
+        check_value(value, bounds, _PART_LEVEL, MESSAGES)
+        return _data_bytes(value), False
+    fields = _fields(value, param, bounds)
+    data_bytes = sum(_data_bytes(fields[name]) for name in ("url", "file_data") if name in fields)
+    return data_bytes, not fields.keys() <= _IN_BODY
+
+
+def _audio(value: Raw, bounds: StructureBounds) -> tuple[int, bool]:
+    """Of audio: bytes of base64 data in the body, and whether it is named by an id, or an address, which some providers
+    take in place of data."""
+    if first_byte(value) != _OBJECT:
+        check_value(value, bounds, _PART_LEVEL, MESSAGES)
+        data_bytes = _data_bytes(value)
+        return data_bytes, not data_bytes
+    fields = _fields(value, f"{CONTENT}.input_audio", bounds)
+    data = fields.get("data")
+    if data is None or not fields.keys() <= _AUDIO:
+        return 0, True
+    head = bytes(memoryview(data)[:_HEAD_BYTES])
+    is_address = not head.startswith(_DATA_URL) and (b":" in head or b"\\u" in head)
+    return (0, True) if is_address else (len(data), False)
+
+
+def _fields(value: Raw, param: str, bounds: StructureBounds) -> dict[str, Raw]:
+    fields = read_object(value, param, _SOURCE)
+    for field in fields.values():
+        if first_byte(field) != _QUOTE:
+            check_value(field, bounds, _PART_LEVEL + 1, MESSAGES)
+    return fields
+
+
+def _data_bytes(value: Raw) -> int:
+    return len(value) if bytes(memoryview(value)[: len(_DATA_URL)]) == _DATA_URL else 0

@@ -1,0 +1,6 @@
+"""What the gateway answers by itself.
+
+reads           models, the key's own limits, one request's cost, health and metrics
+jobs            work that one gateway does for all, by a lease
+documentation   the page at /docs
+"""

@@ -1,0 +1,99 @@
+"""Who may read the metrics: whoever reaches METRICS_ADDR, and on the public port whoever has the admin key.
+
+They show what providers cost and what accounts are charged. The supervisor binds METRICS_ADDR once and every worker
+accepts there, as on the gateway's own address: whichever answers shows the sum over all, so that it matters to nobody
+which one it is, and a worker's death does not close the port. Nothing else is served there.
+"""
+
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final
+
+from aiohttp import web
+
+from billing.api.auth import ADMIN_HEADER, is_admin
+from billing.attempts import Attempts
+from billing.keys.presented import bearer_of
+from gateway.metrics.registry import Metrics
+from gateway.process.supervisor import bind
+from gateway.proxy.handler import attempts_refused
+from gateway.server import refusals
+from gateway.server.refusals import Refuse
+
+METRICS_FD_VARIABLE: Final = "METERGATE_METRICS_FD"
+"""Tells a worker the number of the socket on METRICS_ADDR that its supervisor has opened."""
+PATH: Final = "/metrics"
+BACKLOG: Final = 16
+KEEPALIVE_S: Final = 75.0
+
+
+class MetricsAddressTaken(Exception):
+    """METRICS_ADDR can't be listened on; the message says why."""
+
+
+def shown(metrics: Metrics) -> web.Response:
+    """Prometheus's text format, summed over the workers."""
+    body, content_type = metrics.render()
+    return web.Response(body=body, headers={"Content-Type": content_type})
+
+
+async def shown_to_admin(
+    request: web.Request, metrics: Metrics, admin_api_key: str, attempts: Attempts
+) -> web.Response:
+    """The same on the public port, for the admin key in X-Admin-Key or as a bearer. Raises `Refuse`."""
+    given = request.headers.get(ADMIN_HEADER) or bearer_of(request.headers)
+    with attempts_refused():
+        if not await is_admin(request, given, admin_api_key, attempts):
+            raise Refuse(refusals.metrics_need_admin())
+    return shown(metrics)
+
+
+@contextmanager
+def listener_on(address: str | None, optional: bool, note: Callable[[str], None]) -> Iterator[socket.socket | None]:
+    """The socket on METRICS_ADDR, in a supervisor; None without an address, or where an `optional` one, which
+    nobody has asked for, is in use. Raises `MetricsAddressTaken`."""
+    if address is None:
+        yield None
+        return
+    try:
+        listener = bind(address)
+    except OSError as error:
+        if not optional:
+            raise MetricsAddressTaken(f"METRICS_ADDR: {error.strerror}.") from error
+        note(f"{address} is in use: metrics are shown on the gateway's own address alone, with the admin key.")
+        yield None
+        return
+    with listener:
+        yield listener
+
+
+def inherited_listener(environ: Mapping[str, str]) -> socket.socket | None:
+    """The socket on METRICS_ADDR, in a worker whose supervisor has opened one."""
+    number = environ.get(METRICS_FD_VARIABLE)
+    if not number:
+        return None
+    listener = socket.socket(fileno=int(number))
+    listener.setblocking(False)
+    return listener
+
+
+@asynccontextmanager
+async def open_door(metrics: Metrics, listener: socket.socket | None) -> AsyncIterator[None]:
+    """Serve the metrics on their own listener, where there is one, until the context ends."""
+    if listener is None:
+        yield
+        return
+
+    async def answer(request: web.Request) -> web.Response:
+        return shown(metrics)
+
+    app = web.Application(client_max_size=1)
+    app.router.add_get(PATH, answer)
+    runner = web.AppRunner(app, access_log=None, keepalive_timeout=KEEPALIVE_S, handle_signals=False)
+    await runner.setup()
+    try:
+        await web.SockSite(runner, listener, backlog=BACKLOG).start()
+        yield
+    finally:
+        await runner.cleanup()

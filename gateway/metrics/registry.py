@@ -1,0 +1,278 @@
+"""The gateway's Prometheus metrics: counted cheaply in each worker, shown as one sum by whichever worker is scraped.
+
+Counting touches plain dictionaries and lists only. Every FLUSH_INTERVAL_S, and before a scrape, `flush` writes all
+counts of this worker into one file of a folder that the workers share; `render` adds the files up. The supervisor makes
+that folder, anew each time it starts, and names it to its workers in METRICS_DIR_VARIABLE. Without a folder there is
+one process, and nothing is written. prometheus_client's own multiprocess mode is not used: it writes to a mapped
+file on every observation, and keeps a file of every worker that ever lived.
+
+`gateway.metrics.folder` owns that folder, `gateway.metrics.snapshot` what is counted. Money is counted in `int`; it
+becomes a float in the rendered text alone. One thread only: the event loop's.
+"""
+
+import logging
+import math
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
+from pathlib import Path
+from typing import Final, Generic, Literal, NamedTuple, TypeVar
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.utils import floatToGoString
+
+from gateway.metrics.folder import Folder
+from gateway.metrics.snapshot import (
+    COUNTERS,
+    HISTOGRAMS,
+    LABEL_SETS_LIMIT,
+    LOOPS,
+    OTHER,
+    OUTCOMES,
+    PROVIDER_BOUNDS,
+    STEP_BOUNDS,
+    TOKEN_CLASSES,
+    Labels,
+    Outcome,
+    Snapshot,
+)
+
+Combine = Literal["sum", "max"]
+
+METRICS_DIR_VARIABLE: Final = "METERGATE_METRICS_DIR"
+FLUSH_INTERVAL_S: Final = 1.0
+PREFIX: Final = "metergate_"
+_log = logging.getLogger(__name__)
+
+K = TypeVar("K")
+N = TypeVar("N", bound=float)
+
+
+class _Gauge(NamedTuple):
+    help: str
+    read: Callable[[], float]
+    combine: Combine
+
+
+class Metrics:
+    """All metrics of this process. Every method is synchronous and, but for `flush` and `render`, under a microsecond.
+
+    `folder` is what the workers share, made if missing; None for a single process. Raises OSError if it can't be used.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = None if folder is None else Folder(folder)
+        self._gauges: dict[str, _Gauge] = {}
+        self._write_failed = False
+        self._requests: _Cells[tuple[str, str, int | str, bool | str], int] = _Cells([0], (OTHER,) * 4)
+        self._refusals: _Cells[str, int] = _Cells([0], OTHER)
+        self._upstream_refusals: _Cells[tuple[str, int | str], int] = _Cells([0], (OTHER, OTHER))
+        self._tokens: _Cells[str, int] = _Cells([0] * len(TOKEN_CLASSES), OTHER, LABEL_SETS_LIMIT // len(TOKEN_CLASSES))
+        self._money: _Cells[str, int] = _Cells([0, 0], OTHER)
+        self._hold_exceeded = 0
+        self._implausible_usage = 0
+        self._settlements: _Cells[tuple[str, bool | str], int] = _Cells([0], (OTHER, OTHER))
+        for outcome in OUTCOMES:  # there from the start: a series whose first value is 1 has not risen for Prometheus
+            self._settlements[outcome, False] = [0]
+            self._settlements[outcome, True] = [0]
+        self._loop_failures: _Cells[str, int] = _Cells([0], OTHER)
+        for loop in LOOPS:
+            self._loop_failures[loop] = [0]
+        self._hold: list[float] = [0] * (len(STEP_BOUNDS) + 2)
+        self._settle: list[float] = [0] * (len(STEP_BOUNDS) + 2)
+        self._upstream: _Cells[str, float] = _Cells([0] * (len(PROVIDER_BOUNDS) + 2), OTHER)
+        self._first_byte: _Cells[str, float] = _Cells([0] * (len(PROVIDER_BOUNDS) + 2), OTHER)
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+        self.gauge("workers", "Worker processes that serve.", lambda: 1)
+
+    def request(self, endpoint: str, provider: str, status: int, stream: bool) -> None:
+        """One answered request; `provider` is the one that served, by its configured name, or "" if none did."""
+        self._requests[endpoint, provider, status, stream][0] += 1
+
+    def refusal(self, code: str) -> None:
+        """One refusal of the gateway's own, by its code."""
+        self._refusals[code][0] += 1
+
+    def upstream_refusal(self, provider: str, status: int) -> None:
+        """One refusal (4xx or 5xx) of a provider's."""
+        self._upstream_refusals[provider, status][0] += 1
+
+    def usage(
+        self,
+        provider: str,
+        input_tokens: int,
+        cached_input_tokens: int,
+        output_tokens: int,
+        reasoning_tokens: int,
+        cost_nano: int,
+        charged_nano: int,
+    ) -> None:
+        """Of one request: its tokens, what it costs at the provider, and what its account is charged. As in usage
+        events, `input_tokens` includes the cached, `output_tokens` reasoning."""
+        cell = self._tokens[provider]
+        cell[0] += input_tokens
+        cell[1] += cached_input_tokens
+        cell[2] += output_tokens
+        cell[3] += reasoning_tokens
+        money = self._money[provider]
+        money[0] += cost_nano
+        money[1] += charged_nano
+
+    def hold_latency(self, seconds: float) -> None:
+        """Time that taking one hold took."""
+        self._hold[bisect_left(STEP_BOUNDS, seconds)] += 1
+        self._hold[-1] += seconds
+
+    def settle_latency(self, seconds: float) -> None:
+        """Time from an answer's end to its debit being outside the process, or its hold being void."""
+        self._settle[bisect_left(STEP_BOUNDS, seconds)] += 1
+        self._settle[-1] += seconds
+
+    def upstream_latency(self, provider: str, seconds: float) -> None:
+        """Time from forwarding one request to the head of its answer."""
+        cell = self._upstream[provider]
+        cell[bisect_left(PROVIDER_BOUNDS, seconds)] += 1
+        cell[-1] += seconds
+
+    def time_to_first_byte(self, provider: str, seconds: float) -> None:
+        """Time from the arrival of one streamed request to the first byte of its answer's body."""
+        cell = self._first_byte[provider]
+        cell[bisect_left(PROVIDER_BOUNDS, seconds)] += 1
+        cell[-1] += seconds
+
+    def hold_exceeded(self) -> None:
+        """One request whose usage came out above its hold."""
+        self._hold_exceeded += 1
+
+    def implausible_usage(self) -> None:
+        """One usage that was not believed: the hold was charged instead."""
+        self._implausible_usage += 1
+
+    def settled(self, estimated: bool, outcome: Outcome) -> None:
+        """One hold that ended; `estimated` if the usage was not the provider's own count."""
+        self._settlements[outcome, estimated][0] += 1
+
+    def loop_failed(self, loop: str) -> None:
+        """One loop that failed and began anew."""
+        self._loop_failures[loop][0] += 1
+
+    def gauge(self, name: str, help: str, read: Callable[[], float], combine: Combine = "sum") -> None:
+        """Show what `read` returns at each flush and scrape as `metergate_NAME`; NaN or infinite: not shown.
+
+        `combine`: "sum" for what each worker has its own share of, "max" for what every worker sees alike. Raises
+        ValueError for a name that is taken or no metric's name.
+        """
+        if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in {*self._gauges, *COUNTERS, *HISTOGRAMS}:
+            raise ValueError(f"{name!r} is taken, or no name for a metric")
+        self._gauges[name] = _Gauge(help, read, combine)
+
+    def flush(self) -> None:
+        """Make this worker's counts visible to the others. A folder that can't be written to is logged, not raised."""
+        if self._folder is not None:
+            self._write(self._folder, self._snapshot())
+
+    def render(self) -> tuple[bytes, str]:
+        """The metrics of all workers in Prometheus's text format, and its content type. Raises OSError if the folder
+        can't be read."""
+        return generate_latest(self._registry), CONTENT_TYPE_LATEST
+
+    def close(self) -> None:
+        """Flush for the last time and leave the folder; from then on only this process's own counts are rendered."""
+        if self._folder is not None:
+            self.flush()
+            self._folder.close()
+            self._folder = None
+
+    def collect(self) -> Iterator[Metric]:
+        """For prometheus_client's registry: the families of all workers together."""
+        own = self._snapshot()
+        parts = [own]
+        if self._folder is not None:
+            self._write(self._folder, own)
+            self._folder.fold()
+            parts += self._folder.others()
+        total = Snapshot()
+        for part in parts:
+            total.add(part)
+        yield from _families(total)
+        for name, gauge in self._gauges.items():
+            values = [part.gauges[name] for part in parts if name in part.gauges]
+            if values:
+                yield GaugeMetricFamily(
+                    PREFIX + name, gauge.help, sum(values) if gauge.combine == "sum" else max(values)
+                )
+
+    def _write(self, folder: "Folder", snapshot: Snapshot) -> None:
+        try:
+            folder.write(snapshot)
+        except OSError as error:
+            if not self._write_failed:
+                _log.warning("metrics can't be written, scrapes will miss this worker's: %s", error)
+            self._write_failed = True
+        else:
+            self._write_failed = False
+
+    def _snapshot(self) -> Snapshot:
+        gauges = {name: gauge.read() for name, gauge in self._gauges.items()}
+        return Snapshot(
+            counters={
+                "requests": {_labels(key): cell[0] for key, cell in self._requests.items()},
+                "refusals": {(code,): cell[0] for code, cell in self._refusals.items()},
+                "upstream_refusals": {_labels(key): cell[0] for key, cell in self._upstream_refusals.items()},
+                "tokens": {
+                    (name, provider): count
+                    for provider, cell in self._tokens.items()
+                    for name, count in zip(TOKEN_CLASSES, cell, strict=True)
+                },
+                "cost_nano_usd": {(provider,): cell[0] for provider, cell in self._money.items()},
+                "charged_nano_usd": {(provider,): cell[1] for provider, cell in self._money.items()},
+                "hold_exceeded": {(): self._hold_exceeded},
+                "implausible_usage": {(): self._implausible_usage},
+                "settlements": {_labels(key): cell[0] for key, cell in self._settlements.items()},
+                "loop_failures": {(name,): cell[0] for name, cell in self._loop_failures.items()},
+            },
+            histograms={
+                "hold_latency_seconds": {(): self._hold},
+                "settle_latency_seconds": {(): self._settle},
+                "upstream_latency_seconds": {(provider,): cell for provider, cell in self._upstream.items()},
+                "time_to_first_byte_seconds": {(provider,): cell for provider, cell in self._first_byte.items()},
+            },
+            gauges={name: float(value) for name, value in gauges.items() if math.isfinite(value)},
+        )
+
+
+class _Cells(dict[K, list[N]], Generic[K, N]):
+    """A list of numbers per label set, made at its first use; beyond `limit` sets, the one of `other` for them all."""
+
+    def __init__(self, zero: list[N], other: K, limit: int = LABEL_SETS_LIMIT) -> None:
+        super().__init__()
+        self.zero = zero
+        self.other = other
+        self.limit = limit
+
+    def __missing__(self, key: K) -> list[N]:
+        if len(self) >= self.limit and key != self.other:
+            return self[self.other]
+        cell = self[key] = self.zero.copy()
+        return cell
+
+
+def _families(total: Snapshot) -> Iterator[Metric]:
+    for name, counter in COUNTERS.items():
+        counts = CounterMetricFamily(PREFIX + name, counter.help, labels=counter.labels)
+        for labels, count in sorted(total.counters.get(name, {}).items()):
+            counts.add_metric(labels, count)
+        yield counts
+    for name, histogram in HISTOGRAMS.items():
+        observed = HistogramMetricFamily(PREFIX + name, histogram.help, labels=histogram.labels)
+        bounds = [*map(floatToGoString, histogram.bounds), "+Inf"]
+        for labels, (*buckets, sum_s) in sorted(total.histograms.get(name, {}).items()):
+            observed.add_metric(labels, list(zip(bounds, accumulate(buckets), strict=True)), sum_s)
+        yield observed
+
+
+def _labels(key: Iterable[object]) -> Labels:
+    return tuple(str(part).lower() if isinstance(part, bool) else str(part) for part in key)

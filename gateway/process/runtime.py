@@ -1,0 +1,234 @@
+"""Everything that talks to the stores, made from settings: for commands and for serving alike."""
+
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from aiohttp import web
+from ulid import ULID
+
+from billing.accounts.accounts import Accounts
+from billing.accounts.grants import Grants
+from billing.addresses import Addresses
+from billing.api import Services, setup
+from billing.attempts import ADDRESSES_MAX, AttemptLimits, Attempts, counted_in_redis
+from billing.database.connection import Database
+from billing.holds.cache import CacheSettings, recognised
+from billing.holds.engine import Engine, EngineSettings
+from billing.holds.redis import RedisClient
+from billing.holds.redis.keyspace import DEFAULT_PREFIX, Keyspace
+from billing.holds.service import HoldSettings
+from billing.keys.keys import ApiKeys
+from billing.keys.secrets import secret_digest, well_formed
+from billing.ledger.catalogue import newest_revision
+from billing.ledger.reports import Reports
+from billing.principals import Principal
+from billing.refused import RefusedRequests, RefusedRules
+from billing.shares import parse_share
+from gateway.config.models import unknown_models
+from gateway.config.plan_files import PlanFollower
+from gateway.config.settings import Limits, Settings
+
+logger = logging.getLogger(__name__)
+
+EMBEDDED_PARTITIONS: Final = 1
+PRODUCTION_PARTITIONS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Everything that talks to the stores. `api_app` is the whole billing API, for use inside a process; the
+    `follower` has the plans in force, whatever the file here says."""
+
+    settings: Settings
+    follower: PlanFollower
+    database: Database
+    link: RedisClient
+    engine: Engine
+    accounts: Accounts
+    api_keys: ApiKeys
+    grants: Grants
+    reports: Reports
+    refused: RefusedRequests
+    services: Services
+    api_app: web.Application
+    attempts: Attempts
+    admin_api_key: str = field(repr=False)
+
+
+def new_id() -> str:
+    """A ULID (https://github.com/ulid/spec), 26 characters."""
+    return str(ULID())
+
+
+def lookup_wait_s(defaults: Limits) -> float:
+    """How long a request waits for its key to be looked up: as long as for its admission, where it waits for that."""
+    return defaults.admission_wait_ms / 1000 or defaults.postgres_timeout_s
+
+
+def engine_settings(defaults: Limits, spool_folder: Path | None = None) -> EngineSettings:
+    """The engine's bounds from the configuration's."""
+    return EngineSettings(
+        holds=HoldSettings(
+            batch_items=defaults.batch_items,
+            max_unsettled=defaults.max_unsettled,
+            redis_timeout_s=defaults.redis_timeout_ms / 1000,
+            settle_timeout_s=defaults.settle_timeout_ms / 1000,
+            ledger_timeout_s=defaults.postgres_timeout_s,
+            admission_wait_s=defaults.admission_wait_ms / 1000,
+            elastic_millionths=parse_share(defaults.elastic_share),
+            elastic_output_tokens=defaults.elastic_output_tokens,
+            queue_requests=defaults.admission_queue_requests,
+        ),
+        cache=CacheSettings(
+            entries=defaults.principal_cache_entries,
+            fresh_s=defaults.principal_cache_s,
+            unknown_entries=defaults.negative_cache_entries,
+            unknown_s=defaults.negative_cache_s,
+            lookups=max(1, defaults.postgres_pool_size - 1),
+            wait_s=lookup_wait_s(defaults),
+        ),
+        lease_s=defaults.lease_s,
+        stall_s=defaults.stall_s,
+        expired_hold=defaults.expired_hold,
+        default_plan=defaults.default_plan,
+        ledger_batch_rows=defaults.ledger_batch_rows,
+        ledger_flush_s=defaults.ledger_flush_ms / 1000,
+        spool_folder=spool_folder,
+    )
+
+
+def refused_rules(defaults: Limits) -> RefusedRules:
+    """The bounds of what is kept of refusals, from the configuration's."""
+    return RefusedRules(
+        per_key=defaults.refusals_per_key,
+        keys=defaults.refusals_keys,
+        age_s=defaults.refusals_kept_s,
+        pending=defaults.refusals_pending,
+    )
+
+
+async def partition_count(database: Database, wanted: int) -> int:
+    """The installation's number of partitions: what the first gateway wanted, for ever. Raises `DatabaseError`."""
+    count = await database.value(
+        "UPDATE installation SET redis_partitions = coalesce(redis_partitions, $1) RETURNING redis_partitions", wanted
+    )
+    if count != wanted:
+        logger.warning("this installation has %d partitions, not %d: the number is fixed once", count, wanted)
+    return int(count)
+
+
+@asynccontextmanager
+async def open_runtime(
+    settings: Settings,
+    *,
+    database_url: str,
+    redis_url: str,
+    embedded: bool,
+    key_prefix: str = DEFAULT_PREFIX,
+    gateway_id: str | None = None,
+) -> AsyncIterator[Runtime]:
+    """Services on open stores; nothing is served and nothing runs in the background. `gateway_id` is a new ULID, for
+    one process and no other; None: one is made.
+
+    Raises `DatabaseError` when Postgres is away or has not been migrated.
+    """
+    defaults = settings.defaults
+    database = Database(
+        database_url,
+        size=defaults.postgres_pool_size,
+        timeout_s=defaults.postgres_timeout_s,
+        lock_wait_s=defaults.ledger_lock_ms / 1000,
+    )
+    link = RedisClient(
+        redis_url, timeout_s=defaults.redis_timeout_ms / 1000, connect_timeout_s=defaults.connect_timeout_s
+    )
+    try:
+        follower = PlanFollower(database, settings, take_over=embedded)
+        await follower.follow(await newest_revision(database))
+        plans = follower.plans
+        wanted = defaults.redis_partitions or (EMBEDDED_PARTITIONS if embedded else PRODUCTION_PARTITIONS)
+        keyspace = Keyspace(key_prefix, await partition_count(database, wanted))
+
+        async def load_principal(digest: bytes) -> Principal | None:
+            return await api_keys.principal_by_digest(digest)
+
+        engine = Engine(
+            database,
+            link,
+            keyspace,
+            plans,
+            load_principal,
+            gateway_id or new_id(),
+            engine_settings(defaults, settings.spool_dir),
+        )
+        follower.changed = engine.plans_changed
+        api_keys = ApiKeys(
+            database, plans, engine.announcer, new_id, default_plan=defaults.default_plan, follow=follower.follow
+        )
+        accounts = Accounts(database, plans, engine.announcer, new_id)
+        grants = Grants(database, engine.announcer, new_id)
+        reports = Reports(database)
+        refused = RefusedRequests(link, keyspace, refused_rules(defaults))
+        window_s = defaults.failed_attempts_window_s
+        attempts = Attempts(
+            counted_in_redis(link, keyspace.attempts, window_s),
+            Addresses(settings.trusted_proxies),
+            AttemptLimits(defaults.failed_attempts, window_s, max(1, defaults.postgres_pool_size - 1)),
+            time.monotonic,
+            ADDRESSES_MAX,
+        )
+        admin_api_key = settings.admin_api_key.reveal() if settings.admin_api_key is not None else None
+        services = Services(
+            accounts=accounts,
+            keys=api_keys,
+            grants=grants,
+            reports=reports,
+            refused=refused,
+            effects=engine.announcer,
+            plans=plans,
+            credits_per_usd=defaults.credits_per_usd,
+            authenticate=_authenticator(engine),
+            known=partial(recognised, engine.cache),
+            attempts=attempts,
+            clock=time.time,
+            admin_api_key=admin_api_key,
+            unknown_models=partial(unknown_models, settings.models, settings.providers),
+            default_plan=defaults.default_plan,
+            image=settings.image,
+            max_body_bytes=settings.max_body_bytes,
+            request_timeout_s=settings.request_timeout_s,
+        )
+        api_app = web.Application(client_max_size=settings.max_body_bytes)
+        setup(api_app, services)
+        yield Runtime(
+            settings,
+            follower,
+            database,
+            link,
+            engine,
+            accounts,
+            api_keys,
+            grants,
+            reports,
+            refused,
+            services,
+            api_app,
+            attempts,
+            admin_api_key or "",
+        )
+    finally:
+        await link.close()
+        await database.close()
+
+
+def _authenticator(engine: Engine) -> Callable[[str], Awaitable[Principal | None]]:
+    async def authenticate(secret: str) -> Principal | None:
+        return await engine.cache.get(secret_digest(secret)) if well_formed(secret) else None
+
+    return authenticate

@@ -1,0 +1,123 @@
+"""One worker process: serves on a socket that its supervisor opened.
+
+    python -m gateway.process.worker --fd N --ready-fd M
+
+Reads the environment like every command; DATABASE_URL and REDIS_URL must be set. On SIGTERM it stops accepting,
+finishes running answers within `shutdown_grace_s`, writes the debits that wait, and ends with 0.
+"""
+
+import argparse
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Final
+
+import uvloop
+from aiohttp import web
+
+from billing.database.connection import DatabaseError
+from billing.holds.partitions import NotReady
+from billing.holds.redis import RedisError
+from gateway.app import serving
+from gateway.config.settings import ConfigError, Settings, load_settings
+from gateway.metrics.access import inherited_listener, open_door
+from gateway.metrics.registry import METRICS_DIR_VARIABLE, Metrics
+from gateway.process.files import raise_file_limit
+from gateway.process.memory import settle_memory_and_threads
+from gateway.process.runtime import open_runtime
+from gateway.process.supervisor import GATEWAY_ID_VARIABLE, SUPERVISOR_PID_VARIABLE, die_with_parent
+
+logger = logging.getLogger(__name__)
+
+EMBEDDED_VARIABLE: Final = "METERGATE_EMBEDDED"
+BACKLOG: Final = 1024
+KEEPALIVE_S: Final = 75.0
+GC_THRESHOLDS: Final = (20_000, 20, 100)
+
+
+async def serve(settings: Settings, listener: socket.socket, ready_fd: int | None) -> None:
+    """Serve until SIGTERM or SIGINT. Raises `DatabaseError`, `RedisError` or `NotReady` when it can't start."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    assert settings.database_url is not None and settings.redis_url is not None  # noqa: S101, PT018  (checked by main)
+    folder = os.environ.get(METRICS_DIR_VARIABLE)
+    metrics = Metrics(Path(folder) if folder else None)
+    async with (
+        open_runtime(
+            settings,
+            database_url=settings.database_url.reveal(),
+            redis_url=settings.redis_url.reveal(),
+            embedded=os.environ.get(EMBEDDED_VARIABLE) == "1",
+            gateway_id=os.environ.get(GATEWAY_ID_VARIABLE),
+        ) as runtime,
+        serving(runtime, metrics) as (served, health),
+        open_door(metrics, inherited_listener(os.environ)),
+    ):
+        runner = served.runner(
+            access_log=None,
+            keepalive_timeout=KEEPALIVE_S,
+            handle_signals=False,
+            shutdown_timeout=settings.defaults.shutdown_grace_s,
+        )
+        await runner.setup()
+        _settle_garbage_collector()
+        site = web.SockSite(runner, listener, backlog=BACKLOG)
+        await site.start()
+        if ready_fd is not None:
+            os.write(ready_fd, b"1")
+            os.close(ready_fd)
+        await stopping.wait()
+        health.ready = False
+        await site.stop()
+        await runner.cleanup()  # waits shutdown_grace_s for running answers, then closes what is left
+
+
+def _settle_garbage_collector() -> None:
+    """Collect seldom, and never look again at what a worker is made of.
+
+    A request leaves few cycles behind, but allocates enough to trigger a collection for every few of them: by default
+    that is a tenth of the worker's CPU.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+
+
+def main() -> int:
+    """The process's entry; 0 after a signal, 1 when it could not serve."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--fd", type=int, required=True, help="the listening socket")
+    parser.add_argument("--ready-fd", type=int, help="a pipe that is told when this worker serves")
+    arguments = parser.parse_args()
+    if SUPERVISOR_PID_VARIABLE in os.environ:
+        die_with_parent(int(os.environ[SUPERVISOR_PID_VARIABLE]))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        settings = load_settings(os.environ)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if settings.database_url is None or settings.redis_url is None:
+        print("DATABASE_URL and REDIS_URL must be set; `metergate up` sets them by itself.", file=sys.stderr)
+        return 1
+    settle_memory_and_threads()
+    raise_file_limit()
+    listener = socket.socket(fileno=arguments.fd)
+    listener.setblocking(False)
+    try:
+        uvloop.run(serve(settings, listener, arguments.ready_fd))
+    except (DatabaseError, RedisError, NotReady, TimeoutError) as error:
+        logger.error("can't serve: %s", error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""Answers that come compressed although identity was asked for: looked at decoded, passed on as they came."""
+
+import zlib
+from collections.abc import Callable
+from io import BytesIO
+from typing import Final
+
+from billing.codings import BadCoding, Decoder
+from gateway.dialects.base import Tap
+from gateway.upstream.base import UpstreamTooLarge
+
+ENCODINGS: Final = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
+READABLE: Final = frozenset({"identity", "", *ENCODINGS})
+SLICE_BYTES: Final = 1 << 20
+"""Of a stream that are decoded at a time."""
+MAX_MEMBERS: Final = 4_096
+"""Of one whole answer in gzip; each costs a decoder of its own."""
+
+
+class StreamWatch:
+    """A tap on a stream that may be compressed although identity was asked for: then the tap sees it decoded, the
+    client gets it as it came, and its last piece waits for the settlement."""
+
+    __slots__ = ("_decoder", "_last", "_wbits", "tap")
+
+    def __init__(self, tap: Tap, encoding: str | None) -> None:
+        self.tap = tap
+        self._wbits = wbits = ENCODINGS.get(encoding) if encoding else None
+        self._decoder = zlib.decompressobj(wbits) if wbits is not None else None
+        self._last = b""
+
+    def feed_of(self) -> Callable[[bytes], bytes]:
+        """`feed`, or the tap's own where nothing has to be decoded for it."""
+        return self.tap.feed if self._decoder is None else self.feed
+
+    def feed(self, chunk: bytes) -> bytes:
+        """The bytes to pass on now. Raises `zlib.error`."""
+        if self._decoder is None or self._wbits is None:
+            return self.tap.feed(chunk)
+        left = chunk
+        while left:
+            self.tap.feed(self._decoder.decompress(left, SLICE_BYTES))
+            left = self._decoder.unconsumed_tail
+            if self._decoder.eof and (left := self._decoder.unused_data):  # another member, which clients read as well
+                self._decoder = zlib.decompressobj(self._wbits)
+        out, self._last = self._last, chunk
+        return out
+
+    def finish(self, cost_usd: str | None) -> bytes:
+        """The bytes that were held back."""
+        rest = self.tap.finish(cost_usd)
+        return rest if self._decoder is None else self._last
+
+
+def decoded(body: bytes, encoding: str | None, limit_bytes: int) -> bytes:
+    """A whole body, decoded: of gzip all members, as clients read them. Raises `zlib.error`, and `UpstreamTooLarge`
+    above the limit."""
+    if encoding not in ENCODINGS:
+        return body
+    decoder, plain = Decoder(gzip=encoding != "deflate", max_members=MAX_MEMBERS), BytesIO()
+    try:
+        for piece in decoder.feed(body):
+            plain.write(piece)
+            if plain.tell() > limit_bytes:
+                raise UpstreamTooLarge(f"the answer is above {limit_bytes} bytes when it is decoded")
+    except BadCoding as error:
+        raise zlib.error(str(error)) from error
+    return plain.getvalue()

@@ -1,0 +1,228 @@
+"""The worst case of a request, which is what its hold covers, and the charge of what it came to. Pure.
+
+This file owns that a hold is a true upper bound (SPEC 3): a token takes at least one byte of input, every class counts
+at the dearest that it could fall in, work that the provider does beside one call counts as often as it may be done, and
+where the client gave no maximum the hold is elastic.
+"""
+
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from billing.holds.decision import Need, NeedTooLarge
+from billing.prices import PriceRow, round_up
+from billing.usage import MAX_COUNT, Usage
+from gateway.dialects.base import NO_PARTS, NO_WORK, ParsedRequest
+from gateway.proxy.routing import Rates, Route
+
+BYTES_PER_TOKEN = 4
+"""Of ordinary English; for holds that are estimates (`strict: false`)."""
+
+
+class NotPriced(Exception):
+    """No price, or nothing that bounds what the request could cost."""
+
+
+@dataclass(frozen=True, slots=True)
+class EstimateRules:
+    """`defaults` of the configuration that holds follow."""
+
+    strict: bool = True
+    min_output_tokens: int = 16
+    estimated_output_tokens: int = 512
+
+
+class Charge(msgspec.Struct, frozen=True, gc=False):
+    """What a usage costs: the provider's price and what the account is charged, in nano-USD. `price_id` names the row
+    that it was made from; None where none was asked, because nothing is charged."""
+
+    cost_nano: int
+    charged_nano: int
+    multiplier: str | None
+    price_id: str | None = None
+
+
+class Plain(msgspec.Struct, frozen=True, gc=False):
+    """What plain requests on a route are bounded by: those that bring nothing but the text of their bodies to one
+    model, and say how much it may write. `markup_scaled` is the markup that applies, `unit_nano` the most that an
+    output token costs, `window` the context window, `MAX_COUNT` where it is not known."""
+
+    rates: Rates
+    markup_scaled: int
+    unit_nano: int
+    window: int
+
+    @classmethod
+    def of(cls, route: Route, markup_scaled: int, rules: EstimateRules) -> "Plain | None":
+        """None where requests on this route take a closer look."""
+        rates = route.rates
+        if rates is None or rates.output_unpriced or route.others or not rules.strict:
+            return None
+        if route.online_searches or route.searches_itself:
+            return None
+        return cls(rates, markup_scaled, rates.unit_nano(markup_scaled), route.context_window or MAX_COUNT)
+
+    def need(self, parsed: ParsedRequest, counted: int | None = None) -> Need | None:
+        """As `worst_case` of a plain request; None of any other. Raises `NeedTooLarge`."""
+        most, choices, window = parsed.max_output_tokens, parsed.choices, self.window
+        if (
+            most is None
+            or not parsed.has_output
+            or parsed.parts is not NO_PARTS
+            or parsed.work is not NO_WORK
+            or parsed.unbounded_input
+            or parsed.service_tier == "priority"
+        ):
+            return None
+        bound = parsed.input_bound_tokens
+        if counted is not None and counted < bound:
+            bound = counted
+        if window < bound:
+            bound = window
+        if window < most:
+            most = window
+        tokens = bound * choices
+        if tokens > MAX_COUNT or most * choices > MAX_COUNT:
+            return None  # too large, which `worst_case` says
+        unit_nano = self.unit_nano * choices
+        return Need(tokens, self.rates.input_nano(tokens, self.markup_scaled), unit_nano, choices, most, most)
+
+
+def worst_case(
+    parsed: ParsedRequest, route: Route, plan_markup_scaled: int, rules: EstimateRules, counted: int | None = None
+) -> Need:
+    """What a request can use at most, by the dearest of the models that may answer it; `counted` are its input tokens
+    where somebody has counted them.
+
+    Raises `NotPriced`, `billing.holds.decision.NeedTooLarge`.
+    """
+    if route.rates is None:
+        raise NotPriced(f"The model `{route.entry}` has no price here")
+    need = _worst_case(parsed, route, route.rates, plan_markup_scaled, rules, counted)
+    for name, rates in route.others.items():
+        other = replace(route, entry=name, rates=rates, own_max_output=None, others={})
+        need = _dearer(need, _worst_case(parsed, other, rates, plan_markup_scaled, rules, counted))
+    return need
+
+
+def _dearer(one: Need, other: Need) -> Need:
+    """A need that covers both."""
+    return Need(
+        input_tokens=max(one.input_tokens, other.input_tokens),
+        input_cost_nano=max(one.input_cost_nano, other.input_cost_nano),
+        unit_nano=max(one.unit_nano, other.unit_nano),
+        choices=one.choices,
+        least_output=max(one.least_output, other.least_output),
+        most_output=max(one.most_output, other.most_output),
+    )
+
+
+def _worst_case(
+    parsed: ParsedRequest,
+    route: Route,
+    rates: Rates,
+    plan_markup_scaled: int,
+    rules: EstimateRules,
+    counted: int | None,
+) -> Need:
+    row, markup, choices = rates.row, markup_of(route, plan_markup_scaled), parsed.choices
+    # What a request may bring must have a price, which may be zero: nothing is free because a row forgot it.
+    if parsed.has_output and rates.output_unpriced:
+        raise NotPriced(f"The model `{route.entry}` has no price for output here")
+    if parsed.service_tier == "priority" and "priority" not in (row.multipliers or {}):
+        raise NotPriced(f"The model `{route.entry}` has no price for the service tier `priority` here")
+    searches = 0
+    if parsed.work is not NO_WORK or route.online_searches or route.searches_itself:
+        searches = _priced_searches(parsed, route, rates)
+    bound = _input_bound(parsed, route, row, rules)
+    if counted is not None and not parsed.unbounded_input and not own_searches(parsed, route):
+        bound = min(bound, counted)
+    input_tokens = bound * choices
+    least, most = _output_bounds(parsed, route, rules)
+    if input_tokens > MAX_COUNT or most * choices > MAX_COUNT:
+        raise NeedTooLarge(f"all its choices together may have more than {MAX_COUNT} tokens")
+    unit = rates.unit_nano(markup) * choices if parsed.has_output else 0
+    input_nano = rates.input_nano(input_tokens, markup, searches * choices)
+    return Need(input_tokens, input_nano, unit, choices, least, most)
+
+
+def _priced_searches(parsed: ParsedRequest, route: Route, rates: Rates) -> int:
+    """The searches that one choice may bring. Raises `NotPriced` where these, or the sound asked for, have no price."""
+    if parsed.work.audio and not rates.prices_audio:
+        raise NotPriced(f"The model `{route.entry}` has no price for audio output here")
+    searches = parsed.work.searches + own_searches(parsed, route)
+    if searches and "search" not in rates.row.per_unit:
+        raise NotPriced(f"The model `{route.entry}` has no price for searches here")
+    return searches
+
+
+def _input_bound(parsed: ParsedRequest, route: Route, row: PriceRow, rules: EstimateRules) -> int:
+    """The most input tokens of one choice. A window bounds what one answer is made from, not a batch of embeddings; a
+    use of a tool at the provider makes one more answer of it."""
+    bound, window = parsed.bound_input_tokens(row.part_tokens), row.context_window
+    uses = parsed.work.uses + own_searches(parsed, route)
+    if bound is None or uses:
+        if window is None:
+            raise NotPriced(f"The model `{route.entry}` has no context_window to bound input that is not in the body")
+        bound = window * (uses + 1) if parsed.has_output else max(window, parsed.input_bound_tokens)
+    elif window is not None and parsed.has_output:
+        bound = min(bound, window)
+    if not rules.strict:
+        bound = min(bound, -(-parsed.input_bound_tokens // BYTES_PER_TOKEN))
+    return bound
+
+
+def _output_bounds(parsed: ParsedRequest, route: Route, rules: EstimateRules) -> tuple[int, int]:
+    if not parsed.has_output:
+        return 0, 0
+    asked, own = parsed.max_output_tokens, route.max_output_tokens
+    if asked is None and own is None:
+        raise NotPriced(f"The model `{route.entry}` has no max_output_tokens: name a maximum in the request")
+    if not rules.strict:
+        estimate = min(bound for bound in (asked, own, rules.estimated_output_tokens) if bound is not None)
+        return estimate, estimate
+    if asked is not None:
+        most = within_window(asked, route)
+        return most, most
+    assert own is not None  # noqa: S101  (refused above)
+    return min(rules.min_output_tokens, own), own
+
+
+def within_window(asked: int, route: Route) -> int:
+    """A client's own maximum of output tokens, up to the context window, beyond which no model writes."""
+    window = route.context_window
+    return asked if window is None else min(asked, window)
+
+
+def markup_of(route: Route, plan_markup_scaled: int) -> int:
+    """A model's own markup goes before its plan's."""
+    return route.markup_scaled or plan_markup_scaled
+
+
+def own_searches(parsed: ParsedRequest, route: Route) -> int:
+    """The searches that a model's name brings beside those that the request asks for."""
+    return route.online_searches + (route.searches_itself and not parsed.work.one_search)
+
+
+def billed_usage(usage: Usage, parsed: ParsedRequest, route: Route) -> Usage:
+    """What a provider has counted, with what it bills and does not count: one search where the request asked for it, or
+    the model searches by itself."""
+    if (parsed.work.one_search or route.searches_itself) and not usage.searches:
+        return msgspec.structs.replace(usage, searches=1)
+    return usage
+
+
+def charge(
+    usage: Usage, route: Route, markup_scaled: int, service_tier: str | None, served: str | None = None
+) -> Charge:
+    """The price of a usage by the row that its hold was made with; where it was made with several, by that of the model
+    that `served`. Raises `NotPriced`."""
+    rates = route.rates if not route.others else route.rates_of(served)
+    if rates is None:
+        raise NotPriced(f"The model `{route.entry}` has no price here")
+    row = rates.row
+    multiplier = service_tier if row.multipliers and service_tier in row.multipliers else None
+    scaled = row.cost_scaled(usage, multiplier)
+    cost_nano = round_up(scaled)
+    charged_nano = round_up(scaled, markup_scaled) if markup_scaled else cost_nano
+    return Charge(cost_nano, charged_nano, multiplier, row.id)

@@ -1,0 +1,224 @@
+"""What goes on without the client: the provider is read on for a while, because its usage may still come, then settled.
+
+This file owns what a request costs whose client has left or was cut off. It was sent, so it costs at least its input,
+unless the provider refuses it or fails before any output. `disconnect_drain_s` bounds the reading, before an answer's
+head as well as within it; a request that ends at `max_request_s` is not read on.
+"""
+
+import asyncio
+import logging
+import zlib
+from collections.abc import Coroutine
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from billing.holds.hold import Hold
+from gateway.dialects.base import Dialect, GarbageAnswer, Reported
+from gateway.dialects.output import NO_OUTPUT, Output
+from gateway.proxy.context import Reason, RequestContext, shown_id
+from gateway.proxy.decoding_tap import ENCODINGS, StreamWatch, decoded
+from gateway.proxy.records import Records
+from gateway.proxy.routing import Route
+from gateway.proxy.settlement import Settlements
+from gateway.server.exchange import Exchange
+from gateway.server.headers import ResponseHead, incoming
+from gateway.upstream.base import Pending, UpstreamError, UpstreamResponse, UpstreamTooLarge
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+EVENT_STREAM: Final = b"text/event-stream"
+OK: Final = 200
+FIRST_ERROR: Final = 400
+COUNTED_AT_ONCE: Final = 2
+"""Streams that are cut by a stop come all in the same moment, and each takes long to count: those that were counted are
+settled before the next ones begin, so that not all of them are still open when the time for stopping is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrainRules:
+    """How long an upstream is read on after its client left, where its route does not say, and how much of an answer is
+    read whole."""
+
+    disconnect_drain_s: float
+    reasoning_drain_s: float
+    """The same for models whose answers do not show all that they bill."""
+    max_answer_bytes: int
+
+    def seconds(self, route: Route) -> float:
+        """For one route."""
+        if route.disconnect_drain_s is not None:
+            return route.disconnect_drain_s
+        hidden = route.rates is not None and route.rates.row.hidden_reasoning
+        return self.reasoning_drain_s if hidden else self.disconnect_drain_s
+
+
+def read_whole(
+    dialect: Dialect, context: RequestContext, body: bytes, head: ResponseHead, limit_bytes: int
+) -> tuple[Reported | None, Output]:
+    """The usage of a whole answer, or what it wrote where it reports none. Raises `GarbageAnswer`, `zlib.error`, and
+    `UpstreamTooLarge` where it is larger than that when it is decoded."""
+    plain = decoded(body, head.content_encoding, limit_bytes)
+    reported = dialect.usage_from_json(context.endpoint, plain)
+    if reported is not None:
+        return reported, NO_OUTPUT
+    output = dialect.output(plain)
+    return None, output if context.parsed.has_output else Output(failed=output.failed)
+
+
+class Remainder:
+    """Ends requests whose clients are gone. `hurry` when the process stops."""
+
+    def __init__(self, dialect: Dialect, settler: Settlements, rules: DrainRules, records: Records) -> None:
+        self._dialect = dialect
+        self._settler = settler
+        self._rules = rules
+        self._records = records
+        self._loop = asyncio.get_running_loop()
+        self._drains: set[asyncio.Timeout] = set()
+        self._turns = asyncio.Semaphore(COUNTED_AT_ONCE)
+        self._stopping = False
+
+    def hurry(self) -> None:
+        """Read no upstream on any more: what has come until now is settled."""
+        self._stopping = True
+        for drain in self._drains:
+            if not drain.expired():
+                drain.reschedule(self._loop.time())
+
+    def unanswered(self, exchange: Exchange, context: RequestContext, hold: Hold, pending: Pending) -> None:
+        """Take over a request to which no answer has begun."""
+        hold.unresolved = context.unresolved
+        self._go_on(context, hold, self._unanswered(context, hold, pending, *self._terms(exchange, context)))
+
+    def whole(
+        self, exchange: Exchange, context: RequestContext, hold: Hold, answer: UpstreamResponse, head: ResponseHead
+    ) -> None:
+        """Take over a JSON answer that has not come to its end."""
+        self._go_on(context, hold, self._whole(context, hold, answer, head, *self._terms(exchange, context)))
+
+    def stream(
+        self, exchange: Exchange, context: RequestContext, hold: Hold, answer: UpstreamResponse, watch: StreamWatch
+    ) -> None:
+        """Take over a stream."""
+        self._go_on(context, hold, self._stream(context, hold, answer, watch, *self._terms(exchange, context)))
+
+    def _go_on(self, context: RequestContext, hold: Hold, work: Coroutine[Any, Any, None]) -> None:
+        self._settler.hand_over(hold, self._records.going_on(context, work))
+
+    def _terms(self, exchange: Exchange, context: RequestContext) -> tuple[float, Reason]:
+        """Up to which time of the event loop's it is read on, and why its client does not get it."""
+        context.cut = exchange.cut_for or "client_gone"
+        if exchange.cut_for in ("max_request_s", "hold_closed"):
+            return 0.0, context.cut
+        return self._loop.time() + self._rules.seconds(context.route), context.cut
+
+    async def _until(self, deadline_s: float, work: Coroutine[Any, Any, T]) -> T | None:
+        """What this comes to, None where it does not in time. Raises what it raises."""
+        drain = asyncio.timeout_at(0.0 if self._stopping else deadline_s)
+        try:
+            async with drain:
+                self._drains.add(drain)
+                return await work
+        except TimeoutError:
+            return None
+        finally:
+            self._drains.discard(drain)
+
+    async def _unanswered(
+        self, context: RequestContext, hold: Hold, pending: Pending, deadline_s: float, reason: Reason
+    ) -> None:
+        try:
+            answer = await self._until(deadline_s, pending.head())
+        except UpstreamError as error:
+            return await self._failed(hold, error)
+        if answer is None:
+            pending.release()
+            await self._settler.estimated(context, hold, NO_OUTPUT, reason)
+            return None
+        head = incoming(answer.headers)
+        context.status = answer.status
+        context.upstream_request_id = shown_id(head.request_id)
+        if answer.status != OK:
+            answer.release()
+            if answer.status >= FIRST_ERROR:
+                return await self._settler.refused(context, hold)
+            return await self._failed(hold, UpstreamError(f"status {answer.status}"))
+        if head.content_type.startswith(EVENT_STREAM):
+            watch = StreamWatch(self._dialect.tap(usage_added=False, include_cost=False), head.content_encoding)
+            return await self._stream(context, hold, answer, watch, deadline_s, reason)
+        return await self._whole(context, hold, answer, head, deadline_s, reason)
+
+    async def _whole(
+        self,
+        context: RequestContext,
+        hold: Hold,
+        answer: UpstreamResponse,
+        head: ResponseHead,
+        deadline_s: float,
+        reason: Reason,
+    ) -> None:
+        limit_bytes = self._rules.max_answer_bytes
+        try:
+            body = await self._until(deadline_s, answer.read(limit_bytes))
+            if body is None:
+                reported, output = None, self._part(context, answer, head)
+            else:
+                reported, output = read_whole(self._dialect, context, body, head, limit_bytes)
+                reason = "no_usage"
+        except UpstreamTooLarge:
+            reported, output, reason = None, Output(known=False), "answer_too_large"
+        except (UpstreamError, GarbageAnswer, zlib.error) as error:
+            return await self._failed(hold, error)
+        finally:
+            answer.release()
+        if reported is not None:
+            await self._settler.to_end(self._settler.reported(context, hold, reported))
+        else:
+            await self._settler.whole(context, hold, output, reason)
+        return None
+
+    def _part(self, context: RequestContext, answer: UpstreamResponse, head: ResponseHead) -> Output:
+        """What a part of a JSON answer says."""
+        if not context.parsed.has_output:
+            return NO_OUTPUT
+        part = answer.taken()
+        if head.content_encoding in ENCODINGS:
+            return Output(known=not part)
+        return self._dialect.output_of_part(part)
+
+    async def _stream(
+        self,
+        context: RequestContext,
+        hold: Hold,
+        answer: UpstreamResponse,
+        watch: StreamWatch,
+        deadline_s: float,
+        reason: Reason,
+    ) -> None:
+        try:
+            ended = await self._until(deadline_s, _read_out(answer, watch))
+            watch.tap.end()
+            failed = ended is not None and not watch.tap.done
+        except (UpstreamError, zlib.error) as error:
+            logger.debug("request %s: drained until %s", hold.id, type(error).__name__)
+            watch.tap.end()
+            failed = True
+        finally:
+            answer.release()
+        async with self._turns if self._stopping else nullcontext():
+            await self._settler.stream(context, hold, watch.tap, reason, failed=failed)
+
+    async def _failed(self, hold: Hold, error: Exception) -> None:
+        """The provider refused the request, or failed before any output: it is free."""
+        logger.info("request %s: %s: %s", hold.id, type(error).__name__, error)
+        await self._settler.void(hold)
+
+
+async def _read_out(answer: UpstreamResponse, watch: StreamWatch) -> bool:
+    """True, once a stream has been read to its end."""
+    async for chunk in answer.chunks():
+        watch.feed(chunk)
+    return True

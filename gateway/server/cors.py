@@ -1,0 +1,96 @@
+"""Browsers from other origins (CORS): who may call, with what, and what of an answer they may see.
+
+Source: https://fetch.spec.whatwg.org/#http-cors-protocol. Nothing here is asked where CORS_ORIGINS is unset. Cookies
+are never allowed (`Access-Control-Allow-Credentials` is not sent): a caller shows its key itself, so an origin adds no
+right that the key does not have.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from aiohttp import web
+
+from gateway.server.metering_headers import BALANCE, COST, REQUEST_ID, UPSTREAM_REQUEST_ID
+
+ANY: Final = "*"
+METHODS: Final = "GET, POST, PUT, PATCH, DELETE, OPTIONS"
+MAX_AGE_S: Final = 7200
+"""How long a browser need not ask again; none of them remembers it for longer."""
+PATHS: Final = ("/v1/", "/api/")
+ALLOWED: Final = (
+    *("authorization", "content-type", "accept", "x-api-key", "api-key", "x-goog-api-key", "x-goog-api-client"),
+    *("x-admin-key", "x-service-name", "x-request-id", "x-metergate-include-cost", "idempotency-key"),
+    *("openai-beta", "openai-organization", "openai-project", "anthropic-version", "anthropic-beta"),
+    "anthropic-dangerous-direct-browser-access",
+)
+"""Headers that a browser may send, in lower case, beside ALLOWED_PREFIX."""
+ALLOWED_PREFIX: Final = "x-stainless-"
+"""What OpenAI's and Anthropic's SDKs say of themselves: each name must be told, a prefix can't be."""
+MAX_ASKED: Final = 64
+EXPOSED: Final = ", ".join(
+    (
+        *(REQUEST_ID, UPSTREAM_REQUEST_ID, COST, BALANCE, "x-metergate-granted-output-tokens"),
+        *(f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")),
+        *("retry-after", "retry-after-ms", "x-should-retry", "idempotent-replayed"),
+    )
+)
+
+
+class Cors:
+    """What is said to browsers. `origins` as the variable has them; at least one."""
+
+    def __init__(self, origins: tuple[str, ...]) -> None:
+        self._any = ANY in origins
+        self._told = {origin.lower(): _headers(origin.lower()) for origin in origins}  # as browsers spell them
+        self._others = {"Vary": "Origin"}
+        self._lines = {origin: _lines(headers) for origin, headers in self._told.items()}
+        self._other_lines = _lines(self._others)
+
+    def headers(self, origin: str | None) -> dict[str, str]:
+        """What an answer says to a page of this origin."""
+        return self._told.get(self._known(origin), self._others)
+
+    def lines(self, origin: str | None) -> bytes:
+        """The same as header lines, each with its CRLF."""
+        return self._lines.get(self._known(origin), self._other_lines)
+
+    def _known(self, origin: str | None) -> str:
+        return ANY if self._any else (origin or "").lower()
+
+    async def on_prepare(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Add it to an answer of the application."""
+        response.headers.update(self.headers(request.headers.get("Origin")))
+
+    def preflight(self, request: web.Request) -> web.Response | None:
+        """The answer to a browser that asks what it may send, without a key; None for any other request."""
+        asked = "Access-Control-Request-Method" in request.headers and "Origin" in request.headers
+        if request.method != "OPTIONS" or not asked or not request.path.startswith(PATHS):
+            return None
+        names = request.headers.get("Access-Control-Request-Headers", "").lower().split(",", MAX_ASKED)[:MAX_ASKED]
+        more = sorted({name for each in names if (name := each.strip()).startswith(ALLOWED_PREFIX)})
+        said = {
+            "Access-Control-Allow-Methods": METHODS,
+            "Access-Control-Allow-Headers": ", ".join((*ALLOWED, *more)),
+            "Access-Control-Max-Age": str(MAX_AGE_S),
+        }
+        return web.Response(status=204, headers=said)
+
+
+def answering(cors: Cors) -> Callable[..., Awaitable[web.StreamResponse]]:
+    """A middleware that answers preflights."""
+
+    @web.middleware
+    async def preflights(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        return cors.preflight(request) or await handler(request)
+
+    return preflights
+
+
+def _headers(origin: str) -> dict[str, str]:
+    return {"Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": EXPOSED, "Vary": "Origin"}
+
+
+def _lines(headers: dict[str, str]) -> bytes:
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()

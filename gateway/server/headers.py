@@ -1,0 +1,253 @@
+"""Which headers pass between a client and a provider. Pure functions on bytes; this file owns the two lists of them.
+
+What is on no list stays here, in both directions: a client's headers may hold keys for others and say where it sits,
+and a provider's would act on the gateway's whole origin, or on a proxy in front of it.
+
+Headers come as the parsers give them, pairs of bytes, and leave as lines that end with CRLF: nothing in between is
+decoded or built, because this runs for every request in both directions. A name or value with CR, LF or NUL can't
+arrive here: aiohttp's and httptools' parsers refuse the message.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from billing.keys.presented import KEY_HEADERS
+
+RawHeaders = Iterable[tuple[bytes, bytes]]
+
+NAMES_KEPT: Final = 4_096
+NAME_BYTES: Final = 64
+"""Spellings of names whose fate is remembered: how many, and how long."""
+
+_SENT: Final = frozenset(
+    {
+        b"accept",
+        b"accept-language",
+        b"user-agent",
+        # What changes a provider's answer: versions, and features that are still tried out.
+        b"anthropic-beta",
+        b"anthropic-version",
+        b"openai-beta",
+        b"x-goog-api-client",
+    }
+)
+"""Of a client's headers those that every provider gets, in lower case; a provider's `pass_headers` add to them."""
+_SENT_PREFIXES: Final = (b"x-stainless-",)  # what OpenAI's and Anthropic's SDKs say of themselves
+
+_ANSWERED: Final = frozenset(
+    {
+        b"cache-control",
+        b"content-disposition",
+        b"content-language",
+        # When to ask again, as the SDKs read it.
+        b"retry-after",
+        b"retry-after-ms",
+        b"x-should-retry",
+        # Vendors' ids and times, which their support asks for.
+        b"apim-request-id",
+        b"cf-ray",
+        b"openai-model",
+        b"openai-processing-ms",
+        b"openai-version",
+        b"x-envoy-upstream-service-time",
+        b"x-generation-id",
+        b"x-ms-request-id",
+    }
+)
+"""Of a provider's headers those that a client gets as they are, in lower case."""
+_RENAMED_PREFIXES: Final = (b"x-ratelimit-", b"anthropic-ratelimit-")
+"""The operator's own limits at the provider: a client gets them as `x-upstream-…`, for `x-ratelimit-…` are ours."""
+_PROVIDERS_REQUEST_ID: Final = frozenset({b"x-request-id", b"request-id"})  # OpenAI's and Anthropic's name
+
+NEVER_SENT: Final = frozenset(
+    {
+        # The message that goes out is a new one: other host, other framing, a body that was decoded and read whole.
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "expect",
+        "host",
+        "idempotency-key",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        # Credentials.
+        "authorization",
+        "cookie",
+        "x-admin-key",
+        *KEY_HEADERS,
+    }
+)
+"""Names that no provider's `pass_headers` may have, in lower case; nor what begins with NEVER_SENT_PREFIXES."""
+NEVER_SENT_PREFIXES: Final = ("proxy-", "x-metergate-")
+
+_PLAIN_CONNECTION: Final = frozenset({b"keep-alive", b"close"})
+
+# What happens to a header, by its name.
+(
+    _PASSES,
+    _DROPPED,
+    _CONNECTION,
+    _REQUEST_ID,
+    _CONTENT_TYPE,
+    _CONTENT_ENCODING,
+    _RENAMED,
+    _IDEMPOTENCY_KEY,
+) = range(8)
+
+
+class _Fates(dict[bytes, int]):
+    """What happens to headers, by their names as they are spelled: remembered for up to NAMES_KEPT short ones."""
+
+    def __init__(self, find: Callable[[bytes], int]) -> None:
+        super().__init__()
+        self._find = find
+
+    def __missing__(self, name: bytes) -> int:
+        fate = self._find(name.lower())
+        if len(self) < NAMES_KEPT and len(name) <= NAME_BYTES:
+            self[name] = fate
+        return fate
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """What every request to one provider carries, and what happens to a client's headers on the way there."""
+
+    lines: bytes = field(repr=False)
+    fates: _Fates = field(repr=False, compare=False)
+
+    @classmethod
+    def of(cls, provider_key: str | None, extra: Mapping[str, str], passed: Iterable[str] = ()) -> "Fixed":
+        """The provider's key goes into `Authorization: Bearer`; `extra` replaces what has its name by then. `passed`
+        are names of a client's headers that this provider gets beside those that every provider gets.
+
+        Raises `ValueError` for a name or value that would end its line, and for a name that never passes.
+        """
+        headers = {
+            "accept-encoding": ("Accept-Encoding", "identity"),
+            # As what it was read here: a server that obeyed a client's charset would read other fields from it.
+            "content-type": ("Content-Type", "application/json"),
+        }
+        if provider_key is not None:
+            headers["authorization"] = ("Authorization", f"Bearer {provider_key}")
+        for name, value in extra.items():
+            headers[name.lower()] = (name, value)
+        for name, value in headers.values():
+            if any(sign in name + value for sign in "\r\n\0"):
+                raise ValueError(f"the header {name!r} holds a line break")
+        for name in passed:
+            if never_sent(name):
+                raise ValueError(f"the header {name!r} never passes")
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.values())
+        replaced = frozenset(name.lower().encode() for name in extra)
+        sent = _SENT | {name.lower().encode() for name in passed}
+        return cls(lines.encode(), _Fates(lambda name: _fate_of_clients(name, sent, replaced)))
+
+
+def never_sent(name: str) -> bool:
+    """Whether a client's header of this name passes to no provider, whatever its entry says."""
+    lower = name.lower()
+    return lower in NEVER_SENT or lower.startswith(NEVER_SENT_PREFIXES)
+
+
+class ResponseHead(msgspec.Struct, frozen=True, gc=False):
+    """Of a provider's answer: the lines that the client gets, the provider's request id as `x-upstream-request-id`,
+    and what the gateway itself looks at."""
+
+    lines: bytes
+    content_type: bytes = b""
+    content_encoding: str | None = None
+    request_id: bytes | None = None
+
+
+def outgoing(headers: RawHeaders, fixed: Fixed, account_id: str) -> bytes:
+    """The lines for the provider, from the headers of an account's client: complete but for Host and framing."""
+    lines: list[bytes] = []
+    named: frozenset[bytes] = frozenset()
+    fates = fixed.fates
+    for name, value in headers:
+        fate = fates[name]
+        if fate == _PASSES:
+            lines.append(b"%b: %b\r\n" % (name, value))
+        elif fate == _CONNECTION:
+            if value.lower() not in _PLAIN_CONNECTION:
+                named |= _named(value)
+        elif fate == _IDEMPOTENCY_KEY and value.strip():
+            lines.append(b"Idempotency-Key: %b\r\n" % _own_idempotency_key(account_id, value))
+    if named:
+        lines = [line for line in lines if line.partition(b":")[0].lower() not in named]
+    lines.append(fixed.lines)
+    return b"".join(lines)
+
+
+def incoming(headers: RawHeaders) -> ResponseHead:
+    """What becomes of the headers of a provider's answer."""
+    lines: list[bytes] = []
+    named: frozenset[bytes] = frozenset()
+    content_type, encoding, request_id = b"", None, None
+    for name, value in headers:
+        fate = _OF_PROVIDERS[name]
+        if fate == _DROPPED:
+            continue
+        if fate == _CONNECTION:
+            if value.lower() not in _PLAIN_CONNECTION:
+                named |= _named(value)
+            continue
+        if fate == _REQUEST_ID:
+            name, request_id = b"x-upstream-request-id", value
+        elif fate == _CONTENT_TYPE:
+            content_type = value.strip().lower()
+        elif fate == _CONTENT_ENCODING:
+            encoding = value.decode("latin-1").strip().lower()
+        elif fate == _RENAMED:
+            name = b"x-upstream-" + name.lower().removeprefix(b"x-")
+        lines.append(b"%b: %b\r\n" % (name, value))
+    if named:
+        lines = [line for line in lines if line.partition(b":")[0].lower() not in named]
+    return ResponseHead(b"".join(lines), content_type, encoding, request_id)
+
+
+def _fate_of_clients(name: bytes, sent: frozenset[bytes], replaced: frozenset[bytes]) -> int:
+    if name == b"connection":
+        return _CONNECTION
+    if name in replaced:
+        return _DROPPED
+    if name == b"idempotency-key":
+        return _IDEMPOTENCY_KEY
+    return _PASSES if name in sent or name.startswith(_SENT_PREFIXES) else _DROPPED
+
+
+def _fate_of_providers(name: bytes) -> int:
+    if name in _PROVIDERS_REQUEST_ID:
+        return _REQUEST_ID
+    if name.startswith(_RENAMED_PREFIXES):
+        return _RENAMED
+    return _PASSES if name in _ANSWERED else _NOTED.get(name, _DROPPED)
+
+
+_NOTED: Final = {
+    b"connection": _CONNECTION,
+    b"content-type": _CONTENT_TYPE,
+    b"content-encoding": _CONTENT_ENCODING,
+}
+_OF_PROVIDERS: Final = _Fates(_fate_of_providers)
+
+
+def _own_idempotency_key(account_id: str, value: bytes) -> bytes:
+    """The key that a provider gets for a client's: all accounts share the operator's account there, so that two which
+    choose the same key would get each other's answers."""
+    return hashlib.sha256(b"%b\0%b" % (account_id.encode(), value.strip())).hexdigest().encode()
+
+
+def _named(value: bytes) -> frozenset[bytes]:
+    """Lower-case names that `Connection` declares to be for this hop alone (RFC 9110, 7.6.1)."""
+    return frozenset(name.strip().lower() for name in value.split(b","))

@@ -1,0 +1,301 @@
+"""One HTTP/1.1 connection to a provider: requests go out as one piece of bytes, answers come in through a C parser.
+
+This file owns what an answer is: which bytes are its head and its body, and whether it came whole;
+`gateway.upstream.response` has how it is read. A body with neither length nor chunks ends where its connection ends; a
+reset is told from an end, a connection that was closed too early is not. Reading stops above BUFFER_BYTES until the
+reader has caught up, and meanwhile the provider's silence is not counted. After an answer the connection can serve
+another if the provider allows it and nothing is left over.
+"""
+
+import asyncio
+import select
+from collections.abc import Callable
+from typing import Final, cast
+
+import httptools
+
+from gateway.upstream.base import UpstreamCut, UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from gateway.upstream.response import Response
+
+BUFFER_BYTES: Final = 131_072
+JOINED_BYTES: Final = 65_536
+"""A larger body is not copied to stand behind its head."""
+MAX_BARE_BYTES: Final = 65_536
+"""Of a head, of trailers, or of what else frames a body, without a byte of the body in between."""
+MAX_INTERIM: Final = 8
+"""Interim answers (1xx) before the final one; a provider that sends more is not answering."""
+FIRST_STATUS: Final = 100
+FIRST_FINAL_STATUS: Final = 200
+SWITCHING: Final = 101
+
+
+class StaleConnection(UpstreamUnreachable):
+    """A connection that had served before broke, and not a byte of an answer had come."""
+
+
+class Connection(asyncio.Protocol):
+    """Serves one request at a time: `send`, then the answer's `read` or `chunks`, then its `release`."""
+
+    __slots__ = (
+        "_answer",
+        "_bare_bytes",
+        "_chunks",
+        "_deadline",
+        "_fresh",
+        "_headers",
+        "_host",
+        "_interim",
+        "_keep",
+        "_loop",
+        "_parser",
+        "_pieces",
+        "_served",
+        "_timeout_s",
+        "_timer",
+        "_until_close",
+        "_waiter",
+        "on_body",
+        "on_lost",
+        "paused",
+        "transport",
+    )
+
+    def __init__(self, host: str, timeout_s: float, loop: asyncio.AbstractEventLoop) -> None:
+        """`host` is for messages; `timeout_s` the longest silence of the provider."""
+        self.transport: asyncio.Transport | None = None
+        self.on_lost: Callable[[Connection], None] | None = None
+        self._host = host
+        self._timeout_s = timeout_s
+        self._loop = loop
+        self._pieces: list[bytes] = []
+        """Of the body, from the bytes that are being parsed."""
+        self.on_body = self._pieces.append  # a frame of Python for each chunk would cost more than all that is done
+        self._parser = httptools.HttpResponseParser(self)
+        self._answer: Response | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = 0.0
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._bare_bytes = 0
+        self._interim = 0
+        self._fresh = True
+        self._served = 0
+        self._keep = False
+        self.paused = False
+        self._until_close = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether another request can be sent."""
+        return self.transport is not None and not self.transport.is_closing()
+
+    def hung_up(self) -> bool:
+        """Whether the provider has closed it, or said something unasked, which the event loop has not seen yet."""
+        if self.transport is None:
+            return True
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+
+    async def send(self, head: bytes, body: bytes, upload_s: float) -> Response:
+        """The head of the answer to a request. Raises `UpstreamUnreachable`, `UpstreamTimeout` where the provider is
+        silent for so long after `upload_s`, seconds that the upload itself may take; the connection is closed then.
+        Where it is cancelled, the connection stays open if all of the request has left: then it is `unanswered`."""
+        transport = self.transport
+        if transport is None:
+            raise StaleConnection(f"{self._host}: the connection had been closed")
+        answer = self._answer = Response(self)
+        self._fresh, self._until_close = True, False
+        self._interim = self._bare_bytes = 0
+        if len(body) > JOINED_BYTES:
+            transport.write(head)
+            transport.write(body)
+        else:
+            transport.write(head + body)
+        self._watch_from(upload_s)
+        waiter = self._waiter = self._loop.create_future()
+        try:
+            await waiter
+        except BaseException:
+            if transport.get_write_buffer_size():  # the provider has not got all of it, and can't have begun
+                self.close()
+            raise
+        finally:
+            self._waiter = None
+        if answer.failure is not None and not answer.status:
+            raise answer.failure
+        return answer
+
+    @property
+    def unanswered(self) -> Response | None:
+        """The answer that a request is waited for by nobody any more, where it may still come."""
+        answer = self._answer
+        return answer if answer is not None and answer.failure is None and self.transport is not None else None
+
+    async def wait(self) -> None:
+        """Until something has happened: a head, a piece of the body, its end or a failure."""
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of asyncio's
+
+    def data_received(self, data: bytes) -> None:
+        answer, pieces = self._answer, self._pieces
+        if answer is None or answer.ended:  # bytes that nobody asked for
+            self.close()
+            return
+        self._fresh = False
+        self._deadline = self._loop.time() + self._timeout_s
+        self._bare_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+            if not pieces and self._bare_bytes > MAX_BARE_BYTES:
+                self.fail(self._broken("(nothing but framing)"))
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self.fail(self._broken(f"({type(error).__name__})"))
+        if pieces:
+            self._bare_bytes = 0
+            piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            pieces.clear()
+            answer.take(piece)
+            if answer.buffered_bytes > BUFFER_BYTES:
+                self.pause()
+            if answer.sink is None:
+                self.wake()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.transport = None
+        if self._timer is not None:
+            self._timer.cancel()
+        answer = self._answer
+        if answer is not None and not answer.ended:
+            if answer.status and self._until_close and error is None and answer.failure is None:
+                answer.ended = True
+                self.wake()
+            else:
+                self.fail(self._broken("(connection lost)"))
+        if self.on_lost is not None:
+            self.on_lost(self)
+
+    def _broken(self, reason: str) -> UpstreamError:
+        """What a break now is: within an answer, before one, or before a connection that had served was used again."""
+        if self._answer is not None and self._answer.status:
+            return UpstreamCut(f"{self._host}: the answer broke off {reason}")
+        kind = StaleConnection if self._fresh and self._served else UpstreamUnreachable
+        return kind(f"{self._host}: no answer {reason}")
+
+    def fail(self, failure: UpstreamError) -> None:
+        """The answer is not to be had any more."""
+        answer = self._answer
+        if answer is not None and not answer.ended and answer.failure is None:
+            answer.failure = failure
+            self.wake()
+        self.close()
+
+    def close(self) -> None:
+        """Close at once: what was not sent is of no use to anybody."""
+        if self.transport is not None:
+            self.transport.abort()
+            self.transport = None
+
+    # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        if self._answer is None or self._answer.ended:
+            self._keep = False  # what follows a whole answer was not asked for
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._answer is not None and not self._answer.status:  # trailers are of no use to anybody
+            self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        answer, status = self._answer, self._parser.get_status_code()
+        if answer is None or answer.status or status < FIRST_STATUS or status == SWITCHING:
+            raise ValueError("an answer that nobody asked for")
+        headers, self._headers = self._headers, []
+        if (
+            self._bare_bytes > MAX_BARE_BYTES
+            and sum(len(name) + len(value) for name, value in headers) > MAX_BARE_BYTES
+        ):
+            raise ValueError("a head above its bound")
+        if status < FIRST_FINAL_STATUS:
+            self._interim += 1
+            if self._interim > MAX_INTERIM:
+                raise ValueError("too many interim answers")
+            return
+        answer.status, answer.headers = status, headers
+        self._keep = self._parser.should_keep_alive()
+        if not self._keep:
+            self._until_close = not any(name.lower() in _FRAMING for name, _ in headers)
+        elif self._parser.get_http_version() == "1.0" and any(name.lower() == _CHUNKED_BY for name, _ in headers):
+            self._keep = False  # HTTP/1.0 has no chunks (RFC 9112, 6.1)
+        self.wake()
+
+    def on_message_complete(self) -> None:
+        answer = self._answer
+        if answer is not None and answer.status:
+            answer.ended = True
+            self._served += 1
+            self.wake()
+
+    # Back-pressure and silence.
+
+    def pause(self) -> None:
+        """The reader can't keep up."""
+        if not self.paused and self.transport is not None:
+            self.paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """The reader has caught up."""
+        if self.paused and self.transport is not None:
+            self.paused = False
+            self._deadline = self._loop.time() + self._timeout_s
+            self.transport.resume_reading()
+
+    def _watch_from(self, upload_s: float) -> None:
+        """Count silence from now. One timer lives as long as the connection and is moved on only when it fires."""
+        self._deadline = self._loop.time() + self._timeout_s + upload_s
+        if self._timer is None or self._timer.when() > self._deadline:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(self._deadline, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        answer, now = self._answer, self._loop.time()
+        if answer is None or answer.ended or self.transport is None:
+            return
+        if self.paused:
+            self._deadline = now + self._timeout_s
+        if now < self._deadline:
+            self._timer = self._loop.call_at(self._deadline, self._look)
+            return
+        within = "within its answer" if answer.status else "with no answer"
+        self.fail(UpstreamTimeout(f"{self._host}: silent for {self._timeout_s:g} s {within}"))
+
+    # What an answer asks for.
+
+    def finish(self) -> bool:
+        """The answer is done with: whether the connection can serve another. It is closed else."""
+        answer, self._answer = self._answer, None
+        transport = self.transport
+        whole = answer is not None and answer.ended and self._keep and not self.paused
+        if transport is None or not whole or transport.is_closing() or transport.get_write_buffer_size():
+            self.close()
+            return False
+        return True
+
+
+_CHUNKED_BY: Final = b"transfer-encoding"
+_FRAMING: Final = frozenset({b"content-length", _CHUNKED_BY})

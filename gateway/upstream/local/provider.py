@@ -1,0 +1,272 @@
+"""A provider inside the process: answers by itself, without network, in OpenAI's exact wire format. For trying things
+out and for tests that need no provider of their own; behind the same port as the real ones.
+
+    request   what it understands of a request, and how it refuses one
+    text      what it says: deterministic words, numbers and vectors
+    wire      how it says it: OpenAI's JSON objects and SSE events
+
+The same request gets the same text, as JSON and as a stream; ids and times come from the clock that is passed in. Usage
+is counted by tiktoken with the vocabulary of the model that was asked for. `metadata.delay_ms` and
+`metadata.chunk_delay_ms` in a request slow its answer down. Tools, `logprobs`, `echo`, `suffix` and `response_format`
+are ignored: every answer is plain text.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from urllib.parse import urlsplit
+
+import msgspec
+
+from gateway.proxy.tokens import Tokenizer, vocabulary_for
+from gateway.server.headers import RawHeaders
+from gateway.upstream.base import (
+    Drained,
+    Sink,
+    UpstreamCut,
+    UpstreamRequest,
+    UpstreamTimeout,
+    UpstreamTooLarge,
+    pump_chunks,
+)
+from gateway.upstream.local import request as local_request
+from gateway.upstream.local import wire as local_wire
+from gateway.upstream.local.request import Fields, Generation, Pace, RequestError, Text
+from gateway.upstream.local.text import Said, compose, say, vector
+
+TIMEOUT_S = 600.0
+EVENTS_PER_TURN = 16  # without a delay, the event loop gets its turn after that many chunks ...
+CHOICES_PER_TURN = 8  # ... and after that many texts or vectors made
+
+
+class LocalResponse:
+    """An answer made here: `events` are made one by one as they are asked for."""
+
+    __slots__ = ("_chunk_delay_s", "_events", "_headers", "_released", "_status", "_timeout_s")
+
+    def __init__(
+        self,
+        status: int,
+        headers: Mapping[str, str],
+        events: Iterator[bytes],
+        chunk_delay_s: float = 0.0,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        self._status = status
+        self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
+        self._events = events
+        self._chunk_delay_s = chunk_delay_s
+        self._timeout_s = timeout_s
+        self._released = False
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return self._status
+
+    @property
+    def headers(self) -> RawHeaders:
+        """The head, as OpenAI's would be."""
+        return self._headers
+
+    async def read(self, limit_bytes: int) -> bytes:
+        """The whole body. Raises `UpstreamTooLarge` above the limit, and what `chunks` raises."""
+        body = bytearray()
+        async for chunk in self.chunks():
+            body += chunk
+            if len(body) > limit_bytes:
+                raise UpstreamTooLarge(f"local: the answer is above {limit_bytes} bytes")
+        return bytes(body)
+
+    def taken(self) -> bytes:
+        """Nothing: a body is made as a whole."""
+        return b""
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """One event at a time, after its delay. Raises `UpstreamTimeout`, and `UpstreamCut` after `release`."""
+        number = 0
+        while not self._released:
+            event = next(self._events, None)
+            if event is None:
+                return
+            if number and self._chunk_delay_s:
+                await _silence(self._chunk_delay_s, self._timeout_s)
+            elif number and number % EVENTS_PER_TURN == 0:
+                await asyncio.sleep(0)
+            number += 1
+            yield event
+        raise UpstreamCut("local: the answer was released before its end")
+
+    async def pump(self, sink: Sink, drained: Drained) -> None:
+        """As `UpstreamAnswer.pump`."""
+        await pump_chunks(self.chunks(), sink, drained)
+
+    def release(self) -> None:
+        """Stop making events."""
+        self._released = True
+
+
+@dataclass(frozen=True, slots=True)
+class PendingAnswer:
+    """An answer that nobody waits for any more; an `upstream.Pending`. The same request gets the same text: it is made
+    again."""
+
+    transport: "LocalTransport"
+    request: UpstreamRequest
+
+    async def head(self) -> LocalResponse:
+        """The answer, after its delay. Raises `UpstreamTimeout`."""
+        return await self.transport.send(self.request)
+
+    def release(self) -> None:
+        """Nothing is held."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A successful answer's body."""
+
+    events: Iterator[bytes]
+    stream: bool
+
+
+class LocalTransport:
+    """The local provider as a transport. Only the path of a request's URL counts; its headers are not looked at."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        now: Callable[[], float] = time.time,
+        delay_ms: int = 0,
+        chunk_delay_ms: int = 0,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        """`tokenizer` is loaded; `now` gives seconds since 1970; `timeout_s` is the longest silence."""
+        self._tokenizer = tokenizer
+        self._now = now
+        self._pace = Pace(delay_ms, chunk_delay_ms)
+        self._timeout_s = timeout_s
+        self._endpoints: dict[str, Callable[[Fields, str], Awaitable[_Made]]] = {
+            "/v1/chat/completions": self._chat,
+            "/v1/completions": self._complete,
+            "/v1/embeddings": self._embed,
+        }
+
+    async def send(self, request: UpstreamRequest) -> LocalResponse:
+        """The answer's head, after its delay; a bad request's is a 4xx. Raises `UpstreamTimeout`."""
+        started_s = self._now()
+        answer_id = blake2b(request.body + repr(started_s).encode(), digest_size=12).hexdigest()
+        headers = {"Content-Type": "application/json", "x-request-id": f"req_{answer_id}"}
+        try:
+            endpoint = self._endpoint(request)
+            fields = Fields(request.body)
+            pace = fields.pace(self._pace)
+            made = await endpoint(fields, answer_id)
+        except RequestError as error:
+            return LocalResponse(error.status, headers, iter((error.body(),)))
+        if pace.delay_ms:
+            try:
+                await _silence(pace.delay_ms / 1_000, self._timeout_s)
+            except asyncio.CancelledError:
+                request.pending = PendingAnswer(self, request)
+                raise
+        headers["openai-processing-ms"] = str(max(0, round((self._now() - started_s) * 1_000)))
+        if made.stream:
+            headers["Content-Type"] = "text/event-stream; charset=utf-8"
+        return LocalResponse(200, headers, made.events, pace.chunk_delay_ms / 1_000, self._timeout_s)
+
+    async def close(self) -> None:
+        """Nothing is held; the tokenizer belongs to whoever made it."""
+
+    def _endpoint(self, request: UpstreamRequest) -> Callable[[Fields, str], Awaitable[_Made]]:
+        path = urlsplit(request.url).path
+        endpoint = self._endpoints.get(path)
+        if endpoint is None:
+            raise RequestError(f"Invalid URL ({request.method} {path})", status=404)
+        if request.method != "POST":
+            raise RequestError(f"Not allowed to {request.method} on {path}.", status=405, code="method_not_supported")
+        return endpoint
+
+    async def _chat(self, fields: Fields, answer_id: str) -> _Made:
+        messages = fields.messages()
+        asked = local_request.chat_generation(fields)
+        vocabulary = vocabulary_for(asked.model)
+        prompt_tokens = await self._tokenizer.count_chat_messages_off_loop(messages, vocabulary)
+        choices = await self._choices(asked, vocabulary, msgspec.json.encode(messages), _question(messages))
+        counted = local_wire.usage(prompt_tokens, sum(said.tokens for said in choices))
+        envelope = local_wire.chat_envelope(answer_id, int(self._now()), asked.model, asked.service_tier)
+        if asked.stream:
+            return _Made(local_wire.chat_events(envelope, choices, counted if asked.include_usage else None), True)
+        return _Made(iter((local_wire.chat_answer(envelope, choices, counted),)), False)
+
+    async def _complete(self, fields: Fields, answer_id: str) -> _Made:
+        asked = local_request.completion_generation(fields)
+        vocabulary = vocabulary_for(asked.model)
+        choices: list[Said] = []
+        prompt_tokens = completion_tokens = 0
+        for prompt in fields.texts("prompt", local_request.PROMPTS_MAX):
+            prompt_tokens += await self._count(prompt, vocabulary)
+            question = prompt if isinstance(prompt, str) else ""
+            candidates = await self._choices(asked, vocabulary, msgspec.json.encode(prompt), question)
+            completion_tokens += sum(said.tokens for said in candidates)
+            choices += candidates[: asked.n]
+        counted = local_wire.usage(prompt_tokens, completion_tokens)
+        envelope = local_wire.completion_envelope(answer_id, int(self._now()), asked.model)
+        if asked.stream:
+            events = local_wire.completion_events(envelope, choices, counted if asked.include_usage else None)
+            return _Made(events, True)
+        return _Made(iter((local_wire.completion_answer(envelope, choices, counted),)), False)
+
+    async def _embed(self, fields: Fields, answer_id: str) -> _Made:
+        asked = local_request.embedding(fields)
+        vocabulary = vocabulary_for(asked.model)
+        items: list[bytes] = []
+        tokens = 0
+        for index, text in enumerate(asked.inputs):
+            tokens += await self._count(text, vocabulary)
+            values = vector(msgspec.json.encode(text), asked.dimensions)
+            items.append(local_wire.embedding_item(index, values, asked.base64))
+            if index % CHOICES_PER_TURN == CHOICES_PER_TURN - 1:
+                await asyncio.sleep(0)
+        return _Made(iter((local_wire.embedding_answer(asked.model, items, tokens),)), False)
+
+    async def _choices(self, asked: Generation, vocabulary: str, seed: bytes, question: str) -> list[Said]:
+        """`best_of` choices; equal texts (numbers that were asked for) are counted once."""
+        said: dict[str, Said] = {}
+        choices: list[Said] = []
+        for index in range(asked.best_of):
+            text = compose(seed, index, question)
+            if text not in said:
+                said[text] = say(self._tokenizer, vocabulary, text, asked.max_tokens, asked.stop)
+            choices.append(said[text])
+            if index % CHOICES_PER_TURN == CHOICES_PER_TURN - 1:
+                await asyncio.sleep(0)
+        return choices
+
+    async def _count(self, text: Text, vocabulary: str) -> int:
+        if isinstance(text, str):
+            return await self._tokenizer.count_off_loop(text, vocabulary)
+        return len(text)
+
+
+def _question(messages: list[object]) -> str:
+    """The last user message's text."""
+    for message in reversed(messages):
+        if isinstance(message, dict) and message.get("role") == "user":
+            content = message.get("content")
+            if isinstance(content, str):
+                return content
+            if isinstance(content, list):
+                texts = (part.get("text") for part in content if isinstance(part, dict))
+                return "\n".join(text for text in texts if isinstance(text, str))
+            return ""
+    return ""
+
+
+async def _silence(silence_s: float, timeout_s: float) -> None:
+    await asyncio.sleep(min(silence_s, timeout_s))
+    if silence_s > timeout_s:
+        raise UpstreamTimeout(f"local: silent for {timeout_s:g} s")

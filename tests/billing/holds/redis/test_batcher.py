@@ -1,0 +1,153 @@
+"""When items go out: with what else the turn of the event loop brings, or at once."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from billing.holds.partitions import Partition
+from billing.holds.redis import RedisAway, RedisError, RedisTimeout, Script
+from billing.holds.redis.batcher import Batcher
+from billing.holds.redis.keyspace import Keyspace
+from billing.holds.redis.session import ServerSession
+
+TIMEOUT_S = 0.05
+
+
+class Item:
+    """Says what came of it, however often that is."""
+
+    def __init__(self, name: str) -> None:
+        self.account_key, self.key_key = b"account", name.encode()
+        self.replies: list[Any] = []
+
+    def pack(self, account_place: int, key_place: int) -> bytes:
+        return self.key_key
+
+    def resolve(self, reply: list[Any] | RedisError, epoch: int) -> None:
+        self.replies.append(reply)
+
+
+class Calls(ServerSession):
+    """A server's life whose calls are answered when the test says so."""
+
+    def __init__(self) -> None:
+        self.sent: list[Sequence[Any]] = []
+        self.keys: list[Sequence[Any]] = []
+        self.answers: list[Callable[[Any], None]] = []
+
+    def call(
+        self, script: Script, keys: Sequence[Any], arguments: Sequence[Any], on_reply: Callable[[Any], None]
+    ) -> None:
+        self.sent.append(arguments[1:])
+        self.keys.append(keys)
+        self.answers.append(on_reply)
+
+    def answer(self) -> None:
+        """Answer the oldest call that waits."""
+        self.answers.pop(0)([[0]] * len(self.sent[-1 - len(self.answers)]))
+
+
+class Agreed(Partition):
+    """A partition whose epoch is agreed on."""
+
+    def __init__(self, life: ServerSession) -> None:
+        super().__init__(0)
+        self.life = life
+
+    @property
+    def epoch(self) -> int:
+        return 1
+
+
+@pytest.fixture
+async def calls() -> Calls:
+    return Calls()
+
+
+@pytest.fixture
+async def batcher(calls: Calls) -> Batcher:
+    keyspace = Keyspace("test", 1)
+    return Batcher(keyspace, Agreed(calls), script=Script("hot"), max_items=3, max_unsettled=10, timeout_s=TIMEOUT_S)
+
+
+async def alone(batcher: Batcher, calls: Calls) -> None:
+    """One item by itself, and its answer."""
+    batcher.submit(Item("alone"))
+    await asyncio.sleep(0)
+    calls.answer()
+    calls.sent.clear()
+
+
+async def test_items_of_one_turn_go_out_together_in_calls_of_bounded_size(batcher: Batcher, calls: Calls) -> None:
+    items = [Item(str(number)) for number in range(4)]
+    for item in items:
+        batcher.submit(item)
+    assert calls.sent == []
+    await asyncio.sleep(0)
+    assert calls.sent == [[b"0", b"1", b"2"], [b"3"]]
+    calls.answer()
+    calls.answer()
+    assert [item.replies for item in items] == [[[0]]] * 4
+
+
+async def test_after_one_without_company_the_next_goes_out_at_once(batcher: Batcher, calls: Calls) -> None:
+    await alone(batcher, calls)
+    batcher.submit(Item("next"))
+    assert calls.sent == [[b"next"]]
+
+
+async def test_what_comes_while_a_call_is_in_flight_is_gathered(batcher: Batcher, calls: Calls) -> None:
+    await alone(batcher, calls)
+    for name in "abc":
+        batcher.submit(Item(name))
+    assert calls.sent == [[b"a"]]
+    await asyncio.sleep(0)
+    assert calls.sent == [[b"a"], [b"b", b"c"]]
+    calls.answer()
+    calls.answer()
+    batcher.submit(Item("d"))  # the last ones had company
+    assert calls.sent == [[b"a"], [b"b", b"c"]]
+    await asyncio.sleep(0)
+    assert calls.sent[2:] == [[b"d"]]
+
+
+async def test_calls_without_an_answer_are_told_once_and_in_order(batcher: Batcher, calls: Calls) -> None:
+    items = [Item(str(number)) for number in range(2)]
+    for item in items:
+        batcher.submit(item)
+        await asyncio.sleep(0)
+    async with asyncio.timeout(60):
+        while not items[-1].replies:
+            await asyncio.sleep(0.005)
+    assert [type(item.replies[0]) for item in items] == [RedisTimeout] * 2
+    calls.answer()
+    calls.answer()  # too late
+    assert [len(item.replies) for item in items] == [1, 1]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_without_an_epoch_nothing_is_sent(calls: Calls, count: int) -> None:
+    batcher = Batcher(
+        *(Keyspace("test", 1), Partition(0)), script=Script("hot"), max_items=3, max_unsettled=10, timeout_s=TIMEOUT_S
+    )
+    items = [Item(str(number)) for number in range(count)]
+    for item in items:
+        batcher.submit(item)
+    await asyncio.sleep(0)
+    assert [type(reply) for item in items for reply in item.replies] == [RedisAway] * count
+
+
+async def test_a_key_and_an_account_of_several_items_have_one_place_each() -> None:
+    calls = Calls()
+    batcher = Batcher(
+        *(Keyspace("test", 1), Agreed(calls)), script=Script("hot"), max_items=3, max_unsettled=10, timeout_s=TIMEOUT_S
+    )
+    for name in "aba":
+        batcher.submit(Item(name))
+    await asyncio.sleep(0)
+    (keys,) = calls.keys
+    assert keys[2:] == [b"account", b"a", b"b"]
+    await alone(batcher, calls)
+    assert calls.keys[1][2:] == [b"account", b"alone"]

@@ -1,0 +1,535 @@
+"""The connection to real servers: whatever becomes of one, every call is answered once, and nothing is asked of a life
+that was not greeted."""
+
+import asyncio
+import shutil
+import ssl
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import hiredis
+import pytest
+from redis.crc import key_slot
+
+from billing.holds.partitions import NotReady
+from billing.holds.redis import RedisAway, RedisClient, RedisError, RedisMoved, RedisRefused, RedisTimeout, Script
+from billing.holds.redis.connection import as_error
+from billing.holds.redis.keyspace import Keyspace
+from tests.billing.holds.conftest import MakeWorld, World
+from tests.support.ports import free_port
+from tests.support.redis_cluster import MASTERS, SLOTS, Node, RedisCluster, spread_prefix
+
+FENCE: Final = Script("fence")
+SECRET: Final = "verysecret"
+WAIT_S: Final = 60.0
+
+
+@asynccontextmanager
+async def linked(url: str, *, timeout_s: float = 5.0, connect_timeout_s: float = 5.0) -> AsyncIterator[RedisClient]:
+    link = RedisClient(url, timeout_s=timeout_s, connect_timeout_s=connect_timeout_s)
+    try:
+        yield link
+    finally:
+        await link.close()
+
+
+def url_of(node: Node) -> str:
+    return f"redis://127.0.0.1:{node.port}"
+
+
+async def write(link: RedisClient, keys: Keyspace, partition: int = 0, epoch: int = 1) -> Any:
+    """A script that writes: 1 the first time for an epoch, then 0."""
+    return await link.call(FENCE, fence_keys(keys, partition), [epoch, "test", "ledger", 0])
+
+
+def fence_keys(keys: Keyspace, partition: int = 0) -> list[bytes]:
+    return [keys.meta(partition), keys.joined(partition), keys.installed(partition)]
+
+
+@pytest.fixture
+def keys(key_prefix: str) -> Keyspace:
+    return Keyspace(key_prefix, 1)
+
+
+@pytest.fixture
+def spread(redis_cluster: RedisCluster) -> Keyspace:
+    """Partitions on every master, the first two on different ones."""
+    while True:
+        keys = Keyspace(spread_prefix(redis_cluster, 2 * MASTERS, least=1), 2 * MASTERS)
+        if redis_cluster.master_of(keys.meta(0)) is not redis_cluster.master_of(keys.meta(1)):
+            return keys
+
+
+# One server
+
+
+async def test_a_script_that_the_server_has_forgotten_is_sent_again(lone_node: Node, keys: Keyspace) -> None:
+    async with linked(url_of(lone_node)) as link:
+        assert await write(link, keys) == 1
+        lone_node.ask("SCRIPT", "FLUSH")
+        replies = await asyncio.gather(*(write(link, keys, epoch=2) for _ in range(20)))
+        assert sorted(replies) == [0] * 19 + [1]
+
+
+async def test_what_is_in_flight_when_a_connection_breaks_is_answered_once(lone_node: Node, keys: Keyspace) -> None:
+    async with linked(url_of(lone_node)) as link:
+        life = await link.connect(keys.meta(0))
+        before = await life.identity()
+        replies: list[Any] = []
+        lone_node.freeze()
+        for epoch in range(10):
+            link.send(FENCE, fence_keys(keys), [epoch + 1, "test", "ledger", 0], replies.append)
+        waiting = asyncio.ensure_future(write(link, keys))
+        await asyncio.sleep(0)
+        assert replies == []
+        lone_node.kill()
+        with pytest.raises(RedisAway):
+            await waiting
+        assert [type(reply) for reply in replies] == [RedisAway] * 10
+        assert not life.stands
+        lone_node.start()
+        with pytest.raises(RedisAway):  # the server is there, but nobody has greeted it
+            await write(link, keys)
+        again = await link.connect(keys.meta(0))
+        assert await again.identity() != before
+        assert await write(link, keys, epoch=20) == 1
+        assert not life.stands
+        assert len(replies) == 10
+
+
+async def test_a_new_connection_to_the_same_life_is_greeted_too(lone_node: Node, keys: Keyspace) -> None:
+    async with linked(url_of(lone_node)) as link:
+        life = await link.connect(keys.meta(0))
+        assert await link.connect(keys.meta(0)) is life
+        lone_node.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        with pytest.raises(RedisAway):
+            await life.ask("PING")
+        with pytest.raises(RedisAway):
+            await write(link, keys)
+        again = await link.connect(keys.meta(0))
+        assert again is not life
+        assert await write(link, keys) == 1
+
+
+async def test_a_server_that_hangs_is_given_up(lone_node: Node, keys: Keyspace) -> None:
+    async with linked(url_of(lone_node), timeout_s=1.0, connect_timeout_s=1.0) as link:
+        life = await link.connect(keys.meta(0))
+        before = await life.identity()
+        lone_node.freeze()
+        with pytest.raises(RedisTimeout):
+            await write(link, keys)
+        assert await link.connect(keys.meta(0)) is life  # a slow script says nothing of the server
+        with pytest.raises(RedisTimeout):
+            await life.ask("PING")
+        with pytest.raises(RedisAway):
+            await link.connect(keys.meta(0))
+        lone_node.thaw()
+        again = await greeted(link, keys)
+        assert await again.identity() == before
+        assert await write(link, keys, epoch=2) == 1
+
+
+async def test_an_answer_that_lies_here_is_not_late(lone_node: Node, keys: Keyspace) -> None:
+    """A process that was busy for longer than it would wait takes what has come meanwhile."""
+    async with linked(url_of(lone_node), timeout_s=1.0) as link:
+        life = await link.connect(keys.meta(0))
+        assert await write(link, keys) == 1  # the server knows the script from here on
+        asking = asyncio.ensure_future(life.ask("PING"))
+        calling = asyncio.ensure_future(write(link, keys, epoch=2))
+        await asyncio.sleep(0)
+        time.sleep(1.5)  # noqa: ASYNC251  (busy, and no other task runs)
+        assert await asking == b"PONG"
+        assert await calling == 1
+        assert life.stands
+
+
+async def greeted(link: RedisClient, keys: Keyspace, partition: int = 0) -> Any:
+    """Connect, as often as it takes: for at most WAIT_S."""
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            try:
+                life = await link.connect(keys.meta(partition))
+                await life.identity()
+            except RedisError:
+                await asyncio.sleep(0.02)
+            else:
+                return life
+
+
+async def test_a_server_that_is_away(keys: Keyspace) -> None:
+    async with linked(f"redis://:{SECRET}@127.0.0.1:{free_port()}") as link:
+        for ask in (link.connect(keys.meta(0)), link.command("PING"), write(link, keys), link.publish("c", b"m")):
+            with pytest.raises(RedisAway) as raised:
+                await ask
+            assert SECRET not in str(raised.value)
+
+
+async def test_a_replica_is_not_a_server_to_hold_with(lone_node: Node, keys: Keyspace) -> None:
+    async with linked(url_of(lone_node)) as link:
+        life = await link.connect(keys.meta(0))
+        await life.identity()
+        assert not await life.has_changed()
+        lone_node.ask("REPLICAOF", "127.0.0.1", free_port())
+        with pytest.raises(RedisMoved, match="READONLY"):
+            await write(link, keys)
+        assert not life.stands
+        with pytest.raises(RedisMoved, match="replica"):
+            await (await link.connect(keys.meta(0))).identity()
+        lone_node.ask("REPLICAOF", "NO", "ONE")
+        await greeted(link, keys)
+        assert await write(link, keys) == 1
+
+
+async def test_a_server_that_was_a_replica_meanwhile_has_changed(lone_node: Node, keys: Keyspace) -> None:
+    async with linked(url_of(lone_node)) as link:
+        life = await link.connect(keys.meta(0))
+        before = await life.identity()
+        lone_node.ask("REPLICAOF", "127.0.0.1", free_port())
+        lone_node.ask("REPLICAOF", "NO", "ONE")
+        assert life.stands
+        assert await life.has_changed()
+        assert await life.identity() != before
+
+
+@pytest.mark.parametrize("user", ["", "alice"])
+async def test_users_passwords_and_databases(lone_node: Node, keys: Keyspace, user: str) -> None:
+    lone_node.ask("ACL", "SETUSER", "alice", "on", f">{SECRET}", "~*", "&*", "+@all")
+    lone_node.ask("CONFIG", "SET", "requirepass", SECRET)
+    place = f"127.0.0.1:{lone_node.port}/3"
+    async with linked(f"redis://{user}:{SECRET}@{place}") as link:
+        assert await write(link, keys) == 1
+        assert await link.command("EXISTS", keys.meta(0)) == 1
+        assert SECRET not in f"{link!r} {link.topology} {link._seed!r}"
+    lone_node.ask("SELECT", 3)
+    assert lone_node.ask("EXISTS", keys.meta(0)) == 1
+    for wrong in (f"redis://{user}:{SECRET}x@{place}", f"redis://bob:{SECRET}@{place}", f"redis://{place}"):
+        async with linked(wrong) as link:
+            with pytest.raises(RedisAway) as raised:
+                await link.connect(keys.meta(0))
+            assert SECRET not in f"{raised.value!r} {raised.value.__cause__!r}"
+            with pytest.raises(RedisAway):
+                await link._seed.connect()
+            async with asyncio.timeout(WAIT_S):  # a refused connection is closed: the test's own is left
+                while len(lone_node.ask("CLIENT", "LIST").splitlines()) > 1:
+                    await asyncio.sleep(0.02)
+    async with linked(f"redis://{user}:{SECRET}@127.0.0.1:{lone_node.port}/99") as link:
+        with pytest.raises(RedisAway):
+            await link.connect(keys.meta(0))
+
+
+def test_errors_never_repeat_arguments() -> None:
+    """A server that knows no such command repeats what came with it."""
+    for text in (
+        f"ERR unknown command 'AUTH', with args beginning with: '{SECRET}' ",
+        f"ERR unknown command `EVALSHA`, with args beginning with: `{SECRET}`, ",
+    ):
+        error = as_error(hiredis.ReplyError(text), "hot")
+        assert type(error) is RedisRefused
+        assert str(error).startswith("hot: ERR unknown command")
+        assert SECRET not in str(error)
+    assert len(str(as_error(hiredis.ReplyError("ERR " + "x" * 10_000), "hot"))) < 300
+    moved = as_error(hiredis.ReplyError("MOVED 3999 127.0.0.1:6381"), "hot")
+    assert type(moved) is RedisMoved
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A key and a certificate for 127.0.0.1, signed by itself."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("makes its certificate with openssl, which is not installed")
+    folder = tmp_path_factory.mktemp("tls")
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    what = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=test"]
+    files = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([openssl, *what, *files], check=True, capture_output=True)
+    return key, certificate
+
+
+@asynccontextmanager
+async def behind_tls(node: Node, key: Path, certificate: Path) -> AsyncIterator[int]:
+    """The port of a TLS end before a server: the embedded one has none."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", node.port)
+        await asyncio.gather(pump(reader, inner_writer), pump(inner_reader, writer), return_exceptions=True)
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context) as server:
+        yield server.sockets[0].getsockname()[1]
+
+
+async def test_tls(
+    lone_node: Node, keys: Keyspace, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("billing.holds.redis.client.ASK_TOPOLOGY_S", 30.0)  # a handshake on a busy machine
+    async with behind_tls(lone_node, *certificate) as port:
+        async with linked(f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificate[1]}") as link:
+            assert await write(link, keys) == 1
+        async with linked(f"rediss://127.0.0.1:{port}?ssl_cert_reqs=none") as link:
+            assert await write(link, keys, epoch=2) == 1
+        async with linked(f"rediss://127.0.0.1:{port}") as link:  # nobody vouches for its certificate
+            with pytest.raises(RedisAway):
+                await link._seed.connect()
+            with pytest.raises(RedisAway):
+                await link.command("PING")
+
+
+async def test_what_others_say(lone_node: Node) -> None:
+    async with linked(url_of(lone_node)) as link, linked(url_of(lone_node)) as other:
+        subscribed, heard = asyncio.Event(), asyncio.Queue[bytes]()
+
+        async def listen() -> None:
+            async for message in link.listen("changes", subscribed.set):
+                heard.put_nowait(message)
+
+        listening = asyncio.ensure_future(listen())
+        async with asyncio.timeout(WAIT_S):
+            await subscribed.wait()
+            await other.publish("changes", b"one")
+            assert await heard.get() == b"one"
+        lone_node.kill()
+        with pytest.raises(RedisAway):
+            await listening
+
+
+# The handshake
+
+
+class TestHandshake:
+    """A gateway on a server of its own, which dies and comes back with what it had."""
+
+    @pytest.fixture
+    def redis_url(self, lone_node: Node) -> str:
+        return url_of(lone_node)
+
+    async def test_a_server_that_comes_back_is_greeted_before_it_is_asked(
+        self, make_world: MakeWorld, lone_node: Node
+    ) -> None:
+        world = await make_world()
+        (partition,) = world.engine.partitions.all
+        first = partition.epoch
+        assert first is not None
+        lone_node.ask("CONFIG", "SET", "appendfsync", "always")
+        await self.come_back(world, lone_node)
+        assert partition.epoch is None
+        assert lone_node.ask("HGET", world.keys.meta(0), "epoch") == str(first)  # it would serve, if it were asked
+        for _ in range(3):
+            with pytest.raises(RedisAway):
+                await write(world.link, world.keys, epoch=first)
+        assert await world.engine.partitions.ensure(partition) > first
+
+    @staticmethod
+    async def come_back(world: World, node: Node) -> None:
+        (partition,) = world.engine.partitions.all
+        life = partition.life
+        assert life is not None
+        node.kill()
+        async with asyncio.timeout(WAIT_S):
+            while life.stands:
+                await asyncio.sleep(0)
+        node.start()
+
+    async def test_a_handshake_that_a_restart_interrupts(self, make_world: MakeWorld, lone_node: Node) -> None:
+        """The epoch was read from one life of the server, and would be used in the next."""
+        world = await make_world()
+        await world.engine.stop()
+        partitions, (partition,) = world.engine.partitions, world.engine.partitions.all
+        first, restarts = await partitions.ensure(partition), 0
+        lone_node.ask("CONFIG", "SET", "appendfsync", "always")
+        database = partitions._database
+
+        class Restarting:
+            """The ledger, in whose time of answering the server restarts."""
+
+            async def row(self, query: str, *arguments: object) -> Any:
+                nonlocal restarts
+                row = await database.row(query, *arguments)
+                if restarts < 2:
+                    restarts += 1
+                    lone_node.kill()
+                    lone_node.start()
+                return row
+
+        partitions._database = Restarting()  # type: ignore[assignment]
+        for _ in range(2):
+            with pytest.raises(NotReady):
+                await partitions.ensure(partition, stale=first)
+            assert partition.epoch is None
+        epoch = await partitions.ensure(partition)
+        assert epoch > first
+        run_id = lone_node.ask("INFO", "server")["run_id"]
+        assert lone_node.ask("HGET", world.keys.meta(0), "identity").startswith(run_id)
+
+
+# A cluster
+
+
+async def test_scripts_go_to_the_masters_of_their_slots(redis_cluster: RedisCluster, spread: Keyspace) -> None:
+    async with linked(redis_cluster.url) as link:
+        for partition in range(spread.partitions):
+            assert await write(link, spread, partition) == 1
+            master = redis_cluster.master_of(spread.meta(partition))
+            assert master.ask("HGET", spread.meta(partition), "epoch") == "1"
+            assert await link.command("HGET", spread.meta(partition), "epoch") == b"1"
+        assert link.topology == "a cluster of 3 masters"
+        for node in redis_cluster.nodes:
+            node.ask("SCRIPT", "FLUSH")
+        assert [await write(link, spread, partition) for partition in range(spread.partitions)] == [
+            0
+        ] * spread.partitions
+
+
+async def test_any_node_leads_to_the_cluster(redis_cluster: RedisCluster, spread: Keyspace) -> None:
+    for at, node in enumerate(redis_cluster.nodes):
+        async with linked(url_of(node)) as link:
+            assert await write(link, spread, epoch=at + 1) == 1
+
+
+async def test_who_is_in_a_cluster(redis_cluster: RedisCluster, spread: Keyspace) -> None:
+    async with linked(redis_cluster.url) as link:
+        for partition in range(spread.partitions):
+            await write(link, spread, partition)  # a replica is listed once it was written to
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            async with linked(redis_cluster.url) as link:
+                shards = await link.shards()
+                if all(shard.replicas for shard in shards):
+                    told = [await each.replicas[0].command("INFO", "replication") for each in shards]
+                    break
+            await asyncio.sleep(0.02)
+    assert len(shards) == MASTERS
+    assert sum(shard.slots for shard in shards) == SLOTS
+    assert [len(shard.replicas) for shard in shards] == [1] * MASTERS
+    assert [f"{each['master_host']}:{each['master_port']}" for each in told] == [each.master.name for each in shards]
+
+
+async def test_who_is_there_without_a_cluster(lone_node: Node) -> None:
+    async with linked(url_of(lone_node)) as link:
+        (alone,) = await link.shards()
+        assert (alone.master.name, alone.replicas, alone.slots) == (f"127.0.0.1:{lone_node.port}", (), 0)
+    async with linked(f"redis://127.0.0.1:{free_port()}") as link:
+        with pytest.raises(RedisAway):
+            await link.shards()
+
+
+Move = Callable[[RedisCluster, Keyspace], None]
+
+
+def fail_over(cluster: RedisCluster, keys: Keyspace) -> None:
+    cluster.fail_over(cluster.master_of(keys.meta(0)))
+
+
+def move_slot(cluster: RedisCluster, keys: Keyspace) -> None:
+    source = cluster.master_of(keys.meta(0))
+    target = next(node for node in cluster.nodes if node.is_master and node is not source)
+    cluster.move_slot(key_slot(keys.meta(0)), target)
+
+
+@pytest.mark.parametrize("move", [fail_over, move_slot])
+async def test_a_slot_that_has_gone_elsewhere(redis_cluster: RedisCluster, spread: Keyspace, move: Move) -> None:
+    async with linked(redis_cluster.url) as link:
+        lives = [await link.connect(spread.meta(partition)) for partition in (0, 1)]
+        before = [await life.identity() for life in lives]
+        assert await write(link, spread) == 1
+        await asyncio.to_thread(move, redis_cluster, spread)
+        assert lives[0].stands  # nobody has said so yet
+        with pytest.raises(RedisMoved, match="MOVED"):
+            await write(link, spread, epoch=2)
+        assert [life.stands for life in lives] == [False, True]
+        with pytest.raises(RedisAway):
+            await write(link, spread, epoch=2)
+        again = await greeted(link, spread)
+        assert await again.identity() != before[0]
+        assert await again.ask("HGET", spread.meta(0), "epoch") == b"1"
+        assert await write(link, spread, epoch=2) == 1
+        assert await link.connect(spread.meta(1)) is lives[1]
+
+
+@pytest.fixture
+def migrating(redis_cluster: RedisCluster, spread: Keyspace) -> Iterator[Node]:
+    """The slot of the first partition is on its way to this node, none of its keys there yet."""
+    slot, source = key_slot(spread.meta(0)), redis_cluster.master_of(spread.meta(0))
+    target = next(node for node in redis_cluster.nodes if node.is_master and node is not source)
+    target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
+    source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id)
+    yield target
+    for node in (source, target):
+        node.ask("CLUSTER", "SETSLOT", slot, "STABLE")
+
+
+async def test_ask_is_not_followed(redis_cluster: RedisCluster, spread: Keyspace, migrating: Node) -> None:
+    source = redis_cluster.master_of(spread.meta(0))
+    async with linked(redis_cluster.url) as link:
+        life = await link.connect(spread.meta(0))
+        with pytest.raises(RedisMoved, match="ASK"):
+            await write(link, spread)
+        assert not life.stands
+        assert [node.ask("CLUSTER", "COUNTKEYSINSLOT", key_slot(spread.meta(0))) for node in (source, migrating)] == [
+            0,
+            0,
+        ]
+        again = await link.connect(spread.meta(0))  # the slot is still the source's
+        assert again.wire is life.wire
+        with pytest.raises(RedisMoved, match="ASK"):
+            await again.ask("HGET", spread.meta(0), "epoch")
+        assert not again.stands
+
+
+async def test_a_half_moved_partition_is_not_served(redis_cluster: RedisCluster, spread: Keyspace) -> None:
+    source, slot = redis_cluster.master_of(spread.meta(0)), key_slot(spread.meta(0))
+    target = next(node for node in redis_cluster.nodes if node.is_master and node is not source)
+    async with linked(redis_cluster.url) as link:
+        assert await write(link, spread) == 1
+        target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
+        source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id)
+        with pytest.raises(RedisMoved, match="TRYAGAIN"):  # meta is here, the other two may be there
+            await write(link, spread, epoch=2)
+        for node in (source, target):
+            node.ask("CLUSTER", "SETSLOT", slot, "STABLE")
+        await greeted(link, spread)
+        assert await write(link, spread, epoch=2) == 1
+
+
+async def test_a_link_outlives_the_node_that_it_was_given(redis_cluster: RedisCluster, spread: Keyspace) -> None:
+    seed = redis_cluster.master_of(spread.meta(0))
+    replica = redis_cluster.replica_of(seed)
+    async with linked(url_of(seed)) as link, linked(url_of(replica)) as other:
+        subscribed, heard = asyncio.Semaphore(0), asyncio.Queue[bytes]()
+
+        async def listen() -> None:
+            while True:
+                try:
+                    async for message in link.listen("changes", subscribed.release):
+                        heard.put_nowait(message)
+                except RedisAway:
+                    await asyncio.sleep(0.02)
+
+        listening = asyncio.ensure_future(listen())
+        lives = [await greeted(link, spread, partition) for partition in (0, 1)]
+        async with asyncio.timeout(WAIT_S):
+            await subscribed.acquire()
+            await other.publish("changes", b"one")
+            assert await heard.get() == b"one"
+            seed.kill()
+            await subscribed.acquire()  # at another node
+            await other.publish("changes", b"two")
+            assert await heard.get() == b"two"
+        assert lives[1].stands
+        assert await write(link, spread, 1) == 1
+        with pytest.raises(RedisAway):
+            await write(link, spread, 0)
+        await asyncio.to_thread(redis_cluster.wait_for_promotion, replica)
+        await greeted(link, spread)
+        assert await write(link, spread, 0) == 1
+        listening.cancel()

@@ -1,0 +1,212 @@
+import logging
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from billing.accounts.accounts import AccountNotFound
+from billing.keys.keys import ApiKeys
+from billing.keys.rows import KeyNotFound, KeyRefused, parse_scopes, total_tokens_quota
+from billing.keys.secrets import DEFAULT_SCOPES, secret_digest, well_formed
+from billing.quotas import Metric, Quota, QuotaError, Window
+from tests.billing.support import PLANS, Billing, changes_told
+
+DAILY = Quota(Window.day, Metric.tokens, 1000)
+LATER = datetime(2100, 1, 1, tzinfo=UTC)
+
+
+async def test_a_new_key_has_the_defaults_and_its_secret_is_not_stored(billing: Billing) -> None:
+    account = await billing.accounts.create("Acme")
+    key, secret = await billing.keys.create(account.id, "laptop")
+    assert well_formed(secret)
+    assert (key.prefix, key.scopes, key.models, key.quotas) == (secret[:10], DEFAULT_SCOPES, None, ())
+    assert (key.expires_at, key.last_used_at, key.revoked_at, key.version) == (None, None, None, 1)
+    assert await billing.keys.get(key.id) == key
+    stored = await billing.database.row("SELECT to_jsonb(api_keys)::text AS said FROM api_keys")
+    audited = await billing.database.rows("SELECT to_jsonb(audit_log)::text AS said FROM audit_log")
+    for row in (stored, *audited):
+        assert row is not None
+        assert secret not in row["said"]
+    assert secret_digest(secret).hex() not in "".join(row["said"] for row in audited)
+
+
+async def test_a_principal_says_all_of_key_account_and_plan(billing: Billing) -> None:
+    account = await billing.accounts.create("Acme", "starter", 7, (DAILY,))
+    key, secret = await billing.keys.create(
+        account.id,
+        "laptop",
+        scopes=("llm:proxy", "acme:deploy"),
+        models=("gpt-4o-mini", "claude-*"),
+        quotas=(DAILY,),
+        max_parallel_requests=3,
+        expires_at=LATER,
+        tags={"team": "blue"},
+        user_id="user_1",
+    )
+    principal = await billing.keys.principal_by_digest(secret_digest(secret))
+    assert principal is not None
+    assert principal == await billing.keys.principal_by_key_id(key.id)
+    assert (principal.account_id, principal.account_name, principal.account_version) == (account.id, "Acme", 1)
+    assert (principal.status, principal.past_due_since_s, principal.credit_limit_nano) == ("active", None, 7)
+    assert (principal.plan, principal.account_quotas) == (PLANS["starter"], (DAILY,))
+    assert (principal.key_id, principal.key_name, principal.key_prefix) == (key.id, "laptop", key.prefix)
+    assert (principal.key_version, principal.user_id) == (1, "user_1")
+    assert principal.scopes == {"llm:proxy", "acme:deploy"}
+    assert (principal.models, principal.key_quotas) == (("gpt-4o-mini", "claude-*"), (DAILY,))
+    assert (principal.max_parallel_requests, principal.tags) == (3, {"team": "blue"})
+    assert principal.expires_at_s == LATER.timestamp()
+    assert principal.created_at_s == key.created_at.timestamp()
+    assert principal.revoked_at_s is None
+
+
+async def test_an_unknown_digest_or_id_has_no_principal(billing: Billing) -> None:
+    assert await billing.keys.principal_by_digest(secret_digest("mg_none")) is None
+    assert await billing.keys.principal_by_key_id("key_none") is None
+
+
+async def test_an_account_on_a_plan_that_is_gone_gets_the_default_and_an_alarm(
+    billing: Billing, caplog: pytest.LogCaptureFixture
+) -> None:
+    account = await billing.accounts.create("Acme", "starter")
+    key, _ = await billing.keys.create(account.id, "laptop")
+    keys = ApiKeys(billing.database, {"free": PLANS["free"]}, billing.effects, billing.new_id)
+    with caplog.at_level(logging.ERROR):
+        principal = await keys.principal_by_key_id(key.id)
+    assert principal is not None
+    assert principal.plan == PLANS["free"]
+    assert account.id in caplog.text
+    assert "'starter'" in caplog.text
+
+
+def test_the_default_plan_must_exist(billing: Billing) -> None:
+    with pytest.raises(ValueError, match="'free'"):
+        ApiKeys(billing.database, {}, billing.effects, billing.new_id)
+
+
+async def test_past_due_reaches_the_principal(billing: Billing) -> None:
+    account = await billing.accounts.create("Acme")
+    key, _ = await billing.keys.create(account.id, "laptop")
+    due = await billing.accounts.update(account.id, status="past_due")
+    principal = await billing.keys.principal_by_key_id(key.id)
+    assert principal is not None
+    assert due.past_due_since is not None
+    assert (principal.status, principal.past_due_since_s) == ("past_due", due.past_due_since.timestamp())
+    assert principal.account_version == 2
+
+
+async def test_a_change_raises_the_version_and_null_clears(billing: Billing) -> None:
+    account = await billing.accounts.create("Acme")
+    key, _ = await billing.keys.create(
+        account.id, "laptop", models=("a",), quotas=(DAILY,), max_parallel_requests=3, expires_at=LATER, tags={"a": "b"}
+    )
+    with changes_told(billing.effects, ("key", key.id, account.id)):
+        after = await billing.keys.update(key.id, {"name": "desk", "scopes": ("billing:read",)})
+    assert (after.name, after.scopes, after.version) == ("desk", ("billing:read",), 2)
+    assert (after.models, after.quotas, after.max_parallel_requests) == (("a",), (DAILY,), 3)
+    cleared = await billing.keys.update(
+        key.id, {"models": None, "quotas": (), "max_parallel_requests": None, "expires_at": None, "tags": {}}
+    )
+    assert (cleared.models, cleared.quotas, cleared.max_parallel_requests) == (None, (), None)
+    assert (cleared.expires_at, cleared.tags, cleared.version) == (None, {}, 3)
+    with changes_told(billing.effects):
+        assert await billing.keys.update(key.id, {"name": "desk"}) == cleared
+    actions = await billing.database.rows("SELECT action FROM audit_log WHERE subject = $1 ORDER BY id", key.id)
+    assert [row["action"] for row in actions] == ["key.create", "key.update", "key.update"]
+
+
+async def test_revoking_is_idempotent_and_at_once(billing: Billing) -> None:
+    account = await billing.accounts.create("Acme")
+    key, _ = await billing.keys.create(account.id, "laptop")
+    with changes_told(billing.effects, ("key", key.id, account.id)):
+        revoked = await billing.keys.revoke(key.id)
+        assert await billing.keys.revoke(key.id) == revoked
+    assert revoked.revoked_at is not None
+    assert revoked.version == 2
+    principal = await billing.keys.principal_by_key_id(key.id)
+    assert principal is not None
+    long_ago = revoked.revoked_at - timedelta(days=365)
+    assert not principal.usable_key(long_ago.timestamp()), "no gateway's slow clock may keep the key alive"
+
+
+async def test_revoking_ends_a_grace_period(billing: Billing) -> None:
+    account = await billing.accounts.create("Acme")
+    key, _ = await billing.keys.create(account.id, "laptop")
+    await billing.database.execute("UPDATE api_keys SET revoked_at = now() + interval '1 day' WHERE id = $1", key.id)
+    in_grace = await billing.keys.principal_by_key_id(key.id)
+    assert in_grace is not None
+    assert in_grace.usable_key(datetime.now(UTC).timestamp())
+    await billing.keys.revoke(key.id)
+    ended = await billing.keys.principal_by_key_id(key.id)
+    assert ended is not None
+    assert not ended.usable_key(datetime.now(UTC).timestamp())
+
+
+async def test_unknown_keys_and_accounts_are_not_found(billing: Billing) -> None:
+    with pytest.raises(AccountNotFound):
+        await billing.keys.create("acc_none", "laptop")
+    for call in (billing.keys.get("key_none"), billing.keys.update("key_none", {}), billing.keys.revoke("key_none")):
+        with pytest.raises(KeyNotFound):
+            await call
+
+
+async def test_pages_are_newest_first_by_account_or_of_all(billing: Billing) -> None:
+    accounts = [await billing.accounts.create("Acme"), await billing.accounts.create("Other")]
+    made = [(await billing.keys.create(accounts[n % 2].id, f"k{n}"))[0].id for n in range(5)]
+    first = await billing.keys.page(accounts[0].id, 2)
+    second = await billing.keys.page(accounts[0].id, 2, first.next_after)
+    assert [key.id for key in first.items + second.items] == [made[4], made[2], made[0]]
+    assert second.next_after is None
+    assert [key.id for key in (await billing.keys.page(None, 10)).items] == made[::-1]
+
+
+async def test_last_use_only_moves_forward_and_is_no_change(billing: Billing) -> None:
+    account = await billing.accounts.create("Acme")
+    one, _ = await billing.keys.create(account.id, "one")
+    two, _ = await billing.keys.create(account.id, "two")
+    assert await billing.keys.touch_last_used([(one.id, 50.0), (two.id, 10.0), (one.id, 20.0), ("key_none", 1.0)]) == 2
+    assert await billing.keys.touch_last_used([(one.id, 40.0), (two.id, 60.5)]) == 2
+    assert await billing.keys.touch_last_used([]) == 0
+    used = [await billing.keys.get(key.id) for key in (one, two)]
+    assert [key.last_used_at and key.last_used_at.timestamp() for key in used] == [50.0, 60.5]
+    assert [key.version for key in used] == [1, 1]
+
+
+def test_scopes_come_as_a_list_or_a_string() -> None:
+    assert parse_scopes(None) == DEFAULT_SCOPES
+    assert parse_scopes("llm:proxy  billing:read llm:proxy") == ("llm:proxy", "billing:read")
+    assert parse_scopes(["acme:deploy-now"]) == ("acme:deploy-now",)
+    for wrong in ("", [], "llm", "LLM:proxy", "llm:proxy:more", ["llm:proxy billing:read"], ["a:\u0663"]):
+        with pytest.raises(KeyRefused) as refused:
+            parse_scopes(wrong)
+        assert refused.value.field == "scopes"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("models", ()),
+        ("models", ("",)),
+        ("models", ("a*b",)),
+        ("models", ("m",) * 101),
+        ("tags", {"a" * 65: "b"}),
+        ("tags", {"a": "b" * 257}),
+        ("tags", {str(n): "" for n in range(33)}),
+        ("max_parallel_requests", 0),
+        ("max_parallel_requests", 2**31),
+    ],
+)
+async def test_what_a_key_can_not_say_is_refused(billing: Billing, field: str, value: object) -> None:
+    account = await billing.accounts.create("Acme")
+    key, _ = await billing.keys.create(account.id, "laptop")
+    with pytest.raises(KeyRefused) as refused:
+        await billing.keys.create(account.id, "other", **{field: value})  # type: ignore[arg-type]
+    assert refused.value.field == field
+    with pytest.raises(KeyRefused):
+        await billing.keys.update(key.id, {field: value})  # type: ignore[misc]
+    assert (await billing.keys.page(account.id, 10)).items == (key,)
+
+
+def test_the_quota_shorthand_is_total_tokens() -> None:
+    assert total_tokens_quota(0) == ()
+    assert total_tokens_quota(500) == (Quota(Window.total, Metric.tokens, 500),)
+    with pytest.raises(QuotaError):
+        total_tokens_quota(-1)

@@ -1,0 +1,232 @@
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from math import ceil
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from billing.ledger.catalogue import sync_prices
+from billing.ledger.explanations import EXACT_DECIMALS, UsageEvent, decimal, exact_usd, explain, format_explanation
+from billing.ledger.reports import EventFilter, UsageTotals
+from billing.ledger.rollups import roll
+from billing.money import format_usd
+from billing.pages import BadCursor
+from billing.prices import FACTOR_SCALE
+from billing.usage import Usage
+from tests.billing.support import PRICE, PRICES, Billing
+
+SMALL = Usage(input_tokens=1000, output_tokens=100)
+NOW = datetime.now(UTC).replace(microsecond=123_000)
+
+
+async def customer(billing: Billing, name: str = "Acme", user_id: str | None = None) -> tuple[str, str]:
+    account = await billing.accounts.create(name)
+    key, _ = await billing.keys.create(account.id, "laptop", user_id=user_id)
+    return account.id, key.id
+
+
+async def test_transactions_are_signed_and_newest_first(billing: Billing) -> None:
+    account_id, key_id = await customer(billing)
+    other_id, other_key = await customer(billing, "Other")
+    granted = await billing.grants.grant(account_id, 1_000_000_000, "welcome", "for a start")
+    spent = await billing.debit(account_id, key_id, SMALL)
+    await billing.debit(other_id, other_key, SMALL)
+    page = await billing.reports.transactions(account_id, 10)
+    usage, grant = page.items
+    assert (usage.id, usage.kind, usage.amount_nano, usage.request_id) == (spent, "usage", -210_000, spent)
+    assert (grant.id, grant.kind, grant.amount_nano) == (granted.transfer_id, "grant", 1_000_000_000)
+    assert (grant.idempotency_key, grant.note, grant.request_id) == ("welcome", "for a start", None)
+    assert sum(item.amount_nano for item in page.items) == (await billing.accounts.get(account_id)).balance_nano
+
+
+async def test_transactions_come_in_pages_that_miss_and_repeat_nothing(billing: Billing) -> None:
+    account_id, key_id = await customer(billing)
+    made = []
+    for n in range(4):
+        made.append((await billing.grants.grant(account_id, 1, f"k{n}")).transfer_id)
+        made.append(await billing.debit(account_id, key_id, SMALL))
+    found: list[str] = []
+    after: str | None = None
+    for _ in range(3):
+        page = await billing.reports.transactions(account_id, 3, after)
+        found += [item.id for item in page.items]
+        after = page.next_after
+    assert found == made[::-1]
+    assert after is None
+
+
+async def test_events_of_one_moment_are_paged_exactly(billing: Billing) -> None:
+    account_id, key_id = await customer(billing)
+    made = [await billing.debit(account_id, key_id, SMALL, admitted_at=NOW) for _ in range(5)]
+    newest = await billing.debit(account_id, key_id, SMALL, admitted_at=NOW + timedelta(seconds=1))
+    found: list[str] = []
+    after: str | None = None
+    for _ in range(3):
+        page = await billing.reports.usage_events(account_id, 2, after)
+        found += [event.request_id for event in page.items]
+        after = page.next_after
+    assert found == [newest, *made[::-1]]
+    assert after is None
+
+
+async def test_events_are_filtered(billing: Billing) -> None:
+    account_id, key_id = await customer(billing)
+    second, _ = await billing.keys.create(account_id, "second")
+    early = await billing.debit(account_id, key_id, SMALL, admitted_at=NOW)
+    late = await billing.debit(account_id, second.id, SMALL, admitted_at=NOW + timedelta(seconds=5), model="demo")
+
+    async def found(only: EventFilter) -> list[str]:
+        page = await billing.reports.usage_events(account_id, 10, None, only)
+        return [event.request_id for event in page.items]
+
+    assert await found(EventFilter()) == [late, early]
+    assert await found(EventFilter(since=NOW + timedelta(seconds=1))) == [late]
+    assert await found(EventFilter(since=NOW)) == [late, early]
+    assert await found(EventFilter(until=NOW + timedelta(seconds=5))) == [early]
+    assert await found(EventFilter(key_id=second.id)) == [late]
+    assert await found(EventFilter(model="fast")) == [early]
+    assert await found(EventFilter(model="fast", key_id=second.id)) == []
+
+
+@pytest.mark.parametrize("cursor", ["x", "12", "12.", ".a", "x.a", "9" * 40 + ".a"])
+async def test_a_cursor_of_another_list_is_refused(billing: Billing, cursor: str) -> None:
+    with pytest.raises(BadCursor):
+        await billing.reports.usage_events("acc_none", 10, cursor)
+
+
+async def test_an_explanation_adds_up(billing: Billing) -> None:
+    await sync_prices(billing.database, PRICES)
+    account_id, key_id = await customer(billing)
+    usage = Usage(input_tokens=1003, cached_input_tokens=1, output_tokens=7, searches=2)
+    request_id = await billing.debit(account_id, key_id, usage, multiplier="batch", markup_scaled=10 * FACTOR_SCALE)
+    explanation = await billing.reports.explain(request_id)
+    assert explanation is not None
+    assert explanation.adds_up
+    assert explanation.event.usage == usage
+    assert explanation.price == PRICE
+    exact = Decimal("0.5") * (1002 * Decimal("0.15") + Decimal("0.075") + 7 * Decimal("0.60")) / 10**6 + Decimal("0.01")
+    assert Decimal(exact_usd(explanation.sum_scaled)) == exact
+    assert explanation.event.cost_nano == ceil(exact * 10**9)
+    assert sum(Decimal(exact_usd(line.amount_scaled)) for line in explanation.lines) == exact
+    told = format_explanation(explanation)
+    assert request_id in told
+    assert "batch, each line times 0.5" in told
+    assert "1002 at 0.15 USD a million = 0.00007515 USD" in told
+    assert "2 at 0.01 USD each = 0.01 USD" in told
+    assert "a markup of 10 %" in told
+    assert format_usd(explanation.event.charged_nano) in told
+    assert "ledger" not in told
+
+
+async def test_a_charge_that_counts_did_not_make_is_said_to_be_so(billing: Billing) -> None:
+    await sync_prices(billing.database, PRICES)
+    account_id, key_id = await customer(billing)
+    request_id = await billing.debit(account_id, key_id, SMALL, charged_nano=5)
+    explanation = await billing.reports.explain(request_id, account_id)
+    assert explanation is not None
+    assert not explanation.adds_up
+    assert "charged 0.000000005 USD: not made from these counts" in format_explanation(explanation)
+
+
+async def test_an_event_without_its_price_row_is_still_explained(billing: Billing) -> None:
+    account_id, key_id = await customer(billing)
+    explanation = await billing.reports.explain(await billing.debit(account_id, key_id, SMALL))
+    assert explanation is not None
+    assert (explanation.price, explanation.lines, explanation.adds_up) == (None, (), False)
+    assert "the ledger has no such row" in format_explanation(explanation)
+
+
+async def test_events_of_others_and_unknown_ones_are_none(billing: Billing) -> None:
+    account_id, key_id = await customer(billing)
+    other_id, _ = await customer(billing, "Other")
+    request_id = await billing.debit(account_id, key_id, SMALL)
+    assert await billing.reports.explain(request_id, other_id) is None
+    assert await billing.reports.explain("none") is None
+
+
+async def test_totals_by_account_key_and_user(billing: Billing) -> None:
+    account_id, key_id = await customer(billing, user_id="ann")
+    second, _ = await billing.keys.create(account_id, "second", user_id="ann")
+    third, _ = await billing.keys.create(account_id, "third", user_id="bob")
+    other_id, other_key = await customer(billing, "Other", user_id="ann")
+    for key in (key_id, second.id, third.id):
+        await billing.debit(account_id, key, SMALL)
+    await billing.debit(account_id, key_id, SMALL, admitted_at=NOW, markup_scaled=100 * FACTOR_SCALE)
+    await billing.debit(other_id, other_key, SMALL)
+
+    cost = 210_000
+    totals = billing.reports.usage_totals
+    for rows in (0, 2, 1, 2):  # fresh, in both places, rolled up
+        assert await roll(billing.database, rows, most_fresh=0) == rows
+        assert await totals(account_id) == UsageTotals(4, 4000, 400, 5 * cost)
+        assert await totals(account_id, key_id=key_id) == UsageTotals(2, 2000, 200, 3 * cost)
+        assert await totals(account_id, user_id="ann") == UsageTotals(3, 3000, 300, 4 * cost)
+        assert await totals(account_id, user_id="bob", key_id=key_id) == UsageTotals(0, 0, 0, 0)
+        assert await totals(account_id, key_id=other_key) == UsageTotals(0, 0, 0, 0)
+        assert (await totals(account_id)).total_tokens == 4400
+
+
+async def test_a_database_that_is_empty_reads_as_nothing(billing: Billing) -> None:
+    assert (await billing.reports.transactions("acc_none", 10)).items == ()
+    assert (await billing.reports.usage_events("acc_none", 10)).items == ()
+    assert await billing.reports.usage_totals("acc_none") == UsageTotals(0, 0, 0, 0)
+
+
+@given(st.integers(0, 10**40))
+def test_exact_amounts_are_plain_and_exact(scaled: int) -> None:
+    said = exact_usd(scaled)
+    assert "e" not in said.lower()
+    assert said == "0" or not said.endswith(".")
+    whole, _, fraction = said.partition(".")
+    assert int(whole + fraction.ljust(EXACT_DECIMALS, "0")) == scaled
+    assert not fraction.endswith("0")
+
+
+@given(
+    st.integers(0, 2**31 - 1),
+    st.integers(0, 2**31 - 1),
+    st.sampled_from([None, "batch"]),
+    st.integers(0, 500 * FACTOR_SCALE),
+)
+def test_lines_add_up_to_the_cost(input_tokens: int, output_tokens: int, multiplier: str | None, markup: int) -> None:
+    usage = Usage(input_tokens=input_tokens, output_tokens=output_tokens)
+    event = _event(usage, multiplier, markup)
+    explanation = explain(event, PRICE)
+    exact = sum((Fraction(exact_usd(line.amount_scaled)) for line in explanation.lines), Fraction(0))
+    assert explanation.cost_nano == ceil(exact * 10**9)
+    charged = exact * 10**9 * (1 + Fraction(decimal(markup, 9)) / 100)
+    assert explanation.charged_nano == ceil(charged)
+
+
+def _event(usage: Usage, multiplier: str | None, markup_scaled: int) -> UsageEvent:
+    return UsageEvent(
+        request_id="r",
+        admitted_at=NOW,
+        outcome="settled",
+        account_id="a",
+        user_id=None,
+        key_id="k",
+        client_request_id=None,
+        upstream_request_id=None,
+        endpoint="/v1/chat/completions",
+        feature="llm",
+        model="fast",
+        provider="openai",
+        provider_model="gpt-4o-mini",
+        usage=usage,
+        cost_nano=0,
+        charged_nano=0,
+        price_id=PRICE.id,
+        multiplier=multiplier,
+        markup_scaled=markup_scaled,
+        estimated=False,
+        status=200,
+        stream=False,
+        latency_ms=None,
+        ttft_ms=None,
+        tags={},
+        end_user=None,
+        note=None,
+    )

@@ -1,0 +1,110 @@
+"""What the doctor finds in the configuration, in the environment and on the disk."""
+
+from pathlib import Path
+
+import pytest
+
+from billing.plans import Plan, upgrade_cycles
+from gateway.commands import checks
+from gateway.commands.checks import Check, check_disk, check_metrics, check_models, check_secrets, disk_finding
+from gateway.config.models import unknown_models
+from gateway.config.settings import ModelConfig, ProviderConfig, Settings, load_settings, warnings
+
+
+def settings(**environ: str) -> Settings:
+    return load_settings(environ, mode="command")
+
+
+def only(found: list[Check]) -> Check:
+    (check,) = found
+    assert bool(check.mend) == (check.status != "ok")
+    return check
+
+
+def test_models_whose_provider_is_off() -> None:
+    off = {"openai": ProviderConfig("openai", "openai", off_reason="OPENAI_API_KEY is not set")}
+    models = {name: ModelConfig(name, "openai", name) for name in "abcdefg"}
+    found = only(check_models(off, models, {}))
+    assert found.status == "ok"  # the shipped file has models of many providers
+    assert "7 can't be used, because openai is off (OPENAI_API_KEY is not set)" in found.message
+    assert found.message.endswith("a, b, c, d, e and 2 more")
+    paid = only(check_models(off, models, {"pro": Plan("pro", "Pro", 1, models=("b", "demo"))}))
+    assert (paid.status, paid.mend.endswith(": b.")) == ("warn", True)
+    on = {"local": ProviderConfig("local", "local")}
+    demo = {"demo": ModelConfig("demo", "local", "demo", fallbacks=("c",))}
+    assert only(check_models({**off, **on}, {**models, **demo}, {})).status == "warn"
+    assert only(check_models(on, {"demo": ModelConfig("demo", "local", "demo")}, {})).status == "ok"
+
+
+def test_secrets_that_are_short() -> None:
+    assert only(check_secrets(settings())).status == "ok"
+    short = settings(JWT_SECRET="swordfish", INTERNAL_SERVICE_TOKEN="herring")
+    found = only(check_secrets(short))
+    assert (found.status, "JWT_SECRET, INTERNAL_SERVICE_TOKEN" in found.message) == ("fail", True)
+    assert "swordfish" not in str(found)
+    assert only(check_secrets(settings(JWT_SECRET="x" * 32, INTERNAL_SERVICE_TOKEN="x" * 24))).status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("address", "status"),
+    [
+        *(("", "ok"), ("127.0.0.1:9090", "ok"), ("10.1.2.3:9090", "ok"), ("[::1]:9090", "ok"), ("inside:9090", "ok")),
+        *(("0.0.0.0:9090", "warn"), (":9090", "warn"), ("[::]:9090", "warn"), ("8.8.8.8:9090", "warn")),
+    ],
+)
+def test_metrics_that_anybody_may_read(address: str, status: str) -> None:
+    assert only(check_metrics(settings(METRICS_ADDR=address))).status == status
+
+
+def test_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "LITTLE_BYTES", 1)
+    monkeypatch.setattr(checks, "LEAST_BYTES", 0)
+    found = only(check_disk(settings(METERGATE_DATA_DIR=str(tmp_path / "not" / "yet"))))
+    assert (found.name, found.status) == ("disk", "ok")
+    assert str(tmp_path / "not" / "yet") in found.message
+    monkeypatch.setattr(checks, "LITTLE_BYTES", 1 << 62)
+    assert disk_finding("disk", tmp_path).status == "warn"
+    monkeypatch.setattr(checks, "LEAST_BYTES", 1 << 62)
+    assert disk_finding("disk", tmp_path).status == "fail"
+    given = {"DATABASE_URL": "postgresql://h/n", "REDIS_URL": "redis://h", "METERGATE_DATA_DIR": str(tmp_path / "no")}
+    assert check_disk(settings(**given)) == []  # nothing is written here
+    logged = {**given, "METERGATE_REQUEST_LOG": str(tmp_path / "log"), "METERGATE_SPOOL_DIR": str(tmp_path)}
+    assert [check.name for check in check_disk(settings(**logged))] == ["spool disk", "request log disk"]
+
+
+def plan(plan_id: str, upgrade_to: str | None) -> Plan:
+    return Plan(plan_id, plan_id, 0, upgrade_to=upgrade_to)
+
+
+@pytest.mark.parametrize(
+    ("ways", "cycles"),
+    [
+        ({"a": "b", "b": "c", "c": None}, []),
+        ({"a": "b", "b": "a"}, [("a", "b")]),
+        ({"z": "c", "c": "b", "b": "c", "y": "z"}, [("b", "c")]),
+        ({"a": "b", "b": "a", "d": "e", "e": "f", "f": "d"}, [("a", "b"), ("d", "e", "f")]),
+        ({"a": "gone"}, []),
+    ],
+)
+def test_upgrades_that_lead_back(ways: dict[str, str | None], cycles: list[tuple[str, ...]]) -> None:
+    assert upgrade_cycles({name: plan(name, to) for name, to in ways.items()}) == cycles
+
+
+def test_a_start_warns_of_upgrades_that_lead_back(tmp_path: Path) -> None:
+    (tmp_path / "metergate.yaml").write_text("providers: {local: {kind: local}}\nmodels: {demo: {provider: local}}\n")
+    (tmp_path / "prices.yaml").write_text(
+        '- {provider: local, model: demo, effective_from: "2024-07-18", per_million: {input: "1", output: "1"}}\n'
+        '- {provider: gone, model: demo, effective_from: "2024-07-18", per_million: {input: "1", output: "1"}}\n'
+    )
+    (tmp_path / "plans.yaml").write_text(
+        'free: {name: Free, price_usd: "0", upgrade_to: big}\nbig: {name: Big, price_usd: "9", upgrade_to: free}\n'
+    )
+    found = warnings(settings(METERGATE_CONFIG=str(tmp_path)), 1_800_000_000)
+    assert any("big -> free -> big" in warning for warning in found)
+    assert any("prices of providers" in warning and "gone" in warning for warning in found)
+
+
+def test_models_that_a_key_may_name() -> None:
+    known = settings()
+    names = ["demo", "dem*", "*", "openai/anything", "openai/*", "opena*", "gpt-5-tpyo", "nobody/x", "zzz*"]
+    assert unknown_models(known.models, known.providers, names) == ["gpt-5-tpyo", "nobody/x", "zzz*"]

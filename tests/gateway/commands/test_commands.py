@@ -1,0 +1,406 @@
+"""Commands where no `up` runs: help, wrong usage, nobody there, stores that are given."""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from ulid import ULID
+
+from billing.accounts.accounts import Account
+from billing.database.connection import Database
+from billing.ledger.debits import Debit, write_debits
+from tests.billing.ledger.test_debits import debit
+from tests.support.commands import CHECKOUT, Shell, fetch
+from tests.support.ports import free_port
+
+PASSWORD = "swordfish-of-all-the-tests"
+
+
+@pytest.fixture
+def shell() -> Iterator[Shell]:
+    folder = Path(tempfile.mkdtemp(prefix="mg-")).resolve()
+    folder.chmod(0o711)
+    yield Shell(folder)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def stores(database_url: str, redis_url: str) -> dict[str, str]:
+    """The test's own database, migrated, and the Redis of the run."""
+    return {"DATABASE_URL": with_host(database_url), "REDIS_URL": redis_url}
+
+
+def with_host(url: str) -> str:
+    """With the socket's folder as its host: DATABASE_URL must have one."""
+    match = re.fullmatch(r"(postgresql://[^/]*)/(\w+)\?host=(.*)", url)
+    assert match is not None
+    return f"{match[1]}{match[3]}/{match[2]}"
+
+
+def nobody_at() -> str:
+    """An address that nothing listens on."""
+    return f"127.0.0.1:{free_port()}"
+
+
+COMMANDS = [
+    *("up", "init", "serve", "migrate", "doctor", "ledger", "ledger verify", "explain", "operator", "operator grant"),
+    *("reconcile", "ledger set-aside", "ledger set-aside list", "ledger set-aside replay"),
+    "ledger set-aside discard",
+    *("operator account", "operator account create", "operator account show", "operator account list"),
+    *(
+        "operator account set",
+        "operator refund",
+        "operator requests",
+        "operator account quotas",
+        "operator key",
+        "operator key create",
+        "operator key list",
+    ),
+    *("operator key update", "operator key revoke"),
+]
+
+
+OF_EVERY_COMMAND = {"--api-url", "--token-file", "--timeout", "--output", "--quiet", "--json"}
+TIMED = ("explain", "doctor", "ledger set-aside list", "ledger set-aside replay", "ledger set-aside discard")
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help(shell: Shell, command: str) -> None:
+    result = shell.run(*command.split(), "--help")
+    assert result.code == 0, result
+    assert "Usage: metergate" in result.stdout
+    if "COMMAND" not in result.stdout:
+        listed = set(re.findall(r"^  (--[\w-]+)", result.stdout, re.MULTILINE))
+        calls = {"--api-url", "--token-file"} if command.startswith("operator ") else set()
+        timed = {"--timeout"} if calls or command in TIMED else set()
+        assert listed & OF_EVERY_COMMAND == {"--output", "--quiet", "--json"} | calls | timed
+    assert not shell.data_dir.exists()
+
+
+def test_every_command_is_documented(shell: Shell) -> None:
+    said = (CHECKOUT / "docs" / "cli.md").read_text()
+    for command in COMMANDS:
+        assert f"metergate {command}" in said
+    for group in ("", "ledger", "ledger set-aside", "operator", "operator account", "operator key"):
+        listed = shell.run(*group.split(), "--help").stdout.partition("Commands:\n")[2]
+        for name in re.findall(r"^  ([\w-]+)", listed, re.MULTILINE):
+            assert f"{group} {name}".strip() in COMMANDS
+
+
+def test_debits_that_were_set_aside_are_listed_and_written_once_they_can_be(
+    shell: Shell, stores: dict[str, str], database_url: str
+) -> None:
+    made = [debit_of("acc_gone", str(ULID())) for _ in range(2)]
+
+    async def set_aside() -> None:
+        database = Database(database_url)
+        assert await write_debits(database, made) == {}
+        await database.execute("INSERT INTO debits_set_aside (request_id, debit, reason) VALUES ('x', 'y', 'a test')")
+        await database.close()
+
+    async def bring_the_account_back() -> None:
+        database = Database(database_url)
+        await database.execute("INSERT INTO accounts (id, name, plan) VALUES ('acc_gone', 'Back', 'free')")
+        await database.close()
+
+    asyncio.run(set_aside())
+    listed = shell.run("ledger", "set-aside", "list", "--json", env=stores).json
+    assert listed["total"] == 3
+    assert [(each["id"], each["account_id"], each["charged_usd"], each["reason"]) for each in listed["debits"]] == [
+        *((each.request_id, "acc_gone", "0.0000005", "the ledger has no such account") for each in made),
+        ("x", None, None, "a test"),
+    ]
+    assert "acc_gone" in shell.run("ledger", "set-aside", "list", env=stores).stdout
+    replay = ("ledger", "set-aside", "replay")
+    refused = shell.run(*replay, made[0].request_id, "--json", env=stores)
+    assert refused.code == 1
+    (said,) = json.loads(refused.stdout)["debits"]
+    assert (said["result"], said["reason"]) == ("refused", "the ledger has no such account")
+    shell.run(*replay, env=stores).failed(2)
+    shell.run(*replay, "x", "--all", env=stores).failed(2)
+    asyncio.run(bring_the_account_back())
+    one = shell.run(*replay, made[0].request_id, "nobody", "--json", env=stores)
+    assert one.code == 0
+    results = {each["id"]: each["result"] for each in one.json["debits"]}
+    assert results == {made[0].request_id: "written", "nobody": "absent"}
+    rest = shell.run(*replay, "--all", "--json", env=stores)
+    assert rest.code == 1
+    results = {each["id"]: each["result"] for each in json.loads(rest.stdout)["debits"]}
+    assert results == {made[1].request_id: "written", "x": "unreadable"}
+    assert shell.run("ledger", "set-aside", "list", "--json", env=stores).json["total"] == 1
+    discard = ("ledger", "set-aside", "discard", "x", "--json")
+    assert shell.run(*discard, env=stores).json == {"id": "x", "discarded": True}
+    assert "Nothing is set aside" in shell.run(*discard, env=stores).failed(1)
+    assert shell.run("ledger", "set-aside", "list", "--json", env=stores).json == {"total": 0, "debits": []}
+
+
+def debit_of(account_id: str, request_id: str) -> Debit:
+    account = Account(account_id, "", "free", "active", None, 0, (), None, datetime.now(UTC), 0, 1)
+    return debit(account, request_id)
+
+
+def test_version(shell: Shell) -> None:
+    """As a process that is started anew, as a person starts it: what it says of itself, of its use, and its codes."""
+    assert re.fullmatch(r"metergate \d+\.\d+\.\d+\S*\n", shell.start("--version").stdout)
+    for arguments in (("--help",), ("operator", "grant", "--help"), ("nope",)):
+        assert shell.start(*arguments) == shell.run(*arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(("nope",), ("up", "--nope"), ("up", "--workers", "0"), ("up", "--workers", "x"), ("operator",), ("explain",)),
+        *(("operator", "account", "show"), ("operator", "account", "list", "--limit", "0"), ("up", "--timeout", "0")),
+        *(("up", "--api-url", "http://x"), ("explain", "x", "--api-url", "http://x")),
+    ],
+)
+def test_wrong_usage(shell: Shell, arguments: tuple[str, ...]) -> None:
+    shell.run(*arguments).failed(2)
+    assert not shell.data_dir.exists()
+
+
+@pytest.mark.parametrize("command", ["up", "serve", "migrate", "operator account list", "ledger verify"])
+def test_a_wrong_configuration(shell: Shell, command: str) -> None:
+    said = shell.run(*command.split(), env={"MAX_BODY_BYTES": "1MB", "SMTP_PORT": "x"}).failed(2)
+    assert "environment: MAX_BODY_BYTES: " in said
+    assert "environment: SMTP_PORT: " in said
+    assert not shell.data_dir.exists()
+
+
+def test_a_gateway_that_is_not_there(shell: Shell) -> None:
+    url = f"http://{nobody_at()}"
+    (shell.folder / "key").write_text(f"{PASSWORD}\n")
+    said = shell.run("operator", "account", "list", "--api-url", url, "--token-file", "key").failed(3)
+    assert url in said
+    assert PASSWORD not in said
+    said = shell.run("operator", "account", "list", env={"METERGATE_API_URL": url, "ADMIN_API_KEY": PASSWORD}).failed(3)
+    assert url in said
+    said = shell.run("operator", "grant", "acc_1", "5", "--api-url", url, "--token-file", "key").failed(3)
+    assert "--idempotency-key " in said
+    assert not shell.data_dir.exists()
+
+
+def test_no_admin_key_for_a_gateway_elsewhere(shell: Shell) -> None:
+    way = ("--api-url", f"http://{nobody_at()}")
+    assert "ADMIN_API_KEY" in shell.run("operator", "account", "list", *way).failed(2)
+    assert "/no/where" in shell.run("operator", "account", "list", *way, "--token-file", "/no/where").failed(2)
+    (shell.folder / "key").write_text("two words\n")
+    assert "two words" not in shell.run("operator", "account", "list", *way, "--token-file", "key").failed(2)
+
+
+@pytest.mark.parametrize("command", ["serve", "migrate", "operator account list", "ledger verify", "explain x"])
+def test_stores_that_are_not_there(shell: Shell, command: str) -> None:
+    address = nobody_at()
+    stores = {
+        "DATABASE_URL": f"postgresql://user:{PASSWORD}@{address}/name?sslmode=disable",
+        "REDIS_URL": f"redis://:{PASSWORD}@{address}",
+    }
+    said = shell.run(*command.split(), env=stores).failed(3)
+    assert address in said
+    assert PASSWORD not in said
+
+
+def test_the_doctor_says_that_stores_are_not_there(shell: Shell) -> None:
+    address = nobody_at()
+    stores = {
+        "DATABASE_URL": f"postgresql://user:{PASSWORD}@{address}/name?sslmode=disable",
+        "REDIS_URL": f"redis://:{PASSWORD}@{address}",
+    }
+    result = shell.run("doctor", env=stores)
+    assert result.code == 1
+    assert "FAIL  postgres" in result.stdout
+    assert "FAIL  redis" in result.stdout
+    assert "correct DATABASE_URL" in result.stdout
+    assert PASSWORD not in result.stdout + result.stderr
+
+
+def test_serve_needs_stores(shell: Shell) -> None:
+    assert "metergate up" in shell.run("serve").failed(2)
+    assert not shell.data_dir.exists()
+
+
+def test_serve_refuses_a_database_that_lacks_migrations(shell: Shell, empty_database_url: str, redis_url: str) -> None:
+    stores = {"DATABASE_URL": with_host(empty_database_url), "REDIS_URL": redis_url}
+    assert "`metergate migrate`" in shell.run("serve", env=stores).failed(1)
+    assert "`metergate migrate`" in shell.run("operator", "account", "list", env=stores).failed(1)
+    assert "metergate migrate" in shell.run("doctor", env=stores).stdout
+    assert shell.run("migrate", "--json", env=stores).json["applied"][0] == "0001_core"
+    assert shell.run("migrate", env=stores).stdout == "The schema is up to date.\n"
+    assert shell.run("operator", "account", "list", env=stores).stdout == "There are none.\n"
+    assert not shell.data_dir.exists()
+
+
+def test_a_request_log_that_cannot_be_written(shell: Shell, stores: dict[str, str]) -> None:
+    said = shell.run("serve", env={**stores, "METERGATE_REQUEST_LOG": "/no/where"}).failed(2)
+    assert "METERGATE_REQUEST_LOG: /no/where: No such file or directory" in said
+
+
+def test_serve_on_given_stores(shell: Shell, empty_database_url: str, redis_url: str) -> None:
+    stores = {"DATABASE_URL": with_host(empty_database_url), "REDIS_URL": redis_url, "ADMIN_API_KEY": PASSWORD}
+    with shell.running("serve", "--migrate", "--json", env=stores) as running:
+        url = re.search(r'"url":"([^"]+)"', running.until('"url"'))
+        assert url is not None
+        assert fetch(f"{url[1]}/readyz").status == 200
+        way = {"METERGATE_API_URL": url[1], "ADMIN_API_KEY": PASSWORD}
+        made = shell.run("operator", "account", "create", "Acme", "--json", env=way).json
+        direct = shell.run("operator", "account", "show", made["id"], "--json", env=stores).json
+        assert direct == made
+        assert running.end(signal.SIGTERM) == 0
+    assert shell.processes() == []
+
+
+def test_up_with_a_database_that_is_given(shell: Shell, empty_database_url: str) -> None:
+    database = {"DATABASE_URL": with_host(empty_database_url)}
+    with shell.running("up", "--json", env=database) as running:
+        said = json.loads(running.until('"url"'))
+        assert fetch(f"{said['url']}/v1/models", {"Authorization": f"Bearer {said['key']}"}).status == 200
+        listed = shell.run("operator", "account", "list", "--json", env=database).json
+        assert [account["id"] for account in listed["data"]] == [said["account_id"]]
+        assert running.end() == 0
+    assert shell.processes() == []
+
+
+def test_operator_commands_in_words(shell: Shell, stores: dict[str, str]) -> None:
+    def say(*arguments: str) -> str:
+        result = shell.run("operator", *arguments, env=stores)
+        assert result.code == 0, result
+        assert result.stderr == ""
+        return result.stdout
+
+    created = say("account", "create", "Acme", "--quota", "day:tokens=5@gpt-4*", "--credit-limit-usd", "1.5")
+    account_id = re.search(r"acc_\w+", created)
+    assert account_id is not None
+    assert "day:tokens=5@gpt-4*" in created
+    assert "1.50" in created
+    assert "month:cost=2.00" in say("account", "quotas", account_id[0], "--quota", "month:cost=2")
+    shown = say("account", "quotas", account_id[0])
+    assert re.search(r"month:cost=2.00 +account", shown)
+    assert re.search(r"minute:requests=60 +plan free", shown)
+    assert say("account", "quotas", account_id[0]) == shown  # showing changes nothing
+    assert "month:cost" not in say("account", "quotas", account_id[0], "--clear")
+    shown = say("account", "show", account_id[0])
+    assert re.search(r"^quotas +none$", shown, re.MULTILINE)
+    assert "minute:requests=60" in shown
+    for _ in range(2):
+        assert re.search(r"balance USD +3\.00", say("grant", account_id[0], "3", "--idempotency-key", "k"))
+    said = say("key", "create", account_id[0], "laptop", "--total-tokens", "9", "--tag", "a=b", "--user-id", "u")
+    key_id, secret = re.search(r"key_\w+", said), re.search(r"mg_\w+", said)
+    assert key_id is not None
+    assert secret is not None
+    assert "total:tokens=9" in said
+    assert secret[0] not in say("key", "list", account_id[0])
+    assert "desktop" in say("key", "update", key_id[0], "--name", "desktop", "--max-parallel", "2")
+    assert re.search(r"max parallel +no bound", say("key", "update", key_id[0], "--clear", "max-parallel"))
+    assert "revoked" in say("key", "revoke", key_id[0])
+    assert "revoked 20" in say("key", "list", account_id[0])
+    assert "--cursor" in [say("account", "create", "Other"), say("account", "list", "--limit", "1")][1]
+
+
+def test_refusals_of_the_api(shell: Shell, stores: dict[str, str]) -> None:
+    def refused(*arguments: str) -> str:
+        return shell.run("operator", *arguments, env=stores).failed(1)
+
+    assert "acc_nobody" in refused("account", "show", "acc_nobody")
+    assert "acc_nobody" in refused("grant", "acc_nobody", "5")
+    assert "decimal" in refused("grant", "acc_nobody", "1e3")
+    assert "key_nobody" in refused("key", "revoke", "key_nobody")
+    assert "gold" in refused("account", "create", "Acme", "--plan", "gold")
+    for arguments in (
+        ("account", "create", "x", "--quota", "day"),
+        ("key", "create", "acc_1", "x", "--tag", "nope"),
+        ("account", "quotas", "acc_1", "--clear", "--quota", "day:tokens=1"),
+        ("account", "set", "acc_1"),
+        ("requests",),
+        ("requests", "--refused", "--key", "a", "--account", "b"),
+        ("account", "set", "acc_1", "--status", "gone"),
+        ("key", "update", "key_1"),
+        ("key", "update", "key_1", "--name", "x", "--tag", "a=b", "--clear", "tags"),
+    ):
+        shell.run("operator", *arguments, env=stores).failed(2)
+
+
+def test_a_result_in_a_file(shell: Shell, stores: dict[str, str]) -> None:
+    result = shell.run("operator", "account", "list", "--output", "result", "--json", env=stores)
+    assert (result.code, result.stdout) == (0, "")
+    assert (shell.folder / "result").read_text() == '{"data":[],"next_cursor":null}\n'
+    assert "--output" in shell.run("operator", "account", "create", "x", "--output", "/no/where", env=stores).failed(1)
+    assert shell.run("operator", "account", "list", "--json", env=stores).json["data"] == []
+
+
+def test_servers_are_started_for_one_command(shell: Shell) -> None:
+    result = shell.run("operator", "account", "create", "Acme", "--json")
+    assert "Starting the servers" in result.stderr
+    assert shell.processes() == []
+    listed = shell.run("operator", "account", "list", "--json", "--quiet")
+    assert listed.stderr == ""
+    assert listed.json["data"] == [result.json]
+    assert not (shell.data_dir / "admin-key").exists()  # nothing listened anywhere
+
+
+def test_a_data_folder_of_another_user(shell: Shell) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can make one")
+    shell.data_dir.mkdir(mode=0o700)
+    os.chown(shell.data_dir, 1, 1)
+    result = shell.run("operator", "account", "list")
+    assert "Traceback" not in result.stderr
+
+
+def test_a_model_that_nobody_knows(shell: Shell, stores: dict[str, str]) -> None:
+    account = shell.run("operator", "account", "create", "Acme", "--json", env=stores).json
+    create = ("operator", "key", "create", account["id"], "k", "--json", "--model")
+    typo = shell.run(*create, "gpt-4o-mimi", "--model", "demo", env=stores)
+    assert "'gpt-4o-mimi' is none of this gateway's" in typo.stderr
+    assert len(typo.json["warnings"]) == 1
+    known = shell.run(*create, "demo", "--model", "gpt-4o*", env=stores)
+    assert (known.stderr, known.json["warnings"]) == ("", [])
+    update = ("operator", "key", "update", known.json["id"], "--model", "dmeo")
+    assert "'dmeo'" in shell.run(*update, env=stores).stderr
+
+
+def test_a_shell_completes_commands(shell: Shell) -> None:
+    def completed(*words: str) -> list[str]:
+        env = {"_METERGATE_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+        return shell.run(env=env).stdout.split()
+
+    assert completed("metergate", "op") == ["operator"]
+    assert completed("metergate", "operator", "account", "s") == ["show", "set"]
+    assert completed("metergate", "operator", "account", "set", "--st") == ["--status"]
+    assert completed("metergate", "migrate", "--api") == []  # it is taken, and not used
+
+
+HEAVY = (
+    "aiohttp",
+    "asyncpg",
+    "redis",
+    "rich.table",
+    "yaml",
+    "tiktoken",
+    "uvloop",
+    "asyncio",
+    "gateway.process.runtime",
+)
+
+
+@pytest.mark.parametrize(
+    "command", ["--version", "--help", "up --help", "operator account list --help", "doctor --help"]
+)
+def test_help_imports_nothing_that_it_does_not_need(command: str) -> None:
+    """What a command works with takes ten times as long to import as everything else."""
+    script = (
+        "import sys\nfrom gateway.commands import main\n"
+        f"sys.argv = ['metergate', *{command.split()}]\nmain()\n"
+        f"print('imported:', *[name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True, cwd=CHECKOUT)
+    assert done.stdout.splitlines()[-1] == "imported:"

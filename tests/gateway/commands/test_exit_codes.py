@@ -1,0 +1,142 @@
+"""Every command ends with SPEC's codes: 0 done, 1 refused, 2 wrong usage, 3 unreachable; never with a traceback."""
+
+import re
+import shutil
+import socketserver
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.gateway.commands.test_commands import nobody_at, with_host
+from tests.support.commands import Shell
+
+pytestmark = pytest.mark.slow
+ON_STORES = {
+    "serve": "serve",
+    "migrate": "migrate",
+    "ledger verify": "ledger verify",
+    "ledger set-aside list": "ledger set-aside list",
+    "ledger set-aside replay": "ledger set-aside replay --all",
+    "ledger set-aside discard": "ledger set-aside discard x",
+    "explain": "explain x",
+    "reconcile": "reconcile",
+}
+"""Commands on the stores themselves, as they are used."""
+OF_THE_API = {
+    "operator account create": "operator account create x",
+    "operator account show": "operator account show acc_x",
+    "operator account list": "operator account list",
+    "operator account set": "operator account set acc_x --status closed",
+    "operator account quotas": "operator account quotas acc_x",
+    "operator grant": "operator grant acc_x 5",
+    "operator refund": "operator refund acc_x 5",
+    "operator requests": "operator requests --refused",
+    "operator key create": "operator key create acc_x k",
+    "operator key list": "operator key list acc_x",
+    "operator key update": "operator key update key_x --name y",
+    "operator key revoke": "operator key revoke key_x",
+}
+REFUSED = [
+    *("explain x", "ledger set-aside discard x", "operator account show acc_x", "operator account quotas acc_x"),
+    *("operator account set acc_x --status closed", "operator grant acc_x 5", "operator refund acc_x 5"),
+    *("operator key create acc_x k", "operator key update key_x --name y", "operator key revoke key_x"),
+]
+DONE = [
+    *("migrate", "ledger verify", "ledger set-aside list", "ledger set-aside replay --all", "reconcile", "doctor"),
+    *("operator account create x", "operator account list", "operator requests --refused"),
+]
+ALONE = ("up", "doctor")
+"""`up` brings its own stores; `doctor` says of stores that are away that they are, and ends with 1."""
+
+
+@pytest.fixture
+def shell() -> Iterator[Shell]:
+    folder = Path(tempfile.mkdtemp(prefix="mg-")).resolve()
+    folder.chmod(0o711)
+    yield Shell(folder)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def stores(database_url: str, redis_url: str) -> dict[str, str]:
+    return {"DATABASE_URL": with_host(database_url), "REDIS_URL": redis_url}
+
+
+def away() -> dict[str, str]:
+    address = nobody_at()
+    return {"DATABASE_URL": f"postgresql://u@{address}/n?sslmode=disable", "REDIS_URL": f"redis://{address}"}
+
+
+def test_no_command_is_left_out(shell: Shell) -> None:
+    def commands(*group: str) -> Iterator[str]:
+        for name in re.findall(r"^  ([\w-]+)", shell.run(*group, "--help").stdout.partition("Commands:\n")[2], re.M):
+            below = list(commands(*group, name))
+            yield from below or [" ".join((*group, name))]
+
+    assert set(commands()) == {*ON_STORES, *OF_THE_API, *ALONE}
+
+
+@pytest.mark.parametrize("command", [*ON_STORES, *OF_THE_API, *ALONE])
+def test_wrong_usage_is_2(shell: Shell, command: str) -> None:
+    assert "--nope" in shell.run(*command.split(), "--nope").failed(2)
+    if command != "ledger set-aside replay":  # which takes any number
+        shell.run(*command.split(), "too", "many", "of", "these").failed(2)
+    said = shell.run(*{**ON_STORES, **OF_THE_API}.get(command, command).split(), env={"MAX_BODY_BYTES": "x"})
+    if command == "doctor":
+        assert said.code == 1
+        assert "MAX_BODY_BYTES" in said.stdout
+    else:
+        assert "MAX_BODY_BYTES" in said.failed(2)
+
+
+@pytest.mark.parametrize("command", [*ON_STORES.values(), *OF_THE_API.values()])
+def test_stores_that_are_away_are_3(shell: Shell, command: str) -> None:
+    shell.run(*command.split(), env=away()).failed(3)
+
+
+@pytest.mark.parametrize("command", OF_THE_API.values())
+def test_a_gateway_that_is_away_is_3(shell: Shell, command: str) -> None:
+    env = {"METERGATE_API_URL": f"http://{nobody_at()}", "ADMIN_API_KEY": "k" * 24}
+    shell.run(*command.split(), env=env).failed(3)
+
+
+@pytest.mark.parametrize("command", ["serve", "reconcile", "operator requests --refused"])
+def test_a_redis_alone_that_is_away_is_3(shell: Shell, stores: dict[str, str], command: str) -> None:
+    shell.run(*command.split(), env={**stores, "REDIS_URL": away()["REDIS_URL"]}).failed(3)
+
+
+@pytest.mark.parametrize("command", REFUSED)
+def test_what_is_refused_is_1(shell: Shell, stores: dict[str, str], command: str) -> None:
+    shell.run(*command.split(), env=stores).failed(1)
+
+
+@pytest.mark.parametrize("command", DONE)
+def test_what_is_done_is_0(shell: Shell, stores: dict[str, str], command: str) -> None:
+    result = shell.run(*command.split(), env=stores)
+    assert result.code == 0, result
+
+
+@pytest.mark.parametrize("command", ["doctor", "serve", "reconcile", "operator requests --refused"])
+@pytest.mark.parametrize("options", ["?timeout=x", "?nope=1", ""])
+def test_a_wrong_redis_is_no_fault_of_ours(shell: Shell, stores: dict[str, str], command: str, options: str) -> None:
+    """Options that there are not, and a server that is none."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), NoRedis) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"redis://:swordfish@127.0.0.1:{server.server_address[1]}{options}"
+        result = shell.run(*command.split(), env={**stores, "REDIS_URL": url})
+        server.shutdown()
+    assert "swordfish" not in result.stdout + result.stderr
+    assert "a fault in metergate" not in result.stderr
+    assert result.code == (1 if command == "doctor" else 3), result
+
+
+class NoRedis(socketserver.BaseRequestHandler):
+    """Answers as an HTTP server does."""
+
+    def handle(self) -> None:
+        self.request.recv(1000)
+        self.request.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")

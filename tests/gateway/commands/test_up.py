@@ -1,0 +1,261 @@
+"""`metergate up` as a new user meets it: one start, everything that hangs on it, its end, the next start."""
+
+import os
+import shutil
+import signal
+import socket
+import stat
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from gateway.commands.up import stopping_s
+from gateway.config.settings import Limits
+from gateway.process.supervisor import KILL_MARGIN_S
+from tests.support.commands import WAIT_S, Answer, Running, Shell, do_curl, fetch
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """One that the user that Postgres runs as can pass through; with a configuration of nobody's."""
+    made = Path(tempfile.mkdtemp(prefix="mg-")).resolve()
+    made.chmod(0o711)
+    yield made
+    shutil.rmtree(made)
+
+
+@dataclass(frozen=True)
+class Up:
+    """A gateway that `up` runs, and what it said."""
+
+    shell: Shell
+    running: Running
+    url: str
+    curl: str
+    key: str
+
+    def chat(self, key: str | None = None) -> Answer:
+        return do_curl(self.curl.replace(self.key, key) if key else self.curl)
+
+
+@pytest.fixture(scope="module")
+def shell(folder: Path) -> Shell:
+    return Shell(folder)
+
+
+@pytest.fixture(scope="module")
+def up(shell: Shell) -> Iterator[Up]:
+    """The first start on a data folder, which other tests of this file share."""
+    with shell.running("up", "--workers", "2") as running:
+        key = running.until("shown only this once").rpartition(" ")[2]
+        url = running.until("Metergate serves on").rpartition(" ")[2]
+        curl = running.until("curl")
+        running.until("Ctrl-C")
+        yield Up(shell, running, url, curl, key)
+
+
+def test_it_says_what_there_is(up: Up) -> None:
+    said = "\n".join(up.running.said)
+    assert "5.00 USD" in said
+    assert up.key in up.curl
+    assert "openai" in said
+    assert "OPENAI_API_KEY is not set" in said
+    assert str(up.shell.data_dir / "admin-key") in said
+    assert " s)" in up.running.stderr  # how long each step took
+
+
+def test_the_curl_line_works(up: Up) -> None:
+    answer = up.chat()
+    assert answer.status == 200
+    assert answer.json["choices"][0]["message"]["content"]
+
+
+def test_metrics_are_read_at_an_address_of_their_own(up: Up) -> None:
+    address = next(line for line in up.running.stderr.splitlines() if "Metrics are at" in line).rpartition(" ")[2]
+    deadline = time.monotonic() + WAIT_S
+    while True:  # until the second worker serves too
+        with urllib.request.urlopen(address, timeout=WAIT_S) as answer:  # noqa: S310
+            if b"metergate_workers 2.0" in answer.read():
+                break
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert fetch(f"{up.url}/metrics").status == 401
+
+
+def test_the_admin_key_is_private(up: Up) -> None:
+    status = (up.shell.data_dir / "admin-key").stat()
+    assert stat.S_IMODE(status.st_mode) == 0o600
+    assert (up.shell.data_dir / "admin-key").read_text().strip() not in "\n".join(up.running.said)
+
+
+def test_a_second_one_says_that_it_runs(up: Up) -> None:
+    said = up.shell.run("up").failed(1)
+    assert "already running" in said
+    assert str(up.running.process.pid) in said
+
+
+def test_no_secret_is_on_a_command_line(up: Up) -> None:
+    admin_key = (up.shell.data_dir / "admin-key").read_text().strip()
+    for line in up.shell.processes():
+        assert up.key not in line
+        assert admin_key not in line
+
+
+@pytest.mark.parametrize("over_http", [False, True])
+def test_a_refusal_is_explained(up: Up, over_http: bool) -> None:
+    way = ("--api-url", up.url) if over_http else ()
+    account = up.shell.run("operator", "account", "create", "Poor", "--json").json
+    key = up.shell.run("operator", "key", "create", account["id"], "k", "--json").json
+    refused = up.chat(key["key"])
+    assert refused.status == 402
+    deadline = time.monotonic() + WAIT_S
+    show = ("operator", "requests", "--refused", "--key", key["id"], *way)
+    while not (listed := up.shell.run(*show, "--json").json["data"]):
+        assert time.monotonic() < deadline
+    request_id = refused.headers["x-request-id"]
+    assert [(each["id"], each["code"]) for each in listed] == [(request_id, "billing_required")]
+    assert "billing_required" in up.shell.run(*show).stdout
+    explained = up.shell.run("explain", request_id)
+    assert explained.code == 0
+    assert "billing: required usd" in explained.stdout
+    assert up.shell.run("explain", request_id, "--json").json == listed[0]
+    assert "no refusal of it is kept" in up.shell.run("explain", "nothing").failed(1)
+
+
+@pytest.mark.parametrize("over_http", [False, True])
+def test_operator_commands_reach_it_both_ways(up: Up, over_http: bool) -> None:
+    way = ("--api-url", up.url) if over_http else ()
+    account = up.shell.run("operator", "account", "create", "Acme", *way, "--json").json
+    granted = up.shell.run("operator", "grant", account["id"], "2.50", "--note", "hello", *way, "--json").json
+    assert granted["balance_usd"] == "2.50"
+    refund = ("operator", "refund", account["id"], "1.25", "--note", "sorry", "--idempotency-key", "r1", *way, "--json")
+    assert [up.shell.run(*refund).json["balance_usd"] for _ in range(2)] == ["3.75", "3.75"]
+    assert up.shell.run("operator", "refund", account["id"], "2", "--idempotency-key", "r1", *way).code == 1
+    changed = up.shell.run(
+        *("operator", "account", "set", account["id"], "--plan", "starter", "--status", "suspended"),
+        *("--credit-limit", "7.50", *way, "--json"),
+    ).json
+    assert (changed["plan"], changed["status"], changed["credit_limit_usd"]) == ("starter", "suspended", "7.50")
+    quotas = ("operator", "account", "quotas", account["id"], *way, "--json")
+    wanted = [{"window": "day", "metric": "tokens", "limit": 100_000}]
+    assert up.shell.run(*quotas, "--quota", "day:tokens=100000").json["quotas"] == wanted
+    shown = up.shell.run(*quotas).json
+    assert shown["quotas"] == wanted
+    assert shown["plan_quotas"]
+    assert up.shell.run(*quotas, "--clear").json["quotas"] == []
+    assert up.shell.run("operator", "account", "set", account["id"], "--status", "active", *way).code == 0
+    key = up.shell.run("operator", "key", "create", account["id"], "k", *way, "--json").json
+    assert up.chat(key["key"]).status == 200
+    assert up.shell.run("operator", "key", "revoke", key["id"], *way).code == 0
+    deadline, refused = time.monotonic() + WAIT_S, 0
+    while refused < 6:  # in a row: by both workers
+        if up.chat(key["key"]).status == 401:
+            refused += 1
+        else:
+            assert time.monotonic() < deadline  # told: by itself a worker would believe its memory for far longer
+            refused = 0
+
+
+def test_it_can_be_verified_and_explained_while_it_runs(up: Up) -> None:
+    request_id = up.chat().headers["x-request-id"]
+    deadline = time.monotonic() + WAIT_S
+    while (explained := up.shell.run("explain", request_id, "--json")).code != 0:  # until the ledger has it
+        assert time.monotonic() < deadline, explained
+    assert explained.json["lines"]
+    assert "demo" in up.shell.run("explain", request_id).stdout
+    verified = up.shell.run("ledger", "verify", "--json").json
+    assert verified["ok"]
+    assert {check["name"] for check in verified["checks"]} == {"balances", "sum", "transfers", "prices", "rollups"}
+
+
+def test_the_doctor_finds_nothing_wrong(up: Up) -> None:
+    report = up.shell.run("doctor", "--json").json
+    assert {check["status"] for check in report["checks"]} == {"ok"}
+
+
+def test_a_worker_that_dies_is_replaced(up: Up) -> None:
+    def workers() -> set[int]:
+        found = set()
+        for child in psutil.Process(up.running.process.pid).children():
+            with suppress(psutil.Error):  # one that has just ended
+                if "gateway.process.worker" in child.cmdline():
+                    found.add(child.pid)
+        return found
+
+    before = workers()
+    os.kill(min(before), signal.SIGKILL)
+    deadline = time.monotonic() + WAIT_S
+    while len(workers()) != 2 or workers() == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert up.chat().status == 200
+
+
+def test_it_stops_and_starts_again_where_it_was(up: Up) -> None:
+    """The last of those that share the gateway: it ends it."""
+    assert up.running.end(signal.SIGINT) == 0
+    assert up.shell.processes() == []
+    assert not (up.shell.data_dir / "endpoints.json").exists()
+    admin_key = (up.shell.data_dir / "admin-key").read_text()
+    with up.shell.running("up") as again:
+        url = again.until("Metergate serves on").rpartition(" ")[2]
+        again.until("Ctrl-C")
+        assert "mg_" not in "\n".join(again.said)
+        assert (up.shell.data_dir / "admin-key").read_text() == admin_key
+        port = url.rpartition(":")[2]
+        line = up.curl.replace(up.url.rpartition(":")[2], port)
+        assert do_curl(line).status == 200
+        assert fetch(f"{url}/readyz").status == 200
+        assert again.end(signal.SIGTERM) == 0
+    assert up.shell.processes() == []
+
+
+def test_a_signal_while_it_starts_ends_it_in_order(folder: Path) -> None:
+    shell = Shell(folder / "early")
+    shell.folder.mkdir()
+    shell.folder.chmod(0o711)
+    with shell.running("up") as running:
+        running.until_stderr("Starting Postgres")
+        assert running.end(signal.SIGTERM) == 0
+        assert shell.processes() == []
+    with shell.running("up", "--json") as running:  # and the next one is whole
+        assert '"key":"mg_' in running.until('"url"')
+        assert running.end() == 0
+
+
+def test_an_address_in_use_is_heard_before_an_account_is_made(folder: Path, up_port: int) -> None:
+    shell = Shell(folder / "port", {"LISTEN_ADDR": f"127.0.0.1:{up_port}"})
+    shell.folder.mkdir()
+    shell.folder.chmod(0o711)
+    said = shell.run("up").failed(1)
+    assert f"127.0.0.1:{up_port} is in use" in said
+    assert "LISTEN_ADDR" in said
+    assert not (shell.data_dir / "admin-key").exists()
+    assert shell.run("operator", "account", "list", "--json").json["data"] == []  # with servers of its own
+    assert shell.processes() == []
+
+
+@pytest.fixture
+def up_port() -> Iterator[int]:
+    """A port that something listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+def test_whoever_stops_workers_waits_until_they_have_settled_what_they_cut() -> None:
+    """As an answer that was cut by a deployment would be free otherwise."""
+    defaults = Limits()
+    assert stopping_s(defaults) == defaults.shutdown_grace_s + defaults.postgres_timeout_s
+    compose = yaml.safe_load((Path(__file__).parents[3] / "docker-compose.yml").read_text())
+    patience_s = float(compose["services"]["gateway"]["stop_grace_period"].removesuffix("s"))
+    assert patience_s > stopping_s(defaults) + KILL_MARGIN_S

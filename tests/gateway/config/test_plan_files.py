@@ -1,0 +1,118 @@
+"""Gateways with different plan files, as while a release rolls out: one file is in force for all of them."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+
+import pytest
+
+from billing.plans import Plan
+from billing.quotas import Metric, Quota, Window
+from gateway.config import plan_files
+from gateway.config.plan_files import PlanFollower, plans_finding
+from gateway.config.settings import Limits, Settings, load_settings
+from gateway.process.runtime import Runtime, open_runtime
+
+OLD = Plan("free", "Free", 0, quotas=(Quota(Window.day, Metric.requests, 100),))
+NEW = Plan("free", "Free", 0, quotas=(Quota(Window.day, Metric.tokens, 5000),))
+
+MakeRuntime = Callable[..., Awaitable[Runtime]]
+
+
+def settings_with(plan: Plan, version: int = 0) -> Settings:
+    defaults = replace(Limits(), redis_partitions=1)
+    read = load_settings({"ADMIN_API_KEY": "x" * 32}, mode="command")
+    return replace(read, plans={plan.id: plan}, plans_version=version, defaults=defaults)
+
+
+@pytest.fixture
+async def make_runtime(database_url: str, redis_url: str, key_prefix: str) -> AsyncIterator[MakeRuntime]:
+    async with AsyncExitStack() as stack:
+
+        async def make(plan: Plan, version: int = 0) -> Runtime:
+            return await stack.enter_async_context(
+                open_runtime(
+                    settings_with(plan, version),
+                    database_url=database_url,
+                    redis_url=redis_url,
+                    embedded=False,
+                    key_prefix=key_prefix,
+                )
+            )
+
+        yield make
+
+
+async def begun(runtime: Runtime) -> PlanFollower:
+    await runtime.follower.begin()
+    return runtime.follower
+
+
+async def test_a_gateway_that_starts_again_with_the_older_file_follows_the_newer(
+    make_runtime: MakeRuntime, caplog: pytest.LogCaptureFixture
+) -> None:
+    older = await make_runtime(OLD)
+    assert (await begun(older)).revision == 1
+    newer = await make_runtime(NEW)
+    assert (await begun(newer)).revision == 2
+    account = await newer.accounts.create("Acme")
+    again = await make_runtime(OLD)
+    assert (await begun(again)).revision == 2
+    assert dict(again.follower.plans) == dict(newer.follower.plans) == {"free": NEW}
+    assert "revision 2 of the plans is in force" in caplog.text
+    assert "`version: 1`" in caplog.text
+    assert (await again.accounts.get(account.id)).version == account.version
+    (finding,) = await plans_finding(again.database, again.settings)
+    assert finding[0] == "warn"
+    assert "revision 2 is in force, this plans.yaml is 1" in finding[1]
+    (finding,) = await plans_finding(newer.database, newer.settings)
+    assert finding[0] == "ok"
+
+
+async def test_a_running_gateway_takes_on_a_newer_file(
+    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = await make_runtime(OLD)
+    follower = await begun(older)
+    newer = await make_runtime(NEW, 3)
+    await begun(newer)
+    asked = [0]
+
+    async def sleep(_: float) -> None:
+        asked[0] += 1
+        if asked[0] > 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(plan_files.asyncio, "sleep", sleep)
+        with pytest.raises(KeyboardInterrupt):
+            await follower.run()
+    assert follower.revision == 2
+    assert dict(older.follower.plans) == {"free": NEW}
+    assert older.engine.loader.account_quotas("free", []) == NEW.quotas
+
+
+async def test_a_principal_is_never_read_with_plans_older_than_its_account(make_runtime: MakeRuntime) -> None:
+    """Or its requests would be missing from the windows of the newer plans."""
+    older = await make_runtime(OLD)
+    await begun(older)
+    account = await older.accounts.create("Acme")
+    key, _ = await older.api_keys.create(account.id, "laptop")
+    before = await older.api_keys.principal_by_key_id(key.id)
+    newer = await make_runtime(NEW)
+    await begun(newer)
+    after = await older.api_keys.principal_by_key_id(key.id)
+    assert before is not None
+    assert after is not None
+    assert (before.plan, after.plan) == (OLD, NEW)
+    assert after.account_version == before.account_version + 1
+
+
+async def test_plans_without_the_default_one_are_not_followed(make_runtime: MakeRuntime) -> None:
+    older = await make_runtime(OLD)
+    await begun(older)
+    other = await make_runtime(replace(NEW, id="other"))
+    await plan_files.sync_plans(other.database, {"other": replace(NEW, id="other")}, "other")
+    follower = await begun(older)
+    assert follower.revision == 2
+    assert dict(older.follower.plans) == {"free": OLD}

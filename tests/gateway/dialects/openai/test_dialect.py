@@ -1,0 +1,428 @@
+"""How requests in OpenAI's format are read and rewritten."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.dialects.base import NO_PARTS, BadRequest, Parts
+from gateway.dialects.openai.dialect import (
+    CHAT,
+    COMPLETIONS,
+    EMBEDDINGS,
+    MAX_LABEL_CHARS,
+    OpenAIDialect,
+    parse,
+    rewrite,
+)
+
+SAY = [{"role": "user", "content": "hi"}]
+
+
+def chat(**fields: Any) -> bytes:
+    return json.dumps({"model": "gpt-4o", "messages": SAY} | fields).encode()
+
+
+def with_content(*parts: Any) -> bytes:
+    return chat(messages=[{"role": "user", "content": list(parts)}])
+
+
+def refused(endpoint: str, body: bytes) -> BadRequest:
+    with pytest.raises(BadRequest) as caught:
+        parse(endpoint, body)
+    return caught.value
+
+
+def test_a_plain_chat() -> None:
+    body = chat()
+    request = parse(CHAT, body)
+    assert (request.endpoint, request.model, request.choices) == (CHAT, "gpt-4o", 1)
+    assert (request.stream, request.include_usage, request.has_output) == (False, False, True)
+    assert request.max_output_tokens is None
+    assert request.end_user is None
+    assert request.service_tier is None
+    assert request.parts == NO_PARTS
+    assert not request.unbounded_input
+    assert request.input_bound_tokens == len(body)
+    assert request.bound_input_tokens(None) == len(body)
+
+
+def test_everything_a_chat_can_say() -> None:
+    request = parse(
+        CHAT,
+        chat(
+            n=3, max_tokens=50, stream=True, stream_options={"include_usage": True}, user="u1", service_tier="flex",
+            unknown={"nested": [1, {"n": 99, "model": "x"}]},
+        ),
+    )  # fmt: skip
+    assert (request.choices, request.max_output_tokens) == (3, 50)
+    assert (request.stream, request.include_usage) == (True, True)
+    assert (request.end_user, request.service_tier) == ("u1", "flex")
+
+
+def test_nulls_are_as_if_not_given() -> None:
+    names = ("n", "max_tokens", "max_completion_tokens", "stream", "stream_options", "user", "service_tier")
+    request = parse(CHAT, chat(**dict.fromkeys(names)))
+    assert (request.choices, request.max_output_tokens, request.stream, request.end_user) == (1, None, False, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "bound"),
+    [
+        ({"max_tokens": 5}, 5),
+        ({"max_completion_tokens": 7}, 7),
+        ({"max_tokens": 5, "max_completion_tokens": 7}, 7),
+        ({"max_tokens": 9, "max_completion_tokens": 7}, 9),
+        ({"max_tokens": None, "max_completion_tokens": 7}, 7),
+        ({"max_tokens": 1, "n_predict": 100_000}, 100_000),
+    ],
+)
+def test_the_larger_maximum_bounds(given: dict[str, Any], bound: int) -> None:
+    assert parse(CHAT, chat(**given)).max_output_tokens == bound
+
+
+def test_the_newer_name_of_an_end_user_wins_and_is_bounded() -> None:
+    assert parse(CHAT, chat(user="a", safety_identifier="b")).end_user == "b"
+    assert parse(CHAT, chat(user="a", safety_identifier="")).end_user == "a"
+    assert parse(CHAT, chat(user="x\0y")).end_user == "x\ufffdy"
+    assert parse(CHAT, chat(user="x" * 1000)).end_user == "x" * MAX_LABEL_CHARS
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"n": "two"}, "n"),
+        ({"n": 1.5}, "n"),
+        ({"n": True}, "n"),
+        ({"n": 0}, "n"),
+        ({"n": 129}, "n"),
+        ({"best_of": 1000}, "best_of"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"max_tokens": "5"}, "max_tokens"),
+        ({"max_tokens": 10**30}, "max_tokens"),
+        ({"max_tokens": 10**4000}, "max_tokens"),
+        ({"max_completion_tokens": {}}, "max_completion_tokens"),
+        ({"n_predict": -1}, "n_predict"),
+        ({"stream": "true"}, "stream"),
+        ({"stream": 1}, "stream"),
+        ({"stream": True, "stream_options": []}, "stream_options"),
+        ({"stream": True, "stream_options": "x"}, "stream_options"),
+        ({"stream": True, "stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
+        ({"user": 5}, "user"),
+        ({"service_tier": ["flex"]}, "service_tier"),
+        ({"model": None}, "model"),
+        ({"model": ""}, "model"),
+        ({"model": 5}, "model"),
+        ({"model": "m" * 201}, "model"),
+        ({"messages": None}, "messages"),
+        ({"messages": "hi"}, "messages"),
+        ({"messages": {"role": "user"}}, "messages"),
+        ({"messages": [["content", {"a": []}], 5]}, "messages"),
+    ],
+)
+def test_wrong_types_and_bounds_name_the_field(fields: dict[str, Any], param: str) -> None:
+    error = refused(CHAT, chat(**fields))
+    assert error.param == param
+    assert f"'{param}'" in error.message
+    assert "$" not in error.message
+
+
+@pytest.mark.parametrize(("endpoint", "missing"), [(CHAT, "messages"), (COMPLETIONS, "prompt"), (EMBEDDINGS, "input")])
+def test_the_input_is_required(endpoint: str, missing: str) -> None:
+    assert refused(endpoint, b'{"model":"m"}').param == missing
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{",
+        b'{"model":"m","messages":[]',
+        b'{"model":"m","messages":[]} x',
+        b'{"model":"m","messages":[],}',
+        b'{"model":"m","messages":[],"x":NaN}',
+        b'{"model":"m","messages":[],"x":Infinity}',
+        b'{"model":"m","messages":[],"x":/**/1}',
+        b'{"model":"m","messages":[],"x":"\xff"}',
+        b'{"model":"m","messages":["\xed\xa0\x80"]}',
+        b'{"model":"m","messages":["\\ud800"]}',
+        b'\xef\xbb\xbf{"model":"m","messages":[]}',
+        b'{"model":"m","messages":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"model":"m","messages":[],"x":' + b'{"a":' * 100_000 + b"1" + b"}" * 100_001,
+    ],
+)
+def test_what_is_not_strict_json_is_refused(body: bytes) -> None:
+    error = refused(CHAT, body)
+    assert error.param is None
+    assert error.message.startswith(("The body is not valid JSON: ", "The body must be a JSON object."))
+
+
+@pytest.mark.parametrize(
+    "twice",
+    [
+        b'{"model":"m","messages":[],"max_tokens":1,"max_tokens":9}',
+        b'{"model":"m","messages":[],"max_tokens":1,"max_\\u0074okens":9}',
+        b'{"\\u006dax_tokens":9, "model":"m", "messages":[], "max_tokens":1}',
+        b'{"n":1,"model":"m","messages":[],"n":9}',
+        b'{ "model" : "cheap" , "messages" : [] , "model" : "dear" }',
+        b'{"model":"m","messages":[],"stream":true,"stream":false}',
+        b'{"model":"m","messages":[{"content":[{"image_url":"u"}]}],"messages":[]}',
+        b'{"model":"m","messages":[],"stream":true,"stream_options":{"include_usage":true,"include_usage":false}}',
+    ],
+)
+def test_a_name_that_stands_twice_is_refused(twice: bytes) -> None:
+    assert "twice" in refused(CHAT, twice).message
+
+
+def test_the_same_name_below_the_top_level_is_nothing() -> None:
+    body = chat(max_tokens=5, tools=[{"parameters": {"n": 1, "model": "x", "max_tokens": 3}}] * 3, n=2)
+    assert parse(CHAT, body).choices == 2
+    body = chat(messages=[{"role": "user", "content": 'say "max_tokens": 5, \\u0074 "n"'}], max_tokens=5)
+    assert parse(CHAT, body).max_output_tokens == 5
+
+
+@pytest.mark.parametrize("name", ["MAX_TOKENS", "Max_Tokens", "max_to\u212aens", "\u017ftream", "N", "Messages"])
+def test_a_metering_field_in_another_case_is_refused(name: str) -> None:
+    error = refused(CHAT, chat(**{name: 5}))
+    assert error.param == name.casefold()
+
+
+def with_message(text: str) -> bytes:
+    return b'{"model":"m","messages":[' + text.encode() + b"]}"
+
+
+def with_part(text: str) -> bytes:
+    return with_message('{"role":"user","content":[' + text + "]}")
+
+
+def with_field(text: str) -> bytes:
+    return b'{"model":"m","messages":[],"stream":true,' + text.encode() + b"}"
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (with_field('"stream_options":{"include_usage":true,"Include_Usage":false}'), "stream_options"),
+        (with_field('"stream_options":{"Include_Usage":false}'), "stream_options"),
+        (with_field('"stream_options":{"include_usage":true,"include_\\u0075sage":false}'), "stream_options"),
+        (with_field('"stream_options":{"include_usage":true,"\u0131nclude_usage":1,"x":0,"X":0}'), "stream_options"),
+        (with_message('{"role":"user","content":"a","content":"b"}'), "messages"),
+        (with_message('{"role":"user","content":"a","Content":"b"}'), "messages"),
+        (with_message('{"role":"user","content":"a","\\u0063ontent":[]}'), "messages"),
+        (with_message('{"role":"user","Content":[{"image_url":"u"}]}'), "messages"),
+        (with_message('{"role":"user","content":null,"tool_calls":[],"Tool_Calls":[]}'), "messages"),
+        (with_part('{"type":"text","text":"a","type":"image_url"}'), "messages.content"),
+        (with_part('{"type":"text","text":"a","Image_URL":{"url":"u"}}'), "messages.content"),
+        (with_part('{"image_url":"u","image_url":"v"}'), "messages.content"),
+        (with_part('{"image_url":{"url":"data:a","url":"https://b"}}'), "messages.content.image_url"),
+        (with_part('{"image_url":{"url":"data:a","URL":"https://b"}}'), "messages.content.image_url"),
+        (with_part('{"file":{"file_data":"data:a","File_Data":"b"}}'), "messages.content.file"),
+        (with_part('{"input_audio":{"data":"a","d\\u0061ta":"b"}}'), "messages.content.input_audio"),
+        (with_field('"tools":[{"type":"function","Type":"web_search"}]'), "tools"),
+        (with_field('"tools":[{"type":"function","t\\u0079pe":"web_search"}]'), "tools"),
+        (with_field('"tools":[{"type":"web_search","max_uses":1,"Max_Uses":99}]'), "tools"),
+        (with_field('"reasoning":{"effort":"low","Effort":"high"}'), "reasoning"),
+        (with_field('"thinking":{"budget_tokens":1,"budget_tokens":2}'), "thinking"),
+        (with_field('"plugins":[{"id":"web","max_results":1,"Max_Results":9}]'), "plugins"),
+        (with_field('"search_parameters":{"max_search_results":1,"max_search_results":9}'), "search_parameters"),
+        (with_field('"models":[{"model":"a","Model":"b"}]'), "models"),
+        (with_field('"Tools":[]'), "tools"),
+        (with_field('"Previous_Response_ID":"x"'), "previous_response_id"),
+    ],
+)
+def test_no_name_that_metering_reads_is_spelled_two_ways(body: bytes, param: str) -> None:
+    error = refused(CHAT, body)
+    assert error.param == param
+    assert "twice" in error.message or "lower case" in error.message
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+NAMES = st.sampled_from(["n", "max_tokens", "temperature", "x", "", "\u00e9", 'a"b', "\U0001f600"])
+
+
+@given(st.lists(st.tuples(NAMES, JSON), max_size=8), st.booleans(), st.booleans(), st.sampled_from([None, 1]))
+def test_a_name_is_found_twice_however_the_body_is_written(
+    pairs: list[tuple[str, Any]], ascii_only: bool, spaced: bool, indent: int | None
+) -> None:
+    """Pairs are written as they come; the body is refused as double exactly when a name repeats."""
+    pairs = [("model", "m"), ("messages", []), *pairs]
+    dump = {"ensure_ascii": ascii_only, "indent": indent}
+    colon, comma = (": ", ", ") if spaced else (":", ",")
+    text = comma.join(f"{json.dumps(name, **dump)}{colon}{json.dumps(value, **dump)}" for name, value in pairs)
+    body = f"{{{text}}}".encode()
+    names = [name for name, _ in pairs]
+    try:
+        parse(CHAT, body)
+        said_twice = False
+    except BadRequest as error:
+        said_twice = "twice" in error.message
+    assert said_twice == (len(set(names)) != len(names))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "prompts"),
+    [
+        ("one", 1),
+        ("", 1),
+        (["a", "b", "c"], 3),
+        ([1, 2, 3], 1),
+        ([[1, 2], [3]], 2),
+        (["x"], 1),
+        ([], 1),
+        ("a [list] \" of [", 1),
+        ([1, "a", [2]], 3),
+    ],
+)  # fmt: skip
+def test_completions_count_prompts_and_the_larger_of_n_and_best_of(prompt: Any, prompts: int) -> None:
+    body = json.dumps({"model": "m", "prompt": prompt, "n": 2, "best_of": 4}).encode()
+    request = parse(COMPLETIONS, body)
+    assert request.choices == 4 * prompts
+    assert request.input_bound_tokens == len(body)
+
+
+def test_completions_may_ask_for_no_tokens_at_all() -> None:
+    assert parse(COMPLETIONS, b'{"model":"m","prompt":"x","max_tokens":0,"echo":true}').max_output_tokens == 0
+
+
+def test_embeddings_have_no_output() -> None:
+    request = parse(EMBEDDINGS, b'{"model":"e","input":["a","b"],"stream":true,"n":5}')
+    assert (request.has_output, request.stream, request.choices) == (False, False, 1)
+    assert request.max_output_tokens is None
+    assert refused(EMBEDDINGS, b'{"model":"e","input":{"a":1}}').param == "input"
+
+
+TEXT = {"type": "text", "text": "what is this?"}
+LINK = {"type": "image_url", "image_url": {"url": "https://example.com/a.png", "detail": "high"}}
+INLINE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 1000}}
+SOUND = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
+PAPER = {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64," + "A" * 500}}
+
+
+def test_parts_are_counted_and_bounded_by_the_price_row() -> None:
+    body = with_content(TEXT, LINK, INLINE, SOUND, PAPER)
+    request = parse(CHAT, body)
+    inline = len(INLINE["image_url"]["url"]) + 2 + len(PAPER["file"]["file_data"]) + 2  # type: ignore[index]
+    assert request.parts == Parts(images=2, audios=1, files=1, inline_bytes=inline, audio_bytes=len('"AAAA"'))
+    assert request.parts.data_bytes == inline + len('"AAAA"')
+    assert not request.unbounded_input
+    bounds = {"image": 1500, "file": 20_000}
+    assert request.bound_input_tokens(bounds) == len(body) - inline + 2 * 1500 + 20_000
+
+
+def test_without_a_bound_for_a_part_only_the_context_window_is_one() -> None:
+    assert parse(CHAT, with_content(LINK)).bound_input_tokens(None) is None
+    assert parse(CHAT, with_content(LINK, PAPER)).bound_input_tokens({"image": 1500}) is None
+    assert parse(CHAT, with_content(SOUND)).bound_input_tokens(None) is not None
+
+
+def test_text_parts_are_text() -> None:
+    body = with_content(TEXT, {**TEXT, "cache_control": {"type": "ephemeral"}})
+    assert parse(CHAT, body).bound_input_tokens(None) == len(body)
+    body = chat(messages=[{"role": "user", "content": ["plain", "strings"]}])
+    assert parse(CHAT, body).bound_input_tokens(None) == len(body)
+
+
+def test_calls_and_tools_are_text() -> None:
+    calls = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"file_id": 1}'}}]
+    body = chat(messages=[*SAY, {"role": "assistant", "content": None, "tool_calls": calls}])
+    assert parse(CHAT, body).bound_input_tokens(None) == len(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        with_content({"type": "file", "file": {"file_id": "file-1"}}),
+        with_content({"type": "video_url", "video_url": {"url": "https://example.com/v"}}),
+        with_content(5),
+        with_content({"type": "input_audio", "input_audio": {"data": "https://example.com/a.wav", "format": "wav"}}),
+        with_content({"type": "input_audio", "input_audio": {"url": "https://example.com/a.wav"}}),
+        with_content({"type": "input_audio", "input_audio": {"data": "AAAA", "id": "audio-1"}}),
+        chat(messages=[*SAY, {"role": "assistant", "audio": {"id": "audio-1"}}]),
+        chat(web_search_options={}),
+        chat(search_parameters={"mode": "on", "max_search_results": 3}),
+        chat(plugins=[{"id": "web"}]),
+        chat(messages=[*SAY, {"role": "assistant", "images": [{"image_url": {"url": "u"}}]}]),
+    ],
+)
+def test_input_that_is_not_in_the_body_is_bounded_by_the_context_window(body: bytes) -> None:
+    request = parse(CHAT, body)
+    assert request.unbounded_input
+    assert request.bound_input_tokens({"image": 1, "file": 1}) is None
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b'{"content":[{"type":"\\u0069mage_url","\\u0069mage_url":"u"}]}',
+        b'{"\\u0063ontent": [ {"image_url":"u"}]}',
+        b'{"content":[{"image_url":"u","type":"text","text":""}]}',
+    ],
+)
+def test_no_spelling_hides_an_image(message: bytes) -> None:
+    assert parse(CHAT, b'{"model":"m","messages":[' + message + b"]}").parts.images == 1
+
+
+def test_rewriting_nothing_returns_the_same_object() -> None:
+    body = chat(stream=True)
+    assert rewrite(body) is body
+
+
+def test_a_rewrite_changes_only_what_it_must() -> None:
+    nested = b'{ "b":1.50 , "a" : [1e3,"\\u00e9"],"b" : 2}'
+    body = b'{"model": "a/b", "messages": [ ], "metadata":' + nested + b', "big":12345678901234567890123}'
+    assert rewrite(body, model="b") == (
+        b'{"model":"b","messages":[ ],"metadata":' + nested + b',"big":12345678901234567890123}'
+    )
+
+
+def test_include_usage_keeps_other_stream_options() -> None:
+    for given_options in ({}, {"stream_options": None}, {"stream_options": {}}):
+        body = rewrite(chat(stream=True, **given_options), include_usage=True)
+        assert json.loads(body)["stream_options"] == {"include_usage": True}
+        assert parse(CHAT, body).include_usage
+    options = {"include_obfuscation": False, "include_usage": False}
+    body = rewrite(chat(stream=True, stream_options=options), include_usage=True)
+    assert json.loads(body)["stream_options"] == {"include_obfuscation": False, "include_usage": True}
+
+
+def test_an_imposed_maximum_goes_where_the_provider_takes_it() -> None:
+    def maxima(**fields: Any) -> dict[str, int]:
+        body = json.loads(rewrite(chat(**fields), max_output_tokens=16))
+        return {name: value for name, value in body.items() if name.startswith(("max_", "n_"))}
+
+    assert maxima() == {"max_completion_tokens": 16}
+    assert maxima(max_tokens=None) == {"max_completion_tokens": 16}
+    assert maxima(max_tokens=100) == {"max_completion_tokens": 16}
+    assert maxima(max_tokens=100, max_completion_tokens=90) == {"max_tokens": 16, "max_completion_tokens": 16}
+    assert maxima(max_tokens=5, max_completion_tokens=90) == {"max_tokens": 5, "max_completion_tokens": 16}
+    body = rewrite(chat(), max_output_tokens=16, max_field="max_tokens")
+    assert parse(CHAT, body).max_output_tokens == 16
+
+
+@given(st.dictionaries(st.sampled_from(["x", "seed", "tools", "\u00e9"]), JSON))
+def test_what_is_rewritten_means_the_same(further: dict[str, Any]) -> None:
+    body = chat(**further)
+    before, after = json.loads(body), json.loads(rewrite(body, model="other", max_output_tokens=99))
+    assert after == before | {"model": "other", "max_completion_tokens": 99}
+
+
+def test_the_dialect_offers_all_of_it() -> None:
+    dialect = OpenAIDialect()
+    assert dialect.endpoints == {CHAT, COMPLETIONS, EMBEDDINGS}
+    assert dialect.parse(CHAT, chat()).model == "gpt-4o"
+    body = dialect.rewrite(chat(), model=None, include_usage=False, max_output_tokens=3, max_field="max_tokens")
+    assert parse(CHAT, body).max_output_tokens == 3
+    answer = b'{"usage":{"prompt_tokens":1,"completion_tokens":2}}'
+    reported = dialect.usage_from_json(CHAT, answer)
+    assert reported is not None
+    assert reported.usage.total_tokens == 3
+    assert dialect.tap(usage_added=True, include_cost=False).feed(b": hi\n\n") == b": hi\n\n"

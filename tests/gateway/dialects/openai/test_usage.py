@@ -1,0 +1,405 @@
+"""How usage is read from answers in OpenAI's format, and from those of providers that only nearly have it."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from billing.usage import MAX_COUNT, Usage
+from gateway.dialects.base import GarbageAnswer
+from gateway.dialects.openai.dialect import CHAT, EMBEDDINGS
+from gateway.dialects.openai.usage import OpenAIEvents, is_complete_answer, usage_from_json
+from gateway.dialects.output import Output, joined
+
+
+def read(usage: Any, **fields: Any) -> Usage | None:
+    reported = usage_from_json(CHAT, json.dumps({"choices": [{}], "usage": usage} | fields).encode())
+    return reported and reported.usage
+
+
+def counts(prompt: Any, completion: Any, total: Any = None, **more: Any) -> dict[str, Any]:
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": total} | more
+
+
+@pytest.mark.parametrize(
+    ("said", "searches"),
+    [
+        ({"server_tool_use": {"web_search_requests": 3, "web_fetch_requests": 9}}, 3),
+        ({"server_tool_use": {"web_search_requests": None}}, 0),
+        ({"server_tool_use": [], "num_search_queries": 2}, 2),
+        ({"num_search_queries": 4}, 4),
+        ({"num_sources_used": 7}, 7),
+        ({"num_sources_used": 0}, 0),
+        ({"num_sources_used": -1}, 0),
+        ({"num_sources_used": 10**12}, MAX_COUNT),
+        (
+            {
+                "server_side_tool_usage_details": {
+                    "web_search_calls": 2,
+                    "x_search_calls": 1,
+                    "code_interpreter_calls": 5,
+                },
+                "num_sources_used": 40,
+            },
+            3,
+        ),
+        ({"server_side_tool_usage_details": None, "num_sources_used": 2}, 2),
+        ({"server_side_tool_usage_details": {"web_search_calls": "x"}}, 0),
+    ],
+)
+def test_searches_are_counted_beside_tokens(said: dict[str, Any], searches: int) -> None:
+    usage = counts(10, 5, 15, **said)
+    expected = Usage(input_tokens=10, output_tokens=5, searches=searches)
+    assert read(usage) == expected
+    event = json.dumps({"choices": [], "usage": usage}).encode()
+    reported = OpenAIEvents().facts(event).reported
+    assert reported is not None
+    assert reported.usage == expected
+
+
+def test_citations_tell_of_a_search_that_is_not_counted() -> None:
+    cited = {"message": {"content": "x", "annotations": [{"type": "url_citation", "url_citation": {"url": "u"}}]}}
+    quoting = {"message": {"content": 'the type "url_citation" of OpenAI', "annotations": []}}
+    for choice, searches in ((cited, 1), (quoting, 0)):
+        usage = read(counts(10, 5, 15), choices=[choice])
+        assert usage == Usage(input_tokens=10, output_tokens=5, searches=searches)
+    usage = read(counts(10, 5, 15, num_search_queries=2), choices=[cited])
+    assert usage is not None
+    assert usage.searches == 2
+
+
+def test_openai() -> None:
+    body = {
+        "model": "gpt-4o-2024-08-06",
+        "service_tier": "flex",
+        "usage": counts(
+            100, 50, 150,
+            prompt_tokens_details={"cached_tokens": 60, "audio_tokens": 10},
+            completion_tokens_details={"reasoning_tokens": 20, "audio_tokens": 5, "accepted_prediction_tokens": 1},
+        ),
+    }  # fmt: skip
+    reported = usage_from_json(CHAT, json.dumps(body).encode())
+    assert reported is not None
+    assert (reported.service_tier, reported.model) == ("flex", "gpt-4o-2024-08-06")
+    assert reported.usage == Usage(
+        input_tokens=100,
+        cached_input_tokens=60,
+        audio_input_tokens=10,
+        output_tokens=50,
+        reasoning_tokens=20,
+        audio_output_tokens=5,
+    )
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        # DeepSeek
+        (
+            counts(10, 2, 12, prompt_cache_hit_tokens=4, prompt_cache_miss_tokens=6),
+            Usage(input_tokens=10, cached_input_tokens=4, output_tokens=2),
+        ),
+        # Moonshot
+        (counts(10, 2, 12, cached_tokens=4), Usage(input_tokens=10, cached_input_tokens=4, output_tokens=2)),
+        # OpenRouter
+        (
+            counts(10, 2, 12, prompt_tokens_details={"cached_tokens": 3, "cache_write_tokens": 5}),
+            Usage(input_tokens=10, cached_input_tokens=3, cache_write_tokens=5, output_tokens=2),
+        ),
+        # LiteLLM in front of Anthropic: the same number under two names
+        (
+            counts(
+                20, 2, 22, prompt_tokens_details={"cached_tokens": 3}, cache_read_input_tokens=3,
+                cache_creation_input_tokens=5,
+            ),
+            Usage(input_tokens=20, cached_input_tokens=3, cache_write_tokens=5, output_tokens=2),
+        ),
+        # Anthropic's way, with the cache beside the prompt
+        (
+            counts(10, 2, 20, cache_read_input_tokens=3, cache_creation_input_tokens=5),
+            Usage(input_tokens=18, cached_input_tokens=3, cache_write_tokens=5, output_tokens=2),
+        ),
+        # xAI, with reasoning beside the completion
+        (
+            counts(12, 1, 399, completion_tokens_details={"reasoning_tokens": 386}),
+            Usage(input_tokens=12, output_tokens=387, reasoning_tokens=386),
+        ),
+        # Google, with thinking in the total alone
+        (counts(20, 198, 623), Usage(input_tokens=20, output_tokens=603)),
+        # Embeddings
+        ({"prompt_tokens": 8, "total_tokens": 8}, Usage(input_tokens=8)),
+        ({"total_tokens": 8}, Usage(input_tokens=8)),
+        # Numbers in other clothes
+        (counts(10.0, "2"), Usage(input_tokens=10, output_tokens=2)),
+    ],
+)  # fmt: skip
+def test_what_other_providers_say(usage: dict[str, Any], expected: Usage) -> None:
+    assert read(usage) == expected
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        (counts(10, 5, prompt_tokens_details={"cached_tokens": -3}), Usage(input_tokens=10, output_tokens=5)),
+        (
+            counts(10, 5, prompt_tokens_details={"cached_tokens": 99}),
+            Usage(input_tokens=10, cached_input_tokens=10, output_tokens=5),
+        ),
+        (
+            counts(10, 5, 15, prompt_tokens_details={"cached_tokens": 8, "audio_tokens": 6}),
+            Usage(input_tokens=10, audio_input_tokens=6, cached_input_tokens=4, output_tokens=5),
+        ),
+        (
+            counts(10, 5, 15, completion_tokens_details={"reasoning_tokens": 9, "audio_tokens": 1}),
+            Usage(input_tokens=10, output_tokens=5, audio_output_tokens=1, reasoning_tokens=4),
+        ),
+        # a total that contradicts the reasoning, and one below the sum
+        (
+            counts(10, 5, 100, completion_tokens_details={"reasoning_tokens": 3}),
+            Usage(input_tokens=10, output_tokens=5, reasoning_tokens=3),
+        ),
+        (counts(10, 5, 3), Usage(input_tokens=10, output_tokens=5)),
+        (
+            counts(10, 5, prompt_tokens_details=[], completion_tokens_details="x"),
+            Usage(input_tokens=10, output_tokens=5),
+        ),
+        (counts(10, 5, prompt_tokens_details={"cached_tokens": "many"}), Usage(input_tokens=10, output_tokens=5)),
+        (counts(10, None), Usage(input_tokens=10)),
+    ],
+)
+def test_contradictions_cost_no_answer(usage: dict[str, Any], expected: Usage) -> None:
+    assert read(usage) == expected
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [None, {}, [], "many", 5, counts(None, None), counts(0, 0, 0), counts(-1, 5), counts(5, -1),
+     counts(MAX_COUNT + 1, 5), counts(10, MAX_COUNT, 10**12), counts("x", 5), counts([], {}), {"total_tokens": -4}],
+)  # fmt: skip
+def test_nonsense_is_no_report(usage: Any) -> None:
+    assert read(usage) is None
+
+
+def test_usage_is_missing() -> None:
+    assert usage_from_json(CHAT, b"{}") is None
+    assert usage_from_json(EMBEDDINGS, b'{"data":[],"usage":null}') is None
+
+
+def test_odd_names_of_tier_and_model_are_left_out() -> None:
+    reported = usage_from_json(CHAT, b'{"usage":{"prompt_tokens":1},"service_tier":5,"model":{}}')
+    assert reported is not None
+    assert (reported.service_tier, reported.model) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"[]", b"null", b'"x"', b'{"usage":', b'{"a":1} {', b"\xff", b"{" * 100_000]
+)
+def test_garbage(body: bytes) -> None:
+    assert not is_complete_answer(body)
+    with pytest.raises(GarbageAnswer):
+        usage_from_json(CHAT, body)
+
+
+def test_a_whole_object_is_an_answer() -> None:
+    assert is_complete_answer(b' {"a": "\xc3\xa9"}\n')
+
+
+COUNT = st.none() | st.integers(-5, 50) | st.just(MAX_COUNT) | st.just(10**15) | st.text(max_size=2) | st.floats()
+DETAILS = st.none() | st.dictionaries(
+    st.sampled_from(["cached_tokens", "audio_tokens", "reasoning_tokens", "cache_write_tokens"]), COUNT
+)
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            **dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens"), COUNT),
+            **dict.fromkeys(("cache_creation_input_tokens", "cache_read_input_tokens"), COUNT),
+            **dict.fromkeys(("prompt_tokens_details", "completion_tokens_details"), DETAILS),
+        },
+    )
+)
+def test_no_counts_make_it_fail(usage: dict[str, Any]) -> None:
+    """Whatever JSON a provider puts into `usage`: a report that is consistent, or none. (NaN is not JSON.)"""
+    body = json.dumps({"usage": usage})
+    if "NaN" in body or "Infinity" in body:
+        return
+    reported = usage_from_json(CHAT, body.encode())
+    if reported is not None and isinstance(usage.get("prompt_tokens"), int):
+        assert reported.usage.input_tokens >= usage["prompt_tokens"]
+
+
+SMALL = st.integers(0, 30)
+NOTHING = st.none() | st.just(0) | st.just(3)
+
+
+@given(
+    SMALL,
+    SMALL,
+    st.integers(-1, 1),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            **dict.fromkeys(("cached_tokens", "cache_creation_input_tokens", "prompt_cache_hit_tokens"), NOTHING),
+            "prompt_tokens_details": st.dictionaries(
+                st.sampled_from(["cached_tokens", "audio_tokens", "cache_write_tokens"]), SMALL | st.none()
+            ),
+            "completion_tokens_details": st.dictionaries(
+                st.sampled_from(["reasoning_tokens", "audio_tokens"]), SMALL | st.none()
+            ),
+        },
+    ),
+)
+def test_usage_that_is_plain_is_read_as_all_other(prompt: int, output: int, off: int, more: dict[str, Any]) -> None:
+    """A whole answer's usage is read in one go where it is as OpenAI writes it; an event's never is."""
+    body = json.dumps({"usage": counts(prompt, output, prompt + output + off, **more)}).encode()
+    assert usage_from_json(CHAT, body) == EVENTS.facts(body).reported
+
+
+EVENTS = OpenAIEvents()
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}, Usage(input_tokens=10, output_tokens=5)),
+        ({"input_tokens": 10, "output_tokens": 5}, Usage(input_tokens=10, output_tokens=5)),
+        (
+            {"prompt_tokens": 0, "completion_tokens": 0, "input_tokens": 10, "output_tokens": 5},
+            Usage(input_tokens=10, output_tokens=5),
+        ),
+        (
+            {"prompt_tokens": 10, "completion_tokens": 5, "input_tokens": 99, "output_tokens": 99},
+            Usage(input_tokens=10, output_tokens=5),
+        ),
+        # As the Responses API: details within.
+        (
+            {
+                "input_tokens": 10,
+                "output_tokens": 5,
+                "total_tokens": 15,
+                "input_tokens_details": {"cached_tokens": 4},
+                "output_tokens_details": {"reasoning_tokens": 3},
+            },
+            Usage(input_tokens=10, cached_input_tokens=4, output_tokens=5, reasoning_tokens=3),
+        ),
+        # As Anthropic: the cache beside them.
+        (
+            {"input_tokens": 10, "output_tokens": 5, "cache_read_input_tokens": 100, "cache_creation_input_tokens": 20},
+            Usage(input_tokens=130, cached_input_tokens=100, cache_write_tokens=20, output_tokens=5),
+        ),
+        (
+            {"input_tokens": 130, "output_tokens": 5, "total_tokens": 135, "cache_read_input_tokens": 100},
+            Usage(input_tokens=130, cached_input_tokens=100, output_tokens=5),
+        ),
+        (
+            {"input_tokens": 30, "output_tokens": 5, "total_tokens": 135, "cache_read_input_tokens": 100},
+            Usage(input_tokens=130, cached_input_tokens=100, output_tokens=5),
+        ),
+        (
+            {"input_tokens": 10, "output_tokens": 5, "input_tokens_details": "?"},
+            Usage(input_tokens=10, output_tokens=5),
+        ),
+        ({"input_tokens": 0, "output_tokens": 0}, None),
+        ({"input_tokens": -1, "output_tokens": 5}, None),
+    ],
+)
+def test_counts_by_the_names_of_other_apis(said: dict[str, Any], expected: Usage | None) -> None:
+    body = json.dumps({"choices": [], "usage": said}).encode()
+    reported = usage_from_json("/v1/chat/completions", body)
+    assert (reported and reported.usage) == expected
+    assert (found := OpenAIEvents().facts(body).reported) == reported, found
+
+
+@pytest.mark.parametrize(
+    ("sent", "passed"),
+    [
+        (b'{"choices":[1],"usage":null}', b'{"choices":[1]}'),
+        (b'{"choices": [1], "usage": null}', b'{"choices": [1]}'),
+        (b'{"choices":[1],"usage":null,"obfuscation":"xY"}', b'{"choices":[1],"obfuscation":"xY"}'),
+        (b'{"choices":[1],"usage":null,"other":{"usage":null}}', b'{"choices":[1],"other":{"usage":null}}'),
+        (b'{"usage" : null, "choices":[1]}', b'{"choices":[1]}'),
+        (b'{"usage":null}', b"{}"),
+        (b'{"id":"a","usage":null,"choices":[1] }', b'{"id":"a","choices":[1] }'),
+        # None of the event's own.
+        (b'{"choices":[{"usage":null}]}', None),
+        (b'{"choices":[{"delta":{},"usage":null}],"usage":{"prompt_tokens":1}}', None),
+        (rb'{"choices":[{"delta":{"content":",\"usage\":null}"}}]}', None),
+        (b'{"choices":[1],"usage":null', None),
+        (b"[DONE]", None),
+    ],
+)
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\n"])
+def test_usage_that_is_null_is_taken_out_and_nothing_else(sent: bytes, passed: bytes | None, end: bytes) -> None:
+    events = OpenAIEvents()
+    expected = sent if passed is None else passed
+    block = b": a comment\n\ndata: %b%b" % (sent, end)
+    assert events.without_null_usage(block) == b": a comment\n\ndata: %b%b" % (expected, end)
+    twice = b"data:%b%bid: 7\ndata: %b%b" % (sent, end, sent, end)
+    if end != b"\n":
+        assert events.without_null_usage(twice) == b"data:%b%bid: 7\ndata: %b%b" % (expected, end, expected, end)
+
+
+def test_facts_of_events() -> None:
+    only = EVENTS.facts(b'{"choices": [ ], "usage": {"prompt_tokens": 1, "completion_tokens": 2}}')
+    assert only.is_usage_only
+    assert only.reported is not None
+    beside = EVENTS.facts(b'{"choices":[{"delta":{}}],"usage":{"prompt_tokens":1}}')
+    assert beside.has_usage
+    assert not beside.is_usage_only
+    none = EVENTS.facts(b'{"choices":[],"usage":null,"prompt_filter_results":[]}')
+    assert not none.has_usage
+    assert not none.is_usage_only
+    groq = EVENTS.facts(b'{"choices":[{}],"x_groq":{"id":"r","usage":{"prompt_tokens":1,"completion_tokens":2}}}')
+    assert groq.reported is not None
+    assert groq.reported.usage.output_tokens == 2
+    assert not EVENTS.facts(b'{"choices":[{}],"x_groq":{"usage":[]}}').reported
+    assert not EVENTS.facts(b'{"choices":[{}],"x_groq":5}').reported
+    assert EVENTS.facts(b'{"error":{"message":"x"}}').is_error
+    assert not EVENTS.facts(b'{"error":null}').is_error
+    assert not EVENTS.facts(b"half {").is_error
+
+
+def test_texts_of_events() -> None:
+    event = {
+        "choices": [
+            {"index": 1, "delta": {"role": "assistant", "content": "a", "reasoning_content": "r", "reasoning": "r"}},
+            {"index": 0, "text": "t"},
+            {
+                "delta": {
+                    "content": [{"type": "text", "text": "p"}, {"type": "thinking", "thinking": [{"text": "q"}]}],
+                    "tool_calls": [{"id": "no", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+                    "refusal": "s",
+                    "audio": {"id": "no", "data": "AAAA", "transcript": "u"},
+                }
+            },
+            {"index": "x", "delta": {"content": ""}},
+            5,
+        ]
+    }
+    found = joined(EVENTS.pieces(json.dumps(event).encode()))
+    assert found == Output("tpqf{}sAAAAuar")
+    for odd in (b"", b"[]", b'{"choices":5}', b'{"choices":[{"delta":[]}]}', b"\xff", b"[DONE]"):
+        assert EVENTS.pieces(odd) == []
+
+
+def test_the_cost_goes_into_the_usage() -> None:
+    assert EVENTS.with_cost(b'{"a": 1.0, "usage": {"x": 1}}', "0.01") == b'{"a":1.0,"usage":{"x":1,"cost_usd":"0.01"}}'
+    for without in (b'{"usage":null}', b'{"a":1}', b"[DONE]"):
+        assert EVENTS.with_cost(without, "0.01") == without
+
+
+@pytest.mark.parametrize("choices", [b"[]", b"[ ]", b'[{"index":0,"delta":{"content":"a"}}]', b"null", None])
+@pytest.mark.parametrize("error", [b"null", b'{"message":"x"}', b'"x"', None])
+@pytest.mark.parametrize(
+    "usage", [b'{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}', b'{"prompt_tokens":0}', b"null", b"{}"]
+)
+def test_an_event_says_the_same_read_in_one_go_or_field_by_field(
+    usage: bytes, error: bytes | None, choices: bytes | None
+) -> None:
+    fields = {b"usage": usage, b"error": error, b"choices": choices, b"model": b'"m"'}
+    data = b"{" + b",".join(b'"%b":%b' % (name, raw) for name, raw in fields.items() if raw is not None) + b"}"
+    assert OpenAIEvents().facts(data) == OpenAIEvents._facts(data)

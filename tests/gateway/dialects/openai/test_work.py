@@ -1,0 +1,118 @@
+"""What a provider is asked to do beside one call of its model: what bounds it, and what is refused."""
+
+import json
+from typing import Any
+
+import pytest
+
+from gateway.dialects.base import NO_WORK, BadRequest, Work
+from gateway.dialects.openai.dialect import CHAT, EMBEDDINGS, parse
+
+SAY = [{"role": "user", "content": "hi"}]
+FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {"type": "web_search"}}}
+SEARCH = {"type": "web_search", "max_uses": 3}
+
+
+def work(**fields: Any) -> Work:
+    request = parse(CHAT, json.dumps({"model": "m", "messages": SAY, **fields}).encode())
+    assert request.unbounded_input == request.work.outside
+    return request.work
+
+
+def refused(**fields: Any) -> BadRequest:
+    with pytest.raises(BadRequest) as caught:
+        work(**fields)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"tools": [FUNCTION, {"type": "custom", "custom": {"name": "c"}}]},
+        {"tools": [{"function": {"name": "f"}}, {"name": "f", "parameters": {}}]},
+        {"tools": [], "plugins": [], "models": None, "previous_response_id": None, "enable_search": False},
+        {"functions": [{"name": "web_search"}], "modalities": ["text"], "reasoning": {"effort": "low"}},
+        {"max_tool_calls": 3, "tool_choice": {"type": "web_search"}},
+    ],
+)
+def test_what_asks_for_nothing_else(fields: dict[str, Any]) -> None:
+    assert work(**fields) == NO_WORK
+
+
+@pytest.mark.parametrize(
+    ("fields", "asked"),
+    [
+        ({"tools": [SEARCH]}, Work(True, 3, 3)),
+        ({"tools": [FUNCTION, SEARCH, {"type": "code_execution_20250825", "max_uses": 2}]}, Work(True, 5, 3)),
+        ({"tools": [{"type": "browser_search"}, {"type": "mcp"}], "max_tool_calls": 4}, Work(True, 4, 4)),
+        ({"tools": [{"type": "mcp", "max_uses": 9}], "max_tool_calls": 4}, Work(True, 4, 0)),
+        ({"tools": [{"type": "code_interpreter", "max_uses": 0}]}, Work(True, 1)),
+        ({"tools": [SEARCH], "max_tool_calls": 0}, Work(True, 1, 1)),
+        ({"tools": [{"google_search": {}, "max_uses": 1}]}, Work(True, 1, 1)),
+        ({"tools": [{"type": "advisor", "max_uses": 1, "model": "dear"}]}, Work(True, 1, 0, models=("dear",))),
+        ({"web_search_options": {}}, Work(True, 1, 1, True)),
+        ({"enable_search": True}, Work(True, 1, 1)),
+        ({"data_sources": [{"type": "azure_search"}]}, Work(True, 1)),
+        ({"search_parameters": {"mode": "auto", "max_search_results": 4}}, Work(True, 4, 4)),
+        ({"search_parameters": {"mode": "off"}}, NO_WORK),
+        ({"plugins": [{"id": "web", "max_results": 2}]}, Work(True, 2, 2)),
+        ({"plugins": [{"id": "web"}]}, Work(True, 5, 5)),
+        ({"plugins": [{"id": "file-parser", "pdf": {"engine": "pdf-text"}}]}, Work(True)),
+        ({"plugins": [{"id": "file-parser", "pdf": None}]}, Work(True)),
+        ({"mcp_servers": [{"url": "u"}], "max_tool_calls": 2}, Work(True, 2)),
+        ({"previous_response_id": "resp_1"}, Work(True)),
+        ({"conversation": {"id": "c"}}, Work(True)),
+        ({"cached_content": "cachedContents/1"}, Work(True)),
+        ({"extra_body": {"google": {"cached_content": "c"}}}, Work(True)),
+        ({"models": ["a/b", "c", "a/b"]}, Work(models=("a/b", "c"))),
+        ({"models": ["c"], "route": "fallback"}, Work(models=("c",))),
+        ({"fallbacks": [{"model": "c"}, {"model": "d"}]}, Work(models=("c", "d"))),
+        ({"moderation": {"model": "omni"}}, Work(models=("omni",))),
+        ({"modalities": ["text", "audio"], "audio": {"voice": "x", "format": "wav"}}, Work(audio=True)),
+        ({"tools": [SEARCH], "previous_response_id": "r", "web_search_options": {}}, Work(True, 4, 4, True)),
+    ],
+)
+def test_what_is_asked_for_is_counted(fields: dict[str, Any], asked: Work) -> None:
+    assert work(**fields) == asked
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "named"),
+    [
+        ({"tools": [FUNCTION, {"type": "web_search"}]}, "tools[1]", "'max_uses', or 'max_tool_calls'"),
+        ({"tools": [{"type": "Function", "function": {"name": "f"}}]}, "tools[0]", "'max_uses'"),
+        ({"tools": [{"googleSearch": {}}]}, "tools[0]", "'max_uses'"),
+        ({"tools": [{"type": "web_search", "max_uses": -1}]}, "tools[0].max_uses", "an integer from 0"),
+        ({"tools": [{"type": "web_search", "max_uses": "9"}]}, "tools[0].max_uses", "an integer"),
+        ({"tools": [{"type": 5}]}, "tools[0].type", "a string"),
+        ({"tools": ["x"]}, "tools", "an array of objects"),
+        ({"tools": {"type": "web_search"}}, "tools", "an array of objects"),
+        ({"max_tool_calls": "3"}, "max_tool_calls", "an integer"),
+        ({"max_tool_calls": -1, "tools": [SEARCH]}, "max_tool_calls", "an integer from 0"),
+        ({"search_parameters": {"mode": "auto"}}, "search_parameters", "'max_search_results'"),
+        ({"plugins": [{"id": "auto-router"}]}, "plugins[0]", "leave it out"),
+        ({"plugins": "web"}, "plugins", "an array of objects"),
+        ({"mcp_servers": [{"url": "u"}]}, "mcp_servers", "'max_tool_calls'"),
+        ({"connectors": [{"id": "web-search"}]}, "connectors", "'max_tool_calls'"),
+        ({"preset": "mine"}, "preset", "'models'"),
+        ({"model": "x/@preset/mine"}, "model", "preset"),
+        ({"route": "fallback"}, "route", "name them"),
+        ({"models": "a"}, "models", "an array of strings"),
+        ({"models": [str(number) for number in range(17)]}, "models", "16"),
+        ({"fallbacks": "default"}, "fallbacks", "an array of strings"),
+        ({"fallbacks": [{"max_tokens": 1}]}, "fallbacks", "models' names"),
+        ({"modalities": "audio"}, "modalities", "an array of strings"),
+        ({"plugins": [{"id": "file-parser", "pdf": {"engine": "mistral-ocr"}}]}, "plugins[0].pdf", "pdf-text"),
+        ({"extra_body": {"max_tokens": 100_000}}, "extra_body", "at the top level"),
+    ],
+)
+def test_what_nothing_bounds_is_refused_and_told_what_to_set(fields: dict[str, Any], param: str, named: str) -> None:
+    error = refused(**fields)
+    assert error.param == param
+    assert named in error.message
+
+
+def test_embeddings_may_name_other_models_too() -> None:
+    request = parse(EMBEDDINGS, b'{"model":"m","input":"x","models":["dear"]}')
+    assert request.work.models == ("dear",)

@@ -1,0 +1,90 @@
+"""Jobs over HTTP: who may ask, what is answered, and that a difference is mended."""
+
+import asyncio
+import gzip
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+from billing.holds.redis.layout import AccountState
+from tests.gateway.conftest import ADMIN_KEY, Gateway, MakeGateway, chat
+
+
+async def test_reconcile_reports_and_mends(gateway: Gateway) -> None:
+    customer = await gateway.customer("5.00")
+    async with customer.post(body=chat()) as answer:
+        assert answer.status == 200
+    engine, link = gateway.runtime.engine, gateway.runtime.link
+    key = engine.keyspace.account(customer.account_id)
+    state = AccountState.unpack(await link.command("GET", key))
+    await link.command("SET", key, replace(state, balance_nano=state.balance_nano + 12).pack())
+    headers = {"X-Admin-Key": ADMIN_KEY}
+    url = f"{gateway.url}/v1/jobs/reconcile"
+    async with gateway.session.post(url, headers=headers, json={"fix": True}) as answer:
+        assert answer.status == 200
+        said = await answer.json()
+    (drift,) = said["drifts"]
+    assert (drift["account_id"], drift["what"]) == (customer.account_id, "balance")
+    assert drift["redis"] - drift["ledger"] == 12
+    async with customer.post(body=chat()) as answer:
+        assert answer.status == 200
+    async with gateway.session.post(url, headers=headers) as answer:
+        assert (await answer.json())["drifts"] == []
+    async with gateway.session.get(f"{gateway.url}/v1/status", headers=headers) as answer:
+        assert (await answer.json())["status"] == "ok"
+
+
+async def test_a_new_epoch_can_be_asked_for_without_a_difference(gateway: Gateway) -> None:
+    """What is wrong may be what reconciling compares with."""
+    customer = await gateway.customer("5.00")
+    (partition,) = gateway.runtime.engine.partitions.all
+    epoch = partition.epoch
+    headers, url = {"X-Admin-Key": ADMIN_KEY}, f"{gateway.url}/v1/jobs/reconcile"
+    async with gateway.session.post(url, headers=headers, json={"fix": True}) as answer:
+        assert (await answer.json())["drifts"] == []
+    async with customer.post(body=chat()) as answer:
+        assert answer.status == 200
+    assert epoch is not None
+    assert partition.epoch == epoch + 1
+
+
+async def test_jobs_need_the_admin_key(gateway: Gateway) -> None:
+    for headers in ({}, {"X-Admin-Key": "wrong"}):
+        async with gateway.session.post(f"{gateway.url}/v1/jobs/reconcile", headers=headers) as answer:
+            assert answer.status == 401
+            assert (await answer.json())["error"]["code"] == "invalid_api_key"
+
+
+async def test_a_job_s_body_has_the_bounds_of_every_other(make_gateway: MakeGateway) -> None:
+    """Its size, plain or decoded; the time to send it; its coding. Nothing of it is decoded without the admin key."""
+    gateway = await make_gateway(
+        change=lambda settings: replace(settings, max_body_bytes=10_000, request_timeout_s=0.2)  # type: ignore[arg-type]
+    )
+
+    async def post(data: Any, *, key: str = ADMIN_KEY, **headers: str) -> tuple[int, str]:
+        url, sent = f"{gateway.url}/v1/jobs/reconcile", {"X-Admin-Key": key, **headers}
+        async with gateway.session.post(url, headers=sent, data=data) as answer:
+            error = (await answer.json())["error"]
+            assert answer.headers["x-request-id"]
+            assert "Server" not in answer.headers
+            return answer.status, error["code"] if error else ""
+
+    async def trickle() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(11):
+            yield b" " * 1_000
+
+    packed = {"Content-Encoding": "gzip"}
+    bomb = gzip.compress(b" " * 5_000_000)
+    assert await post(b'{"fix": false}') == (200, "")
+    assert await post(gzip.compress(b'{"fix": false}'), **packed) == (200, "")
+    assert await post(b" " * 10_001) == (413, "request_too_large")
+    assert await post(chunks()) == (413, "request_too_large")
+    assert await post(bomb, **packed) == (413, "request_too_large")
+    assert await post(b"no gzip", **packed) == (400, "invalid_request_error")
+    assert await post(b"{}", **{"Content-Encoding": "br"}) == (400, "invalid_request_error")
+    assert await post(trickle()) == (400, "invalid_request_error")
+    assert await post(bomb, key="wrong", **packed) == (401, "invalid_api_key")

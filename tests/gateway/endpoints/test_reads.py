@@ -1,0 +1,260 @@
+"""What the gateway answers by itself: models, the key's limits, one request's cost, health and metrics."""
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from fractions import Fraction
+from typing import Any
+
+import pytest
+
+from billing.holds.loops import WELL_AFTER_S
+from billing.ledger.reports import Reports
+from billing.money import parse_usd
+from gateway.config.settings import ModelConfig, Settings
+from gateway.metrics.access import MetricsAddressTaken, listener_on, open_door
+from gateway.metrics.registry import Metrics
+from gateway.process.supervisor import address_of, bind
+from tests.gateway.conftest import ADMIN_KEY, Gateway, Handler, MakeGateway, chat
+from tests.support.gateways import (
+    MOMENT,
+    OUTPUT,
+    Gate,
+    answer,
+    ask,
+    asking,
+    assert_plain,
+    fetch,
+    refusal,
+    saying,
+    spent_nano,
+)
+
+Upstream = Callable[[Handler], Any]
+
+
+def unpriced(settings: Settings) -> Settings:
+    """Settings with a model that has no price."""
+    return replace(settings, models={**settings.models, "unpriced": ModelConfig("unpriced", "openai", "gpt-unpriced")})
+
+
+async def test_models_are_those_that_the_key_may_use(make_gateway: MakeGateway, upstream: Upstream) -> None:
+    gateway = await make_gateway(await upstream(saying(answer())), change=unpriced)
+    customer = await gateway.customer(models=["gpt-4o*", "unpriced", "claude-haiku"])
+    listed = (await fetch(customer.get("/v1/models"))).json
+    assert listed["object"] == "list"
+    assert_plain(listed)
+    by_id = {model["id"]: model for model in listed["data"]}
+    # Neither what no provider serves (claude-haiku's has no key) nor what has no price.
+    assert by_id.keys() == {"gpt-4o", "gpt-4o-mini"}
+    mini = by_id["gpt-4o-mini"]
+    assert mini["object"] == "model"
+    assert mini["created"] == int(datetime(2024, 7, 18, tzinfo=UTC).timestamp())
+    assert (mini["owned_by"], mini["max_output_tokens"], mini["context_window"]) == ("openai", 16384, 128000)
+    assert mini["pricing"]["usd_per_million"] == {"input": "0.15", "cached_input": "0.075", "output": "0.60"}
+    for name in ("gpt-4o-mini", "openai/gpt-4o-mini"):
+        assert (await fetch(customer.get(f"/v1/models/{name}"))).json == mini
+    for name in (
+        "demo",
+        "claude-haiku",
+        "unpriced",
+        "openai/gpt-unpriced",
+        "nothing",
+        "openai/gpt-9",
+        "a%00b",
+        "x" * 500,
+    ):
+        refusal(await fetch(customer.get(f"/v1/models/{name}")), 404, "model_not_found")
+
+
+async def test_no_answer_tells_what_software_serves_it(gateway: Gateway) -> None:
+    customer = await gateway.customer()
+    for path in ("/healthz", "/v1/models", "/api/account/balance", "/api/nothing", "/nothing"):
+        assert "Server" not in (await fetch(customer.get(path))).headers
+    assert "Server" not in (await ask(customer, chat())).headers
+
+
+async def test_a_key_sees_its_limits_and_what_is_left(make_gateway: MakeGateway, upstream: Upstream) -> None:
+    gate = Gate(saying(answer()))
+    gateway = await make_gateway(await upstream(gate.serve))
+    quotas = [
+        {"window": "month", "metric": "requests", "limit": 3},
+        {"window": "total", "metric": "cost", "limit": "0.50", "model": "gpt-*"},
+    ]
+    customer = await gateway.customer(
+        quotas=quotas,
+        max_parallel_requests=4,
+        tags={"team": "a"},
+        account={"plan": "free", "quotas": [{"window": "hour", "metric": "output_tokens", "limit": 700}]},
+    )
+    fresh = (await fetch(customer.get("/v1/key"))).json
+    assert fresh["id"] == customer.key_id
+    assert fresh["prefix"] == customer.key[:10]
+    assert customer.key not in str(fresh)
+    assert (fresh["quotas"], fresh["max_parallel_requests"], fresh["tags"]) == (quotas, 4, {"team": "a"})
+    assert_plain(fresh)
+    assert [(w["subject"], w["window"], w["metric"], w["model"]) for w in fresh["windows"]] == [
+        ("key", "month", "requests", None),
+        ("key", "total", "cost", "gpt-*"),
+        ("plan", "minute", "requests", None),
+        ("plan", "day", "tokens", None),
+        ("account", "hour", "output_tokens", None),
+    ]
+    assert [w["used"] for w in fresh["windows"]] == [0, "0.00", 0, 0, 0]
+    assert fresh["windows"][1]["resets_at"] is None
+    assert all(MOMENT.fullmatch(w["resets_at"]) for w in fresh["windows"] if w["window"] != "total")
+    running = asking(customer, chat(model="gpt-4o-mini", max_tokens=100))
+    await gate.reached()
+    during = (await fetch(customer.get("/v1/key"))).json["windows"]
+    assert (during[0]["used"], during[0]["remaining"]) == (1, 2)
+    assert during[1]["used"] == "0.00"
+    assert parse_usd(during[1]["held"]) > 100 * OUTPUT
+    assert (during[4]["held"], during[4]["remaining"]) == (100, 600)
+    gate.opened.set()
+    assert (await running).status == 200
+    spent = await spent_nano(customer)
+    after = (await fetch(customer.get("/v1/key"))).json["windows"]
+    assert (after[0]["used"], after[3]["used"], after[4]["used"]) == (1, 15, 5)
+    assert parse_usd(after[1]["used"]) == spent
+    assert parse_usd(after[1]["remaining"]) == parse_usd("0.50") - spent
+
+
+async def test_a_generation_is_the_usage_event(gateway: Gateway) -> None:
+    customer, stranger = await gateway.customer(tags={"team": "a"}), await gateway.customer()
+    fetched = await ask(customer, chat(user="end-user-1"))
+    await gateway.flush()
+    path = f"/v1/generations/{fetched.headers['x-request-id']}"
+    said = (await fetch(customer.get(path))).json
+    assert_plain(said)
+    (event,) = await customer.events()
+    assert event.items() <= said.items()
+    assert (said["tags"], said["end_user"], said["key_id"]) == ({"team": "a"}, "end-user-1", customer.key_id)
+    assert sum(Fraction(line["amount_usd"]) for line in said["lines"]) == Fraction(said["cost_usd"])
+    assert said == (await fetch(customer.get(f"/api/account/usage/events/{event['id']}"))).json
+    refusal(await fetch(stranger.get(path)), 404, "not_found")
+    for wrong in ("nothing", "0" * 26, "a%00b", "%ff", "x" * 3000, "'; DROP TABLE usage_events"):
+        refusal(await fetch(customer.get(f"/v1/generations/{wrong}")), 404, "not_found")
+    scoped = await gateway.customer(scopes=["llm:proxy"])
+    fetched = await fetch(scoped.get(path))
+    assert refusal(fetched, 403, "insufficient_scope")["required_scope"] == "billing:read"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_generation_is_there_as_soon_as_its_answer_is(gateway: Gateway, stream: bool) -> None:
+    """While its debit is still on the way to Postgres, as it is once it has come there."""
+    customer, stranger = await gateway.customer(tags={"team": "a"}), await gateway.customer()
+    async with gateway.runtime.engine.outbox._writing:
+        fetched = await ask(customer, chat(user="end-user-1", stream=stream))
+        path = f"/v1/generations/{fetched.headers['x-request-id']}"
+        at_once = await fetch(customer.get(path))
+        assert at_once.status == 200, at_once.body
+        refusal(await fetch(stranger.get(path)), 404, "not_found")
+        assert await gateway.runtime.database.value("SELECT count(*) FROM usage_events") == 0
+    await gateway.flush()
+    assert await gateway.runtime.database.value("SELECT count(*) FROM usage_events") == 1
+    assert (await fetch(customer.get(path))).json == at_once.json
+    assert parse_usd(at_once.json["charged_usd"]) > 0
+    assert at_once.json["lines"]
+    assert at_once.json["tags"] == {"team": "a"}
+
+
+async def test_a_key_reads_what_its_account_may_not_spend(gateway: Gateway) -> None:
+    customer = await gateway.customer()
+    await gateway.admin("PATCH", f"/accounts/{customer.account_id}", {"status": "suspended"})
+    for path in ("/v1/models", "/v1/key", "/api/account/balance"):
+        assert (await fetch(customer.get(path))).status == 200
+
+
+async def test_a_loop_that_failed_makes_health_degraded_and_is_counted(gateway: Gateway) -> None:
+    customer, loops = await gateway.customer(), gateway.runtime.engine.loops
+    series = 'metergate_loop_failures_total{loop="sweep"}'
+    assert f"{series} 0.0" in (await gateway.metrics()).decode()
+    loops.failed("sweep", ZeroDivisionError("a fault in the program"))
+    found = await fetch(customer.get("/healthz"))
+    assert (found.status, found.json["status"]) == (200, "degraded")
+    assert "the sweep loop has failed" in found.json["message"]
+    assert f"{series} 1.0" in (await gateway.metrics()).decode()
+    assert {"housekeeping", "metrics", "reconcile"} <= loops.tasks.keys()
+    loops.clock = lambda: time.monotonic() + WELL_AFTER_S
+    assert (await fetch(customer.get("/healthz"))).json["status"] == "ok"
+
+
+async def test_health_readiness_and_metrics(gateway: Gateway) -> None:
+    customer = await gateway.customer()
+    await ask(customer, chat())
+    await ask(customer, chat(model="nothing"))
+    for path in ("/healthz", "/health"):
+        assert (await fetch(gateway.session.get(gateway.url + path))).json == {"status": "ok", "message": ""}
+    assert (await fetch(gateway.session.get(gateway.url + "/readyz"))).status == 200
+    text = (await gateway.metrics()).decode()
+    asked = 'endpoint="/v1/chat/completions",provider="local",status="200",stream="false"'
+    assert f"metergate_requests_total{{{asked}}} 1.0" in text
+    assert 'metergate_refusals_total{code="model_not_found"} 1.0' in text
+    assert 'metergate_settlements_total{estimated="false",outcome="settled"} 1.0' in text
+    assert "metergate_holds_live 0.0" in text
+    (apart,) = re.findall(r"^metergate_store_clock_difference_seconds (.+)$", text, re.MULTILINE)
+    assert float(apart) < 3600
+
+
+async def test_the_public_port_shows_metrics_to_the_admin_alone(gateway: Gateway) -> None:
+    customer = await gateway.customer()
+    await ask(customer, chat())
+    strangers: tuple[dict[str, str], ...] = (
+        {},
+        {"Authorization": f"Bearer {customer.key}"},
+        {"X-Admin-Key": "x" * 24},
+        {"Authorization": f"Bearer {ADMIN_KEY}x"},
+    )
+    for headers in strangers:
+        fetched = await fetch(gateway.session.get(gateway.url + "/metrics", headers=headers))
+        assert b"nano_usd" not in fetched.body
+        assert (fetched.status, fetched.json["error"]["code"]) == (401, "invalid_api_key")
+    for headers in ({"X-Admin-Key": ADMIN_KEY}, {"Authorization": f"Bearer {ADMIN_KEY}"}):
+        fetched = await fetch(gateway.session.get(gateway.url + "/metrics", headers=headers))
+        assert b"metergate_cost_nano_usd_total" in fetched.body
+
+
+async def test_metrics_have_a_door_of_their_own(gateway: Gateway) -> None:
+    metrics = Metrics()
+    metrics.usage("openai", 1, 0, 1, 0, 7, 8)
+    with bind("127.0.0.1:0") as listener:
+        url = f"http://{address_of(listener)}"
+        async with open_door(metrics, listener):
+            fetched = await fetch(gateway.session.get(f"{url}/metrics"))
+            assert fetched.headers["Content-Type"].startswith("text/plain")
+            assert b'metergate_cost_nano_usd_total{provider="openai"} 7.0' in fetched.body
+            for path in ("/", "/v1/models", "/api/ping", "/metrics/x"):
+                assert (await fetch(gateway.session.get(url + path))).status == 404
+
+
+def test_an_address_for_metrics_that_is_in_use() -> None:
+    notes: list[str] = []
+    with bind("127.0.0.1:0") as taken:
+        address = address_of(taken)
+        with listener_on(address, True, notes.append) as door:  # the one that `up` takes by itself
+            assert door is None
+        assert [address in note for note in notes] == [True]
+        with (
+            pytest.raises(MetricsAddressTaken, match=f"{address} is in use"),
+            listener_on(address, False, notes.append),
+        ):
+            pass
+    with listener_on(address, False, notes.append) as door:
+        assert door is not None
+        assert address_of(door) == address
+    with listener_on(None, False, notes.append) as door:
+        assert door is None
+    assert len(notes) == 1
+
+
+async def test_a_failure_of_ours_is_a_refusal(gateway: Gateway, monkeypatch: Any) -> None:
+    customer = await gateway.customer()
+
+    async def broken(*_: Any) -> None:
+        raise RuntimeError("a secret of Postgres")
+
+    monkeypatch.setattr(Reports, "explain", broken)
+    fetched = await fetch(customer.get("/v1/generations/" + "0" * 26))
+    refusal(fetched, 503, "temporarily_unavailable")

@@ -1,0 +1,216 @@
+"""Workers on one socket: served, restarted, stopped; taken along when the supervisor is killed."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gateway.process.supervisor import FAILED_STARTS_LIMIT, GATEWAY_ID_VARIABLE, AddressInUse, address_of, bind
+from tests import support
+
+WAIT_S = 60.0
+
+
+class Supervising:
+    """A running supervisor process."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.said: list[str] = []
+        self.address = ("", 0)
+
+    def read_until(self, beginning: str) -> str:
+        """The next line that begins so; reads on to the end of the output if there is none."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.said.append(line.rstrip("\n"))
+            if line.startswith(beginning):
+                return line.rstrip("\n")
+        raise AssertionError(f"no line begins with {beginning!r}: {self.said}")
+
+    def wait_ready(self) -> None:
+        host, _, port = self.read_until("ready ").removeprefix("ready ").rpartition(":")
+        self.address = (host.strip("[]"), int(port))
+
+    def workers(self) -> set[int]:
+        return {child.pid for child in psutil.Process(self.process.pid).children()}
+
+    def ask(self) -> tuple[int, str]:
+        """The process id of the worker that answers, and what it has in its environment."""
+        with socket.create_connection(self.address, WAIT_S) as connection:
+            pid, _, colour = connection.makefile().read().partition(" ")
+            return int(pid), colour
+
+    def end(self, number: signal.Signals) -> int:
+        """Send a signal to its whole session, as a terminal does; the exit code."""
+        os.killpg(self.process.pid, number)
+        return self.process.wait(WAIT_S)
+
+
+@contextmanager
+def supervising(
+    how: str = "serve", *, workers: int = 2, grace_s: float = 30.0, listen: str = "127.0.0.1:0", loop: str = "asyncio"
+) -> Iterator[Supervising]:
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            str(Path(support.__file__).with_name("supervising.py")),
+            loop,
+            how,
+            str(workers),
+            str(grace_s),
+            listen,
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        start_new_session=True,
+    )
+    try:
+        supervised = Supervising(process)
+        yield supervised
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_workers_serve_until_a_signal(loop: str, number: signal.Signals) -> None:
+    with supervising(loop=loop) as supervised:
+        supervised.wait_ready()
+        workers = supervised.workers()
+        assert len(workers) == 2
+        pid, colour = supervised.ask()
+        assert pid in workers
+        assert colour == "green"
+        assert all(os.getsid(worker) == worker for worker in workers)
+        assert supervised.end(number) == 0
+        assert not any(is_alive(worker) for worker in workers)
+
+
+def test_a_worker_that_dies_is_replaced() -> None:
+    with supervising() as supervised:
+        supervised.wait_ready()
+        for _ in range(3):  # at once, then with delays
+            until(lambda: len(supervised.workers()) == 2, "two workers run")
+            dead = min(supervised.workers())
+            os.kill(dead, signal.SIGKILL)
+            until(lambda gone=dead: len(supervised.workers() - {gone}) == 2, "another takes its place")
+            supervised.ask()
+        assert supervised.end(signal.SIGTERM) == 0
+
+
+def test_whoever_asked_is_told_which_gateway_has_ended() -> None:
+    """At once, so that others need not wait for its lease."""
+    with supervising() as supervised:
+        supervised.wait_ready()
+        names = {pid: psutil.Process(pid).environ()[GATEWAY_ID_VARIABLE] for pid in supervised.workers()}
+        assert len(set(names.values())) == 2
+        killed, left = names
+        os.kill(killed, signal.SIGKILL)
+        assert supervised.read_until("ended ") == f"ended {names[killed]}"
+        until(lambda: len(supervised.workers() - {killed}) == 2, "another takes its place")
+        [new] = supervised.workers() - {killed, left}
+        until(lambda: GATEWAY_ID_VARIABLE in psutil.Process(new).environ(), "it runs")
+        names[new] = psutil.Process(new).environ()[GATEWAY_ID_VARIABLE]
+        assert len(set(names.values())) == 3
+        supervised.ask()
+        assert supervised.end(signal.SIGTERM) == 0
+        assert {supervised.read_until("ended "), supervised.read_until("ended ")} == {
+            f"ended {names[left]}",
+            f"ended {names[new]}",
+        }
+
+
+def test_workers_are_given_time_to_end() -> None:
+    with supervising("slow") as supervised:
+        supervised.wait_ready()
+        supervised.ask()
+        assert supervised.end(signal.SIGTERM) == 0
+        supervised.read_until("ended in its own time")
+
+
+def test_a_worker_that_does_not_end_is_killed() -> None:
+    with supervising("stubborn", workers=1, grace_s=0.1) as supervised:
+        supervised.wait_ready()
+        [worker] = supervised.workers()
+        assert supervised.end(signal.SIGTERM) == 0
+        assert not is_alive(worker)
+
+
+def test_a_second_signal_hurries() -> None:
+    with supervising("stubborn", grace_s=3600) as supervised:
+        supervised.wait_ready()
+        supervised.process.send_signal(signal.SIGINT)
+        supervised.read_until("SIGINT: stopping")
+        assert supervised.end(signal.SIGINT) == 0
+
+
+@pytest.mark.parametrize(("how", "loop"), [("stubborn", "asyncio"), ("stubborn", "uvloop"), ("deaf", "asyncio")])
+def test_workers_end_with_a_killed_supervisor_and_the_port_is_free(how: str, loop: str) -> None:
+    with supervising(how, loop=loop) as supervised:
+        supervised.wait_ready()
+        workers = supervised.workers()
+        assert supervised.end(signal.SIGKILL) == -signal.SIGKILL
+        until(lambda: not any(is_alive(worker) for worker in workers), "the workers have ended")
+        bind(f"127.0.0.1:{supervised.address[1]}").close()
+
+
+def test_workers_that_never_get_ready_are_given_up() -> None:
+    with supervising("fail", workers=1) as supervised:
+        assert supervised.process.wait(WAIT_S) == 1
+        supervised.read_until("worker 1 ended with code 3 before it was ready; giving up")
+        assert len([line for line in supervised.said if "starting it again" in line]) == FAILED_STARTS_LIMIT - 1
+
+
+def test_an_address_that_is_taken_says_what_to_set() -> None:
+    with bind("127.0.0.1:0") as taken:
+        address = address_of(taken)
+        with pytest.raises(AddressInUse) as caught:
+            bind(address)
+    assert str(caught.value) == f"{address} is in use by another process. Set LISTEN_ADDR to another address."
+    assert isinstance(caught.value, OSError)
+
+
+def test_addresses() -> None:
+    for listen, begins in ((":0", "0.0.0.0:"), ("127.0.0.1:0", "127.0.0.1:"), ("localhost:0", "")):
+        with bind(listen) as listener:
+            assert address_of(listener).startswith(begins)
+    for wrong in ("", "8080", "localhost", "host:port", "127.0.0.1:65536", "::1:80", "127.0.0.1:-1", "127.0.0.1:²"):
+        with pytest.raises(ValueError, match="HOST:PORT was expected"):
+            bind(wrong)
+    with pytest.raises(OSError, match=r"Cannot listen on 192\.0\.2\.1:80"):
+        bind("192.0.2.1:80")
+
+
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="this machine has no IPv6")
+def test_ipv6_addresses() -> None:
+    with bind("[::1]:0") as listener:
+        assert address_of(listener).startswith("[::1]:")
+    with bind("[::]:0") as listener, socket.create_connection(("127.0.0.1", listener.getsockname()[1]), WAIT_S):
+        pass  # IPv4 too
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def until(holds: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not holds():
+        assert time.monotonic() < deadline, f"waited {WAIT_S:.0f} s until {what}"
+        time.sleep(0.02)

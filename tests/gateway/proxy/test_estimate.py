@@ -1,0 +1,396 @@
+"""The hold is a true upper bound: whatever a request can come to within its bounds costs no more."""
+
+import json
+from dataclasses import replace
+from datetime import date
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from billing.holds.decision import Need, NeedTooLarge
+from billing.prices import FACTOR_SCALE, TOKEN_CLASSES, PriceRow, Tier
+from billing.usage import MAX_COUNT, Usage
+from gateway.config.settings import ProviderConfig
+from gateway.dialects.base import ParsedRequest, Parts, Work
+from gateway.dialects.openai.dialect import OpenAIDialect
+from gateway.dialects.openai.texts import input_texts
+from gateway.proxy.estimate import EstimateRules, NotPriced, billed_usage, charge, markup_of, worst_case
+from gateway.proxy.handler import counted_tokens
+from gateway.proxy.routing import Rates, Route
+from gateway.proxy.tokens import CL100K, O200K, Tokenizer
+
+PROVIDER = ProviderConfig("openai", "openai", "http://provider/v1")
+STRICT, LOOSE = EstimateRules(), EstimateRules(strict=False)
+
+
+def row(per_million: dict[str, int] | None = None, **fields: Any) -> PriceRow:
+    rates = {"input": 150_000_000, "output": 600_000_000} if per_million is None else per_million
+    fields = {"max_output_tokens": 1000, "per_unit": {}, **fields}
+    return PriceRow("openai", "m", date(2024, 1, 1), rates, **fields)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    made = Tokenizer()
+    made.load()
+    return made
+
+
+def route(price: PriceRow | None, *, markup_scaled: int = 0, own_max_output: int | None = None) -> Route:
+    rates = Rates.of(price) if price is not None else None
+    return Route("m", PROVIDER, "m", markup_scaled, "o200k_base", own_max_output, rates=rates)
+
+
+def request(**fields: Any) -> ParsedRequest:
+    said: dict[str, Any] = {
+        "endpoint": "/v1/chat/completions",
+        "model": "m",
+        "stream": False,
+        "include_usage": False,
+        "choices": 1,
+        "max_output_tokens": None,
+        "input_bound_tokens": 100,
+        "end_user": None,
+        "service_tier": None,
+        "has_output": True,
+    }
+    return ParsedRequest(**{**said, **fields})
+
+
+def hold_nano(need: Need, granted: int) -> int:
+    """What is held for so many output tokens of each choice; `Hold.cost_nano` and the script say the same."""
+    return need.input_cost_nano + need.unit_nano * granted
+
+
+INPUT_PARTS = (
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "cache_write_1h_tokens",
+    "audio_input_tokens",
+    "image_input_tokens",
+)
+OUTPUT_PARTS = ("reasoning_tokens", "audio_output_tokens")
+OPTIONAL_CLASSES = [name for name in TOKEN_CLASSES if name not in ("input", "output")]
+rates = st.integers(0, 10**12)
+factors = st.integers(1, 5 * FACTOR_SCALE)
+markups = st.one_of(st.just(0), st.integers(0, 300 * FACTOR_SCALE))
+
+
+@st.composite
+def price_rows(draw: st.DrawFn) -> PriceRow:
+    optional = dict.fromkeys(OPTIONAL_CLASSES, rates)
+    sheets = st.fixed_dictionaries({"input": rates, "output": rates}, optional=optional)
+    steps = draw(st.lists(st.integers(1, 3000), max_size=2, unique=True))
+    tier_sheets = st.fixed_dictionaries({}, optional={"input": rates, "output": rates, **optional})
+    return row(
+        draw(sheets),
+        per_unit=draw(st.fixed_dictionaries({}, optional={"request": rates})),
+        tiers=tuple(Tier(above, draw(tier_sheets)) for above in sorted(steps)),
+        multipliers=draw(st.dictionaries(st.sampled_from(["batch", "flex", "priority"]), factors)),
+        max_output_tokens=draw(st.one_of(st.none(), st.integers(1, 5000))),
+        context_window=draw(st.one_of(st.none(), st.integers(1, 5000))),
+    )
+
+
+@st.composite
+def usages(draw: st.DrawFn, most_input: int, most_output: int) -> Usage:
+    """Any usage within these totals, cut into parts in any way."""
+    counts = {"input_tokens": draw(st.integers(0, most_input)), "output_tokens": draw(st.integers(0, most_output))}
+    for whole, parts in (("input_tokens", INPUT_PARTS), ("output_tokens", OUTPUT_PARTS)):
+        left = counts[whole]
+        for part in draw(st.permutations(parts)):
+            counts[part] = draw(st.one_of(st.just(0), st.just(left), st.integers(0, left)))
+            left -= counts[part]
+    return Usage(**counts)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data(), price_rows(), markups, markups, st.integers(1, 9), st.integers(1, 4000))
+def test_no_usage_within_a_request_s_bounds_costs_more_than_its_hold(
+    data: st.DataObject, price: PriceRow, own_markup: int, plan_markup: int, choices: int, body_bytes: int
+) -> None:
+    has_output = data.draw(st.booleans())
+    asked = data.draw(st.one_of(st.none(), st.integers(0, 6000))) if has_output else None
+    tier = data.draw(st.sampled_from([None, "default", "auto", "flex", "batch", "priority"]))
+    parsed = request(
+        choices=choices,
+        max_output_tokens=asked,
+        input_bound_tokens=body_bytes,
+        has_output=has_output,
+        service_tier=tier,
+    )
+    way = route(price, markup_scaled=own_markup, own_max_output=data.draw(st.one_of(st.none(), st.integers(1, 5000))))
+    try:
+        need = worst_case(parsed, way, plan_markup, STRICT)
+    except NotPriced:
+        unbounded = has_output and asked is None and way.max_output_tokens is None
+        assert unbounded or (tier == "priority" and "priority" not in (price.multipliers or {}))
+        return
+    granted = data.draw(st.integers(need.least_output, need.most_output))
+    window = price.context_window
+    input_bound = body_bytes if window is None or not has_output else min(body_bytes, window)
+    output_bound = 0
+    if has_output:
+        output_bound = granted if asked is None else min(bound for bound in (asked, window) if bound is not None)
+    usage = data.draw(usages(input_bound * choices, output_bound * choices))
+    served_tier = data.draw(st.sampled_from([None, "default", "flex", "batch", "priority"]))
+    charged = charge(usage, way, markup_of(way, plan_markup), served_tier)
+    assert charged.charged_nano <= hold_nano(need, granted)
+    assert usage.input_tokens <= need.input_tokens
+    assert usage.output_tokens <= need.choices * granted
+    assert charged.cost_nano <= charged.charged_nano
+
+
+BODIES = st.fixed_dictionaries(
+    {
+        "messages": st.lists(
+            st.fixed_dictionaries({"role": st.just("user"), "content": st.text(max_size=80)}), max_size=4
+        )
+    },
+    optional={
+        "n": st.integers(1, 5),
+        "max_tokens": st.integers(1, 500),
+        "max_completion_tokens": st.integers(1, 500),
+        "user": st.text(max_size=10),
+    },
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data(), BODIES)
+def test_the_bound_holds_from_the_body_on(data: st.DataObject, body: dict[str, Any]) -> None:
+    encoded = json.dumps({"model": "m", **body}, ensure_ascii=data.draw(st.booleans())).encode()
+    parsed = OpenAIDialect().parse("/v1/chat/completions", encoded)
+    need = worst_case(parsed, route(row()), 0, STRICT)
+    granted = data.draw(st.integers(need.least_output, need.most_output))
+    asked = max((body[name] for name in ("max_tokens", "max_completion_tokens") if name in body), default=granted)
+    said = sum(len(message["content"].encode()) for message in body["messages"])
+    choices = body.get("n", 1)
+    usage = data.draw(usages((said + 8 * len(body["messages"])) * choices, asked * choices))
+    assert charge(usage, route(row()), 0, None).charged_nano <= hold_nano(need, granted)
+
+
+ODD = [
+    '" +#+#+#+#+#+',
+    "\\niejszych",
+    "=-=-=-=-=-=-=-=-\n",
+    "\tVirginia",
+    "a",
+    " ",
+    "\u00e9",
+    "\U0001f600",
+    "\r\n",
+    "0",
+]
+texts = st.builds(
+    lambda unit, times, rest: unit * times + rest, st.sampled_from(ODD), st.integers(0, 900), st.text(max_size=20)
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(texts, max_size=3), st.booleans())
+async def test_counted_tokens_are_an_upper_bound_too(tokenizer: Tokenizer, contents: list[str], in_ascii: bool) -> None:
+    """A JSON has fewer tokens than its texts where an escape cuts a word in a luckier place."""
+    messages = [{"role": "user", "content": content} for content in contents]
+    compact = {"ensure_ascii": in_ascii, "separators": (",", ":")}
+    for said in ({"messages": messages}, {"prompt": contents}, {"input": "".join(contents)}):
+        body = json.dumps({"model": "m", **said}, **compact).encode()  # type: ignore[arg-type]
+        for vocabulary in (O200K, CL100K):
+            exact = tokenizer._encodings[vocabulary].encode_ordinary
+            if "messages" in said:
+                least = 3 + sum(4 + len(exact(content)) for content in contents)
+            else:
+                least = sum(len(exact(text)) for text in (contents if "prompt" in said else [said["input"]]))
+            assert least <= await counted_tokens(len(body), input_texts(body), tokenizer, vocabulary)
+
+
+def test_an_elastic_hold_reaches_from_the_least_to_the_model_s_own() -> None:
+    need = worst_case(request(choices=3), route(row()), 0, STRICT)
+    assert (need.least_output, need.most_output, need.choices) == (16, 1000, 3)
+    assert (need.input_tokens, need.input_cost_nano, need.unit_nano) == (300, 300 * 150, 3 * 600)
+    small = worst_case(request(), route(row(max_output_tokens=7)), 0, STRICT)
+    assert (small.least_output, small.most_output) == (7, 7)
+
+
+def test_the_client_s_own_maximum_is_taken_whole_up_to_the_window() -> None:
+    need = worst_case(request(max_output_tokens=2000), route(row()), 0, STRICT)
+    assert (need.least_output, need.most_output) == (2000, 2000)
+    need = worst_case(request(max_output_tokens=2000), route(row(context_window=1500)), 0, STRICT)
+    assert (need.least_output, need.most_output) == (1500, 1500)
+    assert worst_case(request(max_output_tokens=0), route(row()), 0, STRICT).most_output == 0
+
+
+def test_the_route_s_maximum_goes_before_the_row_s_and_the_window_comes_last() -> None:
+    assert worst_case(request(), route(row(), own_max_output=50), 0, STRICT).most_output == 50
+    assert worst_case(request(), route(row(context_window=70)), 0, STRICT).most_output == 1000
+    windowed = row(max_output_tokens=None, context_window=70)
+    assert worst_case(request(), route(windowed), 0, STRICT).most_output == 70
+
+
+def test_input_counts_at_the_dearest_class_tier_and_multiplier() -> None:
+    price = row(
+        {"input": 10**6, "cache_write": 3 * 10**6, "output": 10**6, "audio_output": 5 * 10**6},
+        tiers=(Tier(10, {"cache_write": 4 * 10**6, "output": 2 * 10**6}),),
+        multipliers={"priority": 2 * FACTOR_SCALE},
+    )
+    need = worst_case(request(input_bound_tokens=5), route(price), 100 * FACTOR_SCALE, STRICT)
+    assert need.input_cost_nano == 5 * 4 * 2 * 2
+    assert need.unit_nano == 5 * 2 * 2
+
+
+def test_the_price_of_a_request_counts_at_its_dearest_too() -> None:
+    price = row({"input": 0, "output": 0}, per_unit={"request": 1000}, multipliers={"priority": 2 * FACTOR_SCALE})
+    need = worst_case(request(), route(price), 0, STRICT)
+    assert need.input_cost_nano == charge(Usage(), route(price), 0, "priority").charged_nano == 2000
+
+
+def test_a_batch_of_embeddings_is_not_bounded_by_the_window_of_one() -> None:
+    price = row({"input": 10**6}, max_output_tokens=None, context_window=50)
+    batch = request(endpoint="/v1/embeddings", has_output=False, input_bound_tokens=4000)
+    for unbounded in (False, True):
+        parsed = msgspec.structs.replace(batch, unbounded_input=unbounded)
+        need = worst_case(parsed, route(price), 0, STRICT)
+        assert (need.input_tokens, need.unit_nano, need.most_output) == (4000, 0, 0)
+
+
+def test_input_outside_the_body_is_bounded_by_the_window_alone() -> None:
+    windowed = row(context_window=5000)
+    assert worst_case(request(unbounded_input=True), route(windowed), 0, STRICT).input_tokens == 5000
+    with pytest.raises(NotPriced, match="context_window"):
+        worst_case(request(unbounded_input=True), route(row()), 0, STRICT)
+
+
+def test_each_use_of_a_tool_may_call_the_model_with_its_whole_window_again() -> None:
+    price = row(context_window=5000, per_unit={"search": 10**7, "request": 10**6})
+    parsed = request(unbounded_input=True, choices=2, work=Work(True, uses=3, searches=2))
+    need = worst_case(parsed, route(price), 0, STRICT, 10)  # what was counted in the body bounds nothing here
+    assert need.input_tokens == 2 * 4 * 5000
+    assert need.input_cost_nano == 2 * 4 * 5000 * 150 + 10**6 + 2 * 2 * 10**7
+    with pytest.raises(NotPriced, match="context_window"):
+        worst_case(parsed, route(row(per_unit={"search": 1})), 0, STRICT)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data(), price_rows(), markups, st.integers(0, 5), st.integers(0, 5), st.integers(1, 3), st.integers(0, 10**9))
+def test_no_work_within_its_uses_costs_more_than_its_hold(
+    data: st.DataObject, price: PriceRow, markup: int, uses: int, searches: int, choices: int, search_nano: int
+) -> None:
+    price = replace(price, per_unit={**price.per_unit, "search": search_nano}, context_window=3000)
+    work = Work(True, uses=max(uses, searches), searches=searches)
+    need = worst_case(request(unbounded_input=True, choices=choices, work=work), route(price), markup, STRICT)
+    granted = data.draw(st.integers(need.least_output, need.most_output))
+    usage = data.draw(usages(3000 * (work.uses + 1) * choices, granted * choices))
+    usage = msgspec.structs.replace(usage, searches=data.draw(st.integers(0, searches * choices)))
+    tier = data.draw(st.sampled_from([None, "default", "flex", "batch", "priority"]))
+    assert charge(usage, route(price), markup, tier).charged_nano <= hold_nano(need, granted)
+
+
+def test_searches_and_sound_need_a_price() -> None:
+    windowed = row(context_window=5000)
+    for asked, what in ((Work(True, 1, 1), "searches"), (Work(audio=True), "audio output")):
+        with pytest.raises(NotPriced, match=f"no price for {what}"):
+            worst_case(request(work=asked), route(windowed), 0, STRICT)
+    worst_case(request(work=Work(True, 1, 1)), route(row(context_window=5000, per_unit={"search": 0})), 0, STRICT)
+    spoken = row({"input": 1, "output": 1, "audio_output": 7 * 10**6})
+    assert worst_case(request(work=Work(audio=True)), route(spoken), 0, STRICT).unit_nano == 7
+
+
+def test_a_search_that_is_billed_and_not_reported_is_counted_once() -> None:
+    asked, way = request(work=Work(True, 1, 1, one_search=True)), route(row())
+    assert billed_usage(Usage(input_tokens=1), asked, way).searches == 1
+    assert billed_usage(Usage(input_tokens=1, searches=2), asked, way).searches == 2
+    assert billed_usage(Usage(input_tokens=1), request(), way).searches == 0
+    assert billed_usage(Usage(input_tokens=1), request(), replace(way, searches_itself=True)).searches == 1
+
+
+def test_the_dearest_of_the_models_that_may_answer_is_held_and_the_one_that_served_is_charged() -> None:
+    cheap = row({"input": 10**6, "output": 5 * 10**6}, max_output_tokens=100, context_window=900)
+    dear = row({"input": 3 * 10**6, "output": 4 * 10**6}, max_output_tokens=500, context_window=2000)
+    way = replace(
+        route(cheap), others={"dear": Rates.of(dear), "dear-mini": Rates.of(row({"input": 2 * 10**6, "output": 0}))}
+    )
+    need = worst_case(request(input_bound_tokens=1500), way, 0, STRICT)
+    assert (need.input_tokens, need.input_cost_nano, need.unit_nano, need.most_output) == (1500, 4500, 5, 1000)
+    used = Usage(input_tokens=10)
+    for served, price in (("m", 10), ("m-2024-05-13", 10), ("dear", 30), ("dear-mini-2024", 20), (None, 10), ("x", 10)):
+        charged = charge(used, way, 0, None, served)
+        assert charged.cost_nano == price, served
+    assert charge(used, way, 0, None, "dear").price_id == dear.id
+    forgetful = replace(way, others={"dear": Rates.of(row({"input": 1}))})
+    with pytest.raises(NotPriced, match="`dear`"):
+        worst_case(request(), forgetful, 0, STRICT)
+
+
+def test_a_name_that_asks_for_search_results_is_held_for_them() -> None:
+    price = row(context_window=5000, per_unit={"search": 10**6})
+    way = replace(route(price), online_searches=5)
+    need = worst_case(request(), way, 0, STRICT, 10)
+    assert (need.input_tokens, need.input_cost_nano) == (6 * 5000, 6 * 5000 * 150 + 5 * 10**6)
+    with pytest.raises(NotPriced, match="searches"):
+        worst_case(request(), replace(route(row(context_window=5000)), online_searches=5), 0, STRICT)
+
+
+def test_tokens_that_were_counted_take_the_place_of_bytes() -> None:
+    need = worst_case(request(choices=2), route(row()), 0, STRICT, 40)
+    assert (need.input_tokens, need.input_cost_nano) == (80, 80 * 150)
+    assert worst_case(request(), route(row()), 0, STRICT, 400).input_tokens == 100
+
+
+def test_images_count_by_the_row_s_bound() -> None:
+    parts = Parts(images=2, inline_bytes=80)
+    with_bound = row(part_tokens={"image": 1000})
+    assert worst_case(request(parts=parts), route(with_bound), 0, STRICT).input_tokens == 20 + 2000
+    assert worst_case(request(parts=parts), route(row(context_window=9000)), 0, STRICT).input_tokens == 9000
+
+
+def test_what_has_no_price_is_refused() -> None:
+    for price, parsed in (
+        (None, request()),
+        (row({"input": 1}), request()),
+        (row(max_output_tokens=None), request()),
+        (row(), request(service_tier="priority")),
+    ):
+        with pytest.raises(NotPriced) as refused:
+            worst_case(parsed, route(price), 0, STRICT)
+        assert "`m`" in str(refused.value)
+    with pytest.raises(NotPriced):
+        charge(Usage(), route(None), 0, None)
+    assert worst_case(request(max_output_tokens=9), route(row(max_output_tokens=None)), 0, STRICT).most_output == 9
+
+
+def test_counts_that_no_usage_can_have_are_too_large() -> None:
+    for parsed in (
+        request(choices=2, max_output_tokens=MAX_COUNT),
+        request(choices=MAX_COUNT // 50),
+        request(choices=MAX_COUNT // 900, input_bound_tokens=1),
+    ):
+        with pytest.raises(NeedTooLarge):
+            worst_case(parsed, route(row()), 0, STRICT)
+    dear = row({"input": 10**15, "output": 10**15})
+    with pytest.raises(NeedTooLarge):
+        worst_case(request(input_bound_tokens=10**7), route(dear), 0, STRICT)
+
+
+def test_without_strict_the_hold_is_an_estimate() -> None:
+    need = worst_case(request(input_bound_tokens=101), route(row()), 0, LOOSE)
+    assert (need.input_tokens, need.least_output, need.most_output) == (26, 512, 512)
+    assert worst_case(request(max_output_tokens=20), route(row()), 0, LOOSE).most_output == 20
+    assert worst_case(request(), route(row(max_output_tokens=30)), 0, LOOSE).most_output == 30
+    assert worst_case(request(unbounded_input=True), route(row(context_window=9000)), 0, LOOSE).input_tokens == 25
+
+
+def test_a_model_s_markup_goes_before_its_plan_s() -> None:
+    assert markup_of(route(row(), markup_scaled=7), 9) == 7
+    assert markup_of(route(row()), 9) == 9
+
+
+def test_a_tier_that_the_row_does_not_price_is_charged_plainly() -> None:
+    usage, way = Usage(input_tokens=10), route(row(multipliers={"flex": FACTOR_SCALE // 2}))
+    assert charge(usage, way, 0, "flex").cost_nano == 750
+    assert charge(usage, way, 0, "flex").multiplier == "flex"
+    for tier in (None, "default", "scale", "batch"):
+        plain = charge(usage, way, 0, tier)
+        assert (plain.cost_nano, plain.multiplier) == (1500, None)

@@ -1,0 +1,134 @@
+"""Work at the provider beside one call, through a whole gateway: what it holds, what it costs, who may ask for it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date
+from typing import Any
+
+import pytest
+
+from billing.ledger.explanations import explain, format_explanation
+from billing.money import format_usd, parse_usd
+from billing.prices import PriceRow, PriceTable
+from gateway.config.settings import Settings
+from tests.gateway.conftest import Handler, MakeGateway, chat
+from tests.support.gateways import (
+    DONE,
+    INPUT,
+    OUTPUT,
+    WORDS,
+    Provider,
+    answer,
+    ask,
+    refusal,
+    saying,
+    spent_nano,
+    streaming,
+    the_event,
+    usage,
+    usage_chunk,
+)
+
+Upstream = Callable[[Handler], Any]
+WINDOW = 10_000
+SEARCH_NANO = 25_000_000
+SEARCH = {"type": "web_search_20250305", "name": "web_search", "max_uses": 2}
+
+
+def with_searches(settings: Settings) -> Settings:
+    """Settings in which gpt-4o-mini can search, and gpt-4o costs ten times as much; others have no price."""
+    day = date(2025, 1, 1)
+    cheap = {"input": INPUT * 10**6, "output": OUTPUT * 10**6}
+    dear = {name: 10 * rate for name, rate in cheap.items()}
+    rows = [
+        PriceRow("openai", "gpt-4o-mini", day, cheap, {"search": SEARCH_NANO}, (), None, None, 1000, WINDOW),
+        PriceRow("openai", "gpt-4o", day, dear, {}, (), None, None, 1000, WINDOW),
+    ]
+    return replace(settings, prices=PriceTable(rows))
+
+
+async def test_searches_are_held_and_charged_and_explained(make_gateway: MakeGateway, upstream: Upstream) -> None:
+    said = usage(20_000, 5, server_tool_use={"web_search_requests": 2})
+    provider = Provider(saying(answer(said=said)))
+    gateway = await make_gateway(await upstream(provider.serve), change=with_searches)
+    held_nano = 3 * WINDOW * INPUT + 2 * SEARCH_NANO + 10 * OUTPUT
+    body = chat(model="gpt-4o-mini", max_tokens=10, tools=[SEARCH])
+    poor = await gateway.customer(format_usd(held_nano - 1))
+    billing = refusal(await ask(poor, body), 402, "billing_required")["billing"]
+    assert parse_usd(billing["required_usd"]) == held_nano
+    customer = await gateway.customer()
+    assert (await ask(customer, body)).status == 200
+    event = await the_event(customer, 20_000 * INPUT + 5 * OUTPUT + 2 * SEARCH_NANO)
+    assert event["units"] == {"searches": 2}
+    stored = await gateway.runtime.reports.explain(event["id"])
+    assert stored is not None
+    assert stored.adds_up
+    assert [(line.price_class, line.quantity, line.rate_nano) for line in stored.lines][-1] == (
+        "search",
+        2,
+        SEARCH_NANO,
+    )
+    assert "search" in format_explanation(explain(stored.event, stored.price))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_search_that_is_not_reported_is_charged_once(
+    make_gateway: MakeGateway, upstream: Upstream, stream: bool
+) -> None:
+    reply = streaming(*WORDS, usage_chunk(), DONE) if stream else saying(answer())
+    gateway = await make_gateway(await upstream(reply), change=with_searches)
+    customer = await gateway.customer()
+    await ask(customer, chat(model="gpt-4o-mini", web_search_options={}, stream=stream))
+    await the_event(customer, 10 * INPUT + 5 * OUTPUT + SEARCH_NANO)
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "code", "param"),
+    [
+        ({"tools": [{"type": "web_search"}]}, 400, "invalid_request_error", "tools[0]"),
+        ({"preset": "x"}, 400, "invalid_request_error", "preset"),
+        ({"models": ["gpt-4o", "unpriced"]}, 400, "model_not_priced", "model"),
+        ({"modalities": ["text", "audio"]}, 400, "model_not_priced", "model"),
+        ({"model": "gpt-4o", "tools": [SEARCH]}, 400, "model_not_priced", "model"),
+        ({"model": "openai/gpt-4o-mini:online"}, 400, "model_not_priced", "model"),
+    ],
+)
+async def test_what_has_no_bound_or_no_price_never_reaches_the_provider(
+    make_gateway: MakeGateway, upstream: Upstream, fields: dict[str, Any], status: int, code: str, param: str
+) -> None:
+    provider = Provider(saying(answer()))
+    gateway = await make_gateway(await upstream(provider.serve), change=with_searches)
+    customer = await gateway.customer()
+    error = refusal(await ask(customer, chat(**{"model": "gpt-4o-mini", **fields})), status, code)
+    assert error["param"] == param
+    assert not provider.sent
+    assert await spent_nano(customer) == 0
+
+
+async def test_another_model_that_is_named_is_held_at_its_price_and_charged_if_it_served(
+    make_gateway: MakeGateway, upstream: Upstream
+) -> None:
+    provider = Provider(saying(answer(model="gpt-4o-2024-11-20")))
+    gateway = await make_gateway(await upstream(provider.serve), change=with_searches)
+    body = chat(model="gpt-4o-mini", max_tokens=1000, models=["gpt-4o"])
+    poor = await gateway.customer(format_usd(1000 * 10 * OUTPUT))
+    refusal(await ask(poor, body), 402, "billing_required")
+    customer = await gateway.customer()
+    assert (await ask(customer, body)).status == 200
+    event = await the_event(customer, 10 * (10 * INPUT + 5 * OUTPUT))
+    stored = await gateway.runtime.reports.explain(event["id"])
+    assert stored is not None
+    assert stored.adds_up
+    assert stored.price is not None
+    assert stored.price.model == "gpt-4o"
+    narrow = await gateway.customer(models=["gpt-4o-mini"])
+    refusal(await ask(narrow, body), 403, "model_not_allowed")
+    quota = {"window": "day", "metric": "tokens", "limit": 5, "model": "gpt-4o"}
+    bounded = await gateway.customer(quotas=[quota])
+    assert refusal(await ask(bounded, body), 400, "invalid_request_error")["param"] == "models"
+    everywhere = await gateway.customer(quotas=[{**quota, "model": "gpt-*", "limit": 10**6}])
+    assert (await ask(everywhere, body)).status == 200
+    cheap = Provider(saying(answer(model="gpt-4o-mini-2024-07-18")))
+    provider.reply = cheap.reply
+    assert (await ask(customer, body)).status == 200
+    assert await spent_nano(customer) == 11 * (10 * INPUT + 5 * OUTPUT)

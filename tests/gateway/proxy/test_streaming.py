@@ -1,0 +1,425 @@
+"""The tap: what passes, what is held, what is removed, and what is known afterwards."""
+
+import json
+import re
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from billing.usage import Usage
+from gateway.dialects.openai.usage import OpenAIEvents
+from gateway.proxy.streaming import MAX_EVENT_BYTES, SseTap, event_data
+
+READER = OpenAIEvents()
+DONE = b"data: [DONE]\n\n"
+
+
+def event(**fields: Any) -> bytes:
+    return b"data: " + json.dumps({"id": "c1"} | fields, separators=(",", ":")).encode() + b"\n\n"
+
+
+def says(text: str, **fields: Any) -> bytes:
+    return event(choices=[{"index": 0, "delta": {"content": text}, "finish_reason": None}], **fields)
+
+
+def usage_event(prompt: int, completion: int, **fields: Any) -> bytes:
+    return event(**{"choices": [], "usage": {"prompt_tokens": prompt, "completion_tokens": completion}} | fields)
+
+
+def run(tap: SseTap, chunks: list[bytes], cost_usd: str | None = None) -> tuple[bytes, bytes]:
+    """What came before the end, and what `finish` held back."""
+    passed = b"".join(map(tap.feed, chunks))
+    tap.end()
+    return passed, tap.finish(cost_usd)
+
+
+def used(tap: SseTap) -> tuple[int, int] | None:
+    usage: Usage | None = tap.reported.usage if tap.reported else None
+    return (usage.input_tokens, usage.output_tokens) if usage else None
+
+
+def test_whole_events_pass_at_once_and_the_end_waits() -> None:
+    tap = SseTap(READER)
+    first = event(choices=[{"index": 0, "delta": {"role": "assistant", "content": ""}}])
+    assert tap.feed(first) == first
+    assert not tap.began_output
+    assert tap.feed(says("Hel")) == says("Hel")
+    assert tap.began_output
+    assert not tap.done
+    assert tap.feed(usage_event(3, 4) + DONE + b": bye\n\n") == usage_event(3, 4)
+    assert tap.done
+    assert tap.feed(b": still there\n\n") == b""
+    assert used(tap) == (3, 4)
+    assert tap.finish() == DONE + b": bye\n\n: still there\n\n"
+    assert tap.finish() == b""
+
+
+def test_while_nothing_is_removed_a_cut_event_passes_at_once() -> None:
+    tap = SseTap(READER)
+    for piece in (b'data: {"choi', b"ces", b'":[]}\n', b"\n: comm", b"ent\n"):
+        assert tap.feed(piece) == piece
+
+
+def test_no_byte_of_the_terminal_event_passes() -> None:
+    for terminal in (DONE, b"data:[DONE]\r\n\r\n", b"data: [DONE]\n", b"data: [DONE]", b"data: [DONE] \n\n"):
+        for strip in (False, True):
+            tap = SseTap(READER, strip_usage=strip)
+            assert tap.feed(says("x")) == says("x")
+            assert b"".join(tap.feed(terminal[at : at + 1]) for at in range(len(terminal))) == b""
+            tap.end()
+            assert tap.done
+            assert tap.finish() == terminal
+
+
+def test_what_only_looks_like_the_end_passes() -> None:
+    for harmless in (b"data: [DONE\n\n", b"data: [DONE]x\n\n", says("data: [DONE]"), b"[DONE]\n\n", b": [DONE]\n\n"):
+        tap = SseTap(READER)
+        assert run(tap, [harmless[at : at + 1] for at in range(len(harmless))]) == (harmless, b"")
+        assert not tap.done
+
+
+def test_a_terminal_event_with_other_lines_is_held_from_where_it_can_be() -> None:
+    terminal = b"event: end\nid: 7\ndata: [DONE]\n\n"
+    assert run(SseTap(READER), [says("x") + terminal]) == (says("x"), terminal)
+    assert run(SseTap(READER, strip_usage=True), [terminal[:20], terminal[20:]]) == (b"", terminal)
+    passed, rest = run(SseTap(READER), [terminal[:10], terminal[10:]])
+    assert passed + rest == terminal
+    assert b"[DONE]" in rest
+
+
+def test_a_finish_reason_is_an_end_too() -> None:
+    for text in ('{"choices":[{"finish_reason":"stop"}]}', '{"choices": [{"finish_reason": "length"}]}'):
+        tap = SseTap(READER)
+        tap.feed(b"data: " + text.encode() + b"\n\n")
+        assert tap.done
+
+
+@pytest.mark.parametrize("keep_bytes", [0, 150, 1 << 20])
+def test_an_end_is_found_whether_or_not_its_event_was_kept(keep_bytes: int) -> None:
+    finish = b'data: {"choices":[{"finish_reason":"stop"}]}\n\n'
+    for before, after in ((0, 0), (3, 0), (0, 3), (3, 3)):
+        tap = SseTap(READER, keep_bytes=keep_bytes)
+        for _ in range(before):
+            tap.feed(says("x"))
+            assert not tap.done
+        tap.feed(finish)
+        for _ in range(after):
+            tap.feed(says("y"))
+        tap.end()
+        assert tap.done
+
+
+def test_an_error_event_is_seen() -> None:
+    tap = SseTap(READER)
+    assert tap.feed(event(error=None)) == event(error=None)
+    assert not tap.error_seen
+    assert tap.feed(event(error={"message": "overloaded"})) == event(error={"message": "overloaded"})
+    assert tap.error_seen
+
+
+def test_the_last_usage_wins_and_nothing_is_added() -> None:
+    tap = SseTap(READER, strip_usage=True)
+    chunks = [says("a", usage={"prompt_tokens": 5, "completion_tokens": n}) for n in (1, 2, 3)]
+    assert run(tap, [*chunks, says("b", usage=None)]) == (b"".join(chunks) + says("b"), b"")
+    assert used(tap) == (5, 3)
+
+
+def test_usage_of_groq() -> None:
+    tap = SseTap(READER, strip_usage=True)
+    last = event(
+        choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}],
+        x_groq={"usage": {"prompt_tokens": 5, "completion_tokens": 6}},
+    )
+    assert tap.feed(last) == last
+    assert used(tap) == (5, 6)
+
+
+def test_only_the_usage_chunk_is_removed() -> None:
+    filters = event(choices=[], prompt_filter_results=[], usage=None)
+    failed = usage_event(1, 1, error={"message": "x"})
+    chunks = [filters, says("a", usage=None), usage_event(7, 8), failed, DONE]
+    left = event(choices=[], prompt_filter_results=[]) + says("a") + failed
+    assert run(SseTap(READER, strip_usage=True), chunks) == (left, DONE)
+    assert run(SseTap(READER, strip_usage=True), [b"".join(chunks)]) == (left, DONE)
+    assert run(SseTap(READER), chunks) == (b"".join(chunks[:-1]), DONE)
+
+
+def test_a_usage_chunk_that_says_nothing_is_removed_and_reports_nothing() -> None:
+    tap = SseTap(READER, strip_usage=True)
+    assert run(tap, [usage_event(0, 0) + DONE]) == (b"", DONE)
+    assert tap.reported is None
+
+
+def test_a_usage_chunk_without_an_empty_line_at_the_very_end() -> None:
+    tap = SseTap(READER, strip_usage=True)
+    last = usage_event(7, 8).rstrip()
+    assert run(tap, [says("a"), last]) == (says("a"), b"")
+    assert used(tap) == (7, 8)
+    tap = SseTap(READER)
+    assert run(tap, [says("a"), last]) == (says("a") + last, b"")
+    assert used(tap) == (7, 8)
+
+
+def test_the_cost_is_added_to_the_last_usage_chunk_alone() -> None:
+    chunks = [says("a"), usage_event(1, 1), usage_event(7, 8), b": ping\n\n", DONE]
+    tap = SseTap(READER, hold_usage=True)
+    passed, rest = run(tap, chunks, "0.000012")
+    assert passed == says("a") + usage_event(1, 1)
+    costed = event(choices=[], usage={"prompt_tokens": 7, "completion_tokens": 8, "cost_usd": "0.000012"})
+    assert rest == costed + b": ping\n\n" + DONE
+    assert used(tap) == (7, 8)
+
+
+def test_the_cost_keeps_the_lines_of_its_event() -> None:
+    written = b': c\r\nid: 1\r\ndata:{"choices":[],\r\ndata: "usage":{"prompt_tokens":1}}\r\n\r\n'
+    _, rest = run(SseTap(READER, hold_usage=True), [written], "0.01")
+    assert rest == b': c\r\nid: 1\r\ndata: {"choices":[],"usage":{"prompt_tokens":1,"cost_usd":"0.01"}}\r\n\r\n'
+
+
+def test_usage_beside_content_carries_the_cost_when_it_comes_last() -> None:
+    last = says("a", usage={"prompt_tokens": 1, "completion_tokens": 1})
+    passed, rest = run(SseTap(READER, hold_usage=True), [last], "0.01")
+    assert passed == b""
+    assert b'"cost_usd":"0.01"' in rest
+    passed, rest = run(SseTap(READER, hold_usage=True), [last, says("b")], "0.01")
+    assert (passed, rest) == (last + says("b"), b"")
+
+
+def test_without_a_cost_the_held_chunk_is_as_it_was() -> None:
+    assert run(SseTap(READER, hold_usage=True), [usage_event(1, 1), DONE]) == (b"", usage_event(1, 1) + DONE)
+
+
+def test_comments_after_held_usage_are_bounded() -> None:
+    tap = SseTap(READER, hold_usage=True)
+    comment = b":" + b"." * 1000 + b"\n\n"
+    passed = b"".join(tap.feed(chunk) for chunk in [usage_event(1, 1)] + [comment] * 1100)
+    assert len(passed) > 1000 * 1000
+    assert passed + tap.finish() == usage_event(1, 1) + comment * 1100
+
+
+@pytest.mark.parametrize("strip", [False, True])
+@pytest.mark.parametrize("piece_bytes", [1000, 65_537, 3 << 20])
+def test_an_event_above_its_bound_passes_unread(strip: bool, piece_bytes: int) -> None:
+    huge = usage_event(1, 1, padding="x" * (2 * MAX_EVENT_BYTES))
+    stream = says("a") + huge.replace(b'"usage"', b'"used"') + says("b") + usage_event(7, 8) + DONE
+    tap = SseTap(READER, strip_usage=strip)
+    longest_wait = waiting = 0
+    passed = b""
+    for at in range(0, len(stream), piece_bytes):
+        piece = stream[at : at + piece_bytes]
+        out = tap.feed(piece)
+        passed += out
+        waiting += len(piece) - len(out)
+        longest_wait = max(longest_wait, waiting)
+    assert longest_wait <= MAX_EVENT_BYTES + piece_bytes
+    assert passed + tap.finish() == (stream.replace(usage_event(7, 8), b"") if strip else stream)
+    assert used(tap) == (7, 8)
+    if piece_bytes < MAX_EVENT_BYTES:
+        assert tap.output().text == "ab"
+        assert tap.extrapolate(2) > 2
+
+
+def test_what_follows_the_end_is_bounded() -> None:
+    tap = SseTap(READER)
+    for chunk in [DONE] + [b"x" * 65_536] * 40:
+        assert tap.feed(chunk) == b""
+    assert len(tap.finish()) == MAX_EVENT_BYTES
+
+
+def test_output_text_goes_choice_by_choice() -> None:
+    tap = SseTap(READER, strip_usage=True)
+    for index, text in [(0, "Hé"), (1, "Wo"), (0, "llo "), (1, "rld")]:
+        tap.feed(event(choices=[{"index": index, "delta": {"content": text}}]))
+    tap.feed(says("cut")[:-5])
+    assert tap.output().text == "Héllo World"
+    assert tap.extrapolate(10) == 10
+
+
+def test_beyond_the_bound_tokens_are_extrapolated() -> None:
+    chunk = says("word")
+    tap = SseTap(READER, keep_bytes=3 * len(chunk))
+    for _ in range(10):
+        tap.feed(chunk)
+    assert tap.output().text == "word" * 3
+    assert tap.extrapolate(3) == 10
+    assert tap.extrapolate(4) == 14
+    tap = SseTap(READER, keep_bytes=0)
+    tap.feed(chunk)
+    assert tap.output().text == ""
+    assert tap.extrapolate(0) == len(chunk)
+
+
+def test_event_data() -> None:
+    assert event_data(b"event: x\r\ndata: a\r\ndata:b\r\n\r\n") == b"a\nb"
+    assert event_data(b": comment\n\n") == b""
+
+
+# Any stream, cut anywhere.
+
+ENDS = st.sampled_from([b"\n", b"\r\n"])
+TEXTS = st.sampled_from(["", "a", "é\U0001f600", '"usage":{', "data: [DONE]", "\n\n", "[DONE]", '{"error"'])
+
+
+@st.composite
+def an_event(draw: st.DrawFn) -> tuple[bytes, str, str]:
+    """One event: its bytes, what it is (`plain`, `usage`, `only`), and the text that it says."""
+    end = draw(ENDS)
+    kind = draw(st.sampled_from(["plain", "plain", "comment", "usage", "only", "null", "blank"]))
+    if kind == "blank":
+        return end, "plain", ""
+    if kind == "comment":
+        return b": " + draw(TEXTS).replace("\n", "").encode() + end + end, "plain", ""
+    text = "" if kind == "only" else draw(TEXTS)
+    fields: dict[str, Any] = {"choices": [] if kind == "only" else [{"index": 0, "delta": {"content": text}}]}
+    if kind in ("usage", "only"):
+        fields["usage"] = {"prompt_tokens": draw(st.integers(1, 9)), "completion_tokens": draw(st.integers(0, 9))}
+    elif kind == "null":
+        fields["usage"] = None
+    colon = draw(st.sampled_from([":", ": "]))
+    payload = json.dumps(fields, ensure_ascii=draw(st.booleans()), separators=(",", colon)).encode()
+    prefix = draw(st.sampled_from([b"data: ", b"data:", b": hi" + end + b"data: ", b"id: 4" + end + b"data:"]))
+    return prefix + payload + end + end, kind, text
+
+
+TERMINALS = st.sampled_from([b"", DONE, b"data:[DONE]\r\n\r\n", DONE + b": bye\n\n", b"data: [DONE]"])
+
+
+@st.composite
+def a_stream(draw: st.DrawFn) -> tuple[list[tuple[bytes, str, str]], bytes, list[bytes]]:
+    events = draw(st.lists(an_event(), max_size=6))
+    terminal = draw(TERMINALS)
+    whole = b"".join(written for written, _, _ in events) + terminal
+    cuts = sorted(draw(st.lists(st.integers(0, len(whole)), max_size=12)))
+    edges = [0, *cuts, len(whole)]
+    chunks = [whole[start:stop] for start, stop in pairwise(edges)]
+    return events, terminal, chunks if draw(st.booleans()) else [whole[at : at + 1] for at in range(len(whole))]
+
+
+def without_null(written: bytes) -> bytes:
+    """An event without usage that is null."""
+    return re.sub(rb',"usage": ?null(?=\}\r?\n\r?\n$)', b"", written)
+
+
+def last_usage(events: list[tuple[bytes, str, str]]) -> tuple[int, int] | None:
+    found = [json.loads(event_data(written))["usage"] for written, kind, _ in events if kind in ("usage", "only")]
+    return (found[-1]["prompt_tokens"], found[-1]["completion_tokens"]) if found else None
+
+
+@given(a_stream())
+def test_without_stripping_every_byte_passes(stream: tuple[list[tuple[bytes, str, str]], bytes, list[bytes]]) -> None:
+    events, terminal, chunks = stream
+    tap = SseTap(READER)
+    passed, rest = run(tap, chunks)
+    assert passed + rest == b"".join(chunks)
+    assert rest.lstrip(b"\r\n").startswith(terminal)  # empty lines before an event are held with it
+    assert used(tap) == last_usage(events)
+    assert tap.done == bool(terminal)
+    assert tap.output().text == "".join(text for _, _, text in events)
+    assert tap.began_output == bool(tap.output().text)
+
+
+@given(a_stream())
+def test_stripping_removes_the_usage_chunk_and_nothing_else(
+    stream: tuple[list[tuple[bytes, str, str]], bytes, list[bytes]],
+) -> None:
+    events, terminal, chunks = stream
+    tap = SseTap(READER, strip_usage=True)
+    passed, rest = run(tap, chunks)
+    assert passed + rest == b"".join(without_null(written) for written, kind, _ in events if kind != "only") + terminal
+    assert rest.endswith(terminal)
+    assert used(tap) == last_usage(events)
+    assert tap.output().text == "".join(text for _, _, text in events)
+
+
+@given(a_stream())
+def test_with_a_cost_all_else_is_as_it_was(stream: tuple[list[tuple[bytes, str, str]], bytes, list[bytes]]) -> None:
+    events, _, chunks = stream
+    tap = SseTap(READER, hold_usage=True)
+    passed, rest = run(tap, chunks, "0.5")
+    joined = passed + rest
+    assert used(tap) == last_usage(events)
+    with_data = [kind for written, kind, _ in events if event_data(written)]
+    if with_data and with_data[-1] in ("usage", "only"):
+        assert joined.count(b'"cost_usd":"0.5"') == 1
+    else:
+        assert joined == b"".join(chunks)
+
+
+@given(a_stream())
+def test_whole_events_never_wait(stream: tuple[list[tuple[bytes, str, str]], bytes, list[bytes]]) -> None:
+    events, _, _ = stream
+    tap = SseTap(READER, strip_usage=True)
+    for written, kind, _ in events:
+        if written.strip():
+            assert tap.feed(written) == (b"" if kind == "only" else without_null(written))
+
+
+@given(st.lists(st.binary(max_size=12) | st.sampled_from([b"data:", b"\n\n", b"\r\n", b"[DONE]", b'{"usage":{'])))
+def test_no_bytes_make_it_fail(chunks: list[bytes]) -> None:
+    for strip, hold in ((False, False), (True, False), (False, True)):
+        tap = SseTap(READER, strip_usage=strip, hold_usage=hold)
+        passed, rest = run(tap, chunks, "1")
+        assert passed + rest == b"".join(chunks)
+        tap.output()
+
+
+SAID = [
+    event(choices=[{"index": 0, "delta": {"role": "assistant", "content": None}}]),
+    says("one"),
+    says("two").replace(b"\n\n", b"\r\n\r\n"),
+    event(choices=[{"index": 0, "delta": {"a_field_of_next_year": "three"}}]),
+    says("four", usage=None),
+    b": a comment\n\n",
+]
+CLOSINGS = {
+    "usage": usage_event(3, 4) + DONE,
+    "usage, and more": usage_event(3, 4) + says("more") + DONE,
+    "two usages": usage_event(1, 1) + says("between") + usage_event(3, 4).replace(b"\n\n", b"\r\n\r\n") + DONE,
+    "error": event(error={"message": "overloaded"}) + DONE,
+    "error, not done": says("last") + event(error={"message": "overloaded"}),
+    "cut": says("last")[:-20],
+    "more behind the end": DONE + b": bye\n\n",
+}
+
+
+def told(tap: SseTap, chunks: list[bytes]) -> tuple[object, ...]:
+    """All that a tap tells of a stream."""
+    passed, rest = run(tap, chunks)
+    output = tap.output()
+    return passed + rest, tap.reported, tap.error_seen, tap.done, tap.stale, tap.began_output, output.text
+
+
+@pytest.mark.parametrize("options", [{}, {"strip_usage": True}, {"hold_usage": True}], ids=["", "strip", "hold"])
+@pytest.mark.parametrize("closing", CLOSINGS)
+def test_it_does_not_matter_where_a_stream_is_cut(closing: str, options: dict[str, bool]) -> None:
+    """In one piece, event by event, byte by byte, and in two pieces at every offset."""
+    events = [*SAID, CLOSINGS[closing]]
+    whole = b"".join(events)
+    once = told(SseTap(READER, **options), [whole])
+    assert once[5]
+    assert str(once[6]).startswith("onetwothreefour")
+    assert told(SseTap(READER, **options), events) == once
+    assert told(SseTap(READER, **options), [whole[at : at + 1] for at in range(len(whole))]) == once
+    for at in range(1, len(whole)):
+        assert told(SseTap(READER, **options), [whole[:at], whole[at:]]) == once
+
+
+@given(a_stream(), st.booleans(), st.booleans())
+def test_a_block_says_what_its_events_say(
+    stream: tuple[list[tuple[bytes, str, str]], bytes, list[bytes]], strip: bool, hold: bool
+) -> None:
+    _, _, chunks = stream
+    whole = told(SseTap(READER, strip_usage=strip, hold_usage=hold), [b"".join(chunks)])
+    assert told(SseTap(READER, strip_usage=strip, hold_usage=hold), chunks) == whole
+
+
+@pytest.mark.parametrize("keep_bytes", [0, 10_000])
+def test_output_is_seen_whenever_it_is_asked_for(keep_bytes: int) -> None:
+    tap = SseTap(READER, keep_bytes=keep_bytes)
+    tap.feed(SAID[0])
+    assert not tap.began_output
+    tap.feed(SAID[0] + SAID[3])
+    assert tap.began_output

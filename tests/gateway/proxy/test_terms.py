@@ -1,0 +1,170 @@
+"""What is kept for a key on a model says what would be worked out anew, and no longer than it is true."""
+
+from dataclasses import replace
+from datetime import date
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from billing.holds.decision import Need, NeedTooLarge
+from billing.plans import Plan
+from billing.prices import FACTOR_SCALE, PriceRow
+from billing.principals import MAX_KEPT, Principal
+from gateway.config.models import MaxOutputField
+from gateway.config.settings import ProviderConfig
+from gateway.dialects.base import NO_PARTS, NO_WORK, ParsedRequest, Parts, Work
+from gateway.dialects.openai.dialect import CHAT, MAX_FIELDS, OpenAIDialect, max_field
+from gateway.proxy.estimate import EstimateRules, NotPriced, Plain, markup_of, worst_case
+from gateway.proxy.outgoing import outgoing_body
+from gateway.proxy.routing import Rates, Route
+from gateway.proxy.terms import Terms, keep_terms, kept_terms
+from gateway.server.metering_headers import MINUTE_MS, duration, limit_lines
+from tests.billing.holds.test_cache import PRINCIPAL
+from tests.gateway.proxy.test_estimate import request
+
+RULES = [EstimateRules(), EstimateRules(strict=False)]
+
+
+def priced(
+    field: MaxOutputField = "max_tokens", per_million: dict[str, int] | None = None, model: str = "m", **more: Any
+) -> Route:
+    price: dict[str, Any] = {"per_unit": {}, "max_output_tokens": 1000, **more}
+    row = PriceRow("p", model, date(2024, 1, 1), per_million or {"input": 150_000_000, "output": 600_000_000}, **price)
+    provider = ProviderConfig("p", "openai", "http://p/v1", max_output_field=field)
+    return Route("m", provider, model, 0, "o200k_base", None, rates=Rates.of(row))
+
+
+def need_of(parsed: ParsedRequest, route: Route, markup: int, rules: EstimateRules, counted: int | None) -> Need | str:
+    try:
+        return worst_case(parsed, route, markup, rules, counted)
+    except (NotPriced, NeedTooLarge) as error:
+        return type(error).__name__
+
+
+@given(
+    st.integers(1, 10**7) | st.integers(1, 2**54),
+    st.none() | st.integers(0, 10**6) | st.integers(0, 2**33),
+    st.integers(1, 128),
+    st.none() | st.integers(0, 10**6),
+    st.none() | st.integers(1, 200_000),
+    st.sampled_from([0, 20 * FACTOR_SCALE, 7]),
+    st.sampled_from(RULES),
+    st.sampled_from([None, "priority", "flex"]),
+    st.sampled_from([{}, {"parts": Parts(images=1)}, {"work": Work(audio=True)}, {"unbounded_input": True}]),
+    st.sampled_from([{"input": 3, "output": 7}, {"input": 5}, {"input": 150_000_000, "output": 600_000_000}]),
+    st.sampled_from([{}, {"online_searches": 5}, {"searches_itself": True}, {"markup_scaled": 3}]),
+)
+def test_a_plain_need_is_the_worst_case(
+    size: int,
+    most: int | None,
+    choices: int,
+    counted: int | None,
+    window: int | None,
+    markup: int,
+    rules: EstimateRules,
+    tier: str | None,
+    beside: dict[str, Any],
+    per_million: dict[str, int],
+    way: dict[str, Any],
+) -> None:
+    route = replace(priced(per_million=per_million, context_window=window), **way)
+    parsed = request(input_bound_tokens=size, max_output_tokens=most, choices=choices, service_tier=tier, **beside)
+    plain = Plain.of(route, markup_of(route, markup), rules)
+    try:
+        found = plain.need(parsed, counted) if plain is not None else None
+    except NeedTooLarge:
+        assert need_of(parsed, route, markup, rules, counted) == "NeedTooLarge"
+        return
+    if found is not None:
+        assert found == need_of(parsed, route, markup, rules, counted)
+
+
+def test_most_requests_are_plain() -> None:
+    plain = Plain.of(priced(), 0, RULES[0])
+    assert plain is not None
+    assert plain.need(request(max_output_tokens=10)) is not None
+    assert plain.need(request()) is None  # elastic
+    assert request().parts is NO_PARTS
+    assert request().work is NO_WORK
+
+
+@given(
+    st.dictionaries(st.sampled_from(MAX_FIELDS), st.integers(1, 9000), max_size=3),
+    st.sampled_from(get_args(MaxOutputField)),
+    st.none() | st.integers(1, 9000),
+    st.booleans(),
+    st.sampled_from(["m", "another"]),
+)
+def test_what_passes_as_it_is_is_not_changed(
+    maxima: dict[str, int], field: MaxOutputField, window: int | None, stream: bool, model: str
+) -> None:
+    fields = "".join(f',"{name}":{most}' for name, most in maxima.items())
+    body = f'{{"model":"m","messages":[],"stream":{str(stream).lower()}{fields}}}'.encode()
+    dialect, route = OpenAIDialect(), priced(field, context_window=window, model=model)
+    parsed, terms = dialect.parse(CHAT, body), Terms(PRINCIPAL, route, RULES[0])
+    if terms.passes_as_it_is(parsed, route, max_field(field, CHAT)):
+        assert outgoing_body(dialect, parsed, route, body, None, strict=True) is body
+    assert not terms.passes_as_it_is(parsed, priced(field), max_field(field, CHAT))
+
+
+def test_terms_are_kept_for_one_route_of_one_principal() -> None:
+    principal, route = anew(), priced()
+    terms = keep_terms(principal, "m", "llm", Terms(principal, route, RULES[0]))
+    assert kept_terms(principal, "m", "llm", route) is terms
+    assert kept_terms(principal, "m", "llm", priced()) is None, "another price row is in force"
+    assert kept_terms(principal, "n", "llm", route) is None
+    assert kept_terms(anew(), "m", "llm", route) is None, "the key, the account or the plan has changed"
+
+
+def test_what_is_kept_is_bounded() -> None:
+    principal, route = anew(), priced()
+    for number in range(3 * MAX_KEPT):
+        keep_terms(principal, f"m{number}", "llm", Terms(principal, route, RULES[0]))
+        assert len(principal.kept) <= MAX_KEPT
+
+
+def anew() -> Principal:
+    """The same principal, read from Postgres once more."""
+    return replace(PRINCIPAL, plan=Plan("free", "Free", 0), kept={})
+
+
+class Held:
+    """As much of a hold as its limit lines are made of."""
+
+    def __init__(self, minute: list[tuple[str, int]], used: list[int], admitted_at_ms: int) -> None:
+        self.place = self.limits = self
+        self.minute = tuple(minute)
+        self.minute_used = used
+        self.admitted_at_ms = admitted_at_ms
+
+
+WINDOWS = st.lists(
+    st.tuples(st.sampled_from(["requests", "tokens", "cost"]), st.integers(1, 50), st.integers(0, 60)), max_size=5
+)
+
+
+@given(WINDOWS, st.integers(0, 10**13))
+def test_limit_lines_are_those_of_the_tightest_windows(windows: list[tuple[str, int, int]], at_ms: int) -> None:
+    held: Any = Held([(name, limit) for name, limit, _ in windows], [used for _, _, used in windows], at_ms)
+    lines = limit_lines(held)
+    shown = [name for name in dict.fromkeys(name for name, _, _ in windows) if name != "cost"]
+    assert lines.count("\r\n") == 3 * len(shown)
+    for name in shown:
+        left, limit = min(((limit - used, limit) for other, limit, used in windows if other == name), key=first)
+        reset = duration(MINUTE_MS - at_ms % MINUTE_MS)
+        assert f"x-ratelimit-limit-{name}: {limit}\r\nx-ratelimit-remaining-{name}: {max(0, left)}\r\n" in lines
+        assert f"x-ratelimit-reset-{name}: {reset}\r\n" in lines
+
+
+def first(pair: tuple[int, int]) -> int:
+    """What is left; of equals the first counts."""
+    return pair[0]
+
+
+@pytest.mark.parametrize("milliseconds", [1000, 1001, 1010, 1100, 12_345, 59_000, 59_999, 60_000, 60_001, 119_999])
+def test_durations_show_every_digit(milliseconds: int) -> None:
+    minutes, _, rest = duration(milliseconds).rpartition("m")
+    seconds, _, fraction = rest.removesuffix("s").partition(".")
+    assert int(minutes or 0) * 60_000 + int(seconds) * 1000 + int(fraction.ljust(3, "0")) == milliseconds

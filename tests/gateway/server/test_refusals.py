@@ -1,0 +1,455 @@
+"""Every row of SPEC 9, through a whole gateway: status, code, envelope, what stands beside it, when to try again."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from billing.holds.decision import Exhausted, QuotaExceeded
+from billing.money import parse_usd
+from billing.plans import Plan
+from billing.principals import Limit, Principal
+from billing.quotas import Metric, Quota, Window
+from gateway.config.settings import ModelConfig, Settings
+from gateway.server import limit_refusals, refusals
+from gateway.server.refusals import Links
+from tests.gateway.conftest import Gateway, Handler, MakeGateway, chat
+from tests.support.gateways import (
+    BOUND_S,
+    INPUT,
+    OUTPUT,
+    Gate,
+    answer,
+    ask,
+    asking,
+    counted,
+    early_in_a_minute,
+    fetch,
+    refusal,
+    saying,
+    spent_nano,
+)
+
+Upstream = Callable[[Handler], Any]
+
+
+def unpriced(settings: Settings) -> Settings:
+    """Settings with a model that has no price."""
+    return replace(settings, models={**settings.models, "unpriced": ModelConfig("unpriced", "openai", "gpt-unpriced")})
+
+
+async def test_checks_run_in_the_order_of_the_contract(make_gateway: MakeGateway, upstream: Upstream) -> None:
+    gate = Gate(saying(answer()))
+    gateway = await make_gateway(await upstream(gate.serve), change=unpriced)
+    customer = await gateway.customer("0.01", max_parallel_requests=1)
+    # A running request holds most of the balance and the only place.
+    dear = chat(model="gpt-4o-mini", max_completion_tokens=10_000)
+    running = asking(customer, dear)
+    await gate.reached()
+    dear = {**dear, "n": 2}  # more than the whole balance
+    await gateway.admin(
+        "PATCH",
+        f"/keys/{customer.key_id}",
+        {
+            "scopes": "billing:read",
+            "models": ["nothing"],
+            "quotas": [{"window": "total", "metric": "requests", "limit": 0}],
+        },
+    )
+    await gateway.admin("PATCH", f"/accounts/{customer.account_id}", {"status": "suspended"})
+
+    async def key(**fields: Any) -> None:
+        await gateway.admin("PATCH", f"/keys/{customer.key_id}", fields)
+
+    large = b'{"model": ' + b" " * gateway.runtime.settings.proxy_max_body_bytes
+    wrong_key = {"Authorization": "Bearer sk-wrong"}
+    refusal(await fetch(customer.post(data=large, headers=wrong_key)), 401, "invalid_api_key")
+    refusal(await fetch(customer.post(data=large)), 413, "request_too_large")
+    refusal(await fetch(customer.post(data=b'{"model": "neither"')), 400, "invalid_request_error")
+    refusal(await ask(customer, chat(model="neither")), 404, "model_not_found")
+    refusal(await ask(customer, chat(model="unpriced")), 403, "insufficient_scope")
+    await key(scopes="llm:proxy")
+    refusal(await ask(customer, chat(model="unpriced")), 403, "model_not_allowed")
+    await key(models=None)
+    refusal(await ask(customer, chat(model="unpriced")), 400, "model_not_priced")
+    refusal(await ask(customer, {**dear, "service_tier": "priority"}), 400, "model_not_priced")
+    refusal(await ask(customer, dear), 402, "billing_required")
+    await gateway.admin("PATCH", f"/accounts/{customer.account_id}", {"status": "active"})
+    refusal(await ask(customer, dear), 402, "billing_required")
+    cheap = chat(model="gpt-4o-mini", max_completion_tokens=16)
+    refusal(await ask(customer, cheap), 429, "quota_exceeded")
+    await key(quotas=[])
+    refusal(await ask(customer, cheap), 429, "concurrency_exceeded")
+    gate.opened.set()
+    assert (await running).status == 200
+    assert (await ask(customer, cheap)).status == 200
+    assert gate.came == 2
+
+
+async def test_no_wrong_revoked_or_expired_key_is_let_in(make_gateway: MakeGateway) -> None:
+    gateway = await make_gateway(failed_attempts=1000)
+    customer = await gateway.customer()
+    other = await gateway.customer(expires_at=(datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ"))
+    assert (await ask(other, chat())).status == 200
+    await gateway.admin("PATCH", f"/keys/{other.key_id}", {"expires_at": "2025-01-01T00:00:00Z"})
+    revoked = await gateway.customer()
+    await gateway.admin("DELETE", f"/keys/{revoked.key_id}", status=204)
+    shown: list[dict[str, str]] = [
+        {},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Bearer sk-else"},
+        {"Authorization": f"Basic {customer.key}"},
+        {"Authorization": f"Bearer {customer.key[:-1]}"},
+        {"Authorization": f"Bearer {customer.key[:-6]}AAAAAA"},
+        {"Authorization": f"Bearer {other.key}"},
+        {"Authorization": f"Bearer {revoked.key}"},
+        {"x-api-key": revoked.key},
+        {"x-goog-api-key": "\xe9" * 41},
+    ]
+    for headers in shown:
+        for path in ("/v1/chat/completions", "/v1/models", "/v1/models/demo", "/v1/key", "/v1/generations/x"):
+            method = "POST" if path.endswith("completions") else "GET"
+            fetched = await fetch(gateway.session.request(method, gateway.url + path, json=chat(), headers=headers))
+            error = refusal(fetched, 401, "invalid_api_key")
+            assert error["type"] == "invalid_request_error"
+            assert error["message"].startswith("Incorrect API key provided")  # as OpenAI's does
+            assert "`Authorization: Bearer mg_...`" in error["message"]
+            assert fetched.headers["x-should-retry"] == "false"
+            assert "Retry-After" not in fetched.headers
+    for name in ("x-api-key", "x-goog-api-key"):
+        headers = {name: customer.key}
+        url = gateway.url + "/v1/chat/completions"
+        assert (await fetch(gateway.session.post(url, json=chat(), headers=headers))).status == 200
+
+
+async def test_scopes_and_models_are_refused_by_name(gateway: Gateway) -> None:
+    customer = await gateway.customer(scopes=["billing:read"], models=["demo-e*"])
+    fetched = await ask(customer, chat())
+    error = refusal(fetched, 403, "insufficient_scope")
+    assert error["required_scope"] == "llm:proxy"
+    assert fetched.headers["x-should-retry"] == "false"
+    await gateway.admin("PATCH", f"/keys/{customer.key_id}", {"scopes": None})
+    fetched = await ask(customer, chat())
+    error = refusal(fetched, 403, "model_not_allowed")
+    assert error["param"] == "model"
+    assert fetched.headers["x-should-retry"] == "false"
+    embedding = {"model": "demo-embedding", "input": "Word."}
+    assert (await ask(customer, embedding, path="/v1/embeddings")).status == 200
+
+
+async def test_an_uncovered_hold_says_what_it_needs(gateway: Gateway) -> None:
+    customer = await gateway.customer("0.00001", account={"credit_limit_usd": "0.000002"})
+    body = json.dumps(chat(max_completion_tokens=1000)).encode()
+    fetched = await fetch(customer.post(data=body))
+    error = refusal(fetched, 402, "billing_required")
+    assert error["billing"] == {
+        "status": "active",
+        "balance_usd": "0.00001",
+        "required_usd": f"{(counted(body) * INPUT + 1000 * OUTPUT) / 1e9:.9f}".rstrip("0"),
+        "setup_url": None,
+        "next": None,
+    }
+    assert "whoever runs this gateway for credit" in error["message"]
+    assert f"`metergate operator grant {customer.account_id} AMOUNT_USD`" in error["message"]
+    assert fetched.headers["x-metergate-balance-usd"] == "0.00001"
+    assert fetched.headers["x-should-retry"] == "false"
+    assert "Retry-After" not in fetched.headers
+    assert await spent_nano(customer, "0.00001") == 0
+
+
+@pytest.mark.parametrize("status", ["suspended", "closed", "past_due"])
+async def test_an_account_that_may_not_spend(make_gateway: MakeGateway, status: str) -> None:
+    gateway = await make_gateway(change=lambda settings: replace(settings, payment_grace_days=0))
+    for used_before in (False, True):
+        customer = await gateway.customer("5.00")
+        if used_before:
+            assert (await ask(customer, chat())).status == 200
+        await gateway.admin("PATCH", f"/accounts/{customer.account_id}", {"status": status})
+        fetched = await ask(customer, chat())
+        error = refusal(fetched, 402, "billing_required")
+        billing = error["billing"]
+        assert billing["status"] == status
+        assert (billing["setup_url"], billing["next"]) == (None, None)
+        assert (
+            f"ask whoever runs this gateway to make it active again (PATCH /api/admin/accounts/{customer.account_id}"
+            in (error["message"])
+        )
+        assert fetched.headers["x-should-retry"] == "false"
+        if used_before:
+            assert parse_usd("4.99") < parse_usd(billing["balance_usd"]) <= parse_usd("5.00")
+        assert parse_usd(billing["required_usd"]) > 0
+        await gateway.admin("PATCH", f"/accounts/{customer.account_id}", {"status": "active"})
+        assert (await ask(customer, chat())).status == 200
+
+
+async def test_a_past_due_account_spends_within_its_grace(gateway: Gateway) -> None:
+    customer = await gateway.customer()
+    await gateway.admin("PATCH", f"/accounts/{customer.account_id}", {"status": "past_due"})
+    assert (await ask(customer, chat())).status == 200
+
+
+@pytest.mark.parametrize("window", [window.name for window in Window])
+async def test_an_exhausted_window_says_when_it_resets(gateway: Gateway, window: str) -> None:
+    customer = await gateway.customer(quotas=[{"window": window, "metric": "requests", "limit": 1}])
+    if window == "minute":
+        await early_in_a_minute()
+    assert (await ask(customer, chat())).status == 200
+    before = datetime.now(UTC)
+    fetched = await ask(customer, chat())
+    error = refusal(fetched, 429, "quota_exceeded")
+    assert error["type"] == "rate_limit_error"
+    quota = error["quota"]
+    resets_at = quota.pop("resets_at")
+    assert quota == {
+        "subject": "key",
+        "window": window,
+        "metric": "requests",
+        "limit": 1,
+        "used": 1,
+        "requested": 1,
+        "remaining": 0,
+    }
+    assert error["upgrade"] is None  # there is nothing above enterprise
+    wait = fetched.headers.get("Retry-After")
+    assert ("x-should-retry" in fetched.headers) == (wait is None or int(wait) > 60)
+    if window == "total":
+        assert resets_at is None
+        assert wait is None
+        return
+    if window != "minute":
+        assert wait is None or int(wait) <= 60
+        return
+    assert wait is not None
+    left_s = (datetime.strptime(resets_at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC) - before).total_seconds()
+    assert int(wait) - left_s + BOUND_S >= 0  # taken a moment later
+    assert 1 <= int(wait) <= left_s + 1
+
+
+async def test_cost_and_tokens_are_told_in_their_units(gateway: Gateway) -> None:
+    body = json.dumps(chat(max_completion_tokens=100)).encode()
+    for metric, limit, requested in (
+        ("cost", "0.00005", (counted(body) * INPUT + 100 * OUTPUT) / 1e9),
+        ("tokens", 50, counted(body) + 100),
+        ("input_tokens", 5, counted(body)),
+        ("output_tokens", 99, 100),
+    ):
+        customer = await gateway.customer(account={"quotas": [{"window": "week", "metric": metric, "limit": limit}]})
+        quota = refusal(await fetch(customer.post(data=body)), 429, "quota_exceeded")["quota"]
+        assert (quota["subject"], quota["metric"], quota["limit"]) == ("account", metric, limit)
+        if metric == "cost":
+            assert quota["used"] == "0.00"
+            assert quota["remaining"] == "0.00005"
+            assert parse_usd(quota["requested"]) == round(requested * 1e9)
+        else:
+            assert (quota["used"], quota["remaining"], quota["requested"]) == (0, limit, requested)
+        assert await spent_nano(customer) == 0
+
+
+async def test_of_several_exhausted_windows_the_last_to_reset_is_named(gateway: Gateway) -> None:
+    quotas = [{"window": name, "metric": "requests", "limit": 0} for name in ("total", "minute", "month", "day")]
+    for named in ("total", "month", "day", "minute"):
+        customer = await gateway.customer(quotas=quotas)
+        fetched = await ask(customer, chat())
+        assert refusal(fetched, 429, "quota_exceeded")["quota"]["window"] == named
+        assert ("Retry-After" in fetched.headers) == (named == "minute")
+        quotas = [quota for quota in quotas if quota["window"] != named]
+
+
+async def test_a_plan_that_is_exhausted_names_the_next(gateway: Gateway) -> None:
+    customer = await gateway.customer(account={"plan": "free"})
+    error = refusal(await ask(customer, chat("word " * 100_000, max_completion_tokens=128_000)), 429, "quota_exceeded")
+    assert (error["quota"]["subject"], error["quota"]["window"]) == ("plan", "day")
+    assert error["upgrade"] == {
+        "plan": "starter",
+        "name": "Starter",
+        "price_usd": "99.00",
+        "url": None,
+    }
+
+
+async def test_refusals_lead_to_the_operator_s_own_page(make_gateway: MakeGateway) -> None:
+    page = "https://pay.example.com"
+    gateway = await make_gateway(change=lambda settings: replace(settings, frontend_url=page))
+    poor = await gateway.customer("0")
+    error = refusal(await ask(poor, chat()), 402, "billing_required")
+    assert (error["billing"]["setup_url"], error["billing"]["next"]) == (page, None)
+    assert f"whoever runs this gateway ({page})" in error["message"]
+    free = await gateway.customer(account={"plan": "free"})
+    error = refusal(await ask(free, chat("word " * 100_000, max_completion_tokens=128_000)), 429, "quota_exceeded")
+    assert error["upgrade"]["url"] == page
+
+
+@pytest.mark.parametrize("subject", ["key", "plan"])
+async def test_too_many_at_once(make_gateway: MakeGateway, upstream: Upstream, subject: str) -> None:
+    gate = Gate(saying(answer()))
+    plan = Plan("narrow", "Narrow", 0, max_parallel_requests=2)
+    gateway = await make_gateway(
+        await upstream(gate.serve), change=lambda settings: replace(settings, plans={**settings.plans, "narrow": plan})
+    )
+    bound = {"account": {"plan": "narrow"}} if subject == "plan" else {"max_parallel_requests": 2}
+    customer = await gateway.customer(**bound)  # type: ignore[arg-type]
+    running = [asking(customer) for _ in range(2)]
+    await gate.reached(2)
+    fetched = await ask(customer)
+    assert subject in refusal(fetched, 429, "concurrency_exceeded")["message"]
+    assert fetched.headers["Retry-After"] == "1"
+    assert "x-should-retry" not in fetched.headers
+    gate.opened.set()
+    assert [(await answered).status for answered in running] == [200, 200]
+    assert (await ask(customer)).status == 200
+
+
+async def test_models_that_are_not_there_or_not_priced(make_gateway: MakeGateway, upstream: Upstream) -> None:
+    gateway = await make_gateway(await upstream(saying(answer())), change=unpriced)
+    customer = await gateway.customer()
+    for model in ("gpt-none", "openai/", "/gpt-4o", "none/gpt-4o", "anthropic/claude-opus-4", "x" * 200, "é" * 150):
+        fetched = await ask(customer, chat(model=model))
+        assert refusal(fetched, 404, "model_not_found")["param"] == "model", model
+        assert fetched.headers["x-should-retry"] == "false"
+    for model in ("unpriced", "openai/gpt-9"):
+        fetched = await ask(customer, chat(model=model))
+        assert refusal(fetched, 400, "model_not_priced")["param"] == "model", model
+        assert fetched.headers["x-should-retry"] == "false"
+
+
+async def test_paths_and_methods_that_do_not_exist(gateway: Gateway) -> None:
+    for path in ("/", "/v1", "/v1/chat", "/v1/chat/completions/", "/v2/models", "/v1/%00%0d%0a", "/v1/../secret"):
+        fetched = await fetch(gateway.session.get(gateway.url + path))
+        refusal(fetched, 404, "not_found")
+        assert fetched.headers["x-should-retry"] == "false"
+    for method, path, allowed in (
+        ("GET", "/v1/chat/completions", "POST"),
+        ("PUT", "/v1/embeddings", "POST"),
+        ("DELETE", "/v1/models", "GET, HEAD"),
+        ("POST", "/v1/key", "GET, HEAD"),
+    ):
+        fetched = await fetch(gateway.session.request(method, gateway.url + path))
+        refusal(fetched, 405, "method_not_allowed")
+        assert fetched.headers["Allow"] == allowed
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "meant"),
+    [
+        ("POST", "/chat/completions", "/v1/chat/completions"),
+        ("POST", "/v1/v1/chat/completions", "/v1/chat/completions"),
+        ("POST", "/v1//chat/completions/", "/v1/chat/completions"),
+        ("GET", "/models/gpt-4o", "/v1/models/gpt-4o"),
+        ("GET", "/v1/chat/completions/", "/v1/chat/completions"),
+    ],
+)
+async def test_a_base_url_that_is_wrong_by_its_v1_is_told(gateway: Gateway, method: str, path: str, meant: str) -> None:
+    fetched = await fetch(gateway.session.request(method, gateway.url + path, json=chat()))
+    message = refusal(fetched, 404, "not_found")["message"]
+    assert f"There is nothing at {path}. Did you mean {meant}?" in message
+    assert "base URL ends with /v1, once" in message
+
+
+@pytest.mark.parametrize(
+    "path", ["/chat", "/v1/v1", "/v1/audio/speech", "/%00/completions", "/", "/%ff", "/v1/v1/%0d%0a"]
+)
+async def test_a_path_that_is_nowhere_near_another_names_the_documentation(gateway: Gateway, path: str) -> None:
+    message = refusal(await fetch(gateway.session.get(gateway.url + path)), 404, "not_found")["message"]
+    assert message.endswith("GET /docs lists the endpoints.")
+
+
+async def test_a_full_backlog_is_a_moment_s_refusal(make_gateway: MakeGateway, upstream: Upstream) -> None:
+    gate = Gate(saying(answer()))
+    gateway = await make_gateway(await upstream(gate.serve), max_unsettled=1)
+    customer = await gateway.customer()
+    running = asking(customer)
+    await gate.reached()
+    fetched = await ask(customer)
+    assert refusal(fetched, 503, "temporarily_unavailable")["type"] == "server_error"
+    assert int(fetched.headers["Retry-After"]) > 0
+    assert "x-should-retry" not in fetched.headers
+    gate.opened.set()
+    assert (await running).status == 200
+
+
+async def test_a_silent_redis_admits_nothing(make_gateway: MakeGateway) -> None:
+    gateway = await make_gateway(redis_timeout_ms=2_000, admission_wait_ms=2_000)
+    customer = await gateway.customer()
+    assert (await ask(customer, chat())).status == 200
+    spent = await spent_nano(customer)
+    await gateway.runtime.link.command("CLIENT", "PAUSE", 60_000, "WRITE")
+    try:
+        fetched = await ask(customer, chat())
+    finally:
+        await gateway.runtime.link.command("CLIENT", "UNPAUSE")
+    refusal(fetched, 503, "temporarily_unavailable")
+    assert int(fetched.headers["Retry-After"]) > 0
+    assert (await ask(customer, chat())).status == 200
+    assert await spent_nano(customer) == 2 * spent
+
+
+def principal(plan: Plan) -> Principal:
+    """A principal of this plan with nothing else of interest."""
+    return Principal(
+        account_id="a",
+        account_name="A",
+        account_version=1,
+        status="active",
+        past_due_since_s=None,
+        credit_limit_nano=0,
+        account_quotas=(),
+        plan=plan,
+        key_id="k",
+        key_version=1,
+        key_name="K",
+        key_prefix="mg_",
+        user_id=None,
+        scopes=frozenset(),
+        models=None,
+        key_quotas=(),
+        max_parallel_requests=None,
+        tags={},
+        created_at_s=0,
+        expires_at_s=None,
+        revoked_at_s=None,
+    )
+
+
+SUNDAY_MS = int(datetime(2025, 6, 15, 23, 59, 30, tzinfo=UTC).timestamp() * 1000)
+
+
+def exceeded(*windows: Window, at_ms: int = SUNDAY_MS) -> refusals.Refusal:
+    plan = Plan("p", "P", 0)
+    exhausted = tuple(Exhausted(Limit("key", Quota(window, Metric.requests, 1)), 1, 0, 1) for window in windows)
+    return limit_refusals.quota_exceeded(QuotaExceeded(exhausted, at_ms), principal(plan), Links("http://front", {}))
+
+
+def test_windows_that_reset_at_once_are_told_apart_by_their_length() -> None:
+    refused = exceeded(Window.minute, Window.day, Window.week, Window.hour)
+    assert refused.extra["quota"]["window"] == "week"  # type: ignore[index]
+    assert refused.retry_after_s == 30
+    assert "x-should-retry" not in refused.response({}).headers
+
+
+def test_a_refusal_of_more_than_a_minute_is_not_to_be_retried() -> None:
+    assert "x-should-retry" not in exceeded(Window.day, at_ms=SUNDAY_MS - 30_000).response({}).headers
+    assert exceeded(Window.day, at_ms=SUNDAY_MS - 31_000).response({}).headers["x-should-retry"] == "false"
+
+
+def test_a_filtered_quota_names_its_model() -> None:
+    quota = Quota(Window.total, Metric.cost, 10**14 + 1, model="gpt-*")
+    refused = limit_refusals.quota_exceeded(
+        QuotaExceeded((Exhausted(Limit("plan", quota), 10**14, 0, 2),), SUNDAY_MS),
+        principal(Plan("p", "P", 0, upgrade_to="gone")),
+        Links("http://front", {}),
+    )
+    assert refused.extra["quota"] == {
+        "subject": "plan",
+        "window": "total",
+        "metric": "cost",
+        "limit": "100000.000000001",
+        "used": "100000.00",
+        "requested": "0.000000002",
+        "remaining": "0.000000001",
+        "resets_at": None,
+        "model": "gpt-*",
+    }
+    assert refused.extra["upgrade"] is None

@@ -1,0 +1,51 @@
+"""A process that has imported `metergate` once, and forks for each command: a process of its own without its start.
+
+    python -m tests.support.commander     reads a JSON line for each command, answers with a line that has its exit code
+
+A line says `arguments`, `cwd`, `env`, and `stdout` and `stderr`: files to write to. The child has these, no stdin, and
+nothing of this process but its modules. No thread and no event loop has been started before it is forked.
+"""
+
+import json
+import os
+import sys
+from typing import Any
+
+from gateway.commands import main
+
+
+def serve() -> None:
+    """Until stdin ends."""
+    for line in sys.stdin:
+        said = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            _run(said)
+        _, status = os.waitpid(child, 0)
+        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
+        sys.stdout.flush()
+
+
+def _run(said: dict[str, Any]) -> None:
+    """Be the command. Ends the process."""
+    code = 70
+    try:
+        for number, name, flags in (
+            (0, os.devnull, os.O_RDONLY),
+            (1, said["stdout"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
+            (2, said["stderr"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
+        ):
+            os.dup2(os.open(name, flags, 0o600), number)
+        os.chdir(said["cwd"])
+        os.environ.clear()
+        os.environ.update(said["env"])
+        sys.argv = ["metergate", *said["arguments"]]
+        code = main()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    serve()

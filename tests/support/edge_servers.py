@@ -1,0 +1,296 @@
+"""What tests of the server's edge share: a server on loopback, clients that speak bytes, both event loops.
+
+`on_both_loops` turns a coroutine into a test that runs on asyncio's own loop and on uvloop, and that fails where a task
+is left behind or an exception reached nobody.
+"""
+
+import asyncio
+import functools
+import inspect
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import pytest
+import uvloop
+from aiohttp import web
+
+from billing.api.requests import read_bounded
+from gateway.server.edge import EdgeRunner, EdgeServer, Serve, route_of
+from gateway.server.exchange import BadBody, BodyTooLarge, Exchange
+
+BOUND_S: Final = 60.0
+"""No test waits longer for a state."""
+PATIENCE_S: Final = 30.0
+"""Nor for one answer."""
+METERED: Final = "/v1/metered"
+ENCODED: Final = "/v1/meter%65d"
+LIMIT_BYTES: Final = 1 << 20
+LOOPS: Final[dict[str, Callable[[], asyncio.AbstractEventLoop]]] = {
+    "asyncio": asyncio.new_event_loop,
+    "uvloop": uvloop.new_event_loop,
+}
+
+
+def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """See above."""
+
+    @functools.wraps(test)
+    def run(loop: str, **values: Any) -> None:
+        lost: list[dict[str, Any]] = []
+        with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+            runner.get_loop().set_exception_handler(lambda _, context: lost.append(context))
+            runner.run(_alone(asyncio.wait_for(test(**values), BOUND_S)))
+        assert lost == []
+
+    taken = inspect.signature(test)
+    own = inspect.Parameter("loop", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    run.__signature__ = taken.replace(parameters=[own, *taken.parameters.values()])  # type: ignore[attr-defined]
+    marked: Callable[..., None] = pytest.mark.parametrize("loop", LOOPS)(run)
+    return marked
+
+
+async def _alone(work: Coroutine[Any, Any, None]) -> None:
+    await work
+    await until(lambda: len(asyncio.all_tasks()) == 1)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for a state."""
+    async with asyncio.timeout(BOUND_S):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An answer as a client sees it; `interim` are the statuses before it."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    interim: tuple[int, ...] = ()
+    version: str = "HTTP/1.1"
+
+    @property
+    def last(self) -> bool:
+        """Whether the connection ends with it."""
+        said = self.headers.get("connection")
+        return said != "keep-alive" if self.version == "HTTP/1.0" else said == "close"
+
+
+class Cut(Exception):
+    """The connection ended within an answer."""
+
+
+class Client:
+    """A client's connection. It reads strictly: what is no well-framed answer is a failure of the test."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    def send(self, *parts: bytes) -> None:
+        self.writer.write(b"".join(parts))
+
+    async def send_slowly(self, data: bytes, size: int) -> None:
+        """In pieces of so many bytes, each a segment of its own."""
+        for start in range(0, len(data), size):
+            self.writer.write(data[start : start + size])
+            await asyncio.sleep(0)
+
+    async def answer(self) -> Seen:
+        """The next answer. Raises `Cut`."""
+        interim: list[int] = []
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while True:
+                    version, status, headers = await self._head()
+                    if status >= 200:
+                        break
+                    interim.append(status)
+                return Seen(status, headers, await self._body(headers), tuple(interim), version)
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            raise Cut from error
+
+    async def _head(self) -> tuple[str, int, dict[str, str]]:
+        lines = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")[:-2]
+        version, status = lines[0].split(" ")[:2]
+        assert version in ("HTTP/1.1", "HTTP/1.0")
+        pairs = [line.split(": ", 1) for line in lines[1:]]
+        headers = {name.lower(): value for name, value in pairs}
+        assert len(headers) == len(pairs), "a header came twice"
+        return version, int(status), headers
+
+    async def _body(self, headers: dict[str, str]) -> bytes:
+        if "content-length" in headers:
+            assert "transfer-encoding" not in headers
+            return await self.reader.readexactly(int(headers["content-length"]))
+        if headers.get("transfer-encoding") != "chunked":
+            assert headers["connection"] == "close"
+            return await self.reader.read()
+        parts = []
+        while size := int(await self._line(), 16):
+            parts.append(await self.reader.readexactly(size))
+            assert await self._line() == b""
+        assert await self._line() == b""
+        return b"".join(parts)
+
+    async def _line(self) -> bytes:
+        return (await self.reader.readuntil(b"\r\n"))[:-2]
+
+    async def closed(self) -> None:
+        """The server closes, and has nothing more to say."""
+        assert await self.rest() == b""
+
+    async def rest(self) -> bytes:
+        """Whatever comes until the server closes or resets."""
+        taken = b""
+        with suppress(ConnectionError):
+            while part := await self.reader.read(65_536):
+                taken += part
+        return taken
+
+    async def leave(self, *, reset: bool = False) -> None:
+        """Close; with `reset` without an orderly end."""
+        if reset:
+            own = self.writer.get_extra_info("socket")
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.writer.transport.abort()
+        self.writer.close()
+        with suppress(ConnectionError):
+            await self.writer.wait_closed()
+
+
+@dataclass
+class Edge:
+    """A server. `ways` tells by which way each metered request came: the edge's own or the application's."""
+
+    runner: EdgeRunner
+    port: int
+    ways: list[str] = field(default_factory=list)
+    clients: list[Client] = field(default_factory=list)
+
+    @property
+    def server(self) -> EdgeServer:
+        assert isinstance(self.runner.server, EdgeServer)
+        return self.runner.server
+
+    async def connect(self) -> Client:
+        client = Client(*await asyncio.open_connection("127.0.0.1", self.port))
+        self.clients.append(client)
+        return client
+
+    async def empty(self) -> None:
+        """No connection is left."""
+        await until(lambda: not self.server.connections)
+
+
+@asynccontextmanager
+async def edge(serve: Serve, **options: Any) -> AsyncIterator[Edge]:
+    """Serve METERED by `serve` in front of an application that has `/plain` and `/echo`."""
+    ways: list[str] = []
+
+    def by(way: str) -> Serve:
+        async def served(call: Exchange) -> None:
+            ways.append(way)
+            await serve(call)
+
+        return served
+
+    app = web.Application(client_max_size=LIMIT_BYTES)
+    app.router.add_get("/plain", _plain)
+    app.router.add_post("/echo", _echo)
+    app.router.add_post(METERED, route_of(by("application")))
+    options = {"access_log": None, "shutdown_timeout": 1.0, **options}
+    runner = EdgeRunner(app, by("edge"), frozenset({METERED}), **options)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    made = Edge(runner, runner.addresses[0][1], ways)
+    try:
+        yield made
+    finally:
+        for client in made.clients:
+            await client.leave()
+        await runner.cleanup()
+
+
+async def _plain(request: web.Request) -> web.Response:
+    return web.Response(body=b"plain " + request.query_string.encode())
+
+
+async def _echo(request: web.Request) -> web.Response:
+    return web.Response(body=b"application " + await read_bounded(request, LIMIT_BYTES))
+
+
+async def echo(call: Exchange) -> None:
+    """Answers with what it got."""
+    try:
+        body = await call.read(LIMIT_BYTES)
+    except BodyTooLarge:
+        return call.answer(413, b"", b"too large")
+    except BadBody as error:
+        return call.answer(400, b"", str(error).encode())
+    return call.answer(200, b"X-Endpoint: %b\r\n" % call.endpoint.encode(), b"metered " + body)
+
+
+async def paced(call: Exchange, data: bytes) -> None:
+    """Write a piece, and wait until the client can take another."""
+    if not call.put(data):
+        await call.flushed()
+
+
+async def streamed(call: Exchange) -> None:
+    """Answers with what it got, piece by piece."""
+    body = await call.read(LIMIT_BYTES)
+    call.begin(200, b"Content-Type: text/event-stream\r\n")
+    for start in range(0, len(body), 3):
+        await paced(call, body[start : start + 3])
+        await asyncio.sleep(0)
+    await call.end(b"")
+
+
+def post(body: bytes = b"body", *lines: str, path: str = METERED, version: str = "1.1", host: str = "here") -> bytes:
+    """A request with a length; `lines` are further headers."""
+    head = [f"POST {path} HTTP/{version}", f"Host: {host}", f"Content-Length: {len(body)}", *lines]
+    return "\r\n".join(head).encode() + b"\r\n\r\n" + body
+
+
+def chunked(*chunks: bytes, lines: tuple[str, ...] = (), path: str = METERED, end: bytes = b"0\r\n\r\n") -> bytes:
+    """A request in chunks."""
+    head = [f"POST {path} HTTP/1.1", "Host: here", "Transfer-Encoding: chunked", *lines]
+    body = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
+    return "\r\n".join(head).encode() + b"\r\n\r\n" + body + end
+
+
+def get(path: str = "/plain", *lines: str, version: str = "1.1") -> bytes:
+    return "\r\n".join([f"GET {path} HTTP/{version}", "Host: here", *lines]).encode() + b"\r\n\r\n"
+
+
+@dataclass
+class Gate:
+    """A call that stops where the test wants it: `reached` when it is there, `opened` lets it go on; what became of it
+    is in `ended`: `answered`, `cancelled`, or the exception's name."""
+
+    work: Callable[[Exchange, "Gate"], Awaitable[None]]
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
+    opened: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: list[str] = field(default_factory=list)
+
+    async def __call__(self, call: Exchange) -> None:
+        try:
+            await self.work(call, self)
+        except asyncio.CancelledError:
+            self.ended.append("cancelled")
+            raise
+        except Exception as error:
+            self.ended.append(type(error).__name__)
+            raise
+        self.ended.append("answered")
+
+    async def wait(self) -> None:
+        self.reached.set()
+        await self.opened.wait()

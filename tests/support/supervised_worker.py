@@ -1,0 +1,45 @@
+"""A worker for the tests of `gateway.process.supervisor`: answers every connection with its process id and its
+environment's.
+
+    python supervised_worker.py HOW --fd N --ready-fd M
+
+HOW: "serve"; "fail" ends with code 3 before it is ready; "stubborn" ignores SIGTERM; "slow" needs a moment to end;
+"deaf" is stubborn, and the kernel does not tell it of its parent's end.
+"""
+
+import argparse
+import os
+import signal
+import socket
+import sys
+import time
+
+from gateway.process.supervisor import SUPERVISOR_PID_VARIABLE, die_with_parent
+
+
+def end_slowly(*_: object) -> None:
+    time.sleep(0.3)
+    print("ended in its own time", flush=True)
+    sys.exit(0)
+
+
+parser = argparse.ArgumentParser()
+parser.add_argument("how")
+parser.add_argument("--fd", type=int, required=True)
+parser.add_argument("--ready-fd", type=int, required=True)
+given = parser.parse_args()
+if given.how == "deaf":
+    sys.platform = "darwin"
+die_with_parent(int(os.environ[SUPERVISOR_PID_VARIABLE]))
+if given.how == "fail":
+    sys.exit(3)
+if given.how in ("stubborn", "slow", "deaf"):
+    signal.signal(signal.SIGTERM, end_slowly if given.how == "slow" else signal.SIG_IGN)
+listener = socket.socket(fileno=given.fd)
+listener.setblocking(True)
+os.write(given.ready_fd, b"1")
+os.close(given.ready_fd)
+while True:
+    connection, _ = listener.accept()
+    connection.sendall(f"{os.getpid()} {os.environ.get('COLOUR')}".encode())
+    connection.close()
