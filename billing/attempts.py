@@ -18,6 +18,7 @@ from typing import Final, TypeVar
 from multidict import MultiMapping
 
 from billing.addresses import FORWARDED_HEADER, Addresses
+from billing.errors import MetergateError
 from billing.holds.redis import RedisClient, RedisError, Script
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ Count = Callable[[str], Awaitable[tuple[int, int]]]
 """Counts a failed attempt of an address: how many that makes in this window, and the milliseconds until it ends."""
 
 
-class TooManyAttempts(Exception):
+class TooManyAttempts(MetergateError):
     """An address has shown too many wrong keys; it may show others after `retry_after_s`, whole seconds."""
 
     def __init__(self, retry_after_s: int) -> None:

@@ -40,6 +40,7 @@ from billing.client_shapes import (
     TransactionsShape,
     UsageShape,
 )
+from billing.errors import MetergateError
 from billing.pages import DEFAULT_LIMIT
 
 ANSWER_LIMIT_BYTES: Final = 32 * 1024 * 1024
@@ -48,7 +49,7 @@ ANSWER_LIMIT_BYTES: Final = 32 * 1024 * 1024
 T = TypeVar("T")
 
 
-class ClientError(Exception):
+class ClientError(MetergateError):
     """A call did not bring what was asked for. The message is fit for a reader and holds no secret."""
 
 

@@ -9,6 +9,8 @@ import zlib
 from collections.abc import Iterator
 from typing import Final
 
+from billing.errors import MetergateError
+
 PIECE_BYTES: Final = 65_536
 """Decoded bytes at once: about a quarter of a millisecond of one core."""
 INPUT_BYTES: Final = 16_384
@@ -23,7 +25,7 @@ _CM_DEFLATE: Final = 8
 """The lowest bits of a zlib header's first byte (RFC 1950, 2.2). Some clients send deflate bare, as RFC 1951 has it."""
 
 
-class BadCoding(Exception):
+class BadCoding(MetergateError):
     """A body that can't be decoded; the message is fit for the client."""
 
 

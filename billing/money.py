@@ -7,6 +7,8 @@ inside which the doubles of Redis's Lua are exact. Everything here is pure.
 import re
 from typing import Final
 
+from billing.errors import MetergateError
+
 NANO_PER_USD: Final = 1_000_000_000
 USD_DECIMALS: Final = 9
 MAX_NANO: Final = 2**53 - 1
@@ -14,7 +16,7 @@ MAX_NANO: Final = 2**53 - 1
 _DECIMAL = re.compile(r"(?P<sign>-?)(?P<whole>\d{1,10})(?:\.(?P<fraction>\d{1,9}))?", re.ASCII)
 
 
-class MoneyError(ValueError):
+class MoneyError(MetergateError, ValueError):
     """An amount that is not a decimal string of USD, or is out of bounds. The message is fit for a reader."""
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
+from billing.errors import MetergateError
+
 DEFAULT_LIMIT: Final = 50
 MAX_LIMIT: Final = 1000
 BEFORE_ALL: Final = "z" * 32
@@ -16,7 +18,7 @@ BEFORE_ALL: Final = "z" * 32
 T = TypeVar("T")
 
 
-class BadCursor(ValueError):
+class BadCursor(MetergateError, ValueError):
     """A cursor that no page of this list has given."""
 
 

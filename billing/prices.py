@@ -13,6 +13,7 @@ from datetime import UTC, date, datetime
 from itertools import pairwise
 from typing import Final
 
+from billing.errors import MetergateError
 from billing.money import MoneyError, ceil_div, parse_usd
 from billing.usage import Usage
 
@@ -51,7 +52,7 @@ COST_SCALE: Final = MILLION * FACTOR_SCALE
 ANY_MODEL: Final = "*"
 
 
-class PriceError(ValueError):
+class PriceError(MetergateError, ValueError):
     """A price row that says something impossible; the message names the field and what was expected."""
 
 

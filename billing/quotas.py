@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Final
 
+from billing.errors import MetergateError
 from billing.money import MAX_NANO, MoneyError, format_usd, parse_usd
 
 DEFAULT_FEATURE: Final = "llm"
@@ -45,7 +46,7 @@ class Metric(IntEnum):
     cost = 4
 
 
-class QuotaError(ValueError):
+class QuotaError(MetergateError, ValueError):
     """A quota that says something impossible; the message says what was expected."""
 
 

@@ -4,12 +4,14 @@ import re
 from datetime import UTC, datetime
 from typing import Final
 
+from billing.errors import MetergateError
+
 _RFC3339: Final = re.compile(
     r"\d{4}-\d\d-\d\d(?P<time>[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?(?P<zone>[Zz]|[+-]\d\d:\d\d))?", re.ASCII
 )
 
 
-class TimeError(ValueError):
+class TimeError(MetergateError, ValueError):
     """Not a time. The message is fit for a reader."""
 
 

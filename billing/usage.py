@@ -9,11 +9,13 @@ from typing import Final
 
 import msgspec
 
+from billing.errors import MetergateError
+
 MAX_COUNT: Final = 2**31 - 1
 """Upper bound of every count of one request; a provider that reports more is reporting nonsense."""
 
 
-class UsageError(ValueError):
+class UsageError(MetergateError, ValueError):
     """Counts that can't be: negative, beyond `MAX_COUNT`, or parts larger than their whole."""
 
 

@@ -16,6 +16,7 @@ from typing import Final, cast
 from billing import audit
 from billing.database.connection import Database, Row, queries
 from billing.effects import Effects
+from billing.errors import MetergateError
 from billing.money import MAX_NANO, check_bound, format_usd
 from billing.pages import BEFORE_ALL, Page, page_of
 from billing.plans import DEFAULT_PLAN, Plans
@@ -28,7 +29,7 @@ STATUSES: Final = ("active", "past_due", "suspended", "closed")
 _query = queries("billing.ledger")
 
 
-class AccountError(Exception):
+class AccountError(MetergateError):
     """What was asked of an account can't be done. The message is fit for a reader."""
 
 

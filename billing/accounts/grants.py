@@ -20,6 +20,7 @@ from billing import audit
 from billing.accounts.accounts import AccountNotFound
 from billing.database.connection import Connection, Database, queries
 from billing.effects import Effects
+from billing.errors import MetergateError
 from billing.money import MAX_NANO, MoneyError, check_bound, format_usd
 
 PROMOTIONS: Final = "sys:promotions"
@@ -32,7 +33,7 @@ Kind = Literal["purchase", "grant", "refund", "adjustment", "expiry", "dispute",
 _query = queries("billing.ledger")
 
 
-class GrantError(Exception):
+class GrantError(MetergateError):
     """The balance was not changed. The message is fit for a reader."""
 
 

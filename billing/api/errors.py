@@ -24,6 +24,7 @@ from billing.accounts.accounts import AccountNotFound, UnknownPlan
 from billing.accounts.grants import BalanceOutOfBounds, IdempotencyConflict
 from billing.attempts import TooManyAttempts
 from billing.database.connection import DatabaseUnavailable
+from billing.errors import MetergateError
 from billing.keys.rows import KeyNotFound, KeyRefused
 from billing.pages import BadCursor
 from billing.quotas import QuotaError
@@ -37,7 +38,7 @@ def error_body(code: str, message: str, *, type_: str, param: str | None = None,
     return msgspec.json.encode({"error": {"message": message, "type": type_, "param": param, "code": code, **more}})
 
 
-class ApiError(Exception):
+class ApiError(MetergateError):
     """A refusal. `more` stands inside `error`."""
 
     status: ClassVar[int] = _SERVER_ERROR

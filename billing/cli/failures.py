@@ -5,12 +5,14 @@
 
 from typing import Final
 
+from billing.errors import MetergateError
+
 REFUSED: Final = 1
 USAGE: Final = 2
 UNREACHABLE: Final = 3
 
 
-class CommandFailed(Exception):
+class CommandFailed(MetergateError):
     """Ends a command with a sentence on stderr and an exit code."""
 
     def __init__(self, message: str, code: int = REFUSED) -> None:

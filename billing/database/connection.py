@@ -25,6 +25,7 @@ import msgspec
 from asyncpg.pool import PoolConnectionProxy
 
 from billing.database.urls import CACHE_SIZE, split_url
+from billing.errors import StoreError
 
 Row = asyncpg.Record
 Connection = PoolConnectionProxy
@@ -32,7 +33,7 @@ Connection = PoolConnectionProxy
 APPLICATION_NAME: Final = "metergate"
 
 
-class DatabaseError(Exception):
+class DatabaseError(StoreError):
     """Postgres did not do what was asked. The message never holds a secret."""
 
 

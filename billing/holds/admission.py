@@ -12,14 +12,14 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final
 
-from billing.database.connection import DatabaseError
+from billing.errors import StoreError
 from billing.holds import decision as decisions
 from billing.holds.admission_queue import AdmissionQueue, Ticket
 from billing.holds.backlog import Backlog
 from billing.holds.decision import Exhausted, Need
 from billing.holds.hold import AdmissionTarget, AdmitItem, Hold, VoidItem
 from billing.holds.loader import Loader, LostWrites
-from billing.holds.partitions import NotReady, Partition, Partitions
+from billing.holds.partitions import Partition, Partitions
 from billing.holds.redis import RedisError, RedisMoved
 from billing.holds.redis import layout as codec
 from billing.holds.redis.batcher import Batcher, StaleEpoch
@@ -189,7 +189,7 @@ class Admissions:
         try:
             async with asyncio.timeout_at(deadline):
                 return await self._loader.retime(partition, principal.account_id)
-        except (RedisError, DatabaseError, TimeoutError) as error:
+        except (StoreError, TimeoutError) as error:
             logger.info("the time of %s could not be set right: %s", principal.account_id, error)
             return False
 
@@ -237,7 +237,7 @@ class Admissions:
         try:
             async with asyncio.timeout_at(deadline):
                 return await self._mend_reply(reply, epoch, partition, principal)
-        except (NotReady, RedisError, DatabaseError, TimeoutError) as error:
+        except (StoreError, TimeoutError) as error:
             return decisions.Unavailable(f"{type(error).__name__}: {error}")
 
     async def _mend_reply(

@@ -7,13 +7,14 @@ in Postgres, until it is marked as told.
 import logging
 from typing import Final
 
-from billing.database.connection import Database, DatabaseError, queries
+from billing.database.connection import Database, queries
 from billing.effects import LiveBalance
+from billing.errors import StoreError
 from billing.holds.cache import PrincipalCache
 from billing.holds.corrections import Corrections
 from billing.holds.loader import Loader
-from billing.holds.partitions import NotReady, Partitions
-from billing.holds.redis import RedisClient, RedisError
+from billing.holds.partitions import Partitions
+from billing.holds.redis import RedisClient
 from billing.holds.redis.keyspace import Keyspace
 from billing.holds.redis.layout import AccountState
 
@@ -26,7 +27,7 @@ PUSHED_KEY: Final = _sql("pushed_key")
 UNCORRECTED: Final = _sql("uncorrected")
 
 RELAY_ROWS: Final = 200
-_FAILED: Final = (RedisError, DatabaseError, NotReady, TimeoutError)
+_FAILED: Final = (StoreError, TimeoutError)
 
 
 class Announcer:

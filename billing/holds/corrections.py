@@ -45,7 +45,7 @@ class Corrections:
 
     async def sync(self, partition: Partition, account_id: str) -> bool:
         """Bring the account in Redis up to the ledger; whether it is there now. An account that Redis has not loaded
-        needs nothing: loading reads the ledger. Raises `DatabaseError`, `RedisError`.
+        needs nothing: loading reads the ledger. Raises `StoreError`.
         """
         lock = self._locks.setdefault(account_id, asyncio.Lock())
         try:

@@ -9,6 +9,7 @@ from typing import ClassVar, Final
 
 import msgspec
 
+from billing.errors import MetergateError
 from billing.money import MAX_NANO
 from billing.principals import Limit
 from billing.quotas import Metric
@@ -16,7 +17,7 @@ from billing.quotas import Metric
 MAX_OUTPUT_TOKENS: Final = 2**31 - 1
 
 
-class NeedTooLarge(ValueError):
+class NeedTooLarge(MetergateError, ValueError):
     """A worst case beyond 2^53 - 1 nano-USD or tokens: it can't be held, nor ever be paid."""
 
 

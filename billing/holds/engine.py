@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Final
 
 from billing.database.connection import Database, DatabaseError, queries
+from billing.errors import StoreError
 from billing.holds.cache import CacheSettings, PrincipalCache
 from billing.holds.change_notifier import Announcer
 from billing.holds.corrections import Corrections
@@ -26,7 +27,7 @@ from billing.holds.lease import Lease
 from billing.holds.loader import Loader, LostWrites, plan_lookup
 from billing.holds.loops import Loops, asked_to_end
 from billing.holds.outbox import Outbox
-from billing.holds.partitions import NotReady, Partition, Partitions
+from billing.holds.partitions import Partition, Partitions
 from billing.holds.peers import Peers
 from billing.holds.reconcile import Reconciler
 from billing.holds.recovery import Recovery
@@ -256,7 +257,7 @@ class Engine:
             await self.holds.backlog.look()
             try:
                 await self.announcer.relay()
-            except (DatabaseError, RedisError, NotReady, TimeoutError) as error:
+            except (StoreError, TimeoutError) as error:
                 logger.info("relay: %s", error)
 
     async def _look_at_ledger(self) -> None:
@@ -273,7 +274,7 @@ class Engine:
                 current = partition.epoch is not None and await self.partitions.is_current(partition)
                 if not current or partition.holds_back:
                     await self._join(partition)
-        except (DatabaseError, RedisError, NotReady, TimeoutError) as error:
+        except (StoreError, TimeoutError) as error:
             logger.info("partition %d: %s: %s", partition.number, type(error).__name__, error)
 
     async def _sweep(self) -> None:
@@ -288,7 +289,7 @@ class Engine:
                 try:
                     if partition.epoch is not None:
                         await self.recovery.sweep(partition, at_once=at_once)
-                except (DatabaseError, RedisError, NotReady, TimeoutError) as error:
+                except (StoreError, TimeoutError) as error:
                     logger.info("sweep of partition %d: %s", partition.number, error)
             at_once = await self._sweep_is_urgent()
 

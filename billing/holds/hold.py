@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from billing.errors import MetergateError
 from billing.holds.decision import Need
 from billing.holds.partitions import Partition
 from billing.holds.redis import RedisAway, RedisError, RedisTimeout
@@ -24,7 +25,7 @@ SETTLE_CODE: Final = 2
 VOID_CODE: Final = 3
 
 
-class SettlementLost(Exception):
+class SettlementLost(MetergateError):
     """Neither Redis nor Postgres could be told of a debit in time: its answer must not end as a whole one."""
 
 

@@ -13,11 +13,11 @@ from contextlib import suppress
 from typing import Any, Final
 
 from billing.database.connection import Database, DatabaseError
+from billing.errors import StoreError
 from billing.holds.corrections import Corrections
 from billing.holds.debit_queue import DebitQueue
 from billing.holds.hold import Hold, Settled, SettlementLost
 from billing.holds.partitions import Partition
-from billing.holds.redis import RedisError
 from billing.ledger.debits import Debit, Stored, write_free
 
 logger = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ class LedgerWay:
                 account_id, partition = self._untold.popitem()
                 try:
                     await self._corrections.sync(partition, account_id)
-                except (RedisError, DatabaseError) as error:
+                except StoreError as error:
                     logger.info("correction of %s reaches Redis later: %s", account_id, error)
         finally:
             self._telling = False

@@ -17,6 +17,7 @@ from typing import Final
 from ulid import ULID
 
 from billing.database.connection import Database, DatabaseHindered, DatabaseLocked, as_lock_timeout, queries
+from billing.errors import MetergateError
 from billing.holds.journal import entries, open_holds, still_settled
 from billing.holds.partitions import NotReady, Partition
 from billing.holds.redis import RedisClient, Script
@@ -51,7 +52,7 @@ COUNT_ATTEMPTS: Final = 3
 """Open holds are looked for so often, should they not be as many as are running."""
 
 
-class LostWrites(Exception):
+class LostWrites(MetergateError):
     """Redis had this account in this epoch and has it no more: it has lost writes, and needs a new epoch."""
 
     def __init__(self, account_id: str, epoch: int) -> None:
@@ -103,7 +104,7 @@ class Loader:
         """Tell Redis the account's version and counters. The version told (one that is newer may have come meanwhile),
         0 of an account that the ledger has not; None without an epoch.
 
-        Raises `DatabaseError`, `RedisError`, `TimeoutError`, and `AccountHeldBack`: nothing was told then.
+        Raises `StoreError`, `TimeoutError`, and `AccountHeldBack`: nothing was told then.
         """
         return await self._flights.run(("adopt", account_id), lambda: self._adopt(partition, account_id, None))
 
@@ -190,7 +191,7 @@ class Loader:
 
     async def retime(self, partition: Partition, account_id: str) -> bool:
         """Set an account's time right that a wrong clock of Redis's has taken ahead by more than STEP_S, where Redis's
-        clock and Postgres's agree now; whether it was. Raises `DatabaseError`, `RedisError`."""
+        clock and Postgres's agree now; whether it was. Raises `StoreError`."""
         state = await self._state(partition, account_id)
         if state is None or state.now_s <= partition.now_ms() // 1000 + STEP_S:
             return False
@@ -274,7 +275,7 @@ class Loader:
     async def drained(self, partition: Partition, account_id: str, epoch: int, dseq: int) -> None:
         """Wait until every debit of the account up to `dseq` is in Postgres: its entry leaves the journal then.
 
-        Raises `DatabaseError`, `RedisError`, `TimeoutError`.
+        Raises `StoreError`, `TimeoutError`.
         """
         with suppress(DatabaseHindered):  # by a debit of another account, maybe: what is waited for goes around it
             await self._flush()

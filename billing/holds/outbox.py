@@ -14,9 +14,10 @@ from operator import attrgetter
 from typing import Final
 
 from billing.database.connection import Database, DatabaseError, DatabaseHindered
+from billing.errors import StoreError
 from billing.holds.debit_queue import DebitQueue
 from billing.holds.partitions import Partition
-from billing.holds.redis import RedisClient, RedisError, Script
+from billing.holds.redis import RedisClient, Script
 from billing.holds.redis.keyspace import Keyspace
 from billing.holds.redis.layout import ACK
 from billing.holds.spool import Spool
@@ -228,7 +229,7 @@ class Outbox:
             try:
                 for start in range(0, len(group), ACKS_A_CALL):
                     await self._acknowledge(partition, number, group[start : start + ACKS_A_CALL], stored)
-            except (RedisError, DatabaseError) as error:
+            except StoreError as error:
                 logger.info("%d debits stay in the journal for now: %s", len(group), error)
 
     async def _acknowledge(

@@ -11,9 +11,10 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Any, Final
 
-from billing.database.connection import Database, DatabaseError, Row, queries
+from billing.database.connection import Database, Row, queries
+from billing.errors import StoreError
 from billing.holds.ledger_watch import LedgerWatch
-from billing.holds.redis import RedisClient, RedisError, RedisMoved, Script, ServerSession
+from billing.holds.redis import RedisClient, RedisMoved, Script, ServerSession
 from billing.holds.redis.keyspace import Keyspace
 from billing.holds.redis.layout import AHEAD_S
 from billing.holds.redis_errors import NotReady as NotReady
@@ -149,7 +150,7 @@ class Partitions:
         if epoch is None or epoch == stale:
             try:
                 await self._handshakes.run(partition.number, lambda: self._handshake(partition))
-            except (RedisError, DatabaseError) as error:
+            except StoreError as error:
                 partition.forget()
                 raise NotReady(str(error)) from error
             epoch = partition.epoch
@@ -159,7 +160,7 @@ class Partitions:
 
     async def _handshake(self, partition: Partition) -> None:
         """Agree on the epoch. Where the server is not the one to ask, its slot may just be moving: asked again, it is
-        looked for again, REFRESH_AT_MOST_EVERY_S apart. Raises `RedisError`, `DatabaseError`."""
+        looked for again, REFRESH_AT_MOST_EVERY_S apart. Raises `StoreError`."""
         elsewhere: RedisMoved | None = None
         for _ in range(HANDSHAKE_ATTEMPTS):
             try:
@@ -232,7 +233,7 @@ class Partitions:
             is_open, *holding = await self._link.call(
                 self._join_script, keys + [self._keys.account(each) for each in back], arguments
             )
-        except (RedisError, DatabaseError) as error:
+        except StoreError as error:
             raise NotReady(str(error)) from error
         if is_open == -1:
             partition.forget()
@@ -247,7 +248,7 @@ class Partitions:
 
     async def _unready(self, partition: Partition, epoch: int) -> frozenset[str] | None:
         """The accounts that this gateway holds back; None where it can't join yet. Once it has joined there are never
-        more of them. Raises `RedisError`, `DatabaseError`."""
+        more of them. Raises `StoreError`."""
         joined, before = partition.joined_epoch == epoch, partition.holding_back
         if joined and not before:
             return before
@@ -270,7 +271,7 @@ class Partitions:
             if lost is None or row["epoch"] == lost:
                 (epoch,) = await life.ask("HMGET", self._keys.meta(partition.number), "epoch")
                 await self._move(partition, row, identity, _number(epoch))
-        except (RedisError, DatabaseError) as error:
+        except StoreError as error:
             raise NotReady(str(error)) from error
         if lost is None or partition.epoch == lost:
             partition.forget()

@@ -97,7 +97,7 @@ class Reconciler:
         self.plans_changed = self._survey.plans_changed
 
     async def run(self) -> Report:
-        """Compare everything. Raises `DatabaseError`, `RedisError`, `NotReady`, `TimeoutError`."""
+        """Compare everything. Raises `StoreError`, `TimeoutError`."""
         totals, took_s = _Totals(), 0.0
         async for partition, batch in self._batches():
             await asyncio.sleep(min(took_s * REST_SHARE, MOST_REST_S))

@@ -103,7 +103,7 @@ class Recovery:
         """What this gateway owes a new epoch before it may open: older debits written, running requests held again. The
         accounts for which it could not be done, because their rows are locked; None: not yet, ask again.
 
-        Raises `DatabaseError`, `RedisError`, `LostWrites`.
+        Raises `StoreError`, `LostWrites`.
         """
         back: set[str] = set()
         if self._outbox.older_than(partition, epoch):
@@ -241,7 +241,7 @@ class Recovery:
         """Finish what is left behind in one partition's journal; without `others` no other gateway's hold is touched.
 
         `at_once`: a gateway has died or begins, so that debits which are not this process's own are taken for left
-        behind whatever their age; one that lives may write the same once more. Raises `DatabaseError`, `RedisError`.
+        behind whatever their age; one that lives may write the same once more. Raises `StoreError`.
         """
         now_ms, epoch = partition.now_ms(), partition.epoch
         unseen = self._running(partition, epoch)

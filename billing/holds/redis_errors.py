@@ -11,8 +11,10 @@ RedisError
 NotReady       one of the stores did not let a partition's epoch be agreed on
 """
 
+from billing.errors import StoreError
 
-class RedisError(Exception):
+
+class RedisError(StoreError):
     """Redis did not do what was asked."""
 
 
@@ -40,5 +42,5 @@ class RedisMoved(RedisRefused):
     """Another server has this key now, or this one can't serve it yet: nothing was done."""
 
 
-class NotReady(Exception):
+class NotReady(StoreError):
     """The partition's epoch could not be agreed on: Redis or Postgres is away."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from billing.database.connection import Database
+from billing.errors import MetergateError
 from billing.holds.outbox import Outbox
 from billing.holds.spool import left_behind, read_debits, taken
 from billing.ledger.debits import Debit, Written, write_free
@@ -23,12 +24,12 @@ MOST_LEFT: Final = 1000
 """Spools that are left to others and remembered, so that they are not read again."""
 
 
-class LeftToOthers(Exception):
+class LeftToOthers(MetergateError):
     """A spool of another ledger, such as one that was here before, or with debits of a newer release, which that one's
     gateways read: it stays where it is."""
 
 
-class AccountsLocked(Exception):
+class AccountsLocked(MetergateError):
     """Debits of these accounts could not be written, for their rows are locked: the spool stays where it is."""
 
     def __init__(self, accounts: frozenset[str]) -> None:

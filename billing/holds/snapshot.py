@@ -132,7 +132,7 @@ class Snapshots:
         """Wait until every debit that these states have counted is in Postgres; the accounts of which some are not
         there when that was waited for long enough, such as one whose row is locked.
 
-        Raises `DatabaseError`, `RedisError`.
+        Raises `StoreError`.
         """
         late = False
         left = {request_id: account_id for account_id, each in seen.items() for request_id in each.unwritten}

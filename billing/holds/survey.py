@@ -93,7 +93,7 @@ class Survey:
 
     async def compare(self, partition: Partition, account_ids: Sequence[str]) -> Surveyed:
         """Look at accounts of a partition in Redis, and compare them with one snapshot of Postgres in which all is that
-        they have counted; accounts of which that does not come there are busy. Raises `DatabaseError`, `RedisError`.
+        they have counted; accounts of which that does not come there are busy. Raises `StoreError`.
         """
         quotas_of: dict[str, dict[str, str]] = {account_id: {} for account_id in account_ids}
         async for row in gently(await self._database.rows(KEYS, account_ids)):

@@ -9,6 +9,7 @@ from typing import Final
 
 from multidict import MultiMapping, istr
 
+from billing.errors import MetergateError
 from billing.keys.secrets import same_secret
 
 KEY_HEADERS: Final = (istr("x-api-key"), istr("x-goog-api-key"), istr("api-key"))
@@ -17,7 +18,7 @@ _AUTHORIZATION: Final = istr("Authorization")
 _BEARER: Final = "bearer"
 
 
-class DifferentKeys(Exception):
+class DifferentKeys(MetergateError):
     """A request presents keys that differ: which of them is meant can't be told."""
 
     def __init__(self) -> None:

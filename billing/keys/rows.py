@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypedDict
 
+from billing.errors import MetergateError
 from billing.keys.secrets import DEFAULT_SCOPES
 from billing.quotas import Metric, Quota, Window, check_quotas
 
@@ -24,7 +25,7 @@ MAX_TAG_VALUE: Final = 256
 _SCOPE: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}:[a-z][a-z0-9_-]{0,31}", re.ASCII)
 
 
-class ApiKeyError(Exception):
+class ApiKeyError(MetergateError):
     """What was asked of a key can't be done. The message is fit for a reader."""
 
 

@@ -43,6 +43,7 @@ from billing.database.connection import (
     as_lock_timeout,
     queries,
 )
+from billing.errors import MetergateError
 from billing.usage import COUNT_NAMES, Usage
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ LAYOUT: Final = 1
 """Of a debit in the journal."""
 
 
-class Unreadable(ValueError):
+class Unreadable(MetergateError, ValueError):
     """These bytes are not what they should be."""
 
 

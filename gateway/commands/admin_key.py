@@ -8,6 +8,7 @@ import secrets
 from pathlib import Path
 from typing import Final
 
+from billing.errors import MetergateError
 from gateway.config.secret import KEY_CHARACTERS, Secret, long_enough
 
 PREFIX: Final = "mga_"
@@ -20,7 +21,7 @@ FILE_MODE: Final = 0o600
 LIMIT_BYTES: Final = 4096
 
 
-class BadKeyFile(Exception):
+class BadKeyFile(MetergateError):
     """A file that should hold a key does not, or can't be read. The message says what to do and holds no secret."""
 
 

@@ -2,7 +2,8 @@
 
 from typing import Final, Literal
 
-from billing.database.connection import Database, DatabaseError
+from billing.database.connection import Database
+from billing.errors import StoreError
 from billing.holds.redis import RedisClient, RedisError
 from billing.holds.redis.layout import AHEAD_S
 
@@ -24,7 +25,7 @@ async def redis_ahead_s(redis_url: str, database_url: str, timeout_s: float) -> 
         for shard in await link.shards():
             seconds, micros = await shard.master.command("TIME")
             ahead.append(float(seconds + micros / 1_000_000 - await database.value(_POSTGRES_TIME)))
-    except (DatabaseError, RedisError):
+    except StoreError:
         return None
     finally:
         await link.close()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from billing.errors import MetergateError
 from gateway.config.example import environment_example
 from gateway.config.settings import FILES, LOCAL_FOLDER, SHIPPED_FOLDER
 
@@ -18,7 +19,7 @@ _PRIVATE: Final = 0o600
 _ORDINARY: Final = 0o644
 
 
-class WouldOverwrite(Exception):
+class WouldOverwrite(MetergateError):
     """Some of the files are there already. `paths` names them."""
 
     def __init__(self, paths: tuple[Path, ...]) -> None:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Final
 
+from billing.errors import MetergateError
+
 NO_EFFECT: Final = "not served by this version: it has no effect"
 
 
@@ -20,7 +22,7 @@ class Problem:
         return ": ".join(part for part in (self.where, self.key, self.message) if part)
 
 
-class ConfigError(Exception):
+class ConfigError(MetergateError):
     """A configuration that can't be used. `problems` are all that were found, in the order of reading."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:

@@ -4,10 +4,12 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from billing.errors import MetergateError
+
 _REFERENCE: Final = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<default>:-[^{}]*)?\}")
 
 
-class Unset(Exception):
+class Unset(MetergateError):
     """A text refers to a variable that is not set and gives no default."""
 
     def __init__(self, variable: str) -> None:

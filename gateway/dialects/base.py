@@ -15,11 +15,12 @@ from typing import Protocol
 
 import msgspec
 
+from billing.errors import MetergateError
 from billing.usage import Usage
 from gateway.dialects.output import Inline, Output, Piece
 
 
-class BadRequest(Exception):
+class BadRequest(MetergateError):
     """A request that can't be read. `message` is fit for the client; `param` names the field where one is to blame."""
 
     def __init__(self, message: str, param: str | None = None) -> None:
@@ -28,7 +29,7 @@ class BadRequest(Exception):
         self.param = param
 
 
-class GarbageAnswer(Exception):
+class GarbageAnswer(MetergateError):
     """An answer that is not what the endpoint promises: not a JSON object, or half of one."""
 
 

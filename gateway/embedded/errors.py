@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from billing.errors import MetergateError
 
-class EmbeddedServersError(Exception):
+
+class EmbeddedServersError(MetergateError):
     """The embedded servers cannot run; the message says why and, where it is known, what to do."""
 
 

@@ -15,11 +15,10 @@ from billing.api import Services
 from billing.api.auth import ADMIN_HEADER, is_admin
 from billing.api.requests import read_bounded
 from billing.attempts import Attempts
-from billing.database.connection import Database, DatabaseError, queries
+from billing.database.connection import Database, queries
+from billing.errors import StoreError
 from billing.holds.engine import Engine
-from billing.holds.partitions import NotReady
 from billing.holds.reconcile import Report
-from billing.holds.redis import RedisError
 from gateway.metrics.registry import Metrics
 from gateway.proxy.handler import Proxy, attempts_refused
 from gateway.server import refusals
@@ -29,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 TAKE_LEASE: Final = queries("billing.ledger")("jobs_take")
 RECONCILE: Final = "reconcile"
-FAILED: Final = (RedisError, DatabaseError, NotReady, TimeoutError)
+FAILED: Final = (StoreError, TimeoutError)
 
 
 class Jobs:
@@ -73,7 +72,7 @@ class Jobs:
     async def reconcile(self, *, fix: bool = False) -> Report:
         """Compare Redis with the ledger; with `fix` begin a new epoch, whether or not they differ.
 
-        Raises `RedisError`, `DatabaseError`, `NotReady`, `TimeoutError`.
+        Raises `StoreError`, `TimeoutError`.
         """
         async with self._running:
             started = datetime.now(UTC)
@@ -117,7 +116,7 @@ async def reconcile_once(engine: Engine, *, fix: bool) -> Report:
     """Write what was left in the journals, then compare; with `fix` begin a new epoch then, also where there are no
     differences or they can't be looked for: what is wrong may be that Redis has not got what it is compared in.
 
-    Raises `RedisError`, `DatabaseError`, `NotReady`, `TimeoutError`.
+    Raises `StoreError`, `TimeoutError`.
     """
     try:
         for partition in engine.partitions.all:

@@ -12,10 +12,9 @@ from aiohttp import web
 
 from billing.api.errors import ApiError
 from billing.api.shapes import key_shape
-from billing.database.connection import DatabaseError
+from billing.errors import StoreError
 from billing.holds.engine import Engine
 from billing.holds.journal import settled_debit
-from billing.holds.redis import RedisError
 from billing.holds.redis.layout import AccountState, Counter, KeyState
 from billing.ledger.event_shapes import explanation_shape
 from billing.ledger.explanations import Explanation
@@ -96,7 +95,7 @@ class Reads:
         try:
             row = await self._runtime.api_keys.get(principal.key_id)
             windows = await self._windows(principal)
-        except (DatabaseError, RedisError) as error:
+        except StoreError as error:
             raise Refuse(refusals.unavailable()) from error
         return _json({**key_shape(row), "windows": windows})
 
@@ -109,7 +108,7 @@ class Reads:
         try:
             known = request_id.isprintable()  # Postgres takes no NUL
             found = await self._explanation(request_id, principal.account_id) if known else None
-        except (DatabaseError, RedisError) as error:
+        except StoreError as error:
             raise Refuse(refusals.unavailable()) from error
         if found is None:
             raise Refuse(refusals.not_found(request.path))

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from billing.api.auth import ADMIN_HEADER, is_admin
 from billing.attempts import Attempts
+from billing.errors import MetergateError
 from billing.keys.presented import bearer_of
 from gateway.metrics.registry import Metrics
 from gateway.process.supervisor import bind
@@ -28,7 +29,7 @@ BACKLOG: Final = 16
 KEEPALIVE_S: Final = 75.0
 
 
-class MetricsAddressTaken(Exception):
+class MetricsAddressTaken(MetergateError):
     """METRICS_ADDR can't be listened on; the message says why."""
 
 

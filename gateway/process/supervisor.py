@@ -29,6 +29,7 @@ from typing import Any
 
 from ulid import ULID
 
+from billing.errors import MetergateError
 from gateway.embedded.launch import signal_when_parent_ends
 
 SUPERVISOR_PID_VARIABLE = "METERGATE_SUPERVISOR_PID"
@@ -44,7 +45,7 @@ PARENT_POLL_S = 0.5  # how often a worker looks for its parent where the kernel 
 _log = logging.getLogger(__name__)
 
 
-class AddressInUse(OSError):
+class AddressInUse(MetergateError, OSError):
     """Another process listens on the address; the message says which, and what to set."""
 
     def __init__(self, address: str) -> None:

@@ -20,9 +20,7 @@ from typing import Final
 import uvloop
 from aiohttp import web
 
-from billing.database.connection import DatabaseError
-from billing.holds.partitions import NotReady
-from billing.holds.redis import RedisError
+from billing.errors import StoreError
 from gateway.app import serving
 from gateway.config.settings import ConfigError, Settings, load_settings
 from gateway.metrics.access import inherited_listener, open_door
@@ -41,7 +39,7 @@ GC_THRESHOLDS: Final = (20_000, 20, 100)
 
 
 async def serve(settings: Settings, listener: socket.socket, ready_fd: int | None) -> None:
-    """Serve until SIGTERM or SIGINT. Raises `DatabaseError`, `RedisError` or `NotReady` when it can't start."""
+    """Serve until SIGTERM or SIGINT. Raises `StoreError` when it can't start."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -113,7 +111,7 @@ def main() -> int:
     listener.setblocking(False)
     try:
         uvloop.run(serve(settings, listener, arguments.ready_fd))
-    except (DatabaseError, RedisError, NotReady, TimeoutError) as error:
+    except (StoreError, TimeoutError) as error:
         logger.error("can't serve: %s", error)
         return 1
     return 0

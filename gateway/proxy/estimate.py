@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
+from billing.errors import MetergateError
 from billing.holds.decision import Need, NeedTooLarge
 from billing.prices import PriceRow, round_up
 from billing.usage import MAX_COUNT, Usage
@@ -19,7 +20,7 @@ BYTES_PER_TOKEN = 4
 """Of ordinary English; for holds that are estimates (`strict: false`)."""
 
 
-class NotPriced(Exception):
+class NotPriced(MetergateError):
     """No price, or nothing that bounds what the request could cost."""
 
 

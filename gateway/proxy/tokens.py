@@ -20,6 +20,7 @@ from typing import ParamSpec, TypeVar
 
 import tiktoken
 
+from billing.errors import MetergateError
 from gateway.server.fair_queue import Rows
 
 P = ParamSpec("P")
@@ -64,7 +65,7 @@ _OPENAI_PREFIXES = (*_CL100K_PREFIXES, "gpt-", "chatgpt-", "o1", "o3", "o4")
 _O200K_PREFIXES = ("gpt-4o", "gpt-4.1", "gpt-4.5")
 
 
-class VocabularyError(Exception):
+class VocabularyError(MetergateError):
     """A vocabulary file is missing or isn't the one that tiktoken expects."""
 
 

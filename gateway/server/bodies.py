@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal, ParamSpec, TypeVar
 
+from billing.errors import MetergateError
 from gateway.server.fair_queue import Rows
 
 REST: Final = 2.0
@@ -35,7 +36,7 @@ class BodyRules:
     account_bytes: int
 
 
-class TooManyBytes(Exception):
+class TooManyBytes(MetergateError):
     """There is no room for more of a body now; `whose` says which bound is reached."""
 
     def __init__(self, whose: Literal["account", "gateway"]) -> None:

@@ -23,6 +23,7 @@ from multidict import CIMultiDictProxy
 
 from billing.api.requests import CONTINUE
 from billing.codings import BadCoding, Decoder, decoder_of
+from billing.errors import MetergateError
 from gateway.server.cors import Cors
 from gateway.server.paced import LARGE_PIECE_BYTES, PacedProtocol
 
@@ -43,15 +44,15 @@ _STATUS_LINES: Final = {
 Watch = Callable[[int], Awaitable[None]]
 
 
-class BodyTooLarge(Exception):
+class BodyTooLarge(MetergateError):
     """The body is above its bound, decoded or not."""
 
 
-class BadBody(Exception):
+class BadBody(MetergateError):
     """The body broke off or can't be decoded; the message is for the client."""
 
 
-class ClientGone(Exception):
+class ClientGone(MetergateError):
     """The client has closed its connection."""
 
 

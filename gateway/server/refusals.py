@@ -14,6 +14,7 @@ from aiohttp import web
 from billing.api.auth import INCORRECT_KEY
 from billing.api.error_middleware import LISTED
 from billing.attempts import TooManyAttempts
+from billing.errors import MetergateError
 from billing.keys.presented import DifferentKeys
 from billing.money import format_usd
 from billing.plans import Plan
@@ -64,7 +65,7 @@ class Refusal:
         return web.Response(status=self.status, body=self.body(), headers=self.headers(request_id))
 
 
-class Refuse(Exception):
+class Refuse(MetergateError):
     """Ends a request with a refusal."""
 
     def __init__(self, refusal: Refusal) -> None:

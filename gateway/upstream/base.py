@@ -16,10 +16,11 @@ from typing import Protocol
 
 import msgspec
 
+from billing.errors import MetergateError
 from gateway.server.headers import RawHeaders
 
 
-class UpstreamError(Exception):
+class UpstreamError(MetergateError):
     """The provider gave no usable answer. The message never holds a secret."""
 
 

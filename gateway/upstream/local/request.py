@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import msgspec
 
+from billing.errors import MetergateError
+
 CHOICES_MAX = 128
 BEST_OF_MAX = 20
 STOPS_MAX = 4
@@ -25,7 +27,7 @@ _RANGE_CODES = {"below minimum": "integer_below_min_value", "above maximum": "in
 Text = str | list[int]  # as words or as token numbers
 
 
-class RequestError(Exception):
+class RequestError(MetergateError):
     """A request that OpenAI would refuse, with what stands in the error envelope."""
 
     def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None) -> None:
