@@ -69,15 +69,15 @@ MetergateError
 +-- EmbeddedServersError           gateway.embedded.errors
 |   +-- AlreadyRunning             gateway.embedded.errors
 |   +-- ServerFailed               gateway.embedded.errors
-+-- MetricsAddressTaken            gateway.metrics.access
-+-- AddressInUse                   gateway.process.supervisor
++-- MetricsAddressTaken            gateway.endpoints.metrics_access
 +-- NotPriced                      gateway.proxy.estimate
-+-- VocabularyError                gateway.proxy.tokens
 +-- TooManyBytes                   gateway.server.bodies
 +-- BadBody                        gateway.server.exchange
 +-- BodyTooLarge                   gateway.server.exchange
 +-- ClientGone                     gateway.server.exchange
++-- AddressInUse                   gateway.server.listening
 +-- Refuse                         gateway.server.refusals
++-- VocabularyError                gateway.tokens
 +-- UpstreamError                  gateway.upstream.base
 |   +-- UpstreamBusy               gateway.upstream.base
 |   |   +-- AccountBusy            gateway.upstream.base

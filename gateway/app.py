@@ -1,6 +1,6 @@
 """The one wiring: from settings to stores, services, engine, routes. Nothing else builds what it uses.
 
-`gateway.process.runtime` makes everything that talks to the stores; `serving` makes the application that a worker
+`gateway.runtime` makes everything that talks to the stores; `serving` makes the application that a worker
 serves, with the engine running behind it.
 """
 
@@ -24,8 +24,6 @@ from gateway.dialects.structure import StructureBounds
 from gateway.endpoints.jobs import Jobs
 from gateway.endpoints.reads import Health, Reads, add_routes
 from gateway.metrics.registry import Metrics
-from gateway.process.files import connections_within
-from gateway.process.runtime import Runtime, lookup_wait_s, new_id
 from gateway.proxy.estimate import EstimateRules
 from gateway.proxy.forward import Forwarder, ForwardRules
 from gateway.proxy.handler import Proxy, ProxyRules
@@ -35,13 +33,15 @@ from gateway.proxy.remainder import DrainRules, Remainder
 from gateway.proxy.request_log import RequestLog
 from gateway.proxy.routing import Router
 from gateway.proxy.settlement import Settlements
-from gateway.proxy.tokens import Tokenizer
+from gateway.runtime import Runtime, lookup_wait_s, new_id
 from gateway.server.bodies import Bodies, BodyRules
 from gateway.server.cors import Cors, answering
 from gateway.server.edge import EdgeRunner
+from gateway.server.files import connections_within
 from gateway.server.guard import EdgeRules
 from gateway.server.metering_headers import REQUEST_ID
 from gateway.server.refusals import Links
+from gateway.tokens import Tokenizer
 from gateway.upstream.base import Transport
 from gateway.upstream.local.provider import LocalTransport
 from gateway.upstream.transport import HttpTransport

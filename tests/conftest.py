@@ -53,7 +53,7 @@ SLOW: Final = (
     "tests/chaos/",
     "tests/gateway/commands/test_commands.py",
     "tests/gateway/embedded/",
-    "tests/gateway/process/test_files.py",
+    "tests/gateway/server/test_files.py",
     "tests/gateway/server/test_hostile_bodies.py",
     "tests/gateway/process/test_supervisor.py",
     "tests/gateway/commands/test_up.py",

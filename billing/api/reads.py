@@ -20,7 +20,7 @@ from billing.api.shapes import (
     transaction_shape,
 )
 from billing.effects import LiveBalance
-from billing.ledger.event_shapes import event_shape, explanation_shape
+from billing.event_shapes import event_shape, explanation_shape
 from billing.ledger.reports import EventFilter
 
 

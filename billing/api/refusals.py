@@ -10,8 +10,8 @@ from billing.api.errors import BadRequest, NotFound, Unavailable
 from billing.api.requests import page_asked, path_id, query_text
 from billing.api.services import SERVICES, Route
 from billing.api.shapes import answer, page_shape
+from billing.event_shapes import refusal_shape
 from billing.holds.redis_errors import RedisError
-from billing.ledger.event_shapes import refusal_shape
 
 
 async def index(request: web.Request) -> web.Response:

@@ -16,7 +16,7 @@ from gateway.commands.stores import open_stores, ready_schema
 from gateway.config.environment import Environment
 from gateway.config.secret import Secret
 from gateway.config.settings import load_settings
-from gateway.process.runtime import open_runtime
+from gateway.runtime import open_runtime
 
 OWN_URL: Final = "http://localhost"
 """What the API in this process is called; the connection goes to its socket."""

@@ -34,7 +34,7 @@ from gateway.commands.stores import Stores, open_stores
 from gateway.config.plan_files import plans_finding
 from gateway.config.settings import ConfigError, Settings, in_force, load_settings, unpriced_models, warnings
 from gateway.embedded import EmbeddedServersError
-from gateway.proxy.tokens import Tokenizer, VocabularyError
+from gateway.tokens import Tokenizer, VocabularyError
 
 Told = Mapping[str, Any] | RedisError
 """What a Redis server says of itself and its cluster, or why it says nothing."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from billing.money import NANO_PER_USD
-from gateway.process.runtime import Runtime
+from gateway.runtime import Runtime
 
 NAME: Final = "default"
 GRANT_NANO: Final = 5 * NANO_PER_USD

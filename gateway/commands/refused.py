@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from billing.cli import Shown, Table
+from billing.event_shapes import refusal_shape
 from billing.holds.redis import RedisClient
 from billing.holds.redis.keyspace import Keyspace
-from billing.ledger.event_shapes import refusal_shape
 from billing.refused import RefusedRequest, RefusedRequests, RefusedRules
 
 MOST_KEPT_S: Final = 31 * 86_400.0

@@ -28,14 +28,15 @@ from gateway.commands.stores import Stores, given_stores, require_schema
 from gateway.commands.welcome import first_account_lines, ready
 from gateway.config.settings import Limits, Settings, warnings
 from gateway.embedded import EmbeddedServers
-from gateway.metrics.access import METRICS_FD_VARIABLE, MetricsAddressTaken, listener_on
-from gateway.metrics.access import PATH as METRICS_PATH
+from gateway.endpoints.metrics_access import METRICS_FD_VARIABLE, MetricsAddressTaken, listener_on
+from gateway.endpoints.metrics_access import PATH as METRICS_PATH
 from gateway.metrics.registry import METRICS_DIR_VARIABLE
 from gateway.process.ended import ending_leases
-from gateway.process.runtime import open_runtime
-from gateway.process.supervisor import AddressInUse, address_of, bind, supervise
+from gateway.process.supervisor import supervise
 from gateway.process.worker import EMBEDDED_VARIABLE
 from gateway.proxy.request_log import STDOUT, open_log
+from gateway.runtime import open_runtime
+from gateway.server.listening import AddressInUse, address_of, bind
 
 WORKER: Final = (
     sys.executable,

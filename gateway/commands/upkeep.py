@@ -91,7 +91,7 @@ async def explain(
 ) -> None:
     """Show how a request came to its amount, line by line; or, of one that was refused, what it lacked."""
     refuse_api_url(output)
-    from billing.ledger.event_shapes import explanation_shape
+    from billing.event_shapes import explanation_shape
     from billing.ledger.explanations import format_explanation
     from billing.ledger.reports import Reports
 
@@ -128,7 +128,7 @@ async def reconcile(
     from gateway.config.environment import command_environment
     from gateway.config.settings import load_settings
     from gateway.endpoints.jobs import reconcile_once, report_shape
-    from gateway.process.runtime import open_runtime
+    from gateway.runtime import open_runtime
 
     with explained_failures():
         environment = command_environment(os.environ)

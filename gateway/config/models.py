@@ -16,7 +16,7 @@ from gateway.config.reader import is_url
 from gateway.config.references import Unset
 from gateway.config.secret import Secret
 from gateway.config.source import Section, Value
-from gateway.server.headers import never_sent
+from gateway.upstream.headers import never_sent
 
 ProviderKind = Literal["openai", "anthropic", "gemini", "local"]
 Vocabulary = Literal["o200k_base", "cl100k_base"]

@@ -166,7 +166,7 @@ class EventReader(Protocol):
 
 
 class Tap(Protocol):
-    """Watches one stream; see `gateway.proxy.streaming.SseTap`, which is the one there is."""
+    """Watches one stream; see `gateway.dialects.streaming.SseTap`, which is the one there is."""
 
     reported: Reported | None
     error_seen: bool

@@ -19,8 +19,9 @@ from billing.database.connection import Database, queries
 from billing.errors import StoreError
 from billing.holds.engine import Engine
 from billing.holds.reconcile import Report
+from gateway.auth import attempts_refused
 from gateway.metrics.registry import Metrics
-from gateway.proxy.handler import Proxy, attempts_refused
+from gateway.proxy.handler import Proxy
 from gateway.server import refusals
 from gateway.server.refusals import Refuse
 

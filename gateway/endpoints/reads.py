@@ -13,22 +13,23 @@ from aiohttp import web
 from billing.api.errors import ApiError
 from billing.api.shapes import key_shape
 from billing.errors import StoreError
+from billing.event_shapes import explanation_shape
 from billing.holds.engine import Engine
 from billing.holds.journal import settled_debit
 from billing.holds.redis.layout import AccountState, Counter, KeyState
-from billing.ledger.event_shapes import explanation_shape
 from billing.ledger.explanations import Explanation
 from billing.money import format_usd
 from billing.prices import PriceRow
 from billing.principals import Limit, Principal
 from billing.quotas import Metric, Window, window_end_s, window_id
+from gateway.auth import shown_key
 from gateway.endpoints.documentation import docs, html
 from gateway.endpoints.jobs import Jobs
-from gateway.metrics.access import shown_to_admin
+from gateway.endpoints.metrics_access import shown_to_admin
 from gateway.metrics.registry import Metrics
-from gateway.process.runtime import Runtime
-from gateway.proxy.handler import Proxy, shown_key
+from gateway.proxy.handler import Proxy
 from gateway.proxy.routing import Route, Router
+from gateway.runtime import Runtime
 from gateway.server import refusals
 from gateway.server.edge import route_of
 from gateway.server.metering_headers import REQUEST_ID

@@ -23,12 +23,12 @@ from aiohttp import web
 from billing.errors import StoreError
 from gateway.app import serving
 from gateway.config.settings import ConfigError, Settings, load_settings
-from gateway.metrics.access import inherited_listener, open_door
+from gateway.endpoints.metrics_access import inherited_listener, open_door
 from gateway.metrics.registry import METRICS_DIR_VARIABLE, Metrics
-from gateway.process.files import raise_file_limit
 from gateway.process.memory import settle_memory_and_threads
-from gateway.process.runtime import open_runtime
 from gateway.process.supervisor import GATEWAY_ID_VARIABLE, SUPERVISOR_PID_VARIABLE, die_with_parent
+from gateway.runtime import open_runtime
+from gateway.server.files import raise_file_limit
 
 logger = logging.getLogger(__name__)
 

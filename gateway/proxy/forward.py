@@ -34,9 +34,9 @@ from gateway.proxy.running import Running
 from gateway.proxy.settlement import OPERATORS_FAULT, Settlements
 from gateway.server import refusals
 from gateway.server.exchange import Exchange
-from gateway.server.headers import Fixed, ResponseHead, incoming, outgoing
 from gateway.server.metering_headers import REQUEST_ID, balance_line, paid_lines
 from gateway.upstream.base import Transport, UpstreamError, UpstreamRequest, UpstreamResponse, UpstreamTooLarge
+from gateway.upstream.headers import Fixed, ResponseHead, incoming, outgoing
 
 logger = logging.getLogger(__name__)
 

@@ -8,41 +8,40 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 from multidict import MultiMapping, istr
 
-from billing.attempts import Attempts, TooManyAttempts
+from billing.attempts import Attempts
 from billing.database.connection import DatabaseError
 from billing.effects import Effects
 from billing.holds.cache import PrincipalCache, recognised
 from billing.holds.decision import Need, NeedTooLarge, Reload, Unavailable
 from billing.holds.hold import Hold
 from billing.holds.service import Holds
-from billing.keys.presented import DifferentKeys, presented_key
 from billing.keys.secrets import secret_digest, well_formed
 from billing.ledger.debits import encode_debit
 from billing.principals import Principal
+from gateway.auth import attempts_refused, shown_key
 from gateway.dialects.base import NO_PARTS, Dialect, ParsedRequest
 from gateway.dialects.openai.texts import input_texts
 from gateway.metrics.registry import Metrics
 from gateway.proxy.context import FEATURE, RequestContext, shown_id
 from gateway.proxy.estimate import EstimateRules, NotPriced, worst_case
 from gateway.proxy.forward import Forwarder
-from gateway.proxy.ids import Ulids
 from gateway.proxy.intake import PROXY_SCOPE, Intake, IntakeRules
 from gateway.proxy.records import Records
 from gateway.proxy.routing import Route, Router
 from gateway.proxy.terms import Terms, keep_terms, kept_terms
-from gateway.proxy.tokens import PIECE_CHARACTERS, Tokenizer
 from gateway.server import limit_refusals, refusals
 from gateway.server.bodies import Bodies, Kept
 from gateway.server.exchange import Exchange
+from gateway.server.ids import Ulids
 from gateway.server.metering_headers import REQUEST_ID
 from gateway.server.refusals import Links, Refusal, Refuse
+from gateway.tokens import PIECE_CHARACTERS, Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -58,23 +57,6 @@ TURN_CHARACTERS: Final = 131_072
 """Of texts that are counted in one turn of a thread: about 25 ms."""
 MAX_COUNTED_BYTES: Final = 4 << 20
 """A body above this is held by its bytes alone: counting its tokens would keep a core busy for a second."""
-
-
-@contextmanager
-def attempts_refused() -> Iterator[None]:
-    """Raises `Refuse` where too many wrong keys have been shown."""
-    try:
-        yield
-    except TooManyAttempts as error:
-        raise Refuse(refusals.too_many_attempts(error)) from error
-
-
-def shown_key(headers: MultiMapping[str]) -> str | None:
-    """The API key that a request presents, None without one. Raises `Refuse` where there are two that differ."""
-    try:
-        return presented_key(headers)
-    except DifferentKeys as error:
-        raise Refuse(refusals.different_keys(error)) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from gateway.dialects.base import Dialect, Reported
 from gateway.dialects.output import Inline, Output
 from gateway.proxy.context import Reason, RequestContext
 from gateway.proxy.estimate import BYTES_PER_TOKEN, Charge, billed_usage
-from gateway.proxy.tokens import Tokenizer
+from gateway.tokens import Tokenizer
 
 logger = logging.getLogger(__name__)
 

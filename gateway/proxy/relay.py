@@ -18,9 +18,9 @@ from gateway.proxy.remainder import Remainder
 from gateway.proxy.settlement import Settlements
 from gateway.server import refusals
 from gateway.server.exchange import ClientGone, Exchange
-from gateway.server.headers import ResponseHead
 from gateway.server.metering_headers import balance_line, paid_lines
 from gateway.upstream.base import UpstreamError, UpstreamResponse
+from gateway.upstream.headers import ResponseHead
 
 logger = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from gateway.proxy.records import Records
 from gateway.proxy.routing import Route
 from gateway.proxy.settlement import Settlements
 from gateway.server.exchange import Exchange
-from gateway.server.headers import ResponseHead, incoming
 from gateway.upstream.base import Pending, UpstreamError, UpstreamResponse, UpstreamTooLarge
+from gateway.upstream.headers import ResponseHead, incoming
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from billing.prices import (
 )
 from billing.quotas import DAY_S
 from gateway.config.models import ModelConfig, ProviderConfig
-from gateway.proxy.tokens import is_openai_model, vocabulary_for
+from gateway.tokens import is_openai_model, vocabulary_for
 
 MAX_NAME_BYTES: Final = 200
 MAX_FOUND: Final = 10_000

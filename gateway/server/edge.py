@@ -24,12 +24,12 @@ from aiohttp.web_protocol import RequestHandler
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from billing.api.requests import AWAITS_CONTINUE
-from gateway.proxy.ids import Ulids
 from gateway.server import refusals
 from gateway.server.exchange import CONTINUES, Exchange
 from gateway.server.guard import EdgeRules, GuardedProtocol, Written
 from gateway.server.half_closed import HalfClosed, may_be_half_closed
 from gateway.server.heads import Heads
+from gateway.server.ids import Ulids
 from gateway.server.pace import Pace
 
 logger = logging.getLogger(__name__)

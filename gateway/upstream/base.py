@@ -17,7 +17,7 @@ from typing import Protocol
 import msgspec
 
 from billing.errors import MetergateError
-from gateway.server.headers import RawHeaders
+from gateway.upstream.headers import RawHeaders
 
 
 class UpstreamError(MetergateError):

@@ -28,7 +28,6 @@ from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict
 from yarl import URL
 
-from gateway.server.headers import RawHeaders
 from gateway.upstream.base import (
     Drained,
     Sink,
@@ -40,6 +39,7 @@ from gateway.upstream.base import (
     UpstreamUnreachable,
     pump_chunks,
 )
+from gateway.upstream.headers import RawHeaders
 from gateway.upstream.pool import UPLOAD_BYTES_PER_S
 from gateway.upstream.turns import Turns
 

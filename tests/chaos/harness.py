@@ -25,7 +25,7 @@ from gateway.config.settings import load_settings
 from gateway.embedded import EmbeddedServers, Endpoints, postgres
 from gateway.embedded.folders import POINTER_NAME
 from gateway.embedded.process import read_pid
-from gateway.process.runtime import Runtime, open_runtime
+from gateway.runtime import Runtime, open_runtime
 from tests.chaos.places import (
     ADMIN_KEY,
     ROOT,

@@ -12,8 +12,8 @@ from ulid import ULID
 
 from gateway.app import serving
 from gateway.config.settings import Limits, ProviderConfig, Secret, Settings, load_settings
-from gateway.process.runtime import Runtime, open_runtime
 from gateway.proxy.handler import Proxy
+from gateway.runtime import Runtime, open_runtime
 
 ADMIN_KEY = "admin-key-of-all-the-tests"
 OF_TESTS = {

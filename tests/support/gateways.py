@@ -22,7 +22,7 @@ from multidict import CIMultiDictProxy
 from billing.holds.redis.layout import HELD, Entry
 from billing.money import parse_usd
 from gateway.config.settings import Settings
-from gateway.proxy.tokens import O200K, Tokenizer
+from gateway.tokens import O200K, Tokenizer
 from tests.gateway.conftest import Customer, Gateway, Handler, chat
 
 INPUT, CACHED, OUTPUT = 150, 75, 600

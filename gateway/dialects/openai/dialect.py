@@ -28,8 +28,8 @@ from gateway.dialects.openai.parts import count_parts, more_items
 from gateway.dialects.openai.usage import OpenAIEvents, usage_from_json
 from gateway.dialects.openai.work import PRESET, WORK_FIELDS, read_work
 from gateway.dialects.output import Inline, Output
+from gateway.dialects.streaming import SseTap
 from gateway.dialects.structure import SHORT_VALUE_BYTES, StructureBounds, check_size, check_value, too_many
-from gateway.proxy.streaming import SseTap
 
 CHAT: Final = "/v1/chat/completions"
 COMPLETIONS: Final = "/v1/completions"

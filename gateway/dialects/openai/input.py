@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.dialects.output import Inline, Kind, piece_of
-from gateway.proxy.tokens import TOKENS_PER_MESSAGE, TOKENS_PER_NAME, TOKENS_PRIMING
+from gateway.tokens import TOKENS_PER_MESSAGE, TOKENS_PER_NAME, TOKENS_PRIMING
 
 _SETTINGS: Final = frozenset(
     {

@@ -20,8 +20,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from gateway.proxy.tokens import Tokenizer, vocabulary_for
-from gateway.server.headers import RawHeaders
+from gateway.tokens import Tokenizer, vocabulary_for
 from gateway.upstream.base import (
     Drained,
     Sink,
@@ -31,6 +30,7 @@ from gateway.upstream.base import (
     UpstreamTooLarge,
     pump_chunks,
 )
+from gateway.upstream.headers import RawHeaders
 from gateway.upstream.local import request as local_request
 from gateway.upstream.local import wire as local_wire
 from gateway.upstream.local.request import Fields, Generation, Pace, RequestError, Text

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import blake2b, shake_256
 from typing import Literal
 
-from gateway.proxy.tokens import Tokenizer
+from gateway.tokens import Tokenizer
 
 COUNT_TO_MAX = 10_000
 _COUNT_TO = re.compile(r"\bcount to (\d{1,9})\b", re.IGNORECASE)

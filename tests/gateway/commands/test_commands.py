@@ -388,7 +388,7 @@ HEAVY = (
     "tiktoken",
     "uvloop",
     "asyncio",
-    "gateway.process.runtime",
+    "gateway.runtime",
 )
 
 

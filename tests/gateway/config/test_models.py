@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway import tokens
 from gateway.config.models import VOCABULARIES
 from gateway.config.settings import SHIPPED_FOLDER, ModelConfig, Secret, Settings, load_settings
-from gateway.proxy import tokens
 from tests.gateway.config.support import load, problems
 
 ROUTES = "models:\n  demo: {provider: p}\n"

@@ -11,7 +11,7 @@ from billing.quotas import Metric, Quota, Window
 from gateway.config import plan_files
 from gateway.config.plan_files import PlanFollower, plans_finding
 from gateway.config.settings import Limits, Settings, load_settings
-from gateway.process.runtime import Runtime, open_runtime
+from gateway.runtime import Runtime, open_runtime
 
 OLD = Plan("free", "Free", 0, quotas=(Quota(Window.day, Metric.requests, 100),))
 NEW = Plan("free", "Free", 0, quotas=(Quota(Window.day, Metric.tokens, 5000),))

@@ -14,9 +14,9 @@ from billing.holds.loops import WELL_AFTER_S
 from billing.ledger.reports import Reports
 from billing.money import parse_usd
 from gateway.config.settings import ModelConfig, Settings
-from gateway.metrics.access import MetricsAddressTaken, listener_on, open_door
+from gateway.endpoints.metrics_access import MetricsAddressTaken, listener_on, open_door
 from gateway.metrics.registry import Metrics
-from gateway.process.supervisor import address_of, bind
+from gateway.server.listening import address_of, bind
 from tests.gateway.conftest import ADMIN_KEY, Gateway, Handler, MakeGateway, chat
 from tests.support.gateways import (
     MOMENT,

@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gateway.process.supervisor import FAILED_STARTS_LIMIT, GATEWAY_ID_VARIABLE, AddressInUse, address_of, bind
+from gateway.process.supervisor import FAILED_STARTS_LIMIT, GATEWAY_ID_VARIABLE
+from gateway.server.listening import AddressInUse, address_of, bind
 from tests import support
 
 WAIT_S = 60.0

@@ -20,7 +20,7 @@ from gateway.dialects.openai.texts import input_texts
 from gateway.proxy.estimate import EstimateRules, NotPriced, billed_usage, charge, markup_of, worst_case
 from gateway.proxy.handler import counted_tokens
 from gateway.proxy.routing import Rates, Route
-from gateway.proxy.tokens import CL100K, O200K, Tokenizer
+from gateway.tokens import CL100K, O200K, Tokenizer
 
 PROVIDER = ProviderConfig("openai", "openai", "http://provider/v1")
 STRICT, LOOSE = EstimateRules(), EstimateRules(strict=False)

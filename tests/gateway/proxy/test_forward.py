@@ -17,7 +17,7 @@ from billing.database.connection import DatabaseUnavailable
 from billing.holds.redis.layout import SETTLED
 from billing.money import parse_usd
 from gateway.proxy.missing_usage import MissingUsage
-from gateway.proxy.tokens import O200K, Tokenizer
+from gateway.tokens import O200K, Tokenizer
 from tests.gateway.conftest import Handler, MakeGateway, chat
 from tests.support.clients import Slow, leave, nothing, noticed, the_event_in_the_end
 from tests.support.gateways import (

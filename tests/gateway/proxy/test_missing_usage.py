@@ -11,7 +11,7 @@ import pytest
 from billing.money import parse_usd
 from billing.prices import PriceRow, PriceTable
 from gateway.config.settings import Settings
-from gateway.proxy.tokens import CL100K, O200K, Tokenizer
+from gateway.tokens import CL100K, O200K, Tokenizer
 from tests.gateway.conftest import Customer, Handler, MakeGateway, chat
 from tests.support.gateways import (
     DONE,

@@ -21,7 +21,7 @@ from gateway.config.settings import Settings
 from gateway.dialects.openai.dialect import OpenAIDialect
 from gateway.proxy.remainder import Remainder
 from gateway.proxy.settlement import Settlements
-from gateway.proxy.tokens import O200K, Tokenizer
+from gateway.tokens import O200K, Tokenizer
 from tests.gateway.conftest import Gateway, Handler, MakeGateway, chat
 from tests.support.clients import Slow, asking_by_hand, leave, noticed, the_event_in_the_end
 from tests.support.gateways import (

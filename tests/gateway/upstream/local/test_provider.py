@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestServer
 from multidict import CIMultiDict
 from openai import AsyncOpenAI, OpenAI
 
-from gateway.proxy.tokens import CL100K, O200K, Tokenizer, vocabulary_for
+from gateway.tokens import CL100K, O200K, Tokenizer, vocabulary_for
 from gateway.upstream.base import UpstreamCut, UpstreamRequest, UpstreamTimeout, UpstreamTooLarge
 from gateway.upstream.local.provider import LocalTransport
 

@@ -1,6 +1,6 @@
 """Counting tokens with tiktoken. This file owns where the vocabularies come from (the package, never the network),
 which vocabulary a model has, how long one count may hold the event loop, and that no
-account keeps the threads from the others: they are taken in turn (`gateway.server.fair_queue`).
+account keeps the threads from the others: they are taken in turn (`gateway.fair_queue`).
 
 A text is encoded in pieces of at most `PIECE_CHARACTERS`, because the encoder's time per character grows with the
 length of a run that it can't split (100,000 equal characters take up to four times as long in one piece). A piece ends
@@ -21,7 +21,7 @@ from typing import ParamSpec, TypeVar
 import tiktoken
 
 from billing.errors import MetergateError
-from gateway.server.fair_queue import Rows
+from gateway.fair_queue import Rows
 
 P = ParamSpec("P")
 T = TypeVar("T")

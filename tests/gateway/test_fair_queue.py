@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from gateway.fair_queue import Rows
 from gateway.proxy.handler import TURN_CHARACTERS, counted_tokens
-from gateway.proxy.tokens import O200K, OFF_LOOP_CHARACTERS, Tokenizer
 from gateway.server.bodies import Bodies, BodyRules
-from gateway.server.fair_queue import Rows
+from gateway.tokens import O200K, OFF_LOOP_CHARACTERS, Tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,10 @@ from billing.api.auth import ADMIN_HEADER, is_admin
 from billing.attempts import Attempts
 from billing.errors import MetergateError
 from billing.keys.presented import bearer_of
+from gateway.auth import attempts_refused
 from gateway.metrics.registry import Metrics
-from gateway.process.supervisor import bind
-from gateway.proxy.handler import attempts_refused
 from gateway.server import refusals
+from gateway.server.listening import bind
 from gateway.server.refusals import Refuse
 
 METRICS_FD_VARIABLE: Final = "METERGATE_METRICS_FD"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from billing.usage import Usage
 from gateway.dialects.openai.usage import OpenAIEvents
-from gateway.proxy.streaming import MAX_EVENT_BYTES, SseTap, event_data
+from gateway.dialects.streaming import MAX_EVENT_BYTES, SseTap, event_data
 
 READER = OpenAIEvents()
 DONE = b"data: [DONE]\n\n"

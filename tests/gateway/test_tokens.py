@@ -11,8 +11,8 @@ import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.proxy import tokens
-from gateway.proxy.tokens import CL100K, O200K, Tokenizer, VocabularyError, vocabulary_for
+from gateway import tokens
+from gateway.tokens import CL100K, O200K, Tokenizer, VocabularyError, vocabulary_for
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ulid import ULID
 
-from gateway.proxy.ids import ALPHABET, CHANCE_BITS, COUNT_BITS, Ulids
+from gateway.server.ids import ALPHABET, CHANCE_BITS, COUNT_BITS, Ulids
 
 RANDOM_BITS = 80  # https://github.com/ulid/spec
 MILLISECONDS = st.integers(0, 2**48 - 1)
