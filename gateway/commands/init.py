@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from billing.cli import REFUSED, CommandFailed, Output, Shown, add_command
-from gateway.commands.init_folder import WouldOverwrite, init_folder
 
 
 def add_init(app: typer.Typer) -> None:
@@ -24,6 +23,8 @@ async def init(
     Copies of the shipped metergate.yaml, prices.yaml and plans.yaml into config/ of FOLDER (here), and every variable
     with its default into .env, which its owner alone may read. Files that are there stay, unless --force is given.
     """
+    from gateway.commands.init_folder import WouldOverwrite, init_folder
+
     try:
         written = init_folder(folder, force=force)
     except WouldOverwrite as error:
