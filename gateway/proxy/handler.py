@@ -39,7 +39,7 @@ from gateway.proxy.routing import Route, Router
 from gateway.proxy.terms import Terms, keep_terms, kept_terms
 from gateway.proxy.tokens import PIECE_CHARACTERS, Tokenizer
 from gateway.server import limit_refusals, refusals
-from gateway.server.bodies import Bodies, Kept
+from gateway.server.bodies import UNCOUNTED_BYTES, Bodies, Kept
 from gateway.server.exchange import Exchange
 from gateway.server.metering_headers import REQUEST_ID
 from gateway.server.refusals import Links, Refusal, Refuse
@@ -151,6 +151,7 @@ class Proxy:
         self._tokenizer = tokenizer
         self._bodies = bodies
         self._large_bytes = bodies.rules.large_bytes
+        self._small_bytes = min(self._large_bytes, UNCOUNTED_BYTES)
         self._intake = Intake(bodies, dialect, effects, router, links, rules, clock)
         self._clock = clock
         self.new_id = new_id or Ulids()
@@ -165,7 +166,7 @@ class Proxy:
             secret = shown_key(exchange.headers)
             principal = self.cached(secret) or await self.admit(secret, exchange.peer, exchange.headers)
             body = self._intake.here(exchange)
-            if body is not None and len(body) <= self._large_bytes:
+            if body is not None and len(body) <= self._small_bytes:
                 parsed = self._intake.parse(exchange.endpoint, body)
             else:
                 exchange.account = principal.account_id

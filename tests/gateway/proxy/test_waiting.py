@@ -1,5 +1,7 @@
 """A request that waits for running ones goes on by what holds then, not by what held when it came."""
 
+import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -14,7 +16,7 @@ from billing.prices import PriceRow, PriceTable
 from billing.quotas import DAY_S
 from gateway.config.settings import Settings
 from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat
-from tests.support.gateways import INPUT, OUTPUT, Gate, answer, asking, refusal, saying, until
+from tests.support.gateways import INPUT, OUTPUT, Gate, answer, asking, head, raw, refusal, saying, until
 
 Upstream = Callable[[Handler], Any]
 DEARER = 3
@@ -114,3 +116,19 @@ async def test_what_is_read_anew_and_says_the_same_costs_no_place(gateway: Gatew
     gate.opened.set()
     assert [(await call).status for call in (running, first, second)] == [200, 200, 200]
     assert [each["end_user"] for each in await customer.events()] == [None, None, "second"]
+
+
+async def test_what_a_waiting_request_keeps_in_memory_is_counted(gateway: Gateway, gate: Gate) -> None:
+    """Also where its body came whole with its head."""
+    customer = await gateway.customer(account={"plan": PLAN.id})
+    running = asking(customer, BODY)
+    await gate.reached()
+    body = json.dumps(chat("x" * 40_000, model="gpt-4o-mini", max_tokens=10)).encode()
+    whole = head(customer, f"Content-Length: {len(body)}", "Connection: close") + body
+    waits = [asyncio.create_task(raw(gateway, whole)) for _ in range(3)]
+    await until(lambda: len(gateway.runtime.engine.holds.queue) == 3)
+    assert gateway.proxy._bodies.size_bytes == 3 * len(body)
+    gate.opened.set()
+    assert (await running).status == 200
+    assert [(await each).status for each in waits] == [200] * 3
+    assert gateway.proxy._bodies.size_bytes == 0
