@@ -8,7 +8,6 @@ unresolved.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from types import TracebackType
 from typing import Any, Final
 
@@ -37,6 +36,8 @@ _DECIDED: Final = frozenset((codec.BALANCE, codec.QUOTA, codec.CONCURRENCY))
 
 Lesser = Callable[[], Awaitable[tuple[Need, bytes] | None]]
 """A smaller need, and the debit that its hold becomes should this process die, encoded; None where there is none."""
+Holding = Callable[[], Awaitable[bool]]
+"""Whether what a request that has waited was made from holds still; what it raises refuses the request."""
 Decision = Hold | decisions.Refused | decisions.Unavailable | decisions.Reload
 
 
@@ -85,6 +86,7 @@ class Admissions:
         meanwhile: Callable[[], None] | None = None,
         lesser: Lesser | None = None,
         queue_s: float = 0.0,
+        holding: Holding | None = None,
     ) -> Decision:
         """One call to Redis where its state is warm. `meanwhile` is called while Redis is asked, where the call left at
         once: where many ask together it would only make the call later. What it raises is raised, and the hold is given
@@ -92,12 +94,12 @@ class Admissions:
 
         `lesser` is called, at most once, where the need does not fit: what may be asked for in its place. A request
         that only running ones keep out waits for them, at most `queue_s` seconds and behind those of its account that
-        came before it."""
+        came before it. After that, `holding` is called before Redis is asked again: `Reload` where it says no."""
         place = principal.kept.get((self._gateway_id, model, feature)) or self._place_of(principal, model, feature)
         payload = expired if isinstance(expired, bytes) else encode_debit(expired)
         later = (request_id, principal, model, feature, place, need, payload)
         if queue_s > 0 and self._queue.keeps_waiting(place):
-            return await self._admit_later(*later, None, lesser, queue_s)
+            return await self._admit_later(*later, None, lesser, queue_s, holding)
         backlog = self._backlog
         if backlog.full or backlog.full_of(principal.account_id):
             return decisions.Unavailable("too many debits wait for Postgres")
@@ -135,7 +137,7 @@ class Admissions:
             backlog.asking -= 1
         if lesser is None and queue_s <= 0:
             return refused
-        return await self._admit_later(*later, refused, lesser, queue_s)
+        return await self._admit_later(*later, refused, lesser, queue_s, holding)
 
     async def _admit_later(
         self,
@@ -149,6 +151,7 @@ class Admissions:
         refused: decisions.Refused | None,
         lesser: Lesser | None,
         queue_s: float,
+        holding: Holding | None,
     ) -> Decision:
         """What becomes of a request that was `refused`, or that others wait before."""
         began_s = self._loop.time()
@@ -158,7 +161,12 @@ class Admissions:
             less = await lesser() if lesser is not None else None
             if less is not None:
                 need, payload = less
-            ask = partial(self.admit, request_id, principal, model, feature, need, payload)
+
+            async def ask() -> Decision:
+                if holding is not None and not await holding():
+                    return decisions.Reload()
+                return await self.admit(request_id, principal, model, feature, need, payload)
+
             if ticket is None and (less is not None or decision is None):
                 decision = await ask()
                 if isinstance(decision, decisions.Refused):

@@ -1,7 +1,9 @@
 """Requests that only running ones keep out wait here for them, those of one account in order of arrival.
 
 A request waits behind an earlier one where what keeps that one out counts for both: the balance, a window of the
-account or of the key, or how many may run. Whoever's turn it is asks Redis; nobody else of its account asks meanwhile.
+account or of the key, or how many may run. Of one that has not asked yet it is not known what keeps it out: behind
+others it is taken for what those have in common with it, so that a line for one key's own window keeps no other key
+waiting. Whoever's turn it is asks Redis; nobody else of its account asks meanwhile.
 A turn comes when this process has ended a hold of the account, and from time to time, with growing pauses: other
 processes end holds too, and windows roll over. So waiting costs one question for each hold that ends, or one each
 MOST_PAUSE_S.
@@ -11,6 +13,7 @@ once.
 """
 
 import asyncio
+from collections.abc import Set
 from typing import Final
 
 from billing.holds.decision import InsufficientBalance, QuotaExceeded, Refused, TooManyRunning
@@ -48,10 +51,11 @@ def _keeping(refused: Refused, place: AdmissionTarget) -> frozenset[Keeper]:
 
 
 class Ticket:
-    """The place of one request in its account's line. `kept_out_by` is all of its keepers until Redis has said which,
-    `asked_at` how often something had been freed when it asked last."""
+    """The place of one request in its account's line. `kept_out_by` is what Redis has said, or all of its keepers while
+    Redis is asked; `unasked` says that Redis was not asked. `asked_at` is how often something had been freed when it
+    asked last."""
 
-    __slots__ = ("asked_at", "keepers", "kept_out_by", "line", "place", "turn")
+    __slots__ = ("asked_at", "keepers", "kept_out_by", "line", "place", "turn", "unasked")
 
     def __init__(self, line: "_Line", place: AdmissionTarget, refused: Refused | None) -> None:
         self.line = line
@@ -59,7 +63,8 @@ class Ticket:
         self.keepers = keepers_of(place)
         self.turn: asyncio.Future[bool] | None = None
         self.asked_at = -1
-        self.kept_out_by = self.keepers if refused is None else _keeping(refused, place)
+        self.unasked = refused is None
+        self.kept_out_by: Set[Keeper] = self.keepers if refused is None else _keeping(refused, place)
 
     def refused(self, refused: Refused) -> None:
         """Redis was asked and said no."""
@@ -90,8 +95,10 @@ class _Line:
             turn = ticket.turn
             may_ask = turn is not None and not turn.done() and ticket.asked_at < self._freed
             if turn is not None and may_ask and behind.isdisjoint(ticket.keepers):
-                ticket.asked_at, ticket.kept_out_by = self._freed, ticket.keepers
+                ticket.asked_at, ticket.kept_out_by, ticket.unasked = self._freed, ticket.keepers, False
                 turn.set_result(True)
+            elif ticket.unasked:
+                ticket.kept_out_by = (behind & ticket.keepers) or ticket.keepers
             behind |= ticket.kept_out_by
         if self._timer is None and self.tickets:
             self._timer = self._loop.call_later(self._pause_s, self._poll)
@@ -145,6 +152,7 @@ class AdmissionQueue:
             line = self._lines[place.account_key] = _Line(self._loop)
         ticket = Ticket(line, place, refused)
         line.tickets[ticket] = None
+        line.look()
         return ticket
 
     async def turn(self, ticket: Ticket, until_s: float) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from billing.database.connection import Database, DatabaseError, queries
-from billing.holds.admission import Admissions, Lesser, Opening
+from billing.holds.admission import Admissions, Holding, Lesser, Opening
 from billing.holds.admission_queue import AdmissionQueue
 from billing.holds.backlog import Backlog
 from billing.holds.corrections import Corrections
@@ -129,14 +129,16 @@ class Holds:
         *,
         lesser: Lesser | None = None,
         queue_s: float = 0.0,
+        holding: Holding | None = None,
     ) -> Opening:
         """Ask for a hold; `expired` is the debit that the request becomes should this process die (charged or not by
         `expired_hold`), or that debit encoded, where it is the same for many; `meanwhile` is called, at most once,
         while Redis is asked, where requests are few. `lesser` is asked for a smaller need where this one does not fit;
-        a request that only running ones keep out waits for them, at most `queue_s` seconds.
+        a request that only running ones keep out waits for them, at most `queue_s` seconds, and `holding` is asked
+        before it goes on: what it was made from may hold no more.
 
         A context manager: what it enters with is a `Decision`."""
-        arguments = (request_id, principal, model, feature, need, expired, meanwhile, lesser, queue_s)
+        arguments = (request_id, principal, model, feature, need, expired, meanwhile, lesser, queue_s, holding)
         return Opening(self.admissions, *arguments)
 
     def settle(self, hold: Hold, debit: Debit) -> "asyncio.Future[Settled]":

@@ -36,7 +36,7 @@ from gateway.proxy.records import Records
 from gateway.proxy.routing import Route, Router
 from gateway.proxy.terms import Terms, keep_terms, kept_terms
 from gateway.server import limit_refusals, refusals
-from gateway.server.bodies import Bodies, Kept
+from gateway.server.bodies import UNCOUNTED_BYTES, Bodies, Kept
 from gateway.server.exchange import Exchange
 from gateway.server.ids import Ulids
 from gateway.server.metering_headers import REQUEST_ID
@@ -133,6 +133,7 @@ class Proxy:
         self._tokenizer = tokenizer
         self._bodies = bodies
         self._large_bytes = bodies.rules.large_bytes
+        self._small_bytes = min(self._large_bytes, UNCOUNTED_BYTES)
         self._intake = Intake(bodies, dialect, effects, router, links, rules, clock)
         self._clock = clock
         self.new_id = new_id or Ulids()
@@ -147,7 +148,7 @@ class Proxy:
             secret = shown_key(exchange.headers)
             principal = self.cached(secret) or await self.admit(secret, exchange.peer, exchange.headers)
             body = self._intake.here(exchange)
-            if body is not None and len(body) <= self._large_bytes:
+            if body is not None and len(body) <= self._small_bytes:
                 parsed = self._intake.parse(exchange.endpoint, body)
             else:
                 exchange.account = principal.account_id
@@ -159,7 +160,7 @@ class Proxy:
                 need = self._need(context)
                 if principal.status != "active" and not principal.may_pay(self._clock(), self._rules.grace_s):
                     await self._refuse_unpaid(principal, need)
-                if await self._meter(exchange, context, need, begun_s) is None:
+                if await self._meter(exchange, context, need, begun_s, secret) is None:
                     return
                 reloads = reloads or Reloads(begun_s + self._rules.admission_wait_s)
                 if not await reloads.may_go_on():
@@ -342,7 +343,16 @@ class Proxy:
         required_nano = need.input_cost_nano + need.unit_nano * need.least_output
         raise Refuse(limit_refusals.billing_required(principal, self._links, available_nano, required_nano))
 
-    async def _meter(self, exchange: Exchange, context: RequestContext, need: Need, begun_s: float) -> Reload | None:
+    async def _holds_still(self, context: RequestContext, secret: str | None) -> bool:
+        """Whether key, account, plan and prices are those that a request which has waited was made from. Raises
+        `Refuse` where the key is not to be used any more."""
+        if self._router.find(context.parsed.model, self._clock()) is not context.terms.route:
+            return False
+        return self.cached(secret) is context.principal or await self.authenticate(secret) == context.principal
+
+    async def _meter(
+        self, exchange: Exchange, context: RequestContext, need: Need, begun_s: float, secret: str | None
+    ) -> Reload | None:
         """Hold, forward, settle: None when the call is answered; else that the principal must be read anew. Where only
         running requests keep it out it waits for them, from `begun_s` for as long as its plan says. Raises `Refuse`."""
         principal, route = context.principal, context.route
@@ -352,6 +362,7 @@ class Proxy:
             meanwhile=partial(self._forwarder.prepare, exchange, context),
             lesser=partial(self._counted_need, context, need),
             queue_s=queue_s and begun_s + queue_s - asked_s,
+            holding=partial(self._holds_still, context, secret),
         )
         async with opening as decision:
             if isinstance(decision, Hold):

@@ -1,10 +1,10 @@
 """Large bodies: how much of them a worker has in memory, and how they are worked on without stopping the event loop.
 
 This file owns two bounds and one rule. The bytes of bodies in flight, from their first byte to their request's end, are
-bounded for a worker and for an account in it, so that no account takes all of a worker's memory; bodies that were here
-with their heads are small and don't count. What takes time in proportion to a body (to parse it, to write it anew) is
-done by one thread, one body at a time, account by account: the interpreter's lock lets the loop in between two steps of
-that work, and what such work takes beside the body itself is taken once.
+bounded for a worker and for an account in it, so that no account takes all of a worker's memory; bodies of at most
+UNCOUNTED_BYTES that were here with their heads don't count. What takes time in proportion to a body (to parse it, to
+write it anew) is done by one thread, one body at a time, account by account: the interpreter's lock lets the loop in
+between two steps of that work, and what such work takes beside the body itself is taken once.
 """
 
 import asyncio
@@ -21,6 +21,9 @@ from gateway.fair_queue import Rows
 REST: Final = 2.0
 """How long the thread rests after each piece of work, in times of what that took: a third of the time is the most in
 which it and the event loop want the interpreter's lock, however many large bodies come."""
+
+UNCOUNTED_BYTES: Final = 16_384
+"""Requests as most are. Each connection has one: all of them together are bounded by their number."""
 
 P = ParamSpec("P")
 T = TypeVar("T")

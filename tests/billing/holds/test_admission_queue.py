@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ulid import ULID
 
 from billing.holds.admission_queue import MOST_PAUSE_S, AdmissionQueue
-from billing.holds.decision import InsufficientBalance, Need, QuotaExceeded, TooManyRunning
+from billing.holds.decision import Exhausted, InsufficientBalance, Need, QuotaExceeded, TooManyRunning
 from billing.holds.engine import EngineSettings
 from billing.holds.hold import AdmissionTarget, Hold
 from billing.holds.partitions import Partition
@@ -102,6 +102,26 @@ async def test_a_wait_of_one_key_or_account_keeps_no_other_waiting(world: World)
     assert isinstance(await waits(world, other_key, need(unit_nano=0)), Hold)
     await world.engine.holds.void(held[0])
     assert isinstance(await line[0], InsufficientBalance | Hold)
+
+
+async def test_a_line_of_one_key_s_own_keeps_no_other_key_waiting(world: World) -> None:
+    """Those behind the first have not asked yet: they wait for what keeps the first one out, and no more is known."""
+    account_id = (await world.customer(10**9)).account_id
+    _, narrow = await world.api_keys.create(account_id, "narrow", max_parallel_requests=1)
+    _, wide = await world.api_keys.create(account_id, "wide")
+    of_narrow, of_wide = [await world.engine.cache.get(secret_digest(secret)) for secret in (narrow, wide)]
+    assert of_narrow is not None
+    assert of_wide is not None
+    running = await hold_one(world, of_narrow)
+    line = await line_of(world, of_narrow, 3)
+    async with asyncio.timeout(LONG_S / 2):
+        assert isinstance(await waits(world, of_wide), Hold)
+    assert not any(task.done() for task in line)
+    for task in line:
+        await world.engine.holds.void(running)
+        decision = await task
+        assert isinstance(decision, Hold)
+        running = decision
 
 
 async def test_holds_that_other_gateways_end_are_learnt_of(make_world: MakeWorld) -> None:
@@ -245,10 +265,9 @@ def test_nobody_overtakes_whoever_waits_for_the_same(wants: list[tuple[int, int,
         async def request(number: int, key: int, amount: int) -> None:
             nonlocal asking
             here = place(key, (quota,))
-            refused = None
 
             async def redis() -> bool:
-                nonlocal asking, refused
+                nonlocal asking
                 asking += 1
                 assert asking == 1
                 try:
@@ -256,7 +275,6 @@ def test_nobody_overtakes_whoever_waits_for_the_same(wants: list[tuple[int, int,
                 finally:
                     asking -= 1
                 if free[key] < amount:
-                    refused = QuotaExceeded((), 0)
                     return False
                 free[key] -= amount
                 return True
@@ -269,7 +287,7 @@ def test_nobody_overtakes_whoever_waits_for_the_same(wants: list[tuple[int, int,
                     assert await queue.turn(ticket, loop.time() + LONG_S)
                     got = await redis()
                     if not got:
-                        ticket.kept_out_by = frozenset(((here.key_key, quota.tag),))
+                        ticket.refused(QuotaExceeded((Exhausted(Limit("key", quota), 0, 5, amount),), 0))
                 admitted.append((key, number))
             finally:
                 queue.leave(ticket, admitted=got)

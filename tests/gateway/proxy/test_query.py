@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from billing.keys.secrets import new_secret
 from gateway.config.settings import Settings
-from gateway.proxy.query import upstream_query
+from gateway.proxy.query import MAX_PARAMETERS, upstream_query
 from tests.gateway.conftest import Handler, MakeGateway, chat
 from tests.support.gateways import Provider, answer, ask, head, raw, saying
 
@@ -32,12 +32,23 @@ KEY = new_secret(lambda alphabet: alphabet[7])
         ("", f"other={KEY}&{KEY}=1&x=a{KEY}b&ok=1", "ok=1"),
         ("", f"x={quote(KEY, safe='').replace('mg_', '%6dg%5f')}&y={KEY.replace('_', '%255F')}&ok=1", "ok=1"),
         ("", "model=dear&n=9&Max_Tokens=1&stream=true&ok=1", "ok=1"),
+        ("", "key%00=1&%20key=2&$key=3&key[]=4&a.pi.key=5&bearer_token=6&ok=1", "ok=1"),
+        ("", "maxTokens=9&max_tokens[]=9&%20n=9&$stream=1&ok=1", "ok=1"),
+        ("", "fields=choices&$fields=choices&FIELDS=a&alt=sse&$alt=media&callback=f&ok=1", "ok=1"),
+        ("", "a=1;api_key=2", "a=1%3Bapi_key=2"),
+        ("api-version=1", "API-Version=2&%20api-version=3", "api-version=1"),
         ("", "a=\udcff\u00e9 b#fragment&c=1", "a=%FF%C3%A9%20b"),
         ("", 'a="\\\r\nX: y', "a=%22%5C%0D%0AX:%20y"),
     ],
 )
 def test_what_passes_of_a_query(base: str, given_: str, sent: str) -> None:
     assert upstream_query(base, given_) == sent
+
+
+def test_no_query_has_parameters_without_number() -> None:
+    """Each of them is looked into, while nobody else is served."""
+    sent = upstream_query("b=1", "&".join(["a=%2B"] * 2_000))
+    assert sent == "&".join(["b=1"] + ["a=%2B"] * MAX_PARAMETERS)
 
 
 @given(st.text(max_size=20), st.text(max_size=20), st.integers(0, 2))
