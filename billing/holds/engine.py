@@ -26,7 +26,7 @@ from billing.holds.lease import Lease
 from billing.holds.loader import Loader, LostWrites, plan_lookup
 from billing.holds.loops import Loops, asked_to_end
 from billing.holds.outbox import Outbox
-from billing.holds.partitions import NotReady, Partition, Partitions
+from billing.holds.partitions import NotReady, Partition, Partitions, why_beside
 from billing.holds.peers import Peers
 from billing.holds.reconcile import Reconciler
 from billing.holds.recovery import Recovery
@@ -104,7 +104,14 @@ class Engine:
             on_failure=lambda error: self.loops.failed("lease", error),
         )
         self.partitions = Partitions(
-            database, link, keyspace, gateway_id, self._prepare, self.peers.living, self.peers.lost
+            database,
+            link,
+            keyspace,
+            gateway_id,
+            self._prepare,
+            self.peers.living,
+            self.peers.lost,
+            self.peers.of_other_layouts,
         )
         self.corrections = Corrections(database, link, keyspace, self._account_quotas, self._lost_writes)
         self.outbox = Outbox(
@@ -183,8 +190,8 @@ class Engine:
 
     async def start(self) -> None:
         """Take a lease, agree on every partition's epoch and start what runs beside. Waits a bounded time for other
-        gateways to join; raises `DatabaseError` or `NotReady` where a store is away, `RedisUnfit` where Redis may
-        evict."""
+        gateways to join; raises `DatabaseError` or `NotReady` where a store is away, or gateways live that this one
+        can't run beside, `RedisUnfit` where Redis may evict."""
         await refuse_eviction(self._link)
         await self.lease.renew()
         await self.partitions.look_at_ledger()
@@ -195,6 +202,7 @@ class Engine:
         except BaseException:
             await self.loops.stop()
             await self.lease.stop()
+            await self._end_lease()
             raise
 
     def _open_spool(self) -> Spool | None:
@@ -207,9 +215,12 @@ class Engine:
 
     async def _begin(self) -> None:
         for _ in range(START_ATTEMPTS):
-            if all([await self._join(partition) for partition in self.partitions.all]):
+            if all([await self._join_first(partition) for partition in self.partitions.all]):
                 break
             await asyncio.sleep(START_PAUSE_S)
+        for partition in self.partitions.all:
+            if partition.beside:
+                raise NotReady(why_beside(partition))
         await self.holds.backlog.look()
         subscribed = asyncio.Event()
         self.loops.start("outbox", self.outbox.run)
@@ -231,15 +242,27 @@ class Engine:
         if self.outbox.spool is not None:
             self.outbox.spool.close()
         if not self.holds.live:
-            try:
-                await self.lease.end()
-            except DatabaseError as error:
-                logger.info("the lease runs out by itself: %s", error)
+            await self._end_lease()
         return done
+
+    async def _end_lease(self) -> None:
+        try:
+            await self.lease.end()
+        except DatabaseError as error:
+            logger.info("the lease runs out by itself: %s", error)
 
     async def end_all_leases(self) -> None:
         """End every gateway's lease; only for whoever knows that no gateway is alive. Raises `DatabaseError`."""
         await end_all_leases(self._database)
+
+    async def _join_first(self, partition: Partition) -> bool:
+        """Join as one that begins: gateways of another release may be ending, or not yet known to be dead."""
+        try:
+            return await self._join(partition)
+        except NotReady:
+            if not partition.beside:
+                raise
+            return False
 
     async def _join(self, partition: Partition) -> bool:
         try:
