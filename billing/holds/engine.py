@@ -193,6 +193,7 @@ class Engine:
         gateways to join; raises `DatabaseError` or `NotReady` where a store is away, or gateways live that this one
         can't run beside, `RedisUnfit` where Redis may evict."""
         await refuse_eviction(self._link)
+        await self._wait_for_other_layouts()
         await self.lease.renew()
         await self.partitions.look_at_ledger()
         self.outbox.spool = self._open_spool()
@@ -205,6 +206,19 @@ class Engine:
             await self._end_lease()
             raise
 
+    async def _wait_for_other_layouts(self) -> None:
+        """Gateways that this one can't run beside may be ending, or not be known to be dead yet. Waits without a lease,
+        for those would wait for whoever has one before they open an epoch. Raises `DatabaseError`, `NotReady`."""
+        others = await self.peers.of_other_layouts()
+        for _ in range(START_ATTEMPTS):
+            if not others:
+                return
+            await asyncio.sleep(START_PAUSE_S)
+            await self.peers.look()
+            others = await self.peers.of_other_layouts()
+        if others:
+            raise NotReady(why_beside(others))
+
     def _open_spool(self) -> Spool | None:
         folder = self._settings.spool_folder
         try:
@@ -215,12 +229,9 @@ class Engine:
 
     async def _begin(self) -> None:
         for _ in range(START_ATTEMPTS):
-            if all([await self._join_first(partition) for partition in self.partitions.all]):
+            if all([await self._join(partition) for partition in self.partitions.all]):
                 break
             await asyncio.sleep(START_PAUSE_S)
-        for partition in self.partitions.all:
-            if partition.beside:
-                raise NotReady(why_beside(partition))
         await self.holds.backlog.look()
         subscribed = asyncio.Event()
         self.loops.start("outbox", self.outbox.run)
@@ -255,15 +266,6 @@ class Engine:
         """End every gateway's lease; only for whoever knows that no gateway is alive. Raises `DatabaseError`."""
         await end_all_leases(self._database)
 
-    async def _join_first(self, partition: Partition) -> bool:
-        """Join as one that begins: gateways of another release may be ending, or not yet known to be dead."""
-        try:
-            return await self._join(partition)
-        except NotReady:
-            if not partition.beside:
-                raise
-            return False
-
     async def _join(self, partition: Partition) -> bool:
         try:
             return await self.partitions.join(partition)
@@ -294,7 +296,7 @@ class Engine:
         try:
             async with asyncio.timeout(TEND_TIMEOUT_S):
                 current = partition.epoch is not None and await self.partitions.is_current(partition)
-                if not current or partition.holds_back:
+                if not current or partition.holds_back or partition.holding_back:
                     await self._join(partition)
         except (DatabaseError, RedisError, NotReady, TimeoutError) as error:
             logger.info("partition %d: %s: %s", partition.number, type(error).__name__, error)

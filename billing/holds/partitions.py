@@ -8,7 +8,7 @@ only while the clocks of both stores agree. One that is open is closed when Redi
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Any, Final
 
 from billing.database.connection import Database, DatabaseError, Row, queries
@@ -162,7 +162,7 @@ class Partitions:
                 raise NotReady(str(error)) from error
             epoch = partition.epoch
         if epoch is None:
-            raise NotReady(why_beside(partition) or "the epoch is moving")
+            raise NotReady(why_beside(partition.beside) if partition.beside else "the epoch is moving")
         return epoch
 
     async def _handshake(self, partition: Partition) -> None:
@@ -204,7 +204,7 @@ class Partitions:
         partition until they end, for an epoch that each side begins anew serves nobody. Raises `DatabaseError`."""
         before, partition.beside = partition.beside, sorted(await self._of_other_layouts())
         if partition.beside and not before:
-            logger.error("partition %d: %s", partition.number, why_beside(partition))
+            logger.error("partition %d: %s", partition.number, why_beside(partition.beside))
         return bool(partition.beside)
 
     async def _ledger_row(self, number: int) -> Row:
@@ -287,7 +287,7 @@ class Partitions:
             identity = await _identity(life)
             row = await self._ledger_row(partition.number)
             if await self._is_beside(partition):
-                raise NotReady(why_beside(partition))
+                raise NotReady(why_beside(partition.beside))
             if lost is None or row["epoch"] == lost:
                 (epoch,) = await life.ask("HMGET", self._keys.meta(partition.number), "epoch")
                 await self._move(partition, row, identity, _number(epoch))
@@ -372,14 +372,10 @@ async def _identity(life: ServerSession) -> str:
     return f"{await life.identity()}:{STATE_VERSION}"
 
 
-def why_beside(partition: Partition) -> str:
-    """What to do about gateways of another release that have the partition; empty where there are none."""
-    if not partition.beside:
-        return ""
-    named = ", ".join(partition.beside[:NAMED])
-    return (
-        f"{len(partition.beside)} gateways of a release that can't run beside this one live: stop them first ({named})"
-    )
+def why_beside(gateways: Sequence[str]) -> str:
+    """What to do about gateways that keep state in another layout and live."""
+    named = ", ".join(gateways[:NAMED])
+    return f"{len(gateways)} gateways of a release that can't run beside this one live: stop them first ({named})"
 
 
 def _number(field: Any) -> int:

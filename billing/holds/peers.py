@@ -99,6 +99,12 @@ class Peers:
         """Gateways that have a lease now and are not known to be dead. Raises `DatabaseError`."""
         return [row["id"] for row in await self._living_rows()]
 
+    async def look(self) -> None:
+        """Look at all leases without one of one's own. Raises `DatabaseError`."""
+        begun_s = self.clock()
+        rows = await self._database.rows(STANDING)
+        self.saw(begun_s, [LeaseRow(row["id"], row["lease_until"], ended=False) for row in rows])
+
     async def of_other_layouts(self) -> list[str]:
         """Those of the living that keep state in Redis in another layout than this release. Raises `DatabaseError`."""
         return [row["id"] for row in await self._living_rows() if row["layout"] != STATE_VERSION]

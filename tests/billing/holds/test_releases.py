@@ -4,17 +4,19 @@ or doubled, and the two never serve at once."""
 import asyncio
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from billing.holds import engine
 from billing.holds.decision import Unavailable
 from billing.holds.partitions import GREET, MOVE_EPOCH, NotReady
+from billing.holds.peers import Peers
 from billing.holds.redis import Script
 from billing.holds.redis.layout import SETTLED, STATE_VERSION
 from billing.ledger.leases import end_lease
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import MakeWorld, World
+from tests.billing.holds.conftest import BRISK, MakeWorld, World
 from tests.billing.holds.support import (
     ask_in_vain,
     assert_agreed,
@@ -120,12 +122,21 @@ async def test_a_gateway_does_not_start_beside_those_of_another_layout_and_leave
     monkeypatch.setattr(engine, "START_ATTEMPTS", 3)
     with pytest.raises(NotReady, match=f"stop them first .{OLD_GATEWAY}"):
         await make_world()
-    (running,) = await old.database.rows("SELECT id FROM gateways WHERE ended_at IS NULL")
-    assert running["id"] == OLD_GATEWAY, "whoever could not start keeps no lease for others to wait for"
-    monkeypatch.undo()
+    leases = await old.database.rows("SELECT id FROM gateways WHERE layout = $1", STATE_VERSION)
+    assert [row["id"] for row in leases] == [old.engine._gateway_id], "whoever can't start is not waited for by others"
+    monkeypatch.setattr(engine, "START_ATTEMPTS", 1000)
 
-    starting = asyncio.create_task(make_world())  # in time: it waits a moment for those that are about to end
-    await eventually(lambda: waits_beside(old))
+    looked = asyncio.Event()
+
+    async def look(self: Peers) -> None:
+        await look_at_leases(self)
+        looked.set()
+
+    look_at_leases = Peers.look
+    monkeypatch.setattr(Peers, "look", look)
+    starting = asyncio.create_task(make_world())
+    await looked.wait()
+    assert not starting.done()
     await end_lease(old.database, OLD_GATEWAY)
     new = await starting
     assert await new.database.value(EPOCH) == epoch + 1
@@ -134,9 +145,19 @@ async def test_a_gateway_does_not_start_beside_those_of_another_layout_and_leave
     await assert_agreed(new, principal.account_id)
 
 
-async def waits_beside(world: World) -> bool:
-    rows = await world.database.rows("SELECT id FROM gateways WHERE ended_at IS NULL AND layout = $1", STATE_VERSION)
-    return len(rows) == 1
+async def test_gateways_of_another_layout_that_were_killed_are_waited_for_until_they_are_known_to_be_dead(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "START_ATTEMPTS", 1000)
+    old = await make_world()
+    principal = await old.customer()
+    await old.database.execute(OLD_LEASE, OLD_GATEWAY)
+    epoch = await begin_as_the_old(old)
+    await kill(old)
+    new = await make_world(replace(BRISK, lease_s=2.0))
+    assert await new.database.value(EPOCH) == epoch + 1
+    await spend(new, principal)
+    await assert_agreed(new, principal.account_id)
 
 
 async def test_a_gateway_of_another_layout_that_begins_beside_has_the_partition_until_it_ends(world: World) -> None:
