@@ -29,7 +29,6 @@ from billing.holds.redis.keyspace import Keyspace
 from billing.holds.service import HoldSettings
 from billing.keys.keys import ApiKeys
 from billing.ledger.debits import Debit
-from billing.ledger.leases import renew_lease
 from billing.plans import Plan
 from billing.principals import Principal
 
@@ -174,7 +173,7 @@ async def open_metering(stage: Stage, database_url: str, number: int) -> AsyncIt
     engine = Engine(database, link, Keyspace(), PLANS, load, gateway_id, EngineSettings(holds=holds))
     api_keys = ApiKeys(database, PLANS, engine.announcer, lambda: str(ULID()))
     try:
-        await renew_lease(database, gateway_id, LEASE_S)
+        await engine.lease.renew()
         for partition in engine.partitions.all:
             while not await engine.partitions.join(partition):
                 await asyncio.sleep(0.05)

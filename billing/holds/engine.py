@@ -27,7 +27,7 @@ from billing.holds.lease import Lease
 from billing.holds.loader import Loader, LostWrites, plan_lookup
 from billing.holds.loops import Loops, asked_to_end
 from billing.holds.outbox import Outbox
-from billing.holds.partitions import Partition, Partitions
+from billing.holds.partitions import Partition, Partitions, why_beside
 from billing.holds.peers import Peers
 from billing.holds.reconcile import Reconciler
 from billing.holds.recovery import Recovery
@@ -105,7 +105,14 @@ class Engine:
             on_failure=lambda error: self.loops.failed("lease", error),
         )
         self.partitions = Partitions(
-            database, link, keyspace, gateway_id, self._prepare, self.peers.living, self.peers.lost
+            database,
+            link,
+            keyspace,
+            gateway_id,
+            self._prepare,
+            self.peers.living,
+            self.peers.lost,
+            self.peers.of_other_layouts,
         )
         self.corrections = Corrections(database, link, keyspace, self._account_quotas, self._lost_writes)
         self.outbox = Outbox(
@@ -184,9 +191,10 @@ class Engine:
 
     async def start(self) -> None:
         """Take a lease, agree on every partition's epoch and start what runs beside. Waits a bounded time for other
-        gateways to join; raises `DatabaseError` or `NotReady` where a store is away, `RedisUnfit` where Redis may
-        evict."""
+        gateways to join; raises `DatabaseError` or `NotReady` where a store is away, or gateways live that this one
+        can't run beside, `RedisUnfit` where Redis may evict."""
         await refuse_eviction(self._link)
+        await self._wait_for_other_layouts()
         await self.lease.renew()
         await self.partitions.look_at_ledger()
         self.outbox.spool = self._open_spool()
@@ -196,7 +204,21 @@ class Engine:
         except BaseException:
             await self.loops.stop()
             await self.lease.stop()
+            await self._end_lease()
             raise
+
+    async def _wait_for_other_layouts(self) -> None:
+        """Gateways that this one can't run beside may be ending, or not be known to be dead yet. Waits without a lease,
+        for those would wait for whoever has one before they open an epoch. Raises `DatabaseError`, `NotReady`."""
+        others = await self.peers.of_other_layouts()
+        for _ in range(START_ATTEMPTS):
+            if not others:
+                return
+            await asyncio.sleep(START_PAUSE_S)
+            await self.peers.look()
+            others = await self.peers.of_other_layouts()
+        if others:
+            raise NotReady(why_beside(others))
 
     def _open_spool(self) -> Spool | None:
         folder = self._settings.spool_folder
@@ -232,11 +254,14 @@ class Engine:
         if self.outbox.spool is not None:
             self.outbox.spool.close()
         if not self.holds.live:
-            try:
-                await self.lease.end()
-            except DatabaseError as error:
-                logger.info("the lease runs out by itself: %s", error)
+            await self._end_lease()
         return done
+
+    async def _end_lease(self) -> None:
+        try:
+            await self.lease.end()
+        except DatabaseError as error:
+            logger.info("the lease runs out by itself: %s", error)
 
     async def end_all_leases(self) -> None:
         """End every gateway's lease; only for whoever knows that no gateway is alive. Raises `DatabaseError`."""
@@ -272,7 +297,7 @@ class Engine:
         try:
             async with asyncio.timeout(TEND_TIMEOUT_S):
                 current = partition.epoch is not None and await self.partitions.is_current(partition)
-                if not current or partition.holds_back:
+                if not current or partition.holds_back or partition.holding_back:
                     await self._join(partition)
         except (StoreError, TimeoutError) as error:
             logger.info("partition %d: %s: %s", partition.number, type(error).__name__, error)

@@ -16,6 +16,7 @@ from typing import Final
 
 from billing.database.connection import Database, DatabaseError
 from billing.holds.peers import Peers
+from billing.holds.redis.layout import STATE_VERSION
 from billing.ledger.leases import ENDED_CHANNEL, Fetch, LeaseRow, end_lease, renew_lease
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class Lease:
     async def renew(self, fetch: Fetch | None = None) -> None:
         """Renew now. Raises `DatabaseError`."""
         begun_s = self._peers.clock()
-        rows = await renew_lease(fetch or self._database.rows, self._gateway_id, self._lease_s)
+        rows = await renew_lease(fetch or self._database.rows, self._gateway_id, self._lease_s, STATE_VERSION)
         new = self._peers.saw(begun_s, rows)
         self._look_at_own(rows[0])
         if new:

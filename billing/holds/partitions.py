@@ -8,7 +8,7 @@ only while the clocks of both stores agree. One that is open is closed when Redi
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Any, Final
 
 from billing.database.connection import Database, Row, queries
@@ -16,7 +16,7 @@ from billing.errors import StoreError
 from billing.holds.ledger_watch import LedgerWatch
 from billing.holds.redis import RedisClient, RedisMoved, Script, ServerSession
 from billing.holds.redis.keyspace import Keyspace
-from billing.holds.redis.layout import AHEAD_S
+from billing.holds.redis.layout import AHEAD_S, STATE_VERSION
 from billing.holds.redis_errors import NotReady as NotReady
 from billing.holds.singleflight import SingleFlight
 
@@ -29,6 +29,8 @@ MOVE_EPOCH: Final = _sql("partitions_move_epoch")
 HANDSHAKE_ATTEMPTS: Final = 5
 APART_MS: Final = AHEAD_S * 1000
 """Clocks that differ by more are not the same: windows and the ledger's months would not be."""
+NAMED: Final = 5
+"""Gateways that a message names."""
 
 
 class Partition:
@@ -43,6 +45,7 @@ class Partition:
 
     `holding_back` are accounts that this gateway has not settled for the epoch that it has joined: nobody serves them.
     `held_back_by` are the gateways that held some back when this one joined, `holds_back` whether anybody does.
+    `beside` are gateways of a release that keeps state in another layout: while they live they have the partition.
     """
 
     __slots__ = (
@@ -50,6 +53,7 @@ class Partition:
         "_ledger",
         "_set_back",
         "apart",
+        "beside",
         "clock_is_wrong",
         "clock_offset_ms",
         "held_back_by",
@@ -72,6 +76,7 @@ class Partition:
         self.holds_back = False
         self.clock_offset_ms = 0
         self.apart = False
+        self.beside: list[str] = []
         self.clock_is_wrong = False
         self.reached = 0
         self.overtaken_by: int | None = None
@@ -114,7 +119,8 @@ class Partitions:
 
     `prepare(partition, epoch)` must bring this gateway's older debits to the ledger and hold its running requests again
     before it joins the epoch; it answers for which accounts that could not be done, because their rows are locked, and
-    None where it is not done. `living()` names the gateways that are waited for, `lost` those of some that are dead.
+    None where it is not done. `living()` names the gateways that are waited for, `lost` those of some that are dead,
+    `of_other_layouts()` those that live and can't read this release's state, nor this one theirs.
     """
 
     def __init__(
@@ -126,6 +132,7 @@ class Partitions:
         prepare: Callable[[Partition, int], Awaitable[frozenset[str] | None]],
         living: Callable[[], Awaitable[list[str]]],
         lost: Callable[[Iterable[str]], Collection[str]],
+        of_other_layouts: Callable[[], Awaitable[list[str]]],
     ) -> None:
         self._database = database
         self._link = link
@@ -134,6 +141,7 @@ class Partitions:
         self._prepare = prepare
         self._living = living
         self._lost = lost
+        self._of_other_layouts = of_other_layouts
         self._handshakes: SingleFlight[None] = SingleFlight()
         self._joins: SingleFlight[bool] = SingleFlight()
         self._renewals: SingleFlight[None] = SingleFlight()
@@ -155,7 +163,7 @@ class Partitions:
                 raise NotReady(str(error)) from error
             epoch = partition.epoch
         if epoch is None:
-            raise NotReady("the epoch is moving")
+            raise NotReady(why_beside(partition.beside) if partition.beside else "the epoch is moving")
         return epoch
 
     async def _handshake(self, partition: Partition) -> None:
@@ -172,10 +180,10 @@ class Partitions:
             raise elsewhere
 
     async def _greet(self, partition: Partition) -> bool:
-        """One round of the handshake, all over one connection; whether the epoch is agreed on."""
+        """One round of the handshake, all over one connection; whether the epoch is agreed on, or can't be for now."""
         number, meta_key = partition.number, self._keys.meta(partition.number)
         life = await self._link.connect(meta_key)
-        identity = await life.identity()
+        identity = await _identity(life)
         counted = self.ledger.beat
         row = await self._ledger_row(number)  # first: Redis is never ahead of it, but where the ledger went back
         epoch, known, ledger, beat = await life.ask("HMGET", meta_key, "epoch", "identity", "ledger", "beat")
@@ -184,10 +192,21 @@ class Partitions:
         if agreed and not await self._went_back(number, row, _number(beat)):
             await self._set_clock(partition, life)
             partition.agree(life, row["epoch"], row["ledger"], set_back=row["beat"] < counted)
+            partition.beside = []
             return True
         partition.forget()
+        if await self._is_beside(partition):
+            return True
         await self._move(partition, row, identity, _number(epoch))
         return False
+
+    async def _is_beside(self, partition: Partition) -> bool:
+        """Whether gateways of a release with another layout live, which know of epochs but not of this: they have the
+        partition until they end, for an epoch that each side begins anew serves nobody. Raises `DatabaseError`."""
+        before, partition.beside = partition.beside, sorted(await self._of_other_layouts())
+        if partition.beside and not before:
+            logger.error("partition %d: %s", partition.number, why_beside(partition.beside))
+        return bool(partition.beside)
 
     async def _ledger_row(self, number: int) -> Row:
         row = await self._database.row(GREET, number)
@@ -266,8 +285,10 @@ class Partitions:
     async def _renew(self, partition: Partition, lost: int | None) -> None:
         try:
             life = await self._link.connect(self._keys.meta(partition.number))
-            identity = await life.identity()
+            identity = await _identity(life)
             row = await self._ledger_row(partition.number)
+            if await self._is_beside(partition):
+                raise NotReady(why_beside(partition.beside))
             if lost is None or row["epoch"] == lost:
                 (epoch,) = await life.ask("HMGET", self._keys.meta(partition.number), "epoch")
                 await self._move(partition, row, identity, _number(epoch))
@@ -344,6 +365,18 @@ class Partitions:
         own_ms = int(time.time() * 1000)
         apart_ms = min(abs(now_ms - ledger_ms), abs(now_ms - own_ms)) if ledger_ms is not None else 0
         partition.clock_is_wrong = apart_ms > APART_MS
+
+
+async def _identity(life: ServerSession) -> str:
+    """What an epoch is agreed on with: a life of the server, and the layout of what is kept in it. Releases that keep
+    another one take the epoch for another server's. Raises as `ServerSession.identity`."""
+    return f"{await life.identity()}:{STATE_VERSION}"
+
+
+def why_beside(gateways: Sequence[str]) -> str:
+    """What to do about gateways that keep state in another layout and live."""
+    named = ", ".join(gateways[:NAMED])
+    return f"{len(gateways)} gateways of a release that can't run beside this one live: stop them first ({named})"
 
 
 def _number(field: Any) -> int:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from billing.database.connection import Database
+from billing.database.connection import Database, Row
+from billing.holds.redis.layout import STATE_VERSION
 from billing.ledger.leases import STANDING, LeaseRow, Lost
 
 GAP_SHARE: Final = 0.5
@@ -96,9 +97,22 @@ class Peers:
 
     async def living(self) -> list[str]:
         """Gateways that have a lease now and are not known to be dead. Raises `DatabaseError`."""
+        return [row["id"] for row in await self._living_rows()]
+
+    async def look(self) -> None:
+        """Look at all leases without one of one's own. Raises `DatabaseError`."""
+        begun_s = self.clock()
+        rows = await self._database.rows(STANDING)
+        self.saw(begun_s, [LeaseRow(row["id"], row["lease_until"], ended=False) for row in rows])
+
+    async def of_other_layouts(self) -> list[str]:
+        """Those of the living that keep state in Redis in another layout than this release. Raises `DatabaseError`."""
+        return [row["id"] for row in await self._living_rows() if row["layout"] != STATE_VERSION]
+
+    async def _living_rows(self) -> list[Row]:
         rows = await self._database.rows(STANDING)
         lost = self.lost(row["id"] for row in rows)
-        return [row["id"] for row in rows if row["id"] not in lost or lost[row["id"]].value != row["lease_until"]]
+        return [row for row in rows if row["id"] not in lost or lost[row["id"]].value != row["lease_until"]]
 
 
 def _stood(seen: _Seen | None, value: datetime | None, begun_s: float, now_s: float) -> _Seen:

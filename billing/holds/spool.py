@@ -19,9 +19,9 @@ import logging
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +35,8 @@ SUFFIX: Final = ".debits"
 SEGMENT_BYTES: Final = 4 * 1024 * 1024
 MOST_BYTES: Final = 128 * 1024 * 1024
 """Of all segments of one process: `max_unsettled` debits by default, with room. What is beyond has no second copy."""
+FEW_OF: Final = 4
+"""When a segment begins, what is left of older ones is moved there, where that is no more than one of so many."""
 TRIMMED_BYTES: Final = 64 * 1024
 """A smaller segment is not emptied each time that all of its debits are written: writing them again is harmless."""
 _HEAD: Final = struct.Struct("<II")
@@ -42,12 +44,13 @@ _HEAD: Final = struct.Struct("<II")
 
 @dataclass(slots=True)
 class _Segment:
-    """One file. `left` counts its debits that Postgres does not have yet."""
+    """One file. `left` are its debits that Postgres does not have yet, by request id, of `made` that it has."""
 
     path: Path
     fd: int
     size: int = 0
-    left: int = 0
+    made: int = 0
+    left: dict[str, Debit] = field(default_factory=dict)
 
 
 class Spool:
@@ -87,26 +90,42 @@ class Spool:
             return
         payload = encode_debit(debit)
         try:
-            self._append(_HEAD.pack(len(payload), zlib.crc32(payload)) + payload, debit.request_id)
+            self._append(_record(payload), debit)
         except OSError as error:
             if not self._failed:
                 logger.warning("debits have no second copy in %s for now: %s", self.folder, error)
             self._failed = True  # nothing follows a record that may be torn, until Postgres has all debits
 
-    def _append(self, record: bytes, request_id: str) -> None:
+    def _append(self, record: bytes, debit: Debit) -> None:
         segment = self._segments[-1]
         if self._failed or segment.size >= SEGMENT_BYTES:
             segment = self._begin_segment()
             self._failed = False
             self._remove_written()
+            self._move_few_left(segment)
+        self._write(segment, record, (debit,))
+
+    def _move_few_left(self, newest: _Segment) -> None:
+        """Write those that wait for long, as an account's row is locked, behind one another: else one of them would
+        keep a whole segment, and few of them all the room there is."""
+        for segment in self._segments[:-1]:
+            if len(segment.left) * FEW_OF <= segment.made:
+                left = tuple(segment.left.values())
+                self._write(newest, b"".join(_record(encode_debit(each)) for each in left), left)
+                segment.left.clear()
+        self._remove_written()
+
+    def _write(self, segment: _Segment, record: bytes, debits: Sequence[Debit]) -> None:
         if self._bytes + len(record) > MOST_BYTES:
             raise OSError(errno.EFBIG, "too many wait for Postgres")
         segment.size += len(record)
         self._bytes += len(record)
         if os.write(segment.fd, record) != len(record):
             raise OSError(errno.ENOSPC, "a debit was written in part")
-        segment.left += 1
-        self._segment_of[request_id] = segment
+        segment.made += len(debits)
+        for debit in debits:
+            segment.left[debit.request_id] = debit
+            self._segment_of[debit.request_id] = segment
 
     def written(self, debits: Iterable[Debit]) -> None:
         """Postgres has these debits, each of which was added, in whatever order."""
@@ -114,14 +133,14 @@ class Spool:
             self._waiting -= 1
             segment = self._segment_of.pop(debit.request_id, None)
             if segment is not None:
-                segment.left -= 1
+                segment.left.pop(debit.request_id, None)
         self._remove_written()
         last = self._segments[-1] if self._segments else None
         if last is not None and not last.left and last.size > TRIMMED_BYTES:
             with suppress(OSError):
                 os.ftruncate(last.fd, 0)
                 self._bytes -= last.size
-                last.size = 0
+                last.size = last.made = 0
 
     def _remove_written(self) -> None:
         for segment in self._segments[:-1]:
@@ -143,6 +162,10 @@ class Spool:
                 os.close(segment.fd)
             else:
                 self._remove(segment)
+
+
+def _record(payload: bytes) -> bytes:
+    return _HEAD.pack(len(payload), zlib.crc32(payload)) + payload
 
 
 def left_behind(folder: Path) -> list[Path]:

@@ -56,9 +56,10 @@ class Lost:
     value: datetime | None
 
 
-async def renew_lease(fetch: Fetch, gateway_id: str, lease_s: float) -> list[LeaseRow]:
-    """Renew a lease and answer all of them, its own first. Raises what `fetch` raises."""
-    rows = await fetch(RENEW, gateway_id, lease_s)
+async def renew_lease(fetch: Fetch, gateway_id: str, lease_s: float, layout: int) -> list[LeaseRow]:
+    """Renew a lease and answer all of them, its own first; `layout` is the version in which the gateway keeps state in
+    Redis. Raises what `fetch` raises."""
+    rows = await fetch(RENEW, gateway_id, lease_s, layout)
     return [LeaseRow(row["id"], row["lease_until"], row["ended"], row["judged"]) for row in rows]
 
 

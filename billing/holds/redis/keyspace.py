@@ -1,11 +1,14 @@
 """Where things lie in Redis. This file owns the names of keys and the partition of an account.
 
 All that one admission or settlement touches has one hash tag, `{<prefix><partition>}`, and so one slot in a cluster.
+The name of a state says the version of its layout: a release finds no bytes there that it can't read.
 """
 
 import zlib
 from dataclasses import dataclass
 from typing import Final
+
+from billing.holds.redis.layout import STATE_VERSION
 
 DEFAULT_PREFIX: Final = "m"
 
@@ -40,10 +43,16 @@ class Keyspace:
         return self.name(partition, "joined")
 
     def account(self, account_id: str) -> bytes:
-        return self.name(self.partition_of(account_id), f"a:{account_id}")
+        return self.name(self.partition_of(account_id), f"a{STATE_VERSION}:{account_id}")
 
     def key(self, account_id: str, key_id: str) -> bytes:
-        return self.name(self.partition_of(account_id), f"k:{key_id}")
+        return self.name(self.partition_of(account_id), f"k{STATE_VERSION}:{key_id}")
+
+    def left_by_version_1(self, account_id: str, key_id: str | None) -> list[bytes]:
+        """Where releases of layout 1 keep an account, and a key of it."""
+        number = self.partition_of(account_id)
+        names = [self.name(number, f"a:{account_id}")]
+        return names if key_id is None else [*names, self.name(number, f"k:{key_id}")]
 
     @property
     def attempts(self) -> bytes:

@@ -15,7 +15,7 @@ from billing.database.connection import Database, DatabaseUnavailable
 from billing.holds import expiry, recovery
 from billing.holds.hold import Hold, SettlementLost
 from billing.holds.peers import GAP_SHARE, Peers
-from billing.holds.redis.layout import CLAIMED, HELD
+from billing.holds.redis.layout import CLAIMED, HELD, STATE_VERSION
 from billing.ledger.leases import LeaseRow, Lost, end_lease, renew_lease, write_expired
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
@@ -452,7 +452,7 @@ async def test_a_lease_has_another_value_though_postgres_clock_stands_still(worl
     values = []
     async with world.database.transaction() as connection:  # in which now() stands still
         for _ in range(5):
-            rows = await renew_lease(connection.fetch, world.engine._gateway_id, LEASE_S)
+            rows = await renew_lease(connection.fetch, world.engine._gateway_id, LEASE_S, STATE_VERSION)
             values.append(rows[0].value)
     assert all(first != second for first, second in pairwise(values))
 

@@ -236,6 +236,30 @@ async def test_a_gateway_that_dies_holds_nothing_back_any_more(make_world: MakeW
     await assert_agreed(world, hers.account_id)
 
 
+async def test_a_gateway_that_was_taken_for_dead_catches_up_as_well(
+    make_world: MakeWorld, other_session: Database
+) -> None:
+    """Another one ended what it held back. It holds its running requests again once it can, and says no more that the
+    account waits."""
+    world, other = await make_world(), await make_world()
+    hers, his = await world.customer(HERS), await world.customer(HERS)
+    running = await hold_one(other, hers)
+    async with locked(other_session, hers):
+        await empty_redis(world)
+        await served_again(world, his)
+        assert partition_of(other).holding_back == {hers.account_id}
+        await world.link.command("HDEL", world.keys.installed(0), "back", f"back:{hers.account_id}")
+        await look(other)
+
+    async def has_caught_up() -> bool:
+        return not partition_of(other).holding_back and not other.engine.locked_accounts()
+
+    await eventually(has_caught_up)
+    assert running.epoch == partition_of(other).epoch
+    await settle(other, hers, running)
+    await assert_agreed(world, hers.account_id)
+
+
 async def test_loads_of_locked_accounts_leave_connections_to_others(
     world: World, other_session: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,6 +114,26 @@ def test_what_waits_longer_than_later_ones_keeps_its_segment(tmp_path: Path, mon
     assert [read_debits(path) for path in files(tmp_path)] == [[added[1]]]
 
 
+def test_few_that_wait_for_long_do_not_take_up_the_room_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One in twenty is of an account whose row stays locked."""
+    own, added = Spool(tmp_path, "gateway"), some(2000)
+    own.add(added[0])
+    (path,) = files(tmp_path)
+    monkeypatch.setattr(spool, "SEGMENT_BYTES", 50 * path.stat().st_size)
+    monkeypatch.setattr(spool, "MOST_BYTES", 600 * path.stat().st_size)
+    locked = added[::20]
+    for each in added[1:]:
+        own.add(each)
+        if each not in locked:
+            own.written([each])
+    found = {each.request_id: each for path in files(tmp_path) for each in read_debits(path)}
+    assert [found.get(each.request_id) for each in locked] == locked
+    assert len(files(tmp_path)) <= 12
+    own.written(locked)
+    own.add(added[0])
+    assert len(files(tmp_path)) == 1
+
+
 def test_its_size_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     own, written = Spool(tmp_path, "gateway"), some(6)
     own.add(written[0])

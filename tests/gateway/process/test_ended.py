@@ -6,6 +6,7 @@ import pytest
 from ulid import ULID
 
 from billing.database.connection import Database
+from billing.holds.redis.layout import STATE_VERSION
 from billing.ledger.leases import renew_lease
 from gateway.process import ended
 from gateway.process.ended import ending_leases
@@ -13,11 +14,11 @@ from gateway.process.ended import ending_leases
 
 async def test_the_lease_of_an_ended_worker_is_ended(database_url: str) -> None:
     database, gateway_id, other_id = Database(database_url), str(ULID()), str(ULID())
-    await renew_lease(database.rows, other_id, 5.0)
-    await renew_lease(database.rows, gateway_id, 5.0)
+    await renew_lease(database.rows, other_id, 5.0, STATE_VERSION)
+    await renew_lease(database.rows, gateway_id, 5.0, STATE_VERSION)
     async with ending_leases(database_url) as end:
         await end(gateway_id)
-    rows = await renew_lease(database.rows, other_id, 5.0)
+    rows = await renew_lease(database.rows, other_id, 5.0, STATE_VERSION)
     assert {row.gateway_id: row.ended for row in rows} == {other_id: False, gateway_id: True}
     await database.close()
 
