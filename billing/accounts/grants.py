@@ -78,7 +78,7 @@ class _Entry:
 
 
 class Grants:
-    """Gives credit to accounts. Methods also raise `ledger.postgres.DatabaseError`."""
+    """Gives credit to accounts. Methods also raise `database.connection.DatabaseError`."""
 
     def __init__(self, database: Database, effects: Effects, new_id: Callable[[], str]) -> None:
         """`new_id` makes ULIDs that rise with time."""

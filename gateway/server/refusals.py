@@ -55,7 +55,7 @@ class Refusal:
         return headers
 
     def answer(self, exchange: Exchange, request_id: str) -> None:
-        """Answer a call with this."""
+        """Answer an exchange with this."""
         lines = "".join(f"{name}: {value}\r\n" for name, value in self.headers(request_id).items())
         exchange.answer(self.status, lines.encode(), self.body())
 
