@@ -37,7 +37,7 @@ class GrantError(Exception):
 
 
 class IdempotencyConflict(GrantError):
-    """The idempotency key was used before, with another amount or note."""
+    """The idempotency key was used before, with another amount, note or kind."""
 
 
 class BalanceOutOfBounds(GrantError):
@@ -168,5 +168,7 @@ async def _first_answer(connection: Connection, entry: _Entry) -> GrantResult | 
     if row is None:
         return None
     if row["request_digest"] != entry.digest():
-        raise IdempotencyConflict("This idempotency key was used before with another amount or note.")
+        raise IdempotencyConflict(
+            "This idempotency key was used before, with another amount, note or kind: take a new one."
+        )
     return GrantResult(row["id"], entry.delta_nano, row["metadata"]["balance_nano"], replayed=True)
