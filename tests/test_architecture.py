@@ -14,11 +14,9 @@ ARCHITECTURE: Final = ROOT / "docs" / "architecture.md"
 PAGES: Final = (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))
 NAMED: Final = re.compile(r"`([\w/]+\.py):([\w.]+)`")
 PATH: Final = re.compile(r"`((?:billing|gateway|tests|benchmarks)/[\w./-]*)[:`]")
-PACKAGES: Final = sorted(
-    path.parent.relative_to(ROOT).as_posix()
-    for name in ("billing", "gateway")
-    for path in (ROOT / name).rglob("__init__.py")
-)
+FOLDERS: Final = ("billing", "gateway", "benchmarks", "tests/chaos", "tests/clients", "tests/support")
+MAPS: Final = [path for name in FOLDERS for path in (ROOT / name).rglob("__init__.py")]
+PACKAGES: Final = sorted(path.parent.relative_to(ROOT).as_posix() for path in MAPS)
 
 
 @cache
@@ -54,6 +52,6 @@ def test_a_package_s_map_names_each_of_its_modules(package: str) -> None:
     """One that it does not name is one that a reader does not find."""
     folder = ROOT / package
     said = ast.get_docstring(ast.parse((folder / "__init__.py").read_text("utf-8"))) or ""
-    modules = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("__")}
+    modules = {path.stem for path in folder.glob("*.py") if not path.stem.startswith(("__", "test_", "conftest"))}
     folders = {path.parent.name for path in folder.glob("*/__init__.py")}
     assert {name for name in modules | folders if not re.search(rf"\b{name}\b", said)} == set()
