@@ -22,7 +22,9 @@
     machine        cores, CPU clocks of other processes, what machine this is
     figures        medians, percentiles, ratios
     tables         Markdown
-    profiling      where the CPU goes, by function
+    profiling      where the CPU goes, by function; profiled_worker  the worker that it looks at
+    commands       how long a command takes
+    hostile        what clients that mean harm cost others
 
 Linux only: it pins processes to cores and reads their CPU clocks. docs/performance.md says what the figures mean.
 """

@@ -153,7 +153,7 @@ def check_quotas(quotas: Iterable[Quota]) -> tuple[Quota, ...]:
 
 
 def quota_json(quota: Quota) -> dict[str, object]:
-    """The quota as SPEC's JSON."""
+    """The quota as JSON has it: docs/api.md."""
     limit = format_usd(quota.limit) if quota.metric is Metric.cost else quota.limit
     said: dict[str, object] = {"window": quota.window.name, "metric": quota.metric.name, "limit": limit}
     if quota.model is not None:

@@ -67,7 +67,7 @@ class Account:
 
 
 class Accounts:
-    """Makes, reads and changes accounts. Methods raise `AccountError` and `ledger.postgres.DatabaseError`."""
+    """Makes, reads and changes accounts. Methods raise `AccountError` and `database.connection.DatabaseError`."""
 
     def __init__(self, database: Database, plans: Plans, effects: Effects, new_id: Callable[[], str]) -> None:
         """`new_id` makes ULIDs that rise with time."""

@@ -38,7 +38,7 @@ class GrantError(MetergateError):
 
 
 class IdempotencyConflict(GrantError):
-    """The idempotency key was used before, with another amount or note."""
+    """The idempotency key was used before, with another amount, note or kind."""
 
 
 class BalanceOutOfBounds(GrantError):
@@ -79,7 +79,7 @@ class _Entry:
 
 
 class Grants:
-    """Gives credit to accounts. Methods also raise `ledger.postgres.DatabaseError`."""
+    """Gives credit to accounts. Methods also raise `database.connection.DatabaseError`."""
 
     def __init__(self, database: Database, effects: Effects, new_id: Callable[[], str]) -> None:
         """`new_id` makes ULIDs that rise with time."""
@@ -169,5 +169,7 @@ async def _first_answer(connection: Connection, entry: _Entry) -> GrantResult | 
     if row is None:
         return None
     if row["request_digest"] != entry.digest():
-        raise IdempotencyConflict("This idempotency key was used before with another amount or note.")
+        raise IdempotencyConflict(
+            "This idempotency key was used before, with another amount, note or kind: take a new one."
+        )
     return GrantResult(row["id"], entry.delta_nano, row["metadata"]["balance_nano"], replayed=True)

@@ -2,7 +2,7 @@
 
     services    Services: what the handlers work on, and where they find it
     errors      ApiError and its envelope; what an exception of `billing` answers
-    edge        the one middleware: time limit, every failure in the envelope
+    error_middleware  the one middleware: time limit, every failure in the envelope
     auth        the admin key, API keys and scopes
     requests    bodies, query strings and paths, checked; models the bodies' shapes
     shapes      what is answered: one function a shape

@@ -23,7 +23,7 @@ _SEND_KEY: Final = "Send one of this gateway's keys as `Authorization: Bearer mg
 
 
 def admin_only(handler: Handler) -> Handler:
-    """The handler behind the admin key; without one configured, behind a closed door."""
+    """The handler behind the admin key; without one configured, every call is refused."""
 
     async def guarded(request: web.Request) -> web.Response:
         services = request.app[SERVICES]

@@ -1,7 +1,7 @@
 """/api/account and /api/billing/usage: what a customer reads of its own account, by an API key with `billing:read`.
 
 This file owns the rule that a caller sees its own account only: every read is given the account of the caller's key.
-Checks run in SPEC's order: the key, then the query, then what is not found, then the scope.
+Checks run in the order of all refusals: the key, then the query, then what is not found, then the scope.
 """
 
 from typing import Final

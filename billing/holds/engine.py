@@ -34,6 +34,7 @@ from billing.holds.recovery import Recovery
 from billing.holds.redis import RedisClient, RedisError, refuse_eviction
 from billing.holds.redis.batcher import Item
 from billing.holds.redis.keyspace import Keyspace
+from billing.holds.redis_errors import NotReady
 from billing.holds.service import Holds, HoldSettings
 from billing.holds.spool import Spool
 from billing.ledger.leases import end_all_leases

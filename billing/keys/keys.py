@@ -30,7 +30,7 @@ _query = queries("billing.ledger")
 
 
 class ApiKeys:
-    """Makes, reads, changes and revokes keys. Methods raise `key_rows.ApiKeyError`, `ledger.postgres.DatabaseError`."""
+    """Makes, reads, changes and revokes keys. Methods raise `rows.ApiKeyError`, `database.connection.DatabaseError`."""
 
     def __init__(
         self,

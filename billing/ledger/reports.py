@@ -62,7 +62,7 @@ class EventFilter:
 
 
 class Reports:
-    """Reads the ledger. Methods raise `ledger.postgres.DatabaseError`."""
+    """Reads the ledger. Methods raise `database.connection.DatabaseError`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -13,5 +13,6 @@ models.py       metergate.yaml: providers and models
 defaults.py     metergate.yaml: defaults, each with its bounds
 prices.py       prices.yaml into a price table
 plans.py        plans.yaml into plans
+plan_files.py   which content of plans.yaml is in force, for all gateways
 shipped/        the three files as they are shipped; `config/` of a checkout is a link to it
 """

@@ -28,7 +28,8 @@ from gateway.config.variables import NOT_SERVED, SETTINGS_VARIABLES
 Mode = Literal["serve", "up", "command"]
 PaymentProvider = Literal["local", "stripe"]
 
-UP_LISTEN_ADDR: Final = "127.0.0.1:8080"
+LISTEN: Final = ("0.0.0.0", 8080)  # noqa: S104  (what a server in a container or behind a proxy wants)
+UP_LISTEN: Final = ("127.0.0.1", 8080)
 UP_METRICS_ADDR: Final = "127.0.0.1:9090"
 NO_METRICS_ADDR: Final = "off"
 MAX_BYTES: Final = 1024**3
@@ -189,10 +190,7 @@ def _database_url(read: Reader) -> Secret | None:
 
 def _listen(read: Reader, mode: Mode) -> tuple[str, int]:
     expected = "an address and a port such as 0.0.0.0:8080"
-    fallback = parse_listen(UP_LISTEN_ADDR) or ("127.0.0.1", 8080)
-    if mode == "up" and read.given("LISTEN_ADDR") is None:
-        return fallback
-    return read.parsed("LISTEN_ADDR", parse_listen, expected, fallback)
+    return read.parsed("LISTEN_ADDR", parse_listen, expected, UP_LISTEN if mode == "up" else LISTEN)
 
 
 def _metrics_addr(read: Reader, mode: Mode) -> str | None:

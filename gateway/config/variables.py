@@ -33,7 +33,9 @@ SETTINGS_GROUPS: Final = (
     Group(
         "Gateway",
         (
-            Variable("LISTEN_ADDR", "0.0.0.0:8080", "address and port to listen on; `metergate up`: 127.0.0.1:8080"),
+            Variable(
+                "LISTEN_ADDR", "", "address and port to listen on; unset: `up`: 127.0.0.1:8080, `serve`: 0.0.0.0:8080"
+            ),
             _secret(
                 "DATABASE_URL",
                 "Postgres, `postgresql://user:password@host/name` (behind PgBouncer with `?statement_cache_size=0`); "

@@ -275,8 +275,10 @@ def add_routes(app: web.Application, proxy: Proxy, reads: Reads, jobs: Jobs, end
         if not allowed:
             refusal = refusals.not_found(request.path, await _meant(request, known))
             return proxy.count(refusal).response(proxy.new_id())
-        answer = proxy.count(refusals.method_not_allowed(request.method, request.path)).response(proxy.new_id())
-        answer.headers["Allow"] = ", ".join(sorted(allowed))
+        listed = ", ".join(sorted(allowed))
+        refusal = refusals.method_not_allowed(request.method, request.path, listed)
+        answer = proxy.count(refusal).response(proxy.new_id())
+        answer.headers["Allow"] = listed
         return answer
 
     app.router.add_route("*", "/{path:(?s:.*)}", unknown)

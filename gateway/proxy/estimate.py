@@ -1,8 +1,8 @@
 """The worst case of a request, which is what its hold covers, and the charge of what it came to. Pure.
 
-This file owns that a hold is a true upper bound (SPEC 3): a token takes at least one byte of input, every class counts
-at the dearest that it could fall in, work that the provider does beside one call counts as often as it may be done, and
-where the client gave no maximum the hold is elastic.
+This file owns that a hold is a true upper bound (docs/limits.md): a token takes at least one byte of input, every class
+counts at the dearest that it could fall in, work that the provider does beside one call counts as often as it may be
+done, and where the client gave no maximum the hold is elastic.
 """
 
 from dataclasses import dataclass, replace

@@ -1,7 +1,8 @@
 """A request's life in seven stops: route, authenticate, estimate, hold, forward, price, settle.
 
-This file owns the order of the checks (SPEC 9) and that nothing is sent upstream before admission has said yes. The way
-from forward to settle is `gateway.proxy.forward`'s. Inside `holds.open` there is no way out that leaves a hold behind.
+This file owns the order of the checks (401, 413, 400, 404, 403, not priced, 402, 429) and that nothing is sent upstream
+before admission has said yes. The way from forward to settle is `gateway.proxy.forward`'s. Inside `holds.open` there is
+no way out that leaves a hold behind.
 """
 
 import asyncio
@@ -353,7 +354,7 @@ class Proxy:
     async def _meter(
         self, exchange: Exchange, context: RequestContext, need: Need, begun_s: float, secret: str | None
     ) -> Reload | None:
-        """Hold, forward, settle: None when the call is answered; else that the principal must be read anew. Where only
+        """Hold, forward, settle: None once it is answered; else that the principal must be read anew. Where only
         running requests keep it out it waits for them, from `begun_s` for as long as its plan says. Raises `Refuse`."""
         principal, route = context.principal, context.route
         asked_s, queue_s = time.monotonic(), principal.plan.admission_queue_s

@@ -1,4 +1,4 @@
-"""From a call to its body and what that says: read within bounds, and parsed.
+"""From an exchange to its body and what that says: read within bounds, and parsed.
 
 This file owns what a client's body may cost before anything is held for it. A small one that came with its head is
 parsed at once. Any other counts among the bytes that are in memory (`gateway.server.bodies`), and one above

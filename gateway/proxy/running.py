@@ -10,7 +10,7 @@ from gateway.server.exchange import Exchange
 
 
 class Running:
-    """The calls of one process, made inside a running event loop. `max_s` is counted by the loop's clock, which is
+    """The exchanges of one process, made inside a running event loop. `max_s` is counted by the loop's clock, which is
     monotonic."""
 
     def __init__(self, max_s: float) -> None:
@@ -20,7 +20,7 @@ class Running:
         self._loop = asyncio.get_running_loop()
 
     def begin(self, exchange: Exchange) -> None:
-        """This call is served from now on."""
+        """This exchange is served from now on."""
         now_s = self._since_s[exchange] = self._loop.time()
         if self._timer is None:
             self._timer = self._loop.call_at(now_s + self._max_s, self._look)

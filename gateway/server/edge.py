@@ -126,7 +126,7 @@ class EdgeProtocol(GuardedProtocol):
             self._turn.set_result(None)
 
     async def _serve_calls(self) -> None:
-        """Serve this connection's calls, one after the other: a task for each would cost more than to wait for them."""
+        """Serve this connection's requests, one after the other: a task for each would cost more than waiting."""
         while True:
             if self._exchange is not None:  # also where the server has begun to stop: it was taken
                 await self._run(self._exchange)
@@ -140,11 +140,11 @@ class EdgeProtocol(GuardedProtocol):
                     self._turn = None
 
     def begins(self, exchange: Exchange, served_by: "asyncio.Task[Any] | None") -> None:
-        """A call is being served by the application, in a task that is cancelled when the client leaves."""
+        """A request is being served by the application, in a task that is cancelled when the client leaves."""
         self._exchange, self._served_by = exchange, served_by
 
     def ends(self) -> None:
-        """The call is over."""
+        """The request is over."""
         self._exchange = self._served_by = None
 
     def _metered(self, message: Any) -> str | None:
@@ -179,7 +179,7 @@ class EdgeProtocol(GuardedProtocol):
             self._done(exchange)
 
     def _done(self, exchange: Exchange) -> None:
-        """The call is over: on to the next one, or the connection's end."""
+        """The request is over: on to the next one, or the connection's end."""
         self.ends()
         self._request_in_progress = False
         if self._handler_waiter is not None and not self._handler_waiter.done():
@@ -229,16 +229,16 @@ class EdgeProtocol(GuardedProtocol):
         return request
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """The client has left: its call is cancelled; what is on its way is settled or given back."""
+        """The client has left: its request is cancelled; what is on its way is settled or given back."""
         super().connection_lost(exc)
         if self._sleeping is not None:
-            self._sleeping.cancel()  # aiohttp's loop: a call that was not begun yet can't end it
+            self._sleeping.cancel()  # aiohttp's loop: a request that was not begun yet can't end it
         for task in (self._served_by, self._serving):
             if task is not None:
                 task.cancel()
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:
-        """Let the call end within `timeout` seconds, then cancel it, and close."""
+        """Let the request end within `timeout` seconds, then cancel it, and close."""
         exchange, task = self._exchange, self._served_by or self._serving
         if exchange is not None and task is not None:
             self._close = True

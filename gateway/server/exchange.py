@@ -1,4 +1,4 @@
-"""One call: a client's request to a metered endpoint, and the answer to it, written as bytes.
+"""One exchange: a client's request to a metered endpoint, and the answer to it, written as bytes.
 
 This file owns what an answer looks like on the wire: its framing (a length, chunks, or the connection's end for
 HTTP/1.0), and that a broken one can't pass for a whole one. How requests are framed is aiohttp's
@@ -303,8 +303,8 @@ class Exchange:
         self.abort()
 
     def hold_closed(self) -> None:
-        """The hold of this call has ended elsewhere, and nothing of it can be charged: an answer that was begun is cut
-        now. One that was not is refused when it comes."""
+        """The hold of this request has ended elsewhere, and nothing of it can be charged: an answer that was begun is
+        cut now. One that was not is refused when it comes."""
         if self.begun:
             self.cut("hold_closed")
 

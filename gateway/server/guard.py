@@ -61,7 +61,7 @@ OPTIONS: Final[dict[str, Any]] = {
 
 
 class Written(web.StreamResponse):
-    """Stands for an answer that a call has written."""
+    """Stands for an answer that an exchange has written."""
 
     def __init__(self, exchange: Exchange) -> None:
         super().__init__()
@@ -243,7 +243,7 @@ class GuardedProtocol(PacedProtocol):
 
     async def _drain_helper(self) -> None:
         """Until the client has taken what was written. Who takes nothing of the application's answers is cut off, as
-        calls see to theirs: a connection that waits for its client is none that could be closed for another."""
+        exchanges see to theirs: a connection that waits for its client is none that could be closed for another."""
         if self._exchange is not None or not self._paused or self.transport is None:
             return await super()._drain_helper()
         answer = Exchange(self, ERROR, EMPTY_PAYLOAD, "")

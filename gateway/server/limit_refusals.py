@@ -1,4 +1,4 @@
-"""Refusals of what balance, windows or concurrency do not admit (SPEC 9). This file owns their wording.
+"""Refusals of what balance, windows or concurrency do not admit (docs/limits.md). This file owns their wording.
 
 What was used is told apart from what running requests hold and may give back: 402 and `quota_exceeded` say that a
 request would not fit even if nothing ran, `capacity_held` that it would.
@@ -121,7 +121,8 @@ def _quota_name(exhausted: Exhausted) -> str:
     quota = exhausted.limit.quota
     span = "in total" if quota.window is Window.total else f"a {quota.window.name}"
     of_model = "" if quota.model is None else f" of {quota.model}"
-    limit = f"{format_usd(quota.limit)} USD" if quota.metric is Metric.cost else f"{quota.limit} {quota.metric.name}"
+    metric = quota.metric.name.removesuffix("s") if quota.limit == 1 else quota.metric.name
+    limit = f"{format_usd(quota.limit)} USD" if quota.metric is Metric.cost else f"{quota.limit} {metric}"
     return f"The {exhausted.limit.subject}'s quota of {limit}{of_model} {span}"
 
 

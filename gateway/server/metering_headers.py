@@ -1,4 +1,4 @@
-"""Headers that every metered answer carries (SPEC 8): ids, cost, balance and the tightest minute windows. Pure."""
+"""Headers that every metered answer carries (docs/api.md): ids, cost, balance and the tightest minute windows. Pure."""
 
 from functools import lru_cache
 from typing import Final

@@ -114,5 +114,5 @@ class PacedProtocol(RequestHandler):
 
 
 def _wake(turn: asyncio.Future[None]) -> None:
-    if not turn.done():  # its call may have been cancelled
+    if not turn.done():  # its request may have been cancelled
         turn.set_result(None)

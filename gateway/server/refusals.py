@@ -1,4 +1,4 @@
-"""Refusals: every no that the proxy says, in OpenAI's envelope (SPEC 9). This file owns codes, statuses and wording.
+"""Refusals: every no that the proxy says, in OpenAI's envelope. This file owns codes, statuses and wording.
 
 Error object: https://platform.openai.com/docs/guides/error-codes. OpenAI's and Anthropic's clients obey
 `x-should-retry`; a refusal that will not clear within a minute says false.
@@ -56,7 +56,7 @@ class Refusal:
         return headers
 
     def answer(self, exchange: Exchange, request_id: str) -> None:
-        """Answer a call with this."""
+        """Answer an exchange with this."""
         lines = "".join(f"{name}: {value}\r\n" for name, value in self.headers(request_id).items())
         exchange.answer(self.status, lines.encode(), self.body())
 
@@ -167,8 +167,9 @@ def not_found(path: str, meant: str | None = None) -> Refusal:
     return Refusal(404, "not_found", f"There is nothing at {path[:200]}. {hint}")
 
 
-def method_not_allowed(method: str, path: str) -> Refusal:
-    return Refusal(405, "method_not_allowed", f"{method} is not a method of {path[:200]}.")
+def method_not_allowed(method: str, path: str, allowed: str) -> Refusal:
+    """`allowed` lists the methods of this path."""
+    return Refusal(405, "method_not_allowed", f"{method} is not allowed on {path[:200]}; allowed: {allowed}.")
 
 
 def model_not_found(model: str) -> Refusal:

@@ -121,7 +121,7 @@ class ProxiedResponse:
         return chunk
 
     async def pump(self, sink: Sink, drained: Drained) -> None:
-        """As `UpstreamAnswer.pump`."""
+        """As `UpstreamResponse.pump`."""
         await pump_chunks(self.chunks(), sink, drained)
 
     def release(self) -> None:
@@ -165,7 +165,7 @@ class ProxiedResponse:
 
 
 class PendingAnswer:
-    """An answer whose head may still come; an `upstream.Pending`."""
+    """An answer whose head may still come; a `base.Pending`."""
 
     __slots__ = ("_sending",)
 

@@ -32,7 +32,7 @@ class ResponseSource(Protocol):
 
 
 class Response:
-    """An answer whose head has arrived; an `UpstreamAnswer`. The connection gives it pieces, says when it `ended` or
+    """An answer whose head has arrived; an `UpstreamResponse`. The connection gives it pieces, says when it `ended` or
     met a `failure`; `on_release` is told the connection and whether it is free."""
 
     __slots__ = (
@@ -126,7 +126,7 @@ class Response:
 
     async def pump(self, sink: Sink, drained: Drained) -> None:
         """Give the body to `sink` as it arrives, in the event loop's own turn: a task that is woken for a piece costs
-        more than all that is done with it. As `UpstreamAnswer.pump` else."""
+        more than all that is done with it. As `UpstreamResponse.pump` else."""
         self.sink = sink
         try:
             self.deliver()

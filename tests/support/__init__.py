@@ -1,0 +1,10 @@
+"""What tests of several folders share.
+
+servers            real Postgres and Redis, a pair for each process of tests; redis_cluster  six servers
+gateways           providers that do as they are told, and what must hold once a request is over
+clients            clients that leave, pause or read slowly
+edge_servers       the server's edge on loopback; fed_connections  a provider's connection, fed by hand
+commands           `metergate` as a person runs it; commander  the same from a process that has imported it
+supervised_worker  a worker for tests of the supervisor; supervising  the supervisor, as a process
+ports              ports that nobody listens on
+"""

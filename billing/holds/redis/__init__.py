@@ -3,7 +3,7 @@
 client       Redis as the engine sees it: one server, or a cluster whose slots are followed
 server       one server: a connection for scripts, the client library for what is rare
 connection   script calls: one write and one parsed reply a call, any number in flight
-session      one server's life as one connection sees it: what was agreed on with it holds while it stands
+session      what was agreed on with one server over one connection, for as long as it stands
 slots        who has which slots of a cluster; fitness  whether servers keep what they are told
 batcher      one script call for each turn of the event loop
 keyspace     the names of keys, and the partition of an account

@@ -45,7 +45,7 @@ class RedisClient:
         self._refreshes: SingleFlight[None] = SingleFlight()
 
     def __repr__(self) -> str:
-        return f"Link({self.topology})"
+        return f"RedisClient({self.topology})"
 
     @property
     def topology(self) -> str:
@@ -62,8 +62,8 @@ class RedisClient:
         self._doubts += 1
 
     async def connect(self, key: Argument = b"") -> ServerSession:
-        """The life, at this moment, of the server that has a key; scripts on keys of the same tag are sent to it for as
-        long as it stands. Raises `RedisAway`.
+        """The session, at this moment, with the server that has a key; scripts on keys of the same tag are sent to it
+        for as long as it stands. Raises `RedisAway`.
         """
         tag = _tag(key)
         life = self._lives.get(tag)
@@ -76,7 +76,7 @@ class RedisClient:
             self._doubt()
             raise
         life = self._lives.get(tag)
-        if life is None or not life.stands:  # one life at a time: who else connected meanwhile has the same
+        if life is None or not life.stands:  # one session at a time: who else connected meanwhile has the same
             life = self._lives[tag] = ServerSession(wire, self._timeout_s, self._doubt)
         return life
 

@@ -1,4 +1,4 @@
-"""One Redis server: a wire for script calls, and the client library for what is rare."""
+"""One Redis server: a connection for script calls, and the client library for what is rare."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -66,7 +66,7 @@ class Server:
         return str(self._where.get("host", "localhost"))
 
     async def connect(self) -> RedisConnection:
-        """The wire, opened where it is not; whoever asks meanwhile shares the attempt. Raises `RedisAway`."""
+        """The connection, opened where it is not; whoever asks meanwhile shares the attempt. Raises `RedisAway`."""
         if self._wire is not None and self._wire.alive:
             return self._wire
         return await self._connecting.run("wire", self._connect)

@@ -1,7 +1,7 @@
-"""One server's life as one connection sees it.
+"""A session with one Redis server, over one connection.
 
 This file owns when what was agreed on with a server stops to hold: with the connection, or with a reply that says that
-the server is not, or no longer, the one to ask. A life that has ended never stands again.
+the server is not, or no longer, the one to ask. A session that has ended never stands again.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ class ServerSession:
         self._replication_id = ""
 
     def __repr__(self) -> str:
-        return f"Life({'stands' if self.stands else 'ended'})"
+        return f"ServerSession({'stands' if self.stands else 'ended'})"
 
     @property
     def stands(self) -> bool:

@@ -5,7 +5,7 @@ This file owns the rule that the bound read here holds for whatever the provider
 that disagree about a body must not let more through than was held. So a body is refused
 
 - that is not strict JSON in UTF-8 (NaN, comments, trailing commas, lone surrogates, a byte order mark),
-- in which a name stands twice, or in another spelling, in an object that metering reads (`openai_fields`),
+- in which a name stands twice, or in another spelling, in an object that metering reads (`fields`),
 - in which a metering field has another type than OpenAI's (`"n": "2"`), which lenient parsers would convert,
 - in which a number is above what a double holds, or that has more structure than its bounds (`structure`).
 

@@ -100,7 +100,7 @@ class LocalResponse:
         raise UpstreamCut("local: the answer was released before its end")
 
     async def pump(self, sink: Sink, drained: Drained) -> None:
-        """As `UpstreamAnswer.pump`."""
+        """As `UpstreamResponse.pump`."""
         await pump_chunks(self.chunks(), sink, drained)
 
     def release(self) -> None:
@@ -110,7 +110,7 @@ class LocalResponse:
 
 @dataclass(frozen=True, slots=True)
 class PendingAnswer:
-    """An answer that nobody waits for any more; an `upstream.Pending`. The same request gets the same text: it is made
+    """An answer that nobody waits for any more; a `base.Pending`. The same request gets the same text: it is made
     again."""
 
     transport: "LocalTransport"

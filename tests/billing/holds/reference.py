@@ -84,7 +84,7 @@ class Reference:
         return (known + settled + held, 0) if quota.metric is Metric.requests else (known + settled, held)
 
     def counters(self, subject: Subject) -> tuple[Counter, ...]:
-        """As the codec reads them."""
+        """As `layout` reads them."""
         return tuple(
             Counter(
                 tag | (1 << 31 if window.pending else 0),

@@ -45,7 +45,7 @@ class Hold:
     dseq: int = 0
 
     def entry(self) -> Entry:
-        """As the codec reads it, tags in order."""
+        """As `layout` reads it, tags in order."""
         if self.state == SETTLED:
             return Entry(self.state, self.epoch, self.at_ms, self.names.account, self.payload, dseq=self.dseq)
         return Entry(

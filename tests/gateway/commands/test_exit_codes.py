@@ -1,4 +1,4 @@
-"""Every command ends with SPEC's codes: 0 done, 1 refused, 2 wrong usage, 3 unreachable; never with a traceback."""
+"""Every command has its exit code: 0 done, 1 refused, 2 wrong usage, 3 unreachable; never with a traceback."""
 
 import re
 import shutil

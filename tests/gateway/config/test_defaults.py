@@ -1,4 +1,4 @@
-"""The defaults: SPEC's values, ranges, and that each is refused outside of its own."""
+"""The defaults: their values, ranges, and that each is refused outside of its own."""
 
 from pathlib import Path
 

@@ -65,7 +65,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 async def _assert_ours(client: Client) -> None:
-    """The refusal of SPEC 9 in its envelope, and the connection's end."""
+    """The refusal in its envelope, and the connection's end."""
     seen = await client.answer()
     assert (seen.status, seen.last) == (400, True)
     assert "server" not in seen.headers

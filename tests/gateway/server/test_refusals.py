@@ -1,4 +1,4 @@
-"""Every row of SPEC 9, through a whole gateway: status, code, envelope, what stands beside it, when to try again."""
+"""Every refusal, through a whole gateway: status, code, envelope, what stands beside it, when to try again."""
 
 import json
 from collections.abc import Callable
@@ -212,6 +212,8 @@ async def test_an_exhausted_window_says_when_it_resets(gateway: Gateway, window:
         "requested": 1,
         "remaining": 0,
     }
+    span = "in total" if window == "total" else f"a {window}"
+    assert error["message"].startswith(f"The key's quota of 1 request {span} is exhausted")
     assert error["upgrade"] is None  # there is nothing above enterprise
     wait = fetched.headers.get("Retry-After")
     assert ("x-should-retry" in fetched.headers) == (wait is None or int(wait) > 60)
@@ -327,7 +329,8 @@ async def test_paths_and_methods_that_do_not_exist(gateway: Gateway) -> None:
         ("POST", "/v1/key", "GET, HEAD"),
     ):
         fetched = await fetch(gateway.session.request(method, gateway.url + path))
-        refusal(fetched, 405, "method_not_allowed")
+        message = refusal(fetched, 405, "method_not_allowed")["message"]
+        assert message == f"{method} is not allowed on {path}; allowed: {allowed}."
         assert fetched.headers["Allow"] == allowed
 
 

@@ -1,0 +1,57 @@
+"""What the documentation and the maps of packages name is there: files, and functions of files."""
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parent.parent
+ARCHITECTURE: Final = ROOT / "docs" / "architecture.md"
+PAGES: Final = (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))
+NAMED: Final = re.compile(r"`([\w/]+\.py):([\w.]+)`")
+PATH: Final = re.compile(r"`((?:billing|gateway|tests|benchmarks)/[\w./-]*)[:`]")
+FOLDERS: Final = ("billing", "gateway", "benchmarks", "tests/chaos", "tests/clients", "tests/support")
+MAPS: Final = [path for name in FOLDERS for path in (ROOT / name).rglob("__init__.py")]
+PACKAGES: Final = sorted(path.parent.relative_to(ROOT).as_posix() for path in MAPS)
+
+
+@cache
+def defined(path: Path) -> frozenset[str]:
+    """Names of a module's functions and classes, and of its classes' methods as `Class.method`."""
+
+    def of(body: list[ast.stmt], before: str = "") -> Iterator[str]:
+        for node in body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                yield before + node.name
+                if isinstance(node, ast.ClassDef):
+                    yield from of(node.body, f"{node.name}.")
+
+    return frozenset(of(ast.parse(path.read_text("utf-8")).body))
+
+
+@pytest.mark.parametrize("tour", ["A request", "A key's creation", "`make run`"])
+def test_a_tour_leads_through_functions_that_exist(tour: str) -> None:
+    part = ARCHITECTURE.read_text("utf-8").partition(f"### {tour}\n")[2].partition("\n#")[0]
+    steps = NAMED.findall(part)
+    assert len(steps) >= 9
+    assert [f"{file}:{name}" for file, name in steps if name not in defined(ROOT / file)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_are_there(page: Path) -> None:
+    named = [path for path in PATH.findall(page.read_text("utf-8")) if "/." not in path]
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_s_map_names_each_of_its_modules(package: str) -> None:
+    """One that it does not name is one that a reader does not find."""
+    folder = ROOT / package
+    said = ast.get_docstring(ast.parse((folder / "__init__.py").read_text("utf-8"))) or ""
+    modules = {path.stem for path in folder.glob("*.py") if not path.stem.startswith(("__", "test_", "conftest"))}
+    folders = {path.parent.name for path in folder.glob("*/__init__.py")}
+    assert {name for name in modules | folders if not re.search(rf"\b{name}\b", said)} == set()
