@@ -66,6 +66,10 @@ class Ticket:
         self.unasked = refused is None
         self.kept_out_by: Set[Keeper] = self.keepers if refused is None else _keeping(refused, place)
 
+    def stands_behind(self, behind: Set[Keeper]) -> None:
+        """Redis was not asked, and those before are kept out by this."""
+        self.kept_out_by = (behind & self.keepers) or self.keepers
+
     def refused(self, refused: Refused) -> None:
         """Redis was asked and said no."""
         self.kept_out_by = _keeping(refused, self.place)
@@ -83,6 +87,11 @@ class _Line:
         self._pause_s = FIRST_PAUSE_S
         self._timer: asyncio.TimerHandle | None = None
 
+    def add(self, ticket: Ticket) -> None:
+        if ticket.unasked:
+            ticket.stands_behind(set[Keeper]().union(*(each.kept_out_by for each in self.tickets)))
+        self.tickets[ticket] = None
+
     def freed(self) -> None:
         """Something may have been given back: whoever is first may ask."""
         self._freed += 1
@@ -98,7 +107,7 @@ class _Line:
                 ticket.asked_at, ticket.kept_out_by, ticket.unasked = self._freed, ticket.keepers, False
                 turn.set_result(True)
             elif ticket.unasked:
-                ticket.kept_out_by = (behind & ticket.keepers) or ticket.keepers
+                ticket.stands_behind(behind)
             behind |= ticket.kept_out_by
         if self._timer is None and self.tickets:
             self._timer = self._loop.call_later(self._pause_s, self._poll)
@@ -151,8 +160,7 @@ class AdmissionQueue:
         if line is None:
             line = self._lines[place.account_key] = _Line(self._loop)
         ticket = Ticket(line, place, refused)
-        line.tickets[ticket] = None
-        line.look()
+        line.add(ticket)
         return ticket
 
     async def turn(self, ticket: Ticket, until_s: float) -> bool:

@@ -347,7 +347,7 @@ class Proxy:
     async def _holds_still(self, context: RequestContext, secret: str | None) -> bool:
         """Whether key, account, plan and prices are those that a request which has waited was made from. Raises
         `Refuse` where the key is not to be used any more."""
-        if self._router.find(context.parsed.model, self._clock()) is not context.terms.route:
+        if self._router.find(context.parsed.model, self._clock()) != context.terms.route:
             return False
         return self.cached(secret) is context.principal or await self.authenticate(secret) == context.principal
 

@@ -2,8 +2,9 @@
 `nc -N` and others do behind a request.
 
 TCP says the same in both cases: its end of the stream. Only bytes that are sent to a client tell: one that has left
-resets the connection. This file owns that such a client is asked, by an interim answer, which HTTP/1.1 lets come before
-any answer (RFC 9110, 15.2), and that it counts as gone once its connection is reset.
+resets the connection. This file owns that such a client is asked, by interim answers, of which HTTP/1.1 lets any number
+come before an answer (RFC 9110, 15.2), and that it counts as gone once its connection is reset. It is asked again and
+again, ever more seldom: who leaves later has nothing to send by which it could be told.
 """
 
 import asyncio
@@ -16,6 +17,10 @@ from billing.api.requests import CONTINUE
 FIRST_LOOK_S: Final = 0.05
 """An answer that comes sooner needs no interim one before it."""
 LOOK_MAX_S: Final = 1.0
+AGAIN_S: Final = 1.0
+"""Until it is asked for the second time; each further pause is AGAIN_TIMES as long, up to AGAIN_MAX_S."""
+AGAIN_TIMES: Final = 4.0
+AGAIN_MAX_S: Final = 60.0
 _GONE: Final = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH})
 
 
@@ -32,13 +37,14 @@ class Served(Protocol):
 class HalfClosed:
     """Looks at such a connection until it ends, and breaks it off where its client has left."""
 
-    __slots__ = ("_asked_for", "_connection", "_look_s", "_loop")
+    __slots__ = ("_again_at_s", "_again_s", "_asked_for", "_connection", "_look_s", "_loop")
 
     def __init__(self, connection: Served, loop: asyncio.AbstractEventLoop) -> None:
         self._connection = connection
         self._loop = loop
         self._asked_for: object | None = None
         self._look_s = FIRST_LOOK_S
+        self._again_s = self._again_at_s = 0.0
         self._loop.call_later(self._look_s, self._look)
 
     def _look(self) -> None:
@@ -48,13 +54,25 @@ class HalfClosed:
         if _is_reset(transport):
             transport.abort()
             return
-        unanswered = self._connection.unanswered
-        if unanswered is not None and unanswered is not self._asked_for:
-            self._asked_for, self._look_s = unanswered, FIRST_LOOK_S
+        if self._is_to_be_asked():
+            self._look_s = FIRST_LOOK_S
             transport.write(CONTINUE)
         else:
             self._look_s = min(2 * self._look_s, LOOK_MAX_S)
         self._loop.call_later(self._look_s, self._look)
+
+    def _is_to_be_asked(self) -> bool:
+        unanswered, now_s = self._connection.unanswered, self._loop.time()
+        if unanswered is None:
+            return False
+        if unanswered is not self._asked_for:
+            self._asked_for, self._again_s = unanswered, AGAIN_S
+        elif now_s >= self._again_at_s:
+            self._again_s = min(AGAIN_TIMES * self._again_s, AGAIN_MAX_S)
+        else:
+            return False
+        self._again_at_s = now_s + self._again_s
+        return True
 
 
 def may_be_half_closed(transport: asyncio.Transport) -> bool:

@@ -143,6 +143,9 @@ _STRING: Final[msgspec.json.Decoder[str | None]] = msgspec.json.Decoder(str | No
 _FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
 _EMPTY_LIST: Final = re.compile(rb"\[\s*\]")
 _NULL_USAGE: Final = re.compile(rb'"usage"\s*:\s*null')
+MOST_TRIED: Final = 8
+"""Of the places in one event where usage is null, so many each are tried from its beginning and from its end: one at
+the top level stands there."""
 _NULL_USAGE_LAST: Final = b',"usage":null}\n\n'
 _NULL_USAGE_PADDED: Final = re.compile(rb'"usage":null,("obfuscation":"[^"\\]*"\}\n\n)')
 """Where it is the last field of an event, or OpenAI's padding alone follows: the brace that ends the event shows that
@@ -317,18 +320,28 @@ def _within(whole: int, *parts: int) -> list[int]:
 
 def _without_null_usage(line: re.Match[bytes]) -> bytes:
     data = line[0]
-    for found in _NULL_USAGE.finditer(data):
+    fields = _fields_of(data)
+    if fields is None or fields.get("usage") != _NULL:  # what stands deeper is not the event's own
+        return data
+    places = list(_NULL_USAGE.finditer(data))
+    for found in (*places[:MOST_TRIED], *places[MOST_TRIED:][-MOST_TRIED:]):
         before, after = data[: found.start()], data[found.end() :]
         if before.rstrip().endswith(b","):
             cut = before.rstrip()[:-1] + after
         else:
             cut = before + after.lstrip().removeprefix(b",").lstrip()
-        try:  # what stands deeper is not the event's own usage
-            if "usage" in _FIELDS.decode(data) and "usage" not in _FIELDS.decode(cut):
-                return cut
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            continue
+        left = _fields_of(cut)
+        if left is not None and "usage" not in left:
+            return cut
     return data
+
+
+def _fields_of(data: bytes) -> dict[str, Raw] | None:
+    """The fields at the top level; None where there is no JSON object."""
+    try:
+        return _FIELDS.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 class OpenAIEvents:

@@ -3,14 +3,16 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.usage import MAX_COUNT, Usage
 from gateway.dialects.base import GarbageAnswer
+from gateway.dialects.openai import usage
 from gateway.dialects.openai.dialect import CHAT, EMBEDDINGS
-from gateway.dialects.openai.usage import OpenAIEvents, is_complete_answer, usage_from_json
+from gateway.dialects.openai.usage import MOST_TRIED, OpenAIEvents, is_complete_answer, usage_from_json
 from gateway.dialects.output import Output, joined
 
 
@@ -403,3 +405,27 @@ def test_an_event_says_the_same_read_in_one_go_or_field_by_field(
     fields = {b"usage": usage, b"error": error, b"choices": choices, b"model": b'"m"'}
     data = b"{" + b",".join(b'"%b":%b' % (name, raw) for name, raw in fields.items() if raw is not None) + b"}"
     assert OpenAIEvents().facts(data) == OpenAIEvents._facts(data)
+
+
+@pytest.mark.parametrize("own", ["first", "last", "none"])
+def test_usage_that_is_null_is_looked_for_a_bounded_number_of_times(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look costs the whole event: one that echoes a thousand of them must not stand in everybody's way."""
+    nested = b'"echo":[%b]' % b",".join([b'{"usage": null}'] * 1000)
+    block = {
+        "first": b'data: {"usage": null,%b,"z":1}\n\n',
+        "last": b'data: {"a":1,%b,"usage": null}\n\n',
+        "none": b'data: {"a":1,%b,"z":1}\n\n',
+    }[own]
+    looks = 0
+
+    class Counted:
+        def decode(self, data: bytes) -> dict[str, msgspec.Raw]:
+            nonlocal looks
+            looks += 1
+            return fields.decode(data)
+
+    fields = usage._FIELDS
+    monkeypatch.setattr(usage, "_FIELDS", Counted())
+    left = OpenAIEvents().without_null_usage(block % nested)
+    assert left == block.replace(b'"usage": null,', b"").replace(b',"usage": null', b"") % nested
+    assert looks <= 1 + 2 * MOST_TRIED
