@@ -6,9 +6,8 @@ keys/        who may spend: secrets, rows and what a request presents
 holds/       admission and settlement: decision, Redis scripts, recovery
 ledger/      transfers, usage events, the batch that writes them, reports, verification
 database/    the one place that imports asyncpg; migrations
-api/         the HTTP API under /api; client  its client library; cli/  commands on top of the client
+api/         the HTTP API under /api; client, client_shapes  its client library; cli/  commands on top of the client
 attempts  addresses  refused     guessed keys, where requests come from, and the last that were refused
 effects      what is told to Redis and to the gateways after a change
 audit  codings  pages  times     small things that the above share
-client_shapes      what the API answers, as types
 """

@@ -362,7 +362,7 @@ class Proxy:
         raise Refuse(limit_refusals.billing_required(principal, self._links, available_nano, required_nano))
 
     async def _meter(self, exchange: Exchange, context: RequestContext, need: Need, begun_s: float) -> Reload | None:
-        """Hold, forward, settle: None when the call is answered; else that the principal must be read anew. Where only
+        """Hold, forward, settle: None once it is answered; else that the principal must be read anew. Where only
         running requests keep it out it waits for them, from `begun_s` for as long as its plan says. Raises `Refuse`."""
         principal, route = context.principal, context.route
         asked_s, queue_s = time.monotonic(), principal.plan.admission_queue_s
