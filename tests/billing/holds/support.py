@@ -145,8 +145,9 @@ async def entries(world: World, account_id: str) -> dict[str, Entry]:
 
 async def debits(world: World) -> dict[str, int]:
     """What each request was charged; each has one event and, if charged, one transfer."""
-    rows = await world.database.rows("SELECT request_id, charged_nano FROM usage_events")
-    moved = await world.database.rows("SELECT request_id, amount_nano FROM transfers WHERE kind = 'usage'")
+    async with world.database.transaction(snapshot=True) as connection:
+        rows = await connection.fetch("SELECT request_id, charged_nano FROM usage_events")
+        moved = await connection.fetch("SELECT request_id, amount_nano FROM transfers WHERE kind = 'usage'")
     found = {row["request_id"]: row["charged_nano"] for row in rows}
     assert len(found) == len(rows)
     assert {row["request_id"]: row["amount_nano"] for row in moved} == {
