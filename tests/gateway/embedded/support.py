@@ -84,6 +84,9 @@ def make_home(root: Path, user: User, *, private: bool) -> Home:
     checkout = folder / "the checkout"
     shutil.copytree(_CHECKOUT / "gateway" / "embedded", checkout / "gateway" / "embedded")
     (checkout / "gateway" / "__init__.py").touch()
+    (checkout / "billing").mkdir()
+    (checkout / "billing" / "__init__.py").touch()
+    shutil.copy(_CHECKOUT / "billing" / "errors.py", checkout / "billing")
     for part in ("holder.py", "deaf_launch.py"):
         (checkout / "tests" / "gateway" / "embedded").mkdir(parents=True, exist_ok=True)
         shutil.copy(Path(__file__).with_name(part), checkout / "tests" / "gateway" / "embedded")
