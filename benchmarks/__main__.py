@@ -22,7 +22,7 @@ from benchmarks.seed import Size
 from benchmarks.stage import open_stage
 from benchmarks.subjects import Report, Results, Unsound
 from benchmarks.suite import CORES, Suite
-from gateway.embedded import EmbeddedServersError
+from gateway.embedded.lock import EmbeddedServersError
 
 RESULTS: Final = Path(__file__).parent / "results"
 

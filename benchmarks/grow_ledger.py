@@ -17,9 +17,9 @@ from benchmarks.stage import Stage
 from benchmarks.subjects import Report, Sample, Unsound
 from billing.database.connection import Database
 from billing.database.migrate import migrate
-from billing.ledger.debits import Debit, write_debits
-from billing.ledger.reports import EventFilter, Reports
-from billing.ledger.rollups import MOST_FRESH, roll
+from billing.ledger.debits import Debit
+from billing.ledger.reports import MOST_FRESH, EventFilter, Reports, roll
+from billing.ledger.writer import write_debits
 
 ACCOUNTS: Final = 1_000
 LARGE_SHARE: Final = 0.1

@@ -21,8 +21,8 @@ from benchmarks.stage import Stage
 from benchmarks.subjects import Sample, Unsound
 from billing.database.connection import Database
 from billing.database.migrate import migrate
-from billing.ledger.debits import write_debits
-from billing.ledger.rollups import roll
+from billing.ledger.reports import roll
+from billing.ledger.writer import write_debits
 
 BATCH_ROWS: Final = 500
 """The default of `ledger_batch_rows`."""

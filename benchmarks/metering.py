@@ -24,10 +24,10 @@ from billing.holds.decision import Need
 from billing.holds.engine import Engine, EngineSettings
 from billing.holds.hold import Hold
 from billing.holds.partitions import Partition
-from billing.holds.redis import RedisClient
-from billing.holds.redis.keyspace import Keyspace
+from billing.holds.redis.client import RedisClient
+from billing.holds.redis.state import Keyspace
 from billing.holds.service import HoldSettings
-from billing.keys.keys import ApiKeys
+from billing.keys.keys import ApiKeys, Principals
 from billing.ledger.debits import Debit
 from billing.plans import Plan
 from billing.principals import Principal
@@ -94,6 +94,7 @@ class Metering:
     link: RedisClient
     engine: Engine
     api_keys: ApiKeys
+    stored: Principals
     spent: int = 0
 
     @property
@@ -103,7 +104,7 @@ class Metering:
 
     async def principals(self, key_ids: Sequence[str]) -> list[Principal]:
         """The principals of keys, read as the gateway reads them."""
-        found = [await self.api_keys.principal_by_key_id(key_id) for key_id in key_ids]
+        found = [await self.stored.by_key_id(key_id) for key_id in key_ids]
         return [principal for principal in found if principal is not None]
 
     async def spend(self, principals: Sequence[Principal], requests: int) -> Sample:
@@ -152,7 +153,7 @@ class Metering:
 
     async def redis_bytes(self) -> int:
         """What Redis has allocated, as it says itself."""
-        info = await self.link.command("INFO", "memory")
+        info = await self.link.info("memory")
         return int(info["used_memory"])
 
     async def bytes_of(self, key: bytes) -> int:
@@ -165,19 +166,17 @@ async def open_metering(stage: Stage, database_url: str, number: int) -> AsyncIt
     """An engine that has joined its epoch, on Redis's database `number`, which is emptied afterwards."""
     database, link = Database(database_url), RedisClient(f"{stage.endpoints.redis_url}?db={number}", timeout_s=10.0)
 
-    async def load(digest: bytes) -> Principal | None:
-        return await api_keys.principal_by_digest(digest)
-
+    principals = Principals(database, PLANS)
     holds = HoldSettings(max_unsettled=MAX_WAITING, redis_timeout_s=10.0, settle_timeout_s=10.0)
     gateway_id = str(ULID())
-    engine = Engine(database, link, Keyspace(), PLANS, load, gateway_id, EngineSettings(holds=holds))
-    api_keys = ApiKeys(database, PLANS, engine.announcer, lambda: str(ULID()))
+    engine = Engine(database, link, Keyspace(), PLANS, principals.by_digest, gateway_id, EngineSettings(holds=holds))
+    api_keys = ApiKeys(database, engine.change_notifier, lambda: str(ULID()))
     try:
         await engine.lease.renew()
         for partition in engine.partitions.all:
-            while not await engine.partitions.join(partition):
+            while not await engine.epoch_start.join(partition):
                 await asyncio.sleep(0.05)
-        yield Metering(stage, database, link, engine, api_keys)
+        yield Metering(stage, database, link, engine, api_keys, principals)
         await engine.outbox.flush()
     finally:
         await link.command("FLUSHDB")

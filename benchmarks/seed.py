@@ -13,8 +13,9 @@ import asyncpg
 from ulid import ULID
 
 from billing.accounts.grants import PROMOTIONS
-from billing.keys.secrets import DEFAULT_SCOPES, new_secret, secret_digest, shown_prefix
+from billing.keys.secrets import new_secret, secret_digest, shown_prefix
 from billing.quotas import Window
+from billing.shapes.keys import DEFAULT_SCOPES
 
 PLAN: Final = "free"
 BALANCE_NANO: Final = 1_000_000 * 10**9

@@ -27,7 +27,7 @@ from benchmarks.machine import OTHER_CORE, TARGET_CORE, child_of, cpu_s, tree_cp
 from benchmarks.process import READY_S, Process, StageError, bound_to_us, free_address, listen, spawn
 from benchmarks.seed import Size, seed, seed_counted
 from billing.database.migrate import migrate
-from gateway.embedded import EmbeddedServers, Endpoints
+from gateway.embedded.servers import EmbeddedServers, Endpoints
 from gateway.process.supervisor import SUPERVISOR_PID_VARIABLE
 
 OPEN_FILES: Final = 16_384

@@ -200,9 +200,10 @@ class Suite:
         """When everything else stands still."""
         samples: dict[str, list[Sample]] = {command: [] for command in commands.COMMANDS}
         self._report(f"{STARTS}: {self._mode.commands.rounds} rounds")
-        for _ in range(self._mode.commands.rounds):
-            for command, found in samples.items():
-                found.append(commands.measure(command))
+        with commands.running_up() as env:
+            for _ in range(self._mode.commands.rounds):
+                for command, found in samples.items():
+                    found.append(commands.measure(command, env))
         self.results.phases[STARTS] = samples
 
     def _stop(self, process: Process) -> None:

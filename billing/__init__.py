@@ -1,15 +1,16 @@
 """Money, prices, quotas, holds, the ledger, accounts and keys. Knows no HTTP proxy and never imports `gateway`.
 
-money  prices  usage  quotas  plans  principals  shares     pure: no clock, no I/O
+money  prices  price_ids  rates  usage  quotas  plans  principals  shares     pure: no clock, no I/O
 accounts/    who pays: accounts, and changes of their balance by people
-keys/        who may spend: secrets, rows and what a request presents
+keys/        who may spend: keys, their secrets and what a request presents
 holds/       admission and settlement: decision, Redis scripts, recovery
 ledger/      transfers, usage events, the batch that writes them, reports, verification
+owned/       whose an object at a provider is
 database/    the one place that imports asyncpg; migrations
-api/         the HTTP API under /api; client, client_shapes  its client library; cli/  commands on top of the client
-event_shapes  a usage event and a refusal, as they are shown
+shapes/      what the HTTP API takes and answers, and what a key may say
+api/         the HTTP API under /api; client  its client library; cli/  commands on top of the client
 attempts  addresses  refused     guessed keys, where requests come from, and the last that were refused
 effects      what is told to Redis and to the gateways after a change
 errors       the tree of all exceptions
-audit  codings  pages  times     small things that the above share
+audit  codings  expectations  pages  times     small things that the above share
 """

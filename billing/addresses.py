@@ -1,4 +1,4 @@
-"""Where a request comes from, as far as it can be believed. Pure.
+"""The client's address of a request, behind trusted proxies. Pure.
 
 `X-Forwarded-For` is a list to which every proxy appends the address that it was asked from, so that only what one's own
 proxies wrote is true, and that stands at the right: the client is the rightmost hop that is no trusted proxy.
@@ -14,31 +14,31 @@ FORWARDED_HEADER: Final = "X-Forwarded-For"
 HOPS_MAX: Final = 32
 """Hops that are looked at, from the right."""
 IPV6_BITS: Final = 64
-"""What one customer of a network is given at least (RFC 6177), and so counts as one address."""
+"""The smallest network that one customer gets (RFC 6177); it counts as one address."""
 UNKNOWN: Final = "unknown"
 """Stands for a peer without an address, such as one on a Unix socket."""
 
 
 class Addresses:
-    """Finds out where requests come from, behind `trusted` proxies."""
+    """Finds the address of clients behind `trusted` proxies."""
 
     def __init__(self, trusted: Iterable[Network] = ()) -> None:
         self._trusted = tuple(trusted)
 
     def trusts(self, peer: str) -> bool:
-        """Whether a peer is one of the trusted proxies."""
+        """Return whether a peer is one of the trusted proxies."""
         address = _parsed(peer)
         return address is not None and any(address in network for network in self._trusted)
 
     def of(self, peer: str, forwarded: Sequence[str]) -> str:
-        """Where a request comes from: an IPv4 address, or an IPv6 network of 64 bits. `peer` is who has the connection,
-        `forwarded` the values of its `X-Forwarded-For` headers in their order."""
+        """Return where a request comes from: an IPv4 address, or an IPv6 network of 64 bits. `peer` is the other end of
+        the connection, `forwarded` the values of its `X-Forwarded-For` headers in their order."""
         if not self.trusts(peer):
             return _subject(peer)
         hops = ",".join(forwarded).rsplit(",", HOPS_MAX)[-HOPS_MAX:] if forwarded else []
         client = peer
         for hop in reversed(hops):
-            if _parsed(hop) is None:  # whoever wrote this is the last that is known
+            if _parsed(hop) is None:  # the hop that wrote this is the last that is known
                 break
             client = hop
             if not self.trusts(hop):
@@ -47,7 +47,7 @@ class Addresses:
 
 
 def parse_networks(text: str) -> tuple[Network, ...] | None:
-    """Networks such as `10.0.0.0/8` and addresses, separated by commas; None for anything else."""
+    """Parse networks such as `10.0.0.0/8` and addresses, separated by commas; None for anything else."""
     try:
         return tuple(ip_network(part.strip(), strict=False) for part in text.split(",") if part.strip())
     except ValueError:
@@ -64,7 +64,7 @@ def _subject(text: str) -> str:
 
 
 def _parsed(text: str) -> IPv4Address | IPv6Address | None:
-    """The address of a hop, which may have a port; an IPv4 address that is written as an IPv6 one is that."""
+    """Return the address of a hop, which may have a port; an IPv4 address that is written as an IPv6 one is that."""
     host = text.strip()
     if host.startswith("["):
         host = host[1:].partition("]")[0]

@@ -7,19 +7,24 @@ Nothing here is asked about a request whose key is known. An address that is ref
 then of which nothing is known, so that a neighbour with a wrong key can't shut out those who start.
 """
 
+from __future__ import annotations
+
 import asyncio
 import logging
 import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, TypeVar
-
-from multidict import MultiMapping
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from billing.addresses import FORWARDED_HEADER, Addresses
 from billing.errors import MetergateError
-from billing.holds.redis import RedisClient, RedisError, Script
+from billing.holds.redis.connection import RedisError
+
+if TYPE_CHECKING:
+    from multidict import MultiMapping
+
+    from billing.holds.redis.state import RedisState
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +43,8 @@ Count = Callable[[str], Awaitable[tuple[int, int]]]
 
 class TooManyAttempts(MetergateError):
     """An address has shown too many wrong keys; it may show others after `retry_after_s`, whole seconds."""
+
+    kind = "too_many"
 
     def __init__(self, retry_after_s: int) -> None:
         super().__init__(
@@ -84,13 +91,16 @@ class Attempts:
         headers: MultiMapping[str],
         check: Callable[[], Awaitable[T | None]],
         *,
-        known_wrong: bool = False,
+        known: bool | None = None,
     ) -> T | None:
-        """What `check` makes of an API key that is not known, None where it is wrong: that counts. `known_wrong` says
-        that this is known already. Few are checked at a time, so that a burst ends at the bound and not after it.
-        Raises `TooManyAttempts`, also for the one above the bound."""
+        """Return what `check` makes of an API key, None where it is wrong. `known` says whether it is known to be a
+        key, or known to be none; None says neither. A key that is known is only checked. A wrong one among the others
+        counts, and few of them are checked at a time, so that a burst ends at the bound and not after it. Raises
+        `TooManyAttempts`, also for the one above the bound."""
+        if known:
+            return await check()
         address = self._address(KEYS, peer, headers)
-        looked_up_all_the_same = self._refuse(address, look=not known_wrong)
+        looked_up_all_the_same = self._refuse(address, look=known is None)
         async with self._turns:
             if not looked_up_all_the_same:
                 self._refuse(address)
@@ -100,7 +110,7 @@ class Attempts:
         return found
 
     def refuse_blocked(self, peer: str, headers: MultiMapping[str]) -> None:
-        """Raises `TooManyAttempts` for an address that has shown too many wrong admin keys."""
+        """Raise `TooManyAttempts` for an address that has shown too many wrong admin keys."""
         if self._blocked:
             self._refuse(self._address(ADMINS, peer, headers))
 
@@ -109,7 +119,7 @@ class Attempts:
         await self._count_failure(self._address(ADMINS, peer, headers), peer, headers)
 
     def _refuse(self, address: str, *, look: bool = False) -> bool:
-        """Raises `TooManyAttempts` for an address that has failed too often. With `look` one passes now and then, and
+        """Raise `TooManyAttempts` for an address that has failed too often. With `look` one passes now and then, and
         True is given."""
         blocked = self._blocked.get(address)
         if blocked is None:
@@ -158,16 +168,10 @@ class Attempts:
                 FORWARDED_HEADER,
             )
 
-    def _address(self, door: str, peer: str, headers: MultiMapping[str]) -> str:
-        return f"{door} {self._addresses.of(peer, headers.getall(FORWARDED_HEADER, []))}"
+    def _address(self, kind: str, peer: str, headers: MultiMapping[str]) -> str:
+        return f"{kind} {self._addresses.of(peer, headers.getall(FORWARDED_HEADER, []))}"
 
 
-def counted_in_redis(link: RedisClient, key: bytes, window_s: float) -> Count:
-    """Counts in one hash under `key`, which has an end and a bound."""
-    script, window_ms = Script("attempt"), int(window_s * 1000)
-
-    async def count(address: str) -> tuple[int, int]:
-        total, left_ms = await link.call(script, [key], [address, ADDRESSES_MAX, window_ms])
-        return int(total), int(left_ms)
-
-    return count
+def counted_in_redis(redis: RedisState, window_s: float) -> Count:
+    """Count in Redis, in one hash that has an end and a bound."""
+    return lambda address: redis.count_attempt(address, ADDRESSES_MAX, int(window_s * 1000))

@@ -1,4 +1,4 @@
-"""The audit log: who changed what, before and after, written in the transaction that makes the change."""
+"""The audit log: actor, action, subject, state before and after, written in the transaction that makes the change."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -6,7 +6,7 @@ from typing import Final
 from billing.database.connection import Connection, queries
 
 ADMIN: Final = "admin"
-"""The actor behind the admin key."""
+"""The actor of requests with the admin key."""
 
 _query = queries("billing.ledger")
 

@@ -9,10 +9,11 @@ ClientError
 +-- BadAnswer     something answered, but not what the billing API answers
 
 No message holds a key. Nothing is repeated by itself: a grant that was `Unreachable` is repeated with the same
-idempotency key.
+idempotency key. An answer's `received` is the JSON as it came, with the fields of a newer gateway.
 """
 
 import os
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 from urllib.parse import quote, urlsplit
@@ -20,33 +21,19 @@ from urllib.parse import quote, urlsplit
 import aiohttp
 import msgspec
 
-from billing.client_shapes import (
-    DEFAULT_TIMEOUT_S,
-    AccountChanges,
-    AccountShape,
-    AccountsShape,
-    BalanceShape,
-    EventShape,
-    EventsShape,
-    GrantShape,
-    KeyChanges,
-    KeyRules,
-    KeyShape,
-    KeysShape,
-    NewKeyShape,
-    QuotaShape,
-    RefusalShape,
-    RefusalsShape,
-    TransactionsShape,
-    UsageShape,
-)
 from billing.errors import MetergateError
 from billing.pages import DEFAULT_LIMIT
+from billing.shapes.accounts import AccountPatch, AccountShape, GrantShape, NewAccount, NewGrant, NewQuotas
+from billing.shapes.base import DEFAULT_TIMEOUT_S, Answer, ErrorEnvelope, Listing
+from billing.shapes.keys import KeyPatch, KeyShape, NewKey, NewKeyShape
+from billing.shapes.operation import ProviderShape, RefusedShape
+from billing.shapes.quotas import QuotaShape
+from billing.shapes.usage import BalanceShape, EventShape, ExplainedEventShape, TotalsShape, TransactionShape
 
 ANSWER_LIMIT_BYTES: Final = 32 * 1024 * 1024
 """A page of a thousand usage events is about 1 MiB."""
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Answer)
 
 
 class ClientError(MetergateError):
@@ -130,64 +117,60 @@ class BillingClient:
         *,
         plan: str | None = None,
         credit_limit_usd: str = "0",
-        quotas: list[QuotaShape] | None = None,
+        quotas: Sequence[QuotaShape] = (),
     ) -> AccountShape:
-        """A new account with nothing on it; without `plan` on the default one."""
-        body = {"name": name, "plan": plan, "credit_limit_usd": credit_limit_usd, "quotas": quotas or []}
+        """Create an account with nothing on it; without `plan` on the default one."""
+        body = NewAccount(name=name, plan=plan, credit_limit_usd=credit_limit_usd, quotas=quotas)
         return await self._call("POST", "/api/admin/accounts", AccountShape, body=body)
 
     async def account(self, account_id: str) -> AccountShape:
+        """Return an account."""
         return await self._call("GET", f"/api/admin/accounts/{_path(account_id)}", AccountShape)
 
-    async def accounts(self, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> AccountsShape:
-        return await self._call("GET", "/api/admin/accounts", AccountsShape, query=_page(limit, cursor))
+    async def accounts(self, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Listing[AccountShape]:
+        """List accounts, newest first."""
+        return await self._call("GET", "/api/admin/accounts", Listing[AccountShape], query=_page(limit, cursor))
 
-    async def update_account(self, account_id: str, changes: AccountChanges) -> AccountShape:
+    async def update_account(self, account_id: str, changes: AccountPatch) -> AccountShape:
+        """Change an account."""
         return await self._call("PATCH", f"/api/admin/accounts/{_path(account_id)}", AccountShape, body=changes)
 
-    async def set_account_quotas(self, account_id: str, quotas: list[QuotaShape]) -> AccountShape:
+    async def set_account_quotas(self, account_id: str, quotas: Sequence[QuotaShape]) -> AccountShape:
         """Replace all quotas of the account's own."""
         path = f"/api/admin/accounts/{_path(account_id)}/quotas"
-        return await self._call("PUT", path, AccountShape, body={"quotas": quotas})
+        return await self._call("PUT", path, AccountShape, body=NewQuotas(quotas=quotas))
 
     async def grant(
         self, account_id: str, amount_usd: str, *, idempotency_key: str, note: str | None = None
     ) -> GrantShape:
         """Give credit, once for an idempotency key: the same again gets the first answer."""
-        body = {"amount_usd": amount_usd, "idempotency_key": idempotency_key, "note": note}
+        body = NewGrant(amount_usd=amount_usd, idempotency_key=idempotency_key, note=note)
         return await self._call("POST", f"/api/admin/accounts/{_path(account_id)}/grants", GrantShape, body=body)
 
     async def refund(
         self, account_id: str, amount_usd: str, *, idempotency_key: str, note: str | None = None
     ) -> GrantShape:
         """Give back what was charged, once for an idempotency key, as `grant` does."""
-        body = {"amount_usd": amount_usd, "idempotency_key": idempotency_key, "note": note}
+        body = NewGrant(amount_usd=amount_usd, idempotency_key=idempotency_key, note=note)
         return await self._call("POST", f"/api/admin/accounts/{_path(account_id)}/refunds", GrantShape, body=body)
 
-    async def create_key(
-        self,
-        account_id: str,
-        name: str,
-        *,
-        rules: KeyRules | None = None,
-        total_tokens: int = 0,
-        user_id: str | None = None,
-    ) -> NewKeyShape:
-        """A new key; `total_tokens` adds a quota of so many tokens for ever, 0 none. The answer holds the secret."""
-        body = {"account_id": account_id, "name": name, "quota": total_tokens, "user_id": user_id, **(rules or {})}
-        return await self._call("POST", "/api/admin/keys", NewKeyShape, body=body)
+    async def create_key(self, key: NewKey) -> NewKeyShape:
+        """Create a key. The answer holds the secret."""
+        return await self._call("POST", "/api/admin/keys", NewKeyShape, body=key)
 
     async def key(self, key_id: str) -> KeyShape:
+        """Return a key without its secret."""
         return await self._call("GET", f"/api/admin/keys/{_path(key_id)}", KeyShape)
 
     async def keys(
         self, account_id: str | None = None, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None
-    ) -> KeysShape:
-        """Keys of one account, or of all, revoked ones included."""
+    ) -> Listing[KeyShape]:
+        """List keys of one account, or of all, revoked ones included."""
         query = {"account_id": account_id, **_page(limit, cursor)}
-        return await self._call("GET", "/api/admin/keys", KeysShape, query=query)
+        return await self._call("GET", "/api/admin/keys", Listing[KeyShape], query=query)
 
-    async def update_key(self, key_id: str, changes: KeyChanges) -> KeyShape:
+    async def update_key(self, key_id: str, changes: KeyPatch) -> KeyShape:
+        """Change a key."""
         return await self._call("PATCH", f"/api/admin/keys/{_path(key_id)}", KeyShape, body=changes)
 
     async def revoke_key(self, key_id: str) -> None:
@@ -196,18 +179,25 @@ class BillingClient:
 
     async def refusals(
         self, *, key_id: str | None = None, account_id: str | None = None, limit: int = DEFAULT_LIMIT
-    ) -> RefusalsShape:
-        """The last requests that were refused: of a key, of an account's keys, or of all."""
+    ) -> Listing[RefusedShape]:
+        """List the last requests that were refused: of a key, of an account's keys, or of all."""
         query = {"key_id": key_id, "account_id": account_id, "limit": str(limit)}
-        return await self._call("GET", "/api/admin/refusals", RefusalsShape, query=query)
+        return await self._call("GET", "/api/admin/refusals", Listing[RefusedShape], query=query)
+
+    async def providers(self) -> Listing[ProviderShape]:
+        """List the providers of the configuration and the health of their targets."""
+        return await self._call("GET", "/api/admin/providers", Listing[ProviderShape])
 
     # A customer's reads
 
     async def balance(self) -> BalanceShape:
+        """Return what is left."""
         return await self._call("GET", "/api/account/balance", BalanceShape)
 
-    async def transactions(self, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> TransactionsShape:
-        return await self._call("GET", "/api/account/transactions", TransactionsShape, query=_page(limit, cursor))
+    async def transactions(self, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Listing[TransactionShape]:
+        """List every change of the balance, newest first."""
+        query = _page(limit, cursor)
+        return await self._call("GET", "/api/account/transactions", Listing[TransactionShape], query=query)
 
     async def usage_events(
         self,
@@ -218,19 +208,19 @@ class BillingClient:
         model: str | None = None,
         limit: int = DEFAULT_LIMIT,
         cursor: str | None = None,
-    ) -> EventsShape:
-        """Requests admitted from `since` on and before `until`, newest first."""
+    ) -> Listing[EventShape]:
+        """List requests admitted from `since` on and before `until`, newest first."""
         query = {"since": since, "until": until, "key_id": key_id, "model": model, **_page(limit, cursor)}
-        return await self._call("GET", "/api/account/usage/events", EventsShape, query=query)
+        return await self._call("GET", "/api/account/usage/events", Listing[EventShape], query=query)
 
-    async def usage_event(self, event_id: str) -> EventShape:
-        """One request, with the lines of its charge."""
-        return await self._call("GET", f"/api/account/usage/events/{_path(event_id)}", EventShape)
+    async def usage_event(self, event_id: str) -> ExplainedEventShape:
+        """Return one request, with the lines of its charge."""
+        return await self._call("GET", f"/api/account/usage/events/{_path(event_id)}", ExplainedEventShape)
 
-    async def usage(self, *, key_id: str | None = None, user_id: str | None = None) -> UsageShape:
-        """Totals of the account, of one key, or of one user's keys."""
+    async def usage(self, *, key_id: str | None = None, user_id: str | None = None) -> TotalsShape:
+        """Return totals of the account, of one key, or of one user's keys."""
         query = {"key_id": key_id, "user_id": user_id}
-        return await self._call("GET", "/api/billing/usage", UsageShape, query=query)
+        return await self._call("GET", "/api/billing/usage", TotalsShape, query=query)
 
     async def _call(
         self,
@@ -241,13 +231,12 @@ class BillingClient:
         body: object = None,
         query: dict[str, str | None] | None = None,
     ) -> T:
-        said = await self._send(method, path, body, query)
+        body_received = await self._send(method, path, body, query)
         try:
-            answer = msgspec.json.decode(said)
-            msgspec.convert(answer, shape)
+            received = msgspec.json.decode(body_received)
+            return msgspec.convert(received, shape).with_received(received)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise BadAnswer(self.base_url, f"{path}: {error}") from error
-        return answer  # type: ignore[no-any-return]  # it has the shape; converted, it would lose newer fields
 
     async def _send(
         self, method: str, path: str, body: object = None, query: dict[str, str | None] | None = None
@@ -264,15 +253,15 @@ class BillingClient:
             async with self._session.request(
                 method, self.base_url + path, data=data, params=params, headers=headers, allow_redirects=False
             ) as response:
-                said = await _read(response, self.base_url)
+                received = await _read(response, self.base_url)
                 status = response.status
         except TimeoutError as error:
             raise Unreachable(self.base_url, f"no answer within {self._timeout.total:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
             raise Unreachable(self.base_url, _why(error)) from error
         if 200 <= status < 300:
-            return said
-        raise _refusal(status, said, self.base_url)
+            return received
+        raise _refusal(status, received, self.base_url)
 
 
 def _path(segment: str) -> str:
@@ -284,19 +273,20 @@ def _page(limit: int, cursor: str | None) -> dict[str, str | None]:
 
 
 async def _read(response: aiohttp.ClientResponse, url: str) -> bytes:
-    said = bytearray()
+    received = bytearray()
     async for chunk in response.content.iter_any():
-        said += chunk
-        if len(said) > ANSWER_LIMIT_BYTES:
+        received += chunk
+        if len(received) > ANSWER_LIMIT_BYTES:
             raise BadAnswer(url, f"an answer of more than {ANSWER_LIMIT_BYTES} bytes")
-    return bytes(said)
+    return bytes(received)
 
 
-def _refusal(status: int, said: bytes, url: str) -> ClientError:
-    """A redirect is no refusal: following it could carry a key to another host."""
+def _refusal(status: int, received: bytes, url: str) -> ClientError:
+    """Return the failure of an answer that is no success. A redirect is no refusal: following it could carry a key to
+    another host."""
     try:
-        envelope = msgspec.json.decode(said)
-        msgspec.convert(envelope, RefusalShape)
+        envelope = msgspec.json.decode(received)
+        msgspec.convert(envelope, ErrorEnvelope)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return BadAnswer(url, f"HTTP {status} without Metergate's error")
     error = envelope["error"]

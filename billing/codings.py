@@ -1,7 +1,7 @@
 """Content codings of request bodies: gzip and deflate, decoded in pieces of bounded size. Pure.
 
 Source: RFC 9110, 8.4.1. This file owns that decoding never makes more than PIECE_BYTES at once, whatever it is fed, so
-that who reads a body can count, wait or stop between two pieces. A body with a coding of another name, or with more
+that a reader of a body can count, wait or stop between two pieces. A body with a coding of another name, or with more
 than one, is refused: nothing here guesses.
 """
 
@@ -16,7 +16,7 @@ PIECE_BYTES: Final = 65_536
 INPUT_BYTES: Final = 16_384
 """Coded bytes at once: zlib gives back, as a copy, what of them it did not need for a piece."""
 MAX_MEMBERS: Final = 64
-"""Of one gzip body. Each costs a decoder of its own; nobody who packs one body needs a second one."""
+"""Of one gzip body. Each costs a decoder of its own, and one body needs no second one."""
 
 _GZIP: Final = ("gzip", "x-gzip")
 _GZIP_BITS: Final = 16 + zlib.MAX_WBITS
@@ -42,7 +42,7 @@ class Decoder:
         self._members = 1
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """What the next part of the coded body comes to, in pieces of at most PIECE_BYTES. Raises `BadCoding`."""
+        """Yield what the next part of the coded body comes to, in pieces of at most PIECE_BYTES. Raises `BadCoding`."""
         for start in range(0, len(data), INPUT_BYTES):
             rest, full = data[start : start + INPUT_BYTES], False
             while rest or full:
@@ -57,12 +57,12 @@ class Decoder:
                     yield piece
 
     def end(self) -> None:
-        """No more comes. Raises `BadCoding` where the coded body is not whole."""
+        """End the body: no more comes. Raises `BadCoding` where the coded body is not whole."""
         if self._zlib is not None and not self._zlib.eof:
             raise BadCoding("The encoded body ended too soon.")
 
     def _next(self, rest: bytes) -> "zlib._Decompress":
-        """The decoder that takes `rest`."""
+        """Return the decoder that takes `rest`."""
         if self._zlib is None:
             bare = rest[0] & _CM_MASK != _CM_DEFLATE
             self._zlib = zlib.decompressobj(-zlib.MAX_WBITS if bare else zlib.MAX_WBITS)
@@ -75,7 +75,8 @@ class Decoder:
 
 
 def decoder_of(coding: str | None) -> Decoder | None:
-    """What decodes a body with this `Content-Encoding`; None where there is nothing to decode. Raises `BadCoding`."""
+    """Return what decodes a body with this `Content-Encoding`; None where there is nothing to decode. Raises
+    `BadCoding`."""
     said = (coding or "").strip().lower()
     if said in ("", "identity"):
         return None

@@ -20,13 +20,13 @@ class Effects(Protocol):
     """The port that accounts, keys and grants speak to; called after the commit, never inside a transaction."""
 
     async def account_changed(self, account_id: str) -> None:
-        """The account's version has risen: push it to Redis and to every gateway's cache."""
+        """Push the account's version, which has risen, to Redis and to every gateway's cache."""
 
     async def key_changed(self, key_id: str, account_id: str) -> None:
-        """The key's version has risen: push it likewise."""
+        """Push the key's version, which has risen, likewise."""
 
     async def balance_changed(self, account_id: str) -> None:
-        """The account has new corrections: tell Redis of them."""
+        """Push the account's new corrections to Redis."""
 
     async def live_balance(self, account_id: str) -> LiveBalance | None:
-        """The account's money in Redis; None where Redis is away or does not know the account."""
+        """Return the account's money in Redis; None where Redis is away or does not know the account."""

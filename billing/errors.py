@@ -12,16 +12,16 @@ MetergateError
 |   |   |   +-- DatabaseHindered   billing.database.connection
 |   |   |       +-- DatabaseLocked billing.database.connection
 |   |   +-- MigrationError         billing.database.migrate
-|   +-- NotReady                   billing.holds.redis_errors
+|   +-- NotReady                   billing.holds.partition
 |   |   +-- AccountHeldBack        billing.holds.loader
-|   +-- RedisError                 billing.holds.redis_errors
+|   +-- RedisError                 billing.holds.redis.connection
 |       +-- StaleEpoch             billing.holds.redis.batcher
-|       +-- RedisAway              billing.holds.redis_errors
-|       |   +-- RedisStrange       billing.holds.redis_errors
-|       +-- RedisRefused           billing.holds.redis_errors
-|       |   +-- RedisMoved         billing.holds.redis_errors
-|       |   +-- RedisUnfit         billing.holds.redis_errors
-|       +-- RedisTimeout           billing.holds.redis_errors
+|       +-- RedisAway              billing.holds.redis.connection
+|       |   +-- RedisStrange       billing.holds.redis.connection
+|       +-- RedisRefused           billing.holds.redis.connection
+|       |   +-- RedisMoved         billing.holds.redis.connection
+|       |   +-- RedisUnfit         billing.holds.redis.connection
+|       +-- RedisTimeout           billing.holds.redis.connection
 +-- AccountError                   billing.accounts.accounts
 |   +-- AccountNotFound            billing.accounts.accounts
 |   +-- UnknownPlan                billing.accounts.accounts
@@ -37,40 +37,42 @@ MetergateError
 |   +-- Unauthorized               billing.api.errors
 |   +-- Unavailable                billing.api.errors
 +-- TooManyAttempts                billing.attempts
-+-- CommandFailed                  billing.cli.failures
++-- CommandFailed                  billing.cli.output
 +-- ClientError                    billing.client
 |   +-- BadAnswer                  billing.client
 |   +-- Refused                    billing.client
 |   +-- Unreachable                billing.client
 +-- BadCoding                      billing.codings
++-- Unreadable                     billing.errors
+|   +-- NewerLayout                billing.errors
 +-- NeedTooLarge                   billing.holds.decision
++-- IllegalTransition              billing.holds.hold
 +-- SettlementLost                 billing.holds.hold
-+-- LostWrites                     billing.holds.loader
++-- LostWrites                     billing.holds.partition
 +-- AccountsLocked                 billing.holds.replay
 +-- LeftToOthers                   billing.holds.replay
 +-- DifferentKeys                  billing.keys.presented
-+-- ApiKeyError                    billing.keys.rows
-|   +-- KeyNotFound                billing.keys.rows
-|   +-- KeyRefused                 billing.keys.rows
-+-- Unreadable                     billing.ledger.debits
-|   +-- NewerLayout                billing.ledger.debits
 +-- MoneyError                     billing.money
 +-- BadCursor                      billing.pages
-+-- PriceError                     billing.prices
 +-- QuotaError                     billing.quotas
++-- PriceError                     billing.rates
++-- ApiKeyError                    billing.shapes.rules
+|   +-- KeyNotFound                billing.shapes.rules
+|   +-- KeyRefused                 billing.shapes.rules
 +-- TimeError                      billing.times
 +-- UsageError                     billing.usage
 +-- BadKeyFile                     gateway.commands.admin_key
-+-- WouldOverwrite                 gateway.commands.init_folder
++-- WouldOverwrite                 gateway.commands.init
 +-- ConfigError                    gateway.config.problems
-+-- Unset                          gateway.config.references
++-- Unset                          gateway.config.problems
 +-- BadRequest                     gateway.dialects.base
 +-- GarbageAnswer                  gateway.dialects.base
-+-- EmbeddedServersError           gateway.embedded.errors
-|   +-- AlreadyRunning             gateway.embedded.errors
-|   +-- ServerFailed               gateway.embedded.errors
++-- EmbeddedServersError           gateway.embedded.lock
+|   +-- AlreadyRunning             gateway.embedded.lock
+|   +-- ServerFailed               gateway.embedded.lock
 +-- MetricsAddressTaken            gateway.endpoints.metrics_access
 +-- NotPriced                      gateway.proxy.estimate
++-- UnknownAiohttp                 gateway.server.aiohttp_private
 +-- TooManyBytes                   gateway.server.bodies
 +-- BadBody                        gateway.server.exchange
 +-- BodyTooLarge                   gateway.server.exchange
@@ -89,10 +91,34 @@ MetergateError
 +-- RequestError                   gateway.upstream.local.request
 """
 
+from typing import ClassVar, Final, Literal
+
+INCORRECT_KEY: Final = "Incorrect API key provided"
+"""What OpenAI's 401 begins with, by which some clients tell a wrong key."""
+LISTED: Final = "GET /docs lists the endpoints."
+
+Kind = Literal["unauthorized", "not_found", "invalid", "conflict", "too_many", "unavailable"]
+
 
 class MetergateError(Exception):
-    """Something failed. The message never holds a secret."""
+    """Something failed. The message never holds a secret.
+
+    `kind` says how a request is refused that has caused it, with the message; None: with neither. `field` names what of
+    the request is wrong, `retry_after_s` is how long to wait in whole seconds.
+    """
+
+    kind: ClassVar[Kind | None] = None
+    field: str | None = None
+    retry_after_s: int | None = None
 
 
 class StoreError(MetergateError):
     """Postgres or Redis did not do what was asked, or was not reached."""
+
+
+class Unreadable(MetergateError, ValueError):
+    """These bytes are not what they should be."""
+
+
+class NewerLayout(Unreadable):
+    """A newer release wrote this: it is for its gateways to read."""

@@ -1,4 +1,4 @@
-"""Money: whole nano-USD in, decimal strings at the edges. This file owns the rule that no float ever holds money.
+"""Money: whole nano-USD inside, decimal strings at the edges; no float ever holds money.
 
 One nano-USD is 1e-9 USD. Balances and single transfers stay within `MAX_NANO` (2**53 - 1, about 9.007 million USD),
 inside which the doubles of Redis's Lua are exact. Everything here is pure.
@@ -21,7 +21,7 @@ class MoneyError(MetergateError, ValueError):
 
 
 def parse_usd(text: object) -> int:
-    """Nano-USD from a decimal string of USD such as `"12.50"`: at most 9 decimals, no exponent, no sign but `-`.
+    """Parse nano-USD from a decimal string of USD such as `"12.50"`: at most 9 decimals, no exponent, no sign but `-`.
 
     Raises `MoneyError` for anything else: numbers (a float is never money), empty strings, amounts beyond `MAX_NANO`.
     """
@@ -36,7 +36,7 @@ def parse_usd(text: object) -> int:
 
 
 def parse_positive_usd(text: object) -> int:
-    """As `parse_usd`, for amounts that must be above zero. Raises `MoneyError`."""
+    """Parse as `parse_usd`, for amounts that must be above zero. Raises `MoneyError`."""
     nano = parse_usd(text)
     if nano <= 0:
         raise MoneyError("the amount must be above zero")
@@ -44,14 +44,14 @@ def parse_positive_usd(text: object) -> int:
 
 
 def check_bound(nano: int) -> int:
-    """`nano` itself when it is within ±`MAX_NANO`; raises `MoneyError` otherwise."""
+    """Return `nano`. Raises `MoneyError` unless it is within ±`MAX_NANO`."""
     if not -MAX_NANO <= nano <= MAX_NANO:
         raise MoneyError(f"an amount or balance is bounded by {format_usd(MAX_NANO)} USD")
     return nano
 
 
 def format_usd(nano: int) -> str:
-    """A plain decimal of USD with at least two decimals and no exponent: 12_500_000_000 -> `"12.50"`."""
+    """Return a plain decimal of USD with at least two decimals and no exponent: 12_500_000_000 -> `"12.50"`."""
     if nano < 0:
         return "-" + format_usd(-nano)
     digits = f"{nano:010d}"
@@ -59,7 +59,7 @@ def format_usd(nano: int) -> str:
 
 
 def format_credits(nano: int, credits_per_usd: int) -> str:
-    """The same amount in credits, a plain decimal: with 1000 credits a USD, 12_500_000_000 -> `"12500"`."""
+    """Return an amount in credits as a plain decimal: with 1000 credits a USD, 12_500_000_000 -> `"12500"`."""
     sign = "-" if nano < 0 else ""
     whole, fraction = divmod(abs(nano) * credits_per_usd, NANO_PER_USD)
     digits = f"{fraction:09d}".rstrip("0")
@@ -67,5 +67,5 @@ def format_credits(nano: int, credits_per_usd: int) -> str:
 
 
 def ceil_div(numerator: int, denominator: int) -> int:
-    """The quotient rounded up to a whole number; `denominator` is above zero."""
+    """Return the quotient rounded up; `denominator` is above zero."""
     return -(-numerator // denominator)

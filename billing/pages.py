@@ -1,7 +1,6 @@
-"""Pages: how a list is read in parts, newest first. Pure.
+"""Pages of lists, newest first. Pure.
 
-Ids end in a ULID, so that their order is the order in which they were made; the last id of a page is where the next one
-begins.
+Ids end in a ULID, so that they sort by creation time; the last id of a page is the cursor of the next one.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +18,9 @@ T = TypeVar("T")
 
 
 class BadCursor(MetergateError, ValueError):
-    """A cursor that no page of this list has given."""
+    """A cursor that is not one of this list's."""
+
+    kind, field = "invalid", "cursor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,6 @@ class Page(Generic[T]):
 
 
 def page_of(found: Sequence[T], limit: int, cursor: Callable[[T], str]) -> Page[T]:
-    """The page of a query that was asked for `limit` + 1 rows: the one too many says that there is a next page."""
+    """Return the page of a query for `limit` + 1 rows; the additional row shows that there is a next page."""
     items = tuple(found[:limit])
     return Page(items, cursor(items[-1]) if len(found) > limit else None)

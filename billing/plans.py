@@ -40,7 +40,7 @@ Plans = Mapping[str, Plan]
 
 
 class LivePlans(Mapping[str, Plan]):
-    """The plans in force, by id. Whoever holds this sees at once when others have taken their place."""
+    """The plans in force, by id; holders of this object see at once what `replace` puts in their place."""
 
     __slots__ = ("_plans",)
 
@@ -48,7 +48,7 @@ class LivePlans(Mapping[str, Plan]):
         self._plans = dict(plans)
 
     def replace(self, plans: Plans) -> None:
-        """Put these plans in force here."""
+        """Replace all plans."""
         self._plans = dict(plans)
 
     def __getitem__(self, plan_id: str) -> Plan:
@@ -65,15 +65,15 @@ DEFAULT_PLAN = "free"
 
 
 def upgrade_cycles(plans: Plans) -> list[tuple[str, ...]]:
-    """Plans whose `upgrade_to` leads back to themselves: each circle once, begun at its first name."""
+    """Return the cycles of `upgrade_to`: each once, beginning at its first plan by name."""
     found = set()
     for plan_id in plans:
-        way: list[str] = []
+        path: list[str] = []
         at: str | None = plan_id
-        while at is not None and at in plans and at not in way:
-            way.append(at)
+        while at is not None and at in plans and at not in path:
+            path.append(at)
             at = plans[at].upgrade_to
         if at == plan_id:
-            first = way.index(min(way))
-            found.add((*way[first:], *way[:first]))
+            first = path.index(min(path))
+            found.add((*path[first:], *path[:first]))
     return sorted(found)

@@ -1,92 +1,107 @@
 """Prices: rows of a provider price table, the exact cost of a usage, and its upper bound. Pure.
 
-This file owns the arithmetic of a charge. A rate is a whole number of nano-USD per million (tokens) or per unit; a cost
-is summed exactly as an integer over `COST_SCALE` and rounded up once. A row's id is a digest of what it says, so that
-an edited file adds a row and never changes one that has priced a debit.
+This file owns the arithmetic of a charge. A rate is a whole number of nano-USD per million (tokens), per unit or per
+hour; a cost is summed exactly as an integer over `COST_SCALE` and rounded up once. A row's id is a digest of what it
+says, so that an edited file adds a row and never changes one that has priced a debit. Which rates hold for a request is
+`billing.rates`'.
 """
 
-import hashlib
+from __future__ import annotations
+
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from itertools import pairwise
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from billing.errors import MetergateError
 from billing.money import MoneyError, ceil_div, parse_usd
-from billing.usage import Usage
-
-TOKEN_CLASSES: Final = (
-    "input",
-    "cached_input",
-    "cache_write",
-    "cache_write_1h",
-    "output",
-    "reasoning",
-    "audio_input",
-    "audio_output",
-    "image_input",
+from billing.price_ids import canonical_json, row_id
+from billing.rates import (
+    ASKED_FOR,
+    FACTOR_SCALE,
+    INPUT_CLASSES,
+    MILLION,
+    MULTIPLIERS,
+    OUTPUT_CLASSES,
+    PARENT,
+    STANDARD_TIERS,
+    TIER_NAMES,
+    TOKEN_CLASSES,
+    UNIT_CLASSES,
+    PriceError,
+    Sheet,
+    Tier,
+    Variant,
+    check_amounts,
+    check_rates,
+    check_tiers,
+    check_units,
+    parse_hours,
 )
-UNIT_CLASSES: Final = ("request", "image", "second", "character", "search")
-PARENT: Final = {
-    "cached_input": "input",
-    "cache_write": "input",
-    "cache_write_1h": "cache_write",
-    "audio_input": "input",
-    "image_input": "input",
-    "reasoning": "output",
-    "audio_output": "output",
-}
-"""A class without a price of its own takes its parent's."""
-INPUT_CLASSES: Final = ("input", "cached_input", "cache_write", "cache_write_1h", "audio_input", "image_input")
-OUTPUT_CLASSES: Final = ("output", "reasoning", "audio_output")
-MULTIPLIERS: Final = ("batch", "flex", "priority")
+
+if TYPE_CHECKING:
+    from billing.usage import Usage
+
+__all__ = [
+    "ANY_MODEL",
+    "COST_SCALE",
+    "FACTOR_SCALE",
+    "INPUT_CLASSES",
+    "MILLION",
+    "MULTIPLIERS",
+    "OUTPUT_CLASSES",
+    "PARENT",
+    "PART_KINDS",
+    "TOKEN_CLASSES",
+    "UNIT_CLASSES",
+    "PriceError",
+    "PriceLine",
+    "PriceRow",
+    "PriceTable",
+    "Tier",
+    "Variant",
+    "canonical_json",
+    "from_canonical_json",
+    "parse_factor",
+    "round_up",
+]
+
 PART_KINDS: Final = ("image", "audio_second", "file")
-
-MILLION: Final = 1_000_000
-FACTOR_SCALE: Final = 10**9
-"""Multipliers and markups are decimals of at most nine places, held as integers times this."""
-COST_SCALE: Final = MILLION * FACTOR_SCALE
+_EIGHTEENTHS: Final = 18
+"""What makes a millisecond of a price by the hour a whole number: 18 / 3.6 is 5."""
+COST_SCALE: Final = _EIGHTEENTHS * MILLION * FACTOR_SCALE
 """An exact cost is an integer in nano-USD / COST_SCALE."""
+_REPORTED_DECIMALS: Final = 24
 ANY_MODEL: Final = "*"
-
-
-class PriceError(MetergateError, ValueError):
-    """A price row that says something impossible; the message names the field and what was expected."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tier:
-    """Rates that apply to the whole request when its input is above `above_input_tokens`."""
-
-    above_input_tokens: int
-    per_million: Mapping[str, int]
-
-    def __post_init__(self) -> None:
-        if self.above_input_tokens <= 0:
-            raise PriceError("above_input_tokens must be above zero")
-        check_rates(self.per_million, TOKEN_CLASSES)
+REPORTED: Final = "reported_cost"
+"""The class of a line that is the provider's own cost."""
+MAX_KNOWN: Final = 256
+"""Conditions of answers whose variants a row keeps; providers write them, so that they are bounded."""
 
 
 @dataclass(frozen=True, slots=True)
 class PriceLine:
-    """One line of a charge: `amount_scaled` is exact, in nano-USD / `COST_SCALE`."""
+    """One line of a charge: `amount_scaled` is exact, in nano-USD / `COST_SCALE`. `rate_nano` is per million tokens
+    where `per_million` is true, else per unit, per second, or per hour (the class is `hour` then). The quantity of
+    seconds and hours is in milliseconds. `model` is None for the model of the row that the debit names."""
 
     price_class: str
     quantity: int
     rate_nano: int
     per_million: bool
     amount_scaled: int
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PriceRow:
-    """What one provider's model costs from a day on. Rates in nano-USD per million tokens, or per unit.
+    """What one provider's model costs from a day on. Rates in nano-USD per million tokens, or per unit. `model` is a
+    name, a prefix with `*`, or `*` alone.
 
     `multipliers` are scaled by `FACTOR_SCALE`; `part_tokens` bounds one image, second of audio or file.
-    `hidden_reasoning` says that the model bills output that its answer does not show. It prices nothing, so that it is
-    no part of `id` and of what the ledger keeps.
+    `cost_reported` says that the provider's own cost is the charge where an answer has it. `hidden_reasoning` says that
+    the model bills output that its answer does not show; `source` is the page of the prices. These two price nothing,
+    so that they are no part of `id` and of what the ledger keeps.
     """
 
     provider: str
@@ -101,16 +116,22 @@ class PriceRow:
     context_window: int | None = None
     hidden_reasoning: bool = False
     id: str = ""
+    variants: tuple[Variant, ...] = ()
+    cost_reported: bool = False
+    source: str | None = field(default=None, compare=False)
+    _sheets: dict[str | None, Sheet] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _known: dict[tuple[object, ...], str | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_rates(self.per_million, TOKEN_CLASSES)
-        check_rates(self.per_unit, UNIT_CLASSES)
+        check_units(self.per_unit)
         if not self.per_million and not self.per_unit:
             raise PriceError("a price row needs a price: per_million or per_unit")
         if not self.provider or not self.model:
             raise PriceError("a price row names a provider and a model")
-        if any(low.above_input_tokens >= high.above_input_tokens for low, high in pairwise(self.tiers)):
-            raise PriceError("tiers must rise by above_input_tokens")
+        if ANY_MODEL in self.model[:-1]:
+            raise PriceError("a model is a name, a prefix that ends with one *, or * alone")
+        check_tiers(self.tiers)
         for name, known in (("multipliers", MULTIPLIERS), ("part_tokens", PART_KINDS)):
             check_amounts(name, getattr(self, name) or {}, known)
             object.__setattr__(self, name, getattr(self, name) or None)  # equal rows are equal in every spelling
@@ -118,59 +139,173 @@ class PriceRow:
             bound = getattr(self, name)
             if bound is not None and bound <= 0:
                 raise PriceError(f"{name} must be above zero")
+        self._check_variants()
         object.__setattr__(self, "id", row_id(self))
+
+    def _check_variants(self) -> None:
+        names = [variant.name for variant in self.variants]
+        if len(set(names)) != len(names):
+            raise PriceError("two variants apply when the same holds")
+        for short in self.multipliers or {}:
+            if f"service_tier={short}" in names or f"processing={short}" in names:
+                raise PriceError(f"{short} stands in multipliers and in variants")
+        for variant in self.variants:
+            self._sheets[variant.name] = Sheet(self.per_million, self.tiers, self.per_unit, (variant,))
+        if any(variant.factor != FACTOR_SCALE for variant in self.variants):  # with every other one, too
+            for variant in self.variants:
+                self._sheet("+".join({variant.name: 0, **{v.name: 0 for v in self.variants if "region" in v.when}}))
+
+    def variant(
+        self,
+        service_tier: str | None = None,
+        processing: str | None = None,
+        speed: str | None = None,
+        region: str | None = None,
+        minute: int = 0,
+    ) -> str | None:
+        """The name of what applies to an answer of these conditions that was admitted in that minute of the UTC day, as
+        a debit keeps it; None for the standard price. A service tier that the row does not know is priced as the
+        dearest one that it does."""
+        if not self.variants and not self.multipliers:
+            return None
+        key = service_tier, processing, speed, region, minute
+        try:
+            return self._known[key]
+        except KeyError:
+            pass
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
+        found = self._known[key] = self._variant(service_tier, processing, speed, region, minute)
+        return found
+
+    def _variant(
+        self, service_tier: str | None, processing: str | None, speed: str | None, region: str | None, minute: int
+    ) -> str | None:
+        tier = TIER_NAMES.get(service_tier.lower(), service_tier.lower()) if service_tier else None
+        if tier == "batch" and processing is None:  # Anthropic names it as a tier
+            processing = "batch"
+        if tier in STANDARD_TIERS:
+            tier = None
+        tiers = {variant.when["service_tier"] for variant in self.variants if "service_tier" in variant.when}
+        tiers |= (self.multipliers or {}).keys() - {"batch"}
+        if tier is not None and tier not in tiers and tier != "batch" and tiers:
+            tier = self._dearest_tier(tiers)
+        conditions = {"service_tier": tier, "processing": processing, "speed": speed, "region": region}
+        names = [variant.name for variant in self.variants if variant.applies(conditions, minute)]
+        short = processing if processing in (self.multipliers or {}) else tier
+        if short is not None and short in (self.multipliers or {}):
+            names.insert(0, short)
+        return "+".join(names) or None
+
+    def _dearest_tier(self, tiers: Collection[str]) -> str | None:
+        def price(tier: str | None) -> tuple[int, int]:
+            sheet = self._sheet(None if tier is None else self._variant(tier, None, None, None, 0))
+            return sheet.dearest(("output",)) * sheet.factor, sheet.dearest(("input",)) * sheet.factor
+
+        return max((None, *sorted(tiers)), key=price)
+
+    def knows_tier(self, service_tier: str) -> bool:
+        """Whether the row has a price of its own for a service tier."""
+        tier = TIER_NAMES.get(service_tier, service_tier)
+        return tier in (self.multipliers or {}) or any(v.when.get("service_tier") == tier for v in self.variants)
+
+    @property
+    def changes_at(self) -> tuple[int, ...]:
+        """The minutes of the UTC day at which a variant begins or ends to apply."""
+        hours = (variant.when["utc_hours"] for variant in self.variants if "utc_hours" in variant.when)
+        return tuple(sorted({minute for span in hours for minute in parse_hours(span)}))
+
+    def _sheet(self, variant: str | None) -> Sheet:
+        sheet = self._sheets.get(variant)
+        if sheet is None:
+            names = (variant or "").split("+")
+            applying = [one for one in self.variants if one.name in names]
+            factor = (
+                next((self.multipliers[name] for name in names if name in self.multipliers), FACTOR_SCALE)
+                if (self.multipliers)
+                else FACTOR_SCALE
+            )
+            if len(self._sheets) >= MAX_KNOWN:
+                self._sheets.clear()
+            sheet = self._sheets[variant] = Sheet(self.per_million, self.tiers, self.per_unit, applying, factor)
+        return sheet
 
     def rate(self, price_class: str, input_tokens: int) -> int:
         """Nano-USD per million tokens of a class, for a request with that much input; a class falls to its parent."""
-        rates = self.per_million
-        for tier in self.tiers:
-            if input_tokens > tier.above_input_tokens:
-                rates = {**rates, **tier.per_million}
-        return class_rate(rates, price_class)
+        return self._sheet(None).rates(input_tokens)[price_class]
 
-    def lines(self, usage: Usage, multiplier: str | None = None) -> list[PriceLine]:
+    def lines(self, usage: Usage, variant: str | None = None) -> list[PriceLine]:
         """The charge line by line; their sum is `cost_scaled` of the same usage."""
-        factor = self.factor(multiplier)
-        lines = []
+        if self.cost_reported and usage.reported_cost_usd is not None:
+            scaled = reported_scaled(usage.reported_cost_usd)
+            return [PriceLine(REPORTED, 1, ceil_div(scaled, COST_SCALE), False, scaled)]
+        sheet = self._sheets.get(variant) or self._sheet(variant)
+        rates, lines = sheet.rates(usage.input_tokens), []
         for price_class, quantity in usage.by_class().items():
-            per_million = price_class in TOKEN_CLASSES
-            rate = self.rate(price_class, usage.input_tokens) if per_million else self.per_unit.get(price_class, 0)
-            if not rate and not per_million:
-                continue
-            amount = quantity * rate * factor * (1 if per_million else MILLION)
-            lines.append(PriceLine(price_class, quantity, rate, per_million, amount))
+            per_million, scale, rate = price_class in rates, _EIGHTEENTHS * MILLION, 0
+            if per_million:
+                rate, scale = rates[price_class], _EIGHTEENTHS
+            elif price_class != "second":
+                rate = sheet.unit(price_class)
+            elif "hour" in sheet.units:
+                price_class, rate, scale = "hour", sheet.units["hour"], 5
+            else:
+                rate, scale = sheet.unit("second"), _EIGHTEENTHS * 1000
+            if rate or per_million:
+                amount = quantity * rate * sheet.factor * scale
+                lines.append(PriceLine(price_class, quantity, rate, per_million, amount))
         return lines
 
-    def factor(self, multiplier: str | None) -> int:
-        """A multiplier by name, scaled by `FACTOR_SCALE`; one for a name that this row does not have."""
-        return (self.multipliers or {}).get(multiplier or "", FACTOR_SCALE)
+    def factor(self, variant: str | None) -> int:
+        """What multiplies a whole charge, scaled by `FACTOR_SCALE`; one for a name that this row does not have."""
+        return self._sheet(variant).factor
 
-    def cost_scaled(self, usage: Usage, multiplier: str | None = None) -> int:
+    def cost_scaled(self, usage: Usage, variant: str | None = None) -> int:
         """The exact cost in nano-USD / `COST_SCALE`."""
-        if usage.is_plain and not self.tiers:  # most requests: no line to be listed, two products
-            rates, units = self.per_million, usage.requests * self.per_unit.get("request", 0) * MILLION
-            tokens = usage.input_tokens * rates.get("input", 0) + usage.output_tokens * rates.get("output", 0)
-            return (tokens + units) * self.factor(multiplier)
-        return sum(line.amount_scaled for line in self.lines(usage, multiplier))
+        if (self.cost_reported and usage.reported_cost_usd is not None) or not usage.is_usual:
+            return sum(line.amount_scaled for line in self.lines(usage, variant))
+        # Most requests: no line to be listed, a few products.
+        sheet = self._sheets.get(variant) or self._sheet(variant)
+        input_tokens, output_tokens, units = usage.input_tokens, usage.output_tokens, sheet.units
+        rates = sheet.rates(input_tokens) if sheet.tiers else sheet.first
+        if cached := usage.cached_input_tokens:
+            input_tokens -= cached
+            cached *= rates["cached_input"]
+        if written := usage.cache_write_tokens:
+            input_tokens -= written
+            written *= rates["cache_write"]
+        if reasoning := usage.reasoning_tokens:
+            output_tokens -= reasoning
+            reasoning *= rates["reasoning"]
+        cost = input_tokens * rates["input"] + output_tokens * rates["output"] + cached + written + reasoning
+        if units:
+            cost += usage.requests * units.get("request", 0) * MILLION
+        return cost * sheet.factor * _EIGHTEENTHS
 
-    def dearest_nano(self, classes: Iterable[str]) -> int:
-        """Nano-USD per million at the dearest of these classes, tiers and multipliers: an upper bound for one token."""
-        sheets = [dict(self.per_million)]
-        for tier in self.tiers:
-            sheets.append({**sheets[-1], **tier.per_million})
-        rate = max(class_rate(sheet, price_class) for sheet in sheets for price_class in classes)
-        factor = max([FACTOR_SCALE, *(self.multipliers or {}).values()])
-        return ceil_div(rate * factor, FACTOR_SCALE)
+    def dearest_nano(self, classes: Iterable[str], *, asked: bool = True) -> int:
+        """Nano-USD per million at the dearest of these classes, tiers and variants: an upper bound for one token. With
+        `asked` false, those variants count alone that apply to a request which asks for none."""
+        classes = tuple(classes)
+        variants = [one for one in self.variants if asked or ASKED_FOR.isdisjoint(one.when)]
+        rate = max(self._sheet(name).dearest(classes) for name in (None, *(variant.name for variant in variants)))
+        factors = [variant.factor for variant in variants]
+        return ceil_div(rate * max([FACTOR_SCALE, *factors]) * self._most(), FACTOR_SCALE**2)
+
+    def dearest_unit(self, name: str) -> int:
+        """Nano-USD of one unit at the dearest of its kinds and variants."""
+        sheets = [self.per_unit, *(variant.per_unit for variant in self.variants)]
+        kinds = f"{name}."
+        rate = max([0, *(nano for units in sheets for kind, nano in units.items() if f"{kind}.".startswith(kinds))])
+        return ceil_div(rate * self._most(), FACTOR_SCALE)
+
+    def _most(self) -> int:
+        return max([FACTOR_SCALE, *(self.multipliers or {}).values()])
 
 
-def class_rate(rates: Mapping[str, int], price_class: str) -> int:
-    """The rate of a class or of its nearest ancestor that has one; zero where none has."""
-    name: str | None = price_class
-    while name is not None:
-        if name in rates:
-            return rates[name]
-        name = PARENT.get(name)
-    return 0
+def reported_scaled(usd: str) -> int:
+    """The exact cost in nano-USD / `COST_SCALE` of a plain decimal of USD with at most 24 decimals."""
+    whole, _, fraction = usd.partition(".")
+    return int(whole + fraction.ljust(_REPORTED_DECIMALS, "0")) * _EIGHTEENTHS
 
 
 def round_up(cost_scaled: int, markup_scaled: int = 0) -> int:
@@ -179,24 +314,6 @@ def round_up(cost_scaled: int, markup_scaled: int = 0) -> int:
         return ceil_div(cost_scaled, COST_SCALE)
     whole = 100 * FACTOR_SCALE
     return ceil_div(cost_scaled * (whole + markup_scaled), COST_SCALE * whole)
-
-
-def check_rates(rates: Mapping[str, int], known: Iterable[str]) -> None:
-    """Raises `PriceError` for a class that does not exist or a rate below zero."""
-    for name, rate in rates.items():
-        if name not in known:
-            raise PriceError(f"unknown price class {name!r}; known are {', '.join(known)}")
-        if rate < 0:
-            raise PriceError(f"the price of {name} must not be below zero")
-
-
-def check_amounts(what: str, amounts: Mapping[str, int], known: Collection[str]) -> None:
-    """Raises `PriceError` for a name that does not exist or an amount that is not above zero."""
-    for name, amount in amounts.items():
-        if name not in known:
-            raise PriceError(f"unknown name {name!r} in {what}; known are {', '.join(known)}")
-        if amount <= 0:
-            raise PriceError(f"{name} in {what} must be above zero")
 
 
 def parse_factor(text: object) -> int:
@@ -210,46 +327,30 @@ def parse_factor(text: object) -> int:
     return scaled
 
 
-def row_id(row: PriceRow) -> str:
-    """A digest of all that prices and bounds a request: equal rows have equal ids on every gateway."""
-    return "price_" + hashlib.sha256(canonical_json(row).encode()).hexdigest()[:24]
-
-
-def canonical_json(row: PriceRow) -> str:
-    """The row as canonical JSON: what the ledger keeps, and what its id is a digest of."""
-    return json.dumps(
-        {
-            "provider": row.provider,
-            "model": row.model,
-            "effective_from": row.effective_from.isoformat(),
-            "per_million_nano": dict(row.per_million),
-            "per_unit_nano": dict(row.per_unit),
-            "tiers": [[tier.above_input_tokens, dict(tier.per_million)] for tier in row.tiers],
-            "multipliers": dict(row.multipliers or {}),
-            "part_tokens": dict(row.part_tokens or {}),
-            "max_output_tokens": row.max_output_tokens,
-            "context_window": row.context_window,
-        },
-        sort_keys=True,
-        separators=(",", ":"),
-    )
-
-
 def from_canonical_json(text: str) -> PriceRow:
     """The row that `canonical_json` wrote."""
-    said = json.loads(text)
+    values = json.loads(text)
     return PriceRow(
-        provider=said["provider"],
-        model=said["model"],
-        effective_from=date.fromisoformat(said["effective_from"]),
-        per_million=said["per_million_nano"],
-        per_unit=said["per_unit_nano"],
-        tiers=tuple(Tier(above, rates) for above, rates in said["tiers"]),
-        multipliers=said["multipliers"],
-        part_tokens=said["part_tokens"],
-        max_output_tokens=said["max_output_tokens"],
-        context_window=said["context_window"],
+        provider=values["provider"],
+        model=values["model"],
+        effective_from=date.fromisoformat(values["effective_from"]),
+        per_million=values["per_million_nano"],
+        per_unit=values["per_unit_nano"],
+        tiers=_tiers_of(values["tiers"]),
+        multipliers=values["multipliers"],
+        part_tokens=values["part_tokens"],
+        max_output_tokens=values["max_output_tokens"],
+        context_window=values["context_window"],
+        variants=tuple(
+            Variant(when, per_million, per_unit, _tiers_of(tiers), factor)
+            for when, per_million, per_unit, tiers, factor in values.get("variants", ())
+        ),
+        cost_reported=values.get("cost") == "reported",
     )
+
+
+def _tiers_of(values: Iterable[tuple[int, Mapping[str, int]]]) -> tuple[Tier, ...]:
+    return tuple(Tier(above, rates) for above, rates in values)
 
 
 class PriceTable:
@@ -258,16 +359,26 @@ class PriceTable:
     def __init__(self, rows: Iterable[PriceRow]) -> None:
         self.rows = tuple(rows)
         self._by_name: dict[tuple[str, str], list[PriceRow]] = {}
+        prefixes: dict[str, set[str]] = {}
         for row in sorted(self.rows, key=lambda row: row.effective_from):
             same = self._by_name.setdefault((row.provider, row.model), [])
             if same and same[-1].effective_from == row.effective_from:
                 raise PriceError(f"two rows for {row.provider}/{row.model} from {row.effective_from}")
             same.append(row)
+            if row.model.endswith(ANY_MODEL):
+                prefixes.setdefault(row.provider, set()).add(row.model)
+        self._prefixes = {provider: sorted(names, key=len, reverse=True) for provider, names in prefixes.items()}
+
+    def models(self, provider: str) -> list[str]:
+        """The names of a provider's models that have a row of their own."""
+        return [name for owner, name in self._by_name if owner == provider and not name.endswith(ANY_MODEL)]
 
     def find(self, provider: str, model: str, at_s: float) -> PriceRow | None:
-        """The row in force at a Unix time: the model's own, else the provider's default row, else None."""
+        """The row in force at a Unix time: the model's own, else that of the longest prefix of its name, else the
+        provider's default row, else None."""
         today = datetime.fromtimestamp(at_s, UTC).date()
-        for name in (model, ANY_MODEL):
+        matching = (name for name in self._prefixes.get(provider, ()) if model.startswith(name[:-1]))
+        for name in (model, *matching):
             in_force = [row for row in self._by_name.get((provider, name), ()) if row.effective_from <= today]
             if in_force:
                 return in_force[-1]

@@ -1,22 +1,26 @@
 """Principals: the account, user and key behind a request, and the limits that apply to it. Pure.
 
-This file owns the order and packing of limits: what `admit` is given is made here, and what its answer says of a
-refused counter is looked up here.
+It defines the order and packing of limits: what `admit` gets is packed here, and a refused counter in its reply is an
+index into the same limits.
 """
+
+from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from billing.plans import Plan
 from billing.quotas import Quota, Window
+
+if TYPE_CHECKING:
+    from billing.plans import Plan
 
 Status = Literal["active", "past_due", "suspended", "closed"]
 Subject = Literal["key", "plan", "account"]
 
 MAX_KEPT: Final = 256
-"""What is kept for a principal, at most so many models and features."""
+"""Models and features for which something is kept with a principal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,8 @@ class QuotaLimits:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks. Versions are those of the rows in Postgres that this was read from; times are Unix seconds."""
+    """The account, user and key of a request. Versions are those of the rows in Postgres that this was read from; times
+    are Unix seconds."""
 
     account_id: str
     account_name: str
@@ -64,28 +69,28 @@ class Principal:
     expires_at_s: float | None
     revoked_at_s: float | None
     kept: dict[tuple[str, str, str], Any] = field(default_factory=dict, repr=False, compare=False)
-    """What a gateway's admission has worked out for a model and feature; it goes with the principal."""
+    """A gateway's admission data by model and feature, dropped with the principal."""
 
     def usable_key(self, now_s: float) -> bool:
-        """Whether the key is neither revoked nor expired."""
+        """Return whether the key is neither revoked nor expired."""
         return (self.revoked_at_s is None or now_s < self.revoked_at_s) and (
             self.expires_at_s is None or now_s < self.expires_at_s
         )
 
     def may_pay(self, now_s: float, grace_s: float) -> bool:
-        """Whether the account's status lets it spend: active, or past due within its grace."""
+        """Return whether the account's status lets it spend: active, or past due within its grace."""
         if self.status == "past_due":
             return self.past_due_since_s is not None and now_s < self.past_due_since_s + grace_s
         return self.status == "active"
 
     def allows_model(self, model: str) -> bool:
-        """Whether both the key and the plan allow this resolved model entry; names may end in `*`."""
+        """Return whether both the key and the plan allow this resolved model entry; names may end in `*`."""
         if self.models is None and self.plan.models is None:
             return True
         return _matches(self.models, model) and _matches(self.plan.models, model)
 
     def limits_for(self, model: str, feature: str) -> QuotaLimits:
-        """The limits on this model."""
+        """Return the limits on this model."""
         account = _tightest(
             [("plan", quota) for quota in self.plan.quotas if quota.applies_to(model, feature)]
             + [("account", quota) for quota in self.account_quotas if quota.applies_to(model, feature)]
@@ -96,7 +101,7 @@ class Principal:
         return QuotaLimits(account, key, pack_limits(account) + pack_limits(key), minute)
 
     def every_limit(self) -> list[Limit]:
-        """Every quota that applies to some request of this principal, tightest or not."""
+        """Return every quota that applies to some request of this principal, tightest or not."""
         return (
             [Limit("key", quota) for quota in self.key_quotas]
             + [Limit("plan", quota) for quota in self.plan.quotas]
@@ -120,6 +125,6 @@ def _tightest(limits: list[tuple[Subject, Quota]]) -> tuple[Limit, ...]:
 
 
 def pack_limits(limits: tuple[Limit, ...]) -> bytes:
-    """A count (u8), then tag (u32) and limit (i64) of each, little-endian, as the scripts unpack them."""
+    """Pack a count (u8), then tag (u32) and limit (i64) of each, little-endian, as the scripts unpack them."""
     flat = [number for limit in limits for number in (limit.quota.tag, limit.quota.limit)]
     return struct.pack("<B" + "Iq" * len(limits), len(limits), *flat)

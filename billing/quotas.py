@@ -1,8 +1,8 @@
 """Quotas: windows, metrics, limits, and the calendar that windows follow. Pure: the time is always passed in.
 
-This file owns what a window is: calendar windows in UTC, weeks from Monday, `total` without an end. Every counter has a
-`tag`, 32 bits that say its window, its metric and a digest of its filter; counters of one subject with the same tag are
-the same counter. The scripts in `holds/lua` read window and metric out of the tag, so its layout is part of the state.
+Windows are calendar windows in UTC, weeks begin on Monday, `total` has no end. Every counter has a `tag`, 32 bits that
+encode its window, its metric and a digest of its filter; counters of one subject with the same tag are the same
+counter. The scripts in `holds/lua` read window and metric out of the tag, so its layout is part of the state.
 """
 
 import zlib
@@ -47,7 +47,9 @@ class Metric(IntEnum):
 
 
 class QuotaError(MetergateError, ValueError):
-    """A quota that says something impossible; the message says what was expected."""
+    """An invalid quota; the message says what was expected."""
+
+    kind, field = "invalid", "quotas"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +73,12 @@ class Quota:
 
     @property
     def tag(self) -> int:
-        """Window in bits 0-2, metric in bits 3-5, filter in bits 6-30 (0: everything); bit 31 is the state's own."""
+        """Return the tag: window in bits 0-2, metric in bits 3-5, filter in bits 6-30 (0: everything); bit 31 is the
+        state's own."""
         return self.window | self.metric << 3 | filter_digest(self.model, self.feature) << 6
 
     def applies_to(self, model: str, feature: str = DEFAULT_FEATURE) -> bool:
-        """Whether a request on this resolved model entry counts."""
+        """Return whether a request on this resolved model entry counts."""
         if feature != self.feature:
             return False
         if self.model is None or self.model == model:
@@ -84,43 +87,44 @@ class Quota:
 
 
 def filter_digest(model: str | None, feature: str) -> int:
-    """25 bits of a filter, 0 for none; two filters of one subject that collide are refused by `check_quotas`."""
+    """Return 25 bits of a filter, 0 for none; two filters of one subject that collide are refused by `check_quotas`."""
     if model is None and feature == DEFAULT_FEATURE:
         return 0
     return zlib.crc32(f"{feature}\0{model or ''}".encode()) % (2**25 - 1) + 1
 
 
-def parse_quota(said: object) -> Quota:
-    """A quota from JSON or YAML: `{"window", "metric", "limit"}` and optionally `"model"`, `"feature"`.
+def parse_quota(value: object) -> Quota:
+    """Parse a quota from JSON or YAML: `{"window", "metric", "limit"}` and optionally `"model"`, `"feature"`.
 
     `limit` is an integer, or a decimal USD string for `cost`. Raises `QuotaError`.
     """
-    if not isinstance(said, Mapping):
+    if not isinstance(value, Mapping):
         raise QuotaError('a quota is an object such as {"window": "day", "metric": "tokens", "limit": 100000}')
-    unknown = set(said) - {"window", "metric", "limit", "model", "feature"}
+    unknown = set(value) - {"window", "metric", "limit", "model", "feature"}
     if unknown:
         raise QuotaError(f"a quota has window, metric, limit, model, feature, not {min(map(str, unknown))!r}")
-    window, metric = said.get("window"), said.get("metric")
+    window, metric = value.get("window"), value.get("metric")
     if not isinstance(window, str) or window not in Window.__members__:
         raise QuotaError(f"window must be one of {', '.join(Window.__members__)}")
     if not isinstance(metric, str) or metric not in Metric.__members__:
         raise QuotaError(f"metric must be one of {', '.join(Metric.__members__)}")
     for name in ("model", "feature"):
-        if said.get(name) is not None and not isinstance(said[name], str):
+        if value.get(name) is not None and not isinstance(value[name], str):
             raise QuotaError(f"{name} must be a string")
-    limit = parse_limit(Metric[metric], said.get("limit"))
-    return Quota(Window[window], Metric[metric], limit, said.get("model"), said.get("feature") or DEFAULT_FEATURE)
+    limit = parse_limit(Metric[metric], value.get("limit"))
+    return Quota(Window[window], Metric[metric], limit, value.get("model"), value.get("feature") or DEFAULT_FEATURE)
 
 
-def parse_limit(metric: Metric, said: object) -> int:
-    """A limit in the metric's unit: nano-USD from a decimal string for `cost`, else an integer. Raises `QuotaError`."""
+def parse_limit(metric: Metric, value: object) -> int:
+    """Parse a limit in the metric's unit: nano-USD from a decimal string for `cost`, else an integer. Raises
+    `QuotaError`."""
     if metric is Metric.cost:
         try:
-            limit = parse_usd(said)
+            limit = parse_usd(value)
         except MoneyError as error:
             raise QuotaError(f"limit of cost: {error}") from error
-    elif type(said) is int:
-        limit = said
+    elif type(value) is int:
+        limit = value
     else:
         raise QuotaError("limit must be an integer")
     if not 0 <= limit <= MAX_NANO:
@@ -128,21 +132,22 @@ def parse_limit(metric: Metric, said: object) -> int:
     return limit
 
 
-def parse_quotas(said: object) -> tuple[Quota, ...]:
-    """A list of quotas. Raises `QuotaError` naming the place in the list."""
-    if not isinstance(said, list | tuple):
+def parse_quotas(value: object) -> tuple[Quota, ...]:
+    """Parse a list of quotas. Raises `QuotaError` with the index in the list."""
+    if not isinstance(value, list | tuple):
         raise QuotaError("quotas must be a list")
     quotas = []
-    for place, item in enumerate(said):
+    for index, item in enumerate(value):
         try:
             quotas.append(parse_quota(item))
         except QuotaError as error:
-            raise QuotaError(f"quotas[{place}]: {error}") from error
+            raise QuotaError(f"quotas[{index}]: {error}") from error
     return check_quotas(quotas)
 
 
 def check_quotas(quotas: Iterable[Quota]) -> tuple[Quota, ...]:
-    """The quotas of one subject: bounded in number, one per counter, no two filters with one digest."""
+    """Check the quotas of one subject: bounded in number, one per counter, no two filters with one digest. Raises
+    `QuotaError`."""
     checked = tuple(quotas)
     if len(checked) > MAX_QUOTAS:
         raise QuotaError(f"at most {MAX_QUOTAS} quotas")
@@ -153,18 +158,18 @@ def check_quotas(quotas: Iterable[Quota]) -> tuple[Quota, ...]:
 
 
 def quota_json(quota: Quota) -> dict[str, object]:
-    """The quota as JSON has it: docs/api.md."""
+    """Return the quota in its JSON shape (docs/api.md)."""
     limit = format_usd(quota.limit) if quota.metric is Metric.cost else quota.limit
-    said: dict[str, object] = {"window": quota.window.name, "metric": quota.metric.name, "limit": limit}
+    shape: dict[str, object] = {"window": quota.window.name, "metric": quota.metric.name, "limit": limit}
     if quota.model is not None:
-        said["model"] = quota.model
+        shape["model"] = quota.model
     if quota.feature != DEFAULT_FEATURE:
-        said["feature"] = quota.feature
-    return said
+        shape["feature"] = quota.feature
+    return shape
 
 
 def window_id(window: Window, at_s: int) -> int:
-    """The number of the window that holds a Unix time in whole seconds; equal ids are the same window."""
+    """Return the number of the window that holds a Unix time in whole seconds; equal ids are the same window."""
     match window:
         case Window.minute:
             return at_s // 60
@@ -182,7 +187,7 @@ def window_id(window: Window, at_s: int) -> int:
 
 
 def window_start_s(window: Window, at_s: int) -> int:
-    """Unix time at which the window that holds `at_s` began; 0 for `total`."""
+    """Return the Unix time at which the window that holds `at_s` began; 0 for `total`."""
     match window:
         case Window.minute:
             return at_s - at_s % 60
@@ -200,7 +205,7 @@ def window_start_s(window: Window, at_s: int) -> int:
 
 
 def window_end_s(window: Window, at_s: int) -> int | None:
-    """Unix time at which the window that holds `at_s` resets; None for `total`."""
+    """Return the Unix time at which the window that holds `at_s` resets; None for `total`."""
     match window:
         case Window.minute:
             return window_start_s(window, at_s) + 60

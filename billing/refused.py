@@ -5,18 +5,22 @@ FLUSH_S whatever was noted goes to Redis in one call. Records are bounded for ea
 what is above `pending` between two calls, or can't be written, is dropped and counted: they explain, and bill nothing.
 """
 
+from __future__ import annotations
+
 import asyncio
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from billing.holds.redis import RedisClient, RedisError, Script
-from billing.holds.redis.keyspace import Keyspace
+from billing.holds.redis.connection import RedisError
+
+if TYPE_CHECKING:
+    from billing.holds.redis.state import RedisState
 
 logger = logging.getLogger(__name__)
 
@@ -63,14 +67,10 @@ class RefusedRequest(msgspec.Struct, frozen=True):
 class RefusedRequests:
     """Notes refusals and reads them again. `clock` is in Unix seconds."""
 
-    def __init__(
-        self, link: RedisClient, keyspace: Keyspace, rules: RefusedRules, clock: Callable[[], float] = time.time
-    ) -> None:
-        self._link = link
-        self._keyspace = keyspace
+    def __init__(self, redis: RedisState, rules: RefusedRules, clock: Callable[[], float] = time.time) -> None:
+        self._redis = redis
         self._rules = rules
         self._clock = clock
-        self._script = Script("refused")
         self._waiting: dict[str, deque[RefusedRequest]] = {}
         self._count = 0
         self.dropped = 0
@@ -78,7 +78,7 @@ class RefusedRequests:
 
     @property
     def on(self) -> bool:
-        """Whether refusals are kept."""
+        """Return whether refusals are kept."""
         return self._rules.per_key > 0
 
     def note(self, refused: RefusedRequest) -> None:
@@ -110,14 +110,15 @@ class RefusedRequests:
         if not waiting:
             return
         rules = self._rules
-        arguments: list[str | int | bytes] = [rules.per_key, rules.keys, int(rules.age_s * 1000), self._now_ms()]
-        for key_id, refused in waiting.items():
-            arguments += [key_id, len(refused), *map(_encoded, refused)]
-        keys = [self._keyspace.refused, *map(self._keyspace.refused_of, waiting)]
+        records = {key_id: [_encoded(each) for each in refused] for key_id, refused in waiting.items()}
         try:
-            gone = await self._link.call(self._script, keys, arguments)
-            if gone:
-                await self._link.command("UNLINK", *(self._keyspace.refused_of(key_id.decode()) for key_id in gone))
+            await self._redis.keep_refusals(
+                records,
+                per_key=rules.per_key,
+                most_keys=rules.keys,
+                age_ms=int(rules.age_s * 1000),
+                now_ms=self._now_ms(),
+            )
         except RedisError as error:
             self.dropped += count
             logger.debug("%d refusals were not recorded: %s", count, error)
@@ -125,29 +126,25 @@ class RefusedRequests:
     async def newest(
         self, limit: int, *, key_id: str | None = None, account_id: str | None = None
     ) -> list[RefusedRequest]:
-        """The last ones of a key, of an account's keys, or of all keys, newest first. Raises `RedisError`."""
+        """Return the last ones of a key, of an account's keys, or of all keys, newest first. Raises `RedisError`."""
         found = [
             refused
-            for refused in await self._all([key_id] if key_id is not None else await self._known())
+            for refused in await self._all([key_id] if key_id is not None else await self._redis.refused_keys())
             if account_id is None or refused.account_id == account_id
         ]
         found.sort(key=lambda refused: (refused.at_ms, refused.id), reverse=True)
         return found[:limit]
 
     async def find(self, request_id: str) -> RefusedRequest | None:
-        """The one with this id, if it is still kept. Raises `RedisError`."""
-        return next((refused for refused in await self._all(await self._known()) if refused.id == request_id), None)
-
-    async def _known(self) -> list[str]:
-        found = await self._link.command("ZREVRANGE", self._keyspace.refused, 0, -1)
-        return [key_id.decode() for key_id in found]
+        """Return the one with this id, if it is still kept. Raises `RedisError`."""
+        kept = await self._all(await self._redis.refused_keys())
+        return next((refused for refused in kept if refused.id == request_id), None)
 
     async def _all(self, key_ids: list[str]) -> list[RefusedRequest]:
         since_ms = self._now_ms() - int(self._rules.age_s * 1000)
         found: list[RefusedRequest] = []
         for start in range(0, len(key_ids), AT_ONCE):
-            names = [self._keyspace.refused_of(key_id) for key_id in key_ids[start : start + AT_ONCE]]
-            lists = await asyncio.gather(*(self._link.command("LRANGE", name, 0, -1) for name in names))
+            lists = await asyncio.gather(*map(self._redis.refusals, key_ids[start : start + AT_ONCE]))
             found += (each for raws in lists for each in _decoded(raws) if each.at_ms >= since_ms)
         return found
 
@@ -161,7 +158,7 @@ def _encoded(refused: RefusedRequest) -> bytes:
 
 
 def _decoded(raws: Iterable[bytes]) -> Iterable[RefusedRequest]:
-    """Those that this version can read: another version's may stand among them for as long as they are kept."""
+    """Return those that this version can read: another version's may stand among them for as long as they are kept."""
     for raw in raws:
         try:
             yield msgspec.json.decode(raw, type=RefusedRequest)

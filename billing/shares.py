@@ -8,7 +8,7 @@ _SHARE: Final = re.compile(r"(0?\.\d{1,6}|0|1(?:\.0{1,6})?)", re.ASCII)
 
 
 def parse_share(said: str) -> int:
-    """Millionths of a decimal above 0 to 1, such as "0.25". Raises `ValueError`."""
+    """Return millionths of a decimal above 0 to 1, such as "0.25". Raises `ValueError`."""
     if not _SHARE.fullmatch(said):
         raise ValueError("expected a decimal above 0 to 1 with at most 6 decimals")
     whole, _, decimals = said.partition(".")

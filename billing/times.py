@@ -16,12 +16,12 @@ class TimeError(MetergateError, ValueError):
 
 
 def rfc3339(at: datetime) -> str:
-    """A time in milliseconds: `"2025-01-31T12:00:00.000Z"`."""
+    """Return a time with milliseconds: `"2025-01-31T12:00:00.000Z"`."""
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def parse_rfc3339(text: str) -> datetime:
-    """A time with its zone, or a day alone, which means its first moment in UTC. Raises `TimeError`."""
+    """Parse a time with its zone, or a day, which means its first moment in UTC. Raises `TimeError`."""
     match = _RFC3339.fullmatch(text)
     if match is None:
         raise TimeError('a time is RFC 3339 such as "2025-01-31T12:00:00Z", or a day such as "2025-01-31"')

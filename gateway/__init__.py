@@ -1,6 +1,7 @@
 """The gateway: one request in, one answer out, metered. A request's life is `proxy.handler`'s, top to bottom.
 
 app          the only wiring: from settings to stores, services, engine and routes; runtime  that of the stores
+rules        the settings in the form that the edges take
 auth         who asks: what `billing` says of a request's key, as refusals
 server/      what a client's connection may send, how a request is read and an answer written; refusals
 proxy/       a metered request: routed, estimated, held, forwarded, priced, settled
@@ -10,7 +11,7 @@ endpoints/   what the gateway answers by itself: models, the key's limits, one r
 metrics/     counted cheaply in each worker, shown as one sum
 config/      one frozen Settings, from the environment and three files; `shipped/`, the defaults
 process/     worker processes and their supervisor
-tokens       counting with tiktoken and `vocabularies/`; fair_queue  turns by account at what all share
+tokens       counting with tiktoken and `vocabularies/`; fair_queue  what accounts share, in turn
 commands/    the `metergate` command: up, serve, init, doctor and what works on the stores
 embedded/    real Postgres and Redis from wheels, supervised
 pages/       the text of /docs

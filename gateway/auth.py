@@ -1,28 +1,122 @@
 """Who asks: what `billing` says of a request's key, as the refusals of the proxy and of the endpoints."""
 
-from collections.abc import Iterator
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qsl
 
 from multidict import MultiMapping
 
-from billing.attempts import TooManyAttempts
+from billing.database.connection import DatabaseError
+from billing.errors import MetergateError
+from billing.holds.cache import PrincipalCache, recognised
 from billing.keys.presented import DifferentKeys, presented_key
+from billing.keys.secrets import secret_digest, well_formed
 from gateway.server import refusals
 from gateway.server.refusals import Refuse
+
+if TYPE_CHECKING:
+    from billing.attempts import Attempts
+    from billing.principals import Principal
+    from gateway.dialects.base import Dialect
+    from gateway.server.exchange import Exchange
+
+NOT_SHOWN: Final[tuple[str, ...]] = ()
 
 
 @contextmanager
 def attempts_refused() -> Iterator[None]:
-    """Raises `Refuse` where too many wrong keys have been shown."""
+    """Raise `Refuse` where too many wrong keys have been shown."""
     try:
         yield
-    except TooManyAttempts as error:
+    except MetergateError as error:
+        if error.kind != "too_many":
+            raise
         raise Refuse(refusals.too_many_attempts(error)) from error
 
 
-def shown_key(headers: MultiMapping[str]) -> str | None:
-    """The API key that a request presents, None without one. Raises `Refuse` where there are two that differ."""
+def metered_key(exchange: Exchange) -> str | None:
+    """Return as `key_of`, for a metered request."""
+    return key_of(exchange.headers, exchange.path, exchange.match.dialect)
+
+
+def key_of(headers: MultiMapping[str], path: str, dialect: Dialect) -> str | None:
+    """Return the API key of a request to a path with its query string, also where the API that it belongs to has one.
+    Raises `Refuse` where there are two that differ."""
+    in_query = NOT_SHOWN
+    if dialect.key_parameter is not None and "?" in path:
+        query = parse_qsl(path.partition("?")[2])
+        in_query = tuple(value for name, value in query if name == dialect.key_parameter)
     try:
-        return presented_key(headers)
+        return presented_key(headers, dialect.key_headers, in_query)
     except DifferentKeys as error:
         raise Refuse(refusals.different_keys(error)) from error
+
+
+class Authenticator:
+    """Finds whose key a request shows. `lookup_wait_s` bounds how long a key that is not known is looked up, with those
+    before it; `clock` is in Unix seconds."""
+
+    def __init__(
+        self,
+        cache: PrincipalCache,
+        attempts: Attempts,
+        lookup_wait_s: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._cache = cache
+        self._attempts = attempts
+        self._lookup_wait_s = lookup_wait_s
+        self.clock = clock
+
+    def cached(self, secret: str | None) -> Principal | None:
+        """Return the principal of a key where it is known and usable."""
+        principal = self._cache.peek(secret_digest(secret)) if secret is not None else None
+        if principal is None or not principal.usable_key(self.clock()):
+            return None
+        self._cache.used[principal.key_id] = None
+        return principal
+
+    async def admit(self, secret: str | None, peer: str, headers: MultiMapping[str]) -> Principal:
+        """Return as `authenticate`, for a client at `peer`: a key that is not known is an attempt. Raises `Refuse`."""
+        if secret is None:
+            raise Refuse(refusals.invalid_key())
+        known = recognised(self._cache, secret)
+        try:  # a known key is served from memory where the look-up, which the cache bounds, comes to nothing
+            async with asyncio.timeout(None if known else self._lookup_wait_s):
+                with attempts_refused():
+                    principal = await self._attempts.attempt(peer, headers, partial(self._find, secret), known=known)
+        except TimeoutError as error:
+            raise Refuse(refusals.unavailable()) from error
+        return _valid(principal)
+
+    async def authenticate(self, secret: str | None, *, fresh: bool = False) -> Principal:
+        """Return the principal of a key, read anew with `fresh`. Raises `Refuse`."""
+        return _valid(None if secret is None else await self._find(secret, fresh=fresh))
+
+    async def _find(self, secret: str, *, fresh: bool = False) -> Principal | None:
+        """Return the principal of a key, None for one that is not usable. Raises `Refuse` where nobody can tell."""
+        principal = None if fresh else self.cached(secret)
+        if principal is not None or not well_formed(secret):
+            return principal
+        digest = secret_digest(secret)
+        try:
+            principal = await (self._cache.reload(digest) if fresh else self._cache.get(digest))
+        except DatabaseError as error:
+            raise Refuse(refusals.unavailable()) from error
+        if principal is None or not principal.usable_key(self.clock()):
+            return None
+        self._cache.used[principal.key_id] = None
+        return principal
+
+
+def _valid(principal: Principal | None) -> Principal:
+    """Return the principal that was found. Raises `Refuse` where there is none."""
+    if principal is None:
+        raise Refuse(refusals.invalid_key())
+    return principal

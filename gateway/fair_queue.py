@@ -1,40 +1,40 @@
-"""Turns at what all accounts share, such as a thread: who waits is served account by account, so that one with a
-hundred requests waits as long as it makes itself wait, and one with a single request for one turn of each other."""
+"""A queue for a resource that all accounts share, such as a thread: served account by account, so that an account with
+a hundred requests delays its own, and one with a single request waits for one of each other account."""
 
 import asyncio
 from collections import OrderedDict, deque
 
 
-class Rows:
-    """`places` have their turn at once. Each `take` that ends well is followed by one `give`."""
+class FairQueue:
+    """Lets `places` at once use the resource. Each `take` that ends well is followed by one `give`."""
 
     def __init__(self, places: int = 1) -> None:
         self._free = places
-        self._rows: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
-        """Who waits, by account; the account whose turn is next stands first. Nobody waits while a place is free."""
+        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        """Waiting requests by account; the next account is first. None wait while a place is free."""
 
     async def take(self, account: str) -> None:
-        """Wait for a turn."""
+        """Wait for a place and take it."""
         if self._free:
             self._free -= 1
             return
-        turn = asyncio.get_running_loop().create_future()
-        self._rows.setdefault(account, deque()).append(turn)
+        granted = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(account, deque()).append(granted)
         try:
-            await turn
+            await granted
         except BaseException:
-            if not turn.cancelled():
-                self.give()  # it came too late
+            if not granted.cancelled():
+                self.give()  # it was granted too late
             raise
 
     def give(self) -> None:
-        """The turn is over: on to whoever is next."""
-        while self._rows:
-            account, row = self._rows.popitem(last=False)
-            turn = row.popleft()
-            if row:
-                self._rows[account] = row
-            if not turn.done():  # else its request was cancelled
-                turn.set_result(None)
+        """Return the place; the next account's first request takes it."""
+        while self._waiting:
+            account, requests = self._waiting.popitem(last=False)
+            granted = requests.popleft()
+            if requests:
+                self._waiting[account] = requests
+            if not granted.done():  # else its request was cancelled
+                granted.set_result(None)
                 return
         self._free += 1

@@ -1,5 +1,7 @@
 """Everything that talks to the stores, made from settings: for commands and for serving alike."""
 
+from __future__ import annotations
+
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -7,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 from ulid import ULID
@@ -15,24 +17,29 @@ from ulid import ULID
 from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
 from billing.addresses import Addresses
-from billing.api import Services, setup
+from billing.api.application import setup
+from billing.api.services import Services
 from billing.attempts import ADDRESSES_MAX, AttemptLimits, Attempts, counted_in_redis
 from billing.database.connection import Database
 from billing.holds.cache import CacheSettings, recognised
 from billing.holds.engine import Engine, EngineSettings
-from billing.holds.redis import RedisClient
-from billing.holds.redis.keyspace import DEFAULT_PREFIX, Keyspace
+from billing.holds.redis.client import RedisClient
+from billing.holds.redis.state import DEFAULT_PREFIX, Keyspace
 from billing.holds.service import HoldSettings
-from billing.keys.keys import ApiKeys
+from billing.keys.keys import ApiKeys, Principals
 from billing.keys.secrets import secret_digest, well_formed
 from billing.ledger.catalogue import newest_revision
 from billing.ledger.reports import Reports
-from billing.principals import Principal
 from billing.refused import RefusedRequests, RefusedRules
 from billing.shares import parse_share
 from gateway.config.models import unknown_models
-from gateway.config.plan_files import PlanFollower
+from gateway.config.plans import PlanFollower
 from gateway.config.settings import Limits, Settings
+from gateway.proxy.target_health import provider_list
+
+if TYPE_CHECKING:
+    from billing.holds.redis.state import RedisState
+    from billing.principals import Principal
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +58,7 @@ class Runtime:
     link: RedisClient
     engine: Engine
     accounts: Accounts
+    principals: Principals
     api_keys: ApiKeys
     grants: Grants
     reports: Reports
@@ -62,17 +70,18 @@ class Runtime:
 
 
 def new_id() -> str:
-    """A ULID (https://github.com/ulid/spec), 26 characters."""
+    """Return a ULID (https://github.com/ulid/spec), 26 characters."""
     return str(ULID())
 
 
 def lookup_wait_s(defaults: Limits) -> float:
-    """How long a request waits for its key to be looked up: as long as for its admission, where it waits for that."""
+    """Return how long a request waits for its key to be looked up: as long as for its admission, where it waits for
+    that."""
     return defaults.admission_wait_ms / 1000 or defaults.postgres_timeout_s
 
 
 def engine_settings(defaults: Limits, spool_folder: Path | None = None) -> EngineSettings:
-    """The engine's bounds from the configuration's."""
+    """Return the engine's bounds from the configuration's."""
     return EngineSettings(
         holds=HoldSettings(
             batch_items=defaults.batch_items,
@@ -104,7 +113,7 @@ def engine_settings(defaults: Limits, spool_folder: Path | None = None) -> Engin
 
 
 def refused_rules(defaults: Limits) -> RefusedRules:
-    """The bounds of what is kept of refusals, from the configuration's."""
+    """Return the bounds of what is kept of refusals, from the configuration's."""
     return RefusedRules(
         per_key=defaults.refusals_per_key,
         keys=defaults.refusals_keys,
@@ -114,7 +123,8 @@ def refused_rules(defaults: Limits) -> RefusedRules:
 
 
 async def partition_count(database: Database, wanted: int) -> int:
-    """The installation's number of partitions: what the first gateway wanted, for ever. Raises `DatabaseError`."""
+    """Return the installation's number of partitions: what the first gateway wanted, for ever. Raises
+    `DatabaseError`."""
     count = await database.value(
         "UPDATE installation SET redis_partitions = coalesce(redis_partitions, $1) RETURNING redis_partitions", wanted
     )
@@ -133,8 +143,8 @@ async def open_runtime(
     key_prefix: str = DEFAULT_PREFIX,
     gateway_id: str | None = None,
 ) -> AsyncIterator[Runtime]:
-    """Services on open stores; nothing is served and nothing runs in the background. `gateway_id` is a new ULID, for
-    one process and no other; None: one is made.
+    """Yield services on open stores; nothing is served and nothing runs in the background. `gateway_id` is a new ULID,
+    for one process and no other; None: one is made.
 
     Raises `DatabaseError` when Postgres is away or has not been migrated.
     """
@@ -145,86 +155,89 @@ async def open_runtime(
         timeout_s=defaults.postgres_timeout_s,
         lock_wait_s=defaults.ledger_lock_ms / 1000,
     )
-    link = RedisClient(
+    client = RedisClient(
         redis_url, timeout_s=defaults.redis_timeout_ms / 1000, connect_timeout_s=defaults.connect_timeout_s
     )
     try:
         follower = PlanFollower(database, settings, take_over=embedded)
         await follower.follow(await newest_revision(database))
-        plans = follower.plans
         wanted = defaults.redis_partitions or (EMBEDDED_PARTITIONS if embedded else PRODUCTION_PARTITIONS)
         keyspace = Keyspace(key_prefix, await partition_count(database, wanted))
-
-        async def load_principal(digest: bytes) -> Principal | None:
-            return await api_keys.principal_by_digest(digest)
-
-        engine = Engine(
-            database,
-            link,
-            keyspace,
-            plans,
-            load_principal,
-            gateway_id or new_id(),
-            engine_settings(defaults, settings.spool_dir),
-        )
-        follower.changed = engine.plans_changed
-        api_keys = ApiKeys(
-            database, plans, engine.announcer, new_id, default_plan=defaults.default_plan, follow=follower.follow
-        )
-        accounts = Accounts(database, plans, engine.announcer, new_id)
-        grants = Grants(database, engine.announcer, new_id)
-        reports = Reports(database)
-        refused = RefusedRequests(link, keyspace, refused_rules(defaults))
-        window_s = defaults.failed_attempts_window_s
-        attempts = Attempts(
-            counted_in_redis(link, keyspace.attempts, window_s),
-            Addresses(settings.trusted_proxies),
-            AttemptLimits(defaults.failed_attempts, window_s, max(1, defaults.postgres_pool_size - 1)),
-            time.monotonic,
-            ADDRESSES_MAX,
-        )
-        admin_api_key = settings.admin_api_key.reveal() if settings.admin_api_key is not None else None
-        services = Services(
-            accounts=accounts,
-            keys=api_keys,
-            grants=grants,
-            reports=reports,
-            refused=refused,
-            effects=engine.announcer,
-            plans=plans,
-            credits_per_usd=defaults.credits_per_usd,
-            authenticate=_authenticator(engine),
-            known=partial(recognised, engine.cache),
-            attempts=attempts,
-            clock=time.time,
-            admin_api_key=admin_api_key,
-            unknown_models=partial(unknown_models, settings.models, settings.providers),
-            default_plan=defaults.default_plan,
-            image=settings.image,
-            max_body_bytes=settings.max_body_bytes,
-            request_timeout_s=settings.request_timeout_s,
-        )
-        api_app = web.Application(client_max_size=settings.max_body_bytes)
-        setup(api_app, services)
-        yield Runtime(
-            settings,
-            follower,
-            database,
-            link,
-            engine,
-            accounts,
-            api_keys,
-            grants,
-            reports,
-            refused,
-            services,
-            api_app,
-            attempts,
-            admin_api_key or "",
-        )
+        yield _runtime(settings, follower, database, client, keyspace, gateway_id or new_id())
     finally:
-        await link.close()
+        await client.close()
         await database.close()
+
+
+def _runtime(
+    settings: Settings,
+    follower: PlanFollower,
+    database: Database,
+    client: RedisClient,
+    keyspace: Keyspace,
+    gateway_id: str,
+) -> Runtime:
+    """Make the engine and the services on open stores."""
+    defaults, plans = settings.defaults, follower.plans
+    principals = Principals(database, plans, defaults.default_plan, follower.follow)
+    engine = Engine(
+        *(database, client, keyspace, plans, principals.by_digest, gateway_id),
+        engine_settings(defaults, settings.spool_dir),
+    )
+    follower.changed = engine.plans_changed
+    services = Services(
+        accounts=Accounts(database, plans, engine.change_notifier, new_id),
+        keys=ApiKeys(database, engine.change_notifier, new_id),
+        grants=Grants(database, engine.change_notifier, new_id),
+        reports=Reports(database),
+        refused=RefusedRequests(engine.redis, refused_rules(defaults)),
+        effects=engine.change_notifier,
+        plans=plans,
+        credits_per_usd=defaults.credits_per_usd,
+        authenticate=_authenticator(engine),
+        known=partial(recognised, engine.cache),
+        attempts=_attempts(settings, engine.redis),
+        clock=time.time,
+        admin_api_key=settings.admin_api_key.reveal() if settings.admin_api_key is not None else None,
+        unknown_models=partial(unknown_models, settings.models, settings.providers),
+        providers=partial(provider_list, settings, engine.redis),
+        default_plan=defaults.default_plan,
+        image=settings.image,
+        max_body_bytes=settings.max_body_bytes,
+        request_timeout_s=settings.request_timeout_s,
+    )
+    api_app = web.Application(client_max_size=settings.max_body_bytes)
+    setup(api_app, services)
+    return Runtime(
+        settings,
+        follower,
+        database,
+        client,
+        engine,
+        services.accounts,
+        principals,
+        services.keys,
+        services.grants,
+        services.reports,
+        services.refused,
+        services,
+        api_app,
+        services.attempts,
+        services.admin_api_key or "",
+    )
+
+
+def _attempts(settings: Settings, redis: RedisState) -> Attempts:
+    """Count wrong keys by address, in Redis for all gateways."""
+    defaults = settings.defaults
+    window_s = defaults.failed_attempts_window_s
+    return Attempts(
+        counted_in_redis(redis, window_s),
+        Addresses(settings.trusted_proxies),
+        AttemptLimits(defaults.failed_attempts, window_s, max(1, defaults.postgres_pool_size - 1)),
+        time.monotonic,
+        ADDRESSES_MAX,
+    )
 
 
 def _authenticator(engine: Engine) -> Callable[[str], Awaitable[Principal | None]]:

@@ -1,6 +1,5 @@
-"""Counting tokens with tiktoken. This file owns where the vocabularies come from (the package, never the network),
-which vocabulary a model has, how long one count may hold the event loop, and that no
-account keeps the threads from the others: they are taken in turn (`gateway.fair_queue`).
+"""Counting tokens with tiktoken: the vocabularies come from the package, never the network; long counts run in threads,
+which accounts share fairly (`gateway.fair_queue`).
 
 A text is encoded in pieces of at most `PIECE_CHARACTERS`, because the encoder's time per character grows with the
 length of a run that it can't split (100,000 equal characters take up to four times as long in one piece). A piece ends
@@ -21,7 +20,7 @@ from typing import ParamSpec, TypeVar
 import tiktoken
 
 from billing.errors import MetergateError
-from gateway.fair_queue import Rows
+from gateway.fair_queue import FairQueue
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -71,9 +70,9 @@ class VocabularyError(MetergateError):
 
 @lru_cache(maxsize=1_024)
 def vocabulary_for(model: str) -> str:
-    """The vocabulary's name for a model: `provider/model`, `ft:model:...` and dated names count as their model.
+    """Return the vocabulary's name for a model: `provider/model`, `ft:model:...` and dated names count as their model.
 
-    A model that nobody knows gets the newest vocabulary.
+    An unknown model gets the newest vocabulary.
     """
     name = model.rpartition("/")[2].removeprefix("ft:")
     if name.startswith(_O200K_PREFIXES) or not name.startswith(_CL100K_PREFIXES):
@@ -82,7 +81,7 @@ def vocabulary_for(model: str) -> str:
 
 
 def is_openai_model(model: str) -> bool:
-    """Whether a model is one of OpenAI's, by its name: only theirs are known to use tiktoken's vocabularies."""
+    """Return whether a model is one of OpenAI's, by its name: only theirs are known to use tiktoken's vocabularies."""
     return model.removeprefix("ft:").startswith(_OPENAI_PREFIXES)
 
 
@@ -93,8 +92,8 @@ class Tokenizer:
         self._folder = folder
         self._encodings: dict[str, tiktoken.Encoding] = {}
         self._threads = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="tokens")
-        # Who waits for a turn is a request, so that their number is bounded by those that are let in.
-        self._turns = Rows(THREADS)
+        # Each that waits there is a request: their number is bounded by those that are admitted.
+        self._queue = FairQueue(THREADS)
 
     def load(self) -> None:
         """Read both vocabularies: up to a second of CPU, so at start, not on a request. Raises `VocabularyError`."""
@@ -112,39 +111,41 @@ class Tokenizer:
         self._threads.shutdown(wait=True)
 
     def encode(self, text: str, vocabulary: str) -> list[int]:
-        """The text's tokens; special tokens' names are ordinary text. Synchronous."""
+        """Return the text's tokens; special tokens' names are ordinary text. Synchronous."""
         return [token for piece in _pieces(text) for token in self._encoding(vocabulary).encode_ordinary(piece)]
 
     def decode(self, tokens: Sequence[int], vocabulary: str) -> str:
-        """The text of tokens; half a character becomes U+FFFD. Raises `KeyError` for a number that is no token."""
+        """Return the text of tokens; half a character becomes U+FFFD. Raises `KeyError` for a number that is no
+        token."""
         return self._encoding(vocabulary).decode(tokens)
 
     def count(self, text: str, vocabulary: str) -> int:
-        """How many tokens a text has. Synchronous: at most about 0.2 ms per 1,000 characters."""
+        """Return how many tokens a text has. Synchronous: at most about 0.2 ms per 1,000 characters."""
         encoding = self._encoding(vocabulary)
         if len(text) <= PIECE_CHARACTERS:
             return len(encoding.encode_ordinary(text))
         return sum(len(encoding.encode_ordinary(piece)) for piece in _pieces(text))
 
     async def _in_thread(self, account: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What `work` comes to, when it is this account's turn. Who is cancelled leaves at once; the turn ends with the
-        work all the same."""
-        await self._turns.take(account)
+        """Run `work` in a thread when the account is next, and return its result. A caller that is cancelled returns at
+        once; the thread is free when the work ends."""
+        await self._queue.take(account)
         try:
             done = asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *args, **kwargs))
         except BaseException:
-            self._turns.give()
+            self._queue.give()
             raise
         done.add_done_callback(self._over)
         return await asyncio.shield(done)
 
     def _over(self, done: "asyncio.Future[T]") -> None:
-        self._turns.give()
+        self._queue.give()
         if not done.cancelled():
-            done.exception()  # who asked may have left
+            done.exception()  # retrieved: its caller may be cancelled
 
     async def count_off_loop(self, text: str, vocabulary: str, account: str = "") -> int:
-        """As `count`; a text above `OFF_LOOP_CHARACTERS` is counted in a thread (the encoder releases the GIL)."""
+        """Return `count`'s result; a text above `OFF_LOOP_CHARACTERS` is counted in a thread (the encoder releases the
+        GIL)."""
         if len(text) <= OFF_LOOP_CHARACTERS:
             return self.count(text, vocabulary)
         return await self._in_thread(account, self.count, text, vocabulary)
@@ -152,7 +153,8 @@ class Tokenizer:
     async def off_loop(
         self, length: int, count: Callable[[Callable[[str], int]], T], vocabulary: str, account: str = ""
     ) -> T:
-        """What `count` makes of this tokenizer's `count`; in a thread where `length` is above `OFF_LOOP_CHARACTERS`."""
+        """Return what `count` makes of this tokenizer's `count`; in a thread where `length` is above
+        `OFF_LOOP_CHARACTERS`."""
 
         def counted() -> T:
             return count(lambda text: self.count(text, vocabulary))
@@ -162,7 +164,7 @@ class Tokenizer:
         return await self._in_thread(account, counted)
 
     def count_chat_messages(self, messages: Sequence[object], vocabulary: str) -> int:
-        """What a list of chat messages costs as a prompt, by the cookbook's rule. Synchronous.
+        """Return the tokens of a list of chat messages as a prompt, by the cookbook's rule. Synchronous.
 
         Counted are every member that is a string (role, name, content, ...) and the text of content parts; images,
         audio and tool calls are not, nor is what isn't a message.
@@ -175,7 +177,8 @@ class Tokenizer:
         return total
 
     async def count_chat_messages_off_loop(self, messages: Sequence[object], vocabulary: str, account: str = "") -> int:
-        """As `count_chat_messages`, in a thread when the messages' text is above `OFF_LOOP_CHARACTERS` together."""
+        """Return `count_chat_messages`' result, from a thread when the messages' text is above `OFF_LOOP_CHARACTERS`
+        together."""
         length = sum(len(text) for message in messages if isinstance(message, Mapping) for text in _texts(message))
         if length <= OFF_LOOP_CHARACTERS:
             return self.count_chat_messages(messages, vocabulary)
@@ -219,7 +222,7 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _piece_end(text: str, start: int) -> int:
-    """The last place in reach where cutting changes no token, or the end of reach when there is none."""
+    """Return the last index in reach at which a cut changes no token, or the end of reach where there is none."""
     end = start + PIECE_CHARACTERS
     place = text.rfind(" ", start + 1, end)
     while place > start and text[place - 1].isspace():

@@ -14,6 +14,14 @@ ARCHITECTURE: Final = ROOT / "docs" / "architecture.md"
 PAGES: Final = (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))
 NAMED: Final = re.compile(r"`([\w/]+\.py):([\w.]+)`")
 PATH: Final = re.compile(r"`((?:billing|gateway|tests|benchmarks)/[\w./-]*)[:`]")
+CODE: Final = [
+    path
+    for name in ("billing", "gateway", "tests", "benchmarks")
+    for ending in ("py", "lua", "sql")
+    for path in (ROOT / name).rglob(f"*.{ending}")
+]
+CITED: Final = re.compile(r"\b(?:rules?|invariants?) ((?:R|I)\d)")
+CITED_PAGE: Final = re.compile(r"\b(docs/[\w/-]+\.md)\b")
 FOLDERS: Final = ("billing", "gateway", "benchmarks", "tests/chaos", "tests/clients", "tests/support")
 MAPS: Final = [path for name in FOLDERS for path in (ROOT / name).rglob("__init__.py")]
 PACKAGES: Final = sorted(path.parent.relative_to(ROOT).as_posix() for path in MAPS)
@@ -45,6 +53,19 @@ def test_a_tour_leads_through_functions_that_exist(tour: str) -> None:
 def test_files_that_a_page_names_are_there(page: Path) -> None:
     named = [path for path in PATH.findall(page.read_text("utf-8")) if "/." not in path]
     assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_rules_and_invariants_that_code_cites_are_defined() -> None:
+    protocol = (ROOT / "docs" / "protocol.md").read_text("utf-8")
+    defined_here = {*re.findall(r"^### (R\d)", protocol, re.MULTILINE), *re.findall(r"\*\*(I\d)\*\*", protocol)}
+    assert defined_here == {"R1", "R2", "R3", "R4", "R5", "R6", "I1", "I2", "I3", "I4"}
+    cited = {name for path in CODE for name in CITED.findall(path.read_text("utf-8"))}
+    assert cited - defined_here == set()
+
+
+def test_code_cites_no_page_that_is_not_in_the_repository() -> None:
+    cited = {name for path in CODE for name in CITED_PAGE.findall(path.read_text("utf-8"))}
+    assert {name for name in cited if not (ROOT / name).exists()} == set()
 
 
 @pytest.mark.parametrize("package", PACKAGES)

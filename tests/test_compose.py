@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway.config.variables import COMPOSE_GROUP, SETTINGS_VARIABLES
-from gateway.embedded.binaries import valkey_server
+from gateway.config.environment import SETTINGS_VARIABLES
+from gateway.config.settings import COMPOSE_GROUP
+from gateway.embedded.process import valkey_server
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docker-compose.yml").read_text("utf-8")

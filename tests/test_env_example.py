@@ -5,10 +5,16 @@ from pathlib import Path
 from typing import get_args
 
 from gateway.config.defaults import BOUNDS, Limits
-from gateway.config.environment import Mode
-from gateway.config.example import environment_example
-from gateway.config.settings import SHIPPED_FOLDER, load_settings
-from gateway.config.variables import COMPOSE_GROUP, FILE_GROUP, GROUPS, SETTINGS_VARIABLES, VARIABLES
+from gateway.config.environment import SETTINGS_VARIABLES, Mode
+from gateway.config.settings import (
+    COMPOSE_GROUP,
+    FILE_GROUP,
+    GROUPS,
+    SHIPPED_FOLDER,
+    VARIABLES,
+    environment_example,
+    load_settings,
+)
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = (ROOT / ".env.example").read_text("utf-8")
@@ -32,7 +38,7 @@ def test_the_example_is_what_init_writes() -> None:
 def test_the_example_as_it_is_means_the_defaults() -> None:
     assert load_settings(assignments()).defaults == Limits()
     environ = {name: text for name, text in assignments().items() if name in SETTINGS_VARIABLES}
-    names = ("listen_host", "listen_port", "max_body_bytes", "cors_origins", "data_dir", "frontend_url", "metrics_addr")
+    names = ("listen_addr", "max_body_bytes", "cors_origins", "data_dir", "frontend_url", "metrics_addr")
     for mode in get_args(Mode):  # `up` listens on this machine alone, also in a shell that has read `.env`
         for name in names:
             assert getattr(load_settings(environ, mode=mode), name) == getattr(load_settings({}, mode=mode), name), mode

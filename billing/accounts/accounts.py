@@ -8,20 +8,24 @@ AccountError
 +-- UnknownPlan       the configuration has no such plan
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from billing import audit
 from billing.database.connection import Database, Row, queries
-from billing.effects import Effects
 from billing.errors import MetergateError
 from billing.money import MAX_NANO, check_bound, format_usd
 from billing.pages import BEFORE_ALL, Page, page_of
 from billing.plans import DEFAULT_PLAN, Plans
 from billing.principals import Status
 from billing.quotas import Quota, check_quotas, parse_quotas, quota_json
+
+if TYPE_CHECKING:
+    from billing.effects import Effects
 
 ID_PREFIX: Final = "acc_"
 STATUSES: Final = ("active", "past_due", "suspended", "closed")
@@ -36,9 +40,13 @@ class AccountError(MetergateError):
 class AccountNotFound(AccountError):
     """No account has this id."""
 
+    kind = "not_found"
+
 
 class UnknownPlan(AccountError):
     """The configuration has no such plan."""
+
+    kind, field = "invalid", "plan"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,25 +90,26 @@ class Accounts:
         *,
         actor: str = audit.ADMIN,
     ) -> Account:
-        """A new account, active and with nothing on it."""
+        """Create an account, active and with nothing on it. Raises `UnknownPlan`."""
         self._check_plan(plan)
         account_id = ID_PREFIX + self._new_id()
-        said = [quota_json(quota) for quota in check_quotas(quotas)]
+        stored = [quota_json(quota) for quota in check_quotas(quotas)]
         async with self._database.transaction() as connection:
-            row = await connection.fetchrow(_query("accounts_create"), account_id, name, plan, credit_limit_nano, said)
+            made = (account_id, name, plan, credit_limit_nano, stored)
+            row = await connection.fetchrow(_query("accounts_create"), *made)
             account = _account(cast(Row, row))
             await audit.record(connection, actor, "account.create", account_id, None, _audited(account))
         return account
 
     async def get(self, account_id: str) -> Account:
-        """The account as Postgres has it."""
+        """Return the account as Postgres has it."""
         row = await self._database.row(_query("accounts_get"), account_id)
         if row is None:
             raise _not_found(account_id)
         return _account(row)
 
     async def page(self, limit: int, after: str | None = None) -> Page[Account]:
-        """Accounts, newest first; `after` is the id that ended the page before."""
+        """Return accounts, newest first; `after` is the id that ended the page before."""
         rows = await self._database.rows(_query("accounts_page"), after or BEFORE_ALL, limit + 1)
         return page_of([_account(row) for row in rows], limit, lambda account: account.id)
 

@@ -1,4 +1,4 @@
-"""Grants and refunds: credit given to an account, and the way that any change of a balance by people takes.
+"""Grants and refunds: credit given to an account, and the one transaction of any change of a balance by an operator.
 
 This file owns the transaction of such a change: lock the account, look for the same again, check the bound, then move
 the balance, write the transfer and number the correction by which Redis learns of it. Postgres goes first; Redis is
@@ -9,19 +9,23 @@ GrantError
 +-- BalanceOutOfBounds    the balance would leave its bound; nothing has changed
 """
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
 from billing import audit
 from billing.accounts.accounts import AccountNotFound
 from billing.database.connection import Connection, Database, queries
-from billing.effects import Effects
 from billing.errors import MetergateError
 from billing.money import MAX_NANO, MoneyError, check_bound, format_usd
+
+if TYPE_CHECKING:
+    from billing.effects import Effects
 
 PROMOTIONS: Final = "sys:promotions"
 """The system account that grants come from."""
@@ -40,9 +44,13 @@ class GrantError(MetergateError):
 class IdempotencyConflict(GrantError):
     """The idempotency key was used before, with another amount, note or kind."""
 
+    kind, field = "conflict", "idempotency_key"
+
 
 class BalanceOutOfBounds(GrantError):
     """The balance would leave ±`money.MAX_NANO`."""
+
+    kind, field = "invalid", "amount_usd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +81,9 @@ class _Entry:
         check_bound(self.delta_nano)
 
     def digest(self) -> bytes:
-        """SHA-256 of all that makes two requests with one idempotency key the same."""
-        said = [self.account_id, self.delta_nano, self.source, self.kind, self.note]
-        return hashlib.sha256(msgspec.json.encode(said)).digest()
+        """Return the SHA-256 of all that makes two requests with one idempotency key the same."""
+        fields = [self.account_id, self.delta_nano, self.source, self.kind, self.note]
+        return hashlib.sha256(msgspec.json.encode(fields)).digest()
 
 
 class Grants:

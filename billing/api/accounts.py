@@ -1,100 +1,119 @@
 """/api/admin/accounts: accounts, their quotas, grants and refunds. Behind the admin key."""
 
-from collections.abc import Awaitable, Callable
-from typing import Final
+from __future__ import annotations
 
-from aiohttp import web
+from typing import TYPE_CHECKING, Final
+
 from msgspec import UNSET
 
-from billing.accounts.grants import GrantResult
-from billing.api.models import AccountPatch, NewAccount, NewGrant, NewQuotas
-from billing.api.requests import money, page_asked, path_id, positive_money, read_body
-from billing.api.services import SERVICES, Route
-from billing.api.shapes import account_shape, answer, grant_shape, page_shape
+from billing.api.requests import listing, money, page_asked, positive_money
+from billing.api.route import Access, Call, Route
 from billing.quotas import parse_quotas
+from billing.shapes.accounts import (
+    AccountPatch,
+    AccountShape,
+    GrantShape,
+    NewAccount,
+    NewGrant,
+    NewQuotas,
+    account_shape,
+    grant_shape,
+)
+from billing.shapes.base import Listing, PageQuery
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from billing.accounts.accounts import Account
+    from billing.accounts.grants import GrantResult
+    from billing.api.services import Services
 
 REPLAYED_HEADER: Final = "idempotent-replayed"
 """On the first answer given again, as Stripe has it (https://docs.stripe.com/api/idempotent_requests)."""
+ACCOUNTS: Final = "/api/admin/accounts"
+ACCOUNT: Final = "/api/admin/accounts/{account_id}"
 
 
-async def create(request: web.Request) -> web.Response:
-    """POST /api/admin/accounts -> 201"""
-    services = request.app[SERVICES]
-    body = await read_body(request, NewAccount)
+async def create_account(call: Call, body: NewAccount) -> AccountShape:
+    """Create an account, active and with nothing on it."""
+    services = call.services
     account = await services.accounts.create(
         body.name,
         services.default_plan if body.plan is None else body.plan,
         money("credit_limit_usd", body.credit_limit_usd),
         parse_quotas(body.quotas),
     )
-    return answer(account_shape(account, services), 201)
+    return _shape(account, services)
 
 
-async def index(request: web.Request) -> web.Response:
-    """GET /api/admin/accounts"""
-    services = request.app[SERVICES]
-    limit, after = page_asked(request)
-    page = await services.accounts.page(limit, after)
-    data = [account_shape(account, services) for account in page.items]
-    return answer(page_shape(data, page.next_after))
+async def list_accounts(call: Call, query: PageQuery) -> Listing[AccountShape]:
+    """List accounts, newest first."""
+    page = await call.services.accounts.page(*page_asked(query))
+    return listing(page, lambda account: _shape(account, call.services))
 
 
-async def show(request: web.Request) -> web.Response:
-    """GET /api/admin/accounts/{account_id}"""
-    services = request.app[SERVICES]
-    account = await services.accounts.get(path_id(request, "account_id"))
-    return answer(account_shape(account, services))
+async def get_account(call: Call) -> AccountShape:
+    """Return an account."""
+    return _shape(await call.services.accounts.get(call.id("account_id")), call.services)
 
 
-async def change(request: web.Request) -> web.Response:
-    """PATCH /api/admin/accounts/{account_id}"""
-    services = request.app[SERVICES]
-    body = await read_body(request, AccountPatch)
-    account = await services.accounts.update(
-        path_id(request, "account_id"),
+async def update_account(call: Call, body: AccountPatch) -> AccountShape:
+    """Change an account: what is absent stays as it is."""
+    account = await call.services.accounts.update(
+        call.id("account_id"),
         name=body.name or None,
         plan=None if body.plan is UNSET else body.plan,
         status=body.status or None,
         credit_limit_nano=None if body.credit_limit_usd is UNSET else money("credit_limit_usd", body.credit_limit_usd),
         quotas=None if body.quotas is UNSET else parse_quotas(body.quotas),
     )
-    return answer(account_shape(account, services))
+    return _shape(account, call.services)
 
 
-async def set_quotas(request: web.Request) -> web.Response:
-    """PUT /api/admin/accounts/{account_id}/quotas"""
-    services = request.app[SERVICES]
-    body = await read_body(request, NewQuotas)
-    account = await services.accounts.set_quotas(path_id(request, "account_id"), parse_quotas(body.quotas))
-    return answer(account_shape(account, services))
+async def set_account_quotas(call: Call, body: NewQuotas) -> AccountShape:
+    """Replace all quotas of the account's own."""
+    account = await call.services.accounts.set_quotas(call.id("account_id"), parse_quotas(body.quotas))
+    return _shape(account, call.services)
 
 
-async def grant(request: web.Request) -> web.Response:
-    """POST /api/admin/accounts/{account_id}/grants -> 201, also when it is the first answer again"""
-    return await _credit(request, request.app[SERVICES].grants.grant)
+async def create_grant(call: Call, body: NewGrant) -> GrantShape:
+    """Give credit, once for an idempotency key: the same again gets the first answer."""
+    return await _credit(call, body, call.services.grants.grant)
 
 
-async def refund(request: web.Request) -> web.Response:
-    """POST /api/admin/accounts/{account_id}/refunds -> 201, likewise"""
-    return await _credit(request, request.app[SERVICES].grants.refund)
+async def create_refund(call: Call, body: NewGrant) -> GrantShape:
+    """Give back what was charged, once for an idempotency key, which is none of a grant's."""
+    return await _credit(call, body, call.services.grants.refund)
 
 
-async def _credit(request: web.Request, give: Callable[..., Awaitable[GrantResult]]) -> web.Response:
-    body = await read_body(request, NewGrant)
+async def _credit(call: Call, body: NewGrant, give: Callable[..., Awaitable[GrantResult]]) -> GrantShape:
     amount_nano = positive_money("amount_usd", body.amount_usd)
-    result = await give(path_id(request, "account_id"), amount_nano, body.idempotency_key, body.note)
-    response = answer(grant_shape(result), 201)
+    result = await give(call.id("account_id"), amount_nano, body.idempotency_key, body.note)
     if result.replayed:
-        response.headers[REPLAYED_HEADER] = "true"
-    return response
+        call.headers[REPLAYED_HEADER] = "true"
+    return grant_shape(result)
 
 
-ROUTES: Final[list[Route]] = [
-    ("POST", "/admin/accounts", create),
-    ("GET", "/admin/accounts", index),
-    ("GET", "/admin/accounts/{account_id}", show),
-    ("PATCH", "/admin/accounts/{account_id}", change),
-    ("PUT", "/admin/accounts/{account_id}/quotas", set_quotas),
-    ("POST", "/admin/accounts/{account_id}/grants", grant),
-    ("POST", "/admin/accounts/{account_id}/refunds", refund),
-]
+def _shape(account: Account, services: Services) -> AccountShape:
+    return account_shape(account, services.plans.get(account.plan), services.credits_per_usd)
+
+
+ROUTES: Final = (
+    Route("POST", ACCOUNTS, create_account, Access.admin, AccountShape, body=NewAccount, status=201),
+    Route("GET", ACCOUNTS, list_accounts, Access.admin, Listing[AccountShape], query=PageQuery),
+    Route("GET", ACCOUNT, get_account, Access.admin, AccountShape),
+    Route("PATCH", ACCOUNT, update_account, Access.admin, AccountShape, body=AccountPatch),
+    Route("PUT", f"{ACCOUNT}/quotas", set_account_quotas, Access.admin, AccountShape, body=NewQuotas),
+    Route(
+        *("POST", f"{ACCOUNT}/grants", create_grant, Access.admin, GrantShape),
+        body=NewGrant,
+        status=201,
+        errors=(409,),
+    ),
+    Route(
+        *("POST", f"{ACCOUNT}/refunds", create_refund, Access.admin, GrantShape),
+        body=NewGrant,
+        status=201,
+        errors=(409,),
+    ),
+)

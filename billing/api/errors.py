@@ -10,32 +10,22 @@ ApiError                 a refusal with its status, code and headers
 +-- TooMany              429 too_many_attempts: with Retry-After
 +-- Unavailable          503 temporarily_unavailable: with Retry-After
 
-`of_failure` says which of them an exception of `billing` is. Messages never hold a secret or an internal name.
+`of_failure` says which of them an exception of `billing` is, by its `kind`. Messages never hold a secret or an internal
+name.
 """
 
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar, Final
 
-import msgspec
 from aiohttp import web
 
-from billing.accounts.accounts import AccountNotFound, UnknownPlan
-from billing.accounts.grants import BalanceOutOfBounds, IdempotencyConflict
-from billing.attempts import TooManyAttempts
 from billing.database.connection import DatabaseUnavailable
 from billing.errors import MetergateError
-from billing.keys.rows import KeyNotFound, KeyRefused
-from billing.pages import BadCursor
-from billing.quotas import QuotaError
+from billing.shapes.base import error_body
 
 RETRY_AFTER_S: Final = 1
 _SERVER_ERROR: Final = 500
-
-
-def error_body(code: str, message: str, *, type_: str, param: str | None = None, **more: object) -> bytes:
-    """The envelope as JSON; `more` stands inside `error`."""
-    return msgspec.json.encode({"error": {"message": message, "type": type_, "param": param, "code": code, **more}})
 
 
 class ApiError(MetergateError):
@@ -49,37 +39,57 @@ class ApiError(MetergateError):
         super().__init__(message)
         self.message, self.param, self.more = message, param, more
 
+    @property
+    def type(self) -> str:
+        """Return the envelope's `type`, which follows from the status."""
+        return _type_of(self.status)
+
     def response(self) -> web.Response:
+        """Return the refusal as an answer."""
         return error_response(
             self.status, self.code, self.message, headers=self.headers, param=self.param, more=self.more
         )
 
 
 class BadRequest(ApiError):
+    """A body, a query or a bound that is wrong."""
+
     status, code = 400, "invalid_request_error"
 
 
 class Unauthorized(ApiError):
+    """No key, or one that is wrong, revoked or expired."""
+
     status, code = 401, "invalid_api_key"
 
 
 class InsufficientScope(ApiError):
+    """A key without the scope that the route needs."""
+
     status, code = 403, "insufficient_scope"
 
 
 class NotFound(ApiError):
+    """Nothing there, or what belongs to another account."""
+
     status, code = 404, "not_found"
 
 
 class Conflict(ApiError):
+    """An idempotency key that was used for something else."""
+
     status, code = 409, "idempotency_conflict"
 
 
 class TooLarge(ApiError):
+    """A body above its bound."""
+
     status, code = 413, "request_too_large"
 
 
 class TooMany(ApiError):
+    """An address that has shown too many wrong keys."""
+
     status, code = 429, "too_many_attempts"
 
     def __init__(self, message: str, retry_after_s: int) -> None:
@@ -88,33 +98,34 @@ class TooMany(ApiError):
 
 
 class Unavailable(ApiError):
+    """A store that is away."""
+
     status, code = 503, "temporarily_unavailable"
     headers = MappingProxyType({"Retry-After": str(RETRY_AFTER_S)})
 
 
+_OF_KIND: Final[Mapping[str, type[ApiError]]] = {
+    "unauthorized": Unauthorized,
+    "not_found": NotFound,
+    "invalid": BadRequest,
+    "conflict": Conflict,
+    "unavailable": Unavailable,
+}
+
+
 def of_failure(error: Exception) -> ApiError | None:
-    """What an exception of `billing` answers; None for one that nobody expects."""
+    """Return what an exception is answered with; None for one that was not foreseen."""
     match error:
-        case AccountNotFound() | KeyNotFound():
-            return NotFound(str(error))
-        case UnknownPlan():
-            return BadRequest(str(error), "plan")
-        case KeyRefused():
-            return BadRequest(str(error), error.field)
-        case QuotaError():
-            return BadRequest(str(error), "quotas")
-        case BalanceOutOfBounds():
-            return BadRequest(str(error), "amount_usd")
-        case BadCursor():
-            return BadRequest(str(error), "cursor")
-        case IdempotencyConflict():
-            return Conflict(str(error), "idempotency_key")
-        case TooManyAttempts():
-            return TooMany(str(error), error.retry_after_s)
+        case ApiError():
+            return error
         case DatabaseUnavailable():
             return Unavailable("The billing database is temporarily unavailable; try again.")
         case TimeoutError():
             return Unavailable("The request took too long; try again.")
+        case MetergateError(kind="too_many"):
+            return TooMany(str(error), error.retry_after_s or RETRY_AFTER_S)
+        case MetergateError(kind=str(kind)):
+            return _OF_KIND[kind](str(error), error.field)
     return None
 
 
@@ -127,11 +138,14 @@ def error_response(
     param: str | None = None,
     more: Mapping[str, object] | None = None,
 ) -> web.Response:
-    """A response with the envelope; `type` follows from the status."""
-    type_ = "server_error" if status >= _SERVER_ERROR else "invalid_request_error"
+    """Return a response with the envelope."""
     return web.Response(
         status=status,
-        body=error_body(code, message, type_=type_, param=param, **(more or {})),
+        body=error_body(code, message, type_=_type_of(status), param=param, **(more or {})),
         content_type="application/json",
         headers=headers,
     )
+
+
+def _type_of(status: int) -> str:
+    return "server_error" if status >= _SERVER_ERROR else "invalid_request_error"

@@ -1,88 +1,89 @@
 """/api/account and /api/billing/usage: what a customer reads of its own account, by an API key with `billing:read`.
 
 This file owns the rule that a caller sees its own account only: every read is given the account of the caller's key.
-Checks run in the order of all refusals: the key, then the query, then what is not found, then the scope.
 """
 
 from typing import Final
 
-from aiohttp import web
-
-from billing.api.auth import BILLING_READ, caller, require_scope
+from billing.api.auth import BILLING_READ
 from billing.api.errors import NotFound
-from billing.api.requests import page_asked, path_id, query_text, query_time
-from billing.api.services import SERVICES, Route
-from billing.api.shapes import (
-    answer,
+from billing.api.requests import listing, moment, page_asked
+from billing.api.route import Access, Call, Route
+from billing.effects import LiveBalance
+from billing.ledger.explanations import explain
+from billing.ledger.reports import EventFilter
+from billing.shapes.base import Listing, PageQuery
+from billing.shapes.usage import (
+    BalanceShape,
+    EventQuery,
+    EventShape,
+    ExplainedEventShape,
+    TotalsQuery,
+    TotalsShape,
+    TransactionShape,
     balance_shape,
-    page_shape,
+    event_shape,
+    explanation_shape,
     totals_shape,
     transaction_shape,
 )
-from billing.effects import LiveBalance
-from billing.event_shapes import event_shape, explanation_shape
-from billing.ledger.reports import EventFilter
+
+EVENTS: Final = "/api/account/usage/events"
 
 
-async def balance(request: web.Request) -> web.Response:
-    """GET /api/account/balance: as Redis has it now, or as the ledger has it where Redis does not know."""
-    services = request.app[SERVICES]
-    principal = await caller(request)
-    require_scope(principal, BILLING_READ)
+async def get_balance(call: Call) -> BalanceShape:
+    """Return the account's balance, live; as the ledger has it where Redis does not know."""
+    services, principal = call.services, call.principal
     live = await services.effects.live_balance(principal.account_id)
     if live is None:
         live = LiveBalance((await services.accounts.get(principal.account_id)).balance_nano, held_nano=0)
-    return answer(balance_shape(principal, live, services.credits_per_usd))
+    return balance_shape(principal, live, services.credits_per_usd)
 
 
-async def transactions(request: web.Request) -> web.Response:
-    """GET /api/account/transactions"""
-    principal = await caller(request)
-    limit, after = page_asked(request)
-    require_scope(principal, BILLING_READ)
-    page = await request.app[SERVICES].reports.transactions(principal.account_id, limit, after)
-    return answer(page_shape([transaction_shape(item) for item in page.items], page.next_after))
+async def list_transactions(call: Call, query: PageQuery) -> Listing[TransactionShape]:
+    """List every change of the balance, newest first."""
+    page = await call.services.reports.transactions(call.principal.account_id, *page_asked(query))
+    return listing(page, transaction_shape)
 
 
-async def events(request: web.Request) -> web.Response:
-    """GET /api/account/usage/events, with `since`, `until`, `key_id`, `model`"""
-    principal = await caller(request)
-    limit, after = page_asked(request)
+async def list_events(call: Call, query: EventQuery) -> Listing[EventShape]:
+    """List metered requests, newest first."""
+    limit, after = page_asked(query)
     only = EventFilter(
-        since=query_time(request, "since"),
-        until=query_time(request, "until"),
-        key_id=query_text(request, "key_id"),
-        model=query_text(request, "model"),
+        since=moment("since", query.since),
+        until=moment("until", query.until),
+        key_id=query.key_id,
+        model=query.model,
     )
-    require_scope(principal, BILLING_READ)
-    page = await request.app[SERVICES].reports.usage_events(principal.account_id, limit, after, only)
-    return answer(page_shape([event_shape(event) for event in page.items], page.next_after))
+    page = await call.services.reports.usage_events(call.principal.account_id, limit, after, only)
+    return listing(page, event_shape)
 
 
-async def event(request: web.Request) -> web.Response:
-    """GET /api/account/usage/events/{event_id}, with its lines; another account's is not found"""
-    principal = await caller(request)
-    event_id = path_id(request, "event_id")
-    explanation = await request.app[SERVICES].reports.explain(event_id, principal.account_id)
-    if explanation is None:
+async def get_event(call: Call) -> ExplainedEventShape:
+    """Return one metered request with the lines of its charge; another account's is not found."""
+    event_id = call.id("event_id")
+    found = await call.services.reports.priced_event(event_id, call.principal.account_id)
+    if found is None:
         raise NotFound(f"There is no usage event {event_id!r}.")
-    require_scope(principal, BILLING_READ)
-    return answer(explanation_shape(explanation))
+    return explanation_shape(explain(*found))
 
 
-async def totals(request: web.Request) -> web.Response:
-    """GET /api/billing/usage: of the account, of one key with `key_id`, of one user's keys with `user_id`"""
-    principal = await caller(request)
-    key_id, user_id = query_text(request, "key_id"), query_text(request, "user_id")
-    require_scope(principal, BILLING_READ)
-    found = await request.app[SERVICES].reports.usage_totals(principal.account_id, key_id=key_id, user_id=user_id)
-    return answer(totals_shape(found))
+async def get_totals(call: Call, query: TotalsQuery) -> TotalsShape:
+    """Return totals of the account, of one key or of one user's keys."""
+    found = await call.services.reports.usage_totals(
+        call.principal.account_id, key_id=query.key_id, user_id=query.user_id
+    )
+    return totals_shape(found)
 
 
-ROUTES: Final[list[Route]] = [
-    ("GET", "/account/balance", balance),
-    ("GET", "/account/transactions", transactions),
-    ("GET", "/account/usage/events", events),
-    ("GET", "/account/usage/events/{event_id}", event),
-    ("GET", "/billing/usage", totals),
-]
+def _read(path: str, handler: object, answer: object, query: object = None) -> Route:
+    return Route("GET", path, handler, Access.key, answer, query, scope=BILLING_READ)  # type: ignore[arg-type]
+
+
+ROUTES: Final = (
+    _read("/api/account/balance", get_balance, BalanceShape),
+    _read("/api/account/transactions", list_transactions, Listing[TransactionShape], PageQuery),
+    _read(EVENTS, list_events, Listing[EventShape], EventQuery),
+    _read(f"{EVENTS}/{{event_id}}", get_event, ExplainedEventShape),
+    _read("/api/billing/usage", get_totals, TotalsShape, TotalsQuery),
+)

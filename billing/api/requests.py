@@ -1,4 +1,4 @@
-"""What a request says, checked: its body, its query string, the ids in its path. All raise `errors.ApiError`."""
+"""A request's body, query string and path, checked. All raise `errors.ApiError`."""
 
 import asyncio
 import base64
@@ -6,7 +6,8 @@ import binascii
 import re
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from functools import cache
+from typing import Any, Final, TypeVar, get_args
 
 import msgspec
 from aiohttp import web
@@ -14,30 +15,30 @@ from aiohttp import web
 from billing.api.errors import BadRequest, NotFound, TooLarge
 from billing.api.services import SERVICES
 from billing.codings import BadCoding, decoder_of
+from billing.expectations import AWAITS_CONTINUE, CONTINUE
 from billing.money import MoneyError, parse_positive_usd, parse_usd
-from billing.pages import DEFAULT_LIMIT, MAX_LIMIT
+from billing.pages import Page
+from billing.shapes.base import Listing, PageQuery
 from billing.times import TimeError, parse_rfc3339
 
 _ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,255}", re.ASCII)
 _FIELD: Final = re.compile(r"\$\.([A-Za-z_]+)")
 _FIELD_ALONE: Final = re.compile(r"^Object (?:missing required|contains unknown) field `([^`]{1,64})`$")
+_WHOLE: Final = re.compile("[0-9]{1,9}", re.ASCII)
 _NUL: Final = b"\\u0000"
 _MAX_CURSOR: Final = 512
-_MAX_FILTER: Final = 255
 
 AWAITS_BODY: Final = web.RequestKey("awaits_body", bool)
 """Whether a request's body is being read: what takes too long then is the client."""
-AWAITS_CONTINUE: Final = web.RequestKey("awaits_continue", bool)
-"""Whether the client waits to be told that its body is wanted, and the server leaves that to `read_bounded`: who is
-refused before need not send it (RFC 9110, 10.1.1)."""
-CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 BODY_TOO_SLOW: Final = "The body did not arrive in time: send it faster."
 
 T = TypeVar("T")
+S = TypeVar("S")
+Q = TypeVar("Q", bound=msgspec.Struct)
 
 
 async def read_body(request: web.Request, model: type[T]) -> T:
-    """The JSON body as `model`: 413 beyond the bound, 400 for what is not JSON or not that shape."""
+    """Return the JSON body as `model`: 413 beyond the bound, 400 for what is not JSON or not that shape."""
     body = await read_bounded(request, request.app[SERVICES].max_body_bytes)
     if _NUL in body or b"\0" in body:
         raise BadRequest("The body must not contain NUL characters.")
@@ -52,7 +53,7 @@ async def read_body(request: web.Request, model: type[T]) -> T:
 
 
 async def read_bounded(request: web.Request, limit_bytes: int, timeout_s: float | None = None) -> bytes:
-    """The body, decoded, bounded before and while it is read and decoded; `timeout_s` is the time to send it."""
+    """Return the body, decoded, bounded before and while it is read and decoded; `timeout_s` is the time to send it."""
     too_large = TooLarge(f"The body must not be larger than {limit_bytes} bytes.")
     if (request.content_length or 0) > limit_bytes:
         raise too_large
@@ -73,7 +74,7 @@ async def read_bounded(request: web.Request, limit_bytes: int, timeout_s: float 
 
 
 async def _whole(request: web.Request, limit_bytes: int) -> bytes | None:
-    """The whole body, None where it is larger; a server that has decoded it by itself is believed."""
+    """Return the whole body, None where it is larger; one that the server has decoded is not decoded again."""
     content, body = request.content, bytearray()
     if content.at_eof():
         return b""
@@ -91,7 +92,7 @@ async def _whole(request: web.Request, limit_bytes: int) -> bytes | None:
             body += piece
             if len(body) > limit_bytes:
                 return None
-            await asyncio.sleep(0)  # a little coded makes much: others have their turn in between
+            await asyncio.sleep(0)  # little coded makes much: other tasks run in between
     if decoder is not None:
         decoder.end()
     return bytes(body)
@@ -102,65 +103,82 @@ def _param(message: str) -> str | None:
     return match[1] if match else None
 
 
-def money(param: str, said: object) -> int:
-    """Nano-USD, not below zero, of a decimal string."""
-    nano = _parsed(param, parse_usd, said)
+def money(param: str, given: object) -> int:
+    """Return nano-USD, not below zero, of a decimal string."""
+    nano = _parsed(param, parse_usd, given)
     if nano < 0:
         raise BadRequest(f"{param} must not be below zero.", param)
     return nano
 
 
-def positive_money(param: str, said: object) -> int:
-    """Nano-USD, above zero, of a decimal string."""
-    return _parsed(param, parse_positive_usd, said)
+def positive_money(param: str, given: object) -> int:
+    """Return nano-USD, above zero, of a decimal string."""
+    return _parsed(param, parse_positive_usd, given)
 
 
-def time(param: str, said: str) -> datetime:
-    """A time in RFC 3339, or a day."""
-    return _parsed(param, parse_rfc3339, said)
+def moment(param: str, given: str | None) -> datetime | None:
+    """Return a time in RFC 3339, or the first moment of a day; None where it is absent."""
+    return None if given is None else _parsed(param, parse_rfc3339, given)
 
 
-def _parsed(param: str, parse: Callable[[Any], T], said: object) -> T:
+def _parsed(param: str, parse: Callable[[Any], T], given: object) -> T:
     try:
-        return parse(said)
+        return parse(given)
     except (MoneyError, TimeError) as error:
         raise BadRequest(f"{param}: {error}.", param) from error
 
 
 def path_id(request: web.Request, name: str) -> str:
-    """The id in the path; what can't be one is not found."""
-    said = request.match_info[name]
-    if _ID.fullmatch(said) is None:
-        raise NotFound(f"There is nothing with the {name.replace('_', ' ')} {said!r}.")
-    return said
+    """Return the id in the path. Raises `NotFound` for what can't be one."""
+    given = request.match_info[name]
+    if _ID.fullmatch(given) is None:
+        raise NotFound(f"There is nothing with the {name.replace('_', ' ')} {given!r}.")
+    return given
 
 
-def query_text(request: web.Request, name: str) -> str | None:
-    """A filter of the query string; None where it is absent."""
-    said = request.query.get(name)
-    if said is not None and (not 0 < len(said) <= _MAX_FILTER or "\0" in said):
-        raise BadRequest(f"{name} must have 1 to {_MAX_FILTER} characters.", name)
-    return said
+def read_query(request: web.Request, model: type[Q]) -> Q:
+    """Return the query string as `model`, the first of each parameter; those that it does not know are left out."""
+    given: dict[str, object] = {}
+    integers = _integers(model)
+    for each in msgspec.structs.fields(model):
+        text = request.query.get(each.encode_name)
+        if text is not None:
+            if "\0" in text:
+                raise BadRequest(f"{each.encode_name} must not contain NUL characters.", each.encode_name)
+            given[each.encode_name] = int(text) if each.name in integers and _WHOLE.fullmatch(text) else text
+    try:
+        return msgspec.convert(given, model, str_keys=True)
+    except msgspec.ValidationError as error:
+        param = _param(str(error)) or ""
+        raise BadRequest(f"{param} must be {_expected(model, param)}.", param) from error
 
 
-def query_time(request: web.Request, name: str) -> datetime | None:
-    """A time of the query string; None where it is absent."""
-    said = request.query.get(name)
-    return None if said is None else time(name, said)
+@cache
+def _integers(model: type[msgspec.Struct]) -> frozenset[str]:
+    """Return the fields of a query string's shape that are integers."""
+    return frozenset(each.name for each in msgspec.structs.fields(model) if int in (each.type, *get_args(each.type)))
 
 
-def page_asked(request: web.Request) -> tuple[int, str | None]:
-    """`limit` and the place that `cursor` stands for; None for the first page."""
-    said = request.query.get("limit", str(DEFAULT_LIMIT))
-    limit = int(said) if said.isascii() and said.isdigit() and len(said) <= len(str(MAX_LIMIT)) else 0
-    if not 1 <= limit <= MAX_LIMIT:
-        raise BadRequest(f"limit must be an integer from 1 to {MAX_LIMIT}.", "limit")
-    cursor = request.query.get("cursor")
-    return limit, None if cursor is None else _decoded(cursor)
+def _expected(model: type[Any], name: str) -> str:
+    """Return what a parameter must be, by its description."""
+    schema = msgspec.json.schema(model)
+    field = next(iter(schema["$defs"].values()))["properties"].get(name, {})
+    options = (field, *field.get("anyOf", ()))
+    return next((each["description"] for each in options if "description" in each), "otherwise")
+
+
+def page_asked(query: PageQuery) -> tuple[int, str | None]:
+    """Return `limit` and the place that `cursor` stands for; None for the first page."""
+    return query.limit, None if query.cursor is None else _decoded(query.cursor)
+
+
+def listing(page: Page[T], shape: Callable[[T], S]) -> Listing[S]:
+    """Return a page's shape, with the shape of each item."""
+    return Listing(data=[shape(item) for item in page.items], next_cursor=encode_cursor(page.next_after))
 
 
 def encode_cursor(place: str | None) -> str | None:
-    """A page's end as an opaque cursor."""
+    """Return a page's end as an opaque cursor."""
     return None if place is None else base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
 
 

@@ -1,30 +1,36 @@
 """Services: all that the API's handlers work on, made by whoever mounts the API."""
 
+from __future__ import annotations
+
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from billing.accounts.accounts import Accounts
-from billing.accounts.grants import Grants
-from billing.attempts import Attempts
-from billing.effects import Effects
-from billing.keys.keys import ApiKeys
-from billing.ledger.reports import Reports
-from billing.plans import DEFAULT_PLAN, Plans
-from billing.principals import Principal
-from billing.refused import RefusedRequests
+if TYPE_CHECKING:
+    from billing.accounts.accounts import Accounts
+    from billing.accounts.grants import Grants
+    from billing.attempts import Attempts
+    from billing.effects import Effects
+    from billing.keys.keys import ApiKeys
+    from billing.ledger.reports import Reports
+    from billing.plans import Plans
+    from billing.principals import Principal
+    from billing.refused import RefusedRequests
+    from billing.shapes.operation import ProviderShape
 
-Handler = Callable[[web.Request], Awaitable[web.Response]]
-Route = tuple[str, str, Handler]
-"""Method, path below /api, handler."""
+
+async def _no_providers() -> list[ProviderShape]:
+    return []
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
     """`authenticate` gives the principal of an API key's secret, None for one that is unknown; `known` says whether a
     secret is known to be a key or known to be none, and None where it has to be looked up; `clock` Unix seconds;
-    `unknown_models` which of some names, or prefixes with a `*`, lead to no model here.
+    `unknown_models` which of some names, or prefixes with a `*`, lead to no model here; `providers` who answers, and
+    how well.
 
     Without `admin_api_key` every admin call is refused. `image` is the container image's name, for /api/ping.
     """
@@ -42,8 +48,9 @@ class Services:
     attempts: Attempts
     clock: Callable[[], float]
     admin_api_key: str | None = field(repr=False)
+    default_plan: str
     unknown_models: Callable[[Iterable[str]], list[str]] = lambda names: []
-    default_plan: str = DEFAULT_PLAN
+    providers: Callable[[], Awaitable[list[ProviderShape]]] = _no_providers
     image: str = ""
     max_body_bytes: int = 1024 * 1024
     request_timeout_s: float = 30.0

@@ -1,20 +1,18 @@
 """Commands on top of `billing.client`, and what every command of `metergate` stands on.
 
-    commands    a function becomes a command: common options, event loop, exit code
-    options     Common: the options that every command takes
-    output      Output: tables on a terminal, plain text in a pipe, JSON, a file; Shown, Table; terminal  by rich
-    failures    CommandFailed: one sentence and an exit code; answers  what a client's error says to a person
-    quotas      `day:tokens=100000@gpt-4*` and back
-    operator    `metergate operator`: accounts, grants and refunds, keys, requests that were refused
+    commands    a function becomes a command: common options, event loop, exit code; groups, loaded when called
+    options     Common: the options that every command takes; arguments of several commands
+    output      Output: tables on a terminal, plain text in a pipe, JSON, a file; Shown, Table; CommandFailed: one
+                sentence and an exit code
+    operator    `metergate operator`: a client's call becomes a command, what its errors say; quotas as text;
+                refused requests; accounts  with grants and refunds; keys
 
 How a command reaches the billing API is passed in (`commands.Connect`): this package knows no gateway.
 """
 
-from billing.cli.commands import Connect, add_call, add_command, group
-from billing.cli.failures import REFUSED, UNREACHABLE, USAGE, CommandFailed
-from billing.cli.operator import operator_app
+from billing.cli.commands import Connect, add_command, group, lazy_group
 from billing.cli.options import REMOTE, RESULT, TIMED, Common
-from billing.cli.output import Output, Shown, Table
+from billing.cli.output import REFUSED, UNREACHABLE, USAGE, CommandFailed, Output, Shown, Table
 
 __all__ = [
     "REFUSED",
@@ -29,8 +27,7 @@ __all__ = [
     "Output",
     "Shown",
     "Table",
-    "add_call",
     "add_command",
     "group",
-    "operator_app",
+    "lazy_group",
 ]

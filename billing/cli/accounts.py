@@ -1,44 +1,40 @@
-"""`metergate operator account`: who pays."""
+"""`metergate operator account`, `grant` and `refund`: who pays, and credit for them."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from msgspec import UNSET
 
-from billing.cli.commands import Connect, add_call, group
-from billing.cli.output import Shown, Table
-from billing.cli.quotas import quota_text, quotas_of, quotas_text
-from billing.client_shapes import AccountChanges, AccountShape
-from billing.pages import DEFAULT_LIMIT, MAX_LIMIT
+from billing.cli.commands import Connect, group
+from billing.cli.operator import add_call, quota_text, quotas_of, quotas_text
+from billing.cli.options import AccountId, Cursor, Limit, Quotas
+from billing.cli.output import UNREACHABLE, CommandFailed, Shown, Table, page_parts
+from billing.pages import DEFAULT_LIMIT
 from billing.principals import Status
+from billing.shapes.accounts import AccountPatch, AccountShape, GrantShape
 
 if TYPE_CHECKING:
     from billing.client import BillingClient
 
-AccountId = Annotated[str, typer.Argument(help="The account's id, acc_...", show_default=False)]
-Quotas = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--quota",
-        metavar="WINDOW:METRIC=LIMIT[@MODEL]",
-        help="Such as day:tokens=100000, month:cost=12.50, minute:requests=60@gpt-4*; may be given several times.",
-    ),
-]
-Limit = Annotated[int, typer.Option(min=1, max=MAX_LIMIT, help="Most to show.")]
-Cursor = Annotated[
-    str | None, typer.Option(metavar="CURSOR", help="Where the page before ended, as it was printed there.")
+Amount = Annotated[str, typer.Argument(help="How much, such as 12.50.", show_default=False)]
+Note = Annotated[str | None, typer.Option(metavar="TEXT", help="Why; the ledger keeps it.")]
+IdempotencyKey = Annotated[
+    str | None, typer.Option(metavar="KEY", help="The same key does it once; else a fresh one, which is printed.")
 ]
 
 
-def account_app(connect: Connect) -> typer.Typer:
-    """The group."""
-    app = group("Accounts: who pays.")
-    add_call(app, "create", create, connect)
-    add_call(app, "show", show, connect)
-    add_call(app, "list", index, connect)
-    add_call(app, "set", change, connect)
-    add_call(app, "quotas", quotas, connect)
-    return app
+def add_accounts(app: typer.Typer, connect: Connect) -> None:
+    """Add the group `account`, `grant` and `refund`."""
+    account = group("Accounts: who pays.")
+    add_call(account, "create", create, connect)
+    add_call(account, "show", show, connect)
+    add_call(account, "list", index, connect)
+    add_call(account, "set", change, connect)
+    add_call(account, "quotas", quotas, connect)
+    app.add_typer(account, name="account")
+    add_call(app, "grant", grant, connect)
+    add_call(app, "refund", refund, connect)
 
 
 async def create(
@@ -72,11 +68,9 @@ async def show(client: "BillingClient", account_id: AccountId) -> Shown:
 async def index(client: "BillingClient", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
     """List accounts, newest first."""
     page = await client.accounts(limit=limit, cursor=cursor)
-    rows = [
-        (account["id"], account["name"], account["plan"], account["status"], account["balance_usd"])
-        for account in page["data"]
-    ]
-    return Shown(page, page_parts(("id", "name", "plan", "status", "balance USD"), rows, page["next_cursor"]))
+    rows = [(account.id, account.name, account.plan, account.status, account.balance_usd) for account in page.data]
+    headers = ("id", "name", "plan", "status", "balance USD")
+    return Shown(page.received, page_parts(headers, rows, page.next_cursor))
 
 
 async def change(
@@ -99,16 +93,13 @@ async def change(
     ] = None,
 ) -> Shown:
     """Change an account: what is given, the rest stays. Felt by every gateway within a second."""
-    changes = AccountChanges()
-    if name is not None:
-        changes["name"] = name
-    if plan is not None:
-        changes["plan"] = plan
-    if status is not None:
-        changes["status"] = status
-    if credit_limit is not None:
-        changes["credit_limit_usd"] = credit_limit
-    if not changes:
+    changes = AccountPatch(
+        name=UNSET if name is None else name,
+        plan=UNSET if plan is None else plan,
+        status=UNSET if status is None else status,
+        credit_limit_usd=UNSET if credit_limit is None else credit_limit,
+    )
+    if changes == AccountPatch():
         raise typer.BadParameter("nothing to change was given; see --help")
     return _one(await client.update_account(account_id, changes))
 
@@ -127,31 +118,74 @@ async def quotas(
         account = await client.set_account_quotas(account_id, wanted)
     else:
         account = await client.account(account_id)
-    rows = [(quota_text(each), "account") for each in account["quotas"]]
-    rows += [(quota_text(each), f"plan {account['plan']}") for each in account.get("plan_quotas", ())]
-    return Shown(account, (Table(("quota", "of"), rows) if rows else "There are none.",))
+    rows = [(quota_text(each), "account") for each in account.quotas]
+    rows += [(quota_text(each), f"plan {account.plan}") for each in account.plan_quotas]
+    return Shown(account.received, (Table(("quota", "of"), rows) if rows else "There are none.",))
 
 
-def page_parts(
-    headers: tuple[str, ...], rows: Sequence[tuple[str, ...]], cursor: str | None
-) -> tuple[str | Table, ...]:
-    """A page of a list, and how to get the next one."""
-    parts: list[str | Table] = [Table(headers, rows)] if rows else ["There are none."]
-    if cursor is not None:
-        parts.append(f"There are more: --cursor {cursor}")
-    return tuple(parts)
+async def grant(
+    client: "BillingClient",
+    account_id: AccountId,
+    amount_usd: Amount,
+    note: Note = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Shown:
+    """Give credit to an account, once for an idempotency key."""
+    return await _give("grant", client.grant, account_id, amount_usd, note, idempotency_key)
+
+
+async def refund(
+    client: "BillingClient",
+    account_id: AccountId,
+    amount_usd: Amount,
+    note: Note = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Shown:
+    """Give an account back what it was charged, once for an idempotency key."""
+    return await _give("refund", client.refund, account_id, amount_usd, note, idempotency_key)
+
+
+async def _give(
+    what: str,
+    call: Callable[..., Awaitable[GrantShape]],
+    account_id: str,
+    amount_usd: str,
+    note: str | None,
+    idempotency_key: str | None,
+) -> Shown:
+    from ulid import ULID
+
+    from billing.client import Refused, Unreachable
+
+    key = idempotency_key or str(ULID())
+    unknown = f"The {what} may have been made or not: repeat it with --idempotency-key {key}."
+    try:
+        result = await call(account_id, amount_usd, idempotency_key=key, note=note)
+    except Unreachable as error:
+        raise CommandFailed(f"{error} {unknown}", UNREACHABLE) from error
+    except Refused as error:
+        if error.status < 500:
+            raise
+        raise CommandFailed(f"{error.message} {unknown}", UNREACHABLE) from error
+    rows = [
+        ("transfer", result.transfer_id),
+        ("amount USD", result.amount_usd),
+        ("balance USD", result.balance_usd),
+        ("idempotency key", key),
+    ]
+    return Shown(result.received, (Table((), rows),))
 
 
 def _one(account: AccountShape) -> Shown:
     rows = [
-        ("account", account["id"]),
-        ("name", account["name"]),
-        ("plan", account["plan"]),
-        ("status", account["status"]),
-        ("balance USD", account["balance_usd"]),
-        ("credit limit USD", account["credit_limit_usd"]),
-        ("quotas", quotas_text(account["quotas"])),
-        ("plan's quotas", quotas_text(account.get("plan_quotas", ()))),
-        ("created", account["created_at"]),
+        ("account", account.id),
+        ("name", account.name),
+        ("plan", account.plan),
+        ("status", account.status),
+        ("balance USD", account.balance_usd),
+        ("credit limit USD", account.credit_limit_usd),
+        ("quotas", quotas_text(account.quotas)),
+        ("plan's quotas", quotas_text(account.plan_quotas)),
+        ("created", account.created_at),
     ]
-    return Shown(account, (Table((), rows),))
+    return Shown(account.received, (Table((), rows),))

@@ -2,43 +2,43 @@
 
 `add_command` takes an async function whose first parameter is the `Output`; its others are the command's own options
 and arguments, as typer wants them, its docstring the help. The common options are added, the event loop is run, and a
-`CommandFailed` becomes a sentence and an exit code. `add_call` is the same for a function of a `BillingClient`.
+`CommandFailed` becomes a sentence and an exit code.
 
-The whole tree of commands is made at each start, and modules of commands import what only their help needs. What a
-command works with is imported inside its function: aiohttp, the drivers of both stores and the gateway take ten times
-as long as everything else.
+A group names its commands by the functions that add them, as `module:function`, and loads a module when one of its
+commands is called or all are shown (https://click.palletsprojects.com/en/stable/complex/#lazily-loading-subcommands).
+So that help is quick, modules of commands import what only their help needs. What a command works with is imported
+inside its function: aiohttp, the drivers of both stores and the gateway take ten times as long as everything else.
 """
 
 import copy
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import fields
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_group
 
-from billing.cli.failures import CommandFailed
-from billing.cli.options import REMOTE, RESULT, Common
-from billing.cli.output import Output, Shown
+from billing.cli.options import RESULT, Common
+from billing.cli.output import CommandFailed, Output
 
 if TYPE_CHECKING:
     from billing.client import BillingClient
 
 Work = Callable[..., Coroutine[Any, Any, int | None]]
 """An async function of an `Output` and a command's own options; answers the exit code, None for 0."""
-Call = Callable[..., Awaitable[Shown]]
-"""An async function of a `BillingClient` and a command's own options."""
 Connect = Callable[[Output], AbstractAsyncContextManager["BillingClient"]]
 """How to reach the billing API by what the output's options say; raises `CommandFailed` where that can't be."""
-
 
 _HINTS = get_type_hints(Common, include_extras=True)
 
 
 def _common_parameters(used: Collection[str]) -> list[inspect.Parameter]:
-    """The common options; those that a command does not use are taken, and left out of its help."""
+    """Return the common options; those that a command does not use are taken, and left out of its help."""
     return [
         inspect.Parameter(
             each.name,
@@ -58,9 +58,46 @@ def _hidden(annotation: Any) -> Any:
     return Annotated[kind, option]
 
 
-def group(help_text: str, *, add_completion: bool = False) -> typer.Typer:
-    """A group of commands; without one named, its help is shown. The outermost one may offer completion by a shell."""
+class _LazyGroup(TyperGroup):
+    """A group whose commands are loaded when they are called. `adders` maps each name to the `module:function` that
+    adds it to a group, which is called with the group and `given`."""
+
+    adders: ClassVar[Mapping[str, str]]
+    given: ClassVar[tuple[Any, ...]]
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return all names, as they were given."""
+        return list(self.adders)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command, loaded; None for a name that is none."""
+        if cmd_name in self.adders and cmd_name not in self.commands:
+            module, _, function = self.adders[cmd_name].partition(":")
+            app = group("")
+            app.callback()(lambda: None)
+            getattr(import_module(module), function)(app, *self.given)
+            self.commands.update(get_group(app).commands)
+        return super().get_command(ctx, cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that `args` begin with. A name that is none is compared with all, for a suggestion."""
+        if args and args[0] not in self.adders:
+            for name in self.adders:
+                self.get_command(ctx, name)
+        return super().resolve_command(ctx, args)
+
+
+def lazy_group(help_text: str, adders: Mapping[str, str], *given: Any, add_completion: bool = False) -> typer.Typer:
+    """Return a group of commands, each loaded when it is called, by the `module:function` that adds it to a group. The
+    functions are called with `given`, too. The outermost group may offer completion by a shell."""
+    kind = type("LazyGroup", (_LazyGroup,), {"adders": adders, "given": given})
+    return group(help_text, kind, add_completion=add_completion)
+
+
+def group(help_text: str, kind: type[TyperGroup] = TyperGroup, *, add_completion: bool = False) -> typer.Typer:
+    """Return a group of commands; without one named, its help is shown."""
     return typer.Typer(
+        cls=kind,
         help=help_text,
         no_args_is_help=True,
         add_completion=add_completion,
@@ -92,18 +129,3 @@ def add_command(app: typer.Typer, name: str, work: Work, used: Collection[str] =
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app.command(name)(command)
-
-
-def add_call(app: typer.Typer, name: str, call: Call, connect: Connect) -> None:
-    """Make `call` the command `name` of `app`: connected, and its result shown."""
-
-    @functools.wraps(call)
-    async def work(output: Output, **given: Any) -> None:
-        from billing.cli.answers import explained
-
-        with explained():
-            async with connect(output) as client:
-                shown = await call(client, **given)
-        output.show(shown)
-
-    add_command(app, name, work, REMOTE)

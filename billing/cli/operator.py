@@ -1,20 +1,173 @@
-"""`metergate operator`: what the operator of a gateway does to its accounts. The groups are in files of their own."""
+"""`metergate operator`: what the operator of a gateway does to its accounts, and requests that were refused.
+
+`add_call` makes a function of a `BillingClient` a command: connected, its result shown, and what the client raises told
+in a sentence. A quota is `window:metric=limit`, with `@model` for some models alone:
+
+    day:tokens=100000      month:cost=12.50      minute:requests=60@gpt-4*
+"""
+
+import functools
+import re
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from billing.cli.accounts import account_app
-from billing.cli.commands import Connect, add_call, group
-from billing.cli.grants import grant, refund
-from billing.cli.keys import key_app
-from billing.cli.requests import requests
+from billing.cli.commands import Connect, add_command, group, lazy_group
+from billing.cli.options import REMOTE, Limit
+from billing.cli.output import REFUSED, UNREACHABLE, CommandFailed, Output, Shown, Table
+from billing.pages import DEFAULT_LIMIT
+from billing.quotas import Metric, QuotaError, parse_quota
+from billing.shapes.quotas import QuotaShape, quota_shape
+
+if TYPE_CHECKING:
+    from billing.client import BillingClient, Refused
+
+Call = Callable[..., Awaitable[Shown]]
+"""An async function of a `BillingClient` and a command's own options."""
+ADDERS: Final = {
+    **dict.fromkeys(("account", "grant", "refund"), "billing.cli.accounts:add_accounts"),
+    "requests": "billing.cli.operator:add_requests",
+    "key": "billing.cli.keys:add_keys",
+    "provider": "billing.cli.operator:add_providers",
+}
+"""The commands of the group, and what adds them."""
+_UNAUTHORIZED: Final = 401
+_AWAY: Final = 503
+_QUOTA: Final = re.compile(r"(?P<window>[^:=@]+):(?P<metric>[^:=@]+)=(?P<limit>[^@]+)(?:@(?P<model>.+))?")
+EXPECTED: Final = "expected window:metric=limit, such as day:tokens=100000 or month:cost=12.50@gpt-4*"
 
 
-def operator_app(connect: Connect) -> typer.Typer:
-    """The group, on a billing API that `connect` reaches with the admin key."""
-    app = group("Accounts, grants, refunds, keys and refusals, with the admin key.")
-    app.add_typer(account_app(connect), name="account")
-    add_call(app, "grant", grant, connect)
-    add_call(app, "refund", refund, connect)
+def operator_app(connect: Connect, adders: Mapping[str, str] = ADDERS) -> typer.Typer:
+    """Return the group, on a billing API that `connect` reaches with the admin key."""
+    return lazy_group("Accounts, grants, refunds, keys, refusals and providers, with the admin key.", adders, connect)
+
+
+def add_requests(app: typer.Typer, connect: Connect) -> None:
+    """Add `requests`."""
     add_call(app, "requests", requests, connect)
-    app.add_typer(key_app(connect), name="key")
-    return app
+
+
+def add_providers(app: typer.Typer, connect: Connect) -> None:
+    """Add the group `provider`."""
+    provider = group("Providers of the configuration.")
+    add_call(provider, "list", providers, connect)
+    app.add_typer(provider, name="provider")
+
+
+async def providers(client: "BillingClient") -> Shown:
+    """List providers and the health of their base URLs and keys."""
+    page = await client.providers()
+    rows = [
+        (
+            *(each.name, each.kind, each.off_reason or "on", ", ".join(each.dialects), str(len(each.models))),
+            *(str(target.number), target.origin or "-", str(target.weight), target.state, target.open_until or "-"),
+        )
+        for each in page.data
+        for target in each.targets
+    ]
+    headers = (
+        "provider",
+        "kind",
+        "status",
+        "serves",
+        "models",
+        "target",
+        "origin",
+        "weight",
+        "state",
+        "open until",
+    )
+    return Shown(page.received, (Table(headers, rows) if rows else "There are none.",))
+
+
+async def requests(
+    client: "BillingClient",
+    refused: Annotated[bool, typer.Option("--refused", help="Those that were refused, with the reason.")] = False,
+    key: Annotated[str | None, typer.Option(metavar="KEY_ID", help="Of this key, key_...")] = None,
+    account: Annotated[str | None, typer.Option(metavar="ACCOUNT_ID", help="Of this account's keys, acc_...")] = None,
+    limit: Limit = DEFAULT_LIMIT,
+) -> Shown:
+    """Show the last requests that were refused, newest first; `metergate explain` says more of one."""
+    if not refused:
+        raise typer.BadParameter("give --refused; requests that were served are in the usage events of their account")
+    if key is not None and account is not None:
+        raise typer.BadParameter("give --key or --account, not both", param_hint="--key")
+    page = await client.refusals(key_id=key, account_id=account, limit=limit)
+    rows = [
+        (each.created_at, each.id, each.key_id or "-", each.model or "-", each.code, each.message) for each in page.data
+    ]
+    headers = ("time", "request", "key", "model", "code", "message")
+    return Shown(page.received, (Table(headers, rows) if rows else "There are none.",))
+
+
+def add_call(app: typer.Typer, name: str, call: Call, connect: Connect) -> None:
+    """Make `call` the command `name` of `app`: connected, and its result shown."""
+
+    @functools.wraps(call)
+    async def work(output: Output, **given: Any) -> None:
+        with explained_answers():
+            async with connect(output) as client:
+                shown = await call(client, **given)
+        output.show(shown)
+
+    add_command(app, name, work, REMOTE)
+
+
+@contextmanager
+def explained_answers() -> Iterator[None]:
+    """Turn what the billing API's client raises into `CommandFailed`."""
+    from billing.client import ClientError, Refused, Unreachable
+
+    try:
+        yield
+    except Refused as error:
+        raise CommandFailed(_refusal(error), UNREACHABLE if error.status == _AWAY else REFUSED) from error
+    except Unreachable as error:
+        message = f"{error} Check --api-url or METERGATE_API_URL, and that the gateway runs there."
+        raise CommandFailed(message, UNREACHABLE) from error
+    except ClientError as error:
+        raise CommandFailed(f"{error} Check --api-url or METERGATE_API_URL.", UNREACHABLE) from error
+
+
+def _refusal(error: "Refused") -> str:
+    if error.status == _UNAUTHORIZED:
+        return f"{error.message} Set ADMIN_API_KEY, or name a file that holds the admin key with --token-file."
+    return f"{error.message} ({error.code})"
+
+
+def parse_quota_text(text: str) -> QuotaShape:
+    """Return a quota as the API takes it. Raises `QuotaError`."""
+    match = _QUOTA.fullmatch(text)
+    if match is None:
+        raise QuotaError(EXPECTED)
+    said: dict[str, object] = {name: value for name, value in match.groupdict().items() if value is not None}
+    limit = match["limit"]
+    if match["metric"] != Metric.cost.name and limit.isascii() and limit.isdigit():
+        said["limit"] = int(limit)
+    return quota_shape(parse_quota(said))
+
+
+def quotas_of(texts: Iterable[str]) -> list[QuotaShape]:
+    """Return the quotas of an option given several times. Raises `typer.BadParameter`, which names the wrong one."""
+    quotas = []
+    for text in texts:
+        try:
+            quotas.append(parse_quota_text(text))
+        except QuotaError as error:
+            raise typer.BadParameter(f"{text!r}: {error}", param_hint="--quota") from error
+    return quotas
+
+
+def quota_text(quota: QuotaShape) -> str:
+    """Return the text of a quota, as `parse_quota_text` reads it; a feature, which it has no text for, stands in
+    brackets."""
+    model = f"@{quota.model}" if quota.model else ""
+    feature = f" [{quota.feature}]" if quota.feature else ""
+    return f"{quota.window}:{quota.metric}={quota.limit}{model}{feature}"
+
+
+def quotas_text(quotas: Iterable[QuotaShape]) -> str:
+    """Return the texts of several in one cell."""
+    return ", ".join(map(quota_text, quotas)) or "none"

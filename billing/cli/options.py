@@ -1,5 +1,8 @@
-"""The options that every command takes, so that scripts can give them to any; the help of a command names those that
-it uses. This file owns their names and what they mean."""
+"""Options and arguments of several commands. This file owns their names and what they mean.
+
+`Common` are those that every command takes, so that scripts can give them to any; the help of a command names those
+that it uses.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +10,8 @@ from typing import Annotated, Final
 
 import typer
 
-from billing.client_shapes import DEFAULT_TIMEOUT_S
+from billing.pages import MAX_LIMIT
+from billing.shapes.base import DEFAULT_TIMEOUT_S
 
 _PANEL: Final = "Options of every command"
 MAX_TIMEOUT_S: Final = 86_400.0
@@ -19,15 +23,30 @@ REMOTE: Final = TIMED | {"api_url", "token_file"}
 """And one that calls a gateway."""
 
 
+AccountId = Annotated[str, typer.Argument(help="The account's id, acc_...", show_default=False)]
+Quotas = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--quota",
+        metavar="WINDOW:METRIC=LIMIT[@MODEL]",
+        help="Such as day:tokens=100000, month:cost=12.50, minute:requests=60@gpt-4*; may be given several times.",
+    ),
+]
+Limit = Annotated[int, typer.Option(min=1, max=MAX_LIMIT, help="Most to show.")]
+Cursor = Annotated[
+    str | None, typer.Option(metavar="CURSOR", help="Where the page before ended, as it was printed there.")
+]
+
+
 @dataclass(frozen=True, slots=True)
 class Common:
-    """What was given of them."""
+    """What was given of the options of every command."""
 
     api_url: Annotated[
         str | None,
         typer.Option(
             metavar="URL",
-            help="A gateway's address; else METERGATE_API_URL; without both, its database and Redis directly.",
+            help="A gateway's address; else METERGATE_API_URL, the data folder's `metergate up`, or the stores.",
             rich_help_panel=_PANEL,
         ),
     ] = None

@@ -1,7 +1,10 @@
-"""What a command shows: its result on stdout or in a file, its progress on stderr.
+"""What a command shows, its result on stdout or in a file, its progress on stderr; and how it fails.
 
 A terminal gets tables and colour, anything else plain aligned text. Text from elsewhere is shown without control
-characters, so that no name can drive a terminal.
+characters, so that no name can drive a terminal. A command that fails says so in one plain sentence on stderr, never in
+a traceback, and ends with an exit code:
+
+0  done     1  refused     2  wrong usage     3  unreachable
 """
 
 import os
@@ -15,12 +18,23 @@ from typing import Final, Self, TextIO
 
 import msgspec
 
-from billing.cli.failures import CommandFailed
 from billing.cli.options import Common
+from billing.errors import MetergateError
 
+REFUSED: Final = 1
+USAGE: Final = 2
+UNREACHABLE: Final = 3
 _FILE_MODE: Final = 0o600
 """A result may hold a secret."""
 _GAP: Final = "  "
+
+
+class CommandFailed(MetergateError):
+    """Ends a command with a sentence on stderr and an exit code."""
+
+    def __init__(self, message: str, code: int = REFUSED) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +65,7 @@ class Output:
     @classmethod
     @contextmanager
     def opened(cls, common: Common) -> Iterator[Self]:
-        """The output that the options ask for. Raises `CommandFailed` for a file that can't be written."""
+        """Yield the output that the options ask for. Raises `CommandFailed` for a file that can't be written."""
         if common.output is None:
             yield cls(common, sys.stdout, sys.stderr)
             return
@@ -60,10 +74,11 @@ class Output:
 
     @property
     def is_terminal(self) -> bool:
+        """Return whether the result goes to a terminal."""
         return self._stdout.isatty()
 
     def show(self, shown: Shown) -> None:
-        """The result: in the form that the options ask for, or not at all."""
+        """Show the result: in the form that the options ask for, or not at all."""
         for note in shown.notes:
             self.note(note)
         if self.common.json:
@@ -73,23 +88,23 @@ class Output:
                 self._write(printable(part)) if isinstance(part, str) else self._table(part)
 
     def must_show(self, lines: Sequence[str]) -> None:
-        """Lines that can't be had again, with --quiet too; with --json they must be in the result instead."""
+        """Show lines that can't be had again, with --quiet too; with --json they must be in the result instead."""
         if not self.common.json:
             self._write("\n".join(map(printable, lines)))
 
     def note(self, text: str) -> None:
-        """Progress or a warning, on stderr: left out with --quiet."""
+        """Show progress or a warning, on stderr: left out with --quiet."""
         if not self.common.quiet:
             self.error(text)
 
     def error(self, text: str) -> None:
-        """A line on stderr, always."""
+        """Show a line on stderr, always."""
         self._stderr.write(f"{printable(text)}\n")
         self._stderr.flush()
 
     @contextmanager
     def step(self, what: str) -> Iterator[None]:
-        """Says on stderr what is being done, and how long it took."""
+        """Say on stderr what is being done, and how long it took."""
         started = time.monotonic()
         yield
         self.note(f"{what} ({time.monotonic() - started:.1f} s)")
@@ -106,13 +121,21 @@ class Output:
         if not self.is_terminal:
             self._write("\n".join(_aligned(table.headers, rows)))
             return
-        from billing.cli.terminal import print_table
+        _print_table(self._stdout, table.headers, rows)
 
-        print_table(self._stdout, table.headers, rows)
+
+def page_parts(
+    headers: tuple[str, ...], rows: Sequence[tuple[str, ...]], cursor: str | None
+) -> tuple[str | Table, ...]:
+    """Return a page of a list, and how to get the next one."""
+    parts: list[str | Table] = [Table(headers, rows)] if rows else ["There are none."]
+    if cursor is not None:
+        parts.append(f"There are more: --cursor {cursor}")
+    return tuple(parts)
 
 
 def printable(text: str) -> str:
-    """The text without control characters; line ends and tabs stay."""
+    """Return the text without control characters; line ends and tabs stay."""
     return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
@@ -120,6 +143,21 @@ def _aligned(headers: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[
     lines = [headers, *rows] if headers else list(rows)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return [_GAP.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+def _print_table(terminal: TextIO, headers: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """Print rows of texts without control characters; without headers the first column names what the second says."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    shown = RichTable(box=box.SIMPLE_HEAD if headers else None, show_header=bool(headers))
+    for name in headers or ("",) * len(rows[0]):
+        shown.add_column(name, overflow="fold", style=None if headers else "default")
+    for row in rows:
+        shown.add_row(*map(Text, row))
+    Console(file=terminal).print(shown)
 
 
 @contextmanager

@@ -1,12 +1,12 @@
-"""Postgres: the one place that imports asyncpg. Pools, transactions, named queries, and what its failures mean.
+"""Postgres: the one place that imports asyncpg. Pools, transactions, named queries, and the meaning of its failures.
 
 DatabaseError
-+-- DatabaseUnavailable      the same again, later, may work: no connection, a broken one, a server that starts or stops
-|   +-- DatabaseHindered     the server is there and did not do it, for no fault of what was asked: a lock that was not
-|   |                        given in time, a missing privilege, a statement it has forgotten, an error of its own
-|   +-- DatabaseLocked       a lock was not given in time: somebody else has it
-+-- DatabaseRefused          what was asked can't be done, however often: SQLSTATE classes 22 (data) and 23 (integrity),
-    |                        or a value that the driver can't encode
++-- DatabaseUnavailable      a retry may succeed: no connection, a broken one, a server that starts or stops
+|   +-- DatabaseHindered     the server is there and failed for a reason outside the statement: a lock that was not
+|       |                    granted in time, a missing privilege, a statement that it has forgotten, an internal error
+|       +-- DatabaseLocked   a lock was not granted in time: another transaction holds it
++-- DatabaseRefused          every retry fails as well: SQLSTATE classes 22 (data) and 23 (integrity), or a value that
+    |                        the driver can't encode
     +-- UniqueViolation      a row with this key exists
     +-- MissingPartition     the row falls into a month that has no partition yet
 
@@ -34,23 +34,23 @@ APPLICATION_NAME: Final = "metergate"
 
 
 class DatabaseError(StoreError):
-    """Postgres did not do what was asked. The message never holds a secret."""
+    """A statement failed. The message never holds a secret."""
 
 
 class DatabaseUnavailable(DatabaseError):
-    """Postgres is away or can't be written to: the same again, later, may work."""
+    """Postgres is away or can't be written to: a retry may succeed."""
 
 
 class DatabaseHindered(DatabaseUnavailable):
-    """Postgres is there and did not do it, for a reason that lies not in what was asked."""
+    """Postgres is there and failed, for a reason outside the statement."""
 
 
 class DatabaseLocked(DatabaseHindered):
-    """A lock was not given in time: another transaction has it."""
+    """A lock was not granted in time: another transaction holds it."""
 
 
 class DatabaseRefused(DatabaseError):
-    """Postgres refused: the same again will be refused again."""
+    """Postgres refused the statement: every retry is refused as well."""
 
 
 class UniqueViolation(DatabaseRefused):
@@ -63,7 +63,7 @@ class MissingPartition(DatabaseRefused):
 
 REFUSING_CLASSES: Final = ("22", "23")
 """Of SQLSTATE (https://www.postgresql.org/docs/current/errcodes-appendix.html): data exceptions, and violations of
-integrity constraints. They follow from what was asked; every other class may pass."""
+integrity constraints. They follow from the statement; errors of every other class may pass."""
 DEFAULT_CACHED: Final = 100
 DEFAULT_LOCK_WAIT_S: Final = 0.25
 _POOLER_HINT: Final = f"; behind PgBouncer in transaction mode, add {CACHE_SIZE}=0 to DATABASE_URL"
@@ -84,7 +84,7 @@ _AWAY: Final = (
 
 @asynccontextmanager
 async def translated() -> AsyncIterator[None]:
-    """Turns asyncpg's exceptions into ours."""
+    """Convert asyncpg's exceptions to those of this module."""
     try:
         yield
     except asyncpg.InterfaceError as error:
@@ -98,18 +98,18 @@ async def translated() -> AsyncIterator[None]:
 
 
 def _answered(error: asyncpg.PostgresError) -> DatabaseError:
-    """What an error that the server answered means."""
-    said = f"{type(error).__name__}: {error}"
+    """Return the exception for an error that the server reported."""
+    text = f"{type(error).__name__}: {error}"
     if not (error.sqlstate or "").startswith(REFUSING_CLASSES):
         if isinstance(error, asyncpg.LockNotAvailableError):
-            return DatabaseLocked(f"Postgres did not do it: {said}")
+            return DatabaseLocked(f"Postgres did not do it: {text}")
         hint = _POOLER_HINT if isinstance(error, _LOST_STATEMENT) else ""
-        return DatabaseHindered(f"Postgres did not do it: {said}{hint}")
+        return DatabaseHindered(f"Postgres did not do it: {text}{hint}")
     if isinstance(error, asyncpg.UniqueViolationError):
         return UniqueViolation(error.constraint_name or "unique")
     if isinstance(error, asyncpg.CheckViolationError) and error.constraint_name is None:
-        return MissingPartition(said)  # a violated check has a name; only a row without a partition has none
-    return DatabaseRefused(said)
+        return MissingPartition(text)  # a violated check has a name; only a row without a partition has none
+    return DatabaseRefused(text)
 
 
 class Database:
@@ -133,7 +133,7 @@ class Database:
         return f"Database(size={self._size})"
 
     def another(self, *, size: int, timeout_s: float) -> "Database":
-        """A pool of its own on the same server, for another event loop or other bounds."""
+        """Return another pool on the same server, for another event loop or other bounds."""
         return Database(self._url, size=size, timeout_s=timeout_s, lock_wait_s=self.lock_wait_s)
 
     async def _opened(self) -> asyncpg.Pool:
@@ -154,37 +154,38 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """One connection, outside a transaction. Raises `DatabaseError`."""
+        """Yield a connection, outside a transaction. Raises `DatabaseError`."""
         async with translated():
             pool = self._pool or await self._opened()
             async with pool.acquire(timeout=self._timeout_s) as connection:
                 try:
                     yield connection
                 except _LOST_STATEMENT:
-                    connection.terminate()  # it goes on believing in its other statements, too
+                    connection.terminate()  # its cache holds other statements that the server has forgotten, too
                     raise
 
     @asynccontextmanager
     async def listening(self, channel: str, on_message: Callable[[str], None]) -> AsyncIterator[Connection]:
-        """One connection that is kept, and calls back with what NOTIFY tells on a channel. Raises `DatabaseError`.
+        """Yield a connection that calls back with the payload of each NOTIFY on a channel. Raises `DatabaseError`.
 
-        A pooler between us and Postgres may not pass notifications on: they are hints.
+        A pooler in between may not pass notifications on: they are hints.
         """
 
-        def heard(_: object, __: int, ___: str, message: object) -> None:
+        def notified(_: object, __: int, ___: str, message: object) -> None:
             on_message(str(message))
 
         async with self.connection() as connection:
-            await connection.add_listener(channel, heard)
+            await connection.add_listener(channel, notified)
             try:
                 yield connection
             finally:
                 if not connection.is_closed():
-                    await connection.remove_listener(channel, heard)
+                    await connection.remove_listener(channel, notified)
 
     @asynccontextmanager
     async def transaction(self, *, snapshot: bool = False) -> AsyncIterator[Connection]:
-        """One transaction; with `snapshot` repeatable read and read only. Raises `DatabaseError`, also on commit."""
+        """Yield a connection in a transaction; with `snapshot` repeatable read and read only. Raises `DatabaseError`,
+        also on commit."""
         async with self.connection() as connection:
             if snapshot:
                 async with connection.transaction(isolation="repeatable_read", readonly=True):
@@ -194,22 +195,22 @@ class Database:
                     yield connection
 
     async def rows(self, query: str, *arguments: object) -> list[Row]:
-        """All rows of one query. Raises `DatabaseError`."""
+        """Return all rows of a query. Raises `DatabaseError`."""
         async with self.connection() as connection:
             return await connection.fetch(query, *arguments)
 
     async def row(self, query: str, *arguments: object) -> Row | None:
-        """The first row, or None. Raises `DatabaseError`."""
+        """Return the first row, or None. Raises `DatabaseError`."""
         async with self.connection() as connection:
             return await connection.fetchrow(query, *arguments)
 
     async def value(self, query: str, *arguments: object) -> Any:
-        """The first column of the first row, or None. Raises `DatabaseError`."""
+        """Return the first column of the first row, or None. Raises `DatabaseError`."""
         async with self.connection() as connection:
             return await connection.fetchval(query, *arguments)
 
     async def execute(self, query: str, *arguments: object) -> str:
-        """The command's tag. Raises `DatabaseError`."""
+        """Run a command and return its tag. Raises `DatabaseError`."""
         async with self.connection() as connection:
             return await connection.execute(query, *arguments)
 
@@ -226,8 +227,7 @@ class Database:
 
 
 async def _keep(_: object) -> None:
-    """Sessions are given back as they are: nothing here sets what a session keeps, and asking Postgres to forget it all
-    would be a round trip after every call."""
+    """Reset nothing: no statement here sets session state, and a reset would cost a round trip after every call."""
 
 
 async def _init(connection: asyncpg.Connection) -> None:
@@ -242,7 +242,8 @@ def _encode_json(value: object) -> str:
 
 
 def queries(package: str) -> Callable[[str], str]:
-    """The named queries of a package's `sql` folder: `queries("billing.ledger")("write_debits")`, read once at import.
+    """Return the named queries of a package's `sql` folder: `queries("billing.ledger")("write_debits")`, read once at
+    import.
 
     Raises `KeyError` for a name that has no file.
     """
@@ -255,15 +256,15 @@ def queries(package: str) -> Callable[[str], str]:
 
 
 def as_lock_timeout(seconds: float) -> str:
-    """A time as Postgres takes it for `lock_timeout`; at least a millisecond, for 0 would be for ever."""
+    """Return a time in the form of `lock_timeout`; at least a millisecond, for 0 disables the timeout."""
     return f"{max(1, int(seconds * 1000))}ms"
 
 
 def affected(tag: str) -> int:
-    """Rows that a command changed, from its tag such as `UPDATE 3`."""
+    """Return how many rows a command changed, from its tag such as `UPDATE 3`."""
     return int(tag.rpartition(" ")[2])
 
 
 def records(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Rows as dictionaries."""
+    """Return rows as dictionaries."""
     return [dict(row) for row in rows]

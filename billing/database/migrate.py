@@ -27,11 +27,12 @@ class Migration:
 
     @property
     def digest(self) -> str:
+        """Return what its text is recognised by."""
         return hashlib.sha256(self.sql.encode()).hexdigest()
 
 
 def migrations() -> list[Migration]:
-    """Every migration that ships with this version, by number."""
+    """Return every migration that ships with this version, by number."""
     found = []
     for entry in files("billing.database").joinpath("migrations").iterdir():
         if entry.name.endswith(".sql"):
@@ -86,7 +87,7 @@ def _check(done: dict[int, str], known: list[Migration]) -> None:
 
 
 async def pending(database: Database) -> list[str]:
-    """Names of migrations that this version has and the database has not. Raises `DatabaseError`."""
+    """Return names of migrations that this version has and the database has not. Raises `DatabaseError`."""
     exists = await database.value("SELECT to_regclass('migrations') IS NOT NULL")
     done = {row["number"] for row in await database.rows("SELECT number FROM migrations")} if exists else set()
     return [f"{migration.number:04d}_{migration.name}" for migration in migrations() if migration.number not in done]

@@ -1,4 +1,4 @@
-"""Postgres's URL as Metergate takes it: with one option of the driver's own. Pure."""
+"""`DATABASE_URL`: Postgres's URL with one additional parameter. Pure."""
 
 from typing import Final
 
@@ -8,13 +8,13 @@ MOST_CACHED: Final = 10_000
 
 
 def split_url(url: str) -> tuple[str, int | None]:
-    """A URL without its `statement_cache_size`, which is for the driver, and that size where it says one.
+    """Return a URL without its `statement_cache_size`, which is for the driver, and that size, None where absent.
 
     Raises `ValueError` for a size that is not a whole number from 0 to MOST_CACHED.
     """
     base, mark, query = url.partition("?")
     options = [option.partition("=") for option in query.split("&")]
-    sizes = [said for name, _, said in options if name == CACHE_SIZE]
+    sizes = [value for name, _, value in options if name == CACHE_SIZE]
     if not sizes:
         return url, None
     if not sizes[-1].isascii() or not sizes[-1].isdigit() or int(sizes[-1]) > MOST_CACHED:

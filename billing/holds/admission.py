@@ -1,44 +1,67 @@
 """Admission: asking Redis for a hold, and bringing about what it lacked to decide.
 
-This file owns that an admission ends as a `Decision` within its time, whatever the stores do; that one of unknown fate
-is given back once it can't be carried out any more; and that there is no way out of an `Opening` that leaves a hold
-unresolved.
+This file owns that an admission ends as a `Decision` within its time, whatever the stores do and however often its
+principal changes; that one of unknown fate is given back once it can't be carried out any more; and that there is no
+way out of an `Opening` that leaves a hold unresolved.
 """
 
+from __future__ import annotations
+
 import asyncio
-import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
-from billing.errors import StoreError
 from billing.holds import decision as decisions
-from billing.holds.admission_queue import AdmissionQueue, Ticket
-from billing.holds.backlog import Backlog
-from billing.holds.decision import Exhausted, Need
-from billing.holds.hold import AdmissionTarget, AdmitItem, Hold, VoidItem
-from billing.holds.loader import Loader, LostWrites
-from billing.holds.partitions import Partition, Partitions
-from billing.holds.redis import RedisError, RedisMoved
-from billing.holds.redis import layout as codec
+from billing.holds.decision import Need
+from billing.holds.hold import Hold
+from billing.holds.items import AdmissionTarget, AdmitItem, VoidItem
+from billing.holds.redis import layout
 from billing.holds.redis.batcher import Batcher, StaleEpoch
-from billing.holds.redis.keyspace import Keyspace
-from billing.holds.redis.layout import ADMIT, pack_text
+from billing.holds.redis.connection import RedisError
+from billing.holds.repairs import Repairs
 from billing.ledger.debits import Debit, encode_debit
-from billing.principals import MAX_KEPT, Principal, QuotaLimits
-from billing.quotas import Metric
+from billing.principals import MAX_KEPT, Principal
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from billing.holds.admission_queue import AdmissionQueue, Ticket
+    from billing.holds.epoch_start import EpochStart
+    from billing.holds.loader import Loader
+    from billing.holds.outbox import Backlog
+    from billing.holds.partitions import Partitions
+    from billing.holds.redis.state import Keyspace
 
-RETRY_PAUSE_S: Final = 0.01
 VOID_MARGIN_MS: Final = 50
-_DECIDED: Final = frozenset((codec.BALANCE, codec.QUOTA, codec.CONCURRENCY))
+RENEWALS: Final = 2
+"""So often a principal is read anew whatever time that takes, and more often within `wait_s`."""
+RENEWAL_PAUSE_S: Final = 0.001
+RENEWAL_PAUSE_MAX_S: Final = 0.05
+"""The first renewal is at once; then come pauses, each longer than the one before, so that a key that changes all the
+time, or a Redis that is ahead of its Postgres, costs some forty look-ups and not a thousand."""
+SERVED: Final = frozenset(("held", "owed"))
+"""States of a hold that the request which opened it must end."""
 
-Lesser = Callable[[], Awaitable[tuple[Need, bytes] | None]]
-"""A smaller need, and the debit that its hold becomes should this process die, encoded; None where there is none."""
-Holding = Callable[[], Awaitable[bool]]
-"""Whether what a request that has waited was made from holds still; what it raises refuses the request."""
-Decision = Hold | decisions.Refused | decisions.Unavailable | decisions.Reload
+Lesser = Callable[[Need], Awaitable[tuple[Need, bytes] | None]]
+"""A smaller need than this one, and the debit that its hold becomes should this process die, encoded; or None."""
+Decision = Hold | decisions.Refused | decisions.Unavailable
+
+
+class Renewal(NamedTuple):
+    """What a request asks for by its principal and prices as they are now, and the seconds that it may wait in all."""
+
+    principal: Principal
+    model: str
+    need: Need
+    expired: Debit | bytes
+    queue_s: float
+
+
+class Renew(Protocol):
+    """Makes a request anew; None where nothing that it was made from has changed. With `stale` the principal is read
+    from Postgres. What it raises refuses the request."""
+
+    def __call__(self, *, stale: bool) -> Awaitable[Renewal | None]: ...
 
 
 class Admissions:
@@ -51,6 +74,7 @@ class Admissions:
         batchers: Sequence[Batcher],
         keyspace: Keyspace,
         partitions: Partitions,
+        epoch_start: EpochStart,
         loader: Loader,
         live: dict[str, Hold],
         backlog: Backlog,
@@ -63,9 +87,9 @@ class Admissions:
     ) -> None:
         self.resolve = resolve
         self._batchers = batchers
-        self._keys = keyspace
+        self._keyspace = keyspace
         self._partitions = partitions
-        self._loader = loader
+        self._repairs = Repairs(partitions, epoch_start, loader)
         self._live = live
         self._backlog = backlog
         self._queue = queue
@@ -86,58 +110,55 @@ class Admissions:
         meanwhile: Callable[[], None] | None = None,
         lesser: Lesser | None = None,
         queue_s: float = 0.0,
-        holding: Holding | None = None,
-    ) -> Decision:
-        """One call to Redis where its state is warm. `meanwhile` is called while Redis is asked, where the call left at
-        once: where many ask together it would only make the call later. What it raises is raised, and the hold is given
-        back once Redis has answered.
+        renew: Renew | None = None,
+    ) -> Decision | decisions.Reload:
+        """Ask for a hold: one call to Redis where its state is warm. `meanwhile` is called while Redis is asked, where
+        the call left at once: where many ask together it would only make the call later. What it raises is raised, and
+        the hold is given back once Redis has answered.
 
         `lesser` is called, at most once, where the need does not fit: what may be asked for in its place. A request
         that only running ones keep out waits for them, at most `queue_s` seconds and behind those of its account that
-        came before it. After that, `holding` is called before Redis is asked again: `Reload` where it says no."""
-        place = principal.kept.get((self._gateway_id, model, feature)) or self._place_of(principal, model, feature)
+        came before it; then `renew` is asked before Redis is. `Reload`: the request must be made anew."""
+        target = principal.kept.get((self._gateway_id, model, feature)) or self._target(principal, model, feature)
         payload = expired if isinstance(expired, bytes) else encode_debit(expired)
-        later = (request_id, principal, model, feature, place, need, payload)
-        if queue_s > 0 and self._queue.keeps_waiting(place):
-            return await self._admit_later(*later, None, lesser, queue_s, holding)
-        backlog = self._backlog
-        if backlog.full or backlog.full_of(principal.account_id):
+        later = (request_id, principal, model, feature, target, need, payload)
+        if queue_s > 0 and self._queue.keeps_waiting(target):
+            return await self._admit_later(*later, None, lesser, queue_s, renew)
+        if (backlog := self._backlog).full or backlog.full_of(principal.account_id):
             return decisions.Unavailable("too many debits wait for Postgres")
-        partition, deadline = place.partition, self._loop.time() + self._wait_s
+        partition, deadline = target.partition, self._loop.time() + self._wait_s
         backlog.asking += 1
         try:
             while True:
-                item = self._item(request_id, place, need, payload)
+                until_ms = partition.now_ms() + self._timeout_ms
+                answer = self._loop.create_future()
+                item = AdmitItem(request_id, target, need, payload, until_ms, answer, self._void_late)
                 if partition.epoch is not None:
                     is_out = self._batchers[partition.number].submit(item)
                     try:
                         if is_out and meanwhile is not None:
                             meanwhile()
                             meanwhile = None
-                        reply, epoch = await item.answer
+                        reply, epoch = await answer
                     except BaseException:
                         item.abandon()
                         raise
                 else:
                     reply, epoch = StaleEpoch("no epoch is agreed on"), -1
-                if not isinstance(reply, RedisError):
-                    code = reply[0]
-                    if code == codec.OK:
-                        hold = self._live[request_id] = Hold(request_id, item.id, place, need, payload, reply, epoch)
-                        return hold
-                    if code in _DECIDED:
-                        if code == codec.QUOTA and await self._set_right(reply, partition, principal, deadline):
-                            continue
-                        refused = _refusal(reply, place.limits, need)
-                        break
-                stop = await self._mend(reply, epoch, partition, principal, deadline)
-                if stop is not None or self._loop.time() >= deadline:
-                    return stop or decisions.Unavailable("admission took longer than it may")
+                if not isinstance(reply, RedisError) and reply[0] == layout.OK:
+                    hold = self._live[request_id] = Hold(request_id, item.id, target, need, payload, reply, epoch)
+                    return hold
+                decision = await self._repairs.decide(reply, epoch, target, principal, need, deadline)
+                if isinstance(decision, decisions.Refused):
+                    refused = decision
+                    break
+                if decision is not None:
+                    return decision
         finally:
             backlog.asking -= 1
         if lesser is None and queue_s <= 0:
             return refused
-        return await self._admit_later(*later, refused, lesser, queue_s, holding)
+        return await self._admit_later(*later, refused, lesser, queue_s, renew)
 
     async def _admit_later(
         self,
@@ -145,32 +166,32 @@ class Admissions:
         principal: Principal,
         model: str,
         feature: str,
-        place: AdmissionTarget,
+        target: AdmissionTarget,
         need: Need,
         payload: bytes,
         refused: decisions.Refused | None,
         lesser: Lesser | None,
         queue_s: float,
-        holding: Holding | None,
-    ) -> Decision:
-        """What becomes of a request that was `refused`, or that others wait before."""
+        renew: Renew | None,
+    ) -> Decision | decisions.Reload:
+        """Decide on a request that was `refused`, or that others wait before."""
         began_s = self._loop.time()
-        ticket = self._enter(place, refused, queue_s)
-        decision: Decision | None = refused
+        ticket = self._enter(target, refused, queue_s)
+        decision: Decision | decisions.Reload | None = refused
         try:
-            less = await lesser() if lesser is not None else None
+            less = await lesser(need) if lesser is not None else None
             if less is not None:
                 need, payload = less
 
-            async def ask() -> Decision:
-                if holding is not None and not await holding():
+            async def ask() -> Decision | decisions.Reload:
+                if renew is not None and await renew(stale=False) is not None:
                     return decisions.Reload()
                 return await self.admit(request_id, principal, model, feature, need, payload)
 
             if ticket is None and (less is not None or decision is None):
                 decision = await ask()
                 if isinstance(decision, decisions.Refused):
-                    ticket = self._enter(place, decision, queue_s)
+                    ticket = self._enter(target, decision, queue_s)
             while ticket is not None:
                 in_time = await self._queue.turn(ticket, began_s + queue_s)
                 decision = await ask()
@@ -185,131 +206,55 @@ class Admissions:
             if ticket is not None:
                 self._queue.leave(ticket, admitted=isinstance(decision, Hold))
 
-    def _enter(self, place: AdmissionTarget, refused: decisions.Refused | None, queue_s: float) -> Ticket | None:
+    async def admit_anew(
+        self,
+        request_id: str,
+        asked: Renewal,
+        feature: str,
+        meanwhile: Callable[[], None] | None,
+        lesser: Lesser | None,
+        renew: Renew | None,
+        began_s: float,
+    ) -> Decision:
+        """Ask again for a request whose principal or prices are not those that it was made from, until they rest: at
+        most `wait_s` after `began_s`, on the monotonic clock."""
+        renewals, pause_s = 0, 0.0
+        while renew is not None:
+            if renewals >= RENEWALS and time.monotonic() >= began_s + self._wait_s:
+                return decisions.Unavailable("the principal has changed again and again")
+            if renewals:
+                pause_s = min(2 * pause_s + RENEWAL_PAUSE_S, RENEWAL_PAUSE_MAX_S)
+                await asyncio.sleep(pause_s)
+            renewals += 1
+            asked = await renew(stale=True) or asked
+            principal, model, need, expired, queue_s = asked
+            late_s = time.monotonic() - began_s
+            callbacks = (meanwhile, lesser, queue_s and queue_s - late_s, renew)
+            decision = await self.admit(request_id, principal, model, feature, need, expired, *callbacks)
+            if isinstance(decision, Hold):
+                decision.waited_s += late_s
+            if not isinstance(decision, decisions.Reload):
+                return decision
+        return decisions.Unavailable("the principal has changed since it was read")
+
+    def _enter(self, target: AdmissionTarget, refused: decisions.Refused | None, queue_s: float) -> Ticket | None:
         may_wait = queue_s > 0 and (refused is None or refused.is_held)
-        return self._queue.enter(place, refused) if may_wait else None
+        return self._queue.enter(target, refused) if may_wait else None
 
-    async def _set_right(self, reply: list[Any], partition: Partition, principal: Principal, deadline: float) -> bool:
-        """Set the account's time right where a wrong clock of Redis's has taken it ahead: its windows would stay shut
-        until real time has caught up. Whether it was, so that Redis is to be asked again."""
-        if reply[1] <= partition.now_ms() + codec.STEP_S * 1000:
-            return False
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await self._loader.retime(partition, principal.account_id)
-        except (StoreError, TimeoutError) as error:
-            logger.info("the time of %s could not be set right: %s", principal.account_id, error)
-            return False
-
-    def _place_of(self, principal: Principal, model: str, feature: str) -> AdmissionTarget:
-        account_id, key_id = principal.account_id, principal.key_id
-        names = b"".join(map(pack_text, (account_id, key_id, model, feature, self._gateway_id)))
-        place = AdmissionTarget(
-            principal,
-            self._keys.account(account_id),
-            self._keys.key(account_id, key_id),
-            self._partitions.of(account_id),
-            principal.limits_for(model, feature),
-            names,
-        )
+    def _target(self, principal: Principal, model: str, feature: str) -> AdmissionTarget:
+        """Make what the holds of a key on a model have in common, and keep it with the principal."""
+        partition = self._partitions.of(principal.account_id)
+        target = AdmissionTarget(principal, self._keyspace, partition, model, feature, self._gateway_id)
         if len(principal.kept) >= MAX_KEPT:
             principal.kept.clear()
-        principal.kept[self._gateway_id, model, feature] = place
-        return place
-
-    def _item(self, request_id: str, place: AdmissionTarget, need: Need, payload: bytes) -> AdmitItem:
-        body = ADMIT.pack(
-            *place.versions_and_credit,
-            need.input_cost_nano,
-            need.unit_nano,
-            need.input_tokens,
-            need.choices,
-            need.least_output,
-            need.most_output,
-            place.partition.now_ms() + self._timeout_ms,
-            *place.most_running,
-        )
-        answer = self._loop.create_future()
-        return AdmitItem(request_id.encode(), place, body + place.tail + payload, answer, self._void_late)
+        principal.kept[self._gateway_id, model, feature] = target
+        return target
 
     def _void_late(self, item: AdmitItem) -> None:
         """Give back what an admission of unknown fate may have held, once it can't be carried out any more."""
-        batcher = self._batchers[item.place.partition.number]
+        batcher = self._batchers[item.target.partition.number]
         delay_s = self._timeout_s + VOID_MARGIN_MS / 1000
         self._loop.call_later(delay_s, lambda: batcher.submit(VoidItem(item.id, item.account_key, item.key_key)))
-
-    async def _mend(
-        self, reply: list[Any] | RedisError, epoch: int, partition: Partition, principal: Principal, deadline: float
-    ) -> decisions.Unavailable | decisions.Reload | None:
-        """Bring about what an admission lacked, by a deadline of the loop's clock; None: ask again."""
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await self._mend_reply(reply, epoch, partition, principal)
-        except (StoreError, TimeoutError) as error:
-            return decisions.Unavailable(f"{type(error).__name__}: {error}")
-
-    async def _mend_reply(
-        self, reply: list[Any] | RedisError, epoch: int, partition: Partition, principal: Principal
-    ) -> decisions.Unavailable | decisions.Reload | None:
-        try:
-            if isinstance(reply, StaleEpoch | RedisMoved):
-                await self._partitions.ensure(partition, stale=epoch)
-                if not await self._partitions.join(partition):
-                    await asyncio.sleep(RETRY_PAUSE_S)
-                return None
-            if isinstance(reply, RedisError):
-                return decisions.Unavailable(str(reply))
-            return await self._mend_state(reply[0], partition, principal)
-        except LostWrites as error:
-            logger.error("%s: a new epoch begins", error)
-            await self._partitions.renew(partition, error.epoch)
-            return None
-
-    async def _mend_state(
-        self, code: int, partition: Partition, principal: Principal
-    ) -> decisions.Unavailable | decisions.Reload | None:
-        if code == codec.MISSING:
-            known = await self._loader.install(partition, principal.account_id, principal.key_id)
-            return None if known else decisions.Reload()
-        if code == codec.RELOAD:
-            return decisions.Reload()
-        if code in (codec.PUSH, codec.WAITING):
-            if code == codec.WAITING:
-                await self._loader.retime(partition, principal.account_id)
-            account = await self._loader.adopt_account(partition, principal.account_id)
-            key = await self._loader.adopt_key(partition, principal.account_id, principal.key_id)
-            if _older(account, principal.account_version) or _older(key, principal.key_version):
-                return decisions.Reload()
-            await asyncio.sleep(RETRY_PAUSE_S if code == codec.WAITING else 0)
-            return None
-        if code == codec.LATE:
-            await self._partitions.is_current(partition)
-            return None
-        if code == codec.CLOSED:
-            if not await self._partitions.join(partition):
-                await asyncio.sleep(RETRY_PAUSE_S)
-            return None
-        return decisions.Unavailable("too many debits wait for Postgres")
-
-
-def _older(told: int | None, known: int) -> bool:
-    """Whether the ledger has an older version than this process knows: it was restored."""
-    return told is not None and told < known
-
-
-def _refusal(reply: list[Any], limits: QuotaLimits, need: Need) -> decisions.Refused:
-    if reply[0] == codec.BALANCE:
-        _, available, required, held = reply
-        return decisions.InsufficientBalance(available, required, held, need.fitting_output(Metric.cost, available))
-    if reply[0] == codec.CONCURRENCY:
-        return decisions.TooManyRunning("key" if reply[1] else "plan")
-    exhausted, fitting = [], []
-    for at in range(2, len(reply), 5):
-        subject, place, used, held, requested = reply[at : at + 5]
-        limit = (limits.key if subject else limits.account)[place]
-        exhausted.append(Exhausted(limit, used, held, requested))
-        fitting.append(need.fitting_output(limit.quota.metric, limit.quota.limit - used - held))
-    return decisions.QuotaExceeded(tuple(exhausted), reply[1], min(fitting))
 
 
 class Opening:
@@ -318,12 +263,19 @@ class Opening:
     __slots__ = ("_admissions", "_arguments", "_hold")
 
     def __init__(self, admissions: Admissions, *arguments: Any) -> None:
+        """Take the arguments of `Admissions.admit`, all of them."""
         self._admissions = admissions
         self._arguments = arguments
         self._hold: Hold | None = None
 
     async def __aenter__(self) -> Decision:
+        began_s = time.monotonic()
         decision = await self._admissions.admit(*self._arguments)
+        if isinstance(decision, decisions.Reload):
+            request_id, principal, model, feature, need, expired, meanwhile, lesser, queue_s, renew = self._arguments
+            asked = Renewal(principal, model, need, expired, queue_s)
+            callbacks = (meanwhile, lesser, renew)
+            decision = await self._admissions.admit_anew(request_id, asked, feature, *callbacks, began_s)
         if isinstance(decision, Hold):
             self._hold = decision
         return decision
@@ -332,5 +284,5 @@ class Opening:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         hold = self._hold
-        if hold is not None and not hold.ending and not hold.handed_over:
+        if hold is not None and hold.state in SERVED:
             await self._admissions.resolve(hold)

@@ -1,9 +1,10 @@
-"""Requests that only running ones keep out wait here for them, those of one account in order of arrival.
+"""The queue of requests that only running ones keep out: those of one account wait in order of arrival.
 
 A request waits behind an earlier one where what keeps that one out counts for both: the balance, a window of the
 account or of the key, or how many may run. Of one that has not asked yet it is not known what keeps it out: behind
 others it is taken for what those have in common with it, so that a line for one key's own window keeps no other key
-waiting. Whoever's turn it is asks Redis; nobody else of its account asks meanwhile.
+waiting. The request whose turn it is asks Redis; no other of its account asks meanwhile.
+
 A turn comes when this process has ended a hold of the account, and from time to time, with growing pauses: other
 processes end holds too, and windows roll over. So waiting costs one question for each hold that ends, or one each
 MOST_PAUSE_S.
@@ -12,12 +13,16 @@ Each process keeps its own order. A request that does not wait, because as many 
 once.
 """
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Set
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from billing.holds.decision import InsufficientBalance, QuotaExceeded, Refused, TooManyRunning
-from billing.holds.hold import AdmissionTarget
+
+if TYPE_CHECKING:
+    from billing.holds.items import AdmissionTarget
 
 FIRST_PAUSE_S: Final = 0.02
 MOST_PAUSE_S: Final = 0.5
@@ -28,51 +33,50 @@ BALANCE: Final = -1
 RUNNING: Final = -2
 
 
-def keepers_of(place: AdmissionTarget) -> frozenset[Keeper]:
-    """All that may keep a request of this place out."""
-    keepers = {(place.account_key, BALANCE), (place.account_key, RUNNING), (place.key_key, RUNNING)}
-    keepers.update((place.account_key, limit.quota.tag) for limit in place.limits.account)
-    keepers.update((place.key_key, limit.quota.tag) for limit in place.limits.key)
+def keepers_of(target: AdmissionTarget) -> frozenset[Keeper]:
+    """Return all that may keep a request on this target out."""
+    keepers = {(target.account_key, BALANCE), (target.account_key, RUNNING), (target.key_key, RUNNING)}
+    keepers.update((target.account_key, limit.quota.tag) for limit in target.limits.account)
+    keepers.update((target.key_key, limit.quota.tag) for limit in target.limits.key)
     return frozenset(keepers)
 
 
-def _keeping(refused: Refused, place: AdmissionTarget) -> frozenset[Keeper]:
-    """What keeps a refused request out."""
+def _keeping(refused: Refused, target: AdmissionTarget) -> frozenset[Keeper]:
+    """Return what keeps a refused request out."""
     match refused:
         case InsufficientBalance():
-            return frozenset(((place.account_key, BALANCE),))
+            return frozenset(((target.account_key, BALANCE),))
         case TooManyRunning(subject):
-            return frozenset(((place.key_key if subject == "key" else place.account_key, RUNNING),))
+            return frozenset(((target.key_key if subject == "key" else target.account_key, RUNNING),))
         case QuotaExceeded(exhausted):
             return frozenset(
-                (place.key_key if each.limit.subject == "key" else place.account_key, each.limit.quota.tag)
+                (target.key_key if each.limit.subject == "key" else target.account_key, each.limit.quota.tag)
                 for each in exhausted
             )
 
 
 class Ticket:
-    """The place of one request in its account's line. `kept_out_by` is what Redis has said, or all of its keepers while
-    Redis is asked; `unasked` says that Redis was not asked. `asked_at` is how often something had been freed when it
-    asked last."""
+    """One request in its account's line. `kept_out_by` is what Redis has said, or all of its keepers while Redis is
+    asked; `unasked` says that Redis was not asked. `asked_at` is the line's count of releases when it asked last."""
 
-    __slots__ = ("asked_at", "keepers", "kept_out_by", "line", "place", "turn", "unasked")
+    __slots__ = ("asked_at", "keepers", "kept_out_by", "line", "target", "turn", "unasked")
 
-    def __init__(self, line: "_Line", place: AdmissionTarget, refused: Refused | None) -> None:
+    def __init__(self, line: _Line, target: AdmissionTarget, refused: Refused | None) -> None:
         self.line = line
-        self.place = place
-        self.keepers = keepers_of(place)
+        self.target = target
+        self.keepers = keepers_of(target)
         self.turn: asyncio.Future[bool] | None = None
         self.asked_at = -1
         self.unasked = refused is None
-        self.kept_out_by: Set[Keeper] = self.keepers if refused is None else _keeping(refused, place)
+        self.kept_out_by: Set[Keeper] = self.keepers if refused is None else _keeping(refused, target)
 
     def stands_behind(self, behind: Set[Keeper]) -> None:
-        """Redis was not asked, and those before are kept out by this."""
+        """Take it that, unasked, it is kept out by what keeps those before it out."""
         self.kept_out_by = (behind & self.keepers) or self.keepers
 
     def refused(self, refused: Refused) -> None:
-        """Redis was asked and said no."""
-        self.kept_out_by = _keeping(refused, self.place)
+        """Note what Redis has refused it for."""
+        self.kept_out_by = _keeping(refused, self.target)
 
 
 class _Line:
@@ -93,7 +97,7 @@ class _Line:
         self.tickets[ticket] = None
 
     def freed(self) -> None:
-        """Something may have been given back: whoever is first may ask."""
+        """Note that something may have been given back: the first may ask."""
         self._freed += 1
         self.look()
 
@@ -118,7 +122,7 @@ class _Line:
         self.freed()
 
     def left(self, *, admitted: bool) -> None:
-        """A request has left the line. Where it was admitted, others may be soon: the pauses are short again."""
+        """Note that a request has left. Where it was admitted others may be soon: the pauses are short again."""
         if admitted:
             self._pause_s = FIRST_PAUSE_S
         if admitted or not self.tickets:
@@ -143,23 +147,23 @@ class AdmissionQueue:
     def __len__(self) -> int:
         return sum(len(line.tickets) for line in self._lines.values())
 
-    def keeps_waiting(self, place: AdmissionTarget) -> bool:
-        """Whether a request that comes now is to wait behind those that wait already."""
-        line = self._lines.get(place.account_key) if self._lines else None
+    def keeps_waiting(self, target: AdmissionTarget) -> bool:
+        """Return whether a request that comes now is to wait behind those that wait already."""
+        line = self._lines.get(target.account_key) if self._lines else None
         if line is None or len(line.tickets) >= self._most:
             return False
-        keepers = keepers_of(place)
+        keepers = keepers_of(target)
         return any(not ticket.kept_out_by.isdisjoint(keepers) for ticket in line.tickets)
 
-    def enter(self, place: AdmissionTarget, refused: Refused | None) -> Ticket | None:
-        """A place at the end of the line, to be given back by `leave`; None where nothing more may wait. `refused` is
+    def enter(self, target: AdmissionTarget, refused: Refused | None) -> Ticket | None:
+        """Join the end of the line, to be left by `leave`; None where nothing more may wait. `refused` is
         what Redis has said, if it was asked."""
-        line = self._lines.get(place.account_key)
+        line = self._lines.get(target.account_key)
         if self._closed or len(line.tickets if line is not None else ()) >= self._most:
             return None
         if line is None:
-            line = self._lines[place.account_key] = _Line(self._loop)
-        ticket = Ticket(line, place, refused)
+            line = self._lines[target.account_key] = _Line(self._loop)
+        ticket = Ticket(line, target, refused)
         line.add(ticket)
         return ticket
 
@@ -178,22 +182,22 @@ class AdmissionQueue:
             ticket.turn = None
 
     def leave(self, ticket: Ticket, *, admitted: bool) -> None:
-        """The request waits no more."""
+        """Take a request out of its line."""
         line = ticket.line
         del line.tickets[ticket]
         line.left(admitted=admitted)
         if not line.tickets:
-            self._lines.pop(ticket.place.account_key, None)
+            self._lines.pop(ticket.target.account_key, None)
 
     def freed(self, account_key: bytes) -> None:
-        """A hold of this account has ended in this process."""
+        """Note that a hold of this account has ended in this process."""
         if self._lines:
             line = self._lines.get(account_key)
             if line is not None:
                 line.freed()
 
     def close(self) -> None:
-        """End all waiting: this process stops serving. Those that wait ask a last time."""
+        """End all waiting, for this process stops serving. Those that wait ask a last time."""
         self._closed = True
         for line in self._lines.values():
             line.stop()

@@ -1,19 +1,34 @@
-"""Principals in this process's memory, kept right by push.
+"""Principals in this process's memory, kept right by push; and the push itself.
 
 This file owns when a cached principal may be served: while the subscription to changes stands, and no longer than
 `fresh_s`. What push misses, the versions checked inside `admit` catch. Unknown keys are remembered for a moment, one
 look-up runs at a time for a key, and look-ups are bounded, so that keys that don't exist can't flood Postgres.
+
+`ChangeNotifier` carries out on Redis the effects that accounts, keys and grants ask for. A change is pushed at once by
+the process that made it, and again by each gateway's relay, from the versions in Postgres, until it is marked pushed.
 """
 
+from __future__ import annotations
+
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
-from billing.database.connection import DatabaseUnavailable
+from billing.database.connection import Database, DatabaseUnavailable, queries
+from billing.effects import LiveBalance
+from billing.errors import StoreError
 from billing.holds.singleflight import SingleFlight
 from billing.keys.secrets import secret_digest, well_formed
-from billing.principals import Principal
+
+if TYPE_CHECKING:
+    from billing.holds.loader import Loader
+    from billing.holds.partitions import Partitions
+    from billing.holds.redis.state import RedisState
+    from billing.holds.repairs import Corrections
+    from billing.principals import Principal
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +44,8 @@ class CacheSettings:
     wait_s: float = 10.0
 
 
-def recognised(cache: "PrincipalCache", secret: str) -> bool | None:
-    """Whether a secret is known to be a key, or known to be none; None where it has to be looked up."""
+def recognised(cache: PrincipalCache, secret: str) -> bool | None:
+    """Return whether a secret is known to be a key, or known to be none; None where it has to be looked up."""
     return cache.recognises(secret_digest(secret)) if well_formed(secret) else False
 
 
@@ -62,21 +77,22 @@ class PrincipalCache:
         return len(self._known)
 
     def recognises(self, digest: bytes) -> bool | None:
-        """Whether a key is known to be one, fresh or not, or known to be none; None where it has to be looked up."""
+        """Return whether a key is known to be one, fresh or not, or known to be none; None where it has to be looked
+        up."""
         if digest in self._known or digest in self._forgotten:
             return True
         until = self._unknown.get(digest)
         return False if until is not None and self.subscribed and self._clock() < until else None
 
     def peek(self, digest: bytes) -> Principal | None:
-        """A principal that may be served right now, without waiting."""
+        """Return a principal that may be served right now, without waiting."""
         found = self._known.get(digest)
         if found is None or not self.subscribed or self._clock() >= found[1]:
             return None
         return found[0]
 
     async def get(self, digest: bytes) -> Principal | None:
-        """The principal of a key, None for a key that does not exist.
+        """Return the principal of a key, None for a key that does not exist.
 
         While Postgres is away a principal that is no longer fresh still serves: admission checks its version. It is not
         looked up again for `unknown_s` then, so that not every request waits for Postgres. Raises `DatabaseError` where
@@ -138,7 +154,7 @@ class PrincipalCache:
                     del self._digests[subject]
 
     def drop(self, subject: str) -> None:
-        """An account or key has changed: forget every principal made from it, and every key that was unknown."""
+        """Forget every principal made from an account or key that has changed, and every key that was unknown."""
         self._generation += 1
         self._unknown.clear()
         for digest in list(self._digests.get(subject, ())):
@@ -160,3 +176,94 @@ class PrincipalCache:
         self._forgotten[digest] = None
         if len(self._forgotten) > self._settings.entries:
             self._forgotten.popitem(last=False)
+
+
+logger = logging.getLogger(__name__)
+
+_sql = queries("billing.ledger")
+UNPUSHED: Final = _sql("unpushed")
+PUSHED_ACCOUNT: Final = _sql("pushed_account")
+PUSHED_KEY: Final = _sql("pushed_key")
+UNCORRECTED: Final = _sql("uncorrected")
+
+RELAY_ROWS: Final = 200
+_FAILED: Final = (StoreError, TimeoutError)
+
+
+class ChangeNotifier:
+    """Implements `billing.effects.Effects`."""
+
+    def __init__(
+        self,
+        database: Database,
+        redis: RedisState,
+        partitions: Partitions,
+        loader: Loader,
+        corrections: Corrections,
+        cache: PrincipalCache,
+    ) -> None:
+        self._database = database
+        self._redis = redis
+        self._client = redis.client
+        self._keyspace = redis.keyspace
+        self._partitions = partitions
+        self._loader = loader
+        self._corrections = corrections
+        self._cache = cache
+
+    async def account_changed(self, account_id: str) -> None:
+        """Push an account's newest version to Redis and to every gateway's cache."""
+        self._cache.drop(account_id)
+        try:
+            partition = self._partitions.of(account_id)
+            await self._partitions.ensure(partition)
+            version = await self._loader.adopt_account(partition, account_id)
+            await self._client.publish(self._keyspace.channel, account_id.encode())
+            if version is not None:
+                await self._database.execute(PUSHED_ACCOUNT, account_id, version)
+        except _FAILED as error:
+            logger.info("the change of %s is told later: %s", account_id, error)
+
+    async def key_changed(self, key_id: str, account_id: str) -> None:
+        """Push a key's newest version to Redis and to every gateway's cache."""
+        self._cache.drop(key_id)
+        try:
+            partition = self._partitions.of(account_id)
+            await self._partitions.ensure(partition)
+            version = await self._loader.adopt_key(partition, account_id, key_id)
+            await self._client.publish(self._keyspace.channel, key_id.encode())
+            if version is not None:
+                await self._database.execute(PUSHED_KEY, key_id, version)
+        except _FAILED as error:
+            logger.info("the change of %s is told later: %s", key_id, error)
+
+    async def balance_changed(self, account_id: str) -> None:
+        """Tell Redis of an account's new corrections."""
+        try:
+            partition = self._partitions.of(account_id)
+            await self._partitions.ensure(partition)
+            await self._corrections.sync(partition, account_id)
+        except _FAILED as error:
+            logger.info("the correction of %s is told later: %s", account_id, error)
+
+    async def live_balance(self, account_id: str) -> LiveBalance | None:
+        """Return the account's money in Redis; None where Redis is away or has not loaded the account in this epoch."""
+        partition = self._partitions.of(account_id)
+        try:
+            await self._partitions.ensure(partition)
+            state = await self._redis.account(account_id)
+        except _FAILED:
+            return None
+        if state is None or state.epoch != partition.epoch:
+            return None
+        return LiveBalance(state.balance_nano, state.held_nano)
+
+    async def relay(self) -> None:
+        """Tell again what may not have been told. Raises `DatabaseError`."""
+        for row in await self._database.rows(UNPUSHED, RELAY_ROWS):
+            if row["key_id"] is None:
+                await self.account_changed(row["account_id"])
+            else:
+                await self.key_changed(row["key_id"], row["account_id"])
+        for row in await self._database.rows(UNCORRECTED, RELAY_ROWS):
+            await self.balance_changed(row["id"])

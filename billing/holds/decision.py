@@ -1,18 +1,22 @@
 """What admission is asked and what it decides, as values. Pure.
 
 `Held` is a yes. `Refused` is a no that changed nothing: the balance, exhausted windows, too many at once. `Unavailable`
-means that nothing could be decided, `Reload` that the principal in hand is older than the one in force.
+means that nothing could be decided. `Reload` stays within admission, which then reads the principal anew.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import msgspec
 
 from billing.errors import MetergateError
 from billing.money import MAX_NANO
-from billing.principals import Limit
 from billing.quotas import Metric
+
+if TYPE_CHECKING:
+    from billing.principals import Limit
 
 MAX_OUTPUT_TOKENS: Final = 2**31 - 1
 
@@ -42,8 +46,8 @@ class Need(msgspec.Struct, frozen=True, gc=False):
             raise NeedTooLarge("the worst case of this request is beyond 2^53 - 1 nano-USD or tokens")
 
     def fitting_output(self, metric: Metric, free: int) -> int:
-        """The most output tokens of one choice that this much of a metric is enough for beside the input; 0 where it is
-        not enough for the input, or output does not count in the metric."""
+        """Return the most output tokens of one choice that this much of a metric is enough for beside the input; 0
+        where it is not enough for the input, or output does not count in the metric."""
         match metric:
             case Metric.cost:
                 left, rate = free - self.input_cost_nano, self.unit_nano
@@ -68,7 +72,7 @@ class Exhausted:
 
     @property
     def is_held(self) -> bool:
-        """Whether the request would fit if nothing ran."""
+        """Return whether the request would fit if nothing ran."""
         return self.used + self.requested <= self.limit.quota.limit
 
 
@@ -84,7 +88,7 @@ class InsufficientBalance:
 
     @property
     def is_held(self) -> bool:
-        """Whether the request would fit if nothing ran."""
+        """Return whether the request would fit if nothing ran."""
         return self.available_nano + self.held_nano >= self.required_nano
 
 
@@ -99,7 +103,7 @@ class QuotaExceeded:
 
     @property
     def is_held(self) -> bool:
-        """Whether the request would fit if nothing ran."""
+        """Return whether the request would fit if nothing ran."""
         return all(each.is_held for each in self.exhausted)
 
 
@@ -120,7 +124,7 @@ class Unavailable:
 
 @dataclass(frozen=True, slots=True)
 class Reload:
-    """The principal has changed since it was read."""
+    """The principal, or what else the request was made from, has changed since it was read."""
 
 
 Refused = InsufficientBalance | QuotaExceeded | TooManyRunning

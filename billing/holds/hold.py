@@ -1,28 +1,55 @@
-"""One request's hold and the items by which it is admitted, settled and voided.
+"""One request's hold in this process, as a state machine.
 
-This file owns the life of a hold in this process: it ends exactly once. A settlement that Redis does not confirm goes
-the ledger's own way (rule R4); what a reply does to the debit happens when the reply comes, whether or not anyone still
-waits, so that a cancelled request loses nothing.
+This file owns the life of a hold: `NEXT` is the one table of its states and of what may follow each; every change goes
+through it, and one that it does not list raises `IllegalTransition`. So a hold ends exactly once. A settlement that
+Redis does not confirm goes the ledger's own way (rule R4) and stays `settling` until the ledger has it.
+
+held         admitted, and nothing to be paid for has been done. Left open, it is given back.
+owed         a provider has worked for it. Left open, it is settled as the debit that `owed_debit` makes.
+handed_over  a task of this process serves it in place of the request that opened it. Left open, it ends as above.
+settling     its debit is on its way to Redis or to the ledger.
+settled      its debit is outside this process.
+refused      the ledger did not take its debit: the hold had expired there, or the debit was set aside.
+voided       it is given back; where Redis does not answer, the sweep gives it back.
+
+Beside these, a hold in an open state is `moving` while it is held again in a new epoch: settlements and voids that are
+asked for meanwhile leave after that (`Moving`).
 """
 
+from __future__ import annotations
+
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
 from billing.errors import MetergateError
-from billing.holds.decision import Need
-from billing.holds.partitions import Partition
-from billing.holds.redis import RedisAway, RedisError, RedisTimeout
-from billing.holds.redis.layout import ITEM, OK, SETTLE, VANISHED, pack_hold
-from billing.ledger.debits import Debit, Outcome, encode_debit
-from billing.principals import Principal, QuotaLimits
+from billing.holds.redis.layout import pack_hold
 
-ADMIT_CODE: Final = 1
-SETTLE_CODE: Final = 2
-VOID_CODE: Final = 3
+if TYPE_CHECKING:
+    from billing.holds.decision import Need
+    from billing.holds.items import AdmissionTarget
+    from billing.ledger.debits import Debit, Outcome
+
+State = Literal["held", "owed", "handed_over", "settling", "settled", "refused", "voided"]
+
+NEXT: Final[Mapping[State, frozenset[State]]] = {
+    "held": frozenset(("owed", "handed_over", "settling", "voided")),
+    "owed": frozenset(("held", "handed_over", "settling", "voided")),
+    "handed_over": frozenset(("settling", "voided")),
+    "settling": frozenset(("settled", "refused")),
+    "settled": frozenset(),
+    "refused": frozenset(),
+    "voided": frozenset(),
+}
+OPEN: Final[frozenset[State]] = frozenset(("held", "owed", "handed_over"))
+"""States in which nobody has begun to end the hold."""
+
+
+class IllegalTransition(MetergateError, RuntimeError):
+    """A hold was asked to enter a state that can't follow its own: a fault of the caller's."""
 
 
 class SettlementLost(MetergateError):
@@ -36,162 +63,31 @@ class Settled:
     available_nano: int | None
 
 
-class AdmissionTarget:
-    """What all holds of one key on one model have in common: the account's and the key's place in Redis, the account's
-    partition, the limits, and the `names` that a journal entry carries."""
-
-    __slots__ = (
-        "account_key",
-        "key_key",
-        "limits",
-        "most_running",
-        "names",
-        "partition",
-        "tail",
-        "versions_and_credit",
-    )
-
-    def __init__(
-        self,
-        principal: Principal,
-        account_key: bytes,
-        key_key: bytes,
-        partition: Partition,
-        limits: QuotaLimits,
-        names: bytes,
-    ) -> None:
-        self.account_key = account_key
-        self.key_key = key_key
-        self.partition = partition
-        self.limits = limits
-        self.names = names
-        self.versions_and_credit = (principal.account_version, principal.key_version, principal.credit_limit_nano)
-        self.most_running = (principal.plan.max_parallel_requests or 0, principal.max_parallel_requests or 0)
-        self.tail = limits.packed + len(names).to_bytes(2, "little") + names
-        """What an admission ends with, but for its payload."""
-
-
-class AdmitItem:
-    """An admission on its way to Redis, packed. `on_unknown` is told where it may have been carried out or not,
-    and where it was and nobody waits for it any more."""
-
-    __slots__ = ("account_key", "answer", "body", "id", "key_key", "on_unknown", "place")
-
-    def __init__(
-        self,
-        request_id: bytes,
-        place: AdmissionTarget,
-        body: bytes,
-        answer: "asyncio.Future[tuple[list[Any] | RedisError, int]]",
-        on_unknown: "Callable[[AdmitItem], None]",
-    ) -> None:
-        self.id = request_id
-        self.place = place
-        self.account_key = place.account_key
-        self.key_key = place.key_key
-        self.body = body
-        self.answer = answer
-        self.on_unknown = on_unknown
-
-    def pack(self, account_place: int, key_place: int) -> bytes:
-        return ITEM.pack(ADMIT_CODE, self.id, account_place, key_place) + self.body
-
-    def resolve(self, reply: list[Any] | RedisError, epoch: int) -> None:
-        if not self.answer.done():
-            self.answer.set_result((reply, epoch))
-        elif not isinstance(reply, RedisError) and reply[0] == OK:
-            self.on_unknown(self)  # whoever asked is gone: the hold that this made is given back
-        if isinstance(reply, RedisAway | RedisTimeout):  # other errors did nothing, and the same id may be asked again
-            self.on_unknown(self)
-
-    def abandon(self) -> None:
-        """Whoever asked will not look at the answer: what it holds is given back, here where it has come already, by
-        `resolve` when it comes."""
-        if self.answer.cancel() or self.answer.cancelled():
-            return
-        reply, _ = self.answer.result()
-        if not isinstance(reply, RedisError) and reply[0] == OK:
-            self.on_unknown(self)
-
-
-class SettleItem:
-    """A settlement on its way to Redis. `on_reply` gets what came of it, exactly once; `outcome` is for whoever waits.
-
-    It is packed when it is made: a debit that can't be must fail whoever settles it, and not the items beside it.
-    """
-
-    __slots__ = ("account_key", "body", "debit", "hold", "id", "key_key", "on_reply", "outcome")
-
-    def __init__(
-        self,
-        hold: "Hold",
-        debit: Debit,
-        outcome: "asyncio.Future[Settled]",
-        on_reply: "Callable[[SettleItem, list[Any] | RedisError, int], None]",
-    ) -> None:
-        self.hold = hold
-        self.debit = debit
-        self.outcome = outcome
-        self.on_reply = on_reply
-        self.id, self.account_key, self.key_key = hold.id_bytes, hold.place.account_key, hold.place.key_key
-        self.body = SETTLE.pack(debit.charged_nano, debit.input_tokens, debit.output_tokens) + encode_debit(debit)
-
-    def pack(self, account_place: int, key_place: int) -> bytes:
-        return ITEM.pack(SETTLE_CODE, self.id, account_place, key_place) + self.body
-
-    def resolve(self, reply: list[Any] | RedisError, epoch: int) -> None:
-        self.on_reply(self, reply, epoch)
-
-
-class VoidItem:
-    """A void on its way to Redis; `answer` is whether the hold was there to be given back, None when unknown.
-    `vanished_in` is the epoch in which Redis had no entry of it at all."""
-
-    __slots__ = ("account_key", "answer", "id", "key_key", "vanished_in")
-
-    def __init__(self, request_id: bytes, account_key: bytes, key_key: bytes) -> None:
-        self.id, self.account_key, self.key_key = request_id, account_key, key_key
-        self.answer: asyncio.Future[bool | None] = asyncio.get_running_loop().create_future()
-        self.vanished_in: int | None = None
-
-    def pack(self, account_place: int, key_place: int) -> bytes:
-        return ITEM.pack(VOID_CODE, self.id, account_place, key_place)
-
-    def resolve(self, reply: list[Any] | RedisError, epoch: int) -> None:
-        if reply == VANISHED:
-            self.vanished_in = epoch
-        if not self.answer.done():
-            self.answer.set_result(None if isinstance(reply, RedisError) else reply[0] == 0)
-
-
 class Hold:
     """A hold that was admitted: settle or void it, once. `granted_output` is the most output tokens of one choice.
 
-    Epoch is that in which Redis has it; holding again in a new epoch moves it. `ending` says that it is being settled
-    or voided, `handed_over` that a task has taken it from the request that opened it. `unresolved` makes the debit that
-    it is settled as where whoever serves it fails without having ended it: set once a provider has worked for it. None:
-    it is given back. `outcome` is that of its settlement, once that has begun. `waited_s` is how long it has waited for
-    others to end. `on_closed` is told where the ledger turns out to have closed it while it was served.
+    `epoch` is that in which Redis has it; holding again in a new epoch moves it. `outcome` is that of its settlement,
+    once that has begun. `waited_s` is how long the request waited before the question that it was admitted by.
+    `on_closed` is called where the ledger turns out to have closed it while it was served.
     """
 
     __slots__ = (
+        "_state",
         "admitted_at_ms",
         "available_nano",
         "cost_nano",
-        "ending",
         "epoch",
         "granted_output",
-        "handed_over",
         "id",
         "id_bytes",
         "minute_used",
+        "moving",
         "need",
         "on_closed",
         "outcome",
+        "owed_debit",
         "payload",
-        "place",
-        "reholding",
-        "unresolved",
+        "target",
         "waited_s",
     )
 
@@ -199,15 +95,17 @@ class Hold:
         self,
         request_id: str,
         id_bytes: bytes,
-        place: AdmissionTarget,
+        target: AdmissionTarget,
         need: Need,
         payload: bytes,
         reply: list[Any],
         epoch: int,
     ) -> None:
+        """Take what Redis has answered to an admission, from its second field on: output tokens granted, time in Unix
+        milliseconds, nano-USD available, and what is used of the limits by the minute."""
         self.id = request_id
         self.id_bytes = id_bytes
-        self.place = place
+        self.target = target
         self.need = need
         self.payload = payload
         self.epoch = epoch
@@ -217,38 +115,99 @@ class Hold:
         self.minute_used: list[int] = reply[4:]
         self.cost_nano = need.input_cost_nano + need.unit_nano * self.granted_output
         self.waited_s = 0.0
-        self.ending = False
-        self.handed_over = False
-        self.reholding: asyncio.Future[None] | None = None
-        self.unresolved: Callable[[Hold], Debit] | None = None
+        self._state: State = "held"
+        self.moving: asyncio.Future[None] | None = None
+        self.owed_debit: Callable[[Hold], Debit] | None = None
         self.outcome: asyncio.Future[Settled] | None = None
         self.on_closed: Callable[[], None] | None = None
 
-    def closed(self, outcome: Outcome) -> None:
-        """The ledger has a row of it. One that expired, because another gateway took this one for dead, can't be
-        charged for what it serves."""
-        if outcome == "expired" and self.on_closed is not None and not self.ending:
-            self.on_closed()
-
     def __repr__(self) -> str:
-        return f"Hold({self.id})"
+        return f"Hold({self.id}, {self._state})"
+
+    @property
+    def state(self) -> State:
+        """Return the state, as listed at the top of this file."""
+        return self._state
+
+    @property
+    def is_open(self) -> bool:
+        """Return whether nobody has begun to end it."""
+        return self._state in OPEN
+
+    def enter(self, state: State) -> None:
+        """Enter a state that carries nothing with it. Raises `IllegalTransition`, as the other changes of state do."""
+        if state not in NEXT[self._state]:
+            raise self._illegal(state)
+        self._state = state
+
+    def owe(self, debit: Callable[[Hold], Debit]) -> None:
+        """Note that a provider has worked for it; `debit` makes what it is settled as where nobody else ends it."""
+        if "owed" not in NEXT[self._state]:
+            raise self._illegal("owed")
+        self._state = "owed"
+        self.owed_debit = debit
+
+    def owe_nothing(self) -> None:
+        """Note that the provider has refused the request after all: nothing is to be paid."""
+        self.enter("held")
+        self.owed_debit = None
+
+    def begin_settling(self, outcome: asyncio.Future[Settled]) -> None:
+        """Note that its debit is on its way; `outcome` becomes what comes of that."""
+        if "settling" not in NEXT[self._state]:
+            raise self._illegal("settling")
+        self._state = "settling"
+        self.outcome = outcome
+
+    def _illegal(self, state: State) -> IllegalTransition:
+        return IllegalTransition(f"the hold of request {self.id} is {self._state}: {state} can't follow")
+
+    def closed(self, outcome: Outcome) -> None:
+        """Take note that the ledger has a row of it. One that expired, because another gateway took this one for dead,
+        can't be charged for what it serves: `on_closed` is called while it is open."""
+        if outcome == "expired" and self.on_closed is not None and self._state in OPEN:
+            self.on_closed()
 
     @property
     def output_tokens(self) -> int:
-        """Output tokens held, of all choices."""
+        """Return output tokens held, of all choices."""
         return self.need.choices * self.granted_output
 
     @property
     def tokens(self) -> int:
-        """Tokens held, of input and output."""
+        """Return tokens held, of input and output."""
         return self.need.input_tokens + self.need.choices * self.granted_output
 
     def entry(self, epoch: int, tags: tuple[Sequence[int], Sequence[int]]) -> bytes:
-        """The journal's entry of this hold, as it stands in another epoch, in these counters of account and key."""
+        """Return the journal's entry of this hold, as it stands in another epoch, in these counters of account and
+        key."""
         amounts = (self.cost_nano, self.need.input_tokens, self.output_tokens)
-        return pack_hold(epoch, self.admitted_at_ms, amounts, self.place.names, tags, self.payload)
+        return pack_hold(epoch, self.admitted_at_ms, amounts, self.target.names, tags, self.payload)
+
+
+class Moving:
+    """A block in which open holds are held again in a new epoch. Their settlements and voids leave after it, by the
+    epoch that each hold has then. Raises `IllegalTransition` for a hold that is not open, or moves already."""
+
+    __slots__ = ("_done", "_holds")
+
+    def __init__(self, holds: Sequence[Hold]) -> None:
+        self._holds = holds
+        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def __enter__(self) -> None:
+        for hold in self._holds:
+            if not hold.is_open or hold.moving is not None:
+                raise IllegalTransition(f"{hold!r} can't be held again: it is ending, or moves already")
+        for hold in self._holds:
+            hold.moving = self._done
+
+    def __exit__(self, *_: object) -> None:
+        for hold in self._holds:
+            hold.moving = None
+        self._done.set_result(None)
 
 
 def at_place(debit: Debit, epoch: int, dseq: int) -> Debit:
-    """The debit with the place that Redis gave it."""
+    """Return the debit with the epoch and the sequence number that Redis gave it."""
     return msgspec.structs.replace(debit, epoch=epoch, dseq=dseq)

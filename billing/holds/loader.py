@@ -7,26 +7,28 @@ whose row somebody has locked keeps at most one connection waiting, and is then 
 that however many requests ask for it the others can be loaded.
 """
 
+from __future__ import annotations
+
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ulid import ULID
 
 from billing.database.connection import Database, DatabaseHindered, DatabaseLocked, as_lock_timeout, queries
-from billing.errors import MetergateError
-from billing.holds.journal import entries, open_holds, still_settled
-from billing.holds.partitions import NotReady, Partition
-from billing.holds.redis import RedisClient, Script
-from billing.holds.redis.keyspace import Keyspace
+from billing.holds.partition import LostWrites, NotReady, Partition
+from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import AHEAD_S, BASE, I8, SETTLED, STEP_S, AccountState, KeyState, pack_text
 from billing.holds.singleflight import SingleFlight
-from billing.holds.windows import Since, read_counters
-from billing.plans import Plan
+from billing.holds.windows import Since, account_quotas, read_counters
 from billing.quotas import Quota, parse_quotas
+
+if TYPE_CHECKING:
+    from billing.holds.redis.state import RedisState
+    from billing.plans import Plan
 
 logger = logging.getLogger(__name__)
 
@@ -52,14 +54,6 @@ COUNT_ATTEMPTS: Final = 3
 """Open holds are looked for so often, should they not be as many as are running."""
 
 
-class LostWrites(MetergateError):
-    """Redis had this account in this epoch and has it no more: it has lost writes, and needs a new epoch."""
-
-    def __init__(self, account_id: str, epoch: int) -> None:
-        super().__init__(f"Redis has lost {account_id} in epoch {epoch}")
-        self.epoch = epoch
-
-
 class AccountHeldBack(NotReady):
     """Some gateway has debits or holds of this account that must be in the ledger, or in Redis, before it is served in
     this epoch, and could not bring them there: the account's row in Postgres was locked."""
@@ -71,16 +65,16 @@ class Loader:
     def __init__(
         self,
         database: Database,
-        link: RedisClient,
-        keyspace: Keyspace,
+        redis: RedisState,
         plan_of: Callable[[str], Plan],
         flush: Callable[[], Awaitable[None]],
         *,
         wait_s: float,
     ) -> None:
         self._database = database
-        self._link = link
-        self._keys = keyspace
+        self._redis = redis
+        self._client = redis.client
+        self._keyspace = redis.keyspace
         self._plan_of = plan_of
         self._flush = flush
         self._wait_s = wait_s
@@ -113,9 +107,8 @@ class Loader:
         return await self._flights.run(("adopt", key_id), lambda: self._adopt(partition, account_id, key_id))
 
     def account_quotas(self, plan_id: str, quotas: object) -> tuple[Quota, ...]:
-        """One quota for each counter of an account: its plan's and its own."""
-        all_quotas = self._plan_of(plan_id).quotas + parse_quotas(quotas)
-        return tuple({quota.tag: quota for quota in all_quotas}.values())
+        """Return one quota for each counter of an account: its plan's and its own."""
+        return account_quotas(self._plan_of(plan_id), quotas)
 
     async def _install(self, partition: Partition, account_id: str, key_id: str | None) -> bool:
         epoch = partition.epoch
@@ -158,7 +151,7 @@ class Loader:
                 counters = await read_counters(connection, account_id, None, quotas, now_s)
                 balance, xseq, version = row["balance_nano"], row["xseq"], row["version"]
                 account = AccountState(epoch, balance, 0, 0, xseq, 0, version, now_s, 0, counters)
-                keys: list[bytes] = [self._keys.account(account_id)]
+                keys: list[bytes] = [self._keyspace.account(account_id)]
                 arguments: list[str | int | bytes] = [epoch, account_id, account.pack(), I8.pack(row["xseq"])]
                 if key_id is not None:
                     row = await connection.fetchrow(READ_KEY, key_id)
@@ -166,28 +159,27 @@ class Loader:
                         return False
                     key_quotas = parse_quotas(row["quotas"])
                     counters = await read_counters(connection, account_id, key_id, key_quotas, now_s)
-                    keys.append(self._keys.key(account_id, key_id))
+                    keys.append(self._keyspace.key(account_id, key_id))
                     arguments += [key_id, KeyState(epoch, row["version"], 0, counters).pack()]
             number = partition.number
-            fixed = [self._keys.meta(number), self._keys.installed(number)]
-            reply = await self._link.call(self._install_script, fixed + keys, arguments)
+            fixed = [self._keyspace.meta(number), self._keyspace.installed(number)]
+            reply = await self._client.call(self._install_script, fixed + keys, arguments)
             if reply == 2:
                 raise LostWrites(account_id, epoch)
             if reply in (0, 1):
-                await self._link.command("UNLINK", *self._keys.left_by_version_1(account_id, key_id))
+                await self._client.command("UNLINK", *self._keyspace.left_by_version_1(account_id, key_id))
                 return True
             await asyncio.sleep(DRAIN_POLL_S)
         logger.warning("account %s changes too fast to be loaded; the request that asked tries again", account_id)
         return True
 
     async def _now_s(self, partition: Partition, account_id: str) -> int:
-        """The account's time: Redis's, but never before what the account has seen, unless that is far ahead."""
+        """Return the account's time: Redis's, but never before what the account has seen, unless that is far ahead."""
         state, now_s = await self._state(partition, account_id), partition.now_ms() // 1000
         return now_s if state is None or state.now_s > now_s + AHEAD_S else max(now_s, state.now_s)
 
     async def _state(self, partition: Partition, account_id: str) -> AccountState | None:
-        raw = await self._link.command("GET", self._keys.account(account_id))
-        state = AccountState.unpack(raw) if raw is not None else None
+        state = await self._redis.account(account_id)
         return state if state is not None and state.epoch == partition.epoch else None
 
     async def retime(self, partition: Partition, account_id: str) -> bool:
@@ -198,19 +190,20 @@ class Loader:
             return False
         latest_s = 0
         if state.running > 0:
-            async for _, entry in entries(self._link, self._keys, partition.number):
+            async for _, entry in self._redis.entries(partition.number):
                 if entry.state != SETTLED and (entry.epoch, entry.account_id) == (state.epoch, account_id):
                     latest_s = max(latest_s, entry.at_ms // 1000)
         ledger_ms = await self._database.value(LEDGER_CLOCK)
-        keys = [self._keys.meta(partition.number), self._keys.account(account_id)]
+        keys = [self._keyspace.meta(partition.number), self._keyspace.account(account_id)]
         arguments = [state.epoch, state.hold_version, latest_s, ledger_ms]
-        if await self._link.call(self._retime_script, keys, arguments) != 0:
+        if await self._client.call(self._retime_script, keys, arguments) != 0:
             return False
         logger.warning("account %s: its time was %d s ahead", account_id, state.now_s - partition.now_ms() // 1000)
         return True
 
     async def tags(self, account_id: str, key_id: str, model: str, feature: str) -> tuple[list[int], list[int]]:
-        """Tags of the counters, of the account and of the key, that a request counts in. Raises `DatabaseError`."""
+        """Return tags of the counters, of the account and of the key, that a request counts in. Raises
+        `DatabaseError`."""
         row = await self._database.row(READ_ACCOUNT, account_id)
         account = self.account_quotas(row["plan"], row["quotas"]) if row is not None else ()
         row = await self._database.row(READ_KEY, key_id)
@@ -228,9 +221,9 @@ class Loader:
         version: int = row["version"]
         quotas = parse_quotas(row["quotas"]) if key_id else self.account_quotas(row["plan"], row["quotas"])
         token, number = str(ULID()), partition.number
-        account_key, installed = self._keys.account(account_id), self._keys.installed(number)
-        keys = [self._keys.meta(number), self._keys.journal(number), account_key, installed]
-        subject_key = self._keys.key(account_id, key_id) if key_id else account_key
+        account_key, installed = self._keyspace.account(account_id), self._keyspace.installed(number)
+        keys = [self._keyspace.meta(number), self._keyspace.journal(number), account_key, installed]
+        subject_key = self._keyspace.key(account_id, key_id) if key_id else account_key
         if key_id:
             keys.append(subject_key)
         packed = [
@@ -249,8 +242,8 @@ class Loader:
             counters = await read_counters(connection, account_id, key_id, quotas, now_ms // 1000, since)
         bases = b"".join(BASE.pack(counter.tag, counter.window_id, counter.used) for counter in counters)
         kind = "key" if key_id else "account"
-        fill_keys = [self._keys.meta(number), installed, subject_key]
-        await self._link.call(self._fill_script, fill_keys, [epoch, subject, token, kind, bases])
+        fill_keys = [self._keyspace.meta(number), installed, subject_key]
+        await self._client.call(self._fill_script, fill_keys, [epoch, subject, token, kind, bases])
         return version
 
     async def _count(
@@ -264,13 +257,13 @@ class Loader:
     ) -> list[int]:
         """Have `adopt` mark the missing counters, and then count the subject's open holds in them. Redis is held for no
         longer than these few take, however large the journal is. Raises `RedisError`."""
-        reply: list[int] = await self._link.call(self._adopt_script, keys, [*head, MARK, b"", *counters])
+        reply: list[int] = await self._client.call(self._adopt_script, keys, [*head, MARK, b"", *counters])
         for attempt in range(1, COUNT_ATTEMPTS + 1):
             if reply[0] != CALL_AGAIN:
                 break
-            found = "".join(await open_holds(self._link, self._keys, partition.number, account_id, key_id))
+            found = "".join(await self._redis.open_holds(partition.number, account_id, key_id))
             stage = COUNT if attempt < COUNT_ATTEMPTS else COUNT_WHAT_IS_FOUND
-            reply = await self._link.call(self._adopt_script, keys, [*head, stage, found, *counters])
+            reply = await self._client.call(self._adopt_script, keys, [*head, stage, found, *counters])
         return reply
 
     async def drained(self, partition: Partition, account_id: str, epoch: int, dseq: int) -> None:
@@ -283,22 +276,9 @@ class Loader:
         async with asyncio.timeout(self._wait_s):
             waiting = [
                 request_id
-                async for request_id, entry in entries(self._link, self._keys, partition.number)
+                async for request_id, entry in self._redis.entries(partition.number)
                 if entry.state == SETTLED and entry.account_id == account_id
                 if entry.epoch == epoch and entry.dseq <= dseq
             ]
-            while waiting := await still_settled(self._link, self._keys, partition.number, waiting):
+            while waiting := await self._redis.still_settled(partition.number, waiting):
                 await asyncio.sleep(DRAIN_POLL_S)
-
-
-def plan_lookup(plans: Mapping[str, Plan], default: str) -> Callable[[str], Plan]:
-    """A plan by id; an account whose plan has left the configuration is on the default one, and the log says so."""
-
-    def plan_of(plan_id: str) -> Plan:
-        plan = plans.get(plan_id)
-        if plan is None:
-            logger.error("plan %s is in use but not in config/plans.yaml: %s applies", plan_id, default)
-            return plans[default]
-        return plan
-
-    return plan_of

@@ -1,59 +1,43 @@
 """Reconciling: what Redis has of an account, compared with what the ledger says it should have.
 
-This file owns invariants I2 to I4 of the protocol, checked on the running system: the balance, the sum of holds, every
-window's counter, and that no debit of the epoch is missing. Redis is read at one moment, Postgres in one snapshot after
-every debit up to that moment is in it; what changed meanwhile is told apart by the cursors. Accounts are surveyed in
-batches; the few that seem to differ are looked at again alone, and only what differs then counts. Correcting means a
-new epoch: everything is loaded again, no balance is ever written by hand.
+This file owns that invariants I2 to I4 of docs/protocol.md are checked on the running system. Accounts are compared in
+batches; the few that seem to differ are looked at again, thoroughly, and only what differs then counts. Correcting
+means a new epoch: everything is loaded again, no balance is ever written by hand.
 """
+
+from __future__ import annotations
 
 import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from billing.database.connection import Connection, Database, Row, queries
-from billing.holds.corrections import Corrections
-from billing.holds.journal import entries
-from billing.holds.loader import Loader
-from billing.holds.partitions import Partition, Partitions
-from billing.holds.redis import RedisClient
-from billing.holds.redis.keyspace import Keyspace
-from billing.holds.redis.layout import SETTLED, AccountState, Counter, Entry, KeyState
-from billing.holds.snapshot import ATTEMPTS, AccountSnapshot, Snapshots, in_use, steady, window_name
-from billing.holds.survey import Survey
-from billing.holds.windows import Since, read_counters
-from billing.quotas import Quota, parse_quotas, window_id
+from billing.database.connection import Database, Row, queries
+from billing.holds.ledger_snapshot import LedgerSnapshots
+from billing.holds.snapshot import ACCOUNTS_A_TURN, Snapshots, compare, gently
+from billing.holds.snapshot import Drift as Drift
+
+if TYPE_CHECKING:
+    from billing.holds.loader import Loader
+    from billing.holds.partition import Partition
+    from billing.holds.partitions import Partitions
+    from billing.holds.redis.state import RedisState
+    from billing.holds.repairs import Corrections
 
 logger = logging.getLogger(__name__)
 
 _sql = queries("billing.ledger")
 ACCOUNTS: Final = _sql("reconcile_accounts")
-ACCOUNT: Final = _sql("reconcile_account")
-KEYS_OF_ACCOUNT: Final = _sql("keys_of_account")
-READ_PARTITION: Final = _sql("partitions_read")
-READ_CLOCK: Final = "SELECT clock_timestamp()"
 
 PAGE: Final = 500
 BATCH_SUBJECTS: Final = 300
-"""Accounts and keys with windows that are surveyed at once; an account with more is a batch by itself."""
+"""Accounts and keys with windows that are compared at once; an account with more is a batch by itself."""
 REST_SHARE: Final = 1.0
 """Of the time that a batch took, before the next begins: reconciling leaves half of a core to requests, at least."""
 MOST_REST_S: Final = 0.5
 SECOND_LOOK_S: Final = 0.3
-
-
-@dataclass(frozen=True, slots=True)
-class Drift:
-    """One difference. `what` is balance, held, running, a window of a subject, or debits; amounts in its unit."""
-
-    account_id: str
-    what: str
-    redis: int
-    ledger: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,26 +59,32 @@ class _Totals:
     drifts: list[Drift] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class _Look:
+    """`busy` accounts could not be compared, or not their holds and windows; `drifts` by account."""
+
+    busy: set[str]
+    drifts: dict[str, list[Drift]] = field(default_factory=dict)
+
+
 class Reconciler:
     """Compares every account that Redis has been loaded with."""
 
     def __init__(
         self,
         database: Database,
-        link: RedisClient,
-        keyspace: Keyspace,
+        redis: RedisState,
         partitions: Partitions,
         loader: Loader,
         corrections: Corrections,
     ) -> None:
         self._database = database
-        self._link = link
-        self._keys = keyspace
+        self._keyspace = redis.keyspace
         self._partitions = partitions
-        self._loader = loader
         self._corrections = corrections
-        self._survey = Survey(database, Snapshots(link, keyspace, loader), loader)
-        self.plans_changed = self._survey.plans_changed
+        self._redis = Snapshots(redis, loader)
+        self._ledger = LedgerSnapshots(database, loader)
+        self.plans_changed = self._ledger.plans_changed
 
     async def run(self) -> Report:
         """Compare everything. Raises `StoreError`, `TimeoutError`."""
@@ -109,7 +99,7 @@ class Reconciler:
         return Report(totals.accounts, totals.busy, tuple(totals.drifts))
 
     async def _batches(self) -> AsyncIterator[tuple[Partition, list[Row]]]:
-        """Accounts that Redis was loaded with, by partition, in batches of about BATCH_SUBJECTS."""
+        """Yield accounts that Redis was loaded with, by partition, in batches of about BATCH_SUBJECTS."""
         partitions = self._partitions.all
         epochs = [await self._partitions.ensure(partition) for partition in partitions]
         batches: list[list[Row]] = [[] for _ in partitions]
@@ -117,7 +107,7 @@ class Reconciler:
         while rows := await self._database.rows(ACCOUNTS, after, distinct, PAGE):
             after = rows[-1]["id"]
             for row in rows:
-                number = self._keys.partition_of(row["id"])
+                number = self._keyspace.partition_of(row["id"])
                 if row["hyd_epoch"] != epochs[number]:
                     continue
                 if batches[number] and sizes[number] + row["subjects"] > BATCH_SUBJECTS:
@@ -130,92 +120,44 @@ class Reconciler:
                 yield partition, batch
 
     async def _compare_batch(self, partition: Partition, batch: Sequence[Row], totals: _Totals) -> None:
-        """Survey these accounts, and look at those that seem to differ once more, after a moment, each alone."""
+        """Compare these accounts, and those that seem to differ once more, after a moment: only what differs both times
+        counts."""
         await self._partitions.ensure(partition)
         for row in batch:
-            if row["untold"]:
+            if row["pending"]:
                 await self._corrections.sync(partition, row["id"])
-        found = await self._survey.compare(partition, [row["id"] for row in batch])
-        for account_id in found.untold:
-            await self._corrections.sync(partition, account_id)
+        first = await self._look(partition, [row["id"] for row in batch], thorough=False)
         totals.accounts += len(batch)
-        totals.busy += len(found.busy - found.suspects.keys())
-        if found.suspects:
-            await asyncio.sleep(SECOND_LOOK_S)
-        for account_id, whats in found.suspects.items():
-            again, compared = await self._check(partition, account_id)
-            totals.busy += not compared
-            totals.drifts += [drift for drift in again if drift.what in whats]
+        totals.busy += len(first.busy - first.drifts.keys())
+        if not first.drifts:
+            return
+        await asyncio.sleep(SECOND_LOOK_S)
+        for account_id in first.drifts:
+            await self._corrections.sync(partition, account_id)
+        second = await self._look(partition, list(first.drifts), thorough=True)
+        totals.busy += len(second.busy)
+        for account_id, drifts in second.drifts.items():
+            suspected = {drift.what for drift in first.drifts[account_id]}
+            totals.drifts += [drift for drift in drifts if drift.what in suspected]
 
-    async def _check(self, partition: Partition, account_id: str) -> tuple[list[Drift], bool]:
-        await self._corrections.sync(partition, account_id)
-        looked_at = await self._database.value(READ_CLOCK)
-        seen = None
-        for _ in range(ATTEMPTS):
-            seen = await self._look(partition, account_id)
-            if seen is None or seen.steady:
-                break
-        if seen is None:
-            return [], True
-        state = seen.state
-        try:
-            await self._loader.drained(partition, account_id, state.epoch, state.dseq)
-        except TimeoutError:  # its row may be locked
-            return [], False
-        async with self._database.transaction(snapshot=True) as connection:
-            row = await connection.fetchrow(READ_PARTITION, partition.number)
-            if row is None or row["epoch"] != state.epoch:
-                return [], True
-            return await self._compare(connection, account_id, seen, row["began_at"], looked_at), seen.steady
-
-    async def _look(self, partition: Partition, account_id: str) -> AccountSnapshot | None:
-        account_key = self._keys.account(account_id)
-        raw = await self._link.command("GET", account_key)
-        before = AccountState.unpack(raw) if raw else None
-        if before is None or before.epoch != partition.epoch:
-            return None
-        rows = await self._database.rows(KEYS_OF_ACCOUNT, account_id)
-        holds = []
-        async for _, entry in entries(self._link, self._keys, partition.number):
-            if entry.state != SETTLED and entry.account_id == account_id and entry.epoch == before.epoch:
-                holds.append(entry)
-        keys = {}
-        for row in rows:
-            value = await self._link.command("GET", self._keys.key(account_id, row["id"]))
-            if value is not None:
-                keys[row["id"]] = KeyState.unpack(value)
-        raw = await self._link.command("GET", account_key)
-        after = AccountState.unpack(raw) if raw else None
-        if after is None:
-            return None
-        return AccountSnapshot(before, keys, tuple(holds), steady(before, after))
-
-    async def _compare(
-        self, connection: Connection, account_id: str, seen: AccountSnapshot, began_at: datetime, looked_at: datetime
-    ) -> list[Drift]:
-        state = seen.state
-        row = await connection.fetchrow(ACCOUNT, account_id, state.xseq, state.epoch, state.dseq, began_at)
-        if row is None:
-            return []
-        expected = row["balance_nano"] - row["untold_nano"] + row["later_nano"]
-        drifts = [Drift(account_id, "balance", state.balance_nano, expected)]
-        drifts.append(Drift(account_id, "debits", state.dseq, row["debits"]))
-        if seen.steady:
-            drifts.append(Drift(account_id, "held", state.held_nano, sum(hold.cost_nano for hold in seen.holds)))
-            drifts.append(Drift(account_id, "running", state.running, len(seen.holds)))
-            since = Since(state.epoch, state.dseq, state.xseq, looked_at)
-            quotas = self._loader.account_quotas(row["plan"], row["quotas"])
-            if row["version"] == state.principal_version:
-                drifts += await _windows(connection, account_id, None, quotas, state.counters, seen.holds, state, since)
-            for key_row in await connection.fetch(KEYS_OF_ACCOUNT, account_id):
-                key = seen.keys.get(key_row["id"])
-                if key is not None and key.epoch == state.epoch:
-                    holds = [hold for hold in seen.holds if hold.key_id == key_row["id"]]
-                    key_quotas = parse_quotas(key_row["quotas"])
-                    drifts += await _windows(
-                        connection, account_id, key_row["id"], key_quotas, key.counters, holds, state, since
-                    )
-        return [drift for drift in drifts if drift.redis != drift.ledger]
+    async def _look(self, partition: Partition, account_ids: Sequence[str], *, thorough: bool) -> _Look:
+        """Look at accounts in Redis, and compare them with one snapshot of Postgres in which all is that they have
+        counted. Accounts of which that does not come there are busy."""
+        key_quotas = await self._ledger.key_quotas(account_ids)
+        snapshots = await self._redis.look(partition, key_quotas)
+        late = await self._redis.drained(partition, snapshots)
+        snapshots = {account_id: each for account_id, each in snapshots.items() if account_id not in late}
+        ledger = await self._ledger.look(partition, snapshots, key_quotas, thorough=thorough)
+        found = _Look(late)
+        async for account_id, of_ledger in gently(ledger.accounts.items(), ACCOUNTS_A_TURN):
+            if not snapshots[account_id].steady:
+                found.busy.add(account_id)
+            drifts = [each async for each in gently(compare(account_id, snapshots[account_id], of_ledger)) if each]
+            if drifts:
+                found.drifts[account_id] = drifts
+        for account_id in ledger.uncorrected:
+            await self._corrections.sync(partition, account_id)
+        return found
 
     async def fix(self) -> int:
         """Begin a new epoch in every partition: all state is loaded from Postgres again, running requests are held
@@ -223,28 +165,3 @@ class Reconciler:
         for partition in self._partitions.all:
             await self._partitions.renew(partition)
         return len(self._partitions.all)
-
-
-async def _windows(
-    connection: Connection,
-    account_id: str,
-    key_id: str | None,
-    quotas: Sequence[Quota],
-    counters: Sequence[Counter],
-    holds: Sequence[Entry],
-    state: AccountState,
-    since: Since,
-) -> list[Drift]:
-    """Differences of one subject's counters in the windows that are current in Redis."""
-    drifts = []
-    by_tag = {quota.tag: quota for quota in quotas}
-    for counter in counters:
-        quota = by_tag.get(counter.tag)
-        if quota is None or counter.pending or counter.window_id != window_id(quota.window, state.now_s):
-            continue
-        (base,) = await read_counters(connection, account_id, key_id, [quota], state.now_s, since)
-        running, held = in_use(holds, quota, counter, key_id is not None)
-        name = window_name(key_id, quota)
-        drifts.append(Drift(account_id, name, counter.used, base.used + running))
-        drifts.append(Drift(account_id, f"{name} held", counter.held, held))
-    return drifts

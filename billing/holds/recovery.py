@@ -1,36 +1,158 @@
-"""What other processes left behind, and what a new epoch asks of this one.
+"""What other processes left behind: the sweep of journals, and how a hold ends whose gateway is gone.
 
-This file owns the sweep: a settled entry that nobody acknowledged is written to Postgres, a hold whose gateway is gone
-expires (`expiry.py`). A hold of a gateway that lives never does, however old it is. Every step is harmless when done
-twice or by two gateways.
+The sweep writes a settled entry that nobody acknowledged to Postgres, and lets a hold expire whose gateway is gone. A
+hold of a gateway that lives never expires, however old it is.
+
+This file owns the order of an expiry. Another gateway claims the hold in Redis, so that it can't be settled there any
+more; the ledger decides, in a transaction that finds the owner's lease standing as it was judged; Redis is sent the
+outcome, and the entry goes. Where the lease has moved nothing is decided, and the claimed entry is left to its owner.
+The owner renews its lease first, so that the claimant can decide nothing any more, then asks the ledger, and then ends
+what was decided and takes back what was not. Every step is harmless when done twice or by two gateways.
 """
+
+from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final, Literal
 
-from billing.database.connection import Database, DatabaseLocked, queries
-from billing.holds.corrections import Corrections
-from billing.holds.expiry import Expiry
-from billing.holds.hold import Hold, VoidItem
-from billing.holds.journal import Reading
-from billing.holds.loader import Loader
-from billing.holds.outbox import Outbox
-from billing.holds.partitions import Partition
-from billing.holds.peers import Peers
-from billing.holds.redis import RedisClient, Script
-from billing.holds.redis.batcher import Item
-from billing.holds.redis.keyspace import Keyspace
-from billing.holds.redis.layout import CLAIMED, SETTLED, Entry
-from billing.holds.replay import Replay
-from billing.ledger.debits import Debit, decode_debit, write_free
+import msgspec
+
+from billing.holds.items import VoidItem
+from billing.holds.journal import Reading, expired_debit, given_back, write_settled
+from billing.holds.redis.connection import Script
+from billing.holds.redis.layout import CLAIMED, I8, SETTLED, Entry
+from billing.ledger.leases import Lost, stored_debits, write_expired
+from billing.ledger.writer import Stored
+
+if TYPE_CHECKING:
+    from billing.database.connection import Database
+    from billing.holds.hold import Hold
+    from billing.holds.lease import Peers
+    from billing.holds.outbox import Outbox
+    from billing.holds.partition import Partition
+    from billing.holds.redis.state import RedisState
+    from billing.holds.repairs import Corrections
+    from billing.holds.service import RunningHolds
+    from billing.ledger.debits import Debit
+
+ExpiredHold = Literal["void", "input"]
+EXPIRED_ROWS: Final = 100
+"""Holds of a lost gateway are ended in batches of so many."""
+SET_ASIDE: Final = Stored("expired", None, True)
+"""Of a hold whose row the ledger refuses, and which is kept beside it: nothing is charged, and the hold ends."""
+RECLAIM_WITHIN_MS: Final = 500
+"""By Redis's clock: a command that took longer on its way does nothing."""
+
+
+class Expiry:
+    """`renew` renews this gateway's own lease, now. Methods raise `DatabaseError` and `RedisError`."""
+
+    def __init__(
+        self,
+        database: Database,
+        redis: RedisState,
+        corrections: Corrections,
+        renew: Callable[[], Awaitable[None]],
+        expired_hold: ExpiredHold,
+    ) -> None:
+        self._database = database
+        self._redis = redis
+        self._client = redis.client
+        self._keyspace = redis.keyspace
+        self._corrections = corrections
+        self._renew = renew
+        self._expired_hold = expired_hold
+        self._claim, self._drop, self._reclaim = Script("claim"), Script("drop"), Script("reclaim")
+
+    async def expire(self, partition: Partition, lost: Lost, request_ids: Sequence[str]) -> int:
+        """End holds of a gateway that is gone; how many. Batches, because one that died with thousands of them must not
+        keep their money for minutes."""
+        ended = 0
+        for start in range(0, len(request_ids), EXPIRED_ROWS):
+            ended += await self._expire(partition, lost, request_ids[start : start + EXPIRED_ROWS])
+        return ended
+
+    async def _expire(self, partition: Partition, lost: Lost, request_ids: Sequence[str]) -> int:
+        epoch = partition.epoch
+        if epoch is None:
+            return 0
+        keys = self._fixed_keys(partition)
+        claims = (self._client.call(self._claim, keys, [epoch, request_id]) for request_id in request_ids)
+        replies = zip(request_ids, await asyncio.gather(*claims), strict=True)
+        claimed = {request_id: Entry.unpack(reply[1]) for request_id, reply in replies if reply[0] == 0}
+        if not claimed:
+            return 0
+        found = (self._expired(request_id, entry, epoch) for request_id, entry in claimed.items())
+        debits = [debit for debit in found if debit is not None]
+        written = await write_expired(self._database, lost, debits)
+        if written is None:  # it lives: its owner takes the entries back
+            return 0
+        left = {debit.request_id for debit in written.left}  # they stay claimed, for a later sweep
+        aside = [each.request_id for each in debits if each.request_id not in written.stored.keys() | left]
+        await self._end(partition, epoch, claimed, {**written.stored, **dict.fromkeys(aside, SET_ASIDE)})
+        return len(claimed) - len(left)
+
+    async def decided(self, request_ids: Sequence[str]) -> dict[str, Stored]:
+        """Return what the ledger has decided about requests of this gateway's, and will not decide behind its back any
+        more: its lease is renewed first."""
+        await self._renew()
+        return await stored_debits(self._database, request_ids)
+
+    async def take_back(
+        self, partition: Partition, claimed: Mapping[str, Entry]
+    ) -> tuple[list[str], dict[str, Stored]]:
+        """Resolve entries of this gateway that another one has claimed: those that are held again, and those that the
+        ledger has closed."""
+        epoch = partition.epoch
+        if epoch is None or not claimed:
+            return [], {}
+        stored = await self.decided(list(claimed))
+        decided = {request_id: entry for request_id, entry in claimed.items() if request_id in stored}
+        await self._end(partition, epoch, decided, stored)
+        undecided = [request_id for request_id in claimed if request_id not in stored]
+        keys, not_after_ms = self._fixed_keys(partition), partition.now_ms() + RECLAIM_WITHIN_MS
+        calls = (self._client.call(self._reclaim, keys, [epoch, each, not_after_ms]) for each in undecided)
+        replies = await asyncio.gather(*calls)
+        again = [request_id for request_id, reply in zip(undecided, replies, strict=True) if reply == 0]
+        return again, stored
+
+    async def _end(
+        self, partition: Partition, epoch: int, claimed: Mapping[str, Entry], stored: Mapping[str, Stored]
+    ) -> None:
+        """Let claimed entries go whose accounts have been told of what the ledger decided."""
+        accounts = sorted({entry.account_id for entry in claimed.values()})
+        told = {account_id for account_id in accounts if await self._corrections.sync(partition, account_id)}
+        drops = []
+        for request_id, entry in claimed.items():
+            row = stored.get(request_id)
+            if row is not None and entry.account_id in told:
+                states = [self._keyspace.account(entry.account_id), self._keyspace.key(entry.account_id, entry.key_id)]
+                keys = self._fixed_keys(partition) + states
+                drops.append(self._client.call(self._drop, keys, [epoch, request_id, I8.pack(row.xseq or 0)]))
+        await asyncio.gather(*drops)
+
+    def _fixed_keys(self, partition: Partition) -> list[bytes]:
+        return [self._keyspace.meta(partition.number), self._keyspace.journal(partition.number)]
+
+    def _expired(self, request_id: str, entry: Entry, epoch: int) -> Debit | None:
+        """Return the row of a hold whose gateway is gone: charged at its input estimate or not at all, and saying so.
+        None for one that a newer release wrote, whose gateways end it."""
+        debit = expired_debit(request_id, entry)
+        if debit is None:
+            return None
+        if self._expired_hold == "input" and entry.epoch == epoch:
+            note = "the gateway was lost: charged at the estimate of the input"
+            return msgspec.structs.replace(
+                debit, request_id=request_id, admitted_at_ms=entry.at_ms, outcome="expired", note=note
+            )
+        return given_back(debit, request_id, entry, "the gateway was lost: given back")
+
 
 logger = logging.getLogger(__name__)
 
-_sql = queries("billing.ledger")
-UNCORRECTED_LOADED: Final = _sql("uncorrected_loaded")
 SETTLED_AGE_MS: Final = 3000
 """A settled entry older than this was left behind: its gateway writes and acknowledges in well under a second."""
 ORPHAN_AGE_MS: Final = 5000
@@ -39,19 +161,6 @@ SETTLED_ROWS: Final = 500
 """Debits left behind are written and acknowledged in batches of so many."""
 LOOKED_FOR: Final = 500
 """Running requests without an entry that are looked at in one sweep: one that is lost is enough for a new epoch."""
-REHOLD_ATTEMPTS: Final = 3
-REHELD_ROWS: Final = 100
-"""Running requests that are held again, and asked for in the ledger, at once: their settlements wait for that."""
-PREPARED_ACCOUNTS: Final = 10_000
-"""Accounts that are told of corrections at one attempt to join an epoch."""
-
-MOST_HELD_BACK: Final = 1000
-"""Accounts that a gateway may leave behind as it joins an epoch: with more of them it does not join yet."""
-
-Tags = tuple[list[int], list[int]]
-"""The tags of an account's counters, and of a key's."""
-TagsByName = dict[tuple[str, str, str], Tags]
-"""By key, model and feature."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,178 +173,30 @@ class Swept:
 
 
 class Recovery:
-    """`live` are this process's running holds; `submit` sends a void on the hot path; `doubt` is told of holds that
-    are live here and not in Redis. `locked` answers the accounts whose settlements wait for a row that is locked."""
+    """`doubt` gets requests that run in this process and have no hold in Redis."""
 
     def __init__(
         self,
         database: Database,
-        link: RedisClient,
-        keyspace: Keyspace,
-        loader: Loader,
+        redis: RedisState,
         outbox: Outbox,
         corrections: Corrections,
-        live: Mapping[str, Hold],
-        submit: Callable[[Partition, Item], None],
+        running: RunningHolds,
         doubt: Callable[[Partition, Sequence[str], int], Awaitable[None]],
-        locked: Callable[[], Set[str]],
         gateway_id: str,
         peers: Peers,
         expiry: Expiry,
     ) -> None:
         self._database = database
-        self._link = link
-        self._keys = keyspace
-        self._loader = loader
+        self._redis = redis
+        self._keyspace = redis.keyspace
         self._outbox = outbox
         self._corrections = corrections
-        self._live = live
-        self._submit = submit
+        self._running = running
         self._doubt = doubt
-        self._locked = locked
         self._gateway_id = gateway_id
         self._peers = peers
-        self._replay = Replay(database, outbox)
         self._expiry = expiry
-        self._rehold = Script("rehold")
-
-    async def prepare(self, partition: Partition, epoch: int) -> frozenset[str] | None:
-        """What this gateway owes a new epoch before it may open: older debits written, running requests held again. The
-        accounts for which it could not be done, because their rows are locked; None: not yet, ask again.
-
-        Raises `StoreError`, `LostWrites`.
-        """
-        back: set[str] = set()
-        if self._outbox.older_than(partition, epoch):
-            await self._outbox.flush()
-            back |= self._outbox.older_than(partition, epoch)
-            if not back <= self._outbox.aside:
-                return None
-        back |= await self._write_older(partition, epoch)
-        await self.replay()
-        back |= {each for each in self._replay.locked if self._keys.partition_of(each) == partition.number}
-        older = [hold for hold in self._live.values() if hold.place.partition is partition and hold.epoch < epoch]
-        known: TagsByName = {}
-        for start in range(0, len(older), REHELD_ROWS):
-            if not await self._hold_again(partition, older[start : start + REHELD_ROWS], epoch, known, back):
-                return None
-        ready = await self._sync_loaded(partition, epoch) and len(back) <= MOST_HELD_BACK
-        return frozenset(back) if ready else None
-
-    async def _write_older(self, partition: Partition, epoch: int) -> set[str]:
-        """Write what a journal that came back has of older epochs. Its gateways may be gone, and admission must not
-        open on balances and windows that these debits are still missing from: those of the accounts that are answered,
-        whose rows are locked."""
-        older: list[Debit] = []
-        locked: set[str] = set()
-        reading = self._read(partition)
-        async for request_id, entry in reading:
-            if entry.state == SETTLED and entry.epoch < epoch and entry.account_id not in locked:
-                debit = await reading.debit(request_id, entry)
-                if debit is not None:
-                    older.append(debit)
-            if len(older) >= SETTLED_ROWS:
-                await self._write(older, locked)
-        await self._write(older, locked)
-        await reading.finish()
-        return locked
-
-    async def _sync_loaded(self, partition: Partition, epoch: int) -> bool:
-        """Tell accounts that the new epoch has already of debits that were written after they had been loaded: until
-        they know, admission would spend the same money and windows again."""
-        rows = await self._database.rows(UNCORRECTED_LOADED, epoch, PREPARED_ACCOUNTS)
-        for row in rows:
-            ours = self._keys.partition_of(row["id"]) == partition.number
-            if ours and not await self._corrections.sync(partition, row["id"]):
-                return False
-        return len(rows) < PREPARED_ACCOUNTS
-
-    async def _hold_again(
-        self, partition: Partition, holds: Sequence[Hold], epoch: int, known: TagsByName, back: set[str]
-    ) -> bool:
-        """Hold running requests again, then ask the ledger about them; whether all of it could be done. Those of
-        accounts whose rows are locked stay as they are: these accounts are held `back`.
-
-        While this process stood still another may have taken it for dead and have its holds expired: such a hold ends
-        here at once. It stays in its older epoch, so that its settlement goes the ledger's own way and finds the row
-        that decides. No settlement or void of these goes out meanwhile.
-        """
-        accounts = {hold.id: decode_debit(hold.payload).account_id for hold in holds}
-        ending = {accounts[hold.id] for hold in holds if hold.ending}
-        if not ending <= (back | self._locked()):
-            return False
-        back |= ending
-        holds = [hold for hold in holds if accounts[hold.id] not in back]
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        for hold in holds:
-            hold.reholding = done
-        try:
-            held: list[Hold] = []
-            for hold in holds:
-                if accounts[hold.id] in back:
-                    continue
-                try:
-                    again = await self._rehold_one(partition, hold, epoch, known)
-                except DatabaseLocked:
-                    back.add(accounts[hold.id])
-                    continue
-                if again is None:
-                    return False
-                if again:
-                    held.append(hold)
-            closed = await self._expiry.decided([hold.id for hold in held])
-            for hold in held:
-                if hold.id in closed:
-                    hold.closed(closed[hold.id].outcome)
-            if closed and not await self._end_closed(partition, [hold for hold in held if hold.id in closed]):
-                return False
-            for hold in held:
-                if hold.id not in closed:
-                    hold.epoch = epoch
-            return True
-        finally:
-            for hold in holds:
-                hold.reholding = None
-            done.set_result(None)
-
-    async def _rehold_one(self, partition: Partition, hold: Hold, epoch: int, known: TagsByName) -> bool | None:
-        """Whether Redis holds the request again, or knows its end; None: not yet. The ledger may have been replaced by
-        one that has no such account: nothing is held then, and its debit is the ledger's to refuse."""
-        debit = decode_debit(hold.payload)
-        keys = [self._keys.meta(partition.number), self._keys.journal(partition.number)]
-        for _ in range(REHOLD_ATTEMPTS):
-            entry = hold.entry(epoch, await self._tags(debit, known))
-            reply = await self._link.call(
-                self._rehold, [*keys, hold.place.account_key, hold.place.key_key], [epoch, hold.id, entry]
-            )
-            if reply in (0, 2):
-                return True
-            if reply == 1:
-                return None
-            if not await self._loader.install(partition, debit.account_id, debit.key_id):
-                return False
-            known.clear()
-        return None
-
-    async def _end_closed(self, partition: Partition, holds: Sequence[Hold]) -> bool:
-        """Give back holds that the ledger has a row of, once their accounts know of it; whether all could be."""
-        ended = []
-        for account_id in {decode_debit(hold.payload).account_id for hold in holds}:
-            if not await self._corrections.sync(partition, account_id):
-                return False
-        for hold in holds:
-            logger.warning("request %s runs on, but the ledger has closed its hold: its answer is cut", hold.id)
-            item = VoidItem(hold.id_bytes, hold.place.account_key, hold.place.key_key)
-            self._submit(partition, item)
-            ended.append(item.answer)
-        return None not in await asyncio.gather(*ended)
-
-    async def _tags(self, debit: Debit, known: TagsByName) -> Tags:
-        """The counters that a request counts in by the newest quotas: there may be others than at its admission."""
-        name = (debit.key_id, debit.model, debit.feature)
-        if name not in known:
-            known[name] = await self._loader.tags(debit.account_id, *name)
-        return known[name]
 
     async def sweep(self, partition: Partition, *, others: bool = True, at_once: bool = False) -> Swept:
         """Finish what is left behind in one partition's journal; without `others` no other gateway's hold is touched.
@@ -244,14 +205,14 @@ class Recovery:
         behind whatever their age; one that lives may write the same once more. Raises `StoreError`.
         """
         now_ms, epoch = partition.now_ms(), partition.epoch
-        unseen = self._running(partition, epoch)
+        unseen = self._held(partition, epoch)
         waiting: list[Debit] = []
         held: dict[str, list[str]] = {}
         claimed: dict[str, Entry] = {}
         orphans: dict[str, list[tuple[str, Entry]]] = {}
         locked: set[str] = set()
         settled = voided = expired = 0
-        own = self._outbox.request_ids() | self._live.keys() if at_once else frozenset()
+        own = self._outbox.request_ids() | self._running.live.keys() if at_once else frozenset()
         reading = self._read(partition)
         async for request_id, entry in reading:
             unseen.pop(request_id, None)
@@ -267,18 +228,18 @@ class Recovery:
                 held.setdefault(entry.gateway, []).append(request_id)
             elif entry.state == CLAIMED:
                 claimed[request_id] = entry
-            elif request_id not in self._live and age_ms > ORPHAN_AGE_MS:
+            elif request_id not in self._running.live and age_ms > ORPHAN_AGE_MS:
                 orphans.setdefault(entry.account_id, []).append((request_id, entry))
             if len(waiting) >= SETTLED_ROWS:
-                settled += await self._write(waiting, locked)
-        settled += await self._write(waiting, locked)
+                settled += await write_settled(self._database, self._outbox, waiting, locked)
+        settled += await write_settled(self._database, self._outbox, waiting, locked)
         await reading.finish()
         await self._look_for(partition, epoch, unseen)
         taken_back, closed = await self._expiry.take_back(partition, claimed)
-        for request_id in closed.keys() & self._live.keys():
-            self._live[request_id].closed(closed[request_id].outcome)
+        for request_id in closed.keys() & self._running.live.keys():
+            self._running.live[request_id].closed(closed[request_id].outcome)
         for request_id in taken_back:
-            if request_id not in self._live:
+            if request_id not in self._running.live:
                 orphans.setdefault(claimed[request_id].account_id, []).append((request_id, claimed[request_id]))
         for account_id, found in orphans.items():
             voided += await self._void_orphans(partition, account_id, found)
@@ -289,16 +250,12 @@ class Recovery:
             logger.info("swept: %d settled, %d expired, %d given back", settled, expired, voided)
         return Swept(settled, expired, voided)
 
-    async def replay(self) -> int:
-        """Write what spools of this machine have of processes that have ended; see `Replay.run`."""
-        return await self._replay.run()
-
-    def _running(self, partition: Partition, epoch: int | None) -> dict[str, Hold]:
-        """Requests of this process that Redis holds in this epoch, by id."""
+    def _held(self, partition: Partition, epoch: int | None) -> dict[str, Hold]:
+        """Return requests of this process that Redis holds in this epoch, by id."""
         return {
             hold.id: hold
-            for hold in self._live.values()
-            if hold.epoch == epoch and hold.place.partition is partition and not hold.ending
+            for hold in self._running.live.values()
+            if hold.epoch == epoch and hold.target.partition is partition and hold.is_open
         }
 
     async def _look_for(self, partition: Partition, epoch: int | None, unseen: Mapping[str, Hold]) -> None:
@@ -307,27 +264,14 @@ class Recovery:
         if epoch is None or not unseen:
             return
         left = list(unseen)[:LOOKED_FOR]
-        entries = await self._link.command("HMGET", self._keys.journal(partition.number), *left)
-        running = self._running(partition, epoch)
-        gone = [id_ for id_, raw in zip(left, entries, strict=True) if raw is None and id_ in running]
+        missing = await self._redis.without_entry(partition.number, left)
+        running = self._held(partition, epoch)
+        gone = [request_id for request_id in missing if request_id in running]
         if gone and partition.epoch == epoch:
             await self._doubt(partition, gone, epoch)
 
     def _read(self, partition: Partition) -> Reading:
-        return Reading(self._database, self._link, self._keys, partition)
-
-    async def _write(self, waiting: list[Debit], locked: set[str]) -> int:
-        """Write and acknowledge a batch, and empty it; how many debits were written. Those of accounts whose rows are
-        locked are left in the journal, and the accounts are noted."""
-        batch = [debit for debit in waiting if debit.account_id not in locked]
-        waiting.clear()
-        if not batch:
-            return 0
-        written = await write_free(self._database, batch)
-        locked |= written.locked
-        done = [debit for debit in batch if debit.account_id not in locked]
-        await self._outbox.acknowledge(done, written.stored)
-        return len(done)
+        return Reading(self._database, self._redis, partition)
 
     async def _void_orphans(self, partition: Partition, account_id: str, orphans: list[tuple[str, Entry]]) -> int:
         """Give back holds of this gateway that no request has any more; how many.
@@ -337,8 +281,8 @@ class Recovery:
         """
         if not await self._corrections.sync(partition, account_id):
             return 0
-        account_key = self._keys.account(account_id)
+        account_key = self._keyspace.account(account_id)
         for request_id, entry in orphans:
-            key_key = self._keys.key(account_id, entry.key_id)
-            self._submit(partition, VoidItem(request_id.encode(), account_key, key_key))
+            key_key = self._keyspace.key(account_id, entry.key_id)
+            self._running.submit(partition, VoidItem(request_id.encode(), account_key, key_key))
         return len(orphans)

@@ -14,7 +14,7 @@ class SingleFlight(Generic[Result]):
         self._running: dict[Hashable, asyncio.Task[Result]] = {}
 
     async def run(self, name: Hashable, work: Callable[[], Awaitable[Result]]) -> Result:
-        """The result of the run under way, or of one begun now. Raises what the work raises."""
+        """Return the result of the run under way, or of one begun now. Raises what the work raises."""
         task = self._running.get(name)
         if task is None:
             task = self._running[name] = asyncio.ensure_future(_awaited(work))
@@ -24,7 +24,7 @@ class SingleFlight(Generic[Result]):
     def _ended(self, name: Hashable, task: asyncio.Task[Result]) -> None:
         del self._running[name]
         if not task.cancelled():
-            task.exception()  # looked at, though every caller may have been cancelled
+            task.exception()  # retrieved here, though every caller may have been cancelled
 
 
 async def _awaited(work: Callable[[], Awaitable[Result]]) -> Result:

@@ -1,25 +1,178 @@
-"""What Redis has of many accounts: read with a few commands, each account at one moment.
+"""What Redis has of many accounts, each at one moment, and one account of both stores compared (invariants I2 to I4).
 
-All names are of one partition, and so of one slot: a cluster's server answers for all of them at once. Nothing here
-decides on a difference; see `survey` and `reconcile`.
+The comparison is pure: what Redis has was read at one moment, what Postgres has in one snapshot that has every debit
+which Redis had counted by then; debits and corrections that came later are told apart by the cursors. Redis is read
+with a few commands whose names are of one partition, and so of one slot: a cluster's server answers for all of them at
+once. `ledger_snapshot` reads Postgres.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, TypeVar
+from __future__ import annotations
 
-from billing.holds.journal import entries, still_settled
-from billing.holds.loader import Loader
-from billing.holds.partitions import Partition
-from billing.holds.redis import RedisClient
-from billing.holds.redis.keyspace import Keyspace
-from billing.holds.redis.layout import SETTLED, AccountState, Counter, Entry, KeyState
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from billing.holds.redis.layout import SETTLED, AccountState, Entry, KeyState
 from billing.quotas import Metric, Quota, Window, window_id
 
+if TYPE_CHECKING:
+    from billing.holds.loader import Loader
+    from billing.holds.partition import Partition
+    from billing.holds.redis.layout import Counter
+    from billing.holds.redis.state import RedisState
+
+Quotas = Mapping[int, Quota]
+"""By tag."""
+Amounts = tuple[int, int, int, int, int]
+"""By metric."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """One difference. `what` is balance, held, running, a window of a subject, or debits; amounts in its unit."""
+
+    account_id: str
+    what: str
+    redis: int
+    ledger: int
+
+
+@dataclass(frozen=True, slots=True)
+class AccountSnapshot:
+    """An account in Redis at one moment: its state, its keys' states, its open holds, and the requests whose settled
+    debits the journal had, of those that the state has counted. `steady`: nothing changed while it was read."""
+
+    state: AccountState
+    keys: Mapping[str, KeyState]
+    holds: Sequence[Entry]
+    steady: bool
+    unwritten: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedCounter:
+    """A counter whose window is current in Redis, of the account or of a key of it, and the holds that may be part of
+    it."""
+
+    key_id: str | None
+    quota: Quota
+    counter: Counter
+    holds: Sequence[Entry]
+
+    @property
+    def name(self) -> str:
+        """Return how a difference names it."""
+        return f"{self.key_id or 'account'} {Window(self.quota.window).name}:{self.quota.metric.name}"
+
+
+class WindowUsage:
+    """What an account's requests have used according to Postgres, by window, key (None: all of the account's) and the
+    names that filters ask for."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self) -> None:
+        self._parts: dict[tuple[int, str | None], list[tuple[str, str, Amounts]]] = {}
+
+    def add(self, window: int, key_id: str, model: str, feature: str, amounts: Amounts) -> None:
+        """Add to the window of a key and to that of the account; negative amounts are taken off."""
+        part = (model, feature, amounts)
+        self._parts.setdefault((window, None), []).append(part)
+        self._parts.setdefault((window, key_id), []).append(part)
+
+    def used(self, compared: ComparedCounter) -> int:
+        """Return what the counter should be without running requests, in its metric's unit."""
+        quota, parts = compared.quota, self._parts.get((compared.quota.window, compared.key_id), ())
+        return sum(amounts[quota.metric] for model, feature, amounts in parts if quota.applies_to(model, feature))
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerSnapshot:
+    """An account in Postgres as of what Redis had counted and was told of: the balance that it should have, how many
+    debits of the epoch up to Redis's last are there, and what the compared counters' windows have used."""
+
+    balance_nano: int
+    debits: int
+    counters: Sequence[ComparedCounter] = ()
+    usage: WindowUsage = field(default_factory=WindowUsage)
+
+
+def current_counters(
+    snapshot: AccountSnapshot, quotas: Quotas | None, key_quotas: Mapping[str, Quotas]
+) -> Iterator[ComparedCounter]:
+    """Yield the counters that can be compared: those of windows that are current by the account's own time. Of an
+    account that changed while it was read there are none, nor of one whose quotas are newer in the ledger (None)."""
+    state = snapshot.state
+    if not snapshot.steady:
+        return
+    current = {window: window_id(window, state.now_s) for window in Window}
+    yield from _current(None, quotas or {}, state.counters, current, snapshot.holds)
+    holds: dict[str, list[Entry]] = {}
+    for hold in snapshot.holds:
+        holds.setdefault(hold.key_id, []).append(hold)
+    for key_id, key in snapshot.keys.items():
+        if key.epoch == state.epoch:
+            yield from _current(key_id, key_quotas.get(key_id, {}), key.counters, current, holds.get(key_id, ()))
+
+
+def _current(
+    key_id: str | None,
+    quotas: Quotas,
+    counters: Iterable[Counter],
+    current: Mapping[Window, int],
+    holds: Sequence[Entry],
+) -> Iterator[ComparedCounter]:
+    for counter in counters:  # one that is not counted yet has another tag than its quota
+        quota = quotas.get(counter.tag)
+        if quota is not None and counter.window_id == current[quota.window]:
+            yield ComparedCounter(key_id, quota, counter, holds)
+
+
+def compare(account_id: str, redis: AccountSnapshot, ledger: LedgerSnapshot) -> Iterator[Drift | None]:
+    """Yield one item for each figure that was compared: the difference, or None. Holds and windows are compared of a
+    steady account alone."""
+    state = redis.state
+
+    def figure(what: str, in_redis: int, in_ledger: int) -> Drift | None:
+        return None if in_redis == in_ledger else Drift(account_id, what, in_redis, in_ledger)
+
+    yield figure("balance", state.balance_nano, ledger.balance_nano)
+    yield figure("debits", state.dseq, ledger.debits)
+    if not redis.steady:
+        return
+    yield figure("held", state.held_nano, sum(hold.cost_nano for hold in redis.holds))
+    yield figure("running", state.running, len(redis.holds))
+    for each in ledger.counters:
+        running, held = in_use(each)
+        yield figure(each.name, each.counter.used, ledger.usage.used(each) + running)
+        yield figure(f"{each.name} held", each.counter.held, held)
+
+
+def in_use(compared: ComparedCounter) -> tuple[int, int]:
+    """Return what open holds add to a counter, in the metric's unit: to what is used, and to what is held. A running
+    request is used, and holds the rest."""
+    quota = compared.quota
+    counting = [hold for hold in compared.holds if _counts(hold, compared)]
+    match quota.metric:
+        case Metric.requests:
+            return len(counting), 0
+        case Metric.tokens:
+            return 0, sum(hold.input_tokens + hold.output_tokens for hold in counting)
+        case Metric.input_tokens:
+            return 0, sum(hold.input_tokens for hold in counting)
+        case Metric.output_tokens:
+            return 0, sum(hold.output_tokens for hold in counting)
+        case Metric.cost:
+            return 0, sum(hold.cost_nano for hold in counting)
+
+
+def _counts(hold: Entry, compared: ComparedCounter) -> bool:
+    quota, tags = compared.quota, hold.account_tags if compared.key_id is None else hold.key_tags
+    return quota.tag in tags and window_id(quota.window, hold.at_ms // 1000) == compared.counter.window_id
+
+
 ATTEMPTS: Final = 5
-COMMAND_ITEMS: Final = 500
-"""Values that one command asks for: Redis is held for well under a millisecond."""
 STEPS_A_TURN: Final = 100
 """States unpacked, counters compared or rows read in one turn of the event loop: about half a millisecond."""
 ACCOUNTS_A_TURN: Final = 10
@@ -29,23 +182,11 @@ T = TypeVar("T")
 
 
 async def gently(items: Iterable[T], at_once: int = STEPS_A_TURN) -> AsyncIterator[T]:
-    """Every item; the event loop goes on with other things after every so many."""
+    """Yield every item; the event loop goes on with other things after every so many."""
     for place, item in enumerate(items, start=1):
         yield item
         if place % at_once == 0:
             await asyncio.sleep(0)
-
-
-@dataclass(frozen=True, slots=True)
-class AccountSnapshot:
-    """An account in Redis at one moment: its state, its keys' states, its open holds, and the requests whose settled
-    debits lay in the journal, of those that the state has counted."""
-
-    state: AccountState
-    keys: dict[str, KeyState]
-    holds: tuple[Entry, ...]
-    steady: bool
-    unwritten: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,66 +201,57 @@ class _Journal:
 class Snapshots:
     """Looks at many accounts of one partition."""
 
-    def __init__(self, link: RedisClient, keyspace: Keyspace, loader: Loader) -> None:
-        self._link = link
-        self._keys = keyspace
+    def __init__(self, redis: RedisState, loader: Loader) -> None:
+        self._redis = redis
         self._loader = loader
 
-    async def look(self, partition: Partition, keys_of: Mapping[str, Sequence[str]]) -> dict[str, AccountSnapshot]:
-        """Accounts that Redis has in the partition's epoch, with those of the keys named. One that changed meanwhile is
-        looked at again, at most ATTEMPTS times, and is not steady then. Raises `RedisAway`."""
-        seen: dict[str, AccountSnapshot] = {}
+    async def look(self, partition: Partition, keys_of: Mapping[str, Iterable[str]]) -> dict[str, AccountSnapshot]:
+        """Return accounts that Redis has in the partition's epoch, with those of the keys named. One that changed
+        meanwhile is looked at again, at most ATTEMPTS times, and is not steady then. Raises `RedisError`."""
+        found: dict[str, AccountSnapshot] = {}
         left = keys_of
         for _ in range(ATTEMPTS):
-            found = await self._look(partition, left)
+            some = await self._look(partition, left)
             for account_id in left:
-                seen.pop(account_id, None)
-            seen.update(found)
-            left = {account_id: keys_of[account_id] for account_id, each in found.items() if not each.steady}
+                found.pop(account_id, None)
+            found.update(some)
+            left = {account_id: keys_of[account_id] for account_id, each in some.items() if not each.steady}
             if not left:
                 break
-        return seen
+        return found
 
-    async def _look(self, partition: Partition, keys_of: Mapping[str, Sequence[str]]) -> dict[str, AccountSnapshot]:
-        """One look: accounts, keys, journal, and the accounts again; who is as before has stood still meanwhile."""
+    async def _look(self, partition: Partition, keys_of: Mapping[str, Iterable[str]]) -> dict[str, AccountSnapshot]:
+        """Read accounts, keys, the journal, and the accounts again: one that reads the same twice is steady."""
         epoch = partition.epoch
         if epoch is None:
             return {}
-        names = [self._keys.account(account_id) for account_id in keys_of]
         subjects = [(account_id, key_id) for account_id, key_ids in keys_of.items() for key_id in key_ids]
-        before = await self._read(names)
-        of_keys = await self._read([self._keys.key(*subject) for subject in subjects])
+        before = await self._redis.packed_accounts(keys_of)
+        of_keys = await self._redis.packed_keys(subjects)
         journal = await self._scan(partition, epoch, keys_of)
-        after = await self._read(names)
+        after = await self._redis.packed_accounts(keys_of)
         keys: dict[str, dict[str, KeyState]] = {}
         async for (account_id, key_id), raw in gently(zip(subjects, of_keys, strict=True)):
             if raw is not None:
                 keys.setdefault(account_id, {})[key_id] = KeyState.unpack(raw)
-        seen = {}
+        found = {}
         async for account_id, raw, then in gently(zip(keys_of, before, after, strict=True)):
             state = AccountState.unpack(raw) if raw is not None else None
             if state is None or state.epoch != epoch or then is None:
                 continue
-            seen[account_id] = AccountSnapshot(
+            settled = journal.settled.get(account_id, {})
+            found[account_id] = AccountSnapshot(
                 state,
                 keys.get(account_id, {}),
                 tuple(journal.holds.get(account_id, {}).values()),
-                raw == then or steady(state, AccountState.unpack(then)),
-                tuple(
-                    request_id for request_id, dseq in journal.settled.get(account_id, {}).items() if dseq <= state.dseq
-                ),
+                raw == then or _steady(state, AccountState.unpack(then)),
+                tuple(request_id for request_id, dseq in settled.items() if dseq <= state.dseq),
             )
-        return seen
-
-    async def _read(self, names: Sequence[bytes]) -> list[bytes | None]:
-        values: list[bytes | None] = []
-        for start in range(0, len(names), COMMAND_ITEMS):
-            values += await self._link.command("MGET", *names[start : start + COMMAND_ITEMS])
-        return values
+        return found
 
     async def _scan(self, partition: Partition, epoch: int, accounts: Mapping[str, object]) -> _Journal:
         journal = _Journal({}, {})
-        async for request_id, entry in entries(self._link, self._keys, partition.number):
+        async for request_id, entry in self._redis.entries(partition.number):
             if entry.epoch != epoch or entry.account_id not in accounts:
                 continue
             if entry.state == SETTLED:
@@ -128,55 +260,28 @@ class Snapshots:
                 journal.holds.setdefault(entry.account_id, {})[request_id] = entry
         return journal
 
-    async def drained(self, partition: Partition, seen: Mapping[str, AccountSnapshot]) -> set[str]:
-        """Wait until every debit that these states have counted is in Postgres; the accounts of which some are not
-        there when that was waited for long enough, such as one whose row is locked.
+    async def drained(self, partition: Partition, snapshots: Mapping[str, AccountSnapshot]) -> set[str]:
+        """Wait until every debit that these states have counted is in Postgres; return the accounts of which some are
+        not there when that was waited for long enough, such as one whose row is locked.
 
         Raises `StoreError`.
         """
         late = False
-        left = {request_id: account_id for account_id, each in seen.items() for request_id in each.unwritten}
+        left = {request_id: account_id for account_id, each in snapshots.items() for request_id in each.unwritten}
         while left:
             account_id = next(iter(left.values()))
-            state = seen[account_id].state
+            state = snapshots[account_id].state
             try:  # others are written with it
                 await self._loader.drained(partition, account_id, state.epoch, state.dseq)
             except TimeoutError:
                 late = True
-            waiting = await still_settled(self._link, self._keys, partition.number, list(left))
+            waiting: Sequence[str] = await self._redis.still_settled(partition.number, list(left))
             left = {request_id: left[request_id] for request_id in waiting}
             if late:
                 break
         return set(left.values())
 
 
-def steady(before: AccountState, after: AccountState) -> bool:
-    """Whether nothing was held, ended, settled or corrected between two readings of an account."""
+def _steady(before: AccountState, after: AccountState) -> bool:
+    """Return whether nothing was held, ended, settled or corrected between two readings of an account."""
     return (before.hold_version, before.dseq, before.xseq) == (after.hold_version, after.dseq, after.xseq)
-
-
-def window_name(key_id: str | None, quota: Quota) -> str:
-    """How a difference names a window: of a key, or of the account."""
-    return f"{key_id or 'account'} {Window(quota.window).name}:{quota.metric.name}"
-
-
-def in_use(holds: Iterable[Entry], quota: Quota, counter: Counter, of_key: bool) -> tuple[int, int]:
-    """What open holds add to a counter, in the metric's unit: to what is used, and to what is held. A running request
-    is used, and holds the rest."""
-    counting = [hold for hold in holds if _counts(hold, quota, counter, of_key)]
-    match quota.metric:
-        case Metric.requests:
-            return len(counting), 0
-        case Metric.tokens:
-            return 0, sum(hold.input_tokens + hold.output_tokens for hold in counting)
-        case Metric.input_tokens:
-            return 0, sum(hold.input_tokens for hold in counting)
-        case Metric.output_tokens:
-            return 0, sum(hold.output_tokens for hold in counting)
-        case Metric.cost:
-            return 0, sum(hold.cost_nano for hold in counting)
-
-
-def _counts(hold: Entry, quota: Quota, counter: Counter, of_key: bool) -> bool:
-    tags = hold.key_tags if of_key else hold.account_tags
-    return quota.tag in tags and window_id(quota.window, hold.at_ms // 1000) == counter.window_id

@@ -128,7 +128,7 @@ class Spool:
             self._segment_of[debit.request_id] = segment
 
     def written(self, debits: Iterable[Debit]) -> None:
-        """Postgres has these debits, each of which was added, in whatever order."""
+        """Strike debits that Postgres has, each of which was added, in whatever order."""
         for debit in debits:
             self._waiting -= 1
             segment = self._segment_of.pop(debit.request_id, None)
@@ -169,7 +169,7 @@ def _record(payload: bytes) -> bytes:
 
 
 def left_behind(folder: Path) -> list[Path]:
-    """Segments in a folder, of living processes too; none where there is no such folder."""
+    """Return segments in a folder, of living processes too; none where there is no such folder."""
     try:
         return sorted(path for path in folder.iterdir() if path.suffix == SUFFIX)
     except OSError:
@@ -199,8 +199,8 @@ def taken(path: Path) -> Iterator[bool]:
 
 
 def read_debits(path: Path, on_newer: Callable[[], None] | None = None) -> list[Debit]:
-    """The debits of a segment, up to the first record that is not whole; `on_newer` is called for each that a newer
-    release wrote, and that is left out. Raises OSError."""
+    """Return the debits of a segment, up to the first record that is not whole; `on_newer` is called for each that a
+    newer release wrote, and that is left out. Raises OSError."""
     raw, at = path.read_bytes(), 0
     found: list[Debit] = []
     while at + _HEAD.size <= len(raw):

@@ -4,14 +4,22 @@ What is fresh is written in the transaction that writes the debits, and rollups 
 statement, so that the counters and the balance are of one moment.
 """
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from billing.database.connection import Connection, Row, queries
 from billing.holds.redis.layout import Counter
-from billing.quotas import Metric, Quota, Window, window_end_s, window_id, window_start_s
+from billing.quotas import Metric, Quota, Window, parse_quotas, window_end_s, window_id, window_start_s
+
+if TYPE_CHECKING:
+    from billing.plans import Plan
+
+logger = logging.getLogger(__name__)
 
 _sql = queries("billing.ledger")
 WINDOW_USAGE: Final = _sql("window_usage")
@@ -40,9 +48,28 @@ class Since:
     written_after: datetime
 
 
+def plan_lookup(plans: Mapping[str, Plan], default: str) -> Callable[[str], Plan]:
+    """Return what finds a plan by its id; an account whose plan has left the configuration is on the default one, and
+    the log says so."""
+
+    def plan_of(plan_id: str) -> Plan:
+        plan = plans.get(plan_id)
+        if plan is None:
+            logger.error("plan %s is in use but not in config/plans.yaml: %s applies", plan_id, default)
+            return plans[default]
+        return plan
+
+    return plan_of
+
+
+def account_quotas(plan: Plan, quotas: object) -> tuple[Quota, ...]:
+    """Return one quota for each counter of an account: its plan's and its own, as the ledger stores them."""
+    return tuple({quota.tag: quota for quota in plan.quotas + parse_quotas(quotas)}.values())
+
+
 def bounds_s(window: Window, at_s: int) -> tuple[int, int]:
-    """The Unix seconds at which the window that holds `at_s` begins and ends. It has an end although nothing should be
-    used after now: a clock that was ahead has left usage in windows to come, which is theirs."""
+    """Return the Unix seconds at which the window that holds `at_s` begins and ends. It has an end although nothing
+    should be used after now: a clock that was ahead has left usage in windows to come, which is theirs."""
     end_s = window_end_s(window, at_s)
     return window_start_s(window, at_s), NO_END_S if end_s is None else end_s
 
@@ -55,7 +82,7 @@ async def read_counters(
     at_s: int,
     since: Since | None = None,
 ) -> tuple[Counter, ...]:
-    """One counter for each quota, in the window that holds `at_s`; with `since` only what came before it.
+    """Return one counter for each quota, in the window that holds `at_s`; with `since` only what came before it.
 
     The connection must be in a transaction in which no debit of the account can be written, or of one snapshot.
     """

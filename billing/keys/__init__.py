@@ -1,6 +1,6 @@
-"""API keys: who may spend.
+"""API keys: who may spend. What a key may say is in `billing.shapes.keys`.
 
 secrets     how a secret is made, recognised and hashed (pure)
-rows        what a key may say (pure); presented  which key a request shows (pure)
-keys        keys in Postgres: made, listed, changed, revoked, and read as principals
+presented   which key a request shows (pure)
+keys        keys in Postgres: made, listed, changed and revoked, and read as principals
 """

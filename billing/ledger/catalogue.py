@@ -1,8 +1,8 @@
-"""The catalogue: price rows and plans of the configuration, made known to Postgres at start.
+"""The catalogue: price rows and plans of the configuration, stored in Postgres at start.
 
-This file owns two rules. A change of a plan raises the version of every account that it applies to. And one file of
-plans is in force for all gateways, that of the highest revision: each content that Postgres has not seen is a new
-revision, unless its file says a `version` below that of the revision in force. A gateway with a file of an older
+Two rules hold. A change of a plan raises the version of every account that it applies to. And one file of
+plans is in force for all gateways, that of the highest revision: each content that Postgres does not have is a new
+revision, unless its file has a `version` below that of the revision in force. A gateway with a file of an older
 revision, which a rollout has not reached yet or which starts again in the middle of one, follows the one in force.
 """
 
@@ -31,8 +31,8 @@ class Revision:
 
 @dataclass(frozen=True, slots=True)
 class SyncedPlans:
-    """What came of telling Postgres a file: the revision in force, that of the file (None: it was not taken, for its
-    version is below that in force), and the accounts to which something else applies than before."""
+    """The outcome of `sync_plans`: the revision in force, that of the file (None: it was not taken, for its version is
+    below that in force), and the accounts whose versions were raised."""
 
     in_force: Revision
     file_revision: int | None
@@ -40,12 +40,12 @@ class SyncedPlans:
 
     @property
     def follows(self) -> bool:
-        """Whether another file than this one is in force."""
+        """Return whether another file than this one is in force."""
         return self.file_revision != self.in_force.revision
 
 
 async def sync_prices(database: Database, prices: PriceTable) -> int:
-    """Add the price rows that the ledger does not have yet and answer how many; a stored row never changes.
+    """Add the price rows that the ledger does not have yet and return how many; a stored row never changes.
 
     Raises `DatabaseError`.
     """
@@ -69,8 +69,8 @@ async def sync_plans(
     version: int = 0,
     take_over: bool = False,
 ) -> SyncedPlans:
-    """Make a file's plans known, and put them in force where they are the newest, or with `take_over`, for whoever
-    knows that no other file is in use. Raises the version of the accounts to which something else applies then.
+    """Store a file's plans, and put them in force where they are the newest, or with `take_over`, for a caller that
+    knows that no other file is in use. Raises the version of the accounts whose plans change by that.
 
     A plan that has gone leaves its accounts with the default plan. Raises `DatabaseError`.
     """
@@ -82,8 +82,8 @@ async def sync_plans(
         own = await connection.fetchval(_query("catalogue_revision_of"), digest)
         is_new = own is None and (newest is None or version >= newest.version)
         if is_new or (take_over and (newest is None or own != newest.revision)):
-            said = {plan_id: msgspec.to_builtins(plan) for plan_id, plan in plans.items()}
-            own = await connection.fetchval(_query("catalogue_revision_store"), digest, version, said)
+            content = {plan_id: msgspec.to_builtins(plan) for plan_id, plan in plans.items()}
+            own = await connection.fetchval(_query("catalogue_revision_store"), digest, version, content)
             newest = Revision(own, version, plans)
         assert newest is not None  # noqa: S101  (there was one, or this is it)
         if own != newest.revision:
@@ -92,38 +92,38 @@ async def sync_plans(
 
 
 async def _raise_versions(connection: Connection, plans: Plans, default_plan: str) -> tuple[str, ...]:
-    said = {plan_id: plan_digest(plan) for plan_id, plan in plans.items()}
+    digests = {plan_id: plan_digest(plan) for plan_id, plan in plans.items()}
     stored = {row["id"]: row["digest"] for row in await connection.fetch(_query("catalogue_plans"))}
-    changed = [plan_id for plan_id in {**stored, **said} if stored.get(plan_id) != said.get(plan_id)]
+    changed = [plan_id for plan_id in {**stored, **digests} if stored.get(plan_id) != digests.get(plan_id)]
     if not changed:
         return ()
-    await connection.execute(_query("catalogue_plans_store"), list(said), list(said.values()))
-    await connection.execute(_query("catalogue_plans_forget"), list(said))
-    rows = await connection.fetch(_query("catalogue_plans_accounts"), changed, default_plan in changed, list(said))
+    await connection.execute(_query("catalogue_plans_store"), list(digests), list(digests.values()))
+    await connection.execute(_query("catalogue_plans_forget"), list(digests))
+    rows = await connection.fetch(_query("catalogue_plans_accounts"), changed, default_plan in changed, list(digests))
     return tuple(sorted(row["id"] for row in rows))
 
 
 async def newest_revision(database: Database) -> int | None:
-    """The number of the revision in force, None before the first. Raises `DatabaseError`."""
+    """Return the number of the revision in force, None before the first. Raises `DatabaseError`."""
     revision: int | None = await database.value(NEWEST_REVISION)
     return revision
 
 
 async def plans_in_force(database: Database) -> Revision | None:
-    """The revision in force, None before the first. Raises `DatabaseError`, and `ValueError` where a newer release's
-    plans say what this one can't read."""
+    """Return the revision in force, None before the first. Raises `DatabaseError`, and `ValueError` where they are a
+    newer release's and this one can't read them."""
     async with database.connection() as connection:
         return await _newest(connection)
 
 
 async def revision_of(database: Database, plans: Plans, version: int) -> int | None:
-    """The number of a file's content, None where it was never taken. Raises `DatabaseError`."""
+    """Return the revision of a file's content, None where it was never taken. Raises `DatabaseError`."""
     revision: int | None = await database.value(_query("catalogue_revision_of"), _file_digest(plans, version))
     return revision
 
 
 async def _newest(connection: Connection, unreadable: Plans | None = None) -> Revision | None:
-    """The revision in force; with `unreadable`, which stands for plans that this release can't read."""
+    """Return the revision in force; `unreadable` takes the place of plans that this release can't read."""
     row = await connection.fetchrow(_query("catalogue_revision_newest"))
     if row is None:
         return None
@@ -137,11 +137,11 @@ async def _newest(connection: Connection, unreadable: Plans | None = None) -> Re
 
 
 def _file_digest(plans: Plans, version: int) -> bytes:
-    """SHA-256 of all that a file of plans says, in whatever order."""
-    said = [version, [[plan_id, plan_digest(plan)] for plan_id, plan in sorted(plans.items())]]
-    return hashlib.sha256(msgspec.json.encode(said)).digest()
+    """Return the SHA-256 of a file's version and plans, independent of their order."""
+    content = [version, [[plan_id, plan_digest(plan)] for plan_id, plan in sorted(plans.items())]]
+    return hashlib.sha256(msgspec.json.encode(content)).digest()
 
 
 def plan_digest(plan: Plan) -> str:
-    """SHA-256 of all that a plan says: equal plans have equal digests on every gateway."""
+    """Return the SHA-256 of a plan's fields: equal plans have equal digests on every gateway."""
     return hashlib.sha256(msgspec.json.encode(plan)).hexdigest()

@@ -4,58 +4,30 @@ The lines of a charge are exact, in 1e-24 USD; their sum is rounded up once. An 
 (a hold that was charged whole, an expired request) has no lines that add up to it, and says so.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Final
+from __future__ import annotations
 
-from billing.money import USD_DECIMALS, format_usd
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from billing.money import USD_DECIMALS, ceil_div, format_usd
 from billing.prices import COST_SCALE, FACTOR_SCALE, PriceLine, PriceRow, round_up
 from billing.times import rfc3339
-from billing.usage import Usage
 
-EXACT_DECIMALS: Final = USD_DECIMALS + len(str(COST_SCALE)) - 1
-"""Decimals of a USD amount that is held in nano-USD / `COST_SCALE`."""
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from billing.ledger.debits import UsageEvent
+
+EXACT_DECIMALS: Final = 24
+"""Decimals that an exact amount is shown with: those of nano-USD, of a million tokens and of a factor. An amount by the
+hour that has more is shown rounded up to them."""
+_SHOWN: Final = COST_SCALE // 10 ** (EXACT_DECIMALS - USD_DECIMALS)
+QUANTITY_DECIMALS: Final = {"second": 3, "hour": 3}
+"""Classes that are counted in thousandths."""
 FACTOR_DECIMALS: Final = len(str(FACTOR_SCALE)) - 1
 _LABEL: Final = 14
 _NAME: Final = 14
-
-
-@dataclass(frozen=True, slots=True)
-class UsageEvent:
-    """A row of usage_events. `cost_nano` is the provider's, `charged_nano` the customer's.
-
-    `markup_scaled` is in percent times `prices.FACTOR_SCALE`. `outcome` is `settled`, or `expired` for a request whose
-    gateway died.
-    """
-
-    request_id: str
-    admitted_at: datetime
-    outcome: str
-    account_id: str
-    user_id: str | None
-    key_id: str
-    client_request_id: str | None
-    upstream_request_id: str | None
-    endpoint: str
-    feature: str
-    model: str
-    provider: str
-    provider_model: str
-    usage: Usage
-    cost_nano: int
-    charged_nano: int
-    price_id: str
-    multiplier: str | None
-    markup_scaled: int
-    estimated: bool
-    status: int
-    stream: bool
-    latency_ms: int | None
-    ttft_ms: int | None
-    tags: Mapping[str, str]
-    end_user: str | None
-    note: str | None
+_PER: Final = {"hour": "an hour", "second": "a second"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,34 +47,46 @@ class Explanation:
 
     @property
     def adds_up(self) -> bool:
-        """Whether the arithmetic gives what the ledger holds."""
+        """Return whether the arithmetic gives what the ledger holds."""
         return (self.cost_nano, self.charged_nano) == (self.event.cost_nano, self.event.charged_nano)
 
 
-def explain(event: UsageEvent, price: PriceRow | None) -> Explanation:
-    """The arithmetic of an event by the price row that it names."""
-    lines = tuple(price.lines(event.usage, event.multiplier)) if price else ()
+def explain(event: UsageEvent, price: PriceRow | None, prices: Mapping[str, PriceRow] | None = None) -> Explanation:
+    """Return the arithmetic of an event by the price row that it names; where several models used something, by those
+    of `prices`, by id, that its shares name."""
+    if event.shares:
+        known = prices or {}
+        lines = tuple(
+            replace(line, model=share.model)
+            for share in event.shares
+            if share.price_id in known
+            for line in known[share.price_id].lines(share.usage, share.variant)
+        )
+    else:
+        lines = tuple(price.lines(event.usage, event.multiplier)) if price else ()
     factor = price.factor(event.multiplier) if price else FACTOR_SCALE
     total = sum(line.amount_scaled for line in lines)
     return Explanation(event, price, lines, factor, total, round_up(total), round_up(total, event.markup_scaled))
 
 
 def exact_usd(scaled: int) -> str:
-    """A plain decimal of USD of an amount in nano-USD / `COST_SCALE`, every digit and no trailing zero."""
-    return decimal(scaled, EXACT_DECIMALS)
+    """Return a plain decimal of USD of an amount in nano-USD / `COST_SCALE`, every digit and no trailing zero."""
+    return decimal(ceil_div(scaled, _SHOWN), EXACT_DECIMALS)
 
 
 def decimal(scaled: int, decimals: int) -> str:
-    """A plain decimal of an integer that is not below zero and is scaled by 10^`decimals`."""
+    """Return a plain decimal of an integer that is not below zero and is scaled by 10^`decimals`."""
+    if not decimals:
+        return str(scaled)
     whole, fraction = divmod(scaled, 10**decimals)
     digits = f"{fraction:0{decimals}d}".rstrip("0")
     return f"{whole}.{digits}" if digits else str(whole)
 
 
 def format_explanation(explanation: Explanation) -> str:
-    """The explanation for people, line by line."""
+    """Return the explanation as text, line by line."""
     event, price = explanation.event, explanation.price
-    told = [
+    lines = [
         f"Request {event.request_id}",
         _line("when", rfc3339(event.admitted_at)),
         _line(
@@ -112,14 +96,16 @@ def format_explanation(explanation: Explanation) -> str:
         _line("outcome", _outcome(event)),
     ]
     if price is None:
-        told.append(_line("price", f"{event.price_id or 'none'}: the ledger has no such row"))
+        lines.append(_line("price", f"{event.price_id or 'none'}: the ledger has no such row"))
     else:
-        told.append(_line("price", f"{price.id}: {price.provider}/{price.model} from {price.effective_from}"))
+        lines.append(_line("price", f"{price.id}: {price.provider}/{price.model} from {price.effective_from}"))
     if explanation.factor_scaled != FACTOR_SCALE:
         factor = decimal(explanation.factor_scaled, FACTOR_DECIMALS)
-        told.append(_line("multiplier", f"{event.multiplier}, each line times {factor}"))
-    told += [_line("", _arithmetic(line)) for line in explanation.lines]
-    told += [
+        lines.append(_line("multiplier", f"{event.multiplier}, each line times {factor}"))
+    elif event.multiplier:
+        lines.append(_line("variant", event.multiplier))
+    lines += [_line("", _arithmetic(line)) for line in explanation.lines]
+    lines += [
         _line("sum", f"{exact_usd(explanation.sum_scaled)} USD"),
         _line("cost", f"{format_usd(explanation.cost_nano)} USD: the sum, rounded up to 0.000000001"),
         _line(
@@ -130,21 +116,28 @@ def format_explanation(explanation: Explanation) -> str:
     ]
     if not explanation.adds_up:
         cost, charged = format_usd(event.cost_nano), format_usd(event.charged_nano)
-        told.append(_line("ledger", f"has cost {cost} USD and charged {charged} USD: not made from these counts"))
+        lines.append(_line("ledger", f"has cost {cost} USD and charged {charged} USD: not made from these counts"))
     if event.note:
-        told.append(_line("note", event.note))
-    return "\n".join(told)
+        lines.append(_line("note", event.note))
+    return "\n".join(lines)
 
 
 def _outcome(event: UsageEvent) -> str:
-    said = f"{event.outcome}, HTTP {event.status}"
-    return said + (", counts estimated" if event.estimated else "")
+    outcome = f"{event.outcome}, HTTP {event.status}"
+    return outcome + (", counts estimated" if event.estimated else "")
 
 
 def _arithmetic(line: PriceLine) -> str:
-    per = "a million" if line.per_million else "each"
-    price = f"{format_usd(line.rate_nano)} USD {per}"
-    return f"{line.price_class:<{_NAME}} {line.quantity:>12} at {price} = {exact_usd(line.amount_scaled)} USD"
+    per = "a million" if line.per_million else _PER.get(line.price_class, "each")
+    price, quantity = f"{format_usd(line.rate_nano)} USD {per}", shown_quantity(line)
+    unit = " s" if line.price_class in QUANTITY_DECIMALS else ""
+    text = f"{line.price_class:<{_NAME}} {quantity + unit:>12} at {price} = {exact_usd(line.amount_scaled)} USD"
+    return f"{text} ({line.model})" if line.model is not None else text
+
+
+def shown_quantity(line: PriceLine) -> str:
+    """Return a line's quantity as a plain decimal: tokens, units or seconds."""
+    return decimal(line.quantity, QUANTITY_DECIMALS.get(line.price_class, 0))
 
 
 def _line(label: str, text: str) -> str:

@@ -1,8 +1,8 @@
-"""Leases of gateways, as Postgres has them: renewed, ended, and judged.
+"""Leases of gateways in Postgres: renewed, ended, and judged (rule R6 of docs/protocol.md).
 
-This file owns that a gateway which lives is never taken for dead by the ledger: holds expire in a transaction that
-locks their gateway's row and finds its lease at the value at which it was judged. A gateway that wakes has either
-renewed before, and nothing expires, or finds on renewing that it was judged.
+A gateway that lives is never taken for dead by the ledger: holds expire in a transaction that locks their gateway's row
+and finds its lease at the value at which it was judged. A gateway that resumes after a pause has either renewed its
+lease before that transaction, and nothing expires, or learns on renewing that it was judged.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,15 +13,17 @@ from typing import Final
 import msgspec
 
 from billing.database.connection import Database, DatabaseLocked, DatabaseRefused, MissingPartition, Row, queries
-from billing.ledger.debits import (
+from billing.ledger.debits import Debit
+from billing.ledger.writer import (
     BRIEFLY,
+    STORED_DEBITS,
     WRITE_DEBITS,
     WRITE_FREE_DEBITS,
-    Debit,
     Stored,
     Written,
     create_months,
     set_debit_aside,
+    stored_by_id,
 )
 
 _sql = queries("billing.ledger")
@@ -31,16 +33,16 @@ END_ALL: Final = _sql("gateways_end_all")
 STANDING: Final = _sql("gateways_standing")
 JUDGE: Final = _sql("gateways_judge")
 ENDED_CHANNEL: Final = "metergate_gateway_ended"
-"""Where `gateways_end.sql` tells, by NOTIFY, which gateway has ended. Who does not hear it reads it with the leases."""
+"""The channel on which `gateways_end.sql` notifies which gateway has ended; a listener that misses it reads the
+leases."""
 Fetch = Callable[..., Awaitable[Sequence[Row]]]
 """`Database.rows`, or `fetch` of a connection."""
-STORED_DEBITS: Final = _sql("stored_debits")
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseRow:
-    """One gateway's lease: `value` is another one after each renewal. `judged`, of the own row alone, is the value at
-    which others last ended holds of this gateway."""
+    """One gateway's lease; `value` changes with each renewal. `judged`, set in the caller's own row alone, is the value
+    at which others last ended holds of this gateway."""
 
     gateway_id: str
     value: datetime
@@ -57,34 +59,33 @@ class Lost:
 
 
 async def renew_lease(fetch: Fetch, gateway_id: str, lease_s: float, layout: int) -> list[LeaseRow]:
-    """Renew a lease and answer all of them, its own first; `layout` is the version in which the gateway keeps state in
+    """Renew a lease and return all of them, its own first; `layout` is the version in which the gateway keeps state in
     Redis. Raises what `fetch` raises."""
     rows = await fetch(RENEW, gateway_id, lease_s, layout)
     return [LeaseRow(row["id"], row["lease_until"], row["ended"], row["judged"]) for row in rows]
 
 
 async def end_lease(database: Database, gateway_id: str) -> None:
-    """Say that a gateway's process has ended: only for itself, or for whoever has seen it end. Raises
-    `DatabaseError`."""
+    """Mark a gateway's process as ended; for the process itself, or its supervisor. Raises `DatabaseError`."""
     await database.execute(END, gateway_id)
 
 
 async def end_all_leases(database: Database) -> None:
-    """End every lease; only for whoever knows that no gateway is alive. Raises `DatabaseError`."""
+    """End every lease; only where no gateway is alive. Raises `DatabaseError`."""
     await database.execute(END_ALL)
 
 
 async def stored_debits(database: Database, request_ids: Sequence[str]) -> dict[str, Stored]:
-    """What the ledger has decided about requests; one that it does not know is left out. Raises `DatabaseError`."""
-    return _stored(await database.rows(STORED_DEBITS, list(request_ids)), fresh=False)
+    """Return the ledger's decisions about requests; one that it does not know is left out. Raises `DatabaseError`."""
+    return stored_by_id(await database.rows(STORED_DEBITS, list(request_ids)), fresh=False)
 
 
 async def write_expired(database: Database, lost: Lost, debits: Sequence[Debit]) -> Written | None:
-    """Expire holds of a gateway, all in one transaction, and answer what the ledger holds of each now. Those of
+    """Expire holds of a gateway, all in one transaction, and return the ledger's decision about each. Those of
     accounts whose rows stay locked are left.
 
     None, and nothing is written, where the gateway lives after all. A debit that Postgres refuses is set aside as in
-    `write_debits`, and is missing in the answer. Raises `DatabaseUnavailable`: the fate of the batch is unknown then;
+    `write_debits`, and is missing in the result. Raises `DatabaseUnavailable`: the fate of the batch is unknown then;
     expire it again.
     """
     try:
@@ -113,12 +114,8 @@ async def _write_expired(database: Database, lost: Lost, debits: Sequence[Debit]
         if await connection.fetchrow(JUDGE, lost.gateway_id, lost.value) is None:
             return None
         batch = msgspec.json.encode(debits).decode()
-        stored = _stored(await connection.fetch(query, batch, BRIEFLY), fresh=True)
+        stored = stored_by_id(await connection.fetch(query, batch, BRIEFLY), fresh=True)
         known = [debit.request_id for debit in debits if debit.request_id not in stored]
         if known:
-            stored.update(_stored(await connection.fetch(STORED_DEBITS, known), fresh=False))
+            stored.update(stored_by_id(await connection.fetch(STORED_DEBITS, known), fresh=False))
         return Written(stored, tuple(debit for debit in debits if debit.request_id not in stored))
-
-
-def _stored(rows: Sequence[Row], *, fresh: bool) -> dict[str, Stored]:
-    return {row["request_id"]: Stored(row["outcome"], row["xseq"], fresh) for row in rows}

@@ -1,24 +1,33 @@
-"""Reports: what customers and operators read of the ledger. Nothing here writes.
+"""Reports: what customers and operators read of the ledger; and the roller, which keeps them cheap.
 
 Lists come newest first, in pages. Usage events are ordered by the moment of their admission and then by request id,
 transactions by id.
+
+The roller moves fresh usage into the rollups, in the background. A debit appends a row to `usage_fresh` in its own
+transaction; moving many of them at once raises each rollup once for all of its rows. Moving never changes what was
+used, because every reader adds rollups and fresh rows of one snapshot, so it does not matter when a row is moved, how
+often a move is broken off, or how many want to. It bounds how many fresh rows a reader has to add up: those of about a
+minute, and at most about `MOST_FRESH`.
 """
 
+import asyncio
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
-from billing.database.connection import Database, Row, queries
-from billing.ledger.debits import Debit, usage_of
-from billing.ledger.explanations import Explanation, UsageEvent, explain
+from billing.database.connection import Database, DatabaseError, Row, queries
+from billing.ledger.debits import Debit, UsageEvent
+from billing.ledger.usage_columns import ModelShare, decode_shares, decode_shares_of, usage_of
 from billing.pages import BEFORE_ALL, BadCursor, Page, page_of
-from billing.prices import from_canonical_json
+from billing.prices import PriceRow, from_canonical_json
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
-_COPIED: Final = tuple(field.name for field in fields(UsageEvent) if field.name not in ("usage", "tags"))
+_COPIED: Final = tuple(field.name for field in fields(UsageEvent) if field.name not in ("usage", "tags", "shares"))
 """Fields of an event that are columns of the same name."""
 
 _query = queries("billing.ledger")
@@ -39,7 +48,7 @@ class Transaction:
 
 @dataclass(frozen=True, slots=True)
 class UsageTotals:
-    """What was used by an account, a key or a user's keys, since ever; `charged_nano` is what was charged for it."""
+    """The use of an account, a key or a user's keys over all time; `charged_nano` is what was charged for it."""
 
     events: int
     input_tokens: int
@@ -48,6 +57,7 @@ class UsageTotals:
 
     @property
     def total_tokens(self) -> int:
+        """Return input and output tokens together."""
         return self.input_tokens + self.output_tokens
 
 
@@ -61,6 +71,15 @@ class EventFilter:
     model: str | None = None
 
 
+class PricedEvent(NamedTuple):
+    """What `explanations.explain` takes: an event, the price row that it names, None if the ledger has no such row, and
+    the rows of the models that its shares name, by id."""
+
+    event: UsageEvent
+    price: PriceRow | None
+    prices: Mapping[str, PriceRow]
+
+
 class Reports:
     """Reads the ledger. Methods raise `database.connection.DatabaseError`."""
 
@@ -68,14 +87,14 @@ class Reports:
         self._database = database
 
     async def transactions(self, account_id: str, limit: int, after: str | None = None) -> Page[Transaction]:
-        """The account's transfers; `after` is the id that ended the page before."""
+        """Return the account's transfers; `after` is the id that ended the page before."""
         rows = await self._database.rows(_query("reports_transactions"), account_id, after or BEFORE_ALL, limit + 1)
         return page_of([Transaction(**dict(row)) for row in rows], limit, lambda transaction: transaction.id)
 
     async def usage_events(
         self, account_id: str, limit: int, after: str | None = None, only: EventFilter | None = None
     ) -> Page[UsageEvent]:
-        """The account's usage events. Raises `pages.BadCursor` for an `after` that no page has given."""
+        """Return the account's usage events. Raises `pages.BadCursor` for an `after` that no page has given."""
         only = only or EventFilter()
         before_at, before_id = _place(after) if after else (None, None)
         rows = await self._database.rows(
@@ -91,23 +110,30 @@ class Reports:
         )
         return page_of([_event(row) for row in rows], limit, _cursor)
 
-    async def explain(self, request_id: str, account_id: str | None = None) -> Explanation | None:
-        """One usage event with the arithmetic of its amount; None if there is none, or not on `account_id`."""
+    async def priced_event(self, request_id: str, account_id: str | None = None) -> PricedEvent | None:
+        """Return a usage event and its price row; None if there is none, or it is not on `account_id`."""
         row = await self._database.row(_query("reports_event"), request_id, account_id)
         if row is None:
             return None
-        said = row["price_said"]
-        return explain(_event(row), None if said is None else from_canonical_json(said))
+        event = _event(row)
+        return PricedEvent(event, _price(row["price_said"]), await self._prices(event.shares))
 
-    async def explain_debit(self, debit: Debit) -> Explanation:
-        """A debit that is still on its way to the ledger, as `explain` answers it once it is there."""
-        said = await self._database.value(_query("reports_price"), debit.price_id)
-        return explain(_event_of(debit), None if said is None else from_canonical_json(said))
+    async def priced_debit(self, debit: Debit) -> PricedEvent:
+        """Return a debit that is not in the ledger yet as `priced_event` returns it once it is there."""
+        event, row = _event_of(debit), await self._database.value(_query("reports_price"), debit.price_id)
+        return PricedEvent(event, _price(row), await self._prices(event.shares))
+
+    async def _prices(self, shares: tuple[ModelShare, ...]) -> dict[str, PriceRow]:
+        """Return the price rows of the models that used something, by id; one that the ledger has not is missing."""
+        stored = {
+            share.price_id: await self._database.value(_query("reports_price"), share.price_id) for share in shares
+        }
+        return {price_id: from_canonical_json(row) for price_id, row in stored.items() if row is not None}
 
     async def usage_totals(
         self, account_id: str, *, key_id: str | None = None, user_id: str | None = None
     ) -> UsageTotals:
-        """Totals of an account, from months and fresh usage; of one key, or of the keys of one user, where given."""
+        """Return totals of an account, or of one of its keys, or of one user's keys, from months and fresh usage."""
         rows = await self._database.rows(_query("reports_totals"), account_id, key_id, user_id)
         return UsageTotals(**{name: int(total) for name, total in rows[0].items()})
 
@@ -127,20 +153,93 @@ def _place(cursor: str) -> tuple[datetime, str]:
     return at, request_id
 
 
+def _price(stored: str | None) -> PriceRow | None:
+    return None if stored is None else from_canonical_json(stored)
+
+
 def _event_of(debit: Debit) -> UsageEvent:
-    said = msgspec.structs.asdict(debit)
+    columns = msgspec.structs.asdict(debit)
     return UsageEvent(
-        usage=usage_of(debit, msgspec.json.decode(debit.counts) if debit.counts else None),
+        usage=usage_of(columns, msgspec.json.decode(debit.counts) if debit.counts else None),
         tags=msgspec.json.decode(debit.tags) if debit.tags else {},
+        shares=tuple(decode_shares(debit.by_model)),
         admitted_at=_EPOCH + timedelta(milliseconds=debit.admitted_at_ms),
-        **{name: said[name] for name in _COPIED if name != "admitted_at"},
+        **{name: columns[name] for name in _COPIED if name != "admitted_at"},
     )
 
 
 def _event(row: Row) -> UsageEvent:
-    said = dict(row)
+    columns = dict(row)
     return UsageEvent(
-        usage=usage_of(said, row["counts"]),
+        usage=usage_of(columns, row["counts"]),
         tags=row["tags"] or {},
-        **{name: said[name] for name in _COPIED},
+        shares=tuple(decode_shares_of(row["by_model"])),
+        **{name: columns[name] for name in _COPIED},
     )
+
+
+logger = logging.getLogger(__name__)
+
+_sql = queries("billing.ledger")
+ROLL_USAGE: Final = _sql("roll_usage")
+TAKE_LEASE: Final = _sql("jobs_take")
+
+LOCK_KEY: Final = 0x6D65746572726F6C
+"""The advisory lock of a move, until its transaction ends: "meterrol" as 64 bits."""
+LEASE: Final = "roll usage"
+ROLL_INTERVAL_S: Final = 5.0
+MOST_FRESH: Final = 50_000
+"""With so many fresh rows those of the minute that still lasts are moved, too: adding up 50,000 takes some 25 ms."""
+ROLL_ROWS: Final = 20_000
+"""Moved by one transaction: the more, the fewer times a rollup is raised, and the longer it takes."""
+FEWEST_ROWS: Final = 500
+VACUUM_ROWS: Final = 50_000
+"""Moved rows leave their space behind. Autovacuum comes once a minute at most, which is late where thousands of rows
+come each second."""
+
+
+async def roll(database: Database, rows: int = ROLL_ROWS, *, most_fresh: int = MOST_FRESH) -> int:
+    """Move at most so many fresh rows, those of this minute only while there are `most_fresh` or more; 0 means all.
+
+    Returns how many were moved: 0 while another roller is at work. Raises `DatabaseError`: all was moved then, or
+    nothing.
+    """
+    moved: int = await database.value(ROLL_USAGE, rows, most_fresh, LOCK_KEY)
+    return moved
+
+
+class Roller:
+    """Moves what is fresh every `interval_s`, in the one gateway that holds the lease."""
+
+    def __init__(self, database: Database, owner: str, *, interval_s: float = ROLL_INTERVAL_S) -> None:
+        """`owner` names this gateway in the lease."""
+        self._database = database
+        self._owner = owner
+        self._interval_s = interval_s
+        self._rows = ROLL_ROWS
+        self._since_vacuum = 0
+
+    async def run(self) -> None:
+        """Move until the task is cancelled. A failure is logged, and fewer rows are tried at the next round."""
+        task = asyncio.current_task()
+        while task is None or not task.cancelling():  # also where the driver has swallowed the cancellation
+            await asyncio.sleep(self._interval_s)
+            try:
+                await self.round()
+            except DatabaseError as error:
+                self._rows = max(FEWEST_ROWS, self._rows // 2)
+                logger.info("usage stays fresh for now: %s", error)
+
+    async def round(self) -> int:
+        """Take the lease if it is free, move all fresh rows and return how many. Raises `DatabaseError`."""
+        if await self._database.row(TAKE_LEASE, LEASE, self._owner, self._interval_s * 0.9) is None:
+            return 0
+        moved = 0
+        while last := await roll(self._database, self._rows):
+            moved += last
+            self._since_vacuum += last
+            self._rows = min(ROLL_ROWS, self._rows * 2)
+            if self._since_vacuum >= VACUUM_ROWS:
+                await self._database.execute("VACUUM usage_fresh")
+                self._since_vacuum = 0
+        return moved

@@ -1,8 +1,8 @@
-"""What was set aside, and writing it after all, once the cause is mended.
+"""Debits that were set aside, and writing them once the cause is mended.
 
-A debit that Postgres refused, or an entry of the journal that could not be read, lies in `debits_set_aside`. Replaying
-writes it by the batch that writes every debit, where its request id decides: done twice, or by two people, it is one
-debit. What the ledger has is taken out; what it still refuses stays, with the new reason.
+A debit that Postgres refused, or an entry of the journal that could not be read, is kept in `debits_set_aside`.
+Replaying writes it by the batch that writes every debit, where its request id decides: done twice, or by two people, it
+is one debit. What the ledger has is taken out; what it still refuses stays, with the new reason.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -12,7 +12,8 @@ from typing import Final, Literal
 
 from billing import audit
 from billing.database.connection import Database, DatabaseRefused, Row, queries
-from billing.ledger.debits import Debit, Unreadable, decode_debit, why_refused, write_or_refuse
+from billing.ledger.debits import Debit, Unreadable, decode_debit
+from billing.ledger.writer import why_refused, write_or_refuse
 
 _sql = queries("billing.ledger")
 PAGE: Final = _sql("set_aside_page")
@@ -26,12 +27,13 @@ PAGE_ROWS: Final = 200
 Kind = Literal["debit", "entry"]
 Result = Literal["written", "known", "refused", "unreadable"]
 ReadEntry = Callable[[str, bytes], Debit]
-"""The debit that an entry of the journal, under a request id, comes to; raises `Unreadable`."""
+"""Converts a journal entry of a request id to its debit; raises `Unreadable`."""
 
 
 @dataclass(frozen=True, slots=True)
 class SetAside:
-    """One of them. `debit` is None where this release can't read it; `reason` says why it was not written."""
+    """A row of `debits_set_aside`. `debit` is None where this release can't read it; `reason` says why it was not
+    written."""
 
     request_id: str
     kind: Kind
@@ -42,7 +44,7 @@ class SetAside:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What replaying one came to: `written` now, `known` to the ledger before, or still not written for `reason`."""
+    """The outcome of replaying one: `written` now, `known` to the ledger before, or still not written for `reason`."""
 
     request_id: str
     result: Result
@@ -50,11 +52,12 @@ class Replayed:
 
     @property
     def done(self) -> bool:
+        """Return whether the ledger has the debit now."""
         return self.result in ("written", "known")
 
 
 async def list_set_aside(database: Database, read_entry: ReadEntry, limit: int) -> list[SetAside]:
-    """At most so many of them, by request id, which is by age. Raises `DatabaseError`."""
+    """Return at most `limit` of them, by request id, which is by age. Raises `DatabaseError`."""
     found = []
     for row in await database.rows(PAGE, "", None, limit):
         try:
@@ -66,14 +69,14 @@ async def list_set_aside(database: Database, read_entry: ReadEntry, limit: int) 
 
 
 async def count_set_aside(database: Database) -> int:
-    """Raises `DatabaseError`."""
+    """Return how many there are. Raises `DatabaseError`."""
     return int(await database.value(COUNT))
 
 
 async def replay(
     database: Database, read_entry: ReadEntry, request_ids: Sequence[str] | None = None
 ) -> AsyncIterator[Replayed]:
-    """Write all that was set aside, or those named, one by one. Raises `DatabaseUnavailable`: begin again then."""
+    """Write all that were set aside, or those named, one by one. Raises `DatabaseUnavailable`: begin again then."""
     after = ""
     while rows := await database.rows(PAGE, after, request_ids, PAGE_ROWS):
         for row in rows:
@@ -82,7 +85,8 @@ async def replay(
 
 
 async def discard(database: Database, request_id: str) -> bool:
-    """Give up one that can never be written; whether it was there. The audit log keeps its bytes, as hexadecimal.
+    """Give up one that can never be written; return whether it was there. The audit log keeps its bytes, as
+    hexadecimal.
 
     Raises `DatabaseError`.
     """
@@ -103,7 +107,7 @@ async def _replay(database: Database, read_entry: ReadEntry, row: Row) -> Replay
     except Unreadable as error:
         if not await database.value(KNOWN, request_id):
             return Replayed(request_id, "unreadable", str(error))
-        await database.execute(FORGET, request_id, row["debit"])  # whoever wrote it has told the ledger, too
+        await database.execute(FORGET, request_id, row["debit"])  # a release that could read it has written it
         return Replayed(request_id, "known")
     try:
         stored = await write_or_refuse(database, [debit])

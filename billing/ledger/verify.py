@@ -10,12 +10,14 @@ Everything is read through cursors, and differences are counted while a bounded 
 millions of rows take time but no memory.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from billing.database.connection import Connection, Database, Row, queries
-from billing.ledger.debits import usage_of
+from billing.ledger.usage_columns import decode_shares_of, usage_of
 from billing.money import format_usd
 from billing.prices import PriceError, PriceRow, from_canonical_json, round_up
 from billing.times import rfc3339
@@ -33,7 +35,7 @@ _query = queries("billing.ledger")
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What came of one check. `examples` name the first differing rows, a sentence each."""
+    """The outcome of one check. `examples` name the first differing rows, a sentence each."""
 
     name: str
     looked_at: int
@@ -43,17 +45,18 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """All checks."""
+    """The outcomes of all checks."""
 
     checks: tuple[Checked, ...]
 
     @property
     def ok(self) -> bool:
+        """Return whether no check has found a difference."""
         return not any(check.differences for check in self.checks)
 
 
 async def verify(database: Database) -> Verified:
-    """Check everything as it stood at one moment, while gateways go on writing. Raises `DatabaseError`.
+    """Check everything in one snapshot, while gateways go on writing. Raises `DatabaseError`.
 
     A database that is to be large needs a timeout of `STATEMENT_TIMEOUT_S`.
     """
@@ -97,7 +100,7 @@ async def _batches(connection: Connection, query: str) -> AsyncIterator[list[Row
 async def _check(
     connection: Connection, name: str, looked_at: int, query: str, describe: Callable[[Row], str]
 ) -> Checked:
-    """A check whose query answers the differing rows."""
+    """Run a check whose query returns the differing rows."""
     found = _Found()
     async for rows in _batches(connection, _query(query)):
         for row in rows:
@@ -111,31 +114,31 @@ async def _check_prices(connection: Connection, events: int) -> Checked:
     prices = {row["id"]: price for row in stored if (price := _price(row, found)) is not None}
     async for rows in _batches(connection, _query("verify_events")):
         for row in rows:
-            wrong = _wrong_amount(row, prices.get(row["price_id"]))
+            wrong = _wrong_amount(row, prices)
             if wrong is not None:
                 found.add(f"request {row['request_id']}: {wrong}")
     return found.checked("prices", events)
 
 
 def _price(row: Row, found: _Found) -> PriceRow | None:
-    """A stored row, whose id is the digest of what it says."""
+    """Return a stored price row, whose id is the digest of its content; None where it is broken."""
     try:
         price = from_canonical_json(row["said"])
     except (PriceError, ValueError, LookupError, TypeError):
-        found.add(f"price row {row['id']}: what it says is no price row")
+        found.add(f"price row {row['id']}: its content is no price row")
         return None
     if price.id != row["id"]:
-        found.add(f"price row {row['id']}: it says what {price.id} would say")
+        found.add(f"price row {row['id']}: it has the content of {price.id}")
         return None
     return price
 
 
-def _wrong_amount(row: Row, price: PriceRow | None) -> str | None:
-    """What is wrong with an event's amount; None for one that is right.
+def _wrong_amount(row: Row, prices: Mapping[str, PriceRow]) -> str | None:
+    """Return what is wrong with an event's amount; None for one that is right.
 
     An event that charged nothing because its request was given back or its usage was free is not made from its counts.
     """
-    cost_nano, charged_nano = row["cost_nano"], row["charged_nano"]
+    cost_nano, charged_nano, price = row["cost_nano"], row["charged_nano"], prices.get(row["price_id"])
     is_nothing = not (cost_nano or charged_nano or row["input_tokens"] or row["output_tokens"])
     if is_nothing and row["outcome"] == "expired":  # its price may be unknown, too
         return None
@@ -144,9 +147,11 @@ def _wrong_amount(row: Row, price: PriceRow | None) -> str | None:
     if is_nothing and row["estimated"]:
         return None
     try:
-        scaled = price.cost_scaled(usage_of(dict(row), row["counts"]), row["multiplier"])
-    except (UsageError, TypeError):
+        scaled = _cost_scaled(row, price, prices)
+    except (UsageError, TypeError, msgspec.ValidationError):
         return "its counts can't be"
+    except KeyError as error:
+        return f"the ledger has no price row {error}"
     expected = round_up(scaled), round_up(scaled, row["markup_scaled"])
     if (cost_nano, charged_nano) == expected:
         return None
@@ -155,6 +160,15 @@ def _wrong_amount(row: Row, price: PriceRow | None) -> str | None:
     cost, charged = map(format_usd, expected)
     has = f"cost {format_usd(cost_nano)} and charged {format_usd(charged_nano)} USD"
     return f"has {has}; its counts and price row give {cost} and {charged}"
+
+
+def _cost_scaled(row: Row, price: PriceRow, prices: Mapping[str, PriceRow]) -> int:
+    """Return the exact cost by the counts of a row, or by the shares of its models. Raises `KeyError` for a price row
+    that is not there."""
+    shares = decode_shares_of(row["by_model"])
+    if not shares:
+        return price.cost_scaled(usage_of(dict(row), row["counts"]), row["multiplier"])
+    return sum(prices[share.price_id].cost_scaled(share.usage, share.variant) for share in shares)
 
 
 def _balance(row: Row) -> str:

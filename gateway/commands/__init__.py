@@ -1,13 +1,16 @@
 """The `metergate` command.
 
     root        all commands put together; `main`, the entry point
-    serving     up, serve; up  what they do; first_account, admin_key  what a first start makes; welcome  what it says
-    init        init: files to edit; init_folder  what it does
-    upkeep      migrate, doctor, ledger verify, explain, reconcile: commands on the database and Redis themselves
-    doctor      its findings; checks  of the configuration and the disk; provider_checks, clocks  of other machines
-    set_aside   ledger set-aside: debits that the ledger could not take; refused  explain of a refused request
+    serving     up, serve; up  what they do; admin_key  the key that a first start makes; welcome  its account, and
+                what is printed
+    init        init: files to edit
+    upkeep      migrate, doctor, explain, reconcile: commands on the database and Redis themselves
+    ledger      ledger verify and set-aside: the ledger's proof, and debits that it could not take
+    doctor      its findings; checks  of the configuration, the disk and providers; redis_checks  of Redis
     stores      where the stores are; store_options  those of one command
-    connect     how operator commands reach the billing API: over HTTP, or, by direct, in this process on the stores
+    prices      operator price: list, check, import, diff, try, on files of prices
+    connect     how operator commands reach the billing API: over HTTP, or in this process, on the stores
+    api_url     the address that a running `up` leaves for them
     failures    what a failure says; misuse  what a wrong environment or file says
 
 The commands on the billing API, options and output are `billing.cli`'s.

@@ -1,6 +1,6 @@
 """The admin key that `metergate up` makes where ADMIN_API_KEY is unset, and that operator commands read.
 
-This file owns the rule that it lies in `DATA_DIR/admin-key`, readable by its owner alone from its first moment on.
+It is in `DATA_DIR/admin-key`, readable by its owner alone from its first moment on.
 """
 
 import os
@@ -14,8 +14,6 @@ from gateway.config.secret import KEY_CHARACTERS, Secret, long_enough
 PREFIX: Final = "mga_"
 ENTROPY_BYTES: Final = 32
 """Of this form and length, such a key is known to be none that could be guessed
-(`billing.keys.secrets.made_at_random`).
-Of this form and length, such a key is known to be none that could be guessed
 (`billing.keys.secrets.made_at_random`)."""
 FILE_MODE: Final = 0o600
 LIMIT_BYTES: Final = 4096
@@ -26,11 +24,12 @@ class BadKeyFile(MetergateError):
 
 
 def admin_key_file(data_dir: Path) -> Path:
+    """Return the path of the admin key in a data folder."""
     return data_dir / "admin-key"
 
 
 def read_key_file(path: Path) -> Secret:
-    """The key that a file holds, without the white space around it. Raises `BadKeyFile`."""
+    """Return the key that a file holds, without the white space around it. Raises `BadKeyFile`."""
     try:
         with path.open("rb") as file:
             text = file.read(LIMIT_BYTES + 1).decode("ascii").strip()
@@ -44,13 +43,13 @@ def read_key_file(path: Path) -> Secret:
 
 
 def find_admin_key(data_dir: Path) -> Secret | None:
-    """The key of a data folder; None where none was made. Raises `BadKeyFile`."""
+    """Return the key of a data folder; None where none was made. Raises `BadKeyFile`."""
     path = admin_key_file(data_dir)
     return read_key_file(path) if path.exists() else None
 
 
 def ensure_admin_key(data_dir: Path) -> Secret:
-    """The key of a data folder, made where there is none; of several that make it at once, one wins.
+    """Return the key of a data folder, made where there is none; of several processes that make it at once, one wins.
 
     Raises `BadKeyFile`.
     """
@@ -79,7 +78,7 @@ def ensure_admin_key(data_dir: Path) -> Secret:
 
 
 def _link_unless_there(source: Path, target: Path) -> None:
-    """A rename that never replaces: whoever came first has made the key."""
+    """Rename without replacing: of several processes the first one makes the key."""
     try:
         os.link(source, target)
     except FileExistsError:

@@ -1,14 +1,18 @@
-"""What the doctor finds without asking a server: in the configuration, the environment and on the disk."""
+"""What the doctor finds of the configuration, the environment, the disk and, where that is asked for, providers."""
 
+import asyncio
 import ipaddress
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+import aiohttp
+
 from billing.plans import Plan
+from gateway.config.derived import UP_METRICS_ADDR
 from gateway.config.secret import Secret
 from gateway.config.settings import ModelConfig, ProviderConfig, Settings
 
@@ -22,6 +26,10 @@ SIGNING_BYTES: Final = 32
 """Least length of a secret that signs tokens by HS256 (RFC 7518, section 3.2)."""
 TOKEN_CHARACTERS: Final = 24
 SHOWN: Final = 5
+MODELS_PATH: Final = "/models"
+"""Lists models in OpenAI's API and in those like it; it costs nothing."""
+REFUSED: Final = (401, 403)
+UNKNOWN: Final = (404, 405, 501)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +55,7 @@ def check_disk(settings: Settings) -> list[Check]:
 
 
 def disk_finding(name: str, folder: Path) -> Check:
-    """How much is free for a folder, or for the nearest one above it that there is."""
+    """Return how much is free for a folder, or for the nearest one above it that there is."""
     place = next((each for each in (folder, *folder.parents) if each.exists()), Path("/"))
     try:
         free = shutil.disk_usage(place).free
@@ -64,8 +72,8 @@ def disk_finding(name: str, folder: Path) -> Check:
 def check_models(
     providers: Mapping[str, ProviderConfig], models: Mapping[str, ModelConfig], plans: Mapping[str, Plan]
 ) -> list[Check]:
-    """The models that nobody can use, because their provider is off: worth a warning where a plan or a model that is on
-    counts on one of them."""
+    """Return the models that nobody can use, because their provider is off: worth a warning where a plan or a model
+    that is on counts on one of them."""
     on = {name for name, model in models.items() if providers[model.provider].enabled}
     relied = {name for plan in plans.values() for name in plan.models or ()}
     relied |= {name for each in on for name in models[each].fallbacks}
@@ -85,7 +93,7 @@ def check_models(
 
 
 def check_secrets(settings: Settings) -> list[Check]:
-    """Secrets that are short enough to be guessed; admin and service keys were refused when they were read."""
+    """Return secrets that are short enough to be guessed; admin and service keys were refused when they were read."""
     signing = (("JWT_SECRET", settings.jwt_secret), ("AUTH_COOKIE_SECRET", settings.auth_cookie_secret))
     short = [name for name, secret in signing if secret is not None and _bytes(secret) < SIGNING_BYTES]
     tokens = (("INTERNAL_SERVICE_TOKEN", settings.internal_service_token),)
@@ -97,10 +105,13 @@ def check_secrets(settings: Settings) -> list[Check]:
 
 
 def check_metrics(settings: Settings) -> list[Check]:
-    """Whether anybody may read the metrics, which say what providers cost: METRICS_ADDR asks for no key."""
+    """Find whether anybody may read the metrics, which say what providers cost: METRICS_ADDR asks for no key."""
     address = settings.metrics_addr
     if address is None:
-        return [Check("metrics", "ok", "read at /metrics, with the admin key")]
+        said = "at /metrics of the gateway, with the admin key"
+        if settings.metrics_addr_optional:
+            said = f"of `metergate up`: at {UP_METRICS_ADDR}, without a key; of `metergate serve`: {said}"
+        return [Check("metrics", "ok", said)]
     host = address.rpartition(":")[0].strip("[]")
     if not _is_public(host):
         return [Check("metrics", "ok", f"at {address}, without a key, on an address of your own network")]
@@ -110,7 +121,7 @@ def check_metrics(settings: Settings) -> list[Check]:
 
 
 def _is_public(host: str) -> bool:
-    """Whether an address is every one of this machine, or one of the open internet; a name is not judged."""
+    """Return whether an address is every one of this machine, or one of the open internet; a name is not judged."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -127,8 +138,44 @@ def _some(names: list[str]) -> str:
 
 
 def configuration_checks(settings: Settings) -> Iterator[Check]:
-    """All of them."""
+    """Give every finding of the configuration, the environment and the disk."""
     yield from check_models(settings.providers, settings.models, settings.plans)
     yield from check_secrets(settings)
     yield from check_metrics(settings)
     yield from check_disk(settings)
+
+
+async def check_providers(providers: Iterable[ProviderConfig], timeout_s: float) -> list[Check]:
+    """Call each provider that is on and elsewhere once. No finding shows a key, a header or an answer's body."""
+    asked = [provider for provider in providers if provider.enabled and provider.base_url]
+    timeout = aiohttp.ClientTimeout(total=timeout_s)
+    async with aiohttp.ClientSession(timeout=timeout, trust_env=True, cookie_jar=aiohttp.DummyCookieJar()) as session:
+        return list(await asyncio.gather(*(_check(session, provider, timeout_s) for provider in asked)))
+
+
+async def _check(session: aiohttp.ClientSession, provider: ProviderConfig, timeout_s: float) -> Check:
+    name = f"provider {provider.name}"
+    headers = dict(provider.headers)
+    if provider.api_key is not None:
+        headers["Authorization"] = f"Bearer {provider.api_key.reveal()}"
+    url = provider.base_url + MODELS_PATH
+    try:
+        async with session.get(url, headers=headers, allow_redirects=False) as answer:
+            status = answer.status
+    except TimeoutError:
+        mend = "See that this machine may reach it, or give --timeout more seconds."
+        return Check(name, "fail", f"{url}: no answer within {timeout_s:g} s", mend)
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        return Check(
+            name, "fail", f"{url}: {type(error).__name__}", "Correct its base_url, or let this machine reach it."
+        )
+    said = f"{url}: HTTP {status}"
+    if status in REFUSED:
+        return Check(name, "fail", f"{said}: the key is refused", "Set the provider's key anew: it may be revoked.")
+    if status in UNKNOWN:
+        return Check(
+            name, "warn", f"{said}: it is there, and lists no models", "Try a request: the key was not checked."
+        )
+    if not 200 <= status < 300:
+        return Check(name, "warn", f"{said}: it is there, and does not answer well", "See the provider's status page.")
+    return Check(name, "ok", f"{said}: the key is taken" if provider.api_key is not None else said)

@@ -1,23 +1,44 @@
-"""How operator commands reach the billing API: one client, two ways.
+"""How operator commands reach the billing API: one client, two ways, with the same calls, checks and audit.
 
-With --api-url or METERGATE_API_URL over HTTP, with the admin key. Without, the API itself is served in this process, on
-the stores (`gateway.commands.direct`): the same calls, checks and audit either way.
+Over HTTP, with the admin key: where --api-url or METERGATE_API_URL says, else, unless DATABASE_URL names a database, at
+the `metergate up` that runs on the data folder. Else the API is served in this process, on the stores, at a private
+socket and with an admin key of the moment.
 """
 
+import os
+import secrets
+import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import typer
 
 from billing.cli import USAGE, CommandFailed, Connect, Output
+from billing.cli.operator import ADDERS, operator_app
 
 if TYPE_CHECKING:
+    from aiohttp import web
+
     from billing.client import BillingClient
+    from gateway.commands.api_url import GatewayAccess
     from gateway.config.environment import Environment
     from gateway.config.secret import Secret
 
+OWN_URL: Final = "http://localhost"
+"""What the API in this process is called; the connection goes to its socket."""
+
+
+def add_operator(app: typer.Typer) -> None:
+    """Add the group `operator`, with the commands on the price file, which need no gateway."""
+    adders = {**ADDERS, "price": "gateway.commands.prices:add_prices"}
+    app.add_typer(operator_app(connector(os.environ), adders), name="operator")
+
 
 def connector(environ: Mapping[str, str]) -> Connect:
-    """The way to the billing API for an environment and a command's options."""
+    """Return the way to the billing API for an environment and a command's options."""
 
     @asynccontextmanager
     async def connect(output: Output) -> AsyncIterator["BillingClient"]:
@@ -26,28 +47,36 @@ def connector(environ: Mapping[str, str]) -> Connect:
 
         with explained_misuse():
             environment = command_environment(environ)
-            url = output.common.api_url or environment.api_url
-            admin_key = None if url is None else _admin_key(environment, output)
-        if url is not None and admin_key is not None:
-            async with _http(url, admin_key, output) as client:
+            gateway = _gateway(environment, output)
+        if gateway is not None:
+            async with _http(gateway, output) as client:
                 yield client
             return
-        from gateway.commands.direct import direct
         from gateway.commands.failures import explained_failures
 
         with explained_failures():
-            async with direct(environ, environment, output) as client:
+            async with _direct(environ, environment, output) as client:
                 yield client
 
     return connect
 
 
+def _gateway(environment: "Environment", output: Output) -> "GatewayAccess | None":
+    """Return which gateway to call, and with which key; None: none, the stores are used. Raises `BadKeyFile`."""
+    from gateway.commands.api_url import GatewayAccess, find_own_gateway
+
+    url = output.common.api_url or environment.api_url
+    if url is not None:
+        return GatewayAccess(url, _admin_key(environment, output))
+    return find_own_gateway(environment.data_dir) if environment.database_url is None else None
+
+
 @asynccontextmanager
-async def _http(url: str, admin_key: "Secret", output: Output) -> AsyncIterator["BillingClient"]:
+async def _http(gateway: "GatewayAccess", output: Output) -> AsyncIterator["BillingClient"]:
     from billing.client import BillingClient
 
     try:
-        client = BillingClient(url, admin_key=admin_key.reveal(), timeout_s=output.common.timeout_s)
+        client = BillingClient(gateway.url, admin_key=gateway.admin_key.reveal(), timeout_s=output.common.timeout_s)
     except ValueError as error:
         raise CommandFailed(f"--api-url or METERGATE_API_URL: {error}.", USAGE) from error
     async with client:
@@ -65,3 +94,45 @@ def _admin_key(environment: "Environment", output: Output) -> "Secret":
             "There is no admin key: set ADMIN_API_KEY, or name a file that holds it with --token-file.", USAGE
         )
     return key
+
+
+@asynccontextmanager
+async def _direct(
+    environ: Mapping[str, str], environment: "Environment", output: Output
+) -> AsyncIterator["BillingClient"]:
+    """Give a client of the API in this process. Raises what `explained_failures` explains."""
+    from billing.client import BillingClient
+    from gateway.commands.stores import open_stores, ready_schema
+    from gateway.config.secret import Secret
+    from gateway.config.settings import load_settings
+    from gateway.runtime import open_runtime
+
+    settings = replace(load_settings(environ, mode="command"), admin_api_key=Secret(secrets.token_urlsafe()))
+    async with open_stores(environment, output) as stores:
+        await ready_schema(stores)
+        async with (
+            open_runtime(
+                settings, database_url=stores.database_url, redis_url=stores.redis_url, embedded=stores.embedded
+            ) as runtime,
+            _served(runtime.api_app) as socket,
+            BillingClient(
+                OWN_URL, admin_key=runtime.admin_api_key, timeout_s=output.common.timeout_s, unix_socket=str(socket)
+            ) as client,
+        ):
+            yield client
+
+
+@asynccontextmanager
+async def _served(app: "web.Application") -> AsyncIterator[Path]:
+    """Serve an application on a socket in a folder that only this user can enter."""
+    from aiohttp import web
+
+    with tempfile.TemporaryDirectory(prefix="metergate-") as folder:
+        socket = Path(folder) / "api.sock"
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        await runner.setup()
+        try:
+            await web.UnixSite(runner, str(socket)).start()
+            yield socket
+        finally:
+            await runner.cleanup()

@@ -5,19 +5,20 @@ from contextlib import contextmanager
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
-from billing.cli import REFUSED, UNREACHABLE, CommandFailed
+from billing.cli.output import REFUSED, UNREACHABLE, CommandFailed
 from billing.database.connection import DatabaseError, DatabaseHindered, DatabaseUnavailable
 from billing.database.migrate import MigrationError
-from billing.holds.redis_errors import NotReady, RedisError, RedisRefused
+from billing.holds.partitions import NotReady
+from billing.holds.redis.connection import RedisError, RedisRefused
 from gateway.commands.misuse import explained_misuse
-from gateway.embedded import EmbeddedServersError
+from gateway.embedded.lock import EmbeddedServersError
 
 _DOCTOR: Final = "`metergate doctor` says more."
 
 
 @contextmanager
 def explained_failures() -> Iterator[None]:
-    """Turns what the layers below raise into `CommandFailed`."""
+    """Turn what the layers below raise into `CommandFailed`."""
     try:
         with explained_misuse():
             yield
@@ -41,7 +42,7 @@ def explained_failures() -> Iterator[None]:
 
 @contextmanager
 def named_store(url: str) -> Iterator[None]:
-    """A store that is away is named by its address."""
+    """Name a store that is away by its address."""
     try:
         yield
     except (DatabaseUnavailable, RedisError) as error:
@@ -52,7 +53,7 @@ def named_store(url: str) -> Iterator[None]:
 
 
 def shown_url(url: str) -> str:
-    """A store's URL without user, password and options; a socket's folder is kept."""
+    """Return a store's URL without user, password and options; a socket's folder is kept."""
     parts = urlsplit(url)
     host = parts.hostname or ", ".join(parse_qs(parts.query).get("host", ()))
     host = f"[{host}]" if ":" in host else host

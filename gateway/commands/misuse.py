@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from billing.cli import USAGE, CommandFailed
+from billing.cli.output import USAGE, CommandFailed
 from gateway.commands.admin_key import BadKeyFile
 from gateway.config.problems import ConfigError
 
 
 @contextmanager
 def explained_misuse() -> Iterator[None]:
-    """Turns what reading them raises into `CommandFailed`."""
+    """Turn what reading them raises into `CommandFailed`."""
     try:
         yield
     except ConfigError as error:

@@ -3,32 +3,32 @@
 This file owns the outermost edge: whatever happens, a person reads one sentence, never a traceback.
 """
 
-import os
 import sys
 from typing import Annotated, Final
 
 import typer
 
-from billing.cli import REFUSED, group, operator_app
-from gateway.commands.connect import connector
-from gateway.commands.init import add_init
-from gateway.commands.serving import add_serving
-from gateway.commands.upkeep import add_upkeep
+from billing.cli import REFUSED, lazy_group
 
 DISTRIBUTION: Final = "metergate"
+ADDERS: Final = {
+    **dict.fromkeys(("up", "serve"), "gateway.commands.serving:add_serving"),
+    "init": "gateway.commands.init:add_init",
+    **dict.fromkeys(("migrate", "doctor", "explain", "reconcile"), "gateway.commands.upkeep:add_upkeep"),
+    "ledger": "gateway.commands.ledger:add_ledger",
+    "operator": "gateway.commands.connect:add_operator",
+}
+"""Every command, and what adds it."""
 
 
 def make_app() -> typer.Typer:
-    """The command with everything below it."""
-    app = group(
+    """Return the command with every command below it."""
+    app = lazy_group(
         "Metergate: a metering gateway for LLM traffic. Settings are environment variables: docs/configuration.md.",
+        ADDERS,
         add_completion=True,
     )
     app.callback()(_root)
-    add_serving(app)
-    add_init(app)
-    add_upkeep(app)
-    app.add_typer(operator_app(connector(os.environ)), name="operator")
     return app
 
 
@@ -64,7 +64,7 @@ def _say(on: bool) -> None:
 
 
 def _fault(error: Exception) -> str:
-    """A sentence about a fault of ours, with its place for whoever mends it; its text could hold a secret."""
+    """Return a sentence about a fault of Metergate, with its place; not its text, which could hold a secret."""
     import traceback
 
     frames = traceback.extract_tb(error.__traceback__)

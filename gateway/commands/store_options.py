@@ -1,18 +1,21 @@
-"""The stores of a command that works on them itself."""
+"""The stores of a command that works on them itself, and how it marks what it finds there."""
 
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from billing.cli import USAGE, CommandFailed, Output
+from billing.cli.output import USAGE, CommandFailed, Output
 
 if TYPE_CHECKING:
     from billing.database.connection import Database
 
+MARKS: Final = {"ok": "ok", "warn": "WARN", "fail": "FAIL"}
+"""What a finding is shown as."""
+
 
 def refuse_api_url(output: Output) -> None:
-    """For commands on the stores themselves. Raises `CommandFailed`."""
+    """Refuse --api-url, for commands on the stores themselves. Raises `CommandFailed`."""
     if output.common.api_url is not None:
         raise CommandFailed(
             "This command works on the database itself: leave --api-url out, and set DATABASE_URL and REDIS_URL where "
@@ -23,14 +26,14 @@ def refuse_api_url(output: Output) -> None:
 
 @asynccontextmanager
 async def open_database(output: Output, timeout_s: float) -> AsyncIterator["Database"]:
-    """The migrated database of the environment. Raises `CommandFailed`, for every failure within as well."""
+    """Open the migrated database of the environment. Raises `CommandFailed`, for every failure within as well."""
     async with open_ledger(output, timeout_s) as (database, _):
         yield database
 
 
 @asynccontextmanager
 async def open_ledger(output: Output, timeout_s: float) -> AsyncIterator[tuple["Database", str | None]]:
-    """The same, and the URL of the Redis beside it where one is known."""
+    """Open the same, and give the URL of the Redis beside it where one is known."""
     from billing.database.connection import Database
     from gateway.commands.failures import explained_failures
     from gateway.commands.stores import open_stores, ready_schema

@@ -1,35 +1,39 @@
-"""Where the stores of a command are. This file owns the order in which they are looked for:
+"""Where the stores of a command are, found once and passed on as `Stores`. This file owns the order of looking:
 
 DATABASE_URL and REDIS_URL, each for itself; the servers that `metergate up` keeps running on the data folder; else
-servers started on it for the length of the command.
+servers started on it for the length of the command. `up` itself takes none that run: it starts them.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from billing.cli import CommandFailed, Output
+from billing.cli.output import CommandFailed, Output
 from billing.database.connection import Database
 from billing.database.migrate import migrate, pending
 from gateway.commands.failures import named_store
 from gateway.config.environment import Environment
-from gateway.embedded import AlreadyRunning, EmbeddedServers, Endpoints, running
+from gateway.embedded.lock import AlreadyRunning
+from gateway.embedded.servers import EmbeddedServers, Endpoints, running
 
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """URLs of both; they may hold passwords. `embedded` says that Redis is our own, `started_database` that Postgres
-    was started by this command, so that nobody else is using it."""
+    """URLs of both; they may hold passwords. `embedded` says that Redis is a server of the data folder,
+    `started_database` that Postgres was started by this command, so that nobody else is using it, `own_folder` that
+    this command holds the lock of the data folder."""
 
     database_url: str = field(repr=False)
     redis_url: str = field(repr=False)
     embedded: bool
     started_database: bool
+    own_folder: bool = False
 
 
 def given_stores(environment: Environment) -> tuple[str | None, str | None]:
-    """DATABASE_URL and REDIS_URL, where they are set."""
+    """Return DATABASE_URL and REDIS_URL, where they are set."""
     database_url, redis_url = environment.database_url, environment.redis_url
     return (
         None if database_url is None else database_url.reveal(),
@@ -39,13 +43,13 @@ def given_stores(environment: Environment) -> tuple[str | None, str | None]:
 
 @asynccontextmanager
 async def open_stores(environment: Environment, output: Output, *, redis: bool = True) -> AsyncIterator[Stores]:
-    """The stores for as long as the context is open; without `redis`, a command that has DATABASE_URL needs no more.
+    """Give the stores of a command; without `redis`, a command that has DATABASE_URL needs no more.
 
     Raises `EmbeddedServersError` and `CommandFailed`.
     """
     database_url, redis_url = given_stores(environment)
     if database_url and (redis_url or not redis):
-        yield Stores(database_url, redis_url or "", embedded=False, started_database=False)
+        yield named_stores(database_url, redis_url or "")
         return
     found = await _running(environment)
     if found is not None:
@@ -57,6 +61,27 @@ async def open_stores(environment: Environment, output: Output, *, redis: bool =
             yield _stores(servers.endpoints, database_url, redis_url, started=True)
     except AlreadyRunning as error:  # whose servers did not answer
         raise CommandFailed(f"{error} Its servers don't answer yet; try again in a moment.") from error
+
+
+@asynccontextmanager
+async def own_stores(environment: Environment, output: Output) -> AsyncIterator[Stores]:
+    """Give the stores of `up`: those that are named, and servers of its own for the rest, whose start is reported.
+
+    Raises `EmbeddedServersError`.
+    """
+    database_url, redis_url = given_stores(environment)
+    if database_url and redis_url:
+        yield named_stores(database_url, redis_url)
+        return
+    started_s = time.monotonic()
+    async with EmbeddedServers(environment.data_dir, report=output.note) as servers:
+        output.note(f"Postgres and Redis run in {environment.data_dir} ({time.monotonic() - started_s:.1f} s)")
+        yield _stores(servers.endpoints, database_url, redis_url, started=True)
+
+
+def named_stores(database_url: str, redis_url: str) -> Stores:
+    """Return stores that others keep."""
+    return Stores(database_url, redis_url, embedded=False, started_database=False)
 
 
 async def ready_schema(stores: Stores) -> None:
@@ -71,7 +96,8 @@ async def ready_schema(stores: Stores) -> None:
 
 
 async def require_schema(database_url: str) -> None:
-    """Raises `CommandFailed` for a database that lacks migrations or is away, and `DatabaseError`."""
+    """Refuse a database that lacks migrations. Raises `CommandFailed` for that and for one that is away, and
+    `DatabaseError`."""
     database = Database(database_url, size=1)
     try:
         with named_store(database_url):
@@ -96,4 +122,5 @@ def _stores(own: Endpoints, database_url: str | None, redis_url: str | None, *, 
         redis_url or own.redis_url,
         embedded=redis_url is None,
         started_database=started and database_url is None,
+        own_folder=started,
     )

@@ -11,30 +11,28 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from signal import SIGINT, SIGTERM
 from typing import Any, Final
 
-from billing.cli import USAGE, CommandFailed, Output, Shown
+from billing.cli.output import USAGE, CommandFailed, Output, Shown
 from billing.database.migrate import migrate
-from billing.holds.redis import RedisClient, refuse_eviction
+from billing.holds.redis.client import RedisClient
+from billing.holds.redis.session import refuse_eviction
 from gateway.commands.admin_key import admin_key_file, ensure_admin_key
+from gateway.commands.api_url import api_url_file, publish_api_url, withdraw_api_url
 from gateway.commands.failures import named_store
-from gateway.commands.first_account import make_first_account
-from gateway.commands.stores import Stores, given_stores, require_schema
-from gateway.commands.welcome import first_account_lines, ready
+from gateway.commands.stores import Stores, given_stores, named_stores, own_stores, require_schema
+from gateway.commands.welcome import first_account_lines, local_url, make_first_account, ready
 from gateway.config.settings import Limits, Settings, warnings
-from gateway.embedded import EmbeddedServers
 from gateway.endpoints.metrics_access import METRICS_FD_VARIABLE, MetricsAddressTaken, listener_on
 from gateway.endpoints.metrics_access import PATH as METRICS_PATH
 from gateway.metrics.registry import METRICS_DIR_VARIABLE
-from gateway.process.ended import ending_leases
-from gateway.process.supervisor import supervise
-from gateway.process.worker import EMBEDDED_VARIABLE
-from gateway.proxy.request_log import STDOUT, open_log
+from gateway.process.supervisor import EMBEDDED_VARIABLE, ending_leases, supervise
+from gateway.proxy.records import STDOUT, open_log
 from gateway.runtime import open_runtime
 from gateway.server.listening import AddressInUse, address_of, bind
 
@@ -48,19 +46,21 @@ _SIGNALS: Final = (SIGINT, SIGTERM)
 
 
 async def up(settings: Settings, environ: Mapping[str, str], output: Output, *, workers: int) -> int:
-    """Everything on one machine, until a signal; the exit code. Raises what `explained_failures` explains."""
-    return await _until_told(_up(settings, environ, output, workers), output)
+    """Run everything on one machine until a signal; the exit code. Raises what `explained_failures` explains."""
+    return await _until_signalled(_up(settings, environ, output, workers), output)
 
 
 async def serve(
     settings: Settings, environ: Mapping[str, str], output: Output, *, workers: int, migrate_first: bool
 ) -> int:
-    """The gateway on given stores, until a signal; the exit code. Raises what `explained_failures` explains."""
-    return await _until_told(_serve(settings, environ, output, workers, migrate_first), output)
+    """Run the gateway on given stores until a signal; the exit code. Raises what `explained_failures` explains."""
+    return await _until_signalled(_serve(settings, environ, output, workers, migrate_first), output)
 
 
 async def _up(settings: Settings, environ: Mapping[str, str], output: Output, workers: int) -> int:
-    async with _stores(settings, output) as stores:
+    async with own_stores(settings, output) as stores:
+        if not stores.embedded:
+            await _require_redis(stores.redis_url)
         _check_address(settings)
         with output.step("The schema is up to date"), named_store(stores.database_url):
             await migrate(stores.database_url)
@@ -75,7 +75,9 @@ async def _up(settings: Settings, environ: Mapping[str, str], output: Output, wo
             output.must_show(first_account_lines(first))
         env = {**_worker_environment(settings, environ, stores), "ADMIN_API_KEY": admin_key.reveal()}
         key_file = None if settings.admin_api_key else str(admin_key_file(settings.data_dir))
-        return await _supervise(settings, env, workers, output, partial(ready, first=first, admin_key_file=key_file))
+        welcome = partial(ready, first=first, admin_key_file=key_file)
+        publishes = key_file is not None and stores.own_folder
+        return await _supervise(settings, env, workers, output, welcome, publishes=publishes)
 
 
 async def _serve(
@@ -87,7 +89,7 @@ async def _serve(
             "`metergate serve` needs DATABASE_URL and REDIS_URL; on one machine, `metergate up` brings its own.",
             USAGE,
         )
-    stores = Stores(database_url, redis_url, embedded=False, started_database=False)
+    stores = named_stores(database_url, redis_url)
     if migrate_first:
         with output.step("The schema is up to date"), named_store(stores.database_url):
             await migrate(stores.database_url)
@@ -99,56 +101,44 @@ async def _serve(
     return await _supervise(settings, _worker_environment(settings, environ, stores), workers, output, ready)
 
 
-@asynccontextmanager
-async def _stores(settings: Settings, output: Output) -> AsyncIterator[Stores]:
-    """What is given, and servers of our own for the rest."""
-    database_url, redis_url = given_stores(settings)
-    if database_url and redis_url:
-        await _require_redis(redis_url)
-        yield Stores(database_url, redis_url, embedded=False, started_database=False)
-        return
-    started = time.monotonic()
-    async with EmbeddedServers(settings.data_dir, report=output.note) as servers:
-        own = servers.endpoints
-        output.note(f"Postgres and Redis run in {settings.data_dir} ({time.monotonic() - started:.1f} s)")
-        if redis_url:
-            await _require_redis(redis_url)
-        yield Stores(
-            database_url or own.database_url,
-            redis_url or own.redis_url,
-            embedded=redis_url is None,
-            started_database=database_url is None,
-        )
-
-
 async def _supervise(
-    settings: Settings, env: Mapping[str, str], workers: int, output: Output, welcome: Callable[..., Shown]
+    settings: Settings,
+    env: Mapping[str, str],
+    workers: int,
+    output: Output,
+    welcome: Callable[..., Shown],
+    *,
+    publishes: bool = False,
 ) -> int:
+    """Run the workers to their end; with `publishes`, operator commands on the data folder find them meanwhile."""
     _check_request_log(settings)
     started = time.monotonic()
 
     def on_ready(address: str) -> None:
+        if publishes:
+            _publish(settings.data_dir, address, output)
         output.note(f"The gateway serves ({time.monotonic() - started:.1f} s)")
         output.show(welcome(settings, address, warnings(settings, time.time())))
 
     with (
         tempfile.TemporaryDirectory(prefix="metergate-metrics-") as folder,
-        _metrics_door(settings, output) as door,
+        _metrics_listener(settings, output) as metrics,
     ):
-        if door is not None:
-            env = {**env, METRICS_FD_VARIABLE: str(door.fileno())}
-            output.note(f"Metrics are at http://{address_of(door)}{METRICS_PATH}")
+        if metrics is not None:
+            env = {**env, METRICS_FD_VARIABLE: str(metrics.fileno())}
+            output.note(f"Metrics are at http://{address_of(metrics)}{METRICS_PATH}")
         try:
             async with ending_leases(env["DATABASE_URL"]) as end_lease:
                 return await supervise(
                     WORKER,
                     workers=workers,
-                    listen=_listen(settings),
+                    listen=settings.listen_addr,
                     env={**env, METRICS_DIR_VARIABLE: folder},
                     shutdown_grace_s=stopping_s(settings.defaults),
                     on_ready=on_ready,
-                    pass_fds=() if door is None else (door.fileno(),),
+                    pass_fds=() if metrics is None else (metrics.fileno(),),
                     on_end=end_lease,
+                    on_stop=partial(withdraw_api_url, settings.data_dir) if publishes else None,
                 )
         except AddressInUse as error:
             raise CommandFailed(str(error)) from error
@@ -157,22 +147,29 @@ async def _supervise(
             output.note("The gateway has stopped.")
 
 
+def _publish(data_dir: Path, address: str, output: Output) -> None:
+    try:
+        publish_api_url(data_dir, local_url(address))
+    except OSError as error:  # operator commands use the stores themselves then
+        output.note(f"Cannot write {api_url_file(data_dir)}: {error.strerror}. Operator commands take longer without.")
+
+
 def stopping_s(defaults: Limits) -> float:
-    """How long a worker may take to stop: for running answers, then for settling those that it had to cut, and for
-    writing what waits. Killed before, it would leave them unpaid."""
+    """Return how long a worker may take to stop: for running answers, then for settling those that it had to cut, and
+    for writing what waits. Killed before, it would leave them unpaid."""
     return defaults.shutdown_grace_s + defaults.postgres_timeout_s
 
 
 @contextmanager
-def _metrics_door(settings: Settings, output: Output) -> Iterator[socket.socket | None]:
+def _metrics_listener(settings: Settings, output: Output) -> Iterator[socket.socket | None]:
     try:
-        with listener_on(settings.metrics_addr, settings.metrics_addr_optional, output.note) as door:
-            yield door
+        with listener_on(settings.metrics_addr, settings.metrics_addr_optional, output.note) as metrics:
+            yield metrics
     except MetricsAddressTaken as error:
         raise CommandFailed(str(error)) from error
 
 
-async def _until_told(work: Coroutine[Any, Any, int], output: Output) -> int:
+async def _until_signalled(work: Coroutine[Any, Any, int], output: Output) -> int:
     """Run `work`; a signal that it does not handle itself cancels it, once, and that is a good end."""
     logging.getLogger("gateway").setLevel(logging.WARNING)
     task = asyncio.ensure_future(work)
@@ -196,24 +193,24 @@ def _on_signals(then: Callable[[], None]) -> None:
 
 
 async def _require_redis(url: str) -> None:
-    link = RedisClient(url)
+    client = RedisClient(url)
     try:
         with named_store(url):
-            await refuse_eviction(link)
+            await refuse_eviction(client)
     finally:
-        await link.close()
+        await client.close()
 
 
 def _check_address(settings: Settings) -> None:
-    """Better to hear it before an account is made."""
+    """Refuse an address that is in use, before an account is made. Raises `CommandFailed`."""
     try:
-        bind(_listen(settings)).close()
+        bind(settings.listen_addr).close()
     except OSError as error:
         raise CommandFailed(str(error)) from error
 
 
 def _check_request_log(settings: Settings) -> None:
-    """Better to hear it once than from each worker."""
+    """Refuse a request log that can't be written, once and not from each worker. Raises `CommandFailed`."""
     if settings.request_log in (None, STDOUT):
         return
     try:
@@ -223,15 +220,10 @@ def _check_request_log(settings: Settings) -> None:
         raise CommandFailed(said, USAGE) from error
 
 
-def _listen(settings: Settings) -> str:
-    host = f"[{settings.listen_host}]" if ":" in settings.listen_host else settings.listen_host
-    return f"{host}:{settings.listen_port}"
-
-
 def _worker_environment(settings: Settings, environ: Mapping[str, str], stores: Stores) -> dict[str, str]:
     return {
         **environ,
-        "LISTEN_ADDR": _listen(settings),
+        "LISTEN_ADDR": settings.listen_addr,
         "DATABASE_URL": stores.database_url,
         "REDIS_URL": stores.redis_url,
         EMBEDDED_VARIABLE: "1" if stores.embedded else "0",

@@ -1,28 +1,25 @@
-"""Commands on the stores themselves: migrate, ledger verify and set-aside, explain, reconcile, doctor."""
+"""Commands on the stores themselves: migrate, doctor, explain, reconcile."""
 
 import os
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from billing.cli import REFUSED, TIMED, CommandFailed, Output, Shown, Table, add_command, group
-from gateway.commands.set_aside import add_set_aside
-from gateway.commands.store_options import open_database, open_ledger, refuse_api_url
+from billing.cli import REFUSED, TIMED, CommandFailed, Output, Shown, Table, add_command
+from gateway.commands.store_options import MARKS, open_ledger, refuse_api_url
 
 if TYPE_CHECKING:
-    from billing.ledger.verify import Verified
+    from billing.refused import RefusedRequest
 
-MARKS: Final = {"ok": "ok", "warn": "WARN", "fail": "FAIL"}
+MOST_KEPT_S: Final = 31 * 86_400.0
+"""The longest that `refusals_kept_s` can be: what is there is shown."""
 
 
 def add_upkeep(app: typer.Typer) -> None:
     """Add all of them."""
     add_command(app, "migrate", migrate)
     add_command(app, "doctor", doctor, TIMED)
-    ledger = group("The double-entry ledger.")
-    add_command(ledger, "verify", verify_ledger)
-    add_set_aside(ledger)
-    app.add_typer(ledger, name="ledger")
     add_command(app, "explain", explain, TIMED)
     add_command(app, "reconcile", reconcile)
 
@@ -70,45 +67,30 @@ async def doctor(
     return REFUSED if failed else 0
 
 
-async def verify_ledger(output: Output) -> int:
-    """Prove the ledger from one snapshot.
-
-    Balances, transfers, events, prices and rollups. Exit code 1 on any difference; the first ones are named.
-    """
-    refuse_api_url(output)
-    from billing.ledger.verify import STATEMENT_TIMEOUT_S, verify
-
-    async with open_database(output, STATEMENT_TIMEOUT_S) as database:
-        with output.step("Verified the ledger"):
-            verified = await verify(database)
-    output.show(_verified(verified))
-    return 0 if verified.ok else REFUSED
-
-
 async def explain(
     output: Output,
     request_id: Annotated[str, typer.Argument(help="The answer's x-request-id.", show_default=False)],
 ) -> None:
     """Show how a request came to its amount, line by line; or, of one that was refused, what it lacked."""
     refuse_api_url(output)
-    from billing.event_shapes import explanation_shape
+    from billing.ledger.explanations import explain as explain_event
     from billing.ledger.explanations import format_explanation
     from billing.ledger.reports import Reports
+    from billing.shapes.usage import explanation_shape
 
     async with open_ledger(output, output.common.timeout_s) as (database, redis_url):
-        explanation = await Reports(database).explain(request_id)
-        if explanation is None and redis_url is not None:
-            from gateway.commands.refused import find_refused, shown_refused
-
-            refused = await find_refused(redis_url, request_id)
+        found = await Reports(database).priced_event(request_id)
+        if found is None and redis_url is not None:
+            refused = await _find_refused(redis_url, request_id)
             if refused is not None:
-                output.show(shown_refused(refused))
+                output.show(_shown_refused(refused))
                 return
-    if explanation is None:
+    if found is None:
         raise CommandFailed(
             f"The ledger has no request {request_id!r}, and no refusal of it is kept: give the x-request-id of its "
             "answer."
         )
+    explanation = explain_event(*found)
     output.show(Shown(explanation_shape(explanation), (format_explanation(explanation),)))
 
 
@@ -123,11 +105,12 @@ async def reconcile(
     Balances, holds, windows and the sequence of debits. Exit code 1 on any difference.
     """
     refuse_api_url(output)
+    from billing.shapes.operation import report_shape
     from gateway.commands.failures import explained_failures
     from gateway.commands.stores import open_stores, ready_schema
     from gateway.config.environment import command_environment
     from gateway.config.settings import load_settings
-    from gateway.endpoints.jobs import reconcile_once, report_shape
+    from gateway.endpoints.jobs import reconcile_once
     from gateway.runtime import open_runtime
 
     with explained_failures():
@@ -148,19 +131,38 @@ async def reconcile(
     return REFUSED if rows else 0
 
 
-def _verified(verified: "Verified") -> Shown:
-    import msgspec
+async def _find_refused(redis_url: str, request_id: str) -> "RefusedRequest | None":
+    """Return the refusal, if it is still kept. Raises `RedisError`."""
+    from billing.holds.redis.client import RedisClient
+    from billing.holds.redis.state import Keyspace, RedisState
+    from billing.refused import RefusedRequests, RefusedRules
 
-    rows = [
-        (
-            MARKS["ok"] if not found.differences else MARKS["fail"],
-            found.name,
-            str(found.looked_at),
-            str(found.differences),
-        )
-        for found in verified.checks
-    ]
-    named = [f"{found.name}: {example}" for found in verified.checks for example in found.examples]
-    parts: list[str | Table] = [Table(("", "check", "looked at", "differences"), rows), *named]
-    data = {"ok": verified.ok, "checks": msgspec.to_builtins(verified.checks)}
-    return Shown(data, tuple(parts))
+    client = RedisClient(redis_url)
+    try:
+        return await RefusedRequests(RedisState(client, Keyspace()), RefusedRules(age_s=MOST_KEPT_S)).find(request_id)
+    finally:
+        await client.close()
+
+
+def _shown_refused(refused: "RefusedRequest") -> Shown:
+    """Show when, why, and what was missing."""
+    from msgspec import structs
+
+    from billing.shapes.operation import refused_shape
+
+    shape = refused_shape(refused)
+    fields = structs.asdict(shape).items()
+    rows = [(name.replace("_", " "), _text(value)) for name, value in fields if name != "details"]
+    return Shown(shape, (f"{refused.id} was refused; nothing was charged.", Table((), [*rows, *_details(refused)])))
+
+
+def _details(refused: "RefusedRequest") -> Iterator[tuple[str, str]]:
+    for name, value in refused.details.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}: {field.replace('_', ' ')}", _text(each)) for field, each in value.items())
+        else:
+            yield name.replace("_", " "), _text(value)
+
+
+def _text(value: object) -> str:
+    return "-" if value is None else str(value)

@@ -1,28 +1,63 @@
-"""What `up` and `serve` say once they serve: the address, what is on and off, the first key, a line to try. Pure."""
+"""The account that the first `metergate up` makes, and what `up` and `serve` print once they serve: the address, what
+is on and off, the first key, a line to try."""
 
 import shlex
 from collections.abc import Sequence
-from typing import Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from billing.cli import Shown, Table
-from billing.money import format_usd
-from gateway.commands.first_account import GRANT_NANO, NAME, FirstAccount
+from billing.cli.output import Shown, Table
+from billing.money import NANO_PER_USD, format_usd
 from gateway.config.settings import Settings
 
+if TYPE_CHECKING:
+    from gateway.runtime import Runtime
+
+NAME: Final = "default"
+GRANT_NANO: Final = 5 * NANO_PER_USD
+GRANT_KEY: Final = "metergate-up-first-account"
+"""Fixed, so that a first start that was cut off and repeated grants once."""
+NOTE: Final = "first account"
 DEMO_MODEL: Final = "demo"
 _ANY_HOST: Final = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - what is listened on, as one would call it
 
 
+@dataclass(frozen=True, slots=True)
+class FirstAccount:
+    """The account and its key; `key` is the secret, which can't be had again."""
+
+    account_id: str
+    key: str = field(repr=False)
+
+
+async def make_first_account(runtime: "Runtime") -> FirstAccount | None:
+    """Make the account where there is none yet, or finish what an earlier start was kept from; None where all is there.
+
+    Raises `DatabaseError`.
+    """
+    page = await runtime.accounts.page(2)
+    match page.items:
+        case []:
+            account = await runtime.accounts.create(NAME, runtime.settings.defaults.default_plan)
+        case [only] if only.name == NAME and not (await runtime.api_keys.page(only.id, 1)).items:
+            account = only
+        case _:
+            return None
+    await runtime.grants.grant(account.id, GRANT_NANO, GRANT_KEY, NOTE)
+    _, secret = await runtime.api_keys.create(account.id, NAME)
+    return FirstAccount(account.id, secret)
+
+
 def local_url(address: str) -> str:
-    """The URL at which this machine reaches what listens on `HOST:PORT`."""
+    """Return the URL at which this machine reaches what listens on `HOST:PORT`."""
     host, _, port = address.rpartition(":")
     return f"http://{_ANY_HOST.get(host, host)}:{port}"
 
 
 def first_account_lines(first: FirstAccount) -> tuple[str, ...]:
-    """The account and its key, which is shown this once."""
+    """Return lines with the account and its key, which is shown this once."""
     return (
         f"Account {NAME} ({first.account_id}) has {format_usd(GRANT_NANO)} USD.",
         f"Its key, shown only this once: {first.key}",
@@ -30,7 +65,7 @@ def first_account_lines(first: FirstAccount) -> tuple[str, ...]:
 
 
 def try_line(url: str, key: str) -> str:
-    """A curl line that gets an answer from the demonstration model."""
+    """Return a curl line that gets an answer from the demonstration model."""
     body = msgspec.json.encode({"model": DEMO_MODEL, "messages": [{"role": "user", "content": "Hello"}]}).decode()
     return shlex.join(
         [
@@ -50,7 +85,7 @@ def ready(
     first: FirstAccount | None = None,
     admin_key_file: str | None = None,
 ) -> Shown:
-    """The result of a start that went well."""
+    """Return the result of a start that went well."""
     url = local_url(address)
     providers = [
         (provider.name, "on" if provider.enabled else f"off: {provider.off_reason}")

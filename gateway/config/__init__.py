@@ -1,18 +1,16 @@
-"""Configuration, read once at start. `settings` is the door: `load_settings` and everything that it returns.
+"""Configuration, read once at start. Begin with `settings`: `load_settings` and what it returns,
+and every variable in its group.
 
-problems.py     a Problem says where, which key and what was expected; ConfigError holds all of them
+problems.py     a Problem says where, which key and what was expected; ConfigError holds all of them; ${VAR}
 secret.py       Secret: a text that no log, error or repr shows
-references.py   ${VAR} and ${VAR:-default}
 source.py       YAML with line numbers: typed reading that notes problems and goes on
-variables.py    every environment variable as data: name, default, help
-example.py      the same as the text of `.env.example`
-reader.py       one variable: its default, its parser, its problem
-environment.py  the variables as one typed, frozen value
-exporters.py    sources of collected traffic, out of a variable that holds JSON
-models.py       metergate.yaml: providers and models
+environment.py  the variables as one typed, frozen value, whose fields declare each: name, default, how it is read, help
+reader.py       one variable: how it is declared, its parser, its problem
+derived.py      settings that are read out of several variables, or that depend on the command
+models.py       metergate.yaml: providers and models; targets.py  a provider's base URLs, keys and cool-down
+kinds.py        what a kind of provider that speaks OpenAI's API fills in
 defaults.py     metergate.yaml: defaults, each with its bounds
-prices.py       prices.yaml into a price table
-plans.py        plans.yaml into plans
-plan_files.py   which content of plans.yaml is in force, for all gateways
+plans.py        plans.yaml into plans, and which content of it is in force for all gateways
+prices.py       prices.yaml into a price table; price_file.py follows the file while a gateway runs
 shipped/        the three files as they are shipped; `config/` of a checkout is a link to it
 """

@@ -3,17 +3,22 @@
 The fields are the data: the reader, the check on construction and the documentation's table all go by their metadata.
 """
 
+from __future__ import annotations
+
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields
-from typing import Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from billing.plans import DEFAULT_PLAN
 from billing.shares import parse_share
 from gateway.config.problems import nearest
-from gateway.config.source import Value
+
+if TYPE_CHECKING:
+    from gateway.config.source import Value
 
 MissingUsage = Literal["estimate", "hold", "free"]
 ExpiredHold = Literal["void", "input"]
+Edge = Literal["guarded", "plain"]
 MIB: Final = 1024 * 1024
 
 
@@ -31,7 +36,7 @@ class Bound:
 
     @property
     def allowed(self) -> str:
-        """The range in words, for messages and the documentation."""
+        """Return the range in words, for messages and the documentation."""
         match self.kind:
             case "choice":
                 return ", ".join(self.choices)
@@ -45,6 +50,7 @@ class Bound:
                 return f"{self.low:,.10g} to {self.high:,.10g}" + (", or null" if self.optional else "")
 
     def admits(self, value: object) -> bool:
+        """Return whether a value lies within the bound."""
         match self.kind:
             case "choice":
                 return value in self.choices
@@ -108,6 +114,21 @@ class Limits:
     client_write_timeout_s: float = _seconds(60, 0.05, 3600, "longest time without a client taking any of its answer")
     max_usage_factor: int = _whole(20, 1, 1_000_000, "a report above so many times a strict hold is not believed")
     upstream_timeout_s: float = _seconds(600, 0.05, 86_400, "longest silence of an upstream")
+    max_attempts: int = _whole(4, 1, 32, "attempts of one request at providers, before its answer begins")
+    retries: int = _whole(0, 0, 10, "how often a provider is asked again after 429, 5xx, a timeout or no connection")
+    retry_backoff_ms: int = _whole(250, 1, 60_000, "wait before the first retry; it doubles with each, half is random")
+    retry_wait_s: float = _seconds(10, 0.001, 600, "longest wait before a retry; a longer Retry-After forbids it")
+    attempt_timeout_s: float | None = _bound(
+        None,
+        Bound(
+            "number",
+            "longest wait for the head of an answer; null: upstream_timeout_s",
+            0.05,
+            86_400,
+            optional=True,
+        ),
+    )
+    attempts_deadline_s: float = _seconds(600, 0.05, 86_400, "time for all attempts of a request together")
     upload_timeout_s: float = _seconds(300, 0.05, 86_400, "time for a client to send a request's body")
     large_body_bytes: int = _whole(
         256 * 1024, 1024, 1024 * MIB, "a larger body is parsed off the event loop, after a look at status and balance"
@@ -131,11 +152,22 @@ class Limits:
     linger_s: float = _seconds(2, 0, 60, "how long the rest of a refused body is read, so that its client sees why")
     linger_bytes: int = _whole(16 * MIB, 0, 1024 * MIB, "and how much of it")
     max_connections: int = _whole(8_192, 1, 1_000_000, "clients' connections to one process; above, idle ones end")
+    edge: Edge = field(
+        default="guarded",
+        metadata=_choice(get_args(Edge), "plain: served without private parts of aiohttp; slower, and holds less"),
+    )
     max_unsettled: int = _whole(
         100_000, 1, 10_000_000, "requests that run and debits that wait for Postgres, in all, before 503"
     )
     shutdown_grace_s: float = _seconds(30, 0, 3600, "time for running requests when the gateway stops")
     reconcile_interval_s: float = _seconds(300, 1, 86_400, "time between comparisons of Redis with the ledger")
+    moderation_model: str = _bound(
+        "omni-moderation-latest", Bound("text", "model of a request to /v1/moderations that names none")
+    )
+    background_poll_s: float = _seconds(2, 0.05, 3600, "time between questions after a background response")
+    background_lease_s: float = _seconds(30, 0.5, 3600, "a gateway that has not asked for as long leaves it to others")
+    background_expiry_s: float = _seconds(86_400, 1, 31 * 86_400, "after that a background response costs its hold")
+    background_jobs: int = _whole(1000, 1, 100_000, "background responses that one process follows")
     default_plan: str = _bound(DEFAULT_PLAN, Bound("text", "plan of a new account; must be in plans.yaml"))
     credits_per_usd: int = _whole(1000, 1, 1_000_000_000, "credits that one USD is shown as")
     lease_s: float = _seconds(5, 0.5, 300, "a gateway that does not renew its lease for as long is dead: its holds end")
@@ -193,11 +225,11 @@ BOUNDS: Final[dict[str, Bound]] = {each.name: each.metadata["bound"] for each in
 RETIRED: Final = {
     "hold_ttl_s": "is not used any more: a hold lasts for as long as its gateway lives; max_request_s ends the request"
 }
-"""Keys of older versions, and what a file that still has one is told."""
+"""Keys of older versions, and the note about a file that still has one."""
 
 
 def read_defaults(main: Value, at: Value | None, plans: Collection[str] | None) -> Limits:
-    """The defaults that stand at `at`; those that are left out, or wrong, are the shipped ones.
+    """Return the defaults that stand at `at`; those that are left out, or wrong, are the shipped ones.
 
     The plan of new accounts must be one of `plans` (None: they can't be read), whether the file `main` names it or not.
     """
@@ -239,7 +271,7 @@ def _read(value: Value, bound: Bound) -> Any:
 
 
 def _read_share(value: Value) -> str | None:
-    """The decimal as it is written, in quotes or bare: no float comes of it."""
+    """Return the decimal as it is written, in quotes or bare: no float comes of it."""
     what = 'a share above 0 to 1 such as "0.25"'
     text = value.scalar(what)
     if text is None or _is_share(text):

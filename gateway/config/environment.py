@@ -1,168 +1,288 @@
-"""The environment's variables as one typed value. This file owns which variables there are and what each may say.
+"""The environment's variables, each declared once: `Environment` has what is read, its fields' metadata say how.
 
-A wrong value is a problem of `environment` under the variable's name; a secret's text is never shown.
+`.env.example`, the documentation's tables and the warning about what has no effect go by the same declarations
+(`gateway.config.settings`). A wrong value is a problem of `environment` under the variable's name; a secret's text is
+never shown.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Final, Literal, cast
+from typing import Final
 
 from billing.addresses import Network, parse_networks
-from billing.database.urls import split_url
 from billing.money import MAX_NANO
-from gateway.config.exporters import ExporterSource, read_exporter_sources
+from gateway.config import derived
+from gateway.config.derived import ExporterSource, PaymentProvider
 from gateway.config.problems import NO_EFFECT, Problems
 from gateway.config.reader import (
     PLACE,
+    Mode,
     Reader,
+    Variable,
+    declare,
+    declare_key,
+    declare_optional,
+    declare_parsed,
+    declare_secret,
+    declare_secret_url,
+    declare_text,
+    declare_url,
+    declare_whole,
     parse_amount,
     parse_duration_s,
-    parse_listen,
     parse_origins,
-    parse_per_byte,
 )
 from gateway.config.secret import Secret
-from gateway.config.variables import NOT_SERVED, SETTINGS_VARIABLES
 
-Mode = Literal["serve", "up", "command"]
-PaymentProvider = Literal["local", "stripe"]
-
-LISTEN: Final = ("0.0.0.0", 8080)  # noqa: S104  (what a server in a container or behind a proxy wants)
-UP_LISTEN: Final = ("127.0.0.1", 8080)
-UP_METRICS_ADDR: Final = "127.0.0.1:9090"
-NO_METRICS_ADDR: Final = "off"
 MAX_BYTES: Final = 1024**3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """The variables of the documentation, typed. Amounts in nano-USD; `price_per_byte_scaled` in nano-USD per byte
-    times `prices.FACTOR_SCALE`; URLs without a slash at their end. `metrics_addr` is `HOST:PORT`; optional where nobody
-    asked for it."""
+    """The variables, typed, in the order in which users find them. Amounts in nano-USD; `price_per_byte_scaled` in
+    nano-USD per byte times `prices.FACTOR_SCALE`; URLs without a slash at their end; `..._addr` are `HOST:PORT`."""
 
-    listen_host: str
-    listen_port: int
-    database_url: Secret | None
-    redis_url: Secret | None
-    data_dir: Path
-    spool_dir: Path | None
-    config_dir: Path | None
-    max_body_bytes: int
-    proxy_max_body_bytes: int
-    request_timeout_s: int
-    cors_origins: tuple[str, ...]
-    frontend_url: str | None
-    image: str
-    admin_api_key: Secret | None
-    service_api_key: Secret | None
-    trusted_proxies: tuple[Network, ...]
-    metrics_addr: str | None
-    metrics_addr_optional: bool
-    request_log: str | None
-    auth_base_url: str | None
-    auth_audience: str | None
-    auth_cookie_secret: Secret | None
-    jwt_secret: Secret | None
-    jwt_expiry_hours: int
-    refresh_token_expiry_days: int
-    payment_provider: PaymentProvider
-    stripe_api_key: Secret | None
-    stripe_webhook_secret: Secret | None
-    stripe_api_base: str
-    stripe_price_starter: str | None
-    stripe_price_professional: str | None
-    stripe_price_enterprise: str | None
-    payment_grace_days: int
-    smtp_host: str | None
-    smtp_port: int
-    smtp_user: str | None
-    smtp_password: Secret | None
-    smtp_from: str | None
-    notification_webhook: Secret | None
-    lago_api_url: str | None
-    lago_api_key: Secret | None
-    exporter_sources: tuple[ExporterSource, ...]
-    internal_service_token: Secret | None
-    collect_interval_s: int
-    default_region: str
-    source_revision: str
-    price_per_byte_scaled: int
-    initial_included_quota_bytes: int
-    initial_balance_nano: int
-    api_url: str | None
-    api_token: Secret | None
+    listen_addr: str = declare(
+        derived.read_listen_addr,
+        Variable(
+            "LISTEN_ADDR", "", "address and port to listen on; unset: `up`: 127.0.0.1:8080, `serve`: 0.0.0.0:8080"
+        ),
+    )
+    database_url: Secret | None = declare(
+        derived.read_database_url,
+        Variable(
+            "DATABASE_URL",
+            "",
+            "Postgres, `postgresql://user:password@host/name` (behind PgBouncer with `?statement_cache_size=0`); "
+            "unset: an embedded server",
+            secret=True,
+        ),
+    )
+    redis_url: Secret | None = declare_secret_url(
+        "REDIS_URL",
+        ("redis", "rediss", "unix"),
+        "Redis or Valkey, `redis://`, `rediss://` or `unix://`; unset: an embedded server",
+    )
+    data_dir: Path = declare(
+        derived.read_data_dir,
+        Variable("METERGATE_DATA_DIR", ".metergate", "folder of the embedded servers' data and of generated secrets"),
+    )
+    spool_dir: Path | None = declare(
+        derived.read_spool_dir,
+        Variable(
+            "METERGATE_SPOOL_DIR",
+            "",
+            "folder on a local disk for a second copy of debits on their way to Postgres, or `off`; unset: `up`: "
+            "`spool` in METERGATE_DATA_DIR, `serve`: none",
+        ),
+    )
+    config_dir: Path | None = declare(
+        derived.read_config_dir,
+        Variable("METERGATE_CONFIG", "", "folder of the three YAML files; unset: `./config`, else the shipped one"),
+    )
+    max_body_bytes: int = declare_whole(
+        "MAX_BODY_BYTES", 1024**2, 1024, MAX_BYTES, "largest request body of the billing API"
+    )
+    proxy_max_body_bytes: int = declare_whole(
+        "PROXY_MAX_BODY_BYTES", 32 * 1024**2, 1024, MAX_BYTES, "largest request body of the proxy, after decoding"
+    )
+    request_timeout_s: int = declare_whole(
+        "REQUEST_TIMEOUT_SECONDS", 30, 1, 3600, "longest time for one request of the billing API"
+    )
+    metrics_addr: str | None = declare(
+        derived.read_metrics_addr,
+        Variable(
+            "METRICS_ADDR",
+            "",
+            "listener of its own for `/metrics`, without a key; `metergate up`: 127.0.0.1:9090, or `off`",
+        ),
+    )
+    metrics_addr_optional: bool = declare(lambda read: read.given("METRICS_ADDR") is None)
+    """Whether nobody asked for it."""
+    request_log: str | None = declare(
+        derived.read_request_log,
+        Variable(
+            "METERGATE_REQUEST_LOG",
+            "",
+            "file that gets a line of JSON for each metered request, or `-` for stdout; unset: none",
+        ),
+    )
+    cors_origins: tuple[str, ...] = declare_parsed(
+        "CORS_ORIGINS",
+        parse_origins,
+        "origins such as https://app.example.com, or *",
+        (),
+        "origins that browsers may call from, separated by commas, or `*`; unset: none",
+    )
+    frontend_url: str | None = declare_url(
+        "FRONTEND_URL", "page where customers ask you for credit or a better plan; refusals name it"
+    )
+    image: str = declare_text("IMAGE", "full image reference that the container was started from, for `/api/ping`")
+
+    admin_api_key: Secret | None = declare_key(
+        "ADMIN_API_KEY", "for `X-Admin-Key`, 24 characters or more; unset: `up` makes one, `serve` refuses admin calls"
+    )
+    service_api_key: Secret | None = declare_key(
+        "SERVICE_API_KEY",
+        "for `X-API-Key` of other services, 24 characters or more; unset: they are refused",
+        served=False,
+    )
+    trusted_proxies: tuple[Network, ...] = declare_parsed(
+        "TRUSTED_PROXIES",
+        parse_networks,
+        "networks such as 10.0.0.0/8, separated by commas",
+        (),
+        "networks of your own proxies, `10.0.0.0/8,192.0.2.7`: from them `X-Forwarded-For` is believed",
+    )
+
+    auth_base_url: str | None = declare_url(
+        "AUTH_BASE_URL",
+        "issuer whose `/.well-known/jwks.json` signs users' RS256 tokens; needs AUTH_AUDIENCE",
+        served=False,
+    )
+    auth_audience: str | None = declare_optional(
+        "AUTH_AUDIENCE", "audience that those tokens must be for", served=False
+    )
+    auth_cookie_secret: Secret | None = declare_secret(
+        "AUTH_COOKIE_SECRET", "shared secret of HS256 tokens that another service signs", served=False
+    )
+    jwt_secret: Secret | None = declare_secret(
+        "JWT_SECRET",
+        "signs Metergate's own tokens, 32 characters or more; unset: made in the data folder",
+        served=False,
+    )
+    jwt_expiry_hours: int = declare_whole("JWT_EXPIRY_HOURS", 24, 1, 8760, "life of an access token", served=False)
+    refresh_token_expiry_days: int = declare_whole(
+        "REFRESH_TOKEN_EXPIRY_DAYS", 30, 1, 3650, "life of a refresh token", served=False
+    )
+
+    payment_provider: PaymentProvider = declare(
+        derived.read_payment_provider,
+        Variable(
+            "PAYMENT_PROVIDER",
+            "",
+            "`local` or `stripe`; unset: stripe if STRIPE_API_KEY is set, else local",
+            served=False,
+        ),
+    )
+    stripe_api_key: Secret | None = declare(
+        derived.read_stripe_key,
+        Variable("STRIPE_API_KEY", "", "Stripe's secret or restricted key", secret=True, served=False),
+        Variable("STRIPE_SECRET_KEY", "", "another name for STRIPE_API_KEY", secret=True, served=False),
+    )
+    stripe_webhook_secret: Secret | None = declare_secret(
+        "STRIPE_WEBHOOK_SECRET",
+        "signing secret of Stripe's webhook endpoint; needed to serve with Stripe",
+        served=False,
+    )
+    stripe_api_base: str = declare(
+        lambda read: read.url("STRIPE_API_BASE") or "",
+        Variable("STRIPE_API_BASE", "https://api.stripe.com", "Stripe's API, or a stand-in for tests", served=False),
+    )
+    stripe_price_starter: str | None = declare_optional(
+        "STRIPE_PRICE_STARTER", "Stripe's price id of the starter plan", served=False
+    )
+    stripe_price_professional: str | None = declare_optional(
+        "STRIPE_PRICE_PROFESSIONAL", "Stripe's price id of the professional plan", served=False
+    )
+    stripe_price_enterprise: str | None = declare_optional(
+        "STRIPE_PRICE_ENTERPRISE", "Stripe's price id of the enterprise plan", served=False
+    )
+    payment_grace_days: int = declare_whole(
+        "PAYMENT_GRACE_DAYS", 10, 0, 365, "days from a failed payment to the downgrade"
+    )
+
+    smtp_host: str | None = declare_optional(
+        "SMTP_HOST", "mail server; unset: no mail is sent; needs SMTP_FROM", served=False
+    )
+    smtp_port: int = declare_whole("SMTP_PORT", 587, 1, 65_535, "its port", served=False)
+    smtp_user: str | None = declare_optional("SMTP_USER", "user name there", served=False)
+    smtp_password: Secret | None = declare_secret("SMTP_PASSWORD", "password there", served=False)
+    smtp_from: str | None = declare(
+        lambda read: read.parsed("SMTP_FROM", derived.mail_address, "an e-mail address", "") or None,
+        Variable("SMTP_FROM", "", "sender's address", served=False),
+    )
+    notification_webhook: Secret | None = declare_secret_url(
+        "NOTIFICATION_WEBHOOK", ("https", "http"), "URL that gets notices as JSON", served=False
+    )
+
+    lago_api_url: str | None = declare_url(
+        "LAGO_API_URL", "Lago's API; unset: nothing is reported; needs LAGO_API_KEY", served=False
+    )
+    lago_api_key: Secret | None = declare_secret("LAGO_API_KEY", "key for it", served=False)
+
+    exporter_sources: tuple[ExporterSource, ...] = declare(
+        derived.read_exporter_sources,
+        Variable(
+            "EXPORTER_SOURCES_JSON",
+            "",
+            "list of sources to collect from, see below; may hold tokens",
+            secret=True,
+            served=False,
+        ),
+        Variable("EXPORTER_BASE_URL", "", "a single source, where EXPORTER_SOURCES_JSON is unset", served=False),
+    )
+    internal_service_token: Secret | None = declare_secret(
+        "INTERNAL_SERVICE_TOKEN", "bearer token for sources without a token of their own", served=False
+    )
+    collect_interval_s: int = declare_parsed(
+        "COLLECT_INTERVAL",
+        parse_duration_s,
+        "a duration from 1s to 24h such as 1m",
+        60,
+        "time between collections: `90s`, `1m`, `1h30m`",
+        "1m",
+        served=False,
+    )
+    default_region: str = declare_text("DEFAULT_REGION", "region of a source that names none", served=False)
+    source_revision: str = declare_text(
+        "SOURCE_REVISION", "revision that collected facts are marked with", "metergate-v1", served=False
+    )
+    price_per_byte_scaled: int = declare_parsed(
+        "PRICE_PER_BYTE",
+        derived.parse_per_byte,
+        "a decimal with at most 18 decimals",
+        0,
+        "USD per byte, a decimal with at most 18 decimals",
+        "0",
+        served=False,
+    )
+    initial_included_quota_bytes: int = declare_whole(
+        "INITIAL_INCLUDED_QUOTA_BYTES", 0, 0, MAX_NANO, "bytes that a new account has free", served=False
+    )
+    initial_balance_nano: int = declare_parsed(
+        "INITIAL_BALANCE",
+        parse_amount,
+        "a decimal of USD such as 12.50",
+        0,
+        "USD that a new account found by collection starts with",
+        "0",
+        served=False,
+    )
+
+    api_url: str | None = declare_url("METERGATE_API_URL", "the gateway's address for the commands of end users")
+    api_token: Secret | None = declare_secret(
+        "METERGATE_API_TOKEN", "token for them, instead of a token file", served=False
+    )
+
+
+VARIABLES_OF: Final[dict[str, tuple[Variable, ...]]] = {
+    each.name: each.metadata["variables"] for each in fields(Environment)
+}
+"""The variables that each field is read from; for some none of their own."""
+SETTINGS_VARIABLES: Final = {variable.name: variable for found in VARIABLES_OF.values() for variable in found}
+NOT_SERVED: Final = tuple(variable.name for variable in SETTINGS_VARIABLES.values() if not variable.served)
+"""Settings that are checked and that this version does not act on: one that is set is a warning at start."""
+_NEEDS: Final = (("AUTH_BASE_URL", "AUTH_AUDIENCE"), ("SMTP_HOST", "SMTP_FROM"), ("LAGO_API_URL", "LAGO_API_KEY"))
+"""Variables that mean nothing without another one."""
 
 
 def read_environment(environ: Mapping[str, str], mode: Mode, problems: Problems) -> Environment:
-    """Reads every variable of `SETTINGS_VARIABLES`; what is wrong goes to `problems` and stands as a default here."""
-    read = Reader(environ, problems)
-    host, port = _listen(read, mode)
-    stripe_key = _stripe_key(read)
-    config = read.maybe("METERGATE_CONFIG")
-    data_dir = Path(read.text("METERGATE_DATA_DIR")).expanduser().absolute()
-    environment = Environment(
-        listen_host=host,
-        listen_port=port,
-        database_url=_database_url(read),
-        redis_url=read.secret_url("REDIS_URL", ("redis", "rediss", "unix")),
-        data_dir=data_dir,
-        spool_dir=_spool_dir(read, mode, data_dir),
-        config_dir=None if config is None else Path(config).expanduser(),
-        max_body_bytes=read.whole("MAX_BODY_BYTES", 1024, MAX_BYTES),
-        proxy_max_body_bytes=read.whole("PROXY_MAX_BODY_BYTES", 1024, MAX_BYTES),
-        request_timeout_s=read.whole("REQUEST_TIMEOUT_SECONDS", 1, 3600),
-        cors_origins=read.parsed("CORS_ORIGINS", parse_origins, "origins such as https://app.example.com, or *", ()),
-        frontend_url=read.url("FRONTEND_URL"),
-        image=read.text("IMAGE"),
-        admin_api_key=read.key("ADMIN_API_KEY"),
-        service_api_key=read.key("SERVICE_API_KEY"),
-        trusted_proxies=read.parsed(
-            "TRUSTED_PROXIES", parse_networks, "networks such as 10.0.0.0/8, separated by commas", ()
-        ),
-        metrics_addr=_metrics_addr(read, mode),
-        metrics_addr_optional=read.given("METRICS_ADDR") is None,
-        request_log=_request_log(read),
-        auth_base_url=read.url("AUTH_BASE_URL"),
-        auth_audience=read.maybe("AUTH_AUDIENCE"),
-        auth_cookie_secret=read.secret("AUTH_COOKIE_SECRET"),
-        jwt_secret=read.secret("JWT_SECRET"),
-        jwt_expiry_hours=read.whole("JWT_EXPIRY_HOURS", 1, 8760),
-        refresh_token_expiry_days=read.whole("REFRESH_TOKEN_EXPIRY_DAYS", 1, 3650),
-        payment_provider=_payment_provider(read, stripe_key, mode),
-        stripe_api_key=stripe_key,
-        stripe_webhook_secret=read.secret("STRIPE_WEBHOOK_SECRET"),
-        stripe_api_base=read.url("STRIPE_API_BASE") or "",
-        stripe_price_starter=read.maybe("STRIPE_PRICE_STARTER"),
-        stripe_price_professional=read.maybe("STRIPE_PRICE_PROFESSIONAL"),
-        stripe_price_enterprise=read.maybe("STRIPE_PRICE_ENTERPRISE"),
-        payment_grace_days=read.whole("PAYMENT_GRACE_DAYS", 0, 365),
-        smtp_host=read.maybe("SMTP_HOST"),
-        smtp_port=read.whole("SMTP_PORT", 1, 65_535),
-        smtp_user=read.maybe("SMTP_USER"),
-        smtp_password=read.secret("SMTP_PASSWORD"),
-        smtp_from=read.parsed("SMTP_FROM", lambda text: text if "@" in text else None, "an e-mail address", "") or None,
-        notification_webhook=read.secret_url("NOTIFICATION_WEBHOOK", ("https", "http")),
-        lago_api_url=read.url("LAGO_API_URL"),
-        lago_api_key=read.secret("LAGO_API_KEY"),
-        exporter_sources=read_exporter_sources(read),
-        internal_service_token=read.secret("INTERNAL_SERVICE_TOKEN"),
-        collect_interval_s=read.parsed(
-            "COLLECT_INTERVAL", parse_duration_s, "a duration from 1s to 24h such as 1m", 60
-        ),
-        default_region=read.text("DEFAULT_REGION"),
-        source_revision=read.text("SOURCE_REVISION"),
-        price_per_byte_scaled=read.parsed("PRICE_PER_BYTE", parse_per_byte, "a decimal with at most 18 decimals", 0),
-        initial_included_quota_bytes=read.whole("INITIAL_INCLUDED_QUOTA_BYTES", 0, MAX_NANO),
-        initial_balance_nano=read.parsed("INITIAL_BALANCE", parse_amount, "a decimal of USD such as 12.50", 0),
-        api_url=read.url("METERGATE_API_URL"),
-        api_token=read.secret("METERGATE_API_TOKEN"),
-    )
-    for name, other in (
-        ("AUTH_BASE_URL", "AUTH_AUDIENCE"),
-        ("SMTP_HOST", "SMTP_FROM"),
-        ("LAGO_API_URL", "LAGO_API_KEY"),
-    ):
+    """Read every variable of `Environment`; what is wrong goes to `problems` and stands as a default here."""
+    read = Reader(environ, mode, problems, SETTINGS_VARIABLES)
+    environment = Environment(**{each.name: each.metadata["read"](read) for each in fields(Environment)})
+    for name, other in _NEEDS:
         read.needs(name, other)
     idle = [name for name in NOT_SERVED if read.text(name) != SETTINGS_VARIABLES[name].default]
     if idle:
@@ -171,67 +291,8 @@ def read_environment(environ: Mapping[str, str], mode: Mode, problems: Problems)
 
 
 def command_environment(environ: Mapping[str, str]) -> Environment:
-    """The variables alone, for commands that need no configuration file. Raises `ConfigError`."""
+    """Read the variables alone, for commands that need no configuration file. Raises `ConfigError`."""
     problems = Problems()
     environment = read_environment(environ, "command", problems)
     problems.refuse()
     return environment
-
-
-def _database_url(read: Reader) -> Secret | None:
-    url = read.secret_url("DATABASE_URL", ("postgresql", "postgres"))
-    try:
-        if url is not None:
-            split_url(url.reveal())
-    except ValueError as error:
-        read.problems.add(PLACE, "DATABASE_URL", str(error))
-    return url
-
-
-def _listen(read: Reader, mode: Mode) -> tuple[str, int]:
-    expected = "an address and a port such as 0.0.0.0:8080"
-    return read.parsed("LISTEN_ADDR", parse_listen, expected, UP_LISTEN if mode == "up" else LISTEN)
-
-
-def _metrics_addr(read: Reader, mode: Mode) -> str | None:
-    if mode == "up" and read.given("METRICS_ADDR") is None:
-        return UP_METRICS_ADDR
-    if read.text("METRICS_ADDR") in ("", NO_METRICS_ADDR):
-        return None
-    address = read.parsed("METRICS_ADDR", parse_listen, "an address and a port such as 127.0.0.1:9090, or off", ("", 0))
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _stripe_key(read: Reader) -> Secret | None:
-    key, alias = read.secret("STRIPE_API_KEY"), read.secret("STRIPE_SECRET_KEY")
-    if key is not None and alias is not None and key != alias:
-        read.problems.add(PLACE, "STRIPE_SECRET_KEY", "differs from STRIPE_API_KEY; set one of them")
-    return key or alias
-
-
-def _payment_provider(read: Reader, stripe_key: Secret | None, mode: Mode) -> PaymentProvider:
-    """A gateway with a Stripe key must not take local payments for real ones only because nobody named the provider."""
-    name = read.text("PAYMENT_PROVIDER") or ("local" if stripe_key is None else "stripe")
-    if name not in ("local", "stripe"):
-        read.wrong("PAYMENT_PROVIDER", "local or stripe")
-        return "local"
-    if name == "stripe" and stripe_key is None:
-        read.problems.add(PLACE, "STRIPE_API_KEY", "expected a value, because PAYMENT_PROVIDER is stripe")
-    if name == "stripe" and mode != "command" and read.given("STRIPE_WEBHOOK_SECRET") is None:
-        read.problems.add(PLACE, "STRIPE_WEBHOOK_SECRET", "expected a value: without it no payment can be believed")
-    return cast("PaymentProvider", name)
-
-
-def _request_log(read: Reader) -> str | None:
-    named = read.maybe("METERGATE_REQUEST_LOG")
-    return named if named in (None, "-") else str(Path(named).expanduser().absolute())
-
-
-def _spool_dir(read: Reader, mode: Mode, data_dir: Path) -> Path | None:
-    named = read.maybe("METERGATE_SPOOL_DIR")
-    if named == "off":
-        return None
-    if named is not None:
-        return Path(named).expanduser().absolute()
-    return data_dir / "spool" if mode == "up" else None

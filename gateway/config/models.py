@@ -11,16 +11,25 @@ from typing import Final, Literal, cast, get_args
 
 from billing.prices import PriceTable, parse_factor
 from billing.quotas import MAX_NAME
+from gateway.config.kinds import COMPATIBLE, OPENAI, MaxOutputField, usual_dialects
 from gateway.config.problems import nearest
-from gateway.config.reader import is_url
-from gateway.config.references import Unset
 from gateway.config.secret import Secret
-from gateway.config.source import Section, Value
+from gateway.config.source import Value
+from gateway.config.targets import (
+    HEADER_NAME,
+    TargetConfig,
+    read_base_url,
+    read_cooldown,
+    read_headers,
+    read_key,
+    read_targets,
+)
+from gateway.dialects.openai.fields import default_max_field
 from gateway.upstream.headers import never_sent
+from gateway.upstream.health import Cooldown
 
 ProviderKind = Literal["openai", "anthropic", "gemini", "local"]
 Vocabulary = Literal["o200k_base", "cl100k_base"]
-MaxOutputField = Literal["max_completion_tokens", "max_tokens", "n_predict"]
 
 KINDS: Final[tuple[str, ...]] = get_args(ProviderKind)
 VOCABULARIES: Final[tuple[str, ...]] = get_args(Vocabulary)
@@ -32,26 +41,29 @@ MAX_DRAIN_S: Final = 3600
 MAX_FALLBACKS: Final = 16
 MAX_PASSED: Final = 64
 _PROVIDER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
-_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}", re.ASCII)
-_HEADER_TEXT: Final = re.compile(r"[!-~]([ -~]{0,4094}[!-~])?", re.ASCII)
-_OWN_HEADERS: Final = ("host", "content-length", "transfer-encoding", "connection", "accept-encoding")
-_NEW_FIELD_HOSTS: Final = re.compile(r"https?://(api\.openai\.com|[^/]+\.(openai|cognitiveservices)\.azure\.com)[:/]")
-"""OpenAI's and Azure's reasoning models refuse `max_tokens`; all others know it, and many know nothing else."""
+_DIALECT_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
 _REMOTE_KEYS: Final = (
     *("kind", "base_url", "api_key", "headers", "pass_headers", "enabled", "disconnect_drain_s"),
-    "max_output_field",
+    *("max_output_field", "stream_usage", "dialects", "targets", "cooldown"),
 )
 _LOCAL_KEYS: Final = ("kind", "delay_ms", "chunk_delay_ms", "enabled", "disconnect_drain_s")
 _PROVIDER_KEYS: Final = (*_REMOTE_KEYS, "delay_ms", "chunk_delay_ms")
 _KEYS_OF_KIND: Final = {kind: _LOCAL_KEYS if kind == "local" else _REMOTE_KEYS for kind in KINDS}
-SERVED_KINDS: Final = ("openai", "local")
+SERVED_KINDS: Final = ("openai", "anthropic", "gemini", "local")
 """Kinds that this version has a dialect for; a provider of another kind may stand in the file, and is off."""
 _REQUIRED_BY_KIND: Final = {
-    "openai": ("base_url",),  # a server of one's own may want no key
-    "anthropic": ("base_url", "api_key"),
-    "gemini": ("base_url", "api_key"),
+    "openai": (),  # a server of one's own may want no key
+    "anthropic": ("api_key",),
+    "gemini": ("api_key",),
     "local": (),
 }
+_PATHS_OF_KIND: Final[Mapping[str, Mapping[str, str]]] = {
+    "openai": {"openai": ""},
+    "anthropic": {"anthropic": "", "openai": "/v1"},
+    "gemini": {"gemini": "", "openai": "/v1beta/openai"},
+    "local": {"openai": "/v1", "anthropic": "", "gemini": ""},
+}
+"""The dialects that a kind serves, and what stands between its `base_url` and a dialect's own paths."""
 _MODEL_KEYS: Final = (
     *("provider", "model", "fallbacks", "markup_percent", "vocabulary", "max_output_tokens", "disconnect_drain_s"),
 )
@@ -63,7 +75,10 @@ class ProviderConfig:
     it behind `?`, and may hold a secret; `off_reason` says why it is off, for the operator. `headers` are sent with
     every request and may hold secrets; `pass_headers` are names of clients' headers that it gets beside those that
     every provider gets. `disconnect_drain_s` replaces that of `defaults`, in seconds; `max_output_field` is the field
-    in which it takes the maximum of a chat's output."""
+    in which it takes the maximum of a chat's output. `dialects` are the base URLs, which may hold secrets, of further
+    dialects that it serves, by name, and of that of its kind where it has another. `targets` are the base URLs and keys
+    that it is asked by, where they are not those of the entry, and `cooldown` says when one that fails is left
+    alone. `stream_usage`: a stream may be asked for its usage by `stream_options`."""
 
     name: str
     kind: ProviderKind
@@ -77,10 +92,38 @@ class ProviderConfig:
     max_output_field: MaxOutputField = "max_tokens"
     pass_headers: tuple[str, ...] = ()
     base_query: str = field(default="", repr=False)
+    dialects: Mapping[str, str] = field(default_factory=dict, repr=False)
+    targets: tuple[TargetConfig, ...] = ()
+    cooldown: Cooldown = field(default_factory=Cooldown)
+    stream_usage: bool = True
 
     @property
     def enabled(self) -> bool:
         return self.off_reason is None
+
+    @property
+    def places(self) -> tuple[TargetConfig, ...]:
+        """The targets; that of the entry itself where it names none."""
+        return self.targets or (TargetConfig(self.base_url, self.api_key, 1, self.base_query, self.headers),)
+
+    def url_of(self, dialect: str, place: TargetConfig | None = None) -> tuple[str, str] | None:
+        """Return the base URL at which it serves a dialect, and the query of that URL; None where it does not. A place
+        with a base URL of its own serves the dialects of the provider's kind there, and no others."""
+        path = _PATHS_OF_KIND[self.kind].get(dialect)
+        if place is not None and (place.base_url, place.base_query) != (self.base_url, self.base_query):
+            return None if path is None else (place.base_url + path, place.base_query)
+        url = self.dialects.get(dialect)
+        if url is not None:
+            base, _, query = url.partition("?")
+            return base.rstrip("/"), query
+        if path is None or not (self.base_url or self.kind == "local"):
+            return None
+        return (self.base_url or f"local://{self.name}") + path, self.base_query
+
+    @property
+    def served(self) -> frozenset[str]:
+        """The names of the dialects that it serves."""
+        return frozenset({*self.dialects, *(name for name in _PATHS_OF_KIND[self.kind] if self.url_of(name))})
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,25 +158,38 @@ def read_providers(at: Value) -> dict[str, ProviderConfig]:
 
 def _read_provider(name: str, value: Value) -> ProviderConfig | None:
     section = value.section(_PROVIDER_KEYS, ("kind",))
-    kind = section.maybe("kind", lambda said: said.choice(KINDS))
+    vendor = section.maybe("kind", lambda said: said.choice((*KINDS, *COMPATIBLE)))
+    kind = "openai" if vendor in COMPATIBLE else vendor
+    usual = COMPATIBLE.get(vendor or "", OPENAI)
     if kind is not None:
-        section.require(_REQUIRED_BY_KIND[kind])
+        section.require(() if "targets" in section.values else _REQUIRED_BY_KIND[kind])
         for key in section:
             if key in _PROVIDER_KEYS and key not in _KEYS_OF_KIND[kind]:
                 section.values[key].problem(f"a provider of kind {kind} has no such key")
-    api_key, off_reason = _read_key(section)
+    api_key, off_reason = read_key(section)
+    base_url, _, base_query = section.read("base_url", read_base_url, usual.base_url).partition("?")
+    base_url = base_url.rstrip("/")
+    headers = section.maybe("headers", read_headers) or {}
+    own = TargetConfig(base_url, api_key, 1, base_query, headers)
+    targets = section.maybe("targets", lambda value: read_targets(value, own, off_reason)) or ()
+    if "targets" in section.values:
+        off_reason = None if targets else "none of its targets has a key that is set"
     if section.read("enabled", Value.truth, True) is False:
         off_reason = "enabled is false"
     if kind is not None and kind not in SERVED_KINDS:
         off_reason = f"this version does not serve the kind {kind}"
-    base_url, _, base_query = section.read("base_url", _base_url, "").partition("?")
-    base_url = base_url.rstrip("/")
-    headers = section.maybe("headers", _headers) or {}
+    dialects = section.maybe("dialects", _dialects) or {}
+    if kind is not None and kind != "local" and not usual.base_url and "dialects" not in section.values:
+        section.require(("base_url",))
     passed = section.maybe("pass_headers", _passed) or ()
     delay_ms = section.read("delay_ms", lambda said: said.whole(0, MAX_DELAY_MS), 0)
     chunk_delay_ms = section.read("chunk_delay_ms", lambda said: said.whole(0, MAX_DELAY_MS), 0)
     drain_s = section.maybe("disconnect_drain_s", lambda said: said.number(0, MAX_DRAIN_S))
     max_field = section.maybe("max_output_field", lambda said: said.choice(MAX_OUTPUT_FIELDS))
+    stream_usage = section.read("stream_usage", Value.truth, usual.stream_usage)
+    if vendor in COMPATIBLE:
+        max_field = max_field or usual.max_output_field
+    cooldown = section.maybe("cooldown", read_cooldown) or Cooldown()
     if not section.ok or kind is None:
         return None
     return ProviderConfig(
@@ -146,63 +202,26 @@ def _read_provider(name: str, value: Value) -> ProviderConfig | None:
         delay_ms,
         chunk_delay_ms,
         drain_s,
-        cast("MaxOutputField", max_field or default_max_output_field(base_url)),
+        cast("MaxOutputField", max_field or default_max_field(dialects.get("openai", base_url))),
         passed,
         base_query,
+        {**usual_dialects(vendor or "", name, base_url, base_query), **dialects},
+        targets,
+        cooldown,
+        stream_usage is not False,
     )
 
 
-def default_max_output_field(base_url: str) -> MaxOutputField:
-    """Where a provider takes the maximum of a chat's output when its entry does not say."""
-    return "max_completion_tokens" if _NEW_FIELD_HOSTS.match(base_url + "/") else "max_tokens"
-
-
-def _read_key(section: Section) -> tuple[Secret | None, str | None]:
-    """The key and, where the file names one that is unset, why the provider is off."""
-    value = section.values.get("api_key")
-    if value is None:
-        return None, None
-    if value.is_null:
-        return None, "api_key is empty"
-    if not value.is_string:
-        value.expected("a text, such as ${NAME}", secret=True)
-        return None, None
-    try:
-        text = value.expand()
-    except Unset as unset:
-        return None, f"{unset.variable} is not set"
-    except ValueError as error:
-        value.problem(str(error))
-        return None, None
-    if not text:
-        return None, "api_key is empty"
-    if not _HEADER_TEXT.fullmatch(text):
-        value.problem("the key holds characters that no header can carry")
-        return None, None
-    return Secret(text), None
-
-
-def _base_url(value: Value) -> str | None:
-    text = value.text("a URL that begins with https:// or http://")
-    if text is None:
-        return None
-    if not is_url(text) or any(mark in text for mark in "#@"):
-        value.expected("a URL that begins with https:// or http://, without user or fragment", secret=True)
-        return None
-    return text
-
-
-def _headers(value: Value) -> dict[str, str]:
-    headers = {}
-    for name, said in value.entries().items():
-        text = said.text()
-        if not _HEADER_NAME.fullmatch(name) or name.lower() in _OWN_HEADERS:
-            said.problem("not a header that can be set here")
-        elif text is not None and not _HEADER_TEXT.fullmatch(text):
-            said.problem("the text holds characters that no header can carry")
-        elif text is not None:
-            headers[name] = text
-    return headers
+def _dialects(value: Value) -> dict[str, str]:
+    """Base URLs by the name of a dialect; that this version has it is looked at where dialects are known."""
+    urls = {}
+    for name, entry in value.entries().items():
+        if not _DIALECT_NAME.fullmatch(name):
+            entry.problem("a dialect's name is lower-case letters, digits and '_'")
+        url = read_base_url(entry)
+        if url is not None:
+            urls[name] = url
+    return urls
 
 
 def _passed(value: Value) -> tuple[str, ...]:
@@ -210,7 +229,7 @@ def _passed(value: Value) -> tuple[str, ...]:
     if len(names) > MAX_PASSED:
         value.problem(f"at most {MAX_PASSED} headers")
     for name in names:
-        if not _HEADER_NAME.fullmatch(name) or never_sent(name):
+        if not HEADER_NAME.fullmatch(name) or never_sent(name):
             value.problem(f"{name} is not a header that can pass")
     return names
 
@@ -220,8 +239,9 @@ def read_models(at: Value, providers: Collection[str]) -> dict[str, ModelConfig]
     entries = at.entries()
     models = {}
     for name, value in entries.items():
-        if not 0 < len(name) <= MAX_NAME or "*" in name or any(c.isspace() or not c.isprintable() for c in name):
-            value.problem(f"a model's name has 1 to {MAX_NAME} characters, without blanks and *")
+        odd = name == "*" or "*" in name[:-1] or any(c.isspace() or not c.isprintable() for c in name)
+        if odd or not 0 < len(name) <= MAX_NAME:
+            value.problem(f"a model's name has 1 to {MAX_NAME} characters, without blanks, and a * at its end alone")
         model = _read_model(name, value, providers, entries)
         if model is not None:
             models[name] = model
@@ -239,11 +259,13 @@ def _read_model(name: str, value: Value, providers: Collection[str], known: Coll
     for fallback in fallbacks:
         if fallback not in known:
             section.values["fallbacks"].problem(f"{fallback} is no entry of models{nearest(fallback, known)}")
+        elif fallback.endswith("*"):
+            section.values["fallbacks"].problem(f"{fallback} stands for many models: a fallback names one")
         elif fallback == name:
             section.values["fallbacks"].problem("an entry is no fallback of its own")
-    if fallbacks:
-        section.values["fallbacks"].no_effect()
     model = section.read("model", lambda said: said.text("the model's name at the provider"), name)
+    if name.endswith("*") and "model" in section.values:
+        section.values["model"].problem("a name that ends with * stands for names at the provider as they are")
     markup = section.read("markup_percent", lambda said: said.decimal(parse_factor, "20"), 0)
     vocabulary = section.maybe("vocabulary", lambda said: said.choice(VOCABULARIES))
     most = section.maybe("max_output_tokens", lambda said: said.whole(1, MAX_OUTPUT_TOKENS))
@@ -254,8 +276,13 @@ def _read_model(name: str, value: Value, providers: Collection[str], known: Coll
 
 
 def unpriced_models(models: Mapping[str, ModelConfig], prices: PriceTable, at_s: float) -> tuple[str, ...]:
-    """The entries without a price row in force at a Unix time: each of their requests is refused."""
-    return tuple(name for name, model in models.items() if prices.find(model.provider, model.model, at_s) is None)
+    """The entries without a price row in force at a Unix time: each of their requests is refused. One that stands for
+    many names stands for those alone that have one."""
+    return tuple(
+        name
+        for name, model in models.items()
+        if not name.endswith("*") and prices.find(model.provider, model.model, at_s) is None
+    )
 
 
 def unknown_models(
@@ -269,6 +296,8 @@ def unknown_models(
 def _is_known(models: Mapping[str, ModelConfig], providers: Mapping[str, ProviderConfig], name: str) -> bool:
     provider, slash, model = name.partition("/")
     if name in models or (slash and provider in providers and model):
+        return True
+    if any(each.endswith("*") and name.startswith(each[:-1]) for each in models):
         return True
     if not name.endswith("*"):
         return False

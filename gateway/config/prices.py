@@ -1,9 +1,11 @@
 """prices.yaml into a `PriceTable`. The rows' own rules are `billing.prices`'; this file owns how the file says them.
 
-A row's keys are named relative to the row, whose line says which one it is.
+A row's keys are named relative to the row, whose line says which one it is. A row with `aliases` stands for one row of
+each of these names, too.
 """
 
 from collections.abc import Collection
+from dataclasses import replace
 from datetime import date
 from typing import Final
 
@@ -17,8 +19,10 @@ from billing.prices import (
     PriceRow,
     PriceTable,
     Tier,
+    Variant,
     parse_factor,
 )
+from billing.rates import CONDITIONS, FACTOR_SCALE, NAMED_UNITS
 from gateway.config.source import Section, Value
 
 MAX_TOKENS: Final = 1_000_000_000
@@ -34,7 +38,13 @@ _ROW_KEYS: Final = (
     "max_output_tokens",
     "context_window",
     "hidden_reasoning",
+    "variants",
+    "cost",
+    "source",
+    "aliases",
 )
+_VARIANT_KEYS: Final = (*CONDITIONS, "per_million", "per_unit", "tiers", "factor")
+_TIER_KEYS: Final = ("above_input_tokens", "at_or_above", "per_million")
 
 
 def read_prices(at: Value) -> PriceTable:
@@ -43,34 +53,39 @@ def read_prices(at: Value) -> PriceTable:
     lines: dict[tuple[str, str, date], int] = {}
     for item in at.items():
         value = Value(item.file, "", item.node, item.line)
-        row = _read_row(value)
-        if row is None:
-            continue
-        name = (row.provider, row.model, row.effective_from)
-        if name in lines:
-            value.problem(f"{row.provider}/{row.model} from {row.effective_from} stands in line {lines[name]} already")
-            continue
-        lines[name] = value.line
-        rows.append(row)
+        for row in _read_rows(value):
+            name = (row.provider, row.model, row.effective_from)
+            if name in lines:
+                value.problem(
+                    f"{row.provider}/{row.model} from {row.effective_from} stands in line {lines[name]} already"
+                )
+                continue
+            lines[name] = value.line
+            rows.append(row)
     return PriceTable(rows)
 
 
-def _read_row(value: Value) -> PriceRow | None:
+def _read_rows(value: Value) -> list[PriceRow]:
+    """The row, and one for each of its aliases; none and a problem for a wrong one."""
     section = value.section(_ROW_KEYS, ("provider", "model", "effective_from"))
     provider, model = section.read("provider", Value.text, ""), section.read("model", Value.text, "")
     effective_from = section.maybe("effective_from", Value.day)
     per_million = section.maybe("per_million", lambda said: _rates(said, TOKEN_CLASSES, "0.15")) or {}
-    per_unit = section.maybe("per_unit", lambda said: _rates(said, UNIT_CLASSES, "0.04")) or {}
+    per_unit = section.maybe("per_unit", _units) or {}
     tiers = section.maybe("tiers", _tiers) or ()
     multipliers = section.maybe("multipliers", _multipliers)
     part_tokens = section.maybe("part_tokens", _part_tokens)
     max_output_tokens = _tokens(section, "max_output_tokens")
     context_window = _tokens(section, "context_window")
     hidden_reasoning = section.read("hidden_reasoning", Value.truth, False)
+    variants = section.maybe("variants", _variants) or ()
+    cost = section.maybe("cost", lambda said: said.choice(("reported",)))
+    source = section.maybe("source", Value.text)
+    aliases = section.maybe("aliases", lambda said: said.names("a model's name")) or ()
     if not section.ok or effective_from is None:
-        return None
+        return []
     try:
-        return PriceRow(
+        first = PriceRow(
             provider,
             model,
             effective_from,
@@ -82,10 +97,14 @@ def _read_row(value: Value) -> PriceRow | None:
             max_output_tokens,
             context_window,
             hidden_reasoning,
+            variants=variants,
+            cost_reported=cost is not None,
+            source=source,
         )
+        return [first, *(replace(first, model=alias) for alias in aliases)]
     except PriceError as error:
         value.problem(str(error))
-        return None
+        return []
 
 
 def _tokens(section: Section, name: str) -> int | None:
@@ -106,11 +125,38 @@ def _rates(value: Value, classes: Collection[str], example: str) -> dict[str, in
     return {name: rate for name, rate in rates.items() if rate is not None}
 
 
+def _units(value: Value) -> dict[str, int]:
+    named = [name for name in value.child_names if NAMED_UNITS.fullmatch(name)]
+    return _rates(value, (*UNIT_CLASSES, *named), "0.04")
+
+
+def _variants(value: Value) -> tuple[Variant, ...]:
+    variants = []
+    for item in value.items():
+        section = item.section(_VARIANT_KEYS)
+        when = {name: text for name in CONDITIONS if (text := section.maybe(name, Value.text)) is not None}
+        per_million = section.maybe("per_million", lambda said: _rates(said, TOKEN_CLASSES, "0.15")) or {}
+        per_unit, tiers = section.maybe("per_unit", _units) or {}, section.maybe("tiers", _tiers) or ()
+        factor = section.maybe("factor", lambda said: said.decimal(parse_factor, "1.1"))
+        if section.ok:
+            try:
+                variants.append(Variant(when, per_million, per_unit, tiers, FACTOR_SCALE if factor is None else factor))
+            except PriceError as error:
+                item.problem(str(error))
+    return tuple(variants)
+
+
 def _tiers(value: Value) -> tuple[Tier, ...]:
     tiers = []
     for item in value.items():
-        section = item.section(("above_input_tokens", "per_million"), ("above_input_tokens", "per_million"))
+        start = "at_or_above" if "at_or_above" in item.child_names else "above_input_tokens"
+        section = item.section(_TIER_KEYS, (start, "per_million"))
         above = section.maybe("above_input_tokens", lambda said: said.whole(1, MAX_TOKENS))
+        if start == "at_or_above":
+            if above is not None:
+                item.problem("a tier begins above a number of input tokens, or at it: give one of the two")
+            at = section.maybe("at_or_above", lambda said: said.whole(2, MAX_TOKENS))
+            above = None if at is None else at - 1
         rates = section.maybe("per_million", lambda said: _rates(said, TOKEN_CLASSES, "0.15")) or {}
         if section.ok and above is not None:
             tiers.append(Tier(above, rates))

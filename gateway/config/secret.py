@@ -24,10 +24,11 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
+        """Return the text."""
         return self._text
 
     def matches(self, presented: str) -> bool:
-        """Whether a presented text is this secret, in a time that depends on neither one's content."""
+        """Return whether a presented text is this secret, in a time that depends on neither one's content."""
         return hmac.compare_digest(_digest(self._text), _digest(presented))
 
     def __eq__(self, other: object) -> bool:
@@ -41,7 +42,7 @@ class Secret:
 
 
 def long_enough(key: Secret) -> bool:
-    """Whether a key of operators or services is too long to be guessed."""
+    """Return whether a key of operators or services is too long to be guessed."""
     return len(key.reveal()) >= KEY_CHARACTERS
 
 

@@ -1,5 +1,9 @@
 """All settings, read once: the environment first, then three files. This file owns where the files are and how the
 pieces meet; `gateway.config` has the pieces. Nothing else in the gateway reads the environment or a configuration file.
+
+Every variable that users may set stands here in its group: `.env.example` is made of them, and the documentation's
+tables equal them. The settings' own are declared by the fields of `gateway.config.environment`, those of files alone
+here.
 """
 
 from collections.abc import Mapping
@@ -7,41 +11,29 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final
 
+import yaml
+
 from billing.plans import Plan, upgrade_cycles
 from billing.prices import PriceTable
 from gateway.config.defaults import Limits, read_defaults
-from gateway.config.environment import Environment, Mode, PaymentProvider, read_environment
-from gateway.config.exporters import ExporterSource
-from gateway.config.models import (
-    ModelConfig,
-    ProviderConfig,
-    ProviderKind,
-    read_models,
-    read_providers,
-    unpriced_models,
-)
-from gateway.config.plans import VERSION, read_plans, read_plans_version
+from gateway.config.environment import VARIABLES_OF, Environment, read_environment
+from gateway.config.models import ModelConfig, ProviderConfig, read_models, read_providers, unpriced_models
+from gateway.config.plans import PLANS_FILE, VERSION, read_plans, read_plans_version
 from gateway.config.prices import read_prices
 from gateway.config.problems import ConfigError, Problem, Problems
+from gateway.config.reader import Mode, Variable
 from gateway.config.secret import Secret
-from gateway.config.source import Value, read_file
-from gateway.config.variables import GROUPS, VARIABLES, Variable
+from gateway.config.source import SourceFile, Value
 
 __all__ = [
-    "GROUPS",
-    "VARIABLES",
     "ConfigError",
-    "ExporterSource",
     "Limits",
     "Mode",
     "ModelConfig",
-    "PaymentProvider",
     "Problem",
     "ProviderConfig",
-    "ProviderKind",
     "Secret",
     "Settings",
-    "Variable",
     "load_settings",
     "unpriced_models",
     "warnings",
@@ -49,10 +41,12 @@ __all__ = [
 
 MAIN_FILE: Final = "metergate.yaml"
 PRICES_FILE: Final = "prices.yaml"
-PLANS_FILE: Final = "plans.yaml"
 LOCAL_FOLDER: Final = Path("config")
 SHIPPED_FOLDER: Final = Path(__file__).parent / "shipped"
 """Part of the package, so that an installation from a wheel serves without files of its own."""
+MAX_FILE_BYTES: Final = 8 * 1024 * 1024
+_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's where PyYAML was built with it: a price table takes a tenth of the time."""
 FILES: Final = (MAIN_FILE, PRICES_FILE, PLANS_FILE)
 _MAIN_KEYS: Final = ("providers", "models", "defaults")
 
@@ -73,7 +67,7 @@ class Settings(Environment):
 
 
 def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve") -> Settings:
-    """The settings of an environment and of the files that it leads to.
+    """Return the settings of an environment and of the files that it leads to.
 
     `mode` is who asks: `up` listens on 127.0.0.1 by default; `command` needs nothing that only serving needs. Raises
     `ConfigError` with every problem of the environment and of all files.
@@ -116,8 +110,34 @@ def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve") -> Settin
     )
 
 
+def read_file(path: Path, shown: str, environ: Mapping[str, str], problems: Problems) -> Value | None:
+    """Return the root of a YAML file, or None and a problem: unreadable, empty, not YAML, several documents."""
+    file = SourceFile(shown, environ, problems)
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            problems.add(shown, "", f"larger than {MAX_FILE_BYTES} bytes")
+            return None
+        root = yaml.compose(path.read_text("utf-8"), Loader=_LOADER)
+    except FileNotFoundError:
+        problems.add(shown, "", "no such file")
+    except (OSError, UnicodeDecodeError) as error:
+        problems.add(shown, "", f"can't be read: {error.strerror if isinstance(error, OSError) else 'not UTF-8'}")
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        problems.add(f"{shown}:{mark.line + 1}" if mark else shown, "", f"not YAML: {error.problem or error.context}")
+    except yaml.YAMLError:
+        problems.add(shown, "", "not YAML: a character that YAML doesn't allow")
+    else:
+        if root is None:
+            problems.add(shown, "", "empty")
+            return None
+        return Value(file, "", root, root.start_mark.line + 1)
+    return None
+
+
 def find_folder(named: Path | None) -> Path:
-    """The folder that METERGATE_CONFIG names, else `./config` if it has any of the files, else the shipped one."""
+    """Return the folder that METERGATE_CONFIG names, else `./config` if it has any of the files, else the shipped
+    one."""
     if named is not None:
         return named
     here = any((LOCAL_FOLDER / name).is_file() for name in FILES)
@@ -125,7 +145,7 @@ def find_folder(named: Path | None) -> Path:
 
 
 def in_force(settings: Settings) -> str:
-    """Says which files are in force, and why these."""
+    """Say which files are in force, and why these."""
     if settings.config_dir is not None:
         why = "METERGATE_CONFIG names this folder"
     elif settings.folder == SHIPPED_FOLDER:
@@ -136,13 +156,14 @@ def in_force(settings: Settings) -> str:
 
 
 def shown_path(path: Path) -> str:
-    """A path as an operator would name it from where they stand."""
+    """Return a path as an operator would name it from where they stand."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def warnings(settings: Settings, at_s: float) -> tuple[str, ...]:
-    """What an operator should know at start (`at_s` in Unix seconds) but that doesn't stop it, a sentence each."""
+    """Return what an operator should know at start (`at_s` in Unix seconds) but that doesn't stop it, a sentence
+    each."""
     found = [str(note) for note in settings.notes]
     for name in unpriced_models(settings.models, settings.prices, at_s):
         model = settings.models[name]
@@ -158,3 +179,89 @@ def warnings(settings: Settings, at_s: float) -> tuple[str, ...]:
             if plan.price_nano and plan.stripe_price is None:
                 found.append(f"plan {plan.id}: no stripe_price; nobody can subscribe to it")
     return tuple(found)
+
+
+_TITLES: Final = {
+    "listen_addr": "Gateway",
+    "admin_api_key": "Keys of operators and services",
+    "auth_base_url": "Sign-in",
+    "payment_provider": "Payments",
+    "smtp_host": "Notices",
+    "lago_api_url": "Usage reporting to Lago",
+    "exporter_sources": "Collecting traffic from exporters",
+    "api_url": "Command line against a gateway elsewhere",
+}
+"""The first setting of each group, and the group's title."""
+_HEAD: Final = """\
+# Every variable that Metergate reads, with its default. Copy to .env, which docker compose reads by itself; for a
+# shell: set -a; . ./.env; set +a. A variable set to nothing counts as unset.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Variables that belong together, under one heading of `.env.example` and the documentation."""
+
+    title: str
+    variables: tuple[Variable, ...]
+
+
+def _secret(name: str, help_text: str) -> Variable:
+    return Variable(name, "", help_text, secret=True)
+
+
+def _settings_groups() -> tuple[Group, ...]:
+    found: dict[str, list[Variable]] = {}
+    title = ""
+    for each in fields(Environment):
+        title = _TITLES.get(each.name, title)
+        found.setdefault(title, []).extend(VARIABLES_OF[each.name])
+    return tuple(Group(name, tuple(variables)) for name, variables in found.items())
+
+
+FILE_GROUP: Final = Group(
+    "Provider keys (config/metergate.yaml refers to them; a provider without its key is off)",
+    (
+        _secret("OPENAI_API_KEY", "OpenAI"),
+        _secret("ANTHROPIC_API_KEY", "Anthropic"),
+        _secret("GEMINI_API_KEY", "Google Gemini"),
+        _secret("DEEPSEEK_API_KEY", "DeepSeek"),
+        _secret("MISTRAL_API_KEY", "Mistral"),
+        _secret("GROQ_API_KEY", "Groq"),
+        _secret("XAI_API_KEY", "xAI"),
+        _secret("MOONSHOT_API_KEY", "Moonshot AI"),
+        _secret("PERPLEXITY_API_KEY", "Perplexity"),
+        _secret("TOGETHER_API_KEY", "Together AI"),
+        _secret("FIREWORKS_API_KEY", "Fireworks AI"),
+        _secret("COHERE_API_KEY", "Cohere"),
+        _secret("VOYAGE_API_KEY", "Voyage AI"),
+        _secret("JINA_API_KEY", "Jina AI"),
+        _secret("OPENROUTER_API_KEY", "OpenRouter"),
+    ),
+)
+"""The variables that the shipped YAML files refer to and that are no setting of their own."""
+
+COMPOSE_GROUP: Final = Group(
+    "docker-compose.yml alone",
+    (
+        _secret("POSTGRES_PASSWORD", "password of the bundled Postgres; letters, digits, `-` and `_`"),
+        _secret("VALKEY_PASSWORD", "password of the bundled Valkey; letters, digits, `-` and `_`"),
+        Variable("METERGATE_PORT", "8080", "port of this machine that the gateway is published on"),
+        Variable("POSTGRES_IMAGE", "postgres:17-alpine", "image of Postgres; pin it by its digest, `name@sha256:...`"),
+        Variable("VALKEY_IMAGE", "valkey/valkey:8-alpine", "image of Valkey, likewise"),
+        Variable("PYTHON_IMAGE", "python:3.12-slim", "image that the gateway's is built on, likewise"),
+    ),
+)
+"""The variables of the compose file."""
+
+GROUPS: Final = (*_settings_groups(), FILE_GROUP, COMPOSE_GROUP)
+VARIABLES: Final = tuple(variable for group in GROUPS for variable in group.variables)
+
+
+def environment_example() -> str:
+    """Return the text of `.env.example`: every variable under its group, after a line that says what it is for."""
+    parts = [_HEAD]
+    for group in GROUPS:
+        lines = [f"# {variable.help}\n{variable.name}={variable.default}\n" for variable in group.variables]
+        parts.append("".join((f"# --- {group.title} ---\n", *lines)))
+    return "\n".join(parts)

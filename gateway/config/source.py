@@ -2,22 +2,19 @@
 
 Files are composed into nodes, not loaded into objects: a node knows its line, and a scalar its text as written, so
 that `0.15` is never a float on its way to a price and a date may stand with or without quotes. Reading notes a problem,
-gives the default and goes on; whoever builds a value from a section asks `ok` first.
+gives the default and goes on; what builds a value from a section checks `ok` first.
 """
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 from typing import Final, TypeVar
 
 import yaml
 
-from gateway.config.problems import NO_EFFECT, Problems, nearest
-from gateway.config.references import Unset, expand, refers
+from gateway.config.problems import Problems, Unset, expand, nearest, refers
 
-MAX_FILE_BYTES: Final = 8 * 1024 * 1024
 SHOWN_CHARACTERS: Final = 60
 
 T = TypeVar("T")
@@ -47,22 +44,20 @@ class Value:
 
     @property
     def where(self) -> str:
+        """Return the place of the value: its file and line."""
         return f"{self.file.shown}:{self.line}"
 
     def problem(self, message: str) -> None:
+        """Note a problem at this value."""
         self.file.problems.add(self.where, self.key, message)
 
-    def no_effect(self) -> None:
-        """Notes that nothing acts on this key, which stops nothing."""
-        self.file.problems.note(self.where, self.key, NO_EFFECT)
-
     def expected(self, what: str, hint: str = "", *, secret: bool = False) -> None:
-        """Notes that something else was expected; the text is shown as written, unless it may be a secret."""
+        """Note that something else was expected; the text is shown as written, unless it may be a secret."""
         self.problem(f"expected {what}" if secret else f"expected {what}, got {self.shown}{hint}")
 
     @property
     def shown(self) -> str:
-        """The value as the file writes it: a variable by its name, a string in quotes, bounded in length."""
+        """Return the value as the file writes it: a variable by its name, a string in quotes, bounded in length."""
         if not isinstance(self.node, yaml.ScalarNode):
             return "a mapping" if isinstance(self.node, yaml.MappingNode) else "a list"
         written: str = self.node.value
@@ -73,18 +68,22 @@ class Value:
 
     @property
     def is_null(self) -> bool:
+        """Return whether the value is null."""
         return self._is("null")
 
     @property
     def is_string(self) -> bool:
+        """Return whether the value is a string."""
         return isinstance(self.node, yaml.ScalarNode) and self._is("str")
 
     @property
     def is_empty(self) -> bool:
+        """Return whether the value is an empty text."""
         return self.is_string and not self.node.value
 
     @property
     def is_mapping(self) -> bool:
+        """Return whether the value is a mapping."""
         return isinstance(self.node, yaml.MappingNode)
 
     def _is(self, *kinds: str) -> bool:
@@ -92,22 +91,24 @@ class Value:
 
     @property
     def has_reference(self) -> bool:
+        """Return whether the text has a reference to a variable."""
         return isinstance(self.node, yaml.ScalarNode) and refers(self.node.value)
 
     @property
     def is_nothing(self) -> bool:
-        """Whether variables alone make up this value, and stand for an empty text."""
+        """Return whether variables alone make up this value, and stand for an empty text."""
         try:
             return self.has_reference and not self.expand()
         except (Unset, ValueError):
             return False
 
     def expand(self) -> str:
-        """A scalar's text with its variables replaced. Raises `Unset` and `ValueError`, see `references.expand`."""
+        """Return a scalar's text with its variables replaced. Raises `Unset` and `ValueError`, see
+        `references.expand`."""
         return expand(self.node.value, self.file.environ)
 
     def scalar(self, what: str) -> str | None:
-        """The text of a scalar of any kind, expanded; None (and a problem) for anything else."""
+        """Return the text of a scalar of any kind, expanded; None (and a problem) for anything else."""
         if not isinstance(self.node, yaml.ScalarNode) or self.is_null:
             self.expected(what)
             return None
@@ -118,14 +119,14 @@ class Value:
             return None
 
     def text(self, what: str = "a text") -> str | None:
-        """A string; numbers, dates and truths are not taken for one."""
+        """Return a string; numbers, dates and truths are not taken for one."""
         if isinstance(self.node, yaml.ScalarNode) and not self._is("str", "null"):
             self.expected(what)
             return None
         return self.scalar(what)
 
     def whole(self, low: int, high: int) -> int | None:
-        """A whole number within bounds, written as one or given by a variable."""
+        """Return a whole number within bounds, written as one or given by a variable."""
 
         def parse(text: str) -> int | None:
             return int(text) if _WHOLE.fullmatch(text) and low <= int(text) <= high else None
@@ -133,7 +134,7 @@ class Value:
         return self._typed(("int",), f"a whole number from {low} to {high}", parse)
 
     def number(self, low: float, high: float) -> float | None:
-        """A number of seconds or the like within bounds; never for money."""
+        """Return a number of seconds or the like within bounds; never for money."""
 
         def parse(text: str) -> float | None:
             return float(text) if _NUMBER.fullmatch(text) and low <= float(text) <= high else None
@@ -141,10 +142,11 @@ class Value:
         return self._typed(("int", "float"), f"a number from {low:g} to {high:g}", parse)
 
     def truth(self) -> bool | None:
+        """Return a truth, given as YAML writes one or by a variable."""
         return self._typed(("bool",), "true or false", lambda text: _TRUTHS.get(text.lower()))
 
     def _typed(self, kinds: tuple[str, ...], what: str, parse: Callable[[str], T | None]) -> T | None:
-        """A scalar that YAML takes for one of these kinds, or that a variable gives, by a parser."""
+        """Return a scalar that YAML takes for one of these kinds, or that a variable gives, by a parser."""
         if not self._is(*kinds) and not self.has_reference:
             self.expected(what)
             return None
@@ -155,6 +157,7 @@ class Value:
         return value
 
     def choice(self, names: Collection[str]) -> str | None:
+        """Return one of a few words."""
         what = f"one of {', '.join(names)}"
         text = self.scalar(what)
         if text is not None and text not in names:
@@ -163,7 +166,8 @@ class Value:
         return text
 
     def decimal(self, parse: Callable[[object], int], example: str) -> int | None:
-        """A decimal string by a parser that raises `ValueError`. A bare number is refused: to YAML it is a float."""
+        """Return a decimal string by a parser that raises `ValueError`. A bare number is refused: to YAML it is a
+        float."""
         what = f'a decimal string such as "{example}"'
         if self._is("int", "float"):
             self.problem(f"expected {what}, got {self.shown}; put it in quotes")
@@ -178,6 +182,7 @@ class Value:
             return None
 
     def day(self) -> date | None:
+        """Return a date, `YYYY-MM-DD`."""
         what = 'a date such as "2024-07-18"'
         text = self.scalar(what)
         if text is None:
@@ -189,7 +194,8 @@ class Value:
             return None
 
     def plain(self) -> object:
-        """A scalar as Python would have it (None, bool, int, float, str), for a parser that checks types itself."""
+        """Return a scalar as Python would have it (None, bool, int, float, str), for a parser that checks types
+        itself."""
         text = None if self.is_null else self.scalar("a single value")
         if text is None:
             return None
@@ -200,7 +206,7 @@ class Value:
         return float("nan") if self._is("float") else text
 
     def items(self) -> list["Value"]:
-        """The values of a list; a problem for anything else."""
+        """Return the values of a list; a problem for anything else."""
         if not isinstance(self.node, yaml.SequenceNode):
             self.expected("a list")
             return []
@@ -208,7 +214,7 @@ class Value:
         return [Value(self.file, f"{self.key}[{place}]", node, node.start_mark.line + 1) for place, node in nodes]
 
     def names(self, what: str) -> tuple[str, ...]:
-        """A list of texts, each once."""
+        """Return a list of texts, each once."""
         texts: list[str] = []
         for item in self.items():
             text = item.text(what)
@@ -219,7 +225,7 @@ class Value:
         return tuple(texts)
 
     def entries(self) -> dict[str, "Value"]:
-        """The values of a mapping by name; a problem for anything else, and for a name that is given twice."""
+        """Return the values of a mapping by name; a problem for anything else, and for a name that is given twice."""
         if not isinstance(self.node, yaml.MappingNode):
             self.expected("a mapping")
             return {}
@@ -237,15 +243,16 @@ class Value:
 
     @property
     def child_names(self) -> tuple[str, ...]:
-        """The names of a mapping, without a look at what they stand for; nothing for anything else."""
+        """Return the names of a mapping, without a look at what they stand for; nothing for anything else."""
         pairs = self.node.value if self.is_mapping else ()
         return tuple(name.value for name, _ in pairs if isinstance(name, yaml.ScalarNode))
 
     def key_of(self, name: str) -> str:
+        """Return the key below this one as messages name it."""
         return f"{self.key}.{name}" if self.key else name
 
     def section(self, known: Collection[str], required: Collection[str] = ()) -> "Section":
-        """A mapping with known keys; problems for others and for required ones that are missing."""
+        """Return a mapping with known keys; problems for others and for required ones that are missing."""
         before = len(self.file.problems)
         section = Section(self, self.entries(), before)
         if self.is_mapping:
@@ -263,17 +270,19 @@ class Section:
     problems_before: int
 
     def read(self, name: str, how: Callable[[Value], T | None], default: T) -> T:
+        """Return what a parser makes of the value of a key."""
         value = self.present(name)
         read = None if value is None else how(value)
         return default if read is None else read
 
     def maybe(self, name: str, how: Callable[[Value], T | None]) -> T | None:
-        """As `read`, None for the default."""
+        """Return as `read`, None for the default."""
         value = self.present(name)
         return None if value is None else how(value)
 
     def present(self, name: str) -> Value | None:
-        """A key's value, or None where it is absent, null, or a variable that stands for nothing (`${NAME:-}`)."""
+        """Return a key's value, or None where it is absent, null, or a variable that stands for nothing
+        (`${NAME:-}`)."""
         value = self.values.get(name)
         return None if value is None or value.is_null or value.is_nothing else value
 
@@ -281,43 +290,18 @@ class Section:
         return iter(self.values)
 
     def restrict(self, known: Collection[str]) -> None:
-        """Problems for keys that are not known."""
+        """Note problems for keys that are not known."""
         for name, value in self.values.items():
             if name not in known:
                 value.problem(f"unknown key{nearest(name, known)}")
 
     def require(self, names: Collection[str]) -> None:
-        """Problems for keys that are absent, null or an empty text."""
+        """Note problems for keys that are absent, null or an empty text."""
         for name in names:
             if name not in self.values or self.values[name].is_null or self.values[name].is_empty:
                 self.at.file.problems.add(self.at.where, self.at.key_of(name), "missing")
 
     @property
     def ok(self) -> bool:
-        """Whether nothing in this section was wrong so far."""
+        """Return whether nothing in this section was wrong so far."""
         return len(self.at.file.problems) == self.problems_before
-
-
-def read_file(path: Path, shown: str, environ: Mapping[str, str], problems: Problems) -> Value | None:
-    """The root of a YAML file, or None and a problem: unreadable, empty, not YAML, several documents."""
-    file = SourceFile(shown, environ, problems)
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            problems.add(shown, "", f"larger than {MAX_FILE_BYTES} bytes")
-            return None
-        root = yaml.compose(path.read_text("utf-8"), Loader=yaml.SafeLoader)
-    except FileNotFoundError:
-        problems.add(shown, "", "no such file")
-    except (OSError, UnicodeDecodeError) as error:
-        problems.add(shown, "", f"can't be read: {error.strerror if isinstance(error, OSError) else 'not UTF-8'}")
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        problems.add(f"{shown}:{mark.line + 1}" if mark else shown, "", f"not YAML: {error.problem or error.context}")
-    except yaml.YAMLError:
-        problems.add(shown, "", "not YAML: a character that YAML doesn't allow")
-    else:
-        if root is None:
-            problems.add(shown, "", "empty")
-            return None
-        return Value(file, "", root, root.start_mark.line + 1)
-    return None

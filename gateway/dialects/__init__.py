@@ -1,8 +1,11 @@
 """Dialects: what each API's requests ask for, and where usage sits in its answers. Pure: bytes in, facts out.
 
 base        the port: shared types, exceptions, and what a dialect must offer
-openai/     OpenAI's API
-streaming   the tap on a stream of events: usage is seen, the end held back
+registry    all dialects, and which of them a request speaks
+openai/     OpenAI's API: chats, completions, embeddings, moderations; openai_responses/  its Responses API
+anthropic/  Anthropic's; gemini/  Google's; rerank/  Cohere's, Voyage's and Jina's reranks
+unmetered   paths that are refused by name, and why
+streaming   the tap on a stream of events: usage is seen, the end held back; events  as bytes
 output      what a model wrote, of any dialect: text, and inline data
 structure   how much structure a JSON body may have, told from its bytes
 """

@@ -3,9 +3,9 @@
 This file owns three rules. **Bytes pass untouched**: what `feed` and `finish` return is, joined, what came in, but for
 the usage chunk that the gateway itself asked for (removed whole), the `"usage": null` that providers put into all other
 chunks then, and the cost that the client asked for (added to one event, whose outer JSON loses its spaces). **The end
-is held**: from the event `data: [DONE]` on, bytes come out of `finish` alone, which the caller calls after the debit is
-durable. **Nothing grows without bound**: `MAX_EVENT_BYTES` of one event or of held bytes, `MAX_KEPT_BYTES` of what
-passed.
+is held**: from the terminal event on (OpenAI's is `data: [DONE]`), bytes come out of `finish` alone, which the caller
+calls after the debit is durable. **Nothing grows without bound**: `MAX_EVENT_BYTES` of one event or of held bytes,
+`MAX_KEPT_BYTES` of what passed. What an event says, and which one is terminal, is for an `EventReader` to tell.
 
 Events and line ends are as in https://html.spec.whatwg.org/multipage/server-sent-events.html, but for lines that end
 with a lone carriage return, which no provider sends: such a stream would pass unread.
@@ -15,26 +15,25 @@ whole. A chunk of whole events without a marker costs a few byte searches; of on
 the first marker on are looked at, and only those with a marker are decoded.
 """
 
-import codecs
-import re
-from collections.abc import Iterator
-from typing import Final
+from __future__ import annotations
 
-from gateway.dialects.base import EventReader, Reported
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from gateway.dialects.events import ENDS, EVENT_END, EVENT_END_BYTES, event_data, last_end, replace_data, split_events
 from gateway.dialects.output import Output, Piece, joined
+
+if TYPE_CHECKING:
+    from gateway.dialects.base import EventReader, Reported
 
 MAX_EVENT_BYTES: Final = 1 << 20
 """An event above this passes undecoded; of bytes after the terminal event no more than this are kept."""
 MAX_KEPT_BYTES: Final = 4 << 20
 """Of what passed, for `output_text`; beyond it only the length is counted."""
 
-_DONE: Final = b"[DONE]"
-_DONE_LINE: Final = re.compile(rb"^data: ?\[DONE\]", re.MULTILINE)
-_DONE_STARTS: Final = (b"data: [DONE]", b"data:[DONE]")
-_ERROR: Final = b'"error"'
-_EVENT_END: Final = re.compile(rb"\n\r?\n")
-_EVENT_END_BYTES: Final = 3
-_ENDS: Final = (b"\n\n", b"\n\r\n")
+EVENT_STREAM: Final = b"text/event-stream"
+
+_NEWLINE: Final = ord("\n")
 
 
 class SseTap:
@@ -51,6 +50,7 @@ class SseTap:
         "_done",
         "_end",
         "_ended",
+        "_error_marker",
         "_held",
         "_hold_usage",
         "_keep_bytes",
@@ -65,6 +65,8 @@ class SseTap:
         "_reported_at",
         "_sent_bytes",
         "_strip_usage",
+        "_terminal_lines",
+        "_terminal_markers",
         "_terminated",
         "_unfinished",
         "_unkept_bytes",
@@ -85,6 +87,9 @@ class SseTap:
         self.error_seen = False
         self._reader = reader
         self._usage_marker = reader.usage_marker
+        self._error_marker = reader.error_marker
+        self._terminal_markers = reader.terminal_markers
+        self._terminal_lines = reader.terminal_lines
         self._strip_usage = strip_usage
         self._hold_usage = hold_usage
         self._keep_bytes = keep_bytes
@@ -131,7 +136,7 @@ class SseTap:
         if self._terminated:
             self._keep_end(chunk)
             return b""
-        if self._partial or not chunk.endswith(_ENDS):
+        if self._partial or not chunk.endswith(ENDS):
             return self._feed_cut(chunk)
         return self._pass(chunk)
 
@@ -171,8 +176,8 @@ class SseTap:
 
     def _after_usage(self, block: bytes) -> bytes:
         """The events of a block that follow its last one with usage."""
-        events = list(_events(block))
-        while events and self._reader.usage_pattern.search(events[-1]) is None:
+        events = list(split_events(block))
+        while events and self._reader.usage_pattern.search(event_data(events[-1])) is None:
             events.pop()
         return block[sum(map(len, events)) :]
 
@@ -196,9 +201,10 @@ class SseTap:
         find = block.find  # `in` asks for a buffer first, which takes as long as the search
         usage = find(self._usage_marker)
         if usage >= 0 and self._strip_usage:  # nothing of it is out yet
-            block = self._reader.without_null_usage(block)
+            start = last_end(block, 0, usage)
+            block = block[:start] + self._reader.without_null_usage(block[start:])
             find = block.find
-            usage = find(self._usage_marker)
+            usage = find(self._usage_marker, start)
         kept_bytes = self._kept_bytes + len(block)
         if kept_bytes <= self._keep_bytes:
             self._kept.append(block)
@@ -207,28 +213,33 @@ class SseTap:
             self._unkept_bytes += len(block)
             self._done = self._done or self._finishes(block)
             self._began = self._began or any(self._pieces(block))
-        done, error = find(_DONE), find(_ERROR)
+        error = find(self._error_marker)
+        terminal = -1
+        for marker in self._terminal_markers:
+            at = find(marker)
+            if at >= 0 and (terminal < 0 or at < terminal):
+                terminal = at
         if usage >= 0:
             match = self._reader.usage_pattern.search(block, usage)
             usage = match.start() if match is not None else -1
         if self._held:
             return self._inspect(block, sent_bytes, 0)
-        if done < 0 and error < 0 and usage < 0:
+        if terminal < 0 and error < 0 and usage < 0:
             return block[sent_bytes:] if sent_bytes else block
-        first = min(at for at in (done, error, usage) if at >= 0)
-        return self._inspect(block, sent_bytes, _last_end(block, 0, first))
+        first = min(at for at in (terminal, error, usage) if at >= 0)
+        return self._inspect(block, sent_bytes, last_end(block, 0, first))
 
     def _feed_cut(self, chunk: bytes) -> bytes:
         """A chunk that begins or ends within an event."""
         partial = self._partial
         if partial:
-            search_from = max(0, len(partial) - _EVENT_END_BYTES + 1)
+            search_from = max(0, len(partial) - EVENT_END_BYTES + 1)
             partial += chunk
-            end = _last_end(partial, search_from)
+            end = last_end(partial, search_from)
             block = bytes(partial[:end])
             del partial[:end]
         else:
-            end = _last_end(chunk, 0)
+            end = last_end(chunk, 0)
             block = chunk[:end]
             partial += chunk[end:]
         if not end:
@@ -237,7 +248,7 @@ class SseTap:
         out = b""
         if self._oversize:
             self._oversize = False
-            match = _EVENT_END.search(block)
+            match = EVENT_END.search(block)
             tail_bytes = match.end() if match else len(block)
             out = block[sent_bytes:tail_bytes]
             block, sent_bytes = block[tail_bytes:], 0
@@ -259,7 +270,7 @@ class SseTap:
             out = bytes(self._held + partial[self._sent_bytes :])
             self._held.clear()
             self._unkept_bytes += len(out)
-            del partial[: 1 - _EVENT_END_BYTES]
+            del partial[: 1 - EVENT_END_BYTES]
             self._sent_bytes = len(partial)
             return out
         if self._strip_usage or self._hold_usage:
@@ -269,34 +280,54 @@ class SseTap:
         self._sent_bytes = pass_to
         return out
 
-    @staticmethod
-    def _terminal_line(partial: bytearray, sent_bytes: int) -> int:
-        """Where, in what is not sent, a line begins that is or may become the terminal one; else the end."""
-        if partial.find(_DONE, sent_bytes) >= 0 and (match := _DONE_LINE.search(partial, sent_bytes)):
-            return match.start()
+    def _terminal_line(self, partial: bytearray, sent_bytes: int) -> int:
+        """Where, in what is not sent, a line begins that is or may become a terminal event's; else the end."""
+        for begins in self._terminal_lines:
+            at = partial.find(begins, sent_bytes)
+            while at > 0 and partial[at - 1] != _NEWLINE:
+                at = partial.find(begins, at + 1)
+            if at >= 0:
+                return at
         newline = partial.rfind(b"\n", max(0, sent_bytes - 1))
         if newline < 0 and sent_bytes:
             return len(partial)  # a part of the last line is out
-        line = bytes(partial[newline + 1 : newline + 1 + len(_DONE_STARTS[0])])
-        return newline + 1 if any(start.startswith(line) for start in _DONE_STARTS) else len(partial)
+        line = bytes(partial[newline + 1 :])
+        return newline + 1 if any(begins.startswith(line) for begins in self._terminal_lines) else len(partial)
 
     def _inspect(self, block: bytes, sent_bytes: int, start: int) -> bytes:
         """Looks at each event of a block from the one that begins at `start`; what is to pass of it."""
         out = [block[sent_bytes:start]] if start > sent_bytes else []
-        for event in _events(block, start):
+        for event in split_events(block, start):
             data = event_data(event)
-            if data.strip() == _DONE:
+            unsent = event[max(0, sent_bytes - start) :]
+            if self._is_terminal(event, data):
                 self._done = self._terminated = True
-                self._keep_end(block[max(start, sent_bytes) :])
+                out += self._hold_terminal(unsent, data)
+                self._keep_end(block[max(start + len(event), sent_bytes) :])
                 break
-            self._look(event[max(0, sent_bytes - start) :], data, out)
+            self._look(unsent, data, out)
             start += len(event)
         return b"".join(out)
+
+    def _is_terminal(self, event: bytes, data: bytes) -> bool:
+        return any(marker in event for marker in self._terminal_markers) and self._reader.is_terminal(event, data)
+
+    def _hold_terminal(self, unsent: bytes, data: bytes) -> list[bytes]:
+        """Read the terminal event, which may have the usage, and hold it; what is to pass before it."""
+        if self._usage_marker not in data and self._error_marker not in data:
+            self._keep_end(unsent)
+            return []
+        seen: list[bytes] = []
+        self._look(unsent, data, seen)
+        if self._held:  # for the cost; what was held before it may pass
+            return seen
+        self._keep_end(b"".join(seen))
+        return []
 
     def _look(self, unsent: bytes, data: bytes, out: list[bytes]) -> None:
         """One event: what it says, and where its unsent bytes go."""
         has_usage = self._reader.usage_pattern.search(data) is not None
-        if has_usage or _ERROR in data:
+        if has_usage or self._error_marker in data:
             facts = self._reader.facts(data)
             has_usage = facts.has_usage
             self.error_seen = self.error_seen or facts.is_error
@@ -322,52 +353,11 @@ class SseTap:
     def _with_cost(self, held: bytes, cost_usd: str) -> bytes:
         """The held bytes with the cost in the data of their first event, its lines joined into one."""
         out = bytearray()
-        for number, event in enumerate(_events(held)):
-            out += _replace_data(event, self._reader.with_cost(event_data(event), cost_usd)) if not number else event
+        for number, event in enumerate(split_events(held)):
+            out += replace_data(event, self._reader.with_cost(event_data(event), cost_usd)) if not number else event
         return bytes(out)
 
     def _pieces(self, block: bytes) -> Iterator[tuple[int, Piece]]:
-        for event in _events(block):
+        for event in split_events(block):
             if data := event_data(event):
                 yield from self._reader.pieces(data)
-
-
-def _last_end(text: bytes | bytearray, search_from: int, search_to: int | None = None) -> int:
-    """Where the last event ends that is whole before `search_to`, or else the end; 0 where none is."""
-    bare = text.rfind(b"\n\n", search_from, search_to)
-    returned = text.rfind(b"\n\r\n", bare if bare > search_from else search_from, search_to)
-    return max(bare + 2 if bare >= 0 else 0, returned + 3 if returned >= 0 else 0)
-
-
-def _events(block: bytes, start: int = 0) -> Iterator[bytes]:
-    """The events of a block from `start` on, each with the empty line that ends it; joined they are the rest of it."""
-    for match in _EVENT_END.finditer(block, start):
-        yield block[start : match.end()]
-        start = match.end()
-    if start < len(block):
-        yield block[start:]
-
-
-def event_data(event: bytes) -> bytes:
-    """The `data` of one event, its lines joined by newlines; empty for comments alone. A byte order mark before it is
-    passed over, as clients do; a line that is JSON by itself is data to whoever wants it."""
-    lines = []
-    for line in event.removeprefix(codecs.BOM_UTF8).split(b"\n"):
-        if line.startswith(b"{"):
-            lines.append(line)
-        if line.startswith(b"data:"):
-            lines.append(line[6 if line.startswith(b"data: ") else 5 :].removesuffix(b"\r"))
-    return b"\n".join(lines)
-
-
-def _replace_data(event: bytes, data: bytes) -> bytes:
-    """The event with its first data line replaced and further ones left out; all other lines as they were."""
-    out = bytearray()
-    replaced = False
-    for line in event.splitlines(keepends=True):
-        if not line.startswith(b"data:"):
-            out += line
-        elif not replaced:
-            replaced = True
-            out += b"data: " + data + line[len(line.rstrip(b"\r\n")) :]
-    return bytes(out)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.embedded.errors import EmbeddedServersError
+from gateway.embedded.lock import EmbeddedServersError
 
 SERVER_USER = "metergate-pg"
 SHARED_USER = "nobody"
@@ -45,11 +45,11 @@ class Account:
             raise ValueError(f"{self.name} is not an unprivileged user (uid {self.uid}, gid {self.gid})")
 
     def can_enter(self, folder: Path) -> bool:
-        """Whether this user can enter `folder`; found by trying it, so that access lists and mounts count."""
+        """Return whether this user can enter `folder`; found by trying it, so that access lists and mounts count."""
         return self._can('cd -- "$1"', folder)
 
     def can_run(self, program: Path) -> bool:
-        """Whether this user can run `program`, which must know `--version`."""
+        """Return whether this user can run `program`, which must know `--version`."""
         return self._can('"$1" --version', program)
 
     def _can(self, script: str, path: Path) -> bool:
@@ -75,7 +75,7 @@ class Account:
 
 
 def server_account(report: Callable[[str], None]) -> Account | None:
-    """The account that Postgres runs as: None for our own, unless we are root. Raises EmbeddedServersError."""
+    """Return the account that Postgres runs as: None for our own, unless we are root. Raises EmbeddedServersError."""
     if os.geteuid() != 0:
         return None
     own = _find(SERVER_USER) or _make(report)
@@ -95,7 +95,7 @@ def server_account(report: Callable[[str], None]) -> Account | None:
 
 
 def is_orphaned(uid: int) -> bool:
-    """Whether what belongs to a user is to be taken over: one that earlier versions ran as, or that is gone."""
+    """Return whether what belongs to a user is to be taken over: one that earlier versions ran as, or that is gone."""
     shared = _find(SHARED_USER)
     if shared is not None and uid == shared.pw_uid:
         return True
@@ -143,7 +143,7 @@ def _make(report: Callable[[str], None]) -> pwd.struct_passwd | None:
 
 
 def user_name(uid: int) -> str:
-    """The name of the user `uid`, or its number where it has none."""
+    """Return the name of the user `uid`, or its number where it has none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

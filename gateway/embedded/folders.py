@@ -1,12 +1,13 @@
-"""Where everything of one data folder lies, and who may enter it.
+"""Where the parts of one data folder are, and which users may enter it.
 
-    DATA_DIR/lock  endpoints.json  redis.conf  redis.pid  redis/  log/
+    DATA_DIR/lock  endpoints.json  redis.conf  redis.pid  redis/  log/    (admin-key, api-url: the commands')
     DATA_DIR/postgres/                  Postgres's data; or, where its user can't get to it,
     DATA_DIR/postgres-is-in             the name of the folder elsewhere that has `postgres/` (and `run/`)
     DATA_DIR/run/redis.sock, run/pg/    the sockets; or a folder of a shorter name under the temporary folder
 
-Invariant kept here: Redis trusts whoever reaches its socket, and both whoever reaches their files, so only we (and the
-user that Postgres runs as) can. A folder in a public place is used only if it is ours and nobody else can write to it.
+Invariant kept here: Redis trusts any user that reaches its socket, and both any that reaches their files, so only we
+(and the user that Postgres runs as) can. A folder in a public place is used only if it is ours and nobody else can
+write to it.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.embedded.account import Account, is_orphaned, user_name
-from gateway.embedded.errors import EmbeddedServersError
+from gateway.embedded.lock import EmbeddedServersError
 
 SOCKET_PATH_LIMIT_BYTES = 100  # sockaddr_un holds 108 on Linux and 104 on macOS, with the final NUL
 POINTER_NAME = "postgres-is-in"
@@ -43,30 +44,37 @@ class Folders:
 
     @property
     def redis(self) -> Path:
+        """Return the folder of Redis's data."""
         return self.home / "redis"
 
     @property
     def redis_conf(self) -> Path:
+        """Return the file of Redis's configuration."""
         return self.home / "redis.conf"
 
     @property
     def redis_pid(self) -> Path:
+        """Return the file of Redis's process id."""
         return self.home / "redis.pid"
 
     @property
     def redis_socket(self) -> Path:
+        """Return the socket that Redis listens on."""
         return self.run / "redis.sock"
 
     @property
     def postgres_run(self) -> Path:
+        """Return the folder of Postgres's socket."""
         return self.run / "pg"
 
     @property
     def postgres_socket(self) -> Path:
+        """Return the socket that Postgres listens on."""
         return self.postgres_run / ".s.PGSQL.5432"
 
     @property
     def logs(self) -> Path:
+        """Return the folder of both servers' logs."""
         return self.home / "log"
 
 
@@ -81,7 +89,7 @@ def make_home(data_dir: Path, account: Account | None) -> Path:
 
 
 def postgres_home(home: Path, account: Account | None, report: Callable[[str], None]) -> Path:
-    """The folder of Postgres's data: `home`, or, if `account` can't enter that, one elsewhere that a file names.
+    """Return the folder of Postgres's data: `home`, or, if `account` can't enter that, one elsewhere that a file names.
 
     Raises EmbeddedServersError where neither will do.
     """
@@ -171,7 +179,7 @@ def own_folder(folder: Path, mode: int) -> Path:
 
 
 def shared_folders(account: Account) -> Iterator[Path]:
-    """The folders of ours in public places that `account` can enter, made on the way."""
+    """Yield the folders of ours in public places that `account` can enter, made on the way."""
     for parent in SHARED_PARENTS:
         try:
             if account.can_enter(own_folder(parent, 0o711)):
@@ -181,7 +189,7 @@ def shared_folders(account: Account) -> Iterator[Path]:
 
 
 def digest(path: Path) -> str:
-    """Twelve hexadecimal digits that stand for a path in the names of folders."""
+    """Return twelve hexadecimal digits that stand for a path in the names of folders."""
     return hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
 
 

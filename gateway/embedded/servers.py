@@ -4,32 +4,36 @@ async with EmbeddedServers(Path(".metergate"), report=print) as servers:
     ...  # servers.endpoints.database_url, servers.endpoints.redis_url
 """
 
+import asyncio
 import errno
 import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
-from gateway.embedded import postgres, redis
+from gateway.embedded import process
 from gateway.embedded.account import Account, server_account
-from gateway.embedded.binaries import postgres_bin, valkey_server
-from gateway.embedded.errors import EmbeddedServersError, ServerFailed
 from gateway.embedded.folders import Folders, make_folders, make_home, postgres_home
-from gateway.embedded.keeper import Keeper, Server
-from gateway.embedded.lock import held, locked
-from gateway.embedded.postgres import Postgres
-from gateway.embedded.redis import Redis
+from gateway.embedded.lock import EmbeddedServersError, ServerFailed, held, locked
+from gateway.embedded.process import Program, postgres_bin, valkey_server
+from gateway.embedded.stores import Postgres, Redis, postgres_answers, redis_answers
 
 _ENDPOINTS_NAME = "endpoints.json"
 NO_SPACE: Final = os.strerror(errno.ENOSPC)
 FIRST_START_MIB: Final = 80
 MIB: Final = 1024 * 1024
+RESTART_DELAY_S = 0.1  # before the second restart in a row, doubled for each one more; the first is at once
+RESTART_DELAY_LIMIT_S = 5.0
+STABLE_AFTER_S = 30.0  # a server that ran as long begins anew with its delays
+FIRST_START_ATTEMPTS = 3  # what is left of a Postgres killed together with its supervisor can need a moment to go
+FIRST_START_DELAY_S = 0.3
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +69,7 @@ class EmbeddedServers:
 
     @property
     def endpoints(self) -> Endpoints:
-        """Where the servers are. Raises RuntimeError outside the context."""
+        """Return where the servers are. Raises RuntimeError outside the context."""
         if self._endpoints is None:
             raise RuntimeError("the embedded servers are not running")
         return self._endpoints
@@ -103,8 +107,77 @@ class EmbeddedServers:
         return make_folders(home, data_home, account), account
 
 
+class Server(Protocol):
+    """What `Postgres` and `Redis` have in common."""
+
+    @property
+    def program(self) -> Program: ...
+
+    async def prepare(self, report: Callable[[str], None]) -> None: ...
+
+    async def clear(self, report: Callable[[str], None]) -> None: ...
+
+    def ready(self, pid: int) -> bool: ...
+
+
+class Keeper:
+    """One server, from `start` to `stop`."""
+
+    def __init__(self, server: Server, report: Callable[[str], None]) -> None:
+        self._server, self._report = server, report
+        self._process: asyncio.subprocess.Process | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Return once the server is ready. Raises ServerFailed after FIRST_START_ATTEMPTS; then nothing runs."""
+        await self._server.prepare(self._report)
+        self._report(f"Starting {self._server.program.name} ...")
+        for attempt in range(1, FIRST_START_ATTEMPTS + 1):
+            try:
+                await self._start_once()
+                break
+            except ServerFailed:
+                if attempt == FIRST_START_ATTEMPTS:
+                    raise
+                await asyncio.sleep(FIRST_START_DELAY_S)
+        self._watch = asyncio.create_task(self._restart_for_ever(), name=f"watch {self._server.program.name}")
+
+    async def stop(self) -> None:
+        """Stop the server, if it runs. May be called in any state."""
+        if self._watch is not None:
+            self._watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watch
+        if self._process is not None:
+            await process.stop(self._server.program, self._process)
+
+    async def _start_once(self) -> None:
+        await self._server.clear(self._report)
+        self._process = await process.start(self._server.program, self._server.ready)
+
+    async def _restart_for_ever(self) -> None:
+        name, delay_s = self._server.program.name, 0.0
+        while self._process is not None:
+            started = time.monotonic()
+            code = await self._process.wait()
+            if time.monotonic() - started >= STABLE_AFTER_S:
+                delay_s = 0.0
+            _log.warning("%s ended (code %d); starting it again in %.1f s", name, code, delay_s)
+            while True:
+                await asyncio.sleep(delay_s)
+                delay_s = min(max(delay_s * 2, RESTART_DELAY_S), RESTART_DELAY_LIMIT_S)
+                try:
+                    await self._start_once()
+                except (ServerFailed, OSError) as error:
+                    _log.error("%s (next attempt in %.1f s)", error, delay_s)
+                else:
+                    _log.warning("%s runs again", name)
+                    break
+
+
 def running(data_dir: Path) -> Endpoints | None:
-    """The endpoints of servers that a live process keeps on this data folder and that accept connections; else None.
+    """Return the endpoints of servers that a live process keeps on this data folder and that accept connections; else
+    None.
 
     Blocks for at most two seconds. Raises PermissionError for a data folder of another user.
     """
@@ -115,7 +188,7 @@ def running(data_dir: Path) -> Endpoints | None:
         published = json.loads((home / _ENDPOINTS_NAME).read_bytes())
     except FileNotFoundError:
         return None
-    if not (postgres.answers(Path(published["postgres_socket"])) and redis.answers(Path(published["redis_socket"]))):
+    if not (postgres_answers(Path(published["postgres_socket"])) and redis_answers(Path(published["redis_socket"]))):
         return None
     return Endpoints(database_url=published["database_url"], redis_url=published["redis_url"])
 

@@ -1,7 +1,7 @@
 """What the gateway answers by itself.
 
+routes          the table of them, what answers where nothing is, and the page at /docs
 reads           models, the key's own limits, one request's cost, health and metrics
-jobs            work that one gateway does for all, by a lease
-metrics_access  who may read the metrics, and their own listener
-documentation   the page at /docs
+jobs            work that one gateway does for all, by a lease; gauges, and what a worker does beside requests
+metrics_access  access to the metrics, and their own listener
 """

@@ -1,31 +1,120 @@
-"""Jobs: work that one gateway does for all, by a lease, and what the last run of each came to.
+"""What runs beside requests in a worker, and jobs: work that one gateway does for all, by a lease.
 
-`POST /v1/jobs/reconcile` runs it now; `GET /v1/status` shows the last run. Both take the admin key.
+Beside requests: gauges for `/metrics`, and rounds that keep it and the database in order. Of each job it is kept what
+the last run came to: `POST /v1/jobs/reconcile` runs it now; `GET /v1/status` shows the last run. Both take the admin
+key.
 """
+
+from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
-from aiohttp import web
+from msgspec import structs
 
-from billing.api import Services
-from billing.api.auth import ADMIN_HEADER, is_admin
 from billing.api.requests import read_bounded
-from billing.attempts import Attempts
-from billing.database.connection import Database, queries
+from billing.database.connection import Database, DatabaseError, queries
 from billing.errors import StoreError
-from billing.holds.engine import Engine
-from billing.holds.reconcile import Report
-from gateway.auth import attempts_refused
-from gateway.metrics.registry import Metrics
-from gateway.proxy.handler import Proxy
+from billing.ledger.set_aside import count_set_aside
+from billing.shapes.operation import JobShape, ReconcileBody, report_shape
 from gateway.server import refusals
 from gateway.server.refusals import Refuse
 
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from billing.api.services import Services
+    from billing.holds.engine import Engine
+    from billing.holds.reconcile import Report
+    from gateway.metrics.registry import Metrics
+    from gateway.proxy.records import RequestLog
+    from gateway.runtime import Runtime
+    from gateway.server.bodies import Bodies
+
 logger = logging.getLogger(__name__)
+
+HOUSEKEEPING_S: Final = 10.0
+MONTHS_EVERY_S: Final = 6 * 3600.0
+MONTHS_AHEAD: Final = 3
+METRICS_FLUSH_S: Final = 1.0
+
+
+@dataclass(slots=True)
+class SetAsideCount:
+    """How many debits lie set aside, as it was counted last."""
+
+    count: int = 0
+
+
+def add_gauges(
+    metrics: Metrics, runtime: Runtime, bodies: Bodies, log: RequestLog | None, aside: SetAsideCount
+) -> None:
+    """Have `/metrics` show what the parts of this process are at, as of the moment of reading."""
+    engine, follower = runtime.engine, runtime.follower
+    metrics.gauge("debits_waiting", "Debits that Redis has settled and Postgres has not.", lambda: len(engine.outbox))
+    metrics.gauge(
+        "debits_hindered", "1 while Postgres is there and takes no debits.", lambda: engine.outbox.hindered, "max"
+    )
+    metrics.gauge(
+        "accounts_locked",
+        "Accounts whose debits wait because another session has their rows in Postgres locked.",
+        lambda: len(engine.locked_accounts()),
+        "max",
+    )
+    metrics.gauge(
+        "plans_revision", "Revision of the plans that this gateway applies.", lambda: follower.revision, "max"
+    )
+    aside = SetAsideCount()
+    metrics.gauge("debits_set_aside", "Debits that the ledger could not take.", lambda: aside.count, "max")
+    metrics.gauge("holds_live", "Requests that are being served.", lambda: len(engine.holds.live))
+    metrics.gauge("requests_waiting", "Requests that wait for running ones to end.", lambda: len(engine.holds.queue))
+    metrics.gauge(
+        "store_clock_difference_seconds",
+        "What the clocks of Redis and Postgres differ by.",
+        lambda: engine.partitions.clock_difference_s,
+        "max",
+    )
+    metrics.gauge("body_bytes", "Bytes of request bodies in memory.", lambda: bodies.size_bytes)
+    metrics.gauge("principals_cached", "Keys in memory.", lambda: len(engine.cache))
+    metrics.gauge("refusals_dropped", "Refusals that were not kept to be looked up.", lambda: runtime.refused.dropped)
+    metrics.gauge(
+        "request_log_dropped",
+        "Lines that the request log has not taken.",
+        lambda: 0 if log is None else log.dropped,
+    )
+
+
+async def keep_house(runtime: Runtime, aside: SetAsideCount) -> None:
+    """Note when keys were last used; create the months that usage is about to fall into; count what is set aside."""
+    months_at = 0.0
+    while True:
+        used, runtime.engine.cache.used = runtime.engine.cache.used, {}
+        try:
+            if used:
+                now_s = time.time()
+                await runtime.api_keys.touch_last_used([(key_id, now_s) for key_id in used])
+            aside.count = await count_set_aside(runtime.database)
+            if time.monotonic() >= months_at:
+                await runtime.database.execute("SELECT create_usage_months(current_date, $1)", MONTHS_AHEAD)
+                months_at = time.monotonic() + MONTHS_EVERY_S
+        except DatabaseError as error:
+            logger.info("housekeeping: %s", error)
+        await asyncio.sleep(HOUSEKEEPING_S)
+
+
+async def flush_metrics(metrics: Metrics) -> None:
+    """Write this process's metrics for the one that shows them, again and again."""
+    while True:
+        await asyncio.sleep(METRICS_FLUSH_S)
+        with suppress(OSError):
+            metrics.flush()
+
 
 TAKE_LEASE: Final = queries("billing.ledger")("jobs_take")
 RECONCILE: Final = "reconcile"
@@ -39,24 +128,18 @@ class Jobs:
         self,
         engine: Engine,
         database: Database,
-        proxy: Proxy,
         metrics: Metrics,
-        admin_api_key: str,
-        attempts: Attempts,
         owner: str,
         bounds: Services,
     ) -> None:
         """`bounds` are those of the billing API: the size of a body and the time to send it."""
         self._engine = engine
         self._database = database
-        self._proxy = proxy
-        self._admin_api_key = admin_api_key
-        self._attempts = attempts
         self._owner = owner
         self._max_body_bytes = bounds.max_body_bytes
         self._request_timeout_s = bounds.request_timeout_s
         self._running = asyncio.Lock()
-        self._last: dict[str, Any] = {"job": None, "status": "never run"}
+        self._last = JobShape()
         self._drifts = 0
         metrics.gauge("reconcile_drifts", "Differences that the last reconciling found.", lambda: self._drifts, "max")
 
@@ -77,40 +160,35 @@ class Jobs:
         """
         async with self._running:
             started = datetime.now(UTC)
-            self._last = {"job": RECONCILE, "status": "running", "started_at": _shown(started), "error": ""}
+            begun = JobShape(job=RECONCILE, status="running", started_at=_shown(started), error="")
+            self._last = begun
             try:
                 report = await reconcile_once(self._engine, fix=fix)
             except FAILED as error:
-                self._last |= {"status": "failed", "error": str(error), "finished_at": _shown(datetime.now(UTC))}
+                finished_at = _shown(datetime.now(UTC))
+                self._last = structs.replace(begun, status="failed", error=str(error), finished_at=finished_at)
                 raise
             self._drifts = len(report.drifts)
-            self._last |= {"status": "ok", "finished_at": _shown(datetime.now(UTC)), **report_shape(report)}
+            found, finished_at = structs.asdict(report_shape(report)), _shown(datetime.now(UTC))
+            self._last = structs.replace(begun, status="ok", finished_at=finished_at, **found)
             return report
 
-    async def post_reconcile(self, request: web.Request) -> web.StreamResponse:
-        """POST /v1/jobs/reconcile, with `{"fix": true}` to mend."""
-        await self._check_admin(request)
+    async def run_reconcile(self, request: web.Request) -> JobShape:
+        """Compare Redis with the ledger now; with `fix` everything is loaded from the ledger anew."""
         body = await read_bounded(request, self._max_body_bytes, self._request_timeout_s)
         try:
-            asked = msgspec.json.decode(body, type=dict[str, bool]) if body else {}
+            asked = msgspec.json.decode(body, type=ReconcileBody) if body else ReconcileBody()
         except msgspec.DecodeError as error:
             raise Refuse(refusals.bad_request('The body is empty, or {"fix": true}.')) from error
         try:
-            await self.reconcile(fix=asked.get("fix", False))
+            await self.reconcile(fix=asked.fix)
         except FAILED as error:
             raise Refuse(refusals.unavailable()) from error
-        return _json(self._last)
+        return self._last
 
-    async def status(self, request: web.Request) -> web.StreamResponse:
-        """GET /v1/status: the last job of this worker."""
-        await self._check_admin(request)
-        return _json(self._last)
-
-    async def _check_admin(self, request: web.Request) -> None:
-        given = request.headers.get(ADMIN_HEADER, "")
-        with attempts_refused():
-            if not await is_admin(request, given, self._admin_api_key, self._attempts):
-                raise Refuse(refusals.invalid_admin_key())
+    async def get_job_status(self, request: web.Request) -> JobShape:
+        """Return the last run of a job in this worker."""
+        return self._last
 
 
 async def reconcile_once(engine: Engine, *, fix: bool) -> Report:
@@ -129,18 +207,5 @@ async def reconcile_once(engine: Engine, *, fix: bool) -> Report:
             await engine.reconciler.fix()
 
 
-def report_shape(report: Report) -> dict[str, object]:
-    """A report as JSON."""
-    drifts = [
-        {"account_id": drift.account_id, "what": drift.what, "redis": drift.redis, "ledger": drift.ledger}
-        for drift in report.drifts
-    ]
-    return {"accounts": report.accounts, "busy": report.busy, "drifts": drifts}
-
-
 def _shown(at: datetime) -> str:
     return at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def _json(said: object) -> web.Response:
-    return web.Response(body=msgspec.json.encode(said), content_type="application/json")

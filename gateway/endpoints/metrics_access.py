@@ -1,26 +1,24 @@
-"""Who may read the metrics: whoever reaches METRICS_ADDR, and on the public port whoever has the admin key.
+"""Access to the metrics: on METRICS_ADDR without a key, on the public port with the admin key.
 
 They show what providers cost and what accounts are charged. The supervisor binds METRICS_ADDR once and every worker
-accepts there, as on the gateway's own address: whichever answers shows the sum over all, so that it matters to nobody
-which one it is, and a worker's death does not close the port. Nothing else is served there.
+accepts there, as on the gateway's own address: each shows the sum over all, and a worker's death does not close the
+port. Nothing else is served there.
 """
+
+from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from billing.api.auth import ADMIN_HEADER, is_admin
-from billing.attempts import Attempts
 from billing.errors import MetergateError
-from billing.keys.presented import bearer_of
-from gateway.auth import attempts_refused
-from gateway.metrics.registry import Metrics
-from gateway.server import refusals
 from gateway.server.listening import bind
-from gateway.server.refusals import Refuse
+
+if TYPE_CHECKING:
+    from gateway.metrics.registry import Metrics
 
 METRICS_FD_VARIABLE: Final = "METERGATE_METRICS_FD"
 """Tells a worker the number of the socket on METRICS_ADDR that its supervisor has opened."""
@@ -34,26 +32,15 @@ class MetricsAddressTaken(MetergateError):
 
 
 def shown(metrics: Metrics) -> web.Response:
-    """Prometheus's text format, summed over the workers."""
+    """Return Prometheus's text format, summed over the workers."""
     body, content_type = metrics.render()
     return web.Response(body=body, headers={"Content-Type": content_type})
 
 
-async def shown_to_admin(
-    request: web.Request, metrics: Metrics, admin_api_key: str, attempts: Attempts
-) -> web.Response:
-    """The same on the public port, for the admin key in X-Admin-Key or as a bearer. Raises `Refuse`."""
-    given = request.headers.get(ADMIN_HEADER) or bearer_of(request.headers)
-    with attempts_refused():
-        if not await is_admin(request, given, admin_api_key, attempts):
-            raise Refuse(refusals.metrics_need_admin())
-    return shown(metrics)
-
-
 @contextmanager
 def listener_on(address: str | None, optional: bool, note: Callable[[str], None]) -> Iterator[socket.socket | None]:
-    """The socket on METRICS_ADDR, in a supervisor; None without an address, or where an `optional` one, which
-    nobody has asked for, is in use. Raises `MetricsAddressTaken`."""
+    """Open the socket on METRICS_ADDR, in a supervisor; None without an address, or where an `optional` one is
+    in use. Raises `MetricsAddressTaken`."""
     if address is None:
         yield None
         return
@@ -70,7 +57,7 @@ def listener_on(address: str | None, optional: bool, note: Callable[[str], None]
 
 
 def inherited_listener(environ: Mapping[str, str]) -> socket.socket | None:
-    """The socket on METRICS_ADDR, in a worker whose supervisor has opened one."""
+    """Return the socket on METRICS_ADDR, in a worker whose supervisor has opened one."""
     number = environ.get(METRICS_FD_VARIABLE)
     if not number:
         return None
@@ -80,7 +67,7 @@ def inherited_listener(environ: Mapping[str, str]) -> socket.socket | None:
 
 
 @asynccontextmanager
-async def open_door(metrics: Metrics, listener: socket.socket | None) -> AsyncIterator[None]:
+async def metrics_served(metrics: Metrics, listener: socket.socket | None) -> AsyncIterator[None]:
     """Serve the metrics on their own listener, where there is one, until the context ends."""
     if listener is None:
         yield

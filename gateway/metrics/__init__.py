@@ -1,5 +1,5 @@
 """Metrics: counted cheaply in each worker, shown as one sum by whichever worker is asked.
 
-registry   what is counted, and the text of it; snapshot  a worker's counts as one value
-folder     where workers show each other their counts
+registry   what is counted, and the text of it
+folder     a worker's counts as one value, and where workers show each other theirs
 """

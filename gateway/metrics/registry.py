@@ -6,7 +6,7 @@ that folder, anew each time it starts, and names it to its workers in METRICS_DI
 one process, and nothing is written. prometheus_client's own multiprocess mode is not used: it writes to a mapped
 file on every observation, and keeps a file of every worker that ever lived.
 
-`gateway.metrics.folder` owns that folder, `gateway.metrics.snapshot` what is counted. Money is counted in `int`; it
+`gateway.metrics.folder` owns that folder, `gateway.metrics.folder` what is counted. Money is counted in `int`; it
 becomes a float in the rendered text alone. One thread only: the event loop's.
 """
 
@@ -23,8 +23,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.utils import floatToGoString
 
-from gateway.metrics.folder import Folder
-from gateway.metrics.snapshot import (
+from gateway.metrics.folder import (
     COUNTERS,
     HISTOGRAMS,
     LABEL_SETS_LIMIT,
@@ -34,6 +33,7 @@ from gateway.metrics.snapshot import (
     PROVIDER_BOUNDS,
     STEP_BOUNDS,
     TOKEN_CLASSES,
+    Folder,
     Labels,
     Outcome,
     Snapshot,
@@ -69,6 +69,7 @@ class Metrics:
         self._requests: _Cells[tuple[str, str, int | str, bool | str], int] = _Cells([0], (OTHER,) * 4)
         self._refusals: _Cells[str, int] = _Cells([0], OTHER)
         self._upstream_refusals: _Cells[tuple[str, int | str], int] = _Cells([0], (OTHER, OTHER))
+        self._failed_attempts: _Cells[tuple[str, str], int] = _Cells([0], (OTHER, OTHER))
         self._tokens: _Cells[str, int] = _Cells([0] * len(TOKEN_CLASSES), OTHER, LABEL_SETS_LIMIT // len(TOKEN_CLASSES))
         self._money: _Cells[str, int] = _Cells([0, 0], OTHER)
         self._hold_exceeded = 0
@@ -89,16 +90,21 @@ class Metrics:
         self.gauge("workers", "Worker processes that serve.", lambda: 1)
 
     def request(self, endpoint: str, provider: str, status: int, stream: bool) -> None:
-        """One answered request; `provider` is the one that served, by its configured name, or "" if none did."""
+        """Count one answered request; `provider` is the one that served, by its configured name, or "" if none did."""
         self._requests[endpoint, provider, status, stream][0] += 1
 
     def refusal(self, code: str) -> None:
-        """One refusal of the gateway's own, by its code."""
+        """Count one refusal of the gateway's own, by its code."""
         self._refusals[code][0] += 1
 
     def upstream_refusal(self, provider: str, status: int) -> None:
-        """One refusal (4xx or 5xx) of a provider's."""
+        """Count one refusal (4xx or 5xx) of a provider's."""
         self._upstream_refusals[provider, status][0] += 1
+
+    def attempt_failed(self, provider: str, reason: str) -> None:
+        """Count one attempt at a provider that failed before its answer began; `reason` is its status, or `timeout`,
+        `unreachable` or `busy`."""
+        self._failed_attempts[provider, reason][0] += 1
 
     def usage(
         self,
@@ -110,7 +116,7 @@ class Metrics:
         cost_nano: int,
         charged_nano: int,
     ) -> None:
-        """Of one request: its tokens, what it costs at the provider, and what its account is charged. As in usage
+        """Count of one request its tokens, what it costs at the provider, and what its account is charged. As in usage
         events, `input_tokens` includes the cached, `output_tokens` reasoning."""
         cell = self._tokens[provider]
         cell[0] += input_tokens
@@ -122,41 +128,41 @@ class Metrics:
         money[1] += charged_nano
 
     def hold_latency(self, seconds: float) -> None:
-        """Time that taking one hold took."""
+        """Observe the time that taking one hold took."""
         self._hold[bisect_left(STEP_BOUNDS, seconds)] += 1
         self._hold[-1] += seconds
 
     def settle_latency(self, seconds: float) -> None:
-        """Time from an answer's end to its debit being outside the process, or its hold being void."""
+        """Observe the time from an answer's end to its debit being outside the process, or its hold being void."""
         self._settle[bisect_left(STEP_BOUNDS, seconds)] += 1
         self._settle[-1] += seconds
 
     def upstream_latency(self, provider: str, seconds: float) -> None:
-        """Time from forwarding one request to the head of its answer."""
+        """Observe the time from forwarding one request to the head of its answer."""
         cell = self._upstream[provider]
         cell[bisect_left(PROVIDER_BOUNDS, seconds)] += 1
         cell[-1] += seconds
 
     def time_to_first_byte(self, provider: str, seconds: float) -> None:
-        """Time from the arrival of one streamed request to the first byte of its answer's body."""
+        """Observe the time from the arrival of one streamed request to the first byte of its answer's body."""
         cell = self._first_byte[provider]
         cell[bisect_left(PROVIDER_BOUNDS, seconds)] += 1
         cell[-1] += seconds
 
     def hold_exceeded(self) -> None:
-        """One request whose usage came out above its hold."""
+        """Count one request whose usage came out above its hold."""
         self._hold_exceeded += 1
 
     def implausible_usage(self) -> None:
-        """One usage that was not believed: the hold was charged instead."""
+        """Count one usage that was not believed: the hold was charged instead."""
         self._implausible_usage += 1
 
     def settled(self, estimated: bool, outcome: Outcome) -> None:
-        """One hold that ended; `estimated` if the usage was not the provider's own count."""
+        """Count one hold that ended; `estimated` if the usage was not the provider's own count."""
         self._settlements[outcome, estimated][0] += 1
 
     def loop_failed(self, loop: str) -> None:
-        """One loop that failed and began anew."""
+        """Count one loop that failed and began anew."""
         self._loop_failures[loop][0] += 1
 
     def gauge(self, name: str, help: str, read: Callable[[], float], combine: Combine = "sum") -> None:
@@ -175,8 +181,8 @@ class Metrics:
             self._write(self._folder, self._snapshot())
 
     def render(self) -> tuple[bytes, str]:
-        """The metrics of all workers in Prometheus's text format, and its content type. Raises OSError if the folder
-        can't be read."""
+        """Return the metrics of all workers in Prometheus's text format, and its content type. Raises OSError if the
+        folder can't be read."""
         return generate_latest(self._registry), CONTENT_TYPE_LATEST
 
     def close(self) -> None:
@@ -187,7 +193,7 @@ class Metrics:
             self._folder = None
 
     def collect(self) -> Iterator[Metric]:
-        """For prometheus_client's registry: the families of all workers together."""
+        """Yield for prometheus_client's registry: the families of all workers together."""
         own = self._snapshot()
         parts = [own]
         if self._folder is not None:
@@ -222,6 +228,7 @@ class Metrics:
                 "requests": {_labels(key): cell[0] for key, cell in self._requests.items()},
                 "refusals": {(code,): cell[0] for code, cell in self._refusals.items()},
                 "upstream_refusals": {_labels(key): cell[0] for key, cell in self._upstream_refusals.items()},
+                "failed_attempts": {_labels(key): cell[0] for key, cell in self._failed_attempts.items()},
                 "tokens": {
                     (name, provider): count
                     for provider, cell in self._tokens.items()

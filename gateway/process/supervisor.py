@@ -12,6 +12,9 @@ and a session of its own, so that Ctrl-C in a terminal reaches the supervisor al
 
 Invariant kept here: no worker outlives its supervisor. Stopped by a signal, the supervisor waits for its workers;
 killed, it takes them along, provided that each worker calls `die_with_parent` first.
+
+That a worker's process has ended is announced to other gateways by its lease in Postgres, so that none needs to wait.
+Without it, or where Postgres is away for longer, the lease lapses by itself.
 """
 
 import asyncio
@@ -20,19 +23,22 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from signal import SIGINT, SIGKILL, SIGTERM, Signals
-from typing import Any
+from typing import Any, Final
 
 from ulid import ULID
 
+from billing.database.connection import Database, DatabaseError
+from billing.ledger.leases import end_lease
 from gateway.embedded.launch import signal_when_parent_ends
 from gateway.server.listening import address_of, bind
 
 SUPERVISOR_PID_VARIABLE = "METERGATE_SUPERVISOR_PID"
 GATEWAY_ID_VARIABLE = "METERGATE_GATEWAY_ID"
+EMBEDDED_VARIABLE = "METERGATE_EMBEDDED"  # "1" says to a worker that Redis is a server of the data folder
 RESTART_DELAY_S = 0.1  # before the second restart in a row, doubled for each one more; the first is at once
 RESTART_DELAY_LIMIT_S = 10.0
 STABLE_AFTER_S = 10.0  # a worker that ran as long begins anew with its delays
@@ -64,21 +70,23 @@ async def supervise(
     on_ready: Callable[[str], None] | None = None,
     pass_fds: Sequence[int] = (),
     on_end: Callable[[str], Awaitable[None]] | None = None,
+    on_stop: Callable[[], None] | None = None,
 ) -> int:
     """Run `workers` processes of `command` on `listen` until SIGTERM or SIGINT; the exit code for the command.
 
     `pass_fds` stay open in the workers. `on_ready` is called once, with the address, when the first worker is ready.
-    The first signal is passed on as SIGTERM, and whoever has not ended `shutdown_grace_s` + KILL_MARGIN_S later is
+    The first signal is passed on as SIGTERM, and a worker that runs on `shutdown_grace_s` + KILL_MARGIN_S later is
     killed; a second signal kills at once. `on_end` is called with the gateway id of each worker whose process has
-    ended, and waited for before this returns; its time is its own business. 0 after a signal, 1 when
-    FAILED_STARTS_LIMIT workers died before any was ready. Raises what `bind` raises. Main thread only, for the signals
-    and for `die_with_parent`. Cancelled, it kills the workers.
+    ended, and waited for before this returns, however long it takes. `on_stop` is called, once or more, before
+    the listening socket is closed. 0 after a signal, 1 when FAILED_STARTS_LIMIT workers died before any was ready.
+    Raises what `bind` raises. Main thread only, for the signals and for `die_with_parent`. Cancelled, it kills the
+    workers.
     """
     if workers < 1:
         raise ValueError("at least one worker is needed")
     with bind(listen) as listener:
         supervisor = _Supervisor(
-            tuple(command), dict(env), listener, shutdown_grace_s, on_ready, tuple(pass_fds), on_end
+            tuple(command), dict(env), listener, shutdown_grace_s, on_ready, tuple(pass_fds), on_end, on_stop
         )
         return await supervisor.run(workers)
 
@@ -92,6 +100,7 @@ class _Supervisor:
     on_ready: Callable[[str], None] | None
     pass_fds: tuple[int, ...]
     on_end: Callable[[str], Awaitable[None]] | None
+    on_stop: Callable[[], None] | None
     spawn: Callable[[Coroutine[Any, Any, None]], object] | None = None
     running: set[asyncio.subprocess.Process] = field(default_factory=set)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -107,13 +116,18 @@ class _Supervisor:
         try:
             async with asyncio.TaskGroup() as group:
                 self.spawn = group.create_task
-                stopper = group.create_task(self._stop_when_told())
+                stopper = group.create_task(self._stop_on_signal())
                 await asyncio.wait([group.create_task(self._keep(number)) for number in range(1, workers + 1)])
                 stopper.cancel()
         finally:
+            self._stops()
             for number in (SIGTERM, SIGINT):
                 loop.remove_signal_handler(number)
         return self.exit_code
+
+    def _stops(self) -> None:
+        if self.on_stop is not None:
+            self.on_stop()
 
     def _on_signal(self, number: Signals) -> None:
         if self.stopping.is_set():
@@ -121,8 +135,9 @@ class _Supervisor:
         _log.info("%s: stopping%s", number.name, " at once" if self.hurrying.is_set() else "")
         self.stopping.set()
 
-    async def _stop_when_told(self) -> None:
+    async def _stop_on_signal(self) -> None:
         await self.stopping.wait()
+        self._stops()
         self._signal_workers(SIGTERM)
         with suppress(TimeoutError):
             await asyncio.wait_for(self.hurrying.wait(), self.shutdown_grace_s + KILL_MARGIN_S)
@@ -130,7 +145,7 @@ class _Supervisor:
         self._signal_workers(SIGKILL)
 
     async def _keep(self, number: int) -> None:
-        """Run one worker again and again, until told to stop."""
+        """Run one worker again and again, until a signal stops it."""
         delay_s = 0.0
         while not self.stopping.is_set():
             started = time.monotonic()
@@ -169,7 +184,7 @@ class _Supervisor:
             loop.add_reader(ready_fd, self._on_ready_byte, loop, ready_fd)
             code = await process.wait()
             if self.on_end is not None and self.spawn is not None:
-                self.spawn(self._tell_end(gateway_id))
+                self.spawn(self._announce_end(gateway_id))
             return f"ended with code {code}"
         finally:
             loop.remove_reader(ready_fd)
@@ -180,12 +195,12 @@ class _Supervisor:
                     process.kill()
                     await process.wait()
 
-    async def _tell_end(self, gateway_id: str) -> None:
-        assert self.on_end is not None  # noqa: S101  (checked by whoever spawns this)
+    async def _announce_end(self, gateway_id: str) -> None:
+        assert self.on_end is not None  # noqa: S101  (checked where this is spawned)
         try:
             await self.on_end(gateway_id)
         except Exception:  # whatever it was: workers are to be kept
-            _log.exception("nobody could be told that worker %s has ended", gateway_id)
+            _log.exception("the end of worker %s could not be announced", gateway_id)
 
     async def _spawn(self, ready_fd: int, gateway_id: str) -> asyncio.subprocess.Process:
         listener_fd = self.listener.fileno()
@@ -215,3 +230,31 @@ def _watch_parent(parent_pid: int) -> None:
     while os.getppid() == parent_pid:
         time.sleep(PARENT_POLL_S)
     os.kill(os.getpid(), SIGKILL)
+
+
+TRIED_FOR_S: Final = 5.0
+PAUSE_S: Final = 0.1
+TIMEOUT_S: Final = 2.0
+
+
+@asynccontextmanager
+async def ending_leases(database_url: str) -> AsyncIterator[Callable[[str], Awaitable[None]]]:
+    """Return what ends the lease of a gateway whose process is known to have ended, and tries it for TRIED_FOR_S."""
+    database = Database(database_url, size=1, timeout_s=TIMEOUT_S)
+
+    async def end(gateway_id: str) -> None:
+        loop = asyncio.get_running_loop()
+        give_up_s = loop.time() + TRIED_FOR_S
+        while True:
+            try:
+                return await end_lease(database, gateway_id)
+            except DatabaseError as error:
+                if loop.time() >= give_up_s:
+                    _log.info("the lease of %s runs out by itself: %s", gateway_id, error)
+                    return None
+            await asyncio.sleep(PAUSE_S)
+
+    try:
+        yield end
+    finally:
+        await database.close()

@@ -8,12 +8,14 @@ finishes running answers within `shutdown_grace_s`, writes the debits that wait,
 
 import argparse
 import asyncio
+import ctypes
 import gc
 import logging
 import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -23,19 +25,25 @@ from aiohttp import web
 from billing.errors import StoreError
 from gateway.app import serving
 from gateway.config.settings import ConfigError, Settings, load_settings
-from gateway.endpoints.metrics_access import inherited_listener, open_door
+from gateway.endpoints.metrics_access import inherited_listener, metrics_served
 from gateway.metrics.registry import METRICS_DIR_VARIABLE, Metrics
-from gateway.process.memory import settle_memory_and_threads
-from gateway.process.supervisor import GATEWAY_ID_VARIABLE, SUPERVISOR_PID_VARIABLE, die_with_parent
+from gateway.process.supervisor import EMBEDDED_VARIABLE, GATEWAY_ID_VARIABLE, SUPERVISOR_PID_VARIABLE, die_with_parent
 from gateway.runtime import open_runtime
-from gateway.server.files import raise_file_limit
+from gateway.server.aiohttp_private import UnknownAiohttp, check_edge
+from gateway.server.listening import raise_file_limit
 
 logger = logging.getLogger(__name__)
 
-EMBEDDED_VARIABLE: Final = "METERGATE_EMBEDDED"
 BACKLOG: Final = 1024
 KEEPALIVE_S: Final = 75.0
 GC_THRESHOLDS: Final = (20_000, 20, 100)
+LARGE_BLOCK_BYTES: Final = 1 << 20
+SWITCH_S: Final = 0.001
+"""How long a thread runs on when another one waits, five times shorter than Python's default: the one that waits is the
+event loop, as a rule, while a large body is parsed."""
+
+_M_MMAP_THRESHOLD: Final = -3
+"""https://man7.org/linux/man-pages/man3/mallopt.3.html"""
 
 
 async def serve(settings: Settings, listener: socket.socket, ready_fd: int | None) -> None:
@@ -56,7 +64,7 @@ async def serve(settings: Settings, listener: socket.socket, ready_fd: int | Non
             gateway_id=os.environ.get(GATEWAY_ID_VARIABLE),
         ) as runtime,
         serving(runtime, metrics) as (served, health),
-        open_door(metrics, inherited_listener(os.environ)),
+        metrics_served(metrics, inherited_listener(os.environ)),
     ):
         runner = served.runner(
             access_log=None,
@@ -88,8 +96,17 @@ def _settle_garbage_collector() -> None:
     gc.set_threshold(*GC_THRESHOLDS)
 
 
+def _settle_memory_and_threads() -> None:
+    """Have large blocks, which are bodies, mapped each for itself: they grow without a copy, and go back to the system
+    when they are freed. glibc stops doing so after the first of them, and a heap that was full of them stays large.
+    Other C libraries are left as they are."""
+    sys.setswitchinterval(SWITCH_S)
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
+
+
 def main() -> int:
-    """The process's entry; 0 after a signal, 1 when it could not serve."""
+    """Return the process's entry; 0 after a signal, 1 when it could not serve."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--fd", type=int, required=True, help="the listening socket")
     parser.add_argument("--ready-fd", type=int, help="a pipe that is told when this worker serves")
@@ -105,7 +122,12 @@ def main() -> int:
     if settings.database_url is None or settings.redis_url is None:
         print("DATABASE_URL and REDIS_URL must be set; `metergate up` sets them by itself.", file=sys.stderr)
         return 1
-    settle_memory_and_threads()
+    try:
+        check_edge(settings.defaults.edge)
+    except UnknownAiohttp as error:
+        print(error, file=sys.stderr)
+        return 1
+    _settle_memory_and_threads()
     raise_file_limit()
     listener = socket.socket(fileno=arguments.fd)
     listener.setblocking(False)

@@ -1,15 +1,19 @@
 """The proxy: a metered request from its route to its settlement.
 
 handler      route, authenticate, estimate, hold, forward, price, settle: the order of the checks
-intake       a request's body, read within bounds and parsed
-routing      from a model's name to a provider; terms  what is the same for all requests of a key on a model
+intake       a request's body, read within bounds and parsed, and its tags
+preparation  a request's route, terms and worst case
+routing      from a model's name to a provider
 estimate     the worst case, which the hold covers, and the charge
-context      what is known of one request so far, and the debit that it becomes
+context      what is known of one request so far, and the debit that it becomes; terms of a key on a model
+attempts     which target or candidate is asked next; target_health  what is known of them all
 forward      from hold to settlement: send, read, settle before the last bytes
-outgoing     the body that a provider is sent; query  what of a query string
-relay        answers that are streams; decoding_tap  over one that is compressed
-remainder    what goes on when the client is gone; running  the longest life of a request
-settlement   what a hold turns into: priced and settled, or given back; missing_usage  usage that did not come
-outcomes     what a client is told in the place of an answer
-records      refusals that can be looked up; request_log  a line of JSON for each request
+outgoing     what a provider is sent: where, with which query string and body
+relay        answers that are streams, and what a client is sent in the place of an answer
+decoding_tap over a stream that is compressed
+remainder    what goes on when the client is gone, and the longest life of a request
+stored       objects that requests name or create at providers: whose they are
+background_jobs  responses in the background: polled until they can be paid
+settlement/  what a hold turns into: priced and settled, or given back; usage that did not come
+records      refusals that can be looked up; a line of JSON for each request
 """

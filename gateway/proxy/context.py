@@ -1,21 +1,82 @@
-"""One request on its way: what is known of it so far, and the debit that it becomes. Pure: the clock is passed in."""
+"""One request on its way: what is known of it so far, and the debit that it becomes. Pure: the clock is passed in.
+
+Terms are what is the same for all requests of a key on a model: made with the first of them, kept with the principal.
+This file owns how long they hold. A principal is made anew when its account, key or plan changes, and what was kept
+with it goes. A route is made anew when another price row or configuration is in force: terms are those of one route,
+and are made again for another. That the key may use the model at all is decided before terms are made.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from billing.holds.hold import Hold
-from billing.ledger.debits import Debit, other_counts
-from billing.principals import Principal
+from billing.ledger.debits import LAYOUT, PLAIN_LAYOUT, Debit
+from billing.ledger.usage_columns import other_counts
+from billing.principals import MAX_KEPT, Principal
 from billing.usage import Usage
-from gateway.dialects.base import ParsedRequest
-from gateway.proxy.estimate import Charge, charge
-from gateway.proxy.routing import Route
-from gateway.proxy.terms import Terms
+from gateway.dialects.base import Match, ParsedRequest, Reported
+from gateway.proxy.estimate import Charge, EstimateRules, Plain, charge, markup_of
+from gateway.proxy.outgoing import Target
+from gateway.proxy.routing import Candidate, Destination
 from gateway.upstream.base import UpstreamRequest
 
+if TYPE_CHECKING:
+    from billing.holds.hold import Hold
+    from gateway.proxy.routing import Route
+
+
+class Terms:
+    """A key's terms on a route, for one of its candidates. `tags` as the ledger keeps them, `markup_scaled` the markup
+    that applies; `plain` bounds plain requests, None where the candidate has none; `uncharged` are debits of holds that
+    are not charged when their gateway dies, encoded, by endpoint and whether the answer is a stream."""
+
+    __slots__ = ("candidate", "markup_scaled", "plain", "plan_markup_scaled", "route", "tags", "uncharged")
+
+    def __init__(self, principal: Principal, route: Route, candidate: Candidate, rules: EstimateRules) -> None:
+        self.route = route
+        self.candidate = candidate
+        self.tags = tags_of(principal)
+        self.plan_markup_scaled = principal.plan.markup_scaled
+        self.markup_scaled = markup_of(candidate, self.plan_markup_scaled)
+        self.plain = Plain.of(candidate, self.markup_scaled, rules)
+        self.uncharged: dict[tuple[str, bool], bytes] = {}
+
+    def passes_as_it_is(self, parsed: ParsedRequest, candidate: Candidate, field: str) -> bool:
+        """Return whether nothing of a whole answer's request is changed for a provider that takes a maximum in `field`:
+        see `outgoing_body`, which changes less often than this says."""
+        most, plain = parsed.max_output_tokens, self.plain
+        return (
+            plain is not None
+            and candidate is self.candidate
+            and not parsed.stream
+            and most is not None
+            and most <= plain.window
+            and field in parsed.max_fields
+            and candidate.model == parsed.model
+            and parsed.model_in_body
+        )
+
+
+def keep_terms(principal: Principal, name: str, feature: str, kept_as: str, terms: Terms) -> Terms:
+    """Return the same terms, kept for further requests of a model's name; of others at most `MAX_KEPT` are. They hold
+    for the `route` that they name, and no longer."""
+    if len(principal.kept) >= MAX_KEPT:
+        principal.kept.clear()
+    principal.kept[kept_as, name, feature] = terms
+    return terms
+
+
+def tags_of(principal: Principal) -> str | None:
+    """Return a key's tags as the ledger keeps them."""
+    return msgspec.json.encode(dict(principal.tags)).decode() if principal.tags else None
+
+
 FEATURE: Final = "llm"
+FAST: Final = "fast"
+"""The speed of a request that asks for a dearer one and whose answer names none."""
 Reason = Literal[
     "client_gone",
     "client_stalled",
@@ -51,10 +112,19 @@ class RequestContext(msgspec.Struct, gc=False):
     """A request between authentication and settlement. Times are seconds of a monotonic clock."""
 
     request_id: str
+    match: Match
     endpoint: str
+    """Its path as a pattern, as the ledger and the metrics record it."""
     principal: Principal
     parsed: ParsedRequest
-    route: Route
+    route: Candidate
+    """The candidate that is asked now."""
+    further: tuple[Destination, ...]
+    """Those that may be asked after it."""
+    targets: tuple[Target, ...]
+    """Where the candidate's provider takes requests."""
+    target: Target
+    """The one of them that is asked now."""
     body: bytes
     started_s: float
     client_request_id: str | None
@@ -63,6 +133,10 @@ class RequestContext(msgspec.Struct, gc=False):
     """Whether the hold is an upper bound; else it is an estimate."""
     terms: Terms
     """What is the same for all requests of this key on this model."""
+    tags: str | None
+    """What the debit is attributed to, as the ledger keeps it: see `gateway.proxy.intake`."""
+    attempts: int = 1
+    """How often a provider is asked, this time included."""
     status: int = EXPIRED_STATUS
     upstream_request_id: str | None = None
     first_byte_s: float | None = None
@@ -75,31 +149,61 @@ class RequestContext(msgspec.Struct, gc=False):
     cut: Reason | None = None
     """Why the client does not get the whole answer, where that is known."""
 
+    def turn(self, following: Destination, target: Target, rules: EstimateRules) -> None:
+        """Go on to another candidate of `further`; those before it are passed over."""
+        self.terms = Terms(self.principal, self.terms.route, following.candidate, rules)
+        self.route, self.targets = following.candidate, following.targets
+        self.further = self.further[self.further.index(following) + 1 :]
+        self.turn_to(target)
+
+    def turn_to(self, target: Target) -> None:
+        """Ask the provider by another target, or once more."""
+        self.target = target
+        self.prepared = self.first_byte_s = self.upstream_request_id = None
+
+    def granted(self, hold: Hold) -> int | None:
+        """Return the output tokens that the hold has bounded where the client did not, below the candidate's own."""
+        granted, own = hold.granted_output, self.route.max_output_tokens
+        return granted if granted < hold.need.most_output and (own is None or granted < own) else None
+
     def balance_before_nano(self, hold: Hold) -> int:
-        """What the account had when this request was admitted, all other holds taken off."""
+        """Return what the account had when this request was admitted, all other holds taken off."""
         before: int = hold.available_nano + hold.cost_nano - self.principal.credit_limit_nano
         return before
 
-    def charge(self, usage: Usage, service_tier: str | None, served: str | None = None) -> Charge:
-        """What a usage costs on this route. `served` and `service_tier` are the answer's own; where it names no tier,
-        that of the request holds."""
-        tier = service_tier or self.parsed.service_tier
-        return charge(usage, self.route, self.terms.markup_scaled, tier, served)
+    def charge(self, usage: Usage, reported: Reported | None = None) -> Charge:
+        """Return what a usage costs on this route, with that of the other models that `reported` names; nothing at a
+        free endpoint. The service tier, the speed and the model are the answer's own; where it names none, that of the
+        request holds."""
+        if self.match.endpoint.free:
+            return FREE
+        parsed, markup_scaled = self.parsed, self.terms.markup_scaled
+        if parsed.work.fast and (reported is None or reported.speed is None):
+            reported = msgspec.structs.replace(reported or Reported(usage), speed=FAST)
+        if reported is None:
+            return charge(usage, self.route, markup_scaled, parsed.service_tier)
+        tier = reported.service_tier or parsed.service_tier
+        return charge(usage, self.route, markup_scaled, tier, reported.model, reported)
 
     def expired(self, input_tokens: int) -> Debit:
-        """The debit of a hold whose gateway dies, charged for so much input."""
+        """Return the debit of a hold whose gateway dies, charged for so much input."""
         usage = Usage(input_tokens=input_tokens)
-        return self.debit(usage, self.charge(usage, None), estimated=True, admitted_at_ms=0, now_s=self.started_s)
+        return self.debit(usage, self.charge(usage), estimated=True, admitted_at_ms=0, now_s=self.started_s)
 
     def uncharged(self) -> Debit:
-        """The debit of a hold whose gateway dies and that is not charged; nothing in it is of one request alone."""
+        """Return the debit of a hold whose gateway dies and that is not charged; nothing in it is of one request
+        alone."""
         debit = self.debit(NOTHING, FREE, estimated=True, admitted_at_ms=0, now_s=self.started_s)
-        return msgspec.structs.replace(debit, request_id="", client_request_id=None, end_user=None)
+        return msgspec.structs.replace(
+            debit, request_id="", client_request_id=None, end_user=None, tags=self.terms.tags
+        )
 
     def settled(self, hold: Hold, usage: Usage, charge: Charge, *, reason: Reason | None, now_s: float) -> Debit:
-        """The debit of an answer; `reason` says why its usage was estimated, None where the provider has counted it.
-        Where the answer was cut its status says so, and its note why."""
+        """Return the debit of an answer; `reason` says why its usage was estimated, None where the provider has counted
+        it. Where the answer was cut its status says so, and its note why."""
         broken = self.cut or reason
+        if self.match.endpoint.free:
+            usage, charge = NOTHING, FREE
         return self.debit(
             usage,
             charge,
@@ -111,13 +215,13 @@ class RequestContext(msgspec.Struct, gc=False):
         )
 
     def whole_hold(self, hold: Hold) -> tuple[Usage, Charge]:
-        """What the hold covers, charged as it was held."""
+        """Return what the hold covers, charged as it was held."""
         usage = Usage(input_tokens=hold.need.input_tokens, output_tokens=hold.output_tokens)
-        return usage, msgspec.structs.replace(self.charge(usage, None), charged_nano=hold.cost_nano)
+        return usage, msgspec.structs.replace(self.charge(usage), charged_nano=hold.cost_nano)
 
     def unresolved(self, hold: Hold) -> Debit:
-        """The debit of a hold that a fault of ours left open after a provider had worked for it: charged whole. Nothing
-        of a client's or a provider's words is in it, so that it can't fail as well."""
+        """Return the debit of a hold that a fault of ours left open after a provider had worked for it: charged whole.
+        Nothing of a client's or a provider's words is in it, so that it can't fail as well."""
         debit = self.settled(hold, *self.whole_hold(hold), reason="internal_error", now_s=self.started_s)
         nothing_foreign = {"client_request_id": None, "upstream_request_id": None, "tags": None, "end_user": None}
         return msgspec.structs.replace(debit, latency_ms=None, ttft_ms=None, **nothing_foreign)
@@ -133,7 +237,7 @@ class RequestContext(msgspec.Struct, gc=False):
         note: str | None = None,
         status: int | None = None,
     ) -> Debit:
-        """The row that the ledger gets; `status` is another one than the provider's."""
+        """Return the row that the ledger gets; `status` is another one than the provider's."""
         principal, route, parsed = self.principal, self.route, self.parsed
         first_byte_s = self.first_byte_s
         assert route.rates is not None  # noqa: S101  (a charge was made from them)
@@ -167,14 +271,16 @@ class RequestContext(msgspec.Struct, gc=False):
             stream=parsed.stream,
             latency_ms=round((now_s - self.started_s) * 1000),
             ttft_ms=None if first_byte_s is None else round((first_byte_s - self.started_s) * 1000),
-            tags=self.terms.tags,
+            tags=self.tags,
             end_user=parsed.end_user,
             note=note,
+            layout=PLAIN_LAYOUT if charge.by_model is None else LAYOUT,
+            by_model=charge.by_model,
         )
 
 
 def shown_id(said: str | bytes | None) -> str | None:
-    """A client's or a provider's X-Request-Id as the ledger keeps it, bounded; it never identifies a debit.
+    """Return a client's or a provider's X-Request-Id as the ledger keeps it, bounded; it never identifies a debit.
 
     aiohttp keeps bytes of a header that are not UTF-8 as lone surrogates, which neither the journal nor Postgres takes.
     """

@@ -1,13 +1,18 @@
 """Answers that come compressed although identity was asked for: looked at decoded, passed on as they came."""
 
+from __future__ import annotations
+
 import zlib
 from collections.abc import Callable
 from io import BytesIO
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from billing.codings import BadCoding, Decoder
-from gateway.dialects.base import Tap
 from gateway.upstream.base import UpstreamTooLarge
+
+if TYPE_CHECKING:
+    from gateway.dialects.base import Tap
+    from gateway.proxy.stored import Withheld
 
 ENCODINGS: Final = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 READABLE: Final = frozenset({"identity", "", *ENCODINGS})
@@ -21,20 +26,21 @@ class StreamWatch:
     """A tap on a stream that may be compressed although identity was asked for: then the tap sees it decoded, the
     client gets it as it came, and its last piece waits for the settlement."""
 
-    __slots__ = ("_decoder", "_last", "_wbits", "tap")
+    __slots__ = ("_decoder", "_last", "_wbits", "tap", "withheld")
 
     def __init__(self, tap: Tap, encoding: str | None) -> None:
         self.tap = tap
+        self.withheld: Withheld | None = None
         self._wbits = wbits = ENCODINGS.get(encoding) if encoding else None
         self._decoder = zlib.decompressobj(wbits) if wbits is not None else None
         self._last = b""
 
     def feed_of(self) -> Callable[[bytes], bytes]:
-        """`feed`, or the tap's own where nothing has to be decoded for it."""
+        """Return `feed`, or the tap's own where nothing has to be decoded for it."""
         return self.tap.feed if self._decoder is None else self.feed
 
     def feed(self, chunk: bytes) -> bytes:
-        """The bytes to pass on now. Raises `zlib.error`."""
+        """Return the bytes to pass on now. Raises `zlib.error`."""
         if self._decoder is None or self._wbits is None:
             return self.tap.feed(chunk)
         left = chunk
@@ -47,14 +53,14 @@ class StreamWatch:
         return out
 
     def finish(self, cost_usd: str | None) -> bytes:
-        """The bytes that were held back."""
+        """Return the bytes that were held back."""
         rest = self.tap.finish(cost_usd)
         return rest if self._decoder is None else self._last
 
 
 def decoded(body: bytes, encoding: str | None, limit_bytes: int) -> bytes:
-    """A whole body, decoded: of gzip all members, as clients read them. Raises `zlib.error`, and `UpstreamTooLarge`
-    above the limit."""
+    """Return a whole body, decoded: of gzip all members, as clients read them. Raises `zlib.error`, and
+    `UpstreamTooLarge` above the limit."""
     if encoding not in ENCODINGS:
         return body
     decoder, plain = Decoder(gzip=encoding != "deflate", max_members=MAX_MEMBERS), BytesIO()

@@ -5,19 +5,26 @@ counts at the dearest that it could fall in, work that the provider does beside 
 done, and where the client gave no maximum the hold is elastic.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import msgspec
 
 from billing.errors import MetergateError
 from billing.holds.decision import Need, NeedTooLarge
+from billing.ledger.usage_columns import encode_shares, share_of
 from billing.prices import PriceRow, round_up
 from billing.usage import MAX_COUNT, Usage
-from gateway.dialects.base import NO_PARTS, NO_WORK, ParsedRequest
-from gateway.proxy.routing import Rates, Route
+from gateway.dialects.base import NO_PARTS, NO_WORK, ParsedRequest, Reported
+from gateway.proxy.routing import Candidate, Rates
 
 BYTES_PER_TOKEN = 4
 """Of ordinary English; for holds that are estimates (`strict: false`)."""
+NO_WINDOW = 1 << 62
+"""Above every count of tokens."""
+DEARER_TIERS = frozenset({"priority", "fast"})
+"""Service tiers that cost more than the standard one."""
 
 
 class NotPriced(MetergateError):
@@ -31,6 +38,8 @@ class EstimateRules:
     strict: bool = True
     min_output_tokens: int = 16
     estimated_output_tokens: int = 512
+    moderation_model: str = ""
+    """What stands for a model that a request leaves to the provider; none where it is empty."""
 
 
 class Charge(msgspec.Struct, frozen=True, gc=False):
@@ -40,13 +49,16 @@ class Charge(msgspec.Struct, frozen=True, gc=False):
     cost_nano: int
     charged_nano: int
     multiplier: str | None
+    """The variant of the row, as `PriceRow.variant` names it."""
     price_id: str | None = None
+    by_model: str | None = None
+    """What each model used, where several did, as a debit keeps it."""
 
 
 class Plain(msgspec.Struct, frozen=True, gc=False):
     """What plain requests on a route are bounded by: those that bring nothing but the text of their bodies to one
     model, and say how much it may write. `markup_scaled` is the markup that applies, `unit_nano` the most that an
-    output token costs, `window` the context window, `MAX_COUNT` where it is not known."""
+    output token costs, `window` the context window, `NO_WINDOW` where it is not known."""
 
     rates: Rates
     markup_scaled: int
@@ -54,17 +66,17 @@ class Plain(msgspec.Struct, frozen=True, gc=False):
     window: int
 
     @classmethod
-    def of(cls, route: Route, markup_scaled: int, rules: EstimateRules) -> "Plain | None":
-        """None where requests on this route take a closer look."""
+    def of(cls, route: Candidate, markup_scaled: int, rules: EstimateRules) -> "Plain | None":
+        """Return None where requests on this route take a closer look."""
         rates = route.rates
         if rates is None or rates.output_unpriced or route.others or not rules.strict:
             return None
         if route.online_searches or route.searches_itself:
             return None
-        return cls(rates, markup_scaled, rates.unit_nano(markup_scaled), route.context_window or MAX_COUNT)
+        return cls(rates, markup_scaled, rates.unit_nano(markup_scaled), route.context_window or NO_WINDOW)
 
     def need(self, parsed: ParsedRequest, counted: int | None = None) -> Need | None:
-        """As `worst_case` of a plain request; None of any other. Raises `NeedTooLarge`."""
+        """Return as `worst_case` of a plain request; None of any other. Raises `NeedTooLarge`."""
         most, choices, window = parsed.max_output_tokens, parsed.choices, self.window
         if (
             most is None
@@ -72,7 +84,7 @@ class Plain(msgspec.Struct, frozen=True, gc=False):
             or parsed.parts is not NO_PARTS
             or parsed.work is not NO_WORK
             or parsed.unbounded_input
-            or parsed.service_tier == "priority"
+            or parsed.service_tier in DEARER_TIERS
         ):
             return None
         bound = parsed.input_bound_tokens
@@ -90,10 +102,10 @@ class Plain(msgspec.Struct, frozen=True, gc=False):
 
 
 def worst_case(
-    parsed: ParsedRequest, route: Route, plan_markup_scaled: int, rules: EstimateRules, counted: int | None = None
+    parsed: ParsedRequest, route: Candidate, plan_markup_scaled: int, rules: EstimateRules, counted: int | None = None
 ) -> Need:
-    """What a request can use at most, by the dearest of the models that may answer it; `counted` are its input tokens
-    where somebody has counted them.
+    """Return what a request can use at most, by the dearest of the models that may answer it; `counted` are its input
+    tokens where somebody has counted them.
 
     Raises `NotPriced`, `billing.holds.decision.NeedTooLarge`.
     """
@@ -106,8 +118,19 @@ def worst_case(
     return need
 
 
+def dearest(
+    parsed: ParsedRequest,
+    candidates: Sequence[Candidate],
+    plan_markup_scaled: int,
+    rules: EstimateRules,
+    counted: int | None = None,
+) -> Need:
+    """Return what a request can use at most, whichever of the candidates serves it. Raises as `worst_case`."""
+    return reduce(_dearer, (worst_case(parsed, each, plan_markup_scaled, rules, counted) for each in candidates))
+
+
 def _dearer(one: Need, other: Need) -> Need:
-    """A need that covers both."""
+    """Return a need that covers both."""
     return Need(
         input_tokens=max(one.input_tokens, other.input_tokens),
         input_cost_nano=max(one.input_cost_nano, other.input_cost_nano),
@@ -120,7 +143,7 @@ def _dearer(one: Need, other: Need) -> Need:
 
 def _worst_case(
     parsed: ParsedRequest,
-    route: Route,
+    route: Candidate,
     rates: Rates,
     plan_markup_scaled: int,
     rules: EstimateRules,
@@ -130,8 +153,12 @@ def _worst_case(
     # What a request may bring must have a price, which may be zero: nothing is free because a row forgot it.
     if parsed.has_output and rates.output_unpriced:
         raise NotPriced(f"The model `{route.entry}` has no price for output here")
-    if parsed.service_tier == "priority" and "priority" not in (row.multipliers or {}):
+    if parsed.service_tier in DEARER_TIERS and not row.knows_tier("priority"):
         raise NotPriced(f"The model `{route.entry}` has no price for the service tier `priority` here")
+    if parsed.work.fast and not any("speed" in variant.when for variant in row.variants):
+        raise NotPriced(f"The model `{route.entry}` has no price for another speed here")
+    if (parsed.service_tier in DEARER_TIERS or parsed.work.fast) and row.variants:
+        rates = Rates.of(row, rates.minute, asked=True)
     searches = 0
     if parsed.work is not NO_WORK or route.online_searches or route.searches_itself:
         searches = _priced_searches(parsed, route, rates)
@@ -140,28 +167,36 @@ def _worst_case(
         bound = min(bound, counted)
     input_tokens = bound * choices
     least, most = _output_bounds(parsed, route, rules)
-    if input_tokens > MAX_COUNT or most * choices > MAX_COUNT:
+    predicted = parsed.work.predicted * choices  # tokens, of which each takes a byte at least
+    answers = choices * (1 + parsed.work.calls)
+    if input_tokens + predicted > MAX_COUNT or most * answers > MAX_COUNT:
         raise NeedTooLarge(f"all its choices together may have more than {MAX_COUNT} tokens")
-    unit = rates.unit_nano(markup) * choices if parsed.has_output else 0
-    input_nano = rates.input_nano(input_tokens, markup, searches * choices)
-    return Need(input_tokens, input_nano, unit, choices, least, most)
+    unit = rates.unit_nano(markup) if parsed.has_output else 0
+    input_nano = rates.input_nano(input_tokens, markup, searches * choices) + unit * predicted
+    return Need(input_tokens + predicted, input_nano, unit * answers, answers, least, most)
 
 
-def _priced_searches(parsed: ParsedRequest, route: Route, rates: Rates) -> int:
-    """The searches that one choice may bring. Raises `NotPriced` where these, or the sound asked for, have no price."""
+def _priced_searches(parsed: ParsedRequest, route: Candidate, rates: Rates) -> int:
+    """Return the searches that one choice may bring. Raises `NotPriced` where these, or the sound asked for, have no
+    price."""
     if parsed.work.audio and not rates.prices_audio:
         raise NotPriced(f"The model `{route.entry}` has no price for audio output here")
     searches = parsed.work.searches + own_searches(parsed, route)
     if searches and "search" not in rates.row.per_unit:
         raise NotPriced(f"The model `{route.entry}` has no price for searches here")
+    if parsed.work.search_units:
+        if "search" in rates.row.per_unit:
+            searches += parsed.work.search_units
+        elif "input" not in rates.row.per_million and "request" not in rates.row.per_unit:
+            raise NotPriced(f"The model `{route.entry}` has no price for a search or for input here")
     return searches
 
 
-def _input_bound(parsed: ParsedRequest, route: Route, row: PriceRow, rules: EstimateRules) -> int:
-    """The most input tokens of one choice. A window bounds what one answer is made from, not a batch of embeddings; a
-    use of a tool at the provider makes one more answer of it."""
+def _input_bound(parsed: ParsedRequest, route: Candidate, row: PriceRow, rules: EstimateRules) -> int:
+    """Return the most input tokens of one choice. A window bounds what one answer is made from, not a batch of
+    embeddings; a use of a tool at the provider makes one more answer of it, and so does a further call."""
     bound, window = parsed.bound_input_tokens(row.part_tokens), row.context_window
-    uses = parsed.work.uses + own_searches(parsed, route)
+    uses = parsed.work.uses + parsed.work.calls + own_searches(parsed, route)
     if bound is None or uses:
         if window is None:
             raise NotPriced(f"The model `{route.entry}` has no context_window to bound input that is not in the body")
@@ -173,7 +208,7 @@ def _input_bound(parsed: ParsedRequest, route: Route, row: PriceRow, rules: Esti
     return bound
 
 
-def _output_bounds(parsed: ParsedRequest, route: Route, rules: EstimateRules) -> tuple[int, int]:
+def _output_bounds(parsed: ParsedRequest, route: Candidate, rules: EstimateRules) -> tuple[int, int]:
     if not parsed.has_output:
         return 0, 0
     asked, own = parsed.max_output_tokens, route.max_output_tokens
@@ -183,47 +218,66 @@ def _output_bounds(parsed: ParsedRequest, route: Route, rules: EstimateRules) ->
         estimate = min(bound for bound in (asked, own, rules.estimated_output_tokens) if bound is not None)
         return estimate, estimate
     if asked is not None:
-        most = within_window(asked, route)
+        most = route.within_window(asked)
+        if parsed.work.calls:
+            if own is None:
+                raise NotPriced(f"The model `{route.entry}` has no max_output_tokens to bound further calls by")
+            most = max(most, own)
         return most, most
     assert own is not None  # noqa: S101  (refused above)
     return min(rules.min_output_tokens, own), own
 
 
-def within_window(asked: int, route: Route) -> int:
-    """A client's own maximum of output tokens, up to the context window, beyond which no model writes."""
-    window = route.context_window
-    return asked if window is None else min(asked, window)
-
-
-def markup_of(route: Route, plan_markup_scaled: int) -> int:
-    """A model's own markup goes before its plan's."""
+def markup_of(route: Candidate, plan_markup_scaled: int) -> int:
+    """Return the markup that applies: a model's own goes before its plan's."""
     return route.markup_scaled or plan_markup_scaled
 
 
-def own_searches(parsed: ParsedRequest, route: Route) -> int:
-    """The searches that a model's name brings beside those that the request asks for."""
+def own_searches(parsed: ParsedRequest, route: Candidate) -> int:
+    """Return the searches that a model's name brings beside those that the request asks for."""
     return route.online_searches + (route.searches_itself and not parsed.work.one_search)
 
 
-def billed_usage(usage: Usage, parsed: ParsedRequest, route: Route) -> Usage:
-    """What a provider has counted, with what it bills and does not count: one search where the request asked for it, or
-    the model searches by itself."""
-    if (parsed.work.one_search or route.searches_itself) and not usage.searches:
+def billed_usage(usage: Usage, parsed: ParsedRequest, route: Candidate) -> Usage:
+    """Return what a provider has counted, with what it bills and does not count: one search where the request asked for
+    it, or the model searches by itself or is priced by the search."""
+    by_search = parsed.work.search_units and route.rates is not None and "search" in route.rates.row.per_unit
+    if (parsed.work.one_search or route.searches_itself or by_search) and not usage.searches:
         return msgspec.structs.replace(usage, searches=1)
     return usage
 
 
 def charge(
-    usage: Usage, route: Route, markup_scaled: int, service_tier: str | None, served: str | None = None
+    usage: Usage,
+    route: Candidate,
+    markup_scaled: int,
+    service_tier: str | None,
+    served: str | None = None,
+    reported: Reported | None = None,
 ) -> Charge:
-    """The price of a usage by the row that its hold was made with; where it was made with several, by that of the model
-    that `served`. Raises `NotPriced`."""
+    """Return the price of a usage by the row that its hold was made with; where it was made with several, by that of
+    the model that `served`. What other models used that are `reported` is added by their rows, and rounded up with it.
+    Raises `NotPriced`."""
     rates = route.rates if not route.others else route.rates_of(served)
     if rates is None:
         raise NotPriced(f"The model `{route.entry}` has no price here")
     row = rates.row
-    multiplier = service_tier if row.multipliers and service_tier in row.multipliers else None
-    scaled = row.cost_scaled(usage, multiplier)
+    variant = _variant(row, rates.minute, service_tier, reported) if row.variants or row.multipliers else None
+    scaled, by_model = row.cost_scaled(usage, variant), None
+    if reported is not None and reported.others:
+        shares = [share_of(route.model, usage, row.id, variant)]
+        for other in reported.others:
+            other_row = route.row_of(other.model) or row
+            other_variant = _variant(other_row, rates.minute, service_tier, reported)
+            scaled += other_row.cost_scaled(other.usage, other_variant)
+            shares.append(share_of(other.model, other.usage, other_row.id, other_variant))
+        by_model = encode_shares(shares)
     cost_nano = round_up(scaled)
     charged_nano = round_up(scaled, markup_scaled) if markup_scaled else cost_nano
-    return Charge(cost_nano, charged_nano, multiplier, row.id)
+    return Charge(cost_nano, charged_nano, variant, row.id, by_model)
+
+
+def _variant(row: PriceRow, minute: int, service_tier: str | None, reported: Reported | None) -> str | None:
+    if reported is None:
+        return row.variant(service_tier, minute=minute)
+    return row.variant(service_tier, reported.processing, reported.speed, reported.region, minute)

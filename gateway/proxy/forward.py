@@ -3,45 +3,68 @@
 This file owns that an answer ends only after its debit is outside the process, and how a hold ends, whatever happens on
 the way: by the usage that the provider reported; by `missing_usage` where it reported none; voided where it refused the
 request, or failed before any output. From a request that has left this process on, a fault of ours charges the hold
-(`Hold.unresolved`). A request that is cancelled leaves what is under way to `gateway.proxy.remainder`.
+(`Hold.owe`). A request that is cancelled leaves what is under way to `gateway.proxy.remainder`.
 
 `gateway.proxy.relay` serves streams.
 """
 
+from __future__ import annotations
+
 import asyncio
 import logging
+import random
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from billing.holds.hold import Hold, SettlementLost
-from gateway.config.models import ProviderConfig
-from gateway.dialects.base import Dialect, GarbageAnswer
-from gateway.dialects.openai.dialect import max_field
+from gateway.dialects.base import GarbageAnswer
 from gateway.dialects.output import NO_OUTPUT, Output
-from gateway.metrics.registry import Metrics
+from gateway.proxy.attempts import (
+    AttemptRules,
+    Attempts,
+    Failure,
+    failure_of_error,
+    failure_of_status,
+    note_failure,
+)
+from gateway.proxy.background_jobs import running_of
 from gateway.proxy.context import RequestContext, shown_id
-from gateway.proxy.outcomes import Outcomes, balance_nano, uncharged
+from gateway.proxy.estimate import EstimateRules
 from gateway.proxy.outgoing import outgoing_body
-from gateway.proxy.query import upstream_query
-from gateway.proxy.records import Records
-from gateway.proxy.relay import Relay
-from gateway.proxy.remainder import EVENT_STREAM, Remainder, read_whole
-from gateway.proxy.running import Running
-from gateway.proxy.settlement import OPERATORS_FAULT, Settlements
+from gateway.proxy.relay import Outcomes, Relay, balance_nano
+from gateway.proxy.remainder import OK, Remainder, Running, read_whole
 from gateway.server import refusals
-from gateway.server.exchange import Exchange
-from gateway.server.metering_headers import REQUEST_ID, balance_line, paid_lines
-from gateway.upstream.base import Transport, UpstreamError, UpstreamRequest, UpstreamResponse, UpstreamTooLarge
-from gateway.upstream.headers import Fixed, ResponseHead, incoming, outgoing
+from gateway.server.ids import FIRST_ATTEMPT, attempts_line, balance_line, paid_lines
+from gateway.upstream.base import (
+    Transport,
+    UpstreamError,
+    UpstreamRequest,
+    UpstreamResponse,
+    UpstreamTooLarge,
+    send_within,
+)
+from gateway.upstream.headers import ResponseHead, incoming, outgoing
+from gateway.upstream.health import Attempt
+
+if TYPE_CHECKING:
+    from gateway.dialects.base import Created
+    from gateway.metrics.registry import Metrics
+    from gateway.proxy.background_jobs import BackgroundPoller
+    from gateway.proxy.records import Records
+    from gateway.proxy.settlement.settlements import Settlements
+    from gateway.proxy.stored import StoredObjects
+    from gateway.server.exchange import Exchange
 
 logger = logging.getLogger(__name__)
 
 MAX_PREPARED_BYTES: Final = 65_536
 
+
+JSON: Final = b"application/json"
 
 Apart = Callable[..., Awaitable[Any]]
 
@@ -55,6 +78,10 @@ class ForwardRules:
     """From admission to the answer's last byte; then it is cut."""
     client_write_timeout_s: float
     """How long a client may take nothing of what waits for it."""
+    estimate: EstimateRules
+    attempts: AttemptRules
+    first_timeout_s: float | None = None
+    """How long a first attempt's answer may take to begin; None: only silence counts, which the transport bounds."""
 
 
 class Forwarder:
@@ -63,19 +90,19 @@ class Forwarder:
     def __init__(
         self,
         transports: Mapping[str, Transport],
-        dialect: Dialect,
         settler: Settlements,
         remainder: Remainder,
         rules: ForwardRules,
         metrics: Metrics,
         records: Records,
+        stored: StoredObjects,
+        poller: BackgroundPoller,
         clock: Callable[[], float] = time.monotonic,
         apart: Apart | None = None,
     ) -> None:
         """`apart` runs what takes time in proportion to a large body of an account off the event loop."""
         self._apart = apart
         self._transports = transports
-        self._dialect = dialect
         self._settler = settler
         self._remainder = remainder
         self._rules = rules
@@ -83,10 +110,10 @@ class Forwarder:
         self._clock = clock
         self._running = Running(rules.max_request_s)
         self._records = records
+        self._stored = stored
+        self._poller = poller
         self._outcomes = Outcomes(settler, metrics, records)
-        self._relay = Relay(dialect, settler, remainder, self._outcomes, metrics, clock)
-        self._targets: dict[tuple[str, str], tuple[str, Fixed, str]] = {}
-        """By provider and endpoint, of which the configuration and the dialect have a few."""
+        self._relay = Relay(settler, remainder, self._outcomes, metrics, stored, clock)
 
     async def forward(self, exchange: Exchange, context: RequestContext, hold: Hold) -> None:
         """The provider's answer, metered; or a refusal of ours when it gave none, with the hold given back. Ends when
@@ -94,27 +121,51 @@ class Forwarder:
         exchange.write_timeout_s = self._rules.client_write_timeout_s
         self._running.begin(exchange)
         hold.on_closed = exchange.hold_closed
-        large = len(context.body) > MAX_PREPARED_BYTES
+        attempts, timeout_s = None, self._rules.first_timeout_s
         try:
-            sent_s = self._clock()
-            request = (
-                await self._made_apart(exchange, context, hold) if large else self._request(exchange, context, hold)
-            )
-            try:
-                answer = await self._transports[context.route.provider.name].send(request)
-            except UpstreamError as error:
-                await self._outcomes.failed(exchange, context, hold, error)
-            except BaseException as error:
-                self._left_pending(exchange, context, hold, request, error)
-                raise
-            else:
-                serving = self._answered(exchange, context, hold, answer, sent_s)
-                del request, answer  # whose bodies may be large
+            while True:  # an attempt
+                sent_s = self._clock()
+                request, context.prepared = context.prepared, None  # nothing keeps a second body once it is sent
+                granted = context.granted(hold) if context.parsed.max_output_tokens is None else None
+                if request is None or granted is not None:
+                    request = await self._made(exchange, context, granted)
+                health, send = context.target.health, self._transports[context.route.provider.name].send
+                attempt = None if health.sound else health.begin()
+                generation = health.generation
+                outcome: UpstreamResponse | UpstreamError
+                try:
+                    outcome = await (send(request) if timeout_s is None else send_within(send, request, timeout_s))
+                    failure = None if outcome.status == OK else failure_of_status(outcome.status, outcome.headers)
+                except UpstreamError as error:
+                    outcome, failure = error, failure_of_error(error)
+                except BaseException as error:
+                    if attempt is not None:
+                        health.abandoned(attempt)
+                    self._left_pending(exchange, context, hold, request, error)
+                    raise
+                if failure is None:
+                    if not health.sound:
+                        health.succeeded(attempt or Attempt(generation, is_probe=False))
+                else:
+                    note_failure(health, attempt or Attempt(generation, is_probe=False), failure)
+                    attempts = attempts or Attempts(self._rules.attempts, sent_s)
+                    wait_s = self._next(context, hold, attempts, failure)
+                    if wait_s is not None:
+                        if not isinstance(outcome, UpstreamError):
+                            outcome.release()
+                        del request, outcome
+                        await asyncio.sleep(wait_s)
+                        context.attempts += 1
+                        timeout_s = attempts.timeout_s(self._clock())
+                        continue
+                serving = self._ended(exchange, context, hold, outcome, sent_s)
+                del request, outcome  # whose bodies may be large
                 await serving
+                break
             if exchange.waits:
                 await exchange.flushed()
         except Exception:
-            if hold.unresolved is None:  # nothing was sent, and whoever opened the hold gives it back
+            if hold.owed_debit is None:  # nothing was sent, and whoever opened the hold gives it back
                 raise
             logger.exception("request %s failed after it had been sent", hold.id)
             self._outcomes.faulty(exchange, context)
@@ -132,36 +183,44 @@ class Forwarder:
         if isinstance(error, asyncio.CancelledError):
             self._remainder.unanswered(exchange, context, hold, request.pending)
         elif isinstance(error, Exception):
-            hold.unresolved = context.unresolved
+            hold.owe(context.unresolved)
             request.pending.release()
 
-    def _answered(
-        self, exchange: Exchange, context: RequestContext, hold: Hold, answer: UpstreamResponse, sent_s: float
+    def _next(self, context: RequestContext, hold: Hold, attempts: Attempts, failure: Failure) -> float | None:
+        """Count a failed attempt and turn the request to the next one; return the seconds to wait before it, None where
+        the failure is the answer."""
+        provider = context.route.provider.name
+        self._metrics.attempt_failed(provider, failure.reason)
+        wait_s = attempts.next(context, failure, self._rules.estimate, self._clock(), random.random())  # noqa: S311
+        if wait_s is not None:
+            following = context.route.provider.name
+            logger.info("request %s: %s failed (%s): %s is asked", hold.id, provider, failure.reason, following)
+        return wait_s
+
+    def _ended(
+        self,
+        exchange: Exchange,
+        context: RequestContext,
+        hold: Hold,
+        outcome: UpstreamResponse | UpstreamError,
+        sent_s: float,
     ) -> Coroutine[Any, Any, None]:
-        """What is done with an answer whose head is here."""
+        """What is done with an answer whose head is here, or with the failure of the last attempt."""
+        if isinstance(outcome, UpstreamError):
+            return self._outcomes.failed(exchange, context, hold, outcome)
+        answer = outcome
         self._metrics.upstream_latency(context.route.provider.name, self._clock() - sent_s)
-        hold.unresolved = context.unresolved
-        head = incoming(answer.headers)
+        hold.owe(context.unresolved)
+        attempt = FIRST_ATTEMPT if context.attempts == 1 else attempts_line(context.attempts)
+        head = incoming(answer.headers, context.target.lines + attempt)
         context.status = answer.status
         context.upstream_request_id = shown_id(head.request_id)
-        if answer.status != 200:
-            return self._refused(exchange, context, hold, answer, head)
-        if head.content_type.startswith(EVENT_STREAM):
+        if answer.status != OK:
+            return self._outcomes.refused(exchange, context, hold, answer, head, self._rules.max_answer_bytes)
+        asked = context.parsed.stream or not head.content_type.startswith(JSON)
+        if asked and context.match.dialect.is_stream(context.parsed, head.content_type):
             return self._relay.stream(exchange, context, hold, answer, head)
         return self._whole(exchange, context, hold, answer, head)
-
-    async def _refused(
-        self, exchange: Exchange, context: RequestContext, hold: Hold, answer: UpstreamResponse, head: ResponseHead
-    ) -> None:
-        hold.unresolved = None
-        try:
-            if answer.status in OPERATORS_FAULT:
-                return await self._refused_us(exchange, context, hold)
-            if answer.status >= 400:
-                return await self._pass_error(exchange, context, hold, answer, head)
-            return await self._outcomes.failed(exchange, context, hold, UpstreamError(f"status {answer.status}"))
-        finally:
-            answer.release()
 
     def prepare(self, exchange: Exchange, context: RequestContext) -> None:
         """Make what the provider is sent where the hold leaves the request as it is, so that it is there when Redis has
@@ -169,64 +228,29 @@ class Forwarder:
         if context.prepared is None and len(context.body) <= MAX_PREPARED_BYTES:
             context.prepared = self._outgoing(exchange, context, None)
 
-    async def _made_apart(self, exchange: Exchange, context: RequestContext, hold: Hold) -> UpstreamRequest:
-        """As `_request`, off the event loop."""
-        if self._apart is None:
-            return self._request(exchange, context, hold)
-        made: UpstreamRequest = await self._apart(context.principal.account_id, self._request, exchange, context, hold)
+    async def _made(self, exchange: Exchange, context: RequestContext, granted: int | None) -> UpstreamRequest:
+        """What the provider is sent; of a large body off the event loop."""
+        if self._apart is None or len(context.body) <= MAX_PREPARED_BYTES:
+            return self._outgoing(exchange, context, granted)
+        account_id = context.principal.account_id
+        made: UpstreamRequest = await self._apart(account_id, self._outgoing, exchange, context, granted)
         return made
-
-    def _request(self, exchange: Exchange, context: RequestContext, hold: Hold) -> UpstreamRequest:
-        prepared, context.prepared = context.prepared, None  # nothing keeps a second body once it is sent
-        if context.parsed.max_output_tokens is None and hold.granted_output < hold.need.most_output:
-            return self._outgoing(exchange, context, hold.granted_output)
-        return prepared or self._outgoing(exchange, context, None)
 
     def _outgoing(self, exchange: Exchange, context: RequestContext, granted: int | None) -> UpstreamRequest:
         """`granted` are the output tokens that the client did not bound, and the hold did."""
-        route, endpoint, parsed, body = context.route, context.endpoint, context.parsed, context.body
-        target = self._targets.get((route.provider.name, endpoint)) or self._target(route.provider, endpoint)
-        url, fixed, field = target
-        if granted is not None or not context.terms.passes_as_it_is(parsed, route, field):
-            body = outgoing_body(self._dialect, parsed, route, body, granted, strict=context.strict)
-        if "?" in exchange.path and route.provider.kind != "local":
-            url = _with_query(url, route.provider.base_query, exchange.path)
+        route, target, parsed, body = context.route, context.target, context.parsed, context.body
+        dialect, url = context.match.dialect, target.url
+        if granted is not None or not context.terms.passes_as_it_is(parsed, route, target.max_field):
+            body = outgoing_body(dialect, parsed, route, body, granted, target.max_field, strict=context.strict)
+        if "?" in exchange.path and target.takes_query:
+            url = target.url_with(exchange.path, dialect)
         return UpstreamRequest(
             url,
-            outgoing(exchange.raw_headers, fixed, context.principal.account_id),
+            outgoing(exchange.raw_headers, target.fixed, context.principal.account_id),
             body,
+            method=context.match.endpoint.method,
             account=context.principal.account_id,
         )
-
-    def _target(self, provider: ProviderConfig, endpoint: str) -> tuple[str, Fixed, str]:
-        """Where a provider's requests go, what all of them carry, and where it takes a maximum; made once."""
-        key = provider.api_key.reveal() if provider.api_key is not None else None
-        # A base URL is, as OpenAI's clients take it, all that stands before the endpoint.
-        base = provider.base_url or f"local://{provider.name}/v1"
-        query = f"?{provider.base_query}" if provider.base_query else ""
-        url = base + endpoint.removeprefix("/v1") + query
-        fixed = Fixed.of(key, provider.headers, provider.pass_headers)
-        target = url, fixed, max_field(provider.max_output_field, endpoint)
-        self._targets[provider.name, endpoint] = target
-        return target
-
-    async def _pass_error(
-        self, exchange: Exchange, context: RequestContext, hold: Hold, answer: UpstreamResponse, head: ResponseHead
-    ) -> None:
-        """The provider's own refusal: unchanged, and free."""
-        try:
-            body = await answer.read(self._rules.max_answer_bytes)
-        except UpstreamError as error:
-            return await self._outcomes.failed(exchange, context, hold, error)
-        await self._settler.refused(context, hold)
-        self._outcomes.count(context, answer.status)
-        lines = f"{REQUEST_ID}: {context.request_id}\r\n".encode() + balance_line(context.balance_before_nano(hold))
-        return exchange.answer(answer.status, head.lines + lines, body)
-
-    async def _refused_us(self, exchange: Exchange, context: RequestContext, hold: Hold) -> None:
-        """The provider refuses the operator's key: not the client's fault, and nothing for it to read."""
-        await self._settler.refused(context, hold)
-        return self._outcomes.refuse(exchange, context, uncharged(refusals.upstream_refuses_us(), context, hold))
 
     async def _whole(
         self, exchange: Exchange, context: RequestContext, hold: Hold, answer: UpstreamResponse, head: ResponseHead
@@ -238,9 +262,10 @@ class Forwarder:
             body = await answer.read(limit_bytes)
             context.first_byte_s = self._clock()
             plain = head.content_encoding is None
-            reported = self._dialect.usage_from_json(context.endpoint, body) if plain else None
+            dialect = context.match.dialect
+            reported = dialect.usage_from_json(context.parsed.operation, body) if plain else None
             if reported is None:
-                reported, output = read_whole(self._dialect, context, body, head, limit_bytes)
+                reported, output = read_whole(context, body, head, limit_bytes)
         except asyncio.CancelledError:  # what goes on without the client releases the answer
             self._remainder.whole(exchange, context, hold, answer, head)
             raise
@@ -254,21 +279,47 @@ class Forwarder:
             answer.release()
             raise
         answer.release()
+        id_header = context.match.endpoint.id_header
+        if (running := running_of(context.parsed, body)) is not None:
+            return await self._left_running(exchange, context, hold, body, head, running)
         try:
+            stored = context.parsed.stored
+            created = stored.creation.of_answer(body) if stored is not None and stored.creation is not None else None
             if reported is not None:
-                settling = self._settler.reported(context, hold, reported, partial(self._dialect.output, body))
-                lines = head.lines + paid_lines(hold, settling.charged_nano)  # while Redis is asked
+                settling = self._settler.reported(context, hold, reported, partial(dialect.output, body))
+                lines = head.lines + paid_lines(hold, settling.charged_nano, id_header)  # while Redis is asked
+                if created is not None:
+                    await self._stored.record(context, created, reported.usage.total_tokens)
                 settled = await settling.end()
             else:
                 settling = None
+                await self._stored.record(context, created, None)
                 settled, charged_nano = await self._settler.whole(context, hold, output, "no_usage")
-                lines = head.lines + paid_lines(hold, charged_nano)
+                lines = head.lines + paid_lines(hold, charged_nano, id_header)
         except SettlementLost as error:
             return self._outcomes.unsettled(exchange, context, error)
         exchange.answer(200, lines + balance_line(balance_nano(context, hold, settled)), body)
         if settling is not None:
             settling.count(settled)
         return self._outcomes.count(context, 200)
+
+    async def _left_running(
+        self,
+        exchange: Exchange,
+        context: RequestContext,
+        hold: Hold,
+        body: bytes,
+        head: ResponseHead,
+        running: Created,
+    ) -> None:
+        """The provider has answered and works on: its work is followed without the client, who has the answer now."""
+        await self._stored.record(context, running, None)
+        following = await self._poller.begin(context, hold, running)
+        context.body = b""
+        self._settler.hand_over(hold, following)
+        balance = balance_line(context.balance_before_nano(hold))
+        exchange.answer(200, head.lines + paid_lines(hold, None, context.match.endpoint.id_header) + balance, body)
+        self._outcomes.count(context, 200)
 
     async def _too_large(self, exchange: Exchange, context: RequestContext, hold: Hold) -> None:
         """The provider has done its work, and there is more of it than is read whole: the client pays for it."""
@@ -278,9 +329,3 @@ class Forwarder:
         except SettlementLost as error:
             return self._outcomes.unsettled(exchange, context, error)
         return self._outcomes.refuse(exchange, context, refusals.answer_too_large(self._rules.max_answer_bytes))
-
-
-def _with_query(url: str, base_query: str, path: str) -> str:
-    """The URL of a provider's endpoint with what passes of the query string of a client's path."""
-    query = upstream_query(base_query, path.partition("?")[2])
-    return url.partition("?")[0] + (f"?{query}" if query else "")

@@ -5,59 +5,47 @@ before admission has said yes. The way from forward to settle is `gateway.proxy.
 no way out that leaves a hold behind.
 """
 
-import asyncio
+from __future__ import annotations
+
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING
 
-from multidict import MultiMapping, istr
-
-from billing.attempts import Attempts
-from billing.database.connection import DatabaseError
-from billing.effects import Effects
-from billing.holds.cache import PrincipalCache, recognised
-from billing.holds.decision import Need, NeedTooLarge, Reload, Unavailable
+from billing.holds.admission import Renewal
+from billing.holds.decision import Need, Unavailable
 from billing.holds.hold import Hold
-from billing.holds.service import Holds
-from billing.keys.secrets import secret_digest, well_formed
 from billing.ledger.debits import encode_debit
-from billing.principals import Principal
-from gateway.auth import attempts_refused, shown_key
-from gateway.dialects.base import NO_PARTS, Dialect, ParsedRequest
-from gateway.dialects.openai.texts import input_texts
-from gateway.metrics.registry import Metrics
-from gateway.proxy.context import FEATURE, RequestContext, shown_id
-from gateway.proxy.estimate import EstimateRules, NotPriced, worst_case
-from gateway.proxy.forward import Forwarder
-from gateway.proxy.intake import PROXY_SCOPE, Intake, IntakeRules
-from gateway.proxy.records import Records
-from gateway.proxy.routing import Route, Router
-from gateway.proxy.terms import Terms, keep_terms, kept_terms
+from gateway.auth import metered_key
+from gateway.dialects.base import BadRequest
+from gateway.proxy.context import FEATURE, RequestContext
+from gateway.proxy.estimate import EstimateRules
+from gateway.proxy.intake import Intake, IntakeRules
+from gateway.proxy.preparation import Preparation
 from gateway.server import limit_refusals, refusals
 from gateway.server.bodies import UNCOUNTED_BYTES, Bodies, Kept
-from gateway.server.exchange import Exchange
+from gateway.server.exchange import BodyTooLarge
 from gateway.server.ids import Ulids
-from gateway.server.metering_headers import REQUEST_ID
 from gateway.server.refusals import Links, Refusal, Refuse
-from gateway.tokens import PIECE_CHARACTERS, Tokenizer
+
+if TYPE_CHECKING:
+    from billing.effects import Effects
+    from billing.holds.service import Holds
+    from billing.principals import Principal
+    from gateway.auth import Authenticator
+    from gateway.dialects.base import ParsedRequest
+    from gateway.metrics.registry import Metrics
+    from gateway.proxy.background_jobs import BackgroundPoller
+    from gateway.proxy.forward import Forwarder
+    from gateway.proxy.records import Records
+    from gateway.proxy.routing import Router
+    from gateway.proxy.stored import StoredObjects
+    from gateway.server.exchange import Exchange
+    from gateway.tokens import Tokenizer
 
 logger = logging.getLogger(__name__)
-
-CLIENT_REQUEST_ID: Final = istr(REQUEST_ID)
-INCLUDE_COST: Final = istr("x-metergate-include-cost")
-"""Names that are lowered once, and not with every look-up."""
-RELOADS: Final = 2
-RELOAD_PAUSE_S: Final = 0.001
-RELOAD_PAUSE_MAX_S: Final = 0.05
-CUT_TOKENS: Final = 16
-"""More than what cutting a long text into pieces can hide of its tokens, for each cut; at most two were ever found."""
-TURN_CHARACTERS: Final = 131_072
-"""Of texts that are counted in one turn of a thread: about 25 ms."""
-MAX_COUNTED_BYTES: Final = 4 << 20
-"""A body above this is held by its bytes alone: counting its tokens would keep a core busy for a second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,37 +53,8 @@ class ProxyRules(IntakeRules):
     """What the proxy follows of the configuration."""
 
     estimate: EstimateRules
-    admission_wait_s: float
-    """How long a principal is read anew that changes again and again."""
-    lookup_wait_s: float
-    """For a key that is not known to be looked up, with those before it."""
     charge_expired: bool = False
     """Whether a hold whose gateway died is charged at the estimate of its input."""
-
-
-class Reloads:
-    """How often a request has its principal read anew: RELOADS times, and more often up to a monotonic time in seconds.
-
-    The first is at once; then come pauses, each longer than the one before, so that a key that changes all the time,
-    or a Redis that is ahead of its Postgres, costs some forty look-ups and not a thousand.
-    """
-
-    __slots__ = ("_count", "_pause_s", "_until_s")
-
-    def __init__(self, until_s: float) -> None:
-        self._until_s = until_s
-        self._count = 0
-        self._pause_s = 0.0
-
-    async def may_go_on(self) -> bool:
-        """Whether to read it once more, after the pause that this costs."""
-        self._count += 1
-        if self._count > RELOADS and time.monotonic() >= self._until_s:
-            return False
-        if self._count > 1:
-            self._pause_s = min(2 * self._pause_s + RELOAD_PAUSE_S, RELOAD_PAUSE_MAX_S)
-            await asyncio.sleep(self._pause_s)
-        return True
 
 
 class Proxy:
@@ -104,11 +63,10 @@ class Proxy:
     def __init__(
         self,
         holds: Holds,
-        cache: PrincipalCache,
+        keys: Authenticator,
         effects: Effects,
         router: Router,
         forwarder: Forwarder,
-        dialect: Dialect,
         links: Links,
         rules: ProxyRules,
         metrics: Metrics,
@@ -117,25 +75,28 @@ class Proxy:
         clock: Callable[[], float] = time.time,
         new_id: Callable[[], str] | None = None,
         *,
-        attempts: Attempts,
         records: Records,
+        stored: StoredObjects,
+        poller: BackgroundPoller,
     ) -> None:
         self._holds = holds
-        self._cache = cache
-        self._attempts = attempts
+        self._keys = keys
+        self.cached, self.admit, self.authenticate = keys.cached, keys.admit, keys.authenticate
         self._records = records
+        self._stored = stored
+        self._poller = poller
         self._effects = effects
         self._router = router
         self._forwarder = forwarder
-        self._dialect = dialect
         self._links = links
         self._rules = rules
         self._metrics = metrics
-        self._tokenizer = tokenizer
+        preparation = Preparation(router, rules.estimate, bodies, tokenizer, clock)
+        self._prepare, self._need, self._count = preparation.context, preparation.need, preparation.counted
         self._bodies = bodies
         self._large_bytes = bodies.rules.large_bytes
         self._small_bytes = min(self._large_bytes, UNCOUNTED_BYTES)
-        self._intake = Intake(bodies, dialect, effects, router, links, rules, clock)
+        self._intake = Intake(bodies, effects, router, links, rules, clock)
         self._clock = clock
         self.new_id = new_id or Ulids()
 
@@ -146,264 +107,129 @@ class Proxy:
         principal: Principal | None = None
         parsed: ParsedRequest | None = None
         try:
-            secret = shown_key(exchange.headers)
+            secret = metered_key(exchange)
             principal = self.cached(secret) or await self.admit(secret, exchange.peer, exchange.headers)
-            body = self._intake.here(exchange)
+            body = exchange.here(self._rules.max_body_bytes)
             if body is not None and len(body) <= self._small_bytes:
-                parsed = self._intake.parse(exchange.endpoint, body)
+                parsed = exchange.match.dialect.parse(exchange, body)
             else:
                 exchange.account = principal.account_id
                 kept = self._bodies.of(principal.account_id)
                 body, parsed = await self._intake.slowly(exchange, principal, kept, body)
-            begun_s, reloads = time.monotonic(), None
-            while True:
-                context = self._prepare(exchange, request_id, principal, parsed, body, started_s)
-                need = self._need(context)
-                if principal.status != "active" and not principal.may_pay(self._clock(), self._rules.grace_s):
-                    await self._refuse_unpaid(principal, need)
-                if await self._meter(exchange, context, need, begun_s, secret) is None:
-                    return
-                reloads = reloads or Reloads(begun_s + self._rules.admission_wait_s)
-                if not await reloads.may_go_on():
-                    raise Refuse(refusals.unavailable())
-                principal = await self.authenticate(secret, fresh=True)
-        except Refuse as refused:
-            refusal = self.count(refused.refusal)
-            refusal.answer(exchange, request_id)
-            self._records.refused(request_id, exchange.endpoint, principal, parsed, refusal, started_s)
+            if parsed.stored is not None:
+                parsed = await self._stored.resolve(exchange.match, principal, parsed)
+                if parsed.stored is not None and parsed.stored.background:
+                    self._poller.check_room()
+            context = self._prepare(exchange, request_id, principal, parsed, body, started_s)
+            need = self._need(context)
+            if principal.status != "active":
+                await self._check_paid(principal, need)
+            await self._meter(exchange, context, need, secret)
+        except (Refuse, BadRequest, BodyTooLarge) as error:
+            self._refuse(exchange, request_id, principal, parsed, self._refusal_of(error), started_s)
         except Exception:
             logger.exception("request %s failed", request_id)
             if exchange.begun:
                 exchange.abort()  # a refusal in the middle of an answer would be taken for a part of it
             else:
-                refusal = self.count(refusals.unavailable())
-                refusal.answer(exchange, request_id)
-                self._records.refused(request_id, exchange.endpoint, principal, parsed, refusal, started_s)
+                self._refuse(exchange, request_id, principal, parsed, refusals.unavailable(), started_s)
         finally:
             if kept is not None:
                 kept.release()
 
+    def _refusal_of(self, error: Refuse | BadRequest | BodyTooLarge) -> Refusal:
+        match error:
+            case Refuse():
+                return error.refusal
+            case BadRequest():
+                return refusals.bad_request(error.message, error.param)
+        return refusals.too_large(self._rules.max_body_bytes)
+
+    def _refuse(
+        self,
+        exchange: Exchange,
+        request_id: str,
+        principal: Principal | None,
+        parsed: ParsedRequest | None,
+        refusal: Refusal,
+        started_s: float,
+    ) -> None:
+        self.count(refusal).answer(exchange, request_id)
+        self._records.refused(request_id, exchange.match.endpoint.path, principal, parsed, refusal, started_s)
+
     def count(self, refusal: Refusal) -> Refusal:
-        """The same refusal, counted."""
+        """Return the same refusal, counted."""
         self._metrics.refusal(refusal.code)
         return refusal
 
     async def _counted_need(self, context: RequestContext, need: Need) -> tuple[Need, bytes] | None:
-        """The bytes did not fit: the need by its tokens, counted off the event loop, where that is less."""
-        counted = await self._count_input(context)
+        """Return the need by its tokens, counted off the event loop, where that is less than the one by its bytes."""
+        counted = await self._count(context)
         if counted is None or counted * context.parsed.choices >= need.input_tokens:
             return None
         need = self._need(context, counted)
         return need, self._expired(context, need)
 
     def _expired(self, context: RequestContext, need: Need) -> bytes:
-        """The debit that a hold becomes whose gateway dies, encoded."""
-        charged = self._rules.charge_expired
-        return encode_debit(context.expired(need.input_tokens)) if charged else self._uncharged(context)
-
-    async def _count_input(self, context: RequestContext) -> int | None:
-        """As `counted_tokens`, where the model's own vocabulary is known and all of its input is text in the body."""
-        parsed, body = context.parsed, context.body
-        countable = context.route.exact_vocabulary and parsed.parts is NO_PARTS and not parsed.unbounded_input
-        if not countable or not self._rules.estimate.strict or len(body) > MAX_COUNTED_BYTES:
-            return None
-        account_id = context.principal.account_id
-        large = len(body) > self._large_bytes
-        texts = await self._bodies.apart(account_id, input_texts, body) if large else input_texts(body)
-        return await counted_tokens(len(body), texts, self._tokenizer, context.route.vocabulary, account_id)
-
-    def cached(self, secret: str | None) -> Principal | None:
-        """The principal of a key where it is known and usable."""
-        principal = self._cache.peek(secret_digest(secret)) if secret is not None else None
-        if principal is None or not principal.usable_key(self._clock()):
-            return None
-        self._cache.used[principal.key_id] = None
-        return principal
-
-    async def admit(self, secret: str | None, peer: str, headers: MultiMapping[str]) -> Principal:
-        """As `authenticate`, for a client at `peer`: a key that is not known is an attempt. Raises `Refuse`."""
-        known = secret is not None and recognised(self._cache, secret)
-        if secret is None or known:
-            return await self.authenticate(secret)
-
-        async def check() -> Principal | None:
-            try:
-                return await self.authenticate(secret)
-            except Refuse as refused:
-                if refused.refusal.status == 401:
-                    return None
-                raise
-
-        try:
-            async with asyncio.timeout(self._rules.lookup_wait_s):
-                with attempts_refused():
-                    principal = await self._attempts.attempt(peer, headers, check, known_wrong=known is False)
-        except TimeoutError as error:
-            raise Refuse(refusals.unavailable()) from error
-        if principal is None:
-            raise Refuse(refusals.invalid_key())
-        return principal
-
-    async def authenticate(self, secret: str | None, *, fresh: bool = False) -> Principal:
-        """The principal of a key, read anew with `fresh`. Raises `Refuse`."""
-        if secret is None:
-            raise Refuse(refusals.invalid_key())
-        principal = None if fresh else self.cached(secret)
-        if principal is not None:
-            return principal
-        if not well_formed(secret):
-            raise Refuse(refusals.invalid_key())
-        digest = secret_digest(secret)
-        try:
-            principal = await (self._cache.reload(digest) if fresh else self._cache.get(digest))
-        except DatabaseError as error:
-            raise Refuse(refusals.unavailable()) from error
-        if principal is None or not principal.usable_key(self._clock()):
-            raise Refuse(refusals.invalid_key())
-        self._cache.used[principal.key_id] = None
-        return principal
-
-    def _prepare(
-        self,
-        exchange: Exchange,
-        request_id: str,
-        principal: Principal,
-        parsed: ParsedRequest,
-        body: bytes,
-        started_s: float,
-    ) -> RequestContext:
-        route = self._router.find(parsed.model, self._clock())
-        if route is None:
-            raise Refuse(refusals.model_not_found(parsed.model))
-        terms = kept_terms(principal, parsed.model, FEATURE, route)
-        if terms is None:
-            self._check_allowed(principal, route)
-            terms = keep_terms(principal, parsed.model, FEATURE, Terms(principal, route, self._rules.estimate))
-        if parsed.work.models:
-            route = self._with_others(principal, route, parsed.work.models)
-        headers = exchange.headers
-        said_id, include_cost = headers.get(CLIENT_REQUEST_ID), headers.get(INCLUDE_COST)
-        return RequestContext(
-            request_id=request_id,
-            endpoint=exchange.endpoint,
-            principal=principal,
-            parsed=parsed,
-            route=route,
-            body=body,
-            started_s=started_s,
-            client_request_id=shown_id(said_id) if said_id else None,
-            include_cost=include_cost is not None and include_cost.lower() == "true",
-            strict=self._rules.estimate.strict,
-            terms=terms,
-        )
-
-    def _uncharged(self, context: RequestContext) -> bytes:
-        """What a hold becomes whose gateway dies, where that is not charged: the same for all requests of a key to an
-        endpoint of a model, and so made once. The journal knows the request's id."""
+        """Return the debit that a hold becomes whose gateway dies, encoded. Where that is not charged it is the same
+        for all requests of a key to an endpoint of a model, and so made once: the journal knows the request's id."""
+        stored = context.parsed.stored
+        background = stored is not None and stored.background  # whose work is paid when it is done, by any gateway
+        if self._rules.charge_expired and not background:
+            return encode_debit(context.expired(need.input_tokens))
         made, kind = context.terms.uncharged, (context.endpoint, context.parsed.stream)
         payload = made.get(kind)
         if payload is None:
             payload = made[kind] = encode_debit(context.uncharged())
         return payload
 
-    def _check_allowed(self, principal: Principal, route: Route) -> None:
-        if PROXY_SCOPE not in principal.scopes:
-            raise Refuse(refusals.insufficient_scope(PROXY_SCOPE))
-        if not principal.allows_model(route.entry):
-            raise Refuse(refusals.model_not_allowed(route.entry))
-
-    def _with_others(self, principal: Principal, route: Route, models: tuple[str, ...]) -> Route:
-        """The route with the other models that a request names; the key must be allowed them, and each has a price."""
-        route, entries, unpriced = self._router.with_others(route, models, self._clock())
-        own = principal.limits_for(route.entry, FEATURE)
-        for entry in entries:
-            if not principal.allows_model(entry):
-                raise Refuse(refusals.model_not_allowed(entry))
-            limits = principal.limits_for(entry, FEATURE)
-            if not {*limits.account, *limits.key} <= {*own.account, *own.key}:  # the hold would not count in them
-                message = f"The model '{entry}' has quotas of its own here: ask for it by itself."
-                raise Refuse(refusals.bad_request(message, "models"))
-        for model in unpriced:
-            raise Refuse(refusals.model_not_priced(f"The model `{model}`, which the request names, has no price here"))
-        return route
-
-    def _need(self, context: RequestContext, counted: int | None = None) -> Need:
-        route, terms, parsed = context.route, context.terms, context.parsed
-        try:
-            if terms.plain is not None and route is terms.route and (need := terms.plain.need(parsed, counted)):
-                return need
-            return worst_case(parsed, route, terms.markup_scaled, self._rules.estimate, counted)
-        except NotPriced as error:
-            raise Refuse(refusals.model_not_priced(str(error))) from error
-        except NeedTooLarge as error:
-            raise Refuse(refusals.bad_request(f"This request is too large: {error}.", "max_tokens")) from error
-
-    async def _refuse_unpaid(self, principal: Principal, need: Need) -> None:
+    async def _check_paid(self, principal: Principal, need: Need) -> None:
+        """Raise `Refuse` where the account's status does not let it spend."""
+        if principal.may_pay(self._clock(), self._rules.grace_s):
+            return
         live = await self._effects.live_balance(principal.account_id)
         available_nano = None if live is None else live.balance_nano + principal.credit_limit_nano
         required_nano = need.input_cost_nano + need.unit_nano * need.least_output
         raise Refuse(limit_refusals.billing_required(principal, self._links, available_nano, required_nano))
 
-    async def _holds_still(self, context: RequestContext, secret: str | None) -> bool:
-        """Whether key, account, plan and prices are those that a request which has waited was made from. Raises
-        `Refuse` where the key is not to be used any more."""
-        if self._router.find(context.parsed.model, self._clock()) != context.terms.route:
-            return False
-        return self.cached(secret) is context.principal or await self.authenticate(secret) == context.principal
+    async def _renewed(
+        self, exchange: Exchange, context: RequestContext, secret: str | None, *, stale: bool
+    ) -> Renewal | None:
+        """Make a request anew by the key, account, plan and prices of now: None where they are those that it was made
+        from. With `stale` the principal is read from Postgres. Raises `Refuse`, as when it came."""
+        if stale:
+            principal = await self.authenticate(secret, fresh=True)
+        else:
+            same_route = self._router.find(context.parsed.model, self._clock()) == context.terms.route
+            principal = await self.authenticate(secret)
+            if same_route and (principal is context.principal or principal == context.principal):
+                return None
+        now = self._prepare(exchange, context.request_id, principal, context.parsed, context.body, context.started_s)
+        context.principal, context.route, context.further = now.principal, now.route, now.further
+        context.targets, context.target, context.terms = now.targets, now.target, now.terms
+        context.tags, context.prepared = now.tags, None
+        need = self._need(context)
+        await self._check_paid(principal, need)
+        queue_s = principal.plan.admission_queue_s
+        return Renewal(principal, now.route.entry, need, self._expired(context, need), queue_s)
 
-    async def _meter(
-        self, exchange: Exchange, context: RequestContext, need: Need, begun_s: float, secret: str | None
-    ) -> Reload | None:
-        """Hold, forward, settle: None once it is answered; else that the principal must be read anew. Where only
-        running requests keep it out it waits for them, from `begun_s` for as long as its plan says. Raises `Refuse`."""
-        principal, route = context.principal, context.route
-        asked_s, queue_s = time.monotonic(), principal.plan.admission_queue_s
+    async def _meter(self, exchange: Exchange, context: RequestContext, need: Need, secret: str | None) -> None:
+        """Hold, forward, settle. Where only running requests keep it out it waits for them, for as long as its plan
+        says. Raises `Refuse`."""
+        principal, asked_s = context.principal, time.monotonic()
         opening = self._holds.open(
-            *(context.request_id, principal, route.entry, FEATURE, need, self._expired(context, need)),
+            *(context.request_id, principal, context.route.entry, FEATURE, need, self._expired(context, need)),
             meanwhile=partial(self._forwarder.prepare, exchange, context),
-            lesser=partial(self._counted_need, context, need),
-            queue_s=queue_s and begun_s + queue_s - asked_s,
-            holding=partial(self._holds_still, context, secret),
+            lesser=partial(self._counted_need, context),
+            queue_s=principal.plan.admission_queue_s,
+            renew=partial(self._renewed, exchange, context, secret),
         )
         async with opening as decision:
             if isinstance(decision, Hold):
                 self._metrics.hold_latency(time.monotonic() - asked_s - decision.waited_s)
                 await self._forwarder.forward(exchange, context, decision)
-                return None
+                return
         if isinstance(decision, Unavailable):
             logger.debug("request %s was not admitted: %s", context.request_id, decision.reason)
             raise Refuse(refusals.unavailable())
-        if isinstance(decision, Reload):
-            return decision
-        raise Refuse(limit_refusals.of_decision(decision, principal, self._links))
-
-
-async def counted_tokens(
-    body_bytes: int, texts: Sequence[tuple[str, int]], tokenizer: Tokenizer, vocabulary: str, account_id: str = ""
-) -> int:
-    """The most input tokens of a body, below its bytes where it has long texts: those that stand alone are counted, and
-    the rest of the JSON, which is more than what a chat template adds to a message, stays at its bytes.
-
-    Long texts are counted in several turns of their account: others have theirs in between.
-    """
-    counted = cuts = 0
-    for turn in _turns([text for text, _ in texts]):
-        counted += await tokenizer.count_chat_messages_off_loop(turn, vocabulary, account_id)
-        cuts += 1 + sum(len(each["content"]) // PIECE_CHARACTERS for each in turn)
-    cuts = max(0, cuts - 1)  # between two turns a text may be cut
-    return body_bytes - sum(size_bytes for _, size_bytes in texts) + counted + cuts * CUT_TOKENS
-
-
-def _turns(texts: Sequence[str]) -> Iterator[list[dict[str, str]]]:
-    """Messages of these texts, in lists of at most TURN_CHARACTERS together; a longer text is cut."""
-    turn: list[dict[str, str]] = []
-    left = TURN_CHARACTERS
-    for text in texts:
-        for start in range(0, max(1, len(text)), TURN_CHARACTERS):
-            piece = text[start : start + TURN_CHARACTERS]
-            if len(piece) > left and turn:
-                yield turn
-                turn, left = [], TURN_CHARACTERS
-            turn.append({"content": piece})
-            left -= len(piece)
-    yield turn
+        raise Refuse(limit_refusals.of_decision(decision, context.principal, self._links))

@@ -1,24 +1,78 @@
-"""From an exchange to its body and what that says: read within bounds, and parsed.
+"""What a client sends of a request: its body, read within bounds and parsed, and the tags that it is attributed to.
 
 This file owns what a client's body may cost before anything is held for it. A small one that came with its head is
 parsed at once. Any other counts among the bytes that are in memory (`gateway.server.bodies`), and one above
 `large_body_bytes` is read on only where its account can pay for something at all, and parsed off the event loop.
+
+A client names tags in the header `X-Metergate-Tags: team=search,feature=answers` and, where its API has such a field,
+in the body (`metadata`). This file owns their bounds and their order of precedence: a key's own tags, which only its
+owner sets, go before the header's, and these before the body's. A header that can't be read is refused, because it is
+written for this gateway; of a body's field, which is written for the provider, what does not fit is left out.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from __future__ import annotations
 
-from billing.effects import Effects
-from billing.principals import Principal
-from gateway.dialects.base import BadRequest, Dialect, ParsedRequest
-from gateway.proxy.routing import Router
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from multidict import istr
+
+from billing.shapes.keys import MAX_TAG_NAME, MAX_TAG_VALUE, MAX_TAGS
+from gateway.dialects.base import BadRequest
 from gateway.server import limit_refusals, refusals
 from gateway.server.bodies import Bodies, Kept, TooManyBytes
 from gateway.server.exchange import BadBody, BodyTooLarge, Exchange
 from gateway.server.refusals import Links, Refuse
 
+if TYPE_CHECKING:
+    from billing.effects import Effects
+    from billing.principals import Principal
+    from gateway.dialects.base import ParsedRequest
+    from gateway.proxy.routing import Router
+
 PROXY_SCOPE: Final = "llm:proxy"
+TAGS_HEADER: Final = istr("X-Metergate-Tags")
+_PAIR: Final = re.compile(
+    rf"\s*([A-Za-z0-9][A-Za-z0-9_.:/-]{{0,{MAX_TAG_NAME - 1}}})\s*="
+    rf"\s*([^,\x00-\x1f\x7f\ud800-\udfff]{{0,{MAX_TAG_VALUE}}})"
+)
+_EXPECTED: Final = (
+    f"{TAGS_HEADER} has up to {MAX_TAGS} pairs such as team=search,feature=answers: names of letters, digits and _.:/- "
+    f"with at most {MAX_TAG_NAME} characters, values of at most {MAX_TAG_VALUE} without commas."
+)
+
+
+def request_tags(own: Mapping[str, str], named: Mapping[str, str], metadata: Mapping[str, str]) -> str | None:
+    """Return the tags of one request as the ledger keeps them: JSON, None where there are none. `own` are its key's,
+    `named` the header's, `metadata` the body's."""
+    tags = dict(own)
+    for name, value in (*named.items(), *metadata.items()):
+        if name not in tags and 0 < len(name) <= MAX_TAG_NAME and len(tags) < MAX_TAGS:
+            tags[_storable(name)] = _storable(value[:MAX_TAG_VALUE])
+    return msgspec.json.encode(tags).decode() if tags else None
+
+
+def read_tags(said: Iterable[str]) -> dict[str, str]:
+    """Return the pairs of the header's values. Raises `BadRequest` for other text, a name that stands twice, and too
+    many."""
+    tags: dict[str, str] = {}
+    for value in said:
+        for text in value.split(",", MAX_TAGS):
+            if not text.strip():
+                continue
+            pair = _PAIR.fullmatch(text)
+            if pair is None or pair[1] in tags or len(tags) == MAX_TAGS:
+                raise BadRequest(_EXPECTED, str(TAGS_HEADER))
+            tags[pair[1]] = pair[2].rstrip()
+    return tags
+
+
+def _storable(text: str) -> str:
+    """Return Postgres has no place for NUL."""
+    return text.replace("\0", "\ufffd")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +90,6 @@ class Intake:
     def __init__(
         self,
         bodies: Bodies,
-        dialect: Dialect,
         effects: Effects,
         router: Router,
         links: Links,
@@ -45,31 +98,26 @@ class Intake:
     ) -> None:
         self._bodies = bodies
         self._large_bytes = bodies.rules.large_bytes
-        self._dialect = dialect
         self._effects = effects
         self._router = router
         self._links = links
         self._rules = rules
         self._clock = clock
 
-    def here(self, exchange: Exchange) -> bytes | None:
-        try:
-            return exchange.here(self._rules.max_body_bytes)
-        except BodyTooLarge as error:
-            raise Refuse(refusals.too_large(self._rules.max_body_bytes)) from error
-
     async def slowly(
         self, exchange: Exchange, principal: Principal, kept: Kept, body: bytes | None
     ) -> tuple[bytes, ParsedRequest]:
-        """A body that did not come with its head, or is large, and what it says. Raises `Refuse`."""
+        """Return a body that did not come with its head, or is large, and what it says. Raises `Refuse`,
+        `BodyTooLarge`, `BadRequest`."""
         body = await self._arriving(exchange, principal, kept, body)
+        parse = exchange.match.dialect.parse
         if len(body) <= self._large_bytes:
-            return body, self.parse(exchange.endpoint, body)
-        return body, await self._bodies.apart(principal.account_id, self.parse, exchange.endpoint, body)
+            return body, parse(exchange, body)
+        return body, await self._bodies.apart(principal.account_id, parse, exchange, body)
 
     async def _arriving(self, exchange: Exchange, principal: Principal, kept: Kept, body: bytes | None) -> bytes:
-        """A body that did not come with its head, or is large: read within the bounds of what may be in memory, and not
-        on once it is large where its account can't pay for it whatever it says."""
+        """Return a body that did not come with its head, or is large: read within the bounds of what may be in memory,
+        and not on once it is large where its account can't pay for it whatever it says."""
         limit_bytes = self._rules.max_body_bytes
 
         async def watch(size_bytes: int) -> None:
@@ -92,8 +140,6 @@ class Intake:
                 await watch(len(body))
         except TooManyBytes as error:
             raise Refuse(refusals.too_many_bytes(error.whose)) from error
-        except BodyTooLarge as error:
-            raise Refuse(refusals.too_large(limit_bytes)) from error
         except BadBody as error:
             raise Refuse(refusals.bad_request(str(error))) from error
         return body
@@ -112,9 +158,3 @@ class Intake:
         spent = available_nano is not None and available_nano <= 0
         if not may_pay or spent:
             raise Refuse(limit_refusals.billing_required(principal, self._links, available_nano, None))
-
-    def parse(self, endpoint: str, body: bytes) -> ParsedRequest:
-        try:
-            return self._dialect.parse(endpoint, body)
-        except BadRequest as error:
-            raise Refuse(refusals.bad_request(error.message, error.param)) from error

@@ -1,34 +1,164 @@
-"""The body that a provider is sent. Pure.
+"""What a provider is sent of a request: where it goes, its query string and its body. Pure.
 
 This file owns that the provider is asked for no more output than was held: the field in which it takes a maximum
-(`max_output_field` of its entry) carries the client's own or the granted one, whichever field the client used. Where
-nothing needs to change, the client's bytes are sent as they are.
+carries the client's own or the granted one, whichever field the client used. Where nothing needs to change, the
+client's bytes are sent as they are.
+
+It owns what of a client's query string goes on, too. Providers choose versions and features by it (`?api-version=...`),
+so that a client's follows that of the provider's base URL, whose parameters win. Never passed are credentials by their
+names, a key of this gateway wherever it stands, the fields that metering reads from the body, which a provider may read
+from here, and what would have a provider leave usage out of its answer or write another format. A name counts by its
+letters and digits alone: servers differ in what they take for `%20key`, `key[]` or `Key`.
 """
 
-from gateway.dialects.base import Dialect, ParsedRequest
-from gateway.dialects.openai.dialect import max_field
-from gateway.proxy.estimate import within_window
-from gateway.proxy.routing import Route
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote, unquote_plus
+
+import msgspec
+
+from gateway.server.ids import served_lines
+from gateway.upstream.headers import Fixed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gateway.config.models import ProviderConfig
+    from gateway.dialects.base import Dialect, Match, ParsedRequest
+    from gateway.proxy.routing import Candidate
+    from gateway.upstream.health import TargetHealth
+
+CREDENTIALS: Final = frozenset(
+    {
+        *("key", "apikey", "xapikey", "xgoogapikey", "accesskey", "subscriptionkey", "authorization", "auth"),
+        *("token", "accesstoken", "oauthtoken", "bearertoken", "secret", "password", "passwd", "sig", "signature"),
+    }
+)
+"""Names of parameters that hold credentials, as `_bare` has them."""
+OF_THE_ANSWER: Final = frozenset({"fields", "fieldmask", "alt", "callback", "quotauser", "userproject"})
+"""What Google's servers take of any request, also as `$fields`: which fields the answer has, in which format, and who
+pays (https://cloud.google.com/apis/docs/system-parameters)."""
+_SYSTEM: Final = "$"
+"""What a name of theirs begins with; there are more (`$ct` stands for Content-Type)."""
+MAX_PARAMETERS: Final = 100
+"""Of a client's; what stands behind them does not go on. To look into one takes some microseconds."""
+_OWN_KEY: Final = re.compile(r"mg_[0-9A-Za-z]{20}")
+"""What begins as a key of this gateway does."""
+_SAFE: Final = "!$%'()*+,/:=?@[]~"
+"""Not `;`, which some servers take for `&`."""
+_BARE: Final = re.compile(r"[^a-z0-9]+")
+_DECODINGS: Final = 3
+"""How often a parameter may be percent-encoded and is still looked into."""
+
+
+class Target(msgspec.Struct, frozen=True, gc=False):
+    """Where a provider takes requests to one endpoint, by one of its base URLs and keys, whose `health` is that of all
+    endpoints. `url` has the query of the base URL, which is `base_query`; `fixed` is what all requests there carry;
+    `max_field` is the field of a maximum; `takes_query` says whether a client's query string goes there; `lines` are
+    header lines of its answers that name provider and model."""
+
+    url: str
+    base_query: str
+    fixed: Fixed
+    max_field: str
+    takes_query: bool
+    health: TargetHealth
+    lines: bytes
+
+    @classmethod
+    def all_of(
+        cls, provider: ProviderConfig, match: Match, model: str, health: Sequence[TargetHealth]
+    ) -> tuple[Target, ...]:
+        """Return the targets of a provider that serve the dialect; `health` is that of `provider.places`, in their
+        order, and `model` the provider's own name for it."""
+        dialect = match.dialect
+        field = dialect.max_field(match.endpoint.operation, provider.max_output_field)
+        path, lines = dialect.upstream_path(match, model), served_lines(provider.name, model)
+        takes_query = provider.kind != "local" or bool(dialect.passed_parameters)
+        made = []
+        for place, of_place in zip(provider.places, health, strict=True):
+            found = provider.url_of(dialect.name, place)
+            if found is None:
+                continue
+            base, query = found
+            url = base + path + (f"?{query}" if query else "")
+            auth = dialect.auth_header(place.api_key.reveal()) if place.api_key is not None else None
+            fixed = Fixed.of(auth, place.headers, provider.pass_headers)
+            made.append(cls(url, query, fixed, field, takes_query, of_place, lines))
+        return tuple(made)
+
+    def url_with(self, path: str, dialect: Dialect) -> str:
+        """Return the URL with what passes of the query string of a client's path."""
+        query = upstream_query(self.base_query, path.partition("?")[2], dialect)
+        return self.url.partition("?")[0] + (f"?{query}" if query else "")
 
 
 def outgoing_body(
-    dialect: Dialect, parsed: ParsedRequest, route: Route, body: bytes, granted: int | None, *, strict: bool
+    dialect: Dialect,
+    parsed: ParsedRequest,
+    candidate: Candidate,
+    body: bytes,
+    granted: int | None,
+    field: str,
+    *,
+    strict: bool,
 ) -> bytes:
-    """What is sent of a request on its route; the same object where nothing changes.
+    """Return what is sent of a request to a candidate; the same object where nothing changes.
 
-    `granted` are the output tokens that the client did not bound, and the hold did; `strict` that the hold is a bound.
+    `granted` are the output tokens that the client did not bound, and the hold did; `field` is where the provider takes
+    a maximum; `strict` says that the hold is a bound.
     """
-    field = max_field(route.provider.max_output_field, parsed.endpoint)
     if granted is None and parsed.max_output_tokens is not None:
-        granted = _imposed(parsed, parsed.max_output_tokens, route, field, strict)
-    add_usage = parsed.stream and not parsed.include_usage
-    model = None if route.model == parsed.model else route.model
+        granted = _imposed(parsed, parsed.max_output_tokens, candidate, field, strict)
+    add_usage = parsed.stream and not parsed.include_usage and candidate.provider.stream_usage
+    model = None if parsed.model_in_body and candidate.model == parsed.model else candidate.model
     if granted is None and not add_usage and model is None:
         return body
     return dialect.rewrite(body, model=model, include_usage=add_usage, max_output_tokens=granted, max_field=field)
 
 
-def _imposed(parsed: ParsedRequest, asked: int, route: Route, field: str, strict: bool) -> int | None:
-    """The maximum to send in place of the client's own, None where that may pass as it stands."""
-    most = within_window(asked, route) if strict else asked
+def _imposed(parsed: ParsedRequest, asked: int, candidate: Candidate, field: str, strict: bool) -> int | None:
+    """Return the maximum to send in place of the client's own, None where that may pass as it stands."""
+    most = candidate.within_window(asked) if strict else asked
     return None if most == asked and field in parsed.max_fields else most
+
+
+def upstream_query(base: str, given: str, dialect: Dialect) -> str:
+    """Return the query string for a provider, without `?`, in ASCII: that of its base URL and what passes of a
+    client's."""
+    never = _never(dialect.kept_parameters, dialect.passed_parameters)
+    taken = {_name(pair).strip().lower() for pair in base.split("&")}
+    said = given.partition("#")[0].split("&", MAX_PARAMETERS)[:MAX_PARAMETERS]
+    pairs = [base] if base else []
+    pairs += [quoted for pair in said if (quoted := _passed(pair, taken, never)) is not None]
+    return "&".join(pairs)
+
+
+def _passed(pair: str, taken: set[str], never: frozenset[str]) -> str | None:
+    name = _name(pair).strip().lower()
+    bare = _bare(name)
+    if not pair or name in taken or name.startswith(_SYSTEM) or bare in never:
+        return None
+    text = pair
+    for _ in range(_DECODINGS + 1):
+        if _OWN_KEY.search(text):
+            return None
+        text = unquote_plus(text)
+    return quote(pair.encode("utf-8", "surrogateescape"), safe=_SAFE)
+
+
+def _name(pair: str) -> str:
+    return unquote_plus(pair.partition("=")[0])
+
+
+def _bare(name: str) -> str:
+    return _BARE.sub("", name.lower())
+
+
+@lru_cache(maxsize=64)
+def _never(kept: frozenset[str], passed: frozenset[str]) -> frozenset[str]:
+    """Return names that never go on, as `_bare` has them."""
+    return CREDENTIALS | (OF_THE_ANSWER | {_bare(name) for name in kept}) - {_bare(name) for name in passed}

@@ -1,4 +1,9 @@
-"""Streams: passed on as they come, their end held back until the debit is safe; one that broke never ends cleanly."""
+"""Streams: passed on as they come, their end held back until the debit is safe; one that broke never ends cleanly.
+
+`Outcomes` answers with a refusal where a provider's answer can't be given, and counts answers.
+"""
+
+from __future__ import annotations
 
 import asyncio
 import logging
@@ -6,23 +11,154 @@ import time
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 from billing.holds.hold import Hold, SettlementLost
 from billing.money import format_usd
-from gateway.dialects.base import Dialect
-from gateway.metrics.registry import Metrics
 from gateway.proxy.context import CLIENT_GONE, Reason, RequestContext
 from gateway.proxy.decoding_tap import READABLE, StreamWatch
-from gateway.proxy.outcomes import Outcomes, uncharged, upstream_error_of
-from gateway.proxy.remainder import Remainder
-from gateway.proxy.settlement import Settlements
+from gateway.proxy.settlement.settlements import OPERATORS_FAULT
+from gateway.proxy.stored import StoredObjects, Withheld
 from gateway.server import refusals
 from gateway.server.exchange import ClientGone, Exchange
-from gateway.server.metering_headers import balance_line, paid_lines
+from gateway.server.ids import (
+    ATTEMPTS,
+    BALANCE,
+    MODEL,
+    PROVIDER,
+    REQUEST_ID,
+    UPSTREAM_REQUEST_ID,
+    balance_line,
+    header_text,
+    paid_lines,
+)
 from gateway.upstream.base import UpstreamError, UpstreamResponse
-from gateway.upstream.headers import ResponseHead
 
+if TYPE_CHECKING:
+    from billing.holds.hold import Settled
+    from gateway.metrics.registry import Metrics
+    from gateway.proxy.records import Records
+    from gateway.proxy.remainder import Remainder
+    from gateway.proxy.settlement.settlements import Settlements
+    from gateway.server.refusals import Refusal
+    from gateway.upstream.headers import ResponseHead
+
+FIRST_ERROR: Final = 400
 logger = logging.getLogger(__name__)
+
+
+class Outcomes:
+    """Refuses requests that were held, and counts answers."""
+
+    def __init__(self, settlements: Settlements, metrics: Metrics, records: Records) -> None:
+        self._settlements = settlements
+        self._metrics = metrics
+        self._records = records
+
+    def count(self, context: RequestContext, status: int, code: str | None = None) -> None:
+        """Count one answer; `code` is that of a refusal of ours."""
+        self._metrics.request(context.endpoint, context.route.provider.name, status, context.parsed.stream)
+        if self._records.log is not None and status != CLIENT_GONE:
+            self._records.answered(context, status, code)
+
+    def refuse(self, exchange: Exchange, context: RequestContext, refusal: Refusal) -> None:
+        """Answer with a refusal of ours."""
+        self._metrics.refusal(refusal.code)
+        self.count(context, refusal.status, refusal.code)
+        self._records.refused_later(context, refusal)
+        refusal.answer(exchange, context.request_id)
+
+    async def failed(self, exchange: Exchange, context: RequestContext, hold: Hold, error: Exception) -> None:
+        """Give the hold back and refuse: there is no usable answer, and no output has passed."""
+        logger.info("request %s: %s: %s", hold.id, type(error).__name__, error)
+        await self._settlements.void(hold)
+        self.refuse(exchange, context, uncharged(refusals.of_upstream(error), context, hold))
+
+    async def refused(
+        self,
+        exchange: Exchange,
+        context: RequestContext,
+        hold: Hold,
+        answer: UpstreamResponse,
+        head: ResponseHead,
+        max_bytes: int,
+    ) -> None:
+        """Give the hold back and pass on what the provider answered in place of a 200; of its body at most `max_bytes`
+        are read."""
+        hold.owe_nothing()
+        try:
+            if answer.status in OPERATORS_FAULT:  # not the client's fault, and nothing for it to read
+                await self._settlements.refused(context, hold)
+                self.refuse(exchange, context, uncharged(refusals.upstream_refuses_us(), context, hold))
+            elif answer.status >= FIRST_ERROR:
+                await self._pass_error(exchange, context, hold, answer, head, max_bytes)
+            else:
+                await self.failed(exchange, context, hold, UpstreamError(f"status {answer.status}"))
+        finally:
+            answer.release()
+
+    async def _pass_error(
+        self,
+        exchange: Exchange,
+        context: RequestContext,
+        hold: Hold,
+        answer: UpstreamResponse,
+        head: ResponseHead,
+        max_bytes: int,
+    ) -> None:
+        """The provider's own refusal: unchanged, and free."""
+        try:
+            body = await answer.read(max_bytes)
+        except UpstreamError as error:
+            return await self.failed(exchange, context, hold, error)
+        await self._settlements.refused(context, hold)
+        self.count(context, answer.status)
+        names = (REQUEST_ID, context.match.endpoint.id_header)
+        ids = "".join(f"{name}: {context.request_id}\r\n" for name in names if name is not None)
+        lines = ids.encode() + balance_line(context.balance_before_nano(hold))
+        return exchange.answer(answer.status, head.lines + lines, body)
+
+    def unsettled(self, exchange: Exchange, context: RequestContext, error: SettlementLost) -> None:
+        """Withhold the answer, because neither store could be told of the debit in time."""
+        logger.error("request %s: %s", context.request_id, error)
+        if exchange.begun and not exchange.unsent:
+            exchange.abort()
+        else:
+            self.refuse(exchange, context, refusals.unsettled())
+
+    def faulty(self, exchange: Exchange, context: RequestContext) -> None:
+        """Refuse after a fault of ours while or after the provider worked: the request is charged, and the client reads
+        so."""
+        if exchange.begun and not exchange.unsent:
+            exchange.abort()
+        else:
+            self.refuse(exchange, context, refusals.faulty())
+
+
+def uncharged(refusal: Refusal, context: RequestContext, hold: Hold) -> Refusal:
+    """Return the refusal with what the account has, now that its hold is given back, and the provider's request id."""
+    sent = {
+        BALANCE: format_usd(context.balance_before_nano(hold)),
+        PROVIDER: context.route.provider.name,
+        MODEL: header_text(context.route.model),
+        ATTEMPTS: str(context.attempts),
+    }
+    if context.upstream_request_id is not None:
+        sent[UPSTREAM_REQUEST_ID] = context.upstream_request_id
+    return replace(refusal, sent=sent)
+
+
+def balance_nano(context: RequestContext, hold: Hold, settled: Settled) -> int:
+    """Return what the account has, holds taken off, in nano-USD: by the settlement, else as admission left it."""
+    if settled.available_nano is not None:
+        return settled.available_nano
+    return hold.available_nano - context.principal.credit_limit_nano
+
+
+def upstream_error_of(failure: Exception | None, what: str) -> Exception:
+    """Return what broke an answer, or an error that says `what` where it ended by itself without being one."""
+    return failure if isinstance(failure, UpstreamError) else UpstreamError(what)
 
 
 class Relay:
@@ -30,18 +166,18 @@ class Relay:
 
     def __init__(
         self,
-        dialect: Dialect,
-        settler: Settlements,
+        settlements: Settlements,
         remainder: Remainder,
         outcomes: Outcomes,
         metrics: Metrics,
+        stored: StoredObjects,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._dialect = dialect
-        self._settler = settler
+        self._settlements = settlements
         self._remainder = remainder
         self._outcomes = outcomes
         self._metrics = metrics
+        self._stored = stored
         self._clock = clock
 
     async def stream(
@@ -53,8 +189,10 @@ class Relay:
             unreadable = UpstreamError(f"a stream encoded as {head.content_encoding[:20]!r}")
             return await self._outcomes.failed(exchange, context, hold, unreadable)
         parsed = context.parsed
-        tap = self._dialect.tap(
-            usage_added=parsed.stream and not parsed.include_usage, include_cost=context.include_cost
+        tap = context.match.dialect.tap(
+            head.content_type,
+            usage_added=parsed.stream and not parsed.include_usage and context.route.provider.stream_usage,
+            include_cost=context.include_cost,
         )
         watch = StreamWatch(tap, head.content_encoding)
         try:
@@ -89,16 +227,22 @@ class Relay:
     ) -> Exception | None:
         """Pass a stream on until it ends or breaks; what broke it."""
 
+        stored, put, drained = context.parsed.stored, exchange.put, exchange.flushed
+        if stored is not None and stored.creation is not None and head.content_encoding is None:
+            watch.withheld = withheld = Withheld(self._stored, exchange, context)
+            put, drained = withheld.put, withheld.flushed
         feed = watch.feed_of()
 
         def pass_piece(piece: bytes) -> bool:
             out = feed(piece)
             if not exchange.begun:
                 self._begin(exchange, context, hold, head)
-            return exchange.put(out) if out else True
+            return put(out) if out else True
 
         try:
-            await answer.pump(pass_piece, exchange.flushed)
+            await answer.pump(pass_piece, drained)
+            if watch.withheld is not None:
+                await watch.withheld.release()
         except (UpstreamError, ClientGone, zlib.error) as error:
             return error
         return None
@@ -107,7 +251,8 @@ class Relay:
         context.first_byte_s = self._clock()
         waited_s = context.first_byte_s - context.started_s
         self._metrics.time_to_first_byte(context.route.provider.name, waited_s)
-        exchange.begin(200, head.lines + paid_lines(hold, None) + balance_line(context.balance_before_nano(hold)))
+        lines = head.lines + paid_lines(hold, None, context.match.endpoint.id_header)
+        exchange.begin(200, lines + balance_line(context.balance_before_nano(hold)))
 
     async def _end(self, exchange: Exchange, context: RequestContext, hold: Hold, watch: StreamWatch) -> None:
         """The provider has ended its stream, with an answer's end or with an error that the client is told: settle,
@@ -115,10 +260,12 @@ class Relay:
         tap = watch.tap
         try:
             reason: Reason = "no_usage" if tap.done else "upstream_cut"
-            _, charged_nano = await self._settler.stream(context, hold, tap, reason, failed=not tap.done)
+            _, charged_nano = await self._settlements.stream(context, hold, tap, reason, failed=not tap.done)
         except SettlementLost as error:
             return self._outcomes.unsettled(exchange, context, error)
         self._outcomes.count(context, 200)
+        if watch.withheld is not None and tap.reported is not None:
+            await self._stored.record(context, watch.withheld.created, tap.reported.usage.total_tokens)
         with suppress(ClientGone):  # it left after its debit: nothing changes
             await exchange.end(watch.finish(format_usd(charged_nano) if context.include_cost else None))
         return None
@@ -129,10 +276,10 @@ class Relay:
         """The stream broke: settle what passed, and never let the client take it for a whole answer."""
         logger.info("request %s: %s: %s", hold.id, type(failure).__name__, failure)
         context.cut = "upstream_cut"
-        settling = self._settler.stream(context, hold, watch.tap, "upstream_cut", failed=True)
+        settling = self._settlements.stream(context, hold, watch.tap, "upstream_cut", failed=True)
         free = watch.tap.reported is None and not watch.tap.began_output
         try:
-            await self._settler.whoever_waits(hold, settling)
+            await self._settlements.uncancelled(hold, settling)
         except SettlementLost as error:
             logger.error("request %s: %s", hold.id, error)
         if free and exchange.unsent:  # a refusal costs nothing: what was charged is cut instead

@@ -1,9 +1,14 @@
-"""What goes on without the client: the provider is read on for a while, because its usage may still come, then settled.
+"""What goes on after the client has left: the provider is read on, because its usage may still come, then settled.
 
 This file owns what a request costs whose client has left or was cut off. It was sent, so it costs at least its input,
 unless the provider refuses it or fails before any output. `disconnect_drain_s` bounds the reading, before an answer's
 head as well as within it; a request that ends at `max_request_s` is not read on.
+
+`Running` owns that end of every request. Requests begin in the order of time and all may take equally long, so
+that one timer is enough for all of them, and looking at the oldest ones.
 """
+
+from __future__ import annotations
 
 import asyncio
 import logging
@@ -11,25 +16,63 @@ import zlib
 from collections.abc import Coroutine
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from billing.holds.hold import Hold
-from gateway.dialects.base import Dialect, GarbageAnswer, Reported
+from gateway.dialects.base import GarbageAnswer, Reported
 from gateway.dialects.output import NO_OUTPUT, Output
+from gateway.proxy.background_jobs import running_of
 from gateway.proxy.context import Reason, RequestContext, shown_id
 from gateway.proxy.decoding_tap import ENCODINGS, StreamWatch, decoded
-from gateway.proxy.records import Records
-from gateway.proxy.routing import Route
-from gateway.proxy.settlement import Settlements
-from gateway.server.exchange import Exchange
 from gateway.upstream.base import Pending, UpstreamError, UpstreamResponse, UpstreamTooLarge
 from gateway.upstream.headers import ResponseHead, incoming
+
+if TYPE_CHECKING:
+    from billing.holds.hold import Hold
+    from gateway.dialects.base import Created
+    from gateway.proxy.background_jobs import BackgroundPoller
+    from gateway.proxy.records import Records
+    from gateway.proxy.routing import Candidate
+    from gateway.proxy.settlement.settlements import Settlements
+    from gateway.server.exchange import Exchange
+
+
+class Running:
+    """The exchanges of one process, made inside a running event loop. `max_s` is counted by the loop's clock, which is
+    monotonic."""
+
+    def __init__(self, max_s: float) -> None:
+        self._max_s = max_s
+        self._since_s: dict[Exchange, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+
+    def begin(self, exchange: Exchange) -> None:
+        """Note that this exchange is served from now on."""
+        now_s = self._since_s[exchange] = self._loop.time()
+        if self._timer is None:
+            self._timer = self._loop.call_at(now_s + self._max_s, self._look)
+
+    def end(self, exchange: Exchange) -> None:
+        """Note that it is over."""
+        del self._since_s[exchange]
+
+    def _look(self) -> None:
+        self._timer = None
+        now_s = self._loop.time()
+        late: list[Exchange] = []
+        for exchange, since_s in self._since_s.items():
+            if since_s + self._max_s > now_s:
+                self._timer = self._loop.call_at(since_s + self._max_s, self._look)
+                break
+            late.append(exchange)
+        for exchange in late:
+            exchange.cut("max_request_s")
+
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-EVENT_STREAM: Final = b"text/event-stream"
 OK: Final = 200
 FIRST_ERROR: Final = 400
 COUNTED_AT_ONCE: Final = 2
@@ -47,8 +90,8 @@ class DrainRules:
     """The same for models whose answers do not show all that they bill."""
     max_answer_bytes: int
 
-    def seconds(self, route: Route) -> float:
-        """For one route."""
+    def seconds(self, route: Candidate) -> float:
+        """Return how long the upstream of one candidate is read on, in seconds."""
         if route.disconnect_drain_s is not None:
             return route.disconnect_drain_s
         hidden = route.rates is not None and route.rates.row.hidden_reasoning
@@ -56,12 +99,13 @@ class DrainRules:
 
 
 def read_whole(
-    dialect: Dialect, context: RequestContext, body: bytes, head: ResponseHead, limit_bytes: int
+    context: RequestContext, body: bytes, head: ResponseHead, limit_bytes: int
 ) -> tuple[Reported | None, Output]:
-    """The usage of a whole answer, or what it wrote where it reports none. Raises `GarbageAnswer`, `zlib.error`, and
-    `UpstreamTooLarge` where it is larger than that when it is decoded."""
+    """Return the usage of a whole answer, or what it wrote where it reports none. Raises `GarbageAnswer`, `zlib.error`,
+    and `UpstreamTooLarge` where it is larger than `limit_bytes` when it is decoded."""
     plain = decoded(body, head.content_encoding, limit_bytes)
-    reported = dialect.usage_from_json(context.endpoint, plain)
+    dialect = context.match.dialect
+    reported = dialect.usage_from_json(context.parsed.operation, plain)
     if reported is not None:
         return reported, NO_OUTPUT
     output = dialect.output(plain)
@@ -71,18 +115,18 @@ def read_whole(
 class Remainder:
     """Ends requests whose clients are gone. `hurry` when the process stops."""
 
-    def __init__(self, dialect: Dialect, settler: Settlements, rules: DrainRules, records: Records) -> None:
-        self._dialect = dialect
-        self._settler = settler
+    def __init__(self, settlements: Settlements, rules: DrainRules, records: Records, poller: BackgroundPoller) -> None:
+        self._settlements = settlements
         self._rules = rules
         self._records = records
+        self._poller = poller
         self._loop = asyncio.get_running_loop()
         self._drains: set[asyncio.Timeout] = set()
-        self._turns = asyncio.Semaphore(COUNTED_AT_ONCE)
+        self._rounds = asyncio.Semaphore(COUNTED_AT_ONCE)
         self._stopping = False
 
     def hurry(self) -> None:
-        """Read no upstream on any more: what has come until now is settled."""
+        """Stop reading upstreams: what has come until now is settled."""
         self._stopping = True
         for drain in self._drains:
             if not drain.expired():
@@ -90,7 +134,7 @@ class Remainder:
 
     def unanswered(self, exchange: Exchange, context: RequestContext, hold: Hold, pending: Pending) -> None:
         """Take over a request to which no answer has begun."""
-        hold.unresolved = context.unresolved
+        hold.owe(context.unresolved)
         self._go_on(context, hold, self._unanswered(context, hold, pending, *self._terms(exchange, context)))
 
     def whole(
@@ -106,17 +150,17 @@ class Remainder:
         self._go_on(context, hold, self._stream(context, hold, answer, watch, *self._terms(exchange, context)))
 
     def _go_on(self, context: RequestContext, hold: Hold, work: Coroutine[Any, Any, None]) -> None:
-        self._settler.hand_over(hold, self._records.going_on(context, work))
+        self._settlements.hand_over(hold, self._records.going_on(context, work))
 
     def _terms(self, exchange: Exchange, context: RequestContext) -> tuple[float, Reason]:
-        """Up to which time of the event loop's it is read on, and why its client does not get it."""
+        """Return until which time of the event loop it is read on, and why its client does not get it."""
         context.cut = exchange.cut_for or "client_gone"
         if exchange.cut_for in ("max_request_s", "hold_closed"):
             return 0.0, context.cut
         return self._loop.time() + self._rules.seconds(context.route), context.cut
 
     async def _until(self, deadline_s: float, work: Coroutine[Any, Any, T]) -> T | None:
-        """What this comes to, None where it does not in time. Raises what it raises."""
+        """Return what this work comes to, None where it takes longer. Raises what it raises."""
         drain = asyncio.timeout_at(0.0 if self._stopping else deadline_s)
         try:
             async with drain:
@@ -136,7 +180,7 @@ class Remainder:
             return await self._failed(hold, error)
         if answer is None:
             pending.release()
-            await self._settler.estimated(context, hold, NO_OUTPUT, reason)
+            await self._settlements.estimated(context, hold, NO_OUTPUT, reason)
             return None
         head = incoming(answer.headers)
         context.status = answer.status
@@ -144,10 +188,12 @@ class Remainder:
         if answer.status != OK:
             answer.release()
             if answer.status >= FIRST_ERROR:
-                return await self._settler.refused(context, hold)
+                return await self._settlements.refused(context, hold)
             return await self._failed(hold, UpstreamError(f"status {answer.status}"))
-        if head.content_type.startswith(EVENT_STREAM):
-            watch = StreamWatch(self._dialect.tap(usage_added=False, include_cost=False), head.content_encoding)
+        dialect = context.match.dialect
+        if dialect.is_stream(context.parsed, head.content_type):
+            tap = dialect.tap(head.content_type, usage_added=False, include_cost=False)
+            watch = StreamWatch(tap, head.content_encoding)
             return await self._stream(context, hold, answer, watch, deadline_s, reason)
         return await self._whole(context, hold, answer, head, deadline_s, reason)
 
@@ -161,12 +207,14 @@ class Remainder:
         reason: Reason,
     ) -> None:
         limit_bytes = self._rules.max_answer_bytes
+        running: Created | None = None
         try:
             body = await self._until(deadline_s, answer.read(limit_bytes))
             if body is None:
                 reported, output = None, self._part(context, answer, head)
             else:
-                reported, output = read_whole(self._dialect, context, body, head, limit_bytes)
+                reported, output = read_whole(context, body, head, limit_bytes)
+                running = running_of(context.parsed, body)
                 reason = "no_usage"
         except UpstreamTooLarge:
             reported, output, reason = None, Output(known=False), "answer_too_large"
@@ -174,20 +222,22 @@ class Remainder:
             return await self._failed(hold, error)
         finally:
             answer.release()
+        if running is not None:
+            return await (await self._poller.begin(context, hold, running))
         if reported is not None:
-            await self._settler.to_end(self._settler.reported(context, hold, reported))
+            await self._settlements.complete(self._settlements.reported(context, hold, reported))
         else:
-            await self._settler.whole(context, hold, output, reason)
+            await self._settlements.whole(context, hold, output, reason)
         return None
 
     def _part(self, context: RequestContext, answer: UpstreamResponse, head: ResponseHead) -> Output:
-        """What a part of a JSON answer says."""
+        """Return the output in a part of a JSON answer."""
         if not context.parsed.has_output:
             return NO_OUTPUT
         part = answer.taken()
         if head.content_encoding in ENCODINGS:
             return Output(known=not part)
-        return self._dialect.output_of_part(part)
+        return context.match.dialect.output_of_part(part)
 
     async def _stream(
         self,
@@ -208,17 +258,17 @@ class Remainder:
             failed = True
         finally:
             answer.release()
-        async with self._turns if self._stopping else nullcontext():
-            await self._settler.stream(context, hold, watch.tap, reason, failed=failed)
+        async with self._rounds if self._stopping else nullcontext():
+            await self._settlements.stream(context, hold, watch.tap, reason, failed=failed)
 
     async def _failed(self, hold: Hold, error: Exception) -> None:
-        """The provider refused the request, or failed before any output: it is free."""
+        """Give the hold back: the provider refused the request, or failed before any output."""
         logger.info("request %s: %s: %s", hold.id, type(error).__name__, error)
-        await self._settler.void(hold)
+        await self._settlements.void(hold)
 
 
 async def _read_out(answer: UpstreamResponse, watch: StreamWatch) -> bool:
-    """True, once a stream has been read to its end."""
+    """Return true, once a stream has been read to its end."""
     async for chunk in answer.chunks():
         watch.feed(chunk)
     return True

@@ -1,12 +1,15 @@
 """The server: a client's connection, one request and its answer on it, and every refusal.
 
-edge             aiohttp's connections: metered requests go straight to the proxy, all others to the application
-exchange         one metered request and its answer, as bytes: framing; a broken answer can't pass for a whole one
-paced, pace      how fast bodies are taken, and how much is parsed at once; heads  memory of heads that are not whole
-guard            what a client costs that shows no key; trailers  of chunked requests, which are never headers
-half_closed      whether a client that sends no more is still there
+edge             the server: metered requests go straight to the proxy, all others to the application
+connection       one connection of a client, whose requests are served in order
+aiohttp_private  every private part of aiohttp that this takes, compared at start; plain  the edge without them
+ports, exchange  one metered request and its answer, as bytes: framing; a broken answer can't pass for a whole one
+stalls           clients that take nothing of their answer, or send no more
+paced            how fast bodies are taken, and how much is parsed at once; heads  memory of heads that are not whole,
+                 and trailers, which are never headers
+guard            what a client costs that shows no key
 bodies           large bodies: how much is in memory, and work on them beside the loop
-metering_headers what a metered answer says of itself; ids  of requests
-cors             what browsers are told; listening  sockets; files  how many connections a process can have
+ids              of requests, and what else a metered answer says of itself
+cors             what browsers are told; listening  sockets, and how many connections a process can have
 refusals         every refusal in the client's envelope; limit_refusals  of balance, windows and concurrency
 """

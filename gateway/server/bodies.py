@@ -16,7 +16,7 @@ from functools import partial
 from typing import Final, Literal, ParamSpec, TypeVar
 
 from billing.errors import MetergateError
-from gateway.fair_queue import Rows
+from gateway.fair_queue import FairQueue
 
 REST: Final = 2.0
 """How long the thread rests after each piece of work, in times of what that took: a third of the time is the most in
@@ -60,16 +60,17 @@ class Kept:
         """Whether it was asked, as a large body's must be, that its account can pay at all."""
 
     def fit(self, size_bytes: int) -> None:
-        """Raises `TooManyBytes` where a body of this size would not fit beside those that are in memory."""
+        """Raise `TooManyBytes` where a body of this size would not fit beside those that are in memory."""
         self._bodies.fit(self._account_id, size_bytes - self.size_bytes)
 
     def grow(self, size_bytes: int) -> None:
-        """The body has grown to this size. Raises `TooManyBytes`."""
+        """Count a body that has grown to this size. Raises `TooManyBytes`."""
         self.fit(size_bytes)
         self._bodies.add(self._account_id, size_bytes - self.size_bytes)
         self.size_bytes = size_bytes
 
     def release(self) -> None:
+        """Give back all bytes that were counted."""
         self._bodies.add(self._account_id, -self.size_bytes)
         self.size_bytes = 0
 
@@ -81,15 +82,15 @@ class Bodies:
         self.rules = rules
         self.size_bytes = 0
         self._by_account: dict[str, int] = {}
-        self._turns = Rows()
+        self._turns = FairQueue()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="bodies")
 
     def of(self, account_id: str) -> Kept:
-        """A body of this account, nothing of which has come."""
+        """Return a body of this account, nothing of which has come."""
         return Kept(self, account_id)
 
     def fit(self, account_id: str, more_bytes: int) -> None:
-        """Raises `TooManyBytes` where so many more would not fit."""
+        """Raise `TooManyBytes` where so many more would not fit."""
         if self._by_account.get(account_id, 0) + more_bytes > self.rules.account_bytes:
             raise TooManyBytes("account")
         if self.size_bytes + more_bytes > self.rules.worker_bytes:
@@ -105,8 +106,8 @@ class Bodies:
             self._by_account.pop(account_id, None)
 
     async def apart(self, account_id: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What `work` comes to, off the event loop, when it is this account's turn. Who is cancelled leaves at once;
-        the next work waits until the thread is free all the same, so that nothing piles up behind it."""
+        """Return what `work` comes to, off the event loop, when it is this account's turn. A cancelled task leaves at
+        once; the next work waits until the thread is free all the same, so that nothing piles up behind it."""
         await self._turns.take(account_id)
         began_s = time.monotonic()
         try:

@@ -10,7 +10,16 @@ from typing import Final
 
 from aiohttp import web
 
-from gateway.server.metering_headers import BALANCE, COST, REQUEST_ID, UPSTREAM_REQUEST_ID
+from gateway.server.ids import (
+    ATTEMPTS,
+    BALANCE,
+    COST,
+    GRANTED,
+    MODEL,
+    PROVIDER,
+    REQUEST_ID,
+    UPSTREAM_REQUEST_ID,
+)
 
 ANY: Final = "*"
 METHODS: Final = "GET, POST, PUT, PATCH, DELETE, OPTIONS"
@@ -19,7 +28,14 @@ MAX_AGE_S: Final = 7200
 PATHS: Final = ("/v1/", "/api/")
 ALLOWED: Final = (
     *("authorization", "content-type", "accept", "x-api-key", "api-key", "x-goog-api-key", "x-goog-api-client"),
-    *("x-admin-key", "x-service-name", "x-request-id", "x-metergate-include-cost", "idempotency-key"),
+    *(
+        "x-admin-key",
+        "x-service-name",
+        "x-request-id",
+        "x-metergate-include-cost",
+        "x-metergate-tags",
+        "idempotency-key",
+    ),
     *("openai-beta", "openai-organization", "openai-project", "anthropic-version", "anthropic-beta"),
     "anthropic-dangerous-direct-browser-access",
 )
@@ -29,7 +45,7 @@ ALLOWED_PREFIX: Final = "x-stainless-"
 MAX_ASKED: Final = 64
 EXPOSED: Final = ", ".join(
     (
-        *(REQUEST_ID, UPSTREAM_REQUEST_ID, COST, BALANCE, "x-metergate-granted-output-tokens"),
+        *(REQUEST_ID, UPSTREAM_REQUEST_ID, COST, BALANCE, GRANTED, PROVIDER, MODEL, ATTEMPTS),
         *(f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")),
         *("retry-after", "retry-after-ms", "x-should-retry", "idempotent-replayed"),
     )
@@ -47,11 +63,11 @@ class Cors:
         self._other_lines = _lines(self._others)
 
     def headers(self, origin: str | None) -> dict[str, str]:
-        """What an answer says to a page of this origin."""
+        """Return what an answer says to a page of this origin."""
         return self._told.get(self._known(origin), self._others)
 
     def lines(self, origin: str | None) -> bytes:
-        """The same as header lines, each with its CRLF."""
+        """Return the same as header lines, each with its CRLF."""
         return self._lines.get(self._known(origin), self._other_lines)
 
     def _known(self, origin: str | None) -> str:
@@ -62,7 +78,7 @@ class Cors:
         response.headers.update(self.headers(request.headers.get("Origin")))
 
     def preflight(self, request: web.Request) -> web.Response | None:
-        """The answer to a browser that asks what it may send, without a key; None for any other request."""
+        """Return the answer to a browser that asks what it may send, without a key; None for any other request."""
         asked = "Access-Control-Request-Method" in request.headers and "Origin" in request.headers
         if request.method != "OPTIONS" or not asked or not request.path.startswith(PATHS):
             return None
@@ -77,7 +93,7 @@ class Cors:
 
 
 def answering(cors: Cors) -> Callable[..., Awaitable[web.StreamResponse]]:
-    """A middleware that answers preflights."""
+    """Return a middleware that answers preflights."""
 
     @web.middleware
     async def preflights(

@@ -5,42 +5,44 @@ HTTP/1.0), and that a broken one can't pass for a whole one. How requests are fr
 (`gateway.server.edge`).
 """
 
+from __future__ import annotations
+
 import asyncio
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from io import BytesIO
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from aiohttp import EMPTY_PAYLOAD, ClientConnectionResetError, HttpVersion11, StreamReader
+from aiohttp import EMPTY_PAYLOAD, ClientConnectionResetError, HttpVersion11, StreamReader, web
 from aiohttp.hdrs import CONTENT_ENCODING, EXPECT
-from aiohttp.helpers import rfc822_formatted_time
-from aiohttp.http_parser import RawRequestMessage
-from aiohttp.web_protocol import RequestPayloadError
 from multidict import CIMultiDictProxy
 
-from billing.api.requests import CONTINUE
 from billing.codings import BadCoding, Decoder, decoder_of
 from billing.errors import MetergateError
-from gateway.server.cors import Cors
-from gateway.server.paced import LARGE_PIECE_BYTES, PacedProtocol
+from billing.expectations import CONTINUE
+from gateway.server.ids import date_now
+from gateway.server.stalls import cut_where_stalled
+
+if TYPE_CHECKING:
+    from gateway.dialects.base import Envelope, Match
+    from gateway.server.cors import Cors
+    from gateway.server.ports import ClientConnection, Head
 
 RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)
 CONTINUES: Final = "100-continue"
 LAST_CHUNK: Final = b"0\r\n\r\n"
 WRITE_TIMEOUT_S: Final = 60.0
 """Where nobody says another `write_timeout_s`."""
-LOOKS: Final = 8
-"""How often it is looked, within that time, whether a client that has to catch up has taken anything."""
-
 Cut = Literal["client_stalled", "max_request_s", "hold_closed"]
 _STATUS_LINES: Final = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
 }
-
-
+LARGE_PIECE_BYTES: Final = 16_384
+"""Less than this that is made of a body at once is not counted: requests as most are."""
 Watch = Callable[[int], Awaitable[None]]
 
 
@@ -67,13 +69,13 @@ class Exchange:
         "_head",
         "_in_chunks",
         "_protocol",
-        "_watch",
         "account",
         "begun",
         "cut_for",
-        "endpoint",
+        "envelope",
         "headers",
         "keep_alive",
+        "match",
         "path",
         "payload",
         "raw_headers",
@@ -84,20 +86,25 @@ class Exchange:
 
     def __init__(
         self,
-        protocol: PacedProtocol,
-        message: RawRequestMessage,
+        protocol: ClientConnection,
+        message: Head,
         payload: StreamReader,
-        endpoint: str,
+        match: Match | None,
         cors: Cors | None = None,
     ) -> None:
-        """`cors` is what browsers are told; None where they are told nothing."""
+        """`match` is the endpoint that the request is sent to, None of what is no request; `cors` is what browsers are
+        told, None where they are told nothing."""
         self._protocol = protocol
         self.payload = payload
         self._head: bytes | None = None
         self._chunked = False
         self._in_chunks = message.chunked
         self._cors = cors
-        self.endpoint = endpoint
+        self.envelope: Envelope | None = None
+        """How errors are written; None where no API is known."""
+        if match is not None:
+            self.match = match
+            self.envelope = match.dialect
         self.path = message.path
         """As the client asked for it, with its query string."""
         self.account = ""
@@ -110,35 +117,32 @@ class Exchange:
         self.whole = False
         self.cut_for: Cut | None = None
         self.write_timeout_s = WRITE_TIMEOUT_S
-        self._watch: asyncio.TimerHandle | None = None
 
     @property
     def peer(self) -> str:
-        """The address of whoever has the connection; empty where it has none, or has ended."""
+        """Return the client's address; empty where the connection has none, or has ended."""
         transport = self._protocol.transport
         name = None if transport is None else transport.get_extra_info("peername")
         return str(name[0]) if isinstance(name, tuple) else ""
 
     def here(self, limit_bytes: int) -> bytes | None:
-        """The body where all of it has arrived with its head and is plain, as small ones are; None where `read` must
-        see to it. Raises `BodyTooLarge`."""
+        """Return the body where all of it has arrived with its head and is plain, as small ones are; None where `read`
+        must see to it. Raises `BodyTooLarge`."""
         payload = self.payload
-        if payload.at_eof() or not payload.is_eof() or CONTENT_ENCODING in self.headers:
-            return None
-        if payload.exception() is not None:
+        if not payload.is_eof() or CONTENT_ENCODING in self.headers or payload.exception() is not None:
             return None
         body = payload.read_nowait()
         if len(body) > limit_bytes:
             raise BodyTooLarge
-        return body
+        return body or None
 
     @property
     def declared_bytes(self) -> int:
-        """How long the body is on the wire, by its head; 0 where that does not say it."""
+        """Return how long the body is on the wire, by its head; 0 where that does not say it."""
         return int(self.headers.get("Content-Length", "0"))
 
     async def read(self, limit_bytes: int, timeout_s: float | None = None, watch: Watch | None = None) -> bytes:
-        """The whole body, decoded. Raises `BodyTooLarge`, and `BadBody` also where it is not here in time.
+        """Read the whole body, decoded. Raises `BodyTooLarge`, and `BadBody` also where it is not here in time.
 
         `watch` is awaited before what has come of the body grows to so many bytes; what it raises ends the reading.
         """
@@ -158,7 +162,7 @@ class Exchange:
             raise BadBody(f"The body did not arrive within {timeout_s:g} s: send it faster.") from error
         except BadCoding as error:
             raise BadBody(str(error)) from error
-        except RequestPayloadError as error:
+        except web.RequestPayloadError as error:
             raise BadBody("The body could not be read: check its framing.") from error
         except (ConnectionError, ClientGone) as error:
             raise BadBody("The body broke off.") from error
@@ -191,19 +195,20 @@ class Exchange:
         return body.getvalue()
 
     def answer(self, status: int, lines: bytes, body: bytes) -> None:
-        """The whole answer. `lines` are its headers but for framing, date and connection, each with its CRLF."""
+        """Write the whole answer. `lines` are its headers but for framing, date and connection, each with its CRLF."""
         payload = self.payload
         if payload.exception() is not None or (self._in_chunks and not payload.is_eof()):
             self.keep_alive = False  # where a spoilt body ends can't be told, nor in time what is behind a chunked one
         self.begun, self._head = True, None
         head = self._head_of(status, lines, b"Content-Length: %d\r\n" % len(body))
-        with suppress(ClientGone):  # nobody is there to be told
-            self._write(head + body)
+        transport = self._protocol.transport
+        if transport is not None and not transport.is_closing():  # else nobody is there to be told
+            transport.write(head + body)
         self.whole = True
 
     @property
     def unsent(self) -> bool:
-        """Whether an answer was begun of which nothing is out yet: another one can still be given."""
+        """Return whether an answer was begun of which nothing is out yet: another one can still be given."""
         return self._head is not None
 
     def begin(self, status: int, lines: bytes) -> None:
@@ -215,7 +220,7 @@ class Exchange:
         self._head = self._head_of(status, lines, b"Transfer-Encoding: chunked\r\n" if self._chunked else b"")
 
     def put(self, data: bytes) -> bool:
-        """A piece of the answer; False where the client can not take more before `flushed`. Raises `ClientGone`."""
+        """Write a piece of the answer; False: wait for `flushed` before the next. Raises `ClientGone`."""
         head, self._head = self._head, None
         if self._chunked and data:
             data = b"%x\r\n%b\r\n" % (len(data), data)
@@ -223,7 +228,7 @@ class Exchange:
         return not self._protocol._paused
 
     async def end(self, last: bytes) -> None:
-        """The last piece, which may be empty, and the answer's end in one. Raises `ClientGone`."""
+        """Write the last piece, which may be empty, and the answer's end in one. Raises `ClientGone`."""
         head, self._head = self._head or b"", None
         if self._chunked:
             last = b"%x\r\n%b\r\n%b" % (len(last), last, LAST_CHUNK) if last else LAST_CHUNK
@@ -234,50 +239,22 @@ class Exchange:
 
     @property
     def waits(self) -> bool:
-        """Whether more was written than the client has taken so far, so that `flushed` would wait."""
+        """Return whether more was written than the client has taken so far, so that `flushed` would wait."""
         return self._protocol._paused
 
     async def flushed(self) -> None:
-        """Until the client has taken what was written, or has left."""
+        """Wait until the client has taken what was written, or has left."""
         if self._protocol._paused:
             with suppress(ClientGone):
                 await self._drained()
 
     async def _drained(self) -> None:
+        protocol, cut = self._protocol, partial(self.cut, "client_stalled")
         try:
-            with self.watched():
-                await self._protocol._drain_helper()
+            with cut_where_stalled(protocol.transport, protocol._loop, self.write_timeout_s, cut):
+                await protocol._drain_helper()
         except (ClientConnectionResetError, ConnectionResetError) as error:
             raise ClientGone from error
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Cut the client off where it takes nothing for `write_timeout_s` of what waits for it, while this is open."""
-        protocol = self._protocol
-        if protocol.transport is not None:
-            self._look(protocol.transport.get_write_buffer_size(), protocol._loop.time())
-        try:
-            yield
-        finally:
-            if self._watch is not None:
-                self._watch.cancel()
-                self._watch = None
-
-    def _look(self, waiting_bytes: int, since_s: float) -> None:
-        """Cut a client off that has taken nothing for too long; `waiting_bytes` have been waiting for it since then.
-        Only bytes that left count: it may read too slowly ever to catch up, but it must read."""
-        protocol, transport = self._protocol, self._protocol.transport
-        self._watch = None
-        if transport is None:
-            return
-        now_s, left_bytes = protocol._loop.time(), transport.get_write_buffer_size()
-        if left_bytes < waiting_bytes:
-            waiting_bytes, since_s = left_bytes, now_s
-        elif now_s - since_s >= self.write_timeout_s:
-            self.cut("client_stalled")
-            return
-        look_s = min(self.write_timeout_s / LOOKS, since_s + self.write_timeout_s - now_s)
-        self._watch = protocol._loop.call_later(look_s, self._look, waiting_bytes, since_s)
 
     def _write(self, data: bytes) -> None:
         transport = self._protocol.transport
@@ -295,7 +272,7 @@ class Exchange:
         if self._cors is not None:
             framing += self._cors.lines(self.headers.get("Origin"))
         status_line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-        return b"%b%b%bDate: %b\r\n\r\n" % (status_line, lines, framing, rfc822_formatted_time().encode())
+        return b"%b%b%bDate: %b\r\n\r\n" % (status_line, lines, framing, date_now())
 
     def cut(self, reason: Cut) -> None:
         """Break the connection off from outside of its task, which is cancelled as if the client had left."""
@@ -303,7 +280,7 @@ class Exchange:
         self.abort()
 
     def hold_closed(self) -> None:
-        """The hold of this request has ended elsewhere, and nothing of it can be charged: an answer that was begun is
+        """End the request, whose hold has ended elsewhere: nothing of it can be charged. An answer that was begun is
         cut now. One that was not is refused when it comes."""
         if self.begun:
             self.cut("hold_closed")

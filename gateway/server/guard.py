@@ -1,30 +1,34 @@
 """What a client costs that shows no key: the part of a connection that holds it to bounds before anything is served.
 
 This file owns, for whatever a connection sends: nothing is decompressed here; a head is bounded in bytes and in time;
-of a body that nobody wanted a bounded rest is read, and no body faster than
-`gateway.server.pace` lets it; of what is no request not a byte is kept or logged, and it is
-answered in the envelope; and no trailer is ever taken for a header (`gateway.server.trailers` says why one could be).
+of a body that nobody wanted a bounded rest is read, and no body faster than `gateway.server.paced` lets it; of what is
+no request not a byte is kept or logged, and it is answered in the envelope; and no trailer is ever taken for a header
+(`gateway.server.heads` says why one could be).
 """
+
+from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from aiohttp import EMPTY_PAYLOAD, StreamReader, web
-from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
-from aiohttp.http_parser import RawRequestMessage
-from aiohttp.web_protocol import ERROR
 
 from gateway.server import refusals
+from gateway.server.aiohttp_private import ERROR, HttpProcessingError, LineTooLong, RawRequestMessage
 from gateway.server.cors import Cors
 from gateway.server.exchange import WRITE_TIMEOUT_S, Exchange
-from gateway.server.heads import Heads
-from gateway.server.pace import Pace
+from gateway.server.heads import LOOKED_BACK_BYTES, ChunkedEnd
 from gateway.server.paced import PacedProtocol
-from gateway.server.trailers import LOOKED_BACK_BYTES, ChunkedEnd
+from gateway.server.plain import Written
+from gateway.server.stalls import cut_where_stalled
+
+if TYPE_CHECKING:
+    from gateway.server.heads import Heads
+    from gateway.server.paced import Pace
 
 logger = logging.getLogger(__name__)
 
@@ -60,21 +64,6 @@ OPTIONS: Final[dict[str, Any]] = {
 """What aiohttp would do by itself and this file sees to: it decompresses nothing, lingers not, logs no request."""
 
 
-class Written(web.StreamResponse):
-    """Stands for an answer that an exchange has written."""
-
-    def __init__(self, exchange: Exchange) -> None:
-        super().__init__()
-        self._exchange = exchange
-
-    async def prepare(self, request: web.BaseRequest) -> None:
-        """Nothing is left to be sent."""
-        self._keep_alive = self._exchange.keep_alive
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Nothing is left to be sent."""
-
-
 class GuardedProtocol(PacedProtocol):
     """aiohttp's connection within those bounds. Who extends it calls `_await_head` for bytes of a head that is not
     whole yet, and `_look` where something is queued or `_chunks` is not None."""
@@ -95,13 +84,7 @@ class GuardedProtocol(PacedProtocol):
     )
 
     def __init__(
-        self,
-        manager: web.Server,
-        rules: EdgeRules,
-        pace: Pace,
-        heads: Heads,
-        new_id: Callable[[], str],
-        **options: Any,
+        self, manager: web.Server, rules: EdgeRules, pace: Pace, heads: Heads, new_id: Callable[[], str], **options: Any
     ) -> None:
         super().__init__(manager, pace, **{**options, **OPTIONS})
         self._rules = rules
@@ -125,16 +108,15 @@ class GuardedProtocol(PacedProtocol):
 
     @property
     def idle_until_s(self) -> float | None:
-        """When this connection will be closed, by the loop's clock, where it waits for a request, or for its client to
-        take an answer of the application; else None."""
+        """Return when this connection will be closed, by the loop's clock, where it waits for a request, or for its
+        client to take an answer of the application; else None."""
         waiter = self._waiter
         if self._untaken_since_s is not None:
             return self._untaken_since_s + self._rules.write_timeout_s
         return None if waiter is None or waiter.done() or self._messages else self._next_keepalive_close_time
 
     def _look(self, data: bytes) -> None:
-        """See to what is queued, or still on its way, that does not simply wait for its turn: what is no request, and
-        chunked requests."""
+        """Handle what is queued or on its way and is no request, or a chunked one; others wait for their turn."""
         messages = self._messages
         if messages and not isinstance(messages[-1][0], RawRequestMessage):
             self._spoil()
@@ -156,7 +138,7 @@ class GuardedProtocol(PacedProtocol):
             self._end_with(payload)
 
     def _end_with(self, payload: StreamReader) -> None:
-        """The request with this body is the connection's last one: a trailer may stand where the next one begins."""
+        """Make the request with this body the connection's last: a trailer may stand where the next one begins."""
         self._deaf, self._message_tail = True, b""
         messages = self._messages
         for at, (message, each) in enumerate(messages):
@@ -169,7 +151,7 @@ class GuardedProtocol(PacedProtocol):
         self._close_after_this()
 
     def _end_with_last(self) -> None:
-        """The connection ends with the last request that has come."""
+        """End the connection with the last request that has come."""
         if not self._messages:
             self._close_after_this()
             return
@@ -177,14 +159,14 @@ class GuardedProtocol(PacedProtocol):
         self._messages.append((cast(RawRequestMessage, message)._replace(should_close=True), payload))
 
     def _close_after_this(self) -> None:
-        """The connection ends with the request that is being served."""
+        """End the connection with the request that is being served."""
         self._close = True
         request = self._request
         if request is not None:
             request._message = request._message._replace(should_close=True)
 
     def _await_head(self, data: bytes) -> None:
-        """A head is on its way: bound its bytes and its time."""
+        """Bound the bytes and the time of a head that is on its way."""
         first = self._head_bytes == 0
         self._head_end = (self._head_end + data)[-LOOKED_BACK_BYTES:]
         self._count_head(len(data))
@@ -196,7 +178,7 @@ class GuardedProtocol(PacedProtocol):
             self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
 
     def _count_head(self, size_bytes: int) -> None:
-        """So many bytes of a head that is not whole have come."""
+        """Count bytes of a head that is not whole."""
         self._head_bytes += size_bytes
         if self._head_bytes > MAX_HEAD_BYTES:
             self._refuse_head(self._refuse(LineTooLong(b"", MAX_HEAD_BYTES)))
@@ -204,7 +186,7 @@ class GuardedProtocol(PacedProtocol):
             self._heads.add(self, size_bytes)
 
     def end_head(self) -> None:
-        """There are too many bytes of unfinished heads, and this connection has the most."""
+        """Refuse the unfinished head of the connection that has the most of too many bytes."""
         logger.info("refused a head that is not whole: all of them together are too large")
         self._refuse_head(refusals.heads_too_large())
 
@@ -215,18 +197,18 @@ class GuardedProtocol(PacedProtocol):
             self._deaf = True
             self._close_after_this()
             return
-        refusal.answer(Exchange(self, ERROR, EMPTY_PAYLOAD, ""), self._new_id())
+        refusal.answer(Exchange(self, ERROR, EMPTY_PAYLOAD, None), self._new_id())
         self.force_close()
         self._parser = None  # has the head: many connections may end before the loop tells the first that it is lost
 
     def _forget_head(self) -> None:
-        """The head is whole, or nobody waits for it any longer."""
+        """Count no bytes for a head that is whole, or that nobody waits for any longer."""
         if self._head_bytes:
             self._head_bytes, self._head_end = 0, b""
             self._heads.drop(self)
 
     def _spoil(self) -> None:
-        """The parser has given up, and does not tell who reads, or is to read, a body that was not whole by then."""
+        """Tell the readers of bodies that are not whole that the parser has given up: it does not itself."""
         bodies = [body for _, body in self._messages]
         if self._exchange is not None:
             bodies.append(self._exchange.payload)
@@ -238,19 +220,18 @@ class GuardedProtocol(PacedProtocol):
 
     @property
     def _account(self) -> str:
-        """Whose the body is that is on its way, where that is known."""
+        """Return the account of the body that is on its way, empty where that is not known."""
         return self._exchange.account if self._exchange is not None else ""
 
     async def _drain_helper(self) -> None:
-        """Until the client has taken what was written. Who takes nothing of the application's answers is cut off, as
-        exchanges see to theirs: a connection that waits for its client is none that could be closed for another."""
+        """Wait until the client has taken what was written. A client that takes nothing of an application's answer is
+        cut off, as by exchanges: a connection that waits for its client is none that could be closed for another."""
         if self._exchange is not None or not self._paused or self.transport is None:
             return await super()._drain_helper()
-        answer = Exchange(self, ERROR, EMPTY_PAYLOAD, "")
-        answer.write_timeout_s = self._rules.write_timeout_s
+        transport = self.transport
         self._untaken_since_s = self._loop.time()
         try:
-            with answer.watched():
+            with cut_where_stalled(transport, self._loop, self._rules.write_timeout_s, transport.abort):
                 return await super()._drain_helper()
         finally:
             self._untaken_since_s = None
@@ -268,7 +249,7 @@ class GuardedProtocol(PacedProtocol):
         self._unwanted = None
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """The client has left: nobody needs to see why its body was not wanted."""
+        """Stop reading an unwanted body: its client has left and need not see why."""
         super().connection_lost(exc)
         self._chunks = self._proven = self._request = None
         self._forget_head()
@@ -278,7 +259,7 @@ class GuardedProtocol(PacedProtocol):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """The application's answer: as aiohttp does, but with a bounded rest of the body, and an eye on what aiohttp
+        """Write the application's answer as aiohttp does, then read a bounded rest of the body; `_look` at what aiohttp
         parses by itself where a request for an upgrade was declined."""
         if request._message.chunked and not request.content.is_eof():
             request._message = request._message._replace(should_close=True)  # where its body ends is not known in time
@@ -302,7 +283,7 @@ class GuardedProtocol(PacedProtocol):
         if request.writer.output_size > 0:
             raise ConnectionError("a part of another answer is out")
         refusal = self._refuse(exc)
-        exchange = Exchange(self, request._message, EMPTY_PAYLOAD, "", self._rules.cors)
+        exchange = Exchange(self, request._message, EMPTY_PAYLOAD, None, self._rules.cors)
         exchange.keep_alive = False
         refusal.answer(exchange, self._new_id())
         return Written(exchange)
@@ -313,7 +294,3 @@ class GuardedProtocol(PacedProtocol):
             return refusals.bad_head(too_large=isinstance(error, LineTooLong))
         logger.error("a request failed", exc_info=error)
         return refusals.unavailable()
-
-    def log_exception(self, *args: Any, **kw: Any) -> None:
-        """aiohttp's own report of what failed in its loop, to this file's logger."""
-        logger.error(*args, **kw)

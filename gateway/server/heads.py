@@ -1,11 +1,18 @@
-"""Heads of requests that are not whole yet: how much of them one process keeps.
+"""Heads of requests that are not whole yet, and trailers of chunked requests, which this server never reads.
 
-Nobody has shown a key by then. This file owns that all connections together keep no more than a bound, and that those
-end which keep the most: a client whose head came in two segments is not among them.
+Nobody has shown a key before a head is whole. This file owns that all connections together keep no more than a bound of
+heads, and that those end which keep the most: a client whose head came in two segments is not among them.
+
+Trailers are fields behind the last chunk (RFC 9110, 6.5). aiohttp's C parser keeps the last of them and makes it the
+first header of the next request on the connection, as if the client had sent it there. It does not say that there were
+any, so this file proves that there were none: it looks at what the connection has received last when the body has come
+to its end. A connection where that can't be proved ends with the request.
 """
 
 import heapq
 from typing import Final, Protocol
+
+from aiohttp import StreamReader
 
 SHED_SHARE: Final = 64
 """Of all that wait, the part that ends at once where there is too much: to find them costs a look at each."""
@@ -27,7 +34,7 @@ class Heads:
         self.size_bytes = 0
 
     def add(self, connection: Waiting, size_bytes: int) -> None:
-        """So many more bytes of a connection's head have come. Where that is too much, the largest end."""
+        """Count more bytes of a connection's head. Where that is too much, the connections with the most are ended."""
         self._sizes[connection] = self._sizes.get(connection, 0) + size_bytes
         self.size_bytes += size_bytes
         if self.size_bytes > self._limit_bytes:
@@ -35,5 +42,30 @@ class Heads:
                 each.end_head()
 
     def drop(self, connection: Waiting) -> None:
-        """A connection's head is whole, or the connection has ended."""
+        """Count nothing for a connection whose head is whole, or that has ended."""
         self.size_bytes -= self._sizes.pop(connection, 0)
+
+
+_END: Final = b"\r\n0\r\n\r\n"
+"""A line with the last chunk's length alone, and the empty line that ends the message. As the last line of trailers the
+0 would be a field without a colon, which the parser refuses."""
+LOOKED_BACK_BYTES: Final = len(_END)
+
+
+class ChunkedEnd:
+    """Follows one chunked body to its end. `feed` takes what the connection receives, from the head's last bytes on."""
+
+    __slots__ = ("_last", "payload")
+
+    def __init__(self, payload: StreamReader, received: bytes) -> None:
+        self.payload = payload
+        self._last = received[-LOOKED_BACK_BYTES:]
+
+    def feed(self, received: bytes) -> None:
+        """Take bytes that were received."""
+        self._last = (self._last + received[-LOOKED_BACK_BYTES:])[-LOOKED_BACK_BYTES:]
+
+    @property
+    def bare(self) -> bool:
+        """Return whether the body ended without trailers; for a body at its end, with nothing received behind it."""
+        return self._last == _END

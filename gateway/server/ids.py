@@ -1,14 +1,117 @@
-"""Ids of requests: ULIDs (https://github.com/ulid/spec), 26 characters that rise with the millisecond of their making.
+"""What every metered answer carries (docs/api.md): its `Date`, ids, cost, balance and the tightest minute windows.
 
-Made here rather than by the library that other ids come from, because a request has few microseconds for everything of
-its kind, and that one takes seven. They name requests and open nothing, so their randomness is Python's own generator,
-seeded by the operating system.
+A request's id is a ULID (https://github.com/ulid/spec) of 26 characters that rise with the millisecond of their making.
+ULIDs are made here rather than by the library that other ids come from, because a request has few microseconds for
+everything of its kind, and that one takes seven. They name requests and open nothing, so their randomness is Python's
+own generator, seeded by the operating system.
 """
+
+from __future__ import annotations
 
 import random
 import time
 from collections.abc import Callable
-from typing import Final
+from email.utils import formatdate
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+from billing.money import format_usd
+
+if TYPE_CHECKING:
+    from billing.holds.hold import Hold
+
+REQUEST_ID: Final = "x-request-id"
+UPSTREAM_REQUEST_ID: Final = "x-upstream-request-id"
+COST: Final = "x-metergate-cost-usd"
+BALANCE: Final = "x-metergate-balance-usd"
+GRANTED: Final = "x-metergate-granted-output-tokens"
+PROVIDER: Final = "x-metergate-provider"
+MODEL: Final = "x-metergate-model"
+ATTEMPTS: Final = "x-metergate-attempts"
+FIRST_ATTEMPT: Final = b"x-metergate-attempts: 1\r\n"
+MINUTE_MS: Final = 60_000
+_SHOWN: Final = ("requests", "tokens")
+"""Metrics that OpenAI's headers have."""
+WINDOWS_KEPT: Final = 4_096
+"""Sets of minute windows whose lines are kept made, but for what changes."""
+
+_SHOWN_AS_THEY_ARE: Final = "!#$&'()*+,/:;=?@[]~ "
+"""Of what is not a letter, a digit or one of `_.-`."""
+
+Minute = tuple[tuple[str, int], ...]
+
+
+def duration(milliseconds: int) -> str:
+    """Return a duration as OpenAI writes it: `12ms`, `1.5s`, `6m0s`."""
+    if milliseconds < 1000:
+        return f"{milliseconds}ms"
+    minutes, rest = divmod(milliseconds, MINUTE_MS)
+    shown = f"{rest / 1000:g}"  # at most five digits: all of them are shown
+    return f"{minutes}m{shown}s" if minutes else f"{shown}s"
+
+
+def limit_lines(hold: Hold) -> str:
+    """Return `x-ratelimit-*` of the minute windows that have the least left, as admission left them."""
+    shown = _shown(hold.target.limits.minute)
+    if not shown:
+        return ""
+    used = hold.minute_used
+    reset = duration(MINUTE_MS - hold.admitted_at_ms % MINUTE_MS)
+    lines = ""
+    for windows, reset_begins in shown:
+        begins, most, place = windows[0]
+        left = most - used[place]
+        for other, limit, at in windows[1:]:
+            if limit - used[at] < left:
+                begins, left = other, limit - used[at]
+        lines += f"{begins}{left if left > 0 else 0}{reset_begins}{reset}\r\n"
+    return lines
+
+
+@lru_cache(maxsize=WINDOWS_KEPT)
+def _shown(minute: Minute) -> tuple[tuple[tuple[tuple[str, int, int], ...], str], ...]:
+    """Return by metric: its windows, each as what its lines begin with up to what is left, its limit, and its place
+    among the `minute` windows; and what stands between that and the time of the reset."""
+    found: dict[str, list[tuple[str, int, int]]] = {}
+    for place, (metric, limit) in enumerate(minute):
+        if metric in _SHOWN:
+            begins = f"x-ratelimit-limit-{metric}: {limit}\r\nx-ratelimit-remaining-{metric}: "
+            found.setdefault(metric, []).append((begins, limit, place))
+    return tuple((tuple(windows), f"\r\nx-ratelimit-reset-{metric}: ") for metric, windows in found.items())
+
+
+def paid_lines(hold: Hold, charged_nano: int | None, id_header: str | None = None) -> bytes:
+    """Return header lines: which request this was (also in `id_header`), what it cost where that is known, how many
+    output tokens it could have where the hold has bounded them and not the client, and what its minute has left."""
+    cost = f"{COST}: {format_usd(charged_nano)}\r\n" if charged_nano is not None else ""
+    limits = limit_lines(hold) if hold.target.limits.minute else ""
+    granted = f"{GRANTED}: {hold.granted_output}\r\n" if hold.granted_output < hold.need.most_output else ""
+    if id_header is not None:
+        cost += f"{id_header}: {hold.id}\r\n"
+    return f"{REQUEST_ID}: {hold.id}\r\n{cost}{granted}{limits}".encode()
+
+
+def served_lines(provider: str, model: str) -> bytes:
+    """Return header lines: the provider that answered, and the model's name there; what is not ASCII is
+    percent-encoded."""
+    return f"{PROVIDER}: {provider}\r\n{MODEL}: {header_text(model)}\r\n".encode()
+
+
+def header_text(name: str) -> str:
+    """Return a model's name as a header carries it."""
+    return quote(name, safe=_SHOWN_AS_THEY_ARE)
+
+
+def attempts_line(attempts: int) -> bytes:
+    """Return the header line of how many attempts it took to get an answer from a provider."""
+    return f"{ATTEMPTS}: {attempts}\r\n".encode()
+
+
+def balance_line(balance_nano: int) -> bytes:
+    """Return the header line of what the account has, holds taken off."""
+    return f"{BALANCE}: {format_usd(balance_nano)}\r\n".encode()
+
 
 ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 CHANCE_BITS: Final = 60
@@ -44,7 +147,7 @@ class Ulids:
 
 
 def _prefix(ms: int, chance: int) -> str:
-    """48 bits of time and 60 of chance in Crockford's base 32, a pair of its digits at a time: where requests are few,
+    """Return 48 bits of time and 60 of chance in Crockford's base 32, two digits at a time: where requests are few,
     each of them comes in a millisecond of its own."""
     pairs = _PAIRS
     return (
@@ -52,3 +155,15 @@ def _prefix(ms: int, chance: int) -> str:
         f"{pairs[chance >> 50]}{pairs[chance >> 40 & 1023]}{pairs[chance >> 30 & 1023]}{pairs[chance >> 20 & 1023]}"
         f"{pairs[chance >> 10 & 1023]}{pairs[chance & 1023]}"
     )
+
+
+_dated: tuple[int, bytes] = (0, b"")
+
+
+def date_now() -> bytes:
+    """Return the time of day as the `Date` header has it (RFC 9110, 5.6.7), made once a second."""
+    global _dated
+    now_s = int(time.time())
+    if _dated[0] != now_s:
+        _dated = now_s, formatdate(now_s, usegmt=True).encode()
+    return _dated[1]

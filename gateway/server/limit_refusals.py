@@ -1,25 +1,29 @@
 """Refusals of what balance, windows or concurrency do not admit (docs/limits.md). This file owns their wording.
 
-What was used is told apart from what running requests hold and may give back: 402 and `quota_exceeded` say that a
+What was used is distinguished from what running requests hold and may give back: 402 and `quota_exceeded` say that a
 request would not fit even if nothing ran, `capacity_held` that it would.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from billing.holds.decision import Exhausted, InsufficientBalance, QuotaExceeded, Refused, TooManyRunning
 from billing.money import format_usd
-from billing.principals import Principal
 from billing.quotas import Metric, Window, window_end_s
-from gateway.server.metering_headers import BALANCE
+from gateway.server.ids import BALANCE
 from gateway.server.refusals import Links, Refusal
+
+if TYPE_CHECKING:
+    from billing.principals import Principal
 
 RETRY_WITHIN_S: Final = 60
 
 
 def of_decision(refused: Refused, principal: Principal, links: Links) -> Refusal:
-    """The refusal of an admission."""
+    """Return the refusal of an admission."""
     match refused:
         case TooManyRunning():
             return concurrency_exceeded(refused)
@@ -35,7 +39,7 @@ def of_decision(refused: Refused, principal: Principal, links: Links) -> Refusal
 def billing_required(
     principal: Principal, links: Links, available_nano: int | None, required_nano: int | None, fitting_output: int = 0
 ) -> Refusal:
-    """402: the balance does not cover the request even if nothing runs, or the account's status does not let it spend.
+    """Return 402: the balance is too low for the request even if nothing runs, or the account may not spend.
 
     `available_nano` is the balance with the credit limit, holds not taken off; `fitting_output` would fit now."""
     if principal.status == "active":
@@ -50,7 +54,7 @@ def billing_required(
 
 
 def _balance(billing: Mapping[str, object]) -> dict[str, str]:
-    """The header that tells the balance, where it is known."""
+    """Return the header with the balance, where it is known."""
     balance_usd = billing["balance_usd"]
     return {BALANCE: balance_usd} if isinstance(balance_usd, str) else {}
 
@@ -68,13 +72,12 @@ def _billing(
 
 
 def _lower(fitting_output: int, beginning: str) -> str:
-    """A sentence on the maximum of output tokens that would fit; nothing where none does."""
+    """Return a sentence on the maximum of output tokens that would fit; nothing where none does."""
     return f"{beginning} a max_tokens of at most {fitting_output}: so much would fit now." if fitting_output else ""
 
 
 def quota_exceeded(refused: QuotaExceeded, principal: Principal, links: Links) -> Refusal:
-    """429 naming the window that resets last of those that what was used alone leaves too little of; `total` resets
-    never."""
+    """Return 429, which names the window that resets last of those that have too little left, holds not counted."""
     worst = _worst([each for each in refused.exhausted if not each.is_held], refused.at_ms)
     quota, subject = worst.limit.quota, worst.limit.subject
     end_s = window_end_s(quota.window, refused.at_ms // 1000)
@@ -108,7 +111,7 @@ def quota_exceeded(refused: QuotaExceeded, principal: Principal, links: Links) -
 
 
 def _worst(exhausted: Sequence[Exhausted], at_ms: int) -> Exhausted:
-    """The one that resets last; the longer one of two that reset together."""
+    """Return the one that resets last; the longer one of two that reset together."""
 
     def resets(each: Exhausted) -> tuple[float, Window]:
         end_s = window_end_s(each.limit.quota.window, at_ms // 1000)
@@ -127,7 +130,7 @@ def _quota_name(exhausted: Exhausted) -> str:
 
 
 def _quota_details(exhausted: Exhausted, at_ms: int, *, held: bool = False) -> dict[str, object]:
-    """The `quota` of a refusal; what is held stands in it, and is taken off what remains, where `held`."""
+    """Return the `quota` of a refusal; with `held`, what is held is in it and is taken off what remains."""
     quota = exhausted.limit.quota
     end_s = window_end_s(quota.window, at_ms // 1000)
 
@@ -153,7 +156,7 @@ def _quota_details(exhausted: Exhausted, at_ms: int, *, held: bool = False) -> d
 
 
 def capacity_held(refused: QuotaExceeded | InsufficientBalance, principal: Principal, links: Links) -> Refusal:
-    """429: what running requests hold is all that keeps this one out."""
+    """Return 429: this request would fit without what running requests hold."""
     extra: dict[str, object]
     if isinstance(refused, QuotaExceeded):
         worst = _worst(refused.exhausted, refused.at_ms)
@@ -175,5 +178,6 @@ def capacity_held(refused: QuotaExceeded | InsufficientBalance, principal: Princ
 
 
 def concurrency_exceeded(refused: TooManyRunning) -> Refusal:
+    """Return the refusal of a request that has too many beside it."""
     message = f"The {refused.subject}'s max_parallel_requests is reached: wait for one to finish."
     return Refusal(429, "concurrency_exceeded", message, type="rate_limit_error", retry_after_s=1, retries=True)

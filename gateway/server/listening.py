@@ -1,7 +1,14 @@
-"""Listening sockets, bound from an address as it is configured."""
+"""Listening sockets, bound from an address as it is configured; and how many connections a worker's process may have.
+
+Connections are most of a process's open files. This file owns that clients never take the last of them: a worker that
+can't open any more can't reach Postgres, Redis or a provider, nor accept a connection to say so.
+"""
 
 import errno
+import logging
+import resource
 import socket
+from typing import Final
 
 from billing.errors import MetergateError
 
@@ -21,7 +28,7 @@ class AddressInUse(MetergateError, OSError):
 
 
 def bind(listen: str) -> socket.socket:
-    """A listening TCP socket on `HOST:PORT`, `[IPV6]:PORT` or `:PORT` (every IPv4 address); port 0 is any free one.
+    """Return a listening TCP socket on `HOST:PORT`, `[IPV6]:PORT` or `:PORT` (all IPv4 addresses); port 0 is any.
 
     Raises ValueError for anything else, AddressInUse, and OSError, with the address in its message, when it can't be
     had.
@@ -50,7 +57,7 @@ def bind(listen: str) -> socket.socket:
 
 
 def address_of(listener: socket.socket) -> str:
-    """`HOST:PORT` of a bound socket, with the port that it really has."""
+    """Return `HOST:PORT` of a bound socket, with the port that it really has."""
     host, port = listener.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -61,3 +68,31 @@ def _split(listen: str) -> tuple[str, int]:
     if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535 or (":" in host and not bracketed):
         raise ValueError(f"LISTEN_ADDR {listen!r}: HOST:PORT was expected, such as 127.0.0.1:8080")
     return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - what an empty host means
+
+
+OWN_FILES: Final = 128
+"""For the stores, logs, metrics, and what is opened for a moment."""
+
+logger = logging.getLogger(__name__)
+
+
+def raise_file_limit() -> None:
+    """Let this process open as many files as its system allows it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def connections_within(wanted: int) -> int:
+    """Return how many clients' connections there may be of those that the configuration allows: each may need another
+    one, to a provider."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most == resource.RLIM_INFINITY:
+        return wanted
+    possible = max(1, (most - OWN_FILES) // 2)
+    if possible < wanted:
+        logger.warning(
+            "at most %d connections are taken, not max_connections (%d): this process may open %d files (ulimit -n)",
+            *(possible, wanted, most),
+        )
+    return min(possible, wanted)

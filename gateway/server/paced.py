@@ -1,17 +1,23 @@
-"""What a connection receives, taken no faster than its process's pace allows, and little at a time.
+"""How fast a process takes what its connections send, and how little of it at a time.
 
-This file owns that no client has the event loop for long at once, however little it sends: what makes much work for its
-size (a body in chunks of one byte: each costs aiohttp's parser what it costs for a piece) is parsed in slices, others
-have their turn in between, and each slice is paid for before the next.
+To take a body costs time on the event loop, some milliseconds for a megabyte, and more where it comes in many small
+chunks (each costs aiohttp's parser what it costs for a piece): without bounds a few fast uploads leave nothing of it to
+anybody else. This file owns that all bodies of a process together are taken no faster than a rate, account by account
+in turn: one with a hundred uploads gets as much as one with a single upload. And that no client has the event loop for
+long at once, however little it sends: what makes much work for its size is parsed in slices, others have their turn in
+between, and each slice is paid for before the next.
 """
 
+from __future__ import annotations
+
 import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Callable
 from typing import Any, Final
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
 
-from gateway.server.pace import Pace
+from gateway.server.exchange import LARGE_PIECE_BYTES
 
 LINE_END: Final = b"\r\n"
 SLICE_LINES: Final = 256
@@ -20,14 +26,58 @@ SLICE_BYTES: Final = 16_384
 """The most that is cut off at once where there are many lines; what has few is parsed as it came."""
 SMALL_BYTES: Final = 2_048
 """What is never looked through for its lines: requests as most are."""
-LARGE_PIECE_BYTES: Final = 16_384
-"""Less than this that comes at once is not counted: requests as most are."""
 CHUNK_BYTES: Final = 512
 """What a chunk of a body costs beside its bytes, in bytes: aiohttp's parser does for each what it does for a piece."""
+BURST_S: Final = 0.125
+"""What may be taken at once after a rest, in seconds of the rate: a body of some megabytes that comes alone does not
+wait."""
+LATE_S: Final = 0.005
+"""How much of the time that a late timer took is made up for."""
+
+_GoOn = Callable[[], None]
 
 
-class PacedProtocol(RequestHandler):
-    """aiohttp's connection at that pace. Who extends it parses in `_take`, and calls `_spend` for what it has taken."""
+class Pace:
+    """One process's rate in bytes a second."""
+
+    def __init__(self, bytes_per_s: float, loop: asyncio.AbstractEventLoop) -> None:
+        self._bytes_per_s = bytes_per_s
+        self._loop = loop
+        self._rows: OrderedDict[str, deque[tuple[int, _GoOn]]] = OrderedDict()
+        """By account, what was taken and not counted yet, and who waits for that; the next account first."""
+        self._free_at_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def spend(self, size_bytes: int, account: str, go_on: _GoOn) -> bool:
+        """Count what a connection has taken. True where it may take more at once; else `go_on` is called when it may.
+        Connections without an account, an empty one, wait in one row."""
+        now_s = self._loop.time()
+        if not self._rows and self._free_at_s <= now_s + BURST_S:
+            self._count(size_bytes, now_s)
+            return True
+        self._rows.setdefault(account, deque()).append((size_bytes, go_on))
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._free_at_s, self._next)
+        return False
+
+    def _count(self, size_bytes: int, since_s: float) -> None:
+        self._free_at_s = max(self._free_at_s, since_s) + size_bytes / self._bytes_per_s
+
+    def _next(self) -> None:
+        now_s = self._loop.time()
+        while self._rows and self._free_at_s <= now_s:
+            account, row = self._rows.popitem(last=False)
+            size_bytes, go_on = row.popleft()
+            if row:
+                self._rows[account] = row
+            self._count(size_bytes, now_s - LATE_S)
+            go_on()
+        self._timer = self._loop.call_at(self._free_at_s, self._next) if self._rows else None
+
+
+class PacedProtocol(web.RequestHandler):
+    """aiohttp's connection at that pace. A subclass takes what was received in `_take`, where it calls `_parse`, and
+    calls `_spend` for what it has taken."""
 
     __slots__ = ("_held", "_held_at", "_pace", "_resting", "_slicing")
 
@@ -52,9 +102,12 @@ class PacedProtocol(RequestHandler):
         else:
             self._take(data)
 
+    _parse = web.RequestHandler.data_received
+    """aiohttp's own: parse and queue what was received; nothing at all lets the parser go on where it has stopped."""
+
     def _take(self, data: bytes) -> None:
-        """Parse what was received; nothing at all lets the parser go on where it has stopped."""
-        super().data_received(data)
+        """Take what was received, now that its turn has come."""
+        raise NotImplementedError
 
     def _take_slice(self) -> None:
         """Parse the next slice of what is held, where anything may be parsed now."""
@@ -102,13 +155,13 @@ class PacedProtocol(RequestHandler):
             self._resume_transport_reading()
 
     async def made(self, size_bytes: int, account: str) -> None:
-        """Count so many bytes that were made of what was received; until this connection may make more."""
+        """Count bytes that were decoded from what was received, and wait until this connection may decode more."""
         turn = self._loop.create_future()
         if not self._pace.spend(size_bytes, account, lambda: _wake(turn)):
             await turn
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """The client has left: nothing that it sent is needed."""
+        """Drop what was received and not parsed: its client has left."""
         super().connection_lost(exc)
         self._held = b""
 

@@ -1,27 +1,28 @@
-"""Refusals: every no that the proxy says, in OpenAI's envelope. This file owns codes, statuses and wording.
+"""Refusals: all that the proxy refuses, by code, status and wording. This file owns these; a dialect owns the envelope.
 
-Error object: https://platform.openai.com/docs/guides/error-codes. OpenAI's and Anthropic's clients obey
-`x-should-retry`; a refusal that will not clear within a minute says false.
+OpenAI's and Anthropic's clients obey `x-should-retry`; a refusal that will not clear within a minute says false.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Final
+from __future__ import annotations
 
-import msgspec
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
 from aiohttp import web
 
-from billing.api.auth import INCORRECT_KEY
-from billing.api.error_middleware import LISTED
-from billing.attempts import TooManyAttempts
-from billing.errors import MetergateError
-from billing.keys.presented import DifferentKeys
+from billing.errors import INCORRECT_KEY, LISTED, MetergateError
 from billing.money import format_usd
-from billing.plans import Plan
-from billing.quotas import Quota
-from gateway.server.exchange import Exchange
-from gateway.server.metering_headers import REQUEST_ID
+from gateway.dialects.openai import errors as openai_errors
+from gateway.server.ids import REQUEST_ID
 from gateway.upstream.base import AccountBusy, UpstreamBusy, UpstreamTimeout
+
+if TYPE_CHECKING:
+    from billing.keys.presented import DifferentKeys
+    from billing.plans import Plan
+    from billing.quotas import Quota
+    from gateway.dialects.base import Envelope
+    from gateway.server.exchange import Exchange
 
 UNAVAILABLE_RETRY_S: Final = 2
 
@@ -42,13 +43,10 @@ class Refusal:
     retries: bool = False
     """Whether a client may try again by itself soon."""
 
-    def body(self) -> bytes:
-        said = {"message": self.message, "type": self.type, "param": self.param, "code": self.code, **self.extra}
-        return msgspec.json.encode({"error": said})
-
-    def headers(self, request_id: str) -> dict[str, str]:
-        """All headers of the answer but those of its framing."""
+    def headers(self, request_id: str, envelope: Envelope) -> dict[str, str]:
+        """Return all headers of the answer but those of its framing."""
         headers = {"Content-Type": "application/json; charset=utf-8", REQUEST_ID: request_id, **self.sent}
+        headers |= envelope.error_headers(request_id)
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(self.retry_after_s)
         if not self.retries:
@@ -56,13 +54,15 @@ class Refusal:
         return headers
 
     def answer(self, exchange: Exchange, request_id: str) -> None:
-        """Answer an exchange with this."""
-        lines = "".join(f"{name}: {value}\r\n" for name, value in self.headers(request_id).items())
-        exchange.answer(self.status, lines.encode(), self.body())
+        """Answer an exchange with this, in the envelope of its client's API."""
+        envelope = exchange.envelope or openai_errors
+        lines = "".join(f"{name}: {value}\r\n" for name, value in self.headers(request_id, envelope).items())
+        exchange.answer(self.status, lines.encode(), envelope.error_body(self, request_id))
 
-    def response(self, request_id: str) -> web.Response:
-        """The same answer for the application's own endpoints."""
-        return web.Response(status=self.status, body=self.body(), headers=self.headers(request_id))
+    def response(self, request_id: str, envelope: Envelope = openai_errors) -> web.Response:
+        """Return the same for the application's own endpoints: in OpenAI's envelope where no other API is meant."""
+        body = envelope.error_body(self, request_id)
+        return web.Response(status=self.status, body=body, headers=self.headers(request_id, envelope))
 
 
 class Refuse(MetergateError):
@@ -82,11 +82,11 @@ class Links:
     plans: Mapping[str, Plan]
 
     def credit(self, account_id: str) -> str:
-        """How an account gets credit: there are no payments."""
+        """Return how an account gets credit: there are no payments."""
         return f"ask {self._operator} for credit (`metergate operator grant {account_id} AMOUNT_USD`)"
 
     def activation(self, account_id: str) -> str:
-        """How an account that may not spend gets active again."""
+        """Return how an account that may not spend gets active again."""
         return f"ask {self._operator} to make it active again (PATCH /api/admin/accounts/{account_id})"
 
     @property
@@ -94,7 +94,7 @@ class Links:
         return "whoever runs this gateway" + (f" ({self.frontend_url})" if self.frontend_url else "")
 
     def upgrade(self, plan: Plan, quota: Quota) -> dict[str, object] | None:
-        """The next plan, or None where there is none, or where it does not raise this quota of the plan's."""
+        """Return the next plan, or None where there is none, or where it does not raise this quota of the plan's."""
         better = self.plans.get(plan.upgrade_to or "")
         if better is None or any(each.tag == quota.tag and each.limit <= quota.limit for each in better.quotas):
             return None
@@ -103,7 +103,7 @@ class Links:
 
 
 def invalid_key() -> Refusal:
-    """Its text begins as OpenAI's does, by which some clients tell a wrong key."""
+    """Return 401 for a key that is missing or not valid; its text begins as OpenAI's does, by which clients know it."""
     return Refusal(
         401,
         "invalid_api_key",
@@ -113,86 +113,102 @@ def invalid_key() -> Refusal:
 
 
 def different_keys(error: DifferentKeys) -> Refusal:
-    """A request shows two API keys that are not the same."""
+    """Return 401 for a request with two API keys that are not the same."""
     return Refusal(401, "invalid_api_key", str(error))
 
 
-def invalid_admin_key() -> Refusal:
-    message = f"{INCORRECT_KEY}: this call needs the admin key, as X-Admin-Key."
-    return Refusal(401, "invalid_api_key", message)
-
-
-def metrics_need_admin() -> Refusal:
-    """Nobody else may see what providers cost."""
-    return Refusal(
-        401,
-        "invalid_api_key",
-        f"{INCORRECT_KEY}: metrics need the admin key here, in X-Admin-Key or as Authorization: Bearer; METRICS_ADDR "
-        "is for reading them without.",
-    )
-
-
-def too_many_attempts(error: TooManyAttempts) -> Refusal:
-    """An address has shown too many wrong keys."""
+def too_many_attempts(error: MetergateError) -> Refusal:
+    """Return 429 for an address that has shown too many wrong keys."""
     return Refusal(429, "too_many_attempts", str(error), retry_after_s=error.retry_after_s)
 
 
 def bad_request(message: str, param: str | None = None) -> Refusal:
+    """Return the refusal of a request that is wrong."""
     return Refusal(400, "invalid_request_error", message, param=param)
 
 
 def bad_head(*, too_large: bool) -> Refusal:
-    """What could not be read as a request at all."""
+    """Return 400 for what could not be read as a request at all."""
     if too_large:
         return bad_request("The request's line or headers are too long: send fewer or shorter ones.")
     return bad_request("This is no HTTP/1.1 request that can be read: check its request line, headers and framing.")
 
 
 def heads_too_large() -> Refusal:
-    """Requests that are not whole yet take too much memory all together."""
+    """Return 503: requests that are not complete yet take too much memory all together."""
     return unavailable(
         "Too many requests are unfinished here: send a request's line and headers at once, and try again."
     )
 
 
 def too_large(limit_bytes: int) -> Refusal:
+    """Return the refusal of a body above its bound."""
     return Refusal(413, "request_too_large", f"The body is larger than {limit_bytes} bytes: send a smaller one.")
 
 
 def not_found(path: str, meant: str | None = None) -> Refusal:
-    """`meant` is a path that exists and differs in its slashes, or in how often `/v1` stands before it."""
+    """Return 404; `meant` is a path that exists and differs in its slashes, or in how often `/v1` stands before it."""
     hint = LISTED
     if meant is not None:
         hint = f"Did you mean {meant[:200]}? A client's base URL ends with /v1, once: check it."
     return Refusal(404, "not_found", f"There is nothing at {path[:200]}. {hint}")
 
 
+def unmetered(path: str, reason: str) -> Refusal:
+    """Return 404 for a path of a provider's that is known, and not served for a reason."""
+    return Refusal(404, "not_found", f"{path[:200]} is not served here: {reason}.")
+
+
 def method_not_allowed(method: str, path: str, allowed: str) -> Refusal:
-    """`allowed` lists the methods of this path."""
+    """Return 405; `allowed` lists the methods of this path."""
     return Refusal(405, "method_not_allowed", f"{method} is not allowed on {path[:200]}; allowed: {allowed}.")
 
 
+def object_not_found(object_id: str) -> Refusal:
+    """Return 404 for an object that the account has not created here: it may be another account's."""
+    message = f"Your account has created no object `{object_id[:200]}` here that is stored: check the id."
+    return Refusal(404, "not_found", message)
+
+
+def stored_elsewhere(model: str, provider: str) -> Refusal:
+    """Return 400: the objects that a request names are at a provider that does not serve its model."""
+    message = f"What this request goes on from is stored at `{provider}`, which does not serve `{model[:200]}` here."
+    return Refusal(400, "invalid_request_error", message, param="model")
+
+
 def model_not_found(model: str) -> Refusal:
+    """Return the refusal of a model that nobody serves."""
     message = f"The model `{model[:200]}` does not exist here. GET /v1/models lists those that this key may use."
     return Refusal(404, "model_not_found", message, param="model")
 
 
+def model_not_served(model: str, asked: str, served: Iterable[str]) -> Refusal:
+    """Return 404: the model's provider does not serve the API that was asked; `served` are those that it does."""
+    others = ", ".join(sorted(served)) or "none"
+    message = f"The model `{model[:200]}` is not served in the API `{asked}`; those that it is served in: {others}."
+    return Refusal(404, "model_not_found", message, param="model")
+
+
 def model_not_priced(reason: str) -> Refusal:
+    """Return the refusal of a request for which there is no price."""
     message = f"{reason}. It is refused rather than served free: ask the operator for a price."
     return Refusal(400, "model_not_priced", message, param="model")
 
 
 def insufficient_scope(scope: str) -> Refusal:
+    """Return the refusal of a key without the scope that is needed."""
     message = f"This key lacks the scope `{scope}`: use a key that has it."
     return Refusal(403, "insufficient_scope", message, type="permission_error", extra={"required_scope": scope})
 
 
 def model_not_allowed(model: str) -> Refusal:
+    """Return the refusal of a model that the key may not use."""
     message = f"This key may not use the model `{model}`. GET /v1/models lists those that it may."
     return Refusal(403, "model_not_allowed", message, type="permission_error", param="model")
 
 
 def unavailable(message: str = "The gateway can't meter requests right now: try again in a moment.") -> Refusal:
+    """Return the refusal of a request for which a store is away."""
     return Refusal(
         503,
         "temporarily_unavailable",
@@ -204,7 +220,7 @@ def unavailable(message: str = "The gateway can't meter requests right now: try 
 
 
 def unsettled() -> Refusal:
-    """503 for an answer that was withheld because neither store could be told of its debit."""
+    """Return 503 for an answer that was withheld because neither store could record its debit."""
     message = (
         "The gateway could not record what this request costs, and withholds its answer. It may still be charged, "
         "once, when its stores are back: look its x-request-id up in the usage events before you repeat it."
@@ -215,7 +231,7 @@ def unsettled() -> Refusal:
 
 
 def faulty() -> Refusal:
-    """502 after a fault of the gateway's own that charged what was held."""
+    """Return 502 after a fault of the gateway's own that charged what was held."""
     return upstream_error(
         "The gateway failed after the provider had answered, and this request was charged: look its x-request-id up in "
         "the usage events, and report it."
@@ -223,7 +239,7 @@ def faulty() -> Refusal:
 
 
 def answer_too_large(limit_bytes: int) -> Refusal:
-    """502 for an answer above the bound of what is read whole; the provider has done its work, so it is charged."""
+    """Return 502 for an answer above the bound of what is read whole; the provider has worked, so it is charged."""
     return upstream_error(
         f"The provider's answer is larger than {limit_bytes} bytes. The request was charged: ask for less (n, "
         "logprobs), or for a stream."
@@ -231,11 +247,12 @@ def answer_too_large(limit_bytes: int) -> Refusal:
 
 
 def upstream_error(message: str = "The provider gave no usable answer; nothing was charged.") -> Refusal:
+    """Return the refusal that stands for an unusable answer of a provider."""
     return Refusal(502, "upstream_error", message, type="server_error", retries=True)
 
 
 def upstream_refuses_us() -> Refusal:
-    """502 where a provider refused the operator's own key. Nothing of its answer is told: keys may stand in it."""
+    """Return 502 where a provider refused the operator's own key, without its answer: it may contain keys."""
     message = (
         "The provider does not accept this gateway's own key; nothing was charged. Tell whoever runs the gateway, with "
         "the x-request-id."
@@ -244,12 +261,13 @@ def upstream_refuses_us() -> Refusal:
 
 
 def upstream_timeout() -> Refusal:
+    """Return the refusal that stands for the answer of a provider that was silent for too long."""
     message = "The provider was silent for too long; nothing was charged."
     return Refusal(504, "upstream_timeout", message, type="server_error", retries=True)
 
 
 def of_upstream(error: Exception) -> Refusal:
-    """What is said where a provider gave no usable answer."""
+    """Return the refusal where a provider gave no usable answer."""
     match error:
         case AccountBusy():
             return Refusal(
@@ -270,5 +288,6 @@ def of_upstream(error: Exception) -> Refusal:
 
 
 def too_many_bytes(whose: str) -> Refusal:
+    """Return the refusal of a body that finds no room in memory."""
     message = f"This {whose} has too many bytes of request bodies in flight: wait for running requests to finish."
     return Refusal(429, "concurrency_exceeded", message, type="rate_limit_error", retry_after_s=1, retries=True)

@@ -2,9 +2,10 @@
 
 base         the port, and its exceptions
 headers      what passes between client and provider
-transport    to real providers: directly, or through the environment's proxies
-pool         kept-alive connections; turns  who may use one, and who waits for one
+transport    to real providers: kept-alive connections, or the environment's proxies
+slots        how many connections are in use, an account's share, and the queues for them
 connection   one HTTP/1.1 connection; response  the body of an answer on it
+health       which of a provider's targets to try
 http_proxy   through a proxy, on aiohttp's client session
 local/       a provider inside the process
 """

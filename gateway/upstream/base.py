@@ -11,13 +11,18 @@ Exceptions:
     +-- UpstreamTooLarge      a buffered answer above its bound
 """
 
+from __future__ import annotations
+
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
 from billing.errors import MetergateError
-from gateway.upstream.headers import RawHeaders
+
+if TYPE_CHECKING:
+    from gateway.upstream.headers import RawHeaders
 
 
 class UpstreamError(MetergateError):
@@ -51,8 +56,8 @@ class UpstreamTooLarge(UpstreamError):
 
 class UpstreamRequest(msgspec.Struct):
     """One request to a provider. `url` is absolute; `headers` are lines that end with CRLF, complete but for Host and
-    framing. `pending` is set where whoever sent it was cancelled, or failed, when all of it had left this process: the
-    answer may still come, and belongs to whoever finds it here."""
+    framing. `pending` is set where sending was cancelled, or failed, after all of it had left this process: the answer
+    may still come, and the caller must `release` it."""
 
     url: str
     headers: bytes
@@ -66,6 +71,8 @@ class UpstreamRequest(msgspec.Struct):
         return f"UpstreamRequest({self.method})"  # its headers and its address may hold keys
 
 
+UPLOAD_BYTES_PER_S: Final = 65_536
+"""The slowest upload of a request that is waited for."""
 Sink = Callable[[bytes], bool]
 Drained = Callable[[], Awaitable[None]]
 
@@ -78,16 +85,17 @@ class UpstreamResponse(Protocol):
 
     @property
     def headers(self) -> RawHeaders:
-        """The head as it came."""
+        """Return the head as it came."""
 
     async def read(self, limit_bytes: int) -> bytes:
-        """The whole body as sent, undecoded. Raises `UpstreamError`. One that was cancelled can be taken up again."""
+        """Return the whole body as sent, undecoded. Raises `UpstreamError`. One that was cancelled can be taken up
+        again."""
 
     def taken(self) -> bytes:
-        """What `read` has of the body so far."""
+        """Return what `read` has of the body so far."""
 
     def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it arrives, undecoded, with back-pressure. Raises `UpstreamError` while iterated."""
+        """Yield the body as it arrives, undecoded, with back-pressure. Raises `UpstreamError` while iterated."""
 
     async def pump(self, sink: Sink, drained: Drained) -> None:
         """Give every piece of the body to `sink`; return at its end. Where `sink` answers False, wait for `drained`
@@ -102,7 +110,7 @@ class Pending(Protocol):
     `UpstreamError`."""
 
     async def head(self) -> UpstreamResponse:
-        """The answer, when its head is here. Raises `UpstreamError`."""
+        """Return the answer, when its head is here. Raises `UpstreamError`."""
 
     def release(self) -> None:
         """Close the connection, which stops the provider."""
@@ -112,14 +120,28 @@ class Transport(Protocol):
     """Sends requests to providers of one kind."""
 
     async def send(self, request: UpstreamRequest) -> UpstreamResponse:
-        """The answer's head. Raises `UpstreamError`. Where it is cancelled, or fails otherwise, after all of the
+        """Return the answer's head. Raises `UpstreamError`. Where it is cancelled, or fails otherwise, after all of the
         request has left, it leaves `request.pending`."""
 
     async def close(self) -> None: ...
 
 
 async def pump_chunks(chunks: AsyncIterator[bytes], sink: Sink, drained: Drained) -> None:
-    """As `UpstreamResponse.pump`, for answers that come as an iterator."""
+    """Do as `UpstreamResponse.pump`, for answers that come as an iterator."""
     async for chunk in chunks:
         if not sink(chunk):
             await drained()
+
+
+async def send_within(
+    send: Callable[[UpstreamRequest], Awaitable[UpstreamResponse]], request: UpstreamRequest, timeout_s: float
+) -> UpstreamResponse:
+    """Send a request whose answer must begin within so many seconds. Raises `UpstreamError`."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await send(request)
+    except TimeoutError:
+        pending, request.pending = request.pending, None
+        if pending is not None:
+            pending.release()
+        raise UpstreamTimeout(f"no answer within {timeout_s:g} s") from None

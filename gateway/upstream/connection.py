@@ -1,10 +1,9 @@
 """One HTTP/1.1 connection to a provider: requests go out as one piece of bytes, answers come in through a C parser.
 
-This file owns what an answer is: which bytes are its head and its body, and whether it came whole;
-`gateway.upstream.response` has how it is read. A body with neither length nor chunks ends where its connection ends; a
-reset is told from an end, a connection that was closed too early is not. Reading stops above BUFFER_BYTES until the
-reader has caught up, and meanwhile the provider's silence is not counted. After an answer the connection can serve
-another if the provider allows it and nothing is left over.
+It decides which bytes are an answer's head and body, and whether it is whole; `gateway.upstream.response` reads it. A
+body with neither length nor chunks ends with its connection; a reset is no such end, an early close can't be told from
+one. Reading stops above BUFFER_BYTES until the reader has caught up, and that time is no silence of the provider's.
+After an answer the connection can serve another if the provider allows it and nothing is left over.
 """
 
 import asyncio
@@ -27,6 +26,8 @@ MAX_INTERIM: Final = 8
 FIRST_STATUS: Final = 100
 FIRST_FINAL_STATUS: Final = 200
 SWITCHING: Final = 101
+_CHUNKED_BY: Final = b"transfer-encoding"
+_FRAMING: Final = frozenset({b"content-length", _CHUNKED_BY})
 
 
 class StaleConnection(UpstreamUnreachable):
@@ -86,11 +87,11 @@ class Connection(asyncio.Protocol):
 
     @property
     def usable(self) -> bool:
-        """Whether another request can be sent."""
+        """Return whether another request can be sent."""
         return self.transport is not None and not self.transport.is_closing()
 
     def hung_up(self) -> bool:
-        """Whether the provider has closed it, or said something unasked, which the event loop has not seen yet."""
+        """Return whether the provider has closed it, or sent bytes unasked, which the event loop has not seen yet."""
         if self.transport is None:
             return True
         poll = select.poll()
@@ -98,9 +99,10 @@ class Connection(asyncio.Protocol):
         return bool(poll.poll(0))
 
     async def send(self, head: bytes, body: bytes, upload_s: float) -> Response:
-        """The head of the answer to a request. Raises `UpstreamUnreachable`, `UpstreamTimeout` where the provider is
-        silent for so long after `upload_s`, seconds that the upload itself may take; the connection is closed then.
-        Where it is cancelled, the connection stays open if all of the request has left: then it is `unanswered`."""
+        """Send a request and return its answer's head. Raises `UpstreamUnreachable`, `UpstreamTimeout` where the
+        provider is silent for so long after `upload_s`, seconds that the upload itself may take; the connection is
+        closed then. Where it is cancelled, the connection stays open if all of the request has left: then it is
+        `unanswered`."""
         transport = self.transport
         if transport is None:
             raise StaleConnection(f"{self._host}: the connection had been closed")
@@ -128,12 +130,12 @@ class Connection(asyncio.Protocol):
 
     @property
     def unanswered(self) -> Response | None:
-        """The answer that a request is waited for by nobody any more, where it may still come."""
+        """Return the answer to a request whose sender has been cancelled, where it may still come."""
         answer = self._answer
         return answer if answer is not None and answer.failure is None and self.transport is not None else None
 
     async def wait(self) -> None:
-        """Until something has happened: a head, a piece of the body, its end or a failure."""
+        """Wait for a head, a piece of the body, its end or a failure."""
         self._waiter = self._loop.create_future()
         try:
             await self._waiter
@@ -141,6 +143,7 @@ class Connection(asyncio.Protocol):
             self._waiter = None
 
     def wake(self) -> None:
+        """Wake the task that waits for this connection."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -151,7 +154,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         answer, pieces = self._answer, self._pieces
-        if answer is None or answer.ended:  # bytes that nobody asked for
+        if answer is None or answer.ended:  # unasked bytes
             self.close()
             return
         self._fresh = False
@@ -188,14 +191,14 @@ class Connection(asyncio.Protocol):
             self.on_lost(self)
 
     def _broken(self, reason: str) -> UpstreamError:
-        """What a break now is: within an answer, before one, or before a connection that had served was used again."""
+        """Return the error for a break now: within an answer, before one, or as a connection was used again."""
         if self._answer is not None and self._answer.status:
             return UpstreamCut(f"{self._host}: the answer broke off {reason}")
         kind = StaleConnection if self._fresh and self._served else UpstreamUnreachable
         return kind(f"{self._host}: no answer {reason}")
 
     def fail(self, failure: UpstreamError) -> None:
-        """The answer is not to be had any more."""
+        """End the answer with a failure, and close."""
         answer = self._answer
         if answer is not None and not answer.ended and answer.failure is None:
             answer.failure = failure
@@ -203,7 +206,7 @@ class Connection(asyncio.Protocol):
         self.close()
 
     def close(self) -> None:
-        """Close at once: what was not sent is of no use to anybody."""
+        """Close at once; what was not sent is dropped."""
         if self.transport is not None:
             self.transport.abort()
             self.transport = None
@@ -215,13 +218,13 @@ class Connection(asyncio.Protocol):
             self._keep = False  # what follows a whole answer was not asked for
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._answer is not None and not self._answer.status:  # trailers are of no use to anybody
+        if self._answer is not None and not self._answer.status:  # trailers are dropped
             self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         answer, status = self._answer, self._parser.get_status_code()
         if answer is None or answer.status or status < FIRST_STATUS or status == SWITCHING:
-            raise ValueError("an answer that nobody asked for")
+            raise ValueError("an unasked answer")
         headers, self._headers = self._headers, []
         if (
             self._bare_bytes > MAX_BARE_BYTES
@@ -251,13 +254,13 @@ class Connection(asyncio.Protocol):
     # Back-pressure and silence.
 
     def pause(self) -> None:
-        """The reader can't keep up."""
+        """Stop reading: the reader can't keep up."""
         if not self.paused and self.transport is not None:
             self.paused = True
             self.transport.pause_reading()
 
     def resume(self) -> None:
-        """The reader has caught up."""
+        """Read on: the reader has caught up."""
         if self.paused and self.transport is not None:
             self.paused = False
             self._deadline = self._loop.time() + self._timeout_s
@@ -287,7 +290,7 @@ class Connection(asyncio.Protocol):
     # What an answer asks for.
 
     def finish(self) -> bool:
-        """The answer is done with: whether the connection can serve another. It is closed else."""
+        """End the answer and return whether the connection can serve another; close it otherwise."""
         answer, self._answer = self._answer, None
         transport = self.transport
         whole = answer is not None and answer.ended and self._keep and not self.paused
@@ -295,7 +298,3 @@ class Connection(asyncio.Protocol):
             self.close()
             return False
         return True
-
-
-_CHUNKED_BY: Final = b"transfer-encoding"
-_FRAMING: Final = frozenset({b"content-length", _CHUNKED_BY})

@@ -126,9 +126,10 @@ class Fixed:
     fates: _Fates = field(repr=False, compare=False)
 
     @classmethod
-    def of(cls, provider_key: str | None, extra: Mapping[str, str], passed: Iterable[str] = ()) -> "Fixed":
-        """The provider's key goes into `Authorization: Bearer`; `extra` replaces what has its name by then. `passed`
-        are names of a client's headers that this provider gets beside those that every provider gets.
+    def of(cls, auth: tuple[str, str] | None, extra: Mapping[str, str], passed: Iterable[str] = ()) -> "Fixed":
+        """Return the rules of a provider. `auth` is the header that shows the provider's key, None where it wants none;
+        `extra` replaces what has its name by then. `passed` are names of a client's headers that this provider gets
+        beside those that every provider gets.
 
         Raises `ValueError` for a name or value that would end its line, and for a name that never passes.
         """
@@ -137,8 +138,8 @@ class Fixed:
             # As what it was read here: a server that obeyed a client's charset would read other fields from it.
             "content-type": ("Content-Type", "application/json"),
         }
-        if provider_key is not None:
-            headers["authorization"] = ("Authorization", f"Bearer {provider_key}")
+        if auth is not None:
+            headers[auth[0].lower()] = auth
         for name, value in extra.items():
             headers[name.lower()] = (name, value)
         for name, value in headers.values():
@@ -148,13 +149,13 @@ class Fixed:
             if never_sent(name):
                 raise ValueError(f"the header {name!r} never passes")
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.values())
-        replaced = frozenset(name.lower().encode() for name in extra)
+        replaced = frozenset(name.encode() for name in headers.keys() - {"accept-encoding", "content-type"})
         sent = _SENT | {name.lower().encode() for name in passed}
         return cls(lines.encode(), _Fates(lambda name: _fate_of_clients(name, sent, replaced)))
 
 
 def never_sent(name: str) -> bool:
-    """Whether a client's header of this name passes to no provider, whatever its entry says."""
+    """Return whether a client's header of this name passes to no provider, whatever its entry says."""
     lower = name.lower()
     return lower in NEVER_SENT or lower.startswith(NEVER_SENT_PREFIXES)
 
@@ -170,7 +171,7 @@ class ResponseHead(msgspec.Struct, frozen=True, gc=False):
 
 
 def outgoing(headers: RawHeaders, fixed: Fixed, account_id: str) -> bytes:
-    """The lines for the provider, from the headers of an account's client: complete but for Host and framing."""
+    """Return the lines for the provider, from the headers of an account's client: complete but for Host and framing."""
     lines: list[bytes] = []
     named: frozenset[bytes] = frozenset()
     fates = fixed.fates
@@ -189,8 +190,8 @@ def outgoing(headers: RawHeaders, fixed: Fixed, account_id: str) -> bytes:
     return b"".join(lines)
 
 
-def incoming(headers: RawHeaders) -> ResponseHead:
-    """What becomes of the headers of a provider's answer."""
+def incoming(headers: RawHeaders, own: bytes = b"") -> ResponseHead:
+    """Return what becomes of the headers of a provider's answer; `own` are lines that the client gets before them."""
     lines: list[bytes] = []
     named: frozenset[bytes] = frozenset()
     content_type, encoding, request_id = b"", None, None
@@ -213,7 +214,7 @@ def incoming(headers: RawHeaders) -> ResponseHead:
         lines.append(b"%b: %b\r\n" % (name, value))
     if named:
         lines = [line for line in lines if line.partition(b":")[0].lower() not in named]
-    return ResponseHead(b"".join(lines), content_type, encoding, request_id)
+    return ResponseHead(own + b"".join(lines), content_type, encoding, request_id)
 
 
 def _fate_of_clients(name: bytes, sent: frozenset[bytes], replaced: frozenset[bytes]) -> int:
@@ -243,11 +244,11 @@ _OF_PROVIDERS: Final = _Fates(_fate_of_providers)
 
 
 def _own_idempotency_key(account_id: str, value: bytes) -> bytes:
-    """The key that a provider gets for a client's: all accounts share the operator's account there, so that two which
-    choose the same key would get each other's answers."""
+    """Return the key that a provider gets for a client's: all accounts share the operator's account there, so that two
+    which choose the same key would get each other's answers."""
     return hashlib.sha256(b"%b\0%b" % (account_id.encode(), value.strip())).hexdigest().encode()
 
 
 def _named(value: bytes) -> frozenset[bytes]:
-    """Lower-case names that `Connection` declares to be for this hop alone (RFC 9110, 7.6.1)."""
+    """Return lower-case names that `Connection` declares to be for this hop alone (RFC 9110, 7.6.1)."""
     return frozenset(name.strip().lower() for name in value.split(b","))

@@ -7,7 +7,7 @@ import pytest
 from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
 from billing.database.connection import Database
-from billing.keys.keys import ApiKeys
+from billing.keys.keys import ApiKeys, Principals
 from billing.ledger.reports import Reports
 from tests.billing.support import PLANS, Billing, RecordingEffects, rising_ids
 
@@ -20,7 +20,8 @@ async def billing(database_url: str) -> AsyncIterator[Billing]:
         database=database,
         effects=effects,
         accounts=Accounts(database, PLANS, effects, new_id),
-        keys=ApiKeys(database, PLANS, effects, new_id),
+        keys=ApiKeys(database, effects, new_id),
+        principals=Principals(database, PLANS),
         grants=Grants(database, effects, new_id),
         reports=Reports(database),
         new_id=new_id,

@@ -15,9 +15,11 @@ from billing.addresses import Addresses, parse_networks
 from billing.attempts import AttemptLimits, Attempts
 from billing.database.connection import Database
 from billing.effects import LiveBalance
-from billing.keys.keys import ApiKeys
-from billing.ledger.debits import Debit, other_counts, write_debits
+from billing.keys.keys import ApiKeys, Principals
+from billing.ledger.debits import Debit
 from billing.ledger.reports import Reports
+from billing.ledger.usage_columns import other_counts
+from billing.ledger.writer import write_debits
 from billing.money import parse_usd
 from billing.plans import Plan
 from billing.prices import FACTOR_SCALE, PriceRow, PriceTable, round_up
@@ -84,6 +86,7 @@ class Billing:
     effects: RecordingEffects
     accounts: Accounts
     keys: ApiKeys
+    principals: Principals
     grants: Grants
     reports: Reports
     new_id: Callable[[], str]

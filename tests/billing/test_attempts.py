@@ -11,7 +11,9 @@ from multidict import CIMultiDict
 from billing import attempts as attempts_module
 from billing.addresses import Addresses
 from billing.attempts import LOOK_EVERY_S, AttemptLimits, Attempts, TooManyAttempts, counted_in_redis
-from billing.holds.redis import RedisAway, RedisClient
+from billing.holds.redis.client import RedisClient
+from billing.holds.redis.connection import RedisAway
+from billing.holds.redis.state import Keyspace, RedisState
 from tests.billing.support import attempts_of
 
 NO_HEADERS: CIMultiDict[str] = CIMultiDict()
@@ -47,7 +49,7 @@ async def redis_link(url: str) -> AsyncIterator[RedisClient]:
 
 
 def in_redis(link: RedisClient, prefix: str, limits: AttemptLimits) -> Attempts:
-    count = counted_in_redis(link, f"{{{prefix}0}}:attempts".encode(), limits.window_s)
+    count = counted_in_redis(RedisState(link, Keyspace(prefix)), limits.window_s)
     return Attempts(count, Addresses(), limits, time.monotonic, 1000)
 
 
@@ -56,7 +58,7 @@ async def test_an_address_is_refused_after_so_many_wrong_keys_and_no_other() -> 
     assert await shows(attempts, HERE, 3) == 0
     assert await shows(attempts, HERE, 2) == 2
     with pytest.raises(TooManyAttempts) as refused:
-        await attempts.attempt(HERE, NO_HEADERS, wrong, known_wrong=True)
+        await attempts.attempt(HERE, NO_HEADERS, wrong, known=False)
     assert 1 <= refused.value.retry_after_s <= 60
     assert await attempts.attempt(THERE, NO_HEADERS, right) == "yes"
 
@@ -71,7 +73,7 @@ async def test_a_refused_address_has_a_key_looked_up_now_and_then() -> None:
     now += LOOK_EVERY_S
     for _ in range(3):  # what is known to be wrong does not take the place
         with pytest.raises(TooManyAttempts):
-            await attempts.attempt(HERE, NO_HEADERS, wrong, known_wrong=True)
+            await attempts.attempt(HERE, NO_HEADERS, wrong, known=False)
     assert await attempts.attempt(HERE, NO_HEADERS, right) == "yes"
     with pytest.raises(TooManyAttempts):
         await attempts.attempt(HERE, NO_HEADERS, right)
@@ -99,6 +101,15 @@ async def test_right_keys_count_for_nothing() -> None:
     for _ in range(10):
         assert await attempts.attempt(HERE, NO_HEADERS, right) == "yes"
     assert await shows(attempts, HERE, 1) == 0
+
+
+async def test_a_known_key_is_checked_for_a_refused_address_too_and_counts_for_nothing() -> None:
+    """It may be known, and revoked since."""
+    attempts = attempts_of(1)
+    for _ in range(3):
+        assert await attempts.attempt(HERE, NO_HEADERS, wrong, known=True) is None
+    assert await shows(attempts, HERE, 2) == 1
+    assert await attempts.attempt(HERE, NO_HEADERS, right, known=True) == "yes"
 
 
 async def test_a_burst_ends_at_the_bound() -> None:

@@ -9,11 +9,16 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from aiohttp import web
+from msgspec import structs
 
-from billing.api import Services, setup
+from billing.api.application import setup
+from billing.api.services import Services
 from billing.client import ANSWER_LIMIT_BYTES, BadAnswer, BillingClient, ClientError, Refused, Unreachable
 from billing.ledger.catalogue import sync_prices
 from billing.money import NANO_PER_USD
+from billing.shapes.accounts import AccountPatch
+from billing.shapes.keys import KeyPatch, KeyShape, NewKey
+from billing.shapes.quotas import QuotaShape
 from billing.usage import Usage
 from tests.billing.api.conftest import services
 from tests.billing.api.support import ADMIN_KEY
@@ -63,29 +68,29 @@ async def serve() -> AsyncIterator[Serve]:
 
 async def test_accounts(client: BillingClient) -> None:
     account = await client.create_account(
-        "Acme", plan="starter", credit_limit_usd="2.50", quotas=[{"window": "day", "metric": "tokens", "limit": 5}]
+        "Acme", plan="starter", credit_limit_usd="2.50", quotas=[QuotaShape(window="day", metric="tokens", limit=5)]
     )
-    assert (account["plan"], account["credit_limit_usd"], account["balance_usd"]) == ("starter", "2.50", "0.00")
-    assert await client.account(account["id"]) == account
+    assert (account.plan, account.credit_limit_usd, account.balance_usd) == ("starter", "2.50", "0.00")
+    assert await client.account(account.id) == account
     plain = await client.create_account("Other")
-    assert plain["plan"] == "free"
+    assert plain.plan == "free"
     page = await client.accounts(limit=1)
-    assert [each["id"] for each in page["data"]] == [plain["id"]]
-    rest = await client.accounts(cursor=page["next_cursor"])
-    assert [each["id"] for each in rest["data"]] == [account["id"]]
-    assert rest["next_cursor"] is None
-    changed = await client.update_account(account["id"], {"name": "Acme Ltd", "status": "suspended"})
-    assert (changed["name"], changed["status"], changed["quotas"]) == ("Acme Ltd", "suspended", account["quotas"])
-    assert (await client.set_account_quotas(account["id"], []))["quotas"] == []
+    assert [each.id for each in page.data] == [plain.id]
+    rest = await client.accounts(cursor=page.next_cursor)
+    assert [each.id for each in rest.data] == [account.id]
+    assert rest.next_cursor is None
+    changed = await client.update_account(account.id, AccountPatch(name="Acme Ltd", status="suspended"))
+    assert (changed.name, changed.status, changed.quotas) == ("Acme Ltd", "suspended", account.quotas)
+    assert (await client.set_account_quotas(account.id, [])).quotas == []
 
 
 async def test_grants_are_made_once_for_a_key(client: BillingClient) -> None:
     account = await client.create_account("Acme")
-    first = await client.grant(account["id"], "12.50", idempotency_key="one", note="welcome")
-    assert await client.grant(account["id"], "12.50", idempotency_key="one", note="welcome") == first
-    assert (await client.account(account["id"]))["balance_usd"] == "12.50"
+    first = await client.grant(account.id, "12.50", idempotency_key="one", note="welcome")
+    assert await client.grant(account.id, "12.50", idempotency_key="one", note="welcome") == first
+    assert (await client.account(account.id)).balance_usd == "12.50"
     with pytest.raises(Refused) as refused:
-        await client.grant(account["id"], "13", idempotency_key="one")
+        await client.grant(account.id, "13", idempotency_key="one")
     assert (refused.value.status, refused.value.code) == (409, "idempotency_conflict")
     assert refused.value.error["param"] == "idempotency_key"
     assert str(refused.value) == refused.value.message
@@ -93,43 +98,48 @@ async def test_grants_are_made_once_for_a_key(client: BillingClient) -> None:
 
 async def test_keys(client: BillingClient) -> None:
     account = await client.create_account("Acme")
-    key = await client.create_key(
-        account["id"],
-        "laptop",
-        rules={"scopes": ["llm:proxy"], "models": ["gpt-4*"], "tags": {"team": "blue"}, "max_parallel_requests": 3},
-        total_tokens=1000,
+    asked = NewKey(
+        account_id=account.id,
+        name="laptop",
+        quota=1000,
         user_id="u1",
+        scopes=["llm:proxy"],
+        models=["gpt-4*"],
+        tags={"team": "blue"},
+        max_parallel_requests=3,
     )
-    assert key["key"].startswith(key["prefix"])
-    assert key["quotas"] == [{"window": "total", "metric": "tokens", "limit": 1000}]
-    assert (key["user_id"], key["scopes"], key["tags"]) == ("u1", ["llm:proxy"], {"team": "blue"})
-    without_secret = {name: value for name, value in key.items() if name not in ("key", "warnings")}
-    assert await client.key(key["id"]) == without_secret
-    assert (await client.keys(account["id"]))["data"] == [without_secret]
-    assert (await client.keys("acc_other"))["data"] == []
-    changed = await client.update_key(key["id"], {"name": "desktop", "models": None, "expires_at": "2031-01-31"})
-    assert (changed["name"], changed["models"], changed["tags"]) == ("desktop", None, {"team": "blue"})
-    assert changed["expires_at"] == "2031-01-31T00:00:00.000Z"
-    await client.revoke_key(key["id"])
-    await client.revoke_key(key["id"])
-    assert (await client.key(key["id"]))["revoked_at"] is not None
+    key = await client.create_key(asked)
+    assert key.key.startswith(key.prefix)
+    assert key.quotas == [QuotaShape(window="total", metric="tokens", limit=1000)]
+    assert (key.user_id, key.scopes, key.tags) == ("u1", ["llm:proxy"], {"team": "blue"})
+    shown = {name: value for name, value in structs.asdict(key).items() if name not in ("key", "warnings")}
+    without_secret = KeyShape(**shown)
+    assert await client.key(key.id) == without_secret
+    assert (await client.keys(account.id)).data == [without_secret]
+    assert (await client.keys("acc_other")).data == []
+    changed = await client.update_key(key.id, KeyPatch(name="desktop", models=None, expires_at="2031-01-31"))
+    assert (changed.name, changed.models, changed.tags) == ("desktop", None, {"team": "blue"})
+    assert changed.expires_at == "2031-01-31T00:00:00.000Z"
+    await client.revoke_key(key.id)
+    await client.revoke_key(key.id)
+    assert (await client.key(key.id)).revoked_at is not None
 
 
 async def test_a_customers_reads(client: BillingClient, billing: Billing, api_socket: str) -> None:
     await sync_prices(billing.database, PRICES)
     account = await client.create_account("Acme")
-    key = await client.create_key(account["id"], "laptop")
-    await billing.grants.grant(account["id"], NANO_PER_USD, "first")
-    request_id = await billing.debit(account["id"], key["id"], Usage(input_tokens=1000, output_tokens=10))
-    async with BillingClient("http://localhost", api_key=key["key"], unix_socket=api_socket) as customer:
-        assert (await customer.balance())["balance_usd"] == "0.999844"
-        kinds = [each["kind"] for each in (await customer.transactions())["data"]]
+    key = await client.create_key(NewKey(account_id=account.id, name="laptop"))
+    await billing.grants.grant(account.id, NANO_PER_USD, "first")
+    request_id = await billing.debit(account.id, key.id, Usage(input_tokens=1000, output_tokens=10))
+    async with BillingClient("http://localhost", api_key=key.key, unix_socket=api_socket) as customer:
+        assert (await customer.balance()).balance_usd == "0.999844"
+        kinds = [each.kind for each in (await customer.transactions()).data]
         assert sorted(kinds) == ["grant", "usage"]
-        assert [each["id"] for each in (await customer.usage_events(model="fast"))["data"]] == [request_id]
-        assert (await customer.usage_events(until="2001-01-01"))["data"] == []
+        assert [each.id for each in (await customer.usage_events(model="fast")).data] == [request_id]
+        assert (await customer.usage_events(until="2001-01-01")).data == []
         event = await customer.usage_event(request_id)
-        assert [line["class"] for line in event["lines"]] == ["input", "output"]
-        assert (await customer.usage(key_id=key["id"]))["total_tokens"] == 1010
+        assert [line.price_class for line in event.lines] == ["input", "output"]
+        assert (await customer.usage(key_id=key.id)).total_tokens == 1010
         with pytest.raises(Refused) as refused:
             await customer.accounts()
         assert refused.value.status == 401
@@ -148,7 +158,7 @@ async def test_newer_fields_are_kept(serve: Serve) -> None:
                                   "cost_usd": "1.00", "brand_new": [1]})  # fmt: skip
 
     async with BillingClient(await serve(handler) + "/") as client:
-        assert (await client.usage())["brand_new"] == [1]  # type: ignore[typeddict-item]
+        assert (await client.usage()).received["brand_new"] == [1]
 
 
 @pytest.mark.parametrize(

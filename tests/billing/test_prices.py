@@ -43,6 +43,11 @@ def sheets(classes: tuple[str, ...], least: int = 0) -> st.SearchStrategy[dict[s
     return st.dictionaries(st.sampled_from(classes), rates, min_size=least)
 
 
+def without_both(units: dict[str, int]) -> dict[str, int]:
+    """The same prices, by the hour alone where there is one by the second, too."""
+    return {name: rate for name, rate in units.items() if name != "second" or "hour" not in units}
+
+
 @st.composite
 def rows(draw: st.DrawFn) -> PriceRow:
     """Rows with any classes, up to three tiers, and multipliers."""
@@ -52,7 +57,7 @@ def rows(draw: st.DrawFn) -> PriceRow:
         model=draw(st.sampled_from(["one", "two", "*"])),
         effective_from=draw(st.dates()),
         per_million=draw(sheets(TOKEN_CLASSES, least=1)),
-        per_unit=draw(sheets(UNIT_CLASSES)),
+        per_unit=draw(sheets(UNIT_CLASSES).map(without_both)),
         tiers=tuple(Tier(tokens, draw(sheets(TOKEN_CLASSES))) for tokens in above),
         multipliers=draw(st.none() | st.dictionaries(st.sampled_from(MULTIPLIERS), factors)),
         part_tokens=draw(st.none() | st.dictionaries(st.sampled_from(PART_KINDS), st.integers(1, 10**6))),
@@ -73,7 +78,11 @@ def exact_nano(row: PriceRow, usage: Usage, multiplier: str | None) -> Fraction:
     total = Fraction(0)
     for name, quantity in usage.by_class().items():
         if name in UNIT_CLASSES:
-            total += quantity * row.per_unit.get(name, 0)
+            if name == "second":
+                total += Fraction(quantity, 1000) * row.per_unit.get("second", 0)
+                total += Fraction(quantity, 3_600_000) * row.per_unit.get("hour", 0)
+            else:
+                total += quantity * row.per_unit.get(name, 0)
             continue
         known: str | None = name
         while known is not None and known not in sheet:
@@ -101,9 +110,12 @@ def test_lines_add_up_to_the_cost(row: PriceRow, usage: Usage, multiplier: str |
     lines = row.lines(usage, multiplier)
     assert sum(line.amount_scaled for line in lines) == row.cost_scaled(usage, multiplier)
     factor = row.factor(multiplier)
+    scales = {"second": Fraction(MILLION, 1000), "hour": Fraction(MILLION, 3_600_000)}
     for line in lines:
-        assert line.quantity == usage.by_class()[line.price_class]
-        assert line.amount_scaled == line.quantity * line.rate_nano * factor * (1 if line.per_million else MILLION)
+        assert line.quantity == usage.by_class()["second" if line.price_class == "hour" else line.price_class]
+        scale = 1 if line.per_million else scales.get(line.price_class, MILLION)
+        exact = Fraction(line.quantity * line.rate_nano * factor * scale)
+        assert Fraction(line.amount_scaled, COST_SCALE) == exact / (MILLION * FACTOR_SCALE)
 
 
 @given(rows(), st.lists(usages(most=100_000), max_size=4), names)
@@ -125,8 +137,8 @@ def test_more_of_any_class_never_costs_less(
 
 def raised(usage: Usage, name: str, more: int) -> Usage:
     """The same usage with more of one class, and of the total that includes it."""
-    units = {"request": "requests", "image": "images", "second": "seconds"}
-    counted = units | {"character": "characters", "search": "searches"}
+    units = {"request": "requests", "image": "images", "second": "milliseconds", "hour": "milliseconds"}
+    counted = units | {"character": "characters", "search": "searches", "page": "pages"}
     if name in counted:
         return msgspec.structs.replace(usage, **{counted[name]: getattr(usage, counted[name]) + more})
     total = "input_tokens" if name in INPUT_CLASSES else "output_tokens"
@@ -154,7 +166,7 @@ def test_a_tier_begins_above_its_boundary() -> None:
     row = plain({"input": 2_000, "output": 3_000}, tiers=tiers)
     at = [(row.rate("input", tokens), row.rate("output", tokens)) for tokens in (0, 200_000, 200_001, 300_000, 300_001)]
     assert at == [(2_000, 3_000), (2_000, 3_000), (5_000, 3_000), (5_000, 3_000), (7_000, 9_000)]
-    assert row.cost_scaled(Usage(input_tokens=200_001)) == 200_001 * 5_000 * FACTOR_SCALE  # the whole request
+    assert Fraction(row.cost_scaled(Usage(input_tokens=200_001)), COST_SCALE) == Fraction(200_001 * 5_000, MILLION)
     assert row.dearest_nano(("input",)) == 7_000
 
 

@@ -4,17 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.usage import COUNT_NAMES, MAX_COUNT, Usage, UsageError
+from billing.usage import COUNT_NAMES, INPUT_PARTS, MAX_COUNT, OUTPUT_PARTS, Usage, UsageError
 
-INPUT_PARTS = (
-    "cached_input_tokens",
-    "cache_write_tokens",
-    "cache_write_1h_tokens",
-    "audio_input_tokens",
-    "image_input_tokens",
-)
-OUTPUT_PARTS = ("reasoning_tokens", "audio_output_tokens")
-UNITS = ("requests", "images", "seconds", "characters", "searches")
+UNITS = ("requests", "images", "milliseconds", "characters", "searches", "pages")
 
 
 @st.composite
@@ -30,7 +22,7 @@ def usages(draw: st.DrawFn, most: int = 2_000_000) -> Usage:
 def test_each_unit_is_counted_once(usage: Usage) -> None:
     classes = usage.by_class()
     assert all(classes.values())
-    units = {"request", "image", "second", "character", "search"}
+    units = {"request", "image", "second", "character", "search", "page"}
     tokens = sum(quantity for name, quantity in classes.items() if name not in units)
     assert tokens == usage.total_tokens == usage.input_tokens + usage.output_tokens
     assert sum(classes.get(name, 0) for name in units) == sum(getattr(usage, name) for name in UNITS)

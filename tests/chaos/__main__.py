@@ -20,7 +20,7 @@ from tests.chaos.clients import Mix
 from tests.chaos.clocks import OF_CLOCKS, compiler, with_clocks
 from tests.chaos.cluster import OF_CLUSTER
 from tests.chaos.disk import OPTIONS, full, small_disk
-from tests.chaos.faults import KILLS, OTHERS, Fault
+from tests.chaos.faults import DEFAULTS_OF_FAILING_PROVIDER, FAILING_PROVIDER, KILLS, OTHERS, Fault
 from tests.chaos.harness import Customer, Stack, running
 from tests.chaos.misuse import DEFAULTS_OF_SLOW_READERS, HOSTILE, SLOW_READERS
 from tests.chaos.report import by_fault, table
@@ -42,7 +42,8 @@ from tests.chaos.twice import TWICE, WITH_SPOOLS
 MIXED_SHARE: Final = 8
 """In the round of all kinds each comes an eighth as often."""
 APART_S: Final = 8.0
-"""Between its faults: a worker lost and Redis emptied before the worker's debits were swept are two faults at once."""
+"""The least between its faults. A gateway lost and Redis emptied before the gateway's debits and holds were swept are
+two faults at once: the next one also waits until they were (`wait_until_swept`)."""
 SOAK_MINUTES: Final = 10
 MANY_LONG: Final = Mix(longs=0.15, long_ms=12_000)
 
@@ -52,7 +53,8 @@ class Planned:
     """A round to come, and the stack that it needs: `postgres_folder` is where Postgres's data lies, if not with the
     rest, `on_cluster` whether its Redis is a cluster, `around_servers` is what its servers start in; `heat` adds
     customers, `crowd` is how many times as many clients there are. `granting`: the poor get credit meanwhile.
-    `ends_gateways`: a fault may end or freeze one. `spools`: workers keep a second copy of debits on disk."""
+    `ends_gateways`: a fault may end or freeze one. `spools`: workers keep a second copy of debits on disk.
+    `spare`: the provider has two keys, its model a fallback."""
 
     name: str
     faults: Sequence[Fault]
@@ -65,6 +67,7 @@ class Planned:
     granting: bool = True
     ends_gateways: bool = True
     spools: bool = False
+    spare: bool = False
     mix: Mix | None = None
     crowd: int = 1
     heat: Callable[[Stack], Awaitable[list[tuple[Customer, float]]]] | None = None
@@ -89,6 +92,14 @@ OF_STORES: Final = (
     *(Planned(fault.name, (fault,), granting=False, ends_gateways=False) for fault in RESTORED),
     *(Planned(fault.name, (fault,)) for fault in TWICE),
     Planned(WITH_SPOOLS.name, (WITH_SPOOLS,), spools=True),
+    Planned(
+        FAILING_PROVIDER.name,
+        (FAILING_PROVIDER,),
+        defaults=DEFAULTS_OF_FAILING_PROVIDER,
+        ends_gateways=False,
+        spare=True,
+        mix=Mix(longs=0.0),
+    ),
 )
 """Rounds that need a stack of their own, with one fault each."""
 
@@ -122,6 +133,7 @@ async def one_round(each: Planned, *, concurrency: int, seed: int, keep: bool) -
         on_cluster=each.on_cluster,
         around_servers=each.around_servers,
         spools=each.spools,
+        spare=each.spare,
     ) as stack:
         customers = await make_customers(stack)
         if each.heat is not None:

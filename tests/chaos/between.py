@@ -11,7 +11,7 @@ from typing import Final
 from unittest import mock
 
 from gateway.embedded.account import Account
-from gateway.embedded.binaries import postgres_bin, valkey_server
+from gateway.embedded.process import postgres_bin, valkey_server
 
 POLL_S: Final = 0.02
 

@@ -14,13 +14,15 @@ from typing import Final
 
 import psutil
 
-from billing.holds.redis import RedisAway, RedisClient
-from billing.holds.redis.keyspace import Keyspace
+from billing.holds.redis.client import RedisClient
+from billing.holds.redis.connection import RedisAway, RedisMoved, RedisTimeout
+from billing.holds.redis.state import Keyspace
 from tests.chaos.harness import Customer, Stack, until
 
 FROZEN_S: Final = 5.0
 CLOCK_BACK_S: Final = 5.0
 FULL_S: Final = 3.0
+FAILING_S: Final = 10.0
 _KEYS: Final = Keyspace()
 
 
@@ -169,7 +171,7 @@ async def command_redis(stack: Stack, *command: bytes | str) -> None:
     async def carried_out() -> bool:
         try:
             await link.command(*command)
-        except RedisAway:
+        except (RedisAway, RedisTimeout, RedisMoved):  # moved: it loads its file
             return False
         return True
 
@@ -194,6 +196,26 @@ def children(pid: int) -> list[psutil.Process]:
         return []
 
 
+async def fail_provider(stack: Stack, chance: random.Random) -> None:
+    """A third of what the provider is asked fails before its answer begins: refused, 5xx, cut off, silent."""
+    upstream = stack.upstream
+    before = upstream.failed.total()
+    upstream.failing = 1 / 3
+    try:
+        await asyncio.sleep(FAILING_S)
+    finally:
+        upstream.failing = 0.0
+    stack.notes.append(f"{upstream.failed.total() - before} attempts failed: {dict(upstream.failed)}")
+
+
+FAILING_PROVIDER: Final = Fault("a provider that fails a third of the time", fail_provider, 1.0)
+DEFAULTS_OF_FAILING_PROVIDER: Final = {
+    "max_attempts": 6,
+    "retries": 2,
+    "retry_backoff_ms": 20,
+    "retry_wait_s": 1,
+    "attempt_timeout_s": 15,
+}
 KILLS: Final = (
     Fault("kill -9 of a worker", kill_worker, 1.0),
     Fault("kill -9 of the whole gateway", kill_gateway, 2.0),

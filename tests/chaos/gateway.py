@@ -10,8 +10,7 @@ import sys
 
 from gateway.commands.up import stopping_s
 from gateway.config.settings import load_settings
-from gateway.process.ended import ending_leases
-from gateway.process.supervisor import die_with_parent, supervise
+from gateway.process.supervisor import die_with_parent, ending_leases, supervise
 
 
 def main(parent_pid: str, listen: str, workers: str) -> int:

@@ -22,9 +22,10 @@ from billing.database.migrate import migrate
 from billing.money import parse_usd
 from billing.quotas import Quota, parse_quotas
 from gateway.config.settings import load_settings
-from gateway.embedded import EmbeddedServers, Endpoints, postgres
+from gateway.embedded import stores
 from gateway.embedded.folders import POINTER_NAME
 from gateway.embedded.process import read_pid
+from gateway.embedded.servers import EmbeddedServers, Endpoints
 from gateway.runtime import Runtime, open_runtime
 from tests.chaos.places import (
     ADMIN_KEY,
@@ -178,7 +179,7 @@ class Stack:
     def postgres_answers(self) -> bool:
         """Whether Postgres takes sessions."""
         published = json.loads((self.folder / "data" / "endpoints.json").read_bytes())
-        return self.postgres_pid() is not None and postgres.answers(Path(published["postgres_socket"]))
+        return self.postgres_pid() is not None and stores.postgres_answers(Path(published["postgres_socket"]))
 
     async def admin(self, method: str, path: str, body: Any = None, bound_s: float = BOUND_S) -> Any:
         """One call of the admin API, repeated until it is answered: grants and the like are idempotent."""
@@ -266,14 +267,16 @@ async def running(
     on_cluster: bool = False,
     around_servers: Callable[[Path], AbstractContextManager[None]] | None = None,
     spools: bool = False,
+    spare: bool = False,
 ) -> AsyncIterator[Stack]:
     """Everything, in a new folder; `postgres_folder` is where Postgres's data shall be instead. With `on_cluster` the
     gateway's Redis is a cluster of its own. `around_servers` gets the folder, and lasts as long as the servers run.
-    `spools`: workers keep a second copy of debits on disk. Main thread only."""
+    `spools`: workers keep a second copy of debits on disk. `spare`: the provider has two keys, its model a fallback.
+    Main thread only."""
     allow_connections()
     folder = make_folder(postgres_folder)
     data = folder / "data"
-    upstream = Upstream()
+    upstream = Upstream(counts_answers=spare)
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=BOUND_S)
     try:
@@ -290,7 +293,7 @@ async def running(
                 endpoints = servers.endpoints if cluster is None else replace(servers.endpoints, redis_url=cluster.url)
                 address = f"127.0.0.1:{free_port()}"
                 environment = make_environment(
-                    folder, endpoints, address, upstream.url, defaults or {}, embedded=not on_cluster
+                    folder, endpoints, address, upstream.url, defaults or {}, embedded=not on_cluster, spare=spare
                 )
                 environment["METERGATE_SPOOL_DIR"] = str(folder / "spool") if spools else "off"
                 stack = Stack(folder, servers, upstream, session, workers, endpoints, address, environment, cluster)

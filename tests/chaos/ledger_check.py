@@ -27,7 +27,7 @@ from typing import Any
 
 from billing.database.connection import Database, DatabaseError
 from billing.holds.partitions import NotReady
-from billing.holds.redis import RedisError
+from billing.holds.redis.connection import RedisError
 from billing.holds.redis.layout import AccountState, Entry, KeyState
 from billing.holds.redis.layout import Counter as Used
 from billing.ledger.verify import STATEMENT_TIMEOUT_S, verify
@@ -313,10 +313,28 @@ async def _journal(runtime: Runtime) -> dict[str, str]:
     for partition in runtime.engine.partitions.all:
         name = runtime.engine.keyspace.journal(partition.number)
         raw = await runtime.link.command("HGETALL", name)
-        for field_, value in raw.items() if isinstance(raw, dict) else zip(raw[::2], raw[1::2], strict=True):
+        for field_, value in zip(raw[::2], raw[1::2], strict=True):
             entry = Entry.unpack(value)
             found[field_.decode()] = f"{chr(entry.state)} of epoch {entry.epoch} by {entry.gateway or '-'}"
     return found
+
+
+async def wait_until_swept(stack: Stack) -> None:
+    """Wait until the journal has none of the entries any more that it has now: requests that run end, debits reach the
+    ledger, and holds of gateways that were killed expire."""
+    async with stack.runtime() as runtime:
+        entries: dict[str, str] | None = None
+
+        async def swept() -> bool:
+            nonlocal entries
+            try:
+                left = await _journal(runtime)
+            except (RedisError, DatabaseError, NotReady, TimeoutError):
+                return False
+            entries = {name: left[name] for name in (left if entries is None else entries) if name in left}
+            return not entries
+
+        await until(swept, "what the journal had after a fault is out of it")
 
 
 async def wait_until_quiet(stack: Stack) -> int:

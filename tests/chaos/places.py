@@ -11,8 +11,8 @@ from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 
 import yaml
 
-from gateway.embedded import Endpoints
 from gateway.embedded.folders import POINTER_NAME
+from gateway.embedded.servers import Endpoints
 from tests.chaos.plan import INPUT_NANO, MAX_OUTPUT_TOKENS, MODEL, OUTPUT_NANO
 
 ROOT: Final = Path(__file__).parent.parent.parent
@@ -48,10 +48,17 @@ def make_folder(postgres_folder: Path | None) -> Path:
 
 
 def make_environment(
-    folder: Path, endpoints: Endpoints, address: str, upstream_url: str, defaults: Mapping[str, Any], *, embedded: bool
+    folder: Path,
+    endpoints: Endpoints,
+    address: str,
+    upstream_url: str,
+    defaults: Mapping[str, Any],
+    *,
+    embedded: bool,
+    spare: bool = False,
 ) -> dict[str, str]:
     """Write the configuration files, and answer what the gateway's processes get as their environment; `embedded` says
-    that Redis is the embedded one."""
+    that Redis is the embedded one, `spare` that the provider has two keys and its model a fallback."""
     config = folder / "config"
     config.mkdir()
     per_million = {"input": _usd_per_million(INPUT_NANO), "output": _usd_per_million(OUTPUT_NANO)}
@@ -68,6 +75,14 @@ def make_environment(
             "wide": {"name": "Wide", "price_usd": "0", "quotas": WIDE},
         },
     }
+    if spare:
+        main = files["metergate.yaml"]
+        main["providers"]["chaos"]["targets"] = [{"api_key": "one"}, {"api_key": "other", "weight": 2}]
+        main["providers"]["chaos"]["cooldown"] = {"failures": 3, "seconds": 0.5, "retry_after_s": 1}
+        main["providers"]["spare"] = {"kind": "openai", "base_url": upstream_url.replace("/v1", "/spare/v1")}
+        main["models"][MODEL]["fallbacks"] = ["spare"]
+        main["models"]["spare"] = {"provider": "spare", "model": MODEL}
+        files["prices.yaml"].append({**files["prices.yaml"][0], "provider": "spare"})
     for name, content in files.items():
         (config / name).write_text(yaml.safe_dump(content))
     return {

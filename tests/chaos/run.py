@@ -13,7 +13,7 @@ from typing import Any, Final
 from tests.chaos.clients import Ended, Exchange, Load, Mix
 from tests.chaos.faults import Fault, Hit
 from tests.chaos.harness import Customer, Stack, until
-from tests.chaos.ledger_check import Verdict, judge, wait_until_quiet
+from tests.chaos.ledger_check import Verdict, judge, wait_until_quiet, wait_until_swept
 
 RECOVERY_BOUND_S: Final = 45.0
 GRANT_EVERY_S: Final = 1.0
@@ -79,8 +79,11 @@ async def run_round(
     granting: bool = True,
     ends_gateways: bool = True,
 ) -> Round:
-    """Strike with `faults` in turn, at least `apart_s` apart. `earlier` are exchanges of earlier rounds on this stack,
-    which stay judged. `granting`: the poor get credit meanwhile. `ends_gateways`: a fault may end or freeze one."""
+    """Strike with `faults` in turn, at least `apart_s` apart; where that is above zero, also not before the journal has
+    lost all that it had when the fault was over: what only Redis holds of a killed gateway is lost with Redis.
+
+    `earlier` are exchanges of earlier rounds on this stack, which stay judged. `granting`: the poor get credit
+    meanwhile. `ends_gateways`: a fault may end or freeze one."""
     chance = random.Random(seed)  # noqa: S311 - load, not a secret
     stack.load = load = Load(stack, customers, concurrency, seed, mix or Mix())
     began_s = time.monotonic()
@@ -98,6 +101,8 @@ async def run_round(
             began_at_s = at_s if hit is None else hit.at_s
             struck.append(Struck(fault, at_s, await _recovered(load, began_at_s, place, hit), hit))
             await asyncio.sleep(max(0.0, at_s + max(fault.settle_s, apart_s) - time.monotonic()))
+            if apart_s:
+                await wait_until_swept(stack)
         stop_granting.set()
         await grants
     finally:

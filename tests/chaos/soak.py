@@ -12,7 +12,7 @@ from typing import Final
 
 import psutil
 
-from billing.holds.redis import RedisClient
+from billing.holds.redis.client import RedisClient
 from tests.chaos.clients import Load
 from tests.chaos.harness import Stack, running
 from tests.chaos.ledger_check import judge, wait_until_quiet

@@ -8,8 +8,8 @@ import random
 from dataclasses import replace
 from typing import Final
 
-from tests.chaos.clients import Ended
-from tests.chaos.faults import KILLS
+from tests.chaos.clients import Ended, Mix
+from tests.chaos.faults import DEFAULTS_OF_FAILING_PROVIDER, FAILING_PROVIDER, KILLS
 from tests.chaos.harness import running
 from tests.chaos.ledger_check import free_of, lost_of
 from tests.chaos.misuse import DEFAULTS_OF_SLOW_READERS, SLOW_READERS
@@ -44,6 +44,21 @@ async def test_slow_readers_pay_and_a_lost_journal_holds_nothing() -> None:
         made = await run_round(stack, "slow", customers, faults, concurrency=20, seed=SEED, ends_gateways=False)
     assert sum(each.plan.do == "flood" and each.got_output for each in made.exchanges) == 6
     assert made.verdict.ok, "\n".join(made.verdict.details)
+
+
+async def test_a_provider_that_fails_a_third_of_the_time_costs_nobody_anything_twice() -> None:
+    """Other keys, retries and a fallback serve nearly all; a worker is killed meanwhile."""
+    async with running(workers=2, defaults=DEFAULTS_OF_FAILING_PROVIDER, spare=True) as stack:
+        customers = await make_customers(stack)
+        faults = [FAILING_PROVIDER, KILLS[0], FAILING_PROVIDER]
+        mix = Mix(errors=0.01, longs=0.0)
+        made = await run_round(stack, "failing", customers, faults, concurrency=30, seed=SEED, mix=mix)
+        print(by_fault(made), made.notes)
+    assert made.verdict.ok, "\n".join(made.verdict.details)
+    failed = stack.upstream.failed
+    assert {"429", "500", "503", "cut"} <= failed.keys(), failed
+    upset = sum(each.ended is Ended.refused and each.status >= 500 for each in made.exchanges)
+    assert upset < made.verdict.requests / 20, (upset, made.verdict.requests)
 
 
 async def test_the_verdict_sees_what_is_wrong() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from billing.holds.redis import RedisClient
-from gateway.embedded import EmbeddedServers, Endpoints
+from billing.holds.redis.client import RedisClient
+from gateway.embedded.servers import EmbeddedServers, Endpoints
 from tests.chaos.clocks import DAY_S, compiler, turn, with_clocks
 from tests.chaos.harness import until
 from tests.chaos.places import make_folder

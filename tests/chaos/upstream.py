@@ -1,6 +1,7 @@
 """A provider that keeps what it was asked, by marker, and answers as the request's plan says."""
 
 import asyncio
+import random
 import re
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -13,6 +14,8 @@ from aiohttp import web
 
 from tests.chaos.plan import MAX_OUTPUT_TOKENS, Plan, read_plan
 
+SILENT_S: Final = 40.0
+"""A request that gets no answer is left for as long, which no gateway here waits for."""
 SSE: Final = {"Content-Type": "text/event-stream"}
 DONE: Final = b"data: [DONE]\n\n"
 PADDING: Final = b": " + b"." * (128 << 10) + b"\n\n"
@@ -21,10 +24,17 @@ _MAXIMUM: Final = re.compile(rb'"max_(?:completion_)?tokens": ?(\d+)')
 
 
 class Upstream:
-    """`asked` counts the requests of each marker that reached the provider."""
+    """`asked` counts the requests of each marker that reached the provider; with `counts_answers` those alone whose
+    answer began, because a gateway may ask for the others again. While `failing` is above 0, that share of its requests
+    is refused, fails, breaks off or stays without an answer before its head."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, counts_answers: bool = False) -> None:
         self.asked: Counter[str] = Counter()
+        self.failing = 0.0
+        self.failed: Counter[str] = Counter()
+        """How often it has failed so, by how."""
+        self.counts_answers = counts_answers
+        self._chance = random.Random(7)  # noqa: S311 - faults, not a secret
         self.url = ""
 
     @asynccontextmanager
@@ -32,6 +42,7 @@ class Upstream:
         """Serve on a free port of this machine."""
         app = web.Application()
         app.router.add_post("/v1/chat/completions", self._answer)
+        app.router.add_post("/spare/v1/chat/completions", self._answer)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
         await runner.setup()
         try:
@@ -44,13 +55,17 @@ class Upstream:
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         plan = _bounded(read_plan(body), body)
-        self.asked[plan.marker] += 1
+        if not self.counts_answers:
+            self.asked[plan.marker] += 1
+        if self._chance.random() < self.failing:
+            return await self._fail(request)
         if plan.do == "error":
             await asyncio.sleep(plan.delay_ms / 1000)
             return web.json_response({"error": {"message": "overloaded", "type": "server_error"}}, status=500)
         if b'"stream":true' in body or b'"stream": true' in body:
             response = web.StreamResponse(headers=SSE)
             with suppress(ConnectionResetError):  # the gateway has left: its client has, or it is dead
+                self._count_answer(plan)
                 await response.prepare(request)
                 await self._stream(request, response, plan)
             return response
@@ -58,9 +73,27 @@ class Upstream:
         if plan.do == "cut":
             assert request.transport is not None
             request.transport.abort()
+        else:
+            self._count_answer(plan)
         message = {"role": "assistant", "content": "word " * plan.output_tokens}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         return web.json_response(_completion("chat.completion", [choice], usage=_usage(plan)))
+
+    def _count_answer(self, plan: Plan) -> None:
+        if self.counts_answers:
+            self.asked[plan.marker] += 1
+
+    async def _fail(self, request: web.Request) -> web.StreamResponse:
+        how = self._chance.choices(("429", "500", "503", "cut", "silent"), (8, 6, 8, 6, 1))[0]
+        self.failed[how] += 1
+        if how == "silent":
+            await asyncio.sleep(SILENT_S)
+        if how in ("cut", "silent"):
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response(status=500)
+        headers = {"Retry-After": "1"} if how == "429" else {}
+        return web.json_response({"error": {"message": "no"}}, status=int(how), headers=headers)
 
     async def _stream(self, request: web.Request, response: web.StreamResponse, plan: Plan) -> None:
         for place in range(plan.chunks):

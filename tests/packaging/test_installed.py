@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config.example import environment_example
-from gateway.config.settings import FILES, SHIPPED_FOLDER
+from gateway.config.settings import FILES, SHIPPED_FOLDER, environment_example
 from tests.gateway.commands.test_commands import with_host
 from tests.support.commands import CHECKOUT, WAIT_S, Shell, do_curl, fetch
 

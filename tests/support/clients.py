@@ -75,7 +75,7 @@ class Slow:
 async def noticed(gateway: Gateway) -> None:
     """Wait until every running request has been cancelled, or is being settled."""
     live = gateway.runtime.engine.holds.live
-    await until(lambda: all(hold.ending or hold.handed_over for hold in live.values()))
+    await until(lambda: all(hold.state not in ("held", "owed") for hold in live.values()))
 
 
 async def the_event_in_the_end(customer: Customer, nano: int | None = None, of_usd: str = "5.00") -> dict[str, Any]:

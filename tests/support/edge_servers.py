@@ -19,8 +19,13 @@ import uvloop
 from aiohttp import web
 
 from billing.api.requests import read_bounded
+from gateway.dialects.base import Endpoint
+from gateway.dialects.openai.dialect import OpenAIDialect
+from gateway.dialects.registry import Dialects
 from gateway.server.edge import EdgeRunner, EdgeServer, Serve, route_of
 from gateway.server.exchange import BadBody, BodyTooLarge, Exchange
+from gateway.server.guard import EdgeRules
+from gateway.server.plain import PlainRunner, expected
 
 BOUND_S: Final = 60.0
 """No test waits longer for a state."""
@@ -169,7 +174,7 @@ class Client:
 class Edge:
     """A server. `ways` tells by which way each metered request came: the edge's own or the application's."""
 
-    runner: EdgeRunner
+    runner: web.AppRunner
     port: int
     ways: list[str] = field(default_factory=list)
     clients: list[Client] = field(default_factory=list)
@@ -186,12 +191,26 @@ class Edge:
 
     async def empty(self) -> None:
         """No connection is left."""
-        await until(lambda: not self.server.connections)
+        server = self.runner.server
+        assert server is not None
+        await until(lambda: not server.connections)
+
+
+class OneEndpoint(OpenAIDialect):
+    """A dialect that has METERED alone."""
+
+    endpoints = (Endpoint(METERED, METERED),)  # type: ignore[misc]
+
+
+DIALECTS: Final = Dialects([OneEndpoint()])
 
 
 @asynccontextmanager
-async def edge(serve: Serve, **options: Any) -> AsyncIterator[Edge]:
-    """Serve METERED by `serve` in front of an application that has `/plain` and `/echo`."""
+async def edge(
+    serve: Serve, *, plain: bool = False, rules: EdgeRules | None = None, **options: Any
+) -> AsyncIterator[Edge]:
+    """Serve METERED by `serve` in front of an application that has `/plain` and `/echo`; `plain` without private parts
+    of aiohttp."""
     ways: list[str] = []
 
     def by(way: str) -> Serve:
@@ -204,9 +223,13 @@ async def edge(serve: Serve, **options: Any) -> AsyncIterator[Edge]:
     app = web.Application(client_max_size=LIMIT_BYTES)
     app.router.add_get("/plain", _plain)
     app.router.add_post("/echo", _echo)
-    app.router.add_post(METERED, route_of(by("application")))
+    app.router.add_post(METERED, route_of(by("application"), DIALECTS.find, _plain), expect_handler=expected)
     options = {"access_log": None, "shutdown_timeout": 1.0, **options}
-    runner = EdgeRunner(app, by("edge"), frozenset({METERED}), **options)
+    runner = (
+        PlainRunner(app, rules or EdgeRules(), **options)
+        if plain
+        else EdgeRunner(app, by("edge"), DIALECTS.find, rules, **options)
+    )
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     made = Edge(runner, runner.addresses[0][1], ways)
@@ -234,7 +257,7 @@ async def echo(call: Exchange) -> None:
         return call.answer(413, b"", b"too large")
     except BadBody as error:
         return call.answer(400, b"", str(error).encode())
-    return call.answer(200, b"X-Endpoint: %b\r\n" % call.endpoint.encode(), b"metered " + body)
+    return call.answer(200, b"X-Endpoint: %b\r\n" % call.match.endpoint.path.encode(), b"metered " + body)
 
 
 async def paced(call: Exchange, data: bytes) -> None:

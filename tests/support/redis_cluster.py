@@ -27,7 +27,7 @@ from redis.crc import key_slot
 from redis.retry import Retry
 
 from gateway.embedded import launch
-from gateway.embedded.binaries import valkey_server
+from gateway.embedded.process import valkey_server
 from tests.support.ports import free_port, free_ports
 
 MASTERS: Final = 3

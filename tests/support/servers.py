@@ -31,7 +31,8 @@ import asyncpg
 import pytest
 
 from billing.database import migrate
-from gateway.embedded import EmbeddedServers, Endpoints, launch
+from gateway.embedded import launch
+from gateway.embedded.servers import EmbeddedServers, Endpoints
 
 _TIMEOUT_S = 300.0
 _TEMPLATE = "migrated_template"

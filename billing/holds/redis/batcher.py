@@ -4,17 +4,26 @@ Where requests are few they come one by one, and waiting for the turn's end woul
 out at once when the last one had no company and nothing is in flight.
 
 This file owns batching alone. An item says its Redis keys, packs itself, and is told its reply or a `RedisError`,
-always and once; what a reply means is the item's business.
+always and once; what a reply means is the item's business. One that fails to act on its reply is told a `RedisError`
+after it, and keeps none of the others from theirs.
 """
 
-import asyncio
-from collections import deque
-from typing import Any, Protocol
+from __future__ import annotations
 
-from billing.holds.partitions import Partition
-from billing.holds.redis import RedisAway, RedisError, RedisTimeout, Script
-from billing.holds.redis.keyspace import Keyspace
+import asyncio
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Any, Protocol
+
+from billing.holds.redis.connection import RedisAway, RedisError, RedisTimeout, Script
 from billing.holds.redis.layout import BATCH
+
+if TYPE_CHECKING:
+    from billing.holds.partition import Partition
+    from billing.holds.redis.state import Keyspace
+
+
+logger = logging.getLogger(__name__)
 
 
 class StaleEpoch(RedisError):
@@ -48,15 +57,33 @@ class _Call:
         if items is None:
             return
         if isinstance(reply, RedisError):
-            for item in items:
-                item.resolve(reply, self.epoch)
+            _resolve_all(items, reply, self.epoch)
         elif not reply:
-            stale = StaleEpoch("Redis is in another epoch")
-            for item in items:
-                item.resolve(stale, self.epoch)
+            _resolve_all(items, StaleEpoch("Redis is in another epoch"), self.epoch)
         else:
             for item, answer in zip(items, reply, strict=True):
-                item.resolve(answer, self.epoch)
+                try:
+                    item.resolve(answer, self.epoch)
+                except Exception:  # whatever it was: the others' answers do not depend on it
+                    _not_acted_on(item, self.epoch)
+
+
+def _resolve_all(items: list[Item], error: RedisError, epoch: int) -> None:
+    """Tell every item of the same error."""
+    for item in items:
+        try:
+            item.resolve(error, epoch)
+        except Exception:
+            _not_acted_on(item, epoch)
+
+
+def _not_acted_on(item: Item, epoch: int) -> None:
+    """Log the exception that is being handled, and have the item end as one whose fate is not known."""
+    logger.exception("what Redis answered could not be acted on")
+    try:
+        item.resolve(RedisError("what Redis answered could not be acted on"), epoch)
+    except Exception:
+        logger.exception("nor could that be told")
 
 
 class _Clock:
@@ -72,7 +99,7 @@ class _Clock:
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, items: list[Item], epoch: int) -> _Call:
-        """A call that is made now."""
+        """Return a call that is made now."""
         calls = self._calls
         while calls and calls[0].items is None:
             calls.popleft()
@@ -84,7 +111,7 @@ class _Clock:
 
     @property
     def idle(self) -> bool:
-        """Whether every call is over: they end in order."""
+        """Return whether every call is over: they end in order."""
         return not self._calls or self._calls[-1].items is None
 
     def _look(self) -> None:
@@ -143,8 +170,7 @@ class Batcher:
     def _send(self, items: list[Item]) -> None:
         epoch, life = self._partition.epoch, self._partition.life
         if epoch is None or life is None:
-            for item in items:
-                item.resolve(RedisAway("no epoch is agreed on"), -1)
+            _resolve_all(items, RedisAway("no epoch is agreed on"), -1)
             return
         keys = [self._meta, self._journal]
         arguments = [BATCH.pack(epoch, *self._bounds)]

@@ -1,22 +1,74 @@
 """Redis as the engine sees it: one server, or a cluster whose slots are followed.
 
 This file owns which server a key is asked of. In a cluster everything that one call touches has one hash tag and so one
-slot. Scripts go only over the connection on which `connect` was called for their tag: whoever calls it learns which
-server life that is before anything is sent, and when the connection breaks, or a reply says that another server has the
-slot, nothing more is sent until it is called again. Redirections are not followed: where MOVED leads another life
-begins, and where ASK leads is half a partition.
+slot. Scripts go only over the connection on which `connect` was called for their tag: its caller learns which server
+life that is before anything is sent, and when the connection breaks, or a reply says that another server has the slot,
+nothing more is sent until it is called again. Redirections are not followed: where MOVED leads another life begins, and
+where ASK leads is half a partition. What a server tells of slots (`Shard`) may be out of date.
 """
 
+from __future__ import annotations
+
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
-from billing.holds.redis.connection import Argument, OnReply, Script, in_time
+from billing.holds.redis.connection import Argument, OnReply, RedisAway, RedisError, RedisStrange, Script, in_time
 from billing.holds.redis.server import Server, Where, key_slot, parse_url
 from billing.holds.redis.session import ServerSession
-from billing.holds.redis.slots import Address, Shard, SlotRange, read_slots, shards_of
-from billing.holds.redis_errors import RedisAway, RedisStrange
 from billing.holds.singleflight import SingleFlight
+
+Address = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class SlotRange:
+    """Slots from `first` to `last`, both included. `replicas` are those that have not failed; one that is new is listed
+    once its master has written to it, or 10 s later."""
+
+    first: int
+    last: int
+    master: Server
+    replicas: tuple[Server, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A master with its replicas, and how many slots it has: 0 outside a cluster."""
+
+    master: Server
+    replicas: tuple[Server, ...]
+    slots: int
+
+
+def read_slots(
+    reply: Iterable[Sequence[Any]], asked_host: str, server_at: Callable[[Address], Server]
+) -> list[SlotRange]:
+    """Return the reply to CLUSTER SLOTS of a server at `asked_host`; `server_at` answers one server for each
+    address."""
+    ranges = []
+    for first, last, *places in reply:
+        master, *replicas = (server_at(_address(place, asked_host)) for place in places)
+        ranges.append(SlotRange(first, last, master, tuple(replicas)))
+    return ranges
+
+
+def shards_of(ranges: Iterable[SlotRange]) -> tuple[Shard, ...]:
+    """Return the masters, in the order of their slots. Every range of a master has the same replicas."""
+    shards: dict[Server, Shard] = {}
+    for each in ranges:
+        before = shards[each.master].slots if each.master in shards else 0
+        shards[each.master] = Shard(each.master, each.replicas, before + each.last - each.first + 1)
+    return tuple(shards.values())
+
+
+def _address(place: Sequence[Any], asked_host: str) -> Address:
+    """Return a node's address in the reply to CLUSTER SLOTS, which leaves out the host where it does not know it: that
+    of the node that was asked is meant (https://redis.io/docs/latest/commands/cluster-slots/)."""
+    host = place[0].decode() if isinstance(place[0], bytes) else place[0]
+    return host or asked_host, int(place[1])
+
 
 REFRESH_AT_MOST_EVERY_S: Final = 0.1
 ASK_TOPOLOGY_S: Final = 1.0
@@ -49,7 +101,7 @@ class RedisClient:
 
     @property
     def topology(self) -> str:
-        """In words, for an operator; known once it was used."""
+        """Return what this is, in words for an operator; known once it was used."""
         if self._ranges is None:
             return f"one server at {self._seed.name}"
         return f"a cluster of {len(shards_of(self._ranges))} masters"
@@ -62,8 +114,8 @@ class RedisClient:
         self._doubts += 1
 
     async def connect(self, key: Argument = b"") -> ServerSession:
-        """The session, at this moment, with the server that has a key; scripts on keys of the same tag are sent to it
-        for as long as it stands. Raises `RedisAway`.
+        """Return the session, at this moment, with the server that has a key; scripts on keys of the same tag are sent
+        to it for as long as it stands. Raises `RedisError`.
         """
         tag = _tag(key)
         life = self._lives.get(tag)
@@ -71,17 +123,18 @@ class RedisClient:
             return life
         server = await self._server_for(key)
         try:
-            wire = await server.connect()
+            connection = await server.connect()
         except RedisAway:
             self._doubt()
             raise
         life = self._lives.get(tag)
         if life is None or not life.stands:  # one session at a time: who else connected meanwhile has the same
-            life = self._lives[tag] = ServerSession(wire, self._timeout_s, self._doubt)
+            life = self._lives[tag] = ServerSession(connection, self._timeout_s, self._doubt)
         return life
 
     async def _server_for(self, key: Argument) -> Server:
-        """The server that has a key, after asking for the slots where they may have changed. Raises `RedisAway`."""
+        """Return the server that has a key, after asking for the slots where they may have changed. Raises
+        `RedisError`."""
         for _ in range(2):  # the first may join a reading that had begun before the doubt
             if self._doubts_cleared != self._doubts:
                 await self._refreshes.run("slots", self._refresh)
@@ -96,12 +149,13 @@ class RedisClient:
     async def _refresh(self) -> None:
         loop = asyncio.get_running_loop()
         await asyncio.sleep(max(0.0, self._refresh_not_before - loop.time()))
-        doubts, failure = self._doubts, RedisAway("Redis is away")
+        doubts = self._doubts
+        failure: RedisError = RedisAway("Redis is away")
         for server in dict.fromkeys((self._answering, self._seed, *self._nodes.values())):
             try:
                 async with asyncio.timeout(ASK_TOPOLOGY_S):
                     await self._read_topology(server)
-            except RedisAway as error:
+            except RedisError as error:
                 failure = error
             except TimeoutError:
                 failure = RedisAway(f"Redis at {server.name}: no answer within {ASK_TOPOLOGY_S} s")
@@ -114,8 +168,7 @@ class RedisClient:
             raise failure
 
     async def _read_topology(self, server: Server) -> None:
-        info = await server.command("INFO", "cluster")
-        if not info.get("cluster_enabled"):
+        if not (await server.info("cluster")).get("cluster_enabled"):
             self._ranges = None
             return
         nodes: dict[Address, Server] = {}
@@ -151,45 +204,49 @@ class RedisClient:
         return await in_time(answer, self._timeout_s, script.name)
 
     async def command(self, *command: Argument) -> Any:
-        """A plain command, asked of the server that has its first argument. Raises `RedisAway`."""
+        """Return the reply to a plain command of the server that has its first argument. Raises `RedisError`."""
         server = await self._server_for(command[1] if len(command) > 1 else b"")
         try:
             return await server.command(*command)
-        except RedisAway:
+        except RedisError:
             self._doubt()
             raise
 
-    async def scan_hash(self, key: str, count: int) -> AsyncIterator[tuple[bytes, bytes]]:
-        """Every field and value of a hash, without holding the server up. Raises `RedisAway`."""
+    async def info(self, *sections: str) -> dict[str, str | int]:
+        """Return the fields of INFO of a server that answers. Raises `RedisError`."""
+        return await (await self._any()).info(*sections)
+
+    async def scan_hash(self, key: Argument, count: int) -> AsyncIterator[tuple[bytes, bytes]]:
+        """Yield every field and value of a hash, without holding the server up. Raises `RedisError`."""
         server = await self._server_for(key)
         async for field, value in server.scan_hash(key, count):
             yield field, value
 
     async def listen(self, channel: str, on_subscribed: Callable[[], None]) -> AsyncIterator[bytes]:
-        """Messages of a channel until the connection breaks; a cluster passes them on to all its nodes.
+        """Yield messages of a channel until the connection breaks; a cluster passes them on to all its nodes.
 
-        Raises `RedisAway` then.
+        Raises `RedisError` then.
         """
         async for message in (await self._any()).listen(channel, on_subscribed):
             yield message
 
     async def publish(self, channel: str, message: bytes) -> None:
-        """Tell every subscriber. Raises `RedisAway`."""
+        """Tell every subscriber. Raises `RedisError`."""
         try:
             await (await self._any()).command("PUBLISH", channel, message)
-        except RedisAway:
+        except RedisError:
             self._doubt()
             raise
 
     async def _any(self) -> Server:
-        """A server that answers: of a cluster it need not be the one that has the slot. Raises `RedisAway`."""
+        """Return a server that answers: of a cluster it need not be the one that has the slot. Raises `RedisError`."""
         if self._doubts_cleared != self._doubts:
             await self._refreshes.run("slots", self._refresh)
         return self._answering
 
     async def shards(self) -> tuple[Shard, ...]:
-        """Every master that has slots, with its replicas; without a cluster, or slots in it, the one server that
-        answers. Raises `RedisAway`."""
+        """Return every master that has slots, with its replicas; without a cluster, or slots in it, the one server that
+        answers. Raises `RedisError`."""
         answering = await self._any()
         return shards_of(self._ranges or ()) or (Shard(answering, (), 0),)
 
@@ -200,6 +257,6 @@ class RedisClient:
 
 
 def _tag(key: Argument) -> bytes:
-    """What decides on a key's slot, for keys that begin with their hash tag."""
+    """Return what decides on a key's slot, for keys that begin with their hash tag."""
     raw = key if isinstance(key, bytes) else str(key).encode()
     return raw[: raw.find(b"}") + 1] or raw

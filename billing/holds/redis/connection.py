@@ -1,6 +1,16 @@
-"""Script calls over one connection, in RESP2: replies come in the order of the commands.
+"""Commands and script calls over one connection, in RESP2: replies come in the order of the commands.
 
 The client library costs 240 µs of CPU a call; a write and a parse by hiredis cost a twentieth of that.
+
+What can go wrong between a gateway and Redis; no message holds a secret:
+
+RedisError
++-- RedisAway      no connection, or it broke: a command sent may or may not have been carried out
+|   +-- RedisStrange   what answers is no Redis, or does not take the user and password: waiting does not help
++-- RedisTimeout   no answer in time: likewise
++-- RedisRefused   the server answered with an error: nothing was done
+    +-- RedisMoved   another server has this key now, or this one can't serve it: ask again elsewhere
+    +-- RedisUnfit   it is set up so that it may lose what it was told
 """
 
 import asyncio
@@ -13,7 +23,7 @@ from typing import Any, Final, cast
 
 import hiredis
 
-from billing.holds.redis_errors import RedisAway, RedisError, RedisMoved, RedisRefused, RedisTimeout
+from billing.errors import StoreError
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +35,38 @@ ASK_TIMEOUT_S: Final = 5.0
 ERROR_CHARACTERS: Final = 200
 ELSEWHERE: Final = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "READONLY", "LOADING", "MASTERDOWN")
 """Errors that say where or when to ask instead (https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/)."""
+NO_REDIS: Final = "what answers is no Redis"
+DENIED: Final = ("NOAUTH", "WRONGPASS", "NOPERM")
+"""Errors that say that the user, the password or the user's rights are wrong
+(https://redis.io/docs/latest/operate/oss_and_stack/management/security/acl/)."""
+
+
+class RedisError(StoreError):
+    """Redis did not do what was asked."""
+
+
+class RedisAway(RedisError):
+    """No connection, or it broke: what was sent may or may not have been carried out."""
+
+
+class RedisStrange(RedisAway):
+    """What answers there is no Redis, or does not take this user and password, or the URL says what none can be."""
+
+
+class RedisTimeout(RedisError):
+    """No answer in time: what was sent may or may not have been carried out."""
+
+
+class RedisRefused(RedisError):
+    """The server answered with an error: nothing was done."""
+
+
+class RedisUnfit(RedisRefused):
+    """The server is set up so that it may lose what it was told: nothing is asked of it."""
+
+
+class RedisMoved(RedisRefused):
+    """Another server has this key now, or this one can't serve it yet: nothing was done."""
 
 
 class Script:
@@ -58,6 +100,7 @@ class RedisConnection(asyncio.Protocol):
         self._waiting: deque[OnReply] = deque()
         self._transport: asyncio.WriteTransport | None = None
         self._on_lost = on_lost
+        self._strange = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's are no subclass of asyncio's
@@ -88,7 +131,7 @@ class RedisConnection(asyncio.Protocol):
         self.send(["EVALSHA", script.sha, len(keys), *keys, *arguments], answered)
 
     async def ask(self, command: Sequence[Argument], timeout_s: float = ASK_TIMEOUT_S) -> Any:
-        """A plain command and its reply. Raises `RedisError`."""
+        """Send a plain command and return its reply. Raises `RedisError`."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.send(command, lambda reply: None if answer.done() else answer.set_result(reply))
         reply = await in_time(answer, timeout_s, str(command[0]))
@@ -104,13 +147,14 @@ class RedisConnection(asyncio.Protocol):
                 self._waiting.popleft()(reply)
         except hiredis.ProtocolError:
             logger.warning("Redis sent what is not its protocol; closing the connection")
+            self._strange = True
             self.close()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport, self.alive = None, False
         waiting, self._waiting = self._waiting, deque()
         for on_reply in waiting:
-            on_reply(RedisAway("the connection to Redis broke"))
+            on_reply(RedisStrange(NO_REDIS) if self._strange else RedisAway("the connection to Redis broke"))
         self._on_lost()
 
     def close(self) -> None:
@@ -121,7 +165,7 @@ class RedisConnection(asyncio.Protocol):
 
 
 async def in_time(answer: asyncio.Future[Any], timeout_s: float, name: str) -> Any:
-    """What an answer comes to. One that lies here counts, however late this process gets to look at it.
+    """Return what an answer comes to. One that lies here counts, however late this process gets to look at it.
 
     Raises `RedisTimeout`, or the `RedisError` that it is.
     """
@@ -136,8 +180,17 @@ async def in_time(answer: asyncio.Future[Any], timeout_s: float, name: str) -> A
     return reply
 
 
-def as_error(reply: hiredis.ReplyError, name: str) -> RedisRefused:
-    """Our exception for an error reply. It names the command, never its arguments, which a server may repeat."""
+def as_error(reply: hiredis.ReplyError, name: str) -> RedisError:
+    """Return our exception for an error reply. It names the command, never its arguments, which a server may repeat."""
     text = str(reply).partition(", with args")[0][:ERROR_CHARACTERS]
+    if text.startswith(DENIED):
+        return RedisStrange(f"{name}: {text}")
     kind = RedisMoved if text.startswith(ELSEWHERE) else RedisRefused
     return kind(f"{name}: {text}")
+
+
+def info_fields(reply: bytes) -> dict[str, str | int]:
+    """Return what INFO or CLUSTER INFO says, a field a line (https://redis.io/docs/latest/commands/info/); whole
+    numbers as such."""
+    lines = (line.partition(":") for line in reply.decode().splitlines())
+    return {name: int(value) if value.isdecimal() else value for name, colon, value in lines if colon}

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from billing.ledger.debits import NewerLayout, Unreadable
+from billing.errors import NewerLayout, Unreadable
 
 STATE_VERSION: Final = 2
 """Of accounts and keys. A state of another version is as one that is gone: `install` finds that writes are lost, and a
@@ -67,11 +67,12 @@ class Counter:
 
     @property
     def taken(self) -> int:
-        """What of the limit is gone for now."""
+        """Return what of the limit is gone for now."""
         return self.used + self.held
 
     @property
     def pending(self) -> bool:
+        """Return whether the counter waits for what the ledger had before it."""
         return bool(self.tag & PENDING)
 
 
@@ -91,6 +92,7 @@ class AccountState:
     counters: tuple[Counter, ...]
 
     def pack(self) -> bytes:
+        """Return the state packed, as the scripts read it."""
         head = _ACCOUNT.pack(
             STATE_VERSION,
             self.epoch,
@@ -108,6 +110,7 @@ class AccountState:
 
     @classmethod
     def unpack(cls, raw: bytes) -> "AccountState":
+        """Return the state of packed bytes; an empty one of no epoch for those of another layout."""
         if raw[0] != STATE_VERSION:
             return cls(NO_EPOCH, 0, 0, 0, 0, 0, 0, 0, 0, ())
         _, epoch, balance, held, dseq, xseq, hold_version, version, now_s, running, count = _ACCOUNT.unpack_from(raw)
@@ -125,11 +128,13 @@ class KeyState:
     counters: tuple[Counter, ...]
 
     def pack(self) -> bytes:
+        """Return the state packed, as the scripts read it."""
         head = _KEY.pack(STATE_VERSION, self.epoch, self.principal_version, self.running, len(self.counters))
         return head + _pack_counters(self.counters)
 
     @classmethod
     def unpack(cls, raw: bytes) -> "KeyState":
+        """Return the state of packed bytes; an empty one of no epoch for those of another layout."""
         if raw[0] != STATE_VERSION:
             return cls(NO_EPOCH, 0, 0, ())
         _, epoch, version, running, count = _KEY.unpack_from(raw)
@@ -164,7 +169,7 @@ class Entry:
 
     @classmethod
     def unpack(cls, raw: bytes) -> "Entry":
-        """Raises `NewerLayout` for an entry of a newer release, `Unreadable` for what is none."""
+        """Raise `NewerLayout` for an entry of a newer release, `Unreadable` for what is none."""
         if raw[:1] > VERSION_BYTE and len(raw) >= _ENTRY.size:
             raise NewerLayout(f"an entry of layout {raw[0]}")
         try:
@@ -208,7 +213,7 @@ class Entry:
 
 
 def entry_at_ms(raw: bytes) -> int:
-    """When an entry of whatever layout was written; 0 where it does not say."""
+    """Return when an entry of whatever layout was written; 0 where it does not say."""
     return int(_ENTRY.unpack_from(raw)[3]) if len(raw) >= _ENTRY.size else 0
 
 
@@ -225,13 +230,13 @@ def _tags(raw: bytes, at: int) -> tuple[tuple[int, ...], int]:
 
 
 def pack_text(text: str) -> bytes:
-    """A length (u8) and the text's UTF-8; names are bounded below 256 bytes where they are made."""
+    """Pack a length (u8) and the text's UTF-8; names are bounded below 256 bytes where they are made."""
     raw = text.encode()
     return bytes((len(raw),)) + raw
 
 
 def pack_tags(tags: Sequence[int]) -> bytes:
-    """A count (u8), then the tags (u32)."""
+    """Pack a count (u8), then the tags (u32)."""
     return struct.pack(f"<B{len(tags)}I", len(tags), *tags)
 
 
@@ -243,7 +248,7 @@ def pack_hold(
     tags: tuple[Sequence[int], Sequence[int]],
     payload: bytes,
 ) -> bytes:
-    """An entry H as the admission wrote it: `amounts` are cost, input and output tokens."""
+    """Return an entry H as the admission wrote it: `amounts` are cost, input and output tokens."""
     return b"".join(
         (
             _ENTRY.pack(VERSION, HELD, epoch, at_ms),

@@ -1,5 +1,5 @@
 SELECT
-    accounts.id AS account_id,
+    api_keys.*,
     accounts.name AS account_name,
     accounts.version AS account_version,
     accounts.status,
@@ -7,19 +7,6 @@ SELECT
     accounts.credit_limit_nano,
     accounts.quotas AS account_quotas,
     accounts.plan,
-    api_keys.id AS key_id,
-    api_keys.version AS key_version,
-    api_keys.name AS key_name,
-    api_keys.prefix AS key_prefix,
-    api_keys.user_id,
-    api_keys.scopes,
-    api_keys.models,
-    api_keys.quotas AS key_quotas,
-    api_keys.max_parallel_requests,
-    api_keys.tags,
-    api_keys.created_at,
-    api_keys.expires_at,
-    api_keys.revoked_at,
     coalesce(api_keys.revoked_at <= now(), false) AS revoked,
     (SELECT max(revision) FROM plan_revisions) AS plans_revision
 FROM api_keys JOIN accounts ON accounts.id = api_keys.account_id

@@ -13,42 +13,49 @@ Every value is looked at by a decoder here or by `structure.check_value`, so tha
 `parse` has accepted never raises. Nothing below the top level is built but what has to be looked into.
 """
 
-from collections.abc import Callable, Mapping
+from __future__ import annotations
+
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT
-from gateway.dialects.base import NO_PARTS, NO_WORK, BadRequest, ParsedRequest, Work
-from gateway.dialects.openai.fields import first_byte, folded, is_null, other_case, read_object, top_level, wrong_type
+from gateway.dialects.base import NO_METADATA, NO_PARTS, NO_WORK, BadRequest, Endpoint, Head, Match, ParsedRequest, Work
+from gateway.dialects.openai.errors import error_body, error_headers
+from gateway.dialects.openai.fields import first_byte, is_null, read_object, top_level, wrong_type
 from gateway.dialects.openai.input import input_tokens
 from gateway.dialects.openai.output import output_of, output_of_part
-from gateway.dialects.openai.parts import count_parts, more_items
+from gateway.dialects.openai.parts import count_content, count_parts, more_items
+from gateway.dialects.openai.paths import CHAT, COMPLETIONS, DEPLOYMENT, EMBEDDINGS, MODERATIONS, with_azure
+from gateway.dialects.openai.texts import input_texts
 from gateway.dialects.openai.usage import OpenAIEvents, usage_from_json
-from gateway.dialects.openai.work import PRESET, WORK_FIELDS, read_work
-from gateway.dialects.output import Inline, Output
-from gateway.dialects.streaming import SseTap
-from gateway.dialects.structure import SHORT_VALUE_BYTES, StructureBounds, check_size, check_value, too_many
+from gateway.dialects.openai.values import (
+    BOOLEAN,
+    FIELD_LEVEL,
+    INTEGER,
+    FieldTable,
+    checked_model,
+    label,
+    metadata_of,
+    model_of,
+    read_values,
+    within,
+)
+from gateway.dialects.openai.work import WORK_FIELDS, read_work
+from gateway.dialects.streaming import EVENT_STREAM, SseTap
+from gateway.dialects.structure import StructureBounds, check_size, check_value, too_many
 
-CHAT: Final = "/v1/chat/completions"
-COMPLETIONS: Final = "/v1/completions"
-EMBEDDINGS: Final = "/v1/embeddings"
-INPUT_FIELD: Final = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input"}
+INPUT_FIELD: Final = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input", MODERATIONS: "input"}
+WITH_OUTPUT: Final = frozenset({CHAT, COMPLETIONS})
 MAX_FIELDS: Final = ("max_completion_tokens", "max_tokens", "n_predict")
 """The largest one given bounds a choice. `n_predict` is llama.cpp's, which prefers it to `max_tokens`."""
-MAX_MODEL_CHARS: Final = 200
 MAX_CHOICES: Final = 128
 """Of `n` and of `best_of` each, as OpenAI's reference bounds `n`."""
-MAX_LABEL_CHARS: Final = 256
-"""An end user's name and a service tier are kept up to here."""
 
 _FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
 _ITEMS: Final = msgspec.json.Decoder(list[Raw])
-_STRING: Final[msgspec.json.Decoder[str | None]] = msgspec.json.Decoder(str | None)
-_INTEGER: Final[msgspec.json.Decoder[int | None]] = msgspec.json.Decoder(int | None)
-_BOOLEAN: Final[msgspec.json.Decoder[bool | None]] = msgspec.json.Decoder(bool | None)
-_FIELD_LEVEL: Final = 1
 _TOKEN_IDS: Final = b"0123456789,[] \t\r\n"
 """All that stands in arrays of token ids."""
 
@@ -57,35 +64,37 @@ _EXPECTED: Final = {
     **dict.fromkeys(("n", "best_of", "max_tool_calls", *MAX_FIELDS), "an integer"),
     "stream": "a boolean",
 }
-_DECODERS: Final = {"a string": _STRING.decode, "an integer": _INTEGER.decode, "a boolean": _BOOLEAN.decode}
-_READERS: Final[dict[str, Callable[[Raw], str | int | None]]] = {
-    name: _DECODERS[expected] for name, expected in _EXPECTED.items()
-}
-METERING_FIELDS: Final = frozenset({*_READERS, "stream_options", *INPUT_FIELD.values(), *WORK_FIELDS})
-_MEANT: Final = {folded(name): name for name in METERING_FIELDS}
-_LOOKED_INTO: Final = WORK_FIELDS | {"stream_options"}
+METERING_FIELDS: Final = frozenset({*_EXPECTED, "stream_options", *INPUT_FIELD.values(), *WORK_FIELDS})
 _USUAL_FIELDS: Final = METERING_FIELDS | {
     *("temperature", "top_p", "stop", "seed", "tool_choice", "parallel_tool_calls", "response_format", "top_k"),
     *("presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs", "metadata", "store"),
     *("reasoning_effort", "prediction", "verbosity", "echo", "suffix", "dimensions", "min_p", "repetition_penalty"),
-    *("encoding_format", "prompt_cache_key", "functions", "function_call"),
+    *("encoding_format", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "functions"),
+    "function_call",
 }
-"""Names that need no second look; any other costs a case-folding."""
+_TABLE: Final = FieldTable(_EXPECTED, METERING_FIELDS, _USUAL_FIELDS, WORK_FIELDS | {"stream_options"})
 _STREAM_OPTIONS: Final = frozenset({"include_usage"})
 DEFAULT_BOUNDS: Final = StructureBounds()
 
 
-def parse(endpoint: str, body: bytes, bounds: StructureBounds = DEFAULT_BOUNDS) -> ParsedRequest:
-    """What a request to `/v1/chat/completions`, `/v1/completions` or `/v1/embeddings` asks for. Raises `BadRequest`."""
+def parse(
+    operation: str, body: bytes, bounds: StructureBounds = DEFAULT_BOUNDS, deployment: str | None = None
+) -> ParsedRequest:
+    """What a request to one of `INPUT_FIELD` asks for. `deployment` is the model that its path names, which goes before
+    the body's. Raises `BadRequest`."""
     if len(body) > bounds.small_bytes:
         check_size(body, bounds)
     fields = top_level(body, bounds.fields)
     if fields is None:
         raise too_many("fields", bounds.fields)
-    values = _values(fields, INPUT_FIELD[endpoint], bounds)
-    model = _model(values)
-    content = _input(fields, INPUT_FIELD[endpoint])
-    has_output = endpoint != EMBEDDINGS
+    values = read_values(fields, _TABLE, INPUT_FIELD[operation], bounds)
+    if deployment is not None:
+        model, named = checked_model(deployment), False
+    else:
+        named = values.get("model") is not None
+        model = "" if operation == MODERATIONS and not named else model_of(values)
+    content = _input(fields, INPUT_FIELD[operation])
+    has_output = operation in WITH_OUTPUT
     stream = has_output and values.get("stream") is True
     choices = 1
     given: tuple[str, ...] = ()
@@ -93,39 +102,44 @@ def parse(endpoint: str, body: bytes, bounds: StructureBounds = DEFAULT_BOUNDS) 
     work = NO_WORK if WORK_FIELDS.isdisjoint(fields) else _work(fields, values, bounds)
     if has_output:
         if "n" in values or "best_of" in values:
-            choices = max(_within(values, "n", 1, MAX_CHOICES) or 1, _within(values, "best_of", 1, MAX_CHOICES) or 1)
-        given = _maxima(values, 0 if endpoint == COMPLETIONS else 1)
+            choices = max(within(values, "n", 1, MAX_CHOICES) or 1, within(values, "best_of", 1, MAX_CHOICES) or 1)
+        given = _maxima(values, 0 if operation == COMPLETIONS else 1)
     most: int | None = values[given[0]] if given else None
     if len(given) > 1:
         most = max([values[name] for name in given])
-    if endpoint == CHAT:
+    if operation == CHAT:
         parts, outside = count_parts(content, bounds)
         outside = outside or ("prompt" in fields and first_byte(fields["prompt"]) == ord("{"))  # stored there
+    elif operation == MODERATIONS and first_byte(content) == ord("["):
+        parts, outside = count_content(content, bounds)
     else:
-        prompts = _prompts(content, INPUT_FIELD[endpoint], bounds)
+        prompts = _prompts(content, INPUT_FIELD[operation], bounds)
         choices *= prompts if has_output else 1
     return ParsedRequest(
-        endpoint=endpoint,
+        operation=operation,
         model=model,
+        model_in_body=named,
+        reports_usage=operation != MODERATIONS,
         stream=stream,
         include_usage="stream_options" in fields and _asks_for_usage(fields["stream_options"], stream, bounds),
         choices=choices,
         max_output_tokens=most,
         max_fields=given,
         input_bound_tokens=len(body),
-        end_user=_label(user) if (user := values.get("safety_identifier") or values.get("user")) else None,
-        service_tier=_label(tier) if (tier := values.get("service_tier")) else None,
+        end_user=label(user) if (user := values.get("safety_identifier") or values.get("user")) else None,
+        service_tier=label(tier) if (tier := values.get("service_tier")) else None,
         has_output=has_output,
         parts=parts,
         unbounded_input=outside or work.outside,
         work=work,
+        metadata=metadata_of(fields["metadata"]) if "metadata" in fields else NO_METADATA,
     )
 
 
-def max_field(provider_field: str, endpoint: str) -> str:
+def max_field(provider_field: str, operation: str) -> str:
     """Where a provider takes the maximum of an answer's tokens: `provider_field` is its field for chats. Completions
     are older than `max_completion_tokens`."""
-    return provider_field if endpoint == CHAT or provider_field == "n_predict" else "max_tokens"
+    return provider_field if operation == CHAT or provider_field == "n_predict" else "max_tokens"
 
 
 def rewrite(
@@ -154,7 +168,7 @@ def rewrite(
         options["include_usage"] = True
         fields["stream_options"] = options
     if max_output_tokens is not None:
-        maxima: dict[str, int | None] = {name: _INTEGER.decode(fields[name]) for name in MAX_FIELDS if name in fields}
+        maxima: dict[str, int | None] = {name: INTEGER.decode(fields[name]) for name in MAX_FIELDS if name in fields}
         if maxima.get(max_field) is None:
             for name in maxima:
                 del fields[name]
@@ -165,19 +179,38 @@ def rewrite(
 
 
 class OpenAIDialect:
-    """OpenAI's chat completions, completions and embeddings; a `Dialect`."""
+    """OpenAI's chat completions, completions, embeddings and moderations; a `Dialect`."""
 
-    endpoints: Final = frozenset(INPUT_FIELD)
+    name: str = "openai"
+    endpoints: tuple[Endpoint, ...] = tuple(with_azure(INPUT_FIELD))
+    key_headers: Final = ()
+    key_parameter: Final = None
+    kept_parameters: frozenset[str] = METERING_FIELDS
+    passed_parameters: Final[frozenset[str]] = frozenset()
     events: Final = OpenAIEvents()
 
     def __init__(self, bounds: StructureBounds = DEFAULT_BOUNDS) -> None:
         self._bounds = bounds
 
-    def check_size(self, body: bytes) -> None:
-        check_size(body, self._bounds)
+    def owns(self, path: str, headers: Mapping[str, str]) -> bool:
+        return True
 
-    def parse(self, endpoint: str, body: bytes) -> ParsedRequest:
-        return parse(endpoint, body, self._bounds)
+    def parse(self, head: Head, body: bytes) -> ParsedRequest:
+        match = head.match
+        return parse(match.endpoint.operation, body, self._bounds, match.parameters.get(DEPLOYMENT))
+
+    texts = staticmethod(input_texts)
+    input_tokens = staticmethod(input_tokens)
+
+    def upstream_path(self, match: Match, model: str) -> str:
+        """A base URL is, as OpenAI's clients take it, all that stands before the endpoint, `/v1` included."""
+        return match.endpoint.operation.removeprefix("/v1")
+
+    def auth_header(self, key: str) -> tuple[str, str]:
+        return "Authorization", f"Bearer {key}"
+
+    def max_field(self, operation: str, configured: str) -> str:
+        return max_field(configured, operation)
 
     def rewrite(
         self, body: bytes, *, model: str | None, include_usage: bool, max_output_tokens: int | None, max_field: str
@@ -187,81 +220,40 @@ class OpenAIDialect:
         )
 
     usage_from_json = staticmethod(usage_from_json)
+    output = staticmethod(output_of)
+    output_of_part = staticmethod(output_of_part)
 
-    def output(self, body: bytes) -> Output:
-        return output_of(body)
+    def is_stream(self, parsed: ParsedRequest, content_type: bytes) -> bool:
+        return content_type.startswith(EVENT_STREAM)
 
-    def output_of_part(self, part: bytes) -> Output:
-        return output_of_part(part)
-
-    def input_tokens(self, body: bytes, count: Callable[[str], int]) -> tuple[int, list[Inline]]:
-        return input_tokens(body, count)
-
-    def tap(self, *, usage_added: bool, include_cost: bool) -> SseTap:
+    def tap(self, content_type: bytes, *, usage_added: bool, include_cost: bool) -> SseTap:
         """A client that wants the cost gets the usage chunk that carries it, whoever asked for usage."""
         return SseTap(self.events, strip_usage=usage_added and not include_cost, hold_usage=include_cost)
 
-
-def _values(fields: Mapping[str, Raw], input_field: str, bounds: StructureBounds) -> dict[str, Any]:
-    """The small fields, decoded. Raises `BadRequest` for a wrong type, or a name that another parser would take."""
-    values: dict[str, Any] = {}
-    try:
-        for name, raw in fields.items():
-            if name in _READERS:
-                values[name] = _READERS[name](raw)
-                continue
-            if name not in _USUAL_FIELDS and (meant := _MEANT.get(folded(name))):
-                raise other_case(meant)
-            if len(raw) > SHORT_VALUE_BYTES and name != input_field and name not in _LOOKED_INTO:
-                check_value(raw, bounds, _FIELD_LEVEL, name)
-    except msgspec.DecodeError as error:
-        raise wrong_type(name, _EXPECTED[name]) from error
-    return values
+    error_body = staticmethod(error_body)
+    error_headers = staticmethod(error_headers)
 
 
 def _work(fields: Mapping[str, Raw], values: Mapping[str, Any], bounds: StructureBounds) -> Work:
-    return read_work(fields, _within(values, "max_tool_calls", 0, MAX_COUNT), bounds)
-
-
-def _within(values: Mapping[str, Any], name: str, least: int, most: int) -> int | None:
-    number: int | None = values.get(name)
-    if number is not None and not least <= number <= most:
-        raise BadRequest(f"Invalid value for '{name}': expected an integer from {least} to {most}.", name)
-    return number
-
-
-def _label(text: str) -> str:
-    """A string that is only recorded: bounded, and without NUL, which Postgres can't store."""
-    return text[:MAX_LABEL_CHARS].replace("\0", "\ufffd")
-
-
-def _model(values: Mapping[str, Any]) -> str:
-    model: str | None = values.get("model")
-    if model is None:
-        raise BadRequest("Missing required parameter: 'model'.", "model")
-    if not 1 <= len(model) <= MAX_MODEL_CHARS:
-        raise BadRequest(f"Invalid value for 'model': expected 1 to {MAX_MODEL_CHARS} characters.", "model")
-    if PRESET in model:
-        raise BadRequest("A preset names its model at the provider: name the model itself.", "model")
-    return model
+    return read_work(fields, within(values, "max_tool_calls", 0, MAX_COUNT), bounds)
 
 
 def _maxima(values: Mapping[str, Any], least: int) -> tuple[str, ...]:
     """The maxima given, by name. Completions allow 0, with which OpenAI scores an echoed prompt and writes nothing."""
     given: tuple[str, ...] = ()
     for name in MAX_FIELDS:
-        if name in values and _within(values, name, least, MAX_COUNT) is not None:
+        if name in values and within(values, name, least, MAX_COUNT) is not None:
             given += (name,)
     return given
 
 
 def _asks_for_usage(raw: Raw, stream: bool, bounds: StructureBounds) -> bool:
-    check_value(raw, bounds, _FIELD_LEVEL, "stream_options")
+    check_value(raw, bounds, FIELD_LEVEL, "stream_options")
     if is_null(raw) or (not stream and first_byte(raw) != ord("{")):
         return False
     options = read_object(raw, "stream_options", _STREAM_OPTIONS)
     try:
-        return "include_usage" in options and _BOOLEAN.decode(options["include_usage"]) is True and stream
+        return "include_usage" in options and BOOLEAN.decode(options["include_usage"]) is True and stream
     except msgspec.DecodeError as error:
         raise wrong_type("stream_options.include_usage", "a boolean") from error
 
@@ -282,7 +274,7 @@ def _prompts(raw: Raw, name: str, bounds: StructureBounds) -> int:
     there: some providers take a picture's address, which bounds no tokens."""
     if first_byte(raw) == ord('"'):
         return 1
-    check_value(raw, bounds, _FIELD_LEVEL, name)
+    check_value(raw, bounds, FIELD_LEVEL, name)
     text = bytes(raw)
     ids = not text.translate(None, _TOKEN_IDS)
     if ids and text.rfind(b"[") == 0:

@@ -7,6 +7,7 @@ spelled in another way (`MAX_TOKENS`, `maxTokens`).
 """
 
 import codecs
+import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Final
@@ -23,8 +24,15 @@ SHAPES: Final = 1_024
 NAMES_BETWEEN: Final = "\0"
 """Where a name has one itself, it counts as two."""
 
+_NEW_FIELD_HOSTS: Final = re.compile(r"https?://(api\.openai\.com|[^/]+\.(openai|cognitiveservices)\.azure\.com)[:/]")
+"""OpenAI's and Azure's reasoning models refuse `max_tokens`; all others know it, and many know nothing else."""
 _FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
 _SHORTEST_PAIR_BYTES: Final = len('"":0,')
+
+
+def default_max_field(base_url: str) -> str:
+    """Return where a provider takes the maximum of a chat's output when its entry does not say."""
+    return "max_completion_tokens" if _NEW_FIELD_HOSTS.match(base_url + "/") else "max_tokens"
 
 
 class Name(str):

@@ -102,6 +102,13 @@ def count_parts(messages: Raw, bounds: StructureBounds) -> tuple[Parts, bool]:
     return _look_into(messages, bounds)
 
 
+def count_content(content: Raw, bounds: StructureBounds) -> tuple[Parts, bool]:
+    """As `count_parts`, of a list that has the parts of one message. Raises `BadRequest`."""
+    parts: list[dict[str, Raw]] = []
+    outside = not _collect(content, parts, bounds)
+    return _sum(parts, outside, bounds) if parts else (NO_PARTS, outside)
+
+
 def _is_plain(messages: bytes) -> bool:
     """Whether every message has a role and a content, both texts, each once, and nothing else: told by the number of
     strings. Where some are escaped it is told by the names, whose quotes within a text are escaped."""

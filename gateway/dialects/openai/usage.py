@@ -16,17 +16,22 @@ with the dearer part kept (audio before cache writes before cached, audio before
 zero, above `MAX_COUNT`, both zero) are no report: then `missing_usage` applies, and nothing is free by accident.
 """
 
+from __future__ import annotations
+
 import re
-from typing import Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT, Usage
 from gateway.dialects.base import EventFacts, GarbageAnswer, Reported
+from gateway.dialects.openai.costs import CostFields, reported_cost
 from gateway.dialects.openai.output import pieces, pieces_of_part
 from gateway.dialects.openai.searches import CITATION, searches_of
-from gateway.dialects.output import Piece
+
+if TYPE_CHECKING:
+    from gateway.dialects.output import Piece
 
 _NULL: Final = Raw(b"null")
 
@@ -51,7 +56,7 @@ _NO_INPUT_DETAILS: Final = _InputDetails()
 _NO_OUTPUT_DETAILS: Final = _OutputDetails()
 
 
-class _Totals(msgspec.Struct):
+class _Totals(CostFields):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     total_tokens: int | None = None
@@ -115,6 +120,8 @@ class _PlainUsage(msgspec.Struct):
     server_side_tool_usage_details: None = None
     num_search_queries: _Nothing = None
     num_sources_used: _Nothing = None
+    cost: None = None
+    cost_in_usd_ticks: None = None
 
 
 class _PlainAnswer(msgspec.Struct):
@@ -141,13 +148,21 @@ _TOTALS: Final[msgspec.json.Decoder[_Totals | None]] = msgspec.json.Decoder(_Tot
 _GROQ: Final[msgspec.json.Decoder[_Groq | None]] = msgspec.json.Decoder(_Groq | None)
 _STRING: Final[msgspec.json.Decoder[str | None]] = msgspec.json.Decoder(str | None)
 _FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
+_ENVELOPE: Final = frozenset(
+    {
+        *("id", "object", "created", "model", "service_tier", "system_fingerprint", "choices", "usage", "obfuscation"),
+        *("provider", "x_groq", "timings", "time_info", "metrics"),
+    }
+)
+"""What a chunk has that is there for its usage alone."""
+_NOTHING_SAID: Final = (_NULL, Raw(b'""'), Raw(b"[]"), Raw(b"{}"))
 _EMPTY_LIST: Final = re.compile(rb"\[\s*\]")
 _NULL_USAGE: Final = re.compile(rb'"usage"\s*:\s*null')
 MOST_TRIED: Final = 8
 """Of the places in one event where usage is null, so many each are tried from its beginning and from its end: one at
 the top level stands there."""
 _NULL_USAGE_LAST: Final = b',"usage":null}\n\n'
-_NULL_USAGE_PADDED: Final = re.compile(rb'"usage":null,("obfuscation":"[^"\\]*"\}\n\n)')
+_NULL_USAGE_PADDED: Final = re.compile(rb'"usage":null,(?="obfuscation":"[^"\\]*"\}\n\n)')
 """Where it is the last field of an event, or OpenAI's padding alone follows: the brace that ends the event shows that
 it stands at the top level, so that nothing has to be decoded."""
 _DATA_LINE: Final = re.compile(rb"(?<=^data:).*\{.*$", re.MULTILINE)
@@ -246,8 +261,15 @@ def _plain_facts(data: bytes) -> EventFacts | None:
     usage = _plain_usage(event.usage)
     if usage is None:
         return None
-    only = _EMPTY_LIST.fullmatch(event.choices) is not None
+    only = _EMPTY_LIST.fullmatch(event.choices) is not None and _says_no_more(data)
     return EventFacts(Reported(usage, event.service_tier, event.model), has_usage=True, is_usage_only=only)
+
+
+def _says_no_more(data: bytes) -> bool:
+    """Whether an event without choices has nothing beside its usage that a client would miss: a moderation's verdict
+    and Azure's filter results come in chunks without choices, too."""
+    fields = _fields_of(data) or {}
+    return all(name in _ENVELOPE or value in _NOTHING_SAID for name, value in fields.items())
 
 
 def _to_usage(counts: _Usage) -> Usage | None:
@@ -285,19 +307,20 @@ def _to_usage(counts: _Usage) -> Usage | None:
         output_tokens=output,
         reasoning_tokens=reasoning,
         audio_output_tokens=audio_output,
+        reported_cost_usd=reported_cost(counts),
     )
 
 
 def _left_out(remainder: int, cache: int, reasoning: int) -> tuple[int, int]:
     """What `total_tokens` counts above prompt and completion, as (input, output) to add.
 
-    Equal to the reasoning: xAI, output. Equal to the cache: Anthropic's way, input. Anything else beside no reported
-    reasoning: Google's thinking, output. A remainder that contradicts the reported reasoning is ignored.
+    Equal to the reasoning: xAI, output. Equal to the cache: Anthropic's way, input; to both together: each. Anything
+    else is output, as Google's thinking is: where counts contradict each other, the larger reading is charged.
     """
-    if remainder <= 0 or (reasoning and remainder != reasoning):
+    if remainder <= 0:
         return 0, 0
-    if remainder == cache and not reasoning:
-        return remainder, 0
+    if cache and remainder != reasoning and remainder in (cache, cache + reasoning):
+        return cache, remainder - cache
     return 0, remainder
 
 
@@ -349,10 +372,17 @@ class OpenAIEvents:
 
     usage_marker: Final = b'"usage"'
     usage_pattern: Final = re.compile(rb'"usage"\s*:\s*\{')
+    error_marker: Final = b'"error"'
     finish_markers: Final = (b'"finish_reason":"', b'"finish_reason": "')
+    terminal_markers: Final = (b"[DONE]",)
+    terminal_lines: Final = (b"data: [DONE]", b"data:[DONE]")
+
+    def is_terminal(self, event: bytes, data: bytes) -> bool:
+        """`data: [DONE]`, and nothing beside it."""
+        return data.strip() == b"[DONE]"
 
     def facts(self, data: bytes) -> EventFacts:
-        """Usage and errors of one event. A usage-only chunk has usage, no error and `"choices": []`."""
+        """Usage and errors of one event. A usage-only chunk has usage, no error, `"choices": []`, and says no more."""
         return (_plain_facts(data) if data.find(CITATION) < 0 else None) or self._facts(data)
 
     @staticmethod
@@ -366,7 +396,9 @@ class OpenAIEvents:
         return EventFacts(
             reported=_reported(answer),
             has_usage=has_usage,
-            is_usage_only=has_usage and not is_error and _EMPTY_LIST.fullmatch(answer.choices) is not None,
+            is_usage_only=(
+                has_usage and not is_error and _EMPTY_LIST.fullmatch(answer.choices) is not None and _says_no_more(data)
+            ),
             is_error=is_error,
         )
 
@@ -381,9 +413,10 @@ class OpenAIEvents:
     def without_null_usage(self, block: bytes) -> bytes:
         """Whole events without the `"usage": null` at their top level that is there because the gateway asked."""
         block = block.replace(_NULL_USAGE_LAST, b"}\n\n")
-        if self.usage_marker in block:
-            block = _NULL_USAGE_PADDED.sub(rb"\1", block)
-        return _DATA_LINE.sub(_without_null_usage, block) if self.usage_marker in block else block
+        if _NULL_USAGE.search(block) is None:
+            return block
+        block = _NULL_USAGE_PADDED.sub(b"", block)
+        return _DATA_LINE.sub(_without_null_usage, block) if _NULL_USAGE.search(block) else block
 
     def with_cost(self, data: bytes, cost_usd: str) -> bytes:
         """The same JSON with `cost_usd` as the last field of its `usage`; all else as it was, but for outer spaces."""

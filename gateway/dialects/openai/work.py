@@ -1,11 +1,12 @@
 """OpenAI's format, the work that a provider does beside one call of the model named. This file owns what bounds it.
 
-Three kinds of fields ask for it, of OpenAI's own and of providers that speak its format:
+Four kinds of fields ask for it, of OpenAI's own and of providers that speak its format:
 
 - Input that the provider keeps (an earlier answer, a cache, a file store) is bounded by the context window.
 - Tools that run at the provider (every tool whose type is not `function` or `custom`, searches, plugins) call the model
   again with what they found: (uses + 1) times the context window. The uses are the request's own `max_uses` of each
   tool, or `max_tool_calls` of all; where it names none, it is refused, because nothing bounds them.
+- What the client predicts of an answer (`prediction`): a token of it that is wrong is billed as output beside it.
 - Names of other models (`models`, `fallbacks`): any of them may answer, so that all need a price. What leaves the
   choice to the provider (`preset`, `route` alone) is refused.
 
@@ -68,10 +69,10 @@ _plain_tools: dict[tuple[bytes, int], tuple[StructureBounds, bytes]] = {}
 WORK_FIELDS: Final = frozenset(
     {
         *(*STORED_FIELDS, *ROUND_FIELDS, *UNBOUNDED_FIELDS, *CHOICE_FIELDS),
-        *("tools", "plugins", "search_parameters", "modalities", "reasoning", "thinking", "audio"),
+        *("tools", "plugins", "search_parameters", "modalities", "reasoning", "thinking", "audio", "prediction"),
     }
 )
-OBJECT_FIELDS: Final = frozenset({"reasoning", "thinking", "audio"})
+OBJECT_FIELDS: Final = frozenset({"reasoning", "thinking", "audio", "prediction"})
 """Objects whose names must not be tricks, and that ask for no work by themselves."""
 _FUNCTION_FIELDS: Final = frozenset({"type", "function", "custom", "name", "description", "parameters", "strict"})
 """What a tool may have that names no type and yet runs at the client."""
@@ -121,6 +122,7 @@ def read_work(fields: Mapping[str, Raw], most_calls: int | None, bounds: Structu
         one_search="web_search_options" in given,
         models=tuple(dict.fromkeys((*tool_models, *_models(given)))),
         audio="modalities" in given and "audio" in _strings(given["modalities"], "modalities"),
+        predicted=len(given["prediction"]) if "prediction" in given else 0,
     )
 
 

@@ -1,4 +1,6 @@
-"""The local provider: answers by itself, without network, in OpenAI's exact wire format.
+"""The local provider: answers by itself, without network, in OpenAI's and Anthropic's exact wire formats.
 
-provider   the transport; request  what it understands; text  what it says; wire  how that is written
+provider   the transport; request  what it understands; wire  what it says, and how that is written
+messages   the same in Anthropic's format; gemini  in Google's; responses  the Responses API, with what it stores
+verdicts   moderations and reranks
 """

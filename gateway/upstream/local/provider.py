@@ -1,9 +1,12 @@
-"""A provider inside the process: answers by itself, without network, in OpenAI's exact wire format. For trying things
-out and for tests that need no provider of their own; behind the same port as the real ones.
+"""A provider inside the process: answers by itself, without network, in OpenAI's and Anthropic's exact wire formats.
+For trying things out and for tests that need no provider of their own; behind the same port as the real ones.
 
     request   what it understands of a request, and how it refuses one
     text      what it says: deterministic words, numbers and vectors
     wire      how it says it: OpenAI's JSON objects and SSE events
+    messages  the same in Anthropic's format; gemini  in Google's
+    responses the Responses API, with what it stores
+    verdicts  how it judges texts: moderations and reranks
 
 The same request gets the same text, as JSON and as a stream; ids and times come from the clock that is passed in. Usage
 is counted by tiktoken with the vocabulary of the model that was asked for. `metadata.delay_ms` and
@@ -11,11 +14,14 @@ is counted by tiktoken with the vocabulary of the model that was asked for. `met
 are ignored: every answer is plain text.
 """
 
+from __future__ import annotations
+
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import msgspec
@@ -30,13 +36,22 @@ from gateway.upstream.base import (
     UpstreamTooLarge,
     pump_chunks,
 )
-from gateway.upstream.headers import RawHeaders
+from gateway.upstream.local import messages as local_messages
 from gateway.upstream.local import request as local_request
+from gateway.upstream.local import verdicts
 from gateway.upstream.local import wire as local_wire
+from gateway.upstream.local.gemini import PATH as GEMINI
+from gateway.upstream.local.gemini import LocalGemini
+from gateway.upstream.local.gemini import error_answer as gemini_error
 from gateway.upstream.local.request import Fields, Generation, Pace, RequestError, Text
-from gateway.upstream.local.text import Said, compose, say, vector
+from gateway.upstream.local.responses import LocalResponses
+from gateway.upstream.local.wire import Said, compose, question_of, say, vector
+
+if TYPE_CHECKING:
+    from gateway.upstream.headers import RawHeaders
 
 TIMEOUT_S = 600.0
+_RESPONSES = ("/v1/responses", "/v1/conversations")
 EVENTS_PER_TURN = 16  # without a delay, the event loop gets its turn after that many chunks ...
 CHOICES_PER_TURN = 8  # ... and after that many texts or vectors made
 
@@ -63,16 +78,16 @@ class LocalResponse:
 
     @property
     def status(self) -> int:
-        """The HTTP status."""
+        """Return the HTTP status."""
         return self._status
 
     @property
     def headers(self) -> RawHeaders:
-        """The head, as OpenAI's would be."""
+        """Return the head, as OpenAI's would be."""
         return self._headers
 
     async def read(self, limit_bytes: int) -> bytes:
-        """The whole body. Raises `UpstreamTooLarge` above the limit, and what `chunks` raises."""
+        """Return the whole body. Raises `UpstreamTooLarge` above the limit, and what `chunks` raises."""
         body = bytearray()
         async for chunk in self.chunks():
             body += chunk
@@ -81,11 +96,11 @@ class LocalResponse:
         return bytes(body)
 
     def taken(self) -> bytes:
-        """Nothing: a body is made as a whole."""
+        """Return nothing: a body is made as a whole."""
         return b""
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """One event at a time, after its delay. Raises `UpstreamTimeout`, and `UpstreamCut` after `release`."""
+        """Yield one event at a time, after its delay. Raises `UpstreamTimeout`, and `UpstreamCut` after `release`."""
         number = 0
         while not self._released:
             event = next(self._events, None)
@@ -100,7 +115,7 @@ class LocalResponse:
         raise UpstreamCut("local: the answer was released before its end")
 
     async def pump(self, sink: Sink, drained: Drained) -> None:
-        """As `UpstreamResponse.pump`."""
+        """Do as `UpstreamResponse.pump` says."""
         await pump_chunks(self.chunks(), sink, drained)
 
     def release(self) -> None:
@@ -117,11 +132,11 @@ class PendingAnswer:
     request: UpstreamRequest
 
     async def head(self) -> LocalResponse:
-        """The answer, after its delay. Raises `UpstreamTimeout`."""
+        """Return the answer, after its delay. Raises `UpstreamTimeout`."""
         return await self.transport.send(self.request)
 
     def release(self) -> None:
-        """Nothing is held."""
+        """Do nothing: nothing is held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +148,8 @@ class _Made:
 
 
 class LocalTransport:
-    """The local provider as a transport. Only the path of a request's URL counts; its headers are not looked at."""
+    """The local provider as a transport. Only the path and the query of a request's URL count; its headers are
+    not looked at."""
 
     def __init__(
         self,
@@ -149,24 +165,40 @@ class LocalTransport:
         self._now = now
         self._pace = Pace(delay_ms, chunk_delay_ms)
         self._timeout_s = timeout_s
+        self._responses = LocalResponses(tokenizer, now)
+        self._gemini = LocalGemini(tokenizer)
         self._endpoints: dict[str, Callable[[Fields, str], Awaitable[_Made]]] = {
             "/v1/chat/completions": self._chat,
             "/v1/completions": self._complete,
             "/v1/embeddings": self._embed,
+            local_messages.MESSAGES: self._message,
+            local_messages.COUNT: self._count_message,
+            "/v1/moderations": self._moderate,
+            "/v1/rerank": self._rerank,
         }
 
     async def send(self, request: UpstreamRequest) -> LocalResponse:
-        """The answer's head, after its delay; a bad request's is a 4xx. Raises `UpstreamTimeout`."""
+        """Return the answer's head, after its delay; a bad request's is a 4xx. Raises `UpstreamTimeout`."""
         started_s = self._now()
         answer_id = blake2b(request.body + repr(started_s).encode(), digest_size=12).hexdigest()
         headers = {"Content-Type": "application/json", "x-request-id": f"req_{answer_id}"}
+        pace, place = self._pace, urlsplit(request.url)
+        of_gemini = GEMINI.fullmatch(place.path)
         try:
-            endpoint = self._endpoint(request)
-            fields = Fields(request.body)
-            pace = fields.pace(self._pace)
-            made = await endpoint(fields, answer_id)
+            path = place.path
+            if of_gemini is not None:
+                made = _Made(*await self._gemini.answer(of_gemini, place.query, request.body, answer_id))
+            elif path.startswith(_RESPONSES):
+                asked = (request.method, path, request.body, answer_id, self._pace)
+                events, stream, pace = await self._responses.answer(*asked)
+                made = _Made(events, stream)
+            else:
+                endpoint = self._endpoint(request.method, path)
+                fields = Fields(request.body)
+                pace = fields.pace(self._pace)
+                made = await endpoint(fields, answer_id)
         except RequestError as error:
-            return LocalResponse(error.status, headers, iter((error.body(),)))
+            return LocalResponse(error.status, headers, iter((_error_answer(place.path, error),)))
         if pace.delay_ms:
             try:
                 await _silence(pace.delay_ms / 1_000, self._timeout_s)
@@ -179,15 +211,14 @@ class LocalTransport:
         return LocalResponse(200, headers, made.events, pace.chunk_delay_ms / 1_000, self._timeout_s)
 
     async def close(self) -> None:
-        """Nothing is held; the tokenizer belongs to whoever made it."""
+        """Do nothing: nothing is held, and the tokenizer is its maker's to close."""
 
-    def _endpoint(self, request: UpstreamRequest) -> Callable[[Fields, str], Awaitable[_Made]]:
-        path = urlsplit(request.url).path
+    def _endpoint(self, method: str, path: str) -> Callable[[Fields, str], Awaitable[_Made]]:
         endpoint = self._endpoints.get(path)
         if endpoint is None:
-            raise RequestError(f"Invalid URL ({request.method} {path})", status=404)
-        if request.method != "POST":
-            raise RequestError(f"Not allowed to {request.method} on {path}.", status=405, code="method_not_supported")
+            raise RequestError(f"Invalid URL ({method} {path})", status=404)
+        if method != "POST":
+            raise RequestError(f"Not allowed to {method} on {path}.", status=405, code="method_not_supported")
         return endpoint
 
     async def _chat(self, fields: Fields, answer_id: str) -> _Made:
@@ -195,7 +226,7 @@ class LocalTransport:
         asked = local_request.chat_generation(fields)
         vocabulary = vocabulary_for(asked.model)
         prompt_tokens = await self._tokenizer.count_chat_messages_off_loop(messages, vocabulary)
-        choices = await self._choices(asked, vocabulary, msgspec.json.encode(messages), _question(messages))
+        choices = await self._choices(asked, vocabulary, msgspec.json.encode(messages), question_of(messages))
         counted = local_wire.usage(prompt_tokens, sum(said.tokens for said in choices))
         envelope = local_wire.chat_envelope(answer_id, int(self._now()), asked.model, asked.service_tier)
         if asked.stream:
@@ -233,8 +264,20 @@ class LocalTransport:
                 await asyncio.sleep(0)
         return _Made(iter((local_wire.embedding_answer(asked.model, items, tokens),)), False)
 
+    async def _message(self, fields: Fields, answer_id: str) -> _Made:
+        return _Made(*await local_messages.answer(self._tokenizer, fields, answer_id))
+
+    async def _count_message(self, fields: Fields, answer_id: str) -> _Made:
+        return _Made(iter((await local_messages.count_answer(self._tokenizer, fields),)), False)
+
+    async def _moderate(self, fields: Fields, answer_id: str) -> _Made:
+        return _Made(iter((verdicts.moderation_answer(fields, answer_id),)), False)
+
+    async def _rerank(self, fields: Fields, answer_id: str) -> _Made:
+        return _Made(iter((verdicts.rerank_answer(fields, answer_id),)), False)
+
     async def _choices(self, asked: Generation, vocabulary: str, seed: bytes, question: str) -> list[Said]:
-        """`best_of` choices; equal texts (numbers that were asked for) are counted once."""
+        """Return `best_of` choices; equal texts (numbers that were asked for) are counted once."""
         said: dict[str, Said] = {}
         choices: list[Said] = []
         for index in range(asked.best_of):
@@ -252,18 +295,13 @@ class LocalTransport:
         return len(text)
 
 
-def _question(messages: list[object]) -> str:
-    """The last user message's text."""
-    for message in reversed(messages):
-        if isinstance(message, dict) and message.get("role") == "user":
-            content = message.get("content")
-            if isinstance(content, str):
-                return content
-            if isinstance(content, list):
-                texts = (part.get("text") for part in content if isinstance(part, dict))
-                return "\n".join(text for text in texts if isinstance(text, str))
-            return ""
-    return ""
+def _error_answer(path: str, error: RequestError) -> bytes:
+    """Return the refusal of a request in the envelope of the API that its path belongs to."""
+    if GEMINI.fullmatch(path) is not None:
+        return gemini_error(error)
+    if path.startswith(local_messages.MESSAGES):
+        return local_messages.error_answer(error)
+    return local_wire.error_answer(error)
 
 
 async def _silence(silence_s: float, timeout_s: float) -> None:

@@ -22,7 +22,6 @@ COMPLETION_MAX_TOKENS_DEFAULT = 16
 DELAY_MAX_MS = 600_000
 
 _TYPE_NAMES = {str: "a string", bool: "a boolean", int: "an integer", float: "a decimal number", list: "an array"}
-_RANGE_CODES = {"below minimum": "integer_below_min_value", "above maximum": "integer_above_max_value"}
 
 Text = str | list[int]  # as words or as token numbers
 
@@ -35,11 +34,6 @@ class RequestError(MetergateError):
         self.status = status
         self.param = param
         self.code = code
-
-    def body(self) -> bytes:
-        """The error envelope."""
-        error = {"message": str(self), "type": "invalid_request_error", "param": self.param, "code": self.code}
-        return msgspec.json.encode({"error": error})
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,45 +89,45 @@ class Fields:
         self._members: dict[str, object] = decoded
 
     def get(self, name: str) -> object:
-        """A member as it stands, or None."""
+        """Return a member as it stands, or None."""
         return self._members.get(name)
 
     def required(self, name: str) -> object:
-        """A member that has to be there."""
+        """Return a member that has to be there."""
         value = self._members.get(name)
         if value is None:
             raise RequestError(f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter")
         return value
 
     def model(self) -> str:
-        """The model's name."""
+        """Return the model's name."""
         value = self._members.get("model")
         if not value or not isinstance(value, str):
             raise RequestError("you must provide a model parameter")
         return value
 
     def flag(self, name: str) -> bool:
-        """A boolean, false when absent."""
+        """Return a boolean, false when absent."""
         value = self._members.get(name)
         if value is not None and not isinstance(value, bool):
             raise _wrong_type(name, "a boolean", value)
         return bool(value)
 
     def integer(self, name: str, low: int, high: int | None = None) -> int | None:
-        """An integer from `low` to `high`."""
+        """Return an integer from `low` to `high`."""
         value = self._members.get(name)
         if value is None:
             return None
         if not isinstance(value, int) or isinstance(value, bool):
             raise _wrong_type(name, "an integer", value)
         if value < low:
-            raise _out_of_range(name, "below minimum", f">= {low}", value)
+            raise _out_of_range(name, "below minimum", f">= {low}", value, "integer_below_min_value")
         if high is not None and value > high:
-            raise _out_of_range(name, "above maximum", f"<= {high}", value)
+            raise _out_of_range(name, "above maximum", f"<= {high}", value, "integer_above_max_value")
         return value
 
     def one_of(self, name: str, allowed: tuple[str, ...]) -> str:
-        """One of a few words; the first when absent."""
+        """Return one of a few words; the first when absent."""
         value = self._members.get(name)
         if value is None:
             return allowed[0]
@@ -145,7 +139,7 @@ class Fields:
         return value
 
     def messages(self) -> list[object]:
-        """The chat's messages: at least one, each of them an object."""
+        """Return the chat's messages: at least one, each of them an object."""
         value = self.required("messages")
         if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
             raise _wrong_type("messages", "an array of objects", value)
@@ -154,7 +148,7 @@ class Fields:
         return value
 
     def stop(self) -> tuple[str, ...]:
-        """The stop sequences; an empty one stops nothing."""
+        """Return the stop sequences; an empty one stops nothing."""
         value = self._members.get("stop")
         if value is None:
             return ()
@@ -166,7 +160,7 @@ class Fields:
         return tuple(stop for stop in stops if stop)
 
     def texts(self, name: str, most: int) -> tuple[Text, ...]:
-        """A string, an array of strings, an array of token numbers or an array of such arrays."""
+        """Return a string, an array of strings, an array of token numbers or an array of such arrays."""
         value = self.required(name)
         if isinstance(value, str) or _is_tokens(value):
             value = [value]
@@ -181,7 +175,7 @@ class Fields:
         return tuple(value)
 
     def include_usage(self, stream: bool) -> bool:
-        """`stream_options.include_usage`, which only a stream may ask for."""
+        """Return `stream_options.include_usage`, which only a stream may ask for."""
         options = self._members.get("stream_options")
         if options is None:
             return False
@@ -197,7 +191,8 @@ class Fields:
         return bool(value)
 
     def pace(self, default: Pace) -> Pace:
-        """`metadata.delay_ms` and `metadata.chunk_delay_ms`, decimal strings of milliseconds, over the default."""
+        """Return `metadata.delay_ms` and `metadata.chunk_delay_ms`, decimal strings of milliseconds, over the
+        default."""
         metadata = self._members.get("metadata")
         if not isinstance(metadata, dict):
             return default
@@ -208,7 +203,7 @@ class Fields:
 
 
 def chat_generation(fields: Fields) -> Generation:
-    """The parameters of `POST /v1/chat/completions`, but for the messages."""
+    """Return the parameters of `POST /v1/chat/completions`, but for the messages."""
     old, new = fields.integer("max_tokens", 1), fields.integer("max_completion_tokens", 1)
     if old is not None and new is not None:
         raise RequestError(
@@ -221,7 +216,7 @@ def chat_generation(fields: Fields) -> Generation:
 
 
 def completion_generation(fields: Fields) -> Generation:
-    """The parameters of `POST /v1/completions`, but for the prompt."""
+    """Return the parameters of `POST /v1/completions`, but for the prompt."""
     maximum = fields.integer("max_tokens", 1)
     n = fields.integer("n", 1, CHOICES_MAX) or 1
     best_of = fields.integer("best_of", 1, BEST_OF_MAX) or n
@@ -237,7 +232,7 @@ def completion_generation(fields: Fields) -> Generation:
 
 
 def embedding(fields: Fields) -> Embedding:
-    """The parameters of `POST /v1/embeddings`."""
+    """Return the parameters of `POST /v1/embeddings`."""
     model = fields.model()
     inputs = fields.texts("input", INPUTS_MAX)
     if not all(inputs):
@@ -269,18 +264,13 @@ def _milliseconds(metadata: Mapping[str, object], name: str, default: int) -> in
     value = metadata.get(name)
     if value is None:
         return default
-    if not isinstance(value, str) or not value.isascii() or not value.isdigit() or len(value) > 6:
-        raise _bad_delay(name)
-    if int(value) > DELAY_MAX_MS:
-        raise _bad_delay(name)
-    return int(value)
-
-
-def _bad_delay(name: str) -> RequestError:
-    return RequestError(
-        f"Invalid 'metadata.{name}': expected a string of 0 to {DELAY_MAX_MS} milliseconds.",
-        param=f"metadata.{name}",
-        code="invalid_value",
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 6:
+        delay_ms = int(value)
+        if delay_ms <= DELAY_MAX_MS:
+            return delay_ms
+    expected = f"a string of 0 to {DELAY_MAX_MS} milliseconds"
+    raise RequestError(
+        f"Invalid 'metadata.{name}': expected {expected}.", param=f"metadata.{name}", code="invalid_value"
     )
 
 
@@ -291,20 +281,14 @@ def _wrong_type(name: str, expected: str, value: object) -> RequestError:
     )
 
 
-def _out_of_range(name: str, side: str, expected: str, value: int) -> RequestError:
-    return RequestError(
-        f"Invalid '{name}': integer {side} value. Expected a value {expected}, but got {value} instead.",
-        param=name,
-        code=_RANGE_CODES[side],
-    )
+def _out_of_range(name: str, side: str, expected: str, value: int, code: str) -> RequestError:
+    message = f"Invalid '{name}': integer {side} value. Expected a value {expected}, but got {value} instead."
+    return RequestError(message, param=name, code=code)
 
 
 def _empty(name: str) -> RequestError:
-    return RequestError(
-        f"Invalid '{name}': empty array. Expected an array with minimum length 1, but got an empty array instead.",
-        param=name,
-        code="empty_array",
-    )
+    message = f"Invalid '{name}': empty array. Expected an array with minimum length 1, but got an empty array instead."
+    return RequestError(message, param=name, code="empty_array")
 
 
 def _too_long(name: str, most: int, length: int) -> RequestError:

@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
-from billing.api import Services, setup
-from billing.holds.redis import RedisClient
-from billing.holds.redis.keyspace import Keyspace
+from billing.api.application import setup
+from billing.api.services import Services
+from billing.holds.redis.client import RedisClient
+from billing.holds.redis.state import Keyspace, RedisState
 from billing.keys.secrets import secret_digest
+from billing.plans import DEFAULT_PLAN
 from billing.principals import Principal
 from billing.refused import RefusedRequests, RefusedRules
 from tests.billing.api.support import ADMIN_KEY, Api, serving
@@ -19,14 +21,14 @@ from tests.billing.support import PLANS, Billing, attempts_of
 @pytest.fixture
 def services(billing: Billing) -> Services:
     async def authenticate(secret: str) -> Principal | None:
-        return await billing.keys.principal_by_digest(secret_digest(secret))
+        return await billing.principals.by_digest(secret_digest(secret))
 
     return Services(
         accounts=billing.accounts,
         keys=billing.keys,
         grants=billing.grants,
         reports=billing.reports,
-        refused=RefusedRequests(RedisClient("redis://127.0.0.1:1"), Keyspace(), RefusedRules()),
+        refused=RefusedRequests(RedisState(RedisClient("redis://127.0.0.1:1"), Keyspace()), RefusedRules()),
         effects=billing.effects,
         plans=PLANS,
         credits_per_usd=1000,
@@ -35,6 +37,7 @@ def services(billing: Billing) -> Services:
         attempts=attempts_of(1000),
         clock=time.time,
         admin_api_key=ADMIN_KEY,
+        default_plan=DEFAULT_PLAN,
         image="registry.example.com/metergate:sha-0123456789abcdef0123456789abcdef01234567",
         max_body_bytes=64 * 1024,
     )

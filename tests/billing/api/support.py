@@ -8,7 +8,8 @@ from typing import Any
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from billing.api import Services, setup
+from billing.api.application import setup
+from billing.api.services import Services
 from tests.billing.support import Billing
 
 ADMIN_KEY = "admin-of-the-tests"

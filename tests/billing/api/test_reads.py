@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from billing.api import Services
+from billing.api.services import Services
 from billing.effects import LiveBalance
 from billing.ledger.catalogue import sync_prices
 from billing.prices import FACTOR_SCALE

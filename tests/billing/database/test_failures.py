@@ -12,7 +12,9 @@ from billing.accounts.accounts import Account
 from billing.database.connection import Database, DatabaseHindered, DatabaseRefused, DatabaseUnavailable
 from billing.database.urls import split_url
 from billing.ledger import debits as debits_module
-from billing.ledger.debits import Debit, decode_debit, write_debits, write_free
+from billing.ledger import writer
+from billing.ledger.debits import Debit, decode_debit
+from billing.ledger.writer import write_debits, write_free
 from tests.billing.ledger.test_debits import account, assert_consistent, balance, debit, placed
 from tests.billing.support import Billing
 
@@ -208,7 +210,7 @@ async def test_a_debit_that_cannot_be_encoded_is_set_aside_alone(
 async def test_a_month_that_cannot_be_made_sets_aside_what_falls_into_it(
     billing: Billing, account: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(debits_module, "CREATE_MONTHS", "SELECT count($1::bigint[])")
+    monkeypatch.setattr(writer, "CREATE_MONTHS", "SELECT count($1::bigint[])")
     assert len(await write_debits(billing.database, [placed(account, 1), placed(account, 2, admitted_at_ms=0)])) == 1
     assert await billing.database.value(ASIDE) == 1
 
@@ -234,7 +236,7 @@ def test_a_debit_of_the_journal_can_be_read_by_the_next_release_and_the_last() -
     pack = msgspec.msgpack.encode
     assert decode_debit(pack(fields[:34])) == made, "the release before said no layout"
     assert decode_debit(pack([*fields, "something", 7])) == made
-    for newer in (pack([*fields[:34], 2]), pack([*([None] * 34), 9, "other"])):
+    for newer in (pack([*fields[:34], debits_module.LAYOUT + 1]), pack([*([None] * 34), 9, "other"])):
         with pytest.raises(debits_module.NewerLayout):
             decode_debit(newer)
     for bad in (b"", b"text", b"\xff", pack(fields)[:50], pack({"a": 1}), pack([1, 2, 3]), pack([*fields[:34], -1.5])):
@@ -244,10 +246,10 @@ def test_a_debit_of_the_journal_can_be_read_by_the_next_release_and_the_last() -
 
 def test_the_order_of_a_debits_fields_is_the_one_that_is_stored() -> None:
     """Payloads outlive a release: fields are appended, never moved or removed."""
-    assert Debit.__struct_fields__[:35] == (
+    assert Debit.__struct_fields__[:36] == (
         *("request_id", "admitted_at_ms", "outcome", "account_id", "user_id", "key_id", "client_request_id"),
         *("upstream_request_id", "endpoint", "feature", "model", "provider", "provider_model", "input_tokens"),
         *("cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", "counts", "cost_nano"),
         *("charged_nano", "price_id", "multiplier", "markup_scaled", "estimated", "status", "stream", "latency_ms"),
-        *("ttft_ms", "tags", "end_user", "note", "epoch", "dseq", "layout"),
+        *("ttft_ms", "tags", "end_user", "note", "epoch", "dseq", "layout", "by_model"),
     )

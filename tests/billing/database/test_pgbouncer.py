@@ -13,9 +13,9 @@ import pytest
 from billing.accounts.accounts import Account
 from billing.database.connection import Database, DatabaseUnavailable
 from billing.database.migrate import migrate, pending
-from billing.ledger.debits import write_debits
-from billing.ledger.rollups import roll
+from billing.ledger.reports import roll
 from billing.ledger.verify import verify
+from billing.ledger.writer import write_debits
 from billing.money import NANO_PER_USD
 from gateway.embedded.account import server_account
 from tests.billing.ledger.test_debits import account, assert_consistent, debit

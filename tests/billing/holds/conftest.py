@@ -12,11 +12,11 @@ from billing.accounts.grants import Grants
 from billing.database.connection import Database
 from billing.holds.decision import Need
 from billing.holds.engine import Engine, EngineSettings
-from billing.holds.redis import RedisClient
-from billing.holds.redis.keyspace import Keyspace
+from billing.holds.redis.client import RedisClient
 from billing.holds.redis.layout import AccountState, KeyState
+from billing.holds.redis.state import Keyspace
 from billing.holds.service import HoldSettings
-from billing.keys.keys import ApiKeys
+from billing.keys.keys import ApiKeys, Principals
 from billing.keys.secrets import secret_digest
 from billing.ledger.debits import Debit
 from billing.plans import Plan
@@ -86,16 +86,12 @@ async def make_world(database_url: str, redis_url: str, keyspace: Keyspace) -> A
             database, link = Database(database_url), RedisClient(redis_url)
             stack.push_async_callback(database.close)
             stack.push_async_callback(link.close)
-            services: dict[str, ApiKeys] = {}
-
-            async def load(digest: bytes) -> Principal | None:
-                return await services["keys"].principal_by_digest(digest)
-
+            load = Principals(database, plans).by_digest
             engine = Engine(database, link, keyspace, plans, load, str(ULID()), settings or PATIENT)
             new_id = lambda: str(ULID())  # noqa: E731
-            services["keys"] = api_keys = ApiKeys(database, plans, engine.announcer, new_id)
-            accounts = Accounts(database, plans, engine.announcer, new_id)
-            grants = Grants(database, engine.announcer, new_id)
+            api_keys = ApiKeys(database, engine.change_notifier, new_id)
+            accounts = Accounts(database, plans, engine.change_notifier, new_id)
+            grants = Grants(database, engine.change_notifier, new_id)
             await stack.enter_async_context(engine)
             return World(engine, database, link, keyspace, accounts, api_keys, grants)
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from billing.holds.redis import RedisClient, Script
-from billing.holds.redis.keyspace import Keyspace
+from billing.holds.redis.client import RedisClient
+from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import (
     ACK,
     ADMIT,
@@ -29,6 +29,7 @@ from billing.holds.redis.layout import (
     pack_text,
 )
 from billing.holds.redis.layout import CORRECTION as CORRECTION_HEAD
+from billing.holds.redis.state import Keyspace
 from billing.principals import Limit, pack_limits
 from billing.quotas import Quota
 from tests.billing.holds.reference_values import Account, Admission, Correction, Hold, Names, Settlement, Subject, Void

@@ -73,7 +73,7 @@ async def spend(world: World, principal: Principal, **changes: object) -> str:
 async def kill(world: World) -> None:
     """What kill -9 leaves of a gateway: nothing but what the stores have. Its supervisor has seen it end."""
     engine = world.engine
-    tasks = [*engine.loops.tasks.values(), *engine.holds._tasks]
+    tasks = [*engine.loops.tasks.values(), *engine.holds._tasks, *engine.partitions._tasks]
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -82,7 +82,7 @@ async def kill(world: World) -> None:
     spool, engine.outbox.spool = engine.outbox.spool, None
     for segment in spool._segments if spool is not None else ():
         os.close(segment.fd)
-    engine.outbox._waiting.ready.clear()
+    engine.outbox.waiting.ready.clear()
     engine.holds.live.clear()
     await world.link.close()
     await end_lease(world.database, engine._gateway_id)
@@ -131,7 +131,7 @@ def wire_of(world: World) -> Any:
     """The connection that the engine's scripts go over."""
     life = partition_of(world).life
     assert life is not None
-    return life.wire
+    return life.connection
 
 
 async def delete(world: World, *keys: bytes) -> None:

@@ -11,7 +11,8 @@ from ulid import ULID
 from billing.holds.admission_queue import MOST_PAUSE_S, AdmissionQueue
 from billing.holds.decision import Exhausted, InsufficientBalance, Need, QuotaExceeded, TooManyRunning
 from billing.holds.engine import EngineSettings
-from billing.holds.hold import AdmissionTarget, Hold
+from billing.holds.hold import Hold
+from billing.holds.items import AdmissionTarget
 from billing.holds.partitions import Partition
 from billing.holds.service import HoldSettings
 from billing.keys.secrets import secret_digest
@@ -31,7 +32,7 @@ async def waits(
     principal: Principal,
     asked: Need | None = None,
     queue_s: float = LONG_S,
-    lesser: Callable[[], Awaitable[Any]] | None = None,
+    lesser: Callable[[Need], Awaitable[Any]] | None = None,
 ) -> object:
     """A decision that may have waited; nothing gives its hold back but the test."""
     request_id = str(ULID())
@@ -223,7 +224,7 @@ async def test_the_process_that_stops_ends_all_waits(world: World) -> None:
 async def test_a_lesser_need_is_asked_for_where_the_first_does_not_fit(world: World) -> None:
     principal = await world.customer(2000)
 
-    async def lesser() -> tuple[Need, bytes]:
+    async def lesser(_: Need) -> tuple[Need, bytes]:
         return need(least=10, most=10), b""
 
     hold = await waits(world, principal, need(least=200, most=200), lesser=lesser)

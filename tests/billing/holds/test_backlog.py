@@ -5,7 +5,7 @@ import pytest
 from billing.holds.decision import Unavailable
 from billing.holds.engine import EngineSettings
 from billing.holds.hold import Hold
-from billing.holds.redis.keyspace import Keyspace
+from billing.holds.redis.state import Keyspace
 from billing.holds.service import HoldSettings
 from billing.principals import Principal
 from tests.billing.holds.conftest import MakeWorld, World

@@ -13,12 +13,13 @@ from typing import Final
 
 import pytest
 
-from billing.holds import ledger_watch, loader
+from billing.holds import loader, partition
 from billing.holds.decision import QuotaExceeded, Unavailable
 from billing.holds.hold import Hold
 from billing.holds.partitions import NotReady
-from billing.holds.redis import Script, ServerSession
+from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import AHEAD_S, Counter
+from billing.holds.redis.session import ServerSession
 from billing.quotas import Metric, Quota, Window, window_id
 from tests.billing.holds.conftest import MakeWorld, World, need
 from tests.billing.holds.scripts import CLOCK_LINE
@@ -72,9 +73,7 @@ def set_redis_clock(monkeypatch: pytest.MonkeyPatch, key_prefix: str) -> SetCloc
 def set_postgres_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Sets Postgres's clock so many seconds ahead, as everybody here reads it."""
 
-    true = {
-        (module, name): getattr(module, name) for module, name in ((ledger_watch, "BEAT"), (loader, "LEDGER_CLOCK"))
-    }
+    true = {(module, name): getattr(module, name) for module, name in ((partition, "BEAT"), (loader, "LEDGER_CLOCK"))}
 
     def set_clock(ahead_s: int) -> None:
         shown = f"(clock_timestamp() + interval '{ahead_s} seconds')"
@@ -199,7 +198,7 @@ async def test_no_epoch_opens_while_the_clocks_of_the_stores_differ(
     running = [await hold_one(world, principal), await hold_one(world, principal)]
     await set_redis_clock(world, 2 * AHEAD_S)
     await world.engine.partitions.renew(partition_of(world))
-    assert not await world.engine.partitions.join(partition_of(world))
+    assert not await world.engine.epoch_start.join(partition_of(world))
     assert isinstance(await ask_in_vain(world, principal), Unavailable)
     await settle(world, principal, running[0])
     await set_redis_clock(world, 0)
@@ -221,7 +220,7 @@ async def test_a_postgres_whose_clock_is_wrong_closes_no_epoch_and_opens_none(
     await spend(world, principal)
     assert 2 * AHEAD_S - 60 < world.engine.partitions.clock_difference_s < 2 * AHEAD_S + 60
     await world.engine.partitions.renew(partition_of(world))
-    assert not await world.engine.partitions.join(partition_of(world))
+    assert not await world.engine.epoch_start.join(partition_of(world))
     set_postgres_clock(0)
     await eventually(lambda: is_served(world, principal))
     await assert_agreed(world, principal.account_id)

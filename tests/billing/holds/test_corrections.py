@@ -9,9 +9,10 @@ from billing.database.connection import DatabaseUnavailable
 from billing.holds.engine import EngineSettings
 from billing.holds.hold import SettlementLost
 from billing.holds.partitions import Partition
-from billing.holds.redis import RedisAway
+from billing.holds.redis.connection import RedisAway
 from billing.holds.service import HoldSettings
-from billing.ledger.debits import Debit, write_debits
+from billing.ledger.debits import Debit
+from billing.ledger.writer import write_debits
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
 from tests.billing.holds.conftest import MakeWorld, World, debit
@@ -78,10 +79,10 @@ async def test_many_corrections_are_told_once_by_many_tellers(make_world: MakeWo
 async def test_what_could_not_be_told_is_told_by_the_relay(world: World) -> None:
     principal = await world.customer(10**9)
     await load(world, principal)
-    quiet, world.engine.announcer._corrections.sync = world.engine.corrections.sync, away  # type: ignore[method-assign]
+    quiet, world.engine.change_notifier._corrections.sync = world.engine.corrections.sync, away  # type: ignore[method-assign]
     await world.grants.grant(principal.account_id, 7, "while Redis is away", None)
     assert (await world.account_state(principal.account_id)).balance_nano == 10**9
-    world.engine.announcer._corrections.sync = quiet  # type: ignore[method-assign]
+    world.engine.change_notifier._corrections.sync = quiet  # type: ignore[method-assign]
 
     async def told() -> bool:
         return (await world.account_state(principal.account_id)).balance_nano == 10**9 + 7

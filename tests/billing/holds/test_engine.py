@@ -6,9 +6,10 @@ from typing import Any, Final
 
 import pytest
 
-from billing.holds import engine as engine_module
-from billing.holds.engine import Engine
-from billing.holds.redis import RedisUnfit
+from billing.holds import upkeep
+from billing.holds.redis.connection import RedisUnfit
+from billing.holds.redis.server import Server
+from billing.holds.upkeep import Upkeep
 from tests.billing.holds.conftest import MakeWorld, World
 from tests.billing.holds.support import WAIT_S, hold_one, spend
 
@@ -16,31 +17,29 @@ MOMENTS: Final = 25
 """Turns of the event loop: more than one command to Redis takes to be written and answered, mostly."""
 
 
-@pytest.mark.parametrize("loop", [Engine._relay, Engine._sweep])
+@pytest.mark.parametrize("loop", [Upkeep.relay, Upkeep.sweep])
 async def test_a_loop_that_is_cancelled_ends_at_whatever_moment(
-    world: World, monkeypatch: pytest.MonkeyPatch, loop: Callable[[Engine], Coroutine[Any, Any, None]]
+    world: World, monkeypatch: pytest.MonkeyPatch, loop: Callable[[Upkeep], Coroutine[Any, Any, None]]
 ) -> None:
-    """Cancelled once, so many turns after it has begun to ask Redis: also when the client library has just written the
-    command, and swallows the cancellation."""
+    """Cancelled once, so many turns after it has begun to ask Redis."""
     principal = await world.customer(10**9)
     await hold_one(world, principal)
     await spend(world, principal)
     await world.engine.loops.stop()
-    monkeypatch.setattr(engine_module, "RELAY_INTERVAL_S", 0.0)
-    monkeypatch.setattr(engine_module, "SWEEP_INTERVAL_S", 0.0)
-    client, asked = world.link._seed._client, asyncio.Event()
-    execute = client.execute_command
+    monkeypatch.setattr(upkeep, "RELAY_INTERVAL_S", 0.0)
+    monkeypatch.setattr(upkeep, "SWEEP_INTERVAL_S", 0.0)
+    asked, execute = asyncio.Event(), Server.command
 
-    async def noted(*command: object, **options: object) -> object:
+    async def noted(server: Server, *command: bytes | str | int) -> object:
         asked.set()
-        return await execute(*command, **options)  # type: ignore[no-untyped-call]
+        return await execute(server, *command)
 
-    monkeypatch.setattr(client, "execute_command", noted)
+    monkeypatch.setattr(Server, "command", noted)
     for after in range(MOMENTS):
         # Something to tell, so that the relay asks Redis about it.
         await world.database.execute("UPDATE accounts SET pushed_xseq = 0, pushed_version = 0")
         asked.clear()
-        task = asyncio.create_task(loop(world.engine))
+        task = asyncio.create_task(loop(world.engine.upkeep))
         async with asyncio.timeout(WAIT_S):
             await asked.wait()
         for _ in range(after):

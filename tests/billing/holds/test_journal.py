@@ -10,7 +10,7 @@ from ulid import ULID
 
 from billing.holds import journal, recovery
 from billing.holds.journal import debit_of_entry
-from billing.holds.redis import Script
+from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import CLAIMED, HELD, SETTLED, VERSION, Entry, pack_hold, pack_text
 from billing.ledger.debits import NewerLayout, Unreadable, encode_debit
 from billing.ledger.set_aside import discard, list_set_aside, replay
@@ -107,7 +107,7 @@ async def test_no_garbage_stops_an_epoch_admission_or_reconciling(world: World) 
     await world.engine.partitions.renew(partition)
 
     async def is_open() -> bool:
-        return await world.engine.partitions.join(partition)
+        return await world.engine.epoch_start.join(partition)
 
     await eventually(is_open)
     await settle(world, principal, running)
@@ -138,7 +138,7 @@ async def test_a_spoilt_hold_fails_its_own_request_alone(world: World) -> None:
     partition = partition_of(world)
 
     async def is_open() -> bool:
-        return await world.engine.partitions.join(partition)
+        return await world.engine.epoch_start.join(partition)
 
     await eventually(is_open)
     await world.engine.loader.install(partition, principal.account_id, principal.key_id)
@@ -166,7 +166,7 @@ async def test_an_entry_of_a_newer_release_is_left_to_it_for_a_while(
 ) -> None:
     principal = await world.customer(10**9)
     fields = msgspec.msgpack.decode(encode_debit(debit(str(ULID()), principal)))
-    layout = msgspec.msgpack.encode([*fields[:34], 2, "and more"])
+    layout = msgspec.msgpack.encode([*fields[:34], 3, None, "and more"])
     newer = {
         str(ULID()).encode(): settled_entry(world, principal, b"whatever it says", version=VERSION + 1),
         str(ULID()).encode(): settled_entry(world, principal, layout),

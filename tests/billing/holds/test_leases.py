@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from billing.database.connection import Database, DatabaseUnavailable
-from billing.holds import expiry, recovery
+from billing.holds import recovery
 from billing.holds.hold import Hold, SettlementLost
-from billing.holds.peers import GAP_SHARE, Peers
+from billing.holds.lease import GAP_SHARE, Peers
 from billing.holds.redis.layout import CLAIMED, HELD, STATE_VERSION
 from billing.ledger.leases import LeaseRow, Lost, end_lease, renew_lease, write_expired
 from billing.principals import Principal
@@ -317,7 +317,7 @@ async def test_a_claim_is_not_taken_back_late(make_world: MakeWorld, monkeypatch
     principal = await world.customer()
     hold = await hold_one(owner, principal)
     await claim(world, hold)
-    monkeypatch.setattr(expiry, "RECLAIM_WITHIN_MS", -60_000)
+    monkeypatch.setattr(recovery, "RECLAIM_WITHIN_MS", -60_000)
     await owner.engine.recovery.sweep(partition_of(owner))
     assert await state_of(world, principal, hold) == CLAIMED
 
@@ -442,7 +442,7 @@ async def test_the_lease_is_kept_whatever_the_relay_waits_for(world: World) -> N
         stuck.set()
         await asyncio.Event().wait()
 
-    world.engine.announcer.relay = relay  # type: ignore[method-assign]
+    world.engine.change_notifier.relay = relay  # type: ignore[method-assign]
     await eventually_set(stuck)
     await eventually(await renewed(world))
 

@@ -7,11 +7,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from billing.database.connection import Database
-from billing.holds import backlog, loader
+from billing.holds import loader, outbox
 from billing.holds.decision import InsufficientBalance, Unavailable
 from billing.holds.engine import EngineSettings
 from billing.holds.hold import Hold
-from billing.holds.redis import Script
+from billing.holds.redis.connection import Script
 from billing.principals import Principal
 from tests.billing.holds.conftest import PATIENT, MakeWorld, World, need, replace
 from tests.billing.holds.support import (
@@ -125,7 +125,7 @@ async def test_others_are_written_while_one_row_is_locked(world: World, other_se
 
 async def test_a_locked_account_fills_a_part_of_what_may_wait(make_world: MakeWorld, other_session: Database) -> None:
     """Then it is refused, and the others are not."""
-    most = 8 * backlog.LOCKED_SHARE
+    most = 8 * outbox.LOCKED_SHARE
     world = await make_world(EngineSettings(holds=replace(PATIENT.holds, max_unsettled=most)))
     hers, his = await world.customer(HERS), await world.customer(HERS)
     for each in (hers, his):
@@ -296,7 +296,7 @@ async def test_an_account_that_is_loaded_already_is_held_back_as_well(world: Wor
     assert await joins("one") == [1, [b"two"]]
     for each in (hers, his):
         assert not await is_admitted(world, each)
-        await world.engine.announcer.account_changed(each.account_id)
+        await world.engine.change_notifier.account_changed(each.account_id)
         assert (await world.account_state(each.account_id)).principal_version == 0
     assert await joins("two", his.account_id) == [1, [b"two"]]
     assert await is_admitted(world, hers)

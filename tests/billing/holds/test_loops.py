@@ -5,8 +5,8 @@ import logging
 
 import pytest
 
-from billing.holds import loops as loops_module
-from billing.holds.loops import WELL_AFTER_S, Loops
+from billing.holds import upkeep as loops_module
+from billing.holds.upkeep import WELL_AFTER_S, Loops
 from tests.billing.holds.conftest import World
 from tests.billing.holds.support import WAIT_S, eventually, spend
 
@@ -87,7 +87,7 @@ async def test_loops_are_stopped_by_name() -> None:
     assert loops.failures == {}
 
 
-@pytest.mark.parametrize("name", ["outbox", "roller", "relay", "sweep", "subscribe"])
+@pytest.mark.parametrize("name", ["outbox", "ledger_way", "roller", "relay", "sweep", "subscribe"])
 async def test_each_loop_of_the_engine_outlives_a_fault_of_the_program(
     world: World, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,8 +95,9 @@ async def test_each_loop_of_the_engine_outlives_a_fault_of_the_program(
     engine, whole = world.engine, {}
     places = {
         "outbox": (engine.outbox, "_gather"),
-        "roller": (engine.roller, "turn"),
-        "relay": (engine.announcer, "relay"),
+        "ledger_way": (engine.ledger_way, "_flush_or_pause"),
+        "roller": (engine.roller, "round"),
+        "relay": (engine.change_notifier, "relay"),
         "sweep": (engine.recovery, "sweep"),
         "subscribe": (engine.cache, "drop"),
     }
@@ -112,6 +113,7 @@ async def test_each_loop_of_the_engine_outlives_a_fault_of_the_program(
     principal = await world.customer()
     await spend(world, principal)
     await world.link.publish(world.keys.channel, b"nothing")
+    engine.ledger_way._arrived.set()
 
     async def has_failed() -> bool:
         return engine.loops.failures[name] == 1

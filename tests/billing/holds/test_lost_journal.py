@@ -10,7 +10,7 @@ import pytest
 
 from billing.holds import recovery
 from billing.holds.hold import SettlementLost
-from billing.holds.service import Holds
+from billing.holds.partitions import Partitions
 from tests.billing.holds.conftest import MakeWorld, World
 from tests.billing.holds.support import (
     assert_agreed,
@@ -90,7 +90,7 @@ async def test_many_that_miss_their_holds_begin_one_epoch(world: World) -> None:
 def noticed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Epochs that were said to have lost writes."""
     found: list[int] = []
-    monkeypatch.setattr(Holds, "lost_writes", lambda _holds, _partition, epoch: found.append(epoch))
+    monkeypatch.setattr(Partitions, "lost_writes", lambda _partitions, _partition, epoch: found.append(epoch))
     return found
 
 
@@ -134,7 +134,7 @@ async def test_the_ledgers_own_way_alone_is_not_taken_for_a_loss(world: World, n
     """Redis answers late, and has carried out what it was asked: its entries are there, or were acknowledged."""
     principal = await world.customer()
     holds = [await hold_one(world, principal) for _ in range(20)]
-    transport = world.engine.partitions.all[0].life.wire._transport  # type: ignore[union-attr]
+    transport = world.engine.partitions.all[0].life.connection._transport  # type: ignore[union-attr]
     transport.pause_reading()
     await asyncio.gather(*(settle(world, principal, hold) for hold in holds))
     transport.resume_reading()

@@ -5,11 +5,22 @@ import logging
 
 import pytest
 
-from billing.holds import outbox
-from billing.holds.redis import Script
+from billing.holds import debit_writer, outbox
+from billing.holds.engine import EngineSettings
+from billing.holds.redis.connection import Script
+from billing.holds.service import HoldSettings
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import World
-from tests.billing.holds.support import assert_agreed, debits, entries, eventually, spend
+from tests.billing.holds.conftest import MakeWorld, World
+from tests.billing.holds.support import (
+    assert_agreed,
+    debits,
+    entries,
+    eventually,
+    hold_one,
+    partition_of,
+    settle,
+    spend,
+)
 
 FAILING = """
 CREATE FUNCTION fail_in_a_test() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -26,8 +37,8 @@ async def test_a_debit_that_always_fails_keeps_nobody_waiting(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """By an error that is not the debit's own, so that it is not set aside: the others are written around it."""
-    monkeypatch.setattr(outbox, "FIRST_RETRY_S", 0.01)
-    monkeypatch.setattr(outbox, "MOST_RETRY_S", 0.02)
+    monkeypatch.setattr(debit_writer, "FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr(debit_writer, "MOST_RETRY_S", 0.02)
     principal = await world.customer(10**9)
     await world.database.execute(FAILING.format(condition="NEW.model = 'poison'"))
     spent = [await spend(world, principal) for _ in range(10)]
@@ -41,7 +52,7 @@ async def test_a_debit_that_always_fails_keeps_nobody_waiting(
         await eventually(others_are_written)
 
         async def only_it_waits() -> bool:
-            return [debit.request_id for debit in world.engine.outbox._waiting] == [poison]
+            return [debit.request_id for debit in world.engine.outbox.waiting] == [poison]
 
         await eventually(only_it_waits)
         spent.append(await spend(world, principal))
@@ -51,7 +62,8 @@ async def test_a_debit_that_always_fails_keeps_nobody_waiting(
 
         await eventually(the_next_is_written)
     assert world.engine.outbox.hindered
-    alarms = [record for record in caplog.records if record.name == outbox.__name__ and record.levelno >= logging.ERROR]
+    said = [record for record in caplog.records if record.name == debit_writer.__name__]
+    alarms = [record for record in said if record.levelno >= logging.ERROR]
     assert len(alarms) == 1, "said once, not at every attempt"
     assert set(await entries(world, principal.account_id)) == {poison}
     other = await world.customer(10**9)
@@ -71,6 +83,37 @@ async def test_a_debit_that_always_fails_keeps_nobody_waiting(
     await eventually(all_is_written)
     assert await debits(world) == dict.fromkeys([*spent, poison], 500)
     assert await world.database.value("SELECT count(*) FROM debits_set_aside") == 0
+    await assert_agreed(world, principal.account_id)
+
+
+async def test_a_debit_that_always_fails_keeps_nobody_waiting_on_the_ledgers_own_way(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis confirms none of them, because they are of an older epoch: the others' answers end in time."""
+    monkeypatch.setattr(debit_writer, "MOST_RETRY_S", 0.02)
+    world = await make_world(EngineSettings(holds=HoldSettings(ledger_timeout_s=60.0)))
+    principal = await world.customer(10**9)
+    holds = [await hold_one(world, principal) for _ in range(10)]
+    poison = await hold_one(world, principal, model="poison")
+    await world.database.execute(FAILING.format(condition="NEW.model = 'poison'"))
+    await world.engine.partitions.renew(partition_of(world))
+    failing = asyncio.ensure_future(settle(world, principal, poison, model="poison"))
+    ended = await asyncio.gather(*(settle(world, principal, hold) for hold in holds))
+    assert [each.available_nano for each in ended] == [None] * len(holds)
+    assert not failing.done()
+    assert {hold.state for hold in holds} == {"settled"}
+    assert poison.state == "settling"
+    await world.database.execute(MENDED)
+    await failing
+    assert await debits(world) == dict.fromkeys((hold.id for hold in [*holds, poison]), 500)
+    assert await world.engine.holds.drain(60.0)
+
+    async def is_open() -> bool:
+        return await world.engine.epoch_start.join(partition_of(world))
+
+    await eventually(is_open)
+    await hold_one(world, principal)  # which loads the account anew
+    await world.engine.holds.resolve_rest(60.0)
     await assert_agreed(world, principal.account_id)
 
 

@@ -12,9 +12,8 @@ from billing.holds import reconcile
 from billing.holds.hold import Hold
 from billing.holds.partitions import Partition
 from billing.holds.reconcile import Drift
-from billing.holds.redis.keyspace import Keyspace
 from billing.holds.redis.layout import Counter
-from billing.holds.survey import Survey, Surveyed
+from billing.holds.redis.state import Keyspace
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
 from tests.billing.holds.conftest import World, debit, need
@@ -121,17 +120,20 @@ async def test_a_difference_that_vanishes_is_none(world: World, monkeypatch: pyt
     first, second, _ = principals
     await shift(world, first, balance=5)
     await shift(world, second, balance=5)
-    real, suspected = Survey.compare, dict[str, set[str]]()
+    suspected: dict[str, set[str]] = {}
+    reconciler = world.engine.reconciler
+    real = reconciler._look
 
-    async def then_mend(self: Survey, partition: Partition, account_ids: Sequence[str]) -> Surveyed:
-        found = await real(self, partition, account_ids)
-        suspected.update(found.suspects)
-        for principal, day_tokens in ((first, 0), (second, 1)):
-            if principal.account_id in found.suspects:
-                await shift(world, principal, balance=-5, day_tokens=day_tokens)
+    async def then_mend(partition: Partition, account_ids: Sequence[str], *, thorough: bool) -> object:
+        found = await real(partition, account_ids, thorough=thorough)
+        if not thorough:
+            suspected.update({each: {drift.what for drift in drifts} for each, drifts in found.drifts.items()})
+            for principal, day_tokens in ((first, 0), (second, 1)):
+                if principal.account_id in found.drifts:
+                    await shift(world, principal, balance=-5, day_tokens=day_tokens)
         return found
 
-    monkeypatch.setattr(Survey, "compare", then_mend)
+    monkeypatch.setattr(reconciler, "_look", then_mend)
     report = await world.engine.reconciler.run()
     assert suspected == {first.account_id: {"balance"}, second.account_id: {"balance"}}
     assert report.drifts == (), "what the second look finds and the first did not waits for its own second look"

@@ -12,7 +12,8 @@ from billing.holds import recovery
 from billing.holds.engine import EngineSettings
 from billing.holds.hold import Hold, SettlementLost
 from billing.holds.redis.layout import CLAIMED, HELD, SETTLED, VERSION, pack_text
-from billing.ledger.debits import encode_debit, write_debits
+from billing.ledger.debits import encode_debit
+from billing.ledger.writer import write_debits
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
 from tests.billing.holds.conftest import MakeWorld, World, debit, need
@@ -263,7 +264,7 @@ async def test_a_new_epoch_opens_with_what_a_journal_that_came_back_has_settled(
     partition = second.engine.partitions.of(principal.account_id)
     await second.engine.partitions.renew(partition)
     epoch = await second.engine.partitions.ensure(partition)
-    assert await second.engine.recovery.prepare(partition, epoch) == frozenset()
+    assert await second.engine.epoch_start.prepare(partition, epoch) == frozenset()
     assert await second.database.value("SELECT balance_nano FROM accounts") == 10**9 - 500
 
 

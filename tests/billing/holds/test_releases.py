@@ -10,9 +10,9 @@ import pytest
 
 from billing.holds import engine
 from billing.holds.decision import Unavailable
+from billing.holds.lease import Peers
 from billing.holds.partitions import GREET, MOVE_EPOCH, NotReady
-from billing.holds.peers import Peers
-from billing.holds.redis import Script
+from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import SETTLED, STATE_VERSION
 from billing.ledger.leases import end_lease
 from billing.quotas import Metric, Quota, Window

@@ -17,7 +17,7 @@ from billing.holds.hold import Hold
 from billing.keys.secrets import secret_digest
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
-from gateway.embedded.binaries import postgres_bin
+from gateway.embedded.process import postgres_bin
 from tests.billing.holds.conftest import PATIENT, MakeWorld, World
 from tests.billing.holds.support import (
     ask,
@@ -100,7 +100,7 @@ async def is_told_to_reload(world: World, principal: Principal) -> bool:
 async def begin_epochs(world: World, count: int) -> None:
     for _ in range(count):
         await world.engine.partitions.renew(partition_of(world))
-        assert await world.engine.partitions.join(partition_of(world))
+        assert await world.engine.epoch_start.join(partition_of(world))
 
 
 @pytest.mark.parametrize("epochs_since", [0, 1, 3])
@@ -108,7 +108,8 @@ async def test_a_ledger_restored_from_a_backup_serves_everybody_again(
     make_world: MakeWorld, backup: Backup, epochs_since: int
 ) -> None:
     """The procedure of docs/reliability.md: gateways stopped, the ledger restored, gateways started."""
-    world = await make_world(replace(PATIENT, lease_s=2.0))  # the ledger is restored with it, and it has to lapse then
+    brief = replace(PATIENT, lease_s=3.0)  # the lease is restored, too, and the next gateway watches it for as long
+    world = await make_world(brief)
     principal, other = await world.customer(10**9), await world.customer(10**9)
     kept = await spend(world, principal)
     await world.engine.outbox.flush()
@@ -122,7 +123,7 @@ async def test_a_ledger_restored_from_a_backup_serves_everybody_again(
     await stop(world)
     await backup.restore()
 
-    world = await make_world()
+    world = await make_world(brief)
     assert await in_epoch_after(world, epoch)
     again = await spend(world, principal)
     await assert_agreed(world, principal.account_id)

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
-from billing.holds.redis import RedisClient
+from billing.holds.redis.client import RedisClient
 from tests.billing.holds.model_inputs import MODELS, OWNERS, asks, endings, forward_steps, picks, quotas
 from tests.billing.holds.model_machine import Machine
 from tests.billing.holds.model_traffic import ROOM
@@ -122,6 +122,6 @@ async def test_the_two_servers_are_two(redis_url: str, redis_proper_url: str) ->
     said = []
     for url in (redis_url, redis_proper_url):
         link = RedisClient(url)
-        said.append(await link.command("INFO", "server"))
+        said.append(await link.info("server"))
         await link.close()
     assert [server.get("server_name") for server in said] == ["valkey", None]

@@ -8,7 +8,8 @@ from ulid import ULID
 
 from billing.accounts.grants import Grants
 from billing.holds.decision import Exhausted, InsufficientBalance, QuotaExceeded
-from billing.holds.hold import AdmitItem, Hold
+from billing.holds.hold import Hold
+from billing.holds.items import AdmitItem
 from billing.holds.recovery import Swept
 from billing.holds.redis.batcher import Batcher
 from billing.holds.redis.layout import OK

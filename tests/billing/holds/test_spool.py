@@ -14,7 +14,8 @@ from billing.database.connection import DatabaseUnavailable
 from billing.holds import replay, spool
 from billing.holds.engine import EngineSettings
 from billing.holds.spool import Spool, left_behind, read_debits, taken
-from billing.ledger.debits import Debit, write_free
+from billing.ledger.debits import Debit
+from billing.ledger.writer import write_free
 from billing.principals import Principal
 from tests.billing.holds.conftest import MakeWorld, World, debit
 from tests.billing.holds.support import (
@@ -272,9 +273,9 @@ async def test_a_spool_is_kept_until_postgres_has_it(
     with monkeypatch.context() as patched:
         patched.setattr(replay, "write_free", away)
         with pytest.raises(DatabaseUnavailable):
-            await living.engine.recovery.replay()
-    assert await living.engine.recovery.replay() == 2
-    assert await living.engine.recovery.replay() == 0
+            await living.engine.replay.run()
+    assert await living.engine.replay.run() == 2
+    assert await living.engine.replay.run() == 0
     assert await debits(living) == dict.fromkeys(spent, 500)
 
 
@@ -285,7 +286,7 @@ async def test_what_a_newer_release_left_stays_for_its_gateways(
     world = await make_world(EngineSettings(spool_folder=tmp_path))
     await world.engine.loops.stop("sweep", "relay")
     principal = await world.customer(10**9)
-    newer = debit(str(ULID()), principal, epoch=1, dseq=1, layout=2)
+    newer = debit(str(ULID()), principal, epoch=1, dseq=1, layout=3)
     known = debit(str(ULID()), principal)
     left = Spool(tmp_path, "00000000000000000000000000")
     for each in (newer, known):
@@ -293,7 +294,7 @@ async def test_what_a_newer_release_left_stays_for_its_gateways(
     left.close()
     before = files(tmp_path)[0].read_bytes()
     for _ in range(2):
-        assert await world.engine.recovery.replay() == 0
+        assert await world.engine.replay.run() == 0
     assert await debits(world) == {known.request_id: 500}
     assert files(tmp_path)[0].read_bytes() == before
     assert sum("debits of a newer release" in record.getMessage() for record in caplog.records) == 1
@@ -316,9 +317,9 @@ async def test_who_opens_an_epoch_waits_for_a_replay_under_way(
         return await write_free(*given)
 
     monkeypatch.setattr(replay, "write_free", slowly)
-    sweeping = asyncio.create_task(living.engine.recovery.replay())
+    sweeping = asyncio.create_task(living.engine.replay.run())
     await begun.wait()
-    preparing = asyncio.create_task(living.engine.recovery.replay())
+    preparing = asyncio.create_task(living.engine.replay.run())
     await asyncio.sleep(0.1)
     assert not preparing.done()
     go_on.set()
@@ -344,7 +345,7 @@ async def test_the_spool_of_another_ledger_is_left_alone(
     await eventually(are_written)
     assert await debits(living) == dict.fromkeys(spent, 500)
     assert foreign_said(caplog) == 2  # by each of the two
-    await living.engine.recovery.replay()
+    await living.engine.replay.run()
     assert foreign_said(caplog) == 2
     assert await living.database.value("SELECT count(*) FROM debits_set_aside") == 0
     assert len(files(tmp_path)) == 2

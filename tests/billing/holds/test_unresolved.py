@@ -19,7 +19,7 @@ def owing(hold: Hold, principal: Principal) -> None:
     def unresolved(hold: Hold) -> Debit:
         return debit(hold.id, principal, admitted_at_ms=hold.admitted_at_ms, charged_nano=hold.cost_nano)
 
-    hold.unresolved = unresolved
+    hold.owe(unresolved)
 
 
 async def broken() -> None:

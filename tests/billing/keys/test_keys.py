@@ -1,14 +1,13 @@
-import logging
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from billing.accounts.accounts import AccountNotFound
-from billing.keys.keys import ApiKeys
-from billing.keys.rows import KeyNotFound, KeyRefused, parse_scopes, total_tokens_quota
-from billing.keys.secrets import DEFAULT_SCOPES, secret_digest, well_formed
+from billing.keys.secrets import secret_digest, well_formed
 from billing.quotas import Metric, Quota, QuotaError, Window
-from tests.billing.support import PLANS, Billing, changes_told
+from billing.shapes.keys import DEFAULT_SCOPES, parse_scopes, total_tokens_quota
+from billing.shapes.rules import KeyNotFound, KeyRefused
+from tests.billing.support import Billing, changes_told
 
 DAILY = Quota(Window.day, Metric.tokens, 1000)
 LATER = datetime(2100, 1, 1, tzinfo=UTC)
@@ -27,70 +26,6 @@ async def test_a_new_key_has_the_defaults_and_its_secret_is_not_stored(billing: 
         assert row is not None
         assert secret not in row["said"]
     assert secret_digest(secret).hex() not in "".join(row["said"] for row in audited)
-
-
-async def test_a_principal_says_all_of_key_account_and_plan(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme", "starter", 7, (DAILY,))
-    key, secret = await billing.keys.create(
-        account.id,
-        "laptop",
-        scopes=("llm:proxy", "acme:deploy"),
-        models=("gpt-4o-mini", "claude-*"),
-        quotas=(DAILY,),
-        max_parallel_requests=3,
-        expires_at=LATER,
-        tags={"team": "blue"},
-        user_id="user_1",
-    )
-    principal = await billing.keys.principal_by_digest(secret_digest(secret))
-    assert principal is not None
-    assert principal == await billing.keys.principal_by_key_id(key.id)
-    assert (principal.account_id, principal.account_name, principal.account_version) == (account.id, "Acme", 1)
-    assert (principal.status, principal.past_due_since_s, principal.credit_limit_nano) == ("active", None, 7)
-    assert (principal.plan, principal.account_quotas) == (PLANS["starter"], (DAILY,))
-    assert (principal.key_id, principal.key_name, principal.key_prefix) == (key.id, "laptop", key.prefix)
-    assert (principal.key_version, principal.user_id) == (1, "user_1")
-    assert principal.scopes == {"llm:proxy", "acme:deploy"}
-    assert (principal.models, principal.key_quotas) == (("gpt-4o-mini", "claude-*"), (DAILY,))
-    assert (principal.max_parallel_requests, principal.tags) == (3, {"team": "blue"})
-    assert principal.expires_at_s == LATER.timestamp()
-    assert principal.created_at_s == key.created_at.timestamp()
-    assert principal.revoked_at_s is None
-
-
-async def test_an_unknown_digest_or_id_has_no_principal(billing: Billing) -> None:
-    assert await billing.keys.principal_by_digest(secret_digest("mg_none")) is None
-    assert await billing.keys.principal_by_key_id("key_none") is None
-
-
-async def test_an_account_on_a_plan_that_is_gone_gets_the_default_and_an_alarm(
-    billing: Billing, caplog: pytest.LogCaptureFixture
-) -> None:
-    account = await billing.accounts.create("Acme", "starter")
-    key, _ = await billing.keys.create(account.id, "laptop")
-    keys = ApiKeys(billing.database, {"free": PLANS["free"]}, billing.effects, billing.new_id)
-    with caplog.at_level(logging.ERROR):
-        principal = await keys.principal_by_key_id(key.id)
-    assert principal is not None
-    assert principal.plan == PLANS["free"]
-    assert account.id in caplog.text
-    assert "'starter'" in caplog.text
-
-
-def test_the_default_plan_must_exist(billing: Billing) -> None:
-    with pytest.raises(ValueError, match="'free'"):
-        ApiKeys(billing.database, {}, billing.effects, billing.new_id)
-
-
-async def test_past_due_reaches_the_principal(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
-    key, _ = await billing.keys.create(account.id, "laptop")
-    due = await billing.accounts.update(account.id, status="past_due")
-    principal = await billing.keys.principal_by_key_id(key.id)
-    assert principal is not None
-    assert due.past_due_since is not None
-    assert (principal.status, principal.past_due_since_s) == ("past_due", due.past_due_since.timestamp())
-    assert principal.account_version == 2
 
 
 async def test_a_change_raises_the_version_and_null_clears(billing: Billing) -> None:
@@ -121,7 +56,7 @@ async def test_revoking_is_idempotent_and_at_once(billing: Billing) -> None:
         assert await billing.keys.revoke(key.id) == revoked
     assert revoked.revoked_at is not None
     assert revoked.version == 2
-    principal = await billing.keys.principal_by_key_id(key.id)
+    principal = await billing.principals.by_key_id(key.id)
     assert principal is not None
     long_ago = revoked.revoked_at - timedelta(days=365)
     assert not principal.usable_key(long_ago.timestamp()), "no gateway's slow clock may keep the key alive"
@@ -131,11 +66,11 @@ async def test_revoking_ends_a_grace_period(billing: Billing) -> None:
     account = await billing.accounts.create("Acme")
     key, _ = await billing.keys.create(account.id, "laptop")
     await billing.database.execute("UPDATE api_keys SET revoked_at = now() + interval '1 day' WHERE id = $1", key.id)
-    in_grace = await billing.keys.principal_by_key_id(key.id)
+    in_grace = await billing.principals.by_key_id(key.id)
     assert in_grace is not None
     assert in_grace.usable_key(datetime.now(UTC).timestamp())
     await billing.keys.revoke(key.id)
-    ended = await billing.keys.principal_by_key_id(key.id)
+    ended = await billing.principals.by_key_id(key.id)
     assert ended is not None
     assert not ended.usable_key(datetime.now(UTC).timestamp())
 

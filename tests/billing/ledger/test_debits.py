@@ -12,7 +12,8 @@ from ulid import ULID
 
 from billing.accounts.accounts import Account
 from billing.database.connection import Database, DatabaseRefused
-from billing.ledger.debits import Debit, Stored, decode_debit, encode_debit, write_debits
+from billing.ledger.debits import Debit, decode_debit, encode_debit
+from billing.ledger.writer import Stored, write_debits
 from billing.money import MAX_NANO
 from tests.billing.support import Billing
 

@@ -8,8 +8,7 @@ from billing.accounts.grants import IdempotencyConflict
 from billing.database.connection import Database, UniqueViolation
 from billing.database.migrate import migrate, pending
 from billing.ledger.catalogue import sync_prices
-from billing.ledger.reports import UsageTotals
-from billing.ledger.rollups import roll
+from billing.ledger.reports import UsageTotals, roll
 from billing.ledger.verify import verify
 from billing.money import NANO_PER_USD
 from billing.usage import Usage

@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from billing.database.connection import Database, DatabaseUnavailable
-from billing.ledger import rollups
+from billing.ledger import reports
 from billing.ledger.catalogue import sync_prices
-from billing.ledger.rollups import LEASE, LOCK_KEY, ROLL_USAGE, Roller, roll
+from billing.ledger.reports import LEASE, LOCK_KEY, ROLL_USAGE, Roller, roll
 from billing.ledger.verify import verify
 from billing.usage import Usage
 from tests.billing.support import PRICES, Billing
@@ -186,11 +186,11 @@ async def test_readers_writers_and_movers_at_once(billing: Billing, account_id: 
 async def test_a_turn_moves_all_that_is_over_in_pieces(
     billing: Billing, account_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rollups, "ROLL_ROWS", 2)
-    monkeypatch.setattr(rollups, "VACUUM_ROWS", 3)
+    monkeypatch.setattr(reports, "ROLL_ROWS", 2)
+    monkeypatch.setattr(reports, "VACUUM_ROWS", 3)
     for _ in range(5):
         await billing.debit(account_id, "a", USAGE, admitted_at=minutes_ago(1))
-    assert await Roller(billing.database, "me").turn() == 5
+    assert await Roller(billing.database, "me").round() == 5
     assert await fresh(billing) == 0
     assert await billing.database.value(
         "SELECT sum(requests) FROM usage_rollups WHERE granularity = 0"
@@ -205,11 +205,11 @@ async def test_one_gateway_of_all_has_the_turn(billing: Billing, account_id: str
         await billing.debit(account_id, "a", USAGE, admitted_at=minutes_ago(1))
 
     await debit()
-    assert [await first.turn(), await second.turn()] == [1, 0]
+    assert [await first.round(), await second.round()] == [1, 0]
     await debit()
-    assert [await second.turn(), await first.turn()] == [0, 0]
+    assert [await second.round(), await first.round()] == [0, 0]
     await billing.database.execute("UPDATE job_leases SET until = now() WHERE name = $1", LEASE)
-    assert await second.turn() == 1
+    assert await second.round() == 1
 
 
 async def test_it_goes_on_after_a_failure_with_fewer_rows(
@@ -223,7 +223,7 @@ async def test_it_goes_on_after_a_failure_with_fewer_rows(
             raise DatabaseUnavailable("away")
         return await roll(database, rows)
 
-    monkeypatch.setattr(rollups, "roll", failing)
+    monkeypatch.setattr(reports, "roll", failing)
     await billing.debit(account_id, "a", USAGE, admitted_at=minutes_ago(1))
     running = asyncio.create_task(Roller(billing.database, "me", interval_s=0.01).run())
     try:
@@ -233,4 +233,4 @@ async def test_it_goes_on_after_a_failure_with_fewer_rows(
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-    assert asked[:3] == [rollups.ROLL_ROWS, rollups.ROLL_ROWS // 2, rollups.ROLL_ROWS // 4]
+    assert asked[:3] == [reports.ROLL_ROWS, reports.ROLL_ROWS // 2, reports.ROLL_ROWS // 4]

@@ -8,9 +8,10 @@ import pytest
 from billing.database.connection import Database
 from billing.ledger import verify as verification
 from billing.ledger.catalogue import sync_prices
-from billing.ledger.debits import Debit, write_debits
-from billing.ledger.rollups import roll
+from billing.ledger.debits import Debit
+from billing.ledger.reports import roll
 from billing.ledger.verify import EXAMPLES_LIMIT, Checked, Verified, verify
+from billing.ledger.writer import write_debits
 from billing.money import NANO_PER_USD
 from billing.prices import FACTOR_SCALE
 from billing.usage import Usage
@@ -225,7 +226,7 @@ async def test_a_price_row_that_was_rewritten(billing: Billing, account_id: str,
     if said.startswith("replace"):
         assert found == {}  # white space says nothing else
     else:
-        assert "what it says is no price row" in found["prices"].examples[0]
+        assert "its content is no price row" in found["prices"].examples[0]
         assert found["prices"].differences == 6
 
 
@@ -234,7 +235,7 @@ async def test_a_cheaper_price_row_under_the_same_id(billing: Billing, account_i
     await spoil("UPDATE prices SET said = replace(said, '150000000', '140000000')")
     found = differences(await verify(billing.database))
     assert PRICE.id in found["prices"].examples[0]
-    assert "would say" in found["prices"].examples[0]
+    assert "it has the content of" in found["prices"].examples[0]
 
 
 async def partly_rolled(billing: Billing, account_id: str) -> list[str]:

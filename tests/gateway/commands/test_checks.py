@@ -56,6 +56,13 @@ def test_metrics_that_anybody_may_read(address: str, status: str) -> None:
     assert only(check_metrics(settings(METRICS_ADDR=address))).status == status
 
 
+def test_where_metrics_are_read() -> None:
+    unset, off = (only(check_metrics(settings(METRICS_ADDR=address))).message for address in ("", "off"))
+    assert "`metergate up`: at 127.0.0.1:9090, without a key" in unset
+    assert "`metergate serve`: at /metrics" in unset
+    assert off == "at /metrics of the gateway, with the admin key"
+
+
 def test_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "LITTLE_BYTES", 1)
     monkeypatch.setattr(checks, "LEAST_BYTES", 0)
@@ -106,5 +113,5 @@ def test_a_start_warns_of_upgrades_that_lead_back(tmp_path: Path) -> None:
 
 def test_models_that_a_key_may_name() -> None:
     known = settings()
-    names = ["demo", "dem*", "*", "openai/anything", "openai/*", "opena*", "gpt-5-tpyo", "nobody/x", "zzz*"]
-    assert unknown_models(known.models, known.providers, names) == ["gpt-5-tpyo", "nobody/x", "zzz*"]
+    names = ["demo", "dem*", "*", "openai/anything", "openai/*", "opena*", "gtp-5-tpyo", "nobody/x", "zzz*"]
+    assert unknown_models(known.models, known.providers, names) == ["gtp-5-tpyo", "nobody/x", "zzz*"]

@@ -18,7 +18,8 @@ from ulid import ULID
 
 from billing.accounts.accounts import Account
 from billing.database.connection import Database
-from billing.ledger.debits import Debit, write_debits
+from billing.ledger.debits import Debit
+from billing.ledger.writer import write_debits
 from tests.billing.ledger.test_debits import debit
 from tests.support.commands import CHECKOUT, Shell, fetch
 from tests.support.ports import free_port
@@ -61,6 +62,8 @@ COMMANDS = [
         "operator account set",
         "operator refund",
         "operator requests",
+        "operator provider",
+        "operator provider list",
         "operator account quotas",
         "operator key",
         "operator key create",

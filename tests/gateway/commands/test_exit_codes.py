@@ -34,6 +34,7 @@ OF_THE_API = {
     "operator grant": "operator grant acc_x 5",
     "operator refund": "operator refund acc_x 5",
     "operator requests": "operator requests --refused",
+    "operator provider list": "operator provider list",
     "operator key create": "operator key create acc_x k",
     "operator key list": "operator key list acc_x",
     "operator key update": "operator key update key_x --name y",
@@ -47,6 +48,7 @@ REFUSED = [
 DONE = [
     *("migrate", "ledger verify", "ledger set-aside list", "ledger set-aside replay --all", "reconcile", "doctor"),
     *("operator account create x", "operator account list", "operator requests --refused"),
+    "operator provider list",
 ]
 ALONE = ("up", "doctor")
 """`up` brings its own stores; `doctor` says of stores that are away that they are, and ends with 1."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.commands.init_folder import WouldOverwrite, init_folder
+from gateway.commands.init import WouldOverwrite, init_folder
 from gateway.config.settings import FILES, SHIPPED_FOLDER, load_settings
 from tests.support.commands import Shell
 

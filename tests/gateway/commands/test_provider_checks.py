@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from aiohttp import web
 
-from gateway.commands.provider_checks import check_providers
+from gateway.commands.checks import check_providers
 from gateway.config.settings import ProviderConfig, Secret
 from tests.gateway.conftest import Handler
 from tests.support.ports import free_port

@@ -1,5 +1,6 @@
 """`metergate up` as a new user meets it: one start, everything that hangs on it, its end, the next start."""
 
+import json
 import os
 import shutil
 import signal
@@ -20,7 +21,7 @@ import yaml
 from gateway.commands.up import stopping_s
 from gateway.config.settings import Limits
 from gateway.process.supervisor import KILL_MARGIN_S
-from tests.support.commands import WAIT_S, Answer, Running, Shell, do_curl, fetch
+from tests.support.commands import WAIT_S, Answer, Result, Running, Shell, do_curl, fetch
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,14 @@ class Up:
 
     def chat(self, key: str | None = None) -> Answer:
         return do_curl(self.curl.replace(self.key, key) if key else self.curl)
+
+
+@dataclass(frozen=True)
+class Way:
+    """Options and variables of an operator command."""
+
+    options: tuple[str, ...]
+    env: dict[str, str]
 
 
 @pytest.fixture(scope="module")
@@ -109,20 +118,37 @@ def test_no_secret_is_on_a_command_line(up: Up) -> None:
         assert admin_key not in line
 
 
-@pytest.mark.parametrize("over_http", [False, True])
-def test_a_refusal_is_explained(up: Up, over_http: bool) -> None:
-    way = ("--api-url", up.url) if over_http else ()
+def test_its_address_is_left_for_operator_commands(up: Up) -> None:
+    file = up.shell.data_dir / "api-url"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    nowhere = {"REDIS_URL": "redis://127.0.0.1:1"}  # a command that opened the stores itself would call it
+    assert up.shell.run("operator", "account", "list", "--json", env=nowhere).json["data"]
+    other_key = {**nowhere, "ADMIN_API_KEY": "mga_0123456789abcdefghijklmnopqrstuv"}  # not the one that `up` has
+    assert up.shell.run("operator", "account", "list", env=other_key).code == 0
+
+
+@pytest.fixture(params=["found", "named", "on its stores"])
+def way(up: Up, request: pytest.FixtureRequest) -> Way:
+    """How an operator command reaches the gateway that runs: by the address that it left, by one that is given, or not
+    at all, on the stores that it keeps."""
+    if request.param == "on its stores":
+        stores = json.loads((up.shell.data_dir / "endpoints.json").read_text())
+        return Way((), {"DATABASE_URL": stores["database_url"], "REDIS_URL": stores["redis_url"]})
+    return Way(("--api-url", up.url) if request.param == "named" else (), {})
+
+
+def test_a_refusal_is_explained(up: Up, way: Way) -> None:
     account = up.shell.run("operator", "account", "create", "Poor", "--json").json
     key = up.shell.run("operator", "key", "create", account["id"], "k", "--json").json
     refused = up.chat(key["key"])
     assert refused.status == 402
     deadline = time.monotonic() + WAIT_S
-    show = ("operator", "requests", "--refused", "--key", key["id"], *way)
-    while not (listed := up.shell.run(*show, "--json").json["data"]):
+    show = ("operator", "requests", "--refused", "--key", key["id"], *way.options)
+    while not (listed := up.shell.run(*show, "--json", env=way.env).json["data"]):
         assert time.monotonic() < deadline
     request_id = refused.headers["x-request-id"]
     assert [(each["id"], each["code"]) for each in listed] == [(request_id, "billing_required")]
-    assert "billing_required" in up.shell.run(*show).stdout
+    assert "billing_required" in up.shell.run(*show, env=way.env).stdout
     explained = up.shell.run("explain", request_id)
     assert explained.code == 0
     assert "billing: required usd" in explained.stdout
@@ -130,31 +156,32 @@ def test_a_refusal_is_explained(up: Up, over_http: bool) -> None:
     assert "no refusal of it is kept" in up.shell.run("explain", "nothing").failed(1)
 
 
-@pytest.mark.parametrize("over_http", [False, True])
-def test_operator_commands_reach_it_both_ways(up: Up, over_http: bool) -> None:
-    way = ("--api-url", up.url) if over_http else ()
-    account = up.shell.run("operator", "account", "create", "Acme", *way, "--json").json
-    granted = up.shell.run("operator", "grant", account["id"], "2.50", "--note", "hello", *way, "--json").json
+def test_operator_commands_reach_it_every_way(up: Up, way: Way) -> None:
+    def run(*arguments: str) -> Result:
+        return up.shell.run(*arguments, *way.options, env=way.env)
+
+    account = run("operator", "account", "create", "Acme", "--json").json
+    granted = run("operator", "grant", account["id"], "2.50", "--note", "hello", "--json").json
     assert granted["balance_usd"] == "2.50"
-    refund = ("operator", "refund", account["id"], "1.25", "--note", "sorry", "--idempotency-key", "r1", *way, "--json")
-    assert [up.shell.run(*refund).json["balance_usd"] for _ in range(2)] == ["3.75", "3.75"]
-    assert up.shell.run("operator", "refund", account["id"], "2", "--idempotency-key", "r1", *way).code == 1
-    changed = up.shell.run(
+    refund = ("operator", "refund", account["id"], "1.25", "--note", "sorry", "--idempotency-key", "r1", "--json")
+    assert [run(*refund).json["balance_usd"] for _ in range(2)] == ["3.75", "3.75"]
+    assert run("operator", "refund", account["id"], "2", "--idempotency-key", "r1").code == 1
+    changed = run(
         *("operator", "account", "set", account["id"], "--plan", "starter", "--status", "suspended"),
-        *("--credit-limit", "7.50", *way, "--json"),
+        *("--credit-limit", "7.50", "--json"),
     ).json
     assert (changed["plan"], changed["status"], changed["credit_limit_usd"]) == ("starter", "suspended", "7.50")
-    quotas = ("operator", "account", "quotas", account["id"], *way, "--json")
+    quotas = ("operator", "account", "quotas", account["id"], "--json")
     wanted = [{"window": "day", "metric": "tokens", "limit": 100_000}]
-    assert up.shell.run(*quotas, "--quota", "day:tokens=100000").json["quotas"] == wanted
-    shown = up.shell.run(*quotas).json
+    assert run(*quotas, "--quota", "day:tokens=100000").json["quotas"] == wanted
+    shown = run(*quotas).json
     assert shown["quotas"] == wanted
     assert shown["plan_quotas"]
-    assert up.shell.run(*quotas, "--clear").json["quotas"] == []
-    assert up.shell.run("operator", "account", "set", account["id"], "--status", "active", *way).code == 0
-    key = up.shell.run("operator", "key", "create", account["id"], "k", *way, "--json").json
+    assert run(*quotas, "--clear").json["quotas"] == []
+    assert run("operator", "account", "set", account["id"], "--status", "active").code == 0
+    key = run("operator", "key", "create", account["id"], "k", "--json").json
     assert up.chat(key["key"]).status == 200
-    assert up.shell.run("operator", "key", "revoke", key["id"], *way).code == 0
+    assert run("operator", "key", "revoke", key["id"]).code == 0
     deadline, refused = time.monotonic() + WAIT_S, 0
     while refused < 6:  # in a row: by both workers
         if up.chat(key["key"]).status == 401:
@@ -204,6 +231,7 @@ def test_it_stops_and_starts_again_where_it_was(up: Up) -> None:
     assert up.running.end(signal.SIGINT) == 0
     assert up.shell.processes() == []
     assert not (up.shell.data_dir / "endpoints.json").exists()
+    assert not (up.shell.data_dir / "api-url").exists()
     admin_key = (up.shell.data_dir / "admin-key").read_text()
     with up.shell.running("up") as again:
         url = again.until("Metergate serves on").rpartition(" ")[2]

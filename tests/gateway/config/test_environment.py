@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config.environment import Environment, Mode, read_environment
+from gateway.config.derived import parse_per_byte
+from gateway.config.environment import SETTINGS_VARIABLES, Environment, Mode, read_environment
 from gateway.config.problems import Problems
-from gateway.config.reader import Reader, parse_duration_s, parse_listen, parse_origins, parse_per_byte
+from gateway.config.reader import Reader, parse_duration_s, parse_listen, parse_origins
 from gateway.config.secret import Secret
-from gateway.config.variables import SETTINGS_VARIABLES
 
 
 def read(mode: Mode = "serve", **environ: str) -> Environment:
@@ -27,7 +27,7 @@ def refusals(mode: Mode = "serve", **environ: str) -> list[str]:
 
 def test_the_defaults() -> None:
     environment = read()
-    assert (environment.listen_host, environment.listen_port) == ("0.0.0.0", 8080)
+    assert environment.listen_addr == "0.0.0.0:8080"
     assert environment.data_dir == Path(".metergate").absolute()
     assert environment.database_url is environment.redis_url is environment.admin_api_key is None
     assert environment.payment_provider == "local"
@@ -92,9 +92,10 @@ def test_metrics_have_an_address_of_their_own() -> None:
 
 
 def test_up_listens_on_this_machine_alone() -> None:
-    assert read("up").listen_host == "127.0.0.1"
-    assert read("up", LISTEN_ADDR=":9000").listen_host == "0.0.0.0"
-    assert read("command").listen_host == "0.0.0.0"
+    assert read("up").listen_addr == "127.0.0.1:8080"
+    assert read("up", LISTEN_ADDR=":9000").listen_addr == "0.0.0.0:9000"
+    assert read("up", LISTEN_ADDR="[::1]:9000").listen_addr == "[::1]:9000"
+    assert read("command").listen_addr == "0.0.0.0:8080"
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,36 @@ def test_headers_are_kept_and_never_shown(tmp_path: Path) -> None:
     assert "hidden" not in repr(provider)
 
 
+def test_a_provider_names_the_dialects_that_it_serves(tmp_path: Path) -> None:
+    usual = with_provider(tmp_path, '{kind: openai, base_url: "https://h/v1?v=1"}').providers["p"]
+    assert (usual.served, usual.url_of("openai")) == ({"openai"}, ("https://h/v1", "v=1"))
+    assert usual.url_of("other") is None
+    text = '{kind: openai, base_url: "https://h/v1", dialects: {other: "https://o/x/?key=hidden"}}'
+    both = with_provider(tmp_path, text).providers["p"]
+    assert both.served == {"openai", "other"}
+    assert (both.url_of("openai"), both.url_of("other")) == (("https://h/v1", ""), ("https://o/x", "key=hidden"))
+    assert "hidden" not in repr(both)
+    replaced = with_provider(tmp_path, '{kind: openai, dialects: {openai: "https://api.openai.com/v1"}}').providers["p"]
+    assert (replaced.served, replaced.url_of("openai")) == ({"openai"}, ("https://api.openai.com/v1", ""))
+    assert replaced.max_output_field == "max_completion_tokens"
+    other = with_provider(tmp_path, '{kind: openai, dialects: {other: "https://o"}}').providers["p"]
+    assert (other.served, other.url_of("openai")) == ({"other"}, None)
+
+
+def test_a_kind_serves_its_usual_dialects(tmp_path: Path) -> None:
+    local = with_provider(tmp_path, "{kind: local}").providers["p"]
+    assert local.served == {"openai", "anthropic", "gemini", "rerank"}
+    assert (local.url_of("openai"), local.url_of("anthropic")) == (("local://p/v1", ""), ("local://p", ""))
+    google = with_provider(tmp_path, "{kind: gemini, base_url: 'https://g', api_key: k}").providers["p"]
+    assert google.served == {"openai", "gemini"}
+    assert (google.url_of("openai"), google.url_of("gemini")) == (("https://g/v1beta/openai", ""), ("https://g", ""))
+    text = '{kind: anthropic, base_url: "https://api.anthropic.com", api_key: k}'
+    anthropic = with_provider(tmp_path, text).providers["p"]
+    assert anthropic.served == {"openai", "anthropic"}
+    assert anthropic.url_of("anthropic") == ("https://api.anthropic.com", "")
+    assert anthropic.url_of("openai") == ("https://api.anthropic.com/v1", "")
+
+
 def test_a_provider_may_get_more_of_a_clients_headers(tmp_path: Path) -> None:
     text = '{kind: openai, base_url: "https://h", pass_headers: [HTTP-Referer, traceparent]}'
     assert with_provider(tmp_path, text).providers["p"].pass_headers == ("HTTP-Referer", "traceparent")
@@ -82,7 +112,7 @@ def test_where_a_provider_takes_the_most_output_tokens(tmp_path: Path, text: str
             "{kind: openai, base_url: http://h, max_output_field: max_output_tokens}",
             'providers.p.max_output_field: expected one of max_completion_tokens, max_tokens, n_predict, got "max_out',
         ),
-        ("{kind: opnai}", 'providers.p.kind: expected one of openai, anthropic, gemini, local, got "opnai"'),
+        ("{kind: opnai}", "providers.p.kind: expected one of openai, anthropic, gemini, local, azure, cohere, "),
         ("{kind: openai}", "providers.p.base_url: missing"),
         ("{kind: local, base_url: http://h}", "providers.p.base_url: a provider of kind local has no such key"),
         ("{kind: openai, base_url: http://h, delay_ms: 1}", "providers.p.delay_ms: a provider of kind openai has no"),
@@ -101,6 +131,9 @@ def test_where_a_provider_takes_the_most_output_tokens(tmp_path: Path, text: str
         ('{kind: openai, base_url: http://h, headers: {a: "b\\n"}}', "providers.p.headers.a: the text holds"),
         ("{kind: openai, base_url: http://h, pass_headers: [api-key]}", "providers.p.pass_headers: api-key is not a"),
         ('{kind: openai, base_url: http://h, pass_headers: ["a b"]}', "providers.p.pass_headers: a b is not a header"),
+        ("{kind: openai, dialects: {openai: h}}", "providers.p.dialects.openai: expected a URL"),
+        ('{kind: openai, dialects: {"Open AI": "http://h"}}', "providers.p.dialects.Open AI: a dialect's name is"),
+        ("{kind: local, dialects: {openai: http://h}}", "providers.p.dialects: a provider of kind local has no such"),
         ("{kind: openai, base_url: http://h, headers: [a]}", "providers.p.headers: expected a mapping, got a list"),
     ],
 )
@@ -186,7 +219,13 @@ def test_wrong_models_are_refused(tmp_path: Path, text: str, problem: str) -> No
     assert found.startswith(f"metergate.yaml:4: {problem}")
 
 
-@pytest.mark.parametrize("name", ["a b", "a*", "x" * 201])
+def test_a_fallback_names_one_model(tmp_path: Path) -> None:
+    entries = '  "g-*": {provider: local}\n  m: {provider: local, fallbacks: [g-*]}\n'
+    (found,) = problems(tmp_path, main=f"providers: {{local: {{kind: local}}}}\nmodels:\n{entries}")
+    assert found.endswith("models.m.fallbacks: g-* stands for many models: a fallback names one")
+
+
+@pytest.mark.parametrize("name", ["a b", "a*b", "*", "x" * 201])
 def test_names_that_no_client_could_ask_for(tmp_path: Path, name: str) -> None:
     main = f'providers: {{local: {{kind: local}}}}\nmodels:\n  ? "{name}"\n  : {{provider: local}}\n'
     (found,) = problems(tmp_path, main=main)

@@ -7,9 +7,8 @@ from pathlib import Path
 import billing
 import gateway
 from gateway.commands.doctor import check_settings
-from gateway.config.environment import Environment
+from gateway.config.environment import NOT_SERVED, SETTINGS_VARIABLES, Environment
 from gateway.config.settings import warnings
-from gateway.config.variables import NOT_SERVED, SETTINGS_VARIABLES
 from tests.gateway.config.support import MAIN, PLANS, load
 from tests.test_env_example import DOCUMENTATION, assignments
 
@@ -57,7 +56,6 @@ def test_keys_of_files_that_have_no_effect_are_named(tmp_path: Path) -> None:
     plans = PLANS.replace('"99"', '"99", included_credit_usd: "5", users: 3, stripe_price: price_1')
     found = warnings(load(tmp_path, main=main, plans=plans), 2e9)
     assert [said.replace(f"{tmp_path}/", "") for said in found] == [
-        f"metergate.yaml:6: models.fast.fallbacks: {NO_EFFECT}",
         f"plans.yaml: included_credit_usd, users, stripe_price: {NO_EFFECT}",
     ]
 

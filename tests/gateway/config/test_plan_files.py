@@ -8,8 +8,8 @@ import pytest
 
 from billing.plans import Plan
 from billing.quotas import Metric, Quota, Window
-from gateway.config import plan_files
-from gateway.config.plan_files import PlanFollower, plans_finding
+from gateway.config import plans
+from gateway.config.plans import PlanFollower, plans_finding
 from gateway.config.settings import Limits, Settings, load_settings
 from gateway.runtime import Runtime, open_runtime
 
@@ -84,7 +84,7 @@ async def test_a_running_gateway_takes_on_a_newer_file(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(plan_files.asyncio, "sleep", sleep)
+        patched.setattr(plans.asyncio, "sleep", sleep)
         with pytest.raises(KeyboardInterrupt):
             await follower.run()
     assert follower.revision == 2
@@ -98,10 +98,10 @@ async def test_a_principal_is_never_read_with_plans_older_than_its_account(make_
     await begun(older)
     account = await older.accounts.create("Acme")
     key, _ = await older.api_keys.create(account.id, "laptop")
-    before = await older.api_keys.principal_by_key_id(key.id)
+    before = await older.principals.by_key_id(key.id)
     newer = await make_runtime(NEW)
     await begun(newer)
-    after = await older.api_keys.principal_by_key_id(key.id)
+    after = await older.principals.by_key_id(key.id)
     assert before is not None
     assert after is not None
     assert (before.plan, after.plan) == (OLD, NEW)
@@ -112,7 +112,7 @@ async def test_plans_without_the_default_one_are_not_followed(make_runtime: Make
     older = await make_runtime(OLD)
     await begun(older)
     other = await make_runtime(replace(NEW, id="other"))
-    await plan_files.sync_plans(other.database, {"other": replace(NEW, id="other")}, "other")
+    await plans.sync_plans(other.database, {"other": replace(NEW, id="other")}, "other")
     follower = await begun(older)
     assert follower.revision == 2
     assert dict(older.follower.plans) == {"free": OLD}

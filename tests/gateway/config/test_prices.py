@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from billing.money import parse_usd
-from billing.prices import FACTOR_SCALE, PriceRow, Tier
+from billing.prices import FACTOR_SCALE, PriceRow, Tier, Variant
 from gateway.config.settings import unpriced_models, warnings
 from tests.gateway.config.support import PRICES, load, problems
 
@@ -46,6 +46,46 @@ def test_a_row_with_everything(tmp_path: Path) -> None:
     )
 
 
+def test_a_row_with_variants_aliases_and_a_source(tmp_path: Path) -> None:
+    text = """\
+- provider: openai
+  model: m
+  aliases: ["m-2025*", n]
+  effective_from: 2024-07-18
+  cost: reported
+  source: "https://example.com/prices"
+  per_million: {input: "2", video_input: "3", cached_audio_input: "1", image_output: "4"}
+  per_unit: {hour: "0.111", page: "0.001", call.file_search: "0.0025", image.1024x1024.high: "0.167"}
+  tiers: [{at_or_above: 200000, per_million: {input: "4"}}]
+  variants:
+    - service_tier: priority
+      per_million: {input: "5"}
+      tiers: [{above_input_tokens: 272000, per_million: {input: "9"}}]
+    - {processing: batch, utc_hours: "16:30-00:30", per_unit: {page: "0.0005"}}
+    - {region: us, factor: "1.1"}
+"""
+    rows = load(tmp_path, prices=text).prices.rows
+    assert [row.model for row in rows] == ["m", "m-2025*", "n"]
+    assert len({row.id for row in rows}) == 3
+    row = rows[0]
+    assert row.cost_reported
+    assert row.source == "https://example.com/prices"
+    assert row.tiers == (Tier(199_999, {"input": parse_usd("4")}),)
+    assert row.per_unit == {
+        **{"hour": parse_usd("0.111"), "page": parse_usd("0.001"), "call.file_search": parse_usd("0.0025")},
+        "image.1024x1024.high": parse_usd("0.167"),
+    }
+    assert row.variants == (
+        Variant(
+            {"service_tier": "priority"},
+            {"input": parse_usd("5")},
+            tiers=(Tier(272_000, {"input": parse_usd("9")}),),
+        ),
+        Variant({"processing": "batch", "utc_hours": "16:30-00:30"}, {}, {"page": parse_usd("0.0005")}),
+        Variant({"region": "us"}, factor=11 * FACTOR_SCALE // 10),
+    )
+
+
 @pytest.mark.parametrize("day", ["2024-07-18", '"2024-07-18"', "'2024-07-18'", '"${DAY:-2024-07-18}"'])
 def test_a_day_with_or_without_quotes(tmp_path: Path, day: str) -> None:
     text = f'- {{provider: local, model: m, effective_from: {day}, per_million: {{input: "1"}}}}\n'
@@ -80,6 +120,19 @@ def test_a_day_with_or_without_quotes(tmp_path: Path, day: str) -> None:
         ('per_million: {input: "1"}, max_output_tokens: 0', "max_output_tokens: expected a whole number from 1"),
         ('per_million: {input: "1"}, context_window: "5"', "context_window: expected a whole number from 1"),
         ('per_million: {input: "1"}, hidden_reasoning: "yes"', "hidden_reasoning: expected true or false"),
+        ('per_million: {input: "1"}, cost: guessed', "cost: expected one of reported"),
+        ('per_million: {input: "1"}, variants: [{weather: rain}]', "variants[0].weather: unknown key"),
+        ('per_million: {input: "1"}, variants: [{factor: "2"}]', "variants[0]: a variant says when it applies"),
+        ('per_million: {input: "1"}, variants: [{speed: fast, factor: "2"}]', "variants[0]: factor is above zero"),
+        ('per_million: {input: "1"}, variants: [{utc_hours: "9-8"}]', "variants[0]: utc_hours is a span"),
+        (
+            'per_million: {input: "1"}, tiers: [{at_or_above: 1, per_million: {}}]',
+            "tiers[0].at_or_above: expected a whole",
+        ),
+        (
+            'per_million: {input: "1"}, tiers: [{at_or_above: 9, above_input_tokens: 9, per_million: {}}]',
+            "tiers[0]: a tier begins above",
+        ),
         ('per_million: {input: "1"}, max_ouput_tokens: 5', "max_ouput_tokens: unknown key; did you mean max_output_to"),
     ],
 )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.config.references import Unset, expand, refers
+from gateway.config.problems import Unset, expand, refers
 
 ENVIRON = {"KEY": "value", "EMPTY": ""}
 

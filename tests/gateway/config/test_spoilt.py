@@ -12,6 +12,7 @@ from gateway.config.settings import SHIPPED_FOLDER, ConfigError, Problem, load_s
 
 FILES = ("metergate.yaml", "prices.yaml", "plans.yaml")
 SHIPPED = {name: (SHIPPED_FOLDER / name).read_text("utf-8") for name in FILES}
+SHIPPED["prices.yaml"] = SHIPPED["prices.yaml"][:8000].rpartition("\n- {")[0]  # its rows are all of one kind
 MARKS = ("", "\n", "\t", "\0", "é", "\ud800", ": ", "? ", "- ", "{", "}", "[", "]", '"', "&a ", "*a", "<<: ", "!!int a")
 WORDS = ("null", "~", "true", "0.5", "-1", "9" * 30, "1:30", ".nan", "2024-01-01", "!!binary ")
 REFERENCES = ("${", "${X}", "${X:-}", "${X:-5}")

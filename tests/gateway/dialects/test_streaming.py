@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.usage import Usage
+from gateway.dialects.events import event_data
 from gateway.dialects.openai.usage import OpenAIEvents
-from gateway.dialects.streaming import MAX_EVENT_BYTES, SseTap, event_data
+from gateway.dialects.streaming import MAX_EVENT_BYTES, SseTap
 
 READER = OpenAIEvents()
 DONE = b"data: [DONE]\n\n"
@@ -416,6 +417,12 @@ def test_a_block_says_what_its_events_say(
     assert told(SseTap(READER, strip_usage=strip, hold_usage=hold), chunks) == whole
 
 
+def test_a_comment_that_looks_like_usage_is_none() -> None:
+    tap = SseTap(READER)
+    run(tap, [usage_event(3, 4) + says("more") + b': "usage":{\n\n'])
+    assert tap.stale
+
+
 @pytest.mark.parametrize("keep_bytes", [0, 10_000])
 def test_output_is_seen_whenever_it_is_asked_for(keep_bytes: int) -> None:
     tap = SseTap(READER, keep_bytes=keep_bytes)
@@ -423,3 +430,18 @@ def test_output_is_seen_whenever_it_is_asked_for(keep_bytes: int) -> None:
     assert not tap.began_output
     tap.feed(SAID[0] + SAID[3])
     assert tap.began_output
+
+
+def test_what_stands_before_the_first_usage_is_not_looked_through_for_it() -> None:
+    class Noting(OpenAIEvents):
+        def __init__(self) -> None:
+            self.looked_through: list[bytes] = []
+
+        def without_null_usage(self, block: bytes) -> bytes:
+            self.looked_through.append(block)
+            return super().without_null_usage(block)
+
+    reader = Noting()
+    before, null, last = says("a") * 50, says("b", usage=None), usage_event(3, 4)
+    assert run(SseTap(reader, strip_usage=True), [before + null + last + DONE])[0] == before + says("b")
+    assert reader.looked_through == [null + last + DONE]

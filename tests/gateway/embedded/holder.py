@@ -14,7 +14,9 @@ import signal
 import sys
 from pathlib import Path
 
-from gateway.embedded import EmbeddedServers, EmbeddedServersError, folders, launch
+from gateway.embedded import folders, launch
+from gateway.embedded.lock import EmbeddedServersError
+from gateway.embedded.servers import EmbeddedServers
 
 
 async def hold(data_dir: Path) -> None:

@@ -20,7 +20,7 @@ import psutil
 import pytest
 import redis.asyncio
 
-from gateway.embedded import Endpoints
+from gateway.embedded.servers import Endpoints
 
 WAIT_S = 60.0
 _CHECKOUT = Path(__file__).resolve().parents[3]

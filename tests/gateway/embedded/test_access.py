@@ -11,9 +11,10 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from gateway.embedded import EmbeddedServers, account
+from gateway.embedded import account
 from gateway.embedded.account import SERVER_USER, SHARED_USER, Account, server_account
 from gateway.embedded.folders import take_over
+from gateway.embedded.servers import EmbeddedServers
 from tests.gateway.embedded.support import servers_of, store, stored
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs Postgres as another user")

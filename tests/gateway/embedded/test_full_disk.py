@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.embedded import EmbeddedServers, EmbeddedServersError
+from gateway.embedded.lock import EmbeddedServersError
+from gateway.embedded.servers import EmbeddedServers
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ import pytest
 import redis.asyncio
 import uvloop
 
-from gateway.embedded import AlreadyRunning, EmbeddedServers, EmbeddedServersError, ServerFailed, running
+from gateway.embedded.lock import AlreadyRunning, EmbeddedServersError, ServerFailed
 from gateway.embedded.process import LOG_LIMIT_BYTES
+from gateway.embedded.servers import EmbeddedServers, running
 from tests.gateway.embedded.support import Home, holder, servers_of, store, stored, until
 
 

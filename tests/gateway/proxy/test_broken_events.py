@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from billing.ledger.debits import write_debits
+from billing.ledger.writer import write_debits
 from billing.money import parse_usd
 from tests.billing.holds.conftest import debit
 from tests.gateway.conftest import Handler, MakeGateway, chat

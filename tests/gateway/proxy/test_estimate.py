@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 
 from billing.holds.decision import Need, NeedTooLarge
 from billing.prices import FACTOR_SCALE, TOKEN_CLASSES, PriceRow, Tier
+from billing.rates import Variant
 from billing.usage import MAX_COUNT, Usage
 from gateway.config.settings import ProviderConfig
 from gateway.dialects.base import ParsedRequest, Parts, Work
-from gateway.dialects.openai.dialect import OpenAIDialect
+from gateway.dialects.openai.dialect import CHAT, parse
 from gateway.dialects.openai.texts import input_texts
-from gateway.proxy.estimate import EstimateRules, NotPriced, billed_usage, charge, markup_of, worst_case
-from gateway.proxy.handler import counted_tokens
-from gateway.proxy.routing import Rates, Route
+from gateway.proxy.estimate import EstimateRules, NotPriced, billed_usage, charge, dearest, markup_of, worst_case
+from gateway.proxy.preparation import counted_tokens
+from gateway.proxy.routing import Candidate, Rates
 from gateway.tokens import CL100K, O200K, Tokenizer
 
 PROVIDER = ProviderConfig("openai", "openai", "http://provider/v1")
@@ -39,14 +40,14 @@ def tokenizer() -> Tokenizer:
     return made
 
 
-def route(price: PriceRow | None, *, markup_scaled: int = 0, own_max_output: int | None = None) -> Route:
+def route(price: PriceRow | None, *, markup_scaled: int = 0, own_max_output: int | None = None) -> Candidate:
     rates = Rates.of(price) if price is not None else None
-    return Route("m", PROVIDER, "m", markup_scaled, "o200k_base", own_max_output, rates=rates)
+    return Candidate("m", PROVIDER, "m", markup_scaled, "o200k_base", own_max_output, rates=rates)
 
 
 def request(**fields: Any) -> ParsedRequest:
     said: dict[str, Any] = {
-        "endpoint": "/v1/chat/completions",
+        "operation": "/v1/chat/completions",
         "model": "m",
         "stream": False,
         "include_usage": False,
@@ -163,7 +164,7 @@ BODIES = st.fixed_dictionaries(
 @given(st.data(), BODIES)
 def test_the_bound_holds_from_the_body_on(data: st.DataObject, body: dict[str, Any]) -> None:
     encoded = json.dumps({"model": "m", **body}, ensure_ascii=data.draw(st.booleans())).encode()
-    parsed = OpenAIDialect().parse("/v1/chat/completions", encoded)
+    parsed = parse(CHAT, encoded)
     need = worst_case(parsed, route(row()), 0, STRICT)
     granted = data.draw(st.integers(need.least_output, need.most_output))
     asked = max((body[name] for name in ("max_tokens", "max_completion_tokens") if name in body), default=granted)
@@ -249,7 +250,7 @@ def test_the_price_of_a_request_counts_at_its_dearest_too() -> None:
 
 def test_a_batch_of_embeddings_is_not_bounded_by_the_window_of_one() -> None:
     price = row({"input": 10**6}, max_output_tokens=None, context_window=50)
-    batch = request(endpoint="/v1/embeddings", has_output=False, input_bound_tokens=4000)
+    batch = request(operation="/v1/embeddings", has_output=False, input_bound_tokens=4000)
     for unbounded in (False, True):
         parsed = msgspec.structs.replace(batch, unbounded_input=unbounded)
         need = worst_case(parsed, route(price), 0, STRICT)
@@ -288,6 +289,36 @@ def test_no_work_within_its_uses_costs_more_than_its_hold(
     assert charge(usage, route(price), markup, tier).charged_nano <= hold_nano(need, granted)
 
 
+@given(st.integers(0, 3), st.integers(0, 3), st.integers(1, 50), st.integers(0, 50), st.integers(1, 3), st.data())
+def test_no_further_call_of_a_model_costs_more_than_the_hold(
+    calls: int, uses: int, body_bytes: int, asked: int, choices: int, data: st.DataObject
+) -> None:
+    """Each may read a whole window and write as much as the model can, whatever the client's own maximum is."""
+    window, own = 200, data.draw(st.integers(1, 100))
+    price = row(context_window=window, max_output_tokens=own)
+    work = Work(uses=uses, calls=calls, outside=uses > 0)
+    asking = request(
+        work=work, choices=choices, max_output_tokens=asked, input_bound_tokens=body_bytes, unbounded_input=uses > 0
+    )
+    need = worst_case(asking, route(price), 0, STRICT)
+    most_input = (uses + calls) * window + (window if uses or calls else min(body_bytes, window))
+    used = Usage(input_tokens=choices * most_input, output_tokens=choices * (asked + calls * own))
+    assert charge(used, route(price), 0, None).cost_nano <= hold_nano(need, need.most_output)
+    assert need.input_tokens >= used.input_tokens
+    assert need.choices * need.most_output >= used.output_tokens
+
+
+def test_a_further_call_needs_bounds_and_a_faster_speed_its_price() -> None:
+    with pytest.raises(NotPriced, match="context_window"):
+        worst_case(request(max_output_tokens=5, work=Work(calls=1)), route(row()), 0, STRICT)
+    asking = request(max_output_tokens=5, work=Work(fast=True))
+    with pytest.raises(NotPriced, match="speed"):
+        worst_case(asking, route(row()), 0, STRICT)
+    fast = row(variants=(Variant({"speed": "fast"}, {"output": 6_000_000_000}),))
+    plain = worst_case(request(max_output_tokens=5), route(fast), 0, STRICT)
+    assert worst_case(asking, route(fast), 0, STRICT).unit_nano == 10 * plain.unit_nano
+
+
 def test_searches_and_sound_need_a_price() -> None:
     windowed = row(context_window=5000)
     for asked, what in ((Work(True, 1, 1), "searches"), (Work(audio=True), "audio output")):
@@ -296,6 +327,26 @@ def test_searches_and_sound_need_a_price() -> None:
     worst_case(request(work=Work(True, 1, 1)), route(row(context_window=5000, per_unit={"search": 0})), 0, STRICT)
     spoken = row({"input": 1, "output": 1, "audio_output": 7 * 10**6})
     assert worst_case(request(work=Work(audio=True)), route(spoken), 0, STRICT).unit_nano == 7
+
+
+def test_what_is_predicted_is_held_as_output_beside_the_answer() -> None:
+    plain = worst_case(request(choices=2, max_output_tokens=10), route(row()), 0, STRICT)
+    need = worst_case(request(choices=2, max_output_tokens=10, work=Work(predicted=30)), route(row()), 0, STRICT)
+    assert need.input_tokens == plain.input_tokens + 60
+    assert need.input_cost_nano == plain.input_cost_nano + 30 * plain.unit_nano
+    assert (need.unit_nano, need.most_output) == (plain.unit_nano, plain.most_output)
+
+
+def test_a_rerank_is_held_in_the_unit_of_its_price() -> None:
+    asked = request(has_output=False, work=Work(search_units=3))
+    by_search = row({}, per_unit={"search": 2_000_000})
+    assert worst_case(asked, route(by_search), 0, STRICT).input_cost_nano == 6_000_000
+    assert worst_case(asked, route(row()), 0, STRICT).input_cost_nano == 100 * 150
+    with pytest.raises(NotPriced, match="for a search or for input"):
+        worst_case(asked, route(row({}, per_unit={"image": 1})), 0, STRICT)
+    assert billed_usage(Usage(input_tokens=9), asked, route(by_search)).searches == 1
+    assert billed_usage(Usage(searches=2), asked, route(by_search)).searches == 2
+    assert billed_usage(Usage(input_tokens=9), asked, route(row())).searches == 0
 
 
 def test_a_search_that_is_billed_and_not_reported_is_counted_once() -> None:
@@ -394,3 +445,25 @@ def test_a_tier_that_the_row_does_not_price_is_charged_plainly() -> None:
     for tier in (None, "default", "scale", "batch"):
         plain = charge(usage, way, 0, tier)
         assert (plain.cost_nano, plain.multiplier) == (1500, None)
+
+
+PRICES = st.builds(
+    lambda input_, output, most: row({"input": input_, "output": output}, max_output_tokens=most),
+    st.integers(0, 10**9),
+    st.integers(0, 10**9),
+    st.integers(1, 10**5),
+)
+
+
+@given(st.lists(PRICES, min_size=1, max_size=4), st.none() | st.integers(1, 10**4), st.integers(0, 10**6))
+def test_a_hold_covers_whichever_candidate_serves(prices: list[PriceRow], asked: int | None, markup: int) -> None:
+    parsed, candidates = request(max_output_tokens=asked), [route(each) for each in prices]
+    need = dearest(parsed, candidates, markup, STRICT)
+    for each in candidates:
+        own = worst_case(parsed, each, markup, STRICT)
+        assert need.input_cost_nano >= own.input_cost_nano
+        assert need.unit_nano >= own.unit_nano
+        assert need.most_output >= own.most_output
+    assert dearest(parsed, candidates[:1], markup, STRICT) == worst_case(parsed, candidates[0], markup, STRICT)
+    with pytest.raises(NotPriced):
+        dearest(parsed, [*candidates, route(None)], markup, STRICT)

@@ -11,7 +11,7 @@ from billing.money import parse_usd
 from billing.plans import Plan
 from billing.quotas import Metric, Quota, Window
 from gateway.config.settings import Settings
-from gateway.server.metering_headers import GRANTED
+from gateway.server.ids import GRANTED
 from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat
 from tests.support.gateways import (
     INPUT,

@@ -15,10 +15,10 @@ from billing.prices import PriceRow
 from gateway.config.models import MaxOutputField
 from gateway.config.settings import ProviderConfig, Secret, Settings
 from gateway.dialects.base import BadRequest
-from gateway.dialects.openai.dialect import CHAT, COMPLETIONS, MAX_FIELDS, OpenAIDialect, max_field
+from gateway.dialects.openai.dialect import CHAT, COMPLETIONS, MAX_FIELDS, OpenAIDialect, max_field, parse
 from gateway.proxy.estimate import EstimateRules, NotPriced, worst_case
 from gateway.proxy.outgoing import outgoing_body
-from gateway.proxy.routing import Rates, Route
+from gateway.proxy.routing import Candidate, Rates
 from tests.gateway.conftest import MakeGateway, chat
 from tests.gateway.proxy.test_handler import Upstream
 from tests.support.gateways import Provider, answer, ask, saying, usage
@@ -28,10 +28,10 @@ FIELDS = get_args(MaxOutputField)
 STRICT = EstimateRules()
 
 
-def route(field: MaxOutputField, window: int | None = None, most: int | None = 1000, model: str = "m") -> Route:
+def route(field: MaxOutputField, window: int | None = None, most: int | None = 1000, model: str = "m") -> Candidate:
     provider = ProviderConfig("p", "openai", "http://p/v1", max_output_field=field)
     row = PriceRow("p", model, date(2024, 1, 1), {"input": 1, "output": 1}, {}, (), None, None, most, window)
-    return Route("m", provider, model, 0, "o200k_base", None, rates=Rates.of(row))
+    return Candidate("m", provider, model, 0, "o200k_base", None, rates=Rates.of(row))
 
 
 MAXIMA = st.dictionaries(
@@ -51,13 +51,13 @@ def test_what_is_forwarded_never_asks_for_more_than_was_held(
     body = json.dumps(dict(items)).encode()
     way = route(field, data.draw(st.none() | st.integers(1, 5000)), data.draw(st.none() | st.integers(1, 5000)))
     try:
-        parsed = DIALECT.parse(endpoint, body)
+        parsed = parse(endpoint, body)
         need = worst_case(parsed, way, 0, STRICT)
     except (BadRequest, NotPriced):
         return
     held = data.draw(st.integers(need.least_output, need.most_output))
     granted = held if parsed.max_output_tokens is None and held < need.most_output else None
-    sent = json.loads(outgoing_body(DIALECT, parsed, way, body, granted, strict=True))
+    sent = json.loads(outgoing_body(DIALECT, parsed, way, body, granted, max_field(field, endpoint), strict=True))
     given_fields = {name: sent[name] for name in MAX_FIELDS if sent.get(name) is not None}
     assert all(most <= held for most in given_fields.values())
     known = max_field(field, endpoint)
@@ -75,16 +75,16 @@ def test_a_body_passes_byte_for_byte_where_its_maximum_stands_where_the_provider
 ) -> None:
     for maxima in ({field: 5}, dict.fromkeys(FIELDS, 5), {}, {field: None}, {"max_tokens": 5, field: 3}):
         body = json.dumps({"messages": [], **maxima, "model": "m"}, indent=1).encode()
-        parsed = DIALECT.parse(CHAT, body)
-        assert outgoing_body(DIALECT, parsed, route(field), body, None, strict=True) is body
+        parsed = parse(CHAT, body)
+        assert outgoing_body(DIALECT, parsed, route(field), body, None, max_field(field, CHAT), strict=True) is body
 
 
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_maximum_is_translated(field: MaxOutputField) -> None:
     for name in set(FIELDS) - {field}:
         body = json.dumps({"messages": [], name: 7, "model": "m"}).encode()
-        parsed = DIALECT.parse(CHAT, body)
-        sent = json.loads(outgoing_body(DIALECT, parsed, route(field), body, None, strict=True))
+        parsed = parse(CHAT, body)
+        sent = json.loads(outgoing_body(DIALECT, parsed, route(field), body, None, max_field(field, CHAT), strict=True))
         assert sent == {"messages": [], field: 7, "model": "m"}
 
 

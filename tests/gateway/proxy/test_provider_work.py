@@ -60,15 +60,16 @@ async def test_searches_are_held_and_charged_and_explained(make_gateway: MakeGat
     assert (await ask(customer, body)).status == 200
     event = await the_event(customer, 20_000 * INPUT + 5 * OUTPUT + 2 * SEARCH_NANO)
     assert event["units"] == {"searches": 2}
-    stored = await gateway.runtime.reports.explain(event["id"])
-    assert stored is not None
+    found = await gateway.runtime.reports.priced_event(event["id"])
+    assert found is not None
+    stored = explain(*found)
     assert stored.adds_up
     assert [(line.price_class, line.quantity, line.rate_nano) for line in stored.lines][-1] == (
         "search",
         2,
         SEARCH_NANO,
     )
-    assert "search" in format_explanation(explain(stored.event, stored.price))
+    assert "search" in format_explanation(stored)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -116,8 +117,9 @@ async def test_another_model_that_is_named_is_held_at_its_price_and_charged_if_i
     customer = await gateway.customer()
     assert (await ask(customer, body)).status == 200
     event = await the_event(customer, 10 * (10 * INPUT + 5 * OUTPUT))
-    stored = await gateway.runtime.reports.explain(event["id"])
-    assert stored is not None
+    found = await gateway.runtime.reports.priced_event(event["id"])
+    assert found is not None
+    stored = explain(*found)
     assert stored.adds_up
     assert stored.price is not None
     assert stored.price.model == "gpt-4o"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.proxy.request_log import BATCH, Line, RequestLog
+from gateway.proxy.records import BATCH, Line, RequestLog
 
 WAIT_S = 60.0
 

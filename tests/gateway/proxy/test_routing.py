@@ -6,8 +6,15 @@ from datetime import UTC, date, datetime
 import pytest
 
 from billing.prices import FACTOR_SCALE, PriceRow, PriceTable
+from gateway.config.secret import Secret
 from gateway.config.settings import ModelConfig, ProviderConfig
-from gateway.proxy.routing import MAX_FOUND, Rates, Route, Router
+from gateway.dialects.base import Match
+from gateway.dialects.openai.dialect import OpenAIDialect
+from gateway.dialects.structure import StructureBounds
+from gateway.proxy.routing import MAX_FOUND, Candidate, Rates, Route, Router
+from gateway.proxy.target_health import HealthBoard
+from gateway.upstream.health import Cooldown, TargetHealth
+from tests.support.echo_dialect.dialect import EchoDialect
 
 PROVIDERS = {
     "openai": ProviderConfig("openai", "openai", "http://openai/v1"),
@@ -36,13 +43,15 @@ def row(model: str, rate: int = 1, since: date = date(2024, 1, 1), provider: str
 
 
 def router(*rows: PriceRow, models: Mapping[str, ModelConfig] = MODELS) -> Router:
-    return Router(PROVIDERS, models, PriceTable(rows))
+    return Router(PROVIDERS, models, PriceTable(rows), HealthBoard(PROVIDERS.values()))
 
 
-def found(made: Router, name: str, now_s: float = NOW_S) -> Route:
+def found(made: Router, name: str, now_s: float = NOW_S) -> Candidate:
+    """The first candidate, which is the only one of an entry without others."""
     route = made.find(name, now_s)
     assert route is not None
-    return route
+    assert route.entry == route.first.entry
+    return route.first
 
 
 @pytest.mark.parametrize(
@@ -69,11 +78,9 @@ def test_a_name_resolves_to_one_entry(name: str, entry: str, provider: str, mode
 def test_a_route_carries_the_drain_of_its_entry_else_of_its_provider(
     entry_s: float | None, provider_s: float | None, found_s: float | None
 ) -> None:
-    made = Router(
-        {"p": ProviderConfig("p", "openai", "http://p/v1", disconnect_drain_s=provider_s)},
-        {"m": ModelConfig("m", "p", "m", disconnect_drain_s=entry_s)},
-        PriceTable(()),
-    )
+    provider = ProviderConfig("p", "openai", "http://p/v1", disconnect_drain_s=provider_s)
+    models = {"m": ModelConfig("m", "p", "m", disconnect_drain_s=entry_s)}
+    made = Router({"p": provider}, models, PriceTable(()), HealthBoard([provider]))
     assert found(made, "m").disconnect_drain_s == found_s
 
 
@@ -138,6 +145,28 @@ def test_entries_are_those_whose_provider_is_on() -> None:
     assert [route.entry for route in router().entries(NOW_S)] == ["gpt", "fast", "zippy", "old", "slashed/gpt"]
 
 
+def test_fallbacks_are_candidates_under_the_name_of_their_entry() -> None:
+    """Those whose provider is on and that have a price, in their order; their own fallbacks are not followed."""
+    models = {
+        "first": ModelConfig("first", "openai", "gpt", ("gone", "old", "unpriced", "second")),
+        "second": ModelConfig("second", "openai", "other-gpt", ("old",), markup_scaled=5),
+        "old": MODELS["old"],
+        "gone": MODELS["gone"],
+        "unpriced": ModelConfig("unpriced", "openai", "unpriced"),
+    }
+    made = router(row("gpt"), row("other-gpt", 3), row("*", 2, provider="other"), models=models)
+    route = made.find("first", NOW_S)
+    assert route is not None
+    assert [(each.entry, each.fallback, each.model, each.markup_scaled) for each in route.candidates] == [
+        ("first", None, "gpt", 0),
+        ("first", "old", "vendor/old", 0),
+        ("first", "second", "other-gpt", 5),
+    ]
+    by_target = made.find("openai/gpt", NOW_S)
+    assert by_target is not None
+    assert by_target.candidates == route.candidates
+
+
 def test_what_is_remembered_is_bounded() -> None:
     made = router(row("*"))
     for number in range(MAX_FOUND + 10):
@@ -161,3 +190,28 @@ def test_rates_are_upper_bounds() -> None:
     assert rates.input_nano(1, 0) == 5
     assert rates.unit_nano(0) == 1
     assert Rates.of(row("m", 10**6)).unit_nano(50 * FACTOR_SCALE) == 2
+
+
+def test_a_request_goes_to_candidates_that_serve_its_api() -> None:
+    def candidate(name: str, **dialects: str) -> Candidate:
+        provider = ProviderConfig(name, "openai", "", Secret("sk-1"), dialects=dialects)
+        health = (TargetHealth(lambda: 0.0, Cooldown()),)
+        return Candidate("m", provider, f"{name}-model", 0, "o200k_base", None, health=health)
+
+    one, other = candidate("one", echo="http://one/?k=1"), candidate("other", echo="http://b", openai="http://b/v1")
+    route = Route("m", (one, other))
+    assert (route.first, route.served) == (one, {"echo", "openai"})
+    openai, echo = OpenAIDialect(), EchoDialect(StructureBounds())
+    (found_,) = route.destinations(Match(openai, openai.endpoints[0]))
+    (target,) = found_.targets
+    assert (found_.candidate, target.url) == (other, "http://b/v1/chat/completions")
+    assert target.lines == b"x-metergate-provider: other\r\nx-metergate-model: other-model\r\n"
+    both = route.destinations(Match(echo, echo.endpoints[0]))
+    assert [target.url for each in both for target in each.targets] == [
+        "http://one/models/one-model:say?k=1",
+        "http://b/models/other-model:say",
+    ]
+    assert len({each.kept_as for each in both}) == 2
+    assert route.destinations(Match(echo, echo.endpoints[0])) is both
+    with_id = Match(echo, echo.endpoints[0], {"id": "1"})
+    assert route.destinations(with_id) == both

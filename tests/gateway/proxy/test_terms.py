@@ -15,12 +15,12 @@ from billing.principals import MAX_KEPT, Principal
 from gateway.config.models import MaxOutputField
 from gateway.config.settings import ProviderConfig
 from gateway.dialects.base import NO_PARTS, NO_WORK, ParsedRequest, Parts, Work
-from gateway.dialects.openai.dialect import CHAT, MAX_FIELDS, OpenAIDialect, max_field
+from gateway.dialects.openai.dialect import CHAT, MAX_FIELDS, OpenAIDialect, max_field, parse
+from gateway.proxy.context import Terms, keep_terms
 from gateway.proxy.estimate import EstimateRules, NotPriced, Plain, markup_of, worst_case
 from gateway.proxy.outgoing import outgoing_body
-from gateway.proxy.routing import Rates, Route
-from gateway.proxy.terms import Terms, keep_terms, kept_terms
-from gateway.server.metering_headers import MINUTE_MS, duration, limit_lines
+from gateway.proxy.routing import Candidate, Rates, Route
+from gateway.server.ids import MINUTE_MS, duration, limit_lines
 from tests.billing.holds.test_cache import PRINCIPAL
 from tests.gateway.proxy.test_estimate import request
 
@@ -29,14 +29,16 @@ RULES = [EstimateRules(), EstimateRules(strict=False)]
 
 def priced(
     field: MaxOutputField = "max_tokens", per_million: dict[str, int] | None = None, model: str = "m", **more: Any
-) -> Route:
+) -> Candidate:
     price: dict[str, Any] = {"per_unit": {}, "max_output_tokens": 1000, **more}
     row = PriceRow("p", model, date(2024, 1, 1), per_million or {"input": 150_000_000, "output": 600_000_000}, **price)
     provider = ProviderConfig("p", "openai", "http://p/v1", max_output_field=field)
-    return Route("m", provider, model, 0, "o200k_base", None, rates=Rates.of(row))
+    return Candidate("m", provider, model, 0, "o200k_base", None, rates=Rates.of(row))
 
 
-def need_of(parsed: ParsedRequest, route: Route, markup: int, rules: EstimateRules, counted: int | None) -> Need | str:
+def need_of(
+    parsed: ParsedRequest, route: Candidate, markup: int, rules: EstimateRules, counted: int | None
+) -> Need | str:
     try:
         return worst_case(parsed, route, markup, rules, counted)
     except (NotPriced, NeedTooLarge) as error:
@@ -103,25 +105,21 @@ def test_what_passes_as_it_is_is_not_changed(
     fields = "".join(f',"{name}":{most}' for name, most in maxima.items())
     body = f'{{"model":"m","messages":[],"stream":{str(stream).lower()}{fields}}}'.encode()
     dialect, route = OpenAIDialect(), priced(field, context_window=window, model=model)
-    parsed, terms = dialect.parse(CHAT, body), Terms(PRINCIPAL, route, RULES[0])
+    parsed, terms = parse(CHAT, body), Terms(PRINCIPAL, Route("m", (route,)), route, RULES[0])
     if terms.passes_as_it_is(parsed, route, max_field(field, CHAT)):
-        assert outgoing_body(dialect, parsed, route, body, None, strict=True) is body
+        assert outgoing_body(dialect, parsed, route, body, None, max_field(field, CHAT), strict=True) is body
     assert not terms.passes_as_it_is(parsed, priced(field), max_field(field, CHAT))
 
 
-def test_terms_are_kept_for_one_route_of_one_principal() -> None:
-    principal, route = anew(), priced()
-    terms = keep_terms(principal, "m", "llm", Terms(principal, route, RULES[0]))
-    assert kept_terms(principal, "m", "llm", route) is terms
-    assert kept_terms(principal, "m", "llm", priced()) is None, "another price row is in force"
-    assert kept_terms(principal, "n", "llm", route) is None
-    assert kept_terms(anew(), "m", "llm", route) is None, "the key, the account or the plan has changed"
+def terms_of(principal: Principal, candidate: Candidate) -> tuple[Route, Terms]:
+    route = Route(candidate.entry, (candidate,))
+    return route, Terms(principal, route, candidate, RULES[0])
 
 
 def test_what_is_kept_is_bounded() -> None:
-    principal, route = anew(), priced()
+    principal = anew()
     for number in range(3 * MAX_KEPT):
-        keep_terms(principal, f"m{number}", "llm", Terms(principal, route, RULES[0]))
+        keep_terms(principal, f"m{number}", "llm", "terms 0", terms_of(principal, priced())[1])
         assert len(principal.kept) <= MAX_KEPT
 
 
@@ -134,7 +132,7 @@ class Held:
     """As much of a hold as its limit lines are made of."""
 
     def __init__(self, minute: list[tuple[str, int]], used: list[int], admitted_at_ms: int) -> None:
-        self.place = self.limits = self
+        self.target = self.limits = self
         self.minute = tuple(minute)
         self.minute_used = used
         self.admitted_at_ms = admitted_at_ms

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from gateway.server.edge import EdgeProtocol
+from gateway.server.connection import EdgeProtocol
 from gateway.server.exchange import Exchange
 from gateway.server.guard import EdgeRules
 from tests.support.edge_servers import (

@@ -11,7 +11,7 @@ import pytest
 from aiohttp.compression_utils import ZLibDecompressor
 
 from billing.codings import PIECE_BYTES, Decoder
-from gateway.server.edge import EdgeProtocol
+from gateway.server.connection import EdgeProtocol
 from gateway.server.exchange import Exchange
 from gateway.server.guard import MAX_HEAD_BYTES, EdgeRules
 from tests.support.edge_servers import (

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from gateway.server.edge import EdgeProtocol
+from gateway.server.connection import EdgeProtocol
 from gateway.server.exchange import Exchange
 from tests.support.edge_servers import (
     ENCODED,

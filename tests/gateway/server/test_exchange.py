@@ -61,7 +61,11 @@ async def test_a_body_is_bounded_however_it_comes(path: str) -> None:
 @on_both_loops
 async def test_headers_and_endpoint_are_the_client_s() -> None:
     async def describe(exchange: Exchange) -> None:
-        seen = [exchange.endpoint, exchange.headers["x-odd"], [name.decode() for name, _ in exchange.raw_headers]]
+        seen = [
+            exchange.match.endpoint.path,
+            exchange.headers["x-odd"],
+            [name.decode() for name, _ in exchange.raw_headers],
+        ]
         exchange.answer(200, b"", json.dumps(seen).encode())
 
     async with edge(describe) as served:

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import pytest
 
-from billing.holds.redis import RedisClient
+from billing.holds.redis.client import RedisClient
 
 FILES = 256
 IDLE = 400

@@ -16,7 +16,7 @@ import asyncpg
 import psutil
 import pytest
 
-from billing.holds.redis import RedisClient
+from billing.holds.redis.client import RedisClient
 
 MIB = 1 << 20
 MOST_BYTES = 400 * MIB

@@ -8,7 +8,7 @@ import pytest
 
 from billing.money import parse_usd
 from billing.plans import Plan
-from gateway.server.metering_headers import duration
+from gateway.server.ids import duration
 from tests.gateway.conftest import Customer, Handler, MakeGateway, chat
 from tests.support.gateways import (
     DONE,

@@ -55,7 +55,8 @@ CLIENT = {
     "Transfer-Encoding": "chunked",
 }
 
-FIXED = Fixed.of("sk-provider", {})
+BEARER = ("Authorization", "Bearer sk-provider")
+FIXED = Fixed.of(BEARER, {})
 OURS = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
 
 
@@ -75,7 +76,9 @@ def outgoing(
     extra: dict[str, str] | None = None,
     *passed: str,
 ) -> CIMultiDict[str]:
-    return parsed(outgoing_lines(raw(headers), Fixed.of(key, extra or {}, passed), "acc_1"))
+    return parsed(
+        outgoing_lines(raw(headers), Fixed.of(key and ("Authorization", f"Bearer {key}"), extra or {}, passed), "acc_1")
+    )
 
 
 def incoming(headers: CIMultiDict[str] | CIMultiDictProxy[str]) -> CIMultiDict[str]:
@@ -257,13 +260,13 @@ async def test_the_server_refuses_control_characters_in_a_client_s_headers(value
 @pytest.mark.parametrize("value", ["a\rb", "a\nb", "a\x00b"])
 def test_a_configured_header_that_would_end_its_line_is_refused(value: str) -> None:
     with pytest.raises(ValueError, match="line break"):
-        Fixed.of(f"sk-{value}", {})
+        Fixed.of(("Authorization", f"Bearer sk-{value}"), {})
     with pytest.raises(ValueError, match="line break"):
         Fixed.of(None, {"x-extra": value})
 
 
 def test_a_provider_s_key_is_not_shown() -> None:
-    assert "sk-provider" not in repr(Fixed.of("sk-provider", {}))
+    assert "sk-provider" not in repr(FIXED)
 
 
 def test_what_the_gateway_looks_at_in_an_answer() -> None:

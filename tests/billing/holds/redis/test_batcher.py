@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from billing.holds.partitions import Partition
-from billing.holds.redis import RedisAway, RedisError, RedisTimeout, Script
-from billing.holds.redis.batcher import Batcher
-from billing.holds.redis.keyspace import Keyspace
+from billing.holds.redis.batcher import Batcher, StaleEpoch
+from billing.holds.redis.connection import RedisAway, RedisError, RedisTimeout, Script
 from billing.holds.redis.session import ServerSession
+from billing.holds.redis.state import Keyspace
 
 TIMEOUT_S = 0.05
 
@@ -27,6 +27,14 @@ class Item:
 
     def resolve(self, reply: list[Any] | RedisError, epoch: int) -> None:
         self.replies.append(reply)
+
+
+class Broken(Item):
+    """Fails to act on what came of it."""
+
+    def resolve(self, reply: list[Any] | RedisError, epoch: int) -> None:
+        super().resolve(reply, epoch)
+        raise ZeroDivisionError("a fault in the program")
 
 
 class Calls(ServerSession):
@@ -125,6 +133,33 @@ async def test_calls_without_an_answer_are_told_once_and_in_order(batcher: Batch
     calls.answer()
     calls.answer()  # too late
     assert [len(item.replies) for item in items] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"), [([[0]] * 3, list), ([], StaleEpoch), (RedisAway("it is away"), RedisAway)]
+)
+async def test_an_item_that_fails_to_act_on_its_reply_keeps_none_from_theirs(
+    batcher: Batcher, calls: Calls, caplog: pytest.LogCaptureFixture, answer: Any, kind: type
+) -> None:
+    """It is told, so that a settlement goes the ledger's own way."""
+    items = [Item("first"), Broken("broken"), Item("last")]
+    for item in items:
+        batcher.submit(item)
+    await asyncio.sleep(0)
+    calls.answers.pop()(answer)
+    assert [[type(reply) for reply in item.replies] for item in items] == [[kind], [kind, RedisError], [kind]]
+    assert [record.exc_info is not None for record in caplog.records] == [True, True]
+
+
+async def test_without_an_epoch_one_that_fails_to_act_on_that_keeps_none_waiting() -> None:
+    batcher = Batcher(
+        *(Keyspace("test", 1), Partition(0)), script=Script("hot"), max_items=3, max_unsettled=10, timeout_s=TIMEOUT_S
+    )
+    items = [Broken("broken"), Item("last")]
+    for item in items:
+        batcher.submit(item)
+    await asyncio.sleep(0)
+    assert [[type(reply) for reply in item.replies] for item in items] == [[RedisAway, RedisError], [RedisAway]]
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -13,10 +13,10 @@ import pytest
 from redis.crc import key_slot
 from ulid import ULID
 
-from billing.holds.decision import InsufficientBalance, QuotaExceeded, Reload
+from billing.holds.decision import InsufficientBalance, QuotaExceeded, Unavailable
 from billing.holds.hold import Hold
-from billing.holds.redis.keyspace import Keyspace
 from billing.holds.redis.layout import HELD, Entry
+from billing.holds.redis.state import Keyspace
 from billing.keys.secrets import secret_digest
 from billing.ledger.verify import verify
 from billing.principals import Principal
@@ -197,7 +197,7 @@ async def journal_of(fleet: Fleet, partition: int) -> dict[str, Entry]:
 async def held_again(fleet: Fleet, holds: Sequence[Hold], epochs: dict[int, int]) -> bool:
     """Whether each of these holds stands in Redis, in the partition's epoch of now."""
     for hold in holds:
-        number = hold.place.partition.number
+        number = hold.target.partition.number
         entry = (await journal_of(fleet, number)).get(hold.id)
         if entry is None or (entry.state, entry.epoch) != (HELD, epochs[number]):
             return False
@@ -293,7 +293,7 @@ async def test_changes_reach_every_gateway(fleet: Fleet) -> None:
         row = await first.api_keys.revoke(stale.key_id)
         load = Load()
         await request(others[1], stale, load)
-        assert kinds(load) == {Reload.__name__}
+        assert kinds(load) == {Unavailable.__name__}
         fresh = await others[1].engine.cache.reload(digest)
         assert fresh is not None
         assert row.revoked_at is not None

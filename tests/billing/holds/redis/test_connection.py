@@ -16,9 +16,17 @@ import pytest
 from redis.crc import key_slot
 
 from billing.holds.partitions import NotReady
-from billing.holds.redis import RedisAway, RedisClient, RedisError, RedisMoved, RedisRefused, RedisTimeout, Script
-from billing.holds.redis.connection import as_error
-from billing.holds.redis.keyspace import Keyspace
+from billing.holds.redis.client import RedisClient
+from billing.holds.redis.connection import (
+    RedisAway,
+    RedisError,
+    RedisMoved,
+    RedisRefused,
+    RedisTimeout,
+    Script,
+    as_error,
+)
+from billing.holds.redis.state import Keyspace
 from tests.billing.holds.conftest import MakeWorld, World
 from tests.support.ports import free_port
 from tests.support.redis_cluster import MASTERS, SLOTS, Node, RedisCluster, spread_prefix
@@ -405,7 +413,7 @@ async def test_who_is_in_a_cluster(redis_cluster: RedisCluster, spread: Keyspace
             async with linked(redis_cluster.url) as link:
                 shards = await link.shards()
                 if all(shard.replicas for shard in shards):
-                    told = [await each.replicas[0].command("INFO", "replication") for each in shards]
+                    told = [await each.replicas[0].info("replication") for each in shards]
                     break
             await asyncio.sleep(0.02)
     assert len(shards) == MASTERS
@@ -480,7 +488,7 @@ async def test_ask_is_not_followed(redis_cluster: RedisCluster, spread: Keyspace
             0,
         ]
         again = await link.connect(spread.meta(0))  # the slot is still the source's
-        assert again.wire is life.wire
+        assert again.connection is life.connection
         with pytest.raises(RedisMoved, match="ASK"):
             await again.ask("HGET", spread.meta(0), "epoch")
         assert not again.stands

@@ -1,22 +1,25 @@
 """How requests in OpenAI's format are read and rewritten."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dialects.base import NO_PARTS, BadRequest, Parts
+from gateway.dialects.base import NO_PARTS, BadRequest, Match, Parts
 from gateway.dialects.openai.dialect import (
     CHAT,
     COMPLETIONS,
     EMBEDDINGS,
-    MAX_LABEL_CHARS,
+    MODERATIONS,
     OpenAIDialect,
     parse,
     rewrite,
 )
+from gateway.dialects.openai.values import MAX_LABEL_CHARS
 
 SAY = [{"role": "user", "content": "hi"}]
 
@@ -38,7 +41,7 @@ def refused(endpoint: str, body: bytes) -> BadRequest:
 def test_a_plain_chat() -> None:
     body = chat()
     request = parse(CHAT, body)
-    assert (request.endpoint, request.model, request.choices) == (CHAT, "gpt-4o", 1)
+    assert (request.operation, request.model, request.choices) == (CHAT, "gpt-4o", 1)
     assert (request.stream, request.include_usage, request.has_output) == (False, False, True)
     assert request.max_output_tokens is None
     assert request.end_user is None
@@ -415,14 +418,24 @@ def test_what_is_rewritten_means_the_same(further: dict[str, Any]) -> None:
     assert after == before | {"model": "other", "max_completion_tokens": 99}
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A `Head` without more to it than its endpoint."""
+
+    match: Match
+    path: str = CHAT
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
 def test_the_dialect_offers_all_of_it() -> None:
     dialect = OpenAIDialect()
-    assert dialect.endpoints == {CHAT, COMPLETIONS, EMBEDDINGS}
-    assert dialect.parse(CHAT, chat()).model == "gpt-4o"
+    assert {endpoint.operation for endpoint in dialect.endpoints} == {CHAT, COMPLETIONS, EMBEDDINGS, MODERATIONS}
+    assert "/azure/openai/deployments/{model}/chat/completions" in {each.path for each in dialect.endpoints}
+    assert dialect.parse(Asked(Match(dialect, dialect.endpoints[0])), chat()).model == "gpt-4o"
     body = dialect.rewrite(chat(), model=None, include_usage=False, max_output_tokens=3, max_field="max_tokens")
     assert parse(CHAT, body).max_output_tokens == 3
     answer = b'{"usage":{"prompt_tokens":1,"completion_tokens":2}}'
     reported = dialect.usage_from_json(CHAT, answer)
     assert reported is not None
     assert reported.usage.total_tokens == 3
-    assert dialect.tap(usage_added=True, include_cost=False).feed(b": hi\n\n") == b": hi\n\n"
+    assert dialect.tap(b"text/event-stream", usage_added=True, include_cost=False).feed(b": hi\n\n") == b": hi\n\n"

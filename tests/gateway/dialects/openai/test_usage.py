@@ -128,6 +128,15 @@ def test_openai() -> None:
             counts(12, 1, 399, completion_tokens_details={"reasoning_tokens": 386}),
             Usage(input_tokens=12, output_tokens=387, reasoning_tokens=386),
         ),
+        # Anthropic's way with thinking inside, and both beside
+        (
+            counts(10, 60, 78, cache_read_input_tokens=8, completion_tokens_details={"reasoning_tokens": 50}),
+            Usage(input_tokens=18, cached_input_tokens=8, output_tokens=60, reasoning_tokens=50),
+        ),
+        (
+            counts(10, 2, 70, cache_read_input_tokens=8, completion_tokens_details={"reasoning_tokens": 50}),
+            Usage(input_tokens=18, cached_input_tokens=8, output_tokens=52, reasoning_tokens=50),
+        ),
         # Google, with thinking in the total alone
         (counts(20, 198, 623), Usage(input_tokens=20, output_tokens=603)),
         # Embeddings
@@ -157,10 +166,10 @@ def test_what_other_providers_say(usage: dict[str, Any], expected: Usage) -> Non
             counts(10, 5, 15, completion_tokens_details={"reasoning_tokens": 9, "audio_tokens": 1}),
             Usage(input_tokens=10, output_tokens=5, audio_output_tokens=1, reasoning_tokens=4),
         ),
-        # a total that contradicts the reasoning, and one below the sum
+        # a total that contradicts the reasoning: the larger reading; and one below the sum
         (
             counts(10, 5, 100, completion_tokens_details={"reasoning_tokens": 3}),
-            Usage(input_tokens=10, output_tokens=5, reasoning_tokens=3),
+            Usage(input_tokens=10, output_tokens=90, reasoning_tokens=3),
         ),
         (counts(10, 5, 3), Usage(input_tokens=10, output_tokens=5)),
         (
@@ -349,6 +358,9 @@ def test_facts_of_events() -> None:
     only = EVENTS.facts(b'{"choices": [ ], "usage": {"prompt_tokens": 1, "completion_tokens": 2}}')
     assert only.is_usage_only
     assert only.reported is not None
+    verdict = EVENTS.facts(b'{"choices":[],"moderation":{"results":[]},"usage":{"prompt_tokens":1,"total_tokens":1}}')
+    assert verdict.has_usage
+    assert not verdict.is_usage_only
     beside = EVENTS.facts(b'{"choices":[{"delta":{}}],"usage":{"prompt_tokens":1}}')
     assert beside.has_usage
     assert not beside.is_usage_only
@@ -429,3 +441,44 @@ def test_usage_that_is_null_is_looked_for_a_bounded_number_of_times(own: str, mo
     left = OpenAIEvents().without_null_usage(block % nested)
     assert left == block.replace(b'"usage": null,', b"").replace(b',"usage": null', b"") % nested
     assert looks <= 1 + 2 * MOST_TRIED
+
+
+def test_only_events_that_say_usage_is_null_are_decoded_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A burst of events with usage in the last of them must not cost a look at each."""
+    monkeypatch.setattr(usage, "_FIELDS", None)
+    block = b'data: {"choices":[1]}\n\n' * 50 + b'data: {"choices":[],"usage":{"prompt_tokens":1}}\n\n'
+    assert OpenAIEvents().without_null_usage(block) == block
+
+
+@pytest.mark.parametrize(
+    ("fields", "cost"),
+    [
+        ('"cost": 0.00014095', "0.00014095"),
+        ('"cost": 1.5e-05', "0.000015"),
+        ('"cost": 0', "0"),
+        ('"cost": 0.1, "is_byok": true, "cost_details": {"upstream_inference_cost": 0.2}', "0.3"),
+        ('"cost": 0.1, "is_byok": false, "cost_details": {"upstream_inference_cost": 0.2}', "0.1"),
+        ('"cost": 0.1, "is_byok": true, "cost_details": {"upstream_inference_cost": null}', "0.1"),
+        ('"cost": 1e-30', "0.000000000000000000000001"),
+        ('"cost": null', None),
+        ('"cost": -1', None),
+        ('"cost": 1e9', None),
+        ('"cost": "free"', None),
+        ('"cost": {"total_cost": 0.006, "request_cost": 0.005}', "0.006"),
+        ('"cost": {"total_cost": null}', None),
+        ('"cost": {"total_cost": "1"}', None),
+        ('"cost_in_usd_ticks": 37756000', "0.0037756000"),
+        ('"cost_in_usd_ticks": null, "cost": null', None),
+        ('"cost": 1e-999999999', "0.000000000000000000000001"),
+        ('"cost": 1e999999999', None),
+        ('"cost": 0e-999999999', "0.000000000000000000000000"),
+        ('"cost": 999999.9999999999999999999999999999', "1000000.000000000000000000000000"),
+        ('"cost": 0.1, "is_byok": true, "cost_details": []', None),
+    ],
+)
+def test_a_cost_is_read_from_its_text(fields: str, cost: str | None) -> None:
+    body = f'{{"usage": {{"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7, {fields}}}}}'
+    reported = usage_from_json("/v1/chat/completions", body.encode())
+    assert reported is not None
+    assert reported.usage.reported_cost_usd == cost
+    assert (reported.usage.input_tokens, reported.usage.output_tokens) == (3, 4)

@@ -53,6 +53,12 @@ def test_what_asks_for_nothing_else(fields: dict[str, Any]) -> None:
         ({"tools": [{"type": "advisor", "max_uses": 1, "model": "dear"}]}, Work(True, 1, 0, models=("dear",))),
         ({"web_search_options": {}}, Work(True, 1, 1, True)),
         ({"enable_search": True}, Work(True, 1, 1)),
+        ({"moderation": {"model": "omni-moderation-latest"}}, Work(models=("omni-moderation-latest",))),
+        (
+            {"prediction": {"type": "content", "content": "x" * 9}},
+            Work(predicted=len('{"type": "content", "content": ""}') + 9),
+        ),
+        ({"prediction": None, "verbosity": "low", "prompt_cache_options": {"mode": "explicit", "ttl": "30m"}}, NO_WORK),
         ({"data_sources": [{"type": "azure_search"}]}, Work(True, 1)),
         ({"search_parameters": {"mode": "auto", "max_search_results": 4}}, Work(True, 4, 4)),
         ({"search_parameters": {"mode": "off"}}, NO_WORK),

@@ -1,56 +1,23 @@
-"""The local provider: OpenAI's wire format as the official client reads it, determinism, usage, refusals, pace."""
+"""The local provider: determinism, usage, streams, pace."""
 
 import asyncio
 import json
 import math
 import struct
 from base64 import b64decode
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-import openai
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
-from multidict import CIMultiDict
-from openai import AsyncOpenAI, OpenAI
 
 from gateway.tokens import CL100K, O200K, Tokenizer, vocabulary_for
-from gateway.upstream.base import UpstreamCut, UpstreamRequest, UpstreamTimeout, UpstreamTooLarge
+from gateway.upstream.base import UpstreamCut, UpstreamTimeout, UpstreamTooLarge
 from gateway.upstream.local.provider import LocalTransport
+from tests.support.local_answers import LIMIT_BYTES, ask, content, request
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 EMBED = "/v1/embeddings"
 HELLO = [{"role": "user", "content": "Hello"}]
-LIMIT_BYTES = 100_000_000
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Iterator[Tokenizer]:
-    made = Tokenizer()
-    made.load()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def local(tokenizer: Tokenizer) -> LocalTransport:
-    return LocalTransport(tokenizer, now=lambda: 1_700_000_000.5)
-
-
-def request(path: str, body: object, method: str = "POST") -> UpstreamRequest:
-    encoded = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return UpstreamRequest(f"local://local{path}", b"", encoded, method)
-
-
-async def ask(local: LocalTransport, path: str, /, method: str = "POST", **body: Any) -> tuple[int, Any]:
-    """The status and the decoded JSON."""
-    answer = await local.send(request(path, body, method))
-    try:
-        return answer.status, json.loads(await answer.read(LIMIT_BYTES))
-    finally:
-        answer.release()
 
 
 async def events(local: LocalTransport, path: str, **body: object) -> list[Any]:
@@ -64,129 +31,6 @@ async def events(local: LocalTransport, path: str, **body: object) -> list[Any]:
     assert all(chunk.count(b"\n") == 2 for chunk in chunks)
     assert chunks[-1] == b"data: [DONE]\n\n"
     return [json.loads(chunk[6:]) for chunk in chunks[:-1]]
-
-
-def content(chunks: list[Any], index: int = 0) -> str:
-    choices = [choice for chunk in chunks for choice in chunk["choices"] if choice["index"] == index]
-    return "".join(choice["delta"].get("content") or "" for choice in choices)
-
-
-# The official client.
-
-
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("no_proxy", "*")
-
-
-@pytest.fixture
-async def base_url(local: LocalTransport) -> AsyncIterator[str]:
-    """The local provider behind a server."""
-
-    async def handle(incoming: web.Request) -> web.StreamResponse:
-        answer = await local.send(request(incoming.path, await incoming.read(), incoming.method))
-        headers = CIMultiDict((name.decode(), value.decode()) for name, value in answer.headers)
-        response = web.StreamResponse(status=answer.status, headers=headers)
-        await response.prepare(incoming)
-        async for chunk in answer.chunks():
-            await response.write(chunk)
-        answer.release()
-        return response
-
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", handle)
-    async with TestServer(app) as server:
-        yield str(server.make_url("/v1"))
-
-
-@pytest.fixture
-async def client(base_url: str) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=base_url, api_key="unused", max_retries=0) as made:
-        yield made
-
-
-async def test_the_client_reads_a_chat(client: AsyncOpenAI) -> None:
-    answer = await client.chat.completions.create(
-        model="gpt-4o-mini", messages=[{"role": "user", "content": "Hello"}], n=2
-    )
-    assert answer.object == "chat.completion"
-    assert answer.id.startswith("chatcmpl-")
-    assert (answer.model, answer.created) == ("gpt-4o-mini", 1_700_000_000)
-    assert [choice.index for choice in answer.choices] == [0, 1]
-    assert {choice.finish_reason for choice in answer.choices} == {"stop"}
-    assert answer.choices[0].message.role == "assistant"
-    assert answer.choices[0].message.content != answer.choices[1].message.content
-    assert answer.usage is not None
-    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
-    assert answer.usage.prompt_tokens_details is not None
-    assert answer.usage.prompt_tokens_details.cached_tokens == 0
-    assert answer.usage.completion_tokens_details is not None
-    assert answer.usage.completion_tokens_details.reasoning_tokens == 0
-    assert answer._request_id is not None
-
-
-async def test_the_client_reads_a_streamed_chat(client: AsyncOpenAI) -> None:
-    messages: list[Any] = [{"role": "user", "content": "Hello"}]
-    plain = await client.chat.completions.create(model="gpt-4o", messages=messages)
-    stream = await client.chat.completions.create(
-        model="gpt-4o", messages=messages, stream=True, stream_options={"include_usage": True}
-    )
-    chunks = [chunk async for chunk in stream]
-    assert {chunk.object for chunk in chunks} == {"chat.completion.chunk"}
-    assert len({chunk.id for chunk in chunks}) == 1
-    assert chunks[0].choices[0].delta.role == "assistant"
-    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
-    assert text == plain.choices[0].message.content
-    assert chunks[-2].choices[0].finish_reason == "stop"
-    assert chunks[-1].choices == []
-    assert chunks[-1].usage == plain.usage
-
-
-async def test_the_client_s_own_stream_helper_is_content(client: AsyncOpenAI) -> None:
-    messages: list[Any] = [{"role": "user", "content": "Hello"}]
-    async with client.chat.completions.stream(model="gpt-4o", messages=messages, n=2) as stream:
-        final = await stream.get_final_completion()
-    plain = await client.chat.completions.create(model="gpt-4o", messages=messages, n=2)
-    assert [choice.message.content for choice in final.choices] == [choice.message.content for choice in plain.choices]
-    assert [choice.finish_reason for choice in final.choices] == ["stop", "stop"]
-
-
-async def test_the_synchronous_client_reads_all_three(base_url: str) -> None:
-    def talk() -> None:
-        with OpenAI(base_url=base_url, api_key="unused", max_retries=0) as client:
-            chat = client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "Hi"}])
-            assert chat.choices[0].message.content
-            streamed = client.chat.completions.create(
-                model="gpt-4o", messages=[{"role": "user", "content": "Hi"}], stream=True
-            )
-            pieces = [chunk.choices[0].delta.content or "" for chunk in streamed]
-            assert "".join(pieces) == chat.choices[0].message.content
-            text = client.completions.create(model="gpt-3.5-turbo-instruct", prompt="Once", max_tokens=8)
-            assert text.object == "text_completion"
-            assert text.choices[0].finish_reason == "length"
-            parts = client.completions.create(model="gpt-3.5-turbo-instruct", prompt="Once", max_tokens=8, stream=True)
-            assert "".join(part.choices[0].text for part in parts) == text.choices[0].text
-            vectors = client.embeddings.create(model="text-embedding-3-small", input=["a", "b"])
-            assert [len(item.embedding) for item in vectors.data] == [1_536, 1_536]
-            assert [item.index for item in vectors.data] == [0, 1]
-            assert vectors.usage.prompt_tokens == vectors.usage.total_tokens == 2
-
-    await asyncio.to_thread(talk)
-
-
-async def test_the_client_raises_its_own_errors(client: AsyncOpenAI) -> None:
-    with pytest.raises(openai.BadRequestError) as error:
-        await client.chat.completions.create(model="gpt-4o", messages=[])
-    assert (error.value.param, error.value.code, error.value.type) == (
-        "messages",
-        "empty_array",
-        "invalid_request_error",
-    )
-    with pytest.raises(openai.NotFoundError):
-        await client.models.list()
-
-
-# What is said.
 
 
 async def test_the_same_request_gets_the_same_answer(local: LocalTransport) -> None:
@@ -273,9 +117,6 @@ async def test_counting_is_done_on_request(local: LocalTransport, tokenizer: Tok
     assert chunks[-1]["usage"]["completion_tokens"] == tokenizer.count(text, O200K)
 
 
-# Streams.
-
-
 async def test_chunks_without_usage_have_no_usage_member(local: LocalTransport) -> None:
     chunks = await events(local, CHAT, model="gpt-4o", messages=HELLO)
     assert all("usage" not in chunk for chunk in chunks)
@@ -344,9 +185,6 @@ async def test_a_whole_answer_has_its_limit(local: LocalTransport) -> None:
         await answer.read(10)
 
 
-# Text completions.
-
-
 async def test_completions_have_sixteen_tokens_unless_told(local: LocalTransport, tokenizer: Tokenizer) -> None:
     _, answer = await ask(local, TEXT, model="gpt-3.5-turbo-instruct", prompt="Once")
     choice = answer["choices"][0]
@@ -375,9 +213,6 @@ async def test_prompts_of_tokens(local: LocalTransport, prompt: object, tokens: 
     _, answer = await ask(local, TEXT, model="gpt-4o", prompt=prompt)
     assert answer["usage"]["prompt_tokens"] == tokens
     assert len(answer["choices"]) == choices
-
-
-# Embeddings.
 
 
 @pytest.mark.parametrize("dimensions", [1, 3, 256, 1_536, 3_072])
@@ -411,114 +246,6 @@ async def test_inputs_of_each_kind_are_counted(local: LocalTransport, inputs: ob
     _, answer = await ask(local, EMBED, model="m", input=inputs, dimensions=2)
     assert answer["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens}
     assert len(answer["data"]) == items
-
-
-# Refusals.
-
-
-@pytest.mark.parametrize(
-    "body", [b"", b"{", b"nonsense", b'{"model": "\xff"}', b'{"a": 1} x', b"[]", b"null", b"[" * 100_000]
-)
-async def test_a_body_that_is_no_json_object_is_refused(local: LocalTransport, body: bytes) -> None:
-    answer = await local.send(request(CHAT, body))
-    error = json.loads(await answer.read(LIMIT_BYTES))["error"]
-    assert answer.status == 400
-    assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", None, None)
-
-
-@pytest.mark.parametrize(
-    ("path", "body", "param", "code"),
-    [
-        (CHAT, {"model": "m"}, "messages", "missing_required_parameter"),
-        (CHAT, {"model": "m", "messages": None}, "messages", "missing_required_parameter"),
-        (CHAT, {"model": "m", "messages": []}, "messages", "empty_array"),
-        (CHAT, {"model": "m", "messages": "hi"}, "messages", "invalid_type"),
-        (CHAT, {"model": "m", "messages": ["hi"]}, "messages", "invalid_type"),
-        (CHAT, {"messages": HELLO}, None, None),
-        (CHAT, {"model": 3, "messages": HELLO}, None, None),
-        (CHAT, {"model": "m", "messages": HELLO, "n": 0}, "n", "integer_below_min_value"),
-        (CHAT, {"model": "m", "messages": HELLO, "n": 129}, "n", "integer_above_max_value"),
-        (CHAT, {"model": "m", "messages": HELLO, "n": True}, "n", "invalid_type"),
-        (CHAT, {"model": "m", "messages": HELLO, "n": 1.5}, "n", "invalid_type"),
-        (CHAT, {"model": "m", "messages": HELLO, "max_tokens": 0}, "max_tokens", "integer_below_min_value"),
-        (CHAT, {"model": "m", "messages": HELLO, "max_tokens": "5"}, "max_tokens", "invalid_type"),
-        (
-            CHAT,
-            {"model": "m", "messages": HELLO, "max_tokens": 5, "max_completion_tokens": 5},
-            "max_tokens",
-            "invalid_parameter_combination",
-        ),
-        (CHAT, {"model": "m", "messages": HELLO, "stop": 3}, "stop", "invalid_type"),
-        (CHAT, {"model": "m", "messages": HELLO, "stop": [None]}, "stop", "invalid_type"),
-        (CHAT, {"model": "m", "messages": HELLO, "stop": list("abcde")}, "stop", "array_above_max_length"),
-        (CHAT, {"model": "m", "messages": HELLO, "stream": "yes"}, "stream", "invalid_type"),
-        (CHAT, {"model": "m", "messages": HELLO, "stream_options": {"include_usage": True}}, "stream_options", None),
-        (
-            CHAT,
-            {"model": "m", "messages": HELLO, "stream": True, "stream_options": 1},
-            "stream_options",
-            "invalid_type",
-        ),
-        (
-            CHAT,
-            {"model": "m", "messages": HELLO, "stream": True, "stream_options": {"include_usage": 1}},
-            "stream_options.include_usage",
-            "invalid_type",
-        ),
-        (CHAT, {"model": "m", "messages": HELLO, "service_tier": "gold"}, "service_tier", "invalid_value"),
-        (CHAT, {"model": "m", "messages": HELLO, "metadata": {"delay_ms": 5}}, "metadata.delay_ms", "invalid_value"),
-        (
-            CHAT,
-            {"model": "m", "messages": HELLO, "metadata": {"chunk_delay_ms": "600001"}},
-            "metadata.chunk_delay_ms",
-            "invalid_value",
-        ),
-        (TEXT, {"model": "m"}, "prompt", "missing_required_parameter"),
-        (TEXT, {"model": "m", "prompt": []}, "prompt", "empty_array"),
-        (TEXT, {"model": "m", "prompt": {"a": 1}}, "prompt", "invalid_type"),
-        (TEXT, {"model": "m", "prompt": ["a"] * 129}, "prompt", "array_above_max_length"),
-        (TEXT, {"model": "m", "prompt": "a", "n": 3, "best_of": 2}, "best_of", None),
-        (TEXT, {"model": "m", "prompt": "a", "best_of": 21}, "best_of", "integer_above_max_value"),
-        (TEXT, {"model": "m", "prompt": "a", "best_of": 2, "stream": True}, "best_of", None),
-        (EMBED, {"model": "m"}, "input", "missing_required_parameter"),
-        (EMBED, {"model": "m", "input": ""}, "input", "empty_string"),
-        (EMBED, {"model": "m", "input": ["a", ""]}, "input", "empty_string"),
-        (EMBED, {"model": "m", "input": ["a", [1]]}, "input", "invalid_type"),
-        (EMBED, {"model": "m", "input": [-1]}, "input", "invalid_type"),
-        (EMBED, {"model": "m", "input": ["a"] * 2_049}, "input", "array_above_max_length"),
-        (EMBED, {"model": "m", "input": "a", "dimensions": 3_073}, "dimensions", "integer_above_max_value"),
-        (EMBED, {"model": "m", "input": "a", "encoding_format": "hex"}, "encoding_format", "invalid_value"),
-    ],
-)
-async def test_what_openai_refuses_is_refused(
-    local: LocalTransport, path: str, body: dict[str, Any], param: str | None, code: str | None
-) -> None:
-    status, answer = await ask(local, path, **body)
-    assert status == 400
-    assert set(answer["error"]) == {"message", "type", "param", "code"}
-    assert (answer["error"]["param"], answer["error"]["code"]) == (param, code)
-
-
-async def test_unknown_parameters_are_left_alone(local: LocalTransport) -> None:
-    status, _ = await ask(
-        local, CHAT, model="m", messages=HELLO, temperature=2, tools=[], novelty={"a": 1}, max_tokens=None, stop=None
-    )
-    assert status == 200
-
-
-@pytest.mark.parametrize("path", ["/v1/models", "/v1/chat/completions/", "/chat/completions", ""])
-async def test_other_paths_are_not_found(local: LocalTransport, path: str) -> None:
-    status, answer = await ask(local, path)
-    assert status == 404
-    assert answer["error"]["message"] == f"Invalid URL (POST {path})"
-
-
-async def test_other_methods_are_not_allowed(local: LocalTransport) -> None:
-    status, _ = await ask(local, CHAT, "GET")
-    assert status == 405
-
-
-# Pace.
 
 
 @pytest.fixture

@@ -1,0 +1,232 @@
+"""What runs beside the hot path: keeping up with epochs and changes, sweeping journals, listening to changes.
+
+This file owns that no loop is ever dead unnoticed: a failure is logged with its traceback once, counted, shown as
+trouble until the loop has run well for a while, and the loop begins anew after a pause that grows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from billing.database.connection import DatabaseError
+from billing.errors import StoreError
+from billing.holds.partition import LostWrites
+from billing.holds.redis.connection import RedisError
+
+if TYPE_CHECKING:
+    from billing.holds.cache import ChangeNotifier, PrincipalCache
+    from billing.holds.epoch_start import EpochStart
+    from billing.holds.outbox import Backlog
+    from billing.holds.partition import Partition
+    from billing.holds.partitions import Partitions
+    from billing.holds.recovery import Recovery
+    from billing.holds.redis.state import RedisState
+    from billing.holds.replay import Replay
+
+logger = logging.getLogger(__name__)
+
+FIRST_PAUSE_S: Final = 0.1
+MOST_PAUSE_S: Final = 10.0
+WELL_AFTER_S: Final = 60.0
+"""A loop that failed and has run for as long since is well again, and begins anew with its pauses."""
+CANCEL_AGAIN_S: Final = 1.0
+CANCEL_ATTEMPTS: Final = 10
+
+
+class Loops:
+    """Runs loops by name. `on_failure` is told the name of each one that failed; `clock` is monotonic, in seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.failures: Counter[str] = Counter()
+        self.on_failure: Callable[[str], None] | None = None
+        self._failed_s: dict[str, float] = {}
+        self._said: dict[str, str] = {}
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+
+    def start(self, name: str, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run what `loop` makes, anew each time that it fails or ends by itself."""
+        self.tasks[name] = asyncio.create_task(self._keep(name, loop), name=name)
+
+    async def _keep(self, name: str, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        pause_s = FIRST_PAUSE_S
+        while not asked_to_end():
+            begun_s = self.clock()
+            try:
+                await loop()
+                if asked_to_end():
+                    return
+                self.failed(name, RuntimeError("it ended by itself"))
+            except Exception as error:  # whatever it was: nobody else would notice
+                if asked_to_end():
+                    return
+                self.failed(name, error)
+            if self.clock() - begun_s >= WELL_AFTER_S:
+                pause_s = FIRST_PAUSE_S
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, MOST_PAUSE_S)
+
+    def failed(self, name: str, error: BaseException) -> None:
+        """Note that a loop has failed and begins anew."""
+        self.failures[name] += 1
+        self._failed_s[name] = self.clock()
+        said = repr(error)
+        new = self._said.get(name) != said
+        self._said[name] = said
+        logger.error("the %s loop failed and begins anew: %s", name, said, exc_info=error if new else None)
+        if self.on_failure is not None:
+            self.on_failure(name)
+
+    def troubled(self) -> list[str]:
+        """Return names of loops that have failed of late, sorted."""
+        now_s = self.clock()
+        return sorted(name for name, failed_s in self._failed_s.items() if now_s - failed_s < WELL_AFTER_S)
+
+    async def stop(self, *names: str) -> None:
+        """End loops, all of them where none is named. Asked more than once: a loop whose cancellation was swallowed
+        notices it at the end of its turn (`asked_to_end`), and that may be long."""
+        found = [self.tasks.pop(name) for name in names or tuple(self.tasks) if name in self.tasks]
+        running = set(found)
+        for _ in range(CANCEL_ATTEMPTS):
+            if not running:
+                return
+            for task in running:
+                task.cancel()
+            _, running = await asyncio.wait(running, timeout=CANCEL_AGAIN_S)
+        if running:
+            logger.error("%d loops do not end", len(running))
+
+
+def asked_to_end() -> bool:
+    """Return whether this task was cancelled, and what it waited for has swallowed that: a loop that went on would not
+    end.
+
+    The client library for Redis writes each command under `asyncio.wait_for`, which before Python 3.12 answers with the
+    result when it is interrupted at the moment when there is one. An error while a library cleans up after an
+    interruption takes its place, too.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+RELAY_INTERVAL_S: Final = 1.0
+TEND_TIMEOUT_S: Final = 2.0
+SWEEP_INTERVAL_S: Final = 2.0
+RESUBSCRIBE_S: Final = 0.2
+
+
+class Upkeep:
+    """The engine's loops. `sweep_now` has the next sweep begin at once."""
+
+    def __init__(
+        self,
+        redis: RedisState,
+        partitions: Partitions,
+        epoch_start: EpochStart,
+        recovery: Recovery,
+        replay: Replay,
+        backlog: Backlog,
+        cache: PrincipalCache,
+        change_notifier: ChangeNotifier,
+        sweep_now: asyncio.Event,
+    ) -> None:
+        self._redis = redis
+        self._partitions = partitions
+        self._epoch_start = epoch_start
+        self._recovery = recovery
+        self._replay = replay
+        self._backlog = backlog
+        self._cache = cache
+        self._change_notifier = change_notifier
+        self.sweep_now = sweep_now
+
+    async def join(self, partition: Partition) -> bool:
+        """Take part in a partition's epoch; return whether it is open. Raises `NotReady`."""
+        try:
+            return await self._epoch_start.join(partition)
+        except LostWrites as error:
+            logger.error("%s: a new epoch begins", error)
+            await self._partitions.renew(partition, error.epoch)
+            return False
+
+    async def relay(self) -> None:
+        """Keep up with epochs, the backlog and changes that are pending, each second and at once in a new epoch."""
+        while not asked_to_end():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RELAY_INTERVAL_S):
+                    await self._partitions.renewal.wait()
+            self._partitions.renewal.clear()
+            await asyncio.gather(self._look_at_ledger(), *map(self._tend, self._partitions.all))
+            await self._backlog.look()
+            try:
+                await self._change_notifier.relay()
+            except (StoreError, TimeoutError) as error:
+                logger.info("relay: %s", error)
+
+    async def _look_at_ledger(self) -> None:
+        try:
+            async with asyncio.timeout(TEND_TIMEOUT_S):
+                await self._partitions.look_at_ledger()
+        except (DatabaseError, TimeoutError) as error:
+            logger.info("the ledger can't be looked at: %s", error)
+
+    async def _tend(self, partition: Partition) -> None:
+        """Keep up with a partition's epoch; a server that is away does not keep the others' waiting."""
+        try:
+            async with asyncio.timeout(TEND_TIMEOUT_S):
+                current = partition.epoch is not None and await self._partitions.is_current(partition)
+                if not current or partition.holds_back or partition.holding_back:
+                    await self.join(partition)
+        except (StoreError, TimeoutError) as error:
+            logger.info("partition %d: %s: %s", partition.number, type(error).__name__, error)
+
+    async def sweep(self) -> None:
+        """Sweep the journals: at once when this gateway begins, when another one has died, and when others took this
+        one for dead."""
+        at_once = True
+        while not asked_to_end():
+            try:
+                await self._replay.run()
+            except DatabaseError as error:
+                logger.info("spools are replayed later: %s", error)
+            for partition in self._partitions.all:
+                try:
+                    if partition.epoch is not None:
+                        await self._recovery.sweep(partition, at_once=at_once)
+                except (StoreError, TimeoutError) as error:
+                    logger.info("sweep of partition %d: %s", partition.number, error)
+            at_once = await self._sweep_is_urgent()
+
+    async def _sweep_is_urgent(self) -> bool:
+        """Wait for the next sweep; whether it is for a reason."""
+        try:
+            async with asyncio.timeout(SWEEP_INTERVAL_S):
+                await self.sweep_now.wait()
+        except TimeoutError:
+            return False
+        self.sweep_now.clear()
+        return True
+
+    async def subscribe(self, subscribed: asyncio.Event) -> None:
+        """Drop principals from memory as their changes are published; `subscribed` is set once that has begun."""
+
+        def begun() -> None:
+            self._cache.clear()
+            self._cache.subscribed = True
+            subscribed.set()
+
+        while not asked_to_end():
+            try:
+                async for message in self._redis.client.listen(self._redis.keyspace.channel, begun):
+                    self._cache.drop(message.decode())
+            except RedisError as error:
+                logger.info("%s; no principal is served from memory until it stands again", error)
+            finally:
+                self._cache.subscribed = False
+            await asyncio.sleep(RESUBSCRIBE_S)

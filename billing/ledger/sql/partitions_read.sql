@@ -1,1 +1,0 @@
-SELECT epoch, identity, began_at FROM partitions WHERE p = $1

@@ -1,0 +1,106 @@
+"""Whose an object at a provider is. This file owns that an id is recorded once, for the account that created it.
+
+Records that are asked for while a statement is under way go into the next one together, so that creating objects takes
+one connection however many are created. What this process has recorded or read it remembers, because an object's owner
+never changes; what it does not find it asks for each time, because another gateway may have recorded it since.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from billing.database.connection import Database, DatabaseError, queries
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_sql = queries("billing.owned")
+RECORD: Final = _sql("record_objects")
+FIND: Final = _sql("find_objects")
+MOST_REMEMBERED: Final = 20_000
+MOST_AT_ONCE: Final = 500
+
+
+class OwnedObject(msgspec.Struct, frozen=True):
+    """One object. `provider` and `model` are where it is and what made it there; `total_tokens` what the provider
+    counted for it, None where that is not known."""
+
+    object_id: str
+    provider: str
+    account_id: str
+    kind: str
+    model: str
+    total_tokens: int | None = None
+
+
+class OwnedObjects:
+    """Records and finds objects."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: OrderedDict[tuple[str, str], OwnedObject] = OrderedDict()
+        self._waiting: dict[tuple[str, str], tuple[OwnedObject, asyncio.Future[bool]]] = {}
+        self._writer: asyncio.Task[None] | None = None
+
+    async def find(self, account_id: str, object_ids: Sequence[str]) -> dict[str, OwnedObject]:
+        """Return those of the objects that are the account's, by id. Raises `DatabaseError`."""
+        found = {name: known for name in object_ids if (known := self._known.get((account_id, name)))}
+        missing = [name for name in object_ids if name not in found]
+        if missing:
+            for row in await self._database.rows(FIND, account_id, missing):
+                owned = OwnedObject(**dict(row))
+                found[owned.object_id] = owned
+                self._remember(owned)
+        return found
+
+    async def record(self, owned: OwnedObject) -> bool:
+        """Record an object, or the total of one that is known; return whether it is its account's. It goes on where the
+        caller is cancelled. Raises `DatabaseError`."""
+        key = (owned.object_id, owned.provider)
+        waiting = self._waiting.get(key)
+        outcome = asyncio.get_running_loop().create_future() if waiting is None else waiting[1]
+        self._waiting[key] = owned, outcome
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write())
+        accepted: bool = await asyncio.shield(outcome)
+        return accepted
+
+    async def close(self) -> None:
+        """Wait until what waits is written, or has failed."""
+        if self._writer is not None:
+            await asyncio.wait([self._writer])
+
+    async def _write(self) -> None:
+        try:
+            while self._waiting:
+                keys = list(self._waiting)[:MOST_AT_ONCE]
+                await self._write_batch([self._waiting.pop(key) for key in keys])
+        finally:
+            self._writer = None
+
+    async def _write_batch(self, batch: list[tuple[OwnedObject, asyncio.Future[bool]]]) -> None:
+        given = msgspec.json.encode([owned for owned, _ in batch]).decode()
+        try:
+            rows = await self._database.rows(RECORD, given)
+        except DatabaseError as error:
+            for _, outcome in batch:
+                if not outcome.done():
+                    outcome.set_exception(error)
+                    outcome.exception()  # whoever asked may have left
+            return
+        accepted = {(row["object_id"], row["provider"]) for row in rows}
+        for owned, outcome in batch:
+            mine = (owned.object_id, owned.provider) in accepted
+            if mine:
+                self._remember(owned)
+            if not outcome.done():
+                outcome.set_result(mine)
+
+    def _remember(self, owned: OwnedObject) -> None:
+        self._known[owned.account_id, owned.object_id] = owned
+        while len(self._known) > MOST_REMEMBERED:
+            self._known.popitem(last=False)

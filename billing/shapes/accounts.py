@@ -1,0 +1,105 @@
+"""Accounts, their grants and refunds, as the API takes and answers them. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from msgspec import UNSET, Meta, UnsetType, field
+
+from billing.money import format_credits, format_usd
+from billing.principals import Status
+from billing.shapes.base import Answer, Body, Moment, Name, Usd, UsdBody
+from billing.shapes.quotas import QuotasBody, QuotaShape, quota_shapes
+from billing.times import rfc3339
+
+if TYPE_CHECKING:
+    from billing.accounts.accounts import Account
+    from billing.accounts.grants import GrantResult
+    from billing.plans import Plan
+
+Note = Annotated[str, Meta(max_length=1000)]
+IdempotencyKey = Annotated[str, Meta(min_length=1, max_length=255, description="unique per account")]
+
+
+class NewAccount(Body, frozen=True, kw_only=True):
+    """An account to make; `credit_limit_usd` is how far below zero its balance may go."""
+
+    name: Name
+    plan: str | None = None
+    credit_limit_usd: UsdBody = "0"
+    quotas: QuotasBody = ()
+
+
+class AccountPatch(Body, frozen=True, kw_only=True):
+    """A change of an account: what is absent stays as it is."""
+
+    name: Name | UnsetType = UNSET
+    plan: str | UnsetType = UNSET
+    status: Status | UnsetType = UNSET
+    credit_limit_usd: UsdBody = UNSET
+    quotas: QuotasBody = UNSET
+
+
+class NewQuotas(Body, frozen=True, kw_only=True):
+    """All quotas of an account's own."""
+
+    quotas: QuotasBody
+
+
+class NewGrant(Body, frozen=True, kw_only=True):
+    """Credit to give: once for an idempotency key, the same again gets the first answer."""
+
+    amount_usd: UsdBody
+    idempotency_key: IdempotencyKey
+    note: Note | None = None
+
+
+class AccountShape(Answer, frozen=True, kw_only=True):
+    """An account as an operator sees it. The balance is the ledger's, which debits reach well under a second after
+    their request; `quotas` are the account's own, `plan_quotas` its plan's, which apply beside them."""
+
+    id: str
+    name: str
+    plan: str
+    status: Status
+    balance_usd: Usd
+    balance_credits: str
+    credit_limit_usd: Usd
+    quotas: list[QuotaShape]
+    plan_quotas: list[QuotaShape] = field(default_factory=list)
+    past_due_since: Moment | None
+    created_at: Moment
+
+
+def account_shape(account: Account, plan: Plan | None, credits_per_usd: int) -> AccountShape:
+    """Return an account's shape; `plan` is None for one that is no longer configured."""
+    return AccountShape(
+        id=account.id,
+        name=account.name,
+        plan=account.plan,
+        status=account.status,
+        balance_usd=format_usd(account.balance_nano),
+        balance_credits=format_credits(account.balance_nano, credits_per_usd),
+        credit_limit_usd=format_usd(account.credit_limit_nano),
+        quotas=quota_shapes(account.quotas),
+        plan_quotas=[] if plan is None else quota_shapes(plan.quotas),
+        past_due_since=None if account.past_due_since is None else rfc3339(account.past_due_since),
+        created_at=rfc3339(account.created_at),
+    )
+
+
+class GrantShape(Answer, frozen=True, kw_only=True):
+    """What a grant or a refund has done: the account's balance is the one right after it."""
+
+    transfer_id: str
+    amount_usd: Usd
+    balance_usd: Usd
+
+
+def grant_shape(result: GrantResult) -> GrantShape:
+    """Return the shape of a grant or a refund."""
+    return GrantShape(
+        transfer_id=result.transfer_id,
+        amount_usd=format_usd(result.amount_nano),
+        balance_usd=format_usd(result.balance_nano),
+    )

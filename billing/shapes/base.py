@@ -1,0 +1,92 @@
+"""What all shapes have in common: their base classes, the types of their fields, lists and errors. Pure."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Generic, Self, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from billing.pages import DEFAULT_LIMIT, MAX_LIMIT
+
+T = TypeVar("T")
+
+DEFAULT_TIMEOUT_S: Final = 30.0
+"""Longest time for one call of a client, unless its caller gives another one."""
+_RECEIVED: Final = "received"
+_MOST_OF_FILTER: Final = 255
+_USD_PATTERN: Final = r"^[0-9]+(\.[0-9]{1,9})?$"
+
+Usd = Annotated[str, Meta(description="USD as a decimal string with at most 9 decimals", examples=["12.50"])]
+Moment = Annotated[str, Meta(description="a time in UTC", extra_json_schema={"format": "date-time"})]
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
+Id = Annotated[str, Meta(min_length=1, max_length=255)]
+UsdBody = Annotated[Any, Meta(extra_json_schema={"type": "string", "pattern": _USD_PATTERN, "examples": ["12.50"]})]
+"""Money in a body is taken as it comes and parsed by `billing.money`, whose messages say more."""
+Limit = Annotated[int, Meta(ge=1, le=MAX_LIMIT, description=f"an integer from 1 to {MAX_LIMIT}")]
+Filter = Annotated[
+    str, Meta(min_length=1, max_length=_MOST_OF_FILTER, description=f"a text of 1 to {_MOST_OF_FILTER} characters")
+]
+Since = Annotated[
+    str, Meta(description="a time in RFC 3339, or a day", examples=["2027-01-31", "2027-01-31T12:00:00Z"])
+]
+
+
+class Body(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A request's body: strict types, no unknown fields, bounded lengths. What is unset is not sent."""
+
+
+class Query(Struct, frozen=True, kw_only=True):
+    """A query string: texts and integers."""
+
+
+class Answer(Struct, frozen=True, kw_only=True, dict=True):
+    """An answer's body."""
+
+    @property
+    def received(self) -> Any:
+        """Return the JSON that a client has received, with the fields of a newer gateway; the answer itself
+        elsewhere."""
+        return self.__dict__.get(_RECEIVED, self)
+
+    def with_received(self, received: Any) -> Self:
+        """Keep the JSON of which this was made."""
+        self.__dict__[_RECEIVED] = received
+        return self
+
+
+class Listing(Answer, Generic[T], frozen=True, kw_only=True):
+    """A page of a list, newest first; `next_cursor` is null on the last one."""
+
+    data: list[T]
+    next_cursor: str | None
+
+
+class PageQuery(Query, frozen=True, kw_only=True):
+    """Which page of a list."""
+
+    limit: Limit = DEFAULT_LIMIT
+    cursor: Annotated[str, Meta(description="`next_cursor` of the page before")] | None = None
+
+
+class ErrorShape(Answer, frozen=True, kw_only=True):
+    """What is wrong; some codes bring more fields."""
+
+    message: str
+    type: str
+    param: Annotated[str, Meta(description="the field that is wrong, where it is known")] | None = None
+    code: str
+
+
+class ErrorEnvelope(Answer, frozen=True, kw_only=True):
+    """The body of every refusal: OpenAI's envelope (https://platform.openai.com/docs/guides/error-codes)."""
+
+    error: ErrorShape
+
+
+def error_body(code: str, message: str, *, type_: str, param: str | None = None, **more: object) -> bytes:
+    """Return the envelope of an error in OpenAI's format as JSON; `more` stands inside `error`.
+
+    Source: https://platform.openai.com/docs/guides/error-codes.
+    """
+    return msgspec.json.encode({"error": {"message": message, "type": type_, "param": param, "code": code, **more}})

@@ -1,0 +1,291 @@
+"""Keys: the one declaration of what a key may say. Pure.
+
+`KeyRules` has a field for each rule. From these fields follow the columns that are written and read
+(`billing.keys.keys`), what a change may name, what the audit log holds, and the options of `metergate operator key`;
+`RulesBody` and `KeyShape` say how the API takes and answers each. A test compares the three.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from typing import Annotated, Any, Final, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from billing.quotas import Metric, Quota, Window, check_quotas, parse_quotas, quota_json
+from billing.shapes.base import Answer, Body, Filter, Id, Moment, Name, PageQuery
+from billing.shapes.quotas import QuotaShape, QuotasOrNull, WindowShape
+from billing.shapes.rules import KeyRefused, Option, Rule
+from billing.times import TimeError, parse_rfc3339, rfc3339
+
+DEFAULT_SCOPES: Final = ("llm:proxy", "billing:read")
+MAX_SCOPES: Final = 32
+MAX_MODELS: Final = 100
+MAX_MODEL: Final = 200
+MAX_TAGS: Final = 32
+MAX_TAG_NAME: Final = 64
+MAX_TAG_VALUE: Final = 256
+
+_SCOPE: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}:[a-z][a-z0-9_-]{0,31}", re.ASCII)
+
+
+def parse_scopes(given: str | Iterable[str] | None) -> tuple[str, ...]:
+    """Return scopes of a list or a space-separated string, each once; None is the default. Raises `KeyRefused`."""
+    if given is None:
+        return DEFAULT_SCOPES
+    names = given.split() if isinstance(given, str) else given
+    scopes = tuple(dict.fromkeys(names))
+    check_scopes(scopes)
+    return scopes
+
+
+def check_scopes(scopes: tuple[str, ...]) -> None:
+    """Reject scopes that are none, too many or not `word:word`; an operator may add any. Raises `KeyRefused`."""
+    if not 0 < len(scopes) <= MAX_SCOPES:
+        raise KeyRefused("scopes", f"A key has 1 to {MAX_SCOPES} scopes.")
+    for scope in scopes:
+        if _SCOPE.fullmatch(scope) is None:
+            raise KeyRefused("scopes", "A scope is word:word in lower case, such as llm:proxy.")
+
+
+def check_models(models: tuple[str, ...] | None) -> None:
+    """Reject what is neither exact names nor prefixes with one `*` at the end. Raises `KeyRefused`."""
+    if models is None:
+        return
+    if not 0 < len(models) <= MAX_MODELS:
+        raise KeyRefused("models", f"models has 1 to {MAX_MODELS} names; null allows every model.")
+    for model in models:
+        if not 0 < len(model) <= MAX_MODEL or "*" in model[:-1]:
+            raise KeyRefused(
+                "models", f"A model is a name of at most {MAX_MODEL} characters, or a prefix with one * at its end."
+            )
+
+
+def check_tags(tags: Mapping[str, str]) -> None:
+    """Reject tags that are too many or too long. Raises `KeyRefused`."""
+    if len(tags) > MAX_TAGS:
+        raise KeyRefused("tags", f"At most {MAX_TAGS} tags.")
+    for name, value in tags.items():
+        if not 0 < len(name) <= MAX_TAG_NAME or len(value) > MAX_TAG_VALUE:
+            raise KeyRefused(
+                "tags", f"A tag's name has 1 to {MAX_TAG_NAME} characters, its value at most {MAX_TAG_VALUE}."
+            )
+
+
+def check_parallel(bound: int | None) -> None:
+    """Reject a bound of requests at once that is not above zero; None is no bound. Raises `KeyRefused`."""
+    if bound is not None and not 0 < bound < 2**31:
+        raise KeyRefused("max_parallel_requests", "max_parallel_requests must be above zero and below 2^31.")
+
+
+def parse_expiry(given: str | None) -> datetime | None:
+    """Return a time in RFC 3339, or the first moment of a day; None is never. Raises `KeyRefused`."""
+    try:
+        return None if given is None else parse_rfc3339(given)
+    except TimeError as error:
+        raise KeyRefused("expires_at", f"expires_at: {error}.") from error
+
+
+def total_tokens_quota(limit: int) -> tuple[Quota, ...]:
+    """Return the shorthand `quota`: so many tokens in total; 0 is unlimited. Raises `quotas.QuotaError`."""
+    return (Quota(Window.total, Metric.tokens, limit),) if limit else ()
+
+
+def _quotas_json(quotas: Iterable[Quota]) -> list[dict[str, object]]:
+    return [quota_json(quota) for quota in quotas]
+
+
+def _texts(given: Iterable[str] | None) -> tuple[str, ...] | None:
+    return None if given is None else tuple(given)
+
+
+_SCOPES: Final = Rule(
+    Option("--scope", "texts", "SCOPE", "Such as llm:proxy or billing:read; may be given several times.", "scopes"),
+    parse=parse_scopes,
+    check=check_scopes,
+    load=tuple,
+)
+_MODELS: Final = Rule(
+    Option(
+        "--model",
+        "texts",
+        "MODEL",
+        "A model that the key may use, or a prefix*; several times; else every model.",
+        "models",
+        "every model",
+    ),
+    parse=_texts,
+    check=check_models,
+    load=_texts,
+)
+_QUOTAS: Final = Rule(
+    Option(
+        "--quota",
+        "quotas",
+        "WINDOW:METRIC=LIMIT[@MODEL]",
+        "Such as day:tokens=100000, month:cost=12.50, minute:requests=60@gpt-4*; may be given several times.",
+        "quotas",
+    ),
+    parse=lambda given: parse_quotas(() if given is None else given),
+    check=check_quotas,
+    show=_quotas_json,
+    load=parse_quotas,
+    store=_quotas_json,
+)
+_PARALLEL: Final = Rule(
+    Option("--max-parallel", "number", "N", "Most requests at the same time.", "max-parallel", "no bound"),
+    check=check_parallel,
+)
+_EXPIRES_AT: Final = Rule(
+    Option(
+        "--expires-at",
+        "time",
+        "TIME",
+        "A time such as 2027-01-31T12:00:00Z, or a day such as 2027-01-31.",
+        "expires-at",
+        "never",
+    ),
+    parse=parse_expiry,
+    show=lambda at: at and rfc3339(at),
+)
+_TAGS: Final = Rule(
+    Option("--tag", "pairs", "NAME=VALUE", "Kept with every request of the key; may be given several times.", "tags"),
+    parse=lambda given: given or {},
+    check=check_tags,
+    show=dict,
+    store=dict,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRules:
+    """What a key may say. `models` None allows every model; names may end in `*`."""
+
+    scopes: tuple[str, ...] = field(default=DEFAULT_SCOPES, metadata={"rule": _SCOPES})
+    models: tuple[str, ...] | None = field(default=None, metadata={"rule": _MODELS})
+    quotas: tuple[Quota, ...] = field(default=(), metadata={"rule": _QUOTAS})
+    max_parallel_requests: int | None = field(default=None, metadata={"rule": _PARALLEL})
+    expires_at: datetime | None = field(default=None, metadata={"rule": _EXPIRES_AT})
+    tags: Mapping[str, str] = field(default_factory=dict, metadata={"rule": _TAGS})
+
+    def __post_init__(self) -> None:
+        for name, rule in RULES.items():
+            rule.check(getattr(self, name))
+
+
+RULES: Final[Mapping[str, Rule]] = {each.name: each.metadata["rule"] for each in fields(KeyRules)}
+"""By the name that a rule has in JSON, in `KeyRules` and as a column of api_keys."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRow(KeyRules):
+    """A row of api_keys without its digest."""
+
+    id: str
+    account_id: str
+    user_id: str | None
+    name: str
+    prefix: str
+    created_at: datetime
+    last_used_at: datetime | None
+    revoked_at: datetime | None
+    version: int
+
+
+def given_rules(body: RulesBody) -> dict[str, Any]:
+    """Return the rules that a body says, parsed, without what it leaves unset. Raises `KeyRefused`, `QuotaError`."""
+    return {name: rule.parse(value) for name, rule in RULES.items() if (value := getattr(body, name)) is not UNSET}
+
+
+def rules_shown(rules: KeyRules) -> dict[str, Any]:
+    """Return a key's rules as JSON has them."""
+    return {name: rule.show(getattr(rules, name)) for name, rule in RULES.items()}
+
+
+class RulesBody(Body, frozen=True, kw_only=True):
+    """A key's rules: what is absent is the default, or for a change what it was; null is the default."""
+
+    scopes: Annotated[
+        str | list[str] | UnsetType | None, Meta(description="`word:word`, as a list or separated by spaces")
+    ] = UNSET
+    models: Annotated[list[str] | UnsetType | None, Meta(description="names or `prefix*`; null: every model")] = UNSET
+    quotas: QuotasOrNull = UNSET
+    max_parallel_requests: Annotated[int | UnsetType | None, Meta(description="above zero; null: no bound")] = UNSET
+    expires_at: Annotated[str | UnsetType | None, Meta(description="RFC 3339 or a day; null: never")] = UNSET
+    tags: dict[str, str] | UnsetType | None = UNSET
+
+
+class NewKey(RulesBody, frozen=True, kw_only=True):
+    """A key to make; `quota` is so many tokens in total, 0 for no limit."""
+
+    account_id: Id
+    name: Name
+    quota: Annotated[int, Meta(ge=0)] = 0
+    user_id: Id | None = None
+
+
+class KeyPatch(RulesBody, frozen=True, kw_only=True):
+    """A change of a key: what is absent stays as it is, null clears."""
+
+    name: Name | UnsetType = UNSET
+
+
+class KeyShape(Answer, frozen=True, kw_only=True):
+    """A key without its secret. `warnings` of a key just made or changed say what may not be meant."""
+
+    id: str
+    prefix: Annotated[str, Meta(description="the secret's first characters")]
+    name: str
+    account_id: str
+    user_id: str | None
+    scopes: list[str]
+    models: Annotated[list[str] | None, Meta(description="null: every model")]
+    quotas: list[QuotaShape]
+    max_parallel_requests: int | None
+    tags: dict[str, str]
+    created_at: Moment
+    expires_at: Moment | None
+    last_used_at: Moment | None
+    revoked_at: Moment | None
+    warnings: list[str] | UnsetType = UNSET
+
+
+class KeyLimitsShape(KeyShape, frozen=True, kw_only=True):
+    """A key, and every window that applies to it."""
+
+    windows: list[WindowShape]
+
+
+K = TypeVar("K", bound=KeyShape)
+
+
+class NewKeyShape(KeyShape, frozen=True, kw_only=True):
+    """A key just made: `key` is its secret, which no other answer holds."""
+
+    key: str
+
+
+def key_shape(key: KeyRow, shape: type[K], /, **more: object) -> K:
+    """Return a key as `shape` has it; `more` are the fields that this has beside those of `KeyShape`."""
+    fields_shown = {
+        "id": key.id,
+        "prefix": key.prefix,
+        "name": key.name,
+        "account_id": key.account_id,
+        "user_id": key.user_id,
+        **rules_shown(key),
+        "created_at": rfc3339(key.created_at),
+        "last_used_at": key.last_used_at and rfc3339(key.last_used_at),
+        "revoked_at": key.revoked_at and rfc3339(key.revoked_at),
+    }
+    return msgspec.convert(fields_shown | more, shape)
+
+
+class KeysQuery(PageQuery, frozen=True, kw_only=True):
+    """Whose keys: one account's, or everyone's."""
+
+    account_id: Filter | None = None

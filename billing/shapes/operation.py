@@ -1,0 +1,166 @@
+"""What the gateway says of itself: models, refused requests, health, jobs. Pure."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from msgspec import UNSET, UnsetType
+
+from billing.pages import DEFAULT_LIMIT
+from billing.shapes.base import Answer, Body, Filter, Limit, Moment, Query, Usd
+from billing.times import rfc3339
+
+if TYPE_CHECKING:
+    from billing.holds.reconcile import Report
+    from billing.refused import RefusedRequest
+
+
+class PricingShape(Answer, frozen=True, kw_only=True):
+    """The price of a model, by class."""
+
+    price_id: str
+    usd_per_million: dict[str, Usd]
+    usd_per_unit: dict[str, Usd]
+
+
+class ModelShape(Answer, frozen=True, kw_only=True):
+    """A model that the key may use; the first four fields are OpenAI's."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+    max_output_tokens: int | None
+    context_window: int | None
+    pricing: PricingShape
+
+
+class ModelsShape(Answer, frozen=True, kw_only=True):
+    """Every model that the key may use."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelShape]
+
+
+class RefusedQuery(Query, frozen=True, kw_only=True):
+    """Which refused requests: of a key, of an account's keys, or of all."""
+
+    limit: Limit = DEFAULT_LIMIT
+    key_id: Filter | None = None
+    account_id: Filter | None = None
+
+
+class RefusedShape(Answer, frozen=True, kw_only=True):
+    """A request that was refused; `details` is what the refusal said beside its message. Fields that are not known are
+    null."""
+
+    id: str
+    created_at: Moment
+    account_id: str | None
+    key_id: str | None
+    endpoint: str
+    model: str | None
+    status: int
+    code: str
+    message: str
+    details: dict[str, Any]
+
+
+def refused_shape(refused: RefusedRequest) -> RefusedShape:
+    """Return what is kept of a refused request."""
+    return RefusedShape(
+        id=refused.id,
+        created_at=rfc3339(datetime.fromtimestamp(refused.at_ms / 1000, UTC)),
+        account_id=refused.account_id,
+        key_id=refused.key_id,
+        endpoint=refused.endpoint,
+        model=refused.model,
+        status=refused.status,
+        code=refused.code,
+        message=refused.message,
+        details=dict(refused.details),
+    )
+
+
+class TargetShape(Answer, frozen=True, kw_only=True):
+    """A base URL and key of a provider. `origin` is the base URL's scheme, host and port; `state` is `open` while it is
+    left alone after failures, up to `open_until`, and `half_open` until a request has succeeded there again."""
+
+    number: int
+    origin: str
+    weight: int
+    state: Literal["closed", "open", "half_open"]
+    open_until: Moment | None
+
+
+class ProviderShape(Answer, frozen=True, kw_only=True):
+    """A provider of the configuration; `off_reason` says why it is off, null where it is on."""
+
+    name: str
+    kind: str
+    off_reason: str | None
+    dialects: list[str]
+    models: list[str]
+    targets: list[TargetShape]
+
+
+class HealthShape(Answer, frozen=True, kw_only=True):
+    """Whether it serves; the message says what troubles it."""
+
+    status: Literal["ok", "degraded", "unavailable"]
+    message: str = ""
+
+
+class ReconcileBody(Body, frozen=True, kw_only=True):
+    """A comparison of Redis with the ledger; with `fix` everything is loaded from the ledger anew."""
+
+    fix: bool = False
+
+
+class DriftShape(Answer, frozen=True, kw_only=True):
+    """A difference between Redis and the ledger."""
+
+    account_id: str
+    what: str
+    redis: Any
+    ledger: Any
+
+
+class ReportShape(Answer, frozen=True, kw_only=True):
+    """What a comparison of Redis with the ledger has found; `busy` accounts could not be compared."""
+
+    accounts: int
+    busy: int
+    drifts: list[DriftShape]
+
+
+def report_shape(report: Report) -> ReportShape:
+    """Return the shape of a comparison's report."""
+    drifts = [
+        DriftShape(account_id=drift.account_id, what=drift.what, redis=drift.redis, ledger=drift.ledger)
+        for drift in report.drifts
+    ]
+    return ReportShape(accounts=report.accounts, busy=report.busy, drifts=drifts)
+
+
+class JobShape(Answer, frozen=True, kw_only=True):
+    """The last run of a job, with its report once it is done."""
+
+    job: str | None = None
+    status: Literal["never run", "running", "ok", "failed"] = "never run"
+    started_at: Moment | UnsetType = UNSET
+    error: str | UnsetType = UNSET
+    finished_at: Moment | UnsetType = UNSET
+    accounts: int | UnsetType = UNSET
+    busy: int | UnsetType = UNSET
+    drifts: list[DriftShape] | UnsetType = UNSET
+
+
+class ImageShape(Answer, frozen=True, kw_only=True):
+    """Which image runs; what can't be read from its name is empty."""
+
+    image: str = ""
+    tag: str = ""
+    commit: str = ""
+    version: str = ""

@@ -1,0 +1,55 @@
+"""Quotas as the API takes and answers them, and what is left of each. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from billing.quotas import MAX_QUOTAS, Metric, Window, quota_json
+from billing.shapes.base import Answer, Moment, Usd
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from billing.quotas import Quota
+
+_QUOTAS_SCHEMA: Final = {"maxItems": MAX_QUOTAS, "items": {"$ref": "#/components/schemas/QuotaShape"}}
+QuotasBody = Annotated[Any, Meta(extra_json_schema={"type": "array", **_QUOTAS_SCHEMA})]
+"""Quotas in a body are taken as they come and parsed by `billing.quotas`."""
+QuotasOrNull = Annotated[Any, Meta(extra_json_schema={"type": ["array", "null"], **_QUOTAS_SCHEMA})]
+
+
+class QuotaShape(Answer, frozen=True, kw_only=True):
+    """At most `limit` of a metric in a window, of every model or of those with a name or `prefix*`."""
+
+    window: Annotated[str, Meta(extra_json_schema={"enum": list(Window.__members__)})]
+    metric: Annotated[str, Meta(extra_json_schema={"enum": list(Metric.__members__)})]
+    limit: Annotated[int | str, Meta(description="a decimal string of USD for `cost`, else an integer")]
+    model: str | UnsetType = UNSET
+    feature: str | UnsetType = UNSET
+
+
+def quota_shape(quota: Quota) -> QuotaShape:
+    """Return a quota as JSON has it."""
+    return msgspec.convert(quota_json(quota), QuotaShape)
+
+
+def quota_shapes(quotas: Iterable[Quota]) -> list[QuotaShape]:
+    """Return several quotas as JSON has them."""
+    return [quota_shape(quota) for quota in quotas]
+
+
+class WindowShape(Answer, frozen=True, kw_only=True):
+    """What is left of a quota. `held` is what running requests may still use; `resets_at` is null for `total`."""
+
+    subject: Literal["key", "plan", "account"]
+    window: str
+    metric: str
+    model: str | None
+    limit: int | Usd
+    used: int | Usd
+    held: int | Usd
+    remaining: int | Usd
+    resets_at: Moment | None

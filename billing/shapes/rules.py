@@ -1,0 +1,67 @@
+"""What a rule of a key is: how it is read, checked, shown, stored, and given to a command. The rules themselves are in
+`billing.shapes.keys`. Pure.
+
+ApiKeyError
++-- KeyNotFound   no key has this id
++-- KeyRefused    a key can't be so; `field` says what of it
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from billing.errors import MetergateError
+
+
+class ApiKeyError(MetergateError):
+    """What was asked of a key can't be done. The message is fit for a reader."""
+
+
+class KeyNotFound(ApiKeyError):
+    """No key has this id."""
+
+    kind = "not_found"
+
+
+class KeyRefused(ApiKeyError):
+    """A key can't be so: `field` names what is wrong."""
+
+    kind = "invalid"
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _accept(value: Any) -> None:
+    """Accept every value of the right type."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A rule's option of `metergate operator key create|update`: `kind` says how its text is read, `none` what is shown
+    of a key without the rule, `called` what the rule is called in `--clear` and in tables."""
+
+    flag: str
+    kind: Literal["texts", "quotas", "pairs", "number", "time"]
+    metavar: str
+    help: str
+    called: str
+    none: str = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How one rule is read from JSON (null is what clears it), checked, shown as JSON and written to its column, which
+    has the field's name."""
+
+    option: Option
+    parse: Callable[[Any], Any] = _as_it_is
+    check: Callable[[Any], object] = _accept
+    show: Callable[[Any], Any] = _as_it_is
+    load: Callable[[Any], Any] = _as_it_is
+    store: Callable[[Any], Any] = _as_it_is

@@ -1,0 +1,255 @@
+"""What a customer reads of its own account: balance, transactions, usage events and totals. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Final
+
+from msgspec import UNSET, Meta, UnsetType, field, structs
+
+from billing.ledger.explanations import FACTOR_DECIMALS, decimal, exact_usd, shown_quantity
+from billing.money import format_credits, format_usd
+from billing.principals import Status
+from billing.shapes.base import Answer, Filter, Moment, PageQuery, Query, Since, Usd
+from billing.times import rfc3339
+
+if TYPE_CHECKING:
+    from billing.effects import LiveBalance
+    from billing.ledger.debits import UsageEvent
+    from billing.ledger.explanations import Explanation
+    from billing.ledger.reports import Transaction, UsageTotals
+    from billing.prices import PriceLine
+    from billing.principals import Principal
+    from billing.usage import Usage
+
+UNITS: Final = ("images", "characters", "searches", "pages")
+
+
+class BalanceShape(Answer, frozen=True, kw_only=True):
+    """An account's money: `held_usd` is reserved for running requests, `available_usd` the balance without that, and
+    as far below zero as the credit limit lets it go."""
+
+    account_id: str
+    balance_usd: Usd
+    balance_credits: str
+    held_usd: Usd
+    available_usd: Usd
+    available_credits: str
+    credit_limit_usd: Usd
+    status: Status
+    plan: str
+
+
+def balance_shape(principal: Principal, money: LiveBalance, credits_per_usd: int) -> BalanceShape:
+    """Return the shape of a caller's balance."""
+    available_nano = money.balance_nano - money.held_nano + principal.credit_limit_nano
+    return BalanceShape(
+        account_id=principal.account_id,
+        balance_usd=format_usd(money.balance_nano),
+        balance_credits=format_credits(money.balance_nano, credits_per_usd),
+        held_usd=format_usd(money.held_nano),
+        available_usd=format_usd(available_nano),
+        available_credits=format_credits(available_nano, credits_per_usd),
+        credit_limit_usd=format_usd(principal.credit_limit_nano),
+        status=principal.status,
+        plan=principal.plan.id,
+    )
+
+
+class TransactionShape(Answer, frozen=True, kw_only=True):
+    """A transfer as its account sees it: `amount_usd` above zero raised the balance."""
+
+    id: str
+    kind: str
+    amount_usd: Usd
+    request_id: str | None
+    idempotency_key: str | None
+    note: str | None
+    created_at: Moment
+
+
+def transaction_shape(transaction: Transaction) -> TransactionShape:
+    """Return a transfer's shape."""
+    return TransactionShape(
+        id=transaction.id,
+        kind=transaction.kind,
+        amount_usd=format_usd(transaction.amount_nano),
+        request_id=transaction.request_id,
+        idempotency_key=transaction.idempotency_key,
+        note=transaction.note,
+        created_at=rfc3339(transaction.created_at),
+    )
+
+
+class EventQuery(PageQuery, frozen=True, kw_only=True):
+    """Which usage events: admitted from `since` on and before `until`, of one key, of one model as it was asked for."""
+
+    since: Since | None = None
+    until: Since | None = None
+    key_id: Filter | None = None
+    model: Filter | None = None
+
+
+class EventShape(Answer, frozen=True, kw_only=True):
+    """A metered request. `created_at` is when it was admitted; `cost_usd` is the provider's, `charged_usd` the
+    customer's; `units` has the counts that are not tokens."""
+
+    id: Annotated[str, Meta(description="the request's x-request-id")]
+    created_at: Moment
+    account_id: str
+    user_id: str | None
+    key_id: str
+    endpoint: str
+    feature: str
+    model: str
+    provider: str
+    provider_model: str
+    input_tokens: int
+    cached_input_tokens: int
+    cache_write_tokens: int
+    cache_write_1h_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    total_tokens: int
+    units: dict[str, int | float]
+    cost_usd: Usd
+    charged_usd: Usd
+    price_id: str
+    estimated: bool
+    status: int
+    outcome: str
+    stream: bool
+    latency_ms: int | None
+    ttft_ms: int | None
+    tags: dict[str, str]
+    end_user: str | None
+    client_request_id: str | None
+    upstream_request_id: str | None
+    note: str | None
+
+
+def event_shape(event: UsageEvent) -> EventShape:
+    """Return a usage event's shape."""
+    usage = event.usage
+    return EventShape(
+        id=event.request_id,
+        created_at=rfc3339(event.admitted_at),
+        account_id=event.account_id,
+        user_id=event.user_id,
+        key_id=event.key_id,
+        endpoint=event.endpoint,
+        feature=event.feature,
+        model=event.model,
+        provider=event.provider,
+        provider_model=event.provider_model,
+        input_tokens=usage.input_tokens,
+        cached_input_tokens=usage.cached_input_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
+        cache_write_1h_tokens=usage.cache_write_1h_tokens,
+        output_tokens=usage.output_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        total_tokens=usage.total_tokens,
+        units=_units(usage),
+        cost_usd=format_usd(event.cost_nano),
+        charged_usd=format_usd(event.charged_nano),
+        price_id=event.price_id,
+        estimated=event.estimated,
+        status=event.status,
+        outcome=event.outcome,
+        stream=event.stream,
+        latency_ms=event.latency_ms,
+        ttft_ms=event.ttft_ms,
+        tags=dict(event.tags),
+        end_user=event.end_user,
+        client_request_id=event.client_request_id,
+        upstream_request_id=event.upstream_request_id,
+        note=event.note,
+    )
+
+
+def _units(usage: Usage) -> dict[str, int | float]:
+    """Return what is counted by the piece; seconds are those of sound or video, and may have a fraction."""
+    units: dict[str, int | float] = {name: count for name in UNITS if (count := getattr(usage, name))}
+    if usage.milliseconds:
+        units["seconds"] = _number(decimal(usage.milliseconds, 3))
+    return {**units, **(usage.named or {})}
+
+
+def _number(text: str) -> int | float:
+    """Return a quantity as JSON's number; it is shown, and nothing is priced by it."""
+    return float(text) if "." in text else int(text)
+
+
+class LineShape(Answer, frozen=True, kw_only=True):
+    """One line of a charge: tokens have a price per million, hours of storage one an hour, units one each. Amounts are
+    exact, to 24 decimals. `provider_model` stands where several models worked for a request."""
+
+    price_class: str = field(name="class")
+    quantity: int | float
+    price_usd_per_million: Usd | UnsetType = UNSET
+    price_usd_per_hour: Usd | UnsetType = UNSET
+    price_usd: Usd | UnsetType = UNSET
+    amount_usd: str
+    provider_model: str | UnsetType = UNSET
+
+
+class ExplainedEventShape(EventShape, frozen=True, kw_only=True):
+    """A metered request with the lines of its charge, whose sum, rounded up once, is `cost_usd`; without any where the
+    amount was not made from counts."""
+
+    multiplier: str | None
+    multiplier_factor: str
+    markup_percent: str
+    lines: list[LineShape]
+
+
+def explanation_shape(explanation: Explanation) -> ExplainedEventShape:
+    """Return the shape of a usage event with its lines."""
+    event = explanation.event
+    return ExplainedEventShape(
+        **structs.asdict(event_shape(event)),
+        multiplier=event.multiplier,
+        multiplier_factor=decimal(explanation.factor_scaled, FACTOR_DECIMALS),
+        markup_percent=decimal(event.markup_scaled, FACTOR_DECIMALS),
+        lines=[_line_shape(line) for line in explanation.lines] if explanation.adds_up else [],
+    )
+
+
+def _line_shape(line: PriceLine) -> LineShape:
+    rate_usd, hourly = format_usd(line.rate_nano), line.price_class == "hour"
+    return LineShape(
+        price_class=line.price_class,
+        quantity=_number(shown_quantity(line)),
+        price_usd_per_million=rate_usd if line.per_million else UNSET,
+        price_usd_per_hour=rate_usd if hourly else UNSET,
+        price_usd=UNSET if line.per_million or hourly else rate_usd,
+        amount_usd=exact_usd(line.amount_scaled),
+        provider_model=UNSET if line.model is None else line.model,
+    )
+
+
+class TotalsQuery(Query, frozen=True, kw_only=True):
+    """Whose totals: the account's, one key's, or those of one user's keys."""
+
+    key_id: Filter | None = None
+    user_id: Filter | None = None
+
+
+class TotalsShape(Answer, frozen=True, kw_only=True):
+    """What was used since ever; `cost_usd` is what was charged."""
+
+    events: int
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+    cost_usd: Usd
+
+
+def totals_shape(totals: UsageTotals) -> TotalsShape:
+    """Return the shape of totals."""
+    return TotalsShape(
+        events=totals.events,
+        input_tokens=totals.input_tokens,
+        output_tokens=totals.output_tokens,
+        total_tokens=totals.total_tokens,
+        cost_usd=format_usd(totals.charged_nano),
+    )

@@ -1,0 +1,64 @@
+"""Anthropic's format, the list of models: https://docs.anthropic.com/en/api/models-list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from gateway.dialects.base import BadRequest
+
+if TYPE_CHECKING:
+    from gateway.dialects.base import ListedModel
+
+DEFAULT_LIMIT: Final = 20
+MAX_LIMIT: Final = 1_000
+
+
+class AnthropicModels:
+    """How Anthropic's API lists models; a `ModelList`."""
+
+    paths: Final = ()
+
+    def listed(self, models: Sequence[ListedModel], query: Mapping[str, str]) -> object:
+        """Return one page, by `limit` and `after_id` or `before_id`. Raises `BadRequest`."""
+        limit, names = _limit(query), [model.id for model in models]
+        if "before_id" in query:
+            end = _place(names, query, "before_id")
+            page = models[max(0, end - limit) : end]
+            has_more = end > limit
+        else:
+            start = _place(names, query, "after_id") + 1 if "after_id" in query else 0
+            page = models[start : start + limit]
+            has_more = start + limit < len(models)
+        return {
+            "data": [self.one(model) for model in page],
+            "has_more": has_more,
+            "first_id": page[0].id if page else None,
+            "last_id": page[-1].id if page else None,
+        }
+
+    def one(self, model: ListedModel) -> object:
+        """Return one model."""
+        return {
+            "type": "model",
+            "id": model.id,
+            "display_name": model.id,
+            "created_at": datetime.fromtimestamp(model.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "lifecycle": "active",
+            "max_input_tokens": model.context_window,
+            "max_tokens": model.max_output_tokens,
+        }
+
+
+def _limit(query: Mapping[str, str]) -> int:
+    text = query.get("limit", str(DEFAULT_LIMIT))
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_LIMIT)) and 1 <= int(text) <= MAX_LIMIT):
+        raise BadRequest(f"Invalid value for 'limit': expected an integer from 1 to {MAX_LIMIT}.", "limit")
+    return int(text)
+
+
+def _place(names: Sequence[str], query: Mapping[str, str], name: str) -> int:
+    if query[name] not in names:
+        raise BadRequest(f"Invalid value for '{name}': there is no such model here.", name)
+    return names.index(query[name])

@@ -1,0 +1,171 @@
+"""Anthropic's format, the usage: counts of a whole answer, or of a stream's snapshots. This file owns their reading.
+
+`input_tokens` leaves out what was read from and written to the cache; a total is the sum of the three. Thinking is
+within `output_tokens`. Where `iterations` are given, each of them is priced at its own model, and the counts beside
+them are not (https://docs.anthropic.com/en/api/messages, and its beta reference): an advisor's and a fallback's name
+theirs, a compaction is the model's own. Of a turn that a fallback served, what declined before it wrote is not billed.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from billing.usage import MAX_COUNT, ModelUsage, Usage, UsageError, total
+from gateway.dialects.base import GarbageAnswer, Reported
+
+_NULL: Final = Raw(b"null")
+_ADVISOR, _FALLBACK = "advisor_message", "fallback_message"
+CODE_SESSION: Final = "call.code_execution"
+"""One container that ran code: the answer names it, and its usage does not."""
+_STANDARD_REGIONS: Final = frozenset({"global", "not_available"})
+_BATCH: Final = "batch"
+MAX_ITERATIONS: Final = 1_000
+"""Of one answer that are read; of more nothing is believed."""
+_NO_COUNTS: Final = Usage(requests=0)
+
+
+class _Answer(msgspec.Struct):
+    usage: Raw = _NULL
+    model: Raw = _NULL
+    container: Raw = _NULL
+
+
+_ANSWER: Final = msgspec.json.Decoder(_Answer)
+_OBJECT: Final[msgspec.json.Decoder[dict[str, Any] | None]] = msgspec.json.Decoder(dict[str, Any] | None)
+_STRING: Final[msgspec.json.Decoder[str | None]] = msgspec.json.Decoder(str | None)
+
+
+def usage_from_json(body: bytes) -> Reported | None:
+    """Return the usage of a whole message; None where it reports none. Raises `GarbageAnswer` where it is not a JSON
+    object."""
+    try:
+        answer = _ANSWER.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise GarbageAnswer("the provider's answer is not a JSON object") from error
+    try:
+        usage, model = _OBJECT.decode(answer.usage), _STRING.decode(answer.model)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return reported_of(usage, model, answer.container != _NULL) if usage else None
+
+
+def counted_from_json(body: bytes) -> Reported:
+    """Return nothing but the request, for the answer of a count, whose `input_tokens` were not used. Raises
+    `GarbageAnswer` where it is not a JSON object."""
+    try:
+        _ANSWER.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise GarbageAnswer("the provider's answer is not a JSON object") from error
+    return Reported(Usage())
+
+
+def reported_of(usage: Mapping[str, object], model: str | None, has_container: bool = False) -> Reported | None:
+    """Return what a usage object says; None where it counts nothing, or nothing that can be."""
+    entries = _entries(usage.get("iterations")) if "iterations" in usage else ()
+    others: tuple[ModelUsage, ...] = ()
+    try:
+        units = _searches(usage), {CODE_SESSION: 1} if has_container else None
+        if entries:
+            own, others = _by_model(entries)
+            own = msgspec.structs.replace(own, requests=1, searches=units[0], named=units[1])
+        else:
+            own = _counts(usage, 1, *units)
+        if not own.total_tokens and not any(other.usage.total_tokens for other in others):
+            return None
+    except UsageError:
+        return None
+    tier, region = _text(usage, "service_tier"), _text(usage, "inference_geo")
+    served = not entries or not any(entry.get("type") == _FALLBACK for entry in entries)
+    return Reported(
+        own,
+        service_tier=None if tier == _BATCH else tier,
+        model=model if served else None,  # a fallback's name is no name of what `own` counts
+        others=others,
+        processing=_BATCH if tier == _BATCH else None,
+        speed=_text(usage, "speed"),
+        region=None if region in _STANDARD_REGIONS else region,
+    )
+
+
+def _entries(iterations: object) -> list[Mapping[str, object]]:
+    if not isinstance(iterations, list) or len(iterations) > MAX_ITERATIONS:
+        return []
+    return [entry for entry in iterations if isinstance(entry, dict)]
+
+
+def _by_model(entries: Iterable[Mapping[str, object]]) -> tuple[Usage, tuple[ModelUsage, ...]]:
+    """The counts of the model that was asked, and those of the others by name. Raises `UsageError`."""
+    entries = list(entries)
+    fallbacks = {_text(entry, "model") for entry in entries if entry.get("type") == _FALLBACK}
+    own, others = [_NO_COUNTS], dict[str, list[Usage]]()
+    for entry in entries:
+        kind, name, counts = entry.get("type"), _text(entry, "model"), _counts(entry, 0)
+        if kind in (_ADVISOR, _FALLBACK) and name is not None:
+            others.setdefault(name, []).append(counts)
+        elif not fallbacks:
+            own.append(counts)
+        elif name in fallbacks and name is not None:  # a turn of the fallback's own tools
+            others.setdefault(name, []).append(counts)
+        elif counts.output_tokens:  # it declined after it had written
+            own.append(counts)
+    return total(own), tuple(ModelUsage(name, total(each)) for name, each in others.items())
+
+
+def _counts(
+    counts: Mapping[str, object], requests: int, searches: int = 0, named: Mapping[str, int] | None = None
+) -> Usage:
+    """One usage object, or one of its iterations. Raises `UsageError` for counts that can't be."""
+    read, written = _count(counts, "cache_read_input_tokens"), _count(counts, "cache_creation_input_tokens")
+    hour, minutes = _split(counts)
+    written = max(written, hour + minutes)
+    if hour and not minutes:
+        hour = written  # what was written after the split was told has no ttl: the dearest that was asked for
+    output = _count(counts, "output_tokens")
+    details = counts.get("output_tokens_details")
+    thinking = _count(details, "thinking_tokens") if isinstance(details, dict) else 0
+    return Usage(
+        input_tokens=_count(counts, "input_tokens") + read + written,
+        output_tokens=output,
+        cached_input_tokens=read,
+        cache_write_tokens=written - hour,
+        cache_write_1h_tokens=hour,
+        reasoning_tokens=min(thinking, output),
+        requests=requests,
+        searches=searches,
+        named=named,
+    )
+
+
+def _split(counts: Mapping[str, object]) -> tuple[int, int]:
+    """Tokens that were written to the cache for an hour, and for five minutes."""
+    split = counts.get("cache_creation")
+    if not isinstance(split, dict):
+        return 0, 0
+    return _count(split, "ephemeral_1h_input_tokens"), _count(split, "ephemeral_5m_input_tokens")
+
+
+def _searches(usage: Mapping[str, object]) -> int:
+    """Searches at the provider. Raises `UsageError`."""
+    used = usage.get("server_tool_use")
+    return _count(used, "web_search_requests") if isinstance(used, dict) else 0
+
+
+def _count(counts: Mapping[str, object], name: str) -> int:
+    """A count; zero where it is none, or below zero. Raises `UsageError` above what one request can have."""
+    count = counts.get(name)
+    if type(count) is not int:
+        if type(count) is not float or not count.is_integer():
+            return 0
+        count = int(count)
+    if count < 0:
+        return 0
+    if count > MAX_COUNT:
+        raise UsageError(f"{name} is above {MAX_COUNT}")
+    return count
+
+
+def _text(fields: Mapping[str, object], name: str) -> str | None:
+    value = fields.get(name)
+    return value if isinstance(value, str) else None

@@ -1,0 +1,329 @@
+"""Gemini's format, the answer: what it reports as used, and what was written in it. This file owns that reading.
+
+Source: https://ai.google.dev/api/generate-content#UsageMetadata. `promptTokenCount` contains the cached tokens,
+`candidatesTokenCount` does not contain the thoughts, and what tools brought (`toolUsePromptTokenCount`) stands beside
+the prompt. `totalTokenCount` decides where these do not add up: thoughts that are within the candidates' count already,
+and thoughts that no field names. Google bills what its searches bring by the search, so that tokens of tools are left
+out where an answer was grounded by searches alone. Cached text, images and video have one price, cached sound another.
+
+A count that is zero is left out of the answer; counts that can't be are no report.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from billing.usage import MAX_COUNT, Usage, merge_snapshot
+from gateway.dialects.base import GarbageAnswer, Reported
+from gateway.dialects.gemini.contents import kind_of
+from gateway.dialects.gemini.request import COUNT, EMBED, EMBED_BATCH, method_of
+from gateway.dialects.openai.fields import is_null
+from gateway.dialects.output import LONG_CHARACTERS, Inline, Output, Piece, joined
+
+_NULL: Final = Raw(b"null")
+_OF_TOOLS: Final = (b'"groundingMetadata"', b'"urlContextMetadata"', b'"executableCode"')
+"""Names of fields that say what tools did. No text has these bytes: quotation marks are escaped there."""
+_OF_THE_END: Final = (b'"finishReason"', b'"blockReason"')
+_ONE_SEARCH: Final = ("gemini-1", "gemini-2")
+"""Models that Google bills one search for, however many they do."""
+_CODE: Final = b'"executableCode"'
+_NO_OUTPUT: Final = frozenset(
+    {"thought", "thoughtSignature", "videoMetadata", "partMetadata", "mediaResolution", "id", "role"}
+)
+"""Fields of a part that say which piece this is, not what it says."""
+_TEXTS: Final = re.compile(rb'"(?:text|code|output|args)"\s*:\s*"((?:[^"\\]|\\.)*)')
+MAX_SEARCHED_BYTES: Final = 4 << 20
+"""Of a part of an answer that are looked through."""
+_TIER_PREFIX: Final = "service_tier_"
+
+
+class Answer(msgspec.Struct):
+    """The fields of a whole answer, or of one piece of a stream, that metering reads."""
+
+    usage_metadata: Raw = msgspec.field(default=_NULL, name="usageMetadata")
+    model_version: Raw = msgspec.field(default=_NULL, name="modelVersion")
+    prompt_feedback: Raw = msgspec.field(default=_NULL, name="promptFeedback")
+    candidates: Raw = _NULL
+    error: Raw = _NULL
+
+
+class _Candidate(msgspec.Struct):
+    finish_reason: Raw = msgspec.field(default=_NULL, name="finishReason")
+    grounding: Raw = msgspec.field(default=_NULL, name="groundingMetadata")
+    pages: Raw = msgspec.field(default=_NULL, name="urlContextMetadata")
+
+
+class _Feedback(msgspec.Struct):
+    block_reason: Raw = msgspec.field(default=_NULL, name="blockReason")
+
+
+class _Grounding(msgspec.Struct):
+    searched: list[str] | None = msgspec.field(default=None, name="webSearchQueries")
+    images: list[str] | None = msgspec.field(default=None, name="imageSearchQueries")
+    entry_point: Raw = msgspec.field(default=_NULL, name="searchEntryPoint")
+
+
+_ANSWER: Final = msgspec.json.Decoder(Answer)
+_CANDIDATES: Final[msgspec.json.Decoder[list[_Candidate] | None]] = msgspec.json.Decoder(list[_Candidate] | None)
+_FEEDBACK: Final[msgspec.json.Decoder[_Feedback | None]] = msgspec.json.Decoder(_Feedback | None)
+_GROUNDING: Final[msgspec.json.Decoder[_Grounding | None]] = msgspec.json.Decoder(_Grounding | None)
+_OBJECT: Final[msgspec.json.Decoder[dict[str, Any] | None]] = msgspec.json.Decoder(dict[str, Any] | None)
+_STRING: Final[msgspec.json.Decoder[str | None]] = msgspec.json.Decoder(str | None)
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def decode(data: bytes) -> Answer:
+    """Return an answer, or a piece of a stream. Raises `GarbageAnswer`."""
+    try:
+        return _ANSWER.decode(data)
+    except _UNREADABLE as error:
+        raise GarbageAnswer("the provider's answer is not a JSON object") from error
+
+
+def finishes(answer: Answer, data: bytes) -> bool:
+    """Return whether a candidate came to its end, or the prompt was refused as a whole, in an answer that was decoded
+    from `data`."""
+    if all(data.find(name) < 0 for name in _OF_THE_END):
+        return False
+    try:
+        feedback = None if is_null(answer.prompt_feedback) else _FEEDBACK.decode(answer.prompt_feedback)
+        if feedback is not None and not is_null(feedback.block_reason):
+            return True
+        return any(not is_null(each.finish_reason) for each in _CANDIDATES.decode(answer.candidates) or ())
+    except _UNREADABLE:
+        return False
+
+
+class Reading:
+    """Puts together the usage of one answer, whose stream says it again and again: for each field the last that is
+    said."""
+
+    __slots__ = ("_counts", "_model", "_other_tools", "_searches")
+
+    def __init__(self) -> None:
+        self._counts: dict[str, Any] = {}
+        self._searches: set[str] = set()
+        self._other_tools = False
+        self._model: str | None = None
+
+    def take(self, answer: Answer, data: bytes) -> bool:
+        """Read one piece of the answer, decoded from `data`; whether usage stands in it."""
+        if any(data.find(name) >= 0 for name in _OF_TOOLS):
+            self._take_tools(answer, data)
+        if not is_null(answer.model_version):
+            self._model = _string(answer.model_version) or self._model
+        if is_null(answer.usage_metadata):
+            return False
+        try:
+            counts = _OBJECT.decode(answer.usage_metadata)
+        except _UNREADABLE:
+            return False
+        if counts:
+            self._counts = (
+                merge_snapshot(self._counts, counts) if None in counts.values() else {**self._counts, **counts}
+            )
+        return bool(counts)
+
+    def _take_tools(self, answer: Answer, data: bytes) -> None:
+        self._other_tools = self._other_tools or data.find(_CODE) >= 0
+        try:
+            for candidate in _CANDIDATES.decode(answer.candidates) or ():
+                self._other_tools = self._other_tools or not is_null(candidate.pages)
+                grounding = None if is_null(candidate.grounding) else _GROUNDING.decode(candidate.grounding)
+                if grounding is not None:
+                    self._searches.update(grounding.searched or ())
+                    self._searches.update(grounding.images or ())
+                    if not self._searches and not is_null(grounding.entry_point):
+                        self._searches.add("")
+        except _UNREADABLE:
+            return
+
+    def reported(self, *, has_output: bool = True) -> Reported | None:
+        """Return the usage as it is known by now; None where there is none that can be."""
+        searches = len(self._searches)
+        if searches and self._model is not None and self._model.startswith(_ONE_SEARCH):
+            searches = 1
+        usage = _to_usage(self._counts, min(searches, MAX_COUNT), self._other_tools, has_output)
+        return None if usage is None else Reported(usage, service_tier=_tier(self._counts), model=self._model)
+
+
+def usage_from_json(operation: str, body: bytes) -> Reported | None:
+    """Return the usage of a whole answer; None where it reports none. Raises `GarbageAnswer`."""
+    answer, method = decode(body), method_of(operation)
+    if method == COUNT:
+        return Reported(Usage())
+    reading = Reading()
+    if not reading.take(answer, body):
+        return None
+    reported = reading.reported(has_output=method not in (EMBED, EMBED_BATCH))
+    if reported is None or method in (EMBED, EMBED_BATCH) or reported.usage.output_tokens:
+        return reported
+    return reported if output_of(body).empty else None  # what was written is not free because nobody counted it
+
+
+def _to_usage(counts: Mapping[str, Any], searches: int, other_tools: bool, has_output: bool) -> Usage | None:
+    prompt_by, tools_by = (
+        _by_modality(counts, "promptTokensDetails"),
+        _by_modality(counts, "toolUsePromptTokensDetails"),
+    )
+    output_by = _by_modality(counts, "candidatesTokensDetails", "responseTokensDetails")
+    cached_by = _by_modality(counts, "cacheTokensDetails")
+    prompt = _count(counts, "promptTokenCount") or _count(counts, "inputTokenCount") or sum(prompt_by.values())
+    tools = _count(counts, "toolUsePromptTokenCount") or sum(tools_by.values())
+    written = _count(counts, "candidatesTokenCount") or _count(counts, "responseTokenCount") or sum(output_by.values())
+    cached = _count(counts, "cachedContentTokenCount") or sum(cached_by.values())
+    thoughts, total = _count(counts, "thoughtsTokenCount"), _count(counts, "totalTokenCount")
+    rest = total - prompt - tools - written
+    output, reasoning = written + thoughts, thoughts
+    if not has_output:
+        prompt, output, reasoning = max(prompt, total), 0, 0
+    elif total and thoughts and not rest and written >= thoughts:
+        output = written  # the thoughts are within the candidates' count
+    elif rest > 0 and rest == cached and not thoughts:
+        prompt += cached
+    elif rest > thoughts:
+        output, reasoning = written + rest, rest
+    if searches and not other_tools:
+        tools, tools_by = 0, {}
+    total_input = prompt + tools
+    if not (total_input or output) or max(total_input, output) > MAX_COUNT:
+        return None
+    audio, image, video = (prompt_by.get(name, 0) + tools_by.get(name, 0) for name in ("AUDIO", "IMAGE", "VIDEO"))
+    text = max(0, total_input - audio - image - video)
+    cached_by = cached_by or _shared_out(cached, TEXT=text, IMAGE=image, VIDEO=video, AUDIO=audio)
+    cached_audio = min(cached_by.get("AUDIO", 0), audio, cached)
+    fresh_image, fresh_video = max(0, image - cached_by.get("IMAGE", 0)), max(0, video - cached_by.get("VIDEO", 0))
+    parts = (audio - cached_audio, fresh_video, fresh_image, cached_audio, cached - cached_audio)
+    audio, video, image, cached_audio, cached_plain = _within(total_input, parts)
+    spoken, shown, filmed = (output_by.get(name, 0) for name in ("AUDIO", "IMAGE", "VIDEO"))
+    filmed, shown, spoken, reasoning = _within(output, (filmed, shown, spoken, reasoning))
+    return Usage(
+        input_tokens=total_input,
+        cached_input_tokens=cached_plain,
+        audio_input_tokens=audio,
+        image_input_tokens=image,
+        video_input_tokens=video,
+        cached_audio_input_tokens=cached_audio,
+        output_tokens=output,
+        reasoning_tokens=reasoning,
+        audio_output_tokens=spoken,
+        image_output_tokens=shown,
+        video_output_tokens=filmed,
+        searches=searches,
+    )
+
+
+def _count(counts: Mapping[str, Any], name: str) -> int:
+    value = counts.get(name)
+    return value if type(value) is int and value > 0 else 0
+
+
+def _by_modality(counts: Mapping[str, Any], *names: str) -> dict[str, int]:
+    """Return the tokens of each modality, from the first of some lists of them that is there."""
+    found: dict[str, int] = {}
+    details = next((counts[name] for name in names if isinstance(counts.get(name), list)), ())
+    for each in details:
+        if isinstance(each, dict) and isinstance(each.get("modality"), str):
+            found[each["modality"]] = found.get(each["modality"], 0) + _count(each, "tokenCount")
+    return found
+
+
+def _shared_out(cached: int, **tokens: int) -> dict[str, int]:
+    """Return whose tokens were cached where nothing says it: in this order, so that the dearer ones stay fresh."""
+    found = {}
+    for name, count in tokens.items():
+        found[name] = min(cached, count)
+        cached -= found[name]
+    return found
+
+
+def _within(whole: int, parts: Iterable[int]) -> list[int]:
+    """Return the parts in order, each cut down to what is left of the whole."""
+    kept = []
+    for part in parts:
+        kept.append(min(part, whole))
+        whole -= kept[-1]
+    return kept
+
+
+def _tier(counts: Mapping[str, Any]) -> str | None:
+    """Return the service tier that the answer names, in lower case."""
+    for name in ("serviceTier", "trafficType"):
+        said = counts.get(name)
+        if isinstance(said, str):
+            tier = said.lower().removeprefix(_TIER_PREFIX)
+            if tier not in ("", "unspecified", "traffic_type_unspecified", "provisioned_throughput"):
+                return tier
+    return None
+
+
+def _string(raw: Raw) -> str | None:
+    try:
+        return _STRING.decode(raw)
+    except _UNREADABLE:
+        return None
+
+
+def pieces(data: bytes) -> list[tuple[int, Piece]]:
+    """Return the (candidate, piece) pairs of an answer or a piece of a stream, none of them empty; of one that is no
+    JSON what can be told."""
+    try:
+        return list(_of_answer(msgspec.json.decode(data)))
+    except _UNREADABLE:
+        return pieces_of_part(data) if data.lstrip().startswith(b"{") else []
+
+
+def output_of(body: bytes) -> Output:
+    """Return what was written in a whole answer; not `known` where it has neither candidates nor a reason for that."""
+    try:
+        answer = msgspec.json.decode(body)
+        found = joined(_of_answer(answer))
+    except _UNREADABLE:
+        return Output(known=False)
+    said = answer if isinstance(answer, dict) else {}
+    known = isinstance(said.get("candidates"), list) or bool(said.get("promptFeedback"))
+    return Output(found.text, found.inline, known, bool(said.get("error")))
+
+
+def output_of_part(part: bytes) -> Output:
+    """Return what can be told of an answer that is not here to its end; not `known` where something is here that says
+    nothing."""
+    text = b"".join(_TEXTS.findall(part[:MAX_SEARCHED_BYTES])).decode("utf-8", "replace")
+    return Output(text, known=bool(text) or not part.strip())
+
+
+def pieces_of_part(data: bytes) -> list[tuple[int, Piece]]:
+    """Return what can be told of a piece that broke off: its text; data where it is long and has none."""
+    part = output_of_part(data)
+    if part.text:
+        return [(0, part.text)]
+    return [(0, Inline("image", len(data)))] if len(data) >= LONG_CHARACTERS else []
+
+
+def _of_answer(answer: Any) -> Iterator[tuple[int, Piece]]:
+    candidates = answer.get("candidates") if isinstance(answer, dict) else None
+    for candidate in candidates if isinstance(candidates, list) else ():
+        content = candidate.get("content") if isinstance(candidate, dict) else None
+        parts = content.get("parts") if isinstance(content, dict) else None
+        index = candidate.get("index") if isinstance(candidate, dict) else None
+        for part in parts if isinstance(parts, list) else ():
+            for piece in _of_part(part) if isinstance(part, dict) else ():
+                if isinstance(piece, Inline) or piece:
+                    yield (index if isinstance(index, int) else 0), piece
+
+
+def _of_part(part: Mapping[str, Any]) -> Iterator[Piece]:
+    for name, value in part.items():
+        if value is None or name in _NO_OUTPUT:
+            continue
+        if isinstance(value, str):
+            yield value
+        elif name == "inlineData" and isinstance(value, dict) and isinstance(value.get("data"), str):
+            yield Inline(kind_of(str(value.get("mimeType"))) or "file", len(value["data"]))
+        else:
+            yield msgspec.json.encode(value).decode()

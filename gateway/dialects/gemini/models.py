@@ -1,0 +1,58 @@
+"""Gemini's format, the list of models: https://ai.google.dev/api/models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+from gateway.dialects.base import BadRequest
+from gateway.dialects.gemini.request import COUNT, EMBED, EMBED_BATCH, GENERATE, STREAM
+
+if TYPE_CHECKING:
+    from gateway.dialects.base import ListedModel
+
+DEFAULT_SIZE: Final = 50
+MAX_SIZE: Final = 1_000
+_PREFIX: Final = "models/"
+_EMBEDDING: Final = "embedding"
+"""Stands in the name of a model that embeds and writes nothing."""
+
+
+class GeminiModels:
+    """How Gemini's API lists models; a `ModelList`."""
+
+    paths: Final = ("/v1beta/models",)
+
+    def listed(self, models: Sequence[ListedModel], query: Mapping[str, str]) -> object:
+        """Return one page, by `pageSize` and `pageToken`, which is the name of its first model. Raises `BadRequest`."""
+        start, size = _start(models, query.get("pageToken", "")), _size(query.get("pageSize", ""))
+        end = start + size
+        more = {"nextPageToken": models[end].id} if end < len(models) else {}
+        return {"models": [self.one(model) for model in models[start:end]], **more}
+
+    def one(self, model: ListedModel) -> object:
+        """Return one model."""
+        methods = [EMBED, EMBED_BATCH] if _EMBEDDING in model.id else [GENERATE, STREAM]
+        limits = {"inputTokenLimit": model.context_window, "outputTokenLimit": model.max_output_tokens}
+        return {
+            "name": _PREFIX + model.id,
+            "version": model.id,
+            "displayName": model.id,
+            **{name: limit for name, limit in limits.items() if limit is not None},
+            "supportedGenerationMethods": [*methods, COUNT],
+        }
+
+
+def _size(said: str) -> int:
+    if said in ("", "0"):
+        return DEFAULT_SIZE
+    if not (said.isascii() and said.isdigit() and len(said) <= len(str(MAX_SIZE)) and int(said) <= MAX_SIZE):
+        raise BadRequest(f"Invalid value for 'pageSize': expected an integer from 1 to {MAX_SIZE}.", "pageSize")
+    return int(said)
+
+
+def _start(models: Sequence[ListedModel], token: str) -> int:
+    names = [model.id for model in models]
+    if token and token not in names:
+        raise BadRequest("Invalid value for 'pageToken': take the one of the last page.", "pageToken")
+    return names.index(token) if token else 0

@@ -1,0 +1,31 @@
+"""OpenAI's format, the paths: which operation a request is sent to, also by the paths of Azure's client.
+
+Azure's client names the model of most operations in the path, and that name alone counts; others stand without one
+(https://learn.microsoft.com/azure/ai-foundry/openai/reference). What it calls is served at its own path and below
+`/azure`, so that its endpoint is this gateway's address with or without that.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from gateway.dialects.base import Endpoint
+
+CHAT: Final = "/v1/chat/completions"
+COMPLETIONS: Final = "/v1/completions"
+EMBEDDINGS: Final = "/v1/embeddings"
+MODERATIONS: Final = "/v1/moderations"
+DEPLOYMENT: Final = "model"
+"""The parameter of a path that names the model."""
+_VERSION: Final = "/v1"
+_AZURE: Final = ("/openai", "/azure/openai")
+
+
+def with_azure(operations: Iterable[str], *, free: bool = False, deployed: bool = True) -> Iterator[Endpoint]:
+    """Give the endpoints of some operations, which are named by their paths here: those, and Azure's of each.
+    `deployed` says that Azure's client names the model in the path."""
+    deployment = f"/deployments/{{{DEPLOYMENT}}}" if deployed else ""
+    for operation in operations:
+        yield Endpoint(operation, operation, free=free)
+        for base in _AZURE:
+            yield Endpoint(base + operation, operation, free=free)
+            yield Endpoint(f"{base}{deployment}{operation.removeprefix(_VERSION)}", operation, free=free)

@@ -1,0 +1,124 @@
+"""The Responses API as a dialect: its endpoints, and the few fields of a request that the gateway changes.
+
+Its name is that of OpenAI's API, because the providers that serve the one serve the other below the same base URL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+import msgspec
+from msgspec import Raw
+
+from billing.usage import Usage
+from gateway.dialects.base import GarbageAnswer, Reported
+from gateway.dialects.openai.errors import error_body, error_headers
+from gateway.dialects.openai.output import output_of_part
+from gateway.dialects.openai.paths import with_azure
+from gateway.dialects.openai.usage import is_complete_answer
+from gateway.dialects.openai.values import INTEGER
+from gateway.dialects.openai_responses.answer import output_of, usage_of
+from gateway.dialects.openai_responses.events import ResponseEvents
+from gateway.dialects.openai_responses.objects import OBJECT_ENDPOINTS, RESPONSES_CREATION, parse_object
+from gateway.dialects.openai_responses.request import (
+    COMPACT,
+    INPUT_TOKENS,
+    MAX_FIELD,
+    METERING_FIELDS,
+    RESPONSES,
+    parse,
+)
+from gateway.dialects.openai_responses.texts import input_texts, input_tokens
+from gateway.dialects.streaming import EVENT_STREAM, SseTap
+
+if TYPE_CHECKING:
+    from gateway.dialects.base import Head, Match, ParsedRequest
+    from gateway.dialects.structure import StructureBounds
+
+_OPERATIONS: Final = frozenset({RESPONSES, COMPACT, INPUT_TOKENS})
+_FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
+
+
+class ResponsesDialect:
+    """OpenAI's Responses API; a `Dialect`."""
+
+    name: Final = "openai"
+    endpoints: Final = (
+        *with_azure((RESPONSES, COMPACT), deployed=False),
+        *with_azure((INPUT_TOKENS,), free=True, deployed=False),
+        *OBJECT_ENDPOINTS,
+    )
+    key_headers: Final = ()
+    key_parameter: Final = None
+    kept_parameters: Final = METERING_FIELDS
+    passed_parameters: Final[frozenset[str]] = frozenset()
+    events: Final = ResponseEvents()
+    creations: Final = (RESPONSES_CREATION,)
+
+    def __init__(self, bounds: StructureBounds) -> None:
+        self._bounds = bounds
+
+    def owns(self, path: str, headers: Mapping[str, str]) -> bool:
+        return False  # its errors are those of OpenAI's dialect
+
+    def parse(self, head: Head, body: bytes) -> ParsedRequest:
+        operation = head.match.endpoint.operation
+        if operation in _OPERATIONS:
+            return parse(operation, body, self._bounds)
+        return parse_object(head, body, self._bounds)
+
+    texts = staticmethod(input_texts)
+    input_tokens = staticmethod(input_tokens)
+
+    def upstream_path(self, match: Match, model: str) -> str:
+        endpoint = match.endpoint
+        path = (endpoint.operation if endpoint.operation in _OPERATIONS else endpoint.path).removeprefix("/v1")
+        for name, value in match.parameters.items():
+            path = path.replace(f"{{{name}}}", quote(value, safe=""))
+        return path
+
+    def auth_header(self, key: str) -> tuple[str, str]:
+        return "Authorization", f"Bearer {key}"
+
+    def max_field(self, operation: str, configured: str) -> str:
+        return MAX_FIELD if operation == RESPONSES else ""
+
+    def rewrite(
+        self, body: bytes, *, model: str | None, include_usage: bool, max_output_tokens: int | None, max_field: str
+    ) -> bytes:
+        """What is nested stays byte for byte; spaces between top-level fields go. `max_field` is empty where the
+        endpoint takes no maximum."""
+        bounded = max_output_tokens is not None and max_field
+        if not body or (model is None and not bounded):
+            return body
+        fields: dict[str, Any] = dict(_FIELDS.decode(body))
+        if model is None or "model" not in fields:  # a stored object is reached without
+            if not bounded:
+                return body
+        else:
+            fields["model"] = model
+        if max_output_tokens is not None and max_field:
+            own = INTEGER.decode(fields.get(max_field, Raw(b"null")))
+            fields[max_field] = max_output_tokens if own is None else min(own, max_output_tokens)
+        return msgspec.json.encode(fields)
+
+    def usage_from_json(self, operation: str, body: bytes) -> Reported | None:
+        if operation in (RESPONSES, COMPACT):
+            return usage_of(body)
+        if not is_complete_answer(body):
+            raise GarbageAnswer("the provider's answer is not a JSON object")
+        return Reported(Usage())  # of what is free, whatever it says of an earlier answer
+
+    output = staticmethod(output_of)
+    output_of_part = staticmethod(output_of_part)
+
+    def is_stream(self, parsed: ParsedRequest, content_type: bytes) -> bool:
+        return content_type.startswith(EVENT_STREAM)
+
+    def tap(self, content_type: bytes, *, usage_added: bool, include_cost: bool) -> SseTap:
+        return SseTap(self.events, hold_usage=include_cost)
+
+    error_body = staticmethod(error_body)
+    error_headers = staticmethod(error_headers)

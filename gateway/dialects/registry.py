@@ -1,0 +1,118 @@
+"""All dialects, and which of them a request speaks. This file owns how endpoints are told apart.
+
+By method and path, and by a header where APIs share a path. A path without a name in it costs two dictionary look-ups;
+patterns are tried after that, in the order in which they are registered.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote
+
+from gateway.dialects.anthropic.dialect import AnthropicDialect
+from gateway.dialects.anthropic.models import AnthropicModels
+from gateway.dialects.base import Dialect, Endpoint, Match, ModelList
+from gateway.dialects.gemini.dialect import GeminiDialect
+from gateway.dialects.gemini.models import GeminiModels
+from gateway.dialects.openai.dialect import OpenAIDialect
+from gateway.dialects.openai_responses.dialect import ResponsesDialect
+from gateway.dialects.rerank.dialect import RerankDialect
+
+if TYPE_CHECKING:
+    from gateway.dialects.base import Creation
+    from gateway.dialects.structure import StructureBounds
+
+DIALECTS: Sequence[Callable[[StructureBounds], Dialect]] = (
+    *(AnthropicDialect, GeminiDialect, ResponsesDialect, RerankDialect),
+    OpenAIDialect,
+)
+"""Every dialect that this version has. The last one owns the paths that no other does."""
+MODEL_LISTS: Final[Mapping[str, ModelList]] = {
+    AnthropicDialect.name: AnthropicModels(),
+    GeminiDialect.name: GeminiModels(),
+}
+"""Lists of models that differ from OpenAI's, by dialect."""
+
+_NAME: Final = re.compile(r"\{(\w+)\}")
+_MODEL: Final = "model"
+
+
+def make_dialects(bounds: StructureBounds) -> Dialects:
+    """Return all registered dialects, which refuse requests with more structure than `bounds`."""
+    return Dialects([make(bounds) for make in DIALECTS])
+
+
+class Dialects:
+    """Finds the endpoint that a request is sent to."""
+
+    def __init__(self, dialects: Iterable[Dialect]) -> None:
+        """Raises `ValueError` where two endpoints can't be told apart."""
+        self.all: Final = tuple(dialects)
+        self.by_name: Final[Mapping[str, Dialect]] = {dialect.name: dialect for dialect in self.all}
+        self._plain: dict[str, dict[str, Match]] = {}
+        self._patterns: list[tuple[str, re.Pattern[str], Match]] = []
+        told_apart = set()
+        for match in self._matches():
+            endpoint = match.endpoint
+            key = (endpoint.method, endpoint.path, endpoint.header)
+            if key in told_apart:
+                raise ValueError(f"two dialects have {endpoint.method} {endpoint.path}")
+            told_apart.add(key)
+            if endpoint.header is None and "{" not in endpoint.path:
+                self._plain.setdefault(endpoint.method, {})[endpoint.path] = match
+            else:
+                self._patterns.append((endpoint.method, re.compile(_regex(endpoint.path)), match))
+        self._patterns.sort(key=lambda each: each[2].endpoint.header is None)
+        self._with_header = {path for _, path, header in told_apart if header is not None}
+
+    def _matches(self) -> Iterator[Match]:
+        for dialect in self.all:
+            for endpoint in dialect.endpoints:
+                yield Match(dialect, endpoint)
+
+    def find(self, method: str, path: str, headers: Mapping[str, str]) -> Match | None:
+        """Return the endpoint of a request, None where it is sent to none; a query string in `path` is passed over."""
+        path = path.partition("?")[0]
+        plain = self._plain.get(method)
+        match = None if plain is None else plain.get(path)
+        if match is not None and path not in self._with_header:
+            return match
+        for its_method, pattern, candidate in self._patterns:
+            if its_method != method or (found := pattern.fullmatch(path)) is None:
+                continue
+            header = candidate.endpoint.header
+            if header is None or header in headers:
+                parameters = {name: unquote(value) for name, value in found.groupdict().items()}
+                return Match(candidate.dialect, candidate.endpoint, parameters)
+        return match
+
+    def creations(self) -> dict[str, tuple[Dialect, Creation]]:
+        """Return how objects are told of on which providers work in the background, by their kinds. A dialect that has
+        such objects lists them as `creations`."""
+        return {
+            creation.kind: (dialect, creation) for dialect in self.all for creation in getattr(dialect, "creations", ())
+        }
+
+    def owner(self, path: str, headers: Mapping[str, str]) -> Dialect:
+        """Return the dialect in whose envelope a request to no endpoint is answered."""
+        return next((dialect for dialect in self.all if dialect.owns(path, headers)), self.all[-1])
+
+    def routes(self) -> set[tuple[str, str]]:
+        """Return method and path of all endpoints, as patterns of aiohttp's."""
+        return {(match.endpoint.method, _for_aiohttp(match.endpoint)) for match in self._matches()}
+
+
+def _regex(path: str) -> str:
+    """A model's name may have slashes and colons; any other name stands for one segment up to a colon."""
+    pieces = _NAME.split(path)
+    for at in range(0, len(pieces), 2):
+        pieces[at] = re.escape(pieces[at])
+    for at in range(1, len(pieces), 2):
+        pieces[at] = f"(?P<{pieces[at]}>{'.+' if pieces[at] == _MODEL else '[^/:]+'})"
+    return "".join(pieces)
+
+
+def _for_aiohttp(endpoint: Endpoint) -> str:
+    return _NAME.sub(lambda found: f"{{{found[1]}:{'.+' if found[1] == _MODEL else '[^/:]+'}}}", endpoint.path)

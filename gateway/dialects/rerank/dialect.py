@@ -1,0 +1,199 @@
+"""Reranks: what a request may cost, and what its answer says that it did.
+
+Sources: https://docs.cohere.com/reference/rerank (v2), https://docs.voyageai.com/reference/reranker-api,
+https://jina.ai/reranker. All take `{model, query, documents}`, and each has options of its own, which pass.
+
+This file owns both units and their bounds. Cohere bills searches: a query with up to 100 documents, where a document
+that is longer than 500 tokens together with the query is cut into several. Voyage, Jina and vLLM bill tokens: the
+query's once for each document, and the documents'. A price row says which: `per_unit: {search: ...}`, or `per_million:
+{input: ...}`. An answer that says neither is one search, or is counted as input. Documents are texts, or objects of
+texts: a picture has no bound here and is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from billing.usage import MAX_COUNT, Usage
+from gateway.dialects.base import BadRequest, Endpoint, GarbageAnswer, ParsedRequest, Reported, Work
+from gateway.dialects.openai.dialect import OpenAIDialect, rewrite
+from gateway.dialects.openai.fields import first_byte, folded, other_case, read_objects, top_level, wrong_type
+from gateway.dialects.openai.parts import more_items
+from gateway.dialects.output import NO_OUTPUT
+from gateway.dialects.structure import check_size, check_value, too_many
+
+if TYPE_CHECKING:
+    from gateway.dialects.base import Head, Match
+    from gateway.dialects.output import Inline, Output
+
+RERANK: Final = "/rerank"
+PATHS: Final = ("/v1/rerank", "/v2/rerank")
+DOCUMENTS_PER_SEARCH: Final = 100
+TOKENS_PER_DOCUMENT: Final = 500
+"""Of a document and the query together, beyond which Cohere counts it as several documents."""
+PAIR_TOKENS: Final = 64
+"""The most that a model's template adds to one pair of query and document."""
+MAX_MODEL_CHARS: Final = 200
+METERING_FIELDS: Final = frozenset({"model", "query", "documents"})
+_MEANT: Final = {folded(name): name for name in METERING_FIELDS}
+_PICTURES: Final = frozenset({"image", "images", "imageurl", "bytes", "video", "audio", "content"})
+"""Members of a document, as `folded` has them, that are no text."""
+_FIELD_LEVEL: Final = 1
+_STRING: Final = msgspec.json.Decoder(str)
+_ITEMS: Final = msgspec.json.Decoder(list[Raw])
+
+
+class _BilledUnits(msgspec.Struct):
+    search_units: Raw = Raw(b"null")
+
+
+class _Meta(msgspec.Struct):
+    billed_units: _BilledUnits | None = None
+
+
+class _Tokens(msgspec.Struct):
+    total_tokens: int | None = None
+
+
+class _Answer(msgspec.Struct):
+    meta: Raw = Raw(b"null")
+    usage: Raw = Raw(b"null")
+    model: Raw = Raw(b"null")
+
+
+_ANSWER: Final = msgspec.json.Decoder(_Answer)
+_META: Final[msgspec.json.Decoder[_Meta | None]] = msgspec.json.Decoder(_Meta | None)
+_TOKENS: Final[msgspec.json.Decoder[_Tokens | None]] = msgspec.json.Decoder(_Tokens | None, strict=False)
+
+
+class RerankDialect(OpenAIDialect):
+    """Reranks; a `Dialect`. Keys and errors are as OpenAI's."""
+
+    name = "rerank"
+    endpoints = tuple(Endpoint(path, RERANK) for path in PATHS)
+    kept_parameters = METERING_FIELDS
+
+    def owns(self, path: str, headers: Mapping[str, str]) -> bool:
+        return False
+
+    def parse(self, head: Head, body: bytes) -> ParsedRequest:
+        """What a rerank asks for at most. Raises `BadRequest`."""
+        bounds = self._bounds
+        if len(body) > bounds.small_bytes:
+            check_size(body, bounds)
+        fields = top_level(body, bounds.fields)
+        if fields is None:
+            raise too_many("fields", bounds.fields)
+        for name, raw in fields.items():
+            if name not in METERING_FIELDS and (meant := _MEANT.get(folded(name))):
+                raise other_case(meant)
+            check_value(raw, bounds, _FIELD_LEVEL, name)
+        model, query = _text(fields, "model"), _text(fields, "query")
+        if not 1 <= len(model) <= MAX_MODEL_CHARS:
+            raise BadRequest(f"Invalid value for 'model': expected 1 to {MAX_MODEL_CHARS} characters.", "model")
+        documents, query_bytes = self._documents(fields), len(query.encode())
+        chunks = documents + len(body) // max(1, TOKENS_PER_DOCUMENT - query_bytes)
+        return ParsedRequest(
+            operation=RERANK,
+            model=model,
+            stream=False,
+            include_usage=False,
+            choices=1,
+            max_output_tokens=None,
+            input_bound_tokens=len(body) + documents * (query_bytes + PAIR_TOKENS),
+            end_user=None,
+            service_tier=None,
+            has_output=False,
+            work=Work(search_units=-(-chunks // DOCUMENTS_PER_SEARCH)),
+        )
+
+    def _documents(self, fields: Mapping[str, Raw]) -> int:
+        """How many documents there are. Raises `BadRequest` where one of them is no text."""
+        raw = fields.get("documents")
+        if raw is None or first_byte(raw) != ord("["):
+            raise wrong_type("documents", "an array of texts")
+        if more_items(raw, self._bounds.messages):
+            raise too_many("documents", self._bounds.messages, "documents")
+        items = _ITEMS.decode(raw)
+        if all(first_byte(item) == ord('"') for item in items):
+            return max(1, len(items))
+        objects = read_objects(raw, "documents", frozenset())
+        if objects is None:
+            raise wrong_type("documents", "an array of texts, or of objects of texts")
+        for names in objects:
+            for name, value in names.items():
+                if folded(name) in _PICTURES or first_byte(value) in b"{[":
+                    raise BadRequest(f"Documents are texts here: leave '{name[:MAX_MODEL_CHARS]}' out.", "documents")
+        return max(1, len(objects))
+
+    def texts(self, body: bytes) -> list[tuple[str, int]]:
+        """None: the query is read once for each document."""
+        return []
+
+    def input_tokens(self, body: bytes, count: Callable[[str], int]) -> tuple[int, list[Inline]]:
+        """The documents, and the query once for each of them."""
+        fields: dict[str, Any] = msgspec.json.decode(body)
+        documents = fields["documents"]
+        texts = [each if isinstance(each, str) else msgspec.json.encode(each).decode() for each in documents]
+        return sum(map(count, texts)) + count(fields["query"]) * max(1, len(texts)), []
+
+    def upstream_path(self, match: Match, model: str) -> str:
+        """A base URL has the version: `https://api.cohere.com/v2`, `https://api.voyageai.com/v1`."""
+        return RERANK
+
+    def rewrite(
+        self, body: bytes, *, model: str | None, include_usage: bool, max_output_tokens: int | None, max_field: str
+    ) -> bytes:
+        """Only the model's name changes."""
+        return rewrite(body, model=model)
+
+    def usage_from_json(self, operation: str, body: bytes) -> Reported | None:
+        """Searches, tokens or both, as far as an answer reports them. Raises `GarbageAnswer`."""
+        try:
+            answer = _ANSWER.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise GarbageAnswer("the provider's answer is not a JSON object") from error
+        searches, tokens = _searches(answer.meta), _tokens(answer.usage)
+        return Reported(Usage(input_tokens=tokens, searches=searches)) if searches or tokens else None
+
+    def output(self, body: bytes) -> Output:
+        """Nothing is written."""
+        return NO_OUTPUT
+
+    def output_of_part(self, part: bytes) -> Output:
+        """Nothing is written."""
+        return NO_OUTPUT
+
+
+def _text(fields: Mapping[str, Raw], name: str) -> str:
+    raw = fields.get(name)
+    if raw is None:
+        raise BadRequest(f"Missing required parameter: '{name}'.", name)
+    try:
+        return _STRING.decode(raw)
+    except msgspec.DecodeError as error:
+        raise wrong_type(name, "a string") from error
+
+
+def _searches(raw: Raw) -> int:
+    """Searches billed, which Cohere writes as a decimal; a part of one is one."""
+    try:
+        meta = _META.decode(raw)
+        units = Decimal(bytes(meta.billed_units.search_units).decode()) if meta and meta.billed_units else Decimal(0)
+        return int(units.to_integral_value(ROUND_CEILING)) if 0 < units <= MAX_COUNT else 0
+    except (msgspec.DecodeError, UnicodeDecodeError, InvalidOperation):
+        return 0
+
+
+def _tokens(raw: Raw) -> int:
+    try:
+        tokens = _TOKENS.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return 0
+    total = tokens.total_tokens if tokens else None
+    return total if total is not None and 0 < total <= MAX_COUNT else 0

@@ -1,0 +1,268 @@
+"""The table of what the gateway serves beside the billing API, the answer where nothing is, and the page at /docs.
+
+The table has the metered endpoints, and the gateway's own, of which `/api/openapi.json` is made. The page is
+`gateway/pages/api.md`, which is `docs/api.md` of the repository, as HTML: a part of what is installed, so that it is
+there from a wheel, too.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from html import escape
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from aiohttp import web
+from markdown_it import MarkdownIt
+
+from billing.api.auth import BILLING_READ
+from billing.api.errors import ApiError
+from billing.api.route import PREFIX, Access, HttpHandler, Route, admit_admin
+from billing.errors import StoreError
+from billing.shapes.keys import KeyLimitsShape
+from billing.shapes.operation import HealthShape, JobShape, ModelShape, ModelsShape, ReconcileBody
+from billing.shapes.usage import ExplainedEventShape
+from gateway.auth import attempts_refused
+from gateway.dialects.registry import MODEL_LISTS
+from gateway.dialects.unmetered import why_unmetered
+from gateway.server import refusals
+from gateway.server.edge import route_of
+from gateway.server.ids import REQUEST_ID
+from gateway.server.plain import expected
+from gateway.server.refusals import Refusal, Refuse
+
+if TYPE_CHECKING:
+    from billing.api.services import Services
+    from gateway.dialects.registry import Dialects
+    from gateway.endpoints.jobs import Jobs
+    from gateway.endpoints.reads import Reads
+    from gateway.proxy.handler import Proxy
+
+PAGE: Final = Path(__file__).parent.parent / "pages" / "api.md"
+HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+_NO_WORD: Final = re.compile(r"[^\w]+")
+_STYLE: Final = (
+    "body{max-width:70rem;margin:2rem auto;padding:0 1rem;font:1rem/1.5 system-ui,sans-serif}"
+    "table{border-collapse:collapse;display:block;overflow-x:auto}"
+    "th,td{border:1px solid #8886;padding:.3rem .6rem;text-align:left;vertical-align:top}"
+    "pre{overflow-x:auto;padding:.8rem;background:#8881}code{font-size:.9em}:root{color-scheme:light dark}"
+)
+
+
+def anchor(heading: str) -> str:
+    """Return what a link to a heading names: its letters and digits in lower case, joined by hyphens."""
+    return _NO_WORD.sub("-", heading.lower()).strip("-")
+
+
+@cache
+def html() -> str:
+    """Return the whole page. HTML in the Markdown stays text."""
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens = markdown.parse(PAGE.read_text("utf-8"))
+    title = ""
+    for token, following in pairwise(tokens):
+        if token.type == "heading_open":
+            title = title or following.content
+            token.attrSet("id", anchor(following.content))
+    body = markdown.renderer.render(tokens, markdown.options, {})
+    head = f'<meta charset="utf-8"><title>Metergate: {escape(title)}</title><style>{_STYLE}</style>'
+    return f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>'
+
+
+async def get_docs(request: web.Request) -> web.StreamResponse:
+    """Return the page on every endpoint, header and error."""
+    return web.Response(text=html(), content_type="text/html", charset="utf-8", headers=HEADERS)
+
+
+logger = logging.getLogger(__name__)
+
+API: Final = "v1"
+"""What every path of the proxy begins with."""
+PROXY_SCOPE: Final = "llm:proxy"
+METERED_ERRORS: Final = (400, 402, 403, 404, 413, 429, 502, 503, 504)
+METRICS_HINT: Final = "METRICS_ADDR is for reading metrics without."
+_NO_LETTER: Final = re.compile(r"[^A-Za-z0-9]+")
+_PROVIDERS_OWN: Final = dict[str, Any]
+"""A body or answer as the provider's API has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """What is served beside the billing API: `own` by the gateway itself, `metered` by the proxy."""
+
+    own: tuple[Route, ...]
+    metered: tuple[Route, ...]
+
+    @property
+    def all(self) -> tuple[Route, ...]:
+        """Return every route."""
+        return (*self.metered, *self.own)
+
+
+def endpoints_of(proxy: Proxy, reads: Reads, jobs: Jobs, dialects: Dialects) -> Endpoints:
+    """Return the table."""
+    return Endpoints(_own(reads, jobs), _metered(proxy, dialects))
+
+
+def _own(reads: Reads, jobs: Jobs) -> tuple[Route, ...]:
+    key, admin, anyone = Access.key, Access.admin, Access.anyone
+    return (
+        Route("GET", "/v1/models", reads.list_models, key, ModelsShape),
+        Route("GET", "/v1/models/{id:.+}", reads.get_model, key, ModelShape),
+        *(
+            Route("GET", path, handler, key, _PROVIDERS_OWN, name=_NO_LETTER.sub("_", path).strip("_"))
+            for models in MODEL_LISTS.values()
+            for list_path in models.paths
+            for path, handler in ((list_path, reads.list_models), (f"{list_path}/{{id:[^:]+}}", reads.get_model))
+        ),
+        Route("GET", "/v1/key", reads.get_current_key, key, KeyLimitsShape),
+        Route("GET", "/v1/generations/{id}", reads.get_generation, key, ExplainedEventShape, scope=BILLING_READ),
+        Route("GET", "/v1/status", jobs.get_job_status, admin, JobShape),
+        Route(
+            *("POST", "/v1/jobs/reconcile", jobs.run_reconcile, admin, JobShape),
+            body=ReconcileBody,
+            body_optional=True,
+        ),
+        Route("GET", "/docs", get_docs, anyone, str, media="text/html"),
+        Route("GET", "/healthz", reads.get_health, anyone, HealthShape),
+        Route("GET", "/health", reads.get_health, anyone, HealthShape, name="get_health_too"),
+        Route("GET", "/readyz", reads.get_readiness, anyone, HealthShape, errors=(503,)),
+        Route(
+            *("GET", "/metrics", reads.get_metrics, admin, str),
+            media="text/plain",
+            or_bearer=True,
+            hint=METRICS_HINT,
+        ),
+    )
+
+
+def _metered(proxy: Proxy, dialects: Dialects) -> tuple[Route, ...]:
+    return tuple(
+        Route(
+            *(method, path, proxy.handle, Access.key, _PROVIDERS_OWN),
+            body=_PROVIDERS_OWN if method == "POST" else None,
+            scope=PROXY_SCOPE,
+            errors=METERED_ERRORS,
+            name=_name(method, path),
+            summary="Have a provider answer, metered. Body and answer are as its API has them, streams too.",
+        )
+        for method, path in sorted(dialects.routes())
+    )
+
+
+def _name(method: str, path: str) -> str:
+    """Return the name of an operation; that of a POST is its path alone."""
+    return ("" if method == "POST" else f"{method.lower()}_") + _NO_LETTER.sub("_", path).strip("_")
+
+
+def add_routes(
+    app: web.Application, endpoints: Endpoints, proxy: Proxy, dialects: Dialects, services: Services
+) -> None:
+    """Add what is served beside the billing API, which is mounted before."""
+    known: list[web.AbstractResource] = []
+    unknown = _unknown(known, proxy, dialects)
+    html()  # rendered now, and not while others wait for it
+    for route in endpoints.own:
+        add = app.router.add_get if route.method == "GET" else app.router.add_post
+        add(route.path, _serving(route, proxy, dialects, services))
+    for route in endpoints.metered:
+        app.router.add_route(
+            route.method, route.path, route_of(proxy.handle, dialects.find, unknown), expect_handler=expected
+        )
+    known += [resource for resource in app.router.resources() if resource.canonical != PREFIX]
+    app.router.add_route("*", "/{path:(?s:.*)}", unknown)
+
+
+def _serving(route: Route, proxy: Proxy, dialects: Dialects, services: Services) -> HttpHandler:
+    """Return the aiohttp handler of one of the gateway's own routes, which refuses as the proxy does, in the envelope
+    of the API that the request is of."""
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        request_id = proxy.new_id()
+        envelope = dialects.owner(request.path_qs, request.headers)
+        try:
+            with attempts_refused():
+                if route.access is Access.admin:
+                    await admit_admin(route, request, services)
+                found = await route.handler(request)
+        except Refuse as refused:
+            return proxy.count(refused.refusal).response(request_id, envelope)
+        except ApiError as error:  # of the admin key, or of a body, which is read as the billing API reads its own
+            return proxy.count(_of_api_error(error)).response(request_id, envelope)
+        except StoreError:
+            return proxy.count(refusals.unavailable()).response(request_id, envelope)
+        except Exception:
+            logger.exception("request %s failed", request_id)
+            return proxy.count(refusals.unavailable()).response(request_id, envelope)
+        answer = found if isinstance(found, web.StreamResponse) else _json(found)
+        answer.headers[REQUEST_ID] = request_id
+        answer.headers.update(envelope.error_headers(request_id))
+        return answer
+
+    return serve
+
+
+def _of_api_error(error: ApiError) -> Refusal:
+    """Return the refusal that the billing API answers so."""
+    return Refusal(
+        *(error.status, error.code, error.message),
+        type=error.type,
+        param=error.param,
+        extra=error.more,
+        sent=error.headers,
+    )
+
+
+def _json(shape: object) -> web.Response:
+    return web.Response(body=msgspec.json.encode(shape), content_type="application/json")
+
+
+def _unknown(known: list[web.AbstractResource], proxy: Proxy, dialects: Dialects) -> HttpHandler:
+    """Return what answers where nothing is: 404 with the reason or the path that was meant, or 405 with the methods
+    of this one. `known` are all resources, and may be filled later."""
+
+    async def unknown(request: web.Request) -> web.StreamResponse:
+        envelope = dialects.owner(request.path_qs, request.headers)
+        allowed: set[str] = set()
+        for resource in known:
+            _, methods = await resource.resolve(request)
+            allowed |= methods
+        if not allowed:
+            meant, reason = await _meant(request, known), why_unmetered(request.path)
+            if meant is None and reason is not None:
+                refusal = refusals.unmetered(request.path, reason)
+            else:
+                refusal = refusals.not_found(request.path, meant)
+            return proxy.count(refusal).response(proxy.new_id(), envelope)
+        listed = ", ".join(sorted(allowed))
+        refusal = refusals.method_not_allowed(request.method, request.path, listed)
+        answer = proxy.count(refusal).response(proxy.new_id(), envelope)
+        answer.headers["Allow"] = listed
+        return answer
+
+    return unknown
+
+
+async def _meant(request: web.Request, known: Iterable[web.AbstractResource]) -> str | None:
+    """Return the path that a request to nothing was meant for: with `/v1` before it once, and no slash too many."""
+    parts = [part for part in request.path.split("/") if part]
+    while parts and parts[0] == API:
+        parts.pop(0)
+    path = "/".join(("", API, *parts))
+    if path == request.path:
+        return None
+    meant = request.clone(rel_url=request.rel_url.with_path(path))
+    for resource in known:
+        if any(await resource.resolve(meant)):
+            return path
+    return None

@@ -1,0 +1,282 @@
+"""Responses in the background: held while the provider works, polled by us, paid once, whether or not a client returns.
+
+The gateway that created a job has its hold and settles it. Where that gateway stops or dies, another one takes the job
+over when its lease has lapsed, and pays it in the ledger (`billing.owned.jobs` owns that it is paid once). A job that
+its provider does not know any more, or that is not done when it expires, costs what was held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from billing.database.connection import DatabaseError
+from billing.holds.hold import SettlementLost
+from billing.ledger.debits import LAYOUT, PLAIN_LAYOUT, Debit
+from billing.ledger.usage_columns import other_counts, total_usage
+from billing.owned.jobs import BackgroundJobs, Job
+from gateway.dialects.base import GarbageAnswer, Match
+from gateway.proxy.estimate import charge
+from gateway.server import refusals
+from gateway.server.refusals import Refuse
+from gateway.upstream.base import Transport, UpstreamError, UpstreamRequest
+from gateway.upstream.headers import outgoing
+
+if TYPE_CHECKING:
+    from billing.holds.hold import Hold
+    from gateway.dialects.base import Created, Creation, Dialect, ParsedRequest, Reported
+    from gateway.proxy.context import RequestContext
+    from gateway.proxy.routing import Router
+    from gateway.proxy.settlement.settlements import Settlements
+
+logger = logging.getLogger(__name__)
+
+End = Callable[["Reported | None", bytes | None], Coroutine[Any, Any, bool]]
+"""Pays a job that is over, by what it reports or else by its object, None where that is not known; returns whether it
+is paid now."""
+OK: Final = 200
+GONE: Final = frozenset({404, 410})
+CLAIMED_AT_ONCE: Final = 100
+TAKEN_OVER: Final = "the gateway that held it was lost: polled by another"
+NOT_TOLD: Final = "no_usage"
+
+
+@dataclass(frozen=True, slots=True)
+class BackgroundRules:
+    """How jobs are polled. Seconds; `most` are those of one process."""
+
+    poll_s: float
+    expiry_s: float
+    most: int
+    max_answer_bytes: int
+    max_usage_factor: int
+
+
+def running_of(parsed: ParsedRequest, body: bytes) -> Created | None:
+    """Return the object on which a provider works on after this answer to a request that asked for that."""
+    stored = parsed.stored
+    if stored is None or stored.creation is None or not stored.background:
+        return None
+    created = stored.creation.of_answer(body)
+    return created if created is not None and created.running else None
+
+
+class BackgroundPoller:
+    """Polls this process's jobs. `creations` tell of objects, by kind; `clock` is in Unix seconds."""
+
+    def __init__(
+        self,
+        jobs: BackgroundJobs,
+        transports: Mapping[str, Transport],
+        router: Router,
+        settlements: Settlements,
+        creations: Mapping[str, tuple[Dialect, Creation]],
+        rules: BackgroundRules,
+        new_id: Callable[[], str],
+        clock: Callable[[], float],
+    ) -> None:
+        self._jobs = jobs
+        self._transports = transports
+        self._router = router
+        self._settlements = settlements
+        self._creations = creations
+        self._rules = rules
+        self._new_id = new_id
+        self._clock = clock
+        self._following: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = asyncio.Event()
+
+    def check_room(self) -> None:
+        """Raise `Refuse` where this process polls as many jobs as it may."""
+        if len(self._following) >= self._rules.most:
+            raise Refuse(refusals.unavailable("Too many background responses are running here: try again later."))
+
+    async def begin(self, context: RequestContext, hold: Hold, created: Created) -> Coroutine[Any, Any, None]:
+        """Keep a job, and return what follows it to its end; that must be run. Raises `DatabaseError`."""
+        stored, now_s = context.parsed.stored, self._clock()
+        assert stored is not None  # noqa: S101  (it was created because of it)
+        assert stored.creation is not None  # noqa: S101
+        job = Job(
+            *(created.object_id, context.route.provider.name, stored.creation.kind, context.parsed.model),
+            *(context.parsed.service_tier, context.request_id, self._new_id(), self._jobs.gateway_id),
+            *(context.unresolved(hold), now_s, now_s + self._rules.expiry_s),
+        )
+        await self._jobs.begin(job)
+        hold.on_closed = None  # its client has its answer
+
+        async def settle(reported: Reported | None, body: bytes | None) -> bool:
+            await self._settle(context, hold, reported, body)
+            return True
+
+        return self._follow(job, settle, hold)
+
+    async def run(self) -> None:
+        """Take jobs over, again and again, that their gateways poll no more."""
+        while not self._stopping.is_set():
+            room = min(CLAIMED_AT_ONCE, self._rules.most - len(self._following))
+            try:
+                for job in await self._jobs.claim(room) if room > 0 else ():
+                    if job.request_id not in self._following:
+                        task = asyncio.create_task(self._follow(job, self._payer(job), None))
+                        self._tasks.add(task)
+                        task.add_done_callback(self._tasks.discard)
+            except DatabaseError as error:
+                logger.info("background jobs can't be looked for: %s", error)
+            await self._pause()
+
+    async def stop(self) -> None:
+        """Leave all jobs to other gateways."""
+        self._stopping.set()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _pause(self) -> None:
+        try:
+            async with asyncio.timeout(self._rules.poll_s):
+                await self._stopping.wait()
+        except TimeoutError:
+            pass
+
+    async def _follow(
+        self,
+        job: Job,
+        end: End,
+        hold: Hold | None,
+    ) -> None:
+        """Poll a job until it has ended, and is paid."""
+        self._following.add(job.request_id)
+        try:
+            while True:
+                await self._pause()
+                if self._stopping.is_set():
+                    return await self._leave(job, hold)
+                try:
+                    if not await self._jobs.renew(job) and hold is None:
+                        return None
+                    if await self._looked(job, end):
+                        return await self._jobs.done(job)
+                except (DatabaseError, UpstreamError) as error:
+                    logger.info("background job %s: %s", job.request_id, error)
+        except SettlementLost as error:
+            logger.error("background job %s: %s", job.request_id, error)
+        finally:
+            self._following.discard(job.request_id)
+
+    async def _leave(self, job: Job, hold: Hold | None) -> None:
+        """Leave a job to others; its hold is given back, because it ends with this process."""
+        try:
+            await self._jobs.release(job)
+        except DatabaseError as error:
+            logger.info("background job %s is left when its lease lapses: %s", job.request_id, error)
+        if hold is not None:
+            await self._settlements.void(hold)
+
+    async def _looked(
+        self, job: Job, end: Callable[[Reported | None, bytes | None], Coroutine[Any, Any, bool]]
+    ) -> bool:
+        """Ask the provider; return whether the job is over and paid."""
+        dialect, creation = self._creations[job.kind]
+        answered = await self._ask(job, Match(dialect, creation.poll, {creation.parameter: job.object_id}))
+        if answered is None or answered[0] in GONE:
+            over = answered is not None or self._clock() >= job.expires_s
+            return await end(None, None) if over else False
+        status, body = answered
+        created = creation.of_answer(body) if status == OK else None
+        if created is None or created.running:
+            if self._clock() < job.expires_s:
+                return False
+            if creation.cancel is not None:
+                await self._ask(job, Match(dialect, creation.cancel, {creation.parameter: job.object_id}))
+            return await end(None, None)
+        try:
+            return await end(creation.reported(body), body)
+        except GarbageAnswer:
+            return False
+
+    async def _ask(self, job: Job, match: Match) -> tuple[int, bytes] | None:
+        """Status and body; None where the provider is not there. Raises `UpstreamError`."""
+        route, transport = self._router.find(job.model, job.created_s), self._transports.get(job.provider)
+        found: tuple[int, bytes] | None = None
+        for each in () if route is None or transport is None else route.destinations(match):
+            if each.candidate.provider.name != job.provider or transport is None:
+                continue
+            for target in each.targets:  # of which each may have a key, and so objects, of its own
+                lines, account = outgoing((), target.fixed, job.debit.account_id), job.debit.account_id
+                request = UpstreamRequest(target.url, lines, b"", method=match.endpoint.method, account=account)
+                answer = await transport.send(request)
+                try:
+                    found = answer.status, await answer.read(self._rules.max_answer_bytes)
+                finally:
+                    answer.release()
+                if found[0] not in GONE:
+                    return found
+        return found
+
+    async def _settle(self, context: RequestContext, hold: Hold, reported: Reported | None, body: bytes | None) -> None:
+        """End the hold of this process's own job. `body` is None where what it came to can't be told."""
+        settlements = self._settlements
+        if not hold.is_open:
+            return
+        if reported is not None:
+            await settlements.complete(settlements.reported(context, hold, reported))
+        elif body is not None and _is_nothing(context.match.dialect, body):
+            await settlements.void(hold)
+        else:
+            await settlements.settle_whole(context, hold, NOT_TOLD)
+
+    def _payer(self, job: Job) -> End:
+        """What pays a job of a gateway that is gone."""
+
+        async def pay(reported: Reported | None, body: bytes | None) -> bool:
+            debit: Debit | None = job.debit
+            if reported is not None:
+                debit = self._debit(job, reported)
+            elif body is not None and _is_nothing(self._creations[job.kind][0], body):
+                debit = None
+            return await self._jobs.pay(job, debit)
+
+        return pay
+
+    def _debit(self, job: Job, reported: Reported) -> Debit:
+        """The debit of what a job has used, by the prices of its beginning; the whole hold where that can't be told, or
+        can't be true."""
+        route, held = self._router.find(job.model, job.created_s), job.debit
+        candidates = () if route is None else route.candidates
+        candidate = next((each for each in candidates if each.provider.name == job.provider), None)
+        if candidate is None or candidate.rates is None:
+            return held
+        tier = reported.service_tier or job.service_tier
+        made = charge(reported.usage, candidate, held.markup_scaled, tier, reported.model, reported)
+        if made.charged_nano > self._rules.max_usage_factor * held.charged_nano:
+            return held
+        usage = total_usage(reported.usage, reported.others) if reported.others else reported.usage
+        return msgspec.structs.replace(
+            held,
+            input_tokens=usage.input_tokens,
+            cached_input_tokens=usage.cached_input_tokens,
+            cache_write_tokens=usage.cache_write_tokens,
+            output_tokens=usage.output_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            counts=other_counts(usage),
+            cost_nano=made.cost_nano,
+            charged_nano=made.charged_nano,
+            price_id=made.price_id or held.price_id,
+            multiplier=made.multiplier,
+            estimated=False,
+            status=OK,
+            note=TAKEN_OVER,
+            layout=PLAIN_LAYOUT if made.by_model is None else LAYOUT,
+            by_model=made.by_model,
+        )
+
+
+def _is_nothing(dialect: Dialect, body: bytes) -> bool:
+    """Whether an object that is done has nothing in it that the model wrote."""
+    output = dialect.output(body)
+    return output.empty and output.known

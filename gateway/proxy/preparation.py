@@ -1,0 +1,232 @@
+"""From a parsed request to what is held for it: its route, the terms of its key there, and the worst case.
+
+This file owns the order of these checks (404, 403 scope, 403 model, not priced), and that input which is counted stays
+a bound: texts that stand alone are counted by the model's own vocabulary, and the rest of the JSON stays at its bytes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from multidict import istr
+
+from billing.holds.decision import Need, NeedTooLarge
+from gateway.dialects.base import NO_METADATA, NO_PARTS
+from gateway.proxy.attempts import first_choice
+from gateway.proxy.context import FEATURE, RequestContext, Terms, keep_terms, shown_id
+from gateway.proxy.estimate import NotPriced, dearest
+from gateway.proxy.intake import PROXY_SCOPE, TAGS_HEADER, read_tags, request_tags
+from gateway.server import refusals
+from gateway.server.ids import REQUEST_ID
+from gateway.server.refusals import Refuse
+from gateway.tokens import PIECE_CHARACTERS
+
+if TYPE_CHECKING:
+    from billing.principals import Principal
+    from gateway.dialects.base import ParsedRequest
+    from gateway.proxy.estimate import EstimateRules
+    from gateway.proxy.routing import Candidate, Destination, Router
+    from gateway.server.bodies import Bodies
+    from gateway.server.exchange import Exchange
+    from gateway.tokens import Tokenizer
+
+CLIENT_REQUEST_ID: Final = istr(REQUEST_ID)
+INCLUDE_COST: Final = istr("x-metergate-include-cost")
+"""Names that are lowered once, and not with every look-up."""
+FREE_NEED: Final = Need(0, 0, 0, 1, 0, 0)
+"""What a request to a free endpoint holds: it counts as a request."""
+CUT_TOKENS: Final = 16
+"""More than what cutting a long text into pieces can hide of its tokens, for each cut; at most two were ever found."""
+TURN_CHARACTERS: Final = 131_072
+"""Of texts that are counted in one turn of a thread: about 25 ms."""
+MAX_COUNTED_BYTES: Final = 4 << 20
+"""A body above this is held by its bytes alone: counting its tokens would keep a core busy for a second."""
+
+
+class Preparation:
+    """Routes and estimates requests. `clock` is in Unix seconds."""
+
+    def __init__(
+        self, router: Router, rules: EstimateRules, bodies: Bodies, tokenizer: Tokenizer, clock: Callable[[], float]
+    ) -> None:
+        self._router = router
+        self._rules = rules
+        self._bodies = bodies
+        self._tokenizer = tokenizer
+        self._draw = random.random
+        self.clock = clock
+
+    def context(
+        self,
+        exchange: Exchange,
+        request_id: str,
+        principal: Principal,
+        parsed: ParsedRequest,
+        body: bytes,
+        started_s: float,
+    ) -> RequestContext:
+        """Return what is known of a request before it is held: its route, and the terms of its key there. Raises
+        `Refuse`, `BadRequest`."""
+        headers = exchange.headers
+        named = read_tags(headers.getall(TAGS_HEADER)) if TAGS_HEADER in headers else NO_METADATA
+        if not parsed.model:
+            parsed = msgspec.structs.replace(parsed, model=self._rules.moderation_model)
+        route = self._router.find(parsed.model, self.clock())
+        if route is None:
+            raise Refuse(refusals.model_not_found(parsed.model))
+        match = exchange.match
+        destinations = route.destinations(match)
+        if not destinations:
+            raise Refuse(refusals.model_not_served(parsed.model, match.dialect.name, route.served))
+        if parsed.stored is not None and (provider := parsed.stored.provider) is not None:
+            destinations = tuple(each for each in destinations if each.candidate.provider.name == provider)
+            if not destinations:
+                raise Refuse(refusals.stored_elsewhere(parsed.model, provider))
+        first = destinations[0]
+        target, further = first.targets[0], destinations[1:]
+        if further or len(first.targets) > 1:
+            usable = self._usable(principal, parsed, destinations)
+            first, target, further = first_choice(usable, self._draw())
+        candidate = first.candidate
+        terms: Terms | None = principal.kept.get((first.kept_as, parsed.model, FEATURE))
+        if terms is None or terms.route is not route:
+            self._check_allowed(principal, candidate)
+            terms = Terms(principal, route, candidate, self._rules)
+            keep_terms(principal, parsed.model, FEATURE, first.kept_as, terms)
+        if parsed.work.models:
+            candidate = self._with_others(principal, candidate, parsed.work.models)
+        said_id, include_cost = headers.get(CLIENT_REQUEST_ID), headers.get(INCLUDE_COST)
+        tags = terms.tags
+        if named or parsed.metadata:
+            tags = request_tags(principal.tags, named, parsed.metadata)
+        return RequestContext(
+            request_id=request_id,
+            match=match,
+            endpoint=match.endpoint.path,
+            principal=principal,
+            parsed=parsed,
+            route=candidate,
+            further=further,
+            targets=first.targets,
+            target=target,
+            body=body,
+            started_s=started_s,
+            client_request_id=shown_id(said_id) if said_id else None,
+            include_cost=include_cost is not None and include_cost.lower() == "true",
+            strict=self._rules.strict,
+            terms=terms,
+            tags=tags,
+        )
+
+    def _check_allowed(self, principal: Principal, candidate: Candidate) -> None:
+        if PROXY_SCOPE not in principal.scopes:
+            raise Refuse(refusals.insufficient_scope(PROXY_SCOPE))
+        if not principal.allows_model(candidate.entry):
+            raise Refuse(refusals.model_not_allowed(candidate.entry))
+
+    def _usable(
+        self, principal: Principal, parsed: ParsedRequest, destinations: Sequence[Destination]
+    ) -> Sequence[Destination]:
+        """Return the destinations that may serve this request. A fallback must be allowed to the key by its own name,
+        and the quotas that name it must be those that the hold counts in; what the request brings must have a price and
+        a bound there. What other models a request names, and what its input refers to, only the first provider
+        knows."""
+        first, *fallbacks = destinations
+        if parsed.work.models or parsed.unbounded_input:
+            return (first,)
+        own = principal.limits_for(first.candidate.entry, FEATURE)
+        counted = {*own.account, *own.key}
+        usable = [first]
+        for each in fallbacks:
+            name = each.candidate.fallback or each.candidate.entry
+            limits = principal.limits_for(name, FEATURE)
+            if not principal.allows_model(name) or not {*limits.account, *limits.key} <= counted:
+                continue
+            try:
+                dearest(parsed, (each.candidate,), principal.plan.markup_scaled, self._rules)
+            except (NotPriced, NeedTooLarge):
+                continue
+            usable.append(each)
+        return usable
+
+    def _with_others(self, principal: Principal, route: Candidate, models: tuple[str, ...]) -> Candidate:
+        """Return the route with the other models that a request names; the key must be allowed them, and each has a
+        price."""
+        route, entries, unpriced = self._router.with_others(route, models, self.clock())
+        own = principal.limits_for(route.entry, FEATURE)
+        for entry in entries:
+            if not principal.allows_model(entry):
+                raise Refuse(refusals.model_not_allowed(entry))
+            limits = principal.limits_for(entry, FEATURE)
+            if not {*limits.account, *limits.key} <= {*own.account, *own.key}:  # the hold would not count in them
+                message = f"The model '{entry}' has quotas of its own here: ask for it by itself."
+                raise Refuse(refusals.bad_request(message, "models"))
+        for model in unpriced:
+            raise Refuse(refusals.model_not_priced(f"The model `{model}`, which the request names, has no price here"))
+        return route
+
+    def need(self, context: RequestContext, counted: int | None = None) -> Need:
+        """Return the worst case, which is held; `counted` are its input tokens where they were counted. Raises
+        `Refuse`."""
+        route, terms, parsed = context.route, context.terms, context.parsed
+        if context.match.endpoint.free and route.rates is not None:
+            return FREE_NEED
+        try:
+            plain = terms.plain if route is terms.candidate and not context.further else None
+            if plain is not None and (need := plain.need(parsed, counted)):
+                return need
+            candidates = (route, *[each.candidate for each in context.further])
+            return dearest(parsed, candidates, terms.plan_markup_scaled, self._rules, counted)
+        except NotPriced as error:
+            raise Refuse(refusals.model_not_priced(str(error))) from error
+        except NeedTooLarge as error:
+            raise Refuse(refusals.bad_request(f"This request is too large: {error}.", "max_tokens")) from error
+
+    async def counted(self, context: RequestContext) -> int | None:
+        """Return as `counted_tokens`, where the model's own vocabulary is known and all of its input is text in the
+        body."""
+        parsed, body = context.parsed, context.body
+        countable = context.route.exact_vocabulary and parsed.parts is NO_PARTS and not parsed.unbounded_input
+        countable = countable and (parsed.stored is None or not parsed.stored.names)
+        if not countable or context.further or not self._rules.strict or len(body) > MAX_COUNTED_BYTES:
+            return None
+        account_id, texts_of = context.principal.account_id, context.match.dialect.texts
+        large = len(body) > self._bodies.rules.large_bytes
+        texts = await self._bodies.apart(account_id, texts_of, body) if large else texts_of(body)
+        return await counted_tokens(
+            parsed.input_bound_tokens, texts, self._tokenizer, context.route.vocabulary, account_id
+        )
+
+
+async def counted_tokens(
+    body_bytes: int, texts: Sequence[tuple[str, int]], tokenizer: Tokenizer, vocabulary: str, account_id: str = ""
+) -> int:
+    """Return the most input tokens of a body, below its bytes where it has long texts: those that stand alone are
+    counted, and the rest of the JSON, which is more than what a chat template adds to a message, stays at its bytes.
+
+    Long texts are counted in several turns of their account: others have theirs in between.
+    """
+    counted = cuts = 0
+    for turn in _turns([text for text, _ in texts]):
+        counted += await tokenizer.count_chat_messages_off_loop(turn, vocabulary, account_id)
+        cuts += 1 + sum(len(each["content"]) // PIECE_CHARACTERS for each in turn)
+    cuts = max(0, cuts - 1)  # between two turns a text may be cut
+    return body_bytes - sum(size_bytes for _, size_bytes in texts) + counted + cuts * CUT_TOKENS
+
+
+def _turns(texts: Sequence[str]) -> Iterator[list[dict[str, str]]]:
+    """Yield messages of these texts, in lists of at most TURN_CHARACTERS together; a longer text is cut."""
+    turn: list[dict[str, str]] = []
+    left = TURN_CHARACTERS
+    for text in texts:
+        for start in range(0, max(1, len(text)), TURN_CHARACTERS):
+            piece = text[start : start + TURN_CHARACTERS]
+            if len(piece) > left and turn:
+                yield turn
+                turn, left = [], TURN_CHARACTERS
+            turn.append({"content": piece})
+            left -= len(piece)
+    yield turn

@@ -1,0 +1,263 @@
+"""How holds end: by the usage that the provider reported, or by `missing_usage` where it did not, or given back.
+
+This file owns what a hold turns into. A settlement leaves for Redis when it is begun, or with what else the turn of the
+event loop brings: what is done between `reported` and `end` costs the answer no time. A report is believed up to
+`max_usage_factor` times a hold that is a bound; beyond it the hold is charged, or what passed where that is more:
+there the provider has exceeded its maximum, and its report is true.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from billing.holds.hold import Hold, Settled, SettlementLost
+from billing.ledger.usage_columns import total_usage
+from gateway.dialects.base import NO_WORK, Reported, Tap
+from gateway.dialects.output import NO_OUTPUT, Output
+from gateway.proxy.estimate import Charge, billed_usage, own_searches
+from gateway.proxy.settlement.missing_usage import Guess, MissingUsage
+
+if TYPE_CHECKING:
+    from billing.holds.service import Holds
+    from billing.ledger.debits import Debit
+    from billing.usage import Usage
+    from gateway.metrics.registry import Metrics
+    from gateway.proxy.context import Reason, RequestContext
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+OPERATORS_FAULT: Final = frozenset({401, 403})
+"""Statuses by which a provider refuses the operator's key, whoever asks."""
+
+
+def _nothing() -> Output:
+    return NO_OUTPUT
+
+
+class Settlement:
+    """A settlement on its way. `end` waits for it, then `count` it, once."""
+
+    __slots__ = ("_clock", "_debit", "_metrics", "_outcome", "_over", "_seconds")
+
+    def __init__(
+        self,
+        outcome: asyncio.Future[Settled],
+        debit: Debit,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        begun_s: float,
+        over: bool,
+    ) -> None:
+        """`over`: it came to more than what was held."""
+        self._outcome = outcome
+        self._debit = debit
+        self._metrics = metrics
+        self._clock = clock
+        self._seconds = -begun_s
+        self._over = over
+
+    @property
+    def charged_nano(self) -> int:
+        """Return what the account is charged, in nano-USD."""
+        return self._debit.charged_nano
+
+    async def end(self) -> Settled:
+        """Wait until the debit is outside this process; return what came of it. Raises `SettlementLost`."""
+        try:
+            settled = await self._outcome
+        except SettlementLost:
+            self._metrics.settled(self._debit.estimated, "lost")
+            raise
+        self._seconds += self._clock()
+        return settled
+
+    def count(self, settled: Settled) -> None:
+        """Count it in the metrics, by what `end` has returned."""
+        metrics, debit = self._metrics, self._debit
+        metrics.settle_latency(self._seconds)
+        metrics.settled(debit.estimated, "settled" if settled.available_nano is not None else "ledger_way")
+        if self._over:
+            metrics.hold_exceeded()
+        metrics.usage(
+            debit.provider,
+            debit.input_tokens,
+            debit.cached_input_tokens,
+            debit.output_tokens,
+            debit.reasoning_tokens,
+            debit.cost_nano,
+            debit.charged_nano,
+        )
+
+
+class Settlements:
+    """Ends holds, and counts how. `clock` is monotonic, in seconds."""
+
+    def __init__(
+        self,
+        holds: Holds,
+        missing: MissingUsage,
+        metrics: Metrics,
+        max_usage_factor: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._holds = holds
+        self._missing = missing
+        self._metrics = metrics
+        self._max_usage_factor = max_usage_factor
+        self._clock = clock
+
+    def reported(
+        self, context: RequestContext, hold: Hold, reported: Reported, output: Callable[[], Output] = _nothing
+    ) -> Settlement:
+        """Begin to settle the usage that the provider reported. `output` returns what passed, where that is needed."""
+        usage, parsed, route = reported.usage, context.parsed, context.route
+        if parsed.work is not NO_WORK or route.searches_itself:
+            usage = billed_usage(usage, parsed, route)
+        charge = context.charge(usage, reported)
+        if reported.others:
+            usage = total_usage(usage, reported.others)
+        if charge.charged_nano > hold.cost_nano or usage.input_tokens + usage.output_tokens > hold.tokens:
+            return self._above(context, hold, Guess(usage, charge, None), output)
+        return self._begin(context, hold, usage, charge, None)
+
+    def _above(self, context: RequestContext, hold: Hold, guess: Guess, output: Callable[[], Output]) -> Settlement:
+        """Settle a usage above the hold: by that usage, or by the hold where it can't be true, and by no less than what
+        passed."""
+        usage, charge = guess.usage, guess.charge
+        if self._is_implausible(context, hold, usage, charge):
+            logger.warning(
+                "request %s: %s reports %d input and %d output tokens, which can't be: the hold is charged",
+                *(hold.id, context.route.provider.name, usage.input_tokens, usage.output_tokens),
+            )
+            self._metrics.implausible_usage()
+            guess = self._missing.hold_or_passed(context, hold, usage, output())
+        return self._begin(context, hold, guess.usage, guess.charge, guess.reason)
+
+    def _is_implausible(self, context: RequestContext, hold: Hold, usage: Usage, charge: Charge) -> bool:
+        """Return whether a report is more than `max_usage_factor` times what can be: in money and tokens the hold where
+        it is a bound; else, in tokens, all that the model's window takes, for every choice and use of a tool, where
+        that is known."""
+        factor = self._max_usage_factor
+        if context.strict:
+            return charge.charged_nano > factor * hold.cost_nano or usage.total_tokens > factor * hold.tokens
+        route, parsed = context.route, context.parsed
+        window, uses = route.context_window, parsed.work.uses + own_searches(parsed, route)
+        return window is not None and usage.total_tokens > factor * window * parsed.choices * (uses + 1)
+
+    def _begin(
+        self, context: RequestContext, hold: Hold, usage: Usage, charge: Charge, reason: Reason | None
+    ) -> Settlement:
+        now_s = self._clock()
+        debit = context.settled(hold, usage, charge, reason=reason, now_s=now_s)
+        context.charged = debit
+        outcome = self._holds.settle(hold, debit)
+        return Settlement(outcome, debit, self._metrics, self._clock, now_s, charge.charged_nano > hold.cost_nano)
+
+    async def complete(self, settlement: Settlement) -> tuple[Settled, int]:
+        """Wait for a settlement and count it; return what came of it, and what was charged in nano-USD. Raises
+        `SettlementLost`."""
+        settled = await settlement.end()
+        settlement.count(settled)
+        return settled, settlement.charged_nano
+
+    async def stream(
+        self, context: RequestContext, hold: Hold, tap: Tap, reason: Reason, *, failed: bool = False
+    ) -> tuple[Settled, int]:
+        """Settle a stream that is over: by its usage where that is final, else by `missing_usage` because of
+        `reason`. One in which nothing passed is given back where the provider `failed` or said so. Raises
+        `SettlementLost`."""
+        reported = tap.reported
+        if reported is None and not tap.began_output and (failed or tap.error_seen):
+            return await self._free(context, hold)
+        if reported is not None and tap.done and not tap.stale:
+            return await self.complete(self.reported(context, hold, reported, tap.output))
+        return await self.estimated(context, hold, tap.output(), reason, tap.extrapolate, reported)
+
+    async def whole(self, context: RequestContext, hold: Hold, output: Output, reason: Reason) -> tuple[Settled, int]:
+        """Settle a JSON answer without usage: by `missing_usage`; it is given back where it is the provider's error.
+        Raises `SettlementLost`."""
+        if output.failed and output.empty:
+            return await self._free(context, hold)
+        return await self.estimated(context, hold, output, reason)
+
+    async def _free(self, context: RequestContext, hold: Hold) -> tuple[Settled, int]:
+        await self.void(hold)
+        return Settled(context.balance_before_nano(hold)), 0
+
+    async def estimated(
+        self,
+        context: RequestContext,
+        hold: Hold,
+        output: Output,
+        reason: Reason,
+        extrapolate: Callable[[int], int] | None = None,
+        reported: Reported | None = None,
+    ) -> tuple[Settled, int]:
+        """Settle an answer without usage, or whose usage is not the final one, by `missing_usage`. Raises
+        `SettlementLost`."""
+        guessing = self._missing.guess(context, hold, output, reason, extrapolate, reported)
+        return await self.uncancelled(hold, self._guessed(context, hold, guessing, lambda: output))
+
+    async def _guessed(
+        self, context: RequestContext, hold: Hold, guessing: Coroutine[Any, Any, Guess], output: Callable[[], Output]
+    ) -> tuple[Settled, int]:
+        guess = await guessing
+        if guess.charge.charged_nano > hold.cost_nano or guess.usage.total_tokens > hold.tokens:
+            return await self.complete(self._above(context, hold, guess, output))
+        return await self.complete(self._begin(context, hold, guess.usage, guess.charge, guess.reason))
+
+    async def settle_whole(self, context: RequestContext, hold: Hold, reason: Reason) -> None:
+        """Settle a request as what was held for it. Raises `SettlementLost`."""
+        guess = self._missing.whole_hold(context, hold, reason)
+        await self.complete(self._begin(context, hold, guess.usage, guess.charge, guess.reason))
+
+    async def refused(self, context: RequestContext, hold: Hold) -> None:
+        """Give the hold back because the provider refused the request with `context.status`, and tell the operator."""
+        status, route, provider = context.status, context.route, context.route.provider.name
+        self._metrics.upstream_refusal(provider, status)
+        if status in OPERATORS_FAULT:
+            logger.error("request %s: %s answered %d to %s: check its key", hold.id, provider, status, route.model)
+        else:
+            logger.warning("request %s: %s answered %d to %s", hold.id, provider, status, route.model)
+        await self.void(hold)
+
+    async def void(self, hold: Hold) -> None:
+        """Give the hold back."""
+        await self._holds.void(hold)
+        self._metrics.settled(False, "voided")
+
+    async def uncancelled(self, hold: Hold, work: Coroutine[Any, Any, T]) -> T:
+        """Return what this work comes to. It goes on to its end where the waiting request is cancelled meanwhile."""
+        running = asyncio.ensure_future(work)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            self.hand_over(hold, _waited(running))
+            raise
+
+    def hand_over(self, hold: Hold, work: Coroutine[Any, Any, None]) -> None:
+        """Have work go on without the request that began it, which was cancelled. At its end the hold has ended."""
+        self._holds.hand_over(hold, _logged(hold, work))
+
+
+async def _logged(hold: Hold, work: Coroutine[Any, Any, None]) -> None:
+    """Do work that nobody waits for, and log its failure."""
+    try:
+        await work
+    except SettlementLost as error:
+        logger.error("request %s: %s", hold.id, error)
+    except Exception:
+        logger.exception("request %s failed after its client had left", hold.id)
+
+
+async def _waited(work: asyncio.Future[Any]) -> None:
+    """Wait for what a cancelled request left running, and log its failure; its answer has no reader."""
+    await asyncio.wait([work])
+    if not work.cancelled() and work.exception() is not None:
+        logger.error("a request without a client failed", exc_info=work.exception())

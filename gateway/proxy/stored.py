@@ -1,0 +1,161 @@
+"""Objects that requests name or create at providers: they are their account's, or they are not there.
+
+This file owns that a request which names an object of another account's, or an unknown one, is refused as 404 and never
+forwarded; that a request goes to the provider which has its objects; and that an object's owner is recorded before its
+client sees the id. A record takes one insert, together with all others of the moment; of a whole answer while Redis is
+asked to settle, of a stream before its first event passes. Where Postgres is away the answer passes, for it is paid:
+its object is nobody's then, and can't be named later.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from billing.database.connection import DatabaseError
+from billing.owned.objects import OwnedObject, OwnedObjects
+from gateway.dialects.events import EVENT_END, event_data
+from gateway.server import refusals
+from gateway.server.refusals import Refuse
+
+if TYPE_CHECKING:
+    from billing.principals import Principal
+    from gateway.dialects.base import Created, Match, ParsedRequest, Stored
+    from gateway.proxy.context import RequestContext
+    from gateway.proxy.routing import Router
+    from gateway.server.exchange import Exchange
+
+logger = logging.getLogger(__name__)
+
+MOST_WITHHELD_BYTES: Final = 1 << 20
+"""Of a stream's beginning that wait for its first event."""
+MOST_ID_CHARS: Final = 200
+
+
+class StoredObjects:
+    """Resolves and records objects. `clock` is in Unix seconds."""
+
+    def __init__(self, owned: OwnedObjects, router: Router, clock: Callable[[], float]) -> None:
+        self._owned = owned
+        self._router = router
+        self._clock = clock
+
+    async def resolve(self, match: Match, principal: Principal, parsed: ParsedRequest) -> ParsedRequest:
+        """Return the request with the provider that has its objects, and the model where it names none. Raises
+        `Refuse`."""
+        stored = parsed.stored
+        if stored is None:
+            return parsed
+        if not stored.names:
+            return parsed if parsed.model else self._anywhere(match, principal, parsed)
+        try:
+            found = await self._owned.find(principal.account_id, stored.names)
+        except DatabaseError as error:
+            logger.info("whose the objects of a request are can't be told: %s", error)
+            raise Refuse(refusals.unavailable()) from error
+        for name in stored.names:
+            if name not in found:
+                raise Refuse(refusals.object_not_found(name))
+        owned = found[stored.names[0]]
+        if any(each.provider != owned.provider for each in found.values()):
+            raise Refuse(refusals.bad_request("The objects of this request are at different providers."))
+        model = parsed.model or f"{owned.provider}/{owned.model}"
+        parsed = msgspec.structs.replace(
+            parsed, model=model, stored=msgspec.structs.replace(stored, provider=owned.provider)
+        )
+        return self._bounded(parsed, stored, found)
+
+    @staticmethod
+    def _bounded(parsed: ParsedRequest, stored: Stored, found: dict[str, OwnedObject]) -> ParsedRequest:
+        """Return what an earlier response has used bounds what it brings as input: its whole history and its own
+        output."""
+        total = None if stored.previous is None else found[stored.previous].total_tokens
+        if total is None:
+            return parsed
+        bound = parsed.input_bound_tokens + total
+        return msgspec.structs.replace(parsed, input_bound_tokens=bound, unbounded_input=False)
+
+    def _anywhere(self, match: Match, principal: Principal, parsed: ParsedRequest) -> ParsedRequest:
+        """Name the first priced entry that the key may use and whose provider serves the dialect; one of the provider
+        that the dialect is named for goes before others."""
+        found = None
+        for route in self._router.entries(self._clock()):
+            first = route.first
+            if first.rates is None or not principal.allows_model(route.entry) or not route.destinations(match):
+                continue
+            own = first.provider.kind == match.dialect.name
+            if own or found is None:
+                found = route.entry
+            if own:
+                break
+        if found is not None:
+            return msgspec.structs.replace(parsed, model=found)
+        raise Refuse(refusals.model_not_served("", match.dialect.name, ()))
+
+    async def record(self, context: RequestContext, created: Created | None, total_tokens: int | None) -> None:
+        """Record the object that an answer has created, or what it has used."""
+        stored, route = context.parsed.stored, context.route
+        if created is None or stored is None or stored.creation is None or len(created.object_id) > MOST_ID_CHARS:
+            return
+        owned = OwnedObject(
+            *(created.object_id, route.provider.name, context.principal.account_id, stored.creation.kind, route.model),
+            total_tokens,
+        )
+        try:
+            if not await self._owned.record(owned):
+                logger.error("request %s: its object is another account's by the ledger", context.request_id)
+        except DatabaseError as error:
+            logger.error("request %s: its object could not be recorded: %s", context.request_id, error)
+
+
+class Withheld:
+    """The beginning of a stream that creates an object: kept from the client until the object is recorded.
+
+    `put` takes what is to pass; it returns False where `release` must be awaited before more is put.
+    """
+
+    __slots__ = ("_begun", "_context", "_exchange", "_objects", "_open", "created")
+
+    def __init__(self, objects: StoredObjects, exchange: Exchange, context: RequestContext) -> None:
+        self._objects = objects
+        self._exchange = exchange
+        self._context = context
+        self._begun = bytearray()
+        self._open = False
+        self.created: Created | None = None
+
+    def put(self, data: bytes) -> bool:
+        """Pass data on, or withhold it. Raises `ClientGone`."""
+        if self._open:
+            return self._exchange.put(data)
+        self._begun += data
+        match = EVENT_END.search(self._begun)
+        while match is not None:
+            if data_of_event := event_data(bytes(self._begun[: match.end()])):
+                self.created = self._created(data_of_event)
+                return False
+            match = EVENT_END.search(self._begun, match.end())
+        return len(self._begun) < MOST_WITHHELD_BYTES
+
+    def _created(self, data: bytes) -> Created | None:
+        stored = self._context.parsed.stored
+        return stored.creation.of_event(data) if stored is not None and stored.creation is not None else None
+
+    async def release(self) -> None:
+        """Record the object, and let its event pass. Raises `ClientGone`."""
+        if self._open:
+            return
+        if self.created is not None:
+            await self._objects.record(self._context, self.created, None)
+        self._open = True
+        begun, self._begun = bytes(self._begun), bytearray()
+        if begun:
+            self._exchange.put(begun)
+
+    async def flushed(self) -> None:
+        """Release what is withheld, and wait until the client has taken it, or has left."""
+        await self.release()
+        await self._exchange.flushed()

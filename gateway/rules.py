@@ -1,0 +1,95 @@
+"""What follows from the settings for the edges: bounds in the form that each part takes, and transports."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from gateway.dialects.structure import StructureBounds
+from gateway.server.bodies import BodyRules
+from gateway.server.guard import EdgeRules
+from gateway.server.listening import connections_within
+from gateway.upstream.local.provider import LocalTransport
+from gateway.upstream.transport import HttpTransport
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from gateway.config.models import ProviderConfig
+    from gateway.config.settings import Limits, Settings
+    from gateway.dialects.registry import Dialects
+    from gateway.server.cors import Cors
+    from gateway.tokens import Tokenizer
+    from gateway.upstream.base import Transport
+
+logger = logging.getLogger(__name__)
+
+
+def make_transports(settings: Settings, tokenizer: Tokenizer) -> dict[str, Transport]:
+    """Return a transport for each provider that is on and of a kind that this version serves."""
+    defaults = settings.defaults
+    transports: dict[str, Transport] = {}
+    for provider in settings.providers.values():
+        if not provider.enabled:
+            continue
+        if provider.kind == "local":
+            transports[provider.name] = LocalTransport(
+                tokenizer,
+                delay_ms=provider.delay_ms,
+                chunk_delay_ms=provider.chunk_delay_ms,
+                timeout_s=defaults.upstream_timeout_s,
+            )
+        else:
+            transports[provider.name] = HttpTransport(
+                connections=defaults.upstream_connections,
+                connect_timeout_s=defaults.connect_timeout_s,
+                timeout_s=defaults.upstream_timeout_s,
+                account_share=defaults.upstream_account_share,
+                waiting=defaults.upstream_waiting,
+            )
+    return transports
+
+
+def note_unknown_dialects(providers: Iterable[ProviderConfig], dialects: Dialects) -> None:
+    """Log the dialects that providers name and this version does not have: requests never reach them there."""
+    for provider in providers:
+        for name in sorted(provider.served - dialects.by_name.keys()):
+            known = ", ".join(sorted(dialects.by_name))
+            logger.warning("provider %s: there is no dialect %s here; those that are: %s", provider.name, name, known)
+
+
+def structure_bounds(defaults: Limits) -> StructureBounds:
+    """Return how much structure a request may have, from the configuration's `max_request_*`."""
+    return StructureBounds(
+        depth=defaults.max_request_depth,
+        fields=defaults.max_request_fields,
+        messages=defaults.max_request_messages,
+        parts=defaults.max_request_parts,
+        tools=defaults.max_request_tools,
+        members=defaults.max_request_members,
+        values=defaults.max_request_values,
+    )
+
+
+def body_rules(settings: Settings) -> BodyRules:
+    """Return the bounds of bodies in memory. One body alone always fits."""
+    defaults, largest = settings.defaults, settings.proxy_max_body_bytes
+    return BodyRules(
+        large_bytes=defaults.large_body_bytes,
+        worker_bytes=max(defaults.body_bytes_in_flight, largest),
+        account_bytes=max(defaults.account_body_bytes_in_flight, largest),
+    )
+
+
+def edge_rules(defaults: Limits, cors: Cors | None) -> EdgeRules:
+    """Return what the edge follows of the configuration."""
+    return EdgeRules(
+        cors=cors,
+        linger_s=defaults.linger_s,
+        linger_bytes=defaults.linger_bytes,
+        head_timeout_s=defaults.head_timeout_s,
+        head_bytes=defaults.head_bytes_in_flight,
+        max_connections=connections_within(defaults.max_connections),
+        body_bytes_per_s=defaults.body_bytes_per_s,
+        write_timeout_s=defaults.client_write_timeout_s,
+    )

@@ -1,0 +1,231 @@
+"""One connection of a client: requests are served in order, one at a time, metered ones straight from the parser.
+
+aiohttp frames requests, keeps connections alive, bounds what is queued and says what is no HTTP. Of its way from a
+parsed request to a written answer, metered requests skip the task, the routing, the middlewares and the response, which
+cost more than admission and settlement together. `gateway.server.guard` has what may be sent on a connection at all,
+`gateway.server.aiohttp_private` the private parts of aiohttp that this is built on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import HttpVersion11, web
+
+from gateway.server.aiohttp_private import RawRequestMessage
+from gateway.server.exchange import Exchange
+from gateway.server.guard import GuardedProtocol
+from gateway.server.stalls import HalfClosed, may_be_half_closed
+
+if TYPE_CHECKING:
+    from gateway.dialects.base import Match
+    from gateway.server.edge import EdgeServer
+
+logger = logging.getLogger(__name__)
+
+
+class EdgeProtocol(GuardedProtocol):
+    """One connection of a client. Its metered requests are served by one task, made with the first of them, but for
+    those that the application serves."""
+
+    __slots__ = ("_find", "_serve", "_served_by", "_serving", "_sleeping", "_turn")
+
+    def __init__(self, server: EdgeServer, **options: Any) -> None:
+        super().__init__(server, server.rules, server.pace, server.heads, server.new_id, **options)
+        self._serve = server.serve
+        self._find = server.find
+        self._served_by: asyncio.Task[None] | None = None
+        self._serving: asyncio.Task[None] | None = None
+        self._turn: asyncio.Future[None] | None = None
+        self._sleeping: asyncio.Future[None] | None = None
+
+    def _take(self, data: bytes) -> None:
+        if self._deaf:
+            self._spend(data, self._account, chunked=False)
+            return
+        waiter = self._waiter
+        if waiter is None:  # a request is being served: what comes is its body, or waits
+            closing, self._close = self._close, self._close and self._exchange is None
+            behind = self._body_is_whole and not self._upgraded
+            self._parse(data)  # takes nothing while closing, and a body may still be on its way
+            self._close = self._close or closing
+            if data:
+                self._spend(data, self._account, chunked=self._chunks is not None)
+                if self._messages:
+                    self._forget_head()
+                elif behind:
+                    self._count_head(len(data))
+            if self._messages or self._chunks is not None:
+                self._look(data)
+            return
+        self._waiter = None
+        self._parse(data)  # queues; there is nobody to wake
+        self._waiter = waiter
+        if self._messages:
+            if len(self._messages) > 1 or getattr(self._messages[0][0], "chunked", True):
+                self._spend(data, self._account, chunked=True)
+                self._look(self._head_end + data)
+            if self._head_bytes:
+                self._forget_head()
+            self._next()
+        elif data:
+            self._await_head(data)
+
+    @property
+    def _body_is_whole(self) -> bool:
+        """Return whether the body of the request being served has come, so that what comes now stands behind it."""
+        if self._exchange is not None:
+            return self._exchange.payload.is_eof()
+        return self._request is not None and self._request.content.is_eof()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Resume where something was paused: aiohttp's bodies ask for this with every read."""
+        if self._reading_paused or self._buffer_paused:
+            super().resume_reading(resume_parser)
+
+    def _next(self) -> None:
+        """Serve the first request of an idle connection here, or wake aiohttp's loop for it."""
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            return
+        message, payload = self._messages[0]
+        parser, match = self._parser, self._metered(message)
+        if match is None or parser is None:
+            waiter.set_result(None)
+            return
+        self._messages.popleft()
+        parser.message_consumed()
+        self._sleeping, self._waiter = waiter, None
+        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+            self._resume_reading_if_drained()
+        self._request_in_progress = True
+        self._exchange = Exchange(self, message, payload, match, self._rules.cors)  # type: ignore[arg-type]
+        if self._serving is None:
+            self._serving = self._loop.create_task(self._serve_calls())
+        elif self._turn is not None and not self._turn.done():
+            self._turn.set_result(None)
+
+    async def _serve_calls(self) -> None:
+        """Serve this connection's requests, one after the other: a task for each would cost more than waiting."""
+        while True:
+            if self._exchange is not None:  # also where the server has begun to stop: it was taken
+                await self._run(self._exchange)
+            elif self._close or self._force_close or self.transport is None:
+                return
+            else:
+                self._turn = self._loop.create_future()
+                try:
+                    await self._turn
+                finally:
+                    self._turn = None
+
+    def begins(self, exchange: Exchange, served_by: asyncio.Task[Any] | None) -> None:
+        """Note that the application serves a request, in a task that is cancelled when the client leaves."""
+        self._exchange, self._served_by = exchange, served_by
+
+    def ends(self) -> None:
+        """Note that this request is over."""
+        self._exchange = self._served_by = None
+
+    def _metered(self, message: Any) -> Match | None:
+        if not isinstance(message, RawRequestMessage) or message.upgrade:
+            return None
+        return self._find(message.method, message.path, message.headers)
+
+    async def _run(self, exchange: Exchange) -> None:
+        payload = exchange.payload
+        try:
+            await self._serve(exchange)
+            if self._paused:
+                await exchange.flushed()
+            if not exchange.whole:
+                exchange.abort()
+            if not payload.at_eof() and payload.exception() is None:
+                if payload.is_eof():
+                    payload.read_nowait()  # what nobody read would hold the next request back
+                elif self.transport is not None:
+                    await self._discard(payload)
+                    exchange.keep_alive = exchange.keep_alive and payload.is_eof()
+        except BaseException as error:
+            if not isinstance(error, asyncio.CancelledError):
+                logger.exception("a call failed")
+            if not exchange.whole:
+                exchange.abort()
+            exchange.keep_alive = False
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self._done(exchange)
+
+    def _done(self, exchange: Exchange) -> None:
+        """Go on to the next request, or end the connection."""
+        self._exchange = self._served_by = None
+        self._request_in_progress = False
+        if self._handler_waiter is not None and not self._handler_waiter.done():
+            self._handler_waiter.set_result(None)
+        waiter, self._sleeping = self._sleeping, None
+        if self.transport is None or self._close or self._force_close or not exchange.keep_alive:
+            if waiter is not None:
+                waiter.cancel()
+            self.force_close()
+            return
+        self._waiter = waiter
+        self._keepalive = True
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        if self._keepalive_handle is None:
+            self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+        if self._messages:
+            self._next()
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's own meaning of it
+        """Take note that the client sends no more. Where it may wait for answers all the same, they are served, and the
+        connection ends with the last of them; True for that."""
+        if self.transport is None or not may_be_half_closed(self.transport) or not self._may_wait():
+            return False
+        self._end_with_last()
+        HalfClosed(self, self._loop)
+        return True
+
+    def _may_wait(self) -> bool:
+        """Return whether all that the client has sent are whole requests, of which none is being answered yet."""
+        for message, payload in self._messages:
+            if not isinstance(message, RawRequestMessage) or not payload.is_eof() or message.version < HttpVersion11:
+                return False
+        if self._exchange is not None:
+            return self.unanswered is not None and self._exchange.payload.is_eof()
+        if self._request is not None:
+            return self.unanswered is not None and self._request.content.is_eof()
+        return bool(self._messages)
+
+    @property
+    def unanswered(self) -> Exchange | web.BaseRequest | None:
+        """Return the request that is being served, where nothing of its answer is out and an interim one may come
+        before."""
+        exchange, request = self._exchange, self._request
+        if exchange is not None:
+            return exchange if (not exchange.begun or exchange.unsent) and exchange.version >= HttpVersion11 else None
+        if request is None or request.writer.output_size > 0 or request.version < HttpVersion11:
+            return None
+        return request
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Cancel the request of a client that has left; what is on its way is settled or given back."""
+        super().connection_lost(exc)
+        if self._sleeping is not None:
+            self._sleeping.cancel()  # aiohttp's loop: a request that was not begun yet can't end it
+        for task in (self._served_by, self._serving):
+            if task is not None:
+                task.cancel()
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:
+        """Let the request end within `timeout` seconds, then cancel it, and close."""
+        exchange, task = self._exchange, self._served_by or self._serving
+        if exchange is not None and task is not None:
+            self._close = True
+            await asyncio.wait((task,), timeout=timeout)
+        for each in (self._served_by, self._serving):
+            if each is not None:
+                each.cancel()
+        await super().shutdown(timeout)

@@ -1,0 +1,242 @@
+"""The Responses API of the local provider: responses whole, streamed and in the background, kept and read again.
+
+What is kept is kept in this process's memory, the last `MOST_KEPT` of it. A response in the background is done
+`metadata.delay_ms` after it was asked for. Shapes are those of
+https://platform.openai.com/docs/api-reference/responses/object.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from gateway.tokens import vocabulary_for
+from gateway.upstream.local.request import Fields, RequestError
+from gateway.upstream.local.wire import Said, compose, say
+
+if TYPE_CHECKING:
+    from gateway.tokens import Tokenizer
+    from gateway.upstream.local.request import Pace
+
+MOST_KEPT: Final = 1_000
+MIN_OUTPUT_TOKENS: Final = 16
+_OBJECT: Final = re.compile(r"/v1/(responses|conversations)(?:/(\w+)(?:/(cancel|input_items|items))?)?")
+_json = msgspec.json.encode
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A response that can be read again; `done_s` is when it is done, in seconds since 1970."""
+
+    final: dict[str, Any]
+    input: list[Any]
+    done_s: float
+    cancelled: bool = False
+
+    def shown(self, now_s: float) -> dict[str, Any]:
+        """Return the response as it is by now."""
+        if self.cancelled:
+            return {**self.final, "status": "cancelled", "output": [], "usage": None}
+        if now_s < self.done_s:
+            return {**self.final, "status": "in_progress", "output": [], "usage": None}
+        return self.final
+
+
+class LocalResponses:
+    """Answers requests to `/v1/responses` and `/v1/conversations`, and what is below them."""
+
+    def __init__(self, tokenizer: Tokenizer, now: Callable[[], float]) -> None:
+        self._tokenizer = tokenizer
+        self._now = now
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._conversations: OrderedDict[str, dict[str, Any]] = OrderedDict()
+
+    async def answer(
+        self, method: str, path: str, body: bytes, answer_id: str, pace: Pace
+    ) -> tuple[Iterator[bytes], bool, Pace]:
+        """Return the pieces of an answer, whether it is a stream, and its pace. Raises `RequestError`."""
+        if method == "POST" and path in ("/v1/responses", "/v1/responses/compact", "/v1/responses/input_tokens"):
+            fields = Fields(body)
+            return await self._create(path, fields, answer_id, fields.pace(pace))
+        found = _OBJECT.fullmatch(path)
+        if found is None:
+            raise RequestError(f"Invalid URL ({method} {path})", status=404)
+        kind, name, below = found.groups()
+        if kind == "conversations":
+            return iter((_json(self._conversation(method, name, body, answer_id)),)), False, pace
+        return iter((_json(self._stored(method, name, below)),)), False, pace
+
+    async def _create(
+        self, path: str, fields: Fields, answer_id: str, pace: Pace
+    ) -> tuple[Iterator[bytes], bool, Pace]:
+        model, given, stream = fields.model(), fields.get("input"), fields.flag("stream")
+        vocabulary = vocabulary_for(model)
+        before = self._before(fields.get("previous_response_id"))
+        brought = _json([before, fields.get("instructions"), given])
+        tokens = await self._tokenizer.count_off_loop(brought.decode(), vocabulary)
+        if path.endswith("input_tokens"):
+            return iter((_json({"object": "response.input_tokens", "input_tokens": tokens}),)), False, pace
+        most = fields.integer("max_output_tokens", MIN_OUTPUT_TOKENS)
+        said = say(self._tokenizer, vocabulary, compose(brought, 0, _question(given)), most, ())
+        if path.endswith("compact"):
+            item = {"id": f"cmp_{answer_id}", "type": "compaction", "encrypted_content": said.text}
+            compacted = {
+                "id": f"resp_{answer_id}",
+                "object": "response.compaction",
+                "created_at": int(self._now()),
+                "output": [item],
+                "usage": _usage(tokens, said.tokens),
+            }
+            return iter((_json(compacted),)), False, pace
+        background = fields.flag("background")
+        final = _response(f"resp_{answer_id}", int(self._now()), model, said, tokens, fields)
+        if fields.get("store") is not False:
+            done_s = self._now() + (pace.delay_ms / 1_000 if background else 0.0)
+            _keep(self._kept, final["id"], _Kept(final, given if isinstance(given, list) else [given], done_s))
+        if background and not stream:
+            quick = type(pace)(0, pace.chunk_delay_ms)
+            return iter((_json({**final, "status": "queued", "output": [], "usage": None}),)), False, quick
+        if stream:
+            return _events(final, said), True, pace
+        return iter((_json(final),)), False, pace
+
+    def _before(self, name: object) -> list[Any]:
+        """Return the output of the response that this one goes on from."""
+        if name is None:
+            return []
+        kept = self._kept.get(name) if isinstance(name, str) else None
+        if kept is None:
+            message = f"Previous response with id '{name}' not found."
+            raise RequestError(message, param="previous_response_id", code="previous_response_not_found")
+        return [*kept.input, *kept.final["output"]]
+
+    def _stored(self, method: str, name: str | None, below: str | None) -> dict[str, Any]:
+        kept = self._kept.get(name or "")
+        if kept is None or name is None:
+            raise RequestError(f"Response with id '{name}' not found.", status=404)
+        if method == "DELETE" and below is None:
+            del self._kept[name]
+            return {"id": name, "object": "response", "deleted": True}
+        if method == "POST" and below == "cancel":
+            kept.cancelled = kept.cancelled or self._now() < kept.done_s
+            return kept.shown(self._now())
+        if method == "GET" and below == "input_items":
+            items = [each if isinstance(each, dict) else _message(f"msg_{name}", each) for each in kept.input]
+            return {"object": "list", "data": items, "first_id": None, "last_id": None, "has_more": False}
+        if method == "GET" and below is None:
+            return kept.shown(self._now())
+        raise RequestError(f"Not allowed to {method} here.", status=405, code="method_not_supported")
+
+    def _conversation(self, method: str, name: str | None, body: bytes, answer_id: str) -> dict[str, Any]:
+        if name is None and method == "POST":
+            fields = Fields(body or b"{}")
+            made = {
+                "id": f"conv_{answer_id}",
+                "object": "conversation",
+                "created_at": int(self._now()),
+                "metadata": fields.get("metadata") or {},
+            }
+            _keep(self._conversations, f"conv_{answer_id}", made)
+            return made
+        found = self._conversations.get(name or "")
+        if found is None or name is None:
+            raise RequestError(f"Conversation with id '{name}' not found.", status=404)
+        if method == "DELETE":
+            del self._conversations[name]
+            return {"id": name, "object": "conversation.deleted", "deleted": True}
+        if method == "POST":
+            found["metadata"] = Fields(body).get("metadata") or {}
+        return found
+
+
+def _keep(kept: OrderedDict[str, Any], name: str, what: Any) -> None:
+    kept[name] = what
+    while len(kept) > MOST_KEPT:
+        kept.popitem(last=False)
+
+
+def _question(given: object) -> str:
+    """Return the text of the last message."""
+    last = given[-1] if isinstance(given, list) and given else given
+    content = last.get("content") if isinstance(last, dict) else last
+    if isinstance(content, list):
+        texts = (part.get("text") for part in content if isinstance(part, dict))
+        return "\n".join(text for text in texts if isinstance(text, str))
+    return content if isinstance(content, str) else ""
+
+
+def _message(name: str, text: object) -> dict[str, Any]:
+    return {"id": name, "type": "message", "role": "user", "content": [{"type": "input_text", "text": str(text)}]}
+
+
+def _usage(input_tokens: int, output_tokens: int) -> dict[str, Any]:
+    return {
+        "input_tokens": input_tokens,
+        "input_tokens_details": {"cached_tokens": 0},
+        "output_tokens": output_tokens,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": input_tokens + output_tokens,
+    }
+
+
+def _response(name: str, created_s: int, model: str, said: Said, input_tokens: int, fields: Fields) -> dict[str, Any]:
+    """Return a response that is done."""
+    cut = said.finish_reason == "length"
+    part = {"type": "output_text", "text": said.text, "annotations": [], "logprobs": []}
+    status = "incomplete" if cut else "completed"
+    return {
+        "id": name,
+        "object": "response",
+        "created_at": created_s,
+        "status": status,
+        "background": fields.flag("background"),
+        "error": None,
+        "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+        "instructions": fields.get("instructions"),
+        "max_output_tokens": fields.get("max_output_tokens"),
+        "model": model,
+        "output": [
+            {"id": name.replace("resp_", "msg_"), "type": "message", "status": status, "role": "assistant"}
+            | {"content": [part]}
+        ],
+        "parallel_tool_calls": True,
+        "previous_response_id": fields.get("previous_response_id"),
+        "reasoning": {"effort": None, "summary": None},
+        "service_tier": "default",
+        "store": fields.get("store") is not False,
+        "temperature": 1.0,
+        "text": fields.get("text") or {"format": {"type": "text"}},
+        "tool_choice": "auto",
+        "tools": fields.get("tools") or [],
+        "top_p": 1.0,
+        "truncation": "disabled",
+        "usage": _usage(input_tokens, said.tokens),
+        "metadata": fields.get("metadata") or {},
+    }
+
+
+def _events(final: dict[str, Any], said: Said) -> Iterator[bytes]:
+    """Yield the events of a stream."""
+    (item,) = final["output"]
+    (part,) = item["content"]
+    place = {"item_id": item["id"], "output_index": 0, "content_index": 0}
+    begun = {**final, "status": "in_progress", "output": [], "usage": None, "incomplete_details": None}
+    events: list[tuple[str, dict[str, Any]]] = [
+        ("response.created", {"response": begun}),
+        ("response.in_progress", {"response": begun}),
+        ("response.output_item.added", {"output_index": 0, "item": {**item, "status": "in_progress", "content": []}}),
+        ("response.content_part.added", {**place, "part": {**part, "text": ""}}),
+        *[("response.output_text.delta", {**place, "delta": piece, "logprobs": []}) for piece in said.pieces()],
+        ("response.output_text.done", {**place, "text": said.text, "logprobs": []}),
+        ("response.content_part.done", {**place, "part": part}),
+        ("response.output_item.done", {"output_index": 0, "item": item}),
+        (f"response.{final['status']}", {"response": final}),
+    ]
+    for number, (kind, fields) in enumerate(events):
+        data = _json({"type": kind, "sequence_number": number, **fields})
+        yield b"event: " + kind.encode() + b"\ndata: " + data + b"\n\n"

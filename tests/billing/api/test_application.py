@@ -1,0 +1,203 @@
+import asyncio
+import gzip
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from billing.accounts.accounts import Account, Accounts
+from billing.api.services import Services
+from billing.database.connection import Database
+from billing.principals import Principal
+from tests.billing.api.support import ADMIN_KEY, Api, serving
+from tests.billing.support import PLANS, Billing
+
+ADMIN_CALLS = [
+    ("POST", "/accounts"),
+    ("GET", "/accounts"),
+    ("GET", "/accounts/x"),
+    ("PATCH", "/accounts/x"),
+    ("PUT", "/accounts/x/quotas"),
+    ("POST", "/accounts/x/grants"),
+    ("POST", "/keys"),
+    ("GET", "/keys"),
+    ("GET", "/keys/x"),
+    ("PATCH", "/keys/x"),
+    ("DELETE", "/keys/x"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), ADMIN_CALLS)
+async def test_admin_calls_need_the_admin_key(api: Api, method: str, path: str) -> None:
+    wrong: list[dict[str, str]] = [
+        {},
+        {"X-Admin-Key": ""},
+        {"X-Admin-Key": ADMIN_KEY + "x"},
+        {"X-Admin-Key": ADMIN_KEY[:-1]},
+        {"X-Admin-Key": "é"},
+        {"Authorization": f"Bearer {ADMIN_KEY}"},
+    ]
+    for headers in wrong:
+        answer = await api.call(method, f"/api/admin{path}", headers=headers)
+        message = answer.refused(401, "invalid_api_key")
+        assert ADMIN_KEY not in message
+
+
+async def test_without_an_admin_key_configured_nobody_is_admin(services: Services, billing: Billing) -> None:
+    for unset in (None, ""):
+        async with serving(replace(services, admin_api_key=unset), billing) as api:
+            for headers in ({}, {"X-Admin-Key": ""}, {"X-Admin-Key": "None"}):
+                answer = await api.call("GET", "/api/admin/accounts", headers=headers)
+                answer.refused(401, "invalid_api_key")
+
+
+def test_services_do_not_show_the_admin_key(services: Services) -> None:
+    assert ADMIN_KEY not in repr(services)
+
+
+@pytest.mark.parametrize("path", ["/api/none", "/api/", "/api/admin", "/api/admin/none", "/api/account", "/api/ping/x"])
+async def test_unknown_paths_are_404_in_the_envelope(api: Api, path: str) -> None:
+    (await api.call("GET", path)).refused(404, "not_found")
+    (await api.call("POST", path)).refused(404, "not_found")
+
+
+async def test_other_methods_are_405_with_allow(api: Api) -> None:
+    answer = await api.call("PUT", "/api/admin/accounts")
+    answer.refused(405, "method_not_allowed")
+    assert answer.headers["Allow"] == "GET, POST"
+    answer = await api.call("POST", "/api/account/balance")
+    answer.refused(405, "method_not_allowed")
+    assert answer.headers["Allow"] == "GET"
+
+
+async def test_what_is_not_under_api_is_left_alone(outer: web.Application) -> None:
+    async with TestClient(TestServer(outer)) as client:
+        async with client.get("/v1/own") as response:
+            assert await response.text() == "mine"
+        async with client.get("/v1/none") as response:
+            assert (response.status, response.content_type) == (404, "text/plain")
+        async with client.get("/api/none") as response:
+            assert (response.status, response.content_type) == (404, "application/json")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"nonsense",
+        b'{"name": "a"} x',
+        b'{"name": "\xff"}',
+        b'{"name": "\\ud800"}',
+        b'{"quotas": ' + b"[" * 9000,
+    ],
+)
+async def test_malformed_json_is_400(api: Api, body: bytes) -> None:
+    answer = await api.admin("POST", "/accounts", data=body)
+    assert answer.status == 400
+    assert answer.error["code"] == "invalid_request_error"
+
+
+async def test_a_deeply_nested_body_is_400(services: Services, billing: Billing) -> None:
+    deep = b'{"name": "a", "quotas": ' + b"[" * 30_000 + b"]" * 30_000 + b"}"
+    async with serving(services, billing) as api:
+        answer = await api.admin("POST", "/accounts", data=deep)
+        assert (answer.status, answer.error["code"]) == (400, "invalid_request_error")
+
+
+async def test_a_body_beyond_the_bound_is_413(api: Api, services: Services) -> None:
+    fits = b'{"name": "a"' + b" " * (services.max_body_bytes - 13) + b"}"
+    assert (await api.admin("POST", "/accounts", data=fits)).status == 201
+    (await api.admin("POST", "/accounts", data=fits + b" ")).refused(413, "request_too_large")
+
+    async def chunks(count: int) -> object:
+        for _ in range(count):
+            yield b" " * 1024
+
+    answer = await api.admin("POST", "/accounts", data=chunks(65))
+    answer.refused(413, "request_too_large")
+    (await api.call("POST", "/api/admin/accounts", data=fits + b" ")).refused(401, "invalid_api_key")
+
+
+async def test_compressed_bodies_are_bounded_as_they_decode(api: Api) -> None:
+    headers = {"X-Admin-Key": ADMIN_KEY, "Content-Encoding": "gzip"}
+    small = gzip.compress(b'{"name": "packed"}')
+    assert (await api.call("POST", "/api/admin/accounts", data=small, headers=headers)).json["name"] == "packed"
+    bomb = gzip.compress(b" " * 10_000_000)
+    answer = await api.call("POST", "/api/admin/accounts", data=bomb, headers=headers)
+    answer.refused(413, "request_too_large")
+    answer = await api.call("POST", "/api/admin/accounts", data=b"not gzip", headers=headers)
+    answer.refused(400, "invalid_request_error")
+
+
+async def test_a_body_that_does_not_come_in_time_is_refused_as_such(services: Services, billing: Billing) -> None:
+    async def trickle() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    async with serving(replace(services, request_timeout_s=0.2), billing) as api:
+        answer = await api.admin("POST", "/accounts", data=trickle())
+        assert "faster" in answer.refused(400, "invalid_request_error")
+
+
+async def test_codings_that_are_not_known_are_refused(api: Api) -> None:
+    for coding in ("gzip, gzip", "snappy"):
+        headers = {"X-Admin-Key": ADMIN_KEY, "Content-Encoding": coding}
+        answer = await api.call("POST", "/api/admin/accounts", data=b'{"name": "packed"}', headers=headers)
+        assert answer.refused(400, "invalid_request_error")
+
+
+class StuckAccounts(Accounts):
+    """Never answers."""
+
+    async def get(self, account_id: str) -> Account:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+class BrokenAccounts(Accounts):
+    """Fails in a way that nobody expects."""
+
+    async def get(self, account_id: str) -> Account:
+        raise RuntimeError("a secret of ours")
+
+
+async def test_a_request_that_takes_too_long_is_503(services: Services, billing: Billing) -> None:
+    stuck = StuckAccounts(billing.database, PLANS, billing.effects, billing.new_id)
+    async with serving(replace(services, accounts=stuck, request_timeout_s=0.2), billing) as api:
+        answer = await api.admin("GET", "/accounts/acc_x")
+        answer.refused(503, "temporarily_unavailable")
+        assert int(answer.headers["Retry-After"]) > 0
+
+
+async def test_an_unexpected_failure_is_500_and_says_nothing(
+    services: Services, billing: Billing, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = BrokenAccounts(billing.database, PLANS, billing.effects, billing.new_id)
+    with caplog.at_level(logging.ERROR):
+        async with serving(replace(services, accounts=broken), billing) as api:
+            answer = await api.admin("GET", "/accounts/acc_x")
+    assert "secret" not in answer.refused(500, "server_error")
+    assert "a secret of ours" in caplog.text
+
+
+async def test_postgres_away_is_503(services: Services, billing: Billing) -> None:
+    away = Database("postgresql://nobody@127.0.0.1:1/none", timeout_s=1.0)
+
+    async def authenticate(secret: str) -> Principal | None:
+        await away.value("SELECT 1")
+        return None
+
+    accounts = Accounts(away, PLANS, billing.effects, billing.new_id)
+    async with serving(replace(services, accounts=accounts, authenticate=authenticate), billing) as api:
+        for answer in (await api.admin("GET", "/accounts"), await api.get("mg_x", "/account/balance")):
+            answer.refused(503, "temporarily_unavailable")
+            assert int(answer.headers["Retry-After"]) > 0
+    await away.close()
+
+
+async def test_answers_are_not_cached(api: Api) -> None:
+    assert (await api.admin("GET", "/accounts")).headers["Cache-Control"] == "no-store"

@@ -1,0 +1,48 @@
+"""Quotas as text, both ways."""
+
+import msgspec
+import pytest
+import typer
+
+from billing.cli.operator import parse_quota_text, quota_text, quotas_of, quotas_text
+from billing.quotas import QuotaError
+from billing.shapes.quotas import QuotaShape
+
+
+@pytest.mark.parametrize(
+    ("text", "quota"),
+    [
+        ("day:tokens=100000", {"window": "day", "metric": "tokens", "limit": 100000}),
+        ("day:tokens=5@gpt-4*", {"window": "day", "metric": "tokens", "limit": 5, "model": "gpt-4*"}),
+        ("month:cost=12.50", {"window": "month", "metric": "cost", "limit": "12.50"}),
+        ("minute:requests=0@a/b:c=d@e", {"window": "minute", "metric": "requests", "limit": 0, "model": "a/b:c=d@e"}),
+    ],
+)
+def test_both_ways(text: str, quota: dict[str, object]) -> None:
+    assert msgspec.to_builtins(parse_quota_text(text)) == quota
+    assert quota_text(parse_quota_text(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "day", "day:tokens", "day:tokens=", "day=5", "day:tokens=5@", "fortnight:tokens=5", "day:words=5"),
+        *("day:tokens=-5", "day:tokens=5.0", "day:tokens=1e3", "day:tokens=٥", "day:cost=1e3", "day:cost=x"),
+        *("day:tokens=5@a*b", "day:tokens=9007199254740992"),
+    ],
+)
+def test_what_is_no_quota(text: str) -> None:
+    with pytest.raises(QuotaError):
+        parse_quota_text(text)
+
+
+def test_the_wrong_one_is_named() -> None:
+    with pytest.raises(typer.BadParameter, match="'day:word=2'"):
+        quotas_of(["day:tokens=1", "day:word=2"])
+
+
+def test_in_a_cell() -> None:
+    assert quotas_text([]) == "none"
+    quotas = quotas_of(["day:tokens=1", "month:cost=2"])
+    assert quotas_text(quotas) == "day:tokens=1, month:cost=2.00"
+    assert quota_text(QuotaShape(window="day", metric="requests", limit=1, feature="images")).endswith("[images]")

@@ -1,0 +1,97 @@
+"""Plain commands: over a connection of their own, which is made anew when it breaks."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from billing.holds.redis.client import RedisClient
+from billing.holds.redis.connection import RedisAway, RedisRefused, RedisStrange, RedisTimeout
+from billing.holds.redis.server import Server
+from tests.support.redis_cluster import Node
+
+SECRET = "verysecret"
+
+
+@pytest.fixture
+async def client(lone_node: Node) -> AsyncIterator[RedisClient]:
+    client = RedisClient(f"redis://127.0.0.1:{lone_node.port}")
+    yield client
+    await client.close()
+
+
+@pytest.fixture
+async def server(client: RedisClient) -> Server:
+    (shard,) = await client.shards()
+    return shard.master
+
+
+async def test_a_connection_that_broke_while_it_was_idle_costs_nothing(lone_node: Node, server: Server) -> None:
+    before = await server.command("CLIENT", "ID")
+    lone_node.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    assert await server.command("PING") == b"PONG"
+    assert await server.command("CLIENT", "ID") != before
+
+
+async def test_commands_share_a_connection_and_not_that_of_scripts(client: RedisClient, server: Server) -> None:
+    ids = await asyncio.gather(*(server.command("CLIENT", "ID") for _ in range(20)))
+    assert len(set(ids)) == 1
+    assert await (await client.connect(b"any")).ask("CLIENT", "ID") not in ids
+
+
+async def test_a_server_that_is_gone_is_away_and_found_again(lone_node: Node, server: Server) -> None:
+    lone_node.kill()
+    with pytest.raises(RedisAway):
+        await server.command("PING")
+    lone_node.start()
+    assert await server.command("PING") == b"PONG"
+
+
+async def test_a_command_that_gets_no_answer_is_given_up_with_its_connection(lone_node: Node) -> None:
+    client = RedisClient(f"redis://127.0.0.1:{lone_node.port}", connect_timeout_s=1.0)
+    (shard,) = await client.shards()
+    before = await shard.master.command("CLIENT", "ID")
+    lone_node.freeze()
+    with pytest.raises(RedisTimeout):
+        await shard.master.command("PING")
+    lone_node.thaw()
+
+    async def answered() -> bool:
+        try:
+            return bool(await shard.master.command("CLIENT", "ID") != before)
+        except RedisAway:
+            return False
+
+    async with asyncio.timeout(60.0):
+        while not await answered():
+            await asyncio.sleep(0.02)
+    await client.close()
+
+
+async def test_a_refusal_says_that_nothing_was_done_and_does_not_repeat_what_was_sent(server: Server) -> None:
+    await server.command("SET", "text", "letters")
+    with pytest.raises(RedisRefused) as refused:
+        await server.command("INCRBY", "text", SECRET)
+    assert SECRET not in str(refused.value)
+    assert await server.command("GET", "text") == b"letters"
+
+
+async def test_who_may_not_is_told_from_who_is_away(lone_node: Node, server: Server) -> None:
+    lone_node.ask("ACL", "SETUSER", "default", "-keys")
+    try:
+        with pytest.raises(RedisStrange, match="does not take this user and password"):
+            await server.command("KEYS", "*")
+    finally:
+        lone_node.ask("ACL", "SETUSER", "default", "+keys")
+
+
+async def test_what_a_server_says_of_itself(server: Server) -> None:
+    found = await server.info("server", "memory")
+    assert isinstance(found["redis_version"], str)
+    assert isinstance(found["used_memory"], int)
+
+
+async def test_a_hash_is_read_page_by_page(server: Server) -> None:
+    content = {f"field {number}".encode(): f"value {number}".encode() for number in range(1000)}
+    await server.command("HSET", "many", *(part for pair in content.items() for part in pair))
+    assert {field: value async for field, value in server.scan_hash("many", 10)} == content

@@ -1,0 +1,169 @@
+"""Google's own library by its base URL alone: what it makes of answers, of refusals and of a provider's errors."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.config.models import ProviderConfig
+from gateway.config.secret import Secret
+from gateway.config.settings import Settings
+from tests.clients.libraries import Asker, Library, started
+from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway
+from tests.gateway.dialects.gemini.support import MODEL, answer, candidate, counts
+from tests.gateway.dialects.gemini.test_streams import PIECES, events
+from tests.support.gateways import PROVIDER_KEY, Provider, assert_free, saying, spent_nano, streaming, the_event
+
+pytestmark = pytest.mark.slow
+LIBRARY = Library(
+    "google-genai", "google-genai (Python)", "google-genai", "requirements/clients.lock", "by_google_genai.py"
+)
+Upstream = Callable[[Handler], Any]
+IN, OUT = 300, 2_500
+
+
+@pytest.fixture
+async def asker(tmp_path: Path) -> AsyncIterator[Asker]:
+    if LIBRARY.missing:
+        pytest.skip(LIBRARY.missing)
+    async with started(LIBRARY, tmp_path / "log") as made:
+        yield made
+
+
+@pytest.fixture
+def make_customer(make_gateway: MakeGateway, upstream: Upstream) -> Any:
+    """Makes a customer of a gateway before a provider; options are the customer's."""
+
+    async def make(handler: Handler | str, balance_usd: str = "5.00", change: Any = None, **key: Any) -> Customer:
+        url = handler if isinstance(handler, str) else (await upstream(handler)).removesuffix("/v1")
+
+        def with_provider(settings: Settings) -> Settings:
+            own = ProviderConfig("gemini", "gemini", url, Secret(PROVIDER_KEY))
+            settings = replace(settings, providers={**settings.providers, "gemini": own})
+            return settings if change is None else change(settings)
+
+        gateway: Gateway = await make_gateway(change=with_provider)
+        return await gateway.customer(balance_usd, **key)
+
+    return make
+
+
+async def ask(asker: Asker, customer: Customer, how: str = "plain", **asked: Any) -> dict[str, Any]:
+    """What the library said."""
+    asked = {"model": MODEL, "prompt": "Say something.", "base_url": customer.gateway.url, **asked}
+    told = await asker.ask(how=how, api_key=customer.key, **asked)
+    assert told.text is not None, (told.raised, told.message)
+    assert told.waits == ()
+    found: dict[str, Any] = json.loads(told.text)
+    return found
+
+
+@pytest.mark.parametrize("version", [None, "v1beta"])
+async def test_answers(asker: Asker, make_customer: Any, version: str | None) -> None:
+    provider = Provider(saying(answer(usage=counts(10, 5, thoughtsTokenCount=2, totalTokenCount=17))))
+    customer = await make_customer(provider.serve)
+    said = (await ask(asker, customer, version=version))["said"]
+    assert (said["text"], said["usage"]["total_token_count"]) == ("Good day.", 17)
+    assert provider.sent[0].path.startswith(f"/{version or 'v1'}")
+    assert provider.sent[0].headers["x-goog-api-key"] == PROVIDER_KEY
+    assert customer.key not in str(provider.sent[0].headers)
+    await the_event(customer, 10 * IN + 7 * OUT)
+
+
+async def test_streams(asker: Asker, make_customer: Any) -> None:
+    provider = Provider(streaming(events(*PIECES)))
+    customer = await make_customer(provider.serve)
+    chunks = (await ask(asker, customer, "stream"))["said"]
+    assert "".join(chunk["text"] or "" for chunk in chunks) == 'Good "day" }], friend. \\'
+    assert chunks[-1]["usage"]["total_token_count"] == 20
+    await the_event(customer, 10 * IN + 10 * OUT)
+
+
+async def test_tools(asker: Asker, make_customer: Any) -> None:
+    call = {"functionCall": {"name": "weather", "args": {"city": "Bonn"}}}
+    provider = Provider(saying(answer({"content": {"parts": [call], "role": "model"}, "finishReason": "STOP"})))
+    customer = await make_customer(provider.serve)
+    said = (await ask(asker, customer, "tools"))["said"]
+    assert said["calls"] == [["weather", {"city": "Bonn"}]]
+    assert provider.sent[0].json["tools"][0]["functionDeclarations"][0]["name"] == "weather"
+    await the_event(customer, 10 * IN + 5 * OUT)
+
+
+async def test_the_local_provider(asker: Asker, make_customer: Any) -> None:
+    customer = await make_customer(saying(answer()), models=["demo", "gemini-2.5-*"])
+    whole, streamed = (await ask(asker, customer, "asynchronous", model="demo"))["said"]
+    assert whole == streamed
+    assert (await ask(asker, customer, "count", model="demo"))["said"] > 0
+    assert (await ask(asker, customer, "embed", model="demo"))["said"] == [768, 768]
+    listed = (await ask(asker, customer, "models"))["said"]
+    assert len(set(listed)) == len(listed) > 3
+    assert {"models/demo", f"models/{MODEL}"} <= set(listed)
+    assert (await ask(asker, customer, "model"))["said"] == f"models/{MODEL}"
+
+
+async def test_refusals_are_its_own_exceptions(asker: Asker, make_customer: Any) -> None:
+    provider = Provider(saying(answer()))
+
+    def narrow(settings: Settings) -> Settings:
+        return replace(settings, proxy_max_body_bytes=4_096)
+
+    customer = await make_customer(provider.serve, change=narrow)
+    gateway = customer.gateway
+    month = [{"window": "month", "metric": "requests", "limit": 0}]
+    for code, status, reason, made, asked in (
+        (401, "UNAUTHENTICATED", "invalid_api_key", replace(customer, key="mg_no"), {}),
+        (402, "FAILED_PRECONDITION", "billing_required", await gateway.customer("0"), {}),
+        (402, "FAILED_PRECONDITION", "billing_required", await gateway.customer("0"), {"how": "stream"}),
+        (402, "FAILED_PRECONDITION", "billing_required", await gateway.customer("0"), {"how": "asynchronous"}),
+        (403, "PERMISSION_DENIED", "model_not_allowed", await gateway.customer(models=["x"]), {}),
+        (404, "NOT_FOUND", "model_not_found", customer, {"model": "nothing"}),
+        (404, "NOT_FOUND", "model_not_found", customer, {"model": "nothing", "how": "model"}),
+        (400, "INVALID_ARGUMENT", "invalid_request_error", customer, {"max_tokens": -1}),
+        (413, "INVALID_ARGUMENT", "request_too_large", customer, {"prompt": "a" * 5_000}),
+        (429, "RESOURCE_EXHAUSTED", "quota_exceeded", await gateway.customer(quotas=month), {}),
+    ):
+        said = await ask(asker, made, **asked)
+        assert (said["raised"], said["code"], said["status"]) == ("ClientError", code, status), said
+        error = said["details"]["error"]
+        assert error["details"][0]["metadata"]["code"] == reason
+        assert error["message"] == said["message"]
+        if code == 402:
+            assert "setup_url" in error["billing"]
+        if code == 429:
+            assert error["quota"]["window"] == "month"
+    assert provider.sent == []
+
+
+@pytest.mark.parametrize(("status", "raised"), [(400, "ClientError"), (429, "ClientError"), (503, "ServerError")])
+async def test_a_provider_s_errors(asker: Asker, make_customer: Any, status: int, raised: str) -> None:
+    said = {"error": {"code": status, "message": "Come back later.", "status": "X"}}
+    customer = await make_customer(saying(said, status))
+    told = await ask(asker, customer)
+    assert (told["raised"], told["code"], told["details"]) == (raised, status, said)
+    await assert_free(customer)
+
+
+async def test_an_error_in_a_stream_is_raised_and_what_passed_is_charged(asker: Asker, make_customer: Any) -> None:
+    error = {"error": {"code": 503, "message": "Overloaded.", "status": "UNAVAILABLE"}}
+    customer = await make_customer(streaming(events(*PIECES[:2], error)))
+    told = await ask(asker, customer, "stream")
+    assert (told["raised"], told["message"]) == ("ServerError", "Overloaded.")
+    assert await spent_nano(customer) > 0
+
+
+async def test_a_stream_that_breaks_off_is_no_answer(asker: Asker, make_customer: Any) -> None:
+    customer = await make_customer(streaming(events(*PIECES[:2]), cut=True))
+    told = await asker.ask(
+        how="stream", base_url=customer.gateway.url, api_key=customer.key, model=MODEL, prompt="Say something."
+    )
+    assert told.raised is not None
+    assert (await the_event(customer))["status"] == 502
+
+
+async def test_a_blocked_answer(asker: Asker, make_customer: Any) -> None:
+    customer = await make_customer(saying(answer(candidate(None, "SAFETY"), usage=counts(10, 0))))
+    assert (await ask(asker, customer))["said"]["text"] is None
+    await the_event(customer, 10 * IN)

@@ -1,0 +1,47 @@
+"""What a kind of provider fills in, and what an entry says goes before it."""
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from gateway.config.kinds import COMPATIBLE, MaxOutputField
+from gateway.config.settings import ProviderConfig
+from tests.gateway.config.support import load, problems
+
+
+def provider(folder: Path, text: str) -> ProviderConfig:
+    return load(folder, {}, main=f"providers:\n  p: {text}\nmodels:\n  demo: {{provider: p}}\n").providers["p"]
+
+
+@pytest.mark.parametrize("kind", [kind for kind, usual in COMPATIBLE.items() if usual.base_url])
+def test_a_kind_that_is_known_needs_nothing_but_its_key(tmp_path: Path, kind: str) -> None:
+    made, usual = provider(tmp_path, f"{{kind: {kind}, api_key: key}}"), COMPATIBLE[kind]
+    assert (made.kind, made.enabled) == ("openai", True)
+    assert made.url_of("openai") == (usual.base_url, "")
+    assert (made.max_output_field, made.stream_usage) == (usual.max_output_field, usual.stream_usage)
+    assert made.max_output_field in get_args(MaxOutputField)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, usual in COMPATIBLE.items() if not usual.base_url])
+def test_one_that_each_operator_has_elsewhere_needs_its_address(tmp_path: Path, kind: str) -> None:
+    found = problems(tmp_path, {}, main=f"providers:\n  p: {{kind: {kind}}}\nmodels:\n  demo: {{provider: p}}\n")
+    assert any("providers.p.base_url: missing" in each for each in found)
+    assert provider(tmp_path, f"{{kind: {kind}, base_url: http://h/v1}}").base_url == "http://h/v1"
+
+
+def test_what_an_entry_says_goes_first(tmp_path: Path) -> None:
+    made = provider(tmp_path, "{kind: mistral, base_url: http://h/v1, max_output_field: n_predict, stream_usage: true}")
+    assert (made.base_url, made.max_output_field, made.stream_usage) == ("http://h/v1", "n_predict", True)
+
+
+def test_where_reranks_are_served(tmp_path: Path) -> None:
+    assert provider(tmp_path, "{kind: cohere, api_key: key}").url_of("rerank") == ("https://api.cohere.com/v2", "")
+    assert provider(tmp_path, "{kind: vllm, base_url: http://h/v1/}").url_of("rerank") == ("http://h/v1", "")
+    queried = provider(tmp_path, '{kind: vllm, base_url: "http://h/v1?a=b"}')
+    assert queried.url_of("rerank") == queried.url_of("openai") == ("http://h/v1", "a=b")
+    assert provider(tmp_path, "{kind: local}").url_of("rerank") == ("local://p/v1", "")
+    assert provider(tmp_path, "{kind: openai, base_url: http://h/v1}").url_of("rerank") is None
+    own = "{kind: cohere, base_url: http://h/v1, api_key: key"
+    assert provider(tmp_path, own + "}").url_of("rerank") is None  # the key is for that server
+    assert provider(tmp_path, own + ", dialects: {rerank: http://h/v2}}").url_of("rerank") == ("http://h/v2", "")

@@ -1,0 +1,241 @@
+"""How requests in Anthropic's format are read and rewritten."""
+
+import json
+from typing import Any
+
+import pytest
+
+from gateway.dialects.anthropic.dialect import COUNT, MESSAGE, AnthropicDialect, parse, rewrite
+from gateway.dialects.anthropic.work import LOOP_TURNS, TOOL_SYSTEM_TOKENS, check_betas
+from gateway.dialects.base import NO_PARTS, NO_WORK, BadRequest
+from tests.gateway.dialects.anthropic.bodies import SAY, message
+
+IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "A" * 4_000}}
+PAGE = {"type": "document", "source": {"type": "url", "url": "https://example.com/a.pdf"}}
+SEARCH = {"type": "web_search_20250305", "name": "web_search"}
+
+
+def content(*blocks: Any) -> list[Any]:
+    return [{"role": "user", "content": list(blocks)}]
+
+
+def refused(body: bytes, operation: str = MESSAGE) -> BadRequest:
+    with pytest.raises(BadRequest) as caught:
+        parse(operation, body)
+    return caught.value
+
+
+def test_a_plain_message() -> None:
+    body = message()
+    parsed = parse(MESSAGE, body)
+    assert (parsed.model, parsed.max_output_tokens, parsed.max_fields) == ("claude-haiku-4-5", 100, ("max_tokens",))
+    assert (parsed.stream, parsed.include_usage, parsed.choices, parsed.has_output) == (False, True, 1, True)
+    assert parsed.parts is NO_PARTS
+    assert parsed.work is NO_WORK
+    assert parsed.bound_input_tokens(None) == len(body)
+
+
+def test_what_a_message_may_say_beside_it() -> None:
+    body = message(
+        stream=True,
+        system=[{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral", "ttl": "1h"}}],
+        metadata={"user_id": "user-7"},
+        service_tier="auto",
+        thinking={"type": "enabled", "budget_tokens": 50},
+        max_tokens=0,
+        unknown={"nested": [1]},
+    )
+    parsed = parse(MESSAGE, body)
+    assert (parsed.stream, parsed.end_user, parsed.service_tier, parsed.max_output_tokens) == (
+        True,
+        "user-7",
+        "auto",
+        0,
+    )
+    assert parsed.work is NO_WORK
+    assert not parsed.unbounded_input
+
+
+def test_counting_needs_no_maximum_and_writes_nothing() -> None:
+    parsed = parse(COUNT, json.dumps({"model": "m", "messages": SAY}).encode())
+    assert (parsed.has_output, parsed.max_output_tokens) == (False, None)
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b"{", None),
+        (b"[]", None),
+        (message(max_tokens=None), "max_tokens"),
+        (message(max_tokens="9"), "max_tokens"),
+        (message(max_tokens=-1), "max_tokens"),
+        (message(max_tokens=2**40), "max_tokens"),
+        (message(model=None), "model"),
+        (message(model=""), "model"),
+        (message(model="@preset/x"), "model"),
+        (message(messages="hi"), "messages"),
+        (message(messages=["hi"]), "messages"),
+        (message(messages=[{"role": "user", "content": 5}]), "messages.content"),
+        (message(messages=content("hi")), "messages.content"),
+        (message(system=5), "system"),
+        (message(stream="yes"), "stream"),
+        (message(metadata={"user_id": 5}), "metadata.user_id"),
+        (message(maxTokens=5), "max_tokens"),
+        (message(MODEL="x"), "model"),
+        (message(messages=[{"role": "user", "content": "a", "Content": "b"}]), "messages"),
+        (message(messages=content({"type": "image", "Source": {}})), "messages.content"),
+        (message()[:-1] + b', "max_tokens": 9}', "max_tokens"),
+        (message(temperature=1).replace(b'"temperature": 1', b'"temperature": 1e999'), "temperature"),
+    ],
+)
+def test_what_cant_be_read_in_one_way_is_refused(body: bytes, param: str | None) -> None:
+    assert refused(body).param == param
+
+
+def test_pictures_and_documents_are_bounded_by_the_row() -> None:
+    body = message(messages=content({"type": "text", "text": "Look:"}, IMAGE, PAGE))
+    parsed = parse(MESSAGE, body)
+    assert (parsed.parts.images, parsed.parts.files) == (1, 1)
+    assert parsed.parts.inline_bytes == 4_002
+    assert parsed.bound_input_tokens({"image": 1_600, "file": 50_000}) == len(body) - 4_002 + 51_600
+    assert parsed.bound_input_tokens({"image": 1_600}) is None
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"type": "tool_result", "tool_use_id": "t", "content": [IMAGE]},
+        {"type": "document", "source": {"type": "content", "content": [IMAGE]}},
+        {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "tool_result", "content": [IMAGE]}]},
+    ],
+)
+def test_pictures_within_other_blocks_count(block: Any) -> None:
+    assert parse(MESSAGE, message(messages=content(block))).parts.images == 1
+
+
+def test_blocks_that_nobody_knows_are_bounded_by_the_window() -> None:
+    assert parse(MESSAGE, message(messages=content({"type": "hologram", "id": "h1"}))).unbounded_input
+    source = {"type": "warehouse", "name": "x"}
+    assert parse(MESSAGE, message(messages=content({"type": "image", "source": source}))).unbounded_input
+    fetched = {
+        "type": "web_fetch_tool_result",
+        "tool_use_id": "t",
+        "content": {"type": "web_fetch_result", "content": PAGE},
+    }
+    assert parse(MESSAGE, message(messages=content(fetched))).unbounded_input
+    assert not parse(MESSAGE, message(messages=content({"type": "thinking", "thinking": "a"}))).unbounded_input
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": content({"type": "image", "source": {"type": "file", "file_id": "file_1"}})},
+        {"messages": content({"type": "container_upload", "file_id": "file_1"})},
+        {"messages": content({"type": "tool_addition", "tool": SEARCH})},
+        {"messages": content({"type": "compaction", "content": "x", "tool_changes": [SEARCH]})},
+        {"container": "container_1"},
+        {"container": {"id": "container_1"}},
+        {"thread": {"id": "t"}},
+        {"billing_policy": {}},
+        {"models": ["other"]},
+        {"fallbacks": "default"},
+        {"fallbacks": [{"model": "x", "tools": []}]},
+        {"tools": [SEARCH]},
+        {"tools": [{"type": "web_fetch_20250910", "name": "web_fetch"}]},
+        {"tools": [{"type": "advisor_20260301", "name": "advisor", "model": "x"}]},
+        {"tools": [{"type": "advisor_20260301", "name": "advisor", "max_uses": 1}]},
+        {"tools": [{"type": "time_travel_20300101", "name": "x"}]},
+        {"tools": {"type": "custom"}},
+        {"tools": [{**SEARCH, "max_uses": "5"}]},
+        {"tools": [{**SEARCH, "maxUses": 5}]},
+        {"context_management": {"edits": [{"type": "expand_20300101"}]}},
+    ],
+)
+def test_what_has_no_bound_or_is_kept_elsewhere_is_refused(fields: dict[str, Any]) -> None:
+    refused(message(**fields))
+
+
+def test_searches_are_counted_and_bounded_by_the_window() -> None:
+    work = parse(MESSAGE, message(tools=[{**SEARCH, "max_uses": 5}, {"name": "mine", "input_schema": {}}])).work
+    assert (work.uses, work.searches, work.outside) == (5, 5, True)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [{"type": "code_execution_20250825", "name": "code_execution"}]},
+        {"tools": [{"type": "tool_search_tool_bm25_20251119", "name": "tool_search"}]},
+        {"mcp_servers": [{"type": "url", "url": "https://example.com", "name": "x"}]},
+    ],
+)
+def test_a_loop_at_the_provider_has_so_many_turns(fields: dict[str, Any]) -> None:
+    parsed = parse(MESSAGE, message(**fields))
+    assert (parsed.work.uses, parsed.unbounded_input) == (LOOP_TURNS, True)
+
+
+def test_the_provider_s_own_prompt_for_tools_is_bounded() -> None:
+    tools = [{"name": "mine", "input_schema": {}}, {"type": "bash_20250124", "name": "bash"}]
+    body = message(tools=tools)
+    parsed = parse(MESSAGE, body)
+    assert parsed.work is NO_WORK
+    assert parsed.input_bound_tokens == len(body) + 2 * TOOL_SYSTEM_TOKENS
+    schema = message(output_config={"format": {"type": "json_schema", "schema": {}}})
+    assert parse(MESSAGE, schema).input_bound_tokens == len(schema) + TOOL_SYSTEM_TOKENS
+
+
+def test_other_models_are_named_and_bounded() -> None:
+    advisor = {"type": "advisor_20260301", "name": "advisor", "model": "claude-opus-5", "max_uses": 2}
+    work = parse(MESSAGE, message(tools=[advisor])).work
+    assert (work.models, work.calls) == (("claude-opus-5",), 2)
+    parsed = parse(MESSAGE, message(fallbacks=[{"model": "a", "max_tokens": 500}, {"model": "b", "speed": "fast"}]))
+    assert (parsed.work.models, parsed.choices, parsed.max_output_tokens) == (("a", "b"), 3, 500)
+    assert parsed.work.fast
+
+
+def test_compaction_is_a_call_of_its_own_and_speed_a_dearer_one() -> None:
+    assert parse(MESSAGE, message(context_management={"edits": [{"type": "compact_20260112"}]})).work.calls == 1
+    assert parse(MESSAGE, message(context_management={"edits": [{"type": "clear_tool_uses_20250919"}]})).work is NO_WORK
+    assert parse(MESSAGE, message(speed="fast")).work.fast
+    assert parse(MESSAGE, message(speed="standard")).work is NO_WORK
+
+
+def test_features_that_are_tried_out_pass_where_they_are_known() -> None:
+    check_betas(["claude-code-20250219,interleaved-thinking-2025-05-14, ", "fast-mode-2026-02-01"])
+    for unknown in ("context-1m-2025-08-07", "message-threads-2026-08-12", "inline-tools-2026-09-15"):
+        with pytest.raises(BadRequest, match=unknown):
+            check_betas(["pdfs-2024-09-25", f"compact-2026-01-12,{unknown}"])
+
+
+def test_what_is_rewritten() -> None:
+    body = message()
+    assert rewrite(body) is body
+    sent = json.loads(rewrite(body, model="other", max_output_tokens=7))
+    assert sent == {**json.loads(body), "model": "other", "max_tokens": 7}
+    assert json.loads(rewrite(body, max_output_tokens=700))["max_tokens"] == 100
+
+
+def test_whose_requests_these_are() -> None:
+    dialect = AnthropicDialect()
+    assert dialect.owns("/v1/messages/batches", {})
+    assert dialect.owns("/v1/models", {"anthropic-version": "2023-06-01"})
+    assert not dialect.owns("/v1/models", {})
+
+
+def test_the_tokens_of_the_input() -> None:
+    body = message(
+        system="Be brief.",
+        messages=content(
+            {"type": "text", "text": "Look:"}, IMAGE, {"type": "tool_use", "name": "f", "input": {"a": 1}}
+        ),
+        tools=[{"name": "mine", "input_schema": {}}],
+    )
+    seen: list[str] = []
+
+    def count(text: str) -> int:
+        seen.append(text)
+        return 100
+
+    tokens, inline = AnthropicDialect().input_tokens(body, count)
+    assert sorted(seen) == sorted(["Be brief.", "Look:", "f", '{"a":1}', '[{"name":"mine","input_schema":{}}]'])
+    assert 500 < tokens < 600
+    assert [(each.kind, each.size_bytes) for each in inline] == [("image", 4_000)]

@@ -1,0 +1,62 @@
+"""Gemini's requests and answers, as its pages show them."""
+
+import json
+from typing import Any, Final
+
+from gateway.dialects.base import Endpoint, Match, ParsedRequest
+from gateway.dialects.gemini.dialect import GeminiDialect
+
+DIALECT: Final = GeminiDialect()
+MODEL: Final = "gemini-2.5-flash"
+ASKED: Final[dict[str, Any]] = {"contents": [{"role": "user", "parts": [{"text": "Say something."}]}]}
+
+
+class Head:
+    """A request's head."""
+
+    def __init__(self, method: str = "generateContent", model: str = MODEL, query: str = "") -> None:
+        endpoint = next(each for each in DIALECT.endpoints if each.operation == f"v1beta:{method}")
+        self.match = Match(DIALECT, endpoint, {"model": model})
+        self.path = endpoint.path.replace("{model}", model) + query
+        self.headers: dict[str, str] = {}
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return self.match.endpoint
+
+
+def parsed(said: object, method: str = "generateContent", **head: str) -> ParsedRequest:
+    """What a body asks for; `said` is encoded unless it is bytes."""
+    return DIALECT.parse(Head(method, **head), body_of(said))
+
+
+def body_of(said: object) -> bytes:
+    return said if isinstance(said, bytes) else json.dumps(said).encode()
+
+
+def asked(**fields: Any) -> dict[str, Any]:
+    """A usual request with further fields."""
+    return {**ASKED, **fields}
+
+
+def with_part(**part: Any) -> dict[str, Any]:
+    """A request whose content has one more part."""
+    return {"contents": [{"role": "user", "parts": [{"text": "Look."}, part]}]}
+
+
+def candidate(text: str | None = "Good day.", finish: str | None = "STOP", index: int = 0, **fields: Any) -> Any:
+    content = {"content": {"parts": [{"text": text}], "role": "model"}} if text is not None else {}
+    return {**content, **({"finishReason": finish} if finish else {}), "index": index, **fields}
+
+
+def counts(prompt: int = 10, written: int = 5, **fields: Any) -> dict[str, Any]:
+    """A `usageMetadata` as Google writes it, which leaves zeroes out."""
+    said = {"promptTokenCount": prompt, "candidatesTokenCount": written, "totalTokenCount": prompt + written, **fields}
+    return {name: value for name, value in said.items() if value != 0}
+
+
+def answer(*candidates: Any, usage: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
+    """A whole answer; with no usage where `usage` is empty."""
+    said = counts() if usage is None else usage
+    made = {"candidates": list(candidates) or [candidate()], "modelVersion": MODEL, "responseId": "r1"}
+    return {**made, **({"usageMetadata": said} if said else {}), **fields}

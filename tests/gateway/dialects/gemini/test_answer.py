@@ -1,0 +1,193 @@
+"""What an answer of Gemini's reports as used, and what was written in it."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from billing.usage import Usage
+from gateway.dialects.base import GarbageAnswer
+from gateway.dialects.output import Inline
+from tests.gateway.dialects.gemini.support import DIALECT, MODEL, answer, body_of, candidate, counts
+
+OPERATION = "v1beta:generateContent"
+
+
+def usage_of(said: object, operation: str = OPERATION) -> Usage | None:
+    reported = DIALECT.usage_from_json(operation, body_of(said))
+    return None if reported is None else reported.usage
+
+
+def of(modality: str, tokens: int) -> dict[str, Any]:
+    return {"modality": modality, "tokenCount": tokens}
+
+
+@pytest.mark.parametrize(
+    ("said", "usage"),
+    [
+        (counts(), Usage(10, 5)),
+        (counts(100, 20, cachedContentTokenCount=60), Usage(100, 20, cached_input_tokens=60)),
+        (counts(10, 5, thoughtsTokenCount=7, totalTokenCount=22), Usage(10, 12, reasoning_tokens=7)),
+        (counts(10, 12, thoughtsTokenCount=7, totalTokenCount=22), Usage(10, 12, reasoning_tokens=7)),
+        (counts(10, 5, totalTokenCount=22), Usage(10, 12, reasoning_tokens=7)),
+        (counts(10, 0, thoughtsTokenCount=7, totalTokenCount=17), Usage(10, 7, reasoning_tokens=7)),
+        (counts(10, 5, toolUsePromptTokenCount=100, totalTokenCount=115), Usage(110, 5)),
+        (
+            counts(
+                300,
+                5,
+                promptTokensDetails=[of("TEXT", 50), of("AUDIO", 100), of("IMAGE", 90), of("VIDEO", 60)],
+                cachedContentTokenCount=120,
+                cacheTokensDetails=[of("TEXT", 30), of("AUDIO", 40), of("IMAGE", 50)],
+            ),
+            Usage(
+                300,
+                5,
+                cached_input_tokens=80,
+                audio_input_tokens=60,
+                image_input_tokens=40,
+                video_input_tokens=60,
+                cached_audio_input_tokens=40,
+            ),
+        ),
+        (
+            counts(100, 5, promptTokensDetails=[of("TEXT", 20), of("AUDIO", 80)], cachedContentTokenCount=50),
+            Usage(100, 5, cached_input_tokens=20, audio_input_tokens=50, cached_audio_input_tokens=30),
+        ),
+        (
+            counts(10, 1300, candidatesTokensDetails=[of("IMAGE", 1290)]),
+            Usage(10, 1300, image_output_tokens=1290),
+        ),
+        (
+            counts(10, 50, candidatesTokensDetails=[of("AUDIO", 50)], thoughtsTokenCount=5, totalTokenCount=65),
+            Usage(10, 55, audio_output_tokens=50, reasoning_tokens=5),
+        ),
+        ({"promptTokenCount": 10, "totalTokenCount": 10, "cachedContentTokenCount": -5}, Usage(10, 0)),
+    ],
+)
+def test_counts_become_disjoint_parts(said: dict[str, Any], usage: Usage) -> None:
+    empty = answer(candidate(None, "SAFETY"), usage=said)
+    assert usage_of(empty) == usage
+
+
+@pytest.mark.parametrize(
+    "said", [{}, {"promptTokenCount": 0}, {"promptTokenCount": 2**31}, {"promptTokenCount": "10"}, [], "text", 5]
+)
+def test_counts_that_can_t_be_are_no_report(said: Any) -> None:
+    assert usage_of({"candidates": [candidate()], "usageMetadata": said}) is None
+
+
+def test_a_blocked_prompt_costs_its_input() -> None:
+    blocked = {"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": counts(10, 0)}
+    assert usage_of(blocked) == Usage(10, 0)
+    assert DIALECT.output(body_of({"promptFeedback": {"blockReason": "SAFETY"}})).known
+
+
+def test_what_was_written_and_not_counted_is_no_report() -> None:
+    assert usage_of(answer(usage=counts(10, 0))) is None
+
+
+@pytest.mark.parametrize(("model", "searches"), [("gemini-2.5-flash", 1), ("gemini-3-pro", 3)])
+def test_searches_are_counted(model: str, searches: int) -> None:
+    """Each that differs, but for models before Gemini 3; their results are billed by the search."""
+    grounded = candidate(groundingMetadata={"webSearchQueries": ["a", "b", "a", "c"]})
+    said = answer(grounded, usage=counts(10, 5, toolUsePromptTokenCount=1000, totalTokenCount=1015))
+    assert usage_of({**said, "modelVersion": model}) == Usage(10, 5, searches=searches)
+
+
+def test_pages_are_no_searches() -> None:
+    read = candidate(
+        urlContextMetadata={"urlMetadata": []}, groundingMetadata={"groundingChunks": [{"web": {"uri": "https://a"}}]}
+    )
+    said = answer(read, usage=counts(10, 5, toolUsePromptTokenCount=1000, totalTokenCount=1015))
+    assert usage_of(said) == Usage(1010, 5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "tier"),
+    [
+        ({"serviceTier": "flex"}, "flex"),
+        ({"serviceTier": "SERVICE_TIER_PRIORITY"}, "priority"),
+        ({"trafficType": "ON_DEMAND_FLEX"}, "on_demand_flex"),
+        ({"trafficType": "PROVISIONED_THROUGHPUT"}, None),
+        ({}, None),
+    ],
+)
+def test_the_served_tier_and_model_are_the_answer_s(fields: dict[str, Any], tier: str | None) -> None:
+    reported = DIALECT.usage_from_json(OPERATION, body_of(answer(usage=counts(**fields))))
+    assert reported is not None
+    assert (reported.service_tier, reported.model) == (tier, MODEL)
+
+
+def test_embeddings() -> None:
+    said = {"embeddings": [{"values": [0.5]}], "usageMetadata": {"promptTokenCount": 4}}
+    assert usage_of(said, "v1:batchEmbedContents") == Usage(4, 0)
+    assert usage_of({"embedding": {}, "usageMetadata": {"totalTokenCount": 4}}, "v1:embedContent") == Usage(4, 0)
+    assert usage_of({"embedding": {"values": [0.5]}}, "v1:embedContent") is None
+    assert usage_of({"totalTokens": 4}, "v1:countTokens") == Usage()
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"candidates":[', b"5"])
+def test_garbage_is_no_answer(body: bytes) -> None:
+    with pytest.raises(GarbageAnswer):
+        DIALECT.usage_from_json(OPERATION, body)
+
+
+def test_what_was_written() -> None:
+    parts = [
+        {"text": "Thinking.", "thought": True},
+        {"text": "Good.", "thoughtSignature": "x" * 500},
+        {"functionCall": {"name": "f", "args": {"a": 1}}},
+        {"inlineData": {"mimeType": "image/png", "data": "A" * 400}},
+        {"text": ""},
+    ]
+    said = DIALECT.output(body_of({"candidates": [{"content": {"parts": parts}}, candidate("Second.", index=1)]}))
+    assert said.text == 'Thinking.Good.{"name":"f","args":{"a":1}}Second.'
+    assert said.inline == (Inline("image", 400),)
+    assert (said.known, said.failed) == (True, False)
+    assert DIALECT.output(body_of({"error": {"code": 500}})).failed
+    assert not DIALECT.output(b"{}").known
+    assert DIALECT.output_of_part(b'{"candidates":[{"content":{"parts":[{"text":"Good d').text == "Good d"
+
+
+_NUMBERS = st.one_of(st.integers(-5, 2**31 + 5), st.none(), st.booleans(), st.text(max_size=3), st.floats())
+_DETAILS = st.lists(
+    st.fixed_dictionaries(
+        {"modality": st.sampled_from(["TEXT", "AUDIO", "IMAGE", "VIDEO", "X"]), "tokenCount": _NUMBERS}
+    ),
+    max_size=4,
+)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            [
+                *("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount", "cachedContentTokenCount"),
+                *("toolUsePromptTokenCount", "totalTokenCount"),
+            ]
+        ),
+        _NUMBERS,
+    ),
+    st.dictionaries(
+        st.sampled_from(["promptTokensDetails", "cacheTokensDetails", "candidatesTokensDetails", "serviceTier"]),
+        _DETAILS,
+    ),
+)
+def test_no_counts_break_it(totals: dict[str, Any], details: dict[str, Any]) -> None:
+    """What is reported is never below the prompt and the answer that were counted, and its parts add up."""
+    said = {**totals, **details}
+    try:
+        body = msgspec.json.encode({"usageMetadata": said})
+    except msgspec.EncodeError:
+        return
+    usage = usage_of(body)
+    if usage is not None:
+        prompt, written = (
+            value if type(value := totals.get(name)) is int and value > 0 else 0
+            for name in ("promptTokenCount", "candidatesTokenCount")
+        )
+        assert usage.input_tokens >= prompt
+        assert usage.output_tokens >= written

@@ -1,0 +1,258 @@
+"""What a request to Gemini's API asks for at most."""
+
+import base64
+from typing import Any
+
+import pytest
+
+from gateway.dialects.base import NO_PARTS, NO_WORK, BadRequest, Parts, Work
+from gateway.dialects.gemini.request import SEARCHES
+from tests.gateway.dialects.gemini.support import ASKED, MODEL, asked, body_of, parsed, with_part
+
+DATA = base64.b64encode(bytes(300)).decode()
+
+
+def refused(said: object, method: str = "generateContent", **head: str) -> BadRequest:
+    with pytest.raises(BadRequest) as caught:
+        parsed(said, method, **head)
+    return caught.value
+
+
+def test_a_plain_request() -> None:
+    body = body_of(ASKED)
+    found = parsed(body)
+    assert (found.model, found.operation, found.stream, found.has_output) == (
+        MODEL,
+        "v1beta:generateContent",
+        False,
+        True,
+    )
+    assert (found.choices, found.max_output_tokens, found.max_fields) == (1, None, ())
+    assert (found.input_bound_tokens, found.bound_input_tokens(None)) == (len(body), len(body))
+    assert (found.parts, found.work, found.unbounded_input, found.include_usage) == (NO_PARTS, NO_WORK, False, True)
+    assert parsed(body, "streamGenerateContent").stream
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"contents": {"parts": {"text": "Hello."}}, "system_instruction": {"parts": {"text": "Be brief."}}},
+        {"contents": [{"parts": [{"text": 'A "quoted" word.\n'}]}], "safetySettings": [{"category": "A"}]},
+        asked(generationConfig=None, tools=None),
+        asked(tools=[{"functionDeclarations": [{"name": "f", "parameters": {"type": "OBJECT"}}]}]),
+        asked(tools={"function_declarations": [{"name": "f"}]}, toolConfig={"functionCallingConfig": {"mode": "ANY"}}),
+        asked(labels={"a": "b"}, anything="else"),
+        with_part(functionCall={"name": "f", "args": {"a": 1}}, thoughtSignature="abc"),
+        with_part(functionResponse={"name": "f", "response": {"a": 1}}),
+    ],
+)
+def test_what_is_in_the_body_is_bounded_by_it(said: object) -> None:
+    found = parsed(said)
+    assert (found.parts, found.work, found.unbounded_input) == (NO_PARTS, NO_WORK, False)
+
+
+@pytest.mark.parametrize(
+    ("config", "most", "choices"),
+    [
+        ({"maxOutputTokens": 100}, 100, 1),
+        ({"max_output_tokens": 100, "candidate_count": 3}, 100, 3),
+        ({"maxOutputTokens": 100, "thinkingConfig": {"thinkingBudget": 50}}, 150, 1),
+        ({"maxOutputTokens": 100, "thinkingConfig": {"thinkingBudget": -1, "includeThoughts": True}}, 100, 1),
+        ({"maxOutputTokens": None, "candidateCount": 2}, None, 2),
+        ({"thinkingConfig": {"thinkingLevel": "HIGH"}, "temperature": 0.5}, None, 1),
+    ],
+)
+def test_output_is_bounded_by_the_configuration(config: dict[str, Any], most: int | None, choices: int) -> None:
+    found = parsed(asked(generationConfig=config))
+    assert (found.max_output_tokens, found.choices) == (most, choices)
+    assert found.max_fields == (("maxOutputTokens",) if most is not None else ())
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"maxOutputTokens": 0},
+        {"maxOutputTokens": -1},
+        {"maxOutputTokens": "100"},
+        {"maxOutputTokens": 1.5},
+        {"maxOutputTokens": 2**31},
+        {"MaxOutputTokens": 100},
+        {"maxoutputtokens": 100},
+        {"max_outputTokens": 100},
+        {"maxOutputTokens": 100, "max_output_tokens": 200},
+        {"candidateCount": 0},
+        {"candidateCount": "2"},
+        {"candidateCount": 1000},
+        {"maxOutputTokens": 5, "thinkingConfig": {"thinkingBudget": "9"}},
+        {"maxOutputTokens": 5, "thinkingConfig": {"thinking_budget": 1, "thinkingBudget": 9}},
+        {"routingConfig": {"autoMode": {}}},
+        {"modelConfig": {"featureSelectionPreference": "BALANCED"}},
+        {"responseModalities": 3},
+        [],
+        "text",
+    ],
+)
+def test_a_configuration_that_bounds_nothing_is_refused(config: object) -> None:
+    refused(asked(generationConfig=config))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"contents":[],"contents":[]}',
+        b'{"contents":[{"parts":[{"text":"a"}]}],"Contents":[]}',
+        b'{"contents":[{"parts":[{"text":"a","text":"b"}]}]}',
+        b'{"contents":[{"parts":[{"inlineData":{},"inline_data":{}}]}]}',
+        b'{"contents":[],"generationConfig":{"maxOutputTokens":5,"maxOutputTokens":50000}}',
+        b'{"contents":[],"generationConfig":{},"generation_config":{"maxOutputTokens":50000}}',
+        b'{"contents":[],"generationConfig":{"maxOutputTokens":5,"maxOutputTokens":9}}',
+        b'{"contents":[{"parts":[{"text":5}]}]}',
+        b'{"contents":"a text"}',
+        b'{"contents":[1e999]}',
+        b'{"contents":[],"model":"models/gemini-2.5-pro"}',
+        b'{"contents":[],"x":1e999}',
+        b'{"contents":[],"x":NaN}',
+        b"[]",
+        b"{}",
+        b"",
+        b'\xff{"contents":[]}',
+    ],
+)
+def test_spelling_tricks_are_refused(body: bytes) -> None:
+    refused(body)
+
+
+def test_the_body_may_repeat_the_model_of_the_path() -> None:
+    assert parsed(asked(model=f"models/{MODEL}")).model == MODEL
+
+
+@pytest.mark.parametrize(
+    ("part", "parts"),
+    [
+        ({"inlineData": {"mimeType": "image/png", "data": DATA}}, Parts(images=1, inline_bytes=402)),
+        ({"inline_data": {"mime_type": "IMAGE/jpeg", "data": DATA}}, Parts(images=1, inline_bytes=402)),
+        ({"inlineData": {"mimeType": "application/pdf", "data": DATA}}, Parts(files=1, inline_bytes=402)),
+        ({"inlineData": {"mimeType": "audio/wav", "data": DATA}}, Parts(audios=1, audio_bytes=402)),
+        (
+            {"functionResponse": {"name": "f", "parts": [{"inlineData": {"mimeType": "image/png", "data": DATA}}]}},
+            Parts(images=1, inline_bytes=402),
+        ),
+    ],
+)
+def test_inline_data_is_counted(part: dict[str, Any], parts: Parts) -> None:
+    found = parsed(with_part(**part))
+    assert (found.parts, found.unbounded_input) == (parts, False)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"inlineData": {"mimeType": "video/mp4", "data": DATA}},
+        {"inlineData": {"data": DATA}},
+        {"inlineData": {"mimeType": "strange", "data": DATA}},
+        {"fileData": {"fileUri": "https://www.youtube.com/watch?v=1", "mimeType": "video/mp4"}},
+        {"file_data": {"file_uri": "https://example.com/a.pdf"}},
+        {"somethingNew": {"a": 1}},
+    ],
+)
+def test_what_its_bytes_do_not_bound_is_bounded_by_the_context_window(part: dict[str, Any]) -> None:
+    found = parsed(with_part(**part))
+    assert found.unbounded_input
+    assert found.bound_input_tokens({"image": 1, "file": 1}) is None
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://generativelanguage.googleapis.com/v1beta/files/abc",
+        "https://GenerativeLanguage.GoogleAPIs.com./v1beta/files/abc",
+        "https://a@generativelanguage.googleapis.com/v1beta/files/abc",
+        "https://example.com\\@generativelanguage.googleapis.com/files/abc",
+        "https://storage.cloud.google.com/bucket/a",
+        "gs://bucket/a",
+        "files/abc",
+        "",
+        "https://[::1",
+        5,
+    ],
+)
+def test_what_is_stored_at_the_provider_is_refused(uri: object) -> None:
+    refused(with_part(fileData={"fileUri": uri}))
+
+
+def test_an_unknown_object_is_bounded_by_the_context_window() -> None:
+    assert parsed(asked(newInput={"a": 1})).unbounded_input
+    assert parsed(asked(continuationToken="abc")).unbounded_input
+
+
+@pytest.mark.parametrize(
+    ("tools", "work"),
+    [
+        ([{"googleSearch": {}}], Work(searches=1)),
+        ([{"google_search_retrieval": {"dynamicRetrievalConfig": {}}}], Work(searches=1)),
+        ([{"urlContext": {}}], Work(outside=True, uses=1)),
+        ([{"codeExecution": {}}, {"functionDeclarations": []}], Work(outside=True, uses=5)),
+        ({"url_context": {}, "googleSearch": {}, "codeExecution": {}}, Work(outside=True, uses=6, searches=1)),
+        ([{"computerUse": {}}], NO_WORK),
+        ([], NO_WORK),
+    ],
+)
+def test_tools_that_run_at_the_provider_are_bounded(tools: object, work: Work) -> None:
+    assert parsed(asked(tools=tools)).work == work
+
+
+def test_later_models_may_search_often() -> None:
+    assert parsed(asked(tools=[{"googleSearch": {}}]), model="gemini-3-pro").work.searches == SEARCHES
+    assert parsed(asked(tools=[{"googleSearch": {}}]), model="fast").work.searches == SEARCHES
+
+
+@pytest.mark.parametrize(
+    "name", ["fileSearch", "file_search", "mcpServers", "retrieval", "googleMaps", "newTool", "GoogleSearch"]
+)
+def test_a_tool_that_can_t_be_metered_is_refused(name: str) -> None:
+    assert refused(asked(tools=[{name: {}}])).param == "tools"
+
+
+def test_stored_contents_are_refused() -> None:
+    assert refused(asked(cachedContent="cachedContents/abc")).param == "cachedContent"
+    assert refused(asked(cached_content="cachedContents/abc")).param == "cachedContent"
+    refused(asked(mcpServers=[{}]))
+
+
+def test_spoken_answers_and_service_tiers_are_seen() -> None:
+    assert parsed(asked(generationConfig={"responseModalities": ["Text", "Audio"]})).work.audio
+    assert parsed(asked(serviceTier="SERVICE_TIER_PRIORITY")).service_tier == "priority"
+    assert parsed(asked(service_tier="flex")).service_tier == "flex"
+    assert parsed(asked(serviceTier="unspecified")).service_tier is None
+
+
+@pytest.mark.parametrize("method", ["generateContent", "streamGenerateContent", "countTokens"])
+def test_answers_that_can_t_be_read_are_not_asked_for(method: str) -> None:
+    for query in ("?alt=proto", "?alt=media", "?ALT=proto", "?alt=sse&alt=proto", "?%61lt=proto", "?alt="):
+        assert refused(ASKED, method, query=query).param == "alt"
+    assert parsed(ASKED, method, query="?alt=json&x=1") is not None
+    if method == "streamGenerateContent":
+        assert parsed(ASKED, method, query="?alt=sse") is not None
+    else:
+        refused(ASKED, method, query="?alt=sse")
+
+
+def test_embeddings() -> None:
+    content = {"parts": [{"text": "Hello."}]}
+    found = parsed({"model": f"models/{MODEL}", "content": content, "taskType": "X"}, "embedContent")
+    assert (found.has_output, found.choices, found.unbounded_input) == (False, 1, False)
+    batch = {"requests": [{"model": f"models/{MODEL}", "content": content}, {"content": content}]}
+    assert parsed(batch, "batchEmbedContents").input_bound_tokens == len(body_of(batch))
+    image = {"parts": [{"inlineData": {"mimeType": "image/png", "data": DATA}}]}
+    assert parsed({"requests": [{"content": image}]}, "batchEmbedContents").parts.images == 1
+    refused({"requests": [{"model": "models/other", "content": content}]}, "batchEmbedContents")
+    refused({"requests": [{}]}, "batchEmbedContents")
+    refused({}, "batchEmbedContents")
+    refused({}, "embedContent")
+
+
+def test_tokens_are_counted_of_anything() -> None:
+    assert not parsed({"contents": []}, "countTokens").has_output
+    nested = {"generateContentRequest": {"model": f"models/{MODEL}", **ASKED}}
+    assert parsed(nested, "countTokens").model == MODEL
+    refused({"generateContentRequest": {"model": "models/other"}}, "countTokens")

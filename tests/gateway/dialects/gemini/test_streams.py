@@ -1,0 +1,244 @@
+"""The tap on Gemini's streams: of server-sent events, and of one JSON array."""
+
+import json
+from itertools import pairwise
+from typing import Any, Final
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from billing.usage import Usage
+from gateway.dialects.gemini.streams import ArrayFrames, EventFrames, GeminiTap
+from tests.gateway.dialects.gemini.support import DIALECT, candidate, counts
+
+SSE: Final = b"text/event-stream"
+JSON: Final = b"application/json; charset=utf-8"
+
+
+def piece(*candidates: Any, usage: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
+    return {"candidates": list(candidates), **({"usageMetadata": usage} if usage else {}), **fields}
+
+
+FIRST = piece(candidate('Good "day" }]', None), usage=counts(10, 0))
+SECOND = piece(candidate(", friend. \\", None), usage=counts(10, 4))
+LAST = piece(candidate("", "STOP"), usage=counts(10, 7, thoughtsTokenCount=3, totalTokenCount=20))
+PIECES: Final = [FIRST, SECOND, LAST]
+
+
+def events(*pieces: Any, end: str = "\r\n\r\n") -> bytes:
+    return "".join(f"data: {json.dumps(each)}{end}" for each in pieces).encode()
+
+
+def array(*pieces: Any, indent: int | None = 2) -> bytes:
+    return b"[" + b"\n,\r\n".join(json.dumps(each, indent=indent).encode() for each in pieces) + b"\n]\n"
+
+
+STREAMS: Final = [
+    (SSE, events(*PIECES)),
+    (SSE, events(*PIECES, end="\n\n")),
+    (SSE, "\ufeff".encode() + events(*PIECES)),
+    (SSE, b": hello\n\n" + events(FIRST) + b": keep-alive\n\n" + events(SECOND, LAST) + b": bye\n\n"),
+    (SSE, events(*PIECES).replace(b"data: ", b"event: x\ndata:")),
+    (JSON, array(*PIECES)),
+    (JSON, array(*PIECES, indent=None)),
+    (JSON, b"  " + array(*PIECES) + b"\r\n"),
+]
+
+
+def cut(stream: bytes, at: list[int]) -> list[bytes]:
+    places = sorted({0, len(stream), *(place % (len(stream) + 1) for place in at)})
+    return [stream[begins:ends] for begins, ends in pairwise(places)]
+
+
+def tap_of(content_type: bytes) -> GeminiTap:
+    return DIALECT.tap(content_type, usage_added=False, include_cost=False)
+
+
+@given(st.sampled_from(STREAMS), st.lists(st.integers(0, 5_000), max_size=30))
+def test_any_cutting_gives_the_same_bytes_and_usage(stream: tuple[bytes, bytes], at: list[int]) -> None:
+    content_type, whole = stream
+    tap = tap_of(content_type)
+    passed = b"".join(map(tap.feed, cut(whole, at)))
+    assert b"STOP" not in passed
+    assert b"friend" in passed
+    tap.end()
+    assert (tap.done, tap.error_seen, tap.stale, tap.began_output) == (True, False, False, True)
+    assert tap.reported is not None
+    assert tap.reported.usage == Usage(10, 10, reasoning_tokens=3)
+    assert passed + tap.finish() == whole
+    assert tap.finish() == b""
+    assert tap.output().text == 'Good "day" }], friend. \\'
+
+
+@pytest.mark.parametrize(("content_type", "whole"), STREAMS)
+def test_byte_by_byte(content_type: bytes, whole: bytes) -> None:
+    tap = tap_of(content_type)
+    passed = b"".join(tap.feed(bytes([byte])) for byte in whole)
+    tap.end()
+    assert tap.done
+    assert tap.reported is not None
+    assert passed + tap.finish() == whole
+
+
+@given(st.sampled_from([SSE, JSON]), st.binary(max_size=300), st.lists(st.integers(0, 300), max_size=10))
+@example(JSON, b']]]}"[{"\\', [3, 5])
+@example(SSE, b"data: {\n\ndata: []\n\n\n\n", [9])
+def test_garbage_passes_as_it_is(content_type: bytes, whole: bytes, at: list[int]) -> None:
+    tap = tap_of(content_type)
+    passed = b"".join(map(tap.feed, cut(whole, at)))
+    tap.end()
+    assert tap.reported is None
+    assert passed + tap.finish() == whole
+
+
+@pytest.mark.parametrize(("content_type", "write"), [(SSE, events), (JSON, array)])
+class TestEnds:
+    """What is held, and what a stream is that has no end."""
+
+    def test_each_piece_passes_at_once(self, content_type: bytes, write: Any) -> None:
+        tap = tap_of(content_type)
+        whole = write(*PIECES)
+        ends = whole.index(b"friend")
+        passed = tap.feed(whole[:ends])
+        assert b"day" in passed
+        assert b"friend" in tap.feed(whole[ends : whole.index(b"STOP")])
+
+    def test_another_candidate_may_write_on(self, content_type: bytes, write: Any) -> None:
+        """What was held is passed on, and the usage of the very last piece counts."""
+        first_ends = piece(candidate("One.", "STOP"), usage=counts(10, 2))
+        goes_on = piece(candidate("Two", None, index=1), usage=counts(10, 5))
+        ends = piece(candidate(".", "MAX_TOKENS", index=1), usage=counts(10, 6))
+        tap, whole = tap_of(content_type), write(first_ends, goes_on, ends)
+        passed = b"".join(map(tap.feed, cut(whole, list(range(0, len(whole), 40)))))
+        assert b"Two" in passed
+        assert b"MAX_TOKENS" not in passed
+        tap.end()
+        assert tap.done
+        assert tap.reported is not None
+        assert tap.reported.usage == Usage(10, 6)
+        assert passed + tap.finish() == whole
+
+    def test_usage_may_come_after_the_end(self, content_type: bytes, write: Any) -> None:
+        tap, whole = tap_of(content_type), write(FIRST, piece(candidate("", "STOP")), {"usageMetadata": counts(10, 9)})
+        passed = b"".join(map(tap.feed, cut(whole, list(range(0, len(whole), 40)))))
+        tap.end()
+        assert tap.done
+        assert tap.reported is not None
+        assert tap.reported.usage == Usage(10, 9)
+        assert passed + tap.finish() == whole
+
+    def test_counts_that_are_left_out_stay(self, content_type: bytes, write: Any) -> None:
+        first = piece(candidate("A", None), usage=counts(10, 1, cachedContentTokenCount=4))
+        tap = tap_of(content_type)
+        tap.feed(write(first, piece(candidate("B", "STOP"), usage={"candidatesTokenCount": 2, "totalTokenCount": 12})))
+        assert tap.reported is not None
+        assert tap.reported.usage == Usage(10, 2, cached_input_tokens=4)
+
+    def test_a_cut_stream_is_not_done(self, content_type: bytes, write: Any) -> None:
+        whole = write(FIRST, piece(candidate(", friend.", None)), LAST)
+        tap = tap_of(content_type)
+        part = whole[: whole.index(b"STOP")]
+        passed = tap.feed(part)
+        tap.end()
+        assert not tap.done
+        assert tap.stale
+        assert tap.reported is not None
+        assert "friend" in tap.output().text
+        assert passed + tap.finish() == part
+
+    def test_an_error_ends_it(self, content_type: bytes, write: Any) -> None:
+        error = {"error": {"code": 503, "message": "Overloaded.", "status": "UNAVAILABLE"}}
+        tap, whole = tap_of(content_type), write(FIRST, error)
+        passed = tap.feed(whole)
+        assert b"Overloaded" not in passed
+        tap.end()
+        assert (tap.done, tap.error_seen, tap.began_output) == (False, True, True)
+        assert passed + tap.finish() == whole
+
+    def test_a_blocked_prompt_is_an_end(self, content_type: bytes, write: Any) -> None:
+        blocked = {"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": counts(10, 0)}
+        tap = tap_of(content_type)
+        assert b"SAFETY" not in tap.feed(write(blocked))
+        tap.end()
+        assert (tap.done, tap.began_output) == (True, False)
+        assert tap.reported is not None
+        assert tap.reported.usage == Usage(10, 0)
+
+    def test_what_was_written_and_not_counted_is_no_report(self, content_type: bytes, write: Any) -> None:
+        tap = tap_of(content_type)
+        tap.feed(write(piece(candidate("Good.", "STOP"), usage=counts(10, 0))))
+        tap.end()
+        assert tap.reported is None
+
+    def test_the_cost_stands_in_the_last_usage(self, content_type: bytes, write: Any) -> None:
+        tap, whole = tap_of(content_type), write(*PIECES)
+        passed = tap.feed(whole)
+        tap.end()
+        told = passed + tap.finish("0.00001")
+        assert told != whole
+        assert b'"cost_usd":"0.00001"' in told
+        if content_type == JSON:
+            said = json.loads(told)
+            assert said[-1]["usageMetadata"].pop("cost_usd") == "0.00001"
+            assert said == PIECES
+
+    def test_what_is_kept_is_bounded(self, content_type: bytes, write: Any) -> None:
+        frames = EventFrames() if content_type == SSE else ArrayFrames()
+        tap = GeminiTap(frames, keep_bytes=400)
+        whole = write(*[piece(candidate("word " * 20, None))] * 20, piece(candidate("", "STOP")))
+        passed = b"".join(map(tap.feed, cut(whole, list(range(0, len(whole), 100)))))
+        tap.end()
+        assert (tap.done, tap.stale, tap.began_output) == (True, True, True)
+        assert len(tap.output().text) < 2_000
+        assert tap.extrapolate(10) > 20
+        assert passed + tap.finish() == whole
+
+    def test_a_piece_above_its_bound_passes_unread(self, content_type: bytes, write: Any) -> None:
+        frames = EventFrames(500) if content_type == SSE else ArrayFrames(500)
+        tap = GeminiTap(frames)
+        whole = write(FIRST, piece(candidate("x" * 3_000, None)), LAST)
+        passed = b"".join(map(tap.feed, cut(whole, list(range(0, len(whole), 50)))))
+        tap.end()
+        assert tap.done
+        assert tap.began_output
+        assert tap.extrapolate(100) > 300
+        assert passed + tap.finish() == whole
+
+    def test_what_follows_the_end_is_bounded(self, content_type: bytes, write: Any) -> None:
+        """It passes then, and is not kept."""
+        tap = tap_of(content_type)
+        whole = write(LAST, *[{"usageMetadata": counts(10, 7), "padding": "x" * 200_000}] * 12)
+        passed = b"".join(map(tap.feed, cut(whole, list(range(0, len(whole), 90_000)))))
+        assert len(passed) > 1_000_000
+        tap.end()
+        assert tap.done
+        assert passed + tap.finish() == whole
+
+
+def test_an_array_without_its_bracket_is_not_done() -> None:
+    tap = tap_of(JSON)
+    tap.feed(array(*PIECES).rstrip()[:-1])
+    tap.end()
+    assert not tap.done
+    assert tap.reported is not None
+
+
+def test_an_object_in_the_place_of_an_array_is_read() -> None:
+    tap = tap_of(JSON)
+    error = b'{"error": {"code": 500}}'
+    assert tap.feed(error) == b""
+    tap.end()
+    assert tap.error_seen
+    assert tap.finish() == error
+
+
+def test_an_event_without_its_empty_line_is_read() -> None:
+    tap = tap_of(SSE)
+    whole = events(*PIECES).rstrip()
+    passed = tap.feed(whole)
+    tap.end()
+    assert tap.done
+    assert tap.reported is not None
+    assert tap.reported.usage == Usage(10, 10, reasoning_tokens=3)
+    assert passed + tap.finish() == whole

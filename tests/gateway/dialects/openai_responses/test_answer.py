@@ -1,0 +1,168 @@
+"""Usage, units and output of the Responses API, whole and in a stream cut in any way."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from billing.usage import Usage
+from gateway.dialects.base import GarbageAnswer
+from gateway.dialects.openai_responses.answer import output_of, usage_of
+from gateway.dialects.openai_responses.events import ResponseEvents
+from gateway.dialects.streaming import SseTap
+
+USAGE = {
+    "input_tokens": 36,
+    "input_tokens_details": {"cached_tokens": 10, "cache_write_tokens": 4},
+    "output_tokens": 87,
+    "output_tokens_details": {"reasoning_tokens": 60},
+    "total_tokens": 123,
+}
+READ = Usage(input_tokens=36, cached_input_tokens=10, cache_write_tokens=4, output_tokens=87, reasoning_tokens=60)
+MESSAGE = {
+    "type": "message",
+    "id": "msg_1",
+    "status": "completed",
+    "role": "assistant",
+    "content": [{"type": "output_text", "text": "Good day.", "annotations": []}],
+}
+
+
+def response(**fields: Any) -> dict[str, Any]:
+    made = {"id": "resp_1", "object": "response", "status": "completed", "error": None, "model": "gpt-5-2026"}
+    return {**made, "output": [MESSAGE], "service_tier": "flex", "usage": USAGE, **fields}
+
+
+def event(kind: str, end: bytes = b"\n", **fields: Any) -> bytes:
+    data = json.dumps({"type": kind, **fields}).encode()
+    return b"event: " + kind.encode() + end + b"data: " + data + end + end
+
+
+def stream(last: str = "response.completed", end: bytes = b"\n", **fields: Any) -> bytes:
+    begun = response(status="in_progress", usage=None, output=[])
+    return b"".join(
+        (
+            event("response.created", end, response=begun),
+            b": a comment" + end + end,
+            event("response.output_item.added", end, item={**MESSAGE, "content": []}, output_index=0),
+            event("response.output_text.delta", end, delta="Good", item_id="msg_1", output_index=0),
+            event("response.output_text.delta", end, delta=" day.", item_id="msg_1", output_index=0, obfuscation="x9"),
+            event("response.output_text.done", end, text="Good day.", item_id="msg_1"),
+            event("response.output_item.done", end, item=MESSAGE, output_index=0),
+            event(last, end, response=response(**fields)),
+        )
+    )
+
+
+def test_usage_of_a_whole_answer() -> None:
+    reported = usage_of(json.dumps(response()).encode())
+    assert reported is not None
+    assert (reported.usage, reported.service_tier, reported.model) == (READ, "flex", "gpt-5-2026")
+    assert usage_of(json.dumps(response(usage=None)).encode()) is None
+    with pytest.raises(GarbageAnswer):
+        usage_of(b"<html>")
+
+
+@pytest.mark.parametrize(
+    ("fields", "searches"),
+    [
+        ({"output": [{"type": "web_search_call", "status": "completed", "action": {"type": "search"}}, MESSAGE]}, 1),
+        ({"output": [{"type": "web_search_call", "status": "completed", "action": {"type": "open_page"}}]}, 0),
+        ({"output": [{"type": "web_search_call", "status": "failed", "action": {"type": "search"}}]}, 0),
+        ({"output": [{"type": "web_search_call", "status": "completed"}] * 3}, 3),
+        ({"output": [{"type": "web_search_call"}], "tool_usage": {"web_search": {"num_requests": 4}}}, 4),
+        ({"tool_usage": {"web_search": {"num_requests": 0}}}, 0),
+        ({"tools": [{"type": "web_search"}]}, 0),
+    ],
+)
+def test_searches_that_were_done_are_counted(fields: dict[str, Any], searches: int) -> None:
+    reported = usage_of(json.dumps(response(**fields)).encode())
+    assert reported is not None
+    assert reported.usage.searches == searches
+
+
+def test_output_of_a_whole_answer() -> None:
+    call = {"type": "function_call", "id": "fc_1", "call_id": "c", "name": "f", "arguments": '{"a":1}'}
+    found = output_of(json.dumps(response(output=[MESSAGE, call])).encode())
+    assert found.text == 'Good day.f{"a":1}'
+    assert found.known
+    assert not output_of(b'{"object":"response"}').known
+    assert not output_of(b"[]").known
+    failed = output_of(json.dumps(response(output=[], error={"code": "server_error", "message": "x"})).encode())
+    assert (failed.failed, failed.empty) == (True, True)
+
+
+@given(
+    cuts=st.lists(st.integers(1, 60), min_size=1, max_size=200),
+    end=st.sampled_from([b"\n", b"\r\n"]),
+    last=st.sampled_from(["response.completed", "response.incomplete", "response.failed"]),
+    cost=st.booleans(),
+)
+def test_a_stream_cut_in_any_way_says_the_same(cuts: list[int], end: bytes, last: str, cost: bool) -> None:
+    whole = stream(last, end)
+    tap = SseTap(ResponseEvents(), hold_usage=cost)
+    passed, at = b"", 0
+    for size in cuts * (len(whole) // sum(cuts) + 1):
+        passed += tap.feed(whole[at : at + size])
+        at += size
+    assert whole.startswith(passed)
+    assert b'"output_tokens"' not in passed  # the end is held until it is paid for
+    tap.end()
+    assert tap.reported is not None
+    assert (tap.reported.usage, tap.done, tap.stale) == (READ, True, False)
+    assert tap.output().text == "Good day."
+    assert passed + tap.finish() == whole
+
+
+def test_bytes_in_pieces_of_one_and_a_byte_order_mark() -> None:
+    whole = b"\xef\xbb\xbf" + stream()
+    tap = SseTap(ResponseEvents())
+    passed = b"".join(tap.feed(whole[at : at + 1]) for at in range(len(whole)))
+    assert passed + tap.finish() == whole
+    assert tap.reported is not None
+    assert tap.reported.usage == READ
+
+
+def test_the_cost_goes_into_the_usage_of_the_terminal_event() -> None:
+    tap = SseTap(ResponseEvents(), hold_usage=True)
+    passed = tap.feed(stream())
+    rest = tap.finish("0.0012")
+    assert b"cost_usd" not in passed
+    said = json.loads(rest.partition(b"data: ")[2])
+    assert said["response"]["usage"] == {**USAGE, "cost_usd": "0.0012"}
+
+
+def test_metadata_that_names_a_terminal_event_ends_nothing() -> None:
+    tap = SseTap(ResponseEvents())
+    begun = response(usage=None, metadata={"type": "response.completed", "usage": "{"})
+    passed = event("response.created", response=begun)
+    assert tap.feed(passed) == passed
+    assert not tap.done
+
+
+def test_errors_in_a_stream() -> None:
+    tap = SseTap(ResponseEvents())
+    tap.feed(event("response.created", response=response(usage=None, output=[])))
+    assert not tap.error_seen
+    tap.feed(event("error", code="server_error", message="It failed.", param=None))
+    assert (tap.error_seen, tap.done, tap.began_output) == (True, False, False)
+    tap = SseTap(ResponseEvents())
+    tap.feed(event("response.failed", response=response(usage=None, error={"code": "x", "message": "y"}, output=[])))
+    assert (tap.error_seen, tap.done, tap.reported) == (True, True, None)
+    tap = SseTap(ResponseEvents())
+    tap.feed(b'data: {"error": {"message": "x"}}\n\n')
+    assert tap.error_seen
+
+
+def test_output_of_a_stream_that_broke_off() -> None:
+    tap = SseTap(ResponseEvents())
+    tap.feed(event("response.output_text.delta", delta="Good", item_id="msg_1"))
+    image = {"type": "image_generation_call", "result": "A" * 400}
+    tap.feed(event("response.output_item.done", item=image))
+    tap.feed(b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","delta":" day')
+    tap.end()
+    found = tap.output()
+    assert (found.text, [each.kind for each in found.inline]) == ("Good day", ["image"])
+    assert (tap.began_output, tap.done, tap.reported) == (True, False, None)

@@ -1,0 +1,169 @@
+"""What a request to the Responses API asks for at most, and what of it is refused."""
+
+import json
+from typing import Any
+
+import pytest
+
+from gateway.dialects.base import NO_PARTS, NO_WORK, BadRequest, ParsedRequest, Parts
+from gateway.dialects.openai_responses.dialect import ResponsesDialect
+from gateway.dialects.openai_responses.request import COMPACT, INPUT_TOKENS, RESPONSES, parse
+from gateway.dialects.openai_responses.texts import input_texts, input_tokens
+from gateway.dialects.structure import StructureBounds
+
+BOUNDS = StructureBounds()
+PIXEL = "data:image/png;base64," + "A" * 400
+SEARCH = {"type": "web_search"}
+FUNCTION = {"type": "function", "name": "f", "parameters": {"type": "object", "properties": {}}, "strict": True}
+
+
+def body(**fields: Any) -> bytes:
+    return json.dumps({"model": "gpt-4o-mini", "input": "Hello", **fields}).encode()
+
+
+def read(operation: str = RESPONSES, **fields: Any) -> ParsedRequest:
+    return parse(operation, body(**fields), BOUNDS)
+
+
+def part(**fields: Any) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": [{"type": "input_text", "text": "Look"}, fields]}]
+
+
+def test_a_plain_request() -> None:
+    parsed = read(instructions="Be brief", max_output_tokens=99, user="me", service_tier="flex")
+    assert (parsed.model, parsed.stream, parsed.include_usage, parsed.choices) == ("gpt-4o-mini", False, True, 1)
+    assert (parsed.max_output_tokens, parsed.max_fields) == (99, ("max_output_tokens",))
+    assert (parsed.end_user, parsed.service_tier, parsed.has_output) == ("me", "flex", True)
+    assert (parsed.parts, parsed.work, parsed.unbounded_input) == (NO_PARTS, NO_WORK, False)
+    assert parsed.input_bound_tokens == len(
+        body(instructions="Be brief", max_output_tokens=99, user="me", service_tier="flex")
+    )
+    assert read(stream=True).stream
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [{"role": "user", "content": "Hi"}],
+        [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hi"}]}],
+        [{"type": "function_call", "id": "fc_1", "call_id": "c", "name": "f", "arguments": "{}"}],
+        [{"type": "function_call_output", "call_id": "c", "output": "12"}],
+        [{"type": "function_call_output", "call_id": "c", "output": [{"type": "input_text", "text": "12"}]}],
+    ],
+)
+def test_items_that_stand_in_the_body(items: Any) -> None:
+    parsed = read(input=items)
+    assert (parsed.parts, parsed.unbounded_input) == (NO_PARTS, False)
+
+
+def test_images_and_files_are_counted() -> None:
+    parsed = read(input=part(type="input_image", image_url=PIXEL, detail="low"))
+    assert parsed.parts == Parts(images=1, inline_bytes=len(PIXEL) + 2)
+    assert not parsed.unbounded_input
+    parsed = read(input=part(type="input_file", filename="a.pdf", file_data="data:application/pdf;base64,AAAA"))
+    assert (parsed.parts.files, parsed.unbounded_input) == (1, False)
+    shot = [
+        {"type": "computer_call_output", "call_id": "c", "output": {"type": "computer_screenshot", "image_url": PIXEL}}
+    ]
+    assert read(input=shot).parts.images == 1
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        part(type="input_audio", input_audio={"data": "AAAA", "format": "wav"}),
+        part(type="input_file", file_url="https://example.com/a.pdf"),
+        part(type="input_dream", dream="x"),
+        [{"type": "reasoning", "id": "rs_1", "summary": []}],
+        [{"type": "compaction", "encrypted_content": "gAAAA"}],
+        [{"type": "whatever_comes_next"}],
+    ],
+)
+def test_input_that_nothing_in_the_body_bounds(items: Any) -> None:
+    assert read(input=items).unbounded_input
+
+
+def test_uses_of_tools_are_bounded_by_the_request() -> None:
+    assert read(tools=[FUNCTION, {"type": "custom", "name": "c"}, {"type": "apply_patch"}]).work == NO_WORK
+    work = read(tools=[SEARCH, FUNCTION], max_tool_calls=3).work
+    assert (work.uses, work.searches, work.outside) == (3, 3, True)
+    work = read(tools=[{"type": "mcp", "server_label": "s", "server_url": "https://s"}], max_tool_calls=2).work
+    assert (work.uses, work.searches) == (2, 0)
+    assert read(context_management=[{"type": "compaction", "compact_threshold": 1000}]).work.uses == 1
+    with_both = read(context_management=[{"type": "compaction"}], tools=[SEARCH], max_tool_calls=2).work
+    assert (with_both.uses, with_both.searches) == (5, 2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [SEARCH]}, "max_tool_calls"),
+        ({"tools": [{"type": "image_generation"}], "max_tool_calls": 1}, "tools[0]"),
+        ({"tools": [{"type": "whatever"}], "max_tool_calls": 1}, "tools[0]"),
+        ({"tools": [{"type": "shell", "environment": {"type": "container_auto"}}], "max_tool_calls": 1}, "tools[0]"),
+        ({"tools": [{"name": "x"}]}, "tools[0]"),
+        ({"tools": [{"type": "function", "Type": "web_search"}]}, "tools"),
+        ({"prompt": {"id": "pmpt_1"}}, "prompt"),
+        ({"multi_agent": {"max_concurrent_subagents": 3}, "max_tool_calls": 1}, "multi_agent"),
+        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input"),
+        ({"input": [{"id": "msg_1"}]}, "input"),
+        ({"input": 7}, "input"),
+        ({"input": ["a"]}, "input"),
+        ({"input": part(type="input_file", fileId="file-1")}, "input.content"),
+        ({"max_output_tokens": "16"}, "max_output_tokens"),
+        ({"max_output_tokens": 0}, "max_output_tokens"),
+        ({"maxOutputTokens": 16}, "max_output_tokens"),
+        ({"MAX_TOOL_CALLS": 16}, "max_tool_calls"),
+        ({"background": "true"}, "background"),
+        ({"n": 2}, "n"),
+        ({"conversation": 7}, "conversation"),
+        ({"model": None}, "model"),
+    ],
+)
+def test_what_nothing_bounds_is_refused(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        read(**fields)
+    assert refused.value.param == param
+
+
+def test_a_name_that_stands_twice_is_refused() -> None:
+    with pytest.raises(BadRequest):
+        parse(RESPONSES, b'{"model":"m","input":"x","max_output_tokens":16,"max_output_tokens":9000}', BOUNDS)
+    with pytest.raises(BadRequest):
+        parse(RESPONSES, b'{"model":"m","input":[{"role":"user","content":"a","content":"b"}]}', BOUNDS)
+
+
+def test_a_compaction_has_no_maximum_and_a_count_no_output() -> None:
+    compaction = read(COMPACT, max_output_tokens=16, stream=True)
+    assert (compaction.max_fields, compaction.stream, compaction.has_output) == ((), False, True)
+    assert compaction.max_output_tokens == 2**31 - 1
+    count = read(INPUT_TOKENS)
+    assert (count.has_output, count.max_output_tokens) == (False, None)
+
+
+def test_only_what_metering_needs_is_rewritten() -> None:
+    dialect = ResponsesDialect(BOUNDS)
+    given = body(metadata={"a": 1.50})
+    nothing: dict[str, Any] = {"model": None, "include_usage": False, "max_output_tokens": None}
+    assert dialect.rewrite(given, **nothing, max_field="max_output_tokens") is given
+    assert dialect.rewrite(given, **{**nothing, "max_output_tokens": 5}, max_field="") is given
+    rewritten = dialect.rewrite(
+        given, model="m", include_usage=True, max_output_tokens=20, max_field="max_output_tokens"
+    )
+    assert json.loads(rewritten) == {**json.loads(given), "model": "m", "max_output_tokens": 20}
+    smaller = dialect.rewrite(
+        body(max_output_tokens=16), model=None, include_usage=False, max_output_tokens=20, max_field="max_output_tokens"
+    )
+    assert json.loads(smaller)["max_output_tokens"] == 16
+
+
+def test_texts_and_tokens_of_a_request() -> None:
+    given = body(
+        instructions="Be brief", input=[{"role": "user", "content": [{"type": "input_text", "text": "Look é"}]}]
+    )
+    assert [text for text, _ in input_texts(given)] == ["Be brief", "Look é"]
+    assert [size for _, size in input_texts(body())] == [7]
+    tokens, inline = input_tokens(body(input=part(type="input_image", image_url=PIXEL)), len)
+    assert [each.kind for each in inline] == ["image"]
+    assert 4 <= tokens < 40
+    assert input_tokens(b"no json", len) == (7, [])

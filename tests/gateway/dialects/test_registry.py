@@ -1,0 +1,87 @@
+"""Which endpoint a request is sent to."""
+
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.dialects.base import Endpoint
+from gateway.dialects.openai.dialect import CHAT, OpenAIDialect
+from gateway.dialects.registry import Dialects, make_dialects
+from gateway.dialects.structure import StructureBounds
+
+
+class Shared(OpenAIDialect):
+    """Has endpoints that are told apart by header, by method and by what follows a name."""
+
+    name = "shared"
+    endpoints = (
+        Endpoint(CHAT, "with", header="x-shared"),
+        Endpoint("/v1/models/{model}:say", "say"),
+        Endpoint("/v1/models/{model}:shout", "shout"),
+        Endpoint("/v1/things/{id}", "get", method="GET"),
+        Endpoint("/v1/things/{id}/parts", "parts", method="GET"),
+    )
+
+    def owns(self, path: str, headers: Mapping[str, str]) -> bool:
+        return path.startswith("/v1/things") or "x-shared" in headers
+
+
+DIALECTS = Dialects([Shared(), OpenAIDialect()])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "found"),
+    [
+        ("POST", CHAT, {}, CHAT),
+        ("POST", CHAT + "?a=/b", {}, CHAT),
+        ("POST", CHAT, {"x-shared": ""}, "with"),
+        ("GET", CHAT, {}, None),
+        ("POST", CHAT + "/", {}, None),
+        ("POST", "/v1/models/a:say", {}, "say"),
+        ("POST", "/v1/models/a/b:c:say?x=:shout", {}, "say"),
+        ("POST", "/v1/models/a:say:shout", {}, "shout"),
+        ("POST", "/v1/models/:say", {}, None),
+        ("POST", "/v1/models/a:whisper", {}, None),
+        ("GET", "/v1/things/1", {}, "get"),
+        ("GET", "/v1/things/1/parts", {}, "parts"),
+        ("GET", "/v1/things/1/2", {}, None),
+        ("GET", "/v1/things/", {}, None),
+        ("POST", "/v1/things/1", {}, None),
+    ],
+)
+def test_an_endpoint_is_found(method: str, path: str, headers: Mapping[str, str], found: str | None) -> None:
+    match = DIALECTS.find(method, path, headers)
+    assert (match and match.endpoint.operation) == found
+
+
+def test_names_in_a_path_are_decoded() -> None:
+    match = DIALECTS.find("POST", "/v1/models/open%20ai/gpt-4o%3Amini:say", {})
+    assert match is not None
+    assert match.parameters == {"model": "open ai/gpt-4o:mini"}
+
+
+def test_endpoints_that_can_t_be_told_apart_are_refused() -> None:
+    with pytest.raises(ValueError, match="two dialects have POST /v1/chat/completions"):
+        Dialects([OpenAIDialect(), OpenAIDialect()])
+
+
+def test_errors_are_those_of_the_api_that_is_meant() -> None:
+    assert DIALECTS.owner("/v1/things", {}).name == "shared"
+    assert DIALECTS.owner("/v1/nothing", {"x-shared": "1"}).name == "shared"
+    assert DIALECTS.owner("/v1/nothing", {}).name == "openai"
+
+
+def test_routes_are_patterns_of_aiohttp_s() -> None:
+    assert DIALECTS.routes() >= {
+        ("POST", CHAT),
+        ("GET", "/v1/things/{id:[^/:]+}"),
+        ("POST", "/v1/models/{model:.+}:say"),
+    }
+
+
+@given(st.text(max_size=40))
+def test_no_path_leads_to_two_operations_at_once(path: str) -> None:
+    match = make_dialects(StructureBounds()).find("POST", path, {})
+    assert match is None or match.endpoint.path == path.partition("?")[0]

@@ -1,0 +1,338 @@
+"""Anthropic's API through a whole gateway: served, metered, refused and streamed."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from billing.money import parse_usd
+from billing.quotas import Metric, Quota, Window
+from gateway.config.models import ProviderConfig
+from gateway.config.secret import Secret
+from gateway.config.settings import Settings
+from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat
+from tests.gateway.dialects.anthropic.bodies import answer, event, message, stream
+from tests.support.gateways import (
+    PROVIDER_KEY,
+    Fetched,
+    Provider,
+    ask,
+    assert_free,
+    assert_tells_no_secret,
+    fetch,
+    saying,
+    spent_nano,
+    streaming,
+    the_event,
+)
+from tests.support.gateways import answer as chat_answer
+
+Upstream = Callable[[Handler], Any]
+MESSAGES = "/v1/messages"
+VERSION = {"anthropic-version": "2023-06-01"}
+HAIKU = {"input": 1_000, "cached_input": 100, "cache_write": 1_250, "cache_write_1h": 2_000, "output": 5_000}
+"""claude-haiku-4-5, in nano-USD a token."""
+COST = (
+    10 * HAIKU["input"]
+    + 500 * HAIKU["cached_input"]
+    + 20 * HAIKU["cache_write"]
+    + 10 * HAIKU["cache_write_1h"]
+    + 15 * HAIKU["output"]
+)
+
+
+@pytest.fixture
+def make_anthropic(make_gateway: MakeGateway, upstream: Upstream) -> Any:
+    """Makes a gateway whose provider `anthropic` is scripted."""
+
+    async def make(provider: Provider, change: Callable[[Settings], Settings] | None = None) -> Gateway:
+        url = (await upstream(provider.serve)).removesuffix("/v1")
+
+        def with_provider(settings: Settings) -> Settings:
+            own = ProviderConfig("anthropic", "anthropic", url, Secret(PROVIDER_KEY))
+            settings = replace(settings, providers={**settings.providers, "anthropic": own})
+            return settings if change is None else change(settings)
+
+        return await make_gateway(change=with_provider)
+
+    return make
+
+
+async def send(customer: Customer, body: bytes | None = None, path: str = MESSAGES, **options: Any) -> Fetched:
+    headers = {"x-api-key": customer.key, **VERSION, **options.pop("headers", {})}
+    body = message() if body is None else body
+    return await fetch(
+        customer.gateway.session.post(customer.gateway.url + path, data=body, headers=headers, **options)
+    )
+
+
+def fault(fetched: Fetched, status: int, type_: str, code: str) -> dict[str, Any]:
+    """The error in Anthropic's envelope."""
+    assert fetched.status == status, fetched.body
+    assert fetched.json.keys() == {"type", "error", "request_id"}
+    assert_tells_no_secret(fetched.body.decode() + str(fetched.headers))
+    error: dict[str, Any] = fetched.json["error"]
+    assert (fetched.json["type"], error["type"], error["code"]) == ("error", type_, code)
+    assert fetched.json["request_id"] == fetched.headers["request-id"] == fetched.headers["x-request-id"]
+    return error
+
+
+@pytest.mark.parametrize("header", ["x-api-key", "Authorization"])
+async def test_a_message_is_served_and_metered(make_anthropic: Any, header: str) -> None:
+    provider = Provider(saying(answer(), request_id="req_upstream"))
+    customer = await (await make_anthropic(provider)).customer("5.00")
+    key = customer.key if header == "x-api-key" else f"Bearer {customer.key}"
+    beta = {"anthropic-beta": "claude-code-20250219,interleaved-thinking-2025-05-14"}
+    url = f"{customer.gateway.url}{MESSAGES}?beta=true"
+    asked = customer.gateway.session.post(url, data=message(), headers={header: key, **VERSION, **beta})
+    fetched = await fetch(asked)
+    assert (fetched.status, fetched.json) == (200, answer())
+    assert fetched.headers["request-id"] == fetched.headers["x-request-id"]
+    assert fetched.headers["x-upstream-request-id"] == "req_upstream"
+    (sent,) = provider.sent
+    assert (sent.path, sent.query, sent.body) == (MESSAGES, "beta=true", message())
+    assert sent.headers["x-api-key"] == PROVIDER_KEY
+    assert {name: sent.headers[name] for name in (*VERSION, *beta)} == {**VERSION, **beta}
+    assert customer.key not in str(sent.headers)
+    found = await the_event(customer, COST)
+    assert (found["endpoint"], found["provider"], found["estimated"]) == (MESSAGES, "anthropic", False)
+    assert (found["input_tokens"], found["cached_input_tokens"], found["output_tokens"]) == (540, 500, 15)
+
+
+@pytest.mark.parametrize("cut", ["events", "whole", "bytes"])
+async def test_a_stream_passes_byte_for_byte(make_anthropic: Any, cut: str) -> None:
+    events = stream("Hello", " there!")
+    text = b"".join(events)
+    pieces = {"events": events, "whole": (text,), "bytes": tuple(bytes([byte]) for byte in text)}[cut]
+    customer = await (await make_anthropic(Provider(streaming(*pieces)))).customer("5.00")
+    fetched = await send(customer, message(stream=True))
+    assert (fetched.status, fetched.body, fetched.cut) == (200, text, False)
+    assert fetched.headers["request-id"] == fetched.headers["x-request-id"]
+    assert not (await the_event(customer, COST))["estimated"]
+
+
+async def test_a_stream_that_breaks_off_costs_what_it_reported_and_wrote(make_anthropic: Any) -> None:
+    customer = await (await make_anthropic(Provider(streaming(*stream("Hello", " there!")[:-2], cut=True)))).customer(
+        "5.00"
+    )
+    assert (await send(customer, message(stream=True))).cut
+    found = await the_event(customer)
+    assert (found["status"], found["estimated"], found["input_tokens"]) == (502, True, 540)
+    assert 2 <= found["output_tokens"] <= 15
+
+
+async def test_an_error_after_output_is_charged_and_before_it_is_free(make_anthropic: Any) -> None:
+    broken = event("error", error={"type": "overloaded_error", "message": "Overloaded"})
+    customer = await (await make_anthropic(Provider(streaming(*stream("Hello")[:4], broken)))).customer("5.00")
+    fetched = await send(customer, message(stream=True))
+    assert fetched.body.endswith(broken)
+    assert (await the_event(customer))["input_tokens"] == 540
+    customer = await (await make_anthropic(Provider(streaming(broken)))).customer("5.00")
+    assert (await send(customer, message(stream=True))).body == broken
+    assert await spent_nano(customer) == 0
+
+
+async def test_counting_is_free_and_counts_as_a_request(make_anthropic: Any) -> None:
+    provider = Provider(saying({"input_tokens": 2_095}))
+    customer = await (await make_anthropic(provider)).customer("5.00")
+    fetched = await send(customer, path="/v1/messages/count_tokens")
+    assert (fetched.status, fetched.json) == (200, {"input_tokens": 2_095})
+    assert provider.sent[0].path == "/v1/messages/count_tokens"
+    found = await the_event(customer, 0)
+    assert (found["total_tokens"], found["endpoint"]) == (0, "/v1/messages/count_tokens")
+    fault(
+        await send(customer, path="/v1/messages/count_tokens", headers={"x-api-key": "mg_no"}),
+        401,
+        "authentication_error",
+        "invalid_api_key",
+    )
+
+
+async def test_refusals_are_in_anthropic_s_envelope(make_anthropic: Any) -> None:
+    provider = Provider(saying(answer()))
+    gateway = await make_anthropic(provider)
+    customer, poor = await gateway.customer("5.00"), await gateway.customer("0.000000001")
+    fault(await send(customer, headers={"x-api-key": "mg_wrong"}), 401, "authentication_error", "invalid_api_key")
+    fault(await send(customer, b"{}"), 400, "invalid_request_error", "invalid_request_error")
+    fault(await send(customer, message(model="nothing")), 404, "not_found_error", "model_not_found")
+    fault(await send(customer, path="/v1/messages/batches"), 404, "not_found_error", "not_found")
+    billing = fault(await send(poor), 402, "billing_error", "billing_required")["billing"]
+    assert "setup_url" in billing
+    fault(
+        await send(customer, headers={"anthropic-beta": "context-1m-2025-08-07"}),
+        400,
+        "invalid_request_error",
+        "invalid_request_error",
+    )
+    narrow = await gateway.customer("5.00", models=["gpt-4o-mini"])
+    fault(await send(narrow), 403, "permission_error", "model_not_allowed")
+    assert provider.sent == []
+    await assert_free(customer)
+
+
+async def test_a_second_header_of_betas_is_read(make_anthropic: Any) -> None:
+    provider = Provider(saying(answer()))
+    customer = await (await make_anthropic(provider)).customer("5.00")
+    headers = [
+        ("x-api-key", customer.key),
+        ("anthropic-beta", "pdfs-2024-09-25"),
+        ("Anthropic-Beta", "context-1m-2025-08-07"),
+    ]
+    fetched = await fetch(
+        customer.gateway.session.post(customer.gateway.url + MESSAGES, data=message(), headers=headers)
+    )
+    fault(fetched, 400, "invalid_request_error", "invalid_request_error")
+    assert provider.sent == []
+
+
+async def test_a_window_that_is_exhausted(make_anthropic: Any) -> None:
+    def once(settings: Settings) -> Settings:
+        quota = Quota(Window.day, Metric.requests, 1)
+        return replace(settings, plans={name: replace(plan, quotas=(quota,)) for name, plan in settings.plans.items()})
+
+    customer = await (await make_anthropic(Provider(saying(answer())), once)).customer("5.00")
+    assert (await send(customer)).status == 200
+    refused = await send(customer)
+    assert fault(refused, 429, "rate_limit_error", "quota_exceeded")["quota"]["limit"] == 1
+    assert refused.headers["x-should-retry"] == "false"
+
+
+@pytest.mark.parametrize("status", [400, 413, 429, 500, 529])
+async def test_a_provider_s_own_error_passes_and_is_free(make_anthropic: Any, status: int) -> None:
+    said = {"type": "error", "error": {"type": "some_error", "message": "No."}, "request_id": "req_1"}
+    customer = await (await make_anthropic(Provider(saying(said, status)))).customer("5.00")
+    fetched = await send(customer)
+    assert (fetched.status, fetched.json) == (status, said)
+    assert fetched.headers["request-id"] == fetched.headers["x-request-id"]
+    await assert_free(customer)
+
+
+async def test_other_models_of_an_answer_have_their_own_price(make_anthropic: Any) -> None:
+    advisor = {
+        "type": "advisor_20260301",
+        "name": "advisor",
+        "model": "claude-opus-5",
+        "max_uses": 1,
+        "max_tokens": 500,
+    }
+    iterations = [
+        {"type": "message", "input_tokens": 100, "output_tokens": 10},
+        {"type": "advisor_message", "input_tokens": 1_000, "output_tokens": 100, "model": "claude-opus-5"},
+    ]
+    used = {"input_tokens": 100, "output_tokens": 10, "iterations": iterations}
+    customer = await (await make_anthropic(Provider(saying(answer(usage=used))))).customer("50.00")
+    headers = {"anthropic-beta": "advisor-tool-2026-03-01"}
+    assert (await send(customer, message(tools=[advisor]), headers=headers)).status == 200
+    cost = 100 * 1_000 + 10 * 5_000 + 1_000 * 5_000 + 100 * 25_000
+    found = await the_event(customer, cost, "50.00")
+    assert (found["input_tokens"], found["output_tokens"]) == (1_100, 110)
+
+
+async def test_searches_are_charged_and_held(make_anthropic: Any) -> None:
+    search = {"type": "web_search_20250305", "name": "web_search", "max_uses": 3}
+    used = {"input_tokens": 100, "output_tokens": 10, "server_tool_use": {"web_search_requests": 2}}
+    gateway = await make_anthropic(Provider(saying(answer(usage=used))))
+    customer, poor = await gateway.customer("5.00"), await gateway.customer("0.50")
+    assert (await send(customer, message(tools=[search]))).status == 200
+    await the_event(customer, 100 * 1_000 + 10 * 5_000 + 2 * parse_usd("0.01"))
+    fault(await send(poor, message(tools=[search])), 402, "billing_error", "billing_required")
+
+
+async def test_a_faster_speed_needs_a_price_and_has_it(make_anthropic: Any) -> None:
+    used = {"input_tokens": 100, "output_tokens": 10}
+    customer = await (await make_anthropic(Provider(saying(answer(usage=used))))).customer("5.00")
+    assert (await send(customer, message(model="claude-opus-5", speed="fast"))).status == 200
+    await the_event(customer, 100 * 10_000 + 10 * 50_000)
+    refused = await send(customer, message(speed="fast"))
+    fault(refused, 400, "invalid_request_error", "model_not_priced")
+
+
+async def test_the_region_that_an_answer_names_is_priced(make_anthropic: Any) -> None:
+    used = {"input_tokens": 100, "output_tokens": 10, "inference_geo": "us"}
+    customer = await (await make_anthropic(Provider(saying(answer(usage=used))))).customer("5.00")
+    assert (await send(customer, message(model="claude-opus-5"))).status == 200
+    await the_event(customer, 110 * 5_000 + 11 * 25_000)
+
+
+async def test_the_cost_stands_in_the_last_usage_where_the_client_wants_it(make_anthropic: Any) -> None:
+    customer = await (await make_anthropic(Provider(streaming(*stream("Hello"))))).customer("5.00")
+    fetched = await send(customer, message(stream=True), headers={"x-metergate-include-cost": "true"})
+    delta = next(each for each in fetched.body.split(b"\n\n") if each.startswith(b"event: message_delta"))
+    cost = json.loads(delta.partition(b"data: ")[2])["usage"]["cost_usd"]
+    assert parse_usd(cost) == COST
+
+
+async def test_an_answer_without_usage_is_estimated(make_anthropic: Any) -> None:
+    customer = await (await make_anthropic(Provider(saying(answer(usage=None))))).customer("5.00")
+    assert (await send(customer)).status == 200
+    found = await the_event(customer)
+    assert found["estimated"]
+    assert 2 <= found["output_tokens"] <= 10
+
+
+async def test_the_local_provider_speaks_it(make_gateway: MakeGateway) -> None:
+    customer = await (await make_gateway()).customer("5.00")
+    whole = await send(customer, message(model="demo"))
+    streamed = await send(customer, message(model="demo", stream=True))
+    text = whole.json["content"][0]["text"]
+    assert text
+    said = [json.loads(line[6:]) for line in streamed.body.decode().splitlines() if line.startswith("data: ")]
+    assert "".join(each["delta"]["text"] for each in said if each["type"] == "content_block_delta") == text
+    assert await spent_nano(customer) > 0
+
+
+async def test_models_are_listed_in_anthropic_s_shape(make_anthropic: Any) -> None:
+    customer = await (await make_anthropic(Provider(saying(answer())))).customer("5.00", models=["claude-*", "gpt-*"])
+
+    async def get(path: str, **options: Any) -> Fetched:
+        headers = {"x-api-key": customer.key, **VERSION}
+        return await fetch(customer.gateway.session.get(customer.gateway.url + path, headers=headers, **options))
+
+    listed = (await get("/v1/models?limit=1000")).json
+    names = [model["id"] for model in listed["data"]]
+    assert "claude-haiku" in names
+    assert not [name for name in names if name.startswith("gpt")]
+    assert (listed["has_more"], listed["first_id"], listed["last_id"]) == (False, names[0], names[-1])
+    page = (await get(f"/v1/models?limit=2&after_id={names[0]}")).json
+    assert ([model["id"] for model in page["data"]], page["has_more"]) == (names[1:3], True)
+    before = (await get(f"/v1/models?limit=2&before_id={names[3]}")).json
+    assert ([model["id"] for model in before["data"]], before["has_more"]) == (names[1:3], True)
+    fetched = await get("/v1/models/claude-haiku")
+    assert (fetched.json["type"], fetched.json["id"], fetched.json["max_tokens"]) == ("model", "claude-haiku", 64_000)
+    assert fetched.headers["request-id"] == fetched.headers["x-request-id"]
+    fault(await get("/v1/models/gpt-4o"), 404, "not_found_error", "model_not_found")
+    fault(await get("/v1/models?limit=0"), 400, "invalid_request_error", "invalid_request_error")
+    fault(await get("/v1/models?after_id=x"), 400, "invalid_request_error", "invalid_request_error")
+    assert (await fetch(customer.get("/v1/models"))).json["object"] == "list"
+
+
+async def test_openai_s_api_is_asked_for_at_the_same_provider(make_anthropic: Any) -> None:
+    provider = Provider(saying(chat_answer()))
+    customer = await (await make_anthropic(provider)).customer("5.00")
+    fetched = await ask(customer, chat(model="claude-haiku", max_tokens=50))
+    assert (fetched.status, fetched.json) == (200, chat_answer())
+    (sent,) = provider.sent
+    assert (sent.path, sent.json["model"]) == ("/v1/chat/completions", "claude-haiku-4-5")
+    assert sent.headers["Authorization"] == f"Bearer {PROVIDER_KEY}"
+    await the_event(customer, 10 * 1_000 + 5 * 5_000)
+
+
+async def test_the_operator_s_key_is_not_the_client_s_fault(make_anthropic: Any) -> None:
+    said = {"type": "error", "error": {"type": "authentication_error", "message": f"invalid x-api-key {PROVIDER_KEY}"}}
+    customer = await (await make_anthropic(Provider(saying(said, 401)))).customer("5.00")
+    fault(await send(customer), 502, "api_error", "upstream_error")
+    await assert_free(customer)
+    url = customer.gateway.url + MESSAGES
+    fetched = await fetch(customer.gateway.session.get(url, headers={"x-api-key": customer.key}))
+    fault(fetched, 405, "invalid_request_error", "method_not_allowed")
+
+
+async def test_a_name_of_the_gateway_s_own_is_the_provider_s_there(make_anthropic: Any) -> None:
+    provider = Provider(saying(answer()))
+    customer = await (await make_anthropic(provider)).customer("5.00")
+    body = message(model="claude-haiku", metadata={"user_id": "user-7"})
+    assert (await send(customer, body)).status == 200
+    assert provider.sent[0].json == {**json.loads(body), "model": "claude-haiku-4-5"}
+    assert (await the_event(customer, COST))["end_user"] == "user-7"

@@ -1,0 +1,219 @@
+"""Responses in the background: held until their provider is done, paid once, whoever polls them then."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from aiohttp import web
+from openai import AsyncOpenAI
+
+from billing.money import parse_usd
+from tests.gateway.conftest import Customer, Gateway, MakeGateway
+from tests.gateway.dialects.openai_responses.test_answer import response
+from tests.gateway.proxy.test_responses import COST
+from tests.support.gateways import BOUND_S, Fetched, ask, refusal, spent_nano, the_event, until
+
+PATH = "/v1/responses"
+ASKED = {"model": "gpt-4o-mini", "input": "Hello", "max_output_tokens": 200, "background": True}
+QUICK = {"background_poll_s": 0.05, "background_lease_s": 1.0}
+OPEN = "SELECT count(*) FROM background_jobs WHERE done_at IS NULL"
+
+
+@dataclass
+class Worker:
+    """A provider that works in the background until a test says what came of it."""
+
+    said: dict[str, Any] = field(default_factory=lambda: response(status="queued", usage=None, output=[]))
+    status: int = 200
+    asked: list[str] = field(default_factory=list)
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        await request.read()
+        self.asked.append(f"{request.method} {request.path}")
+        if request.method == "GET" and self.status != 200:
+            return web.json_response({"error": {"message": "gone"}}, status=self.status)
+        return web.json_response(self.said)
+
+    def polled(self) -> int:
+        return self.asked.count(f"GET {PATH}/resp_1")
+
+
+@pytest.fixture
+async def worker() -> Worker:
+    return Worker()
+
+
+@pytest.fixture
+async def make(make_gateway: MakeGateway, upstream: Any, worker: Worker) -> Any:
+    url = await upstream(worker.serve)
+
+    async def made(**limits: Any) -> Gateway:
+        return await make_gateway(url, **{**QUICK, **limits})
+
+    return made
+
+
+async def respond(customer: Customer, **fields: Any) -> Fetched:
+    return await ask(customer, {**ASKED, **fields}, PATH)
+
+
+async def held(customer: Customer) -> bool:
+    return (await customer.balance())["held_usd"] != "0.00"
+
+
+async def all_done(gateway: Gateway) -> None:
+    async def done() -> bool:
+        return not await gateway.runtime.database.value(OPEN)
+
+    await until(done)
+
+
+async def test_it_is_held_until_it_is_done_though_nobody_asks(make: Any, worker: Worker) -> None:
+    gateway = await make()
+    customer = await gateway.customer()
+    fetched = await respond(customer)
+    assert (fetched.status, fetched.json["status"]) == (200, "queued")
+    await until(lambda: worker.polled() >= 2)
+    assert await held(customer)
+    assert await customer.events() == []
+    worker.said = response(service_tier="default")
+    await all_done(gateway)
+    found = await the_event(customer, COST)
+    assert (found["id"], found["estimated"]) == (fetched.headers["x-request-id"], False)
+    polls = worker.polled()
+    await asyncio.sleep(0.2)
+    assert worker.polled() == polls
+
+
+async def test_what_the_client_reads_is_not_billed_again(make: Any, worker: Worker) -> None:
+    gateway = await make()
+    customer = await gateway.customer()
+    await respond(customer)
+    async with customer.get(f"{PATH}/resp_1") as answer:
+        assert (await answer.json())["status"] == "queued"
+    worker.said = response(status="cancelled", service_tier="default")
+    async with customer.post(f"{PATH}/resp_1/cancel") as answer:
+        assert (await answer.json())["status"] == "cancelled"
+    await all_done(gateway)
+    assert await spent_nano(customer) == COST
+    assert sorted(parse_usd(event["charged_usd"]) for event in await customer.events()) == [0, 0, COST]
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "free"),
+    [
+        (response(status="failed", usage=None, output=[], error={"code": "server_error"}), 200, True),
+        (response(status="cancelled", usage=None), 200, False),
+        (response(), 404, False),
+    ],
+)
+async def test_without_usage_what_was_written_costs_the_hold(
+    make: Any, worker: Worker, said: dict[str, Any], status: int, free: bool
+) -> None:
+    gateway = await make()
+    customer = await gateway.customer()
+    await respond(customer)
+    worker.said, worker.status = said, status
+    await all_done(gateway)
+    spent = await spent_nano(customer)
+    assert (spent == 0) is free
+    assert free or (await the_event(customer))["estimated"]
+
+
+async def test_one_that_never_ends_costs_its_hold_and_is_stopped(make: Any, worker: Worker) -> None:
+    gateway = await make(background_expiry_s=1)
+    customer = await gateway.customer()
+    await respond(customer)
+    await all_done(gateway)
+    assert f"POST {PATH}/resp_1/cancel" in worker.asked
+    assert (await the_event(customer))["estimated"]
+
+
+async def test_a_gateway_that_stops_leaves_it_to_another(
+    make_gateway: MakeGateway, upstream: Any, worker: Worker
+) -> None:
+    url = await upstream(worker.serve)
+    first, second = await make_gateway(url, **QUICK), await make_gateway(url, **QUICK)
+    customer = await first.customer()
+    there = Customer(second, customer.account_id, customer.key_id, customer.key)
+    request_id = (await respond(customer)).headers["x-request-id"]
+    await first.proxy._poller.stop()
+    await until(lambda: not first.runtime.engine.holds.live)
+    worker.said = response(service_tier="default")
+    await all_done(second)
+    found = await the_event(there, COST)
+    assert (found["id"], found["estimated"]) == (request_id, False)
+
+
+@pytest.mark.slow
+async def test_another_gateway_pays_it_once_where_its_own_is_lost(
+    make_gateway: MakeGateway, upstream: Any, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = await upstream(worker.serve)
+    first, second = await make_gateway(url, **QUICK), await make_gateway(url, **QUICK)
+    lost = asyncio.Event()
+    poller = first.proxy._poller
+
+    async def dead(*_: Any) -> None:
+        await lost.wait()
+
+    monkeypatch.setattr(poller, "_follow", dead)
+    monkeypatch.setattr(poller._jobs, "claim", lambda _: _nothing())
+    customer = await first.customer()
+    there = Customer(second, customer.account_id, customer.key_id, customer.key)
+    request_id = (await respond(customer)).headers["x-request-id"]
+    await first.runtime.engine.lease.stop()
+    await first.runtime.engine.lease.end()
+    await until(lambda: worker.polled() >= 2)
+    worker.said = response(service_tier="default")
+    async with asyncio.timeout(BOUND_S):
+        await all_done(second)
+
+    async def paid() -> bool:
+        return parse_usd("5.00") - parse_usd((await there.balance())["balance_usd"]) == COST
+
+    await until(paid)
+    events = await there.events()
+    assert sorted(parse_usd(event["charged_usd"]) for event in events)[-1] == COST
+    assert sum(parse_usd(event["charged_usd"]) for event in events) == COST
+    assert request_id in {event["id"] for event in events}
+    lost.set()
+
+
+async def _nothing() -> list[Any]:
+    return []
+
+
+async def test_what_could_not_be_followed_is_refused(make: Any, worker: Worker) -> None:
+    gateway = await make(background_jobs=1)
+    customer = await gateway.customer()
+    refusal(await respond(customer, store=False), 400, "invalid_request_error")
+    refusal(await respond(customer, stream=True), 400, "invalid_request_error")
+    assert worker.asked == []
+    assert (await respond(customer)).status == 200
+    refusal(await respond(customer), 503, "temporarily_unavailable")
+    worker.said = response()
+    await all_done(gateway)
+
+
+async def test_the_client_polls_a_background_response(make_gateway: MakeGateway) -> None:
+    gateway = await make_gateway(**QUICK)
+    customer = await gateway.customer()
+    async with AsyncOpenAI(base_url=gateway.url + "/v1", api_key=customer.key, max_retries=0) as client:
+        made = await client.responses.create(
+            model="demo", input="Count to 3", background=True, metadata={"delay_ms": "300"}
+        )
+        assert made.status == "queued"
+        async with asyncio.timeout(BOUND_S):
+            while made.status in ("queued", "in_progress"):
+                await asyncio.sleep(0.05)
+                made = await client.responses.retrieve(made.id)
+        assert made.output_text == "1, 2, 3"
+        stopped = await client.responses.create(
+            model="demo", input="Count to 3", background=True, metadata={"delay_ms": "60000"}
+        )
+        assert (await client.responses.cancel(stopped.id)).status == "cancelled"
+    await all_done(gateway)
+    charged = [event for event in await customer.events() if event["output_tokens"]]
+    assert len(charged) == 1

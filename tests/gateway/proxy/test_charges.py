@@ -1,0 +1,135 @@
+"""What a request through a whole gateway costs, to the nano-USD."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date
+from fractions import Fraction
+from math import ceil
+from typing import Any
+
+import pytest
+
+from billing.money import parse_usd
+from billing.plans import Plan
+from billing.prices import FACTOR_SCALE, PriceRow, PriceTable, Tier
+from gateway.config.settings import ModelConfig, Settings
+from tests.gateway.conftest import Handler, MakeGateway, chat
+from tests.support.gateways import (
+    CACHED,
+    INPUT,
+    OUTPUT,
+    Provider,
+    answer,
+    ask,
+    fetch,
+    refusal,
+    saying,
+    spent_nano,
+    the_event,
+    usage,
+)
+
+Upstream = Callable[[Handler], Any]
+
+
+def priced(
+    row: PriceRow, markup_scaled: int = 0, plan_markup_scaled: int = 0, **model: Any
+) -> Callable[[Settings], Settings]:
+    """A model `odd` with this price."""
+
+    def change(settings: Settings) -> Settings:
+        models = {**settings.models, "odd": ModelConfig("odd", "openai", "odd-1", markup_scaled=markup_scaled, **model)}
+        plan = Plan("marked", "Marked", 0, markup_scaled=plan_markup_scaled)
+        prices = PriceTable([*settings.prices.rows, row])
+        return replace(settings, models=models, prices=prices, plans={**settings.plans, "marked": plan})
+
+    return change
+
+
+ODD = PriceRow(
+    "openai",
+    "odd-1",
+    date(2024, 1, 1),
+    {
+        "input": 37_512_345,
+        "cached_input": 1,
+        "cache_write": 46_890_431,
+        "output": 333_333_333,
+        "reasoning": 444_444_443,
+    },
+    {"request": 7},
+    tiers=(Tier(1000, {"input": 75_024_691, "output": 500_000_003}),),
+    multipliers={"priority": 1_700_000_001, "flex": 500_000_000},
+    max_output_tokens=1000,
+)
+
+
+@pytest.mark.parametrize(("markup", "plan_markup"), [(0, 0), (0, 12_345_678_901), (33_333_333_333, 5)])
+async def test_a_charge_is_exact_and_rounded_up_once(
+    make_gateway: MakeGateway, upstream: Upstream, markup: int, plan_markup: int
+) -> None:
+    provider = Provider(saying(b""))
+    gateway = await make_gateway(await upstream(provider.serve), change=priced(ODD, markup, plan_markup))
+    customer = await gateway.customer("5.00", account={"plan": "marked"})
+    factor = 1 + Fraction(markup or plan_markup, 100 * FACTOR_SCALE)
+    spent = 0
+    for tier, multiplier in ((None, 1), ("priority", Fraction(1_700_000_001, 10**9)), ("flex", Fraction(1, 2))):
+        for prompt, rates in ((999, ODD.per_million), (1001, {**ODD.per_million, **ODD.tiers[0].per_million})):
+            details = {
+                "prompt_tokens_details": {"cached_tokens": 333, "cache_write_tokens": 111},
+                "completion_tokens_details": {"reasoning_tokens": 77},
+            }
+            provider.reply = saying(answer(said=usage(prompt, 501, **details), service_tier=tier))
+            fetched = await ask(customer, chat("word " * 300, model="odd"))
+            counts = {"cached_input": 333, "cache_write": 111, "input": prompt - 444, "output": 424, "reasoning": 77}
+            exact = sum(Fraction(rates[name] * count, 10**6) for name, count in counts.items())
+            cost = (exact + 7) * multiplier
+            charged = ceil(cost * factor)
+            assert parse_usd(fetched.headers["x-metergate-cost-usd"]) == charged
+            spent += charged
+            assert await spent_nano(customer) == spent
+            event = (await customer.events())[-1]
+            assert parse_usd(event["cost_usd"]) == ceil(cost)
+            assert (event["cached_input_tokens"], event["cache_write_tokens"]) == (333, 111)
+            assert event["reasoning_tokens"] == 77
+            lines = (await fetch(customer.get(f"/v1/generations/{event['id']}"))).json["lines"]
+            assert sum(Fraction(line["amount_usd"]) for line in lines) == cost / 10**9
+            assert {line["class"]: line["quantity"] for line in lines} == {**counts, "request": 1}
+
+
+async def test_cached_tokens_have_their_own_price(make_gateway: MakeGateway, upstream: Upstream) -> None:
+    said = usage(100, 10, prompt_tokens_details={"cached_tokens": 60})
+    gateway = await make_gateway(await upstream(saying(answer(said=said))))
+    customer = await gateway.customer()
+    await ask(customer)
+    await the_event(customer, 40 * INPUT + 60 * CACHED + 10 * OUTPUT)
+
+
+async def test_a_tier_without_a_price_is_refused(make_gateway: MakeGateway, upstream: Upstream) -> None:
+    provider = Provider(saying(answer(service_tier="default")))
+    gateway = await make_gateway(await upstream(provider.serve), change=priced(ODD))
+    customer = await gateway.customer()
+    refusal(await ask(customer, chat(model="gpt-3.5-turbo", service_tier="priority")), 400, "model_not_priced")
+    assert (await ask(customer, chat(model="odd", service_tier="priority"))).status == 200
+    assert len(provider.sent) == 1
+
+
+async def test_usage_above_the_hold_is_charged_as_reported(make_gateway: MakeGateway, upstream: Upstream) -> None:
+    gateway = await make_gateway(await upstream(saying(answer(said=usage(200, 300)))))
+    customer = await gateway.customer("0.001")
+    assert (await ask(customer, chat(model="gpt-4o-mini", max_tokens=20))).status == 200
+    assert await spent_nano(customer, "0.001") == 200 * INPUT + 300 * OUTPUT
+    shown = await gateway.metrics()
+    assert b"metergate_hold_exceeded_total 1.0" in shown
+
+
+async def test_a_credit_limit_lets_the_balance_go_below_zero(make_gateway: MakeGateway, upstream: Upstream) -> None:
+    gateway = await make_gateway(await upstream(saying(answer(said=usage(10, 1000)))))
+    customer = await gateway.customer("0", account={"credit_limit_usd": "0.001"})
+    body = chat(model="gpt-4o-mini", max_tokens=1000)
+    fetched = await ask(customer, body)
+    assert fetched.status == 200
+    assert fetched.headers["x-metergate-balance-usd"] == "-0.0006015"
+    billing = refusal(await ask(customer, body), 402, "billing_required")["billing"]
+    assert billing["balance_usd"] == "-0.0006015"
+    assert await spent_nano(customer, "0.00") == 601_500

@@ -1,0 +1,218 @@
+"""Objects at a provider belong to the account that created them: to all others they are not there."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import openai
+import pytest
+from aiohttp import web
+from openai import AsyncOpenAI
+
+from billing.database.connection import DatabaseUnavailable
+from tests.gateway.conftest import Customer, Gateway, MakeGateway
+from tests.gateway.dialects.openai_responses.test_answer import event, response, stream
+from tests.support.gateways import SSE, Fetched, Provider, ask, fetch, refusal, saying, spent_nano, streaming, until
+
+PATH = "/v1/responses"
+ASKED = {"model": "gpt-4o-mini", "input": "Hello", "max_output_tokens": 200}
+OWNERS = "SELECT account_id, kind, model, total_tokens FROM provider_objects WHERE object_id = $1"
+
+
+@pytest.fixture
+async def serve(make_gateway: MakeGateway, upstream: Any) -> Callable[[Provider], Any]:
+    async def make(provider: Provider) -> Gateway:
+        return await make_gateway(await upstream(provider.serve))
+
+    return make
+
+
+async def respond(customer: Customer, **fields: Any) -> Fetched:
+    return await ask(customer, {**ASKED, **fields}, PATH)
+
+
+async def call(customer: Customer, method: str, path: str, body: Any = None) -> Fetched:
+    url, headers = customer.gateway.url + path, {"Authorization": f"Bearer {customer.key}"}
+    return await fetch(customer.gateway.session.request(method, url, json=body, headers=headers))
+
+
+async def owner(gateway: Gateway, name: str = "resp_1") -> tuple[Any, ...] | None:
+    row = await gateway.runtime.database.row(OWNERS, name)
+    return tuple(row) if row is not None else None
+
+
+async def test_a_response_is_its_account_s_alone(serve: Any) -> None:
+    provider = Provider(saying(response()))
+    gateway = await serve(provider)
+    one, other = await gateway.customer(), await gateway.customer()
+    assert (await respond(one)).status == 200
+    assert await owner(gateway) == (one.account_id, "response", "gpt-4o-mini", 123)
+    spent = await spent_nano(one)
+    for method, path in (("GET", ""), ("GET", "/input_items?limit=5"), ("POST", "/cancel"), ("DELETE", "")):
+        provider.sent.clear()
+        refusal(await call(other, method, f"{PATH}/resp_1{path}"), 404, "not_found")
+        refusal(await call(one, method, f"{PATH}/resp_unknown{path}"), 404, "not_found")
+        assert provider.sent == []
+        fetched = await call(one, method, f"{PATH}/resp_1{path}")
+        assert (fetched.status, fetched.json["id"]) == (200, "resp_1")
+        assert provider.sent[0].path == f"{PATH}/resp_1{path.partition('?')[0]}"
+        assert provider.sent[0].query == path.partition("?")[2]
+    assert await spent_nano(one) == spent
+    assert {each["charged_usd"] for each in (await one.events())[1:]} == {"0.00"}
+
+
+async def test_an_earlier_response_bounds_what_it_brings(serve: Any) -> None:
+    provider = Provider(saying(response()))
+    gateway = await serve(provider)
+    one, other = await gateway.customer(), await gateway.customer()
+    await respond(one)
+    provider.sent.clear()
+    refusal(await respond(other, previous_response_id="resp_1"), 404, "not_found")
+    refusal(await respond(one, previous_response_id="resp_2"), 404, "not_found")
+    refusal(await respond(one, conversation={"id": "conv_1"}), 404, "not_found")
+    file = [{"role": "user", "content": [{"type": "input_file", "file_id": "file-1"}]}]
+    refusal(await respond(one, input=file), 404, "not_found")
+    assert provider.sent == []
+    poor = await gateway.customer("0.001")  # a context window of input does not fit
+    provider.reply = saying(response(id="resp_poor"))
+    assert (await respond(poor)).status == 200
+    assert (await respond(poor, previous_response_id="resp_poor")).status == 200
+    items = [{"type": "reasoning", "id": "rs_1", "summary": []}]
+    refusal(await respond(poor, previous_response_id="resp_poor", input=items), 402, "billing_required")
+
+
+async def test_what_is_not_stored_is_not_recorded(serve: Any) -> None:
+    gateway = await serve(Provider(saying(response())))
+    assert (await respond(await gateway.customer(), store=False)).status == 200
+    assert await owner(gateway) is None
+
+
+async def test_an_id_that_comes_again_stays_its_first_owner_s(serve: Any) -> None:
+    gateway = await serve(Provider(saying(response())))
+    one, other = await gateway.customer(), await gateway.customer()
+    await respond(one)
+    assert (await respond(other)).status == 200
+    assert (await owner(gateway) or ())[0] == one.account_id
+    refusal(await call(other, "GET", f"{PATH}/resp_1"), 404, "not_found")
+
+
+async def test_a_stream_shows_no_id_before_it_is_recorded(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = stream()
+    recorded, go_on = asyncio.Event(), asyncio.Event()
+
+    async def reply(request: web.Request) -> web.StreamResponse:
+        made = web.StreamResponse(headers=SSE)
+        await made.prepare(request)
+        await made.write(whole[:60])
+        await made.write(whole[60:900])
+        await go_on.wait()
+        await made.write(whole[900:])
+        return made
+
+    gateway = await serve(Provider(reply))
+    customer = await gateway.customer()
+    owned = gateway.proxy._stored._owned
+    record = owned.record
+
+    async def slowly(each: Any) -> bool:
+        recorded.set()
+        await go_on.wait()
+        return await record(each)
+
+    monkeypatch.setattr(owned, "record", slowly)
+    asked = asyncio.create_task(respond(customer, stream=True))
+    await asyncio.wait_for(recorded.wait(), 60)
+    assert not asked.done()
+    assert await owner(gateway) is None
+    go_on.set()
+    assert (await asked).body == whole
+    assert await owner(gateway) == (customer.account_id, "response", "gpt-4o-mini", 123)
+
+
+async def test_a_stream_that_creates_nothing_passes(serve: Any) -> None:
+    said = event("error", code="server_error", message="It failed.", param=None)
+    gateway = await serve(Provider(streaming(b": wait\n\n", said)))
+    fetched = await respond(await gateway.customer(), stream=True)
+    assert (fetched.status, fetched.body) == (200, b": wait\n\n" + said)
+
+
+async def test_another_gateway_knows_whose_it_is(make_gateway: MakeGateway, upstream: Any) -> None:
+    url = await upstream(Provider(saying(response())).serve)
+    first, second = await make_gateway(url), await make_gateway(url)
+    customer = await first.customer()
+    await respond(customer)
+    there = Customer(second, customer.account_id, customer.key_id, customer.key)
+    assert (await call(there, "GET", f"{PATH}/resp_1")).status == 200
+
+
+async def test_conversations_are_owned_and_free(serve: Any) -> None:
+    made = {"id": "conv_1", "object": "conversation", "created_at": 1, "metadata": {}}
+    provider = Provider(saying(made))
+    gateway = await serve(provider)
+    one, other = await gateway.customer(), await gateway.customer()
+    fetched = await call(one, "POST", "/v1/conversations", {"metadata": {"a": "b"}})
+    assert (fetched.status, fetched.json) == (200, made)
+    assert (await owner(gateway, "conv_1") or ())[:2] == (one.account_id, "conversation")
+    item = [{"role": "user", "content": "Hi"}]
+    for method, path, body in (
+        ("GET", "", None),
+        ("POST", "", {"metadata": {}}),
+        ("POST", "/items", {"items": item}),
+        ("GET", "/items", None),
+        ("GET", "/items/msg_1", None),
+        ("DELETE", "", None),
+    ):
+        assert (await call(one, method, f"/v1/conversations/conv_1{path}", body)).status == 200
+        refusal(await call(other, method, f"/v1/conversations/conv_1{path}", body), 404, "not_found")
+    assert provider.sent[3].json == {"items": item}
+    provider.reply = saying(response())
+    assert (await respond(one, conversation="conv_1")).status == 200
+    refusal(await respond(other, conversation="conv_1"), 404, "not_found")
+    file = [{"role": "user", "content": [{"type": "input_file", "file_id": "file-9"}]}]
+    refusal(await call(one, "POST", "/v1/conversations/conv_1/items", {"items": file}), 404, "not_found")
+
+
+async def test_a_stored_response_is_not_streamed_again(serve: Any) -> None:
+    gateway = await serve(Provider(saying(response())))
+    customer = await gateway.customer()
+    await respond(customer)
+    error = refusal(await call(customer, "GET", f"{PATH}/resp_1?stream=true"), 400, "invalid_request_error")
+    assert error["param"] == "stream"
+
+
+async def test_the_client_reads_what_is_stored(gateway: Gateway) -> None:
+    customer, other = await gateway.customer(), await gateway.customer()
+    url = gateway.url + "/v1"
+    async with AsyncOpenAI(base_url=url, api_key=customer.key, max_retries=0) as client:
+        made = await client.responses.create(model="demo", input="Count to 3")
+        assert (await client.responses.retrieve(made.id)).output_text == "1, 2, 3"
+        further = await client.responses.create(model="demo", input="Count to 2", previous_response_id=made.id)
+        assert further.output_text == "1, 2"
+        assert (await client.responses.input_items.list(made.id)).data
+        talk = await client.conversations.create(metadata={"topic": "meters"})
+        assert (await client.conversations.retrieve(talk.id)).id == talk.id
+        async with AsyncOpenAI(base_url=url, api_key=other.key, max_retries=0) as stranger:
+            with pytest.raises(openai.NotFoundError):
+                await stranger.responses.retrieve(made.id)
+        await client.responses.delete(made.id)
+        with pytest.raises(openai.NotFoundError):
+            await client.responses.retrieve(made.id)
+
+
+async def test_without_postgres_an_answer_passes_and_its_object_is_nobody_s(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await serve(Provider(saying(response())))
+    customer = await gateway.customer()
+
+    async def away(*_: object) -> Any:
+        raise DatabaseUnavailable("Postgres is away")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(gateway.proxy._stored._owned, "_database", type("Away", (), {"rows": staticmethod(away)}))
+        fetched = await respond(customer)
+        assert (fetched.status, json.loads(fetched.body)["id"]) == (200, "resp_1")
+        refusal(await call(customer, "GET", f"{PATH}/resp_1"), 503, "temporarily_unavailable")
+    refusal(await call(customer, "GET", f"{PATH}/resp_1"), 404, "not_found")
+    await until(lambda: not gateway.runtime.engine.holds.live)

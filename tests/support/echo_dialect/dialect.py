@@ -1,0 +1,132 @@
+"""Requests `{"text": ..., "limit": 5}` with the model in the path; answers `{"words": ..., "spent": {...}}`."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+from urllib.parse import quote
+
+from billing.usage import Usage
+from gateway.dialects.base import (
+    BadRequest,
+    Endpoint,
+    GarbageAnswer,
+    Head,
+    Match,
+    ParsedRequest,
+    RefusalFacts,
+    Reported,
+    Tap,
+)
+from gateway.dialects.output import Inline, Output
+from gateway.dialects.streaming import EVENT_STREAM, SseTap
+from gateway.dialects.structure import StructureBounds
+from tests.support.echo_dialect.streams import ArrayTap, EchoEvents, usage_of
+
+PATH: Final = "/echo/v2/models/{model}:"
+SAY, STREAM, LIST, MEASURE = "say", "stream", "list", "measure"
+
+
+class EchoDialect:
+    """A `Dialect`."""
+
+    name: Final = "echo"
+    endpoints: Final = (
+        *(Endpoint(PATH + operation, operation) for operation in (SAY, STREAM, LIST)),
+        Endpoint(PATH + MEASURE, MEASURE, free=True),
+    )
+    key_headers: Final = ("x-echo-key",)
+    key_parameter: Final = "secret"
+    kept_parameters: Final = frozenset({"text", "limit"})
+    passed_parameters: Final = frozenset({"alt"})
+
+    def __init__(self, bounds: StructureBounds) -> None:
+        self._bounds = bounds
+
+    def owns(self, path: str, headers: Mapping[str, str]) -> bool:
+        return path.startswith("/echo/")
+
+    def parse(self, head: Head, body: bytes) -> ParsedRequest:
+        operation, said = head.match.endpoint.operation, _object(body)
+        if not isinstance(said.get("text"), str):
+            raise BadRequest("There is no text.", "text")
+        limit = said.get("limit")
+        if limit is not None and not (isinstance(limit, int) and limit > 0):
+            raise BadRequest("The limit is a number above zero.", "limit")
+        return ParsedRequest(
+            operation=operation,
+            model=head.match.parameters["model"],
+            stream=operation in (STREAM, LIST),
+            include_usage=True,
+            choices=1,
+            max_output_tokens=limit,
+            max_fields=("limit",) if limit is not None else (),
+            input_bound_tokens=len(body),
+            end_user=head.headers.get("x-echo-user"),
+            service_tier=None,
+            has_output=True,
+        )
+
+    def texts(self, body: bytes) -> list[tuple[str, int]]:
+        text = _object(body)["text"]
+        return [(text, len(json.dumps(text)))]
+
+    def input_tokens(self, body: bytes, count: Callable[[str], int]) -> tuple[int, list[Inline]]:
+        return count(_object(body)["text"]), []
+
+    def upstream_path(self, match: Match, model: str) -> str:
+        return f"/models/{quote(model)}:{match.endpoint.operation}"
+
+    def auth_header(self, key: str) -> tuple[str, str]:
+        return "x-echo-provider", key
+
+    def max_field(self, operation: str, configured: str) -> str:
+        return "limit"
+
+    def rewrite(
+        self, body: bytes, *, model: str | None, include_usage: bool, max_output_tokens: int | None, max_field: str
+    ) -> bytes:
+        """The model stands in the path."""
+        if max_output_tokens is None:
+            return body
+        return json.dumps({**_object(body), max_field: max_output_tokens}).encode()
+
+    def usage_from_json(self, operation: str, body: bytes) -> Reported | None:
+        try:
+            said = json.loads(body)
+        except ValueError as error:
+            raise GarbageAnswer("not JSON") from error
+        if operation == MEASURE:
+            return Reported(Usage())
+        spent = said.get("spent")
+        return None if spent is None else Reported(usage_of(spent))
+
+    def output(self, body: bytes) -> Output:
+        return Output(json.loads(body).get("words", ""))
+
+    def output_of_part(self, part: bytes) -> Output:
+        return Output(part.decode(errors="replace"))
+
+    def is_stream(self, parsed: ParsedRequest, content_type: bytes) -> bool:
+        return parsed.stream
+
+    def tap(self, content_type: bytes, *, usage_added: bool, include_cost: bool) -> Tap:
+        if content_type.startswith(EVENT_STREAM):
+            return SseTap(EchoEvents(), hold_usage=include_cost)
+        return ArrayTap()
+
+    def error_body(self, refusal: RefusalFacts, request_id: str) -> bytes:
+        fault = {"reason": refusal.code, "said": refusal.message, "request": request_id, **refusal.extra}
+        return json.dumps({"fault": fault}).encode()
+
+    def error_headers(self, request_id: str) -> Mapping[str, str]:
+        return {"x-echo-request": request_id}
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        said = json.loads(body)
+    except ValueError as error:
+        raise BadRequest("The body is no JSON.") from error
+    if not isinstance(said, dict):
+        raise BadRequest("The body is no object.")
+    return said

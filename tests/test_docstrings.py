@@ -1,0 +1,110 @@
+"""Public modules, classes and functions have docstrings, and those of functions begin with a verb."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import pytest
+
+ROOT: Final = Path(__file__).parent.parent
+ROOMS: Final = sorted(
+    path.relative_to(ROOT).as_posix()
+    for name in ("billing", "gateway")
+    for path in (ROOT / name).rglob("*")
+    if path.is_dir() and any(path.glob("*.py"))
+)
+CALLBACKS: Final = frozenset(
+    (
+        *("connection_made", "connection_lost", "data_received", "eof_received", "pause_writing", "resume_writing"),
+        *("on_message_begin", "on_header", "on_headers_complete", "on_body", "on_chunk_header", "on_message_complete"),
+        *("on_url", "on_status", "on_chunk_complete"),
+    )
+)
+"""Named, and explained, by asyncio and httptools, which call them."""
+VERBS: Final = frozenset(
+    re.findall(
+        r"\w+",
+        """
+    Accept Add Answer Append Ask Begin Break Bring Call Cancel Change Check Close Collect Compare Convert Count
+    Create Decide Declare Do Drop End Enter Expire Find Finish Flush Forget Free Give Go Handle Have Hold Join
+    Keep Leave Let List Load Log Look Make Mark Mount Move Name Note Observe Open Pack Parse Pass Price Prove
+    Push Put Raise Read Reconcile Record Refuse Reject Release Remove Renew Replace Resolve Resume Return Revoke Run Say
+    See Send Serve Set Settle Show Start Stop Store Strike Submit Sweep Take Tell Turn Wait Wake Withhold Write
+    Yield
+""",
+    )
+)
+LATER: Final = (
+    *("billing/prices", "billing/usage.py", "gateway/commands/prices.py", "gateway/dialects", "gateway/upstream/local"),
+    *(
+        "gateway/config/models.py",
+        "gateway/config/targets.py",
+        "gateway/config/price_file.py",
+        "gateway/config/prices.py",
+    ),
+    *("gateway/proxy/attempts.py", "gateway/proxy/forward.py", "gateway/proxy/routing.py"),
+    *("gateway/proxy/target_health.py", "gateway/upstream/health.py"),
+)
+"""What is not held to it yet."""
+
+
+class Public(NamedTuple):
+    """A public class or function, by its place and name, and its docstring."""
+
+    where: str
+    node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    text: str | None
+
+
+def public_of(path: Path) -> Iterator[Public]:
+    """Yield what is public in a module, but for methods that another library or a base class names."""
+
+    def of(body: list[ast.stmt], before: str) -> Iterator[Public]:
+        for node in body:
+            if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) or node.name.startswith("_"):
+                continue
+            yield Public(f"{before}{node.name}", node, ast.get_docstring(node))
+            if isinstance(node, ast.ClassDef):
+                yield from of(node.body, f"{before}{node.name}.")
+
+    yield from of(ast.parse(path.read_text("utf-8")).body, f"{path.relative_to(ROOT).as_posix()}:")
+
+
+def modules(room: str) -> list[Path]:
+    """Return the modules of a folder that are held to it."""
+    paths = sorted((ROOT / room).glob("*.py"))
+    return [path for path in paths if not path.relative_to(ROOT).as_posix().startswith(LATER)]
+
+
+def is_stub(node: ast.AST) -> bool:
+    """Return whether a function is a member of a protocol, which its class explains, or one that is set."""
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        return False
+    only = node.body[0]
+    said = isinstance(only, ast.Expr) and isinstance(only.value, ast.Constant) and only.value.value is ...
+    return said or any(isinstance(each, ast.Attribute) and each.attr == "setter" for each in node.decorator_list)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_what_is_public_has_a_docstring(room: str) -> None:
+    assert [path.name for path in modules(room) if ast.get_docstring(ast.parse(path.read_text("utf-8"))) is None] == []
+    missing = [
+        each.where
+        for path in modules(room)
+        for each in public_of(path)
+        if each.text is None and not is_stub(each.node) and each.node.name not in CALLBACKS
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_function_s_docstring_begins_with_a_verb(room: str) -> None:
+    other = [
+        f"{each.where}: {each.text.partition(chr(10))[0]}"
+        for path in modules(room)
+        for each in public_of(path)
+        if each.text and not isinstance(each.node, ast.ClassDef) and each.text.split()[0].strip(".,:;") not in VERBS
+    ]
+    assert other == []
