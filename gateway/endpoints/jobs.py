@@ -70,7 +70,6 @@ def add_gauges(
     metrics.gauge(
         "plans_revision", "Revision of the plans that this gateway applies.", lambda: follower.revision, "max"
     )
-    aside = SetAsideCount()
     metrics.gauge("debits_set_aside", "Debits that the ledger could not take.", lambda: aside.count, "max")
     metrics.gauge("holds_live", "Requests that are being served.", lambda: len(engine.holds.live))
     metrics.gauge("requests_waiting", "Requests that wait for running ones to end.", lambda: len(engine.holds.queue))

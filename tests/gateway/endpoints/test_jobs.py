@@ -6,8 +6,11 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
+import asyncpg
+
 from billing.holds.redis.layout import AccountState
 from tests.gateway.conftest import ADMIN_KEY, Gateway, MakeGateway, chat
+from tests.support.gateways import until
 
 
 async def test_reconcile_reports_and_mends(gateway: Gateway) -> None:
@@ -88,3 +91,15 @@ async def test_a_job_s_body_has_the_bounds_of_every_other(make_gateway: MakeGate
     assert await post(b"{}", **{"Content-Encoding": "br"}) == (400, "invalid_request_error")
     assert await post(trickle()) == (400, "invalid_request_error")
     assert await post(bomb, key="wrong", **packed) == (401, "invalid_api_key")
+
+
+async def test_debits_that_were_set_aside_are_shown(database_url: str, make_gateway: MakeGateway) -> None:
+    connection = await asyncpg.connect(database_url)
+    await connection.execute("INSERT INTO debits_set_aside (request_id, debit, reason) VALUES ('r1', '', 'a test')")
+    await connection.close()
+    gateway = await make_gateway()
+
+    async def shown() -> bool:
+        return b"metergate_debits_set_aside 1" in await gateway.metrics()
+
+    await until(shown)
