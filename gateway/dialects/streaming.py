@@ -176,10 +176,12 @@ class SseTap:
 
     def _after_usage(self, block: bytes) -> bytes:
         """The events of a block that follow its last one with usage."""
-        events = list(split_events(block))
-        while events and self._reader.usage_pattern.search(event_data(events[-1])) is None:
-            events.pop()
-        return block[sum(map(len, events)) :]
+        at = len(block)
+        while (at := block.rfind(self._usage_marker, 0, at)) >= 0:
+            event = next(split_events(block, start := last_end(block, 0, at)))
+            if self._reader.usage_pattern.search(event_data(event)) is not None:
+                return block[start + len(event) :]
+        return block
 
     def output(self) -> Output:
         """What the model wrote in the whole events within `MAX_KEPT_BYTES`; see `extrapolate`."""
@@ -213,21 +215,26 @@ class SseTap:
             self._unkept_bytes += len(block)
             self._done = self._done or self._finishes(block)
             self._began = self._began or any(self._pieces(block))
-        error = find(self._error_marker)
-        terminal = -1
-        for marker in self._terminal_markers:
-            at = find(marker)
-            if at >= 0 and (terminal < 0 or at < terminal):
-                terminal = at
-        if usage >= 0:
-            match = self._reader.usage_pattern.search(block, usage)
-            usage = match.start() if match is not None else -1
+        first = self._marked(block, 0, usage)
         if self._held:
             return self._inspect(block, sent_bytes, 0)
-        if terminal < 0 and error < 0 and usage < 0:
+        if first < 0:
             return block[sent_bytes:] if sent_bytes else block
-        first = min(at for at in (terminal, error, usage) if at >= 0)
         return self._inspect(block, sent_bytes, last_end(block, 0, first))
+
+    def _marked(self, block: bytes, start: int, usage: int) -> int:
+        """Where the first marker stands from `start` on, below 0 where none does; `usage` is where one of usage does."""
+        find = block.find
+        first = find(self._error_marker, start)
+        for marker in self._terminal_markers:
+            at = find(marker, start)
+            if at >= 0 and (first < 0 or at < first):
+                first = at
+        if usage >= 0:
+            match = self._reader.usage_pattern.search(block, usage)
+            if match is not None and (first < 0 or match.start() < first):
+                first = match.start()
+        return first
 
     def _feed_cut(self, chunk: bytes) -> bytes:
         """A chunk that begins or ends within an event."""
@@ -295,18 +302,27 @@ class SseTap:
         return newline + 1 if any(begins.startswith(line) for begins in self._terminal_lines) else len(partial)
 
     def _inspect(self, block: bytes, sent_bytes: int, start: int) -> bytes:
-        """Looks at each event of a block from the one that begins at `start`; what is to pass of it."""
+        """Looks at the events of a block that have a marker, from the one on that begins at `start`, and at all of them
+        where one may be held; what is to pass of it."""
         out = [block[sent_bytes:start]] if start > sent_bytes else []
-        for event in split_events(block, start):
+        while start < len(block):
+            event = next(split_events(block, start))
             data = event_data(event)
             unsent = event[max(0, sent_bytes - start) :]
+            end = start + len(event)
             if self._is_terminal(event, data):
                 self._done = self._terminated = True
                 out += self._hold_terminal(unsent, data)
-                self._keep_end(block[max(start + len(event), sent_bytes) :])
+                self._keep_end(block[max(end, sent_bytes) :])
                 break
             self._look(unsent, data, out)
-            start += len(event)
+            start = end
+            if not self._hold_usage and start < len(block):  # those between two markers pass together
+                marked = self._marked(block, start, block.find(self._usage_marker, start))
+                start = max(start, last_end(block, start, marked)) if marked >= 0 else len(block)
+                if start > end:
+                    self._read_on = True
+                    out.append(block[max(end, sent_bytes) : start])
         return b"".join(out)
 
     def _is_terminal(self, event: bytes, data: bytes) -> bool:

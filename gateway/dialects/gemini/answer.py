@@ -29,6 +29,8 @@ _NULL: Final = Raw(b"null")
 _OF_TOOLS: Final = (b'"groundingMetadata"', b'"urlContextMetadata"', b'"executableCode"')
 """Names of fields that say what tools did. No text has these bytes: quotation marks are escaped there."""
 _OF_THE_END: Final = (b'"finishReason"', b'"blockReason"')
+END_MARKERS: Final = (*_OF_THE_END, b'"error"')
+"""One of these stands in every piece after which no more may come."""
 _ONE_SEARCH: Final = ("gemini-1", "gemini-2")
 """Models that Google bills one search for, however many they do."""
 _CODE: Final = b'"executableCode"'
@@ -37,6 +39,7 @@ _NO_OUTPUT: Final = frozenset(
 )
 """Fields of a part that say which piece this is, not what it says."""
 _TEXTS: Final = re.compile(rb'"(?:text|code|output|args)"\s*:\s*"((?:[^"\\]|\\.)*)')
+_DIGITS: Final = b"0123456789"
 MAX_SEARCHED_BYTES: Final = 4 << 20
 """Of a part of an answer that are looked through."""
 _TIER_PREFIX: Final = "service_tier_"
@@ -50,6 +53,13 @@ class Answer(msgspec.Struct):
     prompt_feedback: Raw = msgspec.field(default=_NULL, name="promptFeedback")
     candidates: Raw = _NULL
     error: Raw = _NULL
+
+
+class _Piece(msgspec.Struct, gc=False):
+    """What a stream's piece says of its usage alone; all else is passed over, and not built."""
+
+    usage: Raw = msgspec.field(default=_NULL, name="usageMetadata")
+    model: Raw = msgspec.field(default=_NULL, name="modelVersion")
 
 
 class _Candidate(msgspec.Struct):
@@ -69,6 +79,7 @@ class _Grounding(msgspec.Struct):
 
 
 _ANSWER: Final = msgspec.json.Decoder(Answer)
+_PIECES: Final = msgspec.json.Decoder(_Piece)
 _CANDIDATES: Final[msgspec.json.Decoder[list[_Candidate] | None]] = msgspec.json.Decoder(list[_Candidate] | None)
 _FEEDBACK: Final[msgspec.json.Decoder[_Feedback | None]] = msgspec.json.Decoder(_Feedback | None)
 _GROUNDING: Final[msgspec.json.Decoder[_Grounding | None]] = msgspec.json.Decoder(_Grounding | None)
@@ -117,13 +128,34 @@ class Reading:
             self._take_tools(answer, data)
         if not is_null(answer.model_version):
             self._model = _string(answer.model_version) or self._model
-        if is_null(answer.usage_metadata):
+        return self._take_counts(answer.usage_metadata)
+
+    def take_lines(self, lines: bytes) -> bool:
+        """Read pieces, a JSON object on each line, whose last one has usage and none of which names a tool; whether
+        they are that. Else nothing was read.
+
+        For speed a usage is passed over whose fields all stand in a later one: one that is the same but for digits.
+        """
+        if any(lines.find(name) >= 0 for name in _OF_TOOLS):
             return False
         try:
-            counts = _OBJECT.decode(answer.usage_metadata)
+            pieces = _PIECES.decode_lines(lines)
         except _UNREADABLE:
             return False
-        if counts:
+        if not pieces or not _counts_of(pieces[-1].usage):
+            return False
+        later: dict[bytes, _Piece] = {}
+        for piece in reversed(pieces):
+            later.setdefault(bytes(piece.usage).translate(None, _DIGITS) + piece.model, piece)
+        for piece in reversed(later.values()):
+            if not is_null(piece.model):
+                self._model = _string(piece.model) or self._model
+            self._take_counts(piece.usage)
+        return True
+
+    def _take_counts(self, usage: Raw) -> bool:
+        """Replace the fields that a usage names; whether it names any."""
+        if counts := _counts_of(usage):
             self._counts = (
                 merge_snapshot(self._counts, counts) if None in counts.values() else {**self._counts, **counts}
             )
@@ -164,6 +196,16 @@ def usage_from_json(operation: str, body: bytes) -> Reported | None:
     if reported is None or method in (EMBED, EMBED_BATCH) or reported.usage.output_tokens:
         return reported
     return reported if output_of(body).empty else None  # what was written is not free because nobody counted it
+
+
+def _counts_of(usage: Raw) -> dict[str, Any] | None:
+    """Return a usage's fields; nothing where it has none, or is none."""
+    if is_null(usage):
+        return None
+    try:
+        return _OBJECT.decode(usage)
+    except _UNREADABLE:
+        return None
 
 
 def _to_usage(counts: Mapping[str, Any], searches: int, other_tools: bool, has_output: bool) -> Usage | None:

@@ -7,19 +7,23 @@ piece in which a candidate finishes comes out of `finish` alone, with all that f
 `MAX_KEPT_BYTES` of what passed.
 
 A piece passes when it is whole: Google sends each in one write, and usage stands in every one of them.
+
+Events that end nothing cost a few byte searches when they pass, together; their usage is read when it is asked for, or
+when `MAX_UNREAD_BYTES` wait, so that no turn of the event loop has much of it to read.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 from msgspec import Raw
 
 from gateway.dialects.base import GarbageAnswer
-from gateway.dialects.events import EVENT_END_BYTES, event_data, last_end, replace_data, split_events
-from gateway.dialects.gemini.answer import Answer, Reading, decode, finishes, pieces, pieces_of_part
+from gateway.dialects.events import ENDS, EVENT_END_BYTES, event_data, last_end, replace_data, split_events
+from gateway.dialects.gemini.answer import END_MARKERS, Answer, Reading, decode, finishes, pieces, pieces_of_part
 from gateway.dialects.openai.fields import is_null
 from gateway.dialects.output import Output, Piece, joined
 from gateway.dialects.streaming import MAX_KEPT_BYTES
@@ -31,6 +35,8 @@ MAX_PIECE_BYTES: Final = 32 << 20
 """A piece above this passes unread; one that has a picture takes megabytes, and its usage stands behind that."""
 MAX_HELD_BYTES: Final = 1 << 20
 """Of what follows the last piece, before it passes."""
+MAX_UNREAD_BYTES: Final = 64 << 10
+"""Of what is kept, before its usage is read."""
 _BEFORE_SIGN: Final = re.compile(rb'(?:[^"{}\[\]]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
 """What stands before a bracket, or before a string that is not whole."""
 _IN_STRING: Final = re.compile(rb'["\\]')
@@ -39,7 +45,7 @@ _FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
 _USAGE: Final = "usageMetadata"
 
 Frame = tuple[bytes, bytes]
-"""Bytes of a stream as they came, and the JSON object in them; empty where there is none, or none that is read."""
+"""Bytes of a stream as they came, and of them what is read: the pieces in them, for `Frames.objects`."""
 
 
 class Frames(Protocol):
@@ -55,6 +61,15 @@ class Frames(Protocol):
 
     def rest(self) -> Frame: ...
 
+    def objects(self, data: bytes) -> Iterable[bytes]:
+        """The JSON objects in the data of a frame."""
+
+    def lines(self, data: bytes) -> bytes:
+        """The same in one: a line each where the data is as usual, else perhaps no JSON at all."""
+
+    def split(self, frame: Frame) -> Iterable[Frame]:
+        """The same bytes, at most one object in each frame."""
+
     def with_data(self, frame: bytes, data: bytes, other: bytes) -> bytes: ...
 
 
@@ -69,8 +84,10 @@ class EventFrames:
         self._unread = False
 
     def feed(self, chunk: bytes) -> list[Frame]:
-        """Return the events that are whole by now."""
+        """Return the events that are whole by now; those before the first that may end something in one frame."""
         buffer = self._buffer
+        if not buffer and chunk.endswith(ENDS):
+            return self._framed(chunk)
         search_from = max(0, len(buffer) - EVENT_END_BYTES + 1)
         buffer += chunk
         end = last_end(buffer, search_from)
@@ -78,10 +95,7 @@ class EventFrames:
         if end:
             block = bytes(buffer[:end])
             del buffer[:end]
-            for event in split_events(block):
-                found.append((event, b"" if self._unread else event_data(event)))
-                self.unread_bytes += len(event) if self._unread else 0
-                self._unread = False
+            found = self._framed(block)
         if len(buffer) > self._max_bytes:
             found.append((bytes(buffer[: 1 - EVENT_END_BYTES]), b""))
             del buffer[: 1 - EVENT_END_BYTES]
@@ -89,11 +103,39 @@ class EventFrames:
             self._unread = True
         return found
 
+    def _framed(self, block: bytes) -> list[Frame]:
+        found: list[Frame] = []
+        if self._unread:  # the first event's beginning has passed unread
+            self._unread = False
+            first = next(split_events(block))
+            self.unread_bytes += len(first)
+            found.append((first, b""))
+            block = block[len(first) :]
+        first_at = min((at for at in map(block.find, END_MARKERS) if at >= 0), default=-1)
+        start = last_end(block, 0, first_at) if first_at >= 0 else len(block)
+        if start:
+            found.append((block[:start], block[:start]))
+        if start < len(block):
+            found += [(event, event) for event in split_events(block, start)]
+        return found
+
     def rest(self) -> Frame:
         """Return what is left of an event that did not become whole."""
         rest = bytes(self._buffer)
         self._buffer.clear()
-        return rest, b"" if self._unread else event_data(rest)
+        return rest, b"" if self._unread else rest
+
+    def objects(self, data: bytes) -> Iterable[bytes]:
+        """Return the data of each event."""
+        return [found for event in split_events(data) if (found := event_data(event))]
+
+    def lines(self, data: bytes) -> bytes:
+        """Return them without the name of their field. No JSON has a newline within a string, so none is changed."""
+        return data.removeprefix(b"data: ").replace(b"\ndata: ", b"\n")
+
+    def split(self, frame: Frame) -> Iterable[Frame]:
+        """Return a frame of each event; of one that is not read the frame itself."""
+        return [(event, event) for event in split_events(frame[0])] if frame[1] else [frame]
 
     def with_data(self, frame: bytes, data: bytes, other: bytes) -> bytes:
         """Return the event with other data."""
@@ -188,6 +230,18 @@ class ArrayFrames:
         self._at, self._begins = 0, None
         return rest, data
 
+    def objects(self, data: bytes) -> Iterable[bytes]:
+        """Return the object."""
+        return (data,)
+
+    def lines(self, data: bytes) -> bytes:
+        """Return the object."""
+        return data
+
+    def split(self, frame: Frame) -> Iterable[Frame]:
+        """Return the frame."""
+        return (frame,)
+
     def with_data(self, frame: bytes, data: bytes, other: bytes) -> bytes:
         """Return the bytes of a piece with another object in it."""
         before, _, after = frame.rpartition(data)
@@ -205,7 +259,11 @@ class GeminiTap:
         self._kept: list[bytes] = []
         self._kept_bytes = self._not_kept_bytes = 0
         self._uncounted = False  # something was written, and nobody counted it
-        self._reported_at = (0, 0)  # how many pieces were kept, and bytes were not, when usage was last seen
+        self._read = 0  # of how many blocks of what is kept the usage was read
+        self._unread_kept_bytes = 0  # in the others
+        self._passed_unkept_bytes = 0  # that were not kept when those came
+        self._reported_at = (0, 0)  # how many blocks were kept, and bytes were not, when usage was last seen
+        self._after: list[bytes] = []  # objects that follow it in its block
         self._began = False
         self._looked_at = 0  # how many of those kept were searched for output
         self._finished = False  # a candidate has, and nothing was written since then
@@ -217,6 +275,7 @@ class GeminiTap:
     @property
     def reported(self) -> Reported | None:
         """The usage as it is known by now. Made when this is asked: it stands in every piece."""
+        self._read_kept()
         return None if self._uncounted else self._reading.reported()
 
     @property
@@ -228,7 +287,9 @@ class GeminiTap:
     def began_output(self) -> bool:
         """Whether the model wrote something. Looked for when this is asked, in the first pieces first."""
         if not self._began:
-            self._began = self._unkept_bytes > 0 or any(any(pieces(data)) for data in self._kept[self._looked_at :])
+            self._began = self._unkept_bytes > 0 or any(
+                any(self._pieces(data)) for data in self._kept[self._looked_at :]
+            )
             self._looked_at = len(self._kept)
         return self._began
 
@@ -238,17 +299,20 @@ class GeminiTap:
 
     def feed(self, chunk: bytes) -> bytes:
         """Return the bytes to pass on now, for the next bytes from the provider."""
-        out = b""
-        for frame in self._frames.feed(chunk):
-            out += self._pass(frame)
-        return out
+        frames = self._frames.feed(chunk)
+        if self._unkept_bytes != self._passed_unkept_bytes:
+            self._read_kept()
+            self._passed_unkept_bytes = self._unkept_bytes
+        if len(frames) == 1:
+            return self._pass(frames[0])
+        return b"".join([self._pass(frame) for frame in frames])
 
     def _pass(self, frame: Frame) -> bytes:
         """Return what may pass by now, once a piece has come."""
         raw, data = frame
         if data and self._look(data):
             out = self._release()
-        elif self._held and any(pieces(data)):
+        elif self._held and any(self._pieces(data)):
             self._finished = False  # the model writes on
             return self._release() + raw
         elif not self._held and not self._frames.closing:
@@ -256,7 +320,7 @@ class GeminiTap:
         else:
             out = self._release() if self._held_bytes + len(raw) > MAX_HELD_BYTES else b""
         self._held_bytes += len(raw) if self._held else 0
-        self._held.append(frame)
+        self._held += self._frames.split(frame)
         return out
 
     def _release(self) -> bytes:
@@ -266,22 +330,58 @@ class GeminiTap:
         return released
 
     def _look(self, data: bytes) -> bool:
-        """Read one piece; whether a candidate finishes in it, or an error says that no more comes."""
-        try:
-            answer = decode(data)
-        except GarbageAnswer:
-            answer = Answer()
+        """Keep the data of a frame; whether a candidate finishes in it, or an error says that no more comes."""
         if self._kept_bytes + len(data) <= self._keep_bytes:
             self._kept.append(data)
             self._kept_bytes += len(data)
+            self._unread_kept_bytes += len(data)
+            if self._unread_kept_bytes > MAX_UNREAD_BYTES:
+                self._read_kept()
         else:
+            self._read_kept()
             self._not_kept_bytes += len(data)
-        if self._reading.take(answer, data):
-            self._reported_at = len(self._kept), self._unkept_bytes
-        is_error, finished = not is_null(answer.error), finishes(answer, data)
-        self.error_seen = self.error_seen or is_error
-        self._finished = self._finished or finished
-        return finished or is_error
+            self._passed_unkept_bytes = self._unkept_bytes
+            self._read_usage(data, len(self._kept))
+        if all(data.find(marker) < 0 for marker in END_MARKERS):
+            return False
+        ends = False
+        for each in self._frames.objects(data):
+            try:
+                answer = decode(each)
+            except GarbageAnswer:
+                continue
+            is_error, finished = not is_null(answer.error), finishes(answer, each)
+            self.error_seen = self.error_seen or is_error
+            self._finished = self._finished or finished
+            ends = ends or is_error or finished
+        return ends
+
+    def _read_kept(self) -> None:
+        """Read the usage in what was kept since this was done last."""
+        while self._read < len(self._kept):
+            self._read += 1
+            self._read_usage(self._kept[self._read - 1], self._read)
+        self._unread_kept_bytes = 0
+
+    def _read_usage(self, data: bytes, kept: int) -> None:
+        """Read the usage in one block, where `kept` blocks are kept with it."""
+        reading, frames = self._reading, self._frames
+        if reading.take_lines(frames.lines(data)):
+            self._reported_at, self._after = (kept, self._passed_unkept_bytes), []
+            return
+        for each in frames.objects(data):
+            try:
+                answer = decode(each)
+            except GarbageAnswer:
+                answer = Answer()
+            if reading.take(answer, each):
+                self._reported_at, self._after = (kept, self._passed_unkept_bytes), []
+            elif self._reported_at[0] == kept:
+                self._after.append(each)
+
+    def _pieces(self, data: bytes) -> Iterator[tuple[int, Piece]]:
+        for each in self._frames.objects(data):
+            yield from pieces(each)
 
     def end(self) -> None:
         """The provider has ended its stream: read what stands in an unfinished last piece. Call before `reported`."""
@@ -291,10 +391,11 @@ class GeminiTap:
         raw, data = self._frames.rest()
         if raw:
             if data and not self._look(data):
-                self._unfinished = [] if any(pieces(data)) else pieces_of_part(data)
-                self._finished = self._finished and not self._unfinished and not any(pieces(data))
+                says = any(self._pieces(data))
+                self._unfinished = [] if says else pieces_of_part(b"".join(self._frames.objects(data)))
+                self._finished = self._finished and not self._unfinished and not says
             self._began = self._began or bool(self._unfinished)
-            self._held.append((raw, data))
+            self._held += self._frames.split((raw, data))
         reported = self.reported if self.done else None
         self._uncounted = reported is not None and not reported.usage.output_tokens and self.began_output
 
@@ -305,7 +406,7 @@ class GeminiTap:
         if cost_usd is not None:
             for number in reversed(range(len(held))):
                 raw, data = self._held[number]
-                changed = _with_cost(data, cost_usd)
+                changed = _with_cost(b"".join(self._frames.objects(data)), cost_usd)
                 if changed is not None:
                     held[number] = self._frames.with_data(raw, data, changed)
                     break
@@ -315,14 +416,17 @@ class GeminiTap:
     @property
     def stale(self) -> bool:
         """Whether the model wrote on after the last usage was seen, so that it does not say all."""
+        self._read_kept()
         kept, unkept_bytes = self._reported_at
         if unkept_bytes != self._unkept_bytes or self._unfinished:
             return True
-        return any(any(pieces(data)) for data in self._kept[kept:])
+        if any(any(pieces(each)) for each in self._after):
+            return True
+        return any(any(self._pieces(data)) for data in self._kept[kept:])
 
     def output(self) -> Output:
         """What the model wrote in the whole pieces within `MAX_KEPT_BYTES`; see `extrapolate`."""
-        return joined([*(pair for data in self._kept for pair in pieces(data)), *self._unfinished])
+        return joined([*(pair for data in self._kept for pair in self._pieces(data)), *self._unfinished])
 
     def extrapolate(self, tokens: int) -> int:
         """Return the tokens of the whole stream from those of `output`, by the share of its bytes that was kept,
