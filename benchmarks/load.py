@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from benchmarks import wire
-from benchmarks.connection import Connection, Tally
+from benchmarks.connection import CHAT, Connection, Shape, Tally
 
 Address = tuple[str, int]
 
@@ -39,6 +39,7 @@ class Run:
     on_end: Callable[[], None] = lambda: None
     streaming: bool = False
     exact: bool = True
+    shape: Shape = CHAT
     most_connections: int = CONNECTIONS_MAX
     tally: Tally = field(default_factory=Tally)
     _connections: list[Connection] = field(default_factory=list)
@@ -184,7 +185,7 @@ class Run:
             waiting = f"{self.most_connections} connections wait for answers"
             raise LoadError(f"{waiting}: the rate is more than the target serves")
         _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: Connection(self.exact), *self.address
+            lambda: Connection(self.exact, self.shape), *self.address
         )
         self._connections.append(connection)
         return connection
