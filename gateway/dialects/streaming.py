@@ -58,6 +58,7 @@ class SseTap:
         "_kept_bytes",
         "_looked_at",
         "_looked_into",
+        "_other_markers",
         "_oversize",
         "_partial",
         "_read_on",
@@ -88,6 +89,7 @@ class SseTap:
         self._reader = reader
         self._usage_marker = reader.usage_marker
         self._error_marker = reader.error_marker
+        self._other_markers = (reader.error_marker, *reader.terminal_markers)
         self._terminal_markers = reader.terminal_markers
         self._terminal_lines = reader.terminal_lines
         self._strip_usage = strip_usage
@@ -223,17 +225,16 @@ class SseTap:
         return self._inspect(block, sent_bytes, last_end(block, 0, first))
 
     def _marked(self, block: bytes, start: int, usage: int) -> int:
-        """Where the first marker stands from `start` on, below 0 where none does; `usage` is where one of usage does."""
-        find = block.find
-        first = find(self._error_marker, start)
-        for marker in self._terminal_markers:
-            at = find(marker, start)
-            if at >= 0 and (first < 0 or at < first):
+        """Where the first marker stands from `start` on, below 0 where none does; `usage` is where that of usage does,
+        null or not. Behind a marker that was found no other is searched for."""
+        find, size, matches = block.find, len(block), self._reader.usage_pattern.match
+        while usage >= 0 and matches(block, usage) is None:
+            usage = find(self._usage_marker, usage + 1)
+        first = usage
+        for marker in self._other_markers:
+            at = find(marker, start, first if first >= 0 else size)
+            if at >= 0:
                 first = at
-        if usage >= 0:
-            match = self._reader.usage_pattern.search(block, usage)
-            if match is not None and (first < 0 or match.start() < first):
-                first = match.start()
         return first
 
     def _feed_cut(self, chunk: bytes) -> bytes:

@@ -39,7 +39,6 @@ _NO_OUTPUT: Final = frozenset(
 )
 """Fields of a part that say which piece this is, not what it says."""
 _TEXTS: Final = re.compile(rb'"(?:text|code|output|args)"\s*:\s*"((?:[^"\\]|\\.)*)')
-_DIGITS: Final = b"0123456789"
 MAX_SEARCHED_BYTES: Final = 4 << 20
 """Of a part of an answer that are looked through."""
 _TIER_PREFIX: Final = "service_tier_"
@@ -58,7 +57,7 @@ class Answer(msgspec.Struct):
 class _Piece(msgspec.Struct, gc=False):
     """What a stream's piece says of its usage alone; all else is passed over, and not built."""
 
-    usage: Raw = msgspec.field(default=_NULL, name="usageMetadata")
+    usage: dict[str, Raw] | None = msgspec.field(default=None, name="usageMetadata")
     model: Raw = msgspec.field(default=_NULL, name="modelVersion")
 
 
@@ -134,7 +133,7 @@ class Reading:
         """Read pieces, a JSON object on each line, whose last one has usage and none of which names a tool; whether
         they are that. Else nothing was read.
 
-        For speed a usage is passed over whose fields all stand in a later one: one that is the same but for digits.
+        For speed they are read from the last one on, and a usage is passed over whose fields have all been seen.
         """
         if any(lines.find(name) >= 0 for name in _OF_TOOLS):
             return False
@@ -142,15 +141,18 @@ class Reading:
             pieces = _PIECES.decode_lines(lines)
         except _UNREADABLE:
             return False
-        if not pieces or not _counts_of(pieces[-1].usage):
+        if not pieces or not pieces[-1].usage:
             return False
-        later: dict[bytes, _Piece] = {}
+        later: dict[str, Raw] = {}
+        model: str | None = None
         for piece in reversed(pieces):
-            later.setdefault(bytes(piece.usage).translate(None, _DIGITS) + piece.model, piece)
-        for piece in reversed(later.values()):
-            if not is_null(piece.model):
-                self._model = _string(piece.model) or self._model
-            self._take_counts(piece.usage)
+            if model is None and not is_null(piece.model):
+                model = _string(piece.model)
+            usage = piece.usage
+            if usage and not usage.keys() <= later.keys():
+                later = {name: value for name, value in usage.items() if not is_null(value)} | later
+        self._model = model or self._model
+        self._counts |= msgspec.json.decode(msgspec.json.encode(later))
         return True
 
     def _take_counts(self, usage: Raw) -> bool:

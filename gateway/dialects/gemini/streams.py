@@ -41,6 +41,7 @@ _BEFORE_SIGN: Final = re.compile(rb'(?:[^"{}\[\]]++|"(?:[^"\\]++|\\.)*+")*+', re
 """What stands before a bracket, or before a string that is not whole."""
 _IN_STRING: Final = re.compile(rb'["\\]')
 _QUOTE, _BACKSLASH, _OBJECT, _LIST, _OBJECT_END, _LIST_END = b'"\\{[}]'
+_FINISHED, _BLOCKED, _ERROR = END_MARKERS
 _FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
 _USAGE: Final = "usageMetadata"
 
@@ -56,6 +57,9 @@ class Frames(Protocol):
     closed: bool
     closing: bool
     unread_bytes: int
+
+    def plain(self, chunk: bytes) -> bool:
+        """Whether these bytes are whole pieces none of which may end something, so that `feed` is not needed."""
 
     def feed(self, chunk: bytes) -> list[Frame]: ...
 
@@ -83,11 +87,16 @@ class EventFrames:
         self._max_bytes = max_bytes
         self._unread = False
 
+    def plain(self, chunk: bytes) -> bool:
+        """Whether these are whole events without a marker."""
+        if self._buffer or self._unread or not chunk.endswith(ENDS):
+            return False
+        find = chunk.find
+        return find(_FINISHED) < 0 and find(_BLOCKED) < 0 and find(_ERROR) < 0
+
     def feed(self, chunk: bytes) -> list[Frame]:
         """Return the events that are whole by now; those before the first that may end something in one frame."""
         buffer = self._buffer
-        if not buffer and chunk.endswith(ENDS):
-            return self._framed(chunk)
         search_from = max(0, len(buffer) - EVENT_END_BYTES + 1)
         buffer += chunk
         end = last_end(buffer, search_from)
@@ -131,7 +140,7 @@ class EventFrames:
 
     def lines(self, data: bytes) -> bytes:
         """Return them without the name of their field. No JSON has a newline within a string, so none is changed."""
-        return data.removeprefix(b"data: ").replace(b"\ndata: ", b"\n")
+        return b"\n".join(data.removeprefix(b"data: ").split(b"\ndata: "))  # `replace` takes three times as long
 
     def split(self, frame: Frame) -> Iterable[Frame]:
         """Return a frame of each event; of one that is not read the frame itself."""
@@ -156,6 +165,10 @@ class ArrayFrames:
         self._depth = 0
         self._base = -1  # the depth around an object, -1 before anything came
         self._in_string = False
+
+    def plain(self, chunk: bytes) -> bool:
+        """Nothing is known of a part of an array."""
+        return False
 
     def feed(self, chunk: bytes) -> list[Frame]:
         """Return the objects that are whole by now, and the bracket that ends them."""
@@ -299,6 +312,9 @@ class GeminiTap:
 
     def feed(self, chunk: bytes) -> bytes:
         """Return the bytes to pass on now, for the next bytes from the provider."""
+        if not self._held and self._frames.plain(chunk):
+            self._keep(chunk)
+            return chunk
         frames = self._frames.feed(chunk)
         if self._unkept_bytes != self._passed_unkept_bytes:
             self._read_kept()
@@ -331,17 +347,7 @@ class GeminiTap:
 
     def _look(self, data: bytes) -> bool:
         """Keep the data of a frame; whether a candidate finishes in it, or an error says that no more comes."""
-        if self._kept_bytes + len(data) <= self._keep_bytes:
-            self._kept.append(data)
-            self._kept_bytes += len(data)
-            self._unread_kept_bytes += len(data)
-            if self._unread_kept_bytes > MAX_UNREAD_BYTES:
-                self._read_kept()
-        else:
-            self._read_kept()
-            self._not_kept_bytes += len(data)
-            self._passed_unkept_bytes = self._unkept_bytes
-            self._read_usage(data, len(self._kept))
+        self._keep(data)
         if all(data.find(marker) < 0 for marker in END_MARKERS):
             return False
         ends = False
@@ -356,12 +362,29 @@ class GeminiTap:
             ends = ends or is_error or finished
         return ends
 
+    def _keep(self, data: bytes) -> None:
+        """Keep the data of a frame, whose usage is read later; read that at once where there is no room for more."""
+        if self._kept_bytes + len(data) <= self._keep_bytes:
+            self._kept.append(data)
+            self._kept_bytes += len(data)
+            self._unread_kept_bytes += len(data)
+            if self._unread_kept_bytes > MAX_UNREAD_BYTES:
+                self._read_kept()
+        else:
+            self._read_kept()
+            self._not_kept_bytes += len(data)
+            self._passed_unkept_bytes = self._unkept_bytes
+            self._read_usage(data, len(self._kept))
+
     def _read_kept(self) -> None:
         """Read the usage in what was kept since this was done last."""
-        while self._read < len(self._kept):
-            self._read += 1
-            self._read_usage(self._kept[self._read - 1], self._read)
+        left, self._read = self._read, len(self._kept)
         self._unread_kept_bytes = 0
+        if self._read - left > 1 and self._reading.take_lines(self._frames.lines(b"".join(self._kept[left:]))):
+            self._reported_at, self._after = (self._read, self._passed_unkept_bytes), []
+            return
+        for number in range(left, self._read):
+            self._read_usage(self._kept[number], number + 1)
 
     def _read_usage(self, data: bytes, kept: int) -> None:
         """Read the usage in one block, where `kept` blocks are kept with it."""
