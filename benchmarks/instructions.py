@@ -31,6 +31,8 @@ CONNECTIONS: Final = 4
 WARM_REQUESTS: Final = 240
 REQUESTS: Final = 240
 IDLE_S: Final = 10.0
+SETTLE_S: Final = 1.0
+"""A request that comes before its connection has been taken goes another way, and so do those that follow at once."""
 TELL_S: Final = 60.0
 PATIENT: Final = {"redis_timeout_ms": 60_000, "settle_timeout_ms": 60_000, "lease_s": 60}
 """A process is some fifty times slower there, and must not take that for a silence of Redis."""
@@ -116,7 +118,7 @@ async def _counted(stage: Stage, process: Process, asked: Kinds, requests: int, 
 
 
 async def _send(process: Process, requests: list[bytes], shape: Shape | None) -> None:
-    run = Run(process.address, requests, streaming=shape is not None, shape=shape or CHAT)
+    run = Run(process.address, requests, streaming=shape is not None, shape=shape or CHAT, settle_s=SETTLE_S)
     tally = await run.once(CONNECTIONS)
     if tally.errors:
         raise Unsound(f"{process.name}: {dict(tally.errors)}\n{process.last_words()}")

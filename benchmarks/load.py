@@ -31,7 +31,8 @@ class LoadError(Exception):
 
 @dataclass(slots=True)
 class Run:
-    """One run against one address. `on_begin` and `on_end` are called around what is measured."""
+    """One run against one address. `on_begin` and `on_end` are called around what is measured;
+    `settle_s` is how long the target has for its new connections before it is asked."""
 
     address: Address
     requests: Sequence[bytes]
@@ -40,6 +41,7 @@ class Run:
     streaming: bool = False
     exact: bool = True
     shape: Shape = CHAT
+    settle_s: float = 0.0
     most_connections: int = CONNECTIONS_MAX
     tally: Tally = field(default_factory=Tally)
     _connections: list[Connection] = field(default_factory=list)
@@ -179,6 +181,7 @@ class Run:
     async def _open(self, count: int) -> None:
         for _ in range(count):
             await self._connect()
+        await asyncio.sleep(self.settle_s)
 
     async def _connect(self) -> Connection:
         if len(self._connections) >= self.most_connections:

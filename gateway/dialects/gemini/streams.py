@@ -45,8 +45,9 @@ _FINISHED, _BLOCKED, _ERROR = END_MARKERS
 _FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
 _USAGE: Final = "usageMetadata"
 
-Frame = tuple[bytes, bytes]
-"""Bytes of a stream as they came, and of them what is read: the pieces in them, for `Frames.objects`."""
+Frame = tuple[bytes, bytes, bool]
+"""Bytes of a stream as they came; of them what is read, the pieces in them, for `Frames.objects`; whether one of these
+has a marker, so that it may end something."""
 
 
 class Frames(Protocol):
@@ -106,7 +107,7 @@ class EventFrames:
             del buffer[:end]
             found = self._framed(block)
         if len(buffer) > self._max_bytes:
-            found.append((bytes(buffer[: 1 - EVENT_END_BYTES]), b""))
+            found.append((bytes(buffer[: 1 - EVENT_END_BYTES]), b"", False))
             del buffer[: 1 - EVENT_END_BYTES]
             self.unread_bytes += len(found[-1][0])
             self._unread = True
@@ -118,21 +119,21 @@ class EventFrames:
             self._unread = False
             first = next(split_events(block))
             self.unread_bytes += len(first)
-            found.append((first, b""))
+            found.append((first, b"", False))
             block = block[len(first) :]
         first_at = min((at for at in map(block.find, END_MARKERS) if at >= 0), default=-1)
         start = last_end(block, 0, first_at) if first_at >= 0 else len(block)
         if start:
-            found.append((block[:start], block[:start]))
+            found.append((before := block[:start], before, False))
         if start < len(block):
-            found += [(event, event) for event in split_events(block, start)]
+            found += [(event, event, True) for event in split_events(block, start)]
         return found
 
     def rest(self) -> Frame:
         """Return what is left of an event that did not become whole."""
         rest = bytes(self._buffer)
         self._buffer.clear()
-        return rest, b"" if self._unread else rest
+        return rest, b"" if self._unread else rest, True
 
     def objects(self, data: bytes) -> Iterable[bytes]:
         """Return the data of each event."""
@@ -144,7 +145,8 @@ class EventFrames:
 
     def split(self, frame: Frame) -> Iterable[Frame]:
         """Return a frame of each event; of one that is not read the frame itself."""
-        return [(event, event) for event in split_events(frame[0])] if frame[1] else [frame]
+        raw, data, marked = frame
+        return [(event, event, marked) for event in split_events(raw)] if data else [frame]
 
     def with_data(self, frame: bytes, data: bytes, other: bytes) -> bytes:
         """Return the event with other data."""
@@ -181,11 +183,11 @@ class ArrayFrames:
                 data = (
                     b"" if self._begins is None or self._depth != self._base else bytes(buffer[self._begins : self._at])
                 )
-                found.append((bytes(buffer[start : self._at]), data))
+                found.append((bytes(buffer[start : self._at]), data, True))
                 start, self._begins = self._at, None
         if self.closed or len(buffer) - start > self._max_bytes:
             if start < len(buffer):
-                found.append((bytes(buffer[start:]), b""))
+                found.append((bytes(buffer[start:]), b"", False))
                 self.unread_bytes += 0 if self.closed else len(found[-1][0])
             start = self._at = len(buffer)
             self._begins = None
@@ -241,7 +243,7 @@ class ArrayFrames:
         data = b"" if self._begins is None else rest[self._begins :]
         self._buffer.clear()
         self._at, self._begins = 0, None
-        return rest, data
+        return rest, data, True
 
     def objects(self, data: bytes) -> Iterable[bytes]:
         """Return the object."""
@@ -268,6 +270,8 @@ class GeminiTap:
         self.error_seen = False
         self._frames = frames
         self._reading = Reading()
+        self._made: Reported | None = None  # of what was read by then
+        self._is_made = False
         self._keep_bytes = keep_bytes
         self._kept: list[bytes] = []
         self._kept_bytes = self._not_kept_bytes = 0
@@ -289,7 +293,9 @@ class GeminiTap:
     def reported(self) -> Reported | None:
         """The usage as it is known by now. Made when this is asked: it stands in every piece."""
         self._read_kept()
-        return None if self._uncounted else self._reading.reported()
+        if not self._is_made:
+            self._made, self._is_made = self._reading.reported(), True
+        return None if self._uncounted else self._made
 
     @property
     def done(self) -> bool:
@@ -325,8 +331,8 @@ class GeminiTap:
 
     def _pass(self, frame: Frame) -> bytes:
         """Return what may pass by now, once a piece has come."""
-        raw, data = frame
-        if data and self._look(data):
+        raw, data, marked = frame
+        if data and self._look(data, marked):
             out = self._release()
         elif self._held and any(self._pieces(data)):
             self._finished = False  # the model writes on
@@ -340,15 +346,15 @@ class GeminiTap:
         return out
 
     def _release(self) -> bytes:
-        released = b"".join(raw for raw, _ in self._held)
+        released = b"".join(raw for raw, *_ in self._held)
         self._held.clear()
         self._held_bytes = 0
         return released
 
-    def _look(self, data: bytes) -> bool:
+    def _look(self, data: bytes, marked: bool) -> bool:
         """Keep the data of a frame; whether a candidate finishes in it, or an error says that no more comes."""
         self._keep(data)
-        if all(data.find(marker) < 0 for marker in END_MARKERS):
+        if not marked or all(data.find(marker) < 0 for marker in END_MARKERS):
             return False
         ends = False
         for each in self._frames.objects(data):
@@ -373,13 +379,15 @@ class GeminiTap:
         else:
             self._read_kept()
             self._not_kept_bytes += len(data)
-            self._passed_unkept_bytes = self._unkept_bytes
+            self._passed_unkept_bytes, self._is_made = self._unkept_bytes, False
             self._read_usage(data, len(self._kept))
 
     def _read_kept(self) -> None:
         """Read the usage in what was kept since this was done last."""
         left, self._read = self._read, len(self._kept)
-        self._unread_kept_bytes = 0
+        if left == self._read:
+            return
+        self._unread_kept_bytes, self._is_made = 0, False
         if self._read - left > 1 and self._reading.take_lines(self._frames.lines(b"".join(self._kept[left:]))):
             self._reported_at, self._after = (self._read, self._passed_unkept_bytes), []
             return
@@ -411,24 +419,24 @@ class GeminiTap:
         if self._ended:
             return
         self._ended = True
-        raw, data = self._frames.rest()
+        raw, data, marked = rest = self._frames.rest()
         if raw:
-            if data and not self._look(data):
+            if data and not self._look(data, marked):
                 says = any(self._pieces(data))
                 self._unfinished = [] if says else pieces_of_part(b"".join(self._frames.objects(data)))
                 self._finished = self._finished and not self._unfinished and not says
             self._began = self._began or bool(self._unfinished)
-            self._held += self._frames.split((raw, data))
+            self._held += self._frames.split(rest)
         reported = self.reported if self.done else None
         self._uncounted = reported is not None and not reported.usage.output_tokens and self.began_output
 
     def finish(self, cost_usd: str | None = None) -> bytes:
         """Return the bytes that were held back; once, then none. `cost_usd` goes into the last usage among them."""
         self.end()
-        held = [raw for raw, _ in self._held]
+        held = [raw for raw, *_ in self._held]
         if cost_usd is not None:
             for number in reversed(range(len(held))):
-                raw, data = self._held[number]
+                raw, data, _ = self._held[number]
                 changed = _with_cost(b"".join(self._frames.objects(data)), cost_usd)
                 if changed is not None:
                     held[number] = self._frames.with_data(raw, data, changed)
