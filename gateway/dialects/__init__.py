@@ -8,6 +8,7 @@ anthropic/  Anthropic's; gemini/  Google's; rerank/  Cohere's, Voyage's and Jina
 unmetered   paths that are refused by name, and why
 streaming   the tap on a stream of events: usage is seen, the end held back; events  as bytes
 output      what a model wrote, of any dialect: text, and inline data
+passed      what passed of a stream, for what is asked of it in the end
 structure   how much structure a JSON body may have, told from its bytes
 fields      the objects of a request: their names, each there once and spelled one way; values  single values
 """

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.dialects.base import Endpoint, Head, Match
+from gateway.dialects.events import EVENT_STREAM
 from gateway.dialects.fields import is_null
 from gateway.dialects.gemini.answer import usage_from_json
 from gateway.dialects.gemini.contents import input_texts, input_tokens
@@ -25,7 +26,6 @@ from gateway.dialects.gemini.names import COUNT, EMBED, EMBED_BATCH, GENERATE, S
 from gateway.dialects.gemini.output import output_of, output_of_part
 from gateway.dialects.gemini.request import FIELDS, MAX_FIELD, parse
 from gateway.dialects.gemini.streams import GeminiTap
-from gateway.dialects.streaming import EVENT_STREAM
 from gateway.dialects.structure import StructureBounds
 
 if TYPE_CHECKING:

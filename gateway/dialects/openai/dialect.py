@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT
+from gateway.dialects.events import EVENT_STREAM
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_METADATA, NO_PARTS, NO_WORK, ParsedRequest, Work
 from gateway.dialects.fields import first_byte, is_null, read_object, top_level, wrong_type
@@ -43,7 +44,7 @@ from gateway.dialects.openai.values import (
     within,
 )
 from gateway.dialects.openai.work import WORK_FIELDS, read_work
-from gateway.dialects.streaming import EVENT_STREAM, SseTap
+from gateway.dialects.streaming import SseTap
 from gateway.dialects.structure import StructureBounds, check_size, check_value, more_items, too_many
 from gateway.dialects.values import checked_model, label
 
