@@ -447,8 +447,8 @@ DIFFERENT: Final = (
         {"input_image_tokens": 516},
         {},
     ),
-    # https://ai.google.dev/gemini-api/docs/pricing#gemini-3-pro-preview: "Grounding with Google Search" is billed by the
-    # search, and what it brings is no input; they add it, and leave the search out.
+    # https://ai.google.dev/gemini-api/docs/pricing#gemini-3-pro-preview: "Grounding with Google Search" is billed by
+    # the search, and what it brings is no input; they add it, and leave the search out.
     (
         Answer(
             "grounded",
