@@ -8,9 +8,9 @@ calls after the debit is durable. **Nothing grows without bound**: `MAX_EVENT_BY
 `passed.MAX_KEPT_BYTES` of what passed. What an event says, and which one is terminal, is for an `EventReader` to tell.
 
 A stream whose lines end with a lone carriage return, which no provider sends, would pass unread. While nothing is
-removed or changed, an event cut by the end of a chunk is passed on at once; else it waits until it is whole. A chunk of whole
-events without a marker costs a few byte searches; of one that has a marker only the events from the first marker on are
-looked at, and only those with a marker are decoded.
+removed or changed, an event cut by the end of a chunk is passed on at once; else it waits until it is whole. A chunk of
+whole events without a marker costs a few byte searches; of one that has a marker only the events from the first marker
+on are looked at, and only those with a marker are decoded.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from msgspec import Raw
 
 from billing.usage import MAX_COUNT
 from gateway.dialects.anthropic.content import MESSAGES, count_parts, input_tokens
-from gateway.dialects.anthropic.errors import REQUEST_ID, error_body, error_headers
+from gateway.dialects.anthropic.envelopes import REQUEST_ID, error_body, error_headers
 from gateway.dialects.anthropic.output import output_of, output_of_part
 from gateway.dialects.anthropic.streams import AnthropicEvents
 from gateway.dialects.anthropic.usage import counted_from_json, usage_from_json

@@ -28,11 +28,10 @@ from gateway.dialects.facts import NO_METADATA, NO_PARTS, NO_WORK, ParsedRequest
 from gateway.dialects.fields import first_byte, is_null, read_object, top_level, wrong_type
 from gateway.dialects.openai.errors import error_body, error_headers
 from gateway.dialects.openai.events import OpenAIEvents
-from gateway.dialects.openai.input import input_tokens
 from gateway.dialects.openai.output import output_of, output_of_part
 from gateway.dialects.openai.parts import count_content, count_parts
 from gateway.dialects.openai.paths import CHAT, COMPLETIONS, DEPLOYMENT, EMBEDDINGS, MODERATIONS, with_azure
-from gateway.dialects.openai.texts import input_texts
+from gateway.dialects.openai.texts import input_texts, input_tokens
 from gateway.dialects.openai.usage import usage_from_json
 from gateway.dialects.openai.values import (
     BOOLEAN,
