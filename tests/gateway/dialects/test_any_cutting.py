@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.dialects.base import Reported
+from gateway.dialects.facts import Reported
 from gateway.dialects.registry import DIALECTS
 from gateway.dialects.structure import StructureBounds
 from tests.gateway.dialects import answers

@@ -7,7 +7,7 @@ import pytest
 from genai_prices.data import providers
 
 from gateway.dialects.anthropic.usage import usage_from_json as of_message
-from gateway.dialects.base import Reported
+from gateway.dialects.facts import Reported
 from gateway.dialects.gemini.answer import usage_from_json as of_gemini
 from gateway.dialects.openai.usage import usage_from_json as of_chat
 from gateway.dialects.openai_responses.answer import usage_of as of_response
