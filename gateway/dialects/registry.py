@@ -21,7 +21,7 @@ from gateway.dialects.openai_responses.dialect import ResponsesDialect
 from gateway.dialects.rerank.dialect import RerankDialect
 
 if TYPE_CHECKING:
-    from gateway.dialects.base import Creation
+    from gateway.dialects.facts import Creation
     from gateway.dialects.structure import StructureBounds
 
 DIALECTS: Sequence[Callable[[StructureBounds], Dialect]] = (

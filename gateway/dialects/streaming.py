@@ -24,7 +24,8 @@ from gateway.dialects.events import ENDS, EVENT_END, EVENT_END_BYTES, event_data
 from gateway.dialects.output import Output, Piece, joined
 
 if TYPE_CHECKING:
-    from gateway.dialects.base import EventReader, Reported
+    from gateway.dialects.base import EventReader
+    from gateway.dialects.facts import Reported
 
 MAX_EVENT_BYTES: Final = 1 << 20
 """An event above this passes undecoded; of bytes after the terminal event no more than this are kept."""

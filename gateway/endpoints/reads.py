@@ -25,7 +25,7 @@ from billing.shapes.operation import (
 from billing.shapes.quotas import WindowShape
 from billing.shapes.usage import ExplainedEventShape, explanation_shape
 from gateway.auth import key_of
-from gateway.dialects.base import BadRequest
+from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.registry import MODEL_LISTS
 from gateway.endpoints.metrics_access import shown
 from gateway.server import refusals

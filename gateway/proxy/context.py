@@ -17,7 +17,8 @@ from billing.ledger.debits import LAYOUT, PLAIN_LAYOUT, Debit
 from billing.ledger.usage_columns import other_counts
 from billing.principals import MAX_KEPT, Principal
 from billing.usage import Usage
-from gateway.dialects.base import Match, ParsedRequest, Reported
+from gateway.dialects.base import Match
+from gateway.dialects.facts import ParsedRequest, Reported
 from gateway.proxy.estimate import Charge, EstimateRules, Plain, charge, markup_of
 from gateway.proxy.outgoing import Target
 from gateway.proxy.routing import Candidate, Destination

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gateway.config.models import ProviderConfig
-    from gateway.dialects.base import Dialect, Match, ParsedRequest
+    from gateway.dialects.base import Dialect, Match
+    from gateway.dialects.facts import ParsedRequest
     from gateway.proxy.routing import Candidate
     from gateway.upstream.health import TargetHealth
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from gateway.dialects.base import BadRequest
+from gateway.dialects.exceptions import BadRequest
 
 if TYPE_CHECKING:
     from gateway.dialects.base import ListedModel

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from gateway.dialects.base import BadRequest
-from gateway.dialects.gemini.request import COUNT, EMBED, EMBED_BATCH, GENERATE, STREAM
+from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.gemini.names import COUNT, EMBED, EMBED_BATCH, GENERATE, STREAM
 
 if TYPE_CHECKING:
     from gateway.dialects.base import ListedModel

@@ -13,7 +13,8 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import Usage
-from gateway.dialects.base import GarbageAnswer, Reported
+from gateway.dialects.exceptions import GarbageAnswer
+from gateway.dialects.facts import Reported
 from gateway.dialects.openai.errors import error_body, error_headers
 from gateway.dialects.openai.output import output_of_part
 from gateway.dialects.openai.paths import with_azure
@@ -34,7 +35,8 @@ from gateway.dialects.openai_responses.texts import input_texts, input_tokens
 from gateway.dialects.streaming import EVENT_STREAM, SseTap
 
 if TYPE_CHECKING:
-    from gateway.dialects.base import Head, Match, ParsedRequest
+    from gateway.dialects.base import Head, Match
+    from gateway.dialects.facts import ParsedRequest
     from gateway.dialects.structure import StructureBounds
 
 _OPERATIONS: Final = frozenset({RESPONSES, COMPACT, INPUT_TOKENS})

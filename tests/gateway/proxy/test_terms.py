@@ -14,7 +14,7 @@ from billing.prices import FACTOR_SCALE, PriceRow
 from billing.principals import MAX_KEPT, Principal
 from gateway.config.models import MaxOutputField
 from gateway.config.settings import ProviderConfig
-from gateway.dialects.base import NO_PARTS, NO_WORK, ParsedRequest, Parts, Work
+from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Parts, Work
 from gateway.dialects.openai.dialect import CHAT, MAX_FIELDS, OpenAIDialect, max_field, parse
 from gateway.proxy.context import Terms, keep_terms
 from gateway.proxy.estimate import EstimateRules, NotPriced, Plain, markup_of, worst_case
