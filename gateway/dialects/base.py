@@ -60,6 +60,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     included, any other `{name}` for one segment. `operation` is the dialect's own word for what is done there, the same
     for all paths that lead to it. `free`: forwarded and not charged. `header` is one that a request must have, for a
     path that several APIs share. `id_header` is a further header in which its clients look for the request's id.
+    `writes`: a model writes an answer there, which has output tokens.
     """
 
     path: str
@@ -68,6 +69,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     free: bool = False
     header: str | None = None
     id_header: str | None = None
+    writes: bool = True
 
 
 NO_PARAMETERS: Final[Mapping[str, str]] = {}

@@ -58,8 +58,10 @@ class Rates:
     input_rate: int
     output_rate: int
     request_nano: int
+    input_unpriced: bool = False
     output_unpriced: bool = False
-    """Whether output would be free because the row forgot it."""
+    """Whether these would be free because the row forgot them: one that prices seconds or pages alone says nothing of
+    tokens. A row that prices whole requests alone has forgotten nothing."""
     search_nano: int = 0
     minute: int = 0
     """A minute of the UTC day at which the variants apply that do while this is in force."""
@@ -70,12 +72,14 @@ class Rates:
 
     @classmethod
     def of(cls, row: PriceRow, minute: int = 0, *, asked: bool = False) -> Rates:
+        by_request = not row.per_million and "request" in row.per_unit
         return cls(
             row,
             row.dearest_nano(INPUT_CLASSES, asked=asked),
             row.dearest_nano(OUTPUT_CLASSES, asked=asked),
             row.dearest_unit("request"),
-            output_unpriced="input" in row.per_million and "output" not in row.per_million,
+            input_unpriced="input" not in row.per_million and not by_request,
+            output_unpriced="output" not in row.per_million and not by_request,
             search_nano=row.dearest_unit("search"),
             minute=minute,
             prices_audio="audio_output" in row.per_million,
@@ -236,8 +240,7 @@ class Router:
         self._providers = providers
         self._models = models
         self._prices = prices
-        self.may_be_free = _may_be_free(prices)
-        """Whether there may be a model that costs nothing."""
+        self._free_at = self._costing_nothing()
         self._by_target = {
             (model.provider, model.model): name
             for name, model in sorted(models.items(), key=lambda item: (item[0] == item[1].model, item[0]))
@@ -266,8 +269,23 @@ class Router:
     def reprice(self, prices: PriceTable) -> None:
         """Price requests by another table from now on; those that were admitted keep theirs."""
         self._prices = prices
-        self.may_be_free = _may_be_free(prices)
+        self._free_at = self._costing_nothing()
         self._found.clear()
+
+    def may_be_free(self, match: Match) -> bool:
+        """Whether a request to an endpoint may cost nothing, by the model that it names."""
+        return match.endpoint.free or (match.dialect.name, match.endpoint.writes) in self._free_at
+
+    def _costing_nothing(self) -> frozenset[tuple[str, bool]]:
+        """Return where providers that are on have models which cost nothing: by dialect, and by whether they write."""
+        return frozenset(
+            (dialect, writes)
+            for row in self._prices.rows
+            if (provider := self._providers.get(row.provider)) is not None and provider.enabled
+            for writes in (True, False)
+            if _costs_nothing(row, writes=writes)
+            for dialect in provider.served
+        )
 
     def with_others(
         self, candidate: Candidate, models: Iterable[str], now_s: float
@@ -370,8 +388,11 @@ class Router:
         )
 
 
-def _may_be_free(prices: PriceTable) -> bool:
-    return any(not row.dearest_nano(INPUT_CLASSES) for row in prices.rows)
+def _costs_nothing(row: PriceRow, *, writes: bool) -> bool:
+    """Return whether what a request may be charged is priced, at zero: input, and output where a model writes it."""
+    classes = (*INPUT_CLASSES, *OUTPUT_CLASSES) if writes else INPUT_CLASSES
+    priced = "input" in row.per_million and ("output" in row.per_million or not writes) and not row.cost_reported
+    return priced and not row.dearest_nano(classes) and not any(map(row.dearest_unit, ("request", "search")))
 
 
 def _span(row: PriceRow, now_s: float) -> tuple[int, int]:

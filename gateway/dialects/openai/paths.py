@@ -20,12 +20,14 @@ _VERSION: Final = "/v1"
 _AZURE: Final = ("/openai", "/azure/openai")
 
 
-def with_azure(operations: Iterable[str], *, free: bool = False, deployed: bool = True) -> Iterator[Endpoint]:
+def with_azure(
+    operations: Iterable[str], *, free: bool = False, writes: bool = True, deployed: bool = True
+) -> Iterator[Endpoint]:
     """Give the endpoints of some operations, which are named by their paths here: those, and Azure's of each.
     `deployed` says that Azure's client names the model in the path."""
     deployment = f"/deployments/{{{DEPLOYMENT}}}" if deployed else ""
     for operation in operations:
-        yield Endpoint(operation, operation, free=free)
+        yield Endpoint(operation, operation, free=free, writes=writes)
         for base in _AZURE:
-            yield Endpoint(base + operation, operation, free=free)
-            yield Endpoint(f"{base}{deployment}{operation.removeprefix(_VERSION)}", operation, free=free)
+            yield Endpoint(base + operation, operation, free=free, writes=writes)
+            yield Endpoint(f"{base}{deployment}{operation.removeprefix(_VERSION)}", operation, free=free, writes=writes)
