@@ -409,6 +409,9 @@ class ModelList(Protocol):
     @property
     def paths(self) -> tuple[str, ...]: ...
 
+    def has(self, model: ListedModel, *, writes: bool) -> bool:
+        """Whether the API has a use for a model; `writes`: it is priced for a written answer."""
+
     def listed(self, models: Sequence[ListedModel], query: Mapping[str, str]) -> object:
         """A page of the models that its clients may use. Raises `BadRequest`."""
 

@@ -27,6 +27,7 @@ from billing.quotas import DAY_S
 from billing.rates import MINUTES_OF_DAY
 from gateway.config.models import ModelConfig, ProviderConfig
 from gateway.proxy.outgoing import Target
+from gateway.proxy.purposes import is_asked_here
 from gateway.tokens import is_openai_model, vocabulary_for
 
 if TYPE_CHECKING:
@@ -325,9 +326,11 @@ class Router:
         config = self._models[entry]
         if not entry.endswith("*"):
             return (entry,)
-        if not self._providers[config.provider].enabled:
+        provider = self._providers[config.provider]
+        if not provider.enabled:
             return ()
-        return (name for name in self._prices.models(config.provider) if name.startswith(entry[:-1]))
+        names = self._prices.models(config.provider)
+        return (name for name in names if name.startswith(entry[:-1]) and is_asked_here(name, provider))
 
     def _matching(self, name: str, now_s: float) -> ModelConfig | None:
         """The entry of the longest prefix whose provider has a price for a name, under that name."""
