@@ -113,7 +113,7 @@ class Forwarder:
         self._stored = stored
         self._poller = poller
         self._outcomes = Outcomes(settler, metrics, records)
-        self._relay = Relay(settler, remainder, self._outcomes, metrics, stored, clock)
+        self._relay = Relay(settler, remainder, self._outcomes, metrics, stored, poller, clock)
 
     async def forward(self, exchange: Exchange, context: RequestContext, hold: Hold) -> None:
         """The provider's answer, metered; or a refusal of ours when it gave none, with the hold given back. Ends when

@@ -21,7 +21,7 @@ from gateway.dialects.openai.usage import is_complete_answer
 from gateway.dialects.openai.values import INTEGER
 from gateway.dialects.openai_responses.answer import output_of, usage_of
 from gateway.dialects.openai_responses.events import ResponseEvents
-from gateway.dialects.openai_responses.objects import OBJECT_ENDPOINTS, RESPONSES_CREATION, parse_object
+from gateway.dialects.openai_responses.objects import OBJECT_ENDPOINTS, RESPONSES_CREATION, STREAM, parse_object
 from gateway.dialects.openai_responses.request import (
     COMPACT,
     INPUT_TOKENS,
@@ -52,7 +52,7 @@ class ResponsesDialect:
     )
     key_headers: Final = ()
     key_parameter: Final = None
-    kept_parameters: Final = METERING_FIELDS
+    kept_parameters: Final = METERING_FIELDS - {STREAM}  # which reads a stored response again, as events
     passed_parameters: Final[frozenset[str]] = frozenset()
     events: Final = ResponseEvents()
     creations: Final = (RESPONSES_CREATION,)
