@@ -34,7 +34,7 @@ from gateway.dialects.openai_responses.texts import input_texts, input_tokens
 from gateway.dialects.streaming import EVENT_STREAM, SseTap
 
 if TYPE_CHECKING:
-    from gateway.dialects.base import Head, Match, ParsedRequest
+    from gateway.dialects.base import Creation, Endpoint, Head, Match, ParsedRequest
     from gateway.dialects.structure import StructureBounds
 
 _OPERATIONS: Final = frozenset({RESPONSES, COMPACT, INPUT_TOKENS})
@@ -44,8 +44,8 @@ _FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
 class ResponsesDialect:
     """OpenAI's Responses API; a `Dialect`."""
 
-    name: Final = "openai"
-    endpoints: Final = (
+    name: str = "openai"
+    endpoints: tuple[Endpoint, ...] = (
         *with_azure((RESPONSES, COMPACT), deployed=False),
         *with_azure((INPUT_TOKENS,), free=True, deployed=False),
         *OBJECT_ENDPOINTS,
@@ -55,7 +55,7 @@ class ResponsesDialect:
     kept_parameters: Final = METERING_FIELDS - {STREAM}  # which reads a stored response again, as events
     passed_parameters: Final[frozenset[str]] = frozenset()
     events: Final = ResponseEvents()
-    creations: Final = (RESPONSES_CREATION,)
+    creations: tuple[Creation, ...] = (RESPONSES_CREATION,)
 
     def __init__(self, bounds: StructureBounds) -> None:
         self._bounds = bounds
