@@ -38,7 +38,7 @@ from gateway.upstream.base import UpstreamError, UpstreamResponse
 
 if TYPE_CHECKING:
     from billing.holds.hold import Settled
-    from gateway.dialects.base import Created
+    from gateway.dialects.facts import Created
     from gateway.metrics.registry import Metrics
     from gateway.proxy.background_jobs import BackgroundPoller
     from gateway.proxy.records import Records

@@ -31,11 +31,15 @@ import asyncpg
 import pytest
 
 from billing.database import migrate
+from billing.database.connection import Database
+from billing.ledger.catalogue import sync_prices
 from gateway.embedded import launch
 from gateway.embedded.servers import EmbeddedServers, Endpoints
+from tests.support.shipped import shipped_settings
 
 _TIMEOUT_S = 300.0
 _TEMPLATE = "migrated_template"
+_PRICED_TEMPLATE = "priced_template"
 _POLL_S: Final = 0.01
 _AHEAD: Final = 2
 """Databases that wait for tests to come; `_BEHIND` are dropped at once."""
@@ -173,10 +177,24 @@ def template_database(server_thread: LoopThread, databases: Databases) -> str:
     return _TEMPLATE
 
 
+@pytest.fixture(scope="session")
+def priced_template_database(server_thread: LoopThread, databases: Databases, template_database: str) -> str:
+    """The name of one that has the shipped prices too: each gateway that starts on it finds them there."""
+
+    async def price(url: str) -> None:
+        database = Database(url)
+        await sync_prices(database, shipped_settings("").prices)
+        await database.close()
+
+    server_thread.run(price(databases.create(_PRICED_TEMPLATE, template_database)))
+    return _PRICED_TEMPLATE
+
+
 @pytest.fixture
-def database_url(databases: Databases, template_database: str) -> Iterator[str]:
-    """A migrated database of this test alone."""
-    yield from _database(databases, template_database)
+def database_url(databases: Databases, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A migrated database of this test alone; with the shipped prices where gateways are made on it."""
+    template = "priced_template_database" if "make_gateway" in request.fixturenames else "template_database"
+    yield from _database(databases, request.getfixturevalue(template))
 
 
 @pytest.fixture

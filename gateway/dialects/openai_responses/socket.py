@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from gateway.dialects.base import BadRequest, Endpoint, Stored
+from gateway.dialects.base import Endpoint
+from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.facts import Stored
 from gateway.dialects.openai_responses.dialect import ResponsesDialect
 from gateway.dialects.openai_responses.objects import RESPONSES_CREATION
 from gateway.dialects.openai_responses.request import RESPONSES, parse
@@ -21,7 +23,8 @@ from gateway.dialects.openai_responses.request import RESPONSES, parse
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from gateway.dialects.base import Head, ParsedRequest
+    from gateway.dialects.base import Head
+    from gateway.dialects.facts import ParsedRequest
 
 SOCKET: Final = "responses_websocket"
 CREATE: Final = "response.create"
