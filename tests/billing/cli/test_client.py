@@ -1,7 +1,6 @@
 """A command's way to a gateway, against servers that answer with the bytes of a test."""
 
 import asyncio
-import os
 import signal
 import socket
 import threading
@@ -127,7 +126,9 @@ def test_no_answer_in_time(answer: Answer) -> None:
 
 def test_ctrl_c_ends_a_call() -> None:
     def interrupt(link: socket.socket) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, signal.SIGINT)  # the thread that waits, as in a command, which has no other
         link.recv(1)  # until the client has left
 
     before = signal.getsignal(signal.SIGINT)
