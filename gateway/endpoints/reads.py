@@ -38,8 +38,9 @@ if TYPE_CHECKING:
     from billing.principals import Limit, Principal
     from gateway.dialects.registry import Dialects
     from gateway.metrics.registry import Metrics
+    from gateway.proxy.candidates import Candidate
     from gateway.proxy.handler import Proxy
-    from gateway.proxy.routing import Candidate, Router
+    from gateway.proxy.routing import Router
     from gateway.runtime import Runtime
 
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from billing.holds.hold import Hold
     from gateway.dialects.facts import Created, Reported
     from gateway.proxy.background_jobs import BackgroundPoller
+    from gateway.proxy.candidates import Candidate
     from gateway.proxy.records import Records
-    from gateway.proxy.routing import Candidate
     from gateway.proxy.settlement.settlements import Settlements
     from gateway.server.exchange import Exchange
 

@@ -26,8 +26,7 @@ from msgspec import Raw
 from billing.usage import MAX_COUNT, Usage
 from gateway.dialects.exceptions import GarbageAnswer
 from gateway.dialects.facts import Reported
-from gateway.dialects.openai.costs import CostFields, reported_cost
-from gateway.dialects.openai.searches import CITATION, searches_of
+from gateway.dialects.openai.billed import CITATION, CostFields, reported_cost, searches_of
 
 if TYPE_CHECKING:
     pass

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import Usage
+from gateway.dialects.events import EVENT_STREAM
 from gateway.dialects.exceptions import GarbageAnswer
 from gateway.dialects.facts import Reported
 from gateway.dialects.openai.errors import error_body, error_headers
@@ -32,7 +33,7 @@ from gateway.dialects.openai_responses.request import (
     parse,
 )
 from gateway.dialects.openai_responses.texts import input_texts, input_tokens
-from gateway.dialects.streaming import EVENT_STREAM, SseTap
+from gateway.dialects.streaming import SseTap
 
 if TYPE_CHECKING:
     from gateway.dialects.base import Head, Match

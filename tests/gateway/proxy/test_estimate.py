@@ -18,9 +18,9 @@ from gateway.config.settings import ProviderConfig
 from gateway.dialects.facts import ParsedRequest, Parts, Work
 from gateway.dialects.openai.dialect import CHAT, parse
 from gateway.dialects.openai.texts import input_texts
+from gateway.proxy.candidates import Candidate, Rates
 from gateway.proxy.estimate import EstimateRules, NotPriced, billed_usage, charge, dearest, markup_of, worst_case
 from gateway.proxy.preparation import counted_tokens
-from gateway.proxy.routing import Candidate, Rates
 from gateway.tokens import CL100K, O200K, Tokenizer
 
 PROVIDER = ProviderConfig("openai", "openai", "http://provider/v1")
