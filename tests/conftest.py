@@ -68,5 +68,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 # A machine that is busy with other things makes no test wrong: no property is a matter of time.
-settings.register_profile("metergate", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("metergate", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("metergate")
