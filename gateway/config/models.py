@@ -24,7 +24,7 @@ from gateway.config.targets import (
     read_key,
     read_targets,
 )
-from gateway.dialects.openai.fields import default_max_field
+from gateway.dialects.openai.paths import default_max_field
 from gateway.upstream.headers import never_sent
 from gateway.upstream.health import Cooldown
 

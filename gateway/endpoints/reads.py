@@ -25,7 +25,7 @@ from billing.shapes.operation import (
 from billing.shapes.quotas import WindowShape
 from billing.shapes.usage import ExplainedEventShape, explanation_shape
 from gateway.auth import key_of
-from gateway.dialects.base import BadRequest
+from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.registry import MODEL_LISTS
 from gateway.endpoints.metrics_access import shown
 from gateway.server import refusals
@@ -38,8 +38,9 @@ if TYPE_CHECKING:
     from billing.principals import Limit, Principal
     from gateway.dialects.registry import Dialects
     from gateway.metrics.registry import Metrics
+    from gateway.proxy.candidates import Candidate
     from gateway.proxy.handler import Proxy
-    from gateway.proxy.routing import Candidate, Router
+    from gateway.proxy.routing import Router
     from gateway.runtime import Runtime
 
 
