@@ -101,20 +101,18 @@ async def try_price(
     from billing.ledger.explanations import exact_usd, shown_quantity
     from billing.money import format_usd
     from billing.prices import round_up
-    from billing.usage import COUNT_NAMES, Usage, UsageError
+    from billing.usage import Usage, UsageError
 
     provider, _, name = model.partition("/")
     now_s = time.time()
     row = _table(None).find(provider, name, now_s)
     if row is None:
-        raise CommandFailed(f"No row prices {model}. See metergate operator price list.", REFUSED)
+        said = f"No row prices {model}: name it as PROVIDER/MODEL, as `metergate operator price list` does."
+        raise CommandFailed(said, REFUSED)
     try:
-        values = {key: int(value) for key, _, value in (each.partition("=") for each in counts)}
-        if not values.keys() <= set(COUNT_NAMES):
-            raise UsageError(f"Counts are {', '.join(COUNT_NAMES)}.")
-        usage = Usage(**values)  # type: ignore[arg-type]
-    except ValueError as error:
-        raise CommandFailed(f"These counts can't be priced: {error}", REFUSED) from error
+        usage = Usage(**dict(map(_count, counts)))
+    except UsageError as error:
+        raise CommandFailed(f"These counts can't be priced: {error}.", REFUSED) from error
     minute = int(now_s % 86_400 // 60)
     variant = row.variant(service_tier, None, speed, region, minute)
     lines = [
@@ -125,3 +123,15 @@ async def try_price(
     said = f"{cost} USD by {row.provider}/{row.model} from {row.effective_from}" + (f", {variant}" if variant else "")
     data = {"cost_usd": cost, "price_id": row.id, "variant": variant, "lines": lines}
     output.show(Shown(data, (Table(("class", "quantity", "price USD", "amount USD"), lines), said)))
+
+
+def _count(text: str) -> tuple[str, int]:
+    """Return the name and the number of `name=number`. Raises `CommandFailed`."""
+    from billing.usage import COUNT_NAMES
+
+    name, _, number = text.partition("=")
+    if name not in COUNT_NAMES:
+        raise CommandFailed(f"{text!r} is no count: known are {', '.join(COUNT_NAMES)}.", REFUSED)
+    if not (number.isascii() and number.isdigit()):
+        raise CommandFailed(f"{text!r} is no count: give a whole number, such as {name}=1000.", REFUSED)
+    return name, int(number)

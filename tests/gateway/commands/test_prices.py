@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from billing.cli import REFUSED
 from gateway.commands.root import make_app
 
 ROW = '- {provider: p, model: m, effective_from: 2024-01-01, per_million: {input: "%s", output: "2"}}\n'
@@ -25,9 +26,23 @@ def test_a_usage_is_priced_line_by_line(folder: Path) -> None:
     said = price("try", "p/m", "input_tokens=1000000", "output_tokens=500000")
     assert said.exit_code == 0
     assert "2.00 USD by p/m from 2024-01-01" in said.output
-    assert price("try", "p/none", "input_tokens=1").exit_code != 0
-    assert price("try", "p/m", "tokens=1").exit_code != 0
-    assert price("try", "p/m", "input_tokens=x").exit_code != 0
+
+
+@pytest.mark.parametrize(
+    ("model", "count", "said"),
+    [
+        ("m", "input_tokens=1", "name it as PROVIDER/MODEL"),
+        ("p/none", "input_tokens=1", "No row prices p/none"),
+        ("p/m", "tokens=1", "'tokens=1' is no count: known are input_tokens, output_tokens"),
+        ("p/m", "input_tokens=x", "'input_tokens=x' is no count: give a whole number, such as input_tokens=1000"),
+        ("p/m", "input_tokens=-5", "'input_tokens=-5' is no count"),
+        ("p/m", f"input_tokens={10**18}", "These counts can't be priced"),
+    ],
+)
+def test_what_cannot_be_tried_is_told(folder: Path, model: str, count: str, said: str) -> None:
+    tried = price("try", model, count)
+    assert tried.exit_code == REFUSED
+    assert said in tried.output
 
 
 def test_a_file_is_checked_compared_and_put_in_force(folder: Path, tmp_path: Path) -> None:
