@@ -110,7 +110,7 @@ async def try_price(
         said = f"No row prices {model}: name it as PROVIDER/MODEL, as `metergate operator price list` does."
         raise CommandFailed(said, REFUSED)
     try:
-        usage = Usage(**dict(map(_count, counts)))
+        usage = Usage(**dict(map(_count, counts)))  # type: ignore[arg-type]
     except UsageError as error:
         raise CommandFailed(f"These counts can't be priced: {error}.", REFUSED) from error
     minute = int(now_s % 86_400 // 60)
