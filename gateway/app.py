@@ -21,12 +21,14 @@ from billing.api.application import setup
 from billing.ledger.catalogue import sync_prices
 from billing.owned.jobs import BackgroundJobs
 from billing.owned.objects import OwnedObjects
+from billing.owned.retention import Retention, RetentionRules
 from gateway.auth import Authenticator
 from gateway.config.price_file import PriceFollower
 from gateway.config.settings import PRICES_FILE
 from gateway.dialects.registry import Dialects, make_dialects
 from gateway.endpoints.jobs import Jobs, SetAsideCount, add_gauges, flush_metrics, keep_house
 from gateway.endpoints.reads import Health, Reads
+from gateway.endpoints.response_sockets import ResponseSockets
 from gateway.endpoints.routes import add_routes, endpoints_of
 from gateway.metrics.registry import Metrics
 from gateway.proxy.background_jobs import BackgroundPoller
@@ -48,6 +50,7 @@ from gateway.rules import (
     make_transports,
     note_unknown_dialects,
     proxy_rules,
+    socket_rules,
     structure_bounds,
 )
 from gateway.runtime import Runtime, lookup_wait_s, new_id
@@ -126,7 +129,9 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     reads = Reads(runtime, parts.proxy, parts.router, parts.dialects, metrics, health)
     endpoints = endpoints_of(parts.proxy, reads, jobs, parts.dialects)
     setup(app, runtime.services, endpoints.all)
-    add_routes(app, endpoints, parts.proxy, parts.dialects, runtime.services)
+    sockets = ResponseSockets(parts.proxy, parts.dialects.find, *socket_rules(settings))
+    app.on_shutdown.append(sockets.stop)
+    add_routes(app, endpoints, parts.proxy, parts.dialects, runtime.services, sockets)
     price_follower = _price_follower(runtime, parts.router)
     add_gauges(metrics, runtime, parts.bodies, parts.request_log, aside)
     metrics.gauge(
@@ -143,6 +148,8 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         engine.loops.start("targets_tell", shared.tell)
         engine.loops.start("targets_listen", shared.listen)
         engine.loops.start("background", parts.poller.run)
+        kept = RetentionRules(settings.defaults.object_retention_days, settings.defaults.job_retention_days)
+        engine.loops.start("retention", Retention(runtime.database, kept, new_id()).run)
         health.ready = True
         yield (
             Served(app, parts.proxy, parts.dialects, edge_rules(settings.defaults, cors), settings.defaults.edge),
@@ -151,13 +158,14 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     finally:
         health.ready = False
         await engine.loops.stop("background", "housekeeping", "metrics", "plans", "prices", "reconcile", "refused")
-        await engine.loops.stop("targets_tell", "targets_listen")
+        await engine.loops.stop("retention", "targets_tell", "targets_listen")
         await runtime.refused.flush()
         parts.remainder.hurry()
         await parts.poller.stop()
         if not await engine.stop(settings.defaults.postgres_timeout_s):
             logger.error("debits wait in Redis's journal: the next gateway writes them")
         metrics.flush()
+        await sockets.close()
         await parts.close()
 
 
@@ -226,6 +234,7 @@ def _price_follower(runtime: Runtime, router: Router) -> PriceFollower:
         settings.folder / PRICES_FILE,
         os.environ,
         settings.prices,
+        settings.price_marks,
         lambda table: sync_prices(runtime.database, table),
         router.reprice,
     )

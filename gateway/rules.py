@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
+from gateway.dialects.openai_responses.events import ENDS
 from gateway.dialects.structure import StructureBounds
+from gateway.endpoints.response_sockets import ClientSocketRules
 from gateway.proxy.attempts import AttemptRules
 from gateway.proxy.background_jobs import BackgroundRules
 from gateway.proxy.estimate import EstimateRules
@@ -16,6 +18,7 @@ from gateway.server.bodies import BodyRules
 from gateway.server.guard import EdgeRules
 from gateway.server.listening import connections_within
 from gateway.upstream.local.provider import LocalTransport
+from gateway.upstream.socket import SocketRules
 from gateway.upstream.transport import HttpTransport
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 DAY_S: Final = 86_400
+SOCKET_CONNECT_S: Final = 10.0
 
 
 def make_transports(settings: Settings, tokenizer: Tokenizer) -> dict[str, Transport]:
@@ -162,4 +166,16 @@ def proxy_rules(settings: Settings) -> ProxyRules:
         upload_timeout_s=defaults.upload_timeout_s,
         grace_s=settings.payment_grace_days * DAY_S,
         charge_expired=defaults.expired_hold == "input",
+    )
+
+
+def socket_rules(settings: Settings) -> tuple[ClientSocketRules, SocketRules]:
+    """Return the bounds of WebSockets, of clients and to providers."""
+    defaults = settings.defaults
+    return (
+        ClientSocketRules(
+            *(defaults.response_sockets, defaults.response_sockets_per_account, defaults.response_socket_s),
+            settings.proxy_max_body_bytes,
+        ),
+        SocketRules(SOCKET_CONNECT_S, defaults.upstream_timeout_s, defaults.upstream_answer_bytes, ENDS),
     )
