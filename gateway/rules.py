@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from gateway.dialects.openai_responses.events import ENDS
+from gateway.dialects.openai_responses.answer import ENDS
 from gateway.dialects.structure import StructureBounds
 from gateway.endpoints.response_sockets import ClientSocketRules
 from gateway.proxy.attempts import AttemptRules
