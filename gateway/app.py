@@ -308,6 +308,7 @@ def _price_follower(runtime: Runtime, router: Router) -> PriceFollower:
         settings.folder / PRICES_FILE,
         os.environ,
         settings.prices,
+        settings.price_marks,
         lambda table: sync_prices(runtime.database, table),
         router.reprice,
     )

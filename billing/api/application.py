@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
@@ -132,7 +132,7 @@ def document(routes: Sequence[Route]) -> bytes:
         raise ValueError("two routes have handlers of one name")
     shapes = [shape for route in routes for shape in (route.answer, route.query, route.body) if shape is not None]
     shapes = list(dict.fromkeys([*shapes, ErrorEnvelope, QuotaShape]))
-    found, schemas = msgspec.json.schema_components(shapes, ref_template=_SCHEMAS)
+    found, schemas = _components(tuple(shapes))
     by_shape = dict(zip(shapes, found, strict=True))
     queries = {by_shape[route.query]["$ref"].rpartition("/")[2] for route in routes if route.query is not None}
     paths: dict[str, Json] = {}
@@ -154,6 +154,12 @@ def document(routes: Sequence[Route]) -> bytes:
     )
 
 
+@cache
+def _components(shapes: tuple[Any, ...]) -> tuple[tuple[Json, ...], Mapping[str, Json]]:
+    """Return the schemas of shapes, which every application of a process shares, and what they refer to."""
+    return msgspec.json.schema_components(shapes, ref_template=_SCHEMAS)
+
+
 def _version() -> str:
     try:
         return version(_DISTRIBUTION)
@@ -161,7 +167,7 @@ def _version() -> str:
         return "0"
 
 
-def _operation(route: Route, by_shape: dict[Any, Json], schemas: dict[str, Json]) -> Json:
+def _operation(route: Route, by_shape: dict[Any, Json], schemas: Mapping[str, Json]) -> Json:
     summary, _, rest = route.summary.partition(". ")
     parameters = [*_path_parameters(route.path)]
     if route.query is not None:
