@@ -7,7 +7,7 @@ openai/     OpenAI's API: chats, completions, embeddings, moderations; openai_re
 anthropic/  Anthropic's; gemini/  Google's; rerank/  Cohere's, Voyage's and Jina's reranks
 unmetered   paths that are refused by name, and why
 streaming   the tap on a stream of events: usage is seen, the end held back; events  as bytes
-output      what a model wrote, of any dialect: text, and inline data
+output      what a model wrote, of any dialect: text, and inline data; shares  parts of what it counted
 structure   how much structure a JSON body may have, told from its bytes
 fields      the objects of a request: their names, each there once and spelled one way; values  single values
 """

@@ -7,7 +7,7 @@ parts      the messages: images, audio and files, and input that is not in the b
 input      what of a request a model reads; texts  those that become tokens by themselves
 work       what a provider does beside one call of the model named
 errors     the envelope of errors
-output     the answer: what was written; usage  what was used; searches  billed beside tokens
+output     the answer: what was written; usage  what was used; counts  its classes; searches  billed beside tokens
 events     a stream's events: usage and errors
 costs      what a provider says that it charged
 """
