@@ -24,9 +24,11 @@ from billing.owned.objects import OwnedObjects
 from gateway.auth import Authenticator
 from gateway.config.price_file import PriceFollower
 from gateway.config.settings import PRICES_FILE
+from gateway.dialects.openai_responses.events import ENDS
 from gateway.dialects.registry import Dialects, make_dialects
 from gateway.endpoints.jobs import Jobs, SetAsideCount, add_gauges, flush_metrics, keep_house
 from gateway.endpoints.reads import Health, Reads
+from gateway.endpoints.response_sockets import ClientSocketRules, ResponseSockets
 from gateway.endpoints.routes import add_routes, endpoints_of
 from gateway.metrics.registry import Metrics
 from gateway.proxy.attempts import AttemptRules
@@ -52,12 +54,14 @@ from gateway.server.ids import REQUEST_ID
 from gateway.server.plain import PlainRunner
 from gateway.server.refusals import Links
 from gateway.tokens import Tokenizer
+from gateway.upstream.socket import SocketRules
 
 if TYPE_CHECKING:
     from gateway.config.settings import Limits, Settings
     from gateway.upstream.base import Transport
 
 logger = logging.getLogger(__name__)
+SOCKET_CONNECT_S: Final = 10.0
 
 DAY_S: Final = 86_400
 
@@ -121,7 +125,9 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     reads = Reads(runtime, parts.proxy, parts.router, parts.dialects, metrics, health)
     endpoints = endpoints_of(parts.proxy, reads, jobs, parts.dialects)
     setup(app, runtime.services, endpoints.all)
-    add_routes(app, endpoints, parts.proxy, parts.dialects, runtime.services)
+    sockets = ResponseSockets(parts.proxy, parts.dialects.find, *_socket_rules(settings))
+    app.on_shutdown.append(sockets.stop)
+    add_routes(app, endpoints, parts.proxy, parts.dialects, runtime.services, sockets)
     price_follower = _price_follower(runtime, parts.router)
     add_gauges(metrics, runtime, parts.bodies, parts.request_log, aside)
     metrics.gauge(
@@ -153,6 +159,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         if not await engine.stop(settings.defaults.postgres_timeout_s):
             logger.error("debits wait in Redis's journal: the next gateway writes them")
         metrics.flush()
+        await sockets.close()
         await parts.close()
 
 
@@ -203,6 +210,18 @@ def _background_rules(defaults: Limits) -> BackgroundRules:
     return BackgroundRules(
         *(defaults.background_poll_s, defaults.background_expiry_s, defaults.background_jobs),
         *(defaults.upstream_answer_bytes, defaults.max_usage_factor),
+    )
+
+
+def _socket_rules(settings: Settings) -> tuple[ClientSocketRules, SocketRules]:
+    """Return the bounds of WebSockets, of clients and to providers."""
+    defaults = settings.defaults
+    return (
+        ClientSocketRules(
+            *(defaults.response_sockets, defaults.response_sockets_per_account, defaults.response_socket_s),
+            settings.proxy_max_body_bytes,
+        ),
+        SocketRules(SOCKET_CONNECT_S, defaults.upstream_timeout_s, defaults.upstream_answer_bytes, ENDS),
     )
 
 
@@ -284,6 +303,7 @@ def _price_follower(runtime: Runtime, router: Router) -> PriceFollower:
         settings.folder / PRICES_FILE,
         os.environ,
         settings.prices,
+        settings.price_marks,
         lambda table: sync_prices(runtime.database, table),
         router.reprice,
     )

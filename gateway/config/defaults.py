@@ -164,6 +164,9 @@ class Limits:
     moderation_model: str = _bound(
         "omni-moderation-latest", Bound("text", "model of a request to /v1/moderations that names none")
     )
+    response_sockets: int = _whole(1000, 1, 100_000, "WebSockets of clients at `/v1/responses` that one process has")
+    response_sockets_per_account: int = _whole(50, 1, 100_000, "of these at most, of one account")
+    response_socket_s: float = _seconds(3600, 1, 86_400, "a WebSocket ends after that, with the answer under way")
     background_poll_s: float = _seconds(2, 0.05, 3600, "time between questions after a background response")
     background_lease_s: float = _seconds(30, 0.5, 3600, "a gateway that has not asked for as long leaves it to others")
     background_expiry_s: float = _seconds(86_400, 1, 31 * 86_400, "after that a background response costs its hold")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from gateway.config.models import ProviderConfig
     from gateway.dialects.base import Dialect, Match
     from gateway.dialects.facts import ParsedRequest
-    from gateway.proxy.routing import Candidate
+    from gateway.proxy.candidates import Candidate
     from gateway.upstream.health import TargetHealth
 
 CREDENTIALS: Final = frozenset(

@@ -27,8 +27,9 @@ from gateway.tokens import PIECE_CHARACTERS
 if TYPE_CHECKING:
     from billing.principals import Principal
     from gateway.dialects.facts import ParsedRequest
+    from gateway.proxy.candidates import Candidate, Destination
     from gateway.proxy.estimate import EstimateRules
-    from gateway.proxy.routing import Candidate, Destination, Router
+    from gateway.proxy.routing import Router
     from gateway.server.bodies import Bodies
     from gateway.server.exchange import Exchange
     from gateway.tokens import Tokenizer

@@ -15,16 +15,17 @@ from msgspec import Raw
 
 from billing.usage import MAX_COUNT
 from gateway.dialects.anthropic.content import MESSAGES, count_parts, input_tokens
-from gateway.dialects.anthropic.errors import REQUEST_ID, error_body, error_headers
+from gateway.dialects.anthropic.envelopes import REQUEST_ID, error_body, error_headers
 from gateway.dialects.anthropic.output import output_of, output_of_part
 from gateway.dialects.anthropic.streams import AnthropicEvents
 from gateway.dialects.anthropic.usage import counted_from_json, usage_from_json
 from gateway.dialects.anthropic.work import BETA, TOOL_SYSTEM_TOKENS, WORK_FIELDS, check_betas, read_work
 from gateway.dialects.base import Endpoint, Head, Match
+from gateway.dialects.events import EVENT_STREAM
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import ParsedRequest, Reported
 from gateway.dialects.fields import first_byte, folded, is_null, other_case, read_object, top_level, wrong_type
-from gateway.dialects.streaming import EVENT_STREAM, SseTap
+from gateway.dialects.streaming import SseTap
 from gateway.dialects.structure import SHORT_VALUE_BYTES, StructureBounds, check_size, check_value, too_many
 from gateway.dialects.values import checked_model, label
 

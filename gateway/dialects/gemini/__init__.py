@@ -6,5 +6,5 @@ request   what a request asks for at most: output, candidates, tools, stored inp
 contents  what a request brings: its parts, their texts and inline data
 answer    what an answer reports as used; output  what was written in it
 streams   the tap on a stream; frames  its pieces, of events or of one JSON array
-errors    the envelope of errors; models  how models are listed
+envelopes errors and the list of models, as Google's clients expect them
 """

@@ -16,16 +16,16 @@ import msgspec
 from msgspec import Raw
 
 from gateway.dialects.base import Endpoint, Head, Match
+from gateway.dialects.events import EVENT_STREAM
 from gateway.dialects.fields import is_null
 from gateway.dialects.gemini.answer import usage_from_json
 from gateway.dialects.gemini.contents import input_texts, input_tokens
-from gateway.dialects.gemini.errors import error_body, error_headers
+from gateway.dialects.gemini.envelopes import error_body, error_headers
 from gateway.dialects.gemini.frames import ArrayFrames, EventFrames
 from gateway.dialects.gemini.names import COUNT, EMBED, EMBED_BATCH, GENERATE, STREAM, method_of, snake
 from gateway.dialects.gemini.output import output_of, output_of_part
 from gateway.dialects.gemini.request import FIELDS, MAX_FIELD, parse
 from gateway.dialects.gemini.streams import GeminiTap
-from gateway.dialects.streaming import EVENT_STREAM
 from gateway.dialects.structure import StructureBounds
 
 if TYPE_CHECKING:
@@ -58,7 +58,12 @@ class GeminiDialect:
 
     name: Final = "gemini"
     endpoints: Final = tuple(
-        Endpoint(f"/{version}/models/{{model}}:{method}", f"{version}:{method}", free=method == COUNT)
+        Endpoint(
+            f"/{version}/models/{{model}}:{method}",
+            f"{version}:{method}",
+            free=method == COUNT,
+            writes=method in (GENERATE, STREAM),
+        )
         for version in VERSIONS
         for method in METHODS
     )

@@ -4,7 +4,7 @@ This file owns three rules, in both framings. **Bytes pass untouched**: what `fe
 came in, but for a cost that the client asked for. **The end is held**: there is no event that says so, hence the last
 piece in which a candidate finishes comes out of `finish` alone, with all that follows it, unless the model writes on.
 **Nothing grows without bound**: `frames.MAX_PIECE_BYTES` of one piece, `MAX_HELD_BYTES` of what follows the last one,
-`MAX_KEPT_BYTES` of what passed.
+`passed.MAX_KEPT_BYTES` of what passed.
 
 A piece passes when it is whole: Google sends each in one write, and usage stands in every one of them.
 """
@@ -20,12 +20,12 @@ from gateway.dialects.exceptions import GarbageAnswer
 from gateway.dialects.fields import is_null
 from gateway.dialects.gemini.answer import Answer, Reading, decode, finishes
 from gateway.dialects.gemini.output import pieces, pieces_of_part
-from gateway.dialects.output import Output, Piece, joined
-from gateway.dialects.streaming import MAX_KEPT_BYTES
+from gateway.dialects.passed import MAX_KEPT_BYTES, Passed
 
 if TYPE_CHECKING:
     from gateway.dialects.facts import Reported
     from gateway.dialects.gemini.frames import Frame, Frames
+    from gateway.dialects.output import Piece
 
 MAX_HELD_BYTES: Final = 1 << 20
 """Of what follows the last piece, before it passes."""
@@ -33,24 +33,18 @@ _FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
 _USAGE: Final = "usageMetadata"
 
 
-class GeminiTap:
+class GeminiTap(Passed):
     """Watches one stream; a `Tap`. Not for use by two tasks at once."""
 
     def __init__(self, frames: Frames, keep_bytes: int = MAX_KEPT_BYTES) -> None:
+        super().__init__(keep_bytes)
         self.error_seen = False
         self._frames = frames
         self._reading = Reading()
-        self._keep_bytes = keep_bytes
-        self._kept: list[bytes] = []
-        self._kept_bytes = self._not_kept_bytes = 0
         self._uncounted = False  # something was written, and nobody counted it
-        self._reported_at = (0, 0)  # how many pieces were kept, and bytes were not, when usage was last seen
-        self._began = False
-        self._looked_at = 0  # how many of those kept were searched for output
         self._finished = False  # a candidate has, and nothing was written since then
         self._held: list[Frame] = []
         self._held_bytes = 0  # but for the first
-        self._unfinished: list[tuple[int, Piece]] = []
         self._ended = False
 
     @property
@@ -65,11 +59,8 @@ class GeminiTap:
 
     @property
     def began_output(self) -> bool:
-        """Whether the model wrote something. Looked for when this is asked, in the first pieces first."""
-        if not self._began:
-            self._began = self._unkept_bytes > 0 or any(any(pieces(data)) for data in self._kept[self._looked_at :])
-            self._looked_at = len(self._kept)
-        return self._began
+        """Return whether the model wrote something, for which bytes that nobody reads are taken."""
+        return self._unkept_bytes > 0 or super().began_output
 
     @property
     def _unkept_bytes(self) -> int:
@@ -152,26 +143,8 @@ class GeminiTap:
         self._held.clear()
         return b"".join(held)
 
-    @property
-    def stale(self) -> bool:
-        """Whether the model wrote on after the last usage was seen, so that it does not say all."""
-        kept, unkept_bytes = self._reported_at
-        if unkept_bytes != self._unkept_bytes or self._unfinished:
-            return True
-        return any(any(pieces(data)) for data in self._kept[kept:])
-
-    def output(self) -> Output:
-        """What the model wrote in the whole pieces within `MAX_KEPT_BYTES`; see `extrapolate`."""
-        return joined([*(pair for data in self._kept for pair in pieces(data)), *self._unfinished])
-
-    def extrapolate(self, tokens: int) -> int:
-        """Return the tokens of the whole stream from those of `output`, by the share of its bytes that was kept,
-        rounded up. Where nothing that was kept says anything: the bytes that passed."""
-        if not self._unkept_bytes:
-            return tokens
-        if not tokens:
-            return self._unkept_bytes
-        return -(-tokens * (self._kept_bytes + self._unkept_bytes) // self._kept_bytes)
+    def _pieces(self, block: bytes) -> list[tuple[int, Piece]]:
+        return pieces(block)
 
 
 def _with_cost(data: bytes, cost_usd: str) -> bytes | None:

@@ -4,10 +4,10 @@ dialect    the request: what it asks for at most, and the few top-level fields t
 values     the small fields of a request, by a table of their types
 paths      which operation a request is sent to, also by the paths of Azure's client
 parts      the messages: images, audio and files, and input that is not in the body
-input      what of a request a model reads; texts  those that become tokens by themselves
+texts      what of a request a model reads, and which texts become tokens by themselves
 work       what a provider does beside one call of the model named
 errors     the envelope of errors
-output     the answer: what was written; usage  what was used; counts  its classes; searches  billed beside tokens
+output     the answer: what was written; usage  what was used; counts  its classes
 events     a stream's events: usage and errors
-costs      what a provider says that it charged
+billed     what a provider says that it charged, and searches, which are billed beside tokens
 """

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT, Usage
-from gateway.dialects.openai.costs import CostFields, reported_cost
+from gateway.dialects.openai.billed import CostFields, reported_cost
 from gateway.dialects.shares import MAX_DOUBTS, cut_down, shared_out, unknown_counts
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from msgspec import Raw
 
 from gateway.dialects.exceptions import GarbageAnswer
 from gateway.dialects.facts import EventFacts, Reported
+from gateway.dialects.openai.billed import CITATION
 from gateway.dialects.openai.output import pieces, pieces_of_part
-from gateway.dialects.openai.searches import CITATION
 from gateway.dialects.openai.usage import NULL, PlainUsage, decode, plain_usage, reported_of
 
 if TYPE_CHECKING:

@@ -26,8 +26,8 @@ from msgspec import Raw
 from billing.usage import MAX_COUNT, Usage
 from gateway.dialects.exceptions import GarbageAnswer
 from gateway.dialects.facts import Reported
+from gateway.dialects.openai.billed import CITATION, searches_of
 from gateway.dialects.openai.counts import counts_of
-from gateway.dialects.openai.searches import CITATION, searches_of
 
 NULL: Final = Raw(b"null")
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from gateway.dialects.facts import Reported
     from gateway.metrics.registry import Metrics
-    from gateway.proxy.routing import Candidate
+    from gateway.proxy.candidates import Candidate
 
 logger = logging.getLogger(__name__)
 
