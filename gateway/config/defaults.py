@@ -171,6 +171,8 @@ class Limits:
     background_lease_s: float = _seconds(30, 0.5, 3600, "a gateway that has not asked for as long leaves it to others")
     background_expiry_s: float = _seconds(86_400, 1, 31 * 86_400, "after that a background response costs its hold")
     background_jobs: int = _whole(1000, 1, 100_000, "background responses that one process follows")
+    object_retention_days: int = _whole(365, 1, 36_500, "after that a provider's object is no account's any more")
+    job_retention_days: int = _whole(30, 1, 36_500, "rows of background responses that are done are kept as long")
     default_plan: str = _bound(DEFAULT_PLAN, Bound("text", "plan of a new account; must be in plans.yaml"))
     credits_per_usd: int = _whole(1000, 1, 1_000_000_000, "credits that one USD is shown as")
     lease_s: float = _seconds(5, 0.5, 300, "a gateway that does not renew its lease for as long is dead: its holds end")

@@ -171,6 +171,21 @@ async def test_an_answer_that_breaks_is_charged(make: Any, speaker: Speaker, bro
     await until(lambda: speaker.ended == 1)
 
 
+async def test_a_gateway_that_stops_ends_connections_after_their_answer(make: Any, speaker: Speaker) -> None:
+    speaker.go_on.clear()
+    gateway = await make()
+    customer = await gateway.customer()
+    async with connected(customer) as idle, connected(customer) as busy:
+        await busy.send_str(json.dumps(CREATE))
+        assert (await busy.receive_json())["type"] == "response.created"
+        await gateway.app.shutdown()
+        assert (await idle.receive(timeout=60)).data == aiohttp.WSCloseCode.GOING_AWAY
+        speaker.go_on.set()
+        said = [message async for message in busy]
+    assert json.loads(said[-1].data)["type"] == "response.completed"
+    assert await spent_nano(customer) == COST
+
+
 async def test_connections_are_bounded(make: Any, speaker: Speaker) -> None:
     speaker.go_on.clear()
     gateway = await make(response_sockets_per_account=1, response_socket_s=1)
