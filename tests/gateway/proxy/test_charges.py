@@ -138,12 +138,8 @@ async def test_a_credit_limit_lets_the_balance_go_below_zero(make_gateway: MakeG
 def by_prefix(settings: Settings) -> Settings:
     """Settings in which names have prices by prefixes of two lengths, and by the provider's default."""
     rates = {"gpt-new-*": 7, "gpt-new-large-*": 11, "*": 13}
-    rows = [
-        PriceRow(
-            "openai", name, date(2025, 1, 1), {"input": rate * 10**6, "output": rate * 10**6}, {}, (), None, None, 99
-        )
-        for name, rate in rates.items()
-    ]
+    sheets = {name: {"input": rate * 10**6, "output": rate * 10**6} for name, rate in rates.items()}
+    rows = [PriceRow("openai", name, date(2025, 1, 1), sheets[name], {}, max_output_tokens=99) for name in rates]
     return replace(settings, prices=PriceTable([*settings.prices.rows, *rows]))
 
 
