@@ -267,7 +267,7 @@ class Forwarder:
             plain = head.content_encoding is None
             dialect = context.match.dialect
             reported = dialect.usage_from_json(context.parsed.operation, body) if plain else None
-            if reported is None:
+            if reported is None or reported.counts_nothing:
                 reported, output = read_whole(context, body, head, limit_bytes)
         except asyncio.CancelledError:  # what goes on without the client releases the answer
             self._remainder.whole(exchange, context, hold, answer, head)
