@@ -40,6 +40,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     included, any other `{name}` for one segment. `operation` is the dialect's own word for what is done there, the same
     for all paths that lead to it. `free`: forwarded and not charged. `header` is one that a request must have, for a
     path that several APIs share. `id_header` is a further header in which its clients look for the request's id.
+    `writes`: a model writes an answer there, which has output tokens.
     """
 
     path: str
@@ -48,6 +49,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     free: bool = False
     header: str | None = None
     id_header: str | None = None
+    writes: bool = True
 
 
 NO_PARAMETERS: Final[Mapping[str, str]] = {}
@@ -203,6 +205,9 @@ class ModelList(Protocol):
 
     @property
     def paths(self) -> tuple[str, ...]: ...
+
+    def has(self, model: ListedModel, *, writes: bool) -> bool:
+        """Whether the API has a use for a model; `writes`: it is priced for a written answer."""
 
     def listed(self, models: Sequence[ListedModel], query: Mapping[str, str]) -> object:
         """A page of the models that its clients may use. Raises `BadRequest`."""

@@ -30,8 +30,10 @@ class Rates:
     input_rate: int
     output_rate: int
     request_nano: int
+    input_unpriced: bool = False
     output_unpriced: bool = False
-    """Whether output would be free because the row forgot it."""
+    """Whether these would be free because the row forgot them: one that prices seconds or pages alone says nothing of
+    tokens. A row that prices whole requests alone has forgotten nothing."""
     search_nano: int = 0
     minute: int = 0
     """A minute of the UTC day at which the variants apply that do while this is in force."""
@@ -43,12 +45,14 @@ class Rates:
     @classmethod
     def of(cls, row: PriceRow, minute: int = 0, *, asked: bool = False) -> Rates:
         """Return a row's dearest rates; `asked`: also by variants that apply to requests which ask for them."""
+        by_request = not row.per_million and "request" in row.per_unit
         return cls(
             row,
             row.dearest_nano(INPUT_CLASSES, asked=asked),
             row.dearest_nano(OUTPUT_CLASSES, asked=asked),
             row.dearest_unit("request"),
-            output_unpriced="input" in row.per_million and "output" not in row.per_million,
+            input_unpriced="input" not in row.per_million and not by_request,
+            output_unpriced="output" not in row.per_million and not by_request,
             search_nano=row.dearest_unit("search"),
             minute=minute,
             prices_audio="audio_output" in row.per_million,
@@ -143,7 +147,7 @@ class Candidate:
         return max(named.values(), key=lambda rates: (rates.output_rate, rates.input_rate))
 
     def row_of(self, model: str) -> PriceRow | None:
-        """Return the price row of another model of this provider, from the table that the request was admitted under."""
+        """Return the price row of another model of this provider, by the table that a request was admitted under."""
         return self.prices.find(self.provider.name, model, self.priced_at_s) if self.prices is not None else None
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from billing.prices import (
     INPUT_CLASSES,
+    OUTPUT_CLASSES,
     PriceRow,
     PriceTable,
 )
@@ -20,9 +21,11 @@ from billing.quotas import DAY_S
 from billing.rates import MINUTES_OF_DAY
 from gateway.config.models import ModelConfig, ProviderConfig
 from gateway.proxy.candidates import Candidate, Rates, Route
+from gateway.proxy.purposes import is_asked_here
 from gateway.tokens import is_openai_model, vocabulary_for
 
 if TYPE_CHECKING:
+    from gateway.dialects.base import Match
     from gateway.proxy.target_health import HealthBoard
 
 MINUTE_S: Final = 60
@@ -53,8 +56,7 @@ class Router:
         self._providers = providers
         self._models = models
         self._prices = prices
-        self.may_be_free = _may_be_free(prices)
-        """Whether there may be a model that costs nothing."""
+        self._free_at = self._costing_nothing()
         self._by_target = {
             (model.provider, model.model): name
             for name, model in sorted(models.items(), key=lambda item: (item[0] == item[1].model, item[0]))
@@ -83,8 +85,23 @@ class Router:
     def reprice(self, prices: PriceTable) -> None:
         """Price requests by another table from now on; those that were admitted keep theirs."""
         self._prices = prices
-        self.may_be_free = _may_be_free(prices)
+        self._free_at = self._costing_nothing()
         self._found.clear()
+
+    def may_be_free(self, match: Match) -> bool:
+        """Whether a request to an endpoint may cost nothing, by the model that it names."""
+        return match.endpoint.free or (match.dialect.name, match.endpoint.writes) in self._free_at
+
+    def _costing_nothing(self) -> frozenset[tuple[str, bool]]:
+        """Return where providers that are on have models which cost nothing: by dialect, and by whether they write."""
+        return frozenset(
+            (dialect, writes)
+            for row in self._prices.rows
+            if (provider := self._providers.get(row.provider)) is not None and provider.enabled
+            for writes in (True, False)
+            if _costs_nothing(row, writes=writes)
+            for dialect in provider.served
+        )
 
     def with_others(
         self, candidate: Candidate, models: Iterable[str], now_s: float
@@ -124,9 +141,11 @@ class Router:
         config = self._models[entry]
         if not entry.endswith("*"):
             return (entry,)
-        if not self._providers[config.provider].enabled:
+        provider = self._providers[config.provider]
+        if not provider.enabled:
             return ()
-        return (name for name in self._prices.models(config.provider) if name.startswith(entry[:-1]))
+        names = self._prices.models(config.provider)
+        return (name for name in names if name.startswith(entry[:-1]) and is_asked_here(name, provider))
 
     def _matching(self, name: str, now_s: float) -> ModelConfig | None:
         """The entry of the longest prefix whose provider has a price for a name, under that name."""
@@ -187,8 +206,11 @@ class Router:
         )
 
 
-def _may_be_free(prices: PriceTable) -> bool:
-    return any(not row.dearest_nano(INPUT_CLASSES) for row in prices.rows)
+def _costs_nothing(row: PriceRow, *, writes: bool) -> bool:
+    """Return whether what a request may be charged is priced, at zero: input, and output where a model writes it."""
+    classes = (*INPUT_CLASSES, *OUTPUT_CLASSES) if writes else INPUT_CLASSES
+    priced = "input" in row.per_million and ("output" in row.per_million or not writes) and not row.cost_reported
+    return priced and not row.dearest_nano(classes) and not any(map(row.dearest_unit, ("request", "search")))
 
 
 def _span(row: PriceRow, now_s: float) -> tuple[int, int]:

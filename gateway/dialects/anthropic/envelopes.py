@@ -55,6 +55,10 @@ class AnthropicModels:
 
     paths: Final = ()
 
+    def has(self, model: ListedModel, *, writes: bool) -> bool:
+        """Return whether it writes messages."""
+        return writes
+
     def listed(self, models: Sequence[ListedModel], query: Mapping[str, str]) -> object:
         """Return one page, by `limit` and `after_id` or `before_id`. Raises `BadRequest`."""
         limit, names = _limit(query), [model.id for model in models]

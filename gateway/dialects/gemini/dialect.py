@@ -58,7 +58,12 @@ class GeminiDialect:
 
     name: Final = "gemini"
     endpoints: Final = tuple(
-        Endpoint(f"/{version}/models/{{model}}:{method}", f"{version}:{method}", free=method == COUNT)
+        Endpoint(
+            f"/{version}/models/{{model}}:{method}",
+            f"{version}:{method}",
+            free=method == COUNT,
+            writes=method in (GENERATE, STREAM),
+        )
         for version in VERSIONS
         for method in METHODS
     )

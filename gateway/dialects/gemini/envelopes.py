@@ -72,6 +72,10 @@ class GeminiModels:
 
     paths: Final = ("/v1beta/models",)
 
+    def has(self, model: ListedModel, *, writes: bool) -> bool:
+        """Return whether it writes or embeds."""
+        return writes or _EMBEDDING in model.id
+
     def listed(self, models: Sequence[ListedModel], query: Mapping[str, str]) -> object:
         """Return one page, by `pageSize` and `pageToken`, which is the name of its first model. Raises `BadRequest`."""
         start, size = _start(models, query.get("pageToken", "")), _size(query.get("pageSize", ""))

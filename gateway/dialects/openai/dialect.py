@@ -185,7 +185,10 @@ class OpenAIDialect:
     """OpenAI's chat completions, completions, embeddings and moderations; a `Dialect`."""
 
     name: str = "openai"
-    endpoints: tuple[Endpoint, ...] = tuple(with_azure(INPUT_FIELD))
+    endpoints: tuple[Endpoint, ...] = (
+        *with_azure(operation for operation in INPUT_FIELD if operation in WITH_OUTPUT),
+        *with_azure((operation for operation in INPUT_FIELD if operation not in WITH_OUTPUT), writes=False),
+    )
     key_headers: Final = ()
     key_parameter: Final = None
     kept_parameters: frozenset[str] = METERING_FIELDS

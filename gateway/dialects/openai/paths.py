@@ -23,15 +23,17 @@ _NEW_FIELD_HOSTS: Final = re.compile(r"https?://(api\.openai\.com|[^/]+\.(openai
 """OpenAI's and Azure's reasoning models refuse `max_tokens`; all others know it, and many know nothing else."""
 
 
-def with_azure(operations: Iterable[str], *, free: bool = False, deployed: bool = True) -> Iterator[Endpoint]:
+def with_azure(
+    operations: Iterable[str], *, free: bool = False, writes: bool = True, deployed: bool = True
+) -> Iterator[Endpoint]:
     """Give the endpoints of some operations, which are named by their paths here: those, and Azure's of each.
     `deployed` says that Azure's client names the model in the path."""
     deployment = f"/deployments/{{{DEPLOYMENT}}}" if deployed else ""
     for operation in operations:
-        yield Endpoint(operation, operation, free=free)
+        yield Endpoint(operation, operation, free=free, writes=writes)
         for base in _AZURE:
-            yield Endpoint(base + operation, operation, free=free)
-            yield Endpoint(f"{base}{deployment}{operation.removeprefix(_VERSION)}", operation, free=free)
+            yield Endpoint(base + operation, operation, free=free, writes=writes)
+            yield Endpoint(f"{base}{deployment}{operation.removeprefix(_VERSION)}", operation, free=free, writes=writes)
 
 
 def default_max_field(base_url: str) -> str:

@@ -76,7 +76,7 @@ class RerankDialect(OpenAIDialect):
     """Reranks; a `Dialect`. Keys and errors are as OpenAI's."""
 
     name = "rerank"
-    endpoints = tuple(Endpoint(path, RERANK) for path in PATHS)
+    endpoints = tuple(Endpoint(path, RERANK, writes=False) for path in PATHS)
     kept_parameters = METERING_FIELDS
 
     def owns(self, path: str, headers: Mapping[str, str]) -> bool:

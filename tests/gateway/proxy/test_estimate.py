@@ -248,6 +248,19 @@ def test_the_price_of_a_request_counts_at_its_dearest_too() -> None:
     assert need.input_cost_nano == charge(Usage(), route(price), 0, "priority").charged_nano == 2000
 
 
+@pytest.mark.parametrize("units", [{"hour": 10**9}, {"second": 10**6}, {"page": 10**6}, {"character": 0}])
+def test_a_row_that_says_nothing_of_tokens_makes_none_free(units: dict[str, int]) -> None:
+    """Such as a model that is priced by the hour of sound, and asked for a chat."""
+    price = route(row({}, per_unit=units))
+    for has_output in (True, False):
+        with pytest.raises(NotPriced, match="no price for input"):
+            worst_case(request(has_output=has_output, max_output_tokens=5), price, 0, STRICT)
+    with pytest.raises(NotPriced, match="no price for output"):
+        worst_case(request(), route(row({"input": 1})), 0, STRICT)
+    by_request = row({}, per_unit={**units, "request": 7})
+    assert worst_case(request(), route(by_request), 0, STRICT).input_cost_nano == 7
+
+
 def test_a_batch_of_embeddings_is_not_bounded_by_the_window_of_one() -> None:
     price = row({"input": 10**6}, max_output_tokens=None, context_window=50)
     batch = request(operation="/v1/embeddings", has_output=False, input_bound_tokens=4000)

@@ -173,12 +173,19 @@ async def test_conversations_are_owned_and_free(serve: Any) -> None:
     refusal(await call(one, "POST", "/v1/conversations/conv_1/items", {"items": file}), 404, "not_found")
 
 
-async def test_a_stored_response_is_not_streamed_again(serve: Any) -> None:
-    gateway = await serve(Provider(saying(response())))
-    customer = await gateway.customer()
+async def test_a_stored_response_is_streamed_again_for_nothing(serve: Any) -> None:
+    provider = Provider(saying(response()))
+    gateway = await serve(provider)
+    customer, other = await gateway.customer(), await gateway.customer()
     await respond(customer)
-    error = refusal(await call(customer, "GET", f"{PATH}/resp_1?stream=true"), 400, "invalid_request_error")
-    assert error["param"] == "stream"
+    spent = await spent_nano(customer)
+    provider.reply, path = streaming(stream()), f"{PATH}/resp_1?stream=true&starting_after=3&include=x"
+    fetched = await call(customer, "GET", path)
+    assert (fetched.status, fetched.body) == (200, stream())
+    assert (provider.sent[-1].path, provider.sent[-1].query) == (f"{PATH}/resp_1", path.partition("?")[2])
+    refusal(await call(other, "GET", path), 404, "not_found")
+    assert await spent_nano(customer) == spent
+    assert not any(event["estimated"] for event in await customer.events())
 
 
 async def test_the_client_reads_what_is_stored(gateway: Gateway) -> None:
