@@ -34,7 +34,7 @@ from gateway.proxy.attempts import (
 from gateway.proxy.background_jobs import running_of
 from gateway.proxy.context import RequestContext, shown_id
 from gateway.proxy.estimate import EstimateRules
-from gateway.proxy.outgoing import outgoing_body
+from gateway.proxy.outgoing import outgoing_body, outgoing_url
 from gateway.proxy.relay import Outcomes, Relay, balance_nano
 from gateway.proxy.remainder import OK, Remainder, Running, read_whole
 from gateway.server import refusals
@@ -244,7 +244,7 @@ class Forwarder:
         if granted is not None or not context.terms.passes_as_it_is(parsed, route, target.max_field):
             body = outgoing_body(dialect, parsed, route, body, granted, target.max_field, strict=context.strict)
         if "?" in exchange.path and target.takes_query:
-            url = target.url_with(exchange.path, dialect)
+            url = outgoing_url(target, exchange.path, dialect)
         return UpstreamRequest(
             url,
             outgoing(exchange.raw_headers, target.fixed, context.principal.account_id),

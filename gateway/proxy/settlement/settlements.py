@@ -12,13 +12,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from billing.holds.hold import Hold, Settled, SettlementLost
 from billing.ledger.usage_columns import total_usage
 from billing.usage import Usage
 from gateway.dialects.facts import NO_WORK, Reported
 from gateway.dialects.output import NO_OUTPUT, Output
+from gateway.proxy.attempts import KEY_REFUSED
 from gateway.proxy.estimate import Charge, billed_usage, own_searches
 from gateway.proxy.settlement.doubts import Doubts, believed
 from gateway.proxy.settlement.missing_usage import Guess, MissingUsage
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-OPERATORS_FAULT: Final = frozenset({401, 403})
-"""Statuses by which a provider refuses the operator's key, whoever asks."""
 
 
 def says_nothing(tap: Tap) -> bool:
@@ -233,7 +231,7 @@ class Settlements:
         """Give the hold back because the provider refused the request with `context.status`, and tell the operator."""
         status, route, provider = context.status, context.route, context.route.provider.name
         self._metrics.upstream_refusal(provider, status)
-        if status in OPERATORS_FAULT:
+        if status in KEY_REFUSED:
             logger.error("request %s: %s answered %d to %s: check its key", hold.id, provider, status, route.model)
         else:
             logger.warning("request %s: %s answered %d to %s", hold.id, provider, status, route.model)
