@@ -105,9 +105,8 @@ class BackgroundPoller:
 
     async def begin(self, context: RequestContext, hold: Hold, created: Created) -> Coroutine[Any, Any, None]:
         """Keep a job, and return what follows it to its end; that must be run. Raises `DatabaseError`."""
-        job = self._passing.pop(hold.id, None)
-        if job is None:
-            await self._jobs.begin(job := self._job(context, hold, created))
+        job = self._job(context, hold, created)
+        await self._jobs.begin(job)
         hold.on_closed = None  # its client has its answer
 
         async def settle(reported: Reported | None, body: bytes | None) -> bool:
@@ -117,8 +116,7 @@ class BackgroundPoller:
         return self._follow(job, settle, hold)
 
     async def keep(self, context: RequestContext, hold: Hold, created: Created) -> None:
-        """Keep a job whose answer passes as a stream, until that is `paid`, or breaks and the job is begun. Raises
-        `DatabaseError`."""
+        """Keep a job whose answer passes as a stream, until that is `paid`, or has `passed`. Raises `DatabaseError`."""
         job = self._job(context, hold, created)
         await self._jobs.begin(job)
         self._following.add(job.request_id)
@@ -129,6 +127,12 @@ class BackgroundPoller:
         job = self._passing.pop(hold.id, None)
         if job is not None:
             self._paid.append(job)
+
+    def passed(self, hold: Hold) -> None:
+        """Note that the stream of a job is over. Unless that has paid it, or it is begun now, whoever takes it over
+        looks in the ledger what it came to."""
+        if self._passing.pop(hold.id, None) is not None:
+            self._following.discard(hold.id)
 
     def _job(self, context: RequestContext, hold: Hold, created: Created) -> Job:
         stored, now_s = context.parsed.stored, self._clock()

@@ -220,7 +220,9 @@ class Forwarder:
             return self._outcomes.refused(exchange, context, hold, answer, head, self._rules.max_answer_bytes)
         asked = context.parsed.stream or not head.content_type.startswith(JSON)
         if asked and context.match.dialect.is_stream(context.parsed, head.content_type):
-            return self._relay.stream(exchange, context, hold, answer, head)
+            stored = context.parsed.stored
+            relayed = self._relay.background if stored is not None and stored.background else self._relay.stream
+            return relayed(exchange, context, hold, answer, head)
         return self._whole(exchange, context, hold, answer, head)
 
     def prepare(self, exchange: Exchange, context: RequestContext) -> None:

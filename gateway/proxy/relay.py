@@ -186,6 +186,16 @@ class Relay:
         self._stored = stored
         self._clock = clock
 
+    async def background(
+        self, exchange: Exchange, context: RequestContext, hold: Hold, answer: UpstreamResponse, head: ResponseHead
+    ) -> None:
+        """Pass on the stream of a response in the background. Whatever becomes of it, somebody polls what is not
+        paid."""
+        try:
+            await self.stream(exchange, context, hold, answer, head)
+        finally:
+            self._poller.passed(hold)
+
     async def stream(
         self, exchange: Exchange, context: RequestContext, hold: Hold, answer: UpstreamResponse, head: ResponseHead
     ) -> None:

@@ -52,3 +52,16 @@ def test_where_reranks_are_served(tmp_path: Path) -> None:
     own = "{kind: cohere, base_url: http://h/v1, api_key: key"
     assert provider(tmp_path, own + "}").url_of("rerank") is None  # the key is for that server
     assert provider(tmp_path, own + ", dialects: {rerank: http://h/v2}}").url_of("rerank") == ("http://h/v2", "")
+
+
+@pytest.mark.parametrize(
+    ("entry", "url"),
+    [
+        ("{kind: openai, base_url: 'https://api.openai.com/v1', api_key: key}", ("https://api.openai.com/v1", "")),
+        ("{kind: xai, api_key: key}", ("https://api.x.ai/v1", "")),
+        ("{kind: openai, base_url: http://h/v1}", None),
+        ("{kind: vllm, base_url: http://h/v1, dialects: {responses_websocket: http://h/v2}}", ("http://h/v2", "")),
+    ],
+)
+def test_where_responses_are_served_over_a_websocket(tmp_path: Path, entry: str, url: tuple[str, str] | None) -> None:
+    assert provider(tmp_path, entry).url_of("responses_websocket") == url
