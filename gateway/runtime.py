@@ -199,7 +199,9 @@ def _runtime(
         attempts=_attempts(settings, engine.redis),
         clock=time.time,
         admin_api_key=settings.admin_api_key.reveal() if settings.admin_api_key is not None else None,
-        unknown_models=partial(unknown_models, settings.models, settings.providers),
+        unknown_models=lambda names: unknown_models(
+            settings.models, settings.providers, settings.prices, names, time.time()
+        ),
         providers=partial(provider_list, settings, engine.redis),
         default_plan=defaults.default_plan,
         image=settings.image,

@@ -24,7 +24,7 @@ from gateway.config.targets import (
     read_key,
     read_targets,
 )
-from gateway.dialects.openai.fields import default_max_field
+from gateway.dialects.openai.paths import default_max_field
 from gateway.upstream.headers import never_sent
 from gateway.upstream.health import Cooldown
 
@@ -286,20 +286,31 @@ def unpriced_models(models: Mapping[str, ModelConfig], prices: PriceTable, at_s:
 
 
 def unknown_models(
-    models: Mapping[str, ModelConfig], providers: Mapping[str, ProviderConfig], names: Iterable[str]
+    models: Mapping[str, ModelConfig],
+    providers: Mapping[str, ProviderConfig],
+    prices: PriceTable,
+    names: Iterable[str],
+    at_s: float,
 ) -> list[str]:
-    """Which of some names, or prefixes with a `*` at their end, lead to no entry. `provider/model` leads to any of a
-    provider that there is."""
-    return [name for name in names if not _is_known(models, providers, name)]
+    """Which of some names, or prefixes with a `*` at their end, lead to no entry at a Unix time. `provider/model` leads
+    to any of a provider that there is, an entry that stands for many names to those that have a price."""
+    return [name for name in names if not _is_known(models, providers, prices, name, at_s)]
 
 
-def _is_known(models: Mapping[str, ModelConfig], providers: Mapping[str, ProviderConfig], name: str) -> bool:
+def _is_known(
+    models: Mapping[str, ModelConfig],
+    providers: Mapping[str, ProviderConfig],
+    prices: PriceTable,
+    name: str,
+    at_s: float,
+) -> bool:
     provider, slash, model = name.partition("/")
     if name in models or (slash and provider in providers and model):
         return True
-    if any(each.endswith("*") and name.startswith(each[:-1]) for each in models):
-        return True
+    patterns = [(each[:-1], models[each].provider) for each in models if each.endswith("*")]
     if not name.endswith("*"):
-        return False
+        return any(name.startswith(begins) and prices.find(owner, name, at_s) is not None for begins, owner in patterns)
     prefix = name[:-1]
-    return any(each.startswith(prefix) for each in (*models, *(f"{each}/" for each in providers)))
+    if any(each.startswith(prefix) for each in (*models, *(f"{each}/" for each in providers))):
+        return True
+    return any(prefix.startswith(begins) for begins, _ in patterns)

@@ -4,6 +4,8 @@ This file owns what is data and what is text: data stands under a field that is 
 is not counted as words, and what a model writes as text stays text, whatever it looks like.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable, Mapping
 from typing import Final, Literal
@@ -97,3 +99,11 @@ def joined(pieces: Iterable[tuple[int, Piece]]) -> Output:
             by_choice.setdefault(choice, []).append(piece)
     text = "".join("".join(by_choice[choice]) for choice in sorted(by_choice))
     return Output(text, tuple(inline))
+
+
+def kind_of(mime_type: str) -> Kind | None:
+    """Return what data of a MIME type is counted as; None for video, and for what is not known."""
+    major, _, minor = mime_type.strip().lower().partition("/")
+    if major in ("image", "audio"):
+        return "image" if major == "image" else "audio"
+    return "file" if major == "text" or (major == "application" and minor) else None

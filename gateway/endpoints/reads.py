@@ -25,7 +25,7 @@ from billing.shapes.operation import (
 from billing.shapes.quotas import WindowShape
 from billing.shapes.usage import ExplainedEventShape, explanation_shape
 from gateway.auth import key_of
-from gateway.dialects.base import BadRequest
+from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.registry import MODEL_LISTS
 from gateway.endpoints.metrics_access import shown
 from gateway.proxy.purposes import is_priced_here, writes
@@ -40,8 +40,9 @@ if TYPE_CHECKING:
     from gateway.dialects.base import ModelList
     from gateway.dialects.registry import Dialects
     from gateway.metrics.registry import Metrics
+    from gateway.proxy.candidates import Route
     from gateway.proxy.handler import Proxy
-    from gateway.proxy.routing import Route, Router
+    from gateway.proxy.routing import Router
     from gateway.runtime import Runtime
 
 

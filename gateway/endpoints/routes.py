@@ -29,8 +29,7 @@ from billing.shapes.keys import KeyLimitsShape
 from billing.shapes.operation import HealthShape, JobShape, ModelShape, ModelsShape, ReconcileBody
 from billing.shapes.usage import ExplainedEventShape
 from gateway.auth import attempts_refused
-from gateway.dialects.registry import MODEL_LISTS
-from gateway.dialects.unmetered import why_unmetered
+from gateway.dialects.registry import MODEL_LISTS, why_unmetered
 from gateway.server import refusals
 from gateway.server.edge import route_of
 from gateway.server.ids import REQUEST_ID

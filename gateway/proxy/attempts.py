@@ -20,10 +20,10 @@ from gateway.upstream.base import AccountBusy, UpstreamBusy, UpstreamError, Upst
 from gateway.upstream.health import choose, parse_retry_after
 
 if TYPE_CHECKING:
+    from gateway.proxy.candidates import Destination
     from gateway.proxy.context import RequestContext
     from gateway.proxy.estimate import EstimateRules
     from gateway.proxy.outgoing import Target
-    from gateway.proxy.routing import Destination
     from gateway.upstream.headers import RawHeaders
     from gateway.upstream.health import Attempt, TargetHealth
 

@@ -20,7 +20,8 @@ from billing.holds.hold import SettlementLost
 from billing.ledger.debits import LAYOUT, PLAIN_LAYOUT, Debit
 from billing.ledger.usage_columns import other_counts, total_usage
 from billing.owned.jobs import BackgroundJobs, Job
-from gateway.dialects.base import GarbageAnswer, Match
+from gateway.dialects.base import Match
+from gateway.dialects.exceptions import GarbageAnswer
 from gateway.proxy.estimate import charge
 from gateway.server import refusals
 from gateway.server.refusals import Refuse
@@ -29,7 +30,8 @@ from gateway.upstream.headers import outgoing
 
 if TYPE_CHECKING:
     from billing.holds.hold import Hold
-    from gateway.dialects.base import Created, Creation, Dialect, ParsedRequest, Reported
+    from gateway.dialects.base import Dialect
+    from gateway.dialects.facts import Created, Creation, ParsedRequest, Reported
     from gateway.proxy.context import RequestContext
     from gateway.proxy.routing import Router
     from gateway.proxy.settlement.settlements import Settlements

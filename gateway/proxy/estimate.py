@@ -16,8 +16,8 @@ from billing.holds.decision import Need, NeedTooLarge
 from billing.ledger.usage_columns import encode_shares, share_of
 from billing.prices import PriceRow, round_up
 from billing.usage import MAX_COUNT, Usage
-from gateway.dialects.base import NO_PARTS, NO_WORK, ParsedRequest, Reported
-from gateway.proxy.routing import Candidate, Rates
+from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Reported
+from gateway.proxy.candidates import Candidate, Rates
 
 BYTES_PER_TOKEN = 4
 """Of ordinary English; for holds that are estimates (`strict: false`)."""

@@ -21,7 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from billing.holds.hold import Hold, SettlementLost
-from gateway.dialects.base import GarbageAnswer
+from gateway.dialects.exceptions import GarbageAnswer
 from gateway.dialects.output import NO_OUTPUT, Output
 from gateway.proxy.attempts import (
     AttemptRules,
@@ -51,7 +51,7 @@ from gateway.upstream.headers import ResponseHead, incoming, outgoing
 from gateway.upstream.health import Attempt
 
 if TYPE_CHECKING:
-    from gateway.dialects.base import Created
+    from gateway.dialects.facts import Created
     from gateway.metrics.registry import Metrics
     from gateway.proxy.background_jobs import BackgroundPoller
     from gateway.proxy.records import Records

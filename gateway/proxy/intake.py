@@ -21,7 +21,7 @@ import msgspec
 from multidict import istr
 
 from billing.shapes.keys import MAX_TAG_NAME, MAX_TAG_VALUE, MAX_TAGS
-from gateway.dialects.base import BadRequest
+from gateway.dialects.exceptions import BadRequest
 from gateway.server import limit_refusals, refusals
 from gateway.server.bodies import Bodies, Kept, TooManyBytes
 from gateway.server.exchange import BadBody, BodyTooLarge, Exchange
@@ -30,7 +30,8 @@ from gateway.server.refusals import Links, Refuse
 if TYPE_CHECKING:
     from billing.effects import Effects
     from billing.principals import Principal
-    from gateway.dialects.base import Match, ParsedRequest
+    from gateway.dialects.base import Match
+    from gateway.dialects.facts import ParsedRequest
     from gateway.proxy.routing import Router
 
 PROXY_SCOPE: Final = "llm:proxy"

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gateway.config.models import ProviderConfig
-    from gateway.dialects.base import Dialect, Match, ParsedRequest
-    from gateway.proxy.routing import Candidate
+    from gateway.dialects.base import Dialect, Match
+    from gateway.dialects.facts import ParsedRequest
+    from gateway.proxy.candidates import Candidate
     from gateway.upstream.health import TargetHealth
 
 CREDENTIALS: Final = frozenset(

@@ -18,7 +18,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from gateway.dialects.base import GarbageAnswer, Reported
+from gateway.dialects.exceptions import GarbageAnswer
 from gateway.dialects.output import NO_OUTPUT, Output
 from gateway.proxy.background_jobs import running_of
 from gateway.proxy.context import Reason, RequestContext, shown_id
@@ -28,10 +28,10 @@ from gateway.upstream.headers import ResponseHead, incoming
 
 if TYPE_CHECKING:
     from billing.holds.hold import Hold
-    from gateway.dialects.base import Created
+    from gateway.dialects.facts import Created, Reported
     from gateway.proxy.background_jobs import BackgroundPoller
+    from gateway.proxy.candidates import Candidate
     from gateway.proxy.records import Records
-    from gateway.proxy.routing import Candidate
     from gateway.proxy.settlement.settlements import Settlements
     from gateway.server.exchange import Exchange
 

@@ -8,32 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
-from billing.money import ceil_div
-from billing.prices import (
-    COST_SCALE,
-    INPUT_CLASSES,
-    MILLION,
-    OUTPUT_CLASSES,
-    PriceRow,
-    PriceTable,
-    round_up,
-)
 from billing.quotas import DAY_S
 from billing.rates import MINUTES_OF_DAY
 from gateway.config.models import ModelConfig, ProviderConfig
-from gateway.proxy.outgoing import Target
-from gateway.proxy.purposes import is_asked_here
+from gateway.proxy.candidates import Candidate, Rates, Route
+from gateway.proxy.purposes import costs_nothing, is_asked_here
 from gateway.tokens import is_openai_model, vocabulary_for
 
 if TYPE_CHECKING:
+    from billing.prices import PriceRow, PriceTable
     from gateway.dialects.base import Match
     from gateway.proxy.target_health import HealthBoard
-    from gateway.upstream.health import TargetHealth
 
 MINUTE_S: Final = 60
 MAX_NAME_BYTES: Final = 200
@@ -45,184 +33,6 @@ ONLINE_SEARCHES: Final = 5
 _SEARCHES_ITSELF: Final = re.compile(r"\bgpt-.*-search-(?:preview|api)\b")
 """OpenAI's models that search before each answer, whether or not they are asked to, and do not report it
 (https://platform.openai.com/docs/guides/tools-web-search)."""
-
-
-_OF_THE_ROUTE: Final = frozenset({"model"})
-"""What of a path is the same for all requests on a route."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """A price row as admission needs it: dearest rates in nano-USD per million tokens, markup included later."""
-
-    row: PriceRow
-    input_rate: int
-    output_rate: int
-    request_nano: int
-    input_unpriced: bool = False
-    output_unpriced: bool = False
-    """Whether these would be free because the row forgot them: one that prices seconds or pages alone says nothing of
-    tokens. A row that prices whole requests alone has forgotten nothing."""
-    search_nano: int = 0
-    minute: int = 0
-    """A minute of the UTC day at which the variants apply that do while this is in force."""
-    prices_audio: bool = False
-    """Whether the row has a price of its own for spoken output."""
-    _units: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
-    """Bounds of one output token, by markup: there are as many as plans."""
-
-    @classmethod
-    def of(cls, row: PriceRow, minute: int = 0, *, asked: bool = False) -> Rates:
-        by_request = not row.per_million and "request" in row.per_unit
-        return cls(
-            row,
-            row.dearest_nano(INPUT_CLASSES, asked=asked),
-            row.dearest_nano(OUTPUT_CLASSES, asked=asked),
-            row.dearest_unit("request"),
-            input_unpriced="input" not in row.per_million and not by_request,
-            output_unpriced="output" not in row.per_million and not by_request,
-            search_nano=row.dearest_unit("search"),
-            minute=minute,
-            prices_audio="audio_output" in row.per_million,
-        )
-
-    def input_nano(self, tokens: int, markup_scaled: int, searches: int = 0) -> int:
-        """An upper bound of what so much input costs, the price of the request itself and of so many searches included,
-        in nano-USD."""
-        millionths = tokens * self.input_rate + (self.request_nano + searches * self.search_nano) * MILLION
-        if not markup_scaled:
-            return ceil_div(millionths, MILLION)
-        return round_up(millionths * (COST_SCALE // MILLION), markup_scaled)
-
-    def unit_nano(self, markup_scaled: int) -> int:
-        """An upper bound of one output token's cost, in whole nano-USD."""
-        unit = self._units.get(markup_scaled)
-        if unit is None:
-            unit = self._units[markup_scaled] = round_up(self.output_rate * (COST_SCALE // MILLION), markup_scaled)
-        return unit
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A provider and its model that may serve a request. `entry` is the resolved name, under which a request is
-    admitted and recorded whichever candidate serves it; `model` the provider's own. `rates` is None where no price is
-    in force; a request keeps those that its hold was made with."""
-
-    entry: str
-    provider: ProviderConfig
-    model: str
-    markup_scaled: int
-    vocabulary: str
-    own_max_output: int | None
-    rates: Rates | None = None
-    exact_vocabulary: bool = False
-    """Whether `vocabulary` is the model's own, so that its tokens can be counted exactly."""
-    disconnect_drain_s: float | None = None
-    """Seconds that the upstream is read on after its client left: the entry's, else the provider's; None where neither
-    says, so that `defaults` and the price row's `hidden_reasoning` decide."""
-    online_searches: int = 0
-    """Searches that the model's name asks for by itself (`:online`)."""
-    searches_itself: bool = False
-    """Whether the model searches once before it answers, also where the request does not ask for it."""
-    fallback: str | None = None
-    """Where it is a fallback of `entry`, the entry that describes it."""
-    health: tuple[TargetHealth, ...] = field(default=(), repr=False, compare=False)
-    """That of the provider's targets, in their order."""
-    prices: PriceTable | None = field(default=None, repr=False, compare=False)
-    """The table that `rates` are of, and the Unix time at which they are."""
-    priced_at_s: float = field(default=0.0, compare=False)
-    others: Mapping[str, Rates] = field(default_factory=dict)
-    """Prices of other models of this provider that may answer, by their names there, where a request names some."""
-
-    @property
-    def max_output_tokens(self) -> int | None:
-        """The most output tokens that one answer can have, by the route or its price row."""
-        if self.own_max_output is not None or self.rates is None:
-            return self.own_max_output
-        return self.rates.row.max_output_tokens or self.rates.row.context_window
-
-    @property
-    def context_window(self) -> int | None:
-        """The largest context window of the models that may answer; None where one of them has none in its row."""
-        if self.rates is None:
-            return None
-        window = self.rates.row.context_window
-        for other in self.others.values():
-            further = other.row.context_window
-            window = None if window is None or further is None else max(window, further)
-        return window
-
-    @property
-    def costs_no_input(self) -> bool:
-        """Whether input has a price, and that is zero in every class."""
-        return self.rates is not None and not self.rates.input_rate and "input" in self.rates.row.per_million
-
-    def within_window(self, asked: int) -> int:
-        """A client's own maximum of output tokens, up to the context window, beyond which no model writes."""
-        window = self.context_window
-        return asked if window is None else min(asked, window)
-
-    def rates_of(self, served: str | None) -> Rates | None:
-        """The prices of the model that an answer names: its own, or those of the longest name that it begins with
-        (providers add a date). Where it names none of them: the dearest."""
-        if self.rates is None:
-            return None
-        named = {self.model: self.rates, **self.others}
-        known = [name for name in named if served is not None and served.startswith(name)]
-        if known:
-            return named[max(known, key=len)]
-        return max(named.values(), key=lambda rates: (rates.output_rate, rates.input_rate))
-
-    def row_of(self, model: str) -> PriceRow | None:
-        """The price row of another model of this provider, from the table that the request was admitted under."""
-        return self.prices.find(self.provider.name, model, self.priced_at_s) if self.prices is not None else None
-
-
-class Destination(msgspec.Struct, frozen=True):
-    """A candidate and the targets, at least one, by which its provider takes requests to one endpoint. Its terms are
-    `kept_as` this with a principal, beside what gateways keep there, whose ids are no such words."""
-
-    kept_as: str
-    candidate: Candidate
-    targets: tuple[Target, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """Where a model's name leads: the candidates, in the order in which they are asked. A request is held for the
-    dearest of them, and charged by the row of the one that served."""
-
-    entry: str
-    candidates: tuple[Candidate, ...]
-    _destinations: dict[tuple[str, str], tuple[Destination, ...]] = field(
-        default_factory=dict, repr=False, compare=False
-    )
-    """By dialect and operation; each is made with its first request."""
-
-    @property
-    def first(self) -> Candidate:
-        """The candidate that is listed: by its price and limits."""
-        return self.candidates[0]
-
-    @property
-    def served(self) -> frozenset[str]:
-        """The names of the dialects in which a request may reach any candidate."""
-        return frozenset().union(*(candidate.provider.served for candidate in self.candidates))
-
-    def destinations(self, match: Match) -> tuple[Destination, ...]:
-        """The candidates whose providers serve the dialect of an endpoint."""
-        key = (match.dialect.name, match.endpoint.operation)
-        found = self._destinations.get(key)
-        if found is None:
-            made = [(each, Target.all_of(each.provider, match, each.model, each.health)) for each in self.candidates]
-            found = tuple(
-                Destination(f"terms {number}", candidate, targets)
-                for number, (candidate, targets) in enumerate(made)
-                if targets
-            )
-            if match.parameters.keys() <= _OF_THE_ROUTE:
-                self._destinations[key] = found
-        return found
 
 
 class Router:
@@ -284,7 +94,7 @@ class Router:
             for row in self._prices.rows
             if (provider := self._providers.get(row.provider)) is not None and provider.enabled
             for writes in (True, False)
-            if _costs_nothing(row, writes=writes)
+            if costs_nothing(row, writes=writes)
             for dialect in provider.served
         )
 
@@ -389,13 +199,6 @@ class Router:
                 provider.disconnect_drain_s if config.disconnect_drain_s is None else config.disconnect_drain_s
             ),
         )
-
-
-def _costs_nothing(row: PriceRow, *, writes: bool) -> bool:
-    """Return whether what a request may be charged is priced, at zero: input, and output where a model writes it."""
-    classes = (*INPUT_CLASSES, *OUTPUT_CLASSES) if writes else INPUT_CLASSES
-    priced = "input" in row.per_million and ("output" in row.per_million or not writes) and not row.cost_reported
-    return priced and not row.dearest_nano(classes) and not any(map(row.dearest_unit, ("request", "search")))
 
 
 def _span(row: PriceRow, now_s: float) -> tuple[int, int]:

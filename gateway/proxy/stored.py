@@ -23,7 +23,8 @@ from gateway.server.refusals import Refuse
 
 if TYPE_CHECKING:
     from billing.principals import Principal
-    from gateway.dialects.base import Created, Match, ParsedRequest, Stored
+    from gateway.dialects.base import Match
+    from gateway.dialects.facts import Created, ParsedRequest, Stored
     from gateway.proxy.context import RequestContext
     from gateway.proxy.routing import Router
     from gateway.server.exchange import Exchange

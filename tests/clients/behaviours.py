@@ -12,11 +12,12 @@ from aiohttp import web
 
 from gateway.config.settings import ModelConfig, Settings
 from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat
-from tests.support.gateways import DONE, Gate, answer, delta, event, saying, streaming, until, usage_chunk
+from tests.support.gateways import DONE, Gate, answer, delta, event, impatient, saying, streaming, until, usage_chunk
 
 MODEL: Final = "gpt-4o-mini"
 UNPRICED, UNKNOWN = "gpt-4", "gpt-4-turbo"
-"""Names that every library knows, some refuse others by themselves."""
+"""Names that every library knows, some refuse others by themselves: of the gateways here, the first leads to a model
+that has no price, the second to none."""
 TEXT: Final = "Good day, friend."
 HELD: Final = "hold"
 PLAIN, HTML, SILENT, CUT, WRONG = "Say something.", "html", "silent", "cut", "wrong"
@@ -69,8 +70,10 @@ class World:
         await asyncio.gather(*running)
 
 
-def _unpriced(settings: Settings) -> Settings:
-    return replace(settings, models={**settings.models, UNPRICED: ModelConfig(UNPRICED, "openai", UNPRICED)})
+def _few_models(settings: Settings) -> Settings:
+    named = {name: model for name, model in settings.models.items() if not name.endswith("*")}
+    unpriced = ModelConfig(UNPRICED, "openai", "a-model-without-a-price")
+    return impatient(replace(settings, models={**named, UNPRICED: unpriced}))
 
 
 @asynccontextmanager
@@ -78,9 +81,9 @@ async def worlds(make_gateway: MakeGateway, upstream: Callable[[Handler], Awaita
     """Everything that the behaviours need."""
     url = await upstream(_provider(lambda: world.gate))
     world = World(
-        await make_gateway(url, change=_unpriced),
-        await make_gateway(url, upstream_timeout_s=0.1),
-        await make_gateway(url, max_unsettled=1),
+        await make_gateway(url, change=_few_models),
+        await make_gateway(url, change=impatient, upstream_timeout_s=0.1),
+        await make_gateway(url, change=impatient, max_unsettled=1),
     )
     try:
         yield world

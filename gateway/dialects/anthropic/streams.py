@@ -14,7 +14,7 @@ from msgspec import Raw
 from billing.usage import merge_snapshot
 from gateway.dialects.anthropic.output import pieces, pieces_of_part
 from gateway.dialects.anthropic.usage import reported_of
-from gateway.dialects.base import EventFacts
+from gateway.dialects.facts import EventFacts
 from gateway.dialects.output import Piece
 
 _NULL: Final = Raw(b"null")

@@ -13,7 +13,8 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT, ModelUsage, Usage, UsageError, total
-from gateway.dialects.base import GarbageAnswer, Reported
+from gateway.dialects.exceptions import GarbageAnswer
+from gateway.dialects.facts import Reported
 
 _NULL: Final = Raw(b"null")
 _ADVISOR, _FALLBACK = "advisor_message", "fallback_message"

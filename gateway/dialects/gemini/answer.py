@@ -11,19 +11,18 @@ A count that is zero is left out of the answer; counts that can't be are no repo
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT, Usage, merge_snapshot
-from gateway.dialects.base import GarbageAnswer, Reported
-from gateway.dialects.gemini.contents import kind_of
-from gateway.dialects.gemini.request import COUNT, EMBED, EMBED_BATCH, method_of
-from gateway.dialects.openai.fields import is_null
-from gateway.dialects.output import LONG_CHARACTERS, Inline, Output, Piece, joined
+from gateway.dialects.exceptions import UNREADABLE, GarbageAnswer
+from gateway.dialects.facts import Reported
+from gateway.dialects.fields import is_null
+from gateway.dialects.gemini.names import COUNT, EMBED, EMBED_BATCH, method_of
+from gateway.dialects.gemini.output import output_of
 
 _NULL: Final = Raw(b"null")
 _OF_TOOLS: Final = (b'"groundingMetadata"', b'"urlContextMetadata"', b'"executableCode"')
@@ -32,13 +31,6 @@ _OF_THE_END: Final = (b'"finishReason"', b'"blockReason"')
 _ONE_SEARCH: Final = ("gemini-1", "gemini-2")
 """Models that Google bills one search for, however many they do."""
 _CODE: Final = b'"executableCode"'
-_NO_OUTPUT: Final = frozenset(
-    {"thought", "thoughtSignature", "videoMetadata", "partMetadata", "mediaResolution", "id", "role"}
-)
-"""Fields of a part that say which piece this is, not what it says."""
-_TEXTS: Final = re.compile(rb'"(?:text|code|output|args)"\s*:\s*"((?:[^"\\]|\\.)*)')
-MAX_SEARCHED_BYTES: Final = 4 << 20
-"""Of a part of an answer that are looked through."""
 _TIER_PREFIX: Final = "service_tier_"
 
 
@@ -74,14 +66,13 @@ _FEEDBACK: Final[msgspec.json.Decoder[_Feedback | None]] = msgspec.json.Decoder(
 _GROUNDING: Final[msgspec.json.Decoder[_Grounding | None]] = msgspec.json.Decoder(_Grounding | None)
 _OBJECT: Final[msgspec.json.Decoder[dict[str, Any] | None]] = msgspec.json.Decoder(dict[str, Any] | None)
 _STRING: Final[msgspec.json.Decoder[str | None]] = msgspec.json.Decoder(str | None)
-_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def decode(data: bytes) -> Answer:
     """Return an answer, or a piece of a stream. Raises `GarbageAnswer`."""
     try:
         return _ANSWER.decode(data)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise GarbageAnswer("the provider's answer is not a JSON object") from error
 
 
@@ -95,7 +86,7 @@ def finishes(answer: Answer, data: bytes) -> bool:
         if feedback is not None and not is_null(feedback.block_reason):
             return True
         return any(not is_null(each.finish_reason) for each in _CANDIDATES.decode(answer.candidates) or ())
-    except _UNREADABLE:
+    except UNREADABLE:
         return False
 
 
@@ -121,7 +112,7 @@ class Reading:
             return False
         try:
             counts = _OBJECT.decode(answer.usage_metadata)
-        except _UNREADABLE:
+        except UNREADABLE:
             return False
         if counts:
             self._counts = (
@@ -140,7 +131,7 @@ class Reading:
                     self._searches.update(grounding.images or ())
                     if not self._searches and not is_null(grounding.entry_point):
                         self._searches.add("")
-        except _UNREADABLE:
+        except UNREADABLE:
             return
 
     def reported(self, *, has_output: bool = True) -> Reported | None:
@@ -265,65 +256,5 @@ def _tier(counts: Mapping[str, Any]) -> str | None:
 def _string(raw: Raw) -> str | None:
     try:
         return _STRING.decode(raw)
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
-
-
-def pieces(data: bytes) -> list[tuple[int, Piece]]:
-    """Return the (candidate, piece) pairs of an answer or a piece of a stream, none of them empty; of one that is no
-    JSON what can be told."""
-    try:
-        return list(_of_answer(msgspec.json.decode(data)))
-    except _UNREADABLE:
-        return pieces_of_part(data) if data.lstrip().startswith(b"{") else []
-
-
-def output_of(body: bytes) -> Output:
-    """Return what was written in a whole answer; not `known` where it has neither candidates nor a reason for that."""
-    try:
-        answer = msgspec.json.decode(body)
-        found = joined(_of_answer(answer))
-    except _UNREADABLE:
-        return Output(known=False)
-    said = answer if isinstance(answer, dict) else {}
-    known = isinstance(said.get("candidates"), list) or bool(said.get("promptFeedback"))
-    return Output(found.text, found.inline, known, bool(said.get("error")))
-
-
-def output_of_part(part: bytes) -> Output:
-    """Return what can be told of an answer that is not here to its end; not `known` where something is here that says
-    nothing."""
-    text = b"".join(_TEXTS.findall(part[:MAX_SEARCHED_BYTES])).decode("utf-8", "replace")
-    return Output(text, known=bool(text) or not part.strip())
-
-
-def pieces_of_part(data: bytes) -> list[tuple[int, Piece]]:
-    """Return what can be told of a piece that broke off: its text; data where it is long and has none."""
-    part = output_of_part(data)
-    if part.text:
-        return [(0, part.text)]
-    return [(0, Inline("image", len(data)))] if len(data) >= LONG_CHARACTERS else []
-
-
-def _of_answer(answer: Any) -> Iterator[tuple[int, Piece]]:
-    candidates = answer.get("candidates") if isinstance(answer, dict) else None
-    for candidate in candidates if isinstance(candidates, list) else ():
-        content = candidate.get("content") if isinstance(candidate, dict) else None
-        parts = content.get("parts") if isinstance(content, dict) else None
-        index = candidate.get("index") if isinstance(candidate, dict) else None
-        for part in parts if isinstance(parts, list) else ():
-            for piece in _of_part(part) if isinstance(part, dict) else ():
-                if isinstance(piece, Inline) or piece:
-                    yield (index if isinstance(index, int) else 0), piece
-
-
-def _of_part(part: Mapping[str, Any]) -> Iterator[Piece]:
-    for name, value in part.items():
-        if value is None or name in _NO_OUTPUT:
-            continue
-        if isinstance(value, str):
-            yield value
-        elif name == "inlineData" and isinstance(value, dict) and isinstance(value.get("data"), str):
-            yield Inline(kind_of(str(value.get("mimeType"))) or "file", len(value["data"]))
-        else:
-            yield msgspec.json.encode(value).decode()

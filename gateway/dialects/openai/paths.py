@@ -5,6 +5,7 @@ Azure's client names the model of most operations in the path, and that name alo
 `/azure`, so that its endpoint is this gateway's address with or without that.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -18,6 +19,8 @@ DEPLOYMENT: Final = "model"
 """The parameter of a path that names the model."""
 _VERSION: Final = "/v1"
 _AZURE: Final = ("/openai", "/azure/openai")
+_NEW_FIELD_HOSTS: Final = re.compile(r"https?://(api\.openai\.com|[^/]+\.(openai|cognitiveservices)\.azure\.com)[:/]")
+"""OpenAI's and Azure's reasoning models refuse `max_tokens`; all others know it, and many know nothing else."""
 
 
 def with_azure(
@@ -31,3 +34,8 @@ def with_azure(
         for base in _AZURE:
             yield Endpoint(base + operation, operation, free=free, writes=writes)
             yield Endpoint(f"{base}{deployment}{operation.removeprefix(_VERSION)}", operation, free=free, writes=writes)
+
+
+def default_max_field(base_url: str) -> str:
+    """Return where a provider takes the maximum of a chat's output when its entry does not say."""
+    return "max_completion_tokens" if _NEW_FIELD_HOSTS.match(base_url + "/") else "max_tokens"

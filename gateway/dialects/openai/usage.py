@@ -1,4 +1,4 @@
-"""OpenAI's format, the answer: usage and errors, whole or in stream events. This file owns that reading.
+"""OpenAI's format, the answer: the usage in it, whole or in a stream's event. This file owns that reading.
 
 Source: https://platform.openai.com/docs/api-reference/chat/object and .../chat/streaming. What other providers of the
 same format do differently:
@@ -18,22 +18,20 @@ zero, above `MAX_COUNT`, both zero) are no report: then `missing_usage` applies,
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT, Usage
-from gateway.dialects.base import EventFacts, GarbageAnswer, Reported
-from gateway.dialects.openai.costs import CostFields, reported_cost
-from gateway.dialects.openai.output import pieces, pieces_of_part
-from gateway.dialects.openai.searches import CITATION, searches_of
+from gateway.dialects.exceptions import GarbageAnswer
+from gateway.dialects.facts import Reported
+from gateway.dialects.openai.billed import CITATION, CostFields, reported_cost, searches_of
 
 if TYPE_CHECKING:
-    from gateway.dialects.output import Piece
+    pass
 
-_NULL: Final = Raw(b"null")
+NULL: Final = Raw(b"null")
 
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
@@ -76,16 +74,16 @@ class _Usage(_Totals):
 
 
 class _Groq(msgspec.Struct):
-    usage: Raw = _NULL
+    usage: Raw = NULL
 
 
 class _Answer(msgspec.Struct):
-    usage: Raw = _NULL
-    service_tier: Raw = _NULL
-    model: Raw = _NULL
-    choices: Raw = _NULL
-    error: Raw = _NULL
-    x_groq: Raw = _NULL
+    usage: Raw = NULL
+    service_tier: Raw = NULL
+    model: Raw = NULL
+    choices: Raw = NULL
+    error: Raw = NULL
+    x_groq: Raw = NULL
 
 
 class _PlainInput(msgspec.Struct, frozen=True):
@@ -104,7 +102,7 @@ _NO_PLAIN_INPUT: Final = _PlainInput()
 _NO_PLAIN_OUTPUT: Final = _PlainOutput()
 
 
-class _PlainUsage(msgspec.Struct):
+class PlainUsage(msgspec.Struct):
     """Usage as OpenAI itself writes it, and nothing of what others do differently."""
 
     prompt_tokens: _Count
@@ -125,78 +123,48 @@ class _PlainUsage(msgspec.Struct):
 
 
 class _PlainAnswer(msgspec.Struct):
-    usage: _PlainUsage
+    usage: PlainUsage
     service_tier: str | None = None
     model: str | None = None
-
-
-class _PlainEvent(msgspec.Struct):
-    """A stream's event with such usage, and with no error."""
-
-    usage: _PlainUsage
-    service_tier: str | None = None
-    model: str | None = None
-    choices: Raw = _NULL
-    error: None = None
 
 
 _PLAIN: Final = msgspec.json.Decoder(_PlainAnswer)
-_PLAIN_EVENT: Final = msgspec.json.Decoder(_PlainEvent)
 _ANSWER: Final = msgspec.json.Decoder(_Answer)
 _USAGE: Final[msgspec.json.Decoder[_Usage | None]] = msgspec.json.Decoder(_Usage | None, strict=False)
 _TOTALS: Final[msgspec.json.Decoder[_Totals | None]] = msgspec.json.Decoder(_Totals | None, strict=False)
 _GROQ: Final[msgspec.json.Decoder[_Groq | None]] = msgspec.json.Decoder(_Groq | None)
 _STRING: Final[msgspec.json.Decoder[str | None]] = msgspec.json.Decoder(str | None)
-_FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
-_ENVELOPE: Final = frozenset(
-    {
-        *("id", "object", "created", "model", "service_tier", "system_fingerprint", "choices", "usage", "obfuscation"),
-        *("provider", "x_groq", "timings", "time_info", "metrics"),
-    }
-)
-"""What a chunk has that is there for its usage alone."""
-_NOTHING_SAID: Final = (_NULL, Raw(b'""'), Raw(b"[]"), Raw(b"{}"))
-_EMPTY_LIST: Final = re.compile(rb"\[\s*\]")
-_NULL_USAGE: Final = re.compile(rb'"usage"\s*:\s*null')
-MOST_TRIED: Final = 8
-"""Of the places in one event where usage is null, so many each are tried from its beginning and from its end: one at
-the top level stands there."""
-_NULL_USAGE_LAST: Final = b',"usage":null}\n\n'
-_NULL_USAGE_PADDED: Final = re.compile(rb'"usage":null,(?="obfuscation":"[^"\\]*"\}\n\n)')
-"""Where it is the last field of an event, or OpenAI's padding alone follows: the brace that ends the event shows that
-it stands at the top level, so that nothing has to be decoded."""
-_DATA_LINE: Final = re.compile(rb"(?<=^data:).*\{.*$", re.MULTILINE)
 
 
 def usage_from_json(endpoint: str, body: bytes) -> Reported | None:
     """Usage of a whole answer; None where it reports none. Raises `GarbageAnswer` where it is not a JSON object."""
     if body.find(CITATION) >= 0:  # `in` asks for a buffer first
-        return _reported(_decode(body))
+        return reported_of(decode(body))
     try:  # as OpenAI writes it, in one go
         answer = _PLAIN.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _reported(_decode(body))
-    usage = _plain_usage(answer.usage)
-    return Reported(usage, answer.service_tier, answer.model) if usage else _reported(_decode(body))
+        return reported_of(decode(body))
+    usage = plain_usage(answer.usage)
+    return Reported(usage, answer.service_tier, answer.model) if usage else reported_of(decode(body))
 
 
 def is_complete_answer(body: bytes) -> bool:
     """Whether this is one whole JSON object."""
     try:
-        _decode(body)
+        decode(body)
     except GarbageAnswer:
         return False
     return True
 
 
-def _decode(body: bytes) -> _Answer:
+def decode(body: bytes) -> _Answer:
     try:
         return _ANSWER.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise GarbageAnswer("the provider's answer is not a JSON object") from error
 
 
-def _reported(answer: _Answer) -> Reported | None:
+def reported_of(answer: _Answer) -> Reported | None:
     counts = _counts(answer.usage) or _counts(_groq_usage(answer.x_groq))
     usage = _to_usage(counts) if counts else None
     if usage is None:
@@ -223,8 +191,8 @@ def _groq_usage(raw: Raw) -> Raw:
     try:
         groq = _GROQ.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return _NULL
-    return groq.usage if groq else _NULL
+        return NULL
+    return groq.usage if groq else NULL
 
 
 def _string(raw: Raw) -> str | None:
@@ -234,7 +202,7 @@ def _string(raw: Raw) -> str | None:
         return None
 
 
-def _plain_usage(counts: _PlainUsage) -> Usage | None:
+def plain_usage(counts: PlainUsage) -> Usage | None:
     """The usage where the counts agree with each other: what `_to_usage` would make of them, for less."""
     inputs, outputs = counts.prompt_tokens_details, counts.completion_tokens_details
     total, prompt, output = counts.total_tokens, counts.prompt_tokens, counts.completion_tokens
@@ -250,26 +218,6 @@ def _plain_usage(counts: _PlainUsage) -> Usage | None:
         reasoning_tokens=reasoning,
         audio_output_tokens=audio_output,
     )
-
-
-def _plain_facts(data: bytes) -> EventFacts | None:
-    """What an event with usage says, where it is as OpenAI writes it: in one go."""
-    try:
-        event = _PLAIN_EVENT.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    usage = _plain_usage(event.usage)
-    if usage is None:
-        return None
-    only = _EMPTY_LIST.fullmatch(event.choices) is not None and _says_no_more(data)
-    return EventFacts(Reported(usage, event.service_tier, event.model), has_usage=True, is_usage_only=only)
-
-
-def _says_no_more(data: bytes) -> bool:
-    """Whether an event without choices has nothing beside its usage that a client would miss: a moderation's verdict
-    and Azure's filter results come in chunks without choices, too."""
-    fields = _fields_of(data) or {}
-    return all(name in _ENVELOPE or value in _NOTHING_SAID for name, value in fields.items())
 
 
 def _to_usage(counts: _Usage) -> Usage | None:
@@ -339,92 +287,3 @@ def _within(whole: int, *parts: int) -> list[int]:
         kept.append(min(part, whole))
         whole -= kept[-1]
     return kept
-
-
-def _without_null_usage(line: re.Match[bytes]) -> bytes:
-    data = line[0]
-    fields = _fields_of(data)
-    if fields is None or fields.get("usage") != _NULL:  # what stands deeper is not the event's own
-        return data
-    places = list(_NULL_USAGE.finditer(data))
-    for found in (*places[:MOST_TRIED], *places[MOST_TRIED:][-MOST_TRIED:]):
-        before, after = data[: found.start()], data[found.end() :]
-        if before.rstrip().endswith(b","):
-            cut = before.rstrip()[:-1] + after
-        else:
-            cut = before + after.lstrip().removeprefix(b",").lstrip()
-        left = _fields_of(cut)
-        if left is not None and "usage" not in left:
-            return cut
-    return data
-
-
-def _fields_of(data: bytes) -> dict[str, Raw] | None:
-    """The fields at the top level; None where there is no JSON object."""
-    try:
-        return _FIELDS.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-
-
-class OpenAIEvents:
-    """Reads the data of the stream events of chat completions and completions; an `EventReader`."""
-
-    usage_marker: Final = b'"usage"'
-    usage_pattern: Final = re.compile(rb'"usage"\s*:\s*\{')
-    error_marker: Final = b'"error"'
-    finish_markers: Final = (b'"finish_reason":"', b'"finish_reason": "')
-    terminal_markers: Final = (b"[DONE]",)
-    terminal_lines: Final = (b"data: [DONE]", b"data:[DONE]")
-
-    def is_terminal(self, event: bytes, data: bytes) -> bool:
-        """`data: [DONE]`, and nothing beside it."""
-        return data.strip() == b"[DONE]"
-
-    def facts(self, data: bytes) -> EventFacts:
-        """Usage and errors of one event. A usage-only chunk has usage, no error, `"choices": []`, and says no more."""
-        return (_plain_facts(data) if data.find(CITATION) < 0 else None) or self._facts(data)
-
-    @staticmethod
-    def _facts(data: bytes) -> EventFacts:
-        try:
-            answer = _decode(data)
-        except GarbageAnswer:
-            return EventFacts()
-        has_usage = answer.usage != _NULL
-        is_error = answer.error != _NULL
-        return EventFacts(
-            reported=_reported(answer),
-            has_usage=has_usage,
-            is_usage_only=(
-                has_usage and not is_error and _EMPTY_LIST.fullmatch(answer.choices) is not None and _says_no_more(data)
-            ),
-            is_error=is_error,
-        )
-
-    def pieces(self, data: bytes) -> list[tuple[int, Piece]]:
-        """What the model wrote, by choice: see `gateway.dialects.openai.output`."""
-        return pieces(data)
-
-    def pieces_of_part(self, data: bytes) -> list[tuple[int, Piece]]:
-        """The output in the data of an event that broke off, as far as it can be told."""
-        return pieces_of_part(data)
-
-    def without_null_usage(self, block: bytes) -> bytes:
-        """Whole events without the `"usage": null` at their top level that is there because the gateway asked."""
-        block = block.replace(_NULL_USAGE_LAST, b"}\n\n")
-        if _NULL_USAGE.search(block) is None:
-            return block
-        block = _NULL_USAGE_PADDED.sub(b"", block)
-        return _DATA_LINE.sub(_without_null_usage, block) if _NULL_USAGE.search(block) else block
-
-    def with_cost(self, data: bytes, cost_usd: str) -> bytes:
-        """The same JSON with `cost_usd` as the last field of its `usage`; all else as it was, but for outer spaces."""
-        try:
-            event = _FIELDS.decode(data)
-            usage = _FIELDS.decode(event["usage"])
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError):
-            return data
-        usage["cost_usd"] = Raw(msgspec.json.encode(cost_usd))
-        event["usage"] = Raw(msgspec.json.encode(usage))
-        return msgspec.json.encode(event)

@@ -18,7 +18,7 @@ from gateway.dialects.openai.usage import usage_from_json
 from gateway.dialects.output import Kind, Output, Piece, joined, kind_named, piece_of
 
 if TYPE_CHECKING:
-    from gateway.dialects.base import Reported
+    from gateway.dialects.facts import Reported
 
 _NULL: Final = Raw(b"null")
 _NO_OUTPUT: Final = frozenset(

@@ -13,7 +13,9 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import Usage
-from gateway.dialects.base import GarbageAnswer, Reported
+from gateway.dialects.events import EVENT_STREAM
+from gateway.dialects.exceptions import GarbageAnswer
+from gateway.dialects.facts import Reported
 from gateway.dialects.openai.errors import error_body, error_headers
 from gateway.dialects.openai.output import output_of_part
 from gateway.dialects.openai.paths import with_azure
@@ -31,10 +33,11 @@ from gateway.dialects.openai_responses.request import (
     parse,
 )
 from gateway.dialects.openai_responses.texts import input_texts, input_tokens
-from gateway.dialects.streaming import EVENT_STREAM, SseTap
+from gateway.dialects.streaming import SseTap
 
 if TYPE_CHECKING:
-    from gateway.dialects.base import Head, Match, ParsedRequest
+    from gateway.dialects.base import Head, Match
+    from gateway.dialects.facts import ParsedRequest
     from gateway.dialects.structure import StructureBounds
 
 _OPERATIONS: Final = frozenset({RESPONSES, COMPACT, INPUT_TOKENS})

@@ -14,7 +14,8 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from gateway.dialects.base import EventFacts, GarbageAnswer
+from gateway.dialects.exceptions import GarbageAnswer
+from gateway.dialects.facts import EventFacts
 from gateway.dialects.openai.output import pieces_of_part
 from gateway.dialects.openai_responses.answer import pieces_of, pieces_of_items, usage_of
 from gateway.dialects.output import Inline, Piece

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from msgspec import Raw
 
-from gateway.dialects.base import NO_PARTS, BadRequest, Parts
-from gateway.dialects.openai.fields import first_byte, folded, is_null, read_objects, wrong_type
-from gateway.dialects.openai.parts import more_items
-from gateway.dialects.structure import StructureBounds, check_value, too_many
+from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.facts import NO_PARTS, Parts
+from gateway.dialects.fields import first_byte, folded, is_null, read_objects, wrong_type
+from gateway.dialects.structure import StructureBounds, check_value, more_items, too_many
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

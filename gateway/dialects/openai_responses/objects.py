@@ -12,14 +12,16 @@ from urllib.parse import parse_qsl
 import msgspec
 from msgspec import Raw
 
-from gateway.dialects.base import BadRequest, Created, Endpoint, Head, ParsedRequest, Stored
-from gateway.dialects.openai.fields import is_null, top_level
+from gateway.dialects.base import Endpoint, Head
+from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.facts import Created, ParsedRequest, Stored
+from gateway.dialects.fields import is_null, top_level
 from gateway.dialects.openai_responses.answer import usage_of
 from gateway.dialects.openai_responses.items import named_ids, read_input
 from gateway.dialects.structure import check_size, check_value, too_many
 
 if TYPE_CHECKING:
-    from gateway.dialects.base import Reported
+    from gateway.dialects.facts import Reported
     from gateway.dialects.structure import StructureBounds
 
 RESPONSE: Final = "/v1/responses/{response_id}"

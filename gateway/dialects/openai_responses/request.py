@@ -14,14 +14,16 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT
-from gateway.dialects.base import NO_METADATA, NO_PARTS, BadRequest, ParsedRequest, Stored, Work
-from gateway.dialects.openai.fields import first_byte, is_null, read_object, top_level, wrong_type
-from gateway.dialects.openai.values import FieldTable, label, metadata_of, model_of, read_values, within
+from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.facts import NO_METADATA, NO_PARTS, ParsedRequest, Stored, Work
+from gateway.dialects.fields import first_byte, is_null, read_object, top_level, wrong_type
+from gateway.dialects.openai.values import FieldTable, metadata_of, read_values, within
 from gateway.dialects.openai.work import WORK_FIELDS, read_work
 from gateway.dialects.openai_responses.items import INPUT, read_input
 from gateway.dialects.openai_responses.objects import RESPONSES_CREATION
 from gateway.dialects.openai_responses.tools import read_tools
 from gateway.dialects.structure import StructureBounds, check_size, check_value, too_many
+from gateway.dialects.values import checked_model, label
 
 RESPONSES: Final = "/v1/responses"
 COMPACT: Final = "/v1/responses/compact"
@@ -88,7 +90,7 @@ def parse(operation: str, body: bytes, bounds: StructureBounds) -> ParsedRequest
         most = MAX_COUNT
     return ParsedRequest(
         operation=operation,
-        model=model_of(values),
+        model=checked_model(values.get("model")),
         stream=operation == RESPONSES and values.get("stream") is True,
         include_usage=True,
         choices=1,

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from gateway.dialects.base import BadRequest
-from gateway.dialects.openai.fields import first_byte, is_null, read_object, read_objects, wrong_type
-from gateway.dialects.openai.parts import more_items
+from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.fields import first_byte, is_null, read_object, read_objects, wrong_type
 from gateway.dialects.openai.values import FIELD_LEVEL
-from gateway.dialects.structure import StructureBounds, check_value, too_many
+from gateway.dialects.structure import StructureBounds, check_value, more_items, too_many
 
 if TYPE_CHECKING:
     from msgspec import Raw

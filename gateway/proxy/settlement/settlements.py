@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from billing.holds.hold import Hold, Settled, SettlementLost
 from billing.ledger.usage_columns import total_usage
-from gateway.dialects.base import NO_WORK, Reported, Tap
+from gateway.dialects.facts import NO_WORK, Reported
 from gateway.dialects.output import NO_OUTPUT, Output
 from gateway.proxy.estimate import Charge, billed_usage, own_searches
 from gateway.proxy.settlement.missing_usage import Guess, MissingUsage
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from billing.holds.service import Holds
     from billing.ledger.debits import Debit
     from billing.usage import Usage
+    from gateway.dialects.base import Tap
     from gateway.metrics.registry import Metrics
     from gateway.proxy.context import Reason, RequestContext
 

@@ -113,5 +113,17 @@ def test_a_start_warns_of_upgrades_that_lead_back(tmp_path: Path) -> None:
 
 def test_models_that_a_key_may_name() -> None:
     known = settings()
-    names = ["demo", "dem*", "*", "openai/anything", "openai/*", "opena*", "gtp-5-tpyo", "nobody/x", "zzz*"]
-    assert unknown_models(known.models, known.providers, names) == ["gtp-5-tpyo", "nobody/x", "zzz*"]
+    names = [
+        "demo",
+        "dem*",
+        "*",
+        "openai/anything",
+        "openai/*",
+        "opena*",
+        "gpt-4o",
+        "gpt-4o*",
+        "claude-opus-4-20250514",
+    ]
+    unknown = ["gtp-5-tpyo", "nobody/x", "zzz*", "gpt-4o-mimi"]
+    found = unknown_models(known.models, known.providers, known.prices, [*names, *unknown], 1_800_000_000)
+    assert found == unknown

@@ -70,6 +70,8 @@ COMMANDS = [
         "operator key list",
     ),
     *("operator key update", "operator key revoke"),
+    "operator price",
+    *(f"operator price {what}" for what in ("list", "check", "import", "diff", "try")),
 ]
 
 
@@ -84,7 +86,10 @@ def test_help(shell: Shell, command: str) -> None:
     assert "Usage: metergate" in result.stdout
     if "COMMAND" not in result.stdout:
         listed = set(re.findall(r"^  (--[\w-]+)", result.stdout, re.MULTILINE))
-        calls = {"--api-url", "--token-file"} if command.startswith("operator ") else set()
+        calling = command.startswith("operator ") and not command.startswith(
+            "operator price "
+        )  # which reads files alone
+        calls = {"--api-url", "--token-file"} if calling else set()
         timed = {"--timeout"} if calls or command in TIMED else set()
         assert listed & OF_EVERY_COMMAND == {"--output", "--quiet", "--json"} | calls | timed
     assert not shell.data_dir.exists()
@@ -94,7 +99,7 @@ def test_every_command_is_documented(shell: Shell) -> None:
     said = (CHECKOUT / "docs" / "cli.md").read_text()
     for command in COMMANDS:
         assert f"metergate {command}" in said
-    for group in ("", "ledger", "ledger set-aside", "operator", "operator account", "operator key"):
+    for group in ("", "ledger", "ledger set-aside", "operator", "operator account", "operator key", "operator price"):
         listed = shell.run(*group.split(), "--help").stdout.partition("Commands:\n")[2]
         for name in re.findall(r"^  ([\w-]+)", listed, re.MULTILINE):
             assert f"{group} {name}".strip() in COMMANDS

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from billing.usage import Usage
 from gateway.dialects.events import event_data
-from gateway.dialects.openai.usage import OpenAIEvents
+from gateway.dialects.openai.events import OpenAIEvents
 from gateway.dialects.streaming import MAX_EVENT_BYTES, SseTap
 
 READER = OpenAIEvents()

@@ -15,12 +15,12 @@ from billing.prices import FACTOR_SCALE, TOKEN_CLASSES, PriceRow, Tier
 from billing.rates import Variant
 from billing.usage import MAX_COUNT, Usage
 from gateway.config.settings import ProviderConfig
-from gateway.dialects.base import ParsedRequest, Parts, Work
+from gateway.dialects.facts import ParsedRequest, Parts, Work
 from gateway.dialects.openai.dialect import CHAT, parse
 from gateway.dialects.openai.texts import input_texts
+from gateway.proxy.candidates import Candidate, Rates
 from gateway.proxy.estimate import EstimateRules, NotPriced, billed_usage, charge, dearest, markup_of, worst_case
 from gateway.proxy.preparation import counted_tokens
-from gateway.proxy.routing import Candidate, Rates
 from gateway.tokens import CL100K, O200K, Tokenizer
 
 PROVIDER = ProviderConfig("openai", "openai", "http://provider/v1")

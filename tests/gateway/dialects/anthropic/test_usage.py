@@ -11,7 +11,8 @@ from billing.usage import Usage
 from gateway.dialects.anthropic.output import output_of, output_of_part
 from gateway.dialects.anthropic.streams import AnthropicEvents
 from gateway.dialects.anthropic.usage import counted_from_json, usage_from_json
-from gateway.dialects.base import GarbageAnswer, Reported
+from gateway.dialects.exceptions import GarbageAnswer
+from gateway.dialects.facts import Reported
 from gateway.dialects.streaming import SseTap
 from tests.gateway.dialects.anthropic.bodies import answer, event, stream
 

@@ -9,7 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from billing.usage import Usage
-from gateway.dialects.gemini.streams import ArrayFrames, EventFrames, GeminiTap
+from gateway.dialects.gemini.frames import ArrayFrames, EventFrames
+from gateway.dialects.gemini.streams import GeminiTap
 from tests.gateway.dialects.gemini.support import DIALECT, candidate, counts
 
 SSE: Final = b"text/event-stream"
