@@ -21,12 +21,15 @@ from billing.api.application import setup
 from billing.ledger.catalogue import sync_prices
 from billing.owned.jobs import BackgroundJobs
 from billing.owned.objects import OwnedObjects
+from billing.owned.retention import Retention, RetentionRules
 from gateway.auth import Authenticator
 from gateway.config.price_file import PriceFollower
 from gateway.config.settings import PRICES_FILE
+from gateway.dialects.openai_responses.events import ENDS
 from gateway.dialects.registry import Dialects, make_dialects
 from gateway.endpoints.jobs import Jobs, SetAsideCount, add_gauges, flush_metrics, keep_house
 from gateway.endpoints.reads import Health, Reads
+from gateway.endpoints.response_sockets import ClientSocketRules, ResponseSockets
 from gateway.endpoints.routes import add_routes, endpoints_of
 from gateway.metrics.registry import Metrics
 from gateway.proxy.attempts import AttemptRules
@@ -52,12 +55,14 @@ from gateway.server.ids import REQUEST_ID
 from gateway.server.plain import PlainRunner
 from gateway.server.refusals import Links
 from gateway.tokens import Tokenizer
+from gateway.upstream.socket import SocketRules
 
 if TYPE_CHECKING:
     from gateway.config.settings import Limits, Settings
     from gateway.upstream.base import Transport
 
 logger = logging.getLogger(__name__)
+SOCKET_CONNECT_S: Final = 10.0
 
 DAY_S: Final = 86_400
 
@@ -121,7 +126,9 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     reads = Reads(runtime, parts.proxy, parts.router, parts.dialects, metrics, health)
     endpoints = endpoints_of(parts.proxy, reads, jobs, parts.dialects)
     setup(app, runtime.services, endpoints.all)
-    add_routes(app, endpoints, parts.proxy, parts.dialects, runtime.services)
+    sockets = ResponseSockets(parts.proxy, parts.dialects.find, *_socket_rules(settings))
+    app.on_shutdown.append(sockets.stop)
+    add_routes(app, endpoints, parts.proxy, parts.dialects, runtime.services, sockets)
     price_follower = _price_follower(runtime, parts.router)
     add_gauges(metrics, runtime, parts.bodies, parts.request_log, aside)
     metrics.gauge(
@@ -138,6 +145,8 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         engine.loops.start("targets_tell", shared.tell)
         engine.loops.start("targets_listen", shared.listen)
         engine.loops.start("background", parts.poller.run)
+        kept = RetentionRules(settings.defaults.object_retention_days, settings.defaults.job_retention_days)
+        engine.loops.start("retention", Retention(runtime.database, kept, new_id()).run)
         health.ready = True
         yield (
             Served(app, parts.proxy, parts.dialects, edge_rules(settings.defaults, cors), settings.defaults.edge),
@@ -146,13 +155,14 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     finally:
         health.ready = False
         await engine.loops.stop("background", "housekeeping", "metrics", "plans", "prices", "reconcile", "refused")
-        await engine.loops.stop("targets_tell", "targets_listen")
+        await engine.loops.stop("retention", "targets_tell", "targets_listen")
         await runtime.refused.flush()
         parts.remainder.hurry()
         await parts.poller.stop()
         if not await engine.stop(settings.defaults.postgres_timeout_s):
             logger.error("debits wait in Redis's journal: the next gateway writes them")
         metrics.flush()
+        await sockets.close()
         await parts.close()
 
 
@@ -203,6 +213,18 @@ def _background_rules(defaults: Limits) -> BackgroundRules:
     return BackgroundRules(
         *(defaults.background_poll_s, defaults.background_expiry_s, defaults.background_jobs),
         *(defaults.upstream_answer_bytes, defaults.max_usage_factor),
+    )
+
+
+def _socket_rules(settings: Settings) -> tuple[ClientSocketRules, SocketRules]:
+    """Return the bounds of WebSockets, of clients and to providers."""
+    defaults = settings.defaults
+    return (
+        ClientSocketRules(
+            *(defaults.response_sockets, defaults.response_sockets_per_account, defaults.response_socket_s),
+            settings.proxy_max_body_bytes,
+        ),
+        SocketRules(SOCKET_CONNECT_S, defaults.upstream_timeout_s, defaults.upstream_answer_bytes, ENDS),
     )
 
 

@@ -21,6 +21,7 @@ from gateway.dialects.gemini.dialect import GeminiDialect
 from gateway.dialects.gemini.envelopes import GeminiModels
 from gateway.dialects.openai.dialect import OpenAIDialect
 from gateway.dialects.openai_responses.dialect import ResponsesDialect
+from gateway.dialects.openai_responses.socket import SocketDialect
 from gateway.dialects.rerank.dialect import RerankDialect
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from gateway.dialects.structure import StructureBounds
 
 DIALECTS: Sequence[Callable[[StructureBounds], Dialect]] = (
-    *(AnthropicDialect, GeminiDialect, ResponsesDialect, RerankDialect),
+    *(AnthropicDialect, GeminiDialect, ResponsesDialect, SocketDialect, RerankDialect),
     OpenAIDialect,
 )
 """Every dialect that this version has. The last one owns the paths that no other does."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -91,6 +92,8 @@ class BackgroundPoller:
         self._new_id = new_id
         self._clock = clock
         self._following: set[str] = set()
+        self._passing: dict[str, Job] = {}
+        self._paid: deque[Job] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
 
@@ -101,15 +104,9 @@ class BackgroundPoller:
 
     async def begin(self, context: RequestContext, hold: Hold, created: Created) -> Coroutine[Any, Any, None]:
         """Keep a job, and return what follows it to its end; that must be run. Raises `DatabaseError`."""
-        stored, now_s = context.parsed.stored, self._clock()
-        assert stored is not None  # noqa: S101  (it was created because of it)
-        assert stored.creation is not None  # noqa: S101
-        job = Job(
-            *(created.object_id, context.route.provider.name, stored.creation.kind, context.parsed.model),
-            *(context.parsed.service_tier, context.request_id, self._new_id(), self._jobs.gateway_id),
-            *(context.unresolved(hold), now_s, now_s + self._rules.expiry_s),
-        )
-        await self._jobs.begin(job)
+        job = self._passing.pop(hold.id, None)
+        if job is None:
+            await self._jobs.begin(job := self._job(context, hold, created))
         hold.on_closed = None  # its client has its answer
 
         async def settle(reported: Reported | None, body: bytes | None) -> bool:
@@ -118,11 +115,36 @@ class BackgroundPoller:
 
         return self._follow(job, settle, hold)
 
+    async def keep(self, context: RequestContext, hold: Hold, created: Created) -> None:
+        """Keep a job whose answer passes as a stream, until that is `paid`, or breaks and the job is begun. Raises
+        `DatabaseError`."""
+        job = self._job(context, hold, created)
+        await self._jobs.begin(job)
+        self._following.add(job.request_id)
+        self._passing[job.request_id] = job
+
+    def paid(self, hold: Hold) -> None:
+        """Note that the stream of a job has come to its end, and is settled."""
+        job = self._passing.pop(hold.id, None)
+        if job is not None:
+            self._paid.append(job)
+
+    def _job(self, context: RequestContext, hold: Hold, created: Created) -> Job:
+        stored, now_s = context.parsed.stored, self._clock()
+        assert stored is not None  # noqa: S101  (it was created because of it)
+        assert stored.creation is not None  # noqa: S101
+        return Job(
+            *(created.object_id, context.route.provider.name, stored.creation.kind, context.parsed.model),
+            *(context.parsed.service_tier, context.request_id, self._new_id(), self._jobs.gateway_id),
+            *(context.unresolved(hold), now_s, now_s + self._rules.expiry_s),
+        )
+
     async def run(self) -> None:
         """Take jobs over, again and again, that their gateways poll no more."""
         while not self._stopping.is_set():
             room = min(CLAIMED_AT_ONCE, self._rules.most - len(self._following))
             try:
+                await self._tend()
                 for job in await self._jobs.claim(room) if room > 0 else ():
                     if job.request_id not in self._following:
                         task = asyncio.create_task(self._follow(job, self._payer(job), None))
@@ -131,6 +153,14 @@ class BackgroundPoller:
             except DatabaseError as error:
                 logger.info("background jobs can't be looked for: %s", error)
             await self._pause()
+
+    async def _tend(self) -> None:
+        """Note which jobs their streams have paid, and keep those whose streams pass from being taken over."""
+        while self._paid:
+            await self._jobs.done(self._paid[0])
+            self._following.discard(self._paid.popleft().request_id)
+        for job in list(self._passing.values()):
+            await self._jobs.renew(job)
 
     async def stop(self) -> None:
         """Leave all jobs to other gateways."""

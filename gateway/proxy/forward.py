@@ -113,7 +113,7 @@ class Forwarder:
         self._stored = stored
         self._poller = poller
         self._outcomes = Outcomes(settler, metrics, records)
-        self._relay = Relay(settler, remainder, self._outcomes, metrics, stored, clock)
+        self._relay = Relay(settler, remainder, self._outcomes, metrics, stored, poller, clock)
 
     async def forward(self, exchange: Exchange, context: RequestContext, hold: Hold) -> None:
         """The provider's answer, metered; or a refusal of ours when it gave none, with the hold given back. Ends when
@@ -129,7 +129,8 @@ class Forwarder:
                 granted = context.granted(hold) if context.parsed.max_output_tokens is None else None
                 if request is None or granted is not None:
                     request = await self._made(exchange, context, granted)
-                health, send = context.target.health, self._transports[context.route.provider.name].send
+                health = context.target.health
+                send = (exchange.over or self._transports[context.route.provider.name]).send
                 attempt = None if health.sound else health.begin()
                 generation = health.generation
                 outcome: UpstreamResponse | UpstreamError

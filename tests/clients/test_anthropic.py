@@ -10,47 +10,19 @@ from typing import Any
 
 import pytest
 
-from gateway.config.models import ProviderConfig
-from gateway.config.secret import Secret
 from gateway.config.settings import Settings
 from tests.clients.aimock import aimock, missing
-from tests.clients.libraries import Asker, Library, started
-from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway
+from tests.clients.libraries import NAMED, Asker
+from tests.gateway.conftest import Customer, Handler
 from tests.gateway.dialects.anthropic.bodies import answer, event, stream
-from tests.support.gateways import PROVIDER_KEY, Provider, assert_free, saying, spent_nano, streaming, the_event
+from tests.support.gateways import Provider, assert_free, saying, spent_nano, streaming, the_event
 
 pytestmark = pytest.mark.slow
-LIBRARY = Library("anthropic-python", "anthropic (Python)", "anthropic", "requirements/clients.lock", "by_anthropic.py")
+LIBRARY, PROVIDER = NAMED["anthropic-python"], "anthropic"
 MODEL = "claude-haiku-4-5"
 TRIES = 3
 """A request and two retries, as the library does by itself."""
 Upstream = Callable[[Handler], Any]
-
-
-@pytest.fixture
-async def asker(tmp_path: Path) -> AsyncIterator[Asker]:
-    if LIBRARY.missing:
-        pytest.skip(LIBRARY.missing)
-    async with started(LIBRARY, tmp_path / "log") as made:
-        yield made
-
-
-@pytest.fixture
-def make_customer(make_gateway: MakeGateway, upstream: Upstream) -> Any:
-    """Makes a customer of a gateway before a provider; options are the customer's."""
-
-    async def make(handler: Handler | str, balance_usd: str = "5.00", change: Any = None, **key: Any) -> Customer:
-        url = handler if isinstance(handler, str) else (await upstream(handler)).removesuffix("/v1")
-
-        def with_provider(settings: Settings) -> Settings:
-            own = ProviderConfig("anthropic", "anthropic", url, Secret(PROVIDER_KEY))
-            settings = replace(settings, providers={**settings.providers, "anthropic": own})
-            return settings if change is None else change(settings)
-
-        gateway: Gateway = await make_gateway(change=with_provider)
-        return await gateway.customer(balance_usd, **key)
-
-    return make
 
 
 async def ask(asker: Asker, customer: Customer, how: str = "plain", **asked: Any) -> dict[str, Any]:

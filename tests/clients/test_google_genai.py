@@ -1,54 +1,23 @@
 """Google's own library by its base URL alone: what it makes of answers, of refusals and of a provider's errors."""
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway.config.models import ProviderConfig
-from gateway.config.secret import Secret
 from gateway.config.settings import Settings
-from tests.clients.libraries import Asker, Library, started
-from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway
+from tests.clients.libraries import NAMED, Asker
+from tests.gateway.conftest import Customer, Handler
 from tests.gateway.dialects.gemini.support import MODEL, answer, candidate, counts
 from tests.gateway.dialects.gemini.test_streams import PIECES, events
 from tests.support.gateways import PROVIDER_KEY, Provider, assert_free, saying, spent_nano, streaming, the_event
 
 pytestmark = pytest.mark.slow
-LIBRARY = Library(
-    "google-genai", "google-genai (Python)", "google-genai", "requirements/clients.lock", "by_google_genai.py"
-)
+LIBRARY, PROVIDER = NAMED["google-genai"], "gemini"
 Upstream = Callable[[Handler], Any]
 IN, OUT = 300, 2_500
-
-
-@pytest.fixture
-async def asker(tmp_path: Path) -> AsyncIterator[Asker]:
-    if LIBRARY.missing:
-        pytest.skip(LIBRARY.missing)
-    async with started(LIBRARY, tmp_path / "log") as made:
-        yield made
-
-
-@pytest.fixture
-def make_customer(make_gateway: MakeGateway, upstream: Upstream) -> Any:
-    """Makes a customer of a gateway before a provider; options are the customer's."""
-
-    async def make(handler: Handler | str, balance_usd: str = "5.00", change: Any = None, **key: Any) -> Customer:
-        url = handler if isinstance(handler, str) else (await upstream(handler)).removesuffix("/v1")
-
-        def with_provider(settings: Settings) -> Settings:
-            own = ProviderConfig("gemini", "gemini", url, Secret(PROVIDER_KEY))
-            settings = replace(settings, providers={**settings.providers, "gemini": own})
-            return settings if change is None else change(settings)
-
-        gateway: Gateway = await make_gateway(change=with_provider)
-        return await gateway.customer(balance_usd, **key)
-
-    return make
 
 
 async def ask(asker: Asker, customer: Customer, how: str = "plain", **asked: Any) -> dict[str, Any]:

@@ -1,6 +1,10 @@
 """What tests of several folders share.
 
 servers            real Postgres and Redis, a pair for each process of tests
+databases          databases that are cleaned and used again; loop_thread  what goes on between tests
+scratch            the folder in which a run writes all that it writes
+databases          copies of a template that are cleaned and used again
+loop_thread        an event loop in a thread, for what outlives a test's own
 redis_cluster      six servers of Redis Cluster
 shipped            the shipped settings and prices, read once
 gateways           providers that do as they are told, and what must hold once a request is over

@@ -23,7 +23,7 @@ from gateway.dialects.openai.usage import is_complete_answer
 from gateway.dialects.openai.values import INTEGER
 from gateway.dialects.openai_responses.answer import output_of, usage_of
 from gateway.dialects.openai_responses.events import ResponseEvents
-from gateway.dialects.openai_responses.objects import OBJECT_ENDPOINTS, RESPONSES_CREATION, parse_object
+from gateway.dialects.openai_responses.objects import OBJECT_ENDPOINTS, RESPONSES_CREATION, STREAM, parse_object
 from gateway.dialects.openai_responses.request import (
     COMPACT,
     INPUT_TOKENS,
@@ -36,8 +36,8 @@ from gateway.dialects.openai_responses.texts import input_texts, input_tokens
 from gateway.dialects.streaming import SseTap
 
 if TYPE_CHECKING:
-    from gateway.dialects.base import Head, Match
-    from gateway.dialects.facts import ParsedRequest
+    from gateway.dialects.base import Endpoint, Head, Match
+    from gateway.dialects.facts import Creation, ParsedRequest
     from gateway.dialects.structure import StructureBounds
 
 _OPERATIONS: Final = frozenset({RESPONSES, COMPACT, INPUT_TOKENS})
@@ -47,18 +47,18 @@ _FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
 class ResponsesDialect:
     """OpenAI's Responses API; a `Dialect`."""
 
-    name: Final = "openai"
-    endpoints: Final = (
+    name: str = "openai"
+    endpoints: tuple[Endpoint, ...] = (
         *with_azure((RESPONSES, COMPACT), deployed=False),
         *with_azure((INPUT_TOKENS,), free=True, deployed=False),
         *OBJECT_ENDPOINTS,
     )
     key_headers: Final = ()
     key_parameter: Final = None
-    kept_parameters: Final = METERING_FIELDS
+    kept_parameters: Final = METERING_FIELDS - {STREAM}  # which reads a stored response again, as events
     passed_parameters: Final[frozenset[str]] = frozenset()
     events: Final = ResponseEvents()
-    creations: Final = (RESPONSES_CREATION,)
+    creations: tuple[Creation, ...] = (RESPONSES_CREATION,)
 
     def __init__(self, bounds: StructureBounds) -> None:
         self._bounds = bounds
@@ -77,7 +77,7 @@ class ResponsesDialect:
 
     def upstream_path(self, match: Match, model: str) -> str:
         endpoint = match.endpoint
-        path = (endpoint.operation if endpoint.operation in _OPERATIONS else endpoint.path).removeprefix("/v1")
+        path = endpoint.operation.rpartition(" ")[2].removeprefix("/v1")
         for name, value in match.parameters.items():
             path = path.replace(f"{{{name}}}", quote(value, safe=""))
         return path

@@ -127,8 +127,6 @@ def _check_background(operation: str, values: Mapping[str, Any]) -> None:
     """Refuse work in the background that could not be polled."""
     if operation != RESPONSES or values.get("store") is False:
         raise BadRequest("Work in the background needs a response that is stored.", "background")
-    if values.get("stream"):
-        raise BadRequest("A background response can't be streamed here: leave 'stream' out, and read it.", "stream")
 
 
 def _work(fields: Mapping[str, Raw], values: Mapping[str, Any], bounds: StructureBounds) -> Work:

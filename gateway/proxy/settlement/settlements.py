@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from billing.holds.hold import Hold, Settled, SettlementLost
 from billing.ledger.usage_columns import total_usage
+from billing.usage import Usage
 from gateway.dialects.facts import NO_WORK, Reported
 from gateway.dialects.output import NO_OUTPUT, Output
 from gateway.proxy.estimate import Charge, billed_usage, own_searches
@@ -24,7 +25,6 @@ from gateway.proxy.settlement.missing_usage import Guess, MissingUsage
 if TYPE_CHECKING:
     from billing.holds.service import Holds
     from billing.ledger.debits import Debit
-    from billing.usage import Usage
     from gateway.dialects.base import Tap
     from gateway.metrics.registry import Metrics
     from gateway.proxy.context import Reason, RequestContext
@@ -116,7 +116,10 @@ class Settlements:
     def reported(
         self, context: RequestContext, hold: Hold, reported: Reported, output: Callable[[], Output] = _nothing
     ) -> Settlement:
-        """Begin to settle the usage that the provider reported. `output` returns what passed, where that is needed."""
+        """Begin to settle the usage that the provider reported. `output` returns what passed, where that is needed. A
+        free answer tells of usage that was paid before."""
+        if context.match.endpoint.free:
+            return self._begin(context, hold, Usage(), context.charge(Usage()), None)
         usage, parsed, route = reported.usage, context.parsed, context.route
         if parsed.work is not NO_WORK or route.searches_itself:
             usage = billed_usage(usage, parsed, route)
