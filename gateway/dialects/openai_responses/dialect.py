@@ -86,7 +86,7 @@ class ResponsesDialect:
 
     def upstream_path(self, match: Match, model: str) -> str:
         endpoint = match.endpoint
-        path = (endpoint.operation if endpoint.operation in _OPERATIONS else endpoint.path).removeprefix("/v1")
+        path = endpoint.operation.rpartition(" ")[2].removeprefix("/v1")
         for name, value in match.parameters.items():
             path = path.replace(f"{{{name}}}", quote(value, safe=""))
         return path
