@@ -10,10 +10,16 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
+import msgspec
+from msgspec import Raw
+
+from gateway.dialects.exceptions import UNREADABLE
+
 ENDS: Final = (b"\n\n", b"\n\r\n")
 EVENT_END: Final = re.compile(rb"\n\r?\n")
 EVENT_END_BYTES: Final = 3
 """The most that `EVENT_END` matches."""
+_FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
 _NEWLINE: Final = ord("\n")
 EVENT_STREAM: Final = b"text/event-stream"
 
@@ -67,6 +73,19 @@ def after_last(block: bytes, pattern: re.Pattern[bytes]) -> bytes:
     while events and pattern.search(event_data(events[-1])) is None:
         events.pop()
     return block[sum(map(len, events)) :]
+
+
+def with_cost(data: bytes, usage_field: str, cost_usd: str) -> bytes:
+    """Return JSON with `cost_usd` as the last field of its usage object, all else as it was but for outer spaces;
+    unchanged where it has none."""
+    try:
+        event = _FIELDS.decode(data)
+        usage = _FIELDS.decode(event[usage_field])
+    except (*UNREADABLE, KeyError):
+        return data
+    usage["cost_usd"] = Raw(msgspec.json.encode(cost_usd))
+    event[usage_field] = Raw(msgspec.json.encode(usage))
+    return msgspec.json.encode(event)
 
 
 def change_first(events: bytes, change: Callable[[bytes], bytes]) -> bytes:

@@ -23,6 +23,8 @@ _MEDIA_CHARACTERS: Final = 5
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]+={0,2}\s*")
 _SAMPLE_CHARACTERS: Final = 4_096
 """Of a long text that are looked at: base64 does not become prose later."""
+MAX_SEARCHED_BYTES: Final = 4 << 20
+"""Of a part of an answer that are looked through."""
 _KIND_OF_MEDIA: Final[Mapping[str, Kind]] = {"image": "image", "audio": "audio", "video": "file"}
 
 
@@ -107,3 +109,18 @@ def kind_of(mime_type: str) -> Kind | None:
     if major in ("image", "audio"):
         return "image" if major == "image" else "audio"
     return "file" if major == "text" or (major == "application" and minor) else None
+
+
+def cut_output(texts: re.Pattern[bytes], part: bytes) -> Output:
+    """Return what can be told of an answer that is not here to its end; not `known` where something is here that says
+    nothing. `texts` finds the strings of a dialect that are output, each in a group."""
+    found = texts.finditer(part, 0, MAX_SEARCHED_BYTES)
+    text = b"".join(each[each.lastindex or 0] for each in found).decode("utf-8", "replace")
+    return Output(text, known=bool(text) or not part.strip())
+
+
+def cut_pieces(texts: re.Pattern[bytes], data: bytes, kind: Kind) -> list[tuple[int, Piece]]:
+    """Return what can be told of an event that broke off: its text; data of a kind where it is long and has none."""
+    if text := cut_output(texts, data).text:
+        return [(0, text)]
+    return [(0, Inline(kind, len(data)))] if len(data) >= LONG_CHARACTERS else []

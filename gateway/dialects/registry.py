@@ -20,8 +20,7 @@ from gateway.dialects.base import Dialect, Endpoint, Match, ModelList
 from gateway.dialects.gemini.dialect import GeminiDialect
 from gateway.dialects.gemini.envelopes import GeminiModels
 from gateway.dialects.openai.dialect import OpenAIDialect
-from gateway.dialects.openai_responses.dialect import ResponsesDialect
-from gateway.dialects.openai_responses.socket import SocketDialect
+from gateway.dialects.openai_responses.dialect import ResponsesDialect, SocketDialect
 from gateway.dialects.rerank.dialect import RerankDialect
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from billing.errors import StoreError
 from gateway.auth import attempts_refused, key_of
-from gateway.dialects.openai_responses.socket import stream_of
+from gateway.dialects.openai_responses.dialect import stream_of
 from gateway.server import refusals
 from gateway.server.frames import FrameExchange
 from gateway.server.refusals import Refuse

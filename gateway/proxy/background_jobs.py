@@ -24,6 +24,7 @@ from billing.owned.jobs import BackgroundJobs, Job
 from gateway.dialects.base import Match
 from gateway.dialects.exceptions import GarbageAnswer
 from gateway.proxy.estimate import charge
+from gateway.proxy.settlement.doubts import believed
 from gateway.server import refusals
 from gateway.server.refusals import Refuse
 from gateway.upstream.base import Transport, UpstreamError, UpstreamRequest
@@ -259,7 +260,7 @@ class BackgroundPoller:
         settlements = self._settlements
         if not hold.is_open:
             return
-        if reported is not None:
+        if (reported := believed(context.route, reported)) is not None:
             await settlements.complete(settlements.reported(context, hold, reported))
         elif body is not None and _is_nothing(context.match.dialect, body):
             await settlements.void(hold)
@@ -285,7 +286,7 @@ class BackgroundPoller:
         route, held = self._router.find(job.model, job.created_s), job.debit
         candidates = () if route is None else route.candidates
         candidate = next((each for each in candidates if each.provider.name == job.provider), None)
-        if candidate is None or candidate.rates is None:
+        if candidate is None or candidate.rates is None or believed(candidate, reported) is None:
             return held
         tier = reported.service_tier or job.service_tier
         made = charge(reported.usage, candidate, held.markup_scaled, tier, reported.model, reported)

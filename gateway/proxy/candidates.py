@@ -10,9 +10,12 @@ import msgspec
 
 from billing.money import ceil_div
 from billing.prices import COST_SCALE, INPUT_CLASSES, MILLION, OUTPUT_CLASSES, PriceRow, PriceTable, round_up
-from gateway.proxy.outgoing import Target
+from gateway.server.ids import served_lines
+from gateway.upstream.headers import Fixed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gateway.config.models import ProviderConfig
     from gateway.dialects.base import Match
     from gateway.upstream.health import TargetHealth
@@ -130,6 +133,14 @@ class Candidate:
         """Return whether input has a price, and that is zero in every class."""
         return self.rates is not None and not self.rates.input_rate and "input" in self.rates.row.per_million
 
+    @property
+    def costs_nothing(self) -> bool:
+        """Return whether there is a price, and that is zero in every class and unit that an answer may have."""
+        rates = self.rates
+        if rates is None or self.others:
+            return False
+        return not (rates.input_rate or rates.output_rate or rates.request_nano or rates.search_nano)
+
     def within_window(self, asked: int) -> int:
         """Return a client's own maximum of output tokens, up to the context window, beyond which no model writes."""
         window = self.context_window
@@ -149,6 +160,43 @@ class Candidate:
     def row_of(self, model: str) -> PriceRow | None:
         """Return the price row of another model of this provider, by the table that a request was admitted under."""
         return self.prices.find(self.provider.name, model, self.priced_at_s) if self.prices is not None else None
+
+
+class Target(msgspec.Struct, frozen=True, gc=False):
+    """Where a provider takes requests to one endpoint, by one of its base URLs and keys, whose `health` is that of all
+    endpoints. `url` has the query of the base URL, which is `base_query`; `fixed` is what all requests there carry;
+    `max_field` is the field of a maximum; `takes_query` says whether a client's query string goes there; `lines` are
+    header lines of its answers that name provider and model."""
+
+    url: str
+    base_query: str
+    fixed: Fixed
+    max_field: str
+    takes_query: bool
+    health: TargetHealth
+    lines: bytes
+
+    @classmethod
+    def all_of(
+        cls, provider: ProviderConfig, match: Match, model: str, health: Sequence[TargetHealth]
+    ) -> tuple[Target, ...]:
+        """Return the targets of a provider that serve the dialect; `health` is that of `provider.places`, in their
+        order, and `model` the provider's own name for it."""
+        dialect = match.dialect
+        field = dialect.max_field(match.endpoint.operation, provider.max_output_field)
+        path, lines = dialect.upstream_path(match, model), served_lines(provider.name, model)
+        takes_query = provider.kind != "local" or bool(dialect.passed_parameters)
+        made = []
+        for place, of_place in zip(provider.places, health, strict=True):
+            found = provider.url_of(dialect.name, place)
+            if found is None:
+                continue
+            base, query = found
+            url = base + path + (f"?{query}" if query else "")
+            auth = dialect.auth_header(place.api_key.reveal()) if place.api_key is not None else None
+            fixed = Fixed.of(auth, place.headers, provider.pass_headers)
+            made.append(cls(url, query, fixed, field, takes_query, of_place, lines))
+        return tuple(made)
 
 
 class Destination(msgspec.Struct, frozen=True):

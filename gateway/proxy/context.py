@@ -19,9 +19,8 @@ from billing.principals import MAX_KEPT, Principal
 from billing.usage import Usage
 from gateway.dialects.base import Match
 from gateway.dialects.facts import ParsedRequest, Reported
-from gateway.proxy.candidates import Candidate, Destination
+from gateway.proxy.candidates import Candidate, Destination, Target
 from gateway.proxy.estimate import Charge, EstimateRules, Plain, charge, markup_of
-from gateway.proxy.outgoing import Target
 from gateway.upstream.base import UpstreamRequest
 
 if TYPE_CHECKING:

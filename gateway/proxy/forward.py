@@ -34,7 +34,7 @@ from gateway.proxy.attempts import (
 from gateway.proxy.background_jobs import running_of
 from gateway.proxy.context import RequestContext, shown_id
 from gateway.proxy.estimate import EstimateRules
-from gateway.proxy.outgoing import outgoing_body
+from gateway.proxy.outgoing import outgoing_body, outgoing_url
 from gateway.proxy.relay import Outcomes, Relay, balance_nano
 from gateway.proxy.remainder import OK, Remainder, Running, read_whole
 from gateway.server import refusals
@@ -246,7 +246,7 @@ class Forwarder:
         if granted is not None or not context.terms.passes_as_it_is(parsed, route, target.max_field):
             body = outgoing_body(dialect, parsed, route, body, granted, target.max_field, strict=context.strict)
         if "?" in exchange.path and target.takes_query:
-            url = target.url_with(exchange.path, dialect)
+            url = outgoing_url(target, exchange.path, dialect)
         return UpstreamRequest(
             url,
             outgoing(exchange.raw_headers, target.fixed, context.principal.account_id),
@@ -267,7 +267,7 @@ class Forwarder:
             plain = head.content_encoding is None
             dialect = context.match.dialect
             reported = dialect.usage_from_json(context.parsed.operation, body) if plain else None
-            if reported is None:
+            if reported is None or reported.counts_nothing:
                 reported, output = read_whole(context, body, head, limit_bytes)
         except asyncio.CancelledError:  # what goes on without the client releases the answer
             self._remainder.whole(exchange, context, hold, answer, head)

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Final
 
 from billing.holds.hold import Hold, SettlementLost
 from billing.money import format_usd
+from gateway.proxy.attempts import KEY_REFUSED
 from gateway.proxy.context import CLIENT_GONE, Reason, RequestContext
 from gateway.proxy.decoding_tap import READABLE, StreamWatch
-from gateway.proxy.settlement.settlements import OPERATORS_FAULT
+from gateway.proxy.settlement.settlements import says_nothing
 from gateway.proxy.stored import StoredObjects, Withheld
 from gateway.server import refusals
 from gateway.server.exchange import ClientGone, Exchange
@@ -91,7 +92,7 @@ class Outcomes:
         are read."""
         hold.owe_nothing()
         try:
-            if answer.status in OPERATORS_FAULT:  # not the client's fault, and nothing for it to read
+            if answer.status in KEY_REFUSED:  # not the client's fault, and nothing for it to read
                 await self._settlements.refused(context, hold)
                 self.refuse(exchange, context, uncharged(refusals.upstream_refuses_us(), context, hold))
             elif answer.status >= FIRST_ERROR:
@@ -327,7 +328,7 @@ class Relay:
         logger.info("request %s: %s: %s", hold.id, type(failure).__name__, failure)
         context.cut = "upstream_cut"
         settling = self._settlements.stream(context, hold, watch.tap, "upstream_cut", failed=True)
-        free = watch.tap.reported is None and not watch.tap.began_output
+        free = says_nothing(watch.tap)
         try:
             await self._settlements.uncancelled(hold, settling)
         except SettlementLost as error:

@@ -9,15 +9,13 @@ from typing import Any, Final
 import msgspec
 
 from gateway.dialects.exceptions import UNREADABLE
-from gateway.dialects.output import LONG_CHARACTERS, Inline, Output, Piece, joined, kind_of
+from gateway.dialects.output import Inline, Output, Piece, cut_output, cut_pieces, joined, kind_of
 
 _NO_OUTPUT: Final = frozenset(
     {"thought", "thoughtSignature", "videoMetadata", "partMetadata", "mediaResolution", "id", "role"}
 )
 """Fields of a part that say which piece this is, not what it says."""
 _TEXTS: Final = re.compile(rb'"(?:text|code|output|args)"\s*:\s*"((?:[^"\\]|\\.)*)')
-MAX_SEARCHED_BYTES: Final = 4 << 20
-"""Of a part of an answer that are looked through."""
 
 
 def pieces(data: bytes) -> list[tuple[int, Piece]]:
@@ -44,16 +42,12 @@ def output_of(body: bytes) -> Output:
 def output_of_part(part: bytes) -> Output:
     """Return what can be told of an answer that is not here to its end; not `known` where something is here that says
     nothing."""
-    text = b"".join(_TEXTS.findall(part[:MAX_SEARCHED_BYTES])).decode("utf-8", "replace")
-    return Output(text, known=bool(text) or not part.strip())
+    return cut_output(_TEXTS, part)
 
 
 def pieces_of_part(data: bytes) -> list[tuple[int, Piece]]:
-    """Return what can be told of a piece that broke off: its text; data where it is long and has none."""
-    part = output_of_part(data)
-    if part.text:
-        return [(0, part.text)]
-    return [(0, Inline("image", len(data)))] if len(data) >= LONG_CHARACTERS else []
+    """Return what can be told of an event that broke off: its text; data where it is long and has none."""
+    return cut_pieces(_TEXTS, data, "image")
 
 
 def _of_answer(answer: Any) -> Iterator[tuple[int, Piece]]:

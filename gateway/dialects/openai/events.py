@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from msgspec import Raw
 
+from gateway.dialects.events import with_cost
 from gateway.dialects.exceptions import GarbageAnswer
 from gateway.dialects.facts import EventFacts, Reported
 from gateway.dialects.openai.billed import CITATION
@@ -151,11 +152,4 @@ class OpenAIEvents:
 
     def with_cost(self, data: bytes, cost_usd: str) -> bytes:
         """The same JSON with `cost_usd` as the last field of its `usage`; all else as it was, but for outer spaces."""
-        try:
-            event = _FIELDS.decode(data)
-            usage = _FIELDS.decode(event["usage"])
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError):
-            return data
-        usage["cost_usd"] = Raw(msgspec.json.encode(cost_usd))
-        event["usage"] = Raw(msgspec.json.encode(usage))
-        return msgspec.json.encode(event)
+        return with_cost(data, "usage", cost_usd)

@@ -1,6 +1,12 @@
 """The Responses API as a dialect: its endpoints, and the few fields of a request that the gateway changes.
 
 Its name is that of OpenAI's API, because the providers that serve the one serve the other below the same base URL.
+
+Over a WebSocket (https://developers.openai.com/api/docs/guides/websocket-mode) each `response.create` that a client
+sends is a request of its own: the body of a POST with a `type`, whose answer is always a stream, with events as
+messages. Its response can be gone on from for as long as the connection lasts even where it is not stored, so that whose
+it is is recorded all the same. That is a dialect of its own, because a provider has to say that it serves it:
+`dialects: {responses_websocket: URL}`.
 """
 
 from __future__ import annotations
@@ -13,16 +19,17 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import Usage
+from gateway.dialects.base import Endpoint
 from gateway.dialects.events import EVENT_STREAM
-from gateway.dialects.exceptions import GarbageAnswer
-from gateway.dialects.facts import Reported
+from gateway.dialects.exceptions import BadRequest, GarbageAnswer
+from gateway.dialects.facts import Reported, Stored
 from gateway.dialects.openai.errors import error_body, error_headers
 from gateway.dialects.openai.output import output_of_part
 from gateway.dialects.openai.paths import with_azure
 from gateway.dialects.openai.usage import is_complete_answer
 from gateway.dialects.openai.values import INTEGER
-from gateway.dialects.openai_responses.answer import output_of, usage_of
-from gateway.dialects.openai_responses.events import ResponseEvents
+from gateway.dialects.openai_responses.answer import ResponseEvents, output_of, usage_of
+from gateway.dialects.openai_responses.input import input_texts, input_tokens
 from gateway.dialects.openai_responses.objects import OBJECT_ENDPOINTS, RESPONSES_CREATION, STREAM, parse_object
 from gateway.dialects.openai_responses.request import (
     COMPACT,
@@ -32,7 +39,6 @@ from gateway.dialects.openai_responses.request import (
     RESPONSES,
     parse,
 )
-from gateway.dialects.openai_responses.texts import input_texts, input_tokens
 from gateway.dialects.streaming import SseTap
 
 if TYPE_CHECKING:
@@ -42,6 +48,9 @@ if TYPE_CHECKING:
 
 _OPERATIONS: Final = frozenset({RESPONSES, COMPACT, INPUT_TOKENS})
 _FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
+SOCKET: Final = "responses_websocket"
+CREATE: Final = "response.create"
+UPGRADE: Final = "Upgrade"
 
 
 class ResponsesDialect:
@@ -125,3 +134,46 @@ class ResponsesDialect:
 
     error_body = staticmethod(error_body)
     error_headers = staticmethod(error_headers)
+
+
+class _Message(msgspec.Struct):
+    type: str | None = None
+    stream_id: str | None = None
+
+
+_MESSAGE: Final = msgspec.json.Decoder(_Message)
+
+
+def stream_of(body: bytes) -> str | None:
+    """Return the `stream_id` of a client's message, None where it has none."""
+    try:
+        return _MESSAGE.decode(body).stream_id
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+class SocketDialect(ResponsesDialect):
+    """The messages of a connection; a `Dialect`."""
+
+    name = SOCKET
+    endpoints = (Endpoint(RESPONSES, RESPONSES, "GET", header="Sec-WebSocket-Key"),)
+    creations = ()  # nothing here goes on in the background
+
+    def owns(self, path: str, headers: Mapping[str, str]) -> bool:
+        return False
+
+    def parse(self, head: Head, body: bytes) -> ParsedRequest:
+        if UPGRADE not in head.headers:
+            raise BadRequest("This is a WebSocket: connect with 'Upgrade: websocket', or POST your request.")
+        try:
+            kind = _MESSAGE.decode(body).type
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            kind = CREATE  # what is wrong with it is said below
+        if kind != CREATE:
+            raise BadRequest(f"Only messages of the type '{CREATE}' are served here.", "type")
+        parsed = parse(RESPONSES, body, self._bounds)
+        stored = parsed.stored or Stored()
+        if stored.background:
+            raise BadRequest("A response on a WebSocket can't be in the background: POST it.", "background")
+        stored = msgspec.structs.replace(stored, creation=RESPONSES_CREATION)
+        return msgspec.structs.replace(parsed, stream=True, stored=stored)

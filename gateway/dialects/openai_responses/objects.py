@@ -16,7 +16,7 @@ from gateway.dialects.base import Endpoint, Head
 from gateway.dialects.facts import Created, ParsedRequest, Stored
 from gateway.dialects.fields import is_null, top_level
 from gateway.dialects.openai_responses.answer import usage_of
-from gateway.dialects.openai_responses.items import named_ids, read_input
+from gateway.dialects.openai_responses.input import named_ids, read_input
 from gateway.dialects.structure import check_size, check_value, too_many
 
 if TYPE_CHECKING:

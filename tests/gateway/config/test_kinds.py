@@ -35,6 +35,13 @@ def test_what_an_entry_says_goes_first(tmp_path: Path) -> None:
     assert (made.base_url, made.max_output_field, made.stream_usage) == ("http://h/v1", "n_predict", True)
 
 
+def test_whether_zeros_are_believed(tmp_path: Path) -> None:
+    assert provider(tmp_path, "{kind: vllm, base_url: http://h/v1}").zero_usage == "estimate"
+    assert provider(tmp_path, "{kind: vllm, base_url: http://h/v1, zero_usage: trust}").zero_usage == "trust"
+    main = "providers:\n  p: {kind: vllm, base_url: http://h/v1, zero_usage: believe}\nmodels:\n  demo: {provider: p}\n"
+    assert any("providers.p.zero_usage: " in each for each in problems(tmp_path, {}, main=main))
+
+
 def test_where_reranks_are_served(tmp_path: Path) -> None:
     assert provider(tmp_path, "{kind: cohere, api_key: key}").url_of("rerank") == ("https://api.cohere.com/v2", "")
     assert provider(tmp_path, "{kind: vllm, base_url: http://h/v1/}").url_of("rerank") == ("http://h/v1", "")

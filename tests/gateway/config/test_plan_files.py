@@ -8,8 +8,8 @@ import pytest
 
 from billing.plans import Plan
 from billing.quotas import Metric, Quota, Window
-from gateway.config import plans
-from gateway.config.plans import PlanFollower, plans_finding
+from gateway.config import plan_follower
+from gateway.config.plan_follower import PlanFollower, plans_finding
 from gateway.config.settings import Limits, Settings, load_settings
 from gateway.runtime import Runtime, open_runtime
 
@@ -84,7 +84,7 @@ async def test_a_running_gateway_takes_on_a_newer_file(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(plans.asyncio, "sleep", sleep)
+        patched.setattr(plan_follower.asyncio, "sleep", sleep)
         with pytest.raises(KeyboardInterrupt):
             await follower.run()
     assert follower.revision == 2
@@ -112,7 +112,7 @@ async def test_plans_without_the_default_one_are_not_followed(make_runtime: Make
     older = await make_runtime(OLD)
     await begun(older)
     other = await make_runtime(replace(NEW, id="other"))
-    await plans.sync_plans(other.database, {"other": replace(NEW, id="other")}, "other")
+    await plan_follower.sync_plans(other.database, {"other": replace(NEW, id="other")}, "other")
     follower = await begun(older)
     assert follower.revision == 2
     assert dict(older.follower.plans) == {"free": OLD}
