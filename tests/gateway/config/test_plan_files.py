@@ -10,8 +10,9 @@ from billing.plans import Plan
 from billing.quotas import Metric, Quota, Window
 from gateway.config import plan_follower
 from gateway.config.plan_follower import PlanFollower, plans_finding
-from gateway.config.settings import Limits, Settings, load_settings
+from gateway.config.settings import Limits, Settings
 from gateway.runtime import Runtime, open_runtime
+from tests.support.shipped import shipped_settings
 
 OLD = Plan("free", "Free", 0, quotas=(Quota(Window.day, Metric.requests, 100),))
 NEW = Plan("free", "Free", 0, quotas=(Quota(Window.day, Metric.tokens, 5000),))
@@ -21,8 +22,7 @@ MakeRuntime = Callable[..., Awaitable[Runtime]]
 
 def settings_with(plan: Plan, version: int = 0) -> Settings:
     defaults = replace(Limits(), redis_partitions=1)
-    read = load_settings({"ADMIN_API_KEY": "x" * 32}, mode="command")
-    return replace(read, plans={plan.id: plan}, plans_version=version, defaults=defaults)
+    return replace(shipped_settings("x" * 32), plans={plan.id: plan}, plans_version=version, defaults=defaults)
 
 
 @pytest.fixture
