@@ -138,18 +138,9 @@ class ResponsesDialect:
 
 class _Message(msgspec.Struct):
     type: str | None = None
-    stream_id: str | None = None
 
 
 _MESSAGE: Final = msgspec.json.Decoder(_Message)
-
-
-def stream_of(body: bytes) -> str | None:
-    """Return the `stream_id` of a client's message, None where it has none."""
-    try:
-        return _MESSAGE.decode(body).stream_id
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
 
 
 class SocketDialect(ResponsesDialect):
