@@ -1,7 +1,7 @@
 """The gateway: one request in, one answer out, metered. A request's life is `proxy.handler`'s, top to bottom.
 
 app          the only wiring: from settings to stores, services, engine and routes; runtime  that of the stores
-rules        the settings in the form that the edges take
+rules        the settings in the form that each part of a worker takes
 auth         who asks: what `billing` says of a request's key, as refusals
 server/      what a client's connection may send, how a request is read and an answer written; refusals
 proxy/       a metered request: routed, estimated, held, forwarded, priced, settled

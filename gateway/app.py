@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -21,27 +21,38 @@ from billing.api.application import setup
 from billing.ledger.catalogue import sync_prices
 from billing.owned.jobs import BackgroundJobs
 from billing.owned.objects import OwnedObjects
+from billing.owned.retention import Retention, RetentionRules
 from gateway.auth import Authenticator
 from gateway.config.price_file import PriceFollower
 from gateway.config.settings import PRICES_FILE
 from gateway.dialects.registry import Dialects, make_dialects
 from gateway.endpoints.jobs import Jobs, SetAsideCount, add_gauges, flush_metrics, keep_house
 from gateway.endpoints.reads import Health, Reads
+from gateway.endpoints.response_sockets import ResponseSockets
 from gateway.endpoints.routes import add_routes, endpoints_of
 from gateway.metrics.registry import Metrics
-from gateway.proxy.attempts import AttemptRules
-from gateway.proxy.background_jobs import BackgroundPoller, BackgroundRules
-from gateway.proxy.estimate import EstimateRules
-from gateway.proxy.forward import Forwarder, ForwardRules
-from gateway.proxy.handler import Proxy, ProxyRules
+from gateway.proxy.background_jobs import BackgroundPoller
+from gateway.proxy.forward import Forwarder
+from gateway.proxy.handler import Proxy
 from gateway.proxy.records import Records, RequestLog
-from gateway.proxy.remainder import DrainRules, Remainder
+from gateway.proxy.remainder import Remainder
 from gateway.proxy.routing import Router
 from gateway.proxy.settlement.missing_usage import MissingUsage
 from gateway.proxy.settlement.settlements import Settlements
 from gateway.proxy.stored import StoredObjects
 from gateway.proxy.target_health import HealthBoard, SharedHealth
-from gateway.rules import body_rules, edge_rules, make_transports, note_unknown_dialects, structure_bounds
+from gateway.rules import (
+    background_rules,
+    body_rules,
+    drain_rules,
+    edge_rules,
+    forward_rules,
+    make_transports,
+    note_unknown_dialects,
+    proxy_rules,
+    socket_rules,
+    structure_bounds,
+)
 from gateway.runtime import Runtime, lookup_wait_s, new_id
 from gateway.server.aiohttp_private import EdgeKind
 from gateway.server.bodies import Bodies
@@ -52,14 +63,12 @@ from gateway.server.ids import REQUEST_ID
 from gateway.server.plain import PlainRunner
 from gateway.server.refusals import Links
 from gateway.tokens import Tokenizer
+from gateway.upstream.local.shelf import SharedShelf
 
 if TYPE_CHECKING:
-    from gateway.config.settings import Limits, Settings
     from gateway.upstream.base import Transport
 
 logger = logging.getLogger(__name__)
-
-DAY_S: Final = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +130,9 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     reads = Reads(runtime, parts.proxy, parts.router, parts.dialects, metrics, health)
     endpoints = endpoints_of(parts.proxy, reads, jobs, parts.dialects)
     setup(app, runtime.services, endpoints.all)
-    add_routes(app, endpoints, parts.proxy, parts.dialects, runtime.services)
+    sockets = ResponseSockets(parts.proxy, parts.dialects.find, *socket_rules(settings))
+    app.on_shutdown.append(sockets.stop)
+    add_routes(app, endpoints, parts.proxy, parts.dialects, runtime.services, sockets)
     price_follower = _price_follower(runtime, parts.router)
     add_gauges(metrics, runtime, parts.bodies, parts.request_log, aside)
     metrics.gauge(
@@ -138,6 +149,8 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         engine.loops.start("targets_tell", shared.tell)
         engine.loops.start("targets_listen", shared.listen)
         engine.loops.start("background", parts.poller.run)
+        kept = RetentionRules(settings.defaults.object_retention_days, settings.defaults.job_retention_days)
+        engine.loops.start("retention", Retention(runtime.database, kept, new_id()).run)
         health.ready = True
         yield (
             Served(app, parts.proxy, parts.dialects, edge_rules(settings.defaults, cors), settings.defaults.edge),
@@ -146,20 +159,22 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     finally:
         health.ready = False
         await engine.loops.stop("background", "housekeeping", "metrics", "plans", "prices", "reconcile", "refused")
-        await engine.loops.stop("targets_tell", "targets_listen")
+        await engine.loops.stop("retention", "targets_tell", "targets_listen")
         await runtime.refused.flush()
         parts.remainder.hurry()
         await parts.poller.stop()
         if not await engine.stop(settings.defaults.postgres_timeout_s):
             logger.error("debits wait in Redis's journal: the next gateway writes them")
         metrics.flush()
+        await sockets.close()
         await parts.close()
 
 
 def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Parts:
     """Make the proxy out of its parts."""
     settings, defaults, engine = runtime.settings, runtime.settings.defaults, runtime.engine
-    transports = make_transports(settings, tokenizer)
+    shelf = SharedShelf(runtime.link.command, engine.keyspace.name(0, "local:"))
+    transports = make_transports(settings, tokenizer, shelf)
     served = {name: provider for name, provider in settings.providers.items() if name in transports}
     models = {name: model for name, model in settings.models.items() if model.provider in served}
     board = HealthBoard(served.values())
@@ -177,88 +192,25 @@ def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Pa
     settlements = Settlements(engine.holds, missing, metrics, defaults.max_usage_factor)
     jobs = BackgroundJobs(runtime.database, engine.change_notifier, engine.gateway_id, defaults.background_lease_s)
     poller = BackgroundPoller(
-        *(jobs, transports, router, settlements, dialects.creations(), _background_rules(defaults), new_id, time.time)
+        *(jobs, transports, router, settlements, dialects.creations(), background_rules(defaults), new_id, time.time)
     )
-    remainder = Remainder(settlements, _drain_rules(defaults), records, poller)
+    remainder = Remainder(settlements, drain_rules(defaults), records, poller)
     stored = StoredObjects(OwnedObjects(runtime.database), router, time.time)
     forwarder = Forwarder(
-        *(transports, settlements, remainder, _forward_rules(defaults), metrics, records, stored, poller),
+        *(transports, settlements, remainder, forward_rules(defaults), metrics, records, stored, poller),
         apart=bodies.apart,
     )
     proxy = Proxy(
         engine.holds,
         Authenticator(engine.cache, runtime.attempts, lookup_wait_s(defaults)),
         engine.change_notifier,
-        *(router, forwarder, links, _proxy_rules(settings), metrics, tokenizer),
+        *(router, forwarder, links, proxy_rules(settings), metrics, tokenizer),
         bodies,
         records=records,
         stored=stored,
         poller=poller,
     )
     return _Parts(tokenizer, transports, router, board, dialects, bodies, log, remainder, poller, proxy)
-
-
-def _background_rules(defaults: Limits) -> BackgroundRules:
-    """Return how background responses are followed."""
-    return BackgroundRules(
-        *(defaults.background_poll_s, defaults.background_expiry_s, defaults.background_jobs),
-        *(defaults.upstream_answer_bytes, defaults.max_usage_factor),
-    )
-
-
-def _drain_rules(defaults: Limits) -> DrainRules:
-    """Return how an answer is read on after its client left."""
-    return DrainRules(defaults.disconnect_drain_s, defaults.reasoning_drain_s, defaults.upstream_answer_bytes)
-
-
-def _estimate_rules(defaults: Limits) -> EstimateRules:
-    """Return how the worst case of a request is estimated."""
-    return EstimateRules(
-        defaults.strict, defaults.min_output_tokens, defaults.estimated_output_tokens, defaults.moderation_model
-    )
-
-
-def _forward_rules(defaults: Limits) -> ForwardRules:
-    """Return the bounds of forwarding a request."""
-    return ForwardRules(
-        defaults.upstream_answer_bytes,
-        defaults.max_request_s,
-        defaults.client_write_timeout_s,
-        _estimate_rules(defaults),
-        _attempt_rules(defaults),
-        _first_timeout_s(defaults),
-    )
-
-
-def _attempt_rules(defaults: Limits) -> AttemptRules:
-    """Return the bounds of a request's attempts."""
-    return AttemptRules(
-        defaults.max_attempts,
-        defaults.retries,
-        defaults.retry_backoff_ms / 1000,
-        defaults.retry_wait_s,
-        defaults.attempt_timeout_s,
-        defaults.attempts_deadline_s,
-    )
-
-
-def _first_timeout_s(defaults: Limits) -> float | None:
-    """Return how long a first attempt's answer may take to begin; None where the silence of the provider, which its
-    connection bounds, ends it no later."""
-    bound_s = min(defaults.attempt_timeout_s or defaults.attempts_deadline_s, defaults.attempts_deadline_s)
-    return bound_s if bound_s < defaults.upstream_timeout_s else None
-
-
-def _proxy_rules(settings: Settings) -> ProxyRules:
-    """Return the bounds and policies of metered requests."""
-    defaults = settings.defaults
-    return ProxyRules(
-        estimate=_estimate_rules(defaults),
-        max_body_bytes=settings.proxy_max_body_bytes,
-        upload_timeout_s=defaults.upload_timeout_s,
-        grace_s=settings.payment_grace_days * DAY_S,
-        charge_expired=defaults.expired_hold == "input",
-    )
 
 
 def _application(runtime: Runtime, cors: Cors | None) -> web.Application:
@@ -284,6 +236,7 @@ def _price_follower(runtime: Runtime, router: Router) -> PriceFollower:
         settings.folder / PRICES_FILE,
         os.environ,
         settings.prices,
+        settings.price_marks,
         lambda table: sync_prices(runtime.database, table),
         router.reprice,
     )

@@ -1,15 +1,24 @@
-"""What follows from the settings for the edges: bounds in the form that each part takes, and transports."""
+"""What follows from the settings for each part of a worker: its bounds in the form that it takes, and transports."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from gateway.dialects.openai_responses.answer import ENDS
 from gateway.dialects.structure import StructureBounds
+from gateway.endpoints.response_sockets import ClientSocketRules
+from gateway.proxy.attempts import AttemptRules
+from gateway.proxy.background_jobs import BackgroundRules
+from gateway.proxy.estimate import EstimateRules
+from gateway.proxy.forward import ForwardRules
+from gateway.proxy.handler import ProxyRules
+from gateway.proxy.remainder import DrainRules
 from gateway.server.bodies import BodyRules
 from gateway.server.guard import EdgeRules
 from gateway.server.listening import connections_within
 from gateway.upstream.local.provider import LocalTransport
+from gateway.upstream.socket import SocketRules
 from gateway.upstream.transport import HttpTransport
 
 if TYPE_CHECKING:
@@ -21,12 +30,16 @@ if TYPE_CHECKING:
     from gateway.server.cors import Cors
     from gateway.tokens import Tokenizer
     from gateway.upstream.base import Transport
+    from gateway.upstream.local.shelf import Shelf
 
 logger = logging.getLogger(__name__)
+DAY_S: Final = 86_400
+SOCKET_CONNECT_S: Final = 10.0
 
 
-def make_transports(settings: Settings, tokenizer: Tokenizer) -> dict[str, Transport]:
-    """Return a transport for each provider that is on and of a kind that this version serves."""
+def make_transports(settings: Settings, tokenizer: Tokenizer, shelf: Shelf) -> dict[str, Transport]:
+    """Return a transport for each provider that is on and of a kind that this version serves; local ones keep what they
+    make on `shelf`."""
     defaults = settings.defaults
     transports: dict[str, Transport] = {}
     for provider in settings.providers.values():
@@ -38,6 +51,7 @@ def make_transports(settings: Settings, tokenizer: Tokenizer) -> dict[str, Trans
                 delay_ms=provider.delay_ms,
                 chunk_delay_ms=provider.chunk_delay_ms,
                 timeout_s=defaults.upstream_timeout_s,
+                shelf=shelf,
             )
         else:
             transports[provider.name] = HttpTransport(
@@ -92,4 +106,79 @@ def edge_rules(defaults: Limits, cors: Cors | None) -> EdgeRules:
         max_connections=connections_within(defaults.max_connections),
         body_bytes_per_s=defaults.body_bytes_per_s,
         write_timeout_s=defaults.client_write_timeout_s,
+    )
+
+
+def background_rules(defaults: Limits) -> BackgroundRules:
+    """Return how background responses are followed."""
+    return BackgroundRules(
+        *(defaults.background_poll_s, defaults.background_expiry_s, defaults.background_jobs),
+        *(defaults.upstream_answer_bytes, defaults.max_usage_factor),
+    )
+
+
+def drain_rules(defaults: Limits) -> DrainRules:
+    """Return how an answer is read on after its client left."""
+    return DrainRules(defaults.disconnect_drain_s, defaults.reasoning_drain_s, defaults.upstream_answer_bytes)
+
+
+def estimate_rules(defaults: Limits) -> EstimateRules:
+    """Return how the worst case of a request is estimated."""
+    return EstimateRules(
+        defaults.strict, defaults.min_output_tokens, defaults.estimated_output_tokens, defaults.moderation_model
+    )
+
+
+def forward_rules(defaults: Limits) -> ForwardRules:
+    """Return the bounds of forwarding a request."""
+    return ForwardRules(
+        defaults.upstream_answer_bytes,
+        defaults.max_request_s,
+        defaults.client_write_timeout_s,
+        estimate_rules(defaults),
+        attempt_rules(defaults),
+        first_timeout_s(defaults),
+    )
+
+
+def attempt_rules(defaults: Limits) -> AttemptRules:
+    """Return the bounds of a request's attempts."""
+    return AttemptRules(
+        defaults.max_attempts,
+        defaults.retries,
+        defaults.retry_backoff_ms / 1000,
+        defaults.retry_wait_s,
+        defaults.attempt_timeout_s,
+        defaults.attempts_deadline_s,
+    )
+
+
+def first_timeout_s(defaults: Limits) -> float | None:
+    """Return how long a first attempt's answer may take to begin; None where the silence of the provider, which its
+    connection bounds, ends it no later."""
+    bound_s = min(defaults.attempt_timeout_s or defaults.attempts_deadline_s, defaults.attempts_deadline_s)
+    return bound_s if bound_s < defaults.upstream_timeout_s else None
+
+
+def proxy_rules(settings: Settings) -> ProxyRules:
+    """Return the bounds and policies of metered requests."""
+    defaults = settings.defaults
+    return ProxyRules(
+        estimate=estimate_rules(defaults),
+        max_body_bytes=settings.proxy_max_body_bytes,
+        upload_timeout_s=defaults.upload_timeout_s,
+        grace_s=settings.payment_grace_days * DAY_S,
+        charge_expired=defaults.expired_hold == "input",
+    )
+
+
+def socket_rules(settings: Settings) -> tuple[ClientSocketRules, SocketRules]:
+    """Return the bounds of WebSockets, of clients and to providers."""
+    defaults = settings.defaults
+    return (
+        ClientSocketRules(
+            *(defaults.response_sockets, defaults.response_sockets_per_account, defaults.response_socket_s),
+            settings.proxy_max_body_bytes,
+        ),
+        SocketRules(SOCKET_CONNECT_S, defaults.upstream_timeout_s, defaults.upstream_answer_bytes, ENDS),
     )

@@ -33,7 +33,7 @@ from billing.ledger.reports import Reports
 from billing.refused import RefusedRequests, RefusedRules
 from billing.shares import parse_share
 from gateway.config.models import unknown_models
-from gateway.config.plans import PlanFollower
+from gateway.config.plan_follower import PlanFollower
 from gateway.config.settings import Limits, Settings
 from gateway.proxy.target_health import provider_list
 
@@ -199,7 +199,9 @@ def _runtime(
         attempts=_attempts(settings, engine.redis),
         clock=time.time,
         admin_api_key=settings.admin_api_key.reveal() if settings.admin_api_key is not None else None,
-        unknown_models=partial(unknown_models, settings.models, settings.providers),
+        unknown_models=lambda names: unknown_models(
+            settings.models, settings.providers, settings.prices, names, time.time()
+        ),
         providers=partial(provider_list, settings, engine.redis),
         default_plan=defaults.default_plan,
         image=settings.image,

@@ -1,8 +1,8 @@
 """Fixtures for every test (`tests.support.servers`, `tests.support.redis_cluster`), which tests `make test-quick`
 leaves out, and how many processes run them.
 
-What tests write lies in memory where the machine has room for it: making, migrating and dropping a database is a matter
-of fsync. TMPDIR names another place.
+What tests write lies in one folder (`tests.support.scratch`), in memory where the machine has room for it. TMPDIR names
+another place.
 """
 
 import os
@@ -13,23 +13,20 @@ from typing import Final
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.scratch import Scratch, choose_place
+
 pytest_plugins = ["tests.support.servers", "tests.support.redis_cluster"]
 
-MEMORY: Final = Path("/dev/shm")  # noqa: S108 - folders of our own are made in it
-LEAST_ROOM_BYTES: Final = 3 << 30
-"""Of the servers' data and logs, several of each at a time, and half as much again."""
+if "PYTEST_XDIST_WORKER" not in os.environ:  # whose environment is that of the process that started it
+    scratch = Scratch(choose_place())
+    os.environ["TMPDIR"] = tempfile.tempdir = str(scratch.folder)
 
 
-def has_room(folder: Path) -> bool:
-    """Whether a folder has LEAST_ROOM_BYTES, and programs can be run from it."""
-    if not os.access(folder, os.W_OK | os.X_OK):
-        return False
-    found = os.statvfs(folder)
-    return found.f_bavail * found.f_frsize >= LEAST_ROOM_BYTES and not found.f_flag & os.ST_NOEXEC
+def pytest_unconfigure() -> None:
+    """Remove what the run has written; what failed tests left stays until the next run."""
+    if "PYTEST_XDIST_WORKER" not in os.environ and not list(scratch.folder.glob("pytest-of-*/*/*")):
+        scratch.remove()
 
-
-if "TMPDIR" not in os.environ and has_room(MEMORY):
-    tempfile.tempdir = str(MEMORY)
 
 PROCESSES: Final = 4
 """Tests wait more than they compute: four keep two cores busy, and their servers fit into LEAST_ROOM_BYTES."""
@@ -71,5 +68,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 # A machine that is busy with other things makes no test wrong: no property is a matter of time.
-settings.register_profile("metergate", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("metergate", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("metergate")

@@ -2,13 +2,13 @@
 
     services    Services: what the handlers work on, and where they find it
     route       Route: one endpoint, and the aiohttp handler that serves it; Call  a request to one
-    application  the routes as an aiohttp application; one middleware: time limit, every failure in the envelope
-    openapi     the OpenAPI document of routes
+    application  the routes as an aiohttp application, and their OpenAPI document; one middleware: time limit,
+                every failure in the envelope
     errors      ApiError and its envelope; what an exception of `billing` answers
     auth        the admin key, API keys and scopes
     requests    bodies, query strings and paths, checked
-    accounts    /admin/accounts   keys  /admin/keys   reads  /account and /billing
-    operation   /admin/refusals, /ping
+    accounts    /admin/accounts   keys  /admin/keys
+    reads       /account and /billing; /admin/refusals, /admin/providers, /ping
 
 What is taken and answered is in `billing.shapes`. `application.setup` mounts it; the gateway calls that and nothing
 else. A resource is a module with its shapes there and one with its handlers and `ROUTES` here, which

@@ -1,18 +1,28 @@
-"""/api/account and /api/billing/usage: what a customer reads of its own account, by an API key with `billing:read`.
+"""What is read: by customers of their own account, by operators of all requests; and which image runs.
 
-This file owns the rule that a caller sees its own account only: every read is given the account of the caller's key.
+`/api/account` and `/api/billing/usage` take an API key with `billing:read`. This file owns the rule that a caller sees
+its own account only: every read is given the account of the caller's key. `/api/admin/refusals` and
+`/api/admin/providers` are behind the admin key, `/api/ping` is open.
 """
 
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from billing.api.auth import BILLING_READ
-from billing.api.errors import NotFound
+from billing.api.errors import BadRequest, NotFound, Unavailable
 from billing.api.requests import listing, moment, page_asked
 from billing.api.route import Access, Call, Route
 from billing.effects import LiveBalance
+from billing.errors import StoreError
 from billing.ledger.explanations import explain
 from billing.ledger.reports import EventFilter
+from billing.pages import Page
 from billing.shapes.base import Listing, PageQuery
+from billing.shapes.operation import ImageShape, ProviderShape, RefusedQuery, RefusedShape, refused_shape
 from billing.shapes.usage import (
     BalanceShape,
     EventQuery,
@@ -29,6 +39,13 @@ from billing.shapes.usage import (
 )
 
 EVENTS: Final = "/api/account/usage/events"
+REFUSALS: Final = "/api/admin/refusals"
+PROVIDERS: Final = "/api/admin/providers"
+_IMAGE: Final = re.compile(
+    r"(?P<name>[^\s:@]+(?::\d+(?=/)[^\s:@]*)?):(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})(?:@sha256:[0-9a-f]{64})?",
+    re.ASCII,
+)
+_COMMIT: Final = re.compile(r"sha-([0-9a-f]{40})")
 
 
 async def get_balance(call: Call) -> BalanceShape:
@@ -80,10 +97,66 @@ def _read(path: str, handler: object, answer: object, query: object = None) -> R
     return Route("GET", path, handler, Access.key, answer, query, scope=BILLING_READ)  # type: ignore[arg-type]
 
 
+async def list_refusals(call: Call, query: RefusedQuery) -> Listing[RefusedShape]:
+    """List the last requests that were refused, newest first, on one page."""
+    if query.key_id is not None and query.account_id is not None:
+        raise BadRequest("Give key_id or account_id, not both.", "key_id")
+    with _redis_needed():
+        found = await call.services.refused.newest(query.limit, key_id=query.key_id, account_id=query.account_id)
+    return listing(Page(tuple(found), None), refused_shape)
+
+
+async def get_refusal(call: Call) -> RefusedShape:
+    """Return a refused request by its x-request-id, as long as it is kept."""
+    request_id = call.id("request_id")
+    with _redis_needed():
+        found = await call.services.refused.find(request_id)
+    if found is None:
+        raise NotFound(f"No refusal of {request_id!r} is kept.")
+    return refused_shape(found)
+
+
+@contextmanager
+def _redis_needed(what: str = "the refusals") -> Iterator[None]:
+    try:
+        yield
+    except StoreError as error:
+        raise Unavailable(f"Redis, which has {what}, is temporarily unavailable; try again.") from error
+
+
+async def list_providers(call: Call) -> Listing[ProviderShape]:
+    """List the providers of the configuration, whether they are on, and the health of their base URLs and keys as the
+    gateways have found it."""
+    with _redis_needed("the health of providers"):
+        found = await call.services.providers()
+    return Listing(data=found, next_cursor=None)
+
+
+async def ping(call: Call) -> ImageShape:
+    """Return which image runs, from the variable IMAGE; what can't be read from it is empty."""
+    return image_identity(call.services.image)
+
+
+def image_identity(image: str) -> ImageShape:
+    """Return what an image's name says: `registry/name:sha-<40 hex>` gives all four fields; another tag gives no commit
+    and is the version itself; all are empty when the name is missing or malformed."""
+    match = _IMAGE.fullmatch(image)
+    if match is None:
+        return ImageShape()
+    tag = match["tag"]
+    sha = _COMMIT.fullmatch(tag)
+    commit = sha[1] if sha else ""
+    return ImageShape(image=image, tag=tag, commit=commit, version=commit or tag)
+
+
 ROUTES: Final = (
     _read("/api/account/balance", get_balance, BalanceShape),
     _read("/api/account/transactions", list_transactions, Listing[TransactionShape], PageQuery),
     _read(EVENTS, list_events, Listing[EventShape], EventQuery),
     _read(f"{EVENTS}/{{event_id}}", get_event, ExplainedEventShape),
     _read("/api/billing/usage", get_totals, TotalsShape, TotalsQuery),
+    Route("GET", REFUSALS, list_refusals, Access.admin, Listing[RefusedShape], query=RefusedQuery),
+    Route("GET", f"{REFUSALS}/{{request_id}}", get_refusal, Access.admin, RefusedShape),
+    Route("GET", PROVIDERS, list_providers, Access.admin, Listing[ProviderShape]),
+    Route("GET", "/api/ping", ping, Access.anyone, ImageShape),
 )

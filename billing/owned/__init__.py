@@ -2,5 +2,6 @@
 
 objects   whose an object is: recorded before its client sees the id, and asked before a request that names one goes on
 jobs      work that goes on at a provider after it has answered: leased, and paid once
+retention when their rows are deleted
 sql/      its statements
 """

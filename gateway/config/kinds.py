@@ -41,6 +41,8 @@ COMPATIBLE: Final[Mapping[str, Compatible]] = {
     "xai": Compatible("https://api.x.ai/v1", "max_completion_tokens"),
 }
 """Sources: each vendor's API reference, as of November 2026."""
+WITH_SOCKETS: Final = frozenset({"https://api.openai.com/v1", "https://api.x.ai/v1"})
+"""Base URLs below which responses are served over a WebSocket, too: OpenAI's and xAI's guides, "WebSocket mode"."""
 OPENAI: Final = Compatible()
 """Of a server that is none of these."""
 
@@ -50,6 +52,8 @@ def usual_dialects(kind: str, name: str, base_url: str, base_query: str = "") ->
     `base_url`, with the query `base_query`, is the provider's own: one that is not the usual one is another server."""
     if kind == "local":
         return {"rerank": f"local://{name}/v1"}
+    if base_url in WITH_SOCKETS:
+        return {"responses_websocket": base_url}
     usual = COMPATIBLE.get(kind, OPENAI)
     if usual.rerank is None or (usual.rerank and base_url != usual.base_url):
         return {}

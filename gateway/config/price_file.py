@@ -15,7 +15,7 @@ from billing.errors import MetergateError
 from billing.prices import PriceTable
 from gateway.config.prices import read_prices
 from gateway.config.problems import ConfigError, Problems
-from gateway.config.settings import read_file
+from gateway.config.settings import FileMarks, file_marks, read_file
 
 logger = logging.getLogger(__name__)
 
@@ -33,22 +33,23 @@ def load_prices(path: Path, environ: Mapping[str, str]) -> PriceTable:
 
 class PriceFollower:
     """Puts each new content of a file of prices in force: `store` makes its rows known to the ledger, `apply` prices
-    requests by it."""
+    requests by it. `in_force` was read after the file had the marks `seen`."""
 
     def __init__(
         self,
         path: Path,
         environ: Mapping[str, str],
         in_force: PriceTable,
+        seen: FileMarks,
         store: Callable[[PriceTable], Awaitable[object]],
         apply: Callable[[PriceTable], None],
     ) -> None:
         self._path = path
         self._environ = environ
-        self._rows = frozenset(row.id for row in in_force.rows)
+        self._rows = in_force.rows
         self._store = store
         self._apply = apply
-        self._seen = self._marks()
+        self._seen = seen
         self.broken = False
         """Whether the file can't be read, so that a table before it is in force."""
 
@@ -60,7 +61,7 @@ class PriceFollower:
 
     async def look(self) -> None:
         """Put the file in force where it has changed. A failure of the ledger is tried again with the next look."""
-        marks = self._marks()
+        marks = file_marks(self._path)
         if marks == self._seen:
             return
         try:
@@ -69,22 +70,13 @@ class PriceFollower:
             self._seen, self.broken = marks, True
             logger.error("%s is not read, and the prices before it stay in force: %s", self._path, error)
             return
-        rows = frozenset(row.id for row in table.rows)
-        if rows != self._rows:
+        if table.rows != self._rows:
             try:
                 await self._store(table)
             except MetergateError as error:
                 logger.warning("the prices of %s wait for the ledger: %s", self._path, error)
                 return
             self._apply(table)
-            self._rows = rows
-            logger.info("prices of %s are in force: %d rows", self._path, len(rows))
+            self._rows = table.rows
+            logger.info("prices of %s are in force: %d rows", self._path, len(table.rows))
         self._seen, self.broken = marks, False
-
-    def _marks(self) -> tuple[int, int, int]:
-        """What tells one content of the file from another; zeros where there is no such file."""
-        try:
-            found = self._path.stat()
-        except OSError:
-            return (0, 0, 0)
-        return found.st_mtime_ns, found.st_size, found.st_ino

@@ -51,15 +51,29 @@ FILES: Final = (MAIN_FILE, PRICES_FILE, PLANS_FILE)
 _MAIN_KEYS: Final = ("providers", "models", "defaults")
 
 
+FileMarks = tuple[int, int, int]
+"""A file's time of change in nanoseconds, its bytes and its inode."""
+
+
+def file_marks(path: Path) -> FileMarks:
+    """Return what tells one content of a file from another; zeros where there is no such file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return (0, 0, 0)
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings(Environment):
     """Everything that is configured: the environment's fields and what the files say. `folder` is where they stand,
-    `notes` what was read and has no effect."""
+    `price_marks` those of the file that `prices` are of, `notes` what was read and has no effect."""
 
     folder: Path
     providers: Mapping[str, ProviderConfig]
     models: Mapping[str, ModelConfig]
     prices: PriceTable
+    price_marks: FileMarks
     plans: Mapping[str, Plan]
     plans_version: int
     defaults: Limits
@@ -75,6 +89,7 @@ def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve") -> Settin
     problems = Problems()
     environment = read_environment(environ, mode, problems)
     folder = find_folder(environment.config_dir)
+    price_marks = file_marks(folder / PRICES_FILE)
     main, price_file, plan_file = (
         read_file(folder / name, shown_path(folder / name), environ, problems) for name in FILES
     )
@@ -103,6 +118,7 @@ def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve") -> Settin
         providers=providers,
         models=models,
         prices=prices,
+        price_marks=price_marks,
         plans=plans,
         plans_version=plans_version,
         defaults=defaults,

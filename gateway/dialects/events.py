@@ -3,15 +3,25 @@
 Line ends are as in https://html.spec.whatwg.org/multipage/server-sent-events.html, but for a lone carriage return.
 """
 
+from __future__ import annotations
+
 import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Final
+
+import msgspec
+from msgspec import Raw
+
+from gateway.dialects.exceptions import UNREADABLE
 
 ENDS: Final = (b"\n\n", b"\n\r\n")
 EVENT_END: Final = re.compile(rb"\n\r?\n")
 EVENT_END_BYTES: Final = 3
 """The most that `EVENT_END` matches."""
+_FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
+_NEWLINE: Final = ord("\n")
+EVENT_STREAM: Final = b"text/event-stream"
 
 
 def last_end(text: bytes | bytearray, search_from: int, search_to: int | None = None) -> int:
@@ -55,3 +65,47 @@ def replace_data(event: bytes, data: bytes) -> bytes:
             replaced = True
             out += b"data: " + data + line[len(line.rstrip(b"\r\n")) :]
     return bytes(out)
+
+
+def after_last(block: bytes, pattern: re.Pattern[bytes]) -> bytes:
+    """Return the events of a block that follow the last one in whose data a pattern is found."""
+    events = list(split_events(block))
+    while events and pattern.search(event_data(events[-1])) is None:
+        events.pop()
+    return block[sum(map(len, events)) :]
+
+
+def with_cost(data: bytes, usage_field: str, cost_usd: str) -> bytes:
+    """Return JSON with `cost_usd` as the last field of its usage object, all else as it was but for outer spaces;
+    unchanged where it has none."""
+    try:
+        event = _FIELDS.decode(data)
+        usage = _FIELDS.decode(event[usage_field])
+    except (*UNREADABLE, KeyError):
+        return data
+    usage["cost_usd"] = Raw(msgspec.json.encode(cost_usd))
+    event[usage_field] = Raw(msgspec.json.encode(usage))
+    return msgspec.json.encode(event)
+
+
+def change_first(events: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    """Return some events with the data of the first one changed."""
+    if (first := next(split_events(events), None)) is None:
+        return events
+    return replace_data(first, change(event_data(first))) + events[len(first) :]
+
+
+def unsafe_from(partial: bytearray, start: int, lines: Collection[bytes]) -> int:
+    """Return where, in what follows `start` of an event that is not whole, a line begins that is one of `lines`, begins
+    with it or may become it; where there is none, the end."""
+    for begins in lines:
+        at = partial.find(begins, start)
+        while at > 0 and partial[at - 1] != _NEWLINE:
+            at = partial.find(begins, at + 1)
+        if at >= 0:
+            return at
+    newline = partial.rfind(b"\n", max(0, start - 1))
+    if newline < 0 and start:
+        return len(partial)  # a part of the last line is out
+    line = bytes(partial[newline + 1 :])
+    return newline + 1 if any(begins.startswith(line) for begins in lines) else len(partial)

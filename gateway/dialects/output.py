@@ -4,6 +4,8 @@ This file owns what is data and what is text: data stands under a field that is 
 is not counted as words, and what a model writes as text stays text, whatever it looks like.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable, Mapping
 from typing import Final, Literal
@@ -21,6 +23,8 @@ _MEDIA_CHARACTERS: Final = 5
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]+={0,2}\s*")
 _SAMPLE_CHARACTERS: Final = 4_096
 """Of a long text that are looked at: base64 does not become prose later."""
+MAX_SEARCHED_BYTES: Final = 4 << 20
+"""Of a part of an answer that are looked through."""
 _KIND_OF_MEDIA: Final[Mapping[str, Kind]] = {"image": "image", "audio": "audio", "video": "file"}
 
 
@@ -97,3 +101,26 @@ def joined(pieces: Iterable[tuple[int, Piece]]) -> Output:
             by_choice.setdefault(choice, []).append(piece)
     text = "".join("".join(by_choice[choice]) for choice in sorted(by_choice))
     return Output(text, tuple(inline))
+
+
+def kind_of(mime_type: str) -> Kind | None:
+    """Return what data of a MIME type is counted as; None for video, and for what is not known."""
+    major, _, minor = mime_type.strip().lower().partition("/")
+    if major in ("image", "audio"):
+        return "image" if major == "image" else "audio"
+    return "file" if major == "text" or (major == "application" and minor) else None
+
+
+def cut_output(texts: re.Pattern[bytes], part: bytes) -> Output:
+    """Return what can be told of an answer that is not here to its end; not `known` where something is here that says
+    nothing. `texts` finds the strings of a dialect that are output, each in a group."""
+    found = texts.finditer(part, 0, MAX_SEARCHED_BYTES)
+    text = b"".join(each[each.lastindex or 0] for each in found).decode("utf-8", "replace")
+    return Output(text, known=bool(text) or not part.strip())
+
+
+def cut_pieces(texts: re.Pattern[bytes], data: bytes, kind: Kind) -> list[tuple[int, Piece]]:
+    """Return what can be told of an event that broke off: its text; data of a kind where it is long and has none."""
+    if text := cut_output(texts, data).text:
+        return [(0, text)]
+    return [(0, Inline(kind, len(data)))] if len(data) >= LONG_CHARACTERS else []

@@ -2,6 +2,9 @@
 
 By method and path, and by a header where APIs share a path. A path without a name in it costs two dictionary look-ups;
 patterns are tried after that, in the order in which they are registered.
+
+Any other path is refused as one that does not exist. Some of those are known (`why_unmetered`), and their clients are
+told why: what they give leads past the gateway, is shared by all who use the provider's key, or costs by the hour.
 """
 
 from __future__ import annotations
@@ -12,20 +15,20 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 from gateway.dialects.anthropic.dialect import AnthropicDialect
-from gateway.dialects.anthropic.models import AnthropicModels
+from gateway.dialects.anthropic.envelopes import AnthropicModels
 from gateway.dialects.base import Dialect, Endpoint, Match, ModelList
 from gateway.dialects.gemini.dialect import GeminiDialect
-from gateway.dialects.gemini.models import GeminiModels
+from gateway.dialects.gemini.envelopes import GeminiModels
 from gateway.dialects.openai.dialect import OpenAIDialect
-from gateway.dialects.openai_responses.dialect import ResponsesDialect
+from gateway.dialects.openai_responses.dialect import ResponsesDialect, SocketDialect
 from gateway.dialects.rerank.dialect import RerankDialect
 
 if TYPE_CHECKING:
-    from gateway.dialects.base import Creation
+    from gateway.dialects.facts import Creation
     from gateway.dialects.structure import StructureBounds
 
 DIALECTS: Sequence[Callable[[StructureBounds], Dialect]] = (
-    *(AnthropicDialect, GeminiDialect, ResponsesDialect, RerankDialect),
+    *(AnthropicDialect, GeminiDialect, ResponsesDialect, SocketDialect, RerankDialect),
     OpenAIDialect,
 )
 """Every dialect that this version has. The last one owns the paths that no other does."""
@@ -37,6 +40,29 @@ MODEL_LISTS: Final[Mapping[str, ModelList]] = {
 
 _NAME: Final = re.compile(r"\{(\w+)\}")
 _MODEL: Final = "model"
+_PAST_US: Final = (
+    "what it gives opens sessions at the provider itself, which would pass this gateway by and could not be metered. "
+    "Send requests through the gateway, with its own key"
+)
+_SHARED: Final = (
+    "stored chat completions belong to the provider's key, which all accounts here share, so that they are not given "
+    "out. Keep answers yourself"
+)
+_UNBOUNDED: Final = "how much a run of it costs is bounded by nothing. Use chat completions, responses or messages"
+_BY_TIME: Final = "it costs by the hour or by what is kept, which is not metered here"
+_OPERATORS: Final = "it manages the operator's own account at the provider"
+_VERSION: Final = r"(?:/azure)?(?:/openai)?/v[0-9][0-9a-z]*"
+_REASONS: Final = tuple(
+    (re.compile(f"{_VERSION}/(?:{paths})", re.ASCII), reason)
+    for paths, reason in (
+        (r"realtime/(?:client_secrets|sessions|transcription_sessions|calls|translations)(?:/.*)?", _PAST_US),
+        (r"(?:auth_tokens|live/tokens|chatkit)(?:[/:].*)?", _PAST_US),
+        (r"chat/completions(?:/[^/]+(?:/messages)?)?", _SHARED),
+        (r"(?:assistants|threads|agents|sessions|deployments)(?:/.*)?", _UNBOUNDED),
+        (r"(?:vector_stores|containers|fine_tuning|evals|uploads|videos|skills)(?:/.*)?", _BY_TIME),
+        (r"(?:organization|organizations|projects)(?:/.*)?", _OPERATORS),
+    )
+)
 
 
 def make_dialects(bounds: StructureBounds) -> Dialects:
@@ -116,3 +142,9 @@ def _regex(path: str) -> str:
 
 def _for_aiohttp(endpoint: Endpoint) -> str:
     return _NAME.sub(lambda found: f"{{{found[1]}:{'.+' if found[1] == _MODEL else '[^/:]+'}}}", endpoint.path)
+
+
+def why_unmetered(path: str) -> str | None:
+    """Return why a path is refused, None of one that is not known. A query string is passed over."""
+    path = path.partition("?")[0].rstrip("/")
+    return next((reason for pattern, reason in _REASONS if pattern.fullmatch(path)), None)

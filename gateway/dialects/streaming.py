@@ -5,14 +5,12 @@ the usage chunk that the gateway itself asked for (removed whole), the `"usage":
 chunks then, and the cost that the client asked for (added to one event, whose outer JSON loses its spaces). **The end
 is held**: from the terminal event on (OpenAI's is `data: [DONE]`), bytes come out of `finish` alone, which the caller
 calls after the debit is durable. **Nothing grows without bound**: `MAX_EVENT_BYTES` of one event or of held bytes,
-`MAX_KEPT_BYTES` of what passed. What an event says, and which one is terminal, is for an `EventReader` to tell.
+`passed.MAX_KEPT_BYTES` of what passed. What an event says, and which one is terminal, is for an `EventReader` to tell.
 
-Events and line ends are as in https://html.spec.whatwg.org/multipage/server-sent-events.html, but for lines that end
-with a lone carriage return, which no provider sends: such a stream would pass unread.
-
-While nothing is removed or changed, an event cut by the end of a chunk is passed on at once; else it waits until it is
-whole. A chunk of whole events without a marker costs a few byte searches; of one that has a marker only the events from
-the first marker on are looked at, and only those with a marker are decoded.
+A stream whose lines end with a lone carriage return, which no provider sends, would pass unread. While nothing is
+removed or changed, an event cut by the end of a chunk is passed on at once; else it waits until it is whole. A chunk of
+whole events without a marker costs a few byte searches; of one that has a marker only the events from the first marker
+on are looked at, and only those with a marker are decoded.
 """
 
 from __future__ import annotations
@@ -20,23 +18,29 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from gateway.dialects.events import ENDS, EVENT_END, EVENT_END_BYTES, event_data, last_end, replace_data, split_events
-from gateway.dialects.output import Output, Piece, joined
+from gateway.dialects.events import (
+    ENDS,
+    EVENT_END,
+    EVENT_END_BYTES,
+    after_last,
+    change_first,
+    event_data,
+    last_end,
+    split_events,
+    unsafe_from,
+)
+from gateway.dialects.passed import MAX_KEPT_BYTES, Passed
 
 if TYPE_CHECKING:
-    from gateway.dialects.base import EventReader, Reported
+    from gateway.dialects.base import EventReader
+    from gateway.dialects.facts import Reported
+    from gateway.dialects.output import Piece
 
 MAX_EVENT_BYTES: Final = 1 << 20
 """An event above this passes undecoded; of bytes after the terminal event no more than this are kept."""
-MAX_KEPT_BYTES: Final = 4 << 20
-"""Of what passed, for `output_text`; beyond it only the length is counted."""
-
-EVENT_STREAM: Final = b"text/event-stream"
-
-_NEWLINE: Final = ord("\n")
 
 
-class SseTap:
+class SseTap(Passed):
     """Watches one stream. Not for use by two tasks at once.
 
     `strip_usage` removes the chunk that is there for its usage alone, and usage that is null. `hold_usage` holds the
@@ -46,31 +50,23 @@ class SseTap:
     """
 
     __slots__ = (
-        "_began",
         "_done",
         "_end",
         "_ended",
         "_error_marker",
         "_held",
         "_hold_usage",
-        "_keep_bytes",
-        "_kept",
-        "_kept_bytes",
         "_looked_at",
-        "_looked_into",
         "_other_markers",
         "_oversize",
         "_partial",
         "_read_on",
         "_reader",
-        "_reported_at",
         "_sent_bytes",
         "_strip_usage",
         "_terminal_lines",
         "_terminal_markers",
         "_terminated",
-        "_unfinished",
-        "_unkept_bytes",
         "_usage_marker",
         "error_seen",
         "reported",
@@ -84,6 +80,7 @@ class SseTap:
         hold_usage: bool = False,
         keep_bytes: int = MAX_KEPT_BYTES,
     ) -> None:
+        super().__init__(keep_bytes)
         self.reported: Reported | None = None
         self.error_seen = False
         self._reader = reader
@@ -94,22 +91,14 @@ class SseTap:
         self._terminal_lines = reader.terminal_lines
         self._strip_usage = strip_usage
         self._hold_usage = hold_usage
-        self._keep_bytes = keep_bytes
-        self._kept: list[bytes] = []
-        self._kept_bytes = 0
         self._done = False
-        self._began = False
         self._looked_at = 0  # how many of what is kept were searched for the end
-        self._looked_into = 0  # and for output
-        self._unkept_bytes = 0
-        self._reported_at = (0, 0)  # how many blocks were kept, and bytes were not, when usage was last seen
         self._read_on = False  # its block has further events
         self._partial = bytearray()  # the event that is not whole yet
         self._sent_bytes = 0  # how much of it has been passed on
         self._oversize = False  # it is above its bound, and passes unread
         self._held = bytearray()  # hold_usage: the last event with usage, and comments after it
         self._end = bytearray()  # the terminal event and what follows
-        self._unfinished: list[tuple[int, Piece]] = []  # what can be told of a last event that broke off
         self._terminated = False
         self._ended = False
 
@@ -121,14 +110,6 @@ class SseTap:
             self._done = any(map(self._finishes, reversed(self._kept[self._looked_at :])))
             self._looked_at = len(self._kept)
         return self._done
-
-    @property
-    def began_output(self) -> bool:
-        """Whether the model wrote something. Looked for when this is asked, in the first events first."""
-        if not self._began:
-            self._began = any(any(self._pieces(block)) for block in self._kept[self._looked_into :])
-            self._looked_into = len(self._kept)
-        return self._began
 
     def _finishes(self, block: bytes) -> bool:
         return any(marker in block for marker in self._reader.finish_markers)
@@ -159,7 +140,9 @@ class SseTap:
     def finish(self, cost_usd: str | None = None) -> bytes:
         """The bytes that were held back; once, then none. `cost_usd` goes into the held usage event, if any."""
         self.end()
-        held = self._with_cost(bytes(self._held), cost_usd) if cost_usd is not None else bytes(self._held)
+        held = bytes(self._held)
+        if cost_usd is not None:  # into the first event, comments may stand behind it
+            held = change_first(held, lambda data: self._reader.with_cost(data, cost_usd))
         rest = held + bytes(self._end)
         self._held.clear()
         self._end.clear()
@@ -167,38 +150,11 @@ class SseTap:
 
     @property
     def stale(self) -> bool:
-        """Whether the model wrote on after the last usage was seen, so that it does not say all. Looked for when this
-        is asked, in what came after it."""
-        kept, unkept_bytes = self._reported_at
-        if unkept_bytes != self._unkept_bytes:
+        """Return whether the model wrote on after the last usage was seen, so that it does not say all."""
+        kept, _ = self._reported_at
+        if self._read_on and kept and any(self._pieces(after_last(self._kept[kept - 1], self._reader.usage_pattern))):
             return True
-        if self._read_on and kept and any(self._pieces(self._after_usage(self._kept[kept - 1]))):
-            return True
-        return bool(self._unfinished) or any(any(self._pieces(block)) for block in self._kept[kept:])
-
-    def _after_usage(self, block: bytes) -> bytes:
-        """The events of a block that follow its last one with usage."""
-        at = len(block)
-        while (at := block.rfind(self._usage_marker, 0, at)) >= 0:
-            event = next(split_events(block, start := last_end(block, 0, at)))
-            if self._reader.usage_pattern.search(event_data(event)) is not None:
-                return block[start + len(event) :]
-        return block
-
-    def output(self) -> Output:
-        """What the model wrote in the whole events within `MAX_KEPT_BYTES`; see `extrapolate`."""
-        return joined([*(pair for block in self._kept for pair in self._pieces(block)), *self._unfinished])
-
-    def extrapolate(self, tokens: int) -> int:
-        """Tokens of the whole stream from those of `output`, by the share of its bytes that was kept, rounded up.
-
-        Where nothing that was kept says anything: the bytes that passed, which no count of tokens exceeds.
-        """
-        if not self._unkept_bytes:
-            return tokens
-        if not tokens:
-            return self._unkept_bytes
-        return -(-tokens * (self._kept_bytes + self._unkept_bytes) // self._kept_bytes)
+        return super().stale
 
     def _pass(self, block: bytes, sent_bytes: int = 0) -> bytes:
         """A block of whole events, of which `sent_bytes` are out. The common path: nothing in it is of interest."""
@@ -214,7 +170,7 @@ class SseTap:
             self._kept.append(block)
             self._kept_bytes = kept_bytes
         else:
-            self._unkept_bytes += len(block)
+            self._not_kept_bytes += len(block)
             self._done = self._done or self._finishes(block)
             self._began = self._began or any(self._pieces(block))
         first = self._marked(block, 0, usage)
@@ -273,34 +229,20 @@ class SseTap:
         partial = self._partial
         if not self._oversize and len(partial) > MAX_EVENT_BYTES:
             self._oversize = self._began = True  # nobody reads it, and it is too long to be nothing
-            self._unkept_bytes += self._sent_bytes
+            self._not_kept_bytes += self._sent_bytes
         if self._oversize:
             out = bytes(self._held + partial[self._sent_bytes :])
             self._held.clear()
-            self._unkept_bytes += len(out)
+            self._not_kept_bytes += len(out)
             del partial[: 1 - EVENT_END_BYTES]
             self._sent_bytes = len(partial)
             return out
         if self._strip_usage or self._hold_usage:
             return b""
-        pass_to = self._terminal_line(partial, self._sent_bytes)
+        pass_to = unsafe_from(partial, self._sent_bytes, self._terminal_lines)
         out = bytes(partial[self._sent_bytes : pass_to])
         self._sent_bytes = pass_to
         return out
-
-    def _terminal_line(self, partial: bytearray, sent_bytes: int) -> int:
-        """Where, in what is not sent, a line begins that is or may become a terminal event's; else the end."""
-        for begins in self._terminal_lines:
-            at = partial.find(begins, sent_bytes)
-            while at > 0 and partial[at - 1] != _NEWLINE:
-                at = partial.find(begins, at + 1)
-            if at >= 0:
-                return at
-        newline = partial.rfind(b"\n", max(0, sent_bytes - 1))
-        if newline < 0 and sent_bytes:
-            return len(partial)  # a part of the last line is out
-        line = bytes(partial[newline + 1 :])
-        return newline + 1 if any(begins.startswith(line) for begins in self._terminal_lines) else len(partial)
 
     def _inspect(self, block: bytes, sent_bytes: int, start: int) -> bytes:
         """Looks at the events of a block that have a marker, from the one on that begins at `start`, and at all of them
@@ -348,7 +290,7 @@ class SseTap:
             facts = self._reader.facts(data)
             has_usage = facts.has_usage
             self.error_seen = self.error_seen or facts.is_error
-            if facts.reported is not None:
+            if facts.reported is not None and (self.reported is None or not facts.reported.counts_nothing):
                 self.reported, self._read_on = facts.reported, False
                 self._reported_at = (len(self._kept), self._unkept_bytes)
             if self._strip_usage and facts.is_usage_only:
@@ -366,13 +308,6 @@ class SseTap:
 
     def _keep_end(self, tail: bytes) -> None:
         self._end += tail[: MAX_EVENT_BYTES - len(self._end)]
-
-    def _with_cost(self, held: bytes, cost_usd: str) -> bytes:
-        """The held bytes with the cost in the data of their first event, its lines joined into one."""
-        out = bytearray()
-        for number, event in enumerate(split_events(held)):
-            out += replace_data(event, self._reader.with_cost(event_data(event), cost_usd)) if not number else event
-        return bytes(out)
 
     def _pieces(self, block: bytes) -> Iterator[tuple[int, Piece]]:
         for event in split_events(block):

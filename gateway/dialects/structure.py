@@ -18,10 +18,13 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Final
 
+import msgspec
 from msgspec import Raw
 
-from gateway.dialects.base import BadRequest
+from gateway.dialects.exceptions import BadRequest
 
+PLAIN_BYTES: Final = 65_536
+"""Messages up to here are looked at as texts; of more no copy is made."""
 SLICE_BYTES: Final = 1 << 17
 """Of a body at once: what is one step for the interpreter keeps its lock, and so the event loop, from all else."""
 CANDIDATE_BYTES: Final = 1_024
@@ -48,6 +51,8 @@ _BRACKETS: Final = bytes.maketrans(b"{}", b"[]")
 _ALL_BUT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _ALL_BUT_SIGNS: Final = bytes(set(range(256)) - set(b"[{:,"))
 _STEPS: Final = tuple({ord("["): 1, ord("]"): -1}.get(sign, 0) for sign in range(256))
+SHORTEST_ITEM_BYTES: Final = len("0,")
+ITEMS: Final = msgspec.json.Decoder(list[Raw])
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,4 +182,18 @@ def _may_overflow(text: bytes) -> bool:
             if left < 0 or _MANTISSA.search(text, max(0, at - _MANTISSA_BYTES), at):
                 return True
             at = levelled.find(exponent, at + 1)
+    return False
+
+
+def more_items(raw: Raw, most: int) -> bool:
+    """Whether a list has more than `most` items; only one that has room for them, and the commas, is looked at."""
+    if len(raw) <= SHORTEST_ITEM_BYTES * most:
+        return False
+    text, commas = memoryview(raw), 0
+    for at in range(0, len(raw), SLICE_BYTES):
+        piece = bytes(text[at : at + SLICE_BYTES])
+        if b"," in piece:  # pictures have none, and finding none is fast
+            commas += piece.count(b",")
+            if commas >= most:
+                return len(ITEMS.decode(raw)) > most
     return False

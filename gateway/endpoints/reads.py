@@ -25,9 +25,10 @@ from billing.shapes.operation import (
 from billing.shapes.quotas import WindowShape
 from billing.shapes.usage import ExplainedEventShape, explanation_shape
 from gateway.auth import key_of
-from gateway.dialects.base import BadRequest
+from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.registry import MODEL_LISTS
 from gateway.endpoints.metrics_access import shown
+from gateway.proxy.purposes import is_priced_here, writes
 from gateway.server import refusals
 from gateway.server.refusals import Refuse
 
@@ -36,10 +37,12 @@ if TYPE_CHECKING:
     from billing.holds.redis.layout import Counter
     from billing.ledger.reports import PricedEvent
     from billing.principals import Limit, Principal
+    from gateway.dialects.base import ModelList
     from gateway.dialects.registry import Dialects
     from gateway.metrics.registry import Metrics
+    from gateway.proxy.candidates import Route
     from gateway.proxy.handler import Proxy
-    from gateway.proxy.routing import Candidate, Router
+    from gateway.proxy.routing import Router
     from gateway.runtime import Runtime
 
 
@@ -82,11 +85,10 @@ class Reads:
         """List the models that the key may use, with prices. A client of an API that lists them in another way gets
         those that it can reach, in that API's shape."""
         principal = await self._caller(request)
-        dialect = self._dialects.owner(request.path_qs, request.headers).name
-        in_its_shape = MODEL_LISTS.get(dialect)
+        in_its_shape, dialect = self._list_of(request)
         routes = self._router.entries(time.time())
-        reached = (route for route in routes if in_its_shape is None or dialect in route.served)
-        found = [shape for route in reached if (shape := _model_shape(principal, route.first)) is not None]
+        shapes = (_model_shape(principal, route, in_its_shape, dialect) for route in routes)
+        found = [shape for shape in shapes if shape is not None]
         if in_its_shape is None:
             return ModelsShape(data=found)
         try:
@@ -98,13 +100,17 @@ class Reads:
         """Return one of these models."""
         principal = await self._caller(request)
         name = request.match_info["id"]
+        in_its_shape, dialect = self._list_of(request)
         route = self._router.find(name, time.time())
-        shape = None if route is None else _model_shape(principal, route.first)
-        dialect = self._dialects.owner(request.path_qs, request.headers).name
-        in_its_shape = MODEL_LISTS.get(dialect)
-        if route is None or shape is None or (in_its_shape is not None and dialect not in route.served):
+        shape = None if route is None else _model_shape(principal, route, in_its_shape, dialect)
+        if shape is None:
             raise Refuse(refusals.model_not_found(name))
         return shape if in_its_shape is None else in_its_shape.one(shape)
+
+    def _list_of(self, request: web.Request) -> tuple[ModelList | None, str]:
+        """Return how the caller's API lists models, None where as OpenAI's, and its dialect's name."""
+        dialect = self._dialects.owner(request.path_qs, request.headers).name
+        return MODEL_LISTS.get(dialect), dialect
 
     async def get_current_key(self, request: web.Request) -> KeyLimitsShape:
         """Return the key, and what is left of every window that applies to it."""
@@ -199,16 +205,18 @@ def _window_shape(limit: Limit, used_by_tag: Mapping[int, Counter], now_s: int) 
     )
 
 
-def _model_shape(principal: Principal, route: Candidate) -> ModelShape | None:
+def _model_shape(principal: Principal, route: Route, in_its_shape: ModelList | None, dialect: str) -> ModelShape | None:
     """Return a model as it is listed; None where this key's requests for it would be refused."""
-    if route.rates is None or not principal.allows_model(route.entry):
+    first = route.first
+    rates = first.rates
+    if rates is None or not is_priced_here(rates) or not principal.allows_model(route.entry):
         return None
-    row = route.rates.row
-    return ModelShape(
+    row = rates.row
+    shape = ModelShape(
         id=route.entry,
         created=int(datetime.combine(row.effective_from, datetime.min.time(), UTC).timestamp()),
-        owned_by=route.provider.name,
-        max_output_tokens=route.max_output_tokens,
+        owned_by=first.provider.name,
+        max_output_tokens=first.max_output_tokens,
         context_window=row.context_window,
         pricing=PricingShape(
             price_id=row.id,
@@ -216,3 +224,6 @@ def _model_shape(principal: Principal, route: Candidate) -> ModelShape | None:
             usd_per_unit={name: format_usd(rate) for name, rate in row.per_unit.items()},
         ),
     )
+    if in_its_shape is None or (dialect in route.served and in_its_shape.has(shape, writes=writes(rates))):
+        return shape
+    return None

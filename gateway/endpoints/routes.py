@@ -29,8 +29,8 @@ from billing.shapes.keys import KeyLimitsShape
 from billing.shapes.operation import HealthShape, JobShape, ModelShape, ModelsShape, ReconcileBody
 from billing.shapes.usage import ExplainedEventShape
 from gateway.auth import attempts_refused
-from gateway.dialects.registry import MODEL_LISTS
-from gateway.dialects.unmetered import why_unmetered
+from gateway.dialects.openai_responses.request import RESPONSES
+from gateway.dialects.registry import MODEL_LISTS, why_unmetered
 from gateway.server import refusals
 from gateway.server.edge import route_of
 from gateway.server.ids import REQUEST_ID
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from gateway.dialects.registry import Dialects
     from gateway.endpoints.jobs import Jobs
     from gateway.endpoints.reads import Reads
+    from gateway.endpoints.response_sockets import ResponseSockets
     from gateway.proxy.handler import Proxy
 
 PAGE: Final = Path(__file__).parent.parent / "pages" / "api.md"
@@ -60,8 +61,9 @@ _STYLE: Final = (
 
 
 def anchor(heading: str) -> str:
-    """Return what a link to a heading names: its letters and digits in lower case, joined by hyphens."""
-    return _NO_WORD.sub("-", heading.lower()).strip("-")
+    """Return what a link to a heading names, as code hosts do: its words in lower case, without apostrophes, joined by
+    hyphens."""
+    return _NO_WORD.sub("-", heading.lower().replace("'", "")).strip("-")
 
 
 @cache
@@ -86,6 +88,7 @@ async def get_docs(request: web.Request) -> web.StreamResponse:
 
 logger = logging.getLogger(__name__)
 
+SOCKET: Final = ("GET", RESPONSES)
 API: Final = "v1"
 """What every path of the proxy begins with."""
 PROXY_SCOPE: Final = "llm:proxy"
@@ -157,6 +160,7 @@ def _metered(proxy: Proxy, dialects: Dialects) -> tuple[Route, ...]:
             summary="Have a provider answer, metered. Body and answer are as its API has them, streams too.",
         )
         for method, path in sorted(dialects.routes())
+        if (method, path) != SOCKET  # which OpenAPI has no words for
     )
 
 
@@ -166,7 +170,12 @@ def _name(method: str, path: str) -> str:
 
 
 def add_routes(
-    app: web.Application, endpoints: Endpoints, proxy: Proxy, dialects: Dialects, services: Services
+    app: web.Application,
+    endpoints: Endpoints,
+    proxy: Proxy,
+    dialects: Dialects,
+    services: Services,
+    sockets: ResponseSockets,
 ) -> None:
     """Add what is served beside the billing API, which is mounted before."""
     known: list[web.AbstractResource] = []
@@ -179,6 +188,7 @@ def add_routes(
         app.router.add_route(
             route.method, route.path, route_of(proxy.handle, dialects.find, unknown), expect_handler=expected
         )
+    app.router.add_route(*SOCKET, sockets.serve)
     known += [resource for resource in app.router.resources() if resource.canonical != PREFIX]
     app.router.add_route("*", "/{path:(?s:.*)}", unknown)
 

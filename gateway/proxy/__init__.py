@@ -3,7 +3,8 @@
 handler      route, authenticate, estimate, hold, forward, price, settle: the order of the checks
 intake       a request's body, read within bounds and parsed, and its tags
 preparation  a request's route, terms and worst case
-routing      from a model's name to a provider
+routing      from a model's name to the candidates that may serve it, their targets and prices
+purposes     what a model is for, by its price row and its name
 estimate     the worst case, which the hold covers, and the charge
 context      what is known of one request so far, and the debit that it becomes; terms of a key on a model
 attempts     which target or candidate is asked next; target_health  what is known of them all

@@ -20,14 +20,14 @@ from gateway.upstream.base import AccountBusy, UpstreamBusy, UpstreamError, Upst
 from gateway.upstream.health import choose, parse_retry_after
 
 if TYPE_CHECKING:
+    from gateway.proxy.candidates import Destination, Target
     from gateway.proxy.context import RequestContext
     from gateway.proxy.estimate import EstimateRules
-    from gateway.proxy.outgoing import Target
-    from gateway.proxy.routing import Destination
     from gateway.upstream.headers import RawHeaders
     from gateway.upstream.health import Attempt, TargetHealth
 
 KEY_REFUSED: Final = frozenset({401, 403})
+"""Statuses by which a provider refuses the operator's key, whoever asks."""
 TOO_MANY: Final = 429
 REQUEST_TIMEOUT: Final = 408
 SERVER_ERROR: Final = 500

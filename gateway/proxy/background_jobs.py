@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -20,8 +21,10 @@ from billing.holds.hold import SettlementLost
 from billing.ledger.debits import LAYOUT, PLAIN_LAYOUT, Debit
 from billing.ledger.usage_columns import other_counts, total_usage
 from billing.owned.jobs import BackgroundJobs, Job
-from gateway.dialects.base import GarbageAnswer, Match
+from gateway.dialects.base import Match
+from gateway.dialects.exceptions import GarbageAnswer
 from gateway.proxy.estimate import charge
+from gateway.proxy.settlement.doubts import believed
 from gateway.server import refusals
 from gateway.server.refusals import Refuse
 from gateway.upstream.base import Transport, UpstreamError, UpstreamRequest
@@ -29,7 +32,8 @@ from gateway.upstream.headers import outgoing
 
 if TYPE_CHECKING:
     from billing.holds.hold import Hold
-    from gateway.dialects.base import Created, Creation, Dialect, ParsedRequest, Reported
+    from gateway.dialects.base import Dialect
+    from gateway.dialects.facts import Created, Creation, ParsedRequest, Reported
     from gateway.proxy.context import RequestContext
     from gateway.proxy.routing import Router
     from gateway.proxy.settlement.settlements import Settlements
@@ -89,6 +93,8 @@ class BackgroundPoller:
         self._new_id = new_id
         self._clock = clock
         self._following: set[str] = set()
+        self._passing: dict[str, Job] = {}
+        self._paid: deque[Job] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
 
@@ -99,14 +105,7 @@ class BackgroundPoller:
 
     async def begin(self, context: RequestContext, hold: Hold, created: Created) -> Coroutine[Any, Any, None]:
         """Keep a job, and return what follows it to its end; that must be run. Raises `DatabaseError`."""
-        stored, now_s = context.parsed.stored, self._clock()
-        assert stored is not None  # noqa: S101  (it was created because of it)
-        assert stored.creation is not None  # noqa: S101
-        job = Job(
-            *(created.object_id, context.route.provider.name, stored.creation.kind, context.parsed.model),
-            *(context.parsed.service_tier, context.request_id, self._new_id(), self._jobs.gateway_id),
-            *(context.unresolved(hold), now_s, now_s + self._rules.expiry_s),
-        )
+        job = self._job(context, hold, created)
         await self._jobs.begin(job)
         hold.on_closed = None  # its client has its answer
 
@@ -116,11 +115,41 @@ class BackgroundPoller:
 
         return self._follow(job, settle, hold)
 
+    async def keep(self, context: RequestContext, hold: Hold, created: Created) -> None:
+        """Keep a job whose answer passes as a stream, until that is `paid`, or has `passed`. Raises `DatabaseError`."""
+        job = self._job(context, hold, created)
+        await self._jobs.begin(job)
+        self._following.add(job.request_id)
+        self._passing[job.request_id] = job
+
+    def paid(self, hold: Hold) -> None:
+        """Note that the stream of a job has come to its end, and is settled."""
+        job = self._passing.pop(hold.id, None)
+        if job is not None:
+            self._paid.append(job)
+
+    def passed(self, hold: Hold) -> None:
+        """Note that the stream of a job is over. Unless that has paid it, or it is begun now, whoever takes it over
+        looks in the ledger what it came to."""
+        if self._passing.pop(hold.id, None) is not None:
+            self._following.discard(hold.id)
+
+    def _job(self, context: RequestContext, hold: Hold, created: Created) -> Job:
+        stored, now_s = context.parsed.stored, self._clock()
+        assert stored is not None  # noqa: S101  (it was created because of it)
+        assert stored.creation is not None  # noqa: S101
+        return Job(
+            *(created.object_id, context.route.provider.name, stored.creation.kind, context.parsed.model),
+            *(context.parsed.service_tier, context.request_id, self._new_id(), self._jobs.gateway_id),
+            *(context.unresolved(hold), now_s, now_s + self._rules.expiry_s),
+        )
+
     async def run(self) -> None:
         """Take jobs over, again and again, that their gateways poll no more."""
         while not self._stopping.is_set():
             room = min(CLAIMED_AT_ONCE, self._rules.most - len(self._following))
             try:
+                await self._tend()
                 for job in await self._jobs.claim(room) if room > 0 else ():
                     if job.request_id not in self._following:
                         task = asyncio.create_task(self._follow(job, self._payer(job), None))
@@ -129,6 +158,14 @@ class BackgroundPoller:
             except DatabaseError as error:
                 logger.info("background jobs can't be looked for: %s", error)
             await self._pause()
+
+    async def _tend(self) -> None:
+        """Note which jobs their streams have paid, and keep those whose streams pass from being taken over."""
+        while self._paid:
+            await self._jobs.done(self._paid[0])
+            self._following.discard(self._paid.popleft().request_id)
+        for job in list(self._passing.values()):
+            await self._jobs.renew(job)
 
     async def stop(self) -> None:
         """Leave all jobs to other gateways."""
@@ -223,7 +260,7 @@ class BackgroundPoller:
         settlements = self._settlements
         if not hold.is_open:
             return
-        if reported is not None:
+        if (reported := believed(context.route, reported)) is not None:
             await settlements.complete(settlements.reported(context, hold, reported))
         elif body is not None and _is_nothing(context.match.dialect, body):
             await settlements.void(hold)
@@ -249,7 +286,7 @@ class BackgroundPoller:
         route, held = self._router.find(job.model, job.created_s), job.debit
         candidates = () if route is None else route.candidates
         candidate = next((each for each in candidates if each.provider.name == job.provider), None)
-        if candidate is None or candidate.rates is None:
+        if candidate is None or candidate.rates is None or believed(candidate, reported) is None:
             return held
         tier = reported.service_tier or job.service_tier
         made = charge(reported.usage, candidate, held.markup_scaled, tier, reported.model, reported)

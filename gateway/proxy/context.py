@@ -17,15 +17,15 @@ from billing.ledger.debits import LAYOUT, PLAIN_LAYOUT, Debit
 from billing.ledger.usage_columns import other_counts
 from billing.principals import MAX_KEPT, Principal
 from billing.usage import Usage
-from gateway.dialects.base import Match, ParsedRequest, Reported
+from gateway.dialects.base import Match
+from gateway.dialects.facts import ParsedRequest, Reported
+from gateway.proxy.candidates import Candidate, Destination, Target
 from gateway.proxy.estimate import Charge, EstimateRules, Plain, charge, markup_of
-from gateway.proxy.outgoing import Target
-from gateway.proxy.routing import Candidate, Destination
 from gateway.upstream.base import UpstreamRequest
 
 if TYPE_CHECKING:
     from billing.holds.hold import Hold
-    from gateway.proxy.routing import Route
+    from gateway.proxy.candidates import Route
 
 
 class Terms:

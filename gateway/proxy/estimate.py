@@ -16,8 +16,8 @@ from billing.holds.decision import Need, NeedTooLarge
 from billing.ledger.usage_columns import encode_shares, share_of
 from billing.prices import PriceRow, round_up
 from billing.usage import MAX_COUNT, Usage
-from gateway.dialects.base import NO_PARTS, NO_WORK, ParsedRequest, Reported
-from gateway.proxy.routing import Candidate, Rates
+from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Reported
+from gateway.proxy.candidates import Candidate, Rates
 
 BYTES_PER_TOKEN = 4
 """Of ordinary English; for holds that are estimates (`strict: false`)."""
@@ -69,7 +69,7 @@ class Plain(msgspec.Struct, frozen=True, gc=False):
     def of(cls, route: Candidate, markup_scaled: int, rules: EstimateRules) -> "Plain | None":
         """Return None where requests on this route take a closer look."""
         rates = route.rates
-        if rates is None or rates.output_unpriced or route.others or not rules.strict:
+        if rates is None or rates.input_unpriced or rates.output_unpriced or route.others or not rules.strict:
             return None
         if route.online_searches or route.searches_itself:
             return None
@@ -151,6 +151,8 @@ def _worst_case(
 ) -> Need:
     row, markup, choices = rates.row, markup_of(route, plan_markup_scaled), parsed.choices
     # What a request may bring must have a price, which may be zero: nothing is free because a row forgot it.
+    if rates.input_unpriced and not parsed.work.search_units:
+        raise NotPriced(f"The model `{route.entry}` has no price for input here")
     if parsed.has_output and rates.output_unpriced:
         raise NotPriced(f"The model `{route.entry}` has no price for output here")
     if parsed.service_tier in DEARER_TIERS and not row.knows_tier("priority"):

@@ -21,7 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from billing.holds.hold import Hold, SettlementLost
-from gateway.dialects.base import GarbageAnswer
+from gateway.dialects.exceptions import GarbageAnswer
 from gateway.dialects.output import NO_OUTPUT, Output
 from gateway.proxy.attempts import (
     AttemptRules,
@@ -34,7 +34,7 @@ from gateway.proxy.attempts import (
 from gateway.proxy.background_jobs import running_of
 from gateway.proxy.context import RequestContext, shown_id
 from gateway.proxy.estimate import EstimateRules
-from gateway.proxy.outgoing import outgoing_body
+from gateway.proxy.outgoing import outgoing_body, outgoing_url
 from gateway.proxy.relay import Outcomes, Relay, balance_nano
 from gateway.proxy.remainder import OK, Remainder, Running, read_whole
 from gateway.server import refusals
@@ -51,7 +51,7 @@ from gateway.upstream.headers import ResponseHead, incoming, outgoing
 from gateway.upstream.health import Attempt
 
 if TYPE_CHECKING:
-    from gateway.dialects.base import Created
+    from gateway.dialects.facts import Created
     from gateway.metrics.registry import Metrics
     from gateway.proxy.background_jobs import BackgroundPoller
     from gateway.proxy.records import Records
@@ -113,7 +113,7 @@ class Forwarder:
         self._stored = stored
         self._poller = poller
         self._outcomes = Outcomes(settler, metrics, records)
-        self._relay = Relay(settler, remainder, self._outcomes, metrics, stored, clock)
+        self._relay = Relay(settler, remainder, self._outcomes, metrics, stored, poller, clock)
 
     async def forward(self, exchange: Exchange, context: RequestContext, hold: Hold) -> None:
         """The provider's answer, metered; or a refusal of ours when it gave none, with the hold given back. Ends when
@@ -129,7 +129,8 @@ class Forwarder:
                 granted = context.granted(hold) if context.parsed.max_output_tokens is None else None
                 if request is None or granted is not None:
                     request = await self._made(exchange, context, granted)
-                health, send = context.target.health, self._transports[context.route.provider.name].send
+                health = context.target.health
+                send = (exchange.over or self._transports[context.route.provider.name]).send
                 attempt = None if health.sound else health.begin()
                 generation = health.generation
                 outcome: UpstreamResponse | UpstreamError
@@ -219,7 +220,9 @@ class Forwarder:
             return self._outcomes.refused(exchange, context, hold, answer, head, self._rules.max_answer_bytes)
         asked = context.parsed.stream or not head.content_type.startswith(JSON)
         if asked and context.match.dialect.is_stream(context.parsed, head.content_type):
-            return self._relay.stream(exchange, context, hold, answer, head)
+            stored = context.parsed.stored
+            relayed = self._relay.background if stored is not None and stored.background else self._relay.stream
+            return relayed(exchange, context, hold, answer, head)
         return self._whole(exchange, context, hold, answer, head)
 
     def prepare(self, exchange: Exchange, context: RequestContext) -> None:
@@ -243,7 +246,7 @@ class Forwarder:
         if granted is not None or not context.terms.passes_as_it_is(parsed, route, target.max_field):
             body = outgoing_body(dialect, parsed, route, body, granted, target.max_field, strict=context.strict)
         if "?" in exchange.path and target.takes_query:
-            url = target.url_with(exchange.path, dialect)
+            url = outgoing_url(target, exchange.path, dialect)
         return UpstreamRequest(
             url,
             outgoing(exchange.raw_headers, target.fixed, context.principal.account_id),
@@ -264,7 +267,7 @@ class Forwarder:
             plain = head.content_encoding is None
             dialect = context.match.dialect
             reported = dialect.usage_from_json(context.parsed.operation, body) if plain else None
-            if reported is None:
+            if reported is None or reported.counts_nothing:
                 reported, output = read_whole(context, body, head, limit_bytes)
         except asyncio.CancelledError:  # what goes on without the client releases the answer
             self._remainder.whole(exchange, context, hold, answer, head)

@@ -19,7 +19,7 @@ from billing.holds.decision import Need, Unavailable
 from billing.holds.hold import Hold
 from billing.ledger.debits import encode_debit
 from gateway.auth import metered_key
-from gateway.dialects.base import BadRequest
+from gateway.dialects.exceptions import BadRequest
 from gateway.proxy.context import FEATURE, RequestContext
 from gateway.proxy.estimate import EstimateRules
 from gateway.proxy.intake import Intake, IntakeRules
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from billing.holds.service import Holds
     from billing.principals import Principal
     from gateway.auth import Authenticator
-    from gateway.dialects.base import ParsedRequest
+    from gateway.dialects.facts import ParsedRequest
     from gateway.metrics.registry import Metrics
     from gateway.proxy.background_jobs import BackgroundPoller
     from gateway.proxy.forward import Forwarder

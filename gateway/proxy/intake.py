@@ -21,7 +21,7 @@ import msgspec
 from multidict import istr
 
 from billing.shapes.keys import MAX_TAG_NAME, MAX_TAG_VALUE, MAX_TAGS
-from gateway.dialects.base import BadRequest
+from gateway.dialects.exceptions import BadRequest
 from gateway.server import limit_refusals, refusals
 from gateway.server.bodies import Bodies, Kept, TooManyBytes
 from gateway.server.exchange import BadBody, BodyTooLarge, Exchange
@@ -30,7 +30,8 @@ from gateway.server.refusals import Links, Refuse
 if TYPE_CHECKING:
     from billing.effects import Effects
     from billing.principals import Principal
-    from gateway.dialects.base import ParsedRequest
+    from gateway.dialects.base import Match
+    from gateway.dialects.facts import ParsedRequest
     from gateway.proxy.routing import Router
 
 PROXY_SCOPE: Final = "llm:proxy"
@@ -128,7 +129,7 @@ class Intake:
             if size_bytes > self._large_bytes and not kept.looked_at:
                 kept.looked_at = True
                 kept.fit(size_bytes)
-                await self._refuse_hopeless(principal)
+                await self._refuse_hopeless(principal, exchange.match)
 
         try:
             if body is None and exchange.declared_bytes <= limit_bytes:
@@ -144,14 +145,14 @@ class Intake:
             raise Refuse(refusals.bad_request(str(error))) from error
         return body
 
-    async def _refuse_hopeless(self, principal: Principal) -> None:
+    async def _refuse_hopeless(self, principal: Principal, match: Match) -> None:
         """Refuse, before it is read, what would be refused whatever it says: a key without the scope, an account whose
-        status does not let it spend, and one with nothing left, but where a model may be free. That it comes before the
-        checks of the body is all that differs from a small body's answer."""
+        status does not let it spend, and one with nothing left, but where a model of this endpoint may be free. That it
+        comes before the checks of the body is all that differs from a small body's answer."""
         if PROXY_SCOPE not in principal.scopes:
             raise Refuse(refusals.insufficient_scope(PROXY_SCOPE))
         may_pay = principal.may_pay(self._clock(), self._rules.grace_s)
-        if may_pay and self._router.may_be_free:
+        if may_pay and self._router.may_be_free(match):
             return
         live = await self._effects.live_balance(principal.account_id)
         available_nano = None if live is None else live.balance_nano + principal.credit_limit_nano

@@ -18,18 +18,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote_plus
 
-import msgspec
-
-from gateway.server.ids import served_lines
-from gateway.upstream.headers import Fixed
-
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from gateway.config.models import ProviderConfig
-    from gateway.dialects.base import Dialect, Match, ParsedRequest
-    from gateway.proxy.routing import Candidate
-    from gateway.upstream.health import TargetHealth
+    from gateway.dialects.base import Dialect
+    from gateway.dialects.facts import ParsedRequest
+    from gateway.proxy.candidates import Candidate, Target
 
 CREDENTIALS: Final = frozenset(
     {
@@ -54,46 +46,10 @@ _DECODINGS: Final = 3
 """How often a parameter may be percent-encoded and is still looked into."""
 
 
-class Target(msgspec.Struct, frozen=True, gc=False):
-    """Where a provider takes requests to one endpoint, by one of its base URLs and keys, whose `health` is that of all
-    endpoints. `url` has the query of the base URL, which is `base_query`; `fixed` is what all requests there carry;
-    `max_field` is the field of a maximum; `takes_query` says whether a client's query string goes there; `lines` are
-    header lines of its answers that name provider and model."""
-
-    url: str
-    base_query: str
-    fixed: Fixed
-    max_field: str
-    takes_query: bool
-    health: TargetHealth
-    lines: bytes
-
-    @classmethod
-    def all_of(
-        cls, provider: ProviderConfig, match: Match, model: str, health: Sequence[TargetHealth]
-    ) -> tuple[Target, ...]:
-        """Return the targets of a provider that serve the dialect; `health` is that of `provider.places`, in their
-        order, and `model` the provider's own name for it."""
-        dialect = match.dialect
-        field = dialect.max_field(match.endpoint.operation, provider.max_output_field)
-        path, lines = dialect.upstream_path(match, model), served_lines(provider.name, model)
-        takes_query = provider.kind != "local" or bool(dialect.passed_parameters)
-        made = []
-        for place, of_place in zip(provider.places, health, strict=True):
-            found = provider.url_of(dialect.name, place)
-            if found is None:
-                continue
-            base, query = found
-            url = base + path + (f"?{query}" if query else "")
-            auth = dialect.auth_header(place.api_key.reveal()) if place.api_key is not None else None
-            fixed = Fixed.of(auth, place.headers, provider.pass_headers)
-            made.append(cls(url, query, fixed, field, takes_query, of_place, lines))
-        return tuple(made)
-
-    def url_with(self, path: str, dialect: Dialect) -> str:
-        """Return the URL with what passes of the query string of a client's path."""
-        query = upstream_query(self.base_query, path.partition("?")[2], dialect)
-        return self.url.partition("?")[0] + (f"?{query}" if query else "")
+def outgoing_url(target: Target, path: str, dialect: Dialect) -> str:
+    """Return a target's URL with what passes of the query string of a client's path."""
+    query = upstream_query(target.base_query, path.partition("?")[2], dialect)
+    return target.url.partition("?")[0] + (f"?{query}" if query else "")
 
 
 def outgoing_body(

@@ -14,7 +14,7 @@ import msgspec
 from multidict import istr
 
 from billing.holds.decision import Need, NeedTooLarge
-from gateway.dialects.base import NO_METADATA, NO_PARTS
+from gateway.dialects.facts import NO_METADATA, NO_PARTS
 from gateway.proxy.attempts import first_choice
 from gateway.proxy.context import FEATURE, RequestContext, Terms, keep_terms, shown_id
 from gateway.proxy.estimate import NotPriced, dearest
@@ -26,9 +26,10 @@ from gateway.tokens import PIECE_CHARACTERS
 
 if TYPE_CHECKING:
     from billing.principals import Principal
-    from gateway.dialects.base import ParsedRequest
+    from gateway.dialects.facts import ParsedRequest
+    from gateway.proxy.candidates import Candidate, Destination
     from gateway.proxy.estimate import EstimateRules
-    from gateway.proxy.routing import Candidate, Destination, Router
+    from gateway.proxy.routing import Router
     from gateway.server.bodies import Bodies
     from gateway.server.exchange import Exchange
     from gateway.tokens import Tokenizer

@@ -31,7 +31,7 @@ from gateway.proxy.context import CLIENT_GONE, RequestContext
 
 if TYPE_CHECKING:
     from billing.principals import Principal
-    from gateway.dialects.base import ParsedRequest
+    from gateway.dialects.facts import ParsedRequest
     from gateway.server.refusals import Refusal
 
 logger = logging.getLogger(__name__)

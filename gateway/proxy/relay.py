@@ -12,13 +12,15 @@ import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from billing.holds.hold import Hold, SettlementLost
 from billing.money import format_usd
+from gateway.proxy.attempts import KEY_REFUSED
 from gateway.proxy.context import CLIENT_GONE, Reason, RequestContext
 from gateway.proxy.decoding_tap import READABLE, StreamWatch
-from gateway.proxy.settlement.settlements import OPERATORS_FAULT
+from gateway.proxy.settlement.settlements import says_nothing
 from gateway.proxy.stored import StoredObjects, Withheld
 from gateway.server import refusals
 from gateway.server.exchange import ClientGone, Exchange
@@ -37,7 +39,9 @@ from gateway.upstream.base import UpstreamError, UpstreamResponse
 
 if TYPE_CHECKING:
     from billing.holds.hold import Settled
+    from gateway.dialects.facts import Created
     from gateway.metrics.registry import Metrics
+    from gateway.proxy.background_jobs import BackgroundPoller
     from gateway.proxy.records import Records
     from gateway.proxy.remainder import Remainder
     from gateway.proxy.settlement.settlements import Settlements
@@ -88,7 +92,7 @@ class Outcomes:
         are read."""
         hold.owe_nothing()
         try:
-            if answer.status in OPERATORS_FAULT:  # not the client's fault, and nothing for it to read
+            if answer.status in KEY_REFUSED:  # not the client's fault, and nothing for it to read
                 await self._settlements.refused(context, hold)
                 self.refuse(exchange, context, uncharged(refusals.upstream_refuses_us(), context, hold))
             elif answer.status >= FIRST_ERROR:
@@ -171,14 +175,26 @@ class Relay:
         outcomes: Outcomes,
         metrics: Metrics,
         stored: StoredObjects,
+        poller: BackgroundPoller,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._poller = poller
         self._settlements = settlements
         self._remainder = remainder
         self._outcomes = outcomes
         self._metrics = metrics
         self._stored = stored
         self._clock = clock
+
+    async def background(
+        self, exchange: Exchange, context: RequestContext, hold: Hold, answer: UpstreamResponse, head: ResponseHead
+    ) -> None:
+        """Pass on the stream of a response in the background. Whatever becomes of it, somebody polls what is not
+        paid."""
+        try:
+            await self.stream(exchange, context, hold, answer, head)
+        finally:
+            self._poller.passed(hold)
 
     async def stream(
         self, exchange: Exchange, context: RequestContext, hold: Hold, answer: UpstreamResponse, head: ResponseHead
@@ -198,7 +214,7 @@ class Relay:
         try:
             failure = await self._pass_on(exchange, context, hold, answer, head, watch)
         except asyncio.CancelledError:  # the client has left: what goes on without it releases the answer
-            self._remainder.stream(exchange, context, hold, answer, watch)
+            self._left(exchange, context, hold, answer, watch)
             raise
         except Exception:  # a fault of ours: the connection must not stay in use
             answer.release()
@@ -206,15 +222,48 @@ class Relay:
         if isinstance(failure, ClientGone):
             self._outcomes.count(context, CLIENT_GONE)
             exchange.abort()
-            return self._remainder.stream(exchange, context, hold, answer, watch)
+            return self._left(exchange, context, hold, answer, watch)
         answer.release()
         if not exchange.begun:
             return await self._outcomes.failed(exchange, context, hold, upstream_error_of(failure, "an empty stream"))
         tap.end()
+        running = None if watch.withheld is None else watch.withheld.running
+        if running is not None and not tap.done:
+            return await self._works_on(exchange, context, hold, watch, running, clean=failure is None)
         if failure is None and (tap.done or tap.error_seen):
             return await self._end(exchange, context, hold, watch)
         # Where it ended without saying so, the client must not take this for a whole answer either.
         return await self._cut(exchange, context, hold, watch, upstream_error_of(failure, "no end of stream"))
+
+    def _left(
+        self, exchange: Exchange, context: RequestContext, hold: Hold, answer: UpstreamResponse, watch: StreamWatch
+    ) -> None:
+        """The client has left: the provider is read on for a while, or polled where it works on without us."""
+        running = None if watch.withheld is None else watch.withheld.running
+        if running is None or watch.tap.done:
+            return self._remainder.stream(exchange, context, hold, answer, watch)
+        answer.release()
+        return self._remainder.running(context, hold, running)
+
+    async def _works_on(
+        self,
+        exchange: Exchange,
+        context: RequestContext,
+        hold: Hold,
+        watch: StreamWatch,
+        running: Created,
+        *,
+        clean: bool,
+    ) -> None:
+        """The stream is over, its response in the background is not: that is polled. The client sees the end where the
+        provider has told it of an error, else a stream that broke."""
+        self._remainder.running(context, hold, running)
+        self._outcomes.count(context, 200 if clean and watch.tap.error_seen else 502)
+        if not clean or not watch.tap.error_seen:
+            return exchange.abort()
+        with suppress(ClientGone):
+            await exchange.end(watch.finish(None))
+        return None
 
     async def _pass_on(
         self,
@@ -229,7 +278,8 @@ class Relay:
 
         stored, put, drained = context.parsed.stored, exchange.put, exchange.flushed
         if stored is not None and stored.creation is not None and head.content_encoding is None:
-            watch.withheld = withheld = Withheld(self._stored, exchange, context)
+            keep = partial(self._poller.keep, context, hold)
+            watch.withheld = withheld = Withheld(self._stored, exchange, context, stored.creation, keep)
             put, drained = withheld.put, withheld.flushed
         feed = watch.feed_of()
 
@@ -263,6 +313,7 @@ class Relay:
             _, charged_nano = await self._settlements.stream(context, hold, tap, reason, failed=not tap.done)
         except SettlementLost as error:
             return self._outcomes.unsettled(exchange, context, error)
+        self._poller.paid(hold)
         self._outcomes.count(context, 200)
         if watch.withheld is not None and tap.reported is not None:
             await self._stored.record(context, watch.withheld.created, tap.reported.usage.total_tokens)
@@ -277,7 +328,7 @@ class Relay:
         logger.info("request %s: %s: %s", hold.id, type(failure).__name__, failure)
         context.cut = "upstream_cut"
         settling = self._settlements.stream(context, hold, watch.tap, "upstream_cut", failed=True)
-        free = watch.tap.reported is None and not watch.tap.began_output
+        free = says_nothing(watch.tap)
         try:
             await self._settlements.uncancelled(hold, settling)
         except SettlementLost as error:

@@ -18,20 +18,22 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from gateway.dialects.base import GarbageAnswer, Reported
+from gateway.dialects.exceptions import GarbageAnswer
 from gateway.dialects.output import NO_OUTPUT, Output
 from gateway.proxy.background_jobs import running_of
 from gateway.proxy.context import Reason, RequestContext, shown_id
 from gateway.proxy.decoding_tap import ENCODINGS, StreamWatch, decoded
+from gateway.proxy.settlement.doubts import believed
+from gateway.proxy.stored import FirstEvent, running_of_event
 from gateway.upstream.base import Pending, UpstreamError, UpstreamResponse, UpstreamTooLarge
 from gateway.upstream.headers import ResponseHead, incoming
 
 if TYPE_CHECKING:
     from billing.holds.hold import Hold
-    from gateway.dialects.base import Created
+    from gateway.dialects.facts import Created, Reported
     from gateway.proxy.background_jobs import BackgroundPoller
+    from gateway.proxy.candidates import Candidate
     from gateway.proxy.records import Records
-    from gateway.proxy.routing import Candidate
     from gateway.proxy.settlement.settlements import Settlements
     from gateway.server.exchange import Exchange
 
@@ -101,11 +103,13 @@ class DrainRules:
 def read_whole(
     context: RequestContext, body: bytes, head: ResponseHead, limit_bytes: int
 ) -> tuple[Reported | None, Output]:
-    """Return the usage of a whole answer, or what it wrote where it reports none. Raises `GarbageAnswer`, `zlib.error`,
-    and `UpstreamTooLarge` where it is larger than `limit_bytes` when it is decoded."""
+    """Return the usage of a whole answer, or what it wrote where it reports none to be believed. Raises
+    `GarbageAnswer`, `zlib.error`, and `UpstreamTooLarge` where it is larger than `limit_bytes` when it is decoded."""
     plain = decoded(body, head.content_encoding, limit_bytes)
     dialect = context.match.dialect
     reported = dialect.usage_from_json(context.parsed.operation, plain)
+    if not context.match.endpoint.free:
+        reported = believed(context.route, reported)
     if reported is not None:
         return reported, NO_OUTPUT
     output = dialect.output(plain)
@@ -148,6 +152,14 @@ class Remainder:
     ) -> None:
         """Take over a stream."""
         self._go_on(context, hold, self._stream(context, hold, answer, watch, *self._terms(exchange, context)))
+
+    def running(self, context: RequestContext, hold: Hold, running: Created) -> None:
+        """Take over a response in the background whose stream has ended before it."""
+        self._go_on(context, hold, self._followed(context, hold, running))
+
+    async def _followed(self, context: RequestContext, hold: Hold, running: Created) -> None:
+        context.body = b""
+        await (await self._poller.begin(context, hold, running))
 
     def _go_on(self, context: RequestContext, hold: Hold, work: Coroutine[Any, Any, None]) -> None:
         self._settlements.hand_over(hold, self._records.going_on(context, work))
@@ -223,7 +235,7 @@ class Remainder:
         finally:
             answer.release()
         if running is not None:
-            return await (await self._poller.begin(context, hold, running))
+            return await self._followed(context, hold, running)
         if reported is not None:
             await self._settlements.complete(self._settlements.reported(context, hold, reported))
         else:
@@ -249,6 +261,12 @@ class Remainder:
         reason: Reason,
     ) -> None:
         try:
+            stored = context.parsed.stored
+            if stored is not None and stored.background and stored.creation is not None:
+                first = FirstEvent(stored.creation, only=False)
+                await self._until(deadline_s, _read_first(answer, watch, first))
+                if (running := running_of_event(context.parsed, first.created)) is not None:
+                    return await self._followed(context, hold, running)
             ended = await self._until(deadline_s, _read_out(answer, watch))
             watch.tap.end()
             failed = ended is not None and not watch.tap.done
@@ -260,11 +278,21 @@ class Remainder:
             answer.release()
         async with self._rounds if self._stopping else nullcontext():
             await self._settlements.stream(context, hold, watch.tap, reason, failed=failed)
+        return None
 
     async def _failed(self, hold: Hold, error: Exception) -> None:
         """Give the hold back: the provider refused the request, or failed before any output."""
         logger.info("request %s: %s: %s", hold.id, type(error).__name__, error)
         await self._settlements.void(hold)
+
+
+async def _read_first(answer: UpstreamResponse, watch: StreamWatch, first: FirstEvent) -> bool:
+    """Return true, once a stream has told of the object that it creates, or has ended."""
+    async for chunk in answer.chunks():
+        watch.feed(chunk)
+        if first.feed(chunk):
+            break
+    return True
 
 
 async def _read_out(answer: UpstreamResponse, watch: StreamWatch) -> bool:

@@ -8,31 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
-from billing.money import ceil_div
-from billing.prices import (
-    COST_SCALE,
-    INPUT_CLASSES,
-    MILLION,
-    OUTPUT_CLASSES,
-    PriceRow,
-    PriceTable,
-    round_up,
-)
 from billing.quotas import DAY_S
 from billing.rates import MINUTES_OF_DAY
 from gateway.config.models import ModelConfig, ProviderConfig
-from gateway.proxy.outgoing import Target
+from gateway.proxy.candidates import Candidate, Rates, Route
+from gateway.proxy.purposes import costs_nothing, is_asked_here
 from gateway.tokens import is_openai_model, vocabulary_for
 
 if TYPE_CHECKING:
+    from billing.prices import PriceRow, PriceTable
     from gateway.dialects.base import Match
     from gateway.proxy.target_health import HealthBoard
-    from gateway.upstream.health import TargetHealth
 
 MINUTE_S: Final = 60
 MAX_NAME_BYTES: Final = 200
@@ -44,180 +33,6 @@ ONLINE_SEARCHES: Final = 5
 _SEARCHES_ITSELF: Final = re.compile(r"\bgpt-.*-search-(?:preview|api)\b")
 """OpenAI's models that search before each answer, whether or not they are asked to, and do not report it
 (https://platform.openai.com/docs/guides/tools-web-search)."""
-
-
-_OF_THE_ROUTE: Final = frozenset({"model"})
-"""What of a path is the same for all requests on a route."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """A price row as admission needs it: dearest rates in nano-USD per million tokens, markup included later."""
-
-    row: PriceRow
-    input_rate: int
-    output_rate: int
-    request_nano: int
-    output_unpriced: bool = False
-    """Whether output would be free because the row forgot it."""
-    search_nano: int = 0
-    minute: int = 0
-    """A minute of the UTC day at which the variants apply that do while this is in force."""
-    prices_audio: bool = False
-    """Whether the row has a price of its own for spoken output."""
-    _units: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
-    """Bounds of one output token, by markup: there are as many as plans."""
-
-    @classmethod
-    def of(cls, row: PriceRow, minute: int = 0, *, asked: bool = False) -> Rates:
-        return cls(
-            row,
-            row.dearest_nano(INPUT_CLASSES, asked=asked),
-            row.dearest_nano(OUTPUT_CLASSES, asked=asked),
-            row.dearest_unit("request"),
-            output_unpriced="input" in row.per_million and "output" not in row.per_million,
-            search_nano=row.dearest_unit("search"),
-            minute=minute,
-            prices_audio="audio_output" in row.per_million,
-        )
-
-    def input_nano(self, tokens: int, markup_scaled: int, searches: int = 0) -> int:
-        """An upper bound of what so much input costs, the price of the request itself and of so many searches included,
-        in nano-USD."""
-        millionths = tokens * self.input_rate + (self.request_nano + searches * self.search_nano) * MILLION
-        if not markup_scaled:
-            return ceil_div(millionths, MILLION)
-        return round_up(millionths * (COST_SCALE // MILLION), markup_scaled)
-
-    def unit_nano(self, markup_scaled: int) -> int:
-        """An upper bound of one output token's cost, in whole nano-USD."""
-        unit = self._units.get(markup_scaled)
-        if unit is None:
-            unit = self._units[markup_scaled] = round_up(self.output_rate * (COST_SCALE // MILLION), markup_scaled)
-        return unit
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A provider and its model that may serve a request. `entry` is the resolved name, under which a request is
-    admitted and recorded whichever candidate serves it; `model` the provider's own. `rates` is None where no price is
-    in force; a request keeps those that its hold was made with."""
-
-    entry: str
-    provider: ProviderConfig
-    model: str
-    markup_scaled: int
-    vocabulary: str
-    own_max_output: int | None
-    rates: Rates | None = None
-    exact_vocabulary: bool = False
-    """Whether `vocabulary` is the model's own, so that its tokens can be counted exactly."""
-    disconnect_drain_s: float | None = None
-    """Seconds that the upstream is read on after its client left: the entry's, else the provider's; None where neither
-    says, so that `defaults` and the price row's `hidden_reasoning` decide."""
-    online_searches: int = 0
-    """Searches that the model's name asks for by itself (`:online`)."""
-    searches_itself: bool = False
-    """Whether the model searches once before it answers, also where the request does not ask for it."""
-    fallback: str | None = None
-    """Where it is a fallback of `entry`, the entry that describes it."""
-    health: tuple[TargetHealth, ...] = field(default=(), repr=False, compare=False)
-    """That of the provider's targets, in their order."""
-    prices: PriceTable | None = field(default=None, repr=False, compare=False)
-    """The table that `rates` are of, and the Unix time at which they are."""
-    priced_at_s: float = field(default=0.0, compare=False)
-    others: Mapping[str, Rates] = field(default_factory=dict)
-    """Prices of other models of this provider that may answer, by their names there, where a request names some."""
-
-    @property
-    def max_output_tokens(self) -> int | None:
-        """The most output tokens that one answer can have, by the route or its price row."""
-        if self.own_max_output is not None or self.rates is None:
-            return self.own_max_output
-        return self.rates.row.max_output_tokens or self.rates.row.context_window
-
-    @property
-    def context_window(self) -> int | None:
-        """The largest context window of the models that may answer; None where one of them has none in its row."""
-        if self.rates is None:
-            return None
-        window = self.rates.row.context_window
-        for other in self.others.values():
-            further = other.row.context_window
-            window = None if window is None or further is None else max(window, further)
-        return window
-
-    @property
-    def costs_no_input(self) -> bool:
-        """Whether input has a price, and that is zero in every class."""
-        return self.rates is not None and not self.rates.input_rate and "input" in self.rates.row.per_million
-
-    def within_window(self, asked: int) -> int:
-        """A client's own maximum of output tokens, up to the context window, beyond which no model writes."""
-        window = self.context_window
-        return asked if window is None else min(asked, window)
-
-    def rates_of(self, served: str | None) -> Rates | None:
-        """The prices of the model that an answer names: its own, or those of the longest name that it begins with
-        (providers add a date). Where it names none of them: the dearest."""
-        if self.rates is None:
-            return None
-        named = {self.model: self.rates, **self.others}
-        known = [name for name in named if served is not None and served.startswith(name)]
-        if known:
-            return named[max(known, key=len)]
-        return max(named.values(), key=lambda rates: (rates.output_rate, rates.input_rate))
-
-    def row_of(self, model: str) -> PriceRow | None:
-        """The price row of another model of this provider, from the table that the request was admitted under."""
-        return self.prices.find(self.provider.name, model, self.priced_at_s) if self.prices is not None else None
-
-
-class Destination(msgspec.Struct, frozen=True):
-    """A candidate and the targets, at least one, by which its provider takes requests to one endpoint. Its terms are
-    `kept_as` this with a principal, beside what gateways keep there, whose ids are no such words."""
-
-    kept_as: str
-    candidate: Candidate
-    targets: tuple[Target, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """Where a model's name leads: the candidates, in the order in which they are asked. A request is held for the
-    dearest of them, and charged by the row of the one that served."""
-
-    entry: str
-    candidates: tuple[Candidate, ...]
-    _destinations: dict[tuple[str, str], tuple[Destination, ...]] = field(
-        default_factory=dict, repr=False, compare=False
-    )
-    """By dialect and operation; each is made with its first request."""
-
-    @property
-    def first(self) -> Candidate:
-        """The candidate that is listed: by its price and limits."""
-        return self.candidates[0]
-
-    @property
-    def served(self) -> frozenset[str]:
-        """The names of the dialects in which a request may reach any candidate."""
-        return frozenset().union(*(candidate.provider.served for candidate in self.candidates))
-
-    def destinations(self, match: Match) -> tuple[Destination, ...]:
-        """The candidates whose providers serve the dialect of an endpoint."""
-        key = (match.dialect.name, match.endpoint.operation)
-        found = self._destinations.get(key)
-        if found is None:
-            made = [(each, Target.all_of(each.provider, match, each.model, each.health)) for each in self.candidates]
-            found = tuple(
-                Destination(f"terms {number}", candidate, targets)
-                for number, (candidate, targets) in enumerate(made)
-                if targets
-            )
-            if match.parameters.keys() <= _OF_THE_ROUTE:
-                self._destinations[key] = found
-        return found
 
 
 class Router:
@@ -236,8 +51,7 @@ class Router:
         self._providers = providers
         self._models = models
         self._prices = prices
-        self.may_be_free = _may_be_free(prices)
-        """Whether there may be a model that costs nothing."""
+        self._free_at = self._costing_nothing()
         self._by_target = {
             (model.provider, model.model): name
             for name, model in sorted(models.items(), key=lambda item: (item[0] == item[1].model, item[0]))
@@ -266,8 +80,23 @@ class Router:
     def reprice(self, prices: PriceTable) -> None:
         """Price requests by another table from now on; those that were admitted keep theirs."""
         self._prices = prices
-        self.may_be_free = _may_be_free(prices)
+        self._free_at = self._costing_nothing()
         self._found.clear()
+
+    def may_be_free(self, match: Match) -> bool:
+        """Whether a request to an endpoint may cost nothing, by the model that it names."""
+        return match.endpoint.free or (match.dialect.name, match.endpoint.writes) in self._free_at
+
+    def _costing_nothing(self) -> frozenset[tuple[str, bool]]:
+        """Return where providers that are on have models which cost nothing: by dialect, and by whether they write."""
+        return frozenset(
+            (dialect, writes)
+            for row in self._prices.rows
+            if (provider := self._providers.get(row.provider)) is not None and provider.enabled
+            for writes in (True, False)
+            if costs_nothing(row, writes=writes)
+            for dialect in provider.served
+        )
 
     def with_others(
         self, candidate: Candidate, models: Iterable[str], now_s: float
@@ -307,9 +136,11 @@ class Router:
         config = self._models[entry]
         if not entry.endswith("*"):
             return (entry,)
-        if not self._providers[config.provider].enabled:
+        provider = self._providers[config.provider]
+        if not provider.enabled:
             return ()
-        return (name for name in self._prices.models(config.provider) if name.startswith(entry[:-1]))
+        names = self._prices.models(config.provider)
+        return (name for name in names if name.startswith(entry[:-1]) and is_asked_here(name, provider))
 
     def _matching(self, name: str, now_s: float) -> ModelConfig | None:
         """The entry of the longest prefix whose provider has a price for a name, under that name."""
@@ -368,10 +199,6 @@ class Router:
                 provider.disconnect_drain_s if config.disconnect_drain_s is None else config.disconnect_drain_s
             ),
         )
-
-
-def _may_be_free(prices: PriceTable) -> bool:
-    return any(not row.dearest_nano(INPUT_CLASSES) for row in prices.rows)
 
 
 def _span(row: PriceRow, now_s: float) -> tuple[int, int]:

@@ -10,7 +10,7 @@ its object is nobody's then, and can't be named later.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -23,7 +23,8 @@ from gateway.server.refusals import Refuse
 
 if TYPE_CHECKING:
     from billing.principals import Principal
-    from gateway.dialects.base import Created, Match, ParsedRequest, Stored
+    from gateway.dialects.base import Match
+    from gateway.dialects.facts import Created, Creation, ParsedRequest, Stored
     from gateway.proxy.context import RequestContext
     from gateway.proxy.routing import Router
     from gateway.server.exchange import Exchange
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 MOST_WITHHELD_BYTES: Final = 1 << 20
 """Of a stream's beginning that wait for its first event."""
 MOST_ID_CHARS: Final = 200
+Keep = Callable[["Created"], Awaitable[None]]
 
 
 class StoredObjects:
@@ -111,38 +113,71 @@ class StoredObjects:
             logger.error("request %s: its object could not be recorded: %s", context.request_id, error)
 
 
+class FirstEvent:
+    """Looks for the object that the first event of a stream tells of. `feed` returns whether that is over."""
+
+    __slots__ = ("_begun", "_creation", "_only", "created")
+
+    def __init__(self, creation: Creation, *, only: bool = True) -> None:
+        """Without `only` a later event will do: the beginning of the stream may have been read before."""
+        self._creation = creation
+        self._only = only
+        self._begun = bytearray()
+        self.created: Created | None = None
+
+    def feed(self, data: bytes) -> bool:
+        """Take a further piece; True once the first event has been here whole, or is too large."""
+        self._begun += data
+        match = EVENT_END.search(self._begun)
+        while match is not None:
+            if data_of_event := event_data(bytes(self._begun[: match.end()])):
+                self.created = self._creation.of_event(data_of_event)
+                if self._only or self.created is not None:
+                    return True
+            match = EVENT_END.search(self._begun, match.end())
+        return len(self._begun) >= MOST_WITHHELD_BYTES
+
+    def taken(self) -> bytes:
+        """Return what was fed so far, once."""
+        begun, self._begun = bytes(self._begun), bytearray()
+        return begun
+
+
 class Withheld:
-    """The beginning of a stream that creates an object: kept from the client until the object is recorded.
+    """The beginning of a stream that creates an object: kept from the client until the object is recorded, and until
+    the work on it is kept where that is done in the background.
 
     `put` takes what is to pass; it returns False where `release` must be awaited before more is put.
     """
 
-    __slots__ = ("_begun", "_context", "_exchange", "_objects", "_open", "created")
+    __slots__ = ("_context", "_exchange", "_first", "_keep", "_objects", "_open")
 
-    def __init__(self, objects: StoredObjects, exchange: Exchange, context: RequestContext) -> None:
+    def __init__(
+        self, objects: StoredObjects, exchange: Exchange, context: RequestContext, creation: Creation, keep: Keep
+    ) -> None:
+        """`keep` is given an object on which the provider works on without this stream."""
         self._objects = objects
         self._exchange = exchange
         self._context = context
-        self._begun = bytearray()
+        self._first = FirstEvent(creation)
+        self._keep = keep
         self._open = False
-        self.created: Created | None = None
+
+    @property
+    def created(self) -> Created | None:
+        """Return the object, once its event is here."""
+        return self._first.created
+
+    @property
+    def running(self) -> Created | None:
+        """Return the object on which the provider works on where this stream breaks."""
+        return running_of_event(self._context.parsed, self._first.created)
 
     def put(self, data: bytes) -> bool:
         """Pass data on, or withhold it. Raises `ClientGone`."""
         if self._open:
             return self._exchange.put(data)
-        self._begun += data
-        match = EVENT_END.search(self._begun)
-        while match is not None:
-            if data_of_event := event_data(bytes(self._begun[: match.end()])):
-                self.created = self._created(data_of_event)
-                return False
-            match = EVENT_END.search(self._begun, match.end())
-        return len(self._begun) < MOST_WITHHELD_BYTES
-
-    def _created(self, data: bytes) -> Created | None:
-        stored = self._context.parsed.stored
-        return stored.creation.of_event(data) if stored is not None and stored.creation is not None else None
+        return not self._first.feed(data)
 
     async def release(self) -> None:
         """Record the object, and let its event pass. Raises `ClientGone`."""
@@ -150,8 +185,10 @@ class Withheld:
             return
         if self.created is not None:
             await self._objects.record(self._context, self.created, None)
+        if (running := self.running) is not None:
+            await self._keep(running)
         self._open = True
-        begun, self._begun = bytes(self._begun), bytearray()
+        begun = self._first.taken()
         if begun:
             self._exchange.put(begun)
 
@@ -159,3 +196,9 @@ class Withheld:
         """Release what is withheld, and wait until the client has taken it, or has left."""
         await self.release()
         await self._exchange.flushed()
+
+
+def running_of_event(parsed: ParsedRequest, created: Created | None) -> Created | None:
+    """Return the object of a stream's first event where the provider works on it in the background."""
+    background = parsed.stored is not None and parsed.stored.background
+    return created if background and created is not None and created.running else None

@@ -4,6 +4,7 @@ edge             the server: metered requests go straight to the proxy, all othe
 connection       one connection of a client, whose requests are served in order
 aiohttp_private  every private part of aiohttp that this takes, compared at start; plain  the edge without them
 ports, exchange  one metered request and its answer, as bytes: framing; a broken answer can't pass for a whole one
+frames           the same of one message of a WebSocket
 stalls           clients that take nothing of their answer, or send no more
 paced            how fast bodies are taken, and how much is parsed at once; heads  memory of heads that are not whole,
                  and trailers, which are never headers

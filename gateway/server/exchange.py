@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from gateway.dialects.base import Envelope, Match
     from gateway.server.cors import Cors
     from gateway.server.ports import ClientConnection, Head
+    from gateway.upstream.base import Transport
 
 RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)
 CONTINUES: Final = "100-continue"
@@ -76,6 +77,7 @@ class Exchange:
         "headers",
         "keep_alive",
         "match",
+        "over",
         "path",
         "payload",
         "raw_headers",
@@ -105,6 +107,8 @@ class Exchange:
         if match is not None:
             self.match = match
             self.envelope = match.dialect
+        self.over: Transport | None = None
+        """What providers are asked over, in place of their own transports."""
         self.path = message.path
         """As the client asked for it, with its query string."""
         self.account = ""

@@ -7,5 +7,6 @@ slots        how many connections are in use, an account's share, and the queues
 connection   one HTTP/1.1 connection; response  the body of an answer on it
 health       which of a provider's targets to try
 http_proxy   through a proxy, on aiohttp's client session
+socket       over a WebSocket, one for each client's
 local/       a provider inside the process
 """

@@ -17,6 +17,8 @@ from tests.chaos.plan import MAX_OUTPUT_TOKENS, Plan, read_plan
 SILENT_S: Final = 40.0
 """A request that gets no answer is left for as long, which no gateway here waits for."""
 SSE: Final = {"Content-Type": "text/event-stream"}
+JOB_INPUT: Final = 7
+JOB_OUTPUT: Final = 5
 DONE: Final = b"data: [DONE]\n\n"
 PADDING: Final = b": " + b"." * (128 << 10) + b"\n\n"
 """A comment, which is no output; more of them than the sockets on the way take."""
@@ -34,6 +36,10 @@ class Upstream:
         self.failed: Counter[str] = Counter()
         """How often it has failed so, by how."""
         self.counts_answers = counts_answers
+        self.jobs: dict[str, bool] = {}
+        """Responses in the background, by id, and whether somebody has asked after each; they are done once they may
+        be."""
+        self.may_end = False
         self._chance = random.Random(7)  # noqa: S311 - faults, not a secret
         self.url = ""
 
@@ -43,6 +49,8 @@ class Upstream:
         app = web.Application()
         app.router.add_post("/v1/chat/completions", self._answer)
         app.router.add_post("/spare/v1/chat/completions", self._answer)
+        app.router.add_post("/v1/responses", self._begin)
+        app.router.add_get("/v1/responses/{id}", self._look)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
         await runner.setup()
         try:
@@ -78,6 +86,24 @@ class Upstream:
         message = {"role": "assistant", "content": "word " * plan.output_tokens}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         return web.json_response(_completion("chat.completion", [choice], usage=_usage(plan)))
+
+    async def _begin(self, request: web.Request) -> web.StreamResponse:
+        """Begin a response in the background; a stream of it never ends."""
+        name, streamed = f"resp_{len(self.jobs)}", (await request.json()).get("stream")
+        self.jobs[name] = False
+        if not streamed:
+            return web.json_response(_job(name, done=False))
+        response = web.StreamResponse(headers=SSE)
+        with suppress(ConnectionResetError):
+            await response.prepare(request)
+            await response.write(_event({"type": "response.created", "response": _job(name, done=False)}))
+            await asyncio.sleep(SILENT_S)
+        return response
+
+    async def _look(self, request: web.Request) -> web.Response:
+        name = request.match_info["id"]
+        self.jobs[name] = True
+        return web.json_response(_job(name, done=self.may_end))
 
     def _count_answer(self, plan: Plan) -> None:
         if self.counts_answers:
@@ -122,6 +148,12 @@ def _bounded(plan: Plan, body: bytes) -> Plan:
 
 def _completion(kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
     return {"id": "chatcmpl-1", "object": kind, "created": 1, "model": "chaos", "choices": choices, **more}
+
+
+def _job(name: str, *, done: bool) -> dict[str, Any]:
+    usage = {"input_tokens": JOB_INPUT, "output_tokens": JOB_OUTPUT, "total_tokens": JOB_INPUT + JOB_OUTPUT}
+    status = "completed" if done else "in_progress"
+    return {"id": name, "object": "response", "status": status, "output": [], "usage": usage if done else None}
 
 
 def _usage(plan: Plan) -> dict[str, int]:

@@ -1,7 +1,6 @@
 """What the gateway is made to do for a library, and the provider behind it, which does what a prompt says."""
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -11,23 +10,17 @@ from typing import Any, Final
 from aiohttp import web
 
 from gateway.config.settings import ModelConfig, Settings
+from tests.clients import provider
 from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat
-from tests.support.gateways import DONE, Gate, answer, delta, event, saying, streaming, until, usage_chunk
+from tests.support.gateways import Gate, impatient, saying, until
 
 MODEL: Final = "gpt-4o-mini"
 UNPRICED, UNKNOWN = "gpt-4", "gpt-4-turbo"
-"""Names that every library knows, some refuse others by themselves."""
+"""Names that every library knows, some refuse others by themselves: of the gateways here, the first leads to a model
+that has no price, the second to none."""
 TEXT: Final = "Good day, friend."
 HELD: Final = "hold"
 PLAIN, HTML, SILENT, CUT, WRONG = "Say something.", "html", "silent", "cut", "wrong"
-TOO_LONG: Final = {
-    "error": {
-        "message": "This model's maximum context length is 128000 tokens.",
-        "type": "invalid_request_error",
-        "param": "messages",
-        "code": "context_length_exceeded",
-    }
-}
 
 
 @dataclass(frozen=True)
@@ -69,8 +62,17 @@ class World:
         await asyncio.gather(*running)
 
 
-def _unpriced(settings: Settings) -> Settings:
-    return replace(settings, models={**settings.models, UNPRICED: ModelConfig(UNPRICED, "openai", UNPRICED)})
+def _few_models(settings: Settings) -> Settings:
+    named = {name: model for name, model in settings.models.items() if not name.endswith("*")}
+    unpriced = ModelConfig(UNPRICED, "openai", "a-model-without-a-price")
+    return in_all_apis(impatient(replace(settings, models={**named, UNPRICED: unpriced})))
+
+
+def in_all_apis(settings: Settings) -> Settings:
+    """Settings whose provider serves every API, as some gateways that are themselves asked by gateways do."""
+    own = settings.providers["openai"]
+    dialects = {name: own.base_url.removesuffix("/v1") for name in ("anthropic", "gemini")}
+    return replace(settings, providers={**settings.providers, "openai": replace(own, dialects=dialects)})
 
 
 @asynccontextmanager
@@ -78,9 +80,9 @@ async def worlds(make_gateway: MakeGateway, upstream: Callable[[Handler], Awaita
     """Everything that the behaviours need."""
     url = await upstream(_provider(lambda: world.gate))
     world = World(
-        await make_gateway(url, change=_unpriced),
-        await make_gateway(url, upstream_timeout_s=0.1),
-        await make_gateway(url, max_unsettled=1),
+        await make_gateway(url, change=_few_models),
+        await make_gateway(url, change=_few_models, upstream_timeout_s=0.1),
+        await make_gateway(url, change=_few_models, max_unsettled=1),
     )
     try:
         yield world
@@ -90,16 +92,15 @@ async def worlds(make_gateway: MakeGateway, upstream: Callable[[Handler], Awaita
 
 def _provider(gate: Callable[[], Gate]) -> Handler:
     async def reply(request: web.Request) -> web.StreamResponse:
-        messages = (await request.json())["messages"]
-        prompt = json.dumps(messages[-1]["content"])
+        prompts = await request.text()
         for word, handler in (
             (HELD, gate().serve),
             (HTML, saying(b"<html>", Content_Type="text/html")),
             (SILENT, _silent),
-            (WRONG, saying(TOO_LONG, 400)),
-            (CUT, streaming(delta("Good"), delta(" day"), cut=True)),
+            (WRONG, provider.refuse),
+            (CUT, provider.cut_off),
         ):
-            if prompt == f'"{word}"':
+            if f'"{word}"' in prompts:
                 return await handler(request)
         return await _said(request)
 
@@ -112,25 +113,7 @@ async def _silent(request: web.Request) -> web.StreamResponse:
 
 
 async def _said(request: web.Request) -> web.StreamResponse:
-    """The text, as a tool's argument where a tool is offered."""
-    asked = await request.json()
-    call = None
-    if "tools" in asked:
-        called = {"name": asked["tools"][0]["function"]["name"], "arguments": json.dumps({"text": TEXT})}
-        call = {"index": 0, "id": "call_1", "type": "function", "function": called}
-    if not asked.get("stream"):
-        whole = answer(TEXT)
-        if call:
-            whole["choices"][0]["message"] = {"role": "assistant", "content": None, "tool_calls": [call]}
-            whole["choices"][0]["finish_reason"] = "tool_calls"
-        return await saying(whole)(request)
-    if call is None:
-        pieces = [delta(word) for word in ("Good", " day", ", friend.")]
-    else:
-        choice = {"index": 0, "delta": {"role": "assistant", "tool_calls": [call]}, "finish_reason": None}
-        made = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": MODEL}
-        pieces = [event({**made, "choices": [choice]})]
-    return await streaming(*pieces, delta(finish="tool_calls" if call else "stop"), usage_chunk(), DONE)(request)
+    return await provider.answer(request, TEXT)
 
 
 # What is asked, in the order of the documentation's rows

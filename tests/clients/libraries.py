@@ -19,15 +19,27 @@ INSTALLED: Final = Path(sys.prefix) / "clients"
 WAIT_S: Final = 600.0
 
 
+DEV_LOCK, LOCK, NPM_LOCK = "requirements/dev.lock", "requirements/clients.lock", "tests/clients/npm/package-lock.json"
+ALL: Final = ("plain", "stream", "tools", "image", "structured", "asynchronous")
+"""What a library is asked to do with a provider that no one here wrote."""
+IN_NODE: Final = ALL[:-1]
+"""Every call there is asynchronous."""
+
+
 @dataclass(frozen=True)
 class Library:
-    """One library. `package` is its name where it is published, `lock` the file that says its version."""
+    """One library in one API. `package` is its name where it is published, `lock` the file that says its version,
+    `base` what of the path its base URL has, `does` what is tried beside the table of the documentation."""
 
     name: str
-    title: str
     package: str
-    lock: str
     driver: str
+    lock: str = LOCK
+    api: str = "chat"
+    base: str = "/v1"
+    does: tuple[str, ...] = ALL
+    table: str = ""
+    """Whose table of the documentation it has; its own where this is empty."""
 
     @property
     def node(self) -> bool:
@@ -46,7 +58,7 @@ class Library:
     @property
     def missing(self) -> str | None:
         """Why it can't be run here; None where it can."""
-        if self.lock == "requirements/dev.lock":
+        if self.lock == DEV_LOCK:
             return None
         needed = INSTALLED / (".npm" if self.node else ".python")
         if needed.exists():
@@ -58,27 +70,36 @@ class Library:
         if self.node:
             program = "".join((HERE / "npm" / name).read_text("utf-8") for name in ("driving.mjs", self.driver))
             return [node(), "--input-type=module", "--eval", program], INSTALLED / "npm"
-        python = sys.executable if self.lock == "requirements/dev.lock" else str(INSTALLED / "bin" / "python")
+        python = sys.executable if self.lock == DEV_LOCK else str(INSTALLED / "bin" / "python")
         return [python, str(HERE / "drivers" / self.driver)], HERE
 
 
+def _of_npm(name: str, package: str, driver: str, **more: str) -> Library:
+    return Library(name, package, driver, NPM_LOCK, does=IN_NODE, **more)
+
+
 LIBRARIES: Final = (
-    Library("openai-python", "openai (Python)", "openai", "requirements/dev.lock", "by_openai.py"),
-    Library(
-        "langchain", "LangChain, langchain-openai", "langchain-openai", "requirements/clients.lock", "by_langchain.py"
-    ),
-    Library(
-        "llama-index",
-        "LlamaIndex, llama-index-llms-openai",
-        "llama-index-llms-openai",
-        "requirements/clients.lock",
-        "by_llama_index.py",
-    ),
-    Library("litellm", "LiteLLM", "litellm", "requirements/clients.lock", "by_litellm.py"),
-    Library("instructor", "Instructor", "instructor", "requirements/clients.lock", "by_instructor.py"),
-    Library("openai-node", "openai (Node.js)", "openai", "tests/clients/npm/package-lock.json", "by_openai.mjs"),
-    Library("ai-sdk", "AI SDK, ai", "ai", "tests/clients/npm/package-lock.json", "by_ai_sdk.mjs"),
+    Library("openai-python", "openai", "by_openai.py", DEV_LOCK),
+    Library("openai-python-responses", "openai", "by_openai.py", DEV_LOCK, "responses", table="openai-python"),
+    Library("langchain", "langchain-openai", "by_langchain.py"),
+    Library("langchain-anthropic", "langchain-anthropic", "by_langchain.py", api="messages", base=""),
+    Library("llama-index", "llama-index-llms-openai", "by_llama_index.py", does=ALL[:2]),
+    Library("litellm", "litellm", "by_litellm.py"),
+    Library("litellm-anthropic", "litellm", "by_litellm.py", api="messages", base=""),
+    Library("litellm-gemini", "litellm", "by_litellm.py", api="gemini", base="/v1beta"),
+    Library("instructor", "instructor", "by_instructor.py", does=()),
+    Library("anthropic-python", "anthropic", "by_anthropic.py", api="messages", base=""),
+    Library("google-genai", "google-genai", "by_google_genai.py", api="gemini", base=""),
+    _of_npm("openai-node", "openai", "by_openai.mjs"),
+    _of_npm("openai-node-responses", "openai", "by_openai.mjs", api="responses", table="openai-node"),
+    _of_npm("anthropic-node", "@anthropic-ai/sdk", "by_anthropic.mjs", api="messages", base=""),
+    _of_npm("google-genai-node", "@google/genai", "by_google_genai.mjs", api="gemini", base=""),
+    _of_npm("ai-sdk", "ai", "by_ai_sdk.mjs", api="compatible"),
+    _of_npm("ai-sdk-openai-chat", "@ai-sdk/openai", "by_ai_sdk.mjs", table="ai-sdk"),
+    _of_npm("ai-sdk-openai", "@ai-sdk/openai", "by_ai_sdk.mjs", api="responses", table="ai-sdk"),
+    _of_npm("ai-sdk-anthropic", "@ai-sdk/anthropic", "by_ai_sdk.mjs", api="messages"),
 )
+NAMED: Final = {library.name: library for library in LIBRARIES}
 
 
 @cache

@@ -25,6 +25,14 @@ class Seen:
         return dict(json.loads(self.body)["error"])
 
     @property
+    def code(self) -> str:
+        """The code of a refusal, where each API has its own; what kind of error it is where it has none."""
+        details = self.error.get("details")
+        if isinstance(details, list):
+            return str(details[0]["metadata"]["code"])
+        return str(self.error.get("status") or self.error.get("code") or self.error["type"])
+
+    @property
     def retry_after_s(self) -> int | None:
         said = self.headers.get("retry-after")
         return None if said is None else int(said)

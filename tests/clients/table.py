@@ -3,6 +3,7 @@
 The tables between the marks of a library are made and compared by `test_libraries`; all else is written by hand.
 """
 
+import json
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -27,7 +28,7 @@ HEAD: Final = (
 def row(what: str, relay: Relay, told: Told) -> str:
     """One behaviour as a line of the table."""
     last = relay.answers[-1]
-    answered = f"{last.status}" if last.status == 200 else f"{last.status} `{last.error['code']}`"
+    answered = f"{last.status}" if last.status == 200 else f"{last.status} `{last.code}`"
     cells = [what, answered, _raised(told), str(relay.requests), _waits(told.waits, relay.answers), _read(told, last)]
     return f"| {' | '.join(cells)} |"
 
@@ -56,7 +57,9 @@ def _read(told: Told, last: Seen) -> str:
         return told.text or ""
     text = told.message
     if last.status != 200:
-        text = text.replace(str({"error": last.error}), BODY).replace(last.error["message"], MESSAGE)
+        for body in (str(json.loads(last.body)), repr(last.body), last.body.decode()):
+            text = text.replace(body, BODY)
+        text = text.replace(last.error["message"], MESSAGE)
     return re.sub(r"\s+", " ", text).replace("|", "\\|")
 
 

@@ -1,54 +1,21 @@
 """Google's own library by its base URL alone: what it makes of answers, of refusals and of a provider's errors."""
 
 import json
-from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway.config.models import ProviderConfig
-from gateway.config.secret import Secret
 from gateway.config.settings import Settings
-from tests.clients.libraries import Asker, Library, started
-from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway
+from tests.clients.libraries import NAMED, Asker
+from tests.gateway.conftest import Customer
 from tests.gateway.dialects.gemini.support import MODEL, answer, candidate, counts
 from tests.gateway.dialects.gemini.test_streams import PIECES, events
 from tests.support.gateways import PROVIDER_KEY, Provider, assert_free, saying, spent_nano, streaming, the_event
 
 pytestmark = pytest.mark.slow
-LIBRARY = Library(
-    "google-genai", "google-genai (Python)", "google-genai", "requirements/clients.lock", "by_google_genai.py"
-)
-Upstream = Callable[[Handler], Any]
+LIBRARY, PROVIDER = NAMED["google-genai"], "gemini"
 IN, OUT = 300, 2_500
-
-
-@pytest.fixture
-async def asker(tmp_path: Path) -> AsyncIterator[Asker]:
-    if LIBRARY.missing:
-        pytest.skip(LIBRARY.missing)
-    async with started(LIBRARY, tmp_path / "log") as made:
-        yield made
-
-
-@pytest.fixture
-def make_customer(make_gateway: MakeGateway, upstream: Upstream) -> Any:
-    """Makes a customer of a gateway before a provider; options are the customer's."""
-
-    async def make(handler: Handler | str, balance_usd: str = "5.00", change: Any = None, **key: Any) -> Customer:
-        url = handler if isinstance(handler, str) else (await upstream(handler)).removesuffix("/v1")
-
-        def with_provider(settings: Settings) -> Settings:
-            own = ProviderConfig("gemini", "gemini", url, Secret(PROVIDER_KEY))
-            settings = replace(settings, providers={**settings.providers, "gemini": own})
-            return settings if change is None else change(settings)
-
-        gateway: Gateway = await make_gateway(change=with_provider)
-        return await gateway.customer(balance_usd, **key)
-
-    return make
 
 
 async def ask(asker: Asker, customer: Customer, how: str = "plain", **asked: Any) -> dict[str, Any]:
@@ -137,12 +104,14 @@ async def test_refusals_are_its_own_exceptions(asker: Asker, make_customer: Any)
     assert provider.sent == []
 
 
-@pytest.mark.parametrize(("status", "raised"), [(400, "ClientError"), (429, "ClientError"), (503, "ServerError")])
-async def test_a_provider_s_errors(asker: Asker, make_customer: Any, status: int, raised: str) -> None:
-    said = {"error": {"code": status, "message": "Come back later.", "status": "X"}}
-    customer = await make_customer(saying(said, status))
-    told = await ask(asker, customer)
-    assert (told["raised"], told["code"], told["details"]) == (raised, status, said)
+async def test_a_provider_s_errors(asker: Asker, make_customer: Any) -> None:
+    provider = Provider(saying({}))
+    customer = await make_customer(provider.serve)
+    for status, raised in ((400, "ClientError"), (429, "ClientError"), (503, "ServerError")):
+        said = {"error": {"code": status, "message": "Come back later.", "status": "X"}}
+        provider.reply = saying(said, status)
+        told = await ask(asker, customer)
+        assert (told["raised"], told["code"], told["details"]) == (raised, status, said)
     await assert_free(customer)
 
 

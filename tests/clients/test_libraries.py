@@ -11,7 +11,7 @@ import pytest
 
 from tests.clients import table
 from tests.clients.behaviours import BEHAVIOURS, TEXT, World, worlds
-from tests.clients.libraries import LIBRARIES, Asker, Library, Told, started
+from tests.clients.libraries import LIBRARIES, NAMED, Asker, Library, Told, started
 from tests.clients.relay import Relay, relaying
 from tests.gateway.conftest import Handler, MakeGateway
 
@@ -34,27 +34,31 @@ async def test_what_it_makes_of_each(
     if library.missing:
         pytest.skip(library.missing)
     async with started(library, tmp_path / "log") as asker, worlds(make_gateway, upstream) as world:
-        outcomes = {name: await outcome(world, asker, name) for name in BEHAVIOURS}
+        outcomes = {name: await outcome(world, asker, library, name) for name in BEHAVIOURS}
     for name, (relay, told) in outcomes.items():
         check(name, relay, told)
     for name, like in ALIKE.items():
         check_alike(outcomes, name, like)
     rows = [table.row(name, *seen) for name, seen in outcomes.items() if name not in ALIKE]
+    if library.table:
+        assert table.documented(NAMED[library.table]).splitlines()[-len(rows) :] == rows
+        return
     if table.WRITES:
         table.document(library, table.section(library, rows))
     assert table.documented(library).splitlines() == table.section(library, rows).splitlines()
 
 
-async def outcome(world: World, asker: Asker, name: str) -> tuple[Relay, Told]:
+async def outcome(world: World, asker: Asker, library: Library, name: str) -> tuple[Relay, Told]:
     """What went over the wire, and what the library made of it."""
     asked = await BEHAVIOURS[name](world)
     async with relaying(asked.customer.gateway.url) as relay:
         told = await asker.ask(
-            base_url=f"{relay.url}/v1",
+            base_url=relay.url + library.base,
             api_key=asked.customer.key,
+            api=library.api,
             model=asked.model,
             prompt=asked.prompt,
-            stream=asked.stream,
+            what="stream" if asked.stream else "plain",
         )
     await world.let_go()
     return relay, told

@@ -11,9 +11,10 @@ from aiohttp import web
 from ulid import ULID
 
 from gateway.app import serving
-from gateway.config.settings import Limits, ProviderConfig, Secret, Settings, load_settings
+from gateway.config.settings import Limits, ProviderConfig, Secret, Settings
 from gateway.proxy.handler import Proxy
 from gateway.runtime import Runtime, open_runtime
+from tests.support.shipped import shipped_settings
 
 ADMIN_KEY = "admin-key-of-all-the-tests"
 OF_TESTS = {
@@ -132,10 +133,7 @@ async def make_gateway(database_url: str, redis_url: str, key_prefix: str) -> As
             change: Callable[[Settings], Settings] | None = None,
             **defaults: Any,
         ) -> Gateway:
-            settings = replace(
-                load_settings({"ADMIN_API_KEY": ADMIN_KEY}, mode="command"),
-                defaults=replace(Limits(), **{**OF_TESTS, **defaults}),
-            )
+            settings = replace(shipped_settings(ADMIN_KEY), defaults=replace(Limits(), **{**OF_TESTS, **defaults}))
             if upstream is not None:
                 providers = {
                     **settings.providers,

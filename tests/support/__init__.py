@@ -1,11 +1,25 @@
 """What tests of several folders share.
 
-servers            real Postgres and Redis, a pair for each process of tests; redis_cluster  six servers gateways
-providers that do as they are told, and what must hold once a request is over passed_answers     streams through a whole
-gateway; unreported_costs  answers without a usage of their own providers          providers on loopback, and what the
-transport makes of them; local_answers  those of the local provider clients            clients that leave, pause or read
-slowly edge_servers       the server's edge on loopback; fed_connections  a provider's connection, fed by hand commands
-`metergate` as a person runs it; commander  the same from a process that has imported it supervised_worker  a worker for
-tests of the supervisor; supervising  the supervisor, as a process ports              ports that nobody listens on
+servers            real Postgres and Redis, a pair for each process of tests
+databases          databases that are cleaned and used again; loop_thread  what goes on between tests
+scratch            the folder in which a run writes all that it writes
+databases          copies of a template that are cleaned and used again
+loop_thread        an event loop in a thread, for what outlives a test's own
+redis_cluster      six servers of Redis Cluster
+shipped            the shipped settings and prices, read once
+gateways           providers that do as they are told, and what must hold once a request is over
+passed_answers     streams through a whole gateway
+unreported_costs   answers without a usage of their own
+oracle             genai-prices as a second opinion of usage and prices
+providers          providers on loopback, and what the transport makes of them
+local_answers      those of the local provider
+clients            clients that leave, pause or read slowly
+edge_servers       the server's edge on loopback
+fed_connections    a provider's connection, fed by hand
+commands           `metergate` as a person runs it
+commander          the same from a process that has imported it
+supervised_worker  a worker for tests of the supervisor
+supervising        the supervisor, as a process
+ports              ports that nobody listens on
 echo_dialect       an API that nobody has, to show that the gateway knows no other than by its dialect
 """

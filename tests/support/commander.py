@@ -6,16 +6,25 @@ A line says `arguments`, `cwd`, `env`, and `stdout` and `stderr`: files to write
 nothing of this process but its modules. No thread and no event loop has been started before it is forked.
 """
 
+import gc
+import importlib
 import json
 import os
+import pkgutil
 import sys
 from typing import Any
 
-from gateway.commands import main
+from typer.testing import CliRunner
+
+import billing
+import gateway
+from gateway.commands.root import main, make_app
 
 
 def serve() -> None:
     """Until stdin ends."""
+    _import_all()
+    gc.freeze()  # what is shared with the children stays shared
     for line in sys.stdin:
         said = json.loads(line)
         child = os.fork()
@@ -24,6 +33,15 @@ def serve() -> None:
         _, status = os.waitpid(child, 0)
         sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
         sys.stdout.flush()
+
+
+def _import_all() -> None:
+    """Import what commands import when they are called: each child would do so again."""
+    for package in (billing, gateway):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+    CliRunner().invoke(make_app(), ["doctor", "--help"])  # and what help and errors are written with
 
 
 def _run(said: dict[str, Any]) -> None:

@@ -6,6 +6,5 @@ work      tools that run at the provider, other models, and features that are st
 usage     the counts of an answer, of all models that worked for it
 streams   the events of a stream
 output    what a model wrote
-errors    the envelope of errors
-models    the list of models
+envelopes errors and the list of models, as Anthropic's clients expect them
 """

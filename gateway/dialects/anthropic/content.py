@@ -10,8 +10,9 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from gateway.dialects.base import NO_PARTS, BadRequest, Parts
-from gateway.dialects.openai.fields import (
+from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.facts import NO_PARTS, Parts
+from gateway.dialects.fields import (
     NAMES_BETWEEN,
     Name,
     as_name,
@@ -22,9 +23,8 @@ from gateway.dialects.openai.fields import (
     read_objects,
     wrong_type,
 )
-from gateway.dialects.openai.parts import PLAIN_BYTES, more_items
 from gateway.dialects.output import Inline, Kind
-from gateway.dialects.structure import StructureBounds, check_value, too_many
+from gateway.dialects.structure import PLAIN_BYTES, StructureBounds, check_value, more_items, too_many
 from gateway.tokens import TOKENS_PER_MESSAGE, TOKENS_PRIMING
 
 MESSAGES: Final = "messages"

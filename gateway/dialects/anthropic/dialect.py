@@ -15,22 +15,23 @@ from msgspec import Raw
 
 from billing.usage import MAX_COUNT
 from gateway.dialects.anthropic.content import MESSAGES, count_parts, input_tokens
-from gateway.dialects.anthropic.errors import REQUEST_ID, error_body, error_headers
+from gateway.dialects.anthropic.envelopes import REQUEST_ID, error_body, error_headers
 from gateway.dialects.anthropic.output import output_of, output_of_part
 from gateway.dialects.anthropic.streams import AnthropicEvents
 from gateway.dialects.anthropic.usage import counted_from_json, usage_from_json
 from gateway.dialects.anthropic.work import BETA, TOOL_SYSTEM_TOKENS, WORK_FIELDS, check_betas, read_work
-from gateway.dialects.base import BadRequest, Endpoint, Head, Match, ParsedRequest, Reported
-from gateway.dialects.openai.fields import first_byte, folded, is_null, other_case, read_object, top_level, wrong_type
-from gateway.dialects.openai.work import PRESET
-from gateway.dialects.streaming import EVENT_STREAM, SseTap
+from gateway.dialects.base import Endpoint, Head, Match
+from gateway.dialects.events import EVENT_STREAM
+from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.facts import ParsedRequest, Reported
+from gateway.dialects.fields import first_byte, folded, is_null, other_case, read_object, top_level, wrong_type
+from gateway.dialects.streaming import SseTap
 from gateway.dialects.structure import SHORT_VALUE_BYTES, StructureBounds, check_size, check_value, too_many
+from gateway.dialects.values import checked_model, label
 
 MESSAGE: Final = "/v1/messages"
 COUNT: Final = "/v1/messages/count_tokens"
 MAX_FIELD: Final = "max_tokens"
-MAX_MODEL_CHARS: Final = 200
-MAX_LABEL_CHARS: Final = 256
 """An end user's name and a service tier are kept up to here."""
 _VERSION: Final = "anthropic-version"
 _FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
@@ -66,7 +67,7 @@ def parse(operation: str, body: bytes, bounds: StructureBounds = DEFAULT_BOUNDS)
     if fields is None:
         raise too_many("fields", bounds.fields)
     values = _values(fields, bounds)
-    model = _model(values)
+    model = checked_model(values.get("model"))
     messages = fields.get(MESSAGES)
     if messages is None:
         raise BadRequest(f"Missing required parameter: '{MESSAGES}'.", MESSAGES)
@@ -88,7 +89,7 @@ def parse(operation: str, body: bytes, bounds: StructureBounds = DEFAULT_BOUNDS)
         max_fields=() if most is None else (MAX_FIELD,),
         input_bound_tokens=len(body) + asked.prompt_tokens + schema_tokens,
         end_user=_end_user(fields.get("metadata"), bounds),
-        service_tier=_label(tier) if tier else None,
+        service_tier=label(tier) if tier else None,
         has_output=writes,
         parts=parts,
         unbounded_input=outside or asked.work.outside,
@@ -188,17 +189,6 @@ def _values(fields: Mapping[str, Raw], bounds: StructureBounds) -> dict[str, Any
     return values
 
 
-def _model(values: Mapping[str, Any]) -> str:
-    model: str | None = values.get("model")
-    if model is None:
-        raise BadRequest("Missing required parameter: 'model'.", "model")
-    if not 1 <= len(model) <= MAX_MODEL_CHARS:
-        raise BadRequest(f"Invalid value for 'model': expected 1 to {MAX_MODEL_CHARS} characters.", "model")
-    if PRESET in model:
-        raise BadRequest("A preset names its model at the provider: name the model itself.", "model")
-    return model
-
-
 def _max_tokens(values: Mapping[str, Any], of_fallbacks: int) -> int:
     """The most tokens of one answer, thinking included."""
     most: int | None = values.get(MAX_FIELD)
@@ -220,9 +210,4 @@ def _end_user(metadata: Raw | None, bounds: StructureBounds) -> str | None:
         name = _STRING.decode(user)
     except msgspec.DecodeError as error:
         raise wrong_type("metadata.user_id", "a string") from error
-    return _label(name) if name else None
-
-
-def _label(text: str) -> str:
-    """A string that is only recorded: bounded, and without NUL, which Postgres can't store."""
-    return text[:MAX_LABEL_CHARS].replace("\0", "\ufffd")
+    return label(name) if name else None

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.dialects.output import LONG_CHARACTERS, Inline, Output, Piece, joined
+from gateway.dialects.output import Output, Piece, cut_output, cut_pieces, joined
 
 _NO_OUTPUT: Final = frozenset({"type", "id", "index", "signature", "citation", "citations", "caller", "cache_control"})
 """So does a name that ends in `_id`."""
@@ -20,8 +20,6 @@ _NO_OUTPUT_EVENTS: Final = frozenset({"ping", "error", "message_delta", "message
 _TEXTS: Final = re.compile(
     rb'"(?:text|thinking|partial_json|content|data)"\s*:\s*"((?:[^"\\]|\\.)*)|"input"\s*:\s*(\{[^{}]*\}?)'
 )
-MAX_SEARCHED_BYTES: Final = 4 << 20
-"""Of a part of an answer that are looked through."""
 
 
 def pieces(data: bytes) -> list[tuple[int, Piece]]:
@@ -51,17 +49,12 @@ def output_of(body: bytes) -> Output:
 def output_of_part(part: bytes) -> Output:
     """Return what can be told of an answer that is not here to its end; not `known` where something is here that says
     nothing."""
-    found = _TEXTS.findall(part[:MAX_SEARCHED_BYTES])
-    text = b"".join(text or value for text, value in found).decode("utf-8", "replace")
-    return Output(text, known=bool(text) or not part.strip())
+    return cut_output(_TEXTS, part)
 
 
 def pieces_of_part(data: bytes) -> list[tuple[int, Piece]]:
     """Return what can be told of an event that broke off: its text; data where it is long and has none."""
-    part = output_of_part(data)
-    if part.text:
-        return [(0, part.text)]
-    return [(0, Inline("file", len(data)))] if len(data) >= LONG_CHARACTERS else []
+    return cut_pieces(_TEXTS, data, "file")
 
 
 def _of_event(event: dict[str, Any]) -> Iterator[str]:

@@ -14,7 +14,8 @@ from msgspec import Raw
 from billing.usage import merge_snapshot
 from gateway.dialects.anthropic.output import pieces, pieces_of_part
 from gateway.dialects.anthropic.usage import reported_of
-from gateway.dialects.base import EventFacts
+from gateway.dialects.events import with_cost
+from gateway.dialects.facts import EventFacts
 from gateway.dialects.output import Piece
 
 _NULL: Final = Raw(b"null")
@@ -98,11 +99,4 @@ class AnthropicEvents:
 
     def with_cost(self, data: bytes, cost_usd: str) -> bytes:
         """Return the same JSON with `cost_usd` as the last field of its `usage`."""
-        try:
-            event = _FIELDS.decode(data)
-            usage = _FIELDS.decode(event["usage"])
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError):
-            return data
-        usage["cost_usd"] = Raw(msgspec.json.encode(cost_usd))
-        event["usage"] = Raw(msgspec.json.encode(usage))
-        return msgspec.json.encode(event)
+        return with_cost(data, "usage", cost_usd)

@@ -21,10 +21,11 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT
-from gateway.dialects.base import NO_WORK, BadRequest, Work
-from gateway.dialects.openai.fields import first_byte, is_null, read_object, read_objects, wrong_type
-from gateway.dialects.openai.parts import more_items
-from gateway.dialects.structure import StructureBounds, check_value, too_many
+from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.facts import NO_WORK, Work
+from gateway.dialects.fields import first_byte, is_null, read_object, read_objects, wrong_type
+from gateway.dialects.structure import StructureBounds, check_value, more_items, too_many
+from gateway.dialects.values import MAX_NAME_CHARS, short_text, whole
 
 BETA: Final = "anthropic-beta"
 BETAS: Final = frozenset(
@@ -68,9 +69,6 @@ _FALLBACK: Final = frozenset({"model", "max_tokens", "output_config", "speed", "
 _EDITS: Final = frozenset({"compact", "clear_tool_uses", "clear_thinking"})
 _STANDARD: Final = "standard"
 _LEVEL: Final = 1
-MAX_NAME_CHARS: Final = 200
-_STRING: Final = msgspec.json.Decoder(str)
-_COUNT: Final = msgspec.json.Decoder(int)
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -114,7 +112,7 @@ def read_work(fields: Mapping[str, Raw], bounds: StructureBounds) -> Asked:
         _check_container(given["container"])
     calls += _compactions(given, uses)
     further, most, fast = _fallbacks(given.get("fallbacks"), bounds)
-    speed = _string(given["speed"], "speed") if "speed" in given else _STANDARD
+    speed = short_text(given["speed"], "speed") if "speed" in given else _STANDARD
     work = Work(
         outside=outside or uses > 0,
         uses=uses,
@@ -142,13 +140,13 @@ def _tools(raw: Raw | None, bounds: StructureBounds) -> tuple[int, int, int, lis
     prompt_tokens = TOOL_SYSTEM_TOKENS if tools else 0
     for place, tool in enumerate(tools):
         param = f"tools[{place}]"
-        said = "custom" if is_null(tool.get("type")) else _string(tool["type"], f"{param}.type")
+        said = "custom" if is_null(tool.get("type")) else short_text(tool["type"], f"{param}.type")
         kind = _DATE.sub("", said)
         if kind in CAPPED_TOOLS:
             times = _max_uses(tool, said, param)
             if kind == "advisor":
                 calls += times
-                models.append(_string(tool.get("model"), f"{param}.model"))
+                models.append(short_text(tool.get("model"), f"{param}.model"))
             else:
                 uses += times
                 searches += times if kind == "web_search" else 0
@@ -168,7 +166,7 @@ def _max_uses(tool: Mapping[str, Raw], kind: str, param: str) -> int:
         raise BadRequest(
             f"The tool of type '{kind}' runs at the provider, and nothing bounds how often: set its 'max_uses'.", param
         )
-    return max(1, _count(raw, f"{param}.max_uses"))
+    return max(1, whole(raw, f"{param}.max_uses", 0, MAX_COUNT))
 
 
 def _check_container(raw: Raw) -> None:
@@ -189,7 +187,7 @@ def _compactions(given: Mapping[str, Raw], uses: int) -> int:
     edits = read_objects(raw, "context_management.edits", frozenset({"type"}))
     if edits is None:
         raise wrong_type("context_management.edits", "an array of objects")
-    kinds = [_DATE.sub("", _string(edit.get("type"), "context_management.edits.type")) for edit in edits]
+    kinds = [_DATE.sub("", short_text(edit.get("type"), "context_management.edits.type")) for edit in edits]
     for kind in kinds:
         if kind not in _EDITS:
             raise BadRequest(f"The edit '{kind[:MAX_NAME_CHARS]}' can't be metered here.", "context_management.edits")
@@ -212,26 +210,9 @@ def _fallbacks(raw: Raw | None, bounds: StructureBounds) -> tuple[list[str], int
         param = f"fallbacks[{place}]"
         if not entry.keys() <= _FALLBACK:
             raise BadRequest(f"A fallback has no fields here but {', '.join(sorted(_FALLBACK))}.", param)
-        models.append(_string(entry.get("model"), f"{param}.model"))
+        models.append(short_text(entry.get("model"), f"{param}.model"))
         if not is_null(entry.get("max_tokens")):
-            most = max(most, _count(entry["max_tokens"], f"{param}.max_tokens"))
+            most = max(most, whole(entry["max_tokens"], f"{param}.max_tokens", 0, MAX_COUNT))
         if not is_null(entry.get("speed")):
-            fast = fast or _string(entry["speed"], f"{param}.speed") != _STANDARD
+            fast = fast or short_text(entry["speed"], f"{param}.speed") != _STANDARD
     return models, most, fast
-
-
-def _string(raw: Raw | None, param: str) -> str:
-    try:
-        return _STRING.decode(raw if raw is not None else b"null")[:MAX_NAME_CHARS]
-    except msgspec.DecodeError as error:
-        raise wrong_type(param, "a string") from error
-
-
-def _count(raw: Raw, param: str) -> int:
-    try:
-        count = _COUNT.decode(raw)
-    except msgspec.DecodeError as error:
-        raise wrong_type(param, "an integer") from error
-    if not 0 <= count <= MAX_COUNT:
-        raise BadRequest(f"Invalid value for '{param}': expected an integer from 0 to {MAX_COUNT}.", param)
-    return count

@@ -11,19 +11,19 @@ A count that is zero is left out of the answer; counts that can't be are no repo
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT, Usage, merge_snapshot
-from gateway.dialects.base import GarbageAnswer, Reported
-from gateway.dialects.gemini.contents import kind_of
-from gateway.dialects.gemini.request import COUNT, EMBED, EMBED_BATCH, method_of
-from gateway.dialects.openai.fields import is_null
-from gateway.dialects.output import LONG_CHARACTERS, Inline, Output, Piece, joined
+from gateway.dialects.exceptions import UNREADABLE, GarbageAnswer
+from gateway.dialects.facts import Doubt, Reported
+from gateway.dialects.fields import is_null
+from gateway.dialects.gemini.names import COUNT, EMBED, EMBED_BATCH, method_of
+from gateway.dialects.gemini.output import output_of
+from gateway.dialects.shares import MAX_DOUBTS, cut_down, is_zero, shared_out, unknown_counts
 
 _NULL: Final = Raw(b"null")
 _OF_TOOLS: Final = (b'"groundingMetadata"', b'"urlContextMetadata"', b'"executableCode"')
@@ -34,14 +34,14 @@ END_MARKERS: Final = (*_OF_THE_END, b'"error"')
 _ONE_SEARCH: Final = ("gemini-1", "gemini-2")
 """Models that Google bills one search for, however many they do."""
 _CODE: Final = b'"executableCode"'
-_NO_OUTPUT: Final = frozenset(
-    {"thought", "thoughtSignature", "videoMetadata", "partMetadata", "mediaResolution", "id", "role"}
-)
-"""Fields of a part that say which piece this is, not what it says."""
-_TEXTS: Final = re.compile(rb'"(?:text|code|output|args)"\s*:\s*"((?:[^"\\]|\\.)*)')
-MAX_SEARCHED_BYTES: Final = 4 << 20
-"""Of a part of an answer that are looked through."""
 _TIER_PREFIX: Final = "service_tier_"
+_MODALITIES: Final = frozenset({"TEXT", "IMAGE", "AUDIO", "VIDEO", "DOCUMENT", "MODALITY_UNSPECIFIED"})
+_KNOWN: Final = frozenset(
+    {
+        *("promptTokenCount", "inputTokenCount", "toolUsePromptTokenCount", "candidatesTokenCount"),
+        *("responseTokenCount", "cachedContentTokenCount", "thoughtsTokenCount", "totalTokenCount"),
+    }
+)
 
 
 class Answer(msgspec.Struct):
@@ -84,14 +84,13 @@ _FEEDBACK: Final[msgspec.json.Decoder[_Feedback | None]] = msgspec.json.Decoder(
 _GROUNDING: Final[msgspec.json.Decoder[_Grounding | None]] = msgspec.json.Decoder(_Grounding | None)
 _OBJECT: Final[msgspec.json.Decoder[dict[str, Any] | None]] = msgspec.json.Decoder(dict[str, Any] | None)
 _STRING: Final[msgspec.json.Decoder[str | None]] = msgspec.json.Decoder(str | None)
-_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def decode(data: bytes) -> Answer:
     """Return an answer, or a piece of a stream. Raises `GarbageAnswer`."""
     try:
         return _ANSWER.decode(data)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise GarbageAnswer("the provider's answer is not a JSON object") from error
 
 
@@ -105,7 +104,7 @@ def finishes(answer: Answer, data: bytes) -> bool:
         if feedback is not None and not is_null(feedback.block_reason):
             return True
         return any(not is_null(each.finish_reason) for each in _CANDIDATES.decode(answer.candidates) or ())
-    except _UNREADABLE:
+    except UNREADABLE:
         return False
 
 
@@ -139,7 +138,7 @@ class Reading:
             return False
         try:
             pieces = _PIECES.decode_lines(lines)
-        except _UNREADABLE:
+        except UNREADABLE:
             return False
         if not pieces or not pieces[-1].usage:
             return False
@@ -174,7 +173,7 @@ class Reading:
                     self._searches.update(grounding.images or ())
                     if not self._searches and not is_null(grounding.entry_point):
                         self._searches.add("")
-        except _UNREADABLE:
+        except UNREADABLE:
             return
 
     def reported(self, *, has_output: bool = True) -> Reported | None:
@@ -182,8 +181,12 @@ class Reading:
         searches = len(self._searches)
         if searches and self._model is not None and self._model.startswith(_ONE_SEARCH):
             searches = 1
-        usage = _to_usage(self._counts, min(searches, MAX_COUNT), self._other_tools, has_output)
-        return None if usage is None else Reported(usage, service_tier=_tier(self._counts), model=self._model)
+        counts = self._counts
+        usage = _to_usage(counts, min(searches, MAX_COUNT), self._other_tools, has_output) if counts else None
+        if usage is None:
+            return None
+        doubts = tuple(_doubts(counts, usage))[:MAX_DOUBTS]
+        return Reported(usage, service_tier=_tier(counts), model=self._model, doubts=doubts)
 
 
 def usage_from_json(operation: str, body: bytes) -> Reported | None:
@@ -195,7 +198,7 @@ def usage_from_json(operation: str, body: bytes) -> Reported | None:
     if not reading.take(answer, body):
         return None
     reported = reading.reported(has_output=method not in (EMBED, EMBED_BATCH))
-    if reported is None or method in (EMBED, EMBED_BATCH) or reported.usage.output_tokens:
+    if reported is None or method in (EMBED, EMBED_BATCH) or reported.usage.output_tokens or reported.counts_nothing:
         return reported
     return reported if output_of(body).empty else None  # what was written is not free because nobody counted it
 
@@ -206,7 +209,7 @@ def _counts_of(usage: Raw) -> dict[str, Any] | None:
         return None
     try:
         return _OBJECT.decode(usage)
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
 
 
@@ -235,17 +238,19 @@ def _to_usage(counts: Mapping[str, Any], searches: int, other_tools: bool, has_o
     if searches and not other_tools:
         tools, tools_by = 0, {}
     total_input = prompt + tools
-    if not (total_input or output) or max(total_input, output) > MAX_COUNT:
+    if max(total_input, output) > MAX_COUNT:
+        return None
+    if not (total_input or output) and (searches or not any(is_zero(counts.get(name)) for name in _KNOWN)):
         return None
     audio, image, video = (prompt_by.get(name, 0) + tools_by.get(name, 0) for name in ("AUDIO", "IMAGE", "VIDEO"))
     text = max(0, total_input - audio - image - video)
-    cached_by = cached_by or _shared_out(cached, TEXT=text, IMAGE=image, VIDEO=video, AUDIO=audio)
+    cached_by = cached_by or shared_out(cached, TEXT=text, IMAGE=image, VIDEO=video, AUDIO=audio)
     cached_audio = min(cached_by.get("AUDIO", 0), audio, cached)
     fresh_image, fresh_video = max(0, image - cached_by.get("IMAGE", 0)), max(0, video - cached_by.get("VIDEO", 0))
     parts = (audio - cached_audio, fresh_video, fresh_image, cached_audio, cached - cached_audio)
-    audio, video, image, cached_audio, cached_plain = _within(total_input, parts)
+    audio, video, image, cached_audio, cached_plain = cut_down(total_input, parts)
     spoken, shown, filmed = (output_by.get(name, 0) for name in ("AUDIO", "IMAGE", "VIDEO"))
-    filmed, shown, spoken, reasoning = _within(output, (filmed, shown, spoken, reasoning))
+    filmed, shown, spoken, reasoning = cut_down(output, (filmed, shown, spoken, reasoning))
     return Usage(
         input_tokens=total_input,
         cached_input_tokens=cached_plain,
@@ -277,22 +282,18 @@ def _by_modality(counts: Mapping[str, Any], *names: str) -> dict[str, int]:
     return found
 
 
-def _shared_out(cached: int, **tokens: int) -> dict[str, int]:
-    """Return whose tokens were cached where nothing says it: in this order, so that the dearer ones stay fresh."""
-    found = {}
-    for name, count in tokens.items():
-        found[name] = min(cached, count)
-        cached -= found[name]
-    return found
-
-
-def _within(whole: int, parts: Iterable[int]) -> list[int]:
-    """Return the parts in order, each cut down to what is left of the whole."""
-    kept = []
-    for part in parts:
-        kept.append(min(part, whole))
-        whole -= kept[-1]
-    return kept
+def _doubts(counts: Mapping[str, Any], usage: Usage) -> Iterator[Doubt]:
+    """Yield what can't be placed: a total that its parts do not explain, modalities and counts by unknown names."""
+    total = _count(counts, "totalTokenCount")
+    said = ("promptTokenCount", "toolUsePromptTokenCount", "candidatesTokenCount", "responseTokenCount")
+    rest = total - sum(_count(counts, name) for name in said)
+    known = (0, _count(counts, "thoughtsTokenCount"), _count(counts, "cachedContentTokenCount"))
+    if total and usage.output_tokens and rest not in known:
+        yield "total", "totalTokenCount"
+    for name, value in counts.items():
+        if isinstance(value, list):
+            yield from (("field", f"{name}.{each}") for each in _by_modality(counts, name) if each not in _MODALITIES)
+    yield from unknown_counts(counts, _KNOWN)
 
 
 def _tier(counts: Mapping[str, Any]) -> str | None:
@@ -309,65 +310,5 @@ def _tier(counts: Mapping[str, Any]) -> str | None:
 def _string(raw: Raw) -> str | None:
     try:
         return _STRING.decode(raw)
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
-
-
-def pieces(data: bytes) -> list[tuple[int, Piece]]:
-    """Return the (candidate, piece) pairs of an answer or a piece of a stream, none of them empty; of one that is no
-    JSON what can be told."""
-    try:
-        return list(_of_answer(msgspec.json.decode(data)))
-    except _UNREADABLE:
-        return pieces_of_part(data) if data.lstrip().startswith(b"{") else []
-
-
-def output_of(body: bytes) -> Output:
-    """Return what was written in a whole answer; not `known` where it has neither candidates nor a reason for that."""
-    try:
-        answer = msgspec.json.decode(body)
-        found = joined(_of_answer(answer))
-    except _UNREADABLE:
-        return Output(known=False)
-    said = answer if isinstance(answer, dict) else {}
-    known = isinstance(said.get("candidates"), list) or bool(said.get("promptFeedback"))
-    return Output(found.text, found.inline, known, bool(said.get("error")))
-
-
-def output_of_part(part: bytes) -> Output:
-    """Return what can be told of an answer that is not here to its end; not `known` where something is here that says
-    nothing."""
-    text = b"".join(_TEXTS.findall(part[:MAX_SEARCHED_BYTES])).decode("utf-8", "replace")
-    return Output(text, known=bool(text) or not part.strip())
-
-
-def pieces_of_part(data: bytes) -> list[tuple[int, Piece]]:
-    """Return what can be told of a piece that broke off: its text; data where it is long and has none."""
-    part = output_of_part(data)
-    if part.text:
-        return [(0, part.text)]
-    return [(0, Inline("image", len(data)))] if len(data) >= LONG_CHARACTERS else []
-
-
-def _of_answer(answer: Any) -> Iterator[tuple[int, Piece]]:
-    candidates = answer.get("candidates") if isinstance(answer, dict) else None
-    for candidate in candidates if isinstance(candidates, list) else ():
-        content = candidate.get("content") if isinstance(candidate, dict) else None
-        parts = content.get("parts") if isinstance(content, dict) else None
-        index = candidate.get("index") if isinstance(candidate, dict) else None
-        for part in parts if isinstance(parts, list) else ():
-            for piece in _of_part(part) if isinstance(part, dict) else ():
-                if isinstance(piece, Inline) or piece:
-                    yield (index if isinstance(index, int) else 0), piece
-
-
-def _of_part(part: Mapping[str, Any]) -> Iterator[Piece]:
-    for name, value in part.items():
-        if value is None or name in _NO_OUTPUT:
-            continue
-        if isinstance(value, str):
-            yield value
-        elif name == "inlineData" and isinstance(value, dict) and isinstance(value.get("data"), str):
-            yield Inline(kind_of(str(value.get("mimeType"))) or "file", len(value["data"]))
-        else:
-            yield msgspec.json.encode(value).decode()

@@ -15,19 +15,18 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Raw
 
-from gateway.dialects.base import NO_PARTS, BadRequest, Parts
-from gateway.dialects.gemini.names import Names, text
-from gateway.dialects.openai.fields import first_byte, wrong_type
-from gateway.dialects.openai.parts import more_items
-from gateway.dialects.output import Inline, Kind
-from gateway.dialects.structure import StructureBounds, too_many
+from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.facts import NO_PARTS, Parts
+from gateway.dialects.fields import first_byte, wrong_type
+from gateway.dialects.gemini.names import Names
+from gateway.dialects.output import Inline, kind_of
+from gateway.dialects.structure import PLAIN_BYTES, StructureBounds, more_items, too_many
+from gateway.dialects.values import text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 CONTENTS: Final = "contents"
-PLAIN_BYTES: Final = 65_536
-"""Contents up to here are looked at as texts; of more no copy is made."""
 _CONTENT: Final = Names("role", "parts")
 _PART: Final = Names(
     *("text", "thought", "thoughtSignature", "inlineData", "fileData", "functionCall", "functionResponse"),
@@ -152,14 +151,6 @@ def _count_blob(raw: Raw, param: str, counted: Counted) -> None:
         counted.files += 1
     else:  # a second of video is few bytes and many tokens
         counted.outside = True
-
-
-def kind_of(mime_type: str) -> Kind | None:
-    """Return what data of a MIME type is counted as; None for video, and for what is not known."""
-    major, _, minor = mime_type.strip().lower().partition("/")
-    if major in ("image", "audio"):
-        return "image" if major == "image" else "audio"
-    return "file" if major == "text" or (major == "application" and minor) else None
 
 
 def _check_file(raw: Raw, param: str) -> None:

@@ -9,32 +9,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 import msgspec
 from msgspec import Raw
 
-from gateway.dialects.base import Endpoint, Head, Match, ParsedRequest
-from gateway.dialects.gemini.answer import output_of, output_of_part, usage_from_json
+from gateway.dialects.base import Endpoint, Head, Match
+from gateway.dialects.events import EVENT_STREAM
+from gateway.dialects.fields import is_null
+from gateway.dialects.gemini.answer import usage_from_json
 from gateway.dialects.gemini.contents import input_texts, input_tokens
-from gateway.dialects.gemini.errors import error_body, error_headers
-from gateway.dialects.gemini.names import snake
-from gateway.dialects.gemini.request import (
-    COUNT,
-    EMBED,
-    EMBED_BATCH,
-    FIELDS,
-    GENERATE,
-    MAX_FIELD,
-    STREAM,
-    method_of,
-    parse,
-)
-from gateway.dialects.gemini.streams import ArrayFrames, EventFrames, GeminiTap
-from gateway.dialects.openai.fields import is_null
-from gateway.dialects.streaming import EVENT_STREAM
+from gateway.dialects.gemini.envelopes import error_body, error_headers
+from gateway.dialects.gemini.frames import ArrayFrames, EventFrames
+from gateway.dialects.gemini.names import COUNT, EMBED, EMBED_BATCH, GENERATE, STREAM, method_of, snake
+from gateway.dialects.gemini.output import output_of, output_of_part
+from gateway.dialects.gemini.request import FIELDS, MAX_FIELD, parse
+from gateway.dialects.gemini.streams import GeminiTap
 from gateway.dialects.structure import StructureBounds
+
+if TYPE_CHECKING:
+    from gateway.dialects.facts import ParsedRequest
 
 VERSIONS: Final = ("v1beta", "v1")
 """Of Google's API. A provider is asked for the one that the client asks for."""
@@ -63,7 +58,12 @@ class GeminiDialect:
 
     name: Final = "gemini"
     endpoints: Final = tuple(
-        Endpoint(f"/{version}/models/{{model}}:{method}", f"{version}:{method}", free=method == COUNT)
+        Endpoint(
+            f"/{version}/models/{{model}}:{method}",
+            f"{version}:{method}",
+            free=method == COUNT,
+            writes=method in (GENERATE, STREAM),
+        )
         for version in VERSIONS
         for method in METHODS
     )

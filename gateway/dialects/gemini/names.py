@@ -12,19 +12,19 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-import msgspec
 from msgspec import Raw
 
-from gateway.dialects.base import BadRequest
-from gateway.dialects.openai.fields import check_names, first_byte, is_null, read_object, read_objects, wrong_type
-from gateway.dialects.openai.parts import more_items
-from gateway.dialects.structure import too_many
+from gateway.dialects.fields import check_names, first_byte, is_null, read_object, read_objects, wrong_type
+from gateway.dialects.structure import more_items, too_many
+from gateway.dialects.values import text, texts
 
 _UPPER: Final = re.compile(r"([A-Z])")
 _OBJECT, _LIST, _QUOTE = b'{["'
-_STRING: Final = msgspec.json.Decoder(str)
-_INTEGER: Final = msgspec.json.Decoder(int)
-_STRINGS: Final = msgspec.json.Decoder(list[str])
+GENERATE: Final = "generateContent"
+STREAM: Final = "streamGenerateContent"
+EMBED: Final = "embedContent"
+EMBED_BATCH: Final = "batchEmbedContents"
+COUNT: Final = "countTokens"
 
 
 class Names:
@@ -74,28 +74,11 @@ def snake(name: str) -> str:
     return _UPPER.sub(r"_\1", name).lower()
 
 
-def text(raw: Raw, param: str) -> str:
-    """Return a string. Raises `BadRequest`."""
-    try:
-        return _STRING.decode(raw)
-    except msgspec.DecodeError as error:
-        raise wrong_type(param, "a string") from error
+def method_of(operation: str) -> str:
+    """Return what is done, without the version of the API."""
+    return operation.partition(":")[2]
 
 
-def texts(raw: Raw, param: str) -> list[str]:
-    """Return a list of strings. Raises `BadRequest`."""
-    try:
-        return [text(raw, param)] if first_byte(raw) == _QUOTE else _STRINGS.decode(raw)
-    except msgspec.DecodeError as error:
-        raise wrong_type(param, "an array of strings") from error
-
-
-def whole(raw: Raw, param: str, least: int, most: int) -> int:
-    """Return an integer within bounds. Raises `BadRequest`."""
-    try:
-        number = _INTEGER.decode(raw)
-    except msgspec.DecodeError as error:
-        raise wrong_type(param, "an integer") from error
-    if not least <= number <= most:
-        raise BadRequest(f"Invalid value for '{param}': expected an integer from {least} to {most}.", param)
-    return number
+def texts_or_one(raw: Raw, param: str) -> list[str]:
+    """Return a list of strings, or of the one that stands there without brackets. Raises `BadRequest`."""
+    return [text(raw, param)] if first_byte(raw) == _QUOTE else texts(raw, param)

@@ -21,24 +21,19 @@ from urllib.parse import parse_qsl
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT
-from gateway.dialects.base import NO_PARTS, NO_WORK, BadRequest, ParsedRequest, Parts, Work
+from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Parts, Work
+from gateway.dialects.fields import first_byte, top_level
 from gateway.dialects.gemini.contents import CONTENTS, Counted, count_contents
-from gateway.dialects.gemini.names import Names, text, texts, whole
-from gateway.dialects.openai.fields import first_byte, top_level
+from gateway.dialects.gemini.names import COUNT, EMBED_BATCH, GENERATE, STREAM, Names, method_of, texts_or_one
 from gateway.dialects.structure import SHORT_VALUE_BYTES, StructureBounds, check_size, check_value, too_many
+from gateway.dialects.values import MAX_LABEL_CHARS, MAX_MODEL_CHARS, label, text, whole
 
 if TYPE_CHECKING:
     from gateway.dialects.base import Head
 
-GENERATE: Final = "generateContent"
-STREAM: Final = "streamGenerateContent"
-EMBED: Final = "embedContent"
-EMBED_BATCH: Final = "batchEmbedContents"
-COUNT: Final = "countTokens"
 MAX_FIELD: Final = "maxOutputTokens"
 MAX_CANDIDATES: Final = 128
-MAX_MODEL_CHARS: Final = 200
-MAX_LABEL_CHARS: Final = 256
 SEARCHES: Final = 16
 """Searches that are held for one answer of a model that searches as often as it likes."""
 CODE_RUNS: Final = 5
@@ -72,11 +67,6 @@ _OTHER_MODELS: Final = ("routingConfig", "modelConfig", "modelSelectionConfig")
 _FIELD_LEVEL: Final = 1
 _LIST, _OBJECT = b"[{"
 _TIER_PREFIX: Final = "service_tier_"
-
-
-def method_of(operation: str) -> str:
-    """Return what is done, without the version of the API."""
-    return operation.partition(":")[2]
 
 
 def parse(head: Head, body: bytes, bounds: StructureBounds) -> ParsedRequest:
@@ -225,7 +215,7 @@ def _work(model: str, tools: Raw | None, config: Mapping[str, Raw], bounds: Stru
     """Return what is asked of the provider beside one call of the model. Raises `BadRequest`."""
     audio = False
     if "responseModalities" in config:
-        named = texts(config["responseModalities"], "generationConfig.responseModalities")
+        named = texts_or_one(config["responseModalities"], "generationConfig.responseModalities")
         audio = any(each.strip().lower() == "audio" for each in named)
     uses = searches = 0
     if tools is not None:
@@ -250,5 +240,5 @@ def _unmetered(name: str) -> BadRequest:
 
 def _tier(raw: Raw) -> str | None:
     """Return the service tier that is asked for, in lower case."""
-    tier = text(raw, "serviceTier").lower().removeprefix(_TIER_PREFIX)[:MAX_LABEL_CHARS].replace("\0", "\ufffd")
+    tier = label(text(raw, "serviceTier").lower().removeprefix(_TIER_PREFIX))
     return None if tier in ("", "unspecified") else tier

@@ -3,8 +3,8 @@
 This file owns three rules, in both framings. **Bytes pass untouched**: what `feed` and `finish` return is, joined, what
 came in, but for a cost that the client asked for. **The end is held**: there is no event that says so, hence the last
 piece in which a candidate finishes comes out of `finish` alone, with all that follows it, unless the model writes on.
-**Nothing grows without bound**: `MAX_PIECE_BYTES` of one piece, `MAX_HELD_BYTES` of what follows the last one,
-`MAX_KEPT_BYTES` of what passed.
+**Nothing grows without bound**: `frames.MAX_PIECE_BYTES` of one piece, `MAX_HELD_BYTES` of what follows the last one,
+`passed.MAX_KEPT_BYTES` of what passed.
 
 A piece passes when it is whole: Google sends each in one write, and usage stands in every one of them.
 
@@ -14,279 +14,49 @@ when `MAX_UNREAD_BYTES` wait, so that no turn of the event loop has much of it t
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import Raw
 
-from gateway.dialects.base import GarbageAnswer
-from gateway.dialects.events import ENDS, EVENT_END_BYTES, event_data, last_end, replace_data, split_events
-from gateway.dialects.gemini.answer import END_MARKERS, Answer, Reading, decode, finishes, pieces, pieces_of_part
-from gateway.dialects.openai.fields import is_null
-from gateway.dialects.output import Output, Piece, joined
-from gateway.dialects.streaming import MAX_KEPT_BYTES
+from gateway.dialects.exceptions import GarbageAnswer
+from gateway.dialects.fields import is_null
+from gateway.dialects.gemini.answer import END_MARKERS, Answer, Reading, decode, finishes
+from gateway.dialects.gemini.output import pieces, pieces_of_part
+from gateway.dialects.passed import MAX_KEPT_BYTES, Passed
 
 if TYPE_CHECKING:
-    from gateway.dialects.base import Reported
+    from gateway.dialects.facts import Reported
+    from gateway.dialects.gemini.frames import Frame, Frames
+    from gateway.dialects.output import Piece
 
-MAX_PIECE_BYTES: Final = 32 << 20
-"""A piece above this passes unread; one that has a picture takes megabytes, and its usage stands behind that."""
 MAX_HELD_BYTES: Final = 1 << 20
 """Of what follows the last piece, before it passes."""
 MAX_UNREAD_BYTES: Final = 64 << 10
 """Of what is kept, before its usage is read."""
-_BEFORE_SIGN: Final = re.compile(rb'(?:[^"{}\[\]]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
-"""What stands before a bracket, or before a string that is not whole."""
-_IN_STRING: Final = re.compile(rb'["\\]')
-_QUOTE, _BACKSLASH, _OBJECT, _LIST, _OBJECT_END, _LIST_END = b'"\\{[}]'
-_FINISHED, _BLOCKED, _ERROR = END_MARKERS
 _FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
 _USAGE: Final = "usageMetadata"
 
-Frame = tuple[bytes, bytes, bool]
-"""Bytes of a stream as they came; of them what is read, the pieces in them, for `Frames.objects`; whether one of these
-has a marker, so that it may end something."""
 
-
-class Frames(Protocol):
-    """Cuts a stream into pieces. `closed`: its framing does not ask for more, `closing`: it has said
-    that nothing follows; `unread_bytes` passed in pieces above
-    the bound."""
-
-    closed: bool
-    closing: bool
-    unread_bytes: int
-
-    def plain(self, chunk: bytes) -> bool:
-        """Whether these bytes are whole pieces none of which may end something, so that `feed` is not needed."""
-
-    def feed(self, chunk: bytes) -> list[Frame]: ...
-
-    def rest(self) -> Frame: ...
-
-    def objects(self, data: bytes) -> Iterable[bytes]:
-        """The JSON objects in the data of a frame."""
-
-    def lines(self, data: bytes) -> bytes:
-        """The same in one: a line each where the data is as usual, else perhaps no JSON at all."""
-
-    def split(self, frame: Frame) -> Iterable[Frame]:
-        """The same bytes, at most one object in each frame."""
-
-    def with_data(self, frame: bytes, data: bytes, other: bytes) -> bytes: ...
-
-
-class EventFrames:
-    """Server-sent events. They have no end of their own."""
-
-    def __init__(self, max_bytes: int = MAX_PIECE_BYTES) -> None:
-        self.closed, self.closing = True, False
-        self.unread_bytes = 0
-        self._buffer = bytearray()
-        self._max_bytes = max_bytes
-        self._unread = False
-
-    def plain(self, chunk: bytes) -> bool:
-        """Whether these are whole events without a marker."""
-        if self._buffer or self._unread or not chunk.endswith(ENDS):
-            return False
-        find = chunk.find
-        return find(_FINISHED) < 0 and find(_BLOCKED) < 0 and find(_ERROR) < 0
-
-    def feed(self, chunk: bytes) -> list[Frame]:
-        """Return the events that are whole by now; those before the first that may end something in one frame."""
-        buffer = self._buffer
-        search_from = max(0, len(buffer) - EVENT_END_BYTES + 1)
-        buffer += chunk
-        end = last_end(buffer, search_from)
-        found: list[Frame] = []
-        if end:
-            block = bytes(buffer[:end])
-            del buffer[:end]
-            found = self._framed(block)
-        if len(buffer) > self._max_bytes:
-            found.append((bytes(buffer[: 1 - EVENT_END_BYTES]), b"", False))
-            del buffer[: 1 - EVENT_END_BYTES]
-            self.unread_bytes += len(found[-1][0])
-            self._unread = True
-        return found
-
-    def _framed(self, block: bytes) -> list[Frame]:
-        found: list[Frame] = []
-        if self._unread:  # the first event's beginning has passed unread
-            self._unread = False
-            first = next(split_events(block))
-            self.unread_bytes += len(first)
-            found.append((first, b"", False))
-            block = block[len(first) :]
-        first_at = min((at for at in map(block.find, END_MARKERS) if at >= 0), default=-1)
-        start = last_end(block, 0, first_at) if first_at >= 0 else len(block)
-        if start:
-            found.append((before := block[:start], before, False))
-        if start < len(block):
-            found += [(event, event, True) for event in split_events(block, start)]
-        return found
-
-    def rest(self) -> Frame:
-        """Return what is left of an event that did not become whole."""
-        rest = bytes(self._buffer)
-        self._buffer.clear()
-        return rest, b"" if self._unread else rest, True
-
-    def objects(self, data: bytes) -> Iterable[bytes]:
-        """Return the data of each event."""
-        return [found for event in split_events(data) if (found := event_data(event))]
-
-    def lines(self, data: bytes) -> bytes:
-        """Return them without the name of their field. No JSON has a newline within a string, so none is changed."""
-        return b"\n".join(data.removeprefix(b"data: ").split(b"\ndata: "))  # `replace` takes three times as long
-
-    def split(self, frame: Frame) -> Iterable[Frame]:
-        """Return a frame of each event; of one that is not read the frame itself."""
-        raw, data, marked = frame
-        return [(event, event, marked) for event in split_events(raw)] if data else [frame]
-
-    def with_data(self, frame: bytes, data: bytes, other: bytes) -> bytes:
-        """Return the event with other data."""
-        return replace_data(frame, other)
-
-
-class ArrayFrames:
-    """A JSON array of objects; or one object alone, which is an error. What stands between two objects goes with the
-    second."""
-
-    def __init__(self, max_bytes: int = MAX_PIECE_BYTES) -> None:
-        self.closed = self.closing = False
-        self.unread_bytes = 0
-        self._buffer = bytearray()
-        self._max_bytes = max_bytes
-        self._at = 0  # up to here it was looked at
-        self._begins: int | None = None  # where the object begins
-        self._depth = 0
-        self._base = -1  # the depth around an object, -1 before anything came
-        self._in_string = False
-
-    def plain(self, chunk: bytes) -> bool:
-        """Nothing is known of a part of an array."""
-        return False
-
-    def feed(self, chunk: bytes) -> list[Frame]:
-        """Return the objects that are whole by now, and the bracket that ends them."""
-        buffer = self._buffer
-        buffer += chunk
-        found: list[Frame] = []
-        start = 0
-        while not self.closed and self._step():
-            if self._depth == self._base or self.closed:
-                data = (
-                    b"" if self._begins is None or self._depth != self._base else bytes(buffer[self._begins : self._at])
-                )
-                found.append((bytes(buffer[start : self._at]), data, True))
-                start, self._begins = self._at, None
-        if self.closed or len(buffer) - start > self._max_bytes:
-            if start < len(buffer):
-                found.append((bytes(buffer[start:]), b"", False))
-                self.unread_bytes += 0 if self.closed else len(found[-1][0])
-            start = self._at = len(buffer)
-            self._begins = None
-        del buffer[:start]
-        self._at -= start
-        self._begins = None if self._begins is None else self._begins - start
-        return found
-
-    def _step(self) -> bool:
-        """Look at the next sign; whether an object or the array ended with it, after which `_at` stands."""
-        buffer = self._buffer
-        while True:
-            if self._in_string and not self._end_string():
-                return False
-            before = _BEFORE_SIGN.match(buffer, self._at)
-            at = before.end() if before is not None else self._at
-            if at == len(buffer):
-                self._at = at
-                return False
-            sign = buffer[at]
-            self._at = at + 1
-            if sign == _QUOTE:
-                self._in_string = True
-            elif sign in (_OBJECT, _LIST):
-                if self._base < 0:
-                    self._base = 1 if sign == _LIST else 0
-                if self._depth == self._base:
-                    self._begins = at
-                self._depth += 1
-            else:
-                self._depth -= 1
-                if self._depth <= self._base:
-                    self.closed = self.closing = self._depth <= 0
-                    return True
-
-    def _end_string(self) -> bool:
-        """Look for the end of a string that the buffer ended within; whether it is there, after which `_at` stands."""
-        buffer = self._buffer
-        while (found := _IN_STRING.search(buffer, self._at)) is not None:
-            if buffer[found.start()] == _QUOTE:
-                self._at, self._in_string = found.end(), False
-                return True
-            if found.end() == len(buffer):  # what is escaped has not come
-                self._at = found.start()
-                return False
-            self._at = found.end() + 1
-        self._at = len(buffer)
-        return False
-
-    def rest(self) -> Frame:
-        """Return what is left of an object that did not become whole."""
-        rest = bytes(self._buffer)
-        data = b"" if self._begins is None else rest[self._begins :]
-        self._buffer.clear()
-        self._at, self._begins = 0, None
-        return rest, data, True
-
-    def objects(self, data: bytes) -> Iterable[bytes]:
-        """Return the object."""
-        return (data,)
-
-    def lines(self, data: bytes) -> bytes:
-        """Return the object."""
-        return data
-
-    def split(self, frame: Frame) -> Iterable[Frame]:
-        """Return the frame."""
-        return (frame,)
-
-    def with_data(self, frame: bytes, data: bytes, other: bytes) -> bytes:
-        """Return the bytes of a piece with another object in it."""
-        before, _, after = frame.rpartition(data)
-        return before + other + after
-
-
-class GeminiTap:
+class GeminiTap(Passed):
     """Watches one stream; a `Tap`. Not for use by two tasks at once."""
 
     def __init__(self, frames: Frames, keep_bytes: int = MAX_KEPT_BYTES) -> None:
+        super().__init__(keep_bytes)
         self.error_seen = False
         self._frames = frames
         self._reading = Reading()
         self._made: Reported | None = None  # of what was read by then
         self._is_made = False
-        self._keep_bytes = keep_bytes
-        self._kept: list[bytes] = []
-        self._kept_bytes = self._not_kept_bytes = 0
         self._uncounted = False  # something was written, and nobody counted it
         self._read = 0  # of how many blocks of what is kept the usage was read
         self._unread_kept_bytes = 0  # in the others
         self._passed_unkept_bytes = 0  # that were not kept when those came
-        self._reported_at = (0, 0)  # how many blocks were kept, and bytes were not, when usage was last seen
-        self._after: list[bytes] = []  # objects that follow it in its block
-        self._began = False
-        self._looked_at = 0  # how many of those kept were searched for output
+        self._after: list[bytes] = []  # objects that follow the last usage in its block
         self._finished = False  # a candidate has, and nothing was written since then
         self._held: list[Frame] = []
         self._held_bytes = 0  # but for the first
-        self._unfinished: list[tuple[int, Piece]] = []
         self._ended = False
 
     @property
@@ -304,13 +74,8 @@ class GeminiTap:
 
     @property
     def began_output(self) -> bool:
-        """Whether the model wrote something. Looked for when this is asked, in the first pieces first."""
-        if not self._began:
-            self._began = self._unkept_bytes > 0 or any(
-                any(self._pieces(data)) for data in self._kept[self._looked_at :]
-            )
-            self._looked_at = len(self._kept)
-        return self._began
+        """Return whether the model wrote something, for which bytes that nobody reads are taken."""
+        return self._unkept_bytes > 0 or super().began_output
 
     @property
     def _unkept_bytes(self) -> int:
@@ -410,10 +175,6 @@ class GeminiTap:
             elif self._reported_at[0] == kept:
                 self._after.append(each)
 
-    def _pieces(self, data: bytes) -> Iterator[tuple[int, Piece]]:
-        for each in self._frames.objects(data):
-            yield from pieces(each)
-
     def end(self) -> None:
         """The provider has ended its stream: read what stands in an unfinished last piece. Call before `reported`."""
         if self._ended:
@@ -428,7 +189,8 @@ class GeminiTap:
             self._began = self._began or bool(self._unfinished)
             self._held += self._frames.split(rest)
         reported = self.reported if self.done else None
-        self._uncounted = reported is not None and not reported.usage.output_tokens and self.began_output
+        nothing = reported is None or reported.counts_nothing or bool(reported.usage.output_tokens)
+        self._uncounted = not nothing and self.began_output
 
     def finish(self, cost_usd: str | None = None) -> bytes:
         """Return the bytes that were held back; once, then none. `cost_usd` goes into the last usage among them."""
@@ -446,27 +208,13 @@ class GeminiTap:
 
     @property
     def stale(self) -> bool:
-        """Whether the model wrote on after the last usage was seen, so that it does not say all."""
+        """Return whether the model wrote on after the last usage was seen, so that it does not say all."""
         self._read_kept()
-        kept, unkept_bytes = self._reported_at
-        if unkept_bytes != self._unkept_bytes or self._unfinished:
-            return True
-        if any(any(pieces(each)) for each in self._after):
-            return True
-        return any(any(self._pieces(data)) for data in self._kept[kept:])
+        return any(any(pieces(each)) for each in self._after) or super().stale
 
-    def output(self) -> Output:
-        """What the model wrote in the whole pieces within `MAX_KEPT_BYTES`; see `extrapolate`."""
-        return joined([*(pair for data in self._kept for pair in self._pieces(data)), *self._unfinished])
-
-    def extrapolate(self, tokens: int) -> int:
-        """Return the tokens of the whole stream from those of `output`, by the share of its bytes that was kept,
-        rounded up. Where nothing that was kept says anything: the bytes that passed."""
-        if not self._unkept_bytes:
-            return tokens
-        if not tokens:
-            return self._unkept_bytes
-        return -(-tokens * (self._kept_bytes + self._unkept_bytes) // self._kept_bytes)
+    def _pieces(self, block: bytes) -> Iterator[tuple[int, Piece]]:
+        for each in self._frames.objects(block):
+            yield from pieces(each)
 
 
 def _with_cost(data: bytes, cost_usd: str) -> bytes | None:

@@ -3,11 +3,11 @@
 dialect    the request: what it asks for at most, and the few top-level fields that the gateway changes
 values     the small fields of a request, by a table of their types
 paths      which operation a request is sent to, also by the paths of Azure's client
-fields     the objects of a request: their names, each there once and spelled one way
 parts      the messages: images, audio and files, and input that is not in the body
-input      what of a request a model reads; texts  those that become tokens by themselves
+texts      what of a request a model reads, and which texts become tokens by themselves
 work       what a provider does beside one call of the model named
 errors     the envelope of errors
-output     the answer: what was written; usage  usage and errors, whole or in events; searches  billed beside tokens
-costs      what a provider says that it charged
+output     the answer: what was written; usage  what was used; counts  its classes
+events     a stream's events: usage and errors
+billed     what a provider says that it charged, and searches, which are billed beside tokens
 """

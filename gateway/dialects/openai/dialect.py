@@ -16,36 +16,39 @@ Every value is looked at by a decoder here or by `structure.check_value`, so tha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT
-from gateway.dialects.base import NO_METADATA, NO_PARTS, NO_WORK, BadRequest, Endpoint, Head, Match, ParsedRequest, Work
+from gateway.dialects.events import EVENT_STREAM
+from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.facts import NO_METADATA, NO_PARTS, NO_WORK, ParsedRequest, Work
+from gateway.dialects.fields import first_byte, is_null, read_object, top_level, wrong_type
 from gateway.dialects.openai.errors import error_body, error_headers
-from gateway.dialects.openai.fields import first_byte, is_null, read_object, top_level, wrong_type
-from gateway.dialects.openai.input import input_tokens
+from gateway.dialects.openai.events import OpenAIEvents
 from gateway.dialects.openai.output import output_of, output_of_part
-from gateway.dialects.openai.parts import count_content, count_parts, more_items
+from gateway.dialects.openai.parts import count_content, count_parts
 from gateway.dialects.openai.paths import CHAT, COMPLETIONS, DEPLOYMENT, EMBEDDINGS, MODERATIONS, with_azure
-from gateway.dialects.openai.texts import input_texts
-from gateway.dialects.openai.usage import OpenAIEvents, usage_from_json
+from gateway.dialects.openai.texts import input_texts, input_tokens
+from gateway.dialects.openai.usage import usage_from_json
 from gateway.dialects.openai.values import (
     BOOLEAN,
     FIELD_LEVEL,
     INTEGER,
     FieldTable,
-    checked_model,
-    label,
     metadata_of,
-    model_of,
     read_values,
     within,
 )
 from gateway.dialects.openai.work import WORK_FIELDS, read_work
-from gateway.dialects.streaming import EVENT_STREAM, SseTap
-from gateway.dialects.structure import StructureBounds, check_size, check_value, too_many
+from gateway.dialects.streaming import SseTap
+from gateway.dialects.structure import StructureBounds, check_size, check_value, more_items, too_many
+from gateway.dialects.values import checked_model, label
+
+if TYPE_CHECKING:
+    from gateway.dialects.base import Endpoint, Head, Match
 
 INPUT_FIELD: Final = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input", MODERATIONS: "input"}
 WITH_OUTPUT: Final = frozenset({CHAT, COMPLETIONS})
@@ -92,7 +95,7 @@ def parse(
         model, named = checked_model(deployment), False
     else:
         named = values.get("model") is not None
-        model = "" if operation == MODERATIONS and not named else model_of(values)
+        model = "" if operation == MODERATIONS and not named else checked_model(values.get("model"))
     content = _input(fields, INPUT_FIELD[operation])
     has_output = operation in WITH_OUTPUT
     stream = has_output and values.get("stream") is True
@@ -182,7 +185,10 @@ class OpenAIDialect:
     """OpenAI's chat completions, completions, embeddings and moderations; a `Dialect`."""
 
     name: str = "openai"
-    endpoints: tuple[Endpoint, ...] = tuple(with_azure(INPUT_FIELD))
+    endpoints: tuple[Endpoint, ...] = (
+        *with_azure(operation for operation in INPUT_FIELD if operation in WITH_OUTPUT),
+        *with_azure((operation for operation in INPUT_FIELD if operation not in WITH_OUTPUT), writes=False),
+    )
     key_headers: Final = ()
     key_parameter: Final = None
     kept_parameters: frozenset[str] = METERING_FIELDS

@@ -10,7 +10,17 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.dialects.output import LONG_CHARACTERS, Inline, Kind, Output, Piece, joined, kind_named, piece_of
+from gateway.dialects.output import (
+    Inline,
+    Kind,
+    Output,
+    Piece,
+    cut_output,
+    cut_pieces,
+    joined,
+    kind_named,
+    piece_of,
+)
 
 _NO_OUTPUT: Final = frozenset({"role", "index", "type", "id", "object", "status", "format", "expires_at", "created"})
 """Names of fields that say which piece this is, not what it says; so does a name that ends in `_id`."""
@@ -35,8 +45,6 @@ _TEXTS: Final = re.compile(
     rb'"(?:content|text|refusal|reasoning_content|reasoning|thinking|arguments|input|transcript)"\s*:\s*'
     rb'"((?:[^"\\]|\\.)*)'
 )
-MAX_SEARCHED_BYTES: Final = 4 << 20
-"""Of a part of an answer that are looked through."""
 
 
 def pieces(data: bytes) -> list[tuple[int, Piece]]:
@@ -60,18 +68,14 @@ def output_of(body: bytes) -> Output:
 
 
 def output_of_part(part: bytes) -> Output:
-    """What can be told of an answer that is not here to its end; not `known` where something is here that says
+    """Return what can be told of an answer that is not here to its end; not `known` where something is here that says
     nothing."""
-    text = b"".join(_TEXTS.findall(part[:MAX_SEARCHED_BYTES])).decode("utf-8", "replace")
-    return Output(text, known=bool(text) or not part.strip())
+    return cut_output(_TEXTS, part)
 
 
 def pieces_of_part(data: bytes) -> list[tuple[int, Piece]]:
-    """What can be told of an event that broke off: its text; data where it is long and has none."""
-    part = output_of_part(data)
-    if part.text:
-        return [(0, part.text)]
-    return [(0, Inline("image", len(data)))] if len(data) >= LONG_CHARACTERS else []
+    """Return what can be told of an event that broke off: its text; data where it is long and has none."""
+    return cut_pieces(_TEXTS, data, "image")
 
 
 def _of_answer(answer: Any) -> Iterator[tuple[int, Piece]]:

@@ -10,8 +10,8 @@ from typing import Final
 import msgspec
 from msgspec import Raw
 
-from gateway.dialects.base import NO_PARTS, Parts
-from gateway.dialects.openai.fields import (
+from gateway.dialects.facts import NO_PARTS, Parts
+from gateway.dialects.fields import (
     NAMES_BETWEEN,
     Name,
     as_name,
@@ -21,7 +21,16 @@ from gateway.dialects.openai.fields import (
     read_objects,
     wrong_type,
 )
-from gateway.dialects.structure import SHORT_VALUE_BYTES, SLICE_BYTES, StructureBounds, check_value, too_many
+from gateway.dialects.structure import (
+    ITEMS,
+    PLAIN_BYTES,
+    SHORT_VALUE_BYTES,
+    SHORTEST_ITEM_BYTES,
+    StructureBounds,
+    check_value,
+    more_items,
+    too_many,
+)
 
 MESSAGES: Final = "messages"
 CONTENT: Final = "messages.content"
@@ -39,9 +48,6 @@ _AUDIO: Final = frozenset({"data", "format"})
 _HEAD_BYTES: Final = 32
 _DATA_URL: Final = b'"data:'
 _IN_BODY: Final = _SOURCE - {"file_id", "data"}
-PLAIN_BYTES: Final = 65_536
-"""Messages up to here are looked at as texts; of more no copy is made."""
-_SHORTEST_ITEM_BYTES: Final = len("0,")
 _MEMBER_LEVEL: Final = 3
 """Levels around a member of a message: the body, the list, the message."""
 _PART_LEVEL: Final = 5
@@ -62,21 +68,6 @@ _BACKSLASH: Final = b"\\"
 _ESCAPE: Final = b"\\u"
 """Without it no name is spelled in another way than in its own letters."""
 _TEXTS: Final = msgspec.json.Decoder(list[dict[Name, str]], dec_hook=as_name)
-_ITEMS: Final = msgspec.json.Decoder(list[Raw])
-
-
-def more_items(raw: Raw, most: int) -> bool:
-    """Whether a list has more than `most` items; only one that has room for them, and the commas, is looked at."""
-    if len(raw) <= _SHORTEST_ITEM_BYTES * most:
-        return False
-    text, commas = memoryview(raw), 0
-    for at in range(0, len(raw), SLICE_BYTES):
-        piece = bytes(text[at : at + SLICE_BYTES])
-        if b"," in piece:  # pictures have none, and finding none is fast
-            commas += piece.count(b",")
-            if commas >= most:
-                return len(_ITEMS.decode(raw)) > most
-    return False
 
 
 def count_parts(messages: Raw, bounds: StructureBounds) -> tuple[Parts, bool]:
@@ -86,7 +77,7 @@ def count_parts(messages: Raw, bounds: StructureBounds) -> tuple[Parts, bool]:
     there are too many.
     """
     size_bytes = len(messages)
-    if size_bytes > _SHORTEST_ITEM_BYTES * bounds.messages and more_items(messages, bounds.messages):
+    if size_bytes > SHORTEST_ITEM_BYTES * bounds.messages and more_items(messages, bounds.messages):
         raise too_many(MESSAGES, bounds.messages, MESSAGES)
     if size_bytes <= PLAIN_BYTES:
         if _is_plain(bytes(messages)):
@@ -147,7 +138,7 @@ def _collect(content: Raw, parts: list[dict[str, Raw]], bounds: StructureBounds)
     found = read_objects(content, CONTENT, _PART)
     if found is None:
         check_value(content, bounds, _MEMBER_LEVEL, MESSAGES)
-        return all(first_byte(item) == _QUOTE for item in _ITEMS.decode(content))
+        return all(first_byte(item) == _QUOTE for item in ITEMS.decode(content))
     parts += found
     return True
 

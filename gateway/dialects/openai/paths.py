@@ -5,6 +5,7 @@ Azure's client names the model of most operations in the path, and that name alo
 `/azure`, so that its endpoint is this gateway's address with or without that.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -18,14 +19,29 @@ DEPLOYMENT: Final = "model"
 """The parameter of a path that names the model."""
 _VERSION: Final = "/v1"
 _AZURE: Final = ("/openai", "/azure/openai")
+_NEW_FIELD_HOSTS: Final = re.compile(r"https?://(api\.openai\.com|[^/]+\.(openai|cognitiveservices)\.azure\.com)[:/]")
+"""OpenAI's and Azure's reasoning models refuse `max_tokens`; all others know it, and many know nothing else."""
 
 
-def with_azure(operations: Iterable[str], *, free: bool = False, deployed: bool = True) -> Iterator[Endpoint]:
+def with_azure(
+    operations: Iterable[str], *, free: bool = False, writes: bool = True, deployed: bool = True
+) -> Iterator[Endpoint]:
     """Give the endpoints of some operations, which are named by their paths here: those, and Azure's of each.
     `deployed` says that Azure's client names the model in the path."""
     deployment = f"/deployments/{{{DEPLOYMENT}}}" if deployed else ""
     for operation in operations:
-        yield Endpoint(operation, operation, free=free)
-        for base in _AZURE:
-            yield Endpoint(base + operation, operation, free=free)
-            yield Endpoint(f"{base}{deployment}{operation.removeprefix(_VERSION)}", operation, free=free)
+        for path in paths_of(operation, deployment):
+            yield Endpoint(path, operation, free=free, writes=writes)
+
+
+def paths_of(path: str, deployment: str = "") -> Iterator[str]:
+    """Give a path, and those of Azure's client for the same; `deployment` stands in those without a version."""
+    yield path
+    for base in _AZURE:
+        yield base + path
+        yield f"{base}{deployment}{path.removeprefix(_VERSION)}"
+
+
+def default_max_field(base_url: str) -> str:
+    """Return where a provider takes the maximum of a chat's output when its entry does not say."""
+    return "max_completion_tokens" if _NEW_FIELD_HOSTS.match(base_url + "/") else "max_tokens"

@@ -1,111 +1,80 @@
-"""OpenAI's format, the answer: usage and errors, whole or in stream events. This file owns that reading.
+"""OpenAI's format, the answer: the usage in it, whole or in a stream's event. This file owns that reading.
 
 Source: https://platform.openai.com/docs/api-reference/chat/object and .../chat/streaming. What other providers of the
 same format do differently:
 
 - xAI counts reasoning beside `completion_tokens`, Google's endpoint counts thinking in `total_tokens` alone, converters
-  of Anthropic's format count the cache beside `prompt_tokens`. `total_tokens` tells: see `_left_out`.
+  of Anthropic's format count the cache beside `prompt_tokens`. `total_tokens` tells.
 - DeepSeek says `prompt_cache_hit_tokens`, Moonshot `cached_tokens`, LiteLLM Anthropic's `cache_read_input_tokens` and
   `cache_creation_input_tokens`, OpenRouter `prompt_tokens_details.cache_write_tokens`.
 - Groq puts the usage of a stream into `x_groq.usage`.
 - Some name the counts `input_tokens` and `output_tokens`, as the Responses API does (the cache is within the input) or
   as Anthropic does (`cache_read_input_tokens` stand beside it; a total, where there is one, tells which).
 
-Counts that contradict each other cost no answer: a part below zero is none, parts above their whole are cut down to it
-with the dearer part kept (audio before cache writes before cached, audio before reasoning). Totals that can't be (below
-zero, above `MAX_COUNT`, both zero) are no report: then `missing_usage` applies, and nothing is free by accident.
+Counts that contradict each other cost no answer (`gateway.dialects.openai.counts`). Totals that can't be (below zero,
+above `MAX_COUNT`) are no report: then `missing_usage` applies. Whether totals of zero are believed is the provider's
+`zero_usage`: nothing is free by accident.
 """
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT, Usage
-from gateway.dialects.base import EventFacts, GarbageAnswer, Reported
-from gateway.dialects.openai.costs import CostFields, reported_cost
-from gateway.dialects.openai.output import pieces, pieces_of_part
-from gateway.dialects.openai.searches import CITATION, searches_of
+from gateway.dialects.exceptions import GarbageAnswer
+from gateway.dialects.facts import Reported
+from gateway.dialects.openai.billed import CITATION, searches_of
+from gateway.dialects.openai.counts import counts_of
 
-if TYPE_CHECKING:
-    from gateway.dialects.output import Piece
-
-_NULL: Final = Raw(b"null")
+NULL: Final = Raw(b"null")
 
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
 _Nothing = Literal[0] | None
 
 
-class _InputDetails(msgspec.Struct):
-    cached_tokens: int | None = None
-    audio_tokens: int | None = None
-    cache_write_tokens: int | None = None
-    cache_creation_tokens: int | None = None
-
-
-class _OutputDetails(msgspec.Struct):
-    reasoning_tokens: int | None = None
-    audio_tokens: int | None = None
-
-
-_NO_INPUT_DETAILS: Final = _InputDetails()
-_NO_OUTPUT_DETAILS: Final = _OutputDetails()
-
-
-class _Totals(CostFields):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    total_tokens: int | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-
-
-class _Usage(_Totals):
-    prompt_tokens_details: _InputDetails | None = None
-    completion_tokens_details: _OutputDetails | None = None
-    input_tokens_details: _InputDetails | None = None
-    output_tokens_details: _OutputDetails | None = None
-    cached_tokens: int | None = None
-    prompt_cache_hit_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-
-
 class _Groq(msgspec.Struct):
-    usage: Raw = _NULL
+    usage: Raw = NULL
 
 
 class _Answer(msgspec.Struct):
-    usage: Raw = _NULL
-    service_tier: Raw = _NULL
-    model: Raw = _NULL
-    choices: Raw = _NULL
-    error: Raw = _NULL
-    x_groq: Raw = _NULL
+    usage: Raw = NULL
+    service_tier: Raw = NULL
+    model: Raw = NULL
+    choices: Raw = NULL
+    error: Raw = NULL
+    x_groq: Raw = NULL
 
 
-class _PlainInput(msgspec.Struct, frozen=True):
+class _PlainInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cached_tokens: _Count = 0
     audio_tokens: _Count = 0
+    text_tokens: _Count = 0
+    image_tokens: _Nothing = None
+    video_tokens: _Nothing = None
+    cached_tokens_details: None = None
     cache_write_tokens: _Nothing = None
     cache_creation_tokens: _Nothing = None
 
 
-class _PlainOutput(msgspec.Struct, frozen=True):
+class _PlainOutput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reasoning_tokens: _Count = 0
     audio_tokens: _Count = 0
+    accepted_prediction_tokens: _Count = 0
+    rejected_prediction_tokens: _Count = 0
+    image_tokens: _Nothing = None
 
 
 _NO_PLAIN_INPUT: Final = _PlainInput()
 _NO_PLAIN_OUTPUT: Final = _PlainOutput()
 
 
-class _PlainUsage(msgspec.Struct):
-    """Usage as OpenAI itself writes it, and nothing of what others do differently."""
+class PlainUsage(msgspec.Struct, forbid_unknown_fields=True):
+    """Usage as OpenAI itself writes it, with Groq's times and DeepSeek's names, and nothing of what others do
+    differently."""
 
     prompt_tokens: _Count
     completion_tokens: _Count
@@ -120,111 +89,71 @@ class _PlainUsage(msgspec.Struct):
     server_side_tool_usage_details: None = None
     num_search_queries: _Nothing = None
     num_sources_used: _Nothing = None
+    prompt_cache_miss_tokens: int | None = None
+    queue_time: float | None = None
+    prompt_time: float | None = None
+    completion_time: float | None = None
+    total_time: float | None = None
     cost: None = None
     cost_in_usd_ticks: None = None
 
 
 class _PlainAnswer(msgspec.Struct):
-    usage: _PlainUsage
+    usage: PlainUsage
     service_tier: str | None = None
     model: str | None = None
-
-
-class _PlainEvent(msgspec.Struct):
-    """A stream's event with such usage, and with no error."""
-
-    usage: _PlainUsage
-    service_tier: str | None = None
-    model: str | None = None
-    choices: Raw = _NULL
-    error: None = None
 
 
 _PLAIN: Final = msgspec.json.Decoder(_PlainAnswer)
-_PLAIN_EVENT: Final = msgspec.json.Decoder(_PlainEvent)
 _ANSWER: Final = msgspec.json.Decoder(_Answer)
-_USAGE: Final[msgspec.json.Decoder[_Usage | None]] = msgspec.json.Decoder(_Usage | None, strict=False)
-_TOTALS: Final[msgspec.json.Decoder[_Totals | None]] = msgspec.json.Decoder(_Totals | None, strict=False)
 _GROQ: Final[msgspec.json.Decoder[_Groq | None]] = msgspec.json.Decoder(_Groq | None)
 _STRING: Final[msgspec.json.Decoder[str | None]] = msgspec.json.Decoder(str | None)
-_FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
-_ENVELOPE: Final = frozenset(
-    {
-        *("id", "object", "created", "model", "service_tier", "system_fingerprint", "choices", "usage", "obfuscation"),
-        *("provider", "x_groq", "timings", "time_info", "metrics"),
-    }
-)
-"""What a chunk has that is there for its usage alone."""
-_NOTHING_SAID: Final = (_NULL, Raw(b'""'), Raw(b"[]"), Raw(b"{}"))
-_EMPTY_LIST: Final = re.compile(rb"\[\s*\]")
-_NULL_USAGE: Final = re.compile(rb'"usage"\s*:\s*null')
-MOST_TRIED: Final = 8
-"""Of the places in one event where usage is null, so many each are tried from its beginning and from its end: one at
-the top level stands there."""
-_NULL_USAGE_LAST: Final = b',"usage":null}\n\n'
-_NULL_USAGE_PADDED: Final = re.compile(rb'"usage":null,(?="obfuscation":"[^"\\]*"\}\n\n)')
-"""Where it is the last field of an event, or OpenAI's padding alone follows: the brace that ends the event shows that
-it stands at the top level, so that nothing has to be decoded."""
-_DATA_LINE: Final = re.compile(rb"(?<=^data:).*\{.*$", re.MULTILINE)
 
 
 def usage_from_json(endpoint: str, body: bytes) -> Reported | None:
     """Usage of a whole answer; None where it reports none. Raises `GarbageAnswer` where it is not a JSON object."""
     if body.find(CITATION) >= 0:  # `in` asks for a buffer first
-        return _reported(_decode(body))
+        return reported_of(decode(body))
     try:  # as OpenAI writes it, in one go
         answer = _PLAIN.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _reported(_decode(body))
-    usage = _plain_usage(answer.usage)
-    return Reported(usage, answer.service_tier, answer.model) if usage else _reported(_decode(body))
+        return reported_of(decode(body))
+    usage = plain_usage(answer.usage)
+    return Reported(usage, answer.service_tier, answer.model) if usage else reported_of(decode(body))
 
 
 def is_complete_answer(body: bytes) -> bool:
     """Whether this is one whole JSON object."""
     try:
-        _decode(body)
+        decode(body)
     except GarbageAnswer:
         return False
     return True
 
 
-def _decode(body: bytes) -> _Answer:
+def decode(body: bytes) -> _Answer:
     try:
         return _ANSWER.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise GarbageAnswer("the provider's answer is not a JSON object") from error
 
 
-def _reported(answer: _Answer) -> Reported | None:
-    counts = _counts(answer.usage) or _counts(_groq_usage(answer.x_groq))
-    usage = _to_usage(counts) if counts else None
-    if usage is None:
+def reported_of(answer: _Answer) -> Reported | None:
+    counts = counts_of(answer.usage) or counts_of(_groq_usage(answer.x_groq))
+    if counts is None:
         return None
+    usage, doubts = counts
     if searches := searches_of(answer.usage, answer.choices):
         usage = msgspec.structs.replace(usage, searches=searches)
-    return Reported(usage, _string(answer.service_tier), _string(answer.model))
-
-
-def _counts(raw: Raw) -> _Usage | None:
-    """The usage object; details that can't be read are left out, totals that can't be read are no usage."""
-    try:
-        return _USAGE.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        pass
-    try:
-        totals = _TOTALS.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-    return _Usage(**msgspec.structs.asdict(totals)) if totals else None
+    return Reported(usage, _string(answer.service_tier), _string(answer.model), doubts=doubts)
 
 
 def _groq_usage(raw: Raw) -> Raw:
     try:
         groq = _GROQ.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return _NULL
-    return groq.usage if groq else _NULL
+        return NULL
+    return groq.usage if groq else NULL
 
 
 def _string(raw: Raw) -> str | None:
@@ -234,13 +163,15 @@ def _string(raw: Raw) -> str | None:
         return None
 
 
-def _plain_usage(counts: _PlainUsage) -> Usage | None:
-    """The usage where the counts agree with each other: what `_to_usage` would make of them, for less."""
+def plain_usage(counts: PlainUsage) -> Usage | None:
+    """The usage where the counts agree with each other: what `counts_of` would make of them, for less."""
     inputs, outputs = counts.prompt_tokens_details, counts.completion_tokens_details
     total, prompt, output = counts.total_tokens, counts.prompt_tokens, counts.completion_tokens
     cached, audio_input = inputs.cached_tokens, inputs.audio_tokens
     reasoning, audio_output = outputs.reasoning_tokens, outputs.audio_tokens
-    if not total or total != prompt + output or cached + audio_input > prompt or reasoning + audio_output > output:
+    if not total or total != prompt + output or (cached and audio_input):
+        return None
+    if max(cached, audio_input) > prompt or reasoning + audio_output > output:
         return None
     return Usage(
         input_tokens=prompt,
@@ -250,181 +181,3 @@ def _plain_usage(counts: _PlainUsage) -> Usage | None:
         reasoning_tokens=reasoning,
         audio_output_tokens=audio_output,
     )
-
-
-def _plain_facts(data: bytes) -> EventFacts | None:
-    """What an event with usage says, where it is as OpenAI writes it: in one go."""
-    try:
-        event = _PLAIN_EVENT.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    usage = _plain_usage(event.usage)
-    if usage is None:
-        return None
-    only = _EMPTY_LIST.fullmatch(event.choices) is not None and _says_no_more(data)
-    return EventFacts(Reported(usage, event.service_tier, event.model), has_usage=True, is_usage_only=only)
-
-
-def _says_no_more(data: bytes) -> bool:
-    """Whether an event without choices has nothing beside its usage that a client would miss: a moderation's verdict
-    and Azure's filter results come in chunks without choices, too."""
-    fields = _fields_of(data) or {}
-    return all(name in _ENVELOPE or value in _NOTHING_SAID for name, value in fields.items())
-
-
-def _to_usage(counts: _Usage) -> Usage | None:
-    output = counts.completion_tokens or counts.output_tokens or 0
-    total = counts.total_tokens or 0
-    said = counts.prompt_tokens or counts.input_tokens
-    if said is None:  # embeddings and rerankers may say nothing but the total
-        said = counts.prompt_tokens if counts.prompt_tokens is not None else total - output
-    prompt = said
-    if prompt < 0 or output < 0 or not (prompt or output):
-        return None
-    inputs = counts.prompt_tokens_details or counts.input_tokens_details or _NO_INPUT_DETAILS
-    outputs = counts.completion_tokens_details or counts.output_tokens_details or _NO_OUTPUT_DETAILS
-    cached = _first(
-        inputs.cached_tokens, counts.prompt_cache_hit_tokens, counts.cached_tokens, counts.cache_read_input_tokens
-    )
-    written = _first(inputs.cache_write_tokens, inputs.cache_creation_tokens, counts.cache_creation_input_tokens)
-    reasoning = _first(outputs.reasoning_tokens)
-    input_left_out, output_left_out = _left_out(total - prompt - output, cached + written, reasoning)
-    if (
-        not counts.total_tokens and not counts.prompt_tokens
-    ):  # as Anthropic names them: the cache stands beside the rest
-        input_left_out = _first(counts.cache_read_input_tokens) + _first(counts.cache_creation_input_tokens)
-    prompt += input_left_out
-    output += output_left_out
-    if prompt > MAX_COUNT or output > MAX_COUNT:
-        return None
-    audio_input, written, cached = _within(prompt, _first(inputs.audio_tokens), written, cached)
-    audio_output, reasoning = _within(output, _first(outputs.audio_tokens), reasoning)
-    return Usage(
-        input_tokens=prompt,
-        cached_input_tokens=cached,
-        cache_write_tokens=written,
-        audio_input_tokens=audio_input,
-        output_tokens=output,
-        reasoning_tokens=reasoning,
-        audio_output_tokens=audio_output,
-        reported_cost_usd=reported_cost(counts),
-    )
-
-
-def _left_out(remainder: int, cache: int, reasoning: int) -> tuple[int, int]:
-    """What `total_tokens` counts above prompt and completion, as (input, output) to add.
-
-    Equal to the reasoning: xAI, output. Equal to the cache: Anthropic's way, input; to both together: each. Anything
-    else is output, as Google's thinking is: where counts contradict each other, the larger reading is charged.
-    """
-    if remainder <= 0:
-        return 0, 0
-    if cache and remainder != reasoning and remainder in (cache, cache + reasoning):
-        return cache, remainder - cache
-    return 0, remainder
-
-
-def _first(*counts: int | None) -> int:
-    """The first count above zero, else zero: the same number under several names is one number."""
-    for count in counts:
-        if count and count > 0:
-            return count
-    return 0
-
-
-def _within(whole: int, *parts: int) -> list[int]:
-    """The parts in order, each cut down to what is left of the whole."""
-    kept = []
-    for part in parts:
-        kept.append(min(part, whole))
-        whole -= kept[-1]
-    return kept
-
-
-def _without_null_usage(line: re.Match[bytes]) -> bytes:
-    data = line[0]
-    fields = _fields_of(data)
-    if fields is None or fields.get("usage") != _NULL:  # what stands deeper is not the event's own
-        return data
-    places = list(_NULL_USAGE.finditer(data))
-    for found in (*places[:MOST_TRIED], *places[MOST_TRIED:][-MOST_TRIED:]):
-        before, after = data[: found.start()], data[found.end() :]
-        if before.rstrip().endswith(b","):
-            cut = before.rstrip()[:-1] + after
-        else:
-            cut = before + after.lstrip().removeprefix(b",").lstrip()
-        left = _fields_of(cut)
-        if left is not None and "usage" not in left:
-            return cut
-    return data
-
-
-def _fields_of(data: bytes) -> dict[str, Raw] | None:
-    """The fields at the top level; None where there is no JSON object."""
-    try:
-        return _FIELDS.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-
-
-class OpenAIEvents:
-    """Reads the data of the stream events of chat completions and completions; an `EventReader`."""
-
-    usage_marker: Final = b'"usage"'
-    usage_pattern: Final = re.compile(rb'"usage"\s*:\s*\{')
-    error_marker: Final = b'"error"'
-    finish_markers: Final = (b'"finish_reason":"', b'"finish_reason": "')
-    terminal_markers: Final = (b"[DONE]",)
-    terminal_lines: Final = (b"data: [DONE]", b"data:[DONE]")
-
-    def is_terminal(self, event: bytes, data: bytes) -> bool:
-        """`data: [DONE]`, and nothing beside it."""
-        return data.strip() == b"[DONE]"
-
-    def facts(self, data: bytes) -> EventFacts:
-        """Usage and errors of one event. A usage-only chunk has usage, no error, `"choices": []`, and says no more."""
-        return (_plain_facts(data) if data.find(CITATION) < 0 else None) or self._facts(data)
-
-    @staticmethod
-    def _facts(data: bytes) -> EventFacts:
-        try:
-            answer = _decode(data)
-        except GarbageAnswer:
-            return EventFacts()
-        has_usage = answer.usage != _NULL
-        is_error = answer.error != _NULL
-        return EventFacts(
-            reported=_reported(answer),
-            has_usage=has_usage,
-            is_usage_only=(
-                has_usage and not is_error and _EMPTY_LIST.fullmatch(answer.choices) is not None and _says_no_more(data)
-            ),
-            is_error=is_error,
-        )
-
-    def pieces(self, data: bytes) -> list[tuple[int, Piece]]:
-        """What the model wrote, by choice: see `gateway.dialects.openai.output`."""
-        return pieces(data)
-
-    def pieces_of_part(self, data: bytes) -> list[tuple[int, Piece]]:
-        """The output in the data of an event that broke off, as far as it can be told."""
-        return pieces_of_part(data)
-
-    def without_null_usage(self, block: bytes) -> bytes:
-        """Whole events without the `"usage": null` at their top level that is there because the gateway asked."""
-        block = block.replace(_NULL_USAGE_LAST, b"}\n\n")
-        if _NULL_USAGE.search(block) is None:
-            return block
-        block = _NULL_USAGE_PADDED.sub(b"", block)
-        return _DATA_LINE.sub(_without_null_usage, block) if _NULL_USAGE.search(block) else block
-
-    def with_cost(self, data: bytes, cost_usd: str) -> bytes:
-        """The same JSON with `cost_usd` as the last field of its `usage`; all else as it was, but for outer spaces."""
-        try:
-            event = _FIELDS.decode(data)
-            usage = _FIELDS.decode(event["usage"])
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError):
-            return data
-        usage["cost_usd"] = Raw(msgspec.json.encode(cost_usd))
-        event["usage"] = Raw(msgspec.json.encode(usage))
-        return msgspec.json.encode(event)

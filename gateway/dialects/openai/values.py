@@ -13,17 +13,15 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from msgspec import Raw
 
-from gateway.dialects.base import NO_METADATA, BadRequest
-from gateway.dialects.openai.fields import first_byte, folded, other_case, wrong_type
-from gateway.dialects.openai.work import PRESET
+from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.facts import NO_METADATA
+from gateway.dialects.fields import first_byte, folded, other_case, wrong_type
 from gateway.dialects.structure import SHORT_VALUE_BYTES, StructureBounds, check_value
+from gateway.dialects.values import label
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MAX_MODEL_CHARS: Final = 200
-MAX_LABEL_CHARS: Final = 256
-"""An end user's name and a service tier are kept up to here."""
 MAX_METADATA: Final = 16
 """Pairs of `metadata` that are kept, as OpenAI's reference bounds them."""
 FIELD_LEVEL: Final = 1
@@ -86,11 +84,6 @@ def within(values: Mapping[str, Any], name: str, least: int, most: int) -> int |
     return number
 
 
-def label(text: str) -> str:
-    """Return a string that is only recorded: bounded, and without NUL, which Postgres can't store."""
-    return text[:MAX_LABEL_CHARS].replace("\0", "\ufffd")
-
-
 def metadata_of(raw: Raw) -> Mapping[str, str]:
     """Return the pairs of texts in `metadata`, of which OpenAI takes 16. It is for the record alone: what else stands
     there is left to the provider."""
@@ -98,20 +91,3 @@ def metadata_of(raw: Raw) -> Mapping[str, str]:
         return NO_METADATA
     pairs = islice(_FIELDS.decode(raw).items(), MAX_METADATA)
     return {name: label(_TEXT.decode(value)) for name, value in pairs if first_byte(value) == ord('"')}
-
-
-def model_of(values: Mapping[str, Any]) -> str:
-    """Return the model's name. Raises `BadRequest` where there is none, or one that leads to another one."""
-    model: str | None = values.get("model")
-    if model is None:
-        raise BadRequest("Missing required parameter: 'model'.", "model")
-    return checked_model(model)
-
-
-def checked_model(model: str) -> str:
-    """Return a model's name as it is. Raises `BadRequest` as `model_of`."""
-    if not 1 <= len(model) <= MAX_MODEL_CHARS:
-        raise BadRequest(f"Invalid value for 'model': expected 1 to {MAX_MODEL_CHARS} characters.", "model")
-    if PRESET in model:
-        raise BadRequest("A preset names its model at the provider: name the model itself.", "model")
-    return model

@@ -18,14 +18,14 @@ references/on-your-data.
 from collections.abc import Mapping
 from typing import Final
 
-import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT
-from gateway.dialects.base import NO_WORK, BadRequest, Work
-from gateway.dialects.openai.fields import first_byte, is_null, read_object, read_objects, wrong_type
-from gateway.dialects.openai.parts import more_items
-from gateway.dialects.structure import StructureBounds, check_value, too_many
+from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.facts import NO_WORK, Work
+from gateway.dialects.fields import first_byte, is_null, read_object, read_objects, wrong_type
+from gateway.dialects.structure import StructureBounds, check_value, more_items, too_many
+from gateway.dialects.values import MAX_NAME_CHARS, PRESET, short_text, texts, whole
 
 STORED_FIELDS: Final = frozenset(
     {
@@ -54,11 +54,8 @@ _PLAIN_TOOLS: Final = frozenset({"function", "custom"})
 _PLAIN_TYPES: Final = tuple(Raw(b'"%b"' % name.encode()) for name in sorted(_PLAIN_TOOLS))
 _SEARCHING: Final = ("search", "brows")
 """A tool whose type says so is charged by the search."""
-PRESET: Final = "@preset/"
-"""OpenRouter's way to name a model by what is stored there."""
 MAX_MODELS: Final = 16
 """Other models that one request may name."""
-MAX_NAME_CHARS: Final = 200
 MAX_REMEMBERED: Final = 64
 """Lists of tools that were looked at and run at the client."""
 MAX_REMEMBERED_BYTES: Final = 65_536
@@ -82,10 +79,6 @@ _PDF: Final = frozenset({"engine"})
 _SEARCH: Final = frozenset({"mode", "max_search_results", "sources"})
 _MODEL: Final = frozenset({"model"})
 _FIELD_LEVEL: Final = 1
-
-_STRING: Final = msgspec.json.Decoder(str)
-_STRINGS: Final = msgspec.json.Decoder(list[str])
-_COUNT: Final = msgspec.json.Decoder(int)
 
 
 def read_work(fields: Mapping[str, Raw], most_calls: int | None, bounds: StructureBounds) -> Work:
@@ -121,7 +114,7 @@ def read_work(fields: Mapping[str, Raw], most_calls: int | None, bounds: Structu
         searches=searches + tool_searches + plugin_searches + source_uses,
         one_search="web_search_options" in given,
         models=tuple(dict.fromkeys((*tool_models, *_models(given)))),
-        audio="modalities" in given and "audio" in _strings(given["modalities"], "modalities"),
+        audio="modalities" in given and "audio" in texts(given["modalities"], "modalities"),
         predicted=len(given["prediction"]) if "prediction" in given else 0,
     )
 
@@ -155,7 +148,7 @@ def _tools(raw: Raw | None, most_calls: int | None, bounds: StructureBounds) -> 
             continue
         served += 1
         param = f"tools[{place}]"
-        name = "" if kind is None else _string(kind, f"{param}.type")
+        name = "" if kind is None else short_text(kind, f"{param}.type")
         if name in _PLAIN_TOOLS:  # written with escapes
             continue
         own = None if is_null(tool.get("max_uses")) else _uses(tool["max_uses"], f"{param}.max_uses")
@@ -166,7 +159,7 @@ def _tools(raw: Raw | None, most_calls: int | None, bounds: StructureBounds) -> 
         said = name or " ".join(tool)  # Google's are named by their field
         searches += times if any(part in said for part in _SEARCHING) else 0
         if not is_null(tool.get("model")):
-            models.append(_string(tool["model"], f"{param}.model"))
+            models.append(short_text(tool["model"], f"{param}.model"))
     if not served:
         _remember_plain(raw, bounds)
     if most_calls is not None:
@@ -209,7 +202,7 @@ def _plugins(raw: Raw | None) -> tuple[int, int]:
     uses = 0
     for place, plugin in enumerate(plugins):
         param = f"plugins[{place}]"
-        name = "" if is_null(plugin.get("id")) else _string(plugin["id"], f"{param}.id")
+        name = "" if is_null(plugin.get("id")) else short_text(plugin["id"], f"{param}.id")
         if name in _FREE_PLUGINS:
             if not is_null(plugin.get("pdf")):
                 _check_engine(plugin["pdf"], f"{param}.pdf")
@@ -223,7 +216,7 @@ def _plugins(raw: Raw | None) -> tuple[int, int]:
 
 def _check_engine(raw: Raw, param: str) -> None:
     engine = read_object(raw, param, _PDF).get("engine")
-    if engine is not None and not is_null(engine) and _string(engine, f"{param}.engine") not in _FREE_ENGINES:
+    if engine is not None and not is_null(engine) and short_text(engine, f"{param}.engine") not in _FREE_ENGINES:
         raise BadRequest(
             f"This engine bills pages, which have no price here: use {', '.join(sorted(_FREE_ENGINES))}.", param
         )
@@ -236,7 +229,7 @@ def _sources(raw: Raw | None) -> int:
     param = "search_parameters"
     fields = read_object(raw, param, _SEARCH)
     mode = fields.get("mode")
-    if mode is not None and not is_null(mode) and _string(mode, f"{param}.mode") == "off":
+    if mode is not None and not is_null(mode) and short_text(mode, f"{param}.mode") == "off":
         return 0
     most = fields.get("max_search_results")
     if most is None or is_null(most):
@@ -257,7 +250,7 @@ def _models(given: Mapping[str, Raw]) -> list[str]:
     if "moderation" in given and first_byte(given["moderation"]) == ord("{"):
         model = read_object(given["moderation"], "moderation", _MODEL).get("model")
         if model is not None and not is_null(model):
-            names.append(_string(model, "moderation.model"))
+            names.append(short_text(model, "moderation.model"))
     for name in names:
         if PRESET in name:
             raise BadRequest("A preset names its model at the provider: name the model itself.", "models")
@@ -270,10 +263,10 @@ def _named(raw: Raw, field: str) -> list[str]:
     """The names in a list of them, or of objects with a `model`."""
     objects = read_objects(raw, field, _MODEL)
     if objects is None:
-        return _strings(raw, field)
+        return texts(raw, field)
     if any(is_null(each.get("model")) for each in objects):
         raise wrong_type(field, "an array of models' names")
-    return [_string(each["model"], f"{field}.model") for each in objects]
+    return [short_text(each["model"], f"{field}.model") for each in objects]
 
 
 def _check_extra(raw: Raw | None) -> None:
@@ -285,26 +278,6 @@ def _check_extra(raw: Raw | None) -> None:
             raise BadRequest(f"Write '{name[:MAX_NAME_CHARS]}' of 'extra_body' at the top level.", "extra_body")
 
 
-def _strings(raw: Raw, param: str) -> list[str]:
-    try:
-        return _STRINGS.decode(raw)
-    except msgspec.DecodeError as error:
-        raise wrong_type(param, "an array of strings") from error
-
-
-def _string(raw: Raw, param: str) -> str:
-    try:
-        return _STRING.decode(raw)[:MAX_NAME_CHARS]
-    except msgspec.DecodeError as error:
-        raise wrong_type(param, "a string") from error
-
-
 def _uses(raw: Raw, param: str) -> int:
     """How often something may run at the provider: once at least, because one that does not know the field runs it."""
-    try:
-        count = _COUNT.decode(raw)
-    except msgspec.DecodeError as error:
-        raise wrong_type(param, "an integer") from error
-    if not 0 <= count <= MAX_COUNT:
-        raise BadRequest(f"Invalid value for '{param}': expected an integer from 0 to {MAX_COUNT}.", param)
-    return max(1, count)
+    return max(1, whole(raw, param, 0, MAX_COUNT))

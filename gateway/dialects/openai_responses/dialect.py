@@ -1,6 +1,12 @@
 """The Responses API as a dialect: its endpoints, and the few fields of a request that the gateway changes.
 
 Its name is that of OpenAI's API, because the providers that serve the one serve the other below the same base URL.
+
+Over a WebSocket (https://developers.openai.com/api/docs/guides/websocket-mode) each `response.create` that a client
+sends is a request of its own: the body of a POST with a `type`, whose answer is always a stream, with events as
+messages. Its response can be gone on from for as long as the connection lasts even where it is not stored, so that its
+owner is recorded all the same. That is a dialect of its own, because a provider has to say that it serves it:
+`dialects: {responses_websocket: URL}`.
 """
 
 from __future__ import annotations
@@ -13,15 +19,18 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import Usage
-from gateway.dialects.base import GarbageAnswer, Reported
+from gateway.dialects.base import Endpoint
+from gateway.dialects.events import EVENT_STREAM
+from gateway.dialects.exceptions import BadRequest, GarbageAnswer
+from gateway.dialects.facts import Reported, Stored
 from gateway.dialects.openai.errors import error_body, error_headers
 from gateway.dialects.openai.output import output_of_part
 from gateway.dialects.openai.paths import with_azure
 from gateway.dialects.openai.usage import is_complete_answer
 from gateway.dialects.openai.values import INTEGER
-from gateway.dialects.openai_responses.answer import output_of, usage_of
-from gateway.dialects.openai_responses.events import ResponseEvents
-from gateway.dialects.openai_responses.objects import OBJECT_ENDPOINTS, RESPONSES_CREATION, parse_object
+from gateway.dialects.openai_responses.answer import ResponseEvents, output_of, usage_of
+from gateway.dialects.openai_responses.input import input_texts, input_tokens
+from gateway.dialects.openai_responses.objects import OBJECT_ENDPOINTS, RESPONSES_CREATION, STREAM, parse_object
 from gateway.dialects.openai_responses.request import (
     COMPACT,
     INPUT_TOKENS,
@@ -30,32 +39,35 @@ from gateway.dialects.openai_responses.request import (
     RESPONSES,
     parse,
 )
-from gateway.dialects.openai_responses.texts import input_texts, input_tokens
-from gateway.dialects.streaming import EVENT_STREAM, SseTap
+from gateway.dialects.streaming import SseTap
 
 if TYPE_CHECKING:
-    from gateway.dialects.base import Head, Match, ParsedRequest
+    from gateway.dialects.base import Endpoint, Head, Match
+    from gateway.dialects.facts import Creation, ParsedRequest
     from gateway.dialects.structure import StructureBounds
 
 _OPERATIONS: Final = frozenset({RESPONSES, COMPACT, INPUT_TOKENS})
 _FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
+SOCKET: Final = "responses_websocket"
+CREATE: Final = "response.create"
+UPGRADE: Final = "Upgrade"
 
 
 class ResponsesDialect:
     """OpenAI's Responses API; a `Dialect`."""
 
-    name: Final = "openai"
-    endpoints: Final = (
+    name: str = "openai"
+    endpoints: tuple[Endpoint, ...] = (
         *with_azure((RESPONSES, COMPACT), deployed=False),
         *with_azure((INPUT_TOKENS,), free=True, deployed=False),
         *OBJECT_ENDPOINTS,
     )
     key_headers: Final = ()
     key_parameter: Final = None
-    kept_parameters: Final = METERING_FIELDS
+    kept_parameters: Final = METERING_FIELDS - {STREAM}  # which reads a stored response again, as events
     passed_parameters: Final[frozenset[str]] = frozenset()
     events: Final = ResponseEvents()
-    creations: Final = (RESPONSES_CREATION,)
+    creations: tuple[Creation, ...] = (RESPONSES_CREATION,)
 
     def __init__(self, bounds: StructureBounds) -> None:
         self._bounds = bounds
@@ -74,7 +86,7 @@ class ResponsesDialect:
 
     def upstream_path(self, match: Match, model: str) -> str:
         endpoint = match.endpoint
-        path = (endpoint.operation if endpoint.operation in _OPERATIONS else endpoint.path).removeprefix("/v1")
+        path = endpoint.operation.rpartition(" ")[2].removeprefix("/v1")
         for name, value in match.parameters.items():
             path = path.replace(f"{{{name}}}", quote(value, safe=""))
         return path
@@ -122,3 +134,37 @@ class ResponsesDialect:
 
     error_body = staticmethod(error_body)
     error_headers = staticmethod(error_headers)
+
+
+class _Message(msgspec.Struct):
+    type: str | None = None
+
+
+_MESSAGE: Final = msgspec.json.Decoder(_Message)
+
+
+class SocketDialect(ResponsesDialect):
+    """The messages of a connection; a `Dialect`."""
+
+    name = SOCKET
+    endpoints = (Endpoint(RESPONSES, RESPONSES, "GET", header="Sec-WebSocket-Key"),)
+    creations = ()  # nothing here goes on in the background
+
+    def owns(self, path: str, headers: Mapping[str, str]) -> bool:
+        return False
+
+    def parse(self, head: Head, body: bytes) -> ParsedRequest:
+        if UPGRADE not in head.headers:
+            raise BadRequest("This is a WebSocket: connect with 'Upgrade: websocket', or POST your request.")
+        try:
+            kind = _MESSAGE.decode(body).type
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            kind = CREATE  # what is wrong with it is said below
+        if kind != CREATE:
+            raise BadRequest(f"Only messages of the type '{CREATE}' are served here.", "type")
+        parsed = parse(RESPONSES, body, self._bounds)
+        stored = parsed.stored or Stored()
+        if stored.background:
+            raise BadRequest("A response on a WebSocket can't be in the background: POST it.", "background")
+        stored = msgspec.structs.replace(stored, creation=RESPONSES_CREATION)
+        return msgspec.structs.replace(parsed, stream=True, stored=stored)

@@ -12,14 +12,16 @@ from urllib.parse import parse_qsl
 import msgspec
 from msgspec import Raw
 
-from gateway.dialects.base import BadRequest, Created, Endpoint, Head, ParsedRequest, Stored
-from gateway.dialects.openai.fields import is_null, top_level
+from gateway.dialects.base import Endpoint, Head
+from gateway.dialects.facts import Created, ParsedRequest, Stored
+from gateway.dialects.fields import is_null, top_level
+from gateway.dialects.openai.paths import paths_of
 from gateway.dialects.openai_responses.answer import usage_of
-from gateway.dialects.openai_responses.items import named_ids, read_input
+from gateway.dialects.openai_responses.input import named_ids, read_input
 from gateway.dialects.structure import check_size, check_value, too_many
 
 if TYPE_CHECKING:
-    from gateway.dialects.base import Reported
+    from gateway.dialects.facts import Reported
     from gateway.dialects.structure import StructureBounds
 
 RESPONSE: Final = "/v1/responses/{response_id}"
@@ -39,7 +41,10 @@ _ENDPOINTS: Final = (
     ("GET", CONVERSATION + "/items/{item_id}"),
     ("DELETE", CONVERSATION + "/items/{item_id}"),
 )
-OBJECT_ENDPOINTS: Final = tuple(Endpoint(path, f"{method} {path}", method, free=True) for method, path in _ENDPOINTS)
+OBJECT_ENDPOINTS: Final = tuple(
+    Endpoint(path, f"{method} {own}", method, free=True) for method, own in _ENDPOINTS for path in paths_of(own)
+)
+STREAM: Final = "stream"
 _OWNERS: Final = ("response_id", "conversation_id")
 _RUNNING: Final = frozenset({"queued", "in_progress"})
 _QUERY_LIMIT: Final = 100
@@ -93,19 +98,19 @@ CONVERSATIONS_CREATION: Final = ObjectCreation("conversation", CONVERSATION, Non
 
 
 def parse_object(head: Head, body: bytes, bounds: StructureBounds) -> ParsedRequest:
-    """Return what a request to one of these endpoints names and creates. Raises `BadRequest`."""
+    """Return what a request to one of these endpoints names and creates; a response that is read may come as a stream.
+    Raises `BadRequest`."""
     endpoint, parameters = head.match.endpoint, head.match.parameters
     query = parse_qsl(head.path.partition("?")[2], keep_blank_values=True, max_num_fields=None)[:_QUERY_LIMIT]
-    if any(name.lower() == "stream" and value.lower() not in ("", "false", "0") for name, value in query):
-        raise BadRequest("A stored response can't be streamed again here: read it without 'stream'.", "stream")
+    stream = any(name.lower() == STREAM and value.lower() not in ("", "false", "0") for name, value in query)
     ids = [parameters[name] for name in _OWNERS if name in parameters]
     if body and endpoint.method == "POST":
         ids += _ids_of(body, bounds)
-    creation = CONVERSATIONS_CREATION if endpoint.path == CONVERSATIONS else None
+    creation = CONVERSATIONS_CREATION if endpoint.operation == f"POST {CONVERSATIONS}" else None
     return ParsedRequest(
         operation=endpoint.operation,
         model="",
-        stream=False,
+        stream=stream and endpoint.operation == f"GET {RESPONSE}",
         include_usage=True,
         choices=1,
         max_output_tokens=None,

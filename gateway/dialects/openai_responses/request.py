@@ -1,12 +1,15 @@
-"""The Responses API, the request: what it asks for at most.
+"""The Responses API, the request: what it asks for at most, and which tools run at the provider.
 
 Source: https://platform.openai.com/docs/api-reference/responses/create. Bodies are refused by the same rules as those
 of chats (`gateway.dialects.openai.dialect`). What would have the provider choose the model, the tools or the text by
-itself (`prompt`, `multi_agent`) is refused, because nothing here bounds it.
+itself (`prompt`, `multi_agent`) is refused, because nothing here bounds it; so is a tool that is not listed, because
+nobody knows what it costs. Each use of a tool that runs at the provider may call the model again with its whole
+context, so that `max_tool_calls` must bound them.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -14,14 +17,15 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT
-from gateway.dialects.base import NO_METADATA, NO_PARTS, BadRequest, ParsedRequest, Stored, Work
-from gateway.dialects.openai.fields import first_byte, is_null, read_object, top_level, wrong_type
-from gateway.dialects.openai.values import FieldTable, label, metadata_of, model_of, read_values, within
+from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.facts import NO_METADATA, NO_PARTS, ParsedRequest, Stored, Work
+from gateway.dialects.fields import first_byte, is_null, read_object, read_objects, top_level, wrong_type
+from gateway.dialects.openai.values import FIELD_LEVEL, FieldTable, metadata_of, read_values, within
 from gateway.dialects.openai.work import WORK_FIELDS, read_work
-from gateway.dialects.openai_responses.items import INPUT, read_input
+from gateway.dialects.openai_responses.input import INPUT, read_input
 from gateway.dialects.openai_responses.objects import RESPONSES_CREATION
-from gateway.dialects.openai_responses.tools import read_tools
-from gateway.dialects.structure import StructureBounds, check_size, check_value, too_many
+from gateway.dialects.structure import StructureBounds, check_size, check_value, more_items, too_many
+from gateway.dialects.values import checked_model, label
 
 RESPONSES: Final = "/v1/responses"
 COMPACT: Final = "/v1/responses/compact"
@@ -53,6 +57,16 @@ _ELSEWHERE: Final = frozenset({"tools", "conversation", "previous_response_id"})
 """Fields of `WORK_FIELDS` that are read here in another way."""
 _CONVERSATION: Final = frozenset({"id"})
 _STRING: Final = msgspec.json.Decoder(str)
+CLIENT_TOOLS: Final = frozenset(
+    {"function", "custom", "local_shell", "apply_patch", "computer", "computer_use_preview"}
+)
+"""Tools that the client runs: they cost their tokens alone."""
+WEB_SEARCH: Final = re.compile(r"web_search(?:_preview)?(?:_\d{4}_\d\d_\d\d)?", re.ASCII)
+MCP: Final = "mcp"
+SHELL: Final = "shell"
+_MAX_TYPE_CHARS: Final = 100
+_TOOL: Final = frozenset({"type", "environment", "container", "vector_store_ids"})
+_ENVIRONMENT: Final = frozenset({"type"})
 
 
 def parse(operation: str, body: bytes, bounds: StructureBounds) -> ParsedRequest:
@@ -88,7 +102,7 @@ def parse(operation: str, body: bytes, bounds: StructureBounds) -> ParsedRequest
         most = MAX_COUNT
     return ParsedRequest(
         operation=operation,
-        model=model_of(values),
+        model=checked_model(values.get("model")),
         stream=operation == RESPONSES and values.get("stream") is True,
         include_usage=True,
         choices=1,
@@ -125,8 +139,6 @@ def _check_background(operation: str, values: Mapping[str, Any]) -> None:
     """Refuse work in the background that could not be polled."""
     if operation != RESPONSES or values.get("store") is False:
         raise BadRequest("Work in the background needs a response that is stored.", "background")
-    if values.get("stream"):
-        raise BadRequest("A background response can't be streamed here: leave 'stream' out, and read it.", "stream")
 
 
 def _work(fields: Mapping[str, Raw], values: Mapping[str, Any], bounds: StructureBounds) -> Work:
@@ -141,3 +153,53 @@ def _work(fields: Mapping[str, Raw], values: Mapping[str, Any], bounds: Structur
         check_value(management, bounds, 1, "context_management")
         uses = 2 * uses + 1
     return msgspec.structs.replace(work, outside=work.outside or uses > 0, uses=uses, searches=work.searches + searches)
+
+
+def read_tools(raw: Raw | None, most_calls: int | None, bounds: StructureBounds) -> tuple[int, int]:
+    """Return the uses of tools that may run at the provider, and the searches among them; `most_calls` is the request's
+    `max_tool_calls`, which counts all of them together. Raises `BadRequest`."""
+    if raw is None or is_null(raw):
+        return 0, 0
+    check_value(raw, bounds, FIELD_LEVEL, "tools")
+    if first_byte(raw) != ord("["):
+        raise wrong_type("tools", "an array of objects")
+    if more_items(raw, bounds.tools):
+        raise too_many("tools", bounds.tools, "tools")
+    tools = read_objects(raw, "tools", _TOOL)
+    if tools is None:
+        raise wrong_type("tools", "an array of objects")
+    uses = searches = 0
+    for place, tool in enumerate(tools):
+        param = f"tools[{place}]"
+        if is_null(tool.get("type")):
+            raise BadRequest(f"Missing required parameter: '{param}.type'.", param)
+        kind = _string(tool["type"], f"{param}.type")
+        if kind in CLIENT_TOOLS or (kind == SHELL and _is_local(tool.get("environment"), param)):
+            continue
+        searching = WEB_SEARCH.fullmatch(kind) is not None
+        if not searching and kind != MCP:
+            shown = kind[:_MAX_TYPE_CHARS]
+            raise BadRequest(f"The tool of type '{shown}' can't be metered here: leave it out.", param)
+        if most_calls is None:
+            raise BadRequest(
+                f"The tool of type '{kind}' runs at the provider, and nothing bounds how often: set 'max_tool_calls'.",
+                "max_tool_calls",
+            )
+        uses = max(1, most_calls)
+        searches = uses if searching else searches
+    return uses, searches
+
+
+def _is_local(raw: Raw | None, param: str) -> bool:
+    """Whether the client runs the commands of a shell."""
+    if raw is None or is_null(raw):
+        return False
+    kind = read_object(raw, f"{param}.environment", _ENVIRONMENT).get("type")
+    return kind is not None and not is_null(kind) and _string(kind, f"{param}.environment.type") == "local"
+
+
+def _string(raw: Raw, param: str) -> str:
+    try:
+        return _STRING.decode(raw)
+    except msgspec.DecodeError as error:
+        raise wrong_type(param, "a string") from error

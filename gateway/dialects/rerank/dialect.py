@@ -20,12 +20,14 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT, Usage
-from gateway.dialects.base import BadRequest, Endpoint, GarbageAnswer, ParsedRequest, Reported, Work
+from gateway.dialects.base import Endpoint
+from gateway.dialects.exceptions import BadRequest, GarbageAnswer
+from gateway.dialects.facts import ParsedRequest, Reported, Work
+from gateway.dialects.fields import first_byte, folded, other_case, read_objects, top_level, wrong_type
 from gateway.dialects.openai.dialect import OpenAIDialect, rewrite
-from gateway.dialects.openai.fields import first_byte, folded, other_case, read_objects, top_level, wrong_type
-from gateway.dialects.openai.parts import more_items
 from gateway.dialects.output import NO_OUTPUT
-from gateway.dialects.structure import check_size, check_value, too_many
+from gateway.dialects.structure import check_size, check_value, more_items, too_many
+from gateway.dialects.values import MAX_MODEL_CHARS
 
 if TYPE_CHECKING:
     from gateway.dialects.base import Head, Match
@@ -38,7 +40,6 @@ TOKENS_PER_DOCUMENT: Final = 500
 """Of a document and the query together, beyond which Cohere counts it as several documents."""
 PAIR_TOKENS: Final = 64
 """The most that a model's template adds to one pair of query and document."""
-MAX_MODEL_CHARS: Final = 200
 METERING_FIELDS: Final = frozenset({"model", "query", "documents"})
 _MEANT: Final = {folded(name): name for name in METERING_FIELDS}
 _PICTURES: Final = frozenset({"image", "images", "imageurl", "bytes", "video", "audio", "content"})
@@ -75,7 +76,7 @@ class RerankDialect(OpenAIDialect):
     """Reranks; a `Dialect`. Keys and errors are as OpenAI's."""
 
     name = "rerank"
-    endpoints = tuple(Endpoint(path, RERANK) for path in PATHS)
+    endpoints = tuple(Endpoint(path, RERANK, writes=False) for path in PATHS)
     kept_parameters = METERING_FIELDS
 
     def owns(self, path: str, headers: Mapping[str, str]) -> bool:

@@ -18,7 +18,7 @@ from gateway.proxy.estimate import BYTES_PER_TOKEN, Charge, billed_usage
 
 if TYPE_CHECKING:
     from billing.holds.hold import Hold
-    from gateway.dialects.base import Reported
+    from gateway.dialects.facts import Reported
     from gateway.dialects.output import Inline, Output
     from gateway.proxy.context import Reason, RequestContext
     from gateway.tokens import Tokenizer

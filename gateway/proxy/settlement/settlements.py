@@ -12,19 +12,22 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from billing.holds.hold import Hold, Settled, SettlementLost
 from billing.ledger.usage_columns import total_usage
-from gateway.dialects.base import NO_WORK, Reported, Tap
+from billing.usage import Usage
+from gateway.dialects.facts import NO_WORK, Reported
 from gateway.dialects.output import NO_OUTPUT, Output
+from gateway.proxy.attempts import KEY_REFUSED
 from gateway.proxy.estimate import Charge, billed_usage, own_searches
+from gateway.proxy.settlement.doubts import Doubts, believed
 from gateway.proxy.settlement.missing_usage import Guess, MissingUsage
 
 if TYPE_CHECKING:
     from billing.holds.service import Holds
     from billing.ledger.debits import Debit
-    from billing.usage import Usage
+    from gateway.dialects.base import Tap
     from gateway.metrics.registry import Metrics
     from gateway.proxy.context import Reason, RequestContext
 
@@ -32,8 +35,10 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-OPERATORS_FAULT: Final = frozenset({401, 403})
-"""Statuses by which a provider refuses the operator's key, whoever asks."""
+
+def says_nothing(tap: Tap) -> bool:
+    """Return whether a stream has neither output nor a count of anything."""
+    return (tap.reported is None or tap.reported.counts_nothing) and not tap.began_output
 
 
 def _nothing() -> Output:
@@ -108,6 +113,7 @@ class Settlements:
     ) -> None:
         self._holds = holds
         self._missing = missing
+        self._doubts = Doubts(metrics)
         self._metrics = metrics
         self._max_usage_factor = max_usage_factor
         self._clock = clock
@@ -115,11 +121,15 @@ class Settlements:
     def reported(
         self, context: RequestContext, hold: Hold, reported: Reported, output: Callable[[], Output] = _nothing
     ) -> Settlement:
-        """Begin to settle the usage that the provider reported. `output` returns what passed, where that is needed."""
+        """Begin to settle the usage that the provider reported. `output` returns what passed, where that is needed. A
+        free answer tells of usage that was paid before."""
+        if context.match.endpoint.free:
+            return self._begin(context, hold, Usage(), context.charge(Usage()), None)
         usage, parsed, route = reported.usage, context.parsed, context.route
         if parsed.work is not NO_WORK or route.searches_itself:
             usage = billed_usage(usage, parsed, route)
         charge = context.charge(usage, reported)
+        self._doubts.note(route, reported)
         if reported.others:
             usage = total_usage(usage, reported.others)
         if charge.charged_nano > hold.cost_nano or usage.input_tokens + usage.output_tokens > hold.tokens:
@@ -172,8 +182,8 @@ class Settlements:
         """Settle a stream that is over: by its usage where that is final, else by `missing_usage` because of
         `reason`. One in which nothing passed is given back where the provider `failed` or said so. Raises
         `SettlementLost`."""
-        reported = tap.reported
-        if reported is None and not tap.began_output and (failed or tap.error_seen):
+        reported = believed(context.route, tap.reported)
+        if (failed or tap.error_seen) and says_nothing(tap):
             return await self._free(context, hold)
         if reported is not None and tap.done and not tap.stale:
             return await self.complete(self.reported(context, hold, reported, tap.output))
@@ -221,7 +231,7 @@ class Settlements:
         """Give the hold back because the provider refused the request with `context.status`, and tell the operator."""
         status, route, provider = context.status, context.route, context.route.provider.name
         self._metrics.upstream_refusal(provider, status)
-        if status in OPERATORS_FAULT:
+        if status in KEY_REFUSED:
             logger.error("request %s: %s answered %d to %s: check its key", hold.id, provider, status, route.model)
         else:
             logger.warning("request %s: %s answered %d to %s", hold.id, provider, status, route.model)

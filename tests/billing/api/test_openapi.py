@@ -4,8 +4,7 @@ import msgspec
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from billing.api.application import ROUTES
-from billing.api.openapi import document
+from billing.api.application import ROUTES, document
 from billing.api.route import Access, Route
 from tests.billing.api.support import Api
 

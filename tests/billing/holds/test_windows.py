@@ -262,12 +262,18 @@ async def test_a_settlement_without_an_answer_before_a_quota_counts_once(
     await by_hand(world)
     principal = await world.customer(10**9)
     hold = await hold_one(world, principal)
+
+    async def unconfirmed() -> bool:
+        return len(world.engine.ledger_way) > 0
+
     sync, world.engine.corrections.sync = world.engine.corrections.sync, _nothing  # type: ignore[method-assign]
     wire = wire_of(world)
     wire._transport.pause_reading()
-    await settle(world, principal, hold)
+    settling = asyncio.create_task(settle(world, principal, hold))
+    await eventually(unconfirmed)
+    assert await world.engine.holds.drain(60.0)  # no loop runs that would write it
+    assert (await settling).available_nano is None
     wire._transport.resume_reading()
-    await world.engine.holds.drain(60.0)
     world.engine.corrections.sync = sync  # type: ignore[method-assign]
     assert list(await entries(world, principal.account_id)) == [hold.id]
     while_drained(world, lambda: world.engine.recovery.sweep(partition_of(world)))

@@ -1,22 +1,25 @@
 """Anthropic's own library. A line says `how` to ask; what comes of it is told as JSON, errors too."""
 
+import driving  # before the library, which keeps chance by name
+
+# isort: split
 import asyncio
 import json
 from typing import Any
 
 import anthropic
-import driving
+from pydantic import BaseModel
 
-WEATHER = {
-    "name": "weather",
-    "description": "Tells the weather of a city.",
-    "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}},
-}
+WEATHER = {"name": "weather", "description": "Tells the weather of a city.", "input_schema": driving.CITY}
+
+
+class City(BaseModel):
+    city: str
 
 
 def fields(asked: driving.Asked) -> dict[str, Any]:
     messages = [{"role": "user", "content": asked["prompt"]}]
-    return {"model": asked["model"], "max_tokens": asked.get("max_tokens", 50), "messages": messages}
+    return {"model": asked["model"], "max_tokens": asked.get("max_tokens", driving.MAX_TOKENS), "messages": messages}
 
 
 def plain(client: anthropic.Anthropic, asked: driving.Asked) -> Any:
@@ -71,8 +74,33 @@ def asynchronous(client: anthropic.Anthropic, asked: driving.Asked) -> Any:
 HOWS = {each.__name__: each for each in (plain, beta, tools, stream, events, count, models, model, asynchronous)}
 
 
+def text(client: anthropic.Anthropic, asked: driving.Asked) -> str:
+    """What every library is asked for."""
+    given = fields(asked)
+    match asked["what"]:
+        case "stream":
+            with client.messages.stream(**given) as streamed:
+                return "".join(streamed.text_stream)
+        case "tools":
+            (call,) = [
+                each for each in client.messages.create(**given, tools=[WEATHER]).content if each.type == "tool_use"
+            ]
+            return driving.called(call.name, call.input)
+        case "image":
+            source = {"type": "base64", "media_type": "image/png", "data": driving.IMAGE}
+            shown = [{"type": "text", "text": asked["prompt"]}, {"type": "image", "source": source}]
+            given["messages"] = [{"role": "user", "content": shown}]
+        case "structured":
+            return client.messages.parse(**given, output_format=City).parsed_output.city
+        case "asynchronous":
+            return " ".join(asynchronous(client, asked))
+    return client.messages.create(**given).content[0].text
+
+
 def ask(asked: driving.Asked) -> str:
     with anthropic.Anthropic(base_url=asked["base_url"], api_key=asked["api_key"]) as client:
+        if "what" in asked:
+            return text(client, asked)
         try:
             return json.dumps({"said": HOWS[asked["how"]](client, asked)})
         except anthropic.APIStatusError as error:

@@ -1,6 +1,7 @@
 """Google's own library. What came of a call is JSON: `said`, or what of Google's exceptions was `raised`."""
 
 import asyncio
+import base64
 import json
 from collections.abc import Callable
 from typing import Any
@@ -8,16 +9,21 @@ from typing import Any
 import driving
 from google import genai
 from google.genai import errors, types
+from pydantic import BaseModel
 
 DECLARED = types.Tool(
     function_declarations=[
         types.FunctionDeclaration(
             name="weather",
             description="Tells the weather.",
-            parameters_json_schema={"type": "object", "properties": {"city": {"type": "string"}}},
+            parameters_json_schema=driving.CITY,
         )
     ]
 )
+
+
+class City(BaseModel):
+    city: str
 
 
 def client_of(asked: driving.Asked) -> genai.Client:
@@ -26,7 +32,7 @@ def client_of(asked: driving.Asked) -> genai.Client:
 
 
 def config_of(asked: driving.Asked) -> types.GenerateContentConfig:
-    tools: Any = [DECLARED] if asked["how"] == "tools" else None
+    tools: Any = [DECLARED] if "tools" in (asked.get("how"), asked.get("what")) else None
     return types.GenerateContentConfig(max_output_tokens=asked.get("max_tokens"), tools=tools)
 
 
@@ -91,13 +97,35 @@ WAYS: dict[str, Callable[[genai.Client, driving.Asked], Any]] = {
 }
 
 
+def text(client: genai.Client, asked: driving.Asked) -> str:
+    """What every library is asked for."""
+    given: dict[str, Any] = {"model": asked["model"], "contents": asked["prompt"], "config": config_of(asked)}
+    match asked["what"]:
+        case "stream":
+            return "".join(chunk.text or "" for chunk in client.models.generate_content_stream(**given))
+        case "tools":
+            call = client.models.generate_content(**given).function_calls[0]
+            return driving.called(call.name, call.args)
+        case "image":
+            picture = types.Part.from_bytes(data=base64.b64decode(driving.IMAGE), mime_type="image/png")
+            given["contents"] = [asked["prompt"], picture]
+        case "structured":
+            config = types.GenerateContentConfig(response_mime_type="application/json", response_schema=City)
+            return client.models.generate_content(**{**given, "config": config}).parsed.city
+        case "asynchronous":
+            return " ".join(asynchronous(client, asked))
+    return client.models.generate_content(**given).text or ""
+
+
 def ask(asked: driving.Asked) -> str:
-    try:
-        with client_of(asked) as client:
+    with client_of(asked) as client:
+        if "what" in asked:
+            return text(client, asked)
+        try:
             return json.dumps({"said": WAYS[asked["how"]](client, asked)})
-    except errors.APIError as error:
-        raised = {"raised": type(error).__name__, "code": error.code, "status": error.status}
-        return json.dumps({**raised, "message": error.message, "details": error.details})
+        except errors.APIError as error:
+            raised = {"raised": type(error).__name__, "code": error.code, "status": error.status}
+            return json.dumps({**raised, "message": error.message, "details": error.details})
 
 
 driving.drive(ask)

@@ -14,7 +14,7 @@ def ask(asked: driving.Asked) -> str:
     with OpenAI(base_url=asked["base_url"], api_key=asked["api_key"]) as plain:
         client = instructor.from_openai(plain)
         messages = [{"role": "user", "content": asked["prompt"]}]
-        if not asked["stream"]:
+        if asked["what"] == "plain":
             return client.chat.completions.create(model=asked["model"], messages=messages, response_model=Said).text
         parts = client.chat.completions.create_partial(model=asked["model"], messages=messages, response_model=Said)
         return [part.text for part in parts][-1] or ""

@@ -13,10 +13,34 @@ from collections.abc import Callable
 from typing import Any
 
 Asked = dict[str, Any]
-"""`base_url`, `api_key`, `model`, `prompt`, and whether to `stream`."""
+"""`base_url`, `api_key`, `model`, `prompt`, `api` (which of the APIs that a library speaks), and `what` to do."""
+IMAGE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+"""A picture of one pixel, a PNG in base64."""
+IMAGE_URL = f"data:image/png;base64,{IMAGE}"
+CITY = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+WEATHER = {"name": "weather", "description": "Tells the weather of a city.", "parameters": CITY}
+OPENAI_TOOL = {"type": "function", "function": WEATHER}
+MAX_TOKENS = 50
 
 random.random = lambda: 0.5  # before the libraries are imported, as some keep it by name
 random.uniform = lambda low, high: (low + high) / 2
+
+
+def openai_messages(asked: Asked) -> list[dict[str, Any]]:
+    """The prompt as a chat's message, with the picture where one is to be shown."""
+    shown = [{"type": "text", "text": asked["prompt"]}, {"type": "image_url", "image_url": {"url": IMAGE_URL}}]
+    return [{"role": "user", "content": shown if asked["what"] == "image" else asked["prompt"]}]
+
+
+def called(name: str, arguments: object) -> str:
+    """A call of a tool as text; its arguments as an object or as JSON."""
+    given = json.loads(arguments) if isinstance(arguments, str) else arguments
+    return f"{name} {json.dumps(given, sort_keys=True)}"
 
 
 def drive(ask: Callable[[Asked], str]) -> None:

@@ -4,8 +4,13 @@ import { createInterface } from "node:readline";
 
 const waits = [];
 const later = globalThis.setTimeout;
-const LIBRARIES = /node_modules\/(openai|ai|@ai-sdk)\//;
+const LIBRARIES = /node_modules\/(openai|ai|@ai-sdk|@anthropic-ai|@google)\//;
 const LONGEST_WAIT_MS = 300_000; // above are bounds on a whole request, not waits between two of them
+const IMAGE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
+const IMAGE_URL = `data:image/png;base64,${IMAGE}`;
+const CITY = { type: "object", properties: { city: { type: "string" } }, required: ["city"], additionalProperties: false };
+const WEATHER = { name: "weather", description: "Tells the weather of a city.", parameters: CITY };
+const called = (name, given) => `${name} ${JSON.stringify(typeof given === "string" ? JSON.parse(given) : given)}`;
 
 Math.random = () => 0.5;
 globalThis.setTimeout = (call, ms, ...rest) => {

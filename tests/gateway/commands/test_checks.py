@@ -1,5 +1,6 @@
 """What the doctor finds in the configuration, in the environment and on the disk."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from gateway.config.models import unknown_models
 from gateway.config.settings import ModelConfig, ProviderConfig, Settings, load_settings, warnings
 
 
+@cache
 def settings(**environ: str) -> Settings:
     return load_settings(environ, mode="command")
 
@@ -113,5 +115,17 @@ def test_a_start_warns_of_upgrades_that_lead_back(tmp_path: Path) -> None:
 
 def test_models_that_a_key_may_name() -> None:
     known = settings()
-    names = ["demo", "dem*", "*", "openai/anything", "openai/*", "opena*", "gtp-5-tpyo", "nobody/x", "zzz*"]
-    assert unknown_models(known.models, known.providers, names) == ["gtp-5-tpyo", "nobody/x", "zzz*"]
+    names = [
+        "demo",
+        "dem*",
+        "*",
+        "openai/anything",
+        "openai/*",
+        "opena*",
+        "gpt-4o",
+        "gpt-4o*",
+        "claude-opus-4-20250514",
+    ]
+    unknown = ["gtp-5-tpyo", "nobody/x", "zzz*", "gpt-4o-mimi"]
+    found = unknown_models(known.models, known.providers, known.prices, [*names, *unknown], 1_800_000_000)
+    assert found == unknown

@@ -40,15 +40,19 @@ OF_THE_API = {
     "operator key update": "operator key update key_x --name y",
     "operator key revoke": "operator key revoke key_x",
 }
+ON_FILES = tuple(f"operator price {what}" for what in ("list", "check", "import", "diff", "try"))
+"""Commands on files of prices alone: they read no other setting and call nobody."""
 REFUSED = [
     *("explain x", "ledger set-aside discard x", "operator account show acc_x", "operator account quotas acc_x"),
     *("operator account set acc_x --status closed", "operator grant acc_x 5", "operator refund acc_x 5"),
     *("operator key create acc_x k", "operator key update key_x --name y", "operator key revoke key_x"),
+    "operator price try nobody/nothing input_tokens=1",
 ]
 DONE = [
     *("migrate", "ledger verify", "ledger set-aside list", "ledger set-aside replay --all", "reconcile", "doctor"),
     *("operator account create x", "operator account list", "operator requests --refused"),
-    "operator provider list",
+    *("operator provider list", "operator price list", "operator price check"),
+    "operator price try openai/gpt-4o input_tokens=1",
 ]
 ALONE = ("up", "doctor")
 """`up` brings its own stores; `doctor` says of stores that are away that they are, and ends with 1."""
@@ -80,15 +84,15 @@ def test_no_command_is_left_out(shell: Shell) -> None:
             below = list(commands(*group, name))
             yield from below or [" ".join((*group, name))]
 
-    assert set(commands()) == {*ON_STORES, *OF_THE_API, *ALONE, *UNCONFIGURED}
+    assert set(commands()) == {*ON_STORES, *OF_THE_API, *ON_FILES, *ALONE, *UNCONFIGURED}
 
 
-@pytest.mark.parametrize("command", [*ON_STORES, *OF_THE_API, *ALONE, *UNCONFIGURED])
+@pytest.mark.parametrize("command", [*ON_STORES, *OF_THE_API, *ON_FILES, *ALONE, *UNCONFIGURED])
 def test_wrong_usage_is_2(shell: Shell, command: str) -> None:
     assert "--nope" in shell.run(*command.split(), "--nope").failed(2)
-    if command != "ledger set-aside replay":  # which takes any number
+    if command not in ("ledger set-aside replay", "operator price try"):  # which take any number
         shell.run(*command.split(), "too", "many", "of", "these").failed(2)
-    if command in UNCONFIGURED:
+    if command in UNCONFIGURED or command in ON_FILES:
         return
     said = shell.run(*{**ON_STORES, **OF_THE_API}.get(command, command).split(), env={"MAX_BODY_BYTES": "x"})
     if command == "doctor":

@@ -1,16 +1,27 @@
 """A file of prices that changes while a gateway runs: in force at once, or not at all."""
 
+import asyncio
 import logging
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from billing.errors import MetergateError
+from billing.money import parse_usd
 from billing.prices import PriceTable
-from gateway.config.price_file import PriceFollower, load_prices
+from gateway.config.price_file import POLL_S, PriceFollower, load_prices
+from gateway.config.settings import file_marks
+from tests.gateway.conftest import Customer, MakeGateway, chat
+from tests.support.gateways import BOUND_S, Fetched, ask, fetch
 
 ROW = '- {provider: p, model: m, effective_from: 2024-01-01, per_million: {input: "%s"}}\n'
+LOCAL = """\
+- {provider: local, model: demo, effective_from: 2024-01-01, context_window: 4096,
+   per_million: {input: "%s", output: "0"}}
+"""
 
 
 class Applied:
@@ -22,7 +33,8 @@ class Applied:
         self.failure: MetergateError | None = None
         self.path = path
         self.changes = 0
-        self.follower = PriceFollower(path, {}, load_prices(path, {}), self.store, self.in_force.append)
+        marks = file_marks(path)
+        self.follower = PriceFollower(path, {}, load_prices(path, {}), marks, self.store, self.in_force.append)
 
     async def store(self, table: PriceTable) -> None:
         if self.failure is not None:
@@ -60,6 +72,13 @@ async def test_a_change_is_in_force_once_the_ledger_has_its_rows(applied: Applie
     assert applied.stored == applied.in_force
 
 
+async def test_what_prices_nothing_is_in_force_too(applied: Applied) -> None:
+    """A row's id is that of its prices; how long such a model is read on after its client left is not among them."""
+    applied.write(ROW.replace("}\n", ", hidden_reasoning: true}\n") % "1")
+    await applied.follower.look()
+    assert [table.rows[0].hidden_reasoning for table in applied.in_force] == [True]
+
+
 @pytest.mark.parametrize("text", ["- {provider: p}\n", "- {\n", "", None])
 async def test_a_broken_file_keeps_the_old_table_and_says_so(
     applied: Applied, text: str | None, caplog: pytest.LogCaptureFixture
@@ -80,3 +99,36 @@ async def test_a_broken_file_keeps_the_old_table_and_says_so(
     await applied.follower.look()
     assert not applied.follower.broken
     assert applied.inputs == [3 * 10**9]
+
+
+async def test_every_gateway_takes_a_change_and_one_from_before_it_served(
+    make_gateway: MakeGateway, tmp_path: Path
+) -> None:
+    """Two gateways on one file, which changes once both have read it, and before they look for the first time."""
+    path = tmp_path / "prices.yaml"
+    path.write_text(LOCAL % "1.00", "utf-8")
+    read = {"folder": tmp_path, "prices": load_prices(path, {}), "price_marks": file_marks(path)}
+    path.write_text(LOCAL % "20.00", "utf-8")
+    gateways = [await make_gateway(change=lambda settings: replace(settings, **read)) for _ in range(2)]
+    customer = await gateways[0].customer("5.00")
+    served = [replace(customer, gateway=gateway) for gateway in gateways]
+    await _priced(served, "20.00")
+    path.write_text(LOCAL % "300.00", "utf-8")
+    await _priced(served, "300.00")
+    charged = []
+    for each in served:
+        assert (await ask(each, chat(max_tokens=5))).status == 200
+        charged.append((await each.events())[-1])
+    assert all(parse_usd(event["cost_usd"]) == event["input_tokens"] * 300_000 for event in charged)
+
+
+async def _priced(served: Sequence[Customer], price: str) -> None:
+    """Wait until each gateway lists the price of input."""
+    async with asyncio.timeout(BOUND_S):
+        for each in served:
+            while _input_price(await fetch(each.get("/v1/models/demo"))) != price:
+                await asyncio.sleep(POLL_S / 10)
+
+
+def _input_price(listed: Fetched) -> str:
+    return str(listed.json["pricing"]["usd_per_million"]["input"])

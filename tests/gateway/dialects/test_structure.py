@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from gateway.dialects.base import BadRequest
+from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.openai.dialect import CHAT, COMPLETIONS, EMBEDDINGS, parse
 from gateway.dialects.structure import StructureBounds, check_size, check_value, has_overflow, outside_strings
 

@@ -2,9 +2,8 @@
 
 import pytest
 
-from gateway.dialects.registry import make_dialects
+from gateway.dialects.registry import make_dialects, why_unmetered
 from gateway.dialects.structure import StructureBounds
-from gateway.dialects.unmetered import why_unmetered
 from tests.gateway.conftest import Gateway
 from tests.support.gateways import assert_free, fetch
 

@@ -34,7 +34,7 @@ async def test_it_is_the_routes_that_are_served(gateway: Gateway) -> None:
         if route.resource is not None and route.resource.canonical != "/{path}" and route.method != "HEAD"
     }
     said = operations(await described(gateway))
-    assert set(said) == served
+    assert set(said) == served - {("GET", "/v1/responses")}  # a WebSocket, for which OpenAPI has no words
     assert ("POST", "/v1/chat/completions") in served
     assert ("GET", "/api/openapi.json") in served
 
@@ -116,7 +116,7 @@ async def test_answers_are_as_they_are_described(gateway: Gateway) -> None:
         of_another_id = ("/v1/models/{id}", "/v1beta/models/{id}", "/api/admin/refusals/{request_id}")
         if method != "GET" or content is None or path in of_another_id:
             continue
-        if path.startswith(("/v1/responses/", "/v1/conversations/")):  # a provider's own
+        if "/responses/" in path or "/conversations/" in path:  # a provider's own
             continue
         fetched = await fetch(gateway.session.get(gateway.url + path.format(**ids), headers=headers))
         assert fetched.status == 200, (path, fetched.body)

@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from fractions import Fraction
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from billing.holds.upkeep import WELL_AFTER_S
 from billing.ledger.reports import Reports
 from billing.money import parse_usd
+from billing.prices import PriceRow, PriceTable
 from gateway.config.settings import ModelConfig, Settings
 from gateway.endpoints.metrics_access import MetricsAddressTaken, listener_on, metrics_served
 from gateway.metrics.registry import Metrics
@@ -40,16 +41,87 @@ def unpriced(settings: Settings) -> Settings:
     return replace(settings, models={**settings.models, "unpriced": ModelConfig("unpriced", "openai", "gpt-unpriced")})
 
 
+def priced(*said: tuple[str, dict[str, str], dict[str, str]]) -> PriceTable:
+    """A table: model of `openai`, prices per million and per unit."""
+    rows = []
+    for model, per_million, per_unit in said:
+        rates = [{name: parse_usd(usd) for name, usd in each.items()} for each in (per_million, per_unit)]
+        provider, _, name = model.rpartition(":")
+        rows.append(
+            PriceRow(provider or "openai", name, date(2024, 1, 1), *rates, max_output_tokens=9, context_window=99)
+        )
+    return PriceTable(rows)
+
+
+TEXT = {"input": "1", "output": "2"}
+SMALL = priced(
+    ("gpt-4o", TEXT, {}),
+    ("gpt-4o-audio-preview", TEXT, {}),
+    ("gpt-4o-realtime-preview", TEXT, {}),
+    ("gpt-4o-mini-tts", TEXT, {}),
+    ("gpt-4o-transcribe", TEXT, {}),
+    ("gpt-4o-by-the-hour", {}, {"hour": "1"}),
+    ("gpt-image-2", TEXT, {}),
+    ("gpt-by-request", {}, {"request": "1"}),
+    ("text-embedding-3-small", {"input": "1"}, {}),
+    ("o9", TEXT, {}),
+    ("local:*", TEXT, {}),
+    ("local:demo-embedding", {"input": "1"}, {}),
+    ("local:demo-moderation", {"input": "0"}, {}),
+    ("local:demo-rerank", {}, {"search": "1"}),
+)
+LISTED = {
+    *("gpt-4o", "gpt-4o-audio-preview", "gpt-by-request", "text-embedding-3-small", "o9"),
+    *("demo", "demo-embedding", "demo-moderation", "demo-rerank", "my-tts"),
+}
+
+
+@pytest.mark.parametrize(
+    ("headers", "listed"),
+    [
+        ({}, LISTED),
+        ({"anthropic-version": "2023-06-01"}, {"demo"}),
+        ({"x-goog-api-key": ""}, {"models/demo", "models/demo-embedding"}),
+    ],
+)
+async def test_a_list_has_what_an_endpoint_of_its_api_takes_and_nothing_else(
+    make_gateway: MakeGateway, upstream: Upstream, headers: dict[str, str], listed: set[str]
+) -> None:
+    """No sessions, pictures or sounds, which have no endpoint here; but what an operator has named is listed."""
+
+    def small(settings: Settings) -> Settings:
+        named = {"my-tts": ModelConfig("my-tts", "openai", "gpt-4o"), "hourly": ModelConfig("hourly", "openai", "h")}
+        patterns = {
+            name: model for name, model in settings.models.items() if name.endswith("*") or model.provider == "local"
+        }
+        return replace(settings, models={**patterns, **named}, prices=SMALL)
+
+    customer = await (await make_gateway(await upstream(saying(answer())), change=small)).customer()
+    if "x-goog-api-key" in headers:
+        headers = {"x-goog-api-key": customer.key}
+    seen = (await fetch(customer.get("/v1/models", headers=headers))).json
+    names = [model.get("id") or model["name"] for model in seen.get("data") or seen["models"]]
+    assert (set(names), len(names)) == (listed, len(listed))
+    for name in LISTED:
+        status = (await fetch(customer.get(f"/v1/models/{name}", headers=headers))).status
+        assert status == (200 if {name, f"models/{name}"} & listed else 404)
+
+
 async def test_models_are_those_that_the_key_may_use(make_gateway: MakeGateway, upstream: Upstream) -> None:
-    gateway = await make_gateway(await upstream(saying(answer())), change=unpriced)
+    few = ("gpt-4o", "gpt-4o-mini", "gpt-4o-mini-realtime-preview", "gpt-5")
+
+    def with_few(settings: Settings) -> Settings:
+        prices = PriceTable([row for row in settings.prices.rows if row.provider != "openai" or row.model in few])
+        return replace(unpriced(settings), prices=prices)
+
+    gateway = await make_gateway(await upstream(saying(answer())), change=with_few)
     customer = await gateway.customer(models=["gpt-4o*", "unpriced", "claude-haiku"])
     listed = (await fetch(customer.get("/v1/models"))).json
     assert listed["object"] == "list"
     assert_plain(listed)
     by_id = {model["id"]: model for model in listed["data"]}
     # Neither what no provider serves (claude-haiku's has no key) nor what has no price.
-    assert {"gpt-4o", "gpt-4o-mini"} <= by_id.keys()
-    assert all(name.startswith("gpt-4o") for name in by_id)
+    assert by_id.keys() == {"gpt-4o", "gpt-4o-mini"}
     mini = by_id["gpt-4o-mini"]
     assert mini["object"] == "model"
     assert mini["created"] == int(datetime(2024, 1, 1, tzinfo=UTC).timestamp())

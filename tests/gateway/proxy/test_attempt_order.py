@@ -17,9 +17,8 @@ from gateway.proxy.attempts import (
     first_choice,
     note_failure,
 )
+from gateway.proxy.candidates import Candidate, Destination, Target
 from gateway.proxy.estimate import EstimateRules
-from gateway.proxy.outgoing import Target
-from gateway.proxy.routing import Candidate, Destination
 from gateway.upstream.base import (
     AccountBusy,
     UpstreamBusy,

@@ -4,15 +4,16 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 from openai import AsyncOpenAI
 
 from billing.money import parse_usd
 from tests.gateway.conftest import Customer, Gateway, MakeGateway
-from tests.gateway.dialects.openai_responses.test_answer import response
+from tests.gateway.dialects.openai_responses.test_answer import event, response
 from tests.gateway.proxy.test_responses import COST
-from tests.support.gateways import BOUND_S, Fetched, ask, refusal, spent_nano, the_event, until
+from tests.support.gateways import BOUND_S, SSE, Fetched, ask, refusal, spent_nano, the_event, until
 
 PATH = "/v1/responses"
 ASKED = {"model": "gpt-4o-mini", "input": "Hello", "max_output_tokens": 200, "background": True}
@@ -189,12 +190,77 @@ async def test_what_could_not_be_followed_is_refused(make: Any, worker: Worker) 
     gateway = await make(background_jobs=1)
     customer = await gateway.customer()
     refusal(await respond(customer, store=False), 400, "invalid_request_error")
-    refusal(await respond(customer, stream=True), 400, "invalid_request_error")
     assert worker.asked == []
     assert (await respond(customer)).status == 200
     refusal(await respond(customer), 503, "temporarily_unavailable")
     worker.said = response()
     await all_done(gateway)
+
+
+class Streaming(Worker):
+    """A provider that streams, up to `cut` bytes of it, what it does in the background; then it waits for `go_on`."""
+
+    begun = event("response.created", response=response(status="queued", usage=None, output=[]))
+    cut: bool = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = asyncio.Event()
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        if request.method != "POST":
+            return await super().serve(request)
+        await request.read()
+        answer = web.StreamResponse(headers=SSE)
+        await answer.prepare(request)
+        await answer.write(self.begun)
+        await self.go_on.wait()
+        if self.cut and request.transport is not None:
+            request.transport.abort()
+        else:
+            await answer.write(event("response.completed", response=response(service_tier="default")))
+        return answer
+
+
+async def test_a_streamed_one_is_paid_by_its_stream(make_gateway: MakeGateway, upstream: Any) -> None:
+    worker = Streaming()
+    gateway = await make_gateway(await upstream(worker.serve), **QUICK)
+    customer = await gateway.customer()
+    async with customer.post(PATH, {**ASKED, "stream": True}) as answer:
+        assert await answer.content.readuntil(b"\n\n") == worker.begun
+        assert await gateway.runtime.database.value(OPEN) == 1
+        worker.go_on.set()
+        assert b"response.completed" in await answer.read()
+    found = await the_event(customer, COST)
+    assert (found["id"], found["estimated"]) == (answer.headers["x-request-id"], False)
+    await all_done(gateway)
+    assert worker.polled() == 0
+    await until(lambda: not gateway.proxy._poller._following)
+
+
+@pytest.mark.parametrize("broken", ["client", "provider"])
+async def test_a_streamed_one_goes_on_where_its_stream_breaks(
+    make_gateway: MakeGateway, upstream: Any, broken: str
+) -> None:
+    worker = Streaming()
+    worker.cut = broken == "provider"
+    gateway = await make_gateway(await upstream(worker.serve), **QUICK)
+    customer = await gateway.customer()
+    async with customer.post(PATH, {**ASKED, "stream": True}) as answer:
+        assert await answer.content.readuntil(b"\n\n") == worker.begun
+        if worker.cut:
+            worker.go_on.set()
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await answer.read()
+        request_id = answer.headers["x-request-id"]
+    await until(lambda: worker.polled() >= 2)
+    assert await held(customer)
+    worker.said = response(service_tier="default")
+    await all_done(gateway)
+    found = await the_event(customer, COST)
+    assert (found["id"], found["estimated"]) == (request_id, False)
+    worker.go_on.set()
+    await until(lambda: not gateway.proxy._poller._following and not gateway.proxy._poller._passing)
 
 
 async def test_the_client_polls_a_background_response(make_gateway: MakeGateway) -> None:

@@ -15,12 +15,12 @@ from billing.prices import FACTOR_SCALE, TOKEN_CLASSES, PriceRow, Tier
 from billing.rates import Variant
 from billing.usage import MAX_COUNT, Usage
 from gateway.config.settings import ProviderConfig
-from gateway.dialects.base import ParsedRequest, Parts, Work
+from gateway.dialects.facts import ParsedRequest, Parts, Work
 from gateway.dialects.openai.dialect import CHAT, parse
 from gateway.dialects.openai.texts import input_texts
+from gateway.proxy.candidates import Candidate, Rates
 from gateway.proxy.estimate import EstimateRules, NotPriced, billed_usage, charge, dearest, markup_of, worst_case
 from gateway.proxy.preparation import counted_tokens
-from gateway.proxy.routing import Candidate, Rates
 from gateway.tokens import CL100K, O200K, Tokenizer
 
 PROVIDER = ProviderConfig("openai", "openai", "http://provider/v1")
@@ -246,6 +246,19 @@ def test_the_price_of_a_request_counts_at_its_dearest_too() -> None:
     price = row({"input": 0, "output": 0}, per_unit={"request": 1000}, multipliers={"priority": 2 * FACTOR_SCALE})
     need = worst_case(request(), route(price), 0, STRICT)
     assert need.input_cost_nano == charge(Usage(), route(price), 0, "priority").charged_nano == 2000
+
+
+@pytest.mark.parametrize("units", [{"hour": 10**9}, {"second": 10**6}, {"page": 10**6}, {"character": 0}])
+def test_a_row_that_says_nothing_of_tokens_makes_none_free(units: dict[str, int]) -> None:
+    """Such as a model that is priced by the hour of sound, and asked for a chat."""
+    price = route(row({}, per_unit=units))
+    for has_output in (True, False):
+        with pytest.raises(NotPriced, match="no price for input"):
+            worst_case(request(has_output=has_output, max_output_tokens=5), price, 0, STRICT)
+    with pytest.raises(NotPriced, match="no price for output"):
+        worst_case(request(), route(row({"input": 1})), 0, STRICT)
+    by_request = row({}, per_unit={**units, "request": 7})
+    assert worst_case(request(), route(by_request), 0, STRICT).input_cost_nano == 7
 
 
 def test_a_batch_of_embeddings_is_not_bounded_by_the_window_of_one() -> None:

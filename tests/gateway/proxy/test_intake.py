@@ -95,6 +95,20 @@ async def test_an_account_that_can_not_pay_is_refused_before_its_large_body_is_r
     await _until(lambda: _kept(gateway) == 0)
 
 
+@pytest.mark.parametrize("path", ["/v1/moderations", "/v1/messages/count_tokens"])
+async def test_who_has_nothing_left_is_served_where_nothing_is_charged(gateway: Gateway, path: str) -> None:
+    """A free model, and a free endpoint: a large body is read there, and refused where every model costs something."""
+    empty = await gateway.customer("0")
+    async with empty.post(body=chat()) as seen:  # its balance is in Redis from here on
+        assert seen.status == 402
+    text = "x" * LARGE
+    body = {"model": "demo-moderation", "input": text} if "moderations" in path else chat(text)
+    async with empty.post(path, body=body) as seen:
+        assert seen.status == 200
+    async with empty.post("/v1/embeddings", body={"model": "demo-embedding", "input": text}) as seen:
+        assert seen.status == 402
+
+
 async def test_a_large_body_s_refusals_are_those_of_a_small_one(gateway: Gateway) -> None:
     """Where the account could pay, the checks come in their order."""
     customer = await gateway.customer("0.01")

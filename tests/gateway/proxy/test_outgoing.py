@@ -14,11 +14,11 @@ from billing.money import parse_usd
 from billing.prices import PriceRow
 from gateway.config.models import MaxOutputField
 from gateway.config.settings import ProviderConfig, Secret, Settings
-from gateway.dialects.base import BadRequest
+from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.openai.dialect import CHAT, COMPLETIONS, MAX_FIELDS, OpenAIDialect, max_field, parse
+from gateway.proxy.candidates import Candidate, Rates
 from gateway.proxy.estimate import EstimateRules, NotPriced, worst_case
 from gateway.proxy.outgoing import outgoing_body
-from gateway.proxy.routing import Candidate, Rates
 from tests.gateway.conftest import MakeGateway, chat
 from tests.gateway.proxy.test_handler import Upstream
 from tests.support.gateways import Provider, answer, ask, saying, usage

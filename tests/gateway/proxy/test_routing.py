@@ -11,7 +11,8 @@ from gateway.config.settings import ModelConfig, ProviderConfig
 from gateway.dialects.base import Match
 from gateway.dialects.openai.dialect import OpenAIDialect
 from gateway.dialects.structure import StructureBounds
-from gateway.proxy.routing import MAX_FOUND, Candidate, Rates, Route, Router
+from gateway.proxy.candidates import Candidate, Rates, Route
+from gateway.proxy.routing import MAX_FOUND, Router
 from gateway.proxy.target_health import HealthBoard
 from gateway.upstream.health import Cooldown, TargetHealth
 from tests.support.echo_dialect.dialect import EchoDialect

@@ -42,7 +42,9 @@ async def owner(gateway: Gateway, name: str = "resp_1") -> tuple[Any, ...] | Non
     return tuple(row) if row is not None else None
 
 
-async def test_a_response_is_its_account_s_alone(serve: Any) -> None:
+@pytest.mark.parametrize("base", [PATH, "/openai" + PATH, "/azure/openai/responses"])
+async def test_a_response_is_its_account_s_alone(serve: Any, base: str) -> None:
+    """By the paths of Azure's client, too."""
     provider = Provider(saying(response()))
     gateway = await serve(provider)
     one, other = await gateway.customer(), await gateway.customer()
@@ -51,10 +53,10 @@ async def test_a_response_is_its_account_s_alone(serve: Any) -> None:
     spent = await spent_nano(one)
     for method, path in (("GET", ""), ("GET", "/input_items?limit=5"), ("POST", "/cancel"), ("DELETE", "")):
         provider.sent.clear()
-        refusal(await call(other, method, f"{PATH}/resp_1{path}"), 404, "not_found")
-        refusal(await call(one, method, f"{PATH}/resp_unknown{path}"), 404, "not_found")
+        refusal(await call(other, method, f"{base}/resp_1{path}"), 404, "not_found")
+        refusal(await call(one, method, f"{base}/resp_unknown{path}"), 404, "not_found")
         assert provider.sent == []
-        fetched = await call(one, method, f"{PATH}/resp_1{path}")
+        fetched = await call(one, method, f"{base}/resp_1{path}")
         assert (fetched.status, fetched.json["id"]) == (200, "resp_1")
         assert provider.sent[0].path == f"{PATH}/resp_1{path.partition('?')[0]}"
         assert provider.sent[0].query == path.partition("?")[2]
@@ -146,6 +148,19 @@ async def test_another_gateway_knows_whose_it_is(make_gateway: MakeGateway, upst
     assert (await call(there, "GET", f"{PATH}/resp_1")).status == 200
 
 
+async def test_what_the_local_provider_stores_is_read_in_every_process(make_gateway: MakeGateway) -> None:
+    first, second = await make_gateway(), await make_gateway()
+    customer = await first.customer()
+    there = Customer(second, customer.account_id, customer.key_id, customer.key)
+    made = (await respond(customer, model="demo", input="Count to 3")).json
+    path = f"{PATH}/{made['id']}"
+    assert (await call(there, "GET", path)).json == made
+    assert (await respond(there, model="demo", previous_response_id=made["id"])).status == 200
+    assert (await call(there, "DELETE", path)).status == 200
+    refusal_of_provider = await call(customer, "GET", path)
+    assert (refusal_of_provider.status, "not found" in refusal_of_provider.json["error"]["message"]) == (404, True)
+
+
 async def test_conversations_are_owned_and_free(serve: Any) -> None:
     made = {"id": "conv_1", "object": "conversation", "created_at": 1, "metadata": {}}
     provider = Provider(saying(made))
@@ -173,12 +188,19 @@ async def test_conversations_are_owned_and_free(serve: Any) -> None:
     refusal(await call(one, "POST", "/v1/conversations/conv_1/items", {"items": file}), 404, "not_found")
 
 
-async def test_a_stored_response_is_not_streamed_again(serve: Any) -> None:
-    gateway = await serve(Provider(saying(response())))
-    customer = await gateway.customer()
+async def test_a_stored_response_is_streamed_again_for_nothing(serve: Any) -> None:
+    provider = Provider(saying(response()))
+    gateway = await serve(provider)
+    customer, other = await gateway.customer(), await gateway.customer()
     await respond(customer)
-    error = refusal(await call(customer, "GET", f"{PATH}/resp_1?stream=true"), 400, "invalid_request_error")
-    assert error["param"] == "stream"
+    spent = await spent_nano(customer)
+    provider.reply, path = streaming(stream()), f"{PATH}/resp_1?stream=true&starting_after=3&include=x"
+    fetched = await call(customer, "GET", path)
+    assert (fetched.status, fetched.body) == (200, stream())
+    assert (provider.sent[-1].path, provider.sent[-1].query) == (f"{PATH}/resp_1", path.partition("?")[2])
+    refusal(await call(other, "GET", path), 404, "not_found")
+    assert await spent_nano(customer) == spent
+    assert not any(event["estimated"] for event in await customer.events())
 
 
 async def test_the_client_reads_what_is_stored(gateway: Gateway) -> None:

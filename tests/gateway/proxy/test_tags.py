@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.shapes.keys import MAX_TAG_NAME, MAX_TAG_VALUE, MAX_TAGS
-from gateway.dialects.base import BadRequest
+from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.openai.dialect import CHAT, parse
 from gateway.dialects.openai.values import MAX_METADATA
 from gateway.proxy.intake import read_tags, request_tags

@@ -14,12 +14,12 @@ from billing.prices import FACTOR_SCALE, PriceRow
 from billing.principals import MAX_KEPT, Principal
 from gateway.config.models import MaxOutputField
 from gateway.config.settings import ProviderConfig
-from gateway.dialects.base import NO_PARTS, NO_WORK, ParsedRequest, Parts, Work
+from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Parts, Work
 from gateway.dialects.openai.dialect import CHAT, MAX_FIELDS, OpenAIDialect, max_field, parse
+from gateway.proxy.candidates import Candidate, Rates, Route
 from gateway.proxy.context import Terms, keep_terms
 from gateway.proxy.estimate import EstimateRules, NotPriced, Plain, markup_of, worst_case
 from gateway.proxy.outgoing import outgoing_body
-from gateway.proxy.routing import Candidate, Rates, Route
 from gateway.server.ids import MINUTE_MS, duration, limit_lines
 from tests.billing.holds.test_cache import PRINCIPAL
 from tests.gateway.proxy.test_estimate import request

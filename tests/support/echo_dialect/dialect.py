@@ -6,19 +6,12 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from billing.usage import Usage
-from gateway.dialects.base import (
-    BadRequest,
-    Endpoint,
-    GarbageAnswer,
-    Head,
-    Match,
-    ParsedRequest,
-    RefusalFacts,
-    Reported,
-    Tap,
-)
+from gateway.dialects.base import Endpoint, Head, Match, RefusalFacts, Tap
+from gateway.dialects.events import EVENT_STREAM
+from gateway.dialects.exceptions import BadRequest, GarbageAnswer
+from gateway.dialects.facts import ParsedRequest, Reported
 from gateway.dialects.output import Inline, Output
-from gateway.dialects.streaming import EVENT_STREAM, SseTap
+from gateway.dialects.streaming import SseTap
 from gateway.dialects.structure import StructureBounds
 from tests.support.echo_dialect.streams import ArrayTap, EchoEvents, usage_of
 

@@ -8,7 +8,7 @@ import re
 from typing import Any, Final
 
 from billing.usage import Usage
-from gateway.dialects.base import EventFacts, Reported
+from gateway.dialects.facts import EventFacts, Reported
 from gateway.dialects.output import Output, Piece, joined
 
 

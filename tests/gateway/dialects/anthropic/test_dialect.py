@@ -7,7 +7,8 @@ import pytest
 
 from gateway.dialects.anthropic.dialect import COUNT, MESSAGE, AnthropicDialect, parse, rewrite
 from gateway.dialects.anthropic.work import LOOP_TURNS, TOOL_SYSTEM_TOKENS, check_betas
-from gateway.dialects.base import NO_PARTS, NO_WORK, BadRequest
+from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.facts import NO_PARTS, NO_WORK
 from tests.gateway.dialects.anthropic.bodies import SAY, message
 
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "A" * 4_000}}

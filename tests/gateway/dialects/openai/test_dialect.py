@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dialects.base import NO_PARTS, BadRequest, Match, Parts
+from gateway.dialects.base import Match
+from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.facts import NO_PARTS, Parts
 from gateway.dialects.openai.dialect import (
     CHAT,
     COMPLETIONS,
@@ -19,7 +21,7 @@ from gateway.dialects.openai.dialect import (
     parse,
     rewrite,
 )
-from gateway.dialects.openai.values import MAX_LABEL_CHARS
+from gateway.dialects.values import MAX_LABEL_CHARS
 
 SAY = [{"role": "user", "content": "hi"}]
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from gateway.dialects.base import NO_WORK, BadRequest, Work
+from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.facts import NO_WORK, Work
 from gateway.dialects.openai.dialect import CHAT, EMBEDDINGS, parse
 
 SAY = [{"role": "user", "content": "hi"}]

@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.usage import Usage
-from gateway.dialects.base import GarbageAnswer
-from gateway.dialects.openai_responses.answer import output_of, usage_of
-from gateway.dialects.openai_responses.events import ResponseEvents
+from gateway.dialects.exceptions import GarbageAnswer
+from gateway.dialects.openai_responses.answer import ResponseEvents, output_of, usage_of
 from gateway.dialects.streaming import SseTap
 
 USAGE = {

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from gateway.dialects.base import NO_PARTS, NO_WORK, BadRequest, ParsedRequest, Parts
+from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Parts
 from gateway.dialects.openai_responses.dialect import ResponsesDialect
+from gateway.dialects.openai_responses.input import input_texts, input_tokens
 from gateway.dialects.openai_responses.request import COMPACT, INPUT_TOKENS, RESPONSES, parse
-from gateway.dialects.openai_responses.texts import input_texts, input_tokens
 from gateway.dialects.structure import StructureBounds
 
 BOUNDS = StructureBounds()

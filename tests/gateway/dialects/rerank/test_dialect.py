@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.usage import Usage
-from gateway.dialects.base import BadRequest, GarbageAnswer, Match, ParsedRequest
+from gateway.dialects.base import Match
+from gateway.dialects.exceptions import BadRequest, GarbageAnswer
+from gateway.dialects.facts import ParsedRequest
 from gateway.dialects.rerank.dialect import PAIR_TOKENS, RERANK, RerankDialect
 from gateway.dialects.structure import StructureBounds
 

@@ -1,23 +1,27 @@
-"""The Responses API, the items of a request's input: what is not text, and what is not in the body.
+"""The Responses API, a request's input: what is not text, what is not in the body, and which texts stand alone.
 
-This file owns that count. Items, parts and sources are of known types; anything else is taken to stand outside the
-body, so that the context window is the bound. What names an object at the provider by its id is collected, wherever in
-the input it stands, for the account must own it. Source:
-https://platform.openai.com/docs/api-reference/responses/create (`input`).
+Items, parts and sources are of known types; anything else is taken to stand outside the body, so that the context
+window is the bound. What names an object at the provider by its id is collected, wherever in the input it stands, for
+the account must own it. Source: https://platform.openai.com/docs/api-reference/responses/create (`input`).
+
+As for chats (`gateway.dialects.openai.texts`), the text of a message stands between special tokens, so that it can be
+counted by itself; all else stays at its bytes in a hold, and is counted as text where an answer was cut.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import Raw
 
-from gateway.dialects.base import NO_PARTS, BadRequest, Parts
-from gateway.dialects.openai.fields import first_byte, folded, is_null, read_objects, wrong_type
-from gateway.dialects.openai.parts import more_items
-from gateway.dialects.structure import StructureBounds, check_value, too_many
+from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.facts import NO_PARTS, Parts
+from gateway.dialects.fields import first_byte, folded, is_null, read_objects, wrong_type
+from gateway.dialects.output import Inline, Kind, kind_named, piece_of
+from gateway.dialects.structure import StructureBounds, check_value, more_items, too_many
+from gateway.tokens import TOKENS_PER_MESSAGE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,6 +51,16 @@ _QUOTE, _LIST, _OBJECT = b'"[{'
 _ID_MARKS: Final = (b"file_id", b"fileid", b"ids", b"ontainer", b"\\u00", b"ID", b"Id")
 """Without any of these no name of an id stands in a body, however it is spelled or escaped."""
 _STRING: Final = msgspec.json.Decoder(str)
+_NULL: Final = Raw(b"null")
+_SETTINGS: Final = frozenset(
+    {
+        *("model", "user", "safety_identifier", "service_tier", "metadata", "include", "truncation", "stream_options"),
+        *("reasoning", "tool_choice", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"),
+        *("previous_response_id", "conversation", "context_management", "moderation"),
+    }
+)
+_NO_TEXT: Final = frozenset({"type", "id", "status", "detail", "file_id", "call_id"})
+_TEXT: Final = msgspec.json.Decoder(str)
 
 
 def read_input(raw: Raw, bounds: StructureBounds) -> tuple[Parts, bool, list[str]]:
@@ -163,3 +177,92 @@ def _string(raw: Raw, param: str) -> str:
         return _STRING.decode(raw)
     except msgspec.DecodeError as error:
         raise wrong_type(param, "a string") from error
+
+
+class _Request(msgspec.Struct):
+    instructions: Raw = _NULL
+    input: Raw = _NULL
+
+
+class _Item(msgspec.Struct):
+    content: Raw = _NULL
+
+
+class _Part(msgspec.Struct):
+    text: Raw = _NULL
+
+
+_REQUEST: Final = msgspec.json.Decoder(_Request)
+
+
+_ITEMS: Final = msgspec.json.Decoder(list[_Item])
+
+
+_PARTS: Final = msgspec.json.Decoder(list[_Part])
+
+
+def input_texts(body: bytes) -> list[tuple[str, int]]:
+    """Return each text with the bytes that it takes of the body; none where it can't be read."""
+    try:
+        return list(_texts(_REQUEST.decode(body)))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return []
+
+
+def _texts(request: _Request) -> Iterator[tuple[str, int]]:
+    yield from _text(request.instructions)
+    if bytes(request.input)[:1] != b"[":
+        yield from _text(request.input)
+        return
+    for item in _ITEMS.decode(request.input):
+        if bytes(item.content)[:1] == b"[":
+            for part in _PARTS.decode(item.content):
+                yield from _text(part.text)
+        else:
+            yield from _text(item.content)
+
+
+def _text(raw: Raw) -> Iterator[tuple[str, int]]:
+    if bytes(raw)[:1] == b'"':
+        yield _TEXT.decode(raw), len(raw)
+
+
+def input_tokens(body: bytes, count: Callable[[str], int]) -> tuple[int, list[Inline]]:
+    """Return the tokens of all texts and structures, by `count`, and the inline data beside them. A body that can't be
+    read is counted as it stands."""
+    inline: list[Inline] = []
+    tokens = 0
+    try:
+        for name, value in msgspec.json.decode(body).items():
+            if name in _SETTINGS or isinstance(value, bool | int | float):
+                continue
+            if name == "input" and isinstance(value, list):
+                tokens += TOKENS_PER_MESSAGE * len(value)
+                for item in value:
+                    tokens += sum(map(count, _of_item(item, None, inline)))
+            elif isinstance(value, str):
+                tokens += count(value)
+            elif value is not None:
+                tokens += count(msgspec.json.encode(value).decode())
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, AttributeError):
+        return count(body.decode("utf-8", "replace")), []
+    return tokens, inline
+
+
+def _of_item(value: Any, kind: Kind | None, inline: list[Inline]) -> Iterator[str]:
+    """The texts within one item."""
+    if isinstance(value, str):
+        piece = piece_of(value, kind)
+        if isinstance(piece, Inline):
+            inline.append(piece)
+        else:
+            yield piece
+    elif isinstance(value, dict):
+        for name, under in value.items():
+            if name not in _NO_TEXT:
+                yield from _of_item(under, kind_named(name, kind), inline)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _of_item(each, kind, inline)
+    elif value is not None:
+        yield msgspec.json.encode(value).decode()

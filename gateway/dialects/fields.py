@@ -1,4 +1,4 @@
-"""OpenAI's format, the objects of a request: their names, each there once and spelled one way. This file owns that.
+"""The objects of a JSON request: their names, each there once and spelled one way. This file owns that.
 
 Parsers differ in which of two equal names they take, Go's takes a name in any case, and protobuf's takes `maxTokens`
 for `max_tokens` (https://protobuf.dev/programming-guides/json/). So an object that metering reads is refused where a
@@ -7,7 +7,6 @@ spelled in another way (`MAX_TOKENS`, `maxTokens`).
 """
 
 import codecs
-import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Final
@@ -15,7 +14,7 @@ from typing import Final
 import msgspec
 from msgspec import Raw
 
-from gateway.dialects.base import BadRequest
+from gateway.dialects.exceptions import BadRequest
 
 MAX_PARAM_CHARS: Final = 200
 MAX_SHAPE_CHARS: Final = 512
@@ -24,15 +23,8 @@ SHAPES: Final = 1_024
 NAMES_BETWEEN: Final = "\0"
 """Where a name has one itself, it counts as two."""
 
-_NEW_FIELD_HOSTS: Final = re.compile(r"https?://(api\.openai\.com|[^/]+\.(openai|cognitiveservices)\.azure\.com)[:/]")
-"""OpenAI's and Azure's reasoning models refuse `max_tokens`; all others know it, and many know nothing else."""
 _FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
 _SHORTEST_PAIR_BYTES: Final = len('"":0,')
-
-
-def default_max_field(base_url: str) -> str:
-    """Return where a provider takes the maximum of a chat's output when its entry does not say."""
-    return "max_completion_tokens" if _NEW_FIELD_HOSTS.match(base_url + "/") else "max_tokens"
 
 
 class Name(str):

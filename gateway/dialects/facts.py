@@ -1,0 +1,210 @@
+"""What a dialect tells of a request and of its answer: the facts that metering needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, Protocol
+
+import msgspec
+
+from billing.usage import ModelUsage, Usage, total
+
+if TYPE_CHECKING:
+    from gateway.dialects.base import Endpoint
+
+NO_METADATA: Final[Mapping[str, str]] = {}
+
+
+class Parts(msgspec.Struct, frozen=True):
+    """Input that is not text. `inline_bytes` is how much of the body is the base64 data of images and files, and
+    `audio_bytes` how much is that of audio, which stays in the bound of a hold."""
+
+    images: int = 0
+    audios: int = 0
+    files: int = 0
+    inline_bytes: int = 0
+    audio_bytes: int = 0
+
+    @property
+    def data_bytes(self) -> int:
+        """How much of the body is inline data of any kind; the rest is JSON, which is text to a provider."""
+        return self.inline_bytes + self.audio_bytes
+
+
+NO_PARTS = Parts()
+
+
+class Work(msgspec.Struct, frozen=True):
+    """What a request asks of its provider beside one call of its model.
+
+    `outside`: input stands outside the body. `uses` of tools that run at the provider, each of which may call the model
+    again, and `searches` among them, which are charged; `one_search`: the provider bills one and does not report it.
+    `models`: others that may answer, by their names at the provider. `audio`: the answer may be spoken. `calls` of a
+    model beside the answer and the uses, each with a context window to read and as much to write as the model can.
+    `fast`: a dearer speed is asked for. `predicted` are bytes of output that the client predicts: what of it is wrong
+    is billed as output, beside the answer. `search_units` are searches that the request itself may be billed as, where
+    its model is priced by the search.
+    """
+
+    outside: bool = False
+    uses: int = 0
+    searches: int = 0
+    one_search: bool = False
+    models: tuple[str, ...] = ()
+    audio: bool = False
+    calls: int = 0
+    fast: bool = False
+    search_units: int = 0
+    predicted: int = 0
+
+
+NO_WORK = Work()
+
+
+class Created(msgspec.Struct, frozen=True):
+    """An object that an answer has created at its provider. `running`: the provider works on after it has answered."""
+
+    object_id: str
+    running: bool = False
+
+
+class Creation(Protocol):
+    """How an API tells of the objects that it creates. `kind` is what such an object is called in the table of them;
+    one on which the provider works on is asked for at `poll` and stopped at `cancel`, whose path has its id in the
+    place of `parameter`."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def poll(self) -> Endpoint: ...
+
+    @property
+    def cancel(self) -> Endpoint | None: ...
+
+    @property
+    def parameter(self) -> str: ...
+
+    def reported(self, body: bytes) -> Reported | None:
+        """The usage of an object that is done, None where it reports none. Raises `GarbageAnswer`."""
+
+    def of_answer(self, body: bytes) -> Created | None:
+        """The object that a whole answer has created, None where it tells of none. Nothing raises."""
+
+    def of_event(self, data: bytes) -> Created | None:
+        """The same by the data of a stream's first event."""
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """What a request has to do with objects that accounts own at providers.
+
+    `names` are ids of objects that must be the account's; `previous` is the one of them from which the answer goes on,
+    where nothing else of the input stands outside the body. `background`: the provider may answer before it has done
+    its work. `creation` tells of the object that the answer creates,
+    None where it creates none. `provider` is where the named objects are, once that is known.
+    """
+
+    names: tuple[str, ...] = ()
+    previous: str | None = None
+    creation: Creation | None = None
+    provider: str | None = None
+    background: bool = False
+
+
+class ParsedRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What metering needs of one request.
+
+    `operation` is the endpoint's; `choices` how many answers it may bring; `max_output_tokens` the client's own maximum
+    for each of them, None where it gave none; `include_usage` that a stream will report usage without being asked by
+    the gateway. `max_fields` are the fields in which the client gave a maximum, of which `max_output_tokens` is the
+    largest.
+
+    `model` is empty where the API lets the provider choose one: the gateway's default is filled in. `model_in_body`
+    says that the body names it; else the provider's name for it is written there. `reports_usage` says whether answers
+    have a usage at all. `metadata` is what the body says for the record alone (OpenAI's field of that name): it becomes
+    tags.
+
+    `unbounded_input` says that input stands outside the body (a file id, a server tool): only the context window bounds
+    it, once and for each use of a tool in `work`.
+
+    `stored` is None where a request neither names nor creates objects at the provider. One that names some may have no
+    `model`: then it goes to where they are; one that names none goes to the first provider that serves the dialect.
+    """
+
+    operation: str
+    model: str
+    stream: bool
+    include_usage: bool
+    choices: int
+    max_output_tokens: int | None
+    input_bound_tokens: int
+    end_user: str | None
+    service_tier: str | None
+    has_output: bool
+    parts: Parts = NO_PARTS
+    unbounded_input: bool = False
+    max_fields: tuple[str, ...] = ()
+    work: Work = NO_WORK
+    metadata: Mapping[str, str] = NO_METADATA
+    stored: Stored | None = None
+    model_in_body: bool = True
+    reports_usage: bool = True
+
+    def bound_input_tokens(self, part_tokens: Mapping[str, int] | None) -> int | None:
+        """An upper bound of the input's tokens, or None where only the model's context window is one.
+
+        `part_tokens` is the price row's bound for one `image` and one `file`. Without it their tokens can't be told by
+        their bytes (an address is short, a compressed picture is large when unpacked). Audio is always in the body, and
+        no codec that providers take packs a token into fewer than one byte of base64, so its bytes are its bound.
+        """
+        if self.unbounded_input:
+            return None
+        parts = self.parts
+        if not parts.images and not parts.files:
+            return self.input_bound_tokens
+        bounds = part_tokens or {}
+        if (parts.images and "image" not in bounds) or (parts.files and "file" not in bounds):
+            return None
+        priced = parts.images * bounds.get("image", 0) + parts.files * bounds.get("file", 0)
+        return self.input_bound_tokens - parts.inline_bytes + priced
+
+
+Doubt = tuple[str, str]
+"""What of a usage could not be placed (`field`, `total`), and the name that it has there."""
+
+
+class Reported(msgspec.Struct, frozen=True):
+    """What the provider says was used: the model that was asked, and `others` of the same provider that worked for the
+    answer. `service_tier`, `processing`, `speed`, `region` and `model` are the answer's own, None where it names none;
+    they choose the variant of the price row. `doubts` are for the operator and price nothing."""
+
+    usage: Usage
+    service_tier: str | None = None
+    model: str | None = None
+    others: tuple[ModelUsage, ...] = ()
+    processing: str | None = None
+    speed: str | None = None
+    region: str | None = None
+    doubts: tuple[Doubt, ...] = ()
+
+    @property
+    def counts_nothing(self) -> bool:
+        """Whether every count is zero; a cost beside such counts is no count."""
+        usage = self.usage
+        if usage.input_tokens or usage.output_tokens or self.others:
+            return False
+        return usage.by_class().keys() <= {"request"}
+
+    @property
+    def total(self) -> Usage:
+        """The counts of all models together."""
+        return total((self.usage, *(other.usage for other in self.others))) if self.others else self.usage
+
+
+class EventFacts(msgspec.Struct, frozen=True):
+    """What one server-sent event says. `is_usage_only` marks a chunk that exists for its usage alone."""
+
+    reported: Reported | None = None
+    has_usage: bool = False
+    is_usage_only: bool = False
+    is_error: bool = False

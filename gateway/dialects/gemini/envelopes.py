@@ -1,0 +1,111 @@
+"""Gemini's format, what the gateway answers by itself: errors (https://google.aip.dev/193), and the list of models
+(https://ai.google.dev/api/models).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.gemini.names import COUNT, EMBED, EMBED_BATCH, GENERATE, STREAM
+
+if TYPE_CHECKING:
+    from gateway.dialects.base import ListedModel, RefusalFacts
+
+_STATUS: Final = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    402: "FAILED_PRECONDITION",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    405: "UNIMPLEMENTED",
+    409: "ABORTED",
+    413: "INVALID_ARGUMENT",
+    429: "RESOURCE_EXHAUSTED",
+    500: "INTERNAL",
+    502: "UNAVAILABLE",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+_TYPE: Final = "type.googleapis.com/google.rpc."
+_NO_HEADERS: Final[Mapping[str, str]] = {}
+DOMAIN: Final = "metergate"
+DEFAULT_SIZE: Final = 50
+MAX_SIZE: Final = 1_000
+_PREFIX: Final = "models/"
+_EMBEDDING: Final = "embedding"
+"""Stands in the name of a model that embeds and writes nothing."""
+
+
+def error_body(refusal: RefusalFacts, request_id: str) -> bytes:
+    """Return `{"error": {code, message, status, details, ...}}`: why, in ErrorInfo; which field, in BadRequest; when to
+    ask again, in RetryInfo."""
+    info = {"code": refusal.code, "request_id": request_id}
+    details: list[dict[str, object]] = [
+        {"@type": _TYPE + "ErrorInfo", "reason": refusal.code.upper(), "domain": DOMAIN, "metadata": info}
+    ]
+    if refusal.param is not None:
+        violation = {"field": refusal.param, "description": refusal.message}
+        details.append({"@type": _TYPE + "BadRequest", "fieldViolations": [violation]})
+    if refusal.retry_after_s is not None:
+        details.append({"@type": _TYPE + "RetryInfo", "retryDelay": f"{refusal.retry_after_s}s"})
+    error = {
+        "code": refusal.status,
+        "message": refusal.message,
+        "status": _STATUS.get(refusal.status, "UNKNOWN"),
+        "details": details,
+        **refusal.extra,
+    }
+    return msgspec.json.encode({"error": error})
+
+
+def error_headers(request_id: str) -> Mapping[str, str]:
+    """Return no further headers."""
+    return _NO_HEADERS
+
+
+class GeminiModels:
+    """How Gemini's API lists models; a `ModelList`."""
+
+    paths: Final = ("/v1beta/models",)
+
+    def has(self, model: ListedModel, *, writes: bool) -> bool:
+        """Return whether it writes or embeds."""
+        return writes or _EMBEDDING in model.id
+
+    def listed(self, models: Sequence[ListedModel], query: Mapping[str, str]) -> object:
+        """Return one page, by `pageSize` and `pageToken`, which is the name of its first model. Raises `BadRequest`."""
+        start, size = _start(models, query.get("pageToken", "")), _size(query.get("pageSize", ""))
+        end = start + size
+        more = {"nextPageToken": models[end].id} if end < len(models) else {}
+        return {"models": [self.one(model) for model in models[start:end]], **more}
+
+    def one(self, model: ListedModel) -> object:
+        """Return one model."""
+        methods = [EMBED, EMBED_BATCH] if _EMBEDDING in model.id else [GENERATE, STREAM]
+        limits = {"inputTokenLimit": model.context_window, "outputTokenLimit": model.max_output_tokens}
+        return {
+            "name": _PREFIX + model.id,
+            "version": model.id,
+            "displayName": model.id,
+            **{name: limit for name, limit in limits.items() if limit is not None},
+            "supportedGenerationMethods": [*methods, COUNT],
+        }
+
+
+def _size(said: str) -> int:
+    if said in ("", "0"):
+        return DEFAULT_SIZE
+    if not (said.isascii() and said.isdigit() and len(said) <= len(str(MAX_SIZE)) and int(said) <= MAX_SIZE):
+        raise BadRequest(f"Invalid value for 'pageSize': expected an integer from 1 to {MAX_SIZE}.", "pageSize")
+    return int(said)
+
+
+def _start(models: Sequence[ListedModel], token: str) -> int:
+    names = [model.id for model in models]
+    if token and token not in names:
+        raise BadRequest("Invalid value for 'pageToken': take the one of the last page.", "pageToken")
+    return names.index(token) if token else 0

@@ -1,0 +1,246 @@
+"""Candidates: a provider and its model that may serve a request, with the rates it is held and charged by. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from billing.money import ceil_div
+from billing.prices import COST_SCALE, INPUT_CLASSES, MILLION, OUTPUT_CLASSES, PriceRow, PriceTable, round_up
+from gateway.server.ids import served_lines
+from gateway.upstream.headers import Fixed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gateway.config.models import ProviderConfig
+    from gateway.dialects.base import Match
+    from gateway.upstream.health import TargetHealth
+
+
+_OF_THE_ROUTE: Final = frozenset({"model"})
+"""What of a path is the same for all requests on a route."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """A price row as admission needs it: dearest rates in nano-USD per million tokens, markup included later."""
+
+    row: PriceRow
+    input_rate: int
+    output_rate: int
+    request_nano: int
+    input_unpriced: bool = False
+    output_unpriced: bool = False
+    """Whether these would be free because the row forgot them: one that prices seconds or pages alone says nothing of
+    tokens. A row that prices whole requests alone has forgotten nothing."""
+    search_nano: int = 0
+    minute: int = 0
+    """A minute of the UTC day at which the variants apply that do while this is in force."""
+    prices_audio: bool = False
+    """Whether the row has a price of its own for spoken output."""
+    _units: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
+    """Bounds of one output token, by markup: there are as many as plans."""
+
+    @classmethod
+    def of(cls, row: PriceRow, minute: int = 0, *, asked: bool = False) -> Rates:
+        """Return a row's dearest rates; `asked`: also by variants that apply to requests which ask for them."""
+        by_request = not row.per_million and "request" in row.per_unit
+        return cls(
+            row,
+            row.dearest_nano(INPUT_CLASSES, asked=asked),
+            row.dearest_nano(OUTPUT_CLASSES, asked=asked),
+            row.dearest_unit("request"),
+            input_unpriced="input" not in row.per_million and not by_request,
+            output_unpriced="output" not in row.per_million and not by_request,
+            search_nano=row.dearest_unit("search"),
+            minute=minute,
+            prices_audio="audio_output" in row.per_million,
+        )
+
+    def input_nano(self, tokens: int, markup_scaled: int, searches: int = 0) -> int:
+        """Return an upper bound of what so much input costs, the price of the request itself and of so many searches
+        included, in nano-USD."""
+        millionths = tokens * self.input_rate + (self.request_nano + searches * self.search_nano) * MILLION
+        if not markup_scaled:
+            return ceil_div(millionths, MILLION)
+        return round_up(millionths * (COST_SCALE // MILLION), markup_scaled)
+
+    def unit_nano(self, markup_scaled: int) -> int:
+        """Return an upper bound of one output token's cost, in whole nano-USD."""
+        unit = self._units.get(markup_scaled)
+        if unit is None:
+            unit = self._units[markup_scaled] = round_up(self.output_rate * (COST_SCALE // MILLION), markup_scaled)
+        return unit
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A provider and its model that may serve a request. `entry` is the resolved name, under which a request is
+    admitted and recorded whichever candidate serves it; `model` the provider's own. `rates` is None where no price is
+    in force; a request keeps those that its hold was made with."""
+
+    entry: str
+    provider: ProviderConfig
+    model: str
+    markup_scaled: int
+    vocabulary: str
+    own_max_output: int | None
+    rates: Rates | None = None
+    exact_vocabulary: bool = False
+    """Whether `vocabulary` is the model's own, so that its tokens can be counted exactly."""
+    disconnect_drain_s: float | None = None
+    """Seconds that the upstream is read on after its client left: the entry's, else the provider's; None where neither
+    says, so that `defaults` and the price row's `hidden_reasoning` decide."""
+    online_searches: int = 0
+    """Searches that the model's name asks for by itself (`:online`)."""
+    searches_itself: bool = False
+    """Whether the model searches once before it answers, also where the request does not ask for it."""
+    fallback: str | None = None
+    """Where it is a fallback of `entry`, the entry that describes it."""
+    health: tuple[TargetHealth, ...] = field(default=(), repr=False, compare=False)
+    """That of the provider's targets, in their order."""
+    prices: PriceTable | None = field(default=None, repr=False, compare=False)
+    """The table that `rates` are of, and the Unix time at which they are."""
+    priced_at_s: float = field(default=0.0, compare=False)
+    others: Mapping[str, Rates] = field(default_factory=dict)
+    """Prices of other models of this provider that may answer, by their names there, where a request names some."""
+
+    @property
+    def max_output_tokens(self) -> int | None:
+        """Return the most output tokens that one answer can have, by the route or its price row."""
+        if self.own_max_output is not None or self.rates is None:
+            return self.own_max_output
+        return self.rates.row.max_output_tokens or self.rates.row.context_window
+
+    @property
+    def context_window(self) -> int | None:
+        """Return the largest context window of the models that may answer; None where one of them has none in its
+        row."""
+        if self.rates is None:
+            return None
+        window = self.rates.row.context_window
+        for other in self.others.values():
+            further = other.row.context_window
+            window = None if window is None or further is None else max(window, further)
+        return window
+
+    @property
+    def costs_no_input(self) -> bool:
+        """Return whether input has a price, and that is zero in every class."""
+        return self.rates is not None and not self.rates.input_rate and "input" in self.rates.row.per_million
+
+    @property
+    def costs_nothing(self) -> bool:
+        """Return whether there is a price, and that is zero in every class and unit that an answer may have."""
+        rates = self.rates
+        if rates is None or self.others:
+            return False
+        return not (rates.input_rate or rates.output_rate or rates.request_nano or rates.search_nano)
+
+    def within_window(self, asked: int) -> int:
+        """Return a client's own maximum of output tokens, up to the context window, beyond which no model writes."""
+        window = self.context_window
+        return asked if window is None else min(asked, window)
+
+    def rates_of(self, served: str | None) -> Rates | None:
+        """Return the prices of the model that an answer names: its own, or those of the longest name that it begins
+        with (providers add a date). Where it names none of them: the dearest."""
+        if self.rates is None:
+            return None
+        named = {self.model: self.rates, **self.others}
+        known = [name for name in named if served is not None and served.startswith(name)]
+        if known:
+            return named[max(known, key=len)]
+        return max(named.values(), key=lambda rates: (rates.output_rate, rates.input_rate))
+
+    def row_of(self, model: str) -> PriceRow | None:
+        """Return the price row of another model of this provider, from the table by which the request was admitted."""
+        return self.prices.find(self.provider.name, model, self.priced_at_s) if self.prices is not None else None
+
+
+class Target(msgspec.Struct, frozen=True, gc=False):
+    """Where a provider takes requests to one endpoint, by one of its base URLs and keys, whose `health` is that of all
+    endpoints. `url` has the query of the base URL, which is `base_query`; `fixed` is what all requests there carry;
+    `max_field` is the field of a maximum; `takes_query` says whether a client's query string goes there; `lines` are
+    header lines of its answers that name provider and model."""
+
+    url: str
+    base_query: str
+    fixed: Fixed
+    max_field: str
+    takes_query: bool
+    health: TargetHealth
+    lines: bytes
+
+    @classmethod
+    def all_of(
+        cls, provider: ProviderConfig, match: Match, model: str, health: Sequence[TargetHealth]
+    ) -> tuple[Target, ...]:
+        """Return the targets of a provider that serve the dialect; `health` is that of `provider.places`, in their
+        order, and `model` the provider's own name for it."""
+        dialect = match.dialect
+        field = dialect.max_field(match.endpoint.operation, provider.max_output_field)
+        path, lines = dialect.upstream_path(match, model), served_lines(provider.name, model)
+        takes_query = provider.kind != "local" or bool(dialect.passed_parameters)
+        made = []
+        for place, of_place in zip(provider.places, health, strict=True):
+            found = provider.url_of(dialect.name, place)
+            if found is None:
+                continue
+            base, query = found
+            url = base + path + (f"?{query}" if query else "")
+            auth = dialect.auth_header(place.api_key.reveal()) if place.api_key is not None else None
+            fixed = Fixed.of(auth, place.headers, provider.pass_headers)
+            made.append(cls(url, query, fixed, field, takes_query, of_place, lines))
+        return tuple(made)
+
+
+class Destination(msgspec.Struct, frozen=True):
+    """A candidate and the targets, at least one, by which its provider takes requests to one endpoint. Its terms are
+    `kept_as` this with a principal, beside what gateways keep there, whose ids are no such words."""
+
+    kept_as: str
+    candidate: Candidate
+    targets: tuple[Target, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a model's name leads: the candidates, in the order in which they are asked. A request is held for the
+    dearest of them, and charged by the row of the one that served."""
+
+    entry: str
+    candidates: tuple[Candidate, ...]
+    _destinations: dict[tuple[str, str], tuple[Destination, ...]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    """By dialect and operation; each is made with its first request."""
+
+    @property
+    def first(self) -> Candidate:
+        """Return the candidate that is listed: by its price and limits."""
+        return self.candidates[0]
+
+    @property
+    def served(self) -> frozenset[str]:
+        """Return the names of the dialects in which a request may reach any candidate."""
+        return frozenset().union(*(candidate.provider.served for candidate in self.candidates))
+
+    def destinations(self, match: Match) -> tuple[Destination, ...]:
+        """Return the candidates whose providers serve the dialect of an endpoint."""
+        key = (match.dialect.name, match.endpoint.operation)
+        found = self._destinations.get(key)
+        if found is None:
+            made = [(each, Target.all_of(each.provider, match, each.model, each.health)) for each in self.candidates]
+            found = tuple(
+                Destination(f"terms {number}", candidate, targets)
+                for number, (candidate, targets) in enumerate(made)
+                if targets
+            )
+            if match.parameters.keys() <= _OF_THE_ROUTE:
+                self._destinations[key] = found
+        return found

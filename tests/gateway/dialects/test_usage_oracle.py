@@ -1,0 +1,50 @@
+"""What is read of an answer is what the package genai-prices reads of it, class by class."""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import pytest
+from genai_prices.data import providers
+
+from gateway.dialects.anthropic.usage import usage_from_json as of_message
+from gateway.dialects.facts import Reported
+from gateway.dialects.gemini.answer import usage_from_json as of_gemini
+from gateway.dialects.openai.usage import usage_from_json as of_chat
+from gateway.dialects.openai_responses.answer import usage_of as of_response
+from tests.gateway.dialects.answers import ANSWERS, DIFFERENT, Answer
+from tests.support.oracle import counted_alike, overlapping
+
+THEIRS: Final = {provider.id: provider for provider in providers}
+READERS: Final[Mapping[str, Callable[[bytes], Reported | None]]] = {
+    "chat": lambda body: of_chat("/chat/completions", body),
+    "embeddings": lambda body: of_chat("/embeddings", body),
+    "responses": of_response,
+    "messages": of_message,
+    "gemini": lambda body: of_gemini("v1beta:generateContent", body),
+}
+
+
+def both(answer: Answer) -> tuple[dict[str, int], dict[str, int]]:
+    """Return their counts of an answer and ours, without those that are zero."""
+    reported = READERS[answer.api](answer.text)
+    assert reported is not None, answer
+    ours = {name: count for name, count in overlapping(reported.total).items() if count}
+    return counted_alike(THEIRS[answer.provider].extract_usage(answer.body, api_flavor=answer.flavor)[1]), ours
+
+
+def test_usage_is_what_they_say() -> None:
+    assert len(ANSWERS) >= 60
+    for answer in ANSWERS:
+        theirs, ours = both(answer)
+        assert ours == theirs, answer
+
+
+@pytest.mark.parametrize(("answer", "theirs", "ours"), DIFFERENT, ids=lambda each: getattr(each, "name", ""))
+def test_where_it_differs_a_page_decides(answer: Answer, theirs: dict[str, int], ours: dict[str, int]) -> None:
+    said, read = both(answer)
+    names = theirs.keys() | ours.keys()
+    assert {name: count for name, count in said.items() if name in names} == theirs
+    assert {name: count for name, count in read.items() if name in names} == ours
+    assert {name: count for name, count in said.items() if name not in names} == {
+        name: count for name, count in read.items() if name not in names
+    }

@@ -1,0 +1,223 @@
+"""Responses over a WebSocket: each message is a request of its own, on one connection to the provider."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from billing.money import parse_usd
+from gateway.config.settings import Settings
+from tests.gateway.conftest import Customer, Gateway, MakeGateway
+from tests.gateway.dialects.openai_responses.test_answer import response
+from tests.gateway.proxy.test_responses import COST
+from tests.support.gateways import PROVIDER_KEY, spent_nano, the_event, until
+
+PATH = "/v1/responses"
+CREATE = {"type": "response.create", "model": "gpt-4o-mini", "input": "Hello", "max_output_tokens": 200}
+
+
+def events(name: str = "resp_1") -> list[dict[str, Any]]:
+    """The messages of one answer."""
+    done = response(id=name, service_tier="default")
+    begun = {**done, "status": "in_progress", "usage": None, "output": []}
+    return [
+        {"type": "response.created", "sequence_number": 0, "response": begun},
+        {"type": "response.output_text.delta", "item_id": "msg_1", "delta": "Good\nday"},
+        {"type": "response.completed", "sequence_number": 2, "response": done},
+    ]
+
+
+@dataclass
+class Speaker:
+    """A provider's end: answers each message by `says`; before the last message of an answer it waits for `go_on`."""
+
+    says: Callable[[dict[str, Any]], list[dict[str, Any]]] = lambda said: events()
+    got: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[Any] = field(default_factory=list)
+    ended: int = 0
+    breaks: bool = False
+    go_on: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        self.headers.append(request.headers)
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        async for message in socket:
+            self.got.append(json.loads(message.data))
+            *first, last = self.says(self.got[-1])
+            for each in first:
+                await socket.send_str(json.dumps(each))
+            await self.go_on.wait()
+            if self.breaks and request.transport is not None:
+                request.transport.abort()
+                break
+            await socket.send_str(json.dumps(last))
+        self.ended += 1
+        return socket
+
+
+@pytest.fixture
+def speaker() -> Speaker:
+    made = Speaker()
+    made.go_on.set()
+    return made
+
+
+@pytest.fixture
+async def make(make_gateway: MakeGateway, upstream: Any, speaker: Speaker) -> Any:
+    url = await upstream(speaker.serve)
+
+    def served(settings: Settings) -> Settings:
+        openai = replace(settings.providers["openai"], dialects={"responses_websocket": url})
+        return replace(settings, providers={**settings.providers, "openai": openai})
+
+    async def made(**limits: Any) -> Gateway:
+        return await make_gateway(url, change=served, **limits)
+
+    return made
+
+
+@asynccontextmanager
+async def connected(customer: Customer) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+    headers = {"Authorization": f"Bearer {customer.key}"}
+    async with customer.gateway.session.ws_connect(customer.gateway.url + PATH, headers=headers) as socket:
+        yield socket
+
+
+async def answer(socket: aiohttp.ClientWebSocketResponse, **fields: Any) -> list[dict[str, Any]]:
+    """Send a message and read its answer to the end."""
+    await socket.send_str(json.dumps({**CREATE, **fields}))
+    said: list[dict[str, Any]] = []
+    while not said or said[-1]["type"] not in ("response.completed", "error"):
+        said.append(json.loads(await socket.receive_str(timeout=60)))
+    return said
+
+
+async def test_each_message_is_paid_by_itself_on_one_connection(make: Any, speaker: Speaker) -> None:
+    speaker.says = lambda said: events(f"resp_{len(speaker.got)}")
+    gateway = await make()
+    customer, other = await gateway.customer(), await gateway.customer()
+    async with connected(customer) as socket:
+        assert await answer(socket, store=False) == events()
+        assert await spent_nano(customer) == COST
+        assert await answer(socket, previous_response_id="resp_1", stream_id="a") == events("resp_2")
+        assert await spent_nano(customer) == 2 * COST
+    assert [each.get("previous_response_id") for each in speaker.got] == [None, "resp_1"]
+    assert speaker.got[0] == {**CREATE, "store": False}
+    (headers,) = speaker.headers
+    assert (headers["Authorization"], "Cookie" in headers) == (f"Bearer {PROVIDER_KEY}", False)
+    assert {(each["endpoint"], each["stream"]) for each in await customer.events()} == {(PATH, True)}
+    async with connected(other) as socket:
+        (refused,) = await answer(socket, previous_response_id="resp_1", stream_id="b")
+        assert (refused["status"], refused["error"]["code"], refused["stream_id"]) == (404, "not_found", "b")
+    await until(lambda: speaker.ended == 1)
+    assert len(speaker.got) == 2
+
+
+async def test_what_is_not_served_is_an_error_event(make: Any, speaker: Speaker) -> None:
+    gateway = await make()
+    customer, poor = await gateway.customer(), await gateway.customer("0")
+    async with connected(customer) as socket:
+        for wrong in ({"type": "response.cancel"}, {"background": True}, {"n": 2}, {"model": "demo"}):
+            (refused,) = await answer(socket, **wrong)
+            assert refused["type"] == "error", refused
+            assert 400 <= refused["status"] < 500, refused
+        await socket.send_str("no JSON")
+        assert (await socket.receive_json())["error"]["code"] == "invalid_request_error"
+        speaker.says = lambda said: [{"type": "error", "status": 429, "error": {"code": "slow_down", "message": "No."}}]
+        (refused,) = await answer(socket)
+        assert (refused["status"], refused["error"]["code"]) == (429, "slow_down")
+        speaker.says = lambda said: events()
+        assert await answer(socket) == events()
+    async with connected(poor) as socket:
+        (refused,) = await answer(socket)
+        assert (refused["status"], refused["error"]["code"]) == (402, "billing_required")
+    assert await spent_nano(customer) == COST
+    headers = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    headers["Sec-WebSocket-Key"] = "dGhlIHNhbXBsZSBub25jZQ=="
+    async with gateway.session.get(gateway.url + PATH, headers=headers) as refused_one:
+        assert refused_one.status == 401
+    async with customer.get(PATH) as no_socket:
+        assert no_socket.status == 405
+
+
+@pytest.mark.parametrize("broken", ["client", "provider"])
+async def test_an_answer_that_breaks_is_charged(make: Any, speaker: Speaker, broken: str) -> None:
+    speaker.go_on.clear()
+    speaker.breaks = broken == "provider"
+    gateway = await make()
+    customer = await gateway.customer()
+    async with connected(customer) as socket:
+        await socket.send_str(json.dumps(CREATE))
+        assert (await socket.receive_json())["type"] == "response.created"
+        assert (await socket.receive_json())["delta"] == "Good\nday"
+        if speaker.breaks:
+            speaker.go_on.set()
+            assert (await socket.receive(timeout=60)).type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
+        else:
+            await socket.close()
+    speaker.go_on.set()
+    await until(lambda: not gateway.runtime.engine.holds.live)
+    found = await the_event(customer)
+    assert parse_usd(found["charged_usd"]) > 0
+    assert found["status"] == (502 if speaker.breaks else 499)
+    assert found["estimated"] is speaker.breaks
+    await until(lambda: speaker.ended == 1)
+
+
+@pytest.mark.slow
+async def test_a_client_that_takes_nothing_is_cut_off_and_charged(make: Any, speaker: Speaker) -> None:
+    begun, delta, done = events()
+    speaker.says = lambda said: [begun, *[{**delta, "obfuscation": "." * 200_000}] * 80, done]
+    gateway = await make(client_write_timeout_s=1, disconnect_drain_s=0)
+    customer = await gateway.customer()
+    async with connected(customer) as socket:
+        await socket.send_str(json.dumps(CREATE))
+        await until(lambda: bool(speaker.got))
+        await until(lambda: not gateway.runtime.engine.holds.live)
+        found = await the_event(customer)
+    assert (found["status"], found["estimated"]) == (499, True)
+    assert parse_usd(found["charged_usd"]) > 0
+
+
+async def test_a_gateway_that_stops_ends_connections_after_their_answer(make: Any, speaker: Speaker) -> None:
+    speaker.go_on.clear()
+    gateway = await make()
+    customer = await gateway.customer()
+    async with connected(customer) as idle, connected(customer) as busy:
+        await busy.send_str(json.dumps(CREATE))
+        assert (await busy.receive_json())["type"] == "response.created"
+        await gateway.app.shutdown()
+        assert (await idle.receive(timeout=60)).data == aiohttp.WSCloseCode.GOING_AWAY
+        speaker.go_on.set()
+        said = [message async for message in busy]
+    assert json.loads(said[-1].data)["type"] == "response.completed"
+    assert await spent_nano(customer) == COST
+
+
+async def test_connections_are_bounded(make: Any, speaker: Speaker) -> None:
+    speaker.go_on.clear()
+    gateway = await make(response_sockets_per_account=1, response_socket_s=1)
+    customer = await gateway.customer()
+    async with connected(customer) as socket:
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            async with connected(customer):
+                pass
+        assert refused.value.status == 503
+        await socket.send_str(json.dumps(CREATE))
+        assert (await socket.receive_json(timeout=60))["type"] == "response.created"
+        assert (await socket.receive_json(timeout=60))["type"] == "response.output_text.delta"
+        for _ in range(6):
+            await socket.send_str(json.dumps(CREATE))
+        refusals = [await socket.receive_json(timeout=60) for _ in range(2)]
+        assert [each["error"]["code"] for each in refusals] == ["concurrency_exceeded"] * 2
+        speaker.go_on.set()
+        types = [json.loads(message.data)["type"] async for message in socket]
+    assert types.count("response.completed") == 5
+    assert await spent_nano(customer) == 5 * COST

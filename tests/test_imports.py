@@ -1,0 +1,85 @@
+"""How modules hang together: how long a chain of imports is, that none comes back to where it began, and who has one
+importer alone. Layers and forbidden imports are import-linter's (`pyproject.toml`)."""
+
+import ast
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parent.parent
+LONGEST: Final = 12
+"""Modules of a chain. Who reads the first of them may have to read the last."""
+ONE_IMPORTER: Final = 0.2
+"""Share of modules that one other imports: mostly a part of that one, which could stand in it."""
+SMALL_LINES: Final = 5
+
+
+def name_of(path: Path) -> str:
+    """Return a module's name."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+PATHS: Final = {name_of(path): path for top in ("gateway", "billing") for path in (ROOT / top).rglob("*.py")}
+TREES: Final = {name: ast.parse(path.read_text("utf-8")) for name, path in PATHS.items()}
+
+
+def is_for_types(node: ast.AST) -> bool:
+    """Return whether this is an `if TYPE_CHECKING`."""
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield what runs when a module is imported."""
+    for node in ast.iter_child_nodes(tree):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not is_for_types(node):
+            yield node
+            yield from nodes(node)
+
+
+def imported(found: Iterator[ast.AST], name: str) -> set[str]:
+    """Return which modules are imported by some statements of one."""
+    names: set[str] = set()
+    for node in found:
+        if isinstance(node, ast.Import):
+            names.update(each.name for each in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for each in node.names:
+                within = f"{node.module}.{each.name}"
+                names.add(within if within in PATHS else node.module)
+    return names & PATHS.keys() - {name}
+
+
+AT_IMPORT: Final = {name: imported(nodes(tree), name) for name, tree in TREES.items()}
+EVER: Final = {name: imported(ast.walk(tree), name) for name, tree in TREES.items()}
+"""Also those that a function imports when it is called, and those for types."""
+
+
+@cache
+def chain(name: str) -> tuple[str, ...]:
+    """Return the longest chain of imports that begins with a module."""
+    return (name, *max((chain(each) for each in AT_IMPORT[name]), key=len, default=()))
+
+
+def test_no_import_comes_back_to_where_it_began() -> None:
+    try:
+        TopologicalSorter(AT_IMPORT).prepare()
+    except CycleError as error:
+        pytest.fail(" > ".join(error.args[1]))
+
+
+def test_chains_of_imports_are_short() -> None:
+    longest = max(map(chain, PATHS), key=len)
+    assert len(longest) <= LONGEST, " > ".join(longest)
+
+
+def test_few_modules_have_one_importer() -> None:
+    importers = Counter(each for names in EVER.values() for each in names)
+    real = [name for name, path in PATHS.items() if len(path.read_text("utf-8").splitlines()) > SMALL_LINES]
+    alone = [name for name in real if importers[name] == 1]
+    assert len(alone) < ONE_IMPORTER * len(real), f"{len(alone)} of {len(real)}: {', '.join(sorted(alone))}"
