@@ -133,6 +133,7 @@ class Outcomes:
     def faulty(self, exchange: Exchange, context: RequestContext) -> None:
         """Refuse after a fault of ours while or after the provider worked: the request is charged, and the client reads
         so."""
+        logger.exception("request %s failed after it had been sent", context.request_id)
         if exchange.begun and not exchange.unsent:
             exchange.abort()
         else:

@@ -4,8 +4,8 @@ Its name is that of OpenAI's API, because the providers that serve the one serve
 
 Over a WebSocket (https://developers.openai.com/api/docs/guides/websocket-mode) each `response.create` that a client
 sends is a request of its own: the body of a POST with a `type`, whose answer is always a stream, with events as
-messages. Its response can be gone on from for as long as the connection lasts even where it is not stored, so that whose
-it is is recorded all the same. That is a dialect of its own, because a provider has to say that it serves it:
+messages. Its response can be gone on from for as long as the connection lasts even where it is not stored: whose it
+is is recorded all the same. That is a dialect of its own, because a provider has to say that it serves it:
 `dialects: {responses_websocket: URL}`.
 """
 
