@@ -8,7 +8,7 @@ ledger/      transfers, usage events, the batch that writes them, reports, verif
 owned/       whose an object at a provider is
 database/    the one place that imports asyncpg; migrations
 shapes/      what the HTTP API takes and answers, and what a key may say
-api/         the HTTP API under /api; client  its client library; cli/  commands on top of the client
+api/         the HTTP API under /api; calls  its calls; client  its client library; cli/  commands on top of the calls
 attempts  addresses  refused     guessed keys, where requests come from, and the last that were refused
 effects      what is told to Redis and to the gateways after a change
 errors       the tree of all exceptions

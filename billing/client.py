@@ -1,74 +1,26 @@
-"""The billing API's client: one method a call, typed answers, over TCP or a unix socket.
+"""The billing API's client for services: the calls of `billing.calls` on connections that it keeps.
 
 async with BillingClient("https://gateway.example.com", admin_key=key) as client:
     account = await client.create_account("Acme")
-
-ClientError
-+-- Refused       the gateway answered with an error: `status`, `code`, `message`, and all of it as `error`
-+-- Unreachable   no answer, or not in time: whether the call was carried out is unknown
-+-- BadAnswer     something answered, but not what the billing API answers
-
-No message holds a key. Nothing is repeated by itself: a grant that was `Unreachable` is repeated with the same
-idempotency key. An answer's `received` is the JSON as it came, with the fields of a newer gateway.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
-from urllib.parse import quote, urlsplit
+from typing import Self
 
 import aiohttp
-import msgspec
 
-from billing.errors import MetergateError
-from billing.pages import DEFAULT_LIMIT
-from billing.shapes.accounts import AccountPatch, AccountShape, GrantShape, NewAccount, NewGrant, NewQuotas
-from billing.shapes.base import DEFAULT_TIMEOUT_S, Answer, ErrorEnvelope, Listing
-from billing.shapes.keys import KeyPatch, KeyShape, NewKey, NewKeyShape
-from billing.shapes.operation import ProviderShape, RefusedShape
-from billing.shapes.quotas import QuotaShape
-from billing.shapes.usage import BalanceShape, EventShape, ExplainedEventShape, TotalsShape, TransactionShape
+from billing.calls import ANSWER_LIMIT_BYTES, BadAnswer, BillingCalls, ClientError, Refused, Unreachable
+from billing.shapes.base import DEFAULT_TIMEOUT_S
 
-ANSWER_LIMIT_BYTES: Final = 32 * 1024 * 1024
-"""A page of a thousand usage events is about 1 MiB."""
-
-T = TypeVar("T", bound=Answer)
+__all__ = ["ANSWER_LIMIT_BYTES", "BadAnswer", "BillingClient", "ClientError", "Refused", "Unreachable"]
 
 
-class ClientError(MetergateError):
-    """A call did not bring what was asked for. The message is fit for a reader and holds no secret."""
+class BillingClient(BillingCalls):
+    """Calls one gateway's billing API, within its `async with`, as `BillingCalls` says.
 
-
-class Refused(ClientError):
-    """The gateway answered with an error. `error` is what stands inside the envelope's `error`, every field of it."""
-
-    def __init__(self, status: int, code: str, message: str, error: dict[str, Any]) -> None:
-        super().__init__(message)
-        self.status, self.code, self.message, self.error = status, code, message, error
-
-
-class Unreachable(ClientError):
-    """No answer from `url`, or not in time."""
-
-    def __init__(self, url: str, why: str) -> None:
-        super().__init__(f"{url} is unreachable: {why}.")
-        self.url = url
-
-
-class BadAnswer(ClientError):
-    """What answered at `url` does not speak the billing API."""
-
-    def __init__(self, url: str, why: str) -> None:
-        super().__init__(f"{url} does not answer like Metergate: {why}.")
-        self.url = url
-
-
-class BillingClient:
-    """Calls one gateway's billing API. `admin_key` is for the admin calls, `api_key` for those of a customer.
-
-    `timeout_s` bounds each call from its first to its last byte. With `unix_socket` the connection goes there and
-    `base_url` only names it. Raises `ValueError` for a `base_url` that is no http(s) URL or that holds a password.
+    With `unix_socket` the connection goes there and `base_url` only names it.
     """
 
     def __init__(
@@ -80,27 +32,14 @@ class BillingClient:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         unix_socket: str | None = None,
     ) -> None:
-        parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("the gateway's URL begins with http:// or https:// and names a host")
-        if parts.username is not None or parts.query or parts.fragment:
-            raise ValueError("the gateway's URL has no user, password, query or fragment")
-        self.base_url = base_url.rstrip("/")
-        self._headers = {}
-        if admin_key is not None:
-            self._headers["X-Admin-Key"] = admin_key
-        if api_key is not None:
-            self._headers["Authorization"] = f"Bearer {api_key}"
-        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        super().__init__(base_url, admin_key=admin_key, api_key=api_key, timeout_s=timeout_s)
         self._unix_socket = unix_socket
         self._session: aiohttp.ClientSession | None = None
 
-    def __repr__(self) -> str:
-        return f"BillingClient({self.base_url!r})"
-
     async def __aenter__(self) -> Self:
         connector = None if self._unix_socket is None else aiohttp.UnixConnector(self._unix_socket)
-        self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout)
+        timeout = aiohttp.ClientTimeout(total=self.timeout_s)
+        self._session = aiohttp.ClientSession(connector=connector, timeout=timeout)
         return self
 
     async def __aexit__(
@@ -109,188 +48,28 @@ class BillingClient:
         if self._session is not None:
             await self._session.close()
 
-    # Admin calls
-
-    async def create_account(
-        self,
-        name: str,
-        *,
-        plan: str | None = None,
-        credit_limit_usd: str = "0",
-        quotas: Sequence[QuotaShape] = (),
-    ) -> AccountShape:
-        """Create an account with nothing on it; without `plan` on the default one."""
-        body = NewAccount(name=name, plan=plan, credit_limit_usd=credit_limit_usd, quotas=quotas)
-        return await self._call("POST", "/api/admin/accounts", AccountShape, body=body)
-
-    async def account(self, account_id: str) -> AccountShape:
-        """Return an account."""
-        return await self._call("GET", f"/api/admin/accounts/{_path(account_id)}", AccountShape)
-
-    async def accounts(self, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Listing[AccountShape]:
-        """List accounts, newest first."""
-        return await self._call("GET", "/api/admin/accounts", Listing[AccountShape], query=_page(limit, cursor))
-
-    async def update_account(self, account_id: str, changes: AccountPatch) -> AccountShape:
-        """Change an account."""
-        return await self._call("PATCH", f"/api/admin/accounts/{_path(account_id)}", AccountShape, body=changes)
-
-    async def set_account_quotas(self, account_id: str, quotas: Sequence[QuotaShape]) -> AccountShape:
-        """Replace all quotas of the account's own."""
-        path = f"/api/admin/accounts/{_path(account_id)}/quotas"
-        return await self._call("PUT", path, AccountShape, body=NewQuotas(quotas=quotas))
-
-    async def grant(
-        self, account_id: str, amount_usd: str, *, idempotency_key: str, note: str | None = None
-    ) -> GrantShape:
-        """Give credit, once for an idempotency key: the same again gets the first answer."""
-        body = NewGrant(amount_usd=amount_usd, idempotency_key=idempotency_key, note=note)
-        return await self._call("POST", f"/api/admin/accounts/{_path(account_id)}/grants", GrantShape, body=body)
-
-    async def refund(
-        self, account_id: str, amount_usd: str, *, idempotency_key: str, note: str | None = None
-    ) -> GrantShape:
-        """Give back what was charged, once for an idempotency key, as `grant` does."""
-        body = NewGrant(amount_usd=amount_usd, idempotency_key=idempotency_key, note=note)
-        return await self._call("POST", f"/api/admin/accounts/{_path(account_id)}/refunds", GrantShape, body=body)
-
-    async def create_key(self, key: NewKey) -> NewKeyShape:
-        """Create a key. The answer holds the secret."""
-        return await self._call("POST", "/api/admin/keys", NewKeyShape, body=key)
-
-    async def key(self, key_id: str) -> KeyShape:
-        """Return a key without its secret."""
-        return await self._call("GET", f"/api/admin/keys/{_path(key_id)}", KeyShape)
-
-    async def keys(
-        self, account_id: str | None = None, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None
-    ) -> Listing[KeyShape]:
-        """List keys of one account, or of all, revoked ones included."""
-        query = {"account_id": account_id, **_page(limit, cursor)}
-        return await self._call("GET", "/api/admin/keys", Listing[KeyShape], query=query)
-
-    async def update_key(self, key_id: str, changes: KeyPatch) -> KeyShape:
-        """Change a key."""
-        return await self._call("PATCH", f"/api/admin/keys/{_path(key_id)}", KeyShape, body=changes)
-
-    async def revoke_key(self, key_id: str) -> None:
-        """Make a key invalid on every gateway within a second; revoking it again does nothing."""
-        await self._send("DELETE", f"/api/admin/keys/{_path(key_id)}")
-
-    async def refusals(
-        self, *, key_id: str | None = None, account_id: str | None = None, limit: int = DEFAULT_LIMIT
-    ) -> Listing[RefusedShape]:
-        """List the last requests that were refused: of a key, of an account's keys, or of all."""
-        query = {"key_id": key_id, "account_id": account_id, "limit": str(limit)}
-        return await self._call("GET", "/api/admin/refusals", Listing[RefusedShape], query=query)
-
-    async def providers(self) -> Listing[ProviderShape]:
-        """List the providers of the configuration and the health of their targets."""
-        return await self._call("GET", "/api/admin/providers", Listing[ProviderShape])
-
-    # A customer's reads
-
-    async def balance(self) -> BalanceShape:
-        """Return what is left."""
-        return await self._call("GET", "/api/account/balance", BalanceShape)
-
-    async def transactions(self, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Listing[TransactionShape]:
-        """List every change of the balance, newest first."""
-        query = _page(limit, cursor)
-        return await self._call("GET", "/api/account/transactions", Listing[TransactionShape], query=query)
-
-    async def usage_events(
-        self,
-        *,
-        since: str | None = None,
-        until: str | None = None,
-        key_id: str | None = None,
-        model: str | None = None,
-        limit: int = DEFAULT_LIMIT,
-        cursor: str | None = None,
-    ) -> Listing[EventShape]:
-        """List requests admitted from `since` on and before `until`, newest first."""
-        query = {"since": since, "until": until, "key_id": key_id, "model": model, **_page(limit, cursor)}
-        return await self._call("GET", "/api/account/usage/events", Listing[EventShape], query=query)
-
-    async def usage_event(self, event_id: str) -> ExplainedEventShape:
-        """Return one request, with the lines of its charge."""
-        return await self._call("GET", f"/api/account/usage/events/{_path(event_id)}", ExplainedEventShape)
-
-    async def usage(self, *, key_id: str | None = None, user_id: str | None = None) -> TotalsShape:
-        """Return totals of the account, of one key, or of one user's keys."""
-        query = {"key_id": key_id, "user_id": user_id}
-        return await self._call("GET", "/api/billing/usage", TotalsShape, query=query)
-
-    async def _call(
-        self,
-        method: str,
-        path: str,
-        shape: type[T],
-        *,
-        body: object = None,
-        query: dict[str, str | None] | None = None,
-    ) -> T:
-        body_received = await self._send(method, path, body, query)
-        try:
-            received = msgspec.json.decode(body_received)
-            return msgspec.convert(received, shape).with_received(received)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise BadAnswer(self.base_url, f"{path}: {error}") from error
-
-    async def _send(
-        self, method: str, path: str, body: object = None, query: dict[str, str | None] | None = None
-    ) -> bytes:
+    async def _exchange(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None
+    ) -> tuple[int, bytes]:
         if self._session is None:
             raise RuntimeError("the client is used outside its context")
-        headers = {**self._headers, "Accept": "application/json"}
-        data = None
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-            data = msgspec.json.encode(body)
-        params = {name: value for name, value in (query or {}).items() if value is not None}
         try:
             async with self._session.request(
-                method, self.base_url + path, data=data, params=params, headers=headers, allow_redirects=False
+                method, self.base_url + target, data=body, headers=headers, allow_redirects=False
             ) as response:
-                received = await _read(response, self.base_url)
-                status = response.status
+                return response.status, await self._read(response)
         except TimeoutError as error:
-            raise Unreachable(self.base_url, f"no answer within {self._timeout.total:g} s") from error
+            raise Unreachable(self.base_url, f"no answer within {self.timeout_s:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
             raise Unreachable(self.base_url, _why(error)) from error
-        if 200 <= status < 300:
-            return received
-        raise _refusal(status, received, self.base_url)
 
-
-def _path(segment: str) -> str:
-    return quote(segment, safe="") or "-"
-
-
-def _page(limit: int, cursor: str | None) -> dict[str, str | None]:
-    return {"limit": str(limit), "cursor": cursor}
-
-
-async def _read(response: aiohttp.ClientResponse, url: str) -> bytes:
-    received = bytearray()
-    async for chunk in response.content.iter_any():
-        received += chunk
-        if len(received) > ANSWER_LIMIT_BYTES:
-            raise BadAnswer(url, f"an answer of more than {ANSWER_LIMIT_BYTES} bytes")
-    return bytes(received)
-
-
-def _refusal(status: int, received: bytes, url: str) -> ClientError:
-    """Return the failure of an answer that is no success. A redirect is no refusal: following it could carry a key to
-    another host."""
-    try:
-        envelope = msgspec.json.decode(received)
-        msgspec.convert(envelope, ErrorEnvelope)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return BadAnswer(url, f"HTTP {status} without Metergate's error")
-    error = envelope["error"]
-    return Refused(status, error["code"], error["message"], error)
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        received = bytearray()
+        async for chunk in response.content.iter_any():
+            received += chunk
+            if len(received) > ANSWER_LIMIT_BYTES:
+                raise BadAnswer(self.base_url, f"an answer of more than {ANSWER_LIMIT_BYTES} bytes")
+        return bytes(received)
 
 
 def _why(error: aiohttp.ClientError | OSError) -> str:

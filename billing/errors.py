@@ -37,11 +37,11 @@ MetergateError
 |   +-- Unauthorized               billing.api.errors
 |   +-- Unavailable                billing.api.errors
 +-- TooManyAttempts                billing.attempts
++-- ClientError                    billing.calls
+|   +-- BadAnswer                  billing.calls
+|   +-- Refused                    billing.calls
+|   +-- Unreachable                billing.calls
 +-- CommandFailed                  billing.cli.output
-+-- ClientError                    billing.client
-|   +-- BadAnswer                  billing.client
-|   +-- Refused                    billing.client
-|   +-- Unreachable                billing.client
 +-- BadCoding                      billing.codings
 +-- Unreadable                     billing.errors
 |   +-- NewerLayout                billing.errors

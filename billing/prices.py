@@ -9,7 +9,7 @@ says, so that an edited file adds a row and never changes one that has priced a 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Final
@@ -24,6 +24,8 @@ from billing.rates import (
     MULTIPLIERS,
     OUTPUT_CLASSES,
     PARENT,
+    STANDARD_REGIONS,
+    STANDARD_SPEEDS,
     STANDARD_TIERS,
     TIER_NAMES,
     TOKEN_CLASSES,
@@ -165,7 +167,7 @@ class PriceRow:
     ) -> str | None:
         """The name of what applies to an answer of these conditions that was admitted in that minute of the UTC day, as
         a debit keeps it; None for the standard price. A service tier that the row does not know is priced as the
-        dearest one that it does."""
+        dearest one that it does, and so is a speed or a region."""
         if not self.variants and not self.multipliers:
             return None
         key = service_tier, processing, speed, region, minute
@@ -186,10 +188,18 @@ class PriceRow:
             processing = "batch"
         if tier in STANDARD_TIERS:
             tier = None
-        tiers = {variant.when["service_tier"] for variant in self.variants if "service_tier" in variant.when}
-        tiers |= (self.multipliers or {}).keys() - {"batch"}
+        tiers = self._conditions("service_tier") | (self.multipliers or {}).keys() - {"batch"}
         if tier is not None and tier not in tiers and tier != "batch" and tiers:
-            tier = self._dearest_tier(tiers)
+            tier = self._dearest(tiers, lambda tier: self._variant(tier, None, None, None, 0))
+        speeds, regions = self._conditions("speed"), self._conditions("region")
+        if speed in STANDARD_SPEEDS:
+            speed = None
+        elif speed is not None and speeds and speed not in speeds:
+            speed = self._dearest(speeds, lambda speed: self._variant(None, None, speed, None, 0))
+        if region in STANDARD_REGIONS:
+            region = None
+        elif region is not None and regions and region not in regions:
+            region = self._dearest(regions, lambda region: self._variant(None, None, None, region, 0))
         conditions = {"service_tier": tier, "processing": processing, "speed": speed, "region": region}
         names = [variant.name for variant in self.variants if variant.applies(conditions, minute)]
         short = processing if processing in (self.multipliers or {}) else tier
@@ -197,17 +207,33 @@ class PriceRow:
             names.insert(0, short)
         return "+".join(names) or None
 
-    def _dearest_tier(self, tiers: Collection[str]) -> str | None:
-        def price(tier: str | None) -> tuple[int, int]:
-            sheet = self._sheet(None if tier is None else self._variant(tier, None, None, None, 0))
+    def _dearest(self, known: Collection[str], variant: Callable[[str], str | None]) -> str | None:
+        """The dearest of some values of a condition by the variant that each makes; None where that is the standard."""
+
+        def price(value: str | None) -> tuple[int, int]:
+            sheet = self._sheet(None if value is None else variant(value))
             return sheet.dearest(("output",)) * sheet.factor, sheet.dearest(("input",)) * sheet.factor
 
-        return max((None, *sorted(tiers)), key=price)
+        return max((None, *sorted(known)), key=price)
+
+    def _conditions(self, name: str) -> set[str]:
+        """The values of a condition that variants have."""
+        return {variant.when[name] for variant in self.variants if name in variant.when}
 
     def knows_tier(self, service_tier: str) -> bool:
         """Whether the row has a price of its own for a service tier."""
         tier = TIER_NAMES.get(service_tier, service_tier)
-        return tier in (self.multipliers or {}) or any(v.when.get("service_tier") == tier for v in self.variants)
+        return tier in (self.multipliers or {}) or tier in self._conditions("service_tier")
+
+    def unknown(self, service_tier: str | None, speed: str | None, region: str | None) -> list[tuple[str, str]]:
+        """Which conditions that an answer names are neither standard nor in this row, each with its value."""
+        tier = None if service_tier is None else service_tier.lower()
+        asked = (
+            ("service_tier", tier, tier is None or tier in STANDARD_TIERS or tier == "batch" or self.knows_tier(tier)),
+            ("speed", speed, speed in STANDARD_SPEEDS or speed in self._conditions("speed")),
+            ("region", region, region in STANDARD_REGIONS or region in self._conditions("region")),
+        )
+        return [(name, value) for name, value, known in asked if value is not None and not known]
 
     @property
     def changes_at(self) -> tuple[int, ...]:

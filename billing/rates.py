@@ -44,6 +44,8 @@ NAMED_UNITS: Final = re.compile(r"(?:call|image)(?:\.[a-z0-9_:-]{1,40}){1,3}", r
 MULTIPLIERS: Final = ("batch", "flex", "priority")
 STANDARD_TIERS: Final = frozenset({"default", "standard", "auto", "on_demand", "scale", "standard_only"})
 """Service tiers at the standard price."""
+STANDARD_SPEEDS: Final = frozenset({"standard", "default"})
+STANDARD_REGIONS: Final = frozenset({"global", "default", "not_available"})
 TIER_NAMES: Final = {"fast": "priority", "on_demand_priority": "priority", "on_demand_flex": "flex"}
 """Other names of service tiers (OpenAI's `fast` is answered as `priority`; Google's `trafficType`)."""
 ASKED_FOR: Final = frozenset({"service_tier", "processing", "speed"})

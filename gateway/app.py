@@ -63,6 +63,7 @@ from gateway.server.ids import REQUEST_ID
 from gateway.server.plain import PlainRunner
 from gateway.server.refusals import Links
 from gateway.tokens import Tokenizer
+from gateway.upstream.local.shelf import SharedShelf
 
 if TYPE_CHECKING:
     from gateway.upstream.base import Transport
@@ -172,7 +173,8 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
 def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Parts:
     """Make the proxy out of its parts."""
     settings, defaults, engine = runtime.settings, runtime.settings.defaults, runtime.engine
-    transports = make_transports(settings, tokenizer)
+    shelf = SharedShelf(runtime.link.command, engine.keyspace.name(0, "local:"))
+    transports = make_transports(settings, tokenizer, shelf)
     served = {name: provider for name, provider in settings.providers.items() if name in transports}
     models = {name: model for name, model in settings.models.items() if model.provider in served}
     board = HealthBoard(served.values())

@@ -30,14 +30,16 @@ if TYPE_CHECKING:
     from gateway.server.cors import Cors
     from gateway.tokens import Tokenizer
     from gateway.upstream.base import Transport
+    from gateway.upstream.local.shelf import Shelf
 
 logger = logging.getLogger(__name__)
 DAY_S: Final = 86_400
 SOCKET_CONNECT_S: Final = 10.0
 
 
-def make_transports(settings: Settings, tokenizer: Tokenizer) -> dict[str, Transport]:
-    """Return a transport for each provider that is on and of a kind that this version serves."""
+def make_transports(settings: Settings, tokenizer: Tokenizer, shelf: Shelf) -> dict[str, Transport]:
+    """Return a transport for each provider that is on and of a kind that this version serves; local ones keep what they
+    make on `shelf`."""
     defaults = settings.defaults
     transports: dict[str, Transport] = {}
     for provider in settings.providers.values():
@@ -49,6 +51,7 @@ def make_transports(settings: Settings, tokenizer: Tokenizer) -> dict[str, Trans
                 delay_ms=provider.delay_ms,
                 chunk_delay_ms=provider.chunk_delay_ms,
                 timeout_s=defaults.upstream_timeout_s,
+                shelf=shelf,
             )
         else:
             transports[provider.name] = HttpTransport(

@@ -33,7 +33,7 @@ from billing.ledger.reports import Reports
 from billing.refused import RefusedRequests, RefusedRules
 from billing.shares import parse_share
 from gateway.config.models import unknown_models
-from gateway.config.plans import PlanFollower
+from gateway.config.plan_follower import PlanFollower
 from gateway.config.settings import Limits, Settings
 from gateway.proxy.target_health import provider_list
 

@@ -1,9 +1,10 @@
-"""Commands on top of `billing.client`, and what every command of `metergate` stands on.
+"""Commands on top of `billing.calls`, and what every command of `metergate` stands on.
 
     commands    a function becomes a command: common options, event loop, exit code; groups, loaded when called
     options     Common: the options that every command takes; arguments of several commands
     output      Output: tables on a terminal, plain text in a pipe, JSON, a file; Shown, Table; CommandFailed: one
                 sentence and an exit code
+    client      CommandClient: the calls over the standard library, quick to import
     operator    `metergate operator`: a client's call becomes a command, what its errors say; quotas as text;
                 refused requests; accounts  with grants and refunds; keys
 

@@ -15,7 +15,7 @@ from billing.principals import Status
 from billing.shapes.accounts import AccountPatch, AccountShape, GrantShape
 
 if TYPE_CHECKING:
-    from billing.client import BillingClient
+    from billing.calls import BillingCalls
 
 Amount = Annotated[str, typer.Argument(help="How much, such as 12.50.", show_default=False)]
 Note = Annotated[str | None, typer.Option(metavar="TEXT", help="Why; the ledger keeps it.")]
@@ -38,7 +38,7 @@ def add_accounts(app: typer.Typer, connect: Connect) -> None:
 
 
 async def create(
-    client: "BillingClient",
+    client: "BillingCalls",
     name: Annotated[str, typer.Argument(help="What to call it.", show_default=False)],
     plan: Annotated[
         str | None, typer.Option(metavar="PLAN", help="A plan of plans.yaml; else the default one.")
@@ -60,12 +60,12 @@ async def create(
     return _one(account)
 
 
-async def show(client: "BillingClient", account_id: AccountId) -> Shown:
+async def show(client: "BillingCalls", account_id: AccountId) -> Shown:
     """Show an account."""
     return _one(await client.account(account_id))
 
 
-async def index(client: "BillingClient", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
+async def index(client: "BillingCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
     """List accounts, newest first."""
     page = await client.accounts(limit=limit, cursor=cursor)
     rows = [(account.id, account.name, account.plan, account.status, account.balance_usd) for account in page.data]
@@ -74,7 +74,7 @@ async def index(client: "BillingClient", limit: Limit = DEFAULT_LIMIT, cursor: C
 
 
 async def change(
-    client: "BillingClient",
+    client: "BillingCalls",
     account_id: AccountId,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="What to call it.")] = None,
     plan: Annotated[str | None, typer.Option(metavar="PLAN", help="A plan of plans.yaml.")] = None,
@@ -105,7 +105,7 @@ async def change(
 
 
 async def quotas(
-    client: "BillingClient",
+    client: "BillingCalls",
     account_id: AccountId,
     quota: Quotas = None,
     clear: Annotated[bool, typer.Option("--clear", help="Take all of the account's own quotas away.")] = False,
@@ -124,7 +124,7 @@ async def quotas(
 
 
 async def grant(
-    client: "BillingClient",
+    client: "BillingCalls",
     account_id: AccountId,
     amount_usd: Amount,
     note: Note = None,
@@ -135,7 +135,7 @@ async def grant(
 
 
 async def refund(
-    client: "BillingClient",
+    client: "BillingCalls",
     account_id: AccountId,
     amount_usd: Amount,
     note: Note = None,
@@ -155,7 +155,7 @@ async def _give(
 ) -> Shown:
     from ulid import ULID
 
-    from billing.client import Refused, Unreachable
+    from billing.calls import Refused, Unreachable
 
     key = idempotency_key or str(ULID())
     unknown = f"The {what} may have been made or not: repeat it with --idempotency-key {key}."

@@ -27,11 +27,11 @@ from billing.cli.options import RESULT, Common
 from billing.cli.output import CommandFailed, Output
 
 if TYPE_CHECKING:
-    from billing.client import BillingClient
+    from billing.calls import BillingCalls
 
 Work = Callable[..., Coroutine[Any, Any, int | None]]
 """An async function of an `Output` and a command's own options; answers the exit code, None for 0."""
-Connect = Callable[[Output], AbstractAsyncContextManager["BillingClient"]]
+Connect = Callable[[Output], AbstractAsyncContextManager["BillingCalls"]]
 """How to reach the billing API by what the output's options say; raises `CommandFailed` where that can't be."""
 
 _HINTS = get_type_hints(Common, include_extras=True)

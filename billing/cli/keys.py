@@ -19,7 +19,7 @@ from billing.shapes.keys import RULES, KeyPatch, KeyShape, NewKey
 from billing.shapes.rules import Option
 
 if TYPE_CHECKING:
-    from billing.client import BillingClient
+    from billing.calls import BillingCalls
 
 KeyId = Annotated[str, typer.Argument(help="The key's id, key_...", show_default=False)]
 _CLEARED: Final = {rule.option.called: name for name, rule in RULES.items()}
@@ -46,7 +46,7 @@ def _with_rules(call: Callable[..., Awaitable[Shown]]) -> Callable[..., Awaitabl
     """Return a call with an option for each rule in the place of its parameter `rules`, which gets what was given."""
 
     @functools.wraps(call)
-    async def with_rules(client: "BillingClient", **given: Any) -> Shown:
+    async def with_rules(client: "BillingCalls", **given: Any) -> Shown:
         rules = {name: given.pop(name) for name in RULES}
         told = {name: _read(RULES[name].option, value) for name, value in rules.items() if value not in (None, [])}
         return await call(client, **given, rules=told)
@@ -83,7 +83,7 @@ def _pair(option: Option, text: str) -> tuple[str, str]:
 
 
 async def create(
-    client: "BillingClient",
+    client: "BillingCalls",
     account_id: AccountId,
     name: Annotated[str, typer.Argument(help="What to call it.", show_default=False)],
     rules: dict[str, Any],
@@ -101,7 +101,7 @@ async def create(
 
 
 async def index(
-    client: "BillingClient", account_id: AccountId, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+    client: "BillingCalls", account_id: AccountId, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> Shown:
     """List an account's keys, newest first."""
     page = await client.keys(account_id, limit=limit, cursor=cursor)
@@ -114,7 +114,7 @@ async def index(
 
 
 async def update(
-    client: "BillingClient",
+    client: "BillingCalls",
     key_id: KeyId,
     rules: dict[str, Any],
     name: Annotated[str | None, typer.Option(metavar="NAME", help="What to call it.")] = None,
@@ -133,7 +133,7 @@ async def update(
     return Shown(key.received, (_table(key),), tuple(key.warnings or ()))
 
 
-async def revoke(client: "BillingClient", key_id: KeyId) -> Shown:
+async def revoke(client: "BillingCalls", key_id: KeyId) -> Shown:
     """Make a key invalid for good, on every gateway within a second."""
     await client.revoke_key(key_id)
     return Shown({"id": key_id, "revoked": True}, (f"{key_id} is revoked.",))

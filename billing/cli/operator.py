@@ -1,6 +1,6 @@
 """`metergate operator`: what the operator of a gateway does to its accounts, and requests that were refused.
 
-`add_call` makes a function of a `BillingClient` a command: connected, its result shown, and what the client raises told
+`add_call` makes a function of a `BillingCalls` a command: connected, its result shown, and what the client raises told
 in a sentence. A quota is `window:metric=limit`, with `@model` for some models alone:
 
     day:tokens=100000      month:cost=12.50      minute:requests=60@gpt-4*
@@ -22,10 +22,10 @@ from billing.quotas import Metric, QuotaError, parse_quota
 from billing.shapes.quotas import QuotaShape, quota_shape
 
 if TYPE_CHECKING:
-    from billing.client import BillingClient, Refused
+    from billing.calls import BillingCalls, Refused
 
 Call = Callable[..., Awaitable[Shown]]
-"""An async function of a `BillingClient` and a command's own options."""
+"""An async function of a `BillingCalls` and a command's own options."""
 ADDERS: Final = {
     **dict.fromkeys(("account", "grant", "refund"), "billing.cli.accounts:add_accounts"),
     "requests": "billing.cli.operator:add_requests",
@@ -56,7 +56,7 @@ def add_providers(app: typer.Typer, connect: Connect) -> None:
     app.add_typer(provider, name="provider")
 
 
-async def providers(client: "BillingClient") -> Shown:
+async def providers(client: "BillingCalls") -> Shown:
     """List providers and the health of their base URLs and keys."""
     page = await client.providers()
     rows = [
@@ -83,7 +83,7 @@ async def providers(client: "BillingClient") -> Shown:
 
 
 async def requests(
-    client: "BillingClient",
+    client: "BillingCalls",
     refused: Annotated[bool, typer.Option("--refused", help="Those that were refused, with the reason.")] = False,
     key: Annotated[str | None, typer.Option(metavar="KEY_ID", help="Of this key, key_...")] = None,
     account: Annotated[str | None, typer.Option(metavar="ACCOUNT_ID", help="Of this account's keys, acc_...")] = None,
@@ -118,7 +118,7 @@ def add_call(app: typer.Typer, name: str, call: Call, connect: Connect) -> None:
 @contextmanager
 def explained_answers() -> Iterator[None]:
     """Turn what the billing API's client raises into `CommandFailed`."""
-    from billing.client import ClientError, Refused, Unreachable
+    from billing.calls import ClientError, Refused, Unreachable
 
     try:
         yield

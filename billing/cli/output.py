@@ -136,6 +136,8 @@ def page_parts(
 
 def printable(text: str) -> str:
     """Return the text without control characters; line ends and tabs stay."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 

@@ -1,4 +1,4 @@
-"""How operator commands reach the billing API: one client, two ways, with the same calls, checks and audit.
+"""How operator commands reach the billing API: two ways, with the same calls, checks and audit.
 
 Over HTTP, with the admin key: where --api-url or METERGATE_API_URL says, else, unless DATABASE_URL names a database, at
 the `metergate up` that runs on the data folder. Else the API is served in this process, on the stores, at a private
@@ -22,7 +22,7 @@ from billing.cli.operator import ADDERS, operator_app
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from billing.client import BillingClient
+    from billing.calls import BillingCalls
     from gateway.commands.api_url import GatewayAccess
     from gateway.config.environment import Environment
     from gateway.config.secret import Secret
@@ -41,7 +41,7 @@ def connector(environ: Mapping[str, str]) -> Connect:
     """Return the way to the billing API for an environment and a command's options."""
 
     @asynccontextmanager
-    async def connect(output: Output) -> AsyncIterator["BillingClient"]:
+    async def connect(output: Output) -> AsyncIterator["BillingCalls"]:
         from gateway.commands.misuse import explained_misuse
         from gateway.config.environment import command_environment
 
@@ -49,8 +49,7 @@ def connector(environ: Mapping[str, str]) -> Connect:
             environment = command_environment(environ)
             gateway = _gateway(environment, output)
         if gateway is not None:
-            async with _http(gateway, output) as client:
-                yield client
+            yield _http(gateway, output)
             return
         from gateway.commands.failures import explained_failures
 
@@ -71,16 +70,13 @@ def _gateway(environment: "Environment", output: Output) -> "GatewayAccess | Non
     return find_own_gateway(environment.data_dir) if environment.database_url is None else None
 
 
-@asynccontextmanager
-async def _http(gateway: "GatewayAccess", output: Output) -> AsyncIterator["BillingClient"]:
-    from billing.client import BillingClient
+def _http(gateway: "GatewayAccess", output: Output) -> "BillingCalls":
+    from billing.cli.client import CommandClient
 
     try:
-        client = BillingClient(gateway.url, admin_key=gateway.admin_key.reveal(), timeout_s=output.common.timeout_s)
+        return CommandClient(gateway.url, admin_key=gateway.admin_key.reveal(), timeout_s=output.common.timeout_s)
     except ValueError as error:
         raise CommandFailed(f"--api-url or METERGATE_API_URL: {error}.", USAGE) from error
-    async with client:
-        yield client
 
 
 def _admin_key(environment: "Environment", output: Output) -> "Secret":
@@ -99,7 +95,7 @@ def _admin_key(environment: "Environment", output: Output) -> "Secret":
 @asynccontextmanager
 async def _direct(
     environ: Mapping[str, str], environment: "Environment", output: Output
-) -> AsyncIterator["BillingClient"]:
+) -> AsyncIterator["BillingCalls"]:
     """Give a client of the API in this process. Raises what `explained_failures` explains."""
     from billing.client import BillingClient
     from gateway.commands.stores import open_stores, ready_schema

@@ -28,7 +28,7 @@ from gateway.commands.checks import Check, Status, check_providers, configuratio
 from gateway.commands.failures import shown_url
 from gateway.commands.redis_checks import STORE_TIMEOUT_S, check_redis
 from gateway.commands.stores import Stores, open_stores
-from gateway.config.plans import plans_finding
+from gateway.config.plan_follower import plans_finding
 from gateway.config.settings import ConfigError, Settings, in_force, load_settings, unpriced_models, warnings
 from gateway.embedded.lock import EmbeddedServersError
 from gateway.tokens import Tokenizer, VocabularyError

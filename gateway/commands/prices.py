@@ -32,10 +32,10 @@ def _path() -> Path:
 
 
 def _table(file: Path | None) -> PriceTable:
-    from gateway.commands.failures import explained_failures
+    from gateway.commands.misuse import explained_misuse
     from gateway.config.price_file import load_prices
 
-    with explained_failures():
+    with explained_misuse():
         return load_prices(file or _path(), os.environ)
 
 

@@ -10,7 +10,7 @@ derived.py      settings that are read out of several variables, or that depend 
 models.py       metergate.yaml: providers and models; targets.py  a provider's base URLs, keys and cool-down
 kinds.py        what a kind of provider that speaks OpenAI's API fills in
 defaults.py     metergate.yaml: defaults, each with its bounds
-plans.py        plans.yaml into plans, and which content of it is in force for all gateways
+plans.py        plans.yaml into plans; plan_follower.py  which content of it is in force for all gateways
 prices.py       prices.yaml into a price table; price_file.py follows the file while a gateway runs
 shipped/        the three files as they are shipped; `config/` of a checkout is a link to it
 """

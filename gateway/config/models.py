@@ -30,9 +30,11 @@ from gateway.upstream.health import Cooldown
 
 ProviderKind = Literal["openai", "anthropic", "gemini", "local"]
 Vocabulary = Literal["o200k_base", "cl100k_base"]
+ZeroUsage = Literal["trust", "estimate"]
 
 KINDS: Final[tuple[str, ...]] = get_args(ProviderKind)
 VOCABULARIES: Final[tuple[str, ...]] = get_args(Vocabulary)
+ZERO_USAGES: Final[tuple[str, ...]] = get_args(ZeroUsage)
 MAX_OUTPUT_FIELDS: Final[tuple[str, ...]] = get_args(MaxOutputField)
 MAX_OUTPUT_TOKENS: Final = 10_000_000
 MAX_DELAY_MS: Final = 600_000
@@ -44,7 +46,7 @@ _PROVIDER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _DIALECT_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
 _REMOTE_KEYS: Final = (
     *("kind", "base_url", "api_key", "headers", "pass_headers", "enabled", "disconnect_drain_s"),
-    *("max_output_field", "stream_usage", "dialects", "targets", "cooldown"),
+    *("max_output_field", "stream_usage", "zero_usage", "dialects", "targets", "cooldown"),
 )
 _LOCAL_KEYS: Final = ("kind", "delay_ms", "chunk_delay_ms", "enabled", "disconnect_drain_s")
 _PROVIDER_KEYS: Final = (*_REMOTE_KEYS, "delay_ms", "chunk_delay_ms")
@@ -78,7 +80,8 @@ class ProviderConfig:
     in which it takes the maximum of a chat's output. `dialects` are the base URLs, which may hold secrets, of further
     dialects that it serves, by name, and of that of its kind where it has another. `targets` are the base URLs and keys
     that it is asked by, where they are not those of the entry, and `cooldown` says when one that fails is left
-    alone. `stream_usage`: a stream may be asked for its usage by `stream_options`."""
+    alone. `stream_usage`: a stream may be asked for its usage by `stream_options`. `zero_usage`: whether an answer
+    that counts nothing at all is believed, or estimated as one without usage."""
 
     name: str
     kind: ProviderKind
@@ -96,6 +99,7 @@ class ProviderConfig:
     targets: tuple[TargetConfig, ...] = ()
     cooldown: Cooldown = field(default_factory=Cooldown)
     stream_usage: bool = True
+    zero_usage: ZeroUsage = "estimate"
 
     @property
     def enabled(self) -> bool:
@@ -187,6 +191,7 @@ def _read_provider(name: str, value: Value) -> ProviderConfig | None:
     drain_s = section.maybe("disconnect_drain_s", lambda said: said.number(0, MAX_DRAIN_S))
     max_field = section.maybe("max_output_field", lambda said: said.choice(MAX_OUTPUT_FIELDS))
     stream_usage = section.read("stream_usage", Value.truth, usual.stream_usage)
+    zero_usage = section.read("zero_usage", lambda said: said.choice(ZERO_USAGES), "estimate")
     if vendor in COMPATIBLE:
         max_field = max_field or usual.max_output_field
     cooldown = section.maybe("cooldown", read_cooldown) or Cooldown()
@@ -209,6 +214,7 @@ def _read_provider(name: str, value: Value) -> ProviderConfig | None:
         targets,
         cooldown,
         stream_usage is not False,
+        cast("ZeroUsage", zero_usage),
     )
 
 

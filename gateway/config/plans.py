@@ -1,30 +1,17 @@
-"""plans.yaml into `Plan`s, which content of it is in force, and keeping a gateway on it.
-
-The plans' own rules are `billing.plans`'; this file owns how the file says them. Every content of plans.yaml that the
-ledger has not seen is a new revision, and the newest is in force for all gateways: one that was started with an older
-file, before a rollout has reached it or again in the middle of it, follows.
-"""
+"""plans.yaml into `Plan`s. The plans' own rules are `billing.plans`'; this file owns how the file says them."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import re
-from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Final, Literal
+from collections.abc import Collection
+from typing import Final
 
-from billing.database.connection import Database, DatabaseError
-from billing.database.migrate import pending
-from billing.ledger.catalogue import Revision, newest_revision, plans_in_force, revision_of, sync_plans
 from billing.money import MoneyError, parse_usd
-from billing.plans import LivePlans, Plan
+from billing.plans import Plan
 from billing.prices import parse_factor
 from billing.quotas import Quota, QuotaError, check_quotas, parse_quota
 from gateway.config.problems import NO_EFFECT, nearest
 from gateway.config.source import Value
-
-if TYPE_CHECKING:
-    from gateway.config.settings import Settings
 
 EVERY_MODEL: Final = "*"
 MAX_USERS: Final = 1_000_000
@@ -148,106 +135,3 @@ def _quotas(value: Value) -> tuple[Quota, ...]:
     except QuotaError as error:
         value.problem(str(error))
         return ()
-
-
-logger = logging.getLogger(__name__)
-
-FOLLOW_EVERY_S: Final = 0.5
-"""A change is felt within a second: by then every gateway has the new plans and has read its principals anew."""
-
-
-class PlanFollower:
-    """The plans that this process applies: its file's until it has asked the ledger, then those in force.
-
-    With `take_over` its file is put in force whatever was before: for an installation that has no other. `changed` is
-    called when other plans have taken their place.
-    """
-
-    def __init__(self, database: Database, settings: Settings, *, take_over: bool) -> None:
-        self._database = database
-        self._settings = settings
-        self._take_over = take_over
-        self.plans = LivePlans(settings.plans)
-        self.revision = 0
-        self.changed: Callable[[], None] = lambda: None
-
-    async def begin(self) -> None:
-        """Tell the ledger this gateway's file, and take on what is in force. Raises `DatabaseError`."""
-        settings = self._settings
-        synced = await sync_plans(
-            self._database,
-            settings.plans,
-            settings.defaults.default_plan,
-            version=settings.plans_version,
-            take_over=self._take_over,
-        )
-        self._take(synced.in_force)
-        if synced.follows:
-            logger.warning("%s", follows_another(synced.file_revision, synced.in_force))
-        else:
-            logger.info("%s is revision %d of the plans, and in force", PLANS_FILE, self.revision)
-
-    async def follow(self, revision: int | None) -> None:
-        """Take on what is in force, where that has a higher revision than what is applied here.
-
-        Raises `DatabaseError`. Whoever reads a principal calls this before applying a plan to it: a request that is
-        admitted at the version of newer plans counts in the windows of those plans.
-        """
-        if revision is None or revision <= self.revision:
-            return
-        try:
-            in_force = await plans_in_force(self._database)
-        except ValueError as error:  # a newer release's: what is known here goes on
-            logger.error("revision %d of the plans can't be read by this version: %s", revision, error)
-            self.revision = revision
-            return
-        if in_force is not None:
-            self._take(in_force)
-            logger.info("revision %d of the plans is in force, of another file than this one", self.revision)
-
-    async def run(self) -> None:
-        """Take on newer plans as they come, for ever."""
-        while True:
-            await asyncio.sleep(FOLLOW_EVERY_S)
-            try:
-                await self.follow(await newest_revision(self._database))
-            except DatabaseError as error:
-                logger.info("plans: %s", error)
-
-    def _take(self, in_force: Revision) -> None:
-        self.revision = in_force.revision
-        default = self._settings.defaults.default_plan
-        if default not in in_force.plans:  # new accounts, and those whose plan is gone, would have none
-            logger.error("the plans in force have no plan %s: those of %s apply", default, PLANS_FILE)
-            return
-        if dict(self.plans) != dict(in_force.plans):
-            self.plans.replace(in_force.plans)
-            self.changed()
-
-
-async def plans_finding(database: Database, settings: Settings) -> list[tuple[Literal["ok", "warn", "fail"], str, str]]:
-    """Return what `doctor` says of the plans: at most one finding, as status, message and how to mend it. Raises
-    `DatabaseError`."""
-    if await pending(database):
-        return []
-    try:
-        in_force = await plans_in_force(database)
-    except ValueError as error:
-        return [("warn", f"those in force can't be read by this version: {error}", "Run the newer version.")]
-    if in_force is None:
-        return []
-    own = await revision_of(database, settings.plans, settings.plans_version)
-    if own == in_force.revision:
-        return [("ok", f"revision {own} is in force, and it is this {PLANS_FILE}", "")]
-    said = f"revision {in_force.revision} is in force, this {PLANS_FILE} is {own or 'not known'}"
-    mend = f"Gateways take it on as they start; if they do not, write `version: {in_force.version + 1}` at its top."
-    return [("warn", said, mend)]
-
-
-def follows_another(file_revision: int | None, in_force: Revision) -> str:
-    """Say to an operator that another file than this one is in force, and how this one could be."""
-    own = "older than any" if file_revision is None else f"revision {file_revision}"
-    return (
-        f"{PLANS_FILE} here is {own}; revision {in_force.revision} of the plans is in force, and this gateway follows "
-        f"it. To have this file in force, write `version: {in_force.version + 1}` at its top"
-    )

@@ -6,7 +6,7 @@ registry    all dialects, and which of them a request speaks; paths that are ref
 openai/     OpenAI's API: chats, completions, embeddings, moderations; openai_responses/  its Responses API
 anthropic/  Anthropic's; gemini/  Google's; rerank/  Cohere's, Voyage's and Jina's reranks
 streaming   the tap on a stream of events: usage is seen, the end held back; events  as bytes
-output      what a model wrote, of any dialect: text, and inline data
+output      what a model wrote, of any dialect: text, and inline data; shares  parts of what it counted
 passed      what passed of a stream, for what is asked of it in the end
 structure   how much structure a JSON body may have, told from its bytes
 fields      the objects of a request: their names, each there once and spelled one way; values  single values

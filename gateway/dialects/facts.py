@@ -169,10 +169,14 @@ class ParsedRequest(msgspec.Struct, frozen=True, kw_only=True):
         return self.input_bound_tokens - parts.inline_bytes + priced
 
 
+Doubt = tuple[str, str]
+"""What of a usage could not be placed (`field`, `total`), and the name that it has there."""
+
+
 class Reported(msgspec.Struct, frozen=True):
     """What the provider says was used: the model that was asked, and `others` of the same provider that worked for the
     answer. `service_tier`, `processing`, `speed`, `region` and `model` are the answer's own, None where it names none;
-    they choose the variant of the price row."""
+    they choose the variant of the price row. `doubts` are for the operator and price nothing."""
 
     usage: Usage
     service_tier: str | None = None
@@ -181,6 +185,15 @@ class Reported(msgspec.Struct, frozen=True):
     processing: str | None = None
     speed: str | None = None
     region: str | None = None
+    doubts: tuple[Doubt, ...] = ()
+
+    @property
+    def counts_nothing(self) -> bool:
+        """Whether every count is zero; a cost beside such counts is no count."""
+        usage = self.usage
+        if usage.input_tokens or usage.output_tokens or self.others:
+            return False
+        return usage.by_class().keys() <= {"request"}
 
     @property
     def total(self) -> Usage:

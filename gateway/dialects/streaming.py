@@ -275,7 +275,7 @@ class SseTap(Passed):
             facts = self._reader.facts(data)
             has_usage = facts.has_usage
             self.error_seen = self.error_seen or facts.is_error
-            if facts.reported is not None:
+            if facts.reported is not None and (self.reported is None or not facts.reported.counts_nothing):
                 self.reported, self._read_on = facts.reported, False
                 self._reported_at = (len(self._kept), self._unkept_bytes)
             if self._strip_usage and facts.is_usage_only:

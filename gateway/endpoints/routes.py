@@ -61,8 +61,9 @@ _STYLE: Final = (
 
 
 def anchor(heading: str) -> str:
-    """Return what a link to a heading names: its letters and digits in lower case, joined by hyphens."""
-    return _NO_WORD.sub("-", heading.lower()).strip("-")
+    """Return what a link to a heading names, as code hosts do: its words in lower case, without apostrophes, joined by
+    hyphens."""
+    return _NO_WORD.sub("-", heading.lower().replace("'", "")).strip("-")
 
 
 @cache

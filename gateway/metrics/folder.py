@@ -61,6 +61,7 @@ COUNTERS: Final = {
     "charged_nano_usd": Counter("What accounts were charged, in nano-USD.", ("provider",)),
     "hold_exceeded": Counter("Requests whose usage was above their hold."),
     "implausible_usage": Counter("Usage that was not believed; the hold was charged instead."),
+    "usage_doubts": Counter("Reports of usage with something unknown or contradictory.", ("provider", "doubt")),
     "settlements": Counter("Holds that ended, by how.", ("outcome", "estimated")),
     "loop_failures": Counter("Loops beside the requests that failed and began anew.", ("loop",)),
 }

@@ -74,6 +74,7 @@ class Metrics:
         self._money: _Cells[str, int] = _Cells([0, 0], OTHER)
         self._hold_exceeded = 0
         self._implausible_usage = 0
+        self._usage_doubts: _Cells[tuple[str, str], int] = _Cells([0], (OTHER, OTHER))
         self._settlements: _Cells[tuple[str, bool | str], int] = _Cells([0], (OTHER, OTHER))
         for outcome in OUTCOMES:  # there from the start: a series whose first value is 1 has not risen for Prometheus
             self._settlements[outcome, False] = [0]
@@ -157,6 +158,11 @@ class Metrics:
         """Count one usage that was not believed: the hold was charged instead."""
         self._implausible_usage += 1
 
+    def usage_doubt(self, provider: str, doubt: str) -> None:
+        """Count one doubt about a usage that was charged all the same; `doubt` says what could not be placed:
+        `service_tier`, `speed`, `region`, `field` or `total`."""
+        self._usage_doubts[provider, doubt][0] += 1
+
     def settled(self, estimated: bool, outcome: Outcome) -> None:
         """Count one hold that ended; `estimated` if the usage was not the provider's own count."""
         self._settlements[outcome, estimated][0] += 1
@@ -238,6 +244,7 @@ class Metrics:
                 "charged_nano_usd": {(provider,): cell[1] for provider, cell in self._money.items()},
                 "hold_exceeded": {(): self._hold_exceeded},
                 "implausible_usage": {(): self._implausible_usage},
+                "usage_doubts": {key: cell[0] for key, cell in self._usage_doubts.items()},
                 "settlements": {_labels(key): cell[0] for key, cell in self._settlements.items()},
                 "loop_failures": {(name,): cell[0] for name, cell in self._loop_failures.items()},
             },

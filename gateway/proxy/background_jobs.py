@@ -24,6 +24,7 @@ from billing.owned.jobs import BackgroundJobs, Job
 from gateway.dialects.base import Match
 from gateway.dialects.exceptions import GarbageAnswer
 from gateway.proxy.estimate import charge
+from gateway.proxy.settlement.doubts import believed
 from gateway.server import refusals
 from gateway.server.refusals import Refuse
 from gateway.upstream.base import Transport, UpstreamError, UpstreamRequest
@@ -104,9 +105,8 @@ class BackgroundPoller:
 
     async def begin(self, context: RequestContext, hold: Hold, created: Created) -> Coroutine[Any, Any, None]:
         """Keep a job, and return what follows it to its end; that must be run. Raises `DatabaseError`."""
-        job = self._passing.pop(hold.id, None)
-        if job is None:
-            await self._jobs.begin(job := self._job(context, hold, created))
+        job = self._job(context, hold, created)
+        await self._jobs.begin(job)
         hold.on_closed = None  # its client has its answer
 
         async def settle(reported: Reported | None, body: bytes | None) -> bool:
@@ -116,8 +116,7 @@ class BackgroundPoller:
         return self._follow(job, settle, hold)
 
     async def keep(self, context: RequestContext, hold: Hold, created: Created) -> None:
-        """Keep a job whose answer passes as a stream, until that is `paid`, or breaks and the job is begun. Raises
-        `DatabaseError`."""
+        """Keep a job whose answer passes as a stream, until that is `paid`, or has `passed`. Raises `DatabaseError`."""
         job = self._job(context, hold, created)
         await self._jobs.begin(job)
         self._following.add(job.request_id)
@@ -128,6 +127,12 @@ class BackgroundPoller:
         job = self._passing.pop(hold.id, None)
         if job is not None:
             self._paid.append(job)
+
+    def passed(self, hold: Hold) -> None:
+        """Note that the stream of a job is over. Unless that has paid it, or it is begun now, whoever takes it over
+        looks in the ledger what it came to."""
+        if self._passing.pop(hold.id, None) is not None:
+            self._following.discard(hold.id)
 
     def _job(self, context: RequestContext, hold: Hold, created: Created) -> Job:
         stored, now_s = context.parsed.stored, self._clock()
@@ -255,7 +260,7 @@ class BackgroundPoller:
         settlements = self._settlements
         if not hold.is_open:
             return
-        if reported is not None:
+        if (reported := believed(context.route, reported)) is not None:
             await settlements.complete(settlements.reported(context, hold, reported))
         elif body is not None and _is_nothing(context.match.dialect, body):
             await settlements.void(hold)
@@ -281,7 +286,7 @@ class BackgroundPoller:
         route, held = self._router.find(job.model, job.created_s), job.debit
         candidates = () if route is None else route.candidates
         candidate = next((each for each in candidates if each.provider.name == job.provider), None)
-        if candidate is None or candidate.rates is None:
+        if candidate is None or candidate.rates is None or believed(candidate, reported) is None:
             return held
         tier = reported.service_tier or job.service_tier
         made = charge(reported.usage, candidate, held.markup_scaled, tier, reported.model, reported)

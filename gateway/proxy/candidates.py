@@ -133,6 +133,14 @@ class Candidate:
         """Return whether input has a price, and that is zero in every class."""
         return self.rates is not None and not self.rates.input_rate and "input" in self.rates.row.per_million
 
+    @property
+    def costs_nothing(self) -> bool:
+        """Return whether there is a price, and that is zero in every class and unit that an answer may have."""
+        rates = self.rates
+        if rates is None or self.others:
+            return False
+        return not (rates.input_rate or rates.output_rate or rates.request_nano or rates.search_nano)
+
     def within_window(self, asked: int) -> int:
         """Return a client's own maximum of output tokens, up to the context window, beyond which no model writes."""
         window = self.context_window

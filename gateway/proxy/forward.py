@@ -227,7 +227,9 @@ class Forwarder:
             return self._outcomes.refused(exchange, context, hold, answer, head, self._rules.max_answer_bytes)
         asked = context.parsed.stream or not head.content_type.startswith(JSON)
         if asked and context.match.dialect.is_stream(context.parsed, head.content_type):
-            return self._relay.stream(exchange, context, hold, answer, head)
+            stored = context.parsed.stored
+            relayed = self._relay.background if stored is not None and stored.background else self._relay.stream
+            return relayed(exchange, context, hold, answer, head)
         return self._whole(exchange, context, hold, answer, head)
 
     async def _made(self, exchange: Exchange, context: RequestContext, granted: int | None) -> UpstreamRequest:
@@ -250,7 +252,7 @@ class Forwarder:
             plain = head.content_encoding is None
             dialect = context.match.dialect
             reported = dialect.usage_from_json(context.parsed.operation, body) if plain else None
-            if reported is None:
+            if reported is None or reported.counts_nothing:
                 reported, output = read_whole(context, body, head, limit_bytes)
         except asyncio.CancelledError:  # what goes on without the client releases the answer
             self._remainder.whole(exchange, context, hold, answer, head)

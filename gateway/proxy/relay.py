@@ -20,6 +20,7 @@ from billing.money import format_usd
 from gateway.proxy.attempts import KEY_REFUSED
 from gateway.proxy.context import CLIENT_GONE, Reason, RequestContext
 from gateway.proxy.decoding_tap import READABLE, StreamWatch
+from gateway.proxy.settlement.settlements import says_nothing
 from gateway.proxy.stored import StoredObjects, Withheld
 from gateway.server import refusals
 from gateway.server.exchange import ClientGone, Exchange
@@ -186,6 +187,16 @@ class Relay:
         self._stored = stored
         self._clock = clock
 
+    async def background(
+        self, exchange: Exchange, context: RequestContext, hold: Hold, answer: UpstreamResponse, head: ResponseHead
+    ) -> None:
+        """Pass on the stream of a response in the background. Whatever becomes of it, somebody polls what is not
+        paid."""
+        try:
+            await self.stream(exchange, context, hold, answer, head)
+        finally:
+            self._poller.passed(hold)
+
     async def stream(
         self, exchange: Exchange, context: RequestContext, hold: Hold, answer: UpstreamResponse, head: ResponseHead
     ) -> None:
@@ -318,7 +329,7 @@ class Relay:
         logger.info("request %s: %s: %s", hold.id, type(failure).__name__, failure)
         context.cut = "upstream_cut"
         settling = self._settlements.stream(context, hold, watch.tap, "upstream_cut", failed=True)
-        free = watch.tap.reported is None and not watch.tap.began_output
+        free = says_nothing(watch.tap)
         try:
             await self._settlements.uncancelled(hold, settling)
         except SettlementLost as error:

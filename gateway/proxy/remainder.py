@@ -23,6 +23,7 @@ from gateway.dialects.output import NO_OUTPUT, Output
 from gateway.proxy.background_jobs import running_of
 from gateway.proxy.context import Reason, RequestContext, shown_id
 from gateway.proxy.decoding_tap import ENCODINGS, StreamWatch, decoded
+from gateway.proxy.settlement.doubts import believed
 from gateway.proxy.stored import FirstEvent, running_of_event
 from gateway.upstream.base import Pending, UpstreamError, UpstreamResponse, UpstreamTooLarge
 from gateway.upstream.headers import ResponseHead, incoming
@@ -102,11 +103,13 @@ class DrainRules:
 def read_whole(
     context: RequestContext, body: bytes, head: ResponseHead, limit_bytes: int
 ) -> tuple[Reported | None, Output]:
-    """Return the usage of a whole answer, or what it wrote where it reports none. Raises `GarbageAnswer`, `zlib.error`,
-    and `UpstreamTooLarge` where it is larger than `limit_bytes` when it is decoded."""
+    """Return the usage of a whole answer, or what it wrote where it reports none to be believed. Raises
+    `GarbageAnswer`, `zlib.error`, and `UpstreamTooLarge` where it is larger than `limit_bytes` when it is decoded."""
     plain = decoded(body, head.content_encoding, limit_bytes)
     dialect = context.match.dialect
     reported = dialect.usage_from_json(context.parsed.operation, plain)
+    if not context.match.endpoint.free:
+        reported = believed(context.route, reported)
     if reported is not None:
         return reported, NO_OUTPUT
     output = dialect.output(plain)

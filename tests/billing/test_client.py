@@ -13,7 +13,8 @@ from msgspec import structs
 
 from billing.api.application import setup
 from billing.api.services import Services
-from billing.client import ANSWER_LIMIT_BYTES, BadAnswer, BillingClient, ClientError, Refused, Unreachable
+from billing.calls import ANSWER_LIMIT_BYTES, BadAnswer, ClientError, Refused, Unreachable
+from billing.client import BillingClient
 from billing.ledger.catalogue import sync_prices
 from billing.money import NANO_PER_USD
 from billing.shapes.accounts import AccountPatch

@@ -93,6 +93,23 @@ def test_hours_of_the_utc_day(minute: int, applies: bool) -> None:
     assert price.changes_at == (30, 990)
 
 
+def test_a_speed_and_a_region_that_are_not_known_cost_the_dearest_known() -> None:
+    fast, slow = Variant({"speed": "fast"}, {"output": 60 * USD}), Variant({"speed": "slow"}, {"output": USD})
+    price = row(fast, slow, US)
+    assert price.variant(speed="warp") == "speed=fast"
+    assert price.variant(region="mars") == "region=us"
+    assert price.variant(speed="standard", region="global") is None
+    assert row(slow).variant(speed="warp") is None  # the standard price is dearer
+    assert row(PRIORITY).variant(speed="warp", region="mars") is None
+    assert price.unknown("priority", "warp", "mars") == [
+        ("service_tier", "priority"),
+        ("speed", "warp"),
+        ("region", "mars"),
+    ]
+    assert row(PRIORITY, fast, US).unknown("FAST", "fast", "us") == []
+    assert row().unknown("default", "standard", None) == row().unknown(None, None, "global") == []
+
+
 def test_conditions_that_answers_name_are_kept_within_a_bound() -> None:
     price = row(FLEX)
     for number in range(5000):

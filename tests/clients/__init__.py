@@ -5,7 +5,8 @@
     libraries     which libraries there are, and a process of one
     aimock        a server that answers as providers do, from fixtures
     relay         between a library and the gateway: counts requests and keeps answers, changes no byte
-    behaviours    what the gateway is made to do, and the provider behind it
+    behaviours    what the gateway is made to do
+    provider      what the provider behind it answers, in each API
     table         `docs/clients.md`: what was seen, as rows
 
 `make test` installs both; where that can't be done, the tests are skipped and say so.

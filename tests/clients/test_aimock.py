@@ -1,6 +1,7 @@
 """A provider that no one here wrote, aimock: each library is given the same directly and through the gateway, and what
-is charged is what the provider reported. Then the same while aimock breaks some of its answers off."""
+is charged is what the provider reported; what aimock drops, spoils, breaks off or refuses by chance is free."""
 
+import asyncio
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,9 @@ import pytest
 from tests.clients.aimock import aimock, missing
 from tests.clients.behaviours import in_all_apis
 from tests.clients.libraries import LIBRARIES, Library, Told, started
-from tests.gateway.conftest import MakeGateway
-from tests.support.gateways import INPUT, OUTPUT, spent_nano
+from tests.gateway.conftest import MakeGateway, chat
+from tests.gateway.dialects.gemini.support import ASKED
+from tests.support.gateways import INPUT, OUTPUT, ask, spent_nano
 
 pytestmark = pytest.mark.slow
 MODEL: Final = "gpt-4o-mini"
@@ -89,3 +91,41 @@ async def test_it_is_told_the_same(library: Library, make_gateway: MakeGateway, 
         assert Counter((each["input_tokens"], each["output_tokens"]) for each in events) == expected
         nano = sum((read * INPUT + written * OUTPUT) * times for (read, written), times in expected.items())
         assert await spent_nano(customer) == nano
+
+
+FAULTS: Final = {"dropRate": 500, "malformedRate": 502, "disconnectRate": 502, "rateLimitRate": 429}
+"""What a client is answered to each of aimock's faults."""
+REQUESTS: Final = 20
+BODIES: Final[dict[str, dict[str, Any]]] = {
+    "/v1/chat/completions": chat("Say something.", model=MODEL),
+    "/v1/responses": {"model": MODEL, "input": "Say something."},
+    "/v1/messages": {"max_tokens": 50, **chat("Say something.", model=MODEL)},
+    f"/v1beta/models/{MODEL}:generateContent": ASKED,
+}
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_what_it_breaks_off_is_free(path: str, make_gateway: MakeGateway, tmp_path: Path) -> None:
+    if reason := missing():
+        pytest.skip(reason)
+    async with aimock(tmp_path, FIXTURES) as url:
+        gateway = await make_gateway(f"{url}/v1", change=in_all_apis)
+        customer = await gateway.customer()
+
+        async def broken(**rates: float) -> None:
+            async with gateway.session.post(f"{url}/__aimock/chaos", json=rates) as answer:
+                assert answer.status == 200
+
+        for fault, status in FAULTS.items():
+            await broken(**{fault: 1})
+            assert (await ask(customer, BODIES[path], path)).status == status, fault
+        await broken(**dict.fromkeys(FAULTS, 0.2))
+        fetched = await asyncio.gather(*(ask(customer, BODIES[path], path) for _ in range(REQUESTS)))
+    statuses = Counter(each.status for each in fetched)
+    assert statuses.keys() <= {200, *FAULTS.values()}
+    events = await customer.events()
+    assert Counter((each["status"], each["input_tokens"], each["output_tokens"]) for each in events) == Counter(
+        {(200, *CASES["plain"].used): statuses[200]}
+    )
+    read, written = CASES["plain"].used
+    assert await spent_nano(customer) == statuses[200] * (read * INPUT + written * OUTPUT)

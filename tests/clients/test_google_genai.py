@@ -1,7 +1,6 @@
 """Google's own library by its base URL alone: what it makes of answers, of refusals and of a provider's errors."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -9,14 +8,13 @@ import pytest
 
 from gateway.config.settings import Settings
 from tests.clients.libraries import NAMED, Asker
-from tests.gateway.conftest import Customer, Handler
+from tests.gateway.conftest import Customer
 from tests.gateway.dialects.gemini.support import MODEL, answer, candidate, counts
 from tests.gateway.dialects.gemini.test_streams import PIECES, events
 from tests.support.gateways import PROVIDER_KEY, Provider, assert_free, saying, spent_nano, streaming, the_event
 
 pytestmark = pytest.mark.slow
 LIBRARY, PROVIDER = NAMED["google-genai"], "gemini"
-Upstream = Callable[[Handler], Any]
 IN, OUT = 300, 2_500
 
 
@@ -106,12 +104,14 @@ async def test_refusals_are_its_own_exceptions(asker: Asker, make_customer: Any)
     assert provider.sent == []
 
 
-@pytest.mark.parametrize(("status", "raised"), [(400, "ClientError"), (429, "ClientError"), (503, "ServerError")])
-async def test_a_provider_s_errors(asker: Asker, make_customer: Any, status: int, raised: str) -> None:
-    said = {"error": {"code": status, "message": "Come back later.", "status": "X"}}
-    customer = await make_customer(saying(said, status))
-    told = await ask(asker, customer)
-    assert (told["raised"], told["code"], told["details"]) == (raised, status, said)
+async def test_a_provider_s_errors(asker: Asker, make_customer: Any) -> None:
+    provider = Provider(saying({}))
+    customer = await make_customer(provider.serve)
+    for status, raised in ((400, "ClientError"), (429, "ClientError"), (503, "ServerError")):
+        said = {"error": {"code": status, "message": "Come back later.", "status": "X"}}
+        provider.reply = saying(said, status)
+        told = await ask(asker, customer)
+        assert (told["raised"], told["code"], told["details"]) == (raised, status, said)
     await assert_free(customer)
 
 

@@ -6,7 +6,7 @@ them are not (https://docs.anthropic.com/en/api/messages, and its beta reference
 theirs, a compaction is the model's own. Of a turn that a fallback served, what declined before it wrote is not billed.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -14,7 +14,8 @@ from msgspec import Raw
 
 from billing.usage import MAX_COUNT, ModelUsage, Usage, UsageError, total
 from gateway.dialects.exceptions import GarbageAnswer
-from gateway.dialects.facts import Reported
+from gateway.dialects.facts import Doubt, Reported
+from gateway.dialects.shares import MAX_DOUBTS, is_zero, unknown_counts
 
 _NULL: Final = Raw(b"null")
 _ADVISOR, _FALLBACK = "advisor_message", "fallback_message"
@@ -24,6 +25,13 @@ _STANDARD_REGIONS: Final = frozenset({"global", "not_available"})
 _BATCH: Final = "batch"
 MAX_ITERATIONS: Final = 1_000
 """Of one answer that are read; of more nothing is believed."""
+_TOTALS: Final = ("input_tokens", "output_tokens")
+_KNOWN: Final = frozenset(
+    {
+        *(*_TOTALS, "cache_read_input_tokens", "cache_creation_input_tokens", "thinking_tokens"),
+        *("ephemeral_1h_input_tokens", "ephemeral_5m_input_tokens"),
+    }
+)
 _NO_COUNTS: Final = Usage(requests=0)
 
 
@@ -63,7 +71,7 @@ def counted_from_json(body: bytes) -> Reported:
 
 
 def reported_of(usage: Mapping[str, object], model: str | None, has_container: bool = False) -> Reported | None:
-    """Return what a usage object says; None where it counts nothing, or nothing that can be."""
+    """Return what a usage object says; None where it says no count, or nothing that can be."""
     entries = _entries(usage.get("iterations")) if "iterations" in usage else ()
     others: tuple[ModelUsage, ...] = ()
     try:
@@ -74,7 +82,9 @@ def reported_of(usage: Mapping[str, object], model: str | None, has_container: b
         else:
             own = _counts(usage, 1, *units)
         if not own.total_tokens and not any(other.usage.total_tokens for other in others):
-            return None
+            if any(units) or not any(is_zero(usage.get(name)) for name in _TOTALS):
+                return None
+            others = ()
     except UsageError:
         return None
     tier, region = _text(usage, "service_tier"), _text(usage, "inference_geo")
@@ -87,7 +97,19 @@ def reported_of(usage: Mapping[str, object], model: str | None, has_container: b
         processing=_BATCH if tier == _BATCH else None,
         speed=_text(usage, "speed"),
         region=None if region in _STANDARD_REGIONS else region,
+        doubts=tuple(_doubts(usage))[:MAX_DOUBTS],
     )
+
+
+def _doubts(usage: Mapping[str, Any]) -> Iterator[Doubt]:
+    """Yield what can't be placed: parts above their whole, and counts by unknown names."""
+    hour, minutes = _split(usage)
+    if hour + minutes > _count(usage, "cache_creation_input_tokens"):
+        yield "total", "cache_creation"
+    details = usage.get("output_tokens_details")
+    if isinstance(details, dict) and _count(details, "thinking_tokens") > _count(usage, "output_tokens"):
+        yield "total", "output_tokens_details"
+    yield from unknown_counts(usage, _KNOWN)
 
 
 def _entries(iterations: object) -> list[Mapping[str, object]]:

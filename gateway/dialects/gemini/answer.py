@@ -11,7 +11,7 @@ A count that is zero is left out of the answer; counts that can't be are no repo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -19,10 +19,11 @@ from msgspec import Raw
 
 from billing.usage import MAX_COUNT, Usage, merge_snapshot
 from gateway.dialects.exceptions import UNREADABLE, GarbageAnswer
-from gateway.dialects.facts import Reported
+from gateway.dialects.facts import Doubt, Reported
 from gateway.dialects.fields import is_null
 from gateway.dialects.gemini.names import COUNT, EMBED, EMBED_BATCH, method_of
 from gateway.dialects.gemini.output import output_of
+from gateway.dialects.shares import MAX_DOUBTS, cut_down, is_zero, shared_out, unknown_counts
 
 _NULL: Final = Raw(b"null")
 _OF_TOOLS: Final = (b'"groundingMetadata"', b'"urlContextMetadata"', b'"executableCode"')
@@ -32,6 +33,13 @@ _ONE_SEARCH: Final = ("gemini-1", "gemini-2")
 """Models that Google bills one search for, however many they do."""
 _CODE: Final = b'"executableCode"'
 _TIER_PREFIX: Final = "service_tier_"
+_MODALITIES: Final = frozenset({"TEXT", "IMAGE", "AUDIO", "VIDEO", "DOCUMENT", "MODALITY_UNSPECIFIED"})
+_KNOWN: Final = frozenset(
+    {
+        *("promptTokenCount", "inputTokenCount", "toolUsePromptTokenCount", "candidatesTokenCount"),
+        *("responseTokenCount", "cachedContentTokenCount", "thoughtsTokenCount", "totalTokenCount"),
+    }
+)
 
 
 class Answer(msgspec.Struct):
@@ -139,8 +147,12 @@ class Reading:
         searches = len(self._searches)
         if searches and self._model is not None and self._model.startswith(_ONE_SEARCH):
             searches = 1
-        usage = _to_usage(self._counts, min(searches, MAX_COUNT), self._other_tools, has_output)
-        return None if usage is None else Reported(usage, service_tier=_tier(self._counts), model=self._model)
+        counts = self._counts
+        usage = _to_usage(counts, min(searches, MAX_COUNT), self._other_tools, has_output) if counts else None
+        if usage is None:
+            return None
+        doubts = tuple(_doubts(counts, usage))[:MAX_DOUBTS]
+        return Reported(usage, service_tier=_tier(counts), model=self._model, doubts=doubts)
 
 
 def usage_from_json(operation: str, body: bytes) -> Reported | None:
@@ -152,7 +164,7 @@ def usage_from_json(operation: str, body: bytes) -> Reported | None:
     if not reading.take(answer, body):
         return None
     reported = reading.reported(has_output=method not in (EMBED, EMBED_BATCH))
-    if reported is None or method in (EMBED, EMBED_BATCH) or reported.usage.output_tokens:
+    if reported is None or method in (EMBED, EMBED_BATCH) or reported.usage.output_tokens or reported.counts_nothing:
         return reported
     return reported if output_of(body).empty else None  # what was written is not free because nobody counted it
 
@@ -182,17 +194,19 @@ def _to_usage(counts: Mapping[str, Any], searches: int, other_tools: bool, has_o
     if searches and not other_tools:
         tools, tools_by = 0, {}
     total_input = prompt + tools
-    if not (total_input or output) or max(total_input, output) > MAX_COUNT:
+    if max(total_input, output) > MAX_COUNT:
+        return None
+    if not (total_input or output) and (searches or not any(is_zero(counts.get(name)) for name in _KNOWN)):
         return None
     audio, image, video = (prompt_by.get(name, 0) + tools_by.get(name, 0) for name in ("AUDIO", "IMAGE", "VIDEO"))
     text = max(0, total_input - audio - image - video)
-    cached_by = cached_by or _shared_out(cached, TEXT=text, IMAGE=image, VIDEO=video, AUDIO=audio)
+    cached_by = cached_by or shared_out(cached, TEXT=text, IMAGE=image, VIDEO=video, AUDIO=audio)
     cached_audio = min(cached_by.get("AUDIO", 0), audio, cached)
     fresh_image, fresh_video = max(0, image - cached_by.get("IMAGE", 0)), max(0, video - cached_by.get("VIDEO", 0))
     parts = (audio - cached_audio, fresh_video, fresh_image, cached_audio, cached - cached_audio)
-    audio, video, image, cached_audio, cached_plain = _within(total_input, parts)
+    audio, video, image, cached_audio, cached_plain = cut_down(total_input, parts)
     spoken, shown, filmed = (output_by.get(name, 0) for name in ("AUDIO", "IMAGE", "VIDEO"))
-    filmed, shown, spoken, reasoning = _within(output, (filmed, shown, spoken, reasoning))
+    filmed, shown, spoken, reasoning = cut_down(output, (filmed, shown, spoken, reasoning))
     return Usage(
         input_tokens=total_input,
         cached_input_tokens=cached_plain,
@@ -224,22 +238,18 @@ def _by_modality(counts: Mapping[str, Any], *names: str) -> dict[str, int]:
     return found
 
 
-def _shared_out(cached: int, **tokens: int) -> dict[str, int]:
-    """Return whose tokens were cached where nothing says it: in this order, so that the dearer ones stay fresh."""
-    found = {}
-    for name, count in tokens.items():
-        found[name] = min(cached, count)
-        cached -= found[name]
-    return found
-
-
-def _within(whole: int, parts: Iterable[int]) -> list[int]:
-    """Return the parts in order, each cut down to what is left of the whole."""
-    kept = []
-    for part in parts:
-        kept.append(min(part, whole))
-        whole -= kept[-1]
-    return kept
+def _doubts(counts: Mapping[str, Any], usage: Usage) -> Iterator[Doubt]:
+    """Yield what can't be placed: a total that its parts do not explain, modalities and counts by unknown names."""
+    total = _count(counts, "totalTokenCount")
+    said = ("promptTokenCount", "toolUsePromptTokenCount", "candidatesTokenCount", "responseTokenCount")
+    rest = total - sum(_count(counts, name) for name in said)
+    known = (0, _count(counts, "thoughtsTokenCount"), _count(counts, "cachedContentTokenCount"))
+    if total and usage.output_tokens and rest not in known:
+        yield "total", "totalTokenCount"
+    for name, value in counts.items():
+        if isinstance(value, list):
+            yield from (("field", f"{name}.{each}") for each in _by_modality(counts, name) if each not in _MODALITIES)
+    yield from unknown_counts(counts, _KNOWN)
 
 
 def _tier(counts: Mapping[str, Any]) -> str | None:

@@ -126,7 +126,8 @@ class GeminiTap(Passed):
             self._began = self._began or bool(self._unfinished)
             self._held.append((raw, data))
         reported = self.reported if self.done else None
-        self._uncounted = reported is not None and not reported.usage.output_tokens and self.began_output
+        nothing = reported is None or reported.counts_nothing or bool(reported.usage.output_tokens)
+        self._uncounted = not nothing and self.began_output
 
     def finish(self, cost_usd: str | None = None) -> bytes:
         """Return the bytes that were held back; once, then none. `cost_usd` goes into the last usage among them."""

@@ -21,6 +21,7 @@ from gateway.dialects.facts import NO_WORK, Reported
 from gateway.dialects.output import NO_OUTPUT, Output
 from gateway.proxy.attempts import KEY_REFUSED
 from gateway.proxy.estimate import Charge, billed_usage, own_searches
+from gateway.proxy.settlement.doubts import Doubts, believed
 from gateway.proxy.settlement.missing_usage import Guess, MissingUsage
 
 if TYPE_CHECKING:
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+def says_nothing(tap: Tap) -> bool:
+    """Return whether a stream has neither output nor a count of anything."""
+    return (tap.reported is None or tap.reported.counts_nothing) and not tap.began_output
 
 
 def _nothing() -> Output:
@@ -107,6 +113,7 @@ class Settlements:
     ) -> None:
         self._holds = holds
         self._missing = missing
+        self._doubts = Doubts(metrics)
         self._metrics = metrics
         self._max_usage_factor = max_usage_factor
         self._clock = clock
@@ -122,6 +129,7 @@ class Settlements:
         if parsed.work is not NO_WORK or route.searches_itself:
             usage = billed_usage(usage, parsed, route)
         charge = context.charge(usage, reported)
+        self._doubts.note(route, reported)
         if reported.others:
             usage = total_usage(usage, reported.others)
         if charge.charged_nano > hold.cost_nano or usage.input_tokens + usage.output_tokens > hold.tokens:
@@ -174,8 +182,8 @@ class Settlements:
         """Settle a stream that is over: by its usage where that is final, else by `missing_usage` because of
         `reason`. One in which nothing passed is given back where the provider `failed` or said so. Raises
         `SettlementLost`."""
-        reported = tap.reported
-        if reported is None and not tap.began_output and (failed or tap.error_seen):
+        reported = believed(context.route, tap.reported)
+        if (failed or tap.error_seen) and says_nothing(tap):
             return await self._free(context, hold)
         if reported is not None and tap.done and not tap.stale:
             return await self.complete(self.reported(context, hold, reported, tap.output))

@@ -2,5 +2,6 @@
 
 provider   the transport; request  what it understands; wire  what it says, and how that is written
 messages   the same in Anthropic's format; gemini  in Google's; responses  the Responses API, with what it stores
+shelf      where that is kept, for every process
 verdicts   moderations and reranks
 """

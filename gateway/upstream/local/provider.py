@@ -5,7 +5,7 @@ For trying things out and for tests that need no provider of their own; behind t
     text      what it says: deterministic words, numbers and vectors
     wire      how it says it: OpenAI's JSON objects and SSE events
     messages  the same in Anthropic's format; gemini  in Google's
-    responses the Responses API, with what it stores
+    responses the Responses API, with what it stores; shelf  where
     verdicts  how it judges texts: moderations and reranks
 
 The same request gets the same text, as JSON and as a stream; ids and times come from the clock that is passed in. Usage
@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from billing.errors import StoreError
 from gateway.tokens import Tokenizer, vocabulary_for
 from gateway.upstream.base import (
     Drained,
@@ -34,6 +35,7 @@ from gateway.upstream.base import (
     UpstreamRequest,
     UpstreamTimeout,
     UpstreamTooLarge,
+    UpstreamUnreachable,
     pump_chunks,
 )
 from gateway.upstream.local import messages as local_messages
@@ -45,6 +47,7 @@ from gateway.upstream.local.gemini import LocalGemini
 from gateway.upstream.local.gemini import error_answer as gemini_error
 from gateway.upstream.local.request import Fields, Generation, Pace, RequestError, Text
 from gateway.upstream.local.responses import LocalResponses
+from gateway.upstream.local.shelf import MemoryShelf, Shelf
 from gateway.upstream.local.wire import Said, compose, question_of, say, vector
 
 if TYPE_CHECKING:
@@ -159,13 +162,15 @@ class LocalTransport:
         delay_ms: int = 0,
         chunk_delay_ms: int = 0,
         timeout_s: float = TIMEOUT_S,
+        shelf: Shelf | None = None,
     ) -> None:
-        """`tokenizer` is loaded; `now` gives seconds since 1970; `timeout_s` is the longest silence."""
+        """`tokenizer` is loaded; `now` gives seconds since 1970; `timeout_s` is the longest silence; `shelf` has what
+        other processes should read as well."""
         self._tokenizer = tokenizer
         self._now = now
         self._pace = Pace(delay_ms, chunk_delay_ms)
         self._timeout_s = timeout_s
-        self._responses = LocalResponses(tokenizer, now)
+        self._responses = LocalResponses(tokenizer, now, shelf or MemoryShelf())
         self._gemini = LocalGemini(tokenizer)
         self._endpoints: dict[str, Callable[[Fields, str], Awaitable[_Made]]] = {
             "/v1/chat/completions": self._chat,
@@ -197,6 +202,8 @@ class LocalTransport:
                 fields = Fields(request.body)
                 pace = fields.pace(self._pace)
                 made = await endpoint(fields, answer_id)
+        except StoreError as error:
+            raise UpstreamUnreachable("local: what is kept can't be reached") from error
         except RequestError as error:
             return LocalResponse(error.status, headers, iter((_error_answer(place.path, error),)))
         if pace.delay_ms:

@@ -1,16 +1,14 @@
 """The Responses API of the local provider: responses whole, streamed and in the background, kept and read again.
 
-What is kept is kept in this process's memory, the last `MOST_KEPT` of it. A response in the background is done
-`metadata.delay_ms` after it was asked for. Shapes are those of
+What is kept is on a shelf that all processes share (`gateway.upstream.local.shelf`). A response in the background is
+done `metadata.delay_ms` after it was asked for. Shapes are those of
 https://platform.openai.com/docs/api-reference/responses/object.
 """
 
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -22,15 +20,15 @@ from gateway.upstream.local.wire import Said, compose, say
 if TYPE_CHECKING:
     from gateway.tokens import Tokenizer
     from gateway.upstream.local.request import Pace
+    from gateway.upstream.local.shelf import Shelf
 
-MOST_KEPT: Final = 1_000
 MIN_OUTPUT_TOKENS: Final = 16
-_OBJECT: Final = re.compile(r"/v1/(responses|conversations)(?:/(\w+)(?:/(cancel|input_items|items))?)?")
+_OBJECT: Final = re.compile(r"/v1/(responses|conversations)(?:/(\w+)(?:/(cancel|input_items|items))?)?", re.ASCII)
+_ID: Final = re.compile(r"resp_\w{1,64}", re.ASCII)
 _json = msgspec.json.encode
 
 
-@dataclass(slots=True)
-class _Kept:
+class _Kept(msgspec.Struct):
     """A response that can be read again; `done_s` is when it is done, in seconds since 1970."""
 
     final: dict[str, Any]
@@ -47,14 +45,16 @@ class _Kept:
         return self.final
 
 
+_KEPT: Final = msgspec.json.Decoder(_Kept)
+
+
 class LocalResponses:
     """Answers requests to `/v1/responses` and `/v1/conversations`, and what is below them."""
 
-    def __init__(self, tokenizer: Tokenizer, now: Callable[[], float]) -> None:
+    def __init__(self, tokenizer: Tokenizer, now: Callable[[], float], shelf: Shelf) -> None:
         self._tokenizer = tokenizer
         self._now = now
-        self._kept: OrderedDict[str, _Kept] = OrderedDict()
-        self._conversations: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._shelf = shelf
 
     async def answer(
         self, method: str, path: str, body: bytes, answer_id: str, pace: Pace
@@ -68,15 +68,15 @@ class LocalResponses:
             raise RequestError(f"Invalid URL ({method} {path})", status=404)
         kind, name, below = found.groups()
         if kind == "conversations":
-            return iter((_json(self._conversation(method, name, body, answer_id)),)), False, pace
-        return iter((_json(self._stored(method, name, below)),)), False, pace
+            return iter((_json(await self._conversation(method, name, body, answer_id)),)), False, pace
+        return iter((_json(await self._stored(method, name, below)),)), False, pace
 
     async def _create(
         self, path: str, fields: Fields, answer_id: str, pace: Pace
     ) -> tuple[Iterator[bytes], bool, Pace]:
         model, given, stream = fields.model(), fields.get("input"), fields.flag("stream")
         vocabulary = vocabulary_for(model)
-        before = self._before(fields.get("previous_response_id"))
+        before = await self._before(fields.get("previous_response_id"))
         brought = _json([before, fields.get("instructions"), given])
         tokens = await self._tokenizer.count_off_loop(brought.decode(), vocabulary)
         if path.endswith("input_tokens"):
@@ -97,7 +97,8 @@ class LocalResponses:
         final = _response(f"resp_{answer_id}", int(self._now()), model, said, tokens, fields)
         if fields.get("store") is not False:
             done_s = self._now() + (pace.delay_ms / 1_000 if background else 0.0)
-            _keep(self._kept, final["id"], _Kept(final, given if isinstance(given, list) else [given], done_s))
+            kept = _Kept(final, given if isinstance(given, list) else [given], done_s)
+            await self._shelf.put(final["id"], _json(kept))
         if background and not stream:
             quick = type(pace)(0, pace.chunk_delay_ms)
             return iter((_json({**final, "status": "queued", "output": [], "usage": None}),)), False, quick
@@ -105,25 +106,33 @@ class LocalResponses:
             return _events(final, said), True, pace
         return iter((_json(final),)), False, pace
 
-    def _before(self, name: object) -> list[Any]:
+    async def _found(self, name: object) -> _Kept | None:
+        """Return a response that is kept under this id."""
+        if not isinstance(name, str) or _ID.fullmatch(name) is None:
+            return None
+        value = await self._shelf.get(name)
+        return None if value is None else _KEPT.decode(value)
+
+    async def _before(self, name: object) -> list[Any]:
         """Return the output of the response that this one goes on from."""
         if name is None:
             return []
-        kept = self._kept.get(name) if isinstance(name, str) else None
+        kept = await self._found(name)
         if kept is None:
             message = f"Previous response with id '{name}' not found."
             raise RequestError(message, param="previous_response_id", code="previous_response_not_found")
         return [*kept.input, *kept.final["output"]]
 
-    def _stored(self, method: str, name: str | None, below: str | None) -> dict[str, Any]:
-        kept = self._kept.get(name or "")
+    async def _stored(self, method: str, name: str | None, below: str | None) -> dict[str, Any]:
+        kept = await self._found(name)
         if kept is None or name is None:
             raise RequestError(f"Response with id '{name}' not found.", status=404)
         if method == "DELETE" and below is None:
-            del self._kept[name]
+            await self._shelf.drop(name)
             return {"id": name, "object": "response", "deleted": True}
         if method == "POST" and below == "cancel":
             kept.cancelled = kept.cancelled or self._now() < kept.done_s
+            await self._shelf.put(name, _json(kept))
             return kept.shown(self._now())
         if method == "GET" and below == "input_items":
             items = [each if isinstance(each, dict) else _message(f"msg_{name}", each) for each in kept.input]
@@ -132,7 +141,7 @@ class LocalResponses:
             return kept.shown(self._now())
         raise RequestError(f"Not allowed to {method} here.", status=405, code="method_not_supported")
 
-    def _conversation(self, method: str, name: str | None, body: bytes, answer_id: str) -> dict[str, Any]:
+    async def _conversation(self, method: str, name: str | None, body: bytes, answer_id: str) -> dict[str, Any]:
         if name is None and method == "POST":
             fields = Fields(body or b"{}")
             made = {
@@ -141,23 +150,19 @@ class LocalResponses:
                 "created_at": int(self._now()),
                 "metadata": fields.get("metadata") or {},
             }
-            _keep(self._conversations, f"conv_{answer_id}", made)
+            await self._shelf.put(f"conv_{answer_id}", _json(made))
             return made
-        found = self._conversations.get(name or "")
-        if found is None or name is None:
+        value = None if name is None else await self._shelf.get(name)
+        if value is None or name is None:
             raise RequestError(f"Conversation with id '{name}' not found.", status=404)
         if method == "DELETE":
-            del self._conversations[name]
+            await self._shelf.drop(name)
             return {"id": name, "object": "conversation.deleted", "deleted": True}
+        found: dict[str, Any] = msgspec.json.decode(value)
         if method == "POST":
             found["metadata"] = Fields(body).get("metadata") or {}
+            await self._shelf.put(name, _json(found))
         return found
-
-
-def _keep(kept: OrderedDict[str, Any], name: str, what: Any) -> None:
-    kept[name] = what
-    while len(kept) > MOST_KEPT:
-        kept.popitem(last=False)
 
 
 def _question(given: object) -> str:

@@ -1,5 +1,6 @@
 """What the doctor finds in the configuration, in the environment and on the disk."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from gateway.config.models import unknown_models
 from gateway.config.settings import ModelConfig, ProviderConfig, Settings, load_settings, warnings
 
 
+@cache
 def settings(**environ: str) -> Settings:
     return load_settings(environ, mode="command")
 

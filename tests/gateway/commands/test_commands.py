@@ -17,6 +17,7 @@ import pytest
 from ulid import ULID
 
 from billing.accounts.accounts import Account
+from billing.cli import UNREACHABLE
 from billing.database.connection import Database
 from billing.ledger.debits import Debit
 from billing.ledger.writer import write_debits
@@ -405,10 +406,32 @@ HEAVY = (
 )
 def test_help_imports_nothing_that_it_does_not_need(command: str) -> None:
     """What a command works with takes ten times as long to import as everything else."""
+    assert imported_by(command, HEAVY) == (0, [])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "operator account list --api-url http://127.0.0.1:1",
+        "operator requests --refused --api-url http://127.0.0.1:1",
+        "operator price try openai/gpt-4o-mini input_tokens=1",
+    ],
+)
+def test_a_command_on_a_gateway_or_a_file_imports_no_store_and_no_server(command: str) -> None:
+    """These are called often, by scripts too: they take neither aiohttp nor the drivers of the stores."""
+    code = 0 if "price" in command else UNREACHABLE
+    assert imported_by(command, ("aiohttp", "asyncpg", "redis", "hiredis", "gateway.runtime")) == (code, [])
+
+
+def imported_by(command: str, names: tuple[str, ...]) -> tuple[int, list[str]]:
+    """Run a command in a process; its exit code, and which of these modules it has imported."""
     script = (
         "import sys\nfrom gateway.commands import main\n"
-        f"sys.argv = ['metergate', *{command.split()}]\nmain()\n"
-        f"print('imported:', *[name for name in {HEAVY} if name in sys.modules])"
+        f"sys.argv = ['metergate', *{command.split()}]\ncode = main()\n"
+        f"print(code, *[name for name in {names} if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True, cwd=CHECKOUT)
-    assert done.stdout.splitlines()[-1] == "imported:"
+    env = os.environ | {"ADMIN_API_KEY": "mga_" + "k" * 43}
+    python = [sys.executable, "-c", script]
+    done = subprocess.run(python, capture_output=True, check=True, text=True, cwd=CHECKOUT, env=env)
+    code, *imported = done.stdout.splitlines()[-1].split()
+    return int(code), imported

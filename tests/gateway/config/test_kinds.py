@@ -35,6 +35,13 @@ def test_what_an_entry_says_goes_first(tmp_path: Path) -> None:
     assert (made.base_url, made.max_output_field, made.stream_usage) == ("http://h/v1", "n_predict", True)
 
 
+def test_whether_zeros_are_believed(tmp_path: Path) -> None:
+    assert provider(tmp_path, "{kind: vllm, base_url: http://h/v1}").zero_usage == "estimate"
+    assert provider(tmp_path, "{kind: vllm, base_url: http://h/v1, zero_usage: trust}").zero_usage == "trust"
+    main = "providers:\n  p: {kind: vllm, base_url: http://h/v1, zero_usage: believe}\nmodels:\n  demo: {provider: p}\n"
+    assert any("providers.p.zero_usage: " in each for each in problems(tmp_path, {}, main=main))
+
+
 def test_where_reranks_are_served(tmp_path: Path) -> None:
     assert provider(tmp_path, "{kind: cohere, api_key: key}").url_of("rerank") == ("https://api.cohere.com/v2", "")
     assert provider(tmp_path, "{kind: vllm, base_url: http://h/v1/}").url_of("rerank") == ("http://h/v1", "")
@@ -45,3 +52,16 @@ def test_where_reranks_are_served(tmp_path: Path) -> None:
     own = "{kind: cohere, base_url: http://h/v1, api_key: key"
     assert provider(tmp_path, own + "}").url_of("rerank") is None  # the key is for that server
     assert provider(tmp_path, own + ", dialects: {rerank: http://h/v2}}").url_of("rerank") == ("http://h/v2", "")
+
+
+@pytest.mark.parametrize(
+    ("entry", "url"),
+    [
+        ("{kind: openai, base_url: 'https://api.openai.com/v1', api_key: key}", ("https://api.openai.com/v1", "")),
+        ("{kind: xai, api_key: key}", ("https://api.x.ai/v1", "")),
+        ("{kind: openai, base_url: http://h/v1}", None),
+        ("{kind: vllm, base_url: http://h/v1, dialects: {responses_websocket: http://h/v2}}", ("http://h/v2", "")),
+    ],
+)
+def test_where_responses_are_served_over_a_websocket(tmp_path: Path, entry: str, url: tuple[str, str] | None) -> None:
+    assert provider(tmp_path, entry).url_of("responses_websocket") == url

@@ -8,10 +8,11 @@ import pytest
 
 from billing.plans import Plan
 from billing.quotas import Metric, Quota, Window
-from gateway.config import plans
-from gateway.config.plans import PlanFollower, plans_finding
-from gateway.config.settings import Limits, Settings, load_settings
+from gateway.config import plan_follower
+from gateway.config.plan_follower import PlanFollower, plans_finding
+from gateway.config.settings import Limits, Settings
 from gateway.runtime import Runtime, open_runtime
+from tests.support.shipped import shipped_settings
 
 OLD = Plan("free", "Free", 0, quotas=(Quota(Window.day, Metric.requests, 100),))
 NEW = Plan("free", "Free", 0, quotas=(Quota(Window.day, Metric.tokens, 5000),))
@@ -21,8 +22,7 @@ MakeRuntime = Callable[..., Awaitable[Runtime]]
 
 def settings_with(plan: Plan, version: int = 0) -> Settings:
     defaults = replace(Limits(), redis_partitions=1)
-    read = load_settings({"ADMIN_API_KEY": "x" * 32}, mode="command")
-    return replace(read, plans={plan.id: plan}, plans_version=version, defaults=defaults)
+    return replace(shipped_settings("x" * 32), plans={plan.id: plan}, plans_version=version, defaults=defaults)
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ async def test_a_running_gateway_takes_on_a_newer_file(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(plans.asyncio, "sleep", sleep)
+        patched.setattr(plan_follower.asyncio, "sleep", sleep)
         with pytest.raises(KeyboardInterrupt):
             await follower.run()
     assert follower.revision == 2
@@ -112,7 +112,7 @@ async def test_plans_without_the_default_one_are_not_followed(make_runtime: Make
     older = await make_runtime(OLD)
     await begun(older)
     other = await make_runtime(replace(NEW, id="other"))
-    await plans.sync_plans(other.database, {"other": replace(NEW, id="other")}, "other")
+    await plan_follower.sync_plans(other.database, {"other": replace(NEW, id="other")}, "other")
     follower = await begun(older)
     assert follower.revision == 2
     assert dict(older.follower.plans) == {"free": OLD}

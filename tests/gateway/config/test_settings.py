@@ -4,12 +4,13 @@ import shutil
 import time
 from dataclasses import FrozenInstanceError
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from billing.money import parse_usd
-from billing.prices import round_up
+from billing.prices import PriceTable, round_up
 from billing.usage import Usage
 from gateway.config.settings import (
     FILES,
@@ -25,6 +26,11 @@ from tests.gateway.config.support import load, write
 
 NOW_S = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
 SHIPPED = {"METERGATE_CONFIG": str(SHIPPED_FOLDER)}
+
+
+@cache
+def shipped_prices() -> PriceTable:
+    return load_settings(SHIPPED).prices
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +87,7 @@ def test_the_shipped_models() -> None:
     ],
 )
 def test_the_shipped_prices(provider: str, model: str, input_usd: str, output_usd: str | None) -> None:
-    row = load_settings({}).prices.find(provider, model, NOW_S)
+    row = shipped_prices().find(provider, model, NOW_S)
     assert row is not None
     assert round_up(row.cost_scaled(Usage(input_tokens=1_000_000))) == parse_usd(input_usd)
     if output_usd is not None:
@@ -91,7 +97,7 @@ def test_the_shipped_prices(provider: str, model: str, input_usd: str, output_us
 
 
 def test_the_shipped_cache_prices() -> None:
-    row = load_settings({}).prices.find("anthropic", "claude-opus-4", NOW_S)
+    row = shipped_prices().find("anthropic", "claude-opus-4", NOW_S)
     assert row is not None
     classes = ("cached_input", "cache_write", "cache_write_1h")
     assert [row.rate(name, 0) for name in classes] == [parse_usd(usd) for usd in ("1.50", "18.75", "30.00")]

@@ -148,10 +148,17 @@ def test_only_the_usage_chunk_is_removed() -> None:
     assert run(SseTap(READER), chunks) == (b"".join(chunks[:-1]), DONE)
 
 
-def test_a_usage_chunk_that_says_nothing_is_removed_and_reports_nothing() -> None:
+def test_a_usage_chunk_that_says_nothing_is_removed() -> None:
     tap = SseTap(READER, strip_usage=True)
     assert run(tap, [usage_event(0, 0) + DONE]) == (b"", DONE)
-    assert tap.reported is None
+    assert tap.reported is not None
+    assert tap.reported.counts_nothing
+
+
+def test_zeros_take_the_place_of_no_other_count() -> None:
+    tap = SseTap(READER)
+    run(tap, [usage_event(0, 0), says("x"), usage_event(3, 4), usage_event(0, 0), DONE])
+    assert used(tap) == (3, 4)
 
 
 def test_a_usage_chunk_without_an_empty_line_at_the_very_end() -> None:

@@ -242,11 +242,15 @@ async def test_searches_are_charged_and_held(make_anthropic: Any) -> None:
 
 async def test_a_faster_speed_needs_a_price_and_has_it(make_anthropic: Any) -> None:
     used = {"input_tokens": 100, "output_tokens": 10}
-    customer = await (await make_anthropic(Provider(saying(answer(usage=used))))).customer("5.00")
+    gateway = await make_anthropic(Provider(saying(answer(usage=used))))
+    customer, poor = await gateway.customer("5.00"), await gateway.customer("0.005")
     assert (await send(customer, message(model="claude-opus-5", speed="fast"))).status == 200
     await the_event(customer, 100 * 10_000 + 10 * 50_000)
     refused = await send(customer, message(speed="fast"))
     fault(refused, 400, "invalid_request_error", "model_not_priced")
+    fast = await send(poor, message(model="claude-opus-5", speed="fast"))  # 100 tokens cost 0.005 USD
+    fault(fast, 402, "billing_error", "billing_required")
+    assert (await send(poor, message(model="claude-opus-5"))).status == 200
 
 
 async def test_the_region_that_an_answer_names_is_priced(make_anthropic: Any) -> None:

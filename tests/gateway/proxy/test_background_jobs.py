@@ -235,6 +235,7 @@ async def test_a_streamed_one_is_paid_by_its_stream(make_gateway: MakeGateway, u
     assert (found["id"], found["estimated"]) == (answer.headers["x-request-id"], False)
     await all_done(gateway)
     assert worker.polled() == 0
+    await until(lambda: not gateway.proxy._poller._following)
 
 
 @pytest.mark.parametrize("broken", ["client", "provider"])
@@ -259,6 +260,7 @@ async def test_a_streamed_one_goes_on_where_its_stream_breaks(
     found = await the_event(customer, COST)
     assert (found["id"], found["estimated"]) == (request_id, False)
     worker.go_on.set()
+    await until(lambda: not gateway.proxy._poller._following and not gateway.proxy._poller._passing)
 
 
 async def test_the_client_polls_a_background_response(make_gateway: MakeGateway) -> None:

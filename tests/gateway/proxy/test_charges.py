@@ -133,3 +133,22 @@ async def test_a_credit_limit_lets_the_balance_go_below_zero(make_gateway: MakeG
     billing = refusal(await ask(customer, body), 402, "billing_required")["billing"]
     assert billing["balance_usd"] == "-0.0006015"
     assert await spent_nano(customer, "0.00") == 601_500
+
+
+def by_prefix(settings: Settings) -> Settings:
+    """Settings in which names have prices by prefixes of two lengths, and by the provider's default."""
+    rates = {"gpt-new-*": 7, "gpt-new-large-*": 11, "*": 13}
+    sheets = {name: {"input": rate * 10**6, "output": rate * 10**6} for name, rate in rates.items()}
+    rows = [PriceRow("openai", name, date(2025, 1, 1), sheets[name], {}, max_output_tokens=99) for name in rates]
+    return replace(settings, prices=PriceTable([*settings.prices.rows, *rows]))
+
+
+async def test_the_longest_prefix_of_a_model_prices_it(make_gateway: MakeGateway, upstream: Upstream) -> None:
+    provider = Provider(saying(answer(said=usage(10, 5))))
+    gateway = await make_gateway(await upstream(provider.serve), change=by_prefix)
+    customer, spent = await gateway.customer("5.00"), 0
+    for model, rate in (("gpt-new-1", 7), ("gpt-new-large-1", 11), ("gpt-other", 13), ("gpt-4o-mini", None)):
+        assert (await ask(customer, chat(model=model, max_tokens=50))).status == 200
+        assert provider.sent[-1].json["model"] == model
+        spent += 10 * INPUT + 5 * OUTPUT if rate is None else 15 * rate
+        assert await spent_nano(customer) == spent

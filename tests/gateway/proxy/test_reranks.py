@@ -17,6 +17,13 @@ DOCUMENTS = ["Rome is in Italy.", "Lima is the capital of Peru."]
 COHERE = {"id": "1", "results": [], "meta": {"billed_units": {"search_units": 2}}}
 VOYAGE = {"object": "list", "data": [], "model": "rerank-2", "usage": {"total_tokens": 26}}
 
+JINA = {
+    "model": "jina-reranker-v3",
+    "object": "list",
+    "usage": {"prompt_tokens": 26, "total_tokens": 26},
+    "results": [{"index": 1, "relevance_score": 0.9, "document": {"text": DOCUMENTS[1]}}],
+}
+
 
 def rerank(model: str = "demo-rerank", **fields: Any) -> dict[str, Any]:
     return {"model": model, "query": "the capital of Peru", "documents": DOCUMENTS, **fields}
@@ -55,9 +62,12 @@ async def test_searches_are_charged_as_reported(make_gateway: MakeGateway, upstr
     assert (await the_event(customer))["charged_usd"] == "0.004"
 
 
-async def test_tokens_are_charged_as_reported(make_gateway: MakeGateway, upstream: Upstream) -> None:
-    customer = await customer_of(make_gateway, upstream, Provider(saying(VOYAGE)))
-    assert (await ask(customer, rerank("rerank-2"), path="/v1/rerank")).json == VOYAGE
+@pytest.mark.parametrize("said", [VOYAGE, JINA])
+async def test_tokens_are_charged_as_reported(
+    make_gateway: MakeGateway, upstream: Upstream, said: dict[str, Any]
+) -> None:
+    customer = await customer_of(make_gateway, upstream, Provider(saying(said)))
+    assert (await ask(customer, rerank("rerank-2"), path="/v1/rerank")).json == said
     event = await the_event(customer)
     assert (event["input_tokens"], event["charged_usd"], event["estimated"]) == (26, "0.0000013", False)
 

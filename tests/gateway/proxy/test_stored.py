@@ -146,6 +146,19 @@ async def test_another_gateway_knows_whose_it_is(make_gateway: MakeGateway, upst
     assert (await call(there, "GET", f"{PATH}/resp_1")).status == 200
 
 
+async def test_what_the_local_provider_stores_is_read_in_every_process(make_gateway: MakeGateway) -> None:
+    first, second = await make_gateway(), await make_gateway()
+    customer = await first.customer()
+    there = Customer(second, customer.account_id, customer.key_id, customer.key)
+    made = (await respond(customer, model="demo", input="Count to 3")).json
+    path = f"{PATH}/{made['id']}"
+    assert (await call(there, "GET", path)).json == made
+    assert (await respond(there, model="demo", previous_response_id=made["id"])).status == 200
+    assert (await call(there, "DELETE", path)).status == 200
+    refusal_of_provider = await call(customer, "GET", path)
+    assert (refusal_of_provider.status, "not found" in refusal_of_provider.json["error"]["message"]) == (404, True)
+
+
 async def test_conversations_are_owned_and_free(serve: Any) -> None:
     made = {"id": "conv_1", "object": "conversation", "created_at": 1, "metadata": {}}
     provider = Provider(saying(made))

@@ -6,73 +6,34 @@ import shutil
 import ssl
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import hiredis
 import pytest
-from redis.crc import key_slot
 
 from billing.holds.partitions import NotReady
-from billing.holds.redis.client import RedisClient
 from billing.holds.redis.connection import (
     RedisAway,
-    RedisError,
     RedisMoved,
     RedisRefused,
     RedisTimeout,
-    Script,
     as_error,
 )
 from billing.holds.redis.state import Keyspace
 from tests.billing.holds.conftest import MakeWorld, World
+from tests.billing.holds.redis.links import FENCE, WAIT_S, fence_keys, greeted, linked, url_of, write
 from tests.support.ports import free_port
-from tests.support.redis_cluster import MASTERS, SLOTS, Node, RedisCluster, spread_prefix
+from tests.support.redis_cluster import Node
 
-FENCE: Final = Script("fence")
 SECRET: Final = "verysecret"
-WAIT_S: Final = 60.0
-
-
-@asynccontextmanager
-async def linked(url: str, *, timeout_s: float = 5.0, connect_timeout_s: float = 5.0) -> AsyncIterator[RedisClient]:
-    link = RedisClient(url, timeout_s=timeout_s, connect_timeout_s=connect_timeout_s)
-    try:
-        yield link
-    finally:
-        await link.close()
-
-
-def url_of(node: Node) -> str:
-    return f"redis://127.0.0.1:{node.port}"
-
-
-async def write(link: RedisClient, keys: Keyspace, partition: int = 0, epoch: int = 1) -> Any:
-    """A script that writes: 1 the first time for an epoch, then 0."""
-    return await link.call(FENCE, fence_keys(keys, partition), [epoch, "test", "ledger", 0])
-
-
-def fence_keys(keys: Keyspace, partition: int = 0) -> list[bytes]:
-    return [keys.meta(partition), keys.joined(partition), keys.installed(partition)]
 
 
 @pytest.fixture
 def keys(key_prefix: str) -> Keyspace:
     return Keyspace(key_prefix, 1)
-
-
-@pytest.fixture
-def spread(redis_cluster: RedisCluster) -> Keyspace:
-    """Partitions on every master, the first two on different ones."""
-    while True:
-        keys = Keyspace(spread_prefix(redis_cluster, 2 * MASTERS, least=1), 2 * MASTERS)
-        if redis_cluster.master_of(keys.meta(0)) is not redis_cluster.master_of(keys.meta(1)):
-            return keys
-
-
-# One server
 
 
 async def test_a_script_that_the_server_has_forgotten_is_sent_again(lone_node: Node, keys: Keyspace) -> None:
@@ -153,19 +114,6 @@ async def test_an_answer_that_lies_here_is_not_late(lone_node: Node, keys: Keysp
         assert await asking == b"PONG"
         assert await calling == 1
         assert life.stands
-
-
-async def greeted(link: RedisClient, keys: Keyspace, partition: int = 0) -> Any:
-    """Connect, as often as it takes: for at most WAIT_S."""
-    async with asyncio.timeout(WAIT_S):
-        while True:
-            try:
-                life = await link.connect(keys.meta(partition))
-                await life.identity()
-            except RedisError:
-                await asyncio.sleep(0.02)
-            else:
-                return life
 
 
 async def test_a_server_that_is_away(keys: Keyspace) -> None:
@@ -378,166 +326,3 @@ class TestHandshake:
         assert epoch > first
         run_id = lone_node.ask("INFO", "server")["run_id"]
         assert lone_node.ask("HGET", world.keys.meta(0), "identity").startswith(run_id)
-
-
-# A cluster
-
-
-async def test_scripts_go_to_the_masters_of_their_slots(redis_cluster: RedisCluster, spread: Keyspace) -> None:
-    async with linked(redis_cluster.url) as link:
-        for partition in range(spread.partitions):
-            assert await write(link, spread, partition) == 1
-            master = redis_cluster.master_of(spread.meta(partition))
-            assert master.ask("HGET", spread.meta(partition), "epoch") == "1"
-            assert await link.command("HGET", spread.meta(partition), "epoch") == b"1"
-        assert link.topology == "a cluster of 3 masters"
-        for node in redis_cluster.nodes:
-            node.ask("SCRIPT", "FLUSH")
-        assert [await write(link, spread, partition) for partition in range(spread.partitions)] == [
-            0
-        ] * spread.partitions
-
-
-async def test_any_node_leads_to_the_cluster(redis_cluster: RedisCluster, spread: Keyspace) -> None:
-    for at, node in enumerate(redis_cluster.nodes):
-        async with linked(url_of(node)) as link:
-            assert await write(link, spread, epoch=at + 1) == 1
-
-
-async def test_who_is_in_a_cluster(redis_cluster: RedisCluster, spread: Keyspace) -> None:
-    async with linked(redis_cluster.url) as link:
-        for partition in range(spread.partitions):
-            await write(link, spread, partition)  # a replica is listed once it was written to
-    async with asyncio.timeout(WAIT_S):
-        while True:
-            async with linked(redis_cluster.url) as link:
-                shards = await link.shards()
-                if all(shard.replicas for shard in shards):
-                    told = [await each.replicas[0].info("replication") for each in shards]
-                    break
-            await asyncio.sleep(0.02)
-    assert len(shards) == MASTERS
-    assert sum(shard.slots for shard in shards) == SLOTS
-    assert [len(shard.replicas) for shard in shards] == [1] * MASTERS
-    assert [f"{each['master_host']}:{each['master_port']}" for each in told] == [each.master.name for each in shards]
-
-
-async def test_who_is_there_without_a_cluster(lone_node: Node) -> None:
-    async with linked(url_of(lone_node)) as link:
-        (alone,) = await link.shards()
-        assert (alone.master.name, alone.replicas, alone.slots) == (f"127.0.0.1:{lone_node.port}", (), 0)
-    async with linked(f"redis://127.0.0.1:{free_port()}") as link:
-        with pytest.raises(RedisAway):
-            await link.shards()
-
-
-Move = Callable[[RedisCluster, Keyspace], None]
-
-
-def fail_over(cluster: RedisCluster, keys: Keyspace) -> None:
-    cluster.fail_over(cluster.master_of(keys.meta(0)))
-
-
-def move_slot(cluster: RedisCluster, keys: Keyspace) -> None:
-    source = cluster.master_of(keys.meta(0))
-    target = next(node for node in cluster.nodes if node.is_master and node is not source)
-    cluster.move_slot(key_slot(keys.meta(0)), target)
-
-
-@pytest.mark.parametrize("move", [fail_over, move_slot])
-async def test_a_slot_that_has_gone_elsewhere(redis_cluster: RedisCluster, spread: Keyspace, move: Move) -> None:
-    async with linked(redis_cluster.url) as link:
-        lives = [await link.connect(spread.meta(partition)) for partition in (0, 1)]
-        before = [await life.identity() for life in lives]
-        assert await write(link, spread) == 1
-        await asyncio.to_thread(move, redis_cluster, spread)
-        assert lives[0].stands  # nobody has said so yet
-        with pytest.raises(RedisMoved, match="MOVED"):
-            await write(link, spread, epoch=2)
-        assert [life.stands for life in lives] == [False, True]
-        with pytest.raises(RedisAway):
-            await write(link, spread, epoch=2)
-        again = await greeted(link, spread)
-        assert await again.identity() != before[0]
-        assert await again.ask("HGET", spread.meta(0), "epoch") == b"1"
-        assert await write(link, spread, epoch=2) == 1
-        assert await link.connect(spread.meta(1)) is lives[1]
-
-
-@pytest.fixture
-def migrating(redis_cluster: RedisCluster, spread: Keyspace) -> Iterator[Node]:
-    """The slot of the first partition is on its way to this node, none of its keys there yet."""
-    slot, source = key_slot(spread.meta(0)), redis_cluster.master_of(spread.meta(0))
-    target = next(node for node in redis_cluster.nodes if node.is_master and node is not source)
-    target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
-    source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id)
-    yield target
-    for node in (source, target):
-        node.ask("CLUSTER", "SETSLOT", slot, "STABLE")
-
-
-async def test_ask_is_not_followed(redis_cluster: RedisCluster, spread: Keyspace, migrating: Node) -> None:
-    source = redis_cluster.master_of(spread.meta(0))
-    async with linked(redis_cluster.url) as link:
-        life = await link.connect(spread.meta(0))
-        with pytest.raises(RedisMoved, match="ASK"):
-            await write(link, spread)
-        assert not life.stands
-        assert [node.ask("CLUSTER", "COUNTKEYSINSLOT", key_slot(spread.meta(0))) for node in (source, migrating)] == [
-            0,
-            0,
-        ]
-        again = await link.connect(spread.meta(0))  # the slot is still the source's
-        assert again.connection is life.connection
-        with pytest.raises(RedisMoved, match="ASK"):
-            await again.ask("HGET", spread.meta(0), "epoch")
-        assert not again.stands
-
-
-async def test_a_half_moved_partition_is_not_served(redis_cluster: RedisCluster, spread: Keyspace) -> None:
-    source, slot = redis_cluster.master_of(spread.meta(0)), key_slot(spread.meta(0))
-    target = next(node for node in redis_cluster.nodes if node.is_master and node is not source)
-    async with linked(redis_cluster.url) as link:
-        assert await write(link, spread) == 1
-        target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
-        source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id)
-        with pytest.raises(RedisMoved, match="TRYAGAIN"):  # meta is here, the other two may be there
-            await write(link, spread, epoch=2)
-        for node in (source, target):
-            node.ask("CLUSTER", "SETSLOT", slot, "STABLE")
-        await greeted(link, spread)
-        assert await write(link, spread, epoch=2) == 1
-
-
-async def test_a_link_outlives_the_node_that_it_was_given(redis_cluster: RedisCluster, spread: Keyspace) -> None:
-    seed = redis_cluster.master_of(spread.meta(0))
-    replica = redis_cluster.replica_of(seed)
-    async with linked(url_of(seed)) as link, linked(url_of(replica)) as other:
-        subscribed, heard = asyncio.Semaphore(0), asyncio.Queue[bytes]()
-
-        async def listen() -> None:
-            while True:
-                try:
-                    async for message in link.listen("changes", subscribed.release):
-                        heard.put_nowait(message)
-                except RedisAway:
-                    await asyncio.sleep(0.02)
-
-        listening = asyncio.ensure_future(listen())
-        lives = [await greeted(link, spread, partition) for partition in (0, 1)]
-        async with asyncio.timeout(WAIT_S):
-            await subscribed.acquire()
-            await other.publish("changes", b"one")
-            assert await heard.get() == b"one"
-            seed.kill()
-            await subscribed.acquire()  # at another node
-            await other.publish("changes", b"two")
-            assert await heard.get() == b"two"
-        assert lives[1].stands
-        assert await write(link, spread, 1) == 1
-        with pytest.raises(RedisAway):
-            await write(link, spread, 0)
-        await asyncio.to_thread(redis_cluster.wait_for_promotion, replica)
-        await greeted(link, spread)
-        assert await write(link, spread, 0) == 1
-        listening.cancel()

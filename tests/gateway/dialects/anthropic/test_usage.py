@@ -90,7 +90,6 @@ def test_code_that_ran_is_one_session() -> None:
     "usage",
     [
         {},
-        {"input_tokens": 0, "output_tokens": 0},
         {"input_tokens": None},
         {"input_tokens": -5, "output_tokens": "9"},
         {"input_tokens": 2**40},
@@ -98,6 +97,28 @@ def test_code_that_ran_is_one_session() -> None:
 )
 def test_what_counts_nothing_is_no_usage(usage: dict[str, Any]) -> None:
     assert read(**usage) is None
+
+
+def test_zeros_are_a_report_of_nothing() -> None:
+    reported = read(input_tokens=0, output_tokens=0)
+    assert reported is not None
+    assert reported.counts_nothing
+    assert read(input_tokens=0, output_tokens=0, server_tool_use={"web_search_requests": 1}) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "doubt"),
+    [
+        ({"ephemeral_24h_tokens": 4}, ("field", "ephemeral_24h_tokens")),
+        ({"cache_creation": {"ephemeral_24h_input_tokens": 4}}, ("field", "cache_creation.ephemeral_24h_input_tokens")),
+        ({"cache_creation": {"ephemeral_1h_input_tokens": 4}}, ("total", "cache_creation")),
+        ({"output_tokens_details": {"thinking_tokens": 6}}, ("total", "output_tokens_details")),
+    ],
+)
+def test_what_can_t_be_placed_is_doubted(said: dict[str, Any], doubt: tuple[str, str]) -> None:
+    reported = read(input_tokens=3, output_tokens=5, **said)
+    assert reported is not None
+    assert reported.doubts == (doubt,)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b'{"usage": {', b"[1]"])

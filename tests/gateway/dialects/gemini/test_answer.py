@@ -72,9 +72,29 @@ def test_counts_become_disjoint_parts(said: dict[str, Any], usage: Usage) -> Non
     assert usage_of(empty) == usage
 
 
+def test_zeros_are_a_report_of_nothing() -> None:
+    assert usage_of({"candidates": [candidate()], "usageMetadata": {"promptTokenCount": 0}}) == Usage()
+    grounded = candidate(groundingMetadata={"webSearchQueries": ["a"]})
+    assert usage_of({"candidates": [grounded], "usageMetadata": {"promptTokenCount": 0}}) is None
+
+
 @pytest.mark.parametrize(
-    "said", [{}, {"promptTokenCount": 0}, {"promptTokenCount": 2**31}, {"promptTokenCount": "10"}, [], "text", 5]
+    ("said", "doubts"),
+    [
+        (counts(10, 5, totalTokenCount=12), (("total", "totalTokenCount"),)),
+        (counts(10, 5, totalTokenCount=40, thoughtsTokenCount=3), (("total", "totalTokenCount"),)),
+        (counts(10, 5, promptTokensDetails=[of("SMELL", 4)]), (("field", "promptTokensDetails.SMELL"),)),
+        (counts(10, 5, agentTokenCount=4), (("field", "agentTokenCount"),)),
+        (counts(10, 5, totalTokenCount=18, thoughtsTokenCount=3), ()),
+    ],
 )
+def test_what_can_t_be_placed_is_doubted(said: Any, doubts: tuple[tuple[str, str], ...]) -> None:
+    reported = DIALECT.usage_from_json(OPERATION, body_of(answer(usage=said)))
+    assert reported is not None
+    assert reported.doubts == doubts
+
+
+@pytest.mark.parametrize("said", [{}, {"promptTokenCount": 2**31}, {"promptTokenCount": "10"}, [], "text", 5])
 def test_counts_that_can_t_be_are_no_report(said: Any) -> None:
     assert usage_of({"candidates": [candidate()], "usageMetadata": said}) is None
 

@@ -161,7 +161,13 @@ def test_what_other_providers_say(usage: dict[str, Any], expected: Usage) -> Non
         ),
         (
             counts(10, 5, 15, prompt_tokens_details={"cached_tokens": 8, "audio_tokens": 6}),
-            Usage(input_tokens=10, audio_input_tokens=6, cached_input_tokens=4, output_tokens=5),
+            Usage(
+                input_tokens=10,
+                audio_input_tokens=2,
+                cached_input_tokens=4,
+                cached_audio_input_tokens=4,
+                output_tokens=5,
+            ),
         ),
         (
             counts(10, 5, 15, completion_tokens_details={"reasoning_tokens": 9, "audio_tokens": 1}),
@@ -187,11 +193,71 @@ def test_contradictions_cost_no_answer(usage: dict[str, Any], expected: Usage) -
 
 @pytest.mark.parametrize(
     "usage",
-    [None, {}, [], "many", 5, counts(None, None), counts(0, 0, 0), counts(-1, 5), counts(5, -1),
+    [None, {}, [], "many", 5, counts(None, None), counts(-1, 5), counts(5, -1),
      counts(MAX_COUNT + 1, 5), counts(10, MAX_COUNT, 10**12), counts("x", 5), counts([], {}), {"total_tokens": -4}],
 )  # fmt: skip
 def test_nonsense_is_no_report(usage: Any) -> None:
     assert read(usage) is None
+
+
+@pytest.mark.parametrize(
+    ("inputs", "usage"),
+    [
+        # text is cached first, then pictures and video, and sound last
+        ({"cached_tokens": 30, "audio_tokens": 60}, {"cached_input_tokens": 30, "audio_input_tokens": 60}),
+        (
+            {"cached_tokens": 50, "audio_tokens": 60},
+            {"cached_input_tokens": 40, "cached_audio_input_tokens": 10, "audio_input_tokens": 50},
+        ),
+        (
+            {"cached_tokens": 50, "audio_tokens": 30, "image_tokens": 40},
+            {"cached_input_tokens": 50, "audio_input_tokens": 30, "image_input_tokens": 20},
+        ),
+        (
+            {"cached_tokens": 50, "cached_tokens_details": {"text_tokens": 20, "audio_tokens": 30}, "audio_tokens": 60},
+            {"cached_input_tokens": 20, "cached_audio_input_tokens": 30, "audio_input_tokens": 30},
+        ),
+        (
+            {"cached_tokens": 9, "cached_tokens_details": {"audio_tokens": 4, "image_tokens": 5}, "image_tokens": 6}
+            | {"audio_tokens": 7, "video_tokens": 8},
+            {"cached_audio_input_tokens": 4, "cached_image_input_tokens": 5, "audio_input_tokens": 3}
+            | {"image_input_tokens": 1, "video_input_tokens": 8},
+        ),
+        ({"cached_tokens": 100, "cached_tokens_details": {"audio_tokens": 900}}, {"cached_input_tokens": 100}),
+    ],
+)
+def test_what_was_cached_is_in_one_class(inputs: dict[str, Any], usage: dict[str, int]) -> None:
+    expected = Usage(input_tokens=100, output_tokens=5, **usage)
+    assert read(counts(100, 5, 105, prompt_tokens_details=inputs)) == expected
+    named = {"input_tokens": 100, "input_tokens_details": inputs, "output_tokens": 5, "total_tokens": 105}
+    assert read(named) == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "doubts"),
+    [
+        (counts(10, 5, 15), ()),
+        (counts(10, 5, 15, prompt_cache_miss_tokens=10, queue_time=0.1), ()),
+        (counts(10, 5, 100), (("total", "total_tokens"),)),
+        (counts(10, 5, 3), (("total", "total_tokens"),)),
+        (counts(10, 5, 18, completion_tokens_details={"reasoning_tokens": 3}), ()),
+        (counts(10, 5, 15, prompt_tokens_details={"cached_tokens": 11}), (("total", "prompt_tokens_details"),)),
+        (
+            counts(10, 5, 15, completion_tokens_details={"reasoning_tokens": 4, "audio_tokens": 2}),
+            (("total", "completion_tokens_details"),),
+        ),
+        (counts(10, 5, 15, tool_tokens=7, tokens_per_second=9.5), (("field", "tool_tokens"),)),
+        (
+            counts(10, 5, 15, prompt_tokens_details={"smell_tokens": 2, "taste_tokens": 0}),
+            (("field", "prompt_tokens_details.smell_tokens"),),
+        ),
+    ],
+)
+def test_what_can_t_be_placed_is_doubted(said: dict[str, Any], doubts: tuple[tuple[str, str], ...]) -> None:
+    body = json.dumps({"choices": [], "usage": said}).encode()
+    for reported in (usage_from_json(CHAT, body), OpenAIEvents().facts(body).reported):
+        assert reported is not None
+        assert reported.doubts == doubts
 
 
 def test_usage_is_missing() -> None:
@@ -315,7 +381,7 @@ EVENTS = OpenAIEvents()
             {"input_tokens": 10, "output_tokens": 5, "input_tokens_details": "?"},
             Usage(input_tokens=10, output_tokens=5),
         ),
-        ({"input_tokens": 0, "output_tokens": 0}, None),
+        ({"input_tokens": 0, "output_tokens": 0}, Usage()),
         ({"input_tokens": -1, "output_tokens": 5}, None),
     ],
 )

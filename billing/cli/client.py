@@ -1,0 +1,93 @@
+"""The billing API's calls for a command: over the standard library's HTTP client, a connection for each call.
+
+aiohttp takes longer to import than everything else that a command needs. A command waits for one answer at a time, so
+that a call may block its event loop.
+"""
+
+import os
+import signal
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead
+from socket import gaierror, socket
+from typing import Final
+from urllib.parse import quote, urlsplit
+
+from billing.calls import ANSWER_LIMIT_BYTES, BadAnswer, BillingCalls, Unreachable
+
+_CHUNK_BYTES: Final = 64 * 1024
+_IN_PATH: Final = "/%:@!$&'()*+,;=~"
+"""What stays as it is in a path (https://www.rfc-editor.org/rfc/rfc3986#section-3.3)."""
+
+
+class CommandClient(BillingCalls):
+    """Calls one gateway's billing API from a command, as `BillingCalls` says. For the main thread."""
+
+    async def _exchange(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None
+    ) -> tuple[int, bytes]:
+        base = urlsplit(self.base_url)
+        kind = HTTPSConnection if base.scheme == "https" else HTTPConnection
+        ends_s = time.monotonic() + self.timeout_s
+        try:
+            with _interruptible(), closing(kind(base.netloc, timeout=self.timeout_s)) as connection:
+                connection.request(method, quote(base.path, _IN_PATH) + target, body, _encoded(headers))
+                # The response takes the socket over and closes it with its last byte.
+                link: socket = connection.sock
+                link.settimeout(_left_s(ends_s))
+                response = connection.getresponse()
+                return response.status, self._read(response, link, ends_s)
+        except TimeoutError as error:
+            raise Unreachable(self.base_url, f"no answer within {self.timeout_s:g} s") from error
+        except (HTTPException, OSError) as error:
+            raise Unreachable(self.base_url, _why(error)) from error
+
+    def _read(self, response: HTTPResponse, link: socket, ends_s: float) -> bytes:
+        """Return the body. Raises `TimeoutError`, `IncompleteRead`, and `BadAnswer` for too much."""
+        received = bytearray()
+        while not response.isclosed():
+            link.settimeout(_left_s(ends_s))
+            chunk = response.read1(_CHUNK_BYTES)
+            if not chunk:
+                break
+            received += chunk
+            if len(received) > ANSWER_LIMIT_BYTES:
+                raise BadAnswer(self.base_url, f"an answer of more than {ANSWER_LIMIT_BYTES} bytes")
+        if response.length:
+            raise IncompleteRead(b"", response.length)
+        return bytes(received)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C end what blocks: asyncio's own handler waits for the event loop, which does not run meanwhile."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _encoded(headers: Mapping[str, str]) -> dict[str, bytes]:
+    """Return headers as bytes in UTF-8, as aiohttp sends them; `http.client` would take Latin-1."""
+    return {name: text.encode() for name, text in headers.items()}
+
+
+def _left_s(ends_s: float) -> float:
+    """Return what is left until `ends_s` of the monotonic clock. Raises `TimeoutError`."""
+    left_s = ends_s - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError
+    return left_s
+
+
+def _why(error: HTTPException | OSError) -> str:
+    if isinstance(error, gaierror):
+        return "its host name is not known"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return "its certificate is not trusted"
+    if isinstance(error, OSError) and error.errno and not isinstance(error, ssl.SSLError):
+        return os.strerror(error.errno).lower()
+    return "the connection broke"

@@ -1,0 +1,42 @@
+"""Parts of a count: cut down to their whole, and shared out where a provider does not say whose they are. Pure.
+
+This file owns the two rules of `docs/providers.md` for counts that say too little or too much, and how a count that no
+reader knows is found.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from gateway.dialects.facts import Doubt
+
+_MARK: Final = "token"
+MAX_DOUBTS: Final = 8
+"""Of one answer that are told."""
+
+
+def cut_down(whole: int, parts: Iterable[int]) -> list[int]:
+    """Return the parts in order, each cut down to what is left of the whole."""
+    kept = []
+    for part in parts:
+        kept.append(min(part, whole))
+        whole -= kept[-1]
+    return kept
+
+
+def shared_out(count: int, **shares: int) -> dict[str, int]:
+    """Return how many of each share are meant by a count of all of them: the first ones first."""
+    return dict(zip(shares, cut_down(count, shares.values()), strict=True))
+
+
+def is_zero(count: object) -> bool:
+    """Return whether a count is said, and said to be zero."""
+    return type(count) is int and count == 0
+
+
+def unknown_counts(said: Mapping[str, Any], known: Collection[str], within: str = "") -> Iterator[Doubt]:
+    """Yield the names of counts of tokens above zero that are not `known`, in a usage object and its details."""
+    for name, value in said.items():
+        if isinstance(value, dict):
+            yield from unknown_counts(value, known, f"{name}.") if not within else ()
+        elif type(value) is int and value > 0 and name not in known and _MARK in name.lower():
+            yield "field", within + name

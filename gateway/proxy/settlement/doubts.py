@@ -1,0 +1,63 @@
+"""What of a provider's report is doubted: counts that are all zero, and what this version can't place.
+
+This file owns who is told. Each doubt is counted (`metergate_usage_doubts_total`); the first of its kind, provider and
+value is logged, and no more than `MAX_TOLD` lines are. What is charged is not decided here: `billing.prices` has the
+dearest known price for a tier, speed or region that a row does not know, and readers of usage take the larger reading
+of counts that contradict each other.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from gateway.dialects.facts import Reported
+    from gateway.metrics.registry import Metrics
+    from gateway.proxy.candidates import Candidate
+
+logger = logging.getLogger(__name__)
+
+MAX_TOLD: Final = 200
+"""Lines that one process logs; providers write the values, so that they are bounded."""
+MAX_VALUE_CHARS: Final = 64
+_USUAL: Final = frozenset({None, "default", "standard"})
+
+
+_WORDS: Final = {
+    "service_tier": "names the service tier %r, which its price row does not know: the dearest that it does is charged",
+    "speed": "names the speed %r, which its price row does not know: the dearest that it does is charged",
+    "region": "names the region %r, which its price row does not know: the dearest that it does is charged",
+    "field": "counts %r, which this version does not meter: the totals are charged",
+    "total": "contradicts itself in %r: the larger reading is charged",
+}
+
+
+def believed(route: Candidate, reported: Reported | None) -> Reported | None:
+    """Return a report; None where it counts nothing at all, and zeros of this route are not to be trusted."""
+    if reported is None or not reported.counts_nothing or route.provider.zero_usage == "trust" or route.costs_nothing:
+        return reported
+    return None
+
+
+class Doubts:
+    """Counts and logs what of reports can't be placed."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._told: set[tuple[str, str, str]] = set()
+
+    def note(self, route: Candidate, reported: Reported) -> None:
+        """Tell of a report that is charged: of conditions that the model's row does not know, and of what the reader of
+        its usage doubts."""
+        if reported.service_tier in _USUAL and reported.speed in _USUAL and not (reported.region or reported.doubts):
+            return
+        found = list(reported.doubts)
+        if route.rates is not None:
+            found += route.rates.row.unknown(reported.service_tier, reported.speed, reported.region)
+        for kind, value in found:
+            self._metrics.usage_doubt(route.provider.name, kind)
+            told = route.provider.name, kind, value[:MAX_VALUE_CHARS]
+            if told not in self._told and len(self._told) < MAX_TOLD:
+                self._told.add(told)
+                logger.warning("the usage of %s, %s, " + _WORDS[kind], told[0], route.model, told[2])

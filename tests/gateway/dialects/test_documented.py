@@ -1,0 +1,55 @@
+"""docs/providers.md says of each endpoint and field what the readers make of it."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.dialects.registry import make_dialects
+from gateway.dialects.structure import StructureBounds
+from tests.gateway.dialects.answers import Answer, chat
+from tests.gateway.dialects.test_usage_oracle import READERS
+
+PAGE = Path(__file__).parents[3].joinpath("docs", "providers.md").read_text("utf-8")
+ALIASES = ("/openai/", "/azure/", "/v1/models/")
+"""Beginnings of paths that lead to an endpoint by another name."""
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The cells of the first table below a heading, without its head."""
+    table = PAGE.split(f"\n## {heading}\n")[1].split("|---", 1)[1].split("\n\n", 1)[0]
+    return [line.strip("| ").split(" | ") for line in table.splitlines()[1:]]
+
+
+def test_the_page_lists_every_endpoint_that_is_charged() -> None:
+    made = {
+        f"{endpoint.method} {endpoint.path}"
+        for dialect in make_dialects(StructureBounds()).all
+        for endpoint in dialect.endpoints
+        if not endpoint.free and not endpoint.path.startswith(ALIASES)
+    }
+    assert {cells[0].strip("`") for cells in rows("Endpoints")} == made
+
+
+FIELDS = [
+    (field, re.split(r"[ ,;]", cells[1])[0])
+    for cells in rows("OpenAI's chats, completions, embeddings, moderations")
+    for field in re.findall(r"`([\w.]+)`", cells[0])
+]
+
+
+@pytest.mark.parametrize(("field", "price_class"), FIELDS)
+def test_a_field_becomes_the_class_that_the_page_says(field: str, price_class: str) -> None:
+    usage: dict[str, Any] = chat(100, 50)
+    *outer, name = field.split(".")
+    into = usage.setdefault(outer[0], {}) if outer else usage
+    into[name] = into.get(name, 7)
+    reported = READERS["chat"](Answer("", "", "", "chat", usage).text)
+    assert reported is not None
+    assert reported.usage.by_class()[price_class] == (7 if into[name] == 7 else into[name])
+    assert reported.doubts == ()
+
+
+def test_the_page_names_enough_fields() -> None:
+    assert len(FIELDS) >= 15

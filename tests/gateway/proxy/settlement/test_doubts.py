@@ -1,0 +1,93 @@
+"""What is charged where a report counts nothing, and who is told of what can't be placed."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from billing.prices import Variant
+from gateway.config.settings import Settings
+from gateway.proxy.settlement import doubts
+from tests.gateway.conftest import Handler, MakeGateway, chat
+from tests.support.gateways import (
+    DONE,
+    INPUT,
+    OUTPUT,
+    WORDS,
+    Provider,
+    answer,
+    ask,
+    saying,
+    streaming,
+    the_event,
+    usage,
+    usage_chunk,
+)
+from tests.support.unreported_costs import repriced
+
+Upstream = Callable[[Handler], Any]
+ZEROS = (saying(answer(said=usage(0, 0))), streaming(*WORDS, usage_chunk(0, 0), DONE))
+
+
+def trusting(settings: Settings) -> Settings:
+    own = replace(settings.providers["openai"], zero_usage="trust")
+    return replace(settings, providers={**settings.providers, "openai": own})
+
+
+def free(settings: Settings) -> Settings:
+    return repriced(settings, {"input": 0, "output": 0}, max_output_tokens=100, context_window=1000)
+
+
+async def counted(make: MakeGateway, upstream: Upstream, change: Callable[[Settings], Settings] | None) -> list[Any]:
+    """The events of a JSON answer and of a stream that count nothing, and wrote something."""
+    provider = Provider(ZEROS[0])
+    gateway = await make(await upstream(provider.serve), **({"change": change} if change else {}))
+    events = []
+    for reply, stream in zip(ZEROS, (False, True), strict=True):
+        provider.reply = reply
+        customer = await gateway.customer("5.00")
+        assert (await ask(customer, chat(model="gpt-4o-mini", stream=stream, max_tokens=50))).status == 200
+        events.append(await the_event(customer, None))
+    return events
+
+
+async def test_zeros_are_estimated(make_gateway: MakeGateway, upstream: Upstream) -> None:
+    for event in await counted(make_gateway, upstream, None):
+        assert (event["estimated"], event["note"]) == (True, "no_usage")
+        assert event["output_tokens"] > 0
+
+
+@pytest.mark.parametrize("change", [trusting, free])
+async def test_zeros_are_believed_where_they_are_trusted_or_all_is_free(
+    make_gateway: MakeGateway, upstream: Upstream, change: Callable[[Settings], Settings]
+) -> None:
+    for event in await counted(make_gateway, upstream, change):
+        assert (event["estimated"], event["input_tokens"], event["output_tokens"]) == (False, 0, 0)
+
+
+def tiers(settings: Settings) -> Settings:
+    dear = Variant({"service_tier": "priority"}, {"input": 9 * INPUT * 10**6, "output": 9 * OUTPUT * 10**6})
+    rates = {"input": INPUT, "output": OUTPUT}
+    return repriced(settings, rates, max_output_tokens=100, context_window=1000, variants=(dear,))
+
+
+async def test_what_is_not_known_costs_the_dearest_and_is_told_once(
+    make_gateway: MakeGateway, upstream: Upstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = usage(10, 5, vision_tokens=3)
+    provider = Provider(saying(answer(said=said, service_tier="warp")))
+    gateway = await make_gateway(await upstream(provider.serve), change=tiers)
+    with caplog.at_level(logging.WARNING, logger=doubts.__name__):
+        for _ in range(2):
+            customer = await gateway.customer("5.00")
+            assert (await ask(customer, chat(model="gpt-4o-mini", max_tokens=50))).status == 200
+            await the_event(customer, 9 * (10 * INPUT + 5 * OUTPUT))
+    lines = [record.getMessage() for record in caplog.records if record.name == doubts.__name__]
+    assert len(lines) == 2
+    assert "'vision_tokens'" in lines[0]
+    assert "'warp'" in lines[1]
+    text = (await gateway.metrics()).decode()
+    for doubt in ("service_tier", "field"):
+        assert f'metergate_usage_doubts_total{{doubt="{doubt}",provider="openai"}} 2.0' in text
