@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from billing.cli import REFUSED, CommandFailed, Connect, Output, Shown, Table, add_command, group
-from billing.prices import PriceRow, PriceTable
+from billing.price_table import PriceTable
+from billing.prices import PriceRow
 
 File = Annotated[Path | None, typer.Argument(help="A prices.yaml; without it, the one in force.", show_default=False)]
 
@@ -100,7 +101,7 @@ async def try_price(
 
     from billing.ledger.explanations import exact_usd, shown_quantity
     from billing.money import format_usd
-    from billing.prices import round_up
+    from billing.rates import round_up
     from billing.usage import COUNT_NAMES, Usage, UsageError
 
     provider, _, name = model.partition("/")

@@ -9,8 +9,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, cast, get_args
 
-from billing.prices import PriceTable, parse_factor
+from billing.price_table import PriceTable
 from billing.quotas import MAX_NAME
+from billing.rates import parse_factor
 from gateway.config.kinds import COMPATIBLE, OPENAI, MaxOutputField, usual_dialects
 from gateway.config.problems import nearest
 from gateway.config.secret import Secret

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from billing.money import ceil_div
-from billing.prices import COST_SCALE, INPUT_CLASSES, MILLION, OUTPUT_CLASSES, PriceRow, PriceTable, round_up
+from billing.rates import COST_SCALE, INPUT_CLASSES, MILLION, OUTPUT_CLASSES, round_up
 from gateway.server.ids import served_lines
 from gateway.upstream.headers import Fixed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from billing.price_table import PriceTable
+    from billing.prices import PriceRow
     from gateway.config.models import ProviderConfig
     from gateway.dialects.base import Match
     from gateway.upstream.health import TargetHealth

@@ -11,20 +11,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from billing.prices import (
-    INPUT_CLASSES,
-    OUTPUT_CLASSES,
-    PriceRow,
-    PriceTable,
-)
 from billing.quotas import DAY_S
-from billing.rates import MINUTES_OF_DAY
+from billing.rates import INPUT_CLASSES, MINUTES_OF_DAY, OUTPUT_CLASSES
 from gateway.config.models import ModelConfig, ProviderConfig
 from gateway.proxy.candidates import Candidate, Rates, Route
 from gateway.proxy.purposes import is_asked_here
 from gateway.tokens import is_openai_model, vocabulary_for
 
 if TYPE_CHECKING:
+    from billing.price_table import PriceTable
+    from billing.prices import PriceRow
     from gateway.dialects.base import Match
     from gateway.proxy.target_health import HealthBoard
 
