@@ -50,7 +50,11 @@ async def sync_prices(database: Database, prices: PriceTable) -> int:
 
     Raises `DatabaseError`.
     """
-    rows = prices.rows
+    found = await database.rows(_query("catalogue_prices_known"), [row.id for row in prices.rows])
+    known = {row["id"] for row in found}
+    rows = [row for row in prices.rows if row.id not in known]  # none where a gateway starts again
+    if not rows:
+        return 0
     tag = await database.execute(
         _query("catalogue_prices"),
         [row.id for row in rows],

@@ -210,11 +210,12 @@ def explanation_shape(explanation: Explanation) -> ExplainedEventShape:
         multiplier=event.multiplier,
         multiplier_factor=decimal(explanation.factor_scaled, FACTOR_DECIMALS),
         markup_percent=decimal(event.markup_scaled, FACTOR_DECIMALS),
-        lines=[_line_shape(line) for line in explanation.lines] if explanation.adds_up else [],
+        lines=[line_shape(line) for line in explanation.lines] if explanation.adds_up else [],
     )
 
 
-def _line_shape(line: PriceLine) -> LineShape:
+def line_shape(line: PriceLine) -> LineShape:
+    """Return the shape of one line of a charge."""
     rate_usd, hourly = format_usd(line.rate_nano), line.price_class == "hour"
     return LineShape(
         price_class=line.price_class,

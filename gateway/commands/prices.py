@@ -1,14 +1,22 @@
 """`metergate operator price`: list, check, compare and try prices. Reads files alone; a gateway follows its file."""
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from billing.cli import REFUSED, CommandFailed, Connect, Output, Shown, Table, add_command, group
+from billing.cli import REFUSED, USAGE, CommandFailed, Connect, Output, Shown, Table, add_command, group
 from billing.price_table import PriceTable
 from billing.prices import PriceRow
+
+if TYPE_CHECKING:
+    from billing.usage import Usage
+
+MINUTE_S: Final = 60
+MAX_DIGITS: Final = 18
+"""Of a count: more than any that can be priced."""
 
 File = Annotated[Path | None, typer.Argument(help="A prices.yaml; without it, the one in force.", show_default=False)]
 
@@ -40,19 +48,75 @@ def _table(file: Path | None) -> PriceTable:
         return load_prices(file or _path(), os.environ)
 
 
-def _line(row: PriceRow) -> tuple[str, ...]:
+def _usd(rates: Mapping[str, int]) -> dict[str, str]:
     from billing.money import format_usd
 
-    rates = [f"{name} {format_usd(nano)}" for name, nano in {**row.per_million, **row.per_unit}.items()]
+    return {name: format_usd(nano) for name, nano in rates.items()}
+
+
+def _line(row: PriceRow) -> tuple[str, ...]:
+    rates = [f"{name} {usd}" for name, usd in _usd({**row.per_million, **row.per_unit}).items()]
     return f"{row.provider}/{row.model}", row.effective_from.isoformat(), ", ".join(rates), str(len(row.variants))
+
+
+def _data(row: PriceRow) -> dict[str, object]:
+    """A row for scripts; the prices that hold where no tier and no variant does."""
+    return {
+        "price_id": row.id,
+        "provider": row.provider,
+        "model": row.model,
+        "effective_from": row.effective_from.isoformat(),
+        "usd_per_million": _usd(row.per_million),
+        "usd_per_unit": _usd(row.per_unit),
+        "tiers": len(row.tiers),
+        "variants": [variant.name for variant in row.variants],
+    }
+
+
+def _find(table: PriceTable, model: str, now_s: float) -> PriceRow:
+    """The row in force of `provider/model`. Without the provider: of the only one that has a row for that very name.
+    Raises `CommandFailed`."""
+    provider, slash, name = model.partition("/")
+    row = table.find(provider, name, now_s) if slash else None
+    if row is not None:
+        return row
+    named = sorted({each.provider for each in table.rows if each.model == model})
+    found = [row for each in named if (row := table.find(each, model, now_s)) is not None]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        ways = ", ".join(f"{row.provider}/{model}" for row in found)
+        raise CommandFailed(f"Several providers have {model}: name one of {ways}.", REFUSED)
+    known = "See metergate operator price list." if slash else "Name it as provider/model, as price list does."
+    raise CommandFailed(f"No row prices {model}. {known}", REFUSED)
+
+
+def _usage(counts: Sequence[str]) -> "Usage":
+    """The counts of a usage, each `NAME=NUMBER`. Raises `CommandFailed`."""
+    from billing.usage import COUNT_NAMES, Usage, UsageError
+
+    values = {}
+    for each in counts:
+        name, _, number = each.partition("=")
+        if name not in COUNT_NAMES:
+            raise CommandFailed(f"There is no count {name!r}. Counts are {', '.join(COUNT_NAMES)}.", USAGE)
+        if not (number.isascii() and number.isdigit() and len(number) <= MAX_DIGITS):
+            raise CommandFailed(f"{each!r} is no count: write {name} and a whole number, such as {name}=1000.", USAGE)
+        values[name] = int(number)
+    try:
+        return Usage(**values)  # type: ignore[arg-type]
+    except UsageError as error:
+        raise CommandFailed(f"These counts can't be: {error}.", USAGE) from error
 
 
 async def list_prices(
     output: Output, prefix: Annotated[str, typer.Argument(help="Rows whose provider/model begins so.")] = ""
 ) -> None:
     """List rows: USD per million tokens, or each."""
-    lines = [_line(row) for row in _table(None).rows if f"{row.provider}/{row.model}".startswith(prefix)]
-    output.show(Shown({"data": lines}, (Table(("model", "from", "prices", "variants"), lines),)))
+    rows = [row for row in _table(None).rows if f"{row.provider}/{row.model}".startswith(prefix)]
+    table = Table(("model", "from", "prices", "variants"), [_line(row) for row in rows])
+    shown = table if rows else f"No row begins with {prefix}."
+    output.show(Shown({"data": [_data(row) for row in rows]}, (shown,)))
 
 
 async def check(output: Output, file: File = None) -> None:
@@ -80,15 +144,19 @@ async def import_prices(output: Output, file: Annotated[Path, typer.Argument(hel
 async def diff(output: Output, file: Annotated[Path, typer.Argument(help="Another prices.yaml.")]) -> None:
     """Say which rows another file adds (+) and no longer has (-)."""
     before, after = ({row.id: row for row in _table(each).rows} for each in (None, file))
-    lines = [("-", *_line(row)) for price_id, row in before.items() if price_id not in after]
-    lines += [("+", *_line(row)) for price_id, row in after.items() if price_id not in before]
-    lines.sort(key=lambda line: line[1:])
-    output.show(Shown({"data": lines}, (Table(("", "model", "from", "prices", "variants"), lines),)))
+    changes = [("-", row) for price_id, row in before.items() if price_id not in after]
+    changes += [("+", row) for price_id, row in after.items() if price_id not in before]
+    changes.sort(key=lambda change: _line(change[1]))
+    table = Table(("", "model", "from", "prices", "variants"), [(sign, *_line(row)) for sign, row in changes])
+    data = [{"change": "added" if sign == "+" else "removed", **_data(row)} for sign, row in changes]
+    output.show(Shown({"data": data}, (table if changes else "Both have the same rows.",)))
 
 
 async def try_price(
     output: Output,
-    model: Annotated[str, typer.Argument(help="provider/model.", show_default=False)],
+    model: Annotated[
+        str, typer.Argument(help="provider/model, or a name that one provider alone has.", show_default=False)
+    ],
     counts: Annotated[
         list[str], typer.Argument(help="Such as input_tokens=1000 output_tokens=50.", show_default=False)
     ],
@@ -101,28 +169,25 @@ async def try_price(
 
     from billing.ledger.explanations import exact_usd, shown_quantity
     from billing.money import format_usd
-    from billing.rates import round_up
-    from billing.usage import COUNT_NAMES, Usage, UsageError
+    from billing.rates import MINUTES_OF_DAY, round_up
+    from billing.shapes.usage import line_shape
 
-    provider, _, name = model.partition("/")
     now_s = time.time()
-    row = _table(None).find(provider, name, now_s)
-    if row is None:
-        raise CommandFailed(f"No row prices {model}. See metergate operator price list.", REFUSED)
-    try:
-        values = {key: int(value) for key, _, value in (each.partition("=") for each in counts)}
-        if not values.keys() <= set(COUNT_NAMES):
-            raise UsageError(f"Counts are {', '.join(COUNT_NAMES)}.")
-        usage = Usage(**values)  # type: ignore[arg-type]
-    except ValueError as error:
-        raise CommandFailed(f"These counts can't be priced: {error}", REFUSED) from error
-    minute = int(now_s % 86_400 // 60)
-    variant = row.variant(service_tier, None, speed, region, minute)
+    row, usage = _find(_table(None), model, now_s), _usage(counts)
+    variant = row.variant(service_tier, None, speed, region, int(now_s // MINUTE_S % MINUTES_OF_DAY))
+    priced = row.lines(usage, variant)
     lines = [
         (line.price_class, shown_quantity(line), format_usd(line.rate_nano), exact_usd(line.amount_scaled))
-        for line in row.lines(usage, variant)
+        for line in priced
     ]
     cost = format_usd(round_up(row.cost_scaled(usage, variant)))
     said = f"{cost} USD by {row.provider}/{row.model} from {row.effective_from}" + (f", {variant}" if variant else "")
-    data = {"cost_usd": cost, "price_id": row.id, "variant": variant, "lines": lines}
+    data = {
+        "cost_usd": cost,
+        "price_id": row.id,
+        "provider": row.provider,
+        "model": row.model,
+        "variant": variant,
+        "lines": [line_shape(line) for line in priced],
+    }
     output.show(Shown(data, (Table(("class", "quantity", "price USD", "amount USD"), lines), said)))

@@ -17,7 +17,6 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from billing.errors import StoreError
 from gateway.auth import attempts_refused, key_of
-from gateway.dialects.openai_responses.dialect import stream_of
 from gateway.server import refusals
 from gateway.server.frames import FrameExchange
 from gateway.server.refusals import Refuse
@@ -176,7 +175,7 @@ class _Connection:
         return None
 
     def _exchange(self, data: bytes) -> FrameExchange:
-        return FrameExchange(self._socket, self._request, self._match, data, self._transport, stream_of(data))
+        return FrameExchange(self._socket, self._request, self._match, data, self._transport)
 
 
 TOO_MANY: Final = refusals.Refusal(

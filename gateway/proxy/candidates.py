@@ -160,7 +160,7 @@ class Candidate:
         return max(named.values(), key=lambda rates: (rates.output_rate, rates.input_rate))
 
     def row_of(self, model: str) -> PriceRow | None:
-        """Return the price row of another model of this provider, by the table that a request was admitted under."""
+        """Return the price row of another model of this provider, from the table by which the request was admitted."""
         return self.prices.find(self.provider.name, model, self.priced_at_s) if self.prices is not None else None
 
 

@@ -1,4 +1,4 @@
-"""What a model is for, as far as a list of models must know: told by its price row, and by its vendor's name for it.
+"""What a model is for, and whether that may be free: told by its price row, and by its vendor's name for it.
 
 An entry of metergate.yaml that stands for many names lists those alone that an endpoint here takes. An entry of its own
 is listed whatever it is called: its operator has named it.
@@ -9,7 +9,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from billing.rates import INPUT_CLASSES, OUTPUT_CLASSES
+
 if TYPE_CHECKING:
+    from billing.prices import PriceRow
     from gateway.config.models import ProviderConfig
     from gateway.proxy.candidates import Rates
 
@@ -46,3 +49,10 @@ def is_priced_here(rates: Rates) -> bool:
 def writes(rates: Rates) -> bool:
     """Return whether its row prices a written answer."""
     return not (rates.input_unpriced or rates.output_unpriced)
+
+
+def costs_nothing(row: PriceRow, *, writes: bool) -> bool:
+    """Return whether what a request may be charged is priced, at zero: input, and output where a model writes it."""
+    classes = (*INPUT_CLASSES, *OUTPUT_CLASSES) if writes else INPUT_CLASSES
+    priced = "input" in row.per_million and ("output" in row.per_million or not writes) and not row.cost_reported
+    return priced and not row.dearest_nano(classes) and not any(map(row.dearest_unit, ("request", "search")))

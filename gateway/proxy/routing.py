@@ -12,10 +12,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from billing.quotas import DAY_S
-from billing.rates import INPUT_CLASSES, MINUTES_OF_DAY, OUTPUT_CLASSES
+from billing.rates import MINUTES_OF_DAY
 from gateway.config.models import ModelConfig, ProviderConfig
 from gateway.proxy.candidates import Candidate, Rates, Route
-from gateway.proxy.purposes import is_asked_here
+from gateway.proxy.purposes import costs_nothing, is_asked_here
 from gateway.tokens import is_openai_model, vocabulary_for
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Router:
             for row in self._prices.rows
             if (provider := self._providers.get(row.provider)) is not None and provider.enabled
             for writes in (True, False)
-            if _costs_nothing(row, writes=writes)
+            if costs_nothing(row, writes=writes)
             for dialect in provider.served
         )
 
@@ -200,13 +200,6 @@ class Router:
                 provider.disconnect_drain_s if config.disconnect_drain_s is None else config.disconnect_drain_s
             ),
         )
-
-
-def _costs_nothing(row: PriceRow, *, writes: bool) -> bool:
-    """Return whether what a request may be charged is priced, at zero: input, and output where a model writes it."""
-    classes = (*INPUT_CLASSES, *OUTPUT_CLASSES) if writes else INPUT_CLASSES
-    priced = "input" in row.per_million and ("output" in row.per_million or not writes) and not row.cost_reported
-    return priced and not row.dearest_nano(classes) and not any(map(row.dearest_unit, ("request", "search")))
 
 
 def _span(row: PriceRow, now_s: float) -> tuple[int, int]:

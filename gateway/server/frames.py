@@ -28,8 +28,15 @@ DONE: Final = b"[DONE]"
 _FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
 
 
+class _Message(msgspec.Struct):
+    stream_id: str | None = None
+
+
+_MESSAGE: Final = msgspec.json.Decoder(_Message)
+
+
 class FrameExchange(Exchange):
-    """The message `body` of a client, and its answer. `stream_id` is what the client calls its stream."""
+    """The message `body` of a client, and its answer."""
 
     __slots__ = ("_body", "_broken", "_partial", "_request", "_socket", "_stream_id", "_waiting")
 
@@ -40,13 +47,12 @@ class FrameExchange(Exchange):
         match: Match,
         body: bytes,
         over: Transport,
-        stream_id: str | None,
     ) -> None:
         """`request` is the one that opened the connection; providers are asked `over` this."""
         self._socket = socket
         self._request = request
         self._body = body
-        self._stream_id = stream_id
+        self._stream_id = _stream_of(body)
         self._head: bytes | None = None
         self._partial = bytearray()
         self._waiting: deque[bytes] = deque()
@@ -144,6 +150,14 @@ class FrameExchange(Exchange):
         self.keep_alive = False
         if self._request.transport is not None:
             self._request.transport.abort()
+
+
+def _stream_of(body: bytes) -> str | None:
+    """Return what a client calls the stream of its message, None where it does not."""
+    try:
+        return _MESSAGE.decode(body).stream_id
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _error_of(body: bytes) -> Raw:

@@ -1,5 +1,5 @@
-"""Streams as providers and what stands before them may send them, in each API through a whole gateway: not a byte of the
-text is changed, and what is charged is the same. Cut off, they never pass for whole ones, and what passed is charged."""
+"""Streams as providers and what stands before them may send them, in each API through a whole gateway: no byte is
+changed, and what is charged is the same. Cut off, they never pass for whole ones, and what passed is charged."""
 
 import gzip
 from collections.abc import Awaitable, Callable, Iterable

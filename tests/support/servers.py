@@ -36,6 +36,8 @@ from tests.support.shipped import shipped_settings
 _TIMEOUT_S: Final = 300.0
 _TEMPLATE: Final = "migrated_template"
 _PRICED_TEMPLATE: Final = "priced_template"
+_POSTGRES_OPTIONS: Final = {"max_wal_size": "128MB", "dynamic_shared_memory_type": "mmap"}
+"""The log of changes takes little room in memory, and what the server's processes share lies in its folder."""
 _POLL_S: Final = 0.01
 _REDIS_BINARY: Final = "METERGATE_TEST_REDIS_BINARY"
 
@@ -52,7 +54,7 @@ def endpoints(server_thread: LoopThread) -> Iterator[Endpoints]:
     """One Postgres and one Redis for the whole run."""
     folder = Path(tempfile.mkdtemp(prefix="metergate-tests-"))  # short: a socket's path has little room
     folder.chmod(0o711)  # as root, Postgres runs as a user who has to pass through
-    servers = EmbeddedServers(folder / "data")
+    servers = EmbeddedServers(folder / "data", postgres_options=_POSTGRES_OPTIONS)
     try:
         server_thread.run(servers.__aenter__())
         try:

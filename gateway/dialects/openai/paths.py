@@ -30,10 +30,16 @@ def with_azure(
     `deployed` says that Azure's client names the model in the path."""
     deployment = f"/deployments/{{{DEPLOYMENT}}}" if deployed else ""
     for operation in operations:
-        yield Endpoint(operation, operation, free=free, writes=writes)
-        for base in _AZURE:
-            yield Endpoint(base + operation, operation, free=free, writes=writes)
-            yield Endpoint(f"{base}{deployment}{operation.removeprefix(_VERSION)}", operation, free=free, writes=writes)
+        for path in paths_of(operation, deployment):
+            yield Endpoint(path, operation, free=free, writes=writes)
+
+
+def paths_of(path: str, deployment: str = "") -> Iterator[str]:
+    """Give a path, and those of Azure's client for the same; `deployment` stands in those without a version."""
+    yield path
+    for base in _AZURE:
+        yield base + path
+        yield f"{base}{deployment}{path.removeprefix(_VERSION)}"
 
 
 def default_max_field(base_url: str) -> str:

@@ -4,8 +4,8 @@ Its name is that of OpenAI's API, because the providers that serve the one serve
 
 Over a WebSocket (https://developers.openai.com/api/docs/guides/websocket-mode) each `response.create` that a client
 sends is a request of its own: the body of a POST with a `type`, whose answer is always a stream, with events as
-messages. Its response can be gone on from for as long as the connection lasts even where it is not stored: whose it
-is is recorded all the same. That is a dialect of its own, because a provider has to say that it serves it:
+messages. Its response can be gone on from for as long as the connection lasts even where it is not stored, so that its
+owner is recorded all the same. That is a dialect of its own, because a provider has to say that it serves it:
 `dialects: {responses_websocket: URL}`.
 """
 
@@ -86,7 +86,7 @@ class ResponsesDialect:
 
     def upstream_path(self, match: Match, model: str) -> str:
         endpoint = match.endpoint
-        path = (endpoint.operation if endpoint.operation in _OPERATIONS else endpoint.path).removeprefix("/v1")
+        path = endpoint.operation.rpartition(" ")[2].removeprefix("/v1")
         for name, value in match.parameters.items():
             path = path.replace(f"{{{name}}}", quote(value, safe=""))
         return path
@@ -138,18 +138,9 @@ class ResponsesDialect:
 
 class _Message(msgspec.Struct):
     type: str | None = None
-    stream_id: str | None = None
 
 
 _MESSAGE: Final = msgspec.json.Decoder(_Message)
-
-
-def stream_of(body: bytes) -> str | None:
-    """Return the `stream_id` of a client's message, None where it has none."""
-    try:
-        return _MESSAGE.decode(body).stream_id
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
 
 
 class SocketDialect(ResponsesDialect):

@@ -15,6 +15,7 @@ from msgspec import Raw
 from gateway.dialects.base import Endpoint, Head
 from gateway.dialects.facts import Created, ParsedRequest, Stored
 from gateway.dialects.fields import is_null, top_level
+from gateway.dialects.openai.paths import paths_of
 from gateway.dialects.openai_responses.answer import usage_of
 from gateway.dialects.openai_responses.input import named_ids, read_input
 from gateway.dialects.structure import check_size, check_value, too_many
@@ -40,7 +41,9 @@ _ENDPOINTS: Final = (
     ("GET", CONVERSATION + "/items/{item_id}"),
     ("DELETE", CONVERSATION + "/items/{item_id}"),
 )
-OBJECT_ENDPOINTS: Final = tuple(Endpoint(path, f"{method} {path}", method, free=True) for method, path in _ENDPOINTS)
+OBJECT_ENDPOINTS: Final = tuple(
+    Endpoint(path, f"{method} {own}", method, free=True) for method, own in _ENDPOINTS for path in paths_of(own)
+)
 STREAM: Final = "stream"
 _OWNERS: Final = ("response_id", "conversation_id")
 _RUNNING: Final = frozenset({"queued", "in_progress"})
@@ -103,11 +106,11 @@ def parse_object(head: Head, body: bytes, bounds: StructureBounds) -> ParsedRequ
     ids = [parameters[name] for name in _OWNERS if name in parameters]
     if body and endpoint.method == "POST":
         ids += _ids_of(body, bounds)
-    creation = CONVERSATIONS_CREATION if endpoint.path == CONVERSATIONS else None
+    creation = CONVERSATIONS_CREATION if endpoint.operation == f"POST {CONVERSATIONS}" else None
     return ParsedRequest(
         operation=endpoint.operation,
         model="",
-        stream=stream and endpoint.path == RESPONSE and endpoint.method == "GET",
+        stream=stream and endpoint.operation == f"GET {RESPONSE}",
         include_usage=True,
         choices=1,
         max_output_tokens=None,

@@ -116,7 +116,7 @@ async def test_answers_are_as_they_are_described(gateway: Gateway) -> None:
         of_another_id = ("/v1/models/{id}", "/v1beta/models/{id}", "/api/admin/refusals/{request_id}")
         if method != "GET" or content is None or path in of_another_id:
             continue
-        if path.startswith(("/v1/responses/", "/v1/conversations/")):  # a provider's own
+        if "/responses/" in path or "/conversations/" in path:  # a provider's own
             continue
         fetched = await fetch(gateway.session.get(gateway.url + path.format(**ids), headers=headers))
         assert fetched.status == 200, (path, fetched.body)

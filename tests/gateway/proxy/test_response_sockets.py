@@ -171,6 +171,21 @@ async def test_an_answer_that_breaks_is_charged(make: Any, speaker: Speaker, bro
     await until(lambda: speaker.ended == 1)
 
 
+@pytest.mark.slow
+async def test_a_client_that_takes_nothing_is_cut_off_and_charged(make: Any, speaker: Speaker) -> None:
+    begun, delta, done = events()
+    speaker.says = lambda said: [begun, *[{**delta, "obfuscation": "." * 200_000}] * 80, done]
+    gateway = await make(client_write_timeout_s=1, disconnect_drain_s=0)
+    customer = await gateway.customer()
+    async with connected(customer) as socket:
+        await socket.send_str(json.dumps(CREATE))
+        await until(lambda: bool(speaker.got))
+        await until(lambda: not gateway.runtime.engine.holds.live)
+        found = await the_event(customer)
+    assert (found["status"], found["estimated"]) == (499, True)
+    assert parse_usd(found["charged_usd"]) > 0
+
+
 async def test_a_gateway_that_stops_ends_connections_after_their_answer(make: Any, speaker: Speaker) -> None:
     speaker.go_on.clear()
     gateway = await make()

@@ -42,7 +42,9 @@ async def owner(gateway: Gateway, name: str = "resp_1") -> tuple[Any, ...] | Non
     return tuple(row) if row is not None else None
 
 
-async def test_a_response_is_its_account_s_alone(serve: Any) -> None:
+@pytest.mark.parametrize("base", [PATH, "/openai" + PATH, "/azure/openai/responses"])
+async def test_a_response_is_its_account_s_alone(serve: Any, base: str) -> None:
+    """By the paths of Azure's client, too."""
     provider = Provider(saying(response()))
     gateway = await serve(provider)
     one, other = await gateway.customer(), await gateway.customer()
@@ -51,10 +53,10 @@ async def test_a_response_is_its_account_s_alone(serve: Any) -> None:
     spent = await spent_nano(one)
     for method, path in (("GET", ""), ("GET", "/input_items?limit=5"), ("POST", "/cancel"), ("DELETE", "")):
         provider.sent.clear()
-        refusal(await call(other, method, f"{PATH}/resp_1{path}"), 404, "not_found")
-        refusal(await call(one, method, f"{PATH}/resp_unknown{path}"), 404, "not_found")
+        refusal(await call(other, method, f"{base}/resp_1{path}"), 404, "not_found")
+        refusal(await call(one, method, f"{base}/resp_unknown{path}"), 404, "not_found")
         assert provider.sent == []
-        fetched = await call(one, method, f"{PATH}/resp_1{path}")
+        fetched = await call(one, method, f"{base}/resp_1{path}")
         assert (fetched.status, fetched.json["id"]) == (200, "resp_1")
         assert provider.sent[0].path == f"{PATH}/resp_1{path.partition('?')[0]}"
         assert provider.sent[0].query == path.partition("?")[2]

@@ -1,0 +1,1 @@
+SELECT id FROM prices WHERE id = ANY($1::text[])
