@@ -87,7 +87,7 @@ class Forwarder:
     def __init__(
         self,
         transports: Mapping[str, Transport],
-        settler: Settlements,
+        settlements: Settlements,
         remainder: Remainder,
         rules: ForwardRules,
         metrics: Metrics,
@@ -100,7 +100,7 @@ class Forwarder:
         """`apart` runs what takes time in proportion to a large body of an account off the event loop."""
         self._apart = apart
         self._transports = transports
-        self._settler = settler
+        self._settlements = settlements
         self._remainder = remainder
         self._rules = rules
         self._metrics = metrics
@@ -109,8 +109,8 @@ class Forwarder:
         self._records = records
         self._stored = stored
         self._poller = poller
-        self._outcomes = Outcomes(settler, metrics, records)
-        self._relay = Relay(settler, remainder, self._outcomes, metrics, stored, poller, clock)
+        self._outcomes = Outcomes(settlements, metrics, records)
+        self._relay = Relay(settlements, remainder, self._outcomes, metrics, stored, poller, clock)
 
     async def forward(self, exchange: Exchange, context: RequestContext, hold: Hold) -> None:
         """Pass the provider's answer on, metered; or a refusal of ours when it gave none, with the hold given back.
@@ -274,7 +274,7 @@ class Forwarder:
             stored = context.parsed.stored
             created = stored.creation.of_answer(body) if stored is not None and stored.creation is not None else None
             if reported is not None:
-                settling = self._settler.reported(context, hold, reported, partial(dialect.output, body))
+                settling = self._settlements.reported(context, hold, reported, partial(dialect.output, body))
                 lines = head.lines + paid_lines(hold, settling.charged_nano, id_header)  # while Redis is asked
                 if created is not None:
                     await self._stored.record(context, created, reported.usage.total_tokens)
@@ -282,7 +282,7 @@ class Forwarder:
             else:
                 settling = None
                 await self._stored.record(context, created, None)
-                settled, charged_nano = await self._settler.whole(context, hold, output, "no_usage")
+                settled, charged_nano = await self._settlements.whole(context, hold, output, "no_usage")
                 lines = head.lines + paid_lines(hold, charged_nano, id_header)
         except SettlementLost as error:
             return self._outcomes.unsettled(exchange, context, error)
@@ -304,7 +304,7 @@ class Forwarder:
         await self._stored.record(context, running, None)
         following = await self._poller.begin(context, hold, running)
         context.body = b""
-        self._settler.hand_over(hold, following)
+        self._settlements.hand_over(hold, following)
         balance = balance_line(context.balance_before_nano(hold))
         exchange.answer(200, head.lines + paid_lines(hold, None, context.match.endpoint.id_header) + balance, body)
         self._outcomes.count(context, 200)
@@ -313,7 +313,7 @@ class Forwarder:
         """The provider has done its work, and there is more of it than is read whole: the client pays for it."""
         logger.warning("request %s: the answer is above upstream_answer_bytes", hold.id)
         try:
-            await self._settler.whole(context, hold, Output(known=False), "answer_too_large")
+            await self._settlements.whole(context, hold, Output(known=False), "answer_too_large")
         except SettlementLost as error:
             return self._outcomes.unsettled(exchange, context, error)
         return self._outcomes.refuse(exchange, context, refusals.answer_too_large(self._rules.max_answer_bytes))

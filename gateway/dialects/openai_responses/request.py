@@ -169,8 +169,8 @@ def read_tools(raw: Raw | None, most_calls: int | None, bounds: StructureBounds)
     if tools is None:
         raise wrong_type("tools", "an array of objects")
     uses = searches = 0
-    for place, tool in enumerate(tools):
-        param = f"tools[{place}]"
+    for index, tool in enumerate(tools):
+        param = f"tools[{index}]"
         if is_null(tool.get("type")):
             raise BadRequest(f"Missing required parameter: '{param}.type'.", param)
         kind = _string(tool["type"], f"{param}.type")
