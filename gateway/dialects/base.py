@@ -114,7 +114,7 @@ class EventReader(Protocol):
 
     @property
     def usage_pattern(self) -> re.Pattern[bytes]:
-        """Matches where the marker is followed by usage that is not null."""
+        """Begins with the marker, and matches where usage that is not null follows it."""
 
     @property
     def error_marker(self) -> bytes:
