@@ -9,8 +9,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, cast, get_args
 
-from billing.prices import PriceTable, parse_factor
+from billing.price_table import PriceTable
 from billing.quotas import MAX_NAME
+from billing.rates import parse_factor
 from gateway.config.kinds import COMPATIBLE, OPENAI, MaxOutputField, usual_dialects
 from gateway.config.problems import nearest
 from gateway.config.secret import Secret
@@ -106,16 +107,16 @@ class ProviderConfig:
         return self.off_reason is None
 
     @property
-    def places(self) -> tuple[TargetConfig, ...]:
-        """The targets; that of the entry itself where it names none."""
+    def all_targets(self) -> tuple[TargetConfig, ...]:
+        """Return the targets; that of the entry itself where it names none."""
         return self.targets or (TargetConfig(self.base_url, self.api_key, 1, self.base_query, self.headers),)
 
-    def url_of(self, dialect: str, place: TargetConfig | None = None) -> tuple[str, str] | None:
-        """Return the base URL at which it serves a dialect, and the query of that URL; None where it does not. A place
+    def url_of(self, dialect: str, target: TargetConfig | None = None) -> tuple[str, str] | None:
+        """Return the base URL at which it serves a dialect, and the query of that URL; None where it does not. A target
         with a base URL of its own serves the dialects of the provider's kind there, and no others."""
         path = _PATHS_OF_KIND[self.kind].get(dialect)
-        if place is not None and (place.base_url, place.base_query) != (self.base_url, self.base_query):
-            return None if path is None else (place.base_url + path, place.base_query)
+        if target is not None and (target.base_url, target.base_query) != (self.base_url, self.base_query):
+            return None if path is None else (target.base_url + path, target.base_query)
         url = self.dialects.get(dialect)
         if url is not None:
             base, _, query = url.partition("?")

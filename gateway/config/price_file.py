@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from billing.errors import MetergateError
-from billing.prices import PriceTable
+from billing.price_table import PriceTable
 from gateway.config.prices import read_prices
 from gateway.config.problems import ConfigError, Problems
 from gateway.config.settings import FileMarks, file_marks, read_file

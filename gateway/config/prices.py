@@ -10,19 +10,20 @@ from datetime import date
 from typing import Final
 
 from billing.money import MoneyError, parse_usd
-from billing.prices import (
+from billing.price_table import PriceTable
+from billing.prices import PART_KINDS, PriceRow
+from billing.rates import (
+    CONDITIONS,
+    FACTOR_SCALE,
     MULTIPLIERS,
-    PART_KINDS,
+    NAMED_UNITS,
     TOKEN_CLASSES,
     UNIT_CLASSES,
     PriceError,
-    PriceRow,
-    PriceTable,
     Tier,
     Variant,
     parse_factor,
 )
-from billing.rates import CONDITIONS, FACTOR_SCALE, NAMED_UNITS
 from gateway.config.source import Section, Value
 
 MAX_TOKENS: Final = 1_000_000_000

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 
 from billing.usage import ModelUsage, Usage, total
+from gateway.dialects.shares import Doubt
 
 if TYPE_CHECKING:
     from gateway.dialects.base import Endpoint
@@ -167,10 +168,6 @@ class ParsedRequest(msgspec.Struct, frozen=True, kw_only=True):
             return None
         priced = parts.images * bounds.get("image", 0) + parts.files * bounds.get("file", 0)
         return self.input_bound_tokens - parts.inline_bytes + priced
-
-
-Doubt = tuple[str, str]
-"""What of a usage could not be placed (`field`, `total`), and the name that it has there."""
 
 
 class Reported(msgspec.Struct, frozen=True):

@@ -19,7 +19,8 @@ from gateway.proxy.purposes import costs_nothing, is_asked_here
 from gateway.tokens import is_openai_model, vocabulary_for
 
 if TYPE_CHECKING:
-    from billing.prices import PriceRow, PriceTable
+    from billing.price_table import PriceTable
+    from billing.prices import PriceRow
     from gateway.dialects.base import Match
     from gateway.proxy.target_health import HealthBoard
 

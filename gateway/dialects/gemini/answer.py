@@ -19,11 +19,11 @@ from msgspec import Raw
 
 from billing.usage import MAX_COUNT, Usage, merge_snapshot
 from gateway.dialects.exceptions import UNREADABLE, GarbageAnswer
-from gateway.dialects.facts import Doubt, Reported
+from gateway.dialects.facts import Reported
 from gateway.dialects.fields import is_null
 from gateway.dialects.gemini.names import COUNT, EMBED, EMBED_BATCH, method_of
 from gateway.dialects.gemini.output import output_of
-from gateway.dialects.shares import MAX_DOUBTS, cut_down, is_zero, shared_out, unknown_counts
+from gateway.dialects.shares import MAX_DOUBTS, Doubt, cut_down, is_zero, shared_out, unknown_counts
 
 _NULL: Final = Raw(b"null")
 _OF_TOOLS: Final = (b'"groundingMetadata"', b'"urlContextMetadata"', b'"executableCode"')

@@ -78,7 +78,7 @@ class ResponsesDialect:
     def parse(self, head: Head, body: bytes) -> ParsedRequest:
         operation = head.match.endpoint.operation
         if operation in _OPERATIONS:
-            return parse(operation, body, self._bounds)
+            return parse(operation, body, self._bounds, RESPONSES_CREATION)
         return parse_object(head, body, self._bounds)
 
     texts = staticmethod(input_texts)
@@ -162,7 +162,7 @@ class SocketDialect(ResponsesDialect):
             kind = CREATE  # what is wrong with it is said below
         if kind != CREATE:
             raise BadRequest(f"Only messages of the type '{CREATE}' are served here.", "type")
-        parsed = parse(RESPONSES, body, self._bounds)
+        parsed = parse(RESPONSES, body, self._bounds, RESPONSES_CREATION)
         stored = parsed.stored or Stored()
         if stored.background:
             raise BadRequest("A response on a WebSocket can't be in the background: POST it.", "background")
