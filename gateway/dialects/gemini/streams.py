@@ -49,12 +49,12 @@ class GeminiTap(Passed):
 
     @property
     def reported(self) -> Reported | None:
-        """The usage as it is known by now. Made when this is asked: it stands in every piece."""
+        """Return the usage as it is known by now. Made when this is asked: it stands in every piece."""
         return None if self._uncounted else self._reading.reported()
 
     @property
     def done(self) -> bool:
-        """Whether the last thing that the model wrote came to its end, and the stream did."""
+        """Return whether the last thing that the model wrote came to its end, and the stream did."""
         return self._finished and self._frames.closed
 
     @property
@@ -114,7 +114,8 @@ class GeminiTap(Passed):
         return finished or is_error
 
     def end(self) -> None:
-        """The provider has ended its stream: read what stands in an unfinished last piece. Call before `reported`."""
+        """Read, once the provider has ended its stream, what stands in an unfinished last piece. Call before
+        `reported`."""
         if self._ended:
             return
         self._ended = True
