@@ -114,7 +114,7 @@ class EventReader(Protocol):
 
     @property
     def usage_pattern(self) -> re.Pattern[bytes]:
-        """Return what matches where the marker is followed by usage that is not null."""
+        """Return what begins with the marker, and matches where usage that is not null follows it."""
 
     @property
     def error_marker(self) -> bytes:
