@@ -104,6 +104,7 @@ class ProviderConfig:
 
     @property
     def enabled(self) -> bool:
+        """Return whether requests may go there."""
         return self.off_reason is None
 
     @property
@@ -127,7 +128,7 @@ class ProviderConfig:
 
     @property
     def served(self) -> frozenset[str]:
-        """The names of the dialects that it serves."""
+        """Return the names of the dialects that it serves."""
         return frozenset({*self.dialects, *(name for name in _PATHS_OF_KIND[self.kind] if self.url_of(name))})
 
 
@@ -150,7 +151,7 @@ class ModelConfig:
 
 
 def read_providers(at: Value) -> dict[str, ProviderConfig]:
-    """The providers by name; a wrong one is a problem and left out."""
+    """Return the providers by name; a wrong one is a problem and left out."""
     providers = {}
     for name, value in at.entries().items():
         if not _PROVIDER_NAME.fullmatch(name):
@@ -242,7 +243,8 @@ def _passed(value: Value) -> tuple[str, ...]:
 
 
 def read_models(at: Value, providers: Collection[str]) -> dict[str, ModelConfig]:
-    """The routes by name. `providers` are the names in the file, wrong ones included: one mistake, one problem."""
+    """Return the routes by name. `providers` are the names in the file, wrong ones included: one mistake, one
+    problem."""
     entries = at.entries()
     models = {}
     for name, value in entries.items():
@@ -283,8 +285,8 @@ def _read_model(name: str, value: Value, providers: Collection[str], known: Coll
 
 
 def unpriced_models(models: Mapping[str, ModelConfig], prices: PriceTable, at_s: float) -> tuple[str, ...]:
-    """The entries without a price row in force at a Unix time: each of their requests is refused. One that stands for
-    many names stands for those alone that have one."""
+    """Return the entries without a price row in force at a Unix time: each of their requests is refused. One that
+    stands for many names stands for those alone that have one."""
     return tuple(
         name
         for name, model in models.items()
@@ -299,8 +301,9 @@ def unknown_models(
     names: Iterable[str],
     at_s: float,
 ) -> list[str]:
-    """Which of some names, or prefixes with a `*` at their end, lead to no entry at a Unix time. `provider/model` leads
-    to any of a provider that there is, an entry that stands for many names to those that have a price."""
+    """Return which of some names, or prefixes with a `*` at their end, lead to no entry at a Unix time.
+    `provider/model` leads to any of a provider that there is, an entry that stands for many names to those that have a
+    price."""
     return [name for name in names if not _is_known(models, providers, prices, name, at_s)]
 
 

@@ -23,7 +23,7 @@ POLL_S: Final = 0.5
 
 
 def load_prices(path: Path, environ: Mapping[str, str]) -> PriceTable:
-    """The table of a file. Raises `ConfigError` with every problem of it."""
+    """Return the table of a file. Raises `ConfigError` with every problem of it."""
     problems = Problems()
     value = read_file(path, str(path), environ, problems)
     table = PriceTable(()) if value is None else read_prices(value)

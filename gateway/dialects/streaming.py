@@ -104,8 +104,8 @@ class SseTap(Passed):
 
     @property
     def done(self) -> bool:
-        """Whether the terminal event or a choice's finish reason was seen. It is looked for when this is asked, in the
-        last events first, and not in every event that passes."""
+        """Return whether the terminal event or a choice's finish reason was seen. It is looked for when this is asked,
+        in the last events first, and not in every event that passes."""
         if not self._done:
             self._done = any(map(self._finishes, reversed(self._kept[self._looked_at :])))
             self._looked_at = len(self._kept)
@@ -115,7 +115,7 @@ class SseTap(Passed):
         return any(marker in block for marker in self._reader.finish_markers)
 
     def feed(self, chunk: bytes) -> bytes:
-        """The bytes to pass to the client now, for the next bytes from the provider."""
+        """Return the bytes to pass to the client now, for the next bytes from the provider."""
         if self._terminated:
             self._keep_end(chunk)
             return b""
@@ -124,7 +124,7 @@ class SseTap(Passed):
         return self._pass(chunk)
 
     def end(self) -> None:
-        """The provider has ended its stream: read what stands in an unfinished last event. Call before `reported`."""
+        """Read what stands in an unfinished last event: the stream is over. Call before `reported`."""
         if self._ended:
             return
         self._ended = True
@@ -138,7 +138,7 @@ class SseTap(Passed):
         self._terminated = True
 
     def finish(self, cost_usd: str | None = None) -> bytes:
-        """The bytes that were held back; once, then none. `cost_usd` goes into the held usage event, if any."""
+        """Return the bytes that were held back; once, then none. `cost_usd` goes into the held usage event, if any."""
         self.end()
         held = bytes(self._held)
         if cost_usd is not None:  # into the first event, comments may stand behind it

@@ -73,7 +73,7 @@ def _resolve_all(items: list[Item], error: RedisError, epoch: int) -> None:
     for item in items:
         try:
             item.resolve(error, epoch)
-        except Exception:
+        except Exception:  # whatever it was: the others are to be told
             _not_acted_on(item, epoch)
 
 
@@ -82,7 +82,7 @@ def _not_acted_on(item: Item, epoch: int) -> None:
     logger.exception("what Redis answered could not be acted on")
     try:
         item.resolve(RedisError("what Redis answered could not be acted on"), epoch)
-    except Exception:
+    except Exception:  # whatever it was: the others are to be told
         logger.exception("nor could that be told")
 
 

@@ -34,20 +34,20 @@ class Frames(Protocol):
     unread_bytes: int
 
     def plain(self, chunk: bytes) -> bool:
-        """Whether these bytes are whole pieces none of which may end something, so that `feed` is not needed."""
+        """Return whether these bytes are whole pieces none of which may end something, so that `feed` is not needed."""
 
     def feed(self, chunk: bytes) -> list[Frame]: ...
 
     def rest(self) -> Frame: ...
 
     def objects(self, data: bytes) -> Iterable[bytes]:
-        """The JSON objects in the data of a frame."""
+        """Return the JSON objects in the data of a frame."""
 
     def lines(self, data: bytes) -> bytes:
-        """The same in one: a line each where the data is as usual, else perhaps no JSON at all."""
+        """Return the same in one: a line each where the data is as usual, else perhaps no JSON at all."""
 
     def split(self, frame: Frame) -> Iterable[Frame]:
-        """The same bytes, at most one object in each frame."""
+        """Return the same bytes, at most one object in each frame."""
 
     def with_data(self, frame: bytes, data: bytes, other: bytes) -> bytes: ...
 
@@ -63,7 +63,7 @@ class EventFrames:
         self._unread = False
 
     def plain(self, chunk: bytes) -> bool:
-        """Whether these are whole events without a marker."""
+        """Return whether these are whole events without a marker."""
         if self._buffer or self._unread or not chunk.endswith(ENDS):
             return False
         find = chunk.find
@@ -143,7 +143,7 @@ class ArrayFrames:
         self._in_string = False
 
     def plain(self, chunk: bytes) -> bool:
-        """Nothing is known of a part of an array."""
+        """Return false: nothing is known of a part of an array."""
         return False
 
     def feed(self, chunk: bytes) -> list[Frame]:

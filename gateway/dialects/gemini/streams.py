@@ -61,7 +61,7 @@ class GeminiTap(Passed):
 
     @property
     def reported(self) -> Reported | None:
-        """The usage as it is known by now. Made when this is asked: it stands in every piece."""
+        """Return the usage as it is known by now. Made when this is asked: it stands in every piece."""
         self._read_kept()
         if not self._is_made:
             self._made, self._is_made = self._reading.reported(), True
@@ -69,7 +69,7 @@ class GeminiTap(Passed):
 
     @property
     def done(self) -> bool:
-        """Whether the last thing that the model wrote came to its end, and the stream did."""
+        """Return whether the last thing that the model wrote came to its end, and the stream did."""
         return self._finished and self._frames.closed
 
     @property
@@ -176,7 +176,8 @@ class GeminiTap(Passed):
                 self._after.append(each)
 
     def end(self) -> None:
-        """The provider has ended its stream: read what stands in an unfinished last piece. Call before `reported`."""
+        """Read, once the provider has ended its stream, what stands in an unfinished last piece. Call before
+        `reported`."""
         if self._ended:
             return
         self._ended = True

@@ -82,7 +82,8 @@ _FIELD_LEVEL: Final = 1
 
 
 def read_work(fields: Mapping[str, Raw], most_calls: int | None, bounds: StructureBounds) -> Work:
-    """The work that the fields of a request ask for; `most_calls` is its `max_tool_calls`. Raises `BadRequest`."""
+    """Return the work that the fields of a request ask for; `most_calls` is its `max_tool_calls`. Raises
+    `BadRequest`."""
     given = {name: raw for name, raw in fields.items() if name in WORK_FIELDS and not _is_off(raw)}
     if not given:
         return NO_WORK
