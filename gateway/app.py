@@ -20,8 +20,7 @@ from aiohttp import web
 from billing.api.application import setup
 from billing.ledger.catalogue import sync_prices
 from billing.owned.jobs import BackgroundJobs
-from billing.owned.objects import OwnedObjects
-from billing.owned.retention import Retention, RetentionRules
+from billing.owned.objects import OwnedObjects, Retention, RetentionRules
 from gateway.auth import Authenticator
 from gateway.config.price_file import PriceFollower
 from gateway.config.settings import PRICES_FILE

@@ -24,7 +24,7 @@ from gateway.upstream.transport import HttpTransport
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from gateway.config.models import ProviderConfig
+    from gateway.config.providers import ProviderConfig
     from gateway.config.settings import Limits, Settings
     from gateway.dialects.registry import Dialects
     from gateway.server.cors import Cors

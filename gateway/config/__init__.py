@@ -7,8 +7,8 @@ source.py       YAML with line numbers: typed reading that notes problems and go
 environment.py  the variables as one typed, frozen value, whose fields declare each: name, default, how it is read, help
 reader.py       one variable: how it is declared, its parser, its problem
 derived.py      settings that are read out of several variables, or that depend on the command
-models.py       metergate.yaml: providers and models; targets.py  a provider's base URLs, keys and cool-down
-kinds.py        what a kind of provider that speaks OpenAI's API fills in
+models.py       metergate.yaml: models
+providers.py    metergate.yaml: providers, and what a kind fills in; targets.py  base URLs, keys and cool-down
 defaults.py     metergate.yaml: defaults, each with its bounds
 plans.py        plans.yaml into plans; plan_follower.py  which content of it is in force for all gateways
 prices.py       prices.yaml into a price table; price_file.py follows the file while a gateway runs

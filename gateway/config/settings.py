@@ -17,10 +17,11 @@ from billing.plans import Plan, upgrade_cycles
 from billing.price_table import PriceTable
 from gateway.config.defaults import Limits, read_defaults
 from gateway.config.environment import VARIABLES_OF, Environment, read_environment
-from gateway.config.models import ModelConfig, ProviderConfig, read_models, read_providers, unpriced_models
+from gateway.config.models import ModelConfig, read_models, unpriced_models
 from gateway.config.plans import PLANS_FILE, VERSION, read_plans, read_plans_version
 from gateway.config.prices import read_prices
 from gateway.config.problems import ConfigError, Problem, Problems
+from gateway.config.providers import ProviderConfig, read_providers
 from gateway.config.reader import Mode, Variable
 from gateway.config.secret import Secret
 from gateway.config.source import SourceFile, Value

@@ -50,26 +50,9 @@ class SseTap(Passed):
     """
 
     __slots__ = (
-        "_done",
-        "_end",
-        "_ended",
-        "_error_marker",
-        "_held",
-        "_hold_usage",
-        "_looked_at",
-        "_other_markers",
-        "_oversize",
-        "_partial",
-        "_read_on",
-        "_reader",
-        "_sent_bytes",
-        "_strip_usage",
-        "_terminal_lines",
-        "_terminal_markers",
-        "_terminated",
-        "_usage_marker",
-        "error_seen",
-        "reported",
+        *("_done", "_end", "_ended", "_error_marker", "_held", "_hold_usage", "_looked_at", "_other_markers"),
+        *("_oversize", "_partial", "_read_on", "_reader", "_sent_bytes", "_strip_usage", "_terminal_lines"),
+        *("_terminal_markers", "_terminated", "_usage_marker", "error_seen", "reported"),
     )
 
     def __init__(

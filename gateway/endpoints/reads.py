@@ -28,7 +28,7 @@ from gateway.auth import key_of
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.registry import MODEL_LISTS
 from gateway.endpoints.metrics_access import shown
-from gateway.proxy.purposes import is_priced_here, writes
+from gateway.proxy.routing import is_priced_here, writes
 from gateway.server import refusals
 from gateway.server.refusals import Refuse
 

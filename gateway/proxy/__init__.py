@@ -3,14 +3,14 @@
 handler      route, authenticate, estimate, hold, forward, price, settle: the order of the checks
 intake       a request's body, read within bounds and parsed, and its tags
 preparation  a request's route, terms and worst case
-routing      from a model's name to the candidates that may serve it, their targets and prices
-purposes     what a model is for, by its price row and its name
+routing      from a model's name to the candidates that may serve it, their targets and prices; what a model is for
 estimate     the worst case, which the hold covers, and the charge
 context      what is known of one request so far, and the debit that it becomes; terms of a key on a model
 attempts     which target or candidate is asked next; target_health  what is known of them all
 forward      from hold to settlement: send, read, settle before the last bytes
 outgoing     what a provider is sent: where, with which query string and body
-relay        answers that are streams, and what a client is sent in the place of an answer
+relay        answers that are streams
+outcomes     what a client is sent in the place of an answer; answers are counted
 decoding_tap over a stream that is compressed
 remainder    what goes on when the client is gone, and the longest life of a request
 stored       objects that requests name or create at providers: whose they are

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from billing.price_table import PriceTable
     from billing.prices import PriceRow
-    from gateway.config.models import ProviderConfig
+    from gateway.config.providers import ProviderConfig
     from gateway.dialects.base import Match
     from gateway.upstream.health import TargetHealth
 

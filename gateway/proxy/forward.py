@@ -34,8 +34,9 @@ from gateway.proxy.attempts import (
 from gateway.proxy.background_jobs import running_of
 from gateway.proxy.context import RequestContext, shown_id
 from gateway.proxy.estimate import EstimateRules
+from gateway.proxy.outcomes import Outcomes, balance_nano
 from gateway.proxy.outgoing import MAX_PREPARED_BYTES, outgoing_request
-from gateway.proxy.relay import Outcomes, Relay, balance_nano
+from gateway.proxy.relay import Relay
 from gateway.proxy.remainder import OK, Remainder, Running, read_whole
 from gateway.server import refusals
 from gateway.server.ids import FIRST_ATTEMPT, attempts_line, balance_line, paid_lines

@@ -27,7 +27,7 @@ from gateway.upstream.health import MAX_COOLDOWN_S, TargetHealth
 
 if TYPE_CHECKING:
     from billing.holds.redis.state import RedisState
-    from gateway.config.models import ProviderConfig
+    from gateway.config.providers import ProviderConfig
     from gateway.config.settings import Settings
     from gateway.config.targets import TargetConfig
 

@@ -11,8 +11,7 @@ from ulid import ULID
 
 from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
-from billing.addresses import Addresses, parse_networks
-from billing.attempts import AttemptLimits, Attempts
+from billing.attempts import Addresses, AttemptLimits, Attempts, parse_networks
 from billing.database.connection import Database
 from billing.effects import LiveBalance
 from billing.keys.keys import ApiKeys, Principals

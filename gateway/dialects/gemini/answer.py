@@ -21,8 +21,6 @@ from billing.usage import MAX_COUNT, Usage, merge_snapshot
 from gateway.dialects.exceptions import UNREADABLE, GarbageAnswer
 from gateway.dialects.facts import Reported
 from gateway.dialects.fields import is_null
-from gateway.dialects.gemini.names import COUNT, EMBED, EMBED_BATCH, method_of
-from gateway.dialects.gemini.output import output_of
 from gateway.dialects.shares import MAX_DOUBTS, Doubt, cut_down, is_zero, shared_out, unknown_counts
 
 _NULL: Final = Raw(b"null")
@@ -187,20 +185,6 @@ class Reading:
             return None
         doubts = tuple(_doubts(counts, usage))[:MAX_DOUBTS]
         return Reported(usage, service_tier=_tier(counts), model=self._model, doubts=doubts)
-
-
-def usage_from_json(operation: str, body: bytes) -> Reported | None:
-    """Return the usage of a whole answer; None where it reports none. Raises `GarbageAnswer`."""
-    answer, method = decode(body), method_of(operation)
-    if method == COUNT:
-        return Reported(Usage())
-    reading = Reading()
-    if not reading.take(answer, body):
-        return None
-    reported = reading.reported(has_output=method not in (EMBED, EMBED_BATCH))
-    if reported is None or method in (EMBED, EMBED_BATCH) or reported.usage.output_tokens or reported.counts_nothing:
-        return reported
-    return reported if output_of(body).empty else None  # what was written is not free because nobody counted it
 
 
 def _counts_of(usage: Raw) -> dict[str, Any] | None:

@@ -15,10 +15,12 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Raw
 
+from billing.usage import Usage
 from gateway.dialects.base import Endpoint, Head, Match
 from gateway.dialects.events import EVENT_STREAM
+from gateway.dialects.facts import Reported
 from gateway.dialects.fields import is_null
-from gateway.dialects.gemini.answer import usage_from_json
+from gateway.dialects.gemini.answer import Reading, decode
 from gateway.dialects.gemini.contents import input_texts, input_tokens
 from gateway.dialects.gemini.envelopes import error_body, error_headers
 from gateway.dialects.gemini.frames import ArrayFrames, EventFrames
@@ -50,6 +52,20 @@ _OBJECTS: Final = msgspec.json.Decoder(list[dict[str, Raw]] | dict[str, Raw])
 _STRING: Final = msgspec.json.Decoder(str)
 _INTEGER: Final = msgspec.json.Decoder(int)
 _PREFIX: Final = "models/"
+
+
+def usage_from_json(operation: str, body: bytes) -> Reported | None:
+    """Return the usage of a whole answer; None where it reports none. Raises `GarbageAnswer`."""
+    answer, method = decode(body), method_of(operation)
+    if method == COUNT:
+        return Reported(Usage())
+    reading = Reading()
+    if not reading.take(answer, body):
+        return None
+    reported = reading.reported(has_output=method not in (EMBED, EMBED_BATCH))
+    if reported is None or method in (EMBED, EMBED_BATCH) or reported.usage.output_tokens or reported.counts_nothing:
+        return reported
+    return reported if output_of(body).empty else None  # what was written is not free because nobody counted it
 
 
 class GeminiDialect:

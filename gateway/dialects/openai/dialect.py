@@ -27,8 +27,7 @@ from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_METADATA, NO_PARTS, NO_WORK, ParsedRequest, Work
 from gateway.dialects.fields import first_byte, is_null, read_object, top_level, wrong_type
 from gateway.dialects.openai.errors import error_body, error_headers
-from gateway.dialects.openai.events import OpenAIEvents
-from gateway.dialects.openai.output import output_of, output_of_part
+from gateway.dialects.openai.output import OpenAIEvents, output_of, output_of_part
 from gateway.dialects.openai.parts import count_content, count_parts
 from gateway.dialects.openai.paths import CHAT, COMPLETIONS, DEPLOYMENT, EMBEDDINGS, MODERATIONS, with_azure
 from gateway.dialects.openai.texts import input_texts, input_tokens

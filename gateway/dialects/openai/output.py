@@ -1,15 +1,25 @@
-"""OpenAI's format, the output: what a model wrote, in a stream's event or a whole answer. This file owns what counts.
+"""OpenAI's format, the output: what a model wrote, in a stream's event or a whole answer, and what else an event says.
+
+This file owns what counts as output, and what of a stream's usage is taken out of events or added to them.
 
 Any field of a delta or a message is output but for those that name, number or place it (`_NO_OUTPUT`), and null: a
 provider that adds a field next year must not thereby serve it free. Empty strings and lists are no output.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec import Raw
 
+from gateway.dialects.events import with_cost
+from gateway.dialects.exceptions import GarbageAnswer
+from gateway.dialects.facts import EventFacts, Reported
+from gateway.dialects.openai.billed import CITATION
+from gateway.dialects.openai.usage import NULL, PlainUsage, decode, plain_usage, reported_of
 from gateway.dialects.output import (
     Inline,
     Kind,
@@ -21,6 +31,9 @@ from gateway.dialects.output import (
     kind_named,
     piece_of,
 )
+
+if TYPE_CHECKING:
+    from gateway.dialects.output import Piece
 
 _NO_OUTPUT: Final = frozenset({"role", "index", "type", "id", "object", "status", "format", "expires_at", "created"})
 """Names of fields that say which piece this is, not what it says; so does a name that ends in `_id`."""
@@ -125,3 +138,142 @@ def _of(name: str, value: Any, around: Kind | None) -> Iterator[Piece]:
             yield from _of("", item, kind)
     else:
         yield msgspec.json.encode(value).decode()
+
+
+_FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
+_ENVELOPE: Final = frozenset(
+    {
+        *("id", "object", "created", "model", "service_tier", "system_fingerprint", "choices", "usage", "obfuscation"),
+        *("provider", "x_groq", "timings", "time_info", "metrics"),
+    }
+)
+"""What a chunk has that is there for its usage alone."""
+_NOTHING_SAID: Final = (NULL, Raw(b'""'), Raw(b"[]"), Raw(b"{}"))
+_EMPTY_LIST: Final = re.compile(rb"\[\s*\]")
+_NULL_USAGE: Final = re.compile(rb'"usage"\s*:\s*null')
+MOST_TRIED: Final = 8
+"""Of the places in one event where usage is null, so many each are tried from its beginning and from its end: one at
+the top level stands there."""
+_NULL_USAGE_LAST: Final = b',"usage":null}\n\n'
+_NULL_USAGE_PADDED: Final = re.compile(rb'"usage":null,(?="obfuscation":"[^"\\]*"\}\n\n)')
+"""Where it is the last field of an event, or OpenAI's padding alone follows: the brace that ends the event shows that
+it stands at the top level, so that nothing has to be decoded."""
+_DATA_LINE: Final = re.compile(rb"(?<=^data:).*\{.*$", re.MULTILINE)
+
+
+class _PlainEvent(msgspec.Struct):
+    """A stream's event with such usage, and with no error."""
+
+    usage: PlainUsage
+    service_tier: str | None = None
+    model: str | None = None
+    choices: Raw = NULL
+    error: None = None
+
+
+_PLAIN_EVENT: Final = msgspec.json.Decoder(_PlainEvent)
+
+
+def _plain_facts(data: bytes) -> EventFacts | None:
+    """What an event with usage says, where it is as OpenAI writes it: in one go."""
+    try:
+        event = _PLAIN_EVENT.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    usage = plain_usage(event.usage)
+    if usage is None:
+        return None
+    only = _EMPTY_LIST.fullmatch(event.choices) is not None and _says_no_more(data)
+    return EventFacts(Reported(usage, event.service_tier, event.model), has_usage=True, is_usage_only=only)
+
+
+def _says_no_more(data: bytes) -> bool:
+    """Whether an event without choices has nothing beside its usage that a client would miss: a moderation's verdict
+    and Azure's filter results come in chunks without choices, too."""
+    fields = _fields_of(data) or {}
+    return all(name in _ENVELOPE or value in _NOTHING_SAID for name, value in fields.items())
+
+
+def _without_null_usage(line: re.Match[bytes]) -> bytes:
+    data = line[0]
+    fields = _fields_of(data)
+    if fields is None or fields.get("usage") != NULL:  # what stands deeper is not the event's own
+        return data
+    places = list(_NULL_USAGE.finditer(data))
+    for found in (*places[:MOST_TRIED], *places[MOST_TRIED:][-MOST_TRIED:]):
+        before, after = data[: found.start()], data[found.end() :]
+        if before.rstrip().endswith(b","):
+            cut = before.rstrip()[:-1] + after
+        else:
+            cut = before + after.lstrip().removeprefix(b",").lstrip()
+        left = _fields_of(cut)
+        if left is not None and "usage" not in left:
+            return cut
+    return data
+
+
+def _fields_of(data: bytes) -> dict[str, Raw] | None:
+    """The fields at the top level; None where there is no JSON object."""
+    try:
+        return _FIELDS.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+class OpenAIEvents:
+    """Reads the data of the stream events of chat completions and completions; an `EventReader`."""
+
+    usage_marker: Final = b'"usage"'
+    usage_pattern: Final = re.compile(rb'"usage"\s*:\s*\{')
+    error_marker: Final = b'"error"'
+    finish_markers: Final = (b'"finish_reason":"', b'"finish_reason": "')
+    terminal_markers: Final = (b"[DONE]",)
+    terminal_lines: Final = (b"data: [DONE]", b"data:[DONE]")
+
+    def is_terminal(self, event: bytes, data: bytes) -> bool:
+        """Return whether it is `data: [DONE]`, and nothing beside it."""
+        return data.strip() == b"[DONE]"
+
+    def facts(self, data: bytes) -> EventFacts:
+        """Return usage and errors of one event. A usage-only chunk has usage, no error, `"choices": []`, and says no
+        more."""
+        return (_plain_facts(data) if data.find(CITATION) < 0 else None) or self._facts(data)
+
+    @staticmethod
+    def _facts(data: bytes) -> EventFacts:
+        try:
+            answer = decode(data)
+        except GarbageAnswer:
+            return EventFacts()
+        has_usage = answer.usage != NULL
+        is_error = answer.error != NULL
+        return EventFacts(
+            reported=reported_of(answer),
+            has_usage=has_usage,
+            is_usage_only=(
+                has_usage and not is_error and _EMPTY_LIST.fullmatch(answer.choices) is not None and _says_no_more(data)
+            ),
+            is_error=is_error,
+        )
+
+    def pieces(self, data: bytes) -> list[tuple[int, Piece]]:
+        """Return what the model wrote, by choice: see `pieces`."""
+        return pieces(data)
+
+    def pieces_of_part(self, data: bytes) -> list[tuple[int, Piece]]:
+        """Return the output in the data of an event that broke off, as far as it can be told."""
+        return pieces_of_part(data)
+
+    def without_null_usage(self, block: bytes) -> bytes:
+        """Return whole events without the `"usage": null` at their top level that is there because the gateway
+        asked."""
+        block = block.replace(_NULL_USAGE_LAST, b"}\n\n")
+        if _NULL_USAGE.search(block) is None:
+            return block
+        block = _NULL_USAGE_PADDED.sub(b"", block)
+        return _DATA_LINE.sub(_without_null_usage, block) if _NULL_USAGE.search(block) else block
+
+    def with_cost(self, data: bytes, cost_usd: str) -> bytes:
+        """Return the same JSON with `cost_usd` as the last field of its `usage`; all else as it was, but for outer
+        spaces."""
+        return with_cost(data, "usage", cost_usd)

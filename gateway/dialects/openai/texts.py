@@ -70,20 +70,26 @@ def input_texts(body: bytes) -> list[tuple[str, int]]:
 def _texts(request: _Request) -> Iterator[tuple[str, int]]:
     if request.messages != _NULL:
         for message in _MESSAGES.decode(request.messages):
-            if bytes(message.content)[:1] == b"[":
-                for part in _PARTS.decode(message.content):
-                    yield from _text(part.text)
-            else:
-                yield from _text(message.content)
+            yield from content_texts(message.content)
     for whole in (request.prompt, request.input):
         if bytes(whole)[:1] == b"[":
             for item in _ITEMS.decode(whole):
-                yield from _text(item)
+                yield from text_of(item)
         else:
-            yield from _text(whole)
+            yield from text_of(whole)
 
 
-def _text(raw: Raw) -> Iterator[tuple[str, int]]:
+def content_texts(content: Raw) -> Iterator[tuple[str, int]]:
+    """Yield the texts of a message's content, a text or an array of parts, each with the bytes that it takes."""
+    if bytes(content)[:1] == b"[":
+        for part in _PARTS.decode(content):
+            yield from text_of(part.text)
+    else:
+        yield from text_of(content)
+
+
+def text_of(raw: Raw) -> Iterator[tuple[str, int]]:
+    """Yield a text with the bytes that it takes; nothing for another value."""
     if bytes(raw)[:1] == b'"':
         yield _TEXT.decode(raw), len(raw)
 

@@ -19,6 +19,7 @@ from msgspec import Raw
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_PARTS, Parts
 from gateway.dialects.fields import first_byte, folded, is_null, read_objects, wrong_type
+from gateway.dialects.openai.texts import content_texts, text_of
 from gateway.dialects.output import Inline, Kind, kind_named, piece_of
 from gateway.dialects.structure import StructureBounds, check_value, more_items, too_many
 from gateway.tokens import TOKENS_PER_MESSAGE
@@ -60,7 +61,6 @@ _SETTINGS: Final = frozenset(
     }
 )
 _NO_TEXT: Final = frozenset({"type", "id", "status", "detail", "file_id", "call_id"})
-_TEXT: Final = msgspec.json.Decoder(str)
 
 
 def read_input(raw: Raw, bounds: StructureBounds) -> tuple[Parts, bool, list[str]]:
@@ -188,17 +188,8 @@ class _Item(msgspec.Struct):
     content: Raw = _NULL
 
 
-class _Part(msgspec.Struct):
-    text: Raw = _NULL
-
-
 _REQUEST: Final = msgspec.json.Decoder(_Request)
-
-
 _ITEMS: Final = msgspec.json.Decoder(list[_Item])
-
-
-_PARTS: Final = msgspec.json.Decoder(list[_Part])
 
 
 def input_texts(body: bytes) -> list[tuple[str, int]]:
@@ -210,21 +201,12 @@ def input_texts(body: bytes) -> list[tuple[str, int]]:
 
 
 def _texts(request: _Request) -> Iterator[tuple[str, int]]:
-    yield from _text(request.instructions)
+    yield from text_of(request.instructions)
     if bytes(request.input)[:1] != b"[":
-        yield from _text(request.input)
+        yield from text_of(request.input)
         return
     for item in _ITEMS.decode(request.input):
-        if bytes(item.content)[:1] == b"[":
-            for part in _PARTS.decode(item.content):
-                yield from _text(part.text)
-        else:
-            yield from _text(item.content)
-
-
-def _text(raw: Raw) -> Iterator[tuple[str, int]]:
-    if bytes(raw)[:1] == b'"':
-        yield _TEXT.decode(raw), len(raw)
+        yield from content_texts(item.content)
 
 
 def input_tokens(body: bytes, count: Callable[[str], int]) -> tuple[int, list[Inline]]:

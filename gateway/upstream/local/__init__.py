@@ -1,7 +1,7 @@
 """The local provider: answers by itself, without network, in OpenAI's and Anthropic's exact wire formats.
 
 provider   the transport; request  what it understands; wire  what it says, and how that is written
-messages   the same in Anthropic's format; gemini  in Google's; responses  the Responses API, with what it stores
+openai     answers in OpenAI's format, and reranks; messages  in Anthropic's; gemini  in Google's;
+           responses  the Responses API, with what it stores
 shelf      where that is kept, for every process
-verdicts   moderations and reranks
 """

@@ -4,9 +4,9 @@ For trying things out and for tests that need no provider of their own; behind t
     request   what it understands of a request, and how it refuses one
     text      what it says: deterministic words, numbers and vectors
     wire      how it says it: OpenAI's JSON objects and SSE events
-    messages  the same in Anthropic's format; gemini  in Google's
+    openai    its answers in OpenAI's format, and how it judges texts: moderations and reranks
+    messages  in Anthropic's; gemini  in Google's
     responses the Responses API, with what it stores; shelf  where
-    verdicts  how it judges texts: moderations and reranks
 
 The same request gets the same text, as JSON and as a stream; ids and times come from the clock that is passed in. Usage
 is counted by tiktoken with the vocabulary of the model that was asked for. `metadata.delay_ms` and
@@ -24,10 +24,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import msgspec
-
 from billing.errors import StoreError
-from gateway.tokens import Tokenizer, vocabulary_for
 from gateway.upstream.base import (
     Drained,
     Sink,
@@ -39,24 +36,22 @@ from gateway.upstream.base import (
     pump_chunks,
 )
 from gateway.upstream.local import messages as local_messages
-from gateway.upstream.local import request as local_request
-from gateway.upstream.local import verdicts
 from gateway.upstream.local import wire as local_wire
 from gateway.upstream.local.gemini import PATH as GEMINI
 from gateway.upstream.local.gemini import LocalGemini
 from gateway.upstream.local.gemini import error_answer as gemini_error
-from gateway.upstream.local.request import Fields, Generation, Pace, RequestError, Text
+from gateway.upstream.local.openai import Body, LocalOpenAI
+from gateway.upstream.local.request import Fields, Pace, RequestError
 from gateway.upstream.local.responses import LocalResponses
 from gateway.upstream.local.shelf import MemoryShelf, Shelf
-from gateway.upstream.local.wire import Said, compose, question_of, say, vector
 
 if TYPE_CHECKING:
+    from gateway.tokens import Tokenizer
     from gateway.upstream.headers import RawHeaders
 
 TIMEOUT_S = 600.0
 _RESPONSES = ("/v1/responses", "/v1/conversations")
-EVENTS_PER_TURN = 16  # without a delay, the event loop gets its turn after that many chunks ...
-CHOICES_PER_TURN = 8  # ... and after that many texts or vectors made
+EVENTS_PER_TURN = 16  # without a delay, the event loop gets its turn after that many chunks
 
 
 class LocalResponse:
@@ -172,14 +167,10 @@ class LocalTransport:
         self._timeout_s = timeout_s
         self._responses = LocalResponses(tokenizer, now, shelf or MemoryShelf())
         self._gemini = LocalGemini(tokenizer)
-        self._endpoints: dict[str, Callable[[Fields, str], Awaitable[_Made]]] = {
-            "/v1/chat/completions": self._chat,
-            "/v1/completions": self._complete,
-            "/v1/embeddings": self._embed,
+        self._endpoints: dict[str, Callable[[Fields, str], Awaitable[Body]]] = {
+            **LocalOpenAI(tokenizer, now).endpoints,
             local_messages.MESSAGES: self._message,
             local_messages.COUNT: self._count_message,
-            "/v1/moderations": self._moderate,
-            "/v1/rerank": self._rerank,
         }
 
     async def send(self, request: UpstreamRequest) -> LocalResponse:
@@ -201,7 +192,7 @@ class LocalTransport:
                 endpoint = self._endpoint(request.method, path)
                 fields = Fields(request.body)
                 pace = fields.pace(self._pace)
-                made = await endpoint(fields, answer_id)
+                made = _Made(*await endpoint(fields, answer_id))
         except StoreError as error:
             raise UpstreamUnreachable("local: what is kept can't be reached") from error
         except RequestError as error:
@@ -220,7 +211,7 @@ class LocalTransport:
     async def close(self) -> None:
         """Do nothing: nothing is held, and the tokenizer is its maker's to close."""
 
-    def _endpoint(self, method: str, path: str) -> Callable[[Fields, str], Awaitable[_Made]]:
+    def _endpoint(self, method: str, path: str) -> Callable[[Fields, str], Awaitable[Body]]:
         endpoint = self._endpoints.get(path)
         if endpoint is None:
             raise RequestError(f"Invalid URL ({method} {path})", status=404)
@@ -228,78 +219,11 @@ class LocalTransport:
             raise RequestError(f"Not allowed to {method} on {path}.", status=405, code="method_not_supported")
         return endpoint
 
-    async def _chat(self, fields: Fields, answer_id: str) -> _Made:
-        messages = fields.messages()
-        asked = local_request.chat_generation(fields)
-        vocabulary = vocabulary_for(asked.model)
-        prompt_tokens = await self._tokenizer.count_chat_messages_off_loop(messages, vocabulary)
-        choices = await self._choices(asked, vocabulary, msgspec.json.encode(messages), question_of(messages))
-        counted = local_wire.usage(prompt_tokens, sum(said.tokens for said in choices))
-        envelope = local_wire.chat_envelope(answer_id, int(self._now()), asked.model, asked.service_tier)
-        if asked.stream:
-            return _Made(local_wire.chat_events(envelope, choices, counted if asked.include_usage else None), True)
-        return _Made(iter((local_wire.chat_answer(envelope, choices, counted),)), False)
+    async def _message(self, fields: Fields, answer_id: str) -> Body:
+        return await local_messages.answer(self._tokenizer, fields, answer_id)
 
-    async def _complete(self, fields: Fields, answer_id: str) -> _Made:
-        asked = local_request.completion_generation(fields)
-        vocabulary = vocabulary_for(asked.model)
-        choices: list[Said] = []
-        prompt_tokens = completion_tokens = 0
-        for prompt in fields.texts("prompt", local_request.PROMPTS_MAX):
-            prompt_tokens += await self._count(prompt, vocabulary)
-            question = prompt if isinstance(prompt, str) else ""
-            candidates = await self._choices(asked, vocabulary, msgspec.json.encode(prompt), question)
-            completion_tokens += sum(said.tokens for said in candidates)
-            choices += candidates[: asked.n]
-        counted = local_wire.usage(prompt_tokens, completion_tokens)
-        envelope = local_wire.completion_envelope(answer_id, int(self._now()), asked.model)
-        if asked.stream:
-            events = local_wire.completion_events(envelope, choices, counted if asked.include_usage else None)
-            return _Made(events, True)
-        return _Made(iter((local_wire.completion_answer(envelope, choices, counted),)), False)
-
-    async def _embed(self, fields: Fields, answer_id: str) -> _Made:
-        asked = local_request.embedding(fields)
-        vocabulary = vocabulary_for(asked.model)
-        items: list[bytes] = []
-        tokens = 0
-        for index, text in enumerate(asked.inputs):
-            tokens += await self._count(text, vocabulary)
-            values = vector(msgspec.json.encode(text), asked.dimensions)
-            items.append(local_wire.embedding_item(index, values, asked.base64))
-            if index % CHOICES_PER_TURN == CHOICES_PER_TURN - 1:
-                await asyncio.sleep(0)
-        return _Made(iter((local_wire.embedding_answer(asked.model, items, tokens),)), False)
-
-    async def _message(self, fields: Fields, answer_id: str) -> _Made:
-        return _Made(*await local_messages.answer(self._tokenizer, fields, answer_id))
-
-    async def _count_message(self, fields: Fields, answer_id: str) -> _Made:
-        return _Made(iter((await local_messages.count_answer(self._tokenizer, fields),)), False)
-
-    async def _moderate(self, fields: Fields, answer_id: str) -> _Made:
-        return _Made(iter((verdicts.moderation_answer(fields, answer_id),)), False)
-
-    async def _rerank(self, fields: Fields, answer_id: str) -> _Made:
-        return _Made(iter((verdicts.rerank_answer(fields, answer_id),)), False)
-
-    async def _choices(self, asked: Generation, vocabulary: str, seed: bytes, question: str) -> list[Said]:
-        """Return `best_of` choices; equal texts (numbers that were asked for) are counted once."""
-        said: dict[str, Said] = {}
-        choices: list[Said] = []
-        for index in range(asked.best_of):
-            text = compose(seed, index, question)
-            if text not in said:
-                said[text] = say(self._tokenizer, vocabulary, text, asked.max_tokens, asked.stop)
-            choices.append(said[text])
-            if index % CHOICES_PER_TURN == CHOICES_PER_TURN - 1:
-                await asyncio.sleep(0)
-        return choices
-
-    async def _count(self, text: Text, vocabulary: str) -> int:
-        if isinstance(text, str):
-            return await self._tokenizer.count_off_loop(text, vocabulary)
-        return len(text)
+    async def _count_message(self, fields: Fields, answer_id: str) -> Body:
+        return iter((await local_messages.count_answer(self._tokenizer, fields),)), False
 
 
 def _error_answer(path: str, error: RequestError) -> bytes:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from billing.database.connection import Database
-from billing.owned.retention import Retention, RetentionRules
+from billing.owned.objects import Retention, RetentionRules
 
 OBJECT = """INSERT INTO provider_objects (object_id, provider, account_id, kind, model, created_at)
 SELECT $1 || n, 'p', 'a', 'response', 'm', now() - $2 * interval '1 day' FROM generate_series(1, $3) AS n"""

@@ -8,7 +8,7 @@ from genai_prices.data import providers
 
 from gateway.dialects.anthropic.usage import usage_from_json as of_message
 from gateway.dialects.facts import Reported
-from gateway.dialects.gemini.answer import usage_from_json as of_gemini
+from gateway.dialects.gemini.dialect import usage_from_json as of_gemini
 from gateway.dialects.openai.usage import usage_from_json as of_chat
 from gateway.dialects.openai_responses.answer import usage_of as of_response
 from tests.gateway.dialects.answers import ANSWERS, DIFFERENT, Answer

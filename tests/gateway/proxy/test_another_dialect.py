@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from billing.quotas import Metric, Quota, Window
-from gateway.config.models import ProviderConfig
+from gateway.config.providers import ProviderConfig
 from gateway.config.secret import Secret
 from gateway.config.settings import Settings
 from gateway.dialects import registry

@@ -9,7 +9,7 @@ import pytest
 
 from billing.money import parse_usd
 from billing.quotas import Metric, Quota, Window
-from gateway.config.models import ProviderConfig
+from gateway.config.providers import ProviderConfig
 from gateway.config.secret import Secret
 from gateway.config.settings import Settings
 from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat

@@ -11,7 +11,8 @@ from aiohttp import web
 
 from billing.price_table import PriceTable
 from billing.prices import PriceRow
-from gateway.config.models import ModelConfig, ProviderConfig
+from gateway.config.models import ModelConfig
+from gateway.config.providers import ProviderConfig
 from gateway.config.secret import Secret
 from gateway.config.settings import Settings
 from gateway.config.targets import TargetConfig

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from billing.money import parse_usd
 from billing.prices import PriceRow
-from gateway.config.models import MaxOutputField
+from gateway.config.providers import MaxOutputField
 from gateway.config.settings import ProviderConfig, Secret, Settings
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.openai.dialect import CHAT, COMPLETIONS, MAX_FIELDS, OpenAIDialect, max_field, parse

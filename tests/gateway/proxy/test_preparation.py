@@ -11,7 +11,8 @@ import pytest
 from billing.price_table import PriceTable
 from billing.prices import PriceRow
 from billing.principals import Principal
-from gateway.config.models import ModelConfig, ProviderConfig
+from gateway.config.models import ModelConfig
+from gateway.config.providers import ProviderConfig
 from gateway.dialects.base import Match
 from gateway.dialects.openai.dialect import CHAT, OpenAIDialect, parse
 from gateway.proxy.context import RequestContext

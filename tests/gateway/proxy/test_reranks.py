@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.config.models import ProviderConfig
+from gateway.config.providers import ProviderConfig
 from gateway.config.secret import Secret
 from gateway.config.settings import Settings
 from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway

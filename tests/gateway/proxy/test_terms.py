@@ -13,7 +13,7 @@ from billing.plans import Plan
 from billing.prices import PriceRow
 from billing.principals import MAX_KEPT, Principal
 from billing.rates import FACTOR_SCALE
-from gateway.config.models import MaxOutputField
+from gateway.config.providers import MaxOutputField
 from gateway.config.settings import ProviderConfig
 from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Parts, Work
 from gateway.dialects.openai.dialect import CHAT, MAX_FIELDS, OpenAIDialect, max_field, parse

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config.settings import Settings
-from gateway.dialects.openai.events import OpenAIEvents
+from gateway.dialects.openai.output import OpenAIEvents
 from gateway.dialects.streaming import SseTap
 from tests.gateway.conftest import Handler, MakeGateway, chat
 from tests.support.gateways import (

@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 
 from billing.quotas import Metric, Quota, Window
-from gateway.config.models import ProviderConfig
+from gateway.config.providers import ProviderConfig
 from gateway.config.secret import Secret
 from gateway.config.settings import Settings
 from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from billing.usage import MAX_COUNT, Usage
 from gateway.dialects.exceptions import GarbageAnswer
-from gateway.dialects.openai import events
+from gateway.dialects.openai import output
 from gateway.dialects.openai.dialect import CHAT, EMBEDDINGS
-from gateway.dialects.openai.events import MOST_TRIED, OpenAIEvents
+from gateway.dialects.openai.output import MOST_TRIED, OpenAIEvents
 from gateway.dialects.openai.usage import is_complete_answer, usage_from_json
 from gateway.dialects.output import Output, joined
 
@@ -503,8 +503,8 @@ def test_usage_that_is_null_is_looked_for_a_bounded_number_of_times(own: str, mo
             looks += 1
             return fields.decode(data)
 
-    fields = events._FIELDS
-    monkeypatch.setattr(events, "_FIELDS", Counted())
+    fields = output._FIELDS
+    monkeypatch.setattr(output, "_FIELDS", Counted())
     left = OpenAIEvents().without_null_usage(block % nested)
     assert left == block.replace(b'"usage": null,', b"").replace(b',"usage": null', b"") % nested
     assert looks <= 1 + 2 * MOST_TRIED
@@ -512,7 +512,7 @@ def test_usage_that_is_null_is_looked_for_a_bounded_number_of_times(own: str, mo
 
 def test_only_events_that_say_usage_is_null_are_decoded_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """A burst of events with usage in the last of them must not cost a look at each."""
-    monkeypatch.setattr(events, "_FIELDS", None)
+    monkeypatch.setattr(output, "_FIELDS", None)
     block = b'data: {"choices":[1]}\n\n' * 50 + b'data: {"choices":[],"usage":{"prompt_tokens":1}}\n\n'
     assert OpenAIEvents().without_null_usage(block) == block
 

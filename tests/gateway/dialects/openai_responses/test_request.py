@@ -7,9 +7,8 @@ import pytest
 
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Parts
-from gateway.dialects.openai_responses.dialect import ResponsesDialect
+from gateway.dialects.openai_responses.dialect import RESPONSES_CREATION, ResponsesDialect
 from gateway.dialects.openai_responses.input import input_texts, input_tokens
-from gateway.dialects.openai_responses.objects import RESPONSES_CREATION
 from gateway.dialects.openai_responses.request import COMPACT, INPUT_TOKENS, RESPONSES, parse
 from gateway.dialects.structure import StructureBounds
 

@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 
-from gateway.config.kinds import COMPATIBLE, MaxOutputField
+from gateway.config.providers import COMPATIBLE, MaxOutputField
 from gateway.config.settings import ProviderConfig
 from tests.gateway.config.support import load, problems
 

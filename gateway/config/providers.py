@@ -1,0 +1,267 @@
+"""Providers of metergate.yaml, and what a provider's kind fills in. This file owns what a provider may say.
+
+A provider whose key variable is unset is off, with the reason; its models stay listed, so that an operator sees what a
+key would bring. What an entry says itself goes before what is usual for its kind.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, cast, get_args
+
+from gateway.config.secret import Secret
+from gateway.config.source import Value
+from gateway.config.targets import (
+    HEADER_NAME,
+    TargetConfig,
+    read_base_url,
+    read_cooldown,
+    read_headers,
+    read_key,
+    read_targets,
+)
+from gateway.dialects.openai.paths import default_max_field
+from gateway.upstream.headers import never_sent
+from gateway.upstream.health import Cooldown
+
+MaxOutputField = Literal["max_completion_tokens", "max_tokens", "n_predict"]
+
+
+@dataclass(frozen=True, slots=True)
+class Compatible:
+    """What is usual for one kind of provider that speaks OpenAI's API, in its own way.
+
+    `base_url` is empty where each operator has another one. `rerank` is where it serves reranks: at its base URL where
+    it is empty. `stream_usage` says whether a stream takes `stream_options`, by which the gateway asks for usage: where
+    it is false the provider reports usage without being asked, or refuses what it does not know.
+    """
+
+    base_url: str = ""
+    max_output_field: MaxOutputField = "max_tokens"
+    rerank: str | None = None
+    stream_usage: bool = True
+
+
+COMPATIBLE: Final[Mapping[str, Compatible]] = {
+    "azure": Compatible(max_output_field="max_completion_tokens"),
+    "cohere": Compatible("https://api.cohere.ai/compatibility/v1", rerank="https://api.cohere.com/v2"),
+    "deepseek": Compatible("https://api.deepseek.com/v1"),
+    "fireworks": Compatible("https://api.fireworks.ai/inference/v1"),
+    "groq": Compatible("https://api.groq.com/openai/v1", "max_completion_tokens"),
+    "jina": Compatible("https://api.jina.ai/v1", rerank=""),
+    "llamacpp": Compatible(rerank=""),
+    "mistral": Compatible("https://api.mistral.ai/v1", stream_usage=False),
+    "moonshot": Compatible("https://api.moonshot.ai/v1"),
+    "ollama": Compatible("http://127.0.0.1:11434/v1"),
+    "openrouter": Compatible("https://openrouter.ai/api/v1"),
+    "perplexity": Compatible("https://api.perplexity.ai", stream_usage=False),
+    "together": Compatible("https://api.together.xyz/v1", rerank=""),
+    "vllm": Compatible(rerank=""),
+    "voyage": Compatible("https://api.voyageai.com/v1", rerank=""),
+    "xai": Compatible("https://api.x.ai/v1", "max_completion_tokens"),
+}
+"""Sources: each vendor's API reference, as of November 2026."""
+WITH_SOCKETS: Final = frozenset({"https://api.openai.com/v1", "https://api.x.ai/v1"})
+"""Base URLs below which responses are served over a WebSocket, too: OpenAI's and xAI's guides, "WebSocket mode"."""
+OPENAI: Final = Compatible()
+"""Of a server that is none of these."""
+
+
+def usual_dialects(kind: str, name: str, base_url: str, base_query: str = "") -> dict[str, str]:
+    """Return the base URLs of dialects beside OpenAI's that a provider of a kind serves, by the dialect's name.
+    `base_url`, with the query `base_query`, is the provider's own: one that is not the usual one is another server."""
+    if kind == "local":
+        return {"rerank": f"local://{name}/v1"}
+    if base_url in WITH_SOCKETS:
+        return {"responses_websocket": base_url}
+    usual = COMPATIBLE.get(kind, OPENAI)
+    if usual.rerank is None or (usual.rerank and base_url != usual.base_url):
+        return {}
+    return {"rerank": usual.rerank or base_url + (f"?{base_query}" if base_query else "")}
+
+
+ProviderKind = Literal["openai", "anthropic", "gemini", "local"]
+ZeroUsage = Literal["trust", "estimate"]
+KINDS: Final[tuple[str, ...]] = get_args(ProviderKind)
+ZERO_USAGES: Final[tuple[str, ...]] = get_args(ZeroUsage)
+MAX_OUTPUT_FIELDS: Final[tuple[str, ...]] = get_args(MaxOutputField)
+MAX_DELAY_MS: Final = 600_000
+MAX_DRAIN_S: Final = 3600
+"""As `disconnect_drain_s` of `defaults` is bounded."""
+MAX_PASSED: Final = 64
+_PROVIDER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
+_DIALECT_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
+_REMOTE_KEYS: Final = (
+    *("kind", "base_url", "api_key", "headers", "pass_headers", "enabled", "disconnect_drain_s"),
+    *("max_output_field", "stream_usage", "zero_usage", "dialects", "targets", "cooldown"),
+)
+_LOCAL_KEYS: Final = ("kind", "delay_ms", "chunk_delay_ms", "enabled", "disconnect_drain_s")
+_PROVIDER_KEYS: Final = (*_REMOTE_KEYS, "delay_ms", "chunk_delay_ms")
+_KEYS_OF_KIND: Final = {kind: _LOCAL_KEYS if kind == "local" else _REMOTE_KEYS for kind in KINDS}
+SERVED_KINDS: Final = ("openai", "anthropic", "gemini", "local")
+"""Kinds that this version has a dialect for; a provider of another kind may stand in the file, and is off."""
+_REQUIRED_BY_KIND: Final = {
+    "openai": (),  # a server of one's own may want no key
+    "anthropic": ("api_key",),
+    "gemini": ("api_key",),
+    "local": (),
+}
+_PATHS_OF_KIND: Final[Mapping[str, Mapping[str, str]]] = {
+    "openai": {"openai": ""},
+    "anthropic": {"anthropic": "", "openai": "/v1"},
+    "gemini": {"gemini": "", "openai": "/v1beta/openai"},
+    "local": {"openai": "/v1", "anthropic": "", "gemini": ""},
+}
+"""The dialects that a kind serves, and what stands between its `base_url` and a dialect's own paths."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderConfig:
+    """A place that answers. `base_url` has no slash at its end and is empty for `local`; `base_query` is what stood in
+    it behind `?`, and may hold a secret; `off_reason` says why it is off, for the operator. `headers` are sent with
+    every request and may hold secrets; `pass_headers` are names of clients' headers that it gets beside those that
+    every provider gets. `disconnect_drain_s` replaces that of `defaults`, in seconds; `max_output_field` is the field
+    in which it takes the maximum of a chat's output. `dialects` are the base URLs, which may hold secrets, of further
+    dialects that it serves, by name, and of that of its kind where it has another. `targets` are the base URLs and keys
+    that it is asked by, where they are not those of the entry, and `cooldown` says when one that fails is left
+    alone. `stream_usage`: a stream may be asked for its usage by `stream_options`. `zero_usage`: whether an answer
+    that counts nothing at all is believed, or estimated as one without usage."""
+
+    name: str
+    kind: ProviderKind
+    base_url: str = ""
+    api_key: Secret | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    off_reason: str | None = None
+    delay_ms: int = 0
+    chunk_delay_ms: int = 0
+    disconnect_drain_s: float | None = None
+    max_output_field: MaxOutputField = "max_tokens"
+    pass_headers: tuple[str, ...] = ()
+    base_query: str = field(default="", repr=False)
+    dialects: Mapping[str, str] = field(default_factory=dict, repr=False)
+    targets: tuple[TargetConfig, ...] = ()
+    cooldown: Cooldown = field(default_factory=Cooldown)
+    stream_usage: bool = True
+    zero_usage: ZeroUsage = "estimate"
+
+    @property
+    def enabled(self) -> bool:
+        """Return whether requests may go there."""
+        return self.off_reason is None
+
+    @property
+    def all_targets(self) -> tuple[TargetConfig, ...]:
+        """Return the targets; that of the entry itself where it names none."""
+        return self.targets or (TargetConfig(self.base_url, self.api_key, 1, self.base_query, self.headers),)
+
+    def url_of(self, dialect: str, target: TargetConfig | None = None) -> tuple[str, str] | None:
+        """Return the base URL at which it serves a dialect, and the query of that URL; None where it does not. A target
+        with a base URL of its own serves the dialects of the provider's kind there, and no others."""
+        path = _PATHS_OF_KIND[self.kind].get(dialect)
+        if target is not None and (target.base_url, target.base_query) != (self.base_url, self.base_query):
+            return None if path is None else (target.base_url + path, target.base_query)
+        url = self.dialects.get(dialect)
+        if url is not None:
+            base, _, query = url.partition("?")
+            return base.rstrip("/"), query
+        if path is None or not (self.base_url or self.kind == "local"):
+            return None
+        return (self.base_url or f"local://{self.name}") + path, self.base_query
+
+    @property
+    def served(self) -> frozenset[str]:
+        """Return the names of the dialects that it serves."""
+        return frozenset({*self.dialects, *(name for name in _PATHS_OF_KIND[self.kind] if self.url_of(name))})
+
+
+def read_providers(at: Value) -> dict[str, ProviderConfig]:
+    """Return the providers by name; a wrong one is a problem and left out."""
+    providers = {}
+    for name, value in at.entries().items():
+        if not _PROVIDER_NAME.fullmatch(name):
+            value.problem("a provider's name is letters, digits, '.', '_' and '-'")
+        provider = _read_provider(name, value)
+        if provider is not None:
+            providers[name] = provider
+    return providers
+
+
+def _read_provider(name: str, value: Value) -> ProviderConfig | None:
+    section = value.section(_PROVIDER_KEYS, ("kind",))
+    vendor = section.maybe("kind", lambda said: said.choice((*KINDS, *COMPATIBLE)))
+    kind = "openai" if vendor in COMPATIBLE else vendor
+    usual = COMPATIBLE.get(vendor or "", OPENAI)
+    if kind is not None:
+        section.require(() if "targets" in section.values else _REQUIRED_BY_KIND[kind])
+        for key in section:
+            if key in _PROVIDER_KEYS and key not in _KEYS_OF_KIND[kind]:
+                section.values[key].problem(f"a provider of kind {kind} has no such key")
+    api_key, off_reason = read_key(section)
+    base_url, _, base_query = section.read("base_url", read_base_url, usual.base_url).partition("?")
+    base_url = base_url.rstrip("/")
+    headers = section.maybe("headers", read_headers) or {}
+    own = TargetConfig(base_url, api_key, 1, base_query, headers)
+    targets = section.maybe("targets", lambda value: read_targets(value, own, off_reason)) or ()
+    if "targets" in section.values:
+        off_reason = None if targets else "none of its targets has a key that is set"
+    if section.read("enabled", Value.truth, True) is False:
+        off_reason = "enabled is false"
+    if kind is not None and kind not in SERVED_KINDS:
+        off_reason = f"this version does not serve the kind {kind}"
+    dialects = section.maybe("dialects", _dialects) or {}
+    if kind is not None and kind != "local" and not usual.base_url and "dialects" not in section.values:
+        section.require(("base_url",))
+    passed = section.maybe("pass_headers", _passed) or ()
+    delay_ms = section.read("delay_ms", lambda said: said.whole(0, MAX_DELAY_MS), 0)
+    chunk_delay_ms = section.read("chunk_delay_ms", lambda said: said.whole(0, MAX_DELAY_MS), 0)
+    drain_s = section.maybe("disconnect_drain_s", lambda said: said.number(0, MAX_DRAIN_S))
+    max_field = section.maybe("max_output_field", lambda said: said.choice(MAX_OUTPUT_FIELDS))
+    stream_usage = section.read("stream_usage", Value.truth, usual.stream_usage)
+    zero_usage = section.read("zero_usage", lambda said: said.choice(ZERO_USAGES), "estimate")
+    if vendor in COMPATIBLE:
+        max_field = max_field or usual.max_output_field
+    cooldown = section.maybe("cooldown", read_cooldown) or Cooldown()
+    if not section.ok or kind is None:
+        return None
+    return ProviderConfig(
+        name,
+        cast("ProviderKind", kind),
+        base_url,
+        api_key,
+        headers,
+        off_reason,
+        delay_ms,
+        chunk_delay_ms,
+        drain_s,
+        cast("MaxOutputField", max_field or default_max_field(dialects.get("openai", base_url))),
+        passed,
+        base_query,
+        {**usual_dialects(vendor or "", name, base_url, base_query), **dialects},
+        targets,
+        cooldown,
+        stream_usage is not False,
+        cast("ZeroUsage", zero_usage),
+    )
+
+
+def _dialects(value: Value) -> dict[str, str]:
+    """Base URLs by the name of a dialect; that this version has it is looked at where dialects are known."""
+    urls = {}
+    for name, entry in value.entries().items():
+        if not _DIALECT_NAME.fullmatch(name):
+            entry.problem("a dialect's name is lower-case letters, digits and '_'")
+        url = read_base_url(entry)
+        if url is not None:
+            urls[name] = url
+    return urls
+
+
+def _passed(value: Value) -> tuple[str, ...]:
+    names = value.names("a header's name")
+    if len(names) > MAX_PASSED:
+        value.problem(f"at most {MAX_PASSED} headers")
+    for name in names:
+        if not HEADER_NAME.fullmatch(name) or never_sent(name):
+            value.problem(f"{name} is not a header that can pass")
+    return names
