@@ -240,7 +240,7 @@ async def test_a_connection_that_the_provider_has_closed_meanwhile_is_made_anew(
         await speaker.sockets[0].close()
         assert await answer(socket) == events()
     assert len(speaker.headers) == 2
-    assert b"attempts_failed_total{" not in await gateway.metrics()
+    assert b"failed_attempts_total{" not in await gateway.metrics()
 
 
 async def test_a_message_that_is_too_large_for_the_provider_does_not_count_against_it(
@@ -253,7 +253,7 @@ async def test_a_message_that_is_too_large_for_the_provider_does_not_count_again
         (refused,) = await answer(socket, input="." * 2_000)
         assert (refused["type"], refused["status"]) == ("error", 413)
         assert await answer(socket) == events()
-    assert b"attempts_failed_total{" not in await gateway.metrics()
+    assert b"failed_attempts_total{" not in await gateway.metrics()
 
 
 async def test_what_has_come_of_messages_counts_among_the_bodies_of_the_account(make: Any, speaker: Speaker) -> None:
