@@ -63,10 +63,12 @@ NO_WORK = Work()
 
 
 class Created(msgspec.Struct, frozen=True):
-    """An object that an answer has created at its provider. `running`: the provider works on after it has answered."""
+    """An object that an answer has created at its provider. `running`: the provider works on after it has answered;
+    `cancelled`: it has stopped because it was told to."""
 
     object_id: str
     running: bool = False
+    cancelled: bool = False
 
 
 class Creation(Protocol):

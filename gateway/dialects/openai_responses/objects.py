@@ -47,6 +47,7 @@ OBJECT_ENDPOINTS: Final = tuple(
 STREAM: Final = "stream"
 _OWNERS: Final = ("response_id", "conversation_id")
 _RUNNING: Final = frozenset({"queued", "in_progress"})
+_CANCELLED: Final = "cancelled"
 _QUERY_LIMIT: Final = 100
 
 
@@ -83,7 +84,9 @@ class ObjectCreation:
             made = _OBJECT.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        return Created(made.id, made.status in _RUNNING) if made.object == self.kind else None
+        if made.object != self.kind:
+            return None
+        return Created(made.id, made.status in _RUNNING, made.status == _CANCELLED)
 
     def of_event(self, data: bytes) -> Created | None:
         """Return the object of the first event of a stream."""
