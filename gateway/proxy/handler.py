@@ -23,6 +23,7 @@ from gateway.dialects.exceptions import BadRequest
 from gateway.proxy.context import FEATURE, RequestContext
 from gateway.proxy.estimate import EstimateRules
 from gateway.proxy.intake import Intake, IntakeRules
+from gateway.proxy.outgoing import prepare
 from gateway.proxy.preparation import Preparation
 from gateway.server import limit_refusals, refusals
 from gateway.server.bodies import UNCOUNTED_BYTES, Bodies, Kept
@@ -221,7 +222,7 @@ class Proxy:
         principal, asked_s = context.principal, time.monotonic()
         opening = self._holds.open(
             *(context.request_id, principal, context.route.entry, FEATURE, need, self._expired(context, need)),
-            meanwhile=partial(self._forwarder.prepare, exchange, context),
+            meanwhile=partial(prepare, exchange, context),
             lesser=partial(self._counted_need, context),
             queue_s=principal.plan.admission_queue_s,
             renew=partial(self._renewed, exchange, context, secret),

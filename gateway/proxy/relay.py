@@ -20,7 +20,7 @@ from billing.money import format_usd
 from gateway.proxy.attempts import KEY_REFUSED
 from gateway.proxy.context import CLIENT_GONE, Reason, RequestContext
 from gateway.proxy.decoding_tap import READABLE, StreamWatch
-from gateway.proxy.settlement.settlements import says_nothing
+from gateway.proxy.estimate import says_nothing
 from gateway.proxy.stored import StoredObjects, Withheld
 from gateway.server import refusals
 from gateway.server.exchange import ClientGone, Exchange
@@ -134,6 +134,7 @@ class Outcomes:
     def faulty(self, exchange: Exchange, context: RequestContext) -> None:
         """Refuse after a fault of ours while or after the provider worked: the request is charged, and the client reads
         so."""
+        logger.exception("request %s failed after it had been sent", context.request_id)
         if exchange.begun and not exchange.unsent:
             exchange.abort()
         else:

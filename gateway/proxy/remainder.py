@@ -4,8 +4,7 @@ This file owns what a request costs whose client has left or was cut off. It was
 unless the provider refuses it or fails before any output. `disconnect_drain_s` bounds the reading, before an answer's
 head as well as within it; a request that ends at `max_request_s` is not read on.
 
-`Running` owns that end of every request. Requests begin in the order of time and all may take equally long, so
-that one timer is enough for all of them, and looking at the oldest ones.
+`Running` owns that end of every request: all may take equally long, so that one timer looks at the oldest ones.
 """
 
 from __future__ import annotations

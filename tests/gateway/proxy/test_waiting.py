@@ -12,7 +12,8 @@ import pytest
 
 from billing.money import parse_usd
 from billing.plans import Plan
-from billing.prices import PriceRow, PriceTable
+from billing.price_table import PriceTable
+from billing.prices import PriceRow
 from billing.quotas import DAY_S
 from gateway.config.settings import Settings
 from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat
