@@ -97,15 +97,18 @@ class BackgroundPoller:
         self._rules = rules
         self._new_id = new_id
         self._clock = clock
-        self._following: set[str] = set()
+        self._following: dict[str, str] = {}
+        """Accounts by request."""
         self._passing: dict[str, Job] = {}
         self._paid: deque[Job] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
 
-    def check_room(self) -> None:
-        """Raise `Refuse` where this process polls as many jobs as it may."""
-        if len(self._following) >= self._rules.most:
+    def check_room(self, account_id: str) -> None:
+        """Raise `Refuse` where this process polls as many jobs as it may, or half as many of this account."""
+        followed, most = len(self._following), self._rules.most
+        own = list(self._following.values()).count(account_id) if 2 * followed >= most else 0
+        if followed >= most or 2 * own >= most:
             raise Refuse(refusals.unavailable("Too many background responses are running here: try again later."))
 
     async def note_streamed(self, stored: Stored) -> None:
@@ -136,7 +139,7 @@ class BackgroundPoller:
         """Keep a job whose answer passes as a stream, until that is `paid`, or has `passed`. Raises `DatabaseError`."""
         job = self._job(context, hold, created)
         await self._jobs.begin(job)
-        self._following.add(job.request_id)
+        self._following[job.request_id] = job.debit.account_id
         self._passing[job.request_id] = job
 
     def paid(self, hold: Hold) -> None:
@@ -149,7 +152,7 @@ class BackgroundPoller:
         """Note that the stream of a job is over. Unless that has paid it, or it is begun now, whoever takes it over
         looks in the ledger what it came to."""
         if self._passing.pop(hold.id, None) is not None:
-            self._following.discard(hold.id)
+            self._following.pop(hold.id, None)
 
     def _job(self, context: RequestContext, hold: Hold, created: Created) -> Job:
         stored, now_s = context.parsed.stored, self._clock()
@@ -180,7 +183,7 @@ class BackgroundPoller:
         """Note which jobs their streams have paid, and keep those whose streams pass from being taken over."""
         while self._paid:
             await self._jobs.done(self._paid[0])
-            self._following.discard(self._paid.popleft().request_id)
+            self._following.pop(self._paid.popleft().request_id, None)
         for job in list(self._passing.values()):
             await self._jobs.renew(job)
 
@@ -204,7 +207,7 @@ class BackgroundPoller:
         hold: Hold | None,
     ) -> None:
         """Poll a job until it has ended, and is paid."""
-        self._following.add(job.request_id)
+        self._following[job.request_id] = job.debit.account_id
         try:
             while True:
                 await self._pause()
@@ -220,7 +223,7 @@ class BackgroundPoller:
         except SettlementLost as error:
             logger.error("background job %s: %s", job.request_id, error)
         finally:
-            self._following.discard(job.request_id)
+            self._following.pop(job.request_id, None)
 
     async def _leave(self, job: Job, hold: Hold | None) -> None:
         """Leave a job to others; its hold is given back, because it ends with this process."""

@@ -197,6 +197,19 @@ async def test_what_could_not_be_followed_is_refused(make: Any, worker: Worker) 
     await all_done(gateway)
 
 
+async def test_one_account_does_not_take_all_places(make: Any, worker: Worker) -> None:
+    gateway = await make(background_jobs=4)
+    one, other = await gateway.customer(), await gateway.customer()
+    for name in ("resp_1", "resp_2"):
+        worker.said = {**worker.said, "id": name}
+        assert (await respond(one)).status == 200
+    refusal(await respond(one), 503, "temporarily_unavailable")
+    worker.said = {**worker.said, "id": "resp_3"}
+    assert (await respond(other)).status == 200
+    worker.said = response()
+    await all_done(gateway)
+
+
 class Streaming(Worker):
     """A provider that streams, up to `cut` bytes of it, what it does in the background; then it waits for `go_on`."""
 

@@ -129,7 +129,7 @@ async def test_what_is_not_served_is_an_error_event(make: Any, speaker: Speaker)
     gateway = await make()
     customer, poor = await gateway.customer(), await gateway.customer("0")
     async with connected(customer) as socket:
-        for wrong in ({"type": "response.cancel"}, {"background": True}, {"n": 2}, {"model": "demo"}):
+        for wrong in ({"type": "response.cancel"}, {"background": True}, {"response": {}}, {"n": 2}, {"model": "demo"}):
             (refused,) = await answer(socket, **wrong)
             assert refused["type"] == "error", refused
             assert 400 <= refused["status"] < 500, refused
