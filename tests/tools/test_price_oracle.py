@@ -12,9 +12,9 @@ from genai_prices.types import ModelInfo, Provider
 
 from billing.prices import PriceRow, PriceTable, round_up
 from billing.usage import Usage
+from gateway.config.files import read_file
 from gateway.config.prices import read_prices
 from gateway.config.problems import Problems
-from gateway.config.settings import read_file
 from tests.support.oracle import theirs
 from tools.make_prices import AS_OF, NAMES, TARGET
 
