@@ -171,6 +171,8 @@ class ParsedRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 Doubt = tuple[str, str]
 """What of a usage could not be placed (`field`, `total`), and the name that it has there."""
+MORE_IN_TOTAL: Final = "total_tokens above all that is named"
+"""Of the doubt `total`: the answer counts in total what none of its parts is. Some providers count thinking so."""
 
 
 class Reported(msgspec.Struct, frozen=True):
