@@ -39,7 +39,7 @@ from gateway.proxy.target_health import provider_list
 
 if TYPE_CHECKING:
     from billing.holds.redis.state import RedisState
-    from billing.prices import PriceTable
+    from billing.price_table import PriceTable
     from billing.principals import Principal
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Runtime:
     settings: Settings
     follower: PlanFollower
     database: Database
-    link: RedisClient
+    redis_client: RedisClient
     engine: Engine
     accounts: Accounts
     principals: Principals

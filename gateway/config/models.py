@@ -9,8 +9,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, cast, get_args
 
-from billing.prices import PriceTable, parse_factor
+from billing.price_table import PriceTable
 from billing.quotas import MAX_NAME
+from billing.rates import parse_factor
 from gateway.config.kinds import COMPATIBLE, OPENAI, MaxOutputField, usual_dialects
 from gateway.config.problems import nearest
 from gateway.config.secret import Secret
@@ -105,19 +106,20 @@ class ProviderConfig:
 
     @property
     def enabled(self) -> bool:
+        """Return whether requests may go there."""
         return self.off_reason is None
 
     @property
-    def places(self) -> tuple[TargetConfig, ...]:
-        """The targets; that of the entry itself where it names none."""
+    def all_targets(self) -> tuple[TargetConfig, ...]:
+        """Return the targets; that of the entry itself where it names none."""
         return self.targets or (TargetConfig(self.base_url, self.api_key, 1, self.base_query, self.headers),)
 
-    def url_of(self, dialect: str, place: TargetConfig | None = None) -> tuple[str, str] | None:
-        """Return the base URL at which it serves a dialect, and the query of that URL; None where it does not. A place
+    def url_of(self, dialect: str, target: TargetConfig | None = None) -> tuple[str, str] | None:
+        """Return the base URL at which it serves a dialect, and the query of that URL; None where it does not. A target
         with a base URL of its own serves the dialects of the provider's kind there, and no others."""
         path = _PATHS_OF_KIND[self.kind].get(dialect)
-        if place is not None and (place.base_url, place.base_query) != (self.base_url, self.base_query):
-            return None if path is None else (place.base_url + path, place.base_query)
+        if target is not None and (target.base_url, target.base_query) != (self.base_url, self.base_query):
+            return None if path is None else (target.base_url + path, target.base_query)
         url = self.dialects.get(dialect)
         if url is not None:
             base, _, query = url.partition("?")
@@ -128,7 +130,7 @@ class ProviderConfig:
 
     @property
     def served(self) -> frozenset[str]:
-        """The names of the dialects that it serves."""
+        """Return the names of the dialects that it serves."""
         return frozenset({*self.dialects, *(name for name in _PATHS_OF_KIND[self.kind] if self.url_of(name))})
 
 
@@ -153,7 +155,7 @@ class ModelConfig:
 
 
 def read_providers(at: Value) -> dict[str, ProviderConfig]:
-    """The providers by name; a wrong one is a problem and left out."""
+    """Return the providers by name; a wrong one is a problem and left out."""
     providers = {}
     for name, value in at.entries().items():
         if not _PROVIDER_NAME.fullmatch(name):
@@ -245,7 +247,8 @@ def _passed(value: Value) -> tuple[str, ...]:
 
 
 def read_models(at: Value, providers: Collection[str]) -> dict[str, ModelConfig]:
-    """The routes by name. `providers` are the names in the file, wrong ones included: one mistake, one problem."""
+    """Return the routes by name. `providers` are the names in the file, wrong ones included: one mistake, one
+    problem."""
     entries = at.entries()
     models = {}
     for name, value in entries.items():
@@ -292,8 +295,8 @@ def _read_model(name: str, value: Value, providers: Collection[str], known: Coll
 
 
 def unpriced_models(models: Mapping[str, ModelConfig], prices: PriceTable, at_s: float) -> tuple[str, ...]:
-    """The entries without a price row in force at a Unix time: each of their requests is refused. One that stands for
-    many names stands for those alone that have one."""
+    """Return the entries without a price row in force at a Unix time: each of their requests is refused. One that
+    stands for many names stands for those alone that have one."""
     return tuple(
         name
         for name, model in models.items()
@@ -309,8 +312,9 @@ def unknown_models(
     names: Iterable[str],
     at_s: float,
 ) -> list[str]:
-    """Which of some names, or prefixes with a `*` at their end, lead to no entry at a Unix time. `provider/model` leads
-    to any of a provider that there is, an entry that stands for many names to those that have a price."""
+    """Return which of some names, or prefixes with a `*` at their end, lead to no entry at a Unix time.
+    `provider/model` leads to any of a provider that there is, an entry that stands for many names to those that have a
+    price."""
     return [name for name in names if not _is_known(models, providers, prices, name, at_s)]
 
 

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from billing.money import ceil_div
-from billing.prices import COST_SCALE, INPUT_CLASSES, MILLION, OUTPUT_CLASSES, PriceRow, PriceTable, round_up
+from billing.rates import COST_SCALE, INPUT_CLASSES, MILLION, OUTPUT_CLASSES, round_up
 from gateway.server.ids import served_lines
 from gateway.upstream.headers import Fixed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from billing.price_table import PriceTable
+    from billing.prices import PriceRow
     from gateway.config.models import ProviderConfig
     from gateway.dialects.base import Match
     from gateway.upstream.health import TargetHealth
@@ -205,22 +207,22 @@ class Target(msgspec.Struct, frozen=True, gc=False):
     def all_of(
         cls, provider: ProviderConfig, match: Match, model: str, health: Sequence[TargetHealth]
     ) -> tuple[Target, ...]:
-        """Return the targets of a provider that serve the dialect; `health` is that of `provider.places`, in their
+        """Return the targets of a provider that serve the dialect; `health` is that of `provider.all_targets`, in their
         order, and `model` the provider's own name for it."""
         dialect = match.dialect
         field = dialect.max_field(match.endpoint.operation, provider.max_output_field)
         path, lines = dialect.upstream_path(match, model), served_lines(provider.name, model)
         takes_query = provider.kind != "local" or bool(dialect.passed_parameters)
         made = []
-        for place, of_place in zip(provider.places, health, strict=True):
-            found = provider.url_of(dialect.name, place)
+        for target, of_target in zip(provider.all_targets, health, strict=True):
+            found = provider.url_of(dialect.name, target)
             if found is None:
                 continue
             base, query = found
             url = base + path + (f"?{query}" if query else "")
-            auth = dialect.auth_header(place.api_key.reveal()) if place.api_key is not None else None
-            fixed = Fixed.of(auth, place.headers, provider.pass_headers)
-            made.append(cls(url, query, fixed, field, takes_query, of_place, lines))
+            auth = dialect.auth_header(target.api_key.reveal()) if target.api_key is not None else None
+            fixed = Fixed.of(auth, target.headers, provider.pass_headers)
+            made.append(cls(url, query, fixed, field, takes_query, of_target, lines))
         return tuple(made)
 
 

@@ -19,7 +19,8 @@ from gateway.proxy.purposes import costs_nothing, is_asked_here
 from gateway.tokens import is_openai_model, vocabulary_for
 
 if TYPE_CHECKING:
-    from billing.prices import PriceRow, PriceTable
+    from billing.price_table import PriceTable
+    from billing.prices import PriceRow
     from gateway.dialects.base import Match
     from gateway.proxy.target_health import HealthBoard
 
@@ -62,7 +63,7 @@ class Router:
         """By name: the route, and the Unix time up to which its price holds."""
 
     def find(self, name: str, now_s: float) -> Route | None:
-        """The route of a model name, priced at a Unix time; None when there is none or its provider is off."""
+        """Return the route of a model name, priced at a Unix time; None when there is none or its provider is off."""
         route, until_s = self._found.get(name, (None, 0.0))
         if now_s < until_s:
             return route
@@ -85,7 +86,7 @@ class Router:
         self._found.clear()
 
     def may_be_free(self, match: Match) -> bool:
-        """Whether a request to an endpoint may cost nothing, by the model that it names."""
+        """Return whether a request to an endpoint may cost nothing, by the model that it names."""
         return match.endpoint.free or (match.dialect.name, match.endpoint.writes) in self._free_at
 
     def _costing_nothing(self) -> frozenset[tuple[str, bool]]:
@@ -102,8 +103,8 @@ class Router:
     def with_others(
         self, candidate: Candidate, models: Iterable[str], now_s: float
     ) -> tuple[Candidate, list[str], list[str]]:
-        """A candidate with which other models of its provider may answer as well; what each of them is called here, as
-        `find` resolves names; and those that have no price at a Unix time."""
+        """Return a candidate with which other models of its provider may answer as well; what each of them is called
+        here, as `find` resolves names; and those that have no price at a Unix time."""
         provider = candidate.provider.name
         rows = {model: self._prices.find(provider, model, now_s) for model in models}
         entries = [self._entry_of(provider, model, now_s) for model in rows]
@@ -122,7 +123,7 @@ class Router:
         return model if config is not None and config.provider == provider else f"{provider}/{model}"
 
     def entries(self, now_s: float) -> Iterable[Route]:
-        """The configured entries whose provider is on."""
+        """Return the configured entries whose provider is on."""
         for name in dict.fromkeys(name for entry in self._models for name in self._names(entry)):
             route = self.find(name, now_s)
             if route is not None:

@@ -10,7 +10,9 @@ import pytest
 from genai_prices.data import providers
 from genai_prices.types import ModelInfo, ModelPrice, Provider, TieredPrices
 
-from billing.prices import PriceRow, PriceTable, round_up
+from billing.price_table import PriceTable
+from billing.prices import PriceRow
+from billing.rates import round_up
 from billing.usage import Usage
 from gateway.config.prices import read_prices
 from gateway.config.problems import Problems

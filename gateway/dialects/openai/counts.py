@@ -15,14 +15,13 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT, Usage
-from gateway.dialects.facts import MORE_IN_TOTAL
 from gateway.dialects.openai.billed import CostFields, reported_cost
-from gateway.dialects.shares import MAX_DOUBTS, cut_down, shared_out, unknown_counts
+from gateway.dialects.shares import MAX_DOUBTS, MORE_IN_TOTAL, cut_down, shared_out, unknown_counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gateway.dialects.facts import Doubt
+    from gateway.dialects.shares import Doubt
 
 
 class _CachedDetails(msgspec.Struct):

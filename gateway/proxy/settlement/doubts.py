@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from gateway.dialects.facts import MORE_IN_TOTAL
+from gateway.dialects.shares import MORE_IN_TOTAL
 
 if TYPE_CHECKING:
     from gateway.dialects.facts import Reported

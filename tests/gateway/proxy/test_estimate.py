@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from billing.holds.decision import Need, NeedTooLarge
 from billing.ledger.usage_columns import decode_shares
-from billing.prices import FACTOR_SCALE, TOKEN_CLASSES, PriceRow, Tier
-from billing.rates import Variant
+from billing.prices import PriceRow
+from billing.rates import FACTOR_SCALE, TOKEN_CLASSES, Tier, Variant
 from billing.usage import MAX_COUNT, Usage
 from gateway.config.settings import ProviderConfig
 from gateway.dialects.facts import ParsedRequest, Parts, Work

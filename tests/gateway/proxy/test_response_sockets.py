@@ -201,6 +201,27 @@ async def test_a_gateway_that_stops_ends_connections_after_their_answer(make: An
     assert await spent_nano(customer) == COST
 
 
+async def test_what_has_come_of_messages_counts_among_the_bodies_of_the_account(make: Any, speaker: Speaker) -> None:
+    speaker.go_on.clear()
+    gateway = await make(account_body_bytes_in_flight=1 << 20, body_bytes_in_flight=1 << 20)
+    customer, other = await gateway.customer(), await gateway.customer()
+    bodies = gateway.proxy.bodies
+    most = bodies.rules.account_bytes
+    padding = "." * (most // 4)
+    async with connected(customer) as socket, connected(customer) as second:
+        await socket.send_str(json.dumps(CREATE))
+        await until(lambda: bool(speaker.got))
+        for _ in range(3):
+            await socket.send_str(json.dumps({**CREATE, "input": padding}))
+        await until(lambda: bodies.size_bytes >= 3 * len(padding))
+        await second._writer.send_frame(padding.encode(), aiohttp.WSMsgType.TEXT)
+        assert (await second.receive(timeout=60)).type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
+    speaker.go_on.set()
+    await until(lambda: bodies.size_bytes == 0)
+    async with connected(other) as socket:
+        assert (await answer(socket))[-1]["type"] == "response.completed"
+
+
 async def test_connections_are_bounded(make: Any, speaker: Speaker) -> None:
     speaker.go_on.clear()
     gateway = await make(response_sockets_per_account=1, response_socket_s=1)

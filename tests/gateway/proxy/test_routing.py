@@ -5,7 +5,9 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from billing.prices import FACTOR_SCALE, PriceRow, PriceTable
+from billing.price_table import PriceTable
+from billing.prices import PriceRow
+from billing.rates import FACTOR_SCALE
 from gateway.config.secret import Secret
 from gateway.config.settings import ModelConfig, ProviderConfig
 from gateway.dialects.base import Match

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from billing.usage import MAX_COUNT, Usage
 from gateway.dialects.exceptions import GarbageAnswer
-from gateway.dialects.facts import MORE_IN_TOTAL
 from gateway.dialects.openai import events
 from gateway.dialects.openai.dialect import CHAT, EMBEDDINGS
 from gateway.dialects.openai.events import MOST_TRIED, OpenAIEvents
 from gateway.dialects.openai.usage import is_complete_answer, usage_from_json
 from gateway.dialects.output import Output, joined
+from gateway.dialects.shares import MORE_IN_TOTAL
 
 
 def read(usage: Any, **fields: Any) -> Usage | None:

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from msgspec.structs import replace as replace_struct
 
-from billing.prices import PriceRow, Variant
+from billing.prices import PriceRow
+from billing.rates import Variant
 from billing.usage import Usage
 from gateway.config.models import ProviderConfig, ProviderKind
 from gateway.config.settings import Settings
-from gateway.dialects.facts import MORE_IN_TOTAL, Reported
+from gateway.dialects.facts import Reported
+from gateway.dialects.shares import MORE_IN_TOTAL
 from gateway.metrics.registry import Metrics
 from gateway.proxy.candidates import Candidate, Rates
 from gateway.proxy.settlement import doubts
