@@ -5,19 +5,27 @@ counts at the dearest that it could fall in, work that the provider does beside 
 done, and where the client gave no maximum the hold is elastic.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from billing.errors import MetergateError
 from billing.holds.decision import Need, NeedTooLarge
 from billing.ledger.usage_columns import encode_shares, share_of
-from billing.prices import PriceRow, round_up
+from billing.prices import PriceRow
+from billing.rates import round_up
 from billing.usage import MAX_COUNT, ModelUsage, Usage
 from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Reported
 from gateway.proxy.candidates import Candidate, Rates
+
+if TYPE_CHECKING:
+    from billing.prices import PriceRow
+    from gateway.dialects.base import Tap
 
 BYTES_PER_TOKEN = 4
 """Of ordinary English; for holds that are estimates (`strict: false`)."""
@@ -66,7 +74,7 @@ class Plain(msgspec.Struct, frozen=True, gc=False):
     window: int
 
     @classmethod
-    def of(cls, route: Candidate, markup_scaled: int, rules: EstimateRules) -> "Plain | None":
+    def of(cls, route: Candidate, markup_scaled: int, rules: EstimateRules) -> Plain | None:
         """Return None where requests on this route take a closer look."""
         rates = route.rates
         if rates is None or rates.input_unpriced or rates.output_unpriced or route.others or not rules.strict:
@@ -247,7 +255,8 @@ def own_searches(parsed: ParsedRequest, route: Candidate) -> int:
 def billed_usage(usage: Usage, parsed: ParsedRequest, route: Candidate) -> Usage:
     """Return what a provider has counted, with what it bills and does not count: one search where the request asked for
     it, or the model searches by itself or is priced by the search."""
-    by_search = parsed.work.search_units and route.rates is not None and "search" in route.rates.row.per_unit
+    counted = parsed.work.search_units > 0 and usage.input_tokens > 0  # zeros that are trusted are no search
+    by_search = counted and route.rates is not None and "search" in route.rates.row.per_unit
     if (parsed.work.one_search or route.searches_itself or by_search) and not usage.searches:
         return msgspec.structs.replace(usage, searches=1)
     return usage
@@ -289,3 +298,8 @@ def _variant(row: PriceRow, minute: int, service_tier: str | None, reported: Rep
     if reported is None:
         return row.variant(service_tier, minute=minute)
     return row.variant(service_tier, reported.processing, reported.speed, reported.region, minute)
+
+
+def says_nothing(tap: Tap) -> bool:
+    """Return whether a stream has neither output nor a count of anything."""
+    return (tap.reported is None or tap.reported.counts_nothing) and not tap.began_output
