@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from billing.holds.hold import Hold
     from gateway.dialects.base import Dialect, Tap
     from gateway.dialects.facts import Created, Creation, ParsedRequest, Reported, Stored
+    from gateway.proxy.candidates import Candidate
     from gateway.proxy.context import RequestContext
     from gateway.proxy.routing import Router
     from gateway.proxy.settlement.settlements import Settlements
@@ -306,21 +307,31 @@ class BackgroundPoller:
 
         async def pay(reported: Reported | None, left: Left) -> bool:
             debit: Debit | None = job.debit
-            if reported is not None:
-                debit = self._debit(job, reported)
-            elif left == "nothing":
+            candidate = None if reported is None else self._candidate(job)
+            if reported is not None and candidate is not None:
+                debit = self._debit(job, candidate, reported)
+            elif reported is None and left == "nothing":
                 debit = None
-            return await self._jobs.pay(job, debit)
+            paid = await self._jobs.pay(job, debit)
+            if paid and reported is not None and candidate is not None and debit is not job.debit:
+                self._settlements.doubts.note(candidate, reported)
+            return paid
 
         return pay
 
-    def _debit(self, job: Job, reported: Reported) -> Debit:
+    def _candidate(self, job: Job) -> Candidate | None:
+        """Return who works on a job, with the prices of its beginning; None where there are none, or it is no more
+        here."""
+        route = self._router.find(job.model, job.created_s)
+        candidates = () if route is None else route.candidates
+        found = next((each for each in candidates if each.provider.name == job.provider), None)
+        return None if found is None or found.rates is None else found
+
+    def _debit(self, job: Job, candidate: Candidate, reported: Reported) -> Debit:
         """The debit of what a job has used, by the prices of its beginning; the whole hold where that can't be told, or
         can't be true."""
-        route, held = self._router.find(job.model, job.created_s), job.debit
-        candidates = () if route is None else route.candidates
-        candidate = next((each for each in candidates if each.provider.name == job.provider), None)
-        if candidate is None or candidate.rates is None or believed(candidate, reported) is None:
+        held = job.debit
+        if believed(candidate, reported) is None:
             return held
         tier = reported.service_tier or job.service_tier
         made = charge(reported.usage, candidate, held.markup_scaled, tier, reported.model, reported)
