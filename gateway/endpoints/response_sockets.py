@@ -1,7 +1,7 @@
 """`GET /v1/responses` as a WebSocket: each message of a client is admitted, metered and settled as a request.
 
-Messages are served in the order in which they came, one at a time, over one connection to the provider. A few may wait;
-more are refused. A connection ends at `max_s`, after the answer that is under way. Where the client leaves, that answer
+Messages are served in the order in which they came, one at a time, over one connection to the provider. A few may wait,
+counted with the bodies in memory; more are refused. A connection ends at `max_s`, after the answer that is under way. Where the client leaves, that answer
 is read on and charged as every stream is (`gateway.proxy.remainder`).
 """
 
@@ -18,13 +18,15 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from billing.errors import StoreError
 from gateway.auth import attempts_refused, key_of
 from gateway.server import refusals
+from gateway.server.bodies import TooManyBytes
 from gateway.server.frames import FrameExchange
 from gateway.server.refusals import Refuse
-from gateway.upstream.socket import SocketTransport
+from gateway.upstream.socket import SocketTransport, refuse_redirects
 
 if TYPE_CHECKING:
     from gateway.dialects.base import Match
     from gateway.proxy.handler import Proxy
+    from gateway.server.bodies import Kept
     from gateway.server.edge import Find
     from gateway.upstream.socket import SocketRules
 
@@ -91,12 +93,16 @@ class ResponseSockets:
             raise Refuse(refusals.unavailable("Too many WebSockets are open here: close some, or try again later."))
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                trust_env=True, cookie_jar=aiohttp.DummyCookieJar(), connector=aiohttp.TCPConnector(limit=0)
+                trust_env=True,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                connector=aiohttp.TCPConnector(limit=0),
+                middlewares=(refuse_redirects,),
             )
         socket = web.WebSocketResponse(
             heartbeat=PING_S, max_msg_size=rules.max_message_bytes, compress=False, timeout=self._upstream.connect_s
         )
-        connection = _Connection(proxy, socket, request, match, SocketTransport(self._session, self._upstream))
+        transport = SocketTransport(self._session, self._upstream)
+        connection = _Connection(proxy, account_id, socket, request, match, transport)
         self._open.add(connection)
         self._of_account[account_id] += 1
         try:
@@ -116,17 +122,19 @@ class _Connection:
     def __init__(
         self,
         proxy: Proxy,
+        account_id: str,
         socket: web.WebSocketResponse,
         request: web.Request,
         match: Match,
         transport: SocketTransport,
     ) -> None:
         self._proxy = proxy
+        self._account_id = account_id
         self._socket = socket
         self._request = request
         self._match = match
         self._transport = transport
-        self._waiting: asyncio.Queue[bytes | None] = asyncio.Queue(MOST_WAITING + 1)
+        self._waiting: asyncio.Queue[tuple[bytes, Kept] | None] = asyncio.Queue(MOST_WAITING + 1)
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -147,6 +155,9 @@ class _Connection:
             for task in (worker, reader, stopping):
                 task.cancel()
             await asyncio.gather(worker, reader, stopping, return_exceptions=True)
+            while not self._waiting.empty():
+                if (left := self._waiting.get_nowait()) is not None:
+                    left[1].release()
             await self._transport.close()
         await self._socket.close(code=WSCloseCode.GOING_AWAY)
 
@@ -157,17 +168,26 @@ class _Connection:
             if message.type not in _MESSAGES:
                 return
             data = message.data if isinstance(message.data, bytes) else message.data.encode("utf-8", "replace")
-            if self._stopping.is_set() or self._waiting.qsize() >= MOST_WAITING:
-                exchange = self._exchange(data)
-                self._proxy.count(TOO_MANY).answer(exchange, self._proxy.new_id())
-                await exchange.flushed()
-            else:
-                self._waiting.put_nowait(data)
+            refused = TOO_MANY
+            if not self._stopping.is_set() and self._waiting.qsize() < MOST_WAITING:
+                kept = self._proxy.body_of(self._account_id)
+                try:
+                    kept.grow(len(data))
+                    self._waiting.put_nowait((data, kept))
+                    continue
+                except TooManyBytes as error:
+                    refused = refusals.too_many_bytes(error.whose)
+            exchange = self._exchange(data)
+            self._proxy.count(refused).answer(exchange, self._proxy.new_id())
+            await exchange.flushed()
 
     async def _work(self) -> None:
         """Serve messages one after the other."""
-        while (data := await self._waiting.get()) is not None:
+        while (waited := await self._waiting.get()) is not None:
+            data, kept = waited
+            kept.release()  # it is counted as every request's body is, from here on
             exchange = self._exchange(data)
+            del waited, data
             await self._proxy.handle(exchange)
             await exchange.flushed()
             if not exchange.whole:

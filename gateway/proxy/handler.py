@@ -93,7 +93,7 @@ class Proxy:
         self._metrics = metrics
         preparation = Preparation(router, rules.estimate, bodies, tokenizer, clock)
         self._prepare, self._need, self._count = preparation.context, preparation.need, preparation.counted
-        self._bodies = bodies
+        self.body_of = bodies.of
         self._large_bytes = bodies.rules.large_bytes
         self._small_bytes = min(self._large_bytes, UNCOUNTED_BYTES)
         self._intake = Intake(bodies, effects, router, links, rules, clock)
@@ -114,7 +114,7 @@ class Proxy:
                 parsed = exchange.match.dialect.parse(exchange, body)
             else:
                 exchange.account = principal.account_id
-                kept = self._bodies.of(principal.account_id)
+                kept = self.body_of(principal.account_id)
                 body, parsed = await self._intake.slowly(exchange, principal, kept, body)
             if parsed.stored is not None:
                 parsed = await self._stored.resolve(exchange.match, principal, parsed)

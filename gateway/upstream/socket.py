@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from gateway.upstream.headers import RawHeaders
 
 ERROR: Final = "error"
-_LINE: Final = re.compile(r"\r\n|\r|\n")
+FIRST_ERROR: Final = 400
+LAST_ERROR: Final = 599
+_LINE: Final = re.compile(r"[\r\n]")
 _LEFT_OUT: Final = frozenset({"content-type", "accept-encoding", "accept", "idempotency-key"})
 """Of what a request over HTTP carries, in lower case; it would say nothing true of a connection."""
 _TEXT: Final = frozenset({aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY})
@@ -72,6 +74,7 @@ class SocketTransport:
         self._answer: SocketAnswer | None = None
         self._closed = False
         self._closing: set[asyncio.Task[bool]] = set()
+        self._idle: asyncio.Task[None] | None = None
 
     async def send(self, request: UpstreamRequest) -> SocketAnswer:
         """Return the answer, once its first message is here. Raises `UpstreamError`."""
@@ -98,6 +101,9 @@ class SocketTransport:
 
     async def _connected(self, request: UpstreamRequest) -> aiohttp.ClientWebSocketResponse:
         """Return the connection to where this request goes: the one that is open, or a new one."""
+        if self._idle is not None:
+            self._idle.cancel()
+            await asyncio.wait([self._idle])
         to = (request.url, _header(request.headers, b"authorization"))
         if self._socket is not None and (self._to != to or self._socket.closed):
             self.discard(self._socket)
@@ -116,8 +122,19 @@ class SocketTransport:
         """Note that nobody reads this answer any more."""
         if self._answer is answer:
             self._answer = None
-        if self._closed and self._answer is None and self._socket is not None:
+        if self._answer is not None or self._socket is None:
+            return
+        if self._closed:
             self.discard(self._socket)
+        else:
+            self._idle = asyncio.create_task(self._watch(self._socket))
+
+    async def _watch(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        """Answer the provider's pings between two answers, and leave a connection that it closes: no message is lost on
+        it then. What it says unasked belongs to no answer, and is dropped."""
+        while (await socket.receive()).type in _TEXT:
+            pass
+        self.discard(socket)
 
     def discard(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         """Close a connection, without waiting for it."""
@@ -130,6 +147,8 @@ class SocketTransport:
     async def close(self) -> None:
         """Close the connection; where an answer is still read on, when that has ended."""
         self._closed = True
+        if self._idle is not None:
+            self._idle.cancel()
         if self._answer is None and self._socket is not None:
             self.discard(self._socket)
 
@@ -151,7 +170,7 @@ class SocketAnswer:
     def refused(cls, transport: SocketTransport, status: int) -> SocketAnswer:
         """Return the answer of a provider that has refused the connection with an HTTP status."""
         made = cls(transport, None)
-        made._status, made._begun, made._ended = max(status, HTTPStatus.BAD_REQUEST), True, True
+        made._status, made._begun, made._ended = _status_of(status), True, True
         message = f"The provider refused the WebSocket with the status {status}."
         error = {"message": message, "type": "server_error", "param": None, "code": "upstream_error"}
         made._first = msgspec.json.encode({"error": error})
@@ -173,8 +192,7 @@ class SocketAnswer:
             text, said = await self._next()
             self._begun = True
             if said.type == ERROR:
-                known = said.status is not None and said.status >= HTTPStatus.BAD_REQUEST
-                self._status = said.status if known and said.status is not None else HTTPStatus.BAD_GATEWAY
+                self._status = _status_of(said.status)
                 self._first = msgspec.json.encode({"error": said.error})
             else:
                 self._first = _event(text, said)
@@ -234,10 +252,28 @@ class SocketAnswer:
         return data.decode("utf-8", "replace"), said
 
 
+async def refuse_redirects(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Return the answer to a handshake. One that sends the request elsewhere is an error: the headers have a key."""
+    response = await handler(request)
+    if HTTPStatus.MULTIPLE_CHOICES <= response.status < HTTPStatus.BAD_REQUEST:
+        response.close()
+        raise aiohttp.WSServerHandshakeError(response.request_info, (), status=response.status)
+    return response
+
+
+def _status_of(said: int | None) -> int:
+    """Return the status of an error; 502 where a provider says none that is one's."""
+    return said if said is not None and FIRST_ERROR <= said <= LAST_ERROR else HTTPStatus.BAD_GATEWAY
+
+
 def _event(text: str, said: _Message) -> bytes:
-    """Return a message as a server-sent event."""
+    """Return a message as a server-sent event of one line: what breaks lines in JSON is space between its values, and
+    a message may be nothing else."""
     name = "" if said.type is None or _LINE.search(said.type) else f"event: {said.type}\n"
-    return "".join((name, *(f"data: {line}\n" for line in _LINE.split(text)), "\n")).encode()
+    line = text.replace("\r", " ").replace("\n", " ")
+    return f"{name}data: {line}\n\n".encode()
 
 
 def _headers(lines: bytes) -> CIMultiDict[str]:
