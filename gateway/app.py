@@ -173,7 +173,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
 def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Parts:
     """Make the proxy out of its parts."""
     settings, defaults, engine = runtime.settings, runtime.settings.defaults, runtime.engine
-    shelf = SharedShelf(runtime.link.command, engine.keyspace.name(0, "local:"))
+    shelf = SharedShelf(runtime.redis_client.command, engine.keyspace.name(0, "local:"))
     transports = make_transports(settings, tokenizer, shelf)
     served = {name: provider for name, provider in settings.providers.items() if name in transports}
     models = {name: model for name, model in settings.models.items() if model.provider in served}

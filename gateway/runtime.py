@@ -55,7 +55,7 @@ class Runtime:
     settings: Settings
     follower: PlanFollower
     database: Database
-    link: RedisClient
+    redis_client: RedisClient
     engine: Engine
     accounts: Accounts
     principals: Principals

@@ -14,7 +14,7 @@ from typing import Final
 import yaml
 
 from billing.plans import Plan, upgrade_cycles
-from billing.prices import PriceTable
+from billing.price_table import PriceTable
 from gateway.config.defaults import Limits, read_defaults
 from gateway.config.environment import VARIABLES_OF, Environment, read_environment
 from gateway.config.models import ModelConfig, ProviderConfig, read_models, read_providers, unpriced_models

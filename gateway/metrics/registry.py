@@ -160,7 +160,7 @@ class Metrics:
 
     def usage_doubt(self, provider: str, doubt: str) -> None:
         """Count one doubt about a usage that was charged all the same; `doubt` says what could not be placed:
-        `service_tier`, `speed`, `region`, `field` or `total`."""
+        `service_tier`, `speed`, `region`, `field`, `model` or `total`."""
         self._usage_doubts[provider, doubt][0] += 1
 
     def settled(self, estimated: bool, outcome: Outcome) -> None:

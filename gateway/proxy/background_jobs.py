@@ -2,7 +2,9 @@
 
 The gateway that created a job has its hold and settles it. Where that gateway stops or dies, another one takes the job
 over when its lease has lapsed, and pays it in the ledger (`billing.owned.jobs` owns that it is paid once). A job that
-its provider does not know any more, or that is not done when it expires, costs what was held.
+its provider does not know any more, or that is not done when it expires, costs what was held. One that was cancelled
+may come without usage and output, whatever was read of it before: it costs its input and what its stream has passed;
+where it was streamed again meanwhile, or its gateway was lost, what was held.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
@@ -24,6 +26,7 @@ from billing.ledger.usage_columns import other_counts, total_usage
 from billing.owned.jobs import BackgroundJobs, Job
 from gateway.dialects.base import Match
 from gateway.dialects.exceptions import GarbageAnswer
+from gateway.dialects.output import NO_OUTPUT
 from gateway.proxy.estimate import charge
 from gateway.proxy.settlement.doubts import believed
 from gateway.server import refusals
@@ -33,17 +36,19 @@ from gateway.upstream.headers import outgoing
 
 if TYPE_CHECKING:
     from billing.holds.hold import Hold
-    from gateway.dialects.base import Dialect
-    from gateway.dialects.facts import Created, Creation, ParsedRequest, Reported
+    from gateway.dialects.base import Dialect, Tap
+    from gateway.dialects.facts import Created, Creation, ParsedRequest, Reported, Stored
     from gateway.proxy.context import RequestContext
     from gateway.proxy.routing import Router
     from gateway.proxy.settlement.settlements import Settlements
 
 logger = logging.getLogger(__name__)
 
-End = Callable[["Reported | None", bytes | None], Coroutine[Any, Any, bool]]
-"""Pays a job that is over, by what it reports or else by its object, None where that is not known; returns whether it
-is paid now."""
+Left = Literal["nothing", "cancelled", "unknown"]
+"""What is left of a job that reports no usage: an object with nothing in it, one that was cancelled before anything was
+in it, or nothing that its cost can be told by."""
+End = Callable[["Reported | None", Left], Coroutine[Any, Any, bool]]
+"""Pays a job that is over, by what it reports or else by what is left of it; returns whether it is paid now."""
 OK: Final = 200
 GONE: Final = frozenset({404, 410})
 CLAIMED_AT_ONCE: Final = 100
@@ -106,14 +111,26 @@ class BackgroundPoller:
         if len(self._following) >= self._rules.most:
             raise Refuse(refusals.unavailable("Too many background responses are running here: try again later."))
 
-    async def begin(self, context: RequestContext, hold: Hold, created: Created) -> Coroutine[Any, Any, None]:
-        """Keep a job, and return what follows it to its end; that must be run. Raises `DatabaseError`."""
+    async def note_streamed(self, stored: Stored) -> None:
+        """Note that a client streams an object again. Raises `Refuse`."""
+        if stored.provider is None:
+            return
+        try:
+            await self._jobs.note_streamed(stored.names[0], stored.provider)
+        except DatabaseError as error:
+            raise Refuse(refusals.unavailable()) from error
+
+    async def begin(
+        self, context: RequestContext, hold: Hold, created: Created, tap: Tap | None = None
+    ) -> Coroutine[Any, Any, None]:
+        """Keep a job, and return what follows it to its end; that must be run. `tap` has watched the stream that began
+        it. Raises `DatabaseError`."""
         job = self._job(context, hold, created)
         await self._jobs.begin(job)
         hold.on_closed = None  # its client has its answer
 
-        async def settle(reported: Reported | None, body: bytes | None) -> bool:
-            await self._settle(context, hold, reported, body)
+        async def settle(reported: Reported | None, left: Left) -> bool:
+            await self._settle(context, hold, reported, left, tap)
             return True
 
         return self._follow(job, settle, hold)
@@ -220,9 +237,7 @@ class BackgroundPoller:
         if hold is not None:
             await self._settlements.void(hold)
 
-    async def _looked(
-        self, job: Job, end: Callable[[Reported | None, bytes | None], Coroutine[Any, Any, bool]]
-    ) -> bool:
+    async def _looked(self, job: Job, end: End) -> bool:
         """Ask the provider; return whether the job is over and paid."""
         dialect, creation = self._creations[job.kind]
         try:
@@ -233,7 +248,7 @@ class BackgroundPoller:
             answered = None
         if answered is None or answered[0] in GONE:
             over = answered is not None or self._clock() >= job.expires_s
-            return await end(None, None) if over else False
+            return await end(None, "unknown") if over else False
         status, body = answered
         created = creation.of_answer(body) if status == OK else None
         if created is None or created.running:
@@ -242,11 +257,21 @@ class BackgroundPoller:
             if creation.cancel is not None:
                 with suppress(UpstreamError):
                     await self._ask(job, Match(dialect, creation.cancel, {creation.parameter: job.object_id}))
-            return await end(None, None)
+            return await end(None, "unknown")
         try:
-            return await end(creation.reported(body), body)
+            reported = creation.reported(body)
         except GarbageAnswer:
-            return await end(None, None) if self._clock() >= job.expires_s else False
+            return await end(None, "unknown") if self._clock() >= job.expires_s else False
+        return await end(reported, await self._left(job, dialect, created, body))
+
+    async def _left(self, job: Job, dialect: Dialect, created: Created, body: bytes) -> Left:
+        """What is left of a job that is over. Raises `DatabaseError`."""
+        output = dialect.output(body)
+        if not output.known or not output.empty:
+            return "unknown"
+        if not created.cancelled:
+            return "nothing"
+        return "unknown" if await self._jobs.was_streamed(job) else "cancelled"
 
     async def _ask(self, job: Job, match: Match) -> tuple[int, bytes] | None:
         """Status and body; None where the provider is not there. Raises `UpstreamError`, also where the answer takes
@@ -285,26 +310,32 @@ class BackgroundPoller:
                     return found
         return found
 
-    async def _settle(self, context: RequestContext, hold: Hold, reported: Reported | None, body: bytes | None) -> None:
-        """End the hold of this process's own job. `body` is None where what it came to can't be told."""
+    async def _settle(
+        self, context: RequestContext, hold: Hold, reported: Reported | None, left: Left, tap: Tap | None
+    ) -> None:
+        """End the hold of this process's own job."""
         settlements = self._settlements
         if not hold.is_open:
             return
         if (reported := believed(context.route, reported)) is not None:
             await settlements.complete(settlements.reported(context, hold, reported))
-        elif body is not None and _is_nothing(context.match.dialect, body):
-            await settlements.void(hold)
-        else:
+        elif left == "unknown":
             await settlements.settle_whole(context, hold, NOT_TOLD)
+        elif tap is not None and tap.began_output:
+            await settlements.estimated(context, hold, tap.output(), NOT_TOLD, tap.extrapolate, tap.reported)
+        elif left == "cancelled":
+            await settlements.estimated(context, hold, NO_OUTPUT, NOT_TOLD)
+        else:
+            await settlements.void(hold)
 
     def _payer(self, job: Job) -> End:
         """What pays a job of a gateway that is gone."""
 
-        async def pay(reported: Reported | None, body: bytes | None) -> bool:
+        async def pay(reported: Reported | None, left: Left) -> bool:
             debit: Debit | None = job.debit
             if reported is not None:
                 debit = self._debit(job, reported)
-            elif body is not None and _is_nothing(self._creations[job.kind][0], body):
+            elif left == "nothing":
                 debit = None
             return await self._jobs.pay(job, debit)
 
@@ -341,9 +372,3 @@ class BackgroundPoller:
             layout=PLAIN_LAYOUT if made.by_model is None else LAYOUT,
             by_model=made.by_model,
         )
-
-
-def _is_nothing(dialect: Dialect, body: bytes) -> bool:
-    """Whether an object that is done has nothing in it that the model wrote."""
-    output = dialect.output(body)
-    return output.empty and output.known

@@ -21,7 +21,7 @@ from gateway.dialects.shares import MAX_DOUBTS, cut_down, shared_out, unknown_co
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gateway.dialects.facts import Doubt
+    from gateway.dialects.shares import Doubt
 
 
 class _CachedDetails(msgspec.Struct):

@@ -18,12 +18,11 @@ from msgspec import Raw
 
 from billing.usage import MAX_COUNT
 from gateway.dialects.exceptions import BadRequest
-from gateway.dialects.facts import NO_METADATA, NO_PARTS, ParsedRequest, Stored, Work
+from gateway.dialects.facts import NO_METADATA, NO_PARTS, Creation, ParsedRequest, Stored, Work
 from gateway.dialects.fields import first_byte, is_null, read_object, read_objects, top_level, wrong_type
 from gateway.dialects.openai.values import FIELD_LEVEL, FieldTable, metadata_of, read_values, within
 from gateway.dialects.openai.work import WORK_FIELDS, read_work
 from gateway.dialects.openai_responses.input import INPUT, read_input
-from gateway.dialects.openai_responses.objects import RESPONSES_CREATION
 from gateway.dialects.structure import StructureBounds, check_size, check_value, more_items, too_many
 from gateway.dialects.values import checked_model, label
 
@@ -69,8 +68,9 @@ _TOOL: Final = frozenset({"type", "environment", "container", "vector_store_ids"
 _ENVIRONMENT: Final = frozenset({"type"})
 
 
-def parse(operation: str, body: bytes, bounds: StructureBounds) -> ParsedRequest:
-    """Return what a request for a response, its compaction or its count of tokens asks for. Raises `BadRequest`."""
+def parse(operation: str, body: bytes, bounds: StructureBounds, created: Creation) -> ParsedRequest:
+    """Return what a request for a response, its compaction or its count of tokens asks for; `created` tells of the
+    response that is stored. Raises `BadRequest`."""
     if len(body) > bounds.small_bytes:
         check_size(body, bounds)
     fields = top_level(body, bounds.fields)
@@ -90,7 +90,7 @@ def parse(operation: str, body: bytes, bounds: StructureBounds) -> ParsedRequest
     work = _work(fields, values, bounds)
     previous = values.get("previous_response_id")
     only_previous = previous is not None and not (outside or work.outside or ids) and len(stored) == 1
-    creation = RESPONSES_CREATION if operation == RESPONSES and values.get("store") is not False else None
+    creation = created if operation == RESPONSES and values.get("store") is not False else None
     named = None
     if stored or ids or creation is not None:
         names = (*stored, *ids)
@@ -169,8 +169,8 @@ def read_tools(raw: Raw | None, most_calls: int | None, bounds: StructureBounds)
     if tools is None:
         raise wrong_type("tools", "an array of objects")
     uses = searches = 0
-    for place, tool in enumerate(tools):
-        param = f"tools[{place}]"
+    for index, tool in enumerate(tools):
+        param = f"tools[{index}]"
         if is_null(tool.get("type")):
             raise BadRequest(f"Missing required parameter: '{param}.type'.", param)
         kind = _string(tool["type"], f"{param}.type")

@@ -80,10 +80,11 @@ class RerankDialect(OpenAIDialect):
     kept_parameters = METERING_FIELDS
 
     def owns(self, path: str, headers: Mapping[str, str]) -> bool:
+        """Return that none is: OpenAI's dialect answers for its paths."""
         return False
 
     def parse(self, head: Head, body: bytes) -> ParsedRequest:
-        """What a rerank asks for at most. Raises `BadRequest`."""
+        """Return what a rerank asks for at most. Raises `BadRequest`."""
         bounds = self._bounds
         if len(body) > bounds.small_bytes:
             check_size(body, bounds)
@@ -133,28 +134,29 @@ class RerankDialect(OpenAIDialect):
         return max(1, len(objects))
 
     def texts(self, body: bytes) -> list[tuple[str, int]]:
-        """None: the query is read once for each document."""
+        """Return none: the query is read once for each document."""
         return []
 
     def input_tokens(self, body: bytes, count: Callable[[str], int]) -> tuple[int, list[Inline]]:
-        """The documents, and the query once for each of them."""
+        """Return the documents, and the query once for each of them."""
         fields: dict[str, Any] = msgspec.json.decode(body)
         documents = fields["documents"]
         texts = [each if isinstance(each, str) else msgspec.json.encode(each).decode() for each in documents]
         return sum(map(count, texts)) + count(fields["query"]) * max(1, len(texts)), []
 
     def upstream_path(self, match: Match, model: str) -> str:
-        """A base URL has the version: `https://api.cohere.com/v2`, `https://api.voyageai.com/v1`."""
+        """Return what follows a base URL, which has the version: `https://api.cohere.com/v2`,
+        `https://api.voyageai.com/v1`."""
         return RERANK
 
     def rewrite(
         self, body: bytes, *, model: str | None, include_usage: bool, max_output_tokens: int | None, max_field: str
     ) -> bytes:
-        """Only the model's name changes."""
+        """Return the body with the model's name changed."""
         return rewrite(body, model=model)
 
     def usage_from_json(self, operation: str, body: bytes) -> Reported | None:
-        """Searches, tokens or both, as far as an answer reports them. Raises `GarbageAnswer`."""
+        """Return searches, tokens or both, as far as an answer reports them. Raises `GarbageAnswer`."""
         try:
             answer = _ANSWER.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -163,11 +165,11 @@ class RerankDialect(OpenAIDialect):
         return Reported(Usage(input_tokens=tokens, searches=searches)) if searches or tokens else None
 
     def output(self, body: bytes) -> Output:
-        """Nothing is written."""
+        """Return that nothing is written."""
         return NO_OUTPUT
 
     def output_of_part(self, part: bytes) -> Output:
-        """Nothing is written."""
+        """Return that nothing is written."""
         return NO_OUTPUT
 
 

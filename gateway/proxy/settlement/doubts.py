@@ -29,6 +29,7 @@ _WORDS: Final = {
     "speed": "names the speed %r, which its price row does not know: the dearest that it does is charged",
     "region": "names the region %r, which its price row does not know: the dearest that it does is charged",
     "field": "counts %r, which this version does not meter: the totals are charged",
+    "model": "is of %r, which is no model that its entry is answered by: the dearest of those is charged",
     "total": "contradicts itself in %r: the larger reading is charged",
 }
 
@@ -50,9 +51,12 @@ class Doubts:
     def note(self, route: Candidate, reported: Reported) -> None:
         """Tell of a report that is charged: of conditions that the model's row does not know, and of what the reader of
         its usage doubts."""
-        if reported.service_tier in _USUAL and reported.speed in _USUAL and not (reported.region or reported.doubts):
+        usual = reported.service_tier in _USUAL and reported.speed in _USUAL and not route.is_router
+        if usual and not (reported.region or reported.doubts):
             return
         found = list(reported.doubts)
+        if route.is_router and route.named(reported.model) is None:
+            found.append(("model", reported.model or ""))
         if route.rates is not None:
             found += route.rates.row.unknown(reported.service_tier, reported.speed, reported.region)
         for kind, value in found:

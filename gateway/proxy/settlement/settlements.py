@@ -20,7 +20,7 @@ from billing.usage import Usage
 from gateway.dialects.facts import NO_WORK, Reported
 from gateway.dialects.output import NO_OUTPUT, Output
 from gateway.proxy.attempts import KEY_REFUSED
-from gateway.proxy.estimate import Charge, billed_usage, own_searches
+from gateway.proxy.estimate import Charge, billed_usage, own_searches, says_nothing
 from gateway.proxy.settlement.doubts import Doubts, believed
 from gateway.proxy.settlement.missing_usage import Guess, MissingUsage
 
@@ -34,11 +34,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-def says_nothing(tap: Tap) -> bool:
-    """Return whether a stream has neither output nor a count of anything."""
-    return (tap.reported is None or tap.reported.counts_nothing) and not tap.began_output
 
 
 def _nothing() -> Output:

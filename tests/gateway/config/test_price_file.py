@@ -11,7 +11,7 @@ import pytest
 
 from billing.errors import MetergateError
 from billing.money import parse_usd
-from billing.prices import PriceTable
+from billing.price_table import PriceTable
 from gateway.config.price_file import POLL_S, PriceFollower, load_prices
 from gateway.config.settings import file_marks
 from tests.gateway.conftest import Customer, MakeGateway, chat

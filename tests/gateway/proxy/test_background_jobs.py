@@ -320,6 +320,46 @@ async def test_a_streamed_one_goes_on_where_its_stream_breaks(
     await until(lambda: not gateway.proxy._poller._following and not gateway.proxy._poller._passing)
 
 
+CANCELLED = response(status="cancelled", usage=None, output=[])
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_one_that_is_cancelled_costs_its_input_and_the_hold_where_it_was_streamed_again(
+    make: Any, worker: Worker, again: bool
+) -> None:
+    gateway = await make()
+    customer = await gateway.customer()
+    await respond(customer, input="Hello " * 50)
+    if again:
+        async with customer.get(f"{PATH}/resp_1?stream=true") as answer:
+            assert answer.status == 200
+    worker.said = CANCELLED
+    await all_done(gateway)
+    await until(lambda: not gateway.runtime.engine.holds.live)
+    found = next(event for event in await customer.events() if event["endpoint"] == PATH)
+    assert found["estimated"]
+    assert found["input_tokens"] > 50
+    assert found["output_tokens"] == (ASKED["max_output_tokens"] if again else 0)
+
+
+async def test_what_was_streamed_before_it_was_cancelled_is_charged(make_gateway: MakeGateway, upstream: Any) -> None:
+    worker = Streaming()
+    worker.begun += event("response.output_text.delta", item_id="msg_1", delta="one two three four")
+    worker.cut = True
+    gateway = await make_gateway(await upstream(worker.serve), **QUICK)
+    customer = await gateway.customer()
+    async with customer.post(PATH, {**ASKED, "stream": True}) as answer:
+        assert await answer.content.readexactly(len(worker.begun)) == worker.begun
+        worker.said = CANCELLED
+        worker.go_on.set()
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await answer.read()
+    await all_done(gateway)
+    found = await the_event(customer)
+    assert (found["estimated"], found["output_tokens"]) == (True, 4)
+    assert found["input_tokens"] > 0
+
+
 async def test_the_client_polls_a_background_response(make_gateway: MakeGateway) -> None:
     gateway = await make_gateway(**QUICK)
     customer = await gateway.customer()

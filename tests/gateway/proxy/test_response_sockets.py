@@ -216,25 +216,6 @@ async def test_a_provider_that_sends_elsewhere_is_not_followed(
     assert speaker.headers == []
 
 
-async def test_messages_that_wait_are_counted_with_the_bodies_in_memory(make: Any, speaker: Speaker) -> None:
-    speaker.go_on.clear()
-    gateway = await make()
-    customer = await gateway.customer()
-    bodies = gateway.proxy.body_of(customer.account_id)._bodies
-    bodies.rules = replace(bodies.rules, account_bytes=150_000)
-    async with connected(customer) as socket:
-        await socket.send_str(json.dumps(CREATE))
-        assert (await socket.receive_json(timeout=60))["type"] == "response.created"
-        assert (await socket.receive_json(timeout=60))["type"] == "response.output_text.delta"
-        for _ in range(2):
-            await socket.send_str(json.dumps({**CREATE, "input": "a" * 100_000}))
-        refused = await socket.receive_json(timeout=60)
-        assert (refused["status"], refused["error"]["code"]) == (429, "concurrency_exceeded")
-        assert bodies.size_bytes > 100_000
-    await until(lambda: bodies.size_bytes == 0)
-    speaker.go_on.set()
-
-
 def test_a_message_of_many_lines_is_an_event_of_one() -> None:
     text = '{"type":\r\n"a",\n\r"b": 1}' + "\n" * 1_000
     line = _event(text, _Message("a"))
@@ -270,6 +251,27 @@ async def test_a_gateway_that_stops_ends_connections_after_their_answer(make: An
         said = [message async for message in busy]
     assert json.loads(said[-1].data)["type"] == "response.completed"
     assert await spent_nano(customer) == COST
+
+
+async def test_what_has_come_of_messages_counts_among_the_bodies_of_the_account(make: Any, speaker: Speaker) -> None:
+    speaker.go_on.clear()
+    gateway = await make(account_body_bytes_in_flight=1 << 20, body_bytes_in_flight=1 << 20)
+    customer, other = await gateway.customer(), await gateway.customer()
+    bodies = gateway.proxy.bodies
+    most = bodies.rules.account_bytes
+    padding = "." * (most // 4)
+    async with connected(customer) as socket, connected(customer) as second:
+        await socket.send_str(json.dumps(CREATE))
+        await until(lambda: bool(speaker.got))
+        for _ in range(3):
+            await socket.send_str(json.dumps({**CREATE, "input": padding}))
+        await until(lambda: bodies.size_bytes >= 3 * len(padding))
+        await second._writer.send_frame(padding.encode(), aiohttp.WSMsgType.TEXT)
+        assert (await second.receive(timeout=60)).type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
+    speaker.go_on.set()
+    await until(lambda: bodies.size_bytes == 0)
+    async with connected(other) as socket:
+        assert (await answer(socket))[-1]["type"] == "response.completed"
 
 
 async def test_connections_are_bounded(make: Any, speaker: Speaker) -> None:

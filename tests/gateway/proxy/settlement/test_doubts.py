@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from billing.prices import Variant
+from billing.rates import Variant
 from gateway.config.settings import Settings
 from gateway.proxy.settlement import doubts
 from tests.gateway.conftest import Handler, MakeGateway, chat
