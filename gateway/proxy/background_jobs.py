@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -30,7 +31,7 @@ from gateway.proxy.estimate import charge
 from gateway.proxy.settlement.doubts import believed
 from gateway.server import refusals
 from gateway.server.refusals import Refuse
-from gateway.upstream.base import Transport, UpstreamError, UpstreamRequest
+from gateway.upstream.base import Transport, UpstreamError, UpstreamRequest, UpstreamTimeout
 from gateway.upstream.headers import outgoing
 
 if TYPE_CHECKING:
@@ -58,9 +59,10 @@ NOT_TOLD: Final = "no_usage"
 
 @dataclass(frozen=True, slots=True)
 class BackgroundRules:
-    """How jobs are polled. Seconds; `most` are those of one process."""
+    """How jobs are polled. Seconds, of which one answer may take `answer_s`; `most` are those of one process."""
 
     poll_s: float
+    answer_s: float
     expiry_s: float
     most: int
     max_answer_bytes: int
@@ -103,6 +105,7 @@ class BackgroundPoller:
         self._passing: dict[str, Job] = {}
         self._paid: deque[Job] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._asking: set[asyncio.Timeout] = set()
         self._stopping = asyncio.Event()
 
     def check_room(self, account_id: str) -> None:
@@ -191,6 +194,9 @@ class BackgroundPoller:
     async def stop(self) -> None:
         """Leave all jobs to other gateways."""
         self._stopping.set()
+        for asking in self._asking:
+            if not asking.expired():
+                asking.reschedule(asyncio.get_running_loop().time())
         if self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -238,7 +244,12 @@ class BackgroundPoller:
     async def _looked(self, job: Job, end: End) -> bool:
         """Ask the provider; return whether the job is over and paid."""
         dialect, creation = self._creations[job.kind]
-        answered = await self._ask(job, Match(dialect, creation.poll, {creation.parameter: job.object_id}))
+        try:
+            answered = await self._ask(job, Match(dialect, creation.poll, {creation.parameter: job.object_id}))
+        except UpstreamError:
+            if self._clock() < job.expires_s or self._stopping.is_set():
+                raise
+            answered = None
         if answered is None or answered[0] in GONE:
             over = answered is not None or self._clock() >= job.expires_s
             return await end(None, "unknown") if over else False
@@ -248,12 +259,13 @@ class BackgroundPoller:
             if self._clock() < job.expires_s:
                 return False
             if creation.cancel is not None:
-                await self._ask(job, Match(dialect, creation.cancel, {creation.parameter: job.object_id}))
+                with suppress(UpstreamError):
+                    await self._ask(job, Match(dialect, creation.cancel, {creation.parameter: job.object_id}))
             return await end(None, "unknown")
         try:
             reported = creation.reported(body)
         except GarbageAnswer:
-            return False
+            return await end(None, "unknown") if self._clock() >= job.expires_s else False
         return await end(reported, await self._left(job, dialect, created, body))
 
     async def _left(self, job: Job, dialect: Dialect, created: Created, body: bytes) -> Left:
@@ -266,7 +278,20 @@ class BackgroundPoller:
         return "unknown" if await self._jobs.was_streamed(job) else "cancelled"
 
     async def _ask(self, job: Job, match: Match) -> tuple[int, bytes] | None:
-        """Status and body; None where the provider is not there. Raises `UpstreamError`."""
+        """Status and body; None where the provider is not there. Raises `UpstreamError`, also where the answer takes
+        too long, or this process stops."""
+        asking = asyncio.timeout(self._rules.answer_s)
+        try:
+            async with asking:
+                self._asking.add(asking)
+                return await self._asked(job, match)
+        except TimeoutError as error:
+            raise UpstreamTimeout("the answer is not waited for any longer") from error
+        finally:
+            self._asking.discard(asking)
+
+    async def _asked(self, job: Job, match: Match) -> tuple[int, bytes] | None:
+        """Ask each target that may have the object. Raises `UpstreamError`."""
         route, transport = self._router.find(job.model, job.created_s), self._transports.get(job.provider)
         found: tuple[int, bytes] | None = None
         for each in () if route is None or transport is None else route.destinations(match):
@@ -275,7 +300,12 @@ class BackgroundPoller:
             for target in each.targets:  # of which each may have a key, and so objects, of its own
                 lines, account = outgoing((), target.fixed, job.debit.account_id), job.debit.account_id
                 request = UpstreamRequest(target.url, lines, b"", method=match.endpoint.method, account=account)
-                answer = await transport.send(request)
+                try:
+                    answer = await transport.send(request)
+                except asyncio.CancelledError:
+                    if request.pending is not None:
+                        request.pending.release()
+                    raise
                 try:
                     found = answer.status, await answer.read(self._rules.max_answer_bytes)
                 finally:
