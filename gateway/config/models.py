@@ -15,8 +15,10 @@ Vocabulary = Literal["o200k_base", "cl100k_base"]
 VOCABULARIES: Final[tuple[str, ...]] = get_args(Vocabulary)
 MAX_OUTPUT_TOKENS: Final = 10_000_000
 MAX_FALLBACKS: Final = 16
+MAX_ANSWERED_BY: Final = 64
 _MODEL_KEYS: Final = (
-    *("provider", "model", "fallbacks", "markup_percent", "vocabulary", "max_output_tokens", "disconnect_drain_s"),
+    *("provider", "model", "answered_by", "fallbacks", "markup_percent", "vocabulary", "max_output_tokens"),
+    "disconnect_drain_s",
 )
 
 
@@ -25,7 +27,8 @@ class ModelConfig:
     """A route: the name that clients ask for, the provider that answers, and the model's name there (`model`).
 
     `markup_scaled` is in percent times `prices.FACTOR_SCALE`; `max_output_tokens` replaces the price row's;
-    `disconnect_drain_s`, in seconds, its provider's and that of `defaults`.
+    `disconnect_drain_s`, in seconds, its provider's and that of `defaults`. `answered_by` are the models there of which
+    one answers in its place, so that its own price row is a router's fee.
     """
 
     name: str
@@ -36,6 +39,7 @@ class ModelConfig:
     vocabulary: Vocabulary | None = None
     max_output_tokens: int | None = None
     disconnect_drain_s: float | None = None
+    answered_by: tuple[str, ...] = ()
 
 
 def read_models(at: Value, providers: Collection[str]) -> dict[str, ModelConfig]:
@@ -50,7 +54,21 @@ def read_models(at: Value, providers: Collection[str]) -> dict[str, ModelConfig]
         model = _read_model(name, value, providers, entries)
         if model is not None:
             models[name] = model
+    for name, model in models.items():
+        if model.fallbacks:
+            _refuse_useless_fallbacks(entries[name], model, models)
     return models
+
+
+def _refuse_useless_fallbacks(value: Value, model: ModelConfig, models: Mapping[str, ModelConfig]) -> None:
+    """Note a problem for each fallback that asks the same provider for the same model as who was asked before it."""
+    asked = {(model.provider, model.model)}
+    for fallback in (models[name] for name in model.fallbacks if name in models):
+        target = fallback.provider, fallback.model
+        if target in asked:
+            said = f"{fallback.name} asks {'/'.join(target)}, which was asked before it; `retries` asks one again"
+            value.entries()["fallbacks"].problem(said)
+        asked.add(target)
 
 
 def _read_model(name: str, value: Value, providers: Collection[str], known: Collection[str]) -> ModelConfig | None:
@@ -71,13 +89,19 @@ def _read_model(name: str, value: Value, providers: Collection[str], known: Coll
     model = section.read("model", lambda said: said.text("the model's name at the provider"), name)
     if name.endswith("*") and "model" in section.values:
         section.values["model"].problem("a name that ends with * stands for names at the provider as they are")
+    answered_by = section.maybe("answered_by", lambda said: said.names("a model's name at the provider")) or ()
+    if len(answered_by) > MAX_ANSWERED_BY:
+        section.values["answered_by"].problem(f"at most {MAX_ANSWERED_BY} models")
+    if name.endswith("*") and answered_by:
+        section.values["answered_by"].problem("a name that ends with * stands for models that answer by themselves")
     markup = section.read("markup_percent", lambda said: said.decimal(parse_factor, "20"), 0)
     vocabulary = section.maybe("vocabulary", lambda said: said.choice(VOCABULARIES))
     most = section.maybe("max_output_tokens", lambda said: said.whole(1, MAX_OUTPUT_TOKENS))
     drain_s = section.maybe("disconnect_drain_s", lambda said: said.number(0, MAX_DRAIN_S))
     if not section.ok:
         return None
-    return ModelConfig(name, provider, model, fallbacks, markup, cast("Vocabulary | None", vocabulary), most, drain_s)
+    vocabulary = cast("Vocabulary | None", vocabulary)
+    return ModelConfig(name, provider, model, fallbacks, markup, vocabulary, most, drain_s, answered_by)
 
 
 def unpriced_models(models: Mapping[str, ModelConfig], prices: PriceTable, at_s: float) -> tuple[str, ...]:
@@ -86,7 +110,8 @@ def unpriced_models(models: Mapping[str, ModelConfig], prices: PriceTable, at_s:
     return tuple(
         name
         for name, model in models.items()
-        if not name.endswith("*") and prices.find(model.provider, model.model, at_s) is None
+        if not name.endswith("*")
+        and any(prices.find(model.provider, each, at_s) is None for each in (model.model, *model.answered_by))
     )
 
 

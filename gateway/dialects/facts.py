@@ -63,10 +63,12 @@ NO_WORK = Work()
 
 
 class Created(msgspec.Struct, frozen=True):
-    """An object that an answer has created at its provider. `running`: the provider works on after it has answered."""
+    """An object that an answer has created at its provider. `running`: the provider works on after it has answered;
+    `cancelled`: it has stopped because it was told to."""
 
     object_id: str
     running: bool = False
+    cancelled: bool = False
 
 
 class Creation(Protocol):
@@ -101,8 +103,9 @@ class Stored(msgspec.Struct, frozen=True):
 
     `names` are ids of objects that must be the account's; `previous` is the one of them from which the answer goes on,
     where nothing else of the input stands outside the body. `background`: the provider may answer before it has done
-    its work. `creation` tells of the object that the answer creates,
-    None where it creates none. `provider` is where the named objects are, once that is known.
+    its work. `creation` tells of the object that the answer creates, None where it creates none. `whole`: its counts
+    are of all that it goes on from, so that they bound what goes on from it. `provider` is where the named objects
+    are, once that is known.
     """
 
     names: tuple[str, ...] = ()
@@ -110,6 +113,7 @@ class Stored(msgspec.Struct, frozen=True):
     creation: Creation | None = None
     provider: str | None = None
     background: bool = False
+    whole: bool = True
 
 
 class ParsedRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,6 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from billing.holds.hold import Hold, SettlementLost
 from billing.money import format_usd
 from gateway.proxy.attempts import KEY_REFUSED
 from gateway.proxy.context import CLIENT_GONE, RequestContext
@@ -24,7 +23,7 @@ from gateway.server.ids import (
 from gateway.upstream.base import UpstreamError, UpstreamResponse
 
 if TYPE_CHECKING:
-    from billing.holds.hold import Settled
+    from billing.holds.hold import Hold, Settled, SettlementLost
     from gateway.metrics.registry import Metrics
     from gateway.proxy.records import Records
     from gateway.proxy.settlement.settlements import Settlements

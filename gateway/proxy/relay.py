@@ -115,7 +115,7 @@ class Relay:
         if running is None or watch.tap.done:
             return self._remainder.stream(exchange, context, hold, answer, watch)
         answer.release()
-        return self._remainder.running(context, hold, running)
+        return self._remainder.running(context, hold, running, watch.tap)
 
     async def _works_on(
         self,
@@ -129,7 +129,7 @@ class Relay:
     ) -> None:
         """The stream is over, its response in the background is not: that is polled. The client sees the end where the
         provider has told it of an error, else a stream that broke."""
-        self._remainder.running(context, hold, running)
+        self._remainder.running(context, hold, running, watch.tap)
         self._outcomes.count(context, 200 if clean and watch.tap.error_seen else 502)
         if not clean or not watch.tap.error_seen:
             return exchange.abort()

@@ -122,7 +122,8 @@ class Router:
             first, *fallbacks = [self._priced(each, now_s) for each in candidates]
             # A fallback without a price could not be charged for: it is not asked.
             route = Route(first.entry, (first, *(each for each in fallbacks if each.rates is not None)))
-            ends = min(_span(each.rates.row, now_s)[1] if each.rates else ends for each in route.candidates)
+            rates = [each for found in route.candidates for each in (found.rates, *found.others.values()) if each]
+            ends = min((_span(each.row, now_s)[1] for each in rates), default=ends)
         self._found[name] = route, now_s - now_s % DAY_S + ends * MINUTE_S
         return route
 
@@ -158,6 +159,7 @@ class Router:
         others = {model: Rates.of(row, _span(row, now_s)[0]) for model, row in rows.items() if row is not None}
         searches = max([candidate.online_searches, *map(_searches_of, rows)])
         unpriced = [model for model, row in rows.items() if row is None]
+        others = {**candidate.others, **others}
         return replace(candidate, others=others, online_searches=searches), entries, unpriced
 
     def _entry_of(self, provider: str, model: str, now_s: float) -> str:
@@ -178,7 +180,11 @@ class Router:
     def _priced(self, candidate: Candidate, now_s: float) -> Candidate:
         row = self._prices.find(candidate.provider.name, candidate.model, now_s)
         rates = Rates.of(row, _span(row, now_s)[0]) if row is not None else None
-        return replace(candidate, rates=rates, prices=self._prices, priced_at_s=now_s)
+        priced = replace(candidate, rates=rates, prices=self._prices, priced_at_s=now_s)
+        if not candidate.answered_by:
+            return priced
+        routed, _, unpriced = self.with_others(priced, candidate.answered_by, now_s)
+        return replace(routed, rates=None if unpriced else rates)
 
     def _names(self, entry: str) -> Iterable[str]:
         """The names that clients may ask for by an entry."""
@@ -244,6 +250,7 @@ class Router:
             online_searches=ONLINE_SEARCHES if ONLINE in config.model.lower() else 0,
             searches_itself=_SEARCHES_ITSELF.search(config.model) is not None,
             health=self._health.of(provider.name),
+            answered_by=config.answered_by,
             disconnect_drain_s=(
                 provider.disconnect_drain_s if config.disconnect_drain_s is None else config.disconnect_drain_s
             ),

@@ -4,7 +4,8 @@ Source: https://ai.google.dev/api/generate-content#UsageMetadata. `promptTokenCo
 `candidatesTokenCount` does not contain the thoughts, and what tools brought (`toolUsePromptTokenCount`) stands beside
 the prompt. `totalTokenCount` decides where these do not add up: thoughts that are within the candidates' count already,
 and thoughts that no field names. Google bills what its searches bring by the search, so that tokens of tools are left
-out where an answer was grounded by searches alone. Cached text, images and video have one price, cached sound another.
+out where an answer was grounded by searches alone; empty queries, which its lists may have, are none. Cached text,
+images and video have one price, cached sound another.
 
 A count that is zero is left out of the answer; counts that can't be are no report.
 """
@@ -110,11 +111,12 @@ class Reading:
     """Puts together the usage of one answer, whose stream says it again and again: for each field the last that is
     said."""
 
-    __slots__ = ("_counts", "_model", "_other_tools", "_searches")
+    __slots__ = ("_counts", "_model", "_other_tools", "_searched_unnamed", "_searches")
 
     def __init__(self) -> None:
         self._counts: dict[str, Any] = {}
         self._searches: set[str] = set()
+        self._searched_unnamed = False
         self._other_tools = False
         self._model: str | None = None
 
@@ -167,16 +169,15 @@ class Reading:
                 self._other_tools = self._other_tools or not is_null(candidate.pages)
                 grounding = None if is_null(candidate.grounding) else _GROUNDING.decode(candidate.grounding)
                 if grounding is not None:
-                    self._searches.update(grounding.searched or ())
-                    self._searches.update(grounding.images or ())
-                    if not self._searches and not is_null(grounding.entry_point):
-                        self._searches.add("")
+                    queries = (*(grounding.searched or ()), *(grounding.images or ()))
+                    self._searches.update(filter(None, queries))
+                    self._searched_unnamed |= not queries and not is_null(grounding.entry_point)
         except UNREADABLE:
             return
 
     def reported(self, *, has_output: bool = True) -> Reported | None:
         """Return the usage as it is known by now; None where there is none that can be."""
-        searches = len(self._searches)
+        searches = len(self._searches) or int(self._searched_unnamed)
         if searches and self._model is not None and self._model.startswith(_ONE_SEARCH):
             searches = 1
         counts = self._counts

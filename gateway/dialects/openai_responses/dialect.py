@@ -8,8 +8,8 @@ messages. Its response can be gone on from for as long as the connection lasts e
 owner is recorded all the same. That is a dialect of its own, because a provider has to say that it serves it:
 `dialects: {responses_websocket: URL}`.
 
-Stored objects are responses and conversations: which of a request's ids name objects that must be the account's. None of
-the endpoints that read and change them is billed: what was made was paid for. Source:
+Stored objects are responses and conversations: which of a request's ids name objects that must be the account's. None
+of the endpoints that read and change them is billed: what was made was paid for. Source:
 https://platform.openai.com/docs/api-reference/responses/get and .../conversations.
 """
 
@@ -74,6 +74,7 @@ OBJECT_ENDPOINTS: Final = tuple(
 STREAM: Final = "stream"
 _OWNERS: Final = ("response_id", "conversation_id")
 _RUNNING: Final = frozenset({"queued", "in_progress"})
+_CANCELLED: Final = "cancelled"
 _QUERY_LIMIT: Final = 100
 
 
@@ -110,7 +111,9 @@ class ObjectCreation:
             made = _OBJECT.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        return Created(made.id, made.status in _RUNNING) if made.object == self.kind else None
+        if made.object != self.kind:
+            return None
+        return Created(made.id, made.status in _RUNNING, made.status == _CANCELLED)
 
     def of_event(self, data: bytes) -> Created | None:
         """Return the object of the first event of a stream."""
@@ -263,6 +266,7 @@ class ResponsesDialect:
 
 class _Message(msgspec.Struct):
     type: str | None = None
+    response: Raw = Raw(b"null")
 
 
 _MESSAGE: Final = msgspec.json.Decoder(_Message)
@@ -284,10 +288,12 @@ class SocketDialect(ResponsesDialect):
         if UPGRADE not in head.headers:
             raise BadRequest("This is a WebSocket: connect with 'Upgrade: websocket', or POST your request.")
         try:
-            kind = _MESSAGE.decode(body).type
+            message = _MESSAGE.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            kind = CREATE  # what is wrong with it is said below
-        if kind != CREATE:
+            message = _Message(CREATE)  # what is wrong with it is said below
+        if not is_null(message.response):  # where the Realtime API has them
+            raise BadRequest("Write the fields of the response beside 'type'.", "response")
+        if message.type != CREATE:
             raise BadRequest(f"Only messages of the type '{CREATE}' are served here.", "type")
         parsed = parse(RESPONSES, body, self._bounds, RESPONSES_CREATION)
         stored = parsed.stored or Stored()
