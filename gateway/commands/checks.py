@@ -61,12 +61,12 @@ def disk_finding(name: str, folder: Path) -> Check:
         free = shutil.disk_usage(place).free
     except OSError as error:
         return Check(name, "warn", f"{folder}: {error.strerror}", "See that this user may read the folder.")
-    said = f"{folder}: {free // MIB:,} MiB free"
+    detail = f"{folder}: {free // MIB:,} MiB free"
     if free < LEAST_BYTES:
-        return Check(name, "fail", said, "Free some space, or nothing can be written there soon.")
+        return Check(name, "fail", detail, "Free some space, or nothing can be written there soon.")
     if free < LITTLE_BYTES:
-        return Check(name, "warn", said, "Free some space before it is used up.")
-    return Check(name, "ok", said)
+        return Check(name, "warn", detail, "Free some space before it is used up.")
+    return Check(name, "ok", detail)
 
 
 def check_models(
@@ -82,13 +82,13 @@ def check_models(
         names = [model.name for model in models.values() if model.provider == provider.name]
         if provider.enabled or not names:
             continue
-        said = f"{len(names)} can't be used, because {provider.name} is off ({provider.off_reason}): {_some(names)}"
+        detail = f"{len(names)} can't be used, because {provider.name} is off ({provider.off_reason}): {_some(names)}"
         missed = sorted(relied.intersection(names))
         if missed:
             mend = f"Turn {provider.name} on, or take what counts on them out of plans or fallbacks: {_some(missed)}."
-            found.append(Check("models", "warn", said, mend))
+            found.append(Check("models", "warn", detail, mend))
         else:
-            found.append(Check("models", "ok", said))
+            found.append(Check("models", "ok", detail))
     return found or [Check("models", "ok", f"the provider of each of {len(models)} is on")]
 
 
@@ -100,24 +100,24 @@ def check_secrets(settings: Settings) -> list[Check]:
     short += [name for name, secret in tokens if secret is not None and len(secret.reveal()) < TOKEN_CHARACTERS]
     if not short:
         return [Check("secrets", "ok", "none is short")]
-    said = f"{', '.join(short)}: short enough to be guessed"
-    return [Check("secrets", "fail", said, "Make new ones with `openssl rand -hex 32`.")]
+    detail = f"{', '.join(short)}: short enough to be guessed"
+    return [Check("secrets", "fail", detail, "Make new ones with `openssl rand -hex 32`.")]
 
 
 def check_metrics(settings: Settings) -> list[Check]:
     """Find whether anybody may read the metrics, which say what providers cost: METRICS_ADDR asks for no key."""
     address = settings.metrics_addr
     if address is None:
-        said = "at /metrics of the gateway, with the admin key"
+        detail = "at /metrics of the gateway, with the admin key"
         if settings.metrics_addr_optional:
-            said = f"of `metergate up`: at {UP_METRICS_ADDR}, without a key; of `metergate serve`: {said}"
-        return [Check("metrics", "ok", said)]
+            detail = f"of `metergate up`: at {UP_METRICS_ADDR}, without a key; of `metergate serve`: {detail}"
+        return [Check("metrics", "ok", detail)]
     host = address.rpartition(":")[0].strip("[]")
     if not _is_public(host):
         return [Check("metrics", "ok", f"at {address}, without a key, on an address of your own network")]
-    said = f"METRICS_ADDR {address} asks for no key, and anybody may reach that address"
+    detail = f"METRICS_ADDR {address} asks for no key, and anybody may reach that address"
     mend = "Name an address that only your Prometheus reaches, such as 127.0.0.1:9090, or have a firewall guard it."
-    return [Check("metrics", "warn", said, mend)]
+    return [Check("metrics", "warn", detail, mend)]
 
 
 def _is_public(host: str) -> bool:
@@ -169,13 +169,15 @@ async def _check(session: aiohttp.ClientSession, provider: ProviderConfig, timeo
         return Check(
             name, "fail", f"{url}: {type(error).__name__}", "Correct its base_url, or let this machine reach it."
         )
-    said = f"{url}: HTTP {status}"
+    detail = f"{url}: HTTP {status}"
     if status in REFUSED:
-        return Check(name, "fail", f"{said}: the key is refused", "Set the provider's key anew: it may be revoked.")
+        return Check(name, "fail", f"{detail}: the key is refused", "Set the provider's key anew: it may be revoked.")
     if status in UNKNOWN:
         return Check(
-            name, "warn", f"{said}: it is there, and lists no models", "Try a request: the key was not checked."
+            name, "warn", f"{detail}: it is there, and lists no models", "Try a request: the key was not checked."
         )
     if not 200 <= status < 300:
-        return Check(name, "warn", f"{said}: it is there, and does not answer well", "See the provider's status page.")
-    return Check(name, "ok", f"{said}: the key is taken" if provider.api_key is not None else said)
+        return Check(
+            name, "warn", f"{detail}: it is there, and does not answer well", "See the provider's status page."
+        )
+    return Check(name, "ok", f"{detail}: the key is taken" if provider.api_key is not None else detail)

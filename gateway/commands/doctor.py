@@ -71,9 +71,9 @@ def check_settings(settings: Settings, at_s: float) -> list[Check]:
     checks = [Check("configuration", "ok", f"in force: the environment, and {in_force(settings)}")]
     on = [provider.name for provider in settings.providers.values() if provider.enabled]
     off = [f"{each.name} ({each.off_reason})" for each in settings.providers.values() if not each.enabled]
-    said = f"on: {', '.join(on) or 'none'}" + (f"; off: {', '.join(off)}" if off else "")
+    detail = f"on: {', '.join(on) or 'none'}" + (f"; off: {', '.join(off)}" if off else "")
     checks.append(
-        Check("providers", "ok", said) if on else Check("providers", "fail", said, "Set the key of one of them.")
+        Check("providers", "ok", detail) if on else Check("providers", "fail", detail, "Set the key of one of them.")
     )
     if not unpriced_models(settings.models, settings.prices, at_s):
         checks.append(Check("prices", "ok", f"each of {len(settings.models)} models has one"))
@@ -113,12 +113,12 @@ async def check_postgres(stores: Stores) -> list[Check]:
     if row["standby"]:
         checks.append(Check("postgres role", "fail", "a standby: it can't be written to", "Name the primary."))
     if set_aside:
-        said = f"{set_aside} debits that the ledger refused wait in debits_set_aside"
+        detail = f"{set_aside} debits that the ledger refused wait in debits_set_aside"
         checks.append(
             Check(
                 "debits",
                 "fail",
-                said,
+                detail,
                 "`metergate ledger set-aside list` says why; each is money that was not charged.",
             )
         )
@@ -137,17 +137,17 @@ async def check_plans(stores: Stores, settings: Settings) -> list[Check]:
 
 
 def _postgres_version(where: str, row: Any) -> Check:
-    said = f"{where}: Postgres {row['version']}"
+    detail = f"{where}: Postgres {row['version']}"
     if row["major"] < OLDEST_POSTGRES:
-        return Check("postgres", "fail", said, f"Metergate needs Postgres {OLDEST_POSTGRES} or later.")
-    return Check("postgres", "ok", said)
+        return Check("postgres", "fail", detail, f"Metergate needs Postgres {OLDEST_POSTGRES} or later.")
+    return Check("postgres", "ok", detail)
 
 
 def _postgres_durability(row: Any) -> Check:
-    said = f"synchronous_commit {row['synchronous_commit']}, fsync {row['fsync']}"
+    detail = f"synchronous_commit {row['synchronous_commit']}, fsync {row['fsync']}"
     if "off" in (row["synchronous_commit"], row["fsync"]):
-        return Check("durability", "fail", said, "Set both to on, or a crash of Postgres loses debits.")
-    return Check("durability", "ok", said)
+        return Check("durability", "fail", detail, "Set both to on, or a crash of Postgres loses debits.")
+    return Check("durability", "ok", detail)
 
 
 def _migrations(missing: list[str], stores: Stores) -> Check:
@@ -188,9 +188,9 @@ async def redis_ahead_s(redis_url: str, database_url: str, timeout_s: float) -> 
 
 def clock_finding(ahead_s: float) -> tuple[Literal["ok", "warn", "fail"], str, str]:
     """Return what follows from it: a status, what it is, and how to mend it."""
-    said = f"Redis's clock is {abs(ahead_s):.1f} s {'ahead of' if ahead_s > 0 else 'behind'} Postgres's"
+    detail = f"Redis's clock is {abs(ahead_s):.1f} s {'ahead of' if ahead_s > 0 else 'behind'} Postgres's"
     if abs(ahead_s) < AGREE_S:
-        return "ok", said, ""
+        return "ok", detail, ""
     if abs(ahead_s) <= AHEAD_S:
-        return "warn", said, "Have both machines set their clocks by NTP: windows follow Redis's."
-    return "fail", said, "Set the wrong one right, by NTP: while they differ by more than an hour no epoch opens."
+        return "warn", detail, "Have both machines set their clocks by NTP: windows follow Redis's."
+    return "fail", detail, "Set the wrong one right, by NTP: while they differ by more than an hour no epoch opens."

@@ -48,8 +48,8 @@ def named_store(url: str) -> Iterator[None]:
     except (DatabaseUnavailable, RedisError) as error:
         if isinstance(error, RedisRefused | DatabaseHindered):
             raise
-        said = f"{error} ({shown_url(url)}). Check that it runs there and that this machine may reach it."
-        raise CommandFailed(said, UNREACHABLE) from error
+        message = f"{error} ({shown_url(url)}). Check that it runs there and that this machine may reach it."
+        raise CommandFailed(message, UNREACHABLE) from error
 
 
 def shown_url(url: str) -> str:

@@ -38,8 +38,8 @@ async def init(
     try:
         written = init_folder(folder, force=force)
     except WouldOverwrite as error:
-        said = f"There already: {', '.join(map(str, error.paths))}. Nothing of it was touched; --force overwrites."
-        raise CommandFailed(said, REFUSED) from error
+        message = f"There already: {', '.join(map(str, error.paths))}. Nothing of it was touched; --force overwrites."
+        raise CommandFailed(message, REFUSED) from error
     except OSError as error:
         raise CommandFailed(f"Cannot write {error.filename or folder}: {error.strerror}.", REFUSED) from error
     paths = [str(path) for path in written]

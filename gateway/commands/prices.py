@@ -181,7 +181,9 @@ async def try_price(
         for line in priced
     ]
     cost = format_usd(round_up(row.cost_scaled(usage, variant)))
-    said = f"{cost} USD by {row.provider}/{row.model} from {row.effective_from}" + (f", {variant}" if variant else "")
+    summary = f"{cost} USD by {row.provider}/{row.model} from {row.effective_from}" + (
+        f", {variant}" if variant else ""
+    )
     data = {
         "cost_usd": cost,
         "price_id": row.id,
@@ -190,4 +192,4 @@ async def try_price(
         "variant": variant,
         "lines": [line_shape(line) for line in priced],
     }
-    output.show(Shown(data, (Table(("class", "quantity", "price USD", "amount USD"), lines), said)))
+    output.show(Shown(data, (Table(("class", "quantity", "price USD", "amount USD"), lines), summary)))

@@ -107,12 +107,12 @@ def _eviction(info: Mapping[str, Any]) -> Check:
 
 def _topology(topology: str, info: Mapping[str, Any]) -> Check:
     role = str(info.get("role", "master"))
-    said = f"{topology}, {role}, {info.get('connected_slaves', 0)} replicas"
+    detail = f"{topology}, {role}, {info.get('connected_slaves', 0)} replicas"
     if info.get("redis_mode") == "sentinel":
-        return Check("topology", "fail", said, "Name the server itself in REDIS_URL, not its Sentinel.")
+        return Check("topology", "fail", detail, "Name the server itself in REDIS_URL, not its Sentinel.")
     if role != "master":
-        return Check("topology", "fail", said, "Name the primary in REDIS_URL: a replica can't be written to.")
-    return Check("topology", "ok", said)
+        return Check("topology", "fail", detail, "Name the primary in REDIS_URL: a replica can't be written to.")
+    return Check("topology", "ok", detail)
 
 
 def _of_servers(infos: Mapping[Server, ServerInfo], lease_s: float) -> list[Check]:
@@ -145,13 +145,13 @@ def _of_node(info: ServerInfo, lease_s: float) -> Iterable[Check]:
 
 def _cluster_state(info: Mapping[str, Any]) -> Check:
     state, served = info.get("cluster_state"), int(info.get("cluster_slots_ok", 0))
-    said = f"cluster_state {state}, {served} of {SLOTS} slots served"
+    detail = f"cluster_state {state}, {served} of {SLOTS} slots served"
     if int(info.get("cluster_slots_assigned", 0)) < SLOTS:
-        return Check("cluster", "fail", said, "Give every slot to a master: CLUSTER SLOTS says which ones have none.")
+        return Check("cluster", "fail", detail, "Give every slot to a master: CLUSTER SLOTS says which ones have none.")
     if state != "ok" or served < SLOTS:
         mend = "Start the masters that are away, or promote their replicas: CLUSTER NODES names them."
-        return Check("cluster", "fail", said, mend)
-    return Check("cluster", "ok", said)
+        return Check("cluster", "fail", detail, mend)
+    return Check("cluster", "ok", detail)
 
 
 def _coverage(info: Mapping[str, Any]) -> Check:
@@ -166,21 +166,21 @@ def _failover(info: Mapping[str, Any], lease_s: float) -> Check:
     mend = "or a shorter cluster-node-timeout: docs/reliability.md says why, under clusters."
     if "cluster-node-timeout" not in info:
         least = f"{NOTICE_SHARE:g} times cluster-node-timeout and {ELECTION_S:g} s"
-        said = f"cluster-node-timeout can not be read, lease_s {lease_s:g}"
-        return Check("failover", "warn", said, f"Have lease_s no shorter than {least}, {mend}")
+        detail = f"cluster-node-timeout can not be read, lease_s {lease_s:g}"
+        return Check("failover", "warn", detail, f"Have lease_s no shorter than {least}, {mend}")
     timeout_ms = int(info["cluster-node-timeout"])
     least_s = NOTICE_SHARE * timeout_ms / 1000 + ELECTION_S
-    said = f"cluster-node-timeout {timeout_ms} ms, lease_s {lease_s:g}"
+    detail = f"cluster-node-timeout {timeout_ms} ms, lease_s {lease_s:g}"
     if lease_s < least_s:
-        return Check("failover", "warn", said, f"Set lease_s to {least_s:g} or more, {mend}")
-    return Check("failover", "ok", said)
+        return Check("failover", "warn", detail, f"Set lease_s to {least_s:g} or more, {mend}")
+    return Check("failover", "ok", detail)
 
 
 def _of_shards(topology: str, shards: Sequence[Shard]) -> list[Check]:
-    said = f"{topology} with {sum(len(shard.replicas) for shard in shards)} replicas"
-    checks = [Check("topology", "ok", said)]
+    detail = f"{topology} with {sum(len(shard.replicas) for shard in shards)} replicas"
+    checks = [Check("topology", "ok", detail)]
     if len(shards) < LEAST_MASTERS:
-        checks = [Check("topology", "warn", said, f"Use {LEAST_MASTERS} masters or more: fewer can't vote.")]
+        checks = [Check("topology", "warn", detail, f"Use {LEAST_MASTERS} masters or more: fewer can't vote.")]
     alone = [shard.master.name for shard in shards if not shard.replicas]
     if alone:
         mend = "Give each master a replica: without one its accounts get 503 until it is back itself."

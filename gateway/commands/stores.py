@@ -112,8 +112,8 @@ async def _running(environment: Environment) -> Endpoints | None:
     try:
         return await asyncio.to_thread(running, environment.data_dir)
     except PermissionError as error:
-        said = f"{environment.data_dir} belongs to another user: run this command as that user."
-        raise CommandFailed(said) from error
+        message = f"{environment.data_dir} belongs to another user: run this command as that user."
+        raise CommandFailed(message) from error
 
 
 def _stores(own: Endpoints, database_url: str | None, redis_url: str | None, *, started: bool) -> Stores:

@@ -216,8 +216,8 @@ def _check_request_log(settings: Settings) -> None:
     try:
         os.close(open_log(Path(str(settings.request_log))))
     except OSError as error:
-        said = f"METERGATE_REQUEST_LOG: {settings.request_log}: {error.strerror}. Name a file that can be written."
-        raise CommandFailed(said, USAGE) from error
+        message = f"METERGATE_REQUEST_LOG: {settings.request_log}: {error.strerror}. Name a file that can be written."
+        raise CommandFailed(message, USAGE) from error
 
 
 def _worker_environment(settings: Settings, environ: Mapping[str, str], stores: Stores) -> dict[str, str]:

@@ -36,8 +36,8 @@ async def migrate(output: Output) -> None:
         async with open_stores(command_environment(os.environ), output, redis=False) as stores:
             with named_store(stores.database_url):
                 applied = await apply_migrations(stores.database_url)
-    said = f"Applied {', '.join(applied)}." if applied else "The schema is up to date."
-    output.show(Shown({"applied": applied}, (said,)))
+    summary = f"Applied {', '.join(applied)}." if applied else "The schema is up to date."
+    output.show(Shown({"applied": applied}, (summary,)))
 
 
 async def doctor(
@@ -123,8 +123,8 @@ async def reconcile(
             ) as runtime:
                 report = await reconcile_once(runtime.engine, fix=fix)
     rows = [(drift.account_id, drift.what, str(drift.redis), str(drift.ledger)) for drift in report.drifts]
-    said = f"{report.accounts} accounts compared, {len(rows)} differences."
-    parts: list[str | Table] = [Table(("account", "what", "Redis", "ledger"), rows), said] if rows else [said]
+    summary = f"{report.accounts} accounts compared, {len(rows)} differences."
+    parts: list[str | Table] = [Table(("account", "what", "Redis", "ledger"), rows), summary] if rows else [summary]
     if fix:
         parts.append("A new epoch has begun: Redis is loaded again from the ledger.")
     output.show(Shown(report_shape(report), tuple(parts)))

@@ -67,9 +67,9 @@ class Bound:
                 return type(value) in kinds and self.low <= value <= self.high  # type: ignore[operator]
 
 
-def _is_share(said: str) -> bool:
+def _is_share(text: str) -> bool:
     try:
-        parse_share(said)
+        parse_share(text)
     except ValueError:
         return False
     return True
@@ -242,8 +242,8 @@ def read_defaults(main: Value, at: Value | None, plans: Collection[str] | None) 
     for name in RETIRED.keys() & values.keys():
         main.file.problems.note(values[name].where, f"defaults.{name}", RETIRED[name])
     before = len(main.file.problems)
-    said = {name: _read(values[name], bound) for name, bound in BOUNDS.items() if name in values}
-    plan = said.get("default_plan") or DEFAULT_PLAN
+    given = {name: _read(values[name], bound) for name, bound in BOUNDS.items() if name in values}
+    plan = given.get("default_plan") or DEFAULT_PLAN
     if plans is not None and plan not in plans:
         place = values.get("default_plan") or at or main
         message = f'expected a plan of plans.yaml, got "{plan}"{nearest(plan, plans)}'
@@ -251,7 +251,7 @@ def read_defaults(main: Value, at: Value | None, plans: Collection[str] | None) 
     if len(main.file.problems) > before:
         return Limits()
     try:
-        return Limits(**{name: value for name, value in said.items() if value is not None})
+        return Limits(**{name: value for name, value in given.items() if value is not None})
     except ValueError as error:
         (at or main).problem(str(error))
         return Limits()

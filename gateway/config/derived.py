@@ -57,15 +57,15 @@ def read_exporter_sources(read: Reader) -> tuple[ExporterSource, ...]:
             () if single is None else (ExporterSource("default", single, token, region, None, None, True, TIMEOUT_S),)
         )
     try:
-        said = json.loads(text)
+        given = json.loads(text)
     except ValueError as error:
         read.problems.add(PLACE, name, f"not JSON: {error}")
         return ()
-    if not isinstance(said, list) or len(said) > MAX_SOURCES:
+    if not isinstance(given, list) or len(given) > MAX_SOURCES:
         read.wrong(name, f"a JSON list of at most {MAX_SOURCES} sources")
         return ()
     sources: list[ExporterSource] = []
-    for place, item in enumerate(said):
+    for place, item in enumerate(given):
         source = _exporter_source(item, region, token)
         if isinstance(source, str):
             read.problems.add(PLACE, f"{name}[{place}]", source)
@@ -76,29 +76,29 @@ def read_exporter_sources(read: Reader) -> tuple[ExporterSource, ...]:
     return tuple(sources)
 
 
-def _exporter_source(said: object, region: str, token: Secret | None) -> ExporterSource | str:
+def _exporter_source(given: object, region: str, token: Secret | None) -> ExporterSource | str:
     """Return one source, or what is wrong with it. Texts are never shown: a token may stand in the wrong place."""
-    if not isinstance(said, dict):
+    if not isinstance(given, dict):
         return "expected an object with source_id and base_url"
-    unknown = sorted(set(said) - set(_SOURCE_KEYS))
+    unknown = sorted(set(given) - set(_SOURCE_KEYS))
     if unknown:
         return f"unknown key {unknown[0]}{nearest(unknown[0], _SOURCE_KEYS)}"
     for key in _TEXT_KEYS:
-        if said.get(key) is not None and not isinstance(said[key], str):
+        if given.get(key) is not None and not isinstance(given[key], str):
             return f"{key}: expected a text"
-    source_id, base_url = said.get("source_id") or "", said.get("base_url") or ""
+    source_id, base_url = given.get("source_id") or "", given.get("base_url") or ""
     if not source_id or not is_url(base_url):
         return "expected a source_id, and a base_url that begins with https:// or http://"
-    enabled, timeout_s = said.get("enabled", True), said.get("timeout_seconds", TIMEOUT_S)
+    enabled, timeout_s = given.get("enabled", True), given.get("timeout_seconds", TIMEOUT_S)
     if not isinstance(enabled, bool) or type(timeout_s) is not int or not 1 <= timeout_s <= 600:
         return "expected enabled as true or false, and timeout_seconds from 1 to 600"
     return ExporterSource(
         source_id=source_id,
         base_url=base_url.rstrip("/"),
-        token=Secret(said["token"]) if said.get("token") else token,
-        region=said.get("region") or region,
-        expected_node_id=said.get("expected_node_id"),
-        expected_env=said.get("expected_env"),
+        token=Secret(given["token"]) if given.get("token") else token,
+        region=given.get("region") or region,
+        expected_node_id=given.get("expected_node_id"),
+        expected_env=given.get("expected_env"),
         enabled=enabled,
         timeout_s=timeout_s,
     )

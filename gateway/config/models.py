@@ -66,8 +66,8 @@ def _refuse_useless_fallbacks(value: Value, model: ModelConfig, models: Mapping[
     for fallback in (models[name] for name in model.fallbacks if name in models):
         target = fallback.provider, fallback.model
         if target in asked:
-            said = f"{fallback.name} asks {'/'.join(target)}, which was asked before it; `retries` asks one again"
-            value.entries()["fallbacks"].problem(said)
+            problem = f"{fallback.name} asks {'/'.join(target)}, which was asked before it; `retries` asks one again"
+            value.entries()["fallbacks"].problem(problem)
         asked.add(target)
 
 
@@ -76,7 +76,7 @@ def _read_model(name: str, value: Value, providers: Collection[str], known: Coll
     provider = section.read("provider", Value.text, "")
     if provider and provider not in providers:
         section.values["provider"].expected("a provider of this file", nearest(provider, providers))
-    fallbacks = section.maybe("fallbacks", lambda said: said.names("an entry's name")) or ()
+    fallbacks = section.maybe("fallbacks", lambda value: value.names("an entry's name")) or ()
     if len(fallbacks) > MAX_FALLBACKS:
         section.values["fallbacks"].problem(f"at most {MAX_FALLBACKS} fallbacks")
     for fallback in fallbacks:
@@ -86,18 +86,18 @@ def _read_model(name: str, value: Value, providers: Collection[str], known: Coll
             section.values["fallbacks"].problem(f"{fallback} stands for many models: a fallback names one")
         elif fallback == name:
             section.values["fallbacks"].problem("an entry is no fallback of its own")
-    model = section.read("model", lambda said: said.text("the model's name at the provider"), name)
+    model = section.read("model", lambda value: value.text("the model's name at the provider"), name)
     if name.endswith("*") and "model" in section.values:
         section.values["model"].problem("a name that ends with * stands for names at the provider as they are")
-    answered_by = section.maybe("answered_by", lambda said: said.names("a model's name at the provider")) or ()
+    answered_by = section.maybe("answered_by", lambda value: value.names("a model's name at the provider")) or ()
     if len(answered_by) > MAX_ANSWERED_BY:
         section.values["answered_by"].problem(f"at most {MAX_ANSWERED_BY} models")
     if name.endswith("*") and answered_by:
         section.values["answered_by"].problem("a name that ends with * stands for models that answer by themselves")
-    markup = section.read("markup_percent", lambda said: said.decimal(parse_factor, "20"), 0)
-    vocabulary = section.maybe("vocabulary", lambda said: said.choice(VOCABULARIES))
-    most = section.maybe("max_output_tokens", lambda said: said.whole(1, MAX_OUTPUT_TOKENS))
-    drain_s = section.maybe("disconnect_drain_s", lambda said: said.number(0, MAX_DRAIN_S))
+    markup = section.read("markup_percent", lambda value: value.decimal(parse_factor, "20"), 0)
+    vocabulary = section.maybe("vocabulary", lambda value: value.choice(VOCABULARIES))
+    most = section.maybe("max_output_tokens", lambda value: value.whole(1, MAX_OUTPUT_TOKENS))
+    drain_s = section.maybe("disconnect_drain_s", lambda value: value.number(0, MAX_DRAIN_S))
     if not section.ok:
         return None
     vocabulary = cast("Vocabulary | None", vocabulary)

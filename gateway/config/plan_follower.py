@@ -109,9 +109,9 @@ async def plans_finding(database: Database, settings: Settings) -> list[tuple[Li
     own = await revision_of(database, settings.plans, settings.plans_version)
     if own == in_force.revision:
         return [("ok", f"revision {own} is in force, and it is this {PLANS_FILE}", "")]
-    said = f"revision {in_force.revision} is in force, this {PLANS_FILE} is {own or 'not known'}"
+    detail = f"revision {in_force.revision} is in force, this {PLANS_FILE} is {own or 'not known'}"
     mend = f"Gateways take it on as they start; if they do not, write `version: {in_force.version + 1}` at its top."
-    return [("warn", said, mend)]
+    return [("warn", detail, mend)]
 
 
 def follows_another(file_revision: int | None, in_force: Revision) -> str:

@@ -58,8 +58,8 @@ def read_plans(at: Value, models: Collection[str]) -> dict[str, Plan]:
 def read_plans_version(at: Value) -> int:
     """Return the file's own version: `version: 7` beside the plans; 0 where it says none, a problem where it is no
     number."""
-    said = at.entries().get(VERSION) if VERSION in at.child_names else None
-    return 0 if said is None or said.is_mapping else said.whole(0, MAX_VERSION) or 0
+    version = at.entries().get(VERSION) if VERSION in at.child_names else None
+    return 0 if version is None or version.is_mapping else version.whole(0, MAX_VERSION) or 0
 
 
 def _read_plan(plan_id: str, value: Value, plans: Collection[str], models: Collection[str]) -> Plan | None:
@@ -71,12 +71,12 @@ def _read_plan(plan_id: str, value: Value, plans: Collection[str], models: Colle
     name = section.read("name", Value.text, "")
     price_nano = section.read("price_usd", _usd, 0)
     quotas = section.maybe("quotas", _quotas) or ()
-    allowed = section.maybe("models", lambda said: _models(said, models))
-    parallel = section.maybe("max_parallel_requests", lambda said: said.whole(1, MAX_PARALLEL))
-    queue_s = section.read("admission_queue_s", lambda said: said.whole(0, MAX_QUEUE_S), 0)
+    allowed = section.maybe("models", lambda value: _models(value, models))
+    parallel = section.maybe("max_parallel_requests", lambda value: value.whole(1, MAX_PARALLEL))
+    queue_s = section.read("admission_queue_s", lambda value: value.whole(0, MAX_QUEUE_S), 0)
     credit_nano = section.read("included_credit_usd", _usd, 0)
-    users = section.maybe("users", lambda said: said.whole(1, MAX_USERS))
-    markup = section.read("markup_percent", lambda said: said.decimal(parse_factor, "20"), 0)
+    users = section.maybe("users", lambda value: value.whole(1, MAX_USERS))
+    markup = section.read("markup_percent", lambda value: value.decimal(parse_factor, "20"), 0)
     stripe_price = section.maybe("stripe_price", Value.text)
     if not section.ok:
         return None
@@ -100,9 +100,9 @@ def _usd(value: Value) -> int | None:
     return value.decimal(parse_price, "99")
 
 
-def parse_price(said: object) -> int:
+def parse_price(value: object) -> int:
     """Return nano-USD of a decimal string of USD that is not below zero. Raises `MoneyError`."""
-    nano = parse_usd(said)
+    nano = parse_usd(value)
     if nano < 0:
         raise MoneyError("an amount that is not below zero")
     return nano
@@ -123,11 +123,11 @@ def _quotas(value: Value) -> tuple[Quota, ...]:
     quotas = []
     for item in value.items():
         section = item.section(_QUOTA_KEYS, ("window", "metric", "limit"))
-        said = {name: field.plain() for name, field in section.values.items()}
+        given = {name: field.plain() for name, field in section.values.items()}
         if not section.ok:
             continue
         try:
-            quotas.append(parse_quota(said))
+            quotas.append(parse_quota(given))
         except QuotaError as error:
             item.problem(str(error))
     try:

@@ -71,7 +71,7 @@ def _read_rows(value: Value) -> list[PriceRow]:
     section = value.section(_ROW_KEYS, ("provider", "model", "effective_from"))
     provider, model = section.read("provider", Value.text, ""), section.read("model", Value.text, "")
     effective_from = section.maybe("effective_from", Value.day)
-    per_million = section.maybe("per_million", lambda said: _rates(said, TOKEN_CLASSES, "0.15")) or {}
+    per_million = section.maybe("per_million", lambda value: _rates(value, TOKEN_CLASSES, "0.15")) or {}
     per_unit = section.maybe("per_unit", _units) or {}
     tiers = section.maybe("tiers", _tiers) or ()
     multipliers = section.maybe("multipliers", _multipliers)
@@ -80,9 +80,9 @@ def _read_rows(value: Value) -> list[PriceRow]:
     context_window = _tokens(section, "context_window")
     hidden_reasoning = section.read("hidden_reasoning", Value.truth, False)
     variants = section.maybe("variants", _variants) or ()
-    cost = section.maybe("cost", lambda said: said.choice(("reported",)))
+    cost = section.maybe("cost", lambda value: value.choice(("reported",)))
     source = section.maybe("source", Value.text)
-    aliases = section.maybe("aliases", lambda said: said.names("a model's name")) or ()
+    aliases = section.maybe("aliases", lambda value: value.names("a model's name")) or ()
     if not section.ok or effective_from is None:
         return []
     try:
@@ -109,12 +109,12 @@ def _read_rows(value: Value) -> list[PriceRow]:
 
 
 def _tokens(section: Section, name: str) -> int | None:
-    return section.maybe(name, lambda said: said.whole(1, MAX_TOKENS))
+    return section.maybe(name, lambda value: value.whole(1, MAX_TOKENS))
 
 
-def parse_rate(said: object) -> int:
+def parse_rate(value: object) -> int:
     """Return the nano-USD of a decimal string of USD that is not below zero. Raises `MoneyError`."""
-    nano = parse_usd(said)
+    nano = parse_usd(value)
     if nano < 0:
         raise MoneyError("a price is not below zero")
     return nano
@@ -136,9 +136,9 @@ def _variants(value: Value) -> tuple[Variant, ...]:
     for item in value.items():
         section = item.section(_VARIANT_KEYS)
         when = {name: text for name in CONDITIONS if (text := section.maybe(name, Value.text)) is not None}
-        per_million = section.maybe("per_million", lambda said: _rates(said, TOKEN_CLASSES, "0.15")) or {}
+        per_million = section.maybe("per_million", lambda value: _rates(value, TOKEN_CLASSES, "0.15")) or {}
         per_unit, tiers = section.maybe("per_unit", _units) or {}, section.maybe("tiers", _tiers) or ()
-        factor = section.maybe("factor", lambda said: said.decimal(parse_factor, "1.1"))
+        factor = section.maybe("factor", lambda value: value.decimal(parse_factor, "1.1"))
         if section.ok:
             try:
                 variants.append(Variant(when, per_million, per_unit, tiers, FACTOR_SCALE if factor is None else factor))
@@ -152,13 +152,13 @@ def _tiers(value: Value) -> tuple[Tier, ...]:
     for item in value.items():
         start = "at_or_above" if "at_or_above" in item.child_names else "above_input_tokens"
         section = item.section(_TIER_KEYS, (start, "per_million"))
-        above = section.maybe("above_input_tokens", lambda said: said.whole(1, MAX_TOKENS))
+        above = section.maybe("above_input_tokens", lambda value: value.whole(1, MAX_TOKENS))
         if start == "at_or_above":
             if above is not None:
                 item.problem("a tier begins above a number of input tokens, or at it: give one of the two")
-            at = section.maybe("at_or_above", lambda said: said.whole(2, MAX_TOKENS))
+            at = section.maybe("at_or_above", lambda value: value.whole(2, MAX_TOKENS))
             above = None if at is None else at - 1
-        rates = section.maybe("per_million", lambda said: _rates(said, TOKEN_CLASSES, "0.15")) or {}
+        rates = section.maybe("per_million", lambda value: _rates(value, TOKEN_CLASSES, "0.15")) or {}
         if section.ok and above is not None:
             tiers.append(Tier(above, rates))
     return tuple(tiers)

@@ -189,7 +189,7 @@ def read_providers(at: Value) -> dict[str, ProviderConfig]:
 
 def _read_provider(name: str, value: Value) -> ProviderConfig | None:
     section = value.section(_PROVIDER_KEYS, ("kind",))
-    vendor = section.maybe("kind", lambda said: said.choice((*KINDS, *COMPATIBLE)))
+    vendor = section.maybe("kind", lambda value: value.choice((*KINDS, *COMPATIBLE)))
     kind = "openai" if vendor in COMPATIBLE else vendor
     usual = COMPATIBLE.get(vendor or "", OPENAI)
     if kind is not None:
@@ -213,12 +213,12 @@ def _read_provider(name: str, value: Value) -> ProviderConfig | None:
     if kind is not None and kind != "local" and not usual.base_url and "dialects" not in section.values:
         section.require(("base_url",))
     passed = section.maybe("pass_headers", _passed) or ()
-    delay_ms = section.read("delay_ms", lambda said: said.whole(0, MAX_DELAY_MS), 0)
-    chunk_delay_ms = section.read("chunk_delay_ms", lambda said: said.whole(0, MAX_DELAY_MS), 0)
-    drain_s = section.maybe("disconnect_drain_s", lambda said: said.number(0, MAX_DRAIN_S))
-    max_field = section.maybe("max_output_field", lambda said: said.choice(MAX_OUTPUT_FIELDS))
+    delay_ms = section.read("delay_ms", lambda value: value.whole(0, MAX_DELAY_MS), 0)
+    chunk_delay_ms = section.read("chunk_delay_ms", lambda value: value.whole(0, MAX_DELAY_MS), 0)
+    drain_s = section.maybe("disconnect_drain_s", lambda value: value.number(0, MAX_DRAIN_S))
+    max_field = section.maybe("max_output_field", lambda value: value.choice(MAX_OUTPUT_FIELDS))
     stream_usage = section.read("stream_usage", Value.truth, usual.stream_usage)
-    zero_usage = section.read("zero_usage", lambda said: said.choice(ZERO_USAGES), "estimate")
+    zero_usage = section.read("zero_usage", lambda value: value.choice(ZERO_USAGES), "estimate")
     if vendor in COMPATIBLE:
         max_field = max_field or usual.max_output_field
     cooldown = section.maybe("cooldown", read_cooldown) or Cooldown()

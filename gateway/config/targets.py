@@ -98,10 +98,10 @@ def read_headers(value: Value) -> dict[str, str]:
 def read_cooldown(value: Value) -> Cooldown | None:
     """Return the bounds of a provider's cool-down; None where one is wrong, which is a problem."""
     section, plain = value.section(_COOLDOWN_KEYS), Cooldown()
-    failures = section.read("failures", lambda said: said.whole(1, MAX_FAILURES), plain.failures)
-    seconds = section.read("seconds", lambda said: said.number(MIN_COOLDOWN_S, MAX_COOLDOWN_S), plain.seconds)
-    retry_after_s = section.read("retry_after_s", lambda said: said.number(0, MAX_COOLDOWN_S), plain.retry_after_s)
-    probe_s = section.read("probe_s", lambda said: said.number(MIN_PROBE_S, MAX_PROBE_S), plain.probe_s)
+    failures = section.read("failures", lambda value: value.whole(1, MAX_FAILURES), plain.failures)
+    seconds = section.read("seconds", lambda value: value.number(MIN_COOLDOWN_S, MAX_COOLDOWN_S), plain.seconds)
+    retry_after_s = section.read("retry_after_s", lambda value: value.number(0, MAX_COOLDOWN_S), plain.retry_after_s)
+    probe_s = section.read("probe_s", lambda value: value.number(MIN_PROBE_S, MAX_PROBE_S), plain.probe_s)
     return Cooldown(failures, seconds, retry_after_s, probe_s) if section.ok else None
 
 

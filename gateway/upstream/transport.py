@@ -23,10 +23,9 @@ from urllib.request import getproxies, proxy_bypass
 
 from yarl import URL
 
-from gateway.upstream.base import UPLOAD_BYTES_PER_S, UpstreamCut, UpstreamRequest, UpstreamUnreachable
+from gateway.upstream.base import UPLOAD_BYTES_PER_S, ConnectionSlots, UpstreamCut, UpstreamRequest, UpstreamUnreachable
 from gateway.upstream.connection import Connection, StaleConnection
 from gateway.upstream.http_proxy import ProxiedResponse, ProxiedTransport
-from gateway.upstream.slots import ConnectionSlots
 
 if TYPE_CHECKING:
     from gateway.upstream.response import Response

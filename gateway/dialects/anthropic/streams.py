@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import merge_snapshot
-from gateway.dialects.anthropic.output import pieces, pieces_of_part
+from gateway.dialects.anthropic.content import pieces, pieces_of_part
 from gateway.dialects.anthropic.usage import reported_of
 from gateway.dialects.events import with_cost
 from gateway.dialects.facts import EventFacts
@@ -86,7 +86,7 @@ class AnthropicEvents:
         return EventFacts(reported_of(self._usage, self._model, self._container), has_usage=True, is_error=is_error)
 
     def pieces(self, data: bytes) -> list[tuple[int, Piece]]:
-        """Return what the model wrote: see `gateway.dialects.anthropic.output`."""
+        """Return what the model wrote: see `gateway.dialects.anthropic.content`."""
         return pieces(data)
 
     def pieces_of_part(self, data: bytes) -> list[tuple[int, Piece]]:

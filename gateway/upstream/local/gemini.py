@@ -17,7 +17,7 @@ import msgspec
 
 from gateway.tokens import vocabulary_for
 from gateway.upstream.local.request import RequestError
-from gateway.upstream.local.wire import Said, compose, say, vector
+from gateway.upstream.local.wire import Choice, compose, say, vector
 
 if TYPE_CHECKING:
     from gateway.tokens import Tokenizer
@@ -50,22 +50,22 @@ class LocalGemini:
     ) -> tuple[Iterator[bytes], bool]:
         """Return the pieces of an answer, and whether they are server-sent events. Raises `RequestError`."""
         try:
-            said = msgspec.json.decode(body)
+            fields = msgspec.json.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            said = None
-        if not isinstance(said, dict):
+            fields = None
+        if not isinstance(fields, dict):
             raise RequestError("Invalid JSON payload received.")
         model, method = unquote(found["model"]), found["method"]
         if method == "countTokens":
-            asked = _get(said, "generateContentRequest") or said
+            asked = _get(fields, "generateContentRequest") or fields
             tokens = await self._count(_texts(asked), model)
             return iter((_json({"totalTokens": tokens, "promptTokensDetails": _details(tokens)}),)), False
         if method in ("embedContent", "batchEmbedContents"):
-            return iter((await self._embedded(said, model, method == "embedContent"),)), False
+            return iter((await self._embedded(fields, model, method == "embedContent"),)), False
         if method not in ("generateContent", "streamGenerateContent"):
             raise RequestError(f"{method} is not supported here.", status=404)
-        prompt_tokens = await self._count(_texts(said), model)
-        candidates = await self._candidates(said, model)
+        prompt_tokens = await self._count(_texts(fields), model)
+        candidates = await self._candidates(fields, model)
         envelope = {"modelVersion": model, "responseId": answer_id}
         usage = _usage(prompt_tokens, sum(each.tokens for each in candidates))
         if method == "generateContent":
@@ -77,13 +77,13 @@ class LocalGemini:
         as_events = parse_qs(query).get("alt") == ["sse"]
         return (_events(pieces) if as_events else _array(pieces)), as_events
 
-    async def _candidates(self, said: Mapping[str, Any], model: str) -> Sequence[Said]:
-        config = _get(said, "generationConfig") or {}
+    async def _candidates(self, fields: Mapping[str, Any], model: str) -> Sequence[Choice]:
+        config = _get(fields, "generationConfig") or {}
         most, count = _get(config, "maxOutputTokens"), _get(config, "candidateCount") or 1
         if count > CANDIDATES_MAX:
             raise RequestError(f"The number of candidates is at most {CANDIDATES_MAX}.")
         stops = tuple(stop for stop in _get(config, "stopSequences") or () if stop)
-        contents = _list(said.get("contents"))
+        contents = _list(fields.get("contents"))
         question = "\n".join(_texts({"contents": contents[-1:]}))
         made = []
         for index in range(count):
@@ -93,8 +93,8 @@ class LocalGemini:
                 await asyncio.sleep(0)
         return made
 
-    async def _embedded(self, said: Mapping[str, Any], model: str, single: bool) -> bytes:
-        requests = [said] if single else _list(said.get("requests"))
+    async def _embedded(self, fields: Mapping[str, Any], model: str, single: bool) -> bytes:
+        requests = [fields] if single else _list(fields.get("requests"))
         made, tokens = [], 0
         for index, request in enumerate(requests):
             dimensions = _get(request, "outputDimensionality") or DIMENSIONS
@@ -120,9 +120,13 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def _texts(said: Mapping[str, Any]) -> list[str]:
+def _texts(fields: Mapping[str, Any]) -> list[str]:
     """Return the texts of all contents that a request has."""
-    contents = [*_list(_get(said, "systemInstruction")), *_list(said.get("contents")), *_list(said.get("content"))]
+    contents = [
+        *_list(_get(fields, "systemInstruction")),
+        *_list(fields.get("contents")),
+        *_list(fields.get("content")),
+    ]
     parts = [part for content in contents if isinstance(content, dict) for part in _list(content.get("parts"))]
     return [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
 
@@ -143,14 +147,17 @@ def _candidate(text: str, index: int, finish: str | None) -> dict[str, object]:
 
 
 def _pieces(
-    candidates: Sequence[Said], begun: Mapping[str, object], usage: Mapping[str, object], envelope: Mapping[str, object]
+    candidates: Sequence[Choice],
+    begun: Mapping[str, object],
+    usage: Mapping[str, object],
+    envelope: Mapping[str, object],
 ) -> Iterator[bytes]:
     """Yield the objects of a stream: word by word, each candidate's end in one of its own."""
-    for index, said in enumerate(candidates):
-        for text in said.pieces():
+    for index, choice in enumerate(candidates):
+        for text in choice.pieces():
             yield _json({"candidates": [_candidate(text, index, None)], "usageMetadata": begun, **envelope})
         counted = usage if index == len(candidates) - 1 else begun
-        ended = _candidate("", index, _FINISHES[said.finish_reason])
+        ended = _candidate("", index, _FINISHES[choice.finish_reason])
         yield _json({"candidates": [ended], "usageMetadata": counted, **envelope})
 
 

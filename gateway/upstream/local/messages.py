@@ -14,7 +14,7 @@ import msgspec
 
 from gateway.tokens import vocabulary_for
 from gateway.upstream.local.request import Fields, RequestError
-from gateway.upstream.local.wire import Said, compose, question_of, say
+from gateway.upstream.local.wire import Choice, compose, question_of, say
 
 if TYPE_CHECKING:
     from gateway.tokens import Tokenizer
@@ -58,23 +58,23 @@ def counted(fields: Fields) -> tuple[str, list[object]]:
     return fields.model(), before + fields.messages()
 
 
-def message_answer(answer_id: str, asked: Message, said: Said, input_tokens: int) -> bytes:
+def message_answer(answer_id: str, asked: Message, choice: Choice, input_tokens: int) -> bytes:
     """Return a `message`."""
-    content = [{"type": "text", "text": said.text}]
-    reason = _STOP_REASONS[said.finish_reason]
-    return _json(_envelope(answer_id, asked.model, content, reason, input_tokens, said.tokens))
+    content = [{"type": "text", "text": choice.text}]
+    reason = _STOP_REASONS[choice.finish_reason]
+    return _json(_envelope(answer_id, asked.model, content, reason, input_tokens, choice.tokens))
 
 
-def message_events(answer_id: str, asked: Message, said: Said, input_tokens: int) -> Iterator[bytes]:
+def message_events(answer_id: str, asked: Message, choice: Choice, input_tokens: int) -> Iterator[bytes]:
     """Yield the events of a streamed message."""
     yield _event("message_start", message=_envelope(answer_id, asked.model, [], None, input_tokens, 1))
     yield _event("content_block_start", index=0, content_block={"type": "text", "text": ""})
     yield _event("ping")
-    for piece in said.pieces():
+    for piece in choice.pieces():
         yield _event("content_block_delta", index=0, delta={"type": "text_delta", "text": piece})
     yield _event("content_block_stop", index=0)
-    ended = {"stop_reason": _STOP_REASONS[said.finish_reason], "stop_sequence": None}
-    yield _event("message_delta", delta=ended, usage={"output_tokens": said.tokens})
+    ended = {"stop_reason": _STOP_REASONS[choice.finish_reason], "stop_sequence": None}
+    yield _event("message_delta", delta=ended, usage={"output_tokens": choice.tokens})
     yield _event("message_stop")
 
 
@@ -84,10 +84,10 @@ async def answer(tokenizer: Tokenizer, fields: Fields, answer_id: str) -> tuple[
     vocabulary = vocabulary_for(asked.model)
     input_tokens = await tokenizer.count_chat_messages_off_loop(asked.messages, vocabulary)
     text = compose(_json(asked.messages), 0, question_of(asked.messages))
-    said = say(tokenizer, vocabulary, text, asked.max_tokens, asked.stop)
+    choice = say(tokenizer, vocabulary, text, asked.max_tokens, asked.stop)
     if asked.stream:
-        return message_events(answer_id, asked, said, input_tokens), True
-    return iter((message_answer(answer_id, asked, said, input_tokens),)), False
+        return message_events(answer_id, asked, choice, input_tokens), True
+    return iter((message_answer(answer_id, asked, choice, input_tokens),)), False
 
 
 async def count_answer(tokenizer: Tokenizer, fields: Fields) -> bytes:

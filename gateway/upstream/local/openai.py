@@ -15,7 +15,7 @@ import msgspec
 from gateway.tokens import Tokenizer, vocabulary_for
 from gateway.upstream.local import request, wire
 from gateway.upstream.local.request import Fields, Generation, RequestError, Text
-from gateway.upstream.local.wire import Said, compose, question_of, say, vector
+from gateway.upstream.local.wire import Choice, compose, question_of, say, vector
 
 CHOICES_PER_TURN: Final = 8
 """Texts or vectors that are made before the event loop gets its turn."""
@@ -54,7 +54,7 @@ class LocalOpenAI:
         vocabulary = vocabulary_for(asked.model)
         prompt_tokens = await self._tokenizer.count_chat_messages_off_loop(messages, vocabulary)
         choices = await self._choices(asked, vocabulary, msgspec.json.encode(messages), question_of(messages))
-        counted = wire.usage(prompt_tokens, sum(said.tokens for said in choices))
+        counted = wire.usage(prompt_tokens, sum(choice.tokens for choice in choices))
         envelope = wire.chat_envelope(answer_id, int(self._now()), asked.model, asked.service_tier)
         if asked.stream:
             return wire.chat_events(envelope, choices, counted if asked.include_usage else None), True
@@ -63,13 +63,13 @@ class LocalOpenAI:
     async def _complete(self, fields: Fields, answer_id: str) -> Body:
         asked = request.completion_generation(fields)
         vocabulary = vocabulary_for(asked.model)
-        choices: list[Said] = []
+        choices: list[Choice] = []
         prompt_tokens = completion_tokens = 0
         for prompt in fields.texts("prompt", request.PROMPTS_MAX):
             prompt_tokens += await self._count(prompt, vocabulary)
             question = prompt if isinstance(prompt, str) else ""
             candidates = await self._choices(asked, vocabulary, msgspec.json.encode(prompt), question)
-            completion_tokens += sum(said.tokens for said in candidates)
+            completion_tokens += sum(choice.tokens for choice in candidates)
             choices += candidates[: asked.n]
         counted = wire.usage(prompt_tokens, completion_tokens)
         envelope = wire.completion_envelope(answer_id, int(self._now()), asked.model)
@@ -97,15 +97,15 @@ class LocalOpenAI:
     async def _rerank(self, fields: Fields, answer_id: str) -> Body:
         return iter((rerank_answer(fields, answer_id),)), False
 
-    async def _choices(self, asked: Generation, vocabulary: str, seed: bytes, question: str) -> list[Said]:
+    async def _choices(self, asked: Generation, vocabulary: str, seed: bytes, question: str) -> list[Choice]:
         """Return `best_of` choices; equal texts (numbers that were asked for) are counted once."""
-        said: dict[str, Said] = {}
-        choices: list[Said] = []
+        by_text: dict[str, Choice] = {}
+        choices: list[Choice] = []
         for index in range(asked.best_of):
             text = compose(seed, index, question)
-            if text not in said:
-                said[text] = say(self._tokenizer, vocabulary, text, asked.max_tokens, asked.stop)
-            choices.append(said[text])
+            if text not in by_text:
+                by_text[text] = say(self._tokenizer, vocabulary, text, asked.max_tokens, asked.stop)
+            choices.append(by_text[text])
             if index % CHOICES_PER_TURN == CHOICES_PER_TURN - 1:
                 await asyncio.sleep(0)
         return choices

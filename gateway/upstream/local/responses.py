@@ -15,7 +15,7 @@ import msgspec
 
 from gateway.tokens import vocabulary_for
 from gateway.upstream.local.request import Fields, RequestError
-from gateway.upstream.local.wire import Said, compose, say
+from gateway.upstream.local.wire import Choice, compose, say
 
 if TYPE_CHECKING:
     from gateway.tokens import Tokenizer
@@ -82,19 +82,19 @@ class LocalResponses:
         if path.endswith("input_tokens"):
             return iter((_json({"object": "response.input_tokens", "input_tokens": tokens}),)), False, pace
         most = fields.integer("max_output_tokens", MIN_OUTPUT_TOKENS)
-        said = say(self._tokenizer, vocabulary, compose(brought, 0, _question(given)), most, ())
+        choice = say(self._tokenizer, vocabulary, compose(brought, 0, _question(given)), most, ())
         if path.endswith("compact"):
-            item = {"id": f"cmp_{answer_id}", "type": "compaction", "encrypted_content": said.text}
+            item = {"id": f"cmp_{answer_id}", "type": "compaction", "encrypted_content": choice.text}
             compacted = {
                 "id": f"resp_{answer_id}",
                 "object": "response.compaction",
                 "created_at": int(self._now()),
                 "output": [item],
-                "usage": _usage(tokens, said.tokens),
+                "usage": _usage(tokens, choice.tokens),
             }
             return iter((_json(compacted),)), False, pace
         background = fields.flag("background")
-        final = _response(f"resp_{answer_id}", int(self._now()), model, said, tokens, fields)
+        final = _response(f"resp_{answer_id}", int(self._now()), model, choice, tokens, fields)
         if fields.get("store") is not False:
             done_s = self._now() + (pace.delay_ms / 1_000 if background else 0.0)
             kept = _Kept(final, given if isinstance(given, list) else [given], done_s)
@@ -103,7 +103,7 @@ class LocalResponses:
             quick = type(pace)(0, pace.chunk_delay_ms)
             return iter((_json({**final, "status": "queued", "output": [], "usage": None}),)), False, quick
         if stream:
-            return _events(final, said), True, pace
+            return _events(final, choice), True, pace
         return iter((_json(final),)), False, pace
 
     async def _found(self, name: object) -> _Kept | None:
@@ -189,10 +189,12 @@ def _usage(input_tokens: int, output_tokens: int) -> dict[str, Any]:
     }
 
 
-def _response(name: str, created_s: int, model: str, said: Said, input_tokens: int, fields: Fields) -> dict[str, Any]:
+def _response(
+    name: str, created_s: int, model: str, choice: Choice, input_tokens: int, fields: Fields
+) -> dict[str, Any]:
     """Return a response that is done."""
-    cut = said.finish_reason == "length"
-    part = {"type": "output_text", "text": said.text, "annotations": [], "logprobs": []}
+    cut = choice.finish_reason == "length"
+    part = {"type": "output_text", "text": choice.text, "annotations": [], "logprobs": []}
     status = "incomplete" if cut else "completed"
     return {
         "id": name,
@@ -220,12 +222,12 @@ def _response(name: str, created_s: int, model: str, said: Said, input_tokens: i
         "tools": fields.get("tools") or [],
         "top_p": 1.0,
         "truncation": "disabled",
-        "usage": _usage(input_tokens, said.tokens),
+        "usage": _usage(input_tokens, choice.tokens),
         "metadata": fields.get("metadata") or {},
     }
 
 
-def _events(final: dict[str, Any], said: Said) -> Iterator[bytes]:
+def _events(final: dict[str, Any], choice: Choice) -> Iterator[bytes]:
     """Yield the events of a stream."""
     (item,) = final["output"]
     (part,) = item["content"]
@@ -236,8 +238,8 @@ def _events(final: dict[str, Any], said: Said) -> Iterator[bytes]:
         ("response.in_progress", {"response": begun}),
         ("response.output_item.added", {"output_index": 0, "item": {**item, "status": "in_progress", "content": []}}),
         ("response.content_part.added", {**place, "part": {**part, "text": ""}}),
-        *[("response.output_text.delta", {**place, "delta": piece, "logprobs": []}) for piece in said.pieces()],
-        ("response.output_text.done", {**place, "text": said.text, "logprobs": []}),
+        *[("response.output_text.delta", {**place, "delta": piece, "logprobs": []}) for piece in choice.pieces()],
+        ("response.output_text.done", {**place, "text": choice.text, "logprobs": []}),
         ("response.content_part.done", {**place, "part": part}),
         ("response.output_item.done", {"output_index": 0, "item": item}),
         (f"response.{final['status']}", {"response": final}),

@@ -73,7 +73,7 @@ _OBJECTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Choice:
     """One finished choice: its text, how many tokens the vocabulary makes of it, and why it ended."""
 
     text: str
@@ -101,7 +101,7 @@ def compose(seed: bytes, index: int, question: str) -> str:
     return " ".join(sentences)
 
 
-def say(tokenizer: Tokenizer, vocabulary: str, text: str, max_tokens: int | None, stop: tuple[str, ...]) -> Said:
+def say(tokenizer: Tokenizer, vocabulary: str, text: str, max_tokens: int | None, stop: tuple[str, ...]) -> Choice:
     """Return the text as far as `max_tokens` and the first of the stop sequences let it go; the sequence is left
     out."""
     tokens = tokenizer.encode(text, vocabulary)
@@ -113,8 +113,8 @@ def say(tokenizer: Tokenizer, vocabulary: str, text: str, max_tokens: int | None
     ends = [end for end in map(text.find, stop) if end >= 0]
     if ends:
         text = text[: min(ends)]
-        return Said(text, tokenizer.count(text, vocabulary), "stop")
-    return Said(text, len(tokens), finish_reason)
+        return Choice(text, tokenizer.count(text, vocabulary), "stop")
+    return Choice(text, len(tokens), finish_reason)
 
 
 def vector(seed: bytes, dimensions: int) -> array[float]:
@@ -183,7 +183,7 @@ def completion_envelope(answer_id: str, created_s: int, model: str) -> dict[str,
     return {"id": f"cmpl-{answer_id}", "object": "text_completion", "created": created_s, "model": model}
 
 
-def chat_answer(envelope: dict[str, object], choices: Sequence[Said], counted: dict[str, object]) -> bytes:
+def chat_answer(envelope: dict[str, object], choices: Sequence[Choice], counted: dict[str, object]) -> bytes:
     """Return a `chat.completion`."""
     return _json(
         envelope
@@ -191,25 +191,25 @@ def chat_answer(envelope: dict[str, object], choices: Sequence[Said], counted: d
             "choices": [
                 {
                     "index": index,
-                    "message": {"role": "assistant", "content": said.text, "refusal": None, "annotations": []},
+                    "message": {"role": "assistant", "content": choice.text, "refusal": None, "annotations": []},
                     "logprobs": None,
-                    "finish_reason": said.finish_reason,
+                    "finish_reason": choice.finish_reason,
                 }
-                for index, said in enumerate(choices)
+                for index, choice in enumerate(choices)
             ],
             "usage": counted,
         }
     )
 
 
-def completion_answer(envelope: dict[str, object], choices: Sequence[Said], counted: dict[str, object]) -> bytes:
+def completion_answer(envelope: dict[str, object], choices: Sequence[Choice], counted: dict[str, object]) -> bytes:
     """Return a `text_completion`."""
     return _json(
         envelope
         | {
             "choices": [
-                {"text": said.text, "index": index, "logprobs": None, "finish_reason": said.finish_reason}
-                for index, said in enumerate(choices)
+                {"text": choice.text, "index": index, "logprobs": None, "finish_reason": choice.finish_reason}
+                for index, choice in enumerate(choices)
             ],
             "usage": counted,
         }
@@ -217,21 +217,21 @@ def completion_answer(envelope: dict[str, object], choices: Sequence[Said], coun
 
 
 def chat_events(
-    envelope: dict[str, object], choices: Sequence[Said], counted: dict[str, object] | None
+    envelope: dict[str, object], choices: Sequence[Choice], counted: dict[str, object] | None
 ) -> Iterator[bytes]:
     """Yield a chat's SSE events: per choice its role, its words and its end. `counted` is None where no usage was
     asked."""
     head, tail = _frame(envelope | {"object": "chat.completion.chunk"}, counted is not None)
-    yield from _round_robin([_chat_choice(head, tail, index, said) for index, said in enumerate(choices)])
+    yield from _round_robin([_chat_choice(head, tail, index, choice) for index, choice in enumerate(choices)])
     yield from _end(head, counted)
 
 
 def completion_events(
-    envelope: dict[str, object], choices: Sequence[Said], counted: dict[str, object] | None
+    envelope: dict[str, object], choices: Sequence[Choice], counted: dict[str, object] | None
 ) -> Iterator[bytes]:
     """Yield a text completion's SSE events."""
     head, tail = _frame(envelope, counted is not None)
-    yield from _round_robin([_completion_choice(head, tail, index, said) for index, said in enumerate(choices)])
+    yield from _round_robin([_completion_choice(head, tail, index, choice) for index, choice in enumerate(choices)])
     yield from _end(head, counted)
 
 
@@ -260,20 +260,20 @@ def _end(head: bytes, counted: dict[str, object] | None) -> Iterator[bytes]:
     yield DONE
 
 
-def _chat_choice(head: bytes, tail: bytes, index: int, said: Said) -> Iterator[bytes]:
+def _chat_choice(head: bytes, tail: bytes, index: int, choice: Choice) -> Iterator[bytes]:
     before = head + b'{"index":%d,"delta":' % index
     going_on = b',"logprobs":null,"finish_reason":null}' + tail
     yield before + b'{"role":"assistant","content":"","refusal":null}' + going_on
-    for piece in said.pieces():
+    for piece in choice.pieces():
         yield before + b'{"content":' + _json(piece) + b"}" + going_on
-    yield before + b'{},"logprobs":null,"finish_reason":' + _json(said.finish_reason) + b"}" + tail
+    yield before + b'{},"logprobs":null,"finish_reason":' + _json(choice.finish_reason) + b"}" + tail
 
 
-def _completion_choice(head: bytes, tail: bytes, index: int, said: Said) -> Iterator[bytes]:
+def _completion_choice(head: bytes, tail: bytes, index: int, choice: Choice) -> Iterator[bytes]:
     after = b',"index":%d,"logprobs":null,"finish_reason":' % index
-    for piece in said.pieces():
+    for piece in choice.pieces():
         yield head + b'{"text":' + _json(piece) + after + b"null}" + tail
-    yield head + b'{"text":""' + after + _json(said.finish_reason) + b"}" + tail
+    yield head + b'{"text":""' + after + _json(choice.finish_reason) + b"}" + tail
 
 
 def _round_robin(choices: list[Iterator[bytes]]) -> Iterator[bytes]:

@@ -6,7 +6,7 @@ from openai import OpenAI
 from pydantic import BaseModel
 
 
-class Said(BaseModel):
+class Choice(BaseModel):
     text: str
 
 
@@ -15,8 +15,8 @@ def ask(asked: driving.Asked) -> str:
         client = instructor.from_openai(plain)
         messages = [{"role": "user", "content": asked["prompt"]}]
         if asked["what"] == "plain":
-            return client.chat.completions.create(model=asked["model"], messages=messages, response_model=Said).text
-        parts = client.chat.completions.create_partial(model=asked["model"], messages=messages, response_model=Said)
+            return client.chat.completions.create(model=asked["model"], messages=messages, response_model=Choice).text
+        parts = client.chat.completions.create_partial(model=asked["model"], messages=messages, response_model=Choice)
         return [part.text for part in parts][-1] or ""
 
 

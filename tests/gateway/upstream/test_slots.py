@@ -5,8 +5,7 @@ import random
 
 import pytest
 
-from gateway.upstream.base import AccountBusy, UpstreamBusy
-from gateway.upstream.slots import ConnectionSlots
+from gateway.upstream.base import AccountBusy, ConnectionSlots, UpstreamBusy
 
 LONG_S = 60.0
 
