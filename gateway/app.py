@@ -24,8 +24,8 @@ from billing.owned.jobs import BackgroundJobs
 from billing.owned.objects import OwnedObjects
 from billing.owned.retention import Retention, RetentionRules
 from gateway.auth import Authenticator
+from gateway.config.files import PRICES_FILE
 from gateway.config.price_file import PriceFollower
-from gateway.config.settings import PRICES_FILE
 from gateway.dialects.registry import Dialects, make_dialects
 from gateway.endpoints.jobs import Jobs, SetAsideCount, add_gauges, flush_metrics, keep_house
 from gateway.endpoints.reads import Health, Reads

@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -30,7 +31,7 @@ from gateway.proxy.estimate import charge
 from gateway.proxy.settlement.doubts import believed
 from gateway.server import refusals
 from gateway.server.refusals import Refuse
-from gateway.upstream.base import Transport, UpstreamError, UpstreamRequest
+from gateway.upstream.base import Transport, UpstreamError, UpstreamRequest, UpstreamTimeout
 from gateway.upstream.headers import outgoing
 
 if TYPE_CHECKING:
@@ -58,9 +59,10 @@ NOT_TOLD: Final = "no_usage"
 
 @dataclass(frozen=True, slots=True)
 class BackgroundRules:
-    """How jobs are polled. Seconds; `most` are those of one process."""
+    """How jobs are polled. Seconds, of which one answer may take `answer_s`; `most` are those of one process."""
 
     poll_s: float
+    answer_s: float
     expiry_s: float
     most: int
     max_answer_bytes: int
@@ -98,15 +100,19 @@ class BackgroundPoller:
         self._rules = rules
         self._new_id = new_id
         self._clock = clock
-        self._following: set[str] = set()
+        self._following: dict[str, str] = {}
+        """Accounts by request."""
         self._passing: dict[str, Job] = {}
         self._paid: deque[Job] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._asking: set[asyncio.Timeout] = set()
         self._stopping = asyncio.Event()
 
-    def check_room(self) -> None:
-        """Raise `Refuse` where this process polls as many jobs as it may."""
-        if len(self._following) >= self._rules.most:
+    def check_room(self, account_id: str) -> None:
+        """Raise `Refuse` where this process polls as many jobs as it may, or half as many of this account."""
+        followed, most = len(self._following), self._rules.most
+        own = list(self._following.values()).count(account_id) if 2 * followed >= most else 0
+        if followed >= most or 2 * own >= most:
             raise Refuse(refusals.unavailable("Too many background responses are running here: try again later."))
 
     async def note_streamed(self, stored: Stored) -> None:
@@ -137,7 +143,7 @@ class BackgroundPoller:
         """Keep a job whose answer passes as a stream, until that is `paid`, or has `passed`. Raises `DatabaseError`."""
         job = self._job(context, hold, created)
         await self._jobs.begin(job)
-        self._following.add(job.request_id)
+        self._following[job.request_id] = job.debit.account_id
         self._passing[job.request_id] = job
 
     def paid(self, hold: Hold) -> None:
@@ -150,7 +156,7 @@ class BackgroundPoller:
         """Note that the stream of a job is over. Unless that has paid it, or it is begun now, whoever takes it over
         looks in the ledger what it came to."""
         if self._passing.pop(hold.id, None) is not None:
-            self._following.discard(hold.id)
+            self._following.pop(hold.id, None)
 
     def _job(self, context: RequestContext, hold: Hold, created: Created) -> Job:
         stored, now_s = context.parsed.stored, self._clock()
@@ -181,13 +187,16 @@ class BackgroundPoller:
         """Note which jobs their streams have paid, and keep those whose streams pass from being taken over."""
         while self._paid:
             await self._jobs.done(self._paid[0])
-            self._following.discard(self._paid.popleft().request_id)
+            self._following.pop(self._paid.popleft().request_id, None)
         for job in list(self._passing.values()):
             await self._jobs.renew(job)
 
     async def stop(self) -> None:
         """Leave all jobs to other gateways."""
         self._stopping.set()
+        for asking in self._asking:
+            if not asking.expired():
+                asking.reschedule(asyncio.get_running_loop().time())
         if self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -205,7 +214,7 @@ class BackgroundPoller:
         hold: Hold | None,
     ) -> None:
         """Poll a job until it has ended, and is paid."""
-        self._following.add(job.request_id)
+        self._following[job.request_id] = job.debit.account_id
         try:
             while True:
                 await self._pause()
@@ -221,7 +230,7 @@ class BackgroundPoller:
         except SettlementLost as error:
             logger.error("background job %s: %s", job.request_id, error)
         finally:
-            self._following.discard(job.request_id)
+            self._following.pop(job.request_id, None)
 
     async def _leave(self, job: Job, hold: Hold | None) -> None:
         """Leave a job to others; its hold is given back, because it ends with this process."""
@@ -235,7 +244,12 @@ class BackgroundPoller:
     async def _looked(self, job: Job, end: End) -> bool:
         """Ask the provider; return whether the job is over and paid."""
         dialect, creation = self._creations[job.kind]
-        answered = await self._ask(job, Match(dialect, creation.poll, {creation.parameter: job.object_id}))
+        try:
+            answered = await self._ask(job, Match(dialect, creation.poll, {creation.parameter: job.object_id}))
+        except UpstreamError:
+            if self._clock() < job.expires_s or self._stopping.is_set():
+                raise
+            answered = None
         if answered is None or answered[0] in GONE:
             over = answered is not None or self._clock() >= job.expires_s
             return await end(None, "unknown") if over else False
@@ -245,12 +259,13 @@ class BackgroundPoller:
             if self._clock() < job.expires_s:
                 return False
             if creation.cancel is not None:
-                await self._ask(job, Match(dialect, creation.cancel, {creation.parameter: job.object_id}))
+                with suppress(UpstreamError):
+                    await self._ask(job, Match(dialect, creation.cancel, {creation.parameter: job.object_id}))
             return await end(None, "unknown")
         try:
             reported = creation.reported(body)
         except GarbageAnswer:
-            return False
+            return await end(None, "unknown") if self._clock() >= job.expires_s else False
         return await end(reported, await self._left(job, dialect, created, body))
 
     async def _left(self, job: Job, dialect: Dialect, created: Created, body: bytes) -> Left:
@@ -263,7 +278,20 @@ class BackgroundPoller:
         return "unknown" if await self._jobs.was_streamed(job) else "cancelled"
 
     async def _ask(self, job: Job, match: Match) -> tuple[int, bytes] | None:
-        """Status and body; None where the provider is not there. Raises `UpstreamError`."""
+        """Status and body; None where the provider is not there. Raises `UpstreamError`, also where the answer takes
+        too long, or this process stops."""
+        asking = asyncio.timeout(self._rules.answer_s)
+        try:
+            async with asking:
+                self._asking.add(asking)
+                return await self._asked(job, match)
+        except TimeoutError as error:
+            raise UpstreamTimeout("the answer is not waited for any longer") from error
+        finally:
+            self._asking.discard(asking)
+
+    async def _asked(self, job: Job, match: Match) -> tuple[int, bytes] | None:
+        """Ask each target that may have the object. Raises `UpstreamError`."""
         route, transport = self._router.find(job.model, job.created_s), self._transports.get(job.provider)
         found: tuple[int, bytes] | None = None
         for each in () if route is None or transport is None else route.destinations(match):
@@ -272,7 +300,12 @@ class BackgroundPoller:
             for target in each.targets:  # of which each may have a key, and so objects, of its own
                 lines, account = outgoing((), target.fixed, job.debit.account_id), job.debit.account_id
                 request = UpstreamRequest(target.url, lines, b"", method=match.endpoint.method, account=account)
-                answer = await transport.send(request)
+                try:
+                    answer = await transport.send(request)
+                except asyncio.CancelledError:
+                    if request.pending is not None:
+                        request.pending.release()
+                    raise
                 try:
                     found = answer.status, await answer.read(self._rules.max_answer_bytes)
                 finally:

@@ -12,8 +12,8 @@ import pytest
 from billing.errors import MetergateError
 from billing.money import parse_usd
 from billing.price_table import PriceTable
+from gateway.config.files import file_marks
 from gateway.config.price_file import POLL_S, PriceFollower, load_prices
-from gateway.config.settings import file_marks
 from tests.gateway.conftest import Customer, MakeGateway, chat
 from tests.support.gateways import BOUND_S, Fetched, ask, fetch
 

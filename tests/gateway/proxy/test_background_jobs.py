@@ -30,10 +30,16 @@ class Worker:
     said: dict[str, Any] = field(default_factory=lambda: response(status="queued", usage=None, output=[]))
     status: int = 200
     asked: list[str] = field(default_factory=list)
+    gone: bool = False
+    hangs: asyncio.Event | None = None
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         await request.read()
         self.asked.append(f"{request.method} {request.path}")
+        if self.gone and request.transport is not None:
+            request.transport.abort()
+        if request.method == "GET" and self.hangs is not None:
+            await self.hangs.wait()
         if request.method == "GET" and self.status != 200:
             return web.json_response({"error": {"message": "gone"}}, status=self.status)
         return web.json_response(self.said)
@@ -133,6 +139,57 @@ async def test_one_that_never_ends_costs_its_hold_and_is_stopped(make: Any, work
     assert (await the_event(customer))["estimated"]
 
 
+async def test_one_whose_provider_is_gone_costs_its_hold_when_it_expires(make: Any, worker: Worker) -> None:
+    gateway = await make(background_expiry_s=1)
+    customer = await gateway.customer()
+    await respond(customer)
+    worker.gone = True
+    await all_done(gateway)
+    assert (await the_event(customer))["estimated"]
+    await until(lambda: not gateway.proxy._poller._following)
+
+
+async def test_a_gateway_that_stops_does_not_wait_for_a_silent_provider(make: Any, worker: Worker) -> None:
+    gateway = await make()
+    customer = await gateway.customer()
+    worker.hangs = asyncio.Event()
+    await respond(customer)
+    await until(lambda: worker.polled() == 1)
+    async with asyncio.timeout(BOUND_S):
+        await gateway.proxy._poller.stop()
+        await until(lambda: not gateway.runtime.engine.holds.live)
+    assert await customer.events() == []
+    assert not await held(customer)
+    worker.hangs.set()
+
+
+@pytest.mark.parametrize("place", ["_stored.record", "_poller.begin"])
+async def test_a_client_that_leaves_while_it_is_kept_is_charged_what_it_used(
+    make: Any, worker: Worker, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    gateway = await make()
+    customer = await gateway.customer()
+    owner, name = place.split(".")
+    part = getattr(gateway.proxy._forwarder, owner)
+    real, reached, calls = getattr(part, name), asyncio.Event(), []
+
+    async def slow(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 1:
+            reached.set()
+            await asyncio.Event().wait()
+        return await real(*args)
+
+    monkeypatch.setattr(part, name, slow)
+    asking = asyncio.create_task(respond(customer))
+    await reached.wait()
+    asking.cancel()
+    await until(lambda: worker.polled() >= 1)
+    worker.said = response(service_tier="default")
+    await all_done(gateway)
+    assert not (await the_event(customer, COST))["estimated"]
+
+
 async def test_a_gateway_that_stops_leaves_it_to_another(
     make_gateway: MakeGateway, upstream: Any, worker: Worker
 ) -> None:
@@ -197,6 +254,19 @@ async def test_what_could_not_be_followed_is_refused(make: Any, worker: Worker) 
     assert worker.asked == []
     assert (await respond(customer)).status == 200
     refusal(await respond(customer), 503, "temporarily_unavailable")
+    worker.said = response()
+    await all_done(gateway)
+
+
+async def test_one_account_does_not_take_all_places(make: Any, worker: Worker) -> None:
+    gateway = await make(background_jobs=4)
+    one, other = await gateway.customer(), await gateway.customer()
+    for name in ("resp_1", "resp_2"):
+        worker.said = {**worker.said, "id": name}
+        assert (await respond(one)).status == 200
+    refusal(await respond(one), 503, "temporarily_unavailable")
+    worker.said = {**worker.said, "id": "resp_3"}
+    assert (await respond(other)).status == 200
     worker.said = response()
     await all_done(gateway)
 
