@@ -22,7 +22,7 @@ from gateway.server import refusals
 from gateway.server.bodies import UNCOUNTED_BYTES, TooManyBytes
 from gateway.server.frames import FrameExchange
 from gateway.server.refusals import Refuse
-from gateway.upstream.socket import SocketTransport
+from gateway.upstream.socket import SocketTransport, refuse_redirects
 
 if TYPE_CHECKING:
     from gateway.dialects.base import Match
@@ -96,7 +96,10 @@ class ResponseSockets:
             raise Refuse(refusals.unavailable("Too many WebSockets are open here: close some, or try again later."))
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                trust_env=True, cookie_jar=aiohttp.DummyCookieJar(), connector=aiohttp.TCPConnector(limit=0)
+                trust_env=True,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                connector=aiohttp.TCPConnector(limit=0),
+                middlewares=(refuse_redirects,),
             )
         socket = web.WebSocketResponse(
             heartbeat=PING_S, max_msg_size=rules.max_message_bytes, compress=False, timeout=self._upstream.connect_s

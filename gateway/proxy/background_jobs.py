@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -30,13 +31,14 @@ from gateway.proxy.estimate import charge
 from gateway.proxy.settlement.doubts import believed
 from gateway.server import refusals
 from gateway.server.refusals import Refuse
-from gateway.upstream.base import Transport, UpstreamError, UpstreamRequest
+from gateway.upstream.base import Transport, UpstreamError, UpstreamRequest, UpstreamTimeout
 from gateway.upstream.headers import outgoing
 
 if TYPE_CHECKING:
     from billing.holds.hold import Hold
     from gateway.dialects.base import Dialect, Tap
     from gateway.dialects.facts import Created, Creation, ParsedRequest, Reported, Stored
+    from gateway.proxy.candidates import Candidate
     from gateway.proxy.context import RequestContext
     from gateway.proxy.routing import Router
     from gateway.proxy.settlement.settlements import Settlements
@@ -57,9 +59,10 @@ NOT_TOLD: Final = "no_usage"
 
 @dataclass(frozen=True, slots=True)
 class BackgroundRules:
-    """How jobs are polled. Seconds; `most` are those of one process."""
+    """How jobs are polled. Seconds, of which one answer may take `answer_s`; `most` are those of one process."""
 
     poll_s: float
+    answer_s: float
     expiry_s: float
     most: int
     max_answer_bytes: int
@@ -102,6 +105,7 @@ class BackgroundPoller:
         self._passing: dict[str, Job] = {}
         self._paid: deque[Job] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._asking: set[asyncio.Timeout] = set()
         self._stopping = asyncio.Event()
 
     def check_room(self, account_id: str) -> None:
@@ -190,6 +194,9 @@ class BackgroundPoller:
     async def stop(self) -> None:
         """Leave all jobs to other gateways."""
         self._stopping.set()
+        for asking in self._asking:
+            if not asking.expired():
+                asking.reschedule(asyncio.get_running_loop().time())
         if self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -237,7 +244,12 @@ class BackgroundPoller:
     async def _looked(self, job: Job, end: End) -> bool:
         """Ask the provider; return whether the job is over and paid."""
         dialect, creation = self._creations[job.kind]
-        answered = await self._ask(job, Match(dialect, creation.poll, {creation.parameter: job.object_id}))
+        try:
+            answered = await self._ask(job, Match(dialect, creation.poll, {creation.parameter: job.object_id}))
+        except UpstreamError:
+            if self._clock() < job.expires_s or self._stopping.is_set():
+                raise
+            answered = None
         if answered is None or answered[0] in GONE:
             over = answered is not None or self._clock() >= job.expires_s
             return await end(None, "unknown") if over else False
@@ -249,12 +261,13 @@ class BackgroundPoller:
             if self._clock() < job.expires_s:
                 return False
             if creation.cancel is not None:
-                await self._ask(job, Match(dialect, creation.cancel, {creation.parameter: job.object_id}))
+                with suppress(UpstreamError):
+                    await self._ask(job, Match(dialect, creation.cancel, {creation.parameter: job.object_id}))
             return await end(None, "unknown")
         try:
             reported = creation.reported(body)
         except GarbageAnswer:
-            return False
+            return await end(None, "unknown") if self._clock() >= job.expires_s else False
         return await end(reported, await self._left(job, dialect, created, body))
 
     async def _left(self, job: Job, dialect: Dialect, created: Created, body: bytes) -> Left:
@@ -267,7 +280,20 @@ class BackgroundPoller:
         return "unknown" if await self._jobs.was_streamed(job) else "cancelled"
 
     async def _ask(self, job: Job, match: Match) -> tuple[int, bytes] | None:
-        """Status and body; None where the provider is not there. Raises `UpstreamError`."""
+        """Status and body; None where the provider is not there. Raises `UpstreamError`, also where the answer takes
+        too long, or this process stops."""
+        asking = asyncio.timeout(self._rules.answer_s)
+        try:
+            async with asking:
+                self._asking.add(asking)
+                return await self._asked(job, match)
+        except TimeoutError as error:
+            raise UpstreamTimeout("the answer is not waited for any longer") from error
+        finally:
+            self._asking.discard(asking)
+
+    async def _asked(self, job: Job, match: Match) -> tuple[int, bytes] | None:
+        """Ask each target that may have the object. Raises `UpstreamError`."""
         route, transport = self._router.find(job.model, job.created_s), self._transports.get(job.provider)
         found: tuple[int, bytes] | None = None
         for each in () if route is None or transport is None else route.destinations(match):
@@ -276,7 +302,12 @@ class BackgroundPoller:
             for target in each.targets:  # of which each may have a key, and so objects, of its own
                 lines, account = outgoing((), target.fixed, job.debit.account_id), job.debit.account_id
                 request = UpstreamRequest(target.url, lines, b"", method=match.endpoint.method, account=account)
-                answer = await transport.send(request)
+                try:
+                    answer = await transport.send(request)
+                except asyncio.CancelledError:
+                    if request.pending is not None:
+                        request.pending.release()
+                    raise
                 try:
                     found = answer.status, await answer.read(self._rules.max_answer_bytes)
                 finally:
@@ -308,21 +339,31 @@ class BackgroundPoller:
 
         async def pay(reported: Reported | None, left: Left) -> bool:
             debit: Debit | None = job.debit
-            if reported is not None:
-                debit = self._debit(job, reported)
-            elif left == "nothing":
+            candidate = None if reported is None else self._candidate(job)
+            if reported is not None and candidate is not None:
+                debit = self._debit(job, candidate, reported)
+            elif reported is None and left == "nothing":
                 debit = None
-            return await self._jobs.pay(job, debit)
+            paid = await self._jobs.pay(job, debit)
+            if paid and reported is not None and candidate is not None and debit is not job.debit:
+                self._settlements.doubts.note(candidate, reported)
+            return paid
 
         return pay
 
-    def _debit(self, job: Job, reported: Reported) -> Debit:
+    def _candidate(self, job: Job) -> Candidate | None:
+        """Return who works on a job, with the prices of its beginning; None where there are none, or it is no more
+        here."""
+        route = self._router.find(job.model, job.created_s)
+        candidates = () if route is None else route.candidates
+        found = next((each for each in candidates if each.provider.name == job.provider), None)
+        return None if found is None or found.rates is None else found
+
+    def _debit(self, job: Job, candidate: Candidate, reported: Reported) -> Debit:
         """The debit of what a job has used, by the prices of its beginning; the whole hold where that can't be told, or
         can't be true."""
-        route, held = self._router.find(job.model, job.created_s), job.debit
-        candidates = () if route is None else route.candidates
-        candidate = next((each for each in candidates if each.provider.name == job.provider), None)
-        if candidate is None or candidate.rates is None or believed(candidate, reported) is None:
+        held = job.debit
+        if believed(candidate, reported) is None:
             return held
         tier = reported.service_tier or job.service_tier
         made = charge(reported.usage, candidate, held.markup_scaled, tier, reported.model, reported)

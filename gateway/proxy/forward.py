@@ -281,8 +281,8 @@ class Forwarder:
                 settled = await settling.end()
             else:
                 settling = None
-                await self._stored.record(context, created, None)
                 settled, charged_nano = await self._settlements.whole(context, hold, output, "no_usage")
+                await self._stored.record(context, created, None)
                 lines = head.lines + paid_lines(hold, charged_nano, id_header)
         except SettlementLost as error:
             return self._outcomes.unsettled(exchange, context, error)
@@ -301,8 +301,12 @@ class Forwarder:
         running: Created,
     ) -> None:
         """The provider has answered and works on: its work is followed without the client, who has the answer now."""
-        await self._stored.record(context, running, None)
-        following = await self._poller.begin(context, hold, running)
+        try:
+            await self._stored.record(context, running, None)
+            following = await self._poller.begin(context, hold, running)
+        except asyncio.CancelledError:  # the client has left: its work is followed all the same
+            self._remainder.running(context, hold, running)
+            raise
         context.body = b""
         self._settlements.hand_over(hold, following)
         balance = balance_line(context.balance_before_nano(hold))

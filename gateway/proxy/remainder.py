@@ -153,8 +153,8 @@ class Remainder:
         """Take over a stream."""
         self._go_on(context, hold, self._stream(context, hold, answer, watch, *self._terms(exchange, context)))
 
-    def running(self, context: RequestContext, hold: Hold, running: Created, tap: Tap) -> None:
-        """Take over a response in the background whose stream, watched by `tap`, has ended before it."""
+    def running(self, context: RequestContext, hold: Hold, running: Created, tap: Tap | None = None) -> None:
+        """Take over a response in the background whose client has left, or whose stream, watched by `tap`, has ended."""
         self._go_on(context, hold, self._followed(context, hold, running, tap))
 
     async def _followed(self, context: RequestContext, hold: Hold, running: Created, tap: Tap | None = None) -> None:

@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from gateway.upstream.headers import RawHeaders
 
 ERROR: Final = "error"
-_LINE: Final = re.compile(r"\r\n|\r|\n")
+FIRST_ERROR: Final = 400
+LAST_ERROR: Final = 599
+_LINE: Final = re.compile(r"[\r\n]")
 _LEFT_OUT: Final = frozenset({"content-type", "accept-encoding", "accept", "idempotency-key"})
 """Of what a request over HTTP carries, in lower case; it would say nothing true of a connection."""
 _REFUSALS: Final[dict[int, HTTPStatus]] = {
@@ -188,7 +190,7 @@ class SocketAnswer:
     def refused(cls, transport: SocketTransport, status: int) -> SocketAnswer:
         """Return the answer of a provider that has refused the connection with an HTTP status."""
         made = cls(transport, None)
-        made._status, made._begun, made._ended = max(status, HTTPStatus.BAD_REQUEST), True, True
+        made._status, made._begun, made._ended = _status_of(status), True, True
         message = f"The provider refused the WebSocket with the status {status}."
         error = {"message": message, "type": "server_error", "param": None, "code": "upstream_error"}
         made._first = msgspec.json.encode({"error": error})
@@ -216,8 +218,7 @@ class SocketAnswer:
                 return self.refused(self._transport, _REFUSALS[closed.code])
             self._begun = True
             if said.type == ERROR:
-                known = said.status is not None and said.status >= HTTPStatus.BAD_REQUEST
-                self._status = said.status if known and said.status is not None else HTTPStatus.BAD_GATEWAY
+                self._status = _status_of(said.status)
                 self._first = msgspec.json.encode({"error": said.error})
             else:
                 self._first = _event(text, said)
@@ -278,10 +279,28 @@ class SocketAnswer:
         return data.decode("utf-8", "replace"), said
 
 
+async def refuse_redirects(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Return the answer to a handshake. One that sends the request elsewhere is an error: the headers have a key."""
+    response = await handler(request)
+    if HTTPStatus.MULTIPLE_CHOICES <= response.status < HTTPStatus.BAD_REQUEST:
+        response.close()
+        raise aiohttp.WSServerHandshakeError(response.request_info, (), status=response.status)
+    return response
+
+
+def _status_of(said: int | None) -> int:
+    """Return the status of an error; 502 where a provider says none that is one's."""
+    return said if said is not None and FIRST_ERROR <= said <= LAST_ERROR else HTTPStatus.BAD_GATEWAY
+
+
 def _event(text: str, said: _Message) -> bytes:
-    """Return a message as a server-sent event."""
+    """Return a message as a server-sent event of one line: what breaks lines in JSON is space between its values, and
+    a message may be nothing else."""
     name = "" if said.type is None or _LINE.search(said.type) else f"event: {said.type}\n"
-    return "".join((name, *(f"data: {line}\n" for line in _LINE.split(text)), "\n")).encode()
+    line = text.replace("\r", " ").replace("\n", " ")
+    return f"{name}data: {line}\n\n".encode()
 
 
 def _headers(lines: bytes) -> CIMultiDict[str]:

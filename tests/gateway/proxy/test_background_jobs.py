@@ -28,10 +28,16 @@ class Worker:
     said: dict[str, Any] = field(default_factory=lambda: response(status="queued", usage=None, output=[]))
     status: int = 200
     asked: list[str] = field(default_factory=list)
+    gone: bool = False
+    hangs: asyncio.Event | None = None
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         await request.read()
         self.asked.append(f"{request.method} {request.path}")
+        if self.gone and request.transport is not None:
+            request.transport.abort()
+        if request.method == "GET" and self.hangs is not None:
+            await self.hangs.wait()
         if request.method == "GET" and self.status != 200:
             return web.json_response({"error": {"message": "gone"}}, status=self.status)
         return web.json_response(self.said)
@@ -131,6 +137,57 @@ async def test_one_that_never_ends_costs_its_hold_and_is_stopped(make: Any, work
     assert (await the_event(customer))["estimated"]
 
 
+async def test_one_whose_provider_is_gone_costs_its_hold_when_it_expires(make: Any, worker: Worker) -> None:
+    gateway = await make(background_expiry_s=1)
+    customer = await gateway.customer()
+    await respond(customer)
+    worker.gone = True
+    await all_done(gateway)
+    assert (await the_event(customer))["estimated"]
+    await until(lambda: not gateway.proxy._poller._following)
+
+
+async def test_a_gateway_that_stops_does_not_wait_for_a_silent_provider(make: Any, worker: Worker) -> None:
+    gateway = await make()
+    customer = await gateway.customer()
+    worker.hangs = asyncio.Event()
+    await respond(customer)
+    await until(lambda: worker.polled() == 1)
+    async with asyncio.timeout(BOUND_S):
+        await gateway.proxy._poller.stop()
+        await until(lambda: not gateway.runtime.engine.holds.live)
+    assert await customer.events() == []
+    assert not await held(customer)
+    worker.hangs.set()
+
+
+@pytest.mark.parametrize("place", ["_stored.record", "_poller.begin"])
+async def test_a_client_that_leaves_while_it_is_kept_is_charged_what_it_used(
+    make: Any, worker: Worker, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    gateway = await make()
+    customer = await gateway.customer()
+    owner, name = place.split(".")
+    part = getattr(gateway.proxy._forwarder, owner)
+    real, reached, calls = getattr(part, name), asyncio.Event(), []
+
+    async def slow(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 1:
+            reached.set()
+            await asyncio.Event().wait()
+        return await real(*args)
+
+    monkeypatch.setattr(part, name, slow)
+    asking = asyncio.create_task(respond(customer))
+    await reached.wait()
+    asking.cancel()
+    await until(lambda: worker.polled() >= 1)
+    worker.said = response(service_tier="default")
+    await all_done(gateway)
+    assert not (await the_event(customer, COST))["estimated"]
+
+
 async def test_a_gateway_that_stops_leaves_it_to_another(
     make_gateway: MakeGateway, upstream: Any, worker: Worker
 ) -> None:
@@ -168,6 +225,7 @@ async def test_another_gateway_pays_it_once_where_its_own_is_lost(
     await first.runtime.engine.lease.end()
     await until(lambda: worker.polled() >= 2)
     worker.said = response(service_tier="default")
+    worker.said["usage"] = {**worker.said["usage"], "odd_tokens": 3}
     async with asyncio.timeout(BOUND_S):
         await all_done(second)
 
@@ -179,6 +237,7 @@ async def test_another_gateway_pays_it_once_where_its_own_is_lost(
     assert sorted(parse_usd(event["charged_usd"]) for event in events)[-1] == COST
     assert sum(parse_usd(event["charged_usd"]) for event in events) == COST
     assert request_id in {event["id"] for event in events}
+    assert b'metergate_usage_doubts_total{doubt="field",provider="openai"} 1.0' in await second.metrics()
     lost.set()
 
 

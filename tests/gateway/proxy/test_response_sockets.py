@@ -13,6 +13,8 @@ from aiohttp import web
 
 from billing.money import parse_usd
 from gateway.config.settings import Settings
+from gateway.dialects.events import event_data
+from gateway.upstream.socket import _event, _Message
 from tests.gateway.conftest import Customer, Gateway, MakeGateway
 from tests.gateway.dialects.openai_responses.test_answer import response
 from tests.gateway.proxy.test_responses import COST
@@ -44,6 +46,7 @@ class Speaker:
     breaks: bool = False
     most_bytes: int = 1 << 20
     sockets: list[web.WebSocketResponse] = field(default_factory=list)
+    closes: bool = False
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
@@ -63,6 +66,8 @@ class Speaker:
                 request.transport.abort()
                 break
             await socket.send_str(json.dumps(last))
+            if self.closes:
+                await socket.close()
         self.ended += 1
         return socket
 
@@ -174,6 +179,53 @@ async def test_an_answer_that_breaks_is_charged(make: Any, speaker: Speaker, bro
     assert found["status"] == (502 if speaker.breaks else 499)
     assert found["estimated"] is speaker.breaks
     await until(lambda: speaker.ended == 1)
+
+
+async def test_a_connection_that_its_provider_closed_between_two_answers_is_left(make: Any, speaker: Speaker) -> None:
+    speaker.closes = True
+    gateway = await make()
+    customer = await gateway.customer()
+    async with connected(customer) as socket:
+        assert await answer(socket) == events()
+        async with asyncio.timeout(5):  # the provider's own bound is 10 s
+            await until(lambda: speaker.ended == 1)
+        assert await answer(socket) == events()
+    assert len(speaker.headers) == 2
+
+
+@pytest.mark.parametrize(("said", "shown"), [(None, 502), (99, 502), (99_999, 502), (503, 503)])
+async def test_an_error_has_a_status_of_http(make: Any, speaker: Speaker, said: int | None, shown: int) -> None:
+    speaker.says = lambda _: [{"type": "error", "status": said, "error": {"code": "odd", "message": "No."}}]
+    customer = await (await make()).customer()
+    async with connected(customer) as socket:
+        assert (await answer(socket))[0]["status"] == shown
+
+
+async def test_a_provider_that_sends_elsewhere_is_not_followed(
+    make_gateway: MakeGateway, upstream: Any, speaker: Speaker
+) -> None:
+    there = await upstream(speaker.serve)
+
+    async def elsewhere(request: web.Request) -> web.StreamResponse:
+        raise web.HTTPFound(there + PATH)
+
+    url = await upstream(elsewhere)
+
+    def served(settings: Settings) -> Settings:
+        openai = replace(settings.providers["openai"], dialects={"responses_websocket": url})
+        return replace(settings, providers={**settings.providers, "openai": openai})
+
+    customer = await (await make_gateway(url, change=served)).customer()
+    async with connected(customer) as socket:
+        assert (await answer(socket))[0]["status"] == 502
+    assert speaker.headers == []
+
+
+def test_a_message_of_many_lines_is_an_event_of_one() -> None:
+    text = '{"type":\r\n"a",\n\r"b": 1}' + "\n" * 1_000
+    line = _event(text, _Message("a"))
+    assert line.count(b"\n") == 3
+    assert json.loads(event_data(line)) == {"type": "a", "b": 1}
 
 
 @pytest.mark.slow
