@@ -1,6 +1,7 @@
 """What Metergate costs beside a bare aiohttp pass-through, measured on one machine in one run.
 
-    __main__       the command line: `python -m benchmarks [--quick|--full]`, `... profile`, `... growth`
+    __main__       the command line: `python -m benchmarks [--quick|--full]`, `... profile`,
+                   `... instructions`, `... growth`
     modes          how much a run measures: phases, rounds, durations, customers
     suite          the phases: who is measured against whom, in which order
     turns          one subject's turn of each kind
@@ -17,12 +18,14 @@
     bare           the pass-through to compare with: a process of its own
     peers          nginx, LiteLLM, Portkey
     wire           the requests and answers that all of them know
+    apis           streams of the other APIs, as their providers write them
     ledger_rate    debits a second over one connection
     growth         how cost grows, with grow_holds, grow_ledger, grow_prompts on metering's engine
     machine        cores, CPU clocks of other processes, what machine this is
     figures        medians, percentiles, ratios
     tables         Markdown
     profiling      where the CPU goes, by function; profiled_worker  the worker that it looks at
+    instructions   what each kind of request costs in instructions; instructed  a process in which they are counted
     commands       how long a command takes
     hostile        what clients that mean harm cost others
 

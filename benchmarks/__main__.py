@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 import uvloop
 
-from benchmarks import growth, peers, report
+from benchmarks import growth, instructions, peers, report
 from benchmarks.load import LoadError
 from benchmarks.machine import UnfitMachine, check, describe
 from benchmarks.modes import MODES, PHASES, Mode, only
@@ -47,6 +47,9 @@ def main() -> int:
         machine = {**describe(), "pinned_to_core": CORES}
         if arguments.command == "profile":
             uvloop.run(_until_told(profile(mode, arguments.streams, arguments.rate, note)))
+            return 0
+        if arguments.command == "instructions":
+            print(uvloop.run(_until_told(instructions.count(MODES["quick"], arguments.requests, note))))
             return 0
         if arguments.command == "growth":
             grown = uvloop.run(_until_told(growth.run(growth.sizes(arguments), note)))
@@ -90,7 +93,7 @@ def _mode(arguments: argparse.Namespace) -> Mode:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks", description="What Metergate costs beside a bare pass-through.")
-    parser.add_argument("command", nargs="?", choices=("run", "profile", "growth"), default="run")
+    parser.add_argument("command", nargs="?", choices=("run", "profile", "instructions", "growth"), default="run")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--quick", action="store_true", help="the two main figures and streams, in about a minute")
     length.add_argument("--full", action="store_true", help="everything, more and longer rounds; about half an hour")
@@ -104,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--streams", action="store_true", help="profile: streams instead of whole answers")
     parser.add_argument("--rate", type=int, help="profile: requests a second instead of saturation")
+    parser.add_argument("--requests", type=int, default=instructions.REQUESTS, help="instructions: of each kind")
     growth.add_arguments(parser)
     return parser
 

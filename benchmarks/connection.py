@@ -16,12 +16,25 @@ from benchmarks import wire
 
 _OK: Final = b"HTTP/1.1 200 "
 _DATA: Final = b"data: "
-_DONE: Final = b"data: [DONE]\n\n"
-_DELTA: Final = b'"delta"'
 _HEAD_END: Final = b"\r\n\r\n"
 _LENGTH: Final = b"\r\ncontent-length:"
 _CHUNKED: Final = b"\r\ntransfer-encoding: chunked"
 _TEXT: Final = wire.ANSWER_TEXT.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a whole stream looks like: `delta` stands in it as often as a stream has deltas, `last` in its end."""
+
+    delta: bytes = b'"delta"'
+    last: bytes = b"data: [DONE]\n\n"
+
+    def holds(self, stream: bytes) -> bool:
+        """Whether a stream is whole."""
+        return stream.count(self.delta) == wire.STREAM_CHUNKS and self.last in stream
+
+
+CHAT: Final = Shape()
 
 
 @dataclass(slots=True)
@@ -53,12 +66,13 @@ class Tally:
 
 class Connection(asyncio.Protocol):
     """One connection, one request at a time. `on_end` gets the connection and a problem or None. `exact`: the target
-    passes the upstream's bytes on."""
+    passes the upstream's bytes on. `shape` is what streams have to look like."""
 
     __slots__ = (
         "_exact",
         "_on_end",
         "_parts",
+        "_shape",
         "_streaming",
         "_tail",
         "_transport",
@@ -68,8 +82,9 @@ class Connection(asyncio.Protocol):
         "sent_s",
     )
 
-    def __init__(self, exact: bool = True) -> None:
+    def __init__(self, exact: bool = True, shape: Shape = CHAT) -> None:
         self._exact = exact
+        self._shape = shape
         self._transport: asyncio.Transport | None = None
         self._on_end: Callable[[Connection, str | None], None] | None = None
         self._parts: list[bytes] = []
@@ -120,8 +135,7 @@ class Connection(asyncio.Protocol):
         self._tail = (self._tail + data)[-len(wire.STREAM_END) :]
         if self._tail == wire.STREAM_END:
             whole = b"".join(self._parts)
-            good = whole.count(_DELTA) == wire.STREAM_CHUNKS and _DONE in whole
-            self._end(None if good else "a stream that is not whole")
+            self._end(None if self._shape.holds(whole) else "a stream that is not whole")
 
     def _end(self, problem: str | None) -> None:
         self.ended_s = time.perf_counter()

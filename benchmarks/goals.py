@@ -9,6 +9,7 @@ from typing import Final
 
 from benchmarks.figures import Spread, ratios
 from benchmarks.subjects import (
+    API_BURSTS,
     BARE,
     BURSTS,
     COUNTED,
@@ -79,6 +80,16 @@ def of_bare(phase: str, figure: str = "cpu_us") -> Callable[[Phases], list[float
     return lambda phases: ratios(_rounds(phases, phase, METERGATE, figure), _rounds(phases, phase, BARE, figure))
 
 
+def of_chat(phase: str) -> Callable[[Phases], list[float]]:
+    """The CPU of an event of another API's burst over that of a chunk of a chat's."""
+
+    def find(phases: Phases) -> list[float]:
+        events = _rounds(phases, phase, METERGATE, "cpu_us")
+        return ratios(events, _rounds(phases, BURSTS, METERGATE, "cpu_us")) if events else []
+
+    return find
+
+
 def own(phase: str, figure: str, subject: str = METERGATE) -> Callable[[Phases], list[float]]:
     """A figure by itself."""
     return lambda phases: _rounds(phases, phase, subject, figure)
@@ -114,6 +125,10 @@ _STARTED: Final = "from start to end, one command at a time, bytecode on the dis
 _SATURATED: Final = "CPU of the target's process, closed loop of 64 connections"
 _PACED: Final = "CPU of the target's process, 100 requests/s whether or not earlier ones were answered"
 
+_OF_CHAT: Final = (
+    "as many deltas at once as a chat's burst has chunks; an event bears its share of the request, as a chunk does"
+)
+
 GOALS: Final = (
     Goal("CPU a JSON request at saturation", "of bare", 0.60, 0.40, of_bare(SATURATION), _SATURATED),
     Goal("CPU a JSON request at 100/s", "of bare", 0.90, 0.70, of_bare("100/s"), _PACED),
@@ -132,6 +147,10 @@ GOALS: Final = (
         0.70,
         of_bare(BURSTS),
         "streams of 52 chunks that come at once, closed loop of 16 connections; a chunk bears its share of the request",
+    ),
+    *(
+        Goal(f"CPU an event of a burst, {name}", "of a chat's", 1.15, 1.0, of_chat(phase), _OF_CHAT)
+        for name, phase in API_BURSTS.items()
     ),
     Goal(
         "Redis's CPU a request",

@@ -2,11 +2,13 @@
 
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from benchmarks import wire
+from benchmarks.apis import APIS
 from benchmarks.seed import PLAN
 from gateway.metrics.registry import METRICS_DIR_VARIABLE
 
@@ -43,29 +45,35 @@ class Installation:
         }
 
 
-def write_config(folder: Path, upstream_url: str, partitions: int) -> None:
-    """The three files: one provider, two models of the same price, one plan without quotas."""
+def write_config(folder: Path, upstream_url: str, defaults: Mapping[str, object]) -> None:
+    """The three files: a provider of each kind at `upstream_url`, models of the same price, one plan without quotas."""
     folder.mkdir()
+    models = {wire.MODEL: PROVIDER, wire.COUNTED_MODEL: PROVIDER, **{api.model: api.kind for api in APIS}}
+    providers = {PROVIDER: ("openai", "/v1")}
+    providers |= {api.kind: (api.kind, "/v1" if api.kind == "openai" else "") for api in APIS}
     files = {  # JSON is YAML
         "metergate.yaml": {
-            "providers": {PROVIDER: {"kind": "openai", "base_url": upstream_url, "api_key": "sk-bench"}},
-            "models": {model: {"provider": PROVIDER} for model in (wire.MODEL, wire.COUNTED_MODEL)},
+            "providers": {
+                name: {"kind": kind, "base_url": upstream_url + path, "api_key": "sk-bench"}
+                for name, (kind, path) in providers.items()
+            },
+            "models": {model: {"provider": provider} for model, provider in models.items()},
             "defaults": {
-                "redis_partitions": partitions,
                 "upstream_connections": UPSTREAM_CONNECTIONS,
                 "reconcile_interval_s": RECONCILE_INTERVAL_S,
+                **defaults,
             },
         },
-        "prices.yaml": [_price(model) for model in (wire.MODEL, wire.COUNTED_MODEL)],
+        "prices.yaml": [_price(model, provider) for model, provider in models.items()],
         "plans.yaml": {PLAN: {"name": "Bench", "price_usd": "0"}},
     }
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=1))
 
 
-def _price(model: str) -> dict[str, object]:
+def _price(model: str, provider: str) -> dict[str, object]:
     return {
-        "provider": PROVIDER,
+        "provider": provider,
         "model": model,
         "effective_from": "2024-01-01",
         "per_million": {"input": wire.INPUT_USD_PER_MILLION, "output": wire.OUTPUT_USD_PER_MILLION},

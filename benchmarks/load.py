@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from benchmarks import wire
-from benchmarks.connection import Connection, Tally
+from benchmarks.connection import CHAT, Connection, Shape, Tally
 
 Address = tuple[str, int]
 
@@ -31,7 +31,8 @@ class LoadError(Exception):
 
 @dataclass(slots=True)
 class Run:
-    """One run against one address. `on_begin` and `on_end` are called around what is measured."""
+    """One run against one address. `on_begin` and `on_end` are called around what is measured;
+    `settle_s` is how long the target has for its new connections before it is asked."""
 
     address: Address
     requests: Sequence[bytes]
@@ -39,6 +40,8 @@ class Run:
     on_end: Callable[[], None] = lambda: None
     streaming: bool = False
     exact: bool = True
+    shape: Shape = CHAT
+    settle_s: float = 0.0
     most_connections: int = CONNECTIONS_MAX
     tally: Tally = field(default_factory=Tally)
     _connections: list[Connection] = field(default_factory=list)
@@ -178,13 +181,14 @@ class Run:
     async def _open(self, count: int) -> None:
         for _ in range(count):
             await self._connect()
+        await asyncio.sleep(self.settle_s)
 
     async def _connect(self) -> Connection:
         if len(self._connections) >= self.most_connections:
             waiting = f"{self.most_connections} connections wait for answers"
             raise LoadError(f"{waiting}: the rate is more than the target serves")
         _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: Connection(self.exact), *self.address
+            lambda: Connection(self.exact, self.shape), *self.address
         )
         self._connections.append(connection)
         return connection

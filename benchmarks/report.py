@@ -10,6 +10,7 @@ from benchmarks import goals
 from benchmarks.figures import Spread, ratios
 from benchmarks.goals import Judged
 from benchmarks.subjects import (
+    API_BURSTS,
     BARE,
     BURSTS,
     COUNTED,
@@ -207,6 +208,10 @@ _SECTIONS: Final[dict[str, tuple[str, str, Callable[[Samples], list[str]]]]] = {
         "Streams of 52 chunks that come at once, 16 connections in a closed loop; per chunk.",
         _bursts,
     ),
+    **{
+        phase: (phase.capitalize(), "As many deltas at once as a chat's burst; per event.", _bursts)
+        for phase in API_BURSTS.values()
+    },
     PROMPTS: ("Prompts of 37 kB", "16 connections in a closed loop.", _saturation),
     COUNTED: (
         "Beside prompts of 1 MB that have to be counted",

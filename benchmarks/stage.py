@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 import urllib.request
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,18 +104,21 @@ class Stage:
     def start(self, name: str, module: str, *arguments: str, core: int) -> Process:
         """Start a module of ours that serves on an inherited socket; it ends when we end."""
         with listen() as listener:
-            command = (sys.executable, "-m", module, "--fd", str(listener.fileno()), *arguments)
+            command = (sys.executable, "-m", module, *arguments, "--fd", str(listener.fileno()))
             address, fds = listener.getsockname(), [listener.fileno()]
             return self.keep(spawn(name, bound_to_us(command), address, self.folder, core, fds))
 
-    async def install(self, size: Size, windows: Sequence[int], *, partitions: int) -> Installation:
-        """A new database and a new Redis database, migrated, with customers; nothing serves yet."""
+    async def install(
+        self, size: Size, windows: Sequence[int], *, partitions: int, defaults: Mapping[str, object] | None = None
+    ) -> Installation:
+        """A new database and a new Redis database, migrated, with customers; nothing serves yet. `defaults` are further
+        ones of metergate.yaml."""
         number, self.databases = self.databases, self.databases + 1
         database_url = await self.create_database(f"bench{number}")
         await migrate(database_url)
         secrets = {count: await seed(database_url, size, count) for count in windows}
         config = self.folder / f"config{number}"
-        write_config(config, f"{self.upstream_url}/v1", partitions)
+        write_config(config, self.upstream_url, {"redis_partitions": partitions, **(defaults or {})})
         redis_url = f"{self.endpoints.redis_url}?db={number}"
         counted = await seed_counted(database_url)
         return Installation(database_url, redis_url, config, secrets, counted)

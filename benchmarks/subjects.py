@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from benchmarks import wire
+from benchmarks.apis import APIS, Api
 from benchmarks.connection import Tally
 from benchmarks.figures import percentile
 from benchmarks.installation import Installation
@@ -22,6 +23,8 @@ SATURATION: Final = "saturation"
 UNPROXIED: Final = "saturation, no proxy"
 STREAMS: Final = "streams"
 BURSTS: Final = "bursts"
+API_BURSTS: Final = {api.name: f"bursts, {api.name}" for api in APIS}
+"""Those of the other APIs, by name."""
 PROMPTS: Final = "prompts of 37 kB"
 COUNTED: Final = "beside counted prompts"
 CROWD: Final = "slow streams"
@@ -56,6 +59,7 @@ class Subject:
     exact: bool = True
     headers: wire.Headers = ()
     _made: dict[tuple[bool, bool, bool, int], list[bytes]] = field(default_factory=dict)
+    _asked: dict[str, list[bytes]] = field(default_factory=dict)
 
     def requests(
         self, *, stream: bool = False, slow: bool = False, burst: bool = False, prompt_bytes: int = 0
@@ -71,6 +75,12 @@ class Subject:
                 for secret in secrets
             ]
         return self._made[kind]
+
+    def asks(self, api: Api) -> list[bytes]:
+        """One stream of another API for each key, made once."""
+        if api.name not in self._asked:
+            self._asked[api.name] = [api.request(secret) for secret in self.secrets]
+        return self._asked[api.name]
 
     def counted(self) -> bytes:
         """A prompt whose tokens have to be counted before it is let in, where the subject counts at all."""

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from benchmarks import commands, peers, wire
+from benchmarks.apis import APIS
 from benchmarks.goals import ONE_WORKER, TWICE_CONNECTIONS, TWO_WORKERS
 from benchmarks.installation import Installation
 from benchmarks.ledger_rate import LedgerRate
@@ -19,6 +20,7 @@ from benchmarks.process import Process
 from benchmarks.seed import Written, written
 from benchmarks.stage import Stage
 from benchmarks.subjects import (
+    API_BURSTS,
     BARE,
     BURSTS,
     COUNTED,
@@ -78,6 +80,8 @@ class Suite:
             await self._phase(f"{rate}/s", turns.rounds, [direct, *exact, whole], pace)
         await self._phase(STREAMS, mode.streams.rounds, [direct, *exact, whole], turn.stream)
         await self._phase(BURSTS, mode.bursts.rounds, [*exact, whole], turn.burst)
+        for api in APIS:
+            await self._phase(API_BURSTS[api.name], mode.bursts.rounds, [bare, whole], turn.burster(api))
         await self._phase(PROMPTS, mode.prompts.rounds, [*exact, whole], turn.prompt)
         await self._phase(COUNTED, mode.counted.rounds, [bare, whole], turn.counted)
         if mode.crowd:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from benchmarks import wire
+from benchmarks.apis import Api
 from benchmarks.connection import Tally
 from benchmarks.figures import percentile
 from benchmarks.load import Run
@@ -109,6 +110,19 @@ class Turn:
 
         tally, used = await self.run(subject, subject.requests(burst=True), work)
         return costs(tally, used, tally.measured * wire.BURST_CHUNKS)
+
+    def burster(self, api: Api) -> Callable[[Subject], Awaitable[Sample]]:
+        """As `burst`, with another API's streams; CPU is of one event."""
+
+        async def burst(subject: Subject) -> Sample:
+            async def work(run: Run) -> Tally:
+                run.streaming, run.shape = True, api.shape
+                return await run.saturate(BURST_CONNECTIONS, self.mode.warm_s, self.mode.bursts.measure_s)
+
+            tally, used = await self.run(subject, subject.asks(api), work)
+            return costs(tally, used, tally.measured * len(api.events))
+
+        return burst
 
     async def counted(self, subject: Subject) -> Sample:
         """Small requests at a fixed rate, first by themselves and then with large prompts beside them that have to be

@@ -14,10 +14,13 @@ from typing import Final, cast
 
 import uvloop
 
-from benchmarks import wire
+from benchmarks import apis, wire
 
+BY_PATH: Final = {api.path.split(b"?")[0]: api.answer for api in apis.APIS}
+"""Streams of other APIs than chats, all of which come at once."""
 COUNT: Final = b"GET /count "
 METERED: Final = b"POST %s " % wire.PATH
+POST: Final = b"POST "
 STREAM: Final = b'"stream":true'
 HEAD_END: Final = b"\r\n\r\n"
 LENGTH: Final = b"content-length: "
@@ -76,7 +79,10 @@ class Provider(asyncio.Protocol):
     def _answer(self, request: bytes) -> None:
         if self._transport is None:
             return
-        if STREAM in request:
+        if (other := BY_PATH.get(request[len(POST) : request.find(b" ", len(POST))].split(b"?")[0])) is not None:
+            self._counts.streams += 1
+            self._transport.write(other)
+        elif STREAM in request:
             self._counts.streams += 1
             if wire.BURST_MARK in request:
                 self._transport.write(wire.BURST)

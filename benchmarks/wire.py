@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Mapping
 from typing import Final
 
 Headers = tuple[tuple[str, str], ...]
@@ -43,11 +44,12 @@ _SENTENCES: Final = (
 _WORDS_SEED: Final = 20260101
 
 
-def _json(value: object) -> bytes:
+def compact(value: object) -> bytes:
+    """JSON without spaces."""
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-ANSWER_BODY: Final = _json(
+ANSWER_BODY: Final = compact(
     {
         "id": "chatcmpl-B9MBs8CjcvOU2jLn4n570S5qMJKcT",
         "object": "chat.completion",
@@ -86,13 +88,14 @@ STREAM_HEAD: Final = (
 STREAM_END: Final = b"0\r\n\r\n"
 
 
-def _chunk(data: bytes) -> bytes:
+def chunk(data: bytes) -> bytes:
+    """A chunk of HTTP."""
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
 def _event(choices: list[object], **more: object) -> bytes:
     fields = {"id": "chatcmpl-B9MHDbslfkBeAs8l4bebGdFOJ6PeG", "object": "chat.completion.chunk", "created": 1741570283}
-    return b"data: " + _json({**fields, "model": MODEL, "choices": choices, **more}) + b"\n\n"
+    return b"data: " + compact({**fields, "model": MODEL, "choices": choices, **more}) + b"\n\n"
 
 
 def _delta(number: int) -> bytes:
@@ -100,11 +103,11 @@ def _delta(number: int) -> bytes:
     return _event([{"index": 0, "delta": {"content": f" word{number:02d}"}, "logprobs": None, "finish_reason": end}])
 
 
-STREAM_EVENTS: Final = tuple(_chunk(_delta(number)) for number in range(STREAM_CHUNKS))
+STREAM_EVENTS: Final = tuple(chunk(_delta(number)) for number in range(STREAM_CHUNKS))
 """Each a chunk of HTTP with one event of about 200 bytes."""
-STREAM_USAGE: Final = _chunk(_event([], usage=_USAGE))
+STREAM_USAGE: Final = chunk(_event([], usage=_USAGE))
 """What OpenAI sends before the end when asked for usage."""
-STREAM_DONE: Final = _chunk(b"data: [DONE]\n\n")
+STREAM_DONE: Final = chunk(b"data: [DONE]\n\n")
 BURST: Final = STREAM_HEAD + b"".join(STREAM_EVENTS) + STREAM_USAGE + STREAM_DONE + STREAM_END
 """All of a stream in one write, as it comes from an upstream that has been waited for, or writes fast."""
 BURST_CHUNKS: Final = STREAM_CHUNKS + 2
@@ -150,7 +153,11 @@ def request(
         fields["user"] = "slow"
     if burst:
         fields["user"] = "burst"
-    body = _json(fields)
-    lines = {**_REQUEST_HEADERS, "Authorization": f"Bearer {secret}", **dict(headers), "Content-Length": str(len(body))}
+    return posted(PATH, compact(fields), {"Authorization": f"Bearer {secret}", **dict(headers)})
+
+
+def posted(path: bytes, body: bytes, headers: Mapping[str, str]) -> bytes:
+    """A request as a client sends it; `headers` are sent besides the usual ones, or instead."""
+    lines = {**_REQUEST_HEADERS, **headers, "Content-Length": str(len(body))}
     head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
-    return b"POST %s HTTP/1.1\r\n%s\r\n" % (PATH, head.encode()) + body
+    return b"POST %s HTTP/1.1\r\n%s\r\n" % (path, head.encode()) + body

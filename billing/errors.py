@@ -65,8 +65,8 @@ MetergateError
 +-- WouldOverwrite                 gateway.commands.init
 +-- ConfigError                    gateway.config.problems
 +-- Unset                          gateway.config.problems
-+-- BadRequest                     gateway.dialects.base
-+-- GarbageAnswer                  gateway.dialects.base
++-- BadRequest                     gateway.dialects.exceptions
++-- GarbageAnswer                  gateway.dialects.exceptions
 +-- EmbeddedServersError           gateway.embedded.lock
 |   +-- AlreadyRunning             gateway.embedded.lock
 |   +-- ServerFailed               gateway.embedded.lock

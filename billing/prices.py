@@ -8,28 +8,25 @@ says, so that an edited file adds a row and never changes one that has priced a 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import TYPE_CHECKING, Final
 
-from billing.money import MoneyError, ceil_div, parse_usd
-from billing.price_ids import canonical_json, row_id
+from billing.money import ceil_div
+from billing.price_ids import row_id
 from billing.rates import (
     ASKED_FOR,
+    COST_SCALE,
+    EIGHTEENTHS,
     FACTOR_SCALE,
-    INPUT_CLASSES,
     MILLION,
     MULTIPLIERS,
-    OUTPUT_CLASSES,
-    PARENT,
     STANDARD_REGIONS,
     STANDARD_SPEEDS,
     STANDARD_TIERS,
     TIER_NAMES,
     TOKEN_CLASSES,
-    UNIT_CLASSES,
     PriceError,
     Sheet,
     Tier,
@@ -39,41 +36,13 @@ from billing.rates import (
     check_tiers,
     check_units,
     parse_hours,
+    reported_scaled,
 )
 
 if TYPE_CHECKING:
     from billing.usage import Usage
 
-__all__ = [
-    "ANY_MODEL",
-    "COST_SCALE",
-    "FACTOR_SCALE",
-    "INPUT_CLASSES",
-    "MILLION",
-    "MULTIPLIERS",
-    "OUTPUT_CLASSES",
-    "PARENT",
-    "PART_KINDS",
-    "TOKEN_CLASSES",
-    "UNIT_CLASSES",
-    "PriceError",
-    "PriceLine",
-    "PriceRow",
-    "PriceTable",
-    "Tier",
-    "Variant",
-    "canonical_json",
-    "from_canonical_json",
-    "parse_factor",
-    "round_up",
-]
-
 PART_KINDS: Final = ("image", "audio_second", "file")
-_EIGHTEENTHS: Final = 18
-"""What makes a millisecond of a price by the hour a whole number: 18 / 3.6 is 5."""
-COST_SCALE: Final = _EIGHTEENTHS * MILLION * FACTOR_SCALE
-"""An exact cost is an integer in nano-USD / COST_SCALE."""
-_REPORTED_DECIMALS: Final = 24
 ANY_MODEL: Final = "*"
 REPORTED: Final = "reported_cost"
 """The class of a line that is the provider's own cost."""
@@ -268,15 +237,15 @@ class PriceRow:
         sheet = self._sheets.get(variant) or self._sheet(variant)
         rates, lines = sheet.rates(usage.input_tokens), []
         for price_class, quantity in usage.by_class().items():
-            per_million, scale, rate = price_class in rates, _EIGHTEENTHS * MILLION, 0
+            per_million, scale, rate = price_class in rates, EIGHTEENTHS * MILLION, 0
             if per_million:
-                rate, scale = rates[price_class], _EIGHTEENTHS
+                rate, scale = rates[price_class], EIGHTEENTHS
             elif price_class != "second":
                 rate = sheet.unit(price_class)
             elif "hour" in sheet.units:
                 price_class, rate, scale = "hour", sheet.units["hour"], 5
             else:
-                rate, scale = sheet.unit("second"), _EIGHTEENTHS * 1000
+                rate, scale = sheet.unit("second"), EIGHTEENTHS * 1000
             if rate or per_million:
                 amount = quantity * rate * sheet.factor * scale
                 lines.append(PriceLine(price_class, quantity, rate, per_million, amount))
@@ -306,7 +275,7 @@ class PriceRow:
         cost = input_tokens * rates["input"] + output_tokens * rates["output"] + cached + written + reasoning
         if units:
             cost += usage.requests * units.get("request", 0) * MILLION
-        return cost * sheet.factor * _EIGHTEENTHS
+        return cost * sheet.factor * EIGHTEENTHS
 
     def dearest_nano(self, classes: Iterable[str], *, asked: bool = True) -> int:
         """Nano-USD per million at the dearest of these classes, tiers and variants: an upper bound for one token. With
@@ -326,86 +295,3 @@ class PriceRow:
 
     def _most(self) -> int:
         return max([FACTOR_SCALE, *(self.multipliers or {}).values()])
-
-
-def reported_scaled(usd: str) -> int:
-    """The exact cost in nano-USD / `COST_SCALE` of a plain decimal of USD with at most 24 decimals."""
-    whole, _, fraction = usd.partition(".")
-    return int(whole + fraction.ljust(_REPORTED_DECIMALS, "0")) * _EIGHTEENTHS
-
-
-def round_up(cost_scaled: int, markup_scaled: int = 0) -> int:
-    """Whole nano-USD of an exact cost plus a markup in percent (scaled by `FACTOR_SCALE`), rounded up once."""
-    if not markup_scaled:
-        return ceil_div(cost_scaled, COST_SCALE)
-    whole = 100 * FACTOR_SCALE
-    return ceil_div(cost_scaled * (whole + markup_scaled), COST_SCALE * whole)
-
-
-def parse_factor(text: object) -> int:
-    """A multiplier or a percentage from a decimal string ("0.5"), times `FACTOR_SCALE`. Raises `PriceError`."""
-    try:
-        scaled = parse_usd(text)
-    except MoneyError as error:
-        raise PriceError('expected a decimal string with at most 9 decimals, such as "0.5"') from error
-    if scaled < 0:
-        raise PriceError("expected a number that is not below zero")
-    return scaled
-
-
-def from_canonical_json(text: str) -> PriceRow:
-    """The row that `canonical_json` wrote."""
-    values = json.loads(text)
-    return PriceRow(
-        provider=values["provider"],
-        model=values["model"],
-        effective_from=date.fromisoformat(values["effective_from"]),
-        per_million=values["per_million_nano"],
-        per_unit=values["per_unit_nano"],
-        tiers=_tiers_of(values["tiers"]),
-        multipliers=values["multipliers"],
-        part_tokens=values["part_tokens"],
-        max_output_tokens=values["max_output_tokens"],
-        context_window=values["context_window"],
-        variants=tuple(
-            Variant(when, per_million, per_unit, _tiers_of(tiers), factor)
-            for when, per_million, per_unit, tiers, factor in values.get("variants", ())
-        ),
-        cost_reported=values.get("cost") == "reported",
-    )
-
-
-def _tiers_of(values: Iterable[tuple[int, Mapping[str, int]]]) -> tuple[Tier, ...]:
-    return tuple(Tier(above, rates) for above, rates in values)
-
-
-class PriceTable:
-    """All price rows, found by (provider, upstream model) and the day they take effect (00:00 UTC)."""
-
-    def __init__(self, rows: Iterable[PriceRow]) -> None:
-        self.rows = tuple(rows)
-        self._by_name: dict[tuple[str, str], list[PriceRow]] = {}
-        prefixes: dict[str, set[str]] = {}
-        for row in sorted(self.rows, key=lambda row: row.effective_from):
-            same = self._by_name.setdefault((row.provider, row.model), [])
-            if same and same[-1].effective_from == row.effective_from:
-                raise PriceError(f"two rows for {row.provider}/{row.model} from {row.effective_from}")
-            same.append(row)
-            if row.model.endswith(ANY_MODEL):
-                prefixes.setdefault(row.provider, set()).add(row.model)
-        self._prefixes = {provider: sorted(names, key=len, reverse=True) for provider, names in prefixes.items()}
-
-    def models(self, provider: str) -> list[str]:
-        """The names of a provider's models that have a row of their own."""
-        return [name for owner, name in self._by_name if owner == provider and not name.endswith(ANY_MODEL)]
-
-    def find(self, provider: str, model: str, at_s: float) -> PriceRow | None:
-        """The row in force at a Unix time: the model's own, else that of the longest prefix of its name, else the
-        provider's default row, else None."""
-        today = datetime.fromtimestamp(at_s, UTC).date()
-        matching = (name for name in self._prefixes.get(provider, ()) if model.startswith(name[:-1]))
-        for name in (model, *matching):
-            in_force = [row for row in self._by_name.get((provider, name), ()) if row.effective_from <= today]
-            if in_force:
-                return in_force[-1]
-        return None

@@ -3,7 +3,7 @@
 This file owns how a row's standard prices, its tiers and its variants make one sheet. For each class the first variant
 that applies and names it decides, with that variant's own tiers; else the standard price does, with the standard tiers.
 A class that has no price then takes its parent's. A variant with a `factor` multiplies every token rate of the sheet;
-fees by the unit stay.
+fees by the unit stay. The scales of exact costs, and how one is rounded, stand here too.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import Final
 
 from billing.errors import MetergateError
+from billing.money import MoneyError, ceil_div, parse_usd
 
 PARENT: Final = {
     "cached_input": "input",
@@ -59,6 +60,11 @@ MINUTES_OF_DAY: Final = 24 * 60
 MAX_VARIANTS: Final = 64
 _HOURS: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)", re.ASCII)
 _VALUE: Final = re.compile(r"[A-Za-z0-9_./-]{1,64}", re.ASCII)
+EIGHTEENTHS: Final = 18
+"""What makes a millisecond of a price by the hour a whole number: 18 / 3.6 is 5."""
+COST_SCALE: Final = EIGHTEENTHS * MILLION * FACTOR_SCALE
+"""An exact cost is an integer in nano-USD / COST_SCALE."""
+_REPORTED_DECIMALS: Final = 24
 
 
 class PriceError(MetergateError, ValueError):
@@ -250,3 +256,28 @@ def check_amounts(what: str, amounts: Mapping[str, int], known: Collection[str])
             raise PriceError(f"unknown name {name!r} in {what}; known are {', '.join(known)}")
         if amount <= 0:
             raise PriceError(f"{name} in {what} must be above zero")
+
+
+def parse_factor(text: object) -> int:
+    """Return a multiplier or a percentage from a decimal string ("0.5"), times `FACTOR_SCALE`. Raises `PriceError`."""
+    try:
+        scaled = parse_usd(text)
+    except MoneyError as error:
+        raise PriceError('expected a decimal string with at most 9 decimals, such as "0.5"') from error
+    if scaled < 0:
+        raise PriceError("expected a number that is not below zero")
+    return scaled
+
+
+def reported_scaled(usd: str) -> int:
+    """Return the exact cost in nano-USD / `COST_SCALE` of a plain decimal of USD with at most 24 decimals."""
+    whole, _, fraction = usd.partition(".")
+    return int(whole + fraction.ljust(_REPORTED_DECIMALS, "0")) * EIGHTEENTHS
+
+
+def round_up(cost_scaled: int, markup_scaled: int = 0) -> int:
+    """Return whole nano-USD of an exact cost plus a markup in percent (scaled by `FACTOR_SCALE`), rounded up once."""
+    if not markup_scaled:
+        return ceil_div(cost_scaled, COST_SCALE)
+    whole = 100 * FACTOR_SCALE
+    return ceil_div(cost_scaled * (whole + markup_scaled), COST_SCALE * whole)

@@ -6,15 +6,15 @@ from collections import OrderedDict, deque
 
 
 class FairQueue:
-    """Lets `places` at once use the resource. Each `take` that ends well is followed by one `give`."""
+    """Lets `slots` at once use the resource. Each `take` that ends well is followed by one `give`."""
 
-    def __init__(self, places: int = 1) -> None:
-        self._free = places
+    def __init__(self, slots: int = 1) -> None:
+        self._free = slots
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
-        """Waiting requests by account; the next account is first. None wait while a place is free."""
+        """Waiting requests by account; the next account is first. None wait while a slot is free."""
 
     async def take(self, account: str) -> None:
-        """Wait for a place and take it."""
+        """Wait for a slot and take it."""
         if self._free:
             self._free -= 1
             return
@@ -28,7 +28,7 @@ class FairQueue:
             raise
 
     def give(self) -> None:
-        """Return the place; the next account's first request takes it."""
+        """Give the slot back; the next account's first request takes it."""
         while self._waiting:
             account, requests = self._waiting.popitem(last=False)
             granted = requests.popleft()

@@ -112,7 +112,7 @@ def edge_rules(defaults: Limits, cors: Cors | None) -> EdgeRules:
 def background_rules(defaults: Limits) -> BackgroundRules:
     """Return how background responses are followed."""
     return BackgroundRules(
-        *(defaults.background_poll_s, defaults.background_expiry_s, defaults.background_jobs),
+        *(defaults.background_poll_s, defaults.max_request_s, defaults.background_expiry_s, defaults.background_jobs),
         *(defaults.upstream_answer_bytes, defaults.max_usage_factor),
     )
 

@@ -202,7 +202,7 @@ class DebitWriter(ABC, Generic[Item]):
             while left > 0 and (batch := waiting.batch(self._rows)):
                 try:
                     written = await write_free(self._database, self._debits(batch))
-                except Exception as error:
+                except Exception as error:  # whatever it was is raised; a batch that can't be written makes way
                     if isinstance(error, DatabaseHindered) or not isinstance(error, DatabaseError):
                         self._make_way(batch)
                     raise

@@ -213,7 +213,7 @@ class Engine:
         self.lease.start()
         try:
             await self._begin()
-        except BaseException:
+        except BaseException:  # also cancelled: what began is ended, and it is raised
             await self.loops.stop()
             await self.partitions.stop()
             await self.lease.stop()

@@ -14,7 +14,8 @@ import msgspec
 
 from billing.database.connection import Connection, Database, affected, queries
 from billing.plans import DEFAULT_PLAN, Plan, Plans
-from billing.prices import PriceTable, canonical_json
+from billing.price_ids import canonical_json
+from billing.price_table import PriceTable
 
 _query = queries("billing.ledger")
 NEWEST_REVISION: Final = "SELECT max(revision) FROM plan_revisions"

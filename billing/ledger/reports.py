@@ -23,7 +23,8 @@ from billing.database.connection import Database, DatabaseError, Row, queries
 from billing.ledger.debits import Debit, UsageEvent
 from billing.ledger.usage_columns import ModelShare, decode_shares, decode_shares_of, usage_of
 from billing.pages import BEFORE_ALL, BadCursor, Page, page_of
-from billing.prices import PriceRow, from_canonical_json
+from billing.price_table import from_canonical_json
+from billing.prices import PriceRow
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)

@@ -19,7 +19,9 @@ import msgspec
 from billing.database.connection import Connection, Database, Row, queries
 from billing.ledger.usage_columns import decode_shares_of, usage_of
 from billing.money import format_usd
-from billing.prices import PriceError, PriceRow, from_canonical_json, round_up
+from billing.price_table import from_canonical_json
+from billing.prices import PriceRow
+from billing.rates import PriceError, round_up
 from billing.times import rfc3339
 from billing.usage import UsageError
 

@@ -22,6 +22,9 @@ _sql = queries("billing.owned")
 BEGIN, CLAIM, RENEW, RELEASE, STANDING = map(
     _sql, ("begin_job", "claim_jobs", "renew_job", "release_job", "job_standing")
 )
+STREAMED: Final = """UPDATE background_jobs SET streamed = true
+WHERE object_id = $1 AND provider = $2 AND done_at IS NULL AND NOT streamed"""
+WAS_STREAMED: Final = "SELECT streamed FROM background_jobs WHERE object_id = $1 AND provider = $2"
 DONE: Final = "UPDATE background_jobs SET done_at = coalesce(done_at, now()) WHERE object_id = $1 AND provider = $2"
 SILENT_S: Final = 60.0
 """A gateway whose lease ended so long ago settles nothing any more."""
@@ -73,6 +76,14 @@ class BackgroundJobs:
     async def release(self, job: Job) -> None:
         """Leave a job to others, at once."""
         await self._database.execute(RELEASE, job.object_id, job.provider, self.gateway_id)
+
+    async def note_streamed(self, object_id: str, provider: str) -> None:
+        """Note that a client streams the object of a job again, if it is one that is not done."""
+        await self._database.execute(STREAMED, object_id, provider)
+
+    async def was_streamed(self, job: Job) -> bool:
+        """Return whether a client has streamed the object again."""
+        return bool(await self._database.value(WAS_STREAMED, job.object_id, job.provider))
 
     async def done(self, job: Job) -> None:
         """Note that a job is paid, or costs nothing."""

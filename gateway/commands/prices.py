@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from billing.cli import REFUSED, USAGE, CommandFailed, Connect, Output, Shown, Table, add_command, group
-from billing.prices import PriceRow, PriceTable
+from billing.price_table import PriceTable
+from billing.prices import PriceRow
 
 if TYPE_CHECKING:
     from billing.usage import Usage
@@ -168,8 +169,7 @@ async def try_price(
 
     from billing.ledger.explanations import exact_usd, shown_quantity
     from billing.money import format_usd
-    from billing.prices import round_up
-    from billing.rates import MINUTES_OF_DAY
+    from billing.rates import MINUTES_OF_DAY, round_up
     from billing.shapes.usage import line_shape
 
     now_s = time.time()

@@ -9,8 +9,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, cast, get_args
 
-from billing.prices import PriceTable, parse_factor
+from billing.price_table import PriceTable
 from billing.quotas import MAX_NAME
+from billing.rates import parse_factor
 from gateway.config.kinds import COMPATIBLE, OPENAI, MaxOutputField, usual_dialects
 from gateway.config.problems import nearest
 from gateway.config.secret import Secret
@@ -41,6 +42,7 @@ MAX_DELAY_MS: Final = 600_000
 MAX_DRAIN_S: Final = 3600
 """As `disconnect_drain_s` of `defaults` is bounded."""
 MAX_FALLBACKS: Final = 16
+MAX_ANSWERED_BY: Final = 64
 MAX_PASSED: Final = 64
 _PROVIDER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _DIALECT_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
@@ -67,7 +69,8 @@ _PATHS_OF_KIND: Final[Mapping[str, Mapping[str, str]]] = {
 }
 """The dialects that a kind serves, and what stands between its `base_url` and a dialect's own paths."""
 _MODEL_KEYS: Final = (
-    *("provider", "model", "fallbacks", "markup_percent", "vocabulary", "max_output_tokens", "disconnect_drain_s"),
+    *("provider", "model", "answered_by", "fallbacks", "markup_percent", "vocabulary", "max_output_tokens"),
+    "disconnect_drain_s",
 )
 
 
@@ -103,19 +106,20 @@ class ProviderConfig:
 
     @property
     def enabled(self) -> bool:
+        """Return whether requests may go there."""
         return self.off_reason is None
 
     @property
-    def places(self) -> tuple[TargetConfig, ...]:
-        """The targets; that of the entry itself where it names none."""
+    def all_targets(self) -> tuple[TargetConfig, ...]:
+        """Return the targets; that of the entry itself where it names none."""
         return self.targets or (TargetConfig(self.base_url, self.api_key, 1, self.base_query, self.headers),)
 
-    def url_of(self, dialect: str, place: TargetConfig | None = None) -> tuple[str, str] | None:
-        """Return the base URL at which it serves a dialect, and the query of that URL; None where it does not. A place
+    def url_of(self, dialect: str, target: TargetConfig | None = None) -> tuple[str, str] | None:
+        """Return the base URL at which it serves a dialect, and the query of that URL; None where it does not. A target
         with a base URL of its own serves the dialects of the provider's kind there, and no others."""
         path = _PATHS_OF_KIND[self.kind].get(dialect)
-        if place is not None and (place.base_url, place.base_query) != (self.base_url, self.base_query):
-            return None if path is None else (place.base_url + path, place.base_query)
+        if target is not None and (target.base_url, target.base_query) != (self.base_url, self.base_query):
+            return None if path is None else (target.base_url + path, target.base_query)
         url = self.dialects.get(dialect)
         if url is not None:
             base, _, query = url.partition("?")
@@ -126,7 +130,7 @@ class ProviderConfig:
 
     @property
     def served(self) -> frozenset[str]:
-        """The names of the dialects that it serves."""
+        """Return the names of the dialects that it serves."""
         return frozenset({*self.dialects, *(name for name in _PATHS_OF_KIND[self.kind] if self.url_of(name))})
 
 
@@ -135,7 +139,8 @@ class ModelConfig:
     """A route: the name that clients ask for, the provider that answers, and the model's name there (`model`).
 
     `markup_scaled` is in percent times `prices.FACTOR_SCALE`; `max_output_tokens` replaces the price row's;
-    `disconnect_drain_s`, in seconds, its provider's and that of `defaults`.
+    `disconnect_drain_s`, in seconds, its provider's and that of `defaults`. `answered_by` are the models there of which
+    one answers in its place, so that its own price row is a router's fee.
     """
 
     name: str
@@ -146,10 +151,11 @@ class ModelConfig:
     vocabulary: Vocabulary | None = None
     max_output_tokens: int | None = None
     disconnect_drain_s: float | None = None
+    answered_by: tuple[str, ...] = ()
 
 
 def read_providers(at: Value) -> dict[str, ProviderConfig]:
-    """The providers by name; a wrong one is a problem and left out."""
+    """Return the providers by name; a wrong one is a problem and left out."""
     providers = {}
     for name, value in at.entries().items():
         if not _PROVIDER_NAME.fullmatch(name):
@@ -241,7 +247,8 @@ def _passed(value: Value) -> tuple[str, ...]:
 
 
 def read_models(at: Value, providers: Collection[str]) -> dict[str, ModelConfig]:
-    """The routes by name. `providers` are the names in the file, wrong ones included: one mistake, one problem."""
+    """Return the routes by name. `providers` are the names in the file, wrong ones included: one mistake, one
+    problem."""
     entries = at.entries()
     models = {}
     for name, value in entries.items():
@@ -286,22 +293,29 @@ def _read_model(name: str, value: Value, providers: Collection[str], known: Coll
     model = section.read("model", lambda said: said.text("the model's name at the provider"), name)
     if name.endswith("*") and "model" in section.values:
         section.values["model"].problem("a name that ends with * stands for names at the provider as they are")
+    answered_by = section.maybe("answered_by", lambda said: said.names("a model's name at the provider")) or ()
+    if len(answered_by) > MAX_ANSWERED_BY:
+        section.values["answered_by"].problem(f"at most {MAX_ANSWERED_BY} models")
+    if name.endswith("*") and answered_by:
+        section.values["answered_by"].problem("a name that ends with * stands for models that answer by themselves")
     markup = section.read("markup_percent", lambda said: said.decimal(parse_factor, "20"), 0)
     vocabulary = section.maybe("vocabulary", lambda said: said.choice(VOCABULARIES))
     most = section.maybe("max_output_tokens", lambda said: said.whole(1, MAX_OUTPUT_TOKENS))
     drain_s = section.maybe("disconnect_drain_s", lambda said: said.number(0, MAX_DRAIN_S))
     if not section.ok:
         return None
-    return ModelConfig(name, provider, model, fallbacks, markup, cast("Vocabulary | None", vocabulary), most, drain_s)
+    vocabulary = cast("Vocabulary | None", vocabulary)
+    return ModelConfig(name, provider, model, fallbacks, markup, vocabulary, most, drain_s, answered_by)
 
 
 def unpriced_models(models: Mapping[str, ModelConfig], prices: PriceTable, at_s: float) -> tuple[str, ...]:
-    """The entries without a price row in force at a Unix time: each of their requests is refused. One that stands for
-    many names stands for those alone that have one."""
+    """Return the entries without a price row in force at a Unix time: each of their requests is refused. One that
+    stands for many names stands for those alone that have one."""
     return tuple(
         name
         for name, model in models.items()
-        if not name.endswith("*") and prices.find(model.provider, model.model, at_s) is None
+        if not name.endswith("*")
+        and any(prices.find(model.provider, each, at_s) is None for each in (model.model, *model.answered_by))
     )
 
 
@@ -312,8 +326,9 @@ def unknown_models(
     names: Iterable[str],
     at_s: float,
 ) -> list[str]:
-    """Which of some names, or prefixes with a `*` at their end, lead to no entry at a Unix time. `provider/model` leads
-    to any of a provider that there is, an entry that stands for many names to those that have a price."""
+    """Return which of some names, or prefixes with a `*` at their end, lead to no entry at a Unix time.
+    `provider/model` leads to any of a provider that there is, an entry that stands for many names to those that have a
+    price."""
     return [name for name in names if not _is_known(models, providers, prices, name, at_s)]
 
 

@@ -8,8 +8,8 @@ from typing import Final
 
 from billing.money import MoneyError, parse_usd
 from billing.plans import Plan
-from billing.prices import parse_factor
 from billing.quotas import Quota, QuotaError, check_quotas, parse_quota
+from billing.rates import parse_factor
 from gateway.config.problems import NO_EFFECT, nearest
 from gateway.config.source import Value
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from billing.errors import MetergateError
-from billing.prices import PriceTable
+from billing.price_table import PriceTable
 from gateway.config.files import FileMarks, file_marks, read_file
 from gateway.config.prices import read_prices
 from gateway.config.problems import ConfigError, Problems
@@ -23,7 +23,7 @@ POLL_S: Final = 0.5
 
 
 def load_prices(path: Path, environ: Mapping[str, str]) -> PriceTable:
-    """The table of a file. Raises `ConfigError` with every problem of it."""
+    """Return the table of a file. Raises `ConfigError` with every problem of it."""
     problems = Problems()
     value = read_file(path, str(path), environ, problems)
     table = PriceTable(()) if value is None else read_prices(value)

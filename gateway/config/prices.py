@@ -10,19 +10,20 @@ from datetime import date
 from typing import Final
 
 from billing.money import MoneyError, parse_usd
-from billing.prices import (
+from billing.price_table import PriceTable
+from billing.prices import PART_KINDS, PriceRow
+from billing.rates import (
+    CONDITIONS,
+    FACTOR_SCALE,
     MULTIPLIERS,
-    PART_KINDS,
+    NAMED_UNITS,
     TOKEN_CLASSES,
     UNIT_CLASSES,
     PriceError,
-    PriceRow,
-    PriceTable,
     Tier,
     Variant,
     parse_factor,
 )
-from billing.rates import CONDITIONS, FACTOR_SCALE, NAMED_UNITS
 from gateway.config.source import Section, Value
 
 MAX_TOKENS: Final = 1_000_000_000
@@ -48,7 +49,7 @@ _TIER_KEYS: Final = ("above_input_tokens", "at_or_above", "per_million")
 
 
 def read_prices(at: Value) -> PriceTable:
-    """The table of all rows that can be read; every other row, and one that stands there twice, is a problem."""
+    """Return the table of all rows that can be read; every other row, and one that stands there twice, is a problem."""
     rows: list[PriceRow] = []
     lines: dict[tuple[str, str, date], int] = {}
     for item in at.items():
@@ -112,7 +113,7 @@ def _tokens(section: Section, name: str) -> int | None:
 
 
 def parse_rate(said: object) -> int:
-    """Nano-USD of a decimal string of USD that is not below zero. Raises `MoneyError`."""
+    """Return the nano-USD of a decimal string of USD that is not below zero. Raises `MoneyError`."""
     nano = parse_usd(said)
     if nano < 0:
         raise MoneyError("a price is not below zero")

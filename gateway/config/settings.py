@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from billing.plans import Plan, upgrade_cycles
-from billing.prices import PriceTable
+from billing.price_table import PriceTable
 from gateway.config.defaults import Limits, read_defaults
 from gateway.config.environment import VARIABLES_OF, Environment, read_environment
 from gateway.config.files import (

@@ -48,7 +48,7 @@ class TargetConfig:
 
     @property
     def origin(self) -> tuple[str, str | None, int | None]:
-        """The scheme, host and port of its base URL: what a key is for."""
+        """Return the scheme, host and port of its base URL: what a key is for."""
         url = urlsplit(self.base_url)
         return url.scheme, url.hostname, url.port or _PORTS.get(url.scheme)
 

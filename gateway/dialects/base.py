@@ -110,45 +110,45 @@ class EventReader(Protocol):
 
     @property
     def usage_marker(self) -> bytes:
-        """Bytes without which an event has no usage."""
+        """Return the bytes without which an event has no usage."""
 
     @property
     def usage_pattern(self) -> re.Pattern[bytes]:
-        """Matches where the marker is followed by usage that is not null."""
+        """Return what begins with the marker, and matches where usage that is not null follows it."""
 
     @property
     def error_marker(self) -> bytes:
-        """Bytes without which an event is no error."""
+        """Return the bytes without which an event is no error."""
 
     @property
     def finish_markers(self) -> tuple[bytes, ...]:
-        """Any of these says that an answer came to its end, also where no terminal event follows."""
+        """Return markers of which any says that an answer came to its end, also where no terminal event follows."""
 
     @property
     def terminal_markers(self) -> tuple[bytes, ...]:
-        """One of these stands in every terminal event; none where a stream of this dialect has no such event."""
+        """Return markers of which every terminal event has one; none where streams have no such event."""
 
     @property
     def terminal_lines(self) -> tuple[bytes, ...]:
-        """How the lines begin by which an unfinished event may be terminal: such a line is not passed on by itself."""
+        """Return how lines begin that may be a terminal event's: such a line is not passed on by itself."""
 
     def is_terminal(self, event: bytes, data: bytes) -> bool:
-        """Whether a whole event that has a terminal marker is one; `data` is its data."""
+        """Return whether a whole event that has a terminal marker is one; `data` is its data."""
 
     def facts(self, data: bytes) -> EventFacts:
-        """Usage and errors in one event's data. Called once and in order for each event with a marker of either."""
+        """Return usage and errors in an event's data. Called once, in order, for each event with a marker of either."""
 
     def pieces(self, data: bytes) -> list[tuple[int, Piece]]:
-        """The output in one event's data: (choice, piece) pairs, none of them empty. May be called again."""
+        """Return the output in one event's data: (choice, piece) pairs, none of them empty. May be called again."""
 
     def pieces_of_part(self, data: bytes) -> list[tuple[int, Piece]]:
-        """The output in the data of an event that broke off, as far as it can be told."""
+        """Return the output in the data of an event that broke off, as far as it can be told."""
 
     def without_null_usage(self, block: bytes) -> bytes:
-        """Whole events without the usage that is null in them; all else byte for byte."""
+        """Return whole events without the usage that is null in them; all else byte for byte."""
 
     def with_cost(self, data: bytes, cost_usd: str) -> bytes:
-        """The same data with `cost_usd` in its usage object; unchanged where it has none."""
+        """Return the same data with `cost_usd` in its usage object; unchanged where it has none."""
 
 
 class Tap(Protocol):
@@ -207,23 +207,23 @@ class ModelList(Protocol):
     def paths(self) -> tuple[str, ...]: ...
 
     def has(self, model: ListedModel, *, writes: bool) -> bool:
-        """Whether the API has a use for a model; `writes`: it is priced for a written answer."""
+        """Return whether the API has a use for a model; `writes`: it is priced for a written answer."""
 
     def listed(self, models: Sequence[ListedModel], query: Mapping[str, str]) -> object:
-        """A page of the models that its clients may use. Raises `BadRequest`."""
+        """Return a page of the models that its clients may use. Raises `BadRequest`."""
 
     def one(self, model: ListedModel) -> object:
-        """One of them."""
+        """Return one of them."""
 
 
 class Envelope(Protocol):
     """How an API writes errors."""
 
     def error_body(self, refusal: RefusalFacts, request_id: str) -> bytes:
-        """An error of the gateway's own."""
+        """Return an error of the gateway's own."""
 
     def error_headers(self, request_id: str) -> Mapping[str, str]:
-        """Headers of such an answer, and of the gateway's own, beside those that all APIs have."""
+        """Return the headers of such an answer, and of the gateway's own, beside those that all APIs have."""
 
 
 class Dialect(Envelope, Protocol):
@@ -231,69 +231,70 @@ class Dialect(Envelope, Protocol):
 
     @property
     def name(self) -> str:
-        """What providers' entries call it."""
+        """Return what providers' entries call it."""
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """All that it meters."""
+        """Return all that it meters."""
 
     @property
     def key_headers(self) -> tuple[str, ...]:
-        """Headers whose value is the client's key, beside those that `billing.keys.presented` reads everywhere."""
+        """Return the headers whose value is a client's key, beside those that `billing.keys.presented` reads."""
 
     @property
     def key_parameter(self) -> str | None:
-        """The query parameter in which clients of this API may show their key; None where they may not."""
+        """Return the query parameter in which clients of this API may show their key; None where they may not."""
 
     @property
     def kept_parameters(self) -> frozenset[str]:
-        """Query parameters that never reach a provider, because metering reads their namesakes from the body."""
+        """Return query parameters that never reach a provider: metering reads their namesakes from the body."""
 
     @property
     def passed_parameters(self) -> frozenset[str]:
-        """Query parameters that reach a provider of this dialect and of no other."""
+        """Return the query parameters that reach a provider of this dialect and of no other."""
 
     def owns(self, path: str, headers: Mapping[str, str]) -> bool:
-        """Whether a request to a path that is no endpoint comes from a client of this API, whose errors it expects."""
+        """Return whether a request to a path that is no endpoint comes from a client of this API."""
 
     def parse(self, head: Head, body: bytes) -> ParsedRequest:
-        """What metering needs of a request. Raises `BadRequest`."""
+        """Return what metering needs of a request. Raises `BadRequest`."""
 
     def texts(self, body: bytes) -> list[tuple[str, int]]:
-        """The texts of a request that become tokens by themselves, each with the bytes that it takes of the body."""
+        """Return the texts of a request that become tokens by themselves, each with the bytes that it takes of the
+        body."""
 
     def input_tokens(self, body: bytes, count: Callable[[str], int]) -> tuple[int, list[Inline]]:
-        """What a request brings to the model: tokens of its texts and structures, by `count`, and its inline data.
-        Nothing raises but `count`."""
+        """Return what a request brings to the model: tokens of its texts and structures, by `count`, and its inline
+        data. Nothing raises but `count`."""
 
     def upstream_path(self, match: Match, model: str) -> str:
-        """What follows a provider's base URL; `model` is its own name for the model."""
+        """Return what follows a provider's base URL; `model` is its own name for the model."""
 
     def auth_header(self, key: str) -> tuple[str, str]:
         """Name and value of the header in which a provider takes its key."""
 
     def max_field(self, operation: str, configured: str) -> str:
-        """The field in which the maximum of an answer's tokens is sent; `configured` is the provider's
+        """Return the field in which the maximum of an answer's tokens is sent; `configured` is the provider's
         `max_output_field`, for a dialect in which providers differ."""
 
     def rewrite(
         self, body: bytes, *, model: str | None, include_usage: bool, max_output_tokens: int | None, max_field: str
     ) -> bytes:
-        """The body to send upstream: the same object where nothing changes, else only what metering needs differs.
-        None leaves a value as it is."""
+        """Return the body to send upstream: the same object where nothing changes, else only what metering needs
+        differs. None leaves a value as it is."""
 
     def usage_from_json(self, operation: str, body: bytes) -> Reported | None:
-        """Usage of a whole answer, None where it reports none. Raises `GarbageAnswer`."""
+        """Return the usage of a whole answer, None where it reports none. Raises `GarbageAnswer`."""
 
     def output(self, body: bytes) -> Output:
-        """What the model wrote in a whole answer, of all choices."""
+        """Return what the model wrote in a whole answer, of all choices."""
 
     def output_of_part(self, part: bytes) -> Output:
-        """What can be told of a whole answer whose rest did not come."""
+        """Return what can be told of a whole answer whose rest did not come."""
 
     def is_stream(self, parsed: ParsedRequest, content_type: bytes) -> bool:
-        """Whether an answer of status 200 is passed on as it comes; `content_type` is its own, in lower case. JSON that
-        nobody asked to be streamed is not."""
+        """Return whether an answer of status 200 is passed on as it comes; `content_type` is its own, in lower case.
+        JSON that nobody asked to be streamed is not."""
 
     def tap(self, content_type: bytes, *, usage_added: bool, include_cost: bool) -> Tap:
-        """A tap for one stream. `usage_added`: the gateway, not the client, asked for the usage event."""
+        """Return a tap for one stream. `usage_added`: the gateway, not the client, asked for the usage event."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 
 from billing.usage import ModelUsage, Usage, total
+from gateway.dialects.shares import Doubt
 
 if TYPE_CHECKING:
     from gateway.dialects.base import Endpoint
@@ -27,7 +28,7 @@ class Parts(msgspec.Struct, frozen=True):
 
     @property
     def data_bytes(self) -> int:
-        """How much of the body is inline data of any kind; the rest is JSON, which is text to a provider."""
+        """Return how much of the body is inline data of any kind; the rest is JSON, which is text to a provider."""
         return self.inline_bytes + self.audio_bytes
 
 
@@ -62,10 +63,12 @@ NO_WORK = Work()
 
 
 class Created(msgspec.Struct, frozen=True):
-    """An object that an answer has created at its provider. `running`: the provider works on after it has answered."""
+    """An object that an answer has created at its provider. `running`: the provider works on after it has answered;
+    `cancelled`: it has stopped because it was told to."""
 
     object_id: str
     running: bool = False
+    cancelled: bool = False
 
 
 class Creation(Protocol):
@@ -86,13 +89,13 @@ class Creation(Protocol):
     def parameter(self) -> str: ...
 
     def reported(self, body: bytes) -> Reported | None:
-        """The usage of an object that is done, None where it reports none. Raises `GarbageAnswer`."""
+        """Return the usage of an object that is done, None where it reports none. Raises `GarbageAnswer`."""
 
     def of_answer(self, body: bytes) -> Created | None:
-        """The object that a whole answer has created, None where it tells of none. Nothing raises."""
+        """Return the object that a whole answer has created, None where it tells of none. Nothing raises."""
 
     def of_event(self, data: bytes) -> Created | None:
-        """The same by the data of a stream's first event."""
+        """Return the same by the data of a stream's first event."""
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -100,8 +103,9 @@ class Stored(msgspec.Struct, frozen=True):
 
     `names` are ids of objects that must be the account's; `previous` is the one of them from which the answer goes on,
     where nothing else of the input stands outside the body. `background`: the provider may answer before it has done
-    its work. `creation` tells of the object that the answer creates,
-    None where it creates none. `provider` is where the named objects are, once that is known.
+    its work. `creation` tells of the object that the answer creates, None where it creates none. `whole`: its counts
+    are of all that it goes on from, so that they bound what goes on from it. `provider` is where the named objects
+    are, once that is known.
     """
 
     names: tuple[str, ...] = ()
@@ -109,6 +113,7 @@ class Stored(msgspec.Struct, frozen=True):
     creation: Creation | None = None
     provider: str | None = None
     background: bool = False
+    whole: bool = True
 
 
 class ParsedRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,7 +156,7 @@ class ParsedRequest(msgspec.Struct, frozen=True, kw_only=True):
     reports_usage: bool = True
 
     def bound_input_tokens(self, part_tokens: Mapping[str, int] | None) -> int | None:
-        """An upper bound of the input's tokens, or None where only the model's context window is one.
+        """Return an upper bound of the input's tokens, or None where only the model's context window is one.
 
         `part_tokens` is the price row's bound for one `image` and one `file`. Without it their tokens can't be told by
         their bytes (an address is short, a compressed picture is large when unpacked). Audio is always in the body, and
@@ -167,10 +172,6 @@ class ParsedRequest(msgspec.Struct, frozen=True, kw_only=True):
             return None
         priced = parts.images * bounds.get("image", 0) + parts.files * bounds.get("file", 0)
         return self.input_bound_tokens - parts.inline_bytes + priced
-
-
-Doubt = tuple[str, str]
-"""What of a usage could not be placed (`field`, `total`), and the name that it has there."""
 
 
 class Reported(msgspec.Struct, frozen=True):
@@ -189,7 +190,7 @@ class Reported(msgspec.Struct, frozen=True):
 
     @property
     def counts_nothing(self) -> bool:
-        """Whether every count is zero; a cost beside such counts is no count."""
+        """Return whether every count is zero; a cost beside such counts is no count."""
         usage = self.usage
         if usage.input_tokens or usage.output_tokens or self.others:
             return False
@@ -197,7 +198,7 @@ class Reported(msgspec.Struct, frozen=True):
 
     @property
     def total(self) -> Usage:
-        """The counts of all models together."""
+        """Return the counts of all models together."""
         return total((self.usage, *(other.usage for other in self.others))) if self.others else self.usage
 
 

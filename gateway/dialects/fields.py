@@ -41,7 +41,7 @@ class Name(str):
 
 
 def as_name(_type: type, name: str) -> Name:
-    """`dec_hook` of a decoder of dictionaries with `Name` keys."""
+    """Return a name as a `Name`: `dec_hook` of a decoder of dictionaries with `Name` keys."""
     return Name(name)
 
 
@@ -51,22 +51,22 @@ _UTF8_SLICE_BYTES: Final = 1 << 20
 
 
 def first_byte(raw: Raw) -> int:
-    """The first byte of a JSON value, which tells its type."""
+    """Return the first byte of a JSON value, which tells its type."""
     return memoryview(raw)[0]
 
 
 def is_null(raw: Raw | None) -> bool:
-    """Whether a field is as if it were not given."""
+    """Return whether a field is as if it were not given."""
     return raw is None or first_byte(raw) == ord("n")
 
 
 def wrong_type(param: str, expected: str) -> BadRequest:
-    """The refusal of a field of another type than OpenAI's."""
+    """Return the refusal of a field of another type than OpenAI's."""
     return BadRequest(f"Invalid type for '{param}': expected {expected}.", param)
 
 
 def given_twice(name: str, param: str | None) -> BadRequest:
-    """The refusal of a name that stands twice, at the top level where `param` is None."""
+    """Return the refusal of a name that stands twice, at the top level where `param` is None."""
     name = name[:MAX_PARAM_CHARS]
     if param is None:
         return BadRequest(f"The field '{name}' is given twice.", name)
@@ -74,18 +74,19 @@ def given_twice(name: str, param: str | None) -> BadRequest:
 
 
 def folded(name: str) -> str:
-    """What all names have in common that some parser takes for the same."""
+    """Return what all names have in common that some parser takes for the same."""
     return name.casefold().replace("_", "")
 
 
 def other_case(meant: str, param: str | None = None) -> BadRequest:
-    """The refusal of a name that another parser would take for one that metering reads."""
+    """Return the refusal of a name that another parser would take for one that metering reads."""
     place = f" in '{param}'" if param else ""
     return BadRequest(f"Unrecognized field{place}: write '{meant}', in lower case.", param or meant)
 
 
 def top_level(body: bytes, most: int) -> dict[str, Raw] | None:
-    """The fields of a request by name, each there once; None where there are more than `most`. Raises `BadRequest`."""
+    """Return the fields of a request by name, each there once; None where there are more than `most`. Raises
+    `BadRequest`."""
     try:
         if not body.isascii():
             _check_utf8(body)  # msgspec does not look inside strings that it does not build
@@ -115,7 +116,7 @@ def _check_utf8(body: bytes) -> None:
 
 
 def read_object(raw: Raw, param: str, read: frozenset[str] = frozenset()) -> dict[str, Raw]:
-    """The fields of a small object within the body, of which metering reads `read`. Raises `BadRequest`."""
+    """Return the fields of a small object within the body, of which metering reads `read`. Raises `BadRequest`."""
     try:
         fields = _FIELDS.decode(raw)
         twice = _repeated(raw, fields)
@@ -128,7 +129,8 @@ def read_object(raw: Raw, param: str, read: frozenset[str] = frozenset()) -> dic
 
 
 def read_objects(raw: Raw, param: str, read: frozenset[str]) -> list[dict[str, Raw]] | None:
-    """The objects of a list within the body, as `read_object`; None where not all are objects. Raises `BadRequest`."""
+    """Return the objects of a list within the body, as `read_object`; None where not all are objects. Raises
+    `BadRequest`."""
     try:
         named = _NAMED_OBJECTS.decode(raw)
     except (msgspec.DecodeError, RecursionError):
@@ -154,7 +156,7 @@ def check_names(names: Iterable[str], param: str, read: frozenset[str]) -> None:
 
 
 def check_shape(shape: str, param: str, read: frozenset[str]) -> None:
-    """As `check_names`, of names that were joined by `NAMES_BETWEEN`. Raises `BadRequest`."""
+    """Refuse as `check_names` does, of names that were joined by `NAMES_BETWEEN`. Raises `BadRequest`."""
     problem = _trick(shape, read) if len(shape) <= MAX_SHAPE_CHARS else _trick.__wrapped__(shape, read)
     if problem is None:
         return

@@ -35,8 +35,8 @@ class Inline(msgspec.Struct, frozen=True, gc=False):
     size_bytes: int
 
     def tokens(self, part_tokens: Mapping[str, int] | None) -> int:
-        """At most so many tokens: by a price row's `part_tokens`; where that does not say, its bytes, because no codec
-        packs a token into fewer."""
+        """Return at most so many tokens: by a price row's `part_tokens`; where that does not say, its bytes, because no
+        codec packs a token into fewer."""
         bounds = part_tokens or {}
         if self.kind != "audio":
             return bounds.get(self.kind, self.size_bytes)
@@ -60,6 +60,7 @@ class Output(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def empty(self) -> bool:
+        """Return whether nothing was written."""
         return not self.text and not self.inline
 
 
@@ -67,7 +68,7 @@ NO_OUTPUT: Final = Output()
 
 
 def piece_of(text: str, kind: Kind | None) -> Piece:
-    """A string of a JSON value as text or data; `kind` is what the fields around it are named for."""
+    """Return a string of a JSON value as text or data; `kind` is what the fields around it are named for."""
     if kind is None:
         return text
     if text.startswith(DATA_URL):
@@ -79,7 +80,7 @@ def piece_of(text: str, kind: Kind | None) -> Piece:
 
 
 def kind_named(name: str, around: Kind | None) -> Kind | None:
-    """What data under a field of this name is; that of the fields around it where the name does not say."""
+    """Return what data under a field of this name is; that of the fields around it where the name does not say."""
     lower = name.lower()
     if "image" in lower:
         return "image"
@@ -91,7 +92,7 @@ def kind_named(name: str, around: Kind | None) -> Kind | None:
 
 
 def joined(pieces: Iterable[tuple[int, Piece]]) -> Output:
-    """The pieces of (choice, piece) pairs together, the text choice after choice."""
+    """Return the pieces of (choice, piece) pairs together, the text choice after choice."""
     by_choice: dict[int, list[str]] = {}
     inline: list[Inline] = []
     for choice, piece in pieces:

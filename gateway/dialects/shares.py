@@ -4,14 +4,18 @@ This file owns the two rules of `docs/providers.md` for counts that say too litt
 reader knows is found.
 """
 
+from __future__ import annotations
+
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Final
-
-from gateway.dialects.facts import Doubt
 
 _MARK: Final = "token"
 MAX_DOUBTS: Final = 8
 """Of one answer that are told."""
+Doubt = tuple[str, str]
+"""What of a usage could not be placed (`field`, `total`), and the name that it has there."""
+MORE_IN_TOTAL: Final = "total_tokens above all that is named"
+"""Of the doubt `total`: the answer counts in total what none of its parts is. Some providers count thinking so."""
 
 
 def cut_down(whole: int, parts: Iterable[int]) -> list[int]:

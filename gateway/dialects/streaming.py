@@ -57,6 +57,7 @@ class SseTap(Passed):
         "_held",
         "_hold_usage",
         "_looked_at",
+        "_other_markers",
         "_oversize",
         "_partial",
         "_read_on",
@@ -85,6 +86,7 @@ class SseTap(Passed):
         self._reader = reader
         self._usage_marker = reader.usage_marker
         self._error_marker = reader.error_marker
+        self._other_markers = (reader.error_marker, *reader.terminal_markers)
         self._terminal_markers = reader.terminal_markers
         self._terminal_lines = reader.terminal_lines
         self._strip_usage = strip_usage
@@ -102,8 +104,8 @@ class SseTap(Passed):
 
     @property
     def done(self) -> bool:
-        """Whether the terminal event or a choice's finish reason was seen. It is looked for when this is asked, in the
-        last events first, and not in every event that passes."""
+        """Return whether the terminal event or a choice's finish reason was seen. It is looked for when this is asked,
+        in the last events first, and not in every event that passes."""
         if not self._done:
             self._done = any(map(self._finishes, reversed(self._kept[self._looked_at :])))
             self._looked_at = len(self._kept)
@@ -113,7 +115,7 @@ class SseTap(Passed):
         return any(marker in block for marker in self._reader.finish_markers)
 
     def feed(self, chunk: bytes) -> bytes:
-        """The bytes to pass to the client now, for the next bytes from the provider."""
+        """Return the bytes to pass to the client now, for the next bytes from the provider."""
         if self._terminated:
             self._keep_end(chunk)
             return b""
@@ -122,7 +124,7 @@ class SseTap(Passed):
         return self._pass(chunk)
 
     def end(self) -> None:
-        """The provider has ended its stream: read what stands in an unfinished last event. Call before `reported`."""
+        """Read what stands in an unfinished last event: the stream is over. Call before `reported`."""
         if self._ended:
             return
         self._ended = True
@@ -136,7 +138,7 @@ class SseTap(Passed):
         self._terminated = True
 
     def finish(self, cost_usd: str | None = None) -> bytes:
-        """The bytes that were held back; once, then none. `cost_usd` goes into the held usage event, if any."""
+        """Return the bytes that were held back; once, then none. `cost_usd` goes into the held usage event, if any."""
         self.end()
         held = bytes(self._held)
         if cost_usd is not None:  # into the first event, comments may stand behind it
@@ -171,21 +173,25 @@ class SseTap(Passed):
             self._not_kept_bytes += len(block)
             self._done = self._done or self._finishes(block)
             self._began = self._began or any(self._pieces(block))
-        error = find(self._error_marker)
-        terminal = -1
-        for marker in self._terminal_markers:
-            at = find(marker)
-            if at >= 0 and (terminal < 0 or at < terminal):
-                terminal = at
-        if usage >= 0:
-            match = self._reader.usage_pattern.search(block, usage)
-            usage = match.start() if match is not None else -1
+        first = self._marked(block, 0, usage)
         if self._held:
             return self._inspect(block, sent_bytes, 0)
-        if terminal < 0 and error < 0 and usage < 0:
+        if first < 0:
             return block[sent_bytes:] if sent_bytes else block
-        first = min(at for at in (terminal, error, usage) if at >= 0)
         return self._inspect(block, sent_bytes, last_end(block, 0, first))
+
+    def _marked(self, block: bytes, start: int, usage: int) -> int:
+        """Where the first marker stands from `start` on, below 0 where none does; `usage` is where that of usage does,
+        null or not. Behind a marker that was found no other is searched for."""
+        find, size, matches = block.find, len(block), self._reader.usage_pattern.match
+        while usage >= 0 and matches(block, usage) is None:
+            usage = find(self._usage_marker, usage + 1)
+        first = usage
+        for marker in self._other_markers:
+            at = find(marker, start, first if first >= 0 else size)
+            if at >= 0:
+                first = at
+        return first
 
     def _feed_cut(self, chunk: bytes) -> bytes:
         """A chunk that begins or ends within an event."""
@@ -239,18 +245,27 @@ class SseTap(Passed):
         return out
 
     def _inspect(self, block: bytes, sent_bytes: int, start: int) -> bytes:
-        """Looks at each event of a block from the one that begins at `start`; what is to pass of it."""
+        """Looks at the events of a block that have a marker, from the one on that begins at `start`, and at all of them
+        where one may be held; what is to pass of it."""
         out = [block[sent_bytes:start]] if start > sent_bytes else []
-        for event in split_events(block, start):
+        while start < len(block):
+            event = next(split_events(block, start))
             data = event_data(event)
             unsent = event[max(0, sent_bytes - start) :]
+            end = start + len(event)
             if self._is_terminal(event, data):
                 self._done = self._terminated = True
                 out += self._hold_terminal(unsent, data)
-                self._keep_end(block[max(start + len(event), sent_bytes) :])
+                self._keep_end(block[max(end, sent_bytes) :])
                 break
             self._look(unsent, data, out)
-            start += len(event)
+            start = end
+            if not self._hold_usage and start < len(block):  # those between two markers pass together
+                marked = self._marked(block, start, block.find(self._usage_marker, start))
+                start = max(start, last_end(block, start, marked)) if marked >= 0 else len(block)
+                if start > end:
+                    self._read_on = True
+                    out.append(block[max(end, sent_bytes) : start])
         return b"".join(out)
 
     def _is_terminal(self, event: bytes, data: bytes) -> bool:

@@ -78,7 +78,7 @@ class StructureBounds:
 
 
 def too_many(what: str, most: int, param: str | None = None) -> BadRequest:
-    """The refusal of a body that has more of something than its bound."""
+    """Return the refusal of a body that has more of something than its bound."""
     return BadRequest(f"This request is too large: it has more than {most} {what}.", param)
 
 
@@ -127,7 +127,7 @@ def _check_size(body: bytes, bounds: StructureBounds) -> None:
 
 
 def outside_strings(body: bytes) -> bytes:
-    """The body without its strings, of which JSON has none that another value stands beside."""
+    """Return the body without its strings, of which JSON has none that another value stands beside."""
     return b"".join(_outside(body))
 
 
@@ -163,7 +163,7 @@ def _deeper(outside: bytes, depth: int) -> bool:
 
 
 def has_overflow(text: bytes) -> bool:
-    """Whether JSON has a number outside its strings that no double holds."""
+    """Return whether JSON has a number outside its strings that no double holds."""
     if not _may_overflow(text):
         return False
     return any(math.isinf(float(number)) for number in _LARGE.findall(outside_strings(text)))
@@ -186,7 +186,8 @@ def _may_overflow(text: bytes) -> bool:
 
 
 def more_items(raw: Raw, most: int) -> bool:
-    """Whether a list has more than `most` items; only one that has room for them, and the commas, is looked at."""
+    """Return whether a list has more than `most` items; only one that has room for them, and the commas, is looked
+    at."""
     if len(raw) <= SHORTEST_ITEM_BYTES * most:
         return False
     text, commas = memoryview(raw), 0

@@ -1,8 +1,9 @@
 """`GET /v1/responses` as a WebSocket: each message of a client is admitted, metered and settled as a request.
 
 Messages are served in the order in which they came, one at a time, over one connection to the provider. A few may wait;
-more are refused. A connection ends at `max_s`, after the answer that is under way. Where the client leaves, that answer
-is read on and charged as every stream is (`gateway.proxy.remainder`).
+more are refused. What has come of messages counts among the bodies in memory (`gateway.server.bodies`): a connection
+with which its account would have more than it may is broken off. A connection ends at `max_s`, after the answer that is
+under way. Where the client leaves, that answer is read on and charged as every stream is (`gateway.proxy.remainder`).
 """
 
 from __future__ import annotations
@@ -18,18 +19,22 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from billing.errors import StoreError
 from gateway.auth import attempts_refused, key_of
 from gateway.server import refusals
+from gateway.server.bodies import UNCOUNTED_BYTES, TooManyBytes
 from gateway.server.frames import FrameExchange
 from gateway.server.refusals import Refuse
-from gateway.upstream.socket import SocketTransport
+from gateway.upstream.socket import SocketTransport, refuse_redirects
 
 if TYPE_CHECKING:
     from gateway.dialects.base import Match
     from gateway.proxy.handler import Proxy
+    from gateway.server.bodies import Kept
     from gateway.server.edge import Find
     from gateway.upstream.socket import SocketRules
 
 PING_S: Final = 30.0
 MOST_WAITING: Final = 4
+FRAME_HEAD_BYTES: Final = 14
+"""The most that a frame has beside its payload (RFC 6455, 5.2)."""
 _MESSAGES: Final = frozenset({WSMsgType.TEXT, WSMsgType.BINARY})
 
 
@@ -91,23 +96,83 @@ class ResponseSockets:
             raise Refuse(refusals.unavailable("Too many WebSockets are open here: close some, or try again later."))
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                trust_env=True, cookie_jar=aiohttp.DummyCookieJar(), connector=aiohttp.TCPConnector(limit=0)
+                trust_env=True,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                connector=aiohttp.TCPConnector(limit=0),
+                middlewares=(refuse_redirects,),
             )
         socket = web.WebSocketResponse(
             heartbeat=PING_S, max_msg_size=rules.max_message_bytes, compress=False, timeout=self._upstream.connect_s
         )
-        connection = _Connection(proxy, socket, request, match, SocketTransport(self._session, self._upstream))
+        transport, incoming = SocketTransport(self._session, self._upstream), _Incoming(proxy.bodies.of(account_id))
+        connection = _Connection(proxy, socket, request, match, transport, incoming)
         self._open.add(connection)
         self._of_account[account_id] += 1
         try:
             await socket.prepare(request)
+            incoming.watch(request.transport)
             await connection.run(rules.max_s)
         finally:
+            incoming.end()
             self._open.discard(connection)
             self._of_account[account_id] -= 1
             if not self._of_account[account_id]:
                 del self._of_account[account_id]
         return socket
+
+
+class _Incoming(asyncio.Protocol):
+    """Counts what has come of messages and was not handled yet, before aiohttp reads it."""
+
+    def __init__(self, kept: Kept) -> None:
+        self._kept = kept
+        self._arriving = 0
+        self._waiting = 0
+        self._transport: asyncio.Transport | None = None
+        self._reader: asyncio.Protocol | None = None
+
+    def watch(self, transport: asyncio.BaseTransport | None) -> None:
+        """Stand between a connection and what reads it; nothing where the client has left."""
+        if isinstance(transport, asyncio.Transport) and isinstance(
+            reader := transport.get_protocol(), asyncio.Protocol
+        ):
+            self._transport, self._reader = transport, reader
+            for name in ("connection_lost", "eof_received", "pause_writing", "resume_writing"):
+                setattr(self, name, getattr(reader, name))
+            transport.set_protocol(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Count a piece and pass it on, or break the connection off."""
+        self._arriving += len(data)
+        try:
+            self._count()
+        except TooManyBytes:
+            if self._transport is not None:
+                self._transport.abort()
+        else:
+            if self._reader is not None:
+                self._reader.data_received(data)
+
+    def end(self) -> None:
+        """Count nothing any more."""
+        self._kept.release()
+        if self._transport is not None and self._reader is not None and not self._transport.is_closing():
+            self._transport.set_protocol(self._reader)
+
+    def whole(self, size_bytes: int) -> None:
+        """Note that a message of this size has come whole."""
+        self._arriving = max(0, self._arriving - size_bytes - FRAME_HEAD_BYTES)
+        self._count()
+
+    def waits(self, size_bytes: int) -> None:
+        """Note that a message of this size waits; below zero: that it waits no more."""
+        self._waiting += size_bytes
+        self._count()
+
+    def _count(self) -> None:
+        """Raises `TooManyBytes`, which takes more bytes than there were."""
+        size_bytes = self._arriving + self._waiting
+        self._kept.grow(size_bytes if size_bytes > UNCOUNTED_BYTES else 0)
 
 
 class _Connection:
@@ -120,12 +185,14 @@ class _Connection:
         request: web.Request,
         match: Match,
         transport: SocketTransport,
+        incoming: _Incoming,
     ) -> None:
         self._proxy = proxy
         self._socket = socket
         self._request = request
         self._match = match
         self._transport = transport
+        self._incoming = incoming
         self._waiting: asyncio.Queue[bytes | None] = asyncio.Queue(MOST_WAITING + 1)
         self._stopping = asyncio.Event()
 
@@ -157,16 +224,19 @@ class _Connection:
             if message.type not in _MESSAGES:
                 return
             data = message.data if isinstance(message.data, bytes) else message.data.encode("utf-8", "replace")
+            self._incoming.whole(len(data))
             if self._stopping.is_set() or self._waiting.qsize() >= MOST_WAITING:
                 exchange = self._exchange(data)
                 self._proxy.count(TOO_MANY).answer(exchange, self._proxy.new_id())
                 await exchange.flushed()
             else:
+                self._incoming.waits(len(data))
                 self._waiting.put_nowait(data)
 
     async def _work(self) -> None:
         """Serve messages one after the other."""
         while (data := await self._waiting.get()) is not None:
+            self._incoming.waits(-len(data))  # whoever handles it counts it
             exchange = self._exchange(data)
             await self._proxy.handle(exchange)
             await exchange.flushed()

@@ -2,7 +2,9 @@
 
 The gateway that created a job has its hold and settles it. Where that gateway stops or dies, another one takes the job
 over when its lease has lapsed, and pays it in the ledger (`billing.owned.jobs` owns that it is paid once). A job that
-its provider does not know any more, or that is not done when it expires, costs what was held.
+its provider does not know any more, or that is not done when it expires, costs what was held. One that was cancelled
+may come without usage and output, whatever was read of it before: it costs its input and what its stream has passed;
+where it was streamed again meanwhile, or its gateway was lost, what was held.
 """
 
 from __future__ import annotations
@@ -11,8 +13,9 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
@@ -23,26 +26,30 @@ from billing.ledger.usage_columns import other_counts, total_usage
 from billing.owned.jobs import BackgroundJobs, Job
 from gateway.dialects.base import Match
 from gateway.dialects.exceptions import GarbageAnswer
+from gateway.dialects.output import NO_OUTPUT
 from gateway.proxy.estimate import charge
 from gateway.proxy.settlement.doubts import believed
 from gateway.server import refusals
 from gateway.server.refusals import Refuse
-from gateway.upstream.base import Transport, UpstreamError, UpstreamRequest
+from gateway.upstream.base import Transport, UpstreamError, UpstreamRequest, UpstreamTimeout
 from gateway.upstream.headers import outgoing
 
 if TYPE_CHECKING:
     from billing.holds.hold import Hold
-    from gateway.dialects.base import Dialect
-    from gateway.dialects.facts import Created, Creation, ParsedRequest, Reported
+    from gateway.dialects.base import Dialect, Tap
+    from gateway.dialects.facts import Created, Creation, ParsedRequest, Reported, Stored
+    from gateway.proxy.candidates import Candidate
     from gateway.proxy.context import RequestContext
     from gateway.proxy.routing import Router
     from gateway.proxy.settlement.settlements import Settlements
 
 logger = logging.getLogger(__name__)
 
-End = Callable[["Reported | None", bytes | None], Coroutine[Any, Any, bool]]
-"""Pays a job that is over, by what it reports or else by its object, None where that is not known; returns whether it
-is paid now."""
+Left = Literal["nothing", "cancelled", "unknown"]
+"""What is left of a job that reports no usage: an object with nothing in it, one that was cancelled before anything was
+in it, or nothing that its cost can be told by."""
+End = Callable[["Reported | None", Left], Coroutine[Any, Any, bool]]
+"""Pays a job that is over, by what it reports or else by what is left of it; returns whether it is paid now."""
 OK: Final = 200
 GONE: Final = frozenset({404, 410})
 CLAIMED_AT_ONCE: Final = 100
@@ -52,9 +59,10 @@ NOT_TOLD: Final = "no_usage"
 
 @dataclass(frozen=True, slots=True)
 class BackgroundRules:
-    """How jobs are polled. Seconds; `most` are those of one process."""
+    """How jobs are polled. Seconds, of which one answer may take `answer_s`; `most` are those of one process."""
 
     poll_s: float
+    answer_s: float
     expiry_s: float
     most: int
     max_answer_bytes: int
@@ -92,25 +100,41 @@ class BackgroundPoller:
         self._rules = rules
         self._new_id = new_id
         self._clock = clock
-        self._following: set[str] = set()
+        self._following: dict[str, str] = {}
+        """Accounts by request."""
         self._passing: dict[str, Job] = {}
         self._paid: deque[Job] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._asking: set[asyncio.Timeout] = set()
         self._stopping = asyncio.Event()
 
-    def check_room(self) -> None:
-        """Raise `Refuse` where this process polls as many jobs as it may."""
-        if len(self._following) >= self._rules.most:
+    def check_room(self, account_id: str) -> None:
+        """Raise `Refuse` where this process polls as many jobs as it may, or half as many of this account."""
+        followed, most = len(self._following), self._rules.most
+        own = list(self._following.values()).count(account_id) if 2 * followed >= most else 0
+        if followed >= most or 2 * own >= most:
             raise Refuse(refusals.unavailable("Too many background responses are running here: try again later."))
 
-    async def begin(self, context: RequestContext, hold: Hold, created: Created) -> Coroutine[Any, Any, None]:
-        """Keep a job, and return what follows it to its end; that must be run. Raises `DatabaseError`."""
+    async def note_streamed(self, stored: Stored) -> None:
+        """Note that a client streams an object again. Raises `Refuse`."""
+        if stored.provider is None:
+            return
+        try:
+            await self._jobs.note_streamed(stored.names[0], stored.provider)
+        except DatabaseError as error:
+            raise Refuse(refusals.unavailable()) from error
+
+    async def begin(
+        self, context: RequestContext, hold: Hold, created: Created, tap: Tap | None = None
+    ) -> Coroutine[Any, Any, None]:
+        """Keep a job, and return what follows it to its end; that must be run. `tap` has watched the stream that began
+        it. Raises `DatabaseError`."""
         job = self._job(context, hold, created)
         await self._jobs.begin(job)
         hold.on_closed = None  # its client has its answer
 
-        async def settle(reported: Reported | None, body: bytes | None) -> bool:
-            await self._settle(context, hold, reported, body)
+        async def settle(reported: Reported | None, left: Left) -> bool:
+            await self._settle(context, hold, reported, left, tap)
             return True
 
         return self._follow(job, settle, hold)
@@ -119,7 +143,7 @@ class BackgroundPoller:
         """Keep a job whose answer passes as a stream, until that is `paid`, or has `passed`. Raises `DatabaseError`."""
         job = self._job(context, hold, created)
         await self._jobs.begin(job)
-        self._following.add(job.request_id)
+        self._following[job.request_id] = job.debit.account_id
         self._passing[job.request_id] = job
 
     def paid(self, hold: Hold) -> None:
@@ -132,7 +156,7 @@ class BackgroundPoller:
         """Note that the stream of a job is over. Unless that has paid it, or it is begun now, whoever takes it over
         looks in the ledger what it came to."""
         if self._passing.pop(hold.id, None) is not None:
-            self._following.discard(hold.id)
+            self._following.pop(hold.id, None)
 
     def _job(self, context: RequestContext, hold: Hold, created: Created) -> Job:
         stored, now_s = context.parsed.stored, self._clock()
@@ -163,13 +187,16 @@ class BackgroundPoller:
         """Note which jobs their streams have paid, and keep those whose streams pass from being taken over."""
         while self._paid:
             await self._jobs.done(self._paid[0])
-            self._following.discard(self._paid.popleft().request_id)
+            self._following.pop(self._paid.popleft().request_id, None)
         for job in list(self._passing.values()):
             await self._jobs.renew(job)
 
     async def stop(self) -> None:
         """Leave all jobs to other gateways."""
         self._stopping.set()
+        for asking in self._asking:
+            if not asking.expired():
+                asking.reschedule(asyncio.get_running_loop().time())
         if self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -187,7 +214,7 @@ class BackgroundPoller:
         hold: Hold | None,
     ) -> None:
         """Poll a job until it has ended, and is paid."""
-        self._following.add(job.request_id)
+        self._following[job.request_id] = job.debit.account_id
         try:
             while True:
                 await self._pause()
@@ -203,7 +230,7 @@ class BackgroundPoller:
         except SettlementLost as error:
             logger.error("background job %s: %s", job.request_id, error)
         finally:
-            self._following.discard(job.request_id)
+            self._following.pop(job.request_id, None)
 
     async def _leave(self, job: Job, hold: Hold | None) -> None:
         """Leave a job to others; its hold is given back, because it ends with this process."""
@@ -214,30 +241,57 @@ class BackgroundPoller:
         if hold is not None:
             await self._settlements.void(hold)
 
-    async def _looked(
-        self, job: Job, end: Callable[[Reported | None, bytes | None], Coroutine[Any, Any, bool]]
-    ) -> bool:
+    async def _looked(self, job: Job, end: End) -> bool:
         """Ask the provider; return whether the job is over and paid."""
         dialect, creation = self._creations[job.kind]
-        answered = await self._ask(job, Match(dialect, creation.poll, {creation.parameter: job.object_id}))
+        try:
+            answered = await self._ask(job, Match(dialect, creation.poll, {creation.parameter: job.object_id}))
+        except UpstreamError:
+            if self._clock() < job.expires_s or self._stopping.is_set():
+                raise
+            answered = None
         if answered is None or answered[0] in GONE:
             over = answered is not None or self._clock() >= job.expires_s
-            return await end(None, None) if over else False
+            return await end(None, "unknown") if over else False
         status, body = answered
         created = creation.of_answer(body) if status == OK else None
         if created is None or created.running:
             if self._clock() < job.expires_s:
                 return False
             if creation.cancel is not None:
-                await self._ask(job, Match(dialect, creation.cancel, {creation.parameter: job.object_id}))
-            return await end(None, None)
+                with suppress(UpstreamError):
+                    await self._ask(job, Match(dialect, creation.cancel, {creation.parameter: job.object_id}))
+            return await end(None, "unknown")
         try:
-            return await end(creation.reported(body), body)
+            reported = creation.reported(body)
         except GarbageAnswer:
-            return False
+            return await end(None, "unknown") if self._clock() >= job.expires_s else False
+        return await end(reported, await self._left(job, dialect, created, body))
+
+    async def _left(self, job: Job, dialect: Dialect, created: Created, body: bytes) -> Left:
+        """What is left of a job that is over. Raises `DatabaseError`."""
+        output = dialect.output(body)
+        if not output.known or not output.empty:
+            return "unknown"
+        if not created.cancelled:
+            return "nothing"
+        return "unknown" if await self._jobs.was_streamed(job) else "cancelled"
 
     async def _ask(self, job: Job, match: Match) -> tuple[int, bytes] | None:
-        """Status and body; None where the provider is not there. Raises `UpstreamError`."""
+        """Status and body; None where the provider is not there. Raises `UpstreamError`, also where the answer takes
+        too long, or this process stops."""
+        asking = asyncio.timeout(self._rules.answer_s)
+        try:
+            async with asking:
+                self._asking.add(asking)
+                return await self._asked(job, match)
+        except TimeoutError as error:
+            raise UpstreamTimeout("the answer is not waited for any longer") from error
+        finally:
+            self._asking.discard(asking)
+
+    async def _asked(self, job: Job, match: Match) -> tuple[int, bytes] | None:
+        """Ask each target that may have the object. Raises `UpstreamError`."""
         route, transport = self._router.find(job.model, job.created_s), self._transports.get(job.provider)
         found: tuple[int, bytes] | None = None
         for each in () if route is None or transport is None else route.destinations(match):
@@ -246,7 +300,12 @@ class BackgroundPoller:
             for target in each.targets:  # of which each may have a key, and so objects, of its own
                 lines, account = outgoing((), target.fixed, job.debit.account_id), job.debit.account_id
                 request = UpstreamRequest(target.url, lines, b"", method=match.endpoint.method, account=account)
-                answer = await transport.send(request)
+                try:
+                    answer = await transport.send(request)
+                except asyncio.CancelledError:
+                    if request.pending is not None:
+                        request.pending.release()
+                    raise
                 try:
                     found = answer.status, await answer.read(self._rules.max_answer_bytes)
                 finally:
@@ -255,38 +314,54 @@ class BackgroundPoller:
                     return found
         return found
 
-    async def _settle(self, context: RequestContext, hold: Hold, reported: Reported | None, body: bytes | None) -> None:
-        """End the hold of this process's own job. `body` is None where what it came to can't be told."""
+    async def _settle(
+        self, context: RequestContext, hold: Hold, reported: Reported | None, left: Left, tap: Tap | None
+    ) -> None:
+        """End the hold of this process's own job."""
         settlements = self._settlements
         if not hold.is_open:
             return
         if (reported := believed(context.route, reported)) is not None:
             await settlements.complete(settlements.reported(context, hold, reported))
-        elif body is not None and _is_nothing(context.match.dialect, body):
-            await settlements.void(hold)
-        else:
+        elif left == "unknown":
             await settlements.settle_whole(context, hold, NOT_TOLD)
+        elif tap is not None and tap.began_output:
+            await settlements.estimated(context, hold, tap.output(), NOT_TOLD, tap.extrapolate, tap.reported)
+        elif left == "cancelled":
+            await settlements.estimated(context, hold, NO_OUTPUT, NOT_TOLD)
+        else:
+            await settlements.void(hold)
 
     def _payer(self, job: Job) -> End:
         """What pays a job of a gateway that is gone."""
 
-        async def pay(reported: Reported | None, body: bytes | None) -> bool:
+        async def pay(reported: Reported | None, left: Left) -> bool:
             debit: Debit | None = job.debit
-            if reported is not None:
-                debit = self._debit(job, reported)
-            elif body is not None and _is_nothing(self._creations[job.kind][0], body):
+            candidate = None if reported is None else self._candidate(job)
+            if reported is not None and candidate is not None:
+                debit = self._debit(job, candidate, reported)
+            elif reported is None and left == "nothing":
                 debit = None
-            return await self._jobs.pay(job, debit)
+            paid = await self._jobs.pay(job, debit)
+            if paid and reported is not None and candidate is not None and debit is not job.debit:
+                self._settlements.doubts.note(candidate, reported)
+            return paid
 
         return pay
 
-    def _debit(self, job: Job, reported: Reported) -> Debit:
+    def _candidate(self, job: Job) -> Candidate | None:
+        """Return who works on a job, with the prices of its beginning; None where there are none, or it is no more
+        here."""
+        route = self._router.find(job.model, job.created_s)
+        candidates = () if route is None else route.candidates
+        found = next((each for each in candidates if each.provider.name == job.provider), None)
+        return None if found is None or found.rates is None else found
+
+    def _debit(self, job: Job, candidate: Candidate, reported: Reported) -> Debit:
         """The debit of what a job has used, by the prices of its beginning; the whole hold where that can't be told, or
         can't be true."""
-        route, held = self._router.find(job.model, job.created_s), job.debit
-        candidates = () if route is None else route.candidates
-        candidate = next((each for each in candidates if each.provider.name == job.provider), None)
-        if candidate is None or candidate.rates is None or believed(candidate, reported) is None:
+        held = job.debit
+        if believed(candidate, reported) is None:
             return held
         tier = reported.service_tier or job.service_tier
         made = charge(reported.usage, candidate, held.markup_scaled, tier, reported.model, reported)
@@ -311,9 +386,3 @@ class BackgroundPoller:
             layout=PLAIN_LAYOUT if made.by_model is None else LAYOUT,
             by_model=made.by_model,
         )
-
-
-def _is_nothing(dialect: Dialect, body: bytes) -> bool:
-    """Whether an object that is done has nothing in it that the model wrote."""
-    output = dialect.output(body)
-    return output.empty and output.known

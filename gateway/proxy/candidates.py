@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from billing.money import ceil_div
-from billing.prices import COST_SCALE, INPUT_CLASSES, MILLION, OUTPUT_CLASSES, PriceRow, PriceTable, round_up
+from billing.rates import COST_SCALE, INPUT_CLASSES, MILLION, OUTPUT_CLASSES, round_up
 from gateway.server.ids import served_lines
 from gateway.upstream.headers import Fixed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
+    from billing.price_table import PriceTable
+    from billing.prices import PriceRow
     from gateway.config.models import ProviderConfig
     from gateway.dialects.base import Match
     from gateway.upstream.health import TargetHealth
@@ -107,13 +109,24 @@ class Candidate:
     """The table that `rates` are of, and the Unix time at which they are."""
     priced_at_s: float = field(default=0.0, compare=False)
     others: Mapping[str, Rates] = field(default_factory=dict)
-    """Prices of other models of this provider that may answer, by their names there, where a request names some."""
+    """Prices of other models of this provider that may answer, by their names there, where the entry or a request names
+    some."""
+    answered_by: tuple[str, ...] = ()
+    """The models of which one answers each request, where this one is a router: `rates` are the fee for choosing it."""
+
+    @property
+    def is_router(self) -> bool:
+        """Return whether another model of the provider answers each request."""
+        return bool(self.answered_by)
 
     @property
     def max_output_tokens(self) -> int | None:
-        """Return the most output tokens that one answer can have, by the route or its price row."""
+        """Return the most output tokens that one answer can have, by the route or its price row; a router's by those of
+        the models that it chooses from."""
         if self.own_max_output is not None or self.rates is None:
             return self.own_max_output
+        if self.is_router:
+            return _largest(each.row.max_output_tokens or each.row.context_window for each in self.others.values())
         return self.rates.row.max_output_tokens or self.rates.row.context_window
 
     @property
@@ -122,16 +135,21 @@ class Candidate:
         row."""
         if self.rates is None:
             return None
-        window = self.rates.row.context_window
-        for other in self.others.values():
-            further = other.row.context_window
-            window = None if window is None or further is None else max(window, further)
-        return window
+        return _largest(each.row.context_window for each in self.answering.values())
+
+    @property
+    def answering(self) -> Mapping[str, Rates]:
+        """Return the prices of the models that may answer, by their names; none where no price is in force."""
+        if self.rates is None or self.is_router:
+            return self.others
+        return {self.model: self.rates, **self.others}
 
     @property
     def costs_no_input(self) -> bool:
         """Return whether input has a price, and that is zero in every class."""
-        return self.rates is not None and not self.rates.input_rate and "input" in self.rates.row.per_million
+        if self.rates is None or self.others:
+            return False
+        return not self.rates.input_rate and "input" in self.rates.row.per_million
 
     @property
     def costs_nothing(self) -> bool:
@@ -146,20 +164,29 @@ class Candidate:
         window = self.context_window
         return asked if window is None else min(asked, window)
 
-    def rates_of(self, served: str | None) -> Rates | None:
-        """Return the prices of the model that an answer names: its own, or those of the longest name that it begins
-        with (providers add a date). Where it names none of them: the dearest."""
-        if self.rates is None:
-            return None
-        named = {self.model: self.rates, **self.others}
-        known = [name for name in named if served is not None and served.startswith(name)]
-        if known:
-            return named[max(known, key=len)]
-        return max(named.values(), key=lambda rates: (rates.output_rate, rates.input_rate))
+    def named(self, served: str | None) -> str | None:
+        """Return which of the models that may answer an answer names: the longest name that it begins with (providers
+        add a date); None where it is none of them."""
+        known = [name for name in self.answering if served is not None and served.startswith(name)]
+        return max(known, key=len) if known else None
+
+    def rates_of(self, served: str | None) -> tuple[str, Rates]:
+        """Return the model that an answer names and its prices; the dearest where it names none that may answer. There
+        must be a price."""
+        answering, name = self.answering, self.named(served)
+        if name is None:
+            name = max(answering, key=lambda each: (answering[each].output_rate, answering[each].input_rate))
+        return name, answering[name]
 
     def row_of(self, model: str) -> PriceRow | None:
         """Return the price row of another model of this provider, from the table by which the request was admitted."""
         return self.prices.find(self.provider.name, model, self.priced_at_s) if self.prices is not None else None
+
+
+def _largest(bounds: Iterable[int | None]) -> int | None:
+    """Return the largest of some bounds; None where one of them is not known."""
+    known = list(bounds)
+    return None if None in known else max(bound for bound in known if bound is not None)
 
 
 class Target(msgspec.Struct, frozen=True, gc=False):
@@ -180,22 +207,22 @@ class Target(msgspec.Struct, frozen=True, gc=False):
     def all_of(
         cls, provider: ProviderConfig, match: Match, model: str, health: Sequence[TargetHealth]
     ) -> tuple[Target, ...]:
-        """Return the targets of a provider that serve the dialect; `health` is that of `provider.places`, in their
+        """Return the targets of a provider that serve the dialect; `health` is that of `provider.all_targets`, in their
         order, and `model` the provider's own name for it."""
         dialect = match.dialect
         field = dialect.max_field(match.endpoint.operation, provider.max_output_field)
         path, lines = dialect.upstream_path(match, model), served_lines(provider.name, model)
         takes_query = provider.kind != "local" or bool(dialect.passed_parameters)
         made = []
-        for place, of_place in zip(provider.places, health, strict=True):
-            found = provider.url_of(dialect.name, place)
+        for target, of_target in zip(provider.all_targets, health, strict=True):
+            found = provider.url_of(dialect.name, target)
             if found is None:
                 continue
             base, query = found
             url = base + path + (f"?{query}" if query else "")
-            auth = dialect.auth_header(place.api_key.reveal()) if place.api_key is not None else None
-            fixed = Fixed.of(auth, place.headers, provider.pass_headers)
-            made.append(cls(url, query, fixed, field, takes_query, of_place, lines))
+            auth = dialect.auth_header(target.api_key.reveal()) if target.api_key is not None else None
+            fixed = Fixed.of(auth, target.headers, provider.pass_headers)
+            made.append(cls(url, query, fixed, field, takes_query, of_target, lines))
         return tuple(made)
 
 

@@ -5,19 +5,27 @@ counts at the dearest that it could fall in, work that the provider does beside 
 done, and where the client gave no maximum the hold is elastic.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from billing.errors import MetergateError
 from billing.holds.decision import Need, NeedTooLarge
 from billing.ledger.usage_columns import encode_shares, share_of
-from billing.prices import PriceRow, round_up
-from billing.usage import MAX_COUNT, Usage
+from billing.prices import PriceRow
+from billing.rates import round_up
+from billing.usage import MAX_COUNT, ModelUsage, Usage
 from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Reported
 from gateway.proxy.candidates import Candidate, Rates
+
+if TYPE_CHECKING:
+    from billing.prices import PriceRow
+    from gateway.dialects.base import Tap
 
 BYTES_PER_TOKEN = 4
 """Of ordinary English; for holds that are estimates (`strict: false`)."""
@@ -66,7 +74,7 @@ class Plain(msgspec.Struct, frozen=True, gc=False):
     window: int
 
     @classmethod
-    def of(cls, route: Candidate, markup_scaled: int, rules: EstimateRules) -> "Plain | None":
+    def of(cls, route: Candidate, markup_scaled: int, rules: EstimateRules) -> Plain | None:
         """Return None where requests on this route take a closer look."""
         rates = route.rates
         if rates is None or rates.input_unpriced or rates.output_unpriced or route.others or not rules.strict:
@@ -111,11 +119,15 @@ def worst_case(
     """
     if route.rates is None:
         raise NotPriced(f"The model `{route.entry}` has no price here")
-    need = _worst_case(parsed, route, route.rates, plan_markup_scaled, rules, counted)
+    needs = [] if route.is_router else [_worst_case(parsed, route, route.rates, plan_markup_scaled, rules, counted)]
     for name, rates in route.others.items():
-        other = replace(route, entry=name, rates=rates, own_max_output=None, others={})
-        need = _dearer(need, _worst_case(parsed, other, rates, plan_markup_scaled, rules, counted))
-    return need
+        other = replace(route, entry=name, rates=rates, own_max_output=None, others={}, answered_by=())
+        needs.append(_worst_case(parsed, other, rates, plan_markup_scaled, rules, counted))
+    need = reduce(_dearer, needs)
+    if not route.is_router:
+        return need
+    fee_nano = route.rates.input_nano(need.input_tokens, markup_of(route, plan_markup_scaled))
+    return msgspec.structs.replace(need, input_cost_nano=need.input_cost_nano + fee_nano)
 
 
 def dearest(
@@ -243,7 +255,8 @@ def own_searches(parsed: ParsedRequest, route: Candidate) -> int:
 def billed_usage(usage: Usage, parsed: ParsedRequest, route: Candidate) -> Usage:
     """Return what a provider has counted, with what it bills and does not count: one search where the request asked for
     it, or the model searches by itself or is priced by the search."""
-    by_search = parsed.work.search_units and route.rates is not None and "search" in route.rates.row.per_unit
+    counted = parsed.work.search_units > 0 and usage.input_tokens > 0  # zeros that are trusted are no search
+    by_search = counted and route.rates is not None and "search" in route.rates.row.per_unit
     if (parsed.work.one_search or route.searches_itself or by_search) and not usage.searches:
         return msgspec.structs.replace(usage, searches=1)
     return usage
@@ -258,18 +271,20 @@ def charge(
     reported: Reported | None = None,
 ) -> Charge:
     """Return the price of a usage by the row that its hold was made with; where it was made with several, by that of
-    the model that `served`. What other models used that are `reported` is added by their rows, and rounded up with it.
-    Raises `NotPriced`."""
-    rates = route.rates if not route.others else route.rates_of(served)
-    if rates is None:
+    the model that `served`. What other models used that are `reported` is added by their rows, and a router's fee for
+    the input by its own; all are rounded up together. Raises `NotPriced`."""
+    if route.rates is None:
         raise NotPriced(f"The model `{route.entry}` has no price here")
+    model, rates = route.rates_of(served) if route.others else (route.model, route.rates)
     row = rates.row
     variant = _variant(row, rates.minute, service_tier, reported) if row.variants or row.multipliers else None
     scaled, by_model = row.cost_scaled(usage, variant), None
-    if reported is not None and reported.others:
-        shares = [share_of(route.model, usage, row.id, variant)]
-        for other in reported.others:
-            other_row = route.row_of(other.model) or row
+    further = [] if reported is None else [(each, route.row_of(each.model) or row) for each in reported.others]
+    if route.is_router:
+        further.append((ModelUsage(route.model, Usage(input_tokens=usage.input_tokens, requests=0)), route.rates.row))
+    if further:
+        shares = [share_of(model, usage, row.id, variant)]
+        for other, other_row in further:
             other_variant = _variant(other_row, rates.minute, service_tier, reported)
             scaled += other_row.cost_scaled(other.usage, other_variant)
             shares.append(share_of(other.model, other.usage, other_row.id, other_variant))
@@ -283,3 +298,8 @@ def _variant(row: PriceRow, minute: int, service_tier: str | None, reported: Rep
     if reported is None:
         return row.variant(service_tier, minute=minute)
     return row.variant(service_tier, reported.processing, reported.speed, reported.region, minute)
+
+
+def says_nothing(tap: Tap) -> bool:
+    """Return whether a stream has neither output nor a count of anything."""
+    return (tap.reported is None or tap.reported.counts_nothing) and not tap.began_output

@@ -34,7 +34,7 @@ from gateway.proxy.attempts import (
 from gateway.proxy.background_jobs import running_of
 from gateway.proxy.context import RequestContext, shown_id
 from gateway.proxy.estimate import EstimateRules
-from gateway.proxy.outgoing import outgoing_body, outgoing_url
+from gateway.proxy.outgoing import MAX_PREPARED_BYTES, outgoing_request
 from gateway.proxy.relay import Outcomes, Relay, balance_nano
 from gateway.proxy.remainder import OK, Remainder, Running, read_whole
 from gateway.server import refusals
@@ -47,7 +47,7 @@ from gateway.upstream.base import (
     UpstreamTooLarge,
     send_within,
 )
-from gateway.upstream.headers import ResponseHead, incoming, outgoing
+from gateway.upstream.headers import ResponseHead, incoming
 from gateway.upstream.health import Attempt
 
 if TYPE_CHECKING:
@@ -60,9 +60,6 @@ if TYPE_CHECKING:
     from gateway.server.exchange import Exchange
 
 logger = logging.getLogger(__name__)
-
-MAX_PREPARED_BYTES: Final = 65_536
-
 
 JSON: Final = b"application/json"
 
@@ -90,7 +87,7 @@ class Forwarder:
     def __init__(
         self,
         transports: Mapping[str, Transport],
-        settler: Settlements,
+        settlements: Settlements,
         remainder: Remainder,
         rules: ForwardRules,
         metrics: Metrics,
@@ -103,7 +100,7 @@ class Forwarder:
         """`apart` runs what takes time in proportion to a large body of an account off the event loop."""
         self._apart = apart
         self._transports = transports
-        self._settler = settler
+        self._settlements = settlements
         self._remainder = remainder
         self._rules = rules
         self._metrics = metrics
@@ -112,12 +109,12 @@ class Forwarder:
         self._records = records
         self._stored = stored
         self._poller = poller
-        self._outcomes = Outcomes(settler, metrics, records)
-        self._relay = Relay(settler, remainder, self._outcomes, metrics, stored, poller, clock)
+        self._outcomes = Outcomes(settlements, metrics, records)
+        self._relay = Relay(settlements, remainder, self._outcomes, metrics, stored, poller, clock)
 
     async def forward(self, exchange: Exchange, context: RequestContext, hold: Hold) -> None:
-        """The provider's answer, metered; or a refusal of ours when it gave none, with the hold given back. Ends when
-        the client has taken it, or is cut off."""
+        """Pass the provider's answer on, metered; or a refusal of ours when it gave none, with the hold given back.
+        Ends when the client has taken it, or is cut off."""
         exchange.write_timeout_s = self._rules.client_write_timeout_s
         self._running.begin(exchange)
         hold.on_closed = exchange.hold_closed
@@ -131,8 +128,7 @@ class Forwarder:
                     request = await self._made(exchange, context, granted)
                 health = context.target.health
                 send = (exchange.over or self._transports[context.route.provider.name]).send
-                attempt = None if health.sound else health.begin()
-                generation = health.generation
+                attempt, generation = None if health.sound else health.begin(), health.generation
                 outcome: UpstreamResponse | UpstreamError
                 try:
                     outcome = await (send(request) if timeout_s is None else send_within(send, request, timeout_s))
@@ -140,25 +136,19 @@ class Forwarder:
                 except UpstreamError as error:
                     outcome, failure = error, failure_of_error(error)
                 except BaseException as error:
-                    if attempt is not None:
-                        health.abandoned(attempt)
-                    self._left_pending(exchange, context, hold, request, error)
+                    self._left_pending(exchange, context, hold, request, attempt, error)
                     raise
-                if failure is None:
-                    if not health.sound:
-                        health.succeeded(attempt or Attempt(generation, is_probe=False))
-                else:
+                if failure is not None:
                     note_failure(health, attempt or Attempt(generation, is_probe=False), failure)
                     attempts = attempts or Attempts(self._rules.attempts, sent_s)
-                    wait_s = self._next(context, hold, attempts, failure)
-                    if wait_s is not None:
-                        if not isinstance(outcome, UpstreamError):
-                            outcome.release()
+                    if (wait_s := self._next(context, hold, attempts, failure, outcome)) is not None:
                         del request, outcome
                         await asyncio.sleep(wait_s)
                         context.attempts += 1
                         timeout_s = attempts.timeout_s(self._clock())
                         continue
+                elif not health.sound:
+                    health.succeeded(attempt or Attempt(generation, is_probe=False))
                 serving = self._ended(exchange, context, hold, outcome, sent_s)
                 del request, outcome  # whose bodies may be large
                 await serving
@@ -168,7 +158,6 @@ class Forwarder:
         except Exception:
             if hold.owed_debit is None:  # nothing was sent, and whoever opened the hold gives it back
                 raise
-            logger.exception("request %s failed after it had been sent", hold.id)
             self._outcomes.faulty(exchange, context)
         finally:
             self._running.end(exchange)
@@ -176,9 +165,18 @@ class Forwarder:
                 self._records.left(context)
 
     def _left_pending(
-        self, exchange: Exchange, context: RequestContext, hold: Hold, request: UpstreamRequest, error: BaseException
+        self,
+        exchange: Exchange,
+        context: RequestContext,
+        hold: Hold,
+        request: UpstreamRequest,
+        attempt: Attempt | None,
+        error: BaseException,
     ) -> None:
-        """Sending was cancelled, or has failed for a fault of ours: the answer may still come."""
+        """Leave an attempt whose sending was cancelled, or has failed for a fault of ours: the answer may still
+        come."""
+        if attempt is not None:
+            context.target.health.abandoned(attempt)
         if request.pending is None:
             return
         if isinstance(error, asyncio.CancelledError):
@@ -187,15 +185,24 @@ class Forwarder:
             hold.owe(context.unresolved)
             request.pending.release()
 
-    def _next(self, context: RequestContext, hold: Hold, attempts: Attempts, failure: Failure) -> float | None:
-        """Count a failed attempt and turn the request to the next one; return the seconds to wait before it, None where
-        the failure is the answer."""
+    def _next(
+        self,
+        context: RequestContext,
+        hold: Hold,
+        attempts: Attempts,
+        failure: Failure,
+        outcome: UpstreamResponse | UpstreamError,
+    ) -> float | None:
+        """Count a failed attempt and turn the request to the next one, for which `outcome` is let go; return the
+        seconds to wait before it, None where the failure is the answer."""
         provider = context.route.provider.name
         self._metrics.attempt_failed(provider, failure.reason)
         wait_s = attempts.next(context, failure, self._rules.estimate, self._clock(), random.random())  # noqa: S311
         if wait_s is not None:
             following = context.route.provider.name
             logger.info("request %s: %s failed (%s): %s is asked", hold.id, provider, failure.reason, following)
+            if not isinstance(outcome, UpstreamError):
+                outcome.release()
         return wait_s
 
     def _ended(
@@ -225,35 +232,13 @@ class Forwarder:
             return relayed(exchange, context, hold, answer, head)
         return self._whole(exchange, context, hold, answer, head)
 
-    def prepare(self, exchange: Exchange, context: RequestContext) -> None:
-        """Make what the provider is sent where the hold leaves the request as it is, so that it is there when Redis has
-        answered. Not of a large body: a request that is refused should not cost that."""
-        if context.prepared is None and len(context.body) <= MAX_PREPARED_BYTES:
-            context.prepared = self._outgoing(exchange, context, None)
-
     async def _made(self, exchange: Exchange, context: RequestContext, granted: int | None) -> UpstreamRequest:
         """What the provider is sent; of a large body off the event loop."""
         if self._apart is None or len(context.body) <= MAX_PREPARED_BYTES:
-            return self._outgoing(exchange, context, granted)
+            return outgoing_request(exchange, context, granted)
         account_id = context.principal.account_id
-        made: UpstreamRequest = await self._apart(account_id, self._outgoing, exchange, context, granted)
+        made: UpstreamRequest = await self._apart(account_id, outgoing_request, exchange, context, granted)
         return made
-
-    def _outgoing(self, exchange: Exchange, context: RequestContext, granted: int | None) -> UpstreamRequest:
-        """`granted` are the output tokens that the client did not bound, and the hold did."""
-        route, target, parsed, body = context.route, context.target, context.parsed, context.body
-        dialect, url = context.match.dialect, target.url
-        if granted is not None or not context.terms.passes_as_it_is(parsed, route, target.max_field):
-            body = outgoing_body(dialect, parsed, route, body, granted, target.max_field, strict=context.strict)
-        if "?" in exchange.path and target.takes_query:
-            url = outgoing_url(target, exchange.path, dialect)
-        return UpstreamRequest(
-            url,
-            outgoing(exchange.raw_headers, target.fixed, context.principal.account_id),
-            body,
-            method=context.match.endpoint.method,
-            account=context.principal.account_id,
-        )
 
     async def _whole(
         self, exchange: Exchange, context: RequestContext, hold: Hold, answer: UpstreamResponse, head: ResponseHead
@@ -289,15 +274,15 @@ class Forwarder:
             stored = context.parsed.stored
             created = stored.creation.of_answer(body) if stored is not None and stored.creation is not None else None
             if reported is not None:
-                settling = self._settler.reported(context, hold, reported, partial(dialect.output, body))
+                settling = self._settlements.reported(context, hold, reported, partial(dialect.output, body))
                 lines = head.lines + paid_lines(hold, settling.charged_nano, id_header)  # while Redis is asked
                 if created is not None:
                     await self._stored.record(context, created, reported.usage.total_tokens)
                 settled = await settling.end()
             else:
                 settling = None
+                settled, charged_nano = await self._settlements.whole(context, hold, output, "no_usage")
                 await self._stored.record(context, created, None)
-                settled, charged_nano = await self._settler.whole(context, hold, output, "no_usage")
                 lines = head.lines + paid_lines(hold, charged_nano, id_header)
         except SettlementLost as error:
             return self._outcomes.unsettled(exchange, context, error)
@@ -316,10 +301,14 @@ class Forwarder:
         running: Created,
     ) -> None:
         """The provider has answered and works on: its work is followed without the client, who has the answer now."""
-        await self._stored.record(context, running, None)
-        following = await self._poller.begin(context, hold, running)
+        try:
+            await self._stored.record(context, running, None)
+            following = await self._poller.begin(context, hold, running)
+        except asyncio.CancelledError:  # the client has left: its work is followed all the same
+            self._remainder.running(context, hold, running)
+            raise
         context.body = b""
-        self._settler.hand_over(hold, following)
+        self._settlements.hand_over(hold, following)
         balance = balance_line(context.balance_before_nano(hold))
         exchange.answer(200, head.lines + paid_lines(hold, None, context.match.endpoint.id_header) + balance, body)
         self._outcomes.count(context, 200)
@@ -328,7 +317,7 @@ class Forwarder:
         """The provider has done its work, and there is more of it than is read whole: the client pays for it."""
         logger.warning("request %s: the answer is above upstream_answer_bytes", hold.id)
         try:
-            await self._settler.whole(context, hold, Output(known=False), "answer_too_large")
+            await self._settlements.whole(context, hold, Output(known=False), "answer_too_large")
         except SettlementLost as error:
             return self._outcomes.unsettled(exchange, context, error)
         return self._outcomes.refuse(exchange, context, refusals.answer_too_large(self._rules.max_answer_bytes))

@@ -23,6 +23,7 @@ from gateway.dialects.exceptions import BadRequest
 from gateway.proxy.context import FEATURE, RequestContext
 from gateway.proxy.estimate import EstimateRules
 from gateway.proxy.intake import Intake, IntakeRules
+from gateway.proxy.outgoing import prepare
 from gateway.proxy.preparation import Preparation
 from gateway.server import limit_refusals, refusals
 from gateway.server.bodies import UNCOUNTED_BYTES, Bodies, Kept
@@ -93,7 +94,7 @@ class Proxy:
         self._metrics = metrics
         preparation = Preparation(router, rules.estimate, bodies, tokenizer, clock)
         self._prepare, self._need, self._count = preparation.context, preparation.need, preparation.counted
-        self._bodies = bodies
+        self.bodies = bodies
         self._large_bytes = bodies.rules.large_bytes
         self._small_bytes = min(self._large_bytes, UNCOUNTED_BYTES)
         self._intake = Intake(bodies, effects, router, links, rules, clock)
@@ -114,12 +115,14 @@ class Proxy:
                 parsed = exchange.match.dialect.parse(exchange, body)
             else:
                 exchange.account = principal.account_id
-                kept = self._bodies.of(principal.account_id)
+                kept = self.bodies.of(principal.account_id)
                 body, parsed = await self._intake.slowly(exchange, principal, kept, body)
             if parsed.stored is not None:
                 parsed = await self._stored.resolve(exchange.match, principal, parsed)
                 if parsed.stored is not None and parsed.stored.background:
-                    self._poller.check_room()
+                    self._poller.check_room(principal.account_id)
+                if parsed.stored is not None and parsed.stream and exchange.match.endpoint.free:
+                    await self._poller.note_streamed(parsed.stored)
             context = self._prepare(exchange, request_id, principal, parsed, body, started_s)
             need = self._need(context)
             if principal.status != "active":
@@ -219,7 +222,7 @@ class Proxy:
         principal, asked_s = context.principal, time.monotonic()
         opening = self._holds.open(
             *(context.request_id, principal, context.route.entry, FEATURE, need, self._expired(context, need)),
-            meanwhile=partial(self._forwarder.prepare, exchange, context),
+            meanwhile=partial(prepare, exchange, context),
             lesser=partial(self._counted_need, context),
             queue_s=principal.plan.admission_queue_s,
             renew=partial(self._renewed, exchange, context, secret),

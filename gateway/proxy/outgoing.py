@@ -18,11 +18,18 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote_plus
 
+from gateway.upstream.base import UpstreamRequest
+from gateway.upstream.headers import outgoing
+
 if TYPE_CHECKING:
     from gateway.dialects.base import Dialect
     from gateway.dialects.facts import ParsedRequest
     from gateway.proxy.candidates import Candidate, Target
+    from gateway.proxy.context import RequestContext
+    from gateway.server.exchange import Exchange
 
+MAX_PREPARED_BYTES: Final = 65_536
+"""Of a body whose outgoing request is made in the event loop, and before its hold is there."""
 CREDENTIALS: Final = frozenset(
     {
         *("key", "apikey", "xapikey", "xgoogapikey", "accesskey", "subscriptionkey", "authorization", "auth"),
@@ -44,6 +51,31 @@ _SAFE: Final = "!$%'()*+,/:=?@[]~"
 _BARE: Final = re.compile(r"[^a-z0-9]+")
 _DECODINGS: Final = 3
 """How often a parameter may be percent-encoded and is still looked into."""
+
+
+def prepare(exchange: Exchange, context: RequestContext) -> None:
+    """Make what the provider is sent where the hold leaves the request as it is, so that it is there when Redis has
+    answered. Not of a large body: a request that is refused should not cost that."""
+    if context.prepared is None and len(context.body) <= MAX_PREPARED_BYTES:
+        context.prepared = outgoing_request(exchange, context, None)
+
+
+def outgoing_request(exchange: Exchange, context: RequestContext, granted: int | None) -> UpstreamRequest:
+    """Return what the provider is sent of a request; `granted` are the output tokens that the client did not bound, and
+    the hold did."""
+    route, target, parsed, body = context.route, context.target, context.parsed, context.body
+    dialect, url = context.match.dialect, target.url
+    if granted is not None or not context.terms.passes_as_it_is(parsed, route, target.max_field):
+        body = outgoing_body(dialect, parsed, route, body, granted, target.max_field, strict=context.strict)
+    if "?" in exchange.path and target.takes_query:
+        url = outgoing_url(target, exchange.path, dialect)
+    return UpstreamRequest(
+        url,
+        outgoing(exchange.raw_headers, target.fixed, context.principal.account_id),
+        body,
+        method=context.match.endpoint.method,
+        account=context.principal.account_id,
+    )
 
 
 def outgoing_url(target: Target, path: str, dialect: Dialect) -> str:

@@ -26,8 +26,9 @@ from gateway.tokens import PIECE_CHARACTERS
 
 if TYPE_CHECKING:
     from billing.principals import Principal
+    from gateway.dialects.base import Match
     from gateway.dialects.facts import ParsedRequest
-    from gateway.proxy.candidates import Candidate, Destination
+    from gateway.proxy.candidates import Candidate, Destination, Route
     from gateway.proxy.estimate import EstimateRules
     from gateway.proxy.routing import Router
     from gateway.server.bodies import Bodies
@@ -75,17 +76,8 @@ class Preparation:
         named = read_tags(headers.getall(TAGS_HEADER)) if TAGS_HEADER in headers else NO_METADATA
         if not parsed.model:
             parsed = msgspec.structs.replace(parsed, model=self._rules.moderation_model)
-        route = self._router.find(parsed.model, self.clock())
-        if route is None:
-            raise Refuse(refusals.model_not_found(parsed.model))
         match = exchange.match
-        destinations = route.destinations(match)
-        if not destinations:
-            raise Refuse(refusals.model_not_served(parsed.model, match.dialect.name, route.served))
-        if parsed.stored is not None and (provider := parsed.stored.provider) is not None:
-            destinations = tuple(each for each in destinations if each.candidate.provider.name == provider)
-            if not destinations:
-                raise Refuse(refusals.stored_elsewhere(parsed.model, provider))
+        route, destinations = self._destinations(match, parsed)
         first = destinations[0]
         target, further = first.targets[0], destinations[1:]
         if further or len(first.targets) > 1:
@@ -121,6 +113,21 @@ class Preparation:
             terms=terms,
             tags=tags,
         )
+
+    def _destinations(self, match: Match, parsed: ParsedRequest) -> tuple[Route, tuple[Destination, ...]]:
+        """Return the route of the model asked for, and who of it serves this endpoint: at least one. Raises
+        `Refuse`."""
+        route = self._router.find(parsed.model, self.clock())
+        if route is None:
+            raise Refuse(refusals.model_not_found(parsed.model))
+        destinations = route.destinations(match)
+        if not destinations:
+            raise Refuse(refusals.model_not_served(parsed.model, match.dialect.name, route.served))
+        if parsed.stored is not None and (provider := parsed.stored.provider) is not None:
+            destinations = tuple(each for each in destinations if each.candidate.provider.name == provider)
+            if not destinations:
+                raise Refuse(refusals.stored_elsewhere(parsed.model, provider))
+        return route, destinations
 
     def _check_allowed(self, principal: Principal, candidate: Candidate) -> None:
         if PROXY_SCOPE not in principal.scopes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from billing.prices import INPUT_CLASSES, OUTPUT_CLASSES
+from billing.rates import INPUT_CLASSES, OUTPUT_CLASSES
 
 if TYPE_CHECKING:
     from billing.prices import PriceRow

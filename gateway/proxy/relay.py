@@ -20,7 +20,7 @@ from billing.money import format_usd
 from gateway.proxy.attempts import KEY_REFUSED
 from gateway.proxy.context import CLIENT_GONE, Reason, RequestContext
 from gateway.proxy.decoding_tap import READABLE, StreamWatch
-from gateway.proxy.settlement.settlements import says_nothing
+from gateway.proxy.estimate import says_nothing
 from gateway.proxy.stored import StoredObjects, Withheld
 from gateway.server import refusals
 from gateway.server.exchange import ClientGone, Exchange
@@ -134,6 +134,7 @@ class Outcomes:
     def faulty(self, exchange: Exchange, context: RequestContext) -> None:
         """Refuse after a fault of ours while or after the provider worked: the request is charged, and the client reads
         so."""
+        logger.exception("request %s failed after it had been sent", context.request_id)
         if exchange.begun and not exchange.unsent:
             exchange.abort()
         else:
@@ -243,7 +244,7 @@ class Relay:
         if running is None or watch.tap.done:
             return self._remainder.stream(exchange, context, hold, answer, watch)
         answer.release()
-        return self._remainder.running(context, hold, running)
+        return self._remainder.running(context, hold, running, watch.tap)
 
     async def _works_on(
         self,
@@ -257,7 +258,7 @@ class Relay:
     ) -> None:
         """The stream is over, its response in the background is not: that is polled. The client sees the end where the
         provider has told it of an error, else a stream that broke."""
-        self._remainder.running(context, hold, running)
+        self._remainder.running(context, hold, running, watch.tap)
         self._outcomes.count(context, 200 if clean and watch.tap.error_seen else 502)
         if not clean or not watch.tap.error_seen:
             return exchange.abort()

@@ -4,8 +4,7 @@ This file owns what a request costs whose client has left or was cut off. It was
 unless the provider refuses it or fails before any output. `disconnect_drain_s` bounds the reading, before an answer's
 head as well as within it; a request that ends at `max_request_s` is not read on.
 
-`Running` owns that end of every request. Requests begin in the order of time and all may take equally long, so
-that one timer is enough for all of them, and looking at the oldest ones.
+`Running` owns that end of every request: all may take equally long, so that one timer looks at the oldest ones.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ from gateway.upstream.headers import ResponseHead, incoming
 
 if TYPE_CHECKING:
     from billing.holds.hold import Hold
+    from gateway.dialects.base import Tap
     from gateway.dialects.facts import Created, Reported
     from gateway.proxy.background_jobs import BackgroundPoller
     from gateway.proxy.candidates import Candidate
@@ -153,13 +153,13 @@ class Remainder:
         """Take over a stream."""
         self._go_on(context, hold, self._stream(context, hold, answer, watch, *self._terms(exchange, context)))
 
-    def running(self, context: RequestContext, hold: Hold, running: Created) -> None:
-        """Take over a response in the background whose stream has ended before it."""
-        self._go_on(context, hold, self._followed(context, hold, running))
+    def running(self, context: RequestContext, hold: Hold, running: Created, tap: Tap | None = None) -> None:
+        """Take over a response in the background whose client has left, or whose stream, watched by `tap`, has ended."""
+        self._go_on(context, hold, self._followed(context, hold, running, tap))
 
-    async def _followed(self, context: RequestContext, hold: Hold, running: Created) -> None:
+    async def _followed(self, context: RequestContext, hold: Hold, running: Created, tap: Tap | None = None) -> None:
         context.body = b""
-        await (await self._poller.begin(context, hold, running))
+        await (await self._poller.begin(context, hold, running, tap))
 
     def _go_on(self, context: RequestContext, hold: Hold, work: Coroutine[Any, Any, None]) -> None:
         self._settlements.hand_over(hold, self._records.going_on(context, work))
@@ -266,7 +266,7 @@ class Remainder:
                 first = FirstEvent(stored.creation, only=False)
                 await self._until(deadline_s, _read_first(answer, watch, first))
                 if (running := running_of_event(context.parsed, first.created)) is not None:
-                    return await self._followed(context, hold, running)
+                    return await self._followed(context, hold, running, watch.tap)
             ended = await self._until(deadline_s, _read_out(answer, watch))
             watch.tap.end()
             failed = ended is not None and not watch.tap.done

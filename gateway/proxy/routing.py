@@ -19,7 +19,8 @@ from gateway.proxy.purposes import costs_nothing, is_asked_here
 from gateway.tokens import is_openai_model, vocabulary_for
 
 if TYPE_CHECKING:
-    from billing.prices import PriceRow, PriceTable
+    from billing.price_table import PriceTable
+    from billing.prices import PriceRow
     from gateway.dialects.base import Match
     from gateway.proxy.target_health import HealthBoard
 
@@ -62,7 +63,7 @@ class Router:
         """By name: the route, and the Unix time up to which its price holds."""
 
     def find(self, name: str, now_s: float) -> Route | None:
-        """The route of a model name, priced at a Unix time; None when there is none or its provider is off."""
+        """Return the route of a model name, priced at a Unix time; None when there is none or its provider is off."""
         route, until_s = self._found.get(name, (None, 0.0))
         if now_s < until_s:
             return route
@@ -73,7 +74,8 @@ class Router:
             first, *fallbacks = [self._priced(each, now_s) for each in candidates]
             # A fallback without a price could not be charged for: it is not asked.
             route = Route(first.entry, (first, *(each for each in fallbacks if each.rates is not None)))
-            ends = min(_span(each.rates.row, now_s)[1] if each.rates else ends for each in route.candidates)
+            rates = [each for found in route.candidates for each in (found.rates, *found.others.values()) if each]
+            ends = min((_span(each.row, now_s)[1] for each in rates), default=ends)
         self._found[name] = route, now_s - now_s % DAY_S + ends * MINUTE_S
         return route
 
@@ -84,7 +86,7 @@ class Router:
         self._found.clear()
 
     def may_be_free(self, match: Match) -> bool:
-        """Whether a request to an endpoint may cost nothing, by the model that it names."""
+        """Return whether a request to an endpoint may cost nothing, by the model that it names."""
         return match.endpoint.free or (match.dialect.name, match.endpoint.writes) in self._free_at
 
     def _costing_nothing(self) -> frozenset[tuple[str, bool]]:
@@ -101,14 +103,15 @@ class Router:
     def with_others(
         self, candidate: Candidate, models: Iterable[str], now_s: float
     ) -> tuple[Candidate, list[str], list[str]]:
-        """A candidate with which other models of its provider may answer as well; what each of them is called here, as
-        `find` resolves names; and those that have no price at a Unix time."""
+        """Return a candidate with which other models of its provider may answer as well; what each of them is called
+        here, as `find` resolves names; and those that have no price at a Unix time."""
         provider = candidate.provider.name
         rows = {model: self._prices.find(provider, model, now_s) for model in models}
         entries = [self._entry_of(provider, model, now_s) for model in rows]
         others = {model: Rates.of(row, _span(row, now_s)[0]) for model, row in rows.items() if row is not None}
         searches = max([candidate.online_searches, *map(_searches_of, rows)])
         unpriced = [model for model, row in rows.items() if row is None]
+        others = {**candidate.others, **others}
         return replace(candidate, others=others, online_searches=searches), entries, unpriced
 
     def _entry_of(self, provider: str, model: str, now_s: float) -> str:
@@ -120,7 +123,7 @@ class Router:
         return model if config is not None and config.provider == provider else f"{provider}/{model}"
 
     def entries(self, now_s: float) -> Iterable[Route]:
-        """The configured entries whose provider is on."""
+        """Return the configured entries whose provider is on."""
         for name in dict.fromkeys(name for entry in self._models for name in self._names(entry)):
             route = self.find(name, now_s)
             if route is not None:
@@ -129,7 +132,11 @@ class Router:
     def _priced(self, candidate: Candidate, now_s: float) -> Candidate:
         row = self._prices.find(candidate.provider.name, candidate.model, now_s)
         rates = Rates.of(row, _span(row, now_s)[0]) if row is not None else None
-        return replace(candidate, rates=rates, prices=self._prices, priced_at_s=now_s)
+        priced = replace(candidate, rates=rates, prices=self._prices, priced_at_s=now_s)
+        if not candidate.answered_by:
+            return priced
+        routed, _, unpriced = self.with_others(priced, candidate.answered_by, now_s)
+        return replace(routed, rates=None if unpriced else rates)
 
     def _names(self, entry: str) -> Iterable[str]:
         """The names that clients may ask for by an entry."""
@@ -195,6 +202,7 @@ class Router:
             online_searches=ONLINE_SEARCHES if ONLINE in config.model.lower() else 0,
             searches_itself=_SEARCHES_ITSELF.search(config.model) is not None,
             health=self._health.of(provider.name),
+            answered_by=config.answered_by,
             disconnect_drain_s=(
                 provider.disconnect_drain_s if config.disconnect_drain_s is None else config.disconnect_drain_s
             ),

@@ -50,7 +50,7 @@ class HealthBoard:
 
     def __init__(self, providers: Iterable[ProviderConfig], clock: Callable[[], float] = time.monotonic) -> None:
         self._targets = {
-            provider.name: tuple(TargetHealth(clock, provider.cooldown, place.weight) for place in provider.places)
+            provider.name: tuple(TargetHealth(clock, provider.cooldown, each.weight) for each in provider.all_targets)
             for provider in providers
         }
         self._named = {
@@ -69,10 +69,9 @@ class HealthBoard:
         """Return the health of a provider's targets, in the order of its entry."""
         return self._targets[provider]
 
-    @property
-    def open_count(self) -> int:
-        """Return the number of targets that are not closed."""
-        return sum(target.state != "closed" for target in self._named.values())
+    def open_of(self, provider: str) -> int:
+        """Return the number of a provider's targets that are not closed."""
+        return sum(target.state != "closed" for target in self._targets[provider])
 
     def apply(self, told: Told, now_s: float) -> None:
         """Take over what another process tells; `now_s` is Unix time. Targets that are not known here are ignored."""
@@ -196,18 +195,18 @@ async def provider_list(settings: Settings, redis: RedisState) -> list[ProviderS
 
 def _targets(provider: ProviderConfig, opened: Mapping[str, float], now_s: float) -> list[TargetShape]:
     return [
-        _target(number, place, opened.get(target_name(provider.name, number)), now_s)
-        for number, place in enumerate(provider.places)
+        _target(number, target, opened.get(target_name(provider.name, number)), now_s)
+        for number, target in enumerate(provider.all_targets)
     ]
 
 
-def _target(number: int, place: TargetConfig, until_s: float | None, now_s: float) -> TargetShape:
-    scheme, host, port = place.origin
+def _target(number: int, target: TargetConfig, until_s: float | None, now_s: float) -> TargetShape:
+    scheme, host, port = target.origin
     is_open = until_s is not None and until_s > now_s
     return TargetShape(
         number=number,
         origin=f"{scheme}://{host}:{port}" if host else "",
-        weight=place.weight,
+        weight=target.weight,
         state="closed" if until_s is None else "open" if is_open else "half_open",
         open_until=rfc3339(datetime.fromtimestamp(until_s, UTC)) if until_s is not None and is_open else None,
     )

@@ -276,7 +276,7 @@ class Exchange:
         if self._cors is not None:
             framing += self._cors.lines(self.headers.get("Origin"))
         status_line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-        return b"%b%b%bDate: %b\r\n\r\n" % (status_line, lines, framing, date_now())
+        return b"".join((status_line, lines, framing, b"Date: ", date_now(), b"\r\n\r\n"))
 
     def cut(self, reason: Cut) -> None:
         """Break the connection off from outside of its task, which is cancelled as if the client had left."""

@@ -60,8 +60,8 @@ def limit_lines(hold: Hold) -> str:
     reset = duration(MINUTE_MS - hold.admitted_at_ms % MINUTE_MS)
     lines = ""
     for windows, reset_begins in shown:
-        begins, most, place = windows[0]
-        left = most - used[place]
+        begins, most, index = windows[0]
+        left = most - used[index]
         for other, limit, at in windows[1:]:
             if limit - used[at] < left:
                 begins, left = other, limit - used[at]
@@ -71,13 +71,13 @@ def limit_lines(hold: Hold) -> str:
 
 @lru_cache(maxsize=WINDOWS_KEPT)
 def _shown(minute: Minute) -> tuple[tuple[tuple[tuple[str, int, int], ...], str], ...]:
-    """Return by metric: its windows, each as what its lines begin with up to what is left, its limit, and its place
+    """Return by metric: its windows, each as what its lines begin with up to what is left, its limit, and its index
     among the `minute` windows; and what stands between that and the time of the reset."""
     found: dict[str, list[tuple[str, int, int]]] = {}
-    for place, (metric, limit) in enumerate(minute):
+    for index, (metric, limit) in enumerate(minute):
         if metric in _SHOWN:
             begins = f"x-ratelimit-limit-{metric}: {limit}\r\nx-ratelimit-remaining-{metric}: "
-            found.setdefault(metric, []).append((begins, limit, place))
+            found.setdefault(metric, []).append((begins, limit, index))
     return tuple((tuple(windows), f"\r\nx-ratelimit-reset-{metric}: ") for metric, windows in found.items())
 
 

@@ -93,8 +93,8 @@ _PLAIN_CONNECTION: Final = frozenset({b"keep-alive", b"close"})
 
 # What happens to a header, by its name.
 (
-    _PASSES,
     _DROPPED,
+    _PASSES,
     _CONNECTION,
     _REQUEST_ID,
     _CONTENT_TYPE,
@@ -177,6 +177,8 @@ def outgoing(headers: RawHeaders, fixed: Fixed, account_id: str) -> bytes:
     fates = fixed.fates
     for name, value in headers:
         fate = fates[name]
+        if not fate:  # dropped, as most are
+            continue
         if fate == _PASSES:
             lines.append(b"%b: %b\r\n" % (name, value))
         elif fate == _CONNECTION:
@@ -195,9 +197,13 @@ def incoming(headers: RawHeaders, own: bytes = b"") -> ResponseHead:
     lines: list[bytes] = []
     named: frozenset[bytes] = frozenset()
     content_type, encoding, request_id = b"", None, None
+    fates = _OF_PROVIDERS
     for name, value in headers:
-        fate = _OF_PROVIDERS[name]
-        if fate == _DROPPED:
+        fate = fates[name]
+        if not fate:
+            continue
+        if fate == _PASSES:
+            lines.append(b"%b: %b\r\n" % (name, value))
             continue
         if fate == _CONNECTION:
             if value.lower() not in _PLAIN_CONNECTION:

@@ -90,20 +90,20 @@ class TargetHealth:
 
     @property
     def state(self) -> State:
-        """The state now."""
+        """Return the state now."""
         if self._open_until_s is None:
             return "closed"
         return "open" if self._clock() < self._open_until_s else "half_open"
 
     @property
     def is_free(self) -> bool:
-        """Whether an attempt may be made now: closed, or half-open without a probe."""
+        """Return whether an attempt may be made now: closed, or half-open without a probe."""
         state = self.state
         return state == "closed" or (state == "half_open" and not self._is_probed())
 
     @property
     def wait_s(self) -> float:
-        """Seconds until the target is free by time alone; 0 where it is free."""
+        """Return the seconds until the target is free by time alone; 0 where it is free."""
         if self.is_free or self._open_until_s is None:
             return 0.0
         return max(self._open_until_s, self._probe_until_s or 0.0) - self._clock()

@@ -1,6 +1,5 @@
 """Requests to providers through the environment's proxies, on aiohttp's client session, behind the port of
 `gateway.upstream.base`. Where there is none, `gateway.upstream.transport` costs a fraction of the CPU.
-
 aiohttp repeats GET and its like once where a kept-alive connection breaks, which is safe, and nothing else.
 """
 

@@ -5,6 +5,7 @@ import pytest
 from benchmarks.figures import Spread
 from benchmarks.goals import GOALS, ONE_WORKER, TWO_WORKERS, Goal, Judged, Phases, added, judge
 from benchmarks.subjects import (
+    API_BURSTS,
     BARE,
     BURSTS,
     COUNTED,
@@ -33,6 +34,7 @@ PHASES: Phases = {
     },
     STREAMS: {BARE: [{"cpu_us": 60.0}], METERGATE: [{"cpu_us": 30.0}]},
     BURSTS: {BARE: [{"cpu_us": 10.0}], METERGATE: [{"cpu_us": 8.0}]},
+    **{phase: {METERGATE: [{"cpu_us": 8.8}]} for phase in API_BURSTS.values()},
     PROMPTS: {BARE: [{"cpu_us": 200.0}], METERGATE: [{"cpu_us": 150.0}]},
     COUNTED: {METERGATE: [{"added_p99_ms": 3.0}]},
     CROWD: {METERGATE: [{"kb_a_stream": 31.0}]},
@@ -66,6 +68,7 @@ def test_what_was_not_measured_is_not_judged() -> None:
         ("CPU a JSON request at saturation", 0.55, True, False),  # the median of 0.5 and 0.6, round by round
         ("CPU a JSON request at 100/s", 0.95, False, False),
         ("CPU an SSE chunk", 0.5, True, True),
+        ("CPU an event of a burst, gemini", 1.1, True, False),
         ("Redis's CPU", 80.0, True, False),
         ("latency added", 1.2, True, False),
         ("ledger", 30_000.0, True, False),

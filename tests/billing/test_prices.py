@@ -11,7 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.money import parse_usd
-from billing.prices import (
+from billing.price_ids import canonical_json
+from billing.price_table import PriceTable, from_canonical_json
+from billing.prices import PART_KINDS, PriceRow
+from billing.rates import (
     COST_SCALE,
     FACTOR_SCALE,
     INPUT_CLASSES,
@@ -19,15 +22,10 @@ from billing.prices import (
     MULTIPLIERS,
     OUTPUT_CLASSES,
     PARENT,
-    PART_KINDS,
     TOKEN_CLASSES,
     UNIT_CLASSES,
     PriceError,
-    PriceRow,
-    PriceTable,
     Tier,
-    canonical_json,
-    from_canonical_json,
     parse_factor,
     round_up,
 )

@@ -254,8 +254,8 @@ async def _check_accounts(verdict: Verdict, runtime: Runtime, customers: Sequenc
         if balance < -customer.credit_limit_nano:
             verdict.overshoot_nano += -customer.credit_limit_nano - balance
             verdict.details.append(f"{customer.account_id}: balance {balance} is below its limit")
-        raw = await runtime.link.command("GET", keys.account(customer.account_id))
-        raw_key = await runtime.link.command("GET", keys.key(customer.account_id, customer.key_id))
+        raw = await runtime.redis_client.command("GET", keys.account(customer.account_id))
+        raw_key = await runtime.redis_client.command("GET", keys.key(customer.account_id, customer.key_id))
         if raw is None or raw_key is None:
             verdict.drifts += 1
             verdict.details.append(f"{customer.account_id} is not in Redis")
@@ -312,7 +312,7 @@ async def _journal(runtime: Runtime) -> dict[str, str]:
     found = {}
     for partition in runtime.engine.partitions.all:
         name = runtime.engine.keyspace.journal(partition.number)
-        raw = await runtime.link.command("HGETALL", name)
+        raw = await runtime.redis_client.command("HGETALL", name)
         for field_, value in zip(raw[::2], raw[1::2], strict=True):
             entry = Entry.unpack(value)
             found[field_.decode()] = f"{chr(entry.state)} of epoch {entry.epoch} by {entry.gateway or '-'}"

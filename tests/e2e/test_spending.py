@@ -208,7 +208,7 @@ async def test_clients_that_leave_at_any_moment_leave_nothing_behind(
     assert sum(parse_usd(event["charged_usd"]) for event in events) == spent > 0
     assert await journal(gateway) == {}
     engine = gateway.runtime.engine
-    raw = await gateway.runtime.link.command("GET", engine.keyspace.account(customer.account_id))
+    raw = await gateway.runtime.redis_client.command("GET", engine.keyspace.account(customer.account_id))
     assert AccountState.unpack(raw).running == 0
 
 

@@ -217,7 +217,7 @@ async def journal(gateway: Gateway) -> dict[str, Entry]:
     found = {}
     for partition in engine.partitions.all:
         name = engine.keyspace.journal(partition.number).decode()
-        async for request_id, raw in gateway.runtime.link.scan_hash(name, 500):
+        async for request_id, raw in gateway.runtime.redis_client.scan_hash(name, 500):
             found[request_id.decode()] = Entry.unpack(raw)
     return found
 

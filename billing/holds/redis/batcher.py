@@ -31,13 +31,13 @@ class StaleEpoch(RedisError):
 
 
 class Item(Protocol):
-    """One admission, settlement or void. Positions are places in KEYS, from 1."""
+    """One admission, settlement or void. Positions are positions in KEYS, from 1."""
 
     account_key: bytes
     key_key: bytes
     """Another one than the account's."""
 
-    def pack(self, account_place: int, key_place: int) -> bytes: ...
+    def pack(self, account_position: int, key_position: int) -> bytes: ...
 
     def resolve(self, reply: list[Any] | RedisError, epoch: int) -> None: ...
 
@@ -73,7 +73,7 @@ def _resolve_all(items: list[Item], error: RedisError, epoch: int) -> None:
     for item in items:
         try:
             item.resolve(error, epoch)
-        except Exception:
+        except Exception:  # whatever it was: the others are to be told
             _not_acted_on(item, epoch)
 
 
@@ -82,7 +82,7 @@ def _not_acted_on(item: Item, epoch: int) -> None:
     logger.exception("what Redis answered could not be acted on")
     try:
         item.resolve(RedisError("what Redis answered could not be acted on"), epoch)
-    except Exception:
+    except Exception:  # whatever it was: the others are to be told
         logger.exception("nor could that be told")
 
 
@@ -184,15 +184,15 @@ class Batcher:
 
     @staticmethod
     def _pack(items: list[Item], keys: list[bytes], arguments: list[bytes]) -> None:
-        """Add the items and their keys; those of one account, or one key, share its place."""
-        places: dict[bytes, int] = {}
+        """Add the items and their keys; those of one account, or one key, share its position."""
+        positions: dict[bytes, int] = {}
         for item in items:
-            account_place = places.get(item.account_key)
-            if account_place is None:
+            account_position = positions.get(item.account_key)
+            if account_position is None:
                 keys.append(item.account_key)
-                account_place = places[item.account_key] = len(keys)
-            key_place = places.get(item.key_key)
-            if key_place is None:
+                account_position = positions[item.account_key] = len(keys)
+            key_position = positions.get(item.key_key)
+            if key_position is None:
                 keys.append(item.key_key)
-                key_place = places[item.key_key] = len(keys)
-            arguments.append(item.pack(account_place, key_place))
+                key_position = positions[item.key_key] = len(keys)
+            arguments.append(item.pack(account_position, key_position))

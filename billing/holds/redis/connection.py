@@ -34,7 +34,8 @@ HOT: Final = "hot"
 ASK_TIMEOUT_S: Final = 5.0
 ERROR_CHARACTERS: Final = 200
 ELSEWHERE: Final = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "READONLY", "LOADING", "MASTERDOWN")
-"""Errors that say where or when to ask instead (https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/)."""
+"""Errors that say where or when to ask instead
+(https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/)."""
 NO_REDIS: Final = "what answers is no Redis"
 DENIED: Final = ("NOAUTH", "WRONGPASS", "NOPERM")
 """Errors that say that the user, the password or the user's rights are wrong

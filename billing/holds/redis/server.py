@@ -119,7 +119,7 @@ class Server:
             if where.get("db"):
                 await connection.ask(["SELECT", where["db"]])
             await connection.ask(["CLIENT", "SETNAME", CLIENT_NAME])
-        except BaseException:
+        except BaseException:  # also cancelled: nobody else has the connection yet
             connection.close()
             raise
         return connection

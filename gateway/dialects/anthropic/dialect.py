@@ -127,10 +127,11 @@ class AnthropicDialect:
         self._bounds = bounds
 
     def owns(self, path: str, headers: Mapping[str, str]) -> bool:
-        """Whether Anthropic's clients sent it: they name the version of its API."""
+        """Return whether Anthropic's clients sent it: they name the version of its API."""
         return path == MESSAGE or path.startswith(MESSAGE + "/") or _VERSION in headers
 
     def parse(self, head: Head, body: bytes) -> ParsedRequest:
+        """Return what metering needs of a request. Raises `BadRequest`."""
         if BETA in head.headers:
             check_betas(head.headers.getall(BETA))
         return parse(head.match.endpoint.operation, body, self._bounds)
@@ -142,30 +143,36 @@ class AnthropicDialect:
     input_tokens = staticmethod(input_tokens)
 
     def upstream_path(self, match: Match, model: str) -> str:
-        """A base URL is, as Anthropic's clients take it, all that stands before `/v1`."""
+        """Return what follows a base URL, which is, as Anthropic's clients take it, all that stands before `/v1`."""
         return match.endpoint.operation
 
     def auth_header(self, key: str) -> tuple[str, str]:
+        """Return the header in which a provider takes its key."""
         return "x-api-key", key
 
     def max_field(self, operation: str, configured: str) -> str:
+        """Return the field in which the maximum of an answer's tokens is sent."""
         return MAX_FIELD
 
     def rewrite(
         self, body: bytes, *, model: str | None, include_usage: bool, max_output_tokens: int | None, max_field: str
     ) -> bytes:
+        """Return the body to send; the same object where nothing changes."""
         return rewrite(body, model=model, max_output_tokens=max_output_tokens)
 
     def usage_from_json(self, operation: str, body: bytes) -> Reported | None:
+        """Return the usage of a whole answer; None where it reports none. Raises `GarbageAnswer`."""
         return usage_from_json(body) if operation == MESSAGE else counted_from_json(body)
 
     output = staticmethod(output_of)
     output_of_part = staticmethod(output_of_part)
 
     def is_stream(self, parsed: ParsedRequest, content_type: bytes) -> bool:
+        """Return whether an answer is passed on as it comes."""
         return content_type.startswith(EVENT_STREAM)
 
     def tap(self, content_type: bytes, *, usage_added: bool, include_cost: bool) -> SseTap:
+        """Return a tap for one stream."""
         return SseTap(AnthropicEvents(), hold_usage=include_cost)
 
     error_body = staticmethod(error_body)

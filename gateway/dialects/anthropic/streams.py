@@ -64,7 +64,7 @@ class AnthropicEvents:
         self._container = False
 
     def is_terminal(self, event: bytes, data: bytes) -> bool:
-        """Whether this is `message_stop`; what a model writes of it is no end."""
+        """Return whether this is `message_stop`; what a model writes of it is no end."""
         return event.startswith(self.terminal_lines) or _STOP.match(data) is not None
 
     def facts(self, data: bytes) -> EventFacts:

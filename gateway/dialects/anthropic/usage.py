@@ -14,8 +14,8 @@ from msgspec import Raw
 
 from billing.usage import MAX_COUNT, ModelUsage, Usage, UsageError, total
 from gateway.dialects.exceptions import GarbageAnswer
-from gateway.dialects.facts import Doubt, Reported
-from gateway.dialects.shares import MAX_DOUBTS, is_zero, unknown_counts
+from gateway.dialects.facts import Reported
+from gateway.dialects.shares import MAX_DOUBTS, Doubt, is_zero, unknown_counts
 
 _NULL: Final = Raw(b"null")
 _ADVISOR, _FALLBACK = "advisor_message", "fallback_message"

@@ -138,8 +138,8 @@ def _tools(raw: Raw | None, bounds: StructureBounds) -> tuple[int, int, int, lis
     uses = searches = calls = 0
     models = []
     prompt_tokens = TOOL_SYSTEM_TOKENS if tools else 0
-    for place, tool in enumerate(tools):
-        param = f"tools[{place}]"
+    for index, tool in enumerate(tools):
+        param = f"tools[{index}]"
         said = "custom" if is_null(tool.get("type")) else short_text(tool["type"], f"{param}.type")
         kind = _DATE.sub("", said)
         if kind in CAPPED_TOOLS:
@@ -206,8 +206,8 @@ def _fallbacks(raw: Raw | None, bounds: StructureBounds) -> tuple[list[str], int
     if len(entries) > MAX_FALLBACKS:
         raise too_many("fallbacks", MAX_FALLBACKS, "fallbacks")
     models, most, fast = [], 0, False
-    for place, entry in enumerate(entries):
-        param = f"fallbacks[{place}]"
+    for index, entry in enumerate(entries):
+        param = f"fallbacks[{index}]"
         if not entry.keys() <= _FALLBACK:
             raise BadRequest(f"A fallback has no fields here but {', '.join(sorted(_FALLBACK))}.", param)
         models.append(short_text(entry.get("model"), f"{param}.model"))

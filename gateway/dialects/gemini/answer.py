@@ -4,7 +4,8 @@ Source: https://ai.google.dev/api/generate-content#UsageMetadata. `promptTokenCo
 `candidatesTokenCount` does not contain the thoughts, and what tools brought (`toolUsePromptTokenCount`) stands beside
 the prompt. `totalTokenCount` decides where these do not add up: thoughts that are within the candidates' count already,
 and thoughts that no field names. Google bills what its searches bring by the search, so that tokens of tools are left
-out where an answer was grounded by searches alone. Cached text, images and video have one price, cached sound another.
+out where an answer was grounded by searches alone; empty queries, which its lists may have, are none. Cached text,
+images and video have one price, cached sound another.
 
 A count that is zero is left out of the answer; counts that can't be are no report.
 """
@@ -19,16 +20,18 @@ from msgspec import Raw
 
 from billing.usage import MAX_COUNT, Usage, merge_snapshot
 from gateway.dialects.exceptions import UNREADABLE, GarbageAnswer
-from gateway.dialects.facts import Doubt, Reported
+from gateway.dialects.facts import Reported
 from gateway.dialects.fields import is_null
 from gateway.dialects.gemini.names import COUNT, EMBED, EMBED_BATCH, method_of
 from gateway.dialects.gemini.output import output_of
-from gateway.dialects.shares import MAX_DOUBTS, cut_down, is_zero, shared_out, unknown_counts
+from gateway.dialects.shares import MAX_DOUBTS, Doubt, cut_down, is_zero, shared_out, unknown_counts
 
 _NULL: Final = Raw(b"null")
 _OF_TOOLS: Final = (b'"groundingMetadata"', b'"urlContextMetadata"', b'"executableCode"')
 """Names of fields that say what tools did. No text has these bytes: quotation marks are escaped there."""
 _OF_THE_END: Final = (b'"finishReason"', b'"blockReason"')
+END_MARKERS: Final = (*_OF_THE_END, b'"error"')
+"""One of these stands in every piece after which no more may come."""
 _ONE_SEARCH: Final = ("gemini-1", "gemini-2")
 """Models that Google bills one search for, however many they do."""
 _CODE: Final = b'"executableCode"'
@@ -52,6 +55,13 @@ class Answer(msgspec.Struct):
     error: Raw = _NULL
 
 
+class _Piece(msgspec.Struct, gc=False):
+    """What a stream's piece says of its usage alone; all else is passed over, and not built."""
+
+    usage: dict[str, Raw] | None = msgspec.field(default=None, name="usageMetadata")
+    model: Raw = msgspec.field(default=_NULL, name="modelVersion")
+
+
 class _Candidate(msgspec.Struct):
     finish_reason: Raw = msgspec.field(default=_NULL, name="finishReason")
     grounding: Raw = msgspec.field(default=_NULL, name="groundingMetadata")
@@ -69,6 +79,7 @@ class _Grounding(msgspec.Struct):
 
 
 _ANSWER: Final = msgspec.json.Decoder(Answer)
+_PIECES: Final = msgspec.json.Decoder(_Piece)
 _CANDIDATES: Final[msgspec.json.Decoder[list[_Candidate] | None]] = msgspec.json.Decoder(list[_Candidate] | None)
 _FEEDBACK: Final[msgspec.json.Decoder[_Feedback | None]] = msgspec.json.Decoder(_Feedback | None)
 _GROUNDING: Final[msgspec.json.Decoder[_Grounding | None]] = msgspec.json.Decoder(_Grounding | None)
@@ -102,11 +113,12 @@ class Reading:
     """Puts together the usage of one answer, whose stream says it again and again: for each field the last that is
     said."""
 
-    __slots__ = ("_counts", "_model", "_other_tools", "_searches")
+    __slots__ = ("_counts", "_model", "_other_tools", "_searched_unnamed", "_searches")
 
     def __init__(self) -> None:
         self._counts: dict[str, Any] = {}
         self._searches: set[str] = set()
+        self._searched_unnamed = False
         self._other_tools = False
         self._model: str | None = None
 
@@ -116,13 +128,37 @@ class Reading:
             self._take_tools(answer, data)
         if not is_null(answer.model_version):
             self._model = _string(answer.model_version) or self._model
-        if is_null(answer.usage_metadata):
+        return self._take_counts(answer.usage_metadata)
+
+    def take_lines(self, lines: bytes) -> bool:
+        """Read pieces, a JSON object on each line, whose last one has usage and none of which names a tool; whether
+        they are that. Else nothing was read.
+
+        For speed they are read from the last one on, and a usage is passed over whose fields have all been seen.
+        """
+        if any(lines.find(name) >= 0 for name in _OF_TOOLS):
             return False
         try:
-            counts = _OBJECT.decode(answer.usage_metadata)
+            pieces = _PIECES.decode_lines(lines)
         except UNREADABLE:
             return False
-        if counts:
+        if not pieces or not pieces[-1].usage:
+            return False
+        later: dict[str, Raw] = {}
+        model: str | None = None
+        for piece in reversed(pieces):
+            if model is None and not is_null(piece.model):
+                model = _string(piece.model)
+            usage = piece.usage
+            if usage and not usage.keys() <= later.keys():
+                later = {name: value for name, value in usage.items() if not is_null(value)} | later
+        self._model = model or self._model
+        self._counts |= msgspec.json.decode(msgspec.json.encode(later))
+        return True
+
+    def _take_counts(self, usage: Raw) -> bool:
+        """Replace the fields that a usage names; whether it names any."""
+        if counts := _counts_of(usage):
             self._counts = (
                 merge_snapshot(self._counts, counts) if None in counts.values() else {**self._counts, **counts}
             )
@@ -135,16 +171,15 @@ class Reading:
                 self._other_tools = self._other_tools or not is_null(candidate.pages)
                 grounding = None if is_null(candidate.grounding) else _GROUNDING.decode(candidate.grounding)
                 if grounding is not None:
-                    self._searches.update(grounding.searched or ())
-                    self._searches.update(grounding.images or ())
-                    if not self._searches and not is_null(grounding.entry_point):
-                        self._searches.add("")
+                    queries = (*(grounding.searched or ()), *(grounding.images or ()))
+                    self._searches.update(filter(None, queries))
+                    self._searched_unnamed |= not queries and not is_null(grounding.entry_point)
         except UNREADABLE:
             return
 
     def reported(self, *, has_output: bool = True) -> Reported | None:
         """Return the usage as it is known by now; None where there is none that can be."""
-        searches = len(self._searches)
+        searches = len(self._searches) or int(self._searched_unnamed)
         if searches and self._model is not None and self._model.startswith(_ONE_SEARCH):
             searches = 1
         counts = self._counts
@@ -167,6 +202,16 @@ def usage_from_json(operation: str, body: bytes) -> Reported | None:
     if reported is None or method in (EMBED, EMBED_BATCH) or reported.usage.output_tokens or reported.counts_nothing:
         return reported
     return reported if output_of(body).empty else None  # what was written is not free because nobody counted it
+
+
+def _counts_of(usage: Raw) -> dict[str, Any] | None:
+    """Return a usage's fields; nothing where it has none, or is none."""
+    if is_null(usage):
+        return None
+    try:
+        return _OBJECT.decode(usage)
+    except UNREADABLE:
+        return None
 
 
 def _to_usage(counts: Mapping[str, Any], searches: int, other_tools: bool, has_output: bool) -> Usage | None:

@@ -76,7 +76,8 @@ class GeminiDialect:
         self._bounds = bounds
 
     def owns(self, path: str, headers: Mapping[str, str]) -> bool:
-        """By its path; or, on paths that several APIs share, by a header or a key in the query that is Google's."""
+        """Return whether it is, by its path; or, on paths that several APIs share, by a header or a key in the query
+        that is Google's."""
         if _GOOGLES_PATH.match(path) or _METHOD_OF_MODEL.match(path):
             return True
         if not _SHARED_PATH.match(path):
@@ -84,27 +85,30 @@ class GeminiDialect:
         return _KEY_IN_QUERY.search(path) is not None or any(name in headers for name in GOOGLES_HEADERS)
 
     def parse(self, head: Head, body: bytes) -> ParsedRequest:
+        """Return what metering needs of a request. Raises `BadRequest`."""
         return parse(head, body, self._bounds)
 
     texts = staticmethod(input_texts)
     input_tokens = staticmethod(input_tokens)
 
     def upstream_path(self, match: Match, model: str) -> str:
-        """A base URL is, as Google's clients take it, all that stands before the version."""
+        """Return what follows a base URL, which is, as Google's clients take it, all that stands before the version."""
         version = match.endpoint.operation.partition(":")[0]
         return f"/{version}/models/{quote(model)}:{method_of(match.endpoint.operation)}"
 
     def auth_header(self, key: str) -> tuple[str, str]:
+        """Return the header in which a provider takes its key."""
         return "x-goog-api-key", key
 
     def max_field(self, operation: str, configured: str) -> str:
+        """Return the field in which the maximum of an answer's tokens is sent."""
         return MAX_FIELD
 
     def rewrite(
         self, body: bytes, *, model: str | None, include_usage: bool, max_output_tokens: int | None, max_field: str
     ) -> bytes:
-        """`model` replaces those names of a model that the body repeats; `max_output_tokens` is sent where the client
-        gave no smaller maximum. What is not on the way to these stays byte for byte."""
+        """Return the body to send: `model` replaces those names of a model that the body repeats; `max_output_tokens`
+        is sent where the client gave no smaller maximum. What is not on the way to these stays byte for byte."""
         if model is None and max_output_tokens is None:
             return body
         fields: dict[str, Any] = dict(_FIELDS.decode(body))
@@ -126,10 +130,11 @@ class GeminiDialect:
     output_of_part = staticmethod(output_of_part)
 
     def is_stream(self, parsed: ParsedRequest, content_type: bytes) -> bool:
-        """A stream is of events, or one JSON array."""
+        """Return whether it is a stream: of events, or one JSON array."""
         return parsed.stream and content_type.startswith((EVENT_STREAM, JSON))
 
     def tap(self, content_type: bytes, *, usage_added: bool, include_cost: bool) -> GeminiTap:
+        """Return a tap for one stream."""
         return GeminiTap(EventFrames() if content_type.startswith(EVENT_STREAM) else ArrayFrames())
 
     error_body = staticmethod(error_body)

@@ -114,7 +114,7 @@ _SERVER_TOOLS: Final[msgspec.json.Decoder[_ServerTools | None]] = msgspec.json.D
 
 
 def searches_of(usage: Raw, choices: Raw) -> int:
-    """How many searches an answer reports in its `usage`, or shows in its `choices`."""
+    """Return how many searches an answer reports in its `usage`, or shows in its `choices`."""
     return _counted(usage) or (1 if CITATION in bytes(choices) else 0)
 
 

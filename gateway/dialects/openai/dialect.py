@@ -83,8 +83,8 @@ DEFAULT_BOUNDS: Final = StructureBounds()
 def parse(
     operation: str, body: bytes, bounds: StructureBounds = DEFAULT_BOUNDS, deployment: str | None = None
 ) -> ParsedRequest:
-    """What a request to one of `INPUT_FIELD` asks for. `deployment` is the model that its path names, which goes before
-    the body's. Raises `BadRequest`."""
+    """Return what a request to one of `INPUT_FIELD` asks for. `deployment` is the model that its path names, which goes
+    before the body's. Raises `BadRequest`."""
     if len(body) > bounds.small_bytes:
         check_size(body, bounds)
     fields = top_level(body, bounds.fields)
@@ -140,8 +140,8 @@ def parse(
 
 
 def max_field(provider_field: str, operation: str) -> str:
-    """Where a provider takes the maximum of an answer's tokens: `provider_field` is its field for chats. Completions
-    are older than `max_completion_tokens`."""
+    """Return where a provider takes the maximum of an answer's tokens: `provider_field` is its field for chats.
+    Completions are older than `max_completion_tokens`."""
     return provider_field if operation == CHAT or provider_field == "n_predict" else "max_tokens"
 
 
@@ -153,7 +153,7 @@ def rewrite(
     max_output_tokens: int | None = None,
     max_field: str = "max_completion_tokens",
 ) -> bytes:
-    """The body for the provider; the same object where nothing changes. For bodies that `parse` has accepted.
+    """Return the body for the provider; the same object where nothing changes. For bodies that `parse` has accepted.
 
     `model` replaces the name; `include_usage` sets `stream_options.include_usage`, other options stay. With
     `max_output_tokens` no maximum is above that: where the client gave `max_field`, each that it gave is cut down to
@@ -199,9 +199,11 @@ class OpenAIDialect:
         self._bounds = bounds
 
     def owns(self, path: str, headers: Mapping[str, str]) -> bool:
+        """Return that every other path is: its clients get errors in OpenAI's shape."""
         return True
 
     def parse(self, head: Head, body: bytes) -> ParsedRequest:
+        """Return what metering needs of a request. Raises `BadRequest`."""
         match = head.match
         return parse(match.endpoint.operation, body, self._bounds, match.parameters.get(DEPLOYMENT))
 
@@ -209,18 +211,22 @@ class OpenAIDialect:
     input_tokens = staticmethod(input_tokens)
 
     def upstream_path(self, match: Match, model: str) -> str:
-        """A base URL is, as OpenAI's clients take it, all that stands before the endpoint, `/v1` included."""
+        """Return what follows a base URL, which is, as OpenAI's clients take it, all that stands before the endpoint,
+        `/v1` included."""
         return match.endpoint.operation.removeprefix("/v1")
 
     def auth_header(self, key: str) -> tuple[str, str]:
+        """Return the header in which a provider takes its key."""
         return "Authorization", f"Bearer {key}"
 
     def max_field(self, operation: str, configured: str) -> str:
+        """Return the field in which the maximum of an answer's tokens is sent."""
         return max_field(configured, operation)
 
     def rewrite(
         self, body: bytes, *, model: str | None, include_usage: bool, max_output_tokens: int | None, max_field: str
     ) -> bytes:
+        """Return the body to send; the same object where nothing changes."""
         return rewrite(
             body, model=model, include_usage=include_usage, max_output_tokens=max_output_tokens, max_field=max_field
         )
@@ -230,10 +236,11 @@ class OpenAIDialect:
     output_of_part = staticmethod(output_of_part)
 
     def is_stream(self, parsed: ParsedRequest, content_type: bytes) -> bool:
+        """Return whether an answer is passed on as it comes."""
         return content_type.startswith(EVENT_STREAM)
 
     def tap(self, content_type: bytes, *, usage_added: bool, include_cost: bool) -> SseTap:
-        """A client that wants the cost gets the usage chunk that carries it, whoever asked for usage."""
+        """Return a tap; a client that wants the cost gets the usage chunk that carries it, whoever asked for usage."""
         return SseTap(self.events, strip_usage=usage_added and not include_cost, hold_usage=include_cost)
 
     error_body = staticmethod(error_body)

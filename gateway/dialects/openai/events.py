@@ -110,11 +110,12 @@ class OpenAIEvents:
     terminal_lines: Final = (b"data: [DONE]", b"data:[DONE]")
 
     def is_terminal(self, event: bytes, data: bytes) -> bool:
-        """`data: [DONE]`, and nothing beside it."""
+        """Return whether it is `data: [DONE]`, and nothing beside it."""
         return data.strip() == b"[DONE]"
 
     def facts(self, data: bytes) -> EventFacts:
-        """Usage and errors of one event. A usage-only chunk has usage, no error, `"choices": []`, and says no more."""
+        """Return usage and errors of one event. A usage-only chunk has usage, no error, `"choices": []`, and says no
+        more."""
         return (_plain_facts(data) if data.find(CITATION) < 0 else None) or self._facts(data)
 
     @staticmethod
@@ -135,15 +136,16 @@ class OpenAIEvents:
         )
 
     def pieces(self, data: bytes) -> list[tuple[int, Piece]]:
-        """What the model wrote, by choice: see `gateway.dialects.openai.output`."""
+        """Return what the model wrote, by choice: see `gateway.dialects.openai.output`."""
         return pieces(data)
 
     def pieces_of_part(self, data: bytes) -> list[tuple[int, Piece]]:
-        """The output in the data of an event that broke off, as far as it can be told."""
+        """Return the output in the data of an event that broke off, as far as it can be told."""
         return pieces_of_part(data)
 
     def without_null_usage(self, block: bytes) -> bytes:
-        """Whole events without the `"usage": null` at their top level that is there because the gateway asked."""
+        """Return whole events without the `"usage": null` at their top level that is there because the gateway
+        asked."""
         block = block.replace(_NULL_USAGE_LAST, b"}\n\n")
         if _NULL_USAGE.search(block) is None:
             return block
@@ -151,5 +153,6 @@ class OpenAIEvents:
         return _DATA_LINE.sub(_without_null_usage, block) if _NULL_USAGE.search(block) else block
 
     def with_cost(self, data: bytes, cost_usd: str) -> bytes:
-        """The same JSON with `cost_usd` as the last field of its `usage`; all else as it was, but for outer spaces."""
+        """Return the same JSON with `cost_usd` as the last field of its `usage`; all else as it was, but for outer
+        spaces."""
         return with_cost(data, "usage", cost_usd)

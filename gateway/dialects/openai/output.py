@@ -48,8 +48,8 @@ _TEXTS: Final = re.compile(
 
 
 def pieces(data: bytes) -> list[tuple[int, Piece]]:
-    """The (choice, piece) pairs of one event, in order. Of one that is no JSON (`NaN` among its numbers, say) what can
-    be told: clients may read it all the same."""
+    """Return the (choice, piece) pairs of one event, in order. Of one that is no JSON (`NaN` among its numbers, say)
+    what can be told: clients may read it all the same."""
     try:
         return list(_of_answer(msgspec.json.decode(data)))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -57,7 +57,7 @@ def pieces(data: bytes) -> list[tuple[int, Piece]]:
 
 
 def output_of(body: bytes) -> Output:
-    """What was written in a whole answer; not `known` where it has no list of choices."""
+    """Return what was written in a whole answer; not `known` where it has no list of choices."""
     try:
         answer = msgspec.json.decode(body)
         found = joined(_of_answer(answer))

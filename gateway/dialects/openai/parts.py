@@ -71,7 +71,7 @@ _TEXTS: Final = msgspec.json.Decoder(list[dict[Name, str]], dec_hook=as_name)
 
 
 def count_parts(messages: Raw, bounds: StructureBounds) -> tuple[Parts, bool]:
-    """Parts that are not text in the `messages` of a request, and whether there is input outside the body.
+    """Return the parts that are not text in the `messages` of a request, and whether there is input outside the body.
 
     Raises `BadRequest` where one of them has parts or calls and not all are objects, where names are tricks, and where
     there are too many.
@@ -94,7 +94,7 @@ def count_parts(messages: Raw, bounds: StructureBounds) -> tuple[Parts, bool]:
 
 
 def count_content(content: Raw, bounds: StructureBounds) -> tuple[Parts, bool]:
-    """As `count_parts`, of a list that has the parts of one message. Raises `BadRequest`."""
+    """Count as `count_parts` does, of a list that has the parts of one message. Raises `BadRequest`."""
     parts: list[dict[str, Raw]] = []
     outside = not _collect(content, parts, bounds)
     return _sum(parts, outside, bounds) if parts else (NO_PARTS, outside)

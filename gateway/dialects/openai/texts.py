@@ -58,7 +58,8 @@ _TEXT: Final = msgspec.json.Decoder(str)
 
 
 def input_texts(body: bytes) -> list[tuple[str, int]]:
-    """Each text with the bytes that it takes of a body that `openai.parse` accepts; none where it can't be read."""
+    """Return each text with the bytes that it takes of a body that `openai.parse` accepts; none where it can't be
+    read."""
     try:
         request = _REQUEST.decode(body)
         return list(_texts(request))
@@ -88,8 +89,8 @@ def _text(raw: Raw) -> Iterator[tuple[str, int]]:
 
 
 def input_tokens(body: bytes, count: Callable[[str], int]) -> tuple[int, list[Inline]]:
-    """Tokens of all texts and structures, by `count`, and the inline data beside them. A body that can't be read is
-    counted as it stands."""
+    """Return the tokens of all texts and structures, by `count`, and the inline data beside them. A body that can't be
+    read is counted as it stands."""
     inline: list[Inline] = []
     try:
         fields = msgspec.json.decode(body)

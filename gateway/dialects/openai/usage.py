@@ -111,7 +111,8 @@ _STRING: Final[msgspec.json.Decoder[str | None]] = msgspec.json.Decoder(str | No
 
 
 def usage_from_json(endpoint: str, body: bytes) -> Reported | None:
-    """Usage of a whole answer; None where it reports none. Raises `GarbageAnswer` where it is not a JSON object."""
+    """Return the usage of a whole answer; None where it reports none. Raises `GarbageAnswer` where it is not a JSON
+    object."""
     if body.find(CITATION) >= 0:  # `in` asks for a buffer first
         return reported_of(decode(body))
     try:  # as OpenAI writes it, in one go
@@ -123,7 +124,7 @@ def usage_from_json(endpoint: str, body: bytes) -> Reported | None:
 
 
 def is_complete_answer(body: bytes) -> bool:
-    """Whether this is one whole JSON object."""
+    """Return whether this is one whole JSON object."""
     try:
         decode(body)
     except GarbageAnswer:
@@ -132,6 +133,7 @@ def is_complete_answer(body: bytes) -> bool:
 
 
 def decode(body: bytes) -> _Answer:
+    """Return an answer, or the data of an event. Raises `GarbageAnswer`."""
     try:
         return _ANSWER.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -139,6 +141,7 @@ def decode(body: bytes) -> _Answer:
 
 
 def reported_of(answer: _Answer) -> Reported | None:
+    """Return what an answer reports as used; None where that is no usage."""
     counts = counts_of(answer.usage) or counts_of(_groq_usage(answer.x_groq))
     if counts is None:
         return None
@@ -164,7 +167,7 @@ def _string(raw: Raw) -> str | None:
 
 
 def plain_usage(counts: PlainUsage) -> Usage | None:
-    """The usage where the counts agree with each other: what `counts_of` would make of them, for less."""
+    """Return the usage where the counts agree with each other: what `counts_of` would make of them, for less."""
     inputs, outputs = counts.prompt_tokens_details, counts.completion_tokens_details
     total, prompt, output = counts.total_tokens, counts.prompt_tokens, counts.completion_tokens
     cached, audio_input = inputs.cached_tokens, inputs.audio_tokens

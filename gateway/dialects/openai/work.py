@@ -82,7 +82,8 @@ _FIELD_LEVEL: Final = 1
 
 
 def read_work(fields: Mapping[str, Raw], most_calls: int | None, bounds: StructureBounds) -> Work:
-    """The work that the fields of a request ask for; `most_calls` is its `max_tool_calls`. Raises `BadRequest`."""
+    """Return the work that the fields of a request ask for; `most_calls` is its `max_tool_calls`. Raises
+    `BadRequest`."""
     given = {name: raw for name, raw in fields.items() if name in WORK_FIELDS and not _is_off(raw)}
     if not given:
         return NO_WORK
@@ -142,12 +143,12 @@ def _tools(raw: Raw | None, most_calls: int | None, bounds: StructureBounds) -> 
         raise wrong_type("tools", "an array of objects")
     uses = searches = served = 0
     models = []
-    for place, tool in enumerate(tools):
+    for index, tool in enumerate(tools):
         kind = tool.get("type")
         if kind in _PLAIN_TYPES or (is_null(kind) and tool.keys() <= _FUNCTION_FIELDS):
             continue
         served += 1
-        param = f"tools[{place}]"
+        param = f"tools[{index}]"
         name = "" if kind is None else short_text(kind, f"{param}.type")
         if name in _PLAIN_TOOLS:  # written with escapes
             continue
@@ -200,8 +201,8 @@ def _plugins(raw: Raw | None) -> tuple[int, int]:
     if plugins is None:
         raise wrong_type("plugins", "an array of objects")
     uses = 0
-    for place, plugin in enumerate(plugins):
-        param = f"plugins[{place}]"
+    for index, plugin in enumerate(plugins):
+        param = f"plugins[{index}]"
         name = "" if is_null(plugin.get("id")) else short_text(plugin["id"], f"{param}.id")
         if name in _FREE_PLUGINS:
             if not is_null(plugin.get("pdf")):

@@ -189,12 +189,12 @@ class ResponseEvents:
     )
 
     def is_terminal(self, event: bytes, data: bytes) -> bool:
-        """Whether this is one of the events that end a response."""
+        """Return whether this is one of the events that end a response."""
         read = _read(data)
         return (read is not None and read.type in ENDS) or data.strip() == b"[DONE]"
 
     def facts(self, data: bytes) -> EventFacts:
-        """Usage of a terminal event, and errors: of their own event, or of a response that failed."""
+        """Return the usage of a terminal event, and errors: of their own event, or of a response that failed."""
         event = _read(data)
         if event is None:
             return EventFacts()
@@ -208,23 +208,23 @@ class ResponseEvents:
         return EventFacts(reported, has_usage=reported is not None, is_error=failed)
 
     def pieces(self, data: bytes) -> list[tuple[int, Piece]]:
-        """What the model wrote in one event."""
+        """Return what the model wrote in one event."""
         try:
             return [(0, piece) for piece in _pieces(msgspec.json.decode(data))]
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return pieces_of_part(data) if data.lstrip().startswith(b"{") else []
 
     def pieces_of_part(self, data: bytes) -> list[tuple[int, Piece]]:
-        """The output in the data of an event that broke off, as far as it can be told; what an event says that names
-        no delta was said before."""
+        """Return the output in the data of an event that broke off, as far as it can be told; what an event says that
+        names no delta was said before."""
         return pieces_of_part(data.replace(b'"delta"', b'"text"', 1)) if b'.delta"' in data else []
 
     def without_null_usage(self, block: bytes) -> bytes:
-        """The same events: nothing is asked of the provider that the client did not ask for."""
+        """Return the same events: nothing is asked of the provider that the client did not ask for."""
         return block
 
     def with_cost(self, data: bytes, cost_usd: str) -> bytes:
-        """The same data with `cost_usd` in the usage of its response; unchanged where it has none."""
+        """Return the same data with `cost_usd` in the usage of its response; unchanged where it has none."""
         try:
             event = _FIELDS.decode(data)
             response = _FIELDS.decode(event["response"])

@@ -23,6 +23,7 @@ from gateway.dialects.base import Endpoint
 from gateway.dialects.events import EVENT_STREAM
 from gateway.dialects.exceptions import BadRequest, GarbageAnswer
 from gateway.dialects.facts import Reported, Stored
+from gateway.dialects.fields import is_null
 from gateway.dialects.openai.errors import error_body, error_headers
 from gateway.dialects.openai.output import output_of_part
 from gateway.dialects.openai.paths import with_azure
@@ -73,18 +74,21 @@ class ResponsesDialect:
         self._bounds = bounds
 
     def owns(self, path: str, headers: Mapping[str, str]) -> bool:
+        """Return that none is: OpenAI's dialect answers for its paths."""
         return False  # its errors are those of OpenAI's dialect
 
     def parse(self, head: Head, body: bytes) -> ParsedRequest:
+        """Return what metering needs of a request. Raises `BadRequest`."""
         operation = head.match.endpoint.operation
         if operation in _OPERATIONS:
-            return parse(operation, body, self._bounds)
+            return parse(operation, body, self._bounds, RESPONSES_CREATION)
         return parse_object(head, body, self._bounds)
 
     texts = staticmethod(input_texts)
     input_tokens = staticmethod(input_tokens)
 
     def upstream_path(self, match: Match, model: str) -> str:
+        """Return what follows a provider's base URL."""
         endpoint = match.endpoint
         path = endpoint.operation.rpartition(" ")[2].removeprefix("/v1")
         for name, value in match.parameters.items():
@@ -92,16 +96,18 @@ class ResponsesDialect:
         return path
 
     def auth_header(self, key: str) -> tuple[str, str]:
+        """Return the header in which a provider takes its key."""
         return "Authorization", f"Bearer {key}"
 
     def max_field(self, operation: str, configured: str) -> str:
+        """Return the field in which the maximum of an answer's tokens is sent."""
         return MAX_FIELD if operation == RESPONSES else ""
 
     def rewrite(
         self, body: bytes, *, model: str | None, include_usage: bool, max_output_tokens: int | None, max_field: str
     ) -> bytes:
-        """What is nested stays byte for byte; spaces between top-level fields go. `max_field` is empty where the
-        endpoint takes no maximum."""
+        """Return the body to send: what is nested stays byte for byte; spaces between top-level fields go. `max_field`
+        is empty where the endpoint takes no maximum."""
         bounded = max_output_tokens is not None and max_field
         if not body or (model is None and not bounded):
             return body
@@ -117,6 +123,7 @@ class ResponsesDialect:
         return msgspec.json.encode(fields)
 
     def usage_from_json(self, operation: str, body: bytes) -> Reported | None:
+        """Return the usage of a whole answer; None where it reports none. Raises `GarbageAnswer`."""
         if operation in (RESPONSES, COMPACT):
             return usage_of(body)
         if not is_complete_answer(body):
@@ -127,9 +134,11 @@ class ResponsesDialect:
     output_of_part = staticmethod(output_of_part)
 
     def is_stream(self, parsed: ParsedRequest, content_type: bytes) -> bool:
+        """Return whether an answer is passed on as it comes."""
         return content_type.startswith(EVENT_STREAM)
 
     def tap(self, content_type: bytes, *, usage_added: bool, include_cost: bool) -> SseTap:
+        """Return a tap for one stream."""
         return SseTap(self.events, hold_usage=include_cost)
 
     error_body = staticmethod(error_body)
@@ -138,6 +147,7 @@ class ResponsesDialect:
 
 class _Message(msgspec.Struct):
     type: str | None = None
+    response: Raw = Raw(b"null")
 
 
 _MESSAGE: Final = msgspec.json.Decoder(_Message)
@@ -151,18 +161,22 @@ class SocketDialect(ResponsesDialect):
     creations = ()  # nothing here goes on in the background
 
     def owns(self, path: str, headers: Mapping[str, str]) -> bool:
+        """Return that none is: OpenAI's dialect answers for its paths."""
         return False
 
     def parse(self, head: Head, body: bytes) -> ParsedRequest:
+        """Return what metering needs of a request. Raises `BadRequest`."""
         if UPGRADE not in head.headers:
             raise BadRequest("This is a WebSocket: connect with 'Upgrade: websocket', or POST your request.")
         try:
-            kind = _MESSAGE.decode(body).type
+            message = _MESSAGE.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            kind = CREATE  # what is wrong with it is said below
-        if kind != CREATE:
+            message = _Message(CREATE)  # what is wrong with it is said below
+        if not is_null(message.response):  # where the Realtime API has them
+            raise BadRequest("Write the fields of the response beside 'type'.", "response")
+        if message.type != CREATE:
             raise BadRequest(f"Only messages of the type '{CREATE}' are served here.", "type")
-        parsed = parse(RESPONSES, body, self._bounds)
+        parsed = parse(RESPONSES, body, self._bounds, RESPONSES_CREATION)
         stored = parsed.stored or Stored()
         if stored.background:
             raise BadRequest("A response on a WebSocket can't be in the background: POST it.", "background")

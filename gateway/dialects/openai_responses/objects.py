@@ -47,6 +47,7 @@ OBJECT_ENDPOINTS: Final = tuple(
 STREAM: Final = "stream"
 _OWNERS: Final = ("response_id", "conversation_id")
 _RUNNING: Final = frozenset({"queued", "in_progress"})
+_CANCELLED: Final = "cancelled"
 _QUERY_LIMIT: Final = 100
 
 
@@ -74,19 +75,21 @@ class ObjectCreation:
         self.cancel: Final = None if cancel is None else Endpoint(cancel, f"POST {cancel}", free=True)
 
     def reported(self, body: bytes) -> Reported | None:
-        """The usage of one that is done."""
+        """Return the usage of one that is done."""
         return usage_of(body)
 
     def of_answer(self, body: bytes | Raw) -> Created | None:
-        """The object of a whole answer."""
+        """Return the object of a whole answer."""
         try:
             made = _OBJECT.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        return Created(made.id, made.status in _RUNNING) if made.object == self.kind else None
+        if made.object != self.kind:
+            return None
+        return Created(made.id, made.status in _RUNNING, made.status == _CANCELLED)
 
     def of_event(self, data: bytes) -> Created | None:
-        """The object of the first event of a stream."""
+        """Return the object of the first event of a stream."""
         try:
             return self.of_answer(_EVENT.decode(data).response)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -18,12 +18,11 @@ from msgspec import Raw
 
 from billing.usage import MAX_COUNT
 from gateway.dialects.exceptions import BadRequest
-from gateway.dialects.facts import NO_METADATA, NO_PARTS, ParsedRequest, Stored, Work
+from gateway.dialects.facts import NO_METADATA, NO_PARTS, Creation, ParsedRequest, Stored, Work
 from gateway.dialects.fields import first_byte, is_null, read_object, read_objects, top_level, wrong_type
 from gateway.dialects.openai.values import FIELD_LEVEL, FieldTable, metadata_of, read_values, within
 from gateway.dialects.openai.work import WORK_FIELDS, read_work
 from gateway.dialects.openai_responses.input import INPUT, read_input
-from gateway.dialects.openai_responses.objects import RESPONSES_CREATION
 from gateway.dialects.structure import StructureBounds, check_size, check_value, more_items, too_many
 from gateway.dialects.values import checked_model, label
 
@@ -53,6 +52,7 @@ _TABLE: Final = FieldTable(
     },
     WORK_FIELDS | {INPUT},
 )
+_DISABLED: Final = b'"disabled"'
 _ELSEWHERE: Final = frozenset({"tools", "conversation", "previous_response_id"})
 """Fields of `WORK_FIELDS` that are read here in another way."""
 _CONVERSATION: Final = frozenset({"id"})
@@ -69,8 +69,9 @@ _TOOL: Final = frozenset({"type", "environment", "container", "vector_store_ids"
 _ENVIRONMENT: Final = frozenset({"type"})
 
 
-def parse(operation: str, body: bytes, bounds: StructureBounds) -> ParsedRequest:
-    """Return what a request for a response, its compaction or its count of tokens asks for. Raises `BadRequest`."""
+def parse(operation: str, body: bytes, bounds: StructureBounds, created: Creation) -> ParsedRequest:
+    """Return what a request for a response, its compaction or its count of tokens asks for; `created` tells of the
+    response that is stored. Raises `BadRequest`."""
     if len(body) > bounds.small_bytes:
         check_size(body, bounds)
     fields = top_level(body, bounds.fields)
@@ -90,12 +91,13 @@ def parse(operation: str, body: bytes, bounds: StructureBounds) -> ParsedRequest
     work = _work(fields, values, bounds)
     previous = values.get("previous_response_id")
     only_previous = previous is not None and not (outside or work.outside or ids) and len(stored) == 1
-    creation = RESPONSES_CREATION if operation == RESPONSES and values.get("store") is not False else None
+    creation = created if operation == RESPONSES and values.get("store") is not False else None
     named = None
     if stored or ids or creation is not None:
         names = (*stored, *ids)
         background = values.get("background") is True
-        named = Stored(names, previous if only_previous else None, creation, background=background)
+        previous = previous if only_previous else None
+        named = Stored(names, previous, creation, background=background, whole=not _shortens(fields))
     most = within(values, MAX_FIELD, 1, MAX_COUNT)
     has_output = operation != INPUT_TOKENS
     if operation == COMPACT:
@@ -135,6 +137,12 @@ def _stored(fields: Mapping[str, Raw], values: Mapping[str, Any]) -> list[str]:
     return ids
 
 
+def _shortens(fields: Mapping[str, Raw]) -> bool:
+    """Whether the provider may leave out a part of what came before, which later responses may have again."""
+    truncation, management = fields.get("truncation"), fields.get("context_management")
+    return not is_null(management) or (not is_null(truncation) and bytes(truncation or b"") != _DISABLED)
+
+
 def _check_background(operation: str, values: Mapping[str, Any]) -> None:
     """Refuse work in the background that could not be polled."""
     if operation != RESPONSES or values.get("store") is False:
@@ -169,8 +177,8 @@ def read_tools(raw: Raw | None, most_calls: int | None, bounds: StructureBounds)
     if tools is None:
         raise wrong_type("tools", "an array of objects")
     uses = searches = 0
-    for place, tool in enumerate(tools):
-        param = f"tools[{place}]"
+    for index, tool in enumerate(tools):
+        param = f"tools[{index}]"
         if is_null(tool.get("type")):
             raise BadRequest(f"Missing required parameter: '{param}.type'.", param)
         kind = _string(tool["type"], f"{param}.type")

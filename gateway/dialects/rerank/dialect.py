@@ -80,10 +80,11 @@ class RerankDialect(OpenAIDialect):
     kept_parameters = METERING_FIELDS
 
     def owns(self, path: str, headers: Mapping[str, str]) -> bool:
+        """Return that none is: OpenAI's dialect answers for its paths."""
         return False
 
     def parse(self, head: Head, body: bytes) -> ParsedRequest:
-        """What a rerank asks for at most. Raises `BadRequest`."""
+        """Return what a rerank asks for at most. Raises `BadRequest`."""
         bounds = self._bounds
         if len(body) > bounds.small_bytes:
             check_size(body, bounds)
@@ -133,41 +134,44 @@ class RerankDialect(OpenAIDialect):
         return max(1, len(objects))
 
     def texts(self, body: bytes) -> list[tuple[str, int]]:
-        """None: the query is read once for each document."""
+        """Return none: the query is read once for each document."""
         return []
 
     def input_tokens(self, body: bytes, count: Callable[[str], int]) -> tuple[int, list[Inline]]:
-        """The documents, and the query once for each of them."""
+        """Return the documents, and the query once for each of them."""
         fields: dict[str, Any] = msgspec.json.decode(body)
         documents = fields["documents"]
         texts = [each if isinstance(each, str) else msgspec.json.encode(each).decode() for each in documents]
         return sum(map(count, texts)) + count(fields["query"]) * max(1, len(texts)), []
 
     def upstream_path(self, match: Match, model: str) -> str:
-        """A base URL has the version: `https://api.cohere.com/v2`, `https://api.voyageai.com/v1`."""
+        """Return what follows a base URL, which has the version: `https://api.cohere.com/v2`,
+        `https://api.voyageai.com/v1`."""
         return RERANK
 
     def rewrite(
         self, body: bytes, *, model: str | None, include_usage: bool, max_output_tokens: int | None, max_field: str
     ) -> bytes:
-        """Only the model's name changes."""
+        """Return the body with the model's name changed."""
         return rewrite(body, model=model)
 
     def usage_from_json(self, operation: str, body: bytes) -> Reported | None:
-        """Searches, tokens or both, as far as an answer reports them. Raises `GarbageAnswer`."""
+        """Return searches, tokens or both, as far as an answer reports them. Raises `GarbageAnswer`."""
         try:
             answer = _ANSWER.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise GarbageAnswer("the provider's answer is not a JSON object") from error
         searches, tokens = _searches(answer.meta), _tokens(answer.usage)
-        return Reported(Usage(input_tokens=tokens, searches=searches)) if searches or tokens else None
+        if searches is None and tokens is None:
+            return None
+        return Reported(Usage(input_tokens=tokens or 0, searches=searches or 0))
 
     def output(self, body: bytes) -> Output:
-        """Nothing is written."""
+        """Return that nothing is written."""
         return NO_OUTPUT
 
     def output_of_part(self, part: bytes) -> Output:
-        """Nothing is written."""
+        """Return that nothing is written."""
         return NO_OUTPUT
 
 
@@ -181,20 +185,22 @@ def _text(fields: Mapping[str, Raw], name: str) -> str:
         raise wrong_type(name, "a string") from error
 
 
-def _searches(raw: Raw) -> int:
-    """Searches billed, which Cohere writes as a decimal; a part of one is one."""
+def _searches(raw: Raw) -> int | None:
+    """Searches billed, which Cohere writes as a decimal; a part of one is one. None where it says none that can be."""
     try:
         meta = _META.decode(raw)
-        units = Decimal(bytes(meta.billed_units.search_units).decode()) if meta and meta.billed_units else Decimal(0)
-        return int(units.to_integral_value(ROUND_CEILING)) if 0 < units <= MAX_COUNT else 0
+        if meta is None or meta.billed_units is None:
+            return None
+        units = Decimal(bytes(meta.billed_units.search_units).decode())
+        return int(units.to_integral_value(ROUND_CEILING)) if 0 <= units <= MAX_COUNT else None
     except (msgspec.DecodeError, UnicodeDecodeError, InvalidOperation):
-        return 0
+        return None
 
 
-def _tokens(raw: Raw) -> int:
+def _tokens(raw: Raw) -> int | None:
     try:
         tokens = _TOKENS.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return 0
+        return None
     total = tokens.total_tokens if tokens else None
-    return total if total is not None and 0 < total <= MAX_COUNT else 0
+    return total if total is not None and 0 <= total <= MAX_COUNT else None

@@ -147,8 +147,8 @@ class MissingUsage:
         if (parts.images and "image" not in bounds) or (parts.files and "file" not in bounds):
             return hold.need.input_tokens
         known = parts.images * bounds.get("image", 0) + parts.files * bounds.get("file", 0)
-        text_bytes = len(body) - parts.data_bytes
-        if text_bytes > MAX_COUNTED_BYTES:
+        text_bytes = (len(body) or context.parsed.input_bound_tokens) - parts.data_bytes
+        if text_bytes > MAX_COUNTED_BYTES or not body:  # of work in the background no body is kept
             return known + text_bytes // BYTES_PER_TOKEN
 
         def count(count_text: Callable[[str], int]) -> tuple[int, list[Inline]]:

@@ -20,7 +20,7 @@ from billing.usage import Usage
 from gateway.dialects.facts import NO_WORK, Reported
 from gateway.dialects.output import NO_OUTPUT, Output
 from gateway.proxy.attempts import KEY_REFUSED
-from gateway.proxy.estimate import Charge, billed_usage, own_searches
+from gateway.proxy.estimate import Charge, billed_usage, own_searches, says_nothing
 from gateway.proxy.settlement.doubts import Doubts, believed
 from gateway.proxy.settlement.missing_usage import Guess, MissingUsage
 
@@ -34,11 +34,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-def says_nothing(tap: Tap) -> bool:
-    """Return whether a stream has neither output nor a count of anything."""
-    return (tap.reported is None or tap.reported.counts_nothing) and not tap.began_output
 
 
 def _nothing() -> Output:
@@ -113,7 +108,7 @@ class Settlements:
     ) -> None:
         self._holds = holds
         self._missing = missing
-        self._doubts = Doubts(metrics)
+        self.doubts = Doubts(metrics)
         self._metrics = metrics
         self._max_usage_factor = max_usage_factor
         self._clock = clock
@@ -129,7 +124,7 @@ class Settlements:
         if parsed.work is not NO_WORK or route.searches_itself:
             usage = billed_usage(usage, parsed, route)
         charge = context.charge(usage, reported)
-        self._doubts.note(route, reported)
+        self.doubts.note(route, reported)
         if reported.others:
             usage = total_usage(usage, reported.others)
         if charge.charged_nano > hold.cost_nano or usage.input_tokens + usage.output_tokens > hold.tokens:

@@ -7,7 +7,7 @@ import pytest
 from billing.api.services import Services
 from billing.effects import LiveBalance
 from billing.ledger.catalogue import sync_prices
-from billing.prices import FACTOR_SCALE
+from billing.rates import FACTOR_SCALE
 from billing.usage import Usage
 from tests.billing.api.support import Api, serving
 from tests.billing.support import PRICE, PRICES, Billing

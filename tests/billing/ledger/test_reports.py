@@ -13,7 +13,7 @@ from billing.ledger.explanations import EXACT_DECIMALS, decimal, exact_usd, expl
 from billing.ledger.reports import EventFilter, UsageTotals, roll
 from billing.money import format_usd
 from billing.pages import BadCursor
-from billing.prices import COST_SCALE, FACTOR_SCALE
+from billing.rates import COST_SCALE, FACTOR_SCALE
 from billing.usage import Usage
 from tests.billing.support import PRICE, PRICES, Billing
 

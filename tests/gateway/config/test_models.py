@@ -202,6 +202,7 @@ def test_a_model_with_a_provider_alone(tmp_path: Path) -> None:
         ("{}", "models.m.provider: missing"),
         ("{provider: locl}", 'models.m.provider: expected a provider of this file, got "locl"; did you mean local?'),
         ("{provider: local, fallbacks: [othr]}", "models.m.fallbacks: othr is no entry of models; did you mean other?"),
+        ("{provider: local, answered_by: 5}", "models.m.answered_by: expected a list, got 5"),
         ("{provider: local, fallbacks: [m]}", "models.m.fallbacks: an entry is no fallback of its own"),
         (
             "{provider: local, model: other, fallbacks: [other]}",

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from billing.money import parse_usd
-from billing.prices import FACTOR_SCALE, PriceRow, Tier, Variant
+from billing.prices import PriceRow
+from billing.rates import FACTOR_SCALE, Tier, Variant
 from gateway.config.settings import unpriced_models, warnings
 from tests.gateway.config.support import PRICES, load, problems
 

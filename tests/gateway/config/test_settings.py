@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from billing.money import parse_usd
-from billing.prices import PriceTable, round_up
+from billing.price_table import PriceTable
+from billing.rates import round_up
 from billing.usage import Usage
 from gateway.config.settings import (
     FILES,

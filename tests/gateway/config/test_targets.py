@@ -51,7 +51,7 @@ def test_a_target_elsewhere_has_a_key_and_headers_of_its_own(tmp_path: Path) -> 
 
 def test_an_entry_without_targets_is_the_only_one(tmp_path: Path) -> None:
     found = provider(tmp_path, "enabled: true")
-    assert (found.targets, found.places) == ((), (TargetConfig("https://a/v1", Secret("sk-1"), 1, "v=1"),))
+    assert (found.targets, found.all_targets) == ((), (TargetConfig("https://a/v1", Secret("sk-1"), 1, "v=1"),))
 
 
 def test_a_provider_is_off_where_no_target_has_its_key(tmp_path: Path) -> None:
@@ -60,13 +60,13 @@ def test_a_provider_is_off_where_no_target_has_its_key(tmp_path: Path) -> None:
     main = entry('targets: [{}, {api_key: "${KEY_2}"}]').replace("KEY_1", "GONE")
     found = load(tmp_path, KEYS, main=main).providers["p"]
     assert found.enabled
-    assert [target.api_key for target in found.places] == [Secret("sk-2")]
+    assert [target.api_key for target in found.all_targets] == [Secret("sk-2")]
 
 
 def test_a_target_with_a_base_url_of_its_own_serves_the_dialect_of_its_kind_alone(tmp_path: Path) -> None:
     targets = 'targets: [{api_key: "${KEY_2}"}, {base_url: "https://b/v1"}]'
     found = provider(tmp_path, f'dialects: {{anthropic: "https://a/anthropic"}}, {targets}')
-    same, elsewhere = found.places
+    same, elsewhere = found.all_targets
     assert (found.url_of("openai", same), found.url_of("anthropic", same)) == (
         ("https://a/v1", "v=1"),
         ("https://a/anthropic", ""),

@@ -1,4 +1,5 @@
-"""Usage as providers write it, API by API: the shapes of their references, with counts that tell the fields apart."""
+"""Usage as providers write it, API by API: the fields of their references, with counts that tell them apart. An address
+is that of a reference which has the fields; the counts are made up."""
 
 import json
 from typing import Any, Final, NamedTuple
@@ -418,8 +419,8 @@ ANSWERS: Final = (
 )
 """Answers of which the package reads what is read here."""
 DIFFERENT: Final = (
-    # https://ai.google.dev/gemini-api/docs/pricing: "Context caching price: (text / image / video)" is one price, which
-    # is that of cached_input, and sound has another. They have a count of cached images.
+    # By the prices of the package itself cached text, images and video cost the same, and sound has a price of its own:
+    # cached images are counted as cached_input. They have a count of cached images.
     (
         Answer(
             "looked again",
@@ -437,9 +438,9 @@ DIFFERENT: Final = (
         {"input_image_tokens": 600, "cache_image_read_tokens": 258},
         {"input_image_tokens": 342},
     ),
-    # https://ai.google.dev/gemini-api/docs/pricing prices text, images, video and sound; documents have the price of
-    # text (https://ai.google.dev/gemini-api/docs/document-processing: a page's text is text, its picture 258 tokens of
-    # the input). They count documents as images, whose price is the same in all rows.
+    # Google names no price for documents; others found them billed as text
+    # (https://github.com/BerriAI/litellm/pull/24410). They count documents as images, whose price is the same in all
+    # rows.
     (
         Answer(
             "document", "google", "default", "gemini", gemini(523, 40, promptTokensDetails=by(TEXT=7, DOCUMENT=516))
@@ -447,8 +448,9 @@ DIFFERENT: Final = (
         {"input_image_tokens": 516},
         {},
     ),
-    # https://ai.google.dev/gemini-api/docs/pricing#gemini-3-pro-preview: "Grounding with Google Search" is billed by
-    # the search, and what it brings is no input; they add it, and leave the search out.
+    # https://ai.google.dev/gemini-api/docs/pricing: "Grounding with Google Search" is billed by the search query from
+    # Gemini 3 on. That what it brings is no input besides is how other meters have it; no page of Google's was found
+    # that says so. They add it, and leave the search out.
     (
         Answer(
             "grounded",
@@ -461,19 +463,21 @@ DIFFERENT: Final = (
         {"input_tokens": 4020},
         {"input_tokens": 20, "web_searches": 2},
     ),
-    # https://ai.google.dev/gemini-api/docs/openai: thinking is in total_tokens alone; they leave it out.
+    # Measured by others at Google's OpenAI endpoint, described nowhere: thinking is in total_tokens alone. They leave
+    # it out.
     (
         Answer("chat that thought", "google", "chat", "chat", chat(7, 30, total_tokens=137)),
         {"output_tokens": 30},
         {"output_tokens": 130},
     ),
-    # https://docs.x.ai/docs/guides/live-search: a search is billed by the source. They leave it out.
+    # https://docs.x.ai/docs/guides/live-search: 25 USD per 1,000 sources used, which num_sources_used counts. (It was
+    # withdrawn in 2026; what searches the Responses API does is another field.) They leave it out.
     (
         Answer("searched", "x-ai", "chat", "chat", chat(32, 9, {"cached_tokens": 6}, num_sources_used=4)),
         {},
         {"web_searches": 4},
     ),
-    # https://openai.com/api/pricing: web search is billed by the call. They leave it out.
+    # https://developers.openai.com/api/docs/pricing: web search is billed by the call. They leave it out.
     (
         Answer(
             "searched",
@@ -486,24 +490,27 @@ DIFFERENT: Final = (
         {},
         {"web_searches": 1},
     ),
-    # https://api-docs.deepseek.com/guides/kv_cache names the hits by prompt_cache_hit_tokens; they read another name.
+    # https://api-docs.deepseek.com/guides/kv_cache/: prompt_cache_hit_tokens are the hits; they read another name.
     (
         Answer("hit, by its old name", "deepseek", "chat", "chat", chat(1000, 10, prompt_cache_hit_tokens=896)),
         {},
         {"cache_read_tokens": 896},
     ),
-    # https://platform.moonshot.ai/docs/api/chat: cached_tokens may stand at the top alone.
+    # Moonshot's own answers have cached_tokens at the top alone, and no details
+    # (https://github.com/promptfoo/promptfoo/pull/10132, tried against its API).
     (
         Answer("cached, at the top", "moonshotai", "chat", "chat", chat(200, 50, cached_tokens=128)),
         {},
         {"cache_read_tokens": 128},
     ),
-    # https://docs.perplexity.ai/getting-started/pricing: total_tokens is prompt and completion, and what was thought
-    # and cited has prices of its own, which a reported cost has in it. They add both to the output.
+    # https://docs.perplexity.ai/getting-started/pricing: what Deep Research thought and cited has prices of its own (3
+    # and 2 USD, output is 8), which a reported cost has in it. Whether completion_tokens has them no page says: the
+    # total here has not. They add both to the output.
     (
         Answer("deep", "perplexity", "default", "chat", chat(14, 900, reasoning_tokens=700, citation_tokens=50)),
         {"output_tokens": 1650, "output_reasoning_tokens": 700},
         {"output_tokens": 900},
     ),
 )
-"""Answers that the two read otherwise, with the page that decides; then their counts, and ours, where they differ."""
+"""Answers that the two read otherwise, with what decides, a page where there is one; then their counts, and ours, where
+they differ."""

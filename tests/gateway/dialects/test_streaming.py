@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.usage import Usage
+from gateway.dialects import streaming
+from gateway.dialects.anthropic.streams import AnthropicEvents
 from gateway.dialects.events import event_data
 from gateway.dialects.openai.events import OpenAIEvents
 from gateway.dialects.streaming import MAX_EVENT_BYTES, SseTap
@@ -452,3 +454,24 @@ def test_what_stands_before_the_first_usage_is_not_looked_through_for_it() -> No
     before, null, last = says("a") * 50, says("b", usage=None), usage_event(3, 4)
     assert run(SseTap(reader, strip_usage=True), [before + null + last + DONE])[0] == before + says("b")
     assert reader.looked_through == [null + last + DONE]
+
+
+def test_of_events_between_two_markers_none_is_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bytes] = []
+
+    def noted(event: bytes) -> bytes:
+        seen.append(event)
+        return event_data(event)
+
+    monkeypatch.setattr(streaming, "event_data", noted)
+    start = b'event: message_start\ndata: {"type":"message_start","message":{"usage":{"input_tokens":9}}}\n\n'
+    delta = (
+        b'event: content_block_delta\ndata: {"type":"content_block_delta","delta":{"type":"text_delta","text":"a"}}\n\n'
+    )
+    last = b'event: message_delta\ndata: {"type":"message_delta","usage":{"output_tokens":5}}\n\n'
+    stop = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+    tap = SseTap(AnthropicEvents())
+    assert tap.feed(start + 3 * delta + last + 2 * delta + stop) == start + 3 * delta + last + 2 * delta
+    assert seen == [start, last, stop]
+    assert tap.stale
+    assert tap.finish() == stop

@@ -17,7 +17,7 @@ async def test_reconcile_reports_and_mends(gateway: Gateway) -> None:
     customer = await gateway.customer("5.00")
     async with customer.post(body=chat()) as answer:
         assert answer.status == 200
-    engine, link = gateway.runtime.engine, gateway.runtime.link
+    engine, link = gateway.runtime.engine, gateway.runtime.redis_client
     key = engine.keyspace.account(customer.account_id)
     state = AccountState.unpack(await link.command("GET", key))
     await link.command("SET", key, replace(state, balance_nano=state.balance_nano + 12).pack())

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from billing.prices import PriceRow, PriceTable
+from billing.price_table import PriceTable
+from billing.prices import PriceRow
 from gateway.config.models import ModelConfig, ProviderConfig
 from gateway.config.secret import Secret
 from gateway.config.settings import Settings

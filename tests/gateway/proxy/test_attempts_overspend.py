@@ -10,7 +10,8 @@ import pytest
 from aiohttp import web
 
 from billing.money import parse_usd
-from billing.prices import PriceRow, PriceTable
+from billing.price_table import PriceTable
+from billing.prices import PriceRow
 from gateway.config.models import ModelConfig, ProviderConfig
 from gateway.config.secret import Secret
 from gateway.config.settings import Settings

@@ -28,10 +28,16 @@ class Worker:
     said: dict[str, Any] = field(default_factory=lambda: response(status="queued", usage=None, output=[]))
     status: int = 200
     asked: list[str] = field(default_factory=list)
+    gone: bool = False
+    hangs: asyncio.Event | None = None
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         await request.read()
         self.asked.append(f"{request.method} {request.path}")
+        if self.gone and request.transport is not None:
+            request.transport.abort()
+        if request.method == "GET" and self.hangs is not None:
+            await self.hangs.wait()
         if request.method == "GET" and self.status != 200:
             return web.json_response({"error": {"message": "gone"}}, status=self.status)
         return web.json_response(self.said)
@@ -131,6 +137,57 @@ async def test_one_that_never_ends_costs_its_hold_and_is_stopped(make: Any, work
     assert (await the_event(customer))["estimated"]
 
 
+async def test_one_whose_provider_is_gone_costs_its_hold_when_it_expires(make: Any, worker: Worker) -> None:
+    gateway = await make(background_expiry_s=1)
+    customer = await gateway.customer()
+    await respond(customer)
+    worker.gone = True
+    await all_done(gateway)
+    assert (await the_event(customer))["estimated"]
+    await until(lambda: not gateway.proxy._poller._following)
+
+
+async def test_a_gateway_that_stops_does_not_wait_for_a_silent_provider(make: Any, worker: Worker) -> None:
+    gateway = await make()
+    customer = await gateway.customer()
+    worker.hangs = asyncio.Event()
+    await respond(customer)
+    await until(lambda: worker.polled() == 1)
+    async with asyncio.timeout(BOUND_S):
+        await gateway.proxy._poller.stop()
+        await until(lambda: not gateway.runtime.engine.holds.live)
+    assert await customer.events() == []
+    assert not await held(customer)
+    worker.hangs.set()
+
+
+@pytest.mark.parametrize("place", ["_stored.record", "_poller.begin"])
+async def test_a_client_that_leaves_while_it_is_kept_is_charged_what_it_used(
+    make: Any, worker: Worker, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    gateway = await make()
+    customer = await gateway.customer()
+    owner, name = place.split(".")
+    part = getattr(gateway.proxy._forwarder, owner)
+    real, reached, calls = getattr(part, name), asyncio.Event(), []
+
+    async def slow(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 1:
+            reached.set()
+            await asyncio.Event().wait()
+        return await real(*args)
+
+    monkeypatch.setattr(part, name, slow)
+    asking = asyncio.create_task(respond(customer))
+    await reached.wait()
+    asking.cancel()
+    await until(lambda: worker.polled() >= 1)
+    worker.said = response(service_tier="default")
+    await all_done(gateway)
+    assert not (await the_event(customer, COST))["estimated"]
+
+
 async def test_a_gateway_that_stops_leaves_it_to_another(
     make_gateway: MakeGateway, upstream: Any, worker: Worker
 ) -> None:
@@ -168,6 +225,7 @@ async def test_another_gateway_pays_it_once_where_its_own_is_lost(
     await first.runtime.engine.lease.end()
     await until(lambda: worker.polled() >= 2)
     worker.said = response(service_tier="default")
+    worker.said["usage"] = {**worker.said["usage"], "odd_tokens": 3}
     async with asyncio.timeout(BOUND_S):
         await all_done(second)
 
@@ -179,6 +237,7 @@ async def test_another_gateway_pays_it_once_where_its_own_is_lost(
     assert sorted(parse_usd(event["charged_usd"]) for event in events)[-1] == COST
     assert sum(parse_usd(event["charged_usd"]) for event in events) == COST
     assert request_id in {event["id"] for event in events}
+    assert b'metergate_usage_doubts_total{doubt="field",provider="openai"} 1.0' in await second.metrics()
     lost.set()
 
 
@@ -193,6 +252,19 @@ async def test_what_could_not_be_followed_is_refused(make: Any, worker: Worker) 
     assert worker.asked == []
     assert (await respond(customer)).status == 200
     refusal(await respond(customer), 503, "temporarily_unavailable")
+    worker.said = response()
+    await all_done(gateway)
+
+
+async def test_one_account_does_not_take_all_places(make: Any, worker: Worker) -> None:
+    gateway = await make(background_jobs=4)
+    one, other = await gateway.customer(), await gateway.customer()
+    for name in ("resp_1", "resp_2"):
+        worker.said = {**worker.said, "id": name}
+        assert (await respond(one)).status == 200
+    refusal(await respond(one), 503, "temporarily_unavailable")
+    worker.said = {**worker.said, "id": "resp_3"}
+    assert (await respond(other)).status == 200
     worker.said = response()
     await all_done(gateway)
 
@@ -261,6 +333,46 @@ async def test_a_streamed_one_goes_on_where_its_stream_breaks(
     assert (found["id"], found["estimated"]) == (request_id, False)
     worker.go_on.set()
     await until(lambda: not gateway.proxy._poller._following and not gateway.proxy._poller._passing)
+
+
+CANCELLED = response(status="cancelled", usage=None, output=[])
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_one_that_is_cancelled_costs_its_input_and_the_hold_where_it_was_streamed_again(
+    make: Any, worker: Worker, again: bool
+) -> None:
+    gateway = await make()
+    customer = await gateway.customer()
+    await respond(customer, input="Hello " * 50)
+    if again:
+        async with customer.get(f"{PATH}/resp_1?stream=true") as answer:
+            assert answer.status == 200
+    worker.said = CANCELLED
+    await all_done(gateway)
+    await until(lambda: not gateway.runtime.engine.holds.live)
+    found = next(event for event in await customer.events() if event["endpoint"] == PATH)
+    assert found["estimated"]
+    assert found["input_tokens"] > 50
+    assert found["output_tokens"] == (ASKED["max_output_tokens"] if again else 0)
+
+
+async def test_what_was_streamed_before_it_was_cancelled_is_charged(make_gateway: MakeGateway, upstream: Any) -> None:
+    worker = Streaming()
+    worker.begun += event("response.output_text.delta", item_id="msg_1", delta="one two three four")
+    worker.cut = True
+    gateway = await make_gateway(await upstream(worker.serve), **QUICK)
+    customer = await gateway.customer()
+    async with customer.post(PATH, {**ASKED, "stream": True}) as answer:
+        assert await answer.content.readexactly(len(worker.begun)) == worker.begun
+        worker.said = CANCELLED
+        worker.go_on.set()
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await answer.read()
+    await all_done(gateway)
+    found = await the_event(customer)
+    assert (found["estimated"], found["output_tokens"]) == (True, 4)
+    assert found["input_tokens"] > 0
 
 
 async def test_the_client_polls_a_background_response(make_gateway: MakeGateway) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from billing.money import parse_usd
-from billing.prices import PriceRow, PriceTable
+from billing.price_table import PriceTable
+from billing.prices import PriceRow
 from gateway.config.settings import Settings
 from gateway.dialects.openai.parts import CONTENT
 from tests.gateway.conftest import Handler, MakeGateway, chat

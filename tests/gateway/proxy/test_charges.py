@@ -11,7 +11,9 @@ import pytest
 
 from billing.money import parse_usd
 from billing.plans import Plan
-from billing.prices import FACTOR_SCALE, PriceRow, PriceTable, Tier
+from billing.price_table import PriceTable
+from billing.prices import PriceRow
+from billing.rates import FACTOR_SCALE, Tier
 from gateway.config.settings import ModelConfig, Settings
 from tests.gateway.conftest import Handler, MakeGateway, chat
 from tests.support.gateways import (

@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from billing.holds.decision import Need, NeedTooLarge
-from billing.prices import FACTOR_SCALE, TOKEN_CLASSES, PriceRow, Tier
-from billing.rates import Variant
+from billing.ledger.usage_columns import decode_shares
+from billing.prices import PriceRow
+from billing.rates import FACTOR_SCALE, TOKEN_CLASSES, Tier, Variant
 from billing.usage import MAX_COUNT, Usage
 from gateway.config.settings import ProviderConfig
 from gateway.dialects.facts import ParsedRequest, Parts, Work
@@ -480,3 +481,20 @@ def test_a_hold_covers_whichever_candidate_serves(prices: list[PriceRow], asked:
     assert dearest(parsed, candidates[:1], markup, STRICT) == worst_case(parsed, candidates[0], markup, STRICT)
     with pytest.raises(NotPriced):
         dearest(parsed, [*candidates, route(None)], markup, STRICT)
+
+
+def test_a_router_holds_the_dearest_model_and_its_fee_and_is_charged_the_one_that_answered() -> None:
+    fee, cheap = row({"input": 10**6}, max_output_tokens=None), row({"input": 10**6, "output": 10**6})
+    dear = row({"input": 3 * 10**6, "output": 4 * 10**6}, max_output_tokens=500, context_window=2000)
+    way = replace(route(fee), answered_by=("a", "b"), others={"a": Rates.of(cheap), "b": Rates.of(dear)})
+    need = worst_case(request(), way, 0, STRICT)
+    assert (need.input_cost_nano, need.unit_nano, need.most_output) == (need.input_tokens * 4, 4, 1000)
+    assert (way.max_output_tokens, way.context_window) == (1000, None)
+    used = Usage(input_tokens=10, output_tokens=1)
+    for served, price_nano in (("a-2026", 10 + 1 + 10), ("b", 30 + 4 + 10), ("m", 44), (None, 44)):
+        charged = charge(used, way, 0, None, served)
+        shares = decode_shares(charged.by_model)
+        assert charged.cost_nano == price_nano, served
+        assert [(each.model, each.price_id) for each in shares][1] == ("m", fee.id)
+        assert charged.price_id == shares[0].price_id == (cheap if served == "a-2026" else dear).id
+    assert decode_shares(charge(used, way, 0, None, "a").by_model)[0].model == "a"

@@ -68,7 +68,7 @@ async def _until(condition: Any) -> None:
 
 def _kept(gateway: Gateway) -> int:
     """Bytes of bodies in memory."""
-    return gateway.proxy._bodies.size_bytes
+    return gateway.proxy.bodies.size_bytes
 
 
 @pytest.mark.parametrize("framing", [f"Content-Length: {30 * MIB}", "Transfer-Encoding: chunked"])

@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import pytest
 
-from billing.prices import PriceRow, PriceTable
+from billing.price_table import PriceTable
+from billing.prices import PriceRow
 from billing.principals import Principal
 from gateway.config.models import ModelConfig, ProviderConfig
 from gateway.dialects.base import Match

@@ -9,7 +9,8 @@ import pytest
 
 from billing.ledger.explanations import explain, format_explanation
 from billing.money import format_usd, parse_usd
-from billing.prices import PriceRow, PriceTable
+from billing.price_table import PriceTable
+from billing.prices import PriceRow
 from gateway.config.settings import Settings
 from tests.gateway.conftest import Handler, MakeGateway, chat
 from tests.support.gateways import (

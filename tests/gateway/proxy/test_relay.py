@@ -128,7 +128,7 @@ async def test_the_end_waits_for_the_settlement(make_gateway: MakeGateway, upstr
     got = bytearray()
     async with asyncio.timeout(BOUND_S), customer.post(body=STREAM) as response:
         got += await response.content.readuntil(b"\n\n")
-        await gateway.runtime.link.command("CLIENT", "PAUSE", 60_000, "WRITE")
+        await gateway.runtime.redis_client.command("CLIENT", "PAUSE", 60_000, "WRITE")
         try:
             gate.opened.set()
             got += await response.content.readuntil(WORDS[3])
@@ -137,7 +137,7 @@ async def test_the_end_waits_for_the_settlement(make_gateway: MakeGateway, upstr
                 async with asyncio.timeout(0.2):
                     await response.content.readany()
         finally:
-            await gateway.runtime.link.command("CLIENT", "UNPAUSE")
+            await gateway.runtime.redis_client.command("CLIENT", "UNPAUSE")
         got += await response.content.read()
     assert bytes(got) == b"".join((*WORDS, DONE))
     await the_event(customer, 10 * INPUT + 5 * OUTPUT)
@@ -151,14 +151,14 @@ async def test_a_settlement_that_redis_does_not_confirm_goes_to_postgres(
     customer = await gateway.customer()
     running = asking(customer, STREAM)
     await gate.reached()
-    await gateway.runtime.link.command("CLIENT", "PAUSE", 60_000, "WRITE")
+    await gateway.runtime.redis_client.command("CLIENT", "PAUSE", 60_000, "WRITE")
     try:
         gate.opened.set()
         fetched = await running
         count = await gateway.runtime.database.value("SELECT count(*) FROM usage_events")
         assert count == 1  # in the ledger by the time that the client has the end
     finally:
-        await gateway.runtime.link.command("CLIENT", "UNPAUSE")
+        await gateway.runtime.redis_client.command("CLIENT", "UNPAUSE")
     assert fetched.body == b"".join((*WORDS, DONE))
 
     async def told() -> bool:
@@ -213,7 +213,7 @@ async def test_a_debit_that_can_t_leave_ends_no_answer_and_is_not_lost(
         await upstream(provider.serve), settle_timeout_ms=1_000, redis_timeout_ms=1_000, postgres_timeout_s=2
     )
     customer = await gateway.customer()
-    command = gateway.runtime.link.command
+    command = gateway.runtime.redis_client.command
 
     async def away(*_: Any) -> None:
         raise DatabaseUnavailable("Postgres is away")

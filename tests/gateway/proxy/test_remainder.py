@@ -108,7 +108,7 @@ async def test_a_client_that_leaves_at_the_end(make_gateway: MakeGateway, upstre
     customer = await gateway.customer()
 
     async def last_chunk() -> None:
-        await gateway.runtime.link.command("CLIENT", "PAUSE", 60_000, "WRITE")
+        await gateway.runtime.redis_client.command("CLIENT", "PAUSE", 60_000, "WRITE")
         provider.let.set()
         await until(lambda: provider.ended)
         await noticed(gateway)
@@ -116,7 +116,7 @@ async def test_a_client_that_leaves_at_the_end(make_gateway: MakeGateway, upstre
     try:
         await leave(customer, STREAM, last_chunk, first=WORDS[3])
     finally:
-        await gateway.runtime.link.command("CLIENT", "UNPAUSE")
+        await gateway.runtime.redis_client.command("CLIENT", "UNPAUSE")
     assert (await the_event_in_the_end(customer, 10 * INPUT + 5 * OUTPUT))["estimated"] is False
 
 

@@ -13,6 +13,8 @@ from aiohttp import web
 
 from billing.money import parse_usd
 from gateway.config.settings import Settings
+from gateway.dialects.events import event_data
+from gateway.upstream.socket import _event, _Message
 from tests.gateway.conftest import Customer, Gateway, MakeGateway
 from tests.gateway.dialects.openai_responses.test_answer import response
 from tests.gateway.proxy.test_responses import COST
@@ -42,13 +44,19 @@ class Speaker:
     headers: list[Any] = field(default_factory=list)
     ended: int = 0
     breaks: bool = False
+    most_bytes: int = 1 << 20
+    sockets: list[web.WebSocketResponse] = field(default_factory=list)
+    closes: bool = False
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         self.headers.append(request.headers)
-        socket = web.WebSocketResponse()
+        socket = web.WebSocketResponse(max_msg_size=self.most_bytes)
+        self.sockets.append(socket)
         await socket.prepare(request)
         async for message in socket:
+            if message.type is aiohttp.WSMsgType.ERROR:  # too large
+                break
             self.got.append(json.loads(message.data))
             *first, last = self.says(self.got[-1])
             for each in first:
@@ -58,6 +66,8 @@ class Speaker:
                 request.transport.abort()
                 break
             await socket.send_str(json.dumps(last))
+            if self.closes:
+                await socket.close()
         self.ended += 1
         return socket
 
@@ -124,7 +134,7 @@ async def test_what_is_not_served_is_an_error_event(make: Any, speaker: Speaker)
     gateway = await make()
     customer, poor = await gateway.customer(), await gateway.customer("0")
     async with connected(customer) as socket:
-        for wrong in ({"type": "response.cancel"}, {"background": True}, {"n": 2}, {"model": "demo"}):
+        for wrong in ({"type": "response.cancel"}, {"background": True}, {"response": {}}, {"n": 2}, {"model": "demo"}):
             (refused,) = await answer(socket, **wrong)
             assert refused["type"] == "error", refused
             assert 400 <= refused["status"] < 500, refused
@@ -171,6 +181,53 @@ async def test_an_answer_that_breaks_is_charged(make: Any, speaker: Speaker, bro
     await until(lambda: speaker.ended == 1)
 
 
+async def test_a_connection_that_its_provider_closed_between_two_answers_is_left(make: Any, speaker: Speaker) -> None:
+    speaker.closes = True
+    gateway = await make()
+    customer = await gateway.customer()
+    async with connected(customer) as socket:
+        assert await answer(socket) == events()
+        async with asyncio.timeout(5):  # the provider's own bound is 10 s
+            await until(lambda: speaker.ended == 1)
+        assert await answer(socket) == events()
+    assert len(speaker.headers) == 2
+
+
+@pytest.mark.parametrize(("said", "shown"), [(None, 502), (99, 502), (99_999, 502), (503, 503)])
+async def test_an_error_has_a_status_of_http(make: Any, speaker: Speaker, said: int | None, shown: int) -> None:
+    speaker.says = lambda _: [{"type": "error", "status": said, "error": {"code": "odd", "message": "No."}}]
+    customer = await (await make()).customer()
+    async with connected(customer) as socket:
+        assert (await answer(socket))[0]["status"] == shown
+
+
+async def test_a_provider_that_sends_elsewhere_is_not_followed(
+    make_gateway: MakeGateway, upstream: Any, speaker: Speaker
+) -> None:
+    there = await upstream(speaker.serve)
+
+    async def elsewhere(request: web.Request) -> web.StreamResponse:
+        raise web.HTTPFound(there + PATH)
+
+    url = await upstream(elsewhere)
+
+    def served(settings: Settings) -> Settings:
+        openai = replace(settings.providers["openai"], dialects={"responses_websocket": url})
+        return replace(settings, providers={**settings.providers, "openai": openai})
+
+    customer = await (await make_gateway(url, change=served)).customer()
+    async with connected(customer) as socket:
+        assert (await answer(socket))[0]["status"] == 502
+    assert speaker.headers == []
+
+
+def test_a_message_of_many_lines_is_an_event_of_one() -> None:
+    text = '{"type":\r\n"a",\n\r"b": 1}' + "\n" * 1_000
+    line = _event(text, _Message("a"))
+    assert line.count(b"\n") == 3
+    assert json.loads(event_data(line)) == {"type": "a", "b": 1}
+
+
 @pytest.mark.slow
 async def test_a_client_that_takes_nothing_is_cut_off_and_charged(make: Any, speaker: Speaker) -> None:
     begun, delta, done = events()
@@ -199,6 +256,77 @@ async def test_a_gateway_that_stops_ends_connections_after_their_answer(make: An
         said = [message async for message in busy]
     assert json.loads(said[-1].data)["type"] == "response.completed"
     assert await spent_nano(customer) == COST
+
+
+async def test_what_comes_between_answers_is_nobodys(make: Any, speaker: Speaker) -> None:
+    late = {"type": "error", "status": 400, "error": {"code": "websocket_connection_limit_reached", "message": "Late."}}
+    speaker.says = lambda said: [*events(), late]
+    gateway = await make()
+    customer = await gateway.customer()
+    async with connected(customer) as socket:
+        for _ in range(2):
+            assert await answer(socket) == events()
+            await until(lambda: not gateway.runtime.engine.holds.live)
+    assert await spent_nano(customer) == 2 * COST
+    assert len(speaker.headers) == 1
+
+
+async def test_what_follows_an_error_in_an_answer_is_not_taken_for_the_next(make: Any, speaker: Speaker) -> None:
+    begun, delta, done = events()
+    broken = {"type": "error", "status": 500, "error": {"code": "server_error", "message": "Broken."}}
+    speaker.says = lambda said: [begun, delta, broken, delta, done]
+    gateway = await make()
+    customer = await gateway.customer()
+    async with connected(customer) as socket:
+        assert (await answer(socket))[-1] == broken
+        speaker.says = lambda said: events("resp_2")
+        assert await answer(socket) == events("resp_2")
+    assert len(speaker.headers) == 2
+
+
+async def test_a_connection_that_the_provider_has_closed_meanwhile_is_made_anew(make: Any, speaker: Speaker) -> None:
+    gateway = await make()
+    customer = await gateway.customer()
+    async with connected(customer) as socket:
+        assert await answer(socket) == events()
+        await speaker.sockets[0].close()
+        assert await answer(socket) == events()
+    assert len(speaker.headers) == 2
+    assert b"failed_attempts_total{" not in await gateway.metrics()
+
+
+async def test_a_message_that_is_too_large_for_the_provider_does_not_count_against_it(
+    make: Any, speaker: Speaker
+) -> None:
+    speaker.most_bytes = 1_000
+    gateway = await make()
+    customer = await gateway.customer()
+    async with connected(customer) as socket:
+        (refused,) = await answer(socket, input="." * 2_000)
+        assert (refused["type"], refused["status"]) == ("error", 413)
+        assert await answer(socket) == events()
+    assert b"failed_attempts_total{" not in await gateway.metrics()
+
+
+async def test_what_has_come_of_messages_counts_among_the_bodies_of_the_account(make: Any, speaker: Speaker) -> None:
+    speaker.go_on.clear()
+    gateway = await make(account_body_bytes_in_flight=1 << 20, body_bytes_in_flight=1 << 20)
+    customer, other = await gateway.customer(), await gateway.customer()
+    bodies = gateway.proxy.bodies
+    most = bodies.rules.account_bytes
+    padding = "." * (most // 4)
+    async with connected(customer) as socket, connected(customer) as second:
+        await socket.send_str(json.dumps(CREATE))
+        await until(lambda: bool(speaker.got))
+        for _ in range(3):
+            await socket.send_str(json.dumps({**CREATE, "input": padding}))
+        await until(lambda: bodies.size_bytes >= 3 * len(padding))
+        await second._writer.send_frame(padding.encode(), aiohttp.WSMsgType.TEXT)
+        assert (await second.receive(timeout=60)).type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
+    speaker.go_on.set()
+    await until(lambda: bodies.size_bytes == 0)
+    async with connected(other) as socket:
+        assert (await answer(socket))[-1]["type"] == "response.completed"
 
 
 async def test_connections_are_bounded(make: Any, speaker: Speaker) -> None:

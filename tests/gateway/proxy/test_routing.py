@@ -5,7 +5,9 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from billing.prices import FACTOR_SCALE, PriceRow, PriceTable
+from billing.price_table import PriceTable
+from billing.prices import PriceRow
+from billing.rates import FACTOR_SCALE
 from gateway.config.secret import Secret
 from gateway.config.settings import ModelConfig, ProviderConfig
 from gateway.dialects.base import Match
@@ -92,6 +94,15 @@ def test_a_route_takes_the_other_models_that_a_request_names() -> None:
     assert unpriced == ["none"]
     assert {name: rates.input_rate for name, rates in route.others.items()} == {"dear": 9, "gpt": 1}
     assert found(made, "fast").others == {}  # the route itself stays as it is
+
+
+def test_a_router_s_route_has_the_models_that_answer_and_no_price_without_theirs() -> None:
+    models = {"auto": ModelConfig("auto", "openai", "router", answered_by=("gpt", "dear"))}
+    route = found(router(row("router"), row("gpt"), row("dear", rate=9), models=models), "auto")
+    assert {name: rates.input_rate for name, rates in route.answering.items()} == {"gpt": 1, "dear": 9}
+    assert route.named("dear-2026") == "dear"
+    unpriced = router(row("router"), row("gpt"), models=models)
+    assert found(unpriced, "auto").rates is None
 
 
 def test_a_name_that_asks_for_search_results_says_so_on_its_route() -> None:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from billing.holds.decision import Need, NeedTooLarge
 from billing.plans import Plan
-from billing.prices import FACTOR_SCALE, PriceRow
+from billing.prices import PriceRow
 from billing.principals import MAX_KEPT, Principal
+from billing.rates import FACTOR_SCALE
 from gateway.config.models import MaxOutputField
 from gateway.config.settings import ProviderConfig
 from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Parts, Work

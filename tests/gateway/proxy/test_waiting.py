@@ -12,7 +12,8 @@ import pytest
 
 from billing.money import parse_usd
 from billing.plans import Plan
-from billing.prices import PriceRow, PriceTable
+from billing.price_table import PriceTable
+from billing.prices import PriceRow
 from billing.quotas import DAY_S
 from gateway.config.settings import Settings
 from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat
@@ -128,8 +129,8 @@ async def test_what_a_waiting_request_keeps_in_memory_is_counted(gateway: Gatewa
     whole = head(customer, f"Content-Length: {len(body)}", "Connection: close") + body
     waits = [asyncio.create_task(raw(gateway, whole)) for _ in range(3)]
     await until(lambda: len(gateway.runtime.engine.holds.queue) == 3)
-    assert gateway.proxy._bodies.size_bytes == 3 * len(body)
+    assert gateway.proxy.bodies.size_bytes == 3 * len(body)
     gate.opened.set()
     assert (await running).status == 200
     assert [(await each).status for each in waits] == [200] * 3
-    assert gateway.proxy._bodies.size_bytes == 0
+    assert gateway.proxy.bodies.size_bytes == 0

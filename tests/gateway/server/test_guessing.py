@@ -76,7 +76,7 @@ async def test_a_neighbour_with_a_wrong_key_shuts_nobody_out(make_gateway: MakeG
 async def test_every_door_that_takes_a_key_counts(make_gateway: MakeGateway) -> None:
     for path in ("/v1/models", "/v1/key", "/api/account/balance"):
         gateway = await make_gateway(failed_attempts=3)
-        await gateway.runtime.link.command("DEL", gateway.runtime.engine.keyspace.attempts)
+        await gateway.runtime.redis_client.command("DEL", gateway.runtime.engine.keyspace.attempts)
         seen = [await shown(gateway, path, Authorization=f"Bearer {another_key()}") for _ in range(5)]
         assert [status for status, _ in seen] == [401] * 3 + [429] * 2, path
         retry_after, code = seen[-1][1]
@@ -87,7 +87,7 @@ async def test_every_door_that_takes_a_key_counts(make_gateway: MakeGateway) -> 
 async def test_the_admin_key_can_not_be_guessed(make_gateway: MakeGateway) -> None:
     for path in ("/api/admin/accounts", "/v1/status"):
         gateway = await make_gateway(failed_attempts=3)
-        await gateway.runtime.link.command("DEL", gateway.runtime.engine.keyspace.attempts)
+        await gateway.runtime.redis_client.command("DEL", gateway.runtime.engine.keyspace.attempts)
         assert (await shown(gateway, path))[0] == 401  # without a key nothing is guessed
         for _ in range(5):
             assert (await shown(gateway, path, **{"X-Admin-Key": ADMIN_KEY}))[0] == 200
@@ -108,7 +108,7 @@ async def test_an_admin_key_that_was_made_at_random_passes_beside_who_guesses(
 
     for path in ("/api/admin/accounts", "/v1/status", "/metrics"):
         gateway = await make_gateway(failed_attempts=3, change=with_key)
-        await gateway.runtime.link.command("DEL", gateway.runtime.engine.keyspace.attempts)
+        await gateway.runtime.redis_client.command("DEL", gateway.runtime.engine.keyspace.attempts)
         wrong = [{"X-Admin-Key": f"{key[:-5]}{number:05}"} for number in range(6)]
         statuses = [(await shown(gateway, path, **headers))[0] for headers in wrong]
         assert statuses == [401] * 3 + [429] * 3
@@ -137,4 +137,4 @@ async def test_a_request_that_is_known_asks_nothing_more_of_redis(gateway: Gatew
     customer = await gateway.customer()
     async with customer.post(body=chat()) as answer:
         assert answer.status == 200
-    assert await gateway.runtime.link.command("EXISTS", gateway.runtime.engine.keyspace.attempts) == 0
+    assert await gateway.runtime.redis_client.command("EXISTS", gateway.runtime.engine.keyspace.attempts) == 0

@@ -381,11 +381,11 @@ async def test_a_silent_redis_admits_nothing(make_gateway: MakeGateway) -> None:
     customer = await gateway.customer()
     assert (await ask(customer, chat())).status == 200
     spent = await spent_nano(customer)
-    await gateway.runtime.link.command("CLIENT", "PAUSE", 60_000, "WRITE")
+    await gateway.runtime.redis_client.command("CLIENT", "PAUSE", 60_000, "WRITE")
     try:
         fetched = await ask(customer, chat())
     finally:
-        await gateway.runtime.link.command("CLIENT", "UNPAUSE")
+        await gateway.runtime.redis_client.command("CLIENT", "UNPAUSE")
     refusal(fetched, 503, "temporarily_unavailable")
     assert int(fetched.headers["Retry-After"]) > 0
     assert (await ask(customer, chat())).status == 200

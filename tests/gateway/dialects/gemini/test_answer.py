@@ -111,8 +111,8 @@ def test_what_was_written_and_not_counted_is_no_report() -> None:
 
 @pytest.mark.parametrize(("model", "searches"), [("gemini-2.5-flash", 1), ("gemini-3-pro", 3)])
 def test_searches_are_counted(model: str, searches: int) -> None:
-    """Each that differs, but for models before Gemini 3; their results are billed by the search."""
-    grounded = candidate(groundingMetadata={"webSearchQueries": ["a", "b", "a", "c"]})
+    """Each that differs and is not empty, but for models before Gemini 3; their results are billed by the search."""
+    grounded = candidate(groundingMetadata={"webSearchQueries": ["", "a", "b", "a", "", "c"]})
     said = answer(grounded, usage=counts(10, 5, toolUsePromptTokenCount=1000, totalTokenCount=1015))
     assert usage_of({**said, "modelVersion": model}) == Usage(10, 5, searches=searches)
 

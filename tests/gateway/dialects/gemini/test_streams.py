@@ -9,8 +9,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from billing.usage import Usage
+from gateway.dialects.gemini.answer import Reading
 from gateway.dialects.gemini.frames import ArrayFrames, EventFrames
-from gateway.dialects.gemini.streams import GeminiTap
+from gateway.dialects.gemini.streams import MAX_UNREAD_BYTES, GeminiTap
 from tests.gateway.dialects.gemini.support import DIALECT, candidate, counts
 
 SSE: Final = b"text/event-stream"
@@ -243,3 +244,53 @@ def test_an_event_without_its_empty_line_is_read() -> None:
     assert tap.reported is not None
     assert tap.reported.usage == Usage(10, 10, reasoning_tokens=3)
     assert passed + tap.finish() == whole
+
+
+def looked_at(*chunks: bytes) -> GeminiTap:
+    tap = tap_of(SSE)
+    passed = b"".join(map(tap.feed, chunks))
+    assert tap.finish() == b"".join(chunks)[len(passed) :]
+    return tap
+
+
+SPOKEN: Final = piece(candidate("a", None), usage=counts(10, 1, thoughtsTokenCount=9, totalTokenCount=20))
+ENDED: Final = piece(candidate("", "STOP"), usage={"promptTokenCount": 12, "candidatesTokenCount": 2})
+SILENT: Final = piece(candidate("b", None), usage={"promptTokenCount": 11, "totalTokenCount": None})
+
+
+@pytest.mark.parametrize("said", [[SPOKEN, SILENT, ENDED], [SILENT, SPOKEN, SPOKEN, SILENT, ENDED]])
+def test_a_field_that_one_piece_has_is_kept_however_pieces_come(said: list[dict[str, Any]]) -> None:
+    alone = looked_at(*(events(each) for each in said))
+    for tap in (alone, looked_at(events(*said)), looked_at(events(*said[:2]), events(*said[2:]))):
+        assert tap.reported is not None
+        assert tap.reported == alone.reported
+        assert (tap.reported.usage.input_tokens, tap.reported.usage.reasoning_tokens) == (12, 9)
+        assert tap.done
+        assert not tap.stale
+
+
+def test_what_is_written_behind_usage_in_the_same_bytes_is_stale() -> None:
+    unusual = events(SPOKEN) + b": hello\n\n" + events(piece(candidate("and on", None)))
+    for stream in (events(SPOKEN, piece(candidate("and on", None))), unusual):
+        assert looked_at(stream).stale
+        assert not looked_at(stream + events(SPOKEN)).stale
+
+
+def test_usage_of_events_that_end_nothing_is_read_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[bytes] = []
+    take = Reading.take_lines
+
+    def noted(reading: Reading, lines: bytes) -> bool:
+        read.append(lines)
+        return take(reading, lines)
+
+    monkeypatch.setattr(Reading, "take_lines", noted)
+    tap = tap_of(SSE)
+    for _ in range(20):
+        assert tap.feed(events(FIRST)) == events(FIRST)
+    assert not read
+    assert tap.reported is not None
+    assert len(read) == 1
+    for _ in range(MAX_UNREAD_BYTES // len(events(FIRST)) + 1):
+        tap.feed(events(FIRST))
+    assert len(read) == 2

@@ -9,6 +9,7 @@ from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Parts
 from gateway.dialects.openai_responses.dialect import ResponsesDialect
 from gateway.dialects.openai_responses.input import input_texts, input_tokens
+from gateway.dialects.openai_responses.objects import RESPONSES_CREATION
 from gateway.dialects.openai_responses.request import COMPACT, INPUT_TOKENS, RESPONSES, parse
 from gateway.dialects.structure import StructureBounds
 
@@ -23,7 +24,7 @@ def body(**fields: Any) -> bytes:
 
 
 def read(operation: str = RESPONSES, **fields: Any) -> ParsedRequest:
-    return parse(operation, body(**fields), BOUNDS)
+    return parse(operation, body(**fields), BOUNDS, RESPONSES_CREATION)
 
 
 def part(**fields: Any) -> list[dict[str, Any]]:
@@ -129,9 +130,19 @@ def test_what_nothing_bounds_is_refused(fields: dict[str, Any], param: str) -> N
 
 def test_a_name_that_stands_twice_is_refused() -> None:
     with pytest.raises(BadRequest):
-        parse(RESPONSES, b'{"model":"m","input":"x","max_output_tokens":16,"max_output_tokens":9000}', BOUNDS)
+        parse(
+            RESPONSES,
+            b'{"model":"m","input":"x","max_output_tokens":16,"max_output_tokens":9000}',
+            BOUNDS,
+            RESPONSES_CREATION,
+        )
     with pytest.raises(BadRequest):
-        parse(RESPONSES, b'{"model":"m","input":[{"role":"user","content":"a","content":"b"}]}', BOUNDS)
+        parse(
+            RESPONSES,
+            b'{"model":"m","input":[{"role":"user","content":"a","content":"b"}]}',
+            BOUNDS,
+            RESPONSES_CREATION,
+        )
 
 
 def test_a_compaction_has_no_maximum_and_a_count_no_output() -> None:

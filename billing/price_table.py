@@ -1,0 +1,68 @@
+"""All price rows, found by provider, model and day; and a row out of the JSON that the ledger keeps. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, date, datetime
+
+from billing.prices import ANY_MODEL, PriceRow
+from billing.rates import PriceError, Tier, Variant
+
+
+def from_canonical_json(text: str) -> PriceRow:
+    """The row that `canonical_json` wrote."""
+    values = json.loads(text)
+    return PriceRow(
+        provider=values["provider"],
+        model=values["model"],
+        effective_from=date.fromisoformat(values["effective_from"]),
+        per_million=values["per_million_nano"],
+        per_unit=values["per_unit_nano"],
+        tiers=_tiers_of(values["tiers"]),
+        multipliers=values["multipliers"],
+        part_tokens=values["part_tokens"],
+        max_output_tokens=values["max_output_tokens"],
+        context_window=values["context_window"],
+        variants=tuple(
+            Variant(when, per_million, per_unit, _tiers_of(tiers), factor)
+            for when, per_million, per_unit, tiers, factor in values.get("variants", ())
+        ),
+        cost_reported=values.get("cost") == "reported",
+    )
+
+
+def _tiers_of(values: Iterable[tuple[int, Mapping[str, int]]]) -> tuple[Tier, ...]:
+    return tuple(Tier(above, rates) for above, rates in values)
+
+
+class PriceTable:
+    """All price rows, found by (provider, upstream model) and the day they take effect (00:00 UTC)."""
+
+    def __init__(self, rows: Iterable[PriceRow]) -> None:
+        self.rows = tuple(rows)
+        self._by_name: dict[tuple[str, str], list[PriceRow]] = {}
+        prefixes: dict[str, set[str]] = {}
+        for row in sorted(self.rows, key=lambda row: row.effective_from):
+            same = self._by_name.setdefault((row.provider, row.model), [])
+            if same and same[-1].effective_from == row.effective_from:
+                raise PriceError(f"two rows for {row.provider}/{row.model} from {row.effective_from}")
+            same.append(row)
+            if row.model.endswith(ANY_MODEL):
+                prefixes.setdefault(row.provider, set()).add(row.model)
+        self._prefixes = {provider: sorted(names, key=len, reverse=True) for provider, names in prefixes.items()}
+
+    def models(self, provider: str) -> list[str]:
+        """The names of a provider's models that have a row of their own."""
+        return [name for owner, name in self._by_name if owner == provider and not name.endswith(ANY_MODEL)]
+
+    def find(self, provider: str, model: str, at_s: float) -> PriceRow | None:
+        """The row in force at a Unix time: the model's own, else that of the longest prefix of its name, else the
+        provider's default row, else None."""
+        today = datetime.fromtimestamp(at_s, UTC).date()
+        matching = (name for name in self._prefixes.get(provider, ()) if model.startswith(name[:-1]))
+        for name in (model, *matching):
+            in_force = [row for row in self._by_name.get((provider, name), ()) if row.effective_from <= today]
+            if in_force:
+                return in_force[-1]
+        return None
