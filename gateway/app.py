@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -23,8 +24,8 @@ from billing.owned.jobs import BackgroundJobs
 from billing.owned.objects import OwnedObjects
 from billing.owned.retention import Retention, RetentionRules
 from gateway.auth import Authenticator
+from gateway.config.files import PRICES_FILE
 from gateway.config.price_file import PriceFollower
-from gateway.config.settings import PRICES_FILE
 from gateway.dialects.registry import Dialects, make_dialects
 from gateway.endpoints.jobs import Jobs, SetAsideCount, add_gauges, flush_metrics, keep_house
 from gateway.endpoints.reads import Health, Reads
@@ -66,6 +67,7 @@ from gateway.tokens import Tokenizer
 from gateway.upstream.local.shelf import SharedShelf
 
 if TYPE_CHECKING:
+    from billing.price_table import PriceTable
     from gateway.upstream.base import Transport
 
 logger = logging.getLogger(__name__)
@@ -178,9 +180,9 @@ def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Pa
     served = {name: provider for name, provider in settings.providers.items() if name in transports}
     models = {name: model for name, model in settings.models.items() if model.provider in served}
     board = HealthBoard(served.values())
-    metrics.gauge(
-        "targets_open", "Base URLs and keys of providers that are left alone.", lambda: board.open_count, "max"
-    )
+    for name in served:
+        told = "Base URLs and keys of providers that are left alone."
+        metrics.gauge("targets_open", told, partial(board.open_of, name), "max", provider=name)
     router = Router(served, models, settings.prices, board)
     dialects = make_dialects(structure_bounds(defaults))
     note_unknown_dialects(served.values(), dialects)
@@ -232,13 +234,18 @@ def _application(runtime: Runtime, cors: Cors | None) -> web.Application:
 def _price_follower(runtime: Runtime, router: Router) -> PriceFollower:
     """Make what has requests priced by the file of prices as it is now."""
     settings = runtime.settings
+
+    def apply(prices: PriceTable) -> None:
+        router.reprice(prices)
+        runtime.in_force.prices = prices
+
     return PriceFollower(
         settings.folder / PRICES_FILE,
         os.environ,
         settings.prices,
         settings.price_marks,
         lambda table: sync_prices(runtime.database, table),
-        router.reprice,
+        apply,
     )
 
 

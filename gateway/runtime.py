@@ -39,12 +39,20 @@ from gateway.proxy.target_health import provider_list
 
 if TYPE_CHECKING:
     from billing.holds.redis.state import RedisState
+    from billing.price_table import PriceTable
     from billing.principals import Principal
 
 logger = logging.getLogger(__name__)
 
 EMBEDDED_PARTITIONS: Final = 1
 PRODUCTION_PARTITIONS: Final = 64
+
+
+@dataclass(slots=True)
+class InForce:
+    """The prices that requests are priced by now: those of the start, until the file has others."""
+
+    prices: PriceTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +72,7 @@ class Runtime:
     reports: Reports
     refused: RefusedRequests
     services: Services
+    in_force: InForce
     api_app: web.Application
     attempts: Attempts
     admin_api_key: str = field(repr=False)
@@ -185,6 +194,7 @@ def _runtime(
         engine_settings(defaults, settings.spool_dir),
     )
     follower.changed = engine.plans_changed
+    in_force = InForce(settings.prices)
     services = Services(
         accounts=Accounts(database, plans, engine.change_notifier, new_id),
         keys=ApiKeys(database, engine.change_notifier, new_id),
@@ -200,7 +210,7 @@ def _runtime(
         clock=time.time,
         admin_api_key=settings.admin_api_key.reveal() if settings.admin_api_key is not None else None,
         unknown_models=lambda names: unknown_models(
-            settings.models, settings.providers, settings.prices, names, time.time()
+            settings.models, settings.providers, in_force.prices, names, time.time()
         ),
         providers=partial(provider_list, settings, engine.redis),
         default_plan=defaults.default_plan,
@@ -223,6 +233,7 @@ def _runtime(
         services.reports,
         services.refused,
         services,
+        in_force,
         api_app,
         services.attempts,
         services.admin_api_key or "",

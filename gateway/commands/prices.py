@@ -34,7 +34,7 @@ def add_prices(app: typer.Typer, _connect: Connect) -> None:
 
 def _path() -> Path:
     """The file in force."""
-    from gateway.config.settings import PRICES_FILE, find_folder
+    from gateway.config.files import PRICES_FILE, find_folder
 
     named = os.environ.get("METERGATE_CONFIG")
     return find_folder(Path(named) if named else None) / PRICES_FILE
@@ -127,7 +127,7 @@ async def check(output: Output, file: File = None) -> None:
 
 async def import_prices(output: Output, file: Annotated[Path, typer.Argument(help="A prices.yaml.")]) -> None:
     """Check a file and put it in the place of the one in force; running gateways follow within a second."""
-    from gateway.config.settings import SHIPPED_FOLDER
+    from gateway.config.files import SHIPPED_FOLDER
 
     rows, target = len(_table(file).rows), _path()
     if target.parent == SHIPPED_FOLDER:

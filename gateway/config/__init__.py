@@ -3,6 +3,7 @@ and every variable in its group.
 
 problems.py     a Problem says where, which key and what was expected; ConfigError holds all of them; ${VAR}
 secret.py       Secret: a text that no log, error or repr shows
+files.py        the three files: names, folder, one read into YAML nodes
 source.py       YAML with line numbers: typed reading that notes problems and goes on
 environment.py  the variables as one typed, frozen value, whose fields declare each: name, default, how it is read, help
 reader.py       one variable: how it is declared, its parser, its problem

@@ -170,7 +170,7 @@ class Limits:
     background_poll_s: float = _seconds(2, 0.05, 3600, "time between questions after a background response")
     background_lease_s: float = _seconds(30, 0.5, 3600, "a gateway that has not asked for as long leaves it to others")
     background_expiry_s: float = _seconds(86_400, 1, 31 * 86_400, "after that a background response costs its hold")
-    background_jobs: int = _whole(1000, 1, 100_000, "background responses that one process follows")
+    background_jobs: int = _whole(1000, 1, 100_000, "background responses of one process, half of them of one account")
     object_retention_days: int = _whole(365, 1, 36_500, "after that a provider's object is no account's any more")
     job_retention_days: int = _whole(30, 1, 36_500, "rows of background responses that are done are kept as long")
     default_plan: str = _bound(DEFAULT_PLAN, Bound("text", "plan of a new account; must be in plans.yaml"))

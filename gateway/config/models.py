@@ -258,7 +258,21 @@ def read_models(at: Value, providers: Collection[str]) -> dict[str, ModelConfig]
         model = _read_model(name, value, providers, entries)
         if model is not None:
             models[name] = model
+    for name, model in models.items():
+        if model.fallbacks:
+            _refuse_useless_fallbacks(entries[name], model, models)
     return models
+
+
+def _refuse_useless_fallbacks(value: Value, model: ModelConfig, models: Mapping[str, ModelConfig]) -> None:
+    """Note a problem for each fallback that asks the same provider for the same model as who was asked before it."""
+    asked = {(model.provider, model.model)}
+    for fallback in (models[name] for name in model.fallbacks if name in models):
+        target = fallback.provider, fallback.model
+        if target in asked:
+            said = f"{fallback.name} asks {'/'.join(target)}, which was asked before it; `retries` asks one again"
+            value.entries()["fallbacks"].problem(said)
+        asked.add(target)
 
 
 def _read_model(name: str, value: Value, providers: Collection[str], known: Collection[str]) -> ModelConfig | None:

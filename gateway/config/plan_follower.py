@@ -15,7 +15,7 @@ from billing.database.connection import Database, DatabaseError
 from billing.database.migrate import pending
 from billing.ledger.catalogue import Revision, newest_revision, plans_in_force, revision_of, sync_plans
 from billing.plans import LivePlans
-from gateway.config.plans import PLANS_FILE
+from gateway.config.files import PLANS_FILE
 
 if TYPE_CHECKING:
     from gateway.config.settings import Settings

@@ -19,7 +19,6 @@ MAX_PARALLEL: Final = 1_000_000
 MAX_QUEUE_S: Final = 600
 _PLAN_ID: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
 _QUOTA_KEYS: Final = ("window", "metric", "limit", "model", "feature")
-PLANS_FILE: Final = "plans.yaml"
 MAX_VERSION: Final = 1_000_000_000
 VERSION: Final = "version"
 _PLAN_KEYS: Final = (
@@ -67,7 +66,8 @@ def _read_plan(plan_id: str, value: Value, plans: Collection[str], models: Colle
     section = value.section(_PLAN_KEYS, ("name", "price_usd"))
     upgrade_to = section.maybe("upgrade_to", Value.text)
     if upgrade_to is not None and (upgrade_to not in plans or upgrade_to == plan_id):
-        section.values["upgrade_to"].expected("another plan of this file", nearest(upgrade_to, plans))
+        others = [each for each in plans if each != plan_id]
+        section.values["upgrade_to"].expected("another plan of this file", nearest(upgrade_to, others))
     name = section.read("name", Value.text, "")
     price_nano = section.read("price_usd", _usd, 0)
     quotas = section.maybe("quotas", _quotas) or ()

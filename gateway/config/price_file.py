@@ -13,9 +13,9 @@ from typing import Final
 
 from billing.errors import MetergateError
 from billing.price_table import PriceTable
+from gateway.config.files import FileMarks, file_marks, read_file
 from gateway.config.prices import read_prices
 from gateway.config.problems import ConfigError, Problems
-from gateway.config.settings import FileMarks, file_marks, read_file
 
 logger = logging.getLogger(__name__)
 

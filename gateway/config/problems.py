@@ -83,7 +83,7 @@ class Unset(MetergateError):
 
 def refers(text: str) -> bool:
     """Return whether a text has a reference in it."""
-    return _REFERENCE.search(text) is not None
+    return "${" in text and _REFERENCE.search(text) is not None
 
 
 def expand(text: str, environ: Mapping[str, str]) -> str:
@@ -102,6 +102,8 @@ def expand(text: str, environ: Mapping[str, str]) -> str:
             raise Unset(match["name"])
         return default.removeprefix(":-")
 
+    if "${" not in text:  # nearly every text of a table of prices
+        return text
     if "${" in _REFERENCE.sub("", text):
         raise ValueError("expected ${NAME} or ${NAME:-default}")
     return _REFERENCE.sub(replace, text)

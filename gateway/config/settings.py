@@ -1,5 +1,5 @@
-"""All settings, read once: the environment first, then three files. This file owns where the files are and how the
-pieces meet; `gateway.config` has the pieces. Nothing else in the gateway reads the environment or a configuration file.
+"""All settings, read once: the environment first, then three files. This file owns how the pieces meet;
+`gateway.config` has the pieces. Nothing else in the gateway reads the environment or a configuration file.
 
 Every variable that users may set stands here in its group: `.env.example` is made of them, and the documentation's
 tables equal them. The settings' own are declared by the fields of `gateway.config.environment`, those of files alone
@@ -9,21 +9,31 @@ here.
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Final
-
-import yaml
+from typing import TYPE_CHECKING, Final
 
 from billing.plans import Plan, upgrade_cycles
 from billing.price_table import PriceTable
 from gateway.config.defaults import Limits, read_defaults
 from gateway.config.environment import VARIABLES_OF, Environment, read_environment
+from gateway.config.files import (
+    FILES,
+    MAIN_FILE,
+    PRICES_FILE,
+    SHIPPED_FOLDER,
+    FileMarks,
+    file_marks,
+    find_folder,
+    read_file,
+)
 from gateway.config.models import ModelConfig, ProviderConfig, read_models, read_providers, unpriced_models
-from gateway.config.plans import PLANS_FILE, VERSION, read_plans, read_plans_version
+from gateway.config.plans import VERSION, read_plans, read_plans_version
 from gateway.config.prices import read_prices
 from gateway.config.problems import ConfigError, Problem, Problems
 from gateway.config.reader import Mode, Variable
 from gateway.config.secret import Secret
-from gateway.config.source import SourceFile, Value
+
+if TYPE_CHECKING:
+    from gateway.config.source import Value
 
 __all__ = [
     "ConfigError",
@@ -39,29 +49,7 @@ __all__ = [
     "warnings",
 ]
 
-MAIN_FILE: Final = "metergate.yaml"
-PRICES_FILE: Final = "prices.yaml"
-LOCAL_FOLDER: Final = Path("config")
-SHIPPED_FOLDER: Final = Path(__file__).parent / "shipped"
-"""Part of the package, so that an installation from a wheel serves without files of its own."""
-MAX_FILE_BYTES: Final = 8 * 1024 * 1024
-_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""libyaml's where PyYAML was built with it: a price table takes a tenth of the time."""
-FILES: Final = (MAIN_FILE, PRICES_FILE, PLANS_FILE)
 _MAIN_KEYS: Final = ("providers", "models", "defaults")
-
-
-FileMarks = tuple[int, int, int]
-"""A file's time of change in nanoseconds, its bytes and its inode."""
-
-
-def file_marks(path: Path) -> FileMarks:
-    """Return what tells one content of a file from another; zeros where there is no such file."""
-    try:
-        found = path.stat()
-    except OSError:
-        return (0, 0, 0)
-    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,40 +112,6 @@ def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve") -> Settin
         defaults=defaults,
         notes=tuple(problems.notes),
     )
-
-
-def read_file(path: Path, shown: str, environ: Mapping[str, str], problems: Problems) -> Value | None:
-    """Return the root of a YAML file, or None and a problem: unreadable, empty, not YAML, several documents."""
-    file = SourceFile(shown, environ, problems)
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            problems.add(shown, "", f"larger than {MAX_FILE_BYTES} bytes")
-            return None
-        root = yaml.compose(path.read_text("utf-8"), Loader=_LOADER)
-    except FileNotFoundError:
-        problems.add(shown, "", "no such file")
-    except (OSError, UnicodeDecodeError) as error:
-        problems.add(shown, "", f"can't be read: {error.strerror if isinstance(error, OSError) else 'not UTF-8'}")
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        problems.add(f"{shown}:{mark.line + 1}" if mark else shown, "", f"not YAML: {error.problem or error.context}")
-    except yaml.YAMLError:
-        problems.add(shown, "", "not YAML: a character that YAML doesn't allow")
-    else:
-        if root is None:
-            problems.add(shown, "", "empty")
-            return None
-        return Value(file, "", root, root.start_mark.line + 1)
-    return None
-
-
-def find_folder(named: Path | None) -> Path:
-    """Return the folder that METERGATE_CONFIG names, else `./config` if it has any of the files, else the shipped
-    one."""
-    if named is not None:
-        return named
-    here = any((LOCAL_FOLDER / name).is_file() for name in FILES)
-    return LOCAL_FOLDER.absolute() if here else SHIPPED_FOLDER
 
 
 def in_force(settings: Settings) -> str:

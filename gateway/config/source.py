@@ -87,7 +87,8 @@ class Value:
         return isinstance(self.node, yaml.MappingNode)
 
     def _is(self, *kinds: str) -> bool:
-        return self.node.tag in {_TAG + kind for kind in kinds}
+        tag: str = self.node.tag
+        return tag.startswith(_TAG) and tag[len(_TAG) :] in kinds
 
     @property
     def has_reference(self) -> bool:

@@ -103,8 +103,9 @@ class Stored(msgspec.Struct, frozen=True):
 
     `names` are ids of objects that must be the account's; `previous` is the one of them from which the answer goes on,
     where nothing else of the input stands outside the body. `background`: the provider may answer before it has done
-    its work. `creation` tells of the object that the answer creates,
-    None where it creates none. `provider` is where the named objects are, once that is known.
+    its work. `creation` tells of the object that the answer creates, None where it creates none. `whole`: its counts
+    are of all that it goes on from, so that they bound what goes on from it. `provider` is where the named objects
+    are, once that is known.
     """
 
     names: tuple[str, ...] = ()
@@ -112,6 +113,7 @@ class Stored(msgspec.Struct, frozen=True):
     creation: Creation | None = None
     provider: str | None = None
     background: bool = False
+    whole: bool = True
 
 
 class ParsedRequest(msgspec.Struct, frozen=True, kw_only=True):

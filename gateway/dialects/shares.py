@@ -14,6 +14,8 @@ MAX_DOUBTS: Final = 8
 """Of one answer that are told."""
 Doubt = tuple[str, str]
 """What of a usage could not be placed (`field`, `total`), and the name that it has there."""
+MORE_IN_TOTAL: Final = "total_tokens above all that is named"
+"""Of the doubt `total`: the answer counts in total what none of its parts is. Some providers count thinking so."""
 
 
 def cut_down(whole: int, parts: Iterable[int]) -> list[int]:

@@ -51,6 +51,8 @@ N = TypeVar("N", bound=float)
 
 
 class _Gauge(NamedTuple):
+    name: str
+    provider: str | None
     help: str
     read: Callable[[], float]
     combine: Combine
@@ -171,15 +173,19 @@ class Metrics:
         """Count one loop that failed and began anew."""
         self._loop_failures[loop][0] += 1
 
-    def gauge(self, name: str, help: str, read: Callable[[], float], combine: Combine = "sum") -> None:
-        """Show what `read` returns at each flush and scrape as `metergate_NAME`; NaN or infinite: not shown.
+    def gauge(
+        self, name: str, help: str, read: Callable[[], float], combine: Combine = "sum", provider: str | None = None
+    ) -> None:
+        """Show what `read` returns at each flush and scrape as `metergate_NAME`, of a `provider` where it is one's; NaN
+        or infinite: not shown.
 
         `combine`: "sum" for what each worker has its own share of, "max" for what every worker sees alike. Raises
         ValueError for a name that is taken or no metric's name.
         """
-        if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in {*self._gauges, *COUNTERS, *HISTOGRAMS}:
+        key = name if provider is None else f"{name} {provider}"
+        if not re.fullmatch("[a-z][a-z0-9_]*", name) or {key, name} & {*self._gauges, *COUNTERS, *HISTOGRAMS}:
             raise ValueError(f"{name!r} is taken, or no name for a metric")
-        self._gauges[name] = _Gauge(help, read, combine)
+        self._gauges[key] = _Gauge(name, provider, help, read, combine)
 
     def flush(self) -> None:
         """Make this worker's counts visible to the others. A folder that can't be written to is logged, not raised."""
@@ -210,12 +216,16 @@ class Metrics:
         for part in parts:
             total.add(part)
         yield from _families(total)
-        for name, gauge in self._gauges.items():
-            values = [part.gauges[name] for part in parts if name in part.gauges]
+        families: dict[str, GaugeMetricFamily] = {}
+        for key, gauge in self._gauges.items():
+            values = [part.gauges[key] for part in parts if key in part.gauges]
             if values:
-                yield GaugeMetricFamily(
-                    PREFIX + name, gauge.help, sum(values) if gauge.combine == "sum" else max(values)
-                )
+                of_provider = gauge.provider is not None
+                made = GaugeMetricFamily(PREFIX + gauge.name, gauge.help, labels=["provider"] if of_provider else [])
+                family = families.setdefault(gauge.name, made)
+                value = sum(values) if gauge.combine == "sum" else max(values)
+                family.add_metric([gauge.provider] if gauge.provider is not None else [], value)
+        yield from families.values()
 
     def _write(self, folder: "Folder", snapshot: Snapshot) -> None:
         try:

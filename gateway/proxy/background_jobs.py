@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from billing.holds.hold import Hold
     from gateway.dialects.base import Dialect, Tap
     from gateway.dialects.facts import Created, Creation, ParsedRequest, Reported, Stored
+    from gateway.proxy.candidates import Candidate
     from gateway.proxy.context import RequestContext
     from gateway.proxy.routing import Router
     from gateway.proxy.settlement.settlements import Settlements
@@ -99,16 +100,19 @@ class BackgroundPoller:
         self._rules = rules
         self._new_id = new_id
         self._clock = clock
-        self._following: set[str] = set()
+        self._following: dict[str, str] = {}
+        """Accounts by request."""
         self._passing: dict[str, Job] = {}
         self._paid: deque[Job] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._asking: set[asyncio.Timeout] = set()
         self._stopping = asyncio.Event()
 
-    def check_room(self) -> None:
-        """Raise `Refuse` where this process polls as many jobs as it may."""
-        if len(self._following) >= self._rules.most:
+    def check_room(self, account_id: str) -> None:
+        """Raise `Refuse` where this process polls as many jobs as it may, or half as many of this account."""
+        followed, most = len(self._following), self._rules.most
+        own = list(self._following.values()).count(account_id) if 2 * followed >= most else 0
+        if followed >= most or 2 * own >= most:
             raise Refuse(refusals.unavailable("Too many background responses are running here: try again later."))
 
     async def note_streamed(self, stored: Stored) -> None:
@@ -139,7 +143,7 @@ class BackgroundPoller:
         """Keep a job whose answer passes as a stream, until that is `paid`, or has `passed`. Raises `DatabaseError`."""
         job = self._job(context, hold, created)
         await self._jobs.begin(job)
-        self._following.add(job.request_id)
+        self._following[job.request_id] = job.debit.account_id
         self._passing[job.request_id] = job
 
     def paid(self, hold: Hold) -> None:
@@ -152,7 +156,7 @@ class BackgroundPoller:
         """Note that the stream of a job is over. Unless that has paid it, or it is begun now, whoever takes it over
         looks in the ledger what it came to."""
         if self._passing.pop(hold.id, None) is not None:
-            self._following.discard(hold.id)
+            self._following.pop(hold.id, None)
 
     def _job(self, context: RequestContext, hold: Hold, created: Created) -> Job:
         stored, now_s = context.parsed.stored, self._clock()
@@ -183,7 +187,7 @@ class BackgroundPoller:
         """Note which jobs their streams have paid, and keep those whose streams pass from being taken over."""
         while self._paid:
             await self._jobs.done(self._paid[0])
-            self._following.discard(self._paid.popleft().request_id)
+            self._following.pop(self._paid.popleft().request_id, None)
         for job in list(self._passing.values()):
             await self._jobs.renew(job)
 
@@ -210,7 +214,7 @@ class BackgroundPoller:
         hold: Hold | None,
     ) -> None:
         """Poll a job until it has ended, and is paid."""
-        self._following.add(job.request_id)
+        self._following[job.request_id] = job.debit.account_id
         try:
             while True:
                 await self._pause()
@@ -226,7 +230,7 @@ class BackgroundPoller:
         except SettlementLost as error:
             logger.error("background job %s: %s", job.request_id, error)
         finally:
-            self._following.discard(job.request_id)
+            self._following.pop(job.request_id, None)
 
     async def _leave(self, job: Job, hold: Hold | None) -> None:
         """Leave a job to others; its hold is given back, because it ends with this process."""
@@ -333,21 +337,31 @@ class BackgroundPoller:
 
         async def pay(reported: Reported | None, left: Left) -> bool:
             debit: Debit | None = job.debit
-            if reported is not None:
-                debit = self._debit(job, reported)
-            elif left == "nothing":
+            candidate = None if reported is None else self._candidate(job)
+            if reported is not None and candidate is not None:
+                debit = self._debit(job, candidate, reported)
+            elif reported is None and left == "nothing":
                 debit = None
-            return await self._jobs.pay(job, debit)
+            paid = await self._jobs.pay(job, debit)
+            if paid and reported is not None and candidate is not None and debit is not job.debit:
+                self._settlements.doubts.note(candidate, reported)
+            return paid
 
         return pay
 
-    def _debit(self, job: Job, reported: Reported) -> Debit:
+    def _candidate(self, job: Job) -> Candidate | None:
+        """Return who works on a job, with the prices of its beginning; None where there are none, or it is no more
+        here."""
+        route = self._router.find(job.model, job.created_s)
+        candidates = () if route is None else route.candidates
+        found = next((each for each in candidates if each.provider.name == job.provider), None)
+        return None if found is None or found.rates is None else found
+
+    def _debit(self, job: Job, candidate: Candidate, reported: Reported) -> Debit:
         """The debit of what a job has used, by the prices of its beginning; the whole hold where that can't be told, or
         can't be true."""
-        route, held = self._router.find(job.model, job.created_s), job.debit
-        candidates = () if route is None else route.candidates
-        candidate = next((each for each in candidates if each.provider.name == job.provider), None)
-        if candidate is None or candidate.rates is None or believed(candidate, reported) is None:
+        held = job.debit
+        if believed(candidate, reported) is None:
             return held
         tier = reported.service_tier or job.service_tier
         made = charge(reported.usage, candidate, held.markup_scaled, tier, reported.model, reported)

@@ -255,7 +255,8 @@ def own_searches(parsed: ParsedRequest, route: Candidate) -> int:
 def billed_usage(usage: Usage, parsed: ParsedRequest, route: Candidate) -> Usage:
     """Return what a provider has counted, with what it bills and does not count: one search where the request asked for
     it, or the model searches by itself or is priced by the search."""
-    by_search = parsed.work.search_units and route.rates is not None and "search" in route.rates.row.per_unit
+    counted = parsed.work.search_units > 0 and usage.input_tokens > 0  # zeros that are trusted are no search
+    by_search = counted and route.rates is not None and "search" in route.rates.row.per_unit
     if (parsed.work.one_search or route.searches_itself or by_search) and not usage.searches:
         return msgspec.structs.replace(usage, searches=1)
     return usage

@@ -104,7 +104,7 @@ class StoredObjects:
             return
         owned = OwnedObject(
             *(created.object_id, route.provider.name, context.principal.account_id, stored.creation.kind, route.model),
-            total_tokens,
+            total_tokens if stored.whole else None,
         )
         try:
             if not await self._owned.record(owned):

@@ -69,10 +69,9 @@ class HealthBoard:
         """Return the health of a provider's targets, in the order of its entry."""
         return self._targets[provider]
 
-    @property
-    def open_count(self) -> int:
-        """Return the number of targets that are not closed."""
-        return sum(target.state != "closed" for target in self._named.values())
+    def open_of(self, provider: str) -> int:
+        """Return the number of a provider's targets that are not closed."""
+        return sum(target.state != "closed" for target in self._targets[provider])
 
     def apply(self, told: Told, now_s: float) -> None:
         """Take over what another process tells; `now_s` is Unix time. Targets that are not known here are ignored."""

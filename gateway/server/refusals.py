@@ -87,7 +87,8 @@ class Links:
 
     def activation(self, account_id: str) -> str:
         """Return how an account that may not spend gets active again."""
-        return f"ask {self._operator} to make it active again (PATCH /api/admin/accounts/{account_id})"
+        command = f"`metergate operator account set {account_id} --status active`"
+        return f"ask {self._operator} to make it active again ({command})"
 
     @property
     def _operator(self) -> str:

@@ -2,7 +2,9 @@
 
 What comes as messages is given on as server-sent events, so that all that reads a stream reads this one. One connection
 at a time, kept from one request to the next, because a provider knows responses on it that it does not store. An answer
-that is not read to its end closes it, which stops the provider.
+that is not read to its end closes it, which stops the provider; so does one that an error has ended, because more of it
+may follow. Between two answers pings are answered, and messages are nobody's: none of them is taken for the next
+answer, and a connection that the provider has closed meanwhile is not used again.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import aiohttp
 import msgspec
+from aiohttp import WSCloseCode
 from msgspec import Raw
 from multidict import CIMultiDict
 
@@ -23,7 +26,6 @@ from gateway.upstream.base import (
     Drained,
     Sink,
     UpstreamCut,
-    UpstreamError,
     UpstreamRequest,
     UpstreamTimeout,
     UpstreamTooLarge,
@@ -40,6 +42,13 @@ LAST_ERROR: Final = 599
 _LINE: Final = re.compile(r"[\r\n]")
 _LEFT_OUT: Final = frozenset({"content-type", "accept-encoding", "accept", "idempotency-key"})
 """Of what a request over HTTP carries, in lower case; it would say nothing true of a connection."""
+_REFUSALS: Final[dict[int, HTTPStatus]] = {
+    WSCloseCode.UNSUPPORTED_DATA: HTTPStatus.BAD_REQUEST,
+    WSCloseCode.INVALID_TEXT: HTTPStatus.BAD_REQUEST,
+    WSCloseCode.MESSAGE_TOO_BIG: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+}
+"""Codes by which a provider closes because of what the client sent, and what they are over HTTP: its health is not
+worse for them."""
 _TEXT: Final = frozenset({aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY})
 
 
@@ -73,8 +82,8 @@ class SocketTransport:
         self._to: tuple[str, bytes] | None = None
         self._answer: SocketAnswer | None = None
         self._closed = False
-        self._closing: set[asyncio.Task[bool]] = set()
         self._idle: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[bool]] = set()
 
     async def send(self, request: UpstreamRequest) -> SocketAnswer:
         """Return the answer, once its first message is here. Raises `UpstreamError`."""
@@ -95,17 +104,19 @@ class SocketTransport:
         except (ConnectionError, TimeoutError) as error:
             answer.release()
             raise UpstreamUnreachable("the connection broke") from error
-        except UpstreamError:
+        except Exception:
             answer.release()
             raise
 
     async def _connected(self, request: UpstreamRequest) -> aiohttp.ClientWebSocketResponse:
         """Return the connection to where this request goes: the one that is open, or a new one."""
-        if self._idle is not None:
-            self._idle.cancel()
-            await asyncio.wait([self._idle])
         to = (request.url, _header(request.headers, b"authorization"))
-        if self._socket is not None and (self._to != to or self._socket.closed):
+        idle, self._idle = self._idle, None
+        gone = idle is not None and idle.done()
+        if idle is not None:
+            idle.cancel()
+            await asyncio.wait([idle])
+        if self._socket is not None and (gone or self._to != to or self._socket.closed):
             self.discard(self._socket)
         if self._socket is None:
             async with asyncio.timeout(self.rules.connect_s):
@@ -126,20 +137,16 @@ class SocketTransport:
             return
         if self._closed:
             self.discard(self._socket)
-        else:
-            self._idle = asyncio.create_task(self._watch(self._socket))
-
-    async def _watch(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        """Answer the provider's pings between two answers, and leave a connection that it closes: no message is lost on
-        it then. What it says unasked belongs to no answer, and is dropped."""
-        while (await socket.receive()).type in _TEXT:
-            pass
-        self.discard(socket)
+        elif self._idle is None:
+            self._idle = asyncio.create_task(_listen(self._socket))
 
     def discard(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         """Close a connection, without waiting for it."""
         if self._socket is socket:
             self._socket = None
+            if self._idle is not None:
+                self._idle.cancel()
+                self._idle = None
         task = asyncio.create_task(socket.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
@@ -147,10 +154,22 @@ class SocketTransport:
     async def close(self) -> None:
         """Close the connection; where an answer is still read on, when that has ended."""
         self._closed = True
-        if self._idle is not None:
-            self._idle.cancel()
         if self._answer is None and self._socket is not None:
             self.discard(self._socket)
+
+
+class _Closed(UpstreamCut):
+    """The connection has ended; `code` is what the provider closed it with, None where it did not say."""
+
+    def __init__(self, code: int | None) -> None:
+        super().__init__(f"the connection ended: {code}")
+        self.code = code
+
+
+async def _listen(socket: aiohttp.ClientWebSocketResponse) -> None:
+    """Answer pings and drop messages until the connection ends."""
+    while (await socket.receive()).type in _TEXT:
+        pass
 
 
 class SocketAnswer:
@@ -163,6 +182,7 @@ class SocketAnswer:
         self._first = b""
         self._begun = False
         self._ended = False
+        self._spoilt = False
         self._released = False
         self._status = 200
 
@@ -189,7 +209,13 @@ class SocketAnswer:
     async def head(self) -> SocketAnswer:
         """Wait for the first message. Raises `UpstreamError`."""
         if not self._begun:
-            text, said = await self._next()
+            try:
+                text, said = await self._next()
+            except _Closed as closed:
+                if closed.code not in _REFUSALS:
+                    raise
+                self.release()
+                return self.refused(self._transport, _REFUSALS[closed.code])
             self._begun = True
             if said.type == ERROR:
                 self._status = _status_of(said.status)
@@ -216,6 +242,7 @@ class SocketAnswer:
             yield first
         while not self._ended:
             text, said = await self._next()
+            self._spoilt = said.type == ERROR
             yield _event(text, said)
 
     async def pump(self, sink: Sink, drained: Drained) -> None:
@@ -223,11 +250,11 @@ class SocketAnswer:
         await pump_chunks(self.chunks(), sink, drained)
 
     def release(self) -> None:
-        """Leave the connection to the next request where this answer has ended; else close it."""
+        """Leave the connection to the next request where this answer has come to its end; else close it."""
         if self._released:
             return
         self._released = True
-        if self._socket is not None and not self._ended:
+        if self._socket is not None and (self._spoilt or not self._ended):
             self._transport.discard(self._socket)
         self._transport.ended(self)
 
@@ -242,7 +269,7 @@ class SocketAnswer:
         except TimeoutError as error:
             raise UpstreamTimeout(f"silent for {silence_s:g} s") from error
         if message.type not in _TEXT:
-            raise UpstreamCut(f"the connection ended: {message.type.name}")
+            raise _Closed(message.data if message.type is aiohttp.WSMsgType.CLOSE else None)
         data = message.data if isinstance(message.data, bytes) else message.data.encode()
         try:
             said = _MESSAGE.decode(data)

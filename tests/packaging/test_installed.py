@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config.settings import FILES, SHIPPED_FOLDER, environment_example
+from gateway.config.files import FILES, SHIPPED_FOLDER
+from gateway.config.settings import environment_example
 from tests.gateway.commands.test_commands import with_host
 from tests.support.commands import CHECKOUT, WAIT_S, Shell, do_curl, fetch
 

@@ -14,9 +14,9 @@ from billing.price_table import PriceTable
 from billing.prices import PriceRow
 from billing.rates import round_up
 from billing.usage import Usage
+from gateway.config.files import read_file
 from gateway.config.prices import read_prices
 from gateway.config.problems import Problems
-from gateway.config.settings import read_file
 from tests.support.oracle import theirs
 from tools.make_prices import AS_OF, NAMES, TARGET
 

@@ -16,7 +16,7 @@ from msgspec import Raw
 
 from billing.usage import MAX_COUNT, Usage
 from gateway.dialects.openai.billed import CostFields, reported_cost
-from gateway.dialects.shares import MAX_DOUBTS, cut_down, shared_out, unknown_counts
+from gateway.dialects.shares import MAX_DOUBTS, MORE_IN_TOTAL, cut_down, shared_out, unknown_counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -167,7 +167,7 @@ def _doubts(counts: _Usage, prompt: int, output: int, raw: Raw) -> Iterator[Doub
     said = _first(counts.prompt_tokens, counts.input_tokens) + _first(counts.completion_tokens, counts.output_tokens)
     cache, reasoning = _cached(counts) + _written(counts), _reasoning(counts)
     if total and said and total - said not in (0, reasoning, cache, cache + reasoning):
-        yield "total", "total_tokens"
+        yield "total", "total_tokens" if total < said else MORE_IN_TOTAL
     modalities = sum(map(_first, (inputs.audio_tokens, inputs.image_tokens, inputs.video_tokens)))
     if max(modalities, cache) > prompt:
         yield "total", "prompt_tokens_details"

@@ -23,6 +23,7 @@ from gateway.dialects.base import Endpoint
 from gateway.dialects.events import EVENT_STREAM
 from gateway.dialects.exceptions import BadRequest, GarbageAnswer
 from gateway.dialects.facts import Reported, Stored
+from gateway.dialects.fields import is_null
 from gateway.dialects.openai.errors import error_body, error_headers
 from gateway.dialects.openai.output import output_of_part
 from gateway.dialects.openai.paths import with_azure
@@ -146,6 +147,7 @@ class ResponsesDialect:
 
 class _Message(msgspec.Struct):
     type: str | None = None
+    response: Raw = Raw(b"null")
 
 
 _MESSAGE: Final = msgspec.json.Decoder(_Message)
@@ -167,10 +169,12 @@ class SocketDialect(ResponsesDialect):
         if UPGRADE not in head.headers:
             raise BadRequest("This is a WebSocket: connect with 'Upgrade: websocket', or POST your request.")
         try:
-            kind = _MESSAGE.decode(body).type
+            message = _MESSAGE.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            kind = CREATE  # what is wrong with it is said below
-        if kind != CREATE:
+            message = _Message(CREATE)  # what is wrong with it is said below
+        if not is_null(message.response):  # where the Realtime API has them
+            raise BadRequest("Write the fields of the response beside 'type'.", "response")
+        if message.type != CREATE:
             raise BadRequest(f"Only messages of the type '{CREATE}' are served here.", "type")
         parsed = parse(RESPONSES, body, self._bounds, RESPONSES_CREATION)
         stored = parsed.stored or Stored()

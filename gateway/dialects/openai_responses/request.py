@@ -52,6 +52,7 @@ _TABLE: Final = FieldTable(
     },
     WORK_FIELDS | {INPUT},
 )
+_DISABLED: Final = b'"disabled"'
 _ELSEWHERE: Final = frozenset({"tools", "conversation", "previous_response_id"})
 """Fields of `WORK_FIELDS` that are read here in another way."""
 _CONVERSATION: Final = frozenset({"id"})
@@ -95,7 +96,8 @@ def parse(operation: str, body: bytes, bounds: StructureBounds, created: Creatio
     if stored or ids or creation is not None:
         names = (*stored, *ids)
         background = values.get("background") is True
-        named = Stored(names, previous if only_previous else None, creation, background=background)
+        previous = previous if only_previous else None
+        named = Stored(names, previous, creation, background=background, whole=not _shortens(fields))
     most = within(values, MAX_FIELD, 1, MAX_COUNT)
     has_output = operation != INPUT_TOKENS
     if operation == COMPACT:
@@ -133,6 +135,12 @@ def _stored(fields: Mapping[str, Raw], values: Mapping[str, Any]) -> list[str]:
     except msgspec.DecodeError as error:
         raise wrong_type("conversation", "a string or an object with an 'id'") from error
     return ids
+
+
+def _shortens(fields: Mapping[str, Raw]) -> bool:
+    """Whether the provider may leave out a part of what came before, which later responses may have again."""
+    truncation, management = fields.get("truncation"), fields.get("context_management")
+    return not is_null(management) or (not is_null(truncation) and bytes(truncation or b"") != _DISABLED)
 
 
 def _check_background(operation: str, values: Mapping[str, Any]) -> None:

@@ -162,7 +162,9 @@ class RerankDialect(OpenAIDialect):
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise GarbageAnswer("the provider's answer is not a JSON object") from error
         searches, tokens = _searches(answer.meta), _tokens(answer.usage)
-        return Reported(Usage(input_tokens=tokens, searches=searches)) if searches or tokens else None
+        if searches is None and tokens is None:
+            return None
+        return Reported(Usage(input_tokens=tokens or 0, searches=searches or 0))
 
     def output(self, body: bytes) -> Output:
         """Return that nothing is written."""
@@ -183,20 +185,22 @@ def _text(fields: Mapping[str, Raw], name: str) -> str:
         raise wrong_type(name, "a string") from error
 
 
-def _searches(raw: Raw) -> int:
-    """Searches billed, which Cohere writes as a decimal; a part of one is one."""
+def _searches(raw: Raw) -> int | None:
+    """Searches billed, which Cohere writes as a decimal; a part of one is one. None where it says none that can be."""
     try:
         meta = _META.decode(raw)
-        units = Decimal(bytes(meta.billed_units.search_units).decode()) if meta and meta.billed_units else Decimal(0)
-        return int(units.to_integral_value(ROUND_CEILING)) if 0 < units <= MAX_COUNT else 0
+        if meta is None or meta.billed_units is None:
+            return None
+        units = Decimal(bytes(meta.billed_units.search_units).decode())
+        return int(units.to_integral_value(ROUND_CEILING)) if 0 <= units <= MAX_COUNT else None
     except (msgspec.DecodeError, UnicodeDecodeError, InvalidOperation):
-        return 0
+        return None
 
 
-def _tokens(raw: Raw) -> int:
+def _tokens(raw: Raw) -> int | None:
     try:
         tokens = _TOKENS.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return 0
+        return None
     total = tokens.total_tokens if tokens else None
-    return total if total is not None and 0 < total <= MAX_COUNT else 0
+    return total if total is not None and 0 <= total <= MAX_COUNT else None

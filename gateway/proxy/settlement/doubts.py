@@ -11,6 +11,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
+from gateway.dialects.shares import MORE_IN_TOTAL
+
 if TYPE_CHECKING:
     from gateway.dialects.facts import Reported
     from gateway.metrics.registry import Metrics
@@ -24,6 +26,9 @@ MAX_VALUE_CHARS: Final = 64
 _USUAL: Final = frozenset({None, "default", "standard"})
 
 
+_EXPLAINED: Final = frozenset({("gemini", "total", MORE_IN_TOTAL), ("anthropic", "region", "us")})
+"""Doubts that are none, by the provider's kind. Google's OpenAI endpoint counts thinking in the total alone. Anthropic
+charges a region of its newer models alone, whose rows have a variant for it, and may name it in answers of any."""
 _WORDS: Final = {
     "service_tier": "names the service tier %r, which its price row does not know: the dearest that it does is charged",
     "speed": "names the speed %r, which its price row does not know: the dearest that it does is charged",
@@ -54,11 +59,14 @@ class Doubts:
         usual = reported.service_tier in _USUAL and reported.speed in _USUAL and not route.is_router
         if usual and not (reported.region or reported.doubts):
             return
-        found = list(reported.doubts)
+        found = [each for each in reported.doubts if (route.provider.kind, *each) not in _EXPLAINED]
         if route.is_router and route.named(reported.model) is None:
             found.append(("model", reported.model or ""))
         if route.rates is not None:
-            found += route.rates.row.unknown(reported.service_tier, reported.speed, reported.region)
+            row = route.rates.row
+            unknown = row.unknown(reported.service_tier, reported.speed, reported.region)
+            regional = any("region" in variant.when for variant in row.variants)
+            found += [each for each in unknown if regional or (route.provider.kind, *each) not in _EXPLAINED]
         for kind, value in found:
             self._metrics.usage_doubt(route.provider.name, kind)
             told = route.provider.name, kind, value[:MAX_VALUE_CHARS]

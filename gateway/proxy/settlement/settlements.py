@@ -108,7 +108,7 @@ class Settlements:
     ) -> None:
         self._holds = holds
         self._missing = missing
-        self._doubts = Doubts(metrics)
+        self.doubts = Doubts(metrics)
         self._metrics = metrics
         self._max_usage_factor = max_usage_factor
         self._clock = clock
@@ -124,7 +124,7 @@ class Settlements:
         if parsed.work is not NO_WORK or route.searches_itself:
             usage = billed_usage(usage, parsed, route)
         charge = context.charge(usage, reported)
-        self._doubts.note(route, reported)
+        self.doubts.note(route, reported)
         if reported.others:
             usage = total_usage(usage, reported.others)
         if charge.charged_nano > hold.cost_nano or usage.input_tokens + usage.output_tokens > hold.tokens:

@@ -220,8 +220,12 @@ async def test_a_long_backlog_is_swept_in_batches(world: World) -> None:
     principal = await world.customer(10**9)
     await hold_one(world, principal)
     await leave_settled(world, principal, 9000)
-    assert (await world.engine.recovery.sweep(partition_of(world))).settled >= 9000
-    assert await world.database.value("SELECT count(*) FROM usage_events") == 9000
+    await world.engine.recovery.sweep(partition_of(world))
+
+    async def written() -> bool:  # the engine's own round may have taken a part of it
+        return bool(await world.database.value("SELECT count(*) = 9000 FROM usage_events"))
+
+    await eventually(written)
     assert {entry.state for entry in (await entries(world, principal.account_id)).values()} == {HELD}
     assert await ledger_balance(world, principal.account_id) == 10**9 - 9000 * 500
 

@@ -423,6 +423,11 @@ def test_a_command_on_a_gateway_or_a_file_imports_no_store_and_no_server(command
     assert imported_by(command, ("aiohttp", "asyncpg", "redis", "hiredis", "gateway.runtime")) == (code, [])
 
 
+def test_a_command_on_prices_reads_no_other_settings() -> None:
+    """The settings' imports take longer than the whole table."""
+    assert imported_by("operator price list", ("gateway.config.settings",)) == (0, [])
+
+
 def imported_by(command: str, names: tuple[str, ...]) -> tuple[int, list[str]]:
     """Run a command in a process; its exit code, and which of these modules it has imported."""
     script = (

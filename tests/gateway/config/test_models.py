@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from gateway import tokens
+from gateway.config.files import SHIPPED_FOLDER
 from gateway.config.models import VOCABULARIES
-from gateway.config.settings import SHIPPED_FOLDER, ModelConfig, Secret, Settings, load_settings
+from gateway.config.settings import ModelConfig, Secret, Settings, load_settings
 from tests.gateway.config.support import load, problems
 
 ROUTES = "models:\n  demo: {provider: p}\n"
@@ -203,6 +204,10 @@ def test_a_model_with_a_provider_alone(tmp_path: Path) -> None:
         ("{provider: local, fallbacks: [othr]}", "models.m.fallbacks: othr is no entry of models; did you mean other?"),
         ("{provider: local, answered_by: 5}", "models.m.answered_by: expected a list, got 5"),
         ("{provider: local, fallbacks: [m]}", "models.m.fallbacks: an entry is no fallback of its own"),
+        (
+            "{provider: local, model: other, fallbacks: [other]}",
+            "models.m.fallbacks: other asks local/other, which was asked before it; `retries` asks one again",
+        ),
         ("{provider: local, fallbacks: [other, other]}", "models.m.fallbacks[1]: other stands here twice"),
         ("{provider: local, fallbacks: other}", 'models.m.fallbacks: expected a list, got "other"'),
         ("{provider: local, markup_percent: 20}", 'models.m.markup_percent: expected a decimal string such as "20"'),

@@ -6,7 +6,8 @@ import pytest
 
 from billing.plans import Plan
 from billing.quotas import Metric, Quota, Window
-from gateway.config.settings import SHIPPED_FOLDER, load_settings, warnings
+from gateway.config.files import SHIPPED_FOLDER
+from gateway.config.settings import load_settings, warnings
 from tests.gateway.config.support import PLANS, load, problems
 
 
@@ -127,6 +128,11 @@ def test_which_models_a_plan_allows(tmp_path: Path, models: str, allowed: tuple[
 def test_wrong_plans_are_refused(tmp_path: Path, more: str, problem: str) -> None:
     (found,) = problems(tmp_path, plans=f"free: {{name: Free, {more}}}\n")
     assert found.startswith(f"plans.yaml:1: {problem}")
+
+
+def test_a_plan_that_leads_to_itself_is_not_offered_itself(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, plans='free: {name: Free, price_usd: "0", upgrade_to: free}\n')
+    assert found.endswith('got "free"')
 
 
 def test_a_plans_id_is_plain(tmp_path: Path) -> None:

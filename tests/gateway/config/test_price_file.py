@@ -12,8 +12,8 @@ import pytest
 from billing.errors import MetergateError
 from billing.money import parse_usd
 from billing.price_table import PriceTable
+from gateway.config.files import file_marks
 from gateway.config.price_file import POLL_S, PriceFollower, load_prices
-from gateway.config.settings import file_marks
 from tests.gateway.conftest import Customer, MakeGateway, chat
 from tests.support.gateways import BOUND_S, Fetched, ask, fetch
 
@@ -22,6 +22,7 @@ LOCAL = """\
 - {provider: local, model: demo, effective_from: 2024-01-01, context_window: 4096,
    per_million: {input: "%s", output: "0"}}
 """
+NEW = "- {provider: openai, model: gpt-brand-new, effective_from: 2024-01-01, per_million: {input: '1', output: '1'}}\n"
 
 
 class Applied:
@@ -113,8 +114,11 @@ async def test_every_gateway_takes_a_change_and_one_from_before_it_served(
     customer = await gateways[0].customer("5.00")
     served = [replace(customer, gateway=gateway) for gateway in gateways]
     await _priced(served, "20.00")
-    path.write_text(LOCAL % "300.00", "utf-8")
+    unknown = [gateway.runtime.services.unknown_models for gateway in gateways]
+    assert [find(["gpt-brand-new"]) for find in unknown] == [["gpt-brand-new"]] * 2
+    path.write_text(LOCAL % "300.00" + NEW, "utf-8")
     await _priced(served, "300.00")
+    assert [find(["gpt-brand-new"]) for find in unknown] == [[]] * 2
     charged = []
     for each in served:
         assert (await ask(each, chat(max_tokens=5))).status == 200

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.config.settings import SHIPPED_FOLDER, ConfigError, Problem, load_settings
+from gateway.config.files import SHIPPED_FOLDER
+from gateway.config.settings import ConfigError, Problem, load_settings
 
 FILES = ("metergate.yaml", "prices.yaml", "plans.yaml")
 SHIPPED = {name: (SHIPPED_FOLDER / name).read_text("utf-8") for name in FILES}

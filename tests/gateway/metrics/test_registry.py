@@ -212,6 +212,17 @@ def test_label_sets_are_bounded_and_nothing_goes_uncounted(tmp_path: Path) -> No
     two.close()
 
 
+def test_gauges_of_providers_are_one_family() -> None:
+    metrics = Metrics()
+    for number, name in enumerate(("a", "b")):
+        metrics.gauge("open", "Open.", lambda number=number: number, "max", provider=name)
+    text = metrics.render()[0].decode()
+    assert text.count("# TYPE metergate_open gauge") == 1
+    assert 'metergate_open{provider="b"} 1.0' in text
+    with pytest.raises(ValueError, match="taken"):
+        metrics.gauge("open", "", lambda: 1, provider="a")
+
+
 def test_gauges_are_read_at_each_scrape() -> None:
     metrics = Metrics()
     waiting = [5.0]

@@ -225,6 +225,7 @@ async def test_another_gateway_pays_it_once_where_its_own_is_lost(
     await first.runtime.engine.lease.end()
     await until(lambda: worker.polled() >= 2)
     worker.said = response(service_tier="default")
+    worker.said["usage"] = {**worker.said["usage"], "odd_tokens": 3}
     async with asyncio.timeout(BOUND_S):
         await all_done(second)
 
@@ -236,6 +237,7 @@ async def test_another_gateway_pays_it_once_where_its_own_is_lost(
     assert sorted(parse_usd(event["charged_usd"]) for event in events)[-1] == COST
     assert sum(parse_usd(event["charged_usd"]) for event in events) == COST
     assert request_id in {event["id"] for event in events}
+    assert b'metergate_usage_doubts_total{doubt="field",provider="openai"} 1.0' in await second.metrics()
     lost.set()
 
 
@@ -250,6 +252,19 @@ async def test_what_could_not_be_followed_is_refused(make: Any, worker: Worker) 
     assert worker.asked == []
     assert (await respond(customer)).status == 200
     refusal(await respond(customer), 503, "temporarily_unavailable")
+    worker.said = response()
+    await all_done(gateway)
+
+
+async def test_one_account_does_not_take_all_places(make: Any, worker: Worker) -> None:
+    gateway = await make(background_jobs=4)
+    one, other = await gateway.customer(), await gateway.customer()
+    for name in ("resp_1", "resp_2"):
+        worker.said = {**worker.said, "id": name}
+        assert (await respond(one)).status == 200
+    refusal(await respond(one), 503, "temporarily_unavailable")
+    worker.said = {**worker.said, "id": "resp_3"}
+    assert (await respond(other)).status == 200
     worker.said = response()
     await all_done(gateway)
 

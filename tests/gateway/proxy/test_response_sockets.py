@@ -44,14 +44,19 @@ class Speaker:
     headers: list[Any] = field(default_factory=list)
     ended: int = 0
     breaks: bool = False
+    most_bytes: int = 1 << 20
+    sockets: list[web.WebSocketResponse] = field(default_factory=list)
     closes: bool = False
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         self.headers.append(request.headers)
-        socket = web.WebSocketResponse()
+        socket = web.WebSocketResponse(max_msg_size=self.most_bytes)
+        self.sockets.append(socket)
         await socket.prepare(request)
         async for message in socket:
+            if message.type is aiohttp.WSMsgType.ERROR:  # too large
+                break
             self.got.append(json.loads(message.data))
             *first, last = self.says(self.got[-1])
             for each in first:
@@ -129,7 +134,7 @@ async def test_what_is_not_served_is_an_error_event(make: Any, speaker: Speaker)
     gateway = await make()
     customer, poor = await gateway.customer(), await gateway.customer("0")
     async with connected(customer) as socket:
-        for wrong in ({"type": "response.cancel"}, {"background": True}, {"n": 2}, {"model": "demo"}):
+        for wrong in ({"type": "response.cancel"}, {"background": True}, {"response": {}}, {"n": 2}, {"model": "demo"}):
             (refused,) = await answer(socket, **wrong)
             assert refused["type"] == "error", refused
             assert 400 <= refused["status"] < 500, refused
@@ -251,6 +256,56 @@ async def test_a_gateway_that_stops_ends_connections_after_their_answer(make: An
         said = [message async for message in busy]
     assert json.loads(said[-1].data)["type"] == "response.completed"
     assert await spent_nano(customer) == COST
+
+
+async def test_what_comes_between_answers_is_nobodys(make: Any, speaker: Speaker) -> None:
+    late = {"type": "error", "status": 400, "error": {"code": "websocket_connection_limit_reached", "message": "Late."}}
+    speaker.says = lambda said: [*events(), late]
+    gateway = await make()
+    customer = await gateway.customer()
+    async with connected(customer) as socket:
+        for _ in range(2):
+            assert await answer(socket) == events()
+            await until(lambda: not gateway.runtime.engine.holds.live)
+    assert await spent_nano(customer) == 2 * COST
+    assert len(speaker.headers) == 1
+
+
+async def test_what_follows_an_error_in_an_answer_is_not_taken_for_the_next(make: Any, speaker: Speaker) -> None:
+    begun, delta, done = events()
+    broken = {"type": "error", "status": 500, "error": {"code": "server_error", "message": "Broken."}}
+    speaker.says = lambda said: [begun, delta, broken, delta, done]
+    gateway = await make()
+    customer = await gateway.customer()
+    async with connected(customer) as socket:
+        assert (await answer(socket))[-1] == broken
+        speaker.says = lambda said: events("resp_2")
+        assert await answer(socket) == events("resp_2")
+    assert len(speaker.headers) == 2
+
+
+async def test_a_connection_that_the_provider_has_closed_meanwhile_is_made_anew(make: Any, speaker: Speaker) -> None:
+    gateway = await make()
+    customer = await gateway.customer()
+    async with connected(customer) as socket:
+        assert await answer(socket) == events()
+        await speaker.sockets[0].close()
+        assert await answer(socket) == events()
+    assert len(speaker.headers) == 2
+    assert b"failed_attempts_total{" not in await gateway.metrics()
+
+
+async def test_a_message_that_is_too_large_for_the_provider_does_not_count_against_it(
+    make: Any, speaker: Speaker
+) -> None:
+    speaker.most_bytes = 1_000
+    gateway = await make()
+    customer = await gateway.customer()
+    async with connected(customer) as socket:
+        (refused,) = await answer(socket, input="." * 2_000)
+        assert (refused["type"], refused["status"]) == ("error", 413)
+        assert await answer(socket) == events()
+    assert b"failed_attempts_total{" not in await gateway.metrics()
 
 
 async def test_what_has_come_of_messages_counts_among_the_bodies_of_the_account(make: Any, speaker: Speaker) -> None:

@@ -88,6 +88,22 @@ async def test_an_earlier_response_bounds_what_it_brings(serve: Any) -> None:
     refusal(await respond(poor, previous_response_id="resp_poor", input=items), 402, "billing_required")
 
 
+@pytest.mark.parametrize(
+    ("fields", "known"),
+    [
+        ({"truncation": "disabled", "context_management": None}, True),
+        ({"truncation": "auto"}, False),
+        ({"context_management": [{"type": "compaction", "compact_threshold": 1000}]}, False),
+    ],
+)
+async def test_one_that_may_have_left_out_what_came_before_bounds_nothing(
+    serve: Any, fields: dict[str, Any], known: bool
+) -> None:
+    gateway = await serve(Provider(saying(response())))
+    assert (await respond(await gateway.customer(), **fields)).status == 200
+    assert ((await owner(gateway) or ())[3] is not None) is known
+
+
 async def test_what_is_not_stored_is_not_recorded(serve: Any) -> None:
     gateway = await serve(Provider(saying(response())))
     assert (await respond(await gateway.customer(), store=False)).status == 200

@@ -16,6 +16,7 @@ from tests.support.gateways import Provider, answer, ask, saying, until
 
 Upstream = Callable[[Handler], Any]
 NOW_S = 1_000.0
+OPEN = b'metergate_targets_open{provider="openai"} 1.0'
 
 
 def provider(*urls: str, seconds: float = 30.0) -> ProviderConfig:
@@ -39,7 +40,7 @@ def test_a_board_notes_what_attempts_here_have_changed_and_nothing_else() -> Non
     assert not made.woken.is_set()
     target.failed(target.begin())
     assert made.changed == {"openai/1": target}
-    assert (made.woken.is_set(), made.open_count) == (True, 1)
+    assert (made.woken.is_set(), made.open_of("openai")) == (True, 1)
 
 
 def test_what_others_tell_is_bounded_and_shortens_nothing() -> None:
@@ -50,7 +51,7 @@ def test_what_others_tell_is_bounded_and_shortens_nothing() -> None:
     assert target.wait_s == MAX_COOLDOWN_S
     for unknown in ("openai/2", "other/0", ""):
         made.apply(Told(unknown, "other", NOW_S + 1), NOW_S)
-    assert made.open_count == 1
+    assert made.open_of("openai") == 1
 
 
 def test_a_cool_down_that_is_over_leaves_one_probe() -> None:
@@ -103,7 +104,7 @@ async def test_what_one_gateway_finds_others_know_and_the_operator_sees(
     await until(found)
 
     async def told() -> bool:
-        return b"metergate_targets_open 1.0" in await other.metrics()
+        return OPEN in await other.metrics()
 
     await until(told)
     (state, open_until_), well = await states(other)
@@ -116,7 +117,7 @@ async def test_what_one_gateway_finds_others_know_and_the_operator_sees(
     late = await make_gateway(change=change)  # one that has begun since
 
     async def learned() -> bool:
-        return b"metergate_targets_open 1.0" in await late.metrics()
+        return OPEN in await late.metrics()
 
     await until(learned)
 

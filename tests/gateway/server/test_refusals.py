@@ -177,8 +177,8 @@ async def test_an_account_that_may_not_spend(make_gateway: MakeGateway, status: 
         assert billing["status"] == status
         assert (billing["setup_url"], billing["next"]) == (None, None)
         assert (
-            f"ask whoever runs this gateway to make it active again (PATCH /api/admin/accounts/{customer.account_id}"
-            in (error["message"])
+            "ask whoever runs this gateway to make it active again "
+            f"(`metergate operator account set {customer.account_id} --status active`)" in error["message"]
         )
         assert fetched.headers["x-should-retry"] == "false"
         if used_before:

@@ -9,7 +9,8 @@ from typing import Any
 from aiohttp import web
 from yarl import URL
 
-from gateway.config.settings import SHIPPED_FOLDER, load_settings
+from gateway.config.files import SHIPPED_FOLDER
+from gateway.config.settings import load_settings
 from tests.gateway.conftest import Customer, Handler, MakeGateway, chat
 from tests.support.gateways import SSE, answer, ask, delta, refusal
 

@@ -15,6 +15,7 @@ from gateway.dialects.openai.dialect import CHAT, EMBEDDINGS
 from gateway.dialects.openai.events import MOST_TRIED, OpenAIEvents
 from gateway.dialects.openai.usage import is_complete_answer, usage_from_json
 from gateway.dialects.output import Output, joined
+from gateway.dialects.shares import MORE_IN_TOTAL
 
 
 def read(usage: Any, **fields: Any) -> Usage | None:
@@ -238,7 +239,7 @@ def test_what_was_cached_is_in_one_class(inputs: dict[str, Any], usage: dict[str
     [
         (counts(10, 5, 15), ()),
         (counts(10, 5, 15, prompt_cache_miss_tokens=10, queue_time=0.1), ()),
-        (counts(10, 5, 100), (("total", "total_tokens"),)),
+        (counts(10, 5, 100), (("total", MORE_IN_TOTAL),)),
         (counts(10, 5, 3), (("total", "total_tokens"),)),
         (counts(10, 5, 18, completion_tokens_details={"reasoning_tokens": 3}), ()),
         (counts(10, 5, 15, prompt_tokens_details={"cached_tokens": 11}), (("total", "prompt_tokens_details"),)),

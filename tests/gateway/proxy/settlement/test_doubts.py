@@ -1,14 +1,24 @@
 """What is charged where a report counts nothing, and who is told of what can't be placed."""
 
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as replace_struct
 
+from billing.prices import PriceRow
 from billing.rates import Variant
+from billing.usage import Usage
+from gateway.config.models import ProviderConfig, ProviderKind
 from gateway.config.settings import Settings
+from gateway.dialects.facts import Reported
+from gateway.dialects.shares import MORE_IN_TOTAL
+from gateway.metrics.registry import Metrics
+from gateway.proxy.candidates import Candidate, Rates
 from gateway.proxy.settlement import doubts
 from tests.gateway.conftest import Handler, MakeGateway, chat
 from tests.support.gateways import (
@@ -65,6 +75,41 @@ async def test_zeros_are_believed_where_they_are_trusted_or_all_is_free(
 ) -> None:
     for event in await counted(make_gateway, upstream, change):
         assert (event["estimated"], event["input_tokens"], event["output_tokens"]) == (False, 0, 0)
+
+
+ABOVE = Reported(Usage(10, 105), doubts=(("total", MORE_IN_TOTAL),))
+US = Reported(Usage(10, 5), region="us")
+REGIONAL = Variant({"region": "eu"}, {"input": 2})
+
+
+@pytest.mark.parametrize(
+    ("kind", "reported", "variants", "doubt"),
+    [
+        ("gemini", ABOVE, (), None),
+        ("openai", ABOVE, (), "total"),
+        ("anthropic", US, (), None),
+        ("anthropic", replace_struct(US, region="mars"), (), "region"),
+        ("anthropic", US, (REGIONAL,), "region"),
+        ("openai", US, (), "region"),
+    ],
+)
+def test_what_a_provider_is_known_to_do_is_no_doubt(
+    kind: ProviderKind, reported: Reported, variants: tuple[Variant, ...], doubt: str | None
+) -> None:
+    metrics, price = Metrics(), PriceRow("p", "m", date(2024, 1, 1), {"input": 1}, {}, variants=variants)
+    way = Candidate("m", ProviderConfig("p", kind, "http://p"), "m", 0, "o200k_base", None, rates=Rates.of(price))
+    doubts.Doubts(metrics).note(way, reported)
+    told = re.findall(rb'usage_doubts_total{doubt="(.+?)"', metrics.render()[0])
+    assert told == ([] if doubt is None else [doubt.encode()])
+
+
+def test_a_router_that_names_none_of_its_models_is_doubted() -> None:
+    metrics, price = Metrics(), Rates.of(PriceRow("p", "m", date(2024, 1, 1), {"input": 1}, {}))
+    own = ProviderConfig("p", "openai", "http://p")
+    way = Candidate("m", own, "m", 0, "o200k_base", None, rates=price, others={"a": price}, answered_by=("a",))
+    for served in ("a-2026", "b"):
+        doubts.Doubts(metrics).note(way, Reported(Usage(10, 5), model=served))
+    assert b'usage_doubts_total{doubt="model",provider="p"} 1.0' in metrics.render()[0]
 
 
 def tiers(settings: Settings) -> Settings:
