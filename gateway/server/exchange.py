@@ -65,25 +65,9 @@ class Exchange:
     `write_timeout_s` while bytes wait for it is cut off."""
 
     __slots__ = (
-        "_chunked",
-        "_cors",
-        "_head",
-        "_in_chunks",
-        "_protocol",
-        "account",
-        "begun",
-        "cut_for",
-        "envelope",
-        "headers",
-        "keep_alive",
-        "match",
-        "over",
-        "path",
-        "payload",
-        "raw_headers",
-        "version",
-        "whole",
-        "write_timeout_s",
+        *("_chunked", "_cors", "_head", "_in_chunks", "_protocol", "account", "begun", "cut_for", "envelope"),
+        *("headers", "keep_alive", "match", "over", "path", "payload", "raw_headers", "version", "whole"),
+        *("write_timeout_s",),
     )
 
     def __init__(
