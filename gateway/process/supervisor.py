@@ -43,6 +43,7 @@ RESTART_DELAY_S = 0.1  # before the second restart in a row, doubled for each on
 RESTART_DELAY_LIMIT_S = 10.0
 STABLE_AFTER_S = 10.0  # a worker that ran as long begins anew with its delays
 FAILED_STARTS_LIMIT = 3  # deaths before any worker was ever ready: then something is wrong that no restart mends
+SAME_STOP_S = 1.0  # `timeout`, make and systemd may signal a process and then its whole group: that asks once
 KILL_MARGIN_S = 2.0  # added to the workers' own grace before they are killed
 PARENT_POLL_S = 0.5  # how often a worker looks for its parent where the kernel does not tell
 
@@ -76,11 +77,11 @@ async def supervise(
 
     `pass_fds` stay open in the workers. `on_ready` is called once, with the address, when the first worker is ready.
     The first signal is passed on as SIGTERM, and a worker that runs on `shutdown_grace_s` + KILL_MARGIN_S later is
-    killed; a second signal kills at once. `on_end` is called with the gateway id of each worker whose process has
-    ended, and waited for before this returns, however long it takes. `on_stop` is called, once or more, before
-    the listening socket is closed. 0 after a signal, 1 when FAILED_STARTS_LIMIT workers died before any was ready.
-    Raises what `bind` raises. Main thread only, for the signals and for `die_with_parent`. Cancelled, it kills the
-    workers.
+    killed; a second signal kills at once, but within SAME_STOP_S of the first it is taken for the same. `on_end` is
+    called with the gateway id of each worker whose process has ended, and waited for before this returns, however long
+    it takes. `on_stop` is called, once or more, before the listening socket is closed. 0 after a signal, 1 when
+    FAILED_STARTS_LIMIT workers died before any was ready. Raises what `bind` raises. Main thread
+    only, for the signals and for `die_with_parent`. Cancelled, it kills the workers.
     """
     if workers < 1:
         raise ValueError("at least one worker is needed")
@@ -105,6 +106,7 @@ class _Supervisor:
     running: set[asyncio.subprocess.Process] = field(default_factory=set)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     hurrying: asyncio.Event = field(default_factory=asyncio.Event)
+    asked_s: float = 0.0
     failed_starts: int = 0
     was_ready: bool = False
     exit_code: int = 0
@@ -130,7 +132,12 @@ class _Supervisor:
             self.on_stop()
 
     def _on_signal(self, number: Signals) -> None:
-        if self.stopping.is_set():
+        now_s = time.monotonic()
+        if not self.stopping.is_set():
+            self.asked_s = now_s
+        elif now_s - self.asked_s < SAME_STOP_S:
+            return
+        else:
             self.hurrying.set()
         _log.info("%s: stopping%s", number.name, " at once" if self.hurrying.is_set() else "")
         self.stopping.set()

@@ -4,7 +4,7 @@ The gateway that created a job has its hold and settles it. Where that gateway s
 over when its lease has lapsed, and pays it in the ledger (`billing.owned.jobs` owns that it is paid once). A job that
 its provider does not know any more, or that is not done when it expires, costs what was held. One that was cancelled
 may come without usage and output, whatever was read of it before: it costs its input and what its stream has passed;
-where it was streamed again meanwhile, or its gateway was lost, what was held.
+where it could be read meanwhile, or its gateway was lost, what was held.
 """
 
 from __future__ import annotations
@@ -256,6 +256,8 @@ class BackgroundPoller:
         status, body = answered
         created = creation.of_answer(body) if status == OK else None
         if created is None or created.running:
+            if created is not None and not dialect.output(body).empty:  # its client can read that, too
+                await self._jobs.note_streamed(job.object_id, job.provider)
             if self._clock() < job.expires_s:
                 return False
             if creation.cancel is not None:

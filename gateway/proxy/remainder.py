@@ -154,7 +154,7 @@ class Remainder:
         self._go_on(context, hold, self._stream(context, hold, answer, watch, *self._terms(exchange, context)))
 
     def running(self, context: RequestContext, hold: Hold, running: Created, tap: Tap | None = None) -> None:
-        """Take over a response in the background whose client has left, or whose stream, watched by `tap`, has ended."""
+        """Take over a response in the background whose client has left, or whose stream has ended; `tap` watched it."""
         self._go_on(context, hold, self._followed(context, hold, running, tap))
 
     async def _followed(self, context: RequestContext, hold: Hold, running: Created, tap: Tap | None = None) -> None:

@@ -17,7 +17,7 @@ import msgspec
 
 from billing.database.connection import DatabaseError
 from billing.owned.objects import OwnedObject, OwnedObjects
-from gateway.dialects.events import EVENT_END, event_data
+from gateway.dialects.events import EVENT_END, EVENT_END_BYTES, event_data
 from gateway.server import refusals
 from gateway.server.refusals import Refuse
 
@@ -116,30 +116,32 @@ class StoredObjects:
 class FirstEvent:
     """Looks for the object that the first event of a stream tells of. `feed` returns whether that is over."""
 
-    __slots__ = ("_begun", "_creation", "_only", "created")
+    __slots__ = ("_begun", "_creation", "_only", "_read", "created")
 
     def __init__(self, creation: Creation, *, only: bool = True) -> None:
         """Without `only` a later event will do: the beginning of the stream may have been read before."""
         self._creation = creation
         self._only = only
         self._begun = bytearray()
+        self._read = 0  # so many of its bytes are events that told of none
         self.created: Created | None = None
 
     def feed(self, data: bytes) -> bool:
         """Take a further piece; True once the first event has been here whole, or is too large."""
+        search_from = max(self._read, len(self._begun) + 1 - EVENT_END_BYTES)
         self._begun += data
-        match = EVENT_END.search(self._begun)
-        while match is not None:
-            if data_of_event := event_data(bytes(self._begun[: match.end()])):
-                self.created = self._creation.of_event(data_of_event)
+        while (match := EVENT_END.search(self._begun, search_from)) is not None:
+            said = event_data(bytes(self._begun[self._read : match.end()]))
+            self._read = search_from = match.end()
+            if said:
+                self.created = self._creation.of_event(said)
                 if self._only or self.created is not None:
                     return True
-            match = EVENT_END.search(self._begun, match.end())
         return len(self._begun) >= MOST_WITHHELD_BYTES
 
     def taken(self) -> bytes:
         """Return what was fed so far, once."""
-        begun, self._begun = bytes(self._begun), bytearray()
+        begun, self._begun, self._read = bytes(self._begun), bytearray(), 0
         return begun
 
 

@@ -41,7 +41,7 @@ DIFFERENT = {
     ("openai", "gpt-4o-mini-search-preview"),
 }
 UNPRICED = {
-    # Free at Google, with no paid tier, by the package's own prices: nothing is sold that a row could price.
+    # The package lists them without a price: there is nothing that a row could be made of.
     *(("gemini", name) for name in ("gemma-3", "gemma-3n", "gemma-4-26b-a4b-it", "gemma-4-31b-it")),
     # Names of OpenRouter (":free" is its suffix) that they list under Mistral.
     *(("mistral", f"{name}:free") for name in ("devstral-small", "mistral-nemo", "mistral-small-24b-instruct-2501")),

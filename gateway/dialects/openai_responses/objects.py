@@ -105,7 +105,9 @@ def parse_object(head: Head, body: bytes, bounds: StructureBounds) -> ParsedRequ
     Raises `BadRequest`."""
     endpoint, parameters = head.match.endpoint, head.match.parameters
     query = parse_qsl(head.path.partition("?")[2], keep_blank_values=True, max_num_fields=None)[:_QUERY_LIMIT]
-    stream = any(name.lower() == STREAM and value.lower() not in ("", "false", "0") for name, value in query)
+    # Servers differ in what they take for a name: its letters and digits alone count.
+    given = {value.lower() for name, value in query if "".join(filter(str.isalnum, name.lower())) == STREAM}
+    stream = not given <= {"", "false", "0"}
     ids = [parameters[name] for name in _OWNERS if name in parameters]
     if body and endpoint.method == "POST":
         ids += _ids_of(body, bounds)

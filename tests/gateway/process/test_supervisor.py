@@ -155,7 +155,24 @@ def test_a_second_signal_hurries() -> None:
         supervised.wait_ready()
         supervised.process.send_signal(signal.SIGINT)
         supervised.read_until("SIGINT: stopping")
-        assert supervised.end(signal.SIGINT) == 0
+
+        def hurry() -> bool:  # asked for a moment later
+            supervised.process.send_signal(signal.SIGINT)
+            return supervised.process.poll() is not None
+
+        until(hurry, "it ends")
+        supervised.read_until("SIGINT: stopping at once")
+
+
+def test_a_stop_that_is_asked_for_twice_at_the_same_time_hurries_nobody() -> None:
+    """`timeout` and make signal the process, and then its whole group."""
+    with supervising("slow", workers=1) as supervised:
+        supervised.wait_ready()
+        supervised.ask()
+        supervised.process.send_signal(signal.SIGTERM)
+        supervised.read_until("SIGTERM: stopping")
+        assert supervised.end(signal.SIGTERM) == 0
+        supervised.read_until("ended in its own time")
 
 
 @pytest.mark.parametrize(("how", "loop"), [("stubborn", "asyncio"), ("stubborn", "uvloop"), ("deaf", "asyncio")])

@@ -9,6 +9,8 @@ import pytest
 from aiohttp import web
 from openai import AsyncOpenAI
 
+from billing.database.connection import DatabaseError
+from billing.holds.hold import SettlementLost
 from billing.money import parse_usd
 from tests.gateway.conftest import Customer, Gateway, MakeGateway
 from tests.gateway.dialects.openai_responses.test_answer import event, response
@@ -335,18 +337,98 @@ async def test_a_streamed_one_goes_on_where_its_stream_breaks(
     await until(lambda: not gateway.proxy._poller._following and not gateway.proxy._poller._passing)
 
 
+def away(times: int, call: Any) -> Any:
+    """Postgres is away for the first so many of these calls."""
+    left = [times]
+
+    async def called(*given: Any) -> Any:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise DatabaseError("away")
+        return await call(*given)
+
+    return called
+
+
+async def test_postgres_away_while_it_runs_loses_nothing(
+    make: Any, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await make()
+    jobs = gateway.proxy._poller._jobs
+    customer = await gateway.customer()
+    for name in ("renew", "done"):
+        monkeypatch.setattr(jobs, name, away(3, getattr(jobs, name)))
+    request_id = (await respond(customer)).headers["x-request-id"]
+    worker.said = response(service_tier="default")
+    await all_done(gateway)
+    found = await the_event(customer, COST)
+    assert (found["id"], found["estimated"]) == (request_id, False)
+
+
+async def test_one_that_can_not_be_kept_costs_its_hold(
+    make: Any, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await make()
+    jobs = gateway.proxy._poller._jobs
+    monkeypatch.setattr(jobs, "begin", away(1, jobs.begin))
+    customer = await gateway.customer()
+    answered = await respond(customer)
+    await until(lambda: not gateway.runtime.engine.holds.live)
+    assert "was charged" in refusal(answered, 502, "upstream_error")["message"]
+    found = await the_event(customer)
+    assert found["estimated"]
+    assert found["output_tokens"] == ASKED["max_output_tokens"]
+
+
+@pytest.mark.parametrize("told", [False, True])
+async def test_a_lost_settlement_of_a_streamed_one_is_made_up_for(
+    make_gateway: MakeGateway, upstream: Any, monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    """Its answer breaks off; it is charged once all the same: what it came to where that was `told`, else the hold."""
+    worker = Streaming()
+    gateway = await make_gateway(await upstream(worker.serve), **QUICK)
+    settlements = gateway.proxy._poller._settlements
+
+    name = "complete" if told else "stream"
+    settle = getattr(settlements, name)
+
+    async def lost(*given: Any, **more: Any) -> None:
+        monkeypatch.setattr(settlements, name, settle)
+        if told:
+            await settle(*given)
+        raise SettlementLost("neither has answered")
+
+    monkeypatch.setattr(settlements, name, lost)
+    customer = await gateway.customer()
+    worker.said = response(service_tier="default")
+    async with customer.post(PATH, {**ASKED, "stream": True}) as answer:
+        assert await answer.content.readuntil(b"\n\n") == worker.begun
+        worker.go_on.set()
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await answer.read()
+    await all_done(gateway)
+    await until(lambda: not gateway.runtime.engine.holds.live)
+    found = await the_event(customer, COST if told else None)
+    assert (found["id"], found["estimated"]) == (answer.headers["x-request-id"], not told)
+    assert found["output_tokens"] == (87 if told else ASKED["max_output_tokens"])
+
+
 CANCELLED = response(status="cancelled", usage=None, output=[])
 
 
-@pytest.mark.parametrize("again", [False, True])
-async def test_one_that_is_cancelled_costs_its_input_and_the_hold_where_it_was_streamed_again(
-    make: Any, worker: Worker, again: bool
+@pytest.mark.parametrize("read", ["", "?stream=true", "?%20stream[]=true", "shown"])
+async def test_one_that_is_cancelled_costs_its_input_and_the_hold_where_it_could_be_read(
+    make: Any, worker: Worker, read: str
 ) -> None:
     gateway = await make()
     customer = await gateway.customer()
     await respond(customer, input="Hello " * 50)
-    if again:
-        async with customer.get(f"{PATH}/resp_1?stream=true") as answer:
+    if read == "shown":
+        worker.said = response(status="in_progress", usage=None)
+        polled = worker.polled()
+        await until(lambda: worker.polled() >= polled + 2)
+    elif read:
+        async with customer.get(f"{PATH}/resp_1{read}") as answer:
             assert answer.status == 200
     worker.said = CANCELLED
     await all_done(gateway)
@@ -354,7 +436,7 @@ async def test_one_that_is_cancelled_costs_its_input_and_the_hold_where_it_was_s
     found = next(event for event in await customer.events() if event["endpoint"] == PATH)
     assert found["estimated"]
     assert found["input_tokens"] > 50
-    assert found["output_tokens"] == (ASKED["max_output_tokens"] if again else 0)
+    assert found["output_tokens"] == (ASKED["max_output_tokens"] if read else 0)
 
 
 async def test_what_was_streamed_before_it_was_cancelled_is_charged(make_gateway: MakeGateway, upstream: Any) -> None:

@@ -5,12 +5,16 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import openai
 import pytest
 from aiohttp import web
 from openai import AsyncOpenAI
 
 from billing.database.connection import DatabaseUnavailable
+from gateway.dialects.facts import Created
+from gateway.dialects.openai_responses.objects import RESPONSES_CREATION
+from gateway.proxy.stored import FirstEvent
 from tests.gateway.conftest import Customer, Gateway, MakeGateway
 from tests.gateway.dialects.openai_responses.test_answer import event, response, stream
 from tests.support.gateways import SSE, Fetched, Provider, ask, fetch, refusal, saying, spent_nano, streaming, until
@@ -254,3 +258,12 @@ async def test_without_postgres_an_answer_passes_and_its_object_is_nobody_s(
         refusal(await call(customer, "GET", f"{PATH}/resp_1"), 503, "temporarily_unavailable")
     refusal(await call(customer, "GET", f"{PATH}/resp_1"), 404, "not_found")
     await until(lambda: not gateway.runtime.engine.holds.live)
+
+
+def test_what_comes_before_the_event_of_an_object_is_looked_at_once() -> None:
+    first = FirstEvent(RESPONSES_CREATION, only=False)
+    for piece in (b":\n\n" * 20_000, b'data: {"type": "other"}\n', b"\n"):
+        assert not first.feed(piece)
+    created = {"type": "response.created", "response": {"id": "resp_1", "object": "response", "status": "queued"}}
+    assert first.feed(b"data: %b\n\n" % msgspec.json.encode(created))
+    assert first.created == Created("resp_1", True)
