@@ -116,7 +116,7 @@ class Stored(msgspec.Struct, frozen=True):
     whole: bool = True
 
 
-class ParsedRequest(msgspec.Struct, frozen=True, kw_only=True):
+class ParsedRequest(msgspec.Struct, frozen=True):
     """What metering needs of one request.
 
     `operation` is the endpoint's; `choices` how many answers it may bring; `max_output_tokens` the client's own maximum

@@ -117,24 +117,25 @@ def parse(
     else:
         prompts = _prompts(content, INPUT_FIELD[operation], bounds)
         choices *= prompts if has_output else 1
-    return ParsedRequest(
-        operation=operation,
-        model=model,
-        model_in_body=named,
-        reports_usage=operation != MODERATIONS,
-        stream=stream,
-        include_usage="stream_options" in fields and _asks_for_usage(fields["stream_options"], stream, bounds),
-        choices=choices,
-        max_output_tokens=most,
-        max_fields=given,
-        input_bound_tokens=len(body),
-        end_user=label(user) if (user := values.get("safety_identifier") or values.get("user")) else None,
-        service_tier=label(tier) if (tier := values.get("service_tier")) else None,
-        has_output=has_output,
+    user, tier = values.get("safety_identifier") or values.get("user"), values.get("service_tier")
+    return ParsedRequest(  # the first ten by place: msgspec looks for every name among all of them
+        operation,
+        model,
+        stream,
+        "stream_options" in fields and _asks_for_usage(fields["stream_options"], stream, bounds),
+        choices,
+        most,
+        len(body),
+        label(user) if user else None,
+        label(tier) if tier else None,
+        has_output,
         parts=parts,
         unbounded_input=outside or work.outside,
+        max_fields=given,
         work=work,
         metadata=metadata_of(fields["metadata"]) if "metadata" in fields else NO_METADATA,
+        model_in_body=named,
+        reports_usage=operation != MODERATIONS,
     )
 
 

@@ -176,11 +176,13 @@ def plain_usage(counts: PlainUsage) -> Usage | None:
         return None
     if max(cached, audio_input) > prompt or reasoning + audio_output > output:
         return None
-    return Usage(
-        input_tokens=prompt,
-        cached_input_tokens=cached,
-        audio_input_tokens=audio_input,
-        output_tokens=output,
-        reasoning_tokens=reasoning,
-        audio_output_tokens=audio_output,
-    )
+    if audio_input or audio_output:
+        return Usage(
+            input_tokens=prompt,
+            output_tokens=output,
+            cached_input_tokens=cached,
+            reasoning_tokens=reasoning,
+            audio_input_tokens=audio_input,
+            audio_output_tokens=audio_output,
+        )
+    return Usage(prompt, output, cached, 0, reasoning)  # by place: msgspec looks for every name among all of them
