@@ -7,16 +7,20 @@ ids are the job's from its beginning, so that doing it twice is harmless.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from billing.database.connection import Database, queries
+from billing.errors import Unreadable
 from billing.ledger.debits import Debit, decode_debit, encode_debit
 from billing.ledger.writer import write_debits
 
 if TYPE_CHECKING:
     from billing.effects import Effects
+
+logger = logging.getLogger(__name__)
 
 _sql = queries("billing.owned")
 BEGIN, CLAIM, RENEW, RELEASE, STANDING = map(
@@ -64,9 +68,15 @@ class BackgroundJobs:
         )
 
     async def claim(self, most: int) -> list[Job]:
-        """Take jobs over that nobody polls."""
+        """Take jobs over that nobody polls. One that a newer release has written is left to its like."""
         rows = await self._database.rows(CLAIM, self.gateway_id, self._lease_s, most)
-        return [Job(**{**row, "debit": decode_debit(row["debit"])}) for row in rows]
+        jobs: list[Job] = []
+        for row in rows:
+            try:
+                jobs.append(Job(**{**row, "debit": decode_debit(row["debit"])}))
+            except Unreadable as error:
+                logger.error("background job %s can't be polled by this release: %s", row["request_id"], error)
+        return jobs
 
     async def renew(self, job: Job) -> bool:
         """Renew the lease; False where another gateway has it now, or the job is done."""

@@ -9,6 +9,7 @@ under way. Where the client leaves, that answer is read on and charged as every 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -23,6 +24,8 @@ from gateway.server.bodies import UNCOUNTED_BYTES, TooManyBytes
 from gateway.server.frames import FrameExchange
 from gateway.server.refusals import Refuse
 from gateway.upstream.socket import SocketTransport, refuse_redirects
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from gateway.dialects.base import Match
@@ -213,7 +216,9 @@ class _Connection:
         finally:
             for task in (worker, reader, stopping):
                 task.cancel()
-            await asyncio.gather(worker, reader, stopping, return_exceptions=True)
+            for ended in await asyncio.gather(worker, reader, stopping, return_exceptions=True):
+                if isinstance(ended, Exception):
+                    logger.error("a client's WebSocket broke off", exc_info=ended)
             await self._transport.close()
         await self._socket.close(code=WSCloseCode.GOING_AWAY)
 

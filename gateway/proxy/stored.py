@@ -33,7 +33,6 @@ logger = logging.getLogger(__name__)
 
 MOST_WITHHELD_BYTES: Final = 1 << 20
 """Of a stream's beginning that wait for its first event."""
-MOST_ID_CHARS: Final = 200
 Keep = Callable[["Created"], Awaitable[None]]
 
 
@@ -100,7 +99,7 @@ class StoredObjects:
     async def record(self, context: RequestContext, created: Created | None, total_tokens: int | None) -> None:
         """Record the object that an answer has created, or what it has used."""
         stored, route = context.parsed.stored, context.route
-        if created is None or stored is None or stored.creation is None or len(created.object_id) > MOST_ID_CHARS:
+        if created is None or stored is None or stored.creation is None:
             return
         owned = OwnedObject(
             *(created.object_id, route.provider.name, context.principal.account_id, stored.creation.kind, route.model),

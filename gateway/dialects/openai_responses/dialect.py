@@ -16,7 +16,7 @@ https://platform.openai.com/docs/api-reference/responses/get and .../conversatio
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import parse_qsl, quote
 
 import msgspec
@@ -75,11 +75,13 @@ STREAM: Final = "stream"
 _OWNERS: Final = ("response_id", "conversation_id")
 _RUNNING: Final = frozenset({"queued", "in_progress"})
 _CANCELLED: Final = "cancelled"
+_ID: Final = r"^[!-~]{1,200}\Z"
+"""What is kept as an object's id and goes into paths; an object whose id is not of this form can't be named later."""
 _QUERY_LIMIT: Final = 100
 
 
 class _Object(msgspec.Struct):
-    id: str
+    id: Annotated[str, msgspec.Meta(pattern=_ID)]
     object: str
     status: str | None = None
 

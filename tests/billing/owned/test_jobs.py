@@ -1,0 +1,26 @@
+"""Jobs that nobody polls any more are taken over, by releases that can read them."""
+
+import pytest
+
+from billing.ledger.debits import encode_debit
+from billing.owned.jobs import BackgroundJobs
+from tests.billing.ledger.test_verify import nothing_charged
+from tests.billing.support import Billing
+
+LAPSED = """INSERT INTO background_jobs (object_id, provider, kind, model, request_id, later_id, gateway_id, debit,
+    expires_at, lease_owner, lease_until)
+VALUES ($1, 'p', 'response', 'm', $1, $1 || 'later', 'gone', $2, now() + interval '1 day', 'gone',
+    now() - interval '1 second')"""
+
+
+async def test_a_job_that_can_not_be_read_keeps_no_other_from_being_taken_over(
+    billing: Billing, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, payload in (
+        ("garbage", b"\xc1"),
+        ("whole", encode_debit(nothing_charged("a", "whole", "settled", True))),
+    ):
+        await billing.database.execute(LAPSED, name, payload)
+    jobs = BackgroundJobs(billing.database, billing.effects, "mine", 30.0)
+    assert [job.object_id for job in await jobs.claim(10)] == ["whole"]
+    assert "background job garbage can't be polled by this release" in caplog.text
