@@ -9,7 +9,7 @@ owned/       whose an object at a provider is
 database/    the one place that imports asyncpg; migrations
 shapes/      what the HTTP API takes and answers, and what a key may say
 api/         the HTTP API under /api; calls  its calls; client  its client library; cli/  commands on top of the calls
-attempts  refused     guessed keys by the address they come from, and the last requests that were refused
+attempts  addresses  refused     guessed keys, where requests come from, and the last that were refused
 effects      what is told to Redis and to the gateways after a change
 errors       the tree of all exceptions
 audit  codings  expectations  pages  times     small things that the above share

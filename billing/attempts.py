@@ -1,7 +1,4 @@
-"""Guessing: where requests come from, behind trusted proxies, and how many wrong keys one address may show.
-
-`X-Forwarded-For` is a list to which every proxy appends the address that it was asked from, so that only what one's own
-proxies wrote is true, and that stands at the right: the client is the rightmost hop that is no trusted proxy.
+"""Guessing: how many wrong keys one address may show.
 
 This file owns that somebody whose key is known is never refused for what others at the same address do, and that wrong
 keys of one address cost a bounded number of calls of Redis and look-ups in Postgres in each window. All gateways count
@@ -16,11 +13,11 @@ import asyncio
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from billing.addresses import FORWARDED_HEADER, Addresses
 from billing.errors import MetergateError
 from billing.holds.redis.connection import RedisError
 
@@ -28,75 +25,6 @@ if TYPE_CHECKING:
     from multidict import MultiMapping
 
     from billing.holds.redis.state import RedisState
-
-Network = IPv4Network | IPv6Network
-
-FORWARDED_HEADER: Final = "X-Forwarded-For"
-HOPS_MAX: Final = 32
-"""Hops that are looked at, from the right."""
-IPV6_BITS: Final = 64
-"""The smallest network that one customer gets (RFC 6177); it counts as one address."""
-UNKNOWN: Final = "unknown"
-"""Stands for a peer without an address, such as one on a Unix socket."""
-
-
-class Addresses:
-    """Finds the address of clients behind `trusted` proxies."""
-
-    def __init__(self, trusted: Iterable[Network] = ()) -> None:
-        self._trusted = tuple(trusted)
-
-    def trusts(self, peer: str) -> bool:
-        """Return whether a peer is one of the trusted proxies."""
-        address = _parsed(peer)
-        return address is not None and any(address in network for network in self._trusted)
-
-    def of(self, peer: str, forwarded: Sequence[str]) -> str:
-        """Return where a request comes from: an IPv4 address, or an IPv6 network of 64 bits. `peer` is the other end of
-        the connection, `forwarded` the values of its `X-Forwarded-For` headers in their order."""
-        if not self.trusts(peer):
-            return _subject(peer)
-        hops = ",".join(forwarded).rsplit(",", HOPS_MAX)[-HOPS_MAX:] if forwarded else []
-        client = peer
-        for hop in reversed(hops):
-            if _parsed(hop) is None:  # the hop that wrote this is the last that is known
-                break
-            client = hop
-            if not self.trusts(hop):
-                break
-        return _subject(client)
-
-
-def parse_networks(text: str) -> tuple[Network, ...] | None:
-    """Parse networks such as `10.0.0.0/8` and addresses, separated by commas; None for anything else."""
-    try:
-        return tuple(ip_network(part.strip(), strict=False) for part in text.split(",") if part.strip())
-    except ValueError:
-        return None
-
-
-def _subject(text: str) -> str:
-    address = _parsed(text)
-    if address is None:
-        return UNKNOWN
-    if isinstance(address, IPv6Address):
-        return str(ip_network((int(address), IPV6_BITS), strict=False))
-    return str(address)
-
-
-def _parsed(text: str) -> IPv4Address | IPv6Address | None:
-    """Return the address of a hop, which may have a port; an IPv4 address that is written as an IPv6 one is that."""
-    host = text.strip()
-    if host.startswith("["):
-        host = host[1:].partition("]")[0]
-    elif host.count(":") == 1:
-        host = host.partition(":")[0]
-    try:
-        address = ip_address(host.partition("%")[0])
-    except ValueError:
-        return None
-    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
-
 
 logger = logging.getLogger(__name__)
 

@@ -84,6 +84,7 @@ MetergateError
 |   +-- UpstreamBusy               gateway.upstream.base
 |   |   +-- AccountBusy            gateway.upstream.base
 |   +-- UpstreamCut                gateway.upstream.base
+|   |   +-- _Closed                gateway.upstream.socket
 |   +-- UpstreamTimeout            gateway.upstream.base
 |   +-- UpstreamTooLarge           gateway.upstream.base
 |   +-- UpstreamUnreachable        gateway.upstream.base

@@ -16,9 +16,10 @@ from ulid import ULID
 
 from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
+from billing.addresses import Addresses
 from billing.api.application import setup
 from billing.api.services import Services
-from billing.attempts import ADDRESSES_MAX, Addresses, AttemptLimits, Attempts, counted_in_redis
+from billing.attempts import ADDRESSES_MAX, AttemptLimits, Attempts, counted_in_redis
 from billing.database.connection import Database
 from billing.holds.cache import CacheSettings, recognised
 from billing.holds.engine import Engine, EngineSettings

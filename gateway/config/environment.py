@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final
 
-from billing.attempts import Network, parse_networks
+from billing.addresses import Network, parse_networks
 from billing.money import MAX_NANO
 from gateway.config import derived
 from gateway.config.derived import ExporterSource, PaymentProvider

@@ -11,7 +11,8 @@ from ulid import ULID
 
 from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
-from billing.attempts import Addresses, AttemptLimits, Attempts, parse_networks
+from billing.addresses import Addresses, parse_networks
+from billing.attempts import AttemptLimits, Attempts
 from billing.database.connection import Database
 from billing.effects import LiveBalance
 from billing.keys.keys import ApiKeys, Principals

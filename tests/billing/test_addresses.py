@@ -2,7 +2,7 @@
 
 import pytest
 
-from billing.attempts import UNKNOWN, Addresses, parse_networks
+from billing.addresses import UNKNOWN, Addresses, parse_networks
 
 PROXIES = Addresses(parse_networks("10.0.0.0/8, 192.0.2.7, fd00::/8") or ())
 

@@ -9,7 +9,8 @@ import pytest
 from multidict import CIMultiDict
 
 from billing import attempts as attempts_module
-from billing.attempts import LOOK_EVERY_S, Addresses, AttemptLimits, Attempts, TooManyAttempts, counted_in_redis
+from billing.addresses import Addresses
+from billing.attempts import LOOK_EVERY_S, AttemptLimits, Attempts, TooManyAttempts, counted_in_redis
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.connection import RedisAway
 from billing.holds.redis.state import Keyspace, RedisState
