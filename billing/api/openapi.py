@@ -60,8 +60,8 @@ def document(routes: Sequence[Route]) -> bytes:
     names = [route.name for route in routes]
     if len(set(names)) != len(names):
         raise ValueError("two routes have handlers of one name")
-    shapes = [shape for route in routes for shape in (route.answer, route.query, route.body) if shape is not None]
-    shapes = list(dict.fromkeys([*shapes, ErrorEnvelope, QuotaShape]))
+    named = [shape for each in routes for shape in (each.answer, each.query, each.body, each.refusal)]
+    shapes = list(dict.fromkeys([*(shape for shape in named if shape is not None), QuotaShape]))
     found, schemas = _components(tuple(shapes))
     by_shape = dict(zip(shapes, found, strict=True))
     queries = {by_shape[route.query]["$ref"].rpartition("/")[2] for route in routes if route.query is not None}
@@ -178,10 +178,10 @@ def _responses(route: Route, by_shape: dict[Any, Json], schemas: Mapping[str, Js
         success = {"description": "The answer.", "content": {route.media: {"schema": by_shape[route.answer]}}}
     responses = {str(route.status): success}
     for status in sorted(_statuses(route)):
-        responses[str(status)] = refusal = {
-            "description": _ERRORS[status],
-            "content": {JSON: {"schema": by_shape[ErrorEnvelope], "example": _error_example(status)}},
-        }
+        content: Json = {"schema": by_shape[route.refusal]}
+        if route.refusal is ErrorEnvelope:
+            content["example"] = _error_example(status)
+        responses[str(status)] = refusal = {"description": _ERRORS[status], "content": {JSON: content}}
         if status in _WAITS:
             refusal["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds to wait"}}
     return responses
