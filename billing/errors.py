@@ -51,6 +51,10 @@ MetergateError
 +-- LostWrites                     billing.holds.partition
 +-- AccountsLocked                 billing.holds.replay
 +-- LeftToOthers                   billing.holds.replay
++-- UserError                      billing.identity.users
+|   +-- BadAddress                 billing.identity.users
+|   +-- UserNotFound               billing.identity.users
+|   +-- UserRefused                billing.identity.users
 +-- DifferentKeys                  billing.keys.presented
 +-- MoneyError                     billing.money
 +-- BadCursor                      billing.pages
