@@ -2,4 +2,5 @@
 
 permissions  roles, and what each may do: one table, which the API also serves        pure
 callers      Caller: who asks for something, and for which account                    pure
+organizations  who owns an account: founded, named, listed
 """
