@@ -61,8 +61,10 @@ MetergateError
 +-- QuotaError                     billing.quotas
 +-- PriceError                     billing.rates
 +-- ApiKeyError                    billing.shapes.rules
+|   +-- KeyConflict                billing.shapes.rules
 |   +-- KeyNotFound                billing.shapes.rules
 |   +-- KeyRefused                 billing.shapes.rules
+|   +-- ScopeWithheld              billing.shapes.rules
 +-- TimeError                      billing.times
 +-- UsageError                     billing.usage
 +-- BadKeyFile                     gateway.commands.admin_key
