@@ -165,7 +165,7 @@ async def locked(connection: Connection, org_id: str) -> Organization:
 async def check_may_own(connection: Connection, user_id: str, most: int) -> None:
     """Reject one organization more of a person who owns `most`; others who found one for them wait until the
     transaction ends. Raises `OrganizationConflict`."""
-    await connection.execute(_query("users_lock"), user_id)
+    await connection.execute(_query("memberships_user"), user_id)
     if await connection.fetchval(_query("memberships_owned"), user_id) >= most:
         raise OrganizationConflict(f"A person owns at most {most} organizations: leave one, or give one away.")
 
@@ -182,7 +182,7 @@ class Organizations:
         """Create an organization that a person owns. Raises `OrganizationConflict` where they own too many, or are not
         let in yet."""
         async with self._database.transaction() as connection:
-            user = await connection.fetchrow(_query("users_lock"), user_id)
+            user = await connection.fetchrow(_query("memberships_user"), user_id)
             if user is None or user["status"] != "active":
                 raise OrganizationConflict("Who is not let in yet founds no organization: verify your address first.")
             await check_may_own(connection, user_id, self._bounds.owned)
