@@ -55,6 +55,10 @@ MetergateError
 |   +-- OrganizationConflict       billing.identity.organizations
 |   +-- OrganizationNotFound       billing.identity.organizations
 |   +-- OrganizationRefused        billing.identity.organizations
++-- UserError                      billing.identity.users
+|   +-- BadAddress                 billing.identity.users
+|   +-- UserNotFound               billing.identity.users
+|   +-- UserRefused                billing.identity.users
 +-- DifferentKeys                  billing.keys.presented
 +-- MoneyError                     billing.money
 +-- BadCursor                      billing.pages
