@@ -190,7 +190,7 @@ RULES: Final[Mapping[str, Rule]] = {each.name: each.metadata["rule"] for each in
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyRow(KeyRules):
-    """A row of api_keys without its digest."""
+    """A row of api_keys without its digests. `previous_until` is how long the secret before its own is valid."""
 
     id: str
     account_id: str
@@ -201,6 +201,7 @@ class KeyRow(KeyRules):
     last_used_at: datetime | None
     revoked_at: datetime | None
     version: int
+    previous_until: datetime | None = None
 
 
 def given_rules(body: RulesBody) -> dict[str, Any]:
@@ -272,6 +273,18 @@ class NewKeyShape(KeyShape, frozen=True, kw_only=True):
     """A key just made: `key` is its secret, which no other answer holds."""
 
     key: str
+
+
+class RotatedKeyShape(NewKeyShape, frozen=True, kw_only=True):
+    """A key with a new secret; the one before it is valid until `previous_until`, null: no more."""
+
+    previous_until: Moment | None
+
+
+class Rotation(Body, frozen=True, kw_only=True):
+    """How long the secret before stays valid beside the new one, in seconds."""
+
+    grace_seconds: Annotated[int, Meta(ge=0)] = 0
 
 
 def key_shape(key: KeyRow, shape: type[K], /, **more: object) -> K:

@@ -2,8 +2,10 @@
 `billing.shapes.keys`. Pure.
 
 ApiKeyError
-+-- KeyNotFound   no key has this id
-+-- KeyRefused    a key can't be so; `field` says what of it
++-- KeyConflict     it can't be done to this key as things stand: it was revoked, there are too many
++-- KeyNotFound     no key has this id
++-- KeyRefused      a key can't be so; `field` says what of it
++-- ScopeWithheld   who makes or changes a key may not give it this scope
 """
 
 import re
@@ -89,6 +91,22 @@ class KeyRefused(ApiKeyError):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
         self.field = field
+
+
+class KeyConflict(ApiKeyError):
+    """It can't be done to this key as things stand."""
+
+    kind = "conflict"
+
+
+class ScopeWithheld(ApiKeyError):
+    """Who makes or changes a key may not give it this scope."""
+
+    kind, field = "invalid", "scopes"
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"You may not give a key the scope {scope}.")
+        self.scope = scope
 
 
 def _as_it_is(value: Any) -> Any:
