@@ -87,10 +87,10 @@ class PriceRow:
     max_output_tokens: int | None = None
     context_window: int | None = None
     hidden_reasoning: bool = False
-    id: str = ""
     variants: tuple[Variant, ...] = ()
     cost_reported: bool = False
     source: str | None = field(default=None, compare=False)
+    _id: str = field(default="", init=False, repr=False, compare=False)
     _sheets: dict[str | None, Sheet] = field(default_factory=dict, init=False, repr=False, compare=False)
     _known: dict[tuple[object, ...], str | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -109,14 +109,20 @@ class PriceRow:
             if bound is not None and bound <= 0:
                 raise PriceError(f"{name} must be above zero")
         self._check_variants()
-        object.__setattr__(self, "id", row_id(self))
+
+    @property
+    def id(self) -> str:
+        """Return the row's name in the ledger, a digest of what it says; worked out when it is first asked for."""
+        if not self._id:
+            object.__setattr__(self, "_id", row_id(self))
+        return self._id
 
     def alias(self, model: str) -> PriceRow:
         """Return the same row for another name: what was checked and worked out is shared. Raises `PriceError`."""
         row = copy(self)
         object.__setattr__(row, "model", model)
         row._check_name()
-        object.__setattr__(row, "id", row_id(row))
+        object.__setattr__(row, "_id", "")
         return row
 
     def _check_name(self) -> None:
