@@ -17,7 +17,7 @@ import pytest
 from ulid import ULID
 
 from billing.accounts.accounts import Account
-from billing.cli import UNREACHABLE
+from billing.cli import REFUSED, UNREACHABLE
 from billing.database.connection import Database
 from billing.ledger.debits import Debit
 from billing.ledger.writer import write_debits
