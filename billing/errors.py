@@ -55,6 +55,10 @@ MetergateError
 +-- TooManyTries                   billing.identity.codes
 +-- PasswordRefused                billing.identity.passwords
 +-- TooManyHashes                  billing.identity.passwords
++-- OrganizationError              billing.identity.organizations
+|   +-- OrganizationConflict       billing.identity.organizations
+|   +-- OrganizationNotFound       billing.identity.organizations
+|   +-- OrganizationRefused        billing.identity.organizations
 +-- UserError                      billing.identity.users
 |   +-- BadAddress                 billing.identity.users
 |   +-- UserNotFound               billing.identity.users
@@ -65,8 +69,10 @@ MetergateError
 +-- QuotaError                     billing.quotas
 +-- PriceError                     billing.rates
 +-- ApiKeyError                    billing.shapes.rules
+|   +-- KeyConflict                billing.shapes.rules
 |   +-- KeyNotFound                billing.shapes.rules
 |   +-- KeyRefused                 billing.shapes.rules
+|   +-- ScopeWithheld              billing.shapes.rules
 +-- TimeError                      billing.times
 +-- UsageError                     billing.usage
 +-- BadKeyFile                     gateway.commands.admin_key

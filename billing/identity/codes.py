@@ -148,7 +148,7 @@ class Codes:
         return _shown(row, purpose, secret)
 
     async def use(self, connection: Connection, shown: Shown) -> bool:
-        """End a code by its use, and every other for the same address and purpose; False where it was used meanwhile."""
+        """End a code by its use, with every other of its address and purpose; False where it was used meanwhile."""
         return bool(await connection.fetchval(_query("codes_use"), shown.id))
 
     async def last_context(self, connection: Connection, purpose: Purpose, email: str) -> Mapping[str, Any]:
