@@ -32,9 +32,10 @@ from billing.ledger.catalogue import newest_revision
 from billing.ledger.reports import Reports
 from billing.refused import RefusedRequests, RefusedRules
 from billing.shares import parse_share
+from gateway.config.defaults import Limits
 from gateway.config.models import unknown_models
 from gateway.config.plan_follower import PlanFollower
-from gateway.config.settings import Limits, Settings
+from gateway.config.settings import Settings
 from gateway.proxy.target_health import provider_list
 
 if TYPE_CHECKING:
