@@ -59,7 +59,7 @@ async def get_balance(call: Call) -> BalanceShape:
 
 async def list_transactions(call: Call, query: PageQuery) -> Listing[TransactionShape]:
     """List every change of the balance, newest first."""
-    page = await call.services.reports.transactions(call.principal.account_id, *page_asked(query))
+    page = await call.services.reports.transactions(call.account_id, *page_asked(query))
     return listing(page, transaction_shape)
 
 
@@ -72,14 +72,14 @@ async def list_events(call: Call, query: EventQuery) -> Listing[EventShape]:
         key_id=query.key_id,
         model=query.model,
     )
-    page = await call.services.reports.usage_events(call.principal.account_id, limit, after, only)
+    page = await call.services.reports.usage_events(call.account_id, limit, after, only)
     return listing(page, event_shape)
 
 
 async def get_event(call: Call) -> ExplainedEventShape:
     """Return one metered request with the lines of its charge; another account's is not found."""
     event_id = call.id("event_id")
-    found = await call.services.reports.priced_event(event_id, call.principal.account_id)
+    found = await call.services.reports.priced_event(event_id, call.account_id)
     if found is None:
         raise NotFound(f"There is no usage event {event_id!r}.")
     return explanation_shape(explain(*found))
@@ -87,9 +87,7 @@ async def get_event(call: Call) -> ExplainedEventShape:
 
 async def get_totals(call: Call, query: TotalsQuery) -> TotalsShape:
     """Return totals of the account, of one key or of one user's keys."""
-    found = await call.services.reports.usage_totals(
-        call.principal.account_id, key_id=query.key_id, user_id=query.user_id
-    )
+    found = await call.services.reports.usage_totals(call.account_id, key_id=query.key_id, user_id=query.user_id)
     return totals_shape(found)
 
 
