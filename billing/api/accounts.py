@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import UNSET
 
-from billing.api.requests import listing, money, page_asked, positive_money
+from billing.api.requests import listing, money, page_asked, positive_money, zone
 from billing.api.route import Access, Call, Route
 from billing.quotas import parse_quotas
 from billing.shapes.accounts import (
@@ -42,6 +42,7 @@ async def create_account(call: Call, body: NewAccount) -> AccountShape:
         services.default_plan if body.plan is None else body.plan,
         money("credit_limit_usd", body.credit_limit_usd),
         parse_quotas(body.quotas),
+        tz=None if body.tz is None else zone("tz", body.tz).key,
     )
     return _shape(account, services)
 
@@ -66,6 +67,7 @@ async def update_account(call: Call, body: AccountPatch) -> AccountShape:
         status=body.status or None,
         credit_limit_nano=None if body.credit_limit_usd is UNSET else money("credit_limit_usd", body.credit_limit_usd),
         quotas=None if body.quotas is UNSET else parse_quotas(body.quotas),
+        tz=zone("tz", body.tz).key if isinstance(body.tz, str) else None if body.tz is None else ...,
     )
     return _shape(account, call.services)
 

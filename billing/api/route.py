@@ -108,6 +108,11 @@ class Call:
     caller: Caller
     headers: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def account_id(self) -> str:
+        """Return whose data the caller reads."""
+        return self.principal.account_id
+
     def id(self, name: str) -> str:
         """Return the id in the path. Raises `NotFound` for what can't be one."""
         return path_id(self.request, name)

@@ -25,23 +25,31 @@ Note = Annotated[str, Meta(max_length=1000)]
 IdempotencyKey = Annotated[str, Meta(min_length=1, max_length=255, description="unique per account")]
 
 
+Zone = Annotated[
+    str, Meta(min_length=1, max_length=100, description="a time zone of the IANA database", examples=["Europe/Berlin"])
+]
+
+
 class NewAccount(Body, frozen=True, kw_only=True):
-    """An account to make; `credit_limit_usd` is how far below zero its balance may go."""
+    """An account to make; `credit_limit_usd` is how far below zero its balance may go, `tz` where its days and months
+    begin in reports: without it in UTC."""
 
     name: Name
     plan: PlanId | None = None
     credit_limit_usd: UsdBody = "0"
     quotas: QuotasBody = ()
+    tz: Zone | None = None
 
 
 class AccountPatch(Body, frozen=True, kw_only=True):
-    """A change of an account: what is absent stays as it is."""
+    """A change of an account: what is absent stays as it is; a `tz` of null is UTC."""
 
     name: Name | UnsetType = UNSET
     plan: PlanId | UnsetType = UNSET
     status: Status | UnsetType = UNSET
     credit_limit_usd: UsdBody = UNSET
     quotas: QuotasBody = UNSET
+    tz: Zone | UnsetType | None = UNSET
 
 
 class NewQuotas(Body, frozen=True, kw_only=True):
@@ -71,6 +79,7 @@ class AccountShape(Answer, frozen=True, kw_only=True):
     credit_limit_usd: Usd
     quotas: list[QuotaShape]
     plan_quotas: list[QuotaShape] = field(default_factory=list)
+    tz: str | None = None
     past_due_since: Moment | None
     created_at: Moment
 
@@ -87,6 +96,7 @@ def account_shape(account: Account, plan: Plan | None, credits_per_usd: int) -> 
         credit_limit_usd=format_usd(account.credit_limit_nano),
         quotas=quota_shapes(account.quotas),
         plan_quotas=[] if plan is None else quota_shapes(plan.quotas),
+        tz=account.tz,
         past_due_since=None if account.past_due_since is None else rfc3339(account.past_due_since),
         created_at=rfc3339(account.created_at),
     )
