@@ -88,7 +88,7 @@ class Accounts:
         credit_limit_nano: int = 0,
         quotas: tuple[Quota, ...] = (),
         *,
-        actor: str = audit.ADMIN,
+        actor: audit.Actor = audit.ADMIN,
     ) -> Account:
         """Create an account, active and with nothing on it. Raises `UnknownPlan`."""
         self._check_plan(plan)
@@ -98,7 +98,8 @@ class Accounts:
             made = (account_id, name, plan, credit_limit_nano, stored)
             row = await connection.fetchrow(_query("accounts_create"), *made)
             account = _account(cast(Row, row))
-            await audit.record(connection, actor, "account.create", account_id, None, _audited(account))
+            said = None, _audited(account)
+            await audit.record(connection, actor, "account.create", account_id, *said, account_id=account_id)
         return account
 
     async def get(self, account_id: str) -> Account:
@@ -113,7 +114,9 @@ class Accounts:
         rows = await self._database.rows(_query("accounts_page"), after or BEFORE_ALL, limit + 1)
         return page_of([_account(row) for row in rows], limit, lambda account: account.id)
 
-    async def set_quotas(self, account_id: str, quotas: tuple[Quota, ...], *, actor: str = audit.ADMIN) -> Account:
+    async def set_quotas(
+        self, account_id: str, quotas: tuple[Quota, ...], *, actor: audit.Actor = audit.ADMIN
+    ) -> Account:
         """Replace the account's own quotas."""
         return await self.update(account_id, quotas=quotas, actor=actor)
 
@@ -126,7 +129,7 @@ class Accounts:
         status: Status | None = None,
         credit_limit_nano: int | None = None,
         quotas: tuple[Quota, ...] | None = None,
-        actor: str = audit.ADMIN,
+        actor: audit.Actor = audit.ADMIN,
     ) -> Account:
         """Change what is given; None leaves as it is. An account that already says all of it stays at its version.
 
@@ -159,7 +162,8 @@ class Accounts:
                 [quota_json(quota) for quota in wanted.quotas],
             )
             after = _account(cast(Row, row))
-            await audit.record(connection, actor, "account.update", account_id, _audited(before), _audited(after))
+            said = _audited(before), _audited(after)
+            await audit.record(connection, actor, "account.update", account_id, *said, account_id=account_id)
         await self._effects.account_changed(account_id)
         return after
 

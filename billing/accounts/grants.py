@@ -103,7 +103,7 @@ class Grants:
         scope: str = "admin",
         kind: Kind = "grant",
         source: str = PROMOTIONS,
-        actor: str = audit.ADMIN,
+        actor: audit.Actor = audit.ADMIN,
     ) -> GrantResult:
         """Raise a balance by `amount_nano` (above zero), once per `idempotency_key` of a scope and account.
 
@@ -127,7 +127,7 @@ class Grants:
         idempotency_key: str,
         note: str | None = None,
         *,
-        actor: str = audit.ADMIN,
+        actor: audit.Actor = audit.ADMIN,
     ) -> GrantResult:
         """Give `amount_nano` (above zero) of what an account was charged back to its balance: as `grant`, from the
         revenue and of the kind `refund`. The idempotency keys of both are the account's own and so must differ."""
@@ -135,7 +135,7 @@ class Grants:
             account_id, amount_nano, idempotency_key, note, kind="refund", source=REVENUE, actor=actor
         )
 
-    async def _record(self, connection: Connection, entry: _Entry, actor: str) -> GrantResult:
+    async def _record(self, connection: Connection, entry: _Entry, actor: audit.Actor) -> GrantResult:
         # The account's lock also orders those who come with the same idempotency key, which is the account's own.
         account = await connection.fetchrow(_query("accounts_lock"), entry.account_id)
         if account is None:
@@ -168,7 +168,9 @@ class Grants:
         )
         before = {"balance_usd": format_usd(account["balance_nano"])}
         after = {"balance_usd": format_usd(balance_nano), "transfer_id": result.transfer_id, "note": entry.note}
-        await audit.record(connection, actor, f"account.{entry.kind}", entry.account_id, before, after)
+        await audit.record(
+            connection, actor, f"account.{entry.kind}", entry.account_id, before, after, account_id=entry.account_id
+        )
         return result
 
 

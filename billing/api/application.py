@@ -19,7 +19,7 @@ import msgspec
 from aiohttp import web
 
 from billing.api import accounts, keys, reads
-from billing.api.auth import ADMIN_HEADER
+from billing.api.auth import ADMIN_HEADER, SERVICE_HEADER, SERVICE_NAME_HEADER
 from billing.api.errors import BadRequest, error_response, of_failure
 from billing.api.requests import AWAITS_BODY, BODY_TOO_SLOW
 from billing.api.route import JSON, PREFIX, Access, Call, Route, serving
@@ -38,6 +38,9 @@ _SCHEMAS: Final = "#/components/schemas/{name}"
 _IN_PATH: Final = re.compile(r"\{(\w+)(?::[^}]*)?\}")
 _ADMIN: Final = "adminKey"
 _BEARER: Final = "bearer"
+_PERSON: Final = "person"
+_SERVICE: Final = "serviceKey"
+_SERVICE_NAME: Final = "serviceName"
 _ERRORS: Final = {
     400: "invalid_request_error: a body, query or bound; `param` names the field where it is known",
     401: "invalid_api_key: no key, or one that is wrong, revoked or expired",
@@ -230,21 +233,36 @@ def _statuses(route: Route) -> Iterable[int]:
         found.add(413)
     if _IN_PATH.search(route.path):
         found.add(404)
-    if route.scope is not None:
+    if route.scope is not None or route.access in (Access.admin, Access.caller, Access.person):
         found.add(403)
     return found
 
 
 def _security(route: Route) -> list[Json]:
-    if route.access is Access.admin:
-        return [{_ADMIN: []}, {_BEARER: []}] if route.or_bearer else [{_ADMIN: []}]
-    return [{name: []} for name in (_BEARER, *KEY_HEADERS)] if route.access is Access.key else []
+    """Return the alternatives of what a call needs: each a set of schemes that go together."""
+    keys: list[Json] = [{name: []} for name in (_BEARER, *KEY_HEADERS)]
+    return {
+        Access.anyone: [],
+        Access.key: keys,
+        Access.caller: [*keys, {_PERSON: []}],
+        Access.person: [{_PERSON: []}],
+        Access.service: [{_SERVICE: [], _SERVICE_NAME: []}],
+        Access.admin: [{_ADMIN: []}, {_PERSON: []}, *([{_BEARER: []}] if route.or_bearer else [])],
+    }[route.access]
 
 
 def _security_schemes() -> Json:
     schemes: Json = {
         _BEARER: {"type": "http", "scheme": "bearer", "description": "an API key, mg_...; at /metrics the admin key"},
         _ADMIN: {"type": "apiKey", "in": "header", "name": ADMIN_HEADER, "description": "the variable ADMIN_API_KEY"},
+        _PERSON: {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "a person's access token"},
+        _SERVICE: {
+            "type": "apiKey",
+            "in": "header",
+            "name": SERVICE_HEADER,
+            "description": "the variable SERVICE_API_KEY",
+        },
+        _SERVICE_NAME: {"type": "apiKey", "in": "header", "name": SERVICE_NAME_HEADER, "description": "who calls"},
     }
     for name in KEY_HEADERS:
         schemes[str(name)] = {"type": "apiKey", "in": "header", "name": str(name), "description": "as the bearer"}

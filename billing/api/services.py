@@ -13,12 +13,17 @@ if TYPE_CHECKING:
     from billing.accounts.grants import Grants
     from billing.attempts import Attempts
     from billing.effects import Effects
+    from billing.identity.callers import Caller
     from billing.keys.keys import ApiKeys
     from billing.ledger.reports import Reports
     from billing.plans import Plans
     from billing.principals import Principal
     from billing.refused import RefusedRequests
     from billing.shapes.operation import ProviderShape
+
+
+async def _nobody(token: str, org_id: str | None) -> Caller | None:
+    return None
 
 
 async def _no_providers() -> list[ProviderShape]:
@@ -32,7 +37,9 @@ class Services:
     `unknown_models` which of some names, or prefixes with a `*`, lead to no model here; `providers` who answers, and
     how well.
 
-    Without `admin_api_key` every admin call is refused. `image` is the container image's name, for /api/ping.
+    `person` gives whose token this is, in the organization of this id or else the token's own; None for a token that is
+    wrong, expired or revoked. Without `admin_api_key` every admin call is refused, without `service_api_key` every
+    service's. `image` is the container image's name, for /api/ping.
     """
 
     accounts: Accounts
@@ -49,6 +56,8 @@ class Services:
     clock: Callable[[], float]
     admin_api_key: str | None = field(repr=False)
     default_plan: str
+    person: Callable[[str, str | None], Awaitable[Caller | None]] = _nobody
+    service_api_key: str | None = field(default=None, repr=False)
     unknown_models: Callable[[Iterable[str]], list[str]] = lambda names: []
     providers: Callable[[], Awaitable[list[ProviderShape]]] = _no_providers
     image: str = ""

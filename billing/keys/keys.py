@@ -60,7 +60,7 @@ class ApiKeys:
         self._new_id, self._choice = new_id, choice
 
     async def create(
-        self, account_id: str, name: str, *, user_id: str | None = None, actor: str = audit.ADMIN, **rules: Any
+        self, account_id: str, name: str, *, user_id: str | None = None, actor: audit.Actor = audit.ADMIN, **rules: Any
     ) -> tuple[KeyRow, str]:
         """Create a key and return it with its secret, which can't be read again. `rules` are fields of `KeyRules`.
 
@@ -74,7 +74,7 @@ class ApiKeys:
             if row is None:
                 raise AccountNotFound(f"There is no account {account_id!r}.")
             key = key_row(row)
-            await audit.record(connection, actor, "key.create", key.id, None, _audited(key))
+            await audit.record(connection, actor, "key.create", key.id, None, _audited(key), account_id=account_id)
         return key, secret
 
     async def get(self, key_id: str) -> KeyRow:
@@ -89,7 +89,7 @@ class ApiKeys:
         rows = await self._database.rows(_query("keys_page"), account_id, after or BEFORE_ALL, limit + 1)
         return page_of([key_row(row) for row in rows], limit, lambda key: key.id)
 
-    async def update(self, key_id: str, changes: Mapping[str, Any], *, actor: str = audit.ADMIN) -> KeyRow:
+    async def update(self, key_id: str, changes: Mapping[str, Any], *, actor: audit.Actor = audit.ADMIN) -> KeyRow:
         """Change `name`, or fields of `KeyRules`. A key that already says all of it stays at its version.
 
         Raises `KeyNotFound`, `KeyRefused`, `QuotaError`.
@@ -101,11 +101,12 @@ class ApiKeys:
                 return before
             row = await connection.fetchrow(_UPDATE, key_id, wanted.name, *_stored(wanted))
             after = key_row(cast(Row, row))
-            await audit.record(connection, actor, "key.update", key_id, _audited(before), _audited(after))
+            said = _audited(before), _audited(after)
+            await audit.record(connection, actor, "key.update", key_id, *said, account_id=after.account_id)
         await self._effects.key_changed(key_id, after.account_id)
         return after
 
-    async def revoke(self, key_id: str, *, actor: str = audit.ADMIN) -> KeyRow:
+    async def revoke(self, key_id: str, *, actor: audit.Actor = audit.ADMIN) -> KeyRow:
         """Make a key invalid at once. One that is already revoked stays as it is."""
         async with self._database.transaction() as connection:
             before = await _locked(connection, key_id)
@@ -113,7 +114,8 @@ class ApiKeys:
             if row is None:
                 return before
             after = key_row(row)
-            await audit.record(connection, actor, "key.revoke", key_id, _audited(before), _audited(after))
+            said = _audited(before), _audited(after)
+            await audit.record(connection, actor, "key.revoke", key_id, *said, account_id=after.account_id)
         await self._effects.key_changed(key_id, after.account_id)
         return after
 

@@ -13,12 +13,12 @@ from billing.shapes.base import Answer, Filter, Moment, PageQuery, Query, Since,
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
+    from billing.accounts.accounts import Account
     from billing.effects import LiveBalance
     from billing.ledger.debits import UsageEvent
     from billing.ledger.explanations import Explanation
     from billing.ledger.reports import Transaction, UsageTotals
     from billing.prices import PriceLine
-    from billing.principals import Principal
     from billing.usage import Usage
 
 UNITS: Final = ("images", "characters", "searches", "pages")
@@ -39,19 +39,19 @@ class BalanceShape(Answer, frozen=True, kw_only=True):
     plan: str
 
 
-def balance_shape(principal: Principal, money: LiveBalance, credits_per_usd: int) -> BalanceShape:
-    """Return the shape of a caller's balance."""
-    available_nano = money.balance_nano - money.held_nano + principal.credit_limit_nano
+def balance_shape(account: Account, money: LiveBalance, credits_per_usd: int) -> BalanceShape:
+    """Return the shape of an account's balance."""
+    available_nano = money.balance_nano - money.held_nano + account.credit_limit_nano
     return BalanceShape(
-        account_id=principal.account_id,
+        account_id=account.id,
         balance_usd=format_usd(money.balance_nano),
         balance_credits=format_credits(money.balance_nano, credits_per_usd),
         held_usd=format_usd(money.held_nano),
         available_usd=format_usd(available_nano),
         available_credits=format_credits(available_nano, credits_per_usd),
-        credit_limit_usd=format_usd(principal.credit_limit_nano),
-        status=principal.status,
-        plan=principal.plan.id,
+        credit_limit_usd=format_usd(account.credit_limit_nano),
+        status=account.status,
+        plan=account.plan,
     )
 
 
