@@ -127,19 +127,9 @@ def test_a_hold_is_read_alike(
         user_tags=None if user_tags is None else tuple(user_tags),
     )
     raw = [text.encode() for text in said]
+    of_user = b"none" if user_tags is None else user_tags
     assert scripts.run(PARSE, [b"none"], [packed]) == [
-        *(
-            HELD,
-            epoch,
-            at_ms,
-            *held,
-            *raw,
-            account_tags,
-            key_tags,
-            b"none" if user_tags is None else user_tags,
-            payload,
-            packed,
-        )
+        *(HELD, epoch, at_ms, *held, *raw, account_tags, key_tags, of_user, payload, packed)
     ]
 
 
