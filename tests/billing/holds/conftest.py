@@ -124,7 +124,7 @@ def debit(request_id: str, principal: Principal, **changes: object) -> Debit:
         admitted_at_ms=0,
         outcome="settled",
         account_id=principal.account_id,
-        user_id=None,
+        user_id=principal.user_id,
         key_id=principal.key_id,
         client_request_id=None,
         upstream_request_id=None,
