@@ -1,4 +1,4 @@
-"""/api/admin/accounts: accounts, their quotas, grants and refunds. Behind the admin key."""
+"""/api/admin/accounts: accounts, their quotas and those of their users, grants and refunds. Behind the admin key."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from billing.shapes.accounts import (
     NewAccount,
     NewGrant,
     NewQuotas,
+    UserQuotasShape,
     account_shape,
     grant_shape,
+    user_quotas_shape,
 )
 from billing.shapes.base import Listing, PageQuery
 
@@ -78,6 +80,28 @@ async def set_account_quotas(call: Call, body: NewQuotas) -> AccountShape:
     return _shape(account, call.services)
 
 
+async def get_user_quotas(call: Call) -> UserQuotasShape:
+    """Return the quotas of a user in the account, which all of the user's keys in it share."""
+    return user_quotas_shape(await call.services.member_limits.get(call.id("account_id"), _user_id(call)))
+
+
+async def set_user_quotas(call: Call, body: NewQuotas) -> UserQuotasShape:
+    """Replace all quotas of a user in the account, which all of the user's keys in it share; none: no limit."""
+    quotas = parse_quotas(body.quotas)
+    limits = call.services.member_limits
+    return user_quotas_shape(await limits.set(call.id("account_id"), _user_id(call), quotas, actor=call.actor))
+
+
+async def list_user_quotas(call: Call, query: PageQuery) -> Listing[UserQuotasShape]:
+    """List the users of the account that have quotas there, by id."""
+    page = await call.services.member_limits.page(call.id("account_id"), *page_asked(query))
+    return listing(page, user_quotas_shape)
+
+
+def _user_id(call: Call) -> str:
+    return call.request.match_info["user_id"]
+
+
 async def create_grant(call: Call, body: NewGrant) -> GrantShape:
     """Give credit, once for an idempotency key: the same again gets the first answer."""
     return await _credit(call, body, call.services.grants.grant)
@@ -106,6 +130,9 @@ ROUTES: Final = (
     Route("GET", ACCOUNT, get_account, Access.admin, AccountShape),
     Route("PATCH", ACCOUNT, update_account, Access.admin, AccountShape, body=AccountPatch),
     Route("PUT", f"{ACCOUNT}/quotas", set_account_quotas, Access.admin, AccountShape, body=NewQuotas),
+    Route("GET", f"{ACCOUNT}/users/quotas", list_user_quotas, Access.admin, Listing[UserQuotasShape], query=PageQuery),
+    Route("GET", f"{ACCOUNT}/users/{{user_id}}/quotas", get_user_quotas, Access.admin, UserQuotasShape),
+    Route("PUT", f"{ACCOUNT}/users/{{user_id}}/quotas", set_user_quotas, Access.admin, UserQuotasShape, body=NewQuotas),
     Route(
         *("POST", f"{ACCOUNT}/grants", create_grant, Access.admin, GrantShape),
         body=NewGrant,

@@ -11,6 +11,7 @@ from aiohttp import web
 if TYPE_CHECKING:
     from billing.accounts.accounts import Accounts
     from billing.accounts.grants import Grants
+    from billing.accounts.member_limits import MemberLimits
     from billing.attempts import Attempts
     from billing.effects import Effects
     from billing.identity.callers import Caller
@@ -43,6 +44,7 @@ class Services:
     """
 
     accounts: Accounts
+    member_limits: MemberLimits
     keys: ApiKeys
     grants: Grants
     reports: Reports

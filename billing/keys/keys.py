@@ -351,6 +351,7 @@ def _principal(row: Row, plans: Plans, default: Plan) -> Principal:
             "key_prefix": key.prefix,
             "scopes": frozenset(key.scopes),
             "key_quotas": key.quotas,
+            "user_quotas": parse_quotas(row["user_quotas"] or ()),
             "created_at_s": key.created_at.timestamp(),
             "expires_at_s": _first(key.expires_at, row["secret_until"]),
             # Revoked by Postgres's clock is revoked for ever: no gateway's clock that runs behind may think otherwise.

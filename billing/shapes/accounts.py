@@ -15,6 +15,7 @@ from billing.times import rfc3339
 if TYPE_CHECKING:
     from billing.accounts.accounts import Account
     from billing.accounts.grants import GrantResult
+    from billing.accounts.member_limits import MemberQuotas
     from billing.plans import Plan
 
 PlanId = Annotated[
@@ -53,7 +54,7 @@ class AccountPatch(Body, frozen=True, kw_only=True):
 
 
 class NewQuotas(Body, frozen=True, kw_only=True):
-    """All quotas of an account's own."""
+    """All quotas of an account's, or a user's, own."""
 
     quotas: QuotasBody
 
@@ -82,6 +83,20 @@ class AccountShape(Answer, frozen=True, kw_only=True):
     tz: str | None = None
     past_due_since: Moment | None
     created_at: Moment
+
+
+class UserQuotasShape(Answer, frozen=True, kw_only=True):
+    """What a user may use in an account with all keys together, beside what the keys, the account and the plan say."""
+
+    account_id: str
+    user_id: str
+    quotas: list[QuotaShape]
+
+
+def user_quotas_shape(member: MemberQuotas) -> UserQuotasShape:
+    """Return the shape of a user's quotas."""
+    quotas = quota_shapes(member.quotas)
+    return UserQuotasShape(account_id=member.account_id, user_id=member.user_id, quotas=quotas)
 
 
 def account_shape(account: Account, plan: Plan | None, credits_per_usd: int) -> AccountShape:
