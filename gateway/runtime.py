@@ -20,6 +20,7 @@ from billing.addresses import Addresses
 from billing.api.application import setup
 from billing.api.services import Services
 from billing.attempts import ADDRESSES_MAX, AttemptLimits, Attempts, counted_in_redis
+from billing.audit import AuditLog
 from billing.database.connection import Database
 from billing.holds.cache import CacheSettings, recognised
 from billing.holds.engine import Engine, EngineSettings
@@ -200,6 +201,7 @@ def _runtime(
         keys=ApiKeys(database, engine.change_notifier, new_id),
         grants=Grants(database, engine.change_notifier, new_id),
         reports=Reports(database),
+        audit=AuditLog(database),
         refused=RefusedRequests(engine.redis, refused_rules(defaults)),
         effects=engine.change_notifier,
         plans=plans,
@@ -214,6 +216,7 @@ def _runtime(
         ),
         providers=partial(provider_list, settings, engine.redis),
         default_plan=defaults.default_plan,
+        new_id=new_id,
         image=settings.image,
         max_body_bytes=settings.max_body_bytes,
         request_timeout_s=settings.request_timeout_s,

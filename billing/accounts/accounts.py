@@ -129,9 +129,11 @@ class Accounts:
         status: Status | None = None,
         credit_limit_nano: int | None = None,
         quotas: tuple[Quota, ...] | None = None,
+        reason: str | None = None,
         actor: audit.Actor = audit.ADMIN,
     ) -> Account:
         """Change what is given; None leaves as it is. An account that already says all of it stays at its version.
+        `reason` is for the audit log.
 
         Becoming `past_due` notes since when; any other status forgets it.
         """
@@ -162,7 +164,8 @@ class Accounts:
                 [quota_json(quota) for quota in wanted.quotas],
             )
             after = _account(cast(Row, row))
-            said = _audited(before), _audited(after)
+            why = {} if reason is None else {"reason": reason}
+            said = _audited(before), {**_audited(after), **why}
             await audit.record(connection, actor, "account.update", account_id, *said, account_id=account_id)
         await self._effects.account_changed(account_id)
         return after

@@ -18,20 +18,23 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from billing.api import accounts, keys, reads
+from billing.api import accounts, audit, keys, reads
 from billing.api.auth import ADMIN_HEADER, SERVICE_HEADER, SERVICE_NAME_HEADER
 from billing.api.errors import BadRequest, error_response, of_failure
 from billing.api.requests import AWAITS_BODY, BODY_TOO_SLOW
-from billing.api.route import JSON, PREFIX, Access, Call, Route, serving
+from billing.api.route import JSON, PREFIX, REQUEST_ID, Access, Call, Route, serving
 from billing.api.services import SERVICES, Services
 from billing.errors import LISTED
 from billing.keys.presented import KEY_HEADERS
 from billing.shapes.base import ErrorEnvelope
 from billing.shapes.quotas import QuotaShape
 
-ROUTES: Final[tuple[Route, ...]] = (*accounts.ROUTES, *keys.ROUTES, *reads.ROUTES)
+ROUTES: Final[tuple[Route, ...]] = (*accounts.ROUTES, *keys.ROUTES, *reads.ROUTES, *audit.ROUTES)
 """Every endpoint of the billing API but its description."""
 Json = dict[str, Any]
+REQUEST_ID_HEADER: Final = "x-request-id"
+_GIVEN_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}", re.ASCII)
+"""A client's own id of a request: it is answered and audited, and identifies nothing else."""
 VERSION: Final = "3.1.0"
 _DISTRIBUTION: Final = "metergate"
 _SCHEMAS: Final = "#/components/schemas/{name}"
@@ -69,6 +72,7 @@ def setup(app: web.Application, services: Services, beside: Sequence[Route] = ()
     them when it is asked for."""
     api = web.Application(middlewares=[error_middleware])
     api[SERVICES] = services
+    api.on_response_prepare.append(_identified)
     described, document_made = _description(beside)
     if beside:
         document_made()
@@ -97,11 +101,19 @@ _CODES: Final = {404: "not_found", 405: "method_not_allowed", 413: "request_too_
 _log = logging.getLogger(__name__)
 
 
+async def _identified(request: web.Request, response: web.StreamResponse) -> None:
+    """Give the answer the id that the audit log has of the request."""
+    if REQUEST_ID in request:
+        response.headers[REQUEST_ID_HEADER] = request[REQUEST_ID]
+
+
 @web.middleware
 async def error_middleware(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Run one handler within the time limit; what it raises becomes a response."""
+    """Run one handler within the time limit; what it raises becomes a response. The request gets its id."""
+    given = request.headers.get(REQUEST_ID_HEADER, "")
+    request[REQUEST_ID] = given if _GIVEN_ID.fullmatch(given) else request.config_dict[SERVICES].new_id()
     try:
         async with asyncio.timeout(request.config_dict[SERVICES].request_timeout_s):
             return await handler(request)
