@@ -2,4 +2,7 @@
 
 permissions  roles, and what each may do: one table, which the API also serves        pure
 callers      Caller: who asks for something, and for which account                    pure
+organizations  who owns an account: founded, named, listed
+users        User, Users: who signs in, and what state they are in
+mail         enqueue: a mail that is sent once its transaction is committed
 """
