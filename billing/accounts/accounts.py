@@ -156,10 +156,11 @@ class Accounts:
         credit_limit_nano: int | None = None,
         quotas: tuple[Quota, ...] | None = None,
         tz: str | EllipsisType | None = ...,
+        reason: str | None = None,
         actor: audit.Actor = audit.ADMIN,
     ) -> Account:
         """Change what is given; None leaves as it is, but clears `tz`. An account that already says all of it stays
-        at its version.
+        at its version. `reason` is for the audit log.
 
         Becoming `past_due` notes since when; any other status forgets it.
         """
@@ -192,7 +193,8 @@ class Accounts:
                 wanted.tz,
             )
             after = _account(cast(Row, row))
-            said = _audited(before), _audited(after)
+            why = {} if reason is None else {"reason": reason}
+            said = _audited(before), {**_audited(after), **why}
             await audit.record(connection, actor, "account.update", account_id, *said, account_id=account_id)
         await self._effects.account_changed(account_id)
         return after

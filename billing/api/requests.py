@@ -118,6 +118,14 @@ def positive_money(param: str, given: object) -> int:
     return _parsed(param, parse_positive_usd, given)
 
 
+def signed_money(param: str, given: object) -> int:
+    """Return nano-USD, above or below zero, of a decimal string."""
+    nano = _parsed(param, parse_usd, given)
+    if nano == 0:
+        raise BadRequest(f"{param} must not be zero.", param)
+    return nano
+
+
 def moment(param: str, given: str | None) -> datetime | None:
     """Return a time in RFC 3339, or the first moment of a day; None where it is absent."""
     return None if given is None else _parsed(param, parse_rfc3339, given)

@@ -108,11 +108,6 @@ class Call:
     caller: Caller
     headers: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def account_id(self) -> str:
-        """Return whose data the caller reads."""
-        return self.principal.account_id
-
     def id(self, name: str) -> str:
         """Return the id in the path. Raises `NotFound` for what can't be one."""
         return path_id(self.request, name)
@@ -134,7 +129,9 @@ class Call:
     @property
     def actor(self) -> Actor:
         """Return what the audit log says of the caller."""
-        return Actor(self.caller.name, self.request.remote, self.request.get(REQUEST_ID))
+        request = self.request
+        address = self.services.attempts.address_of(request.remote or "", request.headers)
+        return Actor(self.caller.name, address, request.get(REQUEST_ID))
 
 
 def answer(shape: object, status: int = 200) -> web.Response:

@@ -1,14 +1,14 @@
-"""Accounts, their grants and refunds, as the API takes and answers them. Pure."""
+"""Accounts, their grants, refunds and adjustments, as the API takes and answers them. Pure."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import UNSET, Meta, UnsetType, field
 
 from billing.money import format_credits, format_usd
 from billing.principals import Status
-from billing.shapes.base import Answer, Body, Moment, Name, Usd, UsdBody
+from billing.shapes.base import Answer, Body, Moment, Name, SignedUsdBody, Usd, UsdBody
 from billing.shapes.quotas import QuotasBody, QuotaShape, quota_shapes
 from billing.times import rfc3339
 
@@ -23,6 +23,8 @@ PlanId = Annotated[
     Meta(description="one of the plans of `plans.yaml`", examples=["starter"], extra_json_schema={"format": "plan"}),
 ]
 Note = Annotated[str, Meta(max_length=1000)]
+Reason = Annotated[str, Meta(min_length=1, max_length=1000, description="why: the audit log keeps it")]
+Against = Literal["write_off", "revenue"]
 IdempotencyKey = Annotated[str, Meta(min_length=1, max_length=255, description="unique per account")]
 
 
@@ -43,7 +45,8 @@ class NewAccount(Body, frozen=True, kw_only=True):
 
 
 class AccountPatch(Body, frozen=True, kw_only=True):
-    """A change of an account: what is absent stays as it is; a `tz` of null is UTC."""
+    """A change of an account: what is absent stays as it is; a `tz` of null is UTC. `reason` is kept by the audit log
+    alone."""
 
     name: Name | UnsetType = UNSET
     plan: PlanId | UnsetType = UNSET
@@ -51,6 +54,7 @@ class AccountPatch(Body, frozen=True, kw_only=True):
     credit_limit_usd: UsdBody = UNSET
     quotas: QuotasBody = UNSET
     tz: Zone | UnsetType | None = UNSET
+    reason: Reason | UnsetType = UNSET
 
 
 class NewQuotas(Body, frozen=True, kw_only=True):
@@ -65,6 +69,16 @@ class NewGrant(Body, frozen=True, kw_only=True):
     amount_usd: UsdBody
     idempotency_key: IdempotencyKey
     note: Note | None = None
+
+
+class NewAdjustment(Body, frozen=True, kw_only=True):
+    """A correction of a balance: above zero it raises it, below zero it takes from it. `against` is the system account
+    on the other side."""
+
+    amount_usd: SignedUsdBody
+    idempotency_key: IdempotencyKey
+    reason: Reason
+    against: Against = "write_off"
 
 
 class AccountShape(Answer, frozen=True, kw_only=True):
@@ -118,7 +132,7 @@ def account_shape(account: Account, plan: Plan | None, credits_per_usd: int) -> 
 
 
 class GrantShape(Answer, frozen=True, kw_only=True):
-    """What a grant or a refund has done: the account's balance is the one right after it."""
+    """What a grant, a refund or an adjustment has done: the account's balance is the one right after it."""
 
     transfer_id: str
     amount_usd: Usd
@@ -126,7 +140,7 @@ class GrantShape(Answer, frozen=True, kw_only=True):
 
 
 def grant_shape(result: GrantResult) -> GrantShape:
-    """Return the shape of a grant or a refund."""
+    """Return the shape of a grant, a refund or an adjustment."""
     return GrantShape(
         transfer_id=result.transfer_id,
         amount_usd=format_usd(result.amount_nano),
