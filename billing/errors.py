@@ -53,12 +53,12 @@ MetergateError
 +-- LeftToOthers                   billing.holds.replay
 +-- TooManyMails                   billing.identity.codes
 +-- TooManyTries                   billing.identity.codes
-+-- PasswordRefused                billing.identity.passwords
-+-- TooManyHashes                  billing.identity.passwords
 +-- OrganizationError              billing.identity.organizations
 |   +-- OrganizationConflict       billing.identity.organizations
 |   +-- OrganizationNotFound       billing.identity.organizations
 |   +-- OrganizationRefused        billing.identity.organizations
++-- PasswordRefused                billing.identity.passwords
++-- TooManyHashes                  billing.identity.passwords
 +-- UserError                      billing.identity.users
 |   +-- BadAddress                 billing.identity.users
 |   +-- UserNotFound               billing.identity.users
