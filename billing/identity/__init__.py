@@ -7,5 +7,9 @@ users        User, Users: who signs in, and what state they are in
 passwords    which are taken; hashed and compared by Argon2id, few at once
 codes        mailed codes and recovery codes; how often may be tried
 totp         codes of authenticator apps                                          pure
+letters      what mails say                                                       pure
+people       who asks, what they show, what people are changed by: of the next two
+sign_in      SignIn: registers, verifies and signs in, and tells nobody who is registered
+credentials  Credentials: password, address and second factor are changed
 mail         enqueue: a mail that is sent once its transaction is committed
 """
