@@ -51,6 +51,8 @@ MetergateError
 +-- LostWrites                     billing.holds.partition
 +-- AccountsLocked                 billing.holds.replay
 +-- LeftToOthers                   billing.holds.replay
++-- SignInRefused                  billing.identity.sessions
++-- BadToken                       billing.identity.tokens
 +-- DifferentKeys                  billing.keys.presented
 +-- MoneyError                     billing.money
 +-- BadCursor                      billing.pages
