@@ -51,16 +51,26 @@ MetergateError
 +-- LostWrites                     billing.holds.partition
 +-- AccountsLocked                 billing.holds.replay
 +-- LeftToOthers                   billing.holds.replay
++-- OrganizationError              billing.identity.organizations
+|   +-- OrganizationConflict       billing.identity.organizations
+|   +-- OrganizationNotFound       billing.identity.organizations
+|   +-- OrganizationRefused        billing.identity.organizations
 +-- SignInRefused                  billing.identity.sessions
 +-- BadToken                       billing.identity.tokens
++-- UserError                      billing.identity.users
+|   +-- BadAddress                 billing.identity.users
+|   +-- UserNotFound               billing.identity.users
+|   +-- UserRefused                billing.identity.users
 +-- DifferentKeys                  billing.keys.presented
 +-- MoneyError                     billing.money
 +-- BadCursor                      billing.pages
 +-- QuotaError                     billing.quotas
 +-- PriceError                     billing.rates
 +-- ApiKeyError                    billing.shapes.rules
+|   +-- KeyConflict                billing.shapes.rules
 |   +-- KeyNotFound                billing.shapes.rules
 |   +-- KeyRefused                 billing.shapes.rules
+|   +-- ScopeWithheld              billing.shapes.rules
 +-- TimeError                      billing.times
 +-- UsageError                     billing.usage
 +-- BadKeyFile                     gateway.commands.admin_key

@@ -45,7 +45,8 @@ class QuotaLimits:
 @dataclass(frozen=True, slots=True)
 class Principal:
     """The account, user and key of a request. Versions are those of the rows in Postgres that this was read from; times
-    are Unix seconds."""
+    are Unix seconds. `expires_at_s` is when the key expires, or before that the secret that it was read by, which
+    another one has replaced."""
 
     account_id: str
     account_name: str

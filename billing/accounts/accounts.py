@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final, cast
 
 from billing import audit
-from billing.database.connection import Database, Row, queries
+from billing.database.connection import Connection, Database, Row, queries
 from billing.errors import MetergateError
 from billing.money import MAX_NANO, check_bound, format_usd
 from billing.pages import BEFORE_ALL, Page, page_of
@@ -74,6 +74,27 @@ class Account:
         check_quotas(self.quotas)
 
 
+async def open_account(
+    connection: Connection,
+    new_id: Callable[[], str],
+    name: str,
+    plan: str,
+    credit_limit_nano: int = 0,
+    quotas: tuple[Quota, ...] = (),
+    *,
+    actor: audit.Actor,
+) -> Account:
+    """Make an account, active and with nothing on it, in the caller's transaction; that there is the plan, the caller
+    knows. Raises `QuotaError`."""
+    account_id = ID_PREFIX + new_id()
+    stored = [quota_json(quota) for quota in check_quotas(quotas)]
+    row = await connection.fetchrow(_query("accounts_create"), account_id, name, plan, credit_limit_nano, stored)
+    account = _account(cast(Row, row))
+    said = None, _audited(account)
+    await audit.record(connection, actor, "account.create", account_id, *said, account_id=account_id)
+    return account
+
+
 class Accounts:
     """Makes, reads and changes accounts. Methods raise `AccountError` and `database.connection.DatabaseError`."""
 
@@ -92,15 +113,8 @@ class Accounts:
     ) -> Account:
         """Create an account, active and with nothing on it. Raises `UnknownPlan`."""
         self._check_plan(plan)
-        account_id = ID_PREFIX + self._new_id()
-        stored = [quota_json(quota) for quota in check_quotas(quotas)]
         async with self._database.transaction() as connection:
-            made = (account_id, name, plan, credit_limit_nano, stored)
-            row = await connection.fetchrow(_query("accounts_create"), *made)
-            account = _account(cast(Row, row))
-            said = None, _audited(account)
-            await audit.record(connection, actor, "account.create", account_id, *said, account_id=account_id)
-        return account
+            return await open_account(*(connection, self._new_id, name, plan, credit_limit_nano, quotas), actor=actor)
 
     async def get(self, account_id: str) -> Account:
         """Return the account as Postgres has it."""
