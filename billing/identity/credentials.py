@@ -19,12 +19,11 @@ from billing.database.connection import UniqueViolation, queries
 from billing.errors import MetergateError
 from billing.identity import letters, totp
 from billing.identity.passwords import LEAST_ALONE, LEAST_BESIDE, check_password
-from billing.identity.people import Factor
 from billing.identity.users import parse_email
 
 if TYPE_CHECKING:
     from billing.database.connection import Connection
-    from billing.identity.people import People, Visitor
+    from billing.identity.people import Factor, People, Visitor
     from billing.identity.users import User
 
 _query = queries("billing.identity")
@@ -104,7 +103,14 @@ class Credentials:
         return len(keys)
 
     async def change_password(
-        self, user_id: str, session_id: str | None, current: str | None, password: str, *, revoke_keys: bool, visitor: Visitor
+        self,
+        user_id: str,
+        session_id: str | None,
+        current: str | None,
+        password: str,
+        *,
+        revoke_keys: bool,
+        visitor: Visitor,
     ) -> int:
         """Replace the password of who is signed in, and end their other sessions. Returns how many keys were revoked.
         Raises `PasswordRefused`."""
@@ -134,7 +140,7 @@ class Credentials:
         return keys
 
     async def change_email(self, user_id: str, email: str, password: str | None, visitor: Visitor) -> str:
-        """Mail a code to a new address, which becomes the user's once it was shown; return its challenge. The answer is
+        """Send a code to a new address, which becomes the user's once it was shown; return its challenge. The answer is
         the same for an address that somebody has. Raises `BadAddress` and `TooManyMails`."""
         people, email = self._people, parse_email(email)
         user = await people.users.get(user_id)
@@ -146,9 +152,7 @@ class Credentials:
             await people.mail(connection, email, letter)
         return code.id
 
-    async def confirm_email(
-        self, user_id: str, email: str, code: str, challenge: str | None, visitor: Visitor
-    ) -> None:
+    async def confirm_email(self, user_id: str, email: str, code: str, challenge: str | None, visitor: Visitor) -> None:
         """Make a new address the user's, by the code that was mailed there; the old one is told."""
         people, email = self._people, parse_email(email)
         wrong = WrongCredential("code", "This code is wrong, used or expired: ask for another one.")
@@ -164,9 +168,7 @@ class Credentials:
                 await people.users.set_email(connection, user_id, email)
                 await people.mail(connection, user.email, letters.address_changed(email))
                 said: tuple[dict[str, object], dict[str, object]] = ({"email": user.email}, {"email": email})
-                await audit.record(
-                    connection, _actor(user, visitor), "user.email", user_id, *said, user_id=user_id
-                )
+                await audit.record(connection, _actor(user, visitor), "user.email", user_id, *said, user_id=user_id)
         except UniqueViolation as error:
             raise wrong from error
 

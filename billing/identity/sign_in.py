@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from billing import audit
 from billing.database.connection import queries
 from billing.identity import letters
-from billing.identity.people import Factor
 from billing.identity.passwords import LEAST_ALONE, check_password
+from billing.identity.people import Factor
 from billing.identity.users import parse_email
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class SignIn:
         await (savepoint.rollback() if email is None else savepoint.commit())
 
     async def send_code(self, email: str, purpose: Purpose, visitor: Visitor) -> str:
-        """Mail a code to verify an address, or to sign in; return its challenge. The answer and the work are the same
+        """Send a code to verify an address, or to sign in, by mail; return its challenge. The answer and the work are the same
         for an address of nobody. Raises `BadAddress` and `TooManyMails`."""
         people, email = self._people, parse_email(email)
         async with people.database.transaction() as connection:
@@ -121,7 +121,7 @@ class SignIn:
     async def by_code(
         self, email: str, code: str, challenge: str | None, factor: Factor, visitor: Visitor
     ) -> TokenPair | Refusal:
-        """Sign in by a mailed code, which proves the address as well. Raises `TooManyTries`."""
+        """Let in by a mailed code, which proves the address as well. Raises `TooManyTries`."""
         return await self._by_code("login", email, code, challenge, factor, visitor)
 
     async def _by_code(
@@ -134,7 +134,7 @@ class SignIn:
         return await self._enter(user, _Proof("code", shown is not None, factor, shown=shown), visitor)
 
     async def by_password(self, email: str, password: str, factor: Factor, visitor: Visitor) -> TokenPair | Refusal:
-        """Sign in by a password. Nobody's is compared, too. Raises `TooManyTries` and `TooManyHashes`."""
+        """Let in by a password. Nobody's is compared, too. Raises `TooManyTries` and `TooManyHashes`."""
         people, email = self._people, parse_email(email)
         async with people.database.connection() as connection:
             user = await people.users.by_email(connection, email)
