@@ -54,12 +54,17 @@ MetergateError
 +-- LeftToOthers                   billing.holds.replay
 +-- TooManyMails                   billing.identity.codes
 +-- TooManyTries                   billing.identity.codes
++-- CredentialsError               billing.identity.credentials
+|   +-- CredentialRefused          billing.identity.credentials
+|   +-- WrongCredential            billing.identity.credentials
 +-- OrganizationError              billing.identity.organizations
 |   +-- OrganizationConflict       billing.identity.organizations
 |   +-- OrganizationNotFound       billing.identity.organizations
 |   +-- OrganizationRefused        billing.identity.organizations
 +-- PasswordRefused                billing.identity.passwords
 +-- TooManyHashes                  billing.identity.passwords
++-- SignInRefused                  billing.identity.sessions
++-- BadToken                       billing.identity.tokens
 +-- UserError                      billing.identity.users
 |   +-- BadAddress                 billing.identity.users
 |   +-- UserNotFound               billing.identity.users
