@@ -221,7 +221,10 @@ def _runtime(
     )
     follower.changed = engine.plans_changed
     in_force = InForce(settings.prices)
-    sessions = Sessions(database, signing_keys, token_rules(settings), new_id)
+    users = Users(database, new_id)
+    subjects = Subjects(database, users, new_id, defaults.default_plan)
+    shown = ShownTokens(database, signing_keys, _foreign_tokens(settings, ask), subjects)
+    sessions = Sessions(database, signing_keys, token_rules(settings), new_id, shown)
     services = Services(
         accounts=Accounts(database, plans, engine.change_notifier, new_id),
         keys=ApiKeys(database, engine.change_notifier, new_id),
