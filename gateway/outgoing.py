@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Self
+from typing import Final
 
 import aiohttp
 
 from billing.identity.issuers import IssuerAway
 
-_JSON = {"Accept": "application/json", "User-Agent": "metergate"}
+_JSON: Final = {"Accept": "application/json", "User-Agent": "metergate"}
 
 
 class Outgoing:
@@ -20,12 +19,8 @@ class Outgoing:
         self._timeout, self._answer_bytes = aiohttp.ClientTimeout(total=timeout_s), answer_bytes
         self._session: aiohttp.ClientSession | None = None
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def close(self) -> None:
+        """Close the connections."""
         if self._session is not None:
             await self._session.close()
 
