@@ -1,4 +1,4 @@
-"""Questions to other issuers over HTTP: bounded in time and size, without redirects, through the environment's proxies."""
+"""Questions to other issuers over HTTP: bounded in time and size, without redirects, by the environment's proxies."""
 
 from __future__ import annotations
 
@@ -34,9 +34,7 @@ class Outgoing:
             self._session = aiohttp.ClientSession(timeout=self._timeout, trust_env=True, cookie_jar=jar)
         method, sent = "GET" if form is None else "POST", {**_JSON, **(headers or {})}
         try:
-            async with self._session.request(
-                method, url, data=form, headers=sent, allow_redirects=False
-            ) as response:
+            async with self._session.request(method, url, data=form, headers=sent, allow_redirects=False) as response:
                 body = await response.content.read(self._answer_bytes + 1)
                 while len(body) <= self._answer_bytes and (more := await response.content.read(self._answer_bytes)):
                     body += more

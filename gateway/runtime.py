@@ -23,8 +23,6 @@ from billing.api.services import Services
 from billing.attempts import ADDRESSES_MAX, AttemptLimits, Attempts, counted_in_redis
 from billing.audit import AuditLog
 from billing.database.connection import Database
-from billing.identity.subjects import Subjects
-from billing.identity.users import Users
 from billing.holds.cache import CacheSettings, recognised
 from billing.holds.engine import Engine, EngineSettings
 from billing.holds.redis.client import RedisClient
@@ -35,6 +33,8 @@ from billing.identity.issuers import KeySet
 from billing.identity.sessions import Sessions, TokenRules
 from billing.identity.shown import ShownTokens
 from billing.identity.signing_keys import DAY_S, KeyRules, SigningKeys
+from billing.identity.subjects import Subjects
+from billing.identity.users import Users
 from billing.keys.keys import ApiKeys, Principals
 from billing.keys.secrets import secret_digest, well_formed
 from billing.ledger.catalogue import newest_revision

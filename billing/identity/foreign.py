@@ -80,10 +80,10 @@ class ForeignTokens:
             key = await self._keys.key(header.kid)
             if key is None:
                 raise BadToken
-            return base_url, verify(token, key, "RS256")
+            return base_url, verify(token, key, "RS256", Claims)
         if self._rules.secret is None:
             raise BadToken
-        return f"{SHARED}{issuer or ''}", verify(token, self._rules.secret, "HS256")
+        return f"{SHARED}{issuer or ''}", verify(token, self._rules.secret, "HS256", Claims)
 
 
 def _is_operator(claims: Claims) -> bool:

@@ -1,8 +1,8 @@
 """Shown tokens: whose an access token is, and what that is worth now.
 
 A signature says whose a token is, and one statement of Postgres all else: whether its session has ended, whether it was
-revoked or the user disabled, and the role in the organization that is asked for. So all of that is effective in the next
-request on every gateway. Times of own tokens are compared with Postgres's clock, by which they were issued.
+revoked or the user disabled, and the role in the organization that is asked for. So all of that is effective in the
+next request on every gateway. Times of own tokens are compared with Postgres's clock, by which they were issued.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class ShownTokens:
             header, issuer = peek(token)
             if issuer != ISSUER:
                 return await self._of_another(token)
-            claims = await self._keys.verify(token, header.kid)
+            claims = await self._keys.verify(token, header.kid, Claims)
         except BadToken:
             return None
         if claims.ses is None or claims.iat is None or ISSUER not in claims.audiences:
@@ -88,6 +88,7 @@ class ShownTokens:
 
     async def _standing(self, verified: Verified, org_id: str | None) -> Row | None:
         claims, subject = verified.claims, verified.subject
+        whose: tuple[str | None, ...]
         if subject is not None:
             whose = None, subject.issuer, subject.subject, org_id, None
         else:

@@ -115,9 +115,7 @@ class Subjects:
         await audit.record(connection, actor, "user.register", user.id, None, said, user_id=user.id)
         await self._link(connection, subject, user.id)
         name = subject.name or (subject.email or NO_NAME).partition("@")[0]
-        await found(
-            connection, self._new_id, self._plan, user_id=user.id, name=name, personal=True, actor=actor
-        )
+        await found(connection, self._new_id, self._plan, user_id=user.id, name=name, personal=True, actor=actor)
         return user.id
 
     async def _register(self, connection: Connection, subject: Subject) -> User:

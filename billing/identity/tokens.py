@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 
 import jwt
 import msgspec
@@ -109,9 +109,9 @@ def peek(token: str) -> tuple[Header, str | None]:
     return header, issued.iss
 
 
-def verify(token: str, key: RSAPublicKey | str, algorithm: Algorithm, kind: type[T] = cast("type[T]", Claims)) -> T:
-    """Return the claims, of this shape, of a token that this key has signed by this algorithm, whatever its header says. Whom it is for
-    and whether it has expired is `refuse_claims`'s to say. Raises `BadToken`."""
+def verify(token: str, key: RSAPublicKey | str, algorithm: Algorithm, kind: type[T]) -> T:
+    """Return the claims, of this shape, of a token that this key has signed by this algorithm, whatever its header
+    says. Whom it is for and whether it has expired is `refuse_claims`'s to say. Raises `BadToken`."""
     try:
         payload = _JWS.decode(token, key, algorithms=[algorithm])
         return msgspec.json.decode(payload, type=kind)

@@ -1,16 +1,14 @@
 """Sessions: what a token is worth, from its issue until something ends it; refresh tokens, also by two at once."""
 
 import asyncio
-import time
 
 import jwt
 import pytest
 
 from billing.database.connection import Database
 from billing.identity.permissions import ROLES
-from billing.identity.sessions import Sessions, SignInRefused, TokenPair, TokenRules
-from billing.identity.shown import OPERATOR, ShownTokens
-from billing.identity.signing_keys import SigningKeys
+from billing.identity.sessions import SignInRefused, TokenPair, TokenRules
+from billing.identity.shown import OPERATOR
 from tests.billing.identity.sessions_support import SOMEBODY, People
 
 
