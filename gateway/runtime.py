@@ -16,6 +16,7 @@ from ulid import ULID
 
 from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
+from billing.accounts.repricing import Repricing
 from billing.addresses import Addresses
 from billing.api.application import setup
 from billing.api.services import Services
@@ -200,6 +201,7 @@ def _runtime(
         accounts=Accounts(database, plans, engine.change_notifier, new_id),
         keys=ApiKeys(database, engine.change_notifier, new_id),
         grants=Grants(database, engine.change_notifier, new_id),
+        repricing=Repricing(database, engine.change_notifier, new_id, lambda: in_force.prices),
         reports=Reports(database),
         audit=AuditLog(database),
         refused=RefusedRequests(engine.redis, refused_rules(defaults)),

@@ -2,4 +2,5 @@
 
 accounts   made, read and changed; each change raises the account's version
 grants     credit given and taken by people, once for each idempotency key
+repricing  requests of a period charged by another price, by correcting transfers
 """

@@ -12,6 +12,7 @@ from ulid import ULID
 if TYPE_CHECKING:
     from billing.accounts.accounts import Accounts
     from billing.accounts.grants import Grants
+    from billing.accounts.repricing import Repricing
     from billing.attempts import Attempts
     from billing.audit import AuditLog
     from billing.effects import Effects
@@ -51,6 +52,7 @@ class Services:
     accounts: Accounts
     keys: ApiKeys
     grants: Grants
+    repricing: Repricing
     reports: Reports
     audit: AuditLog
     refused: RefusedRequests

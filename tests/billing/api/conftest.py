@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
+from billing.accounts.repricing import Repricing
 from billing.api.application import setup
 from billing.api.services import Services
 from billing.audit import AuditLog
@@ -16,7 +17,7 @@ from billing.plans import DEFAULT_PLAN
 from billing.principals import Principal
 from billing.refused import RefusedRequests, RefusedRules
 from tests.billing.api.support import ADMIN_KEY, Api, serving
-from tests.billing.support import PLANS, Billing, attempts_of
+from tests.billing.support import PLANS, PRICES, Billing, attempts_of
 
 
 @pytest.fixture
@@ -28,6 +29,7 @@ def services(billing: Billing) -> Services:
         accounts=billing.accounts,
         keys=billing.keys,
         grants=billing.grants,
+        repricing=Repricing(billing.database, billing.effects, billing.new_id, lambda: PRICES),
         reports=billing.reports,
         audit=AuditLog(billing.database),
         refused=RefusedRequests(RedisState(RedisClient("redis://127.0.0.1:1"), Keyspace()), RefusedRules()),
