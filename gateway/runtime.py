@@ -17,6 +17,7 @@ from ulid import ULID
 from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
 from billing.accounts.repricing import Repricing
+from billing.accounts.member_limits import MemberLimits
 from billing.addresses import Addresses
 from billing.api.application import setup
 from billing.api.services import Services
@@ -36,13 +37,14 @@ from billing.refused import RefusedRequests, RefusedRules
 from billing.shares import parse_share
 from gateway.config.models import unknown_models
 from gateway.config.plan_follower import PlanFollower
-from gateway.config.settings import Limits, Settings
+from gateway.config.settings import Settings
 from gateway.proxy.target_health import provider_list
 
 if TYPE_CHECKING:
     from billing.holds.redis.state import RedisState
     from billing.price_table import PriceTable
     from billing.principals import Principal
+    from gateway.config.defaults import Limits
 
 logger = logging.getLogger(__name__)
 
@@ -199,6 +201,7 @@ def _runtime(
     in_force = InForce(settings.prices)
     services = Services(
         accounts=Accounts(database, plans, engine.change_notifier, new_id),
+        member_limits=MemberLimits(database, engine.change_notifier),
         keys=ApiKeys(database, engine.change_notifier, new_id),
         grants=Grants(database, engine.change_notifier, new_id),
         repricing=Repricing(database, engine.change_notifier, new_id, lambda: in_force.prices),

@@ -1,4 +1,5 @@
-"""/api/admin/accounts: accounts, their quotas, grants, refunds and adjustments. Behind the admin key."""
+"""/api/admin/accounts: accounts, their quotas and those of their users, grants, refunds and adjustments. Behind the
+admin key."""
 
 from __future__ import annotations
 
@@ -8,8 +9,12 @@ from typing import TYPE_CHECKING, Final, cast
 from msgspec import UNSET
 
 from billing.accounts.grants import REVENUE, WRITE_OFF
+<<<<<<< HEAD
 from billing.accounts.repricing import Period
 from billing.api.requests import encode_cursor, listing, moment, money, page_asked, positive_money, signed_money
+=======
+from billing.api.requests import listing, money, page_asked, positive_money, signed_money, zone
+>>>>>>> main
 from billing.api.route import Access, Call, Route
 from billing.quotas import parse_quotas
 from billing.shapes.accounts import (
@@ -20,8 +25,10 @@ from billing.shapes.accounts import (
     NewAdjustment,
     NewGrant,
     NewQuotas,
+    UserQuotasShape,
     account_shape,
     grant_shape,
+    user_quotas_shape,
 )
 from billing.shapes.base import Listing, PageQuery
 from billing.shapes.repricing import NewRepricing, RepricingShape, repricing_shape
@@ -47,6 +54,7 @@ async def create_account(call: Call, body: NewAccount) -> AccountShape:
         services.default_plan if body.plan is None else body.plan,
         money("credit_limit_usd", body.credit_limit_usd),
         parse_quotas(body.quotas),
+        tz=None if body.tz is None else zone("tz", body.tz).key,
         actor=call.actor,
     )
     return _shape(account, services)
@@ -72,6 +80,7 @@ async def update_account(call: Call, body: AccountPatch) -> AccountShape:
         status=body.status or None,
         credit_limit_nano=None if body.credit_limit_usd is UNSET else money("credit_limit_usd", body.credit_limit_usd),
         quotas=None if body.quotas is UNSET else parse_quotas(body.quotas),
+        tz=zone("tz", body.tz).key if isinstance(body.tz, str) else None if body.tz is None else ...,
         reason=body.reason or None,
         actor=call.actor,
     )
@@ -83,6 +92,28 @@ async def set_account_quotas(call: Call, body: NewQuotas) -> AccountShape:
     quotas = parse_quotas(body.quotas)
     account = await call.services.accounts.set_quotas(call.id("account_id"), quotas, actor=call.actor)
     return _shape(account, call.services)
+
+
+async def get_user_quotas(call: Call) -> UserQuotasShape:
+    """Return the quotas of a user in the account, which all of the user's keys in it share."""
+    return user_quotas_shape(await call.services.member_limits.get(call.id("account_id"), _user_id(call)))
+
+
+async def set_user_quotas(call: Call, body: NewQuotas) -> UserQuotasShape:
+    """Replace all quotas of a user in the account, which all of the user's keys in it share; none: no limit."""
+    quotas = parse_quotas(body.quotas)
+    limits = call.services.member_limits
+    return user_quotas_shape(await limits.set(call.id("account_id"), _user_id(call), quotas, actor=call.actor))
+
+
+async def list_user_quotas(call: Call, query: PageQuery) -> Listing[UserQuotasShape]:
+    """List the users of the account that have quotas there, by id."""
+    page = await call.services.member_limits.page(call.id("account_id"), *page_asked(query))
+    return listing(page, user_quotas_shape)
+
+
+def _user_id(call: Call) -> str:
+    return call.request.match_info["user_id"]
 
 
 async def create_grant(call: Call, body: NewGrant) -> GrantShape:
@@ -140,6 +171,9 @@ ROUTES: Final = (
     Route("GET", ACCOUNT, get_account, Access.admin, AccountShape),
     Route("PATCH", ACCOUNT, update_account, Access.admin, AccountShape, body=AccountPatch),
     Route("PUT", f"{ACCOUNT}/quotas", set_account_quotas, Access.admin, AccountShape, body=NewQuotas),
+    Route("GET", f"{ACCOUNT}/users/quotas", list_user_quotas, Access.admin, Listing[UserQuotasShape], query=PageQuery),
+    Route("GET", f"{ACCOUNT}/users/{{user_id}}/quotas", get_user_quotas, Access.admin, UserQuotasShape),
+    Route("PUT", f"{ACCOUNT}/users/{{user_id}}/quotas", set_user_quotas, Access.admin, UserQuotasShape, body=NewQuotas),
     Route(
         *("POST", f"{ACCOUNT}/grants", create_grant, Access.admin, GrantShape),
         body=NewGrant,

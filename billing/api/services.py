@@ -12,7 +12,11 @@ from ulid import ULID
 if TYPE_CHECKING:
     from billing.accounts.accounts import Accounts
     from billing.accounts.grants import Grants
+<<<<<<< HEAD
     from billing.accounts.repricing import Repricing
+=======
+    from billing.accounts.member_limits import MemberLimits
+>>>>>>> main
     from billing.attempts import Attempts
     from billing.audit import AuditLog
     from billing.effects import Effects
@@ -50,6 +54,7 @@ class Services:
     """
 
     accounts: Accounts
+    member_limits: MemberLimits
     keys: ApiKeys
     grants: Grants
     repricing: Repricing

@@ -4,5 +4,8 @@ permissions  roles, and what each may do: one table, which the API also serves  
 callers      Caller: who asks for something, and for which account                    pure
 organizations  who owns an account: founded, named, listed
 users        User, Users: who signs in, and what state they are in
+passwords    which are taken; hashed and compared by Argon2id, few at once
+codes        mailed codes and recovery codes; how often may be tried
+totp         codes of authenticator apps                                          pure
 mail         enqueue: a mail that is sent once its transaction is committed
 """

@@ -27,6 +27,7 @@ def services(billing: Billing) -> Services:
 
     return Services(
         accounts=billing.accounts,
+        member_limits=billing.member_limits,
         keys=billing.keys,
         grants=billing.grants,
         repricing=Repricing(billing.database, billing.effects, billing.new_id, lambda: PRICES),

@@ -33,6 +33,7 @@ async def test_an_account_with_the_least(api: Api) -> None:
         "credit_limit_usd": "0.00",
         "quotas": [],
         "plan_quotas": [quota_json(quota) for quota in PLANS["free"].quotas],
+        "tz": None,
         "past_due_since": None,
     }
     shown = await api.admin("GET", f"/accounts/{account_id}")
@@ -225,6 +226,18 @@ async def test_a_limit_out_of_range_is_400(api: Api, limit: str) -> None:
 async def test_a_bad_cursor_is_400(api: Api, cursor: str) -> None:
     answer = await api.admin("GET", "/accounts", params={"cursor": cursor})
     answer.refused(400, "invalid_request_error", "cursor")
+
+
+async def test_an_account_s_time_zone(api: Api) -> None:
+    made = (await api.admin("POST", "/accounts", {"name": "Acme", "tz": "Europe/Berlin"})).json
+    assert made["tz"] == "Europe/Berlin"
+    path = f"/accounts/{made['id']}"
+    assert (await api.admin("PATCH", path, {"name": "Acme Ltd"})).json["tz"] == "Europe/Berlin"
+    assert (await api.admin("PATCH", path, {"tz": "Asia/Kolkata"})).json["tz"] == "Asia/Kolkata"
+    assert (await api.admin("PATCH", path, {"tz": None})).json["tz"] is None
+    for wrong in ("Mars/Olympus", "../etc/passwd", "Europe", "right/UTC", "localtime", "", "x" * 101):
+        assert (await api.admin("PATCH", path, {"tz": wrong})).refused(400, "invalid_request_error", "tz")
+        assert (await api.admin("POST", "/accounts", {"name": "A", "tz": wrong})).status == 400
 
 
 async def test_adjustments_raise_and_lower_a_balance(api: Api) -> None:
