@@ -16,8 +16,8 @@ from ulid import ULID
 
 from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
-from billing.accounts.repricing import Repricing
 from billing.accounts.member_limits import MemberLimits
+from billing.accounts.repricing import Repricing
 from billing.addresses import Addresses
 from billing.api.application import setup
 from billing.api.services import Services

@@ -125,7 +125,7 @@ class Repricing:
         reason: str | None = None,
         actor: audit.Actor = audit.ADMIN,
     ) -> Batch:
-        """Charge a batch of at most `limit` requests as `compare` says, account by account, and return what was done.
+        """Change what a batch of at most `limit` requests costs as `compare` says, account by account; return it.
         Raises as `compare`, and `BalanceOutOfBounds`: the accounts before stay corrected then."""
         async with self._database.transaction(snapshot=True) as connection:
             events, prices, next_after = await self._read(connection, period, limit, after)

@@ -9,12 +9,8 @@ from typing import TYPE_CHECKING, Final, cast
 from msgspec import UNSET
 
 from billing.accounts.grants import REVENUE, WRITE_OFF
-<<<<<<< HEAD
 from billing.accounts.repricing import Period
-from billing.api.requests import encode_cursor, listing, moment, money, page_asked, positive_money, signed_money
-=======
-from billing.api.requests import listing, money, page_asked, positive_money, signed_money, zone
->>>>>>> main
+from billing.api.requests import encode_cursor, listing, moment, money, page_asked, positive_money, signed_money, zone
 from billing.api.route import Access, Call, Route
 from billing.quotas import parse_quotas
 from billing.shapes.accounts import (

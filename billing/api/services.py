@@ -12,11 +12,8 @@ from ulid import ULID
 if TYPE_CHECKING:
     from billing.accounts.accounts import Accounts
     from billing.accounts.grants import Grants
-<<<<<<< HEAD
-    from billing.accounts.repricing import Repricing
-=======
     from billing.accounts.member_limits import MemberLimits
->>>>>>> main
+    from billing.accounts.repricing import Repricing
     from billing.attempts import Attempts
     from billing.audit import AuditLog
     from billing.effects import Effects
