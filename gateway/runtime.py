@@ -29,6 +29,7 @@ from billing.holds.engine import Engine, EngineSettings
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import DEFAULT_PREFIX, Keyspace
 from billing.holds.service import HoldSettings
+from billing.identity.users import Users
 from billing.keys.keys import ApiKeys, Principals
 from billing.keys.secrets import secret_digest, well_formed
 from billing.ledger.catalogue import newest_revision
@@ -201,6 +202,7 @@ def _runtime(
     in_force = InForce(settings.prices)
     services = Services(
         accounts=Accounts(database, plans, engine.change_notifier, new_id),
+        users=Users(database, new_id),
         member_limits=MemberLimits(database, engine.change_notifier),
         keys=ApiKeys(database, engine.change_notifier, new_id),
         grants=Grants(database, engine.change_notifier, new_id),

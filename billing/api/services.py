@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from billing.audit import AuditLog
     from billing.effects import Effects
     from billing.identity.callers import Caller
+    from billing.identity.users import Users
     from billing.keys.keys import ApiKeys
     from billing.ledger.reports import Reports
     from billing.plans import Plans
@@ -51,6 +52,7 @@ class Services:
     """
 
     accounts: Accounts
+    users: Users
     member_limits: MemberLimits
     keys: ApiKeys
     grants: Grants

@@ -12,6 +12,7 @@ from billing.api.services import Services
 from billing.audit import AuditLog
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import Keyspace, RedisState
+from billing.identity.users import Users
 from billing.keys.secrets import secret_digest
 from billing.plans import DEFAULT_PLAN
 from billing.principals import Principal
@@ -27,6 +28,7 @@ def services(billing: Billing) -> Services:
 
     return Services(
         accounts=billing.accounts,
+        users=Users(billing.database, billing.new_id),
         member_limits=billing.member_limits,
         keys=billing.keys,
         grants=billing.grants,
