@@ -32,7 +32,6 @@ from billing.ledger.catalogue import newest_revision
 from billing.ledger.reports import Reports
 from billing.refused import RefusedRequests, RefusedRules
 from billing.shares import parse_share
-from gateway.config.defaults import Limits
 from gateway.config.models import unknown_models
 from gateway.config.plan_follower import PlanFollower
 from gateway.config.settings import Settings
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from billing.holds.redis.state import RedisState
     from billing.price_table import PriceTable
     from billing.principals import Principal
+    from gateway.config.defaults import Limits
 
 logger = logging.getLogger(__name__)
 

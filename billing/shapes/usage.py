@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from billing.ledger.debits import UsageEvent
     from billing.ledger.explanations import Explanation
     from billing.ledger.reports import Transaction, UsageTotals
-    from billing.prices import PriceLine
     from billing.principals import Principal
+    from billing.rates import PriceLine
     from billing.usage import Usage
 
 UNITS: Final = ("images", "characters", "searches", "pages")
