@@ -84,7 +84,7 @@ MetergateError
 |   +-- ScopeWithheld              billing.shapes.rules
 +-- TimeError                      billing.times
 +-- UsageError                     billing.usage
-+-- BadKeyFile                     gateway.commands.admin_key
++-- BadKeyFile                     gateway.commands.first_start
 +-- WouldOverwrite                 gateway.commands.init
 +-- ConfigError                    gateway.config.problems
 +-- Unset                          gateway.config.problems
