@@ -15,9 +15,8 @@ ZONES: Final = (
     *("UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe", "Asia/Kathmandu"),
     *("America/St_Johns", "Pacific/Apia", "Africa/Cairo", "America/Sao_Paulo", "Pacific/Auckland", "Atlantic/Azores"),
 )
-MOMENTS: Final = st.integers(0, 18 * 365 * 86_400).map(
-    lambda s: datetime(2012, 1, 1, tzinfo=UTC) + timedelta(seconds=s)
-)
+YEARS_S: Final = 18 * 365 * 86_400
+MOMENTS: Final = st.integers(0, YEARS_S).map(lambda s: datetime(2012, 1, 1, tzinfo=UTC) + timedelta(seconds=s))
 
 
 def hours(day: str, name: str, period: Period = Period.hour) -> list[float]:
