@@ -73,6 +73,7 @@ MetergateError
 |   +-- UserNotFound               billing.identity.users
 |   +-- UserRefused                billing.identity.users
 +-- DifferentKeys                  billing.keys.presented
++-- UsageQueryError                billing.ledger.used
 +-- MoneyError                     billing.money
 +-- BadCursor                      billing.pages
 +-- QuotaError                     billing.quotas
