@@ -28,6 +28,8 @@ MetergateError
 +-- GrantError                     billing.accounts.grants
 |   +-- BalanceOutOfBounds         billing.accounts.grants
 |   +-- IdempotencyConflict        billing.accounts.grants
++-- BadUserId                      billing.accounts.member_limits
++-- RepricingRefused               billing.accounts.repricing
 +-- ApiError                       billing.api.errors
 |   +-- Conflict                   billing.api.errors
 |   +-- InsufficientScope          billing.api.errors
@@ -53,17 +55,25 @@ MetergateError
 +-- LeftToOthers                   billing.holds.replay
 +-- TooManyMails                   billing.identity.codes
 +-- TooManyTries                   billing.identity.codes
-+-- PasswordRefused                billing.identity.passwords
-+-- TooManyHashes                  billing.identity.passwords
++-- CredentialsError               billing.identity.credentials
+|   +-- CredentialRefused          billing.identity.credentials
+|   +-- WrongCredential            billing.identity.credentials
++-- IssuerAway                     billing.identity.issuers
 +-- OrganizationError              billing.identity.organizations
 |   +-- OrganizationConflict       billing.identity.organizations
 |   +-- OrganizationNotFound       billing.identity.organizations
 |   +-- OrganizationRefused        billing.identity.organizations
++-- PasswordRefused                billing.identity.passwords
++-- TooManyHashes                  billing.identity.passwords
++-- SignInRefused                  billing.identity.sessions
++-- SubjectTaken                   billing.identity.subjects
++-- BadToken                       billing.identity.tokens
 +-- UserError                      billing.identity.users
 |   +-- BadAddress                 billing.identity.users
 |   +-- UserNotFound               billing.identity.users
 |   +-- UserRefused                billing.identity.users
 +-- DifferentKeys                  billing.keys.presented
++-- UsageQueryError                billing.ledger.used
 +-- MoneyError                     billing.money
 +-- BadCursor                      billing.pages
 +-- QuotaError                     billing.quotas
@@ -75,7 +85,7 @@ MetergateError
 |   +-- ScopeWithheld              billing.shapes.rules
 +-- TimeError                      billing.times
 +-- UsageError                     billing.usage
-+-- BadKeyFile                     gateway.commands.admin_key
++-- BadKeyFile                     gateway.commands.first_start
 +-- WouldOverwrite                 gateway.commands.init
 +-- ConfigError                    gateway.config.problems
 +-- Unset                          gateway.config.problems

@@ -4,11 +4,9 @@
     sum         all balances, those of system accounts included, sum to zero
     transfers   every charged event has exactly one transfer, of its amount and account; every usage transfer an event
     prices      every event's amount follows from its counts and the price row that it names
-    rollups     every rollup is the sum of its events, but for those that are fresh: each of them has a row of its own
-    sums        every sum by dimension and tag likewise
-    dropped     of months whose events were dropped by age, the rollups of each account are what these came to; so are
-                the transfers that have no event
-
+    rollups     every sum of usage is that of its events, but for those that are fresh: each has a row of its own
+    dropped     of months whose events were dropped by age, the sums of each account are what these came to; so are the
+                transfers that have no event
 
 Everything is read through cursors, and differences are counted while a bounded number of them is named, so that
 millions of rows take time but no memory.
@@ -80,15 +78,14 @@ async def verify(database: Database) -> Verified:
                 await _check(connection, "transfers", counts["transfers"], "verify_transfers", _transfer),
                 await _check_prices(connection, events),
                 await _check(connection, "rollups", counts["rollups"], *_ROLLED[0], *_EVER),
-                await _check(connection, "sums", counts["sums"], *_ROLLED[1], *_EVER),
-                await _check(connection, "dropped", counts["dropped"], *_ROLLED[2], *_EVER),
+                await _check(connection, "dropped", counts["dropped"], *_ROLLED[1], *_EVER),
             )
         )
 
 
 async def first_difference(connection: Connection, since: datetime, until: datetime) -> str | None:
-    """Return one thing that rollups and sums from `since` on and before `until` differ in from their events; None where
-    there is none. Raises `DatabaseError`."""
+    """Return one thing that sums from `since` on and before `until` differ in from their events; None where there is
+    none. Raises `DatabaseError`."""
     for query, describe in _ROLLED:
         row = await connection.fetchrow(f"SELECT * FROM ({_query(query)}) AS found LIMIT 1", since, until)  # noqa: S608
         if row is not None:
@@ -221,16 +218,9 @@ def _transfer(row: Row) -> str:
 
 
 def _rollup(row: Row) -> str:
-    return _compared(f"{row['account_id']}, {row['key_id']}, {row['model']}, {row['feature']}", row)
-
-
-def _usage_sum(row: Row) -> str:
     of = [row[name] for name in ("key_id", "user_id", "model", "provider", "endpoint", "feature") if row[name]]
     tag = [] if row["name"] is None else [f"tag {row['name']}={row['said'] or 'others'}"]
-    return _compared(", ".join((row["account_id"], *(of or ["a combination without a row"]), *tag)), row)
-
-
-def _compared(named: str, row: Row) -> str:
+    named = ", ".join((row["account_id"], *(of or ["a combination without a row"]), *tag))
     bucket = f"{_GRANULARITIES[row['granularity']]} {rfc3339(row['bucket'])}"
     events = f"{row['events'] or 0} requests for {_usd(row['events_charged_nano'])} USD"
     has = f"{row['requests'] or 0} for {_usd(row['charged_nano'])}"
@@ -248,5 +238,5 @@ def _usd(nano: int | None) -> str:
     return format_usd(int(nano or 0))
 
 
-_ROLLED: Final = (("verify_rollups", _rollup), ("verify_sums", _usage_sum), ("verify_dropped", _dropped))
+_ROLLED: Final = (("verify_rollups", _rollup), ("verify_dropped", _dropped))
 """What is compared with events of a time, and how a difference is told."""
