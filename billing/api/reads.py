@@ -1,8 +1,8 @@
 """What is read: by customers of their own account, by operators of all requests; and which image runs.
 
-`/api/account` and `/api/billing/usage` take an API key with `billing:read`. This file owns the rule that a caller sees
-its own account only: every read is given the account of the caller's key. `/api/admin/refusals` and
-`/api/admin/providers` are behind the admin key, `/api/ping` is open.
+`/api/account` and `/api/billing/usage` take an API key or a token with `billing:read`. This file owns the rule that a
+caller sees its own account only: every read is given the caller's account. `/api/admin/refusals` and
+`/api/admin/providers` are the operator's, `/api/ping` is open.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from billing.api.auth import BILLING_READ
-from billing.api.errors import BadRequest, NotFound, Unavailable
+from billing.api.errors import NotFound, Unavailable
 from billing.api.requests import listing, moment, page_asked
 from billing.api.route import Access, Call, Route
 from billing.effects import LiveBalance
@@ -50,16 +50,15 @@ _COMMIT: Final = re.compile(r"sha-([0-9a-f]{40})")
 
 async def get_balance(call: Call) -> BalanceShape:
     """Return the account's balance, live; as the ledger has it where Redis does not know."""
-    services, principal = call.services, call.principal
-    live = await services.effects.live_balance(principal.account_id)
-    if live is None:
-        live = LiveBalance((await services.accounts.get(principal.account_id)).balance_nano, held_nano=0)
-    return balance_shape(principal, live, services.credits_per_usd)
+    services = call.services
+    account = await services.accounts.get(call.account_id)
+    live = await services.effects.live_balance(account.id) or LiveBalance(account.balance_nano, held_nano=0)
+    return balance_shape(account, live, services.credits_per_usd)
 
 
 async def list_transactions(call: Call, query: PageQuery) -> Listing[TransactionShape]:
     """List every change of the balance, newest first."""
-    page = await call.services.reports.transactions(call.principal.account_id, *page_asked(query))
+    page = await call.services.reports.transactions(call.account_id, *page_asked(query))
     return listing(page, transaction_shape)
 
 
@@ -72,14 +71,14 @@ async def list_events(call: Call, query: EventQuery) -> Listing[EventShape]:
         key_id=query.key_id,
         model=query.model,
     )
-    page = await call.services.reports.usage_events(call.principal.account_id, limit, after, only)
+    page = await call.services.reports.usage_events(call.account_id, limit, after, only)
     return listing(page, event_shape)
 
 
 async def get_event(call: Call) -> ExplainedEventShape:
     """Return one metered request with the lines of its charge; another account's is not found."""
     event_id = call.id("event_id")
-    found = await call.services.reports.priced_event(event_id, call.principal.account_id)
+    found = await call.services.reports.priced_event(event_id, call.account_id)
     if found is None:
         raise NotFound(f"There is no usage event {event_id!r}.")
     return explanation_shape(explain(*found))
@@ -87,20 +86,16 @@ async def get_event(call: Call) -> ExplainedEventShape:
 
 async def get_totals(call: Call, query: TotalsQuery) -> TotalsShape:
     """Return totals of the account, of one key or of one user's keys."""
-    found = await call.services.reports.usage_totals(
-        call.principal.account_id, key_id=query.key_id, user_id=query.user_id
-    )
+    found = await call.services.reports.usage_totals(call.account_id, key_id=query.key_id, user_id=query.user_id)
     return totals_shape(found)
 
 
 def _read(path: str, handler: object, answer: object, query: object = None) -> Route:
-    return Route("GET", path, handler, Access.key, answer, query, scope=BILLING_READ)  # type: ignore[arg-type]
+    return Route("GET", path, handler, Access.caller, answer, query, scope=BILLING_READ)  # type: ignore[arg-type]
 
 
 async def list_refusals(call: Call, query: RefusedQuery) -> Listing[RefusedShape]:
     """List the last requests that were refused, newest first, on one page."""
-    if query.key_id is not None and query.account_id is not None:
-        raise BadRequest("Give key_id or account_id, not both.", "key_id")
     with _redis_needed():
         found = await call.services.refused.newest(query.limit, key_id=query.key_id, account_id=query.account_id)
     return listing(Page(tuple(found), None), refused_shape)

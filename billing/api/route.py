@@ -16,9 +16,22 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from aiohttp import web
 
-from billing.api.auth import caller, require_admin, require_scope
+from billing.api.auth import (
+    ADMIN_HEADER,
+    any_caller,
+    key_caller,
+    person_caller,
+    require_admin,
+    require_scope,
+    service_caller,
+    shown_token,
+)
+from billing.api.errors import InsufficientScope
 from billing.api.requests import path_id, read_body, read_query
 from billing.api.services import SERVICES, Services
+from billing.audit import Actor
+from billing.identity.callers import NOBODY, Caller
+from billing.shapes.base import ErrorEnvelope
 
 if TYPE_CHECKING:
     from billing.principals import Principal
@@ -30,10 +43,14 @@ HttpHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Access(Enum):
-    """Who may call: anyone, whoever has an API key, or the admin key."""
+    """Who may call: anyone; whoever has an API key; a key or a person's token; a person; a service; or the operator,
+    who has the admin key or is a person with that right."""
 
     anyone = "anyone"
     key = "API key"
+    caller = "API key or token"
+    person = "token"
+    service = "service key"
     admin = "admin key"
 
 
@@ -43,8 +60,9 @@ class Route:
     handler's docstring likewise.
 
     `query` and `body` are the shapes of what is asked, `answer` that of a success with `status` (None: no body).
-    `errors` are statuses beside those that follow from the rest; `scope` is what an API key needs. With `or_bearer` the
-    admin key may come as a bearer, too; `hint` is added to the refusal of a request without it.
+    `errors` are statuses beside those that follow from the rest, `refusal` is their shape; `scope` is what a caller
+    needs. With `or_bearer` the admin key may come as a bearer, too; `hint` is added to the refusal of a request without
+    it.
     """
 
     method: str
@@ -58,6 +76,7 @@ class Route:
     scope: str | None = None
     errors: tuple[int, ...] = ()
     media: str = JSON
+    refusal: Any = ErrorEnvelope
     body_optional: bool = False
     or_bearer: bool = False
     hint: str = ""
@@ -76,18 +95,43 @@ class Route:
         return self.handler.__module__.rpartition(".")[2]
 
 
+REQUEST_ID: Final = web.RequestKey("request_id", str)
+"""The id that a request's answer and its rows of the audit log have."""
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request to a route. `headers` are sent with the answer; `principal` is that of an API key."""
+    """A request to a route, and who makes it. `headers` are sent with the answer."""
 
     request: web.Request
     services: Services
-    principal: Principal
+    caller: Caller
     headers: dict[str, str] = field(default_factory=dict)
 
     def id(self, name: str) -> str:
         """Return the id in the path. Raises `NotFound` for what can't be one."""
         return path_id(self.request, name)
+
+    @property
+    def account_id(self) -> str:
+        """Return whose data the call is about. Raises `InsufficientScope` for a person without an organization."""
+        if self.caller.account_id is None:
+            raise InsufficientScope("This call is about an organization's account: you belong to none.")
+        return self.caller.account_id
+
+    @property
+    def principal(self) -> Principal:
+        """Return the principal of the API key. Raises `TypeError` where there is none."""
+        if self.caller.principal is None:
+            raise TypeError("only an API key has a principal")
+        return self.caller.principal
+
+    @property
+    def actor(self) -> Actor:
+        """Return what the audit log says of the caller."""
+        request = self.request
+        address = self.services.attempts.address_of(request.remote or "", request.headers)
+        return Actor(self.caller.name, address, request.get(REQUEST_ID))
 
 
 def answer(shape: object, status: int = 200) -> web.Response:
@@ -97,10 +141,34 @@ def answer(shape: object, status: int = 200) -> web.Response:
     )
 
 
-async def admit_admin(route: Route, request: web.Request, services: Services) -> None:
-    """Reject a request to a route of the admin's without the admin key. Raises `Unauthorized`, `TooManyAttempts`."""
+async def admit_admin(route: Route, request: web.Request, services: Services) -> Caller:
+    """Return the operator who calls: the admin key, or a person's token with that right. Raises `Unauthorized`,
+    `InsufficientScope` and `TooManyAttempts`."""
+    if ADMIN_HEADER not in request.headers and shown_token(request) is not None:
+        person = await person_caller(request)
+        if not person.operator:
+            raise InsufficientScope("This call is for operators.", required_scope="operator")
+        return person
     expected = services.admin_api_key or ""
     await require_admin(request, expected, services.attempts, or_bearer=route.or_bearer, hint=route.hint)
+    return Caller("admin")
+
+
+async def identify(route: Route, request: web.Request, services: Services) -> Caller:
+    """Return who calls a route. Raises `ApiError` for whom it is not for, and `TooManyAttempts`."""
+    match route.access:
+        case Access.anyone:
+            return NOBODY
+        case Access.key:
+            return await key_caller(request)
+        case Access.caller:
+            return await any_caller(request)
+        case Access.person:
+            return await person_caller(request)
+        case Access.service:
+            return await service_caller(request)
+        case Access.admin:
+            return await admit_admin(route, request, services)
 
 
 def serving(route: Route) -> HttpHandler:
@@ -108,12 +176,8 @@ def serving(route: Route) -> HttpHandler:
 
     async def serve(request: web.Request) -> web.StreamResponse:
         services = request.app[SERVICES]
-        principal: Any = None
-        if route.access is Access.admin:
-            await admit_admin(route, request, services)
-        elif route.access is Access.key:
-            principal = await caller(request)
-        call = Call(request, services, principal)
+        who = await identify(route, request, services)
+        call = Call(request, services, who)
         asked: list[object] = []
         if route.query is not None:
             asked.append(read_query(request, route.query))
@@ -121,10 +185,10 @@ def serving(route: Route) -> HttpHandler:
             asked.append(await read_body(request, route.body))
         is_read = route.method == "GET"
         if route.scope is not None and not is_read:
-            require_scope(principal, route.scope)
+            require_scope(who, route.scope)
         found = await route.handler(call, *asked)
         if route.scope is not None and is_read:  # a read changes nothing: what is not found comes before
-            require_scope(principal, route.scope)
+            require_scope(who, route.scope)
         if isinstance(found, web.StreamResponse):
             return found
         response = web.Response(status=route.status) if found is None else answer(found, route.status)

@@ -7,12 +7,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+from ulid import ULID
 
 if TYPE_CHECKING:
     from billing.accounts.accounts import Accounts
     from billing.accounts.grants import Grants
+    from billing.accounts.member_limits import MemberLimits
+    from billing.accounts.repricing import Repricing
     from billing.attempts import Attempts
+    from billing.audit import AuditLog
     from billing.effects import Effects
+    from billing.identity.callers import Caller
+    from billing.identity.users import Users
     from billing.keys.keys import ApiKeys
     from billing.ledger.reports import Reports
     from billing.plans import Plans
@@ -21,8 +27,16 @@ if TYPE_CHECKING:
     from billing.shapes.operation import ProviderShape
 
 
+async def _nobody(token: str, org_id: str | None) -> Caller | None:
+    return None
+
+
 async def _no_providers() -> list[ProviderShape]:
     return []
+
+
+def _new_id() -> str:
+    return str(ULID())
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +46,19 @@ class Services:
     `unknown_models` which of some names, or prefixes with a `*`, lead to no model here; `providers` who answers, and
     how well.
 
-    Without `admin_api_key` every admin call is refused. `image` is the container image's name, for /api/ping.
+    `person` gives whose token this is, in the organization of this id or else the token's own; None for a token that is
+    wrong, expired or revoked. Without `admin_api_key` every admin call is refused, without `service_api_key` every
+    service's. `new_id` makes ids of requests. `image` is the container image's name, for /api/ping.
     """
 
     accounts: Accounts
+    users: Users
+    member_limits: MemberLimits
     keys: ApiKeys
     grants: Grants
+    repricing: Repricing
     reports: Reports
+    audit: AuditLog
     refused: RefusedRequests
     effects: Effects
     plans: Plans
@@ -49,8 +69,11 @@ class Services:
     clock: Callable[[], float]
     admin_api_key: str | None = field(repr=False)
     default_plan: str
+    person: Callable[[str, str | None], Awaitable[Caller | None]] = _nobody
+    service_api_key: str | None = field(default=None, repr=False)
     unknown_models: Callable[[Iterable[str]], list[str]] = lambda names: []
     providers: Callable[[], Awaitable[list[ProviderShape]]] = _no_providers
+    new_id: Callable[[], str] = _new_id
     image: str = ""
     max_body_bytes: int = 1024 * 1024
     request_timeout_s: float = 30.0

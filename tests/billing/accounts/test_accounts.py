@@ -3,6 +3,7 @@ import asyncio
 import pytest
 
 from billing.accounts.accounts import AccountNotFound, UnknownPlan
+from billing.audit import Actor
 from billing.database.connection import Row
 from billing.money import MAX_NANO
 from billing.quotas import Metric, Quota, Window
@@ -53,7 +54,7 @@ async def test_each_change_raises_the_version_is_audited_and_told(billing: Billi
     before = await billing.accounts.create("Acme")
     with changes_told(billing.effects, ("account", before.id)):
         after = await billing.accounts.update(
-            before.id, name="Acme Ltd", plan="starter", credit_limit_nano=7, actor="ops"
+            before.id, name="Acme Ltd", plan="starter", credit_limit_nano=7, actor=Actor("ops")
         )
     assert (after.version, after.name, after.plan, after.credit_limit_nano) == (2, "Acme Ltd", "starter", 7)
     with changes_told(billing.effects, ("account", before.id)):
