@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from billing.audit import AuditLog
     from billing.effects import Effects
     from billing.identity.callers import Caller
+    from billing.identity.credentials import Credentials
+    from billing.identity.sign_in import SignIn
+    from billing.identity.users import Users
     from billing.keys.keys import ApiKeys
     from billing.ledger.reports import Reports
     from billing.plans import Plans
@@ -55,6 +58,9 @@ class Services:
     grants: Grants
     reports: Reports
     audit: AuditLog
+    users: Users
+    sign_in: SignIn
+    credentials: Credentials
     refused: RefusedRequests
     effects: Effects
     plans: Plans
