@@ -57,6 +57,7 @@ MetergateError
 +-- CredentialsError               billing.identity.credentials
 |   +-- CredentialRefused          billing.identity.credentials
 |   +-- WrongCredential            billing.identity.credentials
++-- IssuerAway                     billing.identity.issuers
 +-- OrganizationError              billing.identity.organizations
 |   +-- OrganizationConflict       billing.identity.organizations
 |   +-- OrganizationNotFound       billing.identity.organizations
@@ -64,6 +65,7 @@ MetergateError
 +-- PasswordRefused                billing.identity.passwords
 +-- TooManyHashes                  billing.identity.passwords
 +-- SignInRefused                  billing.identity.sessions
++-- SubjectTaken                   billing.identity.subjects
 +-- BadToken                       billing.identity.tokens
 +-- UserError                      billing.identity.users
 |   +-- BadAddress                 billing.identity.users

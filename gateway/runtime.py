@@ -30,12 +30,16 @@ from billing.holds.redis.state import DEFAULT_PREFIX, Keyspace
 from billing.holds.service import HoldSettings
 from billing.identity.codes import CodeRules, Codes
 from billing.identity.credentials import Credentials
+from billing.identity.foreign import ForeignRules, ForeignTokens
+from billing.identity.issuers import KeySet
 from billing.identity.organizations import found
 from billing.identity.passwords import Passwords
 from billing.identity.people import People
 from billing.identity.sessions import Sessions, TokenRules
+from billing.identity.shown import ShownTokens
 from billing.identity.sign_in import SignIn
 from billing.identity.signing_keys import DAY_S, KeyRules, SigningKeys
+from billing.identity.subjects import Subjects
 from billing.identity.users import Users
 from billing.keys.keys import ApiKeys, Principals
 from billing.keys.secrets import secret_digest, well_formed
@@ -46,6 +50,7 @@ from billing.shares import parse_share
 from gateway.config.models import unknown_models
 from gateway.config.plan_follower import PlanFollower
 from gateway.config.settings import Settings
+from gateway.outgoing import Outgoing
 from gateway.proxy.target_health import provider_list
 
 if TYPE_CHECKING:
@@ -158,6 +163,22 @@ def key_rules(settings: Settings) -> KeyRules:
     )
 
 
+def _foreign_tokens(settings: Settings, ask: Outgoing) -> ForeignTokens | None:
+    """Return what verifies tokens of other issuers; None where none is configured."""
+    secret = settings.auth_cookie_secret
+    if settings.auth_audience is None or (settings.auth_base_url is None and secret is None):
+        return None
+    rules = ForeignRules(
+        settings.auth_audience,
+        settings.auth_internal_audience,
+        settings.auth_base_url,
+        None if secret is None else secret.reveal(),
+    )
+    url = settings.auth_base_url
+    keys = None if url is None else KeySet(f"{url}/.well-known/jwks.json", ask, time.monotonic)
+    return ForeignTokens(rules, keys, time.time)
+
+
 def refused_rules(defaults: Limits) -> RefusedRules:
     """Return the bounds of what is kept of refusals, from the configuration's."""
     return RefusedRules(
@@ -205,14 +226,16 @@ async def open_runtime(
         redis_url, timeout_s=defaults.redis_timeout_ms / 1000, connect_timeout_s=defaults.connect_timeout_s
     )
     of_keys = database.another(size=1, timeout_s=defaults.postgres_timeout_s)
+    ask = Outgoing(defaults.issuer_timeout_s, defaults.issuer_answer_bytes)
     try:
         follower = PlanFollower(database, settings, take_over=embedded)
         await follower.follow(await newest_revision(database))
         wanted = defaults.redis_partitions or (EMBEDDED_PARTITIONS if embedded else PRODUCTION_PARTITIONS)
         keyspace = Keyspace(key_prefix, await partition_count(database, wanted))
         signing_keys = SigningKeys(of_keys, key_rules(settings), new_id, time.monotonic)
-        yield _runtime(settings, follower, database, client, keyspace, gateway_id or new_id(), signing_keys)
+        yield _runtime(settings, follower, database, client, keyspace, gateway_id or new_id(), signing_keys, ask)
     finally:
+        await ask.close()
         await client.close()
         await of_keys.close()
         await database.close()
@@ -226,6 +249,7 @@ def _runtime(
     keyspace: Keyspace,
     gateway_id: str,
     signing_keys: SigningKeys,
+    ask: Outgoing,
 ) -> Runtime:
     """Make the engine and the services on open stores."""
     defaults, plans = settings.defaults, follower.plans
@@ -236,8 +260,11 @@ def _runtime(
     )
     follower.changed = engine.plans_changed
     in_force = InForce(settings.prices)
-    sessions = Sessions(database, signing_keys, token_rules(settings), new_id)
-    people = _people(settings, database, sessions, engine.change_notifier)
+    users = Users(database, new_id, settings.identity.approval)
+    subjects = Subjects(database, users, new_id, defaults.default_plan)
+    shown = ShownTokens(database, signing_keys, _foreign_tokens(settings, ask), subjects)
+    sessions = Sessions(database, signing_keys, token_rules(settings), new_id, shown)
+    people = _people(settings, database, users, sessions, engine.change_notifier)
     services = Services(
         accounts=Accounts(database, plans, engine.change_notifier, new_id),
         member_limits=MemberLimits(database, engine.change_notifier),
@@ -291,7 +318,7 @@ def _runtime(
     )
 
 
-def _people(settings: Settings, database: Database, sessions: Sessions, effects: Effects) -> People:
+def _people(settings: Settings, database: Database, users: Users, sessions: Sessions, effects: Effects) -> People:
     """Make what people register, sign in and are changed by."""
     defaults = settings.defaults
     rules = CodeRules(
@@ -303,7 +330,7 @@ def _people(settings: Settings, database: Database, sessions: Sessions, effects:
     )
     return People(
         database,
-        Users(database, new_id, settings.identity.approval),
+        users,
         Codes(database, new_id, rules),
         Passwords(at_once=defaults.passwords_at_once),
         sessions,

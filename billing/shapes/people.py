@@ -185,7 +185,7 @@ class ProfileShape(Answer, frozen=True, kw_only=True):
     """Who one is. `org_id`, `role` and `scopes` are those that this token has now."""
 
     id: str
-    email: str
+    email: str | None
     verified: bool
     name: str
     status: Literal["pending", "active", "disabled"]

@@ -196,6 +196,8 @@ class Limits:
     failed_attempts: int = _whole(20, 1, 1_000_000, "wrong keys of one address in a window before 429")
     failed_attempts_window_s: float = _seconds(60, 1, 86_400, "how long wrong keys of an address count")
     signing_key_days: int = _whole(30, 1, 3650, "a key signs tokens for as long; the next one is published before")
+    issuer_timeout_s: float = _seconds(5, 0.1, 60, "longest wait for an answer of another issuer of sign-ins")
+    issuer_answer_bytes: int = _whole(MIB, 1024, 64 * MIB, "and its largest answer")
     refresh_grace_s: float = _seconds(10, 0, 300, "a used refresh token gives the same successor for as long")
     sessions_per_user: int = _whole(100, 1, 10_000, "sessions of one person; those used last stay")
     passwords_at_once: int = _whole(2, 1, 64, "passwords that one process hashes at once, 64 MiB each; then 429")
