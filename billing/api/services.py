@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from billing.accounts.accounts import Accounts
     from billing.accounts.grants import Grants
     from billing.accounts.member_limits import MemberLimits
+    from billing.accounts.repricing import Repricing
     from billing.attempts import Attempts
     from billing.audit import AuditLog
     from billing.effects import Effects
@@ -53,12 +54,13 @@ class Services:
     """
 
     accounts: Accounts
+    users: Users
     member_limits: MemberLimits
     keys: ApiKeys
     grants: Grants
+    repricing: Repricing
     reports: Reports
     audit: AuditLog
-    users: Users
     sign_in: SignIn
     credentials: Credentials
     refused: RefusedRequests
