@@ -24,6 +24,7 @@ MetergateError
 |       +-- RedisTimeout           billing.holds.redis.connection
 +-- AccountError                   billing.accounts.accounts
 |   +-- AccountNotFound            billing.accounts.accounts
+|   +-- BadUserId                  billing.accounts.accounts
 |   +-- UnknownPlan                billing.accounts.accounts
 +-- GrantError                     billing.accounts.grants
 |   +-- BalanceOutOfBounds         billing.accounts.grants

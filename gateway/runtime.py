@@ -16,7 +16,6 @@ from ulid import ULID
 
 from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
-from billing.accounts.member_limits import MemberLimits
 from billing.addresses import Addresses
 from billing.api.application import setup
 from billing.api.services import Services
@@ -198,7 +197,6 @@ def _runtime(
     in_force = InForce(settings.prices)
     services = Services(
         accounts=Accounts(database, plans, engine.change_notifier, new_id),
-        member_limits=MemberLimits(database, engine.change_notifier),
         keys=ApiKeys(database, engine.change_notifier, new_id),
         grants=Grants(database, engine.change_notifier, new_id),
         reports=Reports(database),

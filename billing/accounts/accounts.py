@@ -1,4 +1,5 @@
-"""Accounts: who pays. This file owns the rule that each change of an account raises its version in the same statement.
+"""Accounts: who pays, and what each user of one may use. This file owns the rule that each change of an account raises
+its version in the same statement.
 
 A change is one transaction: the row is locked and changed, the audit log gets what it said before and after; the
 effects are told after the commit. The balance is not changed here but by `ledger.grants` and `ledger.debits`.
@@ -6,6 +7,7 @@ effects are told after the commit. The balance is not changed here but by `ledge
 AccountError
 +-- AccountNotFound   no account has this id
 +-- UnknownPlan       the configuration has no such plan
++-- BadUserId         what can be no user's id
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from billing.effects import Effects
 
 ID_PREFIX: Final = "acc_"
+MAX_USER_ID: Final = 255
+"""Characters of a user's id."""
 STATUSES: Final = ("active", "past_due", "suspended", "closed")
 
 _query = queries("billing.ledger")
@@ -47,6 +51,12 @@ class UnknownPlan(AccountError):
     """The configuration has no such plan."""
 
     kind, field = "invalid", "plan"
+
+
+class BadUserId(AccountError):
+    """What can be no user's id."""
+
+    kind, field = "invalid", "user_id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +81,21 @@ class Account:
         if not 0 <= self.credit_limit_nano <= MAX_NANO:
             raise ValueError("credit_limit must not be below zero or beyond 2^53 - 1 nano-USD")
         check_bound(self.balance_nano)
+        check_quotas(self.quotas)
+
+
+@dataclass(frozen=True, slots=True)
+class MemberQuotas:
+    """What a user may use in an account with all keys together, beside what each key, the account and the plan may. A
+    user is an id that keys name; it need not have a key yet."""
+
+    account_id: str
+    user_id: str
+    quotas: tuple[Quota, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.user_id) <= MAX_USER_ID or not self.user_id.isprintable():
+            raise BadUserId(f"A user's id has 1 to {MAX_USER_ID} printable characters.")
         check_quotas(self.quotas)
 
 
@@ -166,6 +191,48 @@ class Accounts:
             await audit.record(connection, actor, "account.update", account_id, *said, account_id=account_id)
         await self._effects.account_changed(account_id)
         return after
+
+    async def member_quotas(self, account_id: str, user_id: str) -> MemberQuotas:
+        """Return a user's quotas in the account: none where nobody has set any."""
+        asked = MemberQuotas(account_id, user_id)
+        row = await self._database.row(_query("members_get"), account_id, user_id)
+        if row is None:
+            raise _not_found(account_id)
+        return replace(asked, quotas=parse_quotas(row["quotas"] or ()))
+
+    async def page_member_quotas(self, account_id: str, limit: int, after: str | None = None) -> Page[MemberQuotas]:
+        """Return the users of the account that have quotas, by id; `after` is the id that ended the page before."""
+        await self.get(account_id)
+        rows = await self._database.rows(_query("members_page"), account_id, after or "", limit + 1)
+        found = [MemberQuotas(account_id, row["user_id"], parse_quotas(row["quotas"])) for row in rows]
+        return page_of(found, limit, lambda member: member.user_id)
+
+    async def set_member_quotas(
+        self, account_id: str, user_id: str, quotas: tuple[Quota, ...], *, actor: audit.Actor = audit.ADMIN
+    ) -> MemberQuotas:
+        """Replace a user's quotas in the account, which all of the user's keys share; none for no limit.
+
+        It raises the account's version: nobody is admitted then who does not know of it. Raises `BadUserId`.
+        """
+        wanted = MemberQuotas(account_id, user_id, quotas)
+        async with self._database.transaction() as connection:
+            if await connection.fetchrow(_query("accounts_lock"), account_id) is None:
+                raise _not_found(account_id)
+            row = await connection.fetchrow(_query("members_get"), account_id, user_id)
+            before = parse_quotas(cast(Row, row)["quotas"] or ())
+            if before == quotas:
+                return wanted
+            version = await connection.fetchval(_query("accounts_touch"), account_id)
+            shown, was = ([quota_json(quota) for quota in each] for each in (quotas, before))
+            if quotas:
+                await connection.execute(_query("members_set"), account_id, user_id, shown, version)
+            else:
+                await connection.execute(_query("members_remove"), account_id, user_id)
+            said = {"quotas": was}, {"quotas": shown}
+            subject = f"{account_id}/{user_id}"
+            await audit.record(connection, actor, "member_quotas.update", subject, *said, account_id=account_id)
+        await self._effects.account_changed(account_id)
+        return wanted
 
     def _check_plan(self, plan: str) -> None:
         if plan not in self._plans:

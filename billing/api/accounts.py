@@ -80,19 +80,18 @@ async def set_account_quotas(call: Call, body: NewQuotas) -> AccountShape:
 
 async def get_user_quotas(call: Call) -> UserQuotasShape:
     """Return the quotas of a user in the account, which all of the user's keys in it share."""
-    return user_quotas_shape(await call.services.member_limits.get(call.id("account_id"), _user_id(call)))
+    return user_quotas_shape(await call.services.accounts.member_quotas(call.id("account_id"), _user_id(call)))
 
 
 async def set_user_quotas(call: Call, body: NewQuotas) -> UserQuotasShape:
     """Replace all quotas of a user in the account, which all of the user's keys in it share; none: no limit."""
-    quotas = parse_quotas(body.quotas)
-    limits = call.services.member_limits
-    return user_quotas_shape(await limits.set(call.id("account_id"), _user_id(call), quotas, actor=call.actor))
+    asked = call.id("account_id"), _user_id(call), parse_quotas(body.quotas)
+    return user_quotas_shape(await call.services.accounts.set_member_quotas(*asked, actor=call.actor))
 
 
 async def list_user_quotas(call: Call, query: PageQuery) -> Listing[UserQuotasShape]:
     """List the users of the account that have quotas there, by id."""
-    page = await call.services.member_limits.page(call.id("account_id"), *page_asked(query))
+    page = await call.services.accounts.page_member_quotas(call.id("account_id"), *page_asked(query))
     return listing(page, user_quotas_shape)
 
 

@@ -11,7 +11,6 @@ from aiohttp import web
 if TYPE_CHECKING:
     from billing.accounts.accounts import Accounts
     from billing.accounts.grants import Grants
-    from billing.accounts.member_limits import MemberLimits
     from billing.attempts import Attempts
     from billing.effects import Effects
     from billing.identity.callers import Caller
@@ -44,7 +43,6 @@ class Services:
     """
 
     accounts: Accounts
-    member_limits: MemberLimits
     keys: ApiKeys
     grants: Grants
     reports: Reports

@@ -13,9 +13,8 @@ from billing.shapes.quotas import QuotasBody, QuotaShape, quota_shapes
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
-    from billing.accounts.accounts import Account
+    from billing.accounts.accounts import Account, MemberQuotas
     from billing.accounts.grants import GrantResult
-    from billing.accounts.member_limits import MemberQuotas
     from billing.plans import Plan
 
 Note = Annotated[str, Meta(max_length=1000)]

@@ -11,7 +11,6 @@ from ulid import ULID
 
 from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
-from billing.accounts.member_limits import MemberLimits
 from billing.addresses import Addresses, parse_networks
 from billing.attempts import AttemptLimits, Attempts
 from billing.database.connection import Database
@@ -88,7 +87,6 @@ class Billing:
     database: Database
     effects: RecordingEffects
     accounts: Accounts
-    member_limits: MemberLimits
     keys: ApiKeys
     principals: Principals
     grants: Grants

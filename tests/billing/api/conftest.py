@@ -25,7 +25,6 @@ def services(billing: Billing) -> Services:
 
     return Services(
         accounts=billing.accounts,
-        member_limits=billing.member_limits,
         keys=billing.keys,
         grants=billing.grants,
         reports=billing.reports,
