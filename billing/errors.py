@@ -24,11 +24,11 @@ MetergateError
 |       +-- RedisTimeout           billing.holds.redis.connection
 +-- AccountError                   billing.accounts.accounts
 |   +-- AccountNotFound            billing.accounts.accounts
-|   +-- BadUserId                  billing.accounts.accounts
 |   +-- UnknownPlan                billing.accounts.accounts
 +-- GrantError                     billing.accounts.grants
 |   +-- BalanceOutOfBounds         billing.accounts.grants
 |   +-- IdempotencyConflict        billing.accounts.grants
++-- BadUserId                      billing.accounts.member_limits
 +-- ApiError                       billing.api.errors
 |   +-- Conflict                   billing.api.errors
 |   +-- InsufficientScope          billing.api.errors
@@ -52,14 +52,35 @@ MetergateError
 +-- LostWrites                     billing.holds.partition
 +-- AccountsLocked                 billing.holds.replay
 +-- LeftToOthers                   billing.holds.replay
++-- TooManyMails                   billing.identity.codes
++-- TooManyTries                   billing.identity.codes
++-- CredentialsError               billing.identity.credentials
+|   +-- CredentialRefused          billing.identity.credentials
+|   +-- WrongCredential            billing.identity.credentials
++-- IssuerAway                     billing.identity.issuers
++-- OrganizationError              billing.identity.organizations
+|   +-- OrganizationConflict       billing.identity.organizations
+|   +-- OrganizationNotFound       billing.identity.organizations
+|   +-- OrganizationRefused        billing.identity.organizations
++-- PasswordRefused                billing.identity.passwords
++-- TooManyHashes                  billing.identity.passwords
++-- SignInRefused                  billing.identity.sessions
++-- SubjectTaken                   billing.identity.subjects
++-- BadToken                       billing.identity.tokens
++-- UserError                      billing.identity.users
+|   +-- BadAddress                 billing.identity.users
+|   +-- UserNotFound               billing.identity.users
+|   +-- UserRefused                billing.identity.users
 +-- DifferentKeys                  billing.keys.presented
 +-- MoneyError                     billing.money
 +-- BadCursor                      billing.pages
 +-- QuotaError                     billing.quotas
 +-- PriceError                     billing.rates
 +-- ApiKeyError                    billing.shapes.rules
+|   +-- KeyConflict                billing.shapes.rules
 |   +-- KeyNotFound                billing.shapes.rules
 |   +-- KeyRefused                 billing.shapes.rules
+|   +-- ScopeWithheld              billing.shapes.rules
 +-- TimeError                      billing.times
 +-- UsageError                     billing.usage
 +-- BadKeyFile                     gateway.commands.admin_key

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 Status = Literal["active", "past_due", "suspended", "closed"]
 Subject = Literal["key", "plan", "account", "user"]
 
+SERVICE_KEY: Final = "service:"
+"""What the id begins with that stands in place of a key's where another service meters: its name follows. No id of a
+key has a colon. It has no quotas, and version 1 for good."""
 MAX_KEPT: Final = 256
 """Models and features for which something is kept with a principal."""
 
@@ -52,7 +55,8 @@ class QuotaLimits:
 @dataclass(frozen=True, slots=True)
 class Principal:
     """The account, user and key of a request. Versions are those of the rows in Postgres that this was read from; times
-    are Unix seconds."""
+    are Unix seconds. `expires_at_s` is when the key expires, or before that the secret that it was read by, which
+    another one has replaced."""
 
     account_id: str
     account_name: str

@@ -1,5 +1,4 @@
-"""Accounts: who pays, and what each user of one may use. This file owns the rule that each change of an account raises
-its version in the same statement.
+"""Accounts: who pays. This file owns the rule that each change of an account raises its version in the same statement.
 
 A change is one transaction: the row is locked and changed, the audit log gets what it said before and after; the
 effects are told after the commit. The balance is not changed here but by `ledger.grants` and `ledger.debits`.
@@ -7,7 +6,6 @@ effects are told after the commit. The balance is not changed here but by `ledge
 AccountError
 +-- AccountNotFound   no account has this id
 +-- UnknownPlan       the configuration has no such plan
-+-- BadUserId         what can be no user's id
 """
 
 from __future__ import annotations
@@ -15,23 +13,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from types import EllipsisType
 from typing import TYPE_CHECKING, Final, cast
 
 from billing import audit
-from billing.database.connection import Database, Row, queries
+from billing.database.connection import Connection, Database, Row, queries
 from billing.errors import MetergateError
 from billing.money import MAX_NANO, check_bound, format_usd
 from billing.pages import BEFORE_ALL, Page, page_of
 from billing.plans import DEFAULT_PLAN, Plans
 from billing.principals import Status
 from billing.quotas import Quota, check_quotas, parse_quotas, quota_json
+from billing.zones import zone_of
 
 if TYPE_CHECKING:
     from billing.effects import Effects
 
 ID_PREFIX: Final = "acc_"
-MAX_USER_ID: Final = 255
-"""Characters of a user's id."""
 STATUSES: Final = ("active", "past_due", "suspended", "closed")
 
 _query = queries("billing.ledger")
@@ -53,12 +51,6 @@ class UnknownPlan(AccountError):
     kind, field = "invalid", "plan"
 
 
-class BadUserId(AccountError):
-    """What can be no user's id."""
-
-    kind, field = "invalid", "user_id"
-
-
 @dataclass(frozen=True, slots=True)
 class Account:
     """A row of accounts. `credit_limit_nano` is how far below zero the balance may go; the balance is the ledger's."""
@@ -74,6 +66,8 @@ class Account:
     created_at: datetime
     balance_nano: int
     version: int
+    tz: str | None = None
+    """The IANA time zone in which its days and months are reported; None: UTC."""
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
@@ -82,21 +76,30 @@ class Account:
             raise ValueError("credit_limit must not be below zero or beyond 2^53 - 1 nano-USD")
         check_bound(self.balance_nano)
         check_quotas(self.quotas)
+        if self.tz is not None:
+            zone_of(self.tz)
 
 
-@dataclass(frozen=True, slots=True)
-class MemberQuotas:
-    """What a user may use in an account with all keys together, beside what each key, the account and the plan may. A
-    user is an id that keys name; it need not have a key yet."""
-
-    account_id: str
-    user_id: str
-    quotas: tuple[Quota, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not 0 < len(self.user_id) <= MAX_USER_ID or not self.user_id.isprintable():
-            raise BadUserId(f"A user's id has 1 to {MAX_USER_ID} printable characters.")
-        check_quotas(self.quotas)
+async def open_account(
+    connection: Connection,
+    new_id: Callable[[], str],
+    name: str,
+    plan: str,
+    credit_limit_nano: int = 0,
+    quotas: tuple[Quota, ...] = (),
+    tz: str | None = None,
+    *,
+    actor: audit.Actor,
+) -> Account:
+    """Make an account, active and with nothing on it, in the caller's transaction; that there is the plan, the caller
+    knows. Raises `QuotaError`."""
+    account_id = ID_PREFIX + new_id()
+    stored = [quota_json(quota) for quota in check_quotas(quotas)]
+    row = await connection.fetchrow(_query("accounts_create"), account_id, name, plan, credit_limit_nano, stored, tz)
+    account = _account(cast(Row, row))
+    said = None, _audited(account)
+    await audit.record(connection, actor, "account.create", account_id, *said, account_id=account_id)
+    return account
 
 
 class Accounts:
@@ -113,19 +116,17 @@ class Accounts:
         credit_limit_nano: int = 0,
         quotas: tuple[Quota, ...] = (),
         *,
+        tz: str | None = None,
         actor: audit.Actor = audit.ADMIN,
     ) -> Account:
-        """Create an account, active and with nothing on it. Raises `UnknownPlan`."""
+        """Create an account, active and with nothing on it. Raises `UnknownPlan`, and `times.TimeError` for a `tz`
+        that is no time zone."""
         self._check_plan(plan)
-        account_id = ID_PREFIX + self._new_id()
-        stored = [quota_json(quota) for quota in check_quotas(quotas)]
+        if tz is not None:
+            zone_of(tz)
+        made = (self._new_id, name, plan, credit_limit_nano, quotas, tz)
         async with self._database.transaction() as connection:
-            made = (account_id, name, plan, credit_limit_nano, stored)
-            row = await connection.fetchrow(_query("accounts_create"), *made)
-            account = _account(cast(Row, row))
-            said = None, _audited(account)
-            await audit.record(connection, actor, "account.create", account_id, *said, account_id=account_id)
-        return account
+            return await open_account(connection, *made, actor=actor)
 
     async def get(self, account_id: str) -> Account:
         """Return the account as Postgres has it."""
@@ -154,9 +155,12 @@ class Accounts:
         status: Status | None = None,
         credit_limit_nano: int | None = None,
         quotas: tuple[Quota, ...] | None = None,
+        tz: str | EllipsisType | None = ...,
+        reason: str | None = None,
         actor: audit.Actor = audit.ADMIN,
     ) -> Account:
-        """Change what is given; None leaves as it is. An account that already says all of it stays at its version.
+        """Change what is given; None leaves as it is, but clears `tz`. An account that already says all of it stays
+        at its version. `reason` is for the audit log.
 
         Becoming `past_due` notes since when; any other status forgets it.
         """
@@ -174,6 +178,7 @@ class Accounts:
                 status=status or before.status,
                 credit_limit_nano=before.credit_limit_nano if credit_limit_nano is None else credit_limit_nano,
                 quotas=before.quotas if quotas is None else quotas,
+                tz=before.tz if isinstance(tz, EllipsisType) else tz,
             )
             if wanted == before:
                 return before
@@ -185,54 +190,14 @@ class Accounts:
                 wanted.status,
                 wanted.credit_limit_nano,
                 [quota_json(quota) for quota in wanted.quotas],
+                wanted.tz,
             )
             after = _account(cast(Row, row))
-            said = _audited(before), _audited(after)
+            why = {} if reason is None else {"reason": reason}
+            said = _audited(before), {**_audited(after), **why}
             await audit.record(connection, actor, "account.update", account_id, *said, account_id=account_id)
         await self._effects.account_changed(account_id)
         return after
-
-    async def member_quotas(self, account_id: str, user_id: str) -> MemberQuotas:
-        """Return a user's quotas in the account: none where nobody has set any."""
-        asked = MemberQuotas(account_id, user_id)
-        row = await self._database.row(_query("members_get"), account_id, user_id)
-        if row is None:
-            raise _not_found(account_id)
-        return replace(asked, quotas=parse_quotas(row["quotas"] or ()))
-
-    async def page_member_quotas(self, account_id: str, limit: int, after: str | None = None) -> Page[MemberQuotas]:
-        """Return the users of the account that have quotas, by id; `after` is the id that ended the page before."""
-        await self.get(account_id)
-        rows = await self._database.rows(_query("members_page"), account_id, after or "", limit + 1)
-        found = [MemberQuotas(account_id, row["user_id"], parse_quotas(row["quotas"])) for row in rows]
-        return page_of(found, limit, lambda member: member.user_id)
-
-    async def set_member_quotas(
-        self, account_id: str, user_id: str, quotas: tuple[Quota, ...], *, actor: audit.Actor = audit.ADMIN
-    ) -> MemberQuotas:
-        """Replace a user's quotas in the account, which all of the user's keys share; none for no limit.
-
-        It raises the account's version: nobody is admitted then who does not know of it. Raises `BadUserId`.
-        """
-        wanted = MemberQuotas(account_id, user_id, quotas)
-        async with self._database.transaction() as connection:
-            if await connection.fetchrow(_query("accounts_lock"), account_id) is None:
-                raise _not_found(account_id)
-            row = await connection.fetchrow(_query("members_get"), account_id, user_id)
-            before = parse_quotas(cast(Row, row)["quotas"] or ())
-            if before == quotas:
-                return wanted
-            version = await connection.fetchval(_query("accounts_touch"), account_id)
-            shown, was = ([quota_json(quota) for quota in each] for each in (quotas, before))
-            if quotas:
-                await connection.execute(_query("members_set"), account_id, user_id, shown, version)
-            else:
-                await connection.execute(_query("members_remove"), account_id, user_id)
-            said = {"quotas": was}, {"quotas": shown}
-            subject = f"{account_id}/{user_id}"
-            await audit.record(connection, actor, "member_quotas.update", subject, *said, account_id=account_id)
-        await self._effects.account_changed(account_id)
-        return wanted
 
     def _check_plan(self, plan: str) -> None:
         if plan not in self._plans:
@@ -256,6 +221,7 @@ def _account(row: Row) -> Account:
         created_at=row["created_at"],
         balance_nano=row["balance_nano"],
         version=row["version"],
+        tz=row["tz"],
     )
 
 
@@ -266,4 +232,5 @@ def _audited(account: Account) -> dict[str, object]:
         "status": account.status,
         "credit_limit_usd": format_usd(account.credit_limit_nano),
         "quotas": [quota_json(quota) for quota in account.quotas],
+        "tz": account.tz,
     }

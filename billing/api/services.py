@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+from ulid import ULID
 
 if TYPE_CHECKING:
     from billing.accounts.accounts import Accounts
     from billing.accounts.grants import Grants
+    from billing.accounts.member_limits import MemberLimits
     from billing.attempts import Attempts
+    from billing.audit import AuditLog
     from billing.effects import Effects
     from billing.identity.callers import Caller
     from billing.keys.keys import ApiKeys
@@ -30,6 +33,10 @@ async def _no_providers() -> list[ProviderShape]:
     return []
 
 
+def _new_id() -> str:
+    return str(ULID())
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """`authenticate` gives the principal of an API key's secret, None for one that is unknown; `known` says whether a
@@ -39,13 +46,15 @@ class Services:
 
     `person` gives whose token this is, in the organization of this id or else the token's own; None for a token that is
     wrong, expired or revoked. Without `admin_api_key` every admin call is refused, without `service_api_key` every
-    service's. `image` is the container image's name, for /api/ping.
+    service's. `new_id` makes ids of requests. `image` is the container image's name, for /api/ping.
     """
 
     accounts: Accounts
+    member_limits: MemberLimits
     keys: ApiKeys
     grants: Grants
     reports: Reports
+    audit: AuditLog
     refused: RefusedRequests
     effects: Effects
     plans: Plans
@@ -60,6 +69,7 @@ class Services:
     service_api_key: str | None = field(default=None, repr=False)
     unknown_models: Callable[[Iterable[str]], list[str]] = lambda names: []
     providers: Callable[[], Awaitable[list[ProviderShape]]] = _no_providers
+    new_id: Callable[[], str] = _new_id
     image: str = ""
     max_body_bytes: int = 1024 * 1024
     request_timeout_s: float = 30.0

@@ -2,7 +2,8 @@ import asyncio
 
 import pytest
 
-from billing.accounts.accounts import AccountNotFound, MemberQuotas, UnknownPlan
+from billing.accounts.accounts import AccountNotFound, UnknownPlan
+from billing.accounts.member_limits import MemberQuotas
 from billing.audit import Actor
 from billing.database.connection import Row
 from billing.money import MAX_NANO
@@ -73,17 +74,17 @@ async def test_a_change_of_a_user_s_quotas_is_one_of_the_account(billing: Billin
     """Its version rises, so that nobody is admitted who does not know of it, and the audit log has it."""
     account = await billing.accounts.create("Acme")
     with changes_told(billing.effects, ("account", account.id)):
-        await billing.accounts.set_member_quotas(account.id, "usr_a", (DAILY,), actor=Actor("ops"))
+        await billing.member_limits.set(account.id, "usr_a", (DAILY,), actor=Actor("ops"))
     with changes_told(billing.effects):
-        await billing.accounts.set_member_quotas(account.id, "usr_a", (DAILY,))
-        await billing.accounts.set_member_quotas(account.id, "usr_b", ())
+        await billing.member_limits.set(account.id, "usr_a", (DAILY,))
+        await billing.member_limits.set(account.id, "usr_b", ())
     assert (await billing.accounts.get(account.id)).version == 2
     with changes_told(billing.effects, ("account", account.id)):
-        await billing.accounts.set_member_quotas(account.id, "usr_a", ())
+        await billing.member_limits.set(account.id, "usr_a", ())
     assert (await billing.accounts.get(account.id)).version == 3
-    assert await billing.accounts.member_quotas(account.id, "usr_a") == MemberQuotas(account.id, "usr_a")
+    assert await billing.member_limits.get(account.id, "usr_a") == MemberQuotas(account.id, "usr_a")
     changed, _ = await audits(billing, f"{account.id}/usr_a")
-    assert (changed["actor"], changed["action"]) == ("ops", "member_quotas.update")
+    assert (changed["actor"], changed["action"]) == ("ops", "member_limits.update")
 
 
 async def test_a_change_that_changes_nothing_is_none(billing: Billing) -> None:

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from billing.api.application import setup
 from billing.api.services import Services
+from billing.audit import AuditLog
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import Keyspace, RedisState
 from billing.keys.secrets import secret_digest
@@ -25,9 +26,11 @@ def services(billing: Billing) -> Services:
 
     return Services(
         accounts=billing.accounts,
+        member_limits=billing.member_limits,
         keys=billing.keys,
         grants=billing.grants,
         reports=billing.reports,
+        audit=AuditLog(billing.database),
         refused=RefusedRequests(RedisState(RedisClient("redis://127.0.0.1:1"), Keyspace()), RefusedRules()),
         effects=billing.effects,
         plans=PLANS,

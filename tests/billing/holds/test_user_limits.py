@@ -76,7 +76,7 @@ async def test_all_keys_of_a_user_share_every_window_of_every_metric_and_no_othe
     for place, (window, metric) in enumerate((window, metric) for window in Window for metric in Metric):
         user_id, quota = f"usr_{place}", Quota(window, metric, 5 * USED[metric] + USED[metric] - (metric > 0))
         allowed = quota.limit // USED[metric]
-        await world.accounts.set_member_quotas(account, user_id, (quota,))
+        await world.member_limits.set(account, user_id, (quota,))
         mine = [await (await key_of(world, account, user_id)).principal(world) for _ in range(2)]
         await within_one_minute(world)
         async with AsyncExitStack() as stack:
@@ -101,7 +101,7 @@ async def test_all_keys_of_a_user_share_every_window_of_every_metric_and_no_othe
 async def test_an_elastic_hold_takes_of_what_the_user_has_left(world: World) -> None:
     account = (await world.customer(10**12)).account_id
     first, second = [await key_of(world, account, ANA) for _ in range(2)]
-    await world.accounts.set_member_quotas(account, ANA, (Quota(Window.day, Metric.tokens, 1000),))
+    await world.member_limits.set(account, ANA, (Quota(Window.day, Metric.tokens, 1000),))
     asked = need(least=16, most=100_000)
     hold = await hold_one(world, await first.principal(world), asked)
     assert hold.granted_output == 990, "the first tokens, but no more than there are"
@@ -115,7 +115,7 @@ async def test_an_elastic_hold_takes_of_what_the_user_has_left(world: World) -> 
 
 async def test_holds_of_a_user_are_known_as_such_and_others_as_they_always_were(world: World) -> None:
     account = (await world.customer(10**9)).account_id
-    await world.accounts.set_member_quotas(account, ANA, (DAY_TOKENS,))
+    await world.member_limits.set(account, ANA, (DAY_TOKENS,))
     mine, other = await key_of(world, account, ANA), await key_of(world, account, BEN)
     holds = [await hold_one(world, await each.principal(world)) for each in (mine, other)]
     journal = await world.journal(account)
@@ -143,7 +143,7 @@ async def test_limits_that_come_in_the_middle_of_everything_count_each_request_o
         Quota(Window.total, Metric.tokens, 10**12, "de*"),
         Quota(Window.day, Metric.tokens, 9, "x"),
     )
-    await world.accounts.set_member_quotas(account, ANA, quotas)
+    await world.member_limits.set(account, ANA, quotas)
     holds.append(await hold_one(other, await keys[1].principal(other)))
     await other.engine.corrections.sync(partition_of(other), account)
     now_s = partition_of(world).now_ms() // 1000
@@ -188,7 +188,7 @@ async def test_what_is_lost_is_counted_again(make_world: MakeWorld, lost: str) -
     world, other = await make_world(), await make_world()
     account = (await world.customer(10**9)).account_id
     keys = [await key_of(world, account, ANA) for _ in range(2)]
-    await world.accounts.set_member_quotas(account, ANA, LONG)
+    await world.member_limits.set(account, ANA, LONG)
     stranger = await (await key_of(world, account, BEN)).principal(world)
     first, second = [await key.principal(world) for key in keys]
     await spend(world, first)
@@ -214,7 +214,7 @@ async def test_what_is_lost_is_counted_again(make_world: MakeWorld, lost: str) -
 async def test_reconcile_names_what_a_user_drifts_by_and_mends_it(world: World) -> None:
     account = (await world.customer(10**9)).account_id
     key = await key_of(world, account, ANA)
-    await world.accounts.set_member_quotas(account, ANA, (DAY_TOKENS,))
+    await world.member_limits.set(account, ANA, (DAY_TOKENS,))
     principal = await key.principal(world)
     await spend(world, principal)
     running = await hold_one(world, principal)
@@ -240,7 +240,7 @@ async def test_a_change_is_in_force_in_other_gateways_and_what_was_used_before_c
     account = (await world.customer(10**9)).account_id
     key = await key_of(world, account, ANA)
     await spend(other, await key.principal(other))
-    await world.accounts.set_member_quotas(account, ANA, (Quota(Window.total, Metric.tokens, 20),))
+    await world.member_limits.set(account, ANA, (Quota(Window.total, Metric.tokens, 20),))
 
     async def is_told() -> bool:
         return bool((await key.principal(other)).user_quotas)
@@ -249,14 +249,14 @@ async def test_a_change_is_in_force_in_other_gateways_and_what_was_used_before_c
     refused = await ask(other, await key.principal(other))
     assert isinstance(refused, QuotaExceeded)
     assert refused.exhausted[0].used == 15
-    await world.accounts.set_member_quotas(account, ANA, ())
+    await world.member_limits.set(account, ANA, ())
 
     async def is_free() -> bool:
         return not (await key.principal(other)).user_quotas
 
     await eventually(is_free)
     await spend(other, await key.principal(other))
-    await world.accounts.set_member_quotas(account, ANA, (Quota(Window.total, Metric.tokens, 1000),))
+    await world.member_limits.set(account, ANA, (Quota(Window.total, Metric.tokens, 1000),))
     await eventually(is_told)
     await spend(other, await key.principal(other))
     await assert_agreed(other, account)
@@ -269,7 +269,7 @@ async def test_a_request_by_an_old_principal_is_not_admitted(world: World) -> No
     key = await key_of(world, account, ANA)
     old = await key.principal(world)
     await spend(world, old)
-    await world.accounts.set_member_quotas(account, ANA, (Quota(Window.total, Metric.tokens, 20),))
+    await world.member_limits.set(account, ANA, (Quota(Window.total, Metric.tokens, 20),))
     request_id = str(ULID())
     expired = debit(request_id, old)
     decision = await world.engine.holds.admissions.admit(request_id, old, "demo", "llm", need(), expired)
@@ -279,15 +279,15 @@ async def test_a_request_by_an_old_principal_is_not_admitted(world: World) -> No
 async def test_other_changes_of_the_account_keep_what_its_users_have_used(world: World) -> None:
     account = (await world.customer(10**9)).account_id
     key = await key_of(world, account, ANA)
-    await world.accounts.set_member_quotas(account, ANA, (DAY_TOKENS,))
+    await world.member_limits.set(account, ANA, (DAY_TOKENS,))
     await spend(world, await key.principal(world))
     running = await hold_one(world, await key.principal(world))
     await world.accounts.update(account, credit_limit_nano=5, quotas=LONG)
-    await world.accounts.set_member_quotas(account, BEN, (DAY_TOKENS,))
+    await world.member_limits.set(account, BEN, (DAY_TOKENS,))
     await spend(world, await key.principal(world))
     assert await taken(world, account) == [30 + 110]
     month_cost = Quota(Window.month, Metric.cost, 10**9)
-    await world.accounts.set_member_quotas(account, ANA, (DAY_TOKENS, month_cost))
+    await world.member_limits.set(account, ANA, (DAY_TOKENS, month_cost))
     await spend(world, await key.principal(world))
     assert await taken(world, account) == [45 + 110, 1500 + 2000]
     await settle(world, await key.principal(world), running)
@@ -304,7 +304,7 @@ async def test_a_dead_gateway_s_holds_are_given_back_to_the_user(
     account = (await dead.customer(10**9)).account_id
     keys = [await key_of(dead, account, ANA) for _ in range(2)]
     early = await hold_one(dead, await keys[0].principal(dead))
-    await dead.accounts.set_member_quotas(account, ANA, (DAY_TOKENS,))
+    await dead.member_limits.set(account, ANA, (DAY_TOKENS,))
     await hold_one(dead, await keys[1].principal(dead))
     assert await taken(world, account) == [220]
     await sweep_by_hand(world)
@@ -328,7 +328,7 @@ async def test_a_hold_that_is_held_again_late_counts_for_its_user(world: World) 
     await by_hand(world)
     account = (await world.customer(10**9)).account_id
     key = await key_of(world, account, ANA)
-    await world.accounts.set_member_quotas(account, ANA, (DAY_TOKENS,))
+    await world.member_limits.set(account, ANA, (DAY_TOKENS,))
     principal = await key.principal(world)
     late = await hold_one(world, principal)
     stalled = world.engine.holds.live.pop(late.id)
@@ -348,7 +348,7 @@ async def test_a_hold_that_is_held_again_late_counts_for_its_user(world: World) 
 async def test_yesterday_s_use_is_none_of_today_s(world: World) -> None:
     account = (await world.customer(10**9)).account_id
     key = await key_of(world, account, ANA)
-    await world.accounts.set_member_quotas(account, ANA, (DAY_TOKENS, Quota(Window.total, Metric.tokens, 10**6)))
+    await world.member_limits.set(account, ANA, (DAY_TOKENS, Quota(Window.total, Metric.tokens, 10**6)))
     principal = await key.principal(world)
     await spend(world, principal)
     state = await user_state(world, account)
