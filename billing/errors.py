@@ -29,6 +29,7 @@ MetergateError
 |   +-- BalanceOutOfBounds         billing.accounts.grants
 |   +-- IdempotencyConflict        billing.accounts.grants
 +-- BadUserId                      billing.accounts.member_limits
++-- RepricingRefused               billing.accounts.repricing
 +-- ApiError                       billing.api.errors
 |   +-- Conflict                   billing.api.errors
 |   +-- InsufficientScope          billing.api.errors
@@ -72,6 +73,7 @@ MetergateError
 |   +-- UserNotFound               billing.identity.users
 |   +-- UserRefused                billing.identity.users
 +-- DifferentKeys                  billing.keys.presented
++-- UsageQueryError                billing.ledger.used
 +-- MoneyError                     billing.money
 +-- BadCursor                      billing.pages
 +-- QuotaError                     billing.quotas
@@ -83,7 +85,7 @@ MetergateError
 |   +-- ScopeWithheld              billing.shapes.rules
 +-- TimeError                      billing.times
 +-- UsageError                     billing.usage
-+-- BadKeyFile                     gateway.commands.admin_key
++-- BadKeyFile                     gateway.commands.first_start
 +-- WouldOverwrite                 gateway.commands.init
 +-- ConfigError                    gateway.config.problems
 +-- Unset                          gateway.config.problems

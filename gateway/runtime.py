@@ -17,6 +17,7 @@ from ulid import ULID
 from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
 from billing.accounts.member_limits import MemberLimits
+from billing.accounts.repricing import Repricing
 from billing.addresses import Addresses
 from billing.api.application import setup
 from billing.api.services import Services
@@ -255,9 +256,11 @@ def _runtime(
     sessions = Sessions(database, signing_keys, token_rules(settings), new_id, shown)
     services = Services(
         accounts=Accounts(database, plans, engine.change_notifier, new_id),
+        users=Users(database, new_id),
         member_limits=MemberLimits(database, engine.change_notifier),
         keys=ApiKeys(database, engine.change_notifier, new_id),
         grants=Grants(database, engine.change_notifier, new_id),
+        repricing=Repricing(database, engine.change_notifier, new_id, lambda: in_force.prices),
         reports=Reports(database),
         audit=AuditLog(database),
         refused=RefusedRequests(engine.redis, refused_rules(defaults)),

@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from billing.accounts.accounts import Accounts
     from billing.accounts.grants import Grants
     from billing.accounts.member_limits import MemberLimits
+    from billing.accounts.repricing import Repricing
     from billing.attempts import Attempts
     from billing.audit import AuditLog
     from billing.effects import Effects
     from billing.identity.callers import Caller
+    from billing.identity.users import Users
     from billing.keys.keys import ApiKeys
     from billing.ledger.reports import Reports
     from billing.plans import Plans
@@ -50,9 +52,11 @@ class Services:
     """
 
     accounts: Accounts
+    users: Users
     member_limits: MemberLimits
     keys: ApiKeys
     grants: Grants
+    repricing: Repricing
     reports: Reports
     audit: AuditLog
     refused: RefusedRequests
