@@ -4,6 +4,7 @@ Whoever changes an organization or who belongs to it locks its row first, so tha
 second one sees what the first has done. `billing.identity.members` and `.invitations` do so, too.
 
 OrganizationError
++-- OrganizationForbidden  the role of whoever asks, or their token, does not allow it
 +-- OrganizationNotFound   no organization, member or invitation that the caller may know of
 +-- OrganizationRefused    what was asked can't be so: `field` names what of it
 +-- OrganizationConflict   it can't be done as things stand: the last owner, a bound, a slug that is taken
@@ -44,6 +45,19 @@ class OrganizationNotFound(OrganizationError):
     """No organization, member or invitation of this id that the caller may know of."""
 
     kind = "not_found"
+
+
+class OrganizationForbidden(OrganizationError):
+    """The role of whoever asks, or their token, does not allow it: `required_scope` is what it lacks."""
+
+    kind = "forbidden"
+
+    def __init__(self, role: Role | None, scope: str) -> None:
+        super().__init__(
+            f"This needs {scope}, which your role ({role or 'none'}) or your token lacks. Where the role has it: "
+            f'`metergate auth token --scope "{scope}"`.'
+        )
+        self.required_scope = scope
 
 
 class OrganizationRefused(OrganizationError):
