@@ -31,6 +31,7 @@ from billing.api.requests import path_id, read_body, read_query
 from billing.api.services import SERVICES, Services
 from billing.audit import Actor
 from billing.identity.callers import NOBODY, Caller
+from billing.shapes.base import ErrorEnvelope
 
 if TYPE_CHECKING:
     from billing.principals import Principal
@@ -59,8 +60,9 @@ class Route:
     handler's docstring likewise.
 
     `query` and `body` are the shapes of what is asked, `answer` that of a success with `status` (None: no body).
-    `errors` are statuses beside those that follow from the rest; `scope` is what an API key needs. With `or_bearer` the
-    admin key may come as a bearer, too; `hint` is added to the refusal of a request without it.
+    `errors` are statuses beside those that follow from the rest, `refusal` is their shape; `scope` is what a caller
+    needs. With `or_bearer` the admin key may come as a bearer, too; `hint` is added to the refusal of a request without
+    it.
     """
 
     method: str
@@ -74,6 +76,7 @@ class Route:
     scope: str | None = None
     errors: tuple[int, ...] = ()
     media: str = JSON
+    refusal: Any = ErrorEnvelope
     body_optional: bool = False
     or_bearer: bool = False
     hint: str = ""

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from billing.accounts.grants import GrantResult
     from billing.plans import Plan
 
+PlanId = Annotated[
+    str,
+    Meta(description="one of the plans of `plans.yaml`", examples=["starter"], extra_json_schema={"format": "plan"}),
+]
 Note = Annotated[str, Meta(max_length=1000)]
 IdempotencyKey = Annotated[str, Meta(min_length=1, max_length=255, description="unique per account")]
 
@@ -25,7 +29,7 @@ class NewAccount(Body, frozen=True, kw_only=True):
     """An account to make; `credit_limit_usd` is how far below zero its balance may go."""
 
     name: Name
-    plan: str | None = None
+    plan: PlanId | None = None
     credit_limit_usd: UsdBody = "0"
     quotas: QuotasBody = ()
 
@@ -34,7 +38,7 @@ class AccountPatch(Body, frozen=True, kw_only=True):
     """A change of an account: what is absent stays as it is."""
 
     name: Name | UnsetType = UNSET
-    plan: str | UnsetType = UNSET
+    plan: PlanId | UnsetType = UNSET
     status: Status | UnsetType = UNSET
     credit_limit_usd: UsdBody = UNSET
     quotas: QuotasBody = UNSET

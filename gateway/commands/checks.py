@@ -7,14 +7,15 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
-
-import aiohttp
+from typing import TYPE_CHECKING, Final, Literal
 
 from billing.plans import Plan
 from gateway.config.derived import UP_METRICS_ADDR
 from gateway.config.secret import Secret
 from gateway.config.settings import ModelConfig, ProviderConfig, Settings
+
+if TYPE_CHECKING:
+    import aiohttp
 
 Status = Literal["ok", "warn", "fail"]
 MIB: Final = 1024 * 1024
@@ -147,13 +148,17 @@ def configuration_checks(settings: Settings) -> Iterator[Check]:
 
 async def check_providers(providers: Iterable[ProviderConfig], timeout_s: float) -> list[Check]:
     """Call each provider that is on and elsewhere once. No finding shows a key, a header or an answer's body."""
+    import aiohttp
+
     asked = [provider for provider in providers if provider.enabled and provider.base_url]
     timeout = aiohttp.ClientTimeout(total=timeout_s)
     async with aiohttp.ClientSession(timeout=timeout, trust_env=True, cookie_jar=aiohttp.DummyCookieJar()) as session:
         return list(await asyncio.gather(*(_check(session, provider, timeout_s) for provider in asked)))
 
 
-async def _check(session: aiohttp.ClientSession, provider: ProviderConfig, timeout_s: float) -> Check:
+async def _check(session: "aiohttp.ClientSession", provider: ProviderConfig, timeout_s: float) -> Check:
+    from aiohttp import ClientError
+
     name = f"provider {provider.name}"
     headers = dict(provider.headers)
     if provider.api_key is not None:
@@ -165,7 +170,7 @@ async def _check(session: aiohttp.ClientSession, provider: ProviderConfig, timeo
     except TimeoutError:
         mend = "See that this machine may reach it, or give --timeout more seconds."
         return Check(name, "fail", f"{url}: no answer within {timeout_s:g} s", mend)
-    except (aiohttp.ClientError, OSError, ValueError) as error:
+    except (ClientError, OSError, ValueError) as error:
         return Check(
             name, "fail", f"{url}: {type(error).__name__}", "Correct its base_url, or let this machine reach it."
         )

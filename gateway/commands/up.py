@@ -15,7 +15,6 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from signal import SIGINT, SIGTERM
 from typing import Any, Final
 
 from billing.cli.output import USAGE, CommandFailed, Output, Shown
@@ -31,7 +30,7 @@ from gateway.config.settings import Limits, Settings, warnings
 from gateway.endpoints.metrics_access import METRICS_FD_VARIABLE, MetricsAddressTaken, listener_on
 from gateway.endpoints.metrics_access import PATH as METRICS_PATH
 from gateway.metrics.registry import METRICS_DIR_VARIABLE
-from gateway.process.supervisor import EMBEDDED_VARIABLE, ending_leases, supervise
+from gateway.process.supervisor import EMBEDDED_VARIABLE, ending_leases, stop_signals, supervise
 from gateway.proxy.records import STDOUT, open_log
 from gateway.runtime import open_runtime
 from gateway.server.listening import AddressInUse, address_of, bind
@@ -42,7 +41,6 @@ WORKER: Final = (
     "-m",
     "gateway.process.worker",
 )  # -P: a folder `gateway` where we stand is not ours
-_SIGNALS: Final = (SIGINT, SIGTERM)
 
 
 async def up(settings: Settings, environ: Mapping[str, str], output: Output, *, workers: int) -> int:
@@ -188,7 +186,7 @@ async def _until_signalled(work: Coroutine[Any, Any, int], output: Output) -> in
 
 def _on_signals(then: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
-    for number in _SIGNALS:
+    for number in stop_signals():
         loop.add_signal_handler(number, then)
 
 

@@ -5,7 +5,6 @@ each of these names, too.
 """
 
 from collections.abc import Collection
-from dataclasses import replace
 from datetime import date
 from typing import Final
 
@@ -102,7 +101,7 @@ def _read_rows(value: Value) -> list[PriceRow]:
             cost_reported=cost is not None,
             source=source,
         )
-        return [first, *(replace(first, model=alias) for alias in aliases)]
+        return [first, *(first.alias(name) for name in aliases)]
     except PriceError as error:
         value.problem(str(error))
         return []

@@ -19,6 +19,7 @@ SHOWN_CHARACTERS: Final = 60
 
 T = TypeVar("T")
 _TAG: Final = "tag:yaml.org,2002:"
+_NULL: Final = f"{_TAG}null"
 _WHOLE: Final = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 _NUMBER: Final = re.compile(r"[+-]?\d{1,18}(\.\d{1,9})?", re.ASCII)
 _TRUTHS: Final = {"true": True, "false": False, "yes": True, "no": False, "on": True, "off": False}
@@ -69,7 +70,7 @@ class Value:
     @property
     def is_null(self) -> bool:
         """Return whether the value is null."""
-        return self._is("null")
+        return bool(self.node.tag == _NULL)
 
     @property
     def is_string(self) -> bool:
@@ -88,7 +89,7 @@ class Value:
 
     def _is(self, *kinds: str) -> bool:
         tag: str = self.node.tag
-        return tag.startswith(_TAG) and tag[len(_TAG) :] in kinds
+        return tag[len(_TAG) :] in kinds and tag.startswith(_TAG)
 
     @property
     def has_reference(self) -> bool:
