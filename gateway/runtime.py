@@ -26,6 +26,9 @@ from billing.holds.engine import Engine, EngineSettings
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import DEFAULT_PREFIX, Keyspace
 from billing.holds.service import HoldSettings
+from billing.identity.invitations import Invitations
+from billing.identity.members import Members
+from billing.identity.organizations import Bounds, Organizations
 from billing.keys.keys import ApiKeys, Principals
 from billing.keys.secrets import secret_digest, well_formed
 from billing.ledger.catalogue import newest_revision
@@ -195,8 +198,14 @@ def _runtime(
     )
     follower.changed = engine.plans_changed
     in_force = InForce(settings.prices)
+    bounds = Bounds(defaults.organizations_per_user, defaults.invitations_per_day, defaults.invitation_sends)
     services = Services(
         accounts=Accounts(database, plans, engine.change_notifier, new_id),
+        organizations=Organizations(database, new_id, defaults.default_plan, bounds),
+        members=Members(database, engine.change_notifier, bounds.owned),
+        invitations=Invitations(
+            *(database, new_id, plans, defaults.default_plan, bounds), frontend_url=settings.frontend_url
+        ),
         keys=ApiKeys(database, engine.change_notifier, new_id),
         grants=Grants(database, engine.change_notifier, new_id),
         reports=Reports(database),
@@ -214,6 +223,8 @@ def _runtime(
         ),
         providers=partial(provider_list, settings, engine.redis),
         default_plan=defaults.default_plan,
+        keys_per_user=defaults.keys_per_user,
+        rotation_grace_s=defaults.rotation_grace_s,
         image=settings.image,
         max_body_bytes=settings.max_body_bytes,
         request_timeout_s=settings.request_timeout_s,

@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from billing.api import accounts, keys, reads
+from billing.api import accounts, keys, organizations, own_keys, reads
 from billing.api.errors import BadRequest, error_response, of_failure
 from billing.api.openapi import document
 from billing.api.reference import HEADERS as PAGE_HEADERS
@@ -25,7 +25,13 @@ from billing.api.route import PREFIX, Access, Call, Route, serving
 from billing.api.services import SERVICES, Services
 from billing.errors import LISTED
 
-ROUTES: Final[tuple[Route, ...]] = (*accounts.ROUTES, *keys.ROUTES, *reads.ROUTES)
+ROUTES: Final[tuple[Route, ...]] = (
+    *accounts.ROUTES,
+    *keys.ROUTES,
+    *organizations.ROUTES,
+    *own_keys.ROUTES,
+    *reads.ROUTES,
+)
 """Every endpoint of the billing API but its description."""
 
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from billing.attempts import Attempts
     from billing.effects import Effects
     from billing.identity.callers import Caller
+    from billing.identity.invitations import Invitations
+    from billing.identity.members import Members
+    from billing.identity.organizations import Organizations
     from billing.keys.keys import ApiKeys
     from billing.ledger.reports import Reports
     from billing.plans import Plans
@@ -39,10 +42,14 @@ class Services:
 
     `person` gives whose token this is, in the organization of this id or else the token's own; None for a token that is
     wrong, expired or revoked. Without `admin_api_key` every admin call is refused, without `service_api_key` every
-    service's. `image` is the container image's name, for /api/ping.
+    service's. A user makes at most `keys_per_user` keys in an account; a key's secret stays valid for at most
+    `rotation_grace_s` after a rotation. `image` is the container image's name, for /api/ping.
     """
 
     accounts: Accounts
+    organizations: Organizations
+    members: Members
+    invitations: Invitations
     keys: ApiKeys
     grants: Grants
     reports: Reports
@@ -60,6 +67,8 @@ class Services:
     service_api_key: str | None = field(default=None, repr=False)
     unknown_models: Callable[[Iterable[str]], list[str]] = lambda names: []
     providers: Callable[[], Awaitable[list[ProviderShape]]] = _no_providers
+    keys_per_user: int = 100
+    rotation_grace_s: int = 7 * 24 * 3600
     image: str = ""
     max_body_bytes: int = 1024 * 1024
     request_timeout_s: float = 30.0
