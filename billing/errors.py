@@ -51,6 +51,10 @@ MetergateError
 +-- LostWrites                     billing.holds.partition
 +-- AccountsLocked                 billing.holds.replay
 +-- LeftToOthers                   billing.holds.replay
++-- TooManyMails                   billing.identity.codes
++-- TooManyTries                   billing.identity.codes
++-- PasswordRefused                billing.identity.passwords
++-- TooManyHashes                  billing.identity.passwords
 +-- OrganizationError              billing.identity.organizations
 |   +-- OrganizationConflict       billing.identity.organizations
 |   +-- OrganizationForbidden      billing.identity.organizations

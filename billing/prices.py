@@ -55,7 +55,8 @@ MAX_KNOWN: Final = 256
 class PriceLine:
     """One line of a charge: `amount_scaled` is exact, in nano-USD / `COST_SCALE`. `rate_nano` is per million tokens
     where `per_million` is true, else per unit, per second, or per hour (the class is `hour` then). The quantity of
-    seconds and hours is in milliseconds. `model` is None for the model of the row that the debit names."""
+    seconds and hours is in milliseconds, of units and millions of units in thousandths of a unit. `model` is None
+    for the model of the row that the debit names."""
 
     price_class: str
     quantity: int
@@ -258,6 +259,11 @@ class PriceRow:
             per_million, scale, rate = price_class in rates, EIGHTEENTHS * MILLION, 0
             if per_million:
                 rate, scale = rates[price_class], EIGHTEENTHS
+            elif price_class == "unit":
+                line = _meter_line(sheet, quantity)
+                if line is not None:
+                    lines.append(line)
+                continue
             elif price_class != "second":
                 rate = sheet.unit(price_class)
             elif "hour" in sheet.units:
@@ -313,3 +319,12 @@ class PriceRow:
 
     def _most(self) -> int:
         return max([FACTOR_SCALE, *(self.multipliers or {}).values()])
+
+
+def _meter_line(sheet: Sheet, quantity: int) -> PriceLine | None:
+    """The line of what a meter has counted, in thousandths; None where it has no price."""
+    for price_class, per in (("unit", 1), ("million", MILLION)):
+        if rate := sheet.units.get(price_class, 0):
+            amount = ceil_div(quantity * rate * sheet.factor * EIGHTEENTHS * MILLION, 1000 * per)
+            return PriceLine(price_class, quantity, rate, False, amount)
+    return None

@@ -16,10 +16,12 @@ from ulid import ULID
 
 from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
+from billing.accounts.member_limits import MemberLimits
 from billing.addresses import Addresses
 from billing.api.application import setup
 from billing.api.services import Services
 from billing.attempts import ADDRESSES_MAX, AttemptLimits, Attempts, counted_in_redis
+from billing.audit import AuditLog
 from billing.database.connection import Database
 from billing.holds.cache import CacheSettings, recognised
 from billing.holds.engine import Engine, EngineSettings
@@ -37,13 +39,14 @@ from billing.refused import RefusedRequests, RefusedRules
 from billing.shares import parse_share
 from gateway.config.models import unknown_models
 from gateway.config.plan_follower import PlanFollower
-from gateway.config.settings import Limits, Settings
+from gateway.config.settings import Settings
 from gateway.proxy.target_health import provider_list
 
 if TYPE_CHECKING:
     from billing.holds.redis.state import RedisState
     from billing.price_table import PriceTable
     from billing.principals import Principal
+    from gateway.config.defaults import Limits
 
 logger = logging.getLogger(__name__)
 
@@ -206,9 +209,11 @@ def _runtime(
         invitations=Invitations(
             *(database, new_id, plans, defaults.default_plan, bounds), frontend_url=settings.frontend_url
         ),
+        member_limits=MemberLimits(database, engine.change_notifier),
         keys=ApiKeys(database, engine.change_notifier, new_id),
         grants=Grants(database, engine.change_notifier, new_id),
         reports=Reports(database),
+        audit=AuditLog(database),
         refused=RefusedRequests(engine.redis, refused_rules(defaults)),
         effects=engine.change_notifier,
         plans=plans,
@@ -225,6 +230,7 @@ def _runtime(
         default_plan=defaults.default_plan,
         keys_per_user=defaults.keys_per_user,
         rotation_grace_s=defaults.rotation_grace_s,
+        new_id=new_id,
         image=settings.image,
         max_body_bytes=settings.max_body_bytes,
         request_timeout_s=settings.request_timeout_s,

@@ -7,7 +7,7 @@
     errors      ApiError and its envelope; what an exception of `billing` answers
     auth        the admin key, API keys and scopes
     requests    bodies, query strings and paths, checked
-    accounts    /admin/accounts   keys  /admin/keys
+    accounts    /admin/accounts   keys  /admin/keys   audit  /admin/audit, /account/audit
     organizations  /orgs, /invitations, /roles   own_keys  /billing/keys
     reads       /account and /billing; /admin/refusals, /admin/providers, /ping
 

@@ -1,4 +1,5 @@
-"""/api/admin/accounts: accounts, their quotas, grants and refunds. Behind the admin key."""
+"""/api/admin/accounts: accounts, their quotas and those of their users, grants, refunds and adjustments. Behind the
+admin key."""
 
 from __future__ import annotations
 
@@ -6,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import UNSET
 
-from billing.api.requests import listing, money, page_asked, positive_money
+from billing.accounts.grants import REVENUE, WRITE_OFF
+from billing.api.requests import listing, money, page_asked, positive_money, signed_money, zone
 from billing.api.route import Access, Call, Route
 from billing.quotas import parse_quotas
 from billing.shapes.accounts import (
@@ -14,10 +16,13 @@ from billing.shapes.accounts import (
     AccountShape,
     GrantShape,
     NewAccount,
+    NewAdjustment,
     NewGrant,
     NewQuotas,
+    UserQuotasShape,
     account_shape,
     grant_shape,
+    user_quotas_shape,
 )
 from billing.shapes.base import Listing, PageQuery
 
@@ -42,6 +47,8 @@ async def create_account(call: Call, body: NewAccount) -> AccountShape:
         services.default_plan if body.plan is None else body.plan,
         money("credit_limit_usd", body.credit_limit_usd),
         parse_quotas(body.quotas),
+        tz=None if body.tz is None else zone("tz", body.tz).key,
+        actor=call.actor,
     )
     return _shape(account, services)
 
@@ -66,14 +73,40 @@ async def update_account(call: Call, body: AccountPatch) -> AccountShape:
         status=body.status or None,
         credit_limit_nano=None if body.credit_limit_usd is UNSET else money("credit_limit_usd", body.credit_limit_usd),
         quotas=None if body.quotas is UNSET else parse_quotas(body.quotas),
+        tz=zone("tz", body.tz).key if isinstance(body.tz, str) else None if body.tz is None else ...,
+        reason=body.reason or None,
+        actor=call.actor,
     )
     return _shape(account, call.services)
 
 
 async def set_account_quotas(call: Call, body: NewQuotas) -> AccountShape:
     """Replace all quotas of the account's own."""
-    account = await call.services.accounts.set_quotas(call.id("account_id"), parse_quotas(body.quotas))
+    quotas = parse_quotas(body.quotas)
+    account = await call.services.accounts.set_quotas(call.id("account_id"), quotas, actor=call.actor)
     return _shape(account, call.services)
+
+
+async def get_user_quotas(call: Call) -> UserQuotasShape:
+    """Return the quotas of a user in the account, which all of the user's keys in it share."""
+    return user_quotas_shape(await call.services.member_limits.get(call.id("account_id"), _user_id(call)))
+
+
+async def set_user_quotas(call: Call, body: NewQuotas) -> UserQuotasShape:
+    """Replace all quotas of a user in the account, which all of the user's keys in it share; none: no limit."""
+    quotas = parse_quotas(body.quotas)
+    limits = call.services.member_limits
+    return user_quotas_shape(await limits.set(call.id("account_id"), _user_id(call), quotas, actor=call.actor))
+
+
+async def list_user_quotas(call: Call, query: PageQuery) -> Listing[UserQuotasShape]:
+    """List the users of the account that have quotas there, by id."""
+    page = await call.services.member_limits.page(call.id("account_id"), *page_asked(query))
+    return listing(page, user_quotas_shape)
+
+
+def _user_id(call: Call) -> str:
+    return call.request.match_info["user_id"]
 
 
 async def create_grant(call: Call, body: NewGrant) -> GrantShape:
@@ -88,7 +121,20 @@ async def create_refund(call: Call, body: NewGrant) -> GrantShape:
 
 async def _credit(call: Call, body: NewGrant, give: Callable[..., Awaitable[GrantResult]]) -> GrantShape:
     amount_nano = positive_money("amount_usd", body.amount_usd)
-    result = await give(call.id("account_id"), amount_nano, body.idempotency_key, body.note)
+    result = await give(call.id("account_id"), amount_nano, body.idempotency_key, body.note, actor=call.actor)
+    return _given(call, result)
+
+
+async def create_adjustment(call: Call, body: NewAdjustment) -> GrantShape:
+    """Change a balance up or down, with a reason, once for an idempotency key, which is none of a grant's or refund's:
+    a balance may fall below zero by it."""
+    delta_nano = signed_money("amount_usd", body.amount_usd)
+    source = WRITE_OFF if body.against == "write_off" else REVENUE
+    given = call.id("account_id"), delta_nano, body.idempotency_key, body.reason
+    return _given(call, await call.services.grants.adjust(*given, source=source, actor=call.actor))
+
+
+def _given(call: Call, result: GrantResult) -> GrantShape:
     if result.replayed:
         call.headers[REPLAYED_HEADER] = "true"
     return grant_shape(result)
@@ -104,6 +150,9 @@ ROUTES: Final = (
     Route("GET", ACCOUNT, get_account, Access.admin, AccountShape),
     Route("PATCH", ACCOUNT, update_account, Access.admin, AccountShape, body=AccountPatch),
     Route("PUT", f"{ACCOUNT}/quotas", set_account_quotas, Access.admin, AccountShape, body=NewQuotas),
+    Route("GET", f"{ACCOUNT}/users/quotas", list_user_quotas, Access.admin, Listing[UserQuotasShape], query=PageQuery),
+    Route("GET", f"{ACCOUNT}/users/{{user_id}}/quotas", get_user_quotas, Access.admin, UserQuotasShape),
+    Route("PUT", f"{ACCOUNT}/users/{{user_id}}/quotas", set_user_quotas, Access.admin, UserQuotasShape, body=NewQuotas),
     Route(
         *("POST", f"{ACCOUNT}/grants", create_grant, Access.admin, GrantShape),
         body=NewGrant,
@@ -113,6 +162,12 @@ ROUTES: Final = (
     Route(
         *("POST", f"{ACCOUNT}/refunds", create_refund, Access.admin, GrantShape),
         body=NewGrant,
+        status=201,
+        errors=(409,),
+    ),
+    Route(
+        *("POST", f"{ACCOUNT}/adjustments", create_adjustment, Access.admin, GrantShape),
+        body=NewAdjustment,
         status=201,
         errors=(409,),
     ),

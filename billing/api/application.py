@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
 from typing import Any, Final
@@ -15,13 +16,13 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from billing.api import accounts, keys, organizations, own_keys, reads
+from billing.api import accounts, audit, keys, organizations, own_keys, reads
 from billing.api.errors import BadRequest, error_response, of_failure
 from billing.api.openapi import document
 from billing.api.reference import HEADERS as PAGE_HEADERS
 from billing.api.reference import page
 from billing.api.requests import AWAITS_BODY, BODY_TOO_SLOW
-from billing.api.route import PREFIX, Access, Call, Route, serving
+from billing.api.route import PREFIX, REQUEST_ID, Access, Call, Route, serving
 from billing.api.services import SERVICES, Services
 from billing.errors import LISTED
 
@@ -31,8 +32,12 @@ ROUTES: Final[tuple[Route, ...]] = (
     *organizations.ROUTES,
     *own_keys.ROUTES,
     *reads.ROUTES,
+    *audit.ROUTES,
 )
 """Every endpoint of the billing API but its description."""
+REQUEST_ID_HEADER: Final = "x-request-id"
+_GIVEN_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}", re.ASCII)
+"""A client's own id of a request: it is answered and audited, and identifies nothing else."""
 
 
 def setup(app: web.Application, services: Services, beside: Sequence[Route] = ()) -> None:
@@ -41,7 +46,7 @@ def setup(app: web.Application, services: Services, beside: Sequence[Route] = ()
     them when it is asked for."""
     api = web.Application(middlewares=[error_middleware])
     api[SERVICES] = services
-    api.on_response_prepare.append(_secured)
+    api.on_response_prepare.extend((_identified, _secured))
     descriptions, document_made = _descriptions(beside)
     if beside:
         document_made()
@@ -95,11 +100,19 @@ _CODES: Final = {404: "not_found", 405: "method_not_allowed", 413: "request_too_
 _log = logging.getLogger(__name__)
 
 
+async def _identified(request: web.Request, response: web.StreamResponse) -> None:
+    """Give the answer the id that the audit log has of the request."""
+    if REQUEST_ID in request:
+        response.headers[REQUEST_ID_HEADER] = request[REQUEST_ID]
+
+
 @web.middleware
 async def error_middleware(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Run one handler within the time limit; what it raises becomes a response."""
+    """Run one handler within the time limit; what it raises becomes a response. The request gets its id."""
+    given = request.headers.get(REQUEST_ID_HEADER, "")
+    request[REQUEST_ID] = given if _GIVEN_ID.fullmatch(given) else request.config_dict[SERVICES].new_id()
     try:
         async with asyncio.timeout(request.config_dict[SERVICES].request_timeout_s):
             return await handler(request)

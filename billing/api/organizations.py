@@ -11,17 +11,21 @@ from typing import Final
 from billing.api.auth import require_scope
 from billing.api.requests import listing, page_asked
 from billing.api.route import Access, Call, Route
-from billing.identity.members import Acting
+from billing.identity.members import Acting, Member
+from billing.identity.organizations import Organization, OrganizationForbidden
 from billing.identity.permissions import (
     MEMBERS_READ,
     MEMBERS_WRITE,
     ORG_READ,
     ORG_TRANSFER,
     ORG_WRITE,
+    RANK,
     ROLES,
     SCOPES,
 )
 from billing.identity.users import parse_email
+from billing.quotas import parse_quotas
+from billing.shapes.accounts import NewQuotas, UserQuotasShape, user_quotas_shape
 from billing.shapes.base import Listing, PageQuery
 from billing.shapes.organizations import (
     InvitationShape,
@@ -57,7 +61,7 @@ async def list_organizations(call: Call, query: PageQuery) -> Listing[Organizati
 
 
 async def create_organization(call: Call, body: NewOrganization) -> OrganizationShape:
-    """Found an organization, with a billing account of its own. You are its owner."""
+    """Create an organization with a billing account of its own. You are its owner."""
     caller = call.caller
     if caller.role is not None and caller.scopes != ROLES[caller.role]:  # the token was narrowed
         require_scope(caller, ORG_WRITE)
@@ -106,13 +110,34 @@ async def remove_member(call: Call) -> None:
     await call.services.members.remove(call.id("org_id"), call.id("user_id"), _acting(call))
 
 
+async def get_member_quotas(call: Call) -> UserQuotasShape:
+    """Return the limits of a member, which all of their keys in the organization share."""
+    organization, member = await _place(call)
+    return user_quotas_shape(await call.services.member_limits.get(organization.account_id, member.user_id))
+
+
+async def set_member_quotas(call: Call, body: NewQuotas) -> UserQuotasShape:
+    """Replace all limits of a member, which all of their keys in the organization share; none: no limit."""
+    organization, member = await _place(call)
+    quotas, role = parse_quotas(body.quotas), call.caller.role
+    if role is None or RANK[member.role] > RANK[role]:
+        raise OrganizationForbidden(role, ORG_TRANSFER)
+    limits = call.services.member_limits
+    return user_quotas_shape(await limits.set(organization.account_id, member.user_id, quotas, actor=call.actor))
+
+
+async def _place(call: Call) -> tuple[Organization, Member]:
+    org_id = call.id("org_id")
+    return await call.services.organizations.get(org_id), await call.services.members.get(org_id, call.id("user_id"))
+
+
 async def list_invitations(call: Call, query: PageQuery) -> Listing[InvitationShape]:
     """List invitations, newest first, also those that are over."""
     return listing(await call.services.invitations.page(call.id("org_id"), *page_asked(query)), invitation_shape)
 
 
 async def create_invitation(call: Call, body: NewInvitation) -> InvitationShape:
-    """Invite somebody by an address. The mail's link is good for 7 days, once, for who has proven that address."""
+    """Send an invitation to an address. The mail's link is good for 7 days, once, for who has proven that address."""
     email = parse_email(body.email)
     return invitation_shape(await call.services.invitations.invite(call.id("org_id"), email, body.role, _acting(call)))
 
@@ -179,6 +204,12 @@ ROUTES: Final = (
         errors=_CONFLICT,
     ),
     Route("DELETE", MEMBER, remove_member, Access.person, status=204, scope=MEMBERS_READ, errors=_CONFLICT),
+    Route("GET", f"{MEMBER}/quotas", get_member_quotas, Access.caller, UserQuotasShape, scope=MEMBERS_READ),
+    Route(
+        *("PUT", f"{MEMBER}/quotas", set_member_quotas, Access.person, UserQuotasShape),
+        body=NewQuotas,
+        scope=MEMBERS_WRITE,
+    ),
     Route(
         *("GET", INVITATIONS, list_invitations, Access.caller, Listing[InvitationShape]),
         query=PageQuery,

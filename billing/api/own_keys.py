@@ -145,8 +145,8 @@ def _is_limited(own: Principal) -> bool:
 
 def _limited() -> InsufficientScope:
     return InsufficientScope(
-        "An API key with models, quotas, max_parallel_requests or an expiry makes and changes no keys: use one without, "
-        "or sign in: `metergate auth login`.",
+        "An API key with models, quotas, max_parallel_requests or an expiry makes and changes no keys: use one "
+        "without, or sign in: `metergate auth login`.",
         required_scope=KEYS_WRITE,
     )
 

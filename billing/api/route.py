@@ -131,7 +131,9 @@ class Call:
     @property
     def actor(self) -> Actor:
         """Return what the audit log says of the caller."""
-        return Actor(self.caller.name, self.request.remote, self.request.get(REQUEST_ID))
+        request = self.request
+        address = self.services.attempts.address_of(request.remote or "", request.headers)
+        return Actor(self.caller.name, address, request.get(REQUEST_ID))
 
 
 def answer(shape: object, status: int = 200) -> web.Response:

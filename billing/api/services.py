@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+from ulid import ULID
 
 if TYPE_CHECKING:
     from billing.accounts.accounts import Accounts
     from billing.accounts.grants import Grants
+    from billing.accounts.member_limits import MemberLimits
     from billing.attempts import Attempts
+    from billing.audit import AuditLog
     from billing.effects import Effects
     from billing.identity.callers import Caller
     from billing.identity.invitations import Invitations
@@ -33,6 +36,10 @@ async def _no_providers() -> list[ProviderShape]:
     return []
 
 
+def _new_id() -> str:
+    return str(ULID())
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """`authenticate` gives the principal of an API key's secret, None for one that is unknown; `known` says whether a
@@ -43,16 +50,19 @@ class Services:
     `person` gives whose token this is, in the organization of this id or else the token's own; None for a token that is
     wrong, expired or revoked. Without `admin_api_key` every admin call is refused, without `service_api_key` every
     service's. A user makes at most `keys_per_user` keys in an account; a key's secret stays valid for at most
-    `rotation_grace_s` after a rotation. `image` is the container image's name, for /api/ping.
+    `rotation_grace_s` after a rotation. `new_id` makes ids of requests. `image` is the container image's name, for
+    /api/ping.
     """
 
     accounts: Accounts
+    member_limits: MemberLimits
     organizations: Organizations
     members: Members
     invitations: Invitations
     keys: ApiKeys
     grants: Grants
     reports: Reports
+    audit: AuditLog
     refused: RefusedRequests
     effects: Effects
     plans: Plans
@@ -69,6 +79,7 @@ class Services:
     providers: Callable[[], Awaitable[list[ProviderShape]]] = _no_providers
     keys_per_user: int = 100
     rotation_grace_s: int = 7 * 24 * 3600
+    new_id: Callable[[], str] = _new_id
     image: str = ""
     max_body_bytes: int = 1024 * 1024
     request_timeout_s: float = 30.0

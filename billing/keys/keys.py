@@ -19,7 +19,7 @@ from billing.database.connection import Connection, Database, Row, affected, que
 from billing.keys.secrets import new_secret, secret_digest, shown_prefix
 from billing.pages import BEFORE_ALL, Page, page_of
 from billing.plans import DEFAULT_PLAN, Plan, Plans
-from billing.principals import Principal
+from billing.principals import SERVICE_KEY, Principal
 from billing.quotas import parse_quotas
 from billing.shapes.keys import RULES, KeyRow, KeyRules, rules_shown
 from billing.shapes.rules import KeyConflict, KeyNotFound, ScopeWithheld
@@ -266,7 +266,8 @@ def _audited(key: KeyRow) -> dict[str, object]:
 
 _OF_PRINCIPAL: Final = {field.name for field in fields(Principal)}.intersection(field.name for field in fields(KeyRow))
 """Fields of a key that a principal has by the same name."""
-READ: Final = queries("billing.ledger")("keys_principal")
+READ: Final = _query("keys_principal")
+READ_ACCOUNT: Final = _query("accounts_principal")
 
 
 class Principals:
@@ -299,6 +300,15 @@ class Principals:
         """Return the principal of a key's id, as `by_digest`."""
         return await self._read(None, key_id)
 
+    async def of_service(self, account_id: str, service: str) -> Principal | None:
+        """Return the principal of an account that another service meters, which has no key; None if unknown."""
+        row = await self._database.row(READ_ACCOUNT, account_id)
+        if row is None:
+            return None
+        if self._follow is not None:
+            await self._follow(row["plans_revision"])
+        return _of_service(row, service, _plan_of(row, self._plans, self._plans[self._default_plan]))
+
     async def _read(self, digest: bytes | None, key_id: str | None) -> Principal | None:
         row = await self._database.row(READ, digest, key_id)
         if row is None:
@@ -308,31 +318,62 @@ class Principals:
         return _principal(row, self._plans, self._plans[self._default_plan])
 
 
-def _principal(row: Row, plans: Plans, default: Plan) -> Principal:
+def _plan_of(row: Row, plans: Plans, default: Plan) -> Plan:
     plan = plans.get(row["plan"])
     if plan is None:
         _log.error(
             "account %s has plan %r, which is not configured: %r applies", row["account_id"], row["plan"], default.id
         )
-        plan = default
+    return plan or default
+
+
+def _of_account(row: Row, plan: Plan) -> dict[str, Any]:
+    """Return what the account of a row gives to a principal."""
+    return {
+        "account_name": row["account_name"],
+        "account_version": row["account_version"],
+        "status": row["status"],
+        "past_due_since_s": _unix(row["past_due_since"]),
+        "credit_limit_nano": row["credit_limit_nano"],
+        "account_quotas": parse_quotas(row["account_quotas"]),
+        "plan": plan,
+    }
+
+
+def _of_service(row: Row, service: str, plan: Plan) -> Principal:
+    return Principal(
+        **_of_account(row, plan),
+        account_id=row["account_id"],
+        key_id=SERVICE_KEY + service,
+        key_version=1,
+        key_name=service,
+        key_prefix="",
+        user_id=None,
+        scopes=frozenset(),
+        models=None,
+        key_quotas=(),
+        max_parallel_requests=None,
+        tags={},
+        created_at_s=0.0,
+        expires_at_s=None,
+        revoked_at_s=None,
+    )
+
+
+def _principal(row: Row, plans: Plans, default: Plan) -> Principal:
     key = key_row(row)
     same = {name: getattr(key, name) for name in _OF_PRINCIPAL}
     return Principal(
         **same
+        | _of_account(row, _plan_of(row, plans, default))
         | {
-            "account_name": row["account_name"],
-            "account_version": row["account_version"],
-            "status": row["status"],
-            "past_due_since_s": _unix(row["past_due_since"]),
-            "credit_limit_nano": row["credit_limit_nano"],
-            "account_quotas": parse_quotas(row["account_quotas"]),
-            "plan": plan,
             "key_id": key.id,
             "key_version": key.version,
             "key_name": key.name,
             "key_prefix": key.prefix,
             "scopes": frozenset(key.scopes),
             "key_quotas": key.quotas,
+            "user_quotas": parse_quotas(row["user_quotas"] or ()),
             "created_at_s": key.created_at.timestamp(),
             "expires_at_s": _first(key.expires_at, row["secret_until"]),
             # Revoked by Postgres's clock is revoked for ever: no gateway's clock that runs behind may think otherwise.

@@ -23,12 +23,12 @@ EXACT_DECIMALS: Final = 24
 """Decimals that an exact amount is shown with: those of nano-USD, of a million tokens and of a factor. An amount by the
 hour that has more is shown rounded up to them."""
 _SHOWN: Final = COST_SCALE // 10 ** (EXACT_DECIMALS - USD_DECIMALS)
-QUANTITY_DECIMALS: Final = {"second": 3, "hour": 3}
+QUANTITY_DECIMALS: Final = {"second": 3, "hour": 3, "unit": 3, "million": 3}
 """Classes that are counted in thousandths."""
 FACTOR_DECIMALS: Final = len(str(FACTOR_SCALE)) - 1
 _LABEL: Final = 14
 _NAME: Final = 14
-_PER: Final = {"hour": "an hour", "second": "a second"}
+_PER: Final = {"hour": "an hour", "second": "a second", "million": "a million"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ def _outcome(event: UsageEvent) -> str:
 def _arithmetic(line: PriceLine) -> str:
     per = "a million" if line.per_million else _PER.get(line.price_class, "each")
     price, quantity = f"{format_usd(line.rate_nano)} USD {per}", shown_quantity(line)
-    unit = " s" if line.price_class in QUANTITY_DECIMALS else ""
+    unit = " s" if line.price_class in ("second", "hour") else ""
     text = f"{line.price_class:<{_NAME}} {quantity + unit:>12} at {price} = {exact_usd(line.amount_scaled)} USD"
     return f"{text} ({line.model})" if line.model is not None else text
 

@@ -183,6 +183,8 @@ logger = logging.getLogger(__name__)
 
 _sql = queries("billing.ledger")
 ROLL_USAGE: Final = _sql("roll_usage")
+TAKE_TURN: Final = "SELECT pg_try_advisory_xact_lock($1)"
+"""By itself and first, so that what is moved is seen as the last turn has left it."""
 TAKE_LEASE: Final = _sql("jobs_take")
 
 LOCK_KEY: Final = 0x6D65746572726F6C
@@ -194,6 +196,10 @@ MOST_FRESH: Final = 50_000
 ROLL_ROWS: Final = 20_000
 """Moved by one transaction: the more, the fewer times a rollup is raised, and the longer it takes."""
 FEWEST_ROWS: Final = 500
+TAG_NAMES: Final = 16
+"""Names of tags that are summed for one account, the first ones: clients choose them."""
+TAG_VALUES: Final = 1000
+"""Values of one of them that are summed each by itself; the others are summed together."""
 VACUUM_ROWS: Final = 50_000
 """Moved rows leave their space behind. Autovacuum comes once a minute at most, which is late where thousands of rows
 come each second."""
@@ -205,7 +211,10 @@ async def roll(database: Database, rows: int = ROLL_ROWS, *, most_fresh: int = M
     Returns how many were moved: 0 while another roller is at work. Raises `DatabaseError`: all was moved then, or
     nothing.
     """
-    moved: int = await database.value(ROLL_USAGE, rows, most_fresh, LOCK_KEY)
+    async with database.transaction() as connection:
+        if not await connection.fetchval(TAKE_TURN, LOCK_KEY):
+            return 0
+        moved: int = await connection.fetchval(ROLL_USAGE, rows, most_fresh, TAG_NAMES, TAG_VALUES)
     return moved
 
 

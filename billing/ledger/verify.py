@@ -5,6 +5,7 @@
     transfers   every charged event has exactly one transfer, of its amount and account; every usage transfer an event
     prices      every event's amount follows from its counts and the price row that it names
     rollups     every rollup is the sum of its events, but for those that are fresh: each of them has a row of its own
+    sums        every sum by dimension and tag likewise
 
 Everything is read through cursors, and differences are counted while a bounded number of them is named, so that
 millions of rows take time but no memory.
@@ -73,6 +74,7 @@ async def verify(database: Database) -> Verified:
                 await _check(connection, "transfers", counts["transfers"], "verify_transfers", _transfer),
                 await _check_prices(connection, events),
                 await _check(connection, "rollups", counts["rollups"], "verify_rollups", _rollup),
+                await _check(connection, "sums", counts["sums"], "verify_sums", _usage_sum),
             )
         )
 
@@ -198,7 +200,16 @@ def _transfer(row: Row) -> str:
 
 
 def _rollup(row: Row) -> str:
-    named = f"{row['account_id']}, {row['key_id']}, {row['model']}, {row['feature']}"
+    return _compared(f"{row['account_id']}, {row['key_id']}, {row['model']}, {row['feature']}", row)
+
+
+def _usage_sum(row: Row) -> str:
+    of = [row[name] for name in ("key_id", "user_id", "model", "provider", "endpoint", "feature") if row[name]]
+    tag = [] if row["name"] is None else [f"tag {row['name']}={row['said'] or 'others'}"]
+    return _compared(", ".join((row["account_id"], *(of or ["a combination without a row"]), *tag)), row)
+
+
+def _compared(named: str, row: Row) -> str:
     bucket = f"{_GRANULARITIES[row['granularity']]} {rfc3339(row['bucket'])}"
     events = f"{row['events'] or 0} requests for {_usd(row['events_charged_nano'])} USD"
     has = f"{row['requests'] or 0} for {_usd(row['charged_nano'])}"

@@ -68,7 +68,7 @@ def quota_shapes(quotas: Iterable[Quota]) -> list[QuotaShape]:
 class WindowShape(Answer, frozen=True, kw_only=True):
     """What is left of a quota. `held` is what running requests may still use; `resets_at` is null for `total`."""
 
-    subject: Literal["key", "plan", "account"]
+    subject: Literal["key", "plan", "account", "user"]
     window: str
     metric: str
     model: str | None

@@ -171,6 +171,8 @@ def _units(usage: Usage) -> dict[str, int | float]:
     units: dict[str, int | float] = {name: count for name in UNITS if (count := getattr(usage, name))}
     if usage.milliseconds:
         units["seconds"] = _number(decimal(usage.milliseconds, 3))
+    if usage.unit_thousandths:
+        units["units"] = _number(decimal(usage.unit_thousandths, 3))
     return {**units, **(usage.named or {})}
 
 
@@ -217,12 +219,13 @@ def explanation_shape(explanation: Explanation) -> ExplainedEventShape:
 def line_shape(line: PriceLine) -> LineShape:
     """Return the shape of one line of a charge."""
     rate_usd, hourly = format_usd(line.rate_nano), line.price_class == "hour"
+    per_million = line.per_million or line.price_class == "million"
     return LineShape(
         price_class=line.price_class,
         quantity=_number(shown_quantity(line)),
-        price_usd_per_million=rate_usd if line.per_million else UNSET,
+        price_usd_per_million=rate_usd if per_million else UNSET,
         price_usd_per_hour=rate_usd if hourly else UNSET,
-        price_usd=UNSET if line.per_million or hourly else rate_usd,
+        price_usd=UNSET if per_million or hourly else rate_usd,
         amount_usd=exact_usd(line.amount_scaled),
         provider_model=UNSET if line.model is None else line.model,
     )

@@ -26,10 +26,11 @@ from gateway.commands.api_url import api_url_file, publish_api_url, withdraw_api
 from gateway.commands.failures import named_store
 from gateway.commands.stores import Stores, given_stores, named_stores, own_stores, require_schema
 from gateway.commands.welcome import first_account_lines, local_url, make_first_account, ready
-from gateway.config.settings import Limits, Settings, warnings
+from gateway.config.defaults import Limits
+from gateway.config.settings import Settings, warnings
 from gateway.endpoints.metrics_access import METRICS_FD_VARIABLE, MetricsAddressTaken, listener_on
 from gateway.endpoints.metrics_access import PATH as METRICS_PATH
-from gateway.metrics.registry import METRICS_DIR_VARIABLE
+from gateway.metrics.folder import METRICS_DIR_VARIABLE
 from gateway.process.supervisor import EMBEDDED_VARIABLE, ending_leases, stop_signals, supervise
 from gateway.proxy.records import STDOUT, open_log
 from gateway.runtime import open_runtime

@@ -198,9 +198,7 @@ class Limits:
     organizations_per_user: int = _whole(20, 1, 10_000, "organizations that one person may own")
     invitations_per_day: int = _whole(100, 1, 100_000, "invitations that an organization makes in 24 hours")
     invitation_sends: int = _whole(5, 1, 100, "how often one invitation is sent")
-    keys_per_user: int = _whole(
-        100, 1, 100_000, "API keys of one user in one account, made without operators"
-    )
+    keys_per_user: int = _whole(100, 1, 100_000, "API keys of one user in one account, made without operators")
     rotation_grace_s: int = _whole(
         604_800, 0, 31_536_000, "longest time that the secret before a key's rotation stays valid"
     )

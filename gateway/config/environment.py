@@ -126,7 +126,6 @@ class Environment:
     service_api_key: Secret | None = declare_key(
         "SERVICE_API_KEY",
         "for `X-API-Key` of other services, 24 characters or more; unset: they are refused",
-        served=False,
     )
     trusted_proxies: tuple[Network, ...] = declare_parsed(
         "TRUSTED_PROXIES",

@@ -25,7 +25,8 @@ from billing.errors import StoreError
 from gateway.app import serving
 from gateway.config.settings import ConfigError, Settings, load_settings
 from gateway.endpoints.metrics_access import inherited_listener, metrics_served
-from gateway.metrics.registry import METRICS_DIR_VARIABLE, Metrics
+from gateway.metrics.folder import METRICS_DIR_VARIABLE
+from gateway.metrics.registry import Metrics
 from gateway.process.supervisor import (
     EMBEDDED_VARIABLE,
     GATEWAY_ID_VARIABLE,

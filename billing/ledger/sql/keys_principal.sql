@@ -9,9 +9,11 @@ SELECT
     accounts.credit_limit_nano,
     accounts.quotas AS account_quotas,
     accounts.plan,
+    member_limits.quotas AS user_quotas,
     coalesce(api_keys.revoked_at <= now(), false) AS revoked,
     (SELECT max(revision) FROM plan_revisions) AS plans_revision
 FROM api_keys JOIN accounts ON accounts.id = api_keys.account_id
+    LEFT JOIN member_limits ON member_limits.account_id = accounts.id AND member_limits.user_id = api_keys.user_id
 WHERE api_keys.secret_sha256 = $1
     OR api_keys.id = $2
     OR (api_keys.previous_sha256 = $1 AND api_keys.previous_until > now())

@@ -2,19 +2,24 @@
 
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 from aiohttp import web
 
 from billing.api.application import setup
 from billing.api.services import Services
+from billing.audit import AuditLog
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import Keyspace, RedisState
+from billing.identity.invitations import Invitations
+from billing.identity.members import Members
+from billing.identity.organizations import Organizations
 from billing.keys.secrets import secret_digest
 from billing.plans import DEFAULT_PLAN
 from billing.principals import Principal
 from billing.refused import RefusedRequests, RefusedRules
-from tests.billing.api.support import ADMIN_KEY, Api, serving
+from tests.billing.api.support import ADMIN_KEY, Api, person_of, serving
 from tests.billing.support import PLANS, Billing, attempts_of
 
 
@@ -25,9 +30,14 @@ def services(billing: Billing) -> Services:
 
     return Services(
         accounts=billing.accounts,
+        member_limits=billing.member_limits,
+        organizations=Organizations(billing.database, billing.new_id, DEFAULT_PLAN),
+        members=Members(billing.database, billing.effects, 20),
+        invitations=Invitations(billing.database, billing.new_id, PLANS, DEFAULT_PLAN),
         keys=billing.keys,
         grants=billing.grants,
         reports=billing.reports,
+        audit=AuditLog(billing.database),
         refused=RefusedRequests(RedisState(RedisClient("redis://127.0.0.1:1"), Keyspace()), RefusedRules()),
         effects=billing.effects,
         plans=PLANS,
@@ -38,6 +48,7 @@ def services(billing: Billing) -> Services:
         clock=time.time,
         admin_api_key=ADMIN_KEY,
         default_plan=DEFAULT_PLAN,
+        person=partial(person_of, billing),
         image="registry.example.com/metergate:sha-0123456789abcdef0123456789abcdef01234567",
         max_body_bytes=64 * 1024,
     )

@@ -17,12 +17,16 @@ from tests.billing.support import PRICES, Billing
 USAGE = Usage(input_tokens=1000, output_tokens=100)
 COST_NANO = 210_000
 BACK = """
+DROP TABLE usage_sums, usage_tags, usage_dimensions;
+DROP INDEX transfers_debit_other;
+ALTER TABLE usage_rollups DROP COLUMN release;
+ALTER TABLE accounts DROP COLUMN tz;
 DROP TABLE usage_fresh;
 DROP INDEX transfers_idempotency;
 ALTER TABLE transfers ADD UNIQUE (idempotency_scope, idempotency_key);
 ALTER TABLE accounts RESET (fillfactor);
 ALTER TABLE usage_rollups RESET (fillfactor);
-DELETE FROM migrations WHERE number = 2;
+DELETE FROM migrations WHERE number IN (2, 16);
 """
 """The schema of migration 1, with what is in its tables."""
 
@@ -46,13 +50,13 @@ async def grown(billing: Billing) -> tuple[str, str]:
     await billing.debit(account.id, key.id, USAGE, admitted_at=datetime.now(UTC))
     assert await roll(billing.database, most_fresh=0) == 1
     await billing.database.execute(BACK)
-    assert await pending(billing.database) == ["0002_fresh_usage"]
+    assert await pending(billing.database) == ["0002_fresh_usage", "0016_usage_sums"]
     return account.id, key.id
 
 
 async def test_a_ledger_that_has_grown(billing: Billing, grown: tuple[str, str], database_url: str) -> None:
     account_id, key_id = grown
-    assert await migrate(database_url) == ["0002_fresh_usage"]
+    assert await migrate(database_url) == ["0002_fresh_usage", "0016_usage_sums"]
     assert await billing.reports.usage_totals(account_id) == UsageTotals(1, 1000, 100, COST_NANO)
     await billing.debit(account_id, key_id, USAGE, admitted_at=datetime.now(UTC))
     for moved in (0, 1):

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from gateway.commands.up import stopping_s
-from gateway.config.settings import Limits
+from gateway.config.defaults import Limits
 from gateway.process.supervisor import KILL_MARGIN_S
 from tests.support.commands import WAIT_S, Answer, Result, Running, Shell, do_curl, fetch
 

@@ -24,7 +24,7 @@ async def run(folder: Path, url: str, *options: str) -> tuple[int, str]:
         "run",
         f"{url}/api/openapi.json",
         *("--checks", "all", "--max-examples", str(EXAMPLES), "--continue-on-failure", "--generation-deterministic"),
-        *("--warnings", "off", "--no-color"),
+        *("--warnings", "off", "--no-color", "--generation-allow-x00", "false"),
         *OUR_OWN,
         *options,
         cwd=folder,

@@ -6,6 +6,7 @@ from typing import Any
 
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from billing.identity.permissions import SCOPES
 from tests.gateway.conftest import ADMIN_KEY, Customer, Gateway, chat
 from tests.support.gateways import ask, fetch
 
@@ -105,7 +106,9 @@ def _fits(schema: Json, value: Any) -> bool:
 
 async def test_answers_are_as_they_are_described(gateway: Gateway) -> None:
     api = await described(gateway)
-    customer: Customer = await gateway.customer(quotas=[{"window": "day", "metric": "tokens", "limit": 9000}])
+    customer: Customer = await gateway.customer(
+        quotas=[{"window": "day", "metric": "tokens", "limit": 9000}], scopes=sorted(SCOPES)
+    )
     event_id = (await ask(customer, chat())).headers["x-request-id"]
     await gateway.flush()
     ids = {"account_id": customer.account_id, "key_id": customer.key_id, "event_id": event_id, "id": event_id}
@@ -117,6 +120,8 @@ async def test_answers_are_as_they_are_described(gateway: Gateway) -> None:
         if method != "GET" or content is None or path in of_another_id:
             continue
         if "/responses/" in path or "/conversations/" in path:  # a provider's own
+            continue
+        if "{org_id}" in path or operation["security"] == [{"person": []}]:  # a person's: tests/billing/api
             continue
         fetched = await fetch(gateway.session.get(gateway.url + path.format(**ids), headers=headers))
         assert fetched.status == 200, (path, fetched.body)
