@@ -28,6 +28,7 @@ MetergateError
 +-- GrantError                     billing.accounts.grants
 |   +-- BalanceOutOfBounds         billing.accounts.grants
 |   +-- IdempotencyConflict        billing.accounts.grants
++-- BadUserId                      billing.accounts.member_limits
 +-- ApiError                       billing.api.errors
 |   +-- Conflict                   billing.api.errors
 |   +-- InsufficientScope          billing.api.errors
@@ -53,13 +54,18 @@ MetergateError
 +-- LeftToOthers                   billing.holds.replay
 +-- TooManyMails                   billing.identity.codes
 +-- TooManyTries                   billing.identity.codes
-+-- PasswordRefused                billing.identity.passwords
-+-- TooManyHashes                  billing.identity.passwords
++-- CredentialsError               billing.identity.credentials
+|   +-- CredentialRefused          billing.identity.credentials
+|   +-- WrongCredential            billing.identity.credentials
 +-- OrganizationError              billing.identity.organizations
 |   +-- OrganizationConflict       billing.identity.organizations
 |   +-- OrganizationForbidden      billing.identity.organizations
 |   +-- OrganizationNotFound       billing.identity.organizations
 |   +-- OrganizationRefused        billing.identity.organizations
++-- PasswordRefused                billing.identity.passwords
++-- TooManyHashes                  billing.identity.passwords
++-- SignInRefused                  billing.identity.sessions
++-- BadToken                       billing.identity.tokens
 +-- UserError                      billing.identity.users
 |   +-- BadAddress                 billing.identity.users
 |   +-- UserNotFound               billing.identity.users

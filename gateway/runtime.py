@@ -31,6 +31,8 @@ from billing.holds.service import HoldSettings
 from billing.identity.invitations import Invitations
 from billing.identity.members import Members
 from billing.identity.organizations import Bounds, Organizations
+from billing.identity.sessions import Sessions, TokenRules
+from billing.identity.signing_keys import DAY_S, KeyRules, SigningKeys
 from billing.keys.keys import ApiKeys, Principals
 from billing.keys.secrets import secret_digest, well_formed
 from billing.ledger.catalogue import newest_revision
@@ -78,6 +80,7 @@ class Runtime:
     reports: Reports
     refused: RefusedRequests
     services: Services
+    sessions: Sessions
     in_force: InForce
     api_app: web.Application
     attempts: Attempts
@@ -127,6 +130,25 @@ def engine_settings(defaults: Limits, spool_folder: Path | None = None) -> Engin
     )
 
 
+def token_rules(settings: Settings) -> TokenRules:
+    """Return how long tokens of people live, from the configuration."""
+    return TokenRules(
+        access_s=settings.jwt_expiry_hours * 3600,
+        refresh_s=settings.refresh_token_expiry_days * int(DAY_S),
+        grace_s=settings.defaults.refresh_grace_s,
+        sessions=settings.defaults.sessions_per_user,
+    )
+
+
+def key_rules(settings: Settings) -> KeyRules:
+    """Return what signs tokens of people, from the configuration."""
+    return KeyRules(
+        settings.defaults.signing_key_days * DAY_S,
+        settings.jwt_expiry_hours * 3600,
+        None if settings.jwt_secret is None else settings.jwt_secret.reveal(),
+    )
+
+
 def refused_rules(defaults: Limits) -> RefusedRules:
     """Return the bounds of what is kept of refusals, from the configuration's."""
     return RefusedRules(
@@ -173,14 +195,17 @@ async def open_runtime(
     client = RedisClient(
         redis_url, timeout_s=defaults.redis_timeout_ms / 1000, connect_timeout_s=defaults.connect_timeout_s
     )
+    of_keys = database.another(size=1, timeout_s=defaults.postgres_timeout_s)
     try:
         follower = PlanFollower(database, settings, take_over=embedded)
         await follower.follow(await newest_revision(database))
         wanted = defaults.redis_partitions or (EMBEDDED_PARTITIONS if embedded else PRODUCTION_PARTITIONS)
         keyspace = Keyspace(key_prefix, await partition_count(database, wanted))
-        yield _runtime(settings, follower, database, client, keyspace, gateway_id or new_id())
+        signing_keys = SigningKeys(of_keys, key_rules(settings), new_id, time.monotonic)
+        yield _runtime(settings, follower, database, client, keyspace, gateway_id or new_id(), signing_keys)
     finally:
         await client.close()
+        await of_keys.close()
         await database.close()
 
 
@@ -191,6 +216,7 @@ def _runtime(
     client: RedisClient,
     keyspace: Keyspace,
     gateway_id: str,
+    signing_keys: SigningKeys,
 ) -> Runtime:
     """Make the engine and the services on open stores."""
     defaults, plans = settings.defaults, follower.plans
@@ -202,6 +228,7 @@ def _runtime(
     follower.changed = engine.plans_changed
     in_force = InForce(settings.prices)
     bounds = Bounds(defaults.organizations_per_user, defaults.invitations_per_day, defaults.invitation_sends)
+    sessions = Sessions(database, signing_keys, token_rules(settings), new_id)
     services = Services(
         accounts=Accounts(database, plans, engine.change_notifier, new_id),
         organizations=Organizations(database, new_id, defaults.default_plan, bounds),
@@ -231,6 +258,7 @@ def _runtime(
         keys_per_user=defaults.keys_per_user,
         rotation_grace_s=defaults.rotation_grace_s,
         new_id=new_id,
+        person=sessions.caller,
         image=settings.image,
         max_body_bytes=settings.max_body_bytes,
         request_timeout_s=settings.request_timeout_s,
@@ -250,6 +278,7 @@ def _runtime(
         services.reports,
         services.refused,
         services,
+        sessions,
         in_force,
         api_app,
         services.attempts,

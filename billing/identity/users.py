@@ -187,10 +187,13 @@ class Users:
         which operators need, or who was not let in."""
         return await self._change(user_id, actor, "user.operator", operator=operator)
 
-    async def prove(self, connection: Connection, user_id: str, password_hash: str | None) -> User:
-        """Note that the address is theirs, which lets them in where the policy waits for no more. The password becomes
-        that of who has proven it: until then anybody may have registered the address."""
-        row = await connection.fetchrow(_query("users_verified"), user_id, password_hash, self.approval != "approved")
+    async def prove(
+        self, connection: Connection, user_id: str, password_hash: str | None, name: str | None = None
+    ) -> User:
+        """Note that the address is theirs, which lets them in where the policy waits for no more. Password and name
+        become those of who has proven it: until then anybody may have registered the address."""
+        let_in = self.approval != "approved"
+        row = await connection.fetchrow(_query("users_verified"), user_id, password_hash, let_in, name)
         return _user(cast(Row, row))
 
     async def set_password(self, connection: Connection, user_id: str, password_hash: str) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import ipaddress
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from billing.plans import Plan
 from gateway.config.derived import UP_METRICS_ADDR
-from gateway.config.secret import Secret
 from gateway.config.settings import ModelConfig, ProviderConfig, Settings
 
 if TYPE_CHECKING:
@@ -23,8 +21,6 @@ LITTLE_BYTES: Final = 1024 * MIB
 """Of a disk: with less free, journals and Postgres's write-ahead log may fill it within hours."""
 LEAST_BYTES: Final = 128 * MIB
 """With less free, Postgres may stop at its next checkpoint: a segment of its write-ahead log has 16 MiB."""
-SIGNING_BYTES: Final = 32
-"""Least length of a secret that signs tokens by HS256 (RFC 7518, section 3.2)."""
 TOKEN_CHARACTERS: Final = 24
 SHOWN: Final = 5
 MODELS_PATH: Final = "/models"
@@ -94,11 +90,10 @@ def check_models(
 
 
 def check_secrets(settings: Settings) -> list[Check]:
-    """Return secrets that are short enough to be guessed; admin and service keys were refused when they were read."""
-    signing = (("JWT_SECRET", settings.jwt_secret), ("AUTH_COOKIE_SECRET", settings.auth_cookie_secret))
-    short = [name for name, secret in signing if secret is not None and _bytes(secret) < SIGNING_BYTES]
+    """Return secrets that are short enough to be guessed; keys, and what signs tokens, were refused when they were
+    read."""
     tokens = (("INTERNAL_SERVICE_TOKEN", settings.internal_service_token),)
-    short += [name for name, secret in tokens if secret is not None and len(secret.reveal()) < TOKEN_CHARACTERS]
+    short = [name for name, secret in tokens if secret is not None and len(secret.reveal()) < TOKEN_CHARACTERS]
     if not short:
         return [Check("secrets", "ok", "none is short")]
     detail = f"{', '.join(short)}: short enough to be guessed"
@@ -128,10 +123,6 @@ def _is_public(host: str) -> bool:
     except ValueError:
         return False
     return address.is_unspecified or address.is_global
-
-
-def _bytes(secret: Secret) -> int:
-    return len(os.fsencode(secret.reveal()))
 
 
 def _some(names: list[str]) -> str:

@@ -202,6 +202,9 @@ class Limits:
     rotation_grace_s: int = _whole(
         604_800, 0, 31_536_000, "longest time that the secret before a key's rotation stays valid"
     )
+    signing_key_days: int = _whole(30, 1, 3650, "a key signs tokens for as long; the next one is published before")
+    refresh_grace_s: float = _seconds(10, 0, 300, "a used refresh token gives the same successor for as long")
+    sessions_per_user: int = _whole(100, 1, 10_000, "sessions of one person; those used last stay")
     refusals_per_key: int = _whole(20, 0, 1000, "last refusals of a key that are kept to be looked up; 0: none")
     refusals_keys: int = _whole(1000, 1, 100_000, "keys whose refusals are kept: those refused last")
     refusals_kept_s: float = _seconds(86_400, 1, 31 * 86_400, "how long they are kept")

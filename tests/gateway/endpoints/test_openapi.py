@@ -112,6 +112,7 @@ async def test_answers_are_as_they_are_described(gateway: Gateway) -> None:
     event_id = (await ask(customer, chat())).headers["x-request-id"]
     await gateway.flush()
     ids = {"account_id": customer.account_id, "key_id": customer.key_id, "event_id": event_id, "id": event_id}
+    ids["user_id"] = "usr_1"
     headers = {"X-Admin-Key": ADMIN_KEY, "Authorization": f"Bearer {customer.key}"}
     looked_at = 0
     for (method, path), operation in operations(api).items():
