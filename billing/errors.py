@@ -29,6 +29,7 @@ MetergateError
 |   +-- BalanceOutOfBounds         billing.accounts.grants
 |   +-- IdempotencyConflict        billing.accounts.grants
 +-- BadUserId                      billing.accounts.member_limits
++-- RepricingRefused               billing.accounts.repricing
 +-- ApiError                       billing.api.errors
 |   +-- Conflict                   billing.api.errors
 |   +-- InsufficientScope          billing.api.errors
@@ -57,6 +58,7 @@ MetergateError
 +-- CredentialsError               billing.identity.credentials
 |   +-- CredentialRefused          billing.identity.credentials
 |   +-- WrongCredential            billing.identity.credentials
++-- IssuerAway                     billing.identity.issuers
 +-- OrganizationError              billing.identity.organizations
 |   +-- OrganizationConflict       billing.identity.organizations
 |   +-- OrganizationForbidden      billing.identity.organizations
@@ -65,6 +67,7 @@ MetergateError
 +-- PasswordRefused                billing.identity.passwords
 +-- TooManyHashes                  billing.identity.passwords
 +-- SignInRefused                  billing.identity.sessions
++-- SubjectTaken                   billing.identity.subjects
 +-- BadToken                       billing.identity.tokens
 +-- UserError                      billing.identity.users
 |   +-- BadAddress                 billing.identity.users

@@ -17,6 +17,7 @@ from ulid import ULID
 from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
 from billing.accounts.member_limits import MemberLimits
+from billing.accounts.repricing import Repricing
 from billing.addresses import Addresses
 from billing.api.application import setup
 from billing.api.services import Services
@@ -28,11 +29,16 @@ from billing.holds.engine import Engine, EngineSettings
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import DEFAULT_PREFIX, Keyspace
 from billing.holds.service import HoldSettings
+from billing.identity.foreign import ForeignRules, ForeignTokens
 from billing.identity.invitations import Invitations
+from billing.identity.issuers import KeySet
 from billing.identity.members import Members
 from billing.identity.organizations import Bounds, Organizations
 from billing.identity.sessions import Sessions, TokenRules
+from billing.identity.shown import ShownTokens
 from billing.identity.signing_keys import DAY_S, KeyRules, SigningKeys
+from billing.identity.subjects import Subjects
+from billing.identity.users import Users
 from billing.keys.keys import ApiKeys, Principals
 from billing.keys.secrets import secret_digest, well_formed
 from billing.ledger.catalogue import newest_revision
@@ -42,6 +48,7 @@ from billing.shares import parse_share
 from gateway.config.models import unknown_models
 from gateway.config.plan_follower import PlanFollower
 from gateway.config.settings import Settings
+from gateway.outgoing import Outgoing
 from gateway.proxy.target_health import provider_list
 
 if TYPE_CHECKING:
@@ -149,6 +156,22 @@ def key_rules(settings: Settings) -> KeyRules:
     )
 
 
+def _foreign_tokens(settings: Settings, ask: Outgoing) -> ForeignTokens | None:
+    """Return what verifies tokens of other issuers; None where none is configured."""
+    secret = settings.auth_cookie_secret
+    if settings.auth_audience is None or (settings.auth_base_url is None and secret is None):
+        return None
+    rules = ForeignRules(
+        settings.auth_audience,
+        settings.auth_internal_audience,
+        settings.auth_base_url,
+        None if secret is None else secret.reveal(),
+    )
+    url = settings.auth_base_url
+    keys = None if url is None else KeySet(f"{url}/.well-known/jwks.json", ask, time.monotonic)
+    return ForeignTokens(rules, keys, time.time)
+
+
 def refused_rules(defaults: Limits) -> RefusedRules:
     """Return the bounds of what is kept of refusals, from the configuration's."""
     return RefusedRules(
@@ -196,14 +219,16 @@ async def open_runtime(
         redis_url, timeout_s=defaults.redis_timeout_ms / 1000, connect_timeout_s=defaults.connect_timeout_s
     )
     of_keys = database.another(size=1, timeout_s=defaults.postgres_timeout_s)
+    ask = Outgoing(defaults.issuer_timeout_s, defaults.issuer_answer_bytes)
     try:
         follower = PlanFollower(database, settings, take_over=embedded)
         await follower.follow(await newest_revision(database))
         wanted = defaults.redis_partitions or (EMBEDDED_PARTITIONS if embedded else PRODUCTION_PARTITIONS)
         keyspace = Keyspace(key_prefix, await partition_count(database, wanted))
         signing_keys = SigningKeys(of_keys, key_rules(settings), new_id, time.monotonic)
-        yield _runtime(settings, follower, database, client, keyspace, gateway_id or new_id(), signing_keys)
+        yield _runtime(settings, follower, database, client, keyspace, gateway_id or new_id(), signing_keys, ask)
     finally:
+        await ask.close()
         await client.close()
         await of_keys.close()
         await database.close()
@@ -217,6 +242,7 @@ def _runtime(
     keyspace: Keyspace,
     gateway_id: str,
     signing_keys: SigningKeys,
+    ask: Outgoing,
 ) -> Runtime:
     """Make the engine and the services on open stores."""
     defaults, plans = settings.defaults, follower.plans
@@ -228,9 +254,13 @@ def _runtime(
     follower.changed = engine.plans_changed
     in_force = InForce(settings.prices)
     bounds = Bounds(defaults.organizations_per_user, defaults.invitations_per_day, defaults.invitation_sends)
-    sessions = Sessions(database, signing_keys, token_rules(settings), new_id)
+    users = Users(database, new_id)
+    subjects = Subjects(database, users, new_id, defaults.default_plan)
+    shown = ShownTokens(database, signing_keys, _foreign_tokens(settings, ask), subjects)
+    sessions = Sessions(database, signing_keys, token_rules(settings), new_id, shown)
     services = Services(
         accounts=Accounts(database, plans, engine.change_notifier, new_id),
+        users=Users(database, new_id),
         organizations=Organizations(database, new_id, defaults.default_plan, bounds),
         members=Members(database, engine.change_notifier, bounds.owned),
         invitations=Invitations(
@@ -239,6 +269,7 @@ def _runtime(
         member_limits=MemberLimits(database, engine.change_notifier),
         keys=ApiKeys(database, engine.change_notifier, new_id),
         grants=Grants(database, engine.change_notifier, new_id),
+        repricing=Repricing(database, engine.change_notifier, new_id, lambda: in_force.prices),
         reports=Reports(database),
         audit=AuditLog(database),
         refused=RefusedRequests(engine.redis, refused_rules(defaults)),

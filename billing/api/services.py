@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from billing.accounts.accounts import Accounts
     from billing.accounts.grants import Grants
     from billing.accounts.member_limits import MemberLimits
+    from billing.accounts.repricing import Repricing
     from billing.attempts import Attempts
     from billing.audit import AuditLog
     from billing.effects import Effects
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from billing.identity.invitations import Invitations
     from billing.identity.members import Members
     from billing.identity.organizations import Organizations
+    from billing.identity.users import Users
     from billing.keys.keys import ApiKeys
     from billing.ledger.reports import Reports
     from billing.plans import Plans
@@ -55,12 +57,14 @@ class Services:
     """
 
     accounts: Accounts
+    users: Users
     member_limits: MemberLimits
     organizations: Organizations
     members: Members
     invitations: Invitations
     keys: ApiKeys
     grants: Grants
+    repricing: Repricing
     reports: Reports
     audit: AuditLog
     refused: RefusedRequests

@@ -16,5 +16,9 @@ credentials    Credentials: password, address and second factor are changed
 mail           enqueue: a mail that is sent once its transaction is committed
 tokens         JSON Web Tokens: verified by a key and an algorithm that are given     pure
 signing_keys   the keys that sign our own tokens, and their rotation
-sessions       a sign-in, its access and refresh tokens, and who shows one
+shown          who shows a token, and what it is worth now
+sessions       a sign-in, its access and refresh tokens, and their ends
+issuers        what other issuers publish, kept for a while
+foreign        tokens of other issuers: which are believed                            pure
+subjects       whom other issuers sign in, and which user that is
 """

@@ -1,8 +1,7 @@
-"""Sessions: a sign-in, the tokens that it is carried on by, and who shows one.
+"""Sessions: a sign-in, and the tokens that it is carried on by.
 
-An access token is a JWT, a refresh token 256 random bits, of which the digest is stored. This file owns that ending a
-session, revoking a token, disabling a user or changing a role is effective in the next request on every gateway: a
-token's signature says whose it is, and one statement says what that is worth now.
+An access token is a JWT, a refresh token 256 random bits, of which the digest is stored. What ends a session or a token
+is effective in the next request on every gateway (`billing.identity.shown`).
 
 A refresh token is good once. For `grace_s` after that it gives the same successor again, because the answer may have
 been lost, or two tabs may have asked at once; shown later, somebody has a copy, and the session ends (RFC 9700,
@@ -17,17 +16,21 @@ import hmac
 import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 from billing import audit
 from billing.database.connection import Connection, Database, Row, queries
 from billing.errors import MetergateError
-from billing.identity.callers import Caller
 from billing.identity.permissions import allowed
-from billing.identity.tokens import ISSUER, BadToken, Claims, peek
+from billing.identity.shown import narrowest
+from billing.identity.tokens import ISSUER, MAX_LIFE_S
+from billing.pages import BEFORE_ALL, Page, page_of
 
 if TYPE_CHECKING:
+    from billing.identity.callers import Caller
+    from billing.identity.shown import ShownTokens
     from billing.identity.signing_keys import SigningKeys
 
 _query = queries("billing.identity")
@@ -36,10 +39,6 @@ REFRESH_PREFIX: Final = "mgr_"
 """What a refresh token begins with, so that scanners of leaks can tell it."""
 SECRET_BYTES: Final = 32
 MAX_USER_AGENT: Final = 400
-OPERATOR: Final = "operator"
-"""The scope that keeps an operator's rights in a token that is narrowed to some scopes."""
-PENDING: Final = "Your registration is not complete: verify your address, or wait until an operator has let you in."
-SECOND_FACTOR: Final = "Operators need a second factor: add one with POST /api/auth/totp."
 
 
 class SignInRefused(MetergateError):
@@ -51,16 +50,17 @@ class SignInRefused(MetergateError):
 @dataclass(frozen=True, slots=True)
 class TokenRules:
     """How long tokens live, in seconds: `grace_s` is for how long a refresh token that was used is answered again. A
-    user has at most so many sessions; those that were used last stay."""
+    user has at most so many sessions, of which those that were used last stay, and `revoked` tokens."""
 
     access_s: int = 86_400
     refresh_s: int = 30 * 86_400
     grace_s: float = 10.0
     sessions: int = 100
+    revoked: int = 1000
 
     def __post_init__(self) -> None:
-        if min(self.access_s, self.refresh_s, self.sessions) < 1 or self.grace_s < 0:
-            raise ValueError("access_s, refresh_s and sessions must be above zero, grace_s not below")
+        if min(self.access_s, self.refresh_s, self.sessions, self.revoked) < 1 or self.grace_s < 0:
+            raise ValueError("lives and numbers must be above zero, grace_s not below it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +80,23 @@ class TokenPair(AccessToken):
     refresh_token: str = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session as its user sees it."""
+
+    id: str
+    org_id: str | None
+    scopes: list[str] | None
+    address: str | None
+    user_agent: str | None
+    created_at: datetime
+    last_used_at: datetime
+    expires_at: datetime
+
+
 class Sessions:
-    """Starts, continues and ends sessions, and says who shows a token. Methods raise `DatabaseError`."""
+    """Starts, continues and ends sessions. `caller` says who shows a token, as `ShownTokens` does. Methods raise
+    `DatabaseError`."""
 
     def __init__(
         self,
@@ -89,11 +104,13 @@ class Sessions:
         keys: SigningKeys,
         rules: TokenRules,
         new_id: Callable[[], str],
+        shown: ShownTokens,
         random: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         """`random` makes so many random bytes."""
         self._database, self._keys, self._rules = database, keys, rules
         self._new_id, self._random = new_id, random
+        self.caller, self.published = shown.caller, keys.published
 
     async def start(
         self,
@@ -104,10 +121,11 @@ class Sessions:
         scopes: Iterable[str] | None = None,
         address: str | None,
         user_agent: str | None,
+        first_use_s: int | None = None,
     ) -> TokenPair:
         """Start a session of a user, whose identity the caller has checked, in the caller's transaction, which locks
-        the user's row. Its tokens are about this organization, else the first one, and no wider than `scopes`. Raises
-        `SignInRefused`."""
+        the user's row. Its tokens are about this organization, else the first one, and no wider than `scopes`. With
+        `first_use_s` it ends so soon unless its refresh token is used. Raises `SignInRefused`."""
         refresh_token = _refresh_token(self._random(SECRET_BYTES))
         narrowed = None if scopes is None else sorted(set(scopes))
         row = await connection.fetchrow(
@@ -119,7 +137,7 @@ class Sessions:
             address,
             user_agent and user_agent[:MAX_USER_AGENT],
             _digest(refresh_token),
-            self._rules.refresh_s,
+            first_use_s or self._rules.refresh_s,
         )
         if row is None:
             raise SignInRefused("This user can't sign in: ask an operator.")
@@ -159,9 +177,7 @@ class Sessions:
 
     async def _access(self, row: Row, narrowed: frozenset[str] | None = None) -> AccessToken:
         """Return a new access token that says what a row says."""
-        of_session = None if row["scopes"] is None else frozenset(row["scopes"])
-        limits = [each for each in (of_session, narrowed) if each is not None]
-        limit = frozenset.intersection(*limits) if limits else None
+        limit = narrowest((row["scopes"], narrowed))
         scopes, issued = allowed(row["role"], limit), int(row["issued_at"])
         expires = min(issued + self._rules.access_s, int(row["ends_at"]))
         claims: dict[str, object] = {
@@ -181,24 +197,27 @@ class Sessions:
             claims["narrow"] = True
         return AccessToken(await self._keys.sign(claims), expires - issued, row["session_id"], scopes)
 
-    async def caller(self, token: str, org_id: str | None) -> Caller | None:
-        """Return who shows an access token, as what they are now in the organization of this id, else the token's, else
-        their first one; None for a token that is not valid, or not any more."""
-        try:
-            header, issuer = peek(token)
-            if issuer != ISSUER:
-                return None
-            claims = await self._keys.verify(token, header.kid)
-        except BadToken:
-            return None
-        if claims.ses is None or claims.iat is None or ISSUER not in claims.audiences:
-            return None
-        wanted = org_id or (claims.org_id if isinstance(claims.org_id, str) else None)
-        row = await self._database.row(
-            _query("sessions_caller"),
-            *(claims.sub, None, None, wanted, claims.ses, claims.jti, claims.iat, claims.exp, header.kid),
-        )
-        return None if row is None else _caller(row, claims, claims.scopes if claims.narrow is True else None)
+    async def revoke(
+        self, connection: Connection, user_id: str | None, jti: str, reason: str | None, actor: audit.Actor
+    ) -> bool:
+        """Refuse the token of this id from now on, where it is the user's; whose ever it is, where `user_id` is None.
+        In the caller's transaction. Returns False for a user who has revoked too many that have not expired."""
+        given = jti, user_id or "", reason, MAX_LIFE_S, self._rules.revoked
+        if await connection.fetchval(_query("tokens_revoke"), *given) is None:
+            return False
+        await audit.record(connection, actor, "token.revoke", jti, None, {"reason": reason}, user_id=user_id)
+        return True
+
+    async def of_refresh_token(self, refresh_token: str) -> tuple[str, str] | None:
+        """Return session and user of a refresh token; None for one that is unknown."""
+        row = await self._database.row(_query("refresh_whose"), _digest(refresh_token))
+        return None if row is None else (row["session_id"], row["user_id"])
+
+    async def page(self, user_id: str, limit: int, after: str | None = None) -> Page[Session]:
+        """Return the sessions of a user that have not ended, newest first; `after` is the id that ended the page
+        before."""
+        rows = await self._database.rows(_query("sessions_page"), user_id, after or BEFORE_ALL, limit + 1)
+        return page_of([Session(**dict(row)) for row in rows], limit, lambda session: session.id)
 
     async def end(
         self, connection: Connection, session_id: str, reason: str, *, actor: audit.Actor = audit.SYSTEM
@@ -226,32 +245,6 @@ class Sessions:
         await connection.execute(_query("sessions_end_all"), user_id, reason, but)
         said = {"reason": reason, "but": but}
         await audit.record(connection, actor, "session.end_all", user_id, None, said, user_id=user_id)
-
-
-def _caller(row: Row, claims: Claims, narrowed: frozenset[str] | None) -> Caller:
-    """Return who this is: a user's row with the claims of their token."""
-    limits = [each for each in (narrowed, row["scopes"]) if each is not None]
-    limit = frozenset.intersection(*map(frozenset, limits)) if limits else None
-    active = row["status"] == "active"
-    operator = active and row["operator"] and (limit is None or OPERATOR in limit)
-    hint = "" if active else PENDING
-    if operator and not row["second_factor"]:
-        operator, hint = False, SECOND_FACTOR
-    return Caller(
-        "person",
-        row["id"],
-        account_id=row["account_id"],
-        user_id=row["id"],
-        org_id=row["org_id"],
-        role=row["role"],
-        scopes=allowed(row["role"], limit) if active else frozenset(),
-        operator=operator,
-        email=row["email"],
-        verified=row["verified"],
-        session_id=claims.ses,
-        token_id=claims.jti,
-        hint=hint,
-    )
 
 
 def _paired(access: AccessToken, refresh_token: str) -> TokenPair:

@@ -14,20 +14,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from jwt.algorithms import RSAAlgorithm
 
 from billing.database.connection import Connection, Database, Row, queries
-from billing.identity.tokens import BadToken, Claims, sign, verify
+from billing.identity.tokens import BadToken, sign, verify
 
 _query = queries("billing.identity")
 BITS: Final = 2048
 LOCK_KEY: Final = 0x6D657465726B6579
 """The advisory lock of making keys, until its transaction ends: "meterkey" as 64 bits."""
 DAY_S: Final = 86_400.0
+T = TypeVar("T")
 FRESH_S: Final = 60.0
 """How long a process believes the keys that it has read."""
 AGAIN_S: Final = 1.0
@@ -87,12 +88,12 @@ class SigningKeys:
         signer = (await self._read(FRESH_S)).signer
         return await asyncio.to_thread(sign, claims, signer.key, "RS256", signer.kid)
 
-    async def verify(self, token: str, kid: str | None) -> Claims:
-        """Return the claims of one of the own tokens, which may have expired. Raises `BadToken`."""
+    async def verify(self, token: str, kid: str | None, kind: type[T]) -> T:
+        """Return the claims, of this shape, of one of the own tokens, which may have expired. Raises `BadToken`."""
         key = await self._verifier(kid)
         if key is None:
             raise BadToken
-        return verify(token, key, "RS256" if self.rules.secret is None else "HS256")
+        return verify(token, key, "RS256" if self.rules.secret is None else "HS256", kind)
 
     async def _verifier(self, kid: str | None) -> RSAPublicKey | str | None:
         if self.rules.secret is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 
 import jwt
 import msgspec
@@ -34,7 +34,8 @@ _TYPES: Final = ("jwt", "at+jwt", "application/at+jwt")
 """Of tokens that let somebody in (RFC 9068): those of other types, such as logout tokens, don't."""
 _JWS: Final = jwt.PyJWS()
 
-Short = Annotated[str, Meta(min_length=1, max_length=255)]
+Short = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+\Z")]
+T = TypeVar("T")
 
 
 class BadToken(MetergateError):
@@ -108,12 +109,12 @@ def peek(token: str) -> tuple[Header, str | None]:
     return header, issued.iss
 
 
-def verify(token: str, key: RSAPublicKey | str, algorithm: Algorithm) -> Claims:
-    """Return the claims of a token that this key has signed by this algorithm, whatever its header says. Whom it is for
-    and whether it has expired is `refuse_claims`'s to say. Raises `BadToken`."""
+def verify(token: str, key: RSAPublicKey | str, algorithm: Algorithm, kind: type[T]) -> T:
+    """Return the claims, of this shape, of a token that this key has signed by this algorithm, whatever its header
+    says. Whom it is for and whether it has expired is `refuse_claims`'s to say. Raises `BadToken`."""
     try:
         payload = _JWS.decode(token, key, algorithms=[algorithm])
-        return msgspec.json.decode(payload, type=Claims)
+        return msgspec.json.decode(payload, type=kind)
     except (jwt.PyJWTError, ValueError, TypeError, RecursionError) as error:
         raise BadToken from error
 

@@ -80,7 +80,7 @@ class User:
     """A row of users. `totp_last_step` is the last time step whose code was taken."""
 
     id: str
-    email: str
+    email: str | None
     email_verified_at: datetime | None
     name: str
     password_hash: str | None = field(repr=False)
@@ -127,9 +127,16 @@ class Users:
         self._database, self._new_id, self.approval = database, new_id, approval
 
     async def register(
-        self, connection: Connection, email: str, name: str = "", password_hash: str | None = None, *, verified: bool
+        self,
+        connection: Connection,
+        email: str | None,
+        name: str = "",
+        password_hash: str | None = None,
+        *,
+        verified: bool,
     ) -> User | None:
-        """Create a user; None where the address is somebody's. `email` is as `parse_email` gives it."""
+        """Create a user; None where the address is somebody's. `email` is as `parse_email` gives it; None for whom
+        another issuer signs in, of whom no address is proven."""
         let_in = self.approval == "open" or (self.approval == "verified" and verified)
         given = (ID_PREFIX + self._new_id(), email, name, password_hash, "active" if let_in else "pending", verified)
         row = await connection.fetchrow(_query("users_register"), *given)
@@ -175,7 +182,7 @@ class Users:
         return await self._change(user_id, actor, "user.approve", status="active", refused="disabled")
 
     async def disable(self, user_id: str, actor: audit.Actor) -> User:
-        """Let a user in no more. The caller ends the sessions."""
+        """Let a user in no more: every session ends with it. API keys stay as they are."""
         return await self._change(user_id, actor, "user.disable", status="disabled", operator=False)
 
     async def enable(self, user_id: str, actor: audit.Actor) -> User:
@@ -221,6 +228,8 @@ class Users:
                 return before
             given = (user_id, wanted.name, wanted.status, wanted.operator)
             after = _user(cast(Row, await connection.fetchrow(_query("users_update"), *given)))
+            if after.status == "disabled":
+                await connection.execute(_query("users_end_sessions"), user_id, "disabled")
             await audit.record(connection, actor, action, user_id, _audited(before), _audited(after), user_id=user_id)
         return after
 

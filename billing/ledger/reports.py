@@ -109,14 +109,14 @@ class Reports:
             only.model,
             limit + 1,
         )
-        return page_of([_event(row) for row in rows], limit, _cursor)
+        return page_of([event_of_row(row) for row in rows], limit, _cursor)
 
     async def priced_event(self, request_id: str, account_id: str | None = None) -> PricedEvent | None:
         """Return a usage event and its price row; None if there is none, or it is not on `account_id`."""
         row = await self._database.row(_query("reports_event"), request_id, account_id)
         if row is None:
             return None
-        event = _event(row)
+        event = event_of_row(row)
         return PricedEvent(event, _price(row["price_said"]), await self._prices(event.shares))
 
     async def priced_debit(self, debit: Debit) -> PricedEvent:
@@ -169,7 +169,8 @@ def _event_of(debit: Debit) -> UsageEvent:
     )
 
 
-def _event(row: Row) -> UsageEvent:
+def event_of_row(row: Row) -> UsageEvent:
+    """Return the event that a row of usage_events is."""
     columns = dict(row)
     return UsageEvent(
         usage=usage_of(columns, row["counts"]),

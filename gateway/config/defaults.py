@@ -203,6 +203,8 @@ class Limits:
         604_800, 0, 31_536_000, "longest time that the secret before a key's rotation stays valid"
     )
     signing_key_days: int = _whole(30, 1, 3650, "a key signs tokens for as long; the next one is published before")
+    issuer_timeout_s: float = _seconds(5, 0.1, 60, "longest wait for an answer of another issuer of sign-ins")
+    issuer_answer_bytes: int = _whole(MIB, 1024, 64 * MIB, "and its largest answer")
     refresh_grace_s: float = _seconds(10, 0, 300, "a used refresh token gives the same successor for as long")
     sessions_per_user: int = _whole(100, 1, 10_000, "sessions of one person; those used last stay")
     refusals_per_key: int = _whole(20, 0, 1000, "last refusals of a key that are kept to be looked up; 0: none")

@@ -139,20 +139,15 @@ class Environment:
     auth_base_url: str | None = declare_url(
         "AUTH_BASE_URL",
         "issuer whose `/.well-known/jwks.json` signs users' RS256 tokens; needs AUTH_AUDIENCE",
-        served=False,
     )
-    auth_audience: str | None = declare_optional(
-        "AUTH_AUDIENCE", "audience that tokens of others must be for", served=False
-    )
+    auth_audience: str | None = declare_optional("AUTH_AUDIENCE", "audience that tokens of others must be for")
     auth_internal_audience: str | None = declare_optional(
         "AUTH_INTERNAL_AUDIENCE",
         "audience of your own staff: tokens for it may carry an operator's rights",
-        served=False,
     )
     auth_cookie_secret: Secret | None = declare_signing_secret(
         "AUTH_COOKIE_SECRET",
         "shared secret of HS256 tokens that another service signs, 32 bytes or more; needs AUTH_AUDIENCE",
-        served=False,
     )
     jwt_secret: Secret | None = declare_signing_secret(
         "JWT_SECRET", "signs Metergate's own tokens by HS256, 32 bytes or more; unset: RS256 by keys in Postgres"

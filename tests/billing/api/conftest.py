@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 from aiohttp import web
 
+from billing.accounts.repricing import Repricing
 from billing.api.application import setup
 from billing.api.services import Services
 from billing.audit import AuditLog
@@ -15,12 +16,13 @@ from billing.holds.redis.state import Keyspace, RedisState
 from billing.identity.invitations import Invitations
 from billing.identity.members import Members
 from billing.identity.organizations import Organizations
+from billing.identity.users import Users
 from billing.keys.secrets import secret_digest
 from billing.plans import DEFAULT_PLAN
 from billing.principals import Principal
 from billing.refused import RefusedRequests, RefusedRules
 from tests.billing.api.support import ADMIN_KEY, Api, person_of, serving
-from tests.billing.support import PLANS, Billing, attempts_of
+from tests.billing.support import PLANS, PRICES, Billing, attempts_of
 
 
 @pytest.fixture
@@ -30,12 +32,14 @@ def services(billing: Billing) -> Services:
 
     return Services(
         accounts=billing.accounts,
+        users=Users(billing.database, billing.new_id),
         member_limits=billing.member_limits,
         organizations=Organizations(billing.database, billing.new_id, DEFAULT_PLAN),
         members=Members(billing.database, billing.effects, 20),
         invitations=Invitations(billing.database, billing.new_id, PLANS, DEFAULT_PLAN),
         keys=billing.keys,
         grants=billing.grants,
+        repricing=Repricing(billing.database, billing.effects, billing.new_id, lambda: PRICES),
         reports=billing.reports,
         audit=AuditLog(billing.database),
         refused=RefusedRequests(RedisState(RedisClient("redis://127.0.0.1:1"), Keyspace()), RefusedRules()),

@@ -1,11 +1,15 @@
 import asyncio
+from dataclasses import replace
 
 import pytest
 
+from billing.ledger.catalogue import sync_prices
 from billing.money import MAX_NANO, format_usd
+from billing.price_table import PriceTable
 from billing.quotas import quota_json
+from billing.usage import Usage
 from tests.billing.api.support import Api
-from tests.billing.support import PLANS
+from tests.billing.support import PLANS, PRICE, PRICES
 
 QUOTAS = [
     {"window": "day", "metric": "tokens", "limit": 1000},
@@ -291,3 +295,40 @@ async def test_a_closed_account_shows_its_balance(api: Api) -> None:
     (await api.admin("PATCH", f"/accounts/{account['id']}", {"reason": ""})).refused(
         400, "invalid_request_error", "reason"
     )
+
+
+async def test_a_period_is_priced_again(api: Api) -> None:
+    account, key = await api.customer(scopes=["billing:read"])
+    await sync_prices(api.billing.database, PRICES)
+    dearer = replace(PRICE, per_unit={"request": 1000})
+    await sync_prices(api.billing.database, PriceTable([dearer]))
+    event_id = await api.billing.debit(account["id"], key["id"], Usage(input_tokens=1000))
+    said = {"provider": "openai", "model": PRICE.model, "since": "2020-01-01", "until": "2100-01-01"}
+    same = await api.admin("POST", "/reprice", said)
+    assert (same.status, same.json["dry_run"], same.json["difference_usd"]) == (200, True, "0.00")
+    wanted = {**said, "price_id": dearer.id, "dry_run": False, "reason": "a fee was missing"}
+    done = (await api.admin("POST", "/reprice", wanted)).json
+    assert (done["corrected"], done["difference_usd"], done["next_cursor"]) == (1, "0.000001", None)
+    transaction = (await api.get(key["key"], "/account/transactions")).json["data"][0]
+    assert (transaction["kind"], transaction["amount_usd"], transaction["request_id"]) == (
+        "adjustment",
+        "-0.000001",
+        event_id,
+    )
+    assert transaction["note"] == "a fee was missing"
+    assert (await api.admin("POST", "/reprice", wanted)).json["corrected"] == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "param"),
+    [
+        ({"since": "x"}, "since"),
+        ({"until": "2020-01-01"}, "until"),
+        ({"price_id": "price_none"}, "price_id"),
+        ({"model": None}, "model"),
+        ({"dry_run": 0}, "dry_run"),
+    ],
+)
+async def test_a_wrong_period_names_its_field(api: Api, said: dict[str, object], param: str) -> None:
+    whole = {"provider": "openai", "model": "x", "since": "2020-01-01", "until": "2100-01-01", **said}
+    (await api.admin("POST", "/reprice", whole)).refused(400, "invalid_request_error", param)

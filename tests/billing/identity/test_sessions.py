@@ -1,15 +1,14 @@
 """Sessions: what a token is worth, from its issue until something ends it; refresh tokens, also by two at once."""
 
 import asyncio
-import time
 
 import jwt
 import pytest
 
 from billing.database.connection import Database
 from billing.identity.permissions import ROLES
-from billing.identity.sessions import OPERATOR, Sessions, SignInRefused, TokenPair, TokenRules
-from billing.identity.signing_keys import SigningKeys
+from billing.identity.sessions import SignInRefused, TokenPair, TokenRules
+from billing.identity.shown import OPERATOR
 from tests.billing.identity.sessions_support import SOMEBODY, People
 
 
@@ -169,7 +168,7 @@ async def test_nobody_signs_in_who_is_not_there_or_disabled(people: People) -> N
 
 async def test_a_user_has_so_many_sessions(people: People) -> None:
     user_id = await people.user()
-    few = Sessions(people.database, people.keys, TokenRules(sessions=2), people.new_id)
+    few = people.gateway(people.database, TokenRules(sessions=2))
     pairs = []
     for _ in range(3):
         async with people.database.transaction() as connection:
@@ -217,11 +216,8 @@ async def test_refreshing_keeps_a_session_alive(people: People) -> None:
 
 async def test_two_gateways_refresh_one_token_at_once(people: People, database_url: str) -> None:
     user_id = await people.user()
-    databases = [Database(database_url, size=size) for size in (4, 4, 1, 1)]
-    gateways = [
-        Sessions(each, SigningKeys(own, people.keys.rules, people.new_id, time.monotonic), TokenRules(), people.new_id)
-        for each, own in zip(databases[:2], databases[2:], strict=True)
-    ]
+    databases = [Database(database_url, size=4) for _ in range(2)]
+    gateways = [people.gateway(each) for each in databases]
     try:
         for _ in range(5):
             pair = await people.sign_in(user_id)
