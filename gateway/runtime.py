@@ -32,8 +32,10 @@ from billing.holds.service import HoldSettings
 from billing.identity.codes import CodeRules, Codes
 from billing.identity.credentials import Credentials
 from billing.identity.foreign import ForeignRules, ForeignTokens
+from billing.identity.invitations import Invitations
 from billing.identity.issuers import KeySet
-from billing.identity.organizations import found
+from billing.identity.members import Members
+from billing.identity.organizations import Bounds, Organizations, found
 from billing.identity.passwords import Passwords
 from billing.identity.people import People
 from billing.identity.sessions import Sessions, TokenRules
@@ -262,6 +264,7 @@ def _runtime(
     follower.changed = engine.plans_changed
     in_force = InForce(settings.prices)
     users = Users(database, new_id, settings.identity.approval)
+    bounds = Bounds(defaults.organizations_per_user, defaults.invitations_per_day, defaults.invitation_sends)
     subjects = Subjects(database, users, new_id, defaults.default_plan)
     shown = ShownTokens(database, signing_keys, _foreign_tokens(settings, ask), subjects)
     sessions = Sessions(database, signing_keys, token_rules(settings), new_id, shown)
@@ -269,6 +272,11 @@ def _runtime(
     services = Services(
         accounts=Accounts(database, plans, engine.change_notifier, new_id),
         users=people.users,
+        organizations=Organizations(database, new_id, defaults.default_plan, bounds),
+        members=Members(database, engine.change_notifier, bounds.owned),
+        invitations=Invitations(
+            *(database, new_id, plans, defaults.default_plan, bounds), frontend_url=settings.frontend_url
+        ),
         member_limits=MemberLimits(database, engine.change_notifier),
         keys=ApiKeys(database, engine.change_notifier, new_id),
         grants=Grants(database, engine.change_notifier, new_id),
@@ -291,6 +299,8 @@ def _runtime(
         ),
         providers=partial(provider_list, settings, engine.redis),
         default_plan=defaults.default_plan,
+        keys_per_user=defaults.keys_per_user,
+        rotation_grace_s=defaults.rotation_grace_s,
         new_id=new_id,
         person=sessions.caller,
         image=settings.image,

@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from billing.api import accounts, admin_users, audit, keys, people, reads
+from billing.api import accounts, admin_users, audit, keys, organizations, own_keys, people, reads
 from billing.api.errors import BadRequest, error_response, of_failure
 from billing.api.openapi import document
 from billing.api.reference import HEADERS as PAGE_HEADERS
@@ -29,6 +29,8 @@ from billing.errors import LISTED
 ROUTES: Final[tuple[Route, ...]] = (
     *accounts.ROUTES,
     *keys.ROUTES,
+    *organizations.ROUTES,
+    *own_keys.ROUTES,
     *reads.ROUTES,
     *audit.ROUTES,
     *admin_users.ROUTES,

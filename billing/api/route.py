@@ -18,10 +18,12 @@ from aiohttp import web
 
 from billing.api.auth import (
     ADMIN_HEADER,
+    ORG_IN_PATH,
     any_caller,
     key_caller,
     person_caller,
     require_admin,
+    require_organization,
     require_scope,
     service_caller,
     shown_token,
@@ -182,7 +184,10 @@ def serving(route: Route) -> HttpHandler:
         if route.query is not None:
             asked.append(read_query(request, route.query))
         if route.body is not None:
-            asked.append(await read_body(request, route.body))
+            absent = route.body_optional and not request.can_read_body
+            asked.append(route.body() if absent else await read_body(request, route.body))
+        if ORG_IN_PATH in request.match_info and route.access is not Access.admin:
+            await require_organization(request, who)
         is_read = route.method == "GET"
         if route.scope is not None and not is_read:
             require_scope(who, route.scope)

@@ -198,6 +198,13 @@ class Limits:
     negative_cache_s: float = _seconds(5, 0, 300, "how long it believes that they are wrong")
     failed_attempts: int = _whole(20, 1, 1_000_000, "wrong keys of one address in a window before 429")
     failed_attempts_window_s: float = _seconds(60, 1, 86_400, "how long wrong keys of an address count")
+    organizations_per_user: int = _whole(20, 1, 10_000, "organizations that one person may own")
+    invitations_per_day: int = _whole(100, 1, 100_000, "invitations that an organization makes in 24 hours")
+    invitation_sends: int = _whole(5, 1, 100, "how often one invitation is sent")
+    keys_per_user: int = _whole(100, 1, 100_000, "API keys of one user in one account, made without operators")
+    rotation_grace_s: int = _whole(
+        604_800, 0, 31_536_000, "longest time that the secret before a key's rotation stays valid"
+    )
     signing_key_days: int = _whole(30, 1, 3650, "a key signs tokens for as long; the next one is published before")
     issuer_timeout_s: float = _seconds(5, 0.1, 60, "longest wait for an answer of another issuer of sign-ins")
     issuer_answer_bytes: int = _whole(MIB, 1024, 64 * MIB, "and its largest answer")

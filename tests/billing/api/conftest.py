@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 
 import pytest
 from aiohttp import web
@@ -12,11 +13,14 @@ from billing.api.services import Services
 from billing.audit import AuditLog
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import Keyspace, RedisState
+from billing.identity.invitations import Invitations
+from billing.identity.members import Members
+from billing.identity.organizations import Organizations
 from billing.keys.secrets import secret_digest
 from billing.plans import DEFAULT_PLAN
 from billing.principals import Principal
 from billing.refused import RefusedRequests, RefusedRules
-from tests.billing.api.support import ADMIN_KEY, Api, serving
+from tests.billing.api.support import ADMIN_KEY, Api, person_of, serving
 from tests.billing.people_support import Registry, registry_of
 from tests.billing.support import PLANS, PRICES, Billing, attempts_of
 
@@ -38,8 +42,11 @@ def services(billing: Billing, registry: Registry) -> Services:
         users=registry.people.users,
         sign_in=registry.sign_in,
         credentials=registry.credentials,
-        person=registry.sessions.caller,
+        person=partial(person_of, billing, registry.sessions.caller),
         member_limits=billing.member_limits,
+        organizations=Organizations(billing.database, billing.new_id, DEFAULT_PLAN),
+        members=Members(billing.database, billing.effects, 20),
+        invitations=Invitations(billing.database, billing.new_id, PLANS, DEFAULT_PLAN),
         keys=billing.keys,
         grants=billing.grants,
         repricing=Repricing(billing.database, billing.effects, billing.new_id, lambda: PRICES),

@@ -127,6 +127,8 @@ async def test_answers_are_as_they_are_described(gateway: Gateway) -> None:
             continue
         if "/responses/" in path or "/conversations/" in path:  # a provider's own
             continue
+        if "{org_id}" in path or operation["security"] == [{"person": []}]:  # a person's: tests/billing/api
+            continue
         fetched = await fetch(gateway.session.get(gateway.url + path.format(**ids), headers=headers))
         assert fetched.status == 200, (path, fetched.body)
         _holds(api, content["schema"], fetched.json, path)
