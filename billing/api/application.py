@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from billing.api import accounts, keys, reads
+from billing.api import accounts, keys, metering, reads
 from billing.api.auth import ADMIN_HEADER, SERVICE_HEADER, SERVICE_NAME_HEADER
 from billing.api.errors import BadRequest, error_response, of_failure
 from billing.api.requests import AWAITS_BODY, BODY_TOO_SLOW
@@ -29,7 +29,7 @@ from billing.keys.presented import KEY_HEADERS
 from billing.shapes.base import ErrorEnvelope
 from billing.shapes.quotas import QuotaShape
 
-ROUTES: Final[tuple[Route, ...]] = (*accounts.ROUTES, *keys.ROUTES, *reads.ROUTES)
+ROUTES: Final[tuple[Route, ...]] = (*accounts.ROUTES, *keys.ROUTES, *reads.ROUTES, *metering.ROUTES)
 """Every endpoint of the billing API but its description."""
 Json = dict[str, Any]
 VERSION: Final = "3.1.0"
@@ -134,6 +134,7 @@ def document(routes: Sequence[Route]) -> bytes:
     if len(set(names)) != len(names):
         raise ValueError("two routes have handlers of one name")
     shapes = [shape for route in routes for shape in (route.answer, route.query, route.body) if shape is not None]
+    shapes += [shape for route in routes for _, shape in route.accepts]
     shapes = list(dict.fromkeys([*shapes, ErrorEnvelope, QuotaShape]))
     found, schemas = _components(tuple(shapes))
     by_shape = dict(zip(shapes, found, strict=True))
@@ -185,8 +186,8 @@ def _operation(route: Route, by_shape: dict[Any, Json], schemas: Mapping[str, Js
     }
     if rest:
         operation["description"] = rest
-    if route.body is not None:
-        content = {JSON: {"schema": by_shape[route.body]}}
+    if accepts := route.accepts or ((JSON, route.body),) if route.body is not None or route.accepts else ():
+        content = {media: {"schema": by_shape[shape]} for media, shape in accepts}
         operation["requestBody"] = {"required": not route.body_optional, "content": content}
     if route.scope is not None:
         operation["x-required-scope"] = route.scope

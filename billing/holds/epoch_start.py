@@ -26,6 +26,7 @@ from billing.holds.singleflight import SingleFlight
 from billing.ledger.debits import Debit, decode_debit
 
 if TYPE_CHECKING:
+    from billing.holds.lasting import LastingHold, LastingHolds
     from billing.holds.lease import Peers
     from billing.holds.loader import Loader
     from billing.holds.outbox import Outbox
@@ -72,6 +73,7 @@ class EpochStart:
         ledger_way: LedgerWay,
         replay: Replay,
         expiry: Expiry,
+        lasting: LastingHolds,
     ) -> None:
         self._database = database
         self._redis = redis
@@ -87,6 +89,7 @@ class EpochStart:
         self._ledger_way = ledger_way
         self._replay = replay
         self._expiry = expiry
+        self._lasting = lasting
         self._joins: SingleFlight[bool] = SingleFlight()
         self._join_script, self._rehold = Script("join"), Script("rehold")
 
@@ -171,6 +174,9 @@ class EpochStart:
         for start in range(0, len(older), REHELD_ROWS):
             if not await self._hold_again(partition, older[start : start + REHELD_ROWS], epoch, known, back):
                 return None
+        async for lasting in self._lasting.held(partition):
+            if not await self._hold_lasting(partition, lasting, epoch, known, back):
+                return None
         ready = await self._sync_loaded(partition, epoch) and len(back) <= MOST_HELD_BACK
         return frozenset(back) if ready else None
 
@@ -243,7 +249,25 @@ class EpochStart:
                     hold.epoch = epoch
             return True
 
-    async def _rehold_one(self, partition: Partition, hold: Hold, epoch: int, known: TagsByName) -> bool | None:
+    async def _hold_lasting(
+        self, partition: Partition, holds: Sequence[LastingHold], epoch: int, known: TagsByName, back: set[str]
+    ) -> bool:
+        """Hold again what outlasts processes, whichever gateway made it; whether all of it could be done. Those of
+        accounts whose rows are locked keep their accounts `back`."""
+        for hold in holds:
+            if hold.debit.account_id in back:
+                continue
+            try:
+                if await self._rehold_one(partition, hold, epoch, known) is None:
+                    return False
+            except DatabaseLocked:
+                back.add(hold.debit.account_id)
+        await self._lasting.release_ended(partition, holds)
+        return True
+
+    async def _rehold_one(
+        self, partition: Partition, hold: Hold | LastingHold, epoch: int, known: TagsByName
+    ) -> bool | None:
         """Return whether Redis holds the request again, or knows its end; None: not yet. The ledger may have been
         replaced by one that has no such account: nothing is held then, and its debit is the ledger's to refuse."""
         debit = decode_debit(hold.payload)
@@ -251,7 +275,7 @@ class EpochStart:
         for _ in range(REHOLD_ATTEMPTS):
             entry = hold.entry(epoch, await self._tags(debit, known))
             reply = await self._client.call(
-                self._rehold, [*keys, hold.target.account_key, hold.target.key_key], [epoch, hold.id, entry]
+                self._rehold, [*keys, hold.account_key, hold.key_key], [epoch, hold.id, entry]
             )
             if reply in (0, 2):
                 return True
