@@ -12,7 +12,7 @@ from billing.api.route import REQUEST_ID
 from billing.api.services import Meters
 from billing.keys.keys import service_name
 from billing.services.events import EventWriter
-from billing.services.metering import Desk, Metering, NotAdmitted, Payer, ServiceRules
+from billing.services.metering import Desk, Metering, ServiceRules
 from billing.services.service_holds import ServiceHolds
 from gateway.server import limit_refusals
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from billing.holds.engine import Engine
     from billing.price_table import PriceTable
     from billing.principals import Principal
+    from billing.services.events import NotAdmitted, Payer
     from gateway.config.settings import Settings
     from gateway.server.refusals import Links
 

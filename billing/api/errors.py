@@ -2,7 +2,7 @@
 
 ApiError                 a refusal with its status, code and headers
 +-- BadRequest           400 invalid_request_error: a body, query or bound; `param` names the field
-|   +-- NotPriced        400 model_not_priced: the table of prices has no row for it
++-- Unpriced             400 model_not_priced: the table of prices has no row for it
 +-- Unauthorized         401 invalid_api_key: no key, or one that is wrong, revoked or expired
 +-- InsufficientScope    403 insufficient_scope: with `required_scope`
 +-- NotFound             404 not_found: also what belongs to another account
@@ -58,10 +58,10 @@ class BadRequest(ApiError):
     status, code = 400, "invalid_request_error"
 
 
-class NotPriced(BadRequest):
+class Unpriced(ApiError):
     """A meter or a model without a price."""
 
-    code = "model_not_priced"
+    status, code = 400, "model_not_priced"
 
 
 class Unauthorized(ApiError):
@@ -116,7 +116,7 @@ _OF_KIND: Final[Mapping[str, type[ApiError]]] = {
     "not_found": NotFound,
     "invalid": BadRequest,
     "conflict": Conflict,
-    "not_priced": NotPriced,
+    "not_priced": Unpriced,
     "unavailable": Unavailable,
 }
 

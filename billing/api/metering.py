@@ -22,8 +22,7 @@ from billing.api.route import JSON, Access, Call, Route, answer
 from billing.errors import MetergateError
 from billing.money import format_usd
 from billing.services.charges import Measure, parse_quantity
-from billing.services.metering import DEBITS, USAGE, NotAdmitted, Payer
-from billing.services.service_holds import HOLDS
+from billing.services.events import DEBITS, HOLDS, USAGE, NotAdmitted, Payer
 from billing.shapes.service import (
     Asked,
     CheckShape,

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from billing.plans import Plans
     from billing.principals import Principal
     from billing.refused import RefusedRequests
-    from billing.services.metering import Metering, NotAdmitted
+    from billing.services.events import NotAdmitted
+    from billing.services.metering import Metering
     from billing.services.service_holds import ServiceHolds
     from billing.shapes.operation import ProviderShape
 

@@ -46,7 +46,7 @@ class BadMeasure(MetergateError, ValueError):
         self.field = field
 
 
-class NotPriced(MetergateError):
+class MeterNotPriced(MetergateError):
     """The table of prices has no row for it."""
 
     kind: ClassVar[Kind] = "not_priced"
@@ -189,7 +189,7 @@ def measure_of(debit: Debit) -> Measure:
 
 
 def charge_of(measure: Measure, prices: PriceTable, markup_scaled: int, at_s: float) -> Charge:
-    """Return what a measure costs by the prices in force at a Unix time. Raises `NotPriced`, and `BadMeasure` for an
+    """Return what a measure costs by the prices in force at a Unix time. Raises `MeterNotPriced`, and `BadMeasure` for an
     amount beyond 2^53 - 1 nano-USD."""
     usage = measure.usage
     if measure.amount_nano is not None:
@@ -198,7 +198,7 @@ def charge_of(measure: Measure, prices: PriceTable, markup_scaled: int, at_s: fl
     if row is None or (measure.meter is not None and row.per_unit.keys().isdisjoint(("unit", "million"))):
         what = "meter" if measure.meter is not None else "model"
         how = f"add a row of provider {measure.owner} to prices.yaml, or name amount_usd"
-        raise NotPriced(f"The {what} `{measure.name}` has no price here: {how}.", what)
+        raise MeterNotPriced(f"The {what} `{measure.name}` has no price here: {how}.", what)
     scaled = row.cost_scaled(usage)
     cost_nano, charged_nano = round_up(scaled), round_up(scaled, markup_scaled)
     if charged_nano > MAX_NANO:

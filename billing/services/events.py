@@ -32,21 +32,49 @@ from billing.ledger.writer import write_claimed
 
 if TYPE_CHECKING:
     from billing.effects import Effects
+    from billing.holds import decision as decisions
     from billing.ledger.debits import Debit
+    from billing.principals import Principal
 
 logger = logging.getLogger(__name__)
 
 _sql = queries("billing.ledger")
 CLAIMED: Final = _sql("claimed_events")
-HOLDS: Final = _sql("service_holds_get")
+ENDED: Final = _sql("service_holds_get")
 END_OF_HOLD: Final = "service_holds_end"
 """The index by which the event that ends a hold ends no other one of its account."""
+DEBITS: Final = "/api/service/debits"
+USAGE: Final = "/api/service/usage"
+HOLDS: Final = "/api/service/holds"
 TRIES: Final = 2
 """A transaction that was hindered, or whose fate is unknown, is tried again at once, for that is harmless."""
 BRIEF_WAIT_S: Final = 0.025
 """How long a batch of several accounts waits for one that is locked."""
 TOLD_AT_ONCE: Final = 8
 """Accounts of which Redis is told at the same time."""
+
+
+class UnknownAccount(MetergateError):
+    """There is no such account."""
+
+    kind: ClassVar[Kind] = "not_found"
+
+
+class NotAdmitted(MetergateError):
+    """Balance, quotas or the account's status have no room for it: `decision`, None for the status. What a request is
+    refused with follows from these."""
+
+    def __init__(self, principal: Principal, decision: decisions.Refused | None, required_nano: int) -> None:
+        super().__init__("The account has no room for this.")
+        self.principal, self.decision, self.required_nano = principal, decision, required_nano
+
+
+@dataclass(frozen=True, slots=True)
+class Payer:
+    """The account that a call is about, and the service that makes it, by its name."""
+
+    service: str
+    account_id: str
 
 
 class EventConflict(MetergateError):
@@ -222,7 +250,7 @@ class EventWriter:
             (row["account_id"], row["event_id"]): row for row in await self._database.rows(CLAIMED, *ids)
         }
         holds = [each.claim.hold_id for each in known if each.claim.hold_id is not None]
-        ended = {row["id"]: row for row in await self._database.rows(HOLDS, holds)} if holds else {}
+        ended = {row["id"]: row for row in await self._database.rows(ENDED, holds)} if holds else {}
         for each in known:
             claim = each.claim
             try:

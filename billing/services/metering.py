@@ -12,17 +12,26 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, ClassVar, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import msgspec
 
-from billing.errors import Kind, MetergateError
 from billing.holds import decision as decisions
 from billing.holds.admission import Renew, Renewal
 from billing.holds.decision import NeedTooLarge
 from billing.holds.hold import Hold
 from billing.services.charges import BadMeasure, Charge, Measure, charge_of, digest_of
-from billing.services.events import Busy, Claim, EventWriter, Recorded
+from billing.services.events import (
+    DEBITS,
+    USAGE,
+    Busy,
+    Claim,
+    EventWriter,
+    NotAdmitted,
+    Payer,
+    Recorded,
+    UnknownAccount,
+)
 from billing.shapes.service import debit_shape
 from billing.times import rfc3339
 from billing.usage import Usage
@@ -34,27 +43,10 @@ if TYPE_CHECKING:
     from billing.price_table import PriceTable
     from billing.principals import Principal
 
-DEBITS: Final = "/api/service/debits"
-USAGE: Final = "/api/service/usage"
 MOST_BACK_S: Final = 35 * 86_400
 MOST_AHEAD_S: Final = 5 * 60
 """How far an event's time may be from now, as Stripe's meters have it. One that is ahead is taken for now: no window is
 counted in before it begins."""
-
-
-class UnknownAccount(MetergateError):
-    """There is no such account."""
-
-    kind: ClassVar[Kind] = "not_found"
-
-
-class NotAdmitted(MetergateError):
-    """Balance, quotas or the account's status have no room for it: `decision`, None for the status. What a request is
-    refused with follows from these."""
-
-    def __init__(self, principal: Principal, decision: decisions.Refused | None, required_nano: int) -> None:
-        super().__init__("The account has no room for this.")
-        self.principal, self.decision, self.required_nano = principal, decision, required_nano
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +59,6 @@ class ServiceRules:
     holds: int
     grace_s: float
     credits_per_usd: int
-
-
-@dataclass(frozen=True, slots=True)
-class Payer:
-    """The account that a call is about, and the service that makes it, by its name."""
-
-    service: str
-    account_id: str
 
 
 PrincipalOf = Callable[[Payer, bool], Awaitable["Principal | None"]]
@@ -110,7 +94,7 @@ class Desk:
         return found
 
     def charge(self, measure: Measure, principal: Principal, at_s: float | None = None) -> Charge:
-        """Return what a measure costs, now or at a Unix time. Raises `BadMeasure` and `NotPriced`."""
+        """Return what a measure costs, now or at a Unix time. Raises `BadMeasure` and `MeterNotPriced`."""
         at_s = self.clock() if at_s is None else at_s
         charge = charge_of(measure, self._prices(), principal.plan.markup_scaled, at_s)
         try:

@@ -21,20 +21,19 @@ from billing.errors import Kind, MetergateError
 from billing.holds.hold import Hold
 from billing.ledger.debits import decode_debit, encode_debit
 from billing.services.charges import BadMeasure, Measure, digest_of, measure_of
-from billing.services.events import Busy, Claim, EventConflict, Recorded, settled_before
-from billing.services.metering import Desk, Payer
+from billing.services.events import HOLDS, Busy, Claim, EventConflict, Payer, Recorded, settled_before
 from billing.shapes.service import HoldShape, hold_shape
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
     from billing.holds.lasting import LastingHolds
     from billing.ledger.debits import Debit
+    from billing.services.metering import Desk
 
 _sql = queries("billing.ledger")
 CREATE: Final = _sql("service_holds_create")
 GET: Final = _sql("service_holds_get")
 VOID: Final = _sql("service_holds_void")
-HOLDS: Final = "/api/service/holds"
 
 
 class UnknownHold(MetergateError):
@@ -58,7 +57,7 @@ class ServiceHolds:
         """Hold what something may cost, until it is settled or given back, or its time is over. Raises as
         `Metering.debit`, and `BadMeasure` for a time out of bounds."""
         desk, rules = self._desk, self._desk.rules
-        lasts_s = rules.hold_s if expires_in_s is None else expires_in_s
+        lasts_s = min(rules.hold_s, rules.hold_max_s) if expires_in_s is None else expires_in_s
         if not 0 < lasts_s <= rules.hold_max_s:
             raise BadMeasure(f"expires_in_s is 1 to {rules.hold_max_s}.", "expires_in_s")
         principal = await desk.principal(payer)

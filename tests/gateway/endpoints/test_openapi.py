@@ -118,6 +118,8 @@ async def test_answers_are_as_they_are_described(gateway: Gateway) -> None:
             continue
         if "/responses/" in path or "/conversations/" in path:  # a provider's own
             continue
+        if path.startswith("/api/service/"):  # tests/gateway/test_metering.py
+            continue
         fetched = await fetch(gateway.session.get(gateway.url + path.format(**ids), headers=headers))
         assert fetched.status == 200, (path, fetched.body)
         _holds(api, content["schema"], fetched.json, path)
