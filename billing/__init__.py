@@ -6,7 +6,7 @@ keys/        who may spend: keys, their secrets and what a request presents
 identity/    people and organizations: who calls, and what they may do there
 holds/       admission and settlement: decision, Redis scripts, recovery
 ledger/      transfers, usage events, the batch that writes them, reports, verification
-services/    what other services meter: debits, usage, and holds that outlast a process
+services/    what other services meter, through the same holds and ledger
 owned/       whose an object at a provider is
 database/    the one place that imports asyncpg; migrations
 shapes/      what the HTTP API takes and answers, and what a key may say
@@ -14,5 +14,5 @@ api/         the HTTP API under /api; calls  its calls; client  its client libra
 attempts  addresses  refused     guessed keys, where requests come from, and the last that were refused
 effects      what is told to Redis and to the gateways after a change
 errors       the tree of all exceptions
-audit  codings  expectations  pages  times     small things that the above share
+audit  codings  expectations  pages  times  zones     small things that the above share
 """

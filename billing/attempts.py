@@ -168,8 +168,12 @@ class Attempts:
                 FORWARDED_HEADER,
             )
 
+    def address_of(self, peer: str, headers: MultiMapping[str]) -> str:
+        """Return where a request comes from, behind trusted proxies."""
+        return self._addresses.of(peer, headers.getall(FORWARDED_HEADER, []))
+
     def _address(self, kind: str, peer: str, headers: MultiMapping[str]) -> str:
-        return f"{kind} {self._addresses.of(peer, headers.getall(FORWARDED_HEADER, []))}"
+        return f"{kind} {self.address_of(peer, headers)}"
 
 
 def counted_in_redis(redis: RedisState, window_s: float) -> Count:

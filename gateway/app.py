@@ -34,6 +34,7 @@ from gateway.metrics.registry import Metrics
 from gateway.proxy.background_jobs import BackgroundPoller
 from gateway.proxy.forward import Forwarder
 from gateway.proxy.handler import Proxy
+from gateway.proxy.jobs import JobProviders
 from gateway.proxy.records import Records, RequestLog
 from gateway.proxy.remainder import Remainder
 from gateway.proxy.routing import Router
@@ -192,9 +193,9 @@ def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Pa
     missing = MissingUsage(defaults.missing_usage, tokenizer)
     settlements = Settlements(engine.holds, missing, metrics, defaults.max_usage_factor)
     jobs = BackgroundJobs(runtime.database, engine.change_notifier, engine.gateway_id, defaults.background_lease_s)
-    poller = BackgroundPoller(
-        *(jobs, transports, router, settlements, dialects.creations(), background_rules(defaults), new_id, time.time)
-    )
+    polling = background_rules(defaults)
+    providers = JobProviders(transports, router, polling)
+    poller = BackgroundPoller(jobs, providers, settlements, dialects.creations(), polling, new_id, time.time)
     remainder = Remainder(settlements, drain_rules(defaults), records, poller)
     stored = StoredObjects(OwnedObjects(runtime.database), router, time.time)
     forwarder = Forwarder(

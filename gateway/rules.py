@@ -24,8 +24,9 @@ from gateway.upstream.transport import HttpTransport
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from gateway.config.defaults import Limits
     from gateway.config.providers import ProviderConfig
-    from gateway.config.settings import Limits, Settings
+    from gateway.config.settings import Settings
     from gateway.dialects.registry import Dialects
     from gateway.server.cors import Cors
     from gateway.tokens import Tokenizer

@@ -16,16 +16,26 @@ from ulid import ULID
 
 from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
+from billing.accounts.member_limits import MemberLimits
+from billing.accounts.repricing import Repricing
 from billing.addresses import Addresses
 from billing.api.application import setup
 from billing.api.services import Services
 from billing.attempts import ADDRESSES_MAX, AttemptLimits, Attempts, counted_in_redis
+from billing.audit import AuditLog
 from billing.database.connection import Database
 from billing.holds.cache import CacheSettings, recognised
 from billing.holds.engine import Engine, EngineSettings
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import DEFAULT_PREFIX, Keyspace
 from billing.holds.service import HoldSettings
+from billing.identity.foreign import ForeignRules, ForeignTokens
+from billing.identity.issuers import KeySet
+from billing.identity.sessions import Sessions, TokenRules
+from billing.identity.shown import ShownTokens
+from billing.identity.signing_keys import DAY_S, KeyRules, SigningKeys
+from billing.identity.subjects import Subjects
+from billing.identity.users import Users
 from billing.keys.keys import ApiKeys, Principals
 from billing.keys.secrets import secret_digest, well_formed
 from billing.ledger.catalogue import newest_revision
@@ -34,8 +44,9 @@ from billing.refused import RefusedRequests, RefusedRules
 from billing.shares import parse_share
 from gateway.config.models import unknown_models
 from gateway.config.plan_follower import PlanFollower
-from gateway.config.settings import Limits, Settings
+from gateway.config.settings import Settings
 from gateway.metering import make_meters
+from gateway.outgoing import Outgoing
 from gateway.proxy.target_health import provider_list
 from gateway.server.refusals import Links
 
@@ -43,6 +54,7 @@ if TYPE_CHECKING:
     from billing.holds.redis.state import RedisState
     from billing.price_table import PriceTable
     from billing.principals import Principal
+    from gateway.config.defaults import Limits
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +86,7 @@ class Runtime:
     reports: Reports
     refused: RefusedRequests
     services: Services
+    sessions: Sessions
     in_force: InForce
     api_app: web.Application
     attempts: Attempts
@@ -123,6 +136,41 @@ def engine_settings(defaults: Limits, spool_folder: Path | None = None) -> Engin
     )
 
 
+def token_rules(settings: Settings) -> TokenRules:
+    """Return how long tokens of people live, from the configuration."""
+    return TokenRules(
+        access_s=settings.jwt_expiry_hours * 3600,
+        refresh_s=settings.refresh_token_expiry_days * int(DAY_S),
+        grace_s=settings.defaults.refresh_grace_s,
+        sessions=settings.defaults.sessions_per_user,
+    )
+
+
+def key_rules(settings: Settings) -> KeyRules:
+    """Return what signs tokens of people, from the configuration."""
+    return KeyRules(
+        settings.defaults.signing_key_days * DAY_S,
+        settings.jwt_expiry_hours * 3600,
+        None if settings.jwt_secret is None else settings.jwt_secret.reveal(),
+    )
+
+
+def _foreign_tokens(settings: Settings, ask: Outgoing) -> ForeignTokens | None:
+    """Return what verifies tokens of other issuers; None where none is configured."""
+    secret = settings.auth_cookie_secret
+    if settings.auth_audience is None or (settings.auth_base_url is None and secret is None):
+        return None
+    rules = ForeignRules(
+        settings.auth_audience,
+        settings.auth_internal_audience,
+        settings.auth_base_url,
+        None if secret is None else secret.reveal(),
+    )
+    url = settings.auth_base_url
+    keys = None if url is None else KeySet(f"{url}/.well-known/jwks.json", ask, time.monotonic)
+    return ForeignTokens(rules, keys, time.time)
+
+
 def refused_rules(defaults: Limits) -> RefusedRules:
     """Return the bounds of what is kept of refusals, from the configuration's."""
     return RefusedRules(
@@ -169,14 +217,19 @@ async def open_runtime(
     client = RedisClient(
         redis_url, timeout_s=defaults.redis_timeout_ms / 1000, connect_timeout_s=defaults.connect_timeout_s
     )
+    of_keys = database.another(size=1, timeout_s=defaults.postgres_timeout_s)
+    ask = Outgoing(defaults.issuer_timeout_s, defaults.issuer_answer_bytes)
     try:
         follower = PlanFollower(database, settings, take_over=embedded)
         await follower.follow(await newest_revision(database))
         wanted = defaults.redis_partitions or (EMBEDDED_PARTITIONS if embedded else PRODUCTION_PARTITIONS)
         keyspace = Keyspace(key_prefix, await partition_count(database, wanted))
-        yield _runtime(settings, follower, database, client, keyspace, gateway_id or new_id())
+        signing_keys = SigningKeys(of_keys, key_rules(settings), new_id, time.monotonic)
+        yield _runtime(settings, follower, database, client, keyspace, gateway_id or new_id(), signing_keys, ask)
     finally:
+        await ask.close()
         await client.close()
+        await of_keys.close()
         await database.close()
 
 
@@ -187,6 +240,8 @@ def _runtime(
     client: RedisClient,
     keyspace: Keyspace,
     gateway_id: str,
+    signing_keys: SigningKeys,
+    ask: Outgoing,
 ) -> Runtime:
     """Make the engine and the services on open stores."""
     defaults, plans = settings.defaults, follower.plans
@@ -198,11 +253,19 @@ def _runtime(
     follower.changed = engine.plans_changed
     in_force = InForce(settings.prices)
     links = Links(settings.frontend_url, plans)
+    users = Users(database, new_id)
+    subjects = Subjects(database, users, new_id, defaults.default_plan)
+    shown = ShownTokens(database, signing_keys, _foreign_tokens(settings, ask), subjects)
+    sessions = Sessions(database, signing_keys, token_rules(settings), new_id, shown)
     services = Services(
         accounts=Accounts(database, plans, engine.change_notifier, new_id),
+        users=Users(database, new_id),
+        member_limits=MemberLimits(database, engine.change_notifier),
         keys=ApiKeys(database, engine.change_notifier, new_id),
         grants=Grants(database, engine.change_notifier, new_id),
+        repricing=Repricing(database, engine.change_notifier, new_id, lambda: in_force.prices),
         reports=Reports(database),
+        audit=AuditLog(database),
         refused=RefusedRequests(engine.redis, refused_rules(defaults)),
         effects=engine.change_notifier,
         plans=plans,
@@ -219,6 +282,8 @@ def _runtime(
         ),
         providers=partial(provider_list, settings, engine.redis),
         default_plan=defaults.default_plan,
+        new_id=new_id,
+        person=sessions.caller,
         image=settings.image,
         max_body_bytes=settings.max_body_bytes,
         request_timeout_s=settings.request_timeout_s,
@@ -238,6 +303,7 @@ def _runtime(
         services.reports,
         services.refused,
         services,
+        sessions,
         in_force,
         api_app,
         services.attempts,

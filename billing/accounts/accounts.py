@@ -13,16 +13,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from types import EllipsisType
 from typing import TYPE_CHECKING, Final, cast
 
 from billing import audit
-from billing.database.connection import Database, Row, queries
+from billing.database.connection import Connection, Database, Row, queries
 from billing.errors import MetergateError
 from billing.money import MAX_NANO, check_bound, format_usd
 from billing.pages import BEFORE_ALL, Page, page_of
 from billing.plans import DEFAULT_PLAN, Plans
 from billing.principals import Status
 from billing.quotas import Quota, check_quotas, parse_quotas, quota_json
+from billing.zones import zone_of
 
 if TYPE_CHECKING:
     from billing.effects import Effects
@@ -64,6 +66,8 @@ class Account:
     created_at: datetime
     balance_nano: int
     version: int
+    tz: str | None = None
+    """The IANA time zone in which its days and months are reported; None: UTC."""
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
@@ -72,6 +76,30 @@ class Account:
             raise ValueError("credit_limit must not be below zero or beyond 2^53 - 1 nano-USD")
         check_bound(self.balance_nano)
         check_quotas(self.quotas)
+        if self.tz is not None:
+            zone_of(self.tz)
+
+
+async def open_account(
+    connection: Connection,
+    new_id: Callable[[], str],
+    name: str,
+    plan: str,
+    credit_limit_nano: int = 0,
+    quotas: tuple[Quota, ...] = (),
+    tz: str | None = None,
+    *,
+    actor: audit.Actor,
+) -> Account:
+    """Make an account, active and with nothing on it, in the caller's transaction; that there is the plan, the caller
+    knows. Raises `QuotaError`."""
+    account_id = ID_PREFIX + new_id()
+    stored = [quota_json(quota) for quota in check_quotas(quotas)]
+    row = await connection.fetchrow(_query("accounts_create"), account_id, name, plan, credit_limit_nano, stored, tz)
+    account = _account(cast(Row, row))
+    said = None, _audited(account)
+    await audit.record(connection, actor, "account.create", account_id, *said, account_id=account_id)
+    return account
 
 
 class Accounts:
@@ -88,19 +116,17 @@ class Accounts:
         credit_limit_nano: int = 0,
         quotas: tuple[Quota, ...] = (),
         *,
+        tz: str | None = None,
         actor: audit.Actor = audit.ADMIN,
     ) -> Account:
-        """Create an account, active and with nothing on it. Raises `UnknownPlan`."""
+        """Create an account, active and with nothing on it. Raises `UnknownPlan`, and `times.TimeError` for a `tz`
+        that is no time zone."""
         self._check_plan(plan)
-        account_id = ID_PREFIX + self._new_id()
-        stored = [quota_json(quota) for quota in check_quotas(quotas)]
+        if tz is not None:
+            zone_of(tz)
+        made = (self._new_id, name, plan, credit_limit_nano, quotas, tz)
         async with self._database.transaction() as connection:
-            made = (account_id, name, plan, credit_limit_nano, stored)
-            row = await connection.fetchrow(_query("accounts_create"), *made)
-            account = _account(cast(Row, row))
-            said = None, _audited(account)
-            await audit.record(connection, actor, "account.create", account_id, *said, account_id=account_id)
-        return account
+            return await open_account(connection, *made, actor=actor)
 
     async def get(self, account_id: str) -> Account:
         """Return the account as Postgres has it."""
@@ -129,9 +155,12 @@ class Accounts:
         status: Status | None = None,
         credit_limit_nano: int | None = None,
         quotas: tuple[Quota, ...] | None = None,
+        tz: str | EllipsisType | None = ...,
+        reason: str | None = None,
         actor: audit.Actor = audit.ADMIN,
     ) -> Account:
-        """Change what is given; None leaves as it is. An account that already says all of it stays at its version.
+        """Change what is given; None leaves as it is, but clears `tz`. An account that already says all of it stays
+        at its version. `reason` is for the audit log.
 
         Becoming `past_due` notes since when; any other status forgets it.
         """
@@ -149,6 +178,7 @@ class Accounts:
                 status=status or before.status,
                 credit_limit_nano=before.credit_limit_nano if credit_limit_nano is None else credit_limit_nano,
                 quotas=before.quotas if quotas is None else quotas,
+                tz=before.tz if isinstance(tz, EllipsisType) else tz,
             )
             if wanted == before:
                 return before
@@ -160,9 +190,11 @@ class Accounts:
                 wanted.status,
                 wanted.credit_limit_nano,
                 [quota_json(quota) for quota in wanted.quotas],
+                wanted.tz,
             )
             after = _account(cast(Row, row))
-            said = _audited(before), _audited(after)
+            why = {} if reason is None else {"reason": reason}
+            said = _audited(before), {**_audited(after), **why}
             await audit.record(connection, actor, "account.update", account_id, *said, account_id=account_id)
         await self._effects.account_changed(account_id)
         return after
@@ -189,6 +221,7 @@ def _account(row: Row) -> Account:
         created_at=row["created_at"],
         balance_nano=row["balance_nano"],
         version=row["version"],
+        tz=row["tz"],
     )
 
 
@@ -199,4 +232,5 @@ def _audited(account: Account) -> dict[str, object]:
         "status": account.status,
         "credit_limit_usd": format_usd(account.credit_limit_nano),
         "quotas": [quota_json(quota) for quota in account.quotas],
+        "tz": account.tz,
     }

@@ -31,7 +31,9 @@ async def create_key(call: Call, body: NewKey) -> NewKeyShape:
     if expires_at is not None and expires_at <= datetime.fromtimestamp(services.clock(), UTC):
         raise BadRequest("expires_at has passed.", "expires_at")
     rules["quotas"] = rules.get("quotas", ()) + total_tokens_quota(body.quota)
-    key, secret = await services.keys.create(body.account_id, body.name, user_id=body.user_id, **rules)
+    key, secret = await services.keys.create(
+        body.account_id, body.name, user_id=body.user_id, actor=call.actor, **rules
+    )
     return key_shape(key, NewKeyShape, key=secret, warnings=_warnings(services, key.models))
 
 
@@ -51,13 +53,13 @@ async def update_key(call: Call, body: KeyPatch) -> KeyShape:
     changes = given_rules(body)
     if isinstance(body.name, str):
         changes["name"] = body.name
-    key = await call.services.keys.update(call.id("key_id"), changes)
+    key = await call.services.keys.update(call.id("key_id"), changes, actor=call.actor)
     return key_shape(key, KeyShape, warnings=_warnings(call.services, changes.get("models")))
 
 
 async def revoke_key(call: Call) -> None:
     """Revoke a key on every gateway within a second; one that is revoked already stays so."""
-    await call.services.keys.revoke(call.id("key_id"))
+    await call.services.keys.revoke(call.id("key_id"), actor=call.actor)
 
 
 def _warnings(services: Services, models: Iterable[str] | None) -> list[str]:

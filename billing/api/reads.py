@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from billing.api.auth import BILLING_READ
-from billing.api.errors import BadRequest, NotFound, Unavailable
+from billing.api.errors import NotFound, Unavailable
 from billing.api.requests import listing, moment, page_asked
 from billing.api.route import Access, Call, Route
 from billing.effects import LiveBalance
@@ -103,8 +103,6 @@ def _read(path: str, handler: object, answer: object, query: object = None) -> R
 
 async def list_refusals(call: Call, query: RefusedQuery) -> Listing[RefusedShape]:
     """List the last requests that were refused, newest first, on one page."""
-    if query.key_id is not None and query.account_id is not None:
-        raise BadRequest("Give key_id or account_id, not both.", "key_id")
     with _redis_needed():
         found = await call.services.refused.newest(query.limit, key_id=query.key_id, account_id=query.account_id)
     return listing(Page(tuple(found), None), refused_shape)

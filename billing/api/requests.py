@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import datetime
 from functools import cache
 from typing import Any, Final, TypeVar, get_args
+from zoneinfo import ZoneInfo
 
 import msgspec
 from aiohttp import web
@@ -20,6 +21,7 @@ from billing.money import MoneyError, parse_positive_usd, parse_usd
 from billing.pages import Page
 from billing.shapes.base import Listing, PageQuery
 from billing.times import TimeError, parse_rfc3339
+from billing.zones import zone_of
 
 _ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,255}", re.ASCII)
 _FIELD: Final = re.compile(r"\$\.([A-Za-z_]+)")
@@ -116,9 +118,22 @@ def positive_money(param: str, given: object) -> int:
     return _parsed(param, parse_positive_usd, given)
 
 
+def signed_money(param: str, given: object) -> int:
+    """Return nano-USD, above or below zero, of a decimal string."""
+    nano = _parsed(param, parse_usd, given)
+    if nano == 0:
+        raise BadRequest(f"{param} must not be zero.", param)
+    return nano
+
+
 def moment(param: str, given: str | None) -> datetime | None:
     """Return a time in RFC 3339, or the first moment of a day; None where it is absent."""
     return None if given is None else _parsed(param, parse_rfc3339, given)
+
+
+def zone(param: str, given: str) -> ZoneInfo:
+    """Return a time zone of the IANA database by its name."""
+    return _parsed(param, zone_of, given)
 
 
 def _parsed(param: str, parse: Callable[[Any], T], given: object) -> T:

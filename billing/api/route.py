@@ -31,6 +31,7 @@ from billing.api.requests import path_id, read_body, read_query
 from billing.api.services import SERVICES, Services
 from billing.audit import Actor
 from billing.identity.callers import NOBODY, Caller
+from billing.shapes.base import ErrorEnvelope
 
 if TYPE_CHECKING:
     from billing.principals import Principal
@@ -59,9 +60,9 @@ class Route:
     handler's docstring likewise.
 
     `query` and `body` are the shapes of what is asked, `answer` that of a success with `status` (None: no body).
-    `errors` are statuses beside those that follow from the rest; `scope` is what an API key needs. With `or_bearer` the
-    admin key may come as a bearer, too; `accepts` are media types, each with the shape of a body in it, where the
-    handler reads the body by itself; `hint` is added to the refusal of a request without it.
+    `errors` are statuses beside those that follow from the rest, `refusal` is their shape; `scope` is what a caller
+    needs. With `or_bearer` the admin key may come as a bearer, too; `accepts` are media types, each with the shape of a
+    body in it, where the handler reads the body by itself; `hint` is added to the refusal of a request without it.
     """
 
     method: str
@@ -76,6 +77,7 @@ class Route:
     errors: tuple[int, ...] = ()
     media: str = JSON
     accepts: tuple[tuple[str, Any], ...] = ()
+    refusal: Any = ErrorEnvelope
     body_optional: bool = False
     or_bearer: bool = False
     hint: str = ""
@@ -128,7 +130,9 @@ class Call:
     @property
     def actor(self) -> Actor:
         """Return what the audit log says of the caller."""
-        return Actor(self.caller.name, self.request.remote, self.request.get(REQUEST_ID))
+        request = self.request
+        address = self.services.attempts.address_of(request.remote or "", request.headers)
+        return Actor(self.caller.name, address, request.get(REQUEST_ID))
 
 
 def answer(shape: object, status: int = 200) -> web.Response:

@@ -7,13 +7,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+from ulid import ULID
 
 if TYPE_CHECKING:
     from billing.accounts.accounts import Accounts
     from billing.accounts.grants import Grants
+    from billing.accounts.member_limits import MemberLimits
+    from billing.accounts.repricing import Repricing
     from billing.attempts import Attempts
+    from billing.audit import AuditLog
     from billing.effects import Effects
     from billing.identity.callers import Caller
+    from billing.identity.users import Users
     from billing.keys.keys import ApiKeys
     from billing.ledger.reports import Reports
     from billing.plans import Plans
@@ -31,6 +36,10 @@ async def _nobody(token: str, org_id: str | None) -> Caller | None:
 
 async def _no_providers() -> list[ProviderShape]:
     return []
+
+
+def _new_id() -> str:
+    return str(ULID())
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +60,18 @@ class Services:
 
     `person` gives whose token this is, in the organization of this id or else the token's own; None for a token that is
     wrong, expired or revoked. Without `admin_api_key` every admin call is refused, without `service_api_key` every
-    service's, and without `meters` nothing is metered for them. `image` is the container image's name, for /api/ping.
+    service's, and without `meters` nothing is metered for them. `new_id` makes ids of requests. `image` is the
+    container image's name, for /api/ping.
     """
 
     accounts: Accounts
+    users: Users
+    member_limits: MemberLimits
     keys: ApiKeys
     grants: Grants
+    repricing: Repricing
     reports: Reports
+    audit: AuditLog
     refused: RefusedRequests
     effects: Effects
     plans: Plans
@@ -73,6 +87,7 @@ class Services:
     meters: Meters | None = None
     unknown_models: Callable[[Iterable[str]], list[str]] = lambda names: []
     providers: Callable[[], Awaitable[list[ProviderShape]]] = _no_providers
+    new_id: Callable[[], str] = _new_id
     image: str = ""
     max_body_bytes: int = 1024 * 1024
     request_timeout_s: float = 30.0

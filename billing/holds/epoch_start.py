@@ -21,7 +21,7 @@ from billing.holds.journal import Reading, write_settled
 from billing.holds.partition import NotReady, Partition
 from billing.holds.partitions import APART_MS, Partitions
 from billing.holds.redis.connection import Script
-from billing.holds.redis.layout import SETTLED
+from billing.holds.redis.layout import SETTLED, HoldTags
 from billing.holds.singleflight import SingleFlight
 from billing.ledger.debits import Debit, decode_debit
 
@@ -50,9 +50,7 @@ PREPARED_ACCOUNTS: Final = 10_000
 MOST_HELD_BACK: Final = 1000
 """Accounts that a gateway may leave behind as it joins an epoch: with more of them it does not join yet."""
 
-Tags = tuple[list[int], list[int]]
-"""The tags of an account's counters, and of a key's."""
-TagsByName = dict[tuple[str, str, str], Tags]
+TagsByName = dict[tuple[str, str, str], HoldTags]
 """By key, model and feature."""
 
 
@@ -273,10 +271,11 @@ class EpochStart:
         debit = decode_debit(hold.payload)
         keys = [self._keyspace.meta(partition.number), self._keyspace.journal(partition.number)]
         for _ in range(REHOLD_ATTEMPTS):
-            entry = hold.entry(epoch, await self._tags(debit, known))
-            reply = await self._client.call(
-                self._rehold, [*keys, hold.account_key, hold.key_key], [epoch, hold.id, entry]
-            )
+            tags, states = await self._tags(debit, known), [hold.target.account_key, hold.target.key_key]
+            if tags.user is not None and hold.target.any_user_key is not None:
+                states.append(hold.target.any_user_key)
+            entry = hold.entry(epoch, tags)
+            reply = await self._client.call(self._rehold, [*keys, *states], [epoch, hold.id, entry])
             if reply in (0, 2):
                 return True
             if reply == 1:
@@ -294,15 +293,18 @@ class EpochStart:
                 return False
         for hold in holds:
             logger.warning("request %s runs on, but the ledger has closed its hold: its answer is cut", hold.id)
-            item = VoidItem(hold.id_bytes, hold.target.account_key, hold.target.key_key)
+            target = hold.target
+            item = VoidItem(hold.id_bytes, target.account_key, target.key_key, target.any_user_key)
             self._running.submit(partition, item)
             ended.append(item.answer)
         return None not in await asyncio.gather(*ended)
 
-    async def _tags(self, debit: Debit, known: TagsByName) -> Tags:
+    async def _tags(self, debit: Debit, known: TagsByName) -> HoldTags:
         """Return the counters that a request counts in by the newest quotas: there may be others than at its
         admission."""
         name = (debit.key_id, debit.model, debit.feature)
         if name not in known:
-            known[name] = await self._loader.tags(debit.account_id, *name)
+            known[name] = await self._loader.tags(
+                debit.account_id, debit.key_id, debit.user_id, debit.model, debit.feature
+            )
         return known[name]

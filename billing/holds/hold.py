@@ -32,6 +32,7 @@ from billing.holds.redis.layout import pack_hold
 if TYPE_CHECKING:
     from billing.holds.decision import Need
     from billing.holds.items import AdmissionTarget
+    from billing.holds.redis.layout import HoldTags
     from billing.ledger.debits import Debit, Outcome
 
 State = Literal["held", "owed", "handed_over", "settling", "settled", "refused", "voided", "lasting"]
@@ -132,16 +133,6 @@ class Hold:
         return self._state
 
     @property
-    def account_key(self) -> bytes:
-        """Return the name of its account's state in Redis."""
-        return self.target.account_key
-
-    @property
-    def key_key(self) -> bytes:
-        """Return the name of its key's state in Redis."""
-        return self.target.key_key
-
-    @property
     def is_open(self) -> bool:
         """Return whether nobody has begun to end it."""
         return self._state in OPEN
@@ -190,9 +181,8 @@ class Hold:
         """Return tokens held, of input and output."""
         return self.need.input_tokens + self.need.choices * self.granted_output
 
-    def entry(self, epoch: int, tags: tuple[Sequence[int], Sequence[int]]) -> bytes:
-        """Return the journal's entry of this hold, as it stands in another epoch, in these counters of account and
-        key."""
+    def entry(self, epoch: int, tags: HoldTags) -> bytes:
+        """Return the journal's entry of this hold, as it stands in another epoch, in these counters."""
         amounts = (self.cost_nano, self.need.input_tokens, self.output_tokens)
         return pack_hold(epoch, self.admitted_at_ms, amounts, self.target.names, tags, self.payload)
 

@@ -14,12 +14,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from billing.database.connection import Database, queries
 from billing.errors import StoreError
 from billing.holds.items import VoidItem
-from billing.holds.redis.layout import HELD, pack_hold, pack_text
+from billing.holds.redis.layout import HELD, HoldTags, pack_hold, pack_text
 from billing.ledger.debits import Debit, Unreadable, decode_debit
 
 if TYPE_CHECKING:
@@ -50,25 +50,33 @@ ORPHAN_AGE_MS: Final = 60_000
 """An entry older than this without an open row has none to come: a row is written within `postgres_timeout_s`."""
 
 
+class Names(NamedTuple):
+    """The names of a hold's states in Redis: those of a service count for no user."""
+
+    account_key: bytes
+    key_key: bytes
+    any_user_key: bytes | None = None
+
+
 class LastingHold:
     """An open hold of a row, as it can be held again."""
 
-    __slots__ = ("account_key", "debit", "id", "key_key", "payload")
+    __slots__ = ("debit", "id", "payload", "target")
 
     def __init__(self, hold_id: str, payload: bytes, keyspace: Keyspace) -> None:
         """Raises `Unreadable` for a payload of a newer release."""
         self.id = hold_id
         self.payload = payload
         self.debit: Debit = decode_debit(payload)
-        self.account_key = keyspace.account(self.debit.account_id)
-        self.key_key = keyspace.key(self.debit.account_id, self.debit.key_id)
+        account_id, key_id = self.debit.account_id, self.debit.key_id
+        self.target = Names(keyspace.account(account_id), keyspace.key(account_id, key_id))
 
-    def entry(self, epoch: int, tags: tuple[Sequence[int], Sequence[int]]) -> bytes:
-        """Return its entry in the journal, as it stands in an epoch, in these counters of account and key."""
+    def entry(self, epoch: int, tags: HoldTags) -> bytes:
+        """Return its entry in the journal, as it stands in an epoch, in these counters."""
         debit = self.debit
         names = (debit.account_id, debit.key_id, debit.model, debit.feature, LASTING)
         amounts = (debit.charged_nano, debit.input_tokens, debit.output_tokens)
-        return pack_hold(epoch, debit.admitted_at_ms, amounts, b"".join(map(pack_text, names)), tags, self.payload)
+        return pack_hold(epoch, debit.admitted_at_ms, amounts, b"".join(map(pack_text, names)), tags._replace(user=None), self.payload)
 
 
 class LastingHolds:
@@ -173,5 +181,5 @@ class LastingHolds:
             self._submit(partition, hold_id, account_id, key_id)
 
     def _submit(self, partition: Partition, hold_id: str, account_id: str, key_id: str) -> None:
-        keys = self._keyspace.account(account_id), self._keyspace.key(account_id, key_id)
-        self._running.submit(partition, VoidItem(hold_id.encode(), *keys))
+        names = Names(self._keyspace.account(account_id), self._keyspace.key(account_id, key_id))
+        self._running.submit(partition, VoidItem(hold_id.encode(), *names))

@@ -238,8 +238,9 @@ class Holds:
             return
         hold.enter("voided")
         self.live.pop(hold.id, None)
-        item = VoidItem(hold.id_bytes, hold.target.account_key, hold.target.key_key)
-        self._batchers[hold.target.partition.number].submit(item)
+        target = hold.target
+        item = VoidItem(hold.id_bytes, target.account_key, target.key_key, target.any_user_key)
+        self._batchers[target.partition.number].submit(item)
         await item.answer
         self.queue.freed(item.account_key)
         if item.vanished_in == hold.epoch:

@@ -18,7 +18,8 @@ class Caller:
     token or `X-Organization-Id` names; None where there is none. `scopes` are what the caller may do there.
 
     `id` is that of the key or user, or the service's name. `operator` is whether a person may do what the admin key
-    may. `session_id` and `token_id` (the `jti`) are of a person's token.
+    may. `session_id` and `token_id` (the `jti`) are of a person's token. `hint` ends the refusals of a person
+    who has to do something first.
     """
 
     kind: Kind
@@ -33,6 +34,7 @@ class Caller:
     verified: bool = False
     session_id: str | None = None
     token_id: str | None = None
+    hint: str = ""
     principal: Principal | None = None
 
     @property

@@ -1,14 +1,14 @@
 """API keys in Postgres: made, listed, changed and revoked, and read as principals.
 
-This file owns the rule that a secret leaves it once, from `create`, and that each change of a key raises its version in
-the same statement. Only a secret's SHA-256 is stored. What a key may say is in `billing.shapes.keys`.
+This file owns the rule that a secret leaves it once, from `create` or `rotate`, and that each change of a key raises
+its version in the same statement. Only a secret's SHA-256 is stored. What a key may say is in `billing.shapes.keys`.
 """
 
 from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -22,7 +22,7 @@ from billing.plans import DEFAULT_PLAN, Plan, Plans
 from billing.principals import SERVICE_KEY, Principal
 from billing.quotas import parse_quotas
 from billing.shapes.keys import RULES, KeyRow, KeyRules, rules_shown
-from billing.shapes.rules import KeyNotFound
+from billing.shapes.rules import KeyConflict, KeyNotFound, ScopeWithheld
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
@@ -41,12 +41,18 @@ def _of_rules(name: str, first: int) -> str:
     return _query(name).format(columns=", ".join(RULES), values=", ".join(f"${number}" for number in numbers))
 
 
+Grantable = Callable[[Connection], Awaitable[Collection[str]]]
+"""Which scopes whoever makes or changes a key may give it. Asked first in the transaction, which it may refuse."""
+
 _CREATE: Final = _of_rules("keys_create", 7)
 _UPDATE: Final = _of_rules("keys_update", 3)
 
 
 class ApiKeys:
-    """Makes, reads, changes and revokes keys. Methods raise `ApiKeyError` and `DatabaseError`."""
+    """Makes, reads, changes and revokes keys. Methods raise `ApiKeyError` and `DatabaseError`.
+
+    With an `account_id`, a method knows the keys of that account alone: others are not found. With `grantable`, scopes
+    that a key does not have yet are given it only where they are among these; None: any."""
 
     def __init__(
         self,
@@ -60,63 +66,122 @@ class ApiKeys:
         self._new_id, self._choice = new_id, choice
 
     async def create(
-        self, account_id: str, name: str, *, user_id: str | None = None, actor: audit.Actor = audit.ADMIN, **rules: Any
+        self,
+        account_id: str,
+        name: str,
+        *,
+        user_id: str | None = None,
+        actor: audit.Actor = audit.ADMIN,
+        grantable: Grantable | None = None,
+        most: int | None = None,
+        **rules: Any,
     ) -> tuple[KeyRow, str]:
-        """Create a key and return it with its secret, which can't be read again. `rules` are fields of `KeyRules`.
+        """Create a key and return it with its secret, which can't be read again. `rules` are fields of `KeyRules`;
+        `most` is how many keys that work the user may have in this account, with the new one.
 
-        Raises `AccountNotFound`, `KeyRefused`, `QuotaError`, and `TypeError` for a rule that there is not.
+        Raises `AccountNotFound`, `KeyRefused`, `KeyConflict`, `ScopeWithheld`, `QuotaError`, and `TypeError` for a rule
+        that there is not.
         """
-        stored = _stored(KeyRules(**rules))
-        secret = new_secret(self._choice)
-        key_id, prefix, digest = ID_PREFIX + self._new_id(), shown_prefix(secret), secret_digest(secret)
+        wanted = KeyRules(**rules)
+        key_id, (secret, prefix, digest) = ID_PREFIX + self._new_id(), self._new_secret()
         async with self._database.transaction() as connection:
-            row = await connection.fetchrow(_CREATE, key_id, account_id, user_id, name, prefix, digest, *stored)
+            _check_given(None if grantable is None else await grantable(connection), wanted.scopes)
+            if most is not None and await connection.fetchval(_query("keys_count"), account_id, user_id) >= most:
+                raise KeyConflict(f"There are {most} keys already, which is the most: revoke one that is not used.")
+            made = key_id, account_id, user_id, name, prefix, digest, *_stored(wanted)
+            row = await connection.fetchrow(_CREATE, *made)
             if row is None:
                 raise AccountNotFound(f"There is no account {account_id!r}.")
             key = key_row(row)
-            await audit.record(connection, actor, "key.create", key.id, None, _audited(key), account_id=account_id)
+            await _record(connection, actor, "key.create", None, key)
         return key, secret
 
-    async def get(self, key_id: str) -> KeyRow:
-        """Return the key, also when it is revoked."""
-        row = await self._database.row(_query("keys_get"), key_id)
-        if row is None:
-            raise _not_found(key_id)
-        return key_row(row)
+    def _new_secret(self) -> tuple[str, str, bytes]:
+        """Return a new secret, what is shown of it, and what is stored of it."""
+        secret = new_secret(self._choice)
+        return secret, shown_prefix(secret), secret_digest(secret)
 
-    async def page(self, account_id: str | None, limit: int, after: str | None = None) -> Page[KeyRow]:
-        """Return keys of one account, or of all, newest first; `after` is the id that ended the page before."""
-        rows = await self._database.rows(_query("keys_page"), account_id, after or BEFORE_ALL, limit + 1)
+    async def get(self, key_id: str, account_id: str | None = None) -> KeyRow:
+        """Return the key, also when it is revoked."""
+        return _found(await self._database.row(_query("keys_get"), key_id), key_id, account_id)
+
+    async def page(
+        self, account_id: str | None, limit: int, after: str | None = None, user_id: str | None = None
+    ) -> Page[KeyRow]:
+        """Return keys of one account, or of all, and of one user there, newest first; `after` is the id that ended the
+        page before."""
+        rows = await self._database.rows(_query("keys_page"), account_id, after or BEFORE_ALL, limit + 1, user_id)
         return page_of([key_row(row) for row in rows], limit, lambda key: key.id)
 
-    async def update(self, key_id: str, changes: Mapping[str, Any], *, actor: audit.Actor = audit.ADMIN) -> KeyRow:
+    async def update(
+        self,
+        key_id: str,
+        changes: Mapping[str, Any],
+        *,
+        account_id: str | None = None,
+        actor: audit.Actor = audit.ADMIN,
+        grantable: Grantable | None = None,
+    ) -> KeyRow:
         """Change `name`, or fields of `KeyRules`. A key that already says all of it stays at its version.
 
-        Raises `KeyNotFound`, `KeyRefused`, `QuotaError`.
+        Raises `KeyNotFound`, `KeyRefused`, `ScopeWithheld`, `QuotaError`.
         """
         async with self._database.transaction() as connection:
-            before = await _locked(connection, key_id)
+            given = None if grantable is None else await grantable(connection)
+            before = await _locked(connection, key_id, account_id)
             wanted = replace(before, **changes)
             if wanted == before:
                 return before
+            _check_given(given, (scope for scope in wanted.scopes if scope not in before.scopes))
             row = await connection.fetchrow(_UPDATE, key_id, wanted.name, *_stored(wanted))
             after = key_row(cast(Row, row))
-            said = _audited(before), _audited(after)
-            await audit.record(connection, actor, "key.update", key_id, *said, account_id=after.account_id)
+            await _record(connection, actor, "key.update", before, after)
         await self._effects.key_changed(key_id, after.account_id)
         return after
 
-    async def revoke(self, key_id: str, *, actor: audit.Actor = audit.ADMIN) -> KeyRow:
+    async def revoke(self, key_id: str, *, account_id: str | None = None, actor: audit.Actor = audit.ADMIN) -> KeyRow:
         """Make a key invalid at once. One that is already revoked stays as it is."""
         async with self._database.transaction() as connection:
-            before = await _locked(connection, key_id)
+            before = await _locked(connection, key_id, account_id)
             row = await connection.fetchrow(_query("keys_revoke"), key_id)
             if row is None:
                 return before
             after = key_row(row)
-            said = _audited(before), _audited(after)
-            await audit.record(connection, actor, "key.revoke", key_id, *said, account_id=after.account_id)
+            await _record(connection, actor, "key.revoke", before, after)
         await self._effects.key_changed(key_id, after.account_id)
+        return after
+
+    async def rotate(
+        self, key_id: str, grace_s: int = 0, *, account_id: str | None = None, actor: audit.Actor = audit.ADMIN
+    ) -> tuple[KeyRow, str]:
+        """Give a key a new secret and return both; the one that it has stays valid for `grace_s`, and the one before
+        that for no longer. Raises `KeyNotFound`, and `KeyConflict` for a key that was revoked."""
+        secret, prefix, digest = self._new_secret()
+        async with self._database.transaction() as connection:
+            before = await _locked(connection, key_id, account_id)
+            if before.revoked_at is not None:
+                raise KeyConflict("This key was revoked: make another one.")
+            row = await connection.fetchrow(_query("keys_rotate"), key_id, digest, prefix, grace_s)
+            after = key_row(cast(Row, row))
+            await _record(connection, actor, "key.rotate", before, after)
+        await self._effects.key_changed(key_id, after.account_id)
+        return after, secret
+
+    async def revoke_leaked(
+        self, secret: str, *, actor: audit.Actor, tell: Callable[[Connection, KeyRow], Awaitable[None]]
+    ) -> KeyRow | None:
+        """Revoke the key of a secret that somebody has found; where it is the secret before a rotation, that alone
+        ends. `tell` is called in the transaction, with the key. None: no key that works has this secret."""
+        digest = secret_digest(secret)
+        async with self._database.transaction() as connection:
+            row = await connection.fetchrow(_query("keys_lock_secret"), digest)
+            if row is None:
+                return None
+            before = key_row(row)
+            after = key_row(cast(Row, await connection.fetchrow(_query("keys_leaked"), before.id, digest)))
+            await _record(connection, actor, "key.leaked", before, after)
+            await tell(connection, after)
+        await self._effects.key_changed(after.id, after.account_id)
         return after
 
     async def touch_last_used(self, used: Iterable[tuple[str, float]]) -> int:
@@ -128,9 +193,26 @@ class ApiKeys:
         return affected(await self._database.execute(_query("keys_touch"), list(latest), times))
 
 
-async def _locked(connection: Connection, key_id: str) -> KeyRow:
-    row = await connection.fetchrow(_query("keys_lock"), key_id)
-    if row is None:
+def _check_given(given: Collection[str] | None, scopes: Iterable[str]) -> None:
+    """Reject a scope that may not be given; None: any may. Raises `ScopeWithheld`."""
+    for scope in scopes:
+        if given is not None and scope not in given:
+            raise ScopeWithheld(scope)
+
+
+async def _record(
+    connection: Connection, actor: audit.Actor, action: str, before: KeyRow | None, after: KeyRow
+) -> None:
+    said = None if before is None else _audited(before), _audited(after)
+    await audit.record(connection, actor, action, after.id, *said, account_id=after.account_id, user_id=after.user_id)
+
+
+async def _locked(connection: Connection, key_id: str, account_id: str | None) -> KeyRow:
+    return _found(await connection.fetchrow(_query("keys_lock"), key_id), key_id, account_id)
+
+
+def _found(row: Row | None, key_id: str, account_id: str | None) -> KeyRow:
+    if row is None or account_id not in (None, row["account_id"]):
         raise _not_found(key_id)
     return key_row(row)
 
@@ -156,11 +238,14 @@ def _audited(key: KeyRow) -> dict[str, object]:
         "prefix": key.prefix,
         **rules_shown(key),
         "revoked_at": key.revoked_at and rfc3339(key.revoked_at),
+        "previous_until": key.previous_until and rfc3339(key.previous_until),
     }
 
 
 _OF_PRINCIPAL: Final = {field.name for field in fields(Principal)}.intersection(field.name for field in fields(KeyRow))
 """Fields of a key that a principal has by the same name."""
+_UNBOUND: Final = KeyRules()
+_RULES_OF_PRINCIPAL: Final = _OF_PRINCIPAL.intersection(RULES) - {"scopes"}
 READ: Final = _query("keys_principal")
 READ_ACCOUNT: Final = _query("accounts_principal")
 
@@ -261,13 +346,11 @@ def _of_service(row: Row, service: str, plan: Plan) -> Principal:
         key_prefix="",
         user_id=None,
         scopes=frozenset(),
-        models=None,
         key_quotas=(),
-        max_parallel_requests=None,
-        tags={},
         created_at_s=0.0,
         expires_at_s=None,
         revoked_at_s=None,
+        **{name: getattr(_UNBOUND, name) for name in _RULES_OF_PRINCIPAL},
     )
 
 
@@ -284,12 +367,18 @@ def _principal(row: Row, plans: Plans, default: Plan) -> Principal:
             "key_prefix": key.prefix,
             "scopes": frozenset(key.scopes),
             "key_quotas": key.quotas,
+            "user_quotas": parse_quotas(row["user_quotas"] or ()),
             "created_at_s": key.created_at.timestamp(),
-            "expires_at_s": _unix(key.expires_at),
+            "expires_at_s": _first(key.expires_at, row["secret_until"]),
             # Revoked by Postgres's clock is revoked for ever: no gateway's clock that runs behind may think otherwise.
             "revoked_at_s": 0.0 if row["revoked"] else _unix(key.revoked_at),
         }
     )
+
+
+def _first(*times: datetime | None) -> float | None:
+    """Return the first of some times in Unix seconds; None is never."""
+    return min((at.timestamp() for at in times if at is not None), default=None)
 
 
 def _unix(at: datetime | None) -> float | None:

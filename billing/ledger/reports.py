@@ -22,6 +22,7 @@ import msgspec
 from billing.database.connection import Database, DatabaseError, Row, queries
 from billing.ledger.debits import Debit, UsageEvent
 from billing.ledger.usage_columns import ModelShare, decode_shares, decode_shares_of, usage_of
+from billing.ledger.used import BEGINNING, END, TAG_NAMES, TAG_VALUES, UsageSums, UsedBy, total
 from billing.pages import BEFORE_ALL, BadCursor, Page, page_of
 from billing.price_table import from_canonical_json
 from billing.prices import PriceRow
@@ -49,7 +50,7 @@ class Transaction:
 
 @dataclass(frozen=True, slots=True)
 class UsageTotals:
-    """The use of an account, a key or a user's keys over all time; `charged_nano` is what was charged for it."""
+    """The use of an account, a key or a user's keys; `charged_nano` is what was charged for it."""
 
     events: int
     input_tokens: int
@@ -82,10 +83,11 @@ class PricedEvent(NamedTuple):
 
 
 class Reports:
-    """Reads the ledger. Methods raise `database.connection.DatabaseError`."""
+    """Reads the ledger; `sums` what was used, in sums. Methods raise `database.connection.DatabaseError`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.sums = UsageSums(database)
 
     async def transactions(self, account_id: str, limit: int, after: str | None = None) -> Page[Transaction]:
         """Return the account's transfers; `after` is the id that ended the page before."""
@@ -109,14 +111,14 @@ class Reports:
             only.model,
             limit + 1,
         )
-        return page_of([_event(row) for row in rows], limit, _cursor)
+        return page_of([event_of_row(row) for row in rows], limit, _cursor)
 
     async def priced_event(self, request_id: str, account_id: str | None = None) -> PricedEvent | None:
         """Return a usage event and its price row; None if there is none, or it is not on `account_id`."""
         row = await self._database.row(_query("reports_event"), request_id, account_id)
         if row is None:
             return None
-        event = _event(row)
+        event = event_of_row(row)
         return PricedEvent(event, _price(row["price_said"]), await self._prices(event.shares))
 
     async def priced_debit(self, debit: Debit) -> PricedEvent:
@@ -132,11 +134,18 @@ class Reports:
         return {price_id: from_canonical_json(row) for price_id, row in stored.items() if row is not None}
 
     async def usage_totals(
-        self, account_id: str, *, key_id: str | None = None, user_id: str | None = None
+        self,
+        account_id: str,
+        *,
+        key_id: str | None = None,
+        user_id: str | None = None,
+        since: datetime = BEGINNING,
+        until: datetime = END,
     ) -> UsageTotals:
-        """Return totals of an account, or of one of its keys, or of one user's keys, from months and fresh usage."""
-        rows = await self._database.rows(_query("reports_totals"), account_id, key_id, user_id)
-        return UsageTotals(**{name: int(total) for name, total in rows[0].items()})
+        """Return totals of an account, or of one of its keys, or of one user's keys; times are whole minutes."""
+        (span,) = await self.sums.spans(account_id, (since, until), only=UsedBy(key_id, user_id))
+        used = total(span)
+        return UsageTotals(used.requests, used.input_tokens, used.output_tokens, used.charged_nano)
 
 
 def _cursor(event: UsageEvent) -> str:
@@ -169,7 +178,8 @@ def _event_of(debit: Debit) -> UsageEvent:
     )
 
 
-def _event(row: Row) -> UsageEvent:
+def event_of_row(row: Row) -> UsageEvent:
+    """Return the event that a row of usage_events is."""
     columns = dict(row)
     return UsageEvent(
         usage=usage_of(columns, row["counts"]),
@@ -183,6 +193,8 @@ logger = logging.getLogger(__name__)
 
 _sql = queries("billing.ledger")
 ROLL_USAGE: Final = _sql("roll_usage")
+TAKE_TURN: Final = "SELECT pg_try_advisory_xact_lock($1)"
+"""By itself and first, so that what is moved is seen as the last turn has left it."""
 TAKE_LEASE: Final = _sql("jobs_take")
 
 LOCK_KEY: Final = 0x6D65746572726F6C
@@ -205,7 +217,10 @@ async def roll(database: Database, rows: int = ROLL_ROWS, *, most_fresh: int = M
     Returns how many were moved: 0 while another roller is at work. Raises `DatabaseError`: all was moved then, or
     nothing.
     """
-    moved: int = await database.value(ROLL_USAGE, rows, most_fresh, LOCK_KEY)
+    async with database.transaction() as connection:
+        if not await connection.fetchval(TAKE_TURN, LOCK_KEY):
+            return 0
+        moved: int = await connection.fetchval(ROLL_USAGE, rows, most_fresh, TAG_NAMES, TAG_VALUES)
     return moved
 
 

@@ -4,7 +4,7 @@
     sum         all balances, those of system accounts included, sum to zero
     transfers   every charged event has exactly one transfer, of its amount and account; every usage transfer an event
     prices      every event's amount follows from its counts and the price row that it names
-    rollups     every rollup is the sum of its events, but for those that are fresh: each of them has a row of its own
+    rollups     every sum of usage is that of its events, but for those that are fresh: each has a row of its own
 
 Everything is read through cursors, and differences are counted while a bounded number of them is named, so that
 millions of rows take time but no memory.
@@ -198,7 +198,9 @@ def _transfer(row: Row) -> str:
 
 
 def _rollup(row: Row) -> str:
-    named = f"{row['account_id']}, {row['key_id']}, {row['model']}, {row['feature']}"
+    of = [row[name] for name in ("key_id", "user_id", "model", "provider", "endpoint", "feature") if row[name]]
+    tag = [] if row["name"] is None else [f"tag {row['name']}={row['said'] or 'others'}"]
+    named = ", ".join((row["account_id"], *(of or ["a combination without a row"]), *tag))
     bucket = f"{_GRANULARITIES[row['granularity']]} {rfc3339(row['bucket'])}"
     events = f"{row['events'] or 0} requests for {_usd(row['events_charged_nano'])} USD"
     has = f"{row['requests'] or 0} for {_usd(row['charged_nano'])}"

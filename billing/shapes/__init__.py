@@ -3,7 +3,10 @@ them, and `/api/openapi.json` is generated from them. Pure.
 
     base        Body, Query, Answer, Listing; money, times and names; the error envelope
     quotas      quotas, and what is left of each
-    accounts    accounts, grants
+    accounts    accounts, grants, refunds, adjustments
+    repricing   requests charged by another price
+    admin_users  people as operators see them
+    audit       rows of the audit log
     keys        keys: the one declaration of what a key may say, from rows of Postgres to options of commands
     rules       what a rule of a key is
     usage       balance, transactions, usage events, totals

@@ -1,7 +1,7 @@
 """The `metergate` command.
 
     root        all commands put together; `main`, the entry point
-    serving     up, serve; up  what they do; admin_key  the key that a first start makes; welcome  its account, and
+    serving     up, serve; up  what they do; first_start  the admin key and the account that a first start makes, and
                 what is printed
     init        init: files to edit
     upkeep      migrate, doctor, explain, reconcile: commands on the database and Redis themselves

@@ -49,6 +49,8 @@ def main() -> int:
     except Exception as error:  # the outermost edge
         sys.stderr.write(_fault(error))
         return REFUSED
+    finally:
+        gc.freeze()  # what is left ends with the process: Python would look through all of it once more, for 50 ms
     return 0
 
 

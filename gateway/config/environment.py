@@ -26,6 +26,7 @@ from gateway.config.reader import (
     declare_parsed,
     declare_secret,
     declare_secret_url,
+    declare_signing_secret,
     declare_text,
     declare_url,
     declare_whole,
@@ -138,22 +139,22 @@ class Environment:
     auth_base_url: str | None = declare_url(
         "AUTH_BASE_URL",
         "issuer whose `/.well-known/jwks.json` signs users' RS256 tokens; needs AUTH_AUDIENCE",
-        served=False,
     )
-    auth_audience: str | None = declare_optional(
-        "AUTH_AUDIENCE", "audience that those tokens must be for", served=False
+    auth_audience: str | None = declare_optional("AUTH_AUDIENCE", "audience that tokens of others must be for")
+    auth_internal_audience: str | None = declare_optional(
+        "AUTH_INTERNAL_AUDIENCE",
+        "audience of your own staff: tokens for it may carry an operator's rights",
     )
-    auth_cookie_secret: Secret | None = declare_secret(
-        "AUTH_COOKIE_SECRET", "shared secret of HS256 tokens that another service signs", served=False
+    auth_cookie_secret: Secret | None = declare_signing_secret(
+        "AUTH_COOKIE_SECRET",
+        "shared secret of HS256 tokens that another service signs, 32 bytes or more; needs AUTH_AUDIENCE",
     )
-    jwt_secret: Secret | None = declare_secret(
-        "JWT_SECRET",
-        "signs Metergate's own tokens, 32 characters or more; unset: made in the data folder",
-        served=False,
+    jwt_secret: Secret | None = declare_signing_secret(
+        "JWT_SECRET", "signs Metergate's own tokens by HS256, 32 bytes or more; unset: RS256 by keys in Postgres"
     )
-    jwt_expiry_hours: int = declare_whole("JWT_EXPIRY_HOURS", 24, 1, 8760, "life of an access token", served=False)
+    jwt_expiry_hours: int = declare_whole("JWT_EXPIRY_HOURS", 24, 1, 8760, "life of an access token")
     refresh_token_expiry_days: int = declare_whole(
-        "REFRESH_TOKEN_EXPIRY_DAYS", 30, 1, 3650, "life of a refresh token", served=False
+        "REFRESH_TOKEN_EXPIRY_DAYS", 30, 1, 3650, "life of a refresh token; each use gives a new one"
     )
 
     payment_provider: PaymentProvider = declare(
@@ -273,7 +274,10 @@ VARIABLES_OF: Final[dict[str, tuple[Variable, ...]]] = {
 SETTINGS_VARIABLES: Final = {variable.name: variable for found in VARIABLES_OF.values() for variable in found}
 NOT_SERVED: Final = tuple(variable.name for variable in SETTINGS_VARIABLES.values() if not variable.served)
 """Settings that are checked and that this version does not act on: one that is set is a warning at start."""
-_NEEDS: Final = (("AUTH_BASE_URL", "AUTH_AUDIENCE"), ("SMTP_HOST", "SMTP_FROM"), ("LAGO_API_URL", "LAGO_API_KEY"))
+_NEEDS: Final = (
+    *(("AUTH_BASE_URL", "AUTH_AUDIENCE"), ("AUTH_COOKIE_SECRET", "AUTH_AUDIENCE")),
+    *(("SMTP_HOST", "SMTP_FROM"), ("LAGO_API_URL", "LAGO_API_KEY")),
+)
 """Variables that mean nothing without another one."""
 
 

@@ -154,11 +154,15 @@ class Reads:
         key = await engine.redis.key(principal.account_id, principal.key_id)
         used_by_account = _used(account.counters if account and account.epoch == partition.epoch else ())
         used_by_key = _used(key.counters if key and key.epoch == partition.epoch else ())
+        used_by_user: Mapping[int, Counter] = {}
+        if principal.user_id is not None and principal.user_quotas:
+            user = await engine.redis.user(principal.account_id, principal.user_id)
+            used_by_user = _used(user.counters if user and user.epoch == partition.epoch else ())
+        used_by = {"key": used_by_key, "user": used_by_user}
         now_s = partition.now_ms() // 1000
         shown = []
         for limit in principal.every_limit():
-            used = used_by_key if limit.subject == "key" else used_by_account
-            shown.append(_window_shape(limit, used, now_s))
+            shown.append(_window_shape(limit, used_by.get(limit.subject, used_by_account), now_s))
         return shown
 
     async def get_health(self, request: web.Request) -> HealthShape:

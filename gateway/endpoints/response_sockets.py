@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections import Counter
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
@@ -23,7 +24,7 @@ from gateway.server import refusals
 from gateway.server.bodies import UNCOUNTED_BYTES, TooManyBytes
 from gateway.server.frames import FrameExchange
 from gateway.server.refusals import Refuse
-from gateway.upstream.socket import SocketTransport, refuse_redirects
+from gateway.upstream.socket import SocketTransport
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ class ResponseSockets:
                 trust_env=True,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 connector=aiohttp.TCPConnector(limit=0),
-                middlewares=(refuse_redirects,),
+                middlewares=(_refuse_redirects,),
             )
         socket = web.WebSocketResponse(
             heartbeat=PING_S, max_msg_size=rules.max_message_bytes, compress=False, timeout=self._upstream.connect_s
@@ -260,3 +261,14 @@ TOO_MANY: Final = refusals.Refusal(
     type="rate_limit_error",
     retry_after_s=1,
 )
+
+
+async def _refuse_redirects(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Return the answer to a handshake. One that sends the request elsewhere is an error: the headers have a key."""
+    response = await handler(request)
+    if HTTPStatus.MULTIPLE_CHOICES <= response.status < HTTPStatus.BAD_REQUEST:
+        response.close()
+        raise aiohttp.WSServerHandshakeError(response.request_info, (), status=response.status)
+    return response

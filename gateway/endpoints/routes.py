@@ -96,7 +96,7 @@ METERED_ERRORS: Final = (400, 402, 403, 404, 413, 429, 502, 503, 504)
 METRICS_HINT: Final = "METRICS_ADDR is for reading metrics without."
 _NO_LETTER: Final = re.compile(r"[^A-Za-z0-9]+")
 _PROVIDERS_OWN: Final = dict[str, Any]
-"""A body or answer as the provider's API has it."""
+"""A body or answer as the provider's API has it, refusals too: the headers say whose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +120,14 @@ def endpoints_of(proxy: Proxy, reads: Reads, jobs: Jobs, dialects: Dialects) -> 
 def _own(reads: Reads, jobs: Jobs) -> tuple[Route, ...]:
     key, admin, anyone = Access.key, Access.admin, Access.anyone
     return (
-        Route("GET", "/v1/models", reads.list_models, key, ModelsShape),
-        Route("GET", "/v1/models/{id:.+}", reads.get_model, key, ModelShape),
+        Route("GET", "/v1/models", reads.list_models, key, ModelsShape, refusal=_PROVIDERS_OWN),
+        Route("GET", "/v1/models/{id:.+}", reads.get_model, key, ModelShape, refusal=_PROVIDERS_OWN),
         *(
-            Route("GET", path, handler, key, _PROVIDERS_OWN, name=_NO_LETTER.sub("_", path).strip("_"))
+            Route(
+                *("GET", path, handler, key, _PROVIDERS_OWN),
+                refusal=_PROVIDERS_OWN,
+                name=_NO_LETTER.sub("_", path).strip("_"),
+            )
             for models in MODEL_LISTS.values()
             for list_path in models.paths
             for path, handler in ((list_path, reads.list_models), (f"{list_path}/{{id:[^:]+}}", reads.get_model))
@@ -153,6 +157,7 @@ def _metered(proxy: Proxy, dialects: Dialects) -> tuple[Route, ...]:
     return tuple(
         Route(
             *(method, path, proxy.handle, Access.key, _PROVIDERS_OWN),
+            refusal=_PROVIDERS_OWN,
             body=_PROVIDERS_OWN if method == "POST" else None,
             scope=PROXY_SCOPE,
             errors=METERED_ERRORS,

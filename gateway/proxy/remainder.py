@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from gateway.dialects.exceptions import GarbageAnswer
 from gateway.dialects.output import NO_OUTPUT, Output
-from gateway.proxy.background_jobs import running_of
 from gateway.proxy.context import Reason, RequestContext, shown_id
 from gateway.proxy.decoding_tap import ENCODINGS, StreamWatch, decoded
 from gateway.proxy.settlement.doubts import believed
-from gateway.proxy.stored import FirstEvent, running_of_event
+from gateway.proxy.stored import FirstEvent, running_of, running_of_event
 from gateway.upstream.base import Pending, UpstreamError, UpstreamResponse, UpstreamTooLarge
 from gateway.upstream.headers import ResponseHead, incoming
 
@@ -72,7 +71,6 @@ class Running:
 
 
 logger = logging.getLogger(__name__)
-
 T = TypeVar("T")
 
 OK: Final = 200

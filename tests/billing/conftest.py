@@ -6,6 +6,7 @@ import pytest
 
 from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
+from billing.accounts.member_limits import MemberLimits
 from billing.database.connection import Database
 from billing.keys.keys import ApiKeys, Principals
 from billing.ledger.reports import Reports
@@ -20,6 +21,7 @@ async def billing(database_url: str) -> AsyncIterator[Billing]:
         database=database,
         effects=effects,
         accounts=Accounts(database, PLANS, effects, new_id),
+        member_limits=MemberLimits(database, effects),
         keys=ApiKeys(database, effects, new_id),
         principals=Principals(database, PLANS),
         grants=Grants(database, effects, new_id),

@@ -11,6 +11,7 @@ from ulid import ULID
 
 from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
+from billing.accounts.member_limits import MemberLimits
 from billing.addresses import Addresses, parse_networks
 from billing.attempts import AttemptLimits, Attempts
 from billing.database.connection import Database
@@ -87,6 +88,7 @@ class Billing:
     database: Database
     effects: RecordingEffects
     accounts: Accounts
+    member_limits: MemberLimits
     keys: ApiKeys
     principals: Principals
     grants: Grants
@@ -105,6 +107,10 @@ class Billing:
         markup_scaled: int = 0,
         charged_nano: int | None = None,
         model: str = "fast",
+        user_id: str | None = None,
+        endpoint: str = "/v1/chat/completions",
+        feature: str = "llm",
+        tags: str | None = '{"team":"blue"}',
     ) -> str:
         """Write one settled request and answer its id."""
         at = admitted_at or datetime.now(UTC)
@@ -114,12 +120,12 @@ class Billing:
             admitted_at_ms=int(at.timestamp() * 1000),
             outcome="settled",
             account_id=account_id,
-            user_id=None,
+            user_id=user_id,
             key_id=key_id,
             client_request_id="mine",
             upstream_request_id="theirs",
-            endpoint="/v1/chat/completions",
-            feature="llm",
+            endpoint=endpoint,
+            feature=feature,
             model=model,
             provider=price.provider,
             provider_model=price.model,
@@ -139,7 +145,7 @@ class Billing:
             stream=False,
             latency_ms=120,
             ttft_ms=None,
-            tags='{"team":"blue"}',
+            tags=tags,
             end_user=None,
         )
         stored = await write_debits(self.database, [debit])

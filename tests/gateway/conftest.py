@@ -11,7 +11,8 @@ from aiohttp import web
 from ulid import ULID
 
 from gateway.app import serving
-from gateway.config.settings import Limits, ProviderConfig, Secret, Settings
+from gateway.config.defaults import Limits
+from gateway.config.settings import ProviderConfig, Secret, Settings
 from gateway.proxy.handler import Proxy
 from gateway.runtime import Runtime, open_runtime
 from tests.support.shipped import shipped_settings

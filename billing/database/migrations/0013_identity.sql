@@ -79,20 +79,23 @@ CREATE TABLE refresh_tokens (
     created_at timestamptz NOT NULL DEFAULT now(),
     expires_at timestamptz NOT NULL,
     rotated_at timestamptz,
-    successor text
+    salt bytea
 );
 CREATE INDEX refresh_tokens_session ON refresh_tokens (session_id);
-COMMENT ON COLUMN refresh_tokens.successor IS
-    'What a second use within the grace is answered with, encrypted by the token itself: only who has the old one can read it.';
+COMMENT ON COLUMN refresh_tokens.salt IS
+    'Its successor is the HMAC of this by the token itself: only who has the old one, and this, can tell the new one.';
 
 CREATE TABLE revoked_tokens (
-    jti text PRIMARY KEY,
-    user_id text,
+    jti text NOT NULL,
+    user_id text NOT NULL,
     reason text,
     revoked_at timestamptz NOT NULL DEFAULT now(),
-    expires_at timestamptz NOT NULL
+    expires_at timestamptz NOT NULL,
+    PRIMARY KEY (jti, user_id)
 );
 CREATE INDEX revoked_tokens_expiry ON revoked_tokens (expires_at);
+CREATE INDEX revoked_tokens_user ON revoked_tokens (user_id);
+COMMENT ON COLUMN revoked_tokens.user_id IS 'Whose token it is, by whom it was revoked: it counts for that user alone. Empty: an operator revoked it.';
 
 CREATE TABLE signing_keys (
     kid text PRIMARY KEY,
@@ -103,6 +106,7 @@ CREATE TABLE signing_keys (
     retired_at timestamptz
 );
 COMMENT ON COLUMN signing_keys.active_from IS 'From when on it signs; it is published before.';
+COMMENT ON COLUMN signing_keys.retired_at IS 'Until when it verifies, once another one signs; its private part is gone then.';
 
 CREATE TABLE organizations (
     id text PRIMARY KEY,

@@ -1,2 +1,2 @@
-INSERT INTO accounts (id, name, plan, credit_limit_nano, quotas) VALUES ($1, $2, $3, $4, $5)
+INSERT INTO accounts (id, name, plan, credit_limit_nano, quotas, tz) VALUES ($1, $2, $3, $4, $5, $6)
 RETURNING *

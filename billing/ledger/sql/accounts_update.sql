@@ -5,6 +5,7 @@ UPDATE accounts SET
     past_due_since = CASE WHEN $4 = 'past_due' THEN coalesce(past_due_since, now()) END,
     credit_limit_nano = $5,
     quotas = $6,
+    tz = $7,
     version = version + 1
 WHERE id = $1
 RETURNING *

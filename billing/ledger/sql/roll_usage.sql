@@ -1,43 +1,107 @@
--- Move at most $1 fresh rows into the rollups of all four granularities, and answer how many: rows of minutes that are over,
--- so that most rollups are raised once a minute, and others too while there are $2 fresh rows or more. One statement:
--- whoever reads rollups and fresh rows in one snapshot finds each request once, whenever that is. Whoever does not get the
--- lock $3, which ends with the transaction, leaves it to the one who has it. Rollups are written in the order of their key.
-WITH turn AS MATERIALIZED (
-    SELECT pg_try_advisory_xact_lock($3) AS ours
-), moved AS (
+-- Move at most $1 fresh rows into the sums of all four granularities, and answer how many: rows of minutes that
+-- are over, so that most are raised once a minute, and others too while there are $2 fresh rows or more. One statement:
+-- whoever reads sums and fresh rows in one snapshot finds each request once, whenever that is. The transaction has the turn
+-- (an advisory lock) before this begins: what is new of dimensions and tags is written by one at a time. Of an account at
+-- most $3 names of tags are kept, and $4 values of each. Rows are written in the order of their key.
+WITH moved AS (
     DELETE FROM usage_fresh
     WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM usage_fresh
-        WHERE (SELECT ours FROM turn)
-            AND (admitted_at < date_bin('1 minute', now(), timestamptz 'epoch')
-                OR (SELECT count(*) FROM (SELECT FROM usage_fresh LIMIT $2) AS first) = $2)
+        WHERE admitted_at < date_bin('1 minute', now(), timestamptz 'epoch')
+            OR (SELECT count(*) FROM (SELECT FROM usage_fresh LIMIT $2) AS first) = $2
         LIMIT $1))
     RETURNING *
+), whole AS (
+    -- What an older release wrote says neither provider nor the others: its event does, or one that is like it in all else.
+    SELECT m.account_id, date_bin('1 minute', m.admitted_at, timestamptz 'epoch') AS minute, m.key_id,
+        coalesce(m.user_id, e.user_id, '') AS user_id, m.model, coalesce(m.provider, e.provider, '') AS provider,
+        coalesce(m.endpoint, e.endpoint, '') AS endpoint, m.feature, coalesce(m.tags, e.tags) AS tags, m.input_tokens,
+        m.cached_input_tokens, m.cache_write_tokens, m.output_tokens, m.reasoning_tokens, m.cost_nano, m.charged_nano
+    FROM moved AS m LEFT JOIN LATERAL (
+        SELECT u.user_id, u.provider, u.endpoint, u.tags FROM usage_events AS u
+        WHERE m.provider IS NULL AND u.account_id = m.account_id AND u.admitted_at = m.admitted_at AND u.key_id = m.key_id
+            AND u.model = m.model AND u.feature = m.feature AND u.input_tokens = m.input_tokens
+            AND u.output_tokens = m.output_tokens AND u.charged_nano = m.charged_nano
+        LIMIT 1
+    ) AS e ON true
 ), minutes AS MATERIALIZED (
-    SELECT account_id, date_bin('1 minute', admitted_at, timestamptz 'epoch') AS minute, key_id, model, feature,
+    SELECT account_id, minute, key_id, user_id, model, provider, endpoint, feature, tags,
         count(*) AS requests, sum(input_tokens)::bigint AS input_tokens,
         sum(cached_input_tokens)::bigint AS cached_input_tokens, sum(cache_write_tokens)::bigint AS cache_write_tokens,
         sum(output_tokens)::bigint AS output_tokens, sum(reasoning_tokens)::bigint AS reasoning_tokens,
         sum(cost_nano) AS cost_nano, sum(charged_nano) AS charged_nano
-    FROM moved
-    GROUP BY 1, 2, 3, 4, 5
-), rolled AS (
-    INSERT INTO usage_rollups AS r (account_id, granularity, bucket, key_id, model, feature, requests, input_tokens,
+    FROM whole
+    GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9
+), used AS MATERIALIZED (
+    SELECT u.*, d.id FROM (SELECT DISTINCT account_id, key_id, user_id, model, provider, endpoint, feature FROM minutes) AS u
+    LEFT JOIN usage_dimensions AS d USING (account_id, key_id, user_id, model, provider, endpoint, feature)
+), combined AS (
+    INSERT INTO usage_dimensions (account_id, key_id, user_id, model, provider, endpoint, feature)
+    SELECT account_id, key_id, user_id, model, provider, endpoint, feature FROM used WHERE id IS NULL
+    RETURNING account_id, key_id, user_id, model, provider, endpoint, feature, id
+), dimensions AS (
+    SELECT * FROM used WHERE id IS NOT NULL UNION ALL SELECT * FROM combined
+), counted AS MATERIALIZED (
+    SELECT d.id AS dimensions, minutes.*
+    FROM minutes JOIN dimensions AS d USING (account_id, key_id, user_id, model, provider, endpoint, feature)
+), tagged AS MATERIALIZED (
+    SELECT counted.*, t.key AS name, t.value AS said
+    FROM counted CROSS JOIN LATERAL jsonb_each_text(
+        CASE jsonb_typeof(tags) WHEN 'object' THEN tags ELSE '{}' END) AS t
+), names_used AS MATERIALIZED (
+    SELECT u.*, n.id FROM (SELECT DISTINCT account_id, name FROM tagged) AS u
+    LEFT JOIN usage_tags AS n ON n.account_id = u.account_id AND n.name = u.name AND n.value IS NULL
+), names_made AS (
+    INSERT INTO usage_tags (account_id, name)
+    SELECT account_id, name
+    FROM (SELECT account_id, name, row_number() OVER (PARTITION BY account_id ORDER BY name) AS place
+        FROM names_used WHERE id IS NULL) AS new
+    WHERE place + (SELECT count(*) FROM usage_tags AS n WHERE n.account_id = new.account_id AND n.value IS NULL) <= $3
+    RETURNING account_id, name, id
+), names AS (
+    SELECT * FROM names_used WHERE id IS NOT NULL UNION ALL SELECT * FROM names_made
+), room AS MATERIALIZED (
+    SELECT n.account_id, n.name, n.id AS tag, $4 - count(v.id) AS free
+    FROM names AS n LEFT JOIN usage_tags AS v ON v.account_id = n.account_id AND v.name = n.name AND v.value IS NOT NULL
+    GROUP BY 1, 2, 3
+), values_used AS MATERIALIZED (
+    SELECT u.*, v.id, room.free
+    FROM (SELECT DISTINCT account_id, name, said FROM tagged) AS u JOIN room USING (account_id, name)
+    LEFT JOIN usage_tags AS v ON v.account_id = u.account_id AND v.name = u.name AND v.value = u.said
+), values_made AS (
+    INSERT INTO usage_tags (account_id, name, value)
+    SELECT account_id, name, said
+    FROM (SELECT account_id, name, said, free, row_number() OVER (PARTITION BY account_id, name ORDER BY said) AS place
+        FROM values_used WHERE id IS NULL) AS new
+    WHERE place <= free
+    RETURNING account_id, name, value, id
+), all_values AS (
+    SELECT account_id, name, said, id FROM values_used WHERE id IS NOT NULL UNION ALL SELECT * FROM values_made
+), parts AS (
+    SELECT account_id, 0 AS tag, minute, dimensions, 0 AS value, requests, input_tokens, cached_input_tokens,
+        cache_write_tokens, output_tokens, reasoning_tokens, cost_nano, charged_nano
+    FROM counted
+    UNION ALL
+    SELECT t.account_id, room.tag, minute, dimensions, coalesce(v.id, room.tag), requests, input_tokens, cached_input_tokens,
+        cache_write_tokens, output_tokens, reasoning_tokens, cost_nano, charged_nano
+    FROM tagged AS t JOIN room USING (account_id, name) LEFT JOIN all_values AS v USING (account_id, name, said)
+), summed AS (
+    INSERT INTO usage_sums AS s (account_id, granularity, tag, bucket, dimensions, value, requests, input_tokens,
         cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, cost_nano, charged_nano)
-    SELECT account_id, g.code, date_trunc(g.unit, minute, 'UTC') AS bucket, key_id, model, feature, sum(requests),
+    SELECT account_id, g.code, tag, date_trunc(g.unit, minute, 'UTC') AS bucket, dimensions, value, sum(requests),
         sum(input_tokens), sum(cached_input_tokens), sum(cache_write_tokens), sum(output_tokens), sum(reasoning_tokens),
         sum(cost_nano), sum(charged_nano)
-    FROM minutes CROSS JOIN (VALUES (0, 'minute'), (1, 'hour'), (2, 'day'), (3, 'month')) AS g (code, unit)
+    FROM parts CROSS JOIN (VALUES (0, 'minute'), (1, 'hour'), (2, 'day'), (3, 'month')) AS g (code, unit)
     GROUP BY 1, 2, 3, 4, 5, 6
     ORDER BY 1, 2, 3, 4, 5, 6
-    ON CONFLICT (account_id, granularity, bucket, key_id, model, feature) DO UPDATE SET
-        requests = r.requests + excluded.requests,
-        input_tokens = r.input_tokens + excluded.input_tokens,
-        cached_input_tokens = r.cached_input_tokens + excluded.cached_input_tokens,
-        cache_write_tokens = r.cache_write_tokens + excluded.cache_write_tokens,
-        output_tokens = r.output_tokens + excluded.output_tokens,
-        reasoning_tokens = r.reasoning_tokens + excluded.reasoning_tokens,
-        cost_nano = r.cost_nano + excluded.cost_nano,
-        charged_nano = r.charged_nano + excluded.charged_nano
+    ON CONFLICT (account_id, granularity, tag, bucket, dimensions, value) DO UPDATE SET
+        requests = s.requests + excluded.requests,
+        input_tokens = s.input_tokens + excluded.input_tokens,
+        cached_input_tokens = s.cached_input_tokens + excluded.cached_input_tokens,
+        cache_write_tokens = s.cache_write_tokens + excluded.cache_write_tokens,
+        output_tokens = s.output_tokens + excluded.output_tokens,
+        reasoning_tokens = s.reasoning_tokens + excluded.reasoning_tokens,
+        cost_nano = s.cost_nano + excluded.cost_nano,
+        charged_nano = s.charged_nano + excluded.charged_nano
 )
 SELECT count(*) FROM moved

@@ -46,7 +46,7 @@ WITH patience AS MATERIALIZED (
         (d->>'tags')::jsonb, d->>'end_user', d->>'note', (d->>'by_model')::jsonb, given.epoch, (d->>'dseq')::bigint, numbered.xseq
     FROM given LEFT JOIN locked ON locked.id = given.account_id LEFT JOIN numbered USING (place)
     ON CONFLICT DO NOTHING
-    RETURNING request_id, admitted_at, outcome, account_id, key_id, feature, model, input_tokens, cached_input_tokens,
+    RETURNING request_id, admitted_at, outcome, account_id, user_id, key_id, endpoint, feature, model, provider, tags, input_tokens, cached_input_tokens,
         cache_write_tokens, output_tokens, reasoning_tokens, cost_nano, charged_nano, xseq,
         outcome = 'settled' OR input_tokens + output_tokens > 0 AS counted
 ), moved AS (
@@ -61,9 +61,9 @@ WITH patience AS MATERIALIZED (
     FROM inserted WHERE xseq IS NOT NULL
 ), used AS (
     INSERT INTO usage_fresh (admitted_at, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens,
-        reasoning_tokens, cost_nano, charged_nano, account_id, key_id, model, feature)
+        reasoning_tokens, cost_nano, charged_nano, account_id, key_id, model, feature, user_id, provider, endpoint, tags)
     SELECT admitted_at, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens,
-        reasoning_tokens, cost_nano, charged_nano, account_id, key_id, model, feature
+        reasoning_tokens, cost_nano, charged_nano, account_id, key_id, model, feature, user_id, provider, endpoint, tags
     FROM inserted WHERE counted
 ), balanced AS (
     UPDATE accounts SET

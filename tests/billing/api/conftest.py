@@ -6,16 +6,19 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
+from billing.accounts.repricing import Repricing
 from billing.api.application import setup
 from billing.api.services import Services
+from billing.audit import AuditLog
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import Keyspace, RedisState
+from billing.identity.users import Users
 from billing.keys.secrets import secret_digest
 from billing.plans import DEFAULT_PLAN
 from billing.principals import Principal
 from billing.refused import RefusedRequests, RefusedRules
 from tests.billing.api.support import ADMIN_KEY, Api, serving
-from tests.billing.support import PLANS, Billing, attempts_of
+from tests.billing.support import PLANS, PRICES, Billing, attempts_of
 
 
 @pytest.fixture
@@ -25,9 +28,13 @@ def services(billing: Billing) -> Services:
 
     return Services(
         accounts=billing.accounts,
+        users=Users(billing.database, billing.new_id),
+        member_limits=billing.member_limits,
         keys=billing.keys,
         grants=billing.grants,
+        repricing=Repricing(billing.database, billing.effects, billing.new_id, lambda: PRICES),
         reports=billing.reports,
+        audit=AuditLog(billing.database),
         refused=RefusedRequests(RedisState(RedisClient("redis://127.0.0.1:1"), Keyspace()), RefusedRules()),
         effects=billing.effects,
         plans=PLANS,

@@ -9,7 +9,7 @@ import pytest
 from billing.database.connection import Database, DatabaseUnavailable
 from billing.ledger import reports
 from billing.ledger.catalogue import sync_prices
-from billing.ledger.reports import LEASE, LOCK_KEY, ROLL_USAGE, Roller, roll
+from billing.ledger.reports import LEASE, LOCK_KEY, ROLL_USAGE, TAKE_TURN, Roller, roll
 from billing.ledger.verify import verify
 from billing.usage import Usage
 from tests.billing.support import PRICES, Billing
@@ -105,7 +105,8 @@ async def test_the_minute_that_lasts_is_left_until_there_is_much(billing: Billin
 async def test_while_one_moves_another_leaves_it_be(billing: Billing, account_id: str) -> None:
     await billing.debit(account_id, "a", USAGE, admitted_at=minutes_ago(1))
     async with billing.database.transaction() as connection:
-        assert await connection.fetchval(ROLL_USAGE, 10, 10, LOCK_KEY) == 1
+        assert await connection.fetchval(TAKE_TURN, LOCK_KEY)
+        assert await connection.fetchval(ROLL_USAGE, 10, 10, 1, 1) == 1
         assert await roll(billing.database) == 0
         assert await fresh(billing) == 1
     assert await fresh(billing) == 0
@@ -115,7 +116,8 @@ async def test_while_one_moves_another_leaves_it_be(billing: Billing, account_id
 async def move_and_die(victim: Database, other: Database) -> None:
     async with victim.transaction() as connection:
         pid = await connection.fetchval("SELECT pg_backend_pid()")
-        assert await connection.fetchval(ROLL_USAGE, 10, 10, LOCK_KEY) == 1
+        assert await connection.fetchval(TAKE_TURN, LOCK_KEY)
+        assert await connection.fetchval(ROLL_USAGE, 10, 10, 1, 1) == 1
         await other.execute("SELECT pg_terminate_backend($1)", pid)
         await connection.fetchval("SELECT 1")
 

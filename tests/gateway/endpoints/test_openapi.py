@@ -6,6 +6,7 @@ from typing import Any
 
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from billing.identity.permissions import SCOPES
 from tests.gateway.conftest import ADMIN_KEY, Customer, Gateway, chat
 from tests.support.gateways import ask, fetch
 
@@ -105,10 +106,13 @@ def _fits(schema: Json, value: Any) -> bool:
 
 async def test_answers_are_as_they_are_described(gateway: Gateway) -> None:
     api = await described(gateway)
-    customer: Customer = await gateway.customer(quotas=[{"window": "day", "metric": "tokens", "limit": 9000}])
+    customer: Customer = await gateway.customer(
+        quotas=[{"window": "day", "metric": "tokens", "limit": 9000}], scopes=sorted(SCOPES)
+    )
     event_id = (await ask(customer, chat())).headers["x-request-id"]
     await gateway.flush()
     ids = {"account_id": customer.account_id, "key_id": customer.key_id, "event_id": event_id, "id": event_id}
+    ids["user_id"] = "usr_1"
     headers = {"X-Admin-Key": ADMIN_KEY, "Authorization": f"Bearer {customer.key}"}
     looked_at = 0
     for (method, path), operation in operations(api).items():

@@ -1,0 +1,169 @@
+"""Sums by dimension and tag: made by the roller of fresh rows, by the migration of what was there, and verified."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from billing.database.connection import DatabaseError, Row
+from billing.database.migrate import migrate
+from billing.ledger import reports
+from billing.ledger.catalogue import sync_prices
+from billing.ledger.reports import roll
+from billing.ledger.verify import verify
+from billing.usage import Usage
+from tests.billing.ledger.test_fresh_usage import BACK
+from tests.billing.support import PRICES, Billing
+
+USAGE = Usage(input_tokens=1000, cached_input_tokens=10, output_tokens=50, reasoning_tokens=20)
+SUMS = """
+SELECT n.name, v.value AS said, d.model, d.user_id, d.provider, d.endpoint, s.requests, s.input_tokens
+FROM usage_sums AS s JOIN usage_dimensions AS d ON d.id = s.dimensions LEFT JOIN usage_tags AS n ON n.id = s.tag
+LEFT JOIN usage_tags AS v ON v.id = s.value
+WHERE s.granularity = $1
+ORDER BY n.name NULLS FIRST, v.value NULLS LAST, d.model, d.user_id, d.endpoint
+"""
+AS_OLDER = "UPDATE usage_fresh SET user_id = NULL, provider = NULL, endpoint = NULL, tags = NULL"
+"""What a gateway of an older release would have written."""
+
+
+@pytest.fixture
+async def account_id(billing: Billing) -> str:
+    await sync_prices(billing.database, PRICES)
+    account = await billing.accounts.create("Acme", credit_limit_nano=10**12)
+    return account.id
+
+
+def minutes_ago(minutes: int) -> datetime:
+    return datetime.now(UTC) - timedelta(minutes=minutes)
+
+
+async def sums(billing: Billing, granularity: int = 3) -> list[tuple[object, ...]]:
+    rows: list[Row] = await billing.database.rows(SUMS, granularity)
+    return [tuple(row) for row in rows]
+
+
+async def assert_verified(billing: Billing) -> None:
+    verified = await verify(billing.database)
+    assert verified.ok, verified
+
+
+async def used(billing: Billing, account_id: str, *, at: datetime | None = None) -> None:
+    """Requests of two users, two endpoints, and tags that some have."""
+    at = at or minutes_ago(2)
+    kinds = (
+        ("key_1", "ann", "/v1/chat/completions", {"team": "blue", "job": "a"}),
+        ("key_1", "ann", "/v1/chat/completions", {"team": "blue"}),
+        ("key_1", "ann", "/v1/embeddings", {"team": "red"}),
+        ("key_2", None, "/v1/chat/completions", None),
+    )
+    for number, (key_id, user_id, endpoint, tags) in enumerate(kinds):
+        said = json.dumps(tags) if tags else None
+        moment = at + timedelta(milliseconds=number)
+        await billing.debit(
+            account_id, key_id, USAGE, admitted_at=moment, user_id=user_id, endpoint=endpoint, tags=said
+        )
+
+
+EXPECTED = [
+    (None, None, "fast", "", "openai", "/v1/chat/completions", 1, 1000),
+    (None, None, "fast", "ann", "openai", "/v1/chat/completions", 2, 2000),
+    (None, None, "fast", "ann", "openai", "/v1/embeddings", 1, 1000),
+    ("job", "a", "fast", "ann", "openai", "/v1/chat/completions", 1, 1000),
+    ("team", "blue", "fast", "ann", "openai", "/v1/chat/completions", 2, 2000),
+    ("team", "red", "fast", "ann", "openai", "/v1/embeddings", 1, 1000),
+]
+
+
+@pytest.mark.parametrize("older", [False, True])
+async def test_fresh_rows_become_sums(billing: Billing, account_id: str, older: bool) -> None:
+    await used(billing, account_id)
+    if older:
+        await billing.database.execute(AS_OLDER)
+        await assert_verified(billing)
+    for moved in (3, 1, 0):
+        assert await roll(billing.database, 3) == moved
+        await assert_verified(billing)
+    for granularity in range(4):
+        assert await sums(billing, granularity) == EXPECTED
+    await used(billing, account_id)
+    assert await roll(billing.database) == 4
+    assert await sums(billing) == [(*row[:6], 2 * row[6], 2 * row[7]) for row in EXPECTED]  # type: ignore[operator]
+    await assert_verified(billing)
+
+
+async def test_a_ledger_that_has_grown_is_summed_by_the_migration(
+    billing: Billing, account_id: str, database_url: str
+) -> None:
+    await used(billing, account_id)
+    assert await roll(billing.database, 2) == 2
+    columns = "admitted_at, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, "
+    columns += "cost_nano, charged_nano, account_id, key_id, model, feature"
+    keep = f"CREATE TABLE kept AS SELECT {columns} FROM usage_fresh"  # noqa: S608
+    await billing.database.execute(keep)
+    await billing.database.execute(BACK)
+    await migrate(database_url, up_to=15)
+    await billing.database.execute("INSERT INTO usage_fresh SELECT * FROM kept; DROP TABLE kept")
+    await migrate(database_url)
+    assert await sums(billing) == EXPECTED
+    await assert_verified(billing)
+    await used(billing, account_id)
+    assert await roll(billing.database) == 4
+    await assert_verified(billing)
+
+
+async def test_names_and_values_of_tags_are_bounded(
+    billing: Billing, account_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reports, "TAG_NAMES", 2)
+    monkeypatch.setattr(reports, "TAG_VALUES", 2)
+    for number in range(6):
+        tags = {"a": str(number), "b": "same", f"name{number}": "x"}
+        await billing.debit(account_id, "key_1", USAGE, admitted_at=minutes_ago(2), tags=json.dumps(tags))
+        if number % 2:
+            assert await roll(billing.database) == 2
+            await assert_verified(billing)
+    assert [(row[0], row[1], row[6]) for row in await sums(billing)] == [
+        (None, None, 6),
+        ("a", "0", 1),
+        ("a", "1", 1),
+        ("a", None, 4),
+        ("b", "same", 6),
+    ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE usage_sums SET requests = requests + 1 WHERE granularity = 2 AND tag = 0",
+        "DELETE FROM usage_sums WHERE granularity = 0 AND tag <> 0",
+        "UPDATE usage_dimensions SET provider = 'another'",
+    ],
+)
+async def test_sums_that_are_none_are_found(billing: Billing, account_id: str, change: str) -> None:
+    await billing.debit(account_id, "key_1", USAGE, admitted_at=minutes_ago(2))
+    assert await roll(billing.database) == 1
+    await billing.database.execute(change)
+    found = {check.name: check for check in (await verify(billing.database)).checks if check.differences}
+    assert set(found) == {"rollups"}
+    assert account_id in found["rollups"].examples[0]
+
+
+async def test_a_roller_of_an_older_release_moves_nothing(billing: Billing, account_id: str) -> None:
+    """It writes what is a view by now, in the statement that would take its rows from what is fresh."""
+    await billing.debit(account_id, "key_1", USAGE, admitted_at=minutes_ago(2))
+    with pytest.raises(DatabaseError):
+        await billing.database.execute(
+            "WITH moved AS (DELETE FROM usage_fresh RETURNING *) INSERT INTO usage_rollups (account_id, key_id) "
+            "SELECT account_id, key_id FROM moved"
+        )
+    assert await roll(billing.database) == 1
+    await assert_verified(billing)
+
+
+async def test_tags_that_are_no_object_stop_nobody(billing: Billing, account_id: str) -> None:
+    for tags in ("[1]", '"x"', "null", "{}"):
+        await billing.debit(account_id, "key_1", USAGE, admitted_at=minutes_ago(2), tags=tags)
+    assert await roll(billing.database) == 4
+    await assert_verified(billing)
+    assert [row[6] for row in await sums(billing)] == [4]
