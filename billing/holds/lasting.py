@@ -76,7 +76,14 @@ class LastingHold:
         debit = self.debit
         names = (debit.account_id, debit.key_id, debit.model, debit.feature, LASTING)
         amounts = (debit.charged_nano, debit.input_tokens, debit.output_tokens)
-        return pack_hold(epoch, debit.admitted_at_ms, amounts, b"".join(map(pack_text, names)), tags._replace(user=None), self.payload)
+        return pack_hold(
+            epoch,
+            debit.admitted_at_ms,
+            amounts,
+            b"".join(map(pack_text, names)),
+            tags._replace(user=None),
+            self.payload,
+        )
 
 
 class LastingHolds:

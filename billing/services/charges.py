@@ -189,8 +189,8 @@ def measure_of(debit: Debit) -> Measure:
 
 
 def charge_of(measure: Measure, prices: PriceTable, markup_scaled: int, at_s: float) -> Charge:
-    """Return what a measure costs by the prices in force at a Unix time. Raises `MeterNotPriced`, and `BadMeasure` for an
-    amount beyond 2^53 - 1 nano-USD."""
+    """Return what a measure costs by the prices in force at a Unix time. Raises `MeterNotPriced`, and `BadMeasure` for
+    an amount beyond 2^53 - 1 nano-USD."""
     usage = measure.usage
     if measure.amount_nano is not None:
         return Charge(measure, usage, measure.amount_nano, measure.amount_nano)

@@ -177,6 +177,9 @@ class Limits:
     service_hold_max_s: int = _whole(86_400, 1, 366 * 86_400, "and at most as long")
     service_holds: int = _whole(10_000, 1, 1_000_000, "open holds of services, in all; a part of `max_unsettled`")
     service_events_waiting: int = _whole(10_000, 1, 1_000_000, "events of services that wait for Postgres in a process")
+    usage_retention_months: int | None = _whole(
+        None, 2, 1200, "usage events are kept as long, beside this month's; null: for good; rollups stay"
+    )
     default_plan: str = _bound(DEFAULT_PLAN, Bound("text", "plan of a new account; must be in plans.yaml"))
     credits_per_usd: int = _whole(1000, 1, 1_000_000_000, "credits that one USD is shown as")
     lease_s: float = _seconds(5, 0.5, 300, "a gateway that does not renew its lease for as long is dead: its holds end")
@@ -204,6 +207,12 @@ class Limits:
     issuer_answer_bytes: int = _whole(MIB, 1024, 64 * MIB, "and its largest answer")
     refresh_grace_s: float = _seconds(10, 0, 300, "a used refresh token gives the same successor for as long")
     sessions_per_user: int = _whole(100, 1, 10_000, "sessions of one person; those used last stay")
+    passwords_at_once: int = _whole(2, 1, 64, "passwords that one process hashes at once, 64 MiB each; then 429")
+    mails_per_address: int = _whole(5, 1, 1000, "codes that are mailed to one address in an hour")
+    mails_per_network: int = _whole(30, 1, 100_000, "and that one address of a client asks for in an hour")
+    sign_in_failures: int = _whole(10, 1, 1000, "failed tries at a password or second factor before the next waits")
+    sign_in_wait_s: float = _seconds(30, 1, 3600, "how long it waits at first; it doubles with each")
+    sign_in_most_wait_s: float = _seconds(3600, 1, 86_400, "and at most")
     refusals_per_key: int = _whole(20, 0, 1000, "last refusals of a key that are kept to be looked up; 0: none")
     refusals_keys: int = _whole(1000, 1, 100_000, "keys whose refusals are kept: those refused last")
     refusals_kept_s: float = _seconds(86_400, 1, 31 * 86_400, "how long they are kept")

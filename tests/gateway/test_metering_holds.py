@@ -1,4 +1,4 @@
-"""Holds of services, over HTTP: settled and given back at any gateway, twice, late, and after the one that made them died."""
+"""Holds of services, over HTTP: settled and given back at any gateway, twice, late, after their maker has died."""
 
 from __future__ import annotations
 
