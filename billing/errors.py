@@ -38,6 +38,7 @@ MetergateError
 |   +-- TooMany                    billing.api.errors
 |   +-- Unauthorized               billing.api.errors
 |   +-- Unavailable                billing.api.errors
+|   +-- Unpriced                   billing.api.errors
 +-- TooManyAttempts                billing.attempts
 +-- ClientError                    billing.calls
 |   +-- BadAnswer                  billing.calls
@@ -79,6 +80,14 @@ MetergateError
 +-- BadCursor                      billing.pages
 +-- QuotaError                     billing.quotas
 +-- PriceError                     billing.rates
++-- BadMeasure                     billing.services.charges
++-- MeterNotPriced                 billing.services.charges
++-- Busy                           billing.services.events
++-- EventConflict                  billing.services.events
++-- EventRefused                   billing.services.events
++-- NotAdmitted                    billing.services.events
++-- UnknownAccount                 billing.services.events
++-- UnknownHold                    billing.services.service_holds
 +-- ApiKeyError                    billing.shapes.rules
 |   +-- KeyConflict                billing.shapes.rules
 |   +-- KeyNotFound                billing.shapes.rules

@@ -53,8 +53,10 @@ from billing.shares import parse_share
 from gateway.config.models import unknown_models
 from gateway.config.plan_follower import PlanFollower
 from gateway.config.settings import Settings
+from gateway.metering import make_meters
 from gateway.outgoing import Outgoing
 from gateway.proxy.target_health import provider_list
+from gateway.server.refusals import Links
 
 if TYPE_CHECKING:
     from billing.audit import Actor
@@ -258,11 +260,12 @@ def _runtime(
     defaults, plans = settings.defaults, follower.plans
     principals = Principals(database, plans, defaults.default_plan, follower.follow)
     engine = Engine(
-        *(database, client, keyspace, plans, principals.by_digest, gateway_id),
+        *(database, client, keyspace, plans, principals.load, gateway_id),
         engine_settings(defaults, settings.spool_dir),
     )
     follower.changed = engine.plans_changed
     in_force = InForce(settings.prices)
+    links = Links(settings.frontend_url, plans)
     users = Users(database, new_id, settings.identity.approval)
     bounds = Bounds(defaults.organizations_per_user, defaults.invitations_per_day, defaults.invitation_sends)
     subjects = Subjects(database, users, new_id, defaults.default_plan)
@@ -293,6 +296,8 @@ def _runtime(
         known=partial(recognised, engine.cache),
         attempts=_attempts(settings, engine.redis),
         clock=time.time,
+        service_api_key=settings.service_api_key.reveal() if settings.service_api_key is not None else None,
+        meters=make_meters(settings, database, engine, lambda: in_force.prices, links, new_id),
         admin_api_key=settings.admin_api_key.reveal() if settings.admin_api_key is not None else None,
         unknown_models=lambda names: unknown_models(
             settings.models, settings.providers, in_force.prices, names, time.time()

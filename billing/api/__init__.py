@@ -11,6 +11,7 @@
     accounts    /admin/accounts   keys  /admin/keys   audit  /admin/audit, /account/audit
     organizations  /orgs, /invitations, /roles   own_keys  /billing/keys
     admin_users  /admin/users
+    metering    /service: what other services call
     reads       /account and /billing; /admin/refusals, /admin/providers, /ping
 
 What is taken and answered is in `billing.shapes`. `application.setup` mounts it; the gateway calls that and nothing

@@ -63,8 +63,8 @@ class Route:
 
     `query` and `body` are the shapes of what is asked, `answer` that of a success with `status` (None: no body).
     `errors` are statuses beside those that follow from the rest, `refusal` is their shape; `scope` is what a caller
-    needs. With `or_bearer` the admin key may come as a bearer, too; `hint` is added to the refusal of a request without
-    it.
+    needs. With `or_bearer` the admin key may come as a bearer, too; `accepts` are media types, each with the shape of a
+    body in it, where the handler reads the body by itself; `hint` is added to the refusal of a request without it.
     """
 
     method: str
@@ -78,6 +78,7 @@ class Route:
     scope: str | None = None
     errors: tuple[int, ...] = ()
     media: str = JSON
+    accepts: tuple[tuple[str, Any], ...] = ()
     refusal: Any = ErrorEnvelope
     body_optional: bool = False
     or_bearer: bool = False

@@ -12,6 +12,7 @@ them, and `/api/openapi.json` is generated from them. Pure.
     rules       what a rule of a key is
     organizations  organizations, members, invitations, roles
     usage       balance, transactions, usage events, totals
+    service     what other services send: debits, usage, CloudEvents, holds
     operation   models, refused requests, health, jobs, image
 
 Each answer's shape has a function beside it that makes it of what `billing` has. Fields may be added, none renamed or
