@@ -29,10 +29,16 @@ from billing.holds.engine import Engine, EngineSettings
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import DEFAULT_PREFIX, Keyspace
 from billing.holds.service import HoldSettings
+from billing.identity.codes import CodeRules, Codes
+from billing.identity.credentials import Credentials
 from billing.identity.foreign import ForeignRules, ForeignTokens
 from billing.identity.issuers import KeySet
+from billing.identity.organizations import found
+from billing.identity.passwords import Passwords
+from billing.identity.people import People
 from billing.identity.sessions import Sessions, TokenRules
 from billing.identity.shown import ShownTokens
+from billing.identity.sign_in import SignIn
 from billing.identity.signing_keys import DAY_S, KeyRules, SigningKeys
 from billing.identity.subjects import Subjects
 from billing.identity.users import Users
@@ -49,7 +55,12 @@ from gateway.outgoing import Outgoing
 from gateway.proxy.target_health import provider_list
 
 if TYPE_CHECKING:
+    from billing.audit import Actor
+    from billing.database.connection import Connection
+    from billing.effects import Effects
     from billing.holds.redis.state import RedisState
+    from billing.identity.organizations import Organization
+    from billing.identity.sign_in import Found
     from billing.price_table import PriceTable
     from billing.principals import Principal
     from gateway.config.defaults import Limits
@@ -250,19 +261,22 @@ def _runtime(
     )
     follower.changed = engine.plans_changed
     in_force = InForce(settings.prices)
-    users = Users(database, new_id)
+    users = Users(database, new_id, settings.identity.approval)
     subjects = Subjects(database, users, new_id, defaults.default_plan)
     shown = ShownTokens(database, signing_keys, _foreign_tokens(settings, ask), subjects)
     sessions = Sessions(database, signing_keys, token_rules(settings), new_id, shown)
+    people = _people(settings, database, users, sessions, engine.change_notifier)
     services = Services(
         accounts=Accounts(database, plans, engine.change_notifier, new_id),
-        users=Users(database, new_id),
+        users=people.users,
         member_limits=MemberLimits(database, engine.change_notifier),
         keys=ApiKeys(database, engine.change_notifier, new_id),
         grants=Grants(database, engine.change_notifier, new_id),
         repricing=Repricing(database, engine.change_notifier, new_id, lambda: in_force.prices),
         reports=Reports(database),
         audit=AuditLog(database),
+        sign_in=SignIn(people, _founder(defaults.default_plan)),
+        credentials=Credentials(people),
         refused=RefusedRequests(engine.redis, refused_rules(defaults)),
         effects=engine.change_notifier,
         plans=plans,
@@ -304,6 +318,37 @@ def _runtime(
         services.attempts,
         services.admin_api_key or "",
     )
+
+
+def _people(settings: Settings, database: Database, users: Users, sessions: Sessions, effects: Effects) -> People:
+    """Make what people register, sign in and are changed by."""
+    defaults = settings.defaults
+    rules = CodeRules(
+        mails_per_address=defaults.mails_per_address,
+        mails_per_network=defaults.mails_per_network,
+        failures=defaults.sign_in_failures,
+        wait_s=defaults.sign_in_wait_s,
+        most_wait_s=defaults.sign_in_most_wait_s,
+    )
+    return People(
+        database,
+        users,
+        Codes(database, new_id, rules),
+        Passwords(at_once=defaults.passwords_at_once),
+        sessions,
+        effects,
+        new_id,
+        time.time,
+    )
+
+
+def _founder(plan: str) -> Found:
+    """Return what makes the personal organization of who registers, on a plan."""
+
+    async def make(connection: Connection, user_id: str, name: str, actor: Actor) -> Organization:
+        return await found(connection, new_id, plan, user_id=user_id, name=name, personal=True, actor=actor)
+
+    return make
 
 
 def _attempts(settings: Settings, redis: RedisState) -> Attempts:

@@ -7,6 +7,7 @@
     errors      ApiError and its envelope; what an exception of `billing` answers
     auth        the admin key, API keys and scopes
     requests    bodies, query strings and paths, checked
+    people      /auth: registering, signing in, one's own credentials and profile
     accounts    /admin/accounts   keys  /admin/keys   audit  /admin/audit, /account/audit
     admin_users  /admin/users
     reads       /account and /billing; /admin/refusals, /admin/providers, /ping

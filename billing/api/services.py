@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from billing.audit import AuditLog
     from billing.effects import Effects
     from billing.identity.callers import Caller
+    from billing.identity.credentials import Credentials
+    from billing.identity.sign_in import SignIn
     from billing.identity.users import Users
     from billing.keys.keys import ApiKeys
     from billing.ledger.reports import Reports
@@ -59,6 +61,8 @@ class Services:
     repricing: Repricing
     reports: Reports
     audit: AuditLog
+    sign_in: SignIn
+    credentials: Credentials
     refused: RefusedRequests
     effects: Effects
     plans: Plans

@@ -1,7 +1,7 @@
 """The API on a real aiohttp server, over the domain on a database of the test's own."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from aiohttp import web
@@ -12,23 +12,33 @@ from billing.api.services import Services
 from billing.audit import AuditLog
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import Keyspace, RedisState
-from billing.identity.users import Users
 from billing.keys.secrets import secret_digest
 from billing.plans import DEFAULT_PLAN
 from billing.principals import Principal
 from billing.refused import RefusedRequests, RefusedRules
 from tests.billing.api.support import ADMIN_KEY, Api, serving
+from tests.billing.people_support import Registry, registry_of
 from tests.billing.support import PLANS, PRICES, Billing, attempts_of
 
 
 @pytest.fixture
-def services(billing: Billing) -> Services:
+def registry(billing: Billing) -> Iterator[Registry]:
+    made = registry_of(billing)
+    yield made
+    made.people.passwords.close()
+
+
+@pytest.fixture
+def services(billing: Billing, registry: Registry) -> Services:
     async def authenticate(secret: str) -> Principal | None:
         return await billing.principals.by_digest(secret_digest(secret))
 
     return Services(
         accounts=billing.accounts,
-        users=Users(billing.database, billing.new_id),
+        users=registry.people.users,
+        sign_in=registry.sign_in,
+        credentials=registry.credentials,
+        person=registry.sessions.caller,
         member_limits=billing.member_limits,
         keys=billing.keys,
         grants=billing.grants,
