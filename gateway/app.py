@@ -20,6 +20,7 @@ from aiohttp import web
 
 from billing.api.application import setup
 from billing.ledger.catalogue import sync_prices
+from billing.ledger.retention import UsageRetention
 from billing.owned.jobs import BackgroundJobs
 from billing.owned.objects import OwnedObjects, Retention, RetentionRules
 from gateway.auth import Authenticator
@@ -153,6 +154,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         engine.loops.start("background", parts.poller.run)
         kept = RetentionRules(settings.defaults.object_retention_days, settings.defaults.job_retention_days)
         engine.loops.start("retention", Retention(runtime.database, kept, new_id()).run)
+        _start_usage_retention(runtime, metrics)
         health.ready = True
         yield (
             Served(app, parts.proxy, parts.dialects, edge_rules(settings.defaults, cors), settings.defaults.edge),
@@ -161,7 +163,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     finally:
         health.ready = False
         await engine.loops.stop("background", "housekeeping", "metrics", "plans", "prices", "reconcile", "refused")
-        await engine.loops.stop("retention", "targets_tell", "targets_listen")
+        await engine.loops.stop("retention", "usage_retention", "targets_tell", "targets_listen")
         await runtime.refused.flush()
         parts.remainder.hurry()
         await parts.poller.stop()
@@ -259,6 +261,16 @@ def _start_loops(
     loops.start("prices", price_follower.run)
     loops.start("refused", runtime.refused.run)
     loops.start("reconcile", lambda: jobs.reconcile_for_ever(runtime.settings.defaults.reconcile_interval_s))
+
+
+def _start_usage_retention(runtime: Runtime, metrics: Metrics) -> None:
+    months = runtime.settings.defaults.usage_retention_months
+    if months is None:
+        return
+    retention = UsageRetention(runtime.database, months, new_id())
+    told = "Months of usage events that are old enough to be dropped and stay: their rollups are not those of them."
+    metrics.gauge("usage_months_kept", told, lambda: retention.kept, "max")
+    runtime.engine.loops.start("usage_retention", retention.run)
 
 
 async def _identified(_: web.Request, response: web.StreamResponse) -> None:

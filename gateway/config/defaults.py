@@ -173,6 +173,9 @@ class Limits:
     background_jobs: int = _whole(1000, 1, 100_000, "background responses of one process, half of them of one account")
     object_retention_days: int = _whole(365, 1, 36_500, "after that a provider's object is no account's any more")
     job_retention_days: int = _whole(30, 1, 36_500, "rows of background responses that are done are kept as long")
+    usage_retention_months: int | None = _whole(
+        None, 2, 1200, "usage events are kept as long, beside this month's; null: for good; rollups stay"
+    )
     default_plan: str = _bound(DEFAULT_PLAN, Bound("text", "plan of a new account; must be in plans.yaml"))
     credits_per_usd: int = _whole(1000, 1, 1_000_000_000, "credits that one USD is shown as")
     lease_s: float = _seconds(5, 0.5, 300, "a gateway that does not renew its lease for as long is dead: its holds end")

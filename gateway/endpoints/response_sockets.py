@@ -199,6 +199,7 @@ class _Connection:
         self._incoming = incoming
         self._waiting: asyncio.Queue[bytes | None] = asyncio.Queue(MOST_WAITING + 1)
         self._stopping = asyncio.Event()
+        self._serving: FrameExchange | None = None
 
     def stop(self) -> None:
         """Take no further message."""
@@ -214,6 +215,10 @@ class _Connection:
                 self._stopping.set()
                 self._waiting.put_nowait(None)
                 await asyncio.wait((worker, reader), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:  # by the server, as it stops: where the client leaves, `reader` ends
+            if self._serving is not None:
+                self._serving.cut_for = self._serving.cut_for or "shutting_down"
+            raise
         finally:
             for task in (worker, reader, stopping):
                 task.cancel()
@@ -243,7 +248,7 @@ class _Connection:
         """Serve messages one after the other."""
         while (data := await self._waiting.get()) is not None:
             self._incoming.waits(-len(data))  # whoever handles it counts it
-            exchange = self._exchange(data)
+            self._serving = exchange = self._exchange(data)
             await self._proxy.handle(exchange)
             await exchange.flushed()
             if not exchange.whole:

@@ -163,7 +163,7 @@ class Forwarder:
         finally:
             self._running.end(exchange)
             if self._records.log is not None:
-                self._records.left(context)
+                self._records.left(context, exchange.ended_for)
 
     def _left_pending(
         self, exchange: Exchange, context: RequestContext, hold: Hold, pending: Pending, error: BaseException

@@ -164,7 +164,7 @@ class Remainder:
 
     def _terms(self, exchange: Exchange, context: RequestContext) -> tuple[float, Reason]:
         """Return until which time of the event loop it is read on, and why its client does not get it."""
-        context.cut = exchange.cut_for or "client_gone"
+        context.cut = exchange.ended_for
         if exchange.cut_for in ("max_request_s", "hold_closed"):
             return 0.0, context.cut
         return self._loop.time() + self._rules.seconds(context.route), context.cut
