@@ -54,6 +54,9 @@ MetergateError
 +-- LeftToOthers                   billing.holds.replay
 +-- TooManyMails                   billing.identity.codes
 +-- TooManyTries                   billing.identity.codes
++-- CredentialsError               billing.identity.credentials
+|   +-- CredentialRefused          billing.identity.credentials
+|   +-- WrongCredential            billing.identity.credentials
 +-- IssuerAway                     billing.identity.issuers
 +-- OrganizationError              billing.identity.organizations
 |   +-- OrganizationConflict       billing.identity.organizations

@@ -8,6 +8,7 @@
     auth        the admin key, API keys and scopes
     requests    bodies, query strings and paths, checked
     accounts    /admin/accounts   keys  /admin/keys   audit  /admin/audit, /account/audit
+    tokens      /auth: refresh, narrow, revoke; sessions
     reads       /account and /billing; /admin/refusals, /admin/providers, /ping
 
 What is taken and answered is in `billing.shapes`. `application.setup` mounts it; the gateway calls that and nothing

@@ -149,6 +149,8 @@ def require_scope(caller: Caller, scope: str) -> None:
         message = f"This API key lacks the scope {scope}. A key that has it: `metergate keys create --scope {scope}`."
     elif caller.role is None:
         message = f"This needs the scope {scope} in an organization: name yours in {ORG_HEADER}."
+    elif caller.hint:
+        message = f"This needs the scope {scope}. {caller.hint}"
     else:
         message = (
             f"This needs the scope {scope}, which your token or your role ({caller.role}) lacks. Where the role has "

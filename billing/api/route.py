@@ -147,7 +147,7 @@ async def admit_admin(route: Route, request: web.Request, services: Services) ->
     if ADMIN_HEADER not in request.headers and shown_token(request) is not None:
         person = await person_caller(request)
         if not person.operator:
-            raise InsufficientScope("This call is for operators.", required_scope="operator")
+            raise InsufficientScope(f"This call is for operators. {person.hint}".rstrip(), required_scope="operator")
         return person
     expected = services.admin_api_key or ""
     await require_admin(request, expected, services.attempts, or_bearer=route.or_bearer, hint=route.hint)
@@ -182,7 +182,7 @@ def serving(route: Route) -> HttpHandler:
         if route.query is not None:
             asked.append(read_query(request, route.query))
         if route.body is not None:
-            asked.append(await read_body(request, route.body))
+            asked.append(await read_body(request, route.body, optional=route.body_optional))
         is_read = route.method == "GET"
         if route.scope is not None and not is_read:
             require_scope(who, route.scope)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from billing.audit import AuditLog
     from billing.effects import Effects
     from billing.identity.callers import Caller
+    from billing.identity.sessions import Sessions
     from billing.keys.keys import ApiKeys
     from billing.ledger.reports import Reports
     from billing.plans import Plans
@@ -65,6 +66,7 @@ class Services:
     clock: Callable[[], float]
     admin_api_key: str | None = field(repr=False)
     default_plan: str
+    sessions: Sessions
     person: Callable[[str, str | None], Awaitable[Caller | None]] = _nobody
     service_api_key: str | None = field(default=None, repr=False)
     unknown_models: Callable[[Iterable[str]], list[str]] = lambda names: []

@@ -6,15 +6,17 @@ was narrowed: who finds a lost token may do no more than that with it.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from billing.api.auth import shown_token
 from billing.api.errors import BadRequest, InsufficientScope, NotFound, TooMany, Unauthorized
 from billing.api.requests import listing, page_asked
 from billing.api.route import Access, Call, Route
 from billing.identity.sessions import REFRESH_PREFIX
+from billing.identity.shown import OPERATOR
 from billing.shapes.base import Listing, PageQuery
-from billing.shapes.keys import parse_scopes
 from billing.shapes.tokens import (
+    MAX_REASON,
     AccessTokenShape,
     NarrowBody,
     RefreshBody,
@@ -28,11 +30,15 @@ from billing.shapes.tokens import (
     session_shape,
 )
 
+if TYPE_CHECKING:
+    from billing.identity.callers import Caller
+
 SESSIONS: Final = "/api/auth/sessions"
 SESSION: Final = "/api/auth/sessions/{session_id}"
 REVOKED: Final = RevokedShape(success=True, message="Token revoked successfully")
 ALL_REVOKED: Final = RevokedShape(success=True, message="All tokens revoked successfully")
 _ANOTHERS: Final = "This token is somebody else's: only operators revoke those."
+_NO_MEMBER: Final = "This session has ended, or you are no member of that organization."
 _ELSEWHERE: Final = "Another issuer has signed you in: ask it for a token with fewer scopes."
 _TOO_MANY: Final = "You have revoked too many tokens one by one: `POST /api/auth/revoke-all` ends all of them."
 _TOO_MANY_S: Final = 3600
@@ -53,31 +59,36 @@ async def refresh_token(call: Call, body: RefreshBody) -> TokenPairShape:
 async def narrow_token(call: Call, body: NarrowBody) -> AccessTokenShape:
     """Return an access token with fewer scopes, or for another one of the person's organizations. It ends with the
     session of the token that asks, and can't be refreshed."""
-    caller, wanted = call.caller, None
-    if caller.session_id is None:
+    caller, token = call.caller, shown_token(call.request)
+    if caller.session_id is None or token is None:
         raise BadRequest(_ELSEWHERE)
-    in_place = caller
-    if body.org_id is not None and body.org_id != caller.org_id:
-        in_place = await call.in_organization(body.org_id)
-    if body.scope is not None:
-        wanted = frozenset(parse_scopes(body.scope))
-        missing = sorted(wanted - in_place.scopes)
-        if missing:
-            raise InsufficientScope(
-                f"Your token or your role lacks {' '.join(missing)}. {caller.hint}".rstrip(), required_scope=missing[0]
-            )
-    elif caller.narrowed:
-        wanted = in_place.scopes
-    token = await call.services.sessions.narrow(caller.session_id, wanted, in_place.org_id)
-    if token is None:
-        raise NotFound("This session has ended, or you are no member of that organization.")
-    return access_shape(token)
+    org_id = body.org_id or caller.org_id
+    there = caller if org_id == caller.org_id else await call.services.sessions.caller(token, org_id)
+    if there is None or (body.org_id is not None and there.org_id != body.org_id):
+        raise NotFound(_NO_MEMBER)
+    wanted = caller.narrowed if body.scope is None else _asked_for(there, body.scope)
+    narrow = await call.services.sessions.narrow(caller.session_id, wanted, org_id)
+    if narrow is None:
+        raise NotFound(_NO_MEMBER)
+    return access_shape(narrow)
+
+
+def _asked_for(caller: Caller, given: str | list[str]) -> frozenset[str]:
+    """Return scopes that the caller has all. Raises `InsufficientScope` for others."""
+    wanted = frozenset(given.split() if isinstance(given, str) else given)
+    missing = sorted(wanted - caller.scopes - ({OPERATOR} if caller.operator else set()))
+    if missing:
+        message = f"Your token or your role lacks {' '.join(missing)[:MAX_REASON]}. {caller.hint}".rstrip()
+        raise InsufficientScope(message, required_scope=missing[0][:MAX_REASON])
+    if not wanted:
+        raise BadRequest("Name at least one scope, or leave them out.", "scope")
+    return wanted
 
 
 async def log_out(call: Call) -> None:
     """End the session of the token that asks, with all of its tokens."""
     caller, sessions = call.caller, call.services.sessions
-    async with call.services.database.transaction() as connection:
+    async with sessions.transaction() as connection:
         if caller.session_id is not None:
             await sessions.end(connection, caller.session_id, "logout", actor=call.actor)
         elif caller.token_id is not None:
@@ -105,7 +116,7 @@ async def revoke_token(call: Call, body: RevokeBody) -> RevokedShape:
 async def _revoke(call: Call, jti: str | None, user_id: str | None, reason: str | None) -> None:
     if jti is None:
         raise BadRequest("This token has no id (jti): `POST /api/auth/revoke-all` ends all of yours.", "token")
-    async with call.services.database.transaction() as connection:
+    async with call.services.sessions.transaction() as connection:
         if not await call.services.sessions.revoke(connection, user_id, jti, reason, call.actor):
             raise TooMany(_TOO_MANY, _TOO_MANY_S)
 
@@ -117,7 +128,7 @@ async def _end_of_refresh_token(call: Call, token: str, reason: str | None) -> N
     session_id, user_id = found
     if user_id != call.caller.user_id and not call.caller.operator:
         raise InsufficientScope(_ANOTHERS, required_scope="operator")
-    async with call.services.database.transaction() as connection:
+    async with call.services.sessions.transaction() as connection:
         await call.services.sessions.end(connection, session_id, reason or "revoked", actor=call.actor)
 
 
@@ -127,7 +138,7 @@ async def revoke_all_tokens(call: Call, body: RevokeAllBody) -> RevokedShape:
     user_id = body.user_id or call.caller.user_id
     if user_id is None or (user_id != call.caller.user_id and not call.caller.operator):
         raise InsufficientScope("Only operators revoke somebody else's tokens.", required_scope="operator")
-    async with call.services.database.transaction() as connection:
+    async with call.services.sessions.transaction() as connection:
         await call.services.sessions.end_all(connection, user_id, body.reason or "revoke-all", actor=call.actor)
     return ALL_REVOKED
 
@@ -141,9 +152,9 @@ async def list_sessions(call: Call, query: PageQuery) -> Listing[SessionShape]:
 
 async def end_session(call: Call) -> None:
     """End one of the person's sessions, with all of its tokens; one that has ended stays so."""
-    session_id = call.id("session_id")
-    async with call.services.database.transaction() as connection:
-        if not await call.services.sessions.end_own(connection, session_id, call.caller.id, "ended", actor=call.actor):
+    session_id, sessions = call.id("session_id"), call.services.sessions
+    async with sessions.transaction() as connection:
+        if not await sessions.end(connection, session_id, "ended", of_user=call.caller.id, actor=call.actor):
             raise NotFound(f"There is no session {session_id!r} of yours.")
 
 

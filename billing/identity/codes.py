@@ -155,9 +155,9 @@ class Codes:
         """Return what the last code for an address and purpose was about."""
         return await connection.fetchval(_query("codes_context"), email, purpose) or {}
 
-    async def end_all(self, connection: Connection, user_id: str) -> None:
-        """End every code of a user."""
-        await connection.execute(_query("codes_end"), user_id)
+    async def end_all(self, connection: Connection, user_id: str, email: str) -> None:
+        """End every code of a user and of their address."""
+        await connection.execute(_query("codes_end"), user_id, email)
 
     async def new_recovery_codes(self, connection: Connection, user_id: str) -> list[str]:
         """Replace a user's recovery codes, and return the new ones, which can't be read again."""
@@ -179,17 +179,17 @@ class Codes:
         """Return how many recovery codes a user has."""
         return int(await self._database.value(_query("recovery_left"), user_id))
 
-    async def take_try(self, connection: Connection, subject: str, instead: str) -> None:
+    async def take_try(self, subject: str, instead: str) -> None:
         """Count a try of what is guessed at, as failed until `forgive`. `instead` is what else could be done. Raises
         `TooManyTries` where it has to wait."""
         rules = self._rules
         given = (subject, rules.failures, rules.wait_s, rules.most_wait_s)
-        if await connection.fetchval(_query("tries_take"), *given) is None:
-            raise TooManyTries(await connection.fetchval(_query("tries_wait"), subject) or 1, instead)
+        if await self._database.value(_query("tries_take"), *given) is None:
+            raise TooManyTries(await self._database.value(_query("tries_wait"), subject) or 1, instead)
 
-    async def forgive(self, connection: Connection, subject: str) -> None:
+    async def forgive(self, subject: str) -> None:
         """Forget the tries, for one has succeeded."""
-        await connection.execute(_query("tries_forgive"), subject)
+        await self._database.execute(_query("tries_forgive"), subject)
 
     async def forget(self) -> int:
         """Drop codes and tries that are over, a bounded number; return how many."""

@@ -133,6 +133,11 @@ class Passwords:
         takes as long."""
         return await self._apart(lambda: self._compare(stored, password))
 
+    def refuse_full(self) -> None:
+        """Refuse another password where so many are being hashed."""
+        if self._running >= self._at_once:
+            raise TooManyHashes
+
     def _compare(self, stored: str | None, password: str) -> Verdict:
         text = normalized(password)
         try:
@@ -145,8 +150,7 @@ class Passwords:
 
     async def _apart(self, work: Callable[[], T]) -> T:
         """Run in a thread. A place is free again when the thread has ended, also where nobody waits for it any more."""
-        if self._running >= self._at_once:
-            raise TooManyHashes
+        self.refuse_full()
         self._running += 1
         try:
             running = asyncio.get_running_loop().run_in_executor(self._threads, work)

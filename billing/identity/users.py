@@ -77,10 +77,11 @@ def parse_email(text: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class User:
-    """A row of users. `totp_last_step` is the last time step whose code was taken."""
+    """A row of users. `email` is empty for whom another issuer signs in and of whom no address is proven.
+    `totp_last_step` is the last time step whose code was taken."""
 
     id: str
-    email: str | None
+    email: str
     email_verified_at: datetime | None
     name: str
     password_hash: str | None = field(repr=False)
@@ -194,10 +195,13 @@ class Users:
         which operators need, or who was not let in."""
         return await self._change(user_id, actor, "user.operator", operator=operator)
 
-    async def prove(self, connection: Connection, user_id: str, password_hash: str | None) -> User:
-        """Note that the address is theirs, which lets them in where the policy waits for no more. The password becomes
-        that of who has proven it: until then anybody may have registered the address."""
-        row = await connection.fetchrow(_query("users_verified"), user_id, password_hash, self.approval != "approved")
+    async def prove(
+        self, connection: Connection, user_id: str, password_hash: str | None, name: str | None = None
+    ) -> User:
+        """Note that the address is theirs, which lets them in where the policy waits for no more. Password and name
+        become those of who has proven it: until then anybody may have registered the address."""
+        let_in = self.approval != "approved"
+        row = await connection.fetchrow(_query("users_verified"), user_id, password_hash, let_in, name)
         return _user(cast(Row, row))
 
     async def set_password(self, connection: Connection, user_id: str, password_hash: str) -> None:
@@ -234,7 +238,7 @@ _COLUMNS: Final = tuple(each.name for each in fields(User))
 
 
 def _user(row: Row) -> User:
-    return User(**{name: row[name] for name in _COLUMNS})
+    return User(**{name: row[name] for name in _COLUMNS} | {"email": row["email"] or ""})
 
 
 def _not_found(user_id: str) -> UserNotFound:

@@ -244,6 +244,8 @@ def _audited(key: KeyRow) -> dict[str, object]:
 
 _OF_PRINCIPAL: Final = {field.name for field in fields(Principal)}.intersection(field.name for field in fields(KeyRow))
 """Fields of a key that a principal has by the same name."""
+_UNBOUND: Final = KeyRules()
+_RULES_OF_PRINCIPAL: Final = _OF_PRINCIPAL.intersection(RULES) - {"scopes"}
 READ: Final = _query("keys_principal")
 READ_ACCOUNT: Final = _query("accounts_principal")
 
@@ -328,13 +330,11 @@ def _of_service(row: Row, service: str, plan: Plan) -> Principal:
         key_prefix="",
         user_id=None,
         scopes=frozenset(),
-        models=None,
         key_quotas=(),
-        max_parallel_requests=None,
-        tags={},
         created_at_s=0.0,
         expires_at_s=None,
         revoked_at_s=None,
+        **{name: getattr(_UNBOUND, name) for name in _RULES_OF_PRINCIPAL},
     )
 
 

@@ -62,7 +62,7 @@ class AccessTokenShape(Answer, frozen=True, kw_only=True):
     """An access token (RFC 6749, section 5.1). `scope` is what it may do now, `expires_in` seconds."""
 
     access_token: str
-    token_type: Literal["Bearer"] = "Bearer"
+    token_type: Literal["Bearer"] = "Bearer"  # noqa: S105
     expires_in: int
     scope: str
     session_id: str

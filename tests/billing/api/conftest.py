@@ -16,11 +16,12 @@ from billing.plans import DEFAULT_PLAN
 from billing.principals import Principal
 from billing.refused import RefusedRequests, RefusedRules
 from tests.billing.api.support import ADMIN_KEY, Api, serving
+from tests.billing.identity.sessions_support import People
 from tests.billing.support import PLANS, Billing, attempts_of
 
 
 @pytest.fixture
-def services(billing: Billing) -> Services:
+def services(billing: Billing, people: People) -> Services:
     async def authenticate(secret: str) -> Principal | None:
         return await billing.principals.by_digest(secret_digest(secret))
 
@@ -41,6 +42,8 @@ def services(billing: Billing) -> Services:
         clock=time.time,
         admin_api_key=ADMIN_KEY,
         default_plan=DEFAULT_PLAN,
+        sessions=people.sessions,
+        person=people.sessions.caller,
         image="registry.example.com/metergate:sha-0123456789abcdef0123456789abcdef01234567",
         max_body_bytes=64 * 1024,
     )

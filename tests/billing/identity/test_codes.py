@@ -119,11 +119,10 @@ async def test_digests_alone_are_stored_and_no_two_are_alike(billing: Billing) -
 
 async def test_failed_tries_have_to_wait_longer_and_longer(billing: Billing, codes: Codes) -> None:
     async def try_it() -> int | None:
-        async with billing.database.connection() as connection:
-            try:
-                await codes.take_try(connection, "password:ada", "ask for a code")
-            except TooManyTries as refused:
-                return refused.retry_after_s if "ask for a code" in str(refused) else -1
+        try:
+            await codes.take_try("password:ada", "ask for a code")
+        except TooManyTries as refused:
+            return refused.retry_after_s if "ask for a code" in str(refused) else -1
         return None
 
     outcomes = await asyncio.gather(*(try_it() for _ in range(10)))
@@ -135,28 +134,25 @@ async def test_failed_tries_have_to_wait_longer_and_longer(billing: Billing, cod
         assert await try_it() is None
     assert waits[0] in (29, 30)
     assert [round((wait or 0) / 30) for wait in waits] == [1, 2, 4, 8, 16, 32, 64, 120, 120]
-    async with billing.database.connection() as connection:
-        await codes.forgive(connection, "password:ada")
+    await codes.forgive("password:ada")
     assert await try_it() is None
 
 
 async def test_a_day_without_a_try_forgets_those_before(billing: Billing, codes: Codes) -> None:
-    async with billing.database.connection() as connection:
-        for _ in range(3):
-            await codes.take_try(connection, "password:ada", "")
-        await connection.execute(
-            "UPDATE sign_in_tries SET updated_at = now() - interval '25 hours', blocked_until = now()"
-        )
-        for _ in range(3):
-            await codes.take_try(connection, "password:ada", "")
-        with pytest.raises(TooManyTries):
-            await codes.take_try(connection, "password:ada", "")
+    for _ in range(3):
+        await codes.take_try("password:ada", "")
+    await billing.database.execute(
+        "UPDATE sign_in_tries SET updated_at = now() - interval '25 hours', blocked_until = now()"
+    )
+    for _ in range(3):
+        await codes.take_try("password:ada", "")
+    with pytest.raises(TooManyTries):
+        await codes.take_try("password:ada", "")
 
 
 async def test_what_is_over_is_deleted(billing: Billing, codes: Codes) -> None:
     await issued(billing, codes)
-    async with billing.database.connection() as connection:
-        await codes.take_try(connection, "password:ada", "")
+    await codes.take_try("password:ada", "")
     assert await codes.forget() == 0
     await billing.database.execute("UPDATE one_time_codes SET expires_at = now() - interval '2 days'")
     await billing.database.execute("UPDATE sign_in_tries SET updated_at = now() - interval '2 days'")
