@@ -92,9 +92,10 @@ class AuditLog:
         """Return rows, newest first; `after` is where the page before ended. Raises `BadCursor`."""
         before = NEWEST
         if after is not None:
-            if not (after.isascii() and after.isdigit() and int(after) < NEWEST):
+            number = after.partition(".")[0]
+            if not (number.isascii() and number.isdigit() and int(number) <= NEWEST):
                 raise BadCursor("This cursor is not one that this list has given.")
-            before = int(after)
+            before = int(number)
         rows = await self._database.rows(
             _query("audit_page"),
             *(before, only.account_id, only.user_id, only.actor, only.action, only.since, only.until),

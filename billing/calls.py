@@ -20,7 +20,15 @@ import msgspec
 
 from billing.errors import MetergateError
 from billing.pages import DEFAULT_LIMIT
-from billing.shapes.accounts import AccountPatch, AccountShape, GrantShape, NewAccount, NewGrant, NewQuotas
+from billing.shapes.accounts import (
+    AccountPatch,
+    AccountShape,
+    GrantShape,
+    NewAccount,
+    NewGrant,
+    NewQuotas,
+    UserQuotasShape,
+)
 from billing.shapes.base import DEFAULT_TIMEOUT_S, Answer, ErrorEnvelope, Listing
 from billing.shapes.keys import KeyPatch, KeyShape, NewKey, NewKeyShape
 from billing.shapes.operation import ProviderShape, RefusedShape
@@ -133,6 +141,16 @@ class BillingCalls(ABC):
         """Replace all quotas of the account's own."""
         path = f"/api/admin/accounts/{_path(account_id)}/quotas"
         return await self._call("PUT", path, AccountShape, body=NewQuotas(quotas=quotas))
+
+    async def user_quotas(self, account_id: str, user_id: str) -> UserQuotasShape:
+        """Return the quotas of a user in the account, which all of the user's keys in it share."""
+        path = f"/api/admin/accounts/{_path(account_id)}/users/{_path(user_id)}/quotas"
+        return await self._call("GET", path, UserQuotasShape)
+
+    async def set_user_quotas(self, account_id: str, user_id: str, quotas: Sequence[QuotaShape]) -> UserQuotasShape:
+        """Replace all quotas of a user in the account."""
+        path = f"/api/admin/accounts/{_path(account_id)}/users/{_path(user_id)}/quotas"
+        return await self._call("PUT", path, UserQuotasShape, body=NewQuotas(quotas=quotas))
 
     async def grant(
         self, account_id: str, amount_usd: str, *, idempotency_key: str, note: str | None = None

@@ -17,6 +17,7 @@ from ulid import ULID
 from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
 from billing.accounts.member_limits import MemberLimits
+from billing.accounts.repricing import Repricing
 from billing.addresses import Addresses
 from billing.api.application import setup
 from billing.api.services import Services
@@ -28,9 +29,17 @@ from billing.holds.engine import Engine, EngineSettings
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import DEFAULT_PREFIX, Keyspace
 from billing.holds.service import HoldSettings
+from billing.identity.codes import CodeRules, Codes
+from billing.identity.credentials import Credentials
+from billing.identity.invitations import Invitations
 from billing.identity.issuers import ForeignRules, ForeignTokens, KeySet
+from billing.identity.members import Members
+from billing.identity.organizations import Bounds, Organizations, found
+from billing.identity.passwords import Passwords
+from billing.identity.people import People
 from billing.identity.sessions import Sessions
 from billing.identity.shown import ShownTokens
+from billing.identity.sign_in import SignIn
 from billing.identity.signing_keys import SigningKeys, TokenRules
 from billing.identity.subjects import Subjects
 from billing.identity.users import Users
@@ -43,11 +52,18 @@ from billing.shares import parse_share
 from gateway.config.models import unknown_models
 from gateway.config.plan_follower import PlanFollower
 from gateway.config.settings import Settings
+from gateway.metering import make_meters
 from gateway.outgoing import Outgoing
 from gateway.proxy.target_health import provider_list
+from gateway.server.refusals import Links
 
 if TYPE_CHECKING:
+    from billing.audit import Actor
+    from billing.database.connection import Connection
+    from billing.effects import Effects
     from billing.holds.redis.state import RedisState
+    from billing.identity.organizations import Organization
+    from billing.identity.sign_in import Found
     from billing.price_table import PriceTable
     from billing.principals import Principal
     from gateway.config.defaults import Limits
@@ -237,22 +253,34 @@ def _runtime(
     defaults, plans = settings.defaults, follower.plans
     principals = Principals(database, plans, defaults.default_plan, follower.follow)
     engine = Engine(
-        *(database, client, keyspace, plans, principals.by_digest, gateway_id),
+        *(database, client, keyspace, plans, principals.load, gateway_id),
         engine_settings(defaults, settings.spool_dir),
     )
     follower.changed = engine.plans_changed
     in_force = InForce(settings.prices)
-    users = Users(database, new_id)
+    links = Links(settings.frontend_url, plans)
+    users = Users(database, new_id, settings.identity.approval)
+    bounds = Bounds(defaults.organizations_per_user, defaults.invitations_per_day, defaults.invitation_sends)
     subjects = Subjects(database, users, new_id, defaults.default_plan)
     shown = ShownTokens(database, signing_keys, _foreign_tokens(settings, ask), subjects)
     sessions = Sessions(database, signing_keys, new_id, shown)
+    people = _people(settings, database, users, sessions, engine.change_notifier)
     services = Services(
         accounts=Accounts(database, plans, engine.change_notifier, new_id),
+        users=people.users,
+        organizations=Organizations(database, new_id, defaults.default_plan, bounds),
+        members=Members(database, engine.change_notifier, bounds.owned),
+        invitations=Invitations(
+            *(database, new_id, plans, defaults.default_plan, bounds), frontend_url=settings.frontend_url
+        ),
         member_limits=MemberLimits(database, engine.change_notifier),
         keys=ApiKeys(database, engine.change_notifier, new_id),
         grants=Grants(database, engine.change_notifier, new_id),
+        repricing=Repricing(database, engine.change_notifier, new_id, lambda: in_force.prices),
         reports=Reports(database),
         audit=AuditLog(database),
+        sign_in=SignIn(people, _founder(defaults.default_plan)),
+        credentials=Credentials(people),
         refused=RefusedRequests(engine.redis, refused_rules(defaults)),
         effects=engine.change_notifier,
         plans=plans,
@@ -261,12 +289,16 @@ def _runtime(
         known=partial(recognised, engine.cache),
         attempts=_attempts(settings, engine.redis),
         clock=time.time,
+        service_api_key=settings.service_api_key.reveal() if settings.service_api_key is not None else None,
+        meters=make_meters(settings, database, engine, lambda: in_force.prices, links, new_id),
         admin_api_key=settings.admin_api_key.reveal() if settings.admin_api_key is not None else None,
         unknown_models=lambda names: unknown_models(
             settings.models, settings.providers, in_force.prices, names, time.time()
         ),
         providers=partial(provider_list, settings, engine.redis),
         default_plan=defaults.default_plan,
+        keys_per_user=defaults.keys_per_user,
+        rotation_grace_s=defaults.rotation_grace_s,
         new_id=new_id,
         sessions=sessions,
         person=sessions.caller,
@@ -294,6 +326,37 @@ def _runtime(
         services.attempts,
         services.admin_api_key or "",
     )
+
+
+def _people(settings: Settings, database: Database, users: Users, sessions: Sessions, effects: Effects) -> People:
+    """Make what people register, sign in and are changed by."""
+    defaults = settings.defaults
+    rules = CodeRules(
+        mails_per_address=defaults.mails_per_address,
+        mails_per_network=defaults.mails_per_network,
+        failures=defaults.sign_in_failures,
+        wait_s=defaults.sign_in_wait_s,
+        most_wait_s=defaults.sign_in_most_wait_s,
+    )
+    return People(
+        database,
+        users,
+        Codes(database, new_id, rules),
+        Passwords(at_once=defaults.passwords_at_once),
+        sessions,
+        effects,
+        new_id,
+        time.time,
+    )
+
+
+def _founder(plan: str) -> Found:
+    """Return what makes the personal organization of who registers, on a plan."""
+
+    async def make(connection: Connection, user_id: str, name: str, actor: Actor) -> Organization:
+        return await found(connection, new_id, plan, user_id=user_id, name=name, personal=True, actor=actor)
+
+    return make
 
 
 def _attempts(settings: Settings, redis: RedisState) -> Attempts:

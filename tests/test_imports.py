@@ -14,7 +14,7 @@ import pytest
 ROOT: Final = Path(__file__).parent.parent
 LONGEST: Final = 12
 """Modules of a chain. Who reads the first of them may have to read the last."""
-ONE_IMPORTER: Final = 0.21
+ONE_IMPORTER: Final = 0.2
 """Share of modules that one other imports, not for types alone: mostly a part of that one, which could stand in it."""
 SMALL_LINES: Final = 5
 

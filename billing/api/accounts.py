@@ -3,12 +3,14 @@ admin key."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from datetime import datetime
+from typing import TYPE_CHECKING, Final, cast
 
 from msgspec import UNSET
 
 from billing.accounts.grants import REVENUE, WRITE_OFF
-from billing.api.requests import listing, money, page_asked, positive_money, signed_money, zone
+from billing.accounts.repricing import Period
+from billing.api.requests import encode_cursor, listing, moment, money, page_asked, positive_money, signed_money, zone
 from billing.api.route import Access, Call, Route
 from billing.quotas import parse_quotas
 from billing.shapes.accounts import (
@@ -25,6 +27,7 @@ from billing.shapes.accounts import (
     user_quotas_shape,
 )
 from billing.shapes.base import Listing, PageQuery
+from billing.shapes.repricing import NewRepricing, RepricingShape, repricing_shape
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -134,6 +137,20 @@ async def create_adjustment(call: Call, body: NewAdjustment) -> GrantShape:
     return _given(call, await call.services.grants.adjust(*given, source=source, actor=call.actor))
 
 
+async def reprice(call: Call, query: PageQuery, body: NewRepricing) -> RepricingShape:
+    """Compare what requests of a period were charged with another price, a batch of them; without `dry_run` correct it
+    by transfers. The same again changes nothing."""
+    since, until = (cast(datetime, moment(*each)) for each in (("since", body.since), ("until", body.until)))
+    period = Period(body.provider, body.model, since, until, body.account_id, body.price_id)
+    limit, after = page_asked(query)
+    repricing = call.services.repricing
+    if body.dry_run:
+        batch = await repricing.compare(period, limit, after)
+    else:
+        batch = await repricing.correct(period, limit, after, reason=body.reason, actor=call.actor)
+    return repricing_shape(batch.lines, encode_cursor(batch.next_after), dry_run=body.dry_run)
+
+
 def _given(call: Call, result: GrantResult) -> GrantShape:
     if result.replayed:
         call.headers[REPLAYED_HEADER] = "true"
@@ -171,4 +188,5 @@ ROUTES: Final = (
         status=201,
         errors=(409,),
     ),
+    Route("POST", "/api/admin/reprice", reprice, Access.admin, RepricingShape, query=PageQuery, body=NewRepricing),
 )

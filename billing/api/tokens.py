@@ -19,6 +19,7 @@ from billing.shapes.tokens import (
     MAX_REASON,
     AccessTokenShape,
     NarrowBody,
+    OneToRevoke,
     RefreshBody,
     RevokeAllBody,
     RevokeBody,
@@ -98,13 +99,13 @@ async def log_out(call: Call) -> None:
 async def revoke_token(call: Call, body: RevokeBody) -> RevokedShape:
     """End one token: on every gateway from the next request on. A refresh token ends its session. One that is not valid
     anyway is answered the same."""
-    if (body.token is None) == (body.jti is None):
-        raise BadRequest("Name one: token or jti.", "token")
-    if body.token is None:
+    if body.token is None and body.jti is None:
+        raise BadRequest("Name what to revoke: token or jti.", "token")
+    if body.jti is not None:
         await _revoke(call, body.jti, None if call.caller.operator else call.caller.user_id, body.reason)
-    elif body.token.startswith(REFRESH_PREFIX):
+    if body.token is not None and body.token.startswith(REFRESH_PREFIX):
         await _end_of_refresh_token(call, body.token, body.reason)
-    else:
+    elif body.token is not None:
         shown = await call.services.sessions.caller(body.token, None)
         if shown is not None:
             if shown.user_id != call.caller.user_id and not call.caller.operator:
@@ -166,7 +167,7 @@ ROUTES: Final = (
     ),
     Route("POST", "/api/auth/token", narrow_token, Access.person, AccessTokenShape, body=NarrowBody, errors=(404,)),
     Route("POST", "/api/auth/logout", log_out, Access.person, status=204),
-    Route("POST", "/api/auth/revoke", revoke_token, Access.person, RevokedShape, body=RevokeBody),
+    Route("POST", "/api/auth/revoke", revoke_token, Access.person, RevokedShape, body=OneToRevoke),
     Route(
         *("POST", "/api/auth/revoke-all", revoke_all_tokens, Access.person, RevokedShape),
         body=RevokeAllBody,

@@ -3,6 +3,8 @@
 permissions    roles, and what each may do: one table, which the API also serves      pure
 callers        Caller: who asks for something, and for which account                  pure
 organizations  who owns an account: founded, named, listed
+members        who belongs to one, with which role, and what ends with that
+invitations    who may become a member, by an address
 users          User, Users: who signs in, and what state they are in
 passwords      which are taken; hashed and compared by Argon2id, few at once
 codes          mailed codes and recovery codes; how often may be tried

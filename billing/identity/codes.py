@@ -155,7 +155,7 @@ class Codes:
         """Return what the last code for an address and purpose was about."""
         return await connection.fetchval(_query("codes_context"), email, purpose) or {}
 
-    async def end_all(self, connection: Connection, user_id: str, email: str) -> None:
+    async def end_all(self, connection: Connection, user_id: str, email: str | None) -> None:
         """End every code of a user and of their address."""
         await connection.execute(_query("codes_end"), user_id, email)
 

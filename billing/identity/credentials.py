@@ -85,7 +85,7 @@ class Credentials:
         if shown is None or shown.user_id is None:
             raise _wrong_token()
         user = await people.users.get(shown.user_id)
-        check_password(password, _least(user), (user.email, user.name))
+        check_password(password, _least(user), (user.email or "", user.name))
         hashed = await people.passwords.hash(password)
         actor = _actor(user, visitor)
         async with people.database.transaction() as connection:
@@ -98,7 +98,7 @@ class Credentials:
                 await people.users.prove(connection, now.id, hashed)
             # Who took an address that is not theirs keeps nothing of it.
             keys = await self._changed(connection, now, None, revoke_keys or not now.verified, actor, "reset")
-        await people.forgive_password(user.email)
+        await people.forgive_password(shown.email)
         await people.tell_keys(keys)
         return len(keys)
 
@@ -116,7 +116,7 @@ class Credentials:
         Raises `PasswordRefused`."""
         people = self._people
         user = await people.users.get(user_id)
-        check_password(password, _least(user), (user.email, user.name))
+        check_password(password, _least(user), (user.email or "", user.name))
         await self._confirm(user, current, "current_password")
         hashed = await people.passwords.hash(password)
         async with people.database.transaction() as connection:
@@ -179,8 +179,10 @@ class Credentials:
         await self._confirm(user, password, "password")
         secret = totp.secret_text(token_bytes(totp.SECRET_BYTES))
         if await people.database.value(_query("totp_enrol"), user_id, secret) is None:
-            raise CredentialRefused("There is an authenticator app already: remove it first, DELETE /api/auth/totp.")
-        return Enrolment(secret, totp.uri(secret, letters.SERVICE, user.email))
+            raise CredentialRefused(
+                "There is an authenticator app already: remove it first, POST /api/auth/totp/disable."
+            )
+        return Enrolment(secret, totp.uri(secret, letters.SERVICE, user.email or user.id))
 
     async def confirm(self, user_id: str, code: str, visitor: Visitor) -> list[str]:
         """Have signing in need codes of the app from now on, whose first one is shown; return the recovery codes."""
@@ -243,6 +245,10 @@ class Credentials:
         await people.forgive_factor(user)
         return codes
 
+    async def recovery_codes_left(self, user_id: str) -> int:
+        """Return how many recovery codes a user has."""
+        return await self._people.codes.recovery_codes_left(user_id)
+
     async def _noted_factor(self, connection: Connection, user: User, *, on: bool, visitor: Visitor) -> None:
         await self._people.mail(connection, user.email, letters.second_factor_changed(on=on))
         said: tuple[dict[str, object], dict[str, object]] = ({"second_factor": not on}, {"second_factor": on})
@@ -254,7 +260,7 @@ class Credentials:
             return
         if password is None:
             raise WrongCredential(field, f"Give your password again, as {field}.")
-        if not (await self._people.check_password(user, user.email, password)).right:
+        if not (await self._people.check_password(user, user.email or user.id, password)).right:
             raise WrongCredential(field, "This is not your password.")
 
     async def _locked(self, connection: Connection, user: User) -> User:

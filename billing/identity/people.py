@@ -91,9 +91,10 @@ class People:
     new_id: Callable[[], str]
     clock: Callable[[], float]
 
-    async def mail(self, connection: Connection, recipient: str, letter: Letter) -> None:
-        """Send a letter once the transaction is committed."""
-        await enqueue(connection, self.new_id, recipient, letter.subject, letter.body)
+    async def mail(self, connection: Connection, recipient: str | None, letter: Letter) -> None:
+        """Send a letter once the transaction is committed; nobody gets it where a user has no address."""
+        if recipient is not None:
+            await enqueue(connection, self.new_id, recipient, letter.subject, letter.body)
 
     async def revoke_keys(self, connection: Connection, user_id: str, actor: audit.Actor) -> list[tuple[str, str]]:
         """Revoke all API keys of a user; return their ids and accounts, for `tell_keys` after the commit."""

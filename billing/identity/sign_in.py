@@ -94,8 +94,8 @@ class SignIn:
         await (savepoint.rollback() if email is None else savepoint.commit())
 
     async def send_code(self, email: str, purpose: Purpose, visitor: Visitor) -> str:
-        """Send a code to verify an address, or to sign in, by mail; return its challenge. The answer and the work are the same
-        for an address of nobody. Raises `BadAddress` and `TooManyMails`."""
+        """Send a code to verify an address, or to sign in, by mail; return its challenge. The answer and the work are
+        the same for an address of nobody. Raises `BadAddress` and `TooManyMails`."""
         people, email = self._people, parse_email(email)
         async with people.database.transaction() as connection:
             user = await people.users.by_email(connection, email)

@@ -183,7 +183,7 @@ class Users:
         return await self._change(user_id, actor, "user.approve", status="active", refused="disabled")
 
     async def disable(self, user_id: str, actor: audit.Actor) -> User:
-        """Let a user in no more. The caller ends the sessions."""
+        """Let a user in no more: every session ends with it. API keys stay as they are."""
         return await self._change(user_id, actor, "user.disable", status="disabled", operator=False)
 
     async def enable(self, user_id: str, actor: audit.Actor) -> User:
@@ -229,6 +229,8 @@ class Users:
                 return before
             given = (user_id, wanted.name, wanted.status, wanted.operator)
             after = _user(cast(Row, await connection.fetchrow(_query("users_update"), *given)))
+            if after.status == "disabled":
+                await connection.execute(_query("users_end_sessions"), user_id, "disabled")
             await audit.record(connection, actor, action, user_id, _audited(before), _audited(after), user_id=user_id)
         return after
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from billing.money import USD_DECIMALS, ceil_div, format_usd
-from billing.prices import PriceLine, PriceRow
-from billing.rates import COST_SCALE, FACTOR_SCALE, round_up
+from billing.prices import PriceRow
+from billing.rates import COST_SCALE, FACTOR_SCALE, PriceLine, round_up
 from billing.times import rfc3339
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from msgspec import Meta
 
@@ -12,8 +12,8 @@ from billing.times import rfc3339
 if TYPE_CHECKING:
     from billing.identity.sessions import AccessToken, Session, TokenPair
 
-MAX_SHOWN: int = 8192
-MAX_REASON: int = 200
+MAX_SHOWN: Final = 8192
+MAX_REASON: Final = 200
 
 Shown = Annotated[str, Meta(min_length=1, max_length=MAX_SHOWN)]
 Reason = Annotated[str, Meta(max_length=MAX_REASON)]
@@ -42,6 +42,18 @@ class RevokeBody(Body, frozen=True, kw_only=True):
     token: Shown | None = None
     jti: TokenId | None = None
     reason: Reason | None = None
+
+
+_TEXT: Final = {"type": "string"}
+OneToRevoke = Annotated[
+    RevokeBody,
+    Meta(
+        extra_json_schema={
+            "anyOf": [{"required": [name], "properties": {name: _TEXT}} for name in ("token", "jti")],
+        }
+    ),
+]
+"""A body that names something."""
 
 
 class RevokeAllBody(Body, frozen=True, kw_only=True):

@@ -21,11 +21,17 @@ from billing.cli.output import USAGE, CommandFailed, Output, Shown
 from billing.database.migrate import migrate
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.session import refuse_eviction
-from gateway.commands.admin_key import admin_key_file, ensure_admin_key
 from gateway.commands.api_url import api_url_file, publish_api_url, withdraw_api_url
 from gateway.commands.failures import named_store
+from gateway.commands.first_start import (
+    admin_key_file,
+    ensure_admin_key,
+    first_account_lines,
+    local_url,
+    make_first_account,
+    ready,
+)
 from gateway.commands.stores import Stores, given_stores, named_stores, own_stores, require_schema
-from gateway.commands.welcome import first_account_lines, local_url, make_first_account, ready
 from gateway.config.defaults import Limits
 from gateway.config.settings import Settings, warnings
 from gateway.endpoints.metrics_access import METRICS_FD_VARIABLE, MetricsAddressTaken, listener_on

@@ -113,8 +113,7 @@ async def test_revoking_what_is_not_valid_anyway(api: Api, people: People) -> No
     asking = await people.sign_in(await people.user())
     for token in ("rubbish", "mgr_rubbish", "a.b.c"):
         assert (await call(api, asking, "POST", "/revoke", {"token": token})).json["success"]
-    for body in ({}, {"token": "x", "jti": "y"}):
-        (await call(api, asking, "POST", "/revoke", body)).refused(400, "invalid_request_error", "token")
+    (await call(api, asking, "POST", "/revoke", {})).refused(400, "invalid_request_error", "token")
     assert (await call(api, asking, "POST", "/revoke", {"jti": "a\u0000b"})).status == 400
 
 

@@ -21,7 +21,6 @@ class People:
 
     database: Database
     new_id: Callable[[], str]
-    keys: SigningKeys
     sessions: Sessions
 
     def gateway(self, database: Database, rules: TokenRules | None = None) -> Sessions:

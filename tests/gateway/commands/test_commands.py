@@ -58,6 +58,7 @@ COMMANDS = [
     *("up", "init", "serve", "migrate", "doctor", "ledger", "ledger verify", "explain", "operator", "operator grant"),
     *("reconcile", "ledger set-aside", "ledger set-aside list", "ledger set-aside replay"),
     "ledger set-aside discard",
+    *("backup", "restore"),
     *("operator account", "operator account create", "operator account show", "operator account list"),
     *(
         "operator account set",
