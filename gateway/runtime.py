@@ -31,17 +31,16 @@ from billing.holds.redis.state import DEFAULT_PREFIX, Keyspace
 from billing.holds.service import HoldSettings
 from billing.identity.codes import CodeRules, Codes
 from billing.identity.credentials import Credentials
-from billing.identity.foreign import ForeignRules, ForeignTokens
 from billing.identity.invitations import Invitations
-from billing.identity.issuers import KeySet
+from billing.identity.issuers import ForeignRules, ForeignTokens, KeySet
 from billing.identity.members import Members
 from billing.identity.organizations import Bounds, Organizations, found
 from billing.identity.passwords import Passwords
 from billing.identity.people import People
-from billing.identity.sessions import Sessions, TokenRules
+from billing.identity.sessions import Sessions
 from billing.identity.shown import ShownTokens
 from billing.identity.sign_in import SignIn
-from billing.identity.signing_keys import DAY_S, KeyRules, SigningKeys
+from billing.identity.signing_keys import SigningKeys, TokenRules
 from billing.identity.subjects import Subjects
 from billing.identity.users import Users
 from billing.keys.keys import ApiKeys, Principals
@@ -73,6 +72,7 @@ logger = logging.getLogger(__name__)
 
 EMBEDDED_PARTITIONS: Final = 1
 PRODUCTION_PARTITIONS: Final = 64
+DAY_S: Final = 86_400
 
 
 @dataclass(slots=True)
@@ -99,7 +99,6 @@ class Runtime:
     reports: Reports
     refused: RefusedRequests
     services: Services
-    sessions: Sessions
     in_force: InForce
     api_app: web.Application
     attempts: Attempts
@@ -150,21 +149,15 @@ def engine_settings(defaults: Limits, spool_folder: Path | None = None) -> Engin
 
 
 def token_rules(settings: Settings) -> TokenRules:
-    """Return how long tokens of people live, from the configuration."""
+    """Return how tokens of people are signed and how long they live, from the configuration."""
+    defaults, secret = settings.defaults, settings.jwt_secret
     return TokenRules(
         access_s=settings.jwt_expiry_hours * 3600,
-        refresh_s=settings.refresh_token_expiry_days * int(DAY_S),
-        grace_s=settings.defaults.refresh_grace_s,
-        sessions=settings.defaults.sessions_per_user,
-    )
-
-
-def key_rules(settings: Settings) -> KeyRules:
-    """Return what signs tokens of people, from the configuration."""
-    return KeyRules(
-        settings.defaults.signing_key_days * DAY_S,
-        settings.jwt_expiry_hours * 3600,
-        None if settings.jwt_secret is None else settings.jwt_secret.reveal(),
+        refresh_s=settings.refresh_token_expiry_days * DAY_S,
+        grace_s=defaults.refresh_grace_s,
+        rotation_s=defaults.signing_key_days * DAY_S,
+        secret=None if secret is None else secret.reveal(),
+        sessions=defaults.sessions_per_user,
     )
 
 
@@ -237,7 +230,7 @@ async def open_runtime(
         await follower.follow(await newest_revision(database))
         wanted = defaults.redis_partitions or (EMBEDDED_PARTITIONS if embedded else PRODUCTION_PARTITIONS)
         keyspace = Keyspace(key_prefix, await partition_count(database, wanted))
-        signing_keys = SigningKeys(of_keys, key_rules(settings), new_id, time.monotonic)
+        signing_keys = SigningKeys(of_keys, token_rules(settings), new_id, time.monotonic)
         yield _runtime(settings, follower, database, client, keyspace, gateway_id or new_id(), signing_keys, ask)
     finally:
         await ask.close()
@@ -270,7 +263,7 @@ def _runtime(
     bounds = Bounds(defaults.organizations_per_user, defaults.invitations_per_day, defaults.invitation_sends)
     subjects = Subjects(database, users, new_id, defaults.default_plan)
     shown = ShownTokens(database, signing_keys, _foreign_tokens(settings, ask), subjects)
-    sessions = Sessions(database, signing_keys, token_rules(settings), new_id, shown)
+    sessions = Sessions(database, signing_keys, new_id, shown)
     people = _people(settings, database, users, sessions, engine.change_notifier)
     services = Services(
         accounts=Accounts(database, plans, engine.change_notifier, new_id),
@@ -307,6 +300,7 @@ def _runtime(
         keys_per_user=defaults.keys_per_user,
         rotation_grace_s=defaults.rotation_grace_s,
         new_id=new_id,
+        sessions=sessions,
         person=sessions.caller,
         image=settings.image,
         max_body_bytes=settings.max_body_bytes,
@@ -327,7 +321,6 @@ def _runtime(
         services.reports,
         services.refused,
         services,
-        sessions,
         in_force,
         api_app,
         services.attempts,

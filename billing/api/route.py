@@ -148,9 +148,9 @@ async def admit_admin(route: Route, request: web.Request, services: Services) ->
     """Return the operator who calls: the admin key, or a person's token with that right. Raises `Unauthorized`,
     `InsufficientScope` and `TooManyAttempts`."""
     if ADMIN_HEADER not in request.headers and shown_token(request) is not None:
-        person = await person_caller(request)
+        person = await person_caller(request, services)
         if not person.operator:
-            raise InsufficientScope("This call is for operators.", required_scope="operator")
+            raise InsufficientScope(f"This call is for operators. {person.hint}".rstrip(), required_scope="operator")
         return person
     expected = services.admin_api_key or ""
     await require_admin(request, expected, services.attempts, or_bearer=route.or_bearer, hint=route.hint)
@@ -165,9 +165,9 @@ async def identify(route: Route, request: web.Request, services: Services) -> Ca
         case Access.key:
             return await key_caller(request)
         case Access.caller:
-            return await any_caller(request)
+            return await any_caller(request, services)
         case Access.person:
-            return await person_caller(request)
+            return await person_caller(request, services)
         case Access.service:
             return await service_caller(request)
         case Access.admin:

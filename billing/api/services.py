@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from billing.identity.invitations import Invitations
     from billing.identity.members import Members
     from billing.identity.organizations import Organizations
+    from billing.identity.sessions import Sessions
     from billing.identity.sign_in import SignIn
     from billing.identity.users import Users
     from billing.keys.keys import ApiKeys
@@ -93,6 +94,7 @@ class Services:
     clock: Callable[[], float]
     admin_api_key: str | None = field(repr=False)
     default_plan: str
+    sessions: Sessions
     person: Callable[[str, str | None], Awaitable[Caller | None]] = _nobody
     service_api_key: str | None = field(default=None, repr=False)
     meters: Meters | None = None

@@ -18,7 +18,6 @@ tokens         JSON Web Tokens: verified by a key and an algorithm that are give
 signing_keys   the keys that sign our own tokens, and their rotation
 shown          who shows a token, and what it is worth now
 sessions       a sign-in, its access and refresh tokens, and their ends
-issuers        what other issuers publish, kept for a while
-foreign        tokens of other issuers: which are believed                            pure
+issuers        what other issuers publish, kept for a while; which of their tokens are believed
 subjects       whom other issuers sign in, and which user that is
 """

@@ -15,10 +15,10 @@ from billing.identity.credentials import Credentials
 from billing.identity.organizations import found
 from billing.identity.passwords import Passwords
 from billing.identity.people import People
-from billing.identity.sessions import Sessions, TokenRules
+from billing.identity.sessions import Sessions
 from billing.identity.shown import ShownTokens
 from billing.identity.sign_in import SignIn
-from billing.identity.signing_keys import KeyRules, SigningKeys
+from billing.identity.signing_keys import SigningKeys, TokenRules
 from billing.identity.users import Approval, Users
 from billing.plans import DEFAULT_PLAN
 from tests.billing.support import Billing
@@ -80,8 +80,8 @@ class Registry:
 def registry_of(billing: Billing, approval: Approval = "verified", rules: CodeRules | None = None) -> Registry:
     """People under a policy; `close` their passwords' threads afterwards."""
     database, new_id, clock = billing.database, billing.new_id, Clock()
-    keys = SigningKeys(database, KeyRules(secret=SECRET), new_id, time.monotonic)
-    sessions = Sessions(database, keys, TokenRules(), new_id, ShownTokens(database, keys))
+    keys = SigningKeys(database, TokenRules(secret=SECRET), new_id, time.monotonic)
+    sessions = Sessions(database, keys, new_id, ShownTokens(database, keys))
     people = People(
         database,
         Users(database, new_id, approval),

@@ -21,6 +21,7 @@ from billing.plans import DEFAULT_PLAN
 from billing.principals import Principal
 from billing.refused import RefusedRequests, RefusedRules
 from tests.billing.api.support import ADMIN_KEY, Api, person_of, serving
+from tests.billing.identity.sessions_support import People
 from tests.billing.people_support import Registry, registry_of
 from tests.billing.support import PLANS, PRICES, Billing, attempts_of
 
@@ -30,6 +31,12 @@ def registry(billing: Billing) -> Iterator[Registry]:
     made = registry_of(billing)
     yield made
     made.people.passwords.close()
+
+
+@pytest.fixture
+def people(billing: Billing, registry: Registry) -> People:
+    """People whose sessions are those of the API."""
+    return People(billing.database, billing.new_id, registry.sessions)
 
 
 @pytest.fixture
@@ -62,6 +69,7 @@ def services(billing: Billing, registry: Registry) -> Services:
         clock=time.time,
         admin_api_key=ADMIN_KEY,
         default_plan=DEFAULT_PLAN,
+        sessions=registry.sessions,
         image="registry.example.com/metergate:sha-0123456789abcdef0123456789abcdef01234567",
         max_body_bytes=64 * 1024,
     )
