@@ -60,6 +60,7 @@ MetergateError
 |   +-- CredentialRefused          billing.identity.credentials
 |   +-- WrongCredential            billing.identity.credentials
 +-- IssuerAway                     billing.identity.issuers
++-- MailFailed                     billing.identity.mailer
 +-- OrganizationError              billing.identity.organizations
 |   +-- OrganizationConflict       billing.identity.organizations
 |   +-- OrganizationForbidden      billing.identity.organizations

@@ -63,8 +63,8 @@ T = TypeVar("T")
 
 
 async def register(call: Call, body: Registration) -> MailSent:
-    """Add a user by an address, to which a code is mailed. The answer is the same for one that is registered, whose owner is
-    told by mail."""
+    """Add a user by an address, to which a code is mailed. The answer is the same for one that is registered, whose
+    owner is told by mail."""
     challenge = await call.services.sign_in.register(body.email, body.name.strip(), body.password, _visitor(call))
     return MailSent(status="verify", email=body.email, challenge=challenge, message=_SENT)
 
