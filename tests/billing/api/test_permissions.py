@@ -23,17 +23,6 @@ SERVICE_KEY: Final = "service-key-of-the-tests"
 CALLERS: Final = (
     *("nobody", "expired", "narrow", "viewer", "member", "admin", "owner", "stranger", "service", "operator"),
 )
-    "nobody",
-    "expired",
-    "narrow",
-    "viewer",
-    "member",
-    "admin",
-    "owner",
-    "stranger",
-    "service",
-    "operator",
-)
 """`expired` shows a token that is none any more; `narrow` an API key of the organization whose only scope no endpoint
 here needs; `stranger` owns another organization; `service` has the service key, `operator` the admin key."""
 NEEDS_BODY: Final[dict[str, Any]] = {
@@ -234,6 +223,13 @@ MATRIX: Final[dict[str, list[int]]] = {
     "POST /api/auth/totp/disable": PERSON_BODY,
     "POST /api/auth/totp/recovery-codes": PERSON_BODY,
     "GET /api/auth/me": PERSON,
+    "POST /api/auth/refresh": BODY_WRONG,
+    "POST /api/auth/token": PERSON_BODY,
+    "POST /api/auth/logout": [401, 401, 401, 204, 204, 204, 204, 204, 401, 401],
+    "POST /api/auth/revoke": PERSON_BODY,
+    "POST /api/auth/revoke-all": PERSON,
+    "GET /api/auth/sessions": PERSON,
+    "DELETE /api/auth/sessions/{session_id}": [401, 401, 401, 404, 404, 404, 404, 404, 401, 401],
     "PATCH /api/auth/me": PERSON_BODY,
 }
 """By the callers, in their order. 503 is what says that a store of the API's tests is away: somebody was let in."""
