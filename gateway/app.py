@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from billing.api.application import setup
+from billing.identity.sessions import FORGET
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.retention import UsageRetention
 from billing.owned.jobs import BackgroundJobs
@@ -153,7 +154,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         engine.loops.start("targets_listen", shared.listen)
         engine.loops.start("background", parts.poller.run)
         kept = RetentionRules(settings.defaults.object_retention_days, settings.defaults.job_retention_days)
-        engine.loops.start("retention", Retention(runtime.database, kept, new_id()).run)
+        engine.loops.start("retention", Retention(runtime.database, kept, new_id(), FORGET).run)
         _start_usage_retention(runtime, metrics)
         health.ready = True
         yield (

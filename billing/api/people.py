@@ -63,27 +63,27 @@ T = TypeVar("T")
 
 
 async def register(call: Call, body: Registration) -> MailSent:
-    """Register an address, to which a code is mailed. The answer is the same for one that is registered, whose owner is
-    told by mail."""
+    """Add a user by an address, to which a code is mailed. The answer is the same for one that is registered, whose
+    owner is told by mail."""
     challenge = await call.services.sign_in.register(body.email, body.name.strip(), body.password, _visitor(call))
     return MailSent(status="verify", email=body.email, challenge=challenge, message=_SENT)
 
 
 async def send_code(call: Call, body: CodeAsked) -> MailSent:
-    """Mail a code, to verify an address or to sign in. The answer is the same for an address of nobody."""
+    """Send a code by mail, to verify an address or to sign in. The answer is the same for an address of nobody."""
     challenge = await call.services.sign_in.send_code(body.email, body.purpose, _visitor(call))
     return MailSent(status="sent", email=body.email, challenge=challenge, message=_SENT)
 
 
 async def verify(call: Call, body: Verification) -> SignedIn:
-    """Verify an address by the code that was mailed, and sign its owner in."""
+    """Take the code that proves an address, and sign its owner in."""
     _refuse_blocked(call)
     sign_in, given = call.services.sign_in, (body.email, body.code, body.challenge)
     return await _entered(call, await sign_in.verify(*given, _factor(body), _visitor(call)))
 
 
 async def login(call: Call, body: Login) -> SignedIn:
-    """Sign in, by a password or by a code that was mailed; with a second factor, where there is one."""
+    """Begin a session, by a password or by a code that was mailed; with a second factor, where there is one."""
     _refuse_blocked(call)
     sign_in, factor, visitor = call.services.sign_in, _factor(body), _visitor(call)
     if (body.password is None) == (body.code is None):
@@ -94,7 +94,7 @@ async def login(call: Call, body: Login) -> SignedIn:
 
 
 async def forgot_password(call: Call, body: PasswordForgotten) -> MailSent:
-    """Mail what a new password is set with. The answer is the same for an address of nobody."""
+    """Send by mail what a new password is set with. The answer is the same for an address of nobody."""
     await call.services.credentials.forgot(body.email, _visitor(call))
     return MailSent(status="sent", email=body.email, message=_SENT)
 
@@ -121,7 +121,7 @@ async def change_password(call: Call, body: PasswordChange) -> PasswordChanged:
 
 
 async def change_email(call: Call, body: NewAddress) -> MailSent:
-    """Mail a code to another address, which becomes one's own by `POST /api/auth/email/confirm`."""
+    """Send a code to another address, which becomes one's own by `POST /api/auth/email/confirm`."""
     changing = call.services.credentials.change_email(call.caller.id, body.email, body.password, _visitor(call))
     return MailSent(status="verify", email=body.email, challenge=await _guessed(call, changing), message=_SENT)
 
@@ -140,7 +140,7 @@ async def enrol_totp(call: Call, body: PasswordShown) -> TotpEnrolment:
 
 
 async def confirm_totp(call: Call, body: TotpConfirmation) -> RecoveryCodes:
-    """Confirm an authenticator app by its first code. Signing in needs it from now on."""
+    """Take the first code of an authenticator app. Signing in needs it from now on."""
     confirming = call.services.credentials.confirm(call.caller.id, body.code, _visitor(call))
     return RecoveryCodes(recovery_codes=await _guessed(call, confirming))
 
@@ -220,7 +220,7 @@ async def _entered(call: Call, outcome: TokenPair | Refusal) -> SignedIn:
 
 
 async def _guessed(call: Call, changing: Coroutine[Any, Any, T]) -> T:
-    """Await what may be guessed at; a wrong guess is counted."""
+    """Wait for what may be guessed at; a wrong guess is counted."""
     try:
         _refuse_blocked(call)
         return await changing

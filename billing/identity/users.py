@@ -77,10 +77,11 @@ def parse_email(text: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class User:
-    """A row of users. `totp_last_step` is the last time step whose code was taken."""
+    """A row of users. `email` is empty for whom another issuer signs in and of whom no address is proven.
+    `totp_last_step` is the last time step whose code was taken."""
 
     id: str
-    email: str | None
+    email: str
     email_verified_at: datetime | None
     name: str
     password_hash: str | None = field(repr=False)
@@ -239,7 +240,7 @@ _COLUMNS: Final = tuple(each.name for each in fields(User))
 
 
 def _user(row: Row) -> User:
-    return User(**{name: row[name] for name in _COLUMNS})
+    return User(**{name: row[name] for name in _COLUMNS} | {"email": row["email"] or ""})
 
 
 def _not_found(user_id: str) -> UserNotFound:

@@ -173,6 +173,10 @@ class Limits:
     background_jobs: int = _whole(1000, 1, 100_000, "background responses of one process, half of them of one account")
     object_retention_days: int = _whole(365, 1, 36_500, "after that a provider's object is no account's any more")
     job_retention_days: int = _whole(30, 1, 36_500, "rows of background responses that are done are kept as long")
+    service_hold_s: int = _whole(3600, 1, 31 * 86_400, "a service's hold lasts as long unless it says")
+    service_hold_max_s: int = _whole(86_400, 1, 366 * 86_400, "and at most as long")
+    service_holds: int = _whole(10_000, 1, 1_000_000, "open holds of services, in all; a part of `max_unsettled`")
+    service_events_waiting: int = _whole(10_000, 1, 1_000_000, "events of services that wait for Postgres in a process")
     usage_retention_months: int | None = _whole(
         None, 2, 1200, "usage events are kept as long, beside this month's; null: for good; rollups stay"
     )
@@ -198,6 +202,13 @@ class Limits:
     negative_cache_s: float = _seconds(5, 0, 300, "how long it believes that they are wrong")
     failed_attempts: int = _whole(20, 1, 1_000_000, "wrong keys of one address in a window before 429")
     failed_attempts_window_s: float = _seconds(60, 1, 86_400, "how long wrong keys of an address count")
+    organizations_per_user: int = _whole(20, 1, 10_000, "organizations that one person may own")
+    invitations_per_day: int = _whole(100, 1, 100_000, "invitations that an organization makes in 24 hours")
+    invitation_sends: int = _whole(5, 1, 100, "how often one invitation is sent")
+    keys_per_user: int = _whole(100, 1, 100_000, "API keys of one user in one account, made without operators")
+    rotation_grace_s: int = _whole(
+        604_800, 0, 31_536_000, "longest time that the secret before a key's rotation stays valid"
+    )
     signing_key_days: int = _whole(30, 1, 3650, "a key signs tokens for as long; the next one is published before")
     issuer_timeout_s: float = _seconds(5, 0.1, 60, "longest wait for an answer of another issuer of sign-ins")
     issuer_answer_bytes: int = _whole(MIB, 1024, 64 * MIB, "and its largest answer")
