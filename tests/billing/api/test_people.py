@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+import jwt
 import pytest
 
 from billing.api.services import Services
@@ -44,6 +45,8 @@ async def test_registering_verifying_and_signing_in(api: Api, registry: Registry
     assert (asked.status, asked.json["status"]) == (202, "verify")
     code = await registry.mailed_code()
     before = await post(api, "/login", email=ADA, password=GOOD)
+    assert before.json["scope"] == ""
+    assert jwt.decode(before.json["access_token"], options={"verify_signature": False})["scope"] == ""
     pending = (await who(api, before.json["access_token"])).json
     assert (pending["status"], pending["verified"], pending["scopes"], pending["role"]) == (
         "pending",
