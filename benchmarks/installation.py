@@ -26,8 +26,8 @@ costs is measured by itself, in `growth`."""
 @dataclass(slots=True)
 class Installation:
     """One Metergate's stores and customers. `secrets` are by the number of windows; `counted` is the secret of the
-    customer whose prompts have to be counted; `answers` how many whole answers its workers have given; `more` are further
-    variables."""
+    customer whose prompts have to be counted; `answers` how many whole answers its workers have given; `more` are
+    further variables."""
 
     database_url: str
     redis_url: str

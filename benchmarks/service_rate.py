@@ -24,6 +24,7 @@ KEY: Final = "service-key-of-the-benchmark"
 AMOUNT_NANO: Final = 1_000_000
 CONNECTIONS: Final = 64
 USAGE_CONNECTIONS: Final = 4
+WARM_CONNECTIONS: Final = 4
 EVENTS: Final = 100
 """Of one call of usage."""
 _HEAD: Final = (
@@ -55,7 +56,8 @@ class ServiceRate:
             self.accounts = [row["id"] for row in found]
         finally:
             await connection.close()
-        await self._run(CONNECTIONS, self._debit, 1, len(self.accounts) / 1000)  # every account is loaded
+        while self.events < len(self.accounts):  # every one is loaded
+            await self._run(WARM_CONNECTIONS, self._debit, 1, 0.5)
 
     async def debits(self, warm_s: float, measure_s: float) -> Sample:
         """As many single debits as it takes."""

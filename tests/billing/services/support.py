@@ -32,7 +32,8 @@ class Meters:
 
 def meters(world: World, rules: ServiceRules = RULES, *, batch_rows: int = 500, most: int = 10_000) -> Meters:
     engine, principals = world.engine, Principals(world.database, PLANS)
-    writer = EventWriter(world.database, engine.change_notifier, engine.holds.spawn, batch_rows=batch_rows, most=most)
+    tell, spawn = engine.change_notifier.balances_changed, engine.holds.spawn
+    writer = EventWriter(world.database, tell, spawn, batch_rows=batch_rows, most=most)
 
     async def principal_of(payer: Payer, stale: bool) -> object:
         return await principals.of_service(payer.account_id, payer.service)
