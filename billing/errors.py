@@ -60,6 +60,9 @@ MetergateError
 |   +-- CredentialRefused          billing.identity.credentials
 |   +-- WrongCredential            billing.identity.credentials
 +-- IssuerAway                     billing.identity.issuers
+|   +-- IssuerRefused              billing.identity.issuers
++-- SignInFailed                   billing.identity.oidc
++-- UnknownProvider                billing.identity.oidc
 +-- OrganizationError              billing.identity.organizations
 |   +-- OrganizationConflict       billing.identity.organizations
 |   +-- OrganizationForbidden      billing.identity.organizations
