@@ -79,7 +79,7 @@ class Metadata(Struct, frozen=True):
     token_endpoint: str
     jwks_uri: str = ""
     userinfo_endpoint: str | None = None
-    token_endpoint_auth_methods_supported: list[str] = ["client_secret_basic"]
+    token_endpoint_auth_methods_supported: tuple[str, ...] = ("client_secret_basic",)
 
 
 class _Tokens(Struct, frozen=True):
@@ -227,7 +227,7 @@ class OidcSignIn:
         if known is not None and self._clock() - known[0] < DISCOVERED_S:
             return known[1], known[2]
         if provider.kind == "github":
-            oauth, post = f"{provider.issuer}/login/oauth", ["client_secret_post"]
+            oauth, post = f"{provider.issuer}/login/oauth", ("client_secret_post",)
             urls = provider.issuer, f"{oauth}/authorize", f"{oauth}/access_token"
             metadata = Metadata(*urls, token_endpoint_auth_methods_supported=post)
         else:
