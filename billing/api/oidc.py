@@ -106,6 +106,6 @@ ROUTES: Final = (
     Route("POST", PROVIDER, link_sign_in, Access.person, SignInUrl, errors=(404, 503)),
     Route(
         *("GET", f"{PROVIDER}/callback", finish_sign_in, Access.anyone, SignedIn),
-        errors=(303, 400, 401, 404, 409, 500, 503),
+        errors=(401, 404, 409, 500, 503),
     ),
 )
