@@ -17,7 +17,7 @@ for await (const line of createInterface({ input: process.stdin })) {
     continue;
   }
   const token = await server.issuer.buildToken({
-    kid: asked.kid,
+    kid: asked.kid ?? undefined,
     scopesOrTransform: (_header, payload) => void Object.assign(payload, asked.claims),
   });
   console.log(token);
