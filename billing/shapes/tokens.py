@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from msgspec import Meta
 
-from billing.shapes.base import Answer, Body, Moment
+from billing.shapes.base import Answer, Body, Moment, Query
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
-    from billing.identity.sessions import AccessToken, Session, TokenPair
+    from billing.identity.sessions import AccessToken, Session
 
 MAX_SHOWN: Final = 8192
 MAX_REASON: Final = 200
@@ -80,12 +80,6 @@ class AccessTokenShape(Answer, frozen=True, kw_only=True):
     session_id: str
 
 
-class TokenPairShape(AccessTokenShape, frozen=True, kw_only=True):
-    """What a client keeps of a sign-in."""
-
-    refresh_token: str
-
-
 class SessionShape(Answer, frozen=True, kw_only=True):
     """A sign-in that has not ended; `current` is the one that asks."""
 
@@ -100,6 +94,18 @@ class SessionShape(Answer, frozen=True, kw_only=True):
     current: bool
 
 
+class BeginQuery(Query, frozen=True, kw_only=True):
+    """Where the browser goes afterwards: a path on the host of FRONTEND_URL."""
+
+    return_to: Annotated[str, Meta(max_length=1000, examples=["/billing"])] = ""
+
+
+class SignInUrl(Answer, frozen=True, kw_only=True):
+    """Where the browser has to go to sign in."""
+
+    url: str
+
+
 class JwksShape(Answer, frozen=True, kw_only=True):
     """The keys that verify this gateway's tokens (RFC 7517)."""
 
@@ -108,21 +114,12 @@ class JwksShape(Answer, frozen=True, kw_only=True):
 
 def access_shape(token: AccessToken) -> AccessTokenShape:
     """Return an access token as it is answered."""
-    return AccessTokenShape(**_said(token))
-
-
-def pair_shape(pair: TokenPair) -> TokenPairShape:
-    """Return the tokens of a sign-in as they are answered."""
-    return TokenPairShape(**_said(pair), refresh_token=pair.refresh_token)
-
-
-def _said(token: AccessToken) -> dict[str, Any]:
-    return {
-        "access_token": token.access_token,
-        "expires_in": token.expires_in_s,
-        "scope": " ".join(sorted(token.scopes)),
-        "session_id": token.session_id,
-    }
+    return AccessTokenShape(
+        access_token=token.access_token,
+        expires_in=token.expires_in_s,
+        scope=" ".join(sorted(token.scopes)),
+        session_id=token.session_id,
+    )
 
 
 def session_shape(session: Session, current: str | None) -> SessionShape:
