@@ -38,6 +38,7 @@ MetergateError
 |   +-- TooMany                    billing.api.errors
 |   +-- Unauthorized               billing.api.errors
 |   +-- Unavailable                billing.api.errors
+|   +-- Unpriced                   billing.api.errors
 +-- TooManyAttempts                billing.attempts
 +-- ClientError                    billing.calls
 |   +-- BadAnswer                  billing.calls
@@ -59,6 +60,7 @@ MetergateError
 |   +-- CredentialRefused          billing.identity.credentials
 |   +-- WrongCredential            billing.identity.credentials
 +-- IssuerAway                     billing.identity.issuers
++-- MailFailed                     billing.identity.mailer
 +-- OrganizationError              billing.identity.organizations
 |   +-- OrganizationConflict       billing.identity.organizations
 |   +-- OrganizationForbidden      billing.identity.organizations
@@ -74,10 +76,19 @@ MetergateError
 |   +-- UserNotFound               billing.identity.users
 |   +-- UserRefused                billing.identity.users
 +-- DifferentKeys                  billing.keys.presented
++-- UsageQueryError                billing.ledger.used
 +-- MoneyError                     billing.money
 +-- BadCursor                      billing.pages
 +-- QuotaError                     billing.quotas
 +-- PriceError                     billing.rates
++-- BadMeasure                     billing.services.charges
++-- MeterNotPriced                 billing.services.charges
++-- Busy                           billing.services.events
++-- EventConflict                  billing.services.events
++-- EventRefused                   billing.services.events
++-- NotAdmitted                    billing.services.events
++-- UnknownAccount                 billing.services.events
++-- UnknownHold                    billing.services.service_holds
 +-- ApiKeyError                    billing.shapes.rules
 |   +-- KeyConflict                billing.shapes.rules
 |   +-- KeyNotFound                billing.shapes.rules
@@ -85,7 +96,7 @@ MetergateError
 |   +-- ScopeWithheld              billing.shapes.rules
 +-- TimeError                      billing.times
 +-- UsageError                     billing.usage
-+-- BadKeyFile                     gateway.commands.admin_key
++-- BadKeyFile                     gateway.commands.first_start
 +-- WouldOverwrite                 gateway.commands.init
 +-- ConfigError                    gateway.config.problems
 +-- Unset                          gateway.config.problems
@@ -122,7 +133,7 @@ INCORRECT_KEY: Final = "Incorrect API key provided"
 """What OpenAI's 401 begins with, by which some clients tell a wrong key."""
 LISTED: Final = "GET /docs lists the endpoints."
 
-Kind = Literal["unauthorized", "forbidden", "not_found", "invalid", "conflict", "too_many", "unavailable"]
+Kind = Literal["unauthorized", "forbidden", "not_found", "invalid", "conflict", "too_many", "unavailable", "not_priced"]
 
 
 class MetergateError(Exception):

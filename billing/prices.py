@@ -29,6 +29,7 @@ from billing.rates import (
     TIER_NAMES,
     TOKEN_CLASSES,
     PriceError,
+    PriceLine,
     Sheet,
     Tier,
     Variant,
@@ -49,21 +50,6 @@ REPORTED: Final = "reported_cost"
 """The class of a line that is the provider's own cost."""
 MAX_KNOWN: Final = 256
 """Conditions of answers whose variants a row keeps; providers write them, so that they are bounded."""
-
-
-@dataclass(frozen=True, slots=True)
-class PriceLine:
-    """One line of a charge: `amount_scaled` is exact, in nano-USD / `COST_SCALE`. `rate_nano` is per million tokens
-    where `per_million` is true, else per unit, per second, or per hour (the class is `hour` then). The quantity of
-    seconds and hours is in milliseconds, of units and millions of units in thousandths of a unit. `model` is None
-    for the model of the row that the debit names."""
-
-    price_class: str
-    quantity: int
-    rate_nano: int
-    per_million: bool
-    amount_scaled: int
-    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,11 +220,8 @@ class PriceRow:
         if sheet is None:
             names = (variant or "").split("+")
             applying = [one for one in self.variants if one.name in names]
-            factor = (
-                next((self.multipliers[name] for name in names if name in self.multipliers), FACTOR_SCALE)
-                if (self.multipliers)
-                else FACTOR_SCALE
-            )
+            known = self.multipliers or {}
+            factor = next((known[name] for name in names if name in known), FACTOR_SCALE)
             if len(self._sheets) >= MAX_KNOWN:
                 self._sheets.clear()
             sheet = self._sheets[variant] = Sheet(self.per_million, self.tiers, self.per_unit, applying, factor)

@@ -132,6 +132,21 @@ class Variant:
         return True
 
 
+@dataclass(frozen=True, slots=True)
+class PriceLine:
+    """One line of a charge: `amount_scaled` is exact, in nano-USD / `COST_SCALE`. `rate_nano` is per million tokens
+    where `per_million` is true, else per unit, per second, or per hour (the class is `hour` then). The quantity of
+    seconds and hours is in milliseconds, of units and millions of units in thousandths of a unit. `model` is None
+    for the model of the row that the debit names."""
+
+    price_class: str
+    quantity: int
+    rate_nano: int
+    per_million: bool
+    amount_scaled: int
+    model: str | None = None
+
+
 class Sheet:
     """The rates of every class, all decided: nano-USD per million tokens, by the input of a request, and per unit.
     `factor` multiplies the whole charge, scaled by `FACTOR_SCALE`."""

@@ -72,11 +72,11 @@ def periods(since: datetime, period: Period, zone: ZoneInfo) -> Iterator[datetim
         at = period_of(since, period, zone)
         while True:
             yield (at := _next_hour(at, zone))
-    day = _first_day(period_of(since, period, zone).astimezone(zone).date(), period)
+    day, last = _first_day(period_of(since, period, zone).astimezone(zone).date(), period), since
     while True:
         day = _next_day(day, period)
-        if (begins := day_begins(day, zone)) > since:
-            yield begins
+        if (begins := day_begins(day, zone)) > last:  # a day that was left out has none
+            yield (last := begins)
 
 
 def _first_day(day: date, period: Period) -> date:

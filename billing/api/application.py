@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from billing.api import accounts, admin_users, audit, keys, organizations, own_keys, reads
+from billing.api import accounts, admin_users, audit, keys, metering, organizations, own_keys, people, reads, tokens
 from billing.api.errors import BadRequest, error_response, of_failure
 from billing.api.openapi import document
 from billing.api.reference import HEADERS as PAGE_HEADERS
@@ -34,6 +34,9 @@ ROUTES: Final[tuple[Route, ...]] = (
     *reads.ROUTES,
     *audit.ROUTES,
     *admin_users.ROUTES,
+    *metering.ROUTES,
+    *people.ROUTES,
+    *tokens.ROUTES,
 )
 """Every endpoint of the billing API but its description."""
 REQUEST_ID_HEADER: Final = "x-request-id"

@@ -20,6 +20,7 @@ from billing.keys.secrets import made_at_random, same_secret
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from billing.api.services import Services
     from billing.attempts import Attempts
     from billing.principals import Principal
 
@@ -107,7 +108,7 @@ def shown_token(request: web.Request) -> str | None:
     return token if len(token) <= MAX_TOKEN and _TOKEN.fullmatch(token) else None
 
 
-async def person_caller(request: web.Request) -> Caller:
+async def person_caller(request: web.Request, services: Services) -> Caller:
     """Return whose token the request has, in the organization that the path, `X-Organization-Id` or else the token
     names. Raises `Unauthorized`, `BadRequest` and what reading the person raises."""
     token = shown_token(request)
@@ -116,15 +117,15 @@ async def person_caller(request: web.Request) -> Caller:
     org_id = request.match_info.get(ORG_IN_PATH) or request.headers.get(ORG_HEADER)
     if ORG_IN_PATH not in request.match_info and org_id is not None and _ORG.fullmatch(org_id) is None:
         raise BadRequest(f"{ORG_HEADER} is the id of an organization.", ORG_HEADER)
-    found = await request.app[SERVICES].person(token, org_id)
+    found = await services.person(token, org_id)
     if found is None:
         raise Unauthorized(f"This token is wrong, expired or revoked. {_SIGN_IN}")
     return found
 
 
-async def any_caller(request: web.Request) -> Caller:
+async def any_caller(request: web.Request, services: Services) -> Caller:
     """Return whose API key or token the request has. Raises as `key_caller` and `person_caller`."""
-    return await (key_caller(request) if shown_token(request) is None else person_caller(request))
+    return await (key_caller(request) if shown_token(request) is None else person_caller(request, services))
 
 
 async def service_caller(request: web.Request) -> Caller:
@@ -164,6 +165,8 @@ def require_scope(caller: Caller, scope: str) -> None:
         message = f"This API key lacks the scope {scope}. A key that has it: `metergate keys create --scope {scope}`."
     elif caller.role is None:
         message = f"This needs the scope {scope} in an organization: name yours in {ORG_HEADER}."
+    elif caller.hint:
+        message = f"This needs the scope {scope}. {caller.hint}"
     else:
         message = (
             f"This needs the scope {scope}, which your token or your role ({caller.role}) lacks. Where the role has "

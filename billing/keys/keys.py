@@ -272,6 +272,15 @@ READ: Final = _query("keys_principal")
 READ_ACCOUNT: Final = _query("accounts_principal")
 
 
+_SERVICE: Final = SERVICE_KEY.encode()
+
+
+def service_name(account_id: str, service: str) -> bytes:
+    """Return the name of an account's principal for a service, in place of a secret's digest: no service has a space in
+    its name, and one digest of 2^64 begins as all of these names do."""
+    return f"{SERVICE_KEY}{service} {account_id}".encode()
+
+
 class Principals:
     """Reads principals; methods raise `DatabaseError`. `default_plan` stands in for a plan that is no longer
     configured. `follow` gets the revision of the plans that was in force when a principal was read, and makes sure that
@@ -293,6 +302,13 @@ class Principals:
         self._plans = plans
         self._default_plan = default_plan
         self._follow = follow
+
+    async def load(self, name: bytes) -> Principal | None:
+        """Return the principal of a secret's SHA-256, or of what `service_name` gives; None if unknown."""
+        if not name.startswith(_SERVICE):
+            return await self.by_digest(name)
+        service, _, account_id = name.removeprefix(_SERVICE).decode().partition(" ")
+        return await self.of_service(account_id, service)
 
     async def by_digest(self, digest: bytes) -> Principal | None:
         """Return the principal of a secret's SHA-256, also of a revoked key or a closed account; None if unknown."""

@@ -3,9 +3,11 @@
 debits       one metered request in the ledger: as it is written, as it is read back
 writer       the batch that writes debits; set_aside  what the ledger could not take, and writing it after all
 reports      what customers and operators read; fresh usage moved into sums by minute, hour, day and month
+used         the sums: what was used in spans of time, by dimension and tag
 explanations how an amount came about
 usage_columns  counts of a usage as rows keep them, and the shares of several models
 verify       the ledger's promises, proved from one snapshot
+retention    months of usage events that are dropped by age, once they are proved
 catalogue    price rows and plans of the configuration, made known to Postgres
 leases       signs of life of gateways
 """

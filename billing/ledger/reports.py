@@ -22,6 +22,7 @@ import msgspec
 from billing.database.connection import Database, DatabaseError, Row, queries
 from billing.ledger.debits import Debit, UsageEvent
 from billing.ledger.usage_columns import ModelShare, decode_shares, decode_shares_of, usage_of
+from billing.ledger.used import BEGINNING, END, TAG_NAMES, TAG_VALUES, UsageSums, UsedBy, total
 from billing.pages import BEFORE_ALL, BadCursor, Page, page_of
 from billing.price_table import from_canonical_json
 from billing.prices import PriceRow
@@ -49,7 +50,7 @@ class Transaction:
 
 @dataclass(frozen=True, slots=True)
 class UsageTotals:
-    """The use of an account, a key or a user's keys over all time; `charged_nano` is what was charged for it."""
+    """The use of an account, a key or a user's keys; `charged_nano` is what was charged for it."""
 
     events: int
     input_tokens: int
@@ -82,10 +83,11 @@ class PricedEvent(NamedTuple):
 
 
 class Reports:
-    """Reads the ledger. Methods raise `database.connection.DatabaseError`."""
+    """Reads the ledger; `sums` what was used, in sums. Methods raise `database.connection.DatabaseError`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.sums = UsageSums(database)
 
     async def transactions(self, account_id: str, limit: int, after: str | None = None) -> Page[Transaction]:
         """Return the account's transfers; `after` is the id that ended the page before."""
@@ -132,11 +134,18 @@ class Reports:
         return {price_id: from_canonical_json(row) for price_id, row in stored.items() if row is not None}
 
     async def usage_totals(
-        self, account_id: str, *, key_id: str | None = None, user_id: str | None = None
+        self,
+        account_id: str,
+        *,
+        key_id: str | None = None,
+        user_id: str | None = None,
+        since: datetime = BEGINNING,
+        until: datetime = END,
     ) -> UsageTotals:
-        """Return totals of an account, or of one of its keys, or of one user's keys, from months and fresh usage."""
-        rows = await self._database.rows(_query("reports_totals"), account_id, key_id, user_id)
-        return UsageTotals(**{name: int(total) for name, total in rows[0].items()})
+        """Return totals of an account, or of one of its keys, or of one user's keys; times are whole minutes."""
+        (span,) = await self.sums.spans(account_id, (since, until), only=UsedBy(key_id, user_id))
+        used = total(span)
+        return UsageTotals(used.requests, used.input_tokens, used.output_tokens, used.charged_nano)
 
 
 def _cursor(event: UsageEvent) -> str:
@@ -197,10 +206,6 @@ MOST_FRESH: Final = 50_000
 ROLL_ROWS: Final = 20_000
 """Moved by one transaction: the more, the fewer times a rollup is raised, and the longer it takes."""
 FEWEST_ROWS: Final = 500
-TAG_NAMES: Final = 16
-"""Names of tags that are summed for one account, the first ones: clients choose them."""
-TAG_VALUES: Final = 1000
-"""Values of one of them that are summed each by itself; the others are summed together."""
 VACUUM_ROWS: Final = 50_000
 """Moved rows leave their space behind. Autovacuum comes once a minute at most, which is late where thousands of rows
 come each second."""

@@ -8,7 +8,6 @@ gives the default and goes on; what builds a value from a section checks `ok` fi
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date
 from typing import Final, TypeVar
 
 import yaml
@@ -181,18 +180,6 @@ class Value:
             return parse(text)
         except ValueError as error:
             self.problem(f"expected {what}, got {self.shown} ({error})")
-            return None
-
-    def day(self) -> date | None:
-        """Return a date, `YYYY-MM-DD`."""
-        what = 'a date such as "2024-07-18"'
-        text = self.scalar(what)
-        if text is None:
-            return None
-        try:
-            return date.fromisoformat(text)
-        except ValueError:
-            self.expected(what)
             return None
 
     def plain(self) -> object:

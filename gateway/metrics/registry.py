@@ -40,7 +40,6 @@ from gateway.metrics.folder import (
 )
 
 Combine = Literal["sum", "max"]
-
 FLUSH_INTERVAL_S: Final = 1.0
 PREFIX: Final = "metergate_"
 _log = logging.getLogger(__name__)

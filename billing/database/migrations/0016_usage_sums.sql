@@ -1,16 +1,14 @@
--- Reports by user, provider, endpoint and tag, beside those by key, model and feature: sums of the same usage as the rollups,
--- of every combination that occurs. usage_rollups stays as it is: windows are rebuilt from it.
+-- Usage is summed by user, provider, endpoint and tag, too, and not by key, model and feature alone. usage_sums takes the place of
+-- usage_rollups: a combination of dimensions is written once, and each sum has its number.
+
+SET LOCAL work_mem = '256MB';
+SET LOCAL jit = off;
 
 ALTER TABLE accounts ADD COLUMN tz text;
 COMMENT ON COLUMN accounts.tz IS 'The IANA time zone in which days and months of reports begin; null: UTC.';
 
 -- What is written by gateways that know none of these is looked up in usage_events when it is moved.
 ALTER TABLE usage_fresh ADD COLUMN user_id text, ADD COLUMN provider text, ADD COLUMN endpoint text, ADD COLUMN tags jsonb;
-
--- A roller of an older release would move rows into usage_rollups alone. It can't: it does not say this.
-ALTER TABLE usage_rollups ADD COLUMN release smallint NOT NULL DEFAULT 16;
-ALTER TABLE usage_rollups ALTER COLUMN release DROP DEFAULT;
-COMMENT ON COLUMN usage_rollups.release IS 'The migration that its first roller knew. An older one does not move any row.';
 
 CREATE TABLE usage_dimensions (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -62,26 +60,8 @@ COMMENT ON COLUMN usage_sums.value IS 'usage_tags.id of a value, or of the name 
 CREATE INDEX transfers_debit_other ON transfers (debit_account, id) WHERE kind <> 'usage';
 
 -- What is there already. Nothing is fresh while it is summed: usage_fresh is locked by its change above, so that every event
--- that counts is of a transaction that has ended, and its fresh row is moved here, as the roller did.
-WITH moved AS (
-    DELETE FROM usage_fresh RETURNING *
-)
-INSERT INTO usage_rollups AS r (account_id, granularity, bucket, key_id, model, feature, requests, input_tokens,
-    cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, cost_nano, charged_nano, release)
-SELECT account_id, g.code, date_trunc(g.unit, admitted_at, 'UTC'), key_id, model, feature, count(*), sum(input_tokens),
-    sum(cached_input_tokens), sum(cache_write_tokens), sum(output_tokens), sum(reasoning_tokens), sum(cost_nano),
-    sum(charged_nano), 16
-FROM moved CROSS JOIN (VALUES (0, 'minute'), (1, 'hour'), (2, 'day'), (3, 'month')) AS g (code, unit)
-GROUP BY 1, 2, 3, 4, 5, 6
-ON CONFLICT (account_id, granularity, bucket, key_id, model, feature) DO UPDATE SET
-    requests = r.requests + excluded.requests,
-    input_tokens = r.input_tokens + excluded.input_tokens,
-    cached_input_tokens = r.cached_input_tokens + excluded.cached_input_tokens,
-    cache_write_tokens = r.cache_write_tokens + excluded.cache_write_tokens,
-    output_tokens = r.output_tokens + excluded.output_tokens,
-    reasoning_tokens = r.reasoning_tokens + excluded.reasoning_tokens,
-    cost_nano = r.cost_nano + excluded.cost_nano,
-    charged_nano = r.charged_nano + excluded.charged_nano;
+-- that counts, with a fresh row or without, is of a transaction that has ended.
+DELETE FROM usage_fresh;
 
 INSERT INTO usage_dimensions (account_id, key_id, user_id, model, provider, endpoint, feature)
 SELECT DISTINCT account_id, key_id, coalesce(user_id, ''), model, provider, endpoint, feature
@@ -109,6 +89,8 @@ FROM (
 ) AS used
 WHERE place <= 1000;
 
+ANALYZE usage_dimensions;
+ANALYZE usage_tags;
 WITH minutes AS MATERIALIZED (
     SELECT e.account_id, date_trunc('minute', admitted_at, 'UTC') AS minute, d.id AS dimensions, tags, count(*) AS requests,
         sum(input_tokens) AS input_tokens, sum(cached_input_tokens) AS cached_input_tokens,
@@ -135,3 +117,14 @@ SELECT account_id, g.code, tag, date_trunc(g.unit, minute, 'UTC'), dimensions, v
 FROM each CROSS JOIN (VALUES (0, 'minute'), (1, 'hour'), (2, 'day'), (3, 'month')) AS g (code, unit)
 GROUP BY 1, 2, 3, 4, 5, 6
 ORDER BY 1, 2, 3, 4, 5, 6;
+
+-- Windows are rebuilt from it, by gateways of older releases, too. Their rollers can't write it, and leave fresh rows to ours.
+DROP TABLE usage_rollups;
+CREATE VIEW usage_rollups AS
+SELECT s.account_id, s.granularity, s.bucket, d.key_id, d.model, d.feature, s.requests, s.input_tokens, s.cached_input_tokens,
+    s.cache_write_tokens, s.output_tokens, s.reasoning_tokens, s.cost_nano, s.charged_nano
+FROM usage_sums AS s JOIN usage_dimensions AS d ON d.id = s.dimensions AND d.account_id = s.account_id
+WHERE s.tag = 0;
+COMMENT ON VIEW usage_rollups IS 'All requests, once; of one key, model and feature there may be several rows.';
+RESET work_mem;
+RESET jit;

@@ -1,4 +1,4 @@
--- Move at most $1 fresh rows into the rollups and sums of all four granularities, and answer how many: rows of minutes that
+-- Move at most $1 fresh rows into the sums of all four granularities, and answer how many: rows of minutes that
 -- are over, so that most are raised once a minute, and others too while there are $2 fresh rows or more. One statement:
 -- whoever reads sums and fresh rows in one snapshot finds each request once, whenever that is. The transaction has the turn
 -- (an advisory lock) before this begins: what is new of dimensions and tags is written by one at a time. Of an account at
@@ -32,24 +32,6 @@ WITH moved AS (
         sum(cost_nano) AS cost_nano, sum(charged_nano) AS charged_nano
     FROM whole
     GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9
-), rolled AS (
-    INSERT INTO usage_rollups AS r (account_id, granularity, bucket, key_id, model, feature, requests, input_tokens,
-        cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, cost_nano, charged_nano, release)
-    SELECT account_id, g.code, date_trunc(g.unit, minute, 'UTC') AS bucket, key_id, model, feature, sum(requests),
-        sum(input_tokens), sum(cached_input_tokens), sum(cache_write_tokens), sum(output_tokens), sum(reasoning_tokens),
-        sum(cost_nano), sum(charged_nano), 16
-    FROM minutes CROSS JOIN (VALUES (0, 'minute'), (1, 'hour'), (2, 'day'), (3, 'month')) AS g (code, unit)
-    GROUP BY 1, 2, 3, 4, 5, 6
-    ORDER BY 1, 2, 3, 4, 5, 6
-    ON CONFLICT (account_id, granularity, bucket, key_id, model, feature) DO UPDATE SET
-        requests = r.requests + excluded.requests,
-        input_tokens = r.input_tokens + excluded.input_tokens,
-        cached_input_tokens = r.cached_input_tokens + excluded.cached_input_tokens,
-        cache_write_tokens = r.cache_write_tokens + excluded.cache_write_tokens,
-        output_tokens = r.output_tokens + excluded.output_tokens,
-        reasoning_tokens = r.reasoning_tokens + excluded.reasoning_tokens,
-        cost_nano = r.cost_nano + excluded.cost_nano,
-        charged_nano = r.charged_nano + excluded.charged_nano
 ), used AS MATERIALIZED (
     SELECT u.*, d.id FROM (SELECT DISTINCT account_id, key_id, user_id, model, provider, endpoint, feature FROM minutes) AS u
     LEFT JOIN usage_dimensions AS d USING (account_id, key_id, user_id, model, provider, endpoint, feature)

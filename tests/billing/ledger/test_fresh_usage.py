@@ -17,15 +17,22 @@ from tests.billing.support import PRICES, Billing
 USAGE = Usage(input_tokens=1000, output_tokens=100)
 COST_NANO = 210_000
 BACK = """
+ALTER VIEW usage_rollups RENAME TO rollups;
+CREATE TABLE usage_rollups (account_id text, granularity smallint, bucket timestamptz, key_id text, model text,
+    feature text, requests bigint, input_tokens bigint, cached_input_tokens bigint, cache_write_tokens bigint, output_tokens bigint,
+    reasoning_tokens bigint, cost_nano numeric, charged_nano numeric,
+    PRIMARY KEY (account_id, granularity, bucket, key_id, model, feature));
+INSERT INTO usage_rollups SELECT account_id, granularity, bucket, key_id, model, feature, sum(requests),
+    sum(input_tokens), sum(cached_input_tokens), sum(cache_write_tokens), sum(output_tokens), sum(reasoning_tokens), sum(cost_nano),
+    sum(charged_nano) FROM rollups GROUP BY 1, 2, 3, 4, 5, 6;
+DROP VIEW rollups;
 DROP TABLE usage_sums, usage_tags, usage_dimensions;
 DROP INDEX transfers_debit_other;
-ALTER TABLE usage_rollups DROP COLUMN release;
 ALTER TABLE accounts DROP COLUMN tz;
 DROP TABLE usage_fresh;
 DROP INDEX transfers_idempotency;
 ALTER TABLE transfers ADD UNIQUE (idempotency_scope, idempotency_key);
 ALTER TABLE accounts RESET (fillfactor);
-ALTER TABLE usage_rollups RESET (fillfactor);
 DELETE FROM migrations WHERE number IN (2, 16);
 """
 """The schema of migration 1, with what is in its tables."""

@@ -154,10 +154,11 @@ async def test_totals_by_account_key_and_user(billing: Billing) -> None:
     second, _ = await billing.keys.create(account_id, "second", user_id="ann")
     third, _ = await billing.keys.create(account_id, "third", user_id="bob")
     other_id, other_key = await customer(billing, "Other", user_id="ann")
-    for key in (key_id, second.id, third.id):
-        await billing.debit(account_id, key, SMALL)
-    await billing.debit(account_id, key_id, SMALL, admitted_at=NOW, markup_scaled=100 * FACTOR_SCALE)
-    await billing.debit(other_id, other_key, SMALL)
+    for key, user_id in ((key_id, "ann"), (second.id, "ann"), (third.id, "bob")):
+        await billing.debit(account_id, key, SMALL, user_id=user_id)
+    twice = 100 * FACTOR_SCALE
+    await billing.debit(account_id, key_id, SMALL, admitted_at=NOW, markup_scaled=twice, user_id="ann")
+    await billing.debit(other_id, other_key, SMALL, user_id="ann")
 
     cost = 210_000
     totals = billing.reports.usage_totals

@@ -1,0 +1,270 @@
+"""What was used: the one function that makes every report of sums, by whatever it is grouped and however it is shown.
+
+Sums are kept by minute, hour, day and month of UTC, in every combination of dimensions that occurs
+(`sql/roll_usage.sql`). A span of time between two bounds is put together from as few of them as can be: each bound is
+reached from the nearest month, day or hour that is whole, forwards or backwards. So a local day in New York is a day of
+UTC, without four hours of its beginning and with four hours of the next one. What is fresh is added from the same
+snapshot. All is integers, so that spans add up to the span of them all, and groups to the total.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+from billing.database.connection import Database, Row, queries
+from billing.errors import MetergateError
+
+DIMENSIONS: Final = {
+    "model": "model",
+    "key": "key_id",
+    "user": "user_id",
+    "provider": "provider",
+    "endpoint": "endpoint",
+    "feature": "feature",
+}
+"""What usage is grouped by, beside tags, and its column."""
+TAG: Final = "tag:"
+"""What a group by the values of a tag begins with: `tag:team`."""
+OTHERS: Final = "(others)"
+"""Stands for the values of a tag beyond the first `TAG_VALUES` of an account."""
+TAG_NAMES: Final = 16
+"""Names of tags that are summed for one account, the first ones: clients choose them."""
+TAG_VALUES: Final = 1000
+"""Values of one of them that are summed each by itself; the others are summed together."""
+MOST_GROUPED: Final = 2
+MOST_ROWS: Final = 50_000
+BEGINNING: Final = datetime(2000, 1, 1, tzinfo=UTC)
+END: Final = datetime(2200, 1, 1, tzinfo=UTC)
+
+_MINUTE, _HOUR, _DAY, _MONTH = range(4)
+_MONTHLY: Final = timedelta(days=28)
+_DAILY: Final = timedelta(hours=23)
+_HOURLY: Final = timedelta(hours=1)
+
+_query = queries("billing.ledger")
+
+Group = tuple[str | None, ...]
+"""A value for each name that usage is grouped by: None where a request has none."""
+
+
+class UsageQueryError(MetergateError):
+    """Usage can't be reported so; `field` names what of the question is wrong."""
+
+    kind = "invalid"
+
+    def __init__(self, message: str, field: str = "group_by") -> None:
+        super().__init__(message)
+        self.field = field
+
+
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """The names that usage is grouped by, in their order: of `DIMENSIONS`, and at most one of a tag."""
+
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(set(self.names)) != len(self.names) or len(self.names) > MOST_GROUPED:
+            raise UsageQueryError(f"group_by takes at most {MOST_GROUPED} different names.")
+        if len([name for name in self.names if name.startswith(TAG)]) > 1:
+            raise UsageQueryError("group_by takes one tag: ask for the other one by itself.")
+        for name in self.names:
+            if name not in DIMENSIONS and not (name.startswith(TAG) and len(name) > len(TAG)):
+                raise UsageQueryError(f"group_by takes {', '.join(DIMENSIONS)}, or {TAG}NAME for a tag, not {name!r}.")
+
+    @property
+    def tag(self) -> str | None:
+        """Return the name of the tag that usage is grouped by, None where it is by none."""
+        return next((name.removeprefix(TAG) for name in self.names if name.startswith(TAG)), None)
+
+    @property
+    def columns(self) -> tuple[str | None, str | None]:
+        """Return the columns of the names that are no tag."""
+        found = [DIMENSIONS[name] for name in self.names if name in DIMENSIONS]
+        return (*found, None, None)[:2]  # type: ignore[return-value]
+
+    def group(self, first: str | None, second: str | None, said: str | None) -> Group:
+        """Return the group of values of the columns and of the tag, in the order of the names."""
+        values = iter((first or None, second or None))
+        return tuple(said if name.startswith(TAG) else next(values) for name in self.names)
+
+
+@dataclass(frozen=True, slots=True)
+class UsedBy:
+    """Whose usage of an account, and of what: None is all."""
+
+    key_id: str | None = None
+    user_id: str | None = None
+    feature: str | None = None
+
+
+class Used(NamedTuple):
+    """What was used by some requests. `cost_nano` is the providers', `charged_nano` what was charged."""
+
+    requests: int = 0
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost_nano: int = 0
+    charged_nano: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Return input and output tokens together."""
+        return self.input_tokens + self.output_tokens
+
+    def plus(self, other: "Used", sign: int = 1) -> "Used":
+        """Return both together, or without the other where `sign` is -1."""
+        return Used(*(mine + sign * theirs for mine, theirs in zip(self, other, strict=True)))
+
+
+NOTHING: Final = Used()
+Span = dict[Group, Used]
+"""What was used in one span of time, by group; groups that used nothing are not there."""
+
+
+def total(span: Span) -> Used:
+    """Return what all groups of a span have used."""
+    return Used(*map(sum, zip(NOTHING, *span.values(), strict=True)))
+
+
+class Piece(NamedTuple):
+    """Whole minutes, hours, days or months (0 to 3) of UTC, from one on and before another."""
+
+    granularity: int
+    since: datetime
+    until: datetime
+
+
+class Part(NamedTuple):
+    """A piece that a span has (`sign` 1) or has too much (-1)."""
+
+    sign: int
+    piece: Piece
+
+
+def compose(bounds: Sequence[datetime]) -> list[list[Part]]:
+    """Return the parts of each span between two bounds, which are whole minutes in rising order."""
+    typical = (bounds[-1] - bounds[0]) / (len(bounds) - 1)
+    level = _MONTH if typical >= _MONTHLY else _DAY if typical >= _DAILY else _HOUR if typical >= _HOURLY else _MINUTE
+    anchors = [_nearest(bound, level) for bound in bounds]
+    steps = [_steps(anchor, bound, level) for anchor, bound in zip(anchors, bounds, strict=True)]
+    spans = []
+    for place, (since, until) in enumerate(pairwise(anchors)):
+        whole = [Part(1, Piece(level, since, until))] if since < until else []
+        before = [Part(-part.sign, part.piece) for part in steps[place]]
+        spans.append([*whole, *before, *steps[place + 1]])
+    return spans
+
+
+def _steps(anchor: datetime, bound: datetime, level: int) -> list[Part]:
+    """Return what lies between a whole unit of a level and a bound, by ever smaller units."""
+    parts = []
+    for smaller in reversed(range(level)):
+        at = _nearest(bound, smaller)
+        if at != anchor:
+            parts.append(Part(1, Piece(smaller, anchor, at)) if anchor < at else Part(-1, Piece(smaller, at, anchor)))
+        anchor = at
+    return parts
+
+
+def _nearest(at: datetime, level: int) -> datetime:
+    """Return the beginning of a minute, hour, day or month that is nearest, the earlier one of two."""
+    if level == _MINUTE:
+        return at
+    if level == _HOUR:
+        before = at.replace(minute=0)
+        after = before + timedelta(hours=1)
+    elif level == _DAY:
+        before = at.replace(hour=0, minute=0)
+        after = before + timedelta(days=1)
+    else:
+        before = at.replace(day=1, hour=0, minute=0)
+        after = (before + timedelta(days=32)).replace(day=1)
+    return before if at - before <= after - at else after
+
+
+class UsageSums:
+    """Reads what was used. Methods raise `UsageQueryError` and `database.connection.DatabaseError`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def spans(
+        self,
+        account_id: str,
+        bounds: Sequence[datetime],
+        grouping: Grouping | None = None,
+        only: UsedBy | None = None,
+    ) -> list[Span]:
+        """Return what was used in each span between two bounds, which are rising times of UTC with whole minutes: from
+        one on and before the next."""
+        if len(bounds) < 2:
+            return []
+        grouping, only = grouping or Grouping(), only or UsedBy()
+        spans = compose(bounds)
+        pieces = list(dict.fromkeys(part.piece for parts in spans for part in parts))
+        rows = await self._database.rows(
+            _query("usage_read"),
+            account_id,
+            *([piece[place] for piece in pieces] for place in range(3)),
+            list(bounds),
+            *grouping.columns,
+            *(only.key_id, only.user_id, only.feature),
+            *(await self._tag_id(account_id, grouping.tag), grouping.tag),
+            MOST_ROWS + 1,
+        )
+        if len(rows) > MOST_ROWS:
+            raise UsageQueryError("These are too many groups for one answer: ask for less time, or for fewer groups.")
+        return _added(spans, pieces, rows, grouping)
+
+    async def _tag_id(self, account_id: str, tag: str | None) -> int:
+        """Return the id of the tag that sums are kept by; 0 where no request has it yet, or none is asked for."""
+        if tag is None:
+            return 0
+        rows = await self._database.rows(_query("usage_tag_names"), account_id)
+        ids = {row["name"]: row["id"] for row in rows}
+        if tag not in ids and len(ids) >= TAG_NAMES:
+            kept = ", ".join(sorted(ids))
+            raise UsageQueryError(f"Usage is summed by the first {TAG_NAMES} names of tags of an account: {kept}.")
+        return int(ids.get(tag, 0))
+
+
+def _added(
+    spans: Sequence[Sequence[Part]], pieces: Sequence[Piece], rows: Sequence[Row], grouping: Grouping
+) -> list[Span]:
+    found: list[dict[Group, Used]] = [defaultdict(Used) for _ in spans]
+    by_piece: dict[Piece, list[tuple[Group, int, Used]]] = defaultdict(list)
+    for row in rows:
+        if row["place"] < 0:
+            group = grouping.group(row["first"], row["second"], row["said"])
+            span = found[-row["place"] - 1]
+            span[group] = span[group].plus(_used(row))
+        else:
+            by_piece[pieces[row["place"] - 1]] += _counted(row, grouping)
+    for span, parts in zip(found, spans, strict=True):
+        for part in parts:
+            for group, sign, used in by_piece.get(part.piece, ()):
+                span[group] = span[group].plus(used, sign * part.sign)
+    return [{group: used for group, used in span.items() if any(used)} for span in found]
+
+
+def _counted(row: Row, grouping: Grouping) -> Iterator[tuple[Group, int, Used]]:
+    """Yield the groups that a row of sums counts in: one of a tag is taken off of those without it, where all are."""
+    used = _used(row)
+    without = grouping.group(row["first"], row["second"], None)
+    if row["value"] == 0:
+        yield without, 1, used
+    else:
+        said = OTHERS if row["said"] is None else row["said"]
+        yield without, -1, used
+        yield grouping.group(row["first"], row["second"], said), 1, used
+
+
+def _used(row: Row) -> Used:
+    return Used(*(int(row[name]) for name in Used._fields))
