@@ -65,10 +65,6 @@ class Period:
     account_id: str | None = None
     price_id: str | None = None
 
-    def __post_init__(self) -> None:
-        if self.since >= self.until:
-            raise RepricingRefused("until must be after since.", "until")
-
 
 @dataclass(frozen=True, slots=True)
 class Repriced:
