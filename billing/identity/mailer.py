@@ -168,7 +168,7 @@ class Mailer:
             self.waiting, self.parked, self.lag_s = row["waiting"], row["parked"], row["lag_s"]
 
     async def tidy(self) -> None:
-        """Park what has waited for too long, and drop what is over, a bounded number of each. Raises
+        """Set aside what has waited for too long, and drop what is over, a bounded number of each. Raises
         `DatabaseError`."""
         await self._database.value(_query("mail_expire"), STALE_S, FORGET_ROWS)
         await self._database.value(_query("mail_forget"), self._rules.kept_days, FORGET_ROWS)
@@ -193,8 +193,8 @@ async def to_console() -> AsyncIterator[Sender]:
 @dataclass(frozen=True, slots=True)
 class Smtp:
     """A mail server. Port 465 is TLS from the start; elsewhere TLS begins where the server offers it. `password` is
-    sent over TLS alone, but to this machine. Connecting and each mail take `timeout_s` at most. `tls` is what certificates
-    are checked by.
+    sent over TLS alone, but to this machine. Connecting and each mail take `timeout_s` at most. `tls` is what
+    certificates are checked by.
 
     Raises `ValueError` for a time that is too long for `FIRST_PAUSE_S`."""
 

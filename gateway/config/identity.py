@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, get_args
 
-from billing.identity.users import Approval
+from billing.identity.permissions import Approval
 
 if TYPE_CHECKING:
     from gateway.config.source import Value

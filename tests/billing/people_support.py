@@ -15,11 +15,12 @@ from billing.identity.credentials import Credentials
 from billing.identity.organizations import found
 from billing.identity.passwords import Passwords
 from billing.identity.people import People
+from billing.identity.permissions import Approval
 from billing.identity.sessions import Sessions
 from billing.identity.shown import ShownTokens
 from billing.identity.sign_in import SignIn
 from billing.identity.signing_keys import SigningKeys, TokenRules
-from billing.identity.users import Approval, Users
+from billing.identity.users import Users
 from billing.plans import DEFAULT_PLAN
 from tests.billing.support import Billing
 
