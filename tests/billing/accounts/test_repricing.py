@@ -201,6 +201,8 @@ async def test_of_several_models_one_gets_its_price(
     [
         ({"estimated": True, "charged_nano": 5000}, "not made from its counts"),
         ({"price_id": "price_gone", "charged_nano": 150, "cost_nano": 150}, "not made from its counts"),
+        ({"outcome": "expired", "input_tokens": 0}, "nothing was charged"),
+        ({"estimated": True, "input_tokens": 0}, "nothing was charged"),
         ({"multiplier": "batch", "cost_nano": 75, "charged_nano": 75}, "no variant batch"),
     ],
 )
