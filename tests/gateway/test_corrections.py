@@ -1,9 +1,12 @@
 """What operators correct is felt where requests are admitted: Redis has the ledger's balance."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from billing.ledger.catalogue import sync_prices
 from billing.ledger.verify import verify
+from billing.price_table import PriceTable, from_canonical_json
 from tests.gateway.conftest import Gateway, chat
 from tests.support.gateways import BOUND_S, ask
 
