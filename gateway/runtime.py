@@ -29,11 +29,18 @@ from billing.holds.engine import Engine, EngineSettings
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import DEFAULT_PREFIX, Keyspace
 from billing.holds.service import HoldSettings
-from billing.identity.foreign import ForeignRules, ForeignTokens
-from billing.identity.issuers import KeySet
-from billing.identity.sessions import Sessions, TokenRules
+from billing.identity.codes import CodeRules, Codes
+from billing.identity.credentials import Credentials
+from billing.identity.invitations import Invitations
+from billing.identity.issuers import ForeignRules, ForeignTokens, KeySet
+from billing.identity.members import Members
+from billing.identity.organizations import Bounds, Organizations, found
+from billing.identity.passwords import Passwords
+from billing.identity.people import People
+from billing.identity.sessions import Sessions
 from billing.identity.shown import ShownTokens
-from billing.identity.signing_keys import DAY_S, KeyRules, SigningKeys
+from billing.identity.sign_in import SignIn
+from billing.identity.signing_keys import SigningKeys, TokenRules
 from billing.identity.subjects import Subjects
 from billing.identity.users import Users
 from billing.keys.keys import ApiKeys, Principals
@@ -45,11 +52,18 @@ from billing.shares import parse_share
 from gateway.config.models import unknown_models
 from gateway.config.plan_follower import PlanFollower
 from gateway.config.settings import Settings
+from gateway.metering import make_meters
 from gateway.outgoing import Outgoing
 from gateway.proxy.target_health import provider_list
+from gateway.server.refusals import Links
 
 if TYPE_CHECKING:
+    from billing.audit import Actor
+    from billing.database.connection import Connection
+    from billing.effects import Effects
     from billing.holds.redis.state import RedisState
+    from billing.identity.organizations import Organization
+    from billing.identity.sign_in import Found
     from billing.price_table import PriceTable
     from billing.principals import Principal
     from gateway.config.defaults import Limits
@@ -58,6 +72,9 @@ logger = logging.getLogger(__name__)
 
 EMBEDDED_PARTITIONS: Final = 1
 PRODUCTION_PARTITIONS: Final = 64
+MAIL_CONSOLE_VARIABLE: Final = "METERGATE_MAIL_CONSOLE"
+"""Says "1" to a worker of `metergate up`: without SMTP_HOST it shows mails where it was started from."""
+DAY_S: Final = 86_400
 
 
 @dataclass(slots=True)
@@ -84,7 +101,7 @@ class Runtime:
     reports: Reports
     refused: RefusedRequests
     services: Services
-    sessions: Sessions
+    people: People
     in_force: InForce
     api_app: web.Application
     attempts: Attempts
@@ -135,21 +152,15 @@ def engine_settings(defaults: Limits, spool_folder: Path | None = None) -> Engin
 
 
 def token_rules(settings: Settings) -> TokenRules:
-    """Return how long tokens of people live, from the configuration."""
+    """Return how tokens of people are signed and how long they live, from the configuration."""
+    defaults, secret = settings.defaults, settings.jwt_secret
     return TokenRules(
         access_s=settings.jwt_expiry_hours * 3600,
-        refresh_s=settings.refresh_token_expiry_days * int(DAY_S),
-        grace_s=settings.defaults.refresh_grace_s,
-        sessions=settings.defaults.sessions_per_user,
-    )
-
-
-def key_rules(settings: Settings) -> KeyRules:
-    """Return what signs tokens of people, from the configuration."""
-    return KeyRules(
-        settings.defaults.signing_key_days * DAY_S,
-        settings.jwt_expiry_hours * 3600,
-        None if settings.jwt_secret is None else settings.jwt_secret.reveal(),
+        refresh_s=settings.refresh_token_expiry_days * DAY_S,
+        grace_s=defaults.refresh_grace_s,
+        rotation_s=defaults.signing_key_days * DAY_S,
+        secret=None if secret is None else secret.reveal(),
+        sessions=defaults.sessions_per_user,
     )
 
 
@@ -222,8 +233,12 @@ async def open_runtime(
         await follower.follow(await newest_revision(database))
         wanted = defaults.redis_partitions or (EMBEDDED_PARTITIONS if embedded else PRODUCTION_PARTITIONS)
         keyspace = Keyspace(key_prefix, await partition_count(database, wanted))
-        signing_keys = SigningKeys(of_keys, key_rules(settings), new_id, time.monotonic)
-        yield _runtime(settings, follower, database, client, keyspace, gateway_id or new_id(), signing_keys, ask)
+        signing_keys = SigningKeys(of_keys, token_rules(settings), new_id, time.monotonic)
+        runtime = _runtime(settings, follower, database, client, keyspace, gateway_id or new_id(), signing_keys, ask)
+        try:
+            yield runtime
+        finally:
+            runtime.people.passwords.close()
     finally:
         await ask.close()
         await client.close()
@@ -245,24 +260,34 @@ def _runtime(
     defaults, plans = settings.defaults, follower.plans
     principals = Principals(database, plans, defaults.default_plan, follower.follow)
     engine = Engine(
-        *(database, client, keyspace, plans, principals.by_digest, gateway_id),
+        *(database, client, keyspace, plans, principals.load, gateway_id),
         engine_settings(defaults, settings.spool_dir),
     )
     follower.changed = engine.plans_changed
     in_force = InForce(settings.prices)
-    users = Users(database, new_id)
+    links = Links(settings.frontend_url, plans)
+    users = Users(database, new_id, settings.identity.approval)
+    bounds = Bounds(defaults.organizations_per_user, defaults.invitations_per_day, defaults.invitation_sends)
     subjects = Subjects(database, users, new_id, defaults.default_plan)
     shown = ShownTokens(database, signing_keys, _foreign_tokens(settings, ask), subjects)
-    sessions = Sessions(database, signing_keys, token_rules(settings), new_id, shown)
+    sessions = Sessions(database, signing_keys, new_id, shown)
+    people = _people(settings, database, users, sessions, engine.change_notifier)
     services = Services(
         accounts=Accounts(database, plans, engine.change_notifier, new_id),
-        users=Users(database, new_id),
+        users=people.users,
+        organizations=Organizations(database, new_id, defaults.default_plan, bounds),
+        members=Members(database, engine.change_notifier, bounds.owned),
+        invitations=Invitations(
+            *(database, new_id, plans, defaults.default_plan, bounds), frontend_url=settings.frontend_url
+        ),
         member_limits=MemberLimits(database, engine.change_notifier),
         keys=ApiKeys(database, engine.change_notifier, new_id),
         grants=Grants(database, engine.change_notifier, new_id),
         repricing=Repricing(database, engine.change_notifier, new_id, lambda: in_force.prices),
         reports=Reports(database),
         audit=AuditLog(database),
+        sign_in=SignIn(people, _founder(defaults.default_plan)),
+        credentials=Credentials(people),
         refused=RefusedRequests(engine.redis, refused_rules(defaults)),
         effects=engine.change_notifier,
         plans=plans,
@@ -271,13 +296,18 @@ def _runtime(
         known=partial(recognised, engine.cache),
         attempts=_attempts(settings, engine.redis),
         clock=time.time,
+        service_api_key=settings.service_api_key.reveal() if settings.service_api_key is not None else None,
+        meters=make_meters(settings, database, engine, lambda: in_force.prices, links, new_id),
         admin_api_key=settings.admin_api_key.reveal() if settings.admin_api_key is not None else None,
         unknown_models=lambda names: unknown_models(
             settings.models, settings.providers, in_force.prices, names, time.time()
         ),
         providers=partial(provider_list, settings, engine.redis),
         default_plan=defaults.default_plan,
+        keys_per_user=defaults.keys_per_user,
+        rotation_grace_s=defaults.rotation_grace_s,
         new_id=new_id,
+        sessions=sessions,
         person=sessions.caller,
         image=settings.image,
         max_body_bytes=settings.max_body_bytes,
@@ -298,12 +328,43 @@ def _runtime(
         services.reports,
         services.refused,
         services,
-        sessions,
+        people,
         in_force,
         api_app,
         services.attempts,
         services.admin_api_key or "",
     )
+
+
+def _people(settings: Settings, database: Database, users: Users, sessions: Sessions, effects: Effects) -> People:
+    """Make what people register, sign in and are changed by."""
+    defaults = settings.defaults
+    rules = CodeRules(
+        mails_per_address=defaults.mails_per_address,
+        mails_per_network=defaults.mails_per_network,
+        failures=defaults.sign_in_failures,
+        wait_s=defaults.sign_in_wait_s,
+        most_wait_s=defaults.sign_in_most_wait_s,
+    )
+    return People(
+        database,
+        users,
+        Codes(database, new_id, rules),
+        Passwords(at_once=defaults.passwords_at_once),
+        sessions,
+        effects,
+        new_id,
+        time.time,
+    )
+
+
+def _founder(plan: str) -> Found:
+    """Return what makes the personal organization of who registers, on a plan."""
+
+    async def make(connection: Connection, user_id: str, name: str, actor: Actor) -> Organization:
+        return await found(connection, new_id, plan, user_id=user_id, name=name, personal=True, actor=actor)
+
+    return make
 
 
 def _attempts(settings: Settings, redis: RedisState) -> Attempts:

@@ -7,8 +7,12 @@
     errors      ApiError and its envelope; what an exception of `billing` answers
     auth        the admin key, API keys and scopes
     requests    bodies, query strings and paths, checked
+    people      /auth: registering, signing in, one's own credentials and profile
     accounts    /admin/accounts   keys  /admin/keys   audit  /admin/audit, /account/audit
+    tokens      /auth: refresh, narrow, revoke; sessions
+    organizations  /orgs, /invitations, /roles   own_keys  /billing/keys
     admin_users  /admin/users
+    metering    /service: what other services call
     reads       /account and /billing; /admin/refusals, /admin/providers, /ping
 
 What is taken and answered is in `billing.shapes`. `application.setup` mounts it; the gateway calls that and nothing

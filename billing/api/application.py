@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from billing.api import accounts, admin_users, audit, keys, reads
+from billing.api import accounts, admin_users, audit, keys, metering, organizations, own_keys, people, reads, tokens
 from billing.api.errors import BadRequest, error_response, of_failure
 from billing.api.openapi import document
 from billing.api.reference import HEADERS as PAGE_HEADERS
@@ -26,7 +26,18 @@ from billing.api.route import PREFIX, REQUEST_ID, Access, Call, Route, serving
 from billing.api.services import SERVICES, Services
 from billing.errors import LISTED
 
-ROUTES: Final[tuple[Route, ...]] = (*accounts.ROUTES, *keys.ROUTES, *reads.ROUTES, *audit.ROUTES, *admin_users.ROUTES)
+ROUTES: Final[tuple[Route, ...]] = (
+    *accounts.ROUTES,
+    *keys.ROUTES,
+    *organizations.ROUTES,
+    *own_keys.ROUTES,
+    *reads.ROUTES,
+    *audit.ROUTES,
+    *admin_users.ROUTES,
+    *metering.ROUTES,
+    *people.ROUTES,
+    *tokens.ROUTES,
+)
 """Every endpoint of the billing API but its description."""
 REQUEST_ID_HEADER: Final = "x-request-id"
 _GIVEN_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}", re.ASCII)

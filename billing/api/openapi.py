@@ -61,6 +61,7 @@ def document(routes: Sequence[Route]) -> bytes:
     if len(set(names)) != len(names):
         raise ValueError("two routes have handlers of one name")
     named = [shape for each in routes for shape in (each.answer, each.query, each.body, each.refusal)]
+    named += [shape for each in routes for _, shape in each.accepts]
     shapes = list(dict.fromkeys([*(shape for shape in named if shape is not None), QuotaShape]))
     found, schemas = _components(tuple(shapes))
     by_shape = dict(zip(shapes, found, strict=True))
@@ -112,8 +113,11 @@ def _operation(route: Route, by_shape: dict[Any, Json], schemas: Mapping[str, Js
     }
     if rest:
         operation["description"] = rest
-    if route.body is not None:
-        content = {JSON: {"schema": by_shape[route.body], "example": example_of(by_shape[route.body], schemas)}}
+    if bodies := route.accepts or (((JSON, route.body),) if route.body is not None else ()):
+        content = {
+            media: {"schema": by_shape[shape], "example": example_of(by_shape[shape], schemas)}
+            for media, shape in bodies
+        }
         operation["requestBody"] = {"required": not route.body_optional, "content": content}
     if route.scope is not None:
         operation["x-required-scope"] = route.scope

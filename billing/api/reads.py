@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from billing.api.auth import BILLING_READ
 from billing.api.errors import NotFound, Unavailable
@@ -38,6 +38,9 @@ from billing.shapes.usage import (
     transaction_shape,
 )
 
+if TYPE_CHECKING:
+    from billing.api.services import Services
+
 EVENTS: Final = "/api/account/usage/events"
 REFUSALS: Final = "/api/admin/refusals"
 PROVIDERS: Final = "/api/admin/providers"
@@ -50,8 +53,12 @@ _COMMIT: Final = re.compile(r"sha-([0-9a-f]{40})")
 
 async def get_balance(call: Call) -> BalanceShape:
     """Return the account's balance, live; as the ledger has it where Redis does not know."""
-    services = call.services
-    account = await services.accounts.get(call.account_id)
+    return await balance_of(call.services, call.account_id)
+
+
+async def balance_of(services: Services, account_id: str) -> BalanceShape:
+    """Return the balance of an account. Raises `AccountNotFound`."""
+    account = await services.accounts.get(account_id)
     live = await services.effects.live_balance(account.id) or LiveBalance(account.balance_nano, held_nano=0)
     return balance_shape(account, live, services.credits_per_usd)
 

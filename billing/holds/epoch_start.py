@@ -26,6 +26,7 @@ from billing.holds.singleflight import SingleFlight
 from billing.ledger.debits import Debit, decode_debit
 
 if TYPE_CHECKING:
+    from billing.holds.lasting import LastingHold, LastingHolds
     from billing.holds.lease import Peers
     from billing.holds.loader import Loader
     from billing.holds.outbox import Outbox
@@ -70,6 +71,7 @@ class EpochStart:
         ledger_way: LedgerWay,
         replay: Replay,
         expiry: Expiry,
+        lasting: LastingHolds,
     ) -> None:
         self._database = database
         self._redis = redis
@@ -85,6 +87,7 @@ class EpochStart:
         self._ledger_way = ledger_way
         self._replay = replay
         self._expiry = expiry
+        self._lasting = lasting
         self._joins: SingleFlight[bool] = SingleFlight()
         self._join_script, self._rehold = Script("join"), Script("rehold")
 
@@ -169,6 +172,9 @@ class EpochStart:
         for start in range(0, len(older), REHELD_ROWS):
             if not await self._hold_again(partition, older[start : start + REHELD_ROWS], epoch, known, back):
                 return None
+        async for lasting in self._lasting.held(partition):
+            if not await self._hold_lasting(partition, lasting, epoch, known, back):
+                return None
         ready = await self._sync_loaded(partition, epoch) and len(back) <= MOST_HELD_BACK
         return frozenset(back) if ready else None
 
@@ -241,7 +247,25 @@ class EpochStart:
                     hold.epoch = epoch
             return True
 
-    async def _rehold_one(self, partition: Partition, hold: Hold, epoch: int, known: TagsByName) -> bool | None:
+    async def _hold_lasting(
+        self, partition: Partition, holds: Sequence[LastingHold], epoch: int, known: TagsByName, back: set[str]
+    ) -> bool:
+        """Hold again what outlasts processes, whichever gateway made it; whether all of it could be done. Those of
+        accounts whose rows are locked keep their accounts `back`."""
+        for hold in holds:
+            if hold.debit.account_id in back:
+                continue
+            try:
+                if await self._rehold_one(partition, hold, epoch, known) is None:
+                    return False
+            except DatabaseLocked:
+                back.add(hold.debit.account_id)
+        await self._lasting.release_ended(partition, holds)
+        return True
+
+    async def _rehold_one(
+        self, partition: Partition, hold: Hold | LastingHold, epoch: int, known: TagsByName
+    ) -> bool | None:
         """Return whether Redis holds the request again, or knows its end; None: not yet. The ledger may have been
         replaced by one that has no such account: nothing is held then, and its debit is the ledger's to refuse."""
         debit = decode_debit(hold.payload)

@@ -22,6 +22,7 @@ import msgspec
 
 from billing.holds.items import VoidItem
 from billing.holds.journal import Reading, expired_debit, given_back, write_settled
+from billing.holds.lasting import LASTING
 from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import CLAIMED, I8, SETTLED, Entry
 from billing.ledger.leases import Lost, stored_debits, write_expired
@@ -231,6 +232,8 @@ class Recovery:
                 debit = await reading.debit(request_id, entry) if left_behind else None
                 if debit is not None:
                     waiting.append(debit)
+            elif entry.gateway == LASTING:
+                continue
             elif entry.gateway != self._gateway_id:
                 held.setdefault(entry.gateway, []).append(request_id)
             elif entry.state == CLAIMED:

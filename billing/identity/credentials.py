@@ -179,7 +179,9 @@ class Credentials:
         await self._confirm(user, password, "password")
         secret = totp.secret_text(token_bytes(totp.SECRET_BYTES))
         if await people.database.value(_query("totp_enrol"), user_id, secret) is None:
-            raise CredentialRefused("There is an authenticator app already: remove it first, DELETE /api/auth/totp.")
+            raise CredentialRefused(
+                "There is an authenticator app already: remove it first, POST /api/auth/totp/disable."
+            )
         return Enrolment(secret, totp.uri(secret, letters.SERVICE, user.email or user.id))
 
     async def confirm(self, user_id: str, code: str, visitor: Visitor) -> list[str]:
@@ -242,6 +244,10 @@ class Credentials:
             raise _wrong_code()
         await people.forgive_factor(user)
         return codes
+
+    async def recovery_codes_left(self, user_id: str) -> int:
+        """Return how many recovery codes a user has."""
+        return await self._people.codes.recovery_codes_left(user_id)
 
     async def _noted_factor(self, connection: Connection, user: User, *, on: bool, visitor: Visitor) -> None:
         await self._people.mail(connection, user.email, letters.second_factor_changed(on=on))

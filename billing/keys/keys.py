@@ -193,6 +193,28 @@ class ApiKeys:
         return affected(await self._database.execute(_query("keys_touch"), list(latest), times))
 
 
+async def confine_keys(
+    connection: Connection, account_id: str, user_id: str, lost: Collection[str] | None, ending: str, actor: audit.Actor
+) -> list[str]:
+    """Take scopes from every key of a user in an account, in the caller's transaction, and return the ids of those that
+    changed, of which the effects are to be told after it. A key that loses `ending`, or all that it has, is revoked;
+    `lost` None: every key is."""
+    changed = []
+    for row in await connection.fetch(_query("keys_of_user"), account_id, user_id):
+        before = key_row(row)
+        scopes = () if lost is None else tuple(scope for scope in before.scopes if scope not in lost)
+        if scopes == before.scopes:
+            continue
+        ends = not scopes or (ending in before.scopes and ending not in scopes)
+        if ends:
+            told = await connection.fetchrow(_query("keys_revoke"), before.id)
+        else:
+            told = await connection.fetchrow(_UPDATE, before.id, before.name, *_stored(replace(before, scopes=scopes)))
+        await _record(connection, actor, "key.revoke" if ends else "key.update", before, key_row(cast(Row, told)))
+        changed.append(before.id)
+    return changed
+
+
 def _check_given(given: Collection[str] | None, scopes: Iterable[str]) -> None:
     """Reject a scope that may not be given; None: any may. Raises `ScopeWithheld`."""
     for scope in scopes:
@@ -250,6 +272,15 @@ READ: Final = _query("keys_principal")
 READ_ACCOUNT: Final = _query("accounts_principal")
 
 
+_SERVICE: Final = SERVICE_KEY.encode()
+
+
+def service_name(account_id: str, service: str) -> bytes:
+    """Return the name of an account's principal for a service, in place of a secret's digest: no service has a space in
+    its name, and one digest of 2^64 begins as all of these names do."""
+    return f"{SERVICE_KEY}{service} {account_id}".encode()
+
+
 class Principals:
     """Reads principals; methods raise `DatabaseError`. `default_plan` stands in for a plan that is no longer
     configured. `follow` gets the revision of the plans that was in force when a principal was read, and makes sure that
@@ -271,6 +302,13 @@ class Principals:
         self._plans = plans
         self._default_plan = default_plan
         self._follow = follow
+
+    async def load(self, name: bytes) -> Principal | None:
+        """Return the principal of a secret's SHA-256, or of what `service_name` gives; None if unknown."""
+        if not name.startswith(_SERVICE):
+            return await self.by_digest(name)
+        service, _, account_id = name.removeprefix(_SERVICE).decode().partition(" ")
+        return await self.of_service(account_id, service)
 
     async def by_digest(self, digest: bytes) -> Principal | None:
         """Return the principal of a secret's SHA-256, also of a revoked key or a closed account; None if unknown."""

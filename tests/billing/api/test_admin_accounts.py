@@ -228,6 +228,45 @@ async def test_a_bad_cursor_is_400(api: Api, cursor: str) -> None:
     answer.refused(400, "invalid_request_error", "cursor")
 
 
+async def test_quotas_of_users(api: Api) -> None:
+    account, _ = await api.customer()
+    users = f"/accounts/{account['id']}/users"
+    shape = {"account_id": account["id"], "user_id": "ana@example.com"}
+    path = f"{users}/ana%40example.com/quotas"
+    assert (await api.admin("GET", path)).json == {**shape, "quotas": []}
+    told = await api.admin("PUT", path, {"quotas": QUOTAS})
+    assert (told.status, told.json) == (200, {**shape, "quotas": QUOTAS})
+    assert (await api.admin("GET", path)).json == told.json
+    for name in ("ben", "cleo"):
+        await api.admin("PUT", f"{users}/{name}/quotas", {"quotas": QUOTAS[:1]})
+    page = (await api.admin("GET", f"{users}/quotas?limit=2")).json
+    assert [each["user_id"] for each in page["data"]] == ["ana@example.com", "ben"]
+    rest = (await api.admin("GET", f"{users}/quotas?cursor={page['next_cursor']}")).json
+    assert ([each["user_id"] for each in rest["data"]], rest["next_cursor"]) == (["cleo"], None)
+    assert (await api.admin("PUT", f"{users}/ben/quotas", {"quotas": []})).json["quotas"] == []
+    page = (await api.admin("GET", f"{users}/quotas")).json
+    assert [each["user_id"] for each in page["data"]] == ["ana@example.com", "cleo"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "param"),
+    [
+        ("/accounts/acc_none/users/ana/quotas", {"quotas": []}, 404, None),
+        ("/accounts/{id}/users/" + "x" * 256 + "/quotas", {"quotas": []}, 400, "user_id"),
+        ("/accounts/{id}/users/a%00b/quotas", {"quotas": []}, 400, "user_id"),
+        ("/accounts/{id}/users/ana/quotas", {"quotas": [{"window": "day"}]}, 400, "quotas"),
+        ("/accounts/{id}/users/ana/quotas", {"quotas": QUOTAS * 20}, 400, "quotas"),
+    ],
+)
+async def test_quotas_of_users_that_are_refused(api: Api, path: str, body: object, status: int, param: str) -> None:
+    account, _ = await api.customer()
+    answer = await api.admin("PUT", path.format(id=account["id"]), body)
+    assert (answer.status, answer.json["error"]["param"]) == (status, param)
+    if param != "quotas":
+        assert (await api.admin("GET", path.format(id=account["id"]))).status == status
+    assert (await api.admin("GET", f"/accounts/{account['id']}/users/quotas")).json["data"] == []
+
+
 async def test_an_account_s_time_zone(api: Api) -> None:
     made = (await api.admin("POST", "/accounts", {"name": "Acme", "tz": "Europe/Berlin"})).json
     assert made["tz"] == "Europe/Berlin"
