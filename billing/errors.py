@@ -60,8 +60,13 @@ MetergateError
 |   +-- CredentialRefused          billing.identity.credentials
 |   +-- WrongCredential            billing.identity.credentials
 +-- IssuerAway                     billing.identity.issuers
+|   +-- IssuerRefused              billing.identity.issuers
++-- MailFailed                     billing.identity.mailer
++-- SignInFailed                   billing.identity.oidc
++-- UnknownProvider                billing.identity.oidc
 +-- OrganizationError              billing.identity.organizations
 |   +-- OrganizationConflict       billing.identity.organizations
+|   +-- OrganizationForbidden      billing.identity.organizations
 |   +-- OrganizationNotFound       billing.identity.organizations
 |   +-- OrganizationRefused        billing.identity.organizations
 +-- PasswordRefused                billing.identity.passwords
@@ -131,19 +136,21 @@ INCORRECT_KEY: Final = "Incorrect API key provided"
 """What OpenAI's 401 begins with, by which some clients tell a wrong key."""
 LISTED: Final = "GET /docs lists the endpoints."
 
-Kind = Literal["unauthorized", "not_found", "invalid", "conflict", "not_priced", "too_many", "unavailable"]
+Kind = Literal["unauthorized", "forbidden", "not_found", "invalid", "conflict", "too_many", "unavailable", "not_priced"]
 
 
 class MetergateError(Exception):
     """Something failed. The message never holds a secret.
 
     `kind` says how a request is refused that has caused it, with the message; None: with neither. `field` names what of
-    the request is wrong, `retry_after_s` is how long to wait in whole seconds.
+    the request is wrong, `retry_after_s` is how long to wait in whole seconds, `required_scope` what somebody lacks to
+    whom it is forbidden.
     """
 
     kind: ClassVar[Kind | None] = None
     field: str | None = None
     retry_after_s: int | None = None
+    required_scope: str | None = None
 
 
 class StoreError(MetergateError):

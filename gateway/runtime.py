@@ -31,15 +31,17 @@ from billing.holds.redis.state import DEFAULT_PREFIX, Keyspace
 from billing.holds.service import HoldSettings
 from billing.identity.codes import CodeRules, Codes
 from billing.identity.credentials import Credentials
-from billing.identity.foreign import ForeignRules, ForeignTokens
-from billing.identity.issuers import KeySet
-from billing.identity.organizations import found
+from billing.identity.invitations import Invitations
+from billing.identity.issuers import ForeignRules, ForeignTokens, KeySet
+from billing.identity.members import Members
+from billing.identity.oidc import OidcSignIn
+from billing.identity.organizations import Bounds, Organizations, found
 from billing.identity.passwords import Passwords
 from billing.identity.people import People
-from billing.identity.sessions import Sessions, TokenRules
+from billing.identity.sessions import Sessions
 from billing.identity.shown import ShownTokens
 from billing.identity.sign_in import SignIn
-from billing.identity.signing_keys import DAY_S, KeyRules, SigningKeys
+from billing.identity.signing_keys import SigningKeys, TokenRules
 from billing.identity.subjects import Subjects
 from billing.identity.users import Users
 from billing.keys.keys import ApiKeys, Principals
@@ -71,6 +73,9 @@ logger = logging.getLogger(__name__)
 
 EMBEDDED_PARTITIONS: Final = 1
 PRODUCTION_PARTITIONS: Final = 64
+MAIL_CONSOLE_VARIABLE: Final = "METERGATE_MAIL_CONSOLE"
+"""Says "1" to a worker of `metergate up`: without SMTP_HOST it shows mails where it was started from."""
+DAY_S: Final = 86_400
 
 
 @dataclass(slots=True)
@@ -97,7 +102,7 @@ class Runtime:
     reports: Reports
     refused: RefusedRequests
     services: Services
-    sessions: Sessions
+    people: People
     in_force: InForce
     api_app: web.Application
     attempts: Attempts
@@ -148,21 +153,33 @@ def engine_settings(defaults: Limits, spool_folder: Path | None = None) -> Engin
 
 
 def token_rules(settings: Settings) -> TokenRules:
-    """Return how long tokens of people live, from the configuration."""
+    """Return how tokens of people are signed and how long they live, from the configuration."""
+    defaults, secret = settings.defaults, settings.jwt_secret
     return TokenRules(
         access_s=settings.jwt_expiry_hours * 3600,
-        refresh_s=settings.refresh_token_expiry_days * int(DAY_S),
-        grace_s=settings.defaults.refresh_grace_s,
-        sessions=settings.defaults.sessions_per_user,
+        refresh_s=settings.refresh_token_expiry_days * DAY_S,
+        grace_s=defaults.refresh_grace_s,
+        rotation_s=defaults.signing_key_days * DAY_S,
+        secret=None if secret is None else secret.reveal(),
+        sessions=defaults.sessions_per_user,
     )
 
 
-def key_rules(settings: Settings) -> KeyRules:
-    """Return what signs tokens of people, from the configuration."""
-    return KeyRules(
-        settings.defaults.signing_key_days * DAY_S,
-        settings.jwt_expiry_hours * 3600,
-        None if settings.jwt_secret is None else settings.jwt_secret.reveal(),
+def _oidc_sign_in(
+    settings: Settings, ask: Outgoing, keys: SigningKeys, sessions: Sessions, subjects: Subjects
+) -> OidcSignIn | None:
+    """Return what signs people in elsewhere; None where no provider is configured."""
+    identity = settings.identity
+    if identity.public_url is None or not identity.providers:
+        return None
+    return OidcSignIn(
+        *(identity.providers, identity.public_url, settings.frontend_url),
+        ask=ask,
+        keys=keys,
+        sessions=sessions,
+        subjects=subjects,
+        clock=time.monotonic,
+        now=time.time,
     )
 
 
@@ -235,8 +252,12 @@ async def open_runtime(
         await follower.follow(await newest_revision(database))
         wanted = defaults.redis_partitions or (EMBEDDED_PARTITIONS if embedded else PRODUCTION_PARTITIONS)
         keyspace = Keyspace(key_prefix, await partition_count(database, wanted))
-        signing_keys = SigningKeys(of_keys, key_rules(settings), new_id, time.monotonic)
-        yield _runtime(settings, follower, database, client, keyspace, gateway_id or new_id(), signing_keys, ask)
+        signing_keys = SigningKeys(of_keys, token_rules(settings), new_id, time.monotonic)
+        runtime = _runtime(settings, follower, database, client, keyspace, gateway_id or new_id(), signing_keys, ask)
+        try:
+            yield runtime
+        finally:
+            runtime.people.passwords.close()
     finally:
         await ask.close()
         await client.close()
@@ -265,13 +286,20 @@ def _runtime(
     in_force = InForce(settings.prices)
     links = Links(settings.frontend_url, plans)
     users = Users(database, new_id, settings.identity.approval)
+    bounds = Bounds(defaults.organizations_per_user, defaults.invitations_per_day, defaults.invitation_sends)
     subjects = Subjects(database, users, new_id, defaults.default_plan)
     shown = ShownTokens(database, signing_keys, _foreign_tokens(settings, ask), subjects)
-    sessions = Sessions(database, signing_keys, token_rules(settings), new_id, shown)
+    sessions = Sessions(database, signing_keys, new_id, shown)
+    oidc = _oidc_sign_in(settings, ask, signing_keys, sessions, subjects)
     people = _people(settings, database, users, sessions, engine.change_notifier)
     services = Services(
         accounts=Accounts(database, plans, engine.change_notifier, new_id),
         users=people.users,
+        organizations=Organizations(database, new_id, defaults.default_plan, bounds),
+        members=Members(database, engine.change_notifier, bounds.owned),
+        invitations=Invitations(
+            *(database, new_id, plans, defaults.default_plan, bounds), frontend_url=settings.frontend_url
+        ),
         member_limits=MemberLimits(database, engine.change_notifier),
         keys=ApiKeys(database, engine.change_notifier, new_id),
         grants=Grants(database, engine.change_notifier, new_id),
@@ -296,7 +324,11 @@ def _runtime(
         ),
         providers=partial(provider_list, settings, engine.redis),
         default_plan=defaults.default_plan,
+        keys_per_user=defaults.keys_per_user,
+        rotation_grace_s=defaults.rotation_grace_s,
         new_id=new_id,
+        sessions=sessions,
+        oidc=oidc,
         person=sessions.caller,
         image=settings.image,
         max_body_bytes=settings.max_body_bytes,
@@ -317,7 +349,7 @@ def _runtime(
         services.reports,
         services.refused,
         services,
-        sessions,
+        people,
         in_force,
         api_app,
         services.attempts,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from billing.api.errors import BadRequest, InsufficientScope, Unauthorized
+from billing.api.errors import BadRequest, InsufficientScope, NotFound, Unauthorized
 from billing.api.services import SERVICES
 from billing.errors import INCORRECT_KEY
 from billing.identity.callers import Caller
@@ -20,6 +20,7 @@ from billing.keys.secrets import made_at_random, same_secret
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from billing.api.services import Services
     from billing.attempts import Attempts
     from billing.principals import Principal
 
@@ -27,6 +28,8 @@ ADMIN_HEADER: Final = "X-Admin-Key"
 SERVICE_HEADER: Final = "X-API-Key"
 SERVICE_NAME_HEADER: Final = "X-Service-Name"
 ORG_HEADER: Final = "X-Organization-Id"
+ORG_IN_PATH: Final = "org_id"
+"""What an organization's id in a path is called: whoever does not belong to it does not find the path."""
 _SEND_KEY: Final = "Send one of this gateway's keys as `Authorization: Bearer mg_...`."
 _SIGN_IN: Final = "Sign in: `metergate auth login`."
 _SERVICE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
@@ -105,24 +108,27 @@ def shown_token(request: web.Request) -> str | None:
     return token if len(token) <= MAX_TOKEN and _TOKEN.fullmatch(token) else None
 
 
-async def person_caller(request: web.Request) -> Caller:
-    """Return whose token the request has, in the organization that `X-Organization-Id` or else the token names. Raises
-    `Unauthorized`, `BadRequest` and what reading the person raises."""
+async def person_caller(request: web.Request, services: Services) -> Caller:
+    """Return whose token the request has, in the organization that the path, `X-Organization-Id` or else the token
+    names. Raises `Unauthorized`, `BadRequest` and what reading the person raises."""
     token = shown_token(request)
     if token is None:
         raise Unauthorized(f"This call needs the token of a person, as `Authorization: Bearer`. {_SIGN_IN}")
-    org_id = request.headers.get(ORG_HEADER)
+    in_path = request.match_info.get(ORG_IN_PATH)
+    org_id = request.headers.get(ORG_HEADER) if in_path is None else in_path
     if org_id is not None and _ORG.fullmatch(org_id) is None:
-        raise BadRequest(f"{ORG_HEADER} is the id of an organization.", ORG_HEADER)
-    found = await request.app[SERVICES].person(token, org_id)
+        if in_path is None:
+            raise BadRequest(f"{ORG_HEADER} is the id of an organization.", ORG_HEADER)
+        org_id = None  # `require_organization` does not find it, once it is known who asks
+    found = await services.person(token, org_id)
     if found is None:
         raise Unauthorized(f"This token is wrong, expired or revoked. {_SIGN_IN}")
     return found
 
 
-async def any_caller(request: web.Request) -> Caller:
+async def any_caller(request: web.Request, services: Services) -> Caller:
     """Return whose API key or token the request has. Raises as `key_caller` and `person_caller`."""
-    return await (key_caller(request) if shown_token(request) is None else person_caller(request))
+    return await (key_caller(request) if shown_token(request) is None else person_caller(request, services))
 
 
 async def service_caller(request: web.Request) -> Caller:
@@ -141,6 +147,19 @@ async def service_caller(request: web.Request) -> Caller:
     return Caller("service", name)
 
 
+async def require_organization(request: web.Request, caller: Caller) -> None:
+    """Reject who does not belong to the organization of the path: a person who is no member, the API key of another
+    account. Raises `NotFound`."""
+    org_id = request.match_info[ORG_IN_PATH]
+    if caller.kind == "person":
+        own = caller.org_id if caller.role is not None else None
+    else:
+        found = await request.app[SERVICES].organizations.of_account(caller.account_id or "")
+        own = None if found is None else found.id
+    if own != org_id:
+        raise NotFound(f"There is no organization {org_id!r}.")
+
+
 def require_scope(caller: Caller, scope: str) -> None:
     """Reject a caller that lacks the scope. Raises `InsufficientScope`."""
     if scope in caller.scopes:
@@ -149,6 +168,8 @@ def require_scope(caller: Caller, scope: str) -> None:
         message = f"This API key lacks the scope {scope}. A key that has it: `metergate keys create --scope {scope}`."
     elif caller.role is None:
         message = f"This needs the scope {scope} in an organization: name yours in {ORG_HEADER}."
+    elif caller.hint:
+        message = f"This needs the scope {scope}. {caller.hint}"
     else:
         message = (
             f"This needs the scope {scope}, which your token or your role ({caller.role}) lacks. Where the role has "

@@ -132,6 +132,8 @@ def of_failure(error: Exception) -> ApiError | None:
             return Unavailable("The request took too long; try again.")
         case MetergateError(kind="too_many"):
             return TooMany(str(error), error.retry_after_s or RETRY_AFTER_S)
+        case MetergateError(kind="forbidden"):
+            return InsufficientScope(str(error), required_scope=error.required_scope)
         case MetergateError(kind=str(kind)):
             return _OF_KIND[kind](str(error), error.field)
     return None

@@ -31,14 +31,13 @@ from billing.shapes.people import (
     ProfileShape,
     RecoveryCodes,
     Registration,
-    SignedIn,
     TotpConfirmation,
     TotpEnrolment,
     TotpRemoval,
     Verification,
     profile_shape,
-    signed_in,
 )
+from billing.shapes.tokens import TokenPairShape, pair_shape
 
 if TYPE_CHECKING:
     from msgspec import Struct
@@ -63,27 +62,27 @@ T = TypeVar("T")
 
 
 async def register(call: Call, body: Registration) -> MailSent:
-    """Register an address, to which a code is mailed. The answer is the same for one that is registered, whose owner is
-    told by mail."""
+    """Add a user by an address, to which a code is mailed. The answer is the same for one that is registered, whose
+    owner is told by mail."""
     challenge = await call.services.sign_in.register(body.email, body.name.strip(), body.password, _visitor(call))
     return MailSent(status="verify", email=body.email, challenge=challenge, message=_SENT)
 
 
 async def send_code(call: Call, body: CodeAsked) -> MailSent:
-    """Mail a code, to verify an address or to sign in. The answer is the same for an address of nobody."""
+    """Send a code by mail, to verify an address or to sign in. The answer is the same for an address of nobody."""
     challenge = await call.services.sign_in.send_code(body.email, body.purpose, _visitor(call))
     return MailSent(status="sent", email=body.email, challenge=challenge, message=_SENT)
 
 
-async def verify(call: Call, body: Verification) -> SignedIn:
-    """Verify an address by the code that was mailed, and sign its owner in."""
+async def verify(call: Call, body: Verification) -> TokenPairShape:
+    """Take the code that proves an address, and sign its owner in."""
     _refuse_blocked(call)
     sign_in, given = call.services.sign_in, (body.email, body.code, body.challenge)
     return await _entered(call, await sign_in.verify(*given, _factor(body), _visitor(call)))
 
 
-async def login(call: Call, body: Login) -> SignedIn:
-    """Sign in, by a password or by a code that was mailed; with a second factor, where there is one."""
+async def login(call: Call, body: Login) -> TokenPairShape:
+    """Begin a session, by a password or by a code that was mailed; with a second factor, where there is one."""
     _refuse_blocked(call)
     sign_in, factor, visitor = call.services.sign_in, _factor(body), _visitor(call)
     if (body.password is None) == (body.code is None):
@@ -94,7 +93,7 @@ async def login(call: Call, body: Login) -> SignedIn:
 
 
 async def forgot_password(call: Call, body: PasswordForgotten) -> MailSent:
-    """Mail what a new password is set with. The answer is the same for an address of nobody."""
+    """Send by mail what a new password is set with. The answer is the same for an address of nobody."""
     await call.services.credentials.forgot(body.email, _visitor(call))
     return MailSent(status="sent", email=body.email, message=_SENT)
 
@@ -121,7 +120,7 @@ async def change_password(call: Call, body: PasswordChange) -> PasswordChanged:
 
 
 async def change_email(call: Call, body: NewAddress) -> MailSent:
-    """Mail a code to another address, which becomes one's own by `POST /api/auth/email/confirm`."""
+    """Send a code to another address, which becomes one's own by `POST /api/auth/email/confirm`."""
     changing = call.services.credentials.change_email(call.caller.id, body.email, body.password, _visitor(call))
     return MailSent(status="verify", email=body.email, challenge=await _guessed(call, changing), message=_SENT)
 
@@ -135,12 +134,12 @@ async def confirm_email(call: Call, body: NewAddressCode) -> ProfileShape:
 
 async def enrol_totp(call: Call, body: PasswordShown) -> TotpEnrolment:
     """Make the secret of an authenticator app, which counts once a code of it was confirmed."""
-    made = await _guessed(call, call.services.credentials.enrol(call.caller.id, body.password))
+    made = await _guessed(call, call.services.credentials.enrol(call.caller.id, body.password, _visitor(call)))
     return TotpEnrolment(secret=made.secret, uri=made.uri)
 
 
 async def confirm_totp(call: Call, body: TotpConfirmation) -> RecoveryCodes:
-    """Confirm an authenticator app by its first code. Signing in needs it from now on."""
+    """Take the first code of an authenticator app. Signing in needs it from now on."""
     confirming = call.services.credentials.confirm(call.caller.id, body.code, _visitor(call))
     return RecoveryCodes(recovery_codes=await _guessed(call, confirming))
 
@@ -202,7 +201,7 @@ async def _note_failure(call: Call) -> None:
     await call.services.attempts.failed(request.remote or "", request.headers, SIGN_INS)
 
 
-async def _entered(call: Call, outcome: TokenPair | Refusal) -> SignedIn:
+async def _entered(call: Call, outcome: TokenPair | Refusal) -> TokenPairShape:
     """Answer a sign-in. Raises `Unauthorized`, `InsufficientScope` and `TooManyAttempts`."""
     match outcome:
         case Refusal.second_factor:
@@ -216,11 +215,11 @@ async def _entered(call: Call, outcome: TokenPair | Refusal) -> SignedIn:
             await _note_failure(call)
             raise Unauthorized(_WRONG)
         case _:
-            return signed_in(outcome)
+            return pair_shape(outcome)
 
 
 async def _guessed(call: Call, changing: Coroutine[Any, Any, T]) -> T:
-    """Await what may be guessed at; a wrong guess is counted."""
+    """Wait for what may be guessed at; a wrong guess is counted."""
     try:
         _refuse_blocked(call)
         return await changing
@@ -247,8 +246,8 @@ def _own(
 ROUTES: Final = (
     _mail("/register", register, Registration),
     _mail("/otp", send_code, CodeAsked),
-    Route("POST", f"{AUTH}/verify", verify, Access.anyone, SignedIn, body=Verification, errors=_GUESSED),
-    Route("POST", f"{AUTH}/login", login, Access.anyone, SignedIn, body=Login, errors=_GUESSED),
+    Route("POST", f"{AUTH}/verify", verify, Access.anyone, TokenPairShape, body=Verification, errors=_GUESSED),
+    Route("POST", f"{AUTH}/login", login, Access.anyone, TokenPairShape, body=Login, errors=_GUESSED),
     _mail("/password/forgot", forgot_password, PasswordForgotten),
     Route(
         *("POST", f"{AUTH}/password/reset", reset_password, Access.anyone, PasswordChanged),

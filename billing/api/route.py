@@ -18,10 +18,12 @@ from aiohttp import web
 
 from billing.api.auth import (
     ADMIN_HEADER,
+    ORG_IN_PATH,
     any_caller,
     key_caller,
     person_caller,
     require_admin,
+    require_organization,
     require_scope,
     service_caller,
     shown_token,
@@ -148,9 +150,9 @@ async def admit_admin(route: Route, request: web.Request, services: Services) ->
     """Return the operator who calls: the admin key, or a person's token with that right. Raises `Unauthorized`,
     `InsufficientScope` and `TooManyAttempts`."""
     if ADMIN_HEADER not in request.headers and shown_token(request) is not None:
-        person = await person_caller(request)
+        person = await person_caller(request, services)
         if not person.operator:
-            raise InsufficientScope("This call is for operators.", required_scope="operator")
+            raise InsufficientScope(f"This call is for operators. {person.hint}".rstrip(), required_scope="operator")
         return person
     expected = services.admin_api_key or ""
     await require_admin(request, expected, services.attempts, or_bearer=route.or_bearer, hint=route.hint)
@@ -165,9 +167,9 @@ async def identify(route: Route, request: web.Request, services: Services) -> Ca
         case Access.key:
             return await key_caller(request)
         case Access.caller:
-            return await any_caller(request)
+            return await any_caller(request, services)
         case Access.person:
-            return await person_caller(request)
+            return await person_caller(request, services)
         case Access.service:
             return await service_caller(request)
         case Access.admin:
@@ -185,7 +187,10 @@ def serving(route: Route) -> HttpHandler:
         if route.query is not None:
             asked.append(read_query(request, route.query))
         if route.body is not None:
-            asked.append(await read_body(request, route.body))
+            absent = route.body_optional and not request.can_read_body
+            asked.append(route.body() if absent else await read_body(request, route.body))
+        if ORG_IN_PATH in request.match_info and route.access is not Access.admin:
+            await require_organization(request, who)
         is_read = route.method == "GET"
         if route.scope is not None and not is_read:
             require_scope(who, route.scope)

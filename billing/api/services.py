@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from billing.effects import Effects
     from billing.identity.callers import Caller
     from billing.identity.credentials import Credentials
+    from billing.identity.invitations import Invitations
+    from billing.identity.members import Members
+    from billing.identity.oidc import OidcSignIn
+    from billing.identity.organizations import Organizations
+    from billing.identity.sessions import Sessions
     from billing.identity.sign_in import SignIn
     from billing.identity.users import Users
     from billing.keys.keys import ApiKeys
@@ -62,13 +67,17 @@ class Services:
 
     `person` gives whose token this is, in the organization of this id or else the token's own; None for a token that is
     wrong, expired or revoked. Without `admin_api_key` every admin call is refused, without `service_api_key` every
-    service's, and without `meters` nothing is metered for them. `new_id` makes ids of requests. `image` is the
-    container image's name, for /api/ping.
+    service's, and without `meters` nothing is metered for them. A user makes at most `keys_per_user` keys in an
+    account; a key's secret stays valid for at most `rotation_grace_s` after a rotation. `new_id` makes ids of requests.
+    `image` is the container image's name, for /api/ping.
     """
 
     accounts: Accounts
     users: Users
     member_limits: MemberLimits
+    organizations: Organizations
+    members: Members
+    invitations: Invitations
     keys: ApiKeys
     grants: Grants
     repricing: Repricing
@@ -86,11 +95,15 @@ class Services:
     clock: Callable[[], float]
     admin_api_key: str | None = field(repr=False)
     default_plan: str
+    sessions: Sessions
     person: Callable[[str, str | None], Awaitable[Caller | None]] = _nobody
     service_api_key: str | None = field(default=None, repr=False)
     meters: Meters | None = None
+    oidc: OidcSignIn | None = None
     unknown_models: Callable[[Iterable[str]], list[str]] = lambda names: []
     providers: Callable[[], Awaitable[list[ProviderShape]]] = _no_providers
+    keys_per_user: int = 100
+    rotation_grace_s: int = 7 * 24 * 3600
     new_id: Callable[[], str] = _new_id
     image: str = ""
     max_body_bytes: int = 1024 * 1024

@@ -19,7 +19,7 @@ class Caller:
 
     `id` is that of the key or user, or the service's name. `operator` is whether a person may do what the admin key
     may. `session_id` and `token_id` (the `jti`) are of a person's token. `hint` ends the refusals of a person
-    who has to do something first.
+    who has to do something first. `narrowed` are the scopes that the token is limited to, whatever the role allows.
     """
 
     kind: Kind
@@ -35,6 +35,7 @@ class Caller:
     session_id: str | None = None
     token_id: str | None = None
     hint: str = ""
+    narrowed: frozenset[str] | None = None
     principal: Principal | None = None
 
     @property

@@ -20,9 +20,11 @@ _query = queries("billing.identity")
 
 async def enqueue(connection: Connection, new_id: Callable[[], str], recipient: str, subject: str, body: str) -> str:
     """Store a mail to be sent once the caller's transaction is committed; return its id. `subject` is one line and
-    `body` plain text. Raises `DatabaseError`, and `ValueError` for a line break in a header."""
+    `body` plain text. One to nobody, which is a user without an address, is not stored. Raises `DatabaseError`, and
+    `ValueError` for a line break in a header."""
     if any(character in recipient + subject for character in "\r\n\0"):
         raise ValueError("a header of a mail is one line")
     mail_id = ID_PREFIX + new_id()
-    await connection.execute(_query("mail_enqueue"), mail_id, recipient, subject, body)
+    if recipient:
+        await connection.execute(_query("mail_enqueue"), mail_id, recipient, subject, body)
     return mail_id

@@ -4,6 +4,7 @@ Whoever changes an organization or who belongs to it locks its row first, so tha
 second one sees what the first has done. `billing.identity.members` and `.invitations` do so, too.
 
 OrganizationError
++-- OrganizationForbidden  the role of whoever asks, or their token, does not allow it
 +-- OrganizationNotFound   no organization, member or invitation that the caller may know of
 +-- OrganizationRefused    what was asked can't be so: `field` names what of it
 +-- OrganizationConflict   it can't be done as things stand: the last owner, a bound, a slug that is taken
@@ -22,16 +23,20 @@ from billing import audit
 from billing.accounts.accounts import open_account
 from billing.database.connection import Connection, Database, Row, UniqueViolation, queries
 from billing.errors import MetergateError
+from billing.identity.mail import enqueue
 from billing.pages import BEFORE_ALL, Page, page_of
 
 if TYPE_CHECKING:
     from billing.identity.permissions import Role
+    from billing.shapes.keys import KeyRow
 
 ID_PREFIX: Final = "org_"
 MAX_SLUG: Final = 63
 _NO_SLUG: Final = "organization"
 _SLUG: Final = re.compile("[a-z0-9]+(-[a-z0-9]+)*", re.ASCII)
 _SUFFIX: Final = 6
+_TOLD: Final = 20
+"""Owners who are told of a key that leaked."""
 
 _query = queries("billing.identity")
 
@@ -44,6 +49,19 @@ class OrganizationNotFound(OrganizationError):
     """No organization, member or invitation of this id that the caller may know of."""
 
     kind = "not_found"
+
+
+class OrganizationForbidden(OrganizationError):
+    """The role of whoever asks, or their token, does not allow it: `required_scope` is what it lacks."""
+
+    kind = "forbidden"
+
+    def __init__(self, role: Role | None, scope: str) -> None:
+        super().__init__(
+            f"This needs {scope}, which your role ({role or 'none'}) or your token lacks. Where the role has it: "
+            f'`metergate auth token --scope "{scope}"`.'
+        )
+        self.required_scope = scope
 
 
 class OrganizationRefused(OrganizationError):
@@ -112,13 +130,16 @@ async def found(
 ) -> Organization:
     """Make an organization, its billing account on a plan, and its owner's membership, in the caller's transaction.
 
-    The slug is the name's, with a suffix where another organization has it. `name` has a character at least. Nothing
-    here bounds how many a person has: registration makes one, `Organizations.create` counts.
+    The slug is the name's, with a suffix where another organization has it, or it is personal. `name` has a character
+    at least. Nothing here bounds how many a person has: registration makes one, `Organizations.create` counts.
     """
     account = await open_account(connection, new_id, name, plan, actor=actor)
     org_id = ID_PREFIX + new_id()
     row = None
-    for slug in _slugs(slug_of(name), org_id):
+    slugs = _slugs(slug_of(name), org_id)
+    if personal:  # a slug that is taken would tell who has registered
+        next(slugs)
+    for slug in slugs:
         row = await connection.fetchrow(_query("organizations_insert"), org_id, slug, name, personal, account.id)
         if row is not None:
             break
@@ -206,6 +227,17 @@ class Organizations:
         """Return the organization that has an account; None for an account of an operator's making."""
         row = await self._database.row(_query("organizations_of_account"), account_id)
         return None if row is None else organization_of(row)
+
+    async def tell_of_leak(self, connection: Connection, key: KeyRow) -> None:
+        """Write the mail that tells whose key it is that it leaked, in the caller's transaction."""
+        what = "The secret before its rotation was" if key.revoked_at is None else "It was"
+        body = (
+            f"Somebody has found the secret of the API key {key.name!r} ({key.id}) and reported it to this gateway.\n\n"
+            f"{what} revoked at once. Look at what the key was used for, and find out where the secret stood.\n"
+        )
+        found = await connection.fetch(_query("organizations_leak_recipients"), key.account_id, key.user_id, _TOLD)
+        for row in found:
+            await enqueue(connection, self._new_id, row["email"], f"The API key {key.id} has leaked", body)
 
     async def update(
         self, org_id: str, *, name: str | None = None, slug: str | None = None, actor: audit.Actor

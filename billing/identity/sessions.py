@@ -25,11 +25,11 @@ from billing.database.connection import Connection, Database, Row, queries
 from billing.errors import MetergateError
 from billing.identity.permissions import allowed
 from billing.identity.shown import narrowest
+from billing.identity.signing_keys import SECRET_BYTES
 from billing.identity.tokens import ISSUER, MAX_LIFE_S
 from billing.pages import BEFORE_ALL, Page, page_of
 
 if TYPE_CHECKING:
-    from billing.identity.callers import Caller
     from billing.identity.shown import ShownTokens
     from billing.identity.signing_keys import SigningKeys
 
@@ -37,30 +37,17 @@ _query = queries("billing.identity")
 ID_PREFIX: Final = "ses_"
 REFRESH_PREFIX: Final = "mgr_"
 """What a refresh token begins with, so that scanners of leaks can tell it."""
-SECRET_BYTES: Final = 32
 MAX_USER_AGENT: Final = 400
+MOST_USED: Final = 200
+"""Used refresh tokens of a session by which a copy is noticed: those that were used last."""
+FORGET: Final = tuple(map(_query, ("forget_sessions", "forget_refresh_tokens", "forget_revoked", "forget_keys")))
+"""Statements that delete what is over, so many rows at a time, and give how many there were."""
 
 
 class SignInRefused(MetergateError):
     """A user who is not there, or disabled, can't sign in."""
 
     kind = "unauthorized"
-
-
-@dataclass(frozen=True, slots=True)
-class TokenRules:
-    """How long tokens live, in seconds: `grace_s` is for how long a refresh token that was used is answered again. A
-    user has at most so many sessions, of which those that were used last stay, and `revoked` tokens."""
-
-    access_s: int = 86_400
-    refresh_s: int = 30 * 86_400
-    grace_s: float = 10.0
-    sessions: int = 100
-    revoked: int = 1000
-
-    def __post_init__(self) -> None:
-        if min(self.access_s, self.refresh_s, self.sessions, self.revoked) < 1 or self.grace_s < 0:
-            raise ValueError("lives and numbers must be above zero, grace_s not below it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,22 +82,21 @@ class Session:
 
 
 class Sessions:
-    """Starts, continues and ends sessions. `caller` says who shows a token, as `ShownTokens` does. Methods raise
-    `DatabaseError`."""
+    """Starts, continues and ends sessions. `caller` says who shows a token, as `ShownTokens` does, `published` are the
+    keys that verify them, `transaction` is what methods with a connection work in. Methods raise `DatabaseError`."""
 
     def __init__(
         self,
         database: Database,
         keys: SigningKeys,
-        rules: TokenRules,
         new_id: Callable[[], str],
         shown: ShownTokens,
         random: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         """`random` makes so many random bytes."""
-        self._database, self._keys, self._rules = database, keys, rules
+        self._database, self._keys, self._rules = database, keys, keys.rules
         self._new_id, self._random = new_id, random
-        self.caller, self.published = shown.caller, keys.published
+        self.caller, self.published, self.transaction = shown.caller, keys.published, database.transaction
 
     async def start(
         self,
@@ -163,22 +149,23 @@ class Sessions:
                 await connection.execute(
                     _query("refresh_rotate"), digest, _digest(successor), salt, self._rules.refresh_s
                 )
+                await connection.execute(_query("refresh_trim"), row["session_id"], MOST_USED)
             said = await connection.fetchrow(_query("refresh_claims"), row["session_id"], None)
         return None if said is None else _paired(await self._access(said), successor)
 
-    async def narrow(self, caller: Caller, scopes: frozenset[str] | None, org_id: str | None) -> AccessToken | None:
-        """Return another access token of the caller's session, for this organization, else theirs, and these of the
-        caller's scopes; None where the session has ended or the caller is no member there."""
-        wanted = org_id or caller.org_id
-        row = await self._database.row(_query("refresh_claims"), caller.session_id, wanted)
-        if row is None or (wanted is not None and row["org_id"] is None):
+    async def narrow(self, session_id: str, scopes: frozenset[str] | None, org_id: str | None) -> AccessToken | None:
+        """Return another access token of a session, for this organization, and no wider than these scopes; None where
+        the session has ended, or its user is no member there."""
+        row = await self._database.row(_query("refresh_claims"), session_id, org_id)
+        if row is None or (org_id is not None and row["org_id"] is None):
             return None
         return await self._access(row, scopes)
 
     async def _access(self, row: Row, narrowed: frozenset[str] | None = None) -> AccessToken:
         """Return a new access token that says what a row says."""
         limit = narrowest((row["scopes"], narrowed))
-        scopes, issued = allowed(row["role"], limit), int(row["issued_at"])
+        scopes = allowed(row["role"], limit) if row["active"] else frozenset[str]()
+        issued = int(row["issued_at"])
         expires = min(issued + self._rules.access_s, int(row["ends_at"]))
         claims: dict[str, object] = {
             "iss": ISSUER,
@@ -220,10 +207,17 @@ class Sessions:
         return page_of([Session(**dict(row)) for row in rows], limit, lambda session: session.id)
 
     async def end(
-        self, connection: Connection, session_id: str, reason: str, *, actor: audit.Actor = audit.SYSTEM
+        self,
+        connection: Connection,
+        session_id: str,
+        reason: str,
+        *,
+        of_user: str | None = None,
+        actor: audit.Actor = audit.SYSTEM,
     ) -> bool:
-        """End a session and all of its tokens, in the caller's transaction. Returns whether it had not ended yet."""
-        user_id = await connection.fetchval(_query("sessions_end"), session_id, reason)
+        """End a session and all of its tokens, in the caller's transaction; with `of_user` only one of theirs. Returns
+        whether there is such a one that had not ended yet."""
+        user_id = await connection.fetchval(_query("sessions_end"), session_id, reason, of_user)
         if user_id is None:
             return False
         await audit.record(connection, actor, "session.end", session_id, None, {"reason": reason}, user_id=user_id)

@@ -17,7 +17,7 @@ from billing.identity.permissions import allowed
 from billing.identity.tokens import ISSUER, BadToken, Claims, peek
 
 if TYPE_CHECKING:
-    from billing.identity.foreign import ForeignTokens
+    from billing.identity.issuers import ForeignTokens
     from billing.identity.signing_keys import SigningKeys
     from billing.identity.subjects import Subject, Subjects
 
@@ -130,4 +130,5 @@ def _caller(row: Row, verified: Verified) -> Caller:
         session_id=verified.claims.ses if verified.subject is None else None,
         token_id=verified.claims.jti,
         hint=hint,
+        narrowed=limit,
     )

@@ -27,7 +27,7 @@ _query = queries("billing.identity")
 BITS: Final = 2048
 LOCK_KEY: Final = 0x6D657465726B6579
 """The advisory lock of making keys, until its transaction ends: "meterkey" as 64 bits."""
-DAY_S: Final = 86_400.0
+SECRET_BYTES: Final = 32
 T = TypeVar("T")
 FRESH_S: Final = 60.0
 """How long a process believes the keys that it has read."""
@@ -38,18 +38,24 @@ SPARE_S: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class KeyRules:
-    """How long a key signs, and how long a token lives, in seconds. With `secret` tokens are HS256."""
+class TokenRules:
+    """How tokens are signed, and how long they live, in seconds. With `secret` they are HS256, else a key signs for
+    `rotation_s`. `grace_s` is for how long a refresh token that was used is answered again. A user has at most so many
+    `sessions`, of which those that were used last stay, and so many `revoked` tokens."""
 
-    rotation_s: float = 30 * DAY_S
-    token_s: float = DAY_S
+    access_s: int = 86_400
+    refresh_s: int = 30 * 86_400
+    grace_s: float = 10.0
+    rotation_s: float = 30 * 86_400.0
     secret: str | None = field(default=None, repr=False)
+    sessions: int = 100
+    revoked: int = 1000
 
     def __post_init__(self) -> None:
-        if self.rotation_s <= 0 or self.token_s <= 0:
-            raise ValueError("rotation_s and token_s must be above zero")
-        if self.secret is not None and len(self.secret.encode()) < 32:
-            raise ValueError("a secret that signs has 32 bytes or more (RFC 7518, 3.2)")
+        if min(self.access_s, self.refresh_s, self.rotation_s, self.sessions, self.revoked) < 1 or self.grace_s < 0:
+            raise ValueError("lives and numbers must be above zero, grace_s not below it")
+        if self.secret is not None and len(self.secret.encode()) < SECRET_BYTES:
+            raise ValueError(f"a secret that signs has {SECRET_BYTES} bytes or more (RFC 7518, section 3.2)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +80,7 @@ class SigningKeys:
     """
 
     def __init__(
-        self, database: Database, rules: KeyRules, new_id: Callable[[], str], clock: Callable[[], float]
+        self, database: Database, rules: TokenRules, new_id: Callable[[], str], clock: Callable[[], float]
     ) -> None:
         self._database, self.rules, self._new_id, self._clock = database, rules, new_id, clock
         self._loaded: _Loaded | None = None
@@ -145,7 +151,7 @@ class SigningKeys:
             jwk.pop("key_ops", None)
             await connection.execute(_query("keys_add"), kid, pem, jwk, self.rules.rotation_s)
             rows = await connection.fetch(_query("keys_standing"))
-        await connection.execute(_query("keys_retire"), self.rules.token_s + SPARE_S)
+        await connection.execute(_query("keys_retire"), self.rules.access_s + SPARE_S)
         return rows
 
 

@@ -111,7 +111,7 @@ class Subjects:
     async def _make(self, connection: Connection, subject: Subject) -> str:
         user = await self._register(connection, subject)
         actor = audit.Actor(f"user:{user.id}")
-        said = {"issuer": subject.issuer, "email": user.email, "status": user.status}
+        said = {"issuer": subject.issuer, "email": user.email or None, "status": user.status}
         await audit.record(connection, actor, "user.register", user.id, None, said, user_id=user.id)
         await self._link(connection, subject, user.id)
         name = subject.name or (subject.email or NO_NAME).partition("@")[0]

@@ -23,7 +23,7 @@ from billing.errors import MetergateError
 from billing.pages import BEFORE_ALL, Page, page_of
 
 if TYPE_CHECKING:
-    from billing.identity.permissions import Role
+    from billing.identity.permissions import Approval, Role
 
 ID_PREFIX: Final = "usr_"
 MOST_NAME: Final = 200
@@ -32,7 +32,6 @@ MOST_EMAIL: Final = 254
 MOST_ORGANIZATIONS: Final = 1000
 """Of one user that are read at once."""
 Status = Literal["pending", "active", "disabled"]
-Approval = Literal["open", "verified", "approved"]
 _EMAIL: Final = re.compile(
     r"[a-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[a-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
     r"@(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?",
@@ -77,10 +76,11 @@ def parse_email(text: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class User:
-    """A row of users. `totp_last_step` is the last time step whose code was taken."""
+    """A row of users. `email` is empty for whom another issuer signs in and of whom no address is proven.
+    `totp_last_step` is the last time step whose code was taken."""
 
     id: str
-    email: str | None
+    email: str
     email_verified_at: datetime | None
     name: str
     password_hash: str | None = field(repr=False)
@@ -173,6 +173,11 @@ class Users:
         rows = await self._database.rows(_query("users_organizations"), user_id, MOST_ORGANIZATIONS)
         return [OwnOrganization(**dict(row)) for row in rows]
 
+    async def known_network(self, email: str, network: str) -> bool:
+        """Return whether who owns an address has signed in from a network of late: others' guesses don't count
+        there."""
+        return bool(await self._database.value(_query("users_known_network"), email, network))
+
     async def rename(self, user_id: str, name: str, actor: audit.Actor) -> User:
         """Change a user's name."""
         return await self._change(user_id, actor, "user.update", name=name)
@@ -239,7 +244,7 @@ _COLUMNS: Final = tuple(each.name for each in fields(User))
 
 
 def _user(row: Row) -> User:
-    return User(**{name: row[name] for name in _COLUMNS})
+    return User(**{name: row[name] for name in _COLUMNS} | {"email": row["email"] or ""})
 
 
 def _not_found(user_id: str) -> UserNotFound:

@@ -193,6 +193,28 @@ class ApiKeys:
         return affected(await self._database.execute(_query("keys_touch"), list(latest), times))
 
 
+async def confine_keys(
+    connection: Connection, account_id: str, user_id: str, lost: Collection[str] | None, ending: str, actor: audit.Actor
+) -> list[str]:
+    """Take scopes from every key of a user in an account, in the caller's transaction, and return the ids of those that
+    changed, of which the effects are to be told after it. A key that loses `ending`, or all that it has, is revoked;
+    `lost` None: every key is."""
+    changed = []
+    for row in await connection.fetch(_query("keys_of_user"), account_id, user_id):
+        before = key_row(row)
+        scopes = () if lost is None else tuple(scope for scope in before.scopes if scope not in lost)
+        if scopes == before.scopes:
+            continue
+        ends = not scopes or (ending in before.scopes and ending not in scopes)
+        if ends:
+            told = await connection.fetchrow(_query("keys_revoke"), before.id)
+        else:
+            told = await connection.fetchrow(_UPDATE, before.id, before.name, *_stored(replace(before, scopes=scopes)))
+        await _record(connection, actor, "key.revoke" if ends else "key.update", before, key_row(cast(Row, told)))
+        changed.append(before.id)
+    return changed
+
+
 def _check_given(given: Collection[str] | None, scopes: Iterable[str]) -> None:
     """Reject a scope that may not be given; None: any may. Raises `ScopeWithheld`."""
     for scope in scopes:

@@ -10,7 +10,9 @@ them, and `/api/openapi.json` is generated from them. Pure.
     audit       rows of the audit log
     keys        keys: the one declaration of what a key may say, from rows of Postgres to options of commands
     rules       what a rule of a key is
+    organizations  organizations, members, invitations, roles
     usage       balance, transactions, usage events, totals
+    tokens      tokens and sessions of people
     service     what other services send: debits, usage, CloudEvents, holds
     operation   models, refused requests, health, jobs, image
 

@@ -234,6 +234,34 @@ class NewKey(RulesBody, frozen=True, kw_only=True):
     user_id: Id | None = None
 
 
+class NewOwnKey(RulesBody, frozen=True, kw_only=True):
+    """A key to make in one's own account: `user_id` is a member's, one's own where it is absent; `quota` is so many
+    tokens in total, 0 for no limit."""
+
+    name: Name
+    quota: Annotated[int, Meta(ge=0)] = 0
+    user_id: Id | None = None
+
+
+class LeakedKey(Body, frozen=True, kw_only=True):
+    """A secret that somebody has found."""
+
+    key: Annotated[str, Meta(min_length=1, max_length=255)]
+
+
+class LeakedShape(Answer, frozen=True, kw_only=True):
+    """The same for every secret."""
+
+    success: bool
+    message: str
+
+
+class OwnKeysQuery(PageQuery, frozen=True, kw_only=True):
+    """Whose keys of the account: one user's, or everyone's."""
+
+    user_id: Filter | None = None
+
+
 class KeyPatch(RulesBody, frozen=True, kw_only=True):
     """A change of a key: what is absent stays as it is, null clears."""
 

@@ -102,11 +102,14 @@ class KeyConflict(ApiKeyError):
 class ScopeWithheld(ApiKeyError):
     """Who makes or changes a key may not give it this scope."""
 
-    kind, field = "invalid", "scopes"
+    kind = "forbidden"
 
     def __init__(self, scope: str) -> None:
-        super().__init__(f"You may not give a key the scope {scope}.")
-        self.scope = scope
+        super().__init__(
+            f"A key with the scope {scope} is made by who has it, for a member whose role has it. Where yours has: "
+            f'`metergate auth token --scope "{scope}"`; else an admin of the organization or the operator makes it.'
+        )
+        self.required_scope = scope
 
 
 def _as_it_is(value: Any) -> Any:

@@ -6,6 +6,7 @@
     init        init: files to edit
     upkeep      migrate, doctor, explain, reconcile: commands on the database and Redis themselves
     ledger      ledger verify and set-aside: the ledger's proof, and debits that it could not take
+    backup      backup, restore: the database in a file
     doctor      its findings; checks  of the configuration, the disk and providers; redis_checks  of Redis
     stores      where the stores are; store_options  those of one command
     prices      operator price: list, check, import, diff, try, on files of prices

@@ -202,6 +202,13 @@ class Limits:
     negative_cache_s: float = _seconds(5, 0, 300, "how long it believes that they are wrong")
     failed_attempts: int = _whole(20, 1, 1_000_000, "wrong keys of one address in a window before 429")
     failed_attempts_window_s: float = _seconds(60, 1, 86_400, "how long wrong keys of an address count")
+    organizations_per_user: int = _whole(20, 1, 10_000, "organizations that one person may own")
+    invitations_per_day: int = _whole(100, 1, 100_000, "invitations that an organization makes in 24 hours")
+    invitation_sends: int = _whole(5, 1, 100, "how often one invitation is sent")
+    keys_per_user: int = _whole(100, 1, 100_000, "API keys of one user in one account, made without operators")
+    rotation_grace_s: int = _whole(
+        604_800, 0, 31_536_000, "longest time that the secret before a key's rotation stays valid"
+    )
     signing_key_days: int = _whole(30, 1, 3650, "a key signs tokens for as long; the next one is published before")
     issuer_timeout_s: float = _seconds(5, 0.1, 60, "longest wait for an answer of another issuer of sign-ins")
     issuer_answer_bytes: int = _whole(MIB, 1024, 64 * MIB, "and its largest answer")
@@ -213,6 +220,9 @@ class Limits:
     sign_in_failures: int = _whole(10, 1, 1000, "failed tries at a password or second factor before the next waits")
     sign_in_wait_s: float = _seconds(30, 1, 3600, "how long it waits at first; it doubles with each")
     sign_in_most_wait_s: float = _seconds(3600, 1, 86_400, "and at most")
+    mail_attempts: int = _whole(12, 1, 100, "tries before a mail is given up; pauses double from a minute to an hour")
+    mail_timeout_s: float = _seconds(20, 1, 29, "longest time for a connection to SMTP_HOST, and for a mail")
+    mail_retention_days: int = _whole(30, 1, 36_500, "rows of mails, without their texts, are kept as long")
     refusals_per_key: int = _whole(20, 0, 1000, "last refusals of a key that are kept to be looked up; 0: none")
     refusals_keys: int = _whole(1000, 1, 100_000, "keys whose refusals are kept: those refused last")
     refusals_kept_s: float = _seconds(86_400, 1, 31 * 86_400, "how long they are kept")

@@ -23,6 +23,7 @@ from billing.shapes.operation import (
     PricingShape,
 )
 from billing.shapes.quotas import WindowShape
+from billing.shapes.tokens import JwksShape
 from billing.shapes.usage import ExplainedEventShape, explanation_shape
 from gateway.auth import key_of
 from gateway.dialects.exceptions import BadRequest
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
     from gateway.proxy.handler import Proxy
     from gateway.proxy.routing import Router
     from gateway.runtime import Runtime
+
+JWKS_AGE_S = 300
+"""How long others may keep the keys: far less than the next one is published before it signs."""
 
 
 class Health:
@@ -164,6 +168,13 @@ class Reads:
         for limit in principal.every_limit():
             shown.append(_window_shape(limit, used_by.get(limit.subject, used_by_account), now_s))
         return shown
+
+    async def get_signing_keys(self, request: web.Request) -> web.Response:
+        """Return the public keys that verify this gateway's own tokens (RFC 7517), the next one among them."""
+        keys = [dict(each) for each in await self._runtime.services.sessions.published()]
+        said = msgspec.json.encode(JwksShape(keys=keys))
+        caching = {"Cache-Control": f"public, max-age={JWKS_AGE_S}"}
+        return web.Response(body=said, content_type="application/json", headers=caching)
 
     async def get_health(self, request: web.Request) -> HealthShape:
         """Return whether the process answers, and what troubles it. Liveness: 200 as long as it answers at all."""

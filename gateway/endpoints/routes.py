@@ -27,6 +27,7 @@ from billing.api.route import PREFIX, Access, HttpHandler, Route, admit_admin
 from billing.errors import StoreError
 from billing.shapes.keys import KeyLimitsShape
 from billing.shapes.operation import HealthShape, JobShape, ModelShape, ModelsShape, ReconcileBody
+from billing.shapes.tokens import JwksShape
 from billing.shapes.usage import ExplainedEventShape
 from gateway.auth import attempts_refused
 from gateway.dialects.openai_responses.request import RESPONSES
@@ -141,6 +142,7 @@ def _own(reads: Reads, jobs: Jobs) -> tuple[Route, ...]:
             body_optional=True,
         ),
         Route("GET", "/docs", get_docs, anyone, str, media="text/html"),
+        Route("GET", "/.well-known/jwks.json", reads.get_signing_keys, anyone, JwksShape, errors=(503,)),
         Route("GET", "/healthz", reads.get_health, anyone, HealthShape),
         Route("GET", "/health", reads.get_health, anyone, HealthShape, name="get_health_too"),
         Route("GET", "/readyz", reads.get_readiness, anyone, HealthShape, errors=(503,)),

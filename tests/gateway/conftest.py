@@ -52,6 +52,20 @@ class Gateway:
         created = await self.admin("POST", "/keys", {"account_id": made["id"], "name": "test", **key})
         return Customer(self, made["id"], created["id"], created["key"])
 
+    async def person(self, account_id: str) -> str:
+        """An access token of a new person, who owns an organization that has this account."""
+        user_id, database = f"usr_{ULID()}", self.runtime.database
+        await database.execute(
+            "WITH person AS (INSERT INTO users (id, email, status) VALUES ($1, $2, 'active')), "
+            "org AS (INSERT INTO organizations (id, slug, name, account_id) VALUES ($3, $4, 'Test', $5)) "
+            "INSERT INTO memberships (org_id, user_id, role) VALUES ($3, $1, 'owner')",
+            *(user_id, f"{user_id.lower()}@example.com", f"org_{ULID()}", str(ULID()).lower(), account_id),
+        )
+        sessions = self.runtime.services.sessions
+        async with sessions.transaction() as connection:
+            pair = await sessions.start(connection, user_id, address=None, user_agent=None)
+        return pair.access_token
+
     async def admin(self, method: str, path: str, body: Any = None, status: int | None = None) -> Any:
         headers = {"X-Admin-Key": ADMIN_KEY}
         async with self.session.request(method, f"{self.url}/api/admin{path}", json=body, headers=headers) as answer:
@@ -122,9 +136,16 @@ async def run(runner: web.BaseRunner) -> AsyncIterator[str]:
 MakeGateway = Callable[..., Awaitable[Gateway]]
 
 
+def impatient(settings: Settings) -> Settings:
+    """Settings whose plans let no request wait for running ones: it is refused at once."""
+    plans = {plan_id: replace(plan, admission_queue_s=0) for plan_id, plan in settings.plans.items()}
+    return replace(settings, plans=plans)
+
+
 @pytest.fixture
 async def make_gateway(database_url: str, redis_url: str, key_prefix: str) -> AsyncIterator[MakeGateway]:
-    """Makes gateways that share the test's stores; keywords replace fields of `Limits`."""
+    """Makes gateways that share the test's stores; keywords replace fields of `Limits`. Of the shipped plans none lets
+    a request wait for running ones: a test of waiting brings its own."""
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
 
@@ -134,7 +155,8 @@ async def make_gateway(database_url: str, redis_url: str, key_prefix: str) -> As
             change: Callable[[Settings], Settings] | None = None,
             **defaults: Any,
         ) -> Gateway:
-            settings = replace(shipped_settings(ADMIN_KEY), defaults=replace(Limits(), **{**OF_TESTS, **defaults}))
+            settings = impatient(shipped_settings(ADMIN_KEY))
+            settings = replace(settings, defaults=replace(Limits(), **{**OF_TESTS, **defaults}))
             if upstream is not None:
                 providers = {
                     **settings.providers,

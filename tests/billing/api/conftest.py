@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 
 import pytest
 from aiohttp import web
@@ -12,11 +13,15 @@ from billing.api.services import Services
 from billing.audit import AuditLog
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import Keyspace, RedisState
+from billing.identity.invitations import Invitations
+from billing.identity.members import Members
+from billing.identity.organizations import Organizations
 from billing.keys.secrets import secret_digest
 from billing.plans import DEFAULT_PLAN
 from billing.principals import Principal
 from billing.refused import RefusedRequests, RefusedRules
-from tests.billing.api.support import ADMIN_KEY, Api, serving
+from tests.billing.api.support import ADMIN_KEY, Api, person_of, serving
+from tests.billing.identity.sessions_support import People
 from tests.billing.people_support import Registry, registry_of
 from tests.billing.support import PLANS, PRICES, Billing, attempts_of
 
@@ -29,6 +34,12 @@ def registry(billing: Billing) -> Iterator[Registry]:
 
 
 @pytest.fixture
+def people(billing: Billing, registry: Registry) -> People:
+    """People whose sessions are those of the API."""
+    return People(billing.database, billing.new_id, registry.sessions)
+
+
+@pytest.fixture
 def services(billing: Billing, registry: Registry) -> Services:
     async def authenticate(secret: str) -> Principal | None:
         return await billing.principals.by_digest(secret_digest(secret))
@@ -38,8 +49,11 @@ def services(billing: Billing, registry: Registry) -> Services:
         users=registry.people.users,
         sign_in=registry.sign_in,
         credentials=registry.credentials,
-        person=registry.sessions.caller,
+        person=partial(person_of, billing, registry.sessions.caller),
         member_limits=billing.member_limits,
+        organizations=Organizations(billing.database, billing.new_id, DEFAULT_PLAN),
+        members=Members(billing.database, billing.effects, 20),
+        invitations=Invitations(billing.database, billing.new_id, PLANS, DEFAULT_PLAN),
         keys=billing.keys,
         grants=billing.grants,
         repricing=Repricing(billing.database, billing.effects, billing.new_id, lambda: PRICES),
@@ -55,6 +69,7 @@ def services(billing: Billing, registry: Registry) -> Services:
         clock=time.time,
         admin_api_key=ADMIN_KEY,
         default_plan=DEFAULT_PLAN,
+        sessions=registry.sessions,
         image="registry.example.com/metergate:sha-0123456789abcdef0123456789abcdef01234567",
         max_body_bytes=64 * 1024,
     )

@@ -8,9 +8,9 @@ from typing import Any
 from billing.audit import Actor
 from billing.database.connection import Database
 from billing.identity.callers import Caller
-from billing.identity.sessions import Sessions, TokenPair, TokenRules
+from billing.identity.sessions import Sessions, TokenPair
 from billing.identity.shown import ShownTokens
-from billing.identity.signing_keys import SigningKeys
+from billing.identity.signing_keys import SigningKeys, TokenRules
 
 SOMEBODY = Actor("nobody", "192.0.2.1", "req_1")
 
@@ -21,14 +21,13 @@ class People:
 
     database: Database
     new_id: Callable[[], str]
-    keys: SigningKeys
     sessions: Sessions
 
     def gateway(self, database: Database, rules: TokenRules | None = None) -> Sessions:
         """Sessions of another gateway, over connections of its own, with the keys as it reads them itself."""
         of_keys = database.another(size=1, timeout_s=10)
-        keys = SigningKeys(of_keys, self.keys.rules, self.new_id, time.monotonic)
-        return Sessions(database, keys, rules or TokenRules(), self.new_id, ShownTokens(database, keys))
+        keys = SigningKeys(of_keys, rules or TokenRules(), self.new_id, time.monotonic)
+        return Sessions(database, keys, self.new_id, ShownTokens(database, keys))
 
     async def user(self, email: str | None = "ann@example.com", **columns: Any) -> str:
         """A user with a verified address, who may sign in; columns are those of the table."""

@@ -1,8 +1,9 @@
 """People and organizations of the tests, straight in Postgres."""
 
-from billing.audit import SYSTEM
+from billing.audit import SYSTEM, Actor
+from billing.identity.members import Acting
 from billing.identity.organizations import Organization, found
-from billing.identity.permissions import Role
+from billing.identity.permissions import SCOPES, Role
 from tests.billing.support import Billing
 
 
@@ -33,3 +34,19 @@ async def roles(billing: Billing, organization: Organization) -> dict[str, str]:
     """Who belongs to it, and as what."""
     rows = await billing.database.rows("SELECT user_id, role FROM memberships WHERE org_id = $1", organization.id)
     return {row["user_id"]: row["role"] for row in rows}
+
+
+def acting(user_id: str, *scopes: str) -> Acting:
+    """A person whose token was narrowed to `scopes`; without any it was not."""
+    return Acting(user_id, frozenset(scopes or SCOPES), Actor(f"user:{user_id}"))
+
+
+async def mails(billing: Billing, recipient: str) -> list[str]:
+    """The texts that wait to be sent to somebody, oldest first."""
+    rows = await billing.database.rows("SELECT body FROM mail_outbox WHERE recipient = $1 ORDER BY id", recipient)
+    return [row["body"] for row in rows]
+
+
+async def token_sent(billing: Billing, recipient: str) -> str:
+    """The token of the last invitation that somebody was sent."""
+    return (await mails(billing, recipient))[-1].partition("TOKEN/accept:")[2].split()[0]

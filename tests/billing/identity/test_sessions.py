@@ -7,8 +7,9 @@ import pytest
 
 from billing.database.connection import Database
 from billing.identity.permissions import ROLES
-from billing.identity.sessions import SignInRefused, TokenPair, TokenRules
+from billing.identity.sessions import SignInRefused, TokenPair
 from billing.identity.shown import OPERATOR
+from billing.identity.signing_keys import TokenRules
 from tests.billing.identity.sessions_support import SOMEBODY, People
 
 
@@ -148,11 +149,11 @@ async def test_scopes_only_become_fewer(people: People) -> None:
     user_id, _ = await people.owner()
     pair = await people.sign_in(user_id, scopes=["billing:read", "billing:setup", "llm:proxy"])
     caller = await people.who(pair)
-    assert caller.scopes == {"billing:read", "billing:setup", "llm:proxy"}
-    narrowed = await people.sessions.narrow(caller, frozenset({"billing:read", "keys:write"}), None)
+    assert caller.scopes == caller.narrowed == {"billing:read", "billing:setup", "llm:proxy"}
+    narrowed = await people.sessions.narrow(pair.session_id, frozenset({"billing:read", "keys:write"}), None)
     assert narrowed is not None
     assert narrowed.scopes == {"billing:read"}
-    assert (await people.who(narrowed)).scopes == {"billing:read"}
+    assert (await people.who(narrowed)).narrowed == {"billing:read"}
     refreshed = await people.sessions.refresh(pair.refresh_token, SOMEBODY)
     assert (await people.who(refreshed)).scopes == {"billing:read", "billing:setup", "llm:proxy"}
     await people.database.execute("UPDATE memberships SET role = 'viewer'")

@@ -239,7 +239,7 @@ async def test_scopes_are_given_only_where_they_may_be(billing: Billing) -> None
 
     with pytest.raises(ScopeWithheld) as withheld:
         await billing.keys.create(account.id, "x", grantable=grantable)
-    assert withheld.value.scope == "billing:read"
+    assert withheld.value.required_scope == "billing:read"
     key, _ = await billing.keys.create(account.id, "x", scopes=("billing:read",))
     kept = await billing.keys.update(key.id, {"scopes": ("billing:read", "llm:proxy")}, grantable=grantable)
     assert kept.scopes == ("billing:read", "llm:proxy"), "what it has it may keep"

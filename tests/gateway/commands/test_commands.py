@@ -58,10 +58,19 @@ COMMANDS = [
     *("up", "init", "serve", "migrate", "doctor", "ledger", "ledger verify", "explain", "operator", "operator grant"),
     *("reconcile", "ledger set-aside", "ledger set-aside list", "ledger set-aside replay"),
     "ledger set-aside discard",
+    *("backup", "restore"),
     *("operator account", "operator account create", "operator account show", "operator account list"),
     *(
         "operator account set",
         "operator refund",
+        "operator adjust",
+        "operator suspend",
+        "operator close",
+        "operator reopen",
+        "operator audit",
+        "operator user",
+        *(f"operator user {what}" for what in ("list", "show", "approve", "disable", "enable", "operator")),
+        "operator price reprice",
         "operator requests",
         "operator provider",
         "operator provider list",
@@ -87,9 +96,8 @@ def test_help(shell: Shell, command: str) -> None:
     assert "Usage: metergate" in result.stdout
     if "COMMAND" not in result.stdout:
         listed = set(re.findall(r"^  (--[\w-]+)", result.stdout, re.MULTILINE))
-        calling = command.startswith("operator ") and not command.startswith(
-            "operator price "
-        )  # which reads files alone
+        files_alone = command.startswith("operator price ") and command != "operator price reprice"
+        calling = command.startswith("operator ") and not files_alone
         calls = {"--api-url", "--token-file"} if calling else set()
         timed = {"--timeout"} if calls or command in TIMED else set()
         assert listed & OF_EVERY_COMMAND == {"--output", "--quiet", "--json"} | calls | timed
@@ -296,6 +304,12 @@ def test_operator_commands_in_words(shell: Shell, stores: dict[str, str]) -> Non
     assert re.search(r"month:cost=2.00 +account", shown)
     assert re.search(r"minute:requests=60 +plan free", shown)
     assert say("account", "quotas", account_id[0]) == shown  # showing changes nothing
+    of_user = ("account", "quotas", account_id[0], "--user", "usr_ana")
+    assert say(*of_user).strip() == "There are none."
+    assert re.search("day:tokens=9 +user usr_ana", say(*of_user, "--quota", "day:tokens=9"))
+    assert say("account", "quotas", account_id[0]) == shown
+    assert "day:tokens=9" in say(*of_user)
+    assert say(*of_user, "--clear").strip() == "There are none."
     assert "month:cost" not in say("account", "quotas", account_id[0], "--clear")
     shown = say("account", "show", account_id[0])
     assert re.search(r"^quotas +none$", shown, re.MULTILINE)
