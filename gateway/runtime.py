@@ -34,6 +34,7 @@ from billing.identity.credentials import Credentials
 from billing.identity.invitations import Invitations
 from billing.identity.issuers import ForeignRules, ForeignTokens, KeySet
 from billing.identity.members import Members
+from billing.identity.oidc import OidcSignIn
 from billing.identity.organizations import Bounds, Organizations, found
 from billing.identity.passwords import Passwords
 from billing.identity.people import People
@@ -164,6 +165,24 @@ def token_rules(settings: Settings) -> TokenRules:
     )
 
 
+def _oidc_sign_in(
+    settings: Settings, ask: Outgoing, keys: SigningKeys, sessions: Sessions, subjects: Subjects
+) -> OidcSignIn | None:
+    """Return what signs people in elsewhere; None where no provider is configured."""
+    identity = settings.identity
+    if identity.public_url is None or not identity.providers:
+        return None
+    return OidcSignIn(
+        *(identity.providers, identity.public_url, settings.frontend_url),
+        ask=ask,
+        keys=keys,
+        sessions=sessions,
+        subjects=subjects,
+        clock=time.monotonic,
+        now=time.time,
+    )
+
+
 def _foreign_tokens(settings: Settings, ask: Outgoing) -> ForeignTokens | None:
     """Return what verifies tokens of other issuers; None where none is configured."""
     secret = settings.auth_cookie_secret
@@ -271,6 +290,7 @@ def _runtime(
     subjects = Subjects(database, users, new_id, defaults.default_plan)
     shown = ShownTokens(database, signing_keys, _foreign_tokens(settings, ask), subjects)
     sessions = Sessions(database, signing_keys, new_id, shown)
+    oidc = _oidc_sign_in(settings, ask, signing_keys, sessions, subjects)
     people = _people(settings, database, users, sessions, engine.change_notifier)
     services = Services(
         accounts=Accounts(database, plans, engine.change_notifier, new_id),
@@ -308,6 +328,7 @@ def _runtime(
         rotation_grace_s=defaults.rotation_grace_s,
         new_id=new_id,
         sessions=sessions,
+        oidc=oidc,
         person=sessions.caller,
         image=settings.image,
         max_body_bytes=settings.max_body_bytes,

@@ -16,7 +16,19 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from billing.api import accounts, admin_users, audit, keys, metering, organizations, own_keys, people, reads, tokens
+from billing.api import (
+    accounts,
+    admin_users,
+    audit,
+    keys,
+    metering,
+    oidc,
+    organizations,
+    own_keys,
+    people,
+    reads,
+    tokens,
+)
 from billing.api.errors import BadRequest, error_response, of_failure
 from billing.api.openapi import document
 from billing.api.reference import HEADERS as PAGE_HEADERS
@@ -37,6 +49,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *metering.ROUTES,
     *people.ROUTES,
     *tokens.ROUTES,
+    *oidc.ROUTES,
 )
 """Every endpoint of the billing API but its description."""
 REQUEST_ID_HEADER: Final = "x-request-id"

@@ -134,7 +134,7 @@ async def confirm_email(call: Call, body: NewAddressCode) -> ProfileShape:
 
 async def enrol_totp(call: Call, body: PasswordShown) -> TotpEnrolment:
     """Make the secret of an authenticator app, which counts once a code of it was confirmed."""
-    made = await _guessed(call, call.services.credentials.enrol(call.caller.id, body.password))
+    made = await _guessed(call, call.services.credentials.enrol(call.caller.id, body.password, _visitor(call)))
     return TotpEnrolment(secret=made.secret, uri=made.uri)
 
 

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+import jwt
 import pytest
 
 from billing.api.services import Services
@@ -44,6 +45,8 @@ async def test_registering_verifying_and_signing_in(api: Api, registry: Registry
     assert (asked.status, asked.json["status"]) == (202, "verify")
     code = await registry.mailed_code()
     before = await post(api, "/login", email=ADA, password=GOOD)
+    assert before.json["scope"] == ""
+    assert jwt.decode(before.json["access_token"], options={"verify_signature": False})["scope"] == ""
     pending = (await who(api, before.json["access_token"])).json
     assert (pending["status"], pending["verified"], pending["scopes"], pending["role"]) == (
         "pending",
@@ -258,8 +261,35 @@ async def test_a_network_that_guesses_is_refused_and_so_is_one_address_s_passwor
             assert (await guess(f"2001:db8:{number}::1")).status == 401
         blocked = await guess("192.0.2.9", GOOD)
         assert "a code by mail" in blocked.refused(429, "too_many_attempts")
+        assert (await guess("192.0.2.2", GOOD)).status == 200  # where its owner has signed in before
         await post(api, "/otp", email=ADA)
         assert (await post(api, "/login", email=ADA, code=await registry.mailed_code())).status == 200
+
+
+async def test_who_asks_for_mails_to_somebody_does_not_keep_them_from_their_own(
+    services: Services, billing: Billing, registry: Registry
+) -> None:
+    async with serving(replace(services, attempts=attempts_of(100, "127.0.0.0/8")), billing) as api:
+
+        async def ask(network: str, path: str = "/otp") -> int:
+            headers = {"X-Forwarded-For": network}
+            return (await api.call("POST", f"/api/auth{path}", json={"email": ADA}, headers=headers)).status
+
+        await signed_up(api, registry)  # from this machine
+        registry.people.codes._rules = replace(registry.people.codes._rules, mails_per_address=3)
+        assert [await ask(f"192.0.2.{number}") for number in range(4)] == [202, 202, 429, 429]
+        assert (await post(api, "/otp", email=ADA)).status == 202
+        assert (await post(api, "/password/forgot", email=ADA)).status == 202
+        assert (await post(api, "/otp", email=ADA)).status == 429
+
+
+async def test_nothing_is_hashed_for_one_registration_too_many(
+    api: Api, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.people.codes._rules = replace(registry.people.codes._rules, mails_per_network=1)
+    await register(api)
+    monkeypatch.delattr(type(registry.people.passwords), "hash")
+    (await post(api, "/register", email=EVE, password=GOOD)).refused(429, "too_many_attempts")
 
 
 async def test_a_forgotten_password(api: Api, registry: Registry) -> None:
@@ -282,6 +312,22 @@ async def test_a_forgotten_password(api: Api, registry: Registry) -> None:
     assert mailed.partition(".")[2] not in str(
         await registry.billing.database.rows("SELECT c::text FROM one_time_codes c")
     )
+
+
+async def test_a_new_password_is_not_kept_out_for_guesses_at_the_old_one(
+    services: Services, billing: Billing, registry: Registry
+) -> None:
+    async with serving(replace(services, attempts=attempts_of(100, "127.0.0.0/8")), billing) as api:
+
+        async def login(password: str) -> int:
+            body, headers = {"email": ADA, "password": password}, {"X-Forwarded-For": "192.0.2.1"}
+            return (await api.call("POST", "/api/auth/login", json=body, headers=headers)).status
+
+        await signed_up(api, registry)
+        assert [await login("wrong") for _ in range(11)] == [401] * 10 + [429]
+        await post(api, "/password/forgot", email=ADA)
+        await post(api, "/password/reset", token=await registry.mailed_token(), password=OTHER)
+        assert await login(OTHER) == 200
 
 
 async def test_resets_at_once_set_one_password(api: Api, registry: Registry) -> None:
