@@ -8,7 +8,9 @@
     auth        the admin key, API keys and scopes
     requests    bodies, query strings and paths, checked
     accounts    /admin/accounts   keys  /admin/keys
-    reads       /account and /billing; /admin/refusals, /admin/providers, /ping
+    usage       /account: balance, transactions, usage events   sums  /account and /billing: what was used, in sums
+    reads       /admin/refusals, /admin/providers, /ping
+    tables      answers as CSV
 
 What is taken and answered is in `billing.shapes`. `application.setup` mounts it; the gateway calls that and nothing
 else. A resource is a module with its shapes there and one with its handlers and `ROUTES` here, which

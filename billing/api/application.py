@@ -18,18 +18,19 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from billing.api import accounts, keys, reads
+from billing.api import accounts, keys, reads, sums, usage
 from billing.api.auth import ADMIN_HEADER
 from billing.api.errors import BadRequest, error_response, of_failure
 from billing.api.requests import AWAITS_BODY, BODY_TOO_SLOW
 from billing.api.route import JSON, PREFIX, Access, Call, Route, serving
 from billing.api.services import SERVICES, Services
+from billing.api.tables import CSV, TIME_LIMIT
 from billing.errors import LISTED
 from billing.keys.presented import KEY_HEADERS
 from billing.shapes.base import ErrorEnvelope
 from billing.shapes.quotas import QuotaShape
 
-ROUTES: Final[tuple[Route, ...]] = (*accounts.ROUTES, *keys.ROUTES, *reads.ROUTES)
+ROUTES: Final[tuple[Route, ...]] = (*accounts.ROUTES, *keys.ROUTES, *usage.ROUTES, *sums.ROUTES, *reads.ROUTES)
 """Every endpoint of the billing API but its description."""
 Json = dict[str, Any]
 VERSION: Final = "3.1.0"
@@ -100,7 +101,8 @@ async def error_middleware(
 ) -> web.StreamResponse:
     """Run one handler within the time limit; what it raises becomes a response."""
     try:
-        async with asyncio.timeout(request.config_dict[SERVICES].request_timeout_s):
+        async with asyncio.timeout(request.config_dict[SERVICES].request_timeout_s) as limit:
+            request[TIME_LIMIT] = limit
             return await handler(request)
     except web.HTTPException as error:
         return _of_http(request, error)
@@ -208,6 +210,8 @@ def _responses(route: Route, by_shape: dict[Any, Json]) -> Json:
     success: Json = {"description": "Done."}
     if route.answer is not None:
         success = {"description": "The answer.", "content": {route.media: {"schema": by_shape[route.answer]}}}
+        if route.csv:
+            success["content"][CSV] = {"schema": {"type": "string"}}
     responses = {str(route.status): success}
     for status in sorted(_statuses(route)):
         responses[str(status)] = refusal = {

@@ -1,9 +1,9 @@
 """Routes: one declaration of an endpoint, from which come what serves it and its part of `/api/openapi.json`.
 
 A handler is an async function of a `Call` and of what its route declares: the query string first, then the body. It
-returns the answer's shape, None where there is no body, or a whole response. `serving` makes an aiohttp handler of it,
-with the checks in the order of all refusals: the key, then the query string and the body, then what is not found, then
-the scope.
+returns the answer's shape, None where there is no body, a table, or a whole response. `serving` makes an aiohttp
+handler of it, with the checks in the order of all refusals: the key, then the query string and the body, then what is
+not found, then the scope; a table is streamed after all of them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from aiohttp import web
 
-from billing.api.auth import caller, require_admin, require_scope
+from billing.api.auth import BILLING_READ, caller, require_admin, require_scope
 from billing.api.requests import path_id, read_body, read_query
 from billing.api.services import SERVICES, Services
+from billing.api.tables import Table
 
 if TYPE_CHECKING:
     from billing.principals import Principal
@@ -44,7 +45,8 @@ class Route:
 
     `query` and `body` are the shapes of what is asked, `answer` that of a success with `status` (None: no body).
     `errors` are statuses beside those that follow from the rest; `scope` is what an API key needs. With `or_bearer` the
-    admin key may come as a bearer, too; `hint` is added to the refusal of a request without it.
+    admin key may come as a bearer, too; `hint` is added to the refusal of a request without it. With
+    `csv` the answer may be a `Table`, for who asks for one.
     """
 
     method: str
@@ -60,6 +62,7 @@ class Route:
     media: str = JSON
     body_optional: bool = False
     or_bearer: bool = False
+    csv: bool = False
     hint: str = ""
     name: str = ""
     summary: str = ""
@@ -132,8 +135,22 @@ def serving(route: Route) -> HttpHandler:
             require_scope(principal, route.scope)
         if isinstance(found, web.StreamResponse):
             return found
+        if isinstance(found, Table):
+            return await found.send(request)
         response = web.Response(status=route.status) if found is None else answer(found, route.status)
         response.headers.update(call.headers)
         return response
 
     return serve
+
+
+def customer_read(
+    path: str,
+    handler: Callable[..., Awaitable[Any]],
+    answer_shape: Any,
+    query: type[msgspec.Struct] | None = None,
+    *,
+    csv: bool = False,
+) -> Route:
+    """Return the route of a read of the caller's own account, which takes an API key with `billing:read`."""
+    return Route("GET", path, handler, Access.key, answer_shape, query, scope=BILLING_READ, csv=csv)
