@@ -3,8 +3,10 @@
 money  prices  price_table  price_ids  rates  usage  quotas  plans  principals  shares     pure: no clock, no I/O
 accounts/    who pays: accounts, and changes of their balance by people
 keys/        who may spend: keys, their secrets and what a request presents
+identity/    people and organizations: who calls, and what they may do there
 holds/       admission and settlement: decision, Redis scripts, recovery
 ledger/      transfers, usage events, the batch that writes them, reports, verification
+services/    what other services meter, through the same holds and ledger
 owned/       whose an object at a provider is
 database/    the one place that imports asyncpg; migrations
 shapes/      what the HTTP API takes and answers, and what a key may say

@@ -33,8 +33,10 @@ ADDRESSES_MAX: Final = 65_536
 
 LOOK_EVERY_S: Final = 1.0
 """How often an address that is refused has a key looked up of which nothing is known."""
-KEYS, ADMINS = "key", "admin"
-"""What is guessed at: who shows wrong API keys is not refused as an admin."""
+KEYS, ADMINS, SIGN_INS = "key", "admin", "sign-in"
+"""What is guessed at: who shows wrong API keys is not refused as an admin, or as somebody who signs in."""
+
+_NAMES: Final = {KEYS: "keys", ADMINS: "keys", SIGN_INS: "passwords or codes"}
 
 T = TypeVar("T")
 Count = Callable[[str], Awaitable[tuple[int, int]]]
@@ -46,9 +48,9 @@ class TooManyAttempts(MetergateError):
 
     kind = "too_many"
 
-    def __init__(self, retry_after_s: int) -> None:
+    def __init__(self, retry_after_s: int, what: str = "keys") -> None:
         super().__init__(
-            f"Too many wrong keys have come from this address: wait {retry_after_s} s, and check which key you send."
+            f"Too many wrong {what} have come from this address: wait {retry_after_s} s, and check what you send."
         )
         self.retry_after_s = retry_after_s
 
@@ -109,14 +111,14 @@ class Attempts:
                 await self._count_failure(address, peer, headers)
         return found
 
-    def refuse_blocked(self, peer: str, headers: MultiMapping[str]) -> None:
-        """Raise `TooManyAttempts` for an address that has shown too many wrong admin keys."""
+    def refuse_blocked(self, peer: str, headers: MultiMapping[str], kind: str = ADMINS) -> None:
+        """Raise `TooManyAttempts` for an address that has shown too many wrong admin keys, or what else is guessed."""
         if self._blocked:
-            self._refuse(self._address(ADMINS, peer, headers))
+            self._refuse(self._address(kind, peer, headers))
 
-    async def failed(self, peer: str, headers: MultiMapping[str]) -> None:
-        """Count a wrong admin key. Raises `TooManyAttempts` where it was one too many."""
-        await self._count_failure(self._address(ADMINS, peer, headers), peer, headers)
+    async def failed(self, peer: str, headers: MultiMapping[str], kind: str = ADMINS) -> None:
+        """Count a wrong admin key, or what else is guessed. Raises `TooManyAttempts` where it was one too many."""
+        await self._count_failure(self._address(kind, peer, headers), peer, headers)
 
     def _refuse(self, address: str, *, look: bool = False) -> bool:
         """Raise `TooManyAttempts` for an address that has failed too often. With `look` one passes now and then, and
@@ -129,7 +131,7 @@ class Attempts:
             del self._blocked[address]
             return False
         if not look or now < look_at:
-            raise TooManyAttempts(math.ceil(until - now))
+            raise TooManyAttempts(math.ceil(until - now), _NAMES[address.partition(" ")[0]])
         self._blocked[address] = until, now + LOOK_EVERY_S
         return True
 
@@ -152,7 +154,7 @@ class Attempts:
                 return
             until = now + left_ms / 1000
         self._block(address, until, peer, headers)
-        raise TooManyAttempts(max(1, math.ceil(until - now)))
+        raise TooManyAttempts(max(1, math.ceil(until - now)), _NAMES[address.partition(" ")[0]])
 
     def _block(self, address: str, until: float, peer: str, headers: MultiMapping[str]) -> None:
         self._blocked[address] = until, self._clock() + LOOK_EVERY_S
@@ -168,8 +170,12 @@ class Attempts:
                 FORWARDED_HEADER,
             )
 
+    def address_of(self, peer: str, headers: MultiMapping[str]) -> str:
+        """Return where a request comes from, behind trusted proxies."""
+        return self._addresses.of(peer, headers.getall(FORWARDED_HEADER, []))
+
     def _address(self, kind: str, peer: str, headers: MultiMapping[str]) -> str:
-        return f"{kind} {self._addresses.of(peer, headers.getall(FORWARDED_HEADER, []))}"
+        return f"{kind} {self.address_of(peer, headers)}"
 
 
 def counted_in_redis(redis: RedisState, window_s: float) -> Count:

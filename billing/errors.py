@@ -28,6 +28,8 @@ MetergateError
 +-- GrantError                     billing.accounts.grants
 |   +-- BalanceOutOfBounds         billing.accounts.grants
 |   +-- IdempotencyConflict        billing.accounts.grants
++-- BadUserId                      billing.accounts.member_limits
++-- RepricingRefused               billing.accounts.repricing
 +-- ApiError                       billing.api.errors
 |   +-- Conflict                   billing.api.errors
 |   +-- InsufficientScope          billing.api.errors
@@ -36,6 +38,7 @@ MetergateError
 |   +-- TooMany                    billing.api.errors
 |   +-- Unauthorized               billing.api.errors
 |   +-- Unavailable                billing.api.errors
+|   +-- Unpriced                   billing.api.errors
 +-- TooManyAttempts                billing.attempts
 +-- ClientError                    billing.calls
 |   +-- BadAnswer                  billing.calls
@@ -51,17 +54,49 @@ MetergateError
 +-- LostWrites                     billing.holds.partition
 +-- AccountsLocked                 billing.holds.replay
 +-- LeftToOthers                   billing.holds.replay
++-- TooManyMails                   billing.identity.codes
++-- TooManyTries                   billing.identity.codes
++-- CredentialsError               billing.identity.credentials
+|   +-- CredentialRefused          billing.identity.credentials
+|   +-- WrongCredential            billing.identity.credentials
++-- IssuerAway                     billing.identity.issuers
++-- MailFailed                     billing.identity.mailer
++-- OrganizationError              billing.identity.organizations
+|   +-- OrganizationConflict       billing.identity.organizations
+|   +-- OrganizationForbidden      billing.identity.organizations
+|   +-- OrganizationNotFound       billing.identity.organizations
+|   +-- OrganizationRefused        billing.identity.organizations
++-- PasswordRefused                billing.identity.passwords
++-- TooManyHashes                  billing.identity.passwords
++-- SignInRefused                  billing.identity.sessions
++-- SubjectTaken                   billing.identity.subjects
++-- BadToken                       billing.identity.tokens
++-- UserError                      billing.identity.users
+|   +-- BadAddress                 billing.identity.users
+|   +-- UserNotFound               billing.identity.users
+|   +-- UserRefused                billing.identity.users
 +-- DifferentKeys                  billing.keys.presented
++-- UsageQueryError                billing.ledger.used
 +-- MoneyError                     billing.money
 +-- BadCursor                      billing.pages
 +-- QuotaError                     billing.quotas
 +-- PriceError                     billing.rates
++-- BadMeasure                     billing.services.charges
++-- MeterNotPriced                 billing.services.charges
++-- Busy                           billing.services.events
++-- EventConflict                  billing.services.events
++-- EventRefused                   billing.services.events
++-- NotAdmitted                    billing.services.events
++-- UnknownAccount                 billing.services.events
++-- UnknownHold                    billing.services.service_holds
 +-- ApiKeyError                    billing.shapes.rules
+|   +-- KeyConflict                billing.shapes.rules
 |   +-- KeyNotFound                billing.shapes.rules
 |   +-- KeyRefused                 billing.shapes.rules
+|   +-- ScopeWithheld              billing.shapes.rules
 +-- TimeError                      billing.times
 +-- UsageError                     billing.usage
-+-- BadKeyFile                     gateway.commands.admin_key
++-- BadKeyFile                     gateway.commands.first_start
 +-- WouldOverwrite                 gateway.commands.init
 +-- ConfigError                    gateway.config.problems
 +-- Unset                          gateway.config.problems
@@ -98,19 +133,21 @@ INCORRECT_KEY: Final = "Incorrect API key provided"
 """What OpenAI's 401 begins with, by which some clients tell a wrong key."""
 LISTED: Final = "GET /docs lists the endpoints."
 
-Kind = Literal["unauthorized", "not_found", "invalid", "conflict", "too_many", "unavailable"]
+Kind = Literal["unauthorized", "forbidden", "not_found", "invalid", "conflict", "too_many", "unavailable", "not_priced"]
 
 
 class MetergateError(Exception):
     """Something failed. The message never holds a secret.
 
     `kind` says how a request is refused that has caused it, with the message; None: with neither. `field` names what of
-    the request is wrong, `retry_after_s` is how long to wait in whole seconds.
+    the request is wrong, `retry_after_s` is how long to wait in whole seconds, `required_scope` what somebody lacks to
+    whom it is forbidden.
     """
 
     kind: ClassVar[Kind | None] = None
     field: str | None = None
     retry_after_s: int | None = None
+    required_scope: str | None = None
 
 
 class StoreError(MetergateError):

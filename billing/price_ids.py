@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from billing.prices import PriceRow
     from billing.rates import Tier
+
+_ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 def row_id(row: PriceRow) -> str:
@@ -42,7 +44,7 @@ def canonical_json(row: PriceRow) -> str:
         ]
     if row.cost_reported:
         values["cost"] = "reported"
-    return json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return _ENCODER.encode(values)
 
 
 def _tiers_as_json(tiers: Iterable[Tier]) -> list[list[object]]:

@@ -9,6 +9,7 @@ says, so that an edited file adds a row and never changes one that has priced a 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING, Final
@@ -28,6 +29,7 @@ from billing.rates import (
     TIER_NAMES,
     TOKEN_CLASSES,
     PriceError,
+    PriceLine,
     Sheet,
     Tier,
     Variant,
@@ -48,20 +50,6 @@ REPORTED: Final = "reported_cost"
 """The class of a line that is the provider's own cost."""
 MAX_KNOWN: Final = 256
 """Conditions of answers whose variants a row keeps; providers write them, so that they are bounded."""
-
-
-@dataclass(frozen=True, slots=True)
-class PriceLine:
-    """One line of a charge: `amount_scaled` is exact, in nano-USD / `COST_SCALE`. `rate_nano` is per million tokens
-    where `per_million` is true, else per unit, per second, or per hour (the class is `hour` then). The quantity of
-    seconds and hours is in milliseconds. `model` is None for the model of the row that the debit names."""
-
-    price_class: str
-    quantity: int
-    rate_nano: int
-    per_million: bool
-    amount_scaled: int
-    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +74,10 @@ class PriceRow:
     max_output_tokens: int | None = None
     context_window: int | None = None
     hidden_reasoning: bool = False
-    id: str = ""
     variants: tuple[Variant, ...] = ()
     cost_reported: bool = False
     source: str | None = field(default=None, compare=False)
+    _id: str = field(default="", init=False, repr=False, compare=False)
     _sheets: dict[str | None, Sheet] = field(default_factory=dict, init=False, repr=False, compare=False)
     _known: dict[tuple[object, ...], str | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -98,10 +86,7 @@ class PriceRow:
         check_units(self.per_unit)
         if not self.per_million and not self.per_unit:
             raise PriceError("a price row needs a price: per_million or per_unit")
-        if not self.provider or not self.model:
-            raise PriceError("a price row names a provider and a model")
-        if ANY_MODEL in self.model[:-1]:
-            raise PriceError("a model is a name, a prefix that ends with one *, or * alone")
+        self._check_name()
         check_tiers(self.tiers)
         for name, known in (("multipliers", MULTIPLIERS), ("part_tokens", PART_KINDS)):
             check_amounts(name, getattr(self, name) or {}, known)
@@ -111,7 +96,27 @@ class PriceRow:
             if bound is not None and bound <= 0:
                 raise PriceError(f"{name} must be above zero")
         self._check_variants()
-        object.__setattr__(self, "id", row_id(self))
+
+    @property
+    def id(self) -> str:
+        """Return the row's name in the ledger, a digest of what it says; worked out when it is first asked for."""
+        if not self._id:
+            object.__setattr__(self, "_id", row_id(self))
+        return self._id
+
+    def alias(self, model: str) -> PriceRow:
+        """Return the same row for another name: what was checked and worked out is shared. Raises `PriceError`."""
+        row = copy(self)
+        object.__setattr__(row, "model", model)
+        row._check_name()
+        object.__setattr__(row, "_id", "")
+        return row
+
+    def _check_name(self) -> None:
+        if not self.provider or not self.model:
+            raise PriceError("a price row names a provider and a model")
+        if ANY_MODEL in self.model[:-1]:
+            raise PriceError("a model is a name, a prefix that ends with one *, or * alone")
 
     def _check_variants(self) -> None:
         names = [variant.name for variant in self.variants]
@@ -120,10 +125,10 @@ class PriceRow:
         for short in self.multipliers or {}:
             if f"service_tier={short}" in names or f"processing={short}" in names:
                 raise PriceError(f"{short} stands in multipliers and in variants")
-        for variant in self.variants:
-            self._sheets[variant.name] = Sheet(self.per_million, self.tiers, self.per_unit, (variant,))
-        if any(variant.factor != FACTOR_SCALE for variant in self.variants):  # with every other one, too
+        # A sheet is made where it is first used, unless a factor may make a rate of it that can't be.
+        if any(variant.factor != FACTOR_SCALE for variant in self.variants):  # alone and with every other one
             for variant in self.variants:
+                self._sheet(variant.name)
                 self._sheet("+".join({variant.name: 0, **{v.name: 0 for v in self.variants if "region" in v.when}}))
 
     def variant(
@@ -215,11 +220,8 @@ class PriceRow:
         if sheet is None:
             names = (variant or "").split("+")
             applying = [one for one in self.variants if one.name in names]
-            factor = (
-                next((self.multipliers[name] for name in names if name in self.multipliers), FACTOR_SCALE)
-                if (self.multipliers)
-                else FACTOR_SCALE
-            )
+            known = self.multipliers or {}
+            factor = next((known[name] for name in names if name in known), FACTOR_SCALE)
             if len(self._sheets) >= MAX_KNOWN:
                 self._sheets.clear()
             sheet = self._sheets[variant] = Sheet(self.per_million, self.tiers, self.per_unit, applying, factor)
@@ -240,6 +242,11 @@ class PriceRow:
             per_million, scale, rate = price_class in rates, EIGHTEENTHS * MILLION, 0
             if per_million:
                 rate, scale = rates[price_class], EIGHTEENTHS
+            elif price_class == "unit":
+                line = _meter_line(sheet, quantity)
+                if line is not None:
+                    lines.append(line)
+                continue
             elif price_class != "second":
                 rate = sheet.unit(price_class)
             elif "hour" in sheet.units:
@@ -295,3 +302,12 @@ class PriceRow:
 
     def _most(self) -> int:
         return max([FACTOR_SCALE, *(self.multipliers or {}).values()])
+
+
+def _meter_line(sheet: Sheet, quantity: int) -> PriceLine | None:
+    """The line of what a meter has counted, in thousandths; None where it has no price."""
+    for price_class, per in (("unit", 1), ("million", MILLION)):
+        if rate := sheet.units.get(price_class, 0):
+            amount = ceil_div(quantity * rate * sheet.factor * EIGHTEENTHS * MILLION, 1000 * per)
+            return PriceLine(price_class, quantity, rate, False, amount)
+    return None

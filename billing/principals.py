@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from billing.plans import Plan
 
 Status = Literal["active", "past_due", "suspended", "closed"]
-Subject = Literal["key", "plan", "account"]
+Subject = Literal["key", "plan", "account", "user"]
 
+SERVICE_KEY: Final = "service:"
+"""What the id begins with that stands in place of a key's where another service meters: its name follows. No id of a
+key has a colon. It has no quotas, and version 1 for good."""
 MAX_KEPT: Final = 256
 """Models and features for which something is kept with a principal."""
 
@@ -33,19 +36,27 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class QuotaLimits:
-    """The limits of one principal on one model, packed for `admit`: a count, then tag (u32) and limit (i64) each."""
+    """The limits of one principal on one model, packed for `admit`: a count, then tag (u32) and limit (i64) each. Those
+    of the user are packed where the user has quotas at all."""
 
     account: tuple[Limit, ...]
     key: tuple[Limit, ...]
     packed: bytes
     minute: tuple[tuple[str, int], ...]
-    """Metric and limit of those with a minute window, account first: `admit` answers what they have used."""
+    """Metric and limit of those with a minute window, account, key, user: `admit` answers what they have used."""
+    user: tuple[Limit, ...] = ()
+
+    @property
+    def all(self) -> frozenset[Limit]:
+        """Return the limits of every subject."""
+        return frozenset(self.account + self.key + self.user)
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
     """The account, user and key of a request. Versions are those of the rows in Postgres that this was read from; times
-    are Unix seconds."""
+    are Unix seconds. `expires_at_s` is when the key expires, or before that the secret that it was read by, which
+    another one has replaced."""
 
     account_id: str
     account_name: str
@@ -68,6 +79,8 @@ class Principal:
     created_at_s: float
     expires_at_s: float | None
     revoked_at_s: float | None
+    user_quotas: tuple[Quota, ...] = ()
+    """Of the user in this account, counted over all of the user's keys in it."""
     kept: dict[tuple[str, str, str], Any] = field(default_factory=dict, repr=False, compare=False)
     """A gateway's admission data by model and feature, dropped with the principal."""
 
@@ -96,14 +109,17 @@ class Principal:
             + [("account", quota) for quota in self.account_quotas if quota.applies_to(model, feature)]
         )
         key = _tightest([("key", quota) for quota in self.key_quotas if quota.applies_to(model, feature)])
-        minutes = [limit.quota for limit in account + key if limit.quota.window is Window.minute]
+        user = _tightest([("user", quota) for quota in self.user_quotas if quota.applies_to(model, feature)])
+        minutes = [limit.quota for limit in account + key + user if limit.quota.window is Window.minute]
         minute = tuple((quota.metric.name, quota.limit) for quota in minutes)
-        return QuotaLimits(account, key, pack_limits(account) + pack_limits(key), minute)
+        packed = pack_limits(account) + pack_limits(key) + (pack_limits(user) if self.user_quotas else b"")
+        return QuotaLimits(account, key, packed, minute, user)
 
     def every_limit(self) -> list[Limit]:
         """Return every quota that applies to some request of this principal, tightest or not."""
         return (
             [Limit("key", quota) for quota in self.key_quotas]
+            + [Limit("user", quota) for quota in self.user_quotas]
             + [Limit("plan", quota) for quota in self.plan.quotas]
             + [Limit("account", quota) for quota in self.account_quotas]
         )

@@ -125,6 +125,8 @@ def parse_limit(metric: Metric, value: object) -> int:
             raise QuotaError(f"limit of cost: {error}") from error
     elif type(value) is int:
         limit = value
+    elif type(value) is float and value.is_integer():  # 100.0 is an integer of JSON, as JSON Schema has it
+        limit = int(value)
     else:
         raise QuotaError("limit must be an integer")
     if not 0 <= limit <= MAX_NANO:

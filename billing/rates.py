@@ -38,8 +38,9 @@ INPUT_CLASSES: Final = (
 )
 OUTPUT_CLASSES: Final = ("output", "reasoning", "audio_output", "image_output", "video_output")
 TOKEN_CLASSES: Final = INPUT_CLASSES + OUTPUT_CLASSES
-UNIT_CLASSES: Final = ("request", "image", "second", "hour", "character", "search", "page")
-"""`hour` is a price of the class `second` where a provider names it by the hour; a row has one of the two."""
+UNIT_CLASSES: Final = ("request", "image", "second", "hour", "character", "search", "page", "unit", "million")
+"""`hour` is a price of the class `second` where a provider names it by the hour, `million` one of the class `unit`
+where one of them costs less than a nano-USD; a row has one of the two."""
 NAMED_UNITS: Final = re.compile(r"(?:call|image)(?:\.[a-z0-9_:-]{1,40}){1,3}", re.ASCII)
 """Units with names of their own, as in `billing.usage`: `call.file_search`, `image.1024x1024.high`."""
 MULTIPLIERS: Final = ("batch", "flex", "priority")
@@ -129,6 +130,21 @@ class Variant:
             elif conditions.get(key) != value:
                 return False
         return True
+
+
+@dataclass(frozen=True, slots=True)
+class PriceLine:
+    """One line of a charge: `amount_scaled` is exact, in nano-USD / `COST_SCALE`. `rate_nano` is per million tokens
+    where `per_million` is true, else per unit, per second, or per hour (the class is `hour` then). The quantity of
+    seconds and hours is in milliseconds, of units and millions of units in thousandths of a unit. `model` is None
+    for the model of the row that the debit names."""
+
+    price_class: str
+    quantity: int
+    rate_nano: int
+    per_million: bool
+    amount_scaled: int
+    model: str | None = None
 
 
 class Sheet:
@@ -241,12 +257,14 @@ def check_rates(rates: Mapping[str, int], known: Collection[str]) -> None:
 
 
 def check_units(rates: Mapping[str, int]) -> None:
-    """Raise `PriceError` for a unit that does not exist, a price below zero, or one by the second and by the hour."""
+    """Raise `PriceError` for a unit that does not exist, a price below zero, or two for the same."""
     check_rates(
         {name: rate for name, rate in rates.items() if rate < 0 or not NAMED_UNITS.fullmatch(name)}, UNIT_CLASSES
     )
     if "second" in rates and "hour" in rates:
         raise PriceError("a price is by the second or by the hour")
+    if "unit" in rates and "million" in rates:
+        raise PriceError("a price is by the unit or by the million")
 
 
 def check_amounts(what: str, amounts: Mapping[str, int], known: Collection[str]) -> None:

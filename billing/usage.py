@@ -17,6 +17,8 @@ from billing.errors import MetergateError
 
 MAX_COUNT: Final = 2**31 - 1
 """Upper bound of every count of one request; a provider that reports more is reporting nonsense."""
+MAX_UNIT_THOUSANDTHS: Final = 2**53 - 1
+"""Nine million million units of a meter."""
 MAX_NAMED: Final = 64
 """Kinds of named units that one request may have."""
 NAMED_UNIT: Final = re.compile(r"(?:call|image)(?:\.[a-z0-9_:-]{1,40}){1,3}", re.ASCII)
@@ -32,7 +34,8 @@ class UsageError(MetergateError, ValueError):
 class Usage(msgspec.Struct, frozen=True, gc=False):
     """Counts of one request at one model. `input_tokens` and `output_tokens` are totals; other token counts are parts
     of them. `milliseconds` are of sound or video; `images` are those of no named kind; `named` counts further units by
-    names that `NAMED_UNIT` matches. `reported_cost_usd` is the provider's own cost as a plain decimal, None where it
+    names that `NAMED_UNIT` matches. `unit_thousandths` are of whatever another service's meter counts, and may be
+    more than any provider counts. `reported_cost_usd` is the provider's own cost as a plain decimal, None where it
     reports none.
 
     A struct, because one is made for every request, and a frozen dataclass of so many fields takes ten times as long.
@@ -62,6 +65,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     pages: int = 0
     named: Mapping[str, int] | None = None
     reported_cost_usd: str | None = None
+    unit_thousandths: int | None = None
 
     def __post_init__(self) -> None:
         values = _values_of(self)
@@ -86,6 +90,9 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
         for name, count in named.items():
             if not NAMED_UNIT.fullmatch(name) or type(count) is not int or not 0 < count <= MAX_COUNT:
                 raise UsageError(f"named counts units such as call.file_search or image.1024x1024.high, not {name!r}")
+        units = self.unit_thousandths
+        if units is not None and not (type(units) is int and 0 <= units <= MAX_UNIT_THOUSANDTHS):
+            raise UsageError(f"unit_thousandths is an integer from 0 to {MAX_UNIT_THOUSANDTHS}")
         if self.reported_cost_usd is not None and not _COST.fullmatch(self.reported_cost_usd):
             raise UsageError("reported_cost_usd is a plain decimal of USD that is not below zero")
 
@@ -120,7 +127,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 
     def by_class(self) -> dict[str, int]:
         """Quantity by price class, each unit counted once; classes with nothing are left out. Seconds are counted in
-        milliseconds."""
+        milliseconds, units of a meter in thousandths."""
         quantities = {
             "input": self.input_tokens - self.input_parts,
             "cached_input": self.cached_input_tokens,
@@ -142,25 +149,27 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
             "character": self.characters,
             "search": self.searches,
             "page": self.pages,
+            "unit": self.unit_thousandths or 0,
             **(self.named or {}),
         }
         return {name: quantity for name, quantity in quantities.items() if quantity}
 
 
-COUNT_NAMES: Final = tuple(name for name in Usage.__struct_fields__ if name not in ("named", "reported_cost_usd"))
+_NOT_COUNTS: Final = ("named", "reported_cost_usd", "unit_thousandths")
+COUNT_NAMES: Final = tuple(name for name in Usage.__struct_fields__ if name not in _NOT_COUNTS)
 INPUT_PARTS: Final = tuple(name for name in COUNT_NAMES if "input_" in name or name.startswith("cache"))[1:]
 OUTPUT_PARTS: Final = ("reasoning_tokens", "audio_output_tokens", "image_output_tokens", "video_output_tokens")
 _values_of: Final = msgspec.structs.astuple
 _COUNTS: Final = len(COUNT_NAMES)
 _USUAL: Final = 1 + COUNT_NAMES.index("requests")
-_NO_RARE: Final = (*(0,) * (_COUNTS - _USUAL), None, None)
+_NO_RARE: Final = (*(0,) * (_COUNTS - _USUAL), *(None,) * len(_NOT_COUNTS))
 _ONLY_INT: Final = frozenset((int,))
 _input_parts_of: Final = attrgetter(*INPUT_PARTS)
 _SPECIAL: Final = tuple(
     name for name in Usage.__struct_fields__ if name not in ("input_tokens", "output_tokens", "requests")
 )
 _special_of: Final = attrgetter(*_SPECIAL)
-_NOTHING_SPECIAL: Final = (*(0,) * (len(_SPECIAL) - 2), None, None)
+_NOTHING_SPECIAL: Final = (*(0,) * (len(_SPECIAL) - len(_NOT_COUNTS)), *(None,) * len(_NOT_COUNTS))
 
 
 class ModelUsage(msgspec.Struct, frozen=True, gc=False):
@@ -173,7 +182,7 @@ class ModelUsage(msgspec.Struct, frozen=True, gc=False):
 
 
 class UsageLine(NamedTuple):
-    """So much of one class of one model. Tokens, units, or milliseconds of the class `second`."""
+    """So much of one class of one model. Tokens, units, milliseconds of the class `second`, thousandths of `unit`."""
 
     provider: str
     model: str
@@ -191,7 +200,8 @@ def usage_lines(provider: str, model: str, usage: Usage, others: Iterable[ModelU
 
 
 def total(usages: Iterable[Usage]) -> Usage:
-    """The counts of several usages together; of their reported costs none is kept. Raises `UsageError`."""
+    """The counts of several usages together; of their reported costs, and of meters, none is kept. Raises
+    `UsageError`."""
     counts = dict.fromkeys(COUNT_NAMES, 0)
     named: dict[str, int] = {}
     for usage in usages:

@@ -2,6 +2,8 @@
 
 app          the only wiring: from settings to stores, services, engine and routes; runtime  that of the stores
 rules        the settings in the form that each part of a worker takes
+metering     what other services call, made of the engine
+outgoing     questions to other issuers of tokens, bounded in time and size
 auth         who asks: what `billing` says of a request's key, as refusals
 server/      what a client's connection may send, how a request is read and an answer written; refusals
 proxy/       a metered request: routed, estimated, held, forwarded, priced, settled

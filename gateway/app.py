@@ -19,7 +19,10 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from billing.api.application import setup
+from billing.identity.mailer import Mailer, MailRules
+from billing.identity.sessions import FORGET
 from billing.ledger.catalogue import sync_prices
+from billing.ledger.retention import UsageRetention
 from billing.owned.jobs import BackgroundJobs
 from billing.owned.objects import OwnedObjects, Retention, RetentionRules
 from gateway.auth import Authenticator
@@ -34,6 +37,7 @@ from gateway.metrics.registry import Metrics
 from gateway.proxy.background_jobs import BackgroundPoller
 from gateway.proxy.forward import Forwarder
 from gateway.proxy.handler import Proxy
+from gateway.proxy.jobs import JobProviders
 from gateway.proxy.records import Records, RequestLog
 from gateway.proxy.remainder import Remainder
 from gateway.proxy.routing import Router
@@ -47,6 +51,7 @@ from gateway.rules import (
     drain_rules,
     edge_rules,
     forward_rules,
+    mail_delivery,
     make_transports,
     note_unknown_dialects,
     proxy_rules,
@@ -151,7 +156,9 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         engine.loops.start("targets_listen", shared.listen)
         engine.loops.start("background", parts.poller.run)
         kept = RetentionRules(settings.defaults.object_retention_days, settings.defaults.job_retention_days)
-        engine.loops.start("retention", Retention(runtime.database, kept, new_id()).run)
+        engine.loops.start("retention", Retention(runtime.database, kept, new_id(), FORGET).run)
+        _start_usage_retention(runtime, metrics)
+        _start_mailer(runtime, metrics)
         health.ready = True
         yield (
             Served(app, parts.proxy, parts.dialects, edge_rules(settings.defaults, cors), settings.defaults.edge),
@@ -160,7 +167,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     finally:
         health.ready = False
         await engine.loops.stop("background", "housekeeping", "metrics", "plans", "prices", "reconcile", "refused")
-        await engine.loops.stop("retention", "targets_tell", "targets_listen")
+        await engine.loops.stop("mail", "retention", "usage_retention", "targets_tell", "targets_listen")
         await runtime.refused.flush()
         parts.remainder.hurry()
         await parts.poller.stop()
@@ -192,9 +199,9 @@ def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Pa
     missing = MissingUsage(defaults.missing_usage, tokenizer)
     settlements = Settlements(engine.holds, missing, metrics, defaults.max_usage_factor)
     jobs = BackgroundJobs(runtime.database, engine.change_notifier, engine.gateway_id, defaults.background_lease_s)
-    poller = BackgroundPoller(
-        *(jobs, transports, router, settlements, dialects.creations(), background_rules(defaults), new_id, time.time)
-    )
+    polling = background_rules(defaults)
+    providers = JobProviders(transports, router, polling)
+    poller = BackgroundPoller(jobs, providers, settlements, dialects.creations(), polling, new_id, time.time)
     remainder = Remainder(settlements, drain_rules(defaults), records, poller)
     stored = StoredObjects(OwnedObjects(runtime.database), router, time.time)
     forwarder = Forwarder(
@@ -258,6 +265,27 @@ def _start_loops(
     loops.start("prices", price_follower.run)
     loops.start("refused", runtime.refused.run)
     loops.start("reconcile", lambda: jobs.reconcile_for_ever(runtime.settings.defaults.reconcile_interval_s))
+
+
+def _start_usage_retention(runtime: Runtime, metrics: Metrics) -> None:
+    months = runtime.settings.defaults.usage_retention_months
+    if months is None:
+        return
+    retention = UsageRetention(runtime.database, months, new_id())
+    told = "Months of usage events that are old enough to be dropped and stay: their rollups are not those of them."
+    metrics.gauge("usage_months_kept", told, lambda: retention.kept, "max")
+    runtime.engine.loops.start("usage_retention", retention.run)
+
+
+def _start_mailer(runtime: Runtime, metrics: Metrics) -> None:
+    defaults = runtime.settings.defaults
+    rules = MailRules(defaults.mail_attempts, defaults.mail_retention_days)
+    delivery = mail_delivery(runtime.settings, os.environ)
+    mailer = Mailer(runtime.database, runtime.people.codes, delivery, rules, new_id())
+    metrics.gauge("mails_waiting", "Mails that are to be sent.", lambda: mailer.waiting, "max")
+    metrics.gauge("mails_parked", "Mails that were given up, and are kept for a while.", lambda: mailer.parked, "max")
+    metrics.gauge("mail_lag_seconds", "How long the oldest waiting mail has waited.", lambda: mailer.lag_s, "max")
+    runtime.engine.loops.start("mail", mailer.run)
 
 
 async def _identified(_: web.Request, response: web.StreamResponse) -> None:

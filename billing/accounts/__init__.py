@@ -1,5 +1,7 @@
 """Accounts: who pays.
 
-accounts   made, read and changed; each change raises the account's version
-grants     credit given and taken by people, once for each idempotency key
+accounts       made, read and changed; each change raises the account's version
+member_limits  quotas of a user of an account, counted over all of the user's keys in it
+grants         credit given and taken by people, once for each idempotency key
+repricing      requests of a period charged by another price, by correcting transfers
 """

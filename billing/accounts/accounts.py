@@ -17,7 +17,7 @@ from types import EllipsisType
 from typing import TYPE_CHECKING, Final, cast
 
 from billing import audit
-from billing.database.connection import Database, Row, queries
+from billing.database.connection import Connection, Database, Row, queries
 from billing.errors import MetergateError
 from billing.money import MAX_NANO, check_bound, format_usd
 from billing.pages import BEFORE_ALL, Page, page_of
@@ -80,6 +80,28 @@ class Account:
             zone_of(self.tz)
 
 
+async def open_account(
+    connection: Connection,
+    new_id: Callable[[], str],
+    name: str,
+    plan: str,
+    credit_limit_nano: int = 0,
+    quotas: tuple[Quota, ...] = (),
+    tz: str | None = None,
+    *,
+    actor: audit.Actor,
+) -> Account:
+    """Make an account, active and with nothing on it, in the caller's transaction; that there is the plan, the caller
+    knows. Raises `QuotaError`."""
+    account_id = ID_PREFIX + new_id()
+    stored = [quota_json(quota) for quota in check_quotas(quotas)]
+    row = await connection.fetchrow(_query("accounts_create"), account_id, name, plan, credit_limit_nano, stored, tz)
+    account = _account(cast(Row, row))
+    said = None, _audited(account)
+    await audit.record(connection, actor, "account.create", account_id, *said, account_id=account_id)
+    return account
+
+
 class Accounts:
     """Makes, reads and changes accounts. Methods raise `AccountError` and `database.connection.DatabaseError`."""
 
@@ -95,21 +117,16 @@ class Accounts:
         quotas: tuple[Quota, ...] = (),
         *,
         tz: str | None = None,
-        actor: str = audit.ADMIN,
+        actor: audit.Actor = audit.ADMIN,
     ) -> Account:
         """Create an account, active and with nothing on it. Raises `UnknownPlan`, and `times.TimeError` for a `tz`
         that is no time zone."""
         self._check_plan(plan)
         if tz is not None:
             zone_of(tz)
-        account_id = ID_PREFIX + self._new_id()
-        stored = [quota_json(quota) for quota in check_quotas(quotas)]
+        made = (self._new_id, name, plan, credit_limit_nano, quotas, tz)
         async with self._database.transaction() as connection:
-            made = (account_id, name, plan, credit_limit_nano, stored, tz)
-            row = await connection.fetchrow(_query("accounts_create"), *made)
-            account = _account(cast(Row, row))
-            await audit.record(connection, actor, "account.create", account_id, None, _audited(account))
-        return account
+            return await open_account(connection, *made, actor=actor)
 
     async def get(self, account_id: str) -> Account:
         """Return the account as Postgres has it."""
@@ -123,7 +140,9 @@ class Accounts:
         rows = await self._database.rows(_query("accounts_page"), after or BEFORE_ALL, limit + 1)
         return page_of([_account(row) for row in rows], limit, lambda account: account.id)
 
-    async def set_quotas(self, account_id: str, quotas: tuple[Quota, ...], *, actor: str = audit.ADMIN) -> Account:
+    async def set_quotas(
+        self, account_id: str, quotas: tuple[Quota, ...], *, actor: audit.Actor = audit.ADMIN
+    ) -> Account:
         """Replace the account's own quotas."""
         return await self.update(account_id, quotas=quotas, actor=actor)
 
@@ -137,10 +156,11 @@ class Accounts:
         credit_limit_nano: int | None = None,
         quotas: tuple[Quota, ...] | None = None,
         tz: str | EllipsisType | None = ...,
-        actor: str = audit.ADMIN,
+        reason: str | None = None,
+        actor: audit.Actor = audit.ADMIN,
     ) -> Account:
         """Change what is given; None leaves as it is, but clears `tz`. An account that already says all of it stays
-        at its version.
+        at its version. `reason` is for the audit log.
 
         Becoming `past_due` notes since when; any other status forgets it.
         """
@@ -173,7 +193,9 @@ class Accounts:
                 wanted.tz,
             )
             after = _account(cast(Row, row))
-            await audit.record(connection, actor, "account.update", account_id, _audited(before), _audited(after))
+            why = {} if reason is None else {"reason": reason}
+            said = _audited(before), {**_audited(after), **why}
+            await audit.record(connection, actor, "account.update", account_id, *said, account_id=account_id)
         await self._effects.account_changed(account_id)
         return after
 

@@ -1,4 +1,4 @@
-"""Grants and refunds: credit given to an account, and the one transaction of any change of a balance by an operator.
+"""Grants, refunds, adjustments: credit given or taken, and the one transaction of any change of a balance by people.
 
 This file owns the transaction of such a change: lock the account, look for the same again, check the bound, then move
 the balance, write the transfer and number the correction by which Redis learns of it. Postgres goes first; Redis is
@@ -31,6 +31,9 @@ PROMOTIONS: Final = "sys:promotions"
 """The system account that grants come from."""
 REVENUE: Final = "sys:revenue"
 """The system account that charges go to, and that a refund takes from."""
+
+WRITE_OFF: Final = "sys:write_off"
+"""The system account that adjustments go to and come from."""
 
 Kind = Literal["purchase", "grant", "refund", "adjustment", "expiry", "dispute", "subscription"]
 
@@ -103,7 +106,7 @@ class Grants:
         scope: str = "admin",
         kind: Kind = "grant",
         source: str = PROMOTIONS,
-        actor: str = audit.ADMIN,
+        actor: audit.Actor = audit.ADMIN,
     ) -> GrantResult:
         """Raise a balance by `amount_nano` (above zero), once per `idempotency_key` of a scope and account.
 
@@ -114,11 +117,7 @@ class Grants:
         if amount_nano <= 0:
             raise ValueError("a grant's amount must be above zero")
         entry = _Entry(account_id, amount_nano, source, kind, f"{scope}:{account_id}", idempotency_key, note)
-        async with self._database.transaction() as connection:
-            result = await self._record(connection, entry, actor)
-        if not result.replayed:
-            await self._effects.balance_changed(account_id)
-        return result
+        return await self._apply(entry, actor)
 
     async def refund(
         self,
@@ -127,7 +126,7 @@ class Grants:
         idempotency_key: str,
         note: str | None = None,
         *,
-        actor: str = audit.ADMIN,
+        actor: audit.Actor = audit.ADMIN,
     ) -> GrantResult:
         """Give `amount_nano` (above zero) of what an account was charged back to its balance: as `grant`, from the
         revenue and of the kind `refund`. The idempotency keys of both are the account's own and so must differ."""
@@ -135,7 +134,30 @@ class Grants:
             account_id, amount_nano, idempotency_key, note, kind="refund", source=REVENUE, actor=actor
         )
 
-    async def _record(self, connection: Connection, entry: _Entry, actor: str) -> GrantResult:
+    async def adjust(
+        self,
+        account_id: str,
+        delta_nano: int,
+        idempotency_key: str,
+        reason: str,
+        *,
+        source: str = WRITE_OFF,
+        actor: audit.Actor = audit.ADMIN,
+    ) -> GrantResult:
+        """Change a balance by `delta_nano`, above or below zero, once per `idempotency_key` of the account, which must
+        not be one of a grant's: as `grant`, of the kind `adjustment`. The balance may fall below zero, within its bound
+        alone."""
+        entry = _Entry(account_id, delta_nano, source, "adjustment", f"admin:{account_id}", idempotency_key, reason)
+        return await self._apply(entry, actor)
+
+    async def _apply(self, entry: _Entry, actor: audit.Actor) -> GrantResult:
+        async with self._database.transaction() as connection:
+            result = await self._record(connection, entry, actor)
+        if not result.replayed:
+            await self._effects.balance_changed(entry.account_id)
+        return result
+
+    async def _record(self, connection: Connection, entry: _Entry, actor: audit.Actor) -> GrantResult:
         # The account's lock also orders those who come with the same idempotency key, which is the account's own.
         account = await connection.fetchrow(_query("accounts_lock"), entry.account_id)
         if account is None:
@@ -168,7 +190,9 @@ class Grants:
         )
         before = {"balance_usd": format_usd(account["balance_nano"])}
         after = {"balance_usd": format_usd(balance_nano), "transfer_id": result.transfer_id, "note": entry.note}
-        await audit.record(connection, actor, f"account.{entry.kind}", entry.account_id, before, after)
+        await audit.record(
+            connection, actor, f"account.{entry.kind}", entry.account_id, before, after, account_id=entry.account_id
+        )
         return result
 
 

@@ -2,12 +2,17 @@
 
     services    Services: what the handlers work on, and where they find it
     route       Route: one endpoint, and the aiohttp handler that serves it; Call  a request to one
-    application  the routes as an aiohttp application, and their OpenAPI document; one middleware: time limit,
-                every failure in the envelope
+    application  the routes as an aiohttp application; one middleware: time limit, every failure in the envelope
+    openapi     their OpenAPI document; reference  the same as a page to read
     errors      ApiError and its envelope; what an exception of `billing` answers
     auth        the admin key, API keys and scopes
     requests    bodies, query strings and paths, checked
-    accounts    /admin/accounts   keys  /admin/keys
+    people      /auth: registering, signing in, one's own credentials and profile
+    accounts    /admin/accounts   keys  /admin/keys   audit  /admin/audit, /account/audit
+    tokens      /auth: refresh, narrow, revoke; sessions
+    organizations  /orgs, /invitations, /roles   own_keys  /billing/keys
+    admin_users  /admin/users
+    metering    /service: what other services call
     usage       /account: balance, transactions, usage events   sums  /account and /billing: what was used, in sums
     reads       /admin/refusals, /admin/providers, /ping
     tables      answers as CSV

@@ -1,25 +1,33 @@
-"""/api/admin/accounts: accounts, their quotas, grants and refunds. Behind the admin key."""
+"""/api/admin/accounts: accounts, their quotas and those of their users, grants, refunds and adjustments. Behind the
+admin key."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from datetime import datetime
+from typing import TYPE_CHECKING, Final, cast
 
 from msgspec import UNSET
 
-from billing.api.requests import listing, money, page_asked, positive_money, zone
-from billing.api.route import Access, Call, Route
+from billing.accounts.grants import REVENUE, WRITE_OFF
+from billing.accounts.repricing import Period
+from billing.api.requests import encode_cursor, listing, moment, money, page_asked, positive_money, signed_money, zone
+from billing.api.route import REPLAYED_HEADER, Access, Call, Route
 from billing.quotas import parse_quotas
 from billing.shapes.accounts import (
     AccountPatch,
     AccountShape,
     GrantShape,
     NewAccount,
+    NewAdjustment,
     NewGrant,
     NewQuotas,
+    UserQuotasShape,
     account_shape,
     grant_shape,
+    user_quotas_shape,
 )
 from billing.shapes.base import Listing, PageQuery
+from billing.shapes.repricing import NewRepricing, RepricingShape, repricing_shape
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -28,8 +36,6 @@ if TYPE_CHECKING:
     from billing.accounts.grants import GrantResult
     from billing.api.services import Services
 
-REPLAYED_HEADER: Final = "idempotent-replayed"
-"""On the first answer given again, as Stripe has it (https://docs.stripe.com/api/idempotent_requests)."""
 ACCOUNTS: Final = "/api/admin/accounts"
 ACCOUNT: Final = "/api/admin/accounts/{account_id}"
 
@@ -43,6 +49,7 @@ async def create_account(call: Call, body: NewAccount) -> AccountShape:
         money("credit_limit_usd", body.credit_limit_usd),
         parse_quotas(body.quotas),
         tz=None if body.tz is None else zone("tz", body.tz).key,
+        actor=call.actor,
     )
     return _shape(account, services)
 
@@ -68,14 +75,39 @@ async def update_account(call: Call, body: AccountPatch) -> AccountShape:
         credit_limit_nano=None if body.credit_limit_usd is UNSET else money("credit_limit_usd", body.credit_limit_usd),
         quotas=None if body.quotas is UNSET else parse_quotas(body.quotas),
         tz=zone("tz", body.tz).key if isinstance(body.tz, str) else None if body.tz is None else ...,
+        reason=body.reason or None,
+        actor=call.actor,
     )
     return _shape(account, call.services)
 
 
 async def set_account_quotas(call: Call, body: NewQuotas) -> AccountShape:
     """Replace all quotas of the account's own."""
-    account = await call.services.accounts.set_quotas(call.id("account_id"), parse_quotas(body.quotas))
+    quotas = parse_quotas(body.quotas)
+    account = await call.services.accounts.set_quotas(call.id("account_id"), quotas, actor=call.actor)
     return _shape(account, call.services)
+
+
+async def get_user_quotas(call: Call) -> UserQuotasShape:
+    """Return the quotas of a user in the account, which all of the user's keys in it share."""
+    return user_quotas_shape(await call.services.member_limits.get(call.id("account_id"), _user_id(call)))
+
+
+async def set_user_quotas(call: Call, body: NewQuotas) -> UserQuotasShape:
+    """Replace all quotas of a user in the account, which all of the user's keys in it share; none: no limit."""
+    quotas = parse_quotas(body.quotas)
+    limits = call.services.member_limits
+    return user_quotas_shape(await limits.set(call.id("account_id"), _user_id(call), quotas, actor=call.actor))
+
+
+async def list_user_quotas(call: Call, query: PageQuery) -> Listing[UserQuotasShape]:
+    """List the users of the account that have quotas there, by id."""
+    page = await call.services.member_limits.page(call.id("account_id"), *page_asked(query))
+    return listing(page, user_quotas_shape)
+
+
+def _user_id(call: Call) -> str:
+    return call.request.match_info["user_id"]
 
 
 async def create_grant(call: Call, body: NewGrant) -> GrantShape:
@@ -90,7 +122,34 @@ async def create_refund(call: Call, body: NewGrant) -> GrantShape:
 
 async def _credit(call: Call, body: NewGrant, give: Callable[..., Awaitable[GrantResult]]) -> GrantShape:
     amount_nano = positive_money("amount_usd", body.amount_usd)
-    result = await give(call.id("account_id"), amount_nano, body.idempotency_key, body.note)
+    result = await give(call.id("account_id"), amount_nano, body.idempotency_key, body.note, actor=call.actor)
+    return _given(call, result)
+
+
+async def create_adjustment(call: Call, body: NewAdjustment) -> GrantShape:
+    """Change a balance up or down, with a reason, once for an idempotency key, which is none of a grant's or refund's:
+    a balance may fall below zero by it."""
+    delta_nano = signed_money("amount_usd", body.amount_usd)
+    source = WRITE_OFF if body.against == "write_off" else REVENUE
+    given = call.id("account_id"), delta_nano, body.idempotency_key, body.reason
+    return _given(call, await call.services.grants.adjust(*given, source=source, actor=call.actor))
+
+
+async def reprice(call: Call, query: PageQuery, body: NewRepricing) -> RepricingShape:
+    """Compare what requests of a period were charged with another price, a batch of them; without `dry_run` correct it
+    by transfers. The same again changes nothing."""
+    since, until = (cast(datetime, moment(*each)) for each in (("since", body.since), ("until", body.until)))
+    period = Period(body.provider, body.model, since, until, body.account_id, body.price_id)
+    limit, after = page_asked(query)
+    repricing = call.services.repricing
+    if body.dry_run:
+        batch = await repricing.compare(period, limit, after)
+    else:
+        batch = await repricing.correct(period, limit, after, reason=body.reason, actor=call.actor)
+    return repricing_shape(batch.lines, encode_cursor(batch.next_after), dry_run=body.dry_run)
+
+
+def _given(call: Call, result: GrantResult) -> GrantShape:
     if result.replayed:
         call.headers[REPLAYED_HEADER] = "true"
     return grant_shape(result)
@@ -106,6 +165,9 @@ ROUTES: Final = (
     Route("GET", ACCOUNT, get_account, Access.admin, AccountShape),
     Route("PATCH", ACCOUNT, update_account, Access.admin, AccountShape, body=AccountPatch),
     Route("PUT", f"{ACCOUNT}/quotas", set_account_quotas, Access.admin, AccountShape, body=NewQuotas),
+    Route("GET", f"{ACCOUNT}/users/quotas", list_user_quotas, Access.admin, Listing[UserQuotasShape], query=PageQuery),
+    Route("GET", f"{ACCOUNT}/users/{{user_id}}/quotas", get_user_quotas, Access.admin, UserQuotasShape),
+    Route("PUT", f"{ACCOUNT}/users/{{user_id}}/quotas", set_user_quotas, Access.admin, UserQuotasShape, body=NewQuotas),
     Route(
         *("POST", f"{ACCOUNT}/grants", create_grant, Access.admin, GrantShape),
         body=NewGrant,
@@ -118,4 +180,11 @@ ROUTES: Final = (
         status=201,
         errors=(409,),
     ),
+    Route(
+        *("POST", f"{ACCOUNT}/adjustments", create_adjustment, Access.admin, GrantShape),
+        body=NewAdjustment,
+        status=201,
+        errors=(409,),
+    ),
+    Route("POST", "/api/admin/reprice", reprice, Access.admin, RepricingShape, query=PageQuery, body=NewRepricing),
 )

@@ -1,28 +1,42 @@
-"""Who may call: the admin key for /api/admin, an API key with a scope for what customers read.
+"""Who calls: somebody with an API key, a person with a token, another service, or the operator with the admin key.
 
-This file owns the rule that a presented admin key is compared in constant time, that wrong keys are counted, and that
-no refused address learns whether an admin key that could be guessed is right.
+This file owns the rule that presented admin and service keys are compared in constant time, that wrong keys are
+counted, and that no refused address learns whether an admin key that could be guessed is right.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
-from billing.api.errors import InsufficientScope, Unauthorized
+from billing.api.errors import BadRequest, InsufficientScope, NotFound, Unauthorized
 from billing.api.services import SERVICES
 from billing.errors import INCORRECT_KEY
+from billing.identity.callers import Caller
+from billing.identity.permissions import BILLING_READ as BILLING_READ
 from billing.keys.presented import bearer_of, presented_key
 from billing.keys.secrets import made_at_random, same_secret
 
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from billing.api.services import Services
     from billing.attempts import Attempts
     from billing.principals import Principal
 
 ADMIN_HEADER: Final = "X-Admin-Key"
-BILLING_READ: Final = "billing:read"
+SERVICE_HEADER: Final = "X-API-Key"
+SERVICE_NAME_HEADER: Final = "X-Service-Name"
+ORG_HEADER: Final = "X-Organization-Id"
+ORG_IN_PATH: Final = "org_id"
+"""What an organization's id in a path is called: whoever does not belong to it does not find the path."""
 _SEND_KEY: Final = "Send one of this gateway's keys as `Authorization: Bearer mg_...`."
+_SIGN_IN: Final = "Sign in: `metergate auth login`."
+_SERVICE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
+_ORG: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*", re.ASCII)
+"""The form of a JSON Web Token (RFC 7519): no API key has a dot."""
+MAX_TOKEN: Final = 8192
 
 
 async def require_admin(
@@ -34,13 +48,13 @@ async def require_admin(
     Raises `Unauthorized` and `TooManyAttempts`.
     """
     given = request.headers.get(ADMIN_HEADER, "") or (bearer_of(request.headers) if or_bearer else "")
-    if not await _is_admin(request, given, expected, attempts):
+    if not await _is_secret(request, given, expected, attempts):
         how = f"in {ADMIN_HEADER} or as Authorization: Bearer" if or_bearer else f"as {ADMIN_HEADER}"
         raise Unauthorized(f"{INCORRECT_KEY}: this call needs the admin key, {how}. {hint}".rstrip())
 
 
-async def _is_admin(request: web.Request, given: str, expected: str, attempts: Attempts) -> bool:
-    """Return whether what a request gives is the admin key; what is another has failed. Raises `TooManyAttempts`.
+async def _is_secret(request: web.Request, given: str, expected: str, attempts: Attempts) -> bool:
+    """Return whether this is the admin or service key; what is another has failed. Raises `TooManyAttempts`.
 
     A key with 256 random bits passes also where the address has shown too many wrong ones: to be told so of each guess
     helps nobody to find it. Of any other key a refused address is not told whether it is right.
@@ -57,9 +71,21 @@ async def _is_admin(request: web.Request, given: str, expected: str, attempts: A
     return False
 
 
-async def caller(request: web.Request) -> Principal:
-    """Return the principal of the request's API key, which may be of a suspended account. Raises `Unauthorized`,
+async def key_caller(request: web.Request) -> Caller:
+    """Return whose API key the request has, which may be of a suspended account. Raises `Unauthorized`,
     `DifferentKeys` and `TooManyAttempts`."""
+    principal = await _principal(request)
+    return Caller(
+        "key",
+        principal.key_id,
+        account_id=principal.account_id,
+        user_id=principal.user_id,
+        scopes=principal.scopes,
+        principal=principal,
+    )
+
+
+async def _principal(request: web.Request) -> Principal:
     services = request.app[SERVICES]
     secret = presented_key(request.headers)
     if secret is None:
@@ -76,7 +102,74 @@ async def caller(request: web.Request) -> Principal:
     return principal
 
 
-def require_scope(principal: Principal, scope: str) -> None:
-    """Reject a key that lacks the scope. Raises `InsufficientScope`."""
-    if scope not in principal.scopes:
-        raise InsufficientScope(f"This API key lacks the scope {scope}.", required_scope=scope)
+def shown_token(request: web.Request) -> str | None:
+    """Return the JSON Web Token that a request shows as its bearer, None where there is none or something else."""
+    token = bearer_of(request.headers)
+    return token if len(token) <= MAX_TOKEN and _TOKEN.fullmatch(token) else None
+
+
+async def person_caller(request: web.Request, services: Services) -> Caller:
+    """Return whose token the request has, in the organization that the path, `X-Organization-Id` or else the token
+    names. Raises `Unauthorized`, `BadRequest` and what reading the person raises."""
+    token = shown_token(request)
+    if token is None:
+        raise Unauthorized(f"This call needs the token of a person, as `Authorization: Bearer`. {_SIGN_IN}")
+    org_id = request.match_info.get(ORG_IN_PATH) or request.headers.get(ORG_HEADER)
+    if ORG_IN_PATH not in request.match_info and org_id is not None and _ORG.fullmatch(org_id) is None:
+        raise BadRequest(f"{ORG_HEADER} is the id of an organization.", ORG_HEADER)
+    found = await services.person(token, org_id)
+    if found is None:
+        raise Unauthorized(f"This token is wrong, expired or revoked. {_SIGN_IN}")
+    return found
+
+
+async def any_caller(request: web.Request, services: Services) -> Caller:
+    """Return whose API key or token the request has. Raises as `key_caller` and `person_caller`."""
+    return await (key_caller(request) if shown_token(request) is None else person_caller(request, services))
+
+
+async def service_caller(request: web.Request) -> Caller:
+    """Return which service calls: `X-API-Key` is the service key, `X-Service-Name` says who has it. A wrong key is
+    counted as a wrong admin key is. Raises `Unauthorized`, `BadRequest` and `TooManyAttempts`."""
+    services = request.app[SERVICES]
+    expected = services.service_api_key or ""
+    if not await _is_secret(request, request.headers.get(SERVICE_HEADER, ""), expected, services.attempts):
+        raise Unauthorized(f"{INCORRECT_KEY}: this call needs the service key, as {SERVICE_HEADER}.")
+    name = request.headers.get(SERVICE_NAME_HEADER, "")
+    if _SERVICE.fullmatch(name) is None:
+        raise BadRequest(
+            f"{SERVICE_NAME_HEADER} names the service that calls, in 1 to 64 letters, digits, `_`, `.` and `-`.",
+            SERVICE_NAME_HEADER,
+        )
+    return Caller("service", name)
+
+
+async def require_organization(request: web.Request, caller: Caller) -> None:
+    """Reject who does not belong to the organization of the path: a person who is no member, the API key of another
+    account. Raises `NotFound`."""
+    org_id = request.match_info[ORG_IN_PATH]
+    if caller.kind == "person":
+        own = caller.org_id if caller.role is not None else None
+    else:
+        found = await request.app[SERVICES].organizations.of_account(caller.account_id or "")
+        own = None if found is None else found.id
+    if own != org_id:
+        raise NotFound(f"There is no organization {org_id!r}.")
+
+
+def require_scope(caller: Caller, scope: str) -> None:
+    """Reject a caller that lacks the scope. Raises `InsufficientScope`."""
+    if scope in caller.scopes:
+        return
+    if caller.kind == "key":
+        message = f"This API key lacks the scope {scope}. A key that has it: `metergate keys create --scope {scope}`."
+    elif caller.role is None:
+        message = f"This needs the scope {scope} in an organization: name yours in {ORG_HEADER}."
+    elif caller.hint:
+        message = f"This needs the scope {scope}. {caller.hint}"
+    else:
+        message = (
+            f"This needs the scope {scope}, which your token or your role ({caller.role}) lacks. Where the role has "
+            f'it: `metergate auth token --scope "{scope}"`.'
+        )
+    raise InsufficientScope(message, required_scope=scope)

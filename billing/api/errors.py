@@ -2,6 +2,7 @@
 
 ApiError                 a refusal with its status, code and headers
 +-- BadRequest           400 invalid_request_error: a body, query or bound; `param` names the field
++-- Unpriced             400 model_not_priced: the table of prices has no row for it
 +-- Unauthorized         401 invalid_api_key: no key, or one that is wrong, revoked or expired
 +-- InsufficientScope    403 insufficient_scope: with `required_scope`
 +-- NotFound             404 not_found: also what belongs to another account
@@ -57,6 +58,12 @@ class BadRequest(ApiError):
     status, code = 400, "invalid_request_error"
 
 
+class Unpriced(ApiError):
+    """A meter or a model without a price."""
+
+    status, code = 400, "model_not_priced"
+
+
 class Unauthorized(ApiError):
     """No key, or one that is wrong, revoked or expired."""
 
@@ -109,6 +116,7 @@ _OF_KIND: Final[Mapping[str, type[ApiError]]] = {
     "not_found": NotFound,
     "invalid": BadRequest,
     "conflict": Conflict,
+    "not_priced": Unpriced,
     "unavailable": Unavailable,
 }
 
@@ -124,6 +132,8 @@ def of_failure(error: Exception) -> ApiError | None:
             return Unavailable("The request took too long; try again.")
         case MetergateError(kind="too_many"):
             return TooMany(str(error), error.retry_after_s or RETRY_AFTER_S)
+        case MetergateError(kind="forbidden"):
+            return InsufficientScope(str(error), required_scope=error.required_scope)
         case MetergateError(kind=str(kind)):
             return _OF_KIND[kind](str(error), error.field)
     return None

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
+
+from msgspec import UNSET
 
 from billing.api.errors import BadRequest
 from billing.api.requests import listing, page_asked
@@ -11,14 +13,19 @@ from billing.api.services import Services
 from billing.shapes.base import Listing
 from billing.shapes.keys import (
     KeyPatch,
+    KeyRow,
     KeyShape,
     KeysQuery,
     NewKey,
     NewKeyShape,
+    RotatedKeyShape,
+    Rotation,
+    RulesBody,
     given_rules,
     key_shape,
     total_tokens_quota,
 )
+from billing.times import rfc3339
 
 KEYS: Final = "/api/admin/keys"
 KEY: Final = "/api/admin/keys/{key_id}"
@@ -26,13 +33,21 @@ KEY: Final = "/api/admin/keys/{key_id}"
 
 async def create_key(call: Call, body: NewKey) -> NewKeyShape:
     """Create a key. The answer holds its secret."""
-    services, rules = call.services, given_rules(body)
+    services, rules = call.services, new_rules(call.services, body, body.quota)
+    key, secret = await services.keys.create(
+        body.account_id, body.name, user_id=body.user_id, actor=call.actor, **rules
+    )
+    return key_shape(key, NewKeyShape, key=secret, warnings=model_warnings(services, key.models))
+
+
+def new_rules(services: Services, body: RulesBody, quota: int) -> dict[str, Any]:
+    """Return the rules of a new key, `quota` among them. Raises `BadRequest` for one that has expired."""
+    rules = given_rules(body)
     expires_at = rules.get("expires_at")
     if expires_at is not None and expires_at <= datetime.fromtimestamp(services.clock(), UTC):
         raise BadRequest("expires_at has passed.", "expires_at")
-    rules["quotas"] = rules.get("quotas", ()) + total_tokens_quota(body.quota)
-    key, secret = await services.keys.create(body.account_id, body.name, user_id=body.user_id, **rules)
-    return key_shape(key, NewKeyShape, key=secret, warnings=_warnings(services, key.models))
+    rules["quotas"] = rules.get("quotas", ()) + total_tokens_quota(quota)
+    return rules
 
 
 async def list_keys(call: Call, query: KeysQuery) -> Listing[KeyShape]:
@@ -48,19 +63,42 @@ async def get_key(call: Call) -> KeyShape:
 
 async def update_key(call: Call, body: KeyPatch) -> KeyShape:
     """Change a key: what is absent stays as it is, null clears."""
+    changes = changed(body)
+    key = await call.services.keys.update(call.id("key_id"), changes, actor=call.actor)
+    return key_shape(key, KeyShape, warnings=model_warnings(call.services, changes.get("models")))
+
+
+def changed(body: KeyPatch) -> dict[str, Any]:
+    """Return what a change says of a key, by the names that `ApiKeys.update` takes."""
     changes = given_rules(body)
-    if isinstance(body.name, str):
-        changes["name"] = body.name
-    key = await call.services.keys.update(call.id("key_id"), changes)
-    return key_shape(key, KeyShape, warnings=_warnings(call.services, changes.get("models")))
+    return changes if body.name is UNSET else changes | {"name": body.name}
+
+
+async def rotate_key(call: Call, body: Rotation) -> RotatedKeyShape:
+    """Give a key a new secret. The answer holds it; the secret before stays valid for `grace_seconds`."""
+    grace_s = checked_grace(call.services, body)
+    return rotated_shape(*await call.services.keys.rotate(call.id("key_id"), grace_s, actor=call.actor))
+
+
+def checked_grace(services: Services, body: Rotation) -> int:
+    """Return for how long the secret before a rotation stays valid. Raises `BadRequest` beyond the bound."""
+    if body.grace_seconds > services.rotation_grace_s:
+        raise BadRequest(f"grace_seconds is at most {services.rotation_grace_s}.", "grace_seconds")
+    return body.grace_seconds
+
+
+def rotated_shape(key: KeyRow, secret: str) -> RotatedKeyShape:
+    """Return the shape of a key that has a new secret."""
+    until = key.previous_until and rfc3339(key.previous_until)
+    return key_shape(key, RotatedKeyShape, key=secret, previous_until=until)
 
 
 async def revoke_key(call: Call) -> None:
     """Revoke a key on every gateway within a second; one that is revoked already stays so."""
-    await call.services.keys.revoke(call.id("key_id"))
+    await call.services.keys.revoke(call.id("key_id"), actor=call.actor)
 
 
-def _warnings(services: Services, models: Iterable[str] | None) -> list[str]:
+def model_warnings(services: Services, models: Iterable[str] | None) -> list[str]:
     """Return what is allowed and may not be meant: a model that this gateway does not know may be configured later."""
     return [
         f"The model {name!r} is none of this gateway's: the key can't use it until it is configured."
@@ -74,4 +112,10 @@ ROUTES: Final = (
     Route("GET", KEY, get_key, Access.admin, KeyShape),
     Route("PATCH", KEY, update_key, Access.admin, KeyShape, body=KeyPatch),
     Route("DELETE", KEY, revoke_key, Access.admin, status=204),
+    Route(
+        *("POST", f"{KEY}/rotate", rotate_key, Access.admin, RotatedKeyShape),
+        body=Rotation,
+        body_optional=True,
+        errors=(409,),
+    ),
 )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from billing.api.errors import BadRequest, NotFound, Unavailable
+from billing.api.errors import NotFound, Unavailable
 from billing.api.requests import listing
 from billing.api.route import Access, Call, Route
 from billing.errors import StoreError
@@ -26,8 +26,6 @@ _COMMIT: Final = re.compile(r"sha-([0-9a-f]{40})")
 
 async def list_refusals(call: Call, query: RefusedQuery) -> Listing[RefusedShape]:
     """List the last requests that were refused, newest first, on one page."""
-    if query.key_id is not None and query.account_id is not None:
-        raise BadRequest("Give key_id or account_id, not both.", "key_id")
     with _redis_needed():
         found = await call.services.refused.newest(query.limit, key_id=query.key_id, account_id=query.account_id)
     return listing(Page(tuple(found), None), refused_shape)

@@ -39,9 +39,12 @@ S = TypeVar("S")
 Q = TypeVar("Q", bound=msgspec.Struct)
 
 
-async def read_body(request: web.Request, model: type[T]) -> T:
-    """Return the JSON body as `model`: 413 beyond the bound, 400 for what is not JSON or not that shape."""
+async def read_body(request: web.Request, model: type[T], *, optional: bool = False) -> T:
+    """Return the JSON body as `model`: 413 beyond the bound, 400 for what is not JSON or not that shape. Where it is
+    optional an empty one is an empty object."""
     body = await read_bounded(request, request.app[SERVICES].max_body_bytes)
+    if optional and not body:
+        body = b"{}"
     if _NUL in body or b"\0" in body:
         raise BadRequest("The body must not contain NUL characters.")
     try:
@@ -116,6 +119,14 @@ def money(param: str, given: object) -> int:
 def positive_money(param: str, given: object) -> int:
     """Return nano-USD, above zero, of a decimal string."""
     return _parsed(param, parse_positive_usd, given)
+
+
+def signed_money(param: str, given: object) -> int:
+    """Return nano-USD, above or below zero, of a decimal string."""
+    nano = _parsed(param, parse_usd, given)
+    if nano == 0:
+        raise BadRequest(f"{param} must not be zero.", param)
+    return nano
 
 
 def moment(param: str, given: str | None) -> datetime | None:

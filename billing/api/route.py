@@ -16,10 +16,26 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from aiohttp import web
 
-from billing.api.auth import BILLING_READ, caller, require_admin, require_scope
+from billing.api.auth import (
+    ADMIN_HEADER,
+    BILLING_READ,
+    ORG_IN_PATH,
+    any_caller,
+    key_caller,
+    person_caller,
+    require_admin,
+    require_organization,
+    require_scope,
+    service_caller,
+    shown_token,
+)
+from billing.api.errors import InsufficientScope
 from billing.api.requests import path_id, read_body, read_query
 from billing.api.services import SERVICES, Services
 from billing.api.tables import Table
+from billing.audit import Actor
+from billing.identity.callers import NOBODY, Caller
+from billing.shapes.base import ErrorEnvelope
 
 if TYPE_CHECKING:
     from billing.principals import Principal
@@ -27,14 +43,20 @@ if TYPE_CHECKING:
 PREFIX: Final = "/api"
 """What every path of the billing API begins with."""
 JSON: Final = "application/json"
+REPLAYED_HEADER: Final = "idempotent-replayed"
+"""On the first answer given again, as Stripe has it (https://docs.stripe.com/api/idempotent_requests)."""
 HttpHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Access(Enum):
-    """Who may call: anyone, whoever has an API key, or the admin key."""
+    """Who may call: anyone; whoever has an API key; a key or a person's token; a person; a service; or the operator,
+    who has the admin key or is a person with that right."""
 
     anyone = "anyone"
     key = "API key"
+    caller = "API key or token"
+    person = "token"
+    service = "service key"
     admin = "admin key"
 
 
@@ -44,9 +66,10 @@ class Route:
     handler's docstring likewise.
 
     `query` and `body` are the shapes of what is asked, `answer` that of a success with `status` (None: no body).
-    `errors` are statuses beside those that follow from the rest; `scope` is what an API key needs. With `or_bearer` the
-    admin key may come as a bearer, too; `hint` is added to the refusal of a request without it. With
-    `csv` the answer may be a `Table`, for who asks for one.
+    `errors` are statuses beside those that follow from the rest, `refusal` is their shape; `scope` is what a caller
+    needs. With `or_bearer` the admin key may come as a bearer, too; `accepts` are media types, each with the shape of a
+    body in it, where the handler reads the body by itself; `hint` is added to the refusal of a request without it. With
+    `csv` the answer is a `Table` for who asks for one.
     """
 
     method: str
@@ -60,6 +83,8 @@ class Route:
     scope: str | None = None
     errors: tuple[int, ...] = ()
     media: str = JSON
+    accepts: tuple[tuple[str, Any], ...] = ()
+    refusal: Any = ErrorEnvelope
     body_optional: bool = False
     or_bearer: bool = False
     csv: bool = False
@@ -79,23 +104,43 @@ class Route:
         return self.handler.__module__.rpartition(".")[2]
 
 
+REQUEST_ID: Final = web.RequestKey("request_id", str)
+"""The id that a request's answer and its rows of the audit log have."""
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request to a route. `headers` are sent with the answer; `principal` is that of an API key."""
+    """A request to a route, and who makes it. `headers` are sent with the answer."""
 
     request: web.Request
     services: Services
-    principal: Principal
+    caller: Caller
     headers: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def account_id(self) -> str:
-        """Return whose data the caller reads."""
-        return self.principal.account_id
 
     def id(self, name: str) -> str:
         """Return the id in the path. Raises `NotFound` for what can't be one."""
         return path_id(self.request, name)
+
+    @property
+    def account_id(self) -> str:
+        """Return whose data the call is about. Raises `InsufficientScope` for a person without an organization."""
+        if self.caller.account_id is None:
+            raise InsufficientScope("This call is about an organization's account: you belong to none.")
+        return self.caller.account_id
+
+    @property
+    def principal(self) -> Principal:
+        """Return the principal of the API key. Raises `TypeError` where there is none."""
+        if self.caller.principal is None:
+            raise TypeError("only an API key has a principal")
+        return self.caller.principal
+
+    @property
+    def actor(self) -> Actor:
+        """Return what the audit log says of the caller."""
+        request = self.request
+        address = self.services.attempts.address_of(request.remote or "", request.headers)
+        return Actor(self.caller.name, address, request.get(REQUEST_ID))
 
 
 def answer(shape: object, status: int = 200) -> web.Response:
@@ -105,10 +150,34 @@ def answer(shape: object, status: int = 200) -> web.Response:
     )
 
 
-async def admit_admin(route: Route, request: web.Request, services: Services) -> None:
-    """Reject a request to a route of the admin's without the admin key. Raises `Unauthorized`, `TooManyAttempts`."""
+async def admit_admin(route: Route, request: web.Request, services: Services) -> Caller:
+    """Return the operator who calls: the admin key, or a person's token with that right. Raises `Unauthorized`,
+    `InsufficientScope` and `TooManyAttempts`."""
+    if ADMIN_HEADER not in request.headers and shown_token(request) is not None:
+        person = await person_caller(request, services)
+        if not person.operator:
+            raise InsufficientScope(f"This call is for operators. {person.hint}".rstrip(), required_scope="operator")
+        return person
     expected = services.admin_api_key or ""
     await require_admin(request, expected, services.attempts, or_bearer=route.or_bearer, hint=route.hint)
+    return Caller("admin")
+
+
+async def identify(route: Route, request: web.Request, services: Services) -> Caller:
+    """Return who calls a route. Raises `ApiError` for whom it is not for, and `TooManyAttempts`."""
+    match route.access:
+        case Access.anyone:
+            return NOBODY
+        case Access.key:
+            return await key_caller(request)
+        case Access.caller:
+            return await any_caller(request, services)
+        case Access.person:
+            return await person_caller(request, services)
+        case Access.service:
+            return await service_caller(request)
+        case Access.admin:
+            return await admit_admin(route, request, services)
 
 
 def serving(route: Route) -> HttpHandler:
@@ -116,23 +185,22 @@ def serving(route: Route) -> HttpHandler:
 
     async def serve(request: web.Request) -> web.StreamResponse:
         services = request.app[SERVICES]
-        principal: Any = None
-        if route.access is Access.admin:
-            await admit_admin(route, request, services)
-        elif route.access is Access.key:
-            principal = await caller(request)
-        call = Call(request, services, principal)
+        who = await identify(route, request, services)
+        call = Call(request, services, who)
         asked: list[object] = []
         if route.query is not None:
             asked.append(read_query(request, route.query))
         if route.body is not None:
-            asked.append(await read_body(request, route.body))
+            absent = route.body_optional and not request.can_read_body
+            asked.append(route.body() if absent else await read_body(request, route.body))
+        if ORG_IN_PATH in request.match_info and route.access is not Access.admin:
+            await require_organization(request, who)
         is_read = route.method == "GET"
         if route.scope is not None and not is_read:
-            require_scope(principal, route.scope)
+            require_scope(who, route.scope)
         found = await route.handler(call, *asked)
         if route.scope is not None and is_read:  # a read changes nothing: what is not found comes before
-            require_scope(principal, route.scope)
+            require_scope(who, route.scope)
         if isinstance(found, web.StreamResponse):
             return found
         if isinstance(found, Table):
@@ -152,5 +220,5 @@ def customer_read(
     *,
     csv: bool = False,
 ) -> Route:
-    """Return the route of a read of the caller's own account, which takes an API key with `billing:read`."""
-    return Route("GET", path, handler, Access.key, answer_shape, query, scope=BILLING_READ, csv=csv)
+    """Return the route of a read of the caller's own account, which takes a key or a token with `billing:read`."""
+    return Route("GET", path, handler, Access.caller, answer_shape, query, scope=BILLING_READ, csv=csv)

@@ -7,22 +7,54 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+from ulid import ULID
 
 if TYPE_CHECKING:
     from billing.accounts.accounts import Accounts
     from billing.accounts.grants import Grants
+    from billing.accounts.member_limits import MemberLimits
+    from billing.accounts.repricing import Repricing
     from billing.attempts import Attempts
+    from billing.audit import AuditLog
     from billing.effects import Effects
+    from billing.identity.callers import Caller
+    from billing.identity.credentials import Credentials
+    from billing.identity.invitations import Invitations
+    from billing.identity.members import Members
+    from billing.identity.organizations import Organizations
+    from billing.identity.sessions import Sessions
+    from billing.identity.sign_in import SignIn
+    from billing.identity.users import Users
     from billing.keys.keys import ApiKeys
     from billing.ledger.reports import Reports
     from billing.plans import Plans
     from billing.principals import Principal
     from billing.refused import RefusedRequests
+    from billing.services.events import NotAdmitted
+    from billing.services.metering import Metering
+    from billing.services.service_holds import ServiceHolds
     from billing.shapes.operation import ProviderShape
+
+
+async def _nobody(token: str, org_id: str | None) -> Caller | None:
+    return None
 
 
 async def _no_providers() -> list[ProviderShape]:
     return []
+
+
+def _new_id() -> str:
+    return str(ULID())
+
+
+@dataclass(frozen=True, slots=True)
+class Meters:
+    """What services call. `refusal` is what a request is answered with that an account has no room for."""
+
+    metering: Metering
+    holds: ServiceHolds
+    refusal: Callable[[NotAdmitted, web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +64,26 @@ class Services:
     `unknown_models` which of some names, or prefixes with a `*`, lead to no model here; `providers` who answers, and
     how well.
 
-    Without `admin_api_key` every admin call is refused. `image` is the container image's name, for /api/ping.
+    `person` gives whose token this is, in the organization of this id or else the token's own; None for a token that is
+    wrong, expired or revoked. Without `admin_api_key` every admin call is refused, without `service_api_key` every
+    service's, and without `meters` nothing is metered for them. A user makes at most `keys_per_user` keys in an
+    account; a key's secret stays valid for at most `rotation_grace_s` after a rotation. `new_id` makes ids of requests.
+    `image` is the container image's name, for /api/ping.
     """
 
     accounts: Accounts
+    users: Users
+    member_limits: MemberLimits
+    organizations: Organizations
+    members: Members
+    invitations: Invitations
     keys: ApiKeys
     grants: Grants
+    repricing: Repricing
     reports: Reports
+    audit: AuditLog
+    sign_in: SignIn
+    credentials: Credentials
     refused: RefusedRequests
     effects: Effects
     plans: Plans
@@ -49,8 +94,15 @@ class Services:
     clock: Callable[[], float]
     admin_api_key: str | None = field(repr=False)
     default_plan: str
+    sessions: Sessions
+    person: Callable[[str, str | None], Awaitable[Caller | None]] = _nobody
+    service_api_key: str | None = field(default=None, repr=False)
+    meters: Meters | None = None
     unknown_models: Callable[[Iterable[str]], list[str]] = lambda names: []
     providers: Callable[[], Awaitable[list[ProviderShape]]] = _no_providers
+    keys_per_user: int = 100
+    rotation_grace_s: int = 7 * 24 * 3600
+    new_id: Callable[[], str] = _new_id
     image: str = ""
     max_body_bytes: int = 1024 * 1024
     request_timeout_s: float = 30.0

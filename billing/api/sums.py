@@ -153,7 +153,7 @@ async def get_billing_summary(call: Call) -> BillingSummaryShape:
         forecast_nano=_forecast(used.charged_nano, start, now, end),
         budget=await _budget(call, account.quotas, now),
     )
-    return billing_summary_shape(account, month, await live_balance(call), services.credits_per_usd)
+    return billing_summary_shape(account, month, await live_balance(services, account), services.credits_per_usd)
 
 
 async def _budget(call: Call, quotas: Iterable[Quota], now: datetime) -> BudgetShape | None:

@@ -1,13 +1,13 @@
 """What customers read of their account: balance, transactions and usage events.
 
-They take an API key with `billing:read`. This file owns the rule that a caller sees its own account only: every read is
-given `Call.account_id`. A list and its table as CSV are the same pages of the same query.
+They take an API key or a token with `billing:read`. This file owns the rule that a caller sees its own account only:
+every read is given `Call.account_id`. A list and its table as CSV are the same pages of the same query.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
@@ -32,6 +32,10 @@ from billing.shapes.usage import (
     transaction_shape,
 )
 
+if TYPE_CHECKING:
+    from billing.accounts.accounts import Account
+    from billing.api.services import Services
+
 T = TypeVar("T")
 
 EVENTS: Final = "/api/account/usage/events"
@@ -42,15 +46,18 @@ ROWS_A_PART: Final = 200
 
 async def get_balance(call: Call) -> BalanceShape:
     """Return the account's balance, live; as the ledger has it where Redis does not know."""
-    return balance_shape(call.principal, await live_balance(call), call.services.credits_per_usd)
+    return await balance_of(call.services, call.account_id)
 
 
-async def live_balance(call: Call) -> LiveBalance:
-    """Return what the account has and holds, as Redis has it, else as the ledger does."""
-    live = await call.services.effects.live_balance(call.account_id)
-    if live is None:
-        live = LiveBalance((await call.services.accounts.get(call.account_id)).balance_nano, held_nano=0)
-    return live
+async def balance_of(services: Services, account_id: str) -> BalanceShape:
+    """Return the balance of an account. Raises `AccountNotFound`."""
+    account = await services.accounts.get(account_id)
+    return balance_shape(account, await live_balance(services, account), services.credits_per_usd)
+
+
+async def live_balance(services: Services, account: Account) -> LiveBalance:
+    """Return what an account has and holds, as Redis has it, else as the ledger does."""
+    return await services.effects.live_balance(account.id) or LiveBalance(account.balance_nano, held_nano=0)
 
 
 async def list_transactions(call: Call, query: PageQuery) -> Listing[TransactionShape] | Table:

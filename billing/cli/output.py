@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self, TextIO
@@ -98,9 +98,11 @@ class Output:
             self.error(text)
 
     def error(self, text: str) -> None:
-        """Show a line on stderr, always."""
-        self._stderr.write(f"{printable(text)}\n")
-        self._stderr.flush()
+        """Show a line on stderr, always. One that nobody can read any more, as its terminal was closed, keeps nothing
+        from going on, least of all a stop in order."""
+        with suppress(OSError):
+            self._stderr.write(f"{printable(text)}\n")
+            self._stderr.flush()
 
     @contextmanager
     def step(self, what: str) -> Iterator[None]:

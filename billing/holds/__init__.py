@@ -18,6 +18,7 @@ outbox       what Redis has settled, by that writer, and how many debits wait in
 replay       what Redis did not confirm, by that writer; debits that processes that have ended left in their spools
 spool        the second copy of debits on local disk
 journal      the journal as gateways read it: each entry by itself, what can't be read set aside
+lasting      holds that outlast the process that made them, as rows in Postgres
 lease        this gateway's sign of life, kept by a thread, and which others live
 recovery     what other processes left behind, and how a hold ends whose gateway is gone
 reconcile    Redis compared with the ledger; snapshot  many accounts of Redis, and one account of both compared (pure);

@@ -254,7 +254,8 @@ class Admissions:
         """Give back what an admission of unknown fate may have held, once it can't be carried out any more."""
         batcher = self._batchers[item.target.partition.number]
         delay_s = self._timeout_s + VOID_MARGIN_MS / 1000
-        self._loop.call_later(delay_s, lambda: batcher.submit(VoidItem(item.id, item.account_key, item.key_key)))
+        void = VoidItem(item.id, item.account_key, item.key_key, item.target.any_user_key)
+        self._loop.call_later(delay_s, lambda: batcher.submit(void))
 
 
 class Opening:

@@ -23,6 +23,7 @@ from billing.holds.decision import InsufficientBalance, QuotaExceeded, Refused, 
 
 if TYPE_CHECKING:
     from billing.holds.items import AdmissionTarget
+    from billing.principals import Subject
 
 FIRST_PAUSE_S: Final = 0.02
 MOST_PAUSE_S: Final = 0.5
@@ -38,7 +39,18 @@ def keepers_of(target: AdmissionTarget) -> frozenset[Keeper]:
     keepers = {(target.account_key, BALANCE), (target.account_key, RUNNING), (target.key_key, RUNNING)}
     keepers.update((target.account_key, limit.quota.tag) for limit in target.limits.account)
     keepers.update((target.key_key, limit.quota.tag) for limit in target.limits.key)
+    keepers.update((target.user_key or b"", limit.quota.tag) for limit in target.limits.user)
     return frozenset(keepers)
+
+
+def _subject_key(target: AdmissionTarget, subject: Subject) -> bytes:
+    match subject:
+        case "key":
+            return target.key_key
+        case "user":
+            return target.user_key or b""
+        case _:
+            return target.account_key
 
 
 def _keeping(refused: Refused, target: AdmissionTarget) -> frozenset[Keeper]:
@@ -49,10 +61,7 @@ def _keeping(refused: Refused, target: AdmissionTarget) -> frozenset[Keeper]:
         case TooManyRunning(subject):
             return frozenset(((target.key_key if subject == "key" else target.account_key, RUNNING),))
         case QuotaExceeded(exhausted):
-            return frozenset(
-                (target.key_key if each.limit.subject == "key" else target.account_key, each.limit.quota.tag)
-                for each in exhausted
-            )
+            return frozenset((_subject_key(target, each.limit.subject), each.limit.quota.tag) for each in exhausted)
 
 
 class Ticket:

@@ -203,13 +203,11 @@ class ChangeNotifier:
         cache: PrincipalCache,
     ) -> None:
         self._database = database
-        self._redis = redis
-        self._client = redis.client
-        self._keyspace = redis.keyspace
-        self._partitions = partitions
         self._loader = loader
         self._corrections = corrections
         self._cache = cache
+        self._redis = redis
+        self._partitions = partitions
 
     async def account_changed(self, account_id: str) -> None:
         """Push an account's newest version to Redis and to every gateway's cache."""
@@ -218,7 +216,7 @@ class ChangeNotifier:
             partition = self._partitions.of(account_id)
             await self._partitions.ensure(partition)
             version = await self._loader.adopt_account(partition, account_id)
-            await self._client.publish(self._keyspace.channel, account_id.encode())
+            await self._publish(account_id)
             if version is not None:
                 await self._database.execute(PUSHED_ACCOUNT, account_id, version)
         except _FAILED as error:
@@ -231,11 +229,14 @@ class ChangeNotifier:
             partition = self._partitions.of(account_id)
             await self._partitions.ensure(partition)
             version = await self._loader.adopt_key(partition, account_id, key_id)
-            await self._client.publish(self._keyspace.channel, key_id.encode())
+            await self._publish(key_id)
             if version is not None:
                 await self._database.execute(PUSHED_KEY, key_id, version)
         except _FAILED as error:
             logger.info("the change of %s is told later: %s", key_id, error)
+
+    async def _publish(self, changed_id: str) -> None:
+        await self._redis.client.publish(self._redis.keyspace.channel, changed_id.encode())
 
     async def balance_changed(self, account_id: str) -> None:
         """Tell Redis of an account's new corrections."""

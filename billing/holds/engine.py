@@ -4,7 +4,8 @@
         engine.holds, engine.cache, engine.change_notifier
 
 Each part is made from parts that were made before it. Beside the hot path it keeps its lease (`lease.py`, a thread),
-and runs as loops (`loops.py`) the outbox, the ledger's own way, the rollups' roller, and what `upkeep.py` has.
+and runs as loops (`loops.py`) the outbox, the ledger's own way, the rollups' roller, the care for lasting holds,
+and what `upkeep.py` has.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 from billing.database.connection import Database, DatabaseError
 from billing.holds.cache import CacheSettings, ChangeNotifier, PrincipalCache
 from billing.holds.epoch_start import EpochStart
+from billing.holds.lasting import LastingHolds
 from billing.holds.lease import Lease, Peers
 from billing.holds.loader import Loader
 from billing.holds.outbox import Outbox
@@ -137,6 +139,7 @@ class Engine:
         )
         self.replay = Replay(database, outbox)
         expiry = Expiry(database, redis, corrections, self.lease.renew, settings.expired_hold)
+        self.lasting = LastingHolds(database, redis, partitions, corrections, running, gateway_id)
         self.epoch_start = EpochStart(
             database,
             redis,
@@ -150,6 +153,7 @@ class Engine:
             self.ledger_way,
             self.replay,
             expiry,
+            self.lasting,
         )
         self.holds = Holds(
             database,
@@ -252,6 +256,7 @@ class Engine:
         self.loops.start("ledger_way", self.ledger_way.run)
         self.loops.start("roller", self.roller.run)
         self.loops.start("relay", self.upkeep.relay)
+        self.loops.start("lasting", self.lasting.run)
         self.loops.start("sweep", self.upkeep.sweep)
         self.loops.start("subscribe", partial(self.upkeep.subscribe, subscribed))
         async with asyncio.timeout(START_ATTEMPTS * START_PAUSE_S):

@@ -21,11 +21,12 @@ from billing.holds.journal import Reading, write_settled
 from billing.holds.partition import NotReady, Partition
 from billing.holds.partitions import APART_MS, Partitions
 from billing.holds.redis.connection import Script
-from billing.holds.redis.layout import SETTLED
+from billing.holds.redis.layout import SETTLED, HoldTags
 from billing.holds.singleflight import SingleFlight
 from billing.ledger.debits import Debit, decode_debit
 
 if TYPE_CHECKING:
+    from billing.holds.lasting import LastingHold, LastingHolds
     from billing.holds.lease import Peers
     from billing.holds.loader import Loader
     from billing.holds.outbox import Outbox
@@ -49,9 +50,7 @@ PREPARED_ACCOUNTS: Final = 10_000
 MOST_HELD_BACK: Final = 1000
 """Accounts that a gateway may leave behind as it joins an epoch: with more of them it does not join yet."""
 
-Tags = tuple[list[int], list[int]]
-"""The tags of an account's counters, and of a key's."""
-TagsByName = dict[tuple[str, str, str], Tags]
+TagsByName = dict[tuple[str, str, str], HoldTags]
 """By key, model and feature."""
 
 
@@ -72,6 +71,7 @@ class EpochStart:
         ledger_way: LedgerWay,
         replay: Replay,
         expiry: Expiry,
+        lasting: LastingHolds,
     ) -> None:
         self._database = database
         self._redis = redis
@@ -87,6 +87,7 @@ class EpochStart:
         self._ledger_way = ledger_way
         self._replay = replay
         self._expiry = expiry
+        self._lasting = lasting
         self._joins: SingleFlight[bool] = SingleFlight()
         self._join_script, self._rehold = Script("join"), Script("rehold")
 
@@ -171,6 +172,9 @@ class EpochStart:
         for start in range(0, len(older), REHELD_ROWS):
             if not await self._hold_again(partition, older[start : start + REHELD_ROWS], epoch, known, back):
                 return None
+        async for lasting in self._lasting.held(partition):
+            if not await self._hold_lasting(partition, lasting, epoch, known, back):
+                return None
         ready = await self._sync_loaded(partition, epoch) and len(back) <= MOST_HELD_BACK
         return frozenset(back) if ready else None
 
@@ -243,16 +247,35 @@ class EpochStart:
                     hold.epoch = epoch
             return True
 
-    async def _rehold_one(self, partition: Partition, hold: Hold, epoch: int, known: TagsByName) -> bool | None:
+    async def _hold_lasting(
+        self, partition: Partition, holds: Sequence[LastingHold], epoch: int, known: TagsByName, back: set[str]
+    ) -> bool:
+        """Hold again what outlasts processes, whichever gateway made it; whether all of it could be done. Those of
+        accounts whose rows are locked keep their accounts `back`."""
+        for hold in holds:
+            if hold.debit.account_id in back:
+                continue
+            try:
+                if await self._rehold_one(partition, hold, epoch, known) is None:
+                    return False
+            except DatabaseLocked:
+                back.add(hold.debit.account_id)
+        await self._lasting.release_ended(partition, holds)
+        return True
+
+    async def _rehold_one(
+        self, partition: Partition, hold: Hold | LastingHold, epoch: int, known: TagsByName
+    ) -> bool | None:
         """Return whether Redis holds the request again, or knows its end; None: not yet. The ledger may have been
         replaced by one that has no such account: nothing is held then, and its debit is the ledger's to refuse."""
         debit = decode_debit(hold.payload)
         keys = [self._keyspace.meta(partition.number), self._keyspace.journal(partition.number)]
         for _ in range(REHOLD_ATTEMPTS):
-            entry = hold.entry(epoch, await self._tags(debit, known))
-            reply = await self._client.call(
-                self._rehold, [*keys, hold.target.account_key, hold.target.key_key], [epoch, hold.id, entry]
-            )
+            tags, states = await self._tags(debit, known), [hold.target.account_key, hold.target.key_key]
+            if tags.user is not None and hold.target.any_user_key is not None:
+                states.append(hold.target.any_user_key)
+            entry = hold.entry(epoch, tags)
+            reply = await self._client.call(self._rehold, [*keys, *states], [epoch, hold.id, entry])
             if reply in (0, 2):
                 return True
             if reply == 1:
@@ -270,15 +293,18 @@ class EpochStart:
                 return False
         for hold in holds:
             logger.warning("request %s runs on, but the ledger has closed its hold: its answer is cut", hold.id)
-            item = VoidItem(hold.id_bytes, hold.target.account_key, hold.target.key_key)
+            target = hold.target
+            item = VoidItem(hold.id_bytes, target.account_key, target.key_key, target.any_user_key)
             self._running.submit(partition, item)
             ended.append(item.answer)
         return None not in await asyncio.gather(*ended)
 
-    async def _tags(self, debit: Debit, known: TagsByName) -> Tags:
+    async def _tags(self, debit: Debit, known: TagsByName) -> HoldTags:
         """Return the counters that a request counts in by the newest quotas: there may be others than at its
         admission."""
         name = (debit.key_id, debit.model, debit.feature)
         if name not in known:
-            known[name] = await self._loader.tags(debit.account_id, *name)
+            known[name] = await self._loader.tags(
+                debit.account_id, debit.key_id, debit.user_id, debit.model, debit.feature
+            )
         return known[name]

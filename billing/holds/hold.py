@@ -11,6 +11,7 @@ settling     its debit is on its way to Redis or to the ledger.
 settled      its debit is outside this process.
 refused      the ledger did not take its debit: the hold had expired there, or the debit was set aside.
 voided       it is given back; where Redis does not answer, the sweep gives it back.
+lasting      a row in Postgres holds it from now on, in place of this process (`billing.holds.lasting`).
 
 Beside these, a hold in an open state is `moving` while it is held again in a new epoch: settlements and voids that are
 asked for meanwhile leave after that (`Moving`).
@@ -31,18 +32,20 @@ from billing.holds.redis.layout import pack_hold
 if TYPE_CHECKING:
     from billing.holds.decision import Need
     from billing.holds.items import AdmissionTarget
+    from billing.holds.redis.layout import HoldTags
     from billing.ledger.debits import Debit, Outcome
 
-State = Literal["held", "owed", "handed_over", "settling", "settled", "refused", "voided"]
+State = Literal["held", "owed", "handed_over", "settling", "settled", "refused", "voided", "lasting"]
 
 NEXT: Final[Mapping[State, frozenset[State]]] = {
-    "held": frozenset(("owed", "handed_over", "settling", "voided")),
+    "held": frozenset(("owed", "handed_over", "settling", "voided", "lasting")),
     "owed": frozenset(("held", "handed_over", "settling", "voided")),
-    "handed_over": frozenset(("settling", "voided")),
+    "handed_over": frozenset(("settling", "voided", "lasting")),
     "settling": frozenset(("settled", "refused")),
     "settled": frozenset(),
     "refused": frozenset(),
     "voided": frozenset(),
+    "lasting": frozenset(),
 }
 OPEN: Final[frozenset[State]] = frozenset(("held", "owed", "handed_over"))
 """States in which nobody has begun to end the hold."""
@@ -178,9 +181,8 @@ class Hold:
         """Return tokens held, of input and output."""
         return self.need.input_tokens + self.need.choices * self.granted_output
 
-    def entry(self, epoch: int, tags: tuple[Sequence[int], Sequence[int]]) -> bytes:
-        """Return the journal's entry of this hold, as it stands in another epoch, in these counters of account and
-        key."""
+    def entry(self, epoch: int, tags: HoldTags) -> bytes:
+        """Return the journal's entry of this hold, as it stands in another epoch, in these counters."""
         amounts = (self.cost_nano, self.need.input_tokens, self.output_tokens)
         return pack_hold(epoch, self.admitted_at_ms, amounts, self.target.names, tags, self.payload)
 

@@ -14,7 +14,7 @@ from billing.holds import decision as decisions
 from billing.holds.decision import Exhausted, Need
 from billing.holds.redis import layout
 from billing.holds.redis.connection import RedisAway, RedisError, RedisTimeout
-from billing.holds.redis.layout import ADMIT, ITEM, OK, SETTLE, VANISHED, pack_text
+from billing.holds.redis.layout import ADMIT, ITEM, ITEM_OF_USER, OK, SETTLE, VANISHED, pack_text
 from billing.ledger.debits import Debit, encode_debit
 from billing.quotas import Metric
 
@@ -27,20 +27,25 @@ if TYPE_CHECKING:
 ADMIT_CODE: Final = 1
 SETTLE_CODE: Final = 2
 VOID_CODE: Final = 3
+OF_USER: Final = 3
+"""Added to a code where the item counts for a user, too."""
 
 
 class AdmissionTarget:
     """What all holds of one key on one model have in common: the account's and the key's names in Redis, the account's
-    partition, the limits, and the `names` that a journal entry carries."""
+    partition, the limits, and the `names` that a journal entry carries. `user_key` is the name of the key's user while
+    that has limits, and `any_user_key` that of one who may get some."""
 
     __slots__ = (
         "account_key",
+        "any_user_key",
         "key_key",
         "limits",
         "most_running",
         "names",
         "partition",
         "tail",
+        "user_key",
         "versions_and_credit",
     )
 
@@ -50,6 +55,9 @@ class AdmissionTarget:
         account_id, key_id = principal.account_id, principal.key_id
         self.account_key = keyspace.account(account_id)
         self.key_key = keyspace.key(account_id, key_id)
+        user_id = principal.user_id
+        self.any_user_key = None if user_id is None else keyspace.user(account_id, user_id)
+        self.user_key = self.any_user_key if principal.user_quotas else None
         self.partition = partition
         self.limits = principal.limits_for(model, feature)
         self.names = b"".join(map(pack_text, (account_id, key_id, model, feature, gateway_id)))
@@ -69,7 +77,7 @@ def refusal(reply: list[Any], limits: QuotaLimits, need: Need) -> decisions.Refu
     exhausted, fitting = [], []
     for start in range(2, len(reply), 5):
         subject, index, used, held, requested = reply[start : start + 5]
-        limit = (limits.key if subject else limits.account)[index]
+        limit = (limits.account, limits.key, limits.user)[subject][index]
         exhausted.append(Exhausted(limit, used, held, requested))
         fitting.append(need.fitting_output(limit.quota.metric, limit.quota.limit - used - held))
     return decisions.QuotaExceeded(tuple(exhausted), reply[1], min(fitting))
@@ -79,7 +87,7 @@ class AdmitItem:
     """An admission on its way to Redis, packed; Redis refuses to carry it out from `until_ms` (Unix time) on.
     `on_unknown` is called where it may have been carried out or not, and where it was and nobody waits for it."""
 
-    __slots__ = ("account_key", "answer", "body", "id", "key_key", "on_unknown", "target")
+    __slots__ = ("account_key", "answer", "body", "id", "key_key", "on_unknown", "target", "user_key")
 
     def __init__(
         self,
@@ -95,6 +103,7 @@ class AdmitItem:
         self.target = target
         self.account_key = target.account_key
         self.key_key = target.key_key
+        self.user_key = target.user_key
         self.body = (
             ADMIT.pack(
                 *target.versions_and_credit,
@@ -113,8 +122,10 @@ class AdmitItem:
         self.answer = answer
         self.on_unknown = on_unknown
 
-    def pack(self, account_place: int, key_place: int) -> bytes:
+    def pack(self, account_place: int, key_place: int, user_place: int = 0) -> bytes:
         """Return the item as the script takes it: see `Item.pack`."""
+        if user_place:
+            return ITEM_OF_USER.pack(ADMIT_CODE + OF_USER, self.id, account_place, key_place, user_place) + self.body
         return ITEM.pack(ADMIT_CODE, self.id, account_place, key_place) + self.body
 
     def resolve(self, reply: list[Any] | RedisError, epoch: int) -> None:
@@ -141,7 +152,7 @@ class SettleItem:
     It is packed when it is made: a debit that can't be must fail whoever settles it, and not the items beside it.
     """
 
-    __slots__ = ("account_key", "body", "debit", "hold", "id", "key_key", "on_reply", "outcome")
+    __slots__ = ("account_key", "body", "debit", "hold", "id", "key_key", "on_reply", "outcome", "user_key")
 
     def __init__(
         self,
@@ -155,10 +166,13 @@ class SettleItem:
         self.outcome = outcome
         self.on_reply = on_reply
         self.id, self.account_key, self.key_key = hold.id_bytes, hold.target.account_key, hold.target.key_key
+        self.user_key = hold.target.user_key
         self.body = SETTLE.pack(debit.charged_nano, debit.input_tokens, debit.output_tokens) + encode_debit(debit)
 
-    def pack(self, account_place: int, key_place: int) -> bytes:
+    def pack(self, account_place: int, key_place: int, user_place: int = 0) -> bytes:
         """Return the item as the script takes it: see `Item.pack`."""
+        if user_place:
+            return ITEM_OF_USER.pack(SETTLE_CODE + OF_USER, self.id, account_place, key_place, user_place) + self.body
         return ITEM.pack(SETTLE_CODE, self.id, account_place, key_place) + self.body
 
     def resolve(self, reply: list[Any] | RedisError, epoch: int) -> None:
@@ -168,17 +182,20 @@ class SettleItem:
 
 class VoidItem:
     """A void on its way to Redis; `answer` is whether the hold was there to be given back, None when unknown.
-    `vanished_in` is the epoch in which Redis had no entry of it at all."""
+    `vanished_in` is the epoch in which Redis had no entry of it at all. `user_key` is the name of the key's user, with
+    limits or without: they may have come since."""
 
-    __slots__ = ("account_key", "answer", "id", "key_key", "vanished_in")
+    __slots__ = ("account_key", "answer", "id", "key_key", "user_key", "vanished_in")
 
-    def __init__(self, request_id: bytes, account_key: bytes, key_key: bytes) -> None:
-        self.id, self.account_key, self.key_key = request_id, account_key, key_key
+    def __init__(self, request_id: bytes, account_key: bytes, key_key: bytes, user_key: bytes | None) -> None:
+        self.id, self.account_key, self.key_key, self.user_key = request_id, account_key, key_key, user_key
         self.answer: asyncio.Future[bool | None] = asyncio.get_running_loop().create_future()
         self.vanished_in: int | None = None
 
-    def pack(self, account_place: int, key_place: int) -> bytes:
+    def pack(self, account_place: int, key_place: int, user_place: int = 0) -> bytes:
         """Return the item as the script takes it: see `Item.pack`."""
+        if user_place:
+            return ITEM_OF_USER.pack(VOID_CODE + OF_USER, self.id, account_place, key_place, user_place)
         return ITEM.pack(VOID_CODE, self.id, account_place, key_place)
 
     def resolve(self, reply: list[Any] | RedisError, epoch: int) -> None:

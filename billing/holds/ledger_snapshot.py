@@ -23,6 +23,8 @@ from billing.holds.snapshot import (
     ComparedCounter,
     LedgerSnapshot,
     Quotas,
+    SubjectQuotas,
+    UserQuotas,
     WindowUsage,
     current_counters,
     gently,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 _sql = queries("billing.ledger")
 KEYS: Final = _sql("reconcile_keys")
+USERS: Final = _sql("reconcile_users")
 MOMENT: Final = _sql("reconcile_moment")
 BALANCES: Final = _sql("reconcile_balances")
 WINDOWS: Final = _sql("reconcile_windows")
@@ -103,18 +106,22 @@ class LedgerSnapshots:
         self.plans_changed = account_quotas.cache_clear
         """To be called when other plans are in force."""
 
-    async def key_quotas(self, account_ids: Sequence[str]) -> dict[str, dict[str, Quotas]]:
-        """Return the keys of accounts that have windows, with their quotas. Raises `DatabaseError`."""
-        found: dict[str, dict[str, Quotas]] = {account_id: {} for account_id in account_ids}
+    async def subject_quotas(self, account_ids: Sequence[str]) -> dict[str, SubjectQuotas]:
+        """Return the keys and users of accounts that have windows, with their quotas. Raises `DatabaseError`."""
+        keys: dict[str, dict[str, Quotas]] = {account_id: {} for account_id in account_ids}
+        users: dict[str, dict[str, UserQuotas]] = {account_id: {} for account_id in account_ids}
         async for row in gently(await self._database.rows(KEYS, account_ids)):
-            found[row["account_id"]][row["id"]] = _key_quotas(row["quotas"])
-        return found
+            keys[row["account_id"]][row["id"]] = _by_tag(row["quotas"])
+        async for row in gently(await self._database.rows(USERS, account_ids)):
+            user = UserQuotas(_by_tag(row["quotas"]), frozenset(row["key_ids"]), row["since"])
+            users[row["account_id"]][row["user_id"]] = user
+        return {account_id: SubjectQuotas(keys[account_id], users[account_id]) for account_id in account_ids}
 
     async def look(
         self,
         partition: Partition,
         snapshots: Mapping[str, AccountSnapshot],
-        key_quotas: Mapping[str, Mapping[str, Quotas]],
+        subject_quotas: Mapping[str, SubjectQuotas],
         *,
         thorough: bool,
     ) -> LedgerLook:
@@ -127,7 +134,7 @@ class LedgerSnapshots:
             moment = await connection.fetchrow(MOMENT, partition.number)
             if moment is None or moment["epoch"] != epoch:
                 return LedgerLook()
-            accounts = await self._read_accounts(connection, moment, snapshots, key_quotas, thorough)
+            accounts = await self._read_accounts(connection, moment, snapshots, subject_quotas, thorough)
             later_from = BEFORE_ALL if thorough else moment["now"] - LONGEST_REQUEST
             await _read_usage(connection, accounts, later_from)
         return LedgerLook(
@@ -140,7 +147,7 @@ class LedgerSnapshots:
         connection: Connection,
         moment: Row,
         snapshots: Mapping[str, AccountSnapshot],
-        key_quotas: Mapping[str, Mapping[str, Quotas]],
+        subject_quotas: Mapping[str, SubjectQuotas],
         thorough: bool,
     ) -> list[_Account]:
         ids, states = list(snapshots), [each.state for each in snapshots.values()]
@@ -165,7 +172,7 @@ class LedgerSnapshots:
                 self._remember(ids[place], epoch, redis.state.dseq, debits, moment["now"])
                 at_version = row["version"] == redis.state.principal_version
                 quotas = self._account_quotas(row["plan"], row["quotas"]) if at_version else None
-                compared = current_counters(redis, quotas, key_quotas.get(ids[place], {}))
+                compared = current_counters(redis, quotas, subject_quotas.get(ids[place], SubjectQuotas()))
                 counters = [each async for each in gently(compared)]
                 balance_nano = row["balance_nano"] - row["pending_nano"] + row["later_nano"]
                 ledger = LedgerSnapshot(balance_nano, debits, counters)
@@ -255,5 +262,5 @@ def _slices(sizes: Sequence[int]) -> Iterator[slice]:
 
 
 @lru_cache(KNOWN_QUOTAS)
-def _key_quotas(quotas: str) -> Quotas:
+def _by_tag(quotas: str) -> Quotas:
     return {quota.tag: quota for quota in parse_quotas(msgspec.json.decode(quotas))}

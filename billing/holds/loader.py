@@ -14,14 +14,16 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Final, Literal
 
 from ulid import ULID
 
 from billing.database.connection import Database, DatabaseHindered, DatabaseLocked, as_lock_timeout, queries
 from billing.holds.partition import LostWrites, NotReady, Partition
 from billing.holds.redis.connection import Script
-from billing.holds.redis.layout import AHEAD_S, BASE, I8, SETTLED, STEP_S, AccountState, KeyState, pack_text
+from billing.holds.redis.layout import AHEAD_S, BASE, I8, SETTLED, STEP_S, AccountState, HoldTags, KeyState, pack_text
 from billing.holds.singleflight import SingleFlight
 from billing.holds.windows import Since, account_quotas, read_counters
 from billing.quotas import Quota, parse_quotas
@@ -36,6 +38,7 @@ _sql = queries("billing.ledger")
 LOAD_ACCOUNT: Final = _sql("load_account")
 READ_ACCOUNT: Final = _sql("read_account_principal")
 READ_KEY: Final = _sql("read_key_principal")
+READ_USER: Final = _sql("read_user_principal")
 
 LEDGER_CLOCK: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
@@ -49,7 +52,7 @@ DRAIN_POLL_S: Final = 0.02
 MARK, COUNT, COUNT_WHAT_IS_FOUND = 0, 1, 2
 """The stages of `adopt`."""
 CALL_AGAIN: Final = 3
-HELD_BACK: Final = 4
+HELD_BACK, ACCOUNT_OLDER = 4, 5
 COUNT_ATTEMPTS: Final = 3
 """Open holds are looked for so often, should they not be as many as are running."""
 
@@ -59,8 +62,25 @@ class AccountHeldBack(NotReady):
     this epoch, and could not bring them there: the account's row in Postgres was locked."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """An account, a key of it or a user of it, as the ledger has it: whose counters `adopt` and `fill` are about.
+    `key_ids` are the keys that count in them, None where all of the account's do; `since` is as in member_limits."""
+
+    kind: Literal["account", "key", "user"]
+    id: str
+    account_id: str
+    state_key: bytes
+    key_ids: tuple[str, ...] | None
+    version: int
+    quotas: tuple[Quota, ...]
+    read_at: datetime
+    since: int = 0
+
+
 class Loader:
-    """Brings accounts and keys into Redis. `plan_of` gives the plan of an id; `flush` writes this process's debits."""
+    """Brings accounts, keys and users into Redis. `plan_of` gives the plan of an id; `flush` writes this process's
+    debits."""
 
     def __init__(
         self,
@@ -100,11 +120,17 @@ class Loader:
 
         Raises `StoreError`, `TimeoutError`, and `AccountHeldBack`: nothing was told then.
         """
-        return await self._flights.run(("adopt", account_id), lambda: self._adopt(partition, account_id, None))
+        return await self._flights.run(("adopt", account_id), lambda: self._adopt_account(partition, account_id))
 
     async def adopt_key(self, partition: Partition, account_id: str, key_id: str) -> int | None:
         """Tell Redis the key's version and counters; answers and raises as `adopt_account`."""
-        return await self._flights.run(("adopt", key_id), lambda: self._adopt(partition, account_id, key_id))
+        return await self._flights.run(("adopt", key_id), lambda: self._adopt_key(partition, account_id, key_id))
+
+    async def adopt_user(self, partition: Partition, account_id: str, user_id: str) -> int | None:
+        """Tell Redis the counters of a user of the account, and its version, which is the account's. Where Redis has an
+        older account, that is told instead: ask again. Answers and raises as `adopt_account`."""
+        name = ("adopt", f"{account_id}/{user_id}")
+        return await self._flights.run(name, lambda: self._adopt_user(partition, account_id, user_id))
 
     def account_quotas(self, plan_id: str, quotas: object) -> tuple[Quota, ...]:
         """Return one quota for each counter of an account: its plan's and its own."""
@@ -158,7 +184,7 @@ class Loader:
                     if row is None:
                         return False
                     key_quotas = parse_quotas(row["quotas"])
-                    counters = await read_counters(connection, account_id, key_id, key_quotas, now_s)
+                    counters = await read_counters(connection, account_id, [key_id], key_quotas, now_s)
                     keys.append(self._keyspace.key(account_id, key_id))
                     arguments += [key_id, KeyState(epoch, row["version"], 0, counters).pack()]
             number = partition.number
@@ -201,69 +227,95 @@ class Loader:
         logger.warning("account %s: its time was %d s ahead", account_id, state.now_s - partition.now_ms() // 1000)
         return True
 
-    async def tags(self, account_id: str, key_id: str, model: str, feature: str) -> tuple[list[int], list[int]]:
-        """Return tags of the counters, of the account and of the key, that a request counts in. Raises
+    async def tags(self, account_id: str, key_id: str, user_id: str | None, model: str, feature: str) -> HoldTags:
+        """Return tags of the counters, of the account, the key and its user, that a request counts in. Raises
         `DatabaseError`."""
         row = await self._database.row(READ_ACCOUNT, account_id)
         account = self.account_quotas(row["plan"], row["quotas"]) if row is not None else ()
         row = await self._database.row(READ_KEY, key_id)
         key = parse_quotas(row["quotas"]) if row is not None else ()
-        applying = [[quota.tag for quota in quotas if quota.applies_to(model, feature)] for quotas in (account, key)]
-        return applying[0], applying[1]
+        row = await self._database.row(READ_USER, account_id, user_id) if user_id is not None else None
+        user = parse_quotas(row["quotas"]) if row is not None else ()
 
-    async def _adopt(self, partition: Partition, account_id: str, key_id: str | None) -> int | None:
-        epoch, subject = partition.epoch, key_id or account_id
-        row = await self._database.row(READ_KEY if key_id else READ_ACCOUNT, subject)
-        if epoch is None:
-            return None
+        def applying(quotas: tuple[Quota, ...]) -> list[int]:
+            return [quota.tag for quota in quotas if quota.applies_to(model, feature)]
+
+        return HoldTags(applying(account), applying(key), applying(user) if user else None)
+
+    async def _adopt_account(self, partition: Partition, account_id: str) -> int | None:
+        row = await self._database.row(READ_ACCOUNT, account_id)
         if row is None:
             return 0
-        version: int = row["version"]
-        quotas = parse_quotas(row["quotas"]) if key_id else self.account_quotas(row["plan"], row["quotas"])
-        token, number = str(ULID()), partition.number
-        account_key, installed = self._keyspace.account(account_id), self._keyspace.installed(number)
-        keys = [self._keyspace.meta(number), self._keyspace.journal(number), account_key, installed]
-        subject_key = self._keyspace.key(account_id, key_id) if key_id else account_key
-        if key_id:
-            keys.append(subject_key)
-        packed = [
-            quota.tag.to_bytes(4, "little") + pack_text(quota.model or "") + pack_text(quota.feature)
-            for quota in quotas
-        ]
-        reply = await self._count(keys, [epoch, subject, version, token], packed, partition, account_id, key_id)
-        if reply[0] == HELD_BACK:
+        quotas, state_key = self.account_quotas(row["plan"], row["quotas"]), self._keyspace.account(account_id)
+        subject = _Subject("account", account_id, account_id, state_key, None, row["version"], quotas, row["now"])
+        reply = await self._adopt(partition, subject)
+        if reply == HELD_BACK:
             raise AccountHeldBack(f"account {account_id} is held back until its own debits are in the ledger")
+        return None if reply is None else subject.version
+
+    async def _adopt_key(self, partition: Partition, account_id: str, key_id: str) -> int | None:
+        row = await self._database.row(READ_KEY, key_id)
+        if row is None:
+            return 0
+        quotas, state_key = parse_quotas(row["quotas"]), self._keyspace.key(account_id, key_id)
+        subject = _Subject("key", key_id, account_id, state_key, (key_id,), row["version"], quotas, row["now"])
+        return None if await self._adopt(partition, subject) is None else subject.version
+
+    async def _adopt_user(self, partition: Partition, account_id: str, user_id: str) -> int | None:
+        row = await self._database.row(READ_USER, account_id, user_id)
+        if row is None:
+            return 0
+        name, state_key, key_ids = f"{account_id}/{user_id}", self._keyspace.user(account_id, user_id), row["key_ids"]
+        read = (row["version"], parse_quotas(row["quotas"]), row["now"], row["since"])
+        subject = _Subject("user", name, account_id, state_key, tuple(key_ids), *read)
+        reply = await self._adopt(partition, subject) if subject.quotas else ACCOUNT_OLDER
+        if reply == ACCOUNT_OLDER:  # of a user without quotas whoever asks has an older account, too
+            return await self.adopt_account(partition, account_id)
+        return None if reply is None else subject.version
+
+    async def _adopt(self, partition: Partition, subject: _Subject) -> int | None:
+        """Tell Redis a subject's version and counters, and give new ones what the ledger has; what the script answered
+        first, None without an epoch."""
+        epoch, account_id = partition.epoch, subject.account_id
+        if epoch is None:
+            return None
+        token, number = str(ULID()), partition.number
+        meta, installed = self._keyspace.meta(number), self._keyspace.installed(number)
+        keys = [meta, self._keyspace.journal(number), self._keyspace.account(account_id), installed]
+        if subject.kind != "account":
+            keys.append(subject.state_key)
+        if subject.kind == "user":
+            keys += (self._keyspace.key(account_id, key_id) for key_id in subject.key_ids or ())
+        reply = await self._count(partition, subject, keys, [epoch, subject.id, subject.version, token])
         if reply[0] != 0 or reply[4] == 0:
-            return version
+            return reply[0]
         _, dseq, xseq, now_ms, _ = reply
         await self.drained(partition, account_id, epoch, dseq)
-        since = Since(epoch, dseq, xseq, row["now"])
+        since = Since(epoch, dseq, xseq, subject.read_at)
         async with self._database.transaction(snapshot=True) as connection:
-            counters = await read_counters(connection, account_id, key_id, quotas, now_ms // 1000, since)
+            read = (connection, account_id, subject.key_ids, subject.quotas, now_ms // 1000, since)
+            counters = await read_counters(*read)
         bases = b"".join(BASE.pack(counter.tag, counter.window_id, counter.used) for counter in counters)
-        kind = "key" if key_id else "account"
-        fill_keys = [self._keyspace.meta(number), installed, subject_key]
-        await self._client.call(self._fill_script, fill_keys, [epoch, subject, token, kind, bases])
-        return version
+        fill_keys = [meta, installed, subject.state_key]
+        await self._client.call(self._fill_script, fill_keys, [epoch, subject.id, token, subject.kind, bases])
+        return 0
 
     async def _count(
-        self,
-        keys: list[bytes],
-        head: list[str | int],
-        counters: list[bytes],
-        partition: Partition,
-        account_id: str,
-        key_id: str | None,
+        self, partition: Partition, subject: _Subject, keys: list[bytes], head: list[str | int]
     ) -> list[int]:
         """Have `adopt` mark the missing counters, and then count the subject's open holds in them. Redis is held for no
         longer than these few take, however large the journal is. Raises `RedisError`."""
-        reply: list[int] = await self._client.call(self._adopt_script, keys, [*head, MARK, b"", *counters])
+        tail: list[str | int | bytes] = [subject.kind, subject.since]
+        for quota in subject.quotas:
+            tail.append(quota.tag.to_bytes(4, "little") + pack_text(quota.model or "") + pack_text(quota.feature))
+        reply: list[int] = await self._client.call(self._adopt_script, keys, [*head, MARK, b"", *tail])
         for attempt in range(1, COUNT_ATTEMPTS + 1):
             if reply[0] != CALL_AGAIN:
                 break
-            found = "".join(await self._redis.open_holds(partition.number, account_id, key_id))
+            key_ids = None if subject.key_ids is None else frozenset(subject.key_ids)
+            held = await self._redis.open_holds(partition.number, subject.account_id, key_ids)
             stage = COUNT if attempt < COUNT_ATTEMPTS else COUNT_WHAT_IS_FOUND
-            reply = await self._client.call(self._adopt_script, keys, [*head, stage, found, *counters])
+            reply = await self._client.call(self._adopt_script, keys, [*head, stage, "".join(held), *tail])
         return reply
 
     async def drained(self, partition: Partition, account_id: str, epoch: int, dseq: int) -> None:

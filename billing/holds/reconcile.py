@@ -33,7 +33,7 @@ ACCOUNTS: Final = _sql("reconcile_accounts")
 
 PAGE: Final = 500
 BATCH_SUBJECTS: Final = 300
-"""Accounts and keys with windows that are compared at once; an account with more is a batch by itself."""
+"""Accounts, and keys and users with windows, that are compared at once; an account with more is a batch by itself."""
 REST_SHARE: Final = 1.0
 """Of the time that a batch took, before the next begins: reconciling leaves half of a core to requests, at least."""
 MOST_REST_S: Final = 0.5
@@ -143,11 +143,11 @@ class Reconciler:
     async def _look(self, partition: Partition, account_ids: Sequence[str], *, thorough: bool) -> _Look:
         """Look at accounts in Redis, and compare them with one snapshot of Postgres in which all is that they have
         counted. Accounts of which that does not come there are busy."""
-        key_quotas = await self._ledger.key_quotas(account_ids)
-        snapshots = await self._redis.look(partition, key_quotas)
+        subjects = await self._ledger.subject_quotas(account_ids)
+        snapshots = await self._redis.look(partition, subjects)
         late = await self._redis.drained(partition, snapshots)
         snapshots = {account_id: each for account_id, each in snapshots.items() if account_id not in late}
-        ledger = await self._ledger.look(partition, snapshots, key_quotas, thorough=thorough)
+        ledger = await self._ledger.look(partition, snapshots, subjects, thorough=thorough)
         found = _Look(late)
         async for account_id, of_ledger in gently(ledger.accounts.items(), ACCOUNTS_A_TURN):
             if not snapshots[account_id].steady:

@@ -22,6 +22,7 @@ import msgspec
 
 from billing.holds.items import VoidItem
 from billing.holds.journal import Reading, expired_debit, given_back, write_settled
+from billing.holds.lasting import LASTING
 from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import CLAIMED, I8, SETTLED, Entry
 from billing.ledger.leases import Lost, stored_debits, write_expired
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from billing.holds.lease import Peers
     from billing.holds.outbox import Outbox
     from billing.holds.partition import Partition
-    from billing.holds.redis.state import RedisState
+    from billing.holds.redis.state import Keyspace, RedisState
     from billing.holds.repairs import Corrections
     from billing.holds.service import RunningHolds
     from billing.ledger.debits import Debit
@@ -130,7 +131,8 @@ class Expiry:
             row = stored.get(request_id)
             if row is not None and entry.account_id in told:
                 states = [self._keyspace.account(entry.account_id), self._keyspace.key(entry.account_id, entry.key_id)]
-                keys = self._fixed_keys(partition) + states
+                user_key = _user_key(self._keyspace, request_id, entry)
+                keys = self._fixed_keys(partition) + states + ([] if user_key is None else [user_key])
                 drops.append(self._client.call(self._drop, keys, [epoch, request_id, I8.pack(row.xseq or 0)]))
         await asyncio.gather(*drops)
 
@@ -149,6 +151,12 @@ class Expiry:
                 debit, request_id=request_id, admitted_at_ms=entry.at_ms, outcome="expired", note=note
             )
         return given_back(debit, request_id, entry, "the gateway was lost: given back")
+
+
+def _user_key(keyspace: Keyspace, request_id: str, entry: Entry) -> bytes | None:
+    """Return the state of the user that an open hold counts for; None where it counts for none."""
+    debit = expired_debit(request_id, entry) if entry.user_tags is not None else None
+    return None if debit is None or debit.user_id is None else keyspace.user(entry.account_id, debit.user_id)
 
 
 logger = logging.getLogger(__name__)
@@ -224,6 +232,8 @@ class Recovery:
                 debit = await reading.debit(request_id, entry) if left_behind else None
                 if debit is not None:
                     waiting.append(debit)
+            elif entry.gateway == LASTING:
+                continue
             elif entry.gateway != self._gateway_id:
                 held.setdefault(entry.gateway, []).append(request_id)
             elif entry.state == CLAIMED:
@@ -284,5 +294,6 @@ class Recovery:
         account_key = self._keyspace.account(account_id)
         for request_id, entry in orphans:
             key_key = self._keyspace.key(account_id, entry.key_id)
-            self._running.submit(partition, VoidItem(request_id.encode(), account_key, key_key))
+            user_key = _user_key(self._keyspace, request_id, entry)
+            self._running.submit(partition, VoidItem(request_id.encode(), account_key, key_key, user_key))
         return len(orphans)

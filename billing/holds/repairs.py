@@ -120,6 +120,12 @@ class Repairs:
                 return decisions.Reload()
             await asyncio.sleep(RETRY_PAUSE_S if code == layout.WAITING else 0)
             return None
+        if code == layout.USER and principal.user_id is not None:
+            user = await self._loader.adopt_user(partition, principal.account_id, principal.user_id)
+            if _older(user, principal.account_version):
+                return decisions.Reload()
+            await asyncio.sleep(RETRY_PAUSE_S)
+            return None
         if code == layout.LATE:
             await self._partitions.is_current(partition)
             return None
@@ -223,34 +229,43 @@ class Corrections:
     ) -> Any:
         number = partition.number
         keys = [self._keyspace.meta(number), self._keyspace.journal(number), self._keyspace.account(account_id)]
-        places: dict[str, int] = {}
+        places: dict[bytes, int] = {}
+
+        def place_of(key: bytes) -> int:
+            if key not in places:
+                keys.append(key)
+                places[key] = len(keys)
+            return places[key]
+
         arguments: list[bytes | int] = [epoch, I8.pack(xseq)]
         for row in rows:
-            key_id, place = row["key_id"], 0
-            if key_id is not None:
-                if key_id not in places:
-                    keys.append(self._keyspace.key(account_id, key_id))
-                    places[key_id] = len(keys)
-                place = places[key_id]
-            arguments.append(_pack(row, place, quotas))
+            key_id, user_id = row["key_id"], row["user_id"]
+            key_place = place_of(self._keyspace.key(account_id, key_id)) if key_id is not None else 0
+            user_place = place_of(self._keyspace.user(account_id, user_id)) if user_id is not None else 0
+            arguments.append(_pack(row, (key_place, user_place), quotas))
         return await self._client.call(self._apply, keys, arguments)
 
 
-def _pack(row: Row, key_place: int, quotas: Sequence[Quota]) -> bytes:
+def _pack(row: Row, places: tuple[int, int], quotas: Sequence[Quota]) -> bytes:
     request_id, model, feature = row["request_id"], row["model"] or "", row["feature"] or ""
-    key_quotas = parse_quotas(row["key_quotas"]) if row["key_quotas"] is not None else ()
+    key_quotas, user_quotas = (parse_quotas(row[name] or ()) for name in ("key_quotas", "user_quotas"))
+
+    def applying(quotas: Sequence[Quota]) -> bytes:
+        return pack_tags([quota.tag for quota in quotas if request_id and quota.applies_to(model, feature)])
+
     return (
         CORRECTION.pack(
             row["xseq"],
             row["delta_nano"],
             request_id.encode() if request_id else NO_REQUEST,
-            key_place,
+            *places,
             row["admitted_at_ms"] or 0,
             row["requests"],
             row["input_tokens"],
             row["output_tokens"],
             row["cost_nano"],
         )
-        + pack_tags([quota.tag for quota in quotas if request_id and quota.applies_to(model, feature)])
-        + pack_tags([quota.tag for quota in key_quotas if request_id and quota.applies_to(model, feature)])
+        + applying(quotas)
+        + applying(key_quotas)
+        + applying(user_quotas)
     )

@@ -21,6 +21,7 @@ from billing.holds.admission import Admissions, Lesser, Opening, Renew
 from billing.holds.admission_queue import AdmissionQueue
 from billing.holds.hold import Hold, Settled, at_place
 from billing.holds.items import SettleItem, VoidItem
+from billing.holds.lasting import LASTING
 from billing.holds.outbox import Backlog
 from billing.holds.redis.batcher import Batcher, Item
 from billing.holds.redis.connection import RedisAway, RedisError, Script
@@ -120,19 +121,22 @@ class Holds:
         self.spawn = running.spawn
         self.backlog = Backlog(partitions, keyspace, self.live, outbox.waiting, settings.max_unsettled)
         self.queue = AdmissionQueue(settings.queue_requests)
-        self.admissions = Admissions(
-            self._batchers,
-            keyspace,
-            partitions,
-            epoch_start,
-            loader,
-            self.live,
-            self.backlog,
-            self.queue,
-            self.resolve,
-            gateway_id=gateway_id,
-            timeout_s=settings.redis_timeout_s,
-            wait_s=settings.admission_wait_s,
+        self.admissions, self._lasting = (
+            Admissions(
+                self._batchers,
+                keyspace,
+                partitions,
+                epoch_start,
+                loader,
+                self.live,
+                self.backlog,
+                self.queue,
+                self.resolve,
+                gateway_id=holder,
+                timeout_s=settings.redis_timeout_s,
+                wait_s=settings.admission_wait_s,
+            )
+            for holder in (gateway_id, LASTING)
         )
 
     def open(
@@ -158,6 +162,28 @@ class Holds:
         anew where its principal or prices have changed; without it such a request is `Unavailable`."""
         arguments = (request_id, principal, model, feature, need, expired, meanwhile, lesser, queue_s, renew)
         return Opening(self.admissions, *arguments)
+
+    def open_lasting(
+        self, request_id: str, principal: Principal, model: str, feature: str, need: Need, expired: Debit, renew: Renew
+    ) -> Opening:
+        """Return a context manager as `open` does, for a hold that outlasts this process once it is `kept`."""
+        return Opening(self._lasting, request_id, principal, model, feature, need, expired, None, None, 0.0, renew)
+
+    def kept(self, hold: Hold) -> None:
+        """Note that a hold of `open_lasting` has a row in Postgres, or may have one: it is not this process's any
+        more."""
+        hold.enter("lasting")
+        self.live.pop(hold.id, None)
+
+    def written(self, hold: Hold) -> None:
+        """Note that an open hold's debit is in the ledger, by another way than `settle`. Its correction ends it in
+        Redis."""
+        outcome: asyncio.Future[Settled] = self._loop.create_future()
+        hold.begin_settling(outcome)
+        hold.enter("settled")
+        outcome.set_result(Settled(None))
+        self.live.pop(hold.id, None)
+        self.queue.freed(hold.target.account_key)
 
     def settle(self, hold: Hold, debit: Debit) -> asyncio.Future[Settled]:
         """End a hold as this debit. It is submitted when this returns, and outside this process when the answer is
@@ -212,8 +238,9 @@ class Holds:
             return
         hold.enter("voided")
         self.live.pop(hold.id, None)
-        item = VoidItem(hold.id_bytes, hold.target.account_key, hold.target.key_key)
-        self._batchers[hold.target.partition.number].submit(item)
+        target = hold.target
+        item = VoidItem(hold.id_bytes, target.account_key, target.key_key, target.any_user_key)
+        self._batchers[target.partition.number].submit(item)
         await item.answer
         self.queue.freed(item.account_key)
         if item.vanished_in == hold.epoch:

@@ -9,9 +9,9 @@ once. `ledger_snapshot` reads Postgres.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from billing.holds.redis.layout import SETTLED, AccountState, Entry, KeyState
 from billing.quotas import Metric, Quota, Window, window_id
@@ -40,22 +40,44 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class AccountSnapshot:
-    """An account in Redis at one moment: its state, its keys' states, its open holds, and the requests whose settled
-    debits the journal had, of those that the state has counted. `steady`: nothing changed while it was read."""
+    """An account in Redis at one moment: its state, its keys' and users' states, its open holds, and the requests whose
+    settled debits the journal had, of those that the state has counted. `steady`: nothing changed while it was
+    read."""
 
     state: AccountState
     keys: Mapping[str, KeyState]
     holds: Sequence[Entry]
     steady: bool
     unwritten: Sequence[str] = ()
+    users: Mapping[str, KeyState] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class UserQuotas:
+    """A user of an account as the ledger has it: what it may use, by which keys, and the version of the account from
+    which on Redis has counted all of it."""
+
+    quotas: Quotas
+    key_ids: Collection[str]
+    since: int
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectQuotas:
+    """The keys and users of an account that have windows, by id."""
+
+    keys: Mapping[str, Quotas] = field(default_factory=dict)
+    users: Mapping[str, UserQuotas] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class ComparedCounter:
-    """A counter whose window is current in Redis, of the account or of a key of it, and the holds that may be part of
-    it."""
+    """A counter whose window is current in Redis, of the account, or of a key or a user of it, and the holds that may
+    be part of it. `key_ids` are the keys that count in it, None where all do."""
 
-    key_id: str | None
+    subject: Literal["account", "key", "user"]
+    id: str
+    key_ids: Collection[str] | None
     quota: Quota
     counter: Counter
     holds: Sequence[Entry]
@@ -63,12 +85,12 @@ class ComparedCounter:
     @property
     def name(self) -> str:
         """Return how a difference names it."""
-        return f"{self.key_id or 'account'} {Window(self.quota.window).name}:{self.quota.metric.name}"
+        return f"{self.id} {Window(self.quota.window).name}:{self.quota.metric.name}"
 
 
 class WindowUsage:
     """What an account's requests have used according to Postgres, by window, key (None: all of the account's) and the
-    names that filters ask for."""
+    names that filters ask for. What a user has used is what its keys have."""
 
     __slots__ = ("_parts",)
 
@@ -83,8 +105,13 @@ class WindowUsage:
 
     def used(self, compared: ComparedCounter) -> int:
         """Return what the counter should be without running requests, in its metric's unit."""
-        quota, parts = compared.quota, self._parts.get((compared.quota.window, compared.key_id), ())
-        return sum(amounts[quota.metric] for model, feature, amounts in parts if quota.applies_to(model, feature))
+        quota, key_ids = compared.quota, (None,) if compared.key_ids is None else compared.key_ids
+        return sum(
+            amounts[quota.metric]
+            for key_id in key_ids
+            for model, feature, amounts in self._parts.get((quota.window, key_id), ())
+            if quota.applies_to(model, feature)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,34 +126,39 @@ class LedgerSnapshot:
 
 
 def current_counters(
-    snapshot: AccountSnapshot, quotas: Quotas | None, key_quotas: Mapping[str, Quotas]
+    snapshot: AccountSnapshot, quotas: Quotas | None, of_subjects: SubjectQuotas
 ) -> Iterator[ComparedCounter]:
     """Yield the counters that can be compared: those of windows that are current by the account's own time. Of an
-    account that changed while it was read there are none, nor of one whose quotas are newer in the ledger (None)."""
+    account that changed while it was read there are none, nor of one whose quotas are newer in the ledger (None), nor
+    of a user who had none for a while and has not been loaded since."""
     state = snapshot.state
     if not snapshot.steady:
         return
     current = {window: window_id(window, state.now_s) for window in Window}
-    yield from _current(None, quotas or {}, state.counters, current, snapshot.holds)
+    for found in _current(quotas or {}, state.counters, current):
+        yield ComparedCounter("account", "account", None, *found, snapshot.holds)
     holds: dict[str, list[Entry]] = {}
     for hold in snapshot.holds:
         holds.setdefault(hold.key_id, []).append(hold)
     for key_id, key in snapshot.keys.items():
         if key.epoch == state.epoch:
-            yield from _current(key_id, key_quotas.get(key_id, {}), key.counters, current, holds.get(key_id, ()))
+            for found in _current(of_subjects.keys.get(key_id, {}), key.counters, current):
+                yield ComparedCounter("key", key_id, (key_id,), *found, holds.get(key_id, ()))
+    for user_id, user in snapshot.users.items():
+        known = of_subjects.users.get(user_id)
+        if known is not None and user.epoch == state.epoch and user.principal_version >= known.since:
+            of_user = [hold for key_id in known.key_ids for hold in holds.get(key_id, ())]
+            for found in _current(known.quotas, user.counters, current):
+                yield ComparedCounter("user", user_id, known.key_ids, *found, of_user)
 
 
 def _current(
-    key_id: str | None,
-    quotas: Quotas,
-    counters: Iterable[Counter],
-    current: Mapping[Window, int],
-    holds: Sequence[Entry],
-) -> Iterator[ComparedCounter]:
+    quotas: Quotas, counters: Iterable[Counter], current: Mapping[Window, int]
+) -> Iterator[tuple[Quota, Counter]]:
     for counter in counters:  # one that is not counted yet has another tag than its quota
         quota = quotas.get(counter.tag)
         if quota is not None and counter.window_id == current[quota.window]:
-            yield ComparedCounter(key_id, quota, counter, holds)
+            yield quota, counter
 
 
 def compare(account_id: str, redis: AccountSnapshot, ledger: LedgerSnapshot) -> Iterator[Drift | None]:
@@ -168,7 +200,8 @@ def in_use(compared: ComparedCounter) -> tuple[int, int]:
 
 
 def _counts(hold: Entry, compared: ComparedCounter) -> bool:
-    quota, tags = compared.quota, hold.account_tags if compared.key_id is None else hold.key_tags
+    tags = {"account": hold.account_tags, "key": hold.key_tags, "user": hold.user_tags or ()}[compared.subject]
+    quota = compared.quota
     return quota.tag in tags and window_id(quota.window, hold.at_ms // 1000) == compared.counter.window_id
 
 
@@ -205,37 +238,35 @@ class Snapshots:
         self._redis = redis
         self._loader = loader
 
-    async def look(self, partition: Partition, keys_of: Mapping[str, Iterable[str]]) -> dict[str, AccountSnapshot]:
-        """Return accounts that Redis has in the partition's epoch, with those of the keys named. One that changed
-        meanwhile is looked at again, at most ATTEMPTS times, and is not steady then. Raises `RedisError`."""
+    async def look(self, partition: Partition, subjects_of: Mapping[str, SubjectQuotas]) -> dict[str, AccountSnapshot]:
+        """Return accounts that Redis has in the partition's epoch, with those of the keys and users named. One that
+        changed meanwhile is looked at again, at most ATTEMPTS times, and is not steady then. Raises `RedisError`."""
         found: dict[str, AccountSnapshot] = {}
-        left = keys_of
+        left = subjects_of
         for _ in range(ATTEMPTS):
             some = await self._look(partition, left)
             for account_id in left:
                 found.pop(account_id, None)
             found.update(some)
-            left = {account_id: keys_of[account_id] for account_id, each in some.items() if not each.steady}
+            left = {account_id: subjects_of[account_id] for account_id, each in some.items() if not each.steady}
             if not left:
                 break
         return found
 
-    async def _look(self, partition: Partition, keys_of: Mapping[str, Iterable[str]]) -> dict[str, AccountSnapshot]:
-        """Read accounts, keys, the journal, and the accounts again: one that reads the same twice is steady."""
+    async def _look(self, partition: Partition, subjects_of: Mapping[str, SubjectQuotas]) -> dict[str, AccountSnapshot]:
+        """Read accounts, keys, users, the journal, and the accounts again: one that reads the same twice is steady."""
         epoch = partition.epoch
         if epoch is None:
             return {}
-        subjects = [(account_id, key_id) for account_id, key_ids in keys_of.items() for key_id in key_ids]
-        before = await self._redis.packed_accounts(keys_of)
-        of_keys = await self._redis.packed_keys(subjects)
-        journal = await self._scan(partition, epoch, keys_of)
-        after = await self._redis.packed_accounts(keys_of)
-        keys: dict[str, dict[str, KeyState]] = {}
-        async for (account_id, key_id), raw in gently(zip(subjects, of_keys, strict=True)):
-            if raw is not None:
-                keys.setdefault(account_id, {})[key_id] = KeyState.unpack(raw)
+        key_names = [(account_id, key_id) for account_id, each in subjects_of.items() for key_id in each.keys]
+        user_names = [(account_id, user_id) for account_id, each in subjects_of.items() for user_id in each.users]
+        before = await self._redis.packed_accounts(subjects_of)
+        keys = await _unpacked(key_names, await self._redis.packed_keys(key_names))
+        users = await _unpacked(user_names, await self._redis.packed_users(user_names))
+        journal = await self._scan(partition, epoch, subjects_of)
+        after = await self._redis.packed_accounts(subjects_of)
         found = {}
-        async for account_id, raw, then in gently(zip(keys_of, before, after, strict=True)):
+        async for account_id, raw, then in gently(zip(subjects_of, before, after, strict=True)):
             state = AccountState.unpack(raw) if raw is not None else None
             if state is None or state.epoch != epoch or then is None:
                 continue
@@ -246,6 +277,7 @@ class Snapshots:
                 tuple(journal.holds.get(account_id, {}).values()),
                 raw == then or _steady(state, AccountState.unpack(then)),
                 tuple(request_id for request_id, dseq in settled.items() if dseq <= state.dseq),
+                users.get(account_id, {}),
             )
         return found
 
@@ -280,6 +312,15 @@ class Snapshots:
             if late:
                 break
         return set(left.values())
+
+
+async def _unpacked(names: Sequence[tuple[str, str]], packed: Sequence[bytes | None]) -> dict[str, dict[str, KeyState]]:
+    """Return the states that there are, by account, and by key or user."""
+    found: dict[str, dict[str, KeyState]] = {}
+    async for (account_id, name), raw in gently(zip(names, packed, strict=True)):
+        if raw is not None:
+            found.setdefault(account_id, {})[name] = KeyState.unpack(raw)
+    return found
 
 
 def _steady(before: AccountState, after: AccountState) -> bool:

@@ -77,12 +77,13 @@ def bounds_s(window: Window, at_s: int) -> tuple[int, int]:
 async def read_counters(
     connection: Connection,
     account_id: str,
-    key_id: str | None,
+    key_ids: Sequence[str] | None,
     quotas: Sequence[Quota],
     at_s: int,
     since: Since | None = None,
 ) -> tuple[Counter, ...]:
-    """Return one counter for each quota, in the window that holds `at_s`; with `since` only what came before it.
+    """Return one counter for each quota, in the window that holds `at_s`, of these keys or the whole account; with
+    `since` only what came before it.
 
     The connection must be in a transaction in which no debit of the account can be written, or of one snapshot.
     """
@@ -91,14 +92,14 @@ async def read_counters(
     starts, ends = zip(*(bounds_s(quota.window, at_s) for quota in quotas), strict=True)
     patterns, features = [quota.model or "" for quota in quotas], [quota.feature for quota in quotas]
     granularities = [GRANULARITY[quota.window] for quota in quotas]
-    rows = await connection.fetch(WINDOW_USAGE, account_id, key_id, granularities, starts, ends, patterns, features)
+    rows = await connection.fetch(WINDOW_USAGE, account_id, key_ids, granularities, starts, ends, patterns, features)
     used = {row["place"]: _by_metric(row) for row in rows}
     after: dict[int, tuple[int, ...]] = {}
     if since is not None:
         rows = await connection.fetch(
             WINDOW_USAGE_AFTER,
             account_id,
-            key_id,
+            key_ids,
             since.dseq,
             since.epoch,
             since.xseq,

@@ -1,14 +1,14 @@
 """API keys in Postgres: made, listed, changed and revoked, and read as principals.
 
-This file owns the rule that a secret leaves it once, from `create`, and that each change of a key raises its version in
-the same statement. Only a secret's SHA-256 is stored. What a key may say is in `billing.shapes.keys`.
+This file owns the rule that a secret leaves it once, from `create` or `rotate`, and that each change of a key raises
+its version in the same statement. Only a secret's SHA-256 is stored. What a key may say is in `billing.shapes.keys`.
 """
 
 from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -19,10 +19,10 @@ from billing.database.connection import Connection, Database, Row, affected, que
 from billing.keys.secrets import new_secret, secret_digest, shown_prefix
 from billing.pages import BEFORE_ALL, Page, page_of
 from billing.plans import DEFAULT_PLAN, Plan, Plans
-from billing.principals import Principal
+from billing.principals import SERVICE_KEY, Principal
 from billing.quotas import parse_quotas
 from billing.shapes.keys import RULES, KeyRow, KeyRules, rules_shown
-from billing.shapes.rules import KeyNotFound
+from billing.shapes.rules import KeyConflict, KeyNotFound, ScopeWithheld
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
@@ -41,12 +41,18 @@ def _of_rules(name: str, first: int) -> str:
     return _query(name).format(columns=", ".join(RULES), values=", ".join(f"${number}" for number in numbers))
 
 
+Grantable = Callable[[Connection], Awaitable[Collection[str]]]
+"""Which scopes whoever makes or changes a key may give it. Asked first in the transaction, which it may refuse."""
+
 _CREATE: Final = _of_rules("keys_create", 7)
 _UPDATE: Final = _of_rules("keys_update", 3)
 
 
 class ApiKeys:
-    """Makes, reads, changes and revokes keys. Methods raise `ApiKeyError` and `DatabaseError`."""
+    """Makes, reads, changes and revokes keys. Methods raise `ApiKeyError` and `DatabaseError`.
+
+    With an `account_id`, a method knows the keys of that account alone: others are not found. With `grantable`, scopes
+    that a key does not have yet are given it only where they are among these; None: any."""
 
     def __init__(
         self,
@@ -60,61 +66,122 @@ class ApiKeys:
         self._new_id, self._choice = new_id, choice
 
     async def create(
-        self, account_id: str, name: str, *, user_id: str | None = None, actor: str = audit.ADMIN, **rules: Any
+        self,
+        account_id: str,
+        name: str,
+        *,
+        user_id: str | None = None,
+        actor: audit.Actor = audit.ADMIN,
+        grantable: Grantable | None = None,
+        most: int | None = None,
+        **rules: Any,
     ) -> tuple[KeyRow, str]:
-        """Create a key and return it with its secret, which can't be read again. `rules` are fields of `KeyRules`.
+        """Create a key and return it with its secret, which can't be read again. `rules` are fields of `KeyRules`;
+        `most` is how many keys that work the user may have in this account, with the new one.
 
-        Raises `AccountNotFound`, `KeyRefused`, `QuotaError`, and `TypeError` for a rule that there is not.
+        Raises `AccountNotFound`, `KeyRefused`, `KeyConflict`, `ScopeWithheld`, `QuotaError`, and `TypeError` for a rule
+        that there is not.
         """
-        stored = _stored(KeyRules(**rules))
-        secret = new_secret(self._choice)
-        key_id, prefix, digest = ID_PREFIX + self._new_id(), shown_prefix(secret), secret_digest(secret)
+        wanted = KeyRules(**rules)
+        key_id, (secret, prefix, digest) = ID_PREFIX + self._new_id(), self._new_secret()
         async with self._database.transaction() as connection:
-            row = await connection.fetchrow(_CREATE, key_id, account_id, user_id, name, prefix, digest, *stored)
+            _check_given(None if grantable is None else await grantable(connection), wanted.scopes)
+            if most is not None and await connection.fetchval(_query("keys_count"), account_id, user_id) >= most:
+                raise KeyConflict(f"There are {most} keys already, which is the most: revoke one that is not used.")
+            made = key_id, account_id, user_id, name, prefix, digest, *_stored(wanted)
+            row = await connection.fetchrow(_CREATE, *made)
             if row is None:
                 raise AccountNotFound(f"There is no account {account_id!r}.")
             key = key_row(row)
-            await audit.record(connection, actor, "key.create", key.id, None, _audited(key))
+            await _record(connection, actor, "key.create", None, key)
         return key, secret
 
-    async def get(self, key_id: str) -> KeyRow:
-        """Return the key, also when it is revoked."""
-        row = await self._database.row(_query("keys_get"), key_id)
-        if row is None:
-            raise _not_found(key_id)
-        return key_row(row)
+    def _new_secret(self) -> tuple[str, str, bytes]:
+        """Return a new secret, what is shown of it, and what is stored of it."""
+        secret = new_secret(self._choice)
+        return secret, shown_prefix(secret), secret_digest(secret)
 
-    async def page(self, account_id: str | None, limit: int, after: str | None = None) -> Page[KeyRow]:
-        """Return keys of one account, or of all, newest first; `after` is the id that ended the page before."""
-        rows = await self._database.rows(_query("keys_page"), account_id, after or BEFORE_ALL, limit + 1)
+    async def get(self, key_id: str, account_id: str | None = None) -> KeyRow:
+        """Return the key, also when it is revoked."""
+        return _found(await self._database.row(_query("keys_get"), key_id), key_id, account_id)
+
+    async def page(
+        self, account_id: str | None, limit: int, after: str | None = None, user_id: str | None = None
+    ) -> Page[KeyRow]:
+        """Return keys of one account, or of all, and of one user there, newest first; `after` is the id that ended the
+        page before."""
+        rows = await self._database.rows(_query("keys_page"), account_id, after or BEFORE_ALL, limit + 1, user_id)
         return page_of([key_row(row) for row in rows], limit, lambda key: key.id)
 
-    async def update(self, key_id: str, changes: Mapping[str, Any], *, actor: str = audit.ADMIN) -> KeyRow:
+    async def update(
+        self,
+        key_id: str,
+        changes: Mapping[str, Any],
+        *,
+        account_id: str | None = None,
+        actor: audit.Actor = audit.ADMIN,
+        grantable: Grantable | None = None,
+    ) -> KeyRow:
         """Change `name`, or fields of `KeyRules`. A key that already says all of it stays at its version.
 
-        Raises `KeyNotFound`, `KeyRefused`, `QuotaError`.
+        Raises `KeyNotFound`, `KeyRefused`, `ScopeWithheld`, `QuotaError`.
         """
         async with self._database.transaction() as connection:
-            before = await _locked(connection, key_id)
+            given = None if grantable is None else await grantable(connection)
+            before = await _locked(connection, key_id, account_id)
             wanted = replace(before, **changes)
             if wanted == before:
                 return before
+            _check_given(given, (scope for scope in wanted.scopes if scope not in before.scopes))
             row = await connection.fetchrow(_UPDATE, key_id, wanted.name, *_stored(wanted))
             after = key_row(cast(Row, row))
-            await audit.record(connection, actor, "key.update", key_id, _audited(before), _audited(after))
+            await _record(connection, actor, "key.update", before, after)
         await self._effects.key_changed(key_id, after.account_id)
         return after
 
-    async def revoke(self, key_id: str, *, actor: str = audit.ADMIN) -> KeyRow:
+    async def revoke(self, key_id: str, *, account_id: str | None = None, actor: audit.Actor = audit.ADMIN) -> KeyRow:
         """Make a key invalid at once. One that is already revoked stays as it is."""
         async with self._database.transaction() as connection:
-            before = await _locked(connection, key_id)
+            before = await _locked(connection, key_id, account_id)
             row = await connection.fetchrow(_query("keys_revoke"), key_id)
             if row is None:
                 return before
             after = key_row(row)
-            await audit.record(connection, actor, "key.revoke", key_id, _audited(before), _audited(after))
+            await _record(connection, actor, "key.revoke", before, after)
         await self._effects.key_changed(key_id, after.account_id)
+        return after
+
+    async def rotate(
+        self, key_id: str, grace_s: int = 0, *, account_id: str | None = None, actor: audit.Actor = audit.ADMIN
+    ) -> tuple[KeyRow, str]:
+        """Give a key a new secret and return both; the one that it has stays valid for `grace_s`, and the one before
+        that for no longer. Raises `KeyNotFound`, and `KeyConflict` for a key that was revoked."""
+        secret, prefix, digest = self._new_secret()
+        async with self._database.transaction() as connection:
+            before = await _locked(connection, key_id, account_id)
+            if before.revoked_at is not None:
+                raise KeyConflict("This key was revoked: make another one.")
+            row = await connection.fetchrow(_query("keys_rotate"), key_id, digest, prefix, grace_s)
+            after = key_row(cast(Row, row))
+            await _record(connection, actor, "key.rotate", before, after)
+        await self._effects.key_changed(key_id, after.account_id)
+        return after, secret
+
+    async def revoke_leaked(
+        self, secret: str, *, actor: audit.Actor, tell: Callable[[Connection, KeyRow], Awaitable[None]]
+    ) -> KeyRow | None:
+        """Revoke the key of a secret that somebody has found; where it is the secret before a rotation, that alone
+        ends. `tell` is called in the transaction, with the key. None: no key that works has this secret."""
+        digest = secret_digest(secret)
+        async with self._database.transaction() as connection:
+            row = await connection.fetchrow(_query("keys_lock_secret"), digest)
+            if row is None:
+                return None
+            before = key_row(row)
+            after = key_row(cast(Row, await connection.fetchrow(_query("keys_leaked"), before.id, digest)))
+            await _record(connection, actor, "key.leaked", before, after)
+            await tell(connection, after)
+        await self._effects.key_changed(after.id, after.account_id)
         return after
 
     async def touch_last_used(self, used: Iterable[tuple[str, float]]) -> int:
@@ -126,9 +193,48 @@ class ApiKeys:
         return affected(await self._database.execute(_query("keys_touch"), list(latest), times))
 
 
-async def _locked(connection: Connection, key_id: str) -> KeyRow:
-    row = await connection.fetchrow(_query("keys_lock"), key_id)
-    if row is None:
+async def confine_keys(
+    connection: Connection, account_id: str, user_id: str, lost: Collection[str] | None, ending: str, actor: audit.Actor
+) -> list[str]:
+    """Take scopes from every key of a user in an account, in the caller's transaction, and return the ids of those that
+    changed, of which the effects are to be told after it. A key that loses `ending`, or all that it has, is revoked;
+    `lost` None: every key is."""
+    changed = []
+    for row in await connection.fetch(_query("keys_of_user"), account_id, user_id):
+        before = key_row(row)
+        scopes = () if lost is None else tuple(scope for scope in before.scopes if scope not in lost)
+        if scopes == before.scopes:
+            continue
+        ends = not scopes or (ending in before.scopes and ending not in scopes)
+        if ends:
+            told = await connection.fetchrow(_query("keys_revoke"), before.id)
+        else:
+            told = await connection.fetchrow(_UPDATE, before.id, before.name, *_stored(replace(before, scopes=scopes)))
+        await _record(connection, actor, "key.revoke" if ends else "key.update", before, key_row(cast(Row, told)))
+        changed.append(before.id)
+    return changed
+
+
+def _check_given(given: Collection[str] | None, scopes: Iterable[str]) -> None:
+    """Reject a scope that may not be given; None: any may. Raises `ScopeWithheld`."""
+    for scope in scopes:
+        if given is not None and scope not in given:
+            raise ScopeWithheld(scope)
+
+
+async def _record(
+    connection: Connection, actor: audit.Actor, action: str, before: KeyRow | None, after: KeyRow
+) -> None:
+    said = None if before is None else _audited(before), _audited(after)
+    await audit.record(connection, actor, action, after.id, *said, account_id=after.account_id, user_id=after.user_id)
+
+
+async def _locked(connection: Connection, key_id: str, account_id: str | None) -> KeyRow:
+    return _found(await connection.fetchrow(_query("keys_lock"), key_id), key_id, account_id)
+
+
+def _found(row: Row | None, key_id: str, account_id: str | None) -> KeyRow:
+    if row is None or account_id not in (None, row["account_id"]):
         raise _not_found(key_id)
     return key_row(row)
 
@@ -154,12 +260,25 @@ def _audited(key: KeyRow) -> dict[str, object]:
         "prefix": key.prefix,
         **rules_shown(key),
         "revoked_at": key.revoked_at and rfc3339(key.revoked_at),
+        "previous_until": key.previous_until and rfc3339(key.previous_until),
     }
 
 
 _OF_PRINCIPAL: Final = {field.name for field in fields(Principal)}.intersection(field.name for field in fields(KeyRow))
 """Fields of a key that a principal has by the same name."""
-READ: Final = queries("billing.ledger")("keys_principal")
+_UNBOUND: Final = KeyRules()
+_RULES_OF_PRINCIPAL: Final = _OF_PRINCIPAL.intersection(RULES) - {"scopes"}
+READ: Final = _query("keys_principal")
+READ_ACCOUNT: Final = _query("accounts_principal")
+
+
+_SERVICE: Final = SERVICE_KEY.encode()
+
+
+def service_name(account_id: str, service: str) -> bytes:
+    """Return the name of an account's principal for a service, in place of a secret's digest: no service has a space in
+    its name, and one digest of 2^64 begins as all of these names do."""
+    return f"{SERVICE_KEY}{service} {account_id}".encode()
 
 
 class Principals:
@@ -184,6 +303,13 @@ class Principals:
         self._default_plan = default_plan
         self._follow = follow
 
+    async def load(self, name: bytes) -> Principal | None:
+        """Return the principal of a secret's SHA-256, or of what `service_name` gives; None if unknown."""
+        if not name.startswith(_SERVICE):
+            return await self.by_digest(name)
+        service, _, account_id = name.removeprefix(_SERVICE).decode().partition(" ")
+        return await self.of_service(account_id, service)
+
     async def by_digest(self, digest: bytes) -> Principal | None:
         """Return the principal of a secret's SHA-256, also of a revoked key or a closed account; None if unknown."""
         return await self._read(digest, None)
@@ -191,6 +317,15 @@ class Principals:
     async def by_key_id(self, key_id: str) -> Principal | None:
         """Return the principal of a key's id, as `by_digest`."""
         return await self._read(None, key_id)
+
+    async def of_service(self, account_id: str, service: str) -> Principal | None:
+        """Return the principal of an account that another service meters, which has no key; None if unknown."""
+        row = await self._database.row(READ_ACCOUNT, account_id)
+        if row is None:
+            return None
+        if self._follow is not None:
+            await self._follow(row["plans_revision"])
+        return _of_service(row, service, _plan_of(row, self._plans, self._plans[self._default_plan]))
 
     async def _read(self, digest: bytes | None, key_id: str | None) -> Principal | None:
         row = await self._database.row(READ, digest, key_id)
@@ -201,37 +336,71 @@ class Principals:
         return _principal(row, self._plans, self._plans[self._default_plan])
 
 
-def _principal(row: Row, plans: Plans, default: Plan) -> Principal:
+def _plan_of(row: Row, plans: Plans, default: Plan) -> Plan:
     plan = plans.get(row["plan"])
     if plan is None:
         _log.error(
             "account %s has plan %r, which is not configured: %r applies", row["account_id"], row["plan"], default.id
         )
-        plan = default
+    return plan or default
+
+
+def _of_account(row: Row, plan: Plan) -> dict[str, Any]:
+    """Return what the account of a row gives to a principal."""
+    return {
+        "account_name": row["account_name"],
+        "account_version": row["account_version"],
+        "status": row["status"],
+        "past_due_since_s": _unix(row["past_due_since"]),
+        "credit_limit_nano": row["credit_limit_nano"],
+        "account_quotas": parse_quotas(row["account_quotas"]),
+        "plan": plan,
+    }
+
+
+def _of_service(row: Row, service: str, plan: Plan) -> Principal:
+    return Principal(
+        **_of_account(row, plan),
+        account_id=row["account_id"],
+        key_id=SERVICE_KEY + service,
+        key_version=1,
+        key_name=service,
+        key_prefix="",
+        user_id=None,
+        scopes=frozenset(),
+        key_quotas=(),
+        created_at_s=0.0,
+        expires_at_s=None,
+        revoked_at_s=None,
+        **{name: getattr(_UNBOUND, name) for name in _RULES_OF_PRINCIPAL},
+    )
+
+
+def _principal(row: Row, plans: Plans, default: Plan) -> Principal:
     key = key_row(row)
     same = {name: getattr(key, name) for name in _OF_PRINCIPAL}
     return Principal(
         **same
+        | _of_account(row, _plan_of(row, plans, default))
         | {
-            "account_name": row["account_name"],
-            "account_version": row["account_version"],
-            "status": row["status"],
-            "past_due_since_s": _unix(row["past_due_since"]),
-            "credit_limit_nano": row["credit_limit_nano"],
-            "account_quotas": parse_quotas(row["account_quotas"]),
-            "plan": plan,
             "key_id": key.id,
             "key_version": key.version,
             "key_name": key.name,
             "key_prefix": key.prefix,
             "scopes": frozenset(key.scopes),
             "key_quotas": key.quotas,
+            "user_quotas": parse_quotas(row["user_quotas"] or ()),
             "created_at_s": key.created_at.timestamp(),
-            "expires_at_s": _unix(key.expires_at),
+            "expires_at_s": _first(key.expires_at, row["secret_until"]),
             # Revoked by Postgres's clock is revoked for ever: no gateway's clock that runs behind may think otherwise.
             "revoked_at_s": 0.0 if row["revoked"] else _unix(key.revoked_at),
         }
     )
+
+
+def _first(*times: datetime | None) -> float | None:
+    """Return the first of some times in Unix seconds; None is never."""
+    return min((at.timestamp() for at in times if at is not None), default=None)
 
 
 def _unix(at: datetime | None) -> float | None:

@@ -7,6 +7,7 @@ used         the sums: what was used in spans of time, by dimension and tag
 explanations how an amount came about
 usage_columns  counts of a usage as rows keep them, and the shares of several models
 verify       the ledger's promises, proved from one snapshot
+retention    months of usage events that are dropped by age, once they are proved
 catalogue    price rows and plans of the configuration, made known to Postgres
 leases       signs of life of gateways
 """

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from billing.ledger.debits import NAMED
 from billing.money import USD_DECIMALS, ceil_div, format_usd
-from billing.prices import PriceLine, PriceRow
-from billing.rates import COST_SCALE, FACTOR_SCALE, round_up
+from billing.prices import PriceRow
+from billing.rates import COST_SCALE, FACTOR_SCALE, PriceLine, round_up
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
@@ -23,12 +24,12 @@ EXACT_DECIMALS: Final = 24
 """Decimals that an exact amount is shown with: those of nano-USD, of a million tokens and of a factor. An amount by the
 hour that has more is shown rounded up to them."""
 _SHOWN: Final = COST_SCALE // 10 ** (EXACT_DECIMALS - USD_DECIMALS)
-QUANTITY_DECIMALS: Final = {"second": 3, "hour": 3}
+QUANTITY_DECIMALS: Final = {"second": 3, "hour": 3, "unit": 3, "million": 3}
 """Classes that are counted in thousandths."""
 FACTOR_DECIMALS: Final = len(str(FACTOR_SCALE)) - 1
 _LABEL: Final = 14
 _NAME: Final = 14
-_PER: Final = {"hour": "an hour", "second": "a second"}
+_PER: Final = {"hour": "an hour", "second": "a second", "million": "a million"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,9 @@ def format_explanation(explanation: Explanation) -> str:
         _line("model", f"{event.model}, served by {event.provider} as {event.provider_model}"),
         _line("outcome", _outcome(event)),
     ]
-    if price is None:
+    if event.price_id == NAMED:
+        lines.append(_line("price", "none: the service that charged it has named the amount"))
+    elif price is None:
         lines.append(_line("price", f"{event.price_id or 'none'}: the ledger has no such row"))
     else:
         lines.append(_line("price", f"{price.id}: {price.provider}/{price.model} from {price.effective_from}"))
@@ -131,7 +134,7 @@ def _outcome(event: UsageEvent) -> str:
 def _arithmetic(line: PriceLine) -> str:
     per = "a million" if line.per_million else _PER.get(line.price_class, "each")
     price, quantity = f"{format_usd(line.rate_nano)} USD {per}", shown_quantity(line)
-    unit = " s" if line.price_class in QUANTITY_DECIMALS else ""
+    unit = " s" if line.price_class in ("second", "hour") else ""
     text = f"{line.price_class:<{_NAME}} {quantity + unit:>12} at {price} = {exact_usd(line.amount_scaled)} USD"
     return f"{text} ({line.model})" if line.model is not None else text
 

@@ -121,9 +121,9 @@ class Reports:
             *(only.key_id, only.user_id, only.model, only.provider, only.endpoint, only.status, only.estimated),
             *(only.end_user, only.tag, only.tag_value, before_id, limit + 1),
         )
-        found = [_event(row) for row in rows if row["matches"]]
+        found = [event_of_row(row) for row in rows if row["matches"]]
         if len(found) <= limit and rows and rows[-1]["is_last"]:
-            return Page(tuple(found), _cursor(_event(rows[-1])))
+            return Page(tuple(found), _cursor(event_of_row(rows[-1])))
         return page_of(found, limit, _cursor)
 
     async def changed_by_kind(self, account_id: str, since: datetime, until: datetime) -> dict[str, int]:
@@ -136,7 +136,7 @@ class Reports:
         row = await self._database.row(_query("reports_event"), request_id, account_id)
         if row is None:
             return None
-        event = _event(row)
+        event = event_of_row(row)
         return PricedEvent(event, _price(row["price_said"]), await self._prices(event.shares))
 
     async def priced_debit(self, debit: Debit) -> PricedEvent:
@@ -196,7 +196,8 @@ def _event_of(debit: Debit) -> UsageEvent:
     )
 
 
-def _event(row: Row) -> UsageEvent:
+def event_of_row(row: Row) -> UsageEvent:
+    """Return the event that a row of usage_events is."""
     columns = dict(row)
     return UsageEvent(
         usage=usage_of(columns, row["counts"]),

@@ -13,7 +13,7 @@ from billing.usage import COUNT_NAMES, ModelUsage, Usage, total
 
 OWN_COLUMNS: Final = ("input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
 OTHER_COUNTS: Final = tuple(name for name in COUNT_NAMES if name not in OWN_COLUMNS and name != "requests")
-_other_counts_of: Final = attrgetter(*OTHER_COUNTS, "named", "reported_cost_usd")
+_other_counts_of: Final = attrgetter(*OTHER_COUNTS, "named", "reported_cost_usd", "unit_thousandths")
 
 
 class ModelShare(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -61,12 +61,14 @@ def total_usage(usage: Usage, others: Sequence[ModelUsage]) -> Usage:
     return total([usage, *(other.usage for other in others)]) if others else usage
 
 
-def _not_counts(usage: Usage) -> dict[str, str | dict[str, int]]:
-    values: dict[str, str | dict[str, int]] = {}
+def _not_counts(usage: Usage) -> dict[str, int | str | dict[str, int]]:
+    values: dict[str, int | str | dict[str, int]] = {}
     if usage.named:
         values["named"] = dict(usage.named)
     if usage.reported_cost_usd is not None:
         values["reported_cost_usd"] = usage.reported_cost_usd
+    if usage.unit_thousandths is not None:
+        values["unit_thousandths"] = usage.unit_thousandths
     return values
 
 

@@ -5,6 +5,8 @@
     transfers   every charged event has exactly one transfer, of its amount and account; every usage transfer an event
     prices      every event's amount follows from its counts and the price row that it names
     rollups     every sum of usage is that of its events, but for those that are fresh: each has a row of its own
+    dropped     of months whose events were dropped by age, the sums of each account are what these came to; so are the
+                transfers that have no event
 
 Everything is read through cursors, and differences are counted while a bounded number of them is named, so that
 millions of rows take time but no memory.
@@ -12,11 +14,13 @@ millions of rows take time but no memory.
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
 
 from billing.database.connection import Connection, Database, Row, queries
+from billing.ledger.debits import NAMED
 from billing.ledger.usage_columns import decode_shares_of, usage_of
 from billing.money import format_usd
 from billing.price_table import from_canonical_json
@@ -31,6 +35,8 @@ EXAMPLES_LIMIT: Final = 20
 STATEMENT_TIMEOUT_S: Final = 3600.0
 """For the database that `verify` is given: one statement reads a whole table."""
 
+_EVER: Final = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
+"""Before and after every event."""
 _GRANULARITIES: Final = ("minute", "hour", "day", "month")
 _query = queries("billing.ledger")
 
@@ -72,9 +78,20 @@ async def verify(database: Database) -> Verified:
                 await _check(connection, "sum", accounts, "verify_sum", _sum),
                 await _check(connection, "transfers", counts["transfers"], "verify_transfers", _transfer),
                 await _check_prices(connection, events),
-                await _check(connection, "rollups", counts["rollups"], "verify_rollups", _rollup),
+                await _check(connection, "rollups", counts["rollups"], *_ROLLED[0], *_EVER),
+                await _check(connection, "dropped", counts["dropped"], *_ROLLED[1], *_EVER),
             )
         )
+
+
+async def first_difference(connection: Connection, since: datetime, until: datetime) -> str | None:
+    """Return one thing that sums from `since` on and before `until` differ in from their events; None where there is
+    none. Raises `DatabaseError`."""
+    for query, describe in _ROLLED:
+        row = await connection.fetchrow(f"SELECT * FROM ({_query(query)}) AS found LIMIT 1", since, until)  # noqa: S608
+        if row is not None:
+            return describe(row)
+    return None
 
 
 class _Found:
@@ -93,18 +110,18 @@ class _Found:
         return Checked(name, looked_at, self.count, tuple(self.examples))
 
 
-async def _batches(connection: Connection, query: str) -> AsyncIterator[list[Row]]:
-    cursor = await connection.cursor(query)
+async def _batches(connection: Connection, query: str, *arguments: object) -> AsyncIterator[list[Row]]:
+    cursor = await connection.cursor(query, *arguments)
     while rows := await cursor.fetch(BATCH_ROWS):
         yield rows
 
 
 async def _check(
-    connection: Connection, name: str, looked_at: int, query: str, describe: Callable[[Row], str]
+    connection: Connection, name: str, looked_at: int, query: str, describe: Callable[[Row], str], *arguments: object
 ) -> Checked:
     """Run a check whose query returns the differing rows."""
     found = _Found()
-    async for rows in _batches(connection, _query(query)):
+    async for rows in _batches(connection, _query(query), *arguments):
         for row in rows:
             found.add(describe(row))
     return found.checked(name, looked_at)
@@ -144,6 +161,8 @@ def _wrong_amount(row: Row, prices: Mapping[str, PriceRow]) -> str | None:
     is_nothing = not (cost_nano or charged_nano or row["input_tokens"] or row["output_tokens"])
     if is_nothing and row["outcome"] == "expired":  # its price may be unknown, too
         return None
+    if row["price_id"] == NAMED:
+        return None if cost_nano == charged_nano else "its amount was named by a service, which adds no markup"
     if price is None:
         return f"the ledger has no price row {row['price_id']!r} that could be used"
     if is_nothing and row["estimated"]:
@@ -186,15 +205,19 @@ def _sum(row: Row) -> str:
 
 def _transfer(row: Row) -> str:
     request_id = row["request_id"]
+    if row["charges"] is not None:
+        had = f"the months that were dropped had {row['charges']} of {format_usd(int(row['charged_nano']))}"
+        alone = f"{row['transfers']} transfers of {format_usd(int(row['amount_nano']))} USD without an event"
+        return f"{row['account_id']}: {alone}, {had}"
     if row["times"] is None:
-        return f"request {request_id}: a transfer of {format_usd(row['amount_nano'])} USD, and no event"
+        return f"request {request_id}: a transfer of {format_usd(int(row['amount_nano']))} USD, and no event"
     if row["times"] != 1:
         return f"request {request_id}: {row['times']} events"
     event = f"an event of {format_usd(int(row['charged_nano']))} USD on {row['account_id']}"
     if row["amount_nano"] is None:
         return f"request {request_id}: {event}, and no transfer"
     sides = f"from {row['debit_account']} to {row['credit_account']}"
-    return f"request {request_id}: {event}, and a transfer of {format_usd(row['amount_nano'])} USD {sides}"
+    return f"request {request_id}: {event}, and a transfer of {format_usd(int(row['amount_nano']))} USD {sides}"
 
 
 def _rollup(row: Row) -> str:
@@ -207,5 +230,16 @@ def _rollup(row: Row) -> str:
     return f"{named}, {bucket}: events say {events}, the rollup {has}"
 
 
+def _dropped(row: Row) -> str:
+    events = f"{row['events'] or 0} requests for {_usd(row['events_charged_nano'])} USD"
+    has = f"{row['requests'] or 0} for {_usd(row['charged_nano'])}"
+    month = rfc3339(row["month"])
+    return f"{row['account_id']}, month {month}: its events, since dropped, said {events}, the rollups {has}"
+
+
 def _usd(nano: int | None) -> str:
     return format_usd(int(nano or 0))
+
+
+_ROLLED: Final = (("verify_rollups", _rollup), ("verify_dropped", _dropped))
+"""What is compared with events of a time, and how a difference is told."""

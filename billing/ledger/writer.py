@@ -79,9 +79,22 @@ def _around_locked(query: str) -> str:
     return query
 
 
+def _of_claimed(query: str, claims: str) -> str:
+    """Return `write_debits.sql` for a batch that is all new, of those debits alone that are due by `claims`."""
+    for part, replacement in (
+        ("WITH patience AS", f"{claims.rstrip()}, patience AS"),
+        ("AS t (d, place)\n", "AS t (d, place)\n    WHERE d->>0 IN (SELECT request_id FROM due)\n"),
+    ):
+        if query.count(part) != 1:
+            raise ValueError("write_debits.sql has another form than this module rewrites")
+        query = query.replace(part, replacement)
+    return query
+
+
 WRITE_DEBITS: Final = _by_place(_sql("write_debits"))
 WRITE_NEW_DEBITS: Final = _only_new(WRITE_DEBITS)
 WRITE_FREE_DEBITS: Final = _around_locked(WRITE_DEBITS)
+WRITE_CLAIMED_DEBITS: Final = _of_claimed(WRITE_NEW_DEBITS, _sql("claim_events"))
 STORED_DEBITS: Final = _sql("stored_debits")
 PLACE_DEBITS: Final = _sql("place_debits")
 CREATE_MONTHS: Final = _sql("create_months_of")
@@ -215,6 +228,24 @@ async def _write(database: Database, debits: Sequence[Debit], wait_s: float) -> 
     except UniqueViolation:
         return await _write_unless_known(database, debits, batch, wait_s)
     return dict.fromkeys([debit.request_id for debit in debits], PLAIN) | stored_by_id(rows, fresh=True)
+
+
+async def write_claimed(
+    database: Database, debits: Sequence[Debit], claims: Sequence[Sequence[str | None]], wait_s: float
+) -> set[str]:
+    """Write debits of services, none of which Redis has counted, with their claims (`claim_events.sql`); return the
+    requests whose claims held: their debits are written, in one transaction with them, and no others.
+
+    Raises `DatabaseRefused` where one can't be written, `DatabaseLocked` where an account's row is for `wait_s`, and
+    `DatabaseUnavailable`; nothing was written then, but where the commit's fate is unknown.
+    """
+
+    async def write(database: Database, debits: Sequence[Debit]) -> set[str]:
+        asked = _as_json(claims).decode()
+        rows = await database.rows(WRITE_CLAIMED_DEBITS, _encoded(debits), as_lock_timeout(wait_s), asked)
+        return {row["request_id"] for row in rows}
+
+    return await _with_months(database, debits, write)
 
 
 def _encoded(debits: Sequence[Debit]) -> str:

@@ -135,8 +135,10 @@ class RetentionRules:
 class Retention:
     """Deletes old rows. `owner` names this process."""
 
-    def __init__(self, database: Database, rules: RetentionRules, owner: str) -> None:
+    def __init__(self, database: Database, rules: RetentionRules, owner: str, beside: Sequence[str] = ()) -> None:
+        """`beside` are further statements that delete so many old rows at most, and give how many there were."""
         self._database = database
+        self._beside = beside
         self._rules = rules
         self._owner = owner
 
@@ -153,9 +155,14 @@ class Retention:
     async def forget(self, batch_rows: int = BATCH_ROWS) -> int:
         """Remove what is old, so many rows at once; return how many there were. Raises `DatabaseError`."""
         forgotten = 0
-        for statement, days in ((FORGET_OBJECTS, self._rules.object_days), (FORGET_JOBS, self._rules.job_days)):
+        old: tuple[tuple[str, int], ...] = (
+            (FORGET_OBJECTS, self._rules.object_days),
+            (FORGET_JOBS, self._rules.job_days),
+        )
+        wanted = [(statement, (days, batch_rows)) for statement, days in old]
+        for statement, given in (*wanted, *((each, (batch_rows,)) for each in self._beside)):
             for _ in range(MOST_BATCHES):
-                rows = await self._database.value(statement, days, batch_rows)
+                rows = await self._database.value(statement, *given)
                 forgotten += rows
                 if rows < batch_rows:
                     break

@@ -2,12 +2,19 @@
 them, and `/api/openapi.json` is generated from them. Pure.
 
     base        Body, Query, Answer, Listing; money, times and names; the error envelope
+    people      registering, signing in, and what people are shown of themselves
     quotas      quotas, and what is left of each
-    accounts    accounts, grants
+    accounts    accounts, grants, refunds, adjustments
+    repricing   requests charged by another price
+    admin_users  people as operators see them
+    audit       rows of the audit log
     keys        keys: the one declaration of what a key may say, from rows of Postgres to options of commands
     rules       what a rule of a key is
+    organizations  organizations, members, invitations, roles
     usage       balance, transactions, usage events, totals
     reports     what was used, in sums: a summary, buckets of time, the month so far
+    tokens      tokens and sessions of people
+    service     what other services send: debits, usage, CloudEvents, holds
     operation   models, refused requests, health, jobs, image
 
 Each answer's shape has a function beside it that makes it of what `billing` has. Fields may be added, none renamed or

@@ -1,23 +1,30 @@
-"""Accounts, their grants and refunds, as the API takes and answers them. Pure."""
+"""Accounts, their grants, refunds and adjustments, as the API takes and answers them. Pure."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import UNSET, Meta, UnsetType, field
 
 from billing.money import format_credits, format_usd
 from billing.principals import Status
-from billing.shapes.base import Answer, Body, Moment, Name, Usd, UsdBody
+from billing.shapes.base import Answer, Body, Moment, Name, SignedUsdBody, Usd, UsdBody
 from billing.shapes.quotas import QuotasBody, QuotaShape, quota_shapes
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
     from billing.accounts.accounts import Account
     from billing.accounts.grants import GrantResult
+    from billing.accounts.member_limits import MemberQuotas
     from billing.plans import Plan
 
+PlanId = Annotated[
+    str,
+    Meta(description="one of the plans of `plans.yaml`", examples=["starter"], extra_json_schema={"format": "plan"}),
+]
 Note = Annotated[str, Meta(max_length=1000)]
+Reason = Annotated[str, Meta(min_length=1, max_length=1000, description="why: the audit log keeps it")]
+Against = Literal["write_off", "revenue"]
 IdempotencyKey = Annotated[str, Meta(min_length=1, max_length=255, description="unique per account")]
 
 
@@ -31,25 +38,27 @@ class NewAccount(Body, frozen=True, kw_only=True):
     begin in reports: without it in UTC."""
 
     name: Name
-    plan: str | None = None
+    plan: PlanId | None = None
     credit_limit_usd: UsdBody = "0"
     quotas: QuotasBody = ()
     tz: Zone | None = None
 
 
 class AccountPatch(Body, frozen=True, kw_only=True):
-    """A change of an account: what is absent stays as it is; a `tz` of null is UTC."""
+    """A change of an account: what is absent stays as it is; a `tz` of null is UTC. `reason` is kept by the audit log
+    alone."""
 
     name: Name | UnsetType = UNSET
-    plan: str | UnsetType = UNSET
+    plan: PlanId | UnsetType = UNSET
     status: Status | UnsetType = UNSET
     credit_limit_usd: UsdBody = UNSET
     quotas: QuotasBody = UNSET
     tz: Zone | UnsetType | None = UNSET
+    reason: Reason | UnsetType = UNSET
 
 
 class NewQuotas(Body, frozen=True, kw_only=True):
-    """All quotas of an account's own."""
+    """All quotas of an account's, or a user's, own."""
 
     quotas: QuotasBody
 
@@ -60,6 +69,16 @@ class NewGrant(Body, frozen=True, kw_only=True):
     amount_usd: UsdBody
     idempotency_key: IdempotencyKey
     note: Note | None = None
+
+
+class NewAdjustment(Body, frozen=True, kw_only=True):
+    """A correction of a balance: above zero it raises it, below zero it takes from it. `against` is the system account
+    on the other side."""
+
+    amount_usd: SignedUsdBody
+    idempotency_key: IdempotencyKey
+    reason: Reason
+    against: Against = "write_off"
 
 
 class AccountShape(Answer, frozen=True, kw_only=True):
@@ -78,6 +97,20 @@ class AccountShape(Answer, frozen=True, kw_only=True):
     tz: str | None = None
     past_due_since: Moment | None
     created_at: Moment
+
+
+class UserQuotasShape(Answer, frozen=True, kw_only=True):
+    """What a user may use in an account with all keys together, beside what the keys, the account and the plan say."""
+
+    account_id: str
+    user_id: str
+    quotas: list[QuotaShape]
+
+
+def user_quotas_shape(member: MemberQuotas) -> UserQuotasShape:
+    """Return the shape of a user's quotas."""
+    quotas = quota_shapes(member.quotas)
+    return UserQuotasShape(account_id=member.account_id, user_id=member.user_id, quotas=quotas)
 
 
 def account_shape(account: Account, plan: Plan | None, credits_per_usd: int) -> AccountShape:
@@ -99,7 +132,7 @@ def account_shape(account: Account, plan: Plan | None, credits_per_usd: int) -> 
 
 
 class GrantShape(Answer, frozen=True, kw_only=True):
-    """What a grant or a refund has done: the account's balance is the one right after it."""
+    """What a grant, a refund or an adjustment has done: the account's balance is the one right after it."""
 
     transfer_id: str
     amount_usd: Usd
@@ -107,7 +140,7 @@ class GrantShape(Answer, frozen=True, kw_only=True):
 
 
 def grant_shape(result: GrantResult) -> GrantShape:
-    """Return the shape of a grant or a refund."""
+    """Return the shape of a grant, a refund or an adjustment."""
     return GrantShape(
         transfer_id=result.transfer_id,
         amount_usd=format_usd(result.amount_nano),

@@ -15,20 +15,31 @@ DEFAULT_TIMEOUT_S: Final = 30.0
 """Longest time for one call of a client, unless its caller gives another one."""
 _RECEIVED: Final = "received"
 _MOST_OF_FILTER: Final = 255
-_USD_PATTERN: Final = r"^[0-9]+(\.[0-9]{1,9})?$"
+_USD: Final = r"([0-9]{1,6}|[0-8][0-9]{6}|900[0-6][0-9]{3}|9007(0[0-9]{2}|1[0-8][0-9]|19[0-8]))(\.[0-9]{1,9})?$"
+"""Amounts up to the bound of all money, 2^53 - 1 nano-USD, but for the last dollar."""
+USD_PATTERN: Final = f"^{_USD}"
+SIGNED_USD_PATTERN: Final = f"^-?{_USD}"
 
 Usd = Annotated[str, Meta(description="USD as a decimal string with at most 9 decimals", examples=["12.50"])]
 Moment = Annotated[str, Meta(description="a time in UTC", extra_json_schema={"format": "date-time"})]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Id = Annotated[str, Meta(min_length=1, max_length=255)]
-UsdBody = Annotated[Any, Meta(extra_json_schema={"type": "string", "pattern": _USD_PATTERN, "examples": ["12.50"]})]
+UsdBody = Annotated[Any, Meta(extra_json_schema={"type": "string", "pattern": USD_PATTERN, "examples": ["12.50"]})]
 """Money in a body is taken as it comes and parsed by `billing.money`, whose messages say more."""
+SignedUsdBody = Annotated[
+    Any, Meta(extra_json_schema={"type": "string", "pattern": SIGNED_USD_PATTERN, "examples": ["-12.50"]})
+]
 Limit = Annotated[int, Meta(ge=1, le=MAX_LIMIT, description=f"an integer from 1 to {MAX_LIMIT}")]
 Filter = Annotated[
     str, Meta(min_length=1, max_length=_MOST_OF_FILTER, description=f"a text of 1 to {_MOST_OF_FILTER} characters")
 ]
 Since = Annotated[
-    str, Meta(description="a time in RFC 3339, or a day", examples=["2027-01-31", "2027-01-31T12:00:00Z"])
+    str,
+    Meta(
+        description="a time in RFC 3339, or a day",
+        examples=["2027-01-31", "2027-01-31T12:00:00Z"],
+        extra_json_schema={"anyOf": [{"format": "date-time"}, {"format": "date"}]},
+    ),
 ]
 
 
@@ -66,7 +77,10 @@ class PageQuery(Query, frozen=True, kw_only=True):
     """Which page of a list."""
 
     limit: Limit = DEFAULT_LIMIT
-    cursor: Annotated[str, Meta(description="`next_cursor` of the page before")] | None = None
+    cursor: (
+        Annotated[str, Meta(description="`next_cursor` of the page before", extra_json_schema={"format": "cursor"})]
+        | None
+    ) = None
 
 
 class ErrorShape(Answer, frozen=True, kw_only=True):

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
@@ -19,18 +18,26 @@ from msgspec import UNSET, Meta, UnsetType
 from billing.quotas import Metric, Quota, Window, check_quotas, parse_quotas, quota_json
 from billing.shapes.base import Answer, Body, Filter, Id, Moment, Name, PageQuery
 from billing.shapes.quotas import QuotaShape, QuotasOrNull, WindowShape
-from billing.shapes.rules import KeyRefused, Option, Rule
+from billing.shapes.rules import (
+    DEFAULT_SCOPES,
+    MAX_MODEL,
+    MAX_MODELS,
+    MAX_SCOPES,
+    MAX_TAG_NAME,
+    MAX_TAG_VALUE,
+    MAX_TAGS,
+    SCOPE,
+    ExpiryBody,
+    KeyRefused,
+    ModelsBody,
+    Option,
+    ParallelBody,
+    Rule,
+    ScopesList,
+    ScopesText,
+    TagsBody,
+)
 from billing.times import TimeError, parse_rfc3339, rfc3339
-
-DEFAULT_SCOPES: Final = ("llm:proxy", "billing:read")
-MAX_SCOPES: Final = 32
-MAX_MODELS: Final = 100
-MAX_MODEL: Final = 200
-MAX_TAGS: Final = 32
-MAX_TAG_NAME: Final = 64
-MAX_TAG_VALUE: Final = 256
-
-_SCOPE: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}:[a-z][a-z0-9_-]{0,31}", re.ASCII)
 
 
 def parse_scopes(given: str | Iterable[str] | None) -> tuple[str, ...]:
@@ -48,7 +55,7 @@ def check_scopes(scopes: tuple[str, ...]) -> None:
     if not 0 < len(scopes) <= MAX_SCOPES:
         raise KeyRefused("scopes", f"A key has 1 to {MAX_SCOPES} scopes.")
     for scope in scopes:
-        if _SCOPE.fullmatch(scope) is None:
+        if SCOPE.fullmatch(scope) is None:
             raise KeyRefused("scopes", "A scope is word:word in lower case, such as llm:proxy.")
 
 
@@ -183,7 +190,7 @@ RULES: Final[Mapping[str, Rule]] = {each.name: each.metadata["rule"] for each in
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyRow(KeyRules):
-    """A row of api_keys without its digest."""
+    """A row of api_keys without its digests. `previous_until` is how long the secret before its own is valid."""
 
     id: str
     account_id: str
@@ -194,6 +201,7 @@ class KeyRow(KeyRules):
     last_used_at: datetime | None
     revoked_at: datetime | None
     version: int
+    previous_until: datetime | None = None
 
 
 def given_rules(body: RulesBody) -> dict[str, Any]:
@@ -209,14 +217,12 @@ def rules_shown(rules: KeyRules) -> dict[str, Any]:
 class RulesBody(Body, frozen=True, kw_only=True):
     """A key's rules: what is absent is the default, or for a change what it was; null is the default."""
 
-    scopes: Annotated[
-        str | list[str] | UnsetType | None, Meta(description="`word:word`, as a list or separated by spaces")
-    ] = UNSET
-    models: Annotated[list[str] | UnsetType | None, Meta(description="names or `prefix*`; null: every model")] = UNSET
+    scopes: ScopesText | ScopesList | UnsetType | None = UNSET
+    models: ModelsBody | UnsetType | None = UNSET
     quotas: QuotasOrNull = UNSET
-    max_parallel_requests: Annotated[int | UnsetType | None, Meta(description="above zero; null: no bound")] = UNSET
-    expires_at: Annotated[str | UnsetType | None, Meta(description="RFC 3339 or a day; null: never")] = UNSET
-    tags: dict[str, str] | UnsetType | None = UNSET
+    max_parallel_requests: ParallelBody | UnsetType | None = UNSET
+    expires_at: ExpiryBody | UnsetType | None = UNSET
+    tags: TagsBody | UnsetType | None = UNSET
 
 
 class NewKey(RulesBody, frozen=True, kw_only=True):
@@ -226,6 +232,34 @@ class NewKey(RulesBody, frozen=True, kw_only=True):
     name: Name
     quota: Annotated[int, Meta(ge=0)] = 0
     user_id: Id | None = None
+
+
+class NewOwnKey(RulesBody, frozen=True, kw_only=True):
+    """A key to make in one's own account: `user_id` is a member's, one's own where it is absent; `quota` is so many
+    tokens in total, 0 for no limit."""
+
+    name: Name
+    quota: Annotated[int, Meta(ge=0)] = 0
+    user_id: Id | None = None
+
+
+class LeakedKey(Body, frozen=True, kw_only=True):
+    """A secret that somebody has found."""
+
+    key: Annotated[str, Meta(min_length=1, max_length=255)]
+
+
+class LeakedShape(Answer, frozen=True, kw_only=True):
+    """The same for every secret."""
+
+    success: bool
+    message: str
+
+
+class OwnKeysQuery(PageQuery, frozen=True, kw_only=True):
+    """Whose keys of the account: one user's, or everyone's."""
+
+    user_id: Filter | None = None
 
 
 class KeyPatch(RulesBody, frozen=True, kw_only=True):
@@ -267,6 +301,18 @@ class NewKeyShape(KeyShape, frozen=True, kw_only=True):
     """A key just made: `key` is its secret, which no other answer holds."""
 
     key: str
+
+
+class RotatedKeyShape(NewKeyShape, frozen=True, kw_only=True):
+    """A key with a new secret; the one before it is valid until `previous_until`, null: no more."""
+
+    previous_until: Moment | None
+
+
+class Rotation(Body, frozen=True, kw_only=True):
+    """How long the secret before stays valid beside the new one, in seconds."""
+
+    grace_seconds: Annotated[int, Meta(ge=0)] = 0
 
 
 def key_shape(key: KeyRow, shape: type[K], /, **more: object) -> K:

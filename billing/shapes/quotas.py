@@ -7,15 +7,39 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from billing.quotas import MAX_QUOTAS, Metric, Window, quota_json
-from billing.shapes.base import Answer, Moment, Usd
+from billing.money import MAX_NANO
+from billing.quotas import MAX_NAME, MAX_QUOTAS, Metric, Window, quota_json
+from billing.shapes.base import USD_PATTERN, Answer, Moment, Usd
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from billing.quotas import Quota
 
-_QUOTAS_SCHEMA: Final = {"maxItems": MAX_QUOTAS, "items": {"$ref": "#/components/schemas/QuotaShape"}}
+_METRICS: Final = list(Metric.__members__)
+_METRICS.remove("cost")
+_NAMES: Final = {
+    "window": {"enum": list(Window.__members__)},
+    "model": {"type": ["string", "null"], "pattern": f"^([^*]{{1,{MAX_NAME - 1}}}[*]?|[*])$"},
+    "feature": {"type": ["string", "null"], "maxLength": MAX_NAME},
+}
+_QUOTA: Final = {
+    "type": "object",
+    "required": ["window", "metric", "limit"],
+    "oneOf": [
+        {
+            "properties": _NAMES
+            | {"metric": {"enum": _METRICS}, "limit": {"type": "integer", "minimum": 0, "maximum": MAX_NANO}},
+            "additionalProperties": False,
+        },
+        {
+            "properties": _NAMES | {"metric": {"const": "cost"}, "limit": {"type": "string", "pattern": USD_PATTERN}},
+            "additionalProperties": False,
+        },
+    ],
+    "examples": [{"window": "day", "metric": "tokens", "limit": 200000}],
+}
+_QUOTAS_SCHEMA: Final = {"maxItems": MAX_QUOTAS, "uniqueItems": True, "items": _QUOTA}
 QuotasBody = Annotated[Any, Meta(extra_json_schema={"type": "array", **_QUOTAS_SCHEMA})]
 """Quotas in a body are taken as they come and parsed by `billing.quotas`."""
 QuotasOrNull = Annotated[Any, Meta(extra_json_schema={"type": ["array", "null"], **_QUOTAS_SCHEMA})]
@@ -44,7 +68,7 @@ def quota_shapes(quotas: Iterable[Quota]) -> list[QuotaShape]:
 class WindowShape(Answer, frozen=True, kw_only=True):
     """What is left of a quota. `held` is what running requests may still use; `resets_at` is null for `total`."""
 
-    subject: Literal["key", "plan", "account"]
+    subject: Literal["key", "plan", "account", "user"]
     window: str
     metric: str
     model: str | None

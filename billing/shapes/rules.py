@@ -2,15 +2,75 @@
 `billing.shapes.keys`. Pure.
 
 ApiKeyError
-+-- KeyNotFound   no key has this id
-+-- KeyRefused    a key can't be so; `field` says what of it
++-- KeyConflict     it can't be done to this key as things stand: it was revoked, there are too many
++-- KeyNotFound     no key has this id
++-- KeyRefused      a key can't be so; `field` says what of it
++-- ScopeWithheld   who makes or changes a key may not give it this scope
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Final, Literal
+
+from msgspec import Meta
 
 from billing.errors import MetergateError
+
+DEFAULT_SCOPES: Final = ("llm:proxy", "billing:read")
+MAX_SCOPES: Final = 32
+MAX_MODELS: Final = 100
+MAX_MODEL: Final = 200
+MAX_TAGS: Final = 32
+MAX_TAG_NAME: Final = 64
+MAX_TAG_VALUE: Final = 256
+
+SCOPE: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}:[a-z][a-z0-9_-]{0,31}", re.ASCII)
+_SCOPE_PATTERN: Final = SCOPE.pattern
+_SCOPES_EXAMPLE: Final = " ".join(DEFAULT_SCOPES)
+ScopesText = Annotated[
+    str,
+    Meta(
+        description="`word:word`, separated by spaces",
+        examples=[_SCOPES_EXAMPLE],
+        extra_json_schema={"pattern": f"^{_SCOPE_PATTERN}( {_SCOPE_PATTERN}){{0,{MAX_SCOPES - 1}}}$"},
+    ),
+]
+ScopesList = Annotated[
+    list[Annotated[str, Meta(examples=["llm:proxy"], extra_json_schema={"pattern": f"^{_SCOPE_PATTERN}$"})]],
+    Meta(extra_json_schema={"minItems": 1, "maxItems": MAX_SCOPES}),
+]
+ModelsBody = Annotated[
+    list[
+        Annotated[
+            str, Meta(examples=["gpt-*"], extra_json_schema={"pattern": f"^([^*]{{1,{MAX_MODEL - 1}}}[*]?|[*])$"})
+        ]
+    ],
+    Meta(
+        description="names or `prefix*`; null: every model", extra_json_schema={"minItems": 1, "maxItems": MAX_MODELS}
+    ),
+]
+ParallelBody = Annotated[
+    int, Meta(description="null: no bound", extra_json_schema={"minimum": 1, "maximum": 2**31 - 1})
+]
+ExpiryBody = Annotated[
+    str,
+    Meta(
+        description="RFC 3339 or a day; null: never",
+        examples=["2037-01-31T12:00:00Z"],
+        extra_json_schema={"format": "date-time"},
+    ),
+]
+TagsBody = Annotated[
+    dict[str, Annotated[str, Meta(extra_json_schema={"maxLength": MAX_TAG_VALUE})]],
+    Meta(
+        extra_json_schema={
+            "maxProperties": MAX_TAGS,
+            "propertyNames": {"minLength": 1, "maxLength": MAX_TAG_NAME},
+        }
+    ),
+]
+"""What is checked by the rules themselves, whose messages say more: the schemas say the same to programs."""
 
 
 class ApiKeyError(MetergateError):
@@ -31,6 +91,25 @@ class KeyRefused(ApiKeyError):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
         self.field = field
+
+
+class KeyConflict(ApiKeyError):
+    """It can't be done to this key as things stand."""
+
+    kind = "conflict"
+
+
+class ScopeWithheld(ApiKeyError):
+    """Who makes or changes a key may not give it this scope."""
+
+    kind = "forbidden"
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(
+            f"A key with the scope {scope} is made by who has it, for a member whose role has it. Where yours has: "
+            f'`metergate auth token --scope "{scope}"`; else an admin of the organization or the operator makes it.'
+        )
+        self.required_scope = scope
 
 
 def _as_it_is(value: Any) -> Any:

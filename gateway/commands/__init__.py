@@ -1,11 +1,12 @@
 """The `metergate` command.
 
     root        all commands put together; `main`, the entry point
-    serving     up, serve; up  what they do; admin_key  the key that a first start makes; welcome  its account, and
+    serving     up, serve; up  what they do; first_start  the admin key and the account that a first start makes, and
                 what is printed
     init        init: files to edit
     upkeep      migrate, doctor, explain, reconcile: commands on the database and Redis themselves
     ledger      ledger verify and set-aside: the ledger's proof, and debits that it could not take
+    backup      backup, restore: the database in a file
     doctor      its findings; checks  of the configuration, the disk and providers; redis_checks  of Redis
     stores      where the stores are; store_options  those of one command
     prices      operator price: list, check, import, diff, try, on files of prices

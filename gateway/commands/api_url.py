@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.commands.admin_key import FILE_MODE, find_admin_key
+from gateway.commands.first_start import FILE_MODE, find_admin_key
 from gateway.config.secret import Secret
 from gateway.embedded.lock import holder
 

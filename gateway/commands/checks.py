@@ -2,19 +2,18 @@
 
 import asyncio
 import ipaddress
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
-
-import aiohttp
+from typing import TYPE_CHECKING, Final, Literal
 
 from billing.plans import Plan
 from gateway.config.derived import UP_METRICS_ADDR
-from gateway.config.secret import Secret
 from gateway.config.settings import ModelConfig, ProviderConfig, Settings
+
+if TYPE_CHECKING:
+    import aiohttp
 
 Status = Literal["ok", "warn", "fail"]
 MIB: Final = 1024 * 1024
@@ -22,8 +21,6 @@ LITTLE_BYTES: Final = 1024 * MIB
 """Of a disk: with less free, journals and Postgres's write-ahead log may fill it within hours."""
 LEAST_BYTES: Final = 128 * MIB
 """With less free, Postgres may stop at its next checkpoint: a segment of its write-ahead log has 16 MiB."""
-SIGNING_BYTES: Final = 32
-"""Least length of a secret that signs tokens by HS256 (RFC 7518, section 3.2)."""
 TOKEN_CHARACTERS: Final = 24
 SHOWN: Final = 5
 MODELS_PATH: Final = "/models"
@@ -93,11 +90,10 @@ def check_models(
 
 
 def check_secrets(settings: Settings) -> list[Check]:
-    """Return secrets that are short enough to be guessed; admin and service keys were refused when they were read."""
-    signing = (("JWT_SECRET", settings.jwt_secret), ("AUTH_COOKIE_SECRET", settings.auth_cookie_secret))
-    short = [name for name, secret in signing if secret is not None and _bytes(secret) < SIGNING_BYTES]
+    """Return secrets that are short enough to be guessed; keys, and what signs tokens, were refused when they were
+    read."""
     tokens = (("INTERNAL_SERVICE_TOKEN", settings.internal_service_token),)
-    short += [name for name, secret in tokens if secret is not None and len(secret.reveal()) < TOKEN_CHARACTERS]
+    short = [name for name, secret in tokens if secret is not None and len(secret.reveal()) < TOKEN_CHARACTERS]
     if not short:
         return [Check("secrets", "ok", "none is short")]
     detail = f"{', '.join(short)}: short enough to be guessed"
@@ -129,10 +125,6 @@ def _is_public(host: str) -> bool:
     return address.is_unspecified or address.is_global
 
 
-def _bytes(secret: Secret) -> int:
-    return len(os.fsencode(secret.reveal()))
-
-
 def _some(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
@@ -147,13 +139,17 @@ def configuration_checks(settings: Settings) -> Iterator[Check]:
 
 async def check_providers(providers: Iterable[ProviderConfig], timeout_s: float) -> list[Check]:
     """Call each provider that is on and elsewhere once. No finding shows a key, a header or an answer's body."""
+    import aiohttp
+
     asked = [provider for provider in providers if provider.enabled and provider.base_url]
     timeout = aiohttp.ClientTimeout(total=timeout_s)
     async with aiohttp.ClientSession(timeout=timeout, trust_env=True, cookie_jar=aiohttp.DummyCookieJar()) as session:
         return list(await asyncio.gather(*(_check(session, provider, timeout_s) for provider in asked)))
 
 
-async def _check(session: aiohttp.ClientSession, provider: ProviderConfig, timeout_s: float) -> Check:
+async def _check(session: "aiohttp.ClientSession", provider: ProviderConfig, timeout_s: float) -> Check:
+    from aiohttp import ClientError
+
     name = f"provider {provider.name}"
     headers = dict(provider.headers)
     if provider.api_key is not None:
@@ -165,7 +161,7 @@ async def _check(session: aiohttp.ClientSession, provider: ProviderConfig, timeo
     except TimeoutError:
         mend = "See that this machine may reach it, or give --timeout more seconds."
         return Check(name, "fail", f"{url}: no answer within {timeout_s:g} s", mend)
-    except (aiohttp.ClientError, OSError, ValueError) as error:
+    except (ClientError, OSError, ValueError) as error:
         return Check(
             name, "fail", f"{url}: {type(error).__name__}", "Correct its base_url, or let this machine reach it."
         )

@@ -80,7 +80,7 @@ def _http(gateway: "GatewayAccess", output: Output) -> "BillingCalls":
 
 
 def _admin_key(environment: "Environment", output: Output) -> "Secret":
-    from gateway.commands.admin_key import find_admin_key, read_key_file
+    from gateway.commands.first_start import find_admin_key, read_key_file
 
     if output.common.token_file is not None:
         return read_key_file(output.common.token_file)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from billing.cli.output import USAGE, CommandFailed
-from gateway.commands.admin_key import BadKeyFile
+from gateway.commands.first_start import BadKeyFile
 from gateway.config.problems import ConfigError
 
 

@@ -15,25 +15,31 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from signal import SIGINT, SIGTERM
 from typing import Any, Final
 
 from billing.cli.output import USAGE, CommandFailed, Output, Shown
 from billing.database.migrate import migrate
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.session import refuse_eviction
-from gateway.commands.admin_key import admin_key_file, ensure_admin_key
 from gateway.commands.api_url import api_url_file, publish_api_url, withdraw_api_url
 from gateway.commands.failures import named_store
+from gateway.commands.first_start import (
+    admin_key_file,
+    ensure_admin_key,
+    first_account_lines,
+    local_url,
+    make_first_account,
+    ready,
+)
 from gateway.commands.stores import Stores, given_stores, named_stores, own_stores, require_schema
-from gateway.commands.welcome import first_account_lines, local_url, make_first_account, ready
-from gateway.config.settings import Limits, Settings, warnings
+from gateway.config.defaults import Limits
+from gateway.config.settings import Settings, warnings
 from gateway.endpoints.metrics_access import METRICS_FD_VARIABLE, MetricsAddressTaken, listener_on
 from gateway.endpoints.metrics_access import PATH as METRICS_PATH
-from gateway.metrics.registry import METRICS_DIR_VARIABLE
-from gateway.process.supervisor import EMBEDDED_VARIABLE, ending_leases, supervise
+from gateway.metrics.folder import METRICS_DIR_VARIABLE
+from gateway.process.supervisor import EMBEDDED_VARIABLE, ending_leases, stop_signals, supervise
 from gateway.proxy.records import STDOUT, open_log
-from gateway.runtime import open_runtime
+from gateway.runtime import MAIL_CONSOLE_VARIABLE, open_runtime
 from gateway.server.listening import AddressInUse, address_of, bind
 
 WORKER: Final = (
@@ -42,7 +48,6 @@ WORKER: Final = (
     "-m",
     "gateway.process.worker",
 )  # -P: a folder `gateway` where we stand is not ours
-_SIGNALS: Final = (SIGINT, SIGTERM)
 
 
 async def up(settings: Settings, environ: Mapping[str, str], output: Output, *, workers: int) -> int:
@@ -74,6 +79,7 @@ async def _up(settings: Settings, environ: Mapping[str, str], output: Output, wo
         if first is not None:
             output.must_show(first_account_lines(first))
         env = {**_worker_environment(settings, environ, stores), "ADMIN_API_KEY": admin_key.reveal()}
+        env[MAIL_CONSOLE_VARIABLE] = "1"
         key_file = None if settings.admin_api_key else str(admin_key_file(settings.data_dir))
         welcome = partial(ready, first=first, admin_key_file=key_file)
         publishes = key_file is not None and stores.own_folder
@@ -98,6 +104,8 @@ async def _serve(
     await _require_redis(stores.redis_url)
     if settings.admin_api_key is None:
         output.note("ADMIN_API_KEY is not set: admin calls are refused.")
+    if settings.smtp_host is None:
+        output.note("SMTP_HOST is not set: no mail is sent, so that nobody can verify an address.")
     return await _supervise(settings, _worker_environment(settings, environ, stores), workers, output, ready)
 
 
@@ -188,7 +196,7 @@ async def _until_signalled(work: Coroutine[Any, Any, int], output: Output) -> in
 
 def _on_signals(then: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
-    for number in _SIGNALS:
+    for number in stop_signals():
         loop.add_signal_handler(number, then)
 
 

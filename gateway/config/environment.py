@@ -26,6 +26,7 @@ from gateway.config.reader import (
     declare_parsed,
     declare_secret,
     declare_secret_url,
+    declare_signing_secret,
     declare_text,
     declare_url,
     declare_whole,
@@ -126,7 +127,6 @@ class Environment:
     service_api_key: Secret | None = declare_key(
         "SERVICE_API_KEY",
         "for `X-API-Key` of other services, 24 characters or more; unset: they are refused",
-        served=False,
     )
     trusted_proxies: tuple[Network, ...] = declare_parsed(
         "TRUSTED_PROXIES",
@@ -139,22 +139,22 @@ class Environment:
     auth_base_url: str | None = declare_url(
         "AUTH_BASE_URL",
         "issuer whose `/.well-known/jwks.json` signs users' RS256 tokens; needs AUTH_AUDIENCE",
-        served=False,
     )
-    auth_audience: str | None = declare_optional(
-        "AUTH_AUDIENCE", "audience that those tokens must be for", served=False
+    auth_audience: str | None = declare_optional("AUTH_AUDIENCE", "audience that tokens of others must be for")
+    auth_internal_audience: str | None = declare_optional(
+        "AUTH_INTERNAL_AUDIENCE",
+        "audience of your own staff: tokens for it may carry an operator's rights",
     )
-    auth_cookie_secret: Secret | None = declare_secret(
-        "AUTH_COOKIE_SECRET", "shared secret of HS256 tokens that another service signs", served=False
+    auth_cookie_secret: Secret | None = declare_signing_secret(
+        "AUTH_COOKIE_SECRET",
+        "shared secret of HS256 tokens that another service signs, 32 bytes or more; needs AUTH_AUDIENCE",
     )
-    jwt_secret: Secret | None = declare_secret(
-        "JWT_SECRET",
-        "signs Metergate's own tokens, 32 characters or more; unset: made in the data folder",
-        served=False,
+    jwt_secret: Secret | None = declare_signing_secret(
+        "JWT_SECRET", "signs Metergate's own tokens by HS256, 32 bytes or more; unset: RS256 by keys in Postgres"
     )
-    jwt_expiry_hours: int = declare_whole("JWT_EXPIRY_HOURS", 24, 1, 8760, "life of an access token", served=False)
+    jwt_expiry_hours: int = declare_whole("JWT_EXPIRY_HOURS", 24, 1, 8760, "life of an access token")
     refresh_token_expiry_days: int = declare_whole(
-        "REFRESH_TOKEN_EXPIRY_DAYS", 30, 1, 3650, "life of a refresh token", served=False
+        "REFRESH_TOKEN_EXPIRY_DAYS", 30, 1, 3650, "life of a refresh token; each use gives a new one"
     )
 
     payment_provider: PaymentProvider = declare(
@@ -194,14 +194,18 @@ class Environment:
     )
 
     smtp_host: str | None = declare_optional(
-        "SMTP_HOST", "mail server; unset: no mail is sent; needs SMTP_FROM", served=False
+        "SMTP_HOST", "mail server; unset: `up` shows mails, `serve` sends none; needs SMTP_FROM"
     )
-    smtp_port: int = declare_whole("SMTP_PORT", 587, 1, 65_535, "its port", served=False)
-    smtp_user: str | None = declare_optional("SMTP_USER", "user name there", served=False)
-    smtp_password: Secret | None = declare_secret("SMTP_PASSWORD", "password there", served=False)
+    smtp_port: int = declare_whole(
+        "SMTP_PORT", 587, 1, 65_535, "its port: 465 is TLS from the start; elsewhere TLS begins where it is offered"
+    )
+    smtp_user: str | None = declare_optional("SMTP_USER", "user name there; needs SMTP_PASSWORD")
+    smtp_password: Secret | None = declare_secret(
+        "SMTP_PASSWORD", "password there, which is sent over TLS alone; needs SMTP_USER"
+    )
     smtp_from: str | None = declare(
         lambda read: read.parsed("SMTP_FROM", derived.mail_address, "an e-mail address", "") or None,
-        Variable("SMTP_FROM", "", "sender's address", served=False),
+        Variable("SMTP_FROM", "", "sender's address"),
     )
     notification_webhook: Secret | None = declare_secret_url(
         "NOTIFICATION_WEBHOOK", ("https", "http"), "URL that gets notices as JSON", served=False
@@ -274,7 +278,15 @@ VARIABLES_OF: Final[dict[str, tuple[Variable, ...]]] = {
 SETTINGS_VARIABLES: Final = {variable.name: variable for found in VARIABLES_OF.values() for variable in found}
 NOT_SERVED: Final = tuple(variable.name for variable in SETTINGS_VARIABLES.values() if not variable.served)
 """Settings that are checked and that this version does not act on: one that is set is a warning at start."""
-_NEEDS: Final = (("AUTH_BASE_URL", "AUTH_AUDIENCE"), ("SMTP_HOST", "SMTP_FROM"), ("LAGO_API_URL", "LAGO_API_KEY"))
+_NEEDS: Final = (
+    *(("AUTH_BASE_URL", "AUTH_AUDIENCE"), ("AUTH_COOKIE_SECRET", "AUTH_AUDIENCE")),
+    *(
+        ("SMTP_HOST", "SMTP_FROM"),
+        ("SMTP_USER", "SMTP_PASSWORD"),
+        ("SMTP_PASSWORD", "SMTP_USER"),
+        ("LAGO_API_URL", "LAGO_API_KEY"),
+    ),
+)
 """Variables that mean nothing without another one."""
 
 

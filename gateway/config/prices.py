@@ -5,7 +5,6 @@ each of these names, too.
 """
 
 from collections.abc import Collection
-from dataclasses import replace
 from datetime import date
 from typing import Final
 
@@ -70,7 +69,7 @@ def _read_rows(value: Value) -> list[PriceRow]:
     """The row, and one for each of its aliases; none and a problem for a wrong one."""
     section = value.section(_ROW_KEYS, ("provider", "model", "effective_from"))
     provider, model = section.read("provider", Value.text, ""), section.read("model", Value.text, "")
-    effective_from = section.maybe("effective_from", Value.day)
+    effective_from = section.maybe("effective_from", _day)
     per_million = section.maybe("per_million", lambda value: _rates(value, TOKEN_CLASSES, "0.15")) or {}
     per_unit = section.maybe("per_unit", _units) or {}
     tiers = section.maybe("tiers", _tiers) or ()
@@ -102,10 +101,23 @@ def _read_rows(value: Value) -> list[PriceRow]:
             cost_reported=cost is not None,
             source=source,
         )
-        return [first, *(replace(first, model=alias) for alias in aliases)]
+        return [first, *(first.alias(name) for name in aliases)]
     except PriceError as error:
         value.problem(str(error))
         return []
+
+
+def _day(value: Value) -> date | None:
+    """Return a date, `YYYY-MM-DD`."""
+    what = 'a date such as "2024-07-18"'
+    text = value.scalar(what)
+    if text is None:
+        return None
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        value.expected(what)
+        return None
 
 
 def _tokens(section: Section, name: str) -> int | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from billing.money import parse_usd
-from gateway.config.secret import KEY_CHARACTERS, MAKE_A_KEY, Secret, long_enough
+from gateway.config.secret import KEY_CHARACTERS, MAKE_A_KEY, SIGNING_BYTES, Secret, long_enough
 
 if TYPE_CHECKING:
     from gateway.config.problems import Problems
@@ -68,6 +68,14 @@ class Reader:
         secret = self.secret(name)
         if secret is not None and not long_enough(secret):
             self.problems.add(PLACE, name, f"expected at least {KEY_CHARACTERS} characters; {MAKE_A_KEY} makes some")
+        return secret
+
+    def signing_secret(self, name: str) -> Secret | None:
+        """Return a secret by which tokens are signed, which whoever has one token may try to guess; a problem where it
+        is short."""
+        secret = self.secret(name)
+        if secret is not None and len(secret.reveal().encode()) < SIGNING_BYTES:
+            self.problems.add(PLACE, name, f"expected at least {SIGNING_BYTES} bytes; {MAKE_A_KEY} makes some")
         return secret
 
     def wrong(self, name: str, expected: str) -> None:
@@ -134,6 +142,11 @@ def declare_secret(name: str, help_text: str, *, served: bool = True) -> Any:
 def declare_key(name: str, help_text: str, *, served: bool = True) -> Any:
     """Declare a secret that anybody who reaches the gateway may try to guess."""
     return declare(lambda read: read.key(name), Variable(name, "", help_text, secret=True, served=served))
+
+
+def declare_signing_secret(name: str, help_text: str, *, served: bool = True) -> Any:
+    """Declare a secret by which tokens are signed."""
+    return declare(lambda read: read.signing_secret(name), Variable(name, "", help_text, secret=True, served=served))
 
 
 def declare_url(name: str, help_text: str, *, served: bool = True) -> Any:

@@ -25,6 +25,7 @@ from gateway.config.files import (
     find_folder,
     read_file,
 )
+from gateway.config.identity import IdentityConfig, read_identity
 from gateway.config.models import ModelConfig, read_models, unpriced_models
 from gateway.config.plans import VERSION, read_plans, read_plans_version
 from gateway.config.prices import read_prices
@@ -50,7 +51,7 @@ __all__ = [
     "warnings",
 ]
 
-_MAIN_KEYS: Final = ("providers", "models", "defaults")
+_MAIN_KEYS: Final = ("providers", "models", "defaults", "identity")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,7 @@ class Settings(Environment):
     plans: Mapping[str, Plan]
     plans_version: int
     defaults: Limits
+    identity: IdentityConfig
     notes: tuple[Problem, ...] = ()
 
 
@@ -85,11 +87,13 @@ def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve") -> Settin
     providers: dict[str, ProviderConfig] = {}
     models: dict[str, ModelConfig] = {}
     defaults_at: Value | None = None
+    identity = IdentityConfig()
     model_names: tuple[str, ...] = ()
     if main is not None:
         section = main.section(_MAIN_KEYS, ("providers", "models"))
         providers_at, models_at = section.values.get("providers"), section.values.get("models")
         defaults_at = section.present("defaults")
+        identity = read_identity(section.present("identity"))
         if providers_at is not None:
             providers = read_providers(providers_at)
         if models_at is not None:
@@ -111,6 +115,7 @@ def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve") -> Settin
         plans=plans,
         plans_version=plans_version,
         defaults=defaults,
+        identity=identity,
         notes=tuple(problems.notes),
     )
 

@@ -8,7 +8,6 @@ gives the default and goes on; what builds a value from a section checks `ok` fi
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date
 from typing import Final, TypeVar
 
 import yaml
@@ -19,6 +18,7 @@ SHOWN_CHARACTERS: Final = 60
 
 T = TypeVar("T")
 _TAG: Final = "tag:yaml.org,2002:"
+_NULL: Final = f"{_TAG}null"
 _WHOLE: Final = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 _NUMBER: Final = re.compile(r"[+-]?\d{1,18}(\.\d{1,9})?", re.ASCII)
 _TRUTHS: Final = {"true": True, "false": False, "yes": True, "no": False, "on": True, "off": False}
@@ -69,7 +69,7 @@ class Value:
     @property
     def is_null(self) -> bool:
         """Return whether the value is null."""
-        return self._is("null")
+        return bool(self.node.tag == _NULL)
 
     @property
     def is_string(self) -> bool:
@@ -88,7 +88,7 @@ class Value:
 
     def _is(self, *kinds: str) -> bool:
         tag: str = self.node.tag
-        return tag.startswith(_TAG) and tag[len(_TAG) :] in kinds
+        return tag[len(_TAG) :] in kinds and tag.startswith(_TAG)
 
     @property
     def has_reference(self) -> bool:
@@ -180,18 +180,6 @@ class Value:
             return parse(text)
         except ValueError as error:
             self.problem(f"expected {what}, got {self.shown} ({error})")
-            return None
-
-    def day(self) -> date | None:
-        """Return a date, `YYYY-MM-DD`."""
-        what = 'a date such as "2024-07-18"'
-        text = self.scalar(what)
-        if text is None:
-            return None
-        try:
-            return date.fromisoformat(text)
-        except ValueError:
-            self.expected(what)
             return None
 
     def plain(self) -> object:

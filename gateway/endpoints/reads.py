@@ -23,6 +23,7 @@ from billing.shapes.operation import (
     PricingShape,
 )
 from billing.shapes.quotas import WindowShape
+from billing.shapes.tokens import JwksShape
 from billing.shapes.usage import ExplainedEventShape, explanation_shape
 from gateway.auth import key_of
 from gateway.dialects.exceptions import BadRequest
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
     from gateway.proxy.handler import Proxy
     from gateway.proxy.routing import Router
     from gateway.runtime import Runtime
+
+JWKS_AGE_S = 300
+"""How long others may keep the keys: far less than the next one is published before it signs."""
 
 
 class Health:
@@ -154,12 +158,23 @@ class Reads:
         key = await engine.redis.key(principal.account_id, principal.key_id)
         used_by_account = _used(account.counters if account and account.epoch == partition.epoch else ())
         used_by_key = _used(key.counters if key and key.epoch == partition.epoch else ())
+        used_by_user: Mapping[int, Counter] = {}
+        if principal.user_id is not None and principal.user_quotas:
+            user = await engine.redis.user(principal.account_id, principal.user_id)
+            used_by_user = _used(user.counters if user and user.epoch == partition.epoch else ())
+        used_by = {"key": used_by_key, "user": used_by_user}
         now_s = partition.now_ms() // 1000
         shown = []
         for limit in principal.every_limit():
-            used = used_by_key if limit.subject == "key" else used_by_account
-            shown.append(_window_shape(limit, used, now_s))
+            shown.append(_window_shape(limit, used_by.get(limit.subject, used_by_account), now_s))
         return shown
+
+    async def get_signing_keys(self, request: web.Request) -> web.Response:
+        """Return the public keys that verify this gateway's own tokens (RFC 7517), the next one among them."""
+        keys = [dict(each) for each in await self._runtime.services.sessions.published()]
+        said = msgspec.json.encode(JwksShape(keys=keys))
+        caching = {"Cache-Control": f"public, max-age={JWKS_AGE_S}"}
+        return web.Response(body=said, content_type="application/json", headers=caching)
 
     async def get_health(self, request: web.Request) -> HealthShape:
         """Return whether the process answers, and what troubles it. Liveness: 200 as long as it answers at all."""

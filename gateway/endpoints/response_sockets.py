@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections import Counter
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
@@ -23,7 +24,7 @@ from gateway.server import refusals
 from gateway.server.bodies import UNCOUNTED_BYTES, TooManyBytes
 from gateway.server.frames import FrameExchange
 from gateway.server.refusals import Refuse
-from gateway.upstream.socket import SocketTransport, refuse_redirects
+from gateway.upstream.socket import SocketTransport
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ class ResponseSockets:
                 trust_env=True,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 connector=aiohttp.TCPConnector(limit=0),
-                middlewares=(refuse_redirects,),
+                middlewares=(_refuse_redirects,),
             )
         socket = web.WebSocketResponse(
             heartbeat=PING_S, max_msg_size=rules.max_message_bytes, compress=False, timeout=self._upstream.connect_s
@@ -198,6 +199,7 @@ class _Connection:
         self._incoming = incoming
         self._waiting: asyncio.Queue[bytes | None] = asyncio.Queue(MOST_WAITING + 1)
         self._stopping = asyncio.Event()
+        self._serving: FrameExchange | None = None
 
     def stop(self) -> None:
         """Take no further message."""
@@ -213,6 +215,10 @@ class _Connection:
                 self._stopping.set()
                 self._waiting.put_nowait(None)
                 await asyncio.wait((worker, reader), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:  # by the server, as it stops: where the client leaves, `reader` ends
+            if self._serving is not None:
+                self._serving.cut_for = self._serving.cut_for or "shutting_down"
+            raise
         finally:
             for task in (worker, reader, stopping):
                 task.cancel()
@@ -242,7 +248,7 @@ class _Connection:
         """Serve messages one after the other."""
         while (data := await self._waiting.get()) is not None:
             self._incoming.waits(-len(data))  # whoever handles it counts it
-            exchange = self._exchange(data)
+            self._serving = exchange = self._exchange(data)
             await self._proxy.handle(exchange)
             await exchange.flushed()
             if not exchange.whole:
@@ -260,3 +266,14 @@ TOO_MANY: Final = refusals.Refusal(
     type="rate_limit_error",
     retry_after_s=1,
 )
+
+
+async def _refuse_redirects(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Return the answer to a handshake. One that sends the request elsewhere is an error: the headers have a key."""
+    response = await handler(request)
+    if HTTPStatus.MULTIPLE_CHOICES <= response.status < HTTPStatus.BAD_REQUEST:
+        response.close()
+        raise aiohttp.WSServerHandshakeError(response.request_info, (), status=response.status)
+    return response

@@ -27,6 +27,7 @@ from billing.api.route import PREFIX, Access, HttpHandler, Route, admit_admin
 from billing.errors import StoreError
 from billing.shapes.keys import KeyLimitsShape
 from billing.shapes.operation import HealthShape, JobShape, ModelShape, ModelsShape, ReconcileBody
+from billing.shapes.tokens import JwksShape
 from billing.shapes.usage import ExplainedEventShape
 from gateway.auth import attempts_refused
 from gateway.dialects.openai_responses.request import RESPONSES
@@ -96,7 +97,7 @@ METERED_ERRORS: Final = (400, 402, 403, 404, 413, 429, 502, 503, 504)
 METRICS_HINT: Final = "METRICS_ADDR is for reading metrics without."
 _NO_LETTER: Final = re.compile(r"[^A-Za-z0-9]+")
 _PROVIDERS_OWN: Final = dict[str, Any]
-"""A body or answer as the provider's API has it."""
+"""A body or answer as the provider's API has it, refusals too: the headers say whose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +121,14 @@ def endpoints_of(proxy: Proxy, reads: Reads, jobs: Jobs, dialects: Dialects) -> 
 def _own(reads: Reads, jobs: Jobs) -> tuple[Route, ...]:
     key, admin, anyone = Access.key, Access.admin, Access.anyone
     return (
-        Route("GET", "/v1/models", reads.list_models, key, ModelsShape),
-        Route("GET", "/v1/models/{id:.+}", reads.get_model, key, ModelShape),
+        Route("GET", "/v1/models", reads.list_models, key, ModelsShape, refusal=_PROVIDERS_OWN),
+        Route("GET", "/v1/models/{id:.+}", reads.get_model, key, ModelShape, refusal=_PROVIDERS_OWN),
         *(
-            Route("GET", path, handler, key, _PROVIDERS_OWN, name=_NO_LETTER.sub("_", path).strip("_"))
+            Route(
+                *("GET", path, handler, key, _PROVIDERS_OWN),
+                refusal=_PROVIDERS_OWN,
+                name=_NO_LETTER.sub("_", path).strip("_"),
+            )
             for models in MODEL_LISTS.values()
             for list_path in models.paths
             for path, handler in ((list_path, reads.list_models), (f"{list_path}/{{id:[^:]+}}", reads.get_model))
@@ -137,6 +142,7 @@ def _own(reads: Reads, jobs: Jobs) -> tuple[Route, ...]:
             body_optional=True,
         ),
         Route("GET", "/docs", get_docs, anyone, str, media="text/html"),
+        Route("GET", "/.well-known/jwks.json", reads.get_signing_keys, anyone, JwksShape, errors=(503,)),
         Route("GET", "/healthz", reads.get_health, anyone, HealthShape),
         Route("GET", "/health", reads.get_health, anyone, HealthShape, name="get_health_too"),
         Route("GET", "/readyz", reads.get_readiness, anyone, HealthShape, errors=(503,)),
@@ -153,6 +159,7 @@ def _metered(proxy: Proxy, dialects: Dialects) -> tuple[Route, ...]:
     return tuple(
         Route(
             *(method, path, proxy.handle, Access.key, _PROVIDERS_OWN),
+            refusal=_PROVIDERS_OWN,
             body=_PROVIDERS_OWN if method == "POST" else None,
             scope=PROXY_SCOPE,
             errors=METERED_ERRORS,

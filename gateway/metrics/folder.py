@@ -17,6 +17,8 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
+METRICS_DIR_VARIABLE: Final = "METERGATE_METRICS_DIR"
+"""Names the folder to a worker."""
 Outcome = Literal["settled", "voided", "ledger_way", "lost"]
 Labels = tuple[str, ...]
 

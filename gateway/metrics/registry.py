@@ -6,8 +6,8 @@ that folder, anew each time it starts, and names it to its workers in METRICS_DI
 one process, and nothing is written. prometheus_client's own multiprocess mode is not used: it writes to a mapped
 file on every observation, and keeps a file of every worker that ever lived.
 
-`gateway.metrics.folder` owns that folder, `gateway.metrics.folder` what is counted. Money is counted in `int`; it
-becomes a float in the rendered text alone. One thread only: the event loop's.
+`gateway.metrics.folder` owns that folder, and what is counted. Money is counted in `int`; it becomes a float in the
+rendered text alone. One thread only: the event loop's.
 """
 
 import logging
@@ -40,8 +40,6 @@ from gateway.metrics.folder import (
 )
 
 Combine = Literal["sum", "max"]
-
-METRICS_DIR_VARIABLE: Final = "METERGATE_METRICS_DIR"
 FLUSH_INTERVAL_S: Final = 1.0
 PREFIX: Final = "metergate_"
 _log = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from signal import SIGINT, SIGKILL, SIGTERM, Signals
+from signal import SIG_IGN, SIGHUP, SIGINT, SIGKILL, SIGTERM, Signals, getsignal
 from typing import Any, Final
 
 from ulid import ULID
@@ -48,6 +48,12 @@ KILL_MARGIN_S = 2.0  # added to the workers' own grace before they are killed
 PARENT_POLL_S = 0.5  # how often a worker looks for its parent where the kernel does not tell
 
 _log = logging.getLogger(__name__)
+
+
+def stop_signals() -> tuple[Signals, ...]:
+    """Return the signals that ask a process to stop in order. SIGHUP, which a terminal sends as it closes, is one of
+    them unless whoever started the process has it ignored, as nohup(1) does."""
+    return (SIGTERM, SIGINT) if getsignal(SIGHUP) is SIG_IGN else (SIGTERM, SIGINT, SIGHUP)
 
 
 def die_with_parent(parent_pid: int) -> None:
@@ -73,7 +79,7 @@ async def supervise(
     on_end: Callable[[str], Awaitable[None]] | None = None,
     on_stop: Callable[[], None] | None = None,
 ) -> int:
-    """Run `workers` processes of `command` on `listen` until SIGTERM or SIGINT; the exit code for the command.
+    """Run `workers` processes of `command` on `listen` until one of `stop_signals`; the exit code for the command.
 
     `pass_fds` stay open in the workers. `on_ready` is called once, with the address, when the first worker is ready.
     The first signal is passed on as SIGTERM, and a worker that runs on `shutdown_grace_s` + KILL_MARGIN_S later is
@@ -112,8 +118,8 @@ class _Supervisor:
     exit_code: int = 0
 
     async def run(self, workers: int) -> int:
-        loop = asyncio.get_running_loop()
-        for number in (SIGTERM, SIGINT):
+        loop, signals = asyncio.get_running_loop(), stop_signals()
+        for number in signals:
             loop.add_signal_handler(number, self._on_signal, number)
         try:
             async with asyncio.TaskGroup() as group:
@@ -123,7 +129,7 @@ class _Supervisor:
                 stopper.cancel()
         finally:
             self._stops()
-            for number in (SIGTERM, SIGINT):
+            for number in signals:
                 loop.remove_signal_handler(number)
         return self.exit_code
 

@@ -12,7 +12,6 @@ import ctypes
 import gc
 import logging
 import os
-import signal
 import socket
 import sys
 from contextlib import suppress
@@ -26,8 +25,15 @@ from billing.errors import StoreError
 from gateway.app import serving
 from gateway.config.settings import ConfigError, Settings, load_settings
 from gateway.endpoints.metrics_access import inherited_listener, metrics_served
-from gateway.metrics.registry import METRICS_DIR_VARIABLE, Metrics
-from gateway.process.supervisor import EMBEDDED_VARIABLE, GATEWAY_ID_VARIABLE, SUPERVISOR_PID_VARIABLE, die_with_parent
+from gateway.metrics.folder import METRICS_DIR_VARIABLE
+from gateway.metrics.registry import Metrics
+from gateway.process.supervisor import (
+    EMBEDDED_VARIABLE,
+    GATEWAY_ID_VARIABLE,
+    SUPERVISOR_PID_VARIABLE,
+    die_with_parent,
+    stop_signals,
+)
 from gateway.runtime import open_runtime
 from gateway.server.aiohttp_private import UnknownAiohttp, check_edge
 from gateway.server.listening import raise_file_limit
@@ -47,10 +53,10 @@ _M_MMAP_THRESHOLD: Final = -3
 
 
 async def serve(settings: Settings, listener: socket.socket, ready_fd: int | None) -> None:
-    """Serve until SIGTERM or SIGINT. Raises `StoreError` when it can't start."""
+    """Serve until one of `stop_signals`. Raises `StoreError` when it can't start."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stop_signals():
         loop.add_signal_handler(number, stopping.set)
     assert settings.database_url is not None and settings.redis_url is not None  # noqa: S101, PT018  (checked by main)
     folder = os.environ.get(METRICS_DIR_VARIABLE)

@@ -17,30 +17,24 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-import msgspec
-
 from billing.database.connection import DatabaseError
 from billing.holds.hold import SettlementLost
-from billing.ledger.debits import LAYOUT, PLAIN_LAYOUT, Debit
-from billing.ledger.usage_columns import other_counts, total_usage
 from billing.owned.jobs import BackgroundJobs, Job
 from gateway.dialects.base import Match
 from gateway.dialects.exceptions import GarbageAnswer
 from gateway.dialects.output import NO_OUTPUT
-from gateway.proxy.estimate import charge
+from gateway.proxy.jobs import GONE, OK, JobProviders, debit_of
 from gateway.proxy.settlement.doubts import believed
 from gateway.server import refusals
 from gateway.server.refusals import Refuse
-from gateway.upstream.base import Transport, UpstreamError, UpstreamRequest, UpstreamTimeout
-from gateway.upstream.headers import outgoing
+from gateway.upstream.base import UpstreamError
 
 if TYPE_CHECKING:
     from billing.holds.hold import Hold
+    from billing.ledger.debits import Debit
     from gateway.dialects.base import Dialect, Tap
-    from gateway.dialects.facts import Created, Creation, ParsedRequest, Reported, Stored
-    from gateway.proxy.candidates import Candidate
+    from gateway.dialects.facts import Created, Creation, Reported, Stored
     from gateway.proxy.context import RequestContext
-    from gateway.proxy.routing import Router
     from gateway.proxy.settlement.settlements import Settlements
 
 logger = logging.getLogger(__name__)
@@ -50,10 +44,7 @@ Left = Literal["nothing", "cancelled", "unknown"]
 in it, or nothing that its cost can be told by."""
 End = Callable[["Reported | None", Left], Coroutine[Any, Any, bool]]
 """Pays a job that is over, by what it reports or else by what is left of it; returns whether it is paid now."""
-OK: Final = 200
-GONE: Final = frozenset({404, 410})
 CLAIMED_AT_ONCE: Final = 100
-TAKEN_OVER: Final = "the gateway that held it was lost: polled by another"
 NOT_TOLD: Final = "no_usage"
 
 
@@ -69,23 +60,13 @@ class BackgroundRules:
     max_usage_factor: int
 
 
-def running_of(parsed: ParsedRequest, body: bytes) -> Created | None:
-    """Return the object on which a provider works on after this answer to a request that asked for that."""
-    stored = parsed.stored
-    if stored is None or stored.creation is None or not stored.background:
-        return None
-    created = stored.creation.of_answer(body)
-    return created if created is not None and created.running else None
-
-
 class BackgroundPoller:
     """Polls this process's jobs. `creations` tell of objects, by kind; `clock` is in Unix seconds."""
 
     def __init__(
         self,
         jobs: BackgroundJobs,
-        transports: Mapping[str, Transport],
-        router: Router,
+        providers: JobProviders,
         settlements: Settlements,
         creations: Mapping[str, tuple[Dialect, Creation]],
         rules: BackgroundRules,
@@ -93,8 +74,7 @@ class BackgroundPoller:
         clock: Callable[[], float],
     ) -> None:
         self._jobs = jobs
-        self._transports = transports
-        self._router = router
+        self._providers = providers
         self._settlements = settlements
         self._creations = creations
         self._rules = rules
@@ -105,7 +85,6 @@ class BackgroundPoller:
         self._passing: dict[str, Job] = {}
         self._paid: deque[Job] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._asking: set[asyncio.Timeout] = set()
         self._stopping = asyncio.Event()
 
     def check_room(self, account_id: str) -> None:
@@ -194,9 +173,7 @@ class BackgroundPoller:
     async def stop(self) -> None:
         """Leave all jobs to other gateways."""
         self._stopping.set()
-        for asking in self._asking:
-            if not asking.expired():
-                asking.reschedule(asyncio.get_running_loop().time())
+        self._providers.hurry()
         if self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -245,7 +222,8 @@ class BackgroundPoller:
         """Ask the provider; return whether the job is over and paid."""
         dialect, creation = self._creations[job.kind]
         try:
-            answered = await self._ask(job, Match(dialect, creation.poll, {creation.parameter: job.object_id}))
+            polled = Match(dialect, creation.poll, {creation.parameter: job.object_id})
+            answered = await self._providers.ask(job, polled)
         except UpstreamError:
             if self._clock() < job.expires_s or self._stopping.is_set():
                 raise
@@ -262,7 +240,7 @@ class BackgroundPoller:
                 return False
             if creation.cancel is not None:
                 with suppress(UpstreamError):
-                    await self._ask(job, Match(dialect, creation.cancel, {creation.parameter: job.object_id}))
+                    await self._providers.ask(job, Match(dialect, creation.cancel, {creation.parameter: job.object_id}))
             return await end(None, "unknown")
         try:
             reported = creation.reported(body)
@@ -278,43 +256,6 @@ class BackgroundPoller:
         if not created.cancelled:
             return "nothing"
         return "unknown" if await self._jobs.was_streamed(job) else "cancelled"
-
-    async def _ask(self, job: Job, match: Match) -> tuple[int, bytes] | None:
-        """Status and body; None where the provider is not there. Raises `UpstreamError`, also where the answer takes
-        too long, or this process stops."""
-        asking = asyncio.timeout(self._rules.answer_s)
-        try:
-            async with asking:
-                self._asking.add(asking)
-                return await self._asked(job, match)
-        except TimeoutError as error:
-            raise UpstreamTimeout("the answer is not waited for any longer") from error
-        finally:
-            self._asking.discard(asking)
-
-    async def _asked(self, job: Job, match: Match) -> tuple[int, bytes] | None:
-        """Ask each target that may have the object. Raises `UpstreamError`."""
-        route, transport = self._router.find(job.model, job.created_s), self._transports.get(job.provider)
-        found: tuple[int, bytes] | None = None
-        for each in () if route is None or transport is None else route.destinations(match):
-            if each.candidate.provider.name != job.provider or transport is None:
-                continue
-            for target in each.targets:  # of which each may have a key, and so objects, of its own
-                lines, account = outgoing((), target.fixed, job.debit.account_id), job.debit.account_id
-                request = UpstreamRequest(target.url, lines, b"", method=match.endpoint.method, account=account)
-                try:
-                    answer = await transport.send(request)
-                except asyncio.CancelledError:
-                    if request.pending is not None:
-                        request.pending.release()
-                    raise
-                try:
-                    found = answer.status, await answer.read(self._rules.max_answer_bytes)
-                finally:
-                    answer.release()
-                if found[0] not in GONE:
-                    return found
-        return found
 
     async def _settle(
         self, context: RequestContext, hold: Hold, reported: Reported | None, left: Left, tap: Tap | None
@@ -339,9 +280,9 @@ class BackgroundPoller:
 
         async def pay(reported: Reported | None, left: Left) -> bool:
             debit: Debit | None = job.debit
-            candidate = None if reported is None else self._candidate(job)
+            candidate = None if reported is None else self._providers.candidate(job)
             if reported is not None and candidate is not None:
-                debit = self._debit(job, candidate, reported)
+                debit = debit_of(job, candidate, reported, self._rules.max_usage_factor)
             elif reported is None and left == "nothing":
                 debit = None
             paid = await self._jobs.pay(job, debit)
@@ -350,41 +291,3 @@ class BackgroundPoller:
             return paid
 
         return pay
-
-    def _candidate(self, job: Job) -> Candidate | None:
-        """Return who works on a job, with the prices of its beginning; None where there are none, or it is no more
-        here."""
-        route = self._router.find(job.model, job.created_s)
-        candidates = () if route is None else route.candidates
-        found = next((each for each in candidates if each.provider.name == job.provider), None)
-        return None if found is None or found.rates is None else found
-
-    def _debit(self, job: Job, candidate: Candidate, reported: Reported) -> Debit:
-        """The debit of what a job has used, by the prices of its beginning; the whole hold where that can't be told, or
-        can't be true."""
-        held = job.debit
-        if believed(candidate, reported) is None:
-            return held
-        tier = reported.service_tier or job.service_tier
-        made = charge(reported.usage, candidate, held.markup_scaled, tier, reported.model, reported)
-        if made.charged_nano > self._rules.max_usage_factor * held.charged_nano:
-            return held
-        usage = total_usage(reported.usage, reported.others) if reported.others else reported.usage
-        return msgspec.structs.replace(
-            held,
-            input_tokens=usage.input_tokens,
-            cached_input_tokens=usage.cached_input_tokens,
-            cache_write_tokens=usage.cache_write_tokens,
-            output_tokens=usage.output_tokens,
-            reasoning_tokens=usage.reasoning_tokens,
-            counts=other_counts(usage),
-            cost_nano=made.cost_nano,
-            charged_nano=made.charged_nano,
-            price_id=made.price_id or held.price_id,
-            multiplier=made.multiplier,
-            estimated=False,
-            status=OK,
-            note=TAKEN_OVER,
-            layout=PLAIN_LAYOUT if made.by_model is None else LAYOUT,
-            by_model=made.by_model,
-        )

@@ -87,6 +87,7 @@ Reason = Literal[
     "answer_too_large",
     "internal_error",
     "hold_closed",
+    "shutting_down",
 ]
 """Why a usage is not the provider's own count, or its answer not whole; the note of its debit."""
 CUT_STATUS: Final[Mapping[Reason, int]] = {
@@ -97,6 +98,7 @@ CUT_STATUS: Final[Mapping[Reason, int]] = {
     "answer_too_large": 502,
     "internal_error": 502,
     "hold_closed": 503,
+    "shutting_down": 503,
 }
 """What the debit says as its status where the client has not got a whole answer, as metrics count it: 499 is a client
 that left or had to be left, which nobody receives."""

@@ -17,7 +17,6 @@ import msgspec
 from billing.errors import MetergateError
 from billing.holds.decision import Need, NeedTooLarge
 from billing.ledger.usage_columns import encode_shares, share_of
-from billing.prices import PriceRow
 from billing.rates import round_up
 from billing.usage import MAX_COUNT, ModelUsage, Usage
 from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Reported
@@ -25,7 +24,6 @@ from gateway.proxy.candidates import Candidate, Rates
 
 if TYPE_CHECKING:
     from billing.prices import PriceRow
-    from gateway.dialects.base import Tap
 
 BYTES_PER_TOKEN = 4
 """Of ordinary English; for holds that are estimates (`strict: false`)."""
@@ -298,8 +296,3 @@ def _variant(row: PriceRow, minute: int, service_tier: str | None, reported: Rep
     if reported is None:
         return row.variant(service_tier, minute=minute)
     return row.variant(service_tier, reported.processing, reported.speed, reported.region, minute)
-
-
-def says_nothing(tap: Tap) -> bool:
-    """Return whether a stream has neither output nor a count of anything."""
-    return (tap.reported is None or tap.reported.counts_nothing) and not tap.began_output

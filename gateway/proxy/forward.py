@@ -15,14 +15,14 @@ import logging
 import random
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from billing.holds.hold import Hold, SettlementLost
 from gateway.dialects.exceptions import GarbageAnswer
-from gateway.dialects.output import NO_OUTPUT, Output
+from gateway.dialects.output import NO_OUTPUT
 from gateway.proxy.attempts import (
     AttemptRules,
     Attempts,
@@ -31,19 +31,18 @@ from gateway.proxy.attempts import (
     failure_of_status,
     note_failure,
 )
-from gateway.proxy.background_jobs import running_of
 from gateway.proxy.context import RequestContext, shown_id
 from gateway.proxy.estimate import EstimateRules
 from gateway.proxy.outcomes import Outcomes, balance_nano
-from gateway.proxy.outgoing import MAX_PREPARED_BYTES, outgoing_request
+from gateway.proxy.outgoing import Apart, outgoing_apart
 from gateway.proxy.relay import Relay
 from gateway.proxy.remainder import OK, Remainder, Running, read_whole
-from gateway.server import refusals
+from gateway.proxy.stored import running_of
 from gateway.server.ids import FIRST_ATTEMPT, attempts_line, balance_line, paid_lines
 from gateway.upstream.base import (
+    Pending,
     Transport,
     UpstreamError,
-    UpstreamRequest,
     UpstreamResponse,
     UpstreamTooLarge,
     send_within,
@@ -63,8 +62,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 JSON: Final = b"application/json"
-
-Apart = Callable[..., Awaitable[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +123,7 @@ class Forwarder:
                 request, context.prepared = context.prepared, None  # nothing keeps a second body once it is sent
                 granted = context.granted(hold) if context.parsed.max_output_tokens is None else None
                 if request is None or granted is not None:
-                    request = await self._made(exchange, context, granted)
+                    request = await outgoing_apart(self._apart, exchange, context, granted)
                 health = context.target.health
                 send = (exchange.over or self._transports[context.route.provider.name]).send
                 attempt, generation = None if health.sound else health.begin(), health.generation
@@ -137,7 +134,10 @@ class Forwarder:
                 except UpstreamError as error:
                     outcome, failure = error, failure_of_error(error)
                 except BaseException as error:
-                    self._left_pending(exchange, context, hold, request, attempt, error)
+                    if attempt is not None:
+                        health.abandoned(attempt)
+                    if request.pending is not None:
+                        self._left_pending(exchange, context, hold, request.pending, error)
                     raise
                 if failure is not None:
                     note_failure(health, attempt or Attempt(generation, is_probe=False), failure)
@@ -163,28 +163,17 @@ class Forwarder:
         finally:
             self._running.end(exchange)
             if self._records.log is not None:
-                self._records.left(context)
+                self._records.left(context, exchange.ended_for)
 
     def _left_pending(
-        self,
-        exchange: Exchange,
-        context: RequestContext,
-        hold: Hold,
-        request: UpstreamRequest,
-        attempt: Attempt | None,
-        error: BaseException,
+        self, exchange: Exchange, context: RequestContext, hold: Hold, pending: Pending, error: BaseException
     ) -> None:
-        """Leave an attempt whose sending was cancelled, or has failed for a fault of ours: the answer may still
-        come."""
-        if attempt is not None:
-            context.target.health.abandoned(attempt)
-        if request.pending is None:
-            return
+        """Leave a request whose sending was cancelled, or has failed for a fault of ours: the answer may still come."""
         if isinstance(error, asyncio.CancelledError):
-            self._remainder.unanswered(exchange, context, hold, request.pending)
+            self._remainder.unanswered(exchange, context, hold, pending)
         elif isinstance(error, Exception):
             hold.owe(context.unresolved)
-            request.pending.release()
+            pending.release()
 
     def _next(
         self,
@@ -233,14 +222,6 @@ class Forwarder:
             return relayed(exchange, context, hold, answer, head)
         return self._whole(exchange, context, hold, answer, head)
 
-    async def _made(self, exchange: Exchange, context: RequestContext, granted: int | None) -> UpstreamRequest:
-        """What the provider is sent; of a large body off the event loop."""
-        if self._apart is None or len(context.body) <= MAX_PREPARED_BYTES:
-            return outgoing_request(exchange, context, granted)
-        account_id = context.principal.account_id
-        made: UpstreamRequest = await self._apart(account_id, outgoing_request, exchange, context, granted)
-        return made
-
     async def _whole(
         self, exchange: Exchange, context: RequestContext, hold: Hold, answer: UpstreamResponse, head: ResponseHead
     ) -> None:
@@ -260,7 +241,7 @@ class Forwarder:
             raise
         except UpstreamTooLarge:
             answer.release()
-            return await self._too_large(exchange, context, hold)
+            return await self._outcomes.too_large(exchange, context, hold, limit_bytes)
         except (UpstreamError, GarbageAnswer, zlib.error) as error:
             answer.release()
             return await self._outcomes.failed(exchange, context, hold, error)
@@ -313,12 +294,3 @@ class Forwarder:
         balance = balance_line(context.balance_before_nano(hold))
         exchange.answer(200, head.lines + paid_lines(hold, None, context.match.endpoint.id_header) + balance, body)
         self._outcomes.count(context, 200)
-
-    async def _too_large(self, exchange: Exchange, context: RequestContext, hold: Hold) -> None:
-        """The provider has done its work, and there is more of it than is read whole: the client pays for it."""
-        logger.warning("request %s: the answer is above upstream_answer_bytes", hold.id)
-        try:
-            await self._settlements.whole(context, hold, Output(known=False), "answer_too_large")
-        except SettlementLost as error:
-            return self._outcomes.unsettled(exchange, context, error)
-        return self._outcomes.refuse(exchange, context, refusals.answer_too_large(self._rules.max_answer_bytes))

@@ -6,7 +6,9 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from billing.holds.hold import SettlementLost
 from billing.money import format_usd
+from gateway.dialects.output import Output
 from gateway.proxy.attempts import KEY_REFUSED
 from gateway.proxy.context import CLIENT_GONE, RequestContext
 from gateway.server import refusals
@@ -23,7 +25,7 @@ from gateway.server.ids import (
 from gateway.upstream.base import UpstreamError, UpstreamResponse
 
 if TYPE_CHECKING:
-    from billing.holds.hold import Hold, Settled, SettlementLost
+    from billing.holds.hold import Hold, Settled
     from gateway.metrics.registry import Metrics
     from gateway.proxy.records import Records
     from gateway.proxy.settlement.settlements import Settlements
@@ -106,6 +108,15 @@ class Outcomes:
         ids = "".join(f"{name}: {context.request_id}\r\n" for name in names if name is not None)
         lines = ids.encode() + balance_line(context.balance_before_nano(hold))
         return exchange.answer(answer.status, head.lines + lines, body)
+
+    async def too_large(self, exchange: Exchange, context: RequestContext, hold: Hold, limit_bytes: int) -> None:
+        """Refuse an answer of more than is read whole. The provider has done its work: the client pays for it."""
+        logger.warning("request %s: the answer is above upstream_answer_bytes", hold.id)
+        try:
+            await self._settlements.whole(context, hold, Output(known=False), "answer_too_large")
+        except SettlementLost as error:
+            return self.unsettled(exchange, context, error)
+        return self.refuse(exchange, context, refusals.answer_too_large(limit_bytes))
 
     def unsettled(self, exchange: Exchange, context: RequestContext, error: SettlementLost) -> None:
         """Withhold the answer, because neither store could be told of the debit in time."""

@@ -14,8 +14,9 @@ letters and digits alone: servers differ in what they take for `%20key`, `key[]`
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote_plus
 
 from gateway.upstream.base import UpstreamRequest
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from gateway.proxy.context import RequestContext
     from gateway.server.exchange import Exchange
 
+Apart = Callable[..., Awaitable[Any]]
+"""Runs a function for an account off the event loop."""
 MAX_PREPARED_BYTES: Final = 65_536
 """Of a body whose outgoing request is made in the event loop, and before its hold is there."""
 CREDENTIALS: Final = frozenset(
@@ -76,6 +79,16 @@ def outgoing_request(exchange: Exchange, context: RequestContext, granted: int |
         method=context.match.endpoint.method,
         account=context.principal.account_id,
     )
+
+
+async def outgoing_apart(
+    apart: Apart | None, exchange: Exchange, context: RequestContext, granted: int | None
+) -> UpstreamRequest:
+    """Return the same; of a large body made off the event loop, where `apart` does so for an account."""
+    if apart is None or len(context.body) <= MAX_PREPARED_BYTES:
+        return outgoing_request(exchange, context, granted)
+    made: UpstreamRequest = await apart(context.principal.account_id, outgoing_request, exchange, context, granted)
+    return made
 
 
 def outgoing_url(target: Target, path: str, dialect: Dialect) -> str:

@@ -145,13 +145,12 @@ class Preparation:
         first, *fallbacks = destinations
         if parsed.work.models or parsed.unbounded_input:
             return (first,)
-        own = principal.limits_for(first.candidate.entry, FEATURE)
-        counted = {*own.account, *own.key}
+        counted = principal.limits_for(first.candidate.entry, FEATURE).all
         usable = [first]
         for each in fallbacks:
             name = each.candidate.fallback or each.candidate.entry
             limits = principal.limits_for(name, FEATURE)
-            if not principal.allows_model(name) or not {*limits.account, *limits.key} <= counted:
+            if not principal.allows_model(name) or not limits.all <= counted:
                 continue
             try:
                 dearest(parsed, (each.candidate,), principal.plan.markup_scaled, self._rules)
@@ -164,12 +163,11 @@ class Preparation:
         """Return the route with the other models that a request names; the key must be allowed them, and each has a
         price."""
         route, entries, unpriced = self._router.with_others(route, models, self.clock())
-        own = principal.limits_for(route.entry, FEATURE)
+        counted = principal.limits_for(route.entry, FEATURE).all
         for entry in entries:
             if not principal.allows_model(entry):
                 raise Refuse(refusals.model_not_allowed(entry))
-            limits = principal.limits_for(entry, FEATURE)
-            if not {*limits.account, *limits.key} <= {*own.account, *own.key}:  # the hold would not count in them
+            if not principal.limits_for(entry, FEATURE).all <= counted:  # the hold would not count in them
                 message = f"The model '{entry}' has quotas of its own here: ask for it by itself."
                 raise Refuse(refusals.bad_request(message, "models"))
         for model in unpriced:

@@ -27,7 +27,7 @@ import msgspec
 from billing.money import format_usd
 from billing.refused import RefusedRequest, RefusedRequests
 from billing.times import rfc3339
-from gateway.proxy.context import CLIENT_GONE, RequestContext
+from gateway.proxy.context import CLIENT_GONE, CUT_STATUS, Reason, RequestContext
 
 if TYPE_CHECKING:
     from billing.principals import Principal
@@ -244,9 +244,9 @@ class Records:
             )
         )
 
-    def left(self, context: RequestContext) -> None:
-        """Log a request that ended because its client has left, unless it goes on without it."""
-        self.answered(context, CLIENT_GONE)
+    def left(self, context: RequestContext, reason: Reason) -> None:
+        """Log a request that ended without its client, for a reason, unless it goes on without it."""
+        self.answered(context, CUT_STATUS.get(reason, CLIENT_GONE))
 
     def going_on(self, context: RequestContext, work: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None]:
         """Return work that goes on after the client has left, with the line of the log written at its end."""
@@ -260,7 +260,7 @@ class Records:
             await work
         finally:
             context.logged = False
-            self.left(context)
+            self.left(context, context.cut or "client_gone")
 
     def _note(
         self, request_id: str, endpoint: str, principal: Principal | None, model: str | None, refusal: Refusal

@@ -15,8 +15,8 @@ from billing.holds.hold import Hold, SettlementLost
 from billing.money import format_usd
 from gateway.proxy.context import CLIENT_GONE, Reason, RequestContext
 from gateway.proxy.decoding_tap import READABLE, StreamWatch
-from gateway.proxy.estimate import says_nothing
 from gateway.proxy.outcomes import Outcomes, uncharged, upstream_error_of
+from gateway.proxy.settlement.doubts import says_nothing
 from gateway.proxy.stored import StoredObjects, Withheld
 from gateway.server import refusals
 from gateway.server.exchange import ClientGone, Exchange

@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from gateway.dialects.exceptions import GarbageAnswer
 from gateway.dialects.output import NO_OUTPUT, Output
-from gateway.proxy.background_jobs import running_of
 from gateway.proxy.context import Reason, RequestContext, shown_id
 from gateway.proxy.decoding_tap import ENCODINGS, StreamWatch, decoded
 from gateway.proxy.settlement.doubts import believed
-from gateway.proxy.stored import FirstEvent, running_of_event
+from gateway.proxy.stored import FirstEvent, running_of, running_of_event
 from gateway.upstream.base import Pending, UpstreamError, UpstreamResponse, UpstreamTooLarge
 from gateway.upstream.headers import ResponseHead, incoming
 
@@ -72,7 +71,6 @@ class Running:
 
 
 logger = logging.getLogger(__name__)
-
 T = TypeVar("T")
 
 OK: Final = 200
@@ -166,7 +164,7 @@ class Remainder:
 
     def _terms(self, exchange: Exchange, context: RequestContext) -> tuple[float, Reason]:
         """Return until which time of the event loop it is read on, and why its client does not get it."""
-        context.cut = exchange.cut_for or "client_gone"
+        context.cut = exchange.ended_for
         if exchange.cut_for in ("max_request_s", "hold_closed"):
             return 0.0, context.cut
         return self._loop.time() + self._rules.seconds(context.route), context.cut

@@ -199,6 +199,15 @@ class Withheld:
         await self._exchange.flushed()
 
 
+def running_of(parsed: ParsedRequest, body: bytes) -> Created | None:
+    """Return the object on which a provider works on after this answer to a request that asked for that."""
+    stored = parsed.stored
+    if stored is None or stored.creation is None or not stored.background:
+        return None
+    created = stored.creation.of_answer(body)
+    return created if created is not None and created.running else None
+
+
 def running_of_event(parsed: ParsedRequest, created: Created | None) -> Created | None:
     """Return the object of a stream's first event where the provider works on it in the background."""
     background = parsed.stored is not None and parsed.stored.background

@@ -38,7 +38,8 @@ CONTINUES: Final = "100-continue"
 LAST_CHUNK: Final = b"0\r\n\r\n"
 WRITE_TIMEOUT_S: Final = 60.0
 """Where nobody says another `write_timeout_s`."""
-Cut = Literal["client_stalled", "max_request_s", "hold_closed"]
+Cut = Literal["client_stalled", "max_request_s", "hold_closed", "shutting_down"]
+Ended = Cut | Literal["client_gone"]
 _STATUS_LINES: Final = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
 }
@@ -266,6 +267,16 @@ class Exchange:
         """Break the connection off from outside of its task, which is cancelled as if the client had left."""
         self.cut_for = self.cut_for or reason
         self.abort()
+
+    @property
+    def ended_for(self) -> Ended:
+        """Return why its task was cancelled: it was cut, its client has left, or the server stops. That alone ends a
+        request whose client is there; aiohttp's own connections tell the body of it, and close first."""
+        if self.cut_for is not None:
+            return self.cut_for
+        transport, told = self._protocol.transport, isinstance(self.payload.exception(), asyncio.CancelledError)
+        left = transport is None or transport.is_closing()
+        return "client_gone" if left and not told else "shutting_down"
 
     def hold_closed(self) -> None:
         """End the request, whose hold has ended elsewhere: nothing of it can be charged. An answer that was begun is

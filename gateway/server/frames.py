@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.dialects.events import EVENT_END, event_data
-from gateway.server.exchange import WRITE_TIMEOUT_S, BodyTooLarge, ClientGone, Exchange
+from gateway.server.exchange import WRITE_TIMEOUT_S, BodyTooLarge, ClientGone, Ended, Exchange
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -143,6 +143,11 @@ class FrameExchange(Exchange):
                 self.cut("client_stalled")
             except (ConnectionError, RuntimeError):  # aiohttp's words for a connection that is closing
                 self._broken = True
+
+    @property
+    def ended_for(self) -> Ended:
+        """Return why its task was cancelled; whoever stops it says so in `cut_for`."""
+        return self.cut_for or "client_gone"
 
     def abort(self) -> None:
         """Break the connection off; whoever serves it is cancelled by that."""

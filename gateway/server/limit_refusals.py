@@ -96,6 +96,8 @@ def quota_exceeded(refused: QuotaExceeded, principal: Principal, links: Links) -
         message += f": {upgrade['url']}." if upgrade["url"] else "."
     elif subject == "key":
         message += " The key's owner can raise it."
+    elif subject == "user":
+        message += " Whoever administers the account can raise it: it counts all of the user's keys."
     else:
         message += " The operator can raise it."
     retries = wait_s is not None and wait_s <= RETRY_WITHIN_S

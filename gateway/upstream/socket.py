@@ -2,9 +2,8 @@
 
 What comes as messages is given on as server-sent events, so that all that reads a stream reads this one. One connection
 at a time, kept from one request to the next, because a provider knows responses on it that it does not store. An answer
-that is not read to its end closes it, which stops the provider; so does one that an error has ended, because more of it
-may follow. Between two answers pings are answered, and messages are nobody's: none of them is taken for the next
-answer, and a connection that the provider has closed meanwhile is not used again.
+that is not read to its end closes it, and stops the provider; so does one that an error has ended: more of it may
+follow. Between two answers pings are answered, messages are nobody's, and what the provider closes is not used again.
 """
 
 from __future__ import annotations
@@ -37,8 +36,7 @@ if TYPE_CHECKING:
     from gateway.upstream.headers import RawHeaders
 
 ERROR: Final = "error"
-FIRST_ERROR: Final = 400
-LAST_ERROR: Final = 599
+ERRORS: Final = range(400, 600)
 _LINE: Final = re.compile(r"[\r\n]")
 _LEFT_OUT: Final = frozenset({"content-type", "accept-encoding", "accept", "idempotency-key"})
 """Of what a request over HTTP carries, in lower case; it would say nothing true of a connection."""
@@ -279,20 +277,9 @@ class SocketAnswer:
         return data.decode("utf-8", "replace"), said
 
 
-async def refuse_redirects(
-    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-) -> aiohttp.ClientResponse:
-    """Return the answer to a handshake. One that sends the request elsewhere is an error: the headers have a key."""
-    response = await handler(request)
-    if HTTPStatus.MULTIPLE_CHOICES <= response.status < HTTPStatus.BAD_REQUEST:
-        response.close()
-        raise aiohttp.WSServerHandshakeError(response.request_info, (), status=response.status)
-    return response
-
-
 def _status_of(said: int | None) -> int:
     """Return the status of an error; 502 where a provider says none that is one's."""
-    return said if said is not None and FIRST_ERROR <= said <= LAST_ERROR else HTTPStatus.BAD_GATEWAY
+    return said if said is not None and said in ERRORS else HTTPStatus.BAD_GATEWAY
 
 
 def _event(text: str, said: _Message) -> bytes:

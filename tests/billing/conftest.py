@@ -1,14 +1,20 @@
 """The domain of accounts, keys, grants and reports on a database of the test's own."""
 
+import time
 from collections.abc import AsyncIterator
 
 import pytest
 
 from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
+from billing.accounts.member_limits import MemberLimits
 from billing.database.connection import Database
+from billing.identity.sessions import Sessions
+from billing.identity.shown import ShownTokens
+from billing.identity.signing_keys import SigningKeys, TokenRules
 from billing.keys.keys import ApiKeys, Principals
 from billing.ledger.reports import Reports
+from tests.billing.identity.sessions_support import People
 from tests.billing.support import PLANS, Billing, RecordingEffects, rising_ids
 
 
@@ -20,6 +26,7 @@ async def billing(database_url: str) -> AsyncIterator[Billing]:
         database=database,
         effects=effects,
         accounts=Accounts(database, PLANS, effects, new_id),
+        member_limits=MemberLimits(database, effects),
         keys=ApiKeys(database, effects, new_id),
         principals=Principals(database, PLANS),
         grants=Grants(database, effects, new_id),
@@ -27,3 +34,13 @@ async def billing(database_url: str) -> AsyncIterator[Billing]:
         new_id=new_id,
     )
     await database.close()
+
+
+@pytest.fixture
+async def people(billing: Billing) -> AsyncIterator[People]:
+    """People and their sessions."""
+    of_keys = billing.database.another(size=1, timeout_s=10)
+    keys = SigningKeys(of_keys, TokenRules(), billing.new_id, time.monotonic)
+    shown = ShownTokens(billing.database, keys)
+    yield People(billing.database, billing.new_id, keys, Sessions(billing.database, keys, billing.new_id, shown))
+    await of_keys.close()

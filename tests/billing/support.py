@@ -11,6 +11,7 @@ from ulid import ULID
 
 from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
+from billing.accounts.member_limits import MemberLimits
 from billing.addresses import Addresses, parse_networks
 from billing.attempts import AttemptLimits, Attempts
 from billing.database.connection import Database
@@ -87,6 +88,7 @@ class Billing:
     database: Database
     effects: RecordingEffects
     accounts: Accounts
+    member_limits: MemberLimits
     keys: ApiKeys
     principals: Principals
     grants: Grants

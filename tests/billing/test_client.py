@@ -83,6 +83,9 @@ async def test_accounts(client: BillingClient) -> None:
     changed = await client.update_account(account.id, AccountPatch(name="Acme Ltd", status="suspended"))
     assert (changed.name, changed.status, changed.quotas) == ("Acme Ltd", "suspended", account.quotas)
     assert (await client.set_account_quotas(account.id, [])).quotas == []
+    of_user = await client.set_user_quotas(account.id, "ana@example.com", account.quotas)
+    assert of_user.quotas == account.quotas
+    assert await client.user_quotas(account.id, "ana@example.com") == of_user
 
 
 async def test_grants_are_made_once_for_a_key(client: BillingClient) -> None:

@@ -42,8 +42,9 @@ def sheets(classes: tuple[str, ...], least: int = 0) -> st.SearchStrategy[dict[s
 
 
 def without_both(units: dict[str, int]) -> dict[str, int]:
-    """The same prices, by the hour alone where there is one by the second, too."""
-    return {name: rate for name, rate in units.items() if name != "second" or "hour" not in units}
+    """The same prices, without the second and the unit where there is a price by the hour, or by the million."""
+    coarse = {"second": "hour", "unit": "million"}
+    return {name: rate for name, rate in units.items() if coarse.get(name) not in units}
 
 
 @st.composite
@@ -103,6 +104,24 @@ def test_rounding_up_is_never_below_and_less_than_one_nano_above(
     assert exact <= charged_nano < exact + 1
 
 
+@pytest.mark.parametrize(
+    ("per_unit", "thousandths", "nano"),
+    [
+        ({"unit": 100_000}, 1_500, 150_000),
+        ({"unit": 1}, 1, 1),
+        ({"million": 90_000}, 1_073_741_824_000, 96_636_765),
+        ({"million": 90_000}, 2**53 - 1, 810_647_932_927),
+        ({"unit": 100_000, "request": 7}, 1_000, 100_007),
+        ({"unit": 100_000}, 0, 0),
+    ],
+)
+def test_a_meter_is_priced_by_thousandths(per_unit: dict[str, int], thousandths: int, nano: int) -> None:
+    row = PriceRow("meter", "bytes", date(2026, 1, 1), {}, per_unit)
+    usage = Usage(unit_thousandths=thousandths)
+    assert round_up(row.cost_scaled(usage)) == nano
+    assert sum(line.amount_scaled for line in row.lines(usage)) == row.cost_scaled(usage)
+
+
 @given(rows(), usages(), names)
 def test_lines_add_up_to_the_cost(row: PriceRow, usage: Usage, multiplier: str | None) -> None:
     lines = row.lines(usage, multiplier)
@@ -137,6 +156,8 @@ def raised(usage: Usage, name: str, more: int) -> Usage:
     """The same usage with more of one class, and of the total that includes it."""
     units = {"request": "requests", "image": "images", "second": "milliseconds", "hour": "milliseconds"}
     counted = units | {"character": "characters", "search": "searches", "page": "pages"}
+    if name in ("unit", "million"):
+        return msgspec.structs.replace(usage, unit_thousandths=(usage.unit_thousandths or 0) + more)
     if name in counted:
         return msgspec.structs.replace(usage, **{counted[name]: getattr(usage, counted[name]) + more})
     total = "input_tokens" if name in INPUT_CLASSES else "output_tokens"

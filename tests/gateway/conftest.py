@@ -11,7 +11,8 @@ from aiohttp import web
 from ulid import ULID
 
 from gateway.app import serving
-from gateway.config.settings import Limits, ProviderConfig, Secret, Settings
+from gateway.config.defaults import Limits
+from gateway.config.settings import ProviderConfig, Secret, Settings
 from gateway.proxy.handler import Proxy
 from gateway.runtime import Runtime, open_runtime
 from tests.support.shipped import shipped_settings
@@ -50,6 +51,20 @@ class Gateway:
             await self.admin("POST", f"/accounts/{made['id']}/grants", grant)
         created = await self.admin("POST", "/keys", {"account_id": made["id"], "name": "test", **key})
         return Customer(self, made["id"], created["id"], created["key"])
+
+    async def person(self, account_id: str) -> str:
+        """An access token of a new person, who owns an organization that has this account."""
+        user_id, database = f"usr_{ULID()}", self.runtime.database
+        await database.execute(
+            "WITH person AS (INSERT INTO users (id, email, status) VALUES ($1, $2, 'active')), "
+            "org AS (INSERT INTO organizations (id, slug, name, account_id) VALUES ($3, $4, 'Test', $5)) "
+            "INSERT INTO memberships (org_id, user_id, role) VALUES ($3, $1, 'owner')",
+            *(user_id, f"{user_id.lower()}@example.com", f"org_{ULID()}", str(ULID()).lower(), account_id),
+        )
+        sessions = self.runtime.services.sessions
+        async with sessions.transaction() as connection:
+            pair = await sessions.start(connection, user_id, address=None, user_agent=None)
+        return pair.access_token
 
     async def admin(self, method: str, path: str, body: Any = None, status: int | None = None) -> Any:
         headers = {"X-Admin-Key": ADMIN_KEY}

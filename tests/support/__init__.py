@@ -1,7 +1,6 @@
 """What tests of several folders share.
 
 servers            real Postgres and Redis, a pair for each process of tests
-databases          databases that are cleaned and used again; loop_thread  what goes on between tests
 scratch            the folder in which a run writes all that it writes
 databases          copies of a template that are cleaned and used again
 loop_thread        an event loop in a thread, for what outlives a test's own
@@ -13,6 +12,7 @@ unreported_costs   answers without a usage of their own
 oracle             genai-prices as a second opinion of usage and prices
 providers          providers on loopback, and what the transport makes of them
 local_answers      those of the local provider
+api_formats        what schemathesis takes for the formats that the OpenAPI document names
 clients            clients that leave, pause or read slowly
 edge_servers       the server's edge on loopback
 fed_connections    a provider's connection, fed by hand

@@ -9,6 +9,7 @@ from tests.support.gateways import (
     OUTPUT,
 )
 
+PLAIN = chat(model="gpt-4o-mini")
 STREAM = chat(model="gpt-4o-mini", stream=True)
 
 

@@ -9,10 +9,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from gateway.upstream.base import (
-    UpstreamError,
-    UpstreamRequest,
-)
+from gateway.upstream.base import Pending, UpstreamError, UpstreamRequest, UpstreamResponse
 from gateway.upstream.transport import HttpTransport
 
 Peer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -62,6 +59,41 @@ async def take_request(reader: asyncio.StreamReader) -> bytes:
     length = next(int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
     await reader.readexactly(length)
     return head
+
+
+class Answering:
+    """A peer that gets one whole request whose sending is cancelled, and answers it where it is `taken_up`."""
+
+    def __init__(self, *header_lines: bytes, taken_up: bool) -> None:
+        self._head = b"\r\n".join((b"HTTP/1.1 200 OK", b"Content-Length: 4", *header_lines, b"", b""))
+        self._taken_up = taken_up
+        self._arrived, self._go_on = asyncio.Event(), asyncio.Event()
+        self.stopped = asyncio.Event()
+        """Once the connection has ended."""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await take_request(reader)
+        self._arrived.set()
+        if self._taken_up:
+            await self._go_on.wait()
+            writer.write(self._head + b"said")
+        await reader.read()
+        self.stopped.set()
+
+    async def cancelled(self, transport: HttpTransport, request: UpstreamRequest) -> Pending:
+        """Send a request, cancel that when it is here, and return what is left of it."""
+        sending = asyncio.create_task(transport.send(request))
+        await asyncio.wait_for(self._arrived.wait(), BOUND_S)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        assert request.pending is not None
+        return request.pending
+
+    async def answer(self, pending: Pending) -> UpstreamResponse:
+        """Answer, and return the answer once its head is there."""
+        self._go_on.set()
+        return await asyncio.wait_for(pending.head(), BOUND_S)
 
 
 async def outcome(transport: HttpTransport, request: UpstreamRequest) -> bytes:

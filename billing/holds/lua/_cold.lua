@@ -1,8 +1,10 @@
 -- What the scripts off the hot path share, after _state.lua. A journal entry is parsed whole here, and named.
 
 local floor = math.floor
+-- The version of an entry that has tags of a user.
+local OF_USER = 2
 
--- An account or key, or nil.
+-- An account, key or user, or nil.
 local function read_state(key)
   local raw = redis.call('GET', key)
   return raw and unpack_state(raw) or nil
@@ -14,6 +16,7 @@ local function write_account(key, account)
   redis.call('SET', key, pack(state_format(58 + 24 * count), unpack(account)))
 end
 
+-- A key or a user.
 local function write_key(key, state)
   local count = (#state - 5) / 4
   state[5] = count
@@ -46,7 +49,7 @@ end
 local function parse_whole(raw)
   local e, at = {}, nil
   e.version, e.state, e.epoch, e.at_ms, at = unpack_from('<BBI4i8', raw)
-  if e.version ~= VERSION or not entry_head(raw) then return nil end
+  if e.version > OF_USER or not entry_head(raw) then return nil end
   if e.state == SETTLED then
     e.dseq, at = unpack_from('<i8', raw, at)
     e.account_id, at = read_text(raw, at)
@@ -61,6 +64,7 @@ local function parse_whole(raw)
   e.tags_at = at
   e.account_tags, at = read_tags(raw, at)
   e.key_tags, at = read_tags(raw, at)
+  if e.version == OF_USER then e.user_tags, at = read_tags(raw, at) end
   e.payload_at = at
   return e
 end
@@ -73,12 +77,15 @@ local function parse_entry(raw)
   return fine and entry or nil
 end
 
+local function packed_tags(tags)
+  return pack('<B' .. string.rep('I4', #tags), #tags, unpack(tags))
+end
+
 -- The entry as it stands, with the tags that it now has.
 local function retagged(raw, e)
-  local accounts, keys = #e.account_tags, #e.key_tags
-  return string.sub(raw, 1, e.tags_at - 1)
-    .. pack('<B' .. string.rep('I4', accounts), accounts, unpack(e.account_tags))
-    .. pack('<B' .. string.rep('I4', keys), keys, unpack(e.key_tags)) .. string.sub(raw, e.payload_at)
+  local of_user = e.user_tags and packed_tags(e.user_tags) or ''
+  return string.char(e.user_tags and OF_USER or VERSION) .. string.sub(raw, 2, e.tags_at - 1)
+    .. packed_tags(e.account_tags) .. packed_tags(e.key_tags) .. of_user .. string.sub(raw, e.payload_at)
 end
 
 -- What a request counts for each metric, by metric code + 1.

@@ -5,13 +5,15 @@
 --   account  version B, epoch I4, balance i8, held i8, dseq i8, xseq i8, hold_version i8, principal_version I4,
 --            now_s I4, running I4, count B, then per counter: tag I4, window id I4, used i8, held i8
 --   key      version B, epoch I4, principal_version I4, running I4, count B, counters likewise
+--   user     as a key: what all keys of a user of the account have used, where that has limits; its principal_version is
+--            the account's, and `running` is not counted
 --   entry    version B, state B ('H' held, 'S' settled, 'E' claimed for expiry), epoch I4, at_ms i8, then
 --            H, E: cost i8, input i8, output i8, then `names`: account id, key id, model, feature, gateway (each B + bytes),
---                  count B + account tags I4, count B + key tags I4, payload
+--                  count B + account tags I4, count B + key tags I4, in version 2 count B + user tags I4, payload
 --            S:    dseq i8, account id (B + bytes), payload
 --            The payload is the debit as the gateway encoded it: in an H what an expired hold would be charged.
 --            Version, state, epoch and at_ms stay where they are in every version. What can't be read is none of ours:
---            it is left where it is, and stops nothing.
+--            it is left where it is, and stops nothing. Version 2 is that of a hold which counts for a user, too.
 -- States and entries have versions of their own. A state of another version is as one that is gone.
 --
 -- A tag holds the window's code in bits 0-2, the metric's in bits 3-5, a filter's digest above; bit 31 marks a counter
@@ -19,7 +21,7 @@
 -- holds that were admitted in it may still use. A request itself is used, not held, from its admission on: its end, but
 -- for a void, gives none back.
 --
--- Here an account or a key is a flat list of those numbers, each known by its place: those named below, and of a counter
+-- Here an account, a key or a user is a flat list of those numbers, each known by its place: those named below, and of a counter
 -- the place of its tag, with the window id, `used` and `held` behind it.
 --
 -- A call of a script defines all of its functions anew; each of them costs 0.1 us, and so does each local that any of
@@ -121,12 +123,12 @@ local function correct_counters(state, first, raw, at, ids, used, held)
   return tags[count + 1]
 end
 
--- End the hold of an entry H or E in the states of its account and its key (nil: it has none), by what it turned into:
--- nothing where it is given back. An entry's five names begin at 39; its tags follow. Answers false, and changes nothing,
--- where the entry can't be read (another VERSION, or cut short).
-local function end_hold(account, key, raw, requests, input, output, cost)
-  local byte, at = string.byte, 39
-  if byte(raw, 1) ~= 1 then return false end
+-- End the hold of an entry H or E in the states of its account, its key and its user (nil, false: not loaded), by what
+-- it turned into: nothing where it is given back. An entry's five names begin at 39; its tags follow. Answers false, and
+-- changes nothing, where the entry can't be read (another version, or cut short), and where it counts for a user while
+-- whoever ends it knows of none (nil): the user's limits came while it ran.
+local function end_hold(account, key, user, raw, requests, input, output, cost)
+  local byte, at, version = string.byte, 39, string.byte(raw, 1)
   for _ = 1, 5 do
     local length = byte(raw, at)
     if not length then return false end
@@ -135,6 +137,12 @@ local function end_hold(account, key, raw, requests, input, output, cost)
   local of_account = byte(raw, at)
   local of_key = of_account and byte(raw, at + 1 + 4 * of_account)
   if not of_key or #raw < at + 1 + 4 * (of_account + of_key) then return false end
+  local user_at
+  if version ~= 1 then
+    user_at = at + 2 + 4 * (of_account + of_key)
+    local of_user = byte(raw, user_at)
+    if version ~= 2 or user == nil or not of_user or #raw < user_at + 4 * of_user then return false end
+  end
   local at_ms, held_cost, held_input, held_output = struct.unpack('<i8i8i8i8', raw, 7)
   local ids = windows_at(math.floor(at_ms / 1000))
   local used = {requests - 1, input + output, input, output, cost}
@@ -147,5 +155,6 @@ local function end_hold(account, key, raw, requests, input, output, cost)
     key[4] = key[4] - 1 -- running
     correct_counters(key, 6, raw, at, ids, used, held)
   end
+  if user and user_at then correct_counters(user, 6, raw, user_at, ids, used, held) end
   return true
 end

@@ -11,12 +11,19 @@
 -- many as are running; the last attempt takes what it finds.
 -- A counter whose window lies ahead of the account's time was taken there by a wrong clock, and begins anew as well.
 --
--- KEYS[1] meta   KEYS[2] journal   KEYS[3] account state   KEYS[4] installed   KEYS[5] key state (when the subject is a key)
+-- A user of the account is a subject while it has limits. Its state is made here, and nowhere else: what it has used comes
+-- from Postgres, as that of any new counter. Its version is the account's, which must be there first: from then on every
+-- admission of a key of its names it. What it counted before it had limits without a break counts no more.
+--
+-- KEYS[1] meta   KEYS[2] journal   KEYS[3] account state   KEYS[4] installed   KEYS[5] key or user state (when the
+-- subject is one)   KEYS[6..] states of the user's keys (when it is a user)
 -- ARGV[1] epoch   ARGV[2] subject id   ARGV[3] version   ARGV[4] token (26 characters)
 -- ARGV[5] 0 first call, 1 count, 2 count whatever is found   ARGV[6] ids of open holds, 26 characters each
--- ARGV[7..] one counter each: I4 tag, model pattern ('' any; may end in '*'), feature (each B + bytes)
+-- ARGV[7] 'account', 'key' or 'user'   ARGV[8] the version from which on a user has had limits without a break; else 0
+-- ARGV[9..] one counter each: I4 tag, model pattern ('' any; may end in '*'), feature (each B + bytes)
 -- Reply: {1} another epoch   {2} not installed: nothing to adopt   {3} call again with the ids of open holds
---        {4} the account is held back (see join.lua): nothing was done
+--        {4} the account is held back (see join.lua): nothing was done   {5} the account has an older version: nothing was
+--        done
 --        {0, dseq, xseq, the account's time in ms, counters that are pending}
 
 local RESTART_MS = 2000
@@ -26,13 +33,17 @@ local epoch, subject_id, version, stage = tonumber(ARGV[1]), ARGV[2], tonumber(A
 if not epoch_is(KEYS[1], epoch) then return {1} end
 local account = read_state(KEYS[3])
 if not account or account[EPOCH] ~= epoch then return {2} end
-local is_key = KEYS[5] ~= nil
+local kind, since = ARGV[7], tonumber(ARGV[8])
 local subject, first, version_at, running_at = account, A_COUNTERS, A_VERSION, A_RUNNING
-if is_key then
+if kind ~= 'account' then
   subject, first, version_at, running_at = read_state(KEYS[5]), K_COUNTERS, K_VERSION, K_RUNNING
-  if not subject or subject[EPOCH] ~= epoch then return {2} end
+  if not subject or subject[EPOCH] ~= epoch then
+    if kind == 'key' then return {2} end
+    subject = {STATE_VERSION, epoch, 0, 0, 0}
+  end
 end
-if not is_key and redis.call('HEXISTS', KEYS[4], 'back:' .. subject_id) == 1 then return {4} end
+if kind == 'user' and account[A_VERSION] < version then return {5} end
+if kind == 'account' and redis.call('HEXISTS', KEYS[4], 'back:' .. subject_id) == 1 then return {4} end
 -- An older version that comes late changes nothing; nor does the same while its counters are being filled. How long that
 -- has been goes by the server's clock: the account's time stands still while that is behind it.
 local now_s = math.max(floor(now_ms / 1000), account[A_NOW_S])
@@ -49,7 +60,8 @@ end
 
 local ids = windows_at(now_s)
 local counters, fresh, named = {}, {}, {}
-for i = 7, #ARGV do
+local trusted = subject[version_at] >= since
+for i = 9, #ARGV do
   local tag, pattern, feature, at
   tag, at = unpack_from('<I4', ARGV[i])
   pattern, at = read_text(ARGV[i], at)
@@ -57,7 +69,7 @@ for i = 7, #ARGV do
   local known, pending = find_counter(subject, first, tag)
   named[tag] = true
   local n = #counters
-  if known and not pending and subject[known + 1] <= ids[window_of(tag)] then
+  if known and trusted and not pending and subject[known + 1] <= ids[window_of(tag)] then
     counters[n + 1], counters[n + 2] = tag, subject[known + 1]
     counters[n + 3], counters[n + 4] = subject[known + 2], subject[known + 3]
   else
@@ -94,10 +106,11 @@ end
 local function count_open_hold(raw)
   local entry = parse_entry(raw)
   if not entry or entry.state == SETTLED or entry.epoch ~= epoch then return nil end
-  if (is_key and entry.key_id or entry.account_id) ~= subject_id then return nil end
+  if kind == 'account' and entry.account_id ~= subject_id or kind == 'key' and entry.key_id ~= subject_id then return nil end
+  if kind == 'user' then entry.user_tags = entry.user_tags or {} end
   local amounts = amounts_of(0, entry.input, entry.output, entry.cost)
   local then_ids = windows_at(floor(entry.at_ms / 1000))
-  local tags = is_key and entry.key_tags or entry.account_tags
+  local tags = entry[kind .. '_tags']
   for _, counter in ipairs(fresh) do
     if matches(counter, entry) then
       if then_ids[window_of(counter.tag)] == ids[window_of(counter.tag)] then
@@ -108,6 +121,7 @@ local function count_open_hold(raw)
       if not has_tag(tags, counter.tag) then tags[#tags + 1] = counter.tag end
     end
   end
+  if kind == 'user' and #tags == 0 then entry.user_tags = nil end
   return retagged(raw, entry)
 end
 
@@ -115,7 +129,14 @@ local function mark_pending()
   redis.call('HSET', KEYS[4], 'pending:' .. subject_id, ARGV[4] .. ':' .. string.format('%.0f', now_ms))
 end
 
-local open_holds = #fresh > 0 and subject[running_at] > 0
+local running = subject[running_at]
+if kind == 'user' then
+  for place = 6, #fresh > 0 and #KEYS or 0 do
+    local key = read_state(KEYS[place])
+    if key and key[EPOCH] == epoch then running = running + key[K_RUNNING] end
+  end
+end
+local open_holds = #fresh > 0 and running > 0
 if stage > 0 and open_holds then
   local noted = {}
   for from = 1, #ARGV[6], 26 * FETCHED do
@@ -128,7 +149,7 @@ if stage > 0 and open_holds then
       if entry then noted[#noted + 1], noted[#noted + 2] = some[n], entry end
     end
   end
-  if stage == 1 and #noted / 2 ~= subject[running_at] then
+  if stage == 1 and #noted / 2 ~= running then
     mark_pending()
     return {3}
   end
@@ -144,6 +165,6 @@ for place = 1, #counters do subject[first + place - 1] = counters[place] end
 account[A_NOW_S] = now_s
 if #fresh > 0 then mark_pending() end
 write_account(KEYS[3], account)
-if is_key then write_key(KEYS[5], subject) end
+if kind ~= 'account' then write_key(KEYS[5], subject) end
 if stage == 0 and open_holds then return {3} end
 return {0, account[A_DSEQ], account[A_XSEQ], at_ms, #fresh}

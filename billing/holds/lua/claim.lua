@@ -8,7 +8,7 @@ local raw = redis.call('HGET', KEYS[2], ARGV[2])
 local entry = parse_entry(raw)
 if not entry or entry.state == SETTLED then return {2} end
 if entry.state == HELD then
-  raw = pack('<BB', VERSION, CLAIMED) .. string.sub(raw, 3)
+  raw = string.sub(raw, 1, 1) .. string.char(CLAIMED) .. string.sub(raw, 3)
   redis.call('HSET', KEYS[2], ARGV[2], raw)
 end
 return {0, raw}

@@ -1,7 +1,7 @@
 -- Admissions, settlements and voids of one turn of a gateway's event loop, all of one partition, each item by itself.
 --
 -- KEYS[1] meta (hash: epoch, open)   KEYS[2] journal (hash: request id -> entry)
--- KEYS[3..] account and key states, named by an item by their place in KEYS, from 1
+-- KEYS[3..] account, key and user states, named by an item by their place in KEYS, from 1
 -- ARGV[1] I4 epoch, I4 max_unsettled (entries), I4 elastic share in millionths (1 to 1,000,000), I4 elastic output tokens
 -- ARGV[2..] one item each:
 --   admit   B 1, c26 request id, H account, H key, I4 account version, I4 key version, i8 credit limit,
@@ -12,20 +12,22 @@
 --           limits of the account, limits of the key (each: count B, then tag I4, limit i8), H + names, payload
 --   settle  B 2, c26 request id, H account, H key, i8 cost, i8 input tokens, i8 output tokens, payload
 --   void    B 3, c26 request id, H account, H key
+--   The same that count for a user, too: B 4, 5 and 6, with H user behind H key, and limits of the user behind the key's.
 -- Amounts are nano-USD, times Unix milliseconds. Nothing is written for an item that is refused.
 --
 -- Reply: {} when the epoch is another one (nothing was done), else one array an item:
 --   {0, output tokens granted, admitted_at_ms, available, used and held of each limit with a minute window ...}   admitted
 --   {0, dseq, available}   settled        {0, available}   voided ({0} where it was held in an older epoch)
 --   {1, available, required, held}                                 the balance does not cover the hold
---   {2, at_ms, {subject (0 account, 1 key), place, used, held, requested} ...}   exhausted windows, flat, places from 0
+--   {2, at_ms, {subject (0 account, 1 key, 2 user), place, used, held, requested} ...}   exhausted windows, flat, places from 0
 --   Of 1, 2 and 3, one that ends with running holds is only answered where none stands without them.
 --   {3, subject}  too many running          {4} state missing      {5} versions here are newer: reload
 --   {6} versions here are older: push
 --   {7} a counter waits for its base, or the account's time or a window is ahead of this server's clock: retime,
 --   adopt
 --   {8} closed   {9} after not_after_ms   {10} max_unsettled
---   {11, 1: another entry is there, 0: none}   no such hold in this epoch
+--   {11, 1: another entry is there, 0: none}   no such hold in this epoch, or it counts for a user whom the item does not name
+--   {12} the user's state is missing, of other limits than the request's, or waits: adopt it
 --
 -- Everything is read once, before the first item, and written once, after the last; items work on lists and entries in
 -- between, and a refusal comes before an item has changed any. See _state.lua for why places and codes are written out.
@@ -94,8 +96,8 @@ local function raise_counters(state, first, limits, ids, amounts, reply)
   end
 end
 
--- Answers the reply, and the entry H.
-local function admit(batch, item, at, account, key)
+-- Answers the reply, and the entry H. `user` is nil where the item names none, and false where it is not loaded.
+local function admit(batch, item, at, account, key, user)
   local account_version, key_version, credit, input_cost, unit, input, choices, least, most, not_after, max_account,
     max_key, account_count, limits_at = struct.unpack('<I4I4i8i8i8i8I4I4I4i8I4I4B', item, at)
   local now_ms = batch.now_ms
@@ -105,6 +107,7 @@ local function admit(batch, item, at, account, key)
   -- 8 and 3: principal_version
   if account[8] > account_version or key[3] > key_version then return {5} end
   if account[8] < account_version or key[3] < key_version then return {6} end
+  if user ~= nil and (not user or user[3] ~= account_version) then return {12} end
   if batch.room <= 0 then return {10} end
 
   -- 3: balance, 4: held. What is beyond 2^53 - 1 does not count: doubles are not exact there, so no more is ever held.
@@ -120,7 +123,12 @@ local function admit(batch, item, at, account, key)
   local key_limits_at = limits_at + account_count * 12 + 1
   local names_at = key_limits_at + byte(item, key_limits_at - 1) * 12 + 2
   local account_limits = read_limits(batch.limits, sub(item, limits_at, key_limits_at - 2))
-  local key_limits = read_limits(batch.limits, sub(item, key_limits_at, names_at - 3))
+  local key_limits, user_limits = read_limits(batch.limits, sub(item, key_limits_at, names_at - 3)), nil
+  if user then
+    local user_limits_at = names_at - 1
+    names_at = user_limits_at + byte(item, user_limits_at - 1) * 12 + 2
+    user_limits = read_limits(batch.limits, sub(item, user_limits_at, names_at - 3))
+  end
   local now_s, known_s = floor(now_ms / 1000), account[9] -- its now_s
   if known_s > now_s then
     if known_s > now_s + 3600 then return {7} end -- AHEAD_S
@@ -131,6 +139,10 @@ local function admit(batch, item, at, account, key)
   room = check_limits(account, 12, 0, account_limits, ids, fixed, rates, least, room, failed)
   room = room and check_limits(key, 6, 1, key_limits, ids, fixed, rates, least, room, failed)
   if not room then return {7} end
+  if user_limits then
+    room = check_limits(user, 6, 2, user_limits, ids, fixed, rates, least, room, failed)
+    if not room then return {12} end
+  end
   if #failed > 0 and (failed.spent or not short) then return {2, now_s * 1000, unpack(failed)} end
   if short then return {1, available, required, held} end
   -- 10 and 4: running
@@ -148,6 +160,7 @@ local function admit(batch, item, at, account, key)
   local reply, amounts = {0, most, at_ms, available - cost}, {1, input + output, input, output, cost}
   raise_counters(account, 12, account_limits, ids, amounts, reply)
   raise_counters(key, 6, key_limits, ids, amounts, reply)
+  if user_limits then raise_counters(user, 6, user_limits, ids, amounts, reply) end
   account[9] = now_s
   account[4] = account[4] + cost -- held
   account[7] = account[7] + 1 -- hold_version
@@ -155,11 +168,12 @@ local function admit(batch, item, at, account, key)
   key[4] = key[4] + 1 -- running
   batch.room = batch.room - 1
 
-  -- VERSION, HELD
+  -- VERSION or OF_USER, HELD
   local low, high = byte(item, names_at - 2, names_at - 1)
   local payload_at = names_at + low + high * 256
-  return reply, struct.pack('<BBI4i8i8i8i8', 1, 72, batch.epoch, at_ms, cost, input, output)
-    .. sub(item, names_at, payload_at - 1) .. account_limits[#account_limits] .. key_limits[#key_limits]
+  local user_tags = user_limits and user_limits[#user_limits] or ''
+  return reply, struct.pack('<BBI4i8i8i8i8', user_limits and 2 or 1, 72, batch.epoch, at_ms, cost, input, output)
+    .. sub(item, names_at, payload_at - 1) .. account_limits[#account_limits] .. key_limits[#key_limits] .. user_tags
     .. sub(item, payload_at)
 end
 
@@ -171,10 +185,10 @@ local function epoch_held(raw)
 end
 
 -- Answers the reply, and the entry S.
-local function settle(batch, item, at, account, key, raw)
+local function settle(batch, item, at, account, key, user, raw)
   if epoch_held(raw) ~= batch.epoch or not account or not key then return {11, raw and 1 or 0} end
   local cost, input, output, payload_at = struct.unpack('<i8i8i8', item, at)
-  if not end_hold(account, key, raw, 1, input, output, cost) then return {11, 1} end
+  if not end_hold(account, key, user, raw, 1, input, output, cost) then return {11, 1} end
   local balance, dseq = account[3] - cost, account[5] + 1
   account[3], account[5] = balance, dseq
   -- VERSION, SETTLED; the account's id is the first of the hold's names.
@@ -183,7 +197,7 @@ local function settle(batch, item, at, account, key, raw)
 end
 
 -- Answers the reply, and false: there is no entry any more.
-local function void(batch, account, key, raw)
+local function void(batch, account, key, user, raw)
   local epoch = epoch_held(raw)
   if not epoch or epoch > batch.epoch then return {11, raw and 1 or 0} end
   if epoch < batch.epoch then -- it was not held again: it is in no state, its entry alone is left
@@ -191,7 +205,7 @@ local function void(batch, account, key, raw)
     return {0}, false
   end
   if not account or not key then return {11, 1} end
-  if not end_hold(account, key, raw, 0, 0, 0, 0) then return {11, 1} end
+  if not end_hold(account, key, user, raw, 0, 0, 0, 0) then return {11, 1} end
   batch.room = batch.room + 1
   return {0, account[3] - account[4]}, false
 end
@@ -205,7 +219,7 @@ local batch = {epoch = epoch, open = meta[2] == '1', now_ms = now_ms, room = 0, 
 
 local ending = {}
 for i = 2, #ARGV do
-  if string.byte(ARGV[i]) ~= 1 then ending[#ending + 1] = string.sub(ARGV[i], 2, 27) end
+  if string.byte(ARGV[i]) % 3 ~= 1 then ending[#ending + 1] = string.sub(ARGV[i], 2, 27) end
 end
 local found = #ending > 0 and redis.call('HMGET', KEYS[2], unpack(ending))
 if batch.open and #ending < #ARGV - 1 then batch.room = max_unsettled - redis.call('HLEN', KEYS[2]) end
@@ -223,22 +237,27 @@ for i = 2, #ARGV do
   local item = ARGV[i]
   local operation, id, account_place, key_place, at = unpack_from('<Bc26HH', item)
   local account, key = states[account_place], states[key_place]
-  local reply, entry
+  local user, user_place, reply, entry
+  if operation > 3 then
+    user_place, at = unpack_from('<H', item, at)
+    operation, user = operation - 3, states[user_place] or false
+  end
   if operation == 1 then
-    reply, entry = admit(batch, item, at, account, key)
+    reply, entry = admit(batch, item, at, account, key, user)
   else
     ended = ended + 1
     local raw = entries[id]
     if raw == nil then raw = found[ended] end
     if operation == 2 then
-      reply, entry = settle(batch, item, at, account, key, raw)
+      reply, entry = settle(batch, item, at, account, key, user, raw)
     else
-      reply, entry = void(batch, account, key, raw)
+      reply, entry = void(batch, account, key, user, raw)
     end
   end
   if entry ~= nil then
     entries[id] = entry
     changed[account_place], changed[key_place] = account, key
+    if user then changed[user_place] = user end
   end
   replies[i - 1] = reply
 end

@@ -1,7 +1,8 @@
 -- Hold a running request again in a new epoch, unchecked: it was admitted. Windows that have rolled over are skipped.
 --
--- KEYS[1] meta   KEYS[2] journal   KEYS[3] account state   KEYS[4] key state
+-- KEYS[1] meta   KEYS[2] journal   KEYS[3] account state   KEYS[4] key state   KEYS[5] user state (where it counts for one)
 -- ARGV[1] epoch   ARGV[2] request id   ARGV[3] its entry H, written for this epoch
+-- A user that is not loaded in this epoch is given its open holds when it is: `adopt`.
 -- Reply: 0 held   1 another epoch   2 it has ended, or is held in this epoch already   3 state missing: install first
 
 local epoch = tonumber(ARGV[1])
@@ -20,7 +21,12 @@ account[A_RUNNING] = account[A_RUNNING] + 1
 account[A_HOLD_VERSION] = account[A_HOLD_VERSION] + 1
 key[K_RUNNING] = key[K_RUNNING] + 1
 local key_tags_at = count_in(account, A_COUNTERS, ARGV[3], entry.tags_at, entry.at_ms, now_s, REQUEST, amounts)
-count_in(key, K_COUNTERS, ARGV[3], key_tags_at, entry.at_ms, now_s, REQUEST, amounts)
+local user_tags_at = count_in(key, K_COUNTERS, ARGV[3], key_tags_at, entry.at_ms, now_s, REQUEST, amounts)
+local user = KEYS[5] and read_state(KEYS[5])
+if user and user[EPOCH] == epoch and entry.user_tags then
+  count_in(user, K_COUNTERS, ARGV[3], user_tags_at, entry.at_ms, now_s, REQUEST, amounts)
+  write_key(KEYS[5], user)
+end
 redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
 write_account(KEYS[3], account)
 write_key(KEYS[4], key)

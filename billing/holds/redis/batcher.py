@@ -36,8 +36,10 @@ class Item(Protocol):
     account_key: bytes
     key_key: bytes
     """Another one than the account's."""
+    user_key: bytes | None
+    """None where it counts for no user."""
 
-    def pack(self, account_position: int, key_position: int) -> bytes: ...
+    def pack(self, account_position: int, key_position: int, user_position: int = 0) -> bytes: ...
 
     def resolve(self, reply: list[Any] | RedisError, epoch: int) -> None: ...
 
@@ -177,14 +179,18 @@ class Batcher:
         if len(items) == 1:
             (item,) = items
             keys += (item.account_key, item.key_key)
-            arguments.append(item.pack(3, 4))
+            if item.user_key is None:
+                arguments.append(item.pack(3, 4))
+            else:
+                keys.append(item.user_key)
+                arguments.append(item.pack(3, 4, 5))
         else:
             self._pack(items, keys, arguments)
         life.call(self._script, keys, arguments, self._clock.begin(items, epoch).answered)
 
     @staticmethod
     def _pack(items: list[Item], keys: list[bytes], arguments: list[bytes]) -> None:
-        """Add the items and their keys; those of one account, or one key, share its position."""
+        """Add the items and their keys; those of one account, key or user share its position."""
         positions: dict[bytes, int] = {}
         for item in items:
             account_position = positions.get(item.account_key)
@@ -195,4 +201,11 @@ class Batcher:
             if key_position is None:
                 keys.append(item.key_key)
                 key_position = positions[item.key_key] = len(keys)
-            arguments.append(item.pack(account_position, key_position))
+            if item.user_key is None:
+                arguments.append(item.pack(account_position, key_position))
+                continue
+            user_position = positions.get(item.user_key)
+            if user_position is None:
+                keys.append(item.user_key)
+                user_position = positions[item.user_key] = len(keys)
+            arguments.append(item.pack(account_position, key_position, user_position))

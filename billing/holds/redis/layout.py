@@ -9,7 +9,7 @@ what they are in every version, so that a release knows how old an entry is that
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from billing.errors import NewerLayout, Unreadable
 
@@ -17,7 +17,9 @@ STATE_VERSION: Final = 2
 """Of accounts and keys. A state of another version is as one that is gone: `install` finds that writes are lost, and a
 new epoch loads everything again."""
 VERSION: Final = 1
-VERSION_BYTE: Final = bytes((VERSION,))
+OF_USER: Final = 2
+"""Versions of an entry: plain, and of a hold that counts for a user, too, whose tags it has."""
+NEWEST: Final = bytes((OF_USER,))
 HELD: Final = ord("H")
 SETTLED: Final = ord("S")
 CLAIMED: Final = ord("E")
@@ -35,18 +37,20 @@ _ENTRY: Final = struct.Struct("<BBIq")
 _AMOUNTS: Final = struct.Struct("<qqq")
 _DSEQ: Final = struct.Struct("<q")
 
-OK, BALANCE, QUOTA, CONCURRENCY, MISSING, RELOAD, PUSH, WAITING, CLOSED, LATE, FULL, GONE = range(12)
+OK, BALANCE, QUOTA, CONCURRENCY, MISSING, RELOAD, PUSH, WAITING, CLOSED, LATE, FULL, GONE, USER = range(13)
 """What `hot.lua` answers to an item."""
 VANISHED: Final = [GONE, 0]
 """What it answers where a hold should be and no entry is: Redis has lost it, unless the ledger has closed it."""
 
 ITEM: Final = struct.Struct("<B26sHH")
 """What every item of the hot path begins with; a void is no more."""
+ITEM_OF_USER: Final = struct.Struct("<B26sHHH")
+"""The same for an item that counts for a user, too."""
 ADMIT: Final = struct.Struct("<IIqqqqIIIqII")
 SETTLE: Final = struct.Struct("<qqq")
 BATCH: Final = struct.Struct("<IIII")
 ACK: Final = struct.Struct("<26sHq")
-CORRECTION: Final = struct.Struct("<qq26sHqqqqq")
+CORRECTION: Final = struct.Struct("<qq26sHHqqqqq")
 I8: Final = struct.Struct("<q")
 COUNTER: Final = struct.Struct("<IIqq")
 BASE: Final = struct.Struct("<IIq")
@@ -120,7 +124,7 @@ class AccountState:
 
 @dataclass(frozen=True, slots=True)
 class KeyState:
-    """A key as Redis has it."""
+    """A key as Redis has it, or a user of an account, whose `running` is not counted."""
 
     epoch: int
     principal_version: int
@@ -166,17 +170,21 @@ class Entry:
     gateway: str = ""
     account_tags: tuple[int, ...] = ()
     key_tags: tuple[int, ...] = ()
+    user_tags: tuple[int, ...] | None = None
+    """None where the hold counts for no user."""
 
     @classmethod
     def unpack(cls, raw: bytes) -> "Entry":
         """Raise `NewerLayout` for an entry of a newer release, `Unreadable` for what is none."""
-        if raw[:1] > VERSION_BYTE and len(raw) >= _ENTRY.size:
+        if raw[:1] > NEWEST and len(raw) >= _ENTRY.size:
             raise NewerLayout(f"an entry of layout {raw[0]}")
         try:
             version, state, epoch, at_ms = _ENTRY.unpack_from(raw)
-            if version != VERSION or state not in _STATES:
+            if not VERSION <= version <= OF_USER or state not in _STATES:
                 raise Unreadable(f"an entry of layout {version} and state {state}")
-            return cls._settled(raw, epoch, at_ms) if state == SETTLED else cls._open(raw, state, epoch, at_ms)
+            if state == SETTLED:
+                return cls._settled(raw, epoch, at_ms)
+            return cls._open(raw, state, epoch, at_ms, of_user=version == OF_USER)
         except (struct.error, IndexError, UnicodeDecodeError) as error:
             raise Unreadable(f"an entry of {len(raw)} bytes: {error}") from error
 
@@ -187,7 +195,7 @@ class Entry:
         return cls(SETTLED, epoch, at_ms, account_id, raw[at:], dseq=dseq)
 
     @classmethod
-    def _open(cls, raw: bytes, state: int, epoch: int, at_ms: int) -> "Entry":
+    def _open(cls, raw: bytes, state: int, epoch: int, at_ms: int, *, of_user: bool) -> "Entry":
         cost, input_tokens, output_tokens = _AMOUNTS.unpack_from(raw, _ENTRY.size)
         account_id, at = _text(raw, _ENTRY.size + _AMOUNTS.size)
         key_id, at = _text(raw, at)
@@ -196,6 +204,9 @@ class Entry:
         gateway, at = _text(raw, at)
         account_tags, at = _tags(raw, at)
         key_tags, at = _tags(raw, at)
+        user_tags: tuple[int, ...] | None = None
+        if of_user:
+            user_tags, at = _tags(raw, at)
         return cls(
             state,
             epoch,
@@ -209,6 +220,7 @@ class Entry:
             gateway=gateway,
             account_tags=account_tags,
             key_tags=key_tags,
+            user_tags=user_tags,
         )
 
 
@@ -240,22 +252,31 @@ def pack_tags(tags: Sequence[int]) -> bytes:
     return struct.pack(f"<B{len(tags)}I", len(tags), *tags)
 
 
+class HoldTags(NamedTuple):
+    """The counters that a hold is in: of its account, its key, and its user; None where it counts for none."""
+
+    account: Sequence[int] = ()
+    key: Sequence[int] = ()
+    user: Sequence[int] | None = None
+
+
 def pack_hold(
     epoch: int,
     at_ms: int,
     amounts: tuple[int, int, int],
     names: bytes,
-    tags: tuple[Sequence[int], Sequence[int]],
+    tags: HoldTags,
     payload: bytes,
 ) -> bytes:
     """Return an entry H as the admission wrote it: `amounts` are cost, input and output tokens."""
     return b"".join(
         (
-            _ENTRY.pack(VERSION, HELD, epoch, at_ms),
+            _ENTRY.pack(VERSION if tags.user is None else OF_USER, HELD, epoch, at_ms),
             _AMOUNTS.pack(*amounts),
             names,
-            pack_tags(tags[0]),
-            pack_tags(tags[1]),
+            pack_tags(tags.account),
+            pack_tags(tags.key),
+            b"" if tags.user is None else pack_tags(tags.user),
             payload,
         )
     )

@@ -8,7 +8,7 @@ command looks at a whole journal: it is read page by page.
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -62,6 +62,10 @@ class Keyspace:
     def key(self, account_id: str, key_id: str) -> bytes:
         """Return the name of the state of an API key."""
         return self.name(self.partition_of(account_id), f"k{STATE_VERSION}:{key_id}")
+
+    def user(self, account_id: str, user_id: str) -> bytes:
+        """Return the name of the state of a user of an account; a user has one in each account."""
+        return self.name(self.partition_of(account_id), f"u{STATE_VERSION}:{account_id}/{user_id}")
 
     def left_by_version_1(self, account_id: str, key_id: str | None) -> list[bytes]:
         """Return where releases of layout 1 keep an account, and a key of it."""
@@ -136,6 +140,11 @@ class RedisState:
         raw = await self.client.command("GET", self.keyspace.key(account_id, key_id))
         return KeyState.unpack(raw) if raw is not None else None
 
+    async def user(self, account_id: str, user_id: str) -> KeyState | None:
+        """Return a user of an account, as `account` does; None, too, where the user has no limits."""
+        raw = await self.client.command("GET", self.keyspace.user(account_id, user_id))
+        return KeyState.unpack(raw) if raw is not None else None
+
     async def packed_accounts(self, account_ids: Iterable[str]) -> list[bytes | None]:
         """Return accounts of one partition as `AccountState.unpack` reads them, in this order."""
         return await self._values([self.keyspace.account(account_id) for account_id in account_ids])
@@ -143,6 +152,10 @@ class RedisState:
     async def packed_keys(self, subjects: Iterable[tuple[str, str]]) -> list[bytes | None]:
         """Return keys, by account and key id, as `KeyState.unpack` reads them; else as `packed_accounts`."""
         return await self._values([self.keyspace.key(*subject) for subject in subjects])
+
+    async def packed_users(self, subjects: Iterable[tuple[str, str]]) -> list[bytes | None]:
+        """Return users, by account and user id, as `packed_keys` does."""
+        return await self._values([self.keyspace.user(*subject) for subject in subjects])
 
     async def _values(self, names: Sequence[bytes]) -> list[bytes | None]:
         values: list[bytes | None] = []
@@ -170,15 +183,15 @@ class RedisState:
                 continue
             yield request_id, entry
 
-    async def open_holds(self, number: int, account_id: str, key_id: str | None) -> list[str]:
-        """Return the requests of an account, or of a key of it, whose holds are open, in whatever epoch."""
+    async def open_holds(self, number: int, account_id: str, key_ids: Collection[str] | None) -> list[str]:
+        """Return the requests of an account, or of these keys of it, whose holds are open, in whatever epoch."""
         found: dict[str, None] = {}
         async for field, raw in self.client.scan_hash(self.keyspace.journal(number), PAGE):
             if raw[1:2] == SETTLED_BYTE or len(field) != ID_BYTES:  # most of a large journal
                 continue
             try:
                 entry = Entry.unpack(raw)
-                if entry.account_id == account_id and key_id in (None, entry.key_id):
+                if entry.account_id == account_id and (key_ids is None or entry.key_id in key_ids):
                     found[field.decode("ascii")] = None
             except (Unreadable, UnicodeDecodeError):
                 continue

@@ -3,4 +3,5 @@ SELECT
     (SELECT count(*) FROM accounts) AS accounts,
     (SELECT count(*) FROM transfers) AS transfers,
     (SELECT count(*) FROM usage_events) AS events,
-    (SELECT count(*) FROM usage_sums) + (SELECT count(*) FROM usage_fresh) AS rollups
+    (SELECT count(*) FROM usage_sums) + (SELECT count(*) FROM usage_fresh) AS rollups,
+    (SELECT count(*) FROM usage_months_dropped) AS dropped

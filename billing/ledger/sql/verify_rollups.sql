@@ -1,11 +1,12 @@
--- Sums that are not those of their events, and sums without any. What counts is as in write_debits.sql, the buckets as in
+-- Sums from $1 on and before $2 that are not those of their events, and sums without any. What counts is as in write_debits.sql, the buckets as in
 -- roll_usage.sql. Fresh rows are taken off: what is left of the events is what the sums must have. Dimensions and tags are
--- compared by the ids that they have: an event of a combination without a row differs.
+-- compared by the ids that they have: an event of a combination without a row differs. verify_dropped.sql
+-- knows of months whose events were dropped.
 WITH every AS (
     SELECT account_id, admitted_at, key_id, user_id, model, provider, endpoint, feature, tags, 1 AS requests, input_tokens,
         cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, cost_nano, charged_nano
     FROM usage_events
-    WHERE outcome = 'settled' OR input_tokens + output_tokens > 0
+    WHERE (outcome = 'settled' OR input_tokens + output_tokens > 0) AND admitted_at >= $1 AND admitted_at < $2
     UNION ALL
     SELECT f.account_id, f.admitted_at, f.key_id, coalesce(f.user_id, e.user_id), f.model, coalesce(f.provider, e.provider),
         coalesce(f.endpoint, e.endpoint), f.feature, coalesce(f.tags, e.tags), -1, -input_tokens, -cached_input_tokens,
@@ -17,6 +18,7 @@ WITH every AS (
             AND u.output_tokens = f.output_tokens AND u.charged_nano = f.charged_nano
         LIMIT 1
     ) AS e ON true
+    WHERE f.admitted_at >= $1 AND f.admitted_at < $2
 ), minutes AS MATERIALIZED (
     SELECT account_id, date_trunc('minute', admitted_at, 'UTC') AS minute, coalesce(d.id, 0) AS dimensions, tags,
         sum(requests) AS requests, sum(input_tokens) AS input_tokens, sum(cached_input_tokens) AS cached_input_tokens,
@@ -44,11 +46,16 @@ WITH every AS (
     GROUP BY 1, 2, 3, 4, 5, 6
     HAVING (sum(requests), sum(input_tokens), sum(cached_input_tokens), sum(cache_write_tokens), sum(output_tokens),
         sum(reasoning_tokens), sum(cost_nano), sum(charged_nano)) <> (0, 0, 0, 0, 0, 0, 0, 0)
+), dropped AS MATERIALIZED (
+    SELECT DISTINCT month::timestamp AT TIME ZONE 'UTC' AS month FROM usage_months_dropped
+), rolled AS (
+    SELECT * FROM usage_sums WHERE bucket >= $1 AND bucket < $2
 ), differing AS (
     SELECT account_id, granularity, tag, bucket, dimensions, value, s.requests AS events, r.requests,
         s.charged_nano AS events_charged_nano, r.charged_nano
-    FROM summed AS s FULL JOIN usage_sums AS r USING (account_id, granularity, tag, bucket, dimensions, value)
-    WHERE (s.requests, s.input_tokens, s.cached_input_tokens, s.cache_write_tokens, s.output_tokens, s.reasoning_tokens,
+    FROM summed AS s FULL JOIN rolled AS r USING (account_id, granularity, tag, bucket, dimensions, value)
+    WHERE date_trunc('month', bucket, 'UTC') NOT IN (SELECT month FROM dropped)
+        AND (s.requests, s.input_tokens, s.cached_input_tokens, s.cache_write_tokens, s.output_tokens, s.reasoning_tokens,
             s.cost_nano, s.charged_nano)
         IS DISTINCT FROM (r.requests, r.input_tokens, r.cached_input_tokens, r.cache_write_tokens, r.output_tokens,
             r.reasoning_tokens, r.cost_nano, r.charged_nano)

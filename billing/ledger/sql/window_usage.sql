@@ -1,4 +1,4 @@
--- What was used in each counter's window: from a second on and before another, by one account, or one key of it. Rollups
+-- What was used in each counter's window: from a second on and before another, by one account, or these keys of it. Rollups
 -- and what they do not have yet, of one snapshot; windows begin with a minute, so that a fresh row is in one or is not, as
 -- its rollup will be.
 WITH counters AS (
@@ -8,11 +8,11 @@ WITH counters AS (
     SELECT date_bin('1 minute', admitted_at, timestamptz 'epoch') AS minute, model, feature, count(*) AS requests,
         sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens, sum(charged_nano) AS charged_nano
     FROM usage_fresh
-    WHERE account_id = $1 AND ($2::text IS NULL OR key_id = $2)
+    WHERE account_id = $1 AND ($2::text[] IS NULL OR key_id = ANY ($2))
     GROUP BY 1, 2, 3
 ), used AS (
     SELECT c.place, r.requests, r.input_tokens, r.output_tokens, r.charged_nano
-    FROM counters c JOIN usage_rollups r ON r.account_id = $1 AND ($2::text IS NULL OR r.key_id = $2)
+    FROM counters c JOIN usage_rollups r ON r.account_id = $1 AND ($2::text[] IS NULL OR r.key_id = ANY ($2))
         AND r.granularity = c.granularity AND r.bucket >= to_timestamp(c.since_s)
         AND r.bucket < to_timestamp(c.until_s) AND r.feature = c.feature
         AND (c.pattern = '' OR r.model = c.pattern

@@ -18,7 +18,7 @@ SELECT c.place, coalesce(sum(CASE WHEN u.outcome = 'settled' OR u.input_tokens +
     coalesce(sum(u.output_tokens), 0)::bigint AS output_tokens, coalesce(sum(u.charged_nano), 0)::bigint AS cost_nano
 FROM unnest($7::bigint[], $8::bigint[], $9::text[], $10::text[])
     WITH ORDINALITY AS c (since_s, until_s, pattern, feature, place)
-LEFT JOIN later u ON ($2::text IS NULL OR u.key_id = $2)
+LEFT JOIN later u ON ($2::text[] IS NULL OR u.key_id = ANY ($2))
     AND u.admitted_at >= to_timestamp(c.since_s) AND u.admitted_at < to_timestamp(c.until_s) AND u.feature = c.feature
     AND (c.pattern = '' OR u.model = c.pattern
         OR (right(c.pattern, 1) = '*' AND starts_with(u.model, left(c.pattern, -1))))

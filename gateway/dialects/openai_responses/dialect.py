@@ -87,6 +87,9 @@ class _Object(msgspec.Struct):
 
 
 class _Event(msgspec.Struct):
+    """Of a stream, or a message of a client's."""
+
+    type: str | None = None
     response: Raw = Raw(b"null")
 
 
@@ -268,14 +271,6 @@ class ResponsesDialect:
     error_headers = staticmethod(error_headers)
 
 
-class _Message(msgspec.Struct):
-    type: str | None = None
-    response: Raw = Raw(b"null")
-
-
-_MESSAGE: Final = msgspec.json.Decoder(_Message)
-
-
 class SocketDialect(ResponsesDialect):
     """The messages of a connection; a `Dialect`."""
 
@@ -283,18 +278,14 @@ class SocketDialect(ResponsesDialect):
     endpoints = (Endpoint(RESPONSES, RESPONSES, "GET", header="Sec-WebSocket-Key"),)
     creations = ()  # nothing here goes on in the background
 
-    def owns(self, path: str, headers: Mapping[str, str]) -> bool:
-        """Return that none is: OpenAI's dialect answers for its paths."""
-        return False
-
     def parse(self, head: Head, body: bytes) -> ParsedRequest:
         """Return what metering needs of a request. Raises `BadRequest`."""
         if UPGRADE not in head.headers:
             raise BadRequest("This is a WebSocket: connect with 'Upgrade: websocket', or POST your request.")
         try:
-            message = _MESSAGE.decode(body)
+            message = _EVENT.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            message = _Message(CREATE)  # what is wrong with it is said below
+            message = _Event(CREATE)  # what is wrong with it is said below
         if not is_null(message.response):  # where the Realtime API has them
             raise BadRequest("Write the fields of the response beside 'type'.", "response")
         if message.type != CREATE:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.dialects.shares import MORE_IN_TOTAL
 
 if TYPE_CHECKING:
+    from gateway.dialects.base import Tap
     from gateway.dialects.facts import Reported
     from gateway.metrics.registry import Metrics
     from gateway.proxy.candidates import Candidate
@@ -73,3 +74,8 @@ class Doubts:
             if told not in self._told and len(self._told) < MAX_TOLD:
                 self._told.add(told)
                 logger.warning("the usage of %s, %s, " + _WORDS[kind], told[0], route.model, told[2])
+
+
+def says_nothing(tap: Tap) -> bool:
+    """Return whether a stream has neither output nor a count of anything."""
+    return (tap.reported is None or tap.reported.counts_nothing) and not tap.began_output

@@ -20,8 +20,8 @@ from billing.usage import Usage
 from gateway.dialects.facts import NO_WORK, Reported
 from gateway.dialects.output import NO_OUTPUT, Output
 from gateway.proxy.attempts import KEY_REFUSED
-from gateway.proxy.estimate import Charge, billed_usage, own_searches, says_nothing
-from gateway.proxy.settlement.doubts import Doubts, believed
+from gateway.proxy.estimate import Charge, billed_usage, own_searches
+from gateway.proxy.settlement.doubts import Doubts, believed, says_nothing
 from gateway.proxy.settlement.missing_usage import Guess, MissingUsage
 
 if TYPE_CHECKING:

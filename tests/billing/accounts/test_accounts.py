@@ -3,6 +3,8 @@ import asyncio
 import pytest
 
 from billing.accounts.accounts import AccountNotFound, UnknownPlan
+from billing.accounts.member_limits import MemberQuotas
+from billing.audit import Actor
 from billing.database.connection import Row
 from billing.money import MAX_NANO
 from billing.quotas import Metric, Quota, Window
@@ -53,7 +55,7 @@ async def test_each_change_raises_the_version_is_audited_and_told(billing: Billi
     before = await billing.accounts.create("Acme")
     with changes_told(billing.effects, ("account", before.id)):
         after = await billing.accounts.update(
-            before.id, name="Acme Ltd", plan="starter", credit_limit_nano=7, actor="ops"
+            before.id, name="Acme Ltd", plan="starter", credit_limit_nano=7, actor=Actor("ops")
         )
     assert (after.version, after.name, after.plan, after.credit_limit_nano) == (2, "Acme Ltd", "starter", 7)
     with changes_told(billing.effects, ("account", before.id)):
@@ -66,6 +68,23 @@ async def test_each_change_raises_the_version_is_audited_and_told(billing: Billi
         [],
         [{"window": "day", "metric": "tokens", "limit": 1000}],
     )
+
+
+async def test_a_change_of_a_user_s_quotas_is_one_of_the_account(billing: Billing) -> None:
+    """Its version rises, so that nobody is admitted who does not know of it, and the audit log has it."""
+    account = await billing.accounts.create("Acme")
+    with changes_told(billing.effects, ("account", account.id)):
+        await billing.member_limits.set(account.id, "usr_a", (DAILY,), actor=Actor("ops"))
+    with changes_told(billing.effects):
+        await billing.member_limits.set(account.id, "usr_a", (DAILY,))
+        await billing.member_limits.set(account.id, "usr_b", ())
+    assert (await billing.accounts.get(account.id)).version == 2
+    with changes_told(billing.effects, ("account", account.id)):
+        await billing.member_limits.set(account.id, "usr_a", ())
+    assert (await billing.accounts.get(account.id)).version == 3
+    assert await billing.member_limits.get(account.id, "usr_a") == MemberQuotas(account.id, "usr_a")
+    changed, _ = await audits(billing, f"{account.id}/usr_a")
+    assert (changed["actor"], changed["action"]) == ("ops", "member_limits.update")
 
 
 async def test_a_change_that_changes_nothing_is_none(billing: Billing) -> None:

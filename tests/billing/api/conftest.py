@@ -1,33 +1,64 @@
 """The API on a real aiohttp server, over the domain on a database of the test's own."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
 
 import pytest
 from aiohttp import web
 
+from billing.accounts.repricing import Repricing
 from billing.api.application import setup
 from billing.api.services import Services
+from billing.audit import AuditLog
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import Keyspace, RedisState
+from billing.identity.invitations import Invitations
+from billing.identity.members import Members
+from billing.identity.organizations import Organizations
 from billing.keys.secrets import secret_digest
 from billing.plans import DEFAULT_PLAN
 from billing.principals import Principal
 from billing.refused import RefusedRequests, RefusedRules
-from tests.billing.api.support import ADMIN_KEY, Api, serving
-from tests.billing.support import PLANS, Billing, attempts_of
+from tests.billing.api.support import ADMIN_KEY, Api, person_of, serving
+from tests.billing.identity.sessions_support import People
+from tests.billing.people_support import Registry, registry_of
+from tests.billing.support import PLANS, PRICES, Billing, attempts_of
 
 
 @pytest.fixture
-def services(billing: Billing) -> Services:
+def registry(billing: Billing) -> Iterator[Registry]:
+    made = registry_of(billing)
+    yield made
+    made.people.passwords.close()
+
+
+@pytest.fixture
+def people(billing: Billing, registry: Registry) -> People:
+    """People whose sessions are those of the API."""
+    return People(billing.database, billing.new_id, registry.sessions)
+
+
+@pytest.fixture
+def services(billing: Billing, registry: Registry) -> Services:
     async def authenticate(secret: str) -> Principal | None:
         return await billing.principals.by_digest(secret_digest(secret))
 
     return Services(
         accounts=billing.accounts,
+        users=registry.people.users,
+        sign_in=registry.sign_in,
+        credentials=registry.credentials,
+        person=partial(person_of, billing, registry.sessions.caller),
+        member_limits=billing.member_limits,
+        organizations=Organizations(billing.database, billing.new_id, DEFAULT_PLAN),
+        members=Members(billing.database, billing.effects, 20),
+        invitations=Invitations(billing.database, billing.new_id, PLANS, DEFAULT_PLAN),
         keys=billing.keys,
         grants=billing.grants,
+        repricing=Repricing(billing.database, billing.effects, billing.new_id, lambda: PRICES),
         reports=billing.reports,
+        audit=AuditLog(billing.database),
         refused=RefusedRequests(RedisState(RedisClient("redis://127.0.0.1:1"), Keyspace()), RefusedRules()),
         effects=billing.effects,
         plans=PLANS,
@@ -38,6 +69,7 @@ def services(billing: Billing) -> Services:
         clock=time.time,
         admin_api_key=ADMIN_KEY,
         default_plan=DEFAULT_PLAN,
+        sessions=registry.sessions,
         image="registry.example.com/metergate:sha-0123456789abcdef0123456789abcdef01234567",
         max_body_bytes=64 * 1024,
     )

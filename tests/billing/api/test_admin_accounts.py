@@ -1,11 +1,15 @@
 import asyncio
+from dataclasses import replace
 
 import pytest
 
+from billing.ledger.catalogue import sync_prices
 from billing.money import MAX_NANO, format_usd
+from billing.price_table import PriceTable
 from billing.quotas import quota_json
+from billing.usage import Usage
 from tests.billing.api.support import Api
-from tests.billing.support import PLANS
+from tests.billing.support import PLANS, PRICE, PRICES
 
 QUOTAS = [
     {"window": "day", "metric": "tokens", "limit": 1000},
@@ -224,6 +228,45 @@ async def test_a_bad_cursor_is_400(api: Api, cursor: str) -> None:
     answer.refused(400, "invalid_request_error", "cursor")
 
 
+async def test_quotas_of_users(api: Api) -> None:
+    account, _ = await api.customer()
+    users = f"/accounts/{account['id']}/users"
+    shape = {"account_id": account["id"], "user_id": "ana@example.com"}
+    path = f"{users}/ana%40example.com/quotas"
+    assert (await api.admin("GET", path)).json == {**shape, "quotas": []}
+    told = await api.admin("PUT", path, {"quotas": QUOTAS})
+    assert (told.status, told.json) == (200, {**shape, "quotas": QUOTAS})
+    assert (await api.admin("GET", path)).json == told.json
+    for name in ("ben", "cleo"):
+        await api.admin("PUT", f"{users}/{name}/quotas", {"quotas": QUOTAS[:1]})
+    page = (await api.admin("GET", f"{users}/quotas?limit=2")).json
+    assert [each["user_id"] for each in page["data"]] == ["ana@example.com", "ben"]
+    rest = (await api.admin("GET", f"{users}/quotas?cursor={page['next_cursor']}")).json
+    assert ([each["user_id"] for each in rest["data"]], rest["next_cursor"]) == (["cleo"], None)
+    assert (await api.admin("PUT", f"{users}/ben/quotas", {"quotas": []})).json["quotas"] == []
+    page = (await api.admin("GET", f"{users}/quotas")).json
+    assert [each["user_id"] for each in page["data"]] == ["ana@example.com", "cleo"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "param"),
+    [
+        ("/accounts/acc_none/users/ana/quotas", {"quotas": []}, 404, None),
+        ("/accounts/{id}/users/" + "x" * 256 + "/quotas", {"quotas": []}, 400, "user_id"),
+        ("/accounts/{id}/users/a%00b/quotas", {"quotas": []}, 400, "user_id"),
+        ("/accounts/{id}/users/ana/quotas", {"quotas": [{"window": "day"}]}, 400, "quotas"),
+        ("/accounts/{id}/users/ana/quotas", {"quotas": QUOTAS * 20}, 400, "quotas"),
+    ],
+)
+async def test_quotas_of_users_that_are_refused(api: Api, path: str, body: object, status: int, param: str) -> None:
+    account, _ = await api.customer()
+    answer = await api.admin("PUT", path.format(id=account["id"]), body)
+    assert (answer.status, answer.json["error"]["param"]) == (status, param)
+    if param != "quotas":
+        assert (await api.admin("GET", path.format(id=account["id"]))).status == status
+    assert (await api.admin("GET", f"/accounts/{account['id']}/users/quotas")).json["data"] == []
+
+
 async def test_an_account_s_time_zone(api: Api) -> None:
     made = (await api.admin("POST", "/accounts", {"name": "Acme", "tz": "Europe/Berlin"})).json
     assert made["tz"] == "Europe/Berlin"
@@ -234,3 +277,97 @@ async def test_an_account_s_time_zone(api: Api) -> None:
     for wrong in ("Mars/Olympus", "../etc/passwd", "Europe", "right/UTC", "localtime", "", "x" * 101):
         assert (await api.admin("PATCH", path, {"tz": wrong})).refused(400, "invalid_request_error", "tz")
         assert (await api.admin("POST", "/accounts", {"name": "A", "tz": wrong})).status == 400
+
+
+async def test_adjustments_raise_and_lower_a_balance(api: Api) -> None:
+    account, _ = await api.customer()
+    path = f"/accounts/{account['id']}/adjustments"
+    said = {"amount_usd": "-2.50", "idempotency_key": "fraud", "reason": "a chargeback by hand"}
+    first, again = await api.admin("POST", path, said), await api.admin("POST", path, said)
+    assert (first.status, first.json["amount_usd"], first.json["balance_usd"]) == (201, "-2.50", "-2.50")
+    assert (again.json, again.headers["idempotent-replayed"]) == (first.json, "true")
+    up = {"amount_usd": "1", "idempotency_key": "up", "reason": "goodwill", "against": "revenue"}
+    assert (await api.admin("POST", path, up)).json["balance_usd"] == "-1.50"
+    (await api.admin("POST", path, {**said, "amount_usd": "2.50"})).refused(
+        409, "idempotency_conflict", "idempotency_key"
+    )
+    sides = await api.billing.database.rows(
+        "SELECT debit_account, credit_account, kind, note FROM transfers ORDER BY id DESC LIMIT 2"
+    )
+    assert [tuple(row) for row in sides] == [
+        ("sys:revenue", account["id"], "adjustment", "goodwill"),
+        (account["id"], "sys:write_off", "adjustment", "a chargeback by hand"),
+    ]
+    audited = (await api.admin("GET", "/audit", params={"action": "account.adjustment"})).json["data"]
+    assert [each["after"]["note"] for each in audited] == ["goodwill", "a chargeback by hand"]
+
+
+@pytest.mark.parametrize(
+    ("said", "param"),
+    [
+        ({"amount_usd": "0"}, "amount_usd"),
+        ({"amount_usd": -1}, "amount_usd"),
+        ({"amount_usd": "-9007199.254740992"}, "amount_usd"),
+        ({"reason": ""}, "reason"),
+        ({"reason": None}, "reason"),
+        ({"against": "sys:stripe"}, "against"),
+    ],
+)
+async def test_an_adjustment_keeps_its_bounds(api: Api, said: dict[str, object], param: str) -> None:
+    account, _ = await api.customer()
+    whole = {"amount_usd": "-9007199.254740991", "idempotency_key": "x", "reason": "y", **said}
+    path = f"/accounts/{account['id']}/adjustments"
+    (await api.admin("POST", path, whole)).refused(400, "invalid_request_error", param)
+    most = {"amount_usd": "-9007199.254740991", "idempotency_key": "most", "reason": "y"}
+    assert (await api.admin("POST", path, most)).status == 201
+    more = {"amount_usd": "-0.000000001", "idempotency_key": "more", "reason": "y"}
+    (await api.admin("POST", path, more)).refused(400, "invalid_request_error", "amount_usd")
+
+
+async def test_a_closed_account_shows_its_balance(api: Api) -> None:
+    account, key = await api.customer(scopes=["billing:read"])
+    await api.admin("PATCH", f"/accounts/{account['id']}", {"status": "closed", "reason": "gone"})
+    balance = await api.get(key["key"], "/account/balance")
+    assert (balance.status, balance.json["status"]) == (200, "closed")
+    reopened = await api.admin("PATCH", f"/accounts/{account['id']}", {"status": "active", "reason": "back"})
+    assert reopened.json["status"] == "active"
+    (await api.admin("PATCH", f"/accounts/{account['id']}", {"reason": ""})).refused(
+        400, "invalid_request_error", "reason"
+    )
+
+
+async def test_a_period_is_priced_again(api: Api) -> None:
+    account, key = await api.customer(scopes=["billing:read"])
+    await sync_prices(api.billing.database, PRICES)
+    dearer = replace(PRICE, per_unit={"request": 1000})
+    await sync_prices(api.billing.database, PriceTable([dearer]))
+    event_id = await api.billing.debit(account["id"], key["id"], Usage(input_tokens=1000))
+    said = {"provider": "openai", "model": PRICE.model, "since": "2020-01-01", "until": "2100-01-01"}
+    same = await api.admin("POST", "/reprice", said)
+    assert (same.status, same.json["dry_run"], same.json["difference_usd"]) == (200, True, "0.00")
+    wanted = {**said, "price_id": dearer.id, "dry_run": False, "reason": "a fee was missing"}
+    done = (await api.admin("POST", "/reprice", wanted)).json
+    assert (done["corrected"], done["difference_usd"], done["next_cursor"]) == (1, "0.000001", None)
+    transaction = (await api.get(key["key"], "/account/transactions")).json["data"][0]
+    assert (transaction["kind"], transaction["amount_usd"], transaction["request_id"]) == (
+        "adjustment",
+        "-0.000001",
+        event_id,
+    )
+    assert transaction["note"] == "a fee was missing"
+    assert (await api.admin("POST", "/reprice", wanted)).json["corrected"] == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "param"),
+    [
+        ({"since": "x"}, "since"),
+        ({"until": "2020-01-01"}, "until"),
+        ({"price_id": "price_none"}, "price_id"),
+        ({"model": None}, "model"),
+        ({"dry_run": 0}, "dry_run"),
+    ],
+)
+async def test_a_wrong_period_names_its_field(api: Api, said: dict[str, object], param: str) -> None:
+    whole = {"provider": "openai", "model": "x", "since": "2020-01-01", "until": "2100-01-01", **said}
+    (await api.admin("POST", "/reprice", whole)).refused(400, "invalid_request_error", param)

@@ -2,9 +2,11 @@
 
 import msgspec
 import pytest
+from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from billing.api.application import ROUTES, document
+from billing.api.application import ROUTES
+from billing.api.openapi import document
 from billing.api.route import Access, Route
 from tests.billing.api.support import Api
 
@@ -15,7 +17,10 @@ async def test_the_billing_api_describes_itself(api: Api) -> None:
     assert (answer.status, answer.json["openapi"]) == (200, "3.1.0")
     OpenAPIV31SpecValidator(answer.json).validate()
     described = {(method.upper(), path) for path, methods in answer.json["paths"].items() for method in methods}
-    assert described == {(route.method, route.path) for route in ROUTES} | {("GET", "/api/openapi.json")}
+    assert described == {(route.method, route.path) for route in ROUTES} | {
+        ("GET", "/api/openapi.json"),
+        ("GET", "/api/docs"),
+    }
 
 
 def test_a_query_string_is_described_by_its_parameters() -> None:
@@ -44,3 +49,35 @@ def test_errors_follow_from_what_a_route_asks_for() -> None:
     assert list(operation["responses"]) == statuses
     assert (operation["summary"], operation["description"]) == ("Look", "And again.")
     assert operation["security"] == [{"bearer": []}, {"x-api-key": []}, {"x-goog-api-key": []}, {"api-key": []}]
+
+
+def test_every_example_is_what_its_schema_describes() -> None:
+    api = msgspec.json.decode(document(ROUTES))
+    checked = 0
+    for operation in (each for methods in api["paths"].values() for each in methods.values()):
+        bodies = [operation["requestBody"]] if "requestBody" in operation else []
+        for content in [each["content"] for each in (*bodies, *operation["responses"].values()) if "content" in each]:
+            for each in content.values():
+                if "example" in each:
+                    schema = {**each["schema"], "components": api["components"]}
+                    Draft202012Validator(schema).validate(each["example"])
+                    checked += 1
+    assert checked > 100
+
+
+async def test_the_reference_page_names_every_endpoint_and_fetches_nothing(api: Api) -> None:
+    async with api.client.get("/api/docs") as answer:
+        text = await answer.text()
+        assert (answer.status, answer.content_type) == (200, "text/html")
+        assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+    assert not any(f"{name}=" in text for name in ("src", "srcset", "onclick"))
+    assert "<script" not in text
+    assert all(f"<code>{route.path}</code>" in text for route in ROUTES)
+
+
+async def test_no_answer_may_be_kept_framed_or_sniffed(api: Api) -> None:
+    for path in ("/api/ping", "/api/account/balance", "/api/nothing"):
+        answer = await api.call("GET", path)
+        assert answer.headers["X-Content-Type-Options"] == "nosniff", path
+        assert answer.headers["Cache-Control"] == "no-store", path
+        assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"], path

@@ -1,5 +1,6 @@
 """Where results go and in which form."""
 
+import errno
 import io
 import json
 import stat
@@ -31,6 +32,18 @@ def shown(common: Common, stdout: io.StringIO | None = None) -> tuple[str, str]:
 
 def test_plain_text_for_people_and_pipes() -> None:
     assert shown(Common()) == (f"the key\n{PLAIN}", "working\nwrong\n")
+
+
+def test_a_terminal_that_was_closed_stops_nothing() -> None:
+    class Closed(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+    stdout = io.StringIO()
+    output = Output(Common(), stdout, Closed())
+    output.note("Stopping ...")
+    output.show(SHOWN)
+    assert stdout.getvalue() == PLAIN
 
 
 def test_quiet_leaves_what_can_not_be_had_again() -> None:

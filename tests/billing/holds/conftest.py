@@ -9,6 +9,7 @@ from ulid import ULID
 
 from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
+from billing.accounts.member_limits import MemberLimits
 from billing.database.connection import Database
 from billing.holds.decision import Need
 from billing.holds.engine import Engine, EngineSettings
@@ -42,6 +43,7 @@ class World:
     link: RedisClient
     keys: Keyspace
     accounts: Accounts
+    member_limits: MemberLimits
     api_keys: ApiKeys
     grants: Grants
 
@@ -93,7 +95,8 @@ async def make_world(database_url: str, redis_url: str, keyspace: Keyspace) -> A
             accounts = Accounts(database, plans, engine.change_notifier, new_id)
             grants = Grants(database, engine.change_notifier, new_id)
             await stack.enter_async_context(engine)
-            return World(engine, database, link, keyspace, accounts, api_keys, grants)
+            member_limits = MemberLimits(database, engine.change_notifier)
+            return World(engine, database, link, keyspace, accounts, member_limits, api_keys, grants)
 
         yield make
 
@@ -121,7 +124,7 @@ def debit(request_id: str, principal: Principal, **changes: object) -> Debit:
         admitted_at_ms=0,
         outcome="settled",
         account_id=principal.account_id,
-        user_id=None,
+        user_id=principal.user_id,
         key_id=principal.key_id,
         client_request_id=None,
         upstream_request_id=None,

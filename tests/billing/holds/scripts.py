@@ -23,6 +23,7 @@ from billing.holds.redis.layout import (
     AccountState,
     Counter,
     Entry,
+    HoldTags,
     KeyState,
     pack_hold,
     pack_tags,
@@ -220,11 +221,11 @@ class Scripts:
             quota.tag.to_bytes(4, "little") + pack_text(quota.model or "") + pack_text(quota.feature)
             for quota in quotas
         ]
-        head = [epoch, key_id or account_id, version, token]
-        reply: list[int] = self._call("adopt", keys, [*head, 0, b"", *packed])
+        head, tail = [epoch, key_id or account_id, version, token], ["key" if key_id else "account", 0, *packed]
+        reply: list[int] = self._call("adopt", keys, [*head, 0, b"", *tail])
         if reply == [3]:
             journal = pairs(self.run(DUMP, [self._journal])[0])
-            reply = self._call("adopt", keys, [*head, 1, b"".join(journal), *packed])
+            reply = self._call("adopt", keys, [*head, 1, b"".join(journal), *tail])
             assert reply != [3]
         return reply
 
@@ -284,7 +285,7 @@ class Scripts:
             hold.at_ms,
             (hold.amounts.cost, hold.amounts.input, hold.amounts.output),
             packed_names(names),
-            (sorted(hold.account_tags), sorted(hold.key_tags)),
+            HoldTags(sorted(hold.account_tags), sorted(hold.key_tags)),
             hold.payload,
         )
         keys = [self._meta, self._journal, self.state_key(names.account), self.state_key(names.key)]
@@ -360,11 +361,11 @@ def _pack_correction(row: Correction, place: int) -> bytes:
         row.xseq,
         row.delta,
         row.request.encode() if row.request is not None else NO_REQUEST,
-        place,
+        *(place, 0),
         row.at_ms,
         used.requests,
         used.input,
         used.output,
         used.cost,
     )
-    return head + pack_tags(sorted(row.account_tags)) + pack_tags(sorted(row.key_tags))
+    return head + pack_tags(sorted(row.account_tags)) + pack_tags(sorted(row.key_tags)) + pack_tags(())

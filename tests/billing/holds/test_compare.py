@@ -11,6 +11,7 @@ from billing.holds.snapshot import (
     ComparedCounter,
     Drift,
     LedgerSnapshot,
+    SubjectQuotas,
     WindowUsage,
     compare,
     current_counters,
@@ -50,12 +51,18 @@ def hold(cost_nano: int, input_tokens: int, output_tokens: int) -> Entry:
 HOLDS = st.lists(st.builds(hold, AMOUNT, AMOUNT, AMOUNT), max_size=4)
 
 
+def compared_counter(key_id: str | None, quota: Quota, counter: Counter, holds: list[Entry]) -> ComparedCounter:
+    if key_id is None:
+        return ComparedCounter("account", "account", None, quota, counter, holds)
+    return ComparedCounter("key", key_id, (key_id,), quota, counter, holds)
+
+
 def counters(quotas: tuple[Quota, ...], key_id: str | None, holds: list[Entry], usage: WindowUsage) -> list[Counter]:
     """What Redis must have: what the ledger has used, and what the holds add."""
     found = []
     for quota in quotas:
         counter = Counter(quota.tag, window_id(quota.window, NOW_S), 0)
-        compared = ComparedCounter(key_id, quota, counter, holds)
+        compared = compared_counter(key_id, quota, counter, holds)
         running, held = in_use(compared)
         found.append(replace(counter, used=usage.used(compared) + running, held=held))
     return found
@@ -74,7 +81,7 @@ def agreed(balance_nano: int, dseq: int, holds: list[Entry], used: list[Usage]) 
 
 
 def differences(redis: AccountSnapshot, balance_nano: int, debits: int, usage: WindowUsage) -> list[Drift]:
-    compared = list(current_counters(redis, by_tag(ACCOUNT_QUOTAS), {KEY: by_tag(KEY_QUOTAS)}))
+    compared = list(current_counters(redis, by_tag(ACCOUNT_QUOTAS), SubjectQuotas({KEY: by_tag(KEY_QUOTAS)})))
     ledger = LedgerSnapshot(balance_nano, debits, compared, usage)
     return [drift for drift in compare("acc_a", redis, ledger) if drift is not None]
 
@@ -118,7 +125,7 @@ def test_what_is_off_is_named_with_both_amounts(
 def test_of_an_account_that_changed_meanwhile_only_balance_and_debits_are_compared() -> None:
     redis, usage = agreed(100, 7, [hold(1, 2, 3)], [(1, 3, 2, 1, 4)] * 3)
     moved = replace(redis, state=replace(redis.state, held_nano=0, running=9, balance_nano=99), steady=False)
-    assert list(current_counters(moved, by_tag(ACCOUNT_QUOTAS), {KEY: by_tag(KEY_QUOTAS)})) == []
+    assert list(current_counters(moved, by_tag(ACCOUNT_QUOTAS), SubjectQuotas({KEY: by_tag(KEY_QUOTAS)}))) == []
     assert differences(moved, 100, 7, usage) == [Drift("acc_a", "balance", 99, 100)]
 
 
@@ -134,10 +141,10 @@ def test_counters_that_say_something_else_are_not_compared() -> None:
     )
     key = replace(redis.keys[KEY], epoch=EPOCH - 1)
     some = replace(redis, state=replace(redis.state, counters=(*odd, current)), keys={KEY: key})
-    quotas, key_quotas = by_tag(ACCOUNT_QUOTAS), {KEY: by_tag(KEY_QUOTAS)}
+    quotas, key_quotas = by_tag(ACCOUNT_QUOTAS), SubjectQuotas({KEY: by_tag(KEY_QUOTAS)})
     assert [each.counter for each in current_counters(some, quotas, key_quotas)] == [current]
     assert list(current_counters(some, None, key_quotas)) == []
-    assert list(current_counters(replace(some, keys=redis.keys), None, {})) == []
+    assert list(current_counters(replace(some, keys=redis.keys), None, SubjectQuotas())) == []
 
 
 def test_a_window_has_what_its_filters_ask_for() -> None:
@@ -149,7 +156,7 @@ def test_a_window_has_what_its_filters_ask_for() -> None:
 
     def used(key_id: str | None, *quota: object) -> int:
         counter = Counter(0, 0, 0)
-        return usage.used(ComparedCounter(key_id, Quota(day, *quota), counter, ()))  # type: ignore[arg-type]
+        return usage.used(compared_counter(key_id, Quota(day, *quota), counter, []))  # type: ignore[arg-type]
 
     assert used(None, Metric.tokens, 10**9) == 34
     assert used(KEY, Metric.cost, 10**9) == 340

@@ -39,10 +39,11 @@ def steps(loop: asyncio.AbstractEventLoop) -> dict[str, tuple[Callable[[Hold], N
         "settled": (lambda hold: hold.enter("settled"), "settled"),
         "refused": (lambda hold: hold.enter("refused"), "refused"),
         "voided": (lambda hold: hold.enter("voided"), "voided"),
+        "kept": (lambda hold: hold.enter("lasting"), "lasting"),
     }
 
 
-STEPS = ("owe", "owe_nothing", "hand_over", "begin_settling", "settled", "refused", "voided")
+STEPS = ("owe", "owe_nothing", "hand_over", "begin_settling", "settled", "refused", "voided", "kept")
 
 
 class Life(RuleBasedStateMachine):
@@ -111,11 +112,11 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def it_ends_once(self) -> None:
-        assert self.taken.count("begin_settling") + self.taken.count("voided") <= 1
+        assert sum(self.taken.count(end) for end in ("begin_settling", "voided", "kept")) <= 1
         assert self.taken.count("settled") + self.taken.count("refused") <= self.taken.count("begin_settling")
         assert (self.hold.outcome is not None) == ("begin_settling" in self.taken)
         assert self.hold.is_open == (self.hold.state in OPEN)
-        assert self.hold.is_open == (not {"begin_settling", "voided"} & set(self.taken))
+        assert self.hold.is_open == (not {"begin_settling", "voided", "kept"} & set(self.taken))
 
     @invariant()
     def it_moves_while_it_is_held_again_and_no_longer(self) -> None:
@@ -136,7 +137,7 @@ def test_every_state_is_reached_and_left_as_the_table_says() -> None:
     for _ in NEXT:
         reached |= {after for before in reached for after in NEXT[before]}
     assert reached == NEXT.keys()
-    assert {state for state in NEXT if not NEXT[state]} == {"settled", "refused", "voided"}
+    assert {state for state in NEXT if not NEXT[state]} == {"settled", "refused", "voided", "lasting"}
     assert all("settling" in NEXT[state] and "voided" in NEXT[state] for state in OPEN)
 
 

@@ -11,7 +11,7 @@ from ulid import ULID
 from billing.holds import journal, recovery
 from billing.holds.journal import debit_of_entry
 from billing.holds.redis.connection import Script
-from billing.holds.redis.layout import CLAIMED, HELD, SETTLED, VERSION, Entry, pack_hold, pack_text
+from billing.holds.redis.layout import CLAIMED, HELD, OF_USER, SETTLED, VERSION, Entry, HoldTags, pack_hold, pack_text
 from billing.ledger.debits import NewerLayout, Unreadable, encode_debit
 from billing.ledger.set_aside import discard, list_set_aside, replay
 from billing.ledger.verify import verify
@@ -50,7 +50,7 @@ def settled_entry(world: World, principal: Principal, payload: bytes, *, version
 def held_entry(world: World, principal: Principal, payload: bytes) -> bytes:
     names = (principal.account_id, principal.key_id, "demo", "llm", GATEWAY)
     epoch, now_ms = partition_of(world).epoch or 0, partition_of(world).now_ms()
-    return pack_hold(epoch, now_ms, (7, 1, 1), b"".join(map(pack_text, names)), ([], []), payload)
+    return pack_hold(epoch, now_ms, (7, 1, 1), b"".join(map(pack_text, names)), HoldTags(), payload)
 
 
 def garbage(world: World, principal: Principal) -> dict[bytes, bytes]:
@@ -168,7 +168,7 @@ async def test_an_entry_of_a_newer_release_is_left_to_it_for_a_while(
     fields = msgspec.msgpack.decode(encode_debit(debit(str(ULID()), principal)))
     layout = msgspec.msgpack.encode([*fields[:34], 3, None, "and more"])
     newer = {
-        str(ULID()).encode(): settled_entry(world, principal, b"whatever it says", version=VERSION + 1),
+        str(ULID()).encode(): settled_entry(world, principal, b"whatever it says", version=OF_USER + 1),
         str(ULID()).encode(): settled_entry(world, principal, layout),
     }
     await put(world, principal, newer)
@@ -188,7 +188,7 @@ async def test_holds_that_a_newer_release_claims_and_corrects_are_its_own(world:
     principal = await world.customer(10**9)
     hold = await hold_one(world, principal)
     entry = (await world.journal(principal.account_id))[hold.id_bytes]
-    await put(world, principal, {hold.id_bytes: bytes((VERSION + 1,)) + entry[1:]})
+    await put(world, principal, {hold.id_bytes: bytes((OF_USER + 1,)) + entry[1:]})
     partition, keys = partition_of(world), [world.keys.meta(0), world.keys.journal(0)]
     assert await world.link.call(Script("claim"), keys, [partition.epoch or 0, hold.id]) == [2]
     await settle(world, principal, hold)  # Redis does not know it: by the ledger's own way
@@ -246,11 +246,11 @@ def test_what_is_no_entry_is_told_from_what_a_newer_release_wrote() -> None:
     good = struct.pack("<BBIqq", VERSION, SETTLED, 1, 2, 3) + pack_text("acc") + b"payload"
     assert Entry.unpack(good) == Entry(SETTLED, 1, 2, "acc", b"payload", dseq=3)
     with pytest.raises(NewerLayout):
-        Entry.unpack(bytes((VERSION + 1,)) + good[1:])
+        Entry.unpack(bytes((OF_USER + 1,)) + good[1:])
     for bad in (b"", b"\x02", good[:13], good[:21], good[:24], b"\0" + good[1:], bytes((VERSION, 1)) + good[2:]):
         with pytest.raises(Unreadable):
             Entry.unpack(bad)
-    held = pack_hold(1, 2, (3, 4, 5), b"".join(map(pack_text, "akmfg")), ([1], [2, 3]), b"")
+    held = pack_hold(1, 2, (3, 4, 5), b"".join(map(pack_text, "akmfg")), HoldTags([1], [2, 3]), b"")
     for cut in range(len(held)):
         with pytest.raises(Unreadable):
             Entry.unpack(held[:cut])

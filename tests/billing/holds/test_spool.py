@@ -31,7 +31,7 @@ from tests.billing.holds.support import (
 
 def some(number: int = 1) -> list[Debit]:
     class Someone:
-        account_id, key_id = "acc", "key"
+        account_id, user_id, key_id = "acc", None, "key"
 
     return [debit(str(ULID()), Someone(), epoch=3, dseq=place) for place in range(1, number + 1)]  # type: ignore[arg-type]
 

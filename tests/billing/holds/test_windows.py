@@ -92,9 +92,9 @@ async def test_postgres_knows_every_window_of_every_metric_and_filter(world: Wor
         for model, feature in FILTERS:
             quotas = [Quota(window, metric, 1, model, feature) for window in Window for metric in Metric]
             async with world.database.transaction(snapshot=True) as connection:
-                for key_id in (None, *mine):
-                    counters = await read_counters(connection, principal.account_id, key_id, quotas, at_s)
-                    seen = [one for one in fitting if key_id in (None, one.key_id)]
+                for key_ids in (None, *((key_id,) for key_id in mine), mine):
+                    counters = await read_counters(connection, principal.account_id, key_ids, quotas, at_s)
+                    seen = [one for one in fitting if key_ids is None or one.key_id in key_ids]
                     assert counters == tuple(
                         Counter(quota.tag, window_id(quota.window, at_s), used(quota, seen, at_s)) for quota in quotas
                     )

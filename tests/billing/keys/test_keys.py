@@ -1,12 +1,15 @@
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from billing.accounts.accounts import AccountNotFound
+from billing.audit import SYSTEM
+from billing.database.connection import Connection
 from billing.keys.secrets import secret_digest, well_formed
 from billing.quotas import Metric, Quota, QuotaError, Window
-from billing.shapes.keys import DEFAULT_SCOPES, parse_scopes, total_tokens_quota
-from billing.shapes.rules import KeyNotFound, KeyRefused
+from billing.shapes.keys import DEFAULT_SCOPES, KeyRow, parse_scopes, total_tokens_quota
+from billing.shapes.rules import KeyConflict, KeyNotFound, KeyRefused, ScopeWithheld
 from tests.billing.support import Billing, changes_told
 
 DAILY = Quota(Window.day, Metric.tokens, 1000)
@@ -145,3 +148,102 @@ def test_the_quota_shorthand_is_total_tokens() -> None:
     assert total_tokens_quota(500) == (Quota(Window.total, Metric.tokens, 500),)
     with pytest.raises(QuotaError):
         total_tokens_quota(-1)
+
+
+async def test_a_rotated_key_has_two_secrets_for_a_while(billing: Billing) -> None:
+    account = await billing.accounts.create("Acme")
+    key, first = await billing.keys.create(account.id, "laptop", expires_at=LATER)
+    with changes_told(billing.effects, ("key", key.id, account.id)):
+        rotated, second = await billing.keys.rotate(key.id, 3600)
+    assert (rotated.id, rotated.prefix, rotated.version) == (key.id, second[:10], 2)
+    assert rotated.previous_until is not None
+    by_first, by_second = [await billing.principals.by_digest(secret_digest(each)) for each in (first, second)]
+    assert by_first is not None
+    assert by_second is not None
+    assert by_first.expires_at_s == rotated.previous_until.timestamp()
+    assert by_second.expires_at_s == LATER.timestamp()
+    assert not by_first.usable_key(rotated.previous_until.timestamp())
+    _, third = await billing.keys.rotate(key.id, 3600)
+    found = [await billing.principals.by_digest(secret_digest(each)) for each in (first, second, third)]
+    assert [each is not None for each in found] == [False, True, True], "the one before the last is over"
+    await billing.database.execute("UPDATE api_keys SET previous_until = now() WHERE id = $1", key.id)
+    assert await billing.principals.by_digest(secret_digest(second)) is None
+    await billing.keys.revoke(key.id)
+    with pytest.raises(KeyConflict):
+        await billing.keys.rotate(key.id)
+
+
+async def test_without_grace_the_old_secret_ends_at_once(billing: Billing) -> None:
+    account = await billing.accounts.create("Acme")
+    key, first = await billing.keys.create(account.id, "laptop")
+    rotated, second = await billing.keys.rotate(key.id)
+    assert rotated.previous_until is None
+    assert await billing.principals.by_digest(secret_digest(first)) is None
+    assert await billing.principals.by_digest(secret_digest(second)) is not None
+    audited = await billing.database.rows("SELECT to_jsonb(audit_log)::text AS said FROM audit_log")
+    for secret in (first, second):
+        assert secret_digest(secret).hex() not in "".join(row["said"] for row in audited)
+
+
+async def test_rotations_at_once_leave_one_secret_and_the_one_before(billing: Billing) -> None:
+    account = await billing.accounts.create("Acme")
+    key, _ = await billing.keys.create(account.id, "laptop")
+    made = await asyncio.gather(*(billing.keys.rotate(key.id, 60) for _ in range(4)))
+    valid = [await billing.principals.by_digest(secret_digest(secret)) for _, secret in made]
+    assert sum(each is not None for each in valid) == 2
+    assert (await billing.keys.get(key.id)).version == 5
+
+
+async def test_a_leaked_secret_ends_what_it_opens(billing: Billing) -> None:
+    account = await billing.accounts.create("Acme")
+    key, first = await billing.keys.create(account.id, "laptop")
+    _, second = await billing.keys.rotate(key.id, 3600)
+    told: list[str] = []
+
+    async def tell(connection: Connection, found: KeyRow) -> None:
+        told.append(found.id)
+
+    with changes_told(billing.effects, ("key", key.id, account.id)):
+        ended = await billing.keys.revoke_leaked(first, actor=SYSTEM, tell=tell)
+        assert await billing.keys.revoke_leaked(first, actor=SYSTEM, tell=tell) is None
+    assert ended is not None
+    assert ended.revoked_at is None, "the new secret has not leaked"
+    assert await billing.principals.by_digest(secret_digest(first)) is None
+    with changes_told(billing.effects, ("key", key.id, account.id)):
+        ended = await billing.keys.revoke_leaked(second, actor=SYSTEM, tell=tell)
+        assert await billing.keys.revoke_leaked(second, actor=SYSTEM, tell=tell) is None
+    assert ended is not None
+    assert ended.revoked_at is not None
+    assert told == [key.id, key.id]
+
+
+async def test_an_account_s_methods_know_its_keys_alone(billing: Billing) -> None:
+    mine, other = await billing.accounts.create("Acme"), await billing.accounts.create("Other")
+    key, _ = await billing.keys.create(other.id, "laptop")
+    for call in (
+        billing.keys.get(key.id, mine.id),
+        billing.keys.update(key.id, {"name": "x"}, account_id=mine.id),
+        billing.keys.revoke(key.id, account_id=mine.id),
+        billing.keys.rotate(key.id, account_id=mine.id),
+    ):
+        with pytest.raises(KeyNotFound):
+            await call
+    assert await billing.keys.get(key.id, other.id) == key
+
+
+async def test_scopes_are_given_only_where_they_may_be(billing: Billing) -> None:
+    account = await billing.accounts.create("Acme")
+
+    async def grantable(connection: Connection) -> frozenset[str]:
+        return frozenset({"llm:proxy", "keys:read"})
+
+    with pytest.raises(ScopeWithheld) as withheld:
+        await billing.keys.create(account.id, "x", grantable=grantable)
+    assert withheld.value.required_scope == "billing:read"
+    key, _ = await billing.keys.create(account.id, "x", scopes=("billing:read",))
+    kept = await billing.keys.update(key.id, {"scopes": ("billing:read", "llm:proxy")}, grantable=grantable)
+    assert kept.scopes == ("billing:read", "llm:proxy"), "what it has it may keep"
+    with pytest.raises(ScopeWithheld):
+        await billing.keys.update(key.id, {"scopes": ("keys:write",)}, grantable=grantable)
+    with pytest.raises(KeyConflict):
+        await billing.keys.create(account.id, "y", scopes=("llm:proxy",), grantable=grantable, most=1)

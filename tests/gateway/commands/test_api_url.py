@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from gateway.commands import api_url
-from gateway.commands.admin_key import ensure_admin_key
 from gateway.commands.api_url import api_url_file, find_own_gateway, publish_api_url, withdraw_api_url
+from gateway.commands.first_start import ensure_admin_key
 from gateway.embedded.lock import locked
 from tests.support.commands import CHECKOUT, Shell
 

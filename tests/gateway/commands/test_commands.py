@@ -17,7 +17,7 @@ import pytest
 from ulid import ULID
 
 from billing.accounts.accounts import Account
-from billing.cli import UNREACHABLE
+from billing.cli import REFUSED, UNREACHABLE
 from billing.database.connection import Database
 from billing.ledger.debits import Debit
 from billing.ledger.writer import write_debits
@@ -58,10 +58,19 @@ COMMANDS = [
     *("up", "init", "serve", "migrate", "doctor", "ledger", "ledger verify", "explain", "operator", "operator grant"),
     *("reconcile", "ledger set-aside", "ledger set-aside list", "ledger set-aside replay"),
     "ledger set-aside discard",
+    *("backup", "restore"),
     *("operator account", "operator account create", "operator account show", "operator account list"),
     *(
         "operator account set",
         "operator refund",
+        "operator adjust",
+        "operator suspend",
+        "operator close",
+        "operator reopen",
+        "operator audit",
+        "operator user",
+        *(f"operator user {what}" for what in ("list", "show", "approve", "disable", "enable", "operator")),
+        "operator price reprice",
         "operator requests",
         "operator provider",
         "operator provider list",
@@ -87,9 +96,8 @@ def test_help(shell: Shell, command: str) -> None:
     assert "Usage: metergate" in result.stdout
     if "COMMAND" not in result.stdout:
         listed = set(re.findall(r"^  (--[\w-]+)", result.stdout, re.MULTILINE))
-        calling = command.startswith("operator ") and not command.startswith(
-            "operator price "
-        )  # which reads files alone
+        files_alone = command.startswith("operator price ") and command != "operator price reprice"
+        calling = command.startswith("operator ") and not files_alone
         calls = {"--api-url", "--token-file"} if calling else set()
         timed = {"--timeout"} if calls or command in TIMED else set()
         assert listed & OF_EVERY_COMMAND == {"--output", "--quiet", "--json"} | calls | timed
@@ -418,9 +426,16 @@ def test_help_imports_nothing_that_it_does_not_need(command: str) -> None:
     ],
 )
 def test_a_command_on_a_gateway_or_a_file_imports_no_store_and_no_server(command: str) -> None:
-    """These are called often, by scripts too: they take neither aiohttp nor the drivers of the stores."""
+    """These are called often, by scripts too: they take neither aiohttp nor the drivers of the stores, nor what typer
+    has for parameters that are neither texts nor left out."""
     code = 0 if "price" in command else UNREACHABLE
-    assert imported_by(command, ("aiohttp", "asyncpg", "redis", "hiredis", "gateway.runtime")) == (code, [])
+    assert imported_by(command, ("aiohttp", "asyncpg", "redis", "hiredis", "gateway.runtime", "pydantic")) == (code, [])
+
+
+def test_doctor_imports_aiohttp_for_providers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://user@127.0.0.1:1/nowhere?sslmode=disable")
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
+    assert imported_by("doctor", ("aiohttp", "pydantic")) == (REFUSED, [])
 
 
 def test_a_command_on_prices_reads_no_other_settings() -> None:

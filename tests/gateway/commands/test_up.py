@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from gateway.commands.up import stopping_s
-from gateway.config.settings import Limits
+from gateway.config.defaults import Limits
 from gateway.process.supervisor import KILL_MARGIN_S
 from tests.support.commands import WAIT_S, Answer, Result, Running, Shell, do_curl, fetch
 
@@ -242,7 +242,7 @@ def test_it_stops_and_starts_again_where_it_was(up: Up) -> None:
         line = up.curl.replace(up.url.rpartition(":")[2], port)
         assert do_curl(line).status == 200
         assert fetch(f"{url}/readyz").status == 200
-        assert again.end(signal.SIGTERM) == 0
+        assert again.end(signal.SIGHUP) == 0  # as of a terminal that is closed
     assert up.shell.processes() == []
 
 

@@ -9,8 +9,9 @@ import pytest
 from billing.plans import Plan
 from billing.quotas import Metric, Quota, Window
 from gateway.config import plan_follower
+from gateway.config.defaults import Limits
 from gateway.config.plan_follower import PlanFollower, plans_finding
-from gateway.config.settings import Limits, Settings
+from gateway.config.settings import Settings
 from gateway.runtime import Runtime, open_runtime
 from tests.support.shipped import shipped_settings
 

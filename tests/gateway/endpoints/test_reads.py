@@ -195,6 +195,31 @@ async def test_a_key_sees_its_limits_and_what_is_left(make_gateway: MakeGateway,
     assert parse_usd(after[1]["remaining"]) == parse_usd("0.50") - spent
 
 
+async def test_keys_of_a_user_show_what_is_left_of_the_user_s_windows(gateway: Gateway) -> None:
+    """Used by another key of the user's; the refusal says whose quota it is."""
+    customer = await gateway.customer(user_id="ana", account={"plan": "enterprise"})
+    asked = {"account_id": customer.account_id, "name": "b", "user_id": "ana"}
+    created = await gateway.admin("POST", "/keys", asked)
+    second = replace(customer, key_id=created["id"], key=created["key"])
+    quotas = [
+        {"window": "total", "metric": "tokens", "limit": 400},
+        {"window": "minute", "metric": "requests", "limit": 9},
+    ]
+    await gateway.admin("PUT", f"/accounts/{customer.account_id}/users/ana/quotas", {"quotas": quotas})
+    fetched = await ask(customer, chat(max_tokens=5))
+    assert fetched.status == 200
+    assert fetched.headers["x-ratelimit-remaining-requests"] == "8"
+    windows = (await fetch(second.get("/v1/key"))).json["windows"]
+    total, minute = [window for window in windows if window["subject"] == "user"]
+    used = total["used"]
+    assert used > 0
+    assert (total["remaining"], minute["used"]) == (400 - used, 1)
+    error = refusal(await ask(second, chat(max_tokens=400)), 429, "quota_exceeded")
+    assert error["quota"]["subject"] == "user"
+    assert error["message"].startswith("The user's quota of 400 tokens in total has")
+    assert "all of the user's keys" in error["message"]
+
+
 async def test_a_generation_is_the_usage_event(gateway: Gateway) -> None:
     customer, stranger = await gateway.customer(tags={"team": "a"}), await gateway.customer()
     fetched = await ask(customer, chat(user="end-user-1"))

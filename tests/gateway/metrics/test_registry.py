@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.metrics.folder import LABEL_SETS_LIMIT, OTHER, STEP_BOUNDS
-from gateway.metrics.registry import METRICS_DIR_VARIABLE, Metrics
+from gateway.metrics.folder import LABEL_SETS_LIMIT, METRICS_DIR_VARIABLE, OTHER, STEP_BOUNDS
+from gateway.metrics.registry import Metrics
 
 WAIT_S = 60.0
 

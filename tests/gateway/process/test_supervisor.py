@@ -58,10 +58,17 @@ class Supervising:
 
 @contextmanager
 def supervising(
-    how: str = "serve", *, workers: int = 2, grace_s: float = 30.0, listen: str = "127.0.0.1:0", loop: str = "asyncio"
+    how: str = "serve",
+    *,
+    workers: int = 2,
+    grace_s: float = 30.0,
+    listen: str = "127.0.0.1:0",
+    loop: str = "asyncio",
+    under: tuple[str, ...] = (),
 ) -> Iterator[Supervising]:
     process = subprocess.Popen(
         [
+            *under,
             sys.executable,
             str(Path(support.__file__).with_name("supervising.py")),
             loop,
@@ -86,7 +93,7 @@ def supervising(
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_workers_serve_until_a_signal(loop: str, number: signal.Signals) -> None:
     with supervising(loop=loop) as supervised:
         supervised.wait_ready()
@@ -98,6 +105,16 @@ def test_workers_serve_until_a_signal(loop: str, number: signal.Signals) -> None
         assert all(os.getsid(worker) == worker for worker in workers)
         assert supervised.end(number) == 0
         assert not any(is_alive(worker) for worker in workers)
+
+
+def test_under_nohup_a_closed_terminal_stops_nothing() -> None:
+    with supervising(under=("nohup",)) as supervised:
+        supervised.wait_ready()
+        for pid in (supervised.process.pid, *supervised.workers()):
+            os.kill(pid, signal.SIGHUP)
+        supervised.ask()
+        assert supervised.end(signal.SIGTERM) == 0
+    assert not any("SIGHUP" in line for line in supervised.said)
 
 
 def test_a_worker_that_dies_is_replaced() -> None:

@@ -25,9 +25,9 @@ from tests.support.gateways import (
     until,
     usage_chunk,
 )
+from tests.support.passed_answers import STREAM
 
 Upstream = Callable[[Handler], Any]
-STREAM = chat(model="gpt-4o-mini", stream=True)
 COUNTED_NANO = 10 * INPUT + 5 * OUTPUT
 
 

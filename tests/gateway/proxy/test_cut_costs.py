@@ -37,11 +37,10 @@ from tests.support.gateways import (
     usage,
     usage_chunk,
 )
+from tests.support.passed_answers import PLAIN, STREAM
 from tests.support.unreported_costs import IMAGE_TOKENS, input_nano, pictures
 
 Upstream = Callable[[Handler], Any]
-PLAIN = chat(model="gpt-4o-mini")
-STREAM = chat(model="gpt-4o-mini", stream=True)
 ROLE = event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]})
 DATA = "A" * 100_000
 PROMPT = "The quick brown fox jumps over the lazy dog. " * 400

@@ -18,9 +18,9 @@ from tests.support.clients import asking_by_hand, the_event_in_the_end
 from tests.support.edge_servers import edge, on_both_loops, post
 from tests.support.edge_servers import until as soon
 from tests.support.gateways import INPUT, OUTPUT, SSE, answer, ask, delta, saying, spent_nano, until
+from tests.support.passed_answers import STREAM
 
 Upstream = Callable[[Handler], Any]
-STREAM = chat(model="gpt-4o-mini", stream=True)
 WORDS_OF_A_CHUNK = 2_000
 MANY_WORDS = delta(" word" * WORDS_OF_A_CHUNK)
 

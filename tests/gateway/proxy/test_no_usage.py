@@ -34,11 +34,10 @@ from tests.support.gateways import (
     usage,
     usage_chunk,
 )
+from tests.support.passed_answers import PLAIN, STREAM
 from tests.support.unreported_costs import held_nano, repriced
 
 Upstream = Callable[[Handler], Any]
-PLAIN = chat(model="gpt-4o-mini")
-STREAM = chat(model="gpt-4o-mini", stream=True)
 
 
 async def test_an_answer_above_its_bound_is_refused_and_charged(make_gateway: MakeGateway, upstream: Upstream) -> None:

@@ -28,11 +28,10 @@ from tests.support.gateways import (
     streaming,
     usage_chunk,
 )
+from tests.support.passed_answers import PLAIN, STREAM
 from tests.support.unreported_costs import IMAGE_TOKENS, held_nano, input_nano, pictures, repriced
 
 Upstream = Callable[[Handler], Any]
-PLAIN = chat(model="gpt-4o-mini")
-STREAM = chat(model="gpt-4o-mini", stream=True)
 DATA = "A" * 100_000
 
 

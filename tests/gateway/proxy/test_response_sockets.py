@@ -243,6 +243,21 @@ async def test_a_client_that_takes_nothing_is_cut_off_and_charged(make: Any, spe
     assert parse_usd(found["charged_usd"]) > 0
 
 
+async def test_an_answer_that_the_gateway_s_stop_cuts_is_no_client_s_leaving(make: Any, speaker: Speaker) -> None:
+    speaker.go_on.clear()
+    gateway = await make(disconnect_drain_s=0)
+    customer = await gateway.customer()
+    gateway.runner._shutdown_timeout = 0.01
+    async with connected(customer) as socket:
+        await socket.send_str(json.dumps(CREATE))
+        assert (await socket.receive_json())["type"] == "response.created"
+        await gateway.runner.cleanup()
+    await until(lambda: not gateway.runtime.engine.holds.live)
+    await gateway.flush()
+    (found,) = await replace(customer, gateway=await make()).events()
+    assert (found["status"], found["note"]) == (503, "shutting_down")
+
+
 async def test_a_gateway_that_stops_ends_connections_after_their_answer(make: Any, speaker: Speaker) -> None:
     speaker.go_on.clear()
     gateway = await make()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web, web_protocol
 
-from gateway.config.settings import Limits
+from gateway.config.defaults import Limits
 from gateway.process import worker
 from gateway.server import aiohttp_private
 from gateway.server.aiohttp_private import CONNECTION, METHODS, REQUEST, SERVER, UnknownAiohttp, check_edge

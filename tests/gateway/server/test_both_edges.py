@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import aiohttp
 import pytest
 
 from tests.gateway.conftest import Gateway, Handler, MakeGateway, chat
-from tests.support.clients import leave, the_event_in_the_end
-from tests.support.gateways import INPUT, OUTPUT, answer, saying, spent_nano
+from tests.support.clients import Slow, leave, the_event_in_the_end
+from tests.support.gateways import DONE, INPUT, OUTPUT, WORDS, answer, saying, spent_nano, until
 
 Upstream = Callable[[Handler], Any]
 
@@ -61,6 +63,24 @@ async def test_a_client_that_leaves_within_a_stream_is_charged(make_gateway: Mak
     await leave(customer, chat(words, stream=True), first=b"data: ")
     found = await the_event_in_the_end(customer)
     assert found["output_tokens"] > 0
+
+
+async def test_a_stream_that_the_gateway_s_own_stop_cuts_is_no_client_s_leaving(
+    make_gateway: MakeGateway, upstream: Upstream, edge: str
+) -> None:
+    provider = Slow(WORDS[0], DONE)
+    gateway = await make_gateway(await upstream(provider.serve), edge=edge, disconnect_drain_s=0)
+    customer = await gateway.customer()
+    gateway.runner._shutdown_timeout = 0.01
+    async with customer.post(body=chat(model="gpt-4o-mini", stream=True)) as answered:
+        assert await answered.content.readuntil(b"\n\n") == WORDS[0]
+        await gateway.runner.cleanup()
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await answered.read()
+    await until(lambda: not gateway.runtime.engine.holds.live)
+    await gateway.flush()
+    (found,) = await replace(customer, gateway=await make_gateway()).events()
+    assert (found["status"], found["note"], found["estimated"]) == (503, "shutting_down", True)
 
 
 async def test_refusals_of_each_kind(gateway: Gateway) -> None:

@@ -9,6 +9,7 @@ from aiohttp import web
 from gateway.upstream.transport import HttpTransport
 from tests.support.providers import (
     BOUND_S,
+    Answering,
     app_serving,
     outcome,
     post,
@@ -48,37 +49,19 @@ async def test_the_environment_s_proxy_is_used_with_its_credentials(
 async def test_a_cancelled_send_through_a_proxy_leaves_its_answer_too(
     monkeypatch: pytest.MonkeyPatch, transport: HttpTransport, size: int, taken_up: bool
 ) -> None:
-    arrived, go_on, stopped = asyncio.Event(), asyncio.Event(), asyncio.Event()
-
-    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await take_request(reader)
-        arrived.set()
-        if taken_up:
-            await go_on.wait()
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nsaid")
-        await reader.read()
-        stopped.set()
-
-    async with serving(proxy) as url:
+    proxy = Answering(b"Connection: close", taken_up=taken_up)
+    async with serving(proxy.serve) as url:
         monkeypatch.setenv("http_proxy", url.rpartition("/v1")[0] or url)
         monkeypatch.delenv("no_proxy")
-        request = post("http://provider.invalid/v1/x", body=b"x" * size)
-        sending = asyncio.create_task(transport.send(request))
-        await asyncio.wait_for(arrived.wait(), BOUND_S)
-        sending.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await sending
-        pending = request.pending
-        assert pending is not None
+        pending = await proxy.cancelled(transport, post("http://provider.invalid/v1/x", body=b"x" * size))
         if taken_up:
-            go_on.set()
-            answer = await asyncio.wait_for(pending.head(), BOUND_S)
+            answer = await proxy.answer(pending)
             assert (answer.status, await answer.read(100)) == (200, b"said")
             assert answer.taken() == b"said"
             answer.release()
         else:
             pending.release()
-        await asyncio.wait_for(stopped.wait(), BOUND_S)
+        await asyncio.wait_for(proxy.stopped.wait(), BOUND_S)
 
 
 async def test_a_cancelled_send_that_reached_no_proxy_leaves_nothing(

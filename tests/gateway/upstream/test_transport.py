@@ -17,6 +17,7 @@ from tests.support.providers import (
     BODY,
     BOUND_S,
     QUERY_SECRET,
+    Answering,
     app_serving,
     outcome,
     post,
@@ -123,35 +124,17 @@ async def test_release_in_the_middle_stops_the_provider(transport: HttpTransport
 
 @pytest.mark.parametrize("taken_up", [False, True])
 async def test_a_cancelled_send_leaves_its_answer_to_whoever_takes_it(transport: HttpTransport, taken_up: bool) -> None:
-    arrived, go_on, stopped = asyncio.Event(), asyncio.Event(), asyncio.Event()
-
-    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await take_request(reader)
-        arrived.set()
+    peer = Answering(taken_up=taken_up)
+    async with serving(peer.serve) as url:
+        pending = await peer.cancelled(transport, post(url))
         if taken_up:
-            await go_on.wait()
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nsaid")
-        await reader.read()
-        stopped.set()
-
-    async with serving(peer) as url:
-        request = post(url)
-        sending = asyncio.create_task(transport.send(request))
-        await asyncio.wait_for(arrived.wait(), BOUND_S)
-        sending.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await sending
-        pending = request.pending
-        assert pending is not None
-        if taken_up:
-            go_on.set()
-            answer = await asyncio.wait_for(pending.head(), BOUND_S)
+            answer = await peer.answer(pending)
             assert (answer.status, await answer.read(100)) == (200, b"said")
             answer.release()
             await transport.close()
         else:
             pending.release()
-        await asyncio.wait_for(stopped.wait(), BOUND_S)
+        await asyncio.wait_for(peer.stopped.wait(), BOUND_S)
 
 
 async def test_a_cancelled_send_of_which_not_all_has_left_is_none(transport: HttpTransport) -> None:

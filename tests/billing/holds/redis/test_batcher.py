@@ -20,9 +20,10 @@ class Item:
 
     def __init__(self, name: str) -> None:
         self.account_key, self.key_key = b"account", name.encode()
+        self.user_key: bytes | None = None
         self.replies: list[Any] = []
 
-    def pack(self, account_place: int, key_place: int) -> bytes:
+    def pack(self, account_place: int, key_place: int, user_place: int = 0) -> bytes:
         return self.key_key
 
     def resolve(self, reply: list[Any] | RedisError, epoch: int) -> None:

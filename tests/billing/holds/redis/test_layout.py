@@ -18,6 +18,7 @@ from billing.holds.redis.layout import (
     AccountState,
     Counter,
     Entry,
+    HoldTags,
     KeyState,
     pack_hold,
     pack_tags,
@@ -55,7 +56,7 @@ PARSE = PlainScript(
     local e = parse_entry(ARGV[1])
     if e.state == SETTLED then return {e.state, e.epoch, e.at_ms, e.dseq, e.account_id} end
     return {e.state, e.epoch, e.at_ms, e.cost, e.input, e.output, e.account_id, e.key_id, e.model, e.feature, e.gateway,
-      e.account_tags, e.key_tags, string.sub(ARGV[1], e.payload_at), retagged(ARGV[1], e)}
+      e.account_tags, e.key_tags, e.user_tags or 'none', string.sub(ARGV[1], e.payload_at), retagged(ARGV[1], e)}
     """,
     with_state=True,
 )
@@ -91,9 +92,10 @@ def test_states_come_back_byte_for_byte(scripts: Scripts, account: AccountState,
     said=st.tuples(names, names, names, names, names),
     account_tags=tags,
     key_tags=tags,
+    user_tags=st.none() | tags,
     payload=st.binary(max_size=300),
 )
-@example(1, 2, (MAX_NANO, 10**14 + 1, 0), ("a", "k", "m" * 255, "", "é" * 127), [], [1], b"")
+@example(1, 2, (MAX_NANO, 10**14 + 1, 0), ("a", "k", "m" * 255, "", "é" * 127), [], [1], None, b"")
 @more
 def test_a_hold_is_read_alike(
     scripts: Scripts,
@@ -103,9 +105,12 @@ def test_a_hold_is_read_alike(
     said: tuple[str, ...],
     account_tags: list[int],
     key_tags: list[int],
+    user_tags: list[int] | None,
     payload: bytes,
 ) -> None:
-    packed = pack_hold(epoch, at_ms, held, b"".join(map(pack_text, said)), (account_tags, key_tags), payload)
+    tags = HoldTags(account_tags, key_tags, user_tags)
+    packed = pack_hold(epoch, at_ms, held, b"".join(map(pack_text, said)), tags, payload)
+    assert packed[0] == (1 if user_tags is None else 2), "a hold that counts for no user is as it always was"
     assert Entry.unpack(packed) == Entry(
         HELD,
         epoch,
@@ -119,10 +124,12 @@ def test_a_hold_is_read_alike(
         gateway=said[4],
         account_tags=tuple(account_tags),
         key_tags=tuple(key_tags),
+        user_tags=None if user_tags is None else tuple(user_tags),
     )
     raw = [text.encode() for text in said]
+    of_user = b"none" if user_tags is None else user_tags
     assert scripts.run(PARSE, [b"none"], [packed]) == [
-        *(HELD, epoch, at_ms, *held, *raw, account_tags, key_tags, payload, packed)
+        *(HELD, epoch, at_ms, *held, *raw, account_tags, key_tags, of_user, payload, packed)
     ]
 
 

@@ -1,7 +1,7 @@
 """A large journal holds Redis up nowhere: what one command or call looks at is bounded, whatever the journal has."""
 
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 import pytest
 from ulid import ULID
@@ -101,8 +101,8 @@ def before_counting(monkeypatch: pytest.MonkeyPatch, work: Callable[[], Awaitabl
     """Do this once, when the open holds have been looked for and are not yet counted."""
     look = RedisState.open_holds
 
-    async def looked(self: RedisState, number: int, account_id: str, key_id: str | None) -> list[str]:
-        found = await look(self, number, account_id, key_id)
+    async def looked(self: RedisState, number: int, account_id: str, key_ids: Collection[str] | None) -> list[str]:
+        found = await look(self, number, account_id, key_ids)
         monkeypatch.setattr(RedisState, "open_holds", look)
         await work()
         return found

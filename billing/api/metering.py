@@ -1,0 +1,271 @@
+"""/api/service: what other services meter, behind the service key: balance, checks, debits, usage, holds.
+
+Every write is answered once: the same again under its `event_id` gets the first answer and `idempotent-replayed`. What
+an account has no room for is refused with the body that the proxy would refuse it with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from aiohttp import web
+from msgspec import UNSET
+
+from billing.api.errors import ApiError, BadRequest, Unavailable, of_failure
+from billing.api.requests import moment, money, positive_money, read_body
+from billing.api.route import JSON, REPLAYED_HEADER, Access, Call, Route, answer
+from billing.api.usage import balance_of
+from billing.errors import MetergateError
+from billing.money import format_usd
+from billing.services.charges import Measure, parse_quantity
+from billing.services.events import DEBITS, HOLDS, USAGE, NotAdmitted, Payer
+from billing.shapes.service import (
+    Asked,
+    CheckShape,
+    CloudData,
+    CloudEvent,
+    Counted,
+    DebitShape,
+    EventError,
+    EventResult,
+    Giving,
+    HoldShape,
+    NewDebit,
+    NewHold,
+    NewUsage,
+    Settlement,
+    UsageEvents,
+    UsageResults,
+)
+from billing.shapes.usage import BalanceShape
+
+if TYPE_CHECKING:
+    from billing.api.services import Meters
+    from billing.services.events import Recorded
+
+HOLD: Final = f"{HOLDS}/{{hold_id}}"
+CLOUD_EVENT: Final = "application/cloudevents+json"
+CLOUD_BATCH: Final = "application/cloudevents-batch+json"
+MOST_EVENTS: Final = 1_000
+"""Events of one call."""
+MOST_EVENT_BYTES: Final = 64 * 1024
+"""Of one event, as CloudEvents 1.0 asks every intermediary to take."""
+OK: Final = 200
+CREATED: Final = 201
+
+
+async def get_account_balance(call: Call) -> BalanceShape:
+    """Return an account's balance, live."""
+    return await balance_of(call.services, call.id("account_id"))
+
+
+async def check(call: Call, body: Asked) -> CheckShape | web.StreamResponse:
+    """Say whether a hold of this would be granted now; what is not is refused as the proxy would refuse it. Nothing is
+    held or counted."""
+    try:
+        required_nano, available_nano = await _meters(call).metering.check(_payer(call, body), _measure(body))
+    except NotAdmitted as error:
+        return await _refused(call, error)
+    return CheckShape(
+        allowed=True,
+        account_id=body.account_id,
+        required_usd=format_usd(required_nano),
+        available_usd=format_usd(available_nano),
+    )
+
+
+async def create_debit(call: Call, body: NewDebit) -> web.StreamResponse:
+    """Charge an account, if its balance and quotas have room for it; once for an event_id."""
+    try:
+        done = await _meters(call).metering.debit(_payer(call, body), body.event_id, _measure(body, positive=True))
+    except NotAdmitted as error:
+        return await _refused(call, error)
+    return _recorded(done, CREATED)
+
+
+async def create_usage(call: Call) -> UsageResults:
+    """Charge accounts for what they have used, whatever their balances, each event once. One event, or `events`; or
+    CloudEvents 1.0, structured or batched, whose `source` and `id` are the event's id, `subject` the account, `type`
+    the meter. An event is of at most 64 KiB and 35 days old; at most 1,000 in a call. Of several, each has its result;
+    what is wrong with one alone is the answer's error."""
+    raw = await read_body(call.request, msgspec.Raw)
+    kind, several = call.request.content_type, True
+    if kind == CLOUD_BATCH:
+        events = _decoded(raw, list[msgspec.Raw])
+    elif kind == CLOUD_EVENT:
+        events, several = [raw], False
+    elif kind == JSON:
+        found = _decoded(raw, _MaybeSeveral).events
+        events, several = ([raw], False) if found is UNSET else (found, True)
+    else:
+        raise BadRequest(f"The body is {JSON}, {CLOUD_EVENT} or {CLOUD_BATCH}.", "Content-Type")
+    if len(events) > MOST_EVENTS:
+        raise BadRequest(f"A call has at most {MOST_EVENTS} events: send the others in another one.", "events")
+    cloud = kind != JSON
+    work = (_record(call, place, each, cloud=cloud, alone=not several) for place, each in enumerate(events))
+    return _results(await asyncio.gather(*work))
+
+
+async def create_hold(call: Call, body: NewHold) -> web.StreamResponse:
+    """Hold what something may cost at most, until it is settled or voided, or expires; once for an event_id."""
+    asked = body.event_id, _measure(body, positive=True), body.expires_in_s
+    try:
+        done = await _meters(call).holds.hold(_payer(call, body), *asked)
+    except NotAdmitted as error:
+        return await _refused(call, error)
+    return _recorded(done, CREATED)
+
+
+async def get_hold(call: Call) -> HoldShape:
+    """Return a hold as it is now."""
+    return await _meters(call).holds.get(call.id("hold_id"))
+
+
+async def settle_hold(call: Call, body: Settlement) -> web.StreamResponse:
+    """Turn a hold into a debit of what was used, once: also more than was held, also when its time is over."""
+    return _recorded(await _meters(call).holds.settle(call.id("hold_id"), body.event_id, _counted(body)), OK)
+
+
+async def void_hold(call: Call, body: Giving) -> HoldShape:
+    """Give a hold back, once. One whose time is over is given back already."""
+    shape, replayed = await _meters(call).holds.void(call.id("hold_id"), body.event_id)
+    if replayed:
+        call.headers[REPLAYED_HEADER] = "true"
+    return shape
+
+
+class _MaybeSeveral(msgspec.Struct):
+    """Tells several events from one."""
+
+    events: list[msgspec.Raw] | msgspec.UnsetType = UNSET
+
+
+def _decoded(raw: msgspec.Raw, model: type[Any]) -> Any:
+    try:
+        return msgspec.json.decode(raw, type=model)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"{error}.", "events") from error
+
+
+async def _record(call: Call, place: int, raw: msgspec.Raw, *, cloud: bool, alone: bool) -> EventResult:
+    """Record one event, and say what came of it. Raises what is wrong with it where it is `alone`."""
+    event_id = None
+    try:
+        if len(memoryview(raw)) > MOST_EVENT_BYTES:
+            raise BadRequest(f"An event has at most {MOST_EVENT_BYTES} bytes.")
+        event = _of_cloud(_event(raw, CloudEvent)) if cloud else _event(raw, NewUsage)
+        event_id = event.event_id
+        at = moment("time", event.time)
+        done = await _meters(call).metering.record(_payer(call, event), event_id, _measure(event), at)
+    except (MetergateError, TimeoutError) as error:
+        refusal = of_failure(error)
+        if alone or refusal is None:
+            raise
+        return _event_refused(place, event_id, refusal)
+    debit = msgspec.json.decode(done.answer, type=DebitShape)
+    return EventResult(index=place, event_id=event_id, status="replayed" if done.replayed else "recorded", debit=debit)
+
+
+def _event(raw: msgspec.Raw, model: type[Any]) -> Any:
+    try:
+        return msgspec.json.decode(raw, type=model)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"{error}.") from error
+
+
+def _of_cloud(event: CloudEvent) -> NewUsage:
+    """Return the event that a CloudEvent is. A source has no space: no two of them have one id."""
+    try:
+        data = (
+            msgspec.convert(event.data, CloudData) if isinstance(event.data, dict) else CloudData(quantity=event.data)
+        )
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"data: {error}.", "data") from error
+    return NewUsage(
+        event_id=f"{event.source} {event.id}",
+        account_id=event.subject,
+        meter=event.type,
+        amount_usd=data.amount_usd,
+        quantity=data.quantity,
+        feature=data.feature,
+        user_id=data.user_id,
+        tags=data.tags,
+        time=event.time,
+    )
+
+
+def _event_refused(place: int, event_id: str | None, refusal: ApiError) -> EventResult:
+    error = EventError(code=refusal.code, message=refusal.message, param=refusal.param)
+    return EventResult(index=place, event_id=event_id, status="refused", error=error)
+
+
+def _results(found: Sequence[EventResult]) -> UsageResults:
+    counts = {status: sum(each.status == status for each in found) for status in ("recorded", "replayed", "refused")}
+    return UsageResults(data=list(found), **counts)
+
+
+def _meters(call: Call) -> Meters:
+    if call.services.meters is None:
+        raise Unavailable("This process meters nothing for services: ask a gateway that serves.")
+    return call.services.meters
+
+
+def _payer(call: Call, body: Asked) -> Payer:
+    return Payer(call.caller.id or "", body.account_id)
+
+
+def _counted(body: Counted, *, positive: bool = False) -> dict[str, Any]:
+    """Return the fields of a measure that say how much. Raises `BadRequest`."""
+    parse = positive_money if positive else money
+    return {
+        "amount_nano": None if body.amount_usd is UNSET else parse("amount_usd", body.amount_usd),
+        "thousandths": None if body.quantity is UNSET else parse_quantity(body.quantity),
+        "input_tokens": body.input_tokens,
+        "cached_input_tokens": body.cached_input_tokens,
+        "output_tokens": body.output_tokens,
+    }
+
+
+def _measure(body: Asked, *, positive: bool = False) -> Measure:
+    return Measure(
+        **_counted(body, positive=positive),
+        meter=body.meter,
+        provider=body.provider,
+        model=body.model,
+        feature=body.feature,
+        user_id=body.user_id,
+        tags=body.tags,
+    )
+
+
+def _recorded(done: Recorded, status: int) -> web.Response:
+    response = answer(msgspec.Raw(done.answer.encode()), status)
+    if done.replayed:
+        response.headers[REPLAYED_HEADER] = "true"
+    return response
+
+
+async def _refused(call: Call, error: NotAdmitted) -> web.StreamResponse:
+    return await _meters(call).refusal(error, call.request)
+
+
+_ROOM: Final = (400, 402, 404)
+ROUTES: Final = (
+    Route("GET", "/api/service/accounts/{account_id}/balance", get_account_balance, Access.service, BalanceShape),
+    Route("POST", "/api/service/check", check, Access.service, CheckShape, body=Asked, errors=_ROOM),
+    Route(
+        *("POST", DEBITS, create_debit, Access.service, DebitShape), body=NewDebit, status=CREATED, errors=(*_ROOM, 409)
+    ),
+    Route(
+        *("POST", USAGE, create_usage, Access.service, UsageResults),
+        accepts=((JSON, UsageEvents), (CLOUD_EVENT, CloudEvent), (CLOUD_BATCH, list[CloudEvent])),
+        errors=(400, 404, 409, 413),
+    ),
+    Route("POST", HOLDS, create_hold, Access.service, HoldShape, body=NewHold, status=CREATED, errors=(*_ROOM, 409)),
+    Route("GET", HOLD, get_hold, Access.service, HoldShape),
+    Route("POST", f"{HOLD}/settle", settle_hold, Access.service, HoldShape, body=Settlement, errors=(409,)),
+    Route("POST", f"{HOLD}/void", void_hold, Access.service, HoldShape, body=Giving, errors=(409,)),
+)

@@ -1,0 +1,241 @@
+"""The OpenAPI document of routes: paths, parameters, bodies, answers, errors, examples and who may call.
+
+Version 3.1 (https://spec.openapis.org/oas/v3.1.0). Schemas are those of `billing.shapes`, by msgspec; an example is
+made of a schema's own examples.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+import msgspec
+
+from billing.api.auth import ADMIN_HEADER, SERVICE_HEADER, SERVICE_NAME_HEADER
+from billing.api.route import JSON, Access, Route
+from billing.api.tables import CSV
+from billing.keys.presented import KEY_HEADERS
+from billing.shapes.base import ErrorEnvelope
+from billing.shapes.quotas import QuotaShape
+
+Json = dict[str, Any]
+VERSION: Final = "3.1.0"
+_DISTRIBUTION: Final = "metergate"
+_SCHEMAS: Final = "#/components/schemas/{name}"
+_IN_PATH: Final = re.compile(r"\{(\w+)(?::[^}]*)?\}")
+_ADMIN: Final = "adminKey"
+_BEARER: Final = "bearer"
+_PERSON: Final = "person"
+_SERVICE: Final = "serviceKey"
+_SERVICE_NAME: Final = "serviceName"
+_ERRORS: Final = {
+    400: "invalid_request_error: a body, query or bound; `param` names the field where it is known",
+    401: "invalid_api_key: no key, or one that is wrong, revoked or expired",
+    402: "billing_required: the balance does not cover the request, or the account may not spend",
+    403: "insufficient_scope: the key lacks `required_scope`; or model_not_allowed",
+    404: "not_found, or model_not_found: also what belongs to another account",
+    409: "idempotency_conflict: the key was used for something else",
+    413: "request_too_large: the body is above its bound",
+    429: "too_many_attempts, quota_exceeded, capacity_held or concurrency_exceeded: wait",
+    500: "server_error: a fault of the gateway",
+    502: "upstream_error: the provider gave no usable answer",
+    503: "temporarily_unavailable: a store is away; try again",
+    504: "upstream_timeout: the provider was silent for too long",
+}
+MAX_EXAMPLE_DEPTH: Final = 3
+"""How deep an example shows what a body may leave out."""
+_EXAMPLE_TEXTS: Final = {"date-time": "2027-01-31T12:00:00Z"}
+_WAITS: Final = (429, 503)
+"""Statuses that say when to try again."""
+_ABOUT: Final = (
+    "Under `/v1` the APIs of providers, metered; under `/api` the billing API. Money is a decimal string of USD, a "
+    "time RFC 3339 in UTC. Fields may be added to answers. `/docs` says more."
+)
+
+
+def document(routes: Sequence[Route]) -> bytes:
+    """Return the document of these routes as JSON. Raises `ValueError` for two of one name."""
+    names = [route.name for route in routes]
+    if len(set(names)) != len(names):
+        raise ValueError("two routes have handlers of one name")
+    named = [shape for each in routes for shape in (each.answer, each.query, each.body, each.refusal)]
+    named += [shape for each in routes for _, shape in each.accepts]
+    shapes = list(dict.fromkeys([*(shape for shape in named if shape is not None), QuotaShape]))
+    found, schemas = _components(tuple(shapes))
+    by_shape = dict(zip(shapes, found, strict=True))
+    queries = {by_shape[route.query]["$ref"].rpartition("/")[2] for route in routes if route.query is not None}
+    paths: dict[str, Json] = {}
+    for route in routes:
+        path = _IN_PATH.sub(r"{\1}", route.path)
+        operation = _operation(route, by_shape, schemas)
+        paths.setdefault(path, {})[route.method.lower()] = operation
+    return msgspec.json.encode(
+        {
+            "openapi": VERSION,
+            "info": {"title": "Metergate", "version": _version(), "description": _ABOUT},
+            "servers": [{"url": "/"}],
+            "paths": paths,
+            "components": {
+                "schemas": {name: schema for name, schema in schemas.items() if name not in queries},
+                "securitySchemes": _security_schemes(),
+            },
+        }
+    )
+
+
+@cache
+def _components(shapes: tuple[Any, ...]) -> tuple[tuple[Json, ...], Mapping[str, Json]]:
+    """Return the schemas of shapes, which every application of a process shares, and what they refer to."""
+    return msgspec.json.schema_components(shapes, ref_template=_SCHEMAS)
+
+
+def _version() -> str:
+    try:
+        return version(_DISTRIBUTION)
+    except PackageNotFoundError:  # run from a checkout that was not installed
+        return "0"
+
+
+def _operation(route: Route, by_shape: dict[Any, Json], schemas: Mapping[str, Json]) -> Json:
+    summary, _, rest = route.summary.partition(". ")
+    parameters = [*_path_parameters(route.path)]
+    if route.query is not None:
+        parameters += _query_parameters(schemas[by_shape[route.query]["$ref"].rpartition("/")[2]])
+    operation: Json = {
+        "operationId": route.name,
+        "summary": summary.rstrip("."),
+        "tags": [route.tag],
+        "security": _security(route),
+        "parameters": parameters,
+        "responses": _responses(route, by_shape, schemas),
+    }
+    if rest:
+        operation["description"] = rest
+    if bodies := route.accepts or (((JSON, route.body),) if route.body is not None else ()):
+        content = {
+            media: {"schema": by_shape[shape], "example": example_of(by_shape[shape], schemas)}
+            for media, shape in bodies
+        }
+        operation["requestBody"] = {"required": not route.body_optional, "content": content}
+    if route.scope is not None:
+        operation["x-required-scope"] = route.scope
+    return operation
+
+
+def example_of(schema: Json, schemas: Mapping[str, Json], depth: int = 0) -> Any:
+    """Return an example of what a schema describes: of its own, or made of those of its parts, required ones alone
+    where they nest deeper than MAX_EXAMPLE_DEPTH."""
+    if "$ref" in schema:
+        return example_of(schemas[schema["$ref"].rpartition("/")[2]], schemas, depth)
+    for given in ("examples", "enum"):
+        if schema.get(given):
+            return schema[given][0]
+    if "const" in schema or schema.get("default") is not None:
+        return schema.get("const", schema.get("default"))
+    if schema.get("anyOf"):
+        return example_of(schema["anyOf"][0], schemas, depth)
+    match schema.get("type"):
+        case "object":
+            return _example_object(schema, schemas, depth)
+        case "array":
+            return [example_of(schema["items"], schemas, depth + 1)] if "items" in schema else []
+        case "string":
+            return _EXAMPLE_TEXTS.get(schema.get("format", ""), "text")
+        case kind:
+            return {"integer": schema.get("minimum", 1), "number": 0.5, "boolean": True}.get(str(kind))
+
+
+def _example_object(schema: Json, schemas: Mapping[str, Json], depth: int) -> Json:
+    properties = schema.get("properties", {})
+    wanted = (
+        properties if depth < MAX_EXAMPLE_DEPTH else {name: properties[name] for name in schema.get("required", ())}
+    )
+    return {name: example_of(each, schemas, depth + 1) for name, each in wanted.items()}
+
+
+def _error_example(status: int) -> Json:
+    code, _, told = _ERRORS[status].partition(": ")
+    first = code.replace(",", " ").replace(";", " ").split()[0]
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return {"error": {"message": f"{told[:1].upper()}{told[1:]}.", "type": kind, "param": None, "code": first}}
+
+
+def _path_parameters(path: str) -> Iterator[Json]:
+    for name in _IN_PATH.findall(path):
+        yield {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+
+
+def _query_parameters(schema: Json) -> Iterator[Json]:
+    for name, field in schema["properties"].items():
+        options = [option for option in field.get("anyOf", ()) if option.get("type") != "null"]
+        own = options[0] if options else {key: value for key, value in field.items() if key != "default"}
+        if field.get("default") is not None:
+            own = {**own, "default": field["default"]}
+        yield {"name": name, "in": "query", "required": False, "schema": own}
+
+
+def _responses(route: Route, by_shape: dict[Any, Json], schemas: Mapping[str, Json]) -> Json:
+    success: Json = {"description": "Done."}
+    if route.answer is not None:
+        success = {"description": "The answer.", "content": {route.media: {"schema": by_shape[route.answer]}}}
+        if route.csv:
+            success["content"][CSV] = {"schema": {"type": "string"}}
+    responses = {str(route.status): success}
+    for status in sorted(_statuses(route)):
+        content: Json = {"schema": by_shape[route.refusal]}
+        if route.refusal is ErrorEnvelope:
+            content["example"] = _error_example(status)
+        responses[str(status)] = refusal = {"description": _ERRORS[status], "content": {JSON: content}}
+        if status in _WAITS:
+            refusal["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds to wait"}}
+    return responses
+
+
+def _statuses(route: Route) -> Iterable[int]:
+    """Return the statuses of refusals: those of the route, and those that follow from what it asks for."""
+    found = set(route.errors)
+    if route.access is not Access.anyone:
+        found |= {401, 429, 500, 503}
+    if route.query is not None or route.body is not None:
+        found.add(400)
+    if route.body is not None:
+        found.add(413)
+    if _IN_PATH.search(route.path):
+        found.add(404)
+    if route.scope is not None or route.access in (Access.admin, Access.caller, Access.person):
+        found.add(403)
+    return found
+
+
+def _security(route: Route) -> list[Json]:
+    """Return the alternatives of what a call needs: each a set of schemes that go together."""
+    keys: list[Json] = [{name: []} for name in (_BEARER, *KEY_HEADERS)]
+    return {
+        Access.anyone: [],
+        Access.key: keys,
+        Access.caller: [*keys, {_PERSON: []}],
+        Access.person: [{_PERSON: []}],
+        Access.service: [{_SERVICE: [], _SERVICE_NAME: []}],
+        Access.admin: [{_ADMIN: []}, {_PERSON: []}, *([{_BEARER: []}] if route.or_bearer else [])],
+    }[route.access]
+
+
+def _security_schemes() -> Json:
+    schemes: Json = {
+        _BEARER: {"type": "http", "scheme": "bearer", "description": "an API key, mg_...; at /metrics the admin key"},
+        _ADMIN: {"type": "apiKey", "in": "header", "name": ADMIN_HEADER, "description": "the variable ADMIN_API_KEY"},
+        _PERSON: {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "a person's access token"},
+        _SERVICE: {
+            "type": "apiKey",
+            "in": "header",
+            "name": SERVICE_HEADER,
+            "description": "the variable SERVICE_API_KEY",
+        },
+        _SERVICE_NAME: {"type": "apiKey", "in": "header", "name": SERVICE_NAME_HEADER, "description": "who calls"},
+    }
+    for name in KEY_HEADERS:
+        schemes[str(name)] = {"type": "apiKey", "in": "header", "name": str(name), "description": "as the bearer"}
+    return schemes

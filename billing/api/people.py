@@ -1,0 +1,266 @@
+"""/api/auth: registering, signing in, and one's own password, address, second factor and profile.
+
+This file owns that wrong passwords and codes of an address are counted, and that every wrong one is answered alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from billing.api.errors import BadRequest, InsufficientScope, Unauthorized
+from billing.api.route import Access, Call, Route
+from billing.attempts import SIGN_INS
+from billing.identity.codes import TooManyTries
+from billing.identity.credentials import WrongCredential
+from billing.identity.people import Factor, Visitor
+from billing.identity.sign_in import Refusal
+from billing.shapes.people import (
+    CodeAsked,
+    FactorBody,
+    Login,
+    MailSent,
+    NewAddress,
+    NewAddressCode,
+    PasswordChange,
+    PasswordChanged,
+    PasswordForgotten,
+    PasswordReset,
+    PasswordShown,
+    ProfilePatch,
+    ProfileShape,
+    RecoveryCodes,
+    Registration,
+    TotpConfirmation,
+    TotpEnrolment,
+    TotpRemoval,
+    Verification,
+    profile_shape,
+)
+from billing.shapes.tokens import TokenPairShape, pair_shape
+
+if TYPE_CHECKING:
+    from msgspec import Struct
+
+    from billing.identity.sessions import TokenPair
+    from billing.identity.users import User
+
+AUTH: Final = "/api/auth"
+_AGENT: Final = "User-Agent"
+_MOST_AGENT: Final = 400
+_OPEN: Final = (429, 500, 503)
+_GUESSED: Final = (401, 403, *_OPEN)
+_WRONG: Final = "This is wrong, or has expired: check the address, and the password or the code. A code is good once."
+_NEEDED: Final = (
+    "Signing in needs a second factor: send a code of your authenticator app as `totp`, or a `recovery_code`."
+)
+_WRONG_FACTOR: Final = "This second factor is wrong, or was used before: wait for the next code of your app."
+_DISABLED: Final = "This user was disabled: ask an operator of this service."
+_SENT: Final = "If this address can be used here, a mail is on its way to it."
+
+T = TypeVar("T")
+
+
+async def register(call: Call, body: Registration) -> MailSent:
+    """Add a user by an address, to which a code is mailed. The answer is the same for one that is registered, whose
+    owner is told by mail."""
+    challenge = await call.services.sign_in.register(body.email, body.name.strip(), body.password, _visitor(call))
+    return MailSent(status="verify", email=body.email, challenge=challenge, message=_SENT)
+
+
+async def send_code(call: Call, body: CodeAsked) -> MailSent:
+    """Send a code by mail, to verify an address or to sign in. The answer is the same for an address of nobody."""
+    challenge = await call.services.sign_in.send_code(body.email, body.purpose, _visitor(call))
+    return MailSent(status="sent", email=body.email, challenge=challenge, message=_SENT)
+
+
+async def verify(call: Call, body: Verification) -> TokenPairShape:
+    """Take the code that proves an address, and sign its owner in."""
+    _refuse_blocked(call)
+    sign_in, given = call.services.sign_in, (body.email, body.code, body.challenge)
+    return await _entered(call, await sign_in.verify(*given, _factor(body), _visitor(call)))
+
+
+async def login(call: Call, body: Login) -> TokenPairShape:
+    """Begin a session, by a password or by a code that was mailed; with a second factor, where there is one."""
+    _refuse_blocked(call)
+    sign_in, factor, visitor = call.services.sign_in, _factor(body), _visitor(call)
+    if (body.password is None) == (body.code is None):
+        raise BadRequest("Send a password or a code, one of the two.", "password")
+    if body.password is not None:
+        return await _entered(call, await sign_in.by_password(body.email, body.password, factor, visitor))
+    return await _entered(call, await sign_in.by_code(body.email, body.code or "", body.challenge, factor, visitor))
+
+
+async def forgot_password(call: Call, body: PasswordForgotten) -> MailSent:
+    """Send by mail what a new password is set with. The answer is the same for an address of nobody."""
+    await call.services.credentials.forgot(body.email, _visitor(call))
+    return MailSent(status="sent", email=body.email, message=_SENT)
+
+
+async def reset_password(call: Call, body: PasswordReset) -> PasswordChanged:
+    """Set a new password by what was mailed. Every session ends; with `revoke_keys` every API key of the user, too."""
+    credentials = call.services.credentials
+    resetting = credentials.reset(body.token, body.password, revoke_keys=body.revoke_keys, visitor=_visitor(call))
+    return PasswordChanged(keys_revoked=await _guessed(call, resetting))
+
+
+async def change_password(call: Call, body: PasswordChange) -> PasswordChanged:
+    """Change one's password. All other sessions end; with `revoke_keys` one's API keys, too."""
+    caller = call.caller
+    changing = call.services.credentials.change_password(
+        caller.id,
+        caller.session_id,
+        body.current_password,
+        body.password,
+        revoke_keys=body.revoke_keys,
+        visitor=_visitor(call),
+    )
+    return PasswordChanged(keys_revoked=await _guessed(call, changing))
+
+
+async def change_email(call: Call, body: NewAddress) -> MailSent:
+    """Send a code to another address, which becomes one's own by `POST /api/auth/email/confirm`."""
+    changing = call.services.credentials.change_email(call.caller.id, body.email, body.password, _visitor(call))
+    return MailSent(status="verify", email=body.email, challenge=await _guessed(call, changing), message=_SENT)
+
+
+async def confirm_email(call: Call, body: NewAddressCode) -> ProfileShape:
+    """Make another address one's own, by the code that was mailed there. The old one is told."""
+    given = (call.caller.id, body.email, body.code, body.challenge, _visitor(call))
+    await _guessed(call, call.services.credentials.confirm_email(*given))
+    return await who_am_i(call)
+
+
+async def enrol_totp(call: Call, body: PasswordShown) -> TotpEnrolment:
+    """Make the secret of an authenticator app, which counts once a code of it was confirmed."""
+    made = await _guessed(call, call.services.credentials.enrol(call.caller.id, body.password))
+    return TotpEnrolment(secret=made.secret, uri=made.uri)
+
+
+async def confirm_totp(call: Call, body: TotpConfirmation) -> RecoveryCodes:
+    """Take the first code of an authenticator app. Signing in needs it from now on."""
+    confirming = call.services.credentials.confirm(call.caller.id, body.code, _visitor(call))
+    return RecoveryCodes(recovery_codes=await _guessed(call, confirming))
+
+
+async def remove_totp(call: Call, body: TotpRemoval) -> None:
+    """Remove the authenticator app, by a code of it or a recovery code."""
+    given = (call.caller.id, body.password, _needed_factor(body), _visitor(call))
+    await _guessed(call, call.services.credentials.disable(*given))
+
+
+async def renew_recovery_codes(call: Call, body: FactorBody) -> RecoveryCodes:
+    """Replace one's recovery codes, by a code of the app or one of them."""
+    renewing = call.services.credentials.renew_recovery_codes(call.caller.id, _needed_factor(body), _visitor(call))
+    return RecoveryCodes(recovery_codes=await _guessed(call, renewing))
+
+
+async def who_am_i(call: Call) -> ProfileShape:
+    """Return who one is, one's organizations with the roles there, and what this token allows."""
+    return await _profile(call, await call.services.users.get(call.caller.id))
+
+
+async def update_me(call: Call, body: ProfilePatch) -> ProfileShape:
+    """Change one's name."""
+    return await _profile(call, await call.services.users.rename(call.caller.id, body.name.strip(), call.actor))
+
+
+async def _profile(call: Call, user: User) -> ProfileShape:
+    organizations = await call.services.users.organizations(user.id)
+    left = await call.services.credentials.recovery_codes_left(user.id)
+    return profile_shape(user, call.caller, organizations, left)
+
+
+def _visitor(call: Call) -> Visitor:
+    actor, agent = call.actor, call.request.headers.get(_AGENT)
+    return Visitor(actor, actor.address or "", agent and agent[:_MOST_AGENT])
+
+
+def _factor(body: FactorBody) -> Factor:
+    if body.totp is not None and body.recovery_code is not None:
+        raise BadRequest("Send totp or recovery_code, not both.", "totp")
+    return Factor(body.totp, body.recovery_code)
+
+
+def _needed_factor(body: FactorBody) -> Factor:
+    factor = _factor(body)
+    if not factor.given:
+        raise BadRequest("Send a code of your authenticator app as totp, or a recovery_code.", "totp")
+    return factor
+
+
+def _refuse_blocked(call: Call) -> None:
+    request = call.request
+    call.services.attempts.refuse_blocked(request.remote or "", request.headers, SIGN_INS)
+
+
+async def _note_failure(call: Call) -> None:
+    """Count what was guessed wrong. Raises `TooManyAttempts` where it was one too many."""
+    request = call.request
+    await call.services.attempts.failed(request.remote or "", request.headers, SIGN_INS)
+
+
+async def _entered(call: Call, outcome: TokenPair | Refusal) -> TokenPairShape:
+    """Answer a sign-in. Raises `Unauthorized`, `InsufficientScope` and `TooManyAttempts`."""
+    match outcome:
+        case Refusal.second_factor:
+            raise Unauthorized(_NEEDED, "totp", second_factor="required")
+        case Refusal.disabled:
+            raise InsufficientScope(_DISABLED)
+        case Refusal.wrong_factor:
+            await _note_failure(call)
+            raise Unauthorized(_WRONG_FACTOR, "totp", second_factor="wrong")
+        case Refusal.wrong:
+            await _note_failure(call)
+            raise Unauthorized(_WRONG)
+        case _:
+            return pair_shape(outcome)
+
+
+async def _guessed(call: Call, changing: Coroutine[Any, Any, T]) -> T:
+    """Wait for what may be guessed at; a wrong guess is counted."""
+    try:
+        _refuse_blocked(call)
+        return await changing
+    except (WrongCredential, TooManyTries):
+        await _note_failure(call)
+        raise
+    finally:
+        changing.close()
+
+
+def _mail(path: str, handler: Callable[..., Awaitable[MailSent]], body: type[Struct]) -> Route:
+    """Return the route of what is answered before anybody knows whether a mail arrives."""
+    return Route("POST", AUTH + path, handler, Access.anyone, MailSent, body=body, status=202, errors=_OPEN)
+
+
+def _own(
+    path: str, handler: Callable[..., Awaitable[Any]], answer: Any, body: type[Struct], status: int = 200
+) -> Route:
+    """Return the route of what somebody changes of themself."""
+    errors = (409,)
+    return Route("POST", AUTH + path, handler, Access.person, answer, body=body, status=status, errors=errors)
+
+
+ROUTES: Final = (
+    _mail("/register", register, Registration),
+    _mail("/otp", send_code, CodeAsked),
+    Route("POST", f"{AUTH}/verify", verify, Access.anyone, TokenPairShape, body=Verification, errors=_GUESSED),
+    Route("POST", f"{AUTH}/login", login, Access.anyone, TokenPairShape, body=Login, errors=_GUESSED),
+    _mail("/password/forgot", forgot_password, PasswordForgotten),
+    Route(
+        *("POST", f"{AUTH}/password/reset", reset_password, Access.anyone, PasswordChanged),
+        body=PasswordReset,
+        errors=_OPEN,
+    ),
+    _own("/password", change_password, PasswordChanged, PasswordChange),
+    _own("/email", change_email, MailSent, NewAddress, 202),
+    _own("/email/confirm", confirm_email, ProfileShape, NewAddressCode),
+    _own("/totp", enrol_totp, TotpEnrolment, PasswordShown, 201),
+    _own("/totp/confirm", confirm_totp, RecoveryCodes, TotpConfirmation),
+    _own("/totp/disable", remove_totp, None, TotpRemoval, 204),
+    _own("/totp/recovery-codes", renew_recovery_codes, RecoveryCodes, FactorBody),
+    Route("GET", f"{AUTH}/me", who_am_i, Access.person, ProfileShape),
+    Route("PATCH", f"{AUTH}/me", update_me, Access.person, ProfileShape, body=ProfilePatch),
+)

@@ -1,0 +1,178 @@
+"""/api/auth: what a person does with the tokens of a sign-in: refresh, narrow, revoke; and the sessions that they have.
+
+Whoever shows an access token may end it, the session that it is of, or all sessions of its user, also with a token that
+was narrowed: who finds a lost token may do no more than that with it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from billing.api.auth import shown_token
+from billing.api.errors import BadRequest, InsufficientScope, NotFound, TooMany, Unauthorized
+from billing.api.requests import listing, page_asked
+from billing.api.route import Access, Call, Route
+from billing.identity.sessions import REFRESH_PREFIX
+from billing.identity.shown import OPERATOR
+from billing.shapes.base import Listing, PageQuery
+from billing.shapes.tokens import (
+    MAX_REASON,
+    AccessTokenShape,
+    NarrowBody,
+    OneToRevoke,
+    RefreshBody,
+    RevokeAllBody,
+    RevokeBody,
+    RevokedShape,
+    SessionShape,
+    TokenPairShape,
+    access_shape,
+    pair_shape,
+    session_shape,
+)
+
+if TYPE_CHECKING:
+    from billing.identity.callers import Caller
+
+SESSIONS: Final = "/api/auth/sessions"
+SESSION: Final = "/api/auth/sessions/{session_id}"
+REVOKED: Final = RevokedShape(success=True, message="Token revoked successfully")
+ALL_REVOKED: Final = RevokedShape(success=True, message="All tokens revoked successfully")
+_ANOTHERS: Final = "This token is somebody else's: only operators revoke those."
+_NO_MEMBER: Final = "This session has ended, or you are no member of that organization."
+_ELSEWHERE: Final = "Another issuer has signed you in: ask it for a token with fewer scopes."
+_TOO_MANY: Final = "You have revoked too many tokens one by one: `POST /api/auth/revoke-all` ends all of them."
+_TOO_MANY_S: Final = 3600
+
+
+async def refresh_token(call: Call, body: RefreshBody) -> TokenPairShape:
+    """Return new tokens for a refresh token, which is good once: for some seconds it gives the same refresh token
+    again, later its session ends, because somebody has a copy."""
+    services, request = call.services, call.request
+    pair = await services.attempts.attempt(
+        request.remote or "", request.headers, lambda: services.sessions.refresh(body.refresh_token, call.actor)
+    )
+    if pair is None:
+        raise Unauthorized("This refresh token is wrong, used or expired. Sign in: `metergate auth login`.")
+    return pair_shape(pair)
+
+
+async def narrow_token(call: Call, body: NarrowBody) -> AccessTokenShape:
+    """Return an access token with fewer scopes, or for another one of the person's organizations. It ends with the
+    session of the token that asks, and can't be refreshed."""
+    caller, token = call.caller, shown_token(call.request)
+    if caller.session_id is None or token is None:
+        raise BadRequest(_ELSEWHERE)
+    org_id = body.org_id or caller.org_id
+    there = caller if org_id == caller.org_id else await call.services.sessions.caller(token, org_id)
+    if there is None or (body.org_id is not None and there.org_id != body.org_id):
+        raise NotFound(_NO_MEMBER)
+    wanted = caller.narrowed if body.scope is None else _asked_for(there, body.scope)
+    narrow = await call.services.sessions.narrow(caller.session_id, wanted, org_id)
+    if narrow is None:
+        raise NotFound(_NO_MEMBER)
+    return access_shape(narrow)
+
+
+def _asked_for(caller: Caller, given: str | list[str]) -> frozenset[str]:
+    """Return scopes that the caller has all. Raises `InsufficientScope` for others."""
+    wanted = frozenset(given.split() if isinstance(given, str) else given)
+    missing = sorted(wanted - caller.scopes - ({OPERATOR} if caller.operator else set()))
+    if missing:
+        message = f"Your token or your role lacks {' '.join(missing)[:MAX_REASON]}. {caller.hint}".rstrip()
+        raise InsufficientScope(message, required_scope=missing[0][:MAX_REASON])
+    if not wanted:
+        raise BadRequest("Name at least one scope, or leave them out.", "scope")
+    return wanted
+
+
+async def log_out(call: Call) -> None:
+    """End the session of the token that asks, with all of its tokens."""
+    caller, sessions = call.caller, call.services.sessions
+    async with sessions.transaction() as connection:
+        if caller.session_id is not None:
+            await sessions.end(connection, caller.session_id, "logout", actor=call.actor)
+        elif caller.token_id is not None:
+            await sessions.revoke(connection, caller.user_id, caller.token_id, "logout", call.actor)
+
+
+async def revoke_token(call: Call, body: RevokeBody) -> RevokedShape:
+    """End one token: on every gateway from the next request on. A refresh token ends its session. One that is not valid
+    anyway is answered the same."""
+    if body.token is None and body.jti is None:
+        raise BadRequest("Name what to revoke: token or jti.", "token")
+    if body.jti is not None:
+        await _revoke(call, body.jti, None if call.caller.operator else call.caller.user_id, body.reason)
+    if body.token is not None and body.token.startswith(REFRESH_PREFIX):
+        await _end_of_refresh_token(call, body.token, body.reason)
+    elif body.token is not None:
+        shown = await call.services.sessions.caller(body.token, None)
+        if shown is not None:
+            if shown.user_id != call.caller.user_id and not call.caller.operator:
+                raise InsufficientScope(_ANOTHERS, required_scope="operator")
+            await _revoke(call, shown.token_id, shown.user_id, body.reason)
+    return REVOKED
+
+
+async def _revoke(call: Call, jti: str | None, user_id: str | None, reason: str | None) -> None:
+    if jti is None:
+        raise BadRequest("This token has no id (jti): `POST /api/auth/revoke-all` ends all of yours.", "token")
+    async with call.services.sessions.transaction() as connection:
+        if not await call.services.sessions.revoke(connection, user_id, jti, reason, call.actor):
+            raise TooMany(_TOO_MANY, _TOO_MANY_S)
+
+
+async def _end_of_refresh_token(call: Call, token: str, reason: str | None) -> None:
+    found = await call.services.sessions.of_refresh_token(token)
+    if found is None:
+        return
+    session_id, user_id = found
+    if user_id != call.caller.user_id and not call.caller.operator:
+        raise InsufficientScope(_ANOTHERS, required_scope="operator")
+    async with call.services.sessions.transaction() as connection:
+        await call.services.sessions.end(connection, session_id, reason or "revoked", actor=call.actor)
+
+
+async def revoke_all_tokens(call: Call, body: RevokeAllBody) -> RevokedShape:
+    """End all sessions of the person who asks, and every token that was issued before now; an operator names another
+    user."""
+    user_id = body.user_id or call.caller.user_id
+    if user_id is None or (user_id != call.caller.user_id and not call.caller.operator):
+        raise InsufficientScope("Only operators revoke somebody else's tokens.", required_scope="operator")
+    async with call.services.sessions.transaction() as connection:
+        await call.services.sessions.end_all(connection, user_id, body.reason or "revoke-all", actor=call.actor)
+    return ALL_REVOKED
+
+
+async def list_sessions(call: Call, query: PageQuery) -> Listing[SessionShape]:
+    """List the person's sessions that have not ended, newest first."""
+    caller = call.caller
+    page = await call.services.sessions.page(caller.id, *page_asked(query))
+    return listing(page, lambda session: session_shape(session, caller.session_id))
+
+
+async def end_session(call: Call) -> None:
+    """End one of the person's sessions, with all of its tokens; one that has ended stays so."""
+    session_id, sessions = call.id("session_id"), call.services.sessions
+    async with sessions.transaction() as connection:
+        if not await sessions.end(connection, session_id, "ended", of_user=call.caller.id, actor=call.actor):
+            raise NotFound(f"There is no session {session_id!r} of yours.")
+
+
+ROUTES: Final = (
+    Route(
+        *("POST", "/api/auth/refresh", refresh_token, Access.anyone, TokenPairShape),
+        body=RefreshBody,
+        errors=(401, 429, 500, 503),
+    ),
+    Route("POST", "/api/auth/token", narrow_token, Access.person, AccessTokenShape, body=NarrowBody, errors=(404,)),
+    Route("POST", "/api/auth/logout", log_out, Access.person, status=204),
+    Route("POST", "/api/auth/revoke", revoke_token, Access.person, RevokedShape, body=OneToRevoke),
+    Route(
+        *("POST", "/api/auth/revoke-all", revoke_all_tokens, Access.person, RevokedShape),
+        body=RevokeAllBody,
+        body_optional=True,
+    ),
+    Route("GET", SESSIONS, list_sessions, Access.person, Listing[SessionShape], query=PageQuery),
+    Route("DELETE", SESSION, end_session, Access.person, status=204),
+)

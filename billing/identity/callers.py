@@ -1,0 +1,49 @@
+"""Callers: who asks for something through the billing API, and for which account. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from billing.identity.permissions import Role
+    from billing.principals import Principal
+
+Kind = Literal["nobody", "key", "person", "service", "admin"]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. `account_id` is whose data a call is about: that of an API key, or of the organization that a person's
+    token or `X-Organization-Id` names; None where there is none. `scopes` are what the caller may do there.
+
+    `id` is that of the key or user, or the service's name. `operator` is whether a person may do what the admin key
+    may. `session_id` and `token_id` (the `jti`) are of a person's token. `hint` ends the refusals of a person
+    who has to do something first. `narrowed` are the scopes that the token is limited to, whatever the role allows.
+    """
+
+    kind: Kind
+    id: str = ""
+    account_id: str | None = None
+    user_id: str | None = None
+    org_id: str | None = None
+    role: Role | None = None
+    scopes: frozenset[str] = frozenset()
+    operator: bool = False
+    email: str | None = None
+    verified: bool = False
+    session_id: str | None = None
+    token_id: str | None = None
+    hint: str = ""
+    narrowed: frozenset[str] | None = None
+    principal: Principal | None = None
+
+    @property
+    def name(self) -> str:
+        """Return what the audit log calls the caller."""
+        if self.kind in ("nobody", "admin"):
+            return self.kind
+        return f"{'user' if self.kind == 'person' else self.kind}:{self.id}"
+
+
+NOBODY = Caller("nobody")

@@ -1,0 +1,215 @@
+"""Codes that are mailed and recovery codes, and how often what can be guessed may be tried.
+
+This file owns that a code is good for one purpose, once, for its time and for `CODE_TRIES` tries, whoever tries at the
+same time; that few mails go to one address and are asked for from one network; and that of no code more than a digest
+is stored. Addresses of nobody are treated as any other, so that an answer tells nothing of who is registered.
+
+A code is bound to who asked for it by its challenge: with it, no other's code is taken.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import string
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from billing.database.connection import Database, queries
+from billing.errors import MetergateError
+
+if TYPE_CHECKING:
+    from billing.database.connection import Connection, Row
+
+Purpose = Literal["verify", "login", "reset", "email"]
+ID_PREFIX: Final = "otc_"
+CODE_DIGITS: Final = 6
+CODE_S: Final = 600
+CODE_TRIES: Final = 5
+RESET_S: Final = 1800
+RECOVERY_CODES: Final = 10
+_RECOVERY_ALPHABET: Final = "abcdefghjkmnpqrstuvwxyz23456789"
+"""Without characters that are read as others."""
+_RECOVERY_PARTS, _RECOVERY_PART = 4, 4
+_TOKEN_ALPHABET: Final = string.ascii_letters + string.digits
+_TOKEN_CHARACTERS: Final = 43
+FORGET_ROWS: Final = 1_000
+
+_query = queries("billing.identity")
+
+
+class TooManyMails(MetergateError):
+    """So many codes were asked for that the next one has to wait."""
+
+    kind = "too_many"
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__(f"Too many mails were asked for: try again in {retry_after_s} s. Mind your folder of spam.")
+        self.retry_after_s = retry_after_s
+
+
+class TooManyTries(MetergateError):
+    """So many tries have failed that the next one has to wait."""
+
+    kind = "too_many"
+
+    def __init__(self, retry_after_s: int, instead: str) -> None:
+        super().__init__(f"Too many tries have failed: try again in {retry_after_s} s, or {instead}.")
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True, slots=True)
+class CodeRules:
+    """How many codes go to one address in an hour, and are asked for from one network (an IPv4 address, 64 bits of
+    IPv6); from how many failed tries on a password or a second factor has to wait, how long at first and at most."""
+
+    mails_per_address: int = 5
+    mails_per_network: int = 30
+    failures: int = 10
+    wait_s: float = 30.0
+    most_wait_s: float = 3600.0
+
+    def __post_init__(self) -> None:
+        if min(self.mails_per_address, self.mails_per_network, self.failures, self.wait_s, self.most_wait_s) <= 0:
+            raise ValueError("every bound of codes must be above zero")
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A code that was made: `secret` is what its mail says, `id` the challenge that is answered to who asked."""
+
+    id: str
+    secret: str = field(repr=False)
+
+    @property
+    def token(self) -> str:
+        """Return the text that is id and secret in one, for what stands in a link."""
+        return f"{self.id}.{self.secret}"
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A code that was shown rightly. Nothing came of it yet: `Codes.use` is what lets it be used, once."""
+
+    id: str
+    email: str
+    user_id: str | None
+    context: Mapping[str, Any] = field(repr=False)
+
+
+class Codes:
+    """Issues and takes codes. `choice` picks a character at random. Methods raise `DatabaseError`."""
+
+    def __init__(
+        self,
+        database: Database,
+        new_id: Callable[[], str],
+        rules: CodeRules,
+        choice: Callable[[str], str] = secrets.choice,
+    ) -> None:
+        self._database, self._new_id, self._rules, self._choice = database, new_id, rules, choice
+
+    async def issue(
+        self,
+        connection: Connection,
+        purpose: Purpose,
+        email: str,
+        *,
+        user_id: str | None = None,
+        context: Mapping[str, Any] | None = None,
+        network: str | None = None,
+    ) -> Issued:
+        """Make a code for an address, which may be nobody's. `reset` gets a secret of 256 bits, the others 6 digits.
+        Raises `TooManyMails`."""
+        long = purpose == "reset"
+        alphabet, length = (_TOKEN_ALPHABET, _TOKEN_CHARACTERS) if long else (string.digits, CODE_DIGITS)
+        code = Issued(ID_PREFIX + self._new_id(), "".join(self._choice(alphabet) for _ in range(length)))
+        rules = self._rules
+        await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"code {email}")
+        digest, life_s = _digest(code.id, purpose, code.secret), RESET_S if long else CODE_S
+        given = (code.id, email, purpose, user_id, digest, dict(context or {}), life_s, network)
+        bounds = (rules.mails_per_address, rules.mails_per_network)
+        if await connection.fetchval(_query("codes_create"), *given, *bounds) is None:
+            raise TooManyMails(await connection.fetchval(_query("codes_wait"), email, network, *bounds) or 1)
+        return code
+
+    async def show(self, purpose: Purpose, email: str, code: str, challenge: str | None = None) -> Shown | None:
+        """Take a try of a code of an address: that of the challenge, else the newest. None for a wrong one, or where
+        none stands."""
+        row = await self._database.row(_query("codes_try"), email, purpose, challenge, CODE_TRIES)
+        return _shown(row, purpose, code)
+
+    async def show_token(self, purpose: Purpose, token: str) -> Shown | None:
+        """Take a try of what `Issued.token` gave. None for a wrong one."""
+        code_id, _, secret = token.partition(".")
+        row = await self._database.row(_query("codes_try_id"), code_id, purpose, CODE_TRIES)
+        return _shown(row, purpose, secret)
+
+    async def use(self, connection: Connection, shown: Shown) -> bool:
+        """End a code by its use, with every other of its address and purpose; False where it was used meanwhile."""
+        return bool(await connection.fetchval(_query("codes_use"), shown.id))
+
+    async def last_context(self, connection: Connection, purpose: Purpose, email: str) -> Mapping[str, Any]:
+        """Return what the last code for an address and purpose was about."""
+        return await connection.fetchval(_query("codes_context"), email, purpose) or {}
+
+    async def end_all(self, connection: Connection, user_id: str, email: str | None) -> None:
+        """End every code of a user and of their address."""
+        await connection.execute(_query("codes_end"), user_id, email)
+
+    async def new_recovery_codes(self, connection: Connection, user_id: str) -> list[str]:
+        """Replace a user's recovery codes, and return the new ones, which can't be read again."""
+        codes = [
+            "-".join(
+                "".join(self._choice(_RECOVERY_ALPHABET) for _ in range(_RECOVERY_PART)) for _ in range(_RECOVERY_PARTS)
+            )
+            for _ in range(RECOVERY_CODES)
+        ]
+        await connection.execute(_query("recovery_replace"), user_id, [_recovery_digest(user_id, c) for c in codes])
+        return codes
+
+    async def use_recovery_code(self, connection: Connection, user_id: str, code: str) -> int | None:
+        """End a recovery code by its use; return how many are left, None where it is none."""
+        left = await connection.fetchval(_query("recovery_use"), user_id, _recovery_digest(user_id, code))
+        return None if left is None else int(left)
+
+    async def recovery_codes_left(self, user_id: str) -> int:
+        """Return how many recovery codes a user has."""
+        return int(await self._database.value(_query("recovery_left"), user_id))
+
+    async def take_try(self, subject: str, instead: str) -> None:
+        """Count a try of what is guessed at, as failed until `forgive`. `instead` is what else could be done. Raises
+        `TooManyTries` where it has to wait."""
+        rules = self._rules
+        given = (subject, rules.failures, rules.wait_s, rules.most_wait_s)
+        if await self._database.value(_query("tries_take"), *given) is None:
+            raise TooManyTries(await self._database.value(_query("tries_wait"), subject) or 1, instead)
+
+    async def forgive(self, subject: str) -> None:
+        """Forget the tries, for one has succeeded."""
+        await self._database.execute(_query("tries_forgive"), subject)
+
+    async def forget(self) -> int:
+        """Drop codes and tries that are over, a bounded number; return how many."""
+        return sum([await self._database.value(_query(name), FORGET_ROWS) for name in ("codes_forget", "tries_forget")])
+
+
+def _shown(row: Row | None, purpose: Purpose, secret: str) -> Shown | None:
+    stored = b"\0" * sha256().digest_size if row is None else row["digest"]
+    right = hmac.compare_digest(_digest("" if row is None else row["id"], purpose, secret), stored)
+    if row is None or not right:
+        return None
+    return Shown(row["id"], row["email"], row["user_id"], row["context"])
+
+
+def _digest(code_id: str, purpose: str, secret: str) -> bytes:
+    """Return what is stored of a code: no two rows have the same one for the same digits."""
+    return hmac.digest(f"{code_id} {purpose}".encode(), secret.encode("utf-8", "replace"), "sha256")
+
+
+def _recovery_digest(user_id: str, code: str) -> bytes:
+    """Return what is stored of a recovery code, which may be written without its hyphens and in capitals."""
+    plain = "".join(character for character in code.lower() if character.isalnum())
+    return hmac.digest(user_id.encode(), plain.encode("utf-8", "replace"), "sha256")

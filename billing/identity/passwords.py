@@ -1,0 +1,178 @@
+"""Passwords: which are taken, and how they are hashed and compared.
+
+This file owns the rules of NIST SP 800-63B-4, section 3.1.1.2: length and a block list, and no rule of composition. One
+that stands alone has 15 characters or more, one beside a second factor 8. A password is compared in Unicode's form
+NFKC, so that the same keys open the same door on every machine.
+
+Argon2id (RFC 9106) takes tens of MiB and hundreds of milliseconds by design. So few run in one process at once, in
+threads, and whoever comes beyond is told to come again: sign-ins can't use up a gateway's memory or its processors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+import secrets
+import unicodedata
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from typing import Final, TypeVar
+
+from argon2 import PasswordHasher
+from argon2.exceptions import Argon2Error, InvalidHashError
+
+from billing.errors import MetergateError
+
+LEAST_ALONE: Final = 15
+LEAST_BESIDE: Final = 8
+MOST: Final = 128
+PRODUCT: Final = "metergate"
+_LEAST_WORD: Final = 4
+"""A shorter part of an address or a name is in too many passwords by chance."""
+_RUN_UNIT: Final = 4
+RETRY_AFTER_S: Final = 1
+_SALT_BYTES, _HASH_BYTES = 16, 32
+_LIST: Final = "common_passwords.txt"
+_WORDS: Final = re.compile(r"[^\W_]+")
+_ROWS: Final = ("1234567890", "abcdefghijklmnopqrstuvwxyz", "qwertyuiopasdfghjklzxcvbnm", "qazwsxedcrfvtgbyhnujmikolp")
+_RUNS: Final = tuple(run for row in _ROWS for run in (row * 14, row[::-1] * 14))
+"""Longer than any password: what is a part of one of them is a finger that slid along the keys."""
+
+T = TypeVar("T")
+
+
+class PasswordRefused(MetergateError):
+    """This can't be a password. The message says why, and never holds it."""
+
+    kind, field = "invalid", "password"
+
+
+class TooManyHashes(MetergateError):
+    """So many passwords are being checked that this one has to come again."""
+
+    kind = "too_many"
+    retry_after_s = RETRY_AFTER_S
+
+    def __init__(self) -> None:
+        super().__init__(f"Too many people are signing in at this moment: try again in {RETRY_AFTER_S} s.")
+
+
+def normalized(password: str) -> str:
+    """Return a password in the form that is hashed."""
+    return unicodedata.normalize("NFKC", password)
+
+
+def check_password(password: str, least: int, own: Iterable[str] = ()) -> None:
+    """Reject a password of fewer than `least` characters or more than `MOST`, that many people have, or that holds the
+    product's name or a word of `own`, such as the user's address and name. Raises `PasswordRefused`."""
+    text = normalized(password[: MOST + 1])
+    if len(text) < least:
+        raise PasswordRefused(f"A password has {least} characters or more: four or five words make a good one.")
+    if len(text) > MOST:
+        raise PasswordRefused(f"A password has {MOST} characters at most.")
+    folded = text.casefold()
+    if _is_common(folded):
+        raise PasswordRefused("Many people have this password, or one much like it: take another one.")
+    words = {word for each in (PRODUCT, *own) for word in _WORDS.findall(normalized(each).casefold())}
+    if any(len(word) >= _LEAST_WORD and word in folded for word in words):
+        raise PasswordRefused("A password must not hold your address, your name or the name of this service.")
+
+
+def _is_common(folded: str) -> bool:
+    """Return whether it is in the list, or made of what is: repeated, or followed by digits and signs."""
+    for text in (folded, folded.rstrip("0123456789!?.,-_*#@$%&+ ")):
+        unit = _unit(text)
+        if text and (len(unit) <= _RUN_UNIT or unit in _common() or any(unit in run for run in _RUNS)):
+            return True
+    return not folded.strip("0123456789!?.,-_*#@$%&+ ")
+
+
+def _unit(text: str) -> str:
+    """Return the shortest text that this one is a repetition of, the last of them cut off or not."""
+    for length in range(1, len(text)):
+        if text[length:] == text[: len(text) - length]:
+            return text[:length]
+    return text
+
+
+@cache
+def _common() -> frozenset[str]:
+    lines = files("billing.identity").joinpath(_LIST).read_text("utf-8").splitlines()
+    return frozenset(line for line in lines if not line.startswith("# "))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a password is the right one; `rehashed` is its hash by the parameters of now, where the stored one has
+    others."""
+
+    right: bool
+    rehashed: str | None = field(default=None, repr=False)
+
+
+class Passwords:
+    """Hashes and compares passwords, `at_once` of them at the same time. Methods raise `TooManyHashes`."""
+
+    def __init__(self, hasher: PasswordHasher | None = None, at_once: int = 2) -> None:
+        self._hasher = hasher or PasswordHasher()
+        self._at_once, self._running = at_once, 0
+        self._threads = ThreadPoolExecutor(at_once, "passwords")
+        self.dummy: Final = _dummy(self._hasher)
+        """A hash that no password has, and that costs as much to compare."""
+
+    async def hash(self, password: str) -> str:
+        """Return what is stored of a password."""
+        return await self._apart(lambda: self._hasher.hash(normalized(password)))
+
+    async def check(self, stored: str | None, password: str) -> Verdict:
+        """Compare a password with a stored hash. None, of a user without a password or of nobody, is never right and
+        takes as long."""
+        return await self._apart(lambda: self._compare(stored, password))
+
+    def refuse_full(self) -> None:
+        """Refuse another password where so many are being hashed."""
+        if self._running >= self._at_once:
+            raise TooManyHashes
+
+    def _compare(self, stored: str | None, password: str) -> Verdict:
+        text = normalized(password)
+        try:
+            self._hasher.verify(self.dummy if stored is None else stored, text)
+        except (Argon2Error, InvalidHashError):
+            return Verdict(False)
+        if stored is None:
+            return Verdict(False)
+        return Verdict(True, self._hasher.hash(text) if self._hasher.check_needs_rehash(stored) else None)
+
+    async def _apart(self, work: Callable[[], T]) -> T:
+        """Run in a thread. A place is free again when the thread has ended, also where nobody waits for it any more."""
+        self.refuse_full()
+        self._running += 1
+        try:
+            running = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except BaseException:
+            self._running -= 1
+            raise
+        running.add_done_callback(self._ended)
+        return await asyncio.shield(running)
+
+    def _ended(self, running: asyncio.Future[T]) -> None:
+        self._running -= 1
+        if not running.cancelled():
+            running.exception()  # whoever asked may have left
+
+    def close(self) -> None:
+        """End the threads, once they have done what they do."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _dummy(hasher: PasswordHasher) -> str:
+    salt, digest = (
+        base64.b64encode(secrets.token_bytes(size)).decode().rstrip("=") for size in (_SALT_BYTES, _HASH_BYTES)
+    )
+    parameters = f"m={hasher.memory_cost},t={hasher.time_cost},p={hasher.parallelism}"
+    return f"$argon2id$v=19${parameters}${salt}${digest}"

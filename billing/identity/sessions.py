@@ -1,0 +1,257 @@
+"""Sessions: a sign-in, and the tokens that it is carried on by.
+
+An access token is a JWT, a refresh token 256 random bits, of which the digest is stored. What ends a session or a token
+is effective in the next request on every gateway (`billing.identity.shown`).
+
+A refresh token is good once. For `grace_s` after that it gives the same successor again, because the answer may have
+been lost, or two tabs may have asked at once; shown later, somebody has a copy, and the session ends (RFC 9700,
+section 4.14.2).
+The successor is the HMAC of a stored salt by the old token, so that it is the same for all who ask and stored nowhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import secrets
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Final
+
+from billing import audit
+from billing.database.connection import Connection, Database, Row, queries
+from billing.errors import MetergateError
+from billing.identity.permissions import allowed
+from billing.identity.shown import narrowest
+from billing.identity.signing_keys import SECRET_BYTES
+from billing.identity.tokens import ISSUER, MAX_LIFE_S
+from billing.pages import BEFORE_ALL, Page, page_of
+
+if TYPE_CHECKING:
+    from billing.identity.shown import ShownTokens
+    from billing.identity.signing_keys import SigningKeys
+
+_query = queries("billing.identity")
+ID_PREFIX: Final = "ses_"
+REFRESH_PREFIX: Final = "mgr_"
+"""What a refresh token begins with, so that scanners of leaks can tell it."""
+MAX_USER_AGENT: Final = 400
+MOST_USED: Final = 200
+"""Used refresh tokens of a session by which a copy is noticed: those that were used last."""
+FORGET: Final = tuple(map(_query, ("forget_sessions", "forget_refresh_tokens", "forget_revoked", "forget_keys")))
+"""Statements that delete what is over, so many rows at a time, and give how many there were."""
+
+
+class SignInRefused(MetergateError):
+    """A user who is not there, or disabled, can't sign in."""
+
+    kind = "unauthorized"
+
+
+@dataclass(frozen=True, slots=True)
+class AccessToken:
+    """An access token and what it may do now, as scopes."""
+
+    access_token: str = field(repr=False)
+    expires_in_s: int
+    session_id: str
+    scopes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPair(AccessToken):
+    """What a client keeps of a sign-in."""
+
+    refresh_token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session as its user sees it."""
+
+    id: str
+    org_id: str | None
+    scopes: list[str] | None
+    address: str | None
+    user_agent: str | None
+    created_at: datetime
+    last_used_at: datetime
+    expires_at: datetime
+
+
+class Sessions:
+    """Starts, continues and ends sessions. `caller` says who shows a token, as `ShownTokens` does, `published` are the
+    keys that verify them, `transaction` is what methods with a connection work in. Methods raise `DatabaseError`."""
+
+    def __init__(
+        self,
+        database: Database,
+        keys: SigningKeys,
+        new_id: Callable[[], str],
+        shown: ShownTokens,
+        random: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        """`random` makes so many random bytes."""
+        self._database, self._keys, self._rules = database, keys, keys.rules
+        self._new_id, self._random = new_id, random
+        self.caller, self.published, self.transaction = shown.caller, keys.published, database.transaction
+
+    async def start(
+        self,
+        connection: Connection,
+        user_id: str,
+        *,
+        org_id: str | None = None,
+        scopes: Iterable[str] | None = None,
+        address: str | None,
+        user_agent: str | None,
+        first_use_s: int | None = None,
+    ) -> TokenPair:
+        """Start a session of a user, whose identity the caller has checked, in the caller's transaction, which locks
+        the user's row. Its tokens are about this organization, else the first one, and no wider than `scopes`. With
+        `first_use_s` it ends so soon unless its refresh token is used. Raises `SignInRefused`."""
+        refresh_token = _refresh_token(self._random(SECRET_BYTES))
+        narrowed = None if scopes is None else sorted(set(scopes))
+        row = await connection.fetchrow(
+            _query("sessions_start"),
+            ID_PREFIX + self._new_id(),
+            user_id,
+            org_id,
+            narrowed,
+            address,
+            user_agent and user_agent[:MAX_USER_AGENT],
+            _digest(refresh_token),
+            first_use_s or self._rules.refresh_s,
+        )
+        if row is None:
+            raise SignInRefused("This user can't sign in: ask an operator.")
+        await connection.execute(_query("sessions_bound"), user_id, self._rules.sessions)
+        return _paired(await self._access(row), refresh_token)
+
+    async def refresh(self, refresh_token: str, actor: audit.Actor) -> TokenPair | None:
+        """Return the successor of a refresh token with a new access token; None for one that is not valid, or was used
+        before. Of the latter the session ends, and `actor`, whose address and request are known, is in the audit
+        log."""
+        digest = _digest(refresh_token)
+        async with self._database.transaction() as connection:
+            row = await connection.fetchrow(_query("refresh_find"), digest, self._rules.grace_s)
+            if row is None or not row["valid"]:
+                return None
+            if row["reused"]:
+                reason = "a refresh token was used twice"
+                await self.end(connection, row["session_id"], reason, actor=actor)
+                return None
+            salt = row["salt"] or self._random(SECRET_BYTES)
+            successor = _successor(refresh_token, salt)
+            if row["salt"] is None:
+                await connection.execute(
+                    _query("refresh_rotate"), digest, _digest(successor), salt, self._rules.refresh_s
+                )
+                await connection.execute(_query("refresh_trim"), row["session_id"], MOST_USED)
+            said = await connection.fetchrow(_query("refresh_claims"), row["session_id"], None)
+        return None if said is None else _paired(await self._access(said), successor)
+
+    async def narrow(self, session_id: str, scopes: frozenset[str] | None, org_id: str | None) -> AccessToken | None:
+        """Return another access token of a session, for this organization, and no wider than these scopes; None where
+        the session has ended, or its user is no member there."""
+        row = await self._database.row(_query("refresh_claims"), session_id, org_id)
+        if row is None or (org_id is not None and row["org_id"] is None):
+            return None
+        return await self._access(row, scopes)
+
+    async def _access(self, row: Row, narrowed: frozenset[str] | None = None) -> AccessToken:
+        """Return a new access token that says what a row says."""
+        limit = narrowest((row["scopes"], narrowed))
+        scopes, issued = allowed(row["role"], limit), int(row["issued_at"])
+        expires = min(issued + self._rules.access_s, int(row["ends_at"]))
+        claims: dict[str, object] = {
+            "iss": ISSUER,
+            "aud": ISSUER,
+            "sub": row["user_id"],
+            "jti": self._new_id(),
+            "iat": issued,
+            "exp": expires,
+            "ses": row["session_id"],
+            "org_id": row["org_id"],
+            "role": row["role"],
+            "email": row["email"],
+            "scope": " ".join(sorted(scopes if limit is None else limit)),
+        }
+        if limit is not None:
+            claims["narrow"] = True
+        return AccessToken(await self._keys.sign(claims), expires - issued, row["session_id"], scopes)
+
+    async def revoke(
+        self, connection: Connection, user_id: str | None, jti: str, reason: str | None, actor: audit.Actor
+    ) -> bool:
+        """Refuse the token of this id from now on, where it is the user's; whose ever it is, where `user_id` is None.
+        In the caller's transaction. Returns False for a user who has revoked too many that have not expired."""
+        given = jti, user_id or "", reason, MAX_LIFE_S, self._rules.revoked
+        if await connection.fetchval(_query("tokens_revoke"), *given) is None:
+            return False
+        await audit.record(connection, actor, "token.revoke", jti, None, {"reason": reason}, user_id=user_id)
+        return True
+
+    async def of_refresh_token(self, refresh_token: str) -> tuple[str, str] | None:
+        """Return session and user of a refresh token; None for one that is unknown."""
+        row = await self._database.row(_query("refresh_whose"), _digest(refresh_token))
+        return None if row is None else (row["session_id"], row["user_id"])
+
+    async def page(self, user_id: str, limit: int, after: str | None = None) -> Page[Session]:
+        """Return the sessions of a user that have not ended, newest first; `after` is the id that ended the page
+        before."""
+        rows = await self._database.rows(_query("sessions_page"), user_id, after or BEFORE_ALL, limit + 1)
+        return page_of([Session(**dict(row)) for row in rows], limit, lambda session: session.id)
+
+    async def end(
+        self,
+        connection: Connection,
+        session_id: str,
+        reason: str,
+        *,
+        of_user: str | None = None,
+        actor: audit.Actor = audit.SYSTEM,
+    ) -> bool:
+        """End a session and all of its tokens, in the caller's transaction; with `of_user` only one of theirs. Returns
+        whether there is such a one that had not ended yet."""
+        user_id = await connection.fetchval(_query("sessions_end"), session_id, reason, of_user)
+        if user_id is None:
+            return False
+        await audit.record(connection, actor, "session.end", session_id, None, {"reason": reason}, user_id=user_id)
+        return True
+
+    async def end_all(
+        self,
+        connection: Connection,
+        user_id: str,
+        reason: str,
+        *,
+        but: str | None = None,
+        actor: audit.Actor = audit.SYSTEM,
+    ) -> None:
+        """End all sessions of a user but one, in the caller's transaction. Where none is left out, tokens of other
+        issuers end as well that were issued before now."""
+        if but is None:
+            await connection.execute(_query("tokens_valid_from"), user_id)
+        await connection.execute(_query("sessions_end_all"), user_id, reason, but)
+        said = {"reason": reason, "but": but}
+        await audit.record(connection, actor, "session.end_all", user_id, None, said, user_id=user_id)
+
+
+def _paired(access: AccessToken, refresh_token: str) -> TokenPair:
+    values: dict[str, Any] = {name: getattr(access, name) for name in AccessToken.__slots__}
+    return TokenPair(**values, refresh_token=refresh_token)
+
+
+def _refresh_token(random: bytes) -> str:
+    return REFRESH_PREFIX + base64.urlsafe_b64encode(random).decode().rstrip("=")
+
+
+def _successor(refresh_token: str, salt: bytes) -> str:
+    return _refresh_token(hmac.digest(refresh_token.encode(), salt, "sha256"))
+
+
+def _digest(refresh_token: str) -> bytes:
+    return sha256(refresh_token.encode()).digest()

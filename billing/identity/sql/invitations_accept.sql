@@ -1,0 +1,1 @@
+UPDATE invitations SET accepted_at = now() WHERE id = $1

@@ -1,0 +1,1 @@
+SELECT org_id FROM invitations WHERE digest = $1

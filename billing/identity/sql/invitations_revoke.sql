@@ -1,0 +1,1 @@
+UPDATE invitations SET revoked_at = now() WHERE id = $1

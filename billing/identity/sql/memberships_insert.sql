@@ -1,0 +1,1 @@
+INSERT INTO memberships (org_id, user_id, role) VALUES ($1, $2, $3)

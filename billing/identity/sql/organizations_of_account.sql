@@ -1,0 +1,1 @@
+SELECT * FROM organizations WHERE account_id = $1

@@ -1,0 +1,1 @@
+UPDATE organizations SET name = $2, slug = $3 WHERE id = $1

@@ -1,0 +1,2 @@
+-- One at a time makes or links the subject $2 of the issuer $1.
+SELECT pg_advisory_xact_lock(hashtextextended($1 || chr(10) || $2, 0))

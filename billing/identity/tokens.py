@@ -1,0 +1,135 @@
+"""JSON Web Tokens (RFC 7519, RFC 8725): what one says before it is believed, and how one is verified. Pure.
+
+This file owns that nothing in a token decides how it is verified: the caller gives key and algorithm, both fixed for
+each issuer. A token names its issuer and a key id, which are looked up and nothing else; `jku`, `x5u` and `jwk` are not
+read, a `crit` header is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
+
+import jwt
+import msgspec
+from msgspec import Meta, Struct
+
+from billing.errors import MetergateError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+
+Algorithm = Literal["RS256", "HS256"]
+
+ISSUER: Final = "metergate"
+"""Who issues Metergate's own tokens, and whom they are for."""
+MAX_TOKEN: Final = 8192
+MAX_LIFE_S: Final = 366 * 86_400
+"""No token is believed for longer, so that a revocation need not be kept for longer either."""
+LEEWAY_S: Final = 60.0
+"""How far the clock of another issuer may be from ours."""
+_FORM: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
+_TYPES: Final = ("jwt", "at+jwt", "application/at+jwt")
+"""Of tokens that let somebody in (RFC 9068): those of other types, such as logout tokens, don't."""
+_JWS: Final = jwt.PyJWS()
+
+Short = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+\Z")]
+T = TypeVar("T")
+
+
+class BadToken(MetergateError):
+    """A token that is not one, was not issued by whom it says, or is not for now and here. Says nothing of it."""
+
+    kind = "unauthorized"
+
+    def __init__(self) -> None:
+        super().__init__("This token is wrong, expired or revoked.")
+
+
+class Header(Struct, frozen=True):
+    """What is read of a token's header."""
+
+    alg: str
+    kid: Short | None = None
+    typ: str | None = None
+    crit: Any = msgspec.UNSET
+    b64: Any = msgspec.UNSET
+
+
+class _Issued(Struct, frozen=True):
+    iss: str | None = None
+
+
+class Claims(Struct, frozen=True):
+    """What a verified token says. Times are Unix seconds; what another issuer writes in its own way is `Any`, and has
+    to be looked at before it is used."""
+
+    sub: Short
+    exp: float
+    iat: float | None = None
+    nbf: float | None = None
+    iss: str | None = None
+    aud: str | list[str] | None = None
+    jti: Short | None = None
+    ses: Short | None = None
+    org_id: Any = None
+    narrow: Any = None
+    scope: Any = None
+    role: Any = None
+    email: Any = None
+    email_verified: Any = None
+    name: Any = None
+    nonce: Any = None
+
+    @property
+    def audiences(self) -> tuple[str, ...]:
+        """Return whom it is for."""
+        return (self.aud,) if isinstance(self.aud, str) else tuple(self.aud or ())
+
+    @property
+    def scopes(self) -> frozenset[str]:
+        """Return its scopes: a text with blanks between them (RFC 9068, 2.2.3)."""
+        return frozenset(self.scope.split()) if isinstance(self.scope, str) else frozenset()
+
+
+def peek(token: str) -> tuple[Header, str | None]:
+    """Return the header and the issuer that a token names, of which nothing is verified yet. Raises `BadToken`."""
+    if len(token) > MAX_TOKEN or _FORM.fullmatch(token) is None:
+        raise BadToken
+    parts = token.split(".")
+    try:
+        header = msgspec.json.decode(jwt.utils.base64url_decode(parts[0]), type=Header)
+        issued = msgspec.json.decode(jwt.utils.base64url_decode(parts[1]), type=_Issued)
+    except (ValueError, RecursionError) as error:
+        raise BadToken from error
+    known = header.typ is None or header.typ.lower() in _TYPES
+    if not known or header.crit is not msgspec.UNSET or header.b64 is not msgspec.UNSET:
+        raise BadToken
+    return header, issued.iss
+
+
+def verify(token: str, key: RSAPublicKey | str, algorithm: Algorithm, kind: type[T]) -> T:
+    """Return the claims, of this shape, of a token that this key has signed by this algorithm, whatever its header
+    says. Whom it is for and whether it has expired is `refuse_claims`'s to say. Raises `BadToken`."""
+    try:
+        payload = _JWS.decode(token, key, algorithms=[algorithm])
+        return msgspec.json.decode(payload, type=kind)
+    except (jwt.PyJWTError, ValueError, TypeError, RecursionError) as error:
+        raise BadToken from error
+
+
+def refuse_claims(claims: Claims, *, issuers: Collection[str], audiences: frozenset[str], now: float) -> None:
+    """Reject claims that none of these issuers has made (empty: whoever has), that are for none of these audiences, or
+    for another time; `now` is Unix seconds. Raises `BadToken`."""
+    issued = not issuers or claims.iss in issuers
+    begun = max(claims.iat or 0.0, claims.nbf or 0.0) <= now + LEEWAY_S
+    lasts = now - LEEWAY_S < claims.exp <= now + MAX_LIFE_S
+    if not (issued and begun and lasts) or audiences.isdisjoint(claims.audiences):
+        raise BadToken
+
+
+def sign(claims: Mapping[str, object], key: RSAPrivateKey | str, algorithm: Algorithm, kid: str | None) -> str:
+    """Return a token that says this. By RS256 it takes some 0.3 ms, in which other threads run."""
+    payload = msgspec.json.encode(claims)
+    return _JWS.encode(payload, key, algorithm, headers=None if kid is None else {"kid": kid})

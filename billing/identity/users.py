@@ -1,0 +1,250 @@
+"""Users: who signs in. This file owns the rules of their state, and that an address is one user's alone.
+
+A user is pending until the approval policy lets them in: at once (`open`), once their address is proven (`verified`),
+or by an operator (`approved`). A pending user signs in and sees themself, no more. A disabled one does not sign in.
+
+UserError
++-- UserNotFound      no user has this id
++-- BadAddress        this is no address that mail can be sent to
++-- UserRefused       what was asked can't be done with this user
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
+
+from billing import audit
+from billing.database.connection import Connection, Database, Row, queries
+from billing.errors import MetergateError
+from billing.pages import BEFORE_ALL, Page, page_of
+
+if TYPE_CHECKING:
+    from billing.identity.permissions import Approval, Role
+
+ID_PREFIX: Final = "usr_"
+MOST_NAME: Final = 200
+MOST_EMAIL: Final = 254
+"""Characters of an address (RFC 5321, 4.5.3.1.3, without the brackets)."""
+MOST_ORGANIZATIONS: Final = 1000
+"""Of one user that are read at once."""
+Status = Literal["pending", "active", "disabled"]
+_EMAIL: Final = re.compile(
+    r"[a-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[a-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
+    r"@(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?",
+    re.ASCII,
+)
+"""A dot-atom of at most 64 characters and a name of hosts (RFC 5321, 4.1.2), in lower case."""
+_MOST_LOCAL: Final = 64
+
+_query = queries("billing.identity")
+
+
+class UserError(MetergateError):
+    """What was asked of a user can't be done. The message is fit for a reader."""
+
+
+class UserNotFound(UserError):
+    """No user has this id."""
+
+    kind = "not_found"
+
+
+class BadAddress(UserError):
+    """This is no address that mail can be sent to."""
+
+    kind, field = "invalid", "email"
+
+
+class UserRefused(UserError):
+    """What was asked can't be done with this user as they are."""
+
+    kind = "invalid"
+
+
+def parse_email(text: str) -> str:
+    """Return an address in lower case, as it is stored and compared. Raises `BadAddress`."""
+    email = text.strip(" ").lower()
+    local = email.partition("@")[0]
+    if len(email) > MOST_EMAIL or len(local) > _MOST_LOCAL or not text.isascii() or not _EMAIL.fullmatch(email):
+        raise BadAddress("email is an address such as ada@example.com.")
+    return email
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class User:
+    """A row of users. `email` is empty for whom another issuer signs in and of whom no address is proven.
+    `totp_last_step` is the last time step whose code was taken."""
+
+    id: str
+    email: str
+    email_verified_at: datetime | None
+    name: str
+    password_hash: str | None = field(repr=False)
+    status: Status
+    operator: bool
+    totp_secret: str | None = field(repr=False)
+    totp_confirmed_at: datetime | None
+    totp_last_step: int | None
+    created_at: datetime
+    last_sign_in_at: datetime | None
+
+    def __post_init__(self) -> None:
+        if self.status not in get_args(Status):
+            raise ValueError(f"status must be one of {', '.join(get_args(Status))}")
+
+    @property
+    def verified(self) -> bool:
+        """Return whether the address is proven to be theirs."""
+        return self.email_verified_at is not None
+
+    @property
+    def second_factor(self) -> bool:
+        """Return whether signing in needs a code of an authenticator app, too."""
+        return self.totp_confirmed_at is not None
+
+
+@dataclass(frozen=True, slots=True)
+class OwnOrganization:
+    """An organization that a user belongs to, and the role there."""
+
+    id: str
+    slug: str
+    name: str
+    personal: bool
+    account_id: str
+    role: Role
+
+
+class Users:
+    """Reads and changes users. `approval` says when a new one is let in. Methods raise `UserError` and
+    `DatabaseError`; those that take a connection work in its transaction."""
+
+    def __init__(self, database: Database, new_id: Callable[[], str], approval: Approval = "verified") -> None:
+        self._database, self._new_id, self.approval = database, new_id, approval
+
+    async def register(
+        self,
+        connection: Connection,
+        email: str | None,
+        name: str = "",
+        password_hash: str | None = None,
+        *,
+        verified: bool,
+    ) -> User | None:
+        """Create a user; None where the address is somebody's. `email` is as `parse_email` gives it; None for whom
+        another issuer signs in, of whom no address is proven."""
+        let_in = self.approval == "open" or (self.approval == "verified" and verified)
+        given = (ID_PREFIX + self._new_id(), email, name, password_hash, "active" if let_in else "pending", verified)
+        row = await connection.fetchrow(_query("users_register"), *given)
+        return None if row is None else _user(row)
+
+    async def get(self, user_id: str) -> User:
+        """Return a user. Raises `UserNotFound`."""
+        row = await self._database.row(_query("users_get"), user_id)
+        if row is None:
+            raise _not_found(user_id)
+        return _user(row)
+
+    async def by_email(self, connection: Connection, email: str) -> User | None:
+        """Return whose address this is."""
+        row = await connection.fetchrow(_query("users_by_email"), email)
+        return None if row is None else _user(row)
+
+    async def lock(self, connection: Connection, user_id: str) -> User:
+        """Return a user whose row nobody else changes until the transaction ends. Raises `UserNotFound`."""
+        row = await connection.fetchrow(_query("users_lock"), user_id)
+        if row is None:
+            raise _not_found(user_id)
+        return _user(row)
+
+    async def page(
+        self, limit: int, after: str | None = None, *, status: Status | None = None, email: str | None = None
+    ) -> Page[User]:
+        """Return users, newest first; `after` is the id that ended the page before."""
+        rows = await self._database.rows(_query("users_page"), after or BEFORE_ALL, limit + 1, status, email)
+        return page_of([_user(row) for row in rows], limit, lambda user: user.id)
+
+    async def organizations(self, user_id: str) -> list[OwnOrganization]:
+        """Return the organizations of a user, the first one first."""
+        rows = await self._database.rows(_query("users_organizations"), user_id, MOST_ORGANIZATIONS)
+        return [OwnOrganization(**dict(row)) for row in rows]
+
+    async def rename(self, user_id: str, name: str, actor: audit.Actor) -> User:
+        """Change a user's name."""
+        return await self._change(user_id, actor, "user.update", name=name)
+
+    async def approve(self, user_id: str, actor: audit.Actor) -> User:
+        """Let a pending user in, whatever the policy waits for. A disabled one stays so: raises `UserRefused`."""
+        return await self._change(user_id, actor, "user.approve", status="active", refused="disabled")
+
+    async def disable(self, user_id: str, actor: audit.Actor) -> User:
+        """Let a user in no more: every session ends with it. API keys stay as they are."""
+        return await self._change(user_id, actor, "user.disable", status="disabled", operator=False)
+
+    async def enable(self, user_id: str, actor: audit.Actor) -> User:
+        """Let a disabled user in again."""
+        return await self._change(user_id, actor, "user.enable", status="active", refused="pending")
+
+    async def set_operator(self, user_id: str, operator: bool, actor: audit.Actor) -> User:
+        """Give or take the right to do what the admin key may. Raises `UserRefused` for one without a second factor,
+        which operators need, or who was not let in."""
+        return await self._change(user_id, actor, "user.operator", operator=operator)
+
+    async def prove(
+        self, connection: Connection, user_id: str, password_hash: str | None, name: str | None = None
+    ) -> User:
+        """Note that the address is theirs, which lets them in where the policy waits for no more. Password and name
+        become those of who has proven it: until then anybody may have registered the address."""
+        let_in = self.approval != "approved"
+        row = await connection.fetchrow(_query("users_verified"), user_id, password_hash, let_in, name)
+        return _user(cast(Row, row))
+
+    async def set_password(self, connection: Connection, user_id: str, password_hash: str) -> None:
+        """Replace a user's password."""
+        await connection.execute(_query("users_password"), user_id, password_hash)
+
+    async def set_email(self, connection: Connection, user_id: str, email: str) -> None:
+        """Replace a user's address by one that is proven. Raises `UniqueViolation` where it is somebody's."""
+        await connection.execute(_query("users_email"), user_id, email)
+
+    async def _change(
+        self, user_id: str, actor: audit.Actor, action: str, *, refused: Status | None = None, **changes: Any
+    ) -> User:
+        async with self._database.transaction() as connection:
+            before = await self.lock(connection, user_id)
+            if before.status == refused:
+                raise UserRefused(f"This user is {refused}: {_MENDS[refused]}")
+            wanted = replace(before, **changes)
+            if wanted.operator and not before.operator and not (before.second_factor and before.status == "active"):
+                raise UserRefused(
+                    "An operator needs a second factor: the user has to sign in and to set up an authenticator app, "
+                    "`POST /api/auth/totp`, and must be active."
+                )
+            if wanted == before:
+                return before
+            given = (user_id, wanted.name, wanted.status, wanted.operator)
+            after = _user(cast(Row, await connection.fetchrow(_query("users_update"), *given)))
+            if after.status == "disabled":
+                await connection.execute(_query("users_end_sessions"), user_id, "disabled")
+            await audit.record(connection, actor, action, user_id, _audited(before), _audited(after), user_id=user_id)
+        return after
+
+
+_MENDS: Final = {"disabled": "enable them first.", "pending": "approve them."}
+_COLUMNS: Final = tuple(each.name for each in fields(User))
+
+
+def _user(row: Row) -> User:
+    return User(**{name: row[name] for name in _COLUMNS} | {"email": row["email"] or ""})
+
+
+def _not_found(user_id: str) -> UserNotFound:
+    return UserNotFound(f"There is no user {user_id!r}.")
+
+
+def _audited(user: User) -> dict[str, object]:
+    return {"name": user.name, "status": user.status, "operator": user.operator}

@@ -1,0 +1,116 @@
+"""Retention: usage events of months that are old enough are dropped, a month at a time, by one gateway of all.
+
+Transfers, rollups, sums and the audit log stay. A month goes in one transaction: nobody writes to it meanwhile,
+its rollups and sums must be those of its events, and what the events of each account came to is kept, so that
+`verify` can still prove the ledger. A month that differs stays, and is told. A debit of a dropped month is not made
+twice: its transfer, whose id is the request's, is still there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from billing.database.connection import (
+    Connection,
+    Database,
+    DatabaseError,
+    DatabaseLocked,
+    as_lock_timeout,
+    queries,
+    translated,
+)
+from billing.ledger.verify import STATEMENT_TIMEOUT_S, first_difference
+
+logger = logging.getLogger(__name__)
+
+LEASE: Final = "usage retention"
+LEAST_MONTHS: Final = 2
+"""Usage may be reported for 35 days."""
+EVERY_S: Final = 3600.0
+DROP_TRIES: Final = 20
+DROP_EVERY_S: Final = 0.5
+"""Dropping waits for whoever reads usage events, and lets nobody else begin meanwhile: briefly, and again later."""
+_sql = queries("billing.ledger")
+_FRESH: Final = "SELECT EXISTS (SELECT FROM usage_fresh WHERE admitted_at >= $1 AND admitted_at < $2)"
+
+
+@dataclass(frozen=True, slots=True)
+class Month:
+    """A partition of usage events, and the time of its events."""
+
+    partition: str
+    since: datetime
+    until: datetime
+
+
+class UsageRetention:
+    """Drops months that began more than `months` before this one. `owner` names this process in the lease; `kept` is
+    how many months stay because they could not be proved."""
+
+    def __init__(self, database: Database, months: int, owner: str) -> None:
+        if months < LEAST_MONTHS:
+            raise ValueError(f"months must not be below {LEAST_MONTHS}")
+        self._database = database
+        self._months = months
+        self._owner = owner
+        self.kept = 0
+
+    async def run(self) -> None:
+        """Drop what is old, again and again, where no other process has done so in this round."""
+        while True:
+            try:
+                if await self._database.row(_sql("jobs_take"), LEASE, self._owner, EVERY_S * 0.9) is not None:
+                    await self.round()
+            except DatabaseError as error:
+                logger.info("old usage events are not dropped now: %s", error)
+            await asyncio.sleep(EVERY_S)
+
+    async def round(self) -> list[str]:
+        """Drop every month that is old enough and proved, and return their partitions. Raises `DatabaseError`."""
+        database = self._database.another(size=1, timeout_s=STATEMENT_TIMEOUT_S)
+        dropped, kept = [], 0
+        try:
+            rows = await database.rows(_sql("retention_months"), self._months)
+            for month in [Month(row["partition"], row["since"], row["until"]) for row in rows]:
+                if await drop_month(database, month):
+                    dropped.append(month.partition)
+                else:
+                    kept += 1
+        finally:
+            await database.close()
+        self.kept = kept
+        return dropped
+
+
+async def drop_month(database: Database, month: Month) -> bool:
+    """Drop the events of a month; False where they stay, because sums differ from them or are not made yet. Raises
+    `DatabaseError`: nothing has changed then."""
+    async with database.transaction() as connection:
+        await connection.execute(f"LOCK TABLE {month.partition} IN SHARE MODE")
+        if await connection.fetchval(_FRESH, month.since, month.until):
+            return False
+        difference = await first_difference(connection, month.since, month.until)
+        if difference is not None:
+            logger.error("%s is kept: %s", month.partition, difference)
+            return False
+        await connection.execute(_sql("retention_note"), month.since, month.until)
+        await _drop(connection, month.partition, as_lock_timeout(database.lock_wait_s))
+    logger.info("%s is dropped; its rollups and transfers stay", month.partition)
+    return True
+
+
+async def _drop(connection: Connection, partition: str, patience: str) -> None:
+    await connection.execute("SELECT set_config('lock_timeout', $1, true)", patience)
+    for tries in range(DROP_TRIES):
+        try:
+            async with translated(), connection.transaction():
+                await connection.execute(f"DROP TABLE {partition}")
+            return
+        except DatabaseLocked:
+            if tries == DROP_TRIES - 1:
+                raise
+        await asyncio.sleep(DROP_EVERY_S)

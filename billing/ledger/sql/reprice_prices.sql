@@ -1,0 +1,1 @@
+SELECT id, said FROM prices WHERE id = ANY ($1::text[])

@@ -1,0 +1,1 @@
+SELECT count(*) FROM service_holds WHERE state = 'held'

@@ -1,0 +1,223 @@
+"""What a service's event, debit or hold costs, and the debit that it becomes. Pure.
+
+This file owns that an amount is either named by the service or comes from counts by the table of prices, never from
+neither; and that equal asks have equal digests, by which the same event is told from another one under its id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Final
+
+import msgspec
+
+from billing.errors import Kind, MetergateError
+from billing.holds.decision import Need
+from billing.ledger.debits import NAMED, Debit
+from billing.ledger.usage_columns import other_counts
+from billing.money import MAX_NANO
+from billing.rates import round_up
+from billing.usage import Usage
+
+if TYPE_CHECKING:
+    from billing.price_table import PriceTable
+    from billing.principals import Principal
+
+METER_PROVIDER: Final = "meter"
+"""The provider of a meter's rows in the table of prices: the model is the meter's name."""
+FEATURE: Final = "service"
+"""What quotas count an event under that names no feature."""
+NO_METER: Final = "service"
+"""The model of an amount without a meter and a model, and the provider of a model without one."""
+THOUSANDTHS: Final = 1000
+_QUANTITY: Final = re.compile(r"(?P<whole>\d{1,13})(?:\.(?P<fraction>\d{1,3}))?", re.ASCII)
+
+
+class BadMeasure(MetergateError, ValueError):
+    """What is asked to be charged names no amount and no counts, or what does not go together."""
+
+    kind: ClassVar[Kind] = "invalid"
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class MeterNotPriced(MetergateError):
+    """The table of prices has no row for it."""
+
+    kind: ClassVar[Kind] = "not_priced"
+
+    def __init__(self, message: str, field: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """What a service wants to be charged or held: `amount_nano`, or None for what its counts cost by the table of
+    prices. `meter` is the name of what `thousandths` count; `model` of `provider` what tokens are of.
+
+    Raises `BadMeasure`.
+    """
+
+    amount_nano: int | None = None
+    meter: str | None = None
+    thousandths: int | None = None
+    provider: str | None = None
+    model: str | None = None
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    output_tokens: int = 0
+    feature: str = FEATURE
+    user_id: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.meter == NO_METER:
+            raise BadMeasure(f"A meter has another name than {NO_METER}.", "meter")
+        if self.meter is not None and self.model is not None:
+            raise BadMeasure("Name a meter or a model, not both.", "meter")
+        if self.thousandths is not None and self.meter is None:
+            raise BadMeasure("A quantity is of a meter: name it.", "meter")
+        tokens = self.input_tokens or self.output_tokens or self.cached_input_tokens
+        if tokens and self.model is None:
+            raise BadMeasure("Tokens are of a model: name it.", "model")
+        if self.cached_input_tokens > self.input_tokens:
+            raise BadMeasure("cached_input_tokens are a part of input_tokens.", "cached_input_tokens")
+        if self.amount_nano is not None:
+            return
+        if self.meter is None and self.model is None:
+            raise BadMeasure("Say what to charge: amount_usd, or a meter and a quantity.", "amount_usd")
+        if self.meter is not None and self.thousandths is None:
+            raise BadMeasure("Say how much: a quantity, or amount_usd.", "quantity")
+        if self.model is not None and self.provider is None:
+            raise BadMeasure("A model's price is found by its provider, too: name it, or amount_usd.", "provider")
+
+    @property
+    def name(self) -> str:
+        """Return what quotas by model and reports call it."""
+        return self.meter or self.model or NO_METER
+
+    @property
+    def owner(self) -> str:
+        """Return whose price rows it is priced by."""
+        return METER_PROVIDER if self.model is None else self.provider or NO_METER
+
+    @property
+    def usage(self) -> Usage:
+        """Return its counts."""
+        return Usage(
+            input_tokens=self.input_tokens,
+            output_tokens=self.output_tokens,
+            cached_input_tokens=self.cached_input_tokens,
+            unit_thousandths=self.thousandths,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What a measure costs: `cost_nano` by the table, `charged_nano` with the plan's markup; both the amount where one
+    was named, of which `price_id` says that."""
+
+    measure: Measure
+    usage: Usage
+    cost_nano: int
+    charged_nano: int
+    price_id: str = ""
+    markup_scaled: int = 0
+
+    @property
+    def need(self) -> Need:
+        """Return what a hold of it takes. Raises `NeedTooLarge`."""
+        output = self.usage.output_tokens
+        return Need(self.usage.input_tokens, self.charged_nano, 0, 1, output, output)
+
+    def debit(self, request_id: str, principal: Principal, endpoint: str, event_id: str | None, at_ms: int) -> Debit:
+        """Return its debit, which names the event as the client's own request id."""
+        measure, usage = self.measure, self.usage
+        return Debit(
+            request_id=request_id,
+            admitted_at_ms=at_ms,
+            outcome="settled",
+            account_id=principal.account_id,
+            user_id=measure.user_id,
+            key_id=principal.key_id,
+            client_request_id=event_id,
+            upstream_request_id=None,
+            endpoint=endpoint,
+            feature=measure.feature,
+            model=measure.name,
+            provider=measure.owner,
+            provider_model=measure.name,
+            input_tokens=usage.input_tokens,
+            cached_input_tokens=usage.cached_input_tokens,
+            cache_write_tokens=0,
+            output_tokens=usage.output_tokens,
+            reasoning_tokens=0,
+            counts=other_counts(usage),
+            cost_nano=self.cost_nano,
+            charged_nano=self.charged_nano,
+            price_id=self.price_id,
+            multiplier=None,
+            markup_scaled=self.markup_scaled,
+            estimated=False,
+            status=200,
+            stream=False,
+            latency_ms=None,
+            ttft_ms=None,
+            tags=msgspec.json.encode(measure.tags).decode() if measure.tags else None,
+            end_user=None,
+        )
+
+
+def measure_of(debit: Debit) -> Measure:
+    """Return what the debit of a hold is for, without an amount or counts."""
+    is_model = debit.provider != METER_PROVIDER
+    return Measure(
+        amount_nano=0,
+        meter=None if is_model or debit.model == NO_METER else debit.model,
+        provider=debit.provider if is_model and debit.provider != NO_METER else None,
+        model=debit.model if is_model else None,
+        feature=debit.feature,
+        user_id=debit.user_id,
+        tags=msgspec.json.decode(debit.tags, type=dict[str, str]) if debit.tags else {},
+    )
+
+
+def charge_of(measure: Measure, prices: PriceTable, markup_scaled: int, at_s: float) -> Charge:
+    """Return what a measure costs by the prices in force at a Unix time. Raises `MeterNotPriced`, and `BadMeasure` for
+    an amount beyond 2^53 - 1 nano-USD."""
+    usage = measure.usage
+    if measure.amount_nano is not None:
+        return Charge(measure, usage, measure.amount_nano, measure.amount_nano, NAMED)
+    row = prices.find(measure.owner, measure.name, at_s)
+    if row is None or (measure.meter is not None and row.per_unit.keys().isdisjoint(("unit", "million"))):
+        what = "meter" if measure.meter is not None else "model"
+        how = f"add a row of provider {measure.owner} to prices.yaml, or name amount_usd"
+        raise MeterNotPriced(f"The {what} `{measure.name}` has no price here: {how}.", what)
+    scaled = row.cost_scaled(usage)
+    cost_nano, charged_nano = round_up(scaled), round_up(scaled, markup_scaled)
+    if charged_nano > MAX_NANO:
+        raise BadMeasure("So much costs more than one transfer can be: split it.", "quantity")
+    return Charge(measure, usage, cost_nano, charged_nano, row.id, markup_scaled)
+
+
+def parse_quantity(value: object) -> int:
+    """Return the thousandths of a quantity: a whole number, or a decimal string with at most three decimals. Raises
+    `BadMeasure`."""
+    text = str(value) if type(value) is int else value
+    match = _QUANTITY.fullmatch(text) if isinstance(text, str) else None
+    thousandths = int(match["whole"]) * THOUSANDTHS + int((match["fraction"] or "").ljust(3, "0")) if match else -1
+    if not 0 <= thousandths <= MAX_NANO:
+        what = 'a whole number or a decimal string with at most three decimals, such as "1.5"'
+        raise BadMeasure(f"quantity is {what}, of at most {MAX_NANO // THOUSANDTHS} units.", "quantity")
+    return thousandths
+
+
+def digest_of(*said: object) -> bytes:
+    """Return what tells whether two asks under one id are the same: a digest of all that they say."""
+    return hashlib.sha256(msgspec.json.encode(said, order="deterministic")).digest()

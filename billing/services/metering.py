@@ -1,0 +1,225 @@
+"""What a service calls: checks, debits and usage of any meter and feature; `Desk` is what all have in common.
+
+A check and a debit are admitted as a request is, by the same script. A check gives its hold back. A debit is written to
+the ledger while it is held, with its event's id, and Redis ends the hold by that correction: a process that is killed
+before the write leaves a hold that the sweep gives back, and no debit. Usage has happened: it is written whatever the
+balance, at the time when it did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import msgspec
+
+from billing.holds import decision as decisions
+from billing.holds.admission import Renew, Renewal
+from billing.holds.decision import NeedTooLarge
+from billing.holds.hold import Hold
+from billing.ledger.debits import NAMED
+from billing.services.charges import BadMeasure, Charge, Measure, charge_of, digest_of
+from billing.services.events import (
+    DEBITS,
+    USAGE,
+    Busy,
+    Claim,
+    EventWriter,
+    NotAdmitted,
+    Payer,
+    Recorded,
+    UnknownAccount,
+)
+from billing.shapes.service import debit_shape
+from billing.times import rfc3339
+from billing.usage import Usage
+
+if TYPE_CHECKING:
+    from billing.holds.admission import Decision, Opening
+    from billing.holds.service import Holds
+    from billing.ledger.debits import Debit
+    from billing.price_table import PriceTable
+    from billing.principals import Principal
+
+MOST_BACK_S: Final = 35 * 86_400
+MOST_AHEAD_S: Final = 5 * 60
+"""How far an event's time may be from now, as Stripe's meters have it. One that is ahead is taken for now: no window is
+counted in before it begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceRules:
+    """Bounds: seconds that a hold lasts unless it is told, and at most; how many may be open; `grace_s` is how long an
+    account that is past due may still spend."""
+
+    hold_s: int
+    hold_max_s: int
+    holds: int
+    grace_s: float
+    credits_per_usd: int
+
+
+PrincipalOf = Callable[[Payer, bool], Awaitable["Principal | None"]]
+
+
+class Desk:
+    """Who pays, at which price, and whether there is room. `principal_of` gives the principal of an account, read anew
+    where its second argument says so; `prices` the table in force; `clock` Unix seconds."""
+
+    def __init__(
+        self,
+        holds: Holds,
+        writer: EventWriter,
+        principal_of: PrincipalOf,
+        prices: Callable[[], PriceTable],
+        rules: ServiceRules,
+        new_id: Callable[[], str],
+        clock: Callable[[], float],
+    ) -> None:
+        self.holds = holds
+        self.writer = writer
+        self.rules = rules
+        self.new_id = new_id
+        self.clock = clock
+        self._principal_of = principal_of
+        self._prices = prices
+
+    async def principal(self, payer: Payer, *, stale: bool = False) -> Principal:
+        """Return the principal of an account. Raises `UnknownAccount` and `DatabaseError`."""
+        found = await self._principal_of(payer, stale)
+        if found is None:
+            raise UnknownAccount(f"There is no account {payer.account_id!r}.")
+        return found
+
+    def charge(self, measure: Measure, principal: Principal, at_s: float | None = None) -> Charge:
+        """Return what a measure costs, now or at a Unix time. Raises `BadMeasure` and `MeterNotPriced`."""
+        at_s = self.clock() if at_s is None else at_s
+        charge = charge_of(measure, self._prices(), principal.plan.markup_scaled, at_s)
+        try:
+            charge.need  # noqa: B018  (that it can be held is found out before anything is asked)
+        except NeedTooLarge as error:
+            raise BadMeasure(f"{error}.", "amount_usd") from error
+        return charge
+
+    def may_pay(self, principal: Principal) -> bool:
+        """Return whether the account's status lets it spend."""
+        return principal.may_pay(self.clock(), self.rules.grace_s)
+
+    def renewing(self, payer: Payer, charge: Charge, debit: Debit) -> Renew:
+        """Return what asks again for an account that has changed."""
+
+        async def renew(*, stale: bool) -> Renewal | None:
+            if not stale:
+                return None
+            principal = await self.principal(payer, stale=True)
+            if not self.may_pay(principal):
+                raise NotAdmitted(principal, None, charge.charged_nano)
+            return Renewal(principal, charge.measure.name, charge.need, debit, 0.0)
+
+        return renew
+
+    async def known(self, claim: Claim, principal: Principal, decision: Decision | None, charge: Charge) -> Recorded:
+        """Return the first answer to an event that has no room now. Raises as `refuse` where there was none."""
+        found = await self.writer.find(claim)
+        if found is None:
+            refuse(principal, decision, charge)
+        return found
+
+
+def refuse(principal: Principal, decision: Decision | None, charge: Charge) -> NoReturn:
+    """Refuse what was not admitted; None: by the account's status. Raises `NotAdmitted`, or `Busy`."""
+    if isinstance(decision, decisions.Unavailable):
+        raise Busy(f"Nothing could be decided: {decision.reason}; try again.")
+    raise NotAdmitted(principal, None if isinstance(decision, Hold) else decision, charge.charged_nano)
+
+
+class Metering:
+    """Checks, debits and usage."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    async def check(self, payer: Payer, measure: Measure) -> tuple[int, int]:
+        """Return what a hold of this would take, and what there is to spend, in nano-USD, if it is granted now. Raises
+        `NotAdmitted`, `Busy`, `UnknownAccount`, and what pricing raises."""
+        desk = self._desk
+        principal = await desk.principal(payer)
+        charge = desk.charge(measure, principal)
+        if not desk.may_pay(principal):
+            refuse(principal, None, charge)
+        debit = charge.debit(desk.new_id(), principal, DEBITS, None, int(desk.clock() * 1000))
+        async with self._opened(payer, principal, charge, debit) as decision:
+            if isinstance(decision, Hold):
+                return charge.charged_nano, decision.available_nano + charge.charged_nano
+        refuse(principal, decision, charge)
+
+    async def debit(self, payer: Payer, event_id: str, measure: Measure) -> Recorded:
+        """Charge an account now, if it has room for it. Raises as `check`, and `EventConflict`, `EventRefused`."""
+        desk = self._desk
+        principal = await desk.principal(payer)
+        charge = desk.charge(measure, principal)
+        claim = Claim(payer.account_id, event_id, digest_of("debit", measure), "")
+        if not desk.may_pay(principal):
+            return await desk.known(claim, principal, None, charge)
+        debit = charge.debit(desk.new_id(), principal, DEBITS, event_id, int(desk.clock() * 1000))
+        async with self._opened(payer, principal, charge, debit) as decision:
+            if isinstance(decision, Hold):
+                debit = msgspec.structs.replace(debit, admitted_at_ms=decision.admitted_at_ms)
+                return await self._written(decision, replace(claim, answer=self._answer(debit, measure)), debit)
+        return await desk.known(claim, principal, decision, charge)
+
+    async def _written(self, hold: Hold, claim: Claim, debit: Debit) -> Recorded:
+        """Write a debit that is held, whether or not anybody waits for it. Its hold ends with it, or is given back
+        where the event was known, or could not be written."""
+        written, holds = self._desk.writer.write(claim, debit), self._desk.holds
+
+        async def end() -> None:
+            await asyncio.wait([written])
+            if written.exception() is None and not written.result().replayed:
+                holds.written(hold)
+
+        holds.hand_over(hold, end())
+        return await asyncio.shield(written)
+
+    async def record(self, payer: Payer, event_id: str, measure: Measure, at: datetime | None) -> Recorded:
+        """Charge an account for what it has used, whatever its balance, in the windows of that time. Raises as `debit`
+        but for `NotAdmitted`, and `BadMeasure` for a time out of bounds."""
+        desk = self._desk
+        principal = await desk.principal(payer)
+        now_s = desk.clock()
+        at_s = now_s if at is None else at.timestamp()
+        digest = digest_of("usage", measure, None if at is None else int(at_s * 1000))
+        claim = Claim(payer.account_id, event_id, digest, "")
+        if not now_s - MOST_BACK_S <= at_s <= now_s + MOST_AHEAD_S:
+            if (known := await desk.writer.find(claim)) is not None:
+                return known
+            raise BadMeasure("time is at most 35 days back and 5 minutes ahead.", "time")
+        at_s = min(at_s, now_s)
+        charge = desk.charge(measure, principal, at_s)
+        debit = charge.debit(desk.new_id(), principal, USAGE, event_id, int(at_s * 1000))
+        return await asyncio.shield(desk.writer.write(replace(claim, answer=self._answer(debit, measure)), debit))
+
+    def _opened(self, payer: Payer, principal: Principal, charge: Charge, debit: Debit) -> Opening:
+        measure = charge.measure
+        # Should this process die nothing was debited, whatever is charged for holds of requests: the caller asks again.
+        nothing = Charge(measure, Usage(), 0, 0).debit(
+            debit.request_id, principal, DEBITS, debit.client_request_id, debit.admitted_at_ms
+        )
+        asked = debit.request_id, principal, measure.name, measure.feature, charge.need, nothing
+        return self._desk.holds.open(*asked, renew=self._desk.renewing(payer, charge, nothing))
+
+    def _answer(self, debit: Debit, measure: Measure) -> str:
+        said = {
+            "id": debit.request_id,
+            "event_id": debit.client_request_id,
+            "account_id": debit.account_id,
+            "feature": debit.feature,
+            "meter": measure.meter,
+            "price_id": None if debit.price_id == NAMED else debit.price_id,
+            "created_at": rfc3339(datetime.fromtimestamp(debit.admitted_at_ms / 1000, UTC)),
+        }
+        shape = debit_shape(said, debit.charged_nano, self._desk.rules.credits_per_usd)
+        return msgspec.json.encode(shape).decode()

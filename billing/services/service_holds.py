@@ -1,0 +1,184 @@
+"""Holds of services: made, settled and given back by calls that may come to any gateway, twice, and late.
+
+`billing.holds.lasting` says why no hold is lost or leaked. Here stands how one ends, once: the row goes from `held` to
+`settled` in the statement that writes the debit, or to `voided`. A hold whose time is over is given back and `expired`;
+settled after that it is charged all the same, for what was used was used. A call that comes twice is told by the
+event's id and by what it asks, and gets the first answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+import msgspec
+
+from billing.database.connection import Database, DatabaseError, queries
+from billing.errors import Kind, MetergateError
+from billing.holds.hold import Hold
+from billing.ledger.debits import decode_debit, encode_debit
+from billing.services.charges import BadMeasure, Measure, digest_of, measure_of
+from billing.services.events import HOLDS, Busy, Claim, EventConflict, Payer, Recorded, settled_before
+from billing.shapes.service import HoldShape, hold_shape
+from billing.times import rfc3339
+
+if TYPE_CHECKING:
+    from billing.holds.lasting import LastingHolds
+    from billing.ledger.debits import Debit
+    from billing.services.metering import Desk
+
+_sql = queries("billing.ledger")
+CREATE: Final = _sql("service_holds_create")
+GET: Final = _sql("service_holds_get")
+VOID: Final = _sql("service_holds_void")
+
+
+class UnknownHold(MetergateError):
+    """There is no such hold."""
+
+    kind: ClassVar[Kind] = "not_found"
+
+
+class ServiceHolds:
+    """Holds of services. `partition_of` gives the partition of an account."""
+
+    def __init__(
+        self, desk: Desk, database: Database, lasting: LastingHolds, partition_of: Callable[[str], int]
+    ) -> None:
+        self._desk = desk
+        self._database = database
+        self._lasting = lasting
+        self._partition_of = partition_of
+
+    async def hold(self, payer: Payer, event_id: str, measure: Measure, expires_in_s: int | None) -> Recorded:
+        """Hold what something may cost, until it is settled or given back, or its time is over. Raises as
+        `Metering.debit`, and `BadMeasure` for a time out of bounds."""
+        desk, rules = self._desk, self._desk.rules
+        lasts_s = min(rules.hold_s, rules.hold_max_s) if expires_in_s is None else expires_in_s
+        if not 0 < lasts_s <= rules.hold_max_s:
+            raise BadMeasure(f"expires_in_s is 1 to {rules.hold_max_s}.", "expires_in_s")
+        principal = await desk.principal(payer)
+        charge = desk.charge(measure, principal)
+        claim = Claim(payer.account_id, event_id, digest_of("hold", measure, expires_in_s), "")
+        if self._lasting.open >= rules.holds:
+            if (known := await desk.writer.find(claim)) is not None:
+                return known
+            raise Busy(f"{rules.holds} holds of services are open: settle or void some, and try again.")
+        if not desk.may_pay(principal):
+            return await desk.known(claim, principal, None, charge)
+        debit = charge.debit(desk.new_id(), principal, HOLDS, event_id, int(desk.clock() * 1000))
+        asked = debit.request_id, principal, measure.name, measure.feature, charge.need, debit
+        async with desk.holds.open_lasting(*asked, desk.renewing(payer, charge, debit)) as decision:
+            if isinstance(decision, Hold):
+                debit = msgspec.structs.replace(debit, admitted_at_ms=decision.admitted_at_ms)
+                made: asyncio.Future[Recorded] = asyncio.get_running_loop().create_future()
+                desk.holds.hand_over(decision, self._keep(decision, payer, claim, debit, lasts_s, made))
+                return await asyncio.shield(made)
+        return await desk.known(claim, principal, decision, charge)
+
+    async def _keep(
+        self, hold: Hold, payer: Payer, claim: Claim, debit: Debit, lasts_s: int, made: asyncio.Future[Recorded]
+    ) -> None:
+        """Write the row of a hold, which is given back where its event was known. Where it is not known whether the
+        row is there it is taken for there: the entry of one that is not is tidied away."""
+        desk, now = self._desk, datetime.fromtimestamp(self._desk.clock(), UTC)
+        expires = now + timedelta(seconds=lasts_s)
+        said = _said(debit, claim.event_id, "held", now, expires)
+        answer = msgspec.json.encode(hold_shape(said, debit.charged_nano)).decode()
+        values = hold.id, payer.account_id, claim.event_id, claim.digest, answer, payer.service
+        try:
+            partition = self._partition_of(payer.account_id)
+            row = await self._database.row(CREATE, *values, partition, encode_debit(debit), expires)
+            if row is not None:
+                desk.holds.kept(hold)
+                self._lasting.open += 1
+                _give(made, Recorded(answer))
+            else:
+                _give(made, await desk.writer.find(claim) or Busy("Send this again, with the same event_id."))
+        except EventConflict as error:
+            _give(made, error)
+        except DatabaseError:
+            if hold.is_open:
+                desk.holds.kept(hold)
+            _give(made, Busy("The ledger is away: send this again, with the same event_id."))
+
+    async def settle(self, hold_id: str, event_id: str | None, used: dict[str, Any]) -> Recorded:
+        """Turn a hold into a debit of what was used, also where its time is over. `used` are fields of `Measure`, of
+        what the hold is for. Raises `UnknownHold`, `EventConflict`, `EventRefused`, `Busy`, and what pricing raises."""
+        desk, row = self._desk, await self._row(hold_id)
+        held = decode_debit(row["payload"])
+        measure = replace(measure_of(held), **used)
+        digest = digest_of("settle", hold_id, measure)
+        claim = Claim(row["account_id"], event_id or _end_of(hold_id), digest, "", hold_id)
+        if row["state"] in ("settled", "voided"):
+            return settled_before(claim, row)
+        principal = await desk.principal(Payer(row["service"], row["account_id"]))
+        charge = desk.charge(measure, principal, held.admitted_at_ms / 1000)
+        debit = charge.debit(hold_id, principal, HOLDS, row["event_id"], held.admitted_at_ms)
+        said = _said(held, row["event_id"], "settled", row["created_at"], row["expires_at"])
+        ended_at = rfc3339(datetime.fromtimestamp(desk.clock(), UTC))
+        shape = hold_shape(said, held.charged_nano, charge.charged_nano, ended_at)
+        claim = replace(claim, answer=msgspec.json.encode(shape).decode())
+        return await asyncio.shield(desk.writer.write(claim, debit))
+
+    async def void(self, hold_id: str, event_id: str | None) -> tuple[HoldShape, bool]:
+        """Give a hold back; also say whether it had ended before. Raises `UnknownHold`, and `EventConflict` for one
+        that is settled, or was given back by another event."""
+        row = await self._row(hold_id)
+        event_id, done = event_id or _end_of(hold_id), None
+        if row["state"] == "held":
+            done = await self._database.row(VOID, hold_id, event_id, digest_of("void", hold_id))
+            if done is not None:
+                self._lasting.give_back(hold_id, row["account_id"], decode_debit(row["payload"]).key_id)
+            row = await self._row(hold_id)
+        if row["state"] not in ("voided", "expired") or row["end_event_id"] not in (None, event_id):
+            raise EventConflict(f"The hold {hold_id} is {row['state']} already: this event can't give it back.")
+        return _shape(row), done is None
+
+    async def get(self, hold_id: str) -> HoldShape:
+        """Return a hold as it is now. Raises `UnknownHold`."""
+        return _shape(await self._row(hold_id))
+
+    async def _row(self, hold_id: str) -> Any:
+        row = await self._database.row(GET, [hold_id])
+        if row is None:
+            raise UnknownHold(f"There is no hold {hold_id!r}.")
+        return row
+
+
+def _end_of(hold_id: str) -> str:
+    return f"{hold_id}:end"
+
+
+def _give(made: asyncio.Future[Recorded], what: Recorded | MetergateError) -> None:
+    if made.done():
+        return
+    if isinstance(what, Recorded):
+        made.set_result(what)
+    else:
+        made.set_exception(what)
+        made.exception()  # retrieved here: nobody may be waiting any more
+
+
+def _said(debit: Debit, event_id: str, state: str, created: datetime, expires: datetime) -> dict[str, Any]:
+    return {
+        "id": debit.request_id,
+        "event_id": event_id,
+        "account_id": debit.account_id,
+        "state": state,
+        "feature": debit.feature,
+        "meter": measure_of(debit).meter,
+        "created_at": rfc3339(created),
+        "expires_at": rfc3339(expires),
+    }
+
+
+def _shape(row: Any) -> HoldShape:
+    if row["state"] == "settled":
+        return msgspec.json.decode(row["end_answer"], type=HoldShape)
+    debit, ended = decode_debit(row["payload"]), row["ended_at"]
+    said = _said(debit, row["event_id"], row["state"], row["created_at"], row["expires_at"])
+    return hold_shape(said, debit.charged_nano, ended_at=None if ended is None else rfc3339(ended))

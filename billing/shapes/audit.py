@@ -1,0 +1,61 @@
+"""The audit log as the API answers it. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from billing.shapes.base import Answer, Filter, Moment, PageQuery, Since
+from billing.times import rfc3339
+
+if TYPE_CHECKING:
+    from billing.audit import AuditEntry
+
+
+class OwnAuditQuery(PageQuery, frozen=True, kw_only=True):
+    """Which rows: by an actor, of an action (`key.*` means all of a noun), from `since` on and before `until`."""
+
+    actor: Filter | None = None
+    action: Filter | None = None
+    since: Since | None = None
+    until: Since | None = None
+
+
+class AuditQuery(OwnAuditQuery, frozen=True, kw_only=True):
+    """The same, about an account or a user."""
+
+    account_id: Filter | None = None
+    user_id: Filter | None = None
+
+
+class AuditShape(Answer, frozen=True, kw_only=True):
+    """Who did what, and when: `subject` is the id of what was changed, `before` and `after` are what it said. `address`
+    is where the request came from, null where that is not known or not the reader's affair."""
+
+    id: str
+    created_at: Moment
+    actor: str
+    action: str
+    subject: str
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+    address: str | None
+    request_id: str | None
+    account_id: str | None
+    user_id: str | None
+
+
+def audit_shape(entry: AuditEntry) -> AuditShape:
+    """Return a row's shape."""
+    return AuditShape(
+        id=str(entry.id),
+        created_at=rfc3339(entry.at),
+        actor=entry.actor,
+        action=entry.action,
+        subject=entry.subject,
+        before=entry.before,
+        after=entry.after,
+        address=entry.address,
+        request_id=entry.request_id,
+        account_id=entry.account_id,
+        user_id=entry.user_id,
+    )

@@ -1,0 +1,97 @@
+"""Repricing as the API takes and answers it. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from msgspec import Meta
+
+from billing.money import format_usd
+from billing.shapes.accounts import Reason
+from billing.shapes.base import Answer, Body, Id, Moment, Usd
+from billing.times import rfc3339
+
+if TYPE_CHECKING:
+    from billing.accounts.repricing import Repriced
+
+Period = Annotated[
+    str,
+    Meta(
+        description="a time in RFC 3339, or a day", examples=["2027-01-31"], extra_json_schema={"format": "date-time"}
+    ),
+]
+
+
+class NewRepricing(Body, frozen=True, kw_only=True):
+    """Requests to charge by another price: those that a provider served with a model, as prices name it, admitted from
+    `since` on and before `until`; of one account, or of all. Without `price_id` by the row that the present prices have
+    in force at each request's time. `dry_run` changes nothing."""
+
+    provider: Id
+    model: Id
+    since: Period
+    until: Period
+    account_id: Id | None = None
+    price_id: Annotated[str, Meta(min_length=1, max_length=255, description="a row of the ledger")] | None = None
+    reason: Reason | None = None
+    dry_run: bool = True
+
+
+class RepricedShape(Answer, frozen=True, kw_only=True):
+    """A request: what it costs by now, what it would cost, and the difference (below zero it is given back).
+    `left` says why it stays as it is; `transfer_id` is the correction that was made."""
+
+    id: str
+    account_id: str
+    created_at: Moment
+    price_id_before: str
+    price_id: str | None
+    charged_usd: Usd
+    would_be_usd: Usd
+    difference_usd: Usd
+    left: str | None
+    transfer_id: str | None
+
+
+class RepricingShape(Answer, frozen=True, kw_only=True):
+    """A batch of requests, in the order of their accounts, and its sums. While `next_cursor` is not null, there are
+    more: each call looks at one batch."""
+
+    dry_run: bool
+    requests: int
+    corrected: int
+    charged_usd: Usd
+    would_be_usd: Usd
+    difference_usd: Usd
+    data: list[RepricedShape]
+    next_cursor: str | None
+
+
+def repriced_shape(line: Repriced) -> RepricedShape:
+    """Return the shape of a request."""
+    return RepricedShape(
+        id=line.request_id,
+        account_id=line.account_id,
+        created_at=rfc3339(line.admitted_at),
+        price_id_before=line.price_id_before,
+        price_id=line.price_id,
+        charged_usd=format_usd(line.charged_nano),
+        would_be_usd=format_usd(line.would_be_nano),
+        difference_usd=format_usd(line.difference_nano),
+        left=line.left,
+        transfer_id=line.transfer_id,
+    )
+
+
+def repricing_shape(lines: tuple[Repriced, ...], next_cursor: str | None, *, dry_run: bool) -> RepricingShape:
+    """Return the shape of a batch."""
+    return RepricingShape(
+        dry_run=dry_run,
+        requests=len(lines),
+        corrected=sum(line.transfer_id is not None for line in lines),
+        charged_usd=format_usd(sum(line.charged_nano for line in lines)),
+        would_be_usd=format_usd(sum(line.would_be_nano for line in lines)),
+        difference_usd=format_usd(sum(line.difference_nano for line in lines)),
+        data=[repriced_shape(line) for line in lines],
+        next_cursor=next_cursor,
+    )

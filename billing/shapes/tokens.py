@@ -1,0 +1,140 @@
+"""Tokens and sessions of people, as the API takes and answers them. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+from msgspec import Meta
+
+from billing.shapes.base import Answer, Body, Moment
+from billing.times import rfc3339
+
+if TYPE_CHECKING:
+    from billing.identity.sessions import AccessToken, Session, TokenPair
+
+MAX_SHOWN: Final = 8192
+MAX_REASON: Final = 200
+
+Shown = Annotated[str, Meta(min_length=1, max_length=MAX_SHOWN)]
+Reason = Annotated[str, Meta(max_length=MAX_REASON)]
+TokenId = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$")]
+Scopes = Annotated[
+    list[str] | str, Meta(description="a list, or a text with blanks between them", examples=["billing:read llm:proxy"])
+]
+
+
+class RefreshBody(Body, frozen=True, kw_only=True):
+    """A refresh token, which is good once."""
+
+    refresh_token: Shown
+
+
+class NarrowBody(Body, frozen=True, kw_only=True):
+    """What the token may do and in which organization; what is left out is as in the token that asks."""
+
+    scope: Scopes | None = None
+    org_id: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+
+
+class RevokeBody(Body, frozen=True, kw_only=True):
+    """What ends: an access or refresh token, or an access token by its id (`jti`)."""
+
+    token: Shown | None = None
+    jti: TokenId | None = None
+    reason: Reason | None = None
+
+
+_TEXT: Final = {"type": "string"}
+OneToRevoke = Annotated[
+    RevokeBody,
+    Meta(
+        extra_json_schema={
+            "anyOf": [{"required": [name], "properties": {name: _TEXT}} for name in ("token", "jti")],
+        }
+    ),
+]
+"""A body that names something."""
+
+
+class RevokeAllBody(Body, frozen=True, kw_only=True):
+    """Whose tokens end: one's own, or for an operator somebody else's."""
+
+    user_id: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    reason: Reason | None = None
+
+
+class RevokedShape(Answer, frozen=True, kw_only=True):
+    """It is done."""
+
+    success: bool
+    message: str
+
+
+class AccessTokenShape(Answer, frozen=True, kw_only=True):
+    """An access token (RFC 6749, section 5.1). `scope` is what it may do now, `expires_in` seconds."""
+
+    access_token: str
+    token_type: Literal["Bearer"] = "Bearer"  # noqa: S105
+    expires_in: int
+    scope: str
+    session_id: str
+
+
+class TokenPairShape(AccessTokenShape, frozen=True, kw_only=True):
+    """What a client keeps of a sign-in."""
+
+    refresh_token: str
+
+
+class SessionShape(Answer, frozen=True, kw_only=True):
+    """A sign-in that has not ended; `current` is the one that asks."""
+
+    id: str
+    org_id: str | None
+    scopes: list[str] | None
+    address: str | None
+    user_agent: str | None
+    created_at: Moment
+    last_used_at: Moment
+    expires_at: Moment
+    current: bool
+
+
+class JwksShape(Answer, frozen=True, kw_only=True):
+    """The keys that verify this gateway's tokens (RFC 7517)."""
+
+    keys: list[dict[str, Any]]
+
+
+def access_shape(token: AccessToken) -> AccessTokenShape:
+    """Return an access token as it is answered."""
+    return AccessTokenShape(**_said(token))
+
+
+def pair_shape(pair: TokenPair) -> TokenPairShape:
+    """Return the tokens of a sign-in as they are answered."""
+    return TokenPairShape(**_said(pair), refresh_token=pair.refresh_token)
+
+
+def _said(token: AccessToken) -> dict[str, Any]:
+    return {
+        "access_token": token.access_token,
+        "expires_in": token.expires_in_s,
+        "scope": " ".join(sorted(token.scopes)),
+        "session_id": token.session_id,
+    }
+
+
+def session_shape(session: Session, current: str | None) -> SessionShape:
+    """Return a session as its user sees it; `current` is the id of the one that asks."""
+    return SessionShape(
+        id=session.id,
+        org_id=session.org_id,
+        scopes=session.scopes,
+        address=session.address,
+        user_agent=session.user_agent,
+        created_at=rfc3339(session.created_at),
+        last_used_at=rfc3339(session.last_used_at),
+        expires_at=rfc3339(session.expires_at),
+        current=session.id == current,
+    )

@@ -1,0 +1,197 @@
+"""What the first `metergate up` makes, the admin key and an account with a key; and what `up` and `serve` print once
+they serve: the address, what is on and off, the first key, a line to try.
+
+The admin key is made where ADMIN_API_KEY is unset, and read by operator commands. It is in `DATA_DIR/admin-key`,
+readable by its owner alone from its first moment on.
+"""
+
+import os
+import secrets
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from billing.cli.output import Shown, Table
+from billing.errors import MetergateError
+from billing.money import NANO_PER_USD, format_usd
+from gateway.config.secret import KEY_CHARACTERS, Secret, long_enough
+
+if TYPE_CHECKING:
+    from gateway.config.settings import Settings
+    from gateway.runtime import Runtime
+
+PREFIX: Final = "mga_"
+ENTROPY_BYTES: Final = 32
+"""Of this form and length, such a key is known to be none that could be guessed
+(`billing.keys.secrets.made_at_random`)."""
+FILE_MODE: Final = 0o600
+LIMIT_BYTES: Final = 4096
+ACCOUNT_NAME: Final = "default"
+GRANT_NANO: Final = 5 * NANO_PER_USD
+GRANT_KEY: Final = "metergate-up-first-account"
+"""Fixed, so that a first start that was cut off and repeated grants once."""
+GRANT_NOTE: Final = "first account"
+DEMO_MODEL: Final = "demo"
+_ANY_HOST: Final = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - what is listened on, as one would call it
+
+
+class BadKeyFile(MetergateError):
+    """A file that should hold a key does not, or can't be read. The message says what to do and holds no secret."""
+
+
+def admin_key_file(data_dir: Path) -> Path:
+    """Return the path of the admin key in a data folder."""
+    return data_dir / "admin-key"
+
+
+def read_key_file(path: Path) -> Secret:
+    """Return the key that a file holds, without the white space around it. Raises `BadKeyFile`."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(LIMIT_BYTES + 1).decode("ascii").strip()
+    except OSError as error:
+        raise BadKeyFile(f"Cannot read the key in {path}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise BadKeyFile(f"{path} holds no key: it is not plain ASCII text.") from error
+    if not text or len(text) > LIMIT_BYTES or not text.isprintable() or " " in text:
+        raise BadKeyFile(f"{path} holds no key: one line of printable characters was expected.")
+    return Secret(text)
+
+
+def find_admin_key(data_dir: Path) -> Secret | None:
+    """Return the key of a data folder; None where none was made. Raises `BadKeyFile`."""
+    path = admin_key_file(data_dir)
+    return read_key_file(path) if path.exists() else None
+
+
+def ensure_admin_key(data_dir: Path) -> Secret:
+    """Return the key of a data folder, made where there is none; of several processes that make it at once, one wins.
+
+    Raises `BadKeyFile`.
+    """
+    path = admin_key_file(data_dir)
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+            try:
+                with os.fdopen(descriptor, "w") as file:
+                    file.write(f"{PREFIX}{secrets.token_urlsafe(ENTROPY_BYTES)}\n")
+                    file.flush()
+                    os.fsync(descriptor)
+                _link_unless_there(temporary, path)
+            finally:
+                temporary.unlink()
+    except OSError as error:
+        raise BadKeyFile(f"Cannot make the admin key in {path}: {error.strerror}.") from error
+    key = read_key_file(path)
+    if not long_enough(key):
+        raise BadKeyFile(
+            f"The admin key in {path} has fewer than {KEY_CHARACTERS} characters: remove the file, and another is made."
+        )
+    return key
+
+
+def _link_unless_there(source: Path, target: Path) -> None:
+    """Rename without replacing: of several processes the first one makes the key."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return
+
+
+@dataclass(frozen=True, slots=True)
+class FirstAccount:
+    """The account and its key; `key` is the secret, which can't be had again."""
+
+    account_id: str
+    key: str = field(repr=False)
+
+
+async def make_first_account(runtime: "Runtime") -> FirstAccount | None:
+    """Make the account where there is none yet, or finish what an earlier start was kept from; None where all is there.
+
+    Raises `DatabaseError`.
+    """
+    page = await runtime.accounts.page(2)
+    match page.items:
+        case []:
+            account = await runtime.accounts.create(ACCOUNT_NAME, runtime.settings.defaults.default_plan)
+        case [only] if only.name == ACCOUNT_NAME and not (await runtime.api_keys.page(only.id, 1)).items:
+            account = only
+        case _:
+            return None
+    await runtime.grants.grant(account.id, GRANT_NANO, GRANT_KEY, GRANT_NOTE)
+    _, secret = await runtime.api_keys.create(account.id, ACCOUNT_NAME)
+    return FirstAccount(account.id, secret)
+
+
+def local_url(address: str) -> str:
+    """Return the URL at which this machine reaches what listens on `HOST:PORT`."""
+    host, _, port = address.rpartition(":")
+    return f"http://{_ANY_HOST.get(host, host)}:{port}"
+
+
+def first_account_lines(first: FirstAccount) -> tuple[str, ...]:
+    """Return lines with the account and its key, which is shown this once."""
+    return (
+        f"Account {ACCOUNT_NAME} ({first.account_id}) has {format_usd(GRANT_NANO)} USD.",
+        f"Its key, shown only this once: {first.key}",
+    )
+
+
+def try_line(url: str, key: str) -> str:
+    """Return a curl line that gets an answer from the demonstration model."""
+    body = msgspec.json.encode({"model": DEMO_MODEL, "messages": [{"role": "user", "content": "Hello"}]}).decode()
+    return shlex.join(
+        [
+            *("curl", "-sS", f"{url}/v1/chat/completions"),
+            *("-H", f"Authorization: Bearer {key}"),
+            *("-H", "Content-Type: application/json"),
+            *("-d", body),
+        ]
+    )
+
+
+def ready(
+    settings: "Settings",
+    address: str,
+    warnings: Sequence[str],
+    *,
+    first: FirstAccount | None = None,
+    admin_key_file: str | None = None,
+) -> Shown:
+    """Return the result of a start that went well."""
+    url = local_url(address)
+    providers = [
+        (provider.name, "on" if provider.enabled else f"off: {provider.off_reason}")
+        for provider in settings.providers.values()
+    ]
+    parts: list[str | Table] = [f"Metergate serves on {url}", Table(("provider", "state"), providers)]
+    parts += [f"Warning: {warning}" for warning in warnings]
+    if admin_key_file is not None:
+        parts.append(f"The admin key is in {admin_key_file}; `metergate operator` reads it there.")
+    if first is not None and DEMO_MODEL in settings.models:
+        parts += ["Try it:", try_line(url, first.key)]
+    elif first is None:
+        parts.append(
+            "A key for an account: metergate operator account list; metergate operator key create ACCOUNT ACCOUNT_NAME"
+        )
+    parts.append("Ctrl-C stops it.")
+    data = {
+        "url": url,
+        "account_id": first and first.account_id,
+        "key": first and first.key,
+        "admin_key_file": admin_key_file,
+        "providers": [
+            {"name": provider.name, "on": provider.enabled, "off_reason": provider.off_reason}
+            for provider in settings.providers.values()
+        ],
+        "warnings": list(warnings),
+    }
+    return Shown(data, tuple(parts))

@@ -1,0 +1,82 @@
+"""People, as operators see and change them."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from tests.billing.api.support import Api
+
+INSERT = "INSERT INTO users (id, email, status, totp_confirmed_at) VALUES ($1, $2, $3, $4)"
+
+
+@pytest.fixture
+async def ada(api: Api) -> str:
+    await api.billing.database.execute(INSERT, "usr_ada", "ada@example.com", "active", datetime.now(UTC))
+    return "usr_ada"
+
+
+async def test_people_are_listed(api: Api, ada: str) -> None:
+    await api.billing.database.execute(INSERT, "usr_bob", "bob@example.com", "pending", None)
+
+    async def found(**params: str) -> list[str]:
+        return [each["id"] for each in (await api.admin("GET", "/users", params=params)).json["data"]]
+
+    assert await found() == ["usr_bob", "usr_ada"]
+    assert await found(status="pending") == ["usr_bob"]
+    assert await found(email="ADA@example.com ") == ["usr_ada"]
+    assert await found(limit="1") == ["usr_bob"]
+    (await api.admin("GET", "/users", params={"status": "gone"})).refused(400, "invalid_request_error", "status")
+    (await api.admin("GET", "/users/usr_none")).refused(404, "not_found")
+    (await api.admin("PATCH", "/users/usr_none", {"status": "active"})).refused(404, "not_found")
+
+
+async def test_somebody_is_let_in_and_out(api: Api, ada: str) -> None:
+    database = api.billing.database
+    await database.execute("UPDATE users SET status = 'pending' WHERE id = $1", ada)
+    approved = await api.admin("PATCH", "/users/usr_ada", {"status": "active", "operator": True})
+    assert (approved.status, approved.json["status"], approved.json["operator"]) == (200, "active", True)
+    await database.execute("INSERT INTO sessions (id, user_id, expires_at) VALUES ('ses_1', $1, 'infinity')", ada)
+    disabled = await api.admin("PATCH", "/users/usr_ada", {"status": "disabled"})
+    assert (disabled.json["status"], disabled.json["operator"]) == ("disabled", False)
+    session = await database.row("SELECT ended_at, end_reason FROM sessions")
+    assert session is not None
+    assert session["ended_at"] is not None
+    assert session["end_reason"] == "disabled"
+    assert await database.value("SELECT tokens_valid_from > '-infinity' FROM users")
+    enabled = await api.admin("PATCH", "/users/usr_ada", {"status": "active"})
+    assert (enabled.json["status"], enabled.json["operator"]) == ("active", False)
+    actions = [each["action"] for each in (await api.admin("GET", "/audit", params={"user_id": ada})).json["data"]]
+    assert actions == ["user.enable", "user.disable", "user.operator", "user.approve"]
+
+
+async def test_an_operator_needs_a_second_factor(api: Api) -> None:
+    await api.billing.database.execute(INSERT, "usr_bob", "bob@example.com", "active", None)
+    refused = await api.admin("PATCH", "/users/usr_bob", {"operator": True})
+    assert "/api/auth/totp" in refused.error["message"]
+    assert refused.status == 400
+    assert (await api.admin("PATCH", "/users/usr_bob", {})).json["operator"] is False
+
+
+@pytest.mark.parametrize(
+    ("said", "param"),
+    [
+        ({"status": "pending"}, "status"),
+        ({"operator": 1}, "operator"),
+        ({"status": "disabled", "operator": True}, "operator"),
+        ({"email": "x@example.com"}, "email"),
+    ],
+)
+async def test_a_wrong_change_names_its_field(api: Api, ada: str, said: dict[str, object], param: str) -> None:
+    (await api.admin("PATCH", "/users/usr_ada", said)).refused(400, "invalid_request_error", param)
+
+
+async def test_organizations_are_shown(api: Api, ada: str) -> None:
+    account, _ = await api.customer()
+    database = api.billing.database
+    insert = "INSERT INTO organizations (id, slug, name, account_id) VALUES ('org_1', 'acme', 'Acme', $1)"
+    await database.execute(insert, account["id"])
+    await database.execute("INSERT INTO memberships (org_id, user_id, role) VALUES ('org_1', $1, 'owner')", ada)
+    shown = (await api.admin("GET", "/users/usr_ada")).json
+    own = {"id": "org_1", "slug": "acme", "name": "Acme", "account_id": account["id"], "role": "owner"}
+    assert shown["organizations"] == [own]
+    assert "password_hash" not in shown

@@ -1,0 +1,442 @@
+"""Quotas of a user: counted over all of the user's keys in the account, and over no other's, whatever happens."""
+
+import random
+from collections import Counter
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+
+import pytest
+from ulid import ULID
+
+from billing.holds import recovery
+from billing.holds.decision import QuotaExceeded
+from billing.holds.hold import Hold
+from billing.holds.reconcile import Drift
+from billing.holds.redis.layout import OF_USER, VERSION, KeyState
+from billing.keys.secrets import secret_digest
+from billing.ledger.debits import Debit
+from billing.principals import Principal
+from billing.quotas import Metric, Quota, Window
+from tests.billing.holds.conftest import MakeWorld, World, debit, need
+from tests.billing.holds.support import (
+    ask,
+    assert_agreed,
+    delete,
+    entries,
+    eventually,
+    hold_one,
+    keys_in_redis,
+    kill,
+    look,
+    partition_of,
+    settle,
+    spend,
+    sweep_by_hand,
+)
+from tests.billing.holds.test_concurrency import USED, open_all, within_one_minute
+from tests.billing.holds.test_windows import EVERY_WINDOW, LONG, by_hand, direct, seen_from, used
+
+DAY_TOKENS = Quota(Window.day, Metric.tokens, 10**6)
+ANA, BEN = "usr_ana", "usr_ben"
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key, by its secret: as every request asks for its principal."""
+
+    secret: str
+
+    async def principal(self, world: World) -> Principal:
+        found = await world.engine.cache.get(secret_digest(self.secret))
+        assert found is not None
+        return found
+
+
+async def key_of(world: World, account_id: str, user_id: str | None) -> Key:
+    _, secret = await world.api_keys.create(account_id, "key", user_id=user_id)
+    return Key(secret)
+
+
+async def user_state(world: World, account_id: str, user_id: str = ANA) -> KeyState:
+    state = await world.engine.redis.user(account_id, user_id)
+    assert state is not None
+    return state
+
+
+async def taken(world: World, account_id: str, user_id: str = ANA) -> list[int]:
+    return [counter.taken for counter in (await user_state(world, account_id, user_id)).counters]
+
+
+async def test_all_keys_of_a_user_share_every_window_of_every_metric_and_no_other_key_does(
+    make_world: MakeWorld,
+) -> None:
+    """Asked for in three gateways at once."""
+    worlds = [await make_world() for _ in range(3)]
+    world = worlds[0]
+    account = (await world.customer(10**9)).account_id
+    others = [await key_of(world, account, BEN), await key_of(world, account, None)]
+    for place, (window, metric) in enumerate((window, metric) for window in Window for metric in Metric):
+        user_id, quota = f"usr_{place}", Quota(window, metric, 5 * USED[metric] + USED[metric] - (metric > 0))
+        allowed = quota.limit // USED[metric]
+        await world.member_limits.set(account, user_id, (quota,))
+        mine = [await (await key_of(world, account, user_id)).principal(world) for _ in range(2)]
+        await within_one_minute(world)
+        async with AsyncExitStack() as stack:
+            decisions = [
+                *await open_all(worlds, mine[0], 4, stack),
+                *await open_all(worlds, mine[1], 8, stack),
+            ]
+            assert Counter(map(type, decisions)) == {Hold: allowed, QuotaExceeded: 12 - allowed}
+            refused = next(each for each in decisions if isinstance(each, QuotaExceeded))
+            (exhausted,) = refused.exhausted
+            assert (exhausted.limit.subject, exhausted.limit.quota) == ("user", quota)
+            assert exhausted.used + exhausted.held == allowed * USED[metric]
+            assert refused.is_held == (metric is not Metric.requests)
+            for other in others:
+                (decision,) = await open_all(worlds, await other.principal(world), 1, stack)
+                assert isinstance(decision, Hold)
+            assert await taken(world, account, user_id) == [allowed * USED[metric]]
+        assert await taken(world, account, user_id) == [0]
+    assert await world.engine.redis.user(account, BEN) is None, "who has no limits has no state"
+
+
+async def test_an_elastic_hold_takes_of_what_the_user_has_left(world: World) -> None:
+    account = (await world.customer(10**12)).account_id
+    first, second = [await key_of(world, account, ANA) for _ in range(2)]
+    await world.member_limits.set(account, ANA, (Quota(Window.day, Metric.tokens, 1000),))
+    asked = need(least=16, most=100_000)
+    hold = await hold_one(world, await first.principal(world), asked)
+    assert hold.granted_output == 990, "the first tokens, but no more than there are"
+    principal = await second.principal(world)
+    refused = await ask(world, principal, asked)
+    assert isinstance(refused, QuotaExceeded)
+    assert (refused.is_held, refused.exhausted[0].held) == (True, 1000)
+    await settle(world, principal, hold)
+    assert (await hold_one(world, principal, asked)).granted_output == 1000 - 15 - 10
+
+
+async def test_holds_of_a_user_are_known_as_such_and_others_as_they_always_were(world: World) -> None:
+    account = (await world.customer(10**9)).account_id
+    await world.member_limits.set(account, ANA, (DAY_TOKENS,))
+    mine, other = await key_of(world, account, ANA), await key_of(world, account, BEN)
+    holds = [await hold_one(world, await each.principal(world)) for each in (mine, other)]
+    journal = await world.journal(account)
+    assert [journal[hold.id_bytes][0] for hold in holds] == [OF_USER, VERSION]
+    assert [entry.user_tags for entry in (await entries(world, account)).values()].count(None) == 1
+
+
+async def test_limits_that_come_in_the_middle_of_everything_count_each_request_once(make_world: MakeWorld) -> None:
+    """Requests of two keys, of two gateways, settled, running, voided; their own ends know of no user."""
+    world, other = await make_world(), await make_world()
+    account = (await world.customer(10**9)).account_id
+    keys = [await key_of(world, account, ANA) for _ in range(2)]
+    first, second = [await key.principal(world) for key in keys]
+    stranger = await (await key_of(world, account, BEN)).principal(world)
+    holds = [
+        *[await hold_one(world, first) for _ in range(20)],
+        *[await hold_one(other, second) for _ in range(20)],
+    ]
+    of_others = [await hold_one(world, stranger) for _ in range(5)]
+    for hold in holds[:5]:
+        await settle(world, first, hold)
+    known = [await direct(world, first)]
+    quotas = (
+        *EVERY_WINDOW,
+        Quota(Window.total, Metric.tokens, 10**12, "de*"),
+        Quota(Window.day, Metric.tokens, 9, "x"),
+    )
+    await world.member_limits.set(account, ANA, quotas)
+    holds.append(await hold_one(other, await keys[1].principal(other)))
+    await other.engine.corrections.sync(partition_of(other), account)
+    now_s = partition_of(world).now_ms() // 1000
+
+    def expected(settled: int) -> dict[int, int]:
+        whole = {"output_tokens": 100, "cost_nano": 2000, "charged_nano": 2000}
+        ended, running = seen_from(holds[:settled], first), seen_from(holds[settled:], first, **whole)
+        return {quota.tag: used(quota, [*ended, *running, *known], now_s) for quota in quotas}
+
+    async def found() -> dict[int, int]:
+        return {counter.tag: counter.taken for counter in (await user_state(world, account)).counters}
+
+    long = {quota.tag for quota in quotas if quota.window in (Window.month, Window.total)}
+    assert {tag: at for tag, at in (await found()).items() if tag in long} == {
+        tag: at for tag, at in expected(5).items() if tag in long
+    }
+    for hold in holds[5:20]:
+        await settle(world, first, hold)
+    for hold in holds[20:30]:
+        await settle(other, second, hold)
+    for each in (world, other):
+        await each.engine.outbox.flush()
+        await each.engine.holds.drain(20.0)
+        await each.engine.corrections.sync(partition_of(each), account)
+    assert {tag: at for tag, at in (await found()).items() if tag in long} == {
+        tag: at for tag, at in expected(30).items() if tag in long
+    }
+    assert (await world.engine.reconciler.run()).drifts == ()
+    for hold in holds[30:]:
+        await other.engine.holds.void(hold)
+    for hold in of_others:
+        await settle(world, stranger, hold)
+    del holds[30:]
+    await assert_agreed(world, account)
+    assert {tag: at for tag, at in (await found()).items() if tag in long} == {
+        tag: at for tag, at in expected(30).items() if tag in long
+    }
+
+
+@pytest.mark.parametrize("lost", ["everything", "the user"])
+async def test_what_is_lost_is_counted_again(make_world: MakeWorld, lost: str) -> None:
+    world, other = await make_world(), await make_world()
+    account = (await world.customer(10**9)).account_id
+    keys = [await key_of(world, account, ANA) for _ in range(2)]
+    await world.member_limits.set(account, ANA, LONG)
+    stranger = await (await key_of(world, account, BEN)).principal(world)
+    first, second = [await key.principal(world) for key in keys]
+    await spend(world, first)
+    await spend(other, second)
+    await spend(other, stranger)
+    running = [await hold_one(world, first), await hold_one(other, second), await hold_one(world, stranger)]
+    before = await taken(world, account)
+    assert before == [4, 250, 40, 210, 5000] * 2
+    if lost == "everything":
+        await delete(world, *await keys_in_redis(world))
+    else:
+        await delete(world, world.keys.user(account, ANA))
+    running.append(await hold_one(other, second))
+    assert await taken(world, account) == [5, 360, 50, 310, 7000] * 2
+    assert (await world.engine.reconciler.run()).drifts == ()
+    gateways, principals = (world, other, world, other), (first, second, stranger, second)
+    for gateway, principal, hold in zip(gateways, principals, running, strict=True):
+        await settle(gateway, principal, hold)
+    await assert_agreed(world, account)
+    assert await taken(world, account) == [5, 75, 50, 25, 2500] * 2
+
+
+async def test_reconcile_names_what_a_user_drifts_by_and_mends_it(world: World) -> None:
+    account = (await world.customer(10**9)).account_id
+    key = await key_of(world, account, ANA)
+    await world.member_limits.set(account, ANA, (DAY_TOKENS,))
+    principal = await key.principal(world)
+    await spend(world, principal)
+    running = await hold_one(world, principal)
+    assert (await world.engine.reconciler.run()).drifts == ()
+    state = await user_state(world, account)
+    (counter,) = state.counters
+    wrong = replace(state, counters=(replace(counter, used=counter.used - 3, held=counter.held + 4),))
+    await world.link.command("SET", world.keys.user(account, ANA), wrong.pack())
+    assert set((await world.engine.reconciler.run()).drifts) == {
+        Drift(account, f"{ANA} day:tokens", 12, 15),
+        Drift(account, f"{ANA} day:tokens held", 114, 110),
+    }
+    await world.engine.reconciler.fix()
+    await spend(world, principal)
+    assert (await world.engine.reconciler.run()).drifts == ()
+    assert await taken(world, account) == [30 + 110]
+    await settle(world, principal, running)
+    await assert_agreed(world, account)
+
+
+async def test_a_change_is_in_force_in_other_gateways_and_what_was_used_before_counts(make_world: MakeWorld) -> None:
+    world, other = await make_world(), await make_world()
+    account = (await world.customer(10**9)).account_id
+    key = await key_of(world, account, ANA)
+    await spend(other, await key.principal(other))
+    await world.member_limits.set(account, ANA, (Quota(Window.total, Metric.tokens, 20),))
+
+    async def is_told() -> bool:
+        return bool((await key.principal(other)).user_quotas)
+
+    await eventually(is_told)
+    refused = await ask(other, await key.principal(other))
+    assert isinstance(refused, QuotaExceeded)
+    assert refused.exhausted[0].used == 15
+    await world.member_limits.set(account, ANA, ())
+
+    async def is_free() -> bool:
+        return not (await key.principal(other)).user_quotas
+
+    await eventually(is_free)
+    await spend(other, await key.principal(other))
+    await world.member_limits.set(account, ANA, (Quota(Window.total, Metric.tokens, 1000),))
+    await eventually(is_told)
+    await spend(other, await key.principal(other))
+    await assert_agreed(other, account)
+    assert await taken(other, account) == [45], "also what was used while there was no limit"
+
+
+async def test_a_request_by_an_old_principal_is_not_admitted(world: World) -> None:
+    """It would count for nobody."""
+    account = (await world.customer(10**9)).account_id
+    key = await key_of(world, account, ANA)
+    old = await key.principal(world)
+    await spend(world, old)
+    await world.member_limits.set(account, ANA, (Quota(Window.total, Metric.tokens, 20),))
+    request_id = str(ULID())
+    expired = debit(request_id, old)
+    decision = await world.engine.holds.admissions.admit(request_id, old, "demo", "llm", need(), expired)
+    assert type(decision).__name__ == "Reload"
+
+
+async def test_other_changes_of_the_account_keep_what_its_users_have_used(world: World) -> None:
+    account = (await world.customer(10**9)).account_id
+    key = await key_of(world, account, ANA)
+    await world.member_limits.set(account, ANA, (DAY_TOKENS,))
+    await spend(world, await key.principal(world))
+    running = await hold_one(world, await key.principal(world))
+    await world.accounts.update(account, credit_limit_nano=5, quotas=LONG)
+    await world.member_limits.set(account, BEN, (DAY_TOKENS,))
+    await spend(world, await key.principal(world))
+    assert await taken(world, account) == [30 + 110]
+    month_cost = Quota(Window.month, Metric.cost, 10**9)
+    await world.member_limits.set(account, ANA, (DAY_TOKENS, month_cost))
+    await spend(world, await key.principal(world))
+    assert await taken(world, account) == [45 + 110, 1500 + 2000]
+    await settle(world, await key.principal(world), running)
+    assert await taken(world, account) == [60, 2000]
+    await assert_agreed(world, account)
+
+
+async def test_a_dead_gateway_s_holds_are_given_back_to_the_user(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "SETTLED_AGE_MS", -60_000)
+    monkeypatch.setattr(recovery, "ORPHAN_AGE_MS", -60_000)
+    dead, world = await make_world(), await make_world()
+    account = (await dead.customer(10**9)).account_id
+    keys = [await key_of(dead, account, ANA) for _ in range(2)]
+    early = await hold_one(dead, await keys[0].principal(dead))
+    await dead.member_limits.set(account, ANA, (DAY_TOKENS,))
+    await hold_one(dead, await keys[1].principal(dead))
+    assert await taken(world, account) == [220]
+    await sweep_by_hand(world)
+    orphan = await hold_one(world, await keys[0].principal(world))
+    world.engine.holds.live.pop(orphan.id)
+    await kill(dead)
+    await look(world)
+    swept = await world.engine.recovery.sweep(partition_of(world))
+    assert (swept.expired, swept.voided) == (2, 1)
+    assert early.id not in await entries(world, account)
+
+    async def is_free() -> bool:
+        return await taken(world, account) == [0]
+
+    await eventually(is_free)
+    await assert_agreed(world, account)
+
+
+async def test_a_hold_that_is_held_again_late_counts_for_its_user(world: World) -> None:
+    """By a gateway that comes back when the user is loaded already."""
+    await by_hand(world)
+    account = (await world.customer(10**9)).account_id
+    key = await key_of(world, account, ANA)
+    await world.member_limits.set(account, ANA, (DAY_TOKENS,))
+    principal = await key.principal(world)
+    late = await hold_one(world, principal)
+    stalled = world.engine.holds.live.pop(late.id)
+    await delete(world, *await keys_in_redis(world))
+    await spend(world, principal)
+    assert await taken(world, account) == [15]
+    partition = partition_of(world)
+    start = world.engine.epoch_start
+    assert await start._hold_again(partition, [stalled], partition.epoch or 0, {}, set())
+    assert await taken(world, account) == [15 + 110]
+    world.engine.holds.live[late.id] = stalled
+    await settle(world, principal, stalled)
+    assert await taken(world, account) == [30]
+    await assert_agreed(world, account)
+
+
+async def test_yesterday_s_use_is_none_of_today_s(world: World) -> None:
+    account = (await world.customer(10**9)).account_id
+    key = await key_of(world, account, ANA)
+    await world.member_limits.set(account, ANA, (DAY_TOKENS, Quota(Window.total, Metric.tokens, 10**6)))
+    principal = await key.principal(world)
+    await spend(world, principal)
+    state = await user_state(world, account)
+    earlier = replace(state.counters[0], window_id=state.counters[0].window_id - 1)
+    await world.link.command(
+        "SET", world.keys.user(account, ANA), replace(state, counters=(earlier, state.counters[1])).pack()
+    )
+    await spend(world, principal)
+    assert await taken(world, account) == [15, 30]
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_whatever_happens_a_user_has_used_what_its_keys_have(make_world: MakeWorld, seed: int) -> None:
+    """Requests of two users and of nobody, in two gateways, while limits come, change and go, states are lost and
+    epochs begin: what Redis has is what this test has counted, and what the ledger says."""
+    chosen = random.Random(seed)  # noqa: S311
+    worlds = [await make_world() for _ in range(2)]
+    account = (await worlds[0].customer(10**12)).account_id
+    users = {ANA: LONG, BEN: LONG[:3]}
+    keys = [await key_of(worlds[0], account, user_id) for user_id in (ANA, ANA, BEN, None)]
+    limited: set[str] = set()
+    open_holds: list[tuple[World, Principal, Hold]] = []
+    ended: list[Debit] = []
+
+    async def renewed(world: World, key: Key) -> Principal:
+        """As a gateway that is told to read the principal anew."""
+        found = await world.engine.cache.reload(secret_digest(key.secret))
+        assert found is not None
+        return found
+
+    async def begin(world: World) -> None:
+        key = chosen.choice(keys)
+        principal = await renewed(world, key)
+        open_holds.append((world, principal, await hold_one(world, principal)))
+
+    async def end(world: World) -> None:
+        if not open_holds:
+            return
+        gateway, principal, hold = open_holds.pop(chosen.randrange(len(open_holds)))
+        if chosen.random() < 0.3:
+            await gateway.engine.holds.void(hold)
+            return
+        await settle(gateway, principal, hold)
+        ended.extend(seen_from([hold], principal))
+
+    async def owe(world: World) -> None:
+        ended.append(await direct(world, await renewed(world, chosen.choice(keys))))
+
+    async def limit(world: World) -> None:
+        user_id = chosen.choice(list(users))
+        wanted = () if user_id in limited and chosen.random() < 0.4 else users[user_id][: chosen.randint(1, 9)]
+        await world.member_limits.set(account, user_id, wanted)
+        limited.add(user_id) if wanted else limited.discard(user_id)
+
+    async def change(world: World) -> None:
+        await world.accounts.update(account, credit_limit_nano=chosen.randrange(10**6))
+
+    async def lose(world: World) -> None:
+        if chosen.random() < 0.5:
+            await delete(world, world.keys.user(account, ANA))
+        elif chosen.random() < 0.5:
+            await delete(world, *await keys_in_redis(world))
+        else:
+            await world.engine.reconciler.fix()
+
+    steps, weights = (begin, end, owe, limit, change, lose), (40, 30, 6, 12, 6, 6)
+    for step in chosen.choices(steps, weights, k=60):
+        await step(chosen.choice(worlds))
+    for user_id in sorted(users):
+        await worlds[0].member_limits.set(account, user_id, users[user_id])
+    for key in (keys[0], keys[2]):
+        principal = await renewed(worlds[0], key)
+        open_holds.append((worlds[0], principal, await hold_one(worlds[0], principal)))
+    for world in worlds:
+        await world.engine.holds.drain(20.0)
+        await world.engine.corrections.sync(partition_of(world), account)
+    assert (await worlds[0].engine.reconciler.run()).drifts == ()
+    whole = {"output_tokens": 100, "cost_nano": 2000, "charged_nano": 2000}
+    running = [each for _, principal, hold in open_holds for each in seen_from([hold], principal, **whole)]
+    now_s = partition_of(worlds[0]).now_ms() // 1000
+    for user_id, quotas in users.items():
+        mine = [each for each in [*ended, *running] if each.user_id == user_id]
+        assert await taken(worlds[0], account, user_id) == [used(quota, mine, now_s) for quota in quotas], user_id
+    while open_holds:
+        await end(worlds[0])
+    await assert_agreed(worlds[0], account)
+    for user_id, quotas in users.items():
+        mine = [each for each in ended if each.user_id == user_id]
+        assert await taken(worlds[0], account, user_id) == [used(quota, mine, now_s) for quota in quotas], user_id

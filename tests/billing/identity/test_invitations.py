@@ -1,0 +1,206 @@
+"""An invitation is accepted once, in time, by whose proven address it is, and never beyond the plan's users."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from billing.audit import SYSTEM
+from billing.identity.invitations import Invitations
+from billing.identity.members import Members
+from billing.identity.organizations import (
+    Bounds,
+    Organization,
+    OrganizationConflict,
+    OrganizationForbidden,
+    OrganizationNotFound,
+)
+from billing.plans import LivePlans, Plan
+from tests.billing.identity.support import acting, join, mails, new_organization, new_user, roles, token_sent
+from tests.billing.support import Billing
+
+TEAM = Plan("team", "Team", 0, users=3)
+
+
+@pytest.fixture
+def plans() -> LivePlans:
+    return LivePlans({"team": TEAM})
+
+
+@pytest.fixture
+def invitations(billing: Billing, plans: LivePlans) -> Invitations:
+    bounds = Bounds(owned=2, invitations_a_day=4, sends=2)
+    return Invitations(
+        billing.database, billing.new_id, plans, "team", bounds, frontend_url="https://console.example.com/"
+    )
+
+
+@pytest.fixture
+async def owner(billing: Billing) -> str:
+    return await new_user(billing, "owner@example.com")
+
+
+@pytest.fixture
+async def acme(billing: Billing, owner: str) -> Organization:
+    return await new_organization(billing, "Acme", owner, plan="team")
+
+
+async def test_an_invitation_from_the_mail_to_the_membership(
+    billing: Billing, invitations: Invitations, owner: str, acme: Organization
+) -> None:
+    sent = await invitations.invite(acme.id, "bob@example.com", "member", acting(owner))
+    assert (sent.email, sent.role, sent.status, sent.invited_by) == ("bob@example.com", "member", "open", owner)
+    assert (sent.expires_at - sent.created_at).total_seconds() == 7 * 24 * 3600
+    (mail,) = await mails(billing, "bob@example.com")
+    token = await token_sent(billing, "bob@example.com")
+    assert f"https://console.example.com/invitations/{token}" in mail
+    assert len(token) == 43
+    for table in ("invitations", "audit_log"):
+        rows = await billing.database.rows(f"SELECT to_jsonb({table})::text AS said FROM {table}")  # noqa: S608
+        assert token not in str(rows)
+    bob = await new_user(billing, "bob@example.com")
+    organization, role = await invitations.accept(token, bob, SYSTEM)
+    assert (organization, role) == (acme, "member")
+    assert await roles(billing, acme) == {owner: "owner", bob: "member"}
+    with pytest.raises(OrganizationNotFound):
+        await invitations.accept(token, bob, SYSTEM)
+    assert [each.status for each in (await invitations.page(acme.id, 10)).items] == ["accepted"]
+
+
+async def test_nobody_else_accepts_it(
+    billing: Billing, invitations: Invitations, owner: str, acme: Organization
+) -> None:
+    await invitations.invite(acme.id, "bob@example.com", "admin", acting(owner))
+    token = await token_sent(billing, "bob@example.com")
+    eve = await new_user(billing, "eve@example.com")
+    bob = await new_user(billing, "bob@example.com", verified=False, status="pending")
+    refusals = set()
+    for user_id, shown in ((eve, token), (bob, token), (bob, "x" * 43), (eve, ""), (owner, token)):
+        with pytest.raises(OrganizationNotFound) as refused:
+            await invitations.accept(shown, user_id, SYSTEM)
+        refusals.add(str(refused.value))
+    assert len(refusals) == 1, "what is wrong of it is told nobody"
+    await billing.database.execute("UPDATE users SET email_verified_at = now() WHERE id = $1", bob)
+    await invitations.accept(token, bob, SYSTEM)
+
+
+async def test_an_old_one_is_sent_again_and_a_revoked_one_is_over(
+    billing: Billing, invitations: Invitations, owner: str, acme: Organization
+) -> None:
+    bob = await new_user(billing, "bob@example.com")
+    first = await invitations.invite(acme.id, "bob@example.com", "viewer", acting(owner))
+    old = await token_sent(billing, "bob@example.com")
+    await billing.database.execute("UPDATE invitations SET expires_at = now()")
+    with pytest.raises(OrganizationNotFound):
+        await invitations.accept(old, bob, SYSTEM)
+    again = await invitations.resend(acme.id, first.id, acting(owner))
+    assert (again.id, again.status, again.sends) == (first.id, "open", 2)
+    new = await token_sent(billing, "bob@example.com")
+    with pytest.raises(OrganizationNotFound):
+        await invitations.accept(old, bob, SYSTEM)
+    with pytest.raises(OrganizationConflict):
+        await invitations.resend(acme.id, first.id, acting(owner))
+    await invitations.revoke(acme.id, first.id, acting(owner))
+    await invitations.revoke(acme.id, first.id, acting(owner))
+    with pytest.raises(OrganizationNotFound):
+        await invitations.accept(new, bob, SYSTEM)
+    with pytest.raises(OrganizationConflict):
+        await invitations.resend(acme.id, first.id, acting(owner))
+
+
+async def test_two_who_accept_at_once_do_not_go_beyond_the_plan(
+    billing: Billing, invitations: Invitations, owner: str, acme: Organization, plans: LivePlans
+) -> None:
+    people = {name: await new_user(billing, f"{name}@example.com") for name in ("bob", "cyd")}
+    for name in people:
+        await invitations.invite(acme.id, f"{name}@example.com", "member", acting(owner))
+    plans.replace({"team": replace(TEAM, users=2)})
+    tokens = {name: await token_sent(billing, f"{name}@example.com") for name in people}
+    done = await asyncio.gather(
+        *(invitations.accept(tokens[name], people[name], SYSTEM) for name in people), return_exceptions=True
+    )
+    assert sorted(type(each).__name__ for each in done) == ["OrganizationConflict", "tuple"]
+    assert len(await roles(billing, acme)) == 2
+
+
+async def test_one_who_accepts_twice_at_once_is_one_member(
+    billing: Billing, invitations: Invitations, owner: str, acme: Organization
+) -> None:
+    bob = await new_user(billing, "bob@example.com")
+    await invitations.invite(acme.id, "bob@example.com", "member", acting(owner))
+    token = await token_sent(billing, "bob@example.com")
+    done = await asyncio.gather(*(invitations.accept(token, bob, SYSTEM) for _ in range(4)), return_exceptions=True)
+    assert sorted(type(each).__name__ for each in done) == ["OrganizationNotFound"] * 3 + ["tuple"]
+
+
+async def test_members_and_open_invitations_are_bounded_together(
+    billing: Billing, invitations: Invitations, owner: str, acme: Organization
+) -> None:
+    done = await asyncio.gather(
+        *(invitations.invite(acme.id, f"u{n}@example.com", "member", acting(owner)) for n in range(4)),
+        return_exceptions=True,
+    )
+    assert sum(isinstance(each, OrganizationConflict) for each in done) == 2
+    (first, *_) = (await invitations.page(acme.id, 10)).items
+    with pytest.raises(OrganizationConflict, match="invited already"):
+        await invitations.invite(acme.id, first.email, "member", acting(owner))
+    with pytest.raises(OrganizationConflict, match="member"):
+        await invitations.invite(acme.id, "owner@example.com", "member", acting(owner))
+    for _ in range(2):
+        await invitations.revoke(acme.id, first.id, acting(owner))
+        first = await invitations.invite(acme.id, "z@example.com", "member", acting(owner))
+    await invitations.revoke(acme.id, first.id, acting(owner))
+    with pytest.raises(OrganizationConflict, match="24 hours"):
+        await invitations.invite(acme.id, "y@example.com", "member", acting(owner))
+
+
+async def test_nobody_invites_above_their_own_role(
+    billing: Billing, invitations: Invitations, owner: str, acme: Organization
+) -> None:
+    admin, member = await new_user(billing, "admin@example.com"), await new_user(billing, "member@example.com")
+    await join(billing, acme, admin, "admin")
+    with pytest.raises(OrganizationForbidden) as refused:
+        await invitations.invite(acme.id, "bob@example.com", "owner", acting(admin))
+    assert refused.value.required_scope == "org:transfer"
+    as_owner = await invitations.invite(acme.id, "bob@example.com", "owner", acting(owner))
+    for change in (invitations.revoke, invitations.resend):
+        with pytest.raises(OrganizationForbidden):
+            await change(acme.id, as_owner.id, acting(admin))
+    await join(billing, acme, member, "member")
+    with pytest.raises(OrganizationForbidden):
+        await invitations.invite(acme.id, "cyd@example.com", "viewer", acting(member))
+
+
+async def test_invitations_end_with_the_right_to_send_them(
+    billing: Billing, invitations: Invitations, owner: str, acme: Organization
+) -> None:
+    admin = await new_user(billing, "admin@example.com")
+    await join(billing, acme, admin, "admin")
+    await invitations.invite(acme.id, "bob@example.com", "admin", acting(admin))
+    members = Members(billing.database, billing.effects, 10)
+    await members.remove(acme.id, admin, acting(owner))
+    bob = await new_user(billing, "bob@example.com")
+    with pytest.raises(OrganizationNotFound):
+        await invitations.accept(await token_sent(billing, "bob@example.com"), bob, SYSTEM)
+
+
+async def test_another_organization_s_invitations_are_not_found(
+    billing: Billing, invitations: Invitations, owner: str, acme: Organization
+) -> None:
+    eve = await new_user(billing, "eve@example.com")
+    other = await new_organization(billing, "Other", eve, plan="team")
+    sent = await invitations.invite(acme.id, "bob@example.com", "member", acting(owner))
+    for change in (invitations.revoke, invitations.resend):
+        for org_id in (acme.id, other.id):
+            with pytest.raises(OrganizationNotFound):
+                await change(org_id, sent.id, acting(eve))
+    assert (await invitations.page(other.id, 10)).items == ()
+
+
+async def test_a_name_with_lines_makes_one_header(billing: Billing, invitations: Invitations) -> None:
+    eve = await new_user(billing, "eve@example.com")
+    other = await new_organization(billing, "Evil\r\nBcc: all@example.com", eve, plan="team")
+    await invitations.invite(other.id, "bob@example.com", "member", acting(eve))
+    row = await billing.database.row("SELECT subject FROM mail_outbox")
+    assert row is not None
+    assert row["subject"] == "Invitation to Evil  Bcc: all@example.com"

@@ -1,0 +1,100 @@
+"""Registering and signing in over a test's database: cheap hashes, tokens by a shared secret, mails read from the
+outbox."""
+
+import re
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from argon2 import PasswordHasher
+
+from billing.audit import Actor
+from billing.database.connection import Connection
+from billing.identity.codes import CodeRules, Codes
+from billing.identity.credentials import Credentials
+from billing.identity.organizations import found
+from billing.identity.passwords import Passwords
+from billing.identity.people import People
+from billing.identity.permissions import Approval
+from billing.identity.sessions import Sessions
+from billing.identity.shown import ShownTokens
+from billing.identity.sign_in import SignIn
+from billing.identity.signing_keys import SigningKeys, TokenRules
+from billing.identity.users import Users
+from billing.plans import DEFAULT_PLAN
+from tests.billing.support import Billing
+
+CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+SECRET = "a secret of the tests, of 32 bytes or more"
+GOOD = "tulip anvil quartz rowing"
+OTHER = "harbor velvet comet sieve"
+ADA = "ada@example.com"
+EVE = "eve@example.com"
+
+
+@dataclass
+class Clock:
+    """Unix seconds, which stand until a test turns them on: a code of an app is not over while a test runs."""
+
+    at_s: float = 1_900_000_010.0
+
+    def __call__(self) -> float:
+        return self.at_s
+
+
+@dataclass(frozen=True)
+class Registry:
+    """People on one database, and what the tests look at."""
+
+    billing: Billing
+    people: People
+    sign_in: SignIn
+    credentials: Credentials
+    sessions: Sessions
+    clock: Clock = field(default_factory=Clock)
+
+    async def mails(self, recipient: str | None = None) -> list[tuple[str, str]]:
+        """Recipients' mails, the oldest first: subject and text."""
+        rows = await self.billing.database.rows(
+            "SELECT subject, body FROM mail_outbox WHERE $1::text IS NULL OR recipient = $1 ORDER BY id", recipient
+        )
+        return [(row["subject"], row["body"]) for row in rows]
+
+    async def mailed_code(self, recipient: str = ADA) -> str:
+        """The code of the last mail, which is not in its subject: that is kept, and shown on locked screens."""
+        subject, body = (await self.mails(recipient))[-1]
+        [code] = re.findall(r"\b[0-9]{6}\b", body)
+        assert code not in subject
+        return str(code)
+
+    async def mailed_token(self, recipient: str = ADA) -> str:
+        """The token of the last mail."""
+        found = re.search(r"^otc_\S+$", (await self.mails(recipient))[-1][1], re.MULTILINE)
+        assert found is not None
+        return found[0]
+
+    async def audited(self, action: str) -> list[dict[str, Any]]:
+        rows = await self.billing.database.rows("SELECT * FROM audit_log WHERE action = $1 ORDER BY id", action)
+        return [dict(row) for row in rows]
+
+
+def registry_of(billing: Billing, approval: Approval = "verified", rules: CodeRules | None = None) -> Registry:
+    """People under a policy; `close` their passwords' threads afterwards."""
+    database, new_id, clock = billing.database, billing.new_id, Clock()
+    keys = SigningKeys(database, TokenRules(secret=SECRET), new_id, time.monotonic)
+    sessions = Sessions(database, keys, new_id, ShownTokens(database, keys))
+    people = People(
+        database,
+        Users(database, new_id, approval),
+        Codes(database, new_id, rules or CodeRules(mails_per_address=20)),
+        Passwords(CHEAP),
+        sessions,
+        billing.effects,
+        new_id,
+        clock,
+    )
+
+    async def own(connection: Connection, user_id: str, name: str, actor: Actor) -> object:
+        return await found(connection, new_id, DEFAULT_PLAN, user_id=user_id, name=name, personal=True, actor=actor)
+
+    return Registry(billing, people, SignIn(people, own), Credentials(people), sessions, clock)

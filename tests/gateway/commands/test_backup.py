@@ -1,0 +1,138 @@
+"""`metergate backup` and `restore`: the ledger comes back as it was, whole or not at all; gateways go on from it."""
+
+import asyncio
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from billing.cli import REFUSED, USAGE
+from billing.database.connection import Database
+from gateway.commands.backup import _target
+from tests.gateway.commands.test_commands import with_host
+from tests.support.commands import Shell, do_curl
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def shell() -> Iterator[Shell]:
+    folder = Path(tempfile.mkdtemp(prefix="mg-")).resolve()
+    folder.chmod(0o711)
+    yield Shell(folder)
+    shutil.rmtree(folder)
+
+
+def value(url: str, query: str) -> Any:
+    async def ask() -> Any:
+        database = Database(url, size=1)
+        try:
+            return await database.value(query)
+        finally:
+            await database.close()
+
+    return asyncio.run(ask())
+
+
+def test_traffic_backup_more_traffic_restore(shell: Shell) -> None:
+    """As an operator does it, on the embedded servers."""
+    file = shell.folder / "ledger.backup"
+    with shell.running("up") as running:
+        running.until("shown only this once")
+        curl = running.until("curl")
+        running.until("Ctrl-C")
+        for _ in range(3):
+            assert do_curl(curl).status == 200
+        account = shell.run("operator", "account", "list", "--json").json["data"][0]["id"]
+        made = shell.run("backup", str(file))
+        assert made.code == 0, made
+        assert "usage_events" in made.stderr
+        assert shell.run("backup", str(file)).code == USAGE
+        for _ in range(4):
+            assert do_curl(curl).status == 200
+        shell.run("operator", "grant", account, "7.00")
+        assert "gateways run" in shell.run("restore", str(file), "--force").failed(REFUSED)
+        assert running.end() == 0
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    restored = shell.run("restore", str(file), "--force", "--json")
+    assert restored.json["accounts"] == 1
+    with shell.running("up") as running:
+        url = running.until("Metergate serves on").rpartition(" ")[2]
+        running.until("Ctrl-C")
+        again = curl.replace(curl.partition("http://")[2].partition("/")[0], url.partition("http://")[2])
+        assert do_curl(again).status == 200
+        assert shell.run("reconcile").code == 0
+        shown = shell.run("operator", "account", "show", account, "--json").json
+        assert shown["balance_usd"].startswith("4.99")
+        assert shell.run("ledger", "verify").code == 0
+        assert running.end() == 0
+
+
+def test_into_an_empty_database(shell: Shell, database_url: str, empty_database_url: str, redis_url: str) -> None:
+    file, url, empty = shell.folder / "a.backup", with_host(database_url), with_host(empty_database_url)
+    env = {"DATABASE_URL": url, "REDIS_URL": redis_url}
+    assert shell.run("operator", "account", "create", "Acme", env=env).code == 0
+    made = shell.run("backup", str(file), "--json", env=env)
+    assert made.json == {"file": str(file), "bytes": file.stat().st_size}
+    assert "nothing of Metergate's" in shell.run("backup", "x", env={"DATABASE_URL": empty}).failed(REFUSED)
+    restored = shell.run("restore", str(file), "--json", env={"DATABASE_URL": empty})
+    assert (restored.json["accounts"], restored.json["applied"]) == (1, [])
+    assert value(empty, "SELECT name FROM accounts") == "Acme"
+    with pytest.raises(Exception, match="append-only"):
+        value(empty, "DELETE FROM audit_log")
+    assert value(empty, "SELECT ledger_identity()") != value(url, "SELECT ledger_identity()")
+    assert shell.run("ledger", "verify", env={"DATABASE_URL": empty}).code == 0
+    assert "--force" in shell.run("restore", str(file), env={"DATABASE_URL": empty}).failed(REFUSED)
+    again = shell.run("restore", str(file), "--force", env={"DATABASE_URL": empty})
+    assert again.code == 0, again
+    twice = shell.run("backup", str(file), "--force", env={"DATABASE_URL": empty})
+    assert twice.code == 0, twice
+    assert shell.run("restore", str(file), "--force", env={"DATABASE_URL": empty}).code == 0
+
+
+def test_what_is_no_backup_changes_nothing(shell: Shell, database_url: str, redis_url: str) -> None:
+    url, file = with_host(database_url), shell.folder / "a.backup"
+    env = {"DATABASE_URL": url, "REDIS_URL": redis_url}
+    assert "no file" in shell.run("restore", "nowhere", env=env).failed(USAGE)
+    for text in (b"", b"PGDMP", b"CREATE TABLE x ();"):
+        file.write_bytes(text)
+        shell.run("restore", str(file), "--force", env=env).failed(REFUSED)
+    assert shell.run("operator", "account", "create", "Acme", env=env).code == 0
+    assert shell.run("backup", str(file), "--force", env=env).code == 0
+    whole = file.read_bytes()
+    for part in (len(whole) // 2, len(whole) - 100):
+        file.write_bytes(whole[:part])
+        shell.run("restore", str(file), "--force", env=env).failed(REFUSED)
+        assert value(url, "SELECT count(*) FROM accounts") == 1
+    spoilt = bytearray(whole)
+    spoilt[-2000:-1500] = bytes(500)
+    file.write_bytes(spoilt)
+    if shell.run("restore", str(file), "--force", env=env).code:
+        assert value(url, "SELECT count(*) FROM accounts") == 1
+
+
+def test_one_of_a_newer_version_is_refused(shell: Shell, database_url: str, redis_url: str) -> None:
+    url, file = with_host(database_url), shell.folder / "a.backup"
+    env = {"DATABASE_URL": url, "REDIS_URL": redis_url}
+    value(url, "INSERT INTO migrations (number, name, digest) VALUES (9999, 'later', '') RETURNING 1")
+    assert shell.run("backup", str(file), env=env).code == 0
+    assert "newer version (migration 9999)" in shell.run("restore", str(file), "--force", env=env).failed(REFUSED)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown", "password"),
+    [
+        ("postgresql://me:s%40cret@h:5432/d?sslmode=require", "postgresql://me@h:5432/d?sslmode=require", "s@cret"),
+        ("postgresql://me@/d?host=%2Frun&statement_cache_size=0", "postgresql://me@/d?host=%2Frun", None),
+        ("postgresql://h/d?password=x%20y&user=me", "postgresql://h/d?user=me", "x y"),
+        ("postgres://a:b@h1:1,h2:2/d", "postgres://a@h1:1,h2:2/d", "b"),
+    ],
+)
+def test_no_password_is_an_argument(url: str, shown: str, password: str | None) -> None:
+    options, secret = _target(url)
+    assert options == ("--no-password", f"--dbname={shown}")
+    assert secret == ({} if password is None else {"PGPASSWORD": password})
