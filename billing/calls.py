@@ -23,16 +23,21 @@ from billing.pages import DEFAULT_LIMIT
 from billing.shapes.accounts import (
     AccountPatch,
     AccountShape,
+    Against,
     GrantShape,
     NewAccount,
+    NewAdjustment,
     NewGrant,
     NewQuotas,
     UserQuotasShape,
 )
+from billing.shapes.admin_users import UserDetailShape, UserPatch, UserShape
+from billing.shapes.audit import AuditShape
 from billing.shapes.base import DEFAULT_TIMEOUT_S, Answer, ErrorEnvelope, Listing
 from billing.shapes.keys import KeyPatch, KeyShape, NewKey, NewKeyShape
 from billing.shapes.operation import ProviderShape, RefusedShape
 from billing.shapes.quotas import QuotaShape
+from billing.shapes.repricing import NewRepricing, RepricingShape
 from billing.shapes.usage import BalanceShape, EventShape, ExplainedEventShape, TotalsShape, TransactionShape
 
 ANSWER_LIMIT_BYTES: Final = 32 * 1024 * 1024
@@ -165,6 +170,46 @@ class BillingCalls(ABC):
         """Give back what was charged, once for an idempotency key, as `grant` does."""
         body = NewGrant(amount_usd=amount_usd, idempotency_key=idempotency_key, note=note)
         return await self._call("POST", f"/api/admin/accounts/{_path(account_id)}/refunds", GrantShape, body=body)
+
+    async def adjust(
+        self, account_id: str, amount_usd: str, *, idempotency_key: str, reason: str, against: Against = "write_off"
+    ) -> GrantShape:
+        """Change a balance up or, below zero, down, once for an idempotency key, as `grant` does."""
+        body = NewAdjustment(amount_usd=amount_usd, idempotency_key=idempotency_key, reason=reason, against=against)
+        return await self._call("POST", f"/api/admin/accounts/{_path(account_id)}/adjustments", GrantShape, body=body)
+
+    async def reprice(
+        self, repricing: NewRepricing, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+    ) -> RepricingShape:
+        """Compare a batch of requests with another price, and charge them by it where it is no dry run."""
+        query = _page(limit, cursor)
+        return await self._call("POST", "/api/admin/reprice", RepricingShape, body=repricing, query=query)
+
+    async def audit(
+        self, only: Mapping[str, str | None], *, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+    ) -> Listing[AuditShape]:
+        """List who did what, newest first: `only` are filters by their names in the query."""
+        return await self._call("GET", "/api/admin/audit", Listing[AuditShape], query={**only, **_page(limit, cursor)})
+
+    async def users(
+        self,
+        *,
+        status: str | None = None,
+        email: str | None = None,
+        limit: int = DEFAULT_LIMIT,
+        cursor: str | None = None,
+    ) -> Listing[UserShape]:
+        """List people, newest first."""
+        query = {"status": status, "email": email, **_page(limit, cursor)}
+        return await self._call("GET", "/api/admin/users", Listing[UserShape], query=query)
+
+    async def user(self, user_id: str) -> UserDetailShape:
+        """Return a user."""
+        return await self._call("GET", f"/api/admin/users/{_path(user_id)}", UserDetailShape)
+
+    async def update_user(self, user_id: str, changes: UserPatch) -> UserDetailShape:
+        """Let a user in or out, or make them an operator or none."""
+        return await self._call("PATCH", f"/api/admin/users/{_path(user_id)}", UserDetailShape, body=changes)
 
     async def create_key(self, key: NewKey) -> NewKeyShape:
         """Create a key. The answer holds the secret."""

@@ -61,6 +61,7 @@ MetergateError
 |   +-- WrongCredential            billing.identity.credentials
 +-- IssuerAway                     billing.identity.issuers
 |   +-- IssuerRefused              billing.identity.issuers
++-- MailFailed                     billing.identity.mailer
 +-- SignInFailed                   billing.identity.oidc
 +-- UnknownProvider                billing.identity.oidc
 +-- OrganizationError              billing.identity.organizations

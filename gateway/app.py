@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from billing.api.application import setup
+from billing.identity.mailer import Mailer, MailRules
 from billing.identity.sessions import FORGET
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.retention import UsageRetention
@@ -50,6 +51,7 @@ from gateway.rules import (
     drain_rules,
     edge_rules,
     forward_rules,
+    mail_delivery,
     make_transports,
     note_unknown_dialects,
     proxy_rules,
@@ -156,6 +158,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         kept = RetentionRules(settings.defaults.object_retention_days, settings.defaults.job_retention_days)
         engine.loops.start("retention", Retention(runtime.database, kept, new_id(), FORGET).run)
         _start_usage_retention(runtime, metrics)
+        _start_mailer(runtime, metrics)
         health.ready = True
         yield (
             Served(app, parts.proxy, parts.dialects, edge_rules(settings.defaults, cors), settings.defaults.edge),
@@ -164,7 +167,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     finally:
         health.ready = False
         await engine.loops.stop("background", "housekeeping", "metrics", "plans", "prices", "reconcile", "refused")
-        await engine.loops.stop("retention", "usage_retention", "targets_tell", "targets_listen")
+        await engine.loops.stop("mail", "retention", "usage_retention", "targets_tell", "targets_listen")
         await runtime.refused.flush()
         parts.remainder.hurry()
         await parts.poller.stop()
@@ -272,6 +275,17 @@ def _start_usage_retention(runtime: Runtime, metrics: Metrics) -> None:
     told = "Months of usage events that are old enough to be dropped and stay: their rollups are not those of them."
     metrics.gauge("usage_months_kept", told, lambda: retention.kept, "max")
     runtime.engine.loops.start("usage_retention", retention.run)
+
+
+def _start_mailer(runtime: Runtime, metrics: Metrics) -> None:
+    defaults = runtime.settings.defaults
+    rules = MailRules(defaults.mail_attempts, defaults.mail_retention_days)
+    delivery = mail_delivery(runtime.settings, os.environ)
+    mailer = Mailer(runtime.database, runtime.people.codes, delivery, rules, new_id())
+    metrics.gauge("mails_waiting", "Mails that are to be sent.", lambda: mailer.waiting, "max")
+    metrics.gauge("mails_parked", "Mails that were given up, and are kept for a while.", lambda: mailer.parked, "max")
+    metrics.gauge("mail_lag_seconds", "How long the oldest waiting mail has waited.", lambda: mailer.lag_s, "max")
+    runtime.engine.loops.start("mail", mailer.run)
 
 
 async def _identified(_: web.Request, response: web.StreamResponse) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
+from billing.identity.mailer import Smtp, to_console
 from gateway.dialects.openai_responses.answer import ENDS
 from gateway.dialects.structure import StructureBounds
 from gateway.endpoints.response_sockets import ClientSocketRules
@@ -14,6 +15,7 @@ from gateway.proxy.estimate import EstimateRules
 from gateway.proxy.forward import ForwardRules
 from gateway.proxy.handler import ProxyRules
 from gateway.proxy.remainder import DrainRules
+from gateway.runtime import MAIL_CONSOLE_VARIABLE
 from gateway.server.bodies import BodyRules
 from gateway.server.guard import EdgeRules
 from gateway.server.listening import connections_within
@@ -22,8 +24,9 @@ from gateway.upstream.socket import SocketRules
 from gateway.upstream.transport import HttpTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
+    from billing.identity.mailer import Delivery
     from gateway.config.defaults import Limits
     from gateway.config.providers import ProviderConfig
     from gateway.config.settings import Settings
@@ -71,6 +74,20 @@ def note_unknown_dialects(providers: Iterable[ProviderConfig], dialects: Dialect
         for name in sorted(provider.served - dialects.by_name.keys()):
             known = ", ".join(sorted(dialects.by_name))
             logger.warning("provider %s: there is no dialect %s here; those that are: %s", provider.name, name, known)
+
+
+def mail_delivery(settings: Settings, environ: Mapping[str, str]) -> Delivery | None:
+    """Return what sends mails: the mail server, else the console of `metergate up`, else nothing."""
+    if settings.smtp_host is None:
+        return to_console if environ.get(MAIL_CONSOLE_VARIABLE) == "1" else None
+    return Smtp(
+        settings.smtp_host,
+        settings.smtp_port,
+        settings.smtp_from or "",
+        settings.smtp_user,
+        settings.smtp_password.reveal() if settings.smtp_password is not None else None,
+        settings.defaults.mail_timeout_s,
+    )
 
 
 def structure_bounds(defaults: Limits) -> StructureBounds:

@@ -73,6 +73,8 @@ logger = logging.getLogger(__name__)
 
 EMBEDDED_PARTITIONS: Final = 1
 PRODUCTION_PARTITIONS: Final = 64
+MAIL_CONSOLE_VARIABLE: Final = "METERGATE_MAIL_CONSOLE"
+"""Says "1" to a worker of `metergate up`: without SMTP_HOST it shows mails where it was started from."""
 DAY_S: Final = 86_400
 
 
@@ -100,6 +102,7 @@ class Runtime:
     reports: Reports
     refused: RefusedRequests
     services: Services
+    people: People
     in_force: InForce
     api_app: web.Application
     attempts: Attempts
@@ -250,7 +253,11 @@ async def open_runtime(
         wanted = defaults.redis_partitions or (EMBEDDED_PARTITIONS if embedded else PRODUCTION_PARTITIONS)
         keyspace = Keyspace(key_prefix, await partition_count(database, wanted))
         signing_keys = SigningKeys(of_keys, token_rules(settings), new_id, time.monotonic)
-        yield _runtime(settings, follower, database, client, keyspace, gateway_id or new_id(), signing_keys, ask)
+        runtime = _runtime(settings, follower, database, client, keyspace, gateway_id or new_id(), signing_keys, ask)
+        try:
+            yield runtime
+        finally:
+            runtime.people.passwords.close()
     finally:
         await ask.close()
         await client.close()
@@ -342,6 +349,7 @@ def _runtime(
         services.reports,
         services.refused,
         services,
+        people,
         in_force,
         api_app,
         services.attempts,

@@ -11,7 +11,7 @@ from msgspec import UNSET
 from billing.accounts.grants import REVENUE, WRITE_OFF
 from billing.accounts.repricing import Period
 from billing.api.requests import encode_cursor, listing, moment, money, page_asked, positive_money, signed_money, zone
-from billing.api.route import Access, Call, Route
+from billing.api.route import REPLAYED_HEADER, Access, Call, Route
 from billing.quotas import parse_quotas
 from billing.shapes.accounts import (
     AccountPatch,
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from billing.accounts.grants import GrantResult
     from billing.api.services import Services
 
-REPLAYED_HEADER: Final = "idempotent-replayed"
-"""On the first answer given again, as Stripe has it (https://docs.stripe.com/api/idempotent_requests)."""
 ACCOUNTS: Final = "/api/admin/accounts"
 ACCOUNT: Final = "/api/admin/accounts/{account_id}"
 

@@ -15,8 +15,7 @@ from aiohttp import web
 from billing.api.errors import NotFound
 from billing.api.route import Access, Call, Route, answer
 from billing.identity.oidc import BEGUN_S, SignInFailed
-from billing.shapes.people import SignedIn, signed_in
-from billing.shapes.tokens import BeginQuery, SignInUrl
+from billing.shapes.tokens import BeginQuery, SignInUrl, TokenPairShape, pair_shape
 
 if TYPE_CHECKING:
     from billing.identity.oidc import OidcSignIn
@@ -64,7 +63,7 @@ async def finish_sign_in(call: Call) -> web.Response:
         failed = {"error": "sign_in_failed", "error_description": str(error)}
         return _sent_on(oidc, oidc.frontend_url, failed)
     if oidc.frontend_url is None:
-        response = answer(signed_in(done.pair))
+        response = answer(pair_shape(done.pair))
         _drop_cookie(response, oidc)
         return response
     page = urlsplit(oidc.frontend_url)
@@ -105,7 +104,7 @@ ROUTES: Final = (
     ),
     Route("POST", PROVIDER, link_sign_in, Access.person, SignInUrl, errors=(404, 503)),
     Route(
-        *("GET", f"{PROVIDER}/callback", finish_sign_in, Access.anyone, SignedIn),
+        *("GET", f"{PROVIDER}/callback", finish_sign_in, Access.anyone, TokenPairShape),
         errors=(401, 404, 409, 500, 503),
     ),
 )

@@ -31,14 +31,13 @@ from billing.shapes.people import (
     ProfileShape,
     RecoveryCodes,
     Registration,
-    SignedIn,
     TotpConfirmation,
     TotpEnrolment,
     TotpRemoval,
     Verification,
     profile_shape,
-    signed_in,
 )
+from billing.shapes.tokens import TokenPairShape, pair_shape
 
 if TYPE_CHECKING:
     from msgspec import Struct
@@ -63,8 +62,8 @@ T = TypeVar("T")
 
 
 async def register(call: Call, body: Registration) -> MailSent:
-    """Add a user by an address, to which a code is mailed. The answer is the same for one that is registered, whose owner is
-    told by mail."""
+    """Add a user by an address, to which a code is mailed. The answer is the same for one that is registered, whose
+    owner is told by mail."""
     challenge = await call.services.sign_in.register(body.email, body.name.strip(), body.password, _visitor(call))
     return MailSent(status="verify", email=body.email, challenge=challenge, message=_SENT)
 
@@ -75,14 +74,14 @@ async def send_code(call: Call, body: CodeAsked) -> MailSent:
     return MailSent(status="sent", email=body.email, challenge=challenge, message=_SENT)
 
 
-async def verify(call: Call, body: Verification) -> SignedIn:
+async def verify(call: Call, body: Verification) -> TokenPairShape:
     """Take the code that proves an address, and sign its owner in."""
     _refuse_blocked(call)
     sign_in, given = call.services.sign_in, (body.email, body.code, body.challenge)
     return await _entered(call, await sign_in.verify(*given, _factor(body), _visitor(call)))
 
 
-async def login(call: Call, body: Login) -> SignedIn:
+async def login(call: Call, body: Login) -> TokenPairShape:
     """Begin a session, by a password or by a code that was mailed; with a second factor, where there is one."""
     _refuse_blocked(call)
     sign_in, factor, visitor = call.services.sign_in, _factor(body), _visitor(call)
@@ -202,7 +201,7 @@ async def _note_failure(call: Call) -> None:
     await call.services.attempts.failed(request.remote or "", request.headers, SIGN_INS)
 
 
-async def _entered(call: Call, outcome: TokenPair | Refusal) -> SignedIn:
+async def _entered(call: Call, outcome: TokenPair | Refusal) -> TokenPairShape:
     """Answer a sign-in. Raises `Unauthorized`, `InsufficientScope` and `TooManyAttempts`."""
     match outcome:
         case Refusal.second_factor:
@@ -216,7 +215,7 @@ async def _entered(call: Call, outcome: TokenPair | Refusal) -> SignedIn:
             await _note_failure(call)
             raise Unauthorized(_WRONG)
         case _:
-            return signed_in(outcome)
+            return pair_shape(outcome)
 
 
 async def _guessed(call: Call, changing: Coroutine[Any, Any, T]) -> T:
@@ -247,8 +246,8 @@ def _own(
 ROUTES: Final = (
     _mail("/register", register, Registration),
     _mail("/otp", send_code, CodeAsked),
-    Route("POST", f"{AUTH}/verify", verify, Access.anyone, SignedIn, body=Verification, errors=_GUESSED),
-    Route("POST", f"{AUTH}/login", login, Access.anyone, SignedIn, body=Login, errors=_GUESSED),
+    Route("POST", f"{AUTH}/verify", verify, Access.anyone, TokenPairShape, body=Verification, errors=_GUESSED),
+    Route("POST", f"{AUTH}/login", login, Access.anyone, TokenPairShape, body=Login, errors=_GUESSED),
     _mail("/password/forgot", forgot_password, PasswordForgotten),
     Route(
         *("POST", f"{AUTH}/password/reset", reset_password, Access.anyone, PasswordChanged),

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 PREFIX: Final = "/api"
 """What every path of the billing API begins with."""
 JSON: Final = "application/json"
+REPLAYED_HEADER: Final = "idempotent-replayed"
+"""On the first answer given again, as Stripe has it (https://docs.stripe.com/api/idempotent_requests)."""
 HttpHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 

@@ -15,7 +15,6 @@ from billing.api.route import Access, Call, Route
 from billing.identity.sessions import REFRESH_PREFIX
 from billing.identity.shown import OPERATOR
 from billing.shapes.base import Listing, PageQuery
-from billing.shapes.people import SignedIn, signed_in
 from billing.shapes.tokens import (
     MAX_REASON,
     AccessTokenShape,
@@ -26,7 +25,9 @@ from billing.shapes.tokens import (
     RevokeBody,
     RevokedShape,
     SessionShape,
+    TokenPairShape,
     access_shape,
+    pair_shape,
     session_shape,
 )
 
@@ -44,7 +45,7 @@ _TOO_MANY: Final = "You have revoked too many tokens one by one: `POST /api/auth
 _TOO_MANY_S: Final = 3600
 
 
-async def refresh_token(call: Call, body: RefreshBody) -> SignedIn:
+async def refresh_token(call: Call, body: RefreshBody) -> TokenPairShape:
     """Return new tokens for a refresh token, which is good once: for some seconds it gives the same refresh token
     again, later its session ends, because somebody has a copy."""
     services, request = call.services, call.request
@@ -53,7 +54,7 @@ async def refresh_token(call: Call, body: RefreshBody) -> SignedIn:
     )
     if pair is None:
         raise Unauthorized("This refresh token is wrong, used or expired. Sign in: `metergate auth login`.")
-    return signed_in(pair)
+    return pair_shape(pair)
 
 
 async def narrow_token(call: Call, body: NarrowBody) -> AccessTokenShape:
@@ -160,7 +161,7 @@ async def end_session(call: Call) -> None:
 
 ROUTES: Final = (
     Route(
-        *("POST", "/api/auth/refresh", refresh_token, Access.anyone, SignedIn),
+        *("POST", "/api/auth/refresh", refresh_token, Access.anyone, TokenPairShape),
         body=RefreshBody,
         errors=(401, 429, 500, 503),
     ),

@@ -6,7 +6,7 @@
                 sentence and an exit code
     client      CommandClient: the calls over the standard library, quick to import
     operator    `metergate operator`: a client's call becomes a command, what its errors say; quotas as text;
-                refused requests; accounts  with grants and refunds; keys
+                refused requests; accounts  with grants, refunds, adjustments; keys; oversight  the audit log, people
 
 How a command reaches the billing API is passed in (`commands.Connect`): this package knows no gateway.
 """

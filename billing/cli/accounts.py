@@ -1,5 +1,6 @@
-"""`metergate operator account`, `grant` and `refund`: who pays, and credit for them."""
+"""`metergate operator account`, `grant`, `refund`, `adjust`, `suspend`, `close`, `reopen`: who pays, and credit."""
 
+import functools
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,12 +13,13 @@ from billing.cli.options import AccountId, Cursor, Limit, Quotas
 from billing.cli.output import UNREACHABLE, CommandFailed, Shown, Table, page_parts
 from billing.pages import DEFAULT_LIMIT
 from billing.principals import Status
-from billing.shapes.accounts import AccountPatch, AccountShape, GrantShape
+from billing.shapes.accounts import AccountPatch, AccountShape, Against, GrantShape
 
 if TYPE_CHECKING:
     from billing.calls import BillingCalls
 
 Amount = Annotated[str, typer.Argument(help="How much, such as 12.50.", show_default=False)]
+Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why; the audit log keeps it.", show_default=False)]
 Note = Annotated[str | None, typer.Option(metavar="TEXT", help="Why; the ledger keeps it.")]
 IdempotencyKey = Annotated[
     str | None, typer.Option(metavar="KEY", help="The same key does it once; else a fresh one, which is printed.")
@@ -25,7 +27,7 @@ IdempotencyKey = Annotated[
 
 
 def add_accounts(app: typer.Typer, connect: Connect) -> None:
-    """Add the group `account`, `grant` and `refund`."""
+    """Add the group `account`, and what is done to one account."""
     account = group("Accounts: who pays.")
     add_call(account, "create", create, connect)
     add_call(account, "show", show, connect)
@@ -35,6 +37,10 @@ def add_accounts(app: typer.Typer, connect: Connect) -> None:
     app.add_typer(account, name="account")
     add_call(app, "grant", grant, connect)
     add_call(app, "refund", refund, connect)
+    add_call(app, "adjust", adjust, connect)
+    add_call(app, "suspend", suspend, connect)
+    add_call(app, "close", close, connect)
+    add_call(app, "reopen", reopen, connect)
 
 
 async def create(
@@ -143,6 +149,49 @@ async def refund(
 ) -> Shown:
     """Give an account back what it was charged, once for an idempotency key."""
     return await _give("refund", client.refund, account_id, amount_usd, note, idempotency_key)
+
+
+async def adjust(
+    client: "BillingCalls",
+    account_id: AccountId,
+    reason: Reason,
+    add: Annotated[str | None, typer.Option("--add", metavar="USD", help="Raise the balance by so much.")] = None,
+    take: Annotated[
+        str | None, typer.Option("--take", metavar="USD", help="Take so much, below zero where it has to be.")
+    ] = None,
+    against: Annotated[Against, typer.Option(help="The other side of the ledger.")] = "write_off",
+    idempotency_key: IdempotencyKey = None,
+) -> Shown:
+    """Change a balance up or down, once for an idempotency key."""
+    if (add is None) == (take is None):
+        raise typer.BadParameter("give --add or --take", param_hint="--add")
+    amount = add if take is None else take
+    if amount is None or amount.startswith("-"):
+        raise typer.BadParameter("an amount has no sign: --add raises the balance, --take lowers it")
+    call = functools.partial(_adjust, client, against=against)
+    signed = amount if take is None else f"-{amount}"
+    return await _give("adjustment", call, account_id, signed, reason, idempotency_key)
+
+
+async def _adjust(
+    client: "BillingCalls", account_id: str, amount_usd: str, *, idempotency_key: str, note: str, against: Against
+) -> GrantShape:
+    return await client.adjust(account_id, amount_usd, idempotency_key=idempotency_key, reason=note, against=against)
+
+
+async def suspend(client: "BillingCalls", account_id: AccountId, reason: Reason) -> Shown:
+    """Let an account spend nothing until it is reopened. Its balance stays."""
+    return _one(await client.update_account(account_id, AccountPatch(status="suspended", reason=reason)))
+
+
+async def close(client: "BillingCalls", account_id: AccountId, reason: Reason) -> Shown:
+    """Close an account: it spends nothing any more. Its balance stays, and can be read."""
+    return _one(await client.update_account(account_id, AccountPatch(status="closed", reason=reason)))
+
+
+async def reopen(client: "BillingCalls", account_id: AccountId, reason: Reason) -> Shown:
+    """Let an account that was suspended or closed spend again."""
+    return _one(await client.update_account(account_id, AccountPatch(status="active", reason=reason)))
 
 
 async def _give(

@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 Call = Callable[..., Awaitable[Shown]]
 """An async function of a `BillingCalls` and a command's own options."""
 ADDERS: Final = {
-    **dict.fromkeys(("account", "grant", "refund"), "billing.cli.accounts:add_accounts"),
+    **dict.fromkeys(
+        ("account", "grant", "refund", "adjust", "suspend", "close", "reopen"), "billing.cli.accounts:add_accounts"
+    ),
+    "audit": "billing.cli.oversight:add_audit",
+    "user": "billing.cli.oversight:add_users",
     "requests": "billing.cli.operator:add_requests",
     "key": "billing.cli.keys:add_keys",
     "provider": "billing.cli.operator:add_providers",
@@ -41,7 +45,9 @@ EXPECTED: Final = "expected window:metric=limit, such as day:tokens=100000 or mo
 
 def operator_app(connect: Connect, adders: Mapping[str, str] = ADDERS) -> typer.Typer:
     """Return the group, on a billing API that `connect` reaches with the admin key."""
-    return lazy_group("Accounts, grants, refunds, keys, refusals and providers, with the admin key.", adders, connect)
+    return lazy_group(
+        "Accounts, balances, keys, people, the audit log, refusals and providers, with the admin key.", adders, connect
+    )
 
 
 def add_requests(app: typer.Typer, connect: Connect) -> None:

@@ -31,12 +31,6 @@ OF_USER: Final = 3
 """Added to a code where the item counts for a user, too."""
 
 
-def _pack(code: int, request_id: bytes, account_place: int, key_place: int, user_place: int) -> bytes:
-    if not user_place:
-        return ITEM.pack(code, request_id, account_place, key_place)
-    return ITEM_OF_USER.pack(code + OF_USER, request_id, account_place, key_place, user_place)
-
-
 class AdmissionTarget:
     """What all holds of one key on one model have in common: the account's and the key's names in Redis, the account's
     partition, the limits, and the `names` that a journal entry carries. `user_key` is the name of the key's user while
@@ -130,7 +124,9 @@ class AdmitItem:
 
     def pack(self, account_place: int, key_place: int, user_place: int = 0) -> bytes:
         """Return the item as the script takes it: see `Item.pack`."""
-        return _pack(ADMIT_CODE, self.id, account_place, key_place, user_place) + self.body
+        if user_place:
+            return ITEM_OF_USER.pack(ADMIT_CODE + OF_USER, self.id, account_place, key_place, user_place) + self.body
+        return ITEM.pack(ADMIT_CODE, self.id, account_place, key_place) + self.body
 
     def resolve(self, reply: list[Any] | RedisError, epoch: int) -> None:
         """Give the reply to the request that waits for it."""
@@ -175,7 +171,9 @@ class SettleItem:
 
     def pack(self, account_place: int, key_place: int, user_place: int = 0) -> bytes:
         """Return the item as the script takes it: see `Item.pack`."""
-        return _pack(SETTLE_CODE, self.id, account_place, key_place, user_place) + self.body
+        if user_place:
+            return ITEM_OF_USER.pack(SETTLE_CODE + OF_USER, self.id, account_place, key_place, user_place) + self.body
+        return ITEM.pack(SETTLE_CODE, self.id, account_place, key_place) + self.body
 
     def resolve(self, reply: list[Any] | RedisError, epoch: int) -> None:
         """Give the reply to the settlement that waits for it."""
@@ -196,7 +194,9 @@ class VoidItem:
 
     def pack(self, account_place: int, key_place: int, user_place: int = 0) -> bytes:
         """Return the item as the script takes it: see `Item.pack`."""
-        return _pack(VOID_CODE, self.id, account_place, key_place, user_place)
+        if user_place:
+            return ITEM_OF_USER.pack(VOID_CODE + OF_USER, self.id, account_place, key_place, user_place)
+        return ITEM.pack(VOID_CODE, self.id, account_place, key_place)
 
     def resolve(self, reply: list[Any] | RedisError, epoch: int) -> None:
         """Answer whether the hold is void by this, None where Redis did not say; note the epoch that lacked it."""

@@ -312,7 +312,8 @@ class Loader:
         for attempt in range(1, COUNT_ATTEMPTS + 1):
             if reply[0] != CALL_AGAIN:
                 break
-            held = await self._redis.open_holds(partition.number, subject.account_id, subject.key_ids)
+            key_ids = None if subject.key_ids is None else frozenset(subject.key_ids)
+            held = await self._redis.open_holds(partition.number, subject.account_id, key_ids)
             stage = COUNT if attempt < COUNT_ATTEMPTS else COUNT_WHAT_IS_FOUND
             reply = await self._client.call(self._adopt_script, keys, [*head, stage, "".join(held), *tail])
         return reply

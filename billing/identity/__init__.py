@@ -14,11 +14,12 @@ people         who asks, what they show, what people are changed by: of the next
 sign_in        SignIn: registers, verifies and signs in, and tells nobody who is registered
 credentials    Credentials: password, address and second factor are changed
 mail           enqueue: a mail that is sent once its transaction is committed
+mailer         Mailer: sends what waits, by SMTP or to a console
 tokens         JSON Web Tokens: verified by a key and an algorithm that are given     pure
 signing_keys   the keys that sign our own tokens, and their rotation
 shown          who shows a token, and what it is worth now
 sessions       a sign-in, its access and refresh tokens, and their ends
 issuers        what other issuers publish, kept for a while; which of their tokens are believed
-oidc           signing in elsewhere: OpenID Connect, GitHub
+oidc           signing in elsewhere: OpenID Connect, GitHub; providers  where, as configured
 subjects       whom other issuers sign in, and which user that is
 """

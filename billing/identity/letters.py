@@ -28,22 +28,22 @@ def _letter(subject: str, *paragraphs: str) -> Letter:
 
 def _code(subject: str, secret: str, what: str) -> Letter:
     said = f"{secret} is the code to {what}. It is good once, for {CODE_S // _MINUTES_S} minutes."
-    return _letter(f"{subject} {secret}", said, "Tell it nobody: nobody of ours asks for it.", _NOT_YOU)
+    return _letter(subject, said, "Tell it nobody: nobody of ours asks for it.", _NOT_YOU)
 
 
 def verify_code(secret: str) -> Letter:
     """Return the letter with the code that proves an address."""
-    return _code("verify your address:", secret, "verify your address")
+    return _code("verify your address", secret, "verify your address")
 
 
 def sign_in_code(secret: str) -> Letter:
     """Return the letter with the code to sign in."""
-    return _code("sign in:", secret, "sign in")
+    return _code("your code to sign in", secret, "sign in")
 
 
 def new_address_code(secret: str) -> Letter:
     """Return the letter to a new address."""
-    return _code("your new address:", secret, "make this your address")
+    return _code("your new address", secret, "make this your address")
 
 
 def already_registered() -> Letter:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Final, Literal, get_args
 
 Role = Literal["owner", "admin", "member", "viewer"]
+Approval = Literal["open", "verified", "approved"]
+"""When somebody who has registered is let in: at once, once their address is proven, or by an operator."""
 
 PROXY: Final = "llm:proxy"
 BILLING_READ: Final = "billing:read"

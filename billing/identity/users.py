@@ -23,7 +23,7 @@ from billing.errors import MetergateError
 from billing.pages import BEFORE_ALL, Page, page_of
 
 if TYPE_CHECKING:
-    from billing.identity.permissions import Role
+    from billing.identity.permissions import Approval, Role
 
 ID_PREFIX: Final = "usr_"
 MOST_NAME: Final = 200
@@ -32,7 +32,6 @@ MOST_EMAIL: Final = 254
 MOST_ORGANIZATIONS: Final = 1000
 """Of one user that are read at once."""
 Status = Literal["pending", "active", "disabled"]
-Approval = Literal["open", "verified", "approved"]
 _EMAIL: Final = re.compile(
     r"[a-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[a-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
     r"@(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?",

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Outcome = Literal["settled", "expired"]
 LAYOUT: Final = 2
 """The newest layout of a debit in the journal that this release reads. 2: with `by_model`."""
+NAMED: Final = "named"
+"""In place of a price row's id where another service has named the amount."""
 PLAIN_LAYOUT: Final = 1
 """The layout of a debit that says nothing which a release of that layout would lose."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from billing.ledger.debits import NAMED
 from billing.money import USD_DECIMALS, ceil_div, format_usd
 from billing.prices import PriceRow
 from billing.rates import COST_SCALE, FACTOR_SCALE, PriceLine, round_up
@@ -96,7 +97,9 @@ def format_explanation(explanation: Explanation) -> str:
         _line("model", f"{event.model}, served by {event.provider} as {event.provider_model}"),
         _line("outcome", _outcome(event)),
     ]
-    if price is None:
+    if event.price_id == NAMED:
+        lines.append(_line("price", "none: the service that charged it has named the amount"))
+    elif price is None:
         lines.append(_line("price", f"{event.price_id or 'none'}: the ledger has no such row"))
     else:
         lines.append(_line("price", f"{price.id}: {price.provider}/{price.model} from {price.effective_from}"))

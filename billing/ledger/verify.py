@@ -20,6 +20,7 @@ from typing import Final
 import msgspec
 
 from billing.database.connection import Connection, Database, Row, queries
+from billing.ledger.debits import NAMED
 from billing.ledger.usage_columns import decode_shares_of, usage_of
 from billing.money import format_usd
 from billing.price_table import from_canonical_json
@@ -160,6 +161,8 @@ def _wrong_amount(row: Row, prices: Mapping[str, PriceRow]) -> str | None:
     is_nothing = not (cost_nano or charged_nano or row["input_tokens"] or row["output_tokens"])
     if is_nothing and row["outcome"] == "expired":  # its price may be unknown, too
         return None
+    if row["price_id"] == NAMED:
+        return None if cost_nano == charged_nano else "its amount was named by a service, which adds no markup"
     if price is None:
         return f"the ledger has no price row {row['price_id']!r} that could be used"
     if is_nothing and row["estimated"]:

@@ -16,7 +16,7 @@ import msgspec
 
 from billing.errors import Kind, MetergateError
 from billing.holds.decision import Need
-from billing.ledger.debits import Debit
+from billing.ledger.debits import NAMED, Debit
 from billing.ledger.usage_columns import other_counts
 from billing.money import MAX_NANO
 from billing.rates import round_up
@@ -121,7 +121,7 @@ class Measure:
 @dataclass(frozen=True, slots=True)
 class Charge:
     """What a measure costs: `cost_nano` by the table, `charged_nano` with the plan's markup; both the amount where one
-    was named. `price_id` is empty then."""
+    was named, of which `price_id` says that."""
 
     measure: Measure
     usage: Usage
@@ -193,7 +193,7 @@ def charge_of(measure: Measure, prices: PriceTable, markup_scaled: int, at_s: fl
     an amount beyond 2^53 - 1 nano-USD."""
     usage = measure.usage
     if measure.amount_nano is not None:
-        return Charge(measure, usage, measure.amount_nano, measure.amount_nano)
+        return Charge(measure, usage, measure.amount_nano, measure.amount_nano, NAMED)
     row = prices.find(measure.owner, measure.name, at_s)
     if row is None or (measure.meter is not None and row.per_unit.keys().isdisjoint(("unit", "million"))):
         what = "meter" if measure.meter is not None else "model"

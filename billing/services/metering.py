@@ -20,6 +20,7 @@ from billing.holds import decision as decisions
 from billing.holds.admission import Renew, Renewal
 from billing.holds.decision import NeedTooLarge
 from billing.holds.hold import Hold
+from billing.ledger.debits import NAMED
 from billing.services.charges import BadMeasure, Charge, Measure, charge_of, digest_of
 from billing.services.events import (
     DEBITS,
@@ -217,7 +218,7 @@ class Metering:
             "account_id": debit.account_id,
             "feature": debit.feature,
             "meter": measure.meter,
-            "price_id": debit.price_id or None,
+            "price_id": None if debit.price_id == NAMED else debit.price_id,
             "created_at": rfc3339(datetime.fromtimestamp(debit.admitted_at_ms / 1000, UTC)),
         }
         shape = debit_shape(said, debit.charged_nano, self._desk.rules.credits_per_usd)

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from billing.identity.callers import Caller
-    from billing.identity.sessions import TokenPair
     from billing.identity.users import OwnOrganization, User
 
 Email = Annotated[
@@ -75,17 +74,6 @@ class MailSent(Answer, frozen=True, kw_only=True):
     email: str
     challenge: str | None = None
     message: str
-
-
-class SignedIn(Answer, frozen=True, kw_only=True):
-    """The tokens of a new session (RFC 6749, section 5.1); `scope` is what they allow, separated by spaces."""
-
-    access_token: str
-    refresh_token: str
-    token_type: Literal["Bearer"] = "Bearer"  # noqa: S105
-    expires_in: Annotated[int, Meta(description="seconds until the access token expires")]
-    scope: str
-    session_id: str
 
 
 class PasswordForgotten(Body, frozen=True, kw_only=True):
@@ -200,17 +188,6 @@ class ProfileShape(Answer, frozen=True, kw_only=True):
     scopes: list[str]
     session_id: str | None
     organizations: list[OwnOrganizationShape]
-
-
-def signed_in(pair: TokenPair) -> SignedIn:
-    """Return the answer to a sign-in."""
-    return SignedIn(
-        access_token=pair.access_token,
-        refresh_token=pair.refresh_token,
-        expires_in=pair.expires_in_s,
-        scope=" ".join(sorted(pair.scopes)),
-        session_id=pair.session_id,
-    )
 
 
 def profile_shape(

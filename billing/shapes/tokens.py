@@ -10,7 +10,7 @@ from billing.shapes.base import Answer, Body, Moment, Query
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
-    from billing.identity.sessions import AccessToken, Session
+    from billing.identity.sessions import AccessToken, Session, TokenPair
 
 MAX_SHOWN: Final = 8192
 MAX_REASON: Final = 200
@@ -80,6 +80,12 @@ class AccessTokenShape(Answer, frozen=True, kw_only=True):
     session_id: str
 
 
+class TokenPairShape(AccessTokenShape, frozen=True, kw_only=True):
+    """What a client keeps of a sign-in."""
+
+    refresh_token: str
+
+
 class SessionShape(Answer, frozen=True, kw_only=True):
     """A sign-in that has not ended; `current` is the one that asks."""
 
@@ -114,12 +120,21 @@ class JwksShape(Answer, frozen=True, kw_only=True):
 
 def access_shape(token: AccessToken) -> AccessTokenShape:
     """Return an access token as it is answered."""
-    return AccessTokenShape(
-        access_token=token.access_token,
-        expires_in=token.expires_in_s,
-        scope=" ".join(sorted(token.scopes)),
-        session_id=token.session_id,
-    )
+    return AccessTokenShape(**_said(token))
+
+
+def pair_shape(pair: TokenPair) -> TokenPairShape:
+    """Return the tokens of a sign-in as they are answered."""
+    return TokenPairShape(**_said(pair), refresh_token=pair.refresh_token)
+
+
+def _said(token: AccessToken) -> dict[str, Any]:
+    return {
+        "access_token": token.access_token,
+        "expires_in": token.expires_in_s,
+        "scope": " ".join(sorted(token.scopes)),
+        "session_id": token.session_id,
+    }
 
 
 def session_shape(session: Session, current: str | None) -> SessionShape:

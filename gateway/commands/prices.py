@@ -1,4 +1,5 @@
-"""`metergate operator price`: list, check, compare and try prices. Reads files alone; a gateway follows its file."""
+"""`metergate operator price`: list, check, compare and try prices, on files alone, which a gateway follows. And reprice,
+which asks one to charge requests of a period by another price."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -7,21 +8,24 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from billing.cli import REFUSED, USAGE, CommandFailed, Connect, Output, Shown, Table, add_command, group
+from billing.cli import REFUSED, REMOTE, USAGE, CommandFailed, Connect, Output, Shown, Table, add_command, group
 from billing.price_table import PriceTable
 from billing.prices import PriceRow
 
 if TYPE_CHECKING:
+    from billing.shapes.repricing import RepricedShape
     from billing.usage import Usage
 
 MINUTE_S: Final = 60
+MOST_SHOWN: Final = 1000
+"""Requests that a repricing names."""
 MAX_DIGITS: Final = 18
 """Of a count: more than any that can be priced."""
 
 File = Annotated[Path | None, typer.Argument(help="A prices.yaml; without it, the one in force.", show_default=False)]
 
 
-def add_prices(app: typer.Typer, _connect: Connect) -> None:
+def add_prices(app: typer.Typer, connect: Connect) -> None:
     """Add the group `price`."""
     price = group("What providers charge: prices.yaml.")
     add_command(price, "list", list_prices)
@@ -29,6 +33,7 @@ def add_prices(app: typer.Typer, _connect: Connect) -> None:
     add_command(price, "import", import_prices)
     add_command(price, "diff", diff)
     add_command(price, "try", try_price)
+    _add_reprice(price, connect)
     app.add_typer(price, name="price")
 
 
@@ -193,3 +198,91 @@ async def try_price(
         "lines": [line_shape(line) for line in priced],
     }
     output.show(Shown(data, (Table(("class", "quantity", "price USD", "amount USD"), lines), summary)))
+
+
+def _add_reprice(price: typer.Typer, connect: Connect) -> None:
+    async def work(
+        output: Output,
+        model: Annotated[str, typer.Argument(help="provider/model, as prices name it.", show_default=False)],
+        since: Annotated[str, typer.Option(metavar="TIME", help="From then on.", show_default=False)],
+        until: Annotated[str, typer.Option(metavar="TIME", help="Before then.", show_default=False)],
+        account: Annotated[str | None, typer.Option(metavar="ACCOUNT_ID", help="Of this account alone.")] = None,
+        price_id: Annotated[
+            str | None, typer.Option("--price", metavar="PRICE_ID", help="This row, not the present one for each time.")
+        ] = None,
+        reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; the customer sees it.")] = None,
+        apply: Annotated[bool, typer.Option("--apply", help="Correct it; else it is only compared.")] = False,
+    ) -> None:
+        """Compare what requests of a period were charged with another price; with --apply correct it by transfers.
+
+        The same again changes nothing: what was broken off is done again from the beginning.
+        """
+        await _reprice(output, connect, model, since, until, account, price_id, reason, apply)
+
+    add_command(price, "reprice", work, REMOTE)
+
+
+async def _reprice(
+    output: Output,
+    connect: Connect,
+    model: str,
+    since: str,
+    until: str,
+    account: str | None,
+    price_id: str | None,
+    reason: str | None,
+    apply: bool,
+) -> None:
+    from billing.cli.operator import explained_answers
+    from billing.money import format_usd
+    from billing.pages import MAX_LIMIT
+    from billing.shapes.repricing import NewRepricing
+
+    provider, slash, name = model.partition("/")
+    if not (provider and slash and name):
+        raise typer.BadParameter("name it as provider/model, as operator price list does")
+    asked = NewRepricing(
+        provider=provider,
+        model=name,
+        since=since,
+        until=until,
+        account_id=account,
+        price_id=price_id,
+        reason=reason,
+        dry_run=not apply,
+    )
+    found: list[RepricedShape] = []
+    requests = corrected = left = difference_nano = 0
+    cursor: str | None = None
+    with explained_answers():
+        async with connect(output) as client:
+            while True:
+                batch = await client.reprice(asked, limit=MAX_LIMIT, cursor=cursor)
+                requests, corrected = requests + batch.requests, corrected + batch.corrected
+                left += sum(each.left is not None for each in batch.data)
+                difference_nano += _nano(batch.difference_usd)
+                told = [each for each in batch.data if each.left is not None or _nano(each.difference_usd)]
+                found += told[: MOST_SHOWN - len(found)]
+                cursor = batch.next_cursor
+                if cursor is None:
+                    break
+                output.note(f"{requests} requests, {format_usd(difference_nano)} USD so far ...")
+    rows = [
+        (each.created_at, each.id, each.account_id, each.charged_usd, each.would_be_usd, each.left or "")
+        for each in found
+    ]
+    verb = f"{corrected} corrected" if apply else "none corrected (--apply does)"
+    summary = f"{requests} requests, {verb}, {left} left; {format_usd(difference_nano)} USD to be charged more in all."
+    headers = ("time", "request", "account", "charged USD", "would be USD", "left because")
+    parts = (Table(headers, rows), summary) if rows else (summary,)
+    said = {"dry_run": not apply, "requests": requests, "corrected": corrected, "left": left}
+    output.show(Shown({**said, "difference_usd": format_usd(difference_nano), "data": found}, parts))
+
+
+def _nano(usd: str) -> int:
+    """Return a sum, which may be beyond the bound of one amount."""
+    from decimal import Decimal
+
+    from billing.money import USD_DECIMALS
+
+    return int(Decimal(usd).scaleb(USD_DECIMALS))

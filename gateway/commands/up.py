@@ -39,7 +39,7 @@ from gateway.endpoints.metrics_access import PATH as METRICS_PATH
 from gateway.metrics.folder import METRICS_DIR_VARIABLE
 from gateway.process.supervisor import EMBEDDED_VARIABLE, ending_leases, stop_signals, supervise
 from gateway.proxy.records import STDOUT, open_log
-from gateway.runtime import open_runtime
+from gateway.runtime import MAIL_CONSOLE_VARIABLE, open_runtime
 from gateway.server.listening import AddressInUse, address_of, bind
 
 WORKER: Final = (
@@ -79,6 +79,7 @@ async def _up(settings: Settings, environ: Mapping[str, str], output: Output, wo
         if first is not None:
             output.must_show(first_account_lines(first))
         env = {**_worker_environment(settings, environ, stores), "ADMIN_API_KEY": admin_key.reveal()}
+        env[MAIL_CONSOLE_VARIABLE] = "1"
         key_file = None if settings.admin_api_key else str(admin_key_file(settings.data_dir))
         welcome = partial(ready, first=first, admin_key_file=key_file)
         publishes = key_file is not None and stores.own_folder
@@ -103,6 +104,8 @@ async def _serve(
     await _require_redis(stores.redis_url)
     if settings.admin_api_key is None:
         output.note("ADMIN_API_KEY is not set: admin calls are refused.")
+    if settings.smtp_host is None:
+        output.note("SMTP_HOST is not set: no mail is sent, so that nobody can verify an address.")
     return await _supervise(settings, _worker_environment(settings, environ, stores), workers, output, ready)
 
 

@@ -26,6 +26,7 @@ UP_METRICS_ADDR: Final = "127.0.0.1:9090"
 NO_METRICS_ADDR: Final = "off"
 
 _PER_BYTE: Final = re.compile(r"(\d{1,10})(?:\.(\d{1,18}))?", re.ASCII)
+_ADDRESS: Final = re.compile(r"[!-;=?A-~]+@[A-Za-z0-9.-]+", re.ASCII)
 MAX_SOURCES: Final = 1000
 TIMEOUT_S: Final = 15
 _TEXT_KEYS: Final = ("source_id", "base_url", "token", "region", "expected_node_id", "expected_env")
@@ -184,8 +185,8 @@ def read_stripe_key(read: Reader) -> Secret | None:
 
 
 def mail_address(text: str) -> str | None:
-    """Return a text that can be an e-mail address; None for anything else."""
-    return text if "@" in text else None
+    """Return a text that can be an e-mail address, without a name; None for anything else."""
+    return text if _ADDRESS.fullmatch(text) else None
 
 
 def parse_per_byte(text: str) -> int | None:

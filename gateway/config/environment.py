@@ -194,14 +194,18 @@ class Environment:
     )
 
     smtp_host: str | None = declare_optional(
-        "SMTP_HOST", "mail server; unset: no mail is sent; needs SMTP_FROM", served=False
+        "SMTP_HOST", "mail server; unset: `up` shows mails, `serve` sends none; needs SMTP_FROM"
     )
-    smtp_port: int = declare_whole("SMTP_PORT", 587, 1, 65_535, "its port", served=False)
-    smtp_user: str | None = declare_optional("SMTP_USER", "user name there", served=False)
-    smtp_password: Secret | None = declare_secret("SMTP_PASSWORD", "password there", served=False)
+    smtp_port: int = declare_whole(
+        "SMTP_PORT", 587, 1, 65_535, "its port: 465 is TLS from the start; elsewhere TLS begins where it is offered"
+    )
+    smtp_user: str | None = declare_optional("SMTP_USER", "user name there; needs SMTP_PASSWORD")
+    smtp_password: Secret | None = declare_secret(
+        "SMTP_PASSWORD", "password there, which is sent over TLS alone; needs SMTP_USER"
+    )
     smtp_from: str | None = declare(
         lambda read: read.parsed("SMTP_FROM", derived.mail_address, "an e-mail address", "") or None,
-        Variable("SMTP_FROM", "", "sender's address", served=False),
+        Variable("SMTP_FROM", "", "sender's address"),
     )
     notification_webhook: Secret | None = declare_secret_url(
         "NOTIFICATION_WEBHOOK", ("https", "http"), "URL that gets notices as JSON", served=False
@@ -276,7 +280,12 @@ NOT_SERVED: Final = tuple(variable.name for variable in SETTINGS_VARIABLES.value
 """Settings that are checked and that this version does not act on: one that is set is a warning at start."""
 _NEEDS: Final = (
     *(("AUTH_BASE_URL", "AUTH_AUDIENCE"), ("AUTH_COOKIE_SECRET", "AUTH_AUDIENCE")),
-    *(("SMTP_HOST", "SMTP_FROM"), ("LAGO_API_URL", "LAGO_API_KEY")),
+    *(
+        ("SMTP_HOST", "SMTP_FROM"),
+        ("SMTP_USER", "SMTP_PASSWORD"),
+        ("SMTP_PASSWORD", "SMTP_USER"),
+        ("LAGO_API_URL", "LAGO_API_KEY"),
+    ),
 )
 """Variables that mean nothing without another one."""
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from billing.ledger.verify import verify
 from billing.price_table import PriceTable
 from billing.prices import PriceRow
 from billing.times import rfc3339
@@ -68,9 +69,11 @@ async def customer(service: Service) -> AsyncIterator[Customer]:
 
 
 async def sound(service: Service) -> None:
-    """Redis and the ledger agree."""
+    """Redis and the ledger agree, and what is in the ledger adds up."""
     report = await service.gateway.runtime.engine.reconciler.run()
     assert report.drifts == ()
+    verified = await verify(service.gateway.runtime.database)
+    assert verified.ok, verified
 
 
 async def until(found: Any, wanted: Any) -> None:

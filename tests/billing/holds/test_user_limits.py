@@ -1,5 +1,6 @@
 """Quotas of a user: counted over all of the user's keys in the account, and over no other's, whatever happens."""
 
+import random
 from collections import Counter
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from billing.holds.hold import Hold
 from billing.holds.reconcile import Drift
 from billing.holds.redis.layout import OF_USER, VERSION, KeyState
 from billing.keys.secrets import secret_digest
+from billing.ledger.debits import Debit
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
 from tests.billing.holds.conftest import MakeWorld, World, debit, need
@@ -358,3 +360,83 @@ async def test_yesterday_s_use_is_none_of_today_s(world: World) -> None:
     )
     await spend(world, principal)
     assert await taken(world, account) == [15, 30]
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_whatever_happens_a_user_has_used_what_its_keys_have(make_world: MakeWorld, seed: int) -> None:
+    """Requests of two users and of nobody, in two gateways, while limits come, change and go, states are lost and
+    epochs begin: what Redis has is what this test has counted, and what the ledger says."""
+    chosen = random.Random(seed)  # noqa: S311
+    worlds = [await make_world() for _ in range(2)]
+    account = (await worlds[0].customer(10**12)).account_id
+    users = {ANA: LONG, BEN: LONG[:3]}
+    keys = [await key_of(worlds[0], account, user_id) for user_id in (ANA, ANA, BEN, None)]
+    limited: set[str] = set()
+    open_holds: list[tuple[World, Principal, Hold]] = []
+    ended: list[Debit] = []
+
+    async def renewed(world: World, key: Key) -> Principal:
+        """As a gateway that is told to read the principal anew."""
+        found = await world.engine.cache.reload(secret_digest(key.secret))
+        assert found is not None
+        return found
+
+    async def begin(world: World) -> None:
+        key = chosen.choice(keys)
+        principal = await renewed(world, key)
+        open_holds.append((world, principal, await hold_one(world, principal)))
+
+    async def end(world: World) -> None:
+        if not open_holds:
+            return
+        gateway, principal, hold = open_holds.pop(chosen.randrange(len(open_holds)))
+        if chosen.random() < 0.3:
+            await gateway.engine.holds.void(hold)
+            return
+        await settle(gateway, principal, hold)
+        ended.extend(seen_from([hold], principal))
+
+    async def owe(world: World) -> None:
+        ended.append(await direct(world, await renewed(world, chosen.choice(keys))))
+
+    async def limit(world: World) -> None:
+        user_id = chosen.choice(list(users))
+        wanted = () if user_id in limited and chosen.random() < 0.4 else users[user_id][: chosen.randint(1, 9)]
+        await world.member_limits.set(account, user_id, wanted)
+        limited.add(user_id) if wanted else limited.discard(user_id)
+
+    async def change(world: World) -> None:
+        await world.accounts.update(account, credit_limit_nano=chosen.randrange(10**6))
+
+    async def lose(world: World) -> None:
+        if chosen.random() < 0.5:
+            await delete(world, world.keys.user(account, ANA))
+        elif chosen.random() < 0.5:
+            await delete(world, *await keys_in_redis(world))
+        else:
+            await world.engine.reconciler.fix()
+
+    steps, weights = (begin, end, owe, limit, change, lose), (40, 30, 6, 12, 6, 6)
+    for step in chosen.choices(steps, weights, k=60):
+        await step(chosen.choice(worlds))
+    for user_id in sorted(users):
+        await worlds[0].member_limits.set(account, user_id, users[user_id])
+    for key in (keys[0], keys[2]):
+        principal = await renewed(worlds[0], key)
+        open_holds.append((worlds[0], principal, await hold_one(worlds[0], principal)))
+    for world in worlds:
+        await world.engine.holds.drain(20.0)
+        await world.engine.corrections.sync(partition_of(world), account)
+    assert (await worlds[0].engine.reconciler.run()).drifts == ()
+    whole = {"output_tokens": 100, "cost_nano": 2000, "charged_nano": 2000}
+    running = [each for _, principal, hold in open_holds for each in seen_from([hold], principal, **whole)]
+    now_s = partition_of(worlds[0]).now_ms() // 1000
+    for user_id, quotas in users.items():
+        mine = [each for each in [*ended, *running] if each.user_id == user_id]
+        assert await taken(worlds[0], account, user_id) == [used(quota, mine, now_s) for quota in quotas], user_id
+    while open_holds:
+        await end(worlds[0])
+    await assert_agreed(worlds[0], account)
+    for user_id, quotas in users.items():
+        mine = [each for each in ended if each.user_id == user_id]
+        assert await taken(worlds[0], account, user_id) == [used(quota, mine, now_s) for quota in quotas], user_id

@@ -7,7 +7,8 @@ import pytest
 from billing import audit
 from billing.database.connection import DatabaseError, UniqueViolation
 from billing.identity.mail import enqueue
-from billing.identity.users import Approval, BadAddress, User, UserNotFound, UserRefused, Users, parse_email
+from billing.identity.permissions import Approval
+from billing.identity.users import BadAddress, User, UserNotFound, UserRefused, Users, parse_email
 from tests.billing.support import Billing
 
 

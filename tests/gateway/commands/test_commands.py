@@ -63,6 +63,14 @@ COMMANDS = [
     *(
         "operator account set",
         "operator refund",
+        "operator adjust",
+        "operator suspend",
+        "operator close",
+        "operator reopen",
+        "operator audit",
+        "operator user",
+        *(f"operator user {what}" for what in ("list", "show", "approve", "disable", "enable", "operator")),
+        "operator price reprice",
         "operator requests",
         "operator provider",
         "operator provider list",
@@ -88,9 +96,8 @@ def test_help(shell: Shell, command: str) -> None:
     assert "Usage: metergate" in result.stdout
     if "COMMAND" not in result.stdout:
         listed = set(re.findall(r"^  (--[\w-]+)", result.stdout, re.MULTILINE))
-        calling = command.startswith("operator ") and not command.startswith(
-            "operator price "
-        )  # which reads files alone
+        files_alone = command.startswith("operator price ") and command != "operator price reprice"
+        calling = command.startswith("operator ") and not files_alone
         calls = {"--api-url", "--token-file"} if calling else set()
         timed = {"--timeout"} if calls or command in TIMED else set()
         assert listed & OF_EVERY_COMMAND == {"--output", "--quiet", "--json"} | calls | timed

@@ -232,7 +232,7 @@ def test_no_secret_shows() -> None:
     right |= {"EXPORTER_SOURCES_JSON": '[{"source_id": "a", "base_url": "https://a", "token": "hidden"}]'}
     right |= {"NOTIFICATION_WEBHOOK": "https://h/hidden"}
     right |= {"ADMIN_API_KEY": "hidden" * 4, "SERVICE_API_KEY": "hidden" * 4, "JWT_SECRET": "hidden" * 6}
-    right |= {"AUTH_COOKIE_SECRET": "hidden" * 6, "AUTH_AUDIENCE": "here"}
+    right |= {"AUTH_COOKIE_SECRET": "hidden" * 6, "AUTH_AUDIENCE": "here", "SMTP_USER": "mailer"}
     assert "hidden" not in repr(read(**(hidden | right | {"STRIPE_SECRET_KEY": ""})))
 
 

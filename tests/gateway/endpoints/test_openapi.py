@@ -128,7 +128,9 @@ async def test_answers_are_as_they_are_described(gateway: Gateway) -> None:
             continue
         if "/responses/" in path or "/conversations/" in path:  # a provider's own
             continue
-        if path.startswith(("/api/service/", "/api/auth/oidc/")) or "{org_id}" in path:  # tests/gateway/test_metering.py, tests/billing/api
+        if (
+            path.startswith(("/api/service/", "/api/auth/oidc/")) or "{org_id}" in path
+        ):  # tests/gateway/test_metering.py, tests/billing/api
             continue
         who = of_person if operation["security"] == [{"person": []}] else headers
         fetched = await fetch(gateway.session.get(gateway.url + path.format(**ids), headers=who))

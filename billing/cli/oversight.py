@@ -1,0 +1,123 @@
+"""`metergate operator audit` and `user`: who did what, and who may."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from billing.cli.commands import Connect, group
+from billing.cli.operator import add_call
+from billing.cli.options import Cursor, Limit
+from billing.cli.output import Shown, Table, page_parts
+from billing.pages import DEFAULT_LIMIT
+
+if TYPE_CHECKING:
+    from billing.calls import BillingCalls
+    from billing.shapes.admin_users import UserDetailShape
+
+UserId = Annotated[str, typer.Argument(help="The user's id, usr_...", show_default=False)]
+Since = Annotated[str | None, typer.Option(metavar="TIME", help="From then on: a time, or a day such as 2027-01-31.")]
+Until = Annotated[str | None, typer.Option(metavar="TIME", help="Before then.")]
+
+
+def add_audit(app: typer.Typer, connect: Connect) -> None:
+    """Add `audit`."""
+    add_call(app, "audit", audit, connect)
+
+
+def add_users(app: typer.Typer, connect: Connect) -> None:
+    """Add the group `user`."""
+    user = group("People: who is let in, and who is an operator.")
+    add_call(user, "list", list_users, connect)
+    add_call(user, "show", show_user, connect)
+    add_call(user, "approve", approve, connect)
+    add_call(user, "disable", disable, connect)
+    add_call(user, "enable", enable, connect)
+    add_call(user, "operator", set_operator, connect)
+    app.add_typer(user, name="user")
+
+
+async def audit(
+    client: "BillingCalls",
+    account: Annotated[str | None, typer.Option(metavar="ACCOUNT_ID", help="About this account.")] = None,
+    user: Annotated[str | None, typer.Option(metavar="USER_ID", help="About this user.")] = None,
+    actor: Annotated[str | None, typer.Option(metavar="WHO", help="By admin, user:usr_..., key:key_...")] = None,
+    action: Annotated[str | None, typer.Option(metavar="ACTION", help="Such as key.revoke, or key.* for all.")] = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+) -> Shown:
+    """Show who did what, newest first; --json has what it said before and after."""
+    about = {"account_id": account, "user_id": user, "actor": actor, "action": action, "since": since, "until": until}
+    page = await client.audit(about, limit=limit, cursor=cursor)
+    rows = [
+        (each.created_at, each.actor, each.action, each.subject, each.address or "-", each.request_id or "-")
+        for each in page.data
+    ]
+    headers = ("time", "actor", "action", "subject", "address", "request")
+    return Shown(page.received, page_parts(headers, rows, page.next_cursor))
+
+
+async def list_users(
+    client: "BillingCalls",
+    status: Annotated[str | None, typer.Option(metavar="STATUS", help="pending, active or disabled.")] = None,
+    email: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Who has this address.")] = None,
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+) -> Shown:
+    """List people, newest first."""
+    page = await client.users(status=status, email=email, limit=limit, cursor=cursor)
+    rows = [(each.id, each.email, each.status, "operator" if each.operator else "-") for each in page.data]
+    return Shown(page.received, page_parts(("id", "address", "status", "right"), rows, page.next_cursor))
+
+
+async def show_user(client: "BillingCalls", user_id: UserId) -> Shown:
+    """Show a user, and the organizations that they belong to."""
+    return _one(await client.user(user_id))
+
+
+async def approve(client: "BillingCalls", user_id: UserId) -> Shown:
+    """Let in who has registered."""
+    return await _change(client, user_id, status="active")
+
+
+async def disable(client: "BillingCalls", user_id: UserId) -> Shown:
+    """Let in no more: they are signed out everywhere at once. API keys stay."""
+    return await _change(client, user_id, status="disabled")
+
+
+async def enable(client: "BillingCalls", user_id: UserId) -> Shown:
+    """Let in again who was disabled."""
+    return await _change(client, user_id, status="active")
+
+
+async def set_operator(
+    client: "BillingCalls",
+    user_id: UserId,
+    right: Annotated[str, typer.Argument(metavar="on|off", help="Whether they are one.", show_default=False)],
+) -> Shown:
+    """Let a user do what the admin key may, by their own token; it needs a second factor."""
+    if right not in ("on", "off"):
+        raise typer.BadParameter("expected on or off", param_hint="on|off")
+    return await _change(client, user_id, operator=right == "on")
+
+
+async def _change(client: "BillingCalls", user_id: str, **changes: object) -> Shown:
+    from billing.shapes.admin_users import UserPatch
+
+    return _one(await client.update_user(user_id, UserPatch(**changes)))  # type: ignore[arg-type]
+
+
+def _one(user: "UserDetailShape") -> Shown:
+    rows = [
+        ("user", user.id),
+        ("address", f"{user.email} ({'verified' if user.verified else 'not verified'})"),
+        ("name", user.name),
+        ("status", user.status),
+        ("operator", "yes" if user.operator else "no"),
+        ("second factor", "yes" if user.second_factor else "no"),
+        ("created", user.created_at),
+        ("last sign-in", user.last_sign_in_at or "-"),
+        *((f"{each.role} of", f"{each.slug}, account {each.account_id}") for each in user.organizations),
+    ]
+    return Shown(user.received, (Table((), rows),))

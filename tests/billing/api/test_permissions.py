@@ -1,0 +1,249 @@
+"""The permission matrix: every endpoint by every kind of caller, with the status that each is answered.
+
+A new endpoint without a row fails. What is called upon (a member, a key, an invitation) is made for each call, so that
+none depends on those before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import pytest
+
+from billing.api.application import ROUTES
+from billing.api.services import Services
+from billing.identity.organizations import Organization
+from tests.billing.api.support import ADMIN_KEY, Api, serving, token_of
+from tests.billing.identity.support import join, new_organization, new_user
+from tests.billing.support import Billing
+
+SERVICE_KEY: Final = "service-key-of-the-tests"
+CALLERS: Final = (
+    *("nobody", "expired", "narrow", "viewer", "member", "admin", "owner", "stranger", "service", "operator"),
+)
+"""`expired` shows a token that is none any more; `narrow` an API key of the organization whose only scope no endpoint
+here needs; `stranger` owns another organization; `service` has the service key, `operator` the admin key."""
+NEEDS_BODY: Final[dict[str, Any]] = {
+    "PATCH /api/orgs/{org_id}": {"name": "Renamed"},
+    "POST /api/orgs": {"name": "Another"},
+    "POST /api/orgs/{org_id}/transfer-ownership": {"user_id": "{user_id}"},
+    "PATCH /api/orgs/{org_id}/members/{user_id}": {"role": "viewer"},
+    "PUT /api/orgs/{org_id}/members/{user_id}/quotas": {"quotas": []},
+    "POST /api/orgs/{org_id}/invitations": {"email": "new@example.com"},
+    "POST /api/billing/keys": {"name": "made"},
+    "PATCH /api/billing/keys/{key_id}": {"name": "renamed"},
+    "POST /api/billing/keys/{key_id}/rotate": {},
+}
+"""What has to be sent to get as far as the check of a scope; others are sent `{}`, which many refuse with 400."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The API, an organization with one person of each role, and an organization of somebody else."""
+
+    api: Api
+    billing: Billing
+    organization: Organization
+    people: dict[str, str]
+    narrow_key: str
+
+    def headers(self, caller: str) -> dict[str, str]:
+        match caller:
+            case "nobody":
+                return {}
+            case "service":
+                return {"X-API-Key": SERVICE_KEY, "X-Service-Name": "tests"}
+            case "operator":
+                return {"X-Admin-Key": ADMIN_KEY}
+            case "narrow":
+                return {"Authorization": f"Bearer {self.narrow_key}"}
+        return {"Authorization": f"Bearer {token_of(self.people.get(caller, 'usr_gone'))}"}
+
+    async def targets(self) -> dict[str, str]:
+        """A member of the lowest role with a key of their own, and an invitation, made for one call."""
+        billing, organization = self.billing, self.organization
+        user_id = await new_user(billing, f"{billing.new_id()}@example.com".lower())
+        await join(billing, organization, user_id, "viewer")
+        key, _ = await billing.keys.create(organization.account_id, "target", user_id=user_id)
+        invitation_id = f"inv_{billing.new_id()}"
+        await billing.database.execute(
+            "INSERT INTO invitations (id, org_id, email, role, digest, expires_at)"
+            " VALUES ($1, $2, $3, 'viewer', sha256($4), now() + interval '1 day')",
+            *(invitation_id, organization.id, f"{invitation_id}@example.com".lower(), invitation_id.encode()),
+        )
+        return {
+            "org_id": organization.id,
+            "account_id": organization.account_id,
+            "user_id": user_id,
+            "key_id": key.id,
+            "invitation_id": invitation_id,
+            "event_id": "req_none",
+            "request_id": "req_none",
+            "session_id": "ses_none",
+            "hold_id": "hold_none",
+            "provider": "none",
+            "token": "no-such-token",
+        }
+
+    async def forget(self) -> None:
+        """Take the targets out of the organization, whose members are bounded, and bring its owner back."""
+        execute, organization = self.billing.database.execute, self.organization
+        people = list(self.people.values())
+        await execute("DELETE FROM memberships WHERE org_id = $1 AND user_id <> ALL($2)", organization.id, people)
+        await execute("UPDATE memberships SET role = 'owner' WHERE user_id = $1", self.people["owner"])
+        await execute("DELETE FROM invitations WHERE org_id = $1", organization.id)
+
+    async def status(self, route: str, caller: str) -> int:
+        """What a call is answered with."""
+        method, path = route.split(" ")
+        targets = await self.targets()
+        options: dict[str, Any] = {}
+        if method != "GET":
+            body = NEEDS_BODY.get(route, {})
+            options["json"] = {name: _filled(value, targets) for name, value in body.items()}
+        url = path.format_map(targets)
+        async with self.api.client.request(
+            method, url, headers=self.headers(caller), allow_redirects=False, **options
+        ) as answer:
+            await answer.read()
+            return answer.status
+
+
+def _filled(value: Any, targets: dict[str, str]) -> Any:
+    return value.format_map(targets) if isinstance(value, str) else value
+
+
+@pytest.fixture
+async def world(services: Services, billing: Billing) -> AsyncIterator[World]:
+    people = {name: await new_user(billing, f"{name}@example.com") for name in ("owner", "stranger")}
+    organization = await new_organization(billing, "Acme", people["owner"], plan="enterprise")
+    await new_organization(billing, "Other", people["stranger"])
+    for role in ("viewer", "member", "admin"):
+        people[role] = await new_user(billing, f"{role}@example.com")
+        await join(billing, organization, people[role], role)  # type: ignore[arg-type]
+    _, narrow = await billing.keys.create(organization.account_id, "narrow", scopes=("container:read",))
+    async with serving(replace(services, service_api_key=SERVICE_KEY), billing) as api:
+        yield World(api, billing, organization, people, narrow)
+
+
+ANYONE: Final = [200] * 10
+BODY_WRONG: Final = [400] * 10
+"""Whoever asks: these need no caller, and a body."""
+OPERATOR: Final = [401, 401, 401, 403, 403, 403, 403, 403, 401]
+"""What others than the operator are answered: a key is no token, and a person may be known and no operator."""
+SERVICE: Final = [401] * 8
+ACCOUNT: Final = [401, 401, 403, 200, 200, 200, 200, 200, 401, 401]
+"""Everybody reads their own account; the stranger's is another one."""
+PERSON: Final = [401, 401, 401, 200, 200, 200, 200, 200, 401, 401]
+PERSON_BODY: Final = [401, 401, 401, 400, 400, 400, 400, 400, 401, 401]
+READ_ORG: Final = [401, 401, 403, 200, 200, 200, 200, 404, 401, 401]
+CHANGE_ORG: Final = [401, 401, 401, 403, 403, 200, 200, 404, 401, 401]
+DELETE_IN_ORG: Final = [401, 401, 401, 403, 403, 204, 204, 404, 401, 401]
+CHANGE_KEY: Final = [401, 401, 403, 403, 403, 200, 200, 404, 401, 401]
+"""A key of another member."""
+MATRIX: Final[dict[str, list[int]]] = {
+    "POST /api/admin/accounts": [*OPERATOR, 400],
+    "GET /api/admin/accounts": [*OPERATOR, 200],
+    "GET /api/admin/accounts/{account_id}": [*OPERATOR, 200],
+    "PATCH /api/admin/accounts/{account_id}": [*OPERATOR, 200],
+    "PUT /api/admin/accounts/{account_id}/quotas": [*OPERATOR, 400],
+    "GET /api/admin/accounts/{account_id}/users/quotas": [*OPERATOR, 200],
+    "GET /api/admin/accounts/{account_id}/users/{user_id}/quotas": [*OPERATOR, 200],
+    "PUT /api/admin/accounts/{account_id}/users/{user_id}/quotas": [*OPERATOR, 400],
+    "POST /api/admin/accounts/{account_id}/grants": [*OPERATOR, 400],
+    "POST /api/admin/accounts/{account_id}/refunds": [*OPERATOR, 400],
+    "POST /api/admin/accounts/{account_id}/adjustments": [*OPERATOR, 400],
+    "POST /api/admin/reprice": [*OPERATOR, 400],
+    "POST /api/admin/keys": [*OPERATOR, 400],
+    "GET /api/admin/keys": [*OPERATOR, 200],
+    "GET /api/admin/keys/{key_id}": [*OPERATOR, 200],
+    "PATCH /api/admin/keys/{key_id}": [*OPERATOR, 200],
+    "DELETE /api/admin/keys/{key_id}": [*OPERATOR, 204],
+    "POST /api/admin/keys/{key_id}/rotate": [*OPERATOR, 200],
+    "GET /api/admin/refusals": [*OPERATOR, 503],
+    "GET /api/admin/refusals/{request_id}": [*OPERATOR, 503],
+    "GET /api/admin/providers": [*OPERATOR, 200],
+    "GET /api/admin/audit": [*OPERATOR, 200],
+    "GET /api/admin/users": [*OPERATOR, 200],
+    "GET /api/admin/users/{user_id}": [*OPERATOR, 200],
+    "PATCH /api/admin/users/{user_id}": [*OPERATOR, 200],
+    "GET /api/service/accounts/{account_id}/balance": [*SERVICE, 200, 401],
+    "POST /api/service/check": [*SERVICE, 400, 401],
+    "POST /api/service/debits": [*SERVICE, 400, 401],
+    "POST /api/service/usage": [*SERVICE, 400, 401],
+    "POST /api/service/holds": [*SERVICE, 400, 401],
+    "GET /api/service/holds/{hold_id}": [*SERVICE, 503, 401],
+    "POST /api/service/holds/{hold_id}/settle": [*SERVICE, 503, 401],
+    "POST /api/service/holds/{hold_id}/void": [*SERVICE, 503, 401],
+    "GET /api/roles": ANYONE,
+    "GET /api/ping": ANYONE,
+    "GET /api/orgs": PERSON,
+    "POST /api/orgs": [401, 401, 401, 201, 201, 201, 201, 201, 401, 401],
+    "GET /api/orgs/{org_id}": READ_ORG,
+    "PATCH /api/orgs/{org_id}": CHANGE_ORG,
+    "POST /api/orgs/{org_id}/transfer-ownership": [401, 401, 401, 403, 403, 403, 200, 404, 401, 401],
+    "GET /api/orgs/{org_id}/members": READ_ORG,
+    "GET /api/orgs/{org_id}/members/{user_id}": READ_ORG,
+    "PATCH /api/orgs/{org_id}/members/{user_id}": CHANGE_ORG,
+    "DELETE /api/orgs/{org_id}/members/{user_id}": DELETE_IN_ORG,
+    "GET /api/orgs/{org_id}/members/{user_id}/quotas": READ_ORG,
+    "PUT /api/orgs/{org_id}/members/{user_id}/quotas": CHANGE_ORG,
+    "GET /api/orgs/{org_id}/invitations": READ_ORG,
+    "POST /api/orgs/{org_id}/invitations": [401, 401, 401, 403, 403, 201, 201, 404, 401, 401],
+    "DELETE /api/orgs/{org_id}/invitations/{invitation_id}": DELETE_IN_ORG,
+    "POST /api/orgs/{org_id}/invitations/{invitation_id}/resend": CHANGE_ORG,
+    "POST /api/invitations/{token}/accept": [401, 401, 401, 404, 404, 404, 404, 404, 401, 401],
+    "POST /api/billing/keys": [401, 401, 403, 403, 201, 201, 201, 201, 401, 401],
+    "GET /api/billing/keys": ACCOUNT,
+    "POST /api/billing/keys/revoke-leaked": BODY_WRONG,
+    "GET /api/billing/keys/{key_id}": READ_ORG,
+    "PATCH /api/billing/keys/{key_id}": CHANGE_KEY,
+    "DELETE /api/billing/keys/{key_id}": [401, 401, 403, 403, 403, 204, 204, 404, 401, 401],
+    "POST /api/billing/keys/{key_id}/rotate": CHANGE_KEY,
+    "GET /api/billing/keys/{key_id}/usage": READ_ORG,
+    "GET /api/account/balance": ACCOUNT,
+    "GET /api/account/transactions": ACCOUNT,
+    "GET /api/account/usage/events": ACCOUNT,
+    "GET /api/account/usage/events/{event_id}": [401, 401, 404, 404, 404, 404, 404, 404, 401, 401],
+    "GET /api/billing/usage": ACCOUNT,
+    "GET /api/account/audit": [401, 401, 403, 403, 403, 200, 200, 200, 401, 401],
+    "POST /api/auth/register": BODY_WRONG,
+    "POST /api/auth/otp": BODY_WRONG,
+    "POST /api/auth/verify": BODY_WRONG,
+    "POST /api/auth/login": BODY_WRONG,
+    "POST /api/auth/password/forgot": BODY_WRONG,
+    "POST /api/auth/password/reset": BODY_WRONG,
+    "POST /api/auth/password": PERSON_BODY,
+    "POST /api/auth/email": PERSON_BODY,
+    "POST /api/auth/email/confirm": PERSON_BODY,
+    "POST /api/auth/totp": [401, 401, 401, 201, 201, 201, 201, 201, 401, 401],
+    "POST /api/auth/totp/confirm": PERSON_BODY,
+    "POST /api/auth/totp/disable": PERSON_BODY,
+    "POST /api/auth/totp/recovery-codes": PERSON_BODY,
+    "GET /api/auth/me": PERSON,
+    "POST /api/auth/refresh": BODY_WRONG,
+    "POST /api/auth/token": PERSON_BODY,
+    "POST /api/auth/logout": [401, 401, 401, 204, 204, 204, 204, 204, 401, 401],
+    "POST /api/auth/revoke": PERSON_BODY,
+    "POST /api/auth/revoke-all": PERSON,
+    "GET /api/auth/sessions": PERSON,
+    "DELETE /api/auth/sessions/{session_id}": [401, 401, 401, 404, 404, 404, 404, 404, 401, 401],
+    "PATCH /api/auth/me": PERSON_BODY,
+}
+"""By the callers, in their order. 503 is what says that a store of the API's tests is away: somebody was let in."""
+
+
+def test_every_endpoint_has_a_row() -> None:
+    assert {f"{route.method} {route.path}" for route in ROUTES} == set(MATRIX)
+
+
+async def test_the_matrix(world: World) -> None:
+    found: dict[str, list[int]] = {}
+    for route in MATRIX:
+        found[route] = []
+        for caller in CALLERS:
+            found[route].append(await world.status(route, caller))
+            await world.forget()
+    assert {route: dict(zip(CALLERS, row, strict=True)) for route, row in found.items() if row != MATRIX[route]} == {}
