@@ -132,29 +132,29 @@ class BillingCalls(ABC):
 
     async def account(self, account_id: str) -> AccountShape:
         """Return an account."""
-        return await self._call("GET", f"/api/admin/accounts/{_path(account_id)}", AccountShape)
+        return await self._call("GET", f"/api/admin/accounts/{path_part(account_id)}", AccountShape)
 
     async def accounts(self, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Listing[AccountShape]:
         """List accounts, newest first."""
-        return await self._call("GET", "/api/admin/accounts", Listing[AccountShape], query=_page(limit, cursor))
+        return await self._call("GET", "/api/admin/accounts", Listing[AccountShape], query=page_query(limit, cursor))
 
     async def update_account(self, account_id: str, changes: AccountPatch) -> AccountShape:
         """Change an account."""
-        return await self._call("PATCH", f"/api/admin/accounts/{_path(account_id)}", AccountShape, body=changes)
+        return await self._call("PATCH", f"/api/admin/accounts/{path_part(account_id)}", AccountShape, body=changes)
 
     async def set_account_quotas(self, account_id: str, quotas: Sequence[QuotaShape]) -> AccountShape:
         """Replace all quotas of the account's own."""
-        path = f"/api/admin/accounts/{_path(account_id)}/quotas"
+        path = f"/api/admin/accounts/{path_part(account_id)}/quotas"
         return await self._call("PUT", path, AccountShape, body=NewQuotas(quotas=quotas))
 
     async def user_quotas(self, account_id: str, user_id: str) -> UserQuotasShape:
         """Return the quotas of a user in the account, which all of the user's keys in it share."""
-        path = f"/api/admin/accounts/{_path(account_id)}/users/{_path(user_id)}/quotas"
+        path = f"/api/admin/accounts/{path_part(account_id)}/users/{path_part(user_id)}/quotas"
         return await self._call("GET", path, UserQuotasShape)
 
     async def set_user_quotas(self, account_id: str, user_id: str, quotas: Sequence[QuotaShape]) -> UserQuotasShape:
         """Replace all quotas of a user in the account."""
-        path = f"/api/admin/accounts/{_path(account_id)}/users/{_path(user_id)}/quotas"
+        path = f"/api/admin/accounts/{path_part(account_id)}/users/{path_part(user_id)}/quotas"
         return await self._call("PUT", path, UserQuotasShape, body=NewQuotas(quotas=quotas))
 
     async def grant(
@@ -162,34 +162,38 @@ class BillingCalls(ABC):
     ) -> GrantShape:
         """Give credit, once for an idempotency key: the same again gets the first answer."""
         body = NewGrant(amount_usd=amount_usd, idempotency_key=idempotency_key, note=note)
-        return await self._call("POST", f"/api/admin/accounts/{_path(account_id)}/grants", GrantShape, body=body)
+        return await self._call("POST", f"/api/admin/accounts/{path_part(account_id)}/grants", GrantShape, body=body)
 
     async def refund(
         self, account_id: str, amount_usd: str, *, idempotency_key: str, note: str | None = None
     ) -> GrantShape:
         """Give back what was charged, once for an idempotency key, as `grant` does."""
         body = NewGrant(amount_usd=amount_usd, idempotency_key=idempotency_key, note=note)
-        return await self._call("POST", f"/api/admin/accounts/{_path(account_id)}/refunds", GrantShape, body=body)
+        return await self._call("POST", f"/api/admin/accounts/{path_part(account_id)}/refunds", GrantShape, body=body)
 
     async def adjust(
         self, account_id: str, amount_usd: str, *, idempotency_key: str, reason: str, against: Against = "write_off"
     ) -> GrantShape:
         """Change a balance up or, below zero, down, once for an idempotency key, as `grant` does."""
         body = NewAdjustment(amount_usd=amount_usd, idempotency_key=idempotency_key, reason=reason, against=against)
-        return await self._call("POST", f"/api/admin/accounts/{_path(account_id)}/adjustments", GrantShape, body=body)
+        return await self._call(
+            "POST", f"/api/admin/accounts/{path_part(account_id)}/adjustments", GrantShape, body=body
+        )
 
     async def reprice(
         self, repricing: NewRepricing, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None
     ) -> RepricingShape:
         """Compare a batch of requests with another price, and charge them by it where it is no dry run."""
-        query = _page(limit, cursor)
+        query = page_query(limit, cursor)
         return await self._call("POST", "/api/admin/reprice", RepricingShape, body=repricing, query=query)
 
     async def audit(
         self, only: Mapping[str, str | None], *, limit: int = DEFAULT_LIMIT, cursor: str | None = None
     ) -> Listing[AuditShape]:
         """List who did what, newest first: `only` are filters by their names in the query."""
-        return await self._call("GET", "/api/admin/audit", Listing[AuditShape], query={**only, **_page(limit, cursor)})
+        return await self._call(
+            "GET", "/api/admin/audit", Listing[AuditShape], query={**only, **page_query(limit, cursor)}
+        )
 
     async def users(
         self,
@@ -200,16 +204,16 @@ class BillingCalls(ABC):
         cursor: str | None = None,
     ) -> Listing[UserShape]:
         """List people, newest first."""
-        query = {"status": status, "email": email, **_page(limit, cursor)}
+        query = {"status": status, "email": email, **page_query(limit, cursor)}
         return await self._call("GET", "/api/admin/users", Listing[UserShape], query=query)
 
     async def user(self, user_id: str) -> UserDetailShape:
         """Return a user."""
-        return await self._call("GET", f"/api/admin/users/{_path(user_id)}", UserDetailShape)
+        return await self._call("GET", f"/api/admin/users/{path_part(user_id)}", UserDetailShape)
 
     async def update_user(self, user_id: str, changes: UserPatch) -> UserDetailShape:
         """Let a user in or out, or make them an operator or none."""
-        return await self._call("PATCH", f"/api/admin/users/{_path(user_id)}", UserDetailShape, body=changes)
+        return await self._call("PATCH", f"/api/admin/users/{path_part(user_id)}", UserDetailShape, body=changes)
 
     async def create_key(self, key: NewKey) -> NewKeyShape:
         """Create a key. The answer holds the secret."""
@@ -217,22 +221,22 @@ class BillingCalls(ABC):
 
     async def key(self, key_id: str) -> KeyShape:
         """Return a key without its secret."""
-        return await self._call("GET", f"/api/admin/keys/{_path(key_id)}", KeyShape)
+        return await self._call("GET", f"/api/admin/keys/{path_part(key_id)}", KeyShape)
 
     async def keys(
         self, account_id: str | None = None, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None
     ) -> Listing[KeyShape]:
         """List keys of one account, or of all, revoked ones included."""
-        query = {"account_id": account_id, **_page(limit, cursor)}
+        query = {"account_id": account_id, **page_query(limit, cursor)}
         return await self._call("GET", "/api/admin/keys", Listing[KeyShape], query=query)
 
     async def update_key(self, key_id: str, changes: KeyPatch) -> KeyShape:
         """Change a key."""
-        return await self._call("PATCH", f"/api/admin/keys/{_path(key_id)}", KeyShape, body=changes)
+        return await self._call("PATCH", f"/api/admin/keys/{path_part(key_id)}", KeyShape, body=changes)
 
     async def revoke_key(self, key_id: str) -> None:
         """Make a key invalid on every gateway within a second; revoking it again does nothing."""
-        await self._send("DELETE", f"/api/admin/keys/{_path(key_id)}")
+        await self._send("DELETE", f"/api/admin/keys/{path_part(key_id)}")
 
     async def refusals(
         self, *, key_id: str | None = None, account_id: str | None = None, limit: int = DEFAULT_LIMIT
@@ -253,7 +257,7 @@ class BillingCalls(ABC):
 
     async def transactions(self, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Listing[TransactionShape]:
         """List every change of the balance, newest first."""
-        query = _page(limit, cursor)
+        query = page_query(limit, cursor)
         return await self._call("GET", "/api/account/transactions", Listing[TransactionShape], query=query)
 
     async def usage_events(
@@ -267,12 +271,12 @@ class BillingCalls(ABC):
         cursor: str | None = None,
     ) -> Listing[EventShape]:
         """List requests admitted from `since` on and before `until`, newest first."""
-        query = {"since": since, "until": until, "key_id": key_id, "model": model, **_page(limit, cursor)}
+        query = {"since": since, "until": until, "key_id": key_id, "model": model, **page_query(limit, cursor)}
         return await self._call("GET", "/api/account/usage/events", Listing[EventShape], query=query)
 
     async def usage_event(self, event_id: str) -> ExplainedEventShape:
         """Return one request, with the lines of its charge."""
-        return await self._call("GET", f"/api/account/usage/events/{_path(event_id)}", ExplainedEventShape)
+        return await self._call("GET", f"/api/account/usage/events/{path_part(event_id)}", ExplainedEventShape)
 
     async def usage(self, *, key_id: str | None = None, user_id: str | None = None) -> TotalsShape:
         """Return totals of the account, of one key, or of one user's keys."""
@@ -307,18 +311,18 @@ class BillingCalls(ABC):
         status, received = await self._exchange(method, f"{path}?{asked}" if asked else path, headers, data)
         if 200 <= status < 300:
             return received
-        raise _refusal(status, received, self.base_url)
+        raise refusal(status, received, self.base_url)
 
 
-def _path(segment: str) -> str:
+def path_part(segment: str) -> str:
     return quote(segment, safe="") or "-"
 
 
-def _page(limit: int, cursor: str | None) -> dict[str, str | None]:
+def page_query(limit: int, cursor: str | None) -> dict[str, str | None]:
     return {"limit": str(limit), "cursor": cursor}
 
 
-def _refusal(status: int, received: bytes, url: str) -> ClientError:
+def refusal(status: int, received: bytes, url: str) -> ClientError:
     """Return the failure of an answer that is no success."""
     try:
         envelope = msgspec.json.decode(received)

@@ -125,7 +125,10 @@ async def get_buckets(call: Call, query: BucketsQuery) -> BucketsShape | Table:
         granularity=query.granularity,
         tz=in_zone.key,
         group_by=list(names),
-        data=[bucket_shape(*times, in_zone, names, span) for times, span in zip(pairwise(bounds), spans, strict=True)],
+        data=[
+            bucket_shape(*times, in_zone, names, span, total(span))
+            for times, span in zip(pairwise(bounds), spans, strict=True)
+        ],
         next_cursor=encode_cursor(str(int(bounds[-1].timestamp()))) if bounds[-1] < until else None,
     )
 

@@ -8,37 +8,61 @@ import os
 import signal
 import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead
 from socket import gaierror, socket
 from typing import Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
-from billing.calls import ANSWER_LIMIT_BYTES, BadAnswer, BillingCalls, Unreachable
+from billing.calls import ANSWER_LIMIT_BYTES, BadAnswer, Unreachable, refusal
+from billing.person_calls import PersonCalls, Query
 
 _CHUNK_BYTES: Final = 64 * 1024
 _IN_PATH: Final = "/%:@!$&'()*+,;=~"
 """What stays as it is in a path (https://www.rfc-editor.org/rfc/rfc3986#section-3.3)."""
 
 
-class CommandClient(BillingCalls):
+class CommandClient(PersonCalls):
     """Calls one gateway's billing API from a command, as `BillingCalls` says. For the main thread."""
+
+    async def download(self, path: str, query: Query, media: str, take: Callable[[bytes], None]) -> None:
+        """Have the answer of a GET taken part by part, however long it is; `timeout_s` bounds the wait for each part.
+
+        Raises as other calls, and what `take` raises.
+        """
+        asked = urlencode({name: value for name, value in query.items() if value is not None})
+        headers = {**self._headers, "Accept": media}
+        with self._request("GET", f"{path}?{asked}", headers, None) as (response, link):
+            if response.status != HTTPStatus.OK:
+                received = self._read(response, link, time.monotonic() + self.timeout_s)
+                raise refusal(response.status, received, self.base_url)
+            for part in self._parts(response, link, None):
+                take(part)
 
     async def _exchange(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes | None
     ) -> tuple[int, bytes]:
+        ends_s = time.monotonic() + self.timeout_s
+        with self._request(method, target, headers, body) as (response, link):
+            return response.status, self._read(response, link, ends_s)
+
+    @contextmanager
+    def _request(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None
+    ) -> Iterator[tuple[HTTPResponse, socket]]:
+        """Yield the beginning of an answer, and its socket, which the response closes with its last byte. Raises
+        `Unreachable` for what fails until the end of the `with`."""
         base = urlsplit(self.base_url)
         kind = HTTPSConnection if base.scheme == "https" else HTTPConnection
         ends_s = time.monotonic() + self.timeout_s
         try:
             with _interruptible(), closing(kind(base.netloc, timeout=self.timeout_s)) as connection:
                 connection.request(method, quote(base.path, _IN_PATH) + target, body, _encoded(headers))
-                # The response takes the socket over and closes it with its last byte.
                 link: socket = connection.sock
                 link.settimeout(_left_s(ends_s))
-                response = connection.getresponse()
-                return response.status, self._read(response, link, ends_s)
+                yield connection.getresponse(), link
         except TimeoutError as error:
             raise Unreachable(self.base_url, f"no answer within {self.timeout_s:g} s") from error
         except (HTTPException, OSError) as error:
@@ -47,17 +71,22 @@ class CommandClient(BillingCalls):
     def _read(self, response: HTTPResponse, link: socket, ends_s: float) -> bytes:
         """Return the body. Raises `TimeoutError`, `IncompleteRead`, and `BadAnswer` for too much."""
         received = bytearray()
-        while not response.isclosed():
-            link.settimeout(_left_s(ends_s))
-            chunk = response.read1(_CHUNK_BYTES)
-            if not chunk:
-                break
-            received += chunk
+        for part in self._parts(response, link, ends_s):
+            received += part
             if len(received) > ANSWER_LIMIT_BYTES:
                 raise BadAnswer(self.base_url, f"an answer of more than {ANSWER_LIMIT_BYTES} bytes")
+        return bytes(received)
+
+    def _parts(self, response: HTTPResponse, link: socket, ends_s: float | None) -> Iterator[bytes]:
+        """Yield the body as it comes, until `ends_s`, or with `timeout_s` for each part. Raises as `_read`."""
+        while not response.isclosed():
+            link.settimeout(self.timeout_s if ends_s is None else _left_s(ends_s))
+            part = response.read1(_CHUNK_BYTES)
+            if not part:
+                break
+            yield part
         if response.length:
             raise IncompleteRead(b"", response.length)
-        return bytes(received)
 
 
 @contextmanager

@@ -35,14 +35,14 @@ _REPEATED: Final = ("texts", "quotas", "pairs")
 def add_keys(app: typer.Typer, connect: Connect) -> None:
     """Add the group `key`."""
     key = group("API keys of accounts.")
-    add_call(key, "create", _with_rules(create), connect)
+    add_call(key, "create", add_rules(create), connect)
     add_call(key, "list", index, connect)
-    add_call(key, "update", _with_rules(update), connect)
+    add_call(key, "update", add_rules(update), connect)
     add_call(key, "revoke", revoke, connect)
     app.add_typer(key, name="key")
 
 
-def _with_rules(call: Callable[..., Awaitable[Shown]]) -> Callable[..., Awaitable[Shown]]:
+def add_rules(call: Callable[..., Awaitable[Shown]]) -> Callable[..., Awaitable[Shown]]:
     """Return a call with an option for each rule in the place of its parameter `rules`, which gets what was given."""
 
     @functools.wraps(call)
@@ -97,7 +97,7 @@ async def create(
         NewKey(account_id=account_id, name=name, quota=total_tokens, user_id=user_id, **rules)
     )
     secret = f"The key, shown only this once: {key.key}"
-    return Shown(key.received, (_table(key), secret), tuple(key.warnings or ()))
+    return Shown(key.received, (key_table(key), secret), tuple(key.warnings or ()), secret=True)
 
 
 async def index(
@@ -106,7 +106,7 @@ async def index(
     """List an account's keys, newest first."""
     page = await client.keys(account_id, limit=limit, cursor=cursor)
     rows = [
-        (key.id, key.prefix, key.name, _state(key), quotas_text(key.quotas), key.last_used_at or "never")
+        (key.id, key.prefix, key.name, key_state(key), quotas_text(key.quotas), key.last_used_at or "never")
         for key in page.data
     ]
     headers = ("id", "begins", "name", "state", "quotas", "last used")
@@ -121,6 +121,12 @@ async def update(
     clear: Clear = None,
 ) -> Shown:
     """Change a key: what is given replaces what it had, the rest stays. Felt by every gateway within a second."""
+    key = await client.update_key(key_id, key_patch(name, rules, clear))
+    return Shown(key.received, (key_table(key),), tuple(key.warnings or ()))
+
+
+def key_patch(name: str | None, rules: dict[str, Any], clear: list[str] | None) -> KeyPatch:
+    """Return the change of a key by the options of its command. Raises `typer.BadParameter`."""
     for called in clear or ():
         if called not in _CLEARED:
             raise typer.BadParameter(f"{called!r}: expected one of {', '.join(_CLEARED)}", param_hint="--clear")
@@ -129,8 +135,7 @@ async def update(
         rules[_CLEARED[called]] = None
     if name is None and not rules:
         raise typer.BadParameter("nothing to change was given; see --help")
-    key = await client.update_key(key_id, KeyPatch(name=UNSET if name is None else name, **rules))
-    return Shown(key.received, (_table(key),), tuple(key.warnings or ()))
+    return KeyPatch(name=UNSET if name is None else name, **rules)
 
 
 async def revoke(client: "BillingCalls", key_id: KeyId) -> Shown:
@@ -139,14 +144,16 @@ async def revoke(client: "BillingCalls", key_id: KeyId) -> Shown:
     return Shown({"id": key_id, "revoked": True}, (f"{key_id} is revoked.",))
 
 
-def _state(key: KeyShape) -> str:
+def key_state(key: KeyShape) -> str:
+    """Return whether a key is valid, and until when."""
     if key.revoked_at:
         return f"revoked {key.revoked_at}"
     return f"until {key.expires_at}" if key.expires_at else "valid"
 
 
-def _table(key: KeyShape) -> Table:
-    rows = [("key", key.id), ("account", key.account_id), ("name", key.name), ("state", _state(key))]
+def key_table(key: KeyShape) -> Table:
+    """Return a key as a table."""
+    rows = [("key", key.id), ("account", key.account_id), ("name", key.name), ("state", key_state(key))]
     rows += [
         (rule.option.called.replace("-", " "), _text(rule.option, getattr(key, name)))
         for name, rule in RULES.items()

@@ -54,7 +54,7 @@ class Common:
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="File that holds the key for the gateway, instead of ADMIN_API_KEY or DATA_DIR/admin-key.",
+            help="File that holds the key or token for the gateway, instead of the one that it would be.",
             rich_help_panel=_PANEL,
         ),
     ] = None

@@ -8,6 +8,7 @@ a traceback, and ends with an exit code:
 """
 
 import os
+import stat
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -47,11 +48,14 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A command's result: `data` for `--json`, `parts` for people, one below the other; `notes` go to stderr."""
+    """A command's result: `data` for `--json`, `parts` for people, one below the other; `notes` go to stderr. A file
+    with a `secret` gets mode 600 though it was there before; what is `silent` was written already."""
 
     data: object
     parts: tuple[str | Table, ...]
     notes: tuple[str, ...] = ()
+    secret: bool = False
+    silent: bool = False
 
 
 class Output:
@@ -81,6 +85,10 @@ class Output:
         """Show the result: in the form that the options ask for, or not at all."""
         for note in shown.notes:
             self.note(note)
+        if shown.silent:
+            return
+        if shown.secret and self.common.output is not None:
+            self._make_private()
         if self.common.json:
             self._write(msgspec.json.encode(shown.data).decode())
         elif not self.common.quiet:
@@ -110,6 +118,24 @@ class Output:
         started = time.monotonic()
         yield
         self.note(f"{what} ({time.monotonic() - started:.1f} s)")
+
+    def flush(self) -> None:
+        """Have what was written so far go out, before `write_bytes`."""
+        self._stdout.flush()
+
+    def write_bytes(self, part: bytes) -> None:
+        """Write a part of a result as it is. Raises `OSError`."""
+        if self.common.output is not None and not self._written:
+            self._stdout.truncate(0)
+        self._written = True
+        self._stdout.buffer.write(part)
+        self._stdout.buffer.flush()
+
+    def _make_private(self) -> None:
+        """Keep a file that was there before from being read by others, before a secret goes there."""
+        descriptor = self._stdout.fileno()
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.fchmod(descriptor, _FILE_MODE)
 
     def _write(self, text: str) -> None:
         if self.common.output is not None and not self._written:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from msgspec import Meta
 
-from billing.ledger.used import Used, total
 from billing.money import format_credits, format_usd
 from billing.principals import Status
 from billing.shapes.base import Answer, Moment, PageQuery, Since, Usd
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
     from billing.accounts.accounts import Account
     from billing.effects import LiveBalance
-    from billing.ledger.used import Group, Span
+    from billing.ledger.used import Group, Span, Used
 
 GROUP_BY: Final = "at most two of model, key, user, provider, endpoint, feature and tag:NAME, with a comma"
 SUMS: Final = (
@@ -165,14 +164,16 @@ def group_shape(names: Sequence[str], group: Group, used: Used) -> GroupShape:
     return GroupShape(group=dict(zip(names, group, strict=True)), **used_fields(used))  # type: ignore[arg-type]
 
 
-def bucket_shape(start: datetime, end: datetime, zone: ZoneInfo, names: Sequence[str], span: Span) -> BucketShape:
-    """Return the shape of a bucket."""
+def bucket_shape(
+    start: datetime, end: datetime, zone: ZoneInfo, names: Sequence[str], span: Span, whole: Used
+) -> BucketShape:
+    """Return the shape of a bucket; `whole` is what its groups have used together."""
     return BucketShape(
         start=rfc3339(start),
         end=rfc3339(end),
         local_start=start.astimezone(zone).isoformat(timespec="seconds"),
         groups=[group_shape(names, group, used) for group, used in ordered(span)] if names else [],
-        **used_fields(total(span)),  # type: ignore[arg-type]
+        **used_fields(whole),  # type: ignore[arg-type]
     )
 
 

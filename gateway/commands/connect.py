@@ -1,8 +1,9 @@
-"""How operator commands reach the billing API: two ways, with the same calls, checks and audit.
+"""How operator commands reach the billing API: two ways, with the same calls, checks and audit. And where commands for
+people find a gateway, a token and their files.
 
-Over HTTP, with the admin key: where --api-url or METERGATE_API_URL says, else, unless DATABASE_URL names a database, at
-the `metergate up` that runs on the data folder. Else the API is served in this process, on the stores, at a private
-socket and with an admin key of the moment.
+Operators: over HTTP, with the admin key: where --api-url or METERGATE_API_URL says, else, unless DATABASE_URL names a
+database, at the `metergate up` that runs on the data folder. Else the API is served in this process, on the stores, at
+a private socket and with an admin key of the moment.
 """
 
 import os
@@ -11,6 +12,7 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -23,10 +25,14 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from billing.calls import BillingCalls
+    from billing.cli.session import FindPlace, Place
+    from billing.person_calls import PersonCalls
     from gateway.commands.api_url import GatewayAccess
     from gateway.config.environment import Environment
     from gateway.config.secret import Secret
 
+TOKEN_BYTES: Final = 8192
+"""Most of a token: the billing API reads no longer ones."""
 OWN_URL: Final = "http://localhost"
 """What the API in this process is called; the connection goes to its socket."""
 
@@ -35,6 +41,68 @@ def add_operator(app: typer.Typer) -> None:
     """Add the group `operator`, with the commands on the price file, which need no gateway."""
     adders = {**ADDERS, "price": "gateway.commands.prices:add_prices"}
     app.add_typer(operator_app(connector(os.environ), adders), name="operator")
+
+
+def add_auth(app: typer.Typer) -> None:
+    """Add the group `auth`."""
+    from billing.cli import auth
+
+    auth.add_auth(app, finder(os.environ))
+
+
+def add_keys(app: typer.Typer) -> None:
+    """Add the group `keys`."""
+    from billing.cli import own_keys
+
+    own_keys.add_own_keys(app, finder(os.environ))
+
+
+def add_usage(app: typer.Typer) -> None:
+    """Add `usage` and the group `billing`."""
+    from billing.cli import usage
+
+    usage.add_usage(app, finder(os.environ))
+
+
+def finder(environ: Mapping[str, str]) -> "FindPlace":
+    """Return what says where a command for people works, for an environment and the command's options."""
+
+    def find(output: Output) -> "Place":
+        from billing.cli.session import Place, TokenFiles, auth_folder
+        from gateway.commands.api_url import find_own_gateway
+        from gateway.commands.first_start import read_key_file
+        from gateway.commands.misuse import explained_misuse
+        from gateway.config.environment import command_environment
+
+        with explained_misuse():
+            environment, file = command_environment(environ), output.common.token_file
+            token = environment.api_token if file is None else read_key_file(file, TOKEN_BYTES)
+
+        def own_url() -> str | None:
+            with explained_misuse():
+                own = find_own_gateway(environment.data_dir)
+            return None if own is None else own.url
+
+        return Place(
+            files=TokenFiles(auth_folder(environ)),
+            given_url=output.common.api_url or environment.api_url,
+            own_url=own_url,
+            given_token=None if token is None else token.reveal(),
+            open=partial(_for_people, output.common.timeout_s),
+            environ=environ,
+            timeout_s=output.common.timeout_s,
+        )
+
+    return find
+
+
+def _for_people(timeout_s: float, url: str, token: str | None) -> "PersonCalls":
+    from billing.cli.client import CommandClient
+
+    try:
+        return CommandClient(url, api_key=token, timeout_s=timeout_s)
+    except ValueError as error:
+        raise CommandFailed(f"--api-url or METERGATE_API_URL: {error}.", USAGE) from error
 
 
 def connector(environ: Mapping[str, str]) -> Connect:

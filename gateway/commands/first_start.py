@@ -48,16 +48,16 @@ def admin_key_file(data_dir: Path) -> Path:
     return data_dir / "admin-key"
 
 
-def read_key_file(path: Path) -> Secret:
+def read_key_file(path: Path, most_bytes: int = LIMIT_BYTES) -> Secret:
     """Return the key that a file holds, without the white space around it. Raises `BadKeyFile`."""
     try:
         with path.open("rb") as file:
-            text = file.read(LIMIT_BYTES + 1).decode("ascii").strip()
+            text = file.read(most_bytes + 1).decode("ascii").strip()
     except OSError as error:
         raise BadKeyFile(f"Cannot read the key in {path}: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise BadKeyFile(f"{path} holds no key: it is not plain ASCII text.") from error
-    if not text or len(text) > LIMIT_BYTES or not text.isprintable() or " " in text:
+    if not text or len(text) > most_bytes or not text.isprintable() or " " in text:
         raise BadKeyFile(f"{path} holds no key: one line of printable characters was expected.")
     return Secret(text)
 

@@ -19,6 +19,9 @@ ADDERS: Final = {
     **dict.fromkeys(("backup", "restore"), "gateway.commands.backup:add_backup"),
     "ledger": "gateway.commands.ledger:add_ledger",
     "operator": "gateway.commands.connect:add_operator",
+    "auth": "gateway.commands.connect:add_auth",
+    "keys": "gateway.commands.connect:add_keys",
+    **dict.fromkeys(("usage", "billing"), "gateway.commands.connect:add_usage"),
 }
 """Every command, and what adds it."""
 COLLECT_AFTER: Final = 100_000

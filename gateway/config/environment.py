@@ -266,9 +266,7 @@ class Environment:
     )
 
     api_url: str | None = declare_url("METERGATE_API_URL", "the gateway's address for the commands of end users")
-    api_token: Secret | None = declare_secret(
-        "METERGATE_API_TOKEN", "token for them, instead of a token file", served=False
-    )
+    api_token: Secret | None = declare_secret("METERGATE_API_TOKEN", "token for them, instead of a token file")
 
 
 VARIABLES_OF: Final[dict[str, tuple[Variable, ...]]] = {

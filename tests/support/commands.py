@@ -96,6 +96,7 @@ class Shell:
             "METERGATE_DATA_DIR": str(self.data_dir),
             "LISTEN_ADDR": "127.0.0.1:0",
             "METRICS_ADDR": "127.0.0.1:0",
+            "XDG_CONFIG_HOME": str(self.folder / "xdg"),
         }
         return {**kept, **own, **self.env, **(env or {})}
 

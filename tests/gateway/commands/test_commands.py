@@ -54,6 +54,13 @@ def nobody_at() -> str:
     return f"127.0.0.1:{free_port()}"
 
 
+PEOPLES = [
+    "auth",
+    *(f"auth {what}" for what in ("register", "login", "verify", "token", "status", "logout", "password", "sessions")),
+    "keys",
+    *(f"keys {what}" for what in ("create", "list", "show", "update", "rotate", "revoke", "revoke-leaked")),
+    *("usage", "billing", "billing status"),
+]
 COMMANDS = [
     *("up", "init", "serve", "migrate", "doctor", "ledger", "ledger verify", "explain", "operator", "operator grant"),
     *("reconcile", "ledger set-aside", "ledger set-aside list", "ledger set-aside replay"),
@@ -82,6 +89,7 @@ COMMANDS = [
     *("operator key update", "operator key revoke"),
     "operator price",
     *(f"operator price {what}" for what in ("list", "check", "import", "diff", "try")),
+    *PEOPLES,
 ]
 
 
@@ -97,7 +105,7 @@ def test_help(shell: Shell, command: str) -> None:
     if "COMMAND" not in result.stdout:
         listed = set(re.findall(r"^  (--[\w-]+)", result.stdout, re.MULTILINE))
         files_alone = command.startswith("operator price ") and command != "operator price reprice"
-        calling = command.startswith("operator ") and not files_alone
+        calling = command in PEOPLES or (command.startswith("operator ") and not files_alone)
         calls = {"--api-url", "--token-file"} if calling else set()
         timed = {"--timeout"} if calls or command in TIMED else set()
         assert listed & OF_EVERY_COMMAND == {"--output", "--quiet", "--json"} | calls | timed
@@ -108,7 +116,7 @@ def test_every_command_is_documented(shell: Shell) -> None:
     said = (CHECKOUT / "docs" / "cli.md").read_text()
     for command in COMMANDS:
         assert f"metergate {command}" in said
-    for group in ("", "ledger", "ledger set-aside", "operator", "operator account", "operator key", "operator price"):
+    for group in ("", "ledger", "ledger set-aside", "operator", "operator account", "operator key", "operator price", "auth", "keys", "billing"):
         listed = shell.run(*group.split(), "--help").stdout.partition("Commands:\n")[2]
         for name in re.findall(r"^  ([\w-]+)", listed, re.MULTILINE):
             assert f"{group} {name}".strip() in COMMANDS
@@ -416,7 +424,8 @@ HEAVY = (
 
 
 @pytest.mark.parametrize(
-    "command", ["--version", "--help", "up --help", "operator account list --help", "doctor --help"]
+    "command",
+    ["--version", "--help", "up --help", "operator account list --help", "doctor --help", "keys list --help"],
 )
 def test_help_imports_nothing_that_it_does_not_need(command: str) -> None:
     """What a command works with takes ten times as long to import as everything else."""
@@ -428,6 +437,7 @@ def test_help_imports_nothing_that_it_does_not_need(command: str) -> None:
     [
         "operator account list --api-url http://127.0.0.1:1",
         "operator requests --refused --api-url http://127.0.0.1:1",
+        "auth register --no-password --email a@b.c --api-url http://127.0.0.1:1",
         "operator price try openai/gpt-4o-mini input_tokens=1",
     ],
 )

@@ -13,7 +13,6 @@ from tests.gateway.config.support import MAIN, PLANS, load
 from tests.test_env_example import DOCUMENTATION, assignments
 
 FIELDS = {
-    "METERGATE_API_TOKEN": "api_token",
     "STRIPE_SECRET_KEY": "stripe_api_key",
     "EXPORTER_SOURCES_JSON": "exporter_sources",
     "EXPORTER_BASE_URL": "exporter_sources",

@@ -1,0 +1,263 @@
+"""`metergate auth`: registering, signing in, tokens. What a sign-in brings is kept as `billing.cli.session` says."""
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from billing.cli.commands import group
+from billing.cli.output import USAGE, CommandFailed, Shown, Table
+from billing.cli.people import add_person_call, add_place_call, ask_secret
+from billing.cli.session import FindPlace, Kept, Pending, Place
+from billing.times import rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from billing.person_calls import PersonCalls
+    from billing.shapes.people import ProfileShape
+    from billing.shapes.tokens import TokenPairShape
+
+Email = Annotated[str, typer.Option("--email", metavar="ADDRESS", help="Your address.", show_default=False)]
+PasswordStdin = Annotated[
+    bool, typer.Option("--password-stdin", help="Read the password from stdin, else METERGATE_PASSWORD, else ask.")
+]
+OtpStdin = Annotated[bool, typer.Option("--otp-stdin", help="Read the code from stdin, else METERGATE_OTP, else ask.")]
+Org = Annotated[str | None, typer.Option("--org", metavar="ORG", help="An organization of yours: its id or slug.")]
+PASSWORD: Final = "METERGATE_PASSWORD"  # noqa: S105 - the name of a variable
+OTP: Final = "METERGATE_OTP"
+SECOND_FACTOR: Final = "METERGATE_SECOND_FACTOR"
+_RECOVERY_LENGTH: Final = 8
+"""A second factor that is longer is a recovery code."""
+
+
+def add_auth(app: typer.Typer, find: FindPlace) -> None:
+    """Add the group `auth`."""
+    auth = group("Registering, signing in and out, tokens.")
+    for name, call in (("register", register), ("login", login), ("verify", verify), ("token", token)):
+        add_place_call(auth, name, call, find)
+    add_place_call(auth, "status", status, find)
+    add_place_call(auth, "logout", logout, find)
+    add_place_call(auth, "password", password, find)
+    add_person_call(auth, "sessions", sessions, find)
+    app.add_typer(auth, name="auth")
+
+
+async def register(
+    place: Place,
+    email: Email,
+    name: Annotated[str, typer.Option(metavar="NAME", help="What to call you.")] = "",
+    password_stdin: PasswordStdin = False,
+    no_password: Annotated[bool, typer.Option("--no-password", help="Sign in by mailed codes alone.")] = False,
+) -> Shown:
+    """Register an address. A code is mailed to it, which `auth verify` takes."""
+    from billing.shapes.people import Registration
+
+    client = place.open_anew()
+    secret = "" if no_password else _password(place, password_stdin, twice=True)
+    sent = await client.register(Registration(email=email, name=name, password=secret or None))
+    return _mailed(place, client, Pending(url=client.base_url, email=email, purpose="verify", challenge=sent.challenge))
+
+
+async def login(
+    place: Place,
+    email: Email,
+    password_stdin: PasswordStdin = False,
+    mail_code: Annotated[
+        bool, typer.Option("--mail-code", help="Have a code mailed instead, which `auth verify` takes.")
+    ] = False,
+) -> Shown:
+    """Sign in with your password."""
+    from billing.shapes.people import CodeAsked, Login
+
+    client = place.open_anew()
+    if mail_code:
+        sent = await client.send_code(CodeAsked(email=email, purpose="login"))
+        pending = Pending(url=client.base_url, email=email, purpose="login", challenge=sent.challenge)
+        return _mailed(place, client, pending)
+    secret = _password(place, password_stdin)
+    if not secret:
+        raise CommandFailed("Without a password, have a code mailed: `metergate auth login --mail-code`.", USAGE)
+    return await _enter(place, client, lambda factor: client.login(Login(email=email, password=secret, **factor)))
+
+
+async def verify(
+    place: Place,
+    email: Annotated[str | None, typer.Option("--email", metavar="ADDRESS", help="Yours; else the last one.")] = None,
+    otp_stdin: OtpStdin = False,
+) -> Shown:
+    """Sign in with the code that was mailed; the first time it proves your address."""
+    from billing.shapes.people import Login, Verification
+
+    client, pending = place.open_anew(), place.files.pending()
+    if pending is not None and (email not in (None, pending.email) or pending.url != client.base_url):
+        pending = None
+    address = email or (pending and pending.email)
+    if not address:
+        raise CommandFailed("Say whose code it is: --email ADDRESS.", USAGE)
+    code = ask_secret("mailed code", place.environ, OTP, from_stdin=otp_stdin).strip()
+    challenge = None if pending is None else pending.challenge
+    by_login = pending is not None and pending.purpose == "login"
+
+    async def enter(factor: dict[str, str]) -> "TokenPairShape":
+        if by_login:
+            return await client.login(Login(email=address, code=code, challenge=challenge, **factor))
+        return await client.verify(Verification(email=address, code=code, challenge=challenge, **factor))
+
+    return await _enter(place, client, enter)
+
+
+async def token(
+    place: Place,
+    scope: Annotated[
+        str | None,
+        typer.Option(metavar="SCOPES", help='Only these, such as "billing:read keys:read"; else all of your role.'),
+    ] = None,
+    org: Org = None,
+    show: Annotated[
+        bool, typer.Option("--show", help="Print the token, or write it to --output, and keep the one there is.")
+    ] = False,
+) -> Shown:
+    """Make a token for the commands that follow: a fresh one, with fewer scopes, or for another organization."""
+    if place.given_token is not None:
+        if not show:
+            raise CommandFailed("With --token-file or METERGATE_API_TOKEN, give --show: nothing is kept.", USAGE)
+        client = await place.open_signed_in()
+        org_id = None if org is None else org_of(await client.who_am_i(), org)
+        narrow = await client.narrow_token(scope, org_id)
+        return Shown(narrow.received, (narrow.access_token,), secret=True)
+    kept = place.kept()
+    org_id = None if org is None else await _org_id(place, org)
+    kept, made = await place.renewed(scope, org_id, keep=not show)
+    if show:
+        return Shown({"access_token": made, "scope": scope, "org_id": org_id}, (made,), secret=True)
+    return await _signed_in(place, kept.url, made)
+
+
+async def status(place: Place) -> Shown:
+    """Show who is signed in, where, and what the token allows."""
+    client = await place.open_signed_in()
+    ends = None
+    if place.given_token is None and (kept := place.files.kept()) is not None:
+        ends = kept
+    return _profile(await client.who_am_i(), client.base_url, ends)
+
+
+async def logout(
+    place: Place,
+    local: Annotated[bool, typer.Option("--local", help="Remove the tokens here, whatever the gateway says.")] = False,
+) -> Shown:
+    """End the session, on every gateway at once, and remove its tokens."""
+    from billing.calls import Refused
+
+    kept = place.files.kept()
+    if kept is None:
+        return Shown({"signed_out": False}, ("Nobody was signed in.",))
+    if not local:
+        try:
+            await (await place.open_signed_in()).log_out()
+        except Refused as error:
+            if error.status != 401:
+                raise
+    place.files.forget()
+    return Shown({"signed_out": True}, (f"You are signed out at {kept.url}.",))
+
+
+async def password(
+    place: Place,
+    password_stdin: Annotated[
+        bool, typer.Option("--password-stdin", help="Read the old password and the new one from stdin, a line each.")
+    ] = False,
+    revoke_keys: Annotated[bool, typer.Option("--revoke-keys", help="Revoke your API keys, too.")] = False,
+) -> Shown:
+    """Change your password. Your other sessions end."""
+    from billing.shapes.people import PasswordChange
+
+    client = await place.open_signed_in()
+    old = ask_secret("old password", place.environ, PASSWORD, from_stdin=password_stdin)
+    new = ask_secret("new password", place.environ, "METERGATE_NEW_PASSWORD", from_stdin=password_stdin, twice=True)
+    body = PasswordChange(current_password=old or None, password=new, revoke_keys=revoke_keys)
+    changed = await client.change_password(body)
+    return Shown(changed.received, (f"Your password is changed. Keys revoked: {changed.keys_revoked}.",))
+
+
+async def sessions(
+    client: "PersonCalls",
+    end: Annotated[str | None, typer.Option(metavar="SESSION_ID", help="End this one.")] = None,
+) -> Shown:
+    """List your sessions, or end one."""
+    if end is not None:
+        await client.end_session(end)
+        return Shown({"id": end, "ended": True}, (f"{end} has ended.",))
+    page = await client.sessions(limit=1000)
+    rows = [
+        (each.id, "this one" if each.current else "", each.address or "-", each.last_used_at, each.expires_at)
+        for each in page.data
+    ]
+    return Shown(page.received, (Table(("id", "", "address", "last used", "ends"), rows),))
+
+
+def org_of(profile: "ProfileShape", org: str) -> str:
+    """Return the id of an organization of somebody's by its id or slug. Raises `CommandFailed`."""
+    for each in profile.organizations:
+        if org in (each.id, each.slug):
+            return each.id
+    yours = ", ".join(each.slug for each in profile.organizations) or "none"
+    raise CommandFailed(f"{org!r} is no organization of yours; those are {yours}.")
+
+
+async def _org_id(place: Place, org: str) -> str:
+    return org_of(await (await place.open_signed_in()).who_am_i(), org)
+
+
+async def use_organization(place: Place, org: str) -> Shown:
+    """Make a token of another organization that of the commands, with all that the role there allows."""
+    if place.given_token is not None:
+        raise CommandFailed("The token is given by --token-file or METERGATE_API_TOKEN: none is kept.", USAGE)
+    kept, made = await place.renewed(None, await _org_id(place, org))
+    return await _signed_in(place, kept.url, made)
+
+
+def _password(place: Place, from_stdin: bool, *, twice: bool = False) -> str:
+    return ask_secret("password", place.environ, PASSWORD, from_stdin=from_stdin, twice=twice)
+
+
+def _mailed(place: Place, client: "PersonCalls", pending: Pending) -> Shown:
+    place.files.keep_pending(pending)
+    data = {"status": "sent", "email": pending.email, "url": client.base_url}
+    said = f"If {pending.email} can be used here, a code is on its way to it. Then: metergate auth verify"
+    return Shown(data, (said,))
+
+
+async def _enter(
+    place: Place, client: "PersonCalls", enter: "Callable[[dict[str, str]], Awaitable[TokenPairShape]]"
+) -> Shown:
+    """Sign in; who needs a second factor is asked for it."""
+    from billing.calls import Refused
+
+    try:
+        pair = await enter({})
+    except Refused as error:
+        if error.error.get("second_factor") != "required":
+            raise
+        given = ask_secret("code of your authenticator app, or recovery code", place.environ, SECOND_FACTOR).strip()
+        pair = await enter({"recovery_code" if len(given) > _RECOVERY_LENGTH else "totp": given})
+    place.keep_signed_in(client.base_url, pair)
+    return await _signed_in(place, client.base_url, pair.access_token)
+
+
+async def _signed_in(place: Place, url: str, made: str) -> Shown:
+    return _profile(await place.open(url, made).who_am_i(), url, place.files.kept())
+
+
+def _profile(profile: "ProfileShape", url: str, kept: Kept | None) -> Shown:
+    ends = kept and rfc3339(datetime.fromtimestamp(kept.expires_at_s, UTC))
+    here = next((each for each in profile.organizations if each.id == profile.org_id), None)
+    rows = [("signed in as", profile.email or profile.id), ("gateway", url), ("user", profile.id)]
+    rows.append(("status", profile.status if profile.verified else f"{profile.status}, address not verified"))
+    rows.append(("organization", f"{here.name} ({here.slug}), {here.id}" if here else "none"))
+    rows += [("role", profile.role or "none"), ("scopes", " ".join(profile.scopes) or "none")]
+    if ends is not None:
+        rows.append(("token ends", f"{ends}, and is renewed by itself"))
+    data: dict[str, Any] = {"url": url, "token_expires_at": ends, "user": profile.received}
+    return Shown(data, (Table((), rows),))

@@ -1,0 +1,117 @@
+"""`metergate keys`: the API keys of one's own account. A secret is printed once, by `create` and `rotate`."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from billing.cli.commands import group
+from billing.cli.keys import Clear, KeyId, add_rules, key_patch, key_state, key_table
+from billing.cli.operator import quotas_text
+from billing.cli.options import Cursor, Limit
+from billing.cli.output import Shown, Table, page_parts
+from billing.cli.people import add_person_call, add_place_call, ask_secret
+from billing.cli.session import FindPlace, Place
+from billing.money import MAX_NANO
+from billing.pages import DEFAULT_LIMIT
+from billing.shapes.keys import NewKeyShape, NewOwnKey
+
+if TYPE_CHECKING:
+    from billing.person_calls import PersonCalls
+
+
+def add_own_keys(app: typer.Typer, find: FindPlace) -> None:
+    """Add the group `keys`."""
+    keys = group("API keys of your account.")
+    add_person_call(keys, "create", add_rules(create), find)
+    add_person_call(keys, "list", index, find)
+    add_person_call(keys, "show", show, find)
+    add_person_call(keys, "update", add_rules(update), find)
+    add_person_call(keys, "rotate", rotate, find)
+    add_person_call(keys, "revoke", revoke, find)
+    add_place_call(keys, "revoke-leaked", revoke_leaked, find)
+    app.add_typer(keys, name="keys")
+
+
+async def create(
+    client: "PersonCalls",
+    name: Annotated[str, typer.Argument(help="What to call it.", show_default=False)],
+    rules: dict[str, Any],
+    total_tokens: Annotated[
+        int, typer.Option(metavar="N", min=0, max=MAX_NANO, help="So many tokens for ever; 0 for no such quota.")
+    ] = 0,
+    user: Annotated[str | None, typer.Option(metavar="USER_ID", help="Whose key it is; else your own.")] = None,
+) -> Shown:
+    """Create a key. Its secret is printed this once and can't be had again; scripts take `.key` of --json."""
+    return _with_secret(await client.create_own_key(NewOwnKey(name=name, quota=total_tokens, user_id=user, **rules)))
+
+
+async def index(
+    client: "PersonCalls",
+    user: Annotated[str | None, typer.Option(metavar="USER_ID", help="Those of one user.")] = None,
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+) -> Shown:
+    """List the account's keys, newest first; revoked ones stay listed."""
+    page = await client.own_keys(user, limit=limit, cursor=cursor)
+    rows = [
+        (
+            *(key.id, key.prefix, key.name, key.user_id or "-", key_state(key)),
+            *(quotas_text(key.quotas), key.last_used_at or "never"),
+        )
+        for key in page.data
+    ]
+    headers = ("id", "begins", "name", "user", "state", "quotas", "last used")
+    return Shown(page.received, page_parts(headers, rows, page.next_cursor))
+
+
+async def show(client: "PersonCalls", key_id: KeyId) -> Shown:
+    """Show a key, and what it has used."""
+    key, used = await client.own_key(key_id), await client.own_key_usage(key_id)
+    rows = [("requests", str(used.events)), ("tokens", str(used.total_tokens)), ("charged USD", used.cost_usd)]
+    return Shown({**key.received, "usage": used.received}, (key_table(key), Table((), rows)))
+
+
+async def update(
+    client: "PersonCalls",
+    key_id: KeyId,
+    rules: dict[str, Any],
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="What to call it.")] = None,
+    clear: Clear = None,
+) -> Shown:
+    """Change a key: what is given replaces what it had, the rest stays. Felt by every gateway within a second."""
+    key = await client.update_own_key(key_id, key_patch(name, rules, clear))
+    return Shown(key.received, (key_table(key),), tuple(key.warnings or ()))
+
+
+async def rotate(
+    client: "PersonCalls",
+    key_id: KeyId,
+    grace: Annotated[
+        int, typer.Option(metavar="SECONDS", min=0, help="How long the secret before stays valid, too.")
+    ] = 0,
+) -> Shown:
+    """Give a key a new secret, which is printed this once."""
+    return _with_secret(await client.rotate_own_key(key_id, grace))
+
+
+async def revoke(client: "PersonCalls", key_id: KeyId) -> Shown:
+    """Make a key invalid for good, on every gateway within a second."""
+    await client.revoke_own_key(key_id)
+    return Shown({"id": key_id, "revoked": True}, (f"{key_id} is revoked.",))
+
+
+async def revoke_leaked(
+    place: Place,
+    key_stdin: Annotated[
+        bool, typer.Option("--key-stdin", help="Read the secret from stdin, else METERGATE_LEAKED_KEY, else ask.")
+    ] = False,
+) -> Shown:
+    """Revoke a key by its secret, which somebody has found: whose it is does not matter, and nobody need sign in."""
+    secret = ask_secret("secret of the key", place.environ, "METERGATE_LEAKED_KEY", from_stdin=key_stdin)
+    done = await place.open_anew().revoke_leaked_key(secret.strip())
+    return Shown(done.received, (done.message,))
+
+
+def _with_secret(key: NewKeyShape) -> Shown:
+    secret = f"The key, shown only this once: {key.key}"
+    return Shown(key.received, (key_table(key), secret), tuple(key.warnings or ()), secret=True)

@@ -1,0 +1,205 @@
+"""`metergate usage` and `metergate billing status`: what was used, as a table or as CSV, and what is left."""
+
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Final
+
+import typer
+
+from billing.cli.commands import add_command, group
+from billing.cli.options import REMOTE, Cursor, Limit
+from billing.cli.output import CommandFailed, Output, Shown, Table, page_parts
+from billing.cli.people import add_person_call, explained_to_people
+from billing.cli.session import FILE_MODE, FindPlace
+from billing.pages import DEFAULT_LIMIT
+
+if TYPE_CHECKING:
+    from billing.person_calls import PersonCalls, Query
+    from billing.shapes.reports import UsedShape
+
+KINDS: Final = ("summary", "buckets", "events", "totals")
+_PATHS: Final = {name: f"/api/account/usage/{name}" for name in ("summary", "buckets", "events")}
+_TAKES: Final = {
+    "since": KINDS,
+    "until": KINDS,
+    "tz": ("summary", "buckets"),
+    "group_by": ("summary", "buckets"),
+    "granularity": ("buckets",),
+    "key_id": ("events", "totals"),
+    "user_id": ("events", "totals"),
+    "model": ("events",),
+    "cursor": ("summary", "buckets", "events"),
+}
+"""Which of them takes which option."""
+_EVERY_S: Final = 1.0
+_USED: Final = ("requests", "input", "output", "total tokens", "charged USD")
+
+
+def add_usage(app: typer.Typer, find: FindPlace) -> None:
+    """Add `usage`, and the group `billing`."""
+
+    async def work(
+        output: Output,
+        what: Annotated[str, typer.Argument(metavar=f"[{'|'.join(KINDS)}]", help="What to show.")] = "summary",
+        since: Annotated[str | None, typer.Option(metavar="TIME", help="From this time or day on.")] = None,
+        until: Annotated[str | None, typer.Option(metavar="TIME", help="Before this time or day.")] = None,
+        tz: Annotated[
+            str | None, typer.Option(metavar="ZONE", help="Where days begin, such as Europe/Helsinki.")
+        ] = None,
+        group_by: Annotated[
+            str | None,
+            typer.Option(metavar="NAMES", help="Up to two of model, key, user, provider, endpoint, feature, tag:NAME."),
+        ] = None,
+        granularity: Annotated[
+            str | None, typer.Option(metavar="STEP", help="Of buckets: minute, hour, day, week, month.")
+        ] = None,
+        key: Annotated[str | None, typer.Option(metavar="KEY_ID", help="Of one key.")] = None,
+        user: Annotated[str | None, typer.Option(metavar="USER_ID", help="Of one user's keys.")] = None,
+        model: Annotated[str | None, typer.Option(metavar="MODEL", help="Events of one model.")] = None,
+        csv: Annotated[
+            str | None, typer.Option(metavar="FILE", help="All of it as CSV, to a file, or - for stdout.")
+        ] = None,
+        limit: Limit = DEFAULT_LIMIT,
+        cursor: Cursor = None,
+    ) -> None:
+        """Show what was used: a summary, buckets of time, single requests, totals."""
+        given = {"since": since, "until": until, "tz": tz, "group_by": group_by, "granularity": granularity}
+        query: Query = {**given, "key_id": key, "user_id": user, "model": model, "cursor": cursor}
+        _check(what, query, csv)
+        place = find(output)
+        with explained_to_people(place):
+            client = await place.open_signed_in()
+            if csv is None:
+                shown = await _show(client, what, query, limit)
+            else:
+                shown = await _table(client, _PATHS[what], query, csv, output)
+        output.show(shown)
+
+    add_command(app, "usage", work, REMOTE)
+    billing = group("The account: what is left, and what comes next.")
+    add_person_call(billing, "status", status, find)
+    app.add_typer(billing, name="billing")
+
+
+def _check(what: str, query: "Query", csv: str | None) -> None:
+    if what not in KINDS:
+        raise typer.BadParameter(f"{what!r}: expected one of {', '.join(KINDS)}")
+    for name, value in query.items():
+        if value is not None and what not in _TAKES[name]:
+            option = name.removesuffix("_id").replace("_", "-")
+            raise typer.BadParameter(f"goes with {' and '.join(_TAKES[name])}", param_hint=f"--{option}")
+    if csv is not None and what not in _PATHS:
+        raise typer.BadParameter(f"goes with {', '.join(_PATHS)}", param_hint="--csv")
+
+
+async def _show(client: "PersonCalls", what: str, query: "Query", limit: int) -> Shown:
+    if what == "totals":
+        query.pop("cursor")
+        totals = await client.usage_totals(query)
+        rows = [(name.replace("_", " "), str(value)) for name, value in totals.received.items()]
+        return Shown(totals.received, (Table((), rows),))
+    query["limit"] = str(limit)
+    if what == "summary":
+        return await _summary(client, query)
+    if what == "buckets":
+        return await _buckets(client, query)
+    page = await client.usage_page(query)
+    events = [
+        (
+            *(each.created_at, each.id, each.key_id, each.model, str(each.status)),
+            *(str(each.input_tokens), str(each.output_tokens), each.charged_usd),
+        )
+        for each in page.data
+    ]
+    headers = ("time", "request", "key", "model", "status", "input", "output", "charged USD")
+    return Shown(page.received, page_parts(headers, events, page.next_cursor))
+
+
+async def _summary(client: "PersonCalls", query: "Query") -> Shown:
+    summary = await client.usage_summary(query)
+    names = tuple(summary.group_by)
+    rows = [(*(each.group.get(name) or "-" for name in names), *_used(each)) for each in summary.data]
+    rows.append((*("total" if place == 0 else "" for place in range(len(names))), *_used(summary.total)))
+    table = Table((*names, *_USED), rows)
+    since, until = summary.since or "the beginning", summary.until or "now"
+    more = (f"There are more: --cursor {summary.next_cursor}",) if summary.next_cursor else ()
+    return Shown(summary.received, (f"From {since} until {until} ({summary.tz}):", table, *more))
+
+
+async def _buckets(client: "PersonCalls", query: "Query") -> Shown:
+    buckets = await client.usage_buckets(query)
+    names = tuple(buckets.group_by)
+    rows: list[tuple[str, ...]] = []
+    for each in buckets.data:
+        rows.append((each.local_start, *("" for _ in names), *_used(each)))
+        rows += [("", *(group.group.get(name) or "-" for name in names), *_used(group)) for group in each.groups]
+    return Shown(buckets.received, page_parts(("from", *names, *_USED), rows, buckets.next_cursor))
+
+
+def _used(used: "UsedShape") -> tuple[str, ...]:
+    numbers = (used.events, used.input_tokens, used.output_tokens, used.total_tokens)
+    return (*map(str, numbers), used.charged_usd)
+
+
+async def _table(client: "PersonCalls", path: str, query: "Query", csv: str, output: Output) -> Shown:
+    """Write a table part by part; a file is there once it is whole."""
+    from billing.cli.client import CommandClient
+
+    assert isinstance(client, CommandClient)  # noqa: S101 - commands have no other
+    received, said_s = 0, time.monotonic()
+
+    def counted(write: Callable[[bytes], object]) -> Callable[[bytes], None]:
+        def take(part: bytes) -> None:
+            nonlocal received, said_s
+            try:
+                write(part)
+            except OSError as error:
+                raise CommandFailed(f"Cannot write the table: {error.strerror}.") from error
+            received += len(part)
+            if time.monotonic() - said_s > _EVERY_S:
+                said_s = time.monotonic()
+                output.note(f"{received / 1e6:.1f} MB so far")
+
+        return take
+
+    if csv == "-":
+        output.flush()
+        await client.download(path, query, "text/csv", counted(output.write_bytes))
+        return Shown({"file": None, "bytes": received}, (), silent=True)
+    with _whole_file(Path(csv)) as file:
+        await client.download(path, query, "text/csv", counted(file.write))
+    return Shown({"file": csv, "bytes": received}, (f"{csv} has {received} bytes.",))
+
+
+@contextmanager
+def _whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file, mode 600, which takes the place of `path` at the end, and is removed where something fails."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise CommandFailed(f"Cannot write {path}: {error.strerror}.") from error
+
+
+async def status(client: "PersonCalls") -> Shown:
+    """Show the balance, the plan, what the month has cost, and what to do next."""
+    month = await client.billing_summary()
+    rows = [("account", month.account_id), ("status", month.status), ("plan", month.plan)]
+    rows += [("balance USD", month.balance_usd), ("held USD", month.held_usd), ("available USD", month.available_usd)]
+    rows += [("spent this month USD", month.spent_usd), ("forecast USD", month.forecast_usd)]
+    rows.append(("included left USD", f"{month.included_left_usd} of {month.included_usd}"))
+    if month.budget is not None:
+        rows.append(("budget left USD", f"{month.budget.left_usd} of {month.budget.limit_usd}"))
+    spendable = month.status == "active" and not month.available_usd.startswith("-") and month.available_usd != "0.00"
+    nothing_left = () if spendable else ("Nothing can be spent: ask the operator of this gateway for credit.",)
+    return Shown(month.received, (Table((), rows), *nothing_left))
