@@ -13,9 +13,9 @@ import base64
 import hmac
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
 
 from msgspec import Struct
@@ -23,7 +23,7 @@ from msgspec import Struct
 from billing import audit
 from billing.errors import MetergateError
 from billing.identity.issuers import IssuerAway, IssuerRefused, KeySet, read_answer
-from billing.identity.permissions import SCOPES
+from billing.identity.permissions import SCOPES, SignInProvider
 from billing.identity.subjects import Subject, contact, shown_name, subject_of
 from billing.identity.tokens import ISSUER, BadToken, Claims, peek, refuse_claims, verify
 
@@ -54,21 +54,6 @@ class SignInFailed(MetergateError):
     """The provider has not signed somebody in, or not for here."""
 
     kind = "unauthorized"
-
-
-@dataclass(frozen=True, slots=True)
-class SignInProvider:
-    """Where people may sign in. `issuer` is its URL without a slash at its end; `api_url` is GitHub's. What it says to
-    have verified of an address is believed with `trusted_email`; with `allowed_domains` nobody else is let in."""
-
-    issuer: str
-    client_id: str
-    client_secret: str = field(repr=False)
-    kind: Literal["oidc", "github"] = "oidc"
-    scopes: tuple[str, ...] = ("openid", "email", "profile")
-    trusted_email: bool = False
-    allowed_domains: frozenset[str] = frozenset()
-    api_url: str = ""
 
 
 class Metadata(Struct, frozen=True):
