@@ -23,12 +23,13 @@ from msgspec import Struct
 from billing import audit
 from billing.errors import MetergateError
 from billing.identity.issuers import IssuerAway, IssuerRefused, KeySet, read_answer
-from billing.identity.permissions import SCOPES, SignInProvider
+from billing.identity.permissions import SCOPES
 from billing.identity.subjects import Subject, contact, shown_name, subject_of
 from billing.identity.tokens import ISSUER, BadToken, Claims, peek, refuse_claims, verify
 
 if TYPE_CHECKING:
     from billing.identity.issuers import Ask
+    from billing.identity.providers import SignInProvider
     from billing.identity.sessions import Sessions, TokenPair
     from billing.identity.signing_keys import SigningKeys
     from billing.identity.subjects import Subjects

@@ -1,33 +1,15 @@
 """Roles and scopes: what each role of an organization may do. Pure.
 
 This file owns the one table of permissions. A permission is a scope: an API key or a narrowed token has some of them,
-a role has those of `ROLES`. What a person may do is what the role allows and the token's scopes name. Beside it stands
-who is let in: when, and from where else.
+a role has those of `ROLES`. What a person may do is what the role allows and the token's scopes name.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
 Role = Literal["owner", "admin", "member", "viewer"]
 Approval = Literal["open", "verified", "approved"]
 """When somebody who has registered is let in: at once, once their address is proven, or by an operator."""
-
-
-@dataclass(frozen=True, slots=True)
-class SignInProvider:
-    """Where people may sign in. `issuer` is its URL without a slash at its end; `api_url` is GitHub's. What it says to
-    have verified of an address is believed with `trusted_email`; with `allowed_domains` nobody else is let in."""
-
-    issuer: str
-    client_id: str
-    client_secret: str = field(repr=False)
-    kind: Literal["oidc", "github"] = "oidc"
-    scopes: tuple[str, ...] = ("openid", "email", "profile")
-    trusted_email: bool = False
-    allowed_domains: frozenset[str] = frozenset()
-    api_url: str = ""
-
 
 PROXY: Final = "llm:proxy"
 BILLING_READ: Final = "billing:read"

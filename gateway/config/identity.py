@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, cast, get_args
 
-from billing.identity.permissions import Approval, SignInProvider
+from billing.identity.permissions import Approval
+from billing.identity.providers import SignInProvider
 from gateway.config.source import Value
 from gateway.config.targets import read_base_url, read_key
 
