@@ -386,6 +386,30 @@ async def test_changing_the_address(api: Api, registry: Registry) -> None:
     assert (await post(api, "/login", email=ADA, password=GOOD)).status == 401
 
 
+async def test_who_registered_with_a_wrong_address_changes_it_and_is_let_in(api: Api, registry: Registry) -> None:
+    await register(api, "ada@exmaple.com")
+    token = (await post(api, "/login", email="ada@exmaple.com", password=GOOD)).json["access_token"]
+    await post(api, "/email", token, email=ADA, password=GOOD)
+    confirmed = await post(api, "/email/confirm", token, email=ADA, code=await registry.mailed_code())
+    assert (confirmed.json["status"], confirmed.json["verified"]) == ("active", True)
+    assert (await who(api, token)).json["scopes"] != []
+
+
+async def test_two_who_want_one_address_at_once(api: Api, registry: Registry) -> None:
+    tokens = [await signed_up(api, registry, f"{name}@example.com") for name in ("ann", "bob")]
+    asked = []
+    for token in tokens:
+        challenge = (await post(api, "/email", token, email=ADA, password=GOOD)).json["challenge"]
+        asked.append((token, challenge, await registry.mailed_code()))
+    answers = await asyncio.gather(
+        *(
+            post(api, "/email/confirm", token, email=ADA, code=code, challenge=challenge)
+            for token, challenge, code in asked
+        )
+    )
+    assert sorted(answer.status for answer in answers) == [200, 401]
+
+
 async def enrolled(api: Api, registry: Registry, token: str) -> tuple[str, list[str]]:
     """Set up an authenticator app: its secret and the recovery codes."""
     made = await post(api, "/totp", token, password=GOOD)
