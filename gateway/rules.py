@@ -6,7 +6,6 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from billing.identity.mailer import Smtp, to_console
-from gateway.config.identity import MAIL_CONSOLE_VARIABLE
 from gateway.dialects.openai_responses.answer import ENDS
 from gateway.dialects.structure import StructureBounds
 from gateway.endpoints.response_sockets import ClientSocketRules

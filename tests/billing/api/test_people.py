@@ -136,6 +136,15 @@ async def test_another_code_continues_the_registration(api: Api, registry: Regis
     assert (await post(api, "/login", email=ADA, password=GOOD)).status == 200
 
 
+async def test_another_code_continues_one_s_own_registration(api: Api, registry: Registry) -> None:
+    mine = await register(api)
+    await register(api, password="a thief chose this one")
+    again = await post(api, "/otp", email=ADA, purpose="verify", challenge=mine)
+    code = {"code": await registry.mailed_code(), "challenge": again.json["challenge"]}
+    assert (await post(api, "/verify", email=ADA, **code)).status == 200
+    assert (await post(api, "/login", email=ADA, password=GOOD)).status == 200
+
+
 async def test_registering_without_a_password_and_signing_in_by_codes(api: Api, registry: Registry) -> None:
     await register(api, password=None)
     await post(api, "/verify", email=ADA, code=await registry.mailed_code())
