@@ -60,7 +60,10 @@ MetergateError
 |   +-- CredentialRefused          billing.identity.credentials
 |   +-- WrongCredential            billing.identity.credentials
 +-- IssuerAway                     billing.identity.issuers
+|   +-- IssuerRefused              billing.identity.issuers
 +-- MailFailed                     billing.identity.mailer
++-- SignInFailed                   billing.identity.oidc
++-- UnknownProvider                billing.identity.oidc
 +-- OrganizationError              billing.identity.organizations
 |   +-- OrganizationConflict       billing.identity.organizations
 |   +-- OrganizationForbidden      billing.identity.organizations

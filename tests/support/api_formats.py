@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 
 CURSOR: Final = "MTcwMDAwMDAwMDAwMDAwMC4wMUtBMEE"
 """A place before everything that tests make, in every list: `1700000000000000.01KA0A`."""
-BEYOND_SCHEMAS: Final = ("two quotas share window, metric and filter", ", got `float`", "grace_seconds is at most")
+BEYOND_SCHEMAS: Final = (
+    *("two quotas share window, metric and filter", ", got `float`", "grace_seconds is at most"),
+    *("A password has", "Many people have this password", "A password must not hold", "email is an address such as"),
+)
 """Parts of messages: of rules that tie a body's parts together, of bounds that are settings, and that 5.0, which is an
 integer to JSON Schema, is none here."""
 BESIDE_IDS: Final = ("/api/billing/keys/revoke-leaked",)
