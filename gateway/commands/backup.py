@@ -189,6 +189,7 @@ async def _pour(file: Path, url: str, output: Output, *, anew: bool) -> None:
             into.write(b"BEGIN;\n" + (_ANEW if anew else b""))
             reading = "--no-owner", "--no-privileges", "--verbose", "--file=-", str(file)
             await _run("pg_restore", reading, None, output, write)
+            output.note("  indexes and constraints ...")
             into.write(bytes(head or b"") + b"COMMIT;\n")
             await into.drain()
         into.close()
