@@ -36,7 +36,7 @@ class CredentialsError(MetergateError):
 class WrongCredential(CredentialsError):
     """The password, code or second factor is not right."""
 
-    kind = "invalid"
+    kind = "unauthorized"
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)

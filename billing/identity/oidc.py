@@ -13,9 +13,9 @@ import base64
 import hmac
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
 
 from msgspec import Struct
@@ -29,6 +29,7 @@ from billing.identity.tokens import ISSUER, BadToken, Claims, peek, refuse_claim
 
 if TYPE_CHECKING:
     from billing.identity.issuers import Ask
+    from billing.identity.providers import SignInProvider
     from billing.identity.sessions import Sessions, TokenPair
     from billing.identity.signing_keys import SigningKeys
     from billing.identity.subjects import Subjects
@@ -54,21 +55,6 @@ class SignInFailed(MetergateError):
     """The provider has not signed somebody in, or not for here."""
 
     kind = "unauthorized"
-
-
-@dataclass(frozen=True, slots=True)
-class SignInProvider:
-    """Where people may sign in. `issuer` is its URL without a slash at its end; `api_url` is GitHub's. What it says to
-    have verified of an address is believed with `trusted_email`; with `allowed_domains` nobody else is let in."""
-
-    issuer: str
-    client_id: str
-    client_secret: str = field(repr=False)
-    kind: Literal["oidc", "github"] = "oidc"
-    scopes: tuple[str, ...] = ("openid", "email", "profile")
-    trusted_email: bool = False
-    allowed_domains: frozenset[str] = frozenset()
-    api_url: str = ""
 
 
 class Metadata(Struct, frozen=True):

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from billing.identity.oidc import SignInProvider
+from billing.identity.providers import SignInProvider
 from gateway.config.identity import IdentityConfig
 from gateway.config.settings import Settings
 from tests.clients.libraries import INSTALLED, node

@@ -92,6 +92,7 @@ class Customer:
     account_id: str
     key_id: str
     key: str
+    user_id: str | None = None
 
     def post(self, path: str = "/v1/chat/completions", body: Any = None, **options: Any) -> Any:
         """An aiohttp request, to be used with `async with`."""

@@ -16,8 +16,9 @@ from jwt.algorithms import RSAAlgorithm
 
 from billing.api.services import Services
 from billing.identity.issuers import IssuerAway, IssuerRefused
-from billing.identity.oidc import OidcSignIn, SignInProvider, is_path
+from billing.identity.oidc import OidcSignIn, is_path
 from billing.identity.permissions import SCOPES
+from billing.identity.providers import SignInProvider
 from billing.identity.subjects import Subjects
 from tests.billing.api.support import Answer, Api, serving
 from tests.billing.identity.sessions_support import People
