@@ -19,7 +19,7 @@
     peers          nginx, LiteLLM, Portkey
     wire           the requests and answers that all of them know
     apis           streams of the other APIs, as their providers write them
-    ledger_rate    debits a second over one connection
+    ledger_rate    debits a second over one connection; service_rate  of other services, over HTTP
     growth         how cost grows, with grow_holds, grow_ledger, grow_prompts on metering's engine
     machine        cores, CPU clocks of other processes, what machine this is
     figures        medians, percentiles, ratios

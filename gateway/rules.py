@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from billing.identity.mailer import Smtp, to_console
+from gateway.config.identity import MAIL_CONSOLE_VARIABLE
 from gateway.dialects.openai_responses.answer import ENDS
 from gateway.dialects.structure import StructureBounds
 from gateway.endpoints.response_sockets import ClientSocketRules
@@ -15,7 +16,6 @@ from gateway.proxy.estimate import EstimateRules
 from gateway.proxy.forward import ForwardRules
 from gateway.proxy.handler import ProxyRules
 from gateway.proxy.remainder import DrainRules
-from gateway.runtime import MAIL_CONSOLE_VARIABLE
 from gateway.server.bodies import BodyRules
 from gateway.server.guard import EdgeRules
 from gateway.server.listening import connections_within

@@ -73,8 +73,6 @@ logger = logging.getLogger(__name__)
 
 EMBEDDED_PARTITIONS: Final = 1
 PRODUCTION_PARTITIONS: Final = 64
-MAIL_CONSOLE_VARIABLE: Final = "METERGATE_MAIL_CONSOLE"
-"""Says "1" to a worker of `metergate up`: without SMTP_HOST it shows mails where it was started from."""
 DAY_S: Final = 86_400
 
 

@@ -13,7 +13,9 @@
     organizations  /orgs, /invitations, /roles   own_keys  /billing/keys
     admin_users  /admin/users
     metering    /service: what other services call
-    reads       /account and /billing; /admin/refusals, /admin/providers, /ping
+    usage       /account: balance, transactions, usage events   sums  /account and /billing: what was used, in sums
+    reads       /admin/refusals, /admin/providers, /ping
+    tables      answers as CSV
 
 What is taken and answered is in `billing.shapes`. `application.setup` mounts it; the gateway calls that and nothing
 else. A resource is a module with its shapes there and one with its handlers and `ROUTES` here, which

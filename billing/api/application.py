@@ -27,7 +27,9 @@ from billing.api import (
     own_keys,
     people,
     reads,
+    sums,
     tokens,
+    usage,
 )
 from billing.api.errors import BadRequest, error_response, of_failure
 from billing.api.openapi import document
@@ -36,6 +38,7 @@ from billing.api.reference import page
 from billing.api.requests import AWAITS_BODY, BODY_TOO_SLOW
 from billing.api.route import PREFIX, REQUEST_ID, Access, Call, Route, serving
 from billing.api.services import SERVICES, Services
+from billing.api.tables import TIME_LIMIT
 from billing.errors import LISTED
 
 ROUTES: Final[tuple[Route, ...]] = (
@@ -43,6 +46,8 @@ ROUTES: Final[tuple[Route, ...]] = (
     *keys.ROUTES,
     *organizations.ROUTES,
     *own_keys.ROUTES,
+    *usage.ROUTES,
+    *sums.ROUTES,
     *reads.ROUTES,
     *audit.ROUTES,
     *admin_users.ROUTES,
@@ -131,7 +136,8 @@ async def error_middleware(
     given = request.headers.get(REQUEST_ID_HEADER, "")
     request[REQUEST_ID] = given if _GIVEN_ID.fullmatch(given) else request.config_dict[SERVICES].new_id()
     try:
-        async with asyncio.timeout(request.config_dict[SERVICES].request_timeout_s):
+        async with asyncio.timeout(request.config_dict[SERVICES].request_timeout_s) as limit:
+            request[TIME_LIMIT] = limit
             return await handler(request)
     except web.HTTPException as error:
         return _of_http(request, error)

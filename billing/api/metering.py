@@ -15,9 +15,9 @@ from aiohttp import web
 from msgspec import UNSET
 
 from billing.api.errors import ApiError, BadRequest, Unavailable, of_failure
-from billing.api.reads import balance_of
 from billing.api.requests import moment, money, positive_money, read_body
 from billing.api.route import JSON, REPLAYED_HEADER, Access, Call, Route, answer
+from billing.api.usage import balance_of
 from billing.errors import MetergateError
 from billing.money import format_usd
 from billing.services.charges import Measure, parse_quantity

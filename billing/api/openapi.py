@@ -16,6 +16,7 @@ import msgspec
 
 from billing.api.auth import ADMIN_HEADER, SERVICE_HEADER, SERVICE_NAME_HEADER
 from billing.api.route import JSON, Access, Route
+from billing.api.tables import CSV
 from billing.keys.presented import KEY_HEADERS
 from billing.shapes.base import ErrorEnvelope
 from billing.shapes.quotas import QuotaShape
@@ -180,6 +181,8 @@ def _responses(route: Route, by_shape: dict[Any, Json], schemas: Mapping[str, Js
     success: Json = {"description": "Done."}
     if route.answer is not None:
         success = {"description": "The answer.", "content": {route.media: {"schema": by_shape[route.answer]}}}
+        if route.csv:
+            success["content"][CSV] = {"schema": {"type": "string"}}
     responses = {str(route.status): success}
     for status in sorted(_statuses(route)):
         content: Json = {"schema": by_shape[route.refusal]}

@@ -1,9 +1,9 @@
 """Routes: one declaration of an endpoint, from which come what serves it and its part of `/api/openapi.json`.
 
 A handler is an async function of a `Call` and of what its route declares: the query string first, then the body. It
-returns the answer's shape, None where there is no body, or a whole response. `serving` makes an aiohttp handler of it,
-with the checks in the order of all refusals: the key, then the query string and the body, then what is not found, then
-the scope.
+returns the answer's shape, None where there is no body, a table, or a whole response. `serving` makes an aiohttp
+handler of it, with the checks in the order of all refusals: the key, then the query string and the body, then what is
+not found, then the scope; a table is streamed after all of them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from aiohttp import web
 
 from billing.api.auth import (
     ADMIN_HEADER,
+    BILLING_READ,
     ORG_IN_PATH,
     any_caller,
     key_caller,
@@ -31,6 +32,7 @@ from billing.api.auth import (
 from billing.api.errors import InsufficientScope
 from billing.api.requests import path_id, read_body, read_query
 from billing.api.services import SERVICES, Services
+from billing.api.tables import Table
 from billing.audit import Actor
 from billing.identity.callers import NOBODY, Caller
 from billing.shapes.base import ErrorEnvelope
@@ -66,7 +68,8 @@ class Route:
     `query` and `body` are the shapes of what is asked, `answer` that of a success with `status` (None: no body).
     `errors` are statuses beside those that follow from the rest, `refusal` is their shape; `scope` is what a caller
     needs. With `or_bearer` the admin key may come as a bearer, too; `accepts` are media types, each with the shape of a
-    body in it, where the handler reads the body by itself; `hint` is added to the refusal of a request without it.
+    body in it, where the handler reads the body by itself; `hint` is added to the refusal of a request without it. With
+    `csv` the answer is a `Table` for who asks for one.
     """
 
     method: str
@@ -84,6 +87,7 @@ class Route:
     refusal: Any = ErrorEnvelope
     body_optional: bool = False
     or_bearer: bool = False
+    csv: bool = False
     hint: str = ""
     name: str = ""
     summary: str = ""
@@ -199,8 +203,22 @@ def serving(route: Route) -> HttpHandler:
             require_scope(who, route.scope)
         if isinstance(found, web.StreamResponse):
             return found
+        if isinstance(found, Table):
+            return await found.send(request)
         response = web.Response(status=route.status) if found is None else answer(found, route.status)
         response.headers.update(call.headers)
         return response
 
     return serve
+
+
+def customer_read(
+    path: str,
+    handler: Callable[..., Awaitable[Any]],
+    answer_shape: Any,
+    query: type[msgspec.Struct] | None = None,
+    *,
+    csv: bool = False,
+) -> Route:
+    """Return the route of a read of the caller's own account, which takes a key or a token with `billing:read`."""
+    return Route("GET", path, handler, Access.caller, answer_shape, query, scope=BILLING_READ, csv=csv)

@@ -27,6 +27,8 @@ from billing.pages import BEFORE_ALL, BadCursor, Page, page_of
 from billing.price_table import from_canonical_json
 from billing.prices import PriceRow
 
+MOST_LOOKED_AT: Final = 10_000
+"""Events that one page of them reads, however few of them are asked for: some 20 ms."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _COPIED: Final = tuple(field.name for field in fields(UsageEvent) if field.name not in ("usage", "tags", "shares"))
@@ -65,12 +67,21 @@ class UsageTotals:
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """Which usage events: admitted from `since` on and before `until`, by one key, on one model as it was asked for."""
+    """Which usage events: admitted from `since` on and before `until`; of one key, one model as it was asked for, and
+    so on; with the tag `tag`, whatever its value, or with `tag_value`."""
 
     since: datetime | None = None
     until: datetime | None = None
     key_id: str | None = None
+    user_id: str | None = None
     model: str | None = None
+    provider: str | None = None
+    endpoint: str | None = None
+    status: int | None = None
+    estimated: bool | None = None
+    end_user: str | None = None
+    tag: str | None = None
+    tag_value: str | None = None
 
 
 class PricedEvent(NamedTuple):
@@ -97,21 +108,28 @@ class Reports:
     async def usage_events(
         self, account_id: str, limit: int, after: str | None = None, only: EventFilter | None = None
     ) -> Page[UsageEvent]:
-        """Return the account's usage events. Raises `pages.BadCursor` for an `after` that no page has given."""
+        """Return the account's usage events. Of those in the time that is asked for at most `MOST_LOOKED_AT` are looked
+        at: where few match, a page has fewer than `limit`, and others may follow.
+
+        Raises `pages.BadCursor` for an `after` that no page has given.
+        """
         only = only or EventFilter()
         before_at, before_id = _place(after) if after else (None, None)
         rows = await self._database.rows(
             _query("reports_events"),
-            account_id,
-            only.since,
-            only.until,
-            before_at,
-            before_id,
-            only.key_id,
-            only.model,
-            limit + 1,
+            *(account_id, only.since, only.until, before_at, MOST_LOOKED_AT),
+            *(only.key_id, only.user_id, only.model, only.provider, only.endpoint, only.status, only.estimated),
+            *(only.end_user, only.tag, only.tag_value, before_id, limit + 1),
         )
-        return page_of([event_of_row(row) for row in rows], limit, _cursor)
+        found = [event_of_row(row) for row in rows if row["matches"]]
+        if len(found) <= limit and rows and rows[-1]["is_last"]:
+            return Page(tuple(found), _cursor(event_of_row(rows[-1])))
+        return page_of(found, limit, _cursor)
+
+    async def changed_by_kind(self, account_id: str, since: datetime, until: datetime) -> dict[str, int]:
+        """Return what each kind of transfer but usage has changed the balance by within a time, in nano-USD."""
+        rows = await self._database.rows(_query("reports_kinds"), account_id, since, until)
+        return {row["kind"]: int(row["amount_nano"]) for row in rows}
 
     async def priced_event(self, request_id: str, account_id: str | None = None) -> PricedEvent | None:
         """Return a usage event and its price row; None if there is none, or it is not on `account_id`."""

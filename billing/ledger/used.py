@@ -7,25 +7,17 @@ UTC, without four hours of its beginning and with four hours of the next one. Wh
 snapshot. All is integers, so that spans add up to the span of them all, and groups to the total.
 """
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-from billing.database.connection import Database, Row, queries
+from billing.database.connection import Connection, Database, Row, queries
 from billing.errors import MetergateError
 
-DIMENSIONS: Final = {
-    "model": "model",
-    "key": "key_id",
-    "user": "user_id",
-    "provider": "provider",
-    "endpoint": "endpoint",
-    "feature": "feature",
-}
-"""What usage is grouped by, beside tags, and its column."""
+DIMENSIONS: Final = ("key", "user", "model", "provider", "endpoint", "feature")
+"""What usage is grouped by, beside tags, in the order in which `usage_read.sql` has their columns."""
 TAG: Final = "tag:"
 """What a group by the values of a tag begins with: `tag:team`."""
 OTHERS: Final = "(others)"
@@ -43,6 +35,12 @@ _MINUTE, _HOUR, _DAY, _MONTH = range(4)
 _MONTHLY: Final = timedelta(days=28)
 _DAILY: Final = timedelta(hours=23)
 _HOURLY: Final = timedelta(hours=1)
+
+_PLANNED_EACH_TIME: Final = (
+    "SELECT set_config('jit', 'off', true), set_config('plan_cache_mode', 'force_custom_plan', true), "
+    "set_config('work_mem', '32MB', true)"
+)
+"""For the rest of a transaction: to compile a statement, or to plan it for any number of pieces, costs more than it."""
 
 _query = queries("billing.ledger")
 
@@ -65,6 +63,7 @@ class Grouping:
     """The names that usage is grouped by, in their order: of `DIMENSIONS`, and at most one of a tag."""
 
     names: tuple[str, ...] = ()
+    _tag_at: int | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         if len(set(self.names)) != len(self.names) or len(self.names) > MOST_GROUPED:
@@ -74,22 +73,29 @@ class Grouping:
         for name in self.names:
             if name not in DIMENSIONS and not (name.startswith(TAG) and len(name) > len(TAG)):
                 raise UsageQueryError(f"group_by takes {', '.join(DIMENSIONS)}, or {TAG}NAME for a tag, not {name!r}.")
+        object.__setattr__(
+            self, "_tag_at", next((at for at, name in enumerate(self.names) if name.startswith(TAG)), None)
+        )
 
     @property
     def tag(self) -> str | None:
         """Return the name of the tag that usage is grouped by, None where it is by none."""
-        return next((name.removeprefix(TAG) for name in self.names if name.startswith(TAG)), None)
+        return None if self._tag_at is None else self.names[self._tag_at].removeprefix(TAG)
 
     @property
-    def columns(self) -> tuple[str | None, str | None]:
-        """Return the columns of the names that are no tag."""
-        found = [DIMENSIONS[name] for name in self.names if name in DIMENSIONS]
+    def columns(self) -> tuple[int | None, int | None]:
+        """Return the places of the names that are no tag."""
+        found = [DIMENSIONS.index(name) + 1 for name in self.names if name in DIMENSIONS]
         return (*found, None, None)[:2]  # type: ignore[return-value]
 
     def group(self, first: str | None, second: str | None, said: str | None) -> Group:
         """Return the group of values of the columns and of the tag, in the order of the names."""
-        values = iter((first or None, second or None))
-        return tuple(said if name.startswith(TAG) else next(values) for name in self.names)
+        match self._tag_at:
+            case None:
+                return (first or None, second or None)[: len(self.names)]
+            case 0:
+                return (said, first or None)[: len(self.names)]
+        return (first or None, said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,62 +215,59 @@ class UsageSums:
         grouping, only = grouping or Grouping(), only or UsedBy()
         spans = compose(bounds)
         pieces = list(dict.fromkeys(part.piece for parts in spans for part in parts))
-        rows = await self._database.rows(
-            _query("usage_read"),
-            account_id,
-            *([piece[place] for piece in pieces] for place in range(3)),
-            list(bounds),
-            *grouping.columns,
-            *(only.key_id, only.user_id, only.feature),
-            *(await self._tag_id(account_id, grouping.tag), grouping.tag),
-            MOST_ROWS + 1,
-        )
+        async with self._database.transaction(snapshot=True) as connection:
+            await connection.execute(_PLANNED_EACH_TIME)
+            rows = await connection.fetch(
+                _query("usage_read"),
+                account_id,
+                *([piece[place] for piece in pieces] for place in range(3)),
+                list(bounds),
+                *grouping.columns,
+                *(only.key_id, only.user_id, only.feature),
+                *(await _tag_id(connection, account_id, grouping.tag), grouping.tag),
+                MOST_ROWS + 1,
+            )
         if len(rows) > MOST_ROWS:
             raise UsageQueryError("These are too many groups for one answer: ask for less time, or for fewer groups.")
         return _added(spans, pieces, rows, grouping)
 
-    async def _tag_id(self, account_id: str, tag: str | None) -> int:
-        """Return the id of the tag that sums are kept by; 0 where no request has it yet, or none is asked for."""
-        if tag is None:
-            return 0
-        rows = await self._database.rows(_query("usage_tag_names"), account_id)
-        ids = {row["name"]: row["id"] for row in rows}
-        if tag not in ids and len(ids) >= TAG_NAMES:
-            kept = ", ".join(sorted(ids))
-            raise UsageQueryError(f"Usage is summed by the first {TAG_NAMES} names of tags of an account: {kept}.")
-        return int(ids.get(tag, 0))
+
+async def _tag_id(connection: Connection, account_id: str, tag: str | None) -> int:
+    """Return the id of the tag that sums are kept by; 0 where no request has it yet, or none is asked for."""
+    if tag is None:
+        return 0
+    rows = await connection.fetch(_query("usage_tag_names"), account_id)
+    ids = {row["name"]: row["id"] for row in rows}
+    if tag not in ids and len(ids) >= TAG_NAMES:
+        kept = ", ".join(sorted(ids))
+        raise UsageQueryError(f"Usage is summed by the first {TAG_NAMES} names of tags of an account: {kept}.")
+    return int(ids.get(tag, 0))
 
 
 def _added(
     spans: Sequence[Sequence[Part]], pieces: Sequence[Piece], rows: Sequence[Row], grouping: Grouping
 ) -> list[Span]:
-    found: list[dict[Group, Used]] = [defaultdict(Used) for _ in spans]
-    by_piece: dict[Piece, list[tuple[Group, int, Used]]] = defaultdict(list)
+    found: list[Span] = [{} for _ in spans]
+    by_piece: dict[Piece, list[tuple[Group, int, Used]]] = {piece: [] for piece in pieces}
     for row in rows:
-        if row["place"] < 0:
-            group = grouping.group(row["first"], row["second"], row["said"])
-            span = found[-row["place"] - 1]
-            span[group] = span[group].plus(_used(row))
-        else:
-            by_piece[pieces[row["place"] - 1]] += _counted(row, grouping)
+        place, first, second, value, said, *numbers, cost_nano, charged_nano = row
+        used = Used._make((*numbers, int(cost_nano), int(charged_nano)))
+        if place < 0:
+            _add(found[-place - 1], grouping.group(first, second, said), 1, used)
+            continue
+        without = grouping.group(first, second, None)
+        if value == 0:
+            by_piece[pieces[place - 1]].append((without, 1, used))
+        else:  # it has the tag: all requests are in `without`, too
+            named = grouping.group(first, second, OTHERS if said is None else said)
+            by_piece[pieces[place - 1]] += [(without, -1, used), (named, 1, used)]
     for span, parts in zip(found, spans, strict=True):
         for part in parts:
-            for group, sign, used in by_piece.get(part.piece, ()):
-                span[group] = span[group].plus(used, sign * part.sign)
+            for group, sign, used in by_piece[part.piece]:
+                _add(span, group, sign * part.sign, used)
     return [{group: used for group, used in span.items() if any(used)} for span in found]
 
 
-def _counted(row: Row, grouping: Grouping) -> Iterator[tuple[Group, int, Used]]:
-    """Yield the groups that a row of sums counts in: one of a tag is taken off of those without it, where all are."""
-    used = _used(row)
-    without = grouping.group(row["first"], row["second"], None)
-    if row["value"] == 0:
-        yield without, 1, used
-    else:
-        said = OTHERS if row["said"] is None else row["said"]
-        yield without, -1, used
-        yield grouping.group(row["first"], row["second"], said), 1, used
-
-
-def _used(row: Row) -> Used:
-    return Used(*(int(row[name]) for name in Used._fields))
+def _add(span: Span, group: Group, sign: int, used: Used) -> None:
+    before = span.get(group)
+    span[group] = used if before is None and sign > 0 else (before or NOTHING).plus(used, sign)

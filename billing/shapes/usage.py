@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from msgspec import UNSET, Meta, UnsetType, field, structs
 
@@ -81,12 +81,26 @@ def transaction_shape(transaction: Transaction) -> TransactionShape:
 
 
 class EventQuery(PageQuery, frozen=True, kw_only=True):
-    """Which usage events: admitted from `since` on and before `until`, of one key, of one model as it was asked for."""
+    """Which usage events: admitted from `since` on and before `until`, of one key, of one model as it was asked for,
+    and so on."""
 
     since: Since | None = None
     until: Since | None = None
     key_id: Filter | None = None
+    user_id: Filter | None = None
     model: Filter | None = None
+    provider: Filter | None = None
+    endpoint: Filter | None = None
+    status: Annotated[int, Meta(ge=100, le=599, description="an HTTP status, from 100 to 599")] | None = None
+    tag: (
+        Annotated[
+            str,
+            Meta(min_length=1, max_length=512, description="a tag's name, or NAME=VALUE, of at most 512 characters"),
+        ]
+        | None
+    ) = None
+    estimated: Annotated[Literal["true", "false"], Meta(description="true or false")] | None = None
+    end_user: Filter | None = None
 
 
 class EventShape(Answer, frozen=True, kw_only=True):
@@ -232,14 +246,16 @@ def line_shape(line: PriceLine) -> LineShape:
 
 
 class TotalsQuery(Query, frozen=True, kw_only=True):
-    """Whose totals: the account's, one key's, or those of one user's keys."""
+    """Whose totals: the account's, one key's, or those of one user's keys; of which time, in whole minutes."""
 
     key_id: Filter | None = None
     user_id: Filter | None = None
+    since: Since | None = None
+    until: Since | None = None
 
 
 class TotalsShape(Answer, frozen=True, kw_only=True):
-    """What was used since ever; `cost_usd` is what was charged."""
+    """What was used, since ever where no time is asked for; `cost_usd` is what was charged."""
 
     events: int
     input_tokens: int

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 FILE_MODE: Final = 0o600
 """A backup holds addresses of people, and keys that sign tokens."""
 PIECE_BYTES: Final = 1 << 16
+HEAD_BYTES: Final = 4096
+"""The first of a script, which have its settings; every backup is longer."""
 LAST_WORDS: Final = 3
 """Lines of a program that failed which are shown."""
 CONNECT_S: Final = "10"
@@ -171,19 +173,23 @@ async def _pour(file: Path, url: str, output: Output, *, anew: bool) -> None:
         into = psql.stdin
         words = _Words(output)
         listening = words.follow(psql)
-        begun = False
+        head: bytearray | None = bytearray()
 
         async def write(piece: bytes) -> None:
-            nonlocal begun
-            into.write(piece if begun else piece.replace(_UNKNOWN_SETTING, b""))
-            begun = True
+            nonlocal head
+            if head is not None:
+                head += piece
+                if len(head) < HEAD_BYTES:
+                    return
+                piece, head = bytes(head).replace(_UNKNOWN_SETTING, b""), None
+            into.write(piece)
             await into.drain()
 
         with suppress(BrokenPipeError, ConnectionResetError):  # its last words say why
             into.write(b"BEGIN;\n" + (_ANEW if anew else b""))
             reading = "--no-owner", "--no-privileges", "--verbose", "--file=-", str(file)
             await _run("pg_restore", reading, None, output, write)
-            into.write(b"COMMIT;\n")
+            into.write(bytes(head or b"") + b"COMMIT;\n")
             await into.drain()
         into.close()
         await listening

@@ -12,6 +12,8 @@ from billing.identity.providers import SignInProvider
 from gateway.config.source import Value
 from gateway.config.targets import read_base_url, read_key
 
+MAIL_CONSOLE_VARIABLE: Final = "METERGATE_MAIL_CONSOLE"
+"""Says "1" to a worker of `metergate up`: without SMTP_HOST it shows mails where it was started from."""
 _KEYS: Final = ("approval", "public_url", "providers")
 _OF_PROVIDER: Final = (
     *("kind", "issuer", "client_id", "client_secret", "scopes", "trusted_email", "allowed_domains", "api_url"),

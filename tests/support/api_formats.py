@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 
 CURSOR: Final = "MTcwMDAwMDAwMDAwMDAwMC4wMUtBMEE"
 """A place before everything that tests make, in every list: `1700000000000000.01KA0A`."""
-BEYOND_SCHEMAS: Final = ("two quotas share window, metric and filter",)
+BEYOND_SCHEMAS: Final = (
+    "two quotas share window, metric and filter",
+    *("A password has", "Many people have this password", "A password must not hold", "email is an address such as"),
+)
 """Parts of messages: of rules that tie a body's parts together."""
 
 schemathesis.openapi.format("cursor", st.just(CURSOR))

@@ -109,7 +109,8 @@ async def test_a_key_reads_its_own_organization_and_changes_nothing(api: Api, bi
 
 
 async def test_ids_of_nothing_are_not_found(api: Api, team: Team) -> None:
-    for path in ("/orgs/org_none", "/orgs/a b", f"/orgs/{'x' * 300}/members", f"{team.path}/members/usr_none"):
+    strange = ("/orgs/a b", "/orgs/%00/members", "/orgs/%ff", f"/orgs/{'x' * 300}/members")
+    for path in ("/orgs/org_none", f"{team.path}/members/usr_none", *strange):
         (await api.person(team["owner"], "GET", path)).refused(404, "not_found")
     for path in (f"{team.path}/members/usr_none", f"{team.path}/invitations/inv_none"):
         (await api.person(team["owner"], "DELETE", path)).refused(404, "not_found")

@@ -14,7 +14,10 @@ from tests.billing.support import PRICE, PRICES, Billing
 
 USAGE = Usage(input_tokens=1003, cached_input_tokens=1, output_tokens=7, searches=2)
 NOW = datetime.now(UTC).replace(microsecond=0)
-READS = ("/account/balance", "/account/transactions", "/account/usage/events", "/billing/usage")
+READS = (
+    *("/account/balance", "/account/transactions", "/account/usage/events", "/billing/usage"),
+    *("/account/usage/summary", "/account/usage/buckets", "/account/billing/summary"),
+)
 
 
 async def test_a_balance_by_the_ledger_and_live(api: Api) -> None:
@@ -186,7 +189,8 @@ async def test_totals_by_key_and_user(api: Api) -> None:
     said = {"account_id": account["id"], "name": "second", "user_id": "bob"}
     second = (await api.admin("POST", "/keys", said)).json
     for made in (key, key, second):
-        await api.billing.debit(account["id"], made["id"], USAGE, charged_nano=1_500_000_000)
+        user_id = made["user_id"]
+        await api.billing.debit(account["id"], made["id"], USAGE, charged_nano=1_500_000_000, user_id=user_id)
     expected = {"events": 3, "input_tokens": 3009, "output_tokens": 21, "total_tokens": 3030, "cost_usd": "4.50"}
     assert (await api.get(key["key"], "/billing/usage")).json == expected
     assert (await api.get(key["key"], "/billing/usage", key_id=second["id"])).json["events"] == 1

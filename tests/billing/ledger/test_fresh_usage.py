@@ -19,12 +19,12 @@ COST_NANO = 210_000
 BACK = """
 ALTER VIEW usage_rollups RENAME TO rollups;
 CREATE TABLE usage_rollups (account_id text, granularity smallint, bucket timestamptz, key_id text, model text,
-    feature text, requests bigint, input_tokens bigint, cached_input_tokens bigint, cache_write_tokens bigint, output_tokens bigint,
-    reasoning_tokens bigint, cost_nano numeric, charged_nano numeric,
+    feature text, requests bigint, input_tokens bigint, cached_input_tokens bigint, cache_write_tokens bigint,
+    output_tokens bigint, reasoning_tokens bigint, cost_nano numeric, charged_nano numeric,
     PRIMARY KEY (account_id, granularity, bucket, key_id, model, feature));
 INSERT INTO usage_rollups SELECT account_id, granularity, bucket, key_id, model, feature, sum(requests),
-    sum(input_tokens), sum(cached_input_tokens), sum(cache_write_tokens), sum(output_tokens), sum(reasoning_tokens), sum(cost_nano),
-    sum(charged_nano) FROM rollups GROUP BY 1, 2, 3, 4, 5, 6;
+    sum(input_tokens), sum(cached_input_tokens), sum(cache_write_tokens), sum(output_tokens), sum(reasoning_tokens),
+    sum(cost_nano), sum(charged_nano) FROM rollups GROUP BY 1, 2, 3, 4, 5, 6;
 DROP VIEW rollups;
 DROP TABLE usage_sums, usage_tags, usage_dimensions;
 DROP INDEX transfers_debit_other;

@@ -304,6 +304,12 @@ def test_operator_commands_in_words(shell: Shell, stores: dict[str, str]) -> Non
     assert re.search(r"month:cost=2.00 +account", shown)
     assert re.search(r"minute:requests=60 +plan free", shown)
     assert say("account", "quotas", account_id[0]) == shown  # showing changes nothing
+    of_user = ("account", "quotas", account_id[0], "--user", "usr_ana")
+    assert say(*of_user).strip() == "There are none."
+    assert re.search("day:tokens=9 +user usr_ana", say(*of_user, "--quota", "day:tokens=9"))
+    assert say("account", "quotas", account_id[0]) == shown
+    assert "day:tokens=9" in say(*of_user)
+    assert say(*of_user, "--clear").strip() == "There are none."
     assert "month:cost" not in say("account", "quotas", account_id[0], "--clear")
     shown = say("account", "show", account_id[0])
     assert re.search(r"^quotas +none$", shown, re.MULTILINE)

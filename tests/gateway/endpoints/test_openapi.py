@@ -4,6 +4,7 @@ import json
 import re
 from typing import Any
 
+import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from billing.identity.permissions import SCOPES
@@ -40,6 +41,7 @@ async def test_it_is_the_routes_that_are_served(gateway: Gateway) -> None:
     assert ("GET", "/api/openapi.json") in served
 
 
+@pytest.mark.slow  # of the billing API alone that is seen in every run: tests/billing/api/test_openapi.py
 async def test_it_is_valid(gateway: Gateway) -> None:
     OpenAPIV31SpecValidator(await described(gateway)).validate()
 

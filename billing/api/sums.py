@@ -1,0 +1,266 @@
+"""What customers read of what was used, in sums: totals, a summary, buckets of time, the month so far.
+
+Every number comes from `ledger.used.UsageSums.spans`, and every field of it from `shapes.reports.used_fields`, for JSON
+and CSV alike. Times are whole minutes; a day in a query is the local one of the time zone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
+
+from billing.api.errors import BadRequest
+from billing.api.requests import encode_cursor, moment, page_asked, zone
+from billing.api.route import Call, customer_read
+from billing.api.tables import Table, rows, wants_csv
+from billing.api.usage import live_balance
+from billing.ledger.used import BEGINNING, END, NOTHING, Group, Grouping, Span, UsedBy, total
+from billing.money import ceil_div
+from billing.pages import BadCursor
+from billing.quotas import Metric, Quota, Window
+from billing.shapes.reports import (
+    SUMS,
+    BillingSummaryShape,
+    BucketsQuery,
+    BucketsShape,
+    BudgetShape,
+    Month,
+    SummaryQuery,
+    SummaryShape,
+    billing_summary_shape,
+    bucket_shape,
+    budget_shape,
+    group_shape,
+    ordered,
+    used_fields,
+    used_shape,
+)
+from billing.shapes.usage import TotalsQuery, TotalsShape, totals_shape
+from billing.times import rfc3339
+from billing.zones import DEFAULT_ZONE, Period, day_begins, period_of, periods, zone_of
+
+if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
+
+MOST_BUCKETS: Final = {Period.minute: 720, Period.hour: 168, Period.day: 62, Period.week: 26, Period.month: 36}
+"""Of one page, so that none reads too much."""
+LENGTHS: Final = {
+    Period.minute: timedelta(minutes=1),
+    Period.hour: timedelta(hours=1),
+    Period.day: timedelta(days=1),
+    Period.week: timedelta(days=7),
+    Period.month: timedelta(days=30),
+}
+BACK: Final = {
+    Period.minute: timedelta(minutes=59.5),
+    Period.hour: timedelta(hours=23.5),
+    Period.day: timedelta(days=29.5),
+    Period.week: timedelta(days=11.5 * 7),
+    Period.month: timedelta(days=350),
+}
+"""How long before the end, in the middle of a bucket, the first one is, where it is not said."""
+MOST_IN_TABLE: Final = 50_000
+"""Buckets of one table: more are asked for in several."""
+_DAY: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+async def get_totals(call: Call, query: TotalsQuery) -> TotalsShape:
+    """Return totals of the account, of one key or of one user's keys."""
+    since, until = _time(query.since, query.until, zone_of(DEFAULT_ZONE))
+    found = await call.services.reports.usage_totals(
+        call.account_id, key_id=query.key_id, user_id=query.user_id, since=since, until=until
+    )
+    return totals_shape(found)
+
+
+async def get_summary(call: Call, query: SummaryQuery) -> SummaryShape | Table:
+    """Return what was used in a time, by up to two groups. As CSV all groups, without a limit."""
+    in_zone, grouping = await _zone(call, query.tz), _grouping(query.group_by)
+    since, until = _time(query.since, query.until, in_zone)
+    limit, after = page_asked(query)
+    first = _place(after)
+    (span,) = await call.services.reports.sums.spans(call.account_id, (since, until), grouping)
+    names = grouping.names
+    if wants_csv(call.request):
+        groups = ordered(span) if names else [((), total(span))]
+        return Table(
+            "usage-summary",
+            _lines([(*names, *SUMS)], ((*group, *used_fields(used).values()) for group, used in groups)),
+        )
+    groups = ordered(span) if names else []
+    return SummaryShape(
+        since=None if since == BEGINNING else rfc3339(since),
+        until=None if until == END else rfc3339(until),
+        tz=in_zone.key,
+        group_by=list(names),
+        total=used_shape(total(span)),
+        data=[group_shape(names, *item) for item in groups[first : first + limit]],
+        next_cursor=encode_cursor(str(first + limit)) if len(groups) > first + limit else None,
+    )
+
+
+async def get_buckets(call: Call, query: BucketsQuery) -> BucketsShape | Table:
+    """Return what was used in each minute, hour, day, week or month of a time, without gaps, the oldest first. The
+    first and the last are cut where the time begins and ends. As CSV all from the cursor on, without a limit."""
+    in_zone, grouping, period = await _zone(call, query.tz), _grouping(query.group_by), Period[query.granularity]
+    limit, after = page_asked(query)
+    now = datetime.fromtimestamp(call.services.clock(), UTC)
+    until = _moment("until", query.until, in_zone) or next(periods(now, period, in_zone))
+    back = max(until - BACK[period], BEGINNING)
+    since = _moment("since", query.since, in_zone) or period_of(back, period, in_zone)
+    _check_order(since, until)
+    begins = since if after is None else _later(after, since, until)
+    names, most = grouping.names, MOST_BUCKETS[period] if len(grouping.names) < 2 else MOST_BUCKETS[period] // 2
+    if wants_csv(call.request):
+        if (until - begins) / LENGTHS[period] > MOST_IN_TABLE:
+            raise BadRequest(f"A table has at most {MOST_IN_TABLE} buckets: ask for less time or longer ones.", "since")
+        return Table("usage-buckets", _bucket_lines(call, begins, until, period, in_zone, grouping, most))
+    bounds = _bounds(begins, until, period, in_zone, min(limit, most))
+    spans = await call.services.reports.sums.spans(call.account_id, bounds, grouping)
+    return BucketsShape(
+        granularity=query.granularity,
+        tz=in_zone.key,
+        group_by=list(names),
+        data=[bucket_shape(*times, in_zone, names, span) for times, span in zip(pairwise(bounds), spans, strict=True)],
+        next_cursor=encode_cursor(str(int(bounds[-1].timestamp()))) if bounds[-1] < until else None,
+    )
+
+
+async def get_billing_summary(call: Call) -> BillingSummaryShape:
+    """Return the calendar month so far, in the account's time zone: what was spent, what is left of the included credit
+    and of the account's own budget, and what will have been spent at its end if it goes on so."""
+    services = call.services
+    account = await services.accounts.get(call.account_id)
+    in_zone = zone_of(account.tz or DEFAULT_ZONE)
+    now = datetime.fromtimestamp(services.clock(), UTC)
+    start, end = period_of(now, Period.month, in_zone), next(periods(now, Period.month, in_zone))
+    (span,) = await services.reports.sums.spans(account.id, (start, end), Grouping(("feature",)))
+    used = total(span)
+    by_kind = await services.reports.changed_by_kind(account.id, start, end)
+    plan = services.plans.get(account.plan)
+    month = Month(
+        tz=in_zone.key,
+        start=start,
+        end=end,
+        used=used,
+        by_feature={str(group[0]): each.charged_nano for group, each in span.items()},
+        by_kind={**by_kind, "usage": -used.charged_nano} if used.charged_nano else by_kind,
+        included_nano=0 if plan is None else plan.included_credit_nano,
+        forecast_nano=_forecast(used.charged_nano, start, now, end),
+        budget=await _budget(call, account.quotas, now),
+    )
+    return billing_summary_shape(account, month, await live_balance(services, account), services.credits_per_usd)
+
+
+async def _budget(call: Call, quotas: Iterable[Quota], now: datetime) -> BudgetShape | None:
+    """Return the tightest limit of cost in a month that the account has of its own, on every model; None without."""
+    monthly = [each for each in quotas if (each.window, each.metric, each.model) == (Window.month, Metric.cost, None)]
+    if not monthly:
+        return None
+    quota, utc = min(monthly, key=lambda each: each.limit), zone_of(DEFAULT_ZONE)
+    bounds = period_of(now, Period.month, utc), next(periods(now, Period.month, utc))
+    only = UsedBy(feature=quota.feature)
+    (span,) = await call.services.reports.sums.spans(call.account_id, bounds, only=only)
+    return budget_shape(quota.limit, total(span).charged_nano, bounds[1])
+
+
+def _forecast(spent_nano: int, start: datetime, now: datetime, end: datetime) -> int:
+    """Return what is spent by the end if as much is in each moment, rounded up."""
+    passed, whole = (now - start) // _MICROSECOND, (end - start) // _MICROSECOND
+    return ceil_div(spent_nano * whole, passed) if passed > 0 else spent_nano
+
+
+async def _zone(call: Call, given: str | None) -> ZoneInfo:
+    if given is not None:
+        return zone("tz", given)
+    return zone_of((await call.services.accounts.get(call.account_id)).tz or DEFAULT_ZONE)
+
+
+def _grouping(given: str) -> Grouping:
+    return Grouping(tuple(name.strip() for name in given.split(","))) if given else Grouping()
+
+
+def _time(since: str | None, until: str | None, in_zone: ZoneInfo) -> tuple[datetime, datetime]:
+    begins = _moment("since", since, in_zone) or BEGINNING
+    ends = _moment("until", until, in_zone) or END
+    _check_order(begins, ends)
+    return begins, ends
+
+
+def _moment(param: str, given: str | None, in_zone: ZoneInfo) -> datetime | None:
+    """Return a time as its whole minute; a day is where it begins in the zone."""
+    at = moment(param, given)
+    if at is None or given is None:
+        return None
+    if _DAY.fullmatch(given) and BEGINNING < at < END:
+        at = day_begins(date.fromisoformat(given), in_zone)
+    return min(max(at, BEGINNING), END).replace(second=0, microsecond=0)
+
+
+def _check_order(since: datetime, until: datetime) -> None:
+    if since > until:
+        raise BadRequest("since must not be after until.", "since")
+
+
+def _place(after: str | None) -> int:
+    """Return the number that a cursor stands for."""
+    if after is None:
+        return 0
+    if not after.isdecimal():
+        raise BadCursor("This cursor is not one that this list has given.")
+    return int(after)
+
+
+def _later(after: str, since: datetime, until: datetime) -> datetime:
+    seconds = _place(after)
+    if not (since.timestamp() <= seconds < until.timestamp()) or seconds % 60:
+        raise BadCursor("This cursor is not one that this list has given.")
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _bounds(begins: datetime, until: datetime, period: Period, in_zone: ZoneInfo, most: int) -> list[datetime]:
+    """Return where so many buckets begin, and the last one ends."""
+    bounds = [begins]
+    for at in periods(begins, period, in_zone):
+        if bounds[-1] >= until or len(bounds) > most:
+            return bounds
+        bounds.append(min(at, until))
+    return bounds
+
+
+async def _lines(*tables: Iterable[Iterable[object]]) -> AsyncIterator[bytes]:
+    for table in tables:
+        yield rows(table)
+
+
+async def _bucket_lines(
+    call: Call, begins: datetime, until: datetime, period: Period, in_zone: ZoneInfo, grouping: Grouping, most: int
+) -> AsyncIterator[bytes]:
+    """Yield buckets page by page: a line for each group of each, and one where nothing was used."""
+    names, head = grouping.names, True
+    while begins < until or head:
+        bounds = _bounds(begins, until, period, in_zone, most)
+        spans = await call.services.reports.sums.spans(call.account_id, bounds, grouping)
+        if head:
+            yield rows([("start", "end", *names, *SUMS)])
+        yield rows(_lines_of(bounds, spans, names))
+        begins, head = bounds[-1], False
+
+
+def _lines_of(bounds: Sequence[datetime], spans: Iterable[Span], names: Sequence[str]) -> Iterator[Iterable[object]]:
+    nobody: Group = (None,) * len(names)
+    for (start, end), span in zip(pairwise(bounds), spans, strict=True):
+        for group, used in ordered(span) or [(nobody, NOTHING)]:
+            yield (rfc3339(start), rfc3339(end), *group, *used_fields(used).values())
+
+
+ROUTES: Final = (
+    customer_read("/api/billing/usage", get_totals, TotalsShape, TotalsQuery),
+    customer_read("/api/account/usage/summary", get_summary, SummaryShape, SummaryQuery, csv=True),
+    customer_read("/api/account/usage/buckets", get_buckets, BucketsShape, BucketsQuery, csv=True),
+    customer_read("/api/account/billing/summary", get_billing_summary, BillingSummaryShape),
+)

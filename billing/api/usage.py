@@ -1,0 +1,127 @@
+"""What customers read of their account: balance, transactions and usage events.
+
+They take an API key or a token with `billing:read`. This file owns the rule that a caller sees its own account only:
+every read is given `Call.account_id`. A list and its table as CSV are the same pages of the same query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import msgspec
+
+from billing.api.errors import NotFound
+from billing.api.requests import listing, moment, page_asked
+from billing.api.route import Call, customer_read
+from billing.api.tables import Table, rows, wants_csv
+from billing.effects import LiveBalance
+from billing.ledger.explanations import explain
+from billing.ledger.reports import EventFilter
+from billing.pages import Page
+from billing.shapes.base import Listing, PageQuery
+from billing.shapes.usage import (
+    BalanceShape,
+    EventQuery,
+    EventShape,
+    ExplainedEventShape,
+    TransactionShape,
+    balance_shape,
+    event_shape,
+    explanation_shape,
+    transaction_shape,
+)
+
+if TYPE_CHECKING:
+    from billing.accounts.accounts import Account
+    from billing.api.services import Services
+
+T = TypeVar("T")
+
+EVENTS: Final = "/api/account/usage/events"
+_FILTERS: Final = ("key_id", "user_id", "model", "provider", "endpoint", "status", "end_user")
+ROWS_A_PART: Final = 200
+"""Of a table that is streamed: so many are made at once, and other requests have their turn in between."""
+
+
+async def get_balance(call: Call) -> BalanceShape:
+    """Return the account's balance, live; as the ledger has it where Redis does not know."""
+    return await balance_of(call.services, call.account_id)
+
+
+async def balance_of(services: Services, account_id: str) -> BalanceShape:
+    """Return the balance of an account. Raises `AccountNotFound`."""
+    account = await services.accounts.get(account_id)
+    return balance_shape(account, await live_balance(services, account), services.credits_per_usd)
+
+
+async def live_balance(services: Services, account: Account) -> LiveBalance:
+    """Return what an account has and holds, as Redis has it, else as the ledger does."""
+    return await services.effects.live_balance(account.id) or LiveBalance(account.balance_nano, held_nano=0)
+
+
+async def list_transactions(call: Call, query: PageQuery) -> Listing[TransactionShape] | Table:
+    """List every change of the balance, newest first. As CSV all of them from the cursor on, without a limit."""
+    limit, after = page_asked(query)
+
+    async def page(size: int, place: str | None) -> Page[TransactionShape]:
+        found = await call.services.reports.transactions(call.account_id, size, place)
+        return Page(tuple(map(transaction_shape, found.items)), found.next_after)
+
+    if wants_csv(call.request):
+        return Table("transactions", _pages(TransactionShape, page, after))
+    return listing(await page(limit, after), lambda shape: shape)
+
+
+async def list_events(call: Call, query: EventQuery) -> Listing[EventShape] | Table:
+    """List metered requests, newest first. A page has fewer than its limit where few match, and others may follow. As
+    CSV all of them from the cursor on, without a limit."""
+    limit, after = page_asked(query)
+    tag, is_pair, value = (query.tag or "").partition("=")
+    as_given: dict[str, Any] = {name: getattr(query, name) for name in _FILTERS}
+    only = EventFilter(
+        since=moment("since", query.since),
+        until=moment("until", query.until),
+        estimated=None if query.estimated is None else query.estimated == "true",
+        tag=tag or None,
+        tag_value=value if is_pair else None,
+        **as_given,
+    )
+
+    async def page(size: int, place: str | None) -> Page[EventShape]:
+        found = await call.services.reports.usage_events(call.account_id, size, place, only)
+        return Page(tuple(map(event_shape, found.items)), found.next_after)
+
+    if wants_csv(call.request):
+        return Table("usage-events", _pages(EventShape, page, after))
+    return listing(await page(limit, after), lambda shape: shape)
+
+
+async def _pages(
+    shape: type[msgspec.Struct], page: Callable[[int, str | None], Awaitable[Page[T]]], after: str | None
+) -> AsyncIterator[bytes]:
+    """Yield the names of a shape's fields, and then page by page the shapes as lines."""
+    found = await page(ROWS_A_PART, after)
+    yield rows([[each.encode_name for each in msgspec.structs.fields(shape)]])
+    while True:
+        yield rows(map(msgspec.structs.astuple, found.items))  # type: ignore[arg-type]
+        if found.next_after is None:
+            return
+        found = await page(ROWS_A_PART, found.next_after)
+
+
+async def get_event(call: Call) -> ExplainedEventShape:
+    """Return one metered request with the lines of its charge; another account's is not found."""
+    event_id = call.id("event_id")
+    found = await call.services.reports.priced_event(event_id, call.account_id)
+    if found is None:
+        raise NotFound(f"There is no usage event {event_id!r}.")
+    return explanation_shape(explain(*found))
+
+
+ROUTES: Final = (
+    customer_read("/api/account/balance", get_balance, BalanceShape),
+    customer_read("/api/account/transactions", list_transactions, Listing[TransactionShape], PageQuery, csv=True),
+    customer_read(EVENTS, list_events, Listing[EventShape], EventQuery, csv=True),
+    customer_read(f"{EVENTS}/{{event_id}}", get_event, ExplainedEventShape),
+)

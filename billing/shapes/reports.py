@@ -1,0 +1,240 @@
+"""What a customer reads of what was used, in sums: a summary, buckets of time, the month so far. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+from msgspec import Meta
+
+from billing.ledger.used import Used, total
+from billing.money import format_credits, format_usd
+from billing.principals import Status
+from billing.shapes.base import Answer, Moment, PageQuery, Since, Usd
+from billing.times import rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from zoneinfo import ZoneInfo
+
+    from billing.accounts.accounts import Account
+    from billing.effects import LiveBalance
+    from billing.ledger.used import Group, Span
+
+GROUP_BY: Final = "at most two of model, key, user, provider, endpoint, feature and tag:NAME, with a comma"
+SUMS: Final = (
+    *("events", "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens"),
+    *("total_tokens", "cost_usd", "charged_usd"),
+)
+"""The fields of `UsedShape`, as columns of a table."""
+
+GroupBy = Annotated[str, Meta(max_length=200, description=GROUP_BY, examples=["model,tag:team"])]
+ZoneName = Annotated[
+    str, Meta(min_length=1, max_length=100, description="an IANA time zone; else the account's, or UTC")
+]
+Granularity = Annotated[
+    Literal["minute", "hour", "day", "week", "month"], Meta(description="minute, hour, day, week or month")
+]
+
+
+class UsedShape(Answer, frozen=True, kw_only=True):
+    """What was used: `input_tokens` includes the cached and written ones, `output_tokens` the reasoning ones;
+    `cost_usd` is the providers', `charged_usd` what was charged."""
+
+    events: int
+    input_tokens: int
+    cached_input_tokens: int
+    cache_write_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    total_tokens: int
+    cost_usd: Usd
+    charged_usd: Usd
+
+
+class GroupShape(UsedShape, frozen=True, kw_only=True):
+    """What one group has used; `group` has a value for each name that was asked for, null where requests have none."""
+
+    group: dict[str, str | None]
+
+
+class SummaryQuery(PageQuery, frozen=True, kw_only=True):
+    """Of which time, in whole minutes, and by what."""
+
+    since: Since | None = None
+    until: Since | None = None
+    tz: ZoneName | None = None
+    group_by: GroupBy = ""
+
+
+class SummaryShape(Answer, frozen=True, kw_only=True):
+    """What was used from `since` on and before `until` (null: since ever, until now). `total` is that of all groups, of
+    which `data` is a page, the dearest first; without `group_by` it is empty."""
+
+    since: Moment | None
+    until: Moment | None
+    tz: str
+    group_by: list[str]
+    total: UsedShape
+    data: list[GroupShape]
+    next_cursor: str | None
+
+
+class BucketsQuery(PageQuery, frozen=True, kw_only=True):
+    """Of which time, in whole minutes, in what steps, and by what."""
+
+    granularity: Granularity = "day"
+    since: Since | None = None
+    until: Since | None = None
+    tz: ZoneName | None = None
+    group_by: GroupBy = ""
+
+
+class BucketShape(UsedShape, frozen=True, kw_only=True):
+    """What was used from `start` on and before `end`; `local_start` is `start` as clocks there show it. `groups` are
+    those that used something."""
+
+    start: Moment
+    end: Moment
+    local_start: str
+    groups: list[GroupShape]
+
+
+class BucketsShape(Answer, frozen=True, kw_only=True):
+    """Buckets of time without a gap, the oldest first; `next_cursor` goes on with later ones."""
+
+    granularity: Granularity
+    tz: str
+    group_by: list[str]
+    data: list[BucketShape]
+    next_cursor: str | None
+
+
+class BudgetShape(Answer, frozen=True, kw_only=True):
+    """The account's own limit of cost in a calendar month of UTC."""
+
+    limit_usd: Usd
+    used_usd: Usd
+    left_usd: Usd
+    resets_at: Moment
+
+
+class BillingSummaryShape(Answer, frozen=True, kw_only=True):
+    """The calendar month so far, in the account's time zone. `spent_usd` is what requests admitted in it were charged;
+    `by_kind` what each kind of transfer has changed the balance by; `forecast_usd` what will be spent by its end if it
+    goes on as until now."""
+
+    account_id: str
+    plan: str
+    status: Status
+    tz: str
+    period_start: Moment
+    period_end: Moment
+    used: UsedShape
+    spent_usd: Usd
+    spent_credits: str
+    by_kind: dict[str, Usd]
+    by_feature: dict[str, Usd]
+    included_usd: Usd
+    included_left_usd: Usd
+    forecast_usd: Usd
+    budget: BudgetShape | None
+    balance_usd: Usd
+    balance_credits: str
+    held_usd: Usd
+    available_usd: Usd
+
+
+def used_fields(used: Used) -> dict[str, int | str]:
+    """Return the fields of what was used: the one place that names them, for JSON and tables."""
+    numbers = (
+        *(used.requests, used.input_tokens, used.cached_input_tokens, used.cache_write_tokens),
+        *(used.output_tokens, used.reasoning_tokens, used.total_tokens),
+    )
+    return dict(zip(SUMS, (*numbers, format_usd(used.cost_nano), format_usd(used.charged_nano)), strict=True))
+
+
+def used_shape(used: Used) -> UsedShape:
+    """Return the shape of what was used."""
+    return UsedShape(**used_fields(used))  # type: ignore[arg-type]
+
+
+def group_shape(names: Sequence[str], group: Group, used: Used) -> GroupShape:
+    """Return the shape of a group."""
+    return GroupShape(group=dict(zip(names, group, strict=True)), **used_fields(used))  # type: ignore[arg-type]
+
+
+def bucket_shape(start: datetime, end: datetime, zone: ZoneInfo, names: Sequence[str], span: Span) -> BucketShape:
+    """Return the shape of a bucket."""
+    return BucketShape(
+        start=rfc3339(start),
+        end=rfc3339(end),
+        local_start=start.astimezone(zone).isoformat(timespec="seconds"),
+        groups=[group_shape(names, group, used) for group, used in ordered(span)] if names else [],
+        **used_fields(total(span)),  # type: ignore[arg-type]
+    )
+
+
+def ordered(span: Span) -> list[tuple[Group, Used]]:
+    """Return groups, the dearest first."""
+    return sorted(
+        span.items(), key=lambda item: (-item[1].charged_nano, -item[1].requests, [value or "" for value in item[0]])
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Month:
+    """A calendar month of an account so far; amounts by kind are signed as the balance was changed."""
+
+    tz: str
+    start: datetime
+    end: datetime
+    used: Used
+    by_feature: Mapping[str, int]
+    by_kind: Mapping[str, int]
+    included_nano: int
+    forecast_nano: int
+    budget: BudgetShape | None
+
+
+def budget_shape(limit_nano: int, used_nano: int, resets_at: datetime) -> BudgetShape:
+    """Return the shape of a budget."""
+    return BudgetShape(
+        limit_usd=format_usd(limit_nano),
+        used_usd=format_usd(used_nano),
+        left_usd=format_usd(max(0, limit_nano - used_nano)),
+        resets_at=rfc3339(resets_at),
+    )
+
+
+def billing_summary_shape(
+    account: Account, month: Month, live: LiveBalance, credits_per_usd: int
+) -> BillingSummaryShape:
+    """Return the shape of a month so far."""
+    spent_nano = month.used.charged_nano
+    return BillingSummaryShape(
+        account_id=account.id,
+        plan=account.plan,
+        status=account.status,
+        tz=month.tz,
+        period_start=rfc3339(month.start),
+        period_end=rfc3339(month.end),
+        used=used_shape(month.used),
+        spent_usd=format_usd(spent_nano),
+        spent_credits=format_credits(spent_nano, credits_per_usd),
+        by_kind=_usd_of(month.by_kind),
+        by_feature=_usd_of(month.by_feature),
+        included_usd=format_usd(month.included_nano),
+        included_left_usd=format_usd(max(0, month.included_nano - spent_nano)),
+        forecast_usd=format_usd(month.forecast_nano),
+        budget=month.budget,
+        balance_usd=format_usd(live.balance_nano),
+        balance_credits=format_credits(live.balance_nano, credits_per_usd),
+        held_usd=format_usd(live.held_nano),
+        available_usd=format_usd(live.balance_nano - live.held_nano + account.credit_limit_nano),
+    )
+
+
+def _usd_of(amounts_nano: Mapping[str, int]) -> dict[str, str]:
+    return {name: format_usd(nano) for name, nano in sorted(amounts_nano.items())}
