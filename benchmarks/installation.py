@@ -3,7 +3,7 @@
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +26,8 @@ costs is measured by itself, in `growth`."""
 @dataclass(slots=True)
 class Installation:
     """One Metergate's stores and customers. `secrets` are by the number of windows; `counted` is the secret of the
-    customer whose prompts have to be counted; `answers` how many whole answers its workers have given."""
+    customer whose prompts have to be counted; `answers` how many whole answers its workers have given; `more` are
+    further variables."""
 
     database_url: str
     redis_url: str
@@ -34,6 +35,7 @@ class Installation:
     secrets: dict[int, list[str]]
     counted: str
     answers: int = 0
+    more: dict[str, str] = field(default_factory=dict)
 
     def environment(self) -> dict[str, str]:
         """What a gateway process is told, with a folder of its own for its metrics."""
@@ -42,6 +44,7 @@ class Installation:
             "REDIS_URL": self.redis_url,
             "METERGATE_CONFIG": str(self.config),
             METRICS_DIR_VARIABLE: tempfile.mkdtemp(prefix="metrics-", dir=self.config),
+            **self.more,
         }
 
 

@@ -36,6 +36,7 @@ class Mode:
     crowd: Turns = Turns(0)
     workers: Turns = Turns(0)
     ledger: Turns = Turns(0)
+    service: Turns = Turns(0)
     commands: Turns = Turns(0)
     ledger_rows: int = 20_000
     windows: tuple[int, ...] = WINDOWS
@@ -70,6 +71,7 @@ MODES: Final = {
         crowd=Turns(1),
         workers=Turns(4, 2),
         ledger=Turns(3),
+        service=Turns(3, 3),
         commands=Turns(9),
     ),
     "full": Mode(
@@ -84,6 +86,7 @@ MODES: Final = {
         crowd=Turns(3),
         workers=Turns(8, 3),
         ledger=Turns(5),
+        service=Turns(5, 4),
         commands=Turns(15),
         ledger_rows=100_000,
         production=True,
@@ -92,7 +95,8 @@ MODES: Final = {
 }
 
 PHASES: Final = (
-    *("saturation", "paced", "streams", "bursts", "prompts", "counted", "crowd", "workers", "ledger", "commands"),
+    *("saturation", "paced", "streams", "bursts", "prompts", "counted", "crowd", "workers", "ledger", "service"),
+    "commands",
 )
 
 

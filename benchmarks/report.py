@@ -20,6 +20,7 @@ from benchmarks.subjects import (
     MEMORY,
     PROMPTS,
     SATURATION,
+    SERVICE,
     STREAMS,
     UNPROXIED,
     WORKERS,
@@ -195,6 +196,12 @@ def _ledger(samples: Samples) -> list[str]:
     return table(("", "rows/s", "client CPU us a row", "Postgres CPU us a row"), rows)
 
 
+def _service(samples: Samples) -> list[str]:
+    figures = (("events_per_s", 0), ("target_us", 1), ("redis_us", 1), ("postgres_us", 1), ("p50_ms", 1), ("p99_ms", 1))
+    rows = [(name, *(_median(rounds, *figure) for figure in figures)) for name, rounds in samples.items()]
+    return table(("", "events/s", "CPU us an event", "Redis us", "Postgres us", "p50 ms a call", "p99 ms"), rows)
+
+
 _SECTIONS: Final[dict[str, tuple[str, str, Callable[[Samples], list[str]]]]] = {
     SATURATION: ("Saturation", "{mode.connections} connections in a closed loop.", _saturation),
     MEMORY: ("Memory", "After saturation, of the largest worker.", _memory),
@@ -232,6 +239,12 @@ _SECTIONS: Final[dict[str, tuple[str, str, Callable[[Samples], list[str]]]]] = {
         _workers,
     ),
     LEDGER: ("Ledger", "Debits in batches of 500 over one connection, on a core other than Postgres's.", _ledger),
+    SERVICE: (
+        "Services",
+        "One worker; 64 connections with single debits, each admitted and then committed before it is answered, and 4 "
+        "with usage of 100 events a call.",
+        _service,
+    ),
 }
 
 
@@ -246,6 +259,8 @@ def _counted_up(results: Results) -> list[str]:
     metered = sum(ledger.events for ledger in results.ledgers)
     rows = results.ledger_rows
     more = f" The ledger's own phase wrote {rows} more, all of them found." if rows else ""
+    if results.service_events:
+        more += f" Services were answered {results.service_events} events, each found once."
     but = f" (but for {', '.join(results.rewritten)}, which writes answers anew)" if results.rewritten else ""
     return [
         "## Counted up",

@@ -30,6 +30,9 @@ COUNTED: Final = "beside counted prompts"
 CROWD: Final = "slow streams"
 WORKERS: Final = "two workers"
 LEDGER: Final = "ledger"
+SERVICE: Final = "services"
+SERVICE_DEBITS: Final = "debits, one by one"
+SERVICE_USAGE: Final = "usage, 100 events a call"
 MEMORY: Final = "memory"
 STARTS: Final = "commands"
 
@@ -100,6 +103,7 @@ class Results:
     answers: int = 0
     ledgers: list[Written] = field(default_factory=list)
     ledger_rows: int = 0
+    service_events: int = 0
 
 
 def costs(tally: Tally, used: Clocks, pieces: int) -> Sample:

@@ -18,6 +18,7 @@ from benchmarks.machine import OTHER_CORE, TARGET_CORE
 from benchmarks.modes import Mode
 from benchmarks.process import Process
 from benchmarks.seed import Written, written
+from benchmarks.service_rate import ServiceRate
 from benchmarks.stage import Stage
 from benchmarks.subjects import (
     API_BURSTS,
@@ -32,6 +33,9 @@ from benchmarks.subjects import (
     NGINX,
     PROMPTS,
     SATURATION,
+    SERVICE,
+    SERVICE_DEBITS,
+    SERVICE_USAGE,
     STARTS,
     STREAMS,
     UNPROXIED,
@@ -90,6 +94,8 @@ class Suite:
             await self._workers(whole)
         if mode.ledger:
             await self._ledger()
+        if mode.service:
+            await self._service()
         if mode.commands:
             await asyncio.to_thread(self._commands)
         await self._check()
@@ -199,6 +205,17 @@ class Suite:
             samples.append(await rate.measure(self._mode.ledger_rows))
         self.results.ledger_rows = (await rate.close()).events
         self.results.phases[LEDGER] = {LEDGER: samples}
+
+    async def _service(self) -> None:
+        rate, turns = ServiceRate(self._stage, self._mode.size), self._mode.service
+        await rate.open()
+        samples: dict[str, list[Sample]] = {SERVICE_DEBITS: [], SERVICE_USAGE: []}
+        for number in range(turns.rounds):
+            self._report(f"{SERVICE}: round {number + 1} of {turns.rounds}")
+            samples[SERVICE_DEBITS].append(await rate.debits(self._mode.warm_s, turns.measure_s))
+            samples[SERVICE_USAGE].append(await rate.usage(self._mode.warm_s, turns.measure_s))
+        self.results.service_events = await rate.close()
+        self.results.phases[SERVICE] = samples
 
     def _commands(self) -> None:
         """When everything else stands still."""

@@ -60,6 +60,7 @@ MetergateError
 |   +-- CredentialRefused          billing.identity.credentials
 |   +-- WrongCredential            billing.identity.credentials
 +-- IssuerAway                     billing.identity.issuers
+|   +-- IssuerRefused              billing.identity.issuers
 +-- MailFailed                     billing.identity.mailer
 +-- OrganizationError              billing.identity.organizations
 |   +-- OrganizationConflict       billing.identity.organizations
@@ -68,6 +69,8 @@ MetergateError
 |   +-- OrganizationRefused        billing.identity.organizations
 +-- PasswordRefused                billing.identity.passwords
 +-- TooManyHashes                  billing.identity.passwords
++-- SignInFailed                   billing.identity.providers
++-- UnknownProvider                billing.identity.providers
 +-- SignInRefused                  billing.identity.sessions
 +-- SubjectTaken                   billing.identity.subjects
 +-- BadToken                       billing.identity.tokens

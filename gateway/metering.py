@@ -48,7 +48,7 @@ def make_meters(
     )
     writer = EventWriter(
         database,
-        engine.change_notifier,
+        engine.change_notifier.balances_changed,
         engine.holds.spawn,
         batch_rows=defaults.ledger_batch_rows,
         most=defaults.service_events_waiting,

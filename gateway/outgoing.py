@@ -7,7 +7,7 @@ from typing import Final
 
 import aiohttp
 
-from billing.identity.issuers import IssuerAway
+from billing.identity.issuers import IssuerAway, IssuerRefused
 
 _JSON: Final = {"Accept": "application/json", "User-Agent": "metergate"}
 
@@ -27,8 +27,8 @@ class Outgoing:
     async def __call__(
         self, url: str, *, form: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None
     ) -> bytes:
-        """Return the body of an answer with the status 200. Raises `IssuerAway`, whose message says nothing of what was
-        asked or answered."""
+        """Return the body of an answer with the status 200. Raises `IssuerAway` and `IssuerRefused`, whose messages say
+        nothing of what was asked or answered."""
         if self._session is None:
             jar = aiohttp.DummyCookieJar()
             self._session = aiohttp.ClientSession(timeout=self._timeout, trust_env=True, cookie_jar=jar)
@@ -40,6 +40,8 @@ class Outgoing:
                     body += more
                 if response.status == 200 and len(body) <= self._answer_bytes:
                     return body
+                if 400 <= response.status < 500:
+                    raise IssuerRefused(f"The issuer of sign-ins has refused (status {response.status}).")
                 why = f"status {response.status}" if response.status != 200 else "an answer that is too large"
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             why = type(error).__name__

@@ -34,6 +34,7 @@ from billing.identity.credentials import Credentials
 from billing.identity.invitations import Invitations
 from billing.identity.issuers import ForeignRules, ForeignTokens, KeySet
 from billing.identity.members import Members
+from billing.identity.oidc import OidcSignIn
 from billing.identity.organizations import Bounds, Organizations, found
 from billing.identity.passwords import Passwords
 from billing.identity.people import People
@@ -72,8 +73,6 @@ logger = logging.getLogger(__name__)
 
 EMBEDDED_PARTITIONS: Final = 1
 PRODUCTION_PARTITIONS: Final = 64
-MAIL_CONSOLE_VARIABLE: Final = "METERGATE_MAIL_CONSOLE"
-"""Says "1" to a worker of `metergate up`: without SMTP_HOST it shows mails where it was started from."""
 DAY_S: Final = 86_400
 
 
@@ -161,6 +160,24 @@ def token_rules(settings: Settings) -> TokenRules:
         rotation_s=defaults.signing_key_days * DAY_S,
         secret=None if secret is None else secret.reveal(),
         sessions=defaults.sessions_per_user,
+    )
+
+
+def _oidc_sign_in(
+    settings: Settings, ask: Outgoing, keys: SigningKeys, sessions: Sessions, subjects: Subjects
+) -> OidcSignIn | None:
+    """Return what signs people in elsewhere; None where no provider is configured."""
+    identity = settings.identity
+    if identity.public_url is None or not identity.providers:
+        return None
+    return OidcSignIn(
+        *(identity.providers, identity.public_url, settings.frontend_url),
+        ask=ask,
+        keys=keys,
+        sessions=sessions,
+        subjects=subjects,
+        clock=time.monotonic,
+        now=time.time,
     )
 
 
@@ -268,9 +285,10 @@ def _runtime(
     links = Links(settings.frontend_url, plans)
     users = Users(database, new_id, settings.identity.approval)
     bounds = Bounds(defaults.organizations_per_user, defaults.invitations_per_day, defaults.invitation_sends)
-    subjects = Subjects(database, users, new_id, defaults.default_plan)
+    subjects = Subjects(database, users, _founder(defaults.default_plan))
     shown = ShownTokens(database, signing_keys, _foreign_tokens(settings, ask), subjects)
     sessions = Sessions(database, signing_keys, new_id, shown)
+    oidc = _oidc_sign_in(settings, ask, signing_keys, sessions, subjects)
     people = _people(settings, database, users, sessions, engine.change_notifier)
     services = Services(
         accounts=Accounts(database, plans, engine.change_notifier, new_id),
@@ -308,6 +326,7 @@ def _runtime(
         rotation_grace_s=defaults.rotation_grace_s,
         new_id=new_id,
         sessions=sessions,
+        oidc=oidc,
         person=sessions.caller,
         image=settings.image,
         max_body_bytes=settings.max_body_bytes,

@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -46,6 +47,12 @@ class Public(NamedTuple):
     text: str | None
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    """Return a module as it is parsed."""
+    return ast.parse(path.read_text("utf-8"))
+
+
 def public_of(path: Path) -> Iterator[Public]:
     """Yield what is public in a module, but for methods that another library or a base class names."""
 
@@ -57,7 +64,7 @@ def public_of(path: Path) -> Iterator[Public]:
             if isinstance(node, ast.ClassDef):
                 yield from of(node.body, f"{before}{node.name}.")
 
-    yield from of(ast.parse(path.read_text("utf-8")).body, f"{path.relative_to(ROOT).as_posix()}:")
+    yield from of(tree_of(path).body, f"{path.relative_to(ROOT).as_posix()}:")
 
 
 def modules(room: str) -> list[Path]:
@@ -76,7 +83,7 @@ def is_stub(node: ast.AST) -> bool:
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_what_is_public_has_a_docstring(room: str) -> None:
-    assert [path.name for path in modules(room) if ast.get_docstring(ast.parse(path.read_text("utf-8"))) is None] == []
+    assert [path.name for path in modules(room) if ast.get_docstring(tree_of(path)) is None] == []
     missing = [
         each.where
         for path in modules(room)

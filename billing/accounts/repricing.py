@@ -65,10 +65,6 @@ class Period:
     account_id: str | None = None
     price_id: str | None = None
 
-    def __post_init__(self) -> None:
-        if self.since >= self.until:
-            raise RepricingRefused("until must be after since.", "until")
-
 
 @dataclass(frozen=True, slots=True)
 class Repriced:
@@ -238,6 +234,9 @@ def _why_left(period: Period, event: UsageEvent, prices: Mapping[str, PriceRow],
     """Return why a request can't be charged by another price; None where it can."""
     if price is None:
         return f"the prices have no row for {period.provider}/{period.model} at its time"
+    is_nothing = not (event.cost_nano or event.charged_nano or event.usage.input_tokens or event.usage.output_tokens)
+    if is_nothing and (event.outcome == "expired" or event.estimated):
+        return "nothing was charged for it"
     if not explain(event, prices.get(event.price_id), prices).adds_up:
         return "its amount was not made from its counts"
     known = {variant.name for variant in price.variants} | set(price.multipliers or {})

@@ -28,13 +28,13 @@ async def update_user(call: Call, body: UserPatch) -> UserDetailShape:
     """Let a user in or out, or make them an operator or none. Who is disabled is signed out everywhere at once, and is
     no operator any more; API keys stay."""
     user_id, users = call.id("user_id"), call.services.users
+    before = await users.get(user_id)
     if body.status == "disabled" and body.operator is True:
         raise BadRequest("Who is disabled can't be an operator.", "operator")
     if body.status == "disabled":
         await users.disable(user_id, call.actor)
     elif body.status == "active":
-        disabled = (await users.get(user_id)).status == "disabled"
-        await (users.enable if disabled else users.approve)(user_id, call.actor)
+        await (users.enable if before.status == "disabled" else users.approve)(user_id, call.actor)
     if isinstance(body.operator, bool):
         await users.set_operator(user_id, body.operator, call.actor)
     return await _detail(call, user_id)

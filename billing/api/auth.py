@@ -114,9 +114,12 @@ async def person_caller(request: web.Request, services: Services) -> Caller:
     token = shown_token(request)
     if token is None:
         raise Unauthorized(f"This call needs the token of a person, as `Authorization: Bearer`. {_SIGN_IN}")
-    org_id = request.match_info.get(ORG_IN_PATH) or request.headers.get(ORG_HEADER)
-    if ORG_IN_PATH not in request.match_info and org_id is not None and _ORG.fullmatch(org_id) is None:
-        raise BadRequest(f"{ORG_HEADER} is the id of an organization.", ORG_HEADER)
+    in_path = request.match_info.get(ORG_IN_PATH)
+    org_id = request.headers.get(ORG_HEADER) if in_path is None else in_path
+    if org_id is not None and _ORG.fullmatch(org_id) is None:
+        if in_path is None:
+            raise BadRequest(f"{ORG_HEADER} is the id of an organization.", ORG_HEADER)
+        org_id = None  # `require_organization` does not find it, once it is known who asks
     found = await services.person(token, org_id)
     if found is None:
         raise Unauthorized(f"This token is wrong, expired or revoked. {_SIGN_IN}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from billing.api.errors import BadRequest, InsufficientScope, Unauthorized
+from billing.api.errors import InsufficientScope, Unauthorized
 from billing.api.route import Access, Call, Route
 from billing.attempts import SIGN_INS
 from billing.identity.codes import TooManyTries
@@ -70,7 +70,8 @@ async def register(call: Call, body: Registration) -> MailSent:
 
 async def send_code(call: Call, body: CodeAsked) -> MailSent:
     """Send a code by mail, to verify an address or to sign in. The answer is the same for an address of nobody."""
-    challenge = await call.services.sign_in.send_code(body.email, body.purpose, _visitor(call))
+    given = (body.email, body.purpose, _visitor(call), body.challenge)
+    challenge = await call.services.sign_in.send_code(*given)
     return MailSent(status="sent", email=body.email, challenge=challenge, message=_SENT)
 
 
@@ -85,11 +86,11 @@ async def login(call: Call, body: Login) -> TokenPairShape:
     """Begin a session, by a password or by a code that was mailed; with a second factor, where there is one."""
     _refuse_blocked(call)
     sign_in, factor, visitor = call.services.sign_in, _factor(body), _visitor(call)
-    if (body.password is None) == (body.code is None):
-        raise BadRequest("Send a password or a code, one of the two.", "password")
     if body.password is not None:
         return await _entered(call, await sign_in.by_password(body.email, body.password, factor, visitor))
-    return await _entered(call, await sign_in.by_code(body.email, body.code or "", body.challenge, factor, visitor))
+    if body.code is None:
+        raise Unauthorized("Send a password, or a code: POST /api/auth/otp mails one.", "password")
+    return await _entered(call, await sign_in.by_code(body.email, body.code, body.challenge, factor, visitor))
 
 
 async def forgot_password(call: Call, body: PasswordForgotten) -> MailSent:
@@ -134,7 +135,7 @@ async def confirm_email(call: Call, body: NewAddressCode) -> ProfileShape:
 
 async def enrol_totp(call: Call, body: PasswordShown) -> TotpEnrolment:
     """Make the secret of an authenticator app, which counts once a code of it was confirmed."""
-    made = await _guessed(call, call.services.credentials.enrol(call.caller.id, body.password))
+    made = await _guessed(call, call.services.credentials.enrol(call.caller.id, body.password, _visitor(call)))
     return TotpEnrolment(secret=made.secret, uri=made.uri)
 
 
@@ -178,16 +179,13 @@ def _visitor(call: Call) -> Visitor:
 
 
 def _factor(body: FactorBody) -> Factor:
-    if body.totp is not None and body.recovery_code is not None:
-        raise BadRequest("Send totp or recovery_code, not both.", "totp")
     return Factor(body.totp, body.recovery_code)
 
 
 def _needed_factor(body: FactorBody) -> Factor:
-    factor = _factor(body)
-    if not factor.given:
-        raise BadRequest("Send a code of your authenticator app as totp, or a recovery_code.", "totp")
-    return factor
+    if body.totp is None and body.recovery_code is None:
+        raise Unauthorized(_NEEDED, "totp", second_factor="required")
+    return _factor(body)
 
 
 def _refuse_blocked(call: Call) -> None:
@@ -252,7 +250,7 @@ ROUTES: Final = (
     Route(
         *("POST", f"{AUTH}/password/reset", reset_password, Access.anyone, PasswordChanged),
         body=PasswordReset,
-        errors=_OPEN,
+        errors=(401, *_OPEN),
     ),
     _own("/password", change_password, PasswordChanged, PasswordChange),
     _own("/email", change_email, MailSent, NewAddress, 202),

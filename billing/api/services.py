@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from billing.identity.credentials import Credentials
     from billing.identity.invitations import Invitations
     from billing.identity.members import Members
+    from billing.identity.oidc import OidcSignIn
     from billing.identity.organizations import Organizations
     from billing.identity.sessions import Sessions
     from billing.identity.sign_in import SignIn
@@ -98,6 +99,7 @@ class Services:
     person: Callable[[str, str | None], Awaitable[Caller | None]] = _nobody
     service_api_key: str | None = field(default=None, repr=False)
     meters: Meters | None = None
+    oidc: OidcSignIn | None = None
     unknown_models: Callable[[Iterable[str]], list[str]] = lambda names: []
     providers: Callable[[], Awaitable[list[ProviderShape]]] = _no_providers
     keys_per_user: int = 100

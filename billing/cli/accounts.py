@@ -115,11 +115,22 @@ async def quotas(
     account_id: AccountId,
     quota: Quotas = None,
     clear: Annotated[bool, typer.Option("--clear", help="Take all of the account's own quotas away.")] = False,
+    user: Annotated[
+        str | None, typer.Option(metavar="USER_ID", help="Those of a user, whose keys in the account share them.")
+    ] = None,
 ) -> Shown:
-    """Show an account's quotas: its own and its plan's. --quota replaces its own, --clear takes them away."""
+    """Show an account's quotas: its own and its plan's. --quota replaces its own, --clear takes them away; with --user
+    those of one user instead."""
     if clear and quota:
         raise typer.BadParameter("give --quota or --clear, not both", param_hint="--clear")
     wanted = quotas_of(quota or ())
+    if user is not None:
+        changes = clear or bool(wanted)
+        of_user = await (
+            client.set_user_quotas(account_id, user, wanted) if changes else client.user_quotas(account_id, user)
+        )
+        rows = [(quota_text(each), f"user {user}") for each in of_user.quotas]
+        return Shown(of_user.received, (Table(("quota", "of"), rows) if rows else "There are none.",))
     if clear or wanted:
         account = await client.set_account_quotas(account_id, wanted)
     else:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -246,6 +246,22 @@ class ChangeNotifier:
             await self._corrections.sync(partition, account_id)
         except _FAILED as error:
             logger.info("the correction of %s is told later: %s", account_id, error)
+
+    async def balances_changed(self, account_ids: Collection[str]) -> None:
+        """Tell Redis of the new corrections of several accounts."""
+        groups: dict[int, list[str]] = {}
+        for account_id in account_ids:
+            groups.setdefault(self._partitions.of(account_id).number, []).append(account_id)
+        for number, group in groups.items():
+            partition, left = self._partitions.all[number], group
+            try:
+                await self._partitions.ensure(partition)
+                left = await self._corrections.sync_together(partition, group)
+            except _FAILED as error:
+                logger.info("corrections of %d accounts are told later: %s", len(group), error)
+                continue
+            for account_id in left:
+                await self.balance_changed(account_id)
 
     async def live_balance(self, account_id: str) -> LiveBalance | None:
         """Return the account's money in Redis; None where Redis is away or has not loaded the account in this epoch."""

@@ -271,9 +271,10 @@ class EpochStart:
         debit = decode_debit(hold.payload)
         keys = [self._keyspace.meta(partition.number), self._keyspace.journal(partition.number)]
         for _ in range(REHOLD_ATTEMPTS):
-            tags, states = await self._tags(debit, known), [hold.target.account_key, hold.target.key_key]
-            if tags.user is not None and hold.target.any_user_key is not None:
-                states.append(hold.target.any_user_key)
+            states, user_key = [hold.target.account_key, hold.target.key_key], hold.target.any_user_key
+            tags = await self._tags(debit, known, None if user_key is None else debit.user_id)
+            if tags.user is not None and user_key is not None:
+                states.append(user_key)
             entry = hold.entry(epoch, tags)
             reply = await self._client.call(self._rehold, [*keys, *states], [epoch, hold.id, entry])
             if reply in (0, 2):
@@ -299,12 +300,10 @@ class EpochStart:
             ended.append(item.answer)
         return None not in await asyncio.gather(*ended)
 
-    async def _tags(self, debit: Debit, known: TagsByName) -> HoldTags:
+    async def _tags(self, debit: Debit, known: TagsByName, user_id: str | None) -> HoldTags:
         """Return the counters that a request counts in by the newest quotas: there may be others than at its
-        admission."""
-        name = (debit.key_id, debit.model, debit.feature)
+        admission. `user_id` is that of its key, which a service's debit may name otherwise."""
+        name = key_id, model, feature = (debit.key_id, debit.model, debit.feature)
         if name not in known:
-            known[name] = await self._loader.tags(
-                debit.account_id, debit.key_id, debit.user_id, debit.model, debit.feature
-            )
+            known[name] = await self._loader.tags(debit.account_id, key_id, user_id, model, feature)
         return known[name]

@@ -19,7 +19,7 @@ from billing.holds.partition import LostWrites
 from billing.holds.redis import layout
 from billing.holds.redis.batcher import StaleEpoch
 from billing.holds.redis.connection import RedisError, RedisMoved, Script
-from billing.holds.redis.layout import CORRECTION, I8, NO_REQUEST, pack_tags
+from billing.holds.redis.layout import CORRECTION, I8, NO_REQUEST, AccountState, pack_tags
 from billing.holds.windows import account_quotas
 from billing.quotas import Quota, parse_quotas
 
@@ -143,7 +143,9 @@ def _older(stored: int | None, known: int) -> bool:
 
 _sql = queries("billing.ledger")
 CORRECTIONS_AFTER: Final = _sql("corrections_after")
+CORRECTIONS_OF_MANY: Final = _sql("corrections_of_many")
 CORRECTED: Final = _sql("corrected")
+CORRECTED_MANY: Final = _sql("corrected_many")
 CORRECTED_UNLOADED: Final = _sql("corrected_unloaded")
 READ_ACCOUNT: Final = _sql("read_account_principal")
 READ_XSEQ: Final = "SELECT xseq FROM accounts WHERE id = $1"
@@ -214,6 +216,37 @@ class Corrections:
                 return False
         logger.warning("account %s has more corrections than one round takes; the next one goes on", account_id)
         return False
+
+    async def sync_together(self, partition: Partition, account_ids: Sequence[str]) -> list[str]:
+        """Bring accounts of one partition up to the ledger with a look at each store for all of them; return those that
+        `sync` has to look at: Redis has not loaded them, or they are not there yet. Raises `StoreError`."""
+        epoch, left = partition.epoch, list(account_ids)
+        if epoch is None:
+            return left
+        packed = zip(account_ids, await self._redis.packed_accounts(account_ids), strict=True)
+        states = {account_id: AccountState.unpack(raw) for account_id, raw in packed if raw is not None}
+        known = {account_id: state.xseq for account_id, state in states.items() if state.epoch == epoch}
+        found: dict[str, list[Row]] = {}
+        values = list(known), list(known.values()), ROWS_PER_APPLY
+        for row in await self._database.rows(CORRECTIONS_OF_MANY, *values) if known else ():
+            found.setdefault(row["account_id"], []).append(row)
+        replies = await asyncio.gather(
+            *(
+                self._send(partition, epoch, account_id, known[account_id], rows, self._quotas_of(rows[0]))
+                for account_id, rows in found.items()
+            )
+        )
+        told = {
+            account_id: rows[-1]["xseq"]
+            for (account_id, rows), reply in zip(found.items(), replies, strict=True)
+            if reply == [0, rows[-1]["xseq"]]
+        }
+        if told:
+            await self._database.execute(CORRECTED_MANY, list(told), list(told.values()))
+        return [each for each in left if each not in told or told[each] < found[each][0]["newest"]]
+
+    def _quotas_of(self, row: Row) -> Sequence[Quota]:
+        return account_quotas(self._plan_of(row["plan"]), row["account_quotas"])
 
     async def _account_quotas(self, account_id: str) -> Sequence[Quota]:
         row = await self._database.row(READ_ACCOUNT, account_id)

@@ -120,20 +120,28 @@ class Codes:
         user_id: str | None = None,
         context: Mapping[str, Any] | None = None,
         network: str | None = None,
+        known: bool = False,
     ) -> Issued:
         """Make a code for an address, which may be nobody's. `reset` gets a secret of 256 bits, the others 6 digits.
-        Raises `TooManyMails`."""
+        What others have asked for does not count where the `network` is `known` as the owner's. Raises
+        `TooManyMails`."""
         long = purpose == "reset"
         alphabet, length = (_TOKEN_ALPHABET, _TOKEN_CHARACTERS) if long else (string.digits, CODE_DIGITS)
         code = Issued(ID_PREFIX + self._new_id(), "".join(self._choice(alphabet) for _ in range(length)))
-        rules = self._rules
         await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"code {email}")
         digest, life_s = _digest(code.id, purpose, code.secret), RESET_S if long else CODE_S
         given = (code.id, email, purpose, user_id, digest, dict(context or {}), life_s, network)
-        bounds = (rules.mails_per_address, rules.mails_per_network)
+        bounds = (self._rules.mails_per_address, self._rules.mails_per_network, known)
         if await connection.fetchval(_query("codes_create"), *given, *bounds) is None:
             raise TooManyMails(await connection.fetchval(_query("codes_wait"), email, network, *bounds) or 1)
         return code
+
+    async def refuse_too_many(self, email: str, network: str, *, known: bool) -> None:
+        """Refuse what would be one mail too many, before anything is done for it. Raises `TooManyMails`."""
+        bounds = (self._rules.mails_per_address, self._rules.mails_per_network, known)
+        wait_s = await self._database.value(_query("codes_wait"), email, network, *bounds)
+        if wait_s is not None:
+            raise TooManyMails(max(1, wait_s))
 
     async def show(self, purpose: Purpose, email: str, code: str, challenge: str | None = None) -> Shown | None:
         """Take a try of a code of an address: that of the challenge, else the newest. None for a wrong one, or where
@@ -151,9 +159,11 @@ class Codes:
         """End a code by its use, with every other of its address and purpose; False where it was used meanwhile."""
         return bool(await connection.fetchval(_query("codes_use"), shown.id))
 
-    async def last_context(self, connection: Connection, purpose: Purpose, email: str) -> Mapping[str, Any]:
-        """Return what the last code for an address and purpose was about."""
-        return await connection.fetchval(_query("codes_context"), email, purpose) or {}
+    async def context_of(
+        self, connection: Connection, purpose: Purpose, email: str, challenge: str | None
+    ) -> Mapping[str, Any]:
+        """Return what a code for an address and purpose was about: that of the challenge, else the last."""
+        return await connection.fetchval(_query("codes_context"), email, purpose, challenge) or {}
 
     async def end_all(self, connection: Connection, user_id: str, email: str | None) -> None:
         """End every code of a user and of their address."""

@@ -36,7 +36,7 @@ class CredentialsError(MetergateError):
 class WrongCredential(CredentialsError):
     """The password, code or second factor is not right."""
 
-    kind = "invalid"
+    kind = "unauthorized"
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
@@ -67,10 +67,13 @@ class Credentials:
         """Send who owns an address what a new password is set with; the work is the same for an address of nobody.
         Raises `BadAddress` and `TooManyMails`."""
         people, email = self._people, parse_email(email)
+        known = await people.users.known_network(email, visitor.network)
         async with people.database.transaction() as connection:
             user = await people.users.by_email(connection, email)
             user_id = None if user is None else user.id
-            code = await people.codes.issue(connection, "reset", email, user_id=user_id, network=visitor.network)
+            code = await people.codes.issue(
+                connection, "reset", email, user_id=user_id, network=visitor.network, known=known
+            )
             known = user is not None and user.status != "disabled"
             await people.mail(
                 connection, email, letters.reset_token(code.token) if known else letters.nobody_registered()
@@ -98,7 +101,7 @@ class Credentials:
                 await people.users.prove(connection, now.id, hashed)
             # Who took an address that is not theirs keeps nothing of it.
             keys = await self._changed(connection, now, None, revoke_keys or not now.verified, actor, "reset")
-        await people.forgive_password(shown.email)
+        await people.forgive_password(shown.email, visitor.network)
         await people.tell_keys(keys)
         return len(keys)
 
@@ -117,7 +120,7 @@ class Credentials:
         people = self._people
         user = await people.users.get(user_id)
         check_password(password, _least(user), (user.email or "", user.name))
-        await self._confirm(user, current, "current_password")
+        await self._confirm(user, current, "current_password", visitor)
         hashed = await people.passwords.hash(password)
         async with people.database.transaction() as connection:
             now = await self._locked(connection, user)
@@ -144,7 +147,7 @@ class Credentials:
         the same for an address that somebody has. Raises `BadAddress` and `TooManyMails`."""
         people, email = self._people, parse_email(email)
         user = await people.users.get(user_id)
-        await self._confirm(user, password, "password")
+        await self._confirm(user, password, "password", visitor)
         async with people.database.transaction() as connection:
             taken = await people.users.by_email(connection, email)
             code = await people.codes.issue(connection, "email", email, user_id=user_id, network=visitor.network)
@@ -172,11 +175,11 @@ class Credentials:
         except UniqueViolation as error:
             raise wrong from error
 
-    async def enrol(self, user_id: str, password: str | None) -> Enrolment:
+    async def enrol(self, user_id: str, password: str | None, visitor: Visitor) -> Enrolment:
         """Make a secret for an authenticator app; `confirm` makes it count."""
         people = self._people
         user = await people.users.get(user_id)
-        await self._confirm(user, password, "password")
+        await self._confirm(user, password, "password", visitor)
         secret = totp.secret_text(token_bytes(totp.SECRET_BYTES))
         if await people.database.value(_query("totp_enrol"), user_id, secret) is None:
             raise CredentialRefused(
@@ -211,7 +214,7 @@ class Credentials:
             raise CredentialRefused("There is no authenticator app to remove.")
         if user.operator:
             raise CredentialRefused("An operator needs a second factor: give the operator's right back first.")
-        await self._confirm(user, password, "password")
+        await self._confirm(user, password, "password", visitor)
         if password is not None:
             check_password(password, LEAST_ALONE)
         await people.take_factor_try(user)
@@ -254,13 +257,14 @@ class Credentials:
         said: tuple[dict[str, object], dict[str, object]] = ({"second_factor": not on}, {"second_factor": on})
         await audit.record(connection, _actor(user, visitor), "user.totp", user.id, *said, user_id=user.id)
 
-    async def _confirm(self, user: User, password: str | None, field: str) -> None:
+    async def _confirm(self, user: User, password: str | None, field: str, visitor: Visitor) -> None:
         """Have who is signed in show their password, where they have one. Raises `WrongCredential`."""
         if user.password_hash is None:
             return
         if password is None:
             raise WrongCredential(field, f"Give your password again, as {field}.")
-        if not (await self._people.check_password(user, user.email or user.id, password)).right:
+        verdict = await self._people.check_password(user, user.email or user.id, password, visitor.network)
+        if not verdict.right:
             raise WrongCredential(field, "This is not your password.")
 
     async def _locked(self, connection: Connection, user: User) -> User:

@@ -45,9 +45,13 @@ class IssuerAway(MetergateError):
     kind = "unavailable"
 
 
+class IssuerRefused(IssuerAway):
+    """Another issuer refused what was asked: a status of 4xx."""
+
+
 class Ask(Protocol):
     """Asks another issuer over HTTP: a GET, or a POST of a form. The answer's JSON has a status of 200, comes within a
-    time and is not larger than a bound; redirects are not followed. Raises `IssuerAway`."""
+    time and is not larger than a bound; redirects are not followed. Raises `IssuerAway` and `IssuerRefused`."""
 
     async def __call__(
         self, url: str, *, form: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None

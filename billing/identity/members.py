@@ -8,6 +8,7 @@ nothing any more.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, cast
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from billing.effects import Effects
 
 _query = queries("billing.identity")
+TOLD_AT_ONCE: Final = 32
 _NOTHING: Final[frozenset[str]] = frozenset()
 
 
@@ -192,8 +194,10 @@ class Members:
             await audit.record(connection, actor, "invitation.revoke", row["id"], *said, account_id=account_id)
 
     async def _tell(self, key_ids: list[str], organization: Organization) -> None:
-        for key_id in key_ids:
-            await self._effects.key_changed(key_id, organization.account_id)
+        """Tell of keys that changed, some at the same time: somebody may have a hundred."""
+        for first in range(0, len(key_ids), TOLD_AT_ONCE):
+            some = key_ids[first : first + TOLD_AT_ONCE]
+            await asyncio.gather(*(self._effects.key_changed(key_id, organization.account_id) for key_id in some))
 
 
 def _no_member(user_id: str) -> OrganizationNotFound:

@@ -130,13 +130,16 @@ async def found(
 ) -> Organization:
     """Make an organization, its billing account on a plan, and its owner's membership, in the caller's transaction.
 
-    The slug is the name's, with a suffix where another organization has it. `name` has a character at least. Nothing
-    here bounds how many a person has: registration makes one, `Organizations.create` counts.
+    The slug is the name's, with a suffix where another organization has it, or it is personal. `name` has a character
+    at least. Nothing here bounds how many a person has: registration makes one, `Organizations.create` counts.
     """
     account = await open_account(connection, new_id, name, plan, actor=actor)
     org_id = ID_PREFIX + new_id()
     row = None
-    for slug in _slugs(slug_of(name), org_id):
+    slugs = _slugs(slug_of(name), org_id)
+    if personal:  # a slug that is taken would tell who has registered
+        next(slugs)
+    for slug in slugs:
         row = await connection.fetchrow(_query("organizations_insert"), org_id, slug, name, personal, account.id)
         if row is not None:
             break

@@ -111,19 +111,22 @@ class People:
         for key_id, account_id in revoked:
             await self.effects.key_changed(key_id, account_id)
 
-    async def check_password(self, user: User | None, email: str, password: str) -> Verdict:
-        """Compare somebody's password, of nobody's address as well; a try that counts until one was right. Raises
-        `TooManyTries` and `TooManyHashes`."""
+    async def check_password(self, user: User | None, email: str, password: str, network: str) -> Verdict:
+        """Compare somebody's password, of nobody's address as well; a try that counts until one was right. In a network
+        where they have signed in before, tries of others don't count. Raises `TooManyTries` and `TooManyHashes`."""
         self.passwords.refuse_full()
-        await self.codes.take_try(_of_password(email), BY_CODE)
+        known = await self.users.known_network(email, network)
+        subject = _of_password(email, network if known else "")
+        await self.codes.take_try(subject, BY_CODE)
         verdict = await self.passwords.check(None if user is None else user.password_hash, password)
         if verdict.right:
-            await self.forgive_password(email)
+            await self.codes.forgive(subject)
         return verdict
 
-    async def forgive_password(self, email: str) -> None:
-        """Forget the tries at an address's password."""
-        await self.codes.forgive(_of_password(email))
+    async def forgive_password(self, email: str, network: str) -> None:
+        """Forget the tries at an address's password, which is another one now."""
+        for subject in (_of_password(email), _of_password(email, network)):
+            await self.codes.forgive(subject)
 
     async def take_factor_try(self, user: User) -> None:
         """Count a try at a user's second factor, before `check_factor`. Raises `TooManyTries`."""
@@ -147,6 +150,6 @@ class People:
         await self.codes.forgive(f"second:{user.id}")
 
 
-def _of_password(email: str) -> str:
+def _of_password(email: str, network: str = "") -> str:
     """Return what tries at an address's password are counted under: it may be nobody's, and is not kept."""
-    return f"password:{sha256(email.encode()).hexdigest()}"
+    return f"password:{sha256(email.encode()).hexdigest()} {network}".rstrip()

@@ -164,7 +164,8 @@ class Sessions:
     async def _access(self, row: Row, narrowed: frozenset[str] | None = None) -> AccessToken:
         """Return a new access token that says what a row says."""
         limit = narrowest((row["scopes"], narrowed))
-        scopes, issued = allowed(row["role"], limit), int(row["issued_at"])
+        scopes = allowed(row["role"], limit) if row["active"] else frozenset[str]()
+        issued = int(row["issued_at"])
         expires = min(issued + self._rules.access_s, int(row["ends_at"]))
         claims: dict[str, object] = {
             "iss": ISSUER,

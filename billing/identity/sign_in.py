@@ -66,10 +66,14 @@ class SignIn:
         people, email = self._people, parse_email(email)
         if password is not None:
             check_password(password, LEAST_ALONE, (email, name))
+        known = await people.users.known_network(email, visitor.network)
+        await people.codes.refuse_too_many(email, visitor.network, known=known)  # a hash costs more than to ask
         hashed = None if password is None else await people.passwords.hash(password)
         context = {"password_hash": hashed, "name": name}
         async with people.database.transaction() as connection:
-            code = await people.codes.issue(connection, "verify", email, context=context, network=visitor.network)
+            code = await people.codes.issue(
+                connection, "verify", email, context=context, network=visitor.network, known=known
+            )
             user = await people.users.by_email(connection, email)
             await self._make(connection, email if user is None else None, name, hashed, visitor)
             taken = user is not None and user.verified
@@ -93,16 +97,20 @@ class SignIn:
             await audit.record(connection, actor, "user.register", user.id, None, said, user_id=user.id)
         await (savepoint.rollback() if email is None else savepoint.commit())
 
-    async def send_code(self, email: str, purpose: Purpose, visitor: Visitor) -> str:
-        """Send a code to verify an address, or to sign in, by mail; return its challenge. The answer and the work are
-        the same for an address of nobody. Raises `BadAddress` and `TooManyMails`."""
+    async def send_code(self, email: str, purpose: Purpose, visitor: Visitor, challenge: str | None = None) -> str:
+        """Send a code to verify an address, or to sign in, by mail; return its challenge. One to verify goes on with
+        the registration of `challenge`, else with the last. The answer and the work are the same for an address of
+        nobody. Raises `BadAddress` and `TooManyMails`."""
         people, email = self._people, parse_email(email)
+        known = await people.users.known_network(email, visitor.network)
         async with people.database.transaction() as connection:
             user = await people.users.by_email(connection, email)
-            context = await people.codes.last_context(connection, purpose, email)
+            context = await people.codes.context_of(connection, purpose, email, challenge)
             if purpose != "verify" or user is None or user.verified:
                 context = {}
-            code = await people.codes.issue(connection, purpose, email, context=context, network=visitor.network)
+            code = await people.codes.issue(
+                connection, purpose, email, context=context, network=visitor.network, known=known
+            )
             if user is None or user.status == "disabled":
                 letter = letters.nobody_registered()
             elif purpose == "verify":
@@ -138,7 +146,7 @@ class SignIn:
         people, email = self._people, parse_email(email)
         async with people.database.connection() as connection:
             user = await people.users.by_email(connection, email)
-        verdict = await people.check_password(user, email, password)
+        verdict = await people.check_password(user, email, password, visitor.network)
         return await self._enter(user, _Proof("password", verdict.right, factor, rehashed=verdict.rehashed), visitor)
 
     async def _enter(self, user: User | None, proof: _Proof, visitor: Visitor) -> TokenPair | Refusal:

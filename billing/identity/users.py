@@ -173,6 +173,11 @@ class Users:
         rows = await self._database.rows(_query("users_organizations"), user_id, MOST_ORGANIZATIONS)
         return [OwnOrganization(**dict(row)) for row in rows]
 
+    async def known_network(self, email: str, network: str) -> bool:
+        """Return whether who owns an address has signed in from a network of late: others' guesses don't count
+        there."""
+        return bool(await self._database.value(_query("users_known_network"), email, network))
+
     async def rename(self, user_id: str, name: str, actor: audit.Actor) -> User:
         """Change a user's name."""
         return await self._change(user_id, actor, "user.update", name=name)
@@ -208,8 +213,9 @@ class Users:
         await connection.execute(_query("users_password"), user_id, password_hash)
 
     async def set_email(self, connection: Connection, user_id: str, email: str) -> None:
-        """Replace a user's address by one that is proven. Raises `UniqueViolation` where it is somebody's."""
-        await connection.execute(_query("users_email"), user_id, email)
+        """Replace a user's address by one that is proven, which lets them in as `prove` does. Raises `UniqueViolation`
+        where it is somebody's."""
+        await connection.execute(_query("users_email"), user_id, email, self.approval != "approved")
 
     async def _change(
         self, user_id: str, actor: audit.Actor, action: str, *, refused: Status | None = None, **changes: Any

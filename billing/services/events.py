@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -31,7 +31,6 @@ from billing.errors import Kind, MetergateError
 from billing.ledger.writer import write_claimed
 
 if TYPE_CHECKING:
-    from billing.effects import Effects
     from billing.holds import decision as decisions
     from billing.ledger.debits import Debit
     from billing.principals import Principal
@@ -50,8 +49,8 @@ TRIES: Final = 2
 """A transaction that was hindered, or whose fate is unknown, is tried again at once, for that is harmless."""
 BRIEF_WAIT_S: Final = 0.025
 """How long a batch of several accounts waits for one that is locked."""
-TOLD_AT_ONCE: Final = 8
-"""Accounts of which Redis is told at the same time."""
+TOLD_AT_ONCE: Final = 100
+"""Accounts of which Redis is told together."""
 
 
 class UnknownAccount(MetergateError):
@@ -123,20 +122,20 @@ class _Waiting:
 
 
 class EventWriter:
-    """Writes the events of one process, in batches of at most `batch_rows`; at most `most` wait. `spawn` runs what must
-    finish."""
+    """Writes the events of one process, in batches of at most `batch_rows`; at most `most` wait. `tell` lets Redis know
+    of accounts' new corrections; `spawn` runs what must finish."""
 
     def __init__(
         self,
         database: Database,
-        effects: Effects,
+        tell: Callable[[Collection[str]], Awaitable[None]],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         *,
         batch_rows: int,
         most: int,
     ) -> None:
         self._database = database
-        self._effects = effects
+        self._changed = tell
         self._spawn = spawn
         self._batch_rows = batch_rows
         self._most = most
@@ -275,8 +274,10 @@ class EventWriter:
     async def _told(self) -> None:
         try:
             while self._untold:
-                some = [self._untold.popitem()[0] for _ in range(min(TOLD_AT_ONCE, len(self._untold)))]
-                await asyncio.gather(*map(self._effects.balance_changed, some))
+                some = list(self._untold)[:TOLD_AT_ONCE]
+                for account_id in some:
+                    del self._untold[account_id]
+                await self._changed(some)
         finally:
             self._tells = False
 

@@ -8,7 +8,7 @@ from msgspec import UNSET, Meta, UnsetType, field
 
 from billing.money import format_credits, format_usd
 from billing.principals import Status
-from billing.shapes.base import Answer, Body, Moment, Name, SignedUsdBody, Usd, UsdBody
+from billing.shapes.base import Answer, Body, Moment, Name, PositiveUsdBody, SignedUsdBody, Usd, UsdBody
 from billing.shapes.quotas import QuotasBody, QuotaShape, quota_shapes
 from billing.times import rfc3339
 
@@ -66,7 +66,7 @@ class NewQuotas(Body, frozen=True, kw_only=True):
 class NewGrant(Body, frozen=True, kw_only=True):
     """Credit to give: once for an idempotency key, the same again gets the first answer."""
 
-    amount_usd: UsdBody
+    amount_usd: PositiveUsdBody
     idempotency_key: IdempotencyKey
     note: Note | None = None
 

@@ -18,7 +18,8 @@ _MOST_OF_FILTER: Final = 255
 _USD: Final = r"([0-9]{1,6}|[0-8][0-9]{6}|900[0-6][0-9]{3}|9007(0[0-9]{2}|1[0-8][0-9]|19[0-8]))(\.[0-9]{1,9})?$"
 """Amounts up to the bound of all money, 2^53 - 1 nano-USD, but for the last dollar."""
 USD_PATTERN: Final = f"^{_USD}"
-SIGNED_USD_PATTERN: Final = f"^-?{_USD}"
+POSITIVE_USD_PATTERN: Final = f"^(?=.*[1-9]){_USD}"
+SIGNED_USD_PATTERN: Final = f"^-?(?=.*[1-9]){_USD}"
 
 Usd = Annotated[str, Meta(description="USD as a decimal string with at most 9 decimals", examples=["12.50"])]
 Moment = Annotated[str, Meta(description="a time in UTC", extra_json_schema={"format": "date-time"})]
@@ -26,6 +27,9 @@ Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Id = Annotated[str, Meta(min_length=1, max_length=255)]
 UsdBody = Annotated[Any, Meta(extra_json_schema={"type": "string", "pattern": USD_PATTERN, "examples": ["12.50"]})]
 """Money in a body is taken as it comes and parsed by `billing.money`, whose messages say more."""
+PositiveUsdBody = Annotated[
+    Any, Meta(extra_json_schema={"type": "string", "pattern": POSITIVE_USD_PATTERN, "examples": ["12.50"]})
+]
 SignedUsdBody = Annotated[
     Any, Meta(extra_json_schema={"type": "string", "pattern": SIGNED_USD_PATTERN, "examples": ["-12.50"]})
 ]

@@ -17,9 +17,25 @@ if TYPE_CHECKING:
     from billing.identity.users import OwnOrganization, User
 
 Email = Annotated[
-    str, Meta(min_length=3, max_length=254, description="an address of e-mail", examples=["ada@example.com"])
+    str,
+    Meta(
+        min_length=3,
+        max_length=254,
+        description="an address of e-mail",
+        examples=["ada@example.com"],
+        extra_json_schema={"format": "email"},
+    ),
 ]
-Password = Annotated[str, Meta(min_length=1, max_length=1024, description="15 to 128 characters; beside TOTP from 8")]
+Password = Annotated[str, Meta(min_length=1, max_length=1024)]
+NewPassword = Annotated[
+    str,
+    Meta(
+        min_length=8,
+        max_length=128,
+        description="15 characters or more, beside an authenticator app 8; not one that many people have",
+        examples=["tulip anvil quartz rowing"],
+    ),
+]
 Code = Annotated[str, Meta(min_length=1, max_length=64, description="the 6 digits that were mailed")]
 Totp = Annotated[str, Meta(min_length=1, max_length=64, description="6 digits of the authenticator app")]
 RecoveryCode = Annotated[str, Meta(min_length=1, max_length=64, description="a recovery code instead of `totp`")]
@@ -32,19 +48,20 @@ class Registration(Body, frozen=True, kw_only=True):
     """Who wants to be a user. Without a password one signs in by codes that are mailed."""
 
     email: Email
-    password: Password | None = None
+    password: NewPassword | None = None
     name: Annotated[str, Meta(max_length=200)] = ""
 
 
 class CodeAsked(Body, frozen=True, kw_only=True):
-    """Where a code is sent, and what for."""
+    """Where a code is sent, and what for. With the `challenge` of a registration that one goes on, and no other's."""
 
     email: Email
     purpose: Literal["verify", "login"] = "login"
+    challenge: Annotated[Id, Meta(description="of the registration that is to go on")] | None = None
 
 
 class FactorBody(Body, frozen=True, kw_only=True):
-    """A second factor, for who has one: one of the two."""
+    """A second factor, for who has one: one of the two; `totp` counts where both are given."""
 
     totp: Totp | None = None
     recovery_code: RecoveryCode | None = None
@@ -59,7 +76,7 @@ class Verification(FactorBody, frozen=True, kw_only=True):
 
 
 class Login(FactorBody, frozen=True, kw_only=True):
-    """A password, or a code that was mailed; one of the two."""
+    """A password, or a code that was mailed; the password counts where both are given."""
 
     email: Email
     password: Password | None = None
@@ -86,7 +103,7 @@ class PasswordReset(Body, frozen=True, kw_only=True):
     """A new password, by the token that was mailed. `revoke_keys`: the user's API keys end, too."""
 
     token: Annotated[str, Meta(min_length=1, max_length=200)]
-    password: Password
+    password: NewPassword
     revoke_keys: bool = False
 
 
@@ -94,7 +111,7 @@ class PasswordChange(Body, frozen=True, kw_only=True):
     """A new password in place of the current one, which who has none leaves out."""
 
     current_password: Password | None = None
-    password: Password
+    password: NewPassword
     revoke_keys: bool = False
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from msgspec import Meta
 
-from billing.shapes.base import Answer, Body, Moment
+from billing.shapes.base import Answer, Body, Moment, Query
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
@@ -98,6 +98,18 @@ class SessionShape(Answer, frozen=True, kw_only=True):
     last_used_at: Moment
     expires_at: Moment
     current: bool
+
+
+class BeginQuery(Query, frozen=True, kw_only=True):
+    """Where the browser goes afterwards: a path on the host of FRONTEND_URL."""
+
+    return_to: Annotated[str, Meta(max_length=1000, examples=["/billing"])] = ""
+
+
+class SignInUrl(Answer, frozen=True, kw_only=True):
+    """Where the browser has to go to sign in."""
+
+    url: str
 
 
 class JwksShape(Answer, frozen=True, kw_only=True):

@@ -180,7 +180,7 @@ def ready(
         parts += ["Try it:", try_line(url, first.key)]
     elif first is None:
         parts.append(
-            "A key for an account: metergate operator account list; metergate operator key create ACCOUNT ACCOUNT_NAME"
+            "A key for an account: metergate operator account list; metergate operator key create ACCOUNT NAME"
         )
     parts.append("Ctrl-C stops it.")
     data = {

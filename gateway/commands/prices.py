@@ -1,5 +1,5 @@
-"""`metergate operator price`: list, check, compare and try prices, on files alone, which a gateway follows. And reprice,
-which asks one to charge requests of a period by another price."""
+"""`metergate operator price`: list, check, compare and try prices, on files alone, which a gateway follows; reprice
+requests of a period, which a gateway does."""
 
 import os
 from collections.abc import Mapping, Sequence

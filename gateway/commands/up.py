@@ -33,13 +33,14 @@ from gateway.commands.first_start import (
 )
 from gateway.commands.stores import Stores, given_stores, named_stores, own_stores, require_schema
 from gateway.config.defaults import Limits
+from gateway.config.identity import MAIL_CONSOLE_VARIABLE
 from gateway.config.settings import Settings, warnings
 from gateway.endpoints.metrics_access import METRICS_FD_VARIABLE, MetricsAddressTaken, listener_on
 from gateway.endpoints.metrics_access import PATH as METRICS_PATH
 from gateway.metrics.folder import METRICS_DIR_VARIABLE
 from gateway.process.supervisor import EMBEDDED_VARIABLE, ending_leases, stop_signals, supervise
 from gateway.proxy.records import STDOUT, open_log
-from gateway.runtime import MAIL_CONSOLE_VARIABLE, open_runtime
+from gateway.runtime import open_runtime
 from gateway.server.listening import AddressInUse, address_of, bind
 
 WORKER: Final = (

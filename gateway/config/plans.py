@@ -34,7 +34,7 @@ _PLAN_KEYS: Final = (
     "stripe_price",
     "upgrade_to",
 )
-NOT_SERVED: Final = {"included_credit_usd": "included_credit_nano", "users": "users", "stripe_price": "stripe_price"}
+NOT_SERVED: Final = {"included_credit_usd": "included_credit_nano", "stripe_price": "stripe_price"}
 """Keys, and their fields of `Plan`, that this version does not act on."""
 
 

@@ -105,13 +105,13 @@ def read_cooldown(value: Value) -> Cooldown | None:
     return Cooldown(failures, seconds, retry_after_s, probe_s) if section.ok else None
 
 
-def read_key(section: Section) -> tuple[Secret | None, str | None]:
+def read_key(section: Section, name: str = "api_key") -> tuple[Secret | None, str | None]:
     """Return the key and, where the file names one that is unset, why the provider is off."""
-    value = section.values.get("api_key")
+    value = section.values.get(name)
     if value is None:
         return None, None
     if value.is_null:
-        return None, "api_key is empty"
+        return None, f"{name} is empty"
     if not value.is_string:
         value.expected("a text, such as ${NAME}", secret=True)
         return None, None
@@ -123,7 +123,7 @@ def read_key(section: Section) -> tuple[Secret | None, str | None]:
         value.problem(str(error))
         return None, None
     if not text:
-        return None, "api_key is empty"
+        return None, f"{name} is empty"
     if not HEADER_TEXT.fullmatch(text):
         value.problem("the key holds characters that no header can carry")
         return None, None

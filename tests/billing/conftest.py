@@ -42,5 +42,5 @@ async def people(billing: Billing) -> AsyncIterator[People]:
     of_keys = billing.database.another(size=1, timeout_s=10)
     keys = SigningKeys(of_keys, TokenRules(), billing.new_id, time.monotonic)
     shown = ShownTokens(billing.database, keys)
-    yield People(billing.database, billing.new_id, keys, Sessions(billing.database, keys, billing.new_id, shown))
+    yield People(billing.database, billing.new_id, Sessions(billing.database, keys, billing.new_id, shown))
     await of_keys.close()

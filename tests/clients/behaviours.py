@@ -12,7 +12,7 @@ from aiohttp import web
 from gateway.config.settings import ModelConfig, Settings
 from tests.clients import provider
 from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat
-from tests.support.gateways import Gate, impatient, saying, until
+from tests.support.gateways import Gate, saying, until
 
 MODEL: Final = "gpt-4o-mini"
 UNPRICED, UNKNOWN = "gpt-4", "gpt-4-turbo"
@@ -65,7 +65,7 @@ class World:
 def _few_models(settings: Settings) -> Settings:
     named = {name: model for name, model in settings.models.items() if not name.endswith("*")}
     unpriced = ModelConfig(UNPRICED, "openai", "a-model-without-a-price")
-    return in_all_apis(impatient(replace(settings, models={**named, UNPRICED: unpriced})))
+    return in_all_apis(replace(settings, models={**named, UNPRICED: unpriced}))
 
 
 def in_all_apis(settings: Settings) -> Settings:

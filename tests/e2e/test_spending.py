@@ -31,7 +31,6 @@ from tests.support.gateways import (
     counted,
     early_in_a_minute,
     fetch,
-    impatient,
     journal,
     refusal,
     saying,
@@ -69,7 +68,7 @@ async def test_a_balance_pays_for_exactly_the_holds_that_it_covers(
 ) -> None:
     gate = Gate(saying(answer()))
     base_url = await upstream(gate.serve)
-    first, second = [await make_gateway(base_url, change=impatient) for _ in range(2)]
+    first, second = [await make_gateway(base_url) for _ in range(2)]
     funds = format_usd(COVERED * HOLD_NANO + LEAST_NANO - 1)
     customer = await first.customer(funds)
     elsewhere = Customer(second, customer.account_id, customer.key_id, customer.key)
@@ -97,7 +96,7 @@ async def test_a_balance_pays_for_exactly_the_holds_that_it_covers(
 async def test_a_provider_that_uses_every_hold_up_leaves_nothing(make_gateway: MakeGateway, upstream: Upstream) -> None:
     said = usage(len(BODY), MAX_TOKENS)
     gate = Gate(saying(answer(said=said)))
-    gateway = await make_gateway(await upstream(gate.serve), change=impatient)
+    gateway = await make_gateway(await upstream(gate.serve))
     customer = await gateway.customer(format_usd(COVERED * HOLD_NANO))
     fetched = await all_at_once(gate, [customer], BODY, COVERED)
     assert Counter(each.status for each in fetched) == {200: COVERED, 429: REQUESTS - COVERED}
@@ -109,7 +108,7 @@ async def test_elastic_holds_share_a_balance_without_overrunning_it(
 ) -> None:
     """The first takes all that is left; with streams, and a credit limit."""
     gate = Gate(streaming(*WORDS, usage_chunk(), DONE))
-    gateway = await make_gateway(await upstream(gate.serve), change=impatient)
+    gateway = await make_gateway(await upstream(gate.serve))
     customer = await gateway.customer("0.0005", account={"credit_limit_usd": "0.0005"})
     body = json.dumps(chat(model="gpt-4o-mini", stream=True)).encode()
     fetched = await all_at_once(gate, [customer], body, 1)
@@ -123,7 +122,7 @@ async def test_a_window_lets_exactly_its_limit_through(
     make_gateway: MakeGateway, upstream: Upstream, window: str, subject: str
 ) -> None:
     gate = Gate(saying(answer()))
-    gateway = await make_gateway(await upstream(gate.serve), change=impatient)
+    gateway = await make_gateway(await upstream(gate.serve))
     quotas = [{"window": window, "metric": "requests", "limit": COVERED}]
     bounded: dict[str, Any] = {"quotas": quotas} if subject == "key" else {"account": {"quotas": quotas}}
     customer = await gateway.customer("5.00", **bounded)
@@ -149,7 +148,7 @@ async def test_a_window_of_tokens_or_cost_is_never_overrun(
     }[metric]
     limit: Any = COVERED * hold + least - 1
     gate = Gate(saying(answer()))
-    gateway = await make_gateway(await upstream(gate.serve), change=impatient)
+    gateway = await make_gateway(await upstream(gate.serve))
     said = format_usd(limit) if metric == "cost" else limit
     customer = await gateway.customer("5.00", quotas=[{"window": "total", "metric": metric, "limit": said}])
     fetched = await all_at_once(gate, [customer], BODY, COVERED)
@@ -163,7 +162,7 @@ async def test_a_window_of_tokens_or_cost_is_never_overrun(
 
 async def test_as_many_run_at_once_as_are_allowed(make_gateway: MakeGateway, upstream: Upstream) -> None:
     gate = Gate(saying(answer()))
-    gateway = await make_gateway(await upstream(gate.serve), change=impatient)
+    gateway = await make_gateway(await upstream(gate.serve))
     customer = await gateway.customer("5.00", max_parallel_requests=COVERED)
     fetched = await all_at_once(gate, [customer], BODY, COVERED)
     assert Counter(each.status for each in fetched) == {200: COVERED, 429: REQUESTS - COVERED}

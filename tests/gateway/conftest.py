@@ -92,6 +92,7 @@ class Customer:
     account_id: str
     key_id: str
     key: str
+    user_id: str | None = None
 
     def post(self, path: str = "/v1/chat/completions", body: Any = None, **options: Any) -> Any:
         """An aiohttp request, to be used with `async with`."""
@@ -136,9 +137,16 @@ async def run(runner: web.BaseRunner) -> AsyncIterator[str]:
 MakeGateway = Callable[..., Awaitable[Gateway]]
 
 
+def impatient(settings: Settings) -> Settings:
+    """Settings whose plans let no request wait for running ones: it is refused at once."""
+    plans = {plan_id: replace(plan, admission_queue_s=0) for plan_id, plan in settings.plans.items()}
+    return replace(settings, plans=plans)
+
+
 @pytest.fixture
 async def make_gateway(database_url: str, redis_url: str, key_prefix: str) -> AsyncIterator[MakeGateway]:
-    """Makes gateways that share the test's stores; keywords replace fields of `Limits`."""
+    """Makes gateways that share the test's stores; keywords replace fields of `Limits`. Of the shipped plans none lets
+    a request wait for running ones: a test of waiting brings its own."""
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
 
@@ -148,7 +156,8 @@ async def make_gateway(database_url: str, redis_url: str, key_prefix: str) -> As
             change: Callable[[Settings], Settings] | None = None,
             **defaults: Any,
         ) -> Gateway:
-            settings = replace(shipped_settings(ADMIN_KEY), defaults=replace(Limits(), **{**OF_TESTS, **defaults}))
+            settings = impatient(shipped_settings(ADMIN_KEY))
+            settings = replace(settings, defaults=replace(Limits(), **{**OF_TESTS, **defaults}))
             if upstream is not None:
                 providers = {
                     **settings.providers,

@@ -190,7 +190,7 @@ async def test_an_entry_without_a_row_is_tidied_away(
     await runtime.database.execute("UPDATE service_holds SET state = 'voided' WHERE id = $1", left["id"])
     await runtime.database.execute("DELETE FROM service_holds WHERE id = $1", lost["id"])
     assert await runtime.engine.lasting.tidy() == 0  # they are young: a row may still come
-    assert await runtime.engine.lasting.tidy(age_ms=0) == 2
+    assert await runtime.engine.lasting.tidy(age_ms=-60_000) == 2
     await until(lambda: money(service, customer), ("5.00", "0.50"))
     await service.post(f"/holds/{kept['id']}/settle", {"amount_usd": "0"})
     await until(lambda: money(service, customer), ("5.00", "0.00"))
@@ -220,4 +220,15 @@ async def test_a_hold_is_one_of_the_requests_that_run(service: Service) -> None:
         assert answer.status == 200  # of another feature
     await service.post(f"/holds/{made['id']}/void", {})
     await service.post("/holds", asked(customer, "third", feature="container"), 201)
+    await sound(service)
+
+
+async def test_an_event_ends_one_hold(service: Service, customer: Customer) -> None:
+    one, other = [await service.post("/holds", asked(customer, each, amount_usd="1.00"), 201) for each in "ab"]
+    body = {"event_id": "s", "amount_usd": "0.50"}
+    await service.post(f"/holds/{one['id']}/settle", body)
+    refused = await service.post(f"/holds/{other['id']}/settle", body, 409)
+    assert refused["error"]["code"] == "idempotency_conflict"
+    await service.post(f"/holds/{other['id']}/void", {})
+    await until(lambda: money(service, customer), ("4.50", "0.00"))
     await sound(service)

@@ -20,6 +20,7 @@ commands           `metergate` as a person runs it
 commander          the same from a process that has imported it
 supervised_worker  a worker for tests of the supervisor
 supervising        the supervisor, as a process
+mail               a mail server that keeps what it takes
 ports              ports that nobody listens on
 echo_dialect       an API that nobody has, to show that the gateway knows no other than by its dialect
 """

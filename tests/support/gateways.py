@@ -11,7 +11,7 @@ import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -21,7 +21,6 @@ from multidict import CIMultiDictProxy
 
 from billing.holds.redis.layout import HELD, Entry
 from billing.money import parse_usd
-from gateway.config.settings import Settings
 from gateway.tokens import O200K, Tokenizer
 from tests.gateway.conftest import Customer, Gateway, Handler, chat
 
@@ -131,12 +130,6 @@ def streaming(*pieces: bytes, headers: dict[str, str] | None = None, cut: bool =
         return response
 
     return reply
-
-
-def impatient(settings: Settings) -> Settings:
-    """Settings whose plans let no request wait for running ones: it is refused at once."""
-    plans = {plan_id: replace(plan, admission_queue_s=0) for plan_id, plan in settings.plans.items()}
-    return replace(settings, plans=plans)
 
 
 class Gate:

@@ -1,6 +1,6 @@
 -- What an access token of the session $1 says, in the organization $2 or else the session's, or else the first one; no
 -- row for a user who is disabled.
-SELECT users.id AS user_id, users.email, sessions.id AS session_id, sessions.scopes, place.org_id, place.role,
+SELECT users.id AS user_id, users.email, users.status = 'active' AS active, sessions.id AS session_id, sessions.scopes, place.org_id, place.role,
     extract(epoch FROM now())::float8 AS issued_at, extract(epoch FROM sessions.expires_at)::float8 AS ends_at
 FROM sessions JOIN users ON users.id = sessions.user_id
 LEFT JOIN LATERAL (

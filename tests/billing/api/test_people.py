@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+import jwt
 import pytest
 
 from billing.api.services import Services
@@ -44,6 +45,8 @@ async def test_registering_verifying_and_signing_in(api: Api, registry: Registry
     assert (asked.status, asked.json["status"]) == (202, "verify")
     code = await registry.mailed_code()
     before = await post(api, "/login", email=ADA, password=GOOD)
+    assert before.json["scope"] == ""
+    assert jwt.decode(before.json["access_token"], options={"verify_signature": False})["scope"] == ""
     pending = (await who(api, before.json["access_token"])).json
     assert (pending["status"], pending["verified"], pending["scopes"], pending["role"]) == (
         "pending",
@@ -68,7 +71,8 @@ async def test_registering_verifying_and_signing_in(api: Api, registry: Registry
     )
     assert me["session_id"] == login.json["session_id"]
     [organization] = me["organizations"]
-    assert (organization["personal"], organization["role"], organization["slug"]) == (True, "owner", "ada")
+    assert (organization["personal"], organization["role"], organization["name"]) == (True, "owner", "Ada")
+    assert organization["slug"].startswith("ada-")
     assert me["org_id"] == organization["id"]
     assert set(me["scopes"]) == set(organization["scopes"])
     assert GOOD not in str(await registry.billing.database.rows("SELECT to_jsonb(u)::text FROM users u"))
@@ -130,6 +134,15 @@ async def test_another_code_continues_the_registration(api: Api, registry: Regis
     await post(api, "/otp", email=ADA, purpose="verify")
     assert len(await registry.mails(ADA)) == 2
     await post(api, "/verify", email=ADA, code=await registry.mailed_code())
+    assert (await post(api, "/login", email=ADA, password=GOOD)).status == 200
+
+
+async def test_another_code_continues_one_s_own_registration(api: Api, registry: Registry) -> None:
+    mine = await register(api)
+    await register(api, password="a thief chose this one")
+    again = await post(api, "/otp", email=ADA, purpose="verify", challenge=mine)
+    code = {"code": await registry.mailed_code(), "challenge": again.json["challenge"]}
+    assert (await post(api, "/verify", email=ADA, **code)).status == 200
     assert (await post(api, "/login", email=ADA, password=GOOD)).status == 200
 
 
@@ -222,8 +235,8 @@ async def test_a_lone_surrogate_is_no_password(api: Api) -> None:
 @pytest.mark.parametrize(
     "body", [{}, {"password": GOOD, "code": "123456"}, {"code": "1", "totp": "1", "recovery_code": "a"}]
 )
-async def test_a_sign_in_is_by_one_thing(api: Api, body: dict[str, str]) -> None:
-    assert (await post(api, "/login", email=ADA, **body)).status == 400
+async def test_who_shows_nothing_right_is_refused(api: Api, body: dict[str, str]) -> None:
+    assert (await post(api, "/login", email=ADA, **body)).status == 401
 
 
 async def test_mails_and_hashes_are_bounded(services: Services, billing: Billing, registry: Registry) -> None:
@@ -258,8 +271,35 @@ async def test_a_network_that_guesses_is_refused_and_so_is_one_address_s_passwor
             assert (await guess(f"2001:db8:{number}::1")).status == 401
         blocked = await guess("192.0.2.9", GOOD)
         assert "a code by mail" in blocked.refused(429, "too_many_attempts")
+        assert (await guess("192.0.2.2", GOOD)).status == 200  # where its owner has signed in before
         await post(api, "/otp", email=ADA)
         assert (await post(api, "/login", email=ADA, code=await registry.mailed_code())).status == 200
+
+
+async def test_who_asks_for_mails_to_somebody_does_not_keep_them_from_their_own(
+    services: Services, billing: Billing, registry: Registry
+) -> None:
+    async with serving(replace(services, attempts=attempts_of(100, "127.0.0.0/8")), billing) as api:
+
+        async def ask(network: str, path: str = "/otp") -> int:
+            headers = {"X-Forwarded-For": network}
+            return (await api.call("POST", f"/api/auth{path}", json={"email": ADA}, headers=headers)).status
+
+        await signed_up(api, registry)  # from this machine
+        registry.people.codes._rules = replace(registry.people.codes._rules, mails_per_address=3)
+        assert [await ask(f"192.0.2.{number}") for number in range(4)] == [202, 202, 429, 429]
+        assert (await post(api, "/otp", email=ADA)).status == 202
+        assert (await post(api, "/password/forgot", email=ADA)).status == 202
+        assert (await post(api, "/otp", email=ADA)).status == 429
+
+
+async def test_nothing_is_hashed_for_one_registration_too_many(
+    api: Api, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.people.codes._rules = replace(registry.people.codes._rules, mails_per_network=1)
+    await register(api)
+    monkeypatch.delattr(type(registry.people.passwords), "hash")
+    (await post(api, "/register", email=EVE, password=GOOD)).refused(429, "too_many_attempts")
 
 
 async def test_a_forgotten_password(api: Api, registry: Registry) -> None:
@@ -269,19 +309,33 @@ async def test_a_forgotten_password(api: Api, registry: Registry) -> None:
     (await post(api, "/password/reset", token=mailed, password="too short")).refused(
         400, "invalid_request_error", "password"
     )
-    (await post(api, "/password/reset", token="otc_wrong.token", password=OTHER)).refused(
-        400, "invalid_request_error", "token"
-    )
+    (await post(api, "/password/reset", token="otc_wrong.token", password=OTHER)).refused(401, WRONG, "token")
     done = await post(api, "/password/reset", token=mailed, password=OTHER)
     assert (done.status, done.json) == (200, {"status": "changed", "keys_revoked": 0})
     assert (await who(api, token)).status == 401
     assert (await post(api, "/login", email=ADA, password=GOOD)).status == 401
     assert (await post(api, "/login", email=ADA, password=OTHER)).status == 200
-    (await post(api, "/password/reset", token=mailed, password=GOOD)).refused(400, "invalid_request_error", "token")
+    (await post(api, "/password/reset", token=mailed, password=GOOD)).refused(401, WRONG, "token")
     assert "password was changed" in (await registry.mails(ADA))[-1][0]
     assert mailed.partition(".")[2] not in str(
         await registry.billing.database.rows("SELECT c::text FROM one_time_codes c")
     )
+
+
+async def test_a_new_password_is_not_kept_out_for_guesses_at_the_old_one(
+    services: Services, billing: Billing, registry: Registry
+) -> None:
+    async with serving(replace(services, attempts=attempts_of(100, "127.0.0.0/8")), billing) as api:
+
+        async def login(password: str) -> int:
+            body, headers = {"email": ADA, "password": password}, {"X-Forwarded-For": "192.0.2.1"}
+            return (await api.call("POST", "/api/auth/login", json=body, headers=headers)).status
+
+        await signed_up(api, registry)
+        assert [await login("wrong") for _ in range(11)] == [401] * 10 + [429]
+        await post(api, "/password/forgot", email=ADA)
+        await post(api, "/password/reset", token=await registry.mailed_token(), password=OTHER)
+        assert await login(OTHER) == 200
 
 
 async def test_resets_at_once_set_one_password(api: Api, registry: Registry) -> None:
@@ -292,7 +346,7 @@ async def test_resets_at_once_set_one_password(api: Api, registry: Registry) -> 
     answers = await asyncio.gather(
         *(post(api, "/password/reset", token=mailed, password=f"{OTHER} {number}") for number in range(4))
     )
-    assert sorted(answer.status for answer in answers) == [200, 400, 400, 400]
+    assert sorted(answer.status for answer in answers) == [200, 401, 401, 401]
 
 
 async def test_revoking_keys_with_a_password(api: Api, registry: Registry) -> None:
@@ -313,10 +367,8 @@ async def test_revoking_keys_with_a_password(api: Api, registry: Registry) -> No
 async def test_changing_the_password_ends_the_other_sessions(api: Api, registry: Registry) -> None:
     mine = await signed_up(api, registry)
     other = (await post(api, "/login", email=ADA, password=GOOD)).json["access_token"]
-    (await post(api, "/password", mine, current_password=OTHER, password=OTHER)).refused(
-        400, "invalid_request_error", "current_password"
-    )
-    (await post(api, "/password", mine, password=OTHER)).refused(400, "invalid_request_error", "current_password")
+    (await post(api, "/password", mine, current_password=OTHER, password=OTHER)).refused(401, WRONG, "current_password")
+    (await post(api, "/password", mine, password=OTHER)).refused(401, WRONG, "current_password")
     assert (await post(api, "/password", mine, current_password=GOOD, password=OTHER)).status == 200
     assert (await who(api, mine)).status == 200
     assert (await who(api, other)).status == 401
@@ -329,12 +381,12 @@ async def test_changing_the_address(api: Api, registry: Registry) -> None:
     taken = await post(api, "/email", token, email=EVE, password=GOOD)
     assert taken.status == 202
     assert "registered already" in (await registry.mails(EVE))[-1][0]
-    (await post(api, "/email", token, email=new)).refused(400, "invalid_request_error", "password")
+    (await post(api, "/email", token, email=new)).refused(401, WRONG, "password")
     asked = await post(api, "/email", token, email=new, password=GOOD)
     assert set(asked.json) == set(taken.json)
     code = await registry.mailed_code(new)
     eve = (await post(api, "/login", email=EVE, password=GOOD)).json["access_token"]
-    (await post(api, "/email/confirm", eve, email=new, code=code)).refused(400, "invalid_request_error", "code")
+    (await post(api, "/email/confirm", eve, email=new, code=code)).refused(401, WRONG, "code")
     confirmed = await post(api, "/email/confirm", token, email=new, code=code, challenge=asked.json["challenge"])
     assert (confirmed.status, confirmed.json["email"]) == (200, new)
     subject, text = (await registry.mails(ADA))[-1]
@@ -342,6 +394,30 @@ async def test_changing_the_address(api: Api, registry: Registry) -> None:
     assert "a...@example.org" in text
     assert (await post(api, "/login", email=new, password=GOOD)).status == 200
     assert (await post(api, "/login", email=ADA, password=GOOD)).status == 401
+
+
+async def test_who_registered_with_a_wrong_address_changes_it_and_is_let_in(api: Api, registry: Registry) -> None:
+    await register(api, "ada@exmaple.com")
+    token = (await post(api, "/login", email="ada@exmaple.com", password=GOOD)).json["access_token"]
+    await post(api, "/email", token, email=ADA, password=GOOD)
+    confirmed = await post(api, "/email/confirm", token, email=ADA, code=await registry.mailed_code())
+    assert (confirmed.json["status"], confirmed.json["verified"]) == ("active", True)
+    assert (await who(api, token)).json["scopes"] != []
+
+
+async def test_two_who_want_one_address_at_once(api: Api, registry: Registry) -> None:
+    tokens = [await signed_up(api, registry, f"{name}@example.com") for name in ("ann", "bob")]
+    asked = []
+    for token in tokens:
+        challenge = (await post(api, "/email", token, email=ADA, password=GOOD)).json["challenge"]
+        asked.append((token, challenge, await registry.mailed_code()))
+    answers = await asyncio.gather(
+        *(
+            post(api, "/email/confirm", token, email=ADA, code=code, challenge=challenge)
+            for token, challenge, code in asked
+        )
+    )
+    assert sorted(answer.status for answer in answers) == [200, 401]
 
 
 async def enrolled(api: Api, registry: Registry, token: str) -> tuple[str, list[str]]:
@@ -388,7 +464,7 @@ async def test_a_second_factor_can_t_be_guessed(api: Api, registry: Registry) ->
 
 async def test_removing_the_app(api: Api, registry: Registry) -> None:
     token = await signed_up(api, registry)
-    (await post(api, "/totp", token)).refused(400, "invalid_request_error", "password")
+    (await post(api, "/totp", token)).refused(401, WRONG, "password")
     (await post(api, "/totp/confirm", token, code="123456")).refused(409, "idempotency_conflict")
     secret, recovery = await enrolled(api, registry, token)
     (await post(api, "/totp", token, password=GOOD)).refused(409, "idempotency_conflict")
@@ -399,15 +475,11 @@ async def test_removing_the_app(api: Api, registry: Registry) -> None:
         400, "invalid_request_error", "password"
     )
     assert (await post(api, "/password", token, current_password="k7 tuba fig", password=GOOD)).status == 200
-    (await post(api, "/totp/disable", token, password=GOOD)).refused(400, "invalid_request_error", "totp")
-    (await post(api, "/totp/disable", token, password=GOOD, totp="000000")).refused(
-        400, "invalid_request_error", "code"
-    )
+    (await post(api, "/totp/disable", token, password=GOOD)).refused(401, WRONG, "totp")
+    (await post(api, "/totp/disable", token, password=GOOD, totp="000000")).refused(401, WRONG, "code")
     renewed = await post(api, "/totp/recovery-codes", token, recovery_code=recovery[0])
     assert not set(renewed.json["recovery_codes"]) & set(recovery)
-    (await post(api, "/totp/disable", token, password=GOOD, recovery_code=recovery[1])).refused(
-        400, "invalid_request_error", "code"
-    )
+    (await post(api, "/totp/disable", token, password=GOOD, recovery_code=recovery[1])).refused(401, WRONG, "code")
     assert (await post(api, "/totp/disable", token, password=GOOD, totp=code)).status == 204
     assert (await post(api, "/login", email=ADA, password=GOOD)).status == 200
     assert "app was removed" in (await registry.mails(ADA))[-1][0]

@@ -80,7 +80,9 @@ async def served_again(world: World, *principals: Principal) -> None:
         await eventually(admitted)
 
 
-async def test_others_are_written_while_one_row_is_locked(world: World, other_session: Database) -> None:
+async def test_others_are_written_while_one_row_is_locked(
+    world: World, other_session: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Redis is there: the journal keeps what is the locked account's, and its own requests go on, too."""
     hers, his = await world.customer(HERS), await world.customer(HERS)
     for each in (hers, his):
@@ -105,6 +107,7 @@ async def test_others_are_written_while_one_row_is_locked(world: World, other_se
             return list(world.engine.outbox.locked) == [hers.account_id]
 
         await eventually(is_said)
+        monkeypatch.setattr(world.engine.loader, "_wait_s", 0.5)  # for the debits of the locked one
         found = await world.engine.reconciler.run()
         assert (found.drifts, found.busy) == ((), 1), "the others are compared"
 

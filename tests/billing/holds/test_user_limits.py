@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 import pytest
 from ulid import ULID
 
+from billing.errors import Unreadable
 from billing.holds import recovery
 from billing.holds.decision import QuotaExceeded
 from billing.holds.hold import Hold
 from billing.holds.reconcile import Drift
-from billing.holds.redis.layout import OF_USER, VERSION, KeyState
+from billing.holds.redis.layout import OF_USER, VERSION, Entry, KeyState
 from billing.keys.secrets import secret_digest
 from billing.ledger.debits import Debit
 from billing.principals import Principal
@@ -21,6 +22,7 @@ from tests.billing.holds.conftest import MakeWorld, World, debit, need
 from tests.billing.holds.support import (
     ask,
     assert_agreed,
+    debits,
     delete,
     entries,
     eventually,
@@ -440,3 +442,38 @@ async def test_whatever_happens_a_user_has_used_what_its_keys_have(make_world: M
     for user_id, quotas in users.items():
         mine = [each for each in ended if each.user_id == user_id]
         assert await taken(worlds[0], account, user_id) == [used(quota, mine, now_s) for quota in quotas], user_id
+
+
+async def test_a_window_that_lies_ahead_is_counted_anew(world: World) -> None:
+    """A wrong clock has taken it there."""
+    account = (await world.customer(10**9)).account_id
+    key = await key_of(world, account, ANA)
+    await world.accounts.update(account, name="Other")
+    await world.member_limits.set(account, ANA, (DAY_TOKENS,))
+    principal = await key.principal(world)
+    await spend(world, principal)
+    state = await user_state(world, account)
+    ahead = replace(state.counters[0], window_id=state.counters[0].window_id + 1, used=DAY_TOKENS.limit)
+    await world.link.command("SET", world.keys.user(account, ANA), replace(state, counters=(ahead,)).pack())
+    await spend(world, principal)
+    assert await taken(world, account) == [30]
+
+
+async def test_an_entry_of_a_user_that_is_cut_short_ends_nothing(world: World) -> None:
+    """Its settlement goes to the ledger itself."""
+    account = (await world.customer(10**9)).account_id
+    key = await key_of(world, account, ANA)
+    await world.member_limits.set(account, ANA, (DAY_TOKENS,))
+    principal = await key.principal(world)
+    hold = await hold_one(world, principal)
+    raw = (await world.journal(account))[hold.id_bytes]
+    whole = Entry.unpack(raw)
+    assert whole.user_tags == (DAY_TOKENS.tag,)
+    short = raw[: len(raw) - len(whole.payload) - 1]
+    with pytest.raises(Unreadable):
+        Entry.unpack(short)
+    before = await user_state(world, account)
+    await world.link.command("HSET", world.keys.journal(0), hold.id, short)
+    await settle(world, principal, hold)
+    assert await user_state(world, account) == before
+    assert await debits(world) == {hold.id: 500}

@@ -1,6 +1,7 @@
 """Organizations are founded whole or not at all; slugs are unique; one person owns a bounded number."""
 
 import asyncio
+import re
 
 import pytest
 from hypothesis import given
@@ -75,6 +76,13 @@ async def test_two_of_one_name_have_two_slugs(billing: Billing) -> None:
     slugs = {each.slug for each in made}
     assert len(slugs) == 4
     assert all(slug.startswith("acme-acme-") for slug in slugs)
+
+
+async def test_a_personal_slug_does_not_tell_whose_it_is(billing: Billing) -> None:
+    ada = await new_user(billing, "ada@example.com")
+    async with billing.database.transaction() as connection:
+        made = await found(*(connection, billing.new_id, "free"), user_id=ada, name="Ada", personal=True, actor=SYSTEM)
+    assert re.fullmatch("ada-[0-9a-z]{6}", made.slug)
 
 
 async def test_one_person_owns_so_many_and_no_more_at_once(billing: Billing) -> None:

@@ -304,6 +304,12 @@ def test_operator_commands_in_words(shell: Shell, stores: dict[str, str]) -> Non
     assert re.search(r"month:cost=2.00 +account", shown)
     assert re.search(r"minute:requests=60 +plan free", shown)
     assert say("account", "quotas", account_id[0]) == shown  # showing changes nothing
+    of_user = ("account", "quotas", account_id[0], "--user", "usr_ana")
+    assert say(*of_user).strip() == "There are none."
+    assert re.search("day:tokens=9 +user usr_ana", say(*of_user, "--quota", "day:tokens=9"))
+    assert say("account", "quotas", account_id[0]) == shown
+    assert "day:tokens=9" in say(*of_user)
+    assert say(*of_user, "--clear").strip() == "There are none."
     assert "month:cost" not in say("account", "quotas", account_id[0], "--clear")
     shown = say("account", "show", account_id[0])
     assert re.search(r"^quotas +none$", shown, re.MULTILINE)
@@ -435,7 +441,7 @@ def test_a_command_on_a_gateway_or_a_file_imports_no_store_and_no_server(command
 def test_doctor_imports_aiohttp_for_providers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://user@127.0.0.1:1/nowhere?sslmode=disable")
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
-    assert imported_by("doctor", ("aiohttp", "pydantic")) == (REFUSED, [])
+    assert imported_by("doctor", ("aiohttp", "pydantic", "jwt")) == (REFUSED, [])
 
 
 def test_a_command_on_prices_reads_no_other_settings() -> None:

@@ -30,7 +30,6 @@ from tests.support.gateways import (
     ask,
     asking,
     assert_free,
-    impatient,
     refusal,
     saying,
     streaming,
@@ -235,7 +234,7 @@ async def test_a_hold_covers_the_dearest_candidate(make_gateway: MakeGateway, up
     """What affords the entry alone is refused, so that the fallback can't overspend."""
 
     def change(settings: Settings) -> Settings:
-        return impatient(with_second("http://127.0.0.1:9/v1")(settings))
+        return with_second("http://127.0.0.1:9/v1")(settings)
 
     first = Provider(saying(answer()))
     gateway = await make_gateway(await upstream(first.serve), change=change)

@@ -19,7 +19,7 @@ from gateway.config.settings import Settings
 from gateway.config.targets import TargetConfig
 from gateway.upstream.health import Cooldown
 from tests.gateway.conftest import Handler, MakeGateway, chat
-from tests.support.gateways import DONE, SSE, answer, ask, delta, impatient, until, usage, usage_chunk
+from tests.support.gateways import DONE, SSE, answer, ask, delta, until, usage, usage_chunk
 
 Upstream = Callable[[Handler], Any]
 REQUESTS = 120
@@ -74,23 +74,24 @@ def change(first: str, second: str) -> Callable[[Settings], Settings]:
             "gpt-4o-mini": ModelConfig("gpt-4o-mini", "openai", "gpt-4o-mini", ("dear",)),
             "dear": ModelConfig("dear", "second", "dear"),
         }
-        return impatient(
-            replace(
-                settings,
-                providers={
-                    **settings.providers,
-                    "openai": openai,
-                    "second": ProviderConfig("second", "openai", second, Secret("sk-second")),
-                },
-                models={**settings.models, **models},
-                prices=PriceTable([*settings.prices.rows, dear]),
-            )
+        return replace(
+            settings,
+            providers={
+                **settings.providers,
+                "openai": openai,
+                "second": ProviderConfig("second", "openai", second, Secret("sk-second")),
+            },
+            models={**settings.models, **models},
+            prices=PriceTable([*settings.prices.rows, dear]),
         )
 
     return changed
 
 
-@pytest.mark.parametrize(("seed", "maximum"), [(1, MOST_OUTPUT), (2, None), (3, MOST_OUTPUT)])
+@pytest.mark.parametrize(
+    ("seed", "maximum"),
+    [(1, MOST_OUTPUT), (2, None), pytest.param(3, MOST_OUTPUT, marks=pytest.mark.slow)],
+)
 async def test_a_balance_is_never_overspent_and_each_answer_is_charged_once(
     make_gateway: MakeGateway, upstream: Upstream, seed: int, maximum: int | None
 ) -> None:

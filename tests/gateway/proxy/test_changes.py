@@ -108,3 +108,78 @@ async def test_a_principal_that_never_rests_is_given_up(
     monkeypatch.setattr(Admissions, "admit", always_changed)
     refusal(await ask(customer, chat()), 503, "temporarily_unavailable")
     assert 3 <= asked < 12
+
+
+async def _dead(*customers: Customer) -> None:
+    """Wait until each is refused as a wrong key is."""
+
+    async def refused() -> bool:
+        return [(await ask(at, chat())).status for at in customers] == [401] * len(customers)
+
+    await until(refused)
+
+
+async def test_a_rotation_in_the_midst_of_traffic_refuses_nobody(make_gateway: MakeGateway) -> None:
+    first, second = await make_gateway(), await make_gateway()
+    customer = await first.customer()
+    old = [customer, replace(customer, gateway=second)]
+    assert [(await ask(at, chat(max_tokens=1))).status for at in old] == [200, 200]
+    rotated = asyncio.Event()
+
+    async def traffic(at: Customer) -> list[int]:
+        statuses = []
+        while not rotated.is_set():
+            statuses.append((await ask(at, chat(max_tokens=1))).status)
+        return statuses
+
+    running = [asyncio.create_task(traffic(at)) for at in old * 2]
+    path = f"/keys/{customer.key_id}"
+    answer = await first.admin("POST", f"{path}/rotate", {"grace_seconds": 3600}, status=200)
+    new = [replace(at, key=answer["key"]) for at in old]
+    for _ in range(10):
+        assert [(await ask(at, chat(max_tokens=1))).status for at in new] == [200, 200]
+    rotated.set()
+    assert {status for each in await asyncio.gather(*running) for status in each} == {200}
+    await first.admin("DELETE", path, status=204)
+    await _dead(*old, *new)
+
+
+async def test_the_secret_before_a_rotation_ends_on_every_gateway(make_gateway: MakeGateway) -> None:
+    first, second = await make_gateway(), await make_gateway()
+    customer = await first.customer()
+    old = [customer, replace(customer, gateway=second)]
+    for grace_s in (1, 0):
+        assert [(await ask(at, chat())).status for at in old] == [200, 200]
+        path = f"/keys/{customer.key_id}/rotate"
+        answer = await first.admin("POST", path, {"grace_seconds": grace_s}, status=200)
+        await _dead(*old)
+        old = [replace(at, key=answer["key"]) for at in old]
+    assert [(await ask(at, chat())).status for at in old] == [200, 200]
+
+
+async def test_who_is_removed_or_demoted_spends_on_no_gateway(make_gateway: MakeGateway) -> None:
+    first, second = await make_gateway(), await make_gateway()
+    customer = await first.customer()
+    owner_token = await first.person(customer.account_id)
+    services = first.runtime.services
+    organization = await services.organizations.of_account(customer.account_id)
+    assert organization is not None
+    people = [f"usr_{number}{customer.account_id}" for number in range(2)]
+    spending = []
+    for user_id in people:
+        await first.runtime.database.execute(
+            "WITH person AS (INSERT INTO users (id, email, status) VALUES ($1, $2, 'active')) "
+            "INSERT INTO memberships (org_id, user_id, role) VALUES ($3, $1, 'member')",
+            *(user_id, f"{user_id.lower()}@example.com", organization.id),
+        )
+        _, secret = await services.keys.create(customer.account_id, "theirs", user_id=user_id)
+        spending.append([replace(customer, key=secret, gateway=at) for at in (first, second)])
+    for at in spending[0] + spending[1]:
+        assert (await ask(at, chat())).status == 200
+    headers = {"Authorization": f"Bearer {owner_token}"}
+    for user_id, method, body in ((people[0], "DELETE", None), (people[1], "PATCH", {"role": "viewer"})):
+        url = f"{first.url}/api/orgs/{organization.id}/members/{user_id}"
+        changed = await fetch(first.session.request(method, url, headers=headers, json=body))
+        assert changed.status in (200, 204), changed.body
+    await _dead(*spending[0], *spending[1])
+    assert (await ask(customer, chat())).status == 200

@@ -12,7 +12,7 @@ from billing.plans import Plan
 from billing.quotas import Metric, Quota, Window
 from gateway.config.settings import Settings
 from gateway.server.ids import GRANTED
-from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat
+from tests.gateway.conftest import ADMIN_KEY, Customer, Gateway, Handler, MakeGateway, chat
 from tests.support.gateways import (
     INPUT,
     OUTPUT,
@@ -30,6 +30,7 @@ from tests.support.gateways import (
     until,
     usage_chunk,
 )
+from tests.support.shipped import shipped_settings
 
 Upstream = Callable[[Handler], Any]
 MOST = 16_384
@@ -55,7 +56,8 @@ async def test_twenty_calls_at_once_on_the_shipped_free_plan_are_all_served(
     make_gateway: MakeGateway, upstream: Upstream
 ) -> None:
     gate = Gate(saying(answer()))
-    gateway = await make_gateway(await upstream(gate.serve))
+    shipped = shipped_settings(ADMIN_KEY).plans  # which let them wait for each other
+    gateway = await make_gateway(await upstream(gate.serve), change=lambda settings: replace(settings, plans=shipped))
     customer = await gateway.customer(account={"plan": "free"})
     await early_in_a_minute()
     calls = [asking(customer) for _ in range(20)]

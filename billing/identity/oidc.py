@@ -1,0 +1,292 @@
+"""Signing in elsewhere: OpenID Connect with any issuer, by its discovery, and OAuth with GitHub.
+
+The authorization code flow with PKCE (RFC 7636, S256), state and nonce (OpenID Connect Core 1.0, section 3.1; RFC
+9700). What begins a sign-in stands in a signed cookie of ten minutes, so that it ends in the browser in which it began,
+and no gateway keeps anything. Which user somebody is, `billing.identity.subjects` says.
+
+A session that begins here never carries an operator's rights: nobody knows whether there was a second factor.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote, urlencode
+
+from msgspec import Struct
+
+from billing import audit
+from billing.identity.issuers import IssuerAway, IssuerRefused, KeySet, read_answer
+from billing.identity.permissions import SCOPES
+from billing.identity.providers import BEGUN_S, SignInFailed, UnknownProvider
+from billing.identity.subjects import Subject, contact, shown_name, subject_of
+from billing.identity.tokens import ISSUER, BadToken, Claims, peek, refuse_claims, verify
+
+if TYPE_CHECKING:
+    from billing.identity.issuers import Ask
+    from billing.identity.providers import SignInProvider
+    from billing.identity.sessions import Sessions, TokenPair
+    from billing.identity.signing_keys import SigningKeys
+    from billing.identity.subjects import Subjects
+
+FIRST_USE_S: Final = 60
+"""How soon a browser that was sent on to another page has to use its refresh token."""
+DISCOVERED_S: Final = 3600.0
+MAX_CODE: Final = 4096
+MAX_PATH: Final = 1000
+_AUDIENCE: Final = f"{ISSUER}:sign-in"
+_GITHUB: Final = {"Accept": "application/vnd.github+json"}
+
+
+class Metadata(Struct, frozen=True):
+    """What is read of a provider's metadata (OpenID Connect Discovery 1.0, section 3)."""
+
+    issuer: str
+    authorization_endpoint: str
+    token_endpoint: str
+    jwks_uri: str = ""
+    userinfo_endpoint: str | None = None
+    token_endpoint_auth_methods_supported: tuple[str, ...] = ("client_secret_basic",)
+
+
+class _Tokens(Struct, frozen=True):
+    access_token: str = ""
+    id_token: str = ""
+
+
+class _Said(Claims, frozen=True):
+    azp: Any = None
+
+
+class _GithubUser(Struct, frozen=True):
+    id: int
+    name: str | None = None
+    login: str = ""
+
+
+class _GithubEmail(Struct, frozen=True):
+    email: str
+    primary: bool = False
+    verified: bool = False
+
+
+class _Begun(Struct, frozen=True):
+    """What the cookie says of a sign-in that has begun."""
+
+    aud: str
+    exp: float
+    provider: str
+    state: str
+    nonce: str
+    verifier: str
+    user_id: str | None = None
+    return_to: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """Somebody who was signed in, and where their browser goes."""
+
+    pair: TokenPair
+    return_to: str
+
+
+class OidcSignIn:
+    """Signs people in elsewhere. `public_url` is this gateway's, `frontend_url` where browsers are sent afterwards;
+    `clock` is monotonic seconds, `now` Unix seconds."""
+
+    def __init__(
+        self,
+        providers: Mapping[str, SignInProvider],
+        public_url: str,
+        frontend_url: str | None,
+        *,
+        ask: Ask,
+        keys: SigningKeys,
+        sessions: Sessions,
+        subjects: Subjects,
+        clock: Callable[[], float],
+        now: Callable[[], float],
+    ) -> None:
+        self.providers, self.public_url, self.frontend_url = providers, public_url, frontend_url
+        self._ask, self._keys, self._sessions, self._subjects = ask, keys, sessions, subjects
+        self._clock, self._now = clock, now
+        self._known: dict[str, tuple[float, Metadata, KeySet]] = {}
+
+    async def begin(self, name: str, *, user_id: str | None = None, return_to: str = "") -> tuple[str, str]:
+        """Return where a browser has to go, and the cookie that it has to bring back. With `user_id` the account there
+        is linked to that user, who is signed in. Raises `UnknownProvider`, `IssuerAway`, and `SignInFailed` for a path
+        that leads elsewhere."""
+        provider, (metadata, _) = self._provider(name), await self._discover(name)
+        if return_to and not is_path(return_to):
+            raise SignInFailed("return_to is a path of the page that sign-ins lead to, such as /billing.")
+        state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
+        asked = {
+            "response_type": "code",
+            "client_id": provider.client_id,
+            "redirect_uri": self._callback(name),
+            "scope": " ".join(provider.scopes),
+            "state": state,
+            "code_challenge": _base64(sha256(verifier.encode()).digest()),
+            "code_challenge_method": "S256",
+            **({"nonce": nonce} if provider.kind == "oidc" else {}),
+        }
+        begun = {"provider": name, "state": state, "nonce": nonce, "verifier": verifier, "return_to": return_to}
+        cookie = await self._keys.sign(
+            {"iss": ISSUER, "aud": _AUDIENCE, "exp": int(self._now()) + BEGUN_S, "user_id": user_id, **begun}
+        )
+        mark = "&" if "?" in metadata.authorization_endpoint else "?"
+        return f"{metadata.authorization_endpoint}{mark}{urlencode(asked)}", cookie
+
+    async def finish(
+        self, name: str, cookie: str | None, said: Mapping[str, str], actor: audit.Actor, user_agent: str | None
+    ) -> SignedIn:
+        """Start the session of whom a provider has signed in, by what it has said in the query string. Raises
+        `SignInFailed`, `UnknownProvider`, `IssuerAway`, `SubjectTaken` and `SignInRefused`."""
+        provider, begun = self._provider(name), await self._begun(name, cookie)
+        if not hmac.compare_digest(begun.state.encode(), said.get("state", "").encode()):
+            raise SignInFailed(_BEGIN_AGAIN)
+        code = said.get("code", "")
+        if "error" in said or not 0 < len(code) <= MAX_CODE:
+            raise SignInFailed("The provider has not signed you in.")
+        if said.get("iss", provider.issuer).rstrip("/") != provider.issuer:  # RFC 9207
+            raise SignInFailed(_BEGIN_AGAIN)
+        try:
+            subject = await self._subject(name, begun, code)
+        except (IssuerRefused, BadToken) as error:
+            raise SignInFailed("The provider's answer is not for this sign-in: begin it again.") from error
+        sent_on = self.frontend_url is not None
+        async with self._sessions.transaction() as connection:
+            user_id = await self._subjects.sign_in(connection, subject, begun.user_id)
+            pair = await self._sessions.start(
+                *(connection, user_id),
+                scopes=SCOPES,
+                address=actor.address,
+                user_agent=user_agent,
+                first_use_s=FIRST_USE_S if sent_on else None,
+            )
+            own = replace(actor, name=f"user:{user_id}")
+            how = {"method": f"oidc:{name}", "session_id": pair.session_id}
+            await audit.record(connection, own, "user.sign_in", user_id, None, how, user_id=user_id)
+        return SignedIn(pair, begun.return_to)
+
+    def _provider(self, name: str) -> SignInProvider:
+        if name not in self.providers:
+            raise UnknownProvider("Nobody signs in there: no such provider is configured.")
+        return self.providers[name]
+
+    def _callback(self, name: str) -> str:
+        return f"{self.public_url}/api/auth/oidc/{quote(name, safe='')}/callback"
+
+    async def _begun(self, name: str, cookie: str | None) -> _Begun:
+        try:
+            header, _ = peek(cookie or "")
+            begun = await self._keys.verify(cookie or "", header.kid, _Begun)
+        except BadToken as error:
+            raise SignInFailed(_BEGIN_AGAIN) from error
+        if begun.aud != _AUDIENCE or begun.exp < self._now() or begun.provider != name:
+            raise SignInFailed(_BEGIN_AGAIN)
+        return begun
+
+    async def _discover(self, name: str) -> tuple[Metadata, KeySet]:
+        """Return a provider's metadata, of an hour ago at most, and its keys."""
+        provider, known = self._provider(name), self._known.get(name)
+        if known is not None and self._clock() - known[0] < DISCOVERED_S:
+            return known[1], known[2]
+        if provider.kind == "github":
+            oauth, post = f"{provider.issuer}/login/oauth", ("client_secret_post",)
+            urls = provider.issuer, f"{oauth}/authorize", f"{oauth}/access_token"
+            metadata = Metadata(*urls, token_endpoint_auth_methods_supported=post)
+        else:
+            metadata = await read_answer(self._ask, Metadata, f"{provider.issuer}/.well-known/openid-configuration")
+            if metadata.issuer.rstrip("/") != provider.issuer:
+                raise IssuerAway("The provider says to be another issuer than the configured one.")
+        keys = KeySet(metadata.jwks_uri, self._ask, self._clock)
+        self._known[name] = self._clock(), metadata, keys
+        return metadata, keys
+
+    async def _subject(self, name: str, begun: _Begun, code: str) -> Subject:
+        """Return whom a code stands for. Raises `IssuerRefused`, `IssuerAway`, `BadToken`, `SignInFailed`."""
+        provider, (metadata, keys) = self._provider(name), await self._discover(name)
+        form = {
+            "grant_type": "authorization_code",
+            "code": code,
+            "redirect_uri": self._callback(name),
+            "client_id": provider.client_id,
+            "code_verifier": begun.verifier,
+        }
+        headers = {}
+        if "client_secret_post" in metadata.token_endpoint_auth_methods_supported:
+            form["client_secret"] = provider.client_secret
+        else:
+            pair = f"{quote(provider.client_id, safe='')}:{quote(provider.client_secret, safe='')}"
+            headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
+        tokens = await read_answer(self._ask, _Tokens, metadata.token_endpoint, form=form, headers=headers)
+        if provider.kind == "github":
+            return await self._of_github(provider, tokens.access_token)
+        claims = await self._identified(provider, metadata, keys, tokens, begun.nonce)
+        _check_domain(provider, contact(claims.email), claims.email_verified is True)
+        return subject_of(provider.issuer, claims, trusted=provider.trusted_email, let_in=False)
+
+    async def _identified(
+        self, provider: SignInProvider, metadata: Metadata, keys: KeySet, tokens: _Tokens, nonce: str
+    ) -> Claims:
+        """Return the claims of an id token (OpenID Connect Core 1.0, section 3.1.3.7), with the address where the
+        provider tells that elsewhere."""
+        key = await keys.key(peek(tokens.id_token)[0].kid)
+        if key is None:
+            raise BadToken
+        claims = verify(tokens.id_token, key, "RS256", _Said)
+        audiences = frozenset({provider.client_id})
+        refuse_claims(claims, issuers=(metadata.issuer,), audiences=audiences, now=self._now())
+        own_nonce = isinstance(claims.nonce, str) and hmac.compare_digest(claims.nonce.encode(), nonce.encode())
+        for_others = claims.azp not in (None, provider.client_id) or (len(claims.audiences) > 1 and claims.azp is None)
+        if not own_nonce or for_others:
+            raise BadToken
+        if claims.email is not None or metadata.userinfo_endpoint is None or not tokens.access_token:
+            return claims
+        bearer = {"Authorization": f"Bearer {tokens.access_token}"}
+        more = await read_answer(self._ask, dict[str, Any], metadata.userinfo_endpoint, headers=bearer)
+        if more.get("sub") != claims.sub:
+            raise BadToken
+        named = {name: more.get(name) for name in ("email", "email_verified", "name")}
+        return Claims(sub=claims.sub, exp=claims.exp, **named)
+
+    async def _of_github(self, provider: SignInProvider, token: str) -> Subject:
+        """Return a user of GitHub by its number, with the primary address where GitHub has verified it."""
+        if not token:
+            raise BadToken
+        headers = {"Authorization": f"Bearer {token}", **_GITHUB}
+        user = await read_answer(self._ask, _GithubUser, f"{provider.api_url}/user", headers=headers)
+        emails = await read_answer(self._ask, list[_GithubEmail], f"{provider.api_url}/user/emails", headers=headers)
+        email = next((contact(each.email) for each in emails if each.primary and each.verified), None)
+        _check_domain(provider, email, email is not None)
+        verified = email is not None and provider.trusted_email
+        return Subject(provider.issuer, str(user.id), email, verified, name=shown_name(user.name or user.login))
+
+
+_BEGIN_AGAIN: Final = "This sign-in has expired, or was begun in another browser: begin it again."
+
+
+def is_path(text: str) -> bool:
+    """Return whether this is a path on the page's own host, whatever a browser makes of it: `//host`, `/\\host` and
+    control characters lead elsewhere."""
+    plain = text.isascii() and text.isprintable() and " " not in text
+    return plain and len(text) <= MAX_PATH and text[:1] == "/" and text[:2] != "//" and "\\" not in text
+
+
+def _check_domain(provider: SignInProvider, email: str | None, verified: bool) -> None:
+    """Reject who has no verified address of an allowed domain. Raises `SignInFailed`."""
+    if not provider.allowed_domains:
+        return
+    if email is None or not verified or email.rpartition("@")[2] not in provider.allowed_domains:
+        raise SignInFailed("Only verified addresses of certain domains sign in here: ask your operator.")
+
+
+def _base64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")

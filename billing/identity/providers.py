@@ -1,0 +1,39 @@
+"""Providers: where people may sign in elsewhere, as it is configured, and why somebody does not. Pure, and light to
+import: commands read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from billing.errors import MetergateError
+
+BEGUN_S: Final = 600
+"""For how long a sign-in may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignInProvider:
+    """Where people may sign in. `issuer` is its URL without a slash at its end; `api_url` is GitHub's. What it says to
+    have verified of an address is believed with `trusted_email`; with `allowed_domains` nobody else is let in."""
+
+    issuer: str
+    client_id: str
+    client_secret: str = field(repr=False)
+    kind: Literal["oidc", "github"] = "oidc"
+    scopes: tuple[str, ...] = ("openid", "email", "profile")
+    trusted_email: bool = False
+    allowed_domains: frozenset[str] = frozenset()
+    api_url: str = ""
+
+
+class UnknownProvider(MetergateError):
+    """No such provider is configured."""
+
+    kind = "not_found"
+
+
+class SignInFailed(MetergateError):
+    """The provider has not signed somebody in, or not for here."""
+
+    kind = "unauthorized"

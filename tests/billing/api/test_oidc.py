@@ -1,0 +1,413 @@
+"""Signing in elsewhere, at providers of the test's own: what a sign-in needs to succeed, and whom it lets in."""
+
+import base64
+import json
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from hashlib import sha256
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlsplit
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from jwt.algorithms import RSAAlgorithm
+
+from billing.api.services import Services
+from billing.audit import Actor
+from billing.identity.issuers import IssuerAway, IssuerRefused
+from billing.identity.oidc import OidcSignIn, is_path
+from billing.identity.organizations import found
+from billing.identity.permissions import SCOPES
+from billing.identity.providers import SignInProvider
+from billing.identity.subjects import Subjects
+from tests.billing.api.support import Answer, Api, serving
+from tests.billing.identity.sessions_support import People
+from tests.billing.people_support import Registry, registry_of
+from tests.billing.support import Billing
+
+ISSUER: Final = "https://login.example.com"
+PUBLIC: Final = "https://gateway.example.com"
+SECRET: Final = "client secret"
+KEY: Final = generate_private_key(65_537, 2048)
+OTHER_KEY: Final = generate_private_key(65_537, 2048)
+GITHUB: Final = SignInProvider(
+    *("https://github.com", "app", SECRET, "github", ("read:user", "user:email")),
+    trusted_email=True,
+    api_url="https://api.github.com",
+)
+
+
+@dataclass
+class Elsewhere:
+    """Providers over `Ask`: of OpenID Connect at ISSUER, and GitHub. `claims` are said of who signs in."""
+
+    claims: dict[str, Any] = field(default_factory=lambda: {"sub": "ann", "email": "ann@example.com"})
+    userinfo: dict[str, Any] | None = None
+    emails: list[dict[str, Any]] = field(default_factory=list)
+    metadata: dict[str, Any] = field(default_factory=dict)
+    key: Any = KEY
+    codes: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def authorize(self, url: str) -> dict[str, str]:
+        """What the browser is sent back with."""
+        asked = dict(parse_qsl(urlsplit(url).query))
+        code = f"code {len(self.codes)}"
+        self.codes[code] = asked
+        return {"code": code, "state": asked["state"]}
+
+    async def __call__(self, url: str, *, form: Any = None, headers: Any = None) -> bytes:
+        return json.dumps(self.answer(url, form, headers or {})).encode()
+
+    def answer(self, url: str, form: Any, headers: dict[str, str]) -> Any:
+        match url:
+            case "https://login.example.com/.well-known/openid-configuration":
+                named = {name: f"{ISSUER}/{name}" for name in ("authorization_endpoint", "token_endpoint", "jwks_uri")}
+                return {"issuer": ISSUER, **named, **self.metadata}
+            case "https://login.example.com/jwks_uri":
+                public = RSAAlgorithm.to_jwk(KEY.public_key(), as_dict=True)
+                return {"keys": [{**public, "kid": "one", "use": "sig", "alg": "RS256"}]}
+            case "https://login.example.com/token_endpoint":
+                basic = "Basic " + base64.b64encode(b"gateway:client%20secret").decode()
+                assert headers.get("Authorization") == basic or form.get("client_secret") == SECRET
+                return {"access_token": "at", "id_token": self.id_token(self.redeemed(form))}
+            case "https://login.example.com/userinfo":
+                assert headers["Authorization"] == "Bearer at"
+                return self.userinfo
+            case "https://github.com/login/oauth/access_token":
+                assert form["client_secret"] == SECRET
+                self.redeemed(form)
+                return {"access_token": "gho"}
+            case "https://api.github.com/user":
+                assert headers["Authorization"] == "Bearer gho"
+                return {"id": 7, "login": "ann", "name": None}
+            case "https://api.github.com/user/emails":
+                return self.emails
+        raise IssuerAway(url)
+
+    def redeemed(self, form: dict[str, str]) -> dict[str, str]:
+        """What a code was asked with, once, with the proof of who asked (RFC 7636)."""
+        asked = self.codes.pop(form["code"], None)
+        proof = base64.urlsafe_b64encode(sha256(form["code_verifier"].encode()).digest()).decode().rstrip("=")
+        if asked is None or asked["code_challenge"] != proof or asked["redirect_uri"] != form["redirect_uri"]:
+            raise IssuerRefused("invalid_grant")
+        return asked
+
+    def id_token(self, asked: dict[str, str]) -> str:
+        now = int(time.time())
+        said = {"iss": ISSUER, "aud": "gateway", "iat": now, "exp": now + 300, "nonce": asked["nonce"], **self.claims}
+        said = {name: value for name, value in said.items() if value is not None}
+        return jwt.encode(said, self.key, "RS256", headers={"kid": "one"})
+
+
+@pytest.fixture
+def elsewhere() -> Elsewhere:
+    return Elsewhere()
+
+
+async def founded(billing: Billing, connection: Any, user_id: str, name: str, actor: Actor) -> object:
+    return await found(*(connection, billing.new_id, "free"), user_id=user_id, name=name, personal=True, actor=actor)
+
+
+def oidc_of(registry: Registry, elsewhere: Elsewhere, public_url: str = PUBLIC, **provider: Any) -> OidcSignIn:
+    billing, users = registry.billing, registry.people.users
+    example = SignInProvider(ISSUER, "gateway", SECRET, **provider)
+    return OidcSignIn(
+        *({"example": example, "github": GITHUB}, public_url, None),
+        ask=elsewhere,
+        keys=registry.sessions._keys,
+        sessions=registry.sessions,
+        subjects=Subjects(billing.database, users, partial(founded, billing)),
+        clock=time.monotonic,
+        now=time.time,
+    )
+
+
+@pytest.fixture
+async def web(
+    services: Services, billing: Billing, registry: Registry, elsewhere: Elsewhere
+) -> AsyncIterator["Browser"]:
+    """The API with these providers, of which the addresses are trusted."""
+    oidc = oidc_of(registry, elsewhere, trusted_email=True)
+    async with serving(replace(services, oidc=oidc), billing) as api:
+        yield Browser(api, elsewhere, oidc)
+
+
+@dataclass
+class Browser:
+    """A browser with its cookies, which goes where it is sent."""
+
+    api: Api
+    elsewhere: Elsewhere
+    oidc: OidcSignIn
+
+    async def begin(self, name: str = "example", **query: str) -> tuple[dict[str, str], dict[str, str]]:
+        """What it comes back with, and its cookies."""
+        url = f"/api/auth/oidc/{name}"
+        async with self.api.client.get(url, params=query, allow_redirects=False) as answer:
+            assert answer.status == 303, await answer.text()
+            (cookie,) = answer.headers.getall("Set-Cookie")
+            assert {"Path=/", "Secure", "HttpOnly", "SameSite=Lax", "Max-Age=600"} <= set(cookie.split("; "))
+            name, _, value = cookie.partition(";")[0].partition("=")
+            assert name == "__Host-mg_oidc"
+            return self.elsewhere.authorize(answer.headers["Location"]), {name: value}
+
+    async def end(self, said: dict[str, str], cookies: dict[str, str], name: str = "example") -> Answer:
+        headers = {"Cookie": "; ".join(f"{name}={value}" for name, value in cookies.items())}
+        return await self.api.call(
+            "GET", f"/api/auth/oidc/{name}/callback", params=said, headers=headers, allow_redirects=False
+        )
+
+    async def sign_in(self, name: str = "example", **claims: Any) -> Answer:
+        self.elsewhere.claims = {"sub": "ann", "email": "ann@example.com", "email_verified": True, **claims}
+        said, cookies = await self.begin(name)
+        return await self.end(said, cookies, name)
+
+
+async def test_a_new_person_signs_in(web: Browser, people: People) -> None:
+    answer = await web.sign_in(name="example", email="Ann@Example.com")
+    assert answer.status == 200, answer.json
+    caller = await people.who(answer.json["access_token"])
+    assert (caller.email, caller.verified, caller.role) == ("ann@example.com", True, "owner")
+    assert caller.account_id is not None
+    assert 'mg_oidc="";' in answer.headers["Set-Cookie"] or "Max-Age=0" in answer.headers["Set-Cookie"]
+    again = await web.sign_in()
+    assert (await people.who(again.json["access_token"])).id == caller.id
+    row = await people.database.row("SELECT * FROM user_identities")
+    assert row is not None
+    assert (row["issuer"], row["subject"], row["user_id"]) == (ISSUER, "ann", caller.id)
+    assert [each["after"]["method"] for each in await people.audited("user.sign_in")] == ["oidc:example"] * 2
+    refreshed = await web.api.call("POST", "/api/auth/refresh", json={"refresh_token": again.json["refresh_token"]})
+    assert refreshed.status == 200
+
+
+async def test_such_a_session_never_has_an_operator_s_rights(web: Browser, people: People) -> None:
+    answer = await web.sign_in()
+    await people.database.execute("UPDATE users SET operator = true, totp_confirmed_at = now()")
+    caller = await people.who(answer.json["access_token"])
+    assert (caller.operator, caller.scopes <= set(SCOPES)) == (False, True)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "no cookie",
+        "another browser",
+        "no state",
+        "another state",
+        "no code",
+        "another code",
+        "twice",
+        "issuer",
+        "error",
+    ],
+)
+async def test_what_does_not_belong_together(web: Browser, wrong: str) -> None:
+    said, cookies = await web.begin()
+    _, others = await web.begin()
+    match wrong:
+        case "no cookie":
+            cookies = {}
+        case "another browser":
+            cookies = others
+        case "no state" | "no code":
+            del said[wrong.removeprefix("no ")]
+        case "another state" | "another code":
+            said[wrong.removeprefix("another ")] = "wrong"
+        case "twice":
+            assert (await web.end(said, cookies)).status == 200
+        case "issuer":
+            said["iss"] = "https://evil.example"
+        case "error":
+            said["error"] = "access_denied"
+    (await web.end(said, cookies)).refused(401, "invalid_api_key")
+
+
+async def test_a_cookie_of_another_provider_or_of_before(web: Browser, people: People) -> None:
+    said, cookies = await web.begin()
+    (await web.end(said, cookies, "github")).refused(401, "invalid_api_key")
+    web.oidc._now = lambda: time.time() + 601
+    (await web.end(said, cookies)).refused(401, "invalid_api_key")
+    web.oidc._now = time.time
+    (name,) = cookies
+    access = (await people.sign_in(await people.user("eve@example.com"))).access_token
+    (await web.end(said, {name: access})).refused(401, "invalid_api_key")
+    assert await people.caller(cookies[name]) is None, "what begins a sign-in lets nobody in"
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        *({"nonce": "wrong"}, {"nonce": None}, {"aud": "another"}, {"iss": "https://evil.example"}, {"exp": 1}),
+        *({"azp": "another"}, {"aud": ["gateway", "another"]}, {"sub": None}, {"sub": ""}, {"exp": None}),
+    ],
+)
+async def test_id_tokens_that_are_not_for_this_sign_in(web: Browser, claims: dict[str, Any]) -> None:
+    (await web.sign_in(**claims)).refused(401, "invalid_api_key")
+
+
+async def test_an_id_token_of_another_key(web: Browser) -> None:
+    web.elsewhere.key = OTHER_KEY
+    (await web.sign_in()).refused(401, "invalid_api_key")
+
+
+async def test_who_has_proven_the_address_is_linked(web: Browser, people: People) -> None:
+    user_id = await people.user()
+    answer = await web.sign_in()
+    assert (await people.who(answer.json["access_token"])).id == user_id
+    assert len(await people.audited("user.identity_link")) == 1
+
+
+@pytest.mark.parametrize("verified", [False, None, "true", 1])
+async def test_an_address_that_is_not_verified_links_nobody(web: Browser, people: People, verified: Any) -> None:
+    user_id = await people.user()
+    answer = await web.sign_in(email_verified=verified)
+    caller = await people.who(answer.json["access_token"])
+    assert caller.id != user_id
+    assert (caller.email, caller.verified, caller.scopes) == (None, False, frozenset())
+    assert await people.database.value("SELECT email FROM user_identities") == "ann@example.com"
+
+
+async def test_a_provider_that_is_not_trusted_links_nobody(
+    services: Services, billing: Billing, registry: Registry, elsewhere: Elsewhere, people: People
+) -> None:
+    user_id = await people.user()
+    oidc = oidc_of(registry, elsewhere)
+    async with serving(replace(services, oidc=oidc), billing) as api:
+        answer = await Browser(api, elsewhere, oidc).sign_in()
+    assert (await people.who(answer.json["access_token"])).id != user_id
+
+
+async def test_an_address_that_somebody_registered_and_never_proved(web: Browser, people: People) -> None:
+    squatter = await people.user()
+    await people.database.execute("UPDATE users SET email_verified_at = NULL, password_hash = 'theirs'")
+    caller = await people.who((await web.sign_in()).json["access_token"])
+    assert caller.id != squatter
+    assert caller.email == "ann@example.com"
+    assert await people.database.value("SELECT email FROM users WHERE id = $1", squatter) is None
+    assert len(await people.audited("user.email")) == 1
+
+
+async def test_linking_while_signed_in(web: Browser, people: People) -> None:
+    user_id = await people.user("other@example.com")
+    pair = await people.sign_in(user_id)
+    headers = {"Authorization": f"Bearer {pair.access_token}"}
+    async with web.api.client.post("/api/auth/oidc/example", headers=headers) as answer:
+        url, cookie = (await answer.json())["url"], answer.headers["Set-Cookie"].partition(";")[0]
+    name, _, value = cookie.partition("=")
+    web.elsewhere.claims |= {"email_verified": False}
+    linked = await web.end(web.elsewhere.authorize(url), {name: value})
+    assert (await people.who(linked.json["access_token"])).id == user_id
+    stranger = await people.sign_in(await people.user("eve@example.com"))
+    async with web.api.client.post(
+        "/api/auth/oidc/example", headers={"Authorization": f"Bearer {stranger.access_token}"}
+    ) as answer:
+        url, cookie = (await answer.json())["url"], answer.headers["Set-Cookie"].partition(";")[0]
+    name, _, value = cookie.partition("=")
+    answer = await web.end(web.elsewhere.authorize(url), {name: value})
+    assert "another user" in answer.refused(409, "idempotency_conflict")
+
+
+async def test_a_disabled_user_does_not_sign_in(web: Browser, people: People) -> None:
+    await web.sign_in()
+    await people.database.execute("UPDATE users SET status = 'disabled'")
+    (await web.sign_in()).refused(401, "invalid_api_key")
+
+
+@pytest.mark.parametrize("policy", ["open", "verified", "approved"])
+async def test_the_approval_policy_holds(
+    billing: Billing, services: Services, policy: Any, elsewhere: Elsewhere
+) -> None:
+    registry = registry_of(billing, policy)
+    people = People(billing.database, billing.new_id, registry.sessions)
+    oidc = oidc_of(registry, elsewhere, trusted_email=True)
+    async with serving(replace(services, oidc=oidc), billing) as api:
+        proven = await Browser(api, elsewhere, oidc).sign_in()
+        unproven = await Browser(api, elsewhere, oidc).sign_in(sub="eve", email=None)
+    let_in = [bool((await people.who(each.json["access_token"])).scopes) for each in (proven, unproven)]
+    assert let_in == {"open": [True, True], "verified": [True, False], "approved": [False, False]}[policy]
+    registry.people.passwords.close()
+
+
+async def test_allowed_domains(services: Services, billing: Billing, registry: Registry, elsewhere: Elsewhere) -> None:
+    oidc = oidc_of(registry, elsewhere, allowed_domains=frozenset({"example.com"}))
+    async with serving(replace(services, oidc=oidc), billing) as api:
+        browser = Browser(api, elsewhere, oidc)
+        assert (await browser.sign_in()).status == 200
+        for claims in ({"email": "a@evil.example.com"}, {"email": "a@example.com.evil"}, {"email_verified": False}):
+            assert "domains" in (await browser.sign_in(**claims)).refused(401, "invalid_api_key")
+
+
+async def test_what_the_id_token_leaves_out(web: Browser, people: People) -> None:
+    web.elsewhere.metadata = {
+        "userinfo_endpoint": f"{ISSUER}/userinfo",
+        "token_endpoint_auth_methods_supported": ["client_secret_post", "client_secret_basic"],
+    }
+    web.elsewhere.userinfo = {"sub": "ann", "email": "ann@example.com", "email_verified": True, "name": "Ann"}
+    answer = await web.sign_in(email=None, email_verified=None)
+    assert (await people.who(answer.json["access_token"])).email == "ann@example.com"
+    web.elsewhere.userinfo = {"sub": "eve", "email": "ann@example.com", "email_verified": True}
+    (await web.sign_in(email=None, email_verified=None)).refused(401, "invalid_api_key")
+
+
+async def test_github(web: Browser, people: People) -> None:
+    web.elsewhere.emails = [
+        {"email": "spam@example.com", "primary": False, "verified": True},
+        {"email": "Ann@example.com", "primary": True, "verified": True},
+    ]
+    answer = await web.sign_in("github")
+    caller = await people.who(answer.json["access_token"])
+    assert (caller.email, caller.verified) == ("ann@example.com", True)
+    row = await people.database.row("SELECT issuer, subject FROM user_identities")
+    assert row is not None
+    assert tuple(row) == ("https://github.com", "7")
+    web.elsewhere.emails[1]["verified"] = False
+    assert (await people.who((await web.sign_in("github")).json["access_token"])).id == caller.id
+
+
+async def test_a_browser_is_sent_on(web: Browser, people: People) -> None:
+    web.oidc.frontend_url = "https://app.example.com/start"
+    said, cookies = await web.begin()
+    answer = await web.end(said, cookies)
+    page, _, fragment = answer.headers["Location"].partition("#")
+    assert (answer.status, page) == (303, "https://app.example.com/start")
+    token = dict(parse_qsl(fragment))["refresh_token"]
+    assert await people.database.value("SELECT expires_at < now() + interval '61 seconds' FROM sessions")
+    refreshed = await web.api.call("POST", "/api/auth/refresh", json={"refresh_token": token})
+    assert (refreshed.status, refreshed.json["expires_in"]) == (200, 86_400)
+    said, cookies = await web.begin(return_to="/billing?tab=1")
+    answer = await web.end(said, cookies)
+    assert answer.headers["Location"].startswith("https://app.example.com/billing?tab=1#refresh_token=")
+    answer = await web.end({"error": "access_denied"}, cookies)
+    assert answer.headers["Location"].startswith("https://app.example.com/start#error=sign_in_failed")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(
+            "https://evil.example",
+            "//evil.example",
+            "/\\evil.example",
+            "\\\\evil.example",
+            "evil",
+            "javascript:alert(1)",
+        ),
+        *("/\t/evil.example", "/a b", "/a\r\nSet-Cookie: a=b", "/" + "a" * 1001, " /a", "/é"),
+    ],
+)
+async def test_open_redirects_are_refused(web: Browser, path: str) -> None:
+    assert not is_path(path)
+    answer = await web.api.call("GET", "/api/auth/oidc/example", params={"return_to": path}, allow_redirects=False)
+    assert answer.status in (400, 401)
+
+
+async def test_providers_that_are_not_there_or_are_away(web: Browser, api: Api) -> None:
+    for path in ("nobody", "nobody/callback"):
+        (await web.api.call("GET", f"/api/auth/oidc/{path}")).refused(404, "not_found")
+    (await api.call("GET", "/api/auth/oidc/example")).refused(404, "not_found")
+    web.elsewhere.metadata = {"issuer": "https://evil.example"}
+    answer = await web.api.call("GET", "/api/auth/oidc/example", allow_redirects=False)
+    answer.refused(503, "temporarily_unavailable")

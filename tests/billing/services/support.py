@@ -1,0 +1,43 @@
+"""What a service calls, on an engine of a test's own."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import date
+
+from ulid import ULID
+
+from billing.keys.keys import Principals
+from billing.price_table import PriceTable
+from billing.prices import PriceRow
+from billing.services.events import EventWriter, Payer
+from billing.services.metering import Desk, Metering, ServiceRules
+from billing.services.service_holds import ServiceHolds
+from tests.billing.holds.conftest import PLANS, World
+
+PRICES = PriceTable([PriceRow("meter", "container.second", date(2026, 1, 1), {}, {"unit": 100_000})])
+RULES = ServiceRules(hold_s=3600, hold_max_s=86_400, holds=10_000, grace_s=0, credits_per_usd=1000)
+
+
+@dataclass
+class Meters:
+    """Of one gateway."""
+
+    world: World
+    writer: EventWriter
+    metering: Metering
+    holds: ServiceHolds
+
+
+def meters(world: World, rules: ServiceRules = RULES, *, batch_rows: int = 500, most: int = 10_000) -> Meters:
+    engine, principals = world.engine, Principals(world.database, PLANS)
+    tell, spawn = engine.change_notifier.balances_changed, engine.holds.spawn
+    writer = EventWriter(world.database, tell, spawn, batch_rows=batch_rows, most=most)
+
+    async def principal_of(payer: Payer, stale: bool) -> object:
+        return await principals.of_service(payer.account_id, payer.service)
+
+    desk = Desk(engine.holds, writer, principal_of, lambda: PRICES, rules, lambda: str(ULID()), time.time)  # type: ignore[arg-type]
+    holds = ServiceHolds(desk, world.database, engine.lasting, engine.keyspace.partition_of)
+    return Meters(world, writer, Metering(desk), holds)
