@@ -272,7 +272,7 @@ def _start_usage_retention(runtime: Runtime, metrics: Metrics) -> None:
     months = runtime.settings.defaults.usage_retention_months
     if months is None:
         return
-    retention = UsageRetention(runtime.database, months, new_id())
+    retention = UsageRetention(runtime.database, months, new_id(), time.time)
     told = "Months of usage events that are old enough to be dropped and stay: their rollups are not those of them."
     metrics.gauge("usage_months_kept", told, lambda: retention.kept, "max")
     runtime.engine.loops.start("usage_retention", retention.run)

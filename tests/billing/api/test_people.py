@@ -72,6 +72,7 @@ async def test_registering_verifying_and_signing_in(api: Api, registry: Registry
     assert me["session_id"] == login.json["session_id"]
     [organization] = me["organizations"]
     assert (organization["personal"], organization["role"], organization["name"]) == (True, "owner", "Ada")
+    assert organization["slug"].startswith("ada-")
     assert me["org_id"] == organization["id"]
     assert set(me["scopes"]) == set(organization["scopes"])
     assert GOOD not in str(await registry.billing.database.rows("SELECT to_jsonb(u)::text FROM users u"))
