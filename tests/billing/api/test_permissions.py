@@ -223,8 +223,8 @@ MATRIX: Final[dict[str, list[int]]] = {
     "POST /api/auth/email/confirm": PERSON_BODY,
     "POST /api/auth/totp": [401, 401, 401, 201, 201, 201, 201, 201, 401, 401],
     "POST /api/auth/totp/confirm": PERSON_BODY,
-    "POST /api/auth/totp/disable": PERSON_BODY,
-    "POST /api/auth/totp/recovery-codes": PERSON_BODY,
+    "POST /api/auth/totp/disable": [401] * 10,  # of who has no code at hand, too
+    "POST /api/auth/totp/recovery-codes": [401] * 10,
     "GET /api/auth/me": PERSON,
     "POST /api/auth/refresh": BODY_WRONG,
     "POST /api/auth/token": PERSON_BODY,
