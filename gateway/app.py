@@ -27,6 +27,7 @@ from billing.owned.jobs import BackgroundJobs
 from billing.owned.objects import OwnedObjects, Retention, RetentionRules
 from gateway.auth import Authenticator
 from gateway.config.files import PRICES_FILE
+from gateway.config.identity import MAIL_CONSOLE_VARIABLE
 from gateway.config.price_file import PriceFollower
 from gateway.dialects.registry import Dialects, make_dialects
 from gateway.endpoints.jobs import Jobs, SetAsideCount, add_gauges, flush_metrics, keep_house
@@ -58,7 +59,7 @@ from gateway.rules import (
     socket_rules,
     structure_bounds,
 )
-from gateway.runtime import MAIL_CONSOLE_VARIABLE, Runtime, lookup_wait_s, new_id
+from gateway.runtime import Runtime, lookup_wait_s, new_id
 from gateway.server.aiohttp_private import EdgeKind
 from gateway.server.bodies import Bodies
 from gateway.server.cors import Cors, answering
