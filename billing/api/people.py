@@ -236,9 +236,10 @@ def _mail(path: str, handler: Callable[..., Awaitable[MailSent]], body: type[Str
 def _own(
     path: str, handler: Callable[..., Awaitable[Any]], answer: Any, body: type[Struct], status: int = 200
 ) -> Route:
-    """Return the route of what somebody changes of themself."""
-    errors = (409,)
-    return Route("POST", AUTH + path, handler, Access.person, answer, body=body, status=status, errors=errors)
+    """Return the route of what somebody changes of themself, which a token that was narrowed does not."""
+    return Route(
+        *("POST", AUTH + path, handler, Access.person, answer), body=body, status=status, errors=(409,), whole=True
+    )
 
 
 ROUTES: Final = (
