@@ -9,6 +9,7 @@ from typing import Final
 import pytest
 
 from tests.gateway.conftest import ADMIN_KEY, MakeGateway
+from tests.gateway.test_metering import SERVICE_KEY, with_meters
 
 pytestmark = pytest.mark.slow
 
@@ -39,15 +40,16 @@ async def run(folder: Path, url: str, *options: str) -> tuple[int, str]:
     return process.returncode or 0, output.decode(errors="replace")
 
 
-@pytest.mark.parametrize("who", ["nobody", "key", "person", "admin"])
+@pytest.mark.parametrize("who", ["nobody", "key", "person", "service", "admin"])
 async def test_no_answer_is_undocumented(make_gateway: MakeGateway, tmp_path: Path, who: str) -> None:
-    gateway = await make_gateway(failed_attempts=1_000_000)
+    gateway = await make_gateway(failed_attempts=1_000_000, change=with_meters)
     customer = await gateway.customer()
     token = await gateway.person(customer.account_id)
     options = {
         "nobody": (),
         "key": ("-H", f"Authorization: Bearer {customer.key}"),
         "person": ("-H", f"Authorization: Bearer {token}"),
+        "service": ("-H", f"X-API-Key: {SERVICE_KEY}", "-H", "X-Service-Name: aura"),
         "admin": ("-H", f"X-Admin-Key: {ADMIN_KEY}"),
     }[who]
     code, output = await run(tmp_path, gateway.url, *options)
