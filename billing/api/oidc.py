@@ -14,7 +14,7 @@ from aiohttp import web
 
 from billing.api.errors import NotFound
 from billing.api.route import Access, Call, Route, answer
-from billing.identity.oidc import BEGUN_S, SignInFailed
+from billing.identity.providers import BEGUN_S, SignInFailed
 from billing.shapes.tokens import BeginQuery, SignInUrl, TokenPairShape, pair_shape
 
 if TYPE_CHECKING:

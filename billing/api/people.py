@@ -70,7 +70,8 @@ async def register(call: Call, body: Registration) -> MailSent:
 
 async def send_code(call: Call, body: CodeAsked) -> MailSent:
     """Send a code by mail, to verify an address or to sign in. The answer is the same for an address of nobody."""
-    challenge = await call.services.sign_in.send_code(body.email, body.purpose, _visitor(call))
+    given = (body.email, body.purpose, _visitor(call), body.challenge)
+    challenge = await call.services.sign_in.send_code(*given)
     return MailSent(status="sent", email=body.email, challenge=challenge, message=_SENT)
 
 

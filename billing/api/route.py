@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from aiohttp import web
 
+from billing.addresses import UNKNOWN
 from billing.api.auth import (
     ADMIN_HEADER,
     BILLING_READ,
@@ -140,7 +141,8 @@ class Call:
         """Return what the audit log says of the caller."""
         request = self.request
         address = self.services.attempts.address_of(request.remote or "", request.headers)
-        return Actor(self.caller.name, address, request.get(REQUEST_ID))
+        known = None if address == UNKNOWN else address
+        return Actor(self.caller.name, known, request.get(REQUEST_ID))
 
 
 def answer(shape: object, status: int = 200) -> web.Response:

@@ -21,9 +21,9 @@ from urllib.parse import quote, urlencode
 from msgspec import Struct
 
 from billing import audit
-from billing.errors import MetergateError
 from billing.identity.issuers import IssuerAway, IssuerRefused, KeySet, read_answer
 from billing.identity.permissions import SCOPES
+from billing.identity.providers import BEGUN_S, SignInFailed, UnknownProvider
 from billing.identity.subjects import Subject, contact, shown_name, subject_of
 from billing.identity.tokens import ISSUER, BadToken, Claims, peek, refuse_claims, verify
 
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from billing.identity.signing_keys import SigningKeys
     from billing.identity.subjects import Subjects
 
-BEGUN_S: Final = 600
-"""For how long a sign-in may take."""
 FIRST_USE_S: Final = 60
 """How soon a browser that was sent on to another page has to use its refresh token."""
 DISCOVERED_S: Final = 3600.0
@@ -43,18 +41,6 @@ MAX_CODE: Final = 4096
 MAX_PATH: Final = 1000
 _AUDIENCE: Final = f"{ISSUER}:sign-in"
 _GITHUB: Final = {"Accept": "application/vnd.github+json"}
-
-
-class UnknownProvider(MetergateError):
-    """No such provider is configured."""
-
-    kind = "not_found"
-
-
-class SignInFailed(MetergateError):
-    """The provider has not signed somebody in, or not for here."""
-
-    kind = "unauthorized"
 
 
 class Metadata(Struct, frozen=True):

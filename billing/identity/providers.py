@@ -1,9 +1,15 @@
-"""Providers: where people may sign in elsewhere, as it is configured. Pure, and light to import: commands read it."""
+"""Providers: where people may sign in elsewhere, as it is configured, and why somebody does not. Pure, and light to
+import: commands read it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
+
+from billing.errors import MetergateError
+
+BEGUN_S: Final = 600
+"""For how long a sign-in may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,3 +25,15 @@ class SignInProvider:
     trusted_email: bool = False
     allowed_domains: frozenset[str] = frozenset()
     api_url: str = ""
+
+
+class UnknownProvider(MetergateError):
+    """No such provider is configured."""
+
+    kind = "not_found"
+
+
+class SignInFailed(MetergateError):
+    """The provider has not signed somebody in, or not for here."""
+
+    kind = "unauthorized"

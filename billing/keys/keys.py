@@ -359,8 +359,9 @@ def _of_account(row: Row, plan: Plan) -> dict[str, Any]:
 
 
 def _of_service(row: Row, service: str, plan: Plan) -> Principal:
+    """Return the principal of an account for a service, of whose events any number may be under way at once."""
     return Principal(
-        **_of_account(row, plan),
+        **_of_account(row, replace(plan, max_parallel_requests=None)),
         account_id=row["account_id"],
         key_id=SERVICE_KEY + service,
         key_version=1,

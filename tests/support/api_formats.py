@@ -13,14 +13,15 @@ CURSOR: Final = "MTcwMDAwMDAwMDAwMDAwMC4wMUtBMEE"
 BEYOND_SCHEMAS: Final = (
     *("two quotas share window, metric and filter", "not both", "one of the two", "until must be after since"),
     *("must not be zero", "must be above zero", "wrong, used or expired", "can't be an operator", "A password has"),
-    *("quantity is a whole number", "got `float`"),
+    *("quantity is a whole number", ", got `float`", "grace_seconds is at most", "Many people have this password"),
+    *("A password must not hold", "email is an address such as"),
 )
-"""Parts of messages: of rules that tie a body's parts together, or what it says to the state; and whole numbers that are
-written as 1.0, which JSON Schema has for integers."""
-SEVERAL: Final = "/api/service/usage"
-"""Answers a batch by item: it is no failure that one of them is wrong."""
-SHARED: Final = "/api/billing/keys/revoke-leaked"
-"""A path that `/api/billing/keys/{key_id}` matches, too, so that other methods are known there."""
+"""Parts of messages: of rules that tie a body's parts together, or what it says to the state, of bounds that are
+settings; and that 5.0, which is an integer to JSON Schema, is none here."""
+SEVERAL: Final = ("/api/service/usage",)
+"""Answer a batch by item: it is no failure that one of them is wrong."""
+BESIDE_IDS: Final = ("/api/billing/keys/revoke-leaked",)
+"""Paths that are, to other methods, a path of the id that they end with."""
 
 schemathesis.openapi.format("cursor", st.just(CURSOR))
 schemathesis.openapi.format("plan", st.sampled_from(["free", "starter", "enterprise"]))
@@ -31,12 +32,13 @@ schemathesis.openapi.format("date-time", st.sampled_from(["2037-01-31T12:00:00Z"
 
 @schemathesis.hook
 def filter_failure(context: Any, failure: Any, case: Any, response: Any) -> bool:
-    """Whether a failure counts: not that a request was refused for what no schema can say."""
+    """Whether a failure counts: not that a request was refused for what no schema can say, that an item of several was,
+    or that a path beside ids allows what they do."""
     match type(failure).__name__:
         case "RejectedPositiveData":
             return not any(each in response.text for each in BEYOND_SCHEMAS)
         case "AcceptedNegativeData":
-            return str(case.path) != SEVERAL
+            return case.operation.path not in SEVERAL
         case "AllowHeaderMismatch":
-            return str(case.path) != SHARED
+            return case.operation.path not in BESIDE_IDS
     return True
