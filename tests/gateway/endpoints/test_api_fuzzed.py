@@ -4,10 +4,12 @@ import asyncio
 import os
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import pytest
+from argon2 import PasswordHasher
 
 from gateway.config.settings import Secret, Settings
 from tests.gateway.conftest import ADMIN_KEY, MakeGateway
@@ -48,7 +50,11 @@ async def run(folder: Path, url: str, *options: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("who", ["nobody", "key", "person", "service", "admin"])
-async def test_no_answer_is_undocumented(make_gateway: MakeGateway, tmp_path: Path, who: str) -> None:
+async def test_no_answer_is_undocumented(
+    make_gateway: MakeGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    cheap = partial(PasswordHasher, time_cost=1, memory_cost=64, parallelism=1)
+    monkeypatch.setattr("billing.identity.passwords.PasswordHasher", cheap)
     gateway = await make_gateway(failed_attempts=1_000_000, change=with_service_key)
     customer = await gateway.customer()
     token = await gateway.person(customer.account_id)
