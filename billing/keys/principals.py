@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -116,8 +116,9 @@ def _of_account(row: Row, plan: Plan) -> dict[str, Any]:
 
 
 def _of_service(row: Row, service: str, plan: Plan) -> Principal:
+    """Return the principal of an account for a service, of whose events any number may be under way at once."""
     return Principal(
-        **_of_account(row, plan),
+        **_of_account(row, replace(plan, max_parallel_requests=None)),
         account_id=row["account_id"],
         key_id=SERVICE_KEY + service,
         key_version=1,
