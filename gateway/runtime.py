@@ -285,7 +285,7 @@ def _runtime(
     links = Links(settings.frontend_url, plans)
     users = Users(database, new_id, settings.identity.approval)
     bounds = Bounds(defaults.organizations_per_user, defaults.invitations_per_day, defaults.invitation_sends)
-    subjects = Subjects(database, users, new_id, defaults.default_plan)
+    subjects = Subjects(database, users, _founder(defaults.default_plan))
     shown = ShownTokens(database, signing_keys, _foreign_tokens(settings, ask), subjects)
     sessions = Sessions(database, signing_keys, new_id, shown)
     oidc = _oidc_sign_in(settings, ask, signing_keys, sessions, subjects)

@@ -146,7 +146,8 @@ async def error_middleware(
         refusal = BadRequest(BODY_TOO_SLOW) if slow_body else of_failure(error)
         if refusal is not None:
             return refusal.response()
-        _log.exception("%s %s failed", request.method, request.path)
+        resource = request.match_info.route.resource  # the path itself may hold the token of an invitation
+        _log.exception("%s %s failed", request.method, "a path" if resource is None else resource.canonical)
         return error_response(500, "server_error", "Something went wrong on our side; it has been noted.")
 
 

@@ -223,8 +223,8 @@ MATRIX: Final[dict[str, list[int]]] = {
     "POST /api/auth/email/confirm": PERSON_BODY,
     "POST /api/auth/totp": [401, 401, 401, 201, 201, 201, 201, 201, 401, 401],
     "POST /api/auth/totp/confirm": PERSON_BODY,
-    "POST /api/auth/totp/disable": PERSON_BODY,
-    "POST /api/auth/totp/recovery-codes": PERSON_BODY,
+    "POST /api/auth/totp/disable": [401] * 10,  # of who has no code at hand, too
+    "POST /api/auth/totp/recovery-codes": [401] * 10,
     "GET /api/auth/me": PERSON,
     "POST /api/auth/refresh": BODY_WRONG,
     "POST /api/auth/token": PERSON_BODY,
@@ -233,6 +233,9 @@ MATRIX: Final[dict[str, list[int]]] = {
     "POST /api/auth/revoke-all": PERSON,
     "GET /api/auth/sessions": PERSON,
     "DELETE /api/auth/sessions/{session_id}": [401, 401, 401, 404, 404, 404, 404, 404, 401, 401],
+    "GET /api/auth/oidc/{provider}": [404] * 10,
+    "GET /api/auth/oidc/{provider}/callback": [404] * 10,
+    "POST /api/auth/oidc/{provider}": [401, 401, 401, 404, 404, 404, 404, 404, 401, 401],
     "PATCH /api/auth/me": PERSON_BODY,
 }
 """By the callers, in their order. 503 is what says that a store of the API's tests is away: somebody was let in."""
