@@ -12,10 +12,11 @@ CURSOR: Final = "MTcwMDAwMDAwMDAwMDAwMC4wMUtBMEE"
 """A place before everything that tests make, in every list: `1700000000000000.01KA0A`."""
 BEYOND_SCHEMAS: Final = (
     *("two quotas share window, metric and filter", "not both", "one of the two", "until must be after since"),
-    *("since must not be after until", "of a meter: name it"),
-    *("must not be zero", "must be above zero", "wrong, used or expired", "can't be an operator", "A password has"),
-    *("quantity is a whole number", ", got `float`", "grace_seconds is at most", "Many people have this password"),
-    *("A password must not hold", "email is an address such as"),
+    *("since must not be after until", "must not be zero", "must be above zero", "wrong, used or expired"),
+    *("can't be an operator", "A password has", "Many people have this password", "A password must not hold"),
+    *(", got `float`", "grace_seconds is at most", "email is an address such as", "quantity is a whole number"),
+    *("Name a meter or", "A quantity is of", "Tokens are of", "Say what to charge", "Say how much", "A model's price"),
+    *("cached_input_tokens are", "has no price here", "expires_in_s is", "time is at most", "A meter has another"),
 )
 """Parts of messages: of rules that tie a body's parts together, or what it says to the state, of bounds that are
 settings; and that 5.0, which is an integer to JSON Schema, is none here."""
