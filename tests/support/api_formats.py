@@ -16,7 +16,14 @@ BEYOND_SCHEMAS: Final = (
     *("can't be an operator", "A password has", "Many people have this password", "A password must not hold"),
     *(", got `float`", "grace_seconds is at most", "email is an address such as", "quantity is a whole number"),
     *("Name a meter or", "A quantity is of", "Tokens are of", "Say what to charge", "Say how much", "A model's price"),
-    *("cached_input_tokens are", "has no price here", "expires_in_s is", "time is at most", "A meter has another"),
+    *(
+        "This cursor is not one",
+        "cached_input_tokens are",
+        "has no price here",
+        "expires_in_s is",
+        "time is at most",
+        "A meter has another",
+    ),
 )
 """Parts of messages: of rules that tie a body's parts together, or what it says to the state, of bounds that are
 settings; and that 5.0, which is an integer to JSON Schema, is none here."""
