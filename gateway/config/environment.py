@@ -8,7 +8,7 @@ never shown.
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from billing.addresses import Network, parse_networks
 from billing.money import MAX_NANO
@@ -108,6 +108,10 @@ class Environment:
             "",
             "file that gets a line of JSON for each metered request, or `-` for stdout; unset: none",
         ),
+    )
+    log_format: Literal["text", "json"] = declare(
+        derived.read_log_format,
+        Variable("METERGATE_LOG_FORMAT", "text", "`text`, or `json`: a line of JSON for each line of the logs"),
     )
     cors_origins: tuple[str, ...] = declare_parsed(
         "CORS_ORIGINS",
