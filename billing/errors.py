@@ -29,7 +29,7 @@ MetergateError
 |   +-- BalanceOutOfBounds         billing.accounts.grants
 |   +-- IdempotencyConflict        billing.accounts.grants
 +-- BadUserId                      billing.accounts.member_limits
-+-- RepricingRefused               billing.accounts.repricing
++-- PriceNotFound                  billing.accounts.repricing
 +-- ApiError                       billing.api.errors
 |   +-- Conflict                   billing.api.errors
 |   +-- InsufficientScope          billing.api.errors

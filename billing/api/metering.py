@@ -185,9 +185,8 @@ def _event(raw: msgspec.Raw, model: type[Any]) -> Any:
 def _of_cloud(event: CloudEvent) -> NewUsage:
     """Return the event that a CloudEvent is. A source has no space: no two of them have one id."""
     try:
-        data = (
-            msgspec.convert(event.data, CloudData) if isinstance(event.data, dict) else CloudData(quantity=event.data)
-        )
+        whole = event.data if isinstance(event.data, dict) else {} if event.data is None else {"quantity": event.data}
+        data = msgspec.convert(whole, CloudData)
     except msgspec.ValidationError as error:
         raise BadRequest(f"data: {error}.", "data") from error
     return NewUsage(

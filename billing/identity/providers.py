@@ -10,6 +10,7 @@ from billing.errors import MetergateError
 
 BEGUN_S: Final = 600
 """For how long a sign-in may take."""
+MAX_PATH: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +38,10 @@ class SignInFailed(MetergateError):
     """The provider has not signed somebody in, or not for here."""
 
     kind = "unauthorized"
+
+
+def is_path(text: str) -> bool:
+    """Return whether this is a path on the page's own host, whatever a browser makes of it: `//host`, `/\\host` and
+    control characters lead elsewhere."""
+    plain = text.isascii() and text.isprintable() and " " not in text
+    return plain and len(text) <= MAX_PATH and text[:1] == "/" and text[:2] != "//" and "\\" not in text

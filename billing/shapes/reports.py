@@ -31,7 +31,13 @@ SUMS: Final = (
 
 GroupBy = Annotated[str, Meta(max_length=200, description=GROUP_BY, examples=["model,tag:team"])]
 ZoneName = Annotated[
-    str, Meta(min_length=1, max_length=100, description="an IANA time zone; else the account's, or UTC")
+    str,
+    Meta(
+        min_length=1,
+        max_length=100,
+        description="an IANA time zone; else the account's, or UTC",
+        extra_json_schema={"format": "time-zone"},
+    ),
 ]
 Granularity = Annotated[
     Literal["minute", "hour", "day", "week", "month"], Meta(description="minute, hour, day, week or month")

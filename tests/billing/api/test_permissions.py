@@ -226,6 +226,9 @@ MATRIX: Final[dict[str, list[int]]] = {
     "POST /api/auth/totp/disable": [401] * 10,  # of who has no code at hand, too
     "POST /api/auth/totp/recovery-codes": [401] * 10,
     "GET /api/auth/me": PERSON,
+    "GET /api/auth/oidc/{provider}": [404] * 10,
+    "POST /api/auth/oidc/{provider}": [401, 401, 401, 404, 404, 404, 404, 404, 401, 401],
+    "GET /api/auth/oidc/{provider}/callback": [404] * 10,
     "POST /api/auth/refresh": BODY_WRONG,
     "POST /api/auth/token": PERSON_BODY,
     "POST /api/auth/logout": [401, 401, 401, 204, 204, 204, 204, 204, 401, 401],
@@ -233,9 +236,6 @@ MATRIX: Final[dict[str, list[int]]] = {
     "POST /api/auth/revoke-all": PERSON,
     "GET /api/auth/sessions": PERSON,
     "DELETE /api/auth/sessions/{session_id}": [401, 401, 401, 404, 404, 404, 404, 404, 401, 401],
-    "GET /api/auth/oidc/{provider}": [404] * 10,
-    "GET /api/auth/oidc/{provider}/callback": [404] * 10,
-    "POST /api/auth/oidc/{provider}": [401, 401, 401, 404, 404, 404, 404, 404, 401, 401],
     "PATCH /api/auth/me": PERSON_BODY,
 }
 """By the callers, in their order. 503 is what says that a store of the API's tests is away: somebody was let in."""
