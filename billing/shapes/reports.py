@@ -29,7 +29,15 @@ SUMS: Final = (
 )
 """The fields of `UsedShape`, as columns of a table."""
 
-GroupBy = Annotated[str, Meta(max_length=200, description=GROUP_BY, examples=["model,tag:team"])]
+GroupBy = Annotated[
+    str,
+    Meta(
+        max_length=200,
+        description=GROUP_BY,
+        examples=["model,tag:team"],
+        extra_json_schema={"format": "group-by"},
+    ),
+]
 ZoneName = Annotated[
     str,
     Meta(

@@ -17,7 +17,7 @@ BEYOND_SCHEMAS: Final = (
     *(", got `float`", "grace_seconds is at most", "email is an address such as", "quantity is a whole number"),
     *("Name a meter or", "A quantity is of", "Tokens are of", "Say what to charge", "Say how much", "A model's price"),
     *(
-        "This cursor is not one",
+        *("This cursor is not one", "group_by takes"),
         "cached_input_tokens are",
         "has no price here",
         "expires_in_s is",
@@ -33,6 +33,7 @@ BESIDE_IDS: Final = ("/api/billing/keys/revoke-leaked",)
 schemathesis.openapi.format("cursor", st.just(CURSOR))
 schemathesis.openapi.format("plan", st.sampled_from(["free", "starter", "enterprise"]))
 schemathesis.openapi.format("time-zone", st.sampled_from(["Europe/Berlin", "UTC"]))
+schemathesis.openapi.format("group-by", st.sampled_from(["model", "key,user", "provider,tag:team"]))
 schemathesis.openapi.format("email", st.sampled_from(["ada@example.com", "bob.b@mail.example.org"]))
 schemathesis.openapi.format("date-time", st.sampled_from(["2037-01-31T12:00:00Z", "2038-12-31T23:59:59.5+01:00"]))
 

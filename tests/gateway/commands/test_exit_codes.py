@@ -24,7 +24,7 @@ ON_STORES = {
     "explain": "explain x",
     "reconcile": "reconcile",
     "backup": "backup x",
-    "restore": "restore /dev/null",
+    "restore": f"restore {Path(__file__)}",
 }
 """Commands on the stores themselves, as they are used."""
 OF_THE_API = {
