@@ -19,8 +19,9 @@
     peers          nginx, LiteLLM, Portkey
     wire           the requests and answers that all of them know
     apis           streams of the other APIs, as their providers write them
-    ledger_rate    debits a second over one connection; service_rate  of other services, over HTTP
-    growth         how cost grows, with grow_holds, grow_ledger, grow_prompts on metering's engine
+    ledger_rate    debits a second over one connection
+    service_rate   what a worker takes from services
+    growth         how cost grows, with grow_holds, grow_ledger, grow_prompts on metering's engine, and reads
     machine        cores, CPU clocks of other processes, what machine this is
     figures        medians, percentiles, ratios
     tables         Markdown

@@ -18,6 +18,7 @@ from benchmarks.grow_holds import accounts, waiting, windows
 from benchmarks.grow_ledger import QUERY_BAR_MS, ledger
 from benchmarks.grow_prompts import prompts
 from benchmarks.machine import TARGET_CORE, on_core
+from benchmarks.reads import reads
 from benchmarks.stage import Stage, open_stage
 from benchmarks.subjects import Report, Sample
 from benchmarks.tables import described, rounded, table
@@ -92,6 +93,32 @@ GROWTHS: Final[dict[str, Growth]] = {
             ("events_ms", "events", 1),
             ("recent_ms", "events, filtered", 1),
             ("transfers_ms", "transactions", 1),
+        ),
+    ),
+    "reads": Growth(
+        "Reads of sums",
+        "A ledger of 90 days; the reads are those of an account that has a tenth of its events: 20 keys, 60 "
+        f"combinations of dimensions, two tags. The median of 9, in ms; the bar is {QUERY_BAR_MS:g} ms. `migrate` is "
+        "what it took to make the sums of all events.",
+        reads,
+        (100_000, 1_000_000),
+        (100_000, 1_000_000, 10_000_000),
+        (
+            ("migrate_s", "migrate, s", 0),
+            ("ever_ms", "ever", 1),
+            ("odd_ms", "46 days by model", 1),
+            ("odd_tag_ms", "by project, model", 1),
+            ("minutes_ms", "720 minutes by model", 1),
+            ("hours_ms", "168 hours by model", 1),
+            ("hours_half_ms", "in Kolkata", 1),
+            ("hours_two_ms", "84 hours by key, model", 1),
+            ("days_ms", "31 days by model", 1),
+            ("days_ny_ms", "in New York", 1),
+            ("days_half_ms", "in Kolkata by user", 1),
+            ("days_tag_ms", "in New York by team, model", 1),
+            ("events_ms", "events", 1),
+            ("rare_ms", "events of which none match", 1),
+            ("most_cpu_ms", "most CPU of Postgres", 1),
         ),
     ),
     "prompts": Growth(

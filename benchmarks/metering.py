@@ -27,7 +27,8 @@ from billing.holds.partitions import Partition
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import Keyspace
 from billing.holds.service import HoldSettings
-from billing.keys.keys import ApiKeys, Principals
+from billing.keys.keys import ApiKeys
+from billing.keys.principals import Principals
 from billing.ledger.debits import Debit
 from billing.plans import Plan
 from billing.principals import Principal

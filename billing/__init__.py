@@ -14,5 +14,6 @@ api/         the HTTP API under /api; calls  its calls; client  its client libra
 attempts  addresses  refused     guessed keys, where requests come from, and the last that were refused
 effects      what is told to Redis and to the gateways after a change
 errors       the tree of all exceptions
+logs         which request a log line is about, and lines as JSON
 audit  codings  expectations  pages  times  zones     small things that the above share
 """

@@ -29,7 +29,7 @@ MetergateError
 |   +-- BalanceOutOfBounds         billing.accounts.grants
 |   +-- IdempotencyConflict        billing.accounts.grants
 +-- BadUserId                      billing.accounts.member_limits
-+-- RepricingRefused               billing.accounts.repricing
++-- PriceNotFound                  billing.accounts.repricing
 +-- ApiError                       billing.api.errors
 |   +-- Conflict                   billing.api.errors
 |   +-- InsufficientScope          billing.api.errors
@@ -62,8 +62,6 @@ MetergateError
 +-- IssuerAway                     billing.identity.issuers
 |   +-- IssuerRefused              billing.identity.issuers
 +-- MailFailed                     billing.identity.mailer
-+-- SignInFailed                   billing.identity.oidc
-+-- UnknownProvider                billing.identity.oidc
 +-- OrganizationError              billing.identity.organizations
 |   +-- OrganizationConflict       billing.identity.organizations
 |   +-- OrganizationForbidden      billing.identity.organizations
@@ -71,6 +69,8 @@ MetergateError
 |   +-- OrganizationRefused        billing.identity.organizations
 +-- PasswordRefused                billing.identity.passwords
 +-- TooManyHashes                  billing.identity.passwords
++-- SignInFailed                   billing.identity.providers
++-- UnknownProvider                billing.identity.providers
 +-- SignInRefused                  billing.identity.sessions
 +-- SubjectTaken                   billing.identity.subjects
 +-- BadToken                       billing.identity.tokens

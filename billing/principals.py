@@ -90,6 +90,12 @@ class Principal:
             self.expires_at_s is None or now_s < self.expires_at_s
         )
 
+    @property
+    def limited(self) -> bool:
+        """Return whether the key itself has limits: models, quotas, a bound of requests at once, or an expiry."""
+        limits = self.models, self.max_parallel_requests, self.expires_at_s
+        return bool(self.key_quotas) or any(limit is not None for limit in limits)
+
     def may_pay(self, now_s: float, grace_s: float) -> bool:
         """Return whether the account's status lets it spend: active, or past due within its grace."""
         if self.status == "past_due":

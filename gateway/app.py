@@ -27,6 +27,7 @@ from billing.owned.jobs import BackgroundJobs
 from billing.owned.objects import OwnedObjects, Retention, RetentionRules
 from gateway.auth import Authenticator
 from gateway.config.files import PRICES_FILE
+from gateway.config.identity import MAIL_CONSOLE_VARIABLE
 from gateway.config.price_file import PriceFollower
 from gateway.dialects.registry import Dialects, make_dialects
 from gateway.endpoints.jobs import Jobs, SetAsideCount, add_gauges, flush_metrics, keep_house
@@ -271,7 +272,7 @@ def _start_usage_retention(runtime: Runtime, metrics: Metrics) -> None:
     months = runtime.settings.defaults.usage_retention_months
     if months is None:
         return
-    retention = UsageRetention(runtime.database, months, new_id())
+    retention = UsageRetention(runtime.database, months, new_id(), time.time)
     told = "Months of usage events that are old enough to be dropped and stay: their rollups are not those of them."
     metrics.gauge("usage_months_kept", told, lambda: retention.kept, "max")
     runtime.engine.loops.start("usage_retention", retention.run)
@@ -280,7 +281,7 @@ def _start_usage_retention(runtime: Runtime, metrics: Metrics) -> None:
 def _start_mailer(runtime: Runtime, metrics: Metrics) -> None:
     defaults = runtime.settings.defaults
     rules = MailRules(defaults.mail_attempts, defaults.mail_retention_days)
-    delivery = mail_delivery(runtime.settings, os.environ)
+    delivery = mail_delivery(runtime.settings, console=os.environ.get(MAIL_CONSOLE_VARIABLE) == "1")
     mailer = Mailer(runtime.database, runtime.people.codes, delivery, rules, new_id())
     metrics.gauge("mails_waiting", "Mails that are to be sent.", lambda: mailer.waiting, "max")
     metrics.gauge("mails_parked", "Mails that were given up, and are kept for a while.", lambda: mailer.parked, "max")

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from billing.api.route import REQUEST_ID
 from billing.api.services import Meters
-from billing.keys.keys import service_name
+from billing.keys.principals import service_name
 from billing.services.events import EventWriter
 from billing.services.metering import Desk, Metering, ServiceRules
 from billing.services.service_holds import ServiceHolds

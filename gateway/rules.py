@@ -6,7 +6,6 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from billing.identity.mailer import Smtp, to_console
-from gateway.config.identity import MAIL_CONSOLE_VARIABLE
 from gateway.dialects.openai_responses.answer import ENDS
 from gateway.dialects.structure import StructureBounds
 from gateway.endpoints.response_sockets import ClientSocketRules
@@ -24,7 +23,7 @@ from gateway.upstream.socket import SocketRules
 from gateway.upstream.transport import HttpTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from billing.identity.mailer import Delivery
     from gateway.config.defaults import Limits
@@ -76,10 +75,10 @@ def note_unknown_dialects(providers: Iterable[ProviderConfig], dialects: Dialect
             logger.warning("provider %s: there is no dialect %s here; those that are: %s", provider.name, name, known)
 
 
-def mail_delivery(settings: Settings, environ: Mapping[str, str]) -> Delivery | None:
-    """Return what sends mails: the mail server, else the console of `metergate up`, else nothing."""
+def mail_delivery(settings: Settings, *, console: bool) -> Delivery | None:
+    """Return what sends mails: the mail server, else the console, where there is one, else nothing."""
     if settings.smtp_host is None:
-        return to_console if environ.get(MAIL_CONSOLE_VARIABLE) == "1" else None
+        return to_console if console else None
     return Smtp(
         settings.smtp_host,
         settings.smtp_port,

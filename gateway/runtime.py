@@ -44,7 +44,8 @@ from billing.identity.sign_in import SignIn
 from billing.identity.signing_keys import SigningKeys, TokenRules
 from billing.identity.subjects import Subjects
 from billing.identity.users import Users
-from billing.keys.keys import ApiKeys, Principals
+from billing.keys.keys import ApiKeys
+from billing.keys.principals import Principals
 from billing.keys.secrets import secret_digest, well_formed
 from billing.ledger.catalogue import newest_revision
 from billing.ledger.reports import Reports
@@ -285,7 +286,7 @@ def _runtime(
     links = Links(settings.frontend_url, plans)
     users = Users(database, new_id, settings.identity.approval)
     bounds = Bounds(defaults.organizations_per_user, defaults.invitations_per_day, defaults.invitation_sends)
-    subjects = Subjects(database, users, new_id, defaults.default_plan)
+    subjects = Subjects(database, users, _founder(defaults.default_plan))
     shown = ShownTokens(database, signing_keys, _foreign_tokens(settings, ask), subjects)
     sessions = Sessions(database, signing_keys, new_id, shown)
     oidc = _oidc_sign_in(settings, ask, signing_keys, sessions, subjects)

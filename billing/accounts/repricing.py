@@ -42,14 +42,10 @@ _FIRST: Final = "", _EPOCH, ""
 _query = queries("billing.ledger")
 
 
-class RepricingRefused(MetergateError):
-    """What was asked for can't be repriced so."""
+class PriceNotFound(MetergateError):
+    """The ledger has no price row of this id."""
 
-    kind = "invalid"
-
-    def __init__(self, message: str, field: str) -> None:
-        super().__init__(message)
-        self.field = field
+    kind = "not_found"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +101,7 @@ class Repricing:
         self._database, self._effects, self._new_id, self._table = database, effects, new_id, table
 
     async def compare(self, period: Period, limit: int, after: str | None = None) -> Batch:
-        """Return what a batch of at most `limit` requests would cost, and change nothing. Raises `RepricingRefused`,
+        """Return what a batch of at most `limit` requests would cost, and change nothing. Raises `PriceNotFound`,
         `BadCursor`."""
         async with self._database.transaction(snapshot=True) as connection:
             events, prices, next_after = await self._read(connection, period, limit, after)
@@ -152,7 +148,7 @@ class Repricing:
         stored = await connection.fetch(_query("reprice_prices"), sorted(ids))
         prices = {row["id"]: from_canonical_json(row["said"]) for row in stored}
         if period.price_id is not None and period.price_id not in prices:
-            raise RepricingRefused(f"The ledger has no price row {period.price_id!r}.", "price_id")
+            raise PriceNotFound(f"The ledger has no price row {period.price_id!r}.")
         return events, prices, _cursor(events[-1]) if len(rows) > limit else None
 
     def _lines(

@@ -186,5 +186,8 @@ ROUTES: Final = (
         status=201,
         errors=(409,),
     ),
-    Route("POST", "/api/admin/reprice", reprice, Access.admin, RepricingShape, query=PageQuery, body=NewRepricing),
+    Route(
+        *("POST", "/api/admin/reprice", reprice, Access.admin, RepricingShape, PageQuery, NewRepricing),
+        errors=(404,),
+    ),
 )

@@ -40,6 +40,7 @@ from billing.api.route import PREFIX, REQUEST_ID, Access, Call, Route, serving
 from billing.api.services import SERVICES, Services
 from billing.api.tables import TIME_LIMIT
 from billing.errors import LISTED
+from billing.logs import REQUEST
 
 ROUTES: Final[tuple[Route, ...]] = (
     *accounts.ROUTES,
@@ -135,6 +136,7 @@ async def error_middleware(
     """Run one handler within the time limit; what it raises becomes a response. The request gets its id."""
     given = request.headers.get(REQUEST_ID_HEADER, "")
     request[REQUEST_ID] = given if _GIVEN_ID.fullmatch(given) else request.config_dict[SERVICES].new_id()
+    REQUEST.set((request[REQUEST_ID], None))
     try:
         async with asyncio.timeout(request.config_dict[SERVICES].request_timeout_s) as limit:
             request[TIME_LIMIT] = limit
@@ -146,7 +148,8 @@ async def error_middleware(
         refusal = BadRequest(BODY_TOO_SLOW) if slow_body else of_failure(error)
         if refusal is not None:
             return refusal.response()
-        _log.exception("%s %s failed", request.method, request.path)
+        resource = request.match_info.route.resource  # the path itself may hold the token of an invitation
+        _log.exception("%s %s failed", request.method, "a path" if resource is None else resource.canonical)
         return error_response(500, "server_error", "Something went wrong on our side; it has been noted.")
 
 

@@ -160,6 +160,12 @@ async def require_organization(request: web.Request, caller: Caller) -> None:
         raise NotFound(f"There is no organization {org_id!r}.")
 
 
+def require_whole(caller: Caller) -> None:
+    """Reject a token that was narrowed. Raises `InsufficientScope`."""
+    if not caller.whole:
+        raise InsufficientScope("This needs a token with all of your scopes: sign in, `metergate auth login`.")
+
+
 def require_scope(caller: Caller, scope: str) -> None:
     """Reject a caller that lacks the scope. Raises `InsufficientScope`."""
     if scope in caller.scopes:

@@ -12,9 +12,9 @@ from urllib.parse import urlencode, urlsplit
 
 from aiohttp import web
 
-from billing.api.errors import NotFound
+from billing.api.errors import BadRequest, NotFound
 from billing.api.route import Access, Call, Route, answer
-from billing.identity.oidc import BEGUN_S, SignInFailed
+from billing.identity.providers import BEGUN_S, SignInFailed, is_path
 from billing.shapes.tokens import BeginQuery, SignInUrl, TokenPairShape, pair_shape
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def _oidc(call: Call) -> OidcSignIn:
 async def begin_sign_in(call: Call, query: BeginQuery) -> web.Response:
     """Send a browser to a provider, to sign in there."""
     oidc = _oidc(call)
+    if query.return_to and not is_path(query.return_to):
+        raise BadRequest("return_to is a path of the page that sign-ins lead to, such as /billing.", "return_to")
     url, cookie = await oidc.begin(call.id("provider"), return_to=query.return_to)
     response = web.Response(status=303, headers={"Location": url, "Cache-Control": "no-store"})
     _set_cookie(response, oidc, cookie)
@@ -102,7 +104,7 @@ ROUTES: Final = (
         status=303,
         errors=(401, 404, 500, 503),
     ),
-    Route("POST", PROVIDER, link_sign_in, Access.person, SignInUrl, errors=(404, 503)),
+    Route("POST", PROVIDER, link_sign_in, Access.person, SignInUrl, whole=True, errors=(404, 503)),
     Route(
         *("GET", f"{PROVIDER}/callback", finish_sign_in, Access.anyone, TokenPairShape),
         errors=(401, 404, 409, 500, 503),

@@ -199,7 +199,7 @@ def _statuses(route: Route) -> Iterable[int]:
     found = set(route.errors)
     if route.access is not Access.anyone:
         found |= {401, 429, 500, 503}
-    if route.query is not None or route.body is not None:
+    if route.query is not None or route.body is not None or route.access is Access.service:
         found.add(400)
     if route.body is not None:
         found.add(413)

@@ -36,7 +36,6 @@ from billing.shapes.usage import TotalsShape, totals_shape
 if TYPE_CHECKING:
     from billing.database.connection import Connection
     from billing.keys.keys import Grantable
-    from billing.principals import Principal
     from billing.shapes.keys import KeyRow
 
 KEYS: Final = "/api/billing/keys"
@@ -134,18 +133,13 @@ def _check_owner(call: Call, user_id: str | None) -> None:
 def _check_may_change(call: Call, user_id: str | None) -> None:
     """Reject as `_check_owner`, and an API key that has limits, which it could lift for itself or another one."""
     _check_owner(call, user_id)
-    if call.caller.principal is not None and _is_limited(call.caller.principal):
+    if call.caller.principal is not None and call.caller.principal.limited:
         raise _limited()
-
-
-def _is_limited(own: Principal) -> bool:
-    limits = own.models, own.max_parallel_requests, own.expires_at_s
-    return bool(own.key_quotas) or any(limit is not None for limit in limits)
 
 
 def _limited() -> InsufficientScope:
     return InsufficientScope(
-        "An API key with models, quotas, max_parallel_requests or an expiry makes and changes no keys: use one "
+        "An API key with models, quotas, a bound of requests at once or an expiry makes and changes no keys: use one "
         "without, or sign in: `metergate auth login`.",
         required_scope=KEYS_WRITE,
     )
@@ -158,7 +152,7 @@ def _check_rotates(call: Call, key: KeyRow) -> None:
     caller, own = call.caller, call.caller.principal
     if own is not None:
         expires_at_s = key.expires_at and key.expires_at.timestamp()
-        if _is_limited(own) and (own.key_id != key.id or own.expires_at_s != expires_at_s):
+        if own.limited and (own.key_id != key.id or own.expires_at_s != expires_at_s):
             raise _limited()
     whole = caller.role is not None and caller.scopes == ROLES[caller.role]  # not a token that was narrowed
     for scope in key.scopes:

@@ -52,7 +52,7 @@ _OPEN: Final = (429, 500, 503)
 _GUESSED: Final = (401, 403, *_OPEN)
 _WRONG: Final = "This is wrong, or has expired: check the address, and the password or the code. A code is good once."
 _NEEDED: Final = (
-    "Signing in needs a second factor: send a code of your authenticator app as `totp`, or a `recovery_code`."
+    "This needs your second factor, too: send a code of your authenticator app as `totp`, or a `recovery_code`."
 )
 _WRONG_FACTOR: Final = "This second factor is wrong, or was used before: wait for the next code of your app."
 _DISABLED: Final = "This user was disabled: ask an operator of this service."
@@ -70,7 +70,8 @@ async def register(call: Call, body: Registration) -> MailSent:
 
 async def send_code(call: Call, body: CodeAsked) -> MailSent:
     """Send a code by mail, to verify an address or to sign in. The answer is the same for an address of nobody."""
-    challenge = await call.services.sign_in.send_code(body.email, body.purpose, _visitor(call))
+    given = (body.email, body.purpose, _visitor(call), body.challenge)
+    challenge = await call.services.sign_in.send_code(*given)
     return MailSent(status="sent", email=body.email, challenge=challenge, message=_SENT)
 
 
@@ -235,9 +236,10 @@ def _mail(path: str, handler: Callable[..., Awaitable[MailSent]], body: type[Str
 def _own(
     path: str, handler: Callable[..., Awaitable[Any]], answer: Any, body: type[Struct], status: int = 200
 ) -> Route:
-    """Return the route of what somebody changes of themself."""
-    errors = (409,)
-    return Route("POST", AUTH + path, handler, Access.person, answer, body=body, status=status, errors=errors)
+    """Return the route of what somebody changes of themself, which a token that was narrowed does not."""
+    return Route(
+        *("POST", AUTH + path, handler, Access.person, answer), body=body, status=status, errors=(409,), whole=True
+    )
 
 
 ROUTES: Final = (

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import binascii
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import cache
 from typing import Any, Final, TypeVar, get_args
@@ -174,7 +174,14 @@ def read_query(request: web.Request, model: type[Q]) -> Q:
 @cache
 def _integers(model: type[msgspec.Struct]) -> frozenset[str]:
     """Return the fields of a query string's shape that are integers."""
-    return frozenset(each.name for each in msgspec.structs.fields(model) if int in (each.type, *get_args(each.type)))
+    return frozenset(each.name for each in msgspec.structs.fields(model) if int in _parts_of(each.type))
+
+
+def _parts_of(annotation: Any) -> Iterator[Any]:
+    """Yield a type, and those that it is made of: of `Annotated[int, ...] | None` also `int`."""
+    yield annotation
+    for part in get_args(annotation):
+        yield from _parts_of(part)
 
 
 def _expected(model: type[Any], name: str) -> str:

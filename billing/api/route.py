@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from aiohttp import web
 
+from billing.addresses import UNKNOWN
 from billing.api.auth import (
     ADMIN_HEADER,
     BILLING_READ,
@@ -26,6 +27,7 @@ from billing.api.auth import (
     require_admin,
     require_organization,
     require_scope,
+    require_whole,
     service_caller,
     shown_token,
 )
@@ -35,6 +37,7 @@ from billing.api.services import SERVICES, Services
 from billing.api.tables import Table
 from billing.audit import Actor
 from billing.identity.callers import NOBODY, Caller
+from billing.logs import REQUEST
 from billing.shapes.base import ErrorEnvelope
 
 if TYPE_CHECKING:
@@ -67,9 +70,8 @@ class Route:
 
     `query` and `body` are the shapes of what is asked, `answer` that of a success with `status` (None: no body).
     `errors` are statuses beside those that follow from the rest, `refusal` is their shape; `scope` is what a caller
-    needs. With `or_bearer` the admin key may come as a bearer, too; `accepts` are media types, each with the shape of a
-    body in it, where the handler reads the body by itself; `hint` is added to the refusal of a request without it. With
-    `csv` the answer is a `Table` for who asks for one.
+    needs; with `whole` a person's token must not have been narrowed. With `or_bearer` the admin key may come as a
+    bearer, too; `hint` is added to the refusal of a request without it.
     """
 
     method: str
@@ -81,6 +83,7 @@ class Route:
     body: Any = None
     status: int = 200
     scope: str | None = None
+    whole: bool = False
     errors: tuple[int, ...] = ()
     media: str = JSON
     accepts: tuple[tuple[str, Any], ...] = ()
@@ -140,7 +143,8 @@ class Call:
         """Return what the audit log says of the caller."""
         request = self.request
         address = self.services.attempts.address_of(request.remote or "", request.headers)
-        return Actor(self.caller.name, address, request.get(REQUEST_ID))
+        known = None if address == UNKNOWN else address
+        return Actor(self.caller.name, known, request.get(REQUEST_ID))
 
 
 def answer(shape: object, status: int = 200) -> web.Response:
@@ -187,6 +191,7 @@ def serving(route: Route) -> HttpHandler:
         services = request.app[SERVICES]
         who = await identify(route, request, services)
         call = Call(request, services, who)
+        REQUEST.set((request.get(REQUEST_ID, ""), who.account_id))
         asked: list[object] = []
         if route.query is not None:
             asked.append(read_query(request, route.query))
@@ -195,6 +200,8 @@ def serving(route: Route) -> HttpHandler:
             asked.append(route.body() if absent else await read_body(request, route.body))
         if ORG_IN_PATH in request.match_info and route.access is not Access.admin:
             await require_organization(request, who)
+        if route.whole:
+            require_whole(who)
         is_read = route.method == "GET"
         if route.scope is not None and not is_read:
             require_scope(who, route.scope)

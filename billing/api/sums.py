@@ -45,7 +45,7 @@ from billing.zones import DEFAULT_ZONE, Period, day_begins, period_of, periods, 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
 
-MOST_BUCKETS: Final = {Period.minute: 720, Period.hour: 168, Period.day: 62, Period.week: 26, Period.month: 36}
+MOST_BUCKETS: Final = {Period.minute: 480, Period.hour: 96, Period.day: 31, Period.week: 26, Period.month: 36}
 """Of one page, so that none reads too much."""
 LENGTHS: Final = {
     Period.minute: timedelta(minutes=1),
@@ -114,7 +114,7 @@ async def get_buckets(call: Call, query: BucketsQuery) -> BucketsShape | Table:
     since = _moment("since", query.since, in_zone) or period_of(back, period, in_zone)
     _check_order(since, until)
     begins = since if after is None else _later(after, since, until)
-    names, most = grouping.names, MOST_BUCKETS[period] if len(grouping.names) < 2 else MOST_BUCKETS[period] // 2
+    names, most = grouping.names, MOST_BUCKETS[period]
     if wants_csv(call.request):
         if (until - begins) / LENGTHS[period] > MOST_IN_TABLE:
             raise BadRequest(f"A table has at most {MOST_IN_TABLE} buckets: ask for less time or longer ones.", "since")

@@ -218,8 +218,8 @@ class Corrections:
         return False
 
     async def sync_together(self, partition: Partition, account_ids: Sequence[str]) -> list[str]:
-        """Bring accounts of one partition up to the ledger with a look at each store for all of them; return those that
-        `sync` has to look at: Redis has not loaded them, or they are not there yet. Raises `StoreError`."""
+        """Bring accounts of one partition up to where the ledger is now, with a look at each store for all of them;
+        return those that `sync` has to look at, because Redis has not loaded them, say. Raises `StoreError`."""
         epoch, left = partition.epoch, list(account_ids)
         if epoch is None:
             return left
@@ -243,7 +243,7 @@ class Corrections:
         }
         if told:
             await self._database.execute(CORRECTED_MANY, list(told), list(told.values()))
-        return [each for each in left if each not in told or told[each] < found[each][0]["newest"]]
+        return [each for each in left if each not in told]
 
     def _quotas_of(self, row: Row) -> Sequence[Quota]:
         return account_quotas(self._plan_of(row["plan"]), row["account_quotas"])

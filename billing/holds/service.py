@@ -176,8 +176,10 @@ class Holds:
         self.live.pop(hold.id, None)
 
     def written(self, hold: Hold) -> None:
-        """Note that an open hold's debit is in the ledger, by another way than `settle`. Its correction ends it in
-        Redis."""
+        """Note that a hold's debit is in the ledger, by another way than `settle`. Its correction ends it in Redis,
+        where it was not given back because this process ends."""
+        if not hold.is_open:
+            return
         outcome: asyncio.Future[Settled] = self._loop.create_future()
         hold.begin_settling(outcome)
         hold.enter("settled")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from billing.identity.permissions import SCOPES
+
 if TYPE_CHECKING:
     from billing.identity.permissions import Role
     from billing.principals import Principal
@@ -37,6 +39,12 @@ class Caller:
     hint: str = ""
     narrowed: frozenset[str] | None = None
     principal: Principal | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Return whether the token may do all that the person may, but for what is operators'. One that was narrowed
+        must not be able to become more, by another password or another address."""
+        return self.narrowed is None or self.narrowed >= SCOPES.keys()
 
     @property
     def name(self) -> str:

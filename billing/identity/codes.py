@@ -159,9 +159,11 @@ class Codes:
         """End a code by its use, with every other of its address and purpose; False where it was used meanwhile."""
         return bool(await connection.fetchval(_query("codes_use"), shown.id))
 
-    async def last_context(self, connection: Connection, purpose: Purpose, email: str) -> Mapping[str, Any]:
-        """Return what the last code for an address and purpose was about."""
-        return await connection.fetchval(_query("codes_context"), email, purpose) or {}
+    async def context_of(
+        self, connection: Connection, purpose: Purpose, email: str, challenge: str | None
+    ) -> Mapping[str, Any]:
+        """Return what a code for an address and purpose was about: that of the challenge, else the last."""
+        return await connection.fetchval(_query("codes_context"), email, purpose, challenge) or {}
 
     async def end_all(self, connection: Connection, user_id: str, email: str | None) -> None:
         """End every code of a user and of their address."""

@@ -113,8 +113,8 @@ class Invitations:
         plan = self._plans.get(plan_id) or self._plans[self._default_plan]
         if plan.users is not None and users > plan.users:
             raise OrganizationConflict(
-                f"The plan {plan.name} has {plan.users} users, members and open invitations together: remove one, or "
-                "change the plan."
+                f"The plan {plan.name} allows {plan.users} user{'' if plan.users == 1 else 's'}, members and open "
+                "invitations together: remove one, or change the plan."
             )
 
     async def page(self, org_id: str, limit: int, after: str | None = None) -> Page[Invitation]:

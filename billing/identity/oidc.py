@@ -21,9 +21,10 @@ from urllib.parse import quote, urlencode
 from msgspec import Struct
 
 from billing import audit
-from billing.errors import MetergateError
+from billing.database.connection import queries
 from billing.identity.issuers import IssuerAway, IssuerRefused, KeySet, read_answer
 from billing.identity.permissions import SCOPES
+from billing.identity.providers import BEGUN_S, SignInFailed, UnknownProvider
 from billing.identity.subjects import Subject, contact, shown_name, subject_of
 from billing.identity.tokens import ISSUER, BadToken, Claims, peek, refuse_claims, verify
 
@@ -34,27 +35,13 @@ if TYPE_CHECKING:
     from billing.identity.signing_keys import SigningKeys
     from billing.identity.subjects import Subjects
 
-BEGUN_S: Final = 600
-"""For how long a sign-in may take."""
 FIRST_USE_S: Final = 60
 """How soon a browser that was sent on to another page has to use its refresh token."""
 DISCOVERED_S: Final = 3600.0
 MAX_CODE: Final = 4096
-MAX_PATH: Final = 1000
+_query = queries("billing.identity")
 _AUDIENCE: Final = f"{ISSUER}:sign-in"
 _GITHUB: Final = {"Accept": "application/vnd.github+json"}
-
-
-class UnknownProvider(MetergateError):
-    """No such provider is configured."""
-
-    kind = "not_found"
-
-
-class SignInFailed(MetergateError):
-    """The provider has not signed somebody in, or not for here."""
-
-    kind = "unauthorized"
 
 
 class Metadata(Struct, frozen=True):
@@ -134,11 +121,8 @@ class OidcSignIn:
 
     async def begin(self, name: str, *, user_id: str | None = None, return_to: str = "") -> tuple[str, str]:
         """Return where a browser has to go, and the cookie that it has to bring back. With `user_id` the account there
-        is linked to that user, who is signed in. Raises `UnknownProvider`, `IssuerAway`, and `SignInFailed` for a path
-        that leads elsewhere."""
+        is linked to that user, who is signed in. `return_to` is a path. Raises `UnknownProvider` and `IssuerAway`."""
         provider, (metadata, _) = self._provider(name), await self._discover(name)
-        if return_to and not is_path(return_to):
-            raise SignInFailed("return_to is a path of the page that sign-ins lead to, such as /billing.")
         state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
         asked = {
             "response_type": "code",
@@ -163,7 +147,7 @@ class OidcSignIn:
         """Start the session of whom a provider has signed in, by what it has said in the query string. Raises
         `SignInFailed`, `UnknownProvider`, `IssuerAway`, `SubjectTaken` and `SignInRefused`."""
         provider, begun = self._provider(name), await self._begun(name, cookie)
-        if not hmac.compare_digest(begun.state.encode(), said.get("state", "").encode()):
+        if not hmac.compare_digest(begun.state.encode(), said.get("state", "").encode(errors="replace")):
             raise SignInFailed(_BEGIN_AGAIN)
         code = said.get("code", "")
         if "error" in said or not 0 < len(code) <= MAX_CODE:
@@ -177,6 +161,7 @@ class OidcSignIn:
         sent_on = self.frontend_url is not None
         async with self._sessions.transaction() as connection:
             user_id = await self._subjects.sign_in(connection, subject, begun.user_id)
+            await connection.execute(_query("users_signed_in"), user_id, None, None)
             pair = await self._sessions.start(
                 *(connection, user_id),
                 scopes=SCOPES,
@@ -285,13 +270,6 @@ class OidcSignIn:
 
 
 _BEGIN_AGAIN: Final = "This sign-in has expired, or was begun in another browser: begin it again."
-
-
-def is_path(text: str) -> bool:
-    """Return whether this is a path on the page's own host, whatever a browser makes of it: `//host`, `/\\host` and
-    control characters lead elsewhere."""
-    plain = text.isascii() and text.isprintable() and " " not in text
-    return plain and len(text) <= MAX_PATH and text[:1] == "/" and text[:2] != "//" and "\\" not in text
 
 
 def _check_domain(provider: SignInProvider, email: str | None, verified: bool) -> None:

@@ -1,9 +1,16 @@
-"""Providers: where people may sign in elsewhere, as it is configured. Pure, and light to import: commands read it."""
+"""Providers: where people may sign in elsewhere, as it is configured, and why somebody does not. Pure, and light to
+import: commands read it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
+
+from billing.errors import MetergateError
+
+BEGUN_S: Final = 600
+"""For how long a sign-in may take."""
+MAX_PATH: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,3 +26,22 @@ class SignInProvider:
     trusted_email: bool = False
     allowed_domains: frozenset[str] = frozenset()
     api_url: str = ""
+
+
+class UnknownProvider(MetergateError):
+    """No such provider is configured."""
+
+    kind = "not_found"
+
+
+class SignInFailed(MetergateError):
+    """The provider has not signed somebody in, or not for here."""
+
+    kind = "unauthorized"
+
+
+def is_path(text: str) -> bool:
+    """Return whether this is a path on the page's own host, whatever a browser makes of it: `//host`, `/\\host` and
+    control characters lead elsewhere."""
+    plain = text.isascii() and text.isprintable() and " " not in text
+    return plain and len(text) <= MAX_PATH and text[:1] == "/" and text[:2] != "//" and "\\" not in text

@@ -121,7 +121,7 @@ class Sessions:
             org_id,
             narrowed,
             address,
-            user_agent and user_agent[:MAX_USER_AGENT],
+            _shown(user_agent),
             _digest(refresh_token),
             first_use_s or self._rules.refresh_s,
         )
@@ -239,6 +239,13 @@ class Sessions:
         await connection.execute(_query("sessions_end_all"), user_id, reason, but)
         said = {"reason": reason, "but": but}
         await audit.record(connection, actor, "session.end_all", user_id, None, said, user_id=user_id)
+
+
+def _shown(user_agent: str | None) -> str | None:
+    """Return what a client says to be, without what no page can show and Postgres can't store."""
+    if user_agent is None:
+        return None
+    return "".join(each for each in user_agent if each.isprintable())[:MAX_USER_AGENT]
 
 
 def _paired(access: AccessToken, refresh_token: str) -> TokenPair:

@@ -97,14 +97,15 @@ class SignIn:
             await audit.record(connection, actor, "user.register", user.id, None, said, user_id=user.id)
         await (savepoint.rollback() if email is None else savepoint.commit())
 
-    async def send_code(self, email: str, purpose: Purpose, visitor: Visitor) -> str:
-        """Send a code to verify an address, or to sign in, by mail; return its challenge. The answer and the work are
-        the same for an address of nobody. Raises `BadAddress` and `TooManyMails`."""
+    async def send_code(self, email: str, purpose: Purpose, visitor: Visitor, challenge: str | None = None) -> str:
+        """Send a code to verify an address, or to sign in, by mail; return its challenge. One to verify goes on with
+        the registration of `challenge`, else with the last. The answer and the work are the same for an address of
+        nobody. Raises `BadAddress` and `TooManyMails`."""
         people, email = self._people, parse_email(email)
         known = await people.users.known_network(email, visitor.network)
         async with people.database.transaction() as connection:
             user = await people.users.by_email(connection, email)
-            context = await people.codes.last_context(connection, purpose, email)
+            context = await people.codes.context_of(connection, purpose, email, challenge)
             if purpose != "verify" or user is None or user.verified:
                 context = {}
             code = await people.codes.issue(

@@ -9,14 +9,13 @@ else's address, here or there, gets into theirs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from billing import audit
 from billing.database.connection import Connection, Database, queries
 from billing.errors import MetergateError
-from billing.identity.organizations import found
 from billing.identity.users import MOST_NAME, BadAddress, parse_email
 
 if TYPE_CHECKING:
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
 
 _query = queries("billing.identity")
 NO_NAME: Final = "Personal"
+Found = Callable[["Connection", str, str, audit.Actor], Awaitable[object]]
+"""Makes the personal organization of a user's id, with a name, in a transaction."""
 
 
 class SubjectTaken(MetergateError):
@@ -70,10 +71,11 @@ def shown_name(given: object) -> str:
 
 
 class Subjects:
-    """Finds and makes the users of subjects. `plan` is that of a new account. Methods raise `DatabaseError`."""
+    """Finds and makes the users of subjects; `found` makes the personal organization of a user's id, with a name, in a
+    transaction. Methods raise `DatabaseError`."""
 
-    def __init__(self, database: Database, users: Users, new_id: Callable[[], str], plan: str) -> None:
-        self._database, self._users, self._new_id, self._plan = database, users, new_id, plan
+    def __init__(self, database: Database, users: Users, found: Found) -> None:
+        self._database, self._users, self._found = database, users, found
 
     async def see(self, subject: Subject) -> str:
         """Return the id of a subject's user, who is made on first sight and linked to nobody."""
@@ -115,7 +117,7 @@ class Subjects:
         await audit.record(connection, actor, "user.register", user.id, None, said, user_id=user.id)
         await self._link(connection, subject, user.id)
         name = subject.name or (subject.email or NO_NAME).partition("@")[0]
-        await found(connection, self._new_id, self._plan, user_id=user.id, name=name, personal=True, actor=actor)
+        await self._found(connection, user.id, name, actor)
         return user.id
 
     async def _register(self, connection: Connection, subject: Subject) -> User:

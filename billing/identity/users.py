@@ -213,8 +213,9 @@ class Users:
         await connection.execute(_query("users_password"), user_id, password_hash)
 
     async def set_email(self, connection: Connection, user_id: str, email: str) -> None:
-        """Replace a user's address by one that is proven. Raises `UniqueViolation` where it is somebody's."""
-        await connection.execute(_query("users_email"), user_id, email)
+        """Replace a user's address by one that is proven, which lets them in as `prove` does. Raises `UniqueViolation`
+        where it is somebody's."""
+        await connection.execute(_query("users_email"), user_id, email, self.approval != "approved")
 
     async def _change(
         self, user_id: str, actor: audit.Actor, action: str, *, refused: Status | None = None, **changes: Any

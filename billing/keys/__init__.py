@@ -2,5 +2,6 @@
 
 secrets     how a secret is made, recognised and hashed (pure)
 presented   which key a request shows (pure)
-keys        keys in Postgres: made, listed, changed and revoked, and read as principals
+keys        keys in Postgres: made, listed, changed, rotated and revoked
+principals  who is behind a secret, read from Postgres
 """

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 from billing.database.connection import (
@@ -51,12 +52,15 @@ class UsageRetention:
     """Drops months that began more than `months` before this one. `owner` names this process in the lease; `kept` is
     how many months stay because they could not be proved."""
 
-    def __init__(self, database: Database, months: int, owner: str) -> None:
+    def __init__(self, database: Database, months: int, owner: str, clock: Callable[[], float]) -> None:
+        """`clock` gives Unix seconds: a month is old once it and Postgres both say so, so that no single clock that
+        runs ahead drops anything."""
         if months < LEAST_MONTHS:
             raise ValueError(f"months must not be below {LEAST_MONTHS}")
         self._database = database
         self._months = months
         self._owner = owner
+        self._clock = clock
         self.kept = 0
 
     async def run(self) -> None:
@@ -74,7 +78,8 @@ class UsageRetention:
         database = self._database.another(size=1, timeout_s=STATEMENT_TIMEOUT_S)
         dropped, kept = [], 0
         try:
-            rows = await database.rows(_sql("retention_months"), self._months)
+            now = datetime.fromtimestamp(self._clock(), UTC)
+            rows = await database.rows(_sql("retention_months"), self._months, now)
             for month in [Month(row["partition"], row["since"], row["until"]) for row in rows]:
                 if await drop_month(database, month):
                     dropped.append(month.partition)

@@ -209,6 +209,8 @@ def charge_of(measure: Measure, prices: PriceTable, markup_scaled: int, at_s: fl
 def parse_quantity(value: object) -> int:
     """Return the thousandths of a quantity: a whole number, or a decimal string with at most three decimals. Raises
     `BadMeasure`."""
+    if type(value) is float and value.is_integer():  # which JSON does not tell from a whole number
+        value = int(value)
     text = str(value) if type(value) is int else value
     match = _QUANTITY.fullmatch(text) if isinstance(text, str) else None
     thousandths = int(match["whole"]) * THOUSANDTHS + int((match["fraction"] or "").ljust(3, "0")) if match else -1

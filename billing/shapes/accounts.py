@@ -29,7 +29,14 @@ IdempotencyKey = Annotated[str, Meta(min_length=1, max_length=255, description="
 
 
 Zone = Annotated[
-    str, Meta(min_length=1, max_length=100, description="a time zone of the IANA database", examples=["Europe/Berlin"])
+    str,
+    Meta(
+        min_length=1,
+        max_length=100,
+        description="a time zone of the IANA database",
+        examples=["Europe/Berlin"],
+        extra_json_schema={"format": "time-zone"},
+    ),
 ]
 
 

@@ -53,10 +53,11 @@ class Registration(Body, frozen=True, kw_only=True):
 
 
 class CodeAsked(Body, frozen=True, kw_only=True):
-    """Where a code is sent, and what for."""
+    """Where a code is sent, and what for. With the `challenge` of a registration that one goes on, and no other's."""
 
     email: Email
     purpose: Literal["verify", "login"] = "login"
+    challenge: Annotated[Id, Meta(description="of the registration that is to go on")] | None = None
 
 
 class FactorBody(Body, frozen=True, kw_only=True):

@@ -28,9 +28,23 @@ SUMS: Final = (
 )
 """The fields of `UsedShape`, as columns of a table."""
 
-GroupBy = Annotated[str, Meta(max_length=200, description=GROUP_BY, examples=["model,tag:team"])]
+GroupBy = Annotated[
+    str,
+    Meta(
+        max_length=200,
+        description=GROUP_BY,
+        examples=["model,tag:team"],
+        extra_json_schema={"format": "group-by"},
+    ),
+]
 ZoneName = Annotated[
-    str, Meta(min_length=1, max_length=100, description="an IANA time zone; else the account's, or UTC")
+    str,
+    Meta(
+        min_length=1,
+        max_length=100,
+        description="an IANA time zone; else the account's, or UTC",
+        extra_json_schema={"format": "time-zone"},
+    ),
 ]
 Granularity = Annotated[
     Literal["minute", "hour", "day", "week", "month"], Meta(description="minute, hour, day, week or month")

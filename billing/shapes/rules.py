@@ -106,8 +106,8 @@ class ScopeWithheld(ApiKeyError):
 
     def __init__(self, scope: str) -> None:
         super().__init__(
-            f"A key with the scope {scope} is made by who has it, for a member whose role has it. Where yours has: "
-            f'`metergate auth token --scope "{scope}"`; else an admin of the organization or the operator makes it.'
+            f"A key with the scope {scope} is made, and given another secret, by who has it, for a member whose role "
+            f'has it. Where yours has: `metergate auth token --scope "{scope}"`; else ask an admin or the operator.'
         )
         self.required_scope = scope
 

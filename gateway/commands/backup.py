@@ -99,7 +99,7 @@ async def restore(
     if not file.is_file():
         raise CommandFailed(f"There is no file {file}.", USAGE)
     async with _opened(output) as (stores, database):
-        applied = await _migrations_in(file, stores.database_url, output)
+        applied = await _migrations_in(file, output)
         replaces = await _refuse_loss(database, force)
         with output.step("Restored the database"):
             await _pour(file, stores.database_url, output, anew=replaces)
@@ -147,13 +147,13 @@ async def _refuse_loss(database: "Database", force: bool) -> bool:
     return True
 
 
-async def _migrations_in(file: Path, url: str, output: Output) -> int:
+async def _migrations_in(file: Path, output: Output) -> int:
     """Return the number of a backup's last migration. Raises `CommandFailed` for a file that is no backup, or one of a
     newer version."""
     from billing.database.migrate import migrations
 
     said = bytearray()
-    options = "--data-only", "--table=migrations", "--file=-", str(file)
+    options = "--data-only", "--table=migrations", "--file=-", "--", str(file)
     await _run("pg_restore", options, None, output, said.extend)
     lines = said.decode(errors="replace").partition("COPY public.migrations ")[2].split("\n")[1:]
     numbers = [int(line.partition("\t")[0]) for line in lines[: lines.index("\\.")]] if "\\." in lines else []
@@ -187,8 +187,9 @@ async def _pour(file: Path, url: str, output: Output, *, anew: bool) -> None:
 
         with suppress(BrokenPipeError, ConnectionResetError):  # its last words say why
             into.write(b"BEGIN;\n" + (_ANEW if anew else b""))
-            reading = "--no-owner", "--no-privileges", "--verbose", "--file=-", str(file)
+            reading = "--no-owner", "--no-privileges", "--verbose", "--file=-", "--", str(file)
             await _run("pg_restore", reading, None, output, write)
+            output.note("  indexes and constraints ...")
             into.write(bytes(head or b"") + b"COMMIT;\n")
             await into.drain()
         into.close()

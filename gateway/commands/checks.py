@@ -137,6 +137,23 @@ def configuration_checks(settings: Settings) -> Iterator[Check]:
     yield from check_disk(settings)
 
 
+async def check_mail(settings: Settings) -> list[Check]:
+    """Return whether the mail server takes our name and password, where there is one; no mail is sent."""
+    if settings.smtp_host is None:
+        return []
+    from billing.identity.mailer import MailFailed
+    from gateway.rules import mail_delivery
+
+    delivery = mail_delivery(settings, console=False)
+    if delivery is None:
+        return []
+    try:
+        async with delivery():
+            return [Check("mail", "ok", f"{settings.smtp_host} takes mails from {settings.smtp_from}")]
+    except MailFailed as error:
+        return [Check("mail", "fail", str(error), "Correct the SMTP_ variables, or see why the server is away.")]
+
+
 async def check_providers(providers: Iterable[ProviderConfig], timeout_s: float) -> list[Check]:
     """Call each provider that is on and elsewhere once. No finding shows a key, a header or an answer's body."""
     import aiohttp

@@ -10,6 +10,7 @@ postgres        reachable, recent, durable, writable, migrated; no debit set asi
 plans           which revision is in force, and whether it is this file's
 redis           reachable, recent, persistent, never evicting, a writable server of its own; of a cluster every server,
                 and that it serves all slots and replaces a master sooner than a gateway counts as dead
+mail            the mail server, where one is set: that it is there, and takes our name and password
 clocks          those of both stores, and how far they are apart
 """
 
@@ -26,7 +27,7 @@ from billing.errors import StoreError
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.connection import RedisError
 from billing.holds.redis.layout import AHEAD_S
-from gateway.commands.checks import Check, Status, check_providers, configuration_checks
+from gateway.commands.checks import Check, Status, check_mail, check_providers, configuration_checks
 from gateway.commands.failures import shown_url
 from gateway.commands.redis_checks import STORE_TIMEOUT_S, check_redis
 from gateway.commands.stores import Stores, open_stores
@@ -64,6 +65,7 @@ async def diagnose(environ: Mapping[str, str], output: Output, *, providers: boo
                 check_plans(stores, settings),
                 check_redis(stores.redis_url, settings.defaults.lease_s),
                 check_clocks(stores),
+                check_mail(settings),
             )
             checks += chain.from_iterable(of_stores)
     except (EmbeddedServersError, CommandFailed) as error:

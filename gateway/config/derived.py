@@ -161,6 +161,14 @@ def read_request_log(read: Reader) -> str | None:
     return named if named in (None, "-") else str(Path(named).expanduser().absolute())
 
 
+def read_log_format(read: Reader) -> Literal["text", "json"]:
+    """Return how the logs are written."""
+    name = read.text("METERGATE_LOG_FORMAT") or "text"
+    if name not in ("text", "json"):
+        read.wrong("METERGATE_LOG_FORMAT", "text or json")
+    return "json" if name == "json" else "text"
+
+
 def read_payment_provider(read: Reader) -> PaymentProvider:
     """Return the payment provider. A gateway with a Stripe key must not take local payments for real ones only because
     nobody named the provider."""

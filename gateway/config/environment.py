@@ -8,7 +8,7 @@ never shown.
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from billing.addresses import Network, parse_networks
 from billing.money import MAX_NANO
@@ -108,6 +108,10 @@ class Environment:
             "",
             "file that gets a line of JSON for each metered request, or `-` for stdout; unset: none",
         ),
+    )
+    log_format: Literal["text", "json"] = declare(
+        derived.read_log_format,
+        Variable("METERGATE_LOG_FORMAT", "text", "`text`, or `json`: a line of JSON for each line of the logs"),
     )
     cors_origins: tuple[str, ...] = declare_parsed(
         "CORS_ORIGINS",
@@ -288,12 +292,22 @@ _NEEDS: Final = (
 """Variables that mean nothing without another one."""
 
 
+_DIFFER: Final = (("AUTH_COOKIE_SECRET", "JWT_SECRET"), ("AUTH_INTERNAL_AUDIENCE", "AUTH_AUDIENCE"))
+"""Who shares the one would have the rights of the other."""
+OWN_AUDIENCE: Final = "metergate"
+
+
 def read_environment(environ: Mapping[str, str], mode: Mode, problems: Problems) -> Environment:
     """Read every variable of `Environment`; what is wrong goes to `problems` and stands as a default here."""
     read = Reader(environ, mode, problems, SETTINGS_VARIABLES)
     environment = Environment(**{each.name: each.metadata["read"](read) for each in fields(Environment)})
     for name, other in _NEEDS:
         read.needs(name, other)
+    for name, other in _DIFFER:
+        if read.given(name) is not None and read.given(name) == read.given(other):
+            problems.add(PLACE, name, f"expected another value than that of {other}")
+    if OWN_AUDIENCE in (environment.auth_audience, environment.auth_internal_audience):
+        problems.add(PLACE, "AUTH_AUDIENCE", f"expected another audience than {OWN_AUDIENCE}, which is our own tokens'")
     idle = [name for name in NOT_SERVED if read.text(name) != SETTINGS_VARIABLES[name].default]
     if idle:
         problems.note(PLACE, ", ".join(idle), NO_EFFECT)

@@ -22,6 +22,7 @@ import uvloop
 from aiohttp import web
 
 from billing.errors import StoreError
+from billing.logs import JsonFormatter
 from gateway.app import serving
 from gateway.config.settings import ConfigError, Settings, load_settings
 from gateway.endpoints.metrics_access import inherited_listener, metrics_served
@@ -125,6 +126,8 @@ def main() -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1
+    if settings.log_format == "json":
+        logging.getLogger().handlers[0].setFormatter(JsonFormatter())
     if settings.database_url is None or settings.redis_url is None:
         print("DATABASE_URL and REDIS_URL must be set; `metergate up` sets them by itself.", file=sys.stderr)
         return 1

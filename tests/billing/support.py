@@ -16,7 +16,8 @@ from billing.addresses import Addresses, parse_networks
 from billing.attempts import AttemptLimits, Attempts
 from billing.database.connection import Database
 from billing.effects import LiveBalance
-from billing.keys.keys import ApiKeys, Principals
+from billing.keys.keys import ApiKeys
+from billing.keys.principals import Principals
 from billing.ledger.debits import Debit
 from billing.ledger.reports import Reports
 from billing.ledger.usage_columns import other_counts

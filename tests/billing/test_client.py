@@ -21,11 +21,11 @@ from billing.shapes.accounts import AccountPatch
 from billing.shapes.keys import KeyPatch, KeyShape, NewKey
 from billing.shapes.quotas import QuotaShape
 from billing.usage import Usage
-from tests.billing.api.conftest import services
+from tests.billing.api.conftest import registry, services
 from tests.billing.api.support import ADMIN_KEY
 from tests.billing.support import PRICES, Billing
 
-__all__ = ["services"]  # a fixture
+__all__ = ["registry", "services"]  # fixtures
 
 Serve = Callable[[Callable[[web.Request], Awaitable[web.StreamResponse]]], Awaitable[str]]
 

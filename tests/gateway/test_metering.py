@@ -336,3 +336,15 @@ async def test_cloud_events(service: Service, customer: Customer) -> None:
     assert status == 400
     status, _, _ = await service.call("POST", "/usage", event, **{"Content-Type": "text/plain"})
     assert status == 400
+
+
+async def test_any_number_may_be_under_way(make_gateway: MakeGateway) -> None:
+    """Unlike requests, which the plan bounds."""
+    service = Service(await make_gateway(change=with_meters))
+    customer = await service.gateway.customer("5.00", account={"plan": "free"})
+    plan = service.gateway.runtime.follower.plans["free"]
+    assert plan.max_parallel_requests is not None
+    asked = {"account_id": customer.account_id, "amount_usd": "0.01"}
+    work = (service.call("POST", "/debits", {**asked, "event_id": str(number)}) for number in range(40))
+    assert {status for status, _, _ in await asyncio.gather(*work)} == {201}
+    await sound(service)

@@ -1,188 +1,72 @@
-"""Token counts: vocabularies without network, exactness in pieces, bounded work, the loop kept free."""
+"""Tokens of people at two gateways that share their stores: what one does is so at the other with the next request."""
 
 import asyncio
-import os
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
-import pytest
-import tiktoken
-from hypothesis import given
-from hypothesis import strategies as st
+import jwt
 
-from gateway import tokens
-from gateway.tokens import CL100K, O200K, Tokenizer, VocabularyError, vocabulary_for
+from tests.gateway.conftest import Gateway, MakeGateway
+from tests.support.gateways import Fetched, fetch
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Iterator[Tokenizer]:
-    made = Tokenizer()
-    made.load()
-    yield made
-    made.close()
+async def call(gateway: Gateway, method: str, path: str, token: str = "", body: Any = None) -> Fetched:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    return await fetch(gateway.session.request(method, gateway.url + path, json=body, headers=headers))
 
 
-@pytest.mark.parametrize(
-    ("model", "vocabulary"),
-    [
-        ("gpt-4", CL100K),
-        ("gpt-4-turbo-2024-04-09", CL100K),
-        ("gpt-3.5-turbo", CL100K),
-        ("gpt-35-turbo", CL100K),
-        ("ft:gpt-3.5-turbo:acme::id", CL100K),
-        ("openai/gpt-4", CL100K),
-        ("text-embedding-3-small", CL100K),
-        ("text-embedding-ada-002", CL100K),
-        ("gpt-4o-mini", O200K),
-        ("ft:gpt-4o-2024-08-06:acme::id", O200K),
-        ("gpt-4.1-nano", O200K),
-        ("gpt-4.5-preview", O200K),
-        ("o3", O200K),
-        ("claude-sonnet-4", O200K),
-        ("", O200K),
-    ],
-)
-def test_a_model_has_its_vocabulary(model: str, vocabulary: str) -> None:
-    assert vocabulary_for(model) == vocabulary
+async def test_two_gateways(make_gateway: MakeGateway) -> None:
+    one, other = await make_gateway(), await make_gateway()
+    customer = await one.customer()
+    token = await one.person(customer.account_id)
+    for gateway in (one, other):
+        fetched = await call(gateway, "GET", "/api/account/balance", token)
+        assert (fetched.status, fetched.json["account_id"]) == (200, customer.account_id)
+    keys = (await call(other, "GET", "/.well-known/jwks.json")).json
+    found = jwt.PyJWKSet.from_dict(keys)[jwt.get_unverified_header(token)["kid"]]
+    user_id = jwt.decode(token, found.key, ["RS256"], audience="metergate", issuer="metergate")["sub"]
 
-
-def test_loading_reads_the_shipped_files_and_leaves_them_alone(tmp_path: Path) -> None:
-    folder = Path(tokens.__file__).parent / "vocabularies"
-    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    made = Tokenizer()
-    made.load()
-    assert os.environ["TIKTOKEN_CACHE_DIR"] == str(folder)
-    assert made.count("hello world", O200K) == 2
-    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
-    made.close()
-
-
-def test_a_missing_file_is_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(VocabularyError, match=r"cannot read .*No such file"):
-        Tokenizer(tmp_path).load()
-
-
-def test_a_damaged_file_is_a_clear_error_and_is_kept(tmp_path: Path) -> None:
-    shutil.copytree(Path(tokens.__file__).parent / "vocabularies", tmp_path / "copy")
-    for path in (tmp_path / "copy").iterdir():
-        path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(VocabularyError, match="damaged"):
-        Tokenizer(tmp_path / "copy").load()
-    assert len(list((tmp_path / "copy").iterdir())) == 2
-
-
-def test_counting_before_loading_says_so() -> None:
-    with pytest.raises(VocabularyError, match=r"call load\(\) first"):
-        Tokenizer().count("text", O200K)
-
-
-def test_special_tokens_are_ordinary_text(tokenizer: Tokenizer) -> None:
-    assert tokenizer.count("<|endoftext|>", O200K) > 1
-
-
-@pytest.mark.parametrize("vocabulary", [O200K, CL100K])
-@given(
-    words=st.lists(
-        st.sampled_from(["alpha", "12", " ", "  ", "\n", "\n\n ", "don't", "x" * 40, "é,", "中文", "...", "A9"])
+    sessions = one.runtime.services.sessions
+    async with sessions.transaction() as connection:
+        pair = await sessions.start(connection, user_id, address=None, user_agent=None)
+    body = {"refresh_token": pair.refresh_token}
+    answers = await asyncio.gather(
+        *(call(each, "POST", "/api/auth/refresh", body=body) for each in (one, other) for _ in range(4))
     )
-)
-def test_pieces_of_text_with_spaces_count_exactly(tokenizer: Tokenizer, vocabulary: str, words: list[str]) -> None:
-    text = (" ".join(words) + " word and word") * 200
-    assert tokenizer.count(text, vocabulary) == len(tiktoken.get_encoding(vocabulary).encode_ordinary(text))
+    assert [each.status for each in answers] == [200] * 8
+    assert len({each.json["refresh_token"] for each in answers}) == 1
+
+    narrow = await call(one, "POST", "/api/auth/token", token, {"scope": "billing:read"})
+    for path, status in (("/api/account/balance", 200), ("/api/account/audit", 403)):
+        assert (await call(other, "GET", path, narrow.json["access_token"])).status == status
+    assert (
+        await call(one, "POST", "/api/auth/revoke", token, {"token": answers[0].json["access_token"]})
+    ).status == 200
+    statuses = [(await call(other, "GET", "/api/auth/sessions", each.json["access_token"])).status for each in answers]
+    assert statuses == [401] + [200] * 7
+    await one.runtime.database.execute("UPDATE memberships SET role = 'viewer'")
+    assert (await call(other, "POST", "/api/auth/token", token, {"scope": "billing:setup"})).status == 403
+    assert (await call(one, "POST", "/api/auth/logout", token)).status == 204
+    assert (await call(other, "GET", "/api/account/balance", token)).status == 401
+    assert (await call(other, "POST", "/api/auth/revoke-all", answers[1].json["access_token"])).status == 200
+    assert (await call(one, "GET", "/api/auth/sessions", answers[2].json["access_token"])).status == 401
 
 
-@pytest.mark.parametrize("vocabulary", [O200K, CL100K])
-@pytest.mark.parametrize("character", ["a", " ", "\n", "1", "!", "中", "😀", "\x00"])
-def test_a_long_run_is_counted_in_bounded_pieces(tokenizer: Tokenizer, vocabulary: str, character: str) -> None:
-    text = character * 100_000
-    pieces = list(tokens._pieces(text))
-    assert "".join(pieces) == text
-    assert max(len(piece) for piece in pieces) <= tokens.PIECE_CHARACTERS
-    exact = len(tiktoken.get_encoding(vocabulary).encode_ordinary(text))
-    assert abs(tokenizer.count(text, vocabulary) - exact) <= 4 * len(pieces)
+async def test_operators_call_what_the_gateway_serves_itself(make_gateway: MakeGateway) -> None:
+    gateway = await make_gateway()
+    token = await gateway.person((await gateway.customer()).account_id)
+    fetched = await call(gateway, "GET", "/v1/status", token)
+    assert (fetched.status, fetched.json["error"]["code"]) == (403, "insufficient_scope")
+    await gateway.runtime.database.execute("UPDATE users SET operator = true")
+    fetched = await call(gateway, "GET", "/api/admin/accounts", token)
+    assert (fetched.status, "second factor" in fetched.json["error"]["message"]) == (403, True)
+    await gateway.runtime.database.execute("UPDATE users SET totp_confirmed_at = now()")
+    for path in ("/v1/status", "/api/admin/accounts"):
+        assert (await call(gateway, "GET", path, token)).status == 200
 
 
-@given(text=st.text(max_size=200), times=st.integers(1, 60))
-def test_pieces_are_the_text(text: str, times: int) -> None:
-    assert "".join(tokens._pieces(text * times)) == text * times
-
-
-@given(text=st.text(max_size=300))
-def test_a_text_has_at_most_as_many_tokens_as_bytes(tokenizer: Tokenizer, text: str) -> None:
-    assert tokenizer.count(text, O200K) <= len(text.encode())
-
-
-def test_encode_and_decode_are_inverse(tokenizer: Tokenizer) -> None:
-    text = "Grüße, 12345 times. " * 500
-    encoded = tokenizer.encode(text, CL100K)
-    assert len(encoded) == tokenizer.count(text, CL100K)
-    assert tokenizer.decode(encoded, CL100K) == text
-
-
-async def test_a_long_text_leaves_the_loop_free(tokenizer: Tokenizer) -> None:
-    text = "a" * 3_000_000
-    job = asyncio.ensure_future(tokenizer.count_off_loop(text, O200K))
-    turns = 0
-    while not job.done():
-        await asyncio.sleep(0)
-        turns += 1
-    assert await job == tokenizer.count(text, O200K)
-    assert turns > 10
-
-
-async def test_short_texts_are_counted_at_once(tokenizer: Tokenizer) -> None:
-    assert await tokenizer.count_off_loop("hello world", O200K) == 2
-
-
-async def test_chat_messages_count_by_the_cookbooks_rule(tokenizer: Tokenizer) -> None:
-    messages = [
-        {"role": "system", "content": "You are helpful."},
-        {
-            "role": "user",
-            "name": "bob",
-            "content": [{"type": "text", "text": "Hi there"}, {"type": "image_url", "image_url": {}}],
-        },
-    ]
-    texts = ["system", "You are helpful.", "user", "bob", "Hi there"]
-    expected = 3 + 3 + 3 + 1 + sum(tokenizer.count(text, O200K) for text in texts)
-    assert tokenizer.count_chat_messages(messages, O200K) == expected
-    assert await tokenizer.count_chat_messages_off_loop(messages, O200K) == expected
-
-
-def test_the_cookbooks_own_example(tokenizer: Tokenizer) -> None:
-    pairs = [
-        ("You are a helpful, pattern-following assistant that translates corporate jargon into plain English.", None),
-        ("New synergies will help drive top-line growth.", "example_user"),
-        ("Things working well together will increase revenue.", "example_assistant"),
-        (
-            "Let's circle back when we have more bandwidth to touch base on opportunities for increased leverage.",
-            "example_user",
-        ),
-        ("Let's talk later when we're less busy about how to do better.", "example_assistant"),
-    ]
-    messages: list[dict[str, str]] = [
-        {"role": "system", "content": content} | ({"name": name} if name else {}) for content, name in pairs
-    ]
-    messages.append(
-        {
-            "role": "user",
-            "content": "This late pivot means we don't have time to boil the ocean for the client deliverable.",
-        }
-    )
-    # The notebook prints these counts, equal to what OpenAI's API answered.
-    assert tokenizer.count_chat_messages(messages, CL100K) == 129
-    assert tokenizer.count_chat_messages(messages, O200K) == 124
-
-
-@pytest.mark.parametrize(
-    "messages", [[], ["text", None, 3], [{}], [{"content": None}], [{"content": [None, "x", {"text": 3}]}]]
-)
-def test_odd_messages_count_without_failing(tokenizer: Tokenizer, messages: list[object]) -> None:
-    assert tokenizer.count_chat_messages(messages, O200K) >= tokens.TOKENS_PRIMING
-
-
-async def test_long_messages_are_counted_in_a_thread(tokenizer: Tokenizer) -> None:
-    messages = [{"role": "user", "content": "word " * 5_000}]
-    expected = tokenizer.count_chat_messages(messages, O200K)
-    assert await tokenizer.count_chat_messages_off_loop(messages, O200K) == expected
+async def test_a_token_is_no_key_of_the_proxy(make_gateway: MakeGateway) -> None:
+    gateway = await make_gateway()
+    token = await gateway.person((await gateway.customer()).account_id)
+    body = {"model": "demo", "messages": [{"role": "user", "content": "Hello."}]}
+    fetched = await call(gateway, "POST", "/v1/chat/completions", token, body)
+    assert (fetched.status, fetched.json["error"]["code"]) == (401, "invalid_api_key")

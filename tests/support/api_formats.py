@@ -11,18 +11,42 @@ from hypothesis import strategies as st
 CURSOR: Final = "MTcwMDAwMDAwMDAwMDAwMC4wMUtBMEE"
 """A place before everything that tests make, in every list: `1700000000000000.01KA0A`."""
 BEYOND_SCHEMAS: Final = (
-    "two quotas share window, metric and filter",
-    *("A password has", "Many people have this password", "A password must not hold", "email is an address such as"),
+    *("two quotas share window, metric and filter", "not both", "one of the two", "until must be after since"),
+    *("since must not be after until", "must not be zero", "must be above zero", "wrong, used or expired"),
+    *("can't be an operator", "A password has", "Many people have this password", "A password must not hold"),
+    *(", got `float`", "grace_seconds is at most", "email is an address such as", "quantity is a whole number"),
+    *("Name a meter or", "A quantity is of", "Tokens are of", "Say what to charge", "Say how much", "A model's price"),
+    *(
+        *("This cursor is not one", "group_by takes"),
+        "cached_input_tokens are",
+        "has no price here",
+        "expires_in_s is",
+        "time is at most",
+        "A meter has another",
+    ),
 )
-"""Parts of messages: of rules that tie a body's parts together."""
+"""Parts of messages: of rules that tie a body's parts together, or what it says to the state, of bounds that are
+settings; and that 5.0, which is an integer to JSON Schema, is none here."""
+BESIDE_IDS: Final = ("/api/billing/keys/revoke-leaked",)
+"""Paths that are, to other methods, a path of the id that they end with."""
 
 schemathesis.openapi.format("cursor", st.just(CURSOR))
 schemathesis.openapi.format("plan", st.sampled_from(["free", "starter", "enterprise"]))
+schemathesis.openapi.format("time-zone", st.sampled_from(["Europe/Berlin", "UTC"]))
+schemathesis.openapi.format("group-by", st.sampled_from(["model", "key,user", "provider,tag:team"]))
+schemathesis.openapi.format("email", st.sampled_from(["ada@example.com", "bob.b@mail.example.org"]))
 schemathesis.openapi.format("date-time", st.sampled_from(["2037-01-31T12:00:00Z", "2038-12-31T23:59:59.5+01:00"]))
 
 
 @schemathesis.hook
 def filter_failure(context: Any, failure: Any, case: Any, response: Any) -> bool:
-    """Whether a failure counts: not that a request was refused for what no schema can say."""
-    rejected = type(failure).__name__ == "RejectedPositiveData"
-    return not (rejected and any(each in response.text for each in BEYOND_SCHEMAS))
+    """Whether a failure counts: not that a request was refused for what no schema can say, that an item of several was,
+    or that a path beside ids allows what they do."""
+    match type(failure).__name__:
+        case "RejectedPositiveData":
+            return not any(each in response.text for each in BEYOND_SCHEMAS)
+        case "AcceptedNegativeData":
+            return '"status":"refused"' not in response.text  # one of several items, told by itself
+        case "AllowHeaderMismatch":
+            return case.operation.path not in BESIDE_IDS
+    return True

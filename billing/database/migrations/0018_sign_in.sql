@@ -13,3 +13,4 @@ CREATE INDEX sign_in_tries_age ON sign_in_tries (updated_at);
 COMMENT ON TABLE sign_in_tries IS
     'Tries that have not succeeded, by what is guessed at: a password, by the digest of its address, or a second factor.';
 CREATE INDEX mail_outbox_done ON mail_outbox (created_at) WHERE sent_at IS NOT NULL OR failed_at IS NOT NULL;
+CREATE INDEX mail_outbox_parked ON mail_outbox (created_at) WHERE failed_at IS NOT NULL;

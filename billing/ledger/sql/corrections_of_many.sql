@@ -1,5 +1,5 @@
 -- Corrections of several accounts ($1), each after a number ($2), at most $3 of each, with what the account counts in.
-SELECT c.*, k.quotas AS key_quotas, m.user_id, m.quotas AS user_quotas, a.plan, a.quotas AS account_quotas, a.xseq AS newest
+SELECT c.*, k.quotas AS key_quotas, m.user_id, m.quotas AS user_quotas, a.plan, a.quotas AS account_quotas
 FROM unnest($1::text[], $2::bigint[]) AS asked (account_id, after)
     JOIN accounts a ON a.id = asked.account_id
     CROSS JOIN LATERAL (

@@ -1,4 +1,5 @@
--- The partitions of months that began more than $1 months before this one, the oldest first.
+-- The partitions of months that began more than $1 months before this one, the oldest first: by the server's clock and by
+-- $2, a gateway's, whichever is behind.
 SELECT partition::text AS partition, month, month AT TIME ZONE 'UTC' AS since,
     (month + interval '1 month') AT TIME ZONE 'UTC' AS until
 FROM (
@@ -6,5 +7,5 @@ FROM (
     FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
     WHERE inhparent = 'usage_events'::regclass AND relname ~ '^usage_events_[0-9]{4}_[0-9]{2}$'
 ) AS months
-WHERE month < date_trunc('month', now() AT TIME ZONE 'UTC') - $1 * interval '1 month'
+WHERE month < date_trunc('month', least(now(), $2) AT TIME ZONE 'UTC') - $1 * interval '1 month'
 ORDER BY month

@@ -3,6 +3,9 @@
 -- whoever reads sums and fresh rows in one snapshot finds each request once, whenever that is. The transaction has the turn
 -- (an advisory lock) before this begins: what is new of dimensions and tags is written by one at a time. Of an account at
 -- most $3 names of tags are kept, and $4 values of each. Rows are written in the order of their key.
+--
+-- The planner takes what is moved for a few rows: the transaction has nested loops off, which would be slow between these.
+-- What is in a table is looked up by its index, in a subquery of its own.
 WITH moved AS (
     DELETE FROM usage_fresh
     WHERE ctid = ANY (ARRAY(
@@ -33,8 +36,10 @@ WITH moved AS (
     FROM whole
     GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9
 ), used AS MATERIALIZED (
-    SELECT u.*, d.id FROM (SELECT DISTINCT account_id, key_id, user_id, model, provider, endpoint, feature FROM minutes) AS u
-    LEFT JOIN usage_dimensions AS d USING (account_id, key_id, user_id, model, provider, endpoint, feature)
+    SELECT u.*, (SELECT d.id FROM usage_dimensions AS d WHERE d.account_id = u.account_id AND d.key_id = u.key_id
+        AND d.user_id = u.user_id AND d.model = u.model AND d.provider = u.provider AND d.endpoint = u.endpoint
+        AND d.feature = u.feature) AS id
+    FROM (SELECT DISTINCT account_id, key_id, user_id, model, provider, endpoint, feature FROM minutes) AS u
 ), combined AS (
     INSERT INTO usage_dimensions (account_id, key_id, user_id, model, provider, endpoint, feature)
     SELECT account_id, key_id, user_id, model, provider, endpoint, feature FROM used WHERE id IS NULL
@@ -49,8 +54,9 @@ WITH moved AS (
     FROM counted CROSS JOIN LATERAL jsonb_each_text(
         CASE jsonb_typeof(tags) WHEN 'object' THEN tags ELSE '{}' END) AS t
 ), names_used AS MATERIALIZED (
-    SELECT u.*, n.id FROM (SELECT DISTINCT account_id, name FROM tagged) AS u
-    LEFT JOIN usage_tags AS n ON n.account_id = u.account_id AND n.name = u.name AND n.value IS NULL
+    SELECT u.*, (SELECT n.id FROM usage_tags AS n
+        WHERE n.account_id = u.account_id AND n.name = u.name AND n.value IS NULL) AS id
+    FROM (SELECT DISTINCT account_id, name FROM tagged) AS u
 ), names_made AS (
     INSERT INTO usage_tags (account_id, name)
     SELECT account_id, name
@@ -61,13 +67,13 @@ WITH moved AS (
 ), names AS (
     SELECT * FROM names_used WHERE id IS NOT NULL UNION ALL SELECT * FROM names_made
 ), room AS MATERIALIZED (
-    SELECT n.account_id, n.name, n.id AS tag, $4 - count(v.id) AS free
-    FROM names AS n LEFT JOIN usage_tags AS v ON v.account_id = n.account_id AND v.name = n.name AND v.value IS NOT NULL
-    GROUP BY 1, 2, 3
+    SELECT account_id, name, id AS tag, $4 - (SELECT count(*) FROM usage_tags AS v
+        WHERE v.account_id = names.account_id AND v.name = names.name AND v.value IS NOT NULL) AS free
+    FROM names
 ), values_used AS MATERIALIZED (
-    SELECT u.*, v.id, room.free
+    SELECT u.*, (SELECT v.id FROM usage_tags AS v
+        WHERE v.account_id = u.account_id AND v.name = u.name AND v.value = u.said) AS id, room.free
     FROM (SELECT DISTINCT account_id, name, said FROM tagged) AS u JOIN room USING (account_id, name)
-    LEFT JOIN usage_tags AS v ON v.account_id = u.account_id AND v.name = u.name AND v.value = u.said
 ), values_made AS (
     INSERT INTO usage_tags (account_id, name, value)
     SELECT account_id, name, said

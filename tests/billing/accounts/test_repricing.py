@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from billing.accounts.grants import BalanceOutOfBounds
-from billing.accounts.repricing import Batch, Period, Repricing, RepricingRefused
+from billing.accounts.repricing import Batch, Period, PriceNotFound, Repricing
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import Debit
 from billing.ledger.usage_columns import encode_shares, share_of
@@ -227,7 +227,7 @@ async def test_a_time_without_a_price_is_left(billing: Billing, account_id: str)
 
 async def test_what_is_refused(billing: Billing, repricing: Repricing, account_id: str) -> None:
     assert (await repricing.compare(period(until=datetime.now(UTC) - 9 * DAY), 50)).lines == ()
-    with pytest.raises(RepricingRefused, match="no price row"):
+    with pytest.raises(PriceNotFound, match="no price row"):
         await repricing.compare(period(price_id="price_none"), 50)
     with pytest.raises(BadCursor):
         await repricing.compare(period(), 50, "x.y.z")

@@ -363,7 +363,6 @@ async def test_a_period_is_priced_again(api: Api) -> None:
     [
         ({"since": "x"}, "since"),
         ({"until": "20"}, "until"),
-        ({"price_id": "price_none"}, "price_id"),
         ({"model": None}, "model"),
         ({"dry_run": 0}, "dry_run"),
     ],
@@ -371,3 +370,8 @@ async def test_a_period_is_priced_again(api: Api) -> None:
 async def test_a_wrong_period_names_its_field(api: Api, said: dict[str, object], param: str) -> None:
     whole = {"provider": "openai", "model": "x", "since": "2020-01-01", "until": "2100-01-01", **said}
     (await api.admin("POST", "/reprice", whole)).refused(400, "invalid_request_error", param)
+
+
+async def test_a_price_that_is_none_is_not_found(api: Api) -> None:
+    said = {"provider": "openai", "model": "x", "since": "2020-01-01", "until": "2100-01-01", "price_id": "price_none"}
+    (await api.admin("POST", "/reprice", said)).refused(404, "not_found")

@@ -1,5 +1,6 @@
 """No sequence of calls as one organization changes or reveals anything of another's."""
 
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -142,7 +143,7 @@ async def call(api: Api, step: Step, own: Side, other: Side) -> Answer:
     asked = () if step.route.query is None else step.route.query.__struct_fields__
     params = {name: named[name] for name in asked if name in named}
     options = {} if body is None else {"json": body}
-    path = step.route.path.format(**named)
+    path = re.sub(r"\{(\w+)[^}]*\}", lambda part: named[part[1]], step.route.path)
     return await api.call(step.route.method, path, headers=headers, params=params, **options)
 
 
@@ -160,7 +161,7 @@ async def test_one_organization_neither_sees_nor_changes_another(api: Api, billi
         answer = await call(api, step, own, other)
         assert answer.status < 500, (step, answer.json)
         assert MARK not in str(answer.json), (step, answer.json)
-        in_path = [name for name in NAMES if f"{{{name}}}" in step.route.path]
+        in_path = [name for name in NAMES if f"{{{name}" in step.route.path]
         if any(step.places[name] != "own" for name in in_path):
             assert answer.status in (400, 401, 403, 404), (step, answer.json)
     assert await everything(billing, other) == before

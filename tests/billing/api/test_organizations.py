@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from billing.identity.invitations import Invitations
 from billing.identity.organizations import Organization
 from billing.identity.permissions import ROLES, SCOPES, Role
 from tests.billing.api.support import Api
@@ -174,3 +175,17 @@ async def test_changes_are_in_the_account_s_audit_log(api: Api, billing: Billing
     seen = (await api.person(team["owner"], "GET", "/account/audit")).json["data"]
     assert (seen[0]["action"], seen[0]["actor"]) == ("member.update", f"user:{team['admin']}")
     assert (seen[0]["before"], seen[0]["after"]) == ({"role": "member"}, {"role": "viewer"})
+
+
+async def test_a_fault_does_not_log_an_invitation_s_token(
+    api: Api, team: Team, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(*_: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(Invitations, "accept", fail)
+    token = "t" * 43
+    answer = await api.person(team["owner"], "POST", f"/invitations/{token}/accept")
+    assert answer.status == 500
+    assert "/api/invitations/{token}/accept failed" in caplog.text
+    assert token not in caplog.text

@@ -71,7 +71,8 @@ async def test_registering_verifying_and_signing_in(api: Api, registry: Registry
     )
     assert me["session_id"] == login.json["session_id"]
     [organization] = me["organizations"]
-    assert (organization["personal"], organization["role"], organization["slug"]) == (True, "owner", "ada")
+    assert (organization["personal"], organization["role"], organization["name"]) == (True, "owner", "Ada")
+    assert organization["slug"].startswith("ada-")
     assert me["org_id"] == organization["id"]
     assert set(me["scopes"]) == set(organization["scopes"])
     assert GOOD not in str(await registry.billing.database.rows("SELECT to_jsonb(u)::text FROM users u"))
@@ -133,6 +134,15 @@ async def test_another_code_continues_the_registration(api: Api, registry: Regis
     await post(api, "/otp", email=ADA, purpose="verify")
     assert len(await registry.mails(ADA)) == 2
     await post(api, "/verify", email=ADA, code=await registry.mailed_code())
+    assert (await post(api, "/login", email=ADA, password=GOOD)).status == 200
+
+
+async def test_another_code_continues_one_s_own_registration(api: Api, registry: Registry) -> None:
+    mine = await register(api)
+    await register(api, password="a thief chose this one")
+    again = await post(api, "/otp", email=ADA, purpose="verify", challenge=mine)
+    code = {"code": await registry.mailed_code(), "challenge": again.json["challenge"]}
+    assert (await post(api, "/verify", email=ADA, **code)).status == 200
     assert (await post(api, "/login", email=ADA, password=GOOD)).status == 200
 
 
@@ -384,6 +394,30 @@ async def test_changing_the_address(api: Api, registry: Registry) -> None:
     assert "a...@example.org" in text
     assert (await post(api, "/login", email=new, password=GOOD)).status == 200
     assert (await post(api, "/login", email=ADA, password=GOOD)).status == 401
+
+
+async def test_who_registered_with_a_wrong_address_changes_it_and_is_let_in(api: Api, registry: Registry) -> None:
+    await register(api, "ada@exmaple.com")
+    token = (await post(api, "/login", email="ada@exmaple.com", password=GOOD)).json["access_token"]
+    await post(api, "/email", token, email=ADA, password=GOOD)
+    confirmed = await post(api, "/email/confirm", token, email=ADA, code=await registry.mailed_code())
+    assert (confirmed.json["status"], confirmed.json["verified"]) == ("active", True)
+    assert (await who(api, token)).json["scopes"] != []
+
+
+async def test_two_who_want_one_address_at_once(api: Api, registry: Registry) -> None:
+    tokens = [await signed_up(api, registry, f"{name}@example.com") for name in ("ann", "bob")]
+    asked = []
+    for token in tokens:
+        challenge = (await post(api, "/email", token, email=ADA, password=GOOD)).json["challenge"]
+        asked.append((token, challenge, await registry.mailed_code()))
+    answers = await asyncio.gather(
+        *(
+            post(api, "/email/confirm", token, email=ADA, code=code, challenge=challenge)
+            for token, challenge, code in asked
+        )
+    )
+    assert sorted(answer.status for answer in answers) == [200, 401]
 
 
 async def enrolled(api: Api, registry: Registry, token: str) -> tuple[str, list[str]]:

@@ -63,6 +63,22 @@ async def test_narrowing(api: Api, people: People) -> None:
     (await call(api, pair, "POST", "/token", {"scope": []})).refused(400, "invalid_request_error", "scope")
 
 
+async def test_what_a_narrowed_token_can_t_become(api: Api, people: People) -> None:
+    user_id, _ = await people.owner()
+    narrow = await people.sign_in(user_id, scopes=["billing:read"])
+    code = {"email": "eve@example.com", "code": "123456"}
+    for path, body in (
+        ("/email", {"email": "eve@example.com"}),
+        ("/email/confirm", {**code, "challenge": "c"}),
+        ("/password", {"password": "a long one of eve's making", "current_password": "x"}),
+        ("/totp", {}),
+        ("/oidc/example", None),
+    ):
+        answer = await call(api, narrow, "POST", path, body)
+        assert "all of your scopes" in answer.refused(403, "insufficient_scope"), path
+    assert (await call(api, narrow, "GET", "/me")).status == 200
+
+
 async def test_logging_out(api: Api, people: People) -> None:
     pair, other = [await people.sign_in(user_id) for user_id in [await people.user()] * 2]
     assert (await call(api, pair, "POST", "/logout")).status == 204

@@ -17,7 +17,8 @@ from billing.holds.redis.client import RedisClient
 from billing.holds.redis.layout import AccountState, KeyState
 from billing.holds.redis.state import Keyspace
 from billing.holds.service import HoldSettings
-from billing.keys.keys import ApiKeys, Principals
+from billing.keys.keys import ApiKeys
+from billing.keys.principals import Principals
 from billing.keys.secrets import secret_digest
 from billing.ledger.debits import Debit
 from billing.plans import Plan

@@ -2,6 +2,7 @@
 again."""
 
 import asyncio
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -44,7 +45,7 @@ async def account_ids(billing: Billing) -> list[str]:
 
 @pytest.fixture
 def retention(billing: Billing) -> UsageRetention:
-    return UsageRetention(billing.database, 2, "one")
+    return UsageRetention(billing.database, 2, "one", time.time)
 
 
 async def events(billing: Billing) -> int:
@@ -150,7 +151,7 @@ async def test_who_reads_is_waited_for_and_nothing_is_lost(
     billing: Billing, account_ids: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("billing.ledger.retention.DROP_TRIES", 1)
-    retention = UsageRetention(billing.database, 2, "one")
+    retention = UsageRetention(billing.database, 2, "one", time.time)
     await roll(billing.database, most_fresh=0)
     async with billing.database.transaction() as connection:
         await connection.fetch("SELECT * FROM usage_events LIMIT 1")
@@ -163,6 +164,14 @@ async def test_who_reads_is_waited_for_and_nothing_is_lost(
     assert await differences(billing) == {}
 
 
+@pytest.mark.parametrize("months_ahead", [-2, 1200])
+async def test_one_wrong_clock_drops_nothing_more(billing: Billing, account_ids: list[str], months_ahead: int) -> None:
+    await roll(billing.database, most_fresh=0)
+    retention = UsageRetention(billing.database, 2, "one", lambda: time.time() + months_ahead * 31 * 86_400)
+    dropped = await retention.round()
+    assert dropped == ([] if months_ahead < 0 else [name_of(months_ago(4)), name_of(OLD)])
+
+
 def test_two_months_at_least(billing: Billing) -> None:
     with pytest.raises(ValueError, match="2"):
-        UsageRetention(billing.database, 1, "one")
+        UsageRetention(billing.database, 1, "one", time.time)

@@ -8,7 +8,7 @@ from datetime import date
 
 from ulid import ULID
 
-from billing.keys.keys import Principals
+from billing.keys.principals import Principals
 from billing.price_table import PriceTable
 from billing.prices import PriceRow
 from billing.services.events import EventWriter, Payer

@@ -121,7 +121,8 @@ async def test_unknown_accounts_and_conflicts(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "thousandths"), [(0, 0), (7, 7000), ("1.5", 1500), ("0.001", 1), ("9007199254740", 9007199254740000)]
+    ("said", "thousandths"),
+    [(0, 0), (7, 7000), (7.0, 7000), ("1.5", 1500), ("0.001", 1), ("9007199254740", 9007199254740000)],
 )
 def test_quantities(said: object, thousandths: int) -> None:
     assert parse_quantity(said) == thousandths

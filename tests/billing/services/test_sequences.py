@@ -19,7 +19,8 @@ from billing.database.connection import Database
 from billing.holds.engine import Engine
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import Keyspace
-from billing.keys.keys import ApiKeys, Principals
+from billing.keys.keys import ApiKeys
+from billing.keys.principals import Principals
 from billing.ledger.verify import verify
 from billing.services.charges import Measure
 from billing.services.events import EventConflict, NotAdmitted, Payer

@@ -1,5 +1,6 @@
 """What the doctor finds in the configuration, in the environment and on the disk."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -7,9 +8,18 @@ import pytest
 
 from billing.plans import Plan, upgrade_cycles
 from gateway.commands import checks
-from gateway.commands.checks import Check, check_disk, check_metrics, check_models, check_secrets, disk_finding
+from gateway.commands.checks import (
+    Check,
+    check_disk,
+    check_mail,
+    check_metrics,
+    check_models,
+    check_secrets,
+    disk_finding,
+)
 from gateway.config.models import unknown_models
 from gateway.config.settings import ModelConfig, ProviderConfig, Settings, load_settings, warnings
+from tests.support.mail import Mailbox, mail_server
 
 
 @cache
@@ -129,3 +139,16 @@ def test_models_that_a_key_may_name() -> None:
     unknown = ["gtp-5-tpyo", "nobody/x", "zzz*", "gpt-4o-mimi"]
     found = unknown_models(known.models, known.providers, known.prices, [*names, *unknown], 1_800_000_000)
     assert found == unknown
+
+
+async def test_the_mail_server_is_asked_and_gets_no_mail() -> None:
+    mailing = replace(settings(), smtp_from="billing@example.com")
+    assert await check_mail(mailing) == []
+    mailbox = Mailbox()
+    with mail_server(mailbox) as port:
+        (check,) = await check_mail(replace(mailing, smtp_host="127.0.0.1", smtp_port=port))
+    assert (check.name, check.status) == ("mail", "ok")
+    assert mailbox.taken == []
+    (check,) = await check_mail(replace(mailing, smtp_host="127.0.0.1", smtp_port=port))
+    assert check.status == "fail"
+    assert check.mend

@@ -451,7 +451,7 @@ def test_a_command_on_a_gateway_or_a_file_imports_no_store_and_no_server(command
 def test_doctor_imports_aiohttp_for_providers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://user@127.0.0.1:1/nowhere?sslmode=disable")
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
-    assert imported_by("doctor", ("aiohttp", "pydantic")) == (REFUSED, [])
+    assert imported_by("doctor", ("aiohttp", "pydantic", "jwt")) == (REFUSED, [])
 
 
 def test_a_command_on_prices_reads_no_other_settings() -> None:

@@ -23,6 +23,8 @@ ON_STORES = {
     "ledger set-aside discard": "ledger set-aside discard x",
     "explain": "explain x",
     "reconcile": "reconcile",
+    "backup": "backup x",
+    "restore": f"restore {Path(__file__)}",
 }
 """Commands on the stores themselves, as they are used."""
 OF_THE_API = {
@@ -35,6 +37,13 @@ OF_THE_API = {
     "operator refund": "operator refund acc_x 5",
     "operator requests": "operator requests --refused",
     "operator provider list": "operator provider list",
+    "operator adjust": "operator adjust acc_x --add 5 --reason y",
+    **{f"operator {what}": f"operator {what} acc_x --reason y" for what in ("suspend", "close", "reopen")},
+    "operator audit": "operator audit",
+    "operator price reprice": "operator price reprice openai/gpt-4o --since 2026-01-01 --until 2026-02-01",
+    "operator user list": "operator user list",
+    **{f"operator user {what}": f"operator user {what} usr_x" for what in ("show", "approve", "enable", "disable")},
+    "operator user operator": "operator user operator usr_x on",
     "operator key create": "operator key create acc_x k",
     "operator key list": "operator key list acc_x",
     "operator key update": "operator key update key_x --name y",

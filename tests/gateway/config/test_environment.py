@@ -200,6 +200,7 @@ def test_wrong_values_are_refused_by_name(name: str, text: str) -> None:
     ("environ", "missing"),
     [
         ({"AUTH_BASE_URL": "https://issuer"}, "AUTH_AUDIENCE"),
+        ({"AUTH_COOKIE_SECRET": "s" * 32}, "AUTH_AUDIENCE"),
         ({"SMTP_HOST": "mail"}, "SMTP_FROM"),
         ({"LAGO_API_URL": "https://lago"}, "LAGO_API_KEY"),
         ({"PAYMENT_PROVIDER": "stripe", "STRIPE_WEBHOOK_SECRET": "w"}, "STRIPE_API_KEY"),
@@ -210,6 +211,19 @@ def test_what_goes_together(environ: dict[str, str], missing: str) -> None:
     found = refusals(**environ)
     assert len(found) == 1
     assert found[0].startswith(f"environment: {missing}: expected a value")
+
+
+def test_what_must_differ() -> None:
+    secret, url = "s" * 32, "https://issuer"
+    for environ, name in (
+        ({"AUTH_COOKIE_SECRET": secret, "JWT_SECRET": secret, "AUTH_AUDIENCE": "here"}, "AUTH_COOKIE_SECRET"),
+        ({"AUTH_BASE_URL": url, "AUTH_AUDIENCE": "a", "AUTH_INTERNAL_AUDIENCE": "a"}, "AUTH_INTERNAL_AUDIENCE"),
+        ({"AUTH_BASE_URL": url, "AUTH_AUDIENCE": "metergate"}, "AUTH_AUDIENCE"),
+        ({"JWT_SECRET": "s" * 31}, "JWT_SECRET"),
+    ):
+        (found,) = refusals(**environ)
+        assert found.startswith(f"environment: {name}: expected"), found
+        assert secret not in found
 
 
 def test_stripe_by_either_name_of_its_key() -> None:
@@ -232,7 +246,7 @@ def test_no_secret_shows() -> None:
     right |= {"EXPORTER_SOURCES_JSON": '[{"source_id": "a", "base_url": "https://a", "token": "hidden"}]'}
     right |= {"NOTIFICATION_WEBHOOK": "https://h/hidden"}
     right |= {"ADMIN_API_KEY": "hidden" * 4, "SERVICE_API_KEY": "hidden" * 4, "JWT_SECRET": "hidden" * 6}
-    right |= {"AUTH_COOKIE_SECRET": "hidden" * 6, "AUTH_AUDIENCE": "here", "SMTP_USER": "mailer"}
+    right |= {"AUTH_COOKIE_SECRET": "hidden" * 7, "AUTH_AUDIENCE": "here", "SMTP_USER": "mailer"}
     assert "hidden" not in repr(read(**(hidden | right | {"STRIPE_SECRET_KEY": ""})))
 
 
