@@ -116,7 +116,18 @@ def test_every_command_is_documented(shell: Shell) -> None:
     said = (CHECKOUT / "docs" / "cli.md").read_text()
     for command in COMMANDS:
         assert f"metergate {command}" in said
-    for group in ("", "ledger", "ledger set-aside", "operator", "operator account", "operator key", "operator price", "auth", "keys", "billing"):
+    for group in (
+        "",
+        "ledger",
+        "ledger set-aside",
+        "operator",
+        "operator account",
+        "operator key",
+        "operator price",
+        "auth",
+        "keys",
+        "billing",
+    ):
         listed = shell.run(*group.split(), "--help").stdout.partition("Commands:\n")[2]
         for name in re.findall(r"^  ([\w-]+)", listed, re.MULTILINE):
             assert f"{group} {name}".strip() in COMMANDS

@@ -49,6 +49,12 @@ OF_THE_API = {
     "operator key update": "operator key update key_x --name y",
     "operator key revoke": "operator key revoke key_x",
 }
+OF_PEOPLE = (
+    *(f"auth {what}" for what in ("register", "login", "verify", "token", "status", "logout", "password", "sessions")),
+    *(f"keys {what}" for what in ("create", "list", "show", "update", "rotate", "revoke", "revoke-leaked")),
+    *("usage", "billing status"),
+)
+"""Commands of people, who sign in first."""
 ON_FILES = tuple(f"operator price {what}" for what in ("list", "check", "import", "diff", "try"))
 """Commands on files of prices alone: they read no other setting and call nobody."""
 REFUSED = [
@@ -93,7 +99,22 @@ def test_no_command_is_left_out(shell: Shell) -> None:
             below = list(commands(*group, name))
             yield from below or [" ".join((*group, name))]
 
-    assert set(commands()) == {*ON_STORES, *OF_THE_API, *ON_FILES, *ALONE, *UNCONFIGURED}
+    assert set(commands()) == {*ON_STORES, *OF_THE_API, *OF_PEOPLE, *ON_FILES, *ALONE, *UNCONFIGURED}
+
+
+@pytest.mark.parametrize("command", ["auth token", "keys list", "usage totals", "keys create x"])
+def test_who_is_not_signed_in_and_a_gateway_that_is_away(shell: Shell, command: str) -> None:
+    assert "metergate auth login" in shell.run(
+        *command.split(), env={"METERGATE_API_URL": "http://127.0.0.1:1"}
+    ).failed(1)
+    if command != "auth token":
+        away = {"METERGATE_API_URL": "http://127.0.0.1:1", "METERGATE_API_TOKEN": "e30.e30.x"}
+        shell.run(*command.split(), env=away).failed(3)
+
+
+@pytest.mark.parametrize("command", OF_PEOPLE)
+def test_wrong_usage_of_people_is_2(shell: Shell, command: str) -> None:
+    assert "--nope" in shell.run(*command.split(), "--nope").failed(2)
 
 
 @pytest.mark.parametrize("command", [*ON_STORES, *OF_THE_API, *ON_FILES, *ALONE, *UNCONFIGURED])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -203,6 +204,37 @@ def test_it_can_be_verified_and_explained_while_it_runs(up: Up) -> None:
     assert {check["name"] for check in verified["checks"]} == {
         *("balances", "sum", "transfers", "prices", "rollups", "dropped")
     }
+
+
+def test_a_person_registers_makes_a_key_sees_its_use_and_signs_out(up: Up) -> None:
+    def person(*arguments: str, **env: str) -> Result:
+        return up.shell.run(*arguments, env={"METERGATE_API_URL": up.url, **env})
+
+    assert (
+        person("auth", "register", "--email", "ada@example.com", METERGATE_PASSWORD="tulip anvil quartz row").code == 0
+    )
+    up.running.until_stderr("is the code to verify")
+    code = re.findall(r"\b([0-9]{6}) is the code", up.running.stderr)[-1]
+    verified = person("auth", "verify", METERGATE_OTP=code)
+    assert verified.code == 0, verified
+    assert "owner" in person("auth", "status").stdout
+    key = person("keys", "create", "laptop", "--json").json
+    assert up.chat(key["key"]).json["error"]["code"] == "billing_required"
+    assert up.shell.run("operator", "grant", key["account_id"], "1").code == 0
+    deadline = time.monotonic() + WAIT_S
+    while up.chat(key["key"]).status != 200:  # both workers have to know
+        assert time.monotonic() < deadline
+    while person("usage", "totals", "--json").json["events"] == 0:  # until the ledger has it
+        assert time.monotonic() < deadline
+    assert "billing:read" in person("auth", "token", "--scope", "billing:read").stdout
+    assert "metergate auth token" in person("keys", "create", "another").failed(1)
+    assert person("auth", "token").code == 0
+    assert person("keys", "revoke", key["id"]).code == 0
+    deadline = time.monotonic() + WAIT_S
+    while up.chat(key["key"]).status != 401:
+        assert time.monotonic() < deadline
+    assert person("auth", "logout").code == 0
+    assert "metergate auth login" in person("keys", "list").failed(1)
 
 
 def test_the_doctor_finds_nothing_wrong(up: Up) -> None:
