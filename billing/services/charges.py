@@ -81,6 +81,8 @@ class Measure:
             raise BadMeasure(f"A meter has another name than {NO_METER}.", "meter")
         if self.meter is not None and self.model is not None:
             raise BadMeasure("Name a meter or a model, not both.", "meter")
+        if self.model is not None and self.provider == METER_PROVIDER:  # tokens of a price by units would be free
+            raise BadMeasure(f"{METER_PROVIDER} is the provider of no model: name a meter and a quantity.", "provider")
         if self.thousandths is not None and self.meter is None:
             raise BadMeasure("A quantity is of a meter: name it.", "meter")
         tokens = self.input_tokens or self.output_tokens or self.cached_input_tokens

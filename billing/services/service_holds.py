@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
 
-from billing.database.connection import Database, DatabaseError, queries
+from billing.database.connection import Database, DatabaseError, UniqueViolation, queries
 from billing.errors import Kind, MetergateError
 from billing.holds.hold import Hold
 from billing.ledger.debits import decode_debit, encode_debit
@@ -91,7 +91,7 @@ class ServiceHolds:
         values = hold.id, payer.account_id, claim.event_id, claim.digest, answer, payer.service
         try:
             partition = self._partition_of(payer.account_id)
-            row = await self._database.row(CREATE, *values, partition, encode_debit(debit), expires)
+            row = await self._database.row(CREATE, *values, partition, encode_debit(debit), lasts_s)
             if row is not None:
                 desk.holds.kept(hold)
                 self._lasting.open += 1
@@ -130,7 +130,10 @@ class ServiceHolds:
         row = await self._row(hold_id)
         event_id, done = event_id or _end_of(hold_id), None
         if row["state"] == "held":
-            done = await self._database.row(VOID, hold_id, event_id, digest_of("void", hold_id))
+            try:
+                done = await self._database.row(VOID, hold_id, event_id, digest_of("void", hold_id))
+            except UniqueViolation as error:
+                raise EventConflict("This event_id was used for another hold.") from error
             if done is not None:
                 self._lasting.give_back(hold_id, row["account_id"], decode_debit(row["payload"]).key_id)
             row = await self._row(hold_id)

@@ -348,3 +348,9 @@ async def test_any_number_may_be_under_way(make_gateway: MakeGateway) -> None:
     work = (service.call("POST", "/debits", {**asked, "event_id": str(number)}) for number in range(40))
     assert {status for status, _, _ in await asyncio.gather(*work)} == {201}
     await sound(service)
+
+
+async def test_tokens_of_a_meter_are_not_free(service: Service, customer: Customer) -> None:
+    asked = {"account_id": customer.account_id, "event_id": "d", "provider": "meter", "model": "container.second"}
+    refused = await service.post("/debits", {**asked, "input_tokens": 1_000_000}, 400)
+    assert refused["error"]["param"] == "provider"

@@ -232,3 +232,14 @@ async def test_an_event_ends_one_hold(service: Service, customer: Customer) -> N
     await service.post(f"/holds/{other['id']}/void", {})
     await until(lambda: money(service, customer), ("4.50", "0.00"))
     await sound(service)
+
+
+async def test_an_event_gives_one_hold_back(service: Service, customer: Customer) -> None:
+    first = await service.post("/holds", asked(customer, "a", amount_usd="1.00"), 201)
+    second = await service.post("/holds", asked(customer, "b", amount_usd="1.00"), 201)
+    await service.post(f"/holds/{first['id']}/void", {"event_id": "end"})
+    refused = await service.post(f"/holds/{second['id']}/void", {"event_id": "end"}, 409)
+    assert refused["error"]["code"] == "idempotency_conflict"
+    await service.post(f"/holds/{second['id']}/void", {})
+    await until(lambda: money(service, customer), ("5.00", "0.00"))
+    await sound(service)
