@@ -81,6 +81,10 @@ MetergateError
 +-- DifferentKeys                  billing.keys.presented
 +-- UsageQueryError                billing.ledger.used
 +-- MoneyError                     billing.money
++-- DestinationRefused             billing.notices.destinations
++-- WebhookError                   billing.notices.endpoints
+|   +-- EndpointNotFound           billing.notices.endpoints
+|   +-- EndpointRefused            billing.notices.endpoints
 +-- BadCursor                      billing.pages
 +-- QuotaError                     billing.quotas
 +-- PriceError                     billing.rates
