@@ -83,7 +83,7 @@ MetergateError
 +-- MoneyError                     billing.money
 +-- BadCursor                      billing.pages
 +-- PaymentError                   billing.payments.port
-|   +-- EventRefused               billing.payments.port
+|   +-- PaymentEventRefused        billing.payments.port
 |   +-- PaymentProviderUnavailable billing.payments.port
 |   +-- PaymentRefused             billing.payments.port
 |       +-- CustomerGone           billing.payments.port
