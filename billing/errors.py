@@ -86,6 +86,11 @@ MetergateError
 |   +-- EndpointNotFound           billing.notices.endpoints
 |   +-- EndpointRefused            billing.notices.endpoints
 +-- BadCursor                      billing.pages
++-- PaymentError                   billing.payments.port
+|   +-- PaymentEventRefused        billing.payments.port
+|   +-- PaymentProviderUnavailable billing.payments.port
+|   +-- PaymentRefused             billing.payments.port
+|       +-- CustomerGone           billing.payments.port
 +-- QuotaError                     billing.quotas
 +-- PriceError                     billing.rates
 +-- BadMeasure                     billing.services.charges
