@@ -67,8 +67,9 @@ class InForce:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Everything that talks to the stores. `api_app` is the whole billing API, for use inside a process; the
-    `follower` has the plans in force, whatever the file here says."""
+    """Everything that talks to the stores. `database` is the ledger's pool, which no call of the API uses. `api_app` is
+    the whole billing API, for use inside a process; the `follower` has the plans in force, whatever the file here
+    says."""
 
     settings: Settings
     follower: PlanFollower
@@ -130,6 +131,7 @@ async def open_runtime(
     client = RedisClient(
         redis_url, timeout_s=defaults.redis_timeout_ms / 1000, connect_timeout_s=defaults.connect_timeout_s
     )
+    of_api = database.another(size=defaults.api_pool_size, timeout_s=defaults.postgres_timeout_s)
     of_keys = database.another(size=1, timeout_s=defaults.postgres_timeout_s)
     ask = Outgoing(defaults.issuer_timeout_s, defaults.issuer_answer_bytes)
     try:
@@ -137,7 +139,8 @@ async def open_runtime(
         await follower.follow(await newest_revision(database))
         wanted = defaults.redis_partitions or (EMBEDDED_PARTITIONS if embedded else PRODUCTION_PARTITIONS)
         keyspace = Keyspace(key_prefix, await partition_count(database, wanted))
-        runtime = _runtime(settings, follower, database, of_keys, client, keyspace, gateway_id or new_id(), ask)
+        stores = _Stores(database, of_api, of_keys, client, keyspace, ask)
+        runtime = _runtime(settings, follower, stores, gateway_id or new_id())
         try:
             yield runtime
         finally:
@@ -146,37 +149,42 @@ async def open_runtime(
         await ask.close()
         await client.close()
         await of_keys.close()
+        await of_api.close()
         await database.close()
 
 
-def _runtime(
-    settings: Settings,
-    follower: PlanFollower,
-    database: Database,
-    of_keys: Database,
-    client: RedisClient,
-    keyspace: Keyspace,
-    gateway_id: str,
-    ask: Outgoing,
-) -> Runtime:
+@dataclass(frozen=True, slots=True)
+class _Stores:
+    """What is open. Calls of the API have connections of their own (`of_api`): however many of them wait in Postgres,
+    the ledger's are free for admissions and debits. So have signing keys (`of_keys`), which every token waits for."""
+
+    database: Database
+    of_api: Database
+    of_keys: Database
+    client: RedisClient
+    keyspace: Keyspace
+    ask: Outgoing
+
+
+def _runtime(settings: Settings, follower: PlanFollower, stores: _Stores, gateway_id: str) -> Runtime:
     """Make the engine and the services on open stores."""
     defaults, plans = settings.defaults, follower.plans
-    principals = Principals(database, plans, defaults.default_plan, follower.follow)
+    principals = Principals(stores.database, plans, defaults.default_plan, follower.follow)
     engine = Engine(
-        *(database, client, keyspace, plans, principals.load, gateway_id),
+        *(stores.database, stores.client, stores.keyspace, plans, principals.load, gateway_id),
         engine_settings(defaults, settings.spool_dir),
     )
     follower.changed = engine.plans_changed
     in_force = InForce(settings.prices)
-    identity = make_identity(settings, database, of_keys, ask, plans, engine.change_notifier, new_id)
-    services = _services(settings, database, engine, plans, identity, in_force)
+    identity = make_identity(settings, stores.of_api, stores.of_keys, stores.ask, plans, engine.change_notifier, new_id)
+    services = _services(settings, stores.of_api, engine, plans, identity, in_force)
     api_app = web.Application(client_max_size=settings.max_body_bytes)
     setup(api_app, services)
     return Runtime(
         settings=settings,
         follower=follower,
-        database=database,
-        redis_client=client,
+        database=stores.database,
+        redis_client=stores.client,
         engine=engine,
         accounts=services.accounts,
         principals=principals,
