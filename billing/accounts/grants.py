@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 PROMOTIONS: Final = "sys:promotions"
 """The system account that grants come from."""
+PURCHASES: Final = "sys:stripe"
+"""The system account that payments come in at, whatever the provider, and that bought credit comes from."""
 REVENUE: Final = "sys:revenue"
 """The system account that charges go to, and that a refund takes from."""
 
@@ -71,7 +73,7 @@ class GrantResult:
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A change of one account's balance: `delta_nano` above zero takes from `source`, and makes a lot of these `terms`;
-    below zero it gives to `source`, and takes from the lot `of_lot` first."""
+    below zero it gives to `source`, and takes from the lot `of_lot`, or that of the purchase, first."""
 
     account_id: str
     delta_nano: int
@@ -79,7 +81,9 @@ class Entry:
     kind: Kind
     idempotency_scope: str
     idempotency_key: str
-    note: str | None = None
+    note: str | None
+    purchase_id: str | None = None
+    """The transfer of the purchase that this takes back, or gives back; None: it is about no purchase."""
     terms: Terms = PAID
     of_lot: str | None = None
 
@@ -125,7 +129,8 @@ class Grants:
         """
         if amount_nano <= 0:
             raise ValueError("a grant's amount must be above zero")
-        entry = Entry(account_id, amount_nano, source, kind, f"{scope}:{account_id}", idempotency_key, note, terms)
+        said = f"{scope}:{account_id}", idempotency_key, note
+        entry = Entry(account_id, amount_nano, source, kind, *said, terms=terms)
         return await self._apply(entry, actor)
 
     async def refund(
@@ -171,8 +176,8 @@ class Grants:
         return result
 
     async def record(self, connection: Connection, entry: Entry, actor: audit.Actor) -> GrantResult:
-        """Make a change in the caller's transaction, once for its idempotency key: after the commit, and unless the
-        result is `replayed`, the caller tells the effects of it. Raises as `grant`."""
+        """Record a change in the caller's transaction, once per idempotency key of its scope; unless the result is
+        `replayed`, the caller tells `Effects.balance_changed` of it after the commit. Raises as `grant`."""
         # The account's lock also orders those who come with the same idempotency key, which is the account's own.
         account = await connection.fetchrow(_query("accounts_lock"), entry.account_id)
         if account is None:
@@ -193,6 +198,7 @@ class Grants:
     async def _move(self, connection: Connection, entry: Entry, result: GrantResult) -> None:
         """Write the change itself: the lots so far, the balance and its transfer, the lot that it makes or takes."""
         raises = entry.delta_nano > 0
+        about = {} if entry.purchase_id is None else {"purchase_id": entry.purchase_id}
         await lots.settle(connection, entry.account_id, self._new_id)
         await connection.execute(
             _query("grants_apply"),
@@ -206,15 +212,14 @@ class Grants:
             entry.idempotency_key,
             entry.digest(),
             entry.note,
-            {"balance_nano": result.balance_nano},
+            {"balance_nano": result.balance_nano, **about},
         )
         transfer_id, amount_nano = result.transfer_id, abs(entry.delta_nano)
         if raises:
             made = transfer_id, cast(LotKind, entry.kind), amount_nano, entry.terms
             await lots.add(connection, entry.account_id, *made, transfer_id=transfer_id)
-        elif entry.of_lot is not None:
-            expired = entry.kind == "expiry"
-            await lots.take(connection, entry.account_id, entry.of_lot, amount_nano, expired=expired)
+        elif (first := entry.of_lot or entry.purchase_id) is not None:
+            await lots.take(connection, entry.account_id, first, amount_nano, expired=entry.kind == "expiry")
 
 
 def bounded_balance(balance_nano: int) -> int:

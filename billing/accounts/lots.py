@@ -114,11 +114,11 @@ async def add(
 
 
 async def take(
-    connection: Connection, account_id: str, of_lot: str, amount_nano: int, *, expired: bool = False
+    connection: Connection, account_id: str, lot_or_transfer: str, amount_nano: int, *, expired: bool = False
 ) -> None:
-    """Take from one lot what the balance has lost already, after `settle`: what it does not have is drawn from the
-    others, and is debt where they have nothing."""
-    await connection.execute(_query("lots_take"), account_id, of_lot, amount_nano, expired)
+    """Take from one lot, named by its id or its transfer's, what the balance has lost already, after `settle`: what it
+    does not have is drawn from the others, and is debt where they have nothing."""
+    await connection.execute(_query("lots_take"), account_id, lot_or_transfer, amount_nano, expired)
 
 
 async def find(connection: Connection, account_id: str, lot_or_transfer: str) -> Lot:
