@@ -82,6 +82,11 @@ MetergateError
 +-- UsageQueryError                billing.ledger.used
 +-- MoneyError                     billing.money
 +-- BadCursor                      billing.pages
++-- PaymentError                   billing.payments.port
+|   +-- PaymentEventRefused        billing.payments.port
+|   +-- PaymentProviderUnavailable billing.payments.port
+|   +-- PaymentRefused             billing.payments.port
+|       +-- CustomerGone           billing.payments.port
 +-- QuotaError                     billing.quotas
 +-- PriceError                     billing.rates
 +-- BadMeasure                     billing.services.charges
