@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 PROMOTIONS: Final = "sys:promotions"
 """The system account that grants come from."""
+PURCHASES: Final = "sys:stripe"
+"""The system account that payments come in at, whatever the provider, and that bought credit comes from."""
 REVENUE: Final = "sys:revenue"
 """The system account that charges go to, and that a refund takes from."""
 
@@ -67,7 +69,7 @@ class GrantResult:
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class Entry:
     """A change of one account's balance: `delta_nano` above zero takes from `source`, below zero gives to it."""
 
     account_id: str
@@ -77,6 +79,8 @@ class _Entry:
     idempotency_scope: str
     idempotency_key: str
     note: str | None
+    purchase_id: str | None = None
+    """The transfer of the purchase that this takes back, or gives back; None: it is about no purchase."""
 
     def __post_init__(self) -> None:
         if not self.delta_nano:
@@ -116,7 +120,7 @@ class Grants:
         """
         if amount_nano <= 0:
             raise ValueError("a grant's amount must be above zero")
-        entry = _Entry(account_id, amount_nano, source, kind, f"{scope}:{account_id}", idempotency_key, note)
+        entry = Entry(account_id, amount_nano, source, kind, f"{scope}:{account_id}", idempotency_key, note)
         return await self._apply(entry, actor)
 
     async def refund(
@@ -147,17 +151,19 @@ class Grants:
         """Change a balance by `delta_nano`, above or below zero, once per `idempotency_key` of the account, which must
         not be one of a grant's: as `grant`, of the kind `adjustment`. The balance may fall below zero, within its bound
         alone."""
-        entry = _Entry(account_id, delta_nano, source, "adjustment", f"admin:{account_id}", idempotency_key, reason)
+        entry = Entry(account_id, delta_nano, source, "adjustment", f"admin:{account_id}", idempotency_key, reason)
         return await self._apply(entry, actor)
 
-    async def _apply(self, entry: _Entry, actor: audit.Actor) -> GrantResult:
+    async def _apply(self, entry: Entry, actor: audit.Actor) -> GrantResult:
         async with self._database.transaction() as connection:
-            result = await self._record(connection, entry, actor)
+            result = await self.record(connection, entry, actor)
         if not result.replayed:
             await self._effects.balance_changed(entry.account_id)
         return result
 
-    async def _record(self, connection: Connection, entry: _Entry, actor: audit.Actor) -> GrantResult:
+    async def record(self, connection: Connection, entry: Entry, actor: audit.Actor) -> GrantResult:
+        """Record a change in the caller's transaction, once per idempotency key of its scope; the caller tells
+        `Effects.balance_changed` of it after the commit. Raises as `grant`."""
         # The account's lock also orders those who come with the same idempotency key, which is the account's own.
         account = await connection.fetchrow(_query("accounts_lock"), entry.account_id)
         if account is None:
@@ -186,7 +192,7 @@ class Grants:
             entry.idempotency_key,
             entry.digest(),
             entry.note,
-            {"balance_nano": balance_nano},
+            {"balance_nano": balance_nano} | ({} if entry.purchase_id is None else {"purchase_id": entry.purchase_id}),
         )
         before = {"balance_usd": format_usd(account["balance_nano"])}
         after = {"balance_usd": format_usd(balance_nano), "transfer_id": result.transfer_id, "note": entry.note}
@@ -196,7 +202,7 @@ class Grants:
         return result
 
 
-async def _first_answer(connection: Connection, entry: _Entry) -> GrantResult | None:
+async def _first_answer(connection: Connection, entry: Entry) -> GrantResult | None:
     row = await connection.fetchrow(_query("grants_find"), entry.idempotency_scope, entry.idempotency_key)
     if row is None:
         return None
