@@ -82,6 +82,10 @@ MetergateError
 +-- UsageQueryError                billing.ledger.used
 +-- MoneyError                     billing.money
 +-- BadCursor                      billing.pages
++-- OrderError                     billing.payments.orders
+|   +-- OrderConflict              billing.payments.orders
+|   +-- OrderNotFound              billing.payments.orders
+|   +-- OrderRefused               billing.payments.orders
 +-- PaymentError                   billing.payments.port
 |   +-- PaymentEventRefused        billing.payments.port
 |   +-- PaymentProviderUnavailable billing.payments.port
