@@ -87,6 +87,10 @@ MetergateError
 |   +-- EndpointNotFound           billing.notices.endpoints
 |   +-- EndpointRefused            billing.notices.endpoints
 +-- BadCursor                      billing.pages
++-- OrderError                     billing.payments.orders
+|   +-- OrderConflict              billing.payments.orders
+|   +-- OrderNotFound              billing.payments.orders
+|   +-- OrderRefused               billing.payments.orders
 +-- PaymentError                   billing.payments.port
 |   +-- PaymentEventRefused        billing.payments.port
 |   +-- PaymentProviderUnavailable billing.payments.port
