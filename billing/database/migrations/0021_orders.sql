@@ -105,6 +105,10 @@ COMMENT ON TABLE payments_parked IS
     'Money that came to sys:stripe and could not be credited: it waits for an operator, who credits or dismisses it.';
 CREATE INDEX payments_parked_open ON payments_parked (id) WHERE state = 'parked';
 
+ALTER TABLE installation ADD COLUMN deployment text NOT NULL DEFAULT gen_random_uuid()::text;
+COMMENT ON COLUMN installation.deployment IS
+    'What tells our objects at a payment provider from those of other installations that share its account.';
+
 -- An account may be suspended for several causes (`operator`, `dispute:ID`) and is active again when none is left.
 ALTER TABLE accounts ADD COLUMN suspended_for text[] NOT NULL DEFAULT '{}';
 UPDATE accounts SET suspended_for = '{operator}' WHERE status = 'suspended';
