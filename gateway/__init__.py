@@ -13,7 +13,7 @@ endpoints/   what the gateway answers by itself: models, the key's limits, one r
 metrics/     counted cheaply in each worker, shown as one sum
 config/      one frozen Settings, from the environment and three files; `shipped/`, the defaults
 process/     worker processes and their supervisor
-tokens       counting with tiktoken and `vocabularies/`; fair_queue  what accounts share, in turn
+tokens       counting with tiktoken and `vocabularies/`
 commands/    the `metergate` command: up, serve, init, doctor and what works on the stores
 embedded/    real Postgres and Redis from wheels, supervised
 pages/       the text of /docs

@@ -86,8 +86,9 @@ class InForce:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Everything that talks to the stores. `api_app` is the whole billing API, for use inside a process; the
-    `follower` has the plans in force, whatever the file here says."""
+    """Everything that talks to the stores. `database` is the ledger's pool, which no call of the API uses. `api_app` is
+    the whole billing API, for use inside a process; the `follower` has the plans in force, whatever the file here
+    says."""
 
     settings: Settings
     follower: PlanFollower
@@ -244,6 +245,7 @@ async def open_runtime(
     client = RedisClient(
         redis_url, timeout_s=defaults.redis_timeout_ms / 1000, connect_timeout_s=defaults.connect_timeout_s
     )
+    of_api = database.another(size=defaults.api_pool_size, timeout_s=defaults.postgres_timeout_s)
     of_keys = database.another(size=1, timeout_s=defaults.postgres_timeout_s)
     ask = Outgoing(defaults.issuer_timeout_s, defaults.issuer_answer_bytes)
     try:
@@ -252,7 +254,8 @@ async def open_runtime(
         wanted = defaults.redis_partitions or (EMBEDDED_PARTITIONS if embedded else PRODUCTION_PARTITIONS)
         keyspace = Keyspace(key_prefix, await partition_count(database, wanted))
         signing_keys = SigningKeys(of_keys, token_rules(settings), new_id, time.monotonic)
-        runtime = _runtime(settings, follower, database, client, keyspace, gateway_id or new_id(), signing_keys, ask)
+        stores = _Stores(database, of_api, client, keyspace, signing_keys, ask)
+        runtime = _runtime(settings, follower, stores, gateway_id or new_id())
         try:
             yield runtime
         finally:
@@ -261,24 +264,30 @@ async def open_runtime(
         await ask.close()
         await client.close()
         await of_keys.close()
+        await of_api.close()
         await database.close()
 
 
-def _runtime(
-    settings: Settings,
-    follower: PlanFollower,
-    database: Database,
-    client: RedisClient,
-    keyspace: Keyspace,
-    gateway_id: str,
-    signing_keys: SigningKeys,
-    ask: Outgoing,
-) -> Runtime:
+@dataclass(frozen=True, slots=True)
+class _Stores:
+    """What is open. Calls of the API have connections of their own (`of_api`): however many of them wait in Postgres,
+    the ledger's are free for admissions and debits."""
+
+    database: Database
+    of_api: Database
+    client: RedisClient
+    keyspace: Keyspace
+    signing_keys: SigningKeys
+    ask: Outgoing
+
+
+def _runtime(settings: Settings, follower: PlanFollower, stores: _Stores, gateway_id: str) -> Runtime:
     """Make the engine and the services on open stores."""
     defaults, plans = settings.defaults, follower.plans
-    principals = Principals(database, plans, defaults.default_plan, follower.follow)
+    database, signing_keys, ask = stores.of_api, stores.signing_keys, stores.ask
+    principals = Principals(stores.database, plans, defaults.default_plan, follower.follow)
     engine = Engine(
-        *(database, client, keyspace, plans, principals.load, gateway_id),
+        *(stores.database, stores.client, stores.keyspace, plans, principals.load, gateway_id),
         engine_settings(defaults, settings.spool_dir),
     )
     follower.changed = engine.plans_changed
@@ -338,8 +347,8 @@ def _runtime(
     return Runtime(
         settings,
         follower,
-        database,
-        client,
+        stores.database,
+        stores.client,
         engine,
         services.accounts,
         principals,
