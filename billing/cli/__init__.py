@@ -8,7 +8,8 @@
     operator    `metergate operator`: a client's call becomes a command, what its errors say; quotas as text;
                 refused requests; accounts  with grants, refunds, adjustments; keys; oversight  the audit log, people
     session     who is signed in: the files of tokens, how they are renewed; people  a person's call becomes a command,
-                what its errors say, how secrets are asked for; auth; own_keys; usage, and what is left
+                what its errors say, how secrets are asked for; auth; credentials  a new password by mail, an
+                authenticator app; own_keys; orgs; usage, and what is left
 
 How a command reaches the billing API is passed in (`commands.Connect`): this package knows no gateway.
 """

@@ -21,6 +21,7 @@ ADDERS: Final = {
     "operator": "gateway.commands.connect:add_operator",
     "auth": "gateway.commands.connect:add_auth",
     "keys": "gateway.commands.connect:add_keys",
+    "org": "gateway.commands.connect:add_orgs",
     **dict.fromkeys(("usage", "billing"), "gateway.commands.connect:add_usage"),
 }
 """Every command, and what adds it."""
