@@ -1,7 +1,7 @@
 """Suspensions: an account is suspended for as long as there is a cause, and several may stand at once.
 
-This file owns that the end of one cause, such as a dispute that was won, does not lift what an operator has ordered, and
-that an operator's other status lifts all of them. What an account was before is told by `past_due_since`, which a
+This file owns that the end of one cause, such as a dispute that was won, does not lift what an operator has ordered,
+and that an operator's other status lifts all of them. What an account was before is told by `past_due_since`, which a
 suspension leaves as it is.
 """
 

@@ -21,6 +21,7 @@ CREATE TABLE orders (
     idempotency_key text NOT NULL,
     request_digest bytea NOT NULL,
     transfer_id text,
+    credited_at timestamptz,
     refunded_cents bigint NOT NULL DEFAULT 0 CHECK (refunded_cents >= 0),
     disputed_cents bigint NOT NULL DEFAULT 0,
     reason text,
@@ -30,6 +31,7 @@ CREATE TABLE orders (
     UNIQUE (account_id, idempotency_key)
 );
 COMMENT ON COLUMN orders.amount_cents IS 'What is credited when it is paid, whatever the provider has taken in all.';
+COMMENT ON COLUMN orders.credited_at IS 'When its amount was credited, or its plan came into force.';
 COMMENT ON COLUMN orders.transfer_id IS 'The transfer that credited it: the purchase of which a refund takes what is left.';
 COMMENT ON COLUMN orders.disputed_cents IS 'What disputes have taken and not brought back.';
 COMMENT ON COLUMN orders.reason IS 'Why it failed or was parked: a decline code, or a sentence.';

@@ -166,9 +166,9 @@ async def test_an_unknown_address_and_a_wrong_password_are_answered_alike(
     compared: list[str | None] = []
     check = type(registry.people.passwords).check
 
-    async def noted(self: Any, stored: str | None, password: str) -> Any:
+    async def noted(self: Any, stored: str | None, password: str, network: str) -> Any:
         compared.append(stored)
-        return await check(self, stored, password)
+        return await check(self, stored, password, network)
 
     await signed_up(api, registry)
     monkeypatch.setattr(type(registry.people.passwords), "check", noted)
