@@ -16,6 +16,7 @@ api/         the HTTP API under /api; calls, person_calls  its calls; client  it
 attempts  addresses  refused     guessed keys, where requests come from, and the last that were refused
 effects      what is told to Redis and to the gateways after a change
 errors       the tree of all exceptions
+fair_queue   what accounts or networks share, in turn
 logs         which request a log line is about, and lines as JSON
 audit  codings  expectations  pages  times  zones     small things that the above share
 """

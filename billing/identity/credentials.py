@@ -89,7 +89,7 @@ class Credentials:
             raise _wrong_token()
         user = await people.users.get(shown.user_id)
         check_password(password, _least(user), (user.email or "", user.name))
-        hashed = await people.passwords.hash(password)
+        hashed = await people.passwords.hash(password, visitor.network)
         actor = _actor(user, visitor)
         async with people.database.transaction() as connection:
             now = await people.users.lock(connection, user.id)
@@ -121,7 +121,7 @@ class Credentials:
         user = await people.users.get(user_id)
         check_password(password, _least(user), (user.email or "", user.name))
         await self._confirm(user, current, "current_password", visitor)
-        hashed = await people.passwords.hash(password)
+        hashed = await people.passwords.hash(password, visitor.network)
         async with people.database.transaction() as connection:
             now = await self._locked(connection, user)
             await people.users.set_password(connection, now.id, hashed)

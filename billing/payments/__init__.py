@@ -1,5 +1,10 @@
 """Payments: from "billing required" to paid and back, with any provider behind one port.
 
-objects   what providers have, in neutral objects
-port      what is asked of a payment provider, and its errors
+objects    what providers have, in neutral objects
+port       what is asked of a payment provider, and its errors
+orders     what accounts ask to buy, and what waits for an operator
+decisions  what an order becomes by the state of its payment
+apply      an object's present state, fetched anew and applied once, whoever said that it has changed
+purchases  payments applied: credited, taken back, parked
+sql/       their statements
 """

@@ -10,7 +10,7 @@ PaymentError
 +-- PaymentProviderUnavailable   not reached, or failed on its own side: a retry with the same key may succeed
 +-- PaymentRefused               the provider refused the call itself: a setting or a state of ours is wrong
 |   +-- CustomerGone             the provider has no such customer any more: make another
-+-- EventRefused                 an event that is not the provider's, or too old
++-- PaymentEventRefused          an event that is not the provider's, or too old
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class CustomerGone(PaymentRefused):
     """The provider has no such customer, or has deleted it: another has to be made."""
 
 
-class EventRefused(PaymentError):
+class PaymentEventRefused(PaymentError):
     """This is no event of the provider's: its signature is wrong, it is too old, or it can't be read."""
 
     kind = "invalid"
@@ -163,7 +163,7 @@ class PaymentProvider(Protocol):
         """Yield the objects of a kind that were made since then."""
 
     async def read_event(self, body: bytes, headers: Mapping[str, str]) -> Event:
-        """Return the event that was delivered. Raises `EventRefused`."""
+        """Return the event that was delivered. Raises `PaymentEventRefused`."""
 
     async def close(self) -> None:
         """Close connections."""

@@ -193,7 +193,8 @@ class Limits:
     ledger_lock_ms: int = _whole(
         250, 1, 10_000, "how long debits, or the loading of an account, wait for a row that another session has locked"
     )
-    postgres_pool_size: int = _whole(4, 1, 100, "connections to Postgres of one process")
+    postgres_pool_size: int = _whole(4, 1, 100, "connections to Postgres of one process, for admissions and debits")
+    api_pool_size: int = _whole(4, 1, 100, "and beside them, for calls of the billing API")
     postgres_timeout_s: float = _seconds(10, 0.1, 600, "longest statement")
     connect_timeout_s: float = _seconds(5, 0.1, 120, "longest wait for a connection to Redis, Postgres or an upstream")
     principal_cache_entries: int = _whole(100_000, 1, 10_000_000, "keys that one process remembers")
