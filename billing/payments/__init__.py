@@ -8,6 +8,7 @@ apply          an object's present state, fetched anew and applied once, whoever
 purchases      payments applied: credited, taken back, parked
 in_force       which plan is in force by the states of subscriptions, and its credit   pure
 subscriptions  what was seen of them becomes an account's plan and credit; changes of them
+renewals       subscriptions and invoices applied
 recovery       Recovery: plans that were not paid for end with their days of grace
 sql/           their statements
 """
