@@ -35,6 +35,7 @@ from gateway.endpoints.reads import Health, Reads
 from gateway.endpoints.response_sockets import ResponseSockets
 from gateway.endpoints.routes import add_routes, endpoints_of
 from gateway.metrics.registry import Metrics
+from gateway.outgoing import mail_delivery
 from gateway.proxy.background_jobs import BackgroundPoller
 from gateway.proxy.forward import Forwarder
 from gateway.proxy.handler import Proxy
@@ -52,14 +53,13 @@ from gateway.rules import (
     drain_rules,
     edge_rules,
     forward_rules,
-    mail_delivery,
     make_transports,
     note_unknown_dialects,
     proxy_rules,
     socket_rules,
     structure_bounds,
 )
-from gateway.runtime import Runtime, lookup_wait_s, new_id
+from gateway.runtime import Runtime, new_id
 from gateway.server.aiohttp_private import EdgeKind
 from gateway.server.bodies import Bodies
 from gateway.server.cors import Cors, answering
@@ -68,6 +68,7 @@ from gateway.server.guard import EdgeRules
 from gateway.server.ids import REQUEST_ID
 from gateway.server.plain import PlainRunner
 from gateway.server.refusals import Links
+from gateway.store_rules import lookup_wait_s
 from gateway.tokens import Tokenizer
 from gateway.upstream.local.shelf import SharedShelf
 

@@ -20,6 +20,7 @@ from billing.api import (
     accounts,
     admin_users,
     audit,
+    credit,
     keys,
     metering,
     oidc,
@@ -40,13 +41,14 @@ from billing.api.route import PREFIX, REQUEST_ID, Access, Call, Route, serving
 from billing.api.services import SERVICES, Services
 from billing.api.tables import TIME_LIMIT
 from billing.errors import LISTED
-from billing.logs import REQUEST
+from billing.logs import log_about
 
 ROUTES: Final[tuple[Route, ...]] = (
     *accounts.ROUTES,
     *keys.ROUTES,
     *organizations.ROUTES,
     *own_keys.ROUTES,
+    *credit.ROUTES,
     *usage.ROUTES,
     *sums.ROUTES,
     *reads.ROUTES,
@@ -136,7 +138,7 @@ async def error_middleware(
     """Run one handler within the time limit; what it raises becomes a response. The request gets its id."""
     given = request.headers.get(REQUEST_ID_HEADER, "")
     request[REQUEST_ID] = given if _GIVEN_ID.fullmatch(given) else request.config_dict[SERVICES].new_id()
-    REQUEST.set((request[REQUEST_ID], None))
+    log_about(request[REQUEST_ID])
     try:
         async with asyncio.timeout(request.config_dict[SERVICES].request_timeout_s) as limit:
             request[TIME_LIMIT] = limit
