@@ -87,6 +87,7 @@ MetergateError
 |   +-- EndpointNotFound           billing.notices.endpoints
 |   +-- EndpointRefused            billing.notices.endpoints
 +-- BadCursor                      billing.pages
++-- PaymentEventNotFound           billing.payments.events
 +-- OrderError                     billing.payments.orders
 |   +-- OrderConflict              billing.payments.orders
 |   +-- OrderNotFound              billing.payments.orders

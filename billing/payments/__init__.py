@@ -12,4 +12,6 @@ renewals       subscriptions and invoices applied
 recovery       Recovery: plans that were not paid for end with their days of grace
 expiry         Expiry: what is left of credit at its time is taken back
 sql/           their statements
+events         what providers tell: stored, acknowledged, then looked into
+stripe/        Stripe as a provider
 """
