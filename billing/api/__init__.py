@@ -14,6 +14,7 @@
     admin_users  /admin/users
     metering    /service: what other services call
     usage       /account: balance, transactions, usage events   sums  /account and /billing: what was used, in sums
+    webhooks_out  /webhooks/endpoints, /admin/webhooks/endpoints: where notices are sent to
     reads       /admin/refusals, /admin/providers, /ping
     tables      answers as CSV
 
