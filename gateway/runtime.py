@@ -15,6 +15,7 @@ from ulid import ULID
 
 from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
+from billing.accounts.lots import Lots
 from billing.accounts.member_limits import MemberLimits
 from billing.accounts.repricing import Repricing
 from billing.api.application import setup
@@ -217,6 +218,7 @@ def _services(
         member_limits=MemberLimits(database, effects),
         keys=ApiKeys(database, effects, new_id),
         grants=Grants(database, effects, new_id),
+        lots=Lots(database),
         repricing=Repricing(database, effects, new_id, in_force.now),
         reports=Reports(database),
         audit=AuditLog(database),

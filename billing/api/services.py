@@ -12,6 +12,7 @@ from ulid import ULID
 if TYPE_CHECKING:
     from billing.accounts.accounts import Accounts
     from billing.accounts.grants import Grants
+    from billing.accounts.lots import Lots
     from billing.accounts.member_limits import MemberLimits
     from billing.accounts.repricing import Repricing
     from billing.attempts import Attempts
@@ -81,6 +82,7 @@ class Services:
     invitations: Invitations
     keys: ApiKeys
     grants: Grants
+    lots: Lots
     repricing: Repricing
     reports: Reports
     audit: AuditLog

@@ -10,5 +10,6 @@ in_force       which plan is in force by the states of subscriptions, and its cr
 subscriptions  what was seen of them becomes an account's plan and credit; changes of them
 renewals       subscriptions and invoices applied
 recovery       Recovery: plans that were not paid for end with their days of grace
+expiry         Expiry: what is left of credit at its time is taken back
 sql/           their statements
 """

@@ -21,6 +21,7 @@ BEYOND_SCHEMAS: Final = (
         "cached_input_tokens are",
         "has no price here",
         "expires_in_s is",
+        "expires_at must be in the future",
         "time is at most",
         "A meter has another",
         "webhook endpoints: delete one",

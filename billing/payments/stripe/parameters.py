@@ -119,6 +119,7 @@ def charge_params(purchase: Purchase, method_id: str, deployment: str) -> Params
         "off_session": True,
         "confirm": True,
         "error_on_requires_action": True,
+        "expand": ["latest_charge"],
     }
 
 

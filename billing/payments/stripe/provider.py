@@ -103,7 +103,7 @@ class StripePayments:
         return None if newest is None else await self._payment(newest["id"])
 
     async def refund(self, payment_id: str, amount_cents: int, key: str) -> Refund:
-        """Refund a part of a payment, or all of it."""
+        """Return a part of a payment to the payer, or all of it."""
         params: Params = {"payment_intent": payment_id, "amount": amount_cents}
         params["metadata"] = {parameters.DEPLOYMENT: self._deployment}
         return objects.refund_of(await self.calls.write(self.calls.api.refunds.create_async, params=params, key=key))

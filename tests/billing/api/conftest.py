@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 from aiohttp import web
 
+from billing.accounts.lots import Lots
 from billing.accounts.repricing import Repricing
 from billing.api.application import setup
 from billing.api.services import Services
@@ -57,6 +58,7 @@ def services(billing: Billing, registry: Registry) -> Services:
         invitations=Invitations(billing.database, billing.new_id, PLANS, DEFAULT_PLAN),
         keys=billing.keys,
         grants=billing.grants,
+        lots=Lots(billing.database),
         repricing=Repricing(billing.database, billing.effects, billing.new_id, lambda: PRICES),
         reports=billing.reports,
         audit=AuditLog(billing.database),

@@ -247,10 +247,10 @@ async def test_mails_and_hashes_are_bounded(services: Services, billing: Billing
         refused = await post(api, "/password/forgot", email=EVE)
         refused.refused(429, "too_many_attempts")
         assert 3000 < int(refused.headers["Retry-After"]) <= 3600
-        registry.people.passwords._running = 2
+        registry.people.passwords._places["127.0.0.1"] = 2
         refused = await post(api, "/login", email=ADA, password=GOOD)
         assert (refused.status, refused.headers["Retry-After"]) == (429, "1")
-        registry.people.passwords._running = 0
+        registry.people.passwords._places.clear()
 
 
 async def test_a_network_that_guesses_is_refused_and_so_is_one_address_s_password(
