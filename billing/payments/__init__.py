@@ -7,6 +7,7 @@ decisions  what an order becomes by the state of its payment
 apply      an object's present state, fetched anew and applied once, whoever said that it has changed
 events     what providers tell: stored, acknowledged, then looked into
 purchases  payments applied: credited, taken back, parked
+reconcile  what the provider has, compared once a day with what was applied and with the ledger
 stripe/    Stripe as a provider
 sql/       their statements
 """
