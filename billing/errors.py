@@ -97,6 +97,9 @@ MetergateError
 |   +-- PaymentProviderUnavailable billing.payments.port
 |   +-- PaymentRefused             billing.payments.port
 |       +-- CustomerGone           billing.payments.port
++-- SubscriptionError              billing.payments.subscriptions
+|   +-- NoSubscription             billing.payments.subscriptions
+|   +-- SubscriptionRefused        billing.payments.subscriptions
 +-- QuotaError                     billing.quotas
 +-- PriceError                     billing.rates
 +-- BadMeasure                     billing.services.charges

@@ -15,6 +15,7 @@ from ulid import ULID
 
 from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
+from billing.accounts.lots import Lots
 from billing.accounts.member_limits import MemberLimits
 from billing.accounts.repricing import Repricing
 from billing.api.application import setup
@@ -31,6 +32,7 @@ from billing.keys.principals import Principals
 from billing.keys.secrets import secret_digest, well_formed
 from billing.ledger.catalogue import newest_revision
 from billing.ledger.reports import Reports
+from billing.notices.endpoints import EndpointRules, Endpoints
 from billing.refused import RefusedRequests
 from gateway.config.models import unknown_models
 from gateway.config.plan_follower import PlanFollower
@@ -216,9 +218,13 @@ def _services(
         member_limits=MemberLimits(database, effects),
         keys=ApiKeys(database, effects, new_id),
         grants=Grants(database, effects, new_id),
+        lots=Lots(database),
         repricing=Repricing(database, effects, new_id, in_force.now),
         reports=Reports(database),
         audit=AuditLog(database),
+        endpoints=Endpoints(
+            database, new_id, EndpointRules(defaults.webhook_endpoints, private=defaults.webhook_private_addresses)
+        ),
         sign_in=identity.sign_in,
         credentials=identity.credentials,
         refused=RefusedRequests(engine.redis, refused_rules(defaults)),

@@ -22,13 +22,12 @@ from typing import TYPE_CHECKING, Final, Literal
 from billing.database.connection import Connection, Database, queries
 from billing.errors import MetergateError
 from billing.pages import BEFORE_ALL, Page, page_of
+from billing.shapes.credit import DEFAULT_PRIORITY, MOST_PRIORITY
 
 if TYPE_CHECKING:
     from billing.database.connection import Row
 
 ID_PREFIX: Final = "lot_"
-DEFAULT_PRIORITY: Final = 50
-MOST_PRIORITY: Final = 100
 
 LotKind = Literal["opening", "purchase", "grant", "refund", "adjustment", "dispute", "subscription"]
 
