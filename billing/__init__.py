@@ -15,5 +15,5 @@ attempts  addresses  refused     guessed keys, where requests come from, and the
 effects      what is told to Redis and to the gateways after a change
 errors       the tree of all exceptions
 logs         which request a log line is about, and lines as JSON
-audit  codings  expectations  pages  times  zones     small things that the above share
+audit  codings  expectations  pages  segments  times  zones     small things that the above share
 """
