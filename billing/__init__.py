@@ -6,6 +6,8 @@ keys/        who may spend: keys, their secrets and what a request presents
 identity/    people and organizations: who calls, and what they may do there
 holds/       admission and settlement: decision, Redis scripts, recovery
 ledger/      transfers, usage events, the batch that writes them, reports, verification
+payments/    payment providers behind one port; orders and what they credit
+notices/     what customers and operators are told of, by mail and by webhooks
 services/    what other services meter, through the same holds and ledger
 owned/       whose an object at a provider is
 database/    the one place that imports asyncpg; migrations
@@ -14,6 +16,7 @@ api/         the HTTP API under /api; calls, person_calls  its calls; client  it
 attempts  addresses  refused     guessed keys, where requests come from, and the last that were refused
 effects      what is told to Redis and to the gateways after a change
 errors       the tree of all exceptions
+fair_queue   what accounts or networks share, in turn
 logs         which request a log line is about, and lines as JSON
 audit  codings  expectations  pages  segments  times  zones     small things that the above share
 """

@@ -28,6 +28,7 @@ MetergateError
 +-- GrantError                     billing.accounts.grants
 |   +-- BalanceOutOfBounds         billing.accounts.grants
 |   +-- IdempotencyConflict        billing.accounts.grants
++-- LotNotFound                    billing.accounts.lots
 +-- BadUserId                      billing.accounts.member_limits
 +-- PriceNotFound                  billing.accounts.repricing
 +-- ApiError                       billing.api.errors
@@ -81,7 +82,24 @@ MetergateError
 +-- DifferentKeys                  billing.keys.presented
 +-- UsageQueryError                billing.ledger.used
 +-- MoneyError                     billing.money
++-- DestinationRefused             billing.notices.destinations
++-- WebhookError                   billing.notices.endpoints
+|   +-- EndpointNotFound           billing.notices.endpoints
+|   +-- EndpointRefused            billing.notices.endpoints
 +-- BadCursor                      billing.pages
++-- PaymentEventNotFound           billing.payments.events
++-- OrderError                     billing.payments.orders
+|   +-- OrderConflict              billing.payments.orders
+|   +-- OrderNotFound              billing.payments.orders
+|   +-- OrderRefused               billing.payments.orders
++-- PaymentError                   billing.payments.port
+|   +-- PaymentEventRefused        billing.payments.port
+|   +-- PaymentProviderUnavailable billing.payments.port
+|   +-- PaymentRefused             billing.payments.port
+|       +-- CustomerGone           billing.payments.port
++-- SubscriptionError              billing.payments.subscriptions
+|   +-- NoSubscription             billing.payments.subscriptions
+|   +-- SubscriptionRefused        billing.payments.subscriptions
 +-- QuotaError                     billing.quotas
 +-- PriceError                     billing.rates
 +-- BadMeasure                     billing.services.charges

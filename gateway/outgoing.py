@@ -1,13 +1,21 @@
-"""Questions to other issuers over HTTP: bounded in time and size, without redirects, by the environment's proxies."""
+"""What the gateway itself sends elsewhere: questions to other issuers over HTTP, and mails.
+
+Questions are bounded in time and size, follow no redirects and go by the environment's proxies.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
 from billing.identity.issuers import IssuerAway, IssuerRefused
+from billing.identity.mailer import Smtp, to_console
+
+if TYPE_CHECKING:
+    from billing.identity.mailer import Delivery
+    from gateway.config.settings import Settings
 
 _JSON: Final = {"Accept": "application/json", "User-Agent": "metergate"}
 
@@ -46,3 +54,17 @@ class Outgoing:
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             why = type(error).__name__
         raise IssuerAway(f"The issuer of sign-ins does not answer as it should ({why}); try again.")
+
+
+def mail_delivery(settings: Settings, *, console: bool) -> Delivery | None:
+    """Return what sends mails: the mail server, else the console, where there is one, else nothing."""
+    if settings.smtp_host is None:
+        return to_console if console else None
+    return Smtp(
+        settings.smtp_host,
+        settings.smtp_port,
+        settings.smtp_from or "",
+        settings.smtp_user,
+        settings.smtp_password.reveal() if settings.smtp_password is not None else None,
+        settings.defaults.mail_timeout_s,
+    )

@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from billing.identity.mailer import Smtp, to_console
 from gateway.dialects.openai_responses.answer import ENDS
 from gateway.dialects.structure import StructureBounds
 from gateway.endpoints.response_sockets import ClientSocketRules
 from gateway.proxy.attempts import AttemptRules
-from gateway.proxy.background_jobs import BackgroundRules
 from gateway.proxy.estimate import EstimateRules
 from gateway.proxy.forward import ForwardRules
 from gateway.proxy.handler import ProxyRules
+from gateway.proxy.jobs import BackgroundRules
 from gateway.proxy.remainder import DrainRules
 from gateway.server.bodies import BodyRules
 from gateway.server.guard import EdgeRules
@@ -25,7 +24,6 @@ from gateway.upstream.transport import HttpTransport
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from billing.identity.mailer import Delivery
     from gateway.config.defaults import Limits
     from gateway.config.providers import ProviderConfig
     from gateway.config.settings import Settings
@@ -73,20 +71,6 @@ def note_unknown_dialects(providers: Iterable[ProviderConfig], dialects: Dialect
         for name in sorted(provider.served - dialects.by_name.keys()):
             known = ", ".join(sorted(dialects.by_name))
             logger.warning("provider %s: there is no dialect %s here; those that are: %s", provider.name, name, known)
-
-
-def mail_delivery(settings: Settings, *, console: bool) -> Delivery | None:
-    """Return what sends mails: the mail server, else the console, where there is one, else nothing."""
-    if settings.smtp_host is None:
-        return to_console if console else None
-    return Smtp(
-        settings.smtp_host,
-        settings.smtp_port,
-        settings.smtp_from or "",
-        settings.smtp_user,
-        settings.smtp_password.reveal() if settings.smtp_password is not None else None,
-        settings.defaults.mail_timeout_s,
-    )
 
 
 def structure_bounds(defaults: Limits) -> StructureBounds:

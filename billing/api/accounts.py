@@ -4,12 +4,15 @@ admin key."""
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
 from msgspec import UNSET
 
 from billing.accounts.grants import REVENUE, WRITE_OFF
+from billing.accounts.lots import Terms
 from billing.accounts.repricing import Period
+from billing.api.errors import BadRequest
 from billing.api.requests import encode_cursor, listing, moment, money, page_asked, positive_money, signed_money, zone
 from billing.api.route import REPLAYED_HEADER, Access, Call, Route
 from billing.quotas import parse_quotas
@@ -19,6 +22,7 @@ from billing.shapes.accounts import (
     GrantShape,
     NewAccount,
     NewAdjustment,
+    NewCredit,
     NewGrant,
     NewQuotas,
     UserQuotasShape,
@@ -110,9 +114,13 @@ def _user_id(call: Call) -> str:
     return call.request.match_info["user_id"]
 
 
-async def create_grant(call: Call, body: NewGrant) -> GrantShape:
+async def create_grant(call: Call, body: NewCredit) -> GrantShape:
     """Give credit, once for an idempotency key: the same again gets the first answer."""
-    return await _credit(call, body, call.services.grants.grant)
+    expires_at = moment("expires_at", body.expires_at)
+    if expires_at is not None and expires_at.timestamp() <= call.services.clock():
+        raise BadRequest("expires_at must be in the future.", "expires_at")
+    terms = Terms(body.priority, body.promotional, expires_at)
+    return await _credit(call, body, partial(call.services.grants.grant, terms=terms))
 
 
 async def create_refund(call: Call, body: NewGrant) -> GrantShape:
@@ -170,7 +178,7 @@ ROUTES: Final = (
     Route("PUT", f"{ACCOUNT}/users/{{user_id}}/quotas", set_user_quotas, Access.admin, UserQuotasShape, body=NewQuotas),
     Route(
         *("POST", f"{ACCOUNT}/grants", create_grant, Access.admin, GrantShape),
-        body=NewGrant,
+        body=NewCredit,
         status=201,
         errors=(409,),
     ),

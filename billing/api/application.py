@@ -20,6 +20,7 @@ from billing.api import (
     accounts,
     admin_users,
     audit,
+    credit,
     keys,
     metering,
     oidc,
@@ -30,6 +31,7 @@ from billing.api import (
     sums,
     tokens,
     usage,
+    webhooks_out,
 )
 from billing.api.errors import BadRequest, error_response, of_failure
 from billing.api.openapi import document
@@ -40,13 +42,14 @@ from billing.api.route import PREFIX, REQUEST_ID, Access, Call, Route, serving
 from billing.api.services import SERVICES, Services
 from billing.api.tables import TIME_LIMIT
 from billing.errors import LISTED
-from billing.logs import REQUEST
+from billing.logs import log_about
 
 ROUTES: Final[tuple[Route, ...]] = (
     *accounts.ROUTES,
     *keys.ROUTES,
     *organizations.ROUTES,
     *own_keys.ROUTES,
+    *credit.ROUTES,
     *usage.ROUTES,
     *sums.ROUTES,
     *reads.ROUTES,
@@ -56,6 +59,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *people.ROUTES,
     *tokens.ROUTES,
     *oidc.ROUTES,
+    *webhooks_out.ROUTES,
 )
 """Every endpoint of the billing API but its description."""
 REQUEST_ID_HEADER: Final = "x-request-id"
@@ -136,7 +140,7 @@ async def error_middleware(
     """Run one handler within the time limit; what it raises becomes a response. The request gets its id."""
     given = request.headers.get(REQUEST_ID_HEADER, "")
     request[REQUEST_ID] = given if _GIVEN_ID.fullmatch(given) else request.config_dict[SERVICES].new_id()
-    REQUEST.set((request[REQUEST_ID], None))
+    log_about(request[REQUEST_ID])
     try:
         async with asyncio.timeout(request.config_dict[SERVICES].request_timeout_s) as limit:
             request[TIME_LIMIT] = limit

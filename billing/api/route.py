@@ -37,7 +37,7 @@ from billing.api.services import SERVICES, Services
 from billing.api.tables import Table
 from billing.audit import Actor
 from billing.identity.callers import NOBODY, Caller
-from billing.logs import REQUEST
+from billing.logs import log_about
 from billing.shapes.base import ErrorEnvelope
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def serving(route: Route) -> HttpHandler:
         services = request.app[SERVICES]
         who = await identify(route, request, services)
         call = Call(request, services, who)
-        REQUEST.set((request.get(REQUEST_ID, ""), who.account_id))
+        log_about(request.get(REQUEST_ID, ""), who.account_id)
         asked: list[object] = []
         if route.query is not None:
             asked.append(read_query(request, route.query))

@@ -12,6 +12,7 @@ from ulid import ULID
 if TYPE_CHECKING:
     from billing.accounts.accounts import Accounts
     from billing.accounts.grants import Grants
+    from billing.accounts.lots import Lots
     from billing.accounts.member_limits import MemberLimits
     from billing.accounts.repricing import Repricing
     from billing.attempts import Attempts
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from billing.identity.users import Users
     from billing.keys.keys import ApiKeys
     from billing.ledger.reports import Reports
+    from billing.notices.endpoints import Endpoints
     from billing.plans import Plans
     from billing.principals import Principal
     from billing.refused import RefusedRequests
@@ -80,9 +82,11 @@ class Services:
     invitations: Invitations
     keys: ApiKeys
     grants: Grants
+    lots: Lots
     repricing: Repricing
     reports: Reports
     audit: AuditLog
+    endpoints: Endpoints
     sign_in: SignIn
     credentials: Credentials
     refused: RefusedRequests

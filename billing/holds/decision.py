@@ -7,16 +7,17 @@ means that nothing could be decided. `Reload` stays within admission, which then
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
 
 from billing.errors import MetergateError
+from billing.holds.redis import layout
 from billing.money import MAX_NANO
 from billing.quotas import Metric
 
 if TYPE_CHECKING:
-    from billing.principals import Limit
+    from billing.principals import Limit, QuotaLimits
 
 MAX_OUTPUT_TOKENS: Final = 2**31 - 1
 
@@ -128,3 +129,19 @@ class Reload:
 
 
 Refused = InsufficientBalance | QuotaExceeded | TooManyRunning
+
+
+def refusal(reply: list[Any], limits: QuotaLimits, need: Need) -> Refused:
+    """Return what an admission's reply of `layout.BALANCE`, `layout.QUOTA` or `layout.CONCURRENCY` says."""
+    if reply[0] == layout.BALANCE:
+        _, available, required, held = reply
+        return InsufficientBalance(available, required, held, need.fitting_output(Metric.cost, available))
+    if reply[0] == layout.CONCURRENCY:
+        return TooManyRunning("key" if reply[1] else "plan")
+    exhausted, fitting = [], []
+    for start in range(2, len(reply), 5):
+        subject, index, used, held, requested = reply[start : start + 5]
+        limit = (limits.account, limits.key, limits.user)[subject][index]
+        exhausted.append(Exhausted(limit, used, held, requested))
+        fitting.append(need.fitting_output(limit.quota.metric, limit.quota.limit - used - held))
+    return QuotaExceeded(tuple(exhausted), reply[1], min(fitting))

@@ -10,19 +10,16 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from billing.holds import decision as decisions
-from billing.holds.decision import Exhausted, Need
-from billing.holds.redis import layout
 from billing.holds.redis.connection import RedisAway, RedisError, RedisTimeout
 from billing.holds.redis.layout import ADMIT, ITEM, ITEM_OF_USER, OK, SETTLE, VANISHED, pack_text
 from billing.ledger.debits import Debit, encode_debit
-from billing.quotas import Metric
 
 if TYPE_CHECKING:
+    from billing.holds.decision import Need
     from billing.holds.hold import Hold, Settled
     from billing.holds.partitions import Partition
     from billing.holds.redis.state import Keyspace
-    from billing.principals import Principal, QuotaLimits
+    from billing.principals import Principal
 
 ADMIT_CODE: Final = 1
 SETTLE_CODE: Final = 2
@@ -65,22 +62,6 @@ class AdmissionTarget:
         self.most_running = (principal.plan.max_parallel_requests or 0, principal.max_parallel_requests or 0)
         self.tail = self.limits.packed + len(self.names).to_bytes(2, "little") + self.names
         """What an admission ends with, but for its payload."""
-
-
-def refusal(reply: list[Any], limits: QuotaLimits, need: Need) -> decisions.Refused:
-    """Return what an admission's reply of `layout.BALANCE`, `layout.QUOTA` or `layout.CONCURRENCY` says."""
-    if reply[0] == layout.BALANCE:
-        _, available, required, held = reply
-        return decisions.InsufficientBalance(available, required, held, need.fitting_output(Metric.cost, available))
-    if reply[0] == layout.CONCURRENCY:
-        return decisions.TooManyRunning("key" if reply[1] else "plan")
-    exhausted, fitting = [], []
-    for start in range(2, len(reply), 5):
-        subject, index, used, held, requested = reply[start : start + 5]
-        limit = (limits.account, limits.key, limits.user)[subject][index]
-        exhausted.append(Exhausted(limit, used, held, requested))
-        fitting.append(need.fitting_output(limit.quota.metric, limit.quota.limit - used - held))
-    return decisions.QuotaExceeded(tuple(exhausted), reply[1], min(fitting))
 
 
 class AdmitItem:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final
 from billing.database.connection import Database, Row, queries
 from billing.errors import StoreError
 from billing.holds import decision as decisions
-from billing.holds.items import refusal
 from billing.holds.partition import LostWrites
 from billing.holds.redis import layout
 from billing.holds.redis.batcher import StaleEpoch
@@ -62,7 +61,7 @@ class Repairs:
         if not isinstance(reply, RedisError) and reply[0] in _DECIDED:
             if reply[0] == layout.QUOTA and await self._set_time_right(reply, partition, principal, deadline):
                 return None
-            return refusal(reply, target.limits, need)
+            return decisions.refusal(reply, target.limits, need)
         try:
             async with asyncio.timeout_at(deadline):
                 stop = await self._repair_reply(reply, epoch, partition, principal)

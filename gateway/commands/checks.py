@@ -142,7 +142,7 @@ async def check_mail(settings: Settings) -> list[Check]:
     if settings.smtp_host is None:
         return []
     from billing.identity.mailer import MailFailed
-    from gateway.rules import mail_delivery
+    from gateway.outgoing import mail_delivery
 
     delivery = mail_delivery(settings, console=False)
     if delivery is None:

@@ -18,7 +18,7 @@ from billing.holds.admission import Renewal
 from billing.holds.decision import Need, Unavailable
 from billing.holds.hold import Hold
 from billing.ledger.debits import encode_debit
-from billing.logs import REQUEST
+from billing.logs import subject
 from gateway.auth import metered_key
 from gateway.dialects.exceptions import BadRequest
 from gateway.proxy.context import FEATURE, RequestContext
@@ -105,14 +105,15 @@ class Proxy:
     async def handle(self, exchange: Exchange) -> None:
         """Serve one request, or refuse it."""
         request_id, started_s = self.new_id(), time.monotonic()
-        REQUEST.set((request_id, None))
+        logged = subject()
+        logged.request_id, logged.account_id = request_id, None
         kept: Kept | None = None
         principal: Principal | None = None
         parsed: ParsedRequest | None = None
         try:
             secret = metered_key(exchange)
             principal = self.cached(secret) or await self.admit(secret, exchange.peer, exchange.headers)
-            REQUEST.set((request_id, principal.account_id))
+            logged.account_id = principal.account_id
             body = exchange.here(self._rules.max_body_bytes)
             if body is not None and len(body) <= self._small_bytes:
                 parsed = exchange.match.dialect.parse(exchange, body)
@@ -123,7 +124,7 @@ class Proxy:
             if parsed.stored is not None:
                 parsed = await self._stored.resolve(exchange.match, principal, parsed)
                 if parsed.stored is not None and parsed.stored.background:
-                    self._poller.check_room(principal.account_id)
+                    await self._poller.check_room(principal.account_id)
                 if parsed.stored is not None and parsed.stream and exchange.match.endpoint.free:
                     await self._poller.note_streamed(parsed.stored)
             context = self._prepare(exchange, request_id, principal, parsed, body, started_s)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import HttpVersion11, web
 
+from billing.logs import log_about
 from gateway.server.aiohttp_private import RawRequestMessage
 from gateway.server.exchange import Exchange
 from gateway.server.guard import GuardedProtocol
@@ -109,6 +110,7 @@ class EdgeProtocol(GuardedProtocol):
 
     async def _serve_calls(self) -> None:
         """Serve this connection's requests, one after the other: a task for each would cost more than waiting."""
+        log_about(None)
         while True:
             if self._exchange is not None:  # also where the server has begun to stop: it was taken
                 await self._run(self._exchange)

@@ -3,8 +3,9 @@
 import io
 import json
 import logging
+from contextvars import copy_context
 
-from billing.logs import REQUEST, JsonFormatter
+from billing.logs import JsonFormatter, log_about, subject
 
 
 def logger_of(text: io.StringIO) -> logging.Logger:
@@ -18,11 +19,12 @@ def logger_of(text: io.StringIO) -> logging.Logger:
 def test_a_line_is_json_and_says_which_request_it_is_about() -> None:
     text = io.StringIO()
     logger = logger_of(text)
-    token = REQUEST.set(("req_1", "acc_1"))
-    try:
+
+    def served() -> None:
+        log_about("req_1", "acc_1")
         logger.warning("two\nlines of %s", "ünïcode")
-    finally:
-        REQUEST.reset(token)
+
+    copy_context().run(served)
     try:
         raise ValueError("wrong")
     except ValueError:
@@ -32,3 +34,19 @@ def test_a_line_is_json_and_says_which_request_it_is_about() -> None:
     assert (first["request_id"], first["account_id"]) == ("req_1", "acc_1")
     assert (second["request_id"], second["account_id"]) == (None, None)
     assert "ValueError: wrong" in second["exception"]
+
+
+def test_what_goes_on_after_its_request_keeps_its_lines_when_the_connection_serves_another() -> None:
+    text = io.StringIO()
+    logger = logger_of(text)
+
+    def connection() -> None:
+        subject().request_id = "req_1"
+        left = copy_context()
+        left.run(log_about, "req_1", "acc_1")
+        subject().request_id = "req_2"
+        left.run(logger.warning, "the end of the first")
+        logger.warning("the second")
+
+    copy_context().run(connection)
+    assert [json.loads(line)["request_id"] for line in text.getvalue().splitlines()] == ["req_1", "req_2"]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from billing.holds.hold import Hold, Settled, SettlementLost
 from billing.ledger.usage_columns import total_usage
+from billing.logs import log_about, subject
 from billing.usage import Usage
 from gateway.dialects.facts import NO_WORK, Reported
 from gateway.dialects.output import NO_OUTPUT, Output
@@ -248,11 +249,12 @@ class Settlements:
 
     def hand_over(self, hold: Hold, work: Coroutine[Any, Any, None]) -> None:
         """Have work go on without the request that began it, which was cancelled. At its end the hold has ended."""
-        self._holds.hand_over(hold, _logged(hold, work))
+        self._holds.hand_over(hold, _logged(hold, work, subject().account_id))
 
 
-async def _logged(hold: Hold, work: Coroutine[Any, Any, None]) -> None:
-    """Do work that nobody waits for, and log its failure."""
+async def _logged(hold: Hold, work: Coroutine[Any, Any, None], account_id: str | None) -> None:
+    """Do work that nobody waits for, and log its failure. Its connection may serve another request meanwhile."""
+    log_about(hold.id, account_id)
     try:
         await work
     except SettlementLost as error:

@@ -166,9 +166,9 @@ async def test_an_unknown_address_and_a_wrong_password_are_answered_alike(
     compared: list[str | None] = []
     check = type(registry.people.passwords).check
 
-    async def noted(self: Any, stored: str | None, password: str) -> Any:
+    async def noted(self: Any, stored: str | None, password: str, network: str) -> Any:
         compared.append(stored)
-        return await check(self, stored, password)
+        return await check(self, stored, password, network)
 
     await signed_up(api, registry)
     monkeypatch.setattr(type(registry.people.passwords), "check", noted)
@@ -247,10 +247,10 @@ async def test_mails_and_hashes_are_bounded(services: Services, billing: Billing
         refused = await post(api, "/password/forgot", email=EVE)
         refused.refused(429, "too_many_attempts")
         assert 3000 < int(refused.headers["Retry-After"]) <= 3600
-        registry.people.passwords._running = 2
+        registry.people.passwords._places["127.0.0.1"] = 2
         refused = await post(api, "/login", email=ADA, password=GOOD)
         assert (refused.status, refused.headers["Retry-After"]) == (429, "1")
-        registry.people.passwords._running = 0
+        registry.people.passwords._places.clear()
 
 
 async def test_a_network_that_guesses_is_refused_and_so_is_one_address_s_password(
@@ -403,6 +403,17 @@ async def test_who_registered_with_a_wrong_address_changes_it_and_is_let_in(api:
     confirmed = await post(api, "/email/confirm", token, email=ADA, code=await registry.mailed_code())
     assert (confirmed.json["status"], confirmed.json["verified"]) == ("active", True)
     assert (await who(api, token)).json["scopes"] != []
+
+
+async def test_an_address_that_nobody_has_proven_is_taken_by_who_proves_it(api: Api, registry: Registry) -> None:
+    token = await signed_up(api, registry)
+    await register(api, EVE)
+    squatter = (await post(api, "/login", email=EVE, password=GOOD)).json["access_token"]
+    await post(api, "/email", token, email=EVE, password=GOOD)
+    confirmed = await post(api, "/email/confirm", token, email=EVE, code=await registry.mailed_code(EVE))
+    assert (confirmed.status, confirmed.json["email"]) == (200, EVE)
+    assert (await who(api, squatter)).json["email"] in (None, "")
+    assert (await who(api, token)).json["email"] == EVE
 
 
 async def test_two_who_want_one_address_at_once(api: Api, registry: Registry) -> None:

@@ -54,13 +54,16 @@ def nobody_at() -> str:
     return f"127.0.0.1:{free_port()}"
 
 
-PEOPLES = [
-    "auth",
+OF_PEOPLE = (
     *(f"auth {what}" for what in ("register", "login", "verify", "token", "status", "logout", "password", "sessions")),
-    "keys",
+    *("auth forgot", "auth reset", *(f"auth totp {what}" for what in ("enrol", "confirm", "recovery-codes", "off"))),
     *(f"keys {what}" for what in ("create", "list", "show", "update", "rotate", "revoke", "revoke-leaked")),
-    *("usage", "billing", "billing status"),
-]
+    *(f"org {what}" for what in ("list", "show", "create", "rename", "members", "role", "remove", "transfer")),
+    *(f"org {what}" for what in ("invite", "invitations", "resend-invitation", "revoke-invitation", "accept")),
+    *("usage", "billing status", "run"),
+)
+"""Commands of people, who sign in first."""
+PEOPLES = [*("auth", "auth totp", "keys", "org", "billing"), *OF_PEOPLE]
 COMMANDS = [
     *("up", "init", "serve", "migrate", "doctor", "ledger", "ledger verify", "explain", "operator", "operator grant"),
     *("reconcile", "ledger set-aside", "ledger set-aside list", "ledger set-aside replay"),
@@ -125,7 +128,9 @@ def test_every_command_is_documented(shell: Shell) -> None:
         "operator key",
         "operator price",
         "auth",
+        "auth totp",
         "keys",
+        "org",
         "billing",
     ):
         listed = shell.run(*group.split(), "--help").stdout.partition("Commands:\n")[2]

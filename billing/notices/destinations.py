@@ -1,0 +1,161 @@
+"""Where deliveries may go, and the one request of a delivery: bounded in time and in what is read, without redirects.
+
+Customers choose the URLs of endpoints, so that without a check they could have this machine ask its own network
+(server-side request forgery). Names are resolved for each delivery, and connected to is an address that was checked: a
+name that resolves to another address a moment later changes nothing. No proxy of the environment is used: it would
+resolve the name itself.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiohttp.abc import AbstractResolver
+from aiohttp.resolver import ThreadedResolver
+
+from billing.errors import MetergateError
+
+if TYPE_CHECKING:
+    import socket
+
+    from aiohttp.abc import ResolveResult
+
+MAX_URL: Final = 2000
+READ_BYTES: Final = 4096
+"""Of an answer so much is read, so that its connection may be used again; what it says is not kept."""
+DEFAULT_TIMEOUT_S: Final = 15.0
+_FORBIDDEN: Final = "the address is private: only public addresses are delivered to"
+
+
+class DestinationRefused(MetergateError):
+    """A URL that nothing is delivered to. The message says why."""
+
+    kind, field = "invalid", "url"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one request: `status` of the answer, else None; `error` in one line where it failed."""
+
+    status: int | None
+    error: str | None
+
+    @property
+    def ok(self) -> bool:
+        """Return whether it was taken: any status 2xx."""
+        return self.error is None
+
+
+def is_public(address: str) -> bool:
+    """Return whether an IP address is one of the public network: none that is private, of this machine or link, shared,
+    reserved, of a group, or an IPv6 address that stands for an IPv4 address which is not."""
+    found: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
+    if isinstance(found, IPv6Address):
+        inner = found.ipv4_mapped or found.sixtofour or (found.teredo or (None, None))[1] or _embedded(found)
+        if inner is not None:
+            return is_public(str(inner))
+    return found.is_global and not found.is_multicast and not found.is_reserved
+
+
+def _embedded(address: IPv6Address) -> IPv4Address | None:
+    """Return the IPv4 address in one of 64:ff9b::/96 (RFC 6052), through which translators reach it."""
+    return IPv4Address(int(address) & 0xFFFFFFFF) if int(address) >> 32 == 0x64FF9B << 64 else None
+
+
+def check_url(url: str, *, private: bool) -> str:
+    """Return a URL that deliveries may be sent to, as far as it tells by itself; with `private` also one of http, or of
+    a private address. Raises `DestinationRefused`."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise DestinationRefused("url is no URL such as https://example.com/hooks.") from error
+    if len(url) > MAX_URL or not host or not url.isascii() or not url.isprintable() or " " in url:
+        raise DestinationRefused("url is an https URL such as https://example.com/hooks, of at most 2000 characters.")
+    if parts.scheme != "https" and not (private and parts.scheme == "http"):
+        raise DestinationRefused("url must begin with https://.")
+    if parts.username is not None or parts.password is not None or parts.fragment:
+        raise DestinationRefused("url must hold no user name, password or fragment.")
+    if not private and (_is_private_literal(host) or host == "localhost" or host.endswith(".localhost")):
+        raise DestinationRefused(f"url: {_FORBIDDEN}.")
+    return url
+
+
+def _is_private_literal(host: str) -> bool:
+    try:
+        return not is_public(host)
+    except ValueError:
+        return host.replace(".", "").isdigit() or host.startswith("0x")  # 127.1, 2130706433: addresses to some
+
+
+class PublicResolver(AbstractResolver):
+    """Resolves names, and fails where any address of one is not public."""
+
+    def __init__(self, inner: AbstractResolver | None = None) -> None:
+        """Resolve by `inner`; None: as this machine does."""
+        self._inner = inner or ThreadedResolver()
+
+    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = 0) -> list[ResolveResult]:  # type: ignore[assignment]
+        """Return the addresses of a name. Raises `OSError`."""
+        found = await self._inner.resolve(host, port, family)
+        if not all(is_public(each["host"]) for each in found):
+            raise PermissionError(errno.EACCES, _FORBIDDEN)
+        return found
+
+    async def close(self) -> None:
+        """Close what resolves."""
+        await self._inner.close()
+
+
+class Poster:
+    """Sends deliveries. Connections are opened as they are needed, and closed with it."""
+
+    def __init__(
+        self, *, private: bool, timeout_s: float = DEFAULT_TIMEOUT_S, resolver: AbstractResolver | None = None
+    ) -> None:
+        """With `private` every address may be sent to; else names are resolved by `resolver` and checked."""
+        self._private, self._timeout = private, aiohttp.ClientTimeout(total=timeout_s)
+        self._resolver = resolver
+        self._session: aiohttp.ClientSession | None = None
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            resolver = self._resolver if self._private else PublicResolver(self._resolver)
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(resolver=resolver, use_dns_cache=False),
+                timeout=self._timeout,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=False,
+                auto_decompress=False,
+            )
+        return self._session
+
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Outcome:
+        """Send a body and return what became of it: never raises for what another server does."""
+        try:
+            check_url(url, private=self._private)
+            async with self._opened().post(url, data=body, headers=headers, allow_redirects=False) as answer:
+                await answer.content.read(READ_BYTES)
+                if 200 <= answer.status < 300:
+                    return Outcome(answer.status, None)
+                if 300 <= answer.status < 400:
+                    return Outcome(answer.status, f"status {answer.status}: redirects are not followed")
+                return Outcome(answer.status, f"status {answer.status}")
+        except DestinationRefused as error:
+            return Outcome(None, str(error))
+        except TimeoutError:
+            return Outcome(None, f"no answer within {self._timeout.total:g} s")
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            said = _FORBIDDEN if _FORBIDDEN in str(error) else type(error).__name__
+            return Outcome(None, said)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()

@@ -1,0 +1,78 @@
+"""What mails of notices say. Pure.
+
+As all letters they hold nothing that somebody else has written: of a notice's data amounts, times, states and the names
+of plans alone, which operators choose.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from billing.notices.emit import NoticeType
+
+MAX_VALUE: Final = 200
+
+
+class _Said(NamedTuple):
+    subject: str
+    text: str
+
+
+_FIELDS: Final[Mapping[str, str]] = {
+    "amount_usd": "Amount in USD",
+    "balance_usd": "Balance in USD",
+    "threshold_usd": "Threshold in USD",
+    "plan": "Plan",
+    "plan_before": "Plan before",
+    "status": "Status",
+    "reason": "Reason",
+    "window": "Window",
+    "metric": "Metric",
+    "limit": "Limit",
+    "resets_at": "Resets at",
+    "ends_at": "Ends at",
+    "period_end": "Period ends at",
+    "url": "To go on",
+}
+"""What of a notice's data a mail shows, and how it is called there."""
+_LETTERS: Final[Mapping[NoticeType, _Said]] = {
+    "balance.low": _Said("your balance is low", "Your balance has fallen below its threshold. Buy credit to go on."),
+    "quota.exhausted": _Said(
+        "a quota is exhausted", "A quota of your plan is exhausted: requests are refused until it resets."
+    ),
+    "auto_recharge.failed": _Said(
+        "auto-recharge failed", "Credit could not be bought by auto-recharge. Look at your means of payment."
+    ),
+    "payment.succeeded": _Said("your payment was received", "Your payment was received. Thank you."),
+    "payment.failed": _Said("your payment failed", "A payment failed. Look at your means of payment."),
+    "payment.refunded": _Said("your payment was refunded", "A payment was refunded."),
+    "payment.disputed": _Said(
+        "a payment is disputed", "A payment is disputed at your bank. Until that is over nothing is served."
+    ),
+    "subscription.changed": _Said("your plan has changed", "Your plan, or when it ends, has changed."),
+    "subscription.past_due": _Said(
+        "your subscription is past due",
+        "The payment of your subscription failed. Your plan stays for a few days; then the account goes back to the "
+        "free plan. It is served again as soon as the payment succeeds.",
+    ),
+    "subscription.ended": _Said("your subscription has ended", "Your subscription has ended."),
+    "endpoint.disabled": _Said(
+        "a webhook endpoint was disabled",
+        "Deliveries to a webhook endpoint have failed for days, and it was disabled. Mend it and enable it again.",
+    ),
+}
+"""Others are told to endpoints alone: a mail for each key would be noise, and a leaked one has a mail of its own."""
+MAILED: Final[tuple[NoticeType, ...]] = tuple(_LETTERS)
+
+
+def letter_of(service: str, type_: NoticeType, data: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return the subject and the body of a notice's mail; None where it is none that is mailed."""
+    said = _LETTERS.get(type_)
+    if said is None:
+        return None
+    lines = [f"{name}: {_shown(data[field])}" for field, name in _FIELDS.items() if data.get(field) is not None]
+    paragraphs = [said.text, *(["\n".join(lines)] if lines else [])]
+    return f"{service}: {said.subject}", "\n\n".join(paragraphs) + "\n"
+
+
+def _shown(value: object) -> str:
+    return " ".join(str(value).split())[:MAX_VALUE]

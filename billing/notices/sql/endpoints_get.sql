@@ -1,0 +1,1 @@
+SELECT * FROM webhook_endpoints WHERE id = $1 AND account_id IS NOT DISTINCT FROM $2

@@ -1,0 +1,226 @@
+"""Tells notices, in one gateway of all: writes their mails and deliveries, and sends deliveries until they are taken.
+
+A delivery is sent at least once, with the notice's id as `webhook-id`, by which its receiver knows a repetition.
+It is tried again after pauses that double, and given up (`parked`) after so many tries; an endpoint to which all
+deliveries have failed for long, or that answers 410 Gone, is disabled, and its owner told. Some are sent at once, but
+one at a time to one endpoint, so that a slow one keeps no other waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from billing.database.connection import DatabaseError, Row, queries
+from billing.identity.letters import SERVICE
+from billing.identity.mail import enqueue
+from billing.notices.emit import emit
+from billing.notices.letters import letter_of
+from billing.notices.signing import key_of, signed_headers
+from billing.times import rfc3339
+
+if TYPE_CHECKING:
+    from billing.database.connection import Connection, Database
+    from billing.notices.destinations import Outcome, Poster
+
+logger = logging.getLogger(__name__)
+
+LEASE: Final = "notices"
+EVERY_S: Final = 1.0
+TIDY_EVERY_S: Final = 600.0
+BATCH: Final = 100
+"""Notices that are handed out in one transaction."""
+MOST: Final = 1_000
+"""Deliveries of one round."""
+LANES: Final = 8
+"""Deliveries under way at once."""
+RECIPIENTS: Final = 20
+"""People of one account that are mailed."""
+FORGET_ROWS: Final = 1_000
+GONE: Final = 410
+"""By Standard Webhooks: nothing is to be sent there any more."""
+HEADERS: Final = {"Content-Type": "application/json", "User-Agent": "metergate-webhooks/1"}
+_query = queries("billing.notices")
+TAKE_LEASE: Final = queries("billing.ledger")("jobs_take")
+
+
+@dataclass(frozen=True, slots=True)
+class NoticeRules:
+    """After how many tries a delivery is parked, the pauses between them (from `pause_s`, doubling to `most_pause_s`),
+    after how long of failures an endpoint is disabled, and for how many days notices are kept.
+
+    `pause_s` must be longer than a delivery may take, for it is also after which another gateway takes one over."""
+
+    attempts: int = 12
+    pause_s: float = 30.0
+    most_pause_s: float = 6 * 3600.0
+    disable_s: float = 5 * 86_400.0
+    kept_days: int = 30
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1 or self.kept_days < 1 or not 0 < self.pause_s <= self.most_pause_s or self.disable_s <= 0:
+            raise ValueError("attempts, pauses and times must be above zero, and the longest pause the longest")
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorHook:
+    """NOTIFICATION_WEBHOOK: where operators have all notices sent to; signed where there is a `secret`."""
+
+    url: str
+    poster: Poster
+    secret: str | None = None
+
+    def __repr__(self) -> str:
+        return "OperatorHook(...)"  # the URL may hold what lets one post there
+
+
+class NoticeWorker:
+    """Tells notices; `owner` names this process. `waiting`, `parked` and `lag_s`, how long the oldest has waited, are
+    as of the last round that was this process's."""
+
+    def __init__(
+        self,
+        database: Database,
+        poster: Poster,
+        hook: OperatorHook | None,
+        rules: NoticeRules,
+        new_id: Callable[[], str],
+        owner: str,
+    ) -> None:
+        self._database, self._poster, self._hook, self._rules = database, poster, hook, rules
+        self._new_id, self._owner = new_id, owner
+        self._claiming = asyncio.Lock()
+        self._busy: set[str] = set()
+        self.waiting, self.parked, self.lag_s = 0, 0, 0.0
+
+    async def run(self) -> None:
+        """Tell what waits, again and again, and forget what is old now and then."""
+        clock, tidied_at = asyncio.get_running_loop().time, float("-inf")
+        while True:
+            try:
+                self.waiting, self.parked, self.lag_s = 0, 0, 0.0
+                if await self._database.row(TAKE_LEASE, LEASE, self._owner, EVERY_S * 0.9) is not None:
+                    await self.round()
+                    row = await self._database.row(_query("outbox_standing"))
+                    if row is not None:
+                        self.waiting, self.parked, self.lag_s = row["waiting"], row["parked"], row["lag_s"]
+                    if clock() - tidied_at >= TIDY_EVERY_S:
+                        await self.tidy()
+                        tidied_at = clock()
+            except DatabaseError as error:
+                logger.info("notices wait: %s", error)
+            await asyncio.sleep(EVERY_S)
+
+    async def tidy(self) -> None:
+        """Forget notices that are old, a bounded number of them. Raises `DatabaseError`."""
+        await self._database.value(_query("outbox_forget"), self._rules.kept_days, FORGET_ROWS)
+
+    async def round(self) -> int:
+        """Write what notices are to be sent and send what is due, `MOST` at most; return how many were sent. Raises
+        `DatabaseError`."""
+        while await self._hand_out() == BATCH:
+            pass
+        left = [MOST]
+        await asyncio.gather(*(self._lane(left) for _ in range(LANES)))
+        return MOST - left[0]
+
+    async def _hand_out(self) -> int:
+        """Write the mails and deliveries of some notices, in one transaction; return how many notices."""
+        async with self._database.transaction() as connection:
+            rows = await connection.fetch(_query("notices_waiting"), BATCH)
+            if rows:
+                await connection.fetchval(
+                    _query("notices_hand_out"), [row["id"] for row in rows], self._hook is not None
+                )
+            for row in rows:
+                await self._mail(connection, row)
+        return len(rows)
+
+    async def _mail(self, connection: Connection, notice: Row) -> None:
+        letter = letter_of(SERVICE, notice["type"], notice["data"])
+        if letter is None:
+            return
+        for person in await connection.fetch(_query("notices_recipients"), notice["account_id"], RECIPIENTS):
+            await enqueue(connection, self._new_id, person["email"], *letter)
+
+    async def _lane(self, left: list[int]) -> None:
+        """Send one delivery after another, of those that no other lane sends to the same endpoint."""
+        while left[0] > 0:
+            async with self._claiming:
+                rules, busy = self._rules, sorted(self._busy)
+                claimed = await self._database.row(_query("deliveries_claim"), rules.pause_s, rules.most_pause_s, busy)
+                if claimed is None:
+                    return
+                left[0] -= 1
+                self._busy.add(endpoint := claimed["endpoint_id"] or "")
+            try:
+                await self._deliver(claimed)
+            finally:
+                self._busy.discard(endpoint)
+
+    async def _deliver(self, claimed: Row) -> None:
+        outcome = await self._send(claimed)
+        if outcome is None:
+            return
+        if outcome.ok:
+            await self._database.execute(_query("deliveries_done"), claimed["id"], outcome.status)
+            return
+        endpoint_id, gone = claimed["endpoint_id"], outcome.status == GONE
+        given_up = gone or claimed["attempts"] >= self._rules.attempts
+        logger.log(
+            logging.WARNING if given_up else logging.INFO,
+            "delivery %s to %s failed at try %d%s: %s",
+            *(claimed["id"], endpoint_id or "NOTIFICATION_WEBHOOK", claimed["attempts"]),
+            *(", and is parked" if given_up else "", outcome.error),
+        )
+        failing_s = await self._database.value(
+            _query("deliveries_failed"), claimed["id"], outcome.status, outcome.error, given_up
+        )
+        if endpoint_id is not None and (gone or (failing_s or 0) >= self._rules.disable_s):
+            await self._disable(endpoint_id, "it answered 410 Gone" if gone else "all deliveries failed for too long")
+
+    async def _send(self, claimed: Row) -> Outcome | None:
+        """Send a delivery; None: its endpoint has gone, and the delivery with it."""
+        body, at_s = body_of(claimed), int(time.time())
+        hook = self._hook
+        if claimed["endpoint_id"] is None:
+            if hook is None:  # configured when the delivery was written
+                await self._database.execute(_query("deliveries_failed"), claimed["id"], None, "not configured", True)
+                return None
+            keys = [] if hook.secret is None else [key_of(hook.secret)]
+            headers = HEADERS | signed_headers(claimed["notice_id"], at_s, body, keys)
+            return await hook.poster.post(hook.url, body, headers)
+        target = await self._database.row(_query("endpoints_target"), claimed["endpoint_id"])
+        if target is None:
+            return None
+        keys = [key_of(secret) for secret in (target["secret"], target["old_secret"]) if secret is not None]
+        headers = HEADERS | signed_headers(claimed["notice_id"], at_s, body, keys)
+        return await self._poster.post(target["url"], body, headers)
+
+    async def _disable(self, endpoint_id: str, reason: str) -> None:
+        async with self._database.transaction() as connection:
+            ended = await connection.fetchrow(_query("endpoints_disable"), endpoint_id, reason)
+            if ended is None:
+                return
+            logger.warning("webhook endpoint %s is disabled: %s", endpoint_id, reason)
+            if ended["account_id"] is not None:
+                data = {"endpoint_id": endpoint_id, "reason": reason}
+                await emit(connection, ended["account_id"], "endpoint.disabled", data)
+
+
+def body_of(notice: Any) -> bytes:
+    """Return what a delivery of a notice says, as JSON."""
+    said = {
+        "id": notice["notice_id"],
+        "type": notice["type"],
+        "timestamp": rfc3339(notice["created_at"]),
+        "account_id": notice["account_id"] or None,
+        "data": notice["data"],
+    }
+    return msgspec.json.encode(said)

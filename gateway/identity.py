@@ -1,0 +1,167 @@
+"""Who signs in and whose organizations are, made on one database from the settings: people, sessions, members."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from billing.identity.codes import CodeRules, Codes
+from billing.identity.credentials import Credentials
+from billing.identity.invitations import Invitations
+from billing.identity.issuers import ForeignRules, ForeignTokens, KeySet
+from billing.identity.members import Members
+from billing.identity.oidc import OidcSignIn
+from billing.identity.organizations import Bounds, Organizations, found
+from billing.identity.passwords import Passwords
+from billing.identity.people import People
+from billing.identity.sessions import Sessions
+from billing.identity.shown import ShownTokens
+from billing.identity.sign_in import SignIn
+from billing.identity.signing_keys import SigningKeys, TokenRules
+from billing.identity.subjects import Subjects
+from billing.identity.users import Users
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from billing.audit import Actor
+    from billing.database.connection import Connection, Database
+    from billing.effects import Effects
+    from billing.identity.organizations import Organization
+    from billing.identity.sign_in import Found
+    from billing.plans import Plans
+    from gateway.config.settings import Settings
+    from gateway.outgoing import Outgoing
+
+DAY_S: Final = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Everything that works on people and their organizations. `oidc` is None where no other provider signs people
+    in."""
+
+    people: People
+    sign_in: SignIn
+    credentials: Credentials
+    sessions: Sessions
+    oidc: OidcSignIn | None
+    organizations: Organizations
+    members: Members
+    invitations: Invitations
+
+
+def make_identity(
+    settings: Settings,
+    database: Database,
+    of_keys: Database,
+    ask: Outgoing,
+    plans: Plans,
+    effects: Effects,
+    new_id: Callable[[], str],
+) -> Identity:
+    """Return what works on people; signing keys are read over `of_keys`, other issuers are asked over `ask`."""
+    defaults, frontend_url = settings.defaults, settings.frontend_url
+    plan, founder = defaults.default_plan, _founder(defaults.default_plan, new_id)
+    users = Users(database, new_id, settings.identity.approval)
+    subjects = Subjects(database, users, founder)
+    keys = SigningKeys(of_keys, token_rules(settings), new_id, time.monotonic)
+    sessions = Sessions(database, keys, new_id, ShownTokens(database, keys, _foreign_tokens(settings, ask), subjects))
+    people = _people(settings, database, users, sessions, effects, new_id)
+    bounds = Bounds(defaults.organizations_per_user, defaults.invitations_per_day, defaults.invitation_sends)
+    return Identity(
+        people=people,
+        sign_in=SignIn(people, founder),
+        credentials=Credentials(people),
+        sessions=sessions,
+        oidc=_oidc_sign_in(settings, ask, keys, sessions, subjects),
+        organizations=Organizations(database, new_id, plan, bounds),
+        members=Members(database, effects, bounds.owned),
+        invitations=Invitations(database, new_id, plans, plan, bounds, frontend_url=frontend_url),
+    )
+
+
+def token_rules(settings: Settings) -> TokenRules:
+    """Return how tokens of people are signed and how long they live, from the configuration."""
+    defaults, secret = settings.defaults, settings.jwt_secret
+    return TokenRules(
+        access_s=settings.jwt_expiry_hours * 3600,
+        refresh_s=settings.refresh_token_expiry_days * DAY_S,
+        grace_s=defaults.refresh_grace_s,
+        rotation_s=defaults.signing_key_days * DAY_S,
+        secret=None if secret is None else secret.reveal(),
+        sessions=defaults.sessions_per_user,
+    )
+
+
+def _oidc_sign_in(
+    settings: Settings, ask: Outgoing, keys: SigningKeys, sessions: Sessions, subjects: Subjects
+) -> OidcSignIn | None:
+    """Return what signs people in elsewhere; None where no provider is configured."""
+    identity = settings.identity
+    if identity.public_url is None or not identity.providers:
+        return None
+    return OidcSignIn(
+        *(identity.providers, identity.public_url, settings.frontend_url),
+        ask=ask,
+        keys=keys,
+        sessions=sessions,
+        subjects=subjects,
+        clock=time.monotonic,
+        now=time.time,
+    )
+
+
+def _foreign_tokens(settings: Settings, ask: Outgoing) -> ForeignTokens | None:
+    """Return what verifies tokens of other issuers; None where none is configured."""
+    secret = settings.auth_cookie_secret
+    if settings.auth_audience is None or (settings.auth_base_url is None and secret is None):
+        return None
+    rules = ForeignRules(
+        settings.auth_audience,
+        settings.auth_internal_audience,
+        settings.auth_base_url,
+        None if secret is None else secret.reveal(),
+    )
+    url = settings.auth_base_url
+    keys = None if url is None else KeySet(f"{url}/.well-known/jwks.json", ask, time.monotonic)
+    return ForeignTokens(rules, keys, time.time)
+
+
+def _people(
+    settings: Settings,
+    database: Database,
+    users: Users,
+    sessions: Sessions,
+    effects: Effects,
+    new_id: Callable[[], str],
+) -> People:
+    """Make what people register, sign in and are changed by."""
+    defaults = settings.defaults
+    rules = CodeRules(
+        mails_per_address=defaults.mails_per_address,
+        mails_per_network=defaults.mails_per_network,
+        failures=defaults.sign_in_failures,
+        wait_s=defaults.sign_in_wait_s,
+        most_wait_s=defaults.sign_in_most_wait_s,
+    )
+    return People(
+        database,
+        users,
+        Codes(database, new_id, rules),
+        Passwords(at_once=defaults.passwords_at_once),
+        sessions,
+        effects,
+        new_id,
+        time.time,
+    )
+
+
+def _founder(plan: str, new_id: Callable[[], str]) -> Found:
+    """Return what makes the personal organization of who registers, on a plan."""
+
+    async def make(connection: Connection, user_id: str, name: str, actor: Actor) -> Organization:
+        return await found(connection, new_id, plan, user_id=user_id, name=name, personal=True, actor=actor)
+
+    return make

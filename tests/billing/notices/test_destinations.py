@@ -1,0 +1,63 @@
+"""Where deliveries may go: nowhere in the gateway's own network, by whatever name or spelling."""
+
+import socket
+from typing import Any
+
+import pytest
+from aiohttp.abc import AbstractResolver
+
+from billing.notices.destinations import DestinationRefused, Poster, check_url, is_public
+from tests.billing.notices.support import receiving
+
+PRIVATE = (
+    *("127.0.0.1", "127.8.8.8", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0"),
+    *("224.0.0.1", "255.255.255.255", "192.0.2.1", "::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1", "ff02::1"),
+    *("::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "2001:db8::1"),
+)
+
+
+@pytest.mark.parametrize("address", PRIVATE)
+def test_private_addresses_are_refused(address: str) -> None:
+    assert not is_public(address)
+    host = f"[{address}]" if ":" in address else address
+    with pytest.raises(DestinationRefused):
+        check_url(f"https://{host}/hooks", private=False)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://example.com/", "ftp://example.com/", "https://", "https://user:pw@example.com/", "//example.com"),
+        *("https://localhost/", "https://a.localhost/", "https://127.1/", "https://2130706433/", "https://0x7f000001/"),
+        *("https://example.com/#f", "https://exa mple.com/", "https://[::1", "https://example.com:99999/", "x" * 3000),
+    ],
+)
+def test_urls_that_are_refused(url: str) -> None:
+    with pytest.raises(DestinationRefused):
+        check_url(url, private=False)
+
+
+def test_urls_that_are_taken() -> None:
+    for url in ("https://example.com/hooks?a=1", "https://1.1.1.1/", "https://[2606:4700:4700::1111]:8443/x"):
+        assert check_url(url, private=False) == url
+    assert check_url("http://127.0.0.1:8080/", private=True)
+
+
+class Liar(AbstractResolver):
+    """Says of each name that it is this machine, beside a public address."""
+
+    async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_INET) -> Any:
+        said = {"hostname": host, "port": port, "family": socket.AF_INET, "proto": 0, "flags": 0}
+        return [said | {"host": "1.1.1.1"}, said | {"host": "127.0.0.1"}]
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_a_name_that_leads_to_this_machine_is_not_connected_to() -> None:
+    async with receiving() as receiver:
+        poster = Poster(private=False, resolver=Liar())
+        outcome = await poster.post(receiver.url.replace("http://127.0.0.1", "https://evil.example"), b"{}", {})
+        await poster.close()
+    assert outcome.error == "the address is private: only public addresses are delivered to"
+    assert receiver.came == []
