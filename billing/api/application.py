@@ -27,6 +27,7 @@ from billing.api import (
     organizations,
     own_keys,
     people,
+    plans,
     reads,
     sums,
     tokens,
@@ -60,6 +61,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *tokens.ROUTES,
     *oidc.ROUTES,
     *webhooks_out.ROUTES,
+    *plans.ROUTES,
 )
 """Every endpoint of the billing API but its description."""
 REQUEST_ID_HEADER: Final = "x-request-id"
