@@ -13,6 +13,7 @@ recovery       Recovery: plans that were not paid for end with their days of gra
 expiry         Expiry: what is left of credit at its time is taken back
 events         what providers tell: stored, acknowledged, then looked into
 reconcile      what the provider has, compared once a day with what was applied and with the ledger
+local/         the local provider, with pages of its own
 stripe/        Stripe as a provider
 sql/           their statements
 """
