@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from billing.keys.keys import ApiKeys
     from billing.ledger.reports import Reports
     from billing.notices.endpoints import Endpoints
+    from billing.payments.events import PaymentEvents
+    from billing.payments.reconcile import PaymentComparisons
     from billing.plans import Plans
     from billing.principals import Principal
     from billing.refused import RefusedRequests
@@ -58,6 +60,14 @@ class Meters:
     metering: Metering
     holds: ServiceHolds
     refusal: Callable[[NotAdmitted, web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentOversight:
+    """What is told by the payment provider, and what it is compared with."""
+
+    events: PaymentEvents
+    comparisons: PaymentComparisons
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +114,7 @@ class Services:
     service_api_key: str | None = field(default=None, repr=False)
     meters: Meters | None = None
     oidc: OidcSignIn | None = None
+    payment_oversight: PaymentOversight | None = None
     unknown_models: Callable[[Iterable[str]], list[str]] = lambda names: []
     providers: Callable[[], Awaitable[list[ProviderShape]]] = _no_providers
     keys_per_user: int = 100
