@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from billing.identity.users import Users
     from billing.keys.keys import ApiKeys
     from billing.ledger.reports import Reports
+    from billing.payments.coupons import Coupons
     from billing.plans import Plans
     from billing.principals import Principal
     from billing.refused import RefusedRequests
@@ -82,6 +83,7 @@ class Services:
     keys: ApiKeys
     grants: Grants
     lots: Lots
+    coupons: Coupons
     repricing: Repricing
     reports: Reports
     audit: AuditLog
