@@ -87,10 +87,14 @@ MetergateError
 |   +-- EndpointNotFound           billing.notices.endpoints
 |   +-- EndpointRefused            billing.notices.endpoints
 +-- BadCursor                      billing.pages
+<<<<<<< HEAD
 +-- CouponError                    billing.payments.coupons
 |   +-- CouponNotFound             billing.payments.coupons
 |   +-- CouponRefused              billing.payments.coupons
 |   +-- CouponUsed                 billing.payments.coupons
+=======
++-- PaymentEventNotFound           billing.payments.events
+>>>>>>> main
 +-- OrderError                     billing.payments.orders
 |   +-- OrderConflict              billing.payments.orders
 |   +-- OrderNotFound              billing.payments.orders
@@ -100,6 +104,9 @@ MetergateError
 |   +-- PaymentProviderUnavailable billing.payments.port
 |   +-- PaymentRefused             billing.payments.port
 |       +-- CustomerGone           billing.payments.port
++-- SubscriptionError              billing.payments.subscriptions
+|   +-- NoSubscription             billing.payments.subscriptions
+|   +-- SubscriptionRefused        billing.payments.subscriptions
 +-- QuotaError                     billing.quotas
 +-- PriceError                     billing.rates
 +-- BadMeasure                     billing.services.charges

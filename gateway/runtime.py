@@ -33,7 +33,11 @@ from billing.keys.principals import Principals
 from billing.keys.secrets import secret_digest, well_formed
 from billing.ledger.catalogue import newest_revision
 from billing.ledger.reports import Reports
+<<<<<<< HEAD
 from billing.payments.coupons import Coupons
+=======
+from billing.notices.endpoints import EndpointRules, Endpoints
+>>>>>>> main
 from billing.refused import RefusedRequests
 from gateway.config.models import unknown_models
 from gateway.config.plan_follower import PlanFollower
@@ -230,6 +234,9 @@ def _services(
         repricing=Repricing(database, effects, new_id, in_force.now),
         reports=Reports(database),
         audit=AuditLog(database),
+        endpoints=Endpoints(
+            database, new_id, EndpointRules(defaults.webhook_endpoints, private=defaults.webhook_private_addresses)
+        ),
         sign_in=identity.sign_in,
         credentials=identity.credentials,
         refused=RefusedRequests(engine.redis, refused_rules(defaults)),

@@ -29,7 +29,11 @@ if TYPE_CHECKING:
     from billing.identity.users import Users
     from billing.keys.keys import ApiKeys
     from billing.ledger.reports import Reports
+<<<<<<< HEAD
     from billing.payments.coupons import Coupons
+=======
+    from billing.notices.endpoints import Endpoints
+>>>>>>> main
     from billing.plans import Plans
     from billing.principals import Principal
     from billing.refused import RefusedRequests
@@ -87,6 +91,7 @@ class Services:
     repricing: Repricing
     reports: Reports
     audit: AuditLog
+    endpoints: Endpoints
     sign_in: SignIn
     credentials: Credentials
     refused: RefusedRequests

@@ -4,6 +4,7 @@
     options     Common: the options that every command takes; arguments of several commands
     output      Output: tables on a terminal, plain text in a pipe, JSON, a file; Shown, Table; CommandFailed: one
                 sentence and an exit code
+    batch       `metergate run`: a file of commands
     client      CommandClient: the calls over the standard library, quick to import
     operator    `metergate operator`: a client's call becomes a command, what its errors say; quotas as text;
                 refused requests; accounts  with grants, refunds, adjustments;

@@ -23,6 +23,7 @@ ADDERS: Final = {
     "keys": "gateway.commands.connect:add_keys",
     "org": "gateway.commands.connect:add_orgs",
     **dict.fromkeys(("usage", "billing"), "gateway.commands.connect:add_usage"),
+    "run": "billing.cli.batch:add_run",
 }
 """Every command, and what adds it."""
 COLLECT_AFTER: Final = 100_000
