@@ -87,14 +87,11 @@ MetergateError
 |   +-- EndpointNotFound           billing.notices.endpoints
 |   +-- EndpointRefused            billing.notices.endpoints
 +-- BadCursor                      billing.pages
-<<<<<<< HEAD
 +-- CouponError                    billing.payments.coupons
 |   +-- CouponNotFound             billing.payments.coupons
 |   +-- CouponRefused              billing.payments.coupons
 |   +-- CouponUsed                 billing.payments.coupons
-=======
 +-- PaymentEventNotFound           billing.payments.events
->>>>>>> main
 +-- OrderError                     billing.payments.orders
 |   +-- OrderConflict              billing.payments.orders
 |   +-- OrderNotFound              billing.payments.orders

@@ -33,11 +33,8 @@ from billing.keys.principals import Principals
 from billing.keys.secrets import secret_digest, well_formed
 from billing.ledger.catalogue import newest_revision
 from billing.ledger.reports import Reports
-<<<<<<< HEAD
-from billing.payments.coupons import Coupons
-=======
 from billing.notices.endpoints import EndpointRules, Endpoints
->>>>>>> main
+from billing.payments.coupons import Coupons
 from billing.refused import RefusedRequests
 from gateway.config.models import unknown_models
 from gateway.config.plan_follower import PlanFollower

@@ -29,11 +29,8 @@ if TYPE_CHECKING:
     from billing.identity.users import Users
     from billing.keys.keys import ApiKeys
     from billing.ledger.reports import Reports
-<<<<<<< HEAD
-    from billing.payments.coupons import Coupons
-=======
     from billing.notices.endpoints import Endpoints
->>>>>>> main
+    from billing.payments.coupons import Coupons
     from billing.plans import Plans
     from billing.principals import Principal
     from billing.refused import RefusedRequests

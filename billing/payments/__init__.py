@@ -1,16 +1,5 @@
 """Payments: from "billing required" to paid and back, with any provider behind one port.
 
-<<<<<<< HEAD
-objects    what providers have, in neutral objects
-port       what is asked of a payment provider, and its errors
-orders     what accounts ask to buy, and what waits for an operator
-decisions  what an order becomes by the state of its payment
-apply      an object's present state, fetched anew and applied once, whoever said that it has changed
-purchases  payments applied: credited, taken back, parked
-coupons    Coupons: codes that are credit, once for an account
-expiry     Expiry: what is left of credit at its time is taken back
-sql/       their statements
-=======
 objects        what providers have, in neutral objects
 port           what is asked of a payment provider, and its errors
 orders         what accounts ask to buy, and what waits for an operator
@@ -24,8 +13,9 @@ recovery       Recovery: plans that were not paid for end with their days of gra
 expiry         Expiry: what is left of credit at its time is taken back
 events         what providers tell: stored, acknowledged, then looked into
 local/         the local provider, with pages of its own
+coupons        Coupons: codes that are credit, once for an account
+expiry         Expiry: what is left of credit at its time is taken back
 reconcile      what the provider has, compared once a day with what was applied and with the ledger
 stripe/        Stripe as a provider
 sql/           their statements
->>>>>>> main
 """

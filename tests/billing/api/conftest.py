@@ -19,11 +19,8 @@ from billing.identity.invitations import Invitations
 from billing.identity.members import Members
 from billing.identity.organizations import Organizations
 from billing.keys.secrets import secret_digest
-<<<<<<< HEAD
-from billing.payments.coupons import Coupons
-=======
 from billing.notices.endpoints import EndpointRules, Endpoints
->>>>>>> main
+from billing.payments.coupons import Coupons
 from billing.plans import DEFAULT_PLAN
 from billing.principals import Principal
 from billing.refused import RefusedRequests, RefusedRules
