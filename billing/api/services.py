@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from billing.keys.keys import ApiKeys
     from billing.ledger.reports import Reports
     from billing.notices.endpoints import Endpoints
+    from billing.payments.coupons import Coupons
     from billing.payments.events import PaymentEvents
     from billing.payments.reconcile import PaymentComparisons
     from billing.plans import Plans
@@ -93,6 +94,7 @@ class Services:
     keys: ApiKeys
     grants: Grants
     lots: Lots
+    coupons: Coupons
     repricing: Repricing
     reports: Reports
     audit: AuditLog

@@ -35,6 +35,7 @@ NEEDS_BODY: Final[dict[str, Any]] = {
     "POST /api/billing/keys": {"name": "made"},
     "PATCH /api/billing/keys/{key_id}": {"name": "renamed"},
     "POST /api/billing/keys/{key_id}/rotate": {},
+    "POST /api/billing/coupons/redeem": {"code": "NOSUCHCODE"},
 }
 """What has to be sent to get as far as the check of a scope; others are sent `{}`, which many refuse with 400."""
 
@@ -83,6 +84,7 @@ class World:
             "request_id": "req_none",
             "session_id": "ses_none",
             "hold_id": "hold_none",
+            "coupon_id": "cpn_none",
             "endpoint_id": "whe_none",
             "delivery_id": "whd_none",
             "provider": "none",
@@ -161,6 +163,9 @@ MATRIX: Final[dict[str, list[int]]] = {
     "POST /api/admin/accounts/{account_id}/refunds": [*OPERATOR, 400],
     "POST /api/admin/accounts/{account_id}/adjustments": [*OPERATOR, 400],
     "GET /api/admin/accounts/{account_id}/lots": [*OPERATOR, 200],
+    "POST /api/admin/coupons": [*OPERATOR, 400],
+    "GET /api/admin/coupons": [*OPERATOR, 200],
+    "DELETE /api/admin/coupons/{coupon_id}": [*OPERATOR, 404],
     "POST /api/admin/reprice": [*OPERATOR, 400],
     "POST /api/admin/keys": [*OPERATOR, 400],
     "GET /api/admin/keys": [*OPERATOR, 200],
@@ -234,6 +239,7 @@ MATRIX: Final[dict[str, list[int]]] = {
     "POST /api/billing/keys/{key_id}/rotate": CHANGE_KEY,
     "GET /api/billing/keys/{key_id}/usage": READ_ORG,
     "GET /api/billing/lots": ACCOUNT,
+    "POST /api/billing/coupons/redeem": [401, 401, 403, 403, 403, 404, 404, 404, 401, 401],
     "GET /api/account/balance": ACCOUNT,
     "GET /api/account/transactions": ACCOUNT,
     "GET /api/account/billing/summary": ACCOUNT,
