@@ -74,7 +74,6 @@ from gateway.tokens import Tokenizer
 from gateway.upstream.local.shelf import SharedShelf
 
 if TYPE_CHECKING:
-    from billing.notices.destinations import Poster
     from billing.price_table import PriceTable
     from gateway.upstream.base import Transport
 
@@ -152,7 +151,6 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         "max",
     )
     engine.loops.on_failure = metrics.loop_failed
-    posters: tuple[Poster, ...] = ()
     try:
         await engine.start()
         _start_loops(runtime, metrics, jobs, aside, price_follower)
@@ -164,7 +162,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         engine.loops.start("retention", Retention(runtime.database, kept, new_id(), FORGET).run)
         _start_usage_retention(runtime, metrics)
         _start_mailer(runtime, metrics)
-        posters = start_notices(runtime, metrics, new_id)
+        start_notices(runtime, metrics, new_id)
         health.ready = True
         yield (
             Served(app, parts.proxy, parts.dialects, edge_rules(settings.defaults, cors), settings.defaults.edge),
@@ -182,8 +180,6 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         metrics.flush()
         await sockets.close()
         await parts.close()
-        for poster in posters:
-            await poster.close()
 
 
 def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Parts:

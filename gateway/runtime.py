@@ -34,6 +34,7 @@ from billing.keys.secrets import secret_digest, well_formed
 from billing.ledger.catalogue import newest_revision
 from billing.ledger.reports import Reports
 from billing.notices.endpoints import EndpointRules, Endpoints
+from billing.notices.exhausted import ExhaustedNotices
 from billing.payments.coupons import Coupons
 from billing.refused import RefusedRequests
 from gateway.config.models import unknown_models
@@ -236,7 +237,7 @@ def _services(
         ),
         sign_in=identity.sign_in,
         credentials=identity.credentials,
-        refused=RefusedRequests(engine.redis, refused_rules(defaults)),
+        refused=RefusedRequests(engine.redis, refused_rules(defaults), look=ExhaustedNotices(database).look),
         effects=effects,
         plans=plans,
         credits_per_usd=defaults.credits_per_usd,
