@@ -185,6 +185,7 @@ MATRIX: Final[dict[str, list[int]]] = {
     "POST /api/service/debits": [*SERVICE, 400, 401],
     "POST /api/service/usage": [*SERVICE, 400, 401],
     "POST /api/service/holds": [*SERVICE, 400, 401],
+    "POST /api/service/keys/check": [*SERVICE, 400, 401],
     "GET /api/service/holds/{hold_id}": [*SERVICE, 503, 401],
     "POST /api/service/holds/{hold_id}/settle": [*SERVICE, 503, 401],
     "POST /api/service/holds/{hold_id}/void": [*SERVICE, 503, 401],
