@@ -87,6 +87,7 @@ MetergateError
 |   +-- EndpointNotFound           billing.notices.endpoints
 |   +-- EndpointRefused            billing.notices.endpoints
 +-- BadCursor                      billing.pages
++-- PaymentEventNotFound           billing.payments.events
 +-- OrderError                     billing.payments.orders
 |   +-- OrderConflict              billing.payments.orders
 |   +-- OrderNotFound              billing.payments.orders
@@ -96,6 +97,9 @@ MetergateError
 |   +-- PaymentProviderUnavailable billing.payments.port
 |   +-- PaymentRefused             billing.payments.port
 |       +-- CustomerGone           billing.payments.port
++-- SubscriptionError              billing.payments.subscriptions
+|   +-- NoSubscription             billing.payments.subscriptions
+|   +-- SubscriptionRefused        billing.payments.subscriptions
 +-- QuotaError                     billing.quotas
 +-- PriceError                     billing.rates
 +-- BadMeasure                     billing.services.charges

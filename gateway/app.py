@@ -35,6 +35,7 @@ from gateway.endpoints.reads import Health, Reads
 from gateway.endpoints.response_sockets import ResponseSockets
 from gateway.endpoints.routes import add_routes, endpoints_of
 from gateway.metrics.registry import Metrics
+from gateway.notices import start_notices
 from gateway.outgoing import mail_delivery
 from gateway.proxy.background_jobs import BackgroundPoller
 from gateway.proxy.forward import Forwarder
@@ -73,6 +74,7 @@ from gateway.tokens import Tokenizer
 from gateway.upstream.local.shelf import SharedShelf
 
 if TYPE_CHECKING:
+    from billing.notices.destinations import Poster
     from billing.price_table import PriceTable
     from gateway.runtime import Runtime
     from gateway.upstream.base import Transport
@@ -151,6 +153,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         "max",
     )
     engine.loops.on_failure = metrics.loop_failed
+    posters: tuple[Poster, ...] = ()
     try:
         await engine.start()
         _start_loops(runtime, metrics, jobs, aside, price_follower)
@@ -162,6 +165,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         engine.loops.start("retention", Retention(runtime.database, kept, new_id(), FORGET).run)
         _start_usage_retention(runtime, metrics)
         _start_mailer(runtime, metrics)
+        posters = start_notices(runtime, metrics, new_id)
         health.ready = True
         yield (
             Served(app, parts.proxy, parts.dialects, edge_rules(settings.defaults, cors), settings.defaults.edge),
@@ -170,7 +174,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     finally:
         health.ready = False
         await engine.loops.stop("background", "housekeeping", "metrics", "plans", "prices", "reconcile", "refused")
-        await engine.loops.stop("mail", "retention", "usage_retention", "targets_tell", "targets_listen")
+        await engine.loops.stop("mail", "notices", "retention", "usage_retention", "targets_tell", "targets_listen")
         await runtime.refused.flush()
         parts.remainder.hurry()
         await parts.poller.stop()
@@ -179,6 +183,8 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         metrics.flush()
         await sockets.close()
         await parts.close()
+        for poster in posters:
+            await poster.close()
 
 
 def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Parts:

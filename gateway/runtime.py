@@ -29,6 +29,7 @@ from billing.keys.keys import ApiKeys
 from billing.keys.principals import Principals
 from billing.keys.secrets import secret_digest, well_formed
 from billing.ledger.reports import Reports
+from billing.notices.endpoints import EndpointRules, Endpoints
 from billing.refused import RefusedRequests
 from gateway.config.models import unknown_models
 from gateway.config.plan_follower import PlanFollower
@@ -188,6 +189,9 @@ def _services(
         repricing=Repricing(database, effects, new_id, in_force.now),
         reports=Reports(database),
         audit=AuditLog(database),
+        endpoints=Endpoints(
+            database, new_id, EndpointRules(defaults.webhook_endpoints, private=defaults.webhook_private_addresses)
+        ),
         sign_in=identity.sign_in,
         credentials=identity.credentials,
         refused=RefusedRequests(engine.redis, refused_rules(defaults)),

@@ -31,6 +31,7 @@ from billing.api import (
     sums,
     tokens,
     usage,
+    webhooks_out,
 )
 from billing.api.errors import BadRequest, error_response, of_failure
 from billing.api.openapi import document
@@ -58,6 +59,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *people.ROUTES,
     *tokens.ROUTES,
     *oidc.ROUTES,
+    *webhooks_out.ROUTES,
 )
 """Every endpoint of the billing API but its description."""
 REQUEST_ID_HEADER: Final = "x-request-id"

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from billing.identity.users import Users
     from billing.keys.keys import ApiKeys
     from billing.ledger.reports import Reports
+    from billing.notices.endpoints import Endpoints
     from billing.plans import Plans
     from billing.principals import Principal
     from billing.refused import RefusedRequests
@@ -85,6 +86,7 @@ class Services:
     repricing: Repricing
     reports: Reports
     audit: AuditLog
+    endpoints: Endpoints
     sign_in: SignIn
     credentials: Credentials
     refused: RefusedRequests

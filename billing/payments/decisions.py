@@ -88,42 +88,26 @@ def status_of(order: Standing, payment: Payment) -> OrderStatus:
     return order.status
 
 
-def moves(order: Standing, payment: Payment, moved: Mapping[MoveKey, Moved], left_nano: int) -> list[Move]:
-    """Return the transfers that the refunds and disputes of a credited payment still need, in their order.
+def next_move(order: Standing, payment: Payment, moved: Mapping[MoveKey, Moved], left_nano: int) -> Move | None:
+    """Return the first transfer that the refunds and disputes of a credited payment still need; None: they need none.
 
-    `left_nano` is what is left of the purchase. A refund takes at most that, and one that failed gives back what it had
-    taken. Each movement of a dispute is one transfer of its whole share of the order.
+    `left_nano` is what is left of the purchase now. A refund takes at most that, and one that failed gives back what it
+    had taken. Each movement of a dispute is one transfer of its whole share of the order. After each transfer it is
+    asked again, with what is left then.
     """
-    made: list[Move] = []
-    after = dict(moved)
-
-    def move(kind: Literal["refund", "dispute"], object_id: str, amount_cents: int, delta_nano: int) -> None:
-        nonlocal left_nano
-        before = after.get((kind, object_id), Moved())
-        if delta_nano == 0:
-            return
-        made.append(Move(kind, object_id, amount_cents, delta_nano, before.transfers + 1))
-        after[kind, object_id] = Moved(before.nano + delta_nano, before.transfers + 1)
-        left_nano = max(0, left_nano + delta_nano)
-
-    def take(refund_id: str, amount_cents: int) -> None:
-        taken_nano = -after.get(("refund", refund_id), Moved()).nano
-        move("refund", refund_id, amount_cents, -min(share_nano(order, payment, amount_cents) - taken_nano, left_nano))
-
     parts: list[Refund | Movement] = [*payment.refunds]
     parts += [each for dispute in payment.disputes for each in dispute.movements]
     for each in sorted(parts, key=lambda part: (part.created_at, part.id)):
+        kind: Literal["refund", "dispute"] = "refund" if isinstance(each, Refund) else "dispute"
+        before = moved.get((kind, each.id), Moved())
+        share = share_nano(order, payment, each.amount_cents)
         if isinstance(each, Refund):
-            if each.status in RETURNED:
-                move("refund", each.id, each.amount_cents, -after.get(("refund", each.id), Moved()).nano)
-            else:
-                take(each.id, each.amount_cents)
-        elif ("dispute", each.id) not in after:
-            move("dispute", each.id, each.amount_cents, share_nano(order, payment, each.amount_cents))
-    for refund in payment.refunds:  # what came back above may be what an earlier refund lacked
-        if refund.status not in RETURNED:
-            take(refund.id, refund.amount_cents)
-    return made
+            delta_nano = -before.nano if each.status in RETURNED else -min(share + before.nano, left_nano)
+        else:
+            delta_nano = 0 if before.transfers else share
+        if delta_nano:
+            return Move(kind, each.id, each.amount_cents, delta_nano, before.transfers + 1)
+    return None
 
 
 def share_nano(order: Standing, payment: Payment, amount_cents: int) -> int:

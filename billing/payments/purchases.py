@@ -16,7 +16,7 @@ from billing.accounts.suspensions import lift, suspend
 from billing.database.connection import Connection, queries
 from billing.money import format_usd
 from billing.payments.apply import After, Owner, account_of
-from billing.payments.decisions import Move, Moved, moves, parking_reason, status_of, suspensions
+from billing.payments.decisions import Move, Moved, next_move, parking_reason, status_of, suspensions
 from billing.payments.objects import NANO_PER_CENT, Payment
 from billing.payments.orders import PARKED_PREFIX, Order, credited, found_order, order_of
 from billing.payments.port import money_key
@@ -28,8 +28,6 @@ SCOPE: Final = "payments"
 """Of the idempotency keys of transfers: the money's own ids, which are no account's."""
 Tell = Callable[[Connection, str, str, Mapping[str, object]], Awaitable[None]]
 """Writes a notice in the caller's transaction: the account, its type, such as `payment.succeeded`, and its data."""
-LeftOf = Callable[[Connection, Order], Awaitable[int]]
-"""Returns in the caller's transaction how much of an order's credit is left, in nano-USD."""
 
 _query = queries("billing.payments")
 
@@ -38,8 +36,8 @@ async def tell_nobody(connection: Connection, account_id: str, type: str, data: 
     """Write no notice."""
 
 
-async def left_by_balance(connection: Connection, order: Order) -> int:
-    """Return what is left of an order where the balance is not kept in lots: as much as it still has."""
+async def left_of(connection: Connection, order: Order) -> int:
+    """Return what is left of an order's credit, in nano-USD: of its lot, and of what refunds and disputes gave back."""
     return int(await connection.fetchval(_query("purchase_left"), order.id))
 
 
@@ -51,7 +49,6 @@ class Purchases:
     grants: Grants
     new_id: Callable[[], str]
     tell: Tell = tell_nobody
-    left_of: LeftOf = left_by_balance
 
     async def apply(self, connection: Connection, before: Payment | None, now: Payment, after: After) -> Owner:
         """Apply a payment's state in the caller's transaction: an `apply.Handler`."""
@@ -139,10 +136,7 @@ class Purchases:
         """Bring the order's row and what refunds and disputes have moved to the payment's state."""
         standing = order.standing(parked=waits)
         if order.transfer_id is not None and order.kind != "plan" and (now.refunds or now.disputes):
-            left_nano = await self.left_of(connection, order)
-            for move in moves(standing, now, await self._moved(connection, order), left_nano):
-                await self._move(connection, order, move)
-                after.balances.add(order.account_id)
+            await self._move_all(connection, order, now, after)
         status = status_of(standing, now)
         refunded = sum(each.amount_cents for each in now.refunds if each.status not in ("failed", "canceled"))
         disputed = -sum(movement.amount_cents for dispute in now.disputes for movement in dispute.movements)
@@ -152,6 +146,17 @@ class Purchases:
         said = (order.id, status, now.id, now.customer_id, refunded, disputed, reason)
         changed = found_order(await connection.fetchrow(_query("orders_settle"), *said), order.id)
         await self._tell_of_change(connection, order, changed)
+
+    async def _move_all(self, connection: Connection, order: Order, now: Payment, after: After) -> None:
+        """Make what refunds and disputes need, one transfer after the other."""
+        standing = order.standing()
+        while True:
+            moved = await self._moved(connection, order)
+            move = next_move(standing, now, moved, await left_of(connection, order))
+            if move is None:
+                return
+            await self._move(connection, order, move)
+            after.balances.add(order.account_id)
 
     async def _moved(self, connection: Connection, order: Order) -> dict[tuple[str, str], Moved]:
         rows = await connection.fetch(_query("movements_of_order"), order.id)

@@ -212,7 +212,10 @@ class Environment:
         Variable("SMTP_FROM", "", "sender's address"),
     )
     notification_webhook: Secret | None = declare_secret_url(
-        "NOTIFICATION_WEBHOOK", ("https", "http"), "URL that gets notices as JSON", served=False
+        "NOTIFICATION_WEBHOOK", ("https", "http"), "URL that gets the notices of all accounts as JSON"
+    )
+    notification_webhook_secret: Secret | None = declare_secret(
+        "NOTIFICATION_WEBHOOK_SECRET", "what these are signed with (Standard Webhooks); needs NOTIFICATION_WEBHOOK"
     )
 
     lago_api_url: str | None = declare_url(
@@ -286,6 +289,7 @@ _NEEDS: Final = (
         ("SMTP_HOST", "SMTP_FROM"),
         ("SMTP_USER", "SMTP_PASSWORD"),
         ("SMTP_PASSWORD", "SMTP_USER"),
+        ("NOTIFICATION_WEBHOOK_SECRET", "NOTIFICATION_WEBHOOK"),
         ("LAGO_API_URL", "LAGO_API_KEY"),
     ),
 )

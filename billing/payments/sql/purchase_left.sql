@@ -1,4 +1,6 @@
--- What is left of a purchase: what refunds and disputes have not taken of it, as far as the balance has it.
-SELECT greatest(0, least(a.balance_nano, o.amount_cents * 10000000 + coalesce(
-    (SELECT sum(moved_nano) FROM payment_movements m WHERE m.order_id = o.id), 0)))::bigint
-FROM orders o JOIN accounts a ON a.id = o.account_id WHERE o.id = $1
+-- What is left of the lots of an order: that of its purchase, and those of what refunds and disputes of it gave back.
+SELECT coalesce(sum(l.left_now), 0)::bigint
+FROM orders o
+CROSS JOIN LATERAL (SELECT * FROM lots_now WHERE account_id = o.account_id) l
+JOIN transfers t ON t.id = l.transfer_id AND (t.id = o.transfer_id OR t.metadata ->> 'purchase_id' = o.transfer_id)
+WHERE o.id = $1

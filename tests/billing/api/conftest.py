@@ -18,6 +18,7 @@ from billing.identity.invitations import Invitations
 from billing.identity.members import Members
 from billing.identity.organizations import Organizations
 from billing.keys.secrets import secret_digest
+from billing.notices.endpoints import EndpointRules, Endpoints
 from billing.plans import DEFAULT_PLAN
 from billing.principals import Principal
 from billing.refused import RefusedRequests, RefusedRules
@@ -61,6 +62,7 @@ def services(billing: Billing, registry: Registry) -> Services:
         repricing=Repricing(billing.database, billing.effects, billing.new_id, lambda: PRICES),
         reports=billing.reports,
         audit=AuditLog(billing.database),
+        endpoints=Endpoints(billing.database, billing.new_id, EndpointRules()),
         refused=RefusedRequests(RedisState(RedisClient("redis://127.0.0.1:1"), Keyspace()), RefusedRules()),
         effects=billing.effects,
         plans=PLANS,

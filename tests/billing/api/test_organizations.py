@@ -1,5 +1,6 @@
 """/api/orgs, as people of each role, keys and strangers."""
 
+import asyncio
 from dataclasses import dataclass
 
 import pytest
@@ -162,6 +163,21 @@ async def test_who_is_not_let_in_and_whose_token_is_narrow(api: Api, billing: Bi
     narrow = await api.person(team["owner"], "POST", "/orgs", {"name": "More"}, scopes=["billing:read"])
     narrow.refused(403, "insufficient_scope")
     assert (await api.person(team["viewer"], "POST", "/orgs", {"name": "More"})).status == 201
+
+
+async def test_who_is_demoted_while_a_call_waits_changes_nothing(api: Api, billing: Billing, team: Team) -> None:
+    quotas = {"quotas": [{"window": "day", "metric": "tokens", "limit": 1}]}
+    calls = (("PATCH", team.path, {"name": "Mine"}), ("PUT", f"{team.path}/members/{team['member']}/quotas", quotas))
+    blocked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    async with billing.database.transaction() as connection:
+        await connection.execute("SELECT 1 FROM organizations WHERE id = $1 FOR UPDATE", team.path.rpartition("/")[2])
+        waiting = [asyncio.ensure_future(api.person(team["admin"], *call)) for call in calls]
+        async with asyncio.timeout(30):
+            while await billing.database.value(blocked) < len(calls):
+                await asyncio.sleep(0.01)
+        await connection.execute("UPDATE memberships SET role = 'member' WHERE user_id = $1", team["admin"])
+    for answer in await asyncio.gather(*waiting):
+        answer.refused(403, "insufficient_scope")
 
 
 async def test_the_table_of_roles_is_open(api: Api) -> None:

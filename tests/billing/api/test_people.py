@@ -405,6 +405,17 @@ async def test_who_registered_with_a_wrong_address_changes_it_and_is_let_in(api:
     assert (await who(api, token)).json["scopes"] != []
 
 
+async def test_an_address_that_nobody_has_proven_is_taken_by_who_proves_it(api: Api, registry: Registry) -> None:
+    token = await signed_up(api, registry)
+    await register(api, EVE)
+    squatter = (await post(api, "/login", email=EVE, password=GOOD)).json["access_token"]
+    await post(api, "/email", token, email=EVE, password=GOOD)
+    confirmed = await post(api, "/email/confirm", token, email=EVE, code=await registry.mailed_code(EVE))
+    assert (confirmed.status, confirmed.json["email"]) == (200, EVE)
+    assert (await who(api, squatter)).json["email"] in (None, "")
+    assert (await who(api, token)).json["email"] == EVE
+
+
 async def test_two_who_want_one_address_at_once(api: Api, registry: Registry) -> None:
     tokens = [await signed_up(api, registry, f"{name}@example.com") for name in ("ann", "bob")]
     asked = []

@@ -83,6 +83,8 @@ class World:
             "request_id": "req_none",
             "session_id": "ses_none",
             "hold_id": "hold_none",
+            "endpoint_id": "whe_none",
+            "delivery_id": "whd_none",
             "provider": "none",
             "token": "no-such-token",
         }
@@ -138,6 +140,9 @@ ACCOUNT: Final = [401, 401, 403, 200, 200, 200, 200, 200, 401, 401]
 """Everybody reads their own account; the stranger's is another one."""
 PERSON: Final = [401, 401, 401, 200, 200, 200, 200, 200, 401, 401]
 PERSON_BODY: Final = [401, 401, 401, 400, 400, 400, 400, 400, 401, 401]
+SETUP_NONE: Final = [401, 401, 403, 403, 403, 404, 404, 404, 401, 401]
+SETUP_BODY: Final = [401, 401, 400, 400, 400, 400, 400, 400, 401, 401]
+"""With the scope `billing:setup`: of what there is none, or without the body."""
 READ_ORG: Final = [401, 401, 403, 200, 200, 200, 200, 404, 401, 401]
 CHANGE_ORG: Final = [401, 401, 401, 403, 403, 200, 200, 404, 401, 401]
 DELETE_IN_ORG: Final = [401, 401, 401, 403, 403, 204, 204, 404, 401, 401]
@@ -175,9 +180,28 @@ MATRIX: Final[dict[str, list[int]]] = {
     "POST /api/service/debits": [*SERVICE, 400, 401],
     "POST /api/service/usage": [*SERVICE, 400, 401],
     "POST /api/service/holds": [*SERVICE, 400, 401],
+    "POST /api/service/keys/check": [*SERVICE, 400, 401],
     "GET /api/service/holds/{hold_id}": [*SERVICE, 503, 401],
     "POST /api/service/holds/{hold_id}/settle": [*SERVICE, 503, 401],
     "POST /api/service/holds/{hold_id}/void": [*SERVICE, 503, 401],
+    "POST /api/webhooks/endpoints": SETUP_BODY,
+    "POST /api/admin/webhooks/endpoints": [*OPERATOR, 400],
+    "GET /api/webhooks/endpoints": ACCOUNT,
+    "GET /api/admin/webhooks/endpoints": [*OPERATOR, 200],
+    "GET /api/webhooks/endpoints/{endpoint_id}": [401, 401, 404, 404, 404, 404, 404, 404, 401, 401],
+    "GET /api/admin/webhooks/endpoints/{endpoint_id}": [*OPERATOR, 404],
+    "PATCH /api/webhooks/endpoints/{endpoint_id}": SETUP_NONE,
+    "PATCH /api/admin/webhooks/endpoints/{endpoint_id}": [*OPERATOR, 404],
+    "DELETE /api/webhooks/endpoints/{endpoint_id}": SETUP_NONE,
+    "DELETE /api/admin/webhooks/endpoints/{endpoint_id}": [*OPERATOR, 404],
+    "POST /api/webhooks/endpoints/{endpoint_id}/rotate": SETUP_NONE,
+    "POST /api/admin/webhooks/endpoints/{endpoint_id}/rotate": [*OPERATOR, 404],
+    "POST /api/webhooks/endpoints/{endpoint_id}/test": SETUP_NONE,
+    "POST /api/admin/webhooks/endpoints/{endpoint_id}/test": [*OPERATOR, 404],
+    "GET /api/webhooks/endpoints/{endpoint_id}/deliveries": [401, 401, 404, 404, 404, 404, 404, 404, 401, 401],
+    "GET /api/admin/webhooks/endpoints/{endpoint_id}/deliveries": [*OPERATOR, 404],
+    "POST /api/webhooks/endpoints/{endpoint_id}/deliveries/{delivery_id}/redeliver": SETUP_NONE,
+    "POST /api/admin/webhooks/endpoints/{endpoint_id}/deliveries/{delivery_id}/redeliver": [*OPERATOR, 404],
     "GET /api/roles": ANYONE,
     "GET /api/ping": ANYONE,
     "GET /api/orgs": PERSON,
@@ -233,7 +257,7 @@ MATRIX: Final[dict[str, list[int]]] = {
     "GET /api/auth/oidc/{provider}/callback": [404] * 10,
     "POST /api/auth/refresh": BODY_WRONG,
     "POST /api/auth/token": PERSON_BODY,
-    "POST /api/auth/logout": [401, 401, 401, 204, 204, 204, 204, 204, 401, 401],
+    "POST /api/auth/logout": [401, 401, 401, 400, 400, 400, 400, 400, 401, 401],  # tokens of tests have no id to end
     "POST /api/auth/revoke": PERSON_BODY,
     "POST /api/auth/revoke-all": PERSON,
     "GET /api/auth/sessions": PERSON,

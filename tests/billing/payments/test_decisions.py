@@ -6,7 +6,16 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.payments.decisions import Moved, Standing, moves, parking_reason, share_nano, status_of, suspensions
+from billing.payments.decisions import (
+    Move,
+    Moved,
+    Standing,
+    next_move,
+    parking_reason,
+    share_nano,
+    status_of,
+    suspensions,
+)
 from billing.payments.objects import NANO_PER_CENT, Dispute, Movement, Payment, Refund
 
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
@@ -21,6 +30,20 @@ def refund(number: int, cents: int, status: str = "succeeded") -> Refund:
 
 def dispute(status: str, *movements: Movement) -> Dispute:
     return Dispute("dp_1", "pi_1", status, 2400, "usd", NOW, movements)  # type: ignore[arg-type]
+
+
+def moves(payment: Payment, moved: dict[tuple[str, str], Moved], balance: int) -> list[Move]:
+    """All transfers that a state needs, of which `moved` takes note; what is left is the balance."""
+    made = []
+    while (move := next_move(CREDITED, payment, moved, max(0, balance))) is not None:
+        before = moved.get((move.kind, move.id), Moved())
+        assert move.number == before.transfers + 1
+        if move.kind == "refund" and move.delta_nano < 0:
+            assert -move.delta_nano <= max(0, balance)
+        moved[move.kind, move.id] = Moved(before.nano + move.delta_nano, move.number)
+        balance += move.delta_nano
+        made.append(move)
+    return made
 
 
 def test_only_what_was_asked_for_is_credited() -> None:
@@ -51,26 +74,26 @@ def test_an_order_is_called_what_its_payment_is() -> None:
 def test_a_refund_takes_what_is_left_and_a_failed_one_gives_it_back() -> None:
     half = replace(PAID, refunds=(refund(1, 1200),))
     assert share_nano(CREDITED, PAID, 1200) == 1000 * NANO_PER_CENT  # taxes are never credit
-    (taken,) = moves(CREDITED, half, {}, 300 * NANO_PER_CENT)
+    moved: dict[tuple[str, str], Moved] = {}
+    (taken,) = moves(half, moved, 300 * NANO_PER_CENT)
     assert taken.delta_nano == -300 * NANO_PER_CENT
-    moved = {("refund", "re_1"): Moved(taken.delta_nano, 1)}
-    assert moves(CREDITED, half, moved, 0) == []
-    (given_back,) = moves(CREDITED, replace(PAID, refunds=(refund(1, 1200, "canceled"),)), moved, 0)
+    assert moves(half, moved, 0) == []
+    (given_back,) = moves(replace(PAID, refunds=(refund(1, 1200, "canceled"),)), moved, 0)
     assert (given_back.delta_nano, given_back.number) == (300 * NANO_PER_CENT, 2)
-    assert moves(CREDITED, replace(PAID, refunds=(refund(1, 1200, "failed"),)), {}, 0) == []
+    assert moves(replace(PAID, refunds=(refund(1, 1200, "failed"),)), {}, 0) == []
 
 
 def test_a_dispute_takes_its_whole_share_by_movement_and_suspends_once() -> None:
     withdrawn = Movement("txn_1", -2400, NOW)
     lost = replace(PAID, disputes=(dispute("open", withdrawn),))
-    (taken,) = moves(CREDITED, lost, {}, 0)
+    (taken,) = moves(lost, {}, 0)
     assert (taken.kind, taken.id, taken.delta_nano) == ("dispute", "txn_1", -2000 * NANO_PER_CENT)
     assert [len(each) for each in suspensions(PAID, lost)] == [1, 0]
     assert [len(each) for each in suspensions(lost, lost)] == [0, 0]
     won = replace(PAID, disputes=(dispute("won", withdrawn, Movement("txn_2", 2400, NOW)),))
     assert [len(each) for each in suspensions(lost, won)] == [0, 1]
     assert [len(each) for each in suspensions(None, won)] == [0, 0]
-    assert sum(move.delta_nano for move in moves(CREDITED, won, {}, 0)) == 0
+    assert sum(move.delta_nano for move in moves(won, {}, 0)) == 0
     for status in ("warning", "prevented"):
         assert suspensions(PAID, replace(PAID, disputes=(dispute(status),))) == ([], [])
 
@@ -106,13 +129,7 @@ def applied(states: list[Payment], used_cents: int) -> int:
     moved: dict[tuple[str, str], Moved] = {}
     balance = (ORDER.amount_cents - used_cents) * NANO_PER_CENT
     for state in states:
-        for move in moves(CREDITED, state, moved, max(0, balance)):
-            before = moved.get((move.kind, move.id), Moved())
-            assert move.number == before.transfers + 1
-            moved[move.kind, move.id] = Moved(before.nano + move.delta_nano, move.number)
-            if move.kind == "refund" and move.delta_nano < 0:
-                assert -move.delta_nano <= max(0, balance)
-            balance += move.delta_nano
+        balance += sum(move.delta_nano for move in moves(state, moved, balance))
     return balance
 
 
