@@ -60,7 +60,6 @@ from gateway.rules import (
     socket_rules,
     structure_bounds,
 )
-from gateway.runtime import Runtime, new_id
 from gateway.server.aiohttp_private import EdgeKind
 from gateway.server.bodies import Bodies
 from gateway.server.cors import Cors, answering
@@ -70,11 +69,13 @@ from gateway.server.ids import REQUEST_ID
 from gateway.server.plain import PlainRunner
 from gateway.server.refusals import Links
 from gateway.store_rules import lookup_wait_s
+from gateway.stores import new_id
 from gateway.tokens import Tokenizer
 from gateway.upstream.local.shelf import SharedShelf
 
 if TYPE_CHECKING:
     from billing.price_table import PriceTable
+    from gateway.runtime import Runtime
     from gateway.upstream.base import Transport
 
 logger = logging.getLogger(__name__)
