@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +34,7 @@ from billing.keys.secrets import secret_digest, well_formed
 from billing.ledger.catalogue import newest_revision
 from billing.ledger.reports import Reports
 from billing.notices.endpoints import EndpointRules, Endpoints
+from billing.payments.coupons import Coupons
 from billing.refused import RefusedRequests
 from gateway.config.models import unknown_models
 from gateway.config.plan_follower import PlanFollower
@@ -95,6 +97,11 @@ class Runtime:
 def new_id() -> str:
     """Return a ULID (https://github.com/ulid/spec), 26 characters."""
     return str(ULID())
+
+
+def utc_now() -> datetime:
+    """Return the time now, in UTC."""
+    return datetime.now(UTC)
 
 
 async def partition_count(database: Database, wanted: int) -> int:
@@ -209,6 +216,7 @@ def _services(
     """Make what the billing API works on."""
     defaults, effects = settings.defaults, engine.change_notifier
     admin_key, service_key = settings.admin_api_key, settings.service_api_key
+    grants = Grants(database, effects, new_id)
     return Services(
         accounts=Accounts(database, plans, effects, new_id),
         users=identity.people.users,
@@ -217,8 +225,9 @@ def _services(
         invitations=identity.invitations,
         member_limits=MemberLimits(database, effects),
         keys=ApiKeys(database, effects, new_id),
-        grants=Grants(database, effects, new_id),
+        grants=grants,
         lots=Lots(database),
+        coupons=Coupons(database, grants, effects, identity.people.codes, new_id, utc_now),
         repricing=Repricing(database, effects, new_id, in_force.now),
         reports=Reports(database),
         audit=AuditLog(database),

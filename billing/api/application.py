@@ -26,6 +26,7 @@ from billing.api import (
     oidc,
     organizations,
     own_keys,
+    payment_events,
     people,
     reads,
     sums,
@@ -59,6 +60,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *people.ROUTES,
     *tokens.ROUTES,
     *oidc.ROUTES,
+    *payment_events.ROUTES,
     *webhooks_out.ROUTES,
 )
 """Every endpoint of the billing API but its description."""

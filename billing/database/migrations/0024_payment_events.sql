@@ -46,10 +46,13 @@ COMMENT ON TABLE payment_differences IS
 
 CREATE TABLE payment_comparisons (
     provider text PRIMARY KEY,
-    since timestamptz NOT NULL,
-    began_at timestamptz NOT NULL,
+    asked_since timestamptz,
+    since timestamptz,
+    began_at timestamptz,
     ended_at timestamptz,
     compared integer NOT NULL DEFAULT 0,
-    differences integer NOT NULL DEFAULT 0
+    differences integer NOT NULL DEFAULT 0,
+    error text
 );
-COMMENT ON TABLE payment_comparisons IS 'The last comparison with each provider.';
+COMMENT ON TABLE payment_comparisons IS
+    'The last comparison with each provider, and since when an operator has asked for another one.';
