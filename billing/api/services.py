@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from billing.ledger.reports import Reports
     from billing.notices.endpoints import Endpoints
     from billing.payments.assembly import Payments
+    from billing.payments.coupons import Coupons
+    from billing.payments.events import PaymentEvents
+    from billing.payments.reconcile import PaymentComparisons
     from billing.plans import Plan, Plans
     from billing.principals import Principal
     from billing.refused import RefusedRequests
@@ -68,6 +71,14 @@ class Meters:
 
 
 @dataclass(frozen=True, slots=True)
+class PaymentOversight:
+    """What is told by the payment provider, and what it is compared with."""
+
+    events: PaymentEvents
+    comparisons: PaymentComparisons
+
+
+@dataclass(frozen=True, slots=True)
 class Services:
     """`authenticate` gives the principal of an API key's secret, None for one that is unknown; `known` says whether a
     secret is known to be a key or known to be none, and None where it has to be looked up; `clock` Unix seconds;
@@ -91,6 +102,7 @@ class Services:
     keys: ApiKeys
     grants: Grants
     lots: Lots
+    coupons: Coupons
     repricing: Repricing
     reports: Reports
     audit: AuditLog
@@ -116,6 +128,7 @@ class Services:
     payments: Payments | None = None
     windows: Callable[[str], Awaitable[list[WindowShape]]] = _no_windows
     upgrade_url: Callable[[Plan], str | None] = lambda plan: None
+    payment_oversight: PaymentOversight | None = None
     unknown_models: Callable[[Iterable[str]], list[str]] = lambda names: []
     providers: Callable[[], Awaitable[list[ProviderShape]]] = _no_providers
     keys_per_user: int = 100

@@ -132,6 +132,13 @@ class Environment:
         "SERVICE_API_KEY",
         "for `X-API-Key` of other services, 24 characters or more; unset: they are refused",
     )
+    development: bool = declare_parsed(
+        "METERGATE_DEVELOPMENT",
+        {"0": False, "1": True}.get,
+        "0 or 1",
+        False,
+        "`1`: applications with the client library's middleware take `X-User-Id` for a key; not where others can call",
+    )
     trusted_proxies: tuple[Network, ...] = declare_parsed(
         "TRUSTED_PROXIES",
         parse_networks,

@@ -71,18 +71,22 @@ class Settings(Environment):
     notes: tuple[Problem, ...] = ()
 
 
-def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve") -> Settings:
+def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve", with_prices: bool = True) -> Settings:
     """Return the settings of an environment and of the files that it leads to.
 
-    `mode` is who asks: `up` listens on 127.0.0.1 by default; `command` needs nothing that only serving needs. Raises
-    `ConfigError` with every problem of the environment and of all files.
+    `mode` is who asks: `up` listens on 127.0.0.1 by default; `command` needs nothing that only serving needs. A command
+    that prices nothing does without the prices, which take longer to read than all else. Raises `ConfigError` with
+    every problem of the environment and of all files.
     """
     problems = Problems()
     environment = read_environment(environ, mode, problems)
     folder = find_folder(environment.config_dir)
     price_marks = file_marks(folder / PRICES_FILE)
     main, price_file, plan_file = (
-        read_file(folder / name, shown_path(folder / name), environ, problems) for name in FILES
+        read_file(folder / name, shown_path(folder / name), environ, problems)
+        if with_prices or name != PRICES_FILE
+        else None
+        for name in FILES
     )
     providers: dict[str, ProviderConfig] = {}
     models: dict[str, ModelConfig] = {}
