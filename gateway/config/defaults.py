@@ -227,6 +227,18 @@ class Limits:
     mail_attempts: int = _whole(12, 1, 100, "tries before a mail is given up; pauses double from a minute to an hour")
     mail_timeout_s: float = _seconds(20, 1, 29, "longest time for a connection to SMTP_HOST, and for a mail")
     mail_retention_days: int = _whole(30, 1, 36_500, "rows of mails, without their texts, are kept as long")
+    webhook_endpoints: int = _whole(20, 1, 1000, "webhook endpoints of one account")
+    webhook_private_addresses: bool = _bound(
+        False, Bound("truth", "webhook endpoints may have http and private addresses: those of your own network")
+    )
+    webhook_attempts: int = _whole(
+        12, 1, 100, "tries before a delivery is given up; pauses double from 30 seconds to six hours"
+    )
+    webhook_timeout_s: float = _seconds(15, 0.1, 25, "longest time for one delivery")
+    webhook_disable_s: float = _seconds(
+        432_000, 60, 31 * 86_400, "an endpoint to which all deliveries have failed for as long is disabled"
+    )
+    notice_retention_days: int = _whole(30, 3, 36_500, "notices and their deliveries are kept as long")
     refusals_per_key: int = _whole(20, 0, 1000, "last refusals of a key that are kept to be looked up; 0: none")
     refusals_keys: int = _whole(1000, 1, 100_000, "keys whose refusals are kept: those refused last")
     refusals_kept_s: float = _seconds(86_400, 1, 31 * 86_400, "how long they are kept")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from billing.payments.objects import Customer, Event, Invoice, ProviderObject, Refund, Subscription
     from billing.payments.port import NewCustomer, Purchase, ReturnUrls
 
+_ORDER_ID: Final = re.compile("[A-Za-z0-9_-]{1,64}", re.ASCII)
 NO_METHOD: Final = "no_payment_method"
 When = Literal["now", "period_end"]
 
@@ -95,7 +97,7 @@ class StripePayments:
     async def find_payment(self, order_id: str) -> Payment | None:
         """Return the newest payment of an order. Stripe's search is up to a minute behind, or more when it is not
         well (https://docs.stripe.com/search#data-freshness): younger orders are told by their idempotency key."""
-        if not order_id.isalnum():
+        if _ORDER_ID.fullmatch(order_id) is None:
             return None
         query = f"metadata['{ORDER}']:'{order_id}'"
         found = await self.calls.read(self.calls.api.payment_intents.search_async, params={"query": query})

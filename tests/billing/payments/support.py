@@ -69,7 +69,7 @@ class Payments:
         return {row["idempotency_key"]: row["nano"] for row in rows}
 
 
-def payments_of(billing: Billing, shelf: Any) -> Payments:
+def payments_of(billing: Billing, shelf: Any, deployment: str = DEPLOYMENT) -> Payments:
     """The domain of payments on a provider."""
     told: list[tuple[str, str]] = []
 
@@ -82,7 +82,7 @@ def payments_of(billing: Billing, shelf: Any) -> Payments:
         "checkout": (Checkout, checkout_handler(shelf.name)),
         "customer": (Customer, customer_handler(shelf.name)),
     }
-    applier = Applier(billing.database, shelf, billing.effects, DEPLOYMENT, handlers)  # type: ignore[arg-type]
+    applier = Applier(billing.database, shelf, billing.effects, deployment, handlers)  # type: ignore[arg-type]
     return Payments(billing, shelf, Orders(billing.database, shelf.name, billing.new_id), applier, told)
 
 
