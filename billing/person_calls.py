@@ -6,8 +6,9 @@ organization is that of the token, but for the calls that name one.
 
 from msgspec import UNSET
 
-from billing.calls import BillingCalls, page_query, path_part
+from billing.calls import page_query, path_part
 from billing.pages import DEFAULT_LIMIT
+from billing.payment_calls import PaymentCalls
 from billing.shapes.accounts import NewQuotas, UserQuotasShape
 from billing.shapes.base import Listing
 from billing.shapes.keys import (
@@ -57,7 +58,7 @@ from billing.shapes.usage import EventShape, TotalsShape
 Query = dict[str, str | None]
 
 
-class PersonCalls(BillingCalls):
+class PersonCalls(PaymentCalls):
     """Calls one gateway as a person or with an API key, as `BillingCalls` says."""
 
     # Signing in
