@@ -38,8 +38,9 @@ OWN_URL: Final = "http://localhost"
 
 
 def add_operator(app: typer.Typer) -> None:
-    """Add the group `operator`, with the commands on the price file, which need no gateway."""
-    adders = {**ADDERS, "price": "gateway.commands.prices:add_prices"}
+    """Add the group `operator`, with the commands on the price file and on Stripe, which need no gateway."""
+    here = {"price": "gateway.commands.prices:add_prices", "stripe": "gateway.commands.stripe:add_stripe"}
+    adders = {**ADDERS, **here}
     app.add_typer(operator_app(connector(os.environ), adders), name="operator")
 
 
