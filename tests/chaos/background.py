@@ -74,7 +74,8 @@ class Worker(Upstream):
         with suppress(ConnectionResetError):
             await response.prepare(request)
             await response.write(_event({"type": "response.created", "response": self._job(name)}))
-            await asyncio.sleep(max(0.0, ends_s - time.monotonic()))
+            while (left_s := ends_s - time.monotonic()) > 0:
+                await asyncio.sleep(left_s)
             await response.write(_event({"type": "response.output_text.delta", "delta": "word "}))
             await response.write(_event({"type": "response.completed", "response": self._job(name)}))
             await response.write_eof()
