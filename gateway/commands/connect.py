@@ -173,7 +173,7 @@ async def _direct(
     environ: Mapping[str, str], environment: "Environment", output: Output
 ) -> AsyncIterator["BillingCalls"]:
     """Give a client of the API in this process. Raises what `explained_failures` explains."""
-    from billing.client import BillingClient
+    from billing.client.client import BillingClient
     from gateway.commands.stores import open_stores, ready_schema
     from gateway.config.secret import Secret
     from gateway.config.settings import load_settings
