@@ -10,14 +10,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from aiohttp import web
 from ulid import ULID
 
 from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
 from billing.accounts.member_limits import MemberLimits
 from billing.accounts.repricing import Repricing
-from billing.api.application import setup
 from billing.api.services import Services
 from billing.attempts import Attempts
 from billing.audit import AuditLog
@@ -67,8 +65,7 @@ class InForce:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Everything that talks to the stores. `api_app` is the whole billing API, for use inside a process; the
-    `follower` has the plans in force, whatever the file here says."""
+    """Everything that talks to the stores. The `follower` has the plans in force, whatever the file here says."""
 
     settings: Settings
     follower: PlanFollower
@@ -84,7 +81,6 @@ class Runtime:
     services: Services
     people: People
     in_force: InForce
-    api_app: web.Application
     attempts: Attempts
     admin_api_key: str = field(repr=False)
 
@@ -170,8 +166,6 @@ def _runtime(
     in_force = InForce(settings.prices)
     identity = make_identity(settings, database, of_keys, ask, plans, engine.change_notifier, new_id)
     services = _services(settings, database, engine, plans, identity, in_force)
-    api_app = web.Application(client_max_size=settings.max_body_bytes)
-    setup(api_app, services)
     return Runtime(
         settings=settings,
         follower=follower,
@@ -187,7 +181,6 @@ def _runtime(
         services=services,
         people=identity.people,
         in_force=in_force,
-        api_app=api_app,
         attempts=services.attempts,
         admin_api_key=services.admin_api_key or "",
     )
