@@ -33,10 +33,11 @@ ADDRESSES_MAX: Final = 65_536
 
 LOOK_EVERY_S: Final = 1.0
 """How often an address that is refused has a key looked up of which nothing is known."""
-KEYS, ADMINS, SIGN_INS = "key", "admin", "sign-in"
-"""What is guessed at: who shows wrong API keys is not refused as an admin, or as somebody who signs in."""
+KEYS, ADMINS, SIGN_INS, REFRESHES = "key", "admin", "sign-in", "refresh"
+"""What is guessed at: who shows wrong API keys is not refused as an admin, or as somebody who signs in; a page that
+goes on with a token that is over, for none of these."""
 
-_NAMES: Final = {KEYS: "keys", ADMINS: "keys", SIGN_INS: "passwords or codes"}
+_NAMES: Final = {KEYS: "keys", ADMINS: "keys", SIGN_INS: "passwords or codes", REFRESHES: "refresh tokens"}
 
 T = TypeVar("T")
 Count = Callable[[str], Awaitable[tuple[int, int]]]

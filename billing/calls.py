@@ -3,17 +3,18 @@
 ClientError
 +-- Refused       the gateway answered with an error: `status`, `code`, `message`, and all of it as `error`
 +-- Unreachable   no answer, or not in time: whether the call was carried out is unknown
-+-- BadAnswer     something answered, but not what the billing API answers
++-- BadAnswer     something answered, but not what the billing API answers: with its `status`
 
-Services carry them with `billing.client.BillingClient`, commands with `billing.cli.http.CommandClient`, which takes a
-tenth of the time to import. No message holds a key. Nothing is repeated by itself: a grant that was `Unreachable` is
-repeated with the same idempotency key. An answer's `received` is the JSON as it came, with the fields of a newer
-gateway.
+Services carry them with `billing.client.BillingClient`, commands with `billing.cli.client.CommandClient`, which takes a
+tenth of the time to import. No message holds a key. Nothing is repeated by itself, but the calls of services
+(`billing.client.service`): a grant that was `Unreachable` is repeated with the same idempotency key. An answer's
+`received` is the JSON as it came, with the fields of a newer gateway.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
@@ -42,20 +43,37 @@ from billing.shapes.usage import BalanceShape, EventShape, ExplainedEventShape, 
 
 ANSWER_LIMIT_BYTES: Final = 32 * 1024 * 1024
 """A page of a thousand usage events is about 1 MiB."""
+_SECONDS: Final = re.compile(r"\d{1,9}", re.ASCII)
 
 T = TypeVar("T", bound=Answer)
 
 
+class Exchanged(NamedTuple):
+    """An answer as it came; the names of `headers` are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
 class ClientError(MetergateError):
-    """A call did not bring what was asked for. The message is fit for a reader and holds no secret."""
+    """A call did not bring what was asked for. The message is fit for a reader and holds no secret. `status` is the
+    answer's, None where there was none; `retry_after_s` what it said to wait."""
+
+    status: int | None = None
 
 
 class Refused(ClientError):
     """The gateway answered with an error. `error` is what stands inside the envelope's `error`, every field of it."""
 
-    def __init__(self, status: int, code: str, message: str, error: dict[str, Any]) -> None:
+    status: int
+
+    def __init__(
+        self, status: int, code: str, message: str, error: dict[str, Any], retry_after_s: int | None = None
+    ) -> None:
         super().__init__(message)
         self.status, self.code, self.message, self.error = status, code, message, error
+        self.retry_after_s = retry_after_s
 
 
 class Unreachable(ClientError):
@@ -69,9 +87,9 @@ class Unreachable(ClientError):
 class BadAnswer(ClientError):
     """What answered at `url` does not speak the billing API."""
 
-    def __init__(self, url: str, why: str) -> None:
+    def __init__(self, url: str, why: str, status: int | None = None, retry_after_s: int | None = None) -> None:
         super().__init__(f"{url} does not answer like Metergate: {why}.")
-        self.url = url
+        self.url, self.status, self.retry_after_s = url, status, retry_after_s
 
 
 class BillingCalls(ABC):
@@ -107,10 +125,8 @@ class BillingCalls(ABC):
         return f"{type(self).__name__}({self.base_url!r})"
 
     @abstractmethod
-    async def _exchange(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None
-    ) -> tuple[int, bytes]:
-        """Carry one request to `target`, an encoded path and query below `base_url`; answer its status and body.
+    async def _exchange(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> Exchanged:
+        """Carry one request to `target`, an encoded path and query below `base_url`.
 
         Follows no redirect: that could carry a key to another host. Raises `Unreachable`, and `BadAnswer` for a body of
         more than `ANSWER_LIMIT_BYTES`.
@@ -291,27 +307,34 @@ class BillingCalls(ABC):
         *,
         body: object = None,
         query: dict[str, str | None] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> T:
-        body_received = await self._send(method, path, body, query)
+        answered = await self._send(method, path, body, query, headers)
         try:
-            received = msgspec.json.decode(body_received)
+            received = msgspec.json.decode(answered.body)
             return msgspec.convert(received, shape).with_received(received)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise BadAnswer(self.base_url, f"{path}: {error}") from error
+            raise BadAnswer(self.base_url, f"{path}: {error}", answered.status) from error
 
     async def _send(
-        self, method: str, path: str, body: object = None, query: dict[str, str | None] | None = None
-    ) -> bytes:
-        headers = dict(self._headers)
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        query: dict[str, str | None] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Exchanged:
+        """Carry a call with the client's own headers, or with `headers` in their place."""
+        sent = dict(self._headers if headers is None else headers)
         data = None
         if body is not None:
-            headers["Content-Type"] = "application/json"
+            sent["Content-Type"] = "application/json"
             data = msgspec.json.encode(body)
         asked = urlencode({name: value for name, value in (query or {}).items() if value is not None})
-        status, received = await self._exchange(method, f"{path}?{asked}" if asked else path, headers, data)
-        if 200 <= status < 300:
-            return received
-        raise refusal(status, received, self.base_url)
+        answered = await self._exchange(method, f"{path}?{asked}" if asked else path, sent, data)
+        if 200 <= answered.status < 300:
+            return answered
+        raise refusal(answered, self.base_url)
 
 
 def path_part(segment: str) -> str:
@@ -322,12 +345,15 @@ def page_query(limit: int, cursor: str | None) -> dict[str, str | None]:
     return {"limit": str(limit), "cursor": cursor}
 
 
-def refusal(status: int, received: bytes, url: str) -> ClientError:
+def refusal(answered: Exchanged, url: str) -> ClientError:
     """Return the failure of an answer that is no success."""
+    wait = answered.headers.get("retry-after", "")
+    retry_after_s = int(wait) if _SECONDS.fullmatch(wait) else None
     try:
-        envelope = msgspec.json.decode(received)
+        envelope = msgspec.json.decode(answered.body)
         msgspec.convert(envelope, ErrorEnvelope)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return BadAnswer(url, f"HTTP {status} without Metergate's error")
+        why = f"HTTP {answered.status} without Metergate's error"
+        return BadAnswer(url, why, answered.status, retry_after_s)
     error = envelope["error"]
-    return Refused(status, error["code"], error["message"], error)
+    return Refused(answered.status, error["code"], error["message"], error, retry_after_s)

@@ -11,13 +11,14 @@ from typing import Self
 
 import aiohttp
 
-from billing.calls import ANSWER_LIMIT_BYTES, BadAnswer, BillingCalls, ClientError, Refused, Unreachable
+from billing.calls import ANSWER_LIMIT_BYTES, BadAnswer, ClientError, Refused, Unreachable
+from billing.credit_calls import CreditCalls
 from billing.shapes.base import DEFAULT_TIMEOUT_S
 
 __all__ = ["ANSWER_LIMIT_BYTES", "BadAnswer", "BillingClient", "ClientError", "Refused", "Unreachable"]
 
 
-class BillingClient(BillingCalls):
+class BillingClient(CreditCalls):
     """Calls one gateway's billing API, within its `async with`, as `BillingCalls` says.
 
     With `unix_socket` the connection goes there and `base_url` only names it.

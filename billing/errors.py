@@ -28,6 +28,7 @@ MetergateError
 +-- GrantError                     billing.accounts.grants
 |   +-- BalanceOutOfBounds         billing.accounts.grants
 |   +-- IdempotencyConflict        billing.accounts.grants
++-- LotNotFound                    billing.accounts.lots
 +-- BadUserId                      billing.accounts.member_limits
 +-- PriceNotFound                  billing.accounts.repricing
 +-- ApiError                       billing.api.errors
@@ -86,11 +87,23 @@ MetergateError
 |   +-- EndpointNotFound           billing.notices.endpoints
 |   +-- EndpointRefused            billing.notices.endpoints
 +-- BadCursor                      billing.pages
++-- CouponError                    billing.payments.coupons
+|   +-- CouponNotFound             billing.payments.coupons
+|   +-- CouponRefused              billing.payments.coupons
+|   +-- CouponUsed                 billing.payments.coupons
++-- PaymentEventNotFound           billing.payments.events
++-- OrderError                     billing.payments.orders
+|   +-- OrderConflict              billing.payments.orders
+|   +-- OrderNotFound              billing.payments.orders
+|   +-- OrderRefused               billing.payments.orders
 +-- PaymentError                   billing.payments.port
 |   +-- PaymentEventRefused        billing.payments.port
 |   +-- PaymentProviderUnavailable billing.payments.port
 |   +-- PaymentRefused             billing.payments.port
 |       +-- CustomerGone           billing.payments.port
++-- SubscriptionError              billing.payments.subscriptions
+|   +-- NoSubscription             billing.payments.subscriptions
+|   +-- SubscriptionRefused        billing.payments.subscriptions
 +-- QuotaError                     billing.quotas
 +-- PriceError                     billing.rates
 +-- BadMeasure                     billing.services.charges

@@ -2,15 +2,20 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from billing.quotas import Quota
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A tier. `quotas` are counted per account; `models` None allows every model; `included_credit_nano` a month;
-    `markup_scaled` in percent times `prices.FACTOR_SCALE`; `admission_queue_s` is how long a request that only running
-    requests keep out waits for them."""
+    """A tier. `quotas` are counted per account; `models` None allows every model; `included_credit_nano` comes with
+    each period that is paid and expires with it, unless `credit_rolls_over`; `markup_scaled` in percent times
+    `prices.FACTOR_SCALE`; `admission_queue_s` is how long a request that only running requests keep out waits for them.
+
+    `features` are what the plan allows beside: True, False, or so many units in a period; what is not named has no
+    rule. `api_access: False` takes the scope `llm:proxy` from every key.
+    """
 
     id: str
     name: str
@@ -24,6 +29,8 @@ class Plan:
     stripe_price: str | None = None
     upgrade_to: str | None = None
     admission_queue_s: int = 0
+    credit_rolls_over: bool = False
+    features: tuple[tuple[str, bool | int], ...] = ()
 
     def __post_init__(self) -> None:
         if self.price_nano < 0 or self.included_credit_nano < 0 or self.markup_scaled < 0:
@@ -32,10 +39,17 @@ class Plan:
             bound = getattr(self, name)
             if bound is not None and bound <= 0:
                 raise ValueError(f"{name} must be above zero")
-        if self.admission_queue_s < 0:
-            raise ValueError("admission_queue_s must not be below zero")
+        if self.admission_queue_s < 0 or any(allowed < 0 for _, allowed in self.features):
+            raise ValueError("admission_queue_s and units of features must not be below zero")
+
+    def feature(self, name: str) -> bool | int | None:
+        """Return what the plan says of a feature: True, False, or units in a period; None: nothing."""
+        return dict(self.features).get(name)
 
 
+API_ACCESS: Final = "api_access"
+"""The feature without which keys of an account can't call models: they lose the scope `API_SCOPE`."""
+API_SCOPE: Final = "llm:proxy"
 Plans = Mapping[str, Plan]
 
 

@@ -3,8 +3,10 @@
 app          the only wiring: from settings to stores, services, engine and routes; runtime  that of the stores
 rules        the settings in the form that each part of a worker takes
 identity     people, their sessions and organizations, made from the settings on one database
+stores       the engine on open stores, for commands and for `runtime`
 store_rules  the settings in the form that each part takes that works on the stores
 metering     what other services call, made of the engine
+notices      what is told of accounts, by the settings
 outgoing     questions to other issuers of tokens, bounded in time and size; mails
 auth         who asks: what `billing` says of a request's key, as refusals
 server/      what a client's connection may send, how a request is read and an answer written; refusals
@@ -15,7 +17,7 @@ endpoints/   what the gateway answers by itself: models, the key's limits, one r
 metrics/     counted cheaply in each worker, shown as one sum
 config/      one frozen Settings, from the environment and three files; `shipped/`, the defaults
 process/     worker processes and their supervisor
-tokens       counting with tiktoken and `vocabularies/`; fair_queue  what accounts share, in turn
+tokens       counting with tiktoken and `vocabularies/`
 commands/    the `metergate` command: up, serve, init, doctor and what works on the stores
 embedded/    real Postgres and Redis from wheels, supervised
 pages/       the text of /docs

@@ -1,5 +1,5 @@
 """Counting tokens with tiktoken: the vocabularies come from the package, never the network; long counts run in threads,
-which accounts share fairly (`gateway.fair_queue`).
+which accounts share fairly (`billing.fair_queue`).
 
 A text is encoded in pieces of at most `PIECE_CHARACTERS`, because the encoder's time per character grows with the
 length of a run that it can't split (100,000 equal characters take up to four times as long in one piece). A piece ends
@@ -20,7 +20,7 @@ from typing import ParamSpec, TypeVar
 import tiktoken
 
 from billing.errors import MetergateError
-from gateway.fair_queue import FairQueue
+from billing.fair_queue import FairQueue
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -17,6 +17,7 @@ from types import EllipsisType
 from typing import TYPE_CHECKING, Final, cast
 
 from billing import audit
+from billing.accounts.suspensions import causes_after
 from billing.database.connection import Connection, Database, Row, queries
 from billing.errors import MetergateError
 from billing.money import MAX_NANO, check_bound, format_usd
@@ -68,6 +69,8 @@ class Account:
     version: int
     tz: str | None = None
     """The IANA time zone in which its days and months are reported; None: UTC."""
+    suspended_for: tuple[str, ...] = ()
+    """Why it is suspended, such as `operator` or `dispute:ID` (`suspensions`)."""
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
@@ -179,6 +182,7 @@ class Accounts:
                 credit_limit_nano=before.credit_limit_nano if credit_limit_nano is None else credit_limit_nano,
                 quotas=before.quotas if quotas is None else quotas,
                 tz=before.tz if isinstance(tz, EllipsisType) else tz,
+                suspended_for=before.suspended_for if status is None else causes_after(status, before.suspended_for),
             )
             if wanted == before:
                 return before
@@ -191,6 +195,7 @@ class Accounts:
                 wanted.credit_limit_nano,
                 [quota_json(quota) for quota in wanted.quotas],
                 wanted.tz,
+                list(wanted.suspended_for),
             )
             after = _account(cast(Row, row))
             why = {} if reason is None else {"reason": reason}
@@ -222,6 +227,7 @@ def _account(row: Row) -> Account:
         balance_nano=row["balance_nano"],
         version=row["version"],
         tz=row["tz"],
+        suspended_for=tuple(row["suspended_for"]),
     )
 
 

@@ -1,8 +1,8 @@
 """Grants, refunds, adjustments: credit given or taken, and the one transaction of any change of a balance by people.
 
 This file owns the transaction of such a change: lock the account, look for the same again, check the bound, then move
-the balance, write the transfer and number the correction by which Redis learns of it. Postgres goes first; Redis is
-told after the commit and, should that fail, by the relay.
+the balance, write the transfer, change the lots and number the correction by which Redis learns of it. Postgres goes
+first; Redis is told after the commit and, should that fail, by the relay.
 
 GrantError
 +-- IdempotencyConflict   the idempotency key was used for something else
@@ -14,12 +14,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, cast
 
 import msgspec
 
 from billing import audit
+from billing.accounts import lots
 from billing.accounts.accounts import AccountNotFound
+from billing.accounts.lots import PAID, PROMOTIONAL, LotKind, Terms
 from billing.database.connection import Connection, Database, queries
 from billing.errors import MetergateError
 from billing.money import MAX_NANO, MoneyError, check_bound, format_usd
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 PROMOTIONS: Final = "sys:promotions"
 """The system account that grants come from."""
+PURCHASES: Final = "sys:stripe"
+"""The system account that payments come in at, whatever the provider, and that bought credit comes from."""
 REVENUE: Final = "sys:revenue"
 """The system account that charges go to, and that a refund takes from."""
 
@@ -67,8 +71,9 @@ class GrantResult:
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
-    """A change of one account's balance: `delta_nano` above zero takes from `source`, below zero gives to it."""
+class Entry:
+    """A change of one account's balance: `delta_nano` above zero takes from `source`, and makes a lot of these `terms`;
+    below zero it gives to `source`, and takes from the lot `of_lot`, or that of the purchase, first."""
 
     account_id: str
     delta_nano: int
@@ -77,6 +82,10 @@ class _Entry:
     idempotency_scope: str
     idempotency_key: str
     note: str | None
+    purchase_id: str | None = None
+    """The transfer of the purchase that this takes back, or gives back; None: it is about no purchase."""
+    terms: Terms = PAID
+    of_lot: str | None = None
 
     def __post_init__(self) -> None:
         if not self.delta_nano:
@@ -85,7 +94,9 @@ class _Entry:
 
     def digest(self) -> bytes:
         """Return the SHA-256 of all that makes two requests with one idempotency key the same."""
-        fields = [self.account_id, self.delta_nano, self.source, self.kind, self.note]
+        fields: list[object] = [self.account_id, self.delta_nano, self.source, self.kind, self.note]
+        if self.kind == "grant" and self.terms != PROMOTIONAL:  # other kinds take terms from the time, not from a body
+            fields += [self.terms.priority, self.terms.promotional, self.terms.expires_at]
         return hashlib.sha256(msgspec.json.encode(fields)).digest()
 
 
@@ -106,9 +117,11 @@ class Grants:
         scope: str = "admin",
         kind: Kind = "grant",
         source: str = PROMOTIONS,
+        terms: Terms = PROMOTIONAL,
         actor: audit.Actor = audit.ADMIN,
     ) -> GrantResult:
-        """Raise a balance by `amount_nano` (above zero), once per `idempotency_key` of a scope and account.
+        """Raise a balance by `amount_nano` (above zero), once per `idempotency_key` of a scope and account; the lot of
+        it has these `terms`.
 
         The same again gets the first answer. Raises `accounts.AccountNotFound`, `IdempotencyConflict`,
         `BalanceOutOfBounds`, and `ValueError` for an amount that is not above zero. When `DatabaseUnavailable` is
@@ -116,7 +129,8 @@ class Grants:
         """
         if amount_nano <= 0:
             raise ValueError("a grant's amount must be above zero")
-        entry = _Entry(account_id, amount_nano, source, kind, f"{scope}:{account_id}", idempotency_key, note)
+        said = f"{scope}:{account_id}", idempotency_key, note
+        entry = Entry(account_id, amount_nano, source, kind, *said, terms=terms)
         return await self._apply(entry, actor)
 
     async def refund(
@@ -131,7 +145,11 @@ class Grants:
         """Give `amount_nano` (above zero) of what an account was charged back to its balance: as `grant`, from the
         revenue and of the kind `refund`. The idempotency keys of both are the account's own and so must differ."""
         return await self.grant(
-            account_id, amount_nano, idempotency_key, note, kind="refund", source=REVENUE, actor=actor
+            *(account_id, amount_nano, idempotency_key, note),
+            kind="refund",
+            source=REVENUE,
+            terms=PAID,
+            actor=actor,
         )
 
     async def adjust(
@@ -147,17 +165,19 @@ class Grants:
         """Change a balance by `delta_nano`, above or below zero, once per `idempotency_key` of the account, which must
         not be one of a grant's: as `grant`, of the kind `adjustment`. The balance may fall below zero, within its bound
         alone."""
-        entry = _Entry(account_id, delta_nano, source, "adjustment", f"admin:{account_id}", idempotency_key, reason)
+        entry = Entry(account_id, delta_nano, source, "adjustment", f"admin:{account_id}", idempotency_key, reason)
         return await self._apply(entry, actor)
 
-    async def _apply(self, entry: _Entry, actor: audit.Actor) -> GrantResult:
+    async def _apply(self, entry: Entry, actor: audit.Actor) -> GrantResult:
         async with self._database.transaction() as connection:
-            result = await self._record(connection, entry, actor)
+            result = await self.record(connection, entry, actor)
         if not result.replayed:
             await self._effects.balance_changed(entry.account_id)
         return result
 
-    async def _record(self, connection: Connection, entry: _Entry, actor: audit.Actor) -> GrantResult:
+    async def record(self, connection: Connection, entry: Entry, actor: audit.Actor) -> GrantResult:
+        """Record a change in the caller's transaction, once per idempotency key of its scope; unless the result is
+        `replayed`, the caller tells `Effects.balance_changed` of it after the commit. Raises as `grant`."""
         # The account's lock also orders those who come with the same idempotency key, which is the account's own.
         account = await connection.fetchrow(_query("accounts_lock"), entry.account_id)
         if account is None:
@@ -165,15 +185,21 @@ class Grants:
         first = await _first_answer(connection, entry)
         if first is not None:
             return first
-        balance_nano = account["balance_nano"] + entry.delta_nano
-        try:
-            check_bound(balance_nano)
-        except MoneyError as error:
-            raise BalanceOutOfBounds(
-                f"The balance would leave its bound of {format_usd(MAX_NANO)} USD; nothing has changed."
-            ) from error
+        balance_nano = bounded_balance(account["balance_nano"] + entry.delta_nano)
         result = GrantResult(self._new_id(), entry.delta_nano, balance_nano, replayed=False)
+        await self._move(connection, entry, result)
+        before = {"balance_usd": format_usd(account["balance_nano"])}
+        after = {"balance_usd": format_usd(balance_nano), "transfer_id": result.transfer_id, "note": entry.note}
+        await audit.record(
+            connection, actor, f"account.{entry.kind}", entry.account_id, before, after, account_id=entry.account_id
+        )
+        return result
+
+    async def _move(self, connection: Connection, entry: Entry, result: GrantResult) -> None:
+        """Write the change itself: the lots so far, the balance and its transfer, the lot that it makes or takes."""
         raises = entry.delta_nano > 0
+        about = {} if entry.purchase_id is None else {"purchase_id": entry.purchase_id}
+        await lots.settle(connection, entry.account_id, self._new_id)
         await connection.execute(
             _query("grants_apply"),
             entry.account_id,
@@ -186,17 +212,27 @@ class Grants:
             entry.idempotency_key,
             entry.digest(),
             entry.note,
-            {"balance_nano": balance_nano},
+            {"balance_nano": result.balance_nano, **about},
         )
-        before = {"balance_usd": format_usd(account["balance_nano"])}
-        after = {"balance_usd": format_usd(balance_nano), "transfer_id": result.transfer_id, "note": entry.note}
-        await audit.record(
-            connection, actor, f"account.{entry.kind}", entry.account_id, before, after, account_id=entry.account_id
-        )
-        return result
+        transfer_id, amount_nano = result.transfer_id, abs(entry.delta_nano)
+        if raises:
+            made = transfer_id, cast(LotKind, entry.kind), amount_nano, entry.terms
+            await lots.add(connection, entry.account_id, *made, transfer_id=transfer_id)
+        elif (first := entry.of_lot or entry.purchase_id) is not None:
+            await lots.take(connection, entry.account_id, first, amount_nano, expired=entry.kind == "expiry")
 
 
-async def _first_answer(connection: Connection, entry: _Entry) -> GrantResult | None:
+def bounded_balance(balance_nano: int) -> int:
+    """Return a balance that an account may have. Raises `BalanceOutOfBounds`."""
+    try:
+        return check_bound(balance_nano)
+    except MoneyError as error:
+        raise BalanceOutOfBounds(
+            f"The account's balance would leave its bound of {format_usd(MAX_NANO)} USD; it stays as it is."
+        ) from error
+
+
+async def _first_answer(connection: Connection, entry: Entry) -> GrantResult | None:
     row = await connection.fetchrow(_query("grants_find"), entry.idempotency_scope, entry.idempotency_key)
     if row is None:
         return None

@@ -6,6 +6,7 @@ and every gateway reads the account's keys anew. A user is an id that keys name;
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -69,12 +70,21 @@ class MemberLimits:
         return page_of(found, limit, lambda member: member.user_id)
 
     async def set(
-        self, account_id: str, user_id: str, quotas: tuple[Quota, ...], *, actor: audit.Actor = audit.ADMIN
+        self,
+        account_id: str,
+        user_id: str,
+        quotas: tuple[Quota, ...],
+        *,
+        actor: audit.Actor = audit.ADMIN,
+        check: Callable[[Connection], Awaitable[object]] | None = None,
     ) -> MemberQuotas:
         """Replace a user's quotas, none for no limit. What the user has used of a new one counts from its window's
-        beginning on. Quotas that stand already change nothing. Raises `QuotaError`."""
+        beginning on. Quotas that stand already change nothing. `check` is asked first in the transaction, which it may
+        refuse. Raises `QuotaError`."""
         wanted = MemberQuotas(account_id, user_id, quotas)
         async with self._database.transaction() as connection:
+            if check is not None:
+                await check(connection)
             if await connection.fetchrow(_query("accounts_lock"), account_id) is None:
                 raise _not_found(account_id)
             row = await connection.fetchrow(_query("members_get"), account_id, user_id)

@@ -17,12 +17,13 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
 from billing import audit
-from billing.accounts.grants import REVENUE, BalanceOutOfBounds
+from billing.accounts import lots
+from billing.accounts.grants import REVENUE, bounded_balance
 from billing.database.connection import Connection, Database, queries
 from billing.errors import MetergateError
 from billing.ledger.explanations import explain
 from billing.ledger.reports import event_of_row
-from billing.money import MAX_NANO, MoneyError, check_bound, format_usd
+from billing.money import format_usd
 from billing.pages import BadCursor
 from billing.price_table import from_canonical_json
 from billing.rates import round_up
@@ -198,9 +199,12 @@ class Repricing:
             wrong = [replace(each, transfer_id=self._new_id()) for each in lines if each.difference_nano]
             if wrong:
                 delta_nano = -sum(each.difference_nano for each in wrong)
-                balance_nano = _bounded(account["balance_nano"] + delta_nano)
+                balance_nano = bounded_balance(account["balance_nano"] + delta_nano)
                 transfers = [_transfer(each, corrected.get(each.request_id, _NEVER), reason) for each in wrong]
+                await lots.settle(connection, account_id, self._new_id)
                 await connection.execute(_query("reprice_apply"), account_id, delta_nano, transfers)
+                if delta_nano > 0:
+                    await lots.add(connection, account_id, self._new_id(), "refund", delta_nano, transfer_id=None)
                 before = {"balance_usd": format_usd(account["balance_nano"])}
                 after = {"balance_usd": format_usd(balance_nano), **_audited(period, wrong, reason)}
                 said = "account.reprice", account_id, before, after
@@ -281,14 +285,6 @@ def _audited(period: Period, wrong: list[Repriced], reason: str | None) -> dict[
         "charged_more_usd": format_usd(sum(each.difference_nano for each in wrong)),
         "reason": reason,
     }
-
-
-def _bounded(balance_nano: int) -> int:
-    try:
-        return check_bound(balance_nano)
-    except MoneyError as error:
-        message = f"A balance would leave its bound of {format_usd(MAX_NANO)} USD; this account stays as it is."
-        raise BalanceOutOfBounds(message) from error
 
 
 def _cursor(event: UsageEvent) -> str:

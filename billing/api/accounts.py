@@ -4,13 +4,25 @@ admin key."""
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
 from msgspec import UNSET
 
 from billing.accounts.grants import REVENUE, WRITE_OFF
+from billing.accounts.lots import Terms
 from billing.accounts.repricing import Period
-from billing.api.requests import encode_cursor, listing, moment, money, page_asked, positive_money, signed_money, zone
+from billing.api.requests import (
+    encode_cursor,
+    in_future,
+    listing,
+    moment,
+    money,
+    page_asked,
+    positive_money,
+    signed_money,
+    zone,
+)
 from billing.api.route import REPLAYED_HEADER, Access, Call, Route
 from billing.quotas import parse_quotas
 from billing.shapes.accounts import (
@@ -19,6 +31,7 @@ from billing.shapes.accounts import (
     GrantShape,
     NewAccount,
     NewAdjustment,
+    NewCredit,
     NewGrant,
     NewQuotas,
     UserQuotasShape,
@@ -110,9 +123,11 @@ def _user_id(call: Call) -> str:
     return call.request.match_info["user_id"]
 
 
-async def create_grant(call: Call, body: NewGrant) -> GrantShape:
+async def create_grant(call: Call, body: NewCredit) -> GrantShape:
     """Give credit, once for an idempotency key: the same again gets the first answer."""
-    return await _credit(call, body, call.services.grants.grant)
+    expires_at = in_future("expires_at", moment("expires_at", body.expires_at), call.services.clock())
+    terms = Terms(body.priority, body.promotional, expires_at)
+    return await _credit(call, body, partial(call.services.grants.grant, terms=terms))
 
 
 async def create_refund(call: Call, body: NewGrant) -> GrantShape:
@@ -170,7 +185,7 @@ ROUTES: Final = (
     Route("PUT", f"{ACCOUNT}/users/{{user_id}}/quotas", set_user_quotas, Access.admin, UserQuotasShape, body=NewQuotas),
     Route(
         *("POST", f"{ACCOUNT}/grants", create_grant, Access.admin, GrantShape),
-        body=NewGrant,
+        body=NewCredit,
         status=201,
         errors=(409,),
     ),

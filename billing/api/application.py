@@ -20,16 +20,20 @@ from billing.api import (
     accounts,
     admin_users,
     audit,
+    closing,
+    credit,
     keys,
     metering,
     oidc,
     organizations,
     own_keys,
+    payment_events,
     people,
     reads,
     sums,
     tokens,
     usage,
+    webhooks_out,
 )
 from billing.api.errors import BadRequest, error_response, of_failure
 from billing.api.openapi import check_names, document
@@ -46,7 +50,9 @@ ROUTES: Final[tuple[Route, ...]] = (
     *accounts.ROUTES,
     *keys.ROUTES,
     *organizations.ROUTES,
+    *closing.ROUTES,
     *own_keys.ROUTES,
+    *credit.ROUTES,
     *usage.ROUTES,
     *sums.ROUTES,
     *reads.ROUTES,
@@ -56,6 +62,8 @@ ROUTES: Final[tuple[Route, ...]] = (
     *people.ROUTES,
     *tokens.ROUTES,
     *oidc.ROUTES,
+    *payment_events.ROUTES,
+    *webhooks_out.ROUTES,
 )
 """Every endpoint of the billing API but its description."""
 REQUEST_ID_HEADER: Final = "x-request-id"

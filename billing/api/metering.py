@@ -1,4 +1,4 @@
-"""/api/service: what other services meter, behind the service key: balance, checks, debits, usage, holds.
+"""/api/service: what other services meter, behind the service key: balance, checks, debits, usage, holds, keys.
 
 Every write is answered once: the same again under its `event_id` gets the first answer and `idempotent-replayed`. What
 an account has no room for is refused with the body that the proxy would refuse it with.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -33,6 +34,9 @@ from billing.shapes.service import (
     EventResult,
     Giving,
     HoldShape,
+    KeyAsked,
+    KeyCheckShape,
+    KeyHolder,
     NewDebit,
     NewHold,
     NewUsage,
@@ -41,6 +45,7 @@ from billing.shapes.service import (
     UsageResults,
 )
 from billing.shapes.usage import BalanceShape
+from billing.times import rfc3339
 
 if TYPE_CHECKING:
     from billing.api.services import Meters
@@ -132,7 +137,7 @@ async def get_hold(call: Call) -> HoldShape:
 
 async def settle_hold(call: Call, body: Settlement) -> web.StreamResponse:
     """Turn a hold into a debit of what was used, once: also more than was held, also when its time is over."""
-    return _recorded(await _meters(call).holds.settle(call.id("hold_id"), body.event_id, _counted(body)), OK)
+    return _recorded(await _meters(call).holds.settle(call.id("hold_id"), body.event_id, _settled(body)), OK)
 
 
 async def void_hold(call: Call, body: Giving) -> HoldShape:
@@ -141,6 +146,29 @@ async def void_hold(call: Call, body: Giving) -> HoldShape:
     if replayed:
         call.headers[REPLAYED_HEADER] = "true"
     return shape
+
+
+async def check_key(call: Call, body: KeyAsked) -> KeyCheckShape:
+    """Say whose API key somebody has shown to the service. A wrong one is an answer, and no attempt of the service's
+    address: that is the service's to count, who knows where it came from."""
+    services = call.services
+    found = await services.authenticate(body.key)
+    if found is None or not found.usable_key(services.clock()):
+        return KeyCheckShape(active=False, holder=None)
+    expires = found.expires_at_s
+    holder = KeyHolder(
+        key_id=found.key_id,
+        key_name=found.key_name,
+        account_id=found.account_id,
+        account_status=found.status,
+        plan=found.plan.id,
+        user_id=found.user_id,
+        scopes=sorted(found.scopes),
+        models=None if found.models is None else list(found.models),
+        tags=dict(found.tags),
+        expires_at=None if expires is None else rfc3339(datetime.fromtimestamp(expires, UTC)),
+    )
+    return KeyCheckShape(active=True, holder=holder)
 
 
 class _MaybeSeveral(msgspec.Struct):
@@ -230,8 +258,14 @@ def _counted(body: Counted, *, positive: bool = False) -> dict[str, Any]:
         "thousandths": None if body.quantity is UNSET else parse_quantity(body.quantity),
         "input_tokens": body.input_tokens,
         "cached_input_tokens": body.cached_input_tokens,
+        "cache_write_tokens": body.cache_write_tokens,
         "output_tokens": body.output_tokens,
     }
+
+
+def _settled(body: Settlement) -> dict[str, Any]:
+    """Return as `_counted`, with the provider where one is named."""
+    return _counted(body) if body.provider is None else {**_counted(body), "provider": body.provider}
 
 
 def _measure(body: Asked, *, positive: bool = False) -> Measure:
@@ -269,6 +303,7 @@ ROUTES: Final = (
         accepts=((JSON, UsageEvents), (CLOUD_EVENT, CloudEvent), (CLOUD_BATCH, list[CloudEvent])),
         errors=(400, 404, 409, 413),
     ),
+    Route("POST", "/api/service/keys/check", check_key, Access.service, KeyCheckShape, body=KeyAsked),
     Route("POST", HOLDS, create_hold, Access.service, HoldShape, body=NewHold, status=CREATED, errors=(*_ROOM, 409)),
     Route("GET", HOLD, get_hold, Access.service, HoldShape),
     Route("POST", f"{HOLD}/settle", settle_hold, Access.service, HoldShape, body=Settlement, errors=(409,)),

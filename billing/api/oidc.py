@@ -14,6 +14,7 @@ from aiohttp import web
 
 from billing.api.errors import BadRequest, NotFound
 from billing.api.route import Access, Call, Route, answer
+from billing.attempts import SIGN_INS
 from billing.identity.providers import BEGUN_S, SignInFailed, is_path
 from billing.shapes.tokens import BeginQuery, SignInUrl, TokenPairShape, pair_shape
 
@@ -54,12 +55,15 @@ async def link_sign_in(call: Call) -> web.Response:
 
 async def finish_sign_in(call: Call) -> web.Response:
     """Start the session of whom a provider has signed in: JSON, or where FRONTEND_URL is set a redirect to it."""
-    oidc, request = _oidc(call), call.request
+    oidc, request, attempts = _oidc(call), call.request, call.services.attempts
+    peer = request.remote or "", request.headers
+    attempts.refuse_blocked(*peer, SIGN_INS)  # each has the provider asked
     cookie = request.cookies.get(_HOST_COOKIE if _is_https(oidc) else _COOKIE)
     agent = request.headers.get("User-Agent")
     try:
         done = await oidc.finish(call.id("provider"), cookie, request.query, call.actor, agent)
     except SignInFailed as error:
+        await attempts.failed(*peer, SIGN_INS)
         if oidc.frontend_url is None:
             raise
         failed = {"error": "sign_in_failed", "error_description": str(error)}
@@ -107,6 +111,6 @@ ROUTES: Final = (
     Route("POST", PROVIDER, link_sign_in, Access.person, SignInUrl, whole=True, errors=(404, 503)),
     Route(
         *("GET", f"{PROVIDER}/callback", finish_sign_in, Access.anyone, TokenPairShape),
-        errors=(401, 404, 409, 500, 503),
+        errors=(401, 404, 409, 429, 500, 503),
     ),
 )

@@ -6,20 +6,19 @@ an API key reads its own. Another organization is not found, whoever asks (`bill
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from billing.api.auth import require_scope
+from billing.api.errors import InsufficientScope
 from billing.api.requests import listing, page_asked
 from billing.api.route import Access, Call, Route
-from billing.identity.members import Acting, Member
-from billing.identity.organizations import Organization, OrganizationForbidden
+from billing.identity.members import Acting, Member, check_acting, role_of
+from billing.identity.organizations import Organization, locked
 from billing.identity.permissions import (
     MEMBERS_READ,
     MEMBERS_WRITE,
     ORG_READ,
     ORG_TRANSFER,
     ORG_WRITE,
-    RANK,
     ROLES,
     SCOPES,
 )
@@ -42,11 +41,15 @@ from billing.shapes.organizations import (
     organization_shape,
 )
 
+if TYPE_CHECKING:
+    from billing.database.connection import Connection
+
 ORGS: Final = "/api/orgs"
 ORG: Final = "/api/orgs/{org_id}"
 MEMBER: Final = f"{ORG}/members/{{user_id}}"
 INVITATIONS: Final = f"{ORG}/invitations"
 INVITATION: Final = f"{INVITATIONS}/{{invitation_id}}"
+_NARROW: Final = f'This needs a token with {ORG_WRITE}: `metergate auth token --scope "{ORG_WRITE}"`.'
 
 
 async def get_roles(call: Call) -> RolesShape:
@@ -63,8 +66,8 @@ async def list_organizations(call: Call, query: PageQuery) -> Listing[Organizati
 async def create_organization(call: Call, body: NewOrganization) -> OrganizationShape:
     """Create an organization with a billing account of its own. You are its owner."""
     caller = call.caller
-    if caller.role is not None and caller.scopes != ROLES[caller.role]:  # the token was narrowed
-        require_scope(caller, ORG_WRITE)
+    if caller.narrowed is not None and ORG_WRITE not in caller.narrowed:
+        raise InsufficientScope(_NARROW, required_scope=ORG_WRITE)
     made = await call.services.organizations.create(caller.id, _one_line(body.name), actor=call.actor)
     return organization_shape(made, "owner")
 
@@ -76,9 +79,13 @@ async def get_organization(call: Call) -> OrganizationShape:
 
 async def update_organization(call: Call, body: OrganizationPatch) -> OrganizationShape:
     """Change an organization's name or slug."""
-    name = _one_line(body.name) if body.name else None
+    name, org_id, acting = _one_line(body.name) if body.name else None, call.id("org_id"), _acting(call)
+
+    async def check(connection: Connection) -> None:
+        await check_acting(connection, org_id, acting, ORG_WRITE)
+
     changes = {"name": name, "slug": body.slug or None}
-    after = await call.services.organizations.update(call.id("org_id"), **changes, actor=call.actor)
+    after = await call.services.organizations.update(org_id, **changes, actor=call.actor, check=check)
     return organization_shape(after, call.caller.role)
 
 
@@ -119,11 +126,15 @@ async def get_member_quotas(call: Call) -> UserQuotasShape:
 async def set_member_quotas(call: Call, body: NewQuotas) -> UserQuotasShape:
     """Replace all limits of a member, which all of their keys in the organization share; none: no limit."""
     organization, member = await _place(call)
-    quotas, role = parse_quotas(body.quotas), call.caller.role
-    if role is None or RANK[member.role] > RANK[role]:
-        raise OrganizationForbidden(role, ORG_TRANSFER)
-    limits = call.services.member_limits
-    return user_quotas_shape(await limits.set(organization.account_id, member.user_id, quotas, actor=call.actor))
+    quotas, acting = parse_quotas(body.quotas), _acting(call)
+
+    async def check(connection: Connection) -> None:
+        await locked(connection, organization.id)
+        role = await role_of(connection, organization.id, member.user_id)
+        await check_acting(connection, organization.id, acting, MEMBERS_WRITE, *([] if role is None else [role]))
+
+    given = organization.account_id, member.user_id, quotas
+    return user_quotas_shape(await call.services.member_limits.set(*given, actor=call.actor, check=check))
 
 
 async def _place(call: Call) -> tuple[Organization, Member]:

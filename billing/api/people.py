@@ -261,5 +261,5 @@ ROUTES: Final = (
     _own("/totp/disable", remove_totp, None, TotpRemoval, 204),
     _own("/totp/recovery-codes", renew_recovery_codes, RecoveryCodes, FactorBody),
     Route("GET", f"{AUTH}/me", who_am_i, Access.person, ProfileShape),
-    Route("PATCH", f"{AUTH}/me", update_me, Access.person, ProfileShape, body=ProfilePatch),
+    Route("PATCH", f"{AUTH}/me", update_me, Access.person, ProfileShape, body=ProfilePatch, whole=True),
 )

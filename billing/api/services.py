@@ -12,6 +12,7 @@ from ulid import ULID
 if TYPE_CHECKING:
     from billing.accounts.accounts import Accounts
     from billing.accounts.grants import Grants
+    from billing.accounts.lots import Lots
     from billing.accounts.member_limits import MemberLimits
     from billing.accounts.repricing import Repricing
     from billing.attempts import Attempts
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from billing.identity.users import Users
     from billing.keys.keys import ApiKeys
     from billing.ledger.reports import Reports
+    from billing.notices.endpoints import Endpoints
+    from billing.payments.coupons import Coupons
+    from billing.payments.events import PaymentEvents
+    from billing.payments.reconcile import PaymentComparisons
     from billing.plans import Plans
     from billing.principals import Principal
     from billing.refused import RefusedRequests
@@ -59,6 +64,14 @@ class Meters:
 
 
 @dataclass(frozen=True, slots=True)
+class PaymentOversight:
+    """What is told by the payment provider, and what it is compared with."""
+
+    events: PaymentEvents
+    comparisons: PaymentComparisons
+
+
+@dataclass(frozen=True, slots=True)
 class Services:
     """`authenticate` gives the principal of an API key's secret, None for one that is unknown; `known` says whether a
     secret is known to be a key or known to be none, and None where it has to be looked up; `clock` Unix seconds;
@@ -80,9 +93,12 @@ class Services:
     invitations: Invitations
     keys: ApiKeys
     grants: Grants
+    lots: Lots
+    coupons: Coupons
     repricing: Repricing
     reports: Reports
     audit: AuditLog
+    endpoints: Endpoints
     sign_in: SignIn
     credentials: Credentials
     refused: RefusedRequests
@@ -100,6 +116,7 @@ class Services:
     service_api_key: str | None = field(default=None, repr=False)
     meters: Meters | None = None
     oidc: OidcSignIn | None = None
+    payment_oversight: PaymentOversight | None = None
     unknown_models: Callable[[Iterable[str]], list[str]] = lambda names: []
     providers: Callable[[], Awaitable[list[ProviderShape]]] = _no_providers
     keys_per_user: int = 100

@@ -8,8 +8,6 @@ for each part of a table, not for the whole.
 from __future__ import annotations
 
 import asyncio
-import csv
-import io
 import logging
 import re
 from collections.abc import AsyncIterator, Iterable
@@ -25,8 +23,10 @@ CSV: Final = "text/csv"
 TIME_LIMIT: Final = web.RequestKey("time_limit", asyncio.Timeout)
 """What ends a request that takes too long."""
 _JSON: Final = "application/json"
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
-"""What a cell begins with that a spreadsheet may take for a formula; a number does no harm."""
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What a cell begins with that a spreadsheet may take for a formula; a number does no harm. The last four are the wide
+forms of the first four."""
+_QUOTED: Final = re.compile('[",\r\n]')
 _NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?", re.ASCII)
 _QUALITY: Final = re.compile(r"\s*q\s*=\s*(?P<q>[01](\.\d{0,3})?)\s*", re.ASCII)
 
@@ -45,16 +45,20 @@ def wants_csv(request: web.Request) -> bool:
 
 
 def rows(table: Iterable[Iterable[object]]) -> bytes:
-    """Return rows as lines of CSV. Nothing is an empty cell, what is a mapping or a list its JSON."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\r\n").writerows([_cell(value) for value in row] for row in table)
-    return text.getvalue().encode()
+    """Return rows as lines of CSV. Nothing is an empty cell, an empty text two quotation marks, what is a mapping or a
+    list its JSON."""
+    return "".join(f"{','.join(map(_quoted, row))}\r\n" for row in table).encode()
+
+
+def _quoted(value: object) -> str:
+    if value is None:
+        return ""
+    cell = _cell(value)
+    return '"{}"'.format(cell.replace('"', '""')) if not cell or _QUOTED.search(cell) else cell
 
 
 def _cell(value: object) -> str:
     match value:
-        case None:
-            return ""
         case bool():
             return "true" if value else "false"
         case str():

@@ -12,6 +12,7 @@ from billing.api.auth import shown_token
 from billing.api.errors import BadRequest, InsufficientScope, NotFound, TooMany, Unauthorized
 from billing.api.requests import listing, page_asked
 from billing.api.route import Access, Call, Route
+from billing.attempts import REFRESHES
 from billing.identity.sessions import REFRESH_PREFIX
 from billing.identity.shown import OPERATOR
 from billing.shapes.base import Listing, PageQuery
@@ -48,11 +49,12 @@ _TOO_MANY_S: Final = 3600
 async def refresh_token(call: Call, body: RefreshBody) -> TokenPairShape:
     """Return new tokens for a refresh token, which is good once: for some seconds it gives the same refresh token
     again, later its session ends, because somebody has a copy."""
-    services, request = call.services, call.request
-    pair = await services.attempts.attempt(
-        request.remote or "", request.headers, lambda: services.sessions.refresh(body.refresh_token, call.actor)
-    )
+    attempts, request = call.services.attempts, call.request
+    peer = request.remote or "", request.headers
+    attempts.refuse_blocked(*peer, REFRESHES)
+    pair = await call.services.sessions.refresh(body.refresh_token, call.actor)
     if pair is None:
+        await attempts.failed(*peer, REFRESHES)
         raise Unauthorized("This refresh token is wrong, used or expired. Sign in: `metergate auth login`.")
     return pair_shape(pair)
 
@@ -89,11 +91,11 @@ def _asked_for(caller: Caller, given: str | list[str]) -> frozenset[str]:
 async def log_out(call: Call) -> None:
     """End the session of the token that asks, with all of its tokens."""
     caller, sessions = call.caller, call.services.sessions
+    if caller.session_id is None:
+        await _revoke(call, caller.token_id, caller.user_id, "logout")
+        return
     async with sessions.transaction() as connection:
-        if caller.session_id is not None:
-            await sessions.end(connection, caller.session_id, "logout", actor=call.actor)
-        elif caller.token_id is not None:
-            await sessions.revoke(connection, caller.user_id, caller.token_id, "logout", call.actor)
+        await sessions.end(connection, caller.session_id, "logout", actor=call.actor)
 
 
 async def revoke_token(call: Call, body: RevokeBody) -> RevokedShape:

@@ -52,7 +52,8 @@ async def get_balance(call: Call) -> BalanceShape:
 async def balance_of(services: Services, account_id: str) -> BalanceShape:
     """Return the balance of an account. Raises `AccountNotFound`."""
     account = await services.accounts.get(account_id)
-    return balance_shape(account, await live_balance(services, account), services.credits_per_usd)
+    live, expiry = await live_balance(services, account), await services.lots.next_expiry(account_id)
+    return balance_shape(account, live, services.credits_per_usd, expiry)
 
 
 async def live_balance(services: Services, account: Account) -> LiveBalance:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from billing.cli.commands import group
+from billing.cli.credentials import NEW_PASSWORD, PASSWORD, Email, add_credentials, ask_factor
 from billing.cli.output import USAGE, CommandFailed, Shown, Table
 from billing.cli.people import add_person_call, add_place_call, ask_secret
 from billing.cli.session import FindPlace, Kept, Pending, Place
@@ -18,17 +19,12 @@ if TYPE_CHECKING:
     from billing.shapes.people import ProfileShape
     from billing.shapes.tokens import TokenPairShape
 
-Email = Annotated[str, typer.Option("--email", metavar="ADDRESS", help="Your address.", show_default=False)]
 PasswordStdin = Annotated[
     bool, typer.Option("--password-stdin", help="Read the password from stdin, else METERGATE_PASSWORD, else ask.")
 ]
 OtpStdin = Annotated[bool, typer.Option("--otp-stdin", help="Read the code from stdin, else METERGATE_OTP, else ask.")]
 Org = Annotated[str | None, typer.Option("--org", metavar="ORG", help="An organization of yours: its id or slug.")]
-PASSWORD: Final = "METERGATE_PASSWORD"  # noqa: S105 - the name of a variable
 OTP: Final = "METERGATE_OTP"
-SECOND_FACTOR: Final = "METERGATE_SECOND_FACTOR"
-_RECOVERY_LENGTH: Final = 8
-"""A second factor that is longer is a recovery code."""
 
 
 def add_auth(app: typer.Typer, find: FindPlace) -> None:
@@ -40,6 +36,7 @@ def add_auth(app: typer.Typer, find: FindPlace) -> None:
     add_place_call(auth, "logout", logout, find)
     add_place_call(auth, "password", password, find)
     add_person_call(auth, "sessions", sessions, find)
+    add_credentials(auth, find)
     app.add_typer(auth, name="auth")
 
 
@@ -99,7 +96,7 @@ async def verify(
     challenge = None if pending is None else pending.challenge
     by_login = pending is not None and pending.purpose == "login"
 
-    async def enter(factor: dict[str, str]) -> "TokenPairShape":
+    async def enter(factor: dict[str, str | None]) -> "TokenPairShape":
         if by_login:
             return await client.login(Login(email=address, code=code, challenge=challenge, **factor))
         return await client.verify(Verification(email=address, code=code, challenge=challenge, **factor))
@@ -175,7 +172,7 @@ async def password(
 
     client = await place.open_signed_in()
     old = ask_secret("old password", place.environ, PASSWORD, from_stdin=password_stdin)
-    new = ask_secret("new password", place.environ, "METERGATE_NEW_PASSWORD", from_stdin=password_stdin, twice=True)
+    new = ask_secret("new password", place.environ, NEW_PASSWORD, from_stdin=password_stdin, twice=True)
     body = PasswordChange(current_password=old or None, password=new, revoke_keys=revoke_keys)
     changed = await client.change_password(body)
     return Shown(changed.received, (f"Your password is changed. Keys revoked: {changed.keys_revoked}.",))
@@ -210,14 +207,6 @@ async def _org_id(place: Place, org: str) -> str:
     return org_of(await (await place.open_signed_in()).who_am_i(), org)
 
 
-async def use_organization(place: Place, org: str) -> Shown:
-    """Make a token of another organization that of the commands, with all that the role there allows."""
-    if place.given_token is not None:
-        raise CommandFailed("The token is given by --token-file or METERGATE_API_TOKEN: none is kept.", USAGE)
-    kept, made = await place.renewed(None, await _org_id(place, org))
-    return await _signed_in(place, kept.url, made)
-
-
 def _password(place: Place, from_stdin: bool, *, twice: bool = False) -> str:
     return ask_secret("password", place.environ, PASSWORD, from_stdin=from_stdin, twice=twice)
 
@@ -230,7 +219,7 @@ def _mailed(place: Place, client: "PersonCalls", pending: Pending) -> Shown:
 
 
 async def _enter(
-    place: Place, client: "PersonCalls", enter: "Callable[[dict[str, str]], Awaitable[TokenPairShape]]"
+    place: Place, client: "PersonCalls", enter: "Callable[[dict[str, str | None]], Awaitable[TokenPairShape]]"
 ) -> Shown:
     """Sign in; who needs a second factor is asked for it."""
     from billing.calls import Refused
@@ -240,8 +229,8 @@ async def _enter(
     except Refused as error:
         if error.error.get("second_factor") != "required":
             raise
-        given = ask_secret("code of your authenticator app, or recovery code", place.environ, SECOND_FACTOR).strip()
-        pair = await enter({"recovery_code" if len(given) > _RECOVERY_LENGTH else "totp": given})
+        factor = ask_factor(place)
+        pair = await enter({"totp": factor.totp, "recovery_code": factor.recovery_code})
     place.keep_signed_in(client.base_url, pair)
     return await _signed_in(place, client.base_url, pair.access_token)
 

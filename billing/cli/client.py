@@ -16,7 +16,7 @@ from socket import gaierror, socket
 from typing import Final
 from urllib.parse import quote, urlencode, urlsplit
 
-from billing.calls import ANSWER_LIMIT_BYTES, BadAnswer, Unreachable, refusal
+from billing.calls import ANSWER_LIMIT_BYTES, BadAnswer, Exchanged, Unreachable, refusal
 from billing.person_calls import PersonCalls, Query
 
 _CHUNK_BYTES: Final = 64 * 1024
@@ -37,16 +37,14 @@ class CommandClient(PersonCalls):
         with self._request("GET", f"{path}?{asked}", headers, None) as (response, link):
             if response.status != HTTPStatus.OK:
                 received = self._read(response, link, time.monotonic() + self.timeout_s)
-                raise refusal(response.status, received, self.base_url)
+                raise refusal(_exchanged(response, received), self.base_url)
             for part in self._parts(response, link, None):
                 take(part)
 
-    async def _exchange(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None
-    ) -> tuple[int, bytes]:
+    async def _exchange(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> Exchanged:
         ends_s = time.monotonic() + self.timeout_s
         with self._request(method, target, headers, body) as (response, link):
-            return response.status, self._read(response, link, ends_s)
+            return _exchanged(response, self._read(response, link, ends_s))
 
     @contextmanager
     def _request(
@@ -87,6 +85,10 @@ class CommandClient(PersonCalls):
             yield part
         if response.length:
             raise IncompleteRead(b"", response.length)
+
+
+def _exchanged(response: HTTPResponse, received: bytes) -> Exchanged:
+    return Exchanged(response.status, {name.lower(): text for name, text in response.getheaders()}, received)
 
 
 @contextmanager

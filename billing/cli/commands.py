@@ -1,8 +1,8 @@
 """A function becomes a command of `metergate`.
 
-`add_command` takes an async function whose first parameter is the `Output`; its others are the command's own options
-and arguments, as typer wants them, its docstring the help. The common options are added, the event loop is run, and a
-`CommandFailed` becomes a sentence and an exit code.
+`add_command` takes a function, mostly an async one, whose first parameter is the `Output`; its others are the command's
+own options and arguments, as typer wants them, its docstring the help. The common options are added, the event loop is
+run, and a `CommandFailed` becomes a sentence and an exit code.
 
 A group names its commands by the functions that add them, as `module:function`, and loads a module when one of its
 commands is called or all are shown (https://click.palletsprojects.com/en/stable/complex/#lazily-loading-subcommands).
@@ -30,8 +30,8 @@ from billing.cli.output import CommandFailed, Output
 if TYPE_CHECKING:
     from billing.calls import BillingCalls
 
-Work = Callable[..., Coroutine[Any, Any, int | None]]
-"""An async function of an `Output` and a command's own options; answers the exit code, None for 0."""
+Work = Callable[..., Coroutine[Any, Any, int | None] | int]
+"""A function of an `Output` and a command's own options, mostly async; answers the exit code, None for 0."""
 Connect = Callable[[Output], AbstractAsyncContextManager["BillingCalls"]]
 """How to reach the billing API by what the output's options say; raises `CommandFailed` where that can't be."""
 
@@ -95,6 +95,14 @@ class _Command(TyperCommand):
         """Return options and arguments."""
         return _quickened(super().get_params(ctx), self.texts)
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command. What `metergate run` was given stands for what this line of its file leaves out."""
+        defaults = ctx.find_object(Common)
+        for each in fields(Common) if defaults is not None else ():
+            if ctx.get_parameter_source(each.name).name == "DEFAULT":
+                ctx.params[each.name] = getattr(defaults, each.name)
+        return super().invoke(ctx)
+
 
 class _LazyGroup(_Group):
     """A group whose commands are loaded when they are called. `adders` maps each name to the `module:function` that
@@ -150,12 +158,10 @@ def add_command(app: typer.Typer, name: str, work: Work, used: Collection[str] =
 
     @functools.wraps(work)
     def command(**given: Any) -> None:
-        import asyncio
-
         common = Common(**{parameter.name: given.pop(parameter.name) for parameter in common_parameters})
         try:
             with Output.opened(common) as output:
-                code = asyncio.run(work(output, **given))
+                code = _ended(work(output, **given))
         except CommandFailed as failed:
             typer.echo(f"metergate: {failed}", err=True)
             code = failed.code
@@ -168,6 +174,14 @@ def add_command(app: typer.Typer, name: str, work: Work, used: Collection[str] =
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     texts = [parameter.name for parameter in parameters if _is_text(parameter.annotation)]
     app.command(name, cls=type("Command", (_Command,), {"texts": texts}))(command)
+
+
+def _ended(code: Coroutine[Any, Any, int | None] | int) -> int | None:
+    if isinstance(code, int):
+        return code
+    import asyncio
+
+    return asyncio.run(code)
 
 
 def _is_text(annotation: Any) -> bool:

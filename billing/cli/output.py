@@ -12,7 +12,7 @@ import stat
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self, TextIO
@@ -118,6 +118,14 @@ class Output:
         started = time.monotonic()
         yield
         self.note(f"{what} ({time.monotonic() - started:.1f} s)")
+
+    @contextmanager
+    def as_stdout(self) -> Iterator[None]:
+        """Have the results of others go where this one goes. A file begins anew, with mode 600: they may be secret."""
+        self._make_private()
+        self._stdout.truncate(0)
+        with redirect_stdout(self._stdout):
+            yield
 
     def flush(self) -> None:
         """Have what was written so far go out, before `write_bytes`."""

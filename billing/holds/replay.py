@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, Final
 from billing.errors import MetergateError, StoreError
 from billing.holds.debit_writer import DebitWriter
 from billing.holds.hold import Hold, Settled, SettlementLost
-from billing.holds.spool import left_behind, read_debits, taken
+from billing.holds.spool import left_behind, read_debits
 from billing.ledger.writer import Written, write_free
+from billing.segments import taken
 
 if TYPE_CHECKING:
     from billing.database.connection import Database

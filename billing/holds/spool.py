@@ -4,23 +4,18 @@ Redis's journal serves when a process is lost, the process's memory when Redis i
 once. What a killed process wrote to a file the kernel keeps, so nothing is synced to the disk: a machine that loses
 power loses the spool's last seconds with the process.
 
-This file owns the form on disk. A gateway appends to segments of its own, locked (flock(2)) for as long as it lives,
+A gateway appends to segments of its own, locked (flock(2)) for as long as it lives,
 and removes each when Postgres has its debits. Whoever finds a segment that nobody has locked writes its debits to the
 ledger, where their request ids make that harmless, and removes it.
 
-    record   length of the debit I4, CRC-32 of the debit I4, the debit as in the journal of Redis; little-endian
-
-Reading ends at the first record that is torn or damaged: it was the last that its process wrote.
+The form on disk is that of `billing.segments`: a record has a debit as it stands in the journal of Redis.
 """
 
 import errno
-import fcntl
 import logging
 import os
-import struct
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -28,6 +23,7 @@ from typing import Final
 import msgspec
 
 from billing.ledger.debits import Debit, NewerLayout, decode_debit, encode_debit
+from billing.segments import begin_segment, record_of, records_in, segments_in
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +35,6 @@ FEW_OF: Final = 4
 """When a segment begins, what is left of older ones is moved there, where that is no more than one of so many."""
 TRIMMED_BYTES: Final = 64 * 1024
 """A smaller segment is not emptied each time that all of its debits are written: writing them again is harmless."""
-_HEAD: Final = struct.Struct("<II")
 
 
 @dataclass(slots=True)
@@ -71,14 +66,7 @@ class Spool:
     def _begin_segment(self) -> _Segment:
         path = self.folder / f"{self._gateway_id}.{self._made}{SUFFIX}"
         self._made += 1
-        fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.stat(path)  # whoever looks for segments may have had it, and removed it, before it was locked
-        except OSError:
-            os.close(fd)
-            raise
-        self._segments.append(_Segment(path, fd))
+        self._segments.append(_Segment(path, begin_segment(path)))
         return self._segments[-1]
 
     def add(self, debit: Debit) -> None:
@@ -90,7 +78,7 @@ class Spool:
             return
         payload = encode_debit(debit)
         try:
-            self._append(_record(payload), debit)
+            self._append(record_of(payload), debit)
         except OSError as error:
             if not self._failed:
                 logger.warning("debits have no second copy in %s for now: %s", self.folder, error)
@@ -111,7 +99,7 @@ class Spool:
         for segment in self._segments[:-1]:
             if len(segment.left) * FEW_OF <= segment.made:
                 left = tuple(segment.left.values())
-                self._write(newest, b"".join(_record(encode_debit(each)) for each in left), left)
+                self._write(newest, b"".join(record_of(encode_debit(each)) for each in left), left)
                 segment.left.clear()
         self._remove_written()
 
@@ -164,50 +152,17 @@ class Spool:
                 self._remove(segment)
 
 
-def _record(payload: bytes) -> bytes:
-    return _HEAD.pack(len(payload), zlib.crc32(payload)) + payload
-
-
 def left_behind(folder: Path) -> list[Path]:
     """Return segments in a folder, of living processes too; none where there is no such folder."""
-    try:
-        return sorted(path for path in folder.iterdir() if path.suffix == SUFFIX)
-    except OSError:
-        return []
-
-
-@contextmanager
-def taken(path: Path) -> Iterator[bool]:
-    """Take a segment whose process has ended, and no one else; whether it could be had. Removed at the end of the
-    block unless that raises."""
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        yield False
-        return
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mine = os.stat(path).st_ino == os.fstat(fd).st_ino
-        except OSError:  # locked, or removed by whoever had it before
-            mine = False
-        yield mine
-        if mine:
-            path.unlink(missing_ok=True)
-    finally:
-        os.close(fd)
+    return segments_in(folder, SUFFIX)
 
 
 def read_debits(path: Path, on_newer: Callable[[], None] | None = None) -> list[Debit]:
     """Return the debits of a segment, up to the first record that is not whole; `on_newer` is called for each that a
     newer release wrote, and that is left out. Raises OSError."""
-    raw, at = path.read_bytes(), 0
-    found: list[Debit] = []
-    while at + _HEAD.size <= len(raw):
-        length, checksum = _HEAD.unpack_from(raw, at)
-        payload = raw[at + _HEAD.size : at + _HEAD.size + length]
-        if len(payload) < length or zlib.crc32(payload) != checksum:
-            break
+    raw, found = path.read_bytes(), list[Debit]()
+    payloads, end = records_in(raw)
+    for payload in payloads:
         try:
             found.append(decode_debit(payload))
         except NewerLayout:
@@ -215,7 +170,6 @@ def read_debits(path: Path, on_newer: Callable[[], None] | None = None) -> list[
                 on_newer()
         except (ValueError, msgspec.MsgspecError) as error:
             logger.critical("a debit in %s can't be read, and is skipped: %s", path, error)
-        at += _HEAD.size + length
-    if at < len(raw):
+    if end < len(raw):
         logger.warning("%s ends in a record that is not whole: its process was killed while writing it", path)
     return found

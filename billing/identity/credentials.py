@@ -89,7 +89,7 @@ class Credentials:
             raise _wrong_token()
         user = await people.users.get(shown.user_id)
         check_password(password, _least(user), (user.email or "", user.name))
-        hashed = await people.passwords.hash(password)
+        hashed = await people.passwords.hash(password, visitor.network)
         actor = _actor(user, visitor)
         async with people.database.transaction() as connection:
             now = await people.users.lock(connection, user.id)
@@ -121,7 +121,7 @@ class Credentials:
         user = await people.users.get(user_id)
         check_password(password, _least(user), (user.email or "", user.name))
         await self._confirm(user, current, "current_password", visitor)
-        hashed = await people.passwords.hash(password)
+        hashed = await people.passwords.hash(password, visitor.network)
         async with people.database.transaction() as connection:
             now = await self._locked(connection, user)
             await people.users.set_password(connection, now.id, hashed)
@@ -151,12 +151,14 @@ class Credentials:
         async with people.database.transaction() as connection:
             taken = await people.users.by_email(connection, email)
             code = await people.codes.issue(connection, "email", email, user_id=user_id, network=visitor.network)
-            letter = letters.new_address_code(code.secret) if taken is None else letters.already_registered()
+            free = taken is None or not taken.verified
+            letter = letters.new_address_code(code.secret) if free else letters.already_registered()
             await people.mail(connection, email, letter)
         return code.id
 
     async def confirm_email(self, user_id: str, email: str, code: str, challenge: str | None, visitor: Visitor) -> None:
-        """Make a new address the user's, by the code that was mailed there; the old one is told."""
+        """Make a new address the user's, by the code that was mailed there; the old one is told. Who has registered it
+        without proving it loses it."""
         people, email = self._people, parse_email(email)
         wrong = WrongCredential("code", "This code is wrong, used or expired: ask for another one.")
         shown = await people.codes.show("email", email, code, challenge)
@@ -168,6 +170,7 @@ class Credentials:
                 if not await people.codes.use(connection, shown):
                     raise wrong
                 await people.codes.end_all(connection, user_id, user.email)
+                await people.users.take_unproven(connection, email, user_id)
                 await people.users.set_email(connection, user_id, email)
                 await people.mail(connection, user.email, letters.address_changed(email))
                 said: tuple[dict[str, object], dict[str, object]] = ({"email": user.email}, {"email": email})

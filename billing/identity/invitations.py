@@ -198,7 +198,7 @@ class Invitations:
         body = (
             f'You are invited to join the organization "{name}" ({organization.slug}) as {invitation.role}.\n\n'
             f"Sign in with this address and accept within seven days{':' + where if where else '.'}\n\n"
-            f"The invitation's token, for POST /api/invitations/TOKEN/accept:\n\n    {token}\n\n"
+            f"The invitation's token, for `metergate org accept`:\n\n    {token}\n\n"
             "If you did not expect this, do nothing: nobody else can use it.\n"
         )
         await enqueue(connection, self._new_id, invitation.email, f"Invitation to {name}", body)

@@ -22,14 +22,16 @@ from msgspec import Struct
 
 from billing import audit
 from billing.database.connection import queries
-from billing.identity.issuers import IssuerAway, IssuerRefused, KeySet, read_answer
+from billing.identity.discovery import Discovery
+from billing.identity.issuers import IssuerRefused, read_answer
 from billing.identity.permissions import SCOPES
 from billing.identity.providers import BEGUN_S, SignInFailed, UnknownProvider
 from billing.identity.subjects import Subject, contact, shown_name, subject_of
 from billing.identity.tokens import ISSUER, BadToken, Claims, peek, refuse_claims, verify
 
 if TYPE_CHECKING:
-    from billing.identity.issuers import Ask
+    from billing.identity.discovery import Metadata
+    from billing.identity.issuers import Ask, KeySet
     from billing.identity.providers import SignInProvider
     from billing.identity.sessions import Sessions, TokenPair
     from billing.identity.signing_keys import SigningKeys
@@ -37,22 +39,10 @@ if TYPE_CHECKING:
 
 FIRST_USE_S: Final = 60
 """How soon a browser that was sent on to another page has to use its refresh token."""
-DISCOVERED_S: Final = 3600.0
 MAX_CODE: Final = 4096
 _query = queries("billing.identity")
 _AUDIENCE: Final = f"{ISSUER}:sign-in"
 _GITHUB: Final = {"Accept": "application/vnd.github+json"}
-
-
-class Metadata(Struct, frozen=True):
-    """What is read of a provider's metadata (OpenID Connect Discovery 1.0, section 3)."""
-
-    issuer: str
-    authorization_endpoint: str
-    token_endpoint: str
-    jwks_uri: str = ""
-    userinfo_endpoint: str | None = None
-    token_endpoint_auth_methods_supported: tuple[str, ...] = ("client_secret_basic",)
 
 
 class _Tokens(Struct, frozen=True):
@@ -116,13 +106,13 @@ class OidcSignIn:
     ) -> None:
         self.providers, self.public_url, self.frontend_url = providers, public_url, frontend_url
         self._ask, self._keys, self._sessions, self._subjects = ask, keys, sessions, subjects
-        self._clock, self._now = clock, now
-        self._known: dict[str, tuple[float, Metadata, KeySet]] = {}
+        self._now, self._discovery = now, Discovery(ask, clock)
 
     async def begin(self, name: str, *, user_id: str | None = None, return_to: str = "") -> tuple[str, str]:
         """Return where a browser has to go, and the cookie that it has to bring back. With `user_id` the account there
         is linked to that user, who is signed in. `return_to` is a path. Raises `UnknownProvider` and `IssuerAway`."""
-        provider, (metadata, _) = self._provider(name), await self._discover(name)
+        provider = self._provider(name)
+        metadata, _ = await self._discovery.find(name, provider)
         state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
         asked = {
             "response_type": "code",
@@ -192,26 +182,10 @@ class OidcSignIn:
             raise SignInFailed(_BEGIN_AGAIN)
         return begun
 
-    async def _discover(self, name: str) -> tuple[Metadata, KeySet]:
-        """Return a provider's metadata, of an hour ago at most, and its keys."""
-        provider, known = self._provider(name), self._known.get(name)
-        if known is not None and self._clock() - known[0] < DISCOVERED_S:
-            return known[1], known[2]
-        if provider.kind == "github":
-            oauth, post = f"{provider.issuer}/login/oauth", ("client_secret_post",)
-            urls = provider.issuer, f"{oauth}/authorize", f"{oauth}/access_token"
-            metadata = Metadata(*urls, token_endpoint_auth_methods_supported=post)
-        else:
-            metadata = await read_answer(self._ask, Metadata, f"{provider.issuer}/.well-known/openid-configuration")
-            if metadata.issuer.rstrip("/") != provider.issuer:
-                raise IssuerAway("The provider says to be another issuer than the configured one.")
-        keys = KeySet(metadata.jwks_uri, self._ask, self._clock)
-        self._known[name] = self._clock(), metadata, keys
-        return metadata, keys
-
     async def _subject(self, name: str, begun: _Begun, code: str) -> Subject:
         """Return whom a code stands for. Raises `IssuerRefused`, `IssuerAway`, `BadToken`, `SignInFailed`."""
-        provider, (metadata, keys) = self._provider(name), await self._discover(name)
+        provider = self._provider(name)
+        metadata, keys = await self._discovery.find(name, provider)
         form = {
             "grant_type": "authorization_code",
             "code": code,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, cast
@@ -240,15 +240,24 @@ class Organizations:
             await enqueue(connection, self._new_id, row["email"], f"The API key {key.id} has leaked", body)
 
     async def update(
-        self, org_id: str, *, name: str | None = None, slug: str | None = None, actor: audit.Actor
+        self,
+        org_id: str,
+        *,
+        name: str | None = None,
+        slug: str | None = None,
+        actor: audit.Actor,
+        check: Callable[[Connection], Awaitable[object]] | None = None,
     ) -> Organization:
-        """Change what is given; None leaves as it is. Raises `OrganizationRefused` for no slug, `OrganizationConflict`
-        for one that is taken."""
+        """Change what is given; None leaves as it is. `check` is asked under the lock whether that may be. Raises
+        `OrganizationRefused` for no slug, `OrganizationConflict` for one that is taken."""
         if slug is not None:
             check_slug(slug)
         try:
             async with self._database.transaction() as connection:
-                return await _update(connection, await locked(connection, org_id), name, slug, actor)
+                before = await locked(connection, org_id)
+                if check is not None:
+                    await check(connection)
+                return await _update(connection, before, name, slug, actor)
         except UniqueViolation as error:
             raise OrganizationConflict(f"The slug {slug!r} is taken.") from error
 

@@ -5,7 +5,9 @@ that stands alone has 15 characters or more, one beside a second factor 8. A pas
 NFKC, so that the same keys open the same door on every machine.
 
 Argon2id (RFC 9106) takes tens of MiB and hundreds of milliseconds by design. So few run in one process at once, in
-threads, and whoever comes beyond is told to come again: sign-ins can't use up a gateway's memory or its processors.
+threads: sign-ins can't use up a gateway's memory or its processors. Networks have their turns one after the other, and
+none has more of them than run at once, whoever comes beyond is told to come again: somebody who signs in without end,
+with a right password or a wrong one, keeps nobody elsewhere out.
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ import base64
 import re
 import secrets
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from typing import Final, TypeVar
 
@@ -26,6 +29,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error, InvalidHashError
 
 from billing.errors import MetergateError
+from billing.fair_queue import FairQueue
 
 LEAST_ALONE: Final = 15
 LEAST_BESIDE: Final = 8
@@ -35,6 +39,8 @@ _LEAST_WORD: Final = 4
 """A shorter part of an address or a name is in too many passwords by chance."""
 _RUN_UNIT: Final = 4
 RETRY_AFTER_S: Final = 1
+WAITING: Final = 64
+"""Passwords that run or wait at the same time in one process, of all networks."""
 _SALT_BYTES, _HASH_BYTES = 16, 32
 _LIST: Final = "common_passwords.txt"
 _WORDS: Final = re.compile(r"[^\W_]+")
@@ -115,27 +121,29 @@ class Verdict:
 
 
 class Passwords:
-    """Hashes and compares passwords, `at_once` of them at the same time. Methods raise `TooManyHashes`."""
+    """Hashes and compares passwords, `at_once` of them at the same time, and as many of one `network` run or wait.
+    Methods raise `TooManyHashes`."""
 
     def __init__(self, hasher: PasswordHasher | None = None, at_once: int = 2) -> None:
         self._hasher = hasher or PasswordHasher()
-        self._at_once, self._running = at_once, 0
+        self._at_once, self._places = at_once, Counter[str]()
+        self._turns = FairQueue(at_once)
         self._threads = ThreadPoolExecutor(at_once, "passwords")
         self.dummy: Final = _dummy(self._hasher)
         """A hash that no password has, and that costs as much to compare."""
 
-    async def hash(self, password: str) -> str:
+    async def hash(self, password: str, network: str = "") -> str:
         """Return what is stored of a password."""
-        return await self._apart(lambda: self._hasher.hash(normalized(password)))
+        return await self._apart(network, lambda: self._hasher.hash(normalized(password)))
 
-    async def check(self, stored: str | None, password: str) -> Verdict:
+    async def check(self, stored: str | None, password: str, network: str = "") -> Verdict:
         """Compare a password with a stored hash. None, of a user without a password or of nobody, is never right and
         takes as long."""
-        return await self._apart(lambda: self._compare(stored, password))
+        return await self._apart(network, lambda: self._compare(stored, password))
 
-    def refuse_full(self) -> None:
+    def refuse_full(self, network: str = "") -> None:
         """Refuse another password where so many are being hashed."""
-        if self._running >= self._at_once:
+        if self._places[network] >= self._at_once or self._places.total() >= WAITING:
             raise TooManyHashes
 
     def _compare(self, stored: str | None, password: str) -> Verdict:
@@ -148,22 +156,35 @@ class Passwords:
             return Verdict(False)
         return Verdict(True, self._hasher.hash(text) if self._hasher.check_needs_rehash(stored) else None)
 
-    async def _apart(self, work: Callable[[], T]) -> T:
-        """Run in a thread. A place is free again when the thread has ended, also where nobody waits for it any more."""
-        self.refuse_full()
-        self._running += 1
+    async def _apart(self, network: str, work: Callable[[], T]) -> T:
+        """Run in a thread, when the network has its turn. Its place is free again when the thread has ended, also where
+        nobody waits for it any more."""
+        self.refuse_full(network)
+        self._places[network] += 1
+        try:
+            await self._turns.take(network)
+        except BaseException:
+            self._left(network)
+            raise
         try:
             running = asyncio.get_running_loop().run_in_executor(self._threads, work)
         except BaseException:
-            self._running -= 1
+            self._turns.give()
+            self._left(network)
             raise
-        running.add_done_callback(self._ended)
+        running.add_done_callback(partial(self._ended, network))
         return await asyncio.shield(running)
 
-    def _ended(self, running: asyncio.Future[T]) -> None:
-        self._running -= 1
+    def _ended(self, network: str, running: asyncio.Future[T]) -> None:
+        self._turns.give()
+        self._left(network)
         if not running.cancelled():
             running.exception()  # whoever asked may have left
+
+    def _left(self, network: str) -> None:
+        self._places[network] -= 1
+        if not self._places[network]:
+            del self._places[network]
 
     def close(self) -> None:
         """End the threads, once they have done what they do."""

@@ -114,11 +114,11 @@ class People:
     async def check_password(self, user: User | None, email: str, password: str, network: str) -> Verdict:
         """Compare somebody's password, of nobody's address as well; a try that counts until one was right. In a network
         where they have signed in before, tries of others don't count. Raises `TooManyTries` and `TooManyHashes`."""
-        self.passwords.refuse_full()
+        self.passwords.refuse_full(network)
         known = await self.users.known_network(email, network)
         subject = _of_password(email, network if known else "")
         await self.codes.take_try(subject, BY_CODE)
-        verdict = await self.passwords.check(None if user is None else user.password_hash, password)
+        verdict = await self.passwords.check(None if user is None else user.password_hash, password, network)
         if verdict.right:
             await self.codes.forgive(subject)
         return verdict

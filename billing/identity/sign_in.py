@@ -68,7 +68,7 @@ class SignIn:
             check_password(password, LEAST_ALONE, (email, name))
         known = await people.users.known_network(email, visitor.network)
         await people.codes.refuse_too_many(email, visitor.network, known=known)  # a hash costs more than to ask
-        hashed = None if password is None else await people.passwords.hash(password)
+        hashed = None if password is None else await people.passwords.hash(password, visitor.network)
         context = {"password_hash": hashed, "name": name}
         async with people.database.transaction() as connection:
             code = await people.codes.issue(

@@ -125,11 +125,7 @@ class Subjects:
         email = subject.email if subject.verified else None
         let_in = subject.let_in or subject.verified
         if email is not None:
-            for taken_by in await connection.fetch(_query("subjects_unproven"), email):
-                said = {"email": email}, {"email": None, "proven_by": subject.issuer}
-                await audit.record(
-                    connection, audit.SYSTEM, "user.email", taken_by["id"], *said, user_id=taken_by["id"]
-                )
+            await self._users.take_unproven(connection, email, subject.issuer)
         user = await self._users.register(connection, email, subject.name, verified=let_in)
         if user is None:
             user = await self._users.register(connection, None, subject.name, verified=let_in)

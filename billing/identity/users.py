@@ -212,6 +212,14 @@ class Users:
         """Replace a user's password."""
         await connection.execute(_query("users_password"), user_id, password_hash)
 
+    async def take_unproven(self, connection: Connection, email: str, proven_by: str) -> None:
+        """Take an address from who has registered it without proving it, for somebody else, whom `proven_by` names,
+        has proven it."""
+        for row in await connection.fetch(_query("users_unproven"), email):
+            after = {"email": None, "proven_by": proven_by}
+            subject = "user.email", row["id"]
+            await audit.record(connection, audit.SYSTEM, *subject, {"email": email}, after, user_id=row["id"])
+
     async def set_email(self, connection: Connection, user_id: str, email: str) -> None:
         """Replace a user's address by one that is proven, which lets them in as `prove` does. Raises `UniqueViolation`
         where it is somebody's."""

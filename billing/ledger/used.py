@@ -7,6 +7,7 @@ UTC, without four hours of its beginning and with four hours of the next one. Wh
 snapshot. All is integers, so that spans add up to the span of them all, and groups to the total.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -21,7 +22,9 @@ DIMENSIONS: Final = ("key", "user", "model", "provider", "endpoint", "feature")
 TAG: Final = "tag:"
 """What a group by the values of a tag begins with: `tag:team`."""
 OTHERS: Final = "(others)"
-"""Stands for the values of a tag beyond the first `TAG_VALUES` of an account."""
+"""Stands for the values of a tag beyond the first `TAG_VALUES` of an account. A client's own value that is written so
+has one pair of parentheses more."""
+_LIKE_OTHERS: Final = re.compile(r"\(+others\)+")
 TAG_NAMES: Final = 16
 """Names of tags that are summed for one account, the first ones: clients choose them."""
 TAG_VALUES: Final = 1000
@@ -253,19 +256,26 @@ def _added(
         place, first, second, value, said, *numbers, cost_nano, charged_nano = row
         used = Used._make((*numbers, int(cost_nano), int(charged_nano)))
         if place < 0:
-            _add(found[-place - 1], grouping.group(first, second, said), 1, used)
+            _add(found[-place - 1], grouping.group(first, second, None if said is None else _value(said)), 1, used)
             continue
         without = grouping.group(first, second, None)
         if value == 0:
             by_piece[pieces[place - 1]].append((without, 1, used))
         else:  # it has the tag: all requests are in `without`, too
-            named = grouping.group(first, second, OTHERS if said is None else said)
+            named = grouping.group(first, second, _value(said))
             by_piece[pieces[place - 1]] += [(without, -1, used), (named, 1, used)]
     for span, parts in zip(found, spans, strict=True):
         for part in parts:
             for group, sign, used in by_piece[part.piece]:
                 _add(span, group, sign * part.sign, used)
     return [{group: used for group, used in span.items() if any(used)} for span in found]
+
+
+def _value(said: str | None) -> str:
+    """Return how a tag's value is shown; None: one beyond those that are kept."""
+    if said is None:
+        return OTHERS
+    return f"({said})" if _LIKE_OTHERS.fullmatch(said) else said
 
 
 def _add(span: Span, group: Group, sign: int, used: Used) -> None:

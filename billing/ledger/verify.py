@@ -2,6 +2,7 @@
 
     balances    every account's balance is the sum of its transfers
     sum         all balances, those of system accounts included, sum to zero
+    lots        the lots of every account have no less than its balance, and each has the amount of its transfer
     transfers   every charged event has exactly one transfer, of its amount and account; every usage transfer an event
     prices      every event's amount follows from its counts and the price row that it names
     rollups     every sum of usage is that of its events, but for those that are fresh: each has a row of its own
@@ -76,6 +77,7 @@ async def verify(database: Database) -> Verified:
             (
                 await _check(connection, "balances", accounts, "verify_balances", _balance),
                 await _check(connection, "sum", accounts, "verify_sum", _sum),
+                await _check(connection, "lots", counts["lots"], "verify_lots", _lot),
                 await _check(connection, "transfers", counts["transfers"], "verify_transfers", _transfer),
                 await _check_prices(connection, events),
                 await _check(connection, "rollups", counts["rollups"], *_ROLLED[0], *_EVER),
@@ -201,6 +203,13 @@ def _balance(row: Row) -> str:
 
 def _sum(row: Row) -> str:
     return f"all balances sum to {format_usd(int(row['sum_nano']))} USD, not to zero"
+
+
+def _lot(row: Row) -> str:
+    nano = format_usd(int(row["nano"]))
+    if row["lot_id"] is None:
+        return f"{row['account_id']}: lots of {nano} USD, and a balance of {_usd(row['expected_nano'])}"
+    return f"{row['account_id']}: the lot {row['lot_id']} of {nano} USD, its transfer of {_usd(row['expected_nano'])}"
 
 
 def _transfer(row: Row) -> str:

@@ -112,7 +112,7 @@ class Endpoints:
         async with self._database.transaction() as connection:
             await connection.execute(_query("endpoints_lock"), account_id)
             if await connection.fetchval(_query("endpoints_count"), account_id) >= self._rules.most:
-                raise EndpointRefused(f"There may be {self._rules.most} endpoints: delete one that is not used.")
+                raise EndpointRefused(f"There may be {self._rules.most} webhook endpoints: delete one.")
             row = await connection.fetchrow(
                 *(_query("endpoints_insert"), ID_PREFIX + self._new_id(), account_id, url, new_secret()),
                 *(said, description),

@@ -59,8 +59,12 @@ class BackgroundJobs:
         self.gateway_id = gateway_id
         self._lease_s = lease_s
 
+    async def ping(self) -> None:
+        """Ask Postgres whether it is there."""
+        await self._database.value("SELECT 1")
+
     async def begin(self, job: Job) -> None:
-        """Keep a job of this gateway's own."""
+        """Keep a job of this gateway's own. The same again changes nothing."""
         await self._database.execute(
             BEGIN,
             *(job.object_id, job.provider, job.kind, job.model, job.service_tier, job.request_id, job.later_id),

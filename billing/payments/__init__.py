@@ -1,5 +1,26 @@
 """Payments: from "billing required" to paid and back, with any provider behind one port.
 
-objects   what providers have, in neutral objects
-port      what is asked of a payment provider, and its errors
+objects        what providers have, in neutral objects
+port           what is asked of a payment provider, and its errors
+orders         what accounts ask to buy, and what waits for an operator
+decisions      what an order becomes by the state of its payment
+apply          an object's present state, fetched anew and applied once, whoever said that it has changed
+purchases      payments applied: credited, taken back, parked
+in_force       which plan is in force by the states of subscriptions, and its credit   pure
+subscriptions  what was seen of them becomes an account's plan and credit; changes of them
+renewals       subscriptions and invoices applied
+recovery       Recovery: plans that were not paid for end with their days of grace
+expiry         Expiry: what is left of credit at its time is taken back
+events         what providers tell: stored, acknowledged, then looked into
+customers      whom a provider knows as an account
+return_urls    where payers may be sent                                                pure
+flows          from what is asked for to the page where it is paid
+desk           what operators do: refunds, and what could not be credited
+assembly       all of it put together on one provider
+local/         the local provider, with pages of its own
+coupons        Coupons: codes that are credit, once for an account
+expiry         Expiry: what is left of credit at its time is taken back
+reconcile      what the provider has, compared once a day with what was applied and with the ledger
+stripe/        Stripe as a provider
+sql/           their statements
 """

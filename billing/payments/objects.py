@@ -16,6 +16,7 @@ NANO_PER_CENT: Final = 10_000_000
 
 ObjectKind = Literal["checkout", "payment", "refund", "dispute", "invoice", "subscription", "customer"]
 OrderKind = Literal["credit", "plan", "recharge"]
+OrderStatus = Literal["open", "paid", "credited", "failed", "expired", "refunded", "disputed", "parked"]
 PaymentStatus = Literal["open", "processing", "requires_action", "paid", "failed", "canceled"]
 RefundStatus = Literal["pending", "succeeded", "failed", "canceled"]
 DisputeStatus = Literal["warning", "open", "won", "lost", "prevented"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import msgspec
@@ -71,6 +71,7 @@ class Measure:
     model: str | None = None
     input_tokens: int = 0
     cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
     output_tokens: int = 0
     feature: str = FEATURE
     user_id: str | None = None
@@ -85,11 +86,13 @@ class Measure:
             raise BadMeasure(f"{METER_PROVIDER} is the provider of no model: name a meter and a quantity.", "provider")
         if self.thousandths is not None and self.meter is None:
             raise BadMeasure("A quantity is of a meter: name it.", "meter")
-        tokens = self.input_tokens or self.output_tokens or self.cached_input_tokens
+        parts = self.cached_input_tokens + self.cache_write_tokens
+        tokens = self.input_tokens or self.output_tokens or parts
         if tokens and self.model is None:
             raise BadMeasure("Tokens are of a model: name it.", "model")
-        if self.cached_input_tokens > self.input_tokens:
-            raise BadMeasure("cached_input_tokens are a part of input_tokens.", "cached_input_tokens")
+        if parts > self.input_tokens:
+            field = "cached_input_tokens" if self.cached_input_tokens else "cache_write_tokens"
+            raise BadMeasure("cached_input_tokens and cache_write_tokens are parts of input_tokens.", field)
         if self.amount_nano is not None:
             return
         if self.meter is None and self.model is None:
@@ -116,8 +119,14 @@ class Measure:
             input_tokens=self.input_tokens,
             output_tokens=self.output_tokens,
             cached_input_tokens=self.cached_input_tokens,
+            cache_write_tokens=self.cache_write_tokens,
             unit_thousandths=self.thousandths,
         )
+
+
+_FIELDS: Final = tuple(each.name for each in fields(Measure))
+_MAYBE_ZERO: Final = frozenset(("amount_nano", "thousandths"))
+"""Where zero is something else than nothing said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +166,7 @@ class Charge:
             provider_model=measure.name,
             input_tokens=usage.input_tokens,
             cached_input_tokens=usage.cached_input_tokens,
-            cache_write_tokens=0,
+            cache_write_tokens=usage.cache_write_tokens,
             output_tokens=usage.output_tokens,
             reasoning_tokens=0,
             counts=other_counts(usage),
@@ -222,6 +231,9 @@ def parse_quantity(value: object) -> int:
     return thousandths
 
 
-def digest_of(*said: object) -> bytes:
-    """Return what tells whether two asks under one id are the same: a digest of all that they say."""
-    return hashlib.sha256(msgspec.json.encode(said, order="deterministic")).digest()
+def digest_of(kind: str, measure: Measure | None, *said: object) -> bytes:
+    """Return what tells whether two asks under one id are the same: a digest of all that they say. Of a measure that
+    is what is set, so that a field of a later release changes no digest of an ask that does not have it."""
+    said_of = {} if measure is None else {name: getattr(measure, name) for name in _FIELDS}
+    chosen = {name: value for name, value in said_of.items() if value or (value == 0 and name in _MAYBE_ZERO)}
+    return hashlib.sha256(msgspec.json.encode((kind, chosen, *said), order="deterministic")).digest()

@@ -97,7 +97,7 @@ class Busy(MetergateError):
 @dataclass(frozen=True, slots=True)
 class Claim:
     """An event of an account, by its id, and what it asks, as a digest; `answer` is what it is answered with, then and
-    for good. `hold_id` is the hold that it settles: of such a claim the id counts for that hold alone."""
+    for good. `hold_id` is the hold that it settles."""
 
     account_id: str
     event_id: str
@@ -141,6 +141,8 @@ class EventWriter:
         self._most = most
         self._waiting: list[_Waiting] = []
         self._writes = False
+        self._under_way: dict[tuple[str, str], asyncio.Future[Recorded]] = {}
+        """What is being written, by account and event: as much as waits, and as many holds as are being made."""
         self._untold: dict[str, None] = {}
         """Accounts of whose corrections Redis has not been told."""
         self._tells = False
@@ -151,14 +153,35 @@ class EventWriter:
         if len(self._waiting) >= self._most:
             raise Busy("Too many events wait for the ledger: send this again, with the same event_id.")
         outcome: asyncio.Future[Recorded] = asyncio.get_running_loop().create_future()
+        self.expect(claim, outcome)
         self._waiting.append(_Waiting(claim, debit, outcome))
         if not self._writes:
             self._writes = True
             self._spawn(self._run())
         return outcome
 
+    def expect(self, claim: Claim, outcome: asyncio.Future[Recorded]) -> None:
+        """Have `find` wait for what comes of an event."""
+        key = claim.account_id, claim.event_id
+        self._under_way[key] = outcome
+
+        def forget(_: object) -> None:
+            if self._under_way.get(key) is outcome:
+                del self._under_way[key]
+
+        outcome.add_done_callback(forget)
+
     async def find(self, claim: Claim) -> Recorded | None:
-        """Return the first answer to an event, None where there was none. Raises `EventConflict`, `DatabaseError`."""
+        """Return the first answer to an event, None where there was none. One that this process is writing is waited
+        for: what it holds may be why the same event, sent again, has no room. Raises `EventConflict`,
+        `DatabaseError`."""
+        outcome = self._under_way.get((claim.account_id, claim.event_id))
+        if outcome is not None:
+            await asyncio.wait([outcome])
+        return await self.known(claim)
+
+    async def known(self, claim: Claim) -> Recorded | None:
+        """Return as `find`, of what the ledger has."""
         rows = await self._database.rows(CLAIMED, [claim.account_id], [claim.event_id])
         return _replayed(claim, rows[0]["digest"], rows[0]["answer"]) if rows else None
 
@@ -256,6 +279,9 @@ class EventWriter:
                 if claim.hold_id is None:
                     row = found[claim.account_id, claim.event_id]
                     recorded = _replayed(claim, row["digest"], row["answer"])
+                    if row["request_id"] == each.debit.request_id:  # this very event, by a commit of unknown fate
+                        recorded = Recorded(row["answer"])
+                        self._tell({claim.account_id})
                 else:
                     recorded = settled_before(claim, ended[claim.hold_id])
             except EventConflict as error:
@@ -307,6 +333,8 @@ def settled_before(claim: Claim, row: Any) -> Recorded:
     otherwise than this claim says."""
     if row["state"] == "settled" and row["end_event_id"] == claim.event_id:
         return _replayed(claim, row["end_digest"], row["end_answer"])
+    if row["state"] in ("held", "expired"):
+        raise EventConflict(f"The event_id {claim.event_id!r} was used for something else: use another one.")
     raise EventConflict(f"The hold {row['id']} is {row['state']} already: it can't be settled by this event.")
 
 

@@ -75,6 +75,7 @@ class ServiceHolds:
             if isinstance(decision, Hold):
                 debit = msgspec.structs.replace(debit, admitted_at_ms=decision.admitted_at_ms)
                 made: asyncio.Future[Recorded] = asyncio.get_running_loop().create_future()
+                desk.writer.expect(claim, made)
                 desk.holds.hand_over(decision, self._keep(decision, payer, claim, debit, lasts_s, made))
                 return await asyncio.shield(made)
         return await desk.known(claim, principal, decision, charge)
@@ -97,7 +98,7 @@ class ServiceHolds:
                 self._lasting.open += 1
                 _give(made, Recorded(answer))
             else:
-                _give(made, await desk.writer.find(claim) or Busy("Send this again, with the same event_id."))
+                _give(made, await desk.writer.known(claim) or Busy("Send this again, with the same event_id."))
         except EventConflict as error:
             _give(made, error)
         except DatabaseError:
@@ -110,8 +111,8 @@ class ServiceHolds:
         what the hold is for. Raises `UnknownHold`, `EventConflict`, `EventRefused`, `Busy`, and what pricing raises."""
         desk, row = self._desk, await self._row(hold_id)
         held = decode_debit(row["payload"])
-        measure = replace(measure_of(held), **used)
-        digest = digest_of("settle", hold_id, measure)
+        measure = _used(measure_of(held), used)
+        digest = digest_of("settle", measure, hold_id)
         claim = Claim(row["account_id"], event_id or _end_of(hold_id), digest, "", hold_id)
         if row["state"] in ("settled", "voided"):
             return settled_before(claim, row)
@@ -131,12 +132,14 @@ class ServiceHolds:
         event_id, done = event_id or _end_of(hold_id), None
         if row["state"] == "held":
             try:
-                done = await self._database.row(VOID, hold_id, event_id, digest_of("void", hold_id))
+                done = await self._database.row(VOID, hold_id, event_id, digest_of("void", None, hold_id))
             except UniqueViolation as error:
                 raise EventConflict("This event_id was used for another hold.") from error
             if done is not None:
                 self._lasting.give_back(hold_id, row["account_id"], decode_debit(row["payload"]).key_id)
             row = await self._row(hold_id)
+        if row["state"] == "held":
+            raise EventConflict(f"The event_id {event_id!r} was used for something else: use another one.")
         if row["state"] not in ("voided", "expired") or row["end_event_id"] not in (None, event_id):
             raise EventConflict(f"The hold {hold_id} is {row['state']} already: this event can't give it back.")
         return _shape(row), done is None
@@ -150,6 +153,13 @@ class ServiceHolds:
         if row is None:
             raise UnknownHold(f"There is no hold {hold_id!r}.")
         return row
+
+
+def _used(held: Measure, used: dict[str, Any]) -> Measure:
+    """Return the measure of what was used of what is held. Raises `BadMeasure`."""
+    if "provider" in used and held.provider != used["provider"] and not (held.model and held.provider is None):
+        raise BadMeasure("A provider is named where the hold is of a model, and named none.", "provider")
+    return replace(held, **used)
 
 
 def _end_of(hold_id: str) -> str:

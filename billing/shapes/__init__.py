@@ -11,6 +11,7 @@ them, and `/api/openapi.json` is generated from them. Pure.
     keys        keys: the one declaration of what a key may say, from rows of Postgres to options of commands
     rules       what a rule of a key is
     organizations  organizations, members, invitations, roles
+    credit      lots of credit
     usage       balance, transactions, usage events, totals
     reports     what was used, in sums: a summary, buckets of time, the month so far
     tokens      tokens and sessions of people

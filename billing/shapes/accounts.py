@@ -8,7 +8,19 @@ from msgspec import UNSET, Meta, UnsetType, field
 
 from billing.money import format_credits, format_usd
 from billing.principals import Status
-from billing.shapes.base import Answer, Body, Moment, Name, PositiveUsdBody, SignedUsdBody, Usd, UsdBody
+from billing.shapes.base import (
+    DEFAULT_PRIORITY,
+    Answer,
+    Body,
+    Moment,
+    Name,
+    PositiveUsdBody,
+    Priority,
+    SignedUsdBody,
+    Since,
+    Usd,
+    UsdBody,
+)
 from billing.shapes.quotas import QuotasBody, QuotaShape, quota_shapes
 from billing.times import rfc3339
 
@@ -76,6 +88,15 @@ class NewGrant(Body, frozen=True, kw_only=True):
     amount_usd: PositiveUsdBody
     idempotency_key: IdempotencyKey
     note: Note | None = None
+
+
+class NewCredit(NewGrant, frozen=True, kw_only=True):
+    """A grant, and how its credit is drawn: that of a lower priority first, promotional before paid. It expires at
+    `expires_at`; without that never."""
+
+    expires_at: Since | None = None
+    priority: Priority = DEFAULT_PRIORITY
+    promotional: bool = True
 
 
 class NewAdjustment(Body, frozen=True, kw_only=True):

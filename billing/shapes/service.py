@@ -56,6 +56,7 @@ class Counted(Body, frozen=True, kw_only=True):
     quantity: Quantity | UnsetType = UNSET
     input_tokens: Tokens = 0
     cached_input_tokens: Tokens = 0
+    cache_write_tokens: Tokens = 0
     output_tokens: Tokens = 0
 
 
@@ -98,15 +99,44 @@ class NewHold(NewDebit, frozen=True, kw_only=True):
 
 class Settlement(Counted, frozen=True, kw_only=True):
     """What a hold turns into: an amount, or a quantity or tokens of what it is for. `event_id` may be left out: a hold
-    is settled once."""
+    is settled once. `provider` is the model's, where the hold named none."""
 
     event_id: EventId | None = None
+    provider: Named | None = None
 
 
 class Giving(Body, frozen=True, kw_only=True):
     """A hold that is given back."""
 
     event_id: EventId | None = None
+
+
+class KeyAsked(Body, frozen=True, kw_only=True):
+    """An API key that somebody has shown to a service."""
+
+    key: Annotated[str, Meta(min_length=1, max_length=255)]
+
+
+class KeyHolder(Answer, frozen=True, kw_only=True):
+    """Whose API key it is, and what it may."""
+
+    key_id: str
+    key_name: str
+    account_id: str
+    account_status: str
+    plan: str
+    user_id: str | None
+    scopes: list[str]
+    models: list[str] | None
+    tags: dict[str, str]
+    expires_at: Moment | None
+
+
+class KeyCheckShape(Answer, frozen=True, kw_only=True):
+    """Whether an API key may be used now; `holder` is null for one that is wrong, revoked or expired."""
+
+    active: bool
+    holder: KeyHolder | None
 
 
 class CheckShape(Answer, frozen=True, kw_only=True):

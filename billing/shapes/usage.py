@@ -14,6 +14,7 @@ from billing.times import rfc3339
 
 if TYPE_CHECKING:
     from billing.accounts.accounts import Account
+    from billing.accounts.lots import NextExpiry
     from billing.effects import LiveBalance
     from billing.ledger.debits import UsageEvent
     from billing.ledger.explanations import Explanation
@@ -24,9 +25,17 @@ if TYPE_CHECKING:
 UNITS: Final = ("images", "characters", "searches", "pages")
 
 
+class ExpiryShape(Answer, frozen=True, kw_only=True):
+    """Credit that will be taken back unless it is used before `at`."""
+
+    at: Moment
+    amount_usd: Usd
+
+
 class BalanceShape(Answer, frozen=True, kw_only=True):
     """An account's money: `held_usd` is reserved for running requests, `available_usd` the balance without that, and
-    as far below zero as the credit limit lets it go."""
+    as far below zero as the credit limit lets it go. `debt_usd` is how far below zero the balance is, which new credit
+    pays first; `next_expiry` what of the balance expires next."""
 
     account_id: str
     balance_usd: Usd
@@ -35,11 +44,15 @@ class BalanceShape(Answer, frozen=True, kw_only=True):
     available_usd: Usd
     available_credits: str
     credit_limit_usd: Usd
+    debt_usd: Usd = "0.00"
+    next_expiry: ExpiryShape | None = None
     status: Status
     plan: str
 
 
-def balance_shape(account: Account, money: LiveBalance, credits_per_usd: int) -> BalanceShape:
+def balance_shape(
+    account: Account, money: LiveBalance, credits_per_usd: int, expiry: NextExpiry | None = None
+) -> BalanceShape:
     """Return the shape of an account's balance."""
     available_nano = money.balance_nano - money.held_nano + account.credit_limit_nano
     return BalanceShape(
@@ -50,9 +63,15 @@ def balance_shape(account: Account, money: LiveBalance, credits_per_usd: int) ->
         available_usd=format_usd(available_nano),
         available_credits=format_credits(available_nano, credits_per_usd),
         credit_limit_usd=format_usd(account.credit_limit_nano),
+        debt_usd=format_usd(max(0, -money.balance_nano)),
+        next_expiry=None if expiry is None else _expiry_shape(expiry),
         status=account.status,
         plan=account.plan,
     )
+
+
+def _expiry_shape(expiry: NextExpiry) -> ExpiryShape:
+    return ExpiryShape(at=rfc3339(expiry.at), amount_usd=format_usd(expiry.left_nano))
 
 
 class TransactionShape(Answer, frozen=True, kw_only=True):

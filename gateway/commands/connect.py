@@ -56,6 +56,13 @@ def add_keys(app: typer.Typer) -> None:
     own_keys.add_own_keys(app, finder(os.environ))
 
 
+def add_orgs(app: typer.Typer) -> None:
+    """Add the group `org`."""
+    from billing.cli import orgs
+
+    orgs.add_orgs(app, finder(os.environ))
+
+
 def add_usage(app: typer.Typer) -> None:
     """Add `usage` and the group `billing`."""
     from billing.cli import usage

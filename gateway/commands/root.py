@@ -21,7 +21,9 @@ ADDERS: Final = {
     "operator": "gateway.commands.connect:add_operator",
     "auth": "gateway.commands.connect:add_auth",
     "keys": "gateway.commands.connect:add_keys",
+    "org": "gateway.commands.connect:add_orgs",
     **dict.fromkeys(("usage", "billing"), "gateway.commands.connect:add_usage"),
+    "run": "billing.cli.batch:add_run",
 }
 """Every command, and what adds it."""
 COLLECT_AFTER: Final = 100_000

@@ -193,7 +193,8 @@ class Limits:
     ledger_lock_ms: int = _whole(
         250, 1, 10_000, "how long debits, or the loading of an account, wait for a row that another session has locked"
     )
-    postgres_pool_size: int = _whole(4, 1, 100, "connections to Postgres of one process")
+    postgres_pool_size: int = _whole(4, 1, 100, "connections to Postgres of one process, for admissions and debits")
+    api_pool_size: int = _whole(4, 1, 100, "and beside them, for calls of the billing API")
     postgres_timeout_s: float = _seconds(10, 0.1, 600, "longest statement")
     connect_timeout_s: float = _seconds(5, 0.1, 120, "longest wait for a connection to Redis, Postgres or an upstream")
     principal_cache_entries: int = _whole(100_000, 1, 10_000_000, "keys that one process remembers")
@@ -220,9 +221,24 @@ class Limits:
     sign_in_failures: int = _whole(10, 1, 1000, "failed tries at a password or second factor before the next waits")
     sign_in_wait_s: float = _seconds(30, 1, 3600, "how long it waits at first; it doubles with each")
     sign_in_most_wait_s: float = _seconds(3600, 1, 86_400, "and at most")
+    unverified_retention_days: int = _whole(
+        30, 1, 36_500, "who has not verified an address for as long is forgotten, and it is free again"
+    )
     mail_attempts: int = _whole(12, 1, 100, "tries before a mail is given up; pauses double from a minute to an hour")
     mail_timeout_s: float = _seconds(20, 1, 29, "longest time for a connection to SMTP_HOST, and for a mail")
     mail_retention_days: int = _whole(30, 1, 36_500, "rows of mails, without their texts, are kept as long")
+    webhook_endpoints: int = _whole(20, 1, 1000, "webhook endpoints of one account")
+    webhook_private_addresses: bool = _bound(
+        False, Bound("truth", "webhook endpoints may have http and private addresses: those of your own network")
+    )
+    webhook_attempts: int = _whole(
+        12, 1, 100, "tries before a delivery is given up; pauses double from 30 seconds to six hours"
+    )
+    webhook_timeout_s: float = _seconds(15, 0.1, 25, "longest time for one delivery")
+    webhook_disable_s: float = _seconds(
+        432_000, 60, 31 * 86_400, "an endpoint to which all deliveries have failed for as long is disabled"
+    )
+    notice_retention_days: int = _whole(30, 3, 36_500, "notices and their deliveries are kept as long")
     refusals_per_key: int = _whole(20, 0, 1000, "last refusals of a key that are kept to be looked up; 0: none")
     refusals_keys: int = _whole(1000, 1, 100_000, "keys whose refusals are kept: those refused last")
     refusals_kept_s: float = _seconds(86_400, 1, 31 * 86_400, "how long they are kept")

@@ -132,6 +132,13 @@ class Environment:
         "SERVICE_API_KEY",
         "for `X-API-Key` of other services, 24 characters or more; unset: they are refused",
     )
+    development: bool = declare_parsed(
+        "METERGATE_DEVELOPMENT",
+        {"0": False, "1": True}.get,
+        "0 or 1",
+        False,
+        "`1`: applications with the client library's middleware take `X-User-Id` for a key; not where others can call",
+    )
     trusted_proxies: tuple[Network, ...] = declare_parsed(
         "TRUSTED_PROXIES",
         parse_networks,
@@ -185,13 +192,13 @@ class Environment:
         Variable("STRIPE_API_BASE", "https://api.stripe.com", "Stripe's API, or a stand-in for tests", served=False),
     )
     stripe_price_starter: str | None = declare_optional(
-        "STRIPE_PRICE_STARTER", "Stripe's price id of the starter plan", served=False
+        "STRIPE_PRICE_STARTER", "Stripe's price id of the starter plan, where plans.yaml gives none"
     )
     stripe_price_professional: str | None = declare_optional(
-        "STRIPE_PRICE_PROFESSIONAL", "Stripe's price id of the professional plan", served=False
+        "STRIPE_PRICE_PROFESSIONAL", "Stripe's price id of the professional plan, where plans.yaml gives none"
     )
     stripe_price_enterprise: str | None = declare_optional(
-        "STRIPE_PRICE_ENTERPRISE", "Stripe's price id of the enterprise plan", served=False
+        "STRIPE_PRICE_ENTERPRISE", "Stripe's price id of the enterprise plan, where plans.yaml gives none"
     )
     payment_grace_days: int = declare_whole(
         "PAYMENT_GRACE_DAYS", 10, 0, 365, "days from a failed payment to the downgrade"
@@ -212,7 +219,10 @@ class Environment:
         Variable("SMTP_FROM", "", "sender's address"),
     )
     notification_webhook: Secret | None = declare_secret_url(
-        "NOTIFICATION_WEBHOOK", ("https", "http"), "URL that gets notices as JSON", served=False
+        "NOTIFICATION_WEBHOOK", ("https", "http"), "URL that gets the notices of all accounts as JSON"
+    )
+    notification_webhook_secret: Secret | None = declare_secret(
+        "NOTIFICATION_WEBHOOK_SECRET", "what these are signed with (Standard Webhooks); needs NOTIFICATION_WEBHOOK"
     )
 
     lago_api_url: str | None = declare_url(
@@ -286,6 +296,7 @@ _NEEDS: Final = (
         ("SMTP_HOST", "SMTP_FROM"),
         ("SMTP_USER", "SMTP_PASSWORD"),
         ("SMTP_PASSWORD", "SMTP_USER"),
+        ("NOTIFICATION_WEBHOOK_SECRET", "NOTIFICATION_WEBHOOK"),
         ("LAGO_API_URL", "LAGO_API_KEY"),
     ),
 )

@@ -14,16 +14,15 @@ import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from billing.database.connection import DatabaseError
+from billing.database.connection import DatabaseError, DatabaseUnavailable
 from billing.holds.hold import SettlementLost
 from billing.owned.jobs import BackgroundJobs, Job
 from gateway.dialects.base import Match
 from gateway.dialects.exceptions import GarbageAnswer
 from gateway.dialects.output import NO_OUTPUT
-from gateway.proxy.jobs import GONE, OK, JobProviders, debit_of
+from gateway.proxy.jobs import GONE, OK, BackgroundRules, JobProviders, debit_of
 from gateway.proxy.settlement.doubts import believed
 from gateway.server import refusals
 from gateway.server.refusals import Refuse
@@ -46,18 +45,8 @@ End = Callable[["Reported | None", Left], Coroutine[Any, Any, bool]]
 """Pays a job that is over, by what it reports or else by what is left of it; returns whether it is paid now."""
 CLAIMED_AT_ONCE: Final = 100
 NOT_TOLD: Final = "no_usage"
-
-
-@dataclass(frozen=True, slots=True)
-class BackgroundRules:
-    """How jobs are polled. Seconds, of which one answer may take `answer_s`; `most` are those of one process."""
-
-    poll_s: float
-    answer_s: float
-    expiry_s: float
-    most: int
-    max_answer_bytes: int
-    max_usage_factor: int
+KEEP_S: Final = 15.0
+"""How long a client waits for the row of its job while Postgres is away."""
 
 
 class BackgroundPoller:
@@ -87,12 +76,17 @@ class BackgroundPoller:
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
 
-    def check_room(self, account_id: str) -> None:
-        """Raise `Refuse` where this process polls as many jobs as it may, or half as many of this account."""
+    async def check_room(self, account_id: str) -> None:
+        """Raise `Refuse` where this process polls as many jobs as it may, or half as many of this account, and where
+        Postgres does not answer: a job that can't be kept costs its hold, so that none is begun then."""
         followed, most = len(self._following), self._rules.most
         own = list(self._following.values()).count(account_id) if 2 * followed >= most else 0
         if followed >= most or 2 * own >= most:
             raise Refuse(refusals.unavailable("Too many background responses are running here: try again later."))
+        try:
+            await self._jobs.ping()
+        except DatabaseError as error:
+            raise Refuse(refusals.unavailable()) from error
 
     async def note_streamed(self, stored: Stored) -> None:
         """Note that a client streams an object again. Raises `Refuse`."""
@@ -109,7 +103,7 @@ class BackgroundPoller:
         """Keep a job, and return what follows it to its end; that must be run. `tap` has watched the stream that began
         it. Raises `DatabaseError`."""
         job = self._job(context, hold, created)
-        await self._jobs.begin(job)
+        await self._begun(job)
         hold.on_closed = None  # its client has its answer
 
         async def settle(reported: Reported | None, left: Left) -> bool:
@@ -121,7 +115,7 @@ class BackgroundPoller:
     async def keep(self, context: RequestContext, hold: Hold, created: Created) -> None:
         """Keep a job whose answer passes as a stream, until that is `paid`, or has `passed`. Raises `DatabaseError`."""
         job = self._job(context, hold, created)
-        await self._jobs.begin(job)
+        await self._begun(job)
         self._following[job.request_id] = job.debit.account_id
         self._passing[job.request_id] = job
 
@@ -136,6 +130,19 @@ class BackgroundPoller:
         looks in the ledger what it came to."""
         if self._passing.pop(hold.id, None) is not None:
             self._following.pop(hold.id, None)
+
+    async def _begun(self, job: Job) -> None:
+        """Write a job's row. It is tried again for `KEEP_S`, because the provider works on it already. Raises
+        `DatabaseError`."""
+        clock = asyncio.get_running_loop().time
+        until_s = clock() + KEEP_S
+        while True:
+            try:
+                return await self._jobs.begin(job)
+            except DatabaseUnavailable:
+                if clock() >= until_s or self._stopping.is_set():
+                    raise
+            await self._pause()
 
     def _job(self, context: RequestContext, hold: Hold, created: Created) -> Job:
         stored, now_s = context.parsed.stored, self._clock()

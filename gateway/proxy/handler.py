@@ -124,7 +124,7 @@ class Proxy:
             if parsed.stored is not None:
                 parsed = await self._stored.resolve(exchange.match, principal, parsed)
                 if parsed.stored is not None and parsed.stored.background:
-                    self._poller.check_room(principal.account_id)
+                    await self._poller.check_room(principal.account_id)
                 if parsed.stored is not None and parsed.stream and exchange.match.endpoint.free:
                     await self._poller.note_streamed(parsed.stored)
             context = self._prepare(exchange, request_id, principal, parsed, body, started_s)

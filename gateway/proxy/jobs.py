@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -19,13 +20,24 @@ if TYPE_CHECKING:
     from billing.owned.jobs import Job
     from gateway.dialects.base import Match
     from gateway.dialects.facts import Reported
-    from gateway.proxy.background_jobs import BackgroundRules
     from gateway.proxy.candidates import Candidate
     from gateway.proxy.routing import Router
 
 OK: Final = 200
 GONE: Final = frozenset({404, 410})
 TAKEN_OVER: Final = "the gateway that held it was lost: polled by another"
+
+
+@dataclass(frozen=True, slots=True)
+class BackgroundRules:
+    """How jobs are polled. Seconds, of which one answer may take `answer_s`; `most` are those of one process."""
+
+    poll_s: float
+    answer_s: float
+    expiry_s: float
+    most: int
+    max_answer_bytes: int
+    max_usage_factor: int
 
 
 class JobProviders:

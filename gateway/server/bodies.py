@@ -16,7 +16,7 @@ from functools import partial
 from typing import Final, Literal, ParamSpec, TypeVar
 
 from billing.errors import MetergateError
-from gateway.fair_queue import FairQueue
+from billing.fair_queue import FairQueue
 
 REST: Final = 2.0
 """How long the thread rests after each piece of work, in times of what that took: a third of the time is the most in

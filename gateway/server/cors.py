@@ -31,6 +31,7 @@ ALLOWED: Final = (
     *(
         "x-admin-key",
         "x-service-name",
+        "x-organization-id",
         "x-request-id",
         "x-metergate-include-cost",
         "x-metergate-tags",

@@ -21,8 +21,10 @@ BEYOND_SCHEMAS: Final = (
         "cached_input_tokens are",
         "has no price here",
         "expires_in_s is",
+        "expires_at must be in the future",
         "time is at most",
         "A meter has another",
+        "webhook endpoints: delete one",
     ),
 )
 """Parts of messages: of rules that tie a body's parts together, or what it says to the state, of bounds that are
@@ -34,6 +36,9 @@ schemathesis.openapi.format("cursor", st.just(CURSOR))
 schemathesis.openapi.format("plan", st.sampled_from(["free", "starter", "enterprise"]))
 schemathesis.openapi.format("time-zone", st.sampled_from(["Europe/Berlin", "UTC"]))
 schemathesis.openapi.format("group-by", st.sampled_from(["model", "key,user", "provider,tag:team"]))
+schemathesis.openapi.format(
+    "webhook-url", st.sampled_from(["https://example.com/hooks", "https://hooks.example.org:8443/a?b=c"])
+)
 schemathesis.openapi.format("email", st.sampled_from(["ada@example.com", "bob.b@mail.example.org"]))
 schemathesis.openapi.format("date-time", st.sampled_from(["2037-01-31T12:00:00Z", "2038-12-31T23:59:59.5+01:00"]))
 

@@ -21,6 +21,7 @@ CREATE TABLE orders (
     idempotency_key text NOT NULL,
     request_digest bytea NOT NULL,
     transfer_id text,
+    credited_at timestamptz,
     refunded_cents bigint NOT NULL DEFAULT 0 CHECK (refunded_cents >= 0),
     disputed_cents bigint NOT NULL DEFAULT 0,
     reason text,
@@ -30,6 +31,7 @@ CREATE TABLE orders (
     UNIQUE (account_id, idempotency_key)
 );
 COMMENT ON COLUMN orders.amount_cents IS 'What is credited when it is paid, whatever the provider has taken in all.';
+COMMENT ON COLUMN orders.credited_at IS 'When its amount was credited, or its plan came into force.';
 COMMENT ON COLUMN orders.transfer_id IS 'The transfer that credited it: the purchase of which a refund takes what is left.';
 COMMENT ON COLUMN orders.disputed_cents IS 'What disputes have taken and not brought back.';
 COMMENT ON COLUMN orders.reason IS 'Why it failed or was parked: a decline code, or a sentence.';
@@ -104,6 +106,10 @@ CREATE TABLE payments_parked (
 COMMENT ON TABLE payments_parked IS
     'Money that came to sys:stripe and could not be credited: it waits for an operator, who credits or dismisses it.';
 CREATE INDEX payments_parked_open ON payments_parked (id) WHERE state = 'parked';
+
+ALTER TABLE installation ADD COLUMN deployment text NOT NULL DEFAULT gen_random_uuid()::text;
+COMMENT ON COLUMN installation.deployment IS
+    'What tells our objects at a payment provider from those of other installations that share its account.';
 
 -- An account may be suspended for several causes (`operator`, `dispute:ID`) and is active again when none is left.
 ALTER TABLE accounts ADD COLUMN suspended_for text[] NOT NULL DEFAULT '{}';

@@ -6,6 +6,7 @@ UPDATE accounts SET
     credit_limit_nano = $5,
     quotas = $6,
     tz = $7,
+    suspended_for = $8,
     version = version + 1
 WHERE id = $1
 RETURNING *

@@ -1,6 +1,7 @@
 -- How much there is to verify.
 SELECT
     (SELECT count(*) FROM accounts) AS accounts,
+    (SELECT count(*) FROM lots) AS lots,
     (SELECT count(*) FROM transfers) AS transfers,
     (SELECT count(*) FROM usage_events) AS events,
     (SELECT count(*) FROM usage_sums) + (SELECT count(*) FROM usage_fresh) AS rollups,

@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from functools import partial
 
 import pytest
 from aiohttp import web
 
+from billing.accounts.lots import Lots
 from billing.accounts.repricing import Repricing
 from billing.api.application import setup
 from billing.api.services import Services
@@ -17,6 +19,8 @@ from billing.identity.invitations import Invitations
 from billing.identity.members import Members
 from billing.identity.organizations import Organizations
 from billing.keys.secrets import secret_digest
+from billing.notices.endpoints import EndpointRules, Endpoints
+from billing.payments.coupons import Coupons
 from billing.plans import DEFAULT_PLAN
 from billing.principals import Principal
 from billing.refused import RefusedRequests, RefusedRules
@@ -56,9 +60,15 @@ def services(billing: Billing, registry: Registry) -> Services:
         invitations=Invitations(billing.database, billing.new_id, PLANS, DEFAULT_PLAN),
         keys=billing.keys,
         grants=billing.grants,
+        lots=Lots(billing.database),
+        coupons=Coupons(
+            *(billing.database, billing.grants, billing.effects, registry.people.codes, billing.new_id),
+            now=lambda: datetime.now(UTC),
+        ),
         repricing=Repricing(billing.database, billing.effects, billing.new_id, lambda: PRICES),
         reports=billing.reports,
         audit=AuditLog(billing.database),
+        endpoints=Endpoints(billing.database, billing.new_id, EndpointRules()),
         refused=RefusedRequests(RedisState(RedisClient("redis://127.0.0.1:1"), Keyspace()), RefusedRules()),
         effects=billing.effects,
         plans=PLANS,

@@ -115,6 +115,7 @@ async def person_of(billing: Billing, real: Real, token: str, org_id: str | None
         scopes=allowed(row["role"], named or None) if row["status"] == "active" else frozenset(),
         email=row["email"],
         verified=row["email_verified_at"] is not None,
+        narrowed=named or None,
     )
 
 

@@ -1,5 +1,6 @@
 """Signing in elsewhere, at providers of the test's own: what a sign-in needs to succeed, and whom it lets in."""
 
+import asyncio
 import base64
 import json
 import time
@@ -17,6 +18,7 @@ from jwt.algorithms import RSAAlgorithm
 
 from billing.api.services import Services
 from billing.audit import Actor
+from billing.identity.discovery import FRESH_S, Discovery
 from billing.identity.issuers import IssuerAway, IssuerRefused
 from billing.identity.oidc import OidcSignIn
 from billing.identity.organizations import found
@@ -26,7 +28,7 @@ from billing.identity.subjects import Subjects
 from tests.billing.api.support import Answer, Api, serving
 from tests.billing.identity.sessions_support import People
 from tests.billing.people_support import Registry, registry_of
-from tests.billing.support import Billing
+from tests.billing.support import Billing, attempts_of
 
 ISSUER: Final = "https://login.example.com"
 PUBLIC: Final = "https://gateway.example.com"
@@ -402,6 +404,36 @@ async def test_open_redirects_are_refused(web: Browser, path: str) -> None:
     assert not is_path(path)
     answer = await web.api.call("GET", "/api/auth/oidc/example", params={"return_to": path}, allow_redirects=False)
     answer.refused(400, "invalid_request_error", "return_to")
+
+
+async def test_nobody_has_a_provider_asked_at_will(
+    services: Services, billing: Billing, registry: Registry, elsewhere: Elsewhere
+) -> None:
+    oidc, now, asked = oidc_of(registry, elsewhere), 1000.0, list[str]()
+
+    async def ask(url: str, **options: Any) -> bytes:
+        asked.append(url)
+        await asyncio.sleep(0)
+        if now < 1010:
+            raise IssuerAway("away")
+        return await elsewhere(url, **options)
+
+    oidc._discovery = Discovery(ask, lambda: now)
+    begun = await asyncio.gather(*(oidc.begin("example") for _ in range(20)), return_exceptions=True)
+    assert len(asked) == 1
+    assert all(isinstance(each, IssuerAway) for each in begun)
+    now = 1010.0
+    url, cookie = await oidc.begin("example")
+    assert len(asked) == 2
+    now += FRESH_S
+    elsewhere.metadata = {"issuer": "https://evil.example.com"}
+    again, _ = await oidc.begin("example")
+    assert again.partition("?")[0] == url.partition("?")[0]  # what it said before stays in use
+    assert len(asked) == 3
+    async with serving(replace(services, oidc=oidc, attempts=attempts_of(2)), billing) as api:
+        path, headers = "/api/auth/oidc/example/callback?code=x&state=y", {"Cookie": f"__Host-mg_oidc={cookie}"}
+        statuses = [(await api.call("GET", path, headers=headers)).status for _ in range(4)]
+    assert statuses == [401, 401, 429, 429]
 
 
 async def test_providers_that_are_not_there_or_are_away(web: Browser, api: Api) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from billing.api.services import Services
 from billing.identity import totp
+from billing.identity.sessions import FORGET_UNVERIFIED
 from tests.billing.api.support import Answer, Api, serving
 from tests.billing.people_support import ADA, EVE, GOOD, OTHER, Registry
 from tests.billing.support import Billing, attempts_of
@@ -166,9 +167,9 @@ async def test_an_unknown_address_and_a_wrong_password_are_answered_alike(
     compared: list[str | None] = []
     check = type(registry.people.passwords).check
 
-    async def noted(self: Any, stored: str | None, password: str) -> Any:
+    async def noted(self: Any, stored: str | None, password: str, network: str) -> Any:
         compared.append(stored)
-        return await check(self, stored, password)
+        return await check(self, stored, password, network)
 
     await signed_up(api, registry)
     monkeypatch.setattr(type(registry.people.passwords), "check", noted)
@@ -247,10 +248,10 @@ async def test_mails_and_hashes_are_bounded(services: Services, billing: Billing
         refused = await post(api, "/password/forgot", email=EVE)
         refused.refused(429, "too_many_attempts")
         assert 3000 < int(refused.headers["Retry-After"]) <= 3600
-        registry.people.passwords._running = 2
+        registry.people.passwords._places["127.0.0.1"] = 2
         refused = await post(api, "/login", email=ADA, password=GOOD)
         assert (refused.status, refused.headers["Retry-After"]) == (429, "1")
-        registry.people.passwords._running = 0
+        registry.people.passwords._places.clear()
 
 
 async def test_a_network_that_guesses_is_refused_and_so_is_one_address_s_password(
@@ -403,6 +404,39 @@ async def test_who_registered_with_a_wrong_address_changes_it_and_is_let_in(api:
     confirmed = await post(api, "/email/confirm", token, email=ADA, code=await registry.mailed_code())
     assert (confirmed.json["status"], confirmed.json["verified"]) == ("active", True)
     assert (await who(api, token)).json["scopes"] != []
+
+
+async def test_who_never_proves_an_address_is_forgotten(api: Api, registry: Registry) -> None:
+    database = registry.billing.database
+    await signed_up(api, registry)
+    for name in ("eve", "late", "spent"):
+        await register(api, f"{name}@example.com")
+        assert (await post(api, "/login", email=f"{name}@example.com", password=GOOD)).status == 200
+    await database.execute("UPDATE users SET created_at = now() - interval '31 days' WHERE email NOT LIKE 'late%'")
+    account_id = await database.value(
+        "SELECT account_id FROM users u JOIN memberships m ON m.user_id = u.id JOIN organizations o ON o.id = m.org_id "
+        "WHERE email = 'spent@example.com'"
+    )
+    await registry.billing.grants.grant(account_id, 1_000_000_000, "first")
+    assert await database.value(FORGET_UNVERIFIED, 30, 10) == 0  # their codes are good yet
+    await database.execute("UPDATE one_time_codes SET expires_at = now()")
+    assert [await database.value(FORGET_UNVERIFIED, 30, 10) for _ in range(2)] == [1, 0]
+    left = [row["email"] for row in await database.rows("SELECT email FROM users ORDER BY email")]
+    assert left == [ADA, "late@example.com", "spent@example.com"]
+    assert [each["subject"] for each in await registry.audited("user.forget")] != []
+    await register(api, EVE)
+    assert (await post(api, "/login", email=EVE, password=GOOD)).status == 200
+
+
+async def test_an_address_that_nobody_has_proven_is_taken_by_who_proves_it(api: Api, registry: Registry) -> None:
+    token = await signed_up(api, registry)
+    await register(api, EVE)
+    squatter = (await post(api, "/login", email=EVE, password=GOOD)).json["access_token"]
+    await post(api, "/email", token, email=EVE, password=GOOD)
+    confirmed = await post(api, "/email/confirm", token, email=EVE, code=await registry.mailed_code(EVE))
+    assert (confirmed.status, confirmed.json["email"]) == (200, EVE)
+    assert (await who(api, squatter)).json["email"] in (None, "")
+    assert (await who(api, token)).json["email"] == EVE
 
 
 async def test_two_who_want_one_address_at_once(api: Api, registry: Registry) -> None:

@@ -35,6 +35,7 @@ NEEDS_BODY: Final[dict[str, Any]] = {
     "POST /api/billing/keys": {"name": "made"},
     "PATCH /api/billing/keys/{key_id}": {"name": "renamed"},
     "POST /api/billing/keys/{key_id}/rotate": {},
+    "POST /api/billing/coupons/redeem": {"code": "NOSUCHCODE"},
 }
 """What has to be sent to get as far as the check of a scope; others are sent `{}`, which many refuse with 400."""
 
@@ -83,6 +84,9 @@ class World:
             "request_id": "req_none",
             "session_id": "ses_none",
             "hold_id": "hold_none",
+            "coupon_id": "cpn_none",
+            "endpoint_id": "whe_none",
+            "delivery_id": "whd_none",
             "provider": "none",
             "token": "no-such-token",
         }
@@ -138,6 +142,9 @@ ACCOUNT: Final = [401, 401, 403, 200, 200, 200, 200, 200, 401, 401]
 """Everybody reads their own account; the stranger's is another one."""
 PERSON: Final = [401, 401, 401, 200, 200, 200, 200, 200, 401, 401]
 PERSON_BODY: Final = [401, 401, 401, 400, 400, 400, 400, 400, 401, 401]
+SETUP_NONE: Final = [401, 401, 403, 403, 403, 404, 404, 404, 401, 401]
+SETUP_BODY: Final = [401, 401, 400, 400, 400, 400, 400, 400, 401, 401]
+"""With the scope `billing:setup`: of what there is none, or without the body."""
 READ_ORG: Final = [401, 401, 403, 200, 200, 200, 200, 404, 401, 401]
 CHANGE_ORG: Final = [401, 401, 401, 403, 403, 200, 200, 404, 401, 401]
 DELETE_IN_ORG: Final = [401, 401, 401, 403, 403, 204, 204, 404, 401, 401]
@@ -155,6 +162,10 @@ MATRIX: Final[dict[str, list[int]]] = {
     "POST /api/admin/accounts/{account_id}/grants": [*OPERATOR, 400],
     "POST /api/admin/accounts/{account_id}/refunds": [*OPERATOR, 400],
     "POST /api/admin/accounts/{account_id}/adjustments": [*OPERATOR, 400],
+    "GET /api/admin/accounts/{account_id}/lots": [*OPERATOR, 200],
+    "POST /api/admin/coupons": [*OPERATOR, 400],
+    "GET /api/admin/coupons": [*OPERATOR, 200],
+    "DELETE /api/admin/coupons/{coupon_id}": [*OPERATOR, 404],
     "POST /api/admin/reprice": [*OPERATOR, 400],
     "POST /api/admin/keys": [*OPERATOR, 400],
     "GET /api/admin/keys": [*OPERATOR, 200],
@@ -166,17 +177,42 @@ MATRIX: Final[dict[str, list[int]]] = {
     "GET /api/admin/refusals/{request_id}": [*OPERATOR, 503],
     "GET /api/admin/providers": [*OPERATOR, 200],
     "GET /api/admin/audit": [*OPERATOR, 200],
+    "POST /api/webhooks/stripe": [404] * 10,
+    "GET /api/admin/payments/events": [*OPERATOR, 404],
+    "POST /api/admin/payments/events/{event_id}/replay": [*OPERATOR, 404],
+    "GET /api/admin/payments/reconcile": [*OPERATOR, 404],
+    "POST /api/admin/payments/reconcile": [*OPERATOR, 400],
     "GET /api/admin/users": [*OPERATOR, 200],
     "GET /api/admin/users/{user_id}": [*OPERATOR, 200],
     "PATCH /api/admin/users/{user_id}": [*OPERATOR, 200],
+    "PUT /api/admin/orgs/{org_id}/owners/{user_id}": [*OPERATOR, 200],
     "GET /api/service/accounts/{account_id}/balance": [*SERVICE, 200, 401],
     "POST /api/service/check": [*SERVICE, 400, 401],
     "POST /api/service/debits": [*SERVICE, 400, 401],
     "POST /api/service/usage": [*SERVICE, 400, 401],
     "POST /api/service/holds": [*SERVICE, 400, 401],
+    "POST /api/service/keys/check": [*SERVICE, 400, 401],
     "GET /api/service/holds/{hold_id}": [*SERVICE, 503, 401],
     "POST /api/service/holds/{hold_id}/settle": [*SERVICE, 503, 401],
     "POST /api/service/holds/{hold_id}/void": [*SERVICE, 503, 401],
+    "POST /api/webhooks/endpoints": SETUP_BODY,
+    "POST /api/admin/webhooks/endpoints": [*OPERATOR, 400],
+    "GET /api/webhooks/endpoints": ACCOUNT,
+    "GET /api/admin/webhooks/endpoints": [*OPERATOR, 200],
+    "GET /api/webhooks/endpoints/{endpoint_id}": [401, 401, 404, 404, 404, 404, 404, 404, 401, 401],
+    "GET /api/admin/webhooks/endpoints/{endpoint_id}": [*OPERATOR, 404],
+    "PATCH /api/webhooks/endpoints/{endpoint_id}": SETUP_NONE,
+    "PATCH /api/admin/webhooks/endpoints/{endpoint_id}": [*OPERATOR, 404],
+    "DELETE /api/webhooks/endpoints/{endpoint_id}": SETUP_NONE,
+    "DELETE /api/admin/webhooks/endpoints/{endpoint_id}": [*OPERATOR, 404],
+    "POST /api/webhooks/endpoints/{endpoint_id}/rotate": SETUP_NONE,
+    "POST /api/admin/webhooks/endpoints/{endpoint_id}/rotate": [*OPERATOR, 404],
+    "POST /api/webhooks/endpoints/{endpoint_id}/test": SETUP_NONE,
+    "POST /api/admin/webhooks/endpoints/{endpoint_id}/test": [*OPERATOR, 404],
+    "GET /api/webhooks/endpoints/{endpoint_id}/deliveries": [401, 401, 404, 404, 404, 404, 404, 404, 401, 401],
+    "GET /api/admin/webhooks/endpoints/{endpoint_id}/deliveries": [*OPERATOR, 404],
+    "POST /api/webhooks/endpoints/{endpoint_id}/deliveries/{delivery_id}/redeliver": SETUP_NONE,
+    "POST /api/admin/webhooks/endpoints/{endpoint_id}/deliveries/{delivery_id}/redeliver": [*OPERATOR, 404],
     "GET /api/roles": ANYONE,
     "GET /api/ping": ANYONE,
     "GET /api/orgs": PERSON,
@@ -184,6 +220,7 @@ MATRIX: Final[dict[str, list[int]]] = {
     "GET /api/orgs/{org_id}": READ_ORG,
     "PATCH /api/orgs/{org_id}": CHANGE_ORG,
     "POST /api/orgs/{org_id}/transfer-ownership": [401, 401, 401, 403, 403, 403, 200, 404, 401, 401],
+    "POST /api/orgs/{org_id}/close": [401, 401, 401, 403, 403, 403, 200, 404, 401, 401],
     "GET /api/orgs/{org_id}/members": READ_ORG,
     "GET /api/orgs/{org_id}/members/{user_id}": READ_ORG,
     "PATCH /api/orgs/{org_id}/members/{user_id}": CHANGE_ORG,
@@ -203,6 +240,8 @@ MATRIX: Final[dict[str, list[int]]] = {
     "DELETE /api/billing/keys/{key_id}": [401, 401, 403, 403, 403, 204, 204, 404, 401, 401],
     "POST /api/billing/keys/{key_id}/rotate": CHANGE_KEY,
     "GET /api/billing/keys/{key_id}/usage": READ_ORG,
+    "GET /api/billing/lots": ACCOUNT,
+    "POST /api/billing/coupons/redeem": [401, 401, 403, 403, 403, 404, 404, 404, 401, 401],
     "GET /api/account/balance": ACCOUNT,
     "GET /api/account/transactions": ACCOUNT,
     "GET /api/account/billing/summary": ACCOUNT,
@@ -231,7 +270,7 @@ MATRIX: Final[dict[str, list[int]]] = {
     "GET /api/auth/oidc/{provider}/callback": [404] * 10,
     "POST /api/auth/refresh": BODY_WRONG,
     "POST /api/auth/token": PERSON_BODY,
-    "POST /api/auth/logout": [401, 401, 401, 204, 204, 204, 204, 204, 401, 401],
+    "POST /api/auth/logout": [401, 401, 401, 400, 400, 400, 400, 400, 401, 401],  # tokens of tests have no id to end
     "POST /api/auth/revoke": PERSON_BODY,
     "POST /api/auth/revoke-all": PERSON,
     "GET /api/auth/sessions": PERSON,

@@ -32,6 +32,8 @@ async def test_a_balance_by_the_ledger_and_live(api: Api) -> None:
         "available_usd": "12.00",
         "available_credits": "12000",
         "credit_limit_usd": "2.00",
+        "debt_usd": "0.00",
+        "next_expiry": None,
         "status": "active",
         "plan": "free",
     }

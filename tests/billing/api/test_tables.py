@@ -214,3 +214,14 @@ def test_who_wants_csv(accept: str, csv_wanted: bool) -> None:
 
 def test_lines_end_as_the_rfc_says() -> None:
     assert rows([["a", "b"], [1, "x,y"]]) == b'a,b\r\n1,"x,y"\r\n'
+    assert rows([['say "x"', "two\nlines", {"a": 1}]]) == b'"say ""x""","two\nlines","{""a"":1}"\r\n'
+
+
+def test_nothing_and_an_empty_text_differ() -> None:
+    assert rows([[None, "", None], [""]]) == b',"",\r\n""\r\n'
+
+
+@pytest.mark.parametrize("first", [*"=+-@\t\r\n", *"\uff1d\uff0b\uff0d\uff20"])
+def test_no_cell_is_a_formula(first: str) -> None:
+    [[cell, number]] = csv.reader(io.StringIO(rows([[f"{first}1+1", -1]]).decode(), newline=""))
+    assert (cell, number) == (f"'{first}1+1", "-1")

@@ -1,14 +1,17 @@
 """/api/auth: tokens that are refreshed, narrowed and revoked, and sessions, over HTTP."""
 
+from dataclasses import replace
 from typing import Any
 
 import jwt
 import pytest
 
+from billing.api.services import Services
 from billing.identity.permissions import ROLES
 from billing.identity.sessions import TokenPair
-from tests.billing.api.support import Answer, Api
+from tests.billing.api.support import Answer, Api, serving
 from tests.billing.identity.sessions_support import People
+from tests.billing.support import Billing, attempts_of
 
 
 async def call(api: Api, token: Any, method: str, path: str, json: object = None, **headers: str) -> Answer:
@@ -35,6 +38,19 @@ async def test_refreshing(api: Api, people: People) -> None:
     for wrong in ("mgr_wrong", pair.access_token):
         answer = await api.call("POST", "/api/auth/refresh", json={"refresh_token": wrong})
         assert "auth login" in answer.refused(401, "invalid_api_key")
+
+
+async def test_tokens_that_are_over_count_for_no_key(services: Services, billing: Billing, people: People) -> None:
+    user_id, _ = await people.owner()
+    pair = await people.sign_in(user_id)
+    async with serving(replace(services, attempts=attempts_of(2)), billing) as api:
+        _, key = await api.customer()
+        old = {"refresh_token": "mgr_over"}
+        statuses = [(await api.call("POST", "/api/auth/refresh", json=old)).status for _ in range(4)]
+        assert statuses == [401, 401, 429, 429]
+        assert (await refresh(api, pair)).status == 429
+        assert (await api.get(key["key"], "/account/balance")).status == 200
+        assert (await call(api, pair, "GET", "/me")).status == 200
 
 
 async def test_narrowing(api: Api, people: People) -> None:
@@ -76,6 +92,14 @@ async def test_what_a_narrowed_token_can_t_become(api: Api, people: People) -> N
     ):
         answer = await call(api, narrow, "POST", path, body)
         assert "all of your scopes" in answer.refused(403, "insufficient_scope"), path
+    (await call(api, narrow, "PATCH", "/me", {"name": "Eve"})).refused(403, "insufficient_scope")
+    for org_id in (None, "org_nowhere"):  # where they have no role that could lack a scope
+        headers = {
+            "Authorization": f"Bearer {narrow.access_token}",
+            **({"X-Organization-Id": org_id} if org_id else {}),
+        }
+        answer = await api.call("POST", "/api/orgs", headers=headers, json={"name": "More"})
+        assert "org:write" in answer.refused(403, "insufficient_scope")
     assert (await call(api, narrow, "GET", "/me")).status == 200
 
 

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 from ulid import ULID
 
+from billing import segments
 from billing.database.connection import DatabaseUnavailable
 from billing.holds import replay, spool
 from billing.holds.engine import EngineSettings
-from billing.holds.spool import Spool, left_behind, read_debits, taken
+from billing.holds.spool import Spool, left_behind, read_debits
 from billing.ledger.debits import Debit
 from billing.ledger.writer import write_free
 from billing.principals import Principal
+from billing.segments import taken
 from tests.billing.holds.conftest import MakeWorld, World, debit
 from tests.billing.holds.support import (
     assert_agreed,
@@ -183,7 +185,7 @@ def test_a_segment_that_was_taken_before_it_was_locked_is_not_written_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process looks for segments just then, and removes what nobody has locked."""
-    own, lock = Spool(tmp_path, "gateway"), spool.fcntl.flock
+    own, lock = Spool(tmp_path, "gateway"), segments.fcntl.flock
 
     def late(fd: int, operation: int) -> None:
         (tmp_path / f"gateway.1{spool.SUFFIX}").unlink()
@@ -193,7 +195,7 @@ def test_a_segment_that_was_taken_before_it_was_locked_is_not_written_to(
     written = some(4)
     own.add(written[0])
     with monkeypatch.context() as patched:
-        patched.setattr(spool.fcntl, "flock", late)
+        patched.setattr(segments.fcntl, "flock", late)
         own.add(written[1])
     own.written(written[:2])
     own.add(written[2])

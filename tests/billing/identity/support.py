@@ -49,4 +49,4 @@ async def mails(billing: Billing, recipient: str) -> list[str]:
 
 async def token_sent(billing: Billing, recipient: str) -> str:
     """The token of the last invitation that somebody was sent."""
-    return (await mails(billing, recipient))[-1].partition("TOKEN/accept:")[2].split()[0]
+    return (await mails(billing, recipient))[-1].partition("org accept`:")[2].split()[0]

@@ -13,6 +13,7 @@ from billing.identity.passwords import (
     LEAST_ALONE,
     LEAST_BESIDE,
     MOST,
+    WAITING,
     PasswordRefused,
     Passwords,
     TooManyHashes,
@@ -155,9 +156,17 @@ async def test_so_many_are_hashed_at_once_and_a_place_is_kept_until_its_thread_h
     await asyncio.wait(running[:1])
     with pytest.raises(TooManyHashes):  # its thread still runs
         await passwords.hash(GOOD)
+    elsewhere = [asyncio.create_task(passwords.hash(GOOD, "192.0.2.7")) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(TooManyHashes):  # who waits for a turn has a place, too
+        await passwords.hash(GOOD, "192.0.2.7")
+    others = [asyncio.create_task(passwords.hash(GOOD, f"192.0.2.{number}")) for number in range(8, 8 + WAITING - 4)]
+    await asyncio.sleep(0)
+    with pytest.raises(TooManyHashes):
+        await passwords.hash(GOOD, "198.51.100.1")
     go_on.set()
-    await running[1]
-    while passwords._running:
-        await asyncio.sleep(0.001)
+    await asyncio.gather(running[1], *elsewhere, *others)
+    while passwords._places:
+        await asyncio.sleep(0)
     await passwords.hash(GOOD)
     passwords.close()

@@ -199,6 +199,23 @@ async def test_values_beyond_the_first_are_one_group(
     assert {group[0]: used.requests for group, used in span.items()} == {"0": 1, "1": 1, OTHERS: 3, None: 1}
 
 
+async def test_a_value_that_is_written_as_that_group_is_told_from_it(
+    billing: Billing, account_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reports, "TAG_VALUES", 2)
+    for team in (OTHERS, f"({OTHERS})", "third", "fourth"):
+        await billing.debit(account_id, "key_1", Usage(input_tokens=1), tags=json.dumps({"team": team}))
+    expected = {f"({OTHERS})": 1, f"(({OTHERS}))": 1, "third": 1, "fourth": 1}
+    for rolled in (False, True):
+        if rolled:
+            await roll(billing.database, most_fresh=0)
+            kept = await billing.database.rows("SELECT value FROM usage_tags WHERE value IS NOT NULL")
+            shown = [f"({row['value']})" if "others" in row["value"] else row["value"] for row in kept]
+            expected = {OTHERS: 2, **dict.fromkeys(shown, 1)}
+        (span,) = await billing.reports.sums.spans(account_id, (BEGINNING, END), Grouping(("tag:team",)))
+        assert {group[0]: used.requests for group, used in span.items()} == expected
+
+
 async def test_names_of_tags_beyond_the_first_are_refused(billing: Billing, account_id: str) -> None:
     tags = json.dumps({f"name{number:02}": "x" for number in range(17)})
     await billing.debit(account_id, "key_1", Usage(input_tokens=1), tags=tags)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 
@@ -16,7 +17,12 @@ from billing.services.metering import Desk, Metering, ServiceRules
 from billing.services.service_holds import ServiceHolds
 from tests.billing.holds.conftest import PLANS, World
 
-PRICES = PriceTable([PriceRow("meter", "container.second", date(2026, 1, 1), {}, {"unit": 100_000})])
+PRICES = PriceTable(
+    [
+        PriceRow("meter", "container.second", date(2026, 1, 1), {}, {"unit": 100_000}),
+        PriceRow("openai", "gpt", date(2026, 1, 1), {"input": 10**9, "cache_write": 2 * 10**9, "output": 0}, {}),
+    ]
+)
 RULES = ServiceRules(hold_s=3600, hold_max_s=86_400, holds=10_000, grace_s=0, credits_per_usd=1000)
 
 
@@ -30,7 +36,14 @@ class Meters:
     holds: ServiceHolds
 
 
-def meters(world: World, rules: ServiceRules = RULES, *, batch_rows: int = 500, most: int = 10_000) -> Meters:
+def meters(
+    world: World,
+    rules: ServiceRules = RULES,
+    *,
+    batch_rows: int = 500,
+    most: int = 10_000,
+    clock: Callable[[], float] = time.time,
+) -> Meters:
     engine, principals = world.engine, Principals(world.database, PLANS)
     tell, spawn = engine.change_notifier.balances_changed, engine.holds.spawn
     writer = EventWriter(world.database, tell, spawn, batch_rows=batch_rows, most=most)
@@ -38,6 +51,6 @@ def meters(world: World, rules: ServiceRules = RULES, *, batch_rows: int = 500, 
     async def principal_of(payer: Payer, stale: bool) -> object:
         return await principals.of_service(payer.account_id, payer.service)
 
-    desk = Desk(engine.holds, writer, principal_of, lambda: PRICES, rules, lambda: str(ULID()), time.time)  # type: ignore[arg-type]
+    desk = Desk(engine.holds, writer, principal_of, lambda: PRICES, rules, lambda: str(ULID()), clock)  # type: ignore[arg-type]
     holds = ServiceHolds(desk, world.database, engine.lasting, engine.keyspace.partition_of)
     return Meters(world, writer, Metering(desk), holds)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import time
+from functools import partial
 
+import msgspec
 import pytest
 from ulid import ULID
 
 from billing.database.connection import DatabaseUnavailable
 from billing.errors import MetergateError
 from billing.money import MAX_NANO
+from billing.quotas import Metric, Quota, Window
 from billing.services import events
 from billing.services.charges import BadMeasure, Measure, MeterNotPriced, charge_of, digest_of, parse_quantity
 from billing.services.events import Busy, EventConflict, EventRefused, Payer, Recorded, UnknownAccount
@@ -78,7 +83,7 @@ async def test_a_commit_of_unknown_fate_is_tried_again(world: World, monkeypatch
 
     monkeypatch.setattr(events, "write_claimed", lose_the_answer)
     done = await metering.debit(payer, "e", Measure(amount_nano=7))
-    assert done.replayed  # by itself: it is in the ledger, once
+    assert not done.replayed  # it is in the ledger once, by this very call, whose hold ends by its correction
     assert await charged(world) == [7]
 
     async def nothing_held() -> bool:
@@ -87,6 +92,82 @@ async def test_a_commit_of_unknown_fate_is_tried_again(world: World, monkeypatch
 
     await world.engine.change_notifier.balance_changed(payer.account_id)
     await eventually(nothing_held)
+
+
+async def test_what_is_sent_again_while_it_is_written_is_not_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An event whose first sending is held and not yet committed has no room beside itself, and is charged."""
+    of, measure = meters(world), Measure(amount_nano=7)
+    find, looks = of.writer.find, asyncio.Event()
+
+    async def noted(claim: events.Claim) -> Recorded | None:
+        looks.set()
+        return await find(claim)
+
+    monkeypatch.setattr(of.writer, "find", noted)
+    for make in (of.metering.debit, partial(of.holds.hold, expires_in_s=60)):
+        payer = await account(world)
+        await world.accounts.set_quotas(payer.account_id, (Quota(Window.day, Metric.requests, 1, feature="service"),))
+        await of.metering.check(payer, measure)
+        looks.clear()
+        async with world.database.transaction() as connection:
+            await connection.execute("LOCK TABLE service_events IN SHARE MODE")
+            work = [asyncio.create_task(make(payer, "e", measure)) for _ in range(2)]
+            async with asyncio.timeout(20):
+                await looks.wait()
+        first, again = await asyncio.gather(*work)
+        assert first.answer == again.answer
+        assert sorted((first.replayed, again.replayed)) == [False, True]
+    await world.accounts.set_quotas(payer.account_id, ())
+    assert (await of.holds.hold(payer, "e", measure, 60)).replayed  # where there is room for another one
+
+
+async def test_an_id_is_one_event_of_all_kinds(world: World) -> None:
+    of, payer = meters(world), await account(world)
+    holds = [msgspec.json.decode((await of.holds.hold(payer, f"h{each}", Measure(amount_nano=5), 60)).answer)["id"]
+             for each in range(4)]  # fmt: skip
+    await of.metering.debit(payer, "debit", Measure(amount_nano=1))
+    await of.holds.settle(holds[0], "settle", {"amount_nano": 2})
+    await of.holds.void(holds[1], "void")
+    for used in ("debit", "settle", "void", "h0"):
+        with pytest.raises(EventConflict, match="was used for something else"):
+            await of.holds.settle(holds[2], used, {"amount_nano": 2})
+        with pytest.raises(EventConflict, match="was used for something else"):
+            await of.holds.void(holds[3], used)
+    for used in ("settle", "void"):
+        with pytest.raises(EventConflict):
+            await of.metering.debit(payer, used, Measure(amount_nano=2))
+    assert (await of.holds.settle(holds[0], "settle", {"amount_nano": 2})).replayed
+    assert (await of.holds.void(holds[1], "void"))[1]
+    assert await charged(world) == [1, 2]
+
+
+async def test_a_hold_lasts_by_the_clock_that_ends_it(world: World) -> None:
+    """Postgres's, however wrong the gateway's is."""
+    payer = await account(world)
+    for wrong_s in (-7200, 7200):
+        of = meters(world, clock=lambda wrong_s=wrong_s: time.time() + wrong_s)
+        done = await of.holds.hold(payer, str(wrong_s), Measure(amount_nano=5), 3600)
+        hold_id = msgspec.json.decode(done.answer)["id"]
+        left = "SELECT extract(epoch FROM expires_at - now())::float FROM service_holds WHERE id = $1"
+        assert 3000 < await world.database.value(left, hold_id) <= 3600
+        await world.engine.lasting.expire()
+        assert (await of.holds.get(hold_id)).state == "held"
+
+
+async def test_tokens_settle_a_hold_whose_provider_is_named_late(world: World) -> None:
+    of, payer = meters(world), await account(world)
+    done = await of.holds.hold(payer, "h", Measure(amount_nano=5, model="gpt"), 60)
+    hold_id, used = msgspec.json.decode(done.answer)["id"], {"amount_nano": None, "input_tokens": 1000}
+    with pytest.raises(BadMeasure, match="name it"):
+        await of.holds.settle(hold_id, None, used)
+    done = await of.holds.settle(hold_id, None, {**used, "provider": "openai", "cache_write_tokens": 400})
+    assert await charged(world) == [600 * 1000 + 400 * 2000]
+    priced = await of.holds.hold(payer, "i", Measure(amount_nano=5, provider="openai", model="gpt"), 60)
+    hold_id = msgspec.json.decode(priced.answer)["id"]
+    with pytest.raises(BadMeasure, match="named none"):
+        await of.holds.settle(hold_id, None, {**used, "provider": "other"})
 
 
 async def test_who_leaves_leaves_no_hold(world: World) -> None:
@@ -143,6 +224,9 @@ def test_prices_and_digests() -> None:
     assert charge.charged_nano == 225_000  # half of it more
     assert digest_of("debit", measure) == digest_of("debit", Measure(meter="container.second", thousandths=1500))
     assert digest_of("debit", measure) != digest_of("usage", measure)
+    assert digest_of("debit", Measure(amount_nano=0)) != digest_of("debit", Measure(amount_nano=1))
+    said = '["debit",{"feature":"service","meter":"container.second","thousandths":1500}]'  # and no field that is unset
+    assert digest_of("debit", measure) == hashlib.sha256(said.encode()).digest()
     for wrong in (Measure(meter="unknown", thousandths=1), Measure(provider="x", model="y", input_tokens=1)):
         with pytest.raises(MeterNotPriced):
             charge_of(wrong, PRICES, 0, 2_000_000_000)

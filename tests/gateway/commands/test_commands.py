@@ -54,13 +54,16 @@ def nobody_at() -> str:
     return f"127.0.0.1:{free_port()}"
 
 
-PEOPLES = [
-    "auth",
+OF_PEOPLE = (
     *(f"auth {what}" for what in ("register", "login", "verify", "token", "status", "logout", "password", "sessions")),
-    "keys",
+    *("auth forgot", "auth reset", *(f"auth totp {what}" for what in ("enrol", "confirm", "recovery-codes", "off"))),
     *(f"keys {what}" for what in ("create", "list", "show", "update", "rotate", "revoke", "revoke-leaked")),
-    *("usage", "billing", "billing status"),
-]
+    *(f"org {what}" for what in ("list", "show", "create", "rename", "members", "role", "remove", "transfer")),
+    *(f"org {what}" for what in ("invite", "invitations", "resend-invitation", "revoke-invitation", "accept")),
+    *("usage", "billing status", "run"),
+)
+"""Commands of people, who sign in first."""
+PEOPLES = [*("auth", "auth totp", "keys", "org", "billing"), *OF_PEOPLE]
 COMMANDS = [
     *("up", "init", "serve", "migrate", "doctor", "ledger", "ledger verify", "explain", "operator", "operator grant"),
     *("reconcile", "ledger set-aside", "ledger set-aside list", "ledger set-aside replay"),
@@ -125,7 +128,9 @@ def test_every_command_is_documented(shell: Shell) -> None:
         "operator key",
         "operator price",
         "auth",
+        "auth totp",
         "keys",
+        "org",
         "billing",
     ):
         listed = shell.run(*group.split(), "--help").stdout.partition("Commands:\n")[2]
@@ -463,6 +468,13 @@ def test_doctor_imports_aiohttp_for_providers_alone(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("DATABASE_URL", "postgresql://user@127.0.0.1:1/nowhere?sslmode=disable")
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
     assert imported_by("doctor", ("aiohttp", "pydantic", "jwt")) == (REFUSED, [])
+
+
+def test_reconcile_imports_no_api(monkeypatch: pytest.MonkeyPatch, stores: dict[str, str]) -> None:
+    """Which takes twice as long as what it does."""
+    for name, url in stores.items():
+        monkeypatch.setenv(name, url)
+    assert imported_by("reconcile", ("aiohttp", "pydantic", "jwt", "gateway.runtime", "billing.api")) == (0, [])
 
 
 def test_a_command_on_prices_reads_no_other_settings() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.gateway.commands.test_commands import nobody_at, with_host
+from tests.gateway.commands.test_commands import OF_PEOPLE, nobody_at, with_host
 from tests.support.commands import Shell
 
 pytestmark = pytest.mark.slow
@@ -39,6 +39,10 @@ OF_THE_API = {
     "operator provider list": "operator provider list",
     "operator adjust": "operator adjust acc_x --add 5 --reason y",
     **{f"operator {what}": f"operator {what} acc_x --reason y" for what in ("suspend", "close", "reopen")},
+    "operator lots": "operator lots acc_x",
+    "operator coupon create": "operator coupon create Spring 5",
+    "operator coupon list": "operator coupon list",
+    "operator coupon disable": "operator coupon disable cpn_x",
     "operator audit": "operator audit",
     "operator price reprice": "operator price reprice openai/gpt-4o --since 2026-01-01 --until 2026-02-01",
     "operator user list": "operator user list",
@@ -49,12 +53,6 @@ OF_THE_API = {
     "operator key update": "operator key update key_x --name y",
     "operator key revoke": "operator key revoke key_x",
 }
-OF_PEOPLE = (
-    *(f"auth {what}" for what in ("register", "login", "verify", "token", "status", "logout", "password", "sessions")),
-    *(f"keys {what}" for what in ("create", "list", "show", "update", "rotate", "revoke", "revoke-leaked")),
-    *("usage", "billing status"),
-)
-"""Commands of people, who sign in first."""
 ON_FILES = tuple(f"operator price {what}" for what in ("list", "check", "import", "diff", "try"))
 """Commands on files of prices alone: they read no other setting and call nobody."""
 REFUSED = [
@@ -102,7 +100,7 @@ def test_no_command_is_left_out(shell: Shell) -> None:
     assert set(commands()) == {*ON_STORES, *OF_THE_API, *OF_PEOPLE, *ON_FILES, *ALONE, *UNCONFIGURED}
 
 
-@pytest.mark.parametrize("command", ["auth token", "keys list", "usage totals", "keys create x"])
+@pytest.mark.parametrize("command", ["auth token", "keys list", "usage totals", "org members"])
 def test_who_is_not_signed_in_and_a_gateway_that_is_away(shell: Shell, command: str) -> None:
     assert "metergate auth login" in shell.run(
         *command.split(), env={"METERGATE_API_URL": "http://127.0.0.1:1"}

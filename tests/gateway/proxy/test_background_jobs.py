@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from openai import AsyncOpenAI
 
-from billing.database.connection import DatabaseError
+from billing.database.connection import DatabaseError, DatabaseUnavailable
 from billing.holds.hold import SettlementLost
 from billing.money import parse_usd
 from tests.gateway.conftest import Customer, Gateway, MakeGateway
@@ -337,14 +337,14 @@ async def test_a_streamed_one_goes_on_where_its_stream_breaks(
     await until(lambda: not gateway.proxy._poller._following and not gateway.proxy._poller._passing)
 
 
-def away(times: int, call: Any) -> Any:
+def away(times: int, call: Any, error: type[DatabaseError] = DatabaseError) -> Any:
     """Postgres is away for the first so many of these calls."""
     left = [times]
 
     async def called(*given: Any) -> Any:
         left[0] -= 1
         if left[0] >= 0:
-            raise DatabaseError("away")
+            raise error("away")
         return await call(*given)
 
     return called
@@ -363,6 +363,27 @@ async def test_postgres_away_while_it_runs_loses_nothing(
     await all_done(gateway)
     found = await the_event(customer, COST)
     assert (found["id"], found["estimated"]) == (request_id, False)
+
+
+async def test_one_that_postgres_takes_late_is_kept(make: Any, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway = await make()
+    jobs = gateway.proxy._poller._jobs
+    monkeypatch.setattr(jobs, "begin", away(2, jobs.begin, DatabaseUnavailable))
+    customer = await gateway.customer()
+    assert (await respond(customer)).status == 200
+    worker.said = response(service_tier="default")
+    await all_done(gateway)
+    assert not (await the_event(customer, COST))["estimated"]
+
+
+async def test_none_is_begun_while_postgres_is_away(make: Any, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway = await make()
+    jobs = gateway.proxy._poller._jobs
+    monkeypatch.setattr(jobs, "ping", away(1, jobs.ping, DatabaseUnavailable))
+    customer = await gateway.customer()
+    refusal(await respond(customer), 503, "temporarily_unavailable")
+    assert worker.asked == []
+    assert not await held(customer)
 
 
 async def test_one_that_can_not_be_kept_costs_its_hold(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway.fair_queue import FairQueue
+from billing.fair_queue import FairQueue
 from gateway.proxy.preparation import TURN_CHARACTERS, counted_tokens
 from gateway.server.bodies import Bodies, BodyRules
 from gateway.tokens import O200K, OFF_LOOP_CHARACTERS, Tokenizer

@@ -1,5 +1,5 @@
-"""A queue for a resource that all accounts share, such as a thread: served account by account, so that an account with
-a hundred requests delays its own, and one with a single request waits for one of each other account."""
+"""A queue for a resource that all accounts share, or networks, such as a thread: served account by account, so that an
+account with a hundred requests delays its own, and one with a single request waits for one of each other account."""
 
 import asyncio
 from collections import OrderedDict, deque

@@ -1,0 +1,178 @@
+"""`metergate org`: organizations, who belongs to them, invitations. Without --org a command is about the organization
+of the token, which `metergate auth token --org` changes."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from billing.cli.auth import Org, org_of
+from billing.cli.commands import group
+from billing.cli.options import Cursor, Limit
+from billing.cli.output import CommandFailed, Shown, Table, page_parts
+from billing.cli.people import add_person_call, add_place_call, ask_secret
+from billing.cli.session import FindPlace, Place
+from billing.pages import DEFAULT_LIMIT
+from billing.shapes.organizations import InvitationShape, OrganizationShape, RoleName
+
+if TYPE_CHECKING:
+    from billing.person_calls import PersonCalls
+
+UserId = Annotated[str, typer.Argument(metavar="USER_ID", help="A member, usr_...", show_default=False)]
+InvitationId = Annotated[str, typer.Argument(metavar="INVITATION_ID", help="inv_...", show_default=False)]
+Role = Annotated[RoleName, typer.Argument(help="What they may do.", show_default=False)]
+INVITATION = "METERGATE_INVITATION"
+_ID_PREFIX = "org_"
+
+
+def add_orgs(app: typer.Typer, find: FindPlace) -> None:
+    """Add the group `org`."""
+    org = group("Organizations, their members, invitations.")
+    add_person_call(org, "list", index, find)
+    add_person_call(org, "show", show, find)
+    add_person_call(org, "create", create, find)
+    add_person_call(org, "rename", rename, find)
+    add_person_call(org, "members", members, find)
+    add_person_call(org, "invite", invite, find)
+    add_person_call(org, "invitations", invitations, find)
+    add_person_call(org, "resend-invitation", resend_invitation, find)
+    add_person_call(org, "revoke-invitation", revoke_invitation, find)
+    add_place_call(org, "accept", accept, find)
+    add_person_call(org, "role", role, find)
+    add_person_call(org, "remove", remove, find)
+    add_person_call(org, "transfer", transfer, find)
+    app.add_typer(org, name="org")
+
+
+async def index(client: "PersonCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
+    """List the organizations that you belong to, newest first."""
+    page = await client.organizations(limit=limit, cursor=cursor)
+    rows = [(each.slug, each.name, each.role or "-", each.id, each.account_id) for each in page.data]
+    return Shown(page.received, page_parts(("slug", "name", "role", "id", "account"), rows, page.next_cursor))
+
+
+async def show(client: "PersonCalls", org: Org = None) -> Shown:
+    """Show an organization."""
+    return _one(await client.organization(await _org_id(client, org)))
+
+
+async def create(
+    client: "PersonCalls", name: Annotated[str, typer.Argument(help="What to call it.", show_default=False)]
+) -> Shown:
+    """Create an organization with an account of its own. You are its owner."""
+    made = await client.create_organization(name)
+    return _one(made, f"To work there: metergate auth token --org {made.slug}")
+
+
+async def rename(
+    client: "PersonCalls",
+    name: Annotated[str | None, typer.Argument(help="What to call it.", show_default=False)] = None,
+    slug: Annotated[str | None, typer.Option(metavar="SLUG", help="Its name in addresses, such as acme-corp.")] = None,
+    org: Org = None,
+) -> Shown:
+    """Change an organization's name, its slug, or both."""
+    if name is None and slug is None:
+        raise typer.BadParameter("give a name, --slug, or both")
+    return _one(await client.update_organization(await _org_id(client, org), name, slug))
+
+
+async def members(client: "PersonCalls", org: Org = None, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
+    """List who belongs to an organization."""
+    page = await client.members(await _org_id(client, org), limit=limit, cursor=cursor)
+    rows = [(each.user_id, each.email, each.name or "-", each.role, each.created_at) for each in page.data]
+    return Shown(page.received, page_parts(("user", "address", "name", "role", "since"), rows, page.next_cursor))
+
+
+async def invite(
+    client: "PersonCalls",
+    email: Annotated[str, typer.Argument(metavar="ADDRESS", help="Who.", show_default=False)],
+    role: Annotated[RoleName, typer.Option(help="What they will be.")] = "member",
+    org: Org = None,
+) -> Shown:
+    """Send an invitation to an address; its mail has what `org accept` takes."""
+    return _invitation(await client.invite(await _org_id(client, org), email, role))
+
+
+async def invitations(
+    client: "PersonCalls", org: Org = None, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+) -> Shown:
+    """List invitations, newest first, also those that are over."""
+    page = await client.invitations(await _org_id(client, org), limit=limit, cursor=cursor)
+    rows = [(each.id, each.email, each.role, each.status, each.expires_at) for each in page.data]
+    return Shown(page.received, page_parts(("id", "address", "role", "status", "expires"), rows, page.next_cursor))
+
+
+async def resend_invitation(client: "PersonCalls", invitation_id: InvitationId, org: Org = None) -> Shown:
+    """Send an invitation again. The mail before is of no use any more."""
+    return _invitation(await client.resend_invitation(await _org_id(client, org), invitation_id))
+
+
+async def revoke_invitation(client: "PersonCalls", invitation_id: InvitationId, org: Org = None) -> Shown:
+    """Revoke an open invitation."""
+    await client.revoke_invitation(await _org_id(client, org), invitation_id)
+    return Shown({"id": invitation_id, "revoked": True}, (f"{invitation_id} is revoked.",))
+
+
+async def accept(
+    place: Place,
+    token_stdin: Annotated[
+        bool, typer.Option("--token-stdin", help=f"Read the token from stdin, else {INVITATION}, else ask.")
+    ] = False,
+) -> Shown:
+    """Join an organization by the token of an invitation's mail."""
+    client = await place.open_signed_in()
+    token = ask_secret("invitation's token", place.environ, INVITATION, from_stdin=token_stdin).strip()
+    if not token:
+        raise CommandFailed("The token stands in the invitation's mail: nothing was done.")
+    joined = await client.accept_invitation(token)
+    return _one(joined, f"To work there: metergate auth token --org {joined.slug}")
+
+
+async def role(client: "PersonCalls", user_id: UserId, role: Role, org: Org = None) -> Shown:
+    """Give a member another role, none above your own. Their API keys lose what it lacks."""
+    member = await client.set_role(await _org_id(client, org), user_id, role)
+    return Shown(member.received, (f"{member.email} is {member.role} now.",))
+
+
+async def remove(client: "PersonCalls", user_id: UserId, org: Org = None) -> Shown:
+    """Remove a member, or leave. Their API keys of this organization are revoked."""
+    await client.remove_member(await _org_id(client, org), user_id)
+    return Shown({"user_id": user_id, "removed": True}, (f"{user_id} is no member any more.",))
+
+
+async def transfer(
+    client: "PersonCalls",
+    user_id: UserId,
+    become: Annotated[RoleName, typer.Option(help="What you are afterwards.")] = "admin",
+    org: Org = None,
+) -> Shown:
+    """Make another member the owner in your place."""
+    return _one(await client.transfer_ownership(await _org_id(client, org), user_id, become))
+
+
+async def _org_id(client: "PersonCalls", org: str | None) -> str:
+    """Return the id of the organization that was named, else of the token's. Raises `CommandFailed`."""
+    if org is not None and org.startswith(_ID_PREFIX):
+        return org
+    profile = await client.who_am_i()
+    if org is not None:
+        return org_of(profile, org)
+    if profile.org_id is None:
+        raise CommandFailed("You belong to no organization: `metergate org create`.")
+    return profile.org_id
+
+
+def _one(organization: OrganizationShape, *more: str) -> Shown:
+    rows = [
+        ("organization", organization.id),
+        ("slug", organization.slug),
+        ("name", organization.name),
+        ("account", organization.account_id),
+        ("your role", organization.role or "-"),
+        ("created", organization.created_at),
+    ]
+    return Shown(organization.received, (Table((), rows), *more))
+
+
+def _invitation(invitation: InvitationShape) -> Shown:
+    said = f"{invitation.email} is invited as {invitation.role} until {invitation.expires_at}: {invitation.id}"
+    return Shown(invitation.received, (said,))

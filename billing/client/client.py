@@ -1,0 +1,230 @@
+"""The client: the calls of `billing.calls` and `billing.client.service` on connections that it keeps.
+
+async with BillingClient("https://gateway.example.com", service_key=key, service_name="containers") as client:
+    if await client.within_quota(account_id, meter="container.second", quantity=60):
+        ...
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Literal, Self, Unpack
+
+import aiohttp
+import msgspec
+
+from billing.calls import ANSWER_LIMIT_BYTES, BadAnswer, ClientError, Exchanged, Unreachable
+from billing.client.holding import HeldOpen
+from billing.client.recorder import Recorder, Spooled
+from billing.client.retries import Retries
+from billing.client.service import DEFAULT_RETRIES, Measured, ServiceCalls, new_event_id
+from billing.client.spool import EventSpool, SpoolRules
+from billing.client.tokens import TokensUsed, tokens_used
+from billing.shapes.base import DEFAULT_TIMEOUT_S
+from billing.shapes.service import DebitShape, NewUsage
+from billing.times import rfc3339
+
+logger = logging.getLogger(__name__)
+
+OnError = Literal["raise", "spool"]
+
+
+class BillingClient(ServiceCalls):
+    """Calls one gateway's billing API, within its `async with`, as `BillingCalls` and `ServiceCalls` say.
+
+    With `unix_socket` the connection goes there and `base_url` only names it. With `spool` events may be recorded in
+    the background; the `async with` raises OSError where its folder can't be used.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        admin_key: str | None = None,
+        api_key: str | None = None,
+        service_key: str | None = None,
+        service_name: str | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        retries: Retries = DEFAULT_RETRIES,
+        spool: SpoolRules | None = None,
+        unix_socket: str | None = None,
+    ) -> None:
+        super().__init__(
+            base_url,
+            admin_key=admin_key,
+            api_key=api_key,
+            service_key=service_key,
+            service_name=service_name,
+            timeout_s=timeout_s,
+            retries=retries,
+        )
+        if spool is not None and service_name is None:
+            raise ValueError("a spool is a service's: give service_key and service_name, too")
+        self._spool = spool
+        self._recorder: Recorder | None = None
+        self._unix_socket = unix_socket
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        connector = None if self._unix_socket is None else aiohttp.UnixConnector(self._unix_socket)
+        timeout = aiohttp.ClientTimeout(total=self.timeout_s)
+        self._session = aiohttp.ClientSession(connector=connector, timeout=timeout)
+        if self._spool is not None:
+            try:
+                spool = EventSpool(self._spool, self.base_url, self.service_name or "", new_event_id)
+                self._recorder = Recorder(spool, self._spool, self.send_once)
+                await self._recorder.open()
+            except BaseException:
+                await self._session.close()
+                raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self._recorder is not None:
+                await self._recorder.close()
+        finally:
+            if self._session is not None:
+                await self._session.close()
+
+    @property
+    def spooled(self) -> Spooled:
+        """Return what has come of the events that were recorded with `on_error="spool"`."""
+        return self._with_spool().counts
+
+    async def record(
+        self,
+        account_id: str,
+        *,
+        event_id: str | None = None,
+        time: datetime | None = None,
+        on_error: OnError = "raise",
+        **measure: Unpack[Measured],
+    ) -> DebitShape | None:
+        """Record what an account has used, at `time` or now, whatever its balance.
+
+        With `on_error="raise"` it is charged when this returns, which raises as every call. With "spool" nothing is
+        ever raised into the caller: the event is on disk when this returns, with its time, and is delivered in the
+        background. Where the disk does not take it, it is sent at once; where that fails, too, it is counted as lost,
+        and the log names it.
+        """
+        if on_error == "raise":
+            at = None if time is None else rfc3339(time)
+            name = event_id or new_event_id()
+            return await self.record_now(NewUsage(account_id=account_id, event_id=name, time=at, **measure))
+        recorder = self._with_spool()
+        name = event_id or new_event_id()
+        try:
+            at = rfc3339(time or datetime.now(UTC))
+            event = NewUsage(account_id=account_id, event_id=name, time=at, **measure)
+            await self._keep(recorder, event)
+        except Exception as error:
+            recorder.lost(str(name), error)
+        return None
+
+    async def _keep(self, recorder: Recorder, event: NewUsage) -> None:
+        """Have an event on disk, or else charged. Raises where neither could be."""
+        try:
+            await recorder.add(msgspec.json.encode(event))
+        except OSError as error:
+            logger.warning("the spool does not take an event, which is sent at once: %s", error)
+            try:
+                await self.record_now(event)
+            except ClientError as failed:
+                raise OSError(f"{error}; {failed}") from failed
+            except asyncio.CancelledError:
+                recorder.lost(event.event_id, "its caller was cancelled while it was sent")
+                raise
+
+    async def record_llm(
+        self,
+        account_id: str,
+        provider: str,
+        model: str,
+        usage: TokensUsed,
+        *,
+        event_id: str | None = None,
+        on_error: OnError = "raise",
+        feature: str = "llm",
+        user_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> DebitShape | None:
+        """Record what a model's answer used, at its price: `usage` is a `Usage`, or what OpenAI, Anthropic or Gemini
+        report, as a mapping or an object. As `record`, of whose failures one is a usage that can't be read."""
+        try:
+            measure = tokens_used(usage)
+        except ValueError as error:
+            if on_error == "raise":
+                raise
+            self._with_spool().lost(event_id or f"of {account_id}, {provider}/{model}", error)
+            return None
+        measure.update({"provider": provider, "model": model, "feature": feature, "tags": dict(tags or {})})
+        if user_id is not None:
+            measure["user_id"] = user_id
+        return await self.record(account_id, event_id=event_id, on_error=on_error, **measure)
+
+    async def retry_parked(self) -> int:
+        """Record the events again that the gateway had refused for good, once what was wrong is mended; how many.
+        Raises OSError."""
+        return await self._with_spool().retry_parked()
+
+    @asynccontextmanager
+    async def hold(
+        self,
+        account_id: str,
+        *,
+        event_id: str | None = None,
+        expires_in_s: int | None = None,
+        **measure: Unpack[Measured],
+    ) -> AsyncIterator[HeldOpen]:
+        """Hold what something may cost at most, for the length of the block, which settles it: what is left unsettled
+        at its end is given back, also where it raises. Raises `Refused` where the account has no room."""
+        made = await self.create_hold(account_id, event_id=event_id, expires_in_s=expires_in_s, **measure)
+        held = HeldOpen(self, made)
+        try:
+            yield held
+        finally:
+            await held.close()
+
+    def _with_spool(self) -> Recorder:
+        if self._recorder is None:
+            raise RuntimeError("this client has no spool, or is used outside its context")
+        return self._recorder
+
+    async def _exchange(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> Exchanged:
+        if self._session is None:
+            raise RuntimeError("the client is used outside its context")
+        try:
+            async with self._session.request(
+                method, self.base_url + target, data=body, headers=headers, allow_redirects=False
+            ) as response:
+                received = {name.lower(): text for name, text in response.headers.items()}
+                return Exchanged(response.status, received, await self._read(response))
+        except TimeoutError as error:
+            raise Unreachable(self.base_url, f"no answer within {self.timeout_s:g} s") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise Unreachable(self.base_url, _why(error)) from error
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        received = bytearray()
+        async for chunk in response.content.iter_any():
+            received += chunk
+            if len(received) > ANSWER_LIMIT_BYTES:
+                raise BadAnswer(self.base_url, f"an answer of more than {ANSWER_LIMIT_BYTES} bytes")
+        return bytes(received)
+
+
+def _why(error: aiohttp.ClientError | OSError) -> str:
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "its host name is not known"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return "its certificate is not trusted"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return os.strerror(error.os_error.errno).lower() if error.os_error.errno else "no connection"
+    return "the connection broke"

@@ -1,0 +1,219 @@
+"""The calls of a service (`/api/service`), one method each, with typed answers.
+
+Each is made again, under the same `event_id`, where it is unreachable, answered 5xx, or refused for something that
+passes (`billing.client.retries`), as often and as long as `Retries` says. An `event_id` that is left out is made here,
+once for all tries. Who repeats a call by hand, after `Unreachable`, gives the same one again: it is charged once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+from abc import ABC
+from collections.abc import Mapping, Sequence, Set
+from typing import Final, Literal, TypedDict, TypeVar, Unpack
+
+from msgspec import Raw
+from ulid import ULID
+
+from billing.calls import BadAnswer, BillingCalls, ClientError, Refused, Unreachable, path_part
+from billing.client.retries import ATTEMPTS, PASSING, Retries, passes
+from billing.shapes.base import DEFAULT_TIMEOUT_S, Answer
+from billing.shapes.service import (
+    Asked,
+    CheckShape,
+    DebitShape,
+    Giving,
+    HoldShape,
+    KeyAsked,
+    KeyCheckShape,
+    NewDebit,
+    NewHold,
+    NewUsage,
+    Settlement,
+    UsageEvents,
+    UsageResults,
+)
+from billing.shapes.usage import BalanceShape
+
+T = TypeVar("T", bound=Answer)
+Method = Literal["GET", "POST"]
+
+DEFAULT_RETRIES: Final = Retries()
+NO_ROOM: Final = frozenset(("billing_required", "quota_exceeded", "capacity_held", "concurrency_exceeded"))
+"""What an account is refused with that has no room for something."""
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
+
+
+class Counts(TypedDict, total=False):
+    """How much: an amount as a decimal string of USD, a quantity of a meter, or tokens of a model."""
+
+    amount_usd: str
+    quantity: int | str
+    input_tokens: int
+    cached_input_tokens: int
+    cache_write_tokens: int
+    output_tokens: int
+
+
+class Measured(Counts, total=False):
+    """How much of what, for whom."""
+
+    meter: str
+    provider: str
+    model: str
+    feature: str
+    user_id: str
+    tags: dict[str, str]
+
+
+def new_event_id() -> str:
+    """Return an id for an event, of our own."""
+    return str(ULID())
+
+
+class ServiceCalls(BillingCalls, ABC):
+    """Calls one gateway as a service: with `service_key` (SERVICE_API_KEY) under `service_name`. Raises `ValueError`
+    for a name that is none, and for one without the other.
+
+    Raises from every call `Refused`, `Unreachable` and `BadAnswer`, and `RuntimeError` without a service key.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        admin_key: str | None = None,
+        api_key: str | None = None,
+        service_key: str | None = None,
+        service_name: str | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        retries: Retries = DEFAULT_RETRIES,
+    ) -> None:
+        super().__init__(base_url, admin_key=admin_key, api_key=api_key, timeout_s=timeout_s)
+        if (service_key is None) != (service_name is None):
+            raise ValueError("a service has both service_key and service_name")
+        if service_name is not None and _NAME.fullmatch(service_name) is None:
+            raise ValueError("service_name is 1 to 64 letters, digits, `_`, `.` and `-`")
+        self.service_name = service_name
+        self.retries = retries
+        self._service_headers: Mapping[str, str] | None = None
+        if service_key is not None and service_name is not None:  # alone: with `Authorization` beside them they are 401
+            said = {"X-API-Key": service_key, "X-Service-Name": service_name}
+            self._service_headers = {"Accept": "application/json", **said}
+
+    async def account_balance(self, account_id: str) -> BalanceShape:
+        """Return what an account has left."""
+        return await self._service("GET", f"accounts/{path_part(account_id)}/balance", BalanceShape)
+
+    async def check(self, account_id: str, **measure: Unpack[Measured]) -> CheckShape:
+        """Ask whether a hold of this would be granted now. Raises `Refused` as a hold would be; what passes is not
+        waited for."""
+        return await self._service("POST", "check", CheckShape, Asked(account_id=account_id, **measure), ATTEMPTS)
+
+    async def within_quota(self, account_id: str, **measure: Unpack[Measured]) -> bool:
+        """Return whether the account's balance and quotas have room for this now. Raises as every call, but for a
+        refusal that says so."""
+        try:
+            return (await self.check(account_id, **measure)).allowed
+        except Refused as error:
+            if error.code in NO_ROOM:
+                return False
+            raise
+
+    async def debit(self, account_id: str, *, event_id: str | None = None, **measure: Unpack[Measured]) -> DebitShape:
+        """Charge an account, if it has room for it."""
+        body = NewDebit(account_id=account_id, event_id=event_id or new_event_id(), **measure)
+        return await self._service("POST", "debits", DebitShape, body)
+
+    async def record_now(self, event: NewUsage) -> DebitShape:
+        """Charge an account for what it has used, whatever its balance."""
+        results = await self._service("POST", "usage", UsageResults, event)
+        found = results.data[0].debit if len(results.data) == 1 else None
+        if found is None:
+            raise self._strange("usage: no debit for the event")
+        return found
+
+    async def record_batch(self, events: Sequence[NewUsage]) -> UsageResults:
+        """Charge accounts for what they have used: at most 1,000 events, with a result for each, in their order."""
+        results = await self._service("POST", "usage", UsageResults, UsageEvents(events=list(events)))
+        return self._of_each(events, results)
+
+    async def send_once(self, events: Sequence[bytes]) -> UsageResults:
+        """Send events in JSON as `record_batch` does, and try once."""
+        body = {"events": [Raw(each) for each in events]}
+        return self._of_each(events, await self._once("POST", "usage", UsageResults, body, self.timeout_s))
+
+    def _of_each(self, events: Sequence[object], results: UsageResults) -> UsageResults:
+        if [each.index for each in results.data] != list(range(len(events))):
+            raise self._strange("usage: not a result for each event")
+        return results
+
+    async def create_hold(
+        self,
+        account_id: str,
+        *,
+        event_id: str | None = None,
+        expires_in_s: int | None = None,
+        **measure: Unpack[Measured],
+    ) -> HoldShape:
+        """Hold what something may cost at most. `BillingClient.hold` also ends it."""
+        name = event_id or new_event_id()
+        body = NewHold(account_id=account_id, event_id=name, expires_in_s=expires_in_s, **measure)
+        return await self._service("POST", "holds", HoldShape, body)
+
+    async def service_hold(self, hold_id: str) -> HoldShape:
+        """Return a hold as it is now."""
+        return await self._service("GET", f"holds/{path_part(hold_id)}", HoldShape)
+
+    async def settle_hold(
+        self, hold_id: str, *, event_id: str | None = None, provider: str | None = None, **counts: Unpack[Counts]
+    ) -> HoldShape:
+        """Turn a hold into a debit of what was used; `provider` is the model's, where the hold named none."""
+        body = Settlement(event_id=event_id, provider=provider, **counts)
+        return await self._service("POST", f"holds/{path_part(hold_id)}/settle", HoldShape, body)
+
+    async def void_hold(self, hold_id: str, *, event_id: str | None = None) -> HoldShape:
+        """Give a hold back."""
+        return await self._service("POST", f"holds/{path_part(hold_id)}/void", HoldShape, Giving(event_id=event_id))
+
+    async def check_key(self, secret: str, *, retries: Retries | None = None) -> KeyCheckShape:
+        """Ask whose API key this is: `active` says whether it is one that may be used now."""
+        return await self._service("POST", "keys/check", KeyCheckShape, KeyAsked(key=secret), retries=retries)
+
+    async def _service(
+        self,
+        method: Method,
+        path: str,
+        shape: type[T],
+        body: object = None,
+        codes: Set[str] = PASSING,
+        retries: Retries | None = None,
+    ) -> T:
+        """Make a call, again where that may help: see `Retries`."""
+        retries, clock = retries or self.retries, asyncio.get_running_loop().time
+        ends_s = clock() + retries.total_s
+        for tried in range(1, retries.attempts + 1):
+            try:
+                return await self._once(method, path, shape, body, ends_s - clock())
+            except ClientError as error:
+                wait_s = retries.wait_s(error, tried, random.random())  # noqa: S311  (it spreads tries, and is no secret)
+                if tried == retries.attempts or not passes(error, codes) or clock() + wait_s >= ends_s:
+                    raise
+            await asyncio.sleep(wait_s)
+        raise AssertionError("it returns, or raises")
+
+    async def _once(self, method: Method, path: str, shape: type[T], body: object, within_s: float) -> T:
+        """Make a call once. Raises `ClientError`."""
+        headers = self._service_headers
+        if headers is None:
+            raise RuntimeError("this client has no service_key, which the calls of services need")
+        try:
+            async with asyncio.timeout(within_s):
+                return await self._call(method, f"/api/service/{path}", shape, body=body, headers=headers)
+        except TimeoutError as error:
+            raise Unreachable(self.base_url, f"no answer within {within_s:.3g} s") from error
+
+    def _strange(self, why: str) -> BadAnswer:
+        return BadAnswer(self.base_url, why)

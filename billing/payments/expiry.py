@@ -1,0 +1,88 @@
+"""Expiry: what is left of a lot at its time is taken back, once, also where no gateway ran at that time.
+
+What requests that still run have reserved, and debits that are on their way to Postgres, were admitted while the credit
+was there: so lots of an account that has any are left for up to PATIENCE, and are not used longer for it than that.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from billing import audit
+from billing.accounts import lots
+from billing.accounts.grants import PROMOTIONS, REVENUE, Entry
+from billing.database.connection import Database, queries
+
+if TYPE_CHECKING:
+    from billing.accounts.grants import Grants
+    from billing.effects import Effects
+
+logger = logging.getLogger(__name__)
+
+SCOPE: Final = "lots"
+"""Of the idempotency keys of these transfers: `expiry:LOT`."""
+PATIENCE: Final = timedelta(hours=1)
+"""As long as a request may take by default (`max_request_s`)."""
+MOST: Final = 200
+"""Lots of one round."""
+_FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC), ""
+
+_query = queries("billing.ledger")
+
+
+class Expiry:
+    """Lets lots expire. `new_id` makes ULIDs that rise with time, `now` gives an aware time."""
+
+    def __init__(
+        self,
+        database: Database,
+        grants: Grants,
+        effects: Effects,
+        new_id: Callable[[], str],
+        now: Callable[[], datetime],
+    ) -> None:
+        self._database, self._grants, self._effects = database, grants, effects
+        self._new_id, self._now, self._after = new_id, now, _FIRST
+
+    async def round(self) -> int:
+        """Look at `MOST` lots that are due, from where the last round ended, and let those expire that are not in use;
+        return how many have. Raises `DatabaseError`."""
+        now = self._now()
+        due = await self._database.rows(_query("lots_due"), now, *self._after, MOST)
+        self._after = (due[-1]["expires_at"], due[-1]["id"]) if len(due) == MOST else _FIRST
+        expired = 0
+        for row in due:
+            account_id = row["account_id"]
+            if row["expires_at"] + PATIENCE > now and await self._in_use(account_id):
+                continue
+            taken_nano = await self._expire(account_id, row["id"])
+            if taken_nano:
+                expired += 1
+                await self._effects.balance_changed(account_id)
+                logger.info("%s: credit of the lot %s has expired", account_id, row["id"])
+        return expired
+
+    async def _in_use(self, account_id: str) -> bool:
+        """Return whether requests are under way that were admitted on the account's balance."""
+        live = await self._effects.live_balance(account_id)
+        if live is None:
+            return False
+        balance_nano = await self._database.value("SELECT balance_nano FROM accounts WHERE id = $1", account_id)
+        return live.held_nano > 0 or live.balance_nano != balance_nano
+
+    async def _expire(self, account_id: str, lot_id: str) -> int:
+        """Take what is left of a lot; return how much that was, in nano-USD. What was paid for goes to the revenue."""
+        async with self._database.transaction() as connection:
+            await connection.fetchrow(_query("accounts_lock"), account_id)
+            lot = await lots.find(connection, account_id, lot_id)
+            if not lot.left_nano:
+                await lots.settle(connection, account_id, self._new_id)
+                return 0
+            source = PROMOTIONS if lot.terms.promotional else REVENUE
+            said = SCOPE, f"expiry:{lot.id}", f"credit of {lot.created_at:%Y-%m-%d}"
+            entry = Entry(account_id, -lot.left_nano, source, "expiry", *said, of_lot=lot.id)
+            result = await self._grants.record(connection, entry, audit.SYSTEM)
+            return 0 if result.replayed else lot.left_nano

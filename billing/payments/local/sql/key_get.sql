@@ -1,0 +1,1 @@
+SELECT digest, answer FROM local_keys WHERE key = $1

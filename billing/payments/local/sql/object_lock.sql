@@ -1,0 +1,1 @@
+SELECT state FROM local_objects WHERE kind = $1 AND id = $2 FOR UPDATE

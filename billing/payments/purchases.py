@@ -1,0 +1,207 @@
+"""Payments of orders, applied: credited once, taken back by refunds and disputes, or parked for an operator.
+
+The transfer's key is the money's own id, so that whatever is tried twice is made once. `decisions` says what is to be
+done; this file does it in the transaction that notes the payment's state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from billing import audit
+from billing.accounts.grants import PURCHASES, Entry, GrantError
+from billing.accounts.suspensions import lift, suspend
+from billing.database.connection import Connection, queries
+from billing.money import format_usd
+from billing.payments.apply import After, Owner, account_of
+from billing.payments.decisions import Move, Moved, next_move, parking_reason, status_of, suspensions
+from billing.payments.objects import NANO_PER_CENT, Payment
+from billing.payments.orders import PARKED_PREFIX, Order, credited, found_order, order_of
+from billing.payments.port import money_key
+
+if TYPE_CHECKING:
+    from billing.accounts.grants import Grants
+
+SCOPE: Final = "payments"
+"""Of the idempotency keys of transfers: the money's own ids, which are no account's."""
+Tell = Callable[[Connection, str, str, Mapping[str, object]], Awaitable[None]]
+"""Writes a notice in the caller's transaction: the account, its type, such as `payment.succeeded`, and its data."""
+
+_query = queries("billing.payments")
+LOCK_ACCOUNT: Final = queries("billing.ledger")("accounts_lock")
+
+
+async def tell_nobody(connection: Connection, account_id: str, type: str, data: Mapping[str, object]) -> None:
+    """Write no notice."""
+
+
+async def left_of(connection: Connection, order: Order) -> int:
+    """Return what is left of an order's credit, in nano-USD: of its lot, and of what refunds and disputes gave back.
+    The account stays locked, so that no debit draws on it meanwhile."""
+    await connection.fetchrow(LOCK_ACCOUNT, order.account_id)
+    return int(await connection.fetchval(_query("purchase_left"), order.id))
+
+
+@dataclass(frozen=True, slots=True)
+class Purchases:
+    """Applies payments. `new_id` makes ULIDs that rise with time."""
+
+    provider: str
+    grants: Grants
+    new_id: Callable[[], str]
+    tell: Tell = tell_nobody
+
+    async def apply(self, connection: Connection, before: Payment | None, now: Payment, after: After) -> Owner:
+        """Apply a payment's state in the caller's transaction: an `apply.Handler`."""
+        order = await self._order(connection, now)
+        if order is None:
+            return await self._without_order(connection, before, now, after)
+        parked = await self._parked(connection, now)
+        if now.status == "paid" and order.kind != "plan" and order.credited_at is None and parked is None:
+            order, parked = await self._credit(connection, order, now, after)
+        elif now.status == "paid" and order.kind != "plan" and order.payment_id != now.id and parked is None:
+            await self._park(connection, order, now, parking_reason(order.standing(), now) or "it was paid twice")
+        if order.payment_id in (None, now.id):
+            await self._settle(connection, order, before, now, after, waits=parked == "parked")
+        await self._suspend(connection, order.account_id, before, now, after)
+        return Owner(order.account_id, order.id)
+
+    async def _order(self, connection: Connection, payment: Payment) -> Order | None:
+        """Return the payment's order, its row locked: by what was noted at its making, else by the payment's id."""
+        if payment.order_id is not None:
+            row = await connection.fetchrow(_query("orders_lock"), payment.order_id)
+        else:
+            row = await connection.fetchrow(_query("orders_lock_of_payment"), self.provider, payment.id)
+        return None if row is None or row["provider"] != self.provider else order_of(row)
+
+    async def _without_order(self, connection: Connection, before: Payment | None, now: Payment, after: After) -> Owner:
+        """Park a payment that no order asked for; that of an invoice is its invoice's to apply."""
+        customer_id = now.customer_id
+        account_id = None if customer_id is None else await account_of(connection, self.provider, customer_id)
+        if now.invoice_id is None and now.status == "paid":
+            await self._park(connection, None, now, parking_reason(None, now) or "", account_id)
+        if account_id is not None:
+            await self._suspend(connection, account_id, before, now, after)
+        return Owner(account_id)
+
+    async def _parked(self, connection: Connection, payment: Payment) -> str | None:
+        """Return whether the payment waits for an operator, or what was decided; None: neither."""
+        row = await connection.fetchrow(_query("parked_of_object"), self.provider, "payment", payment.id)
+        return None if row is None else str(row["state"])
+
+    async def _park(
+        self, connection: Connection, order: Order | None, payment: Payment, reason: str, account_id: str | None = None
+    ) -> None:
+        await connection.execute(
+            _query("parked_add"),
+            *(PARKED_PREFIX + self.new_id(), self.provider, "payment", payment.id),
+            *(account_id if order is None else order.account_id, None if order is None else order.id),
+            *(payment.amount_cents, payment.currency, reason),
+        )
+
+    async def _credit(
+        self, connection: Connection, order: Order, payment: Payment, after: After
+    ) -> tuple[Order, str | None]:
+        """Credit a paid order with its own amount, or park it; return the order as it is then, and whether it waits."""
+        reason = parking_reason(order.standing(), payment)
+        if reason is None:
+            try:
+                order = await self.credit(connection, order, payment.id, audit.SYSTEM)
+            except GrantError as error:  # raised before anything was written
+                reason = str(error)
+        if reason is not None:
+            await self._park(connection, order, payment, reason)
+            return order, "parked"
+        after.balances.add(order.account_id)
+        await self.tell(connection, order.account_id, "payment.succeeded", _said(order))
+        return order, None
+
+    async def credit(self, connection: Connection, order: Order, payment_id: str, actor: audit.Actor) -> Order:
+        """Raise the balance by an order's amount, once per payment; the caller tells of the balance. Raises
+        `grants.GrantError`."""
+        key = money_key(self.provider, "payment", payment_id)
+        entry = Entry(order.account_id, order.amount_nano, PURCHASES, "purchase", SCOPE, key, f"order {order.id}")
+        result = await self.grants.record(connection, entry, actor)
+        return await credited(connection, order.id, transfer_id=result.transfer_id, payment_id=payment_id)
+
+    async def _settle(
+        self,
+        connection: Connection,
+        order: Order,
+        before: Payment | None,
+        now: Payment,
+        after: After,
+        *,
+        waits: bool,
+    ) -> None:
+        """Bring the order's row and what refunds and disputes have moved to the payment's state."""
+        standing = order.standing(parked=waits)
+        if order.transfer_id is not None and order.kind != "plan" and (now.refunds or now.disputes):
+            await self._move_all(connection, order, now, after)
+        status = status_of(standing, now)
+        refunded = sum(each.amount_cents for each in now.refunds if each.status not in ("failed", "canceled"))
+        disputed = -sum(movement.amount_cents for dispute in now.disputes for movement in dispute.movements)
+        reason = order.reason if status not in ("credited", "paid") else None
+        if status == "failed":
+            reason = now.decline_code or now.status
+        said = (order.id, status, now.id, now.customer_id, refunded, disputed, reason)
+        changed = found_order(await connection.fetchrow(_query("orders_settle"), *said), order.id)
+        await self._tell_of_change(connection, order, changed)
+
+    async def _move_all(self, connection: Connection, order: Order, now: Payment, after: After) -> None:
+        """Make what refunds and disputes need, one transfer after the other."""
+        standing = order.standing()
+        while True:
+            moved = await self._moved(connection, order)
+            move = next_move(standing, now, moved, await left_of(connection, order))
+            if move is None:
+                return
+            await self._move(connection, order, move)
+            after.balances.add(order.account_id)
+
+    async def _moved(self, connection: Connection, order: Order) -> dict[tuple[str, str], Moved]:
+        rows = await connection.fetch(_query("movements_of_order"), order.id)
+        return {(row["kind"], row["id"]): Moved(row["moved_nano"], row["transfers"]) for row in rows}
+
+    async def _move(self, connection: Connection, order: Order, move: Move) -> None:
+        key = money_key(self.provider, move.kind, move.id)
+        entry = Entry(
+            *(order.account_id, move.delta_nano, PURCHASES, move.kind, SCOPE),
+            key if move.number == 1 else f"{key}:{move.number}",
+            f"order {order.id}",
+            purchase_id=order.transfer_id,
+        )
+        await self.grants.record(connection, entry, audit.SYSTEM)
+        said = (self.provider, move.kind, move.id, order.id, move.amount_cents, move.delta_nano)
+        await connection.execute(_query("movements_add"), *said)
+
+    async def _suspend(
+        self, connection: Connection, account_id: str, before: Payment | None, now: Payment, after: After
+    ) -> None:
+        begun, ended = suspensions(before, now)
+        for dispute in begun:
+            if await suspend(connection, account_id, f"dispute:{dispute.id}"):
+                after.accounts.add(account_id)
+        for dispute in ended:
+            if await lift(connection, account_id, f"dispute:{dispute.id}"):
+                after.accounts.add(account_id)
+
+    async def _tell_of_change(self, connection: Connection, before: Order, now: Order) -> None:
+        """Write the notices of a failed payment, of a refund and of a dispute."""
+        if now.status == "failed" and before.status != "failed":
+            await self.tell(connection, now.account_id, "payment.failed", {**_said(now), "reason": now.reason})
+        if now.refunded_cents > before.refunded_cents:
+            refunded = _usd(now.refunded_cents - before.refunded_cents)
+            await self.tell(connection, now.account_id, "payment.refunded", {**_said(now), "refunded_usd": refunded})
+        if now.status == "disputed" and before.status != "disputed":
+            await self.tell(connection, now.account_id, "payment.disputed", _said(now))
+
+
+def _said(order: Order) -> dict[str, Any]:
+    return {"order_id": order.id, "kind": order.kind, "amount_usd": _usd(order.amount_cents)}
+
+
+def _usd(cents: int) -> str:
+    return format_usd(cents * NANO_PER_CENT)

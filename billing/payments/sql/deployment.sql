@@ -1,0 +1,1 @@
+SELECT deployment FROM installation

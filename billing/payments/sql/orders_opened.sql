@@ -1,0 +1,6 @@
+-- A page was opened for the order, unless another call has done so at the same time.
+UPDATE orders SET
+    customer_id = $2, checkout_id = coalesce(checkout_id, $3), url = coalesce(url, $4),
+    expires_at = coalesce(expires_at, $5), updated_at = now()
+WHERE id = $1
+RETURNING *

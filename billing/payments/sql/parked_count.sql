@@ -1,0 +1,1 @@
+SELECT count(*) FROM payments_parked WHERE state = 'parked'

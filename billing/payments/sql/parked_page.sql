@@ -1,0 +1,1 @@
+SELECT * FROM payments_parked WHERE id < $1 AND state = $2 ORDER BY id DESC LIMIT $3

@@ -1,0 +1,284 @@
+"""Stripe behind the port: `StripePayments`, put together from calls, parameters and objects."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from billing.payments.objects import CURRENCY, ObjectKind, ObjectRef, Payment
+from billing.payments.port import CustomerGone, HostedPage, PaymentRefused
+from billing.payments.stripe import bills, objects, parameters, signatures
+from billing.payments.stripe.client import Decline, StripeAccess, StripeCalls, declined_by
+from billing.payments.stripe.parameters import ORDER, CheckoutRules, Params
+
+if TYPE_CHECKING:
+    from billing.payments.objects import Customer, Event, Invoice, ProviderObject, Refund, Subscription
+    from billing.payments.port import NewCustomer, Purchase, ReturnUrls
+
+_ORDER_ID: Final = re.compile("[A-Za-z0-9_-]{1,64}", re.ASCII)
+NO_METHOD: Final = "no_payment_method"
+When = Literal["now", "period_end"]
+
+
+class StripePayments:
+    """Stripe as a `PaymentProvider`. `deployment` marks what is ours, `secrets` sign its events, `now` is the clock."""
+
+    name: Final = "stripe"
+
+    def __init__(
+        self,
+        access: StripeAccess,
+        secrets: Sequence[str],
+        deployment: str,
+        now: Callable[[], datetime],
+        rules: CheckoutRules | None = None,
+    ) -> None:
+        self.livemode = access.livemode
+        self.calls = StripeCalls(access)
+        self._secrets, self._deployment, self._now = tuple(secrets), deployment, now
+        self._rules = rules or CheckoutRules()
+
+    def __repr__(self) -> str:
+        return f"StripePayments(livemode={self.livemode})"
+
+    async def close(self) -> None:
+        """Close connections."""
+        await self.calls.close()
+
+    async def ensure_customer(self, customer: NewCustomer, key: str) -> str:
+        """Create a customer, once per key. Raises as the port says; so do the others."""
+        params = parameters.customer_params(customer, self._deployment)
+        made = await self.calls.write(self.calls.api.customers.create_async, params=params, key=key)
+        return str(made["id"])
+
+    async def checkout(self, purchase: Purchase, urls: ReturnUrls, key: str) -> HostedPage:
+        """Open a page at which a purchase is paid. It ends by itself after 24 hours."""
+        params = parameters.checkout_params(purchase, urls, self._deployment, self._rules)
+        made = await self.calls.write(self.calls.api.checkout.sessions.create_async, params=params, key=key)
+        return HostedPage(made["id"], made["url"], bills.moment(made["expires_at"]))
+
+    async def expire_checkout(self, checkout_id: str, key: str) -> None:
+        """Close a page that was not paid; one that is closed or paid stays as it is."""
+        sessions = self.calls.api.checkout.sessions
+        try:
+            await self.calls.write(sessions.expire_async, checkout_id, params={}, key=key)
+        except PaymentRefused:
+            found = await self.calls.find(sessions.retrieve_async, checkout_id)
+            if found is not None and found["status"] == "open":
+                raise
+
+    async def setup(self, customer_id: str, urls: ReturnUrls, key: str) -> HostedPage:
+        """Open a page at which a payment method is saved without paying."""
+        params = parameters.setup_params(customer_id, urls, CURRENCY, self._deployment)
+        made = await self.calls.write(self.calls.api.checkout.sessions.create_async, params=params, key=key)
+        return HostedPage(made["id"], made["url"], bills.moment(made["expires_at"]))
+
+    async def portal(self, customer_id: str, return_url: str, key: str) -> HostedPage:
+        """Open the customer portal."""
+        params: Params = {"customer": customer_id, "return_url": return_url}
+        made = await self.calls.write(self.calls.api.billing_portal.sessions.create_async, params=params, key=key)
+        return HostedPage(made["id"], made["url"], None)
+
+    async def charge(self, purchase: Purchase, key: str) -> Payment:
+        """Charge the saved payment method without the payer; a decline is a payment that has failed."""
+        method = await self._method(purchase.customer_id)
+        if method is None:
+            return _not_charged(purchase, NO_METHOD, self.livemode, self._now())
+        params = parameters.charge_params(purchase, method["id"], self._deployment)
+        api = self.calls.api
+        made = await declined_by(self.calls.write(api.payment_intents.create_async, params=params, key=key))
+        if not isinstance(made, Decline):
+            return objects.payment_of(made)
+        found = None if made.intent_id is None else await self._payment(made.intent_id)
+        return found or _not_charged(purchase, made.code, self.livemode, self._now())
+
+    async def find_payment(self, order_id: str) -> Payment | None:
+        """Return the newest payment of an order. Stripe's search is up to a minute behind, or more when it is not
+        well (https://docs.stripe.com/search#data-freshness): younger orders are told by their idempotency key."""
+        if _ORDER_ID.fullmatch(order_id) is None:
+            return None
+        query = f"metadata['{ORDER}']:'{order_id}'"
+        found = await self.calls.read(self.calls.api.payment_intents.search_async, params={"query": query})
+        newest = max(found["data"], key=lambda each: each["created"], default=None)
+        return None if newest is None else await self._payment(newest["id"])
+
+    async def refund(self, payment_id: str, amount_cents: int, key: str) -> Refund:
+        """Return a part of a payment to the payer, or all of it."""
+        params: Params = {"payment_intent": payment_id, "amount": amount_cents}
+        params["metadata"] = {parameters.DEPLOYMENT: self._deployment}
+        return objects.refund_of(await self.calls.write(self.calls.api.refunds.create_async, params=params, key=key))
+
+    async def change_plan(self, subscription_id: str, price_id: str, when: When, key: str) -> Subscription:
+        """Change a subscription's price. Now: what is left is credited, the rest charged at once, and the change comes
+        about with its payment; at the period's end: by a schedule."""
+        said = await self._subscription_said(subscription_id)
+        if when == "now":
+            await self._release(said, key)
+            params = parameters.upgrade_params(said["items"]["data"][0]["id"], price_id)
+            return await self._update(subscription_id, params, key)
+        schedules = self.calls.api.subscription_schedules
+        schedule = said.get("schedule")
+        if schedule is None:
+            asked: Params = {"from_subscription": subscription_id}
+            schedule = await self.calls.write(schedules.create_async, params=asked, key=f"{key}:schedule")
+        asked = parameters.downgrade_params(schedule, price_id)
+        await self.calls.write(schedules.update_async, schedule["id"], params=asked, key=key)
+        return bills.subscription_of(await self._subscription_said(subscription_id))
+
+    async def cancel(self, subscription_id: str, when: When, key: str) -> Subscription:
+        """Cancel a subscription: now, giving nothing back, or at the period's end."""
+        await self._release(await self._subscription_said(subscription_id), key)
+        if when == "period_end":
+            return await self._update(subscription_id, {"cancel_at_period_end": True}, key)
+        subscriptions = self.calls.api.subscriptions
+        await self.calls.write(subscriptions.cancel_async, subscription_id, params={}, key=key)
+        return bills.subscription_of(await self._subscription_said(subscription_id))
+
+    async def resume(self, subscription_id: str, key: str) -> Subscription:
+        """Take back a cancellation, or a change, that has not come about yet."""
+        said = await self._subscription_said(subscription_id)
+        await self._release(said, key)
+        params = parameters.resume_params(said)
+        if not params:
+            return bills.subscription_of(await self._subscription_said(subscription_id))
+        return await self._update(subscription_id, params, key)
+
+    async def fetch(self, ref: ObjectRef) -> ProviderObject | None:
+        """Return an object as it is now; None: there is none, it was deleted, or it is no part of a payment."""
+        api, find = self.calls.api, self.calls.find
+        match ref.kind:
+            case "payment":
+                return await self._payment(ref.id)
+            case "checkout":
+                said = await find(api.checkout.sessions.retrieve_async, ref.id)
+                return None if said is None else objects.checkout_of(said)
+            case "refund":
+                said = await find(api.refunds.retrieve_async, ref.id)
+                return None if said is None or not said.get("payment_intent") else objects.refund_of(said)
+            case "dispute":
+                said = await find(api.disputes.retrieve_async, ref.id)
+                return None if said is None or not said.get("payment_intent") else objects.dispute_of(said)
+            case "invoice":
+                return await self._invoice(ref.id)
+            case "subscription":
+                said = await find(api.subscriptions.retrieve_async, ref.id, {"expand": ["schedule"]})
+                return None if said is None else bills.subscription_of(said)
+            case "customer":
+                return await self._customer(ref.id)
+
+    async def list_since(self, kind: ObjectKind, since: datetime) -> AsyncIterator[ObjectRef]:
+        """Yield the objects of a kind that were made since then, newest first."""
+        api = self.calls.api
+        listed = {
+            "payment": api.payment_intents,
+            "checkout": api.checkout.sessions,
+            "refund": api.refunds,
+            "dispute": api.disputes,
+            "invoice": api.invoices,
+            "subscription": api.subscriptions,
+            "customer": api.customers,
+        }[kind]
+        params: Params = {"created": {"gte": int(since.timestamp())}}
+        if kind == "subscription":
+            params["status"] = "all"
+        async for said in self.calls.each(listed.list_async, params):  # type: ignore[attr-defined]
+            yield ObjectRef(kind, said["id"])
+
+    async def read_event(self, body: bytes, headers: Mapping[str, str]) -> Event:
+        """Return an event that was delivered. Raises `PaymentEventRefused`."""
+        signatures.verify(body, headers.get(signatures.SIGNATURE_HEADER, ""), self._secrets, self._now())
+        return signatures.read(body)
+
+    async def _payment(self, payment_id: str) -> Payment | None:
+        """Return a payment intent with what belongs to it."""
+        api, calls = self.calls.api, self.calls
+        intent = await calls.find(api.payment_intents.retrieve_async, payment_id, {"expand": ["latest_charge"]})
+        if intent is None:
+            return None
+        of_it: Params = {"payment_intent": payment_id}
+        sessions = await calls.read(api.checkout.sessions.list_async, params=of_it | {"limit": 1})
+        session = sessions["data"][0] if sessions["data"] else None
+        invoice = None
+        if session is None and not intent["metadata"].get(parameters.DEPLOYMENT):
+            invoice = await self._paid_invoice(payment_id)
+        if intent.get("latest_charge") is None:
+            return objects.payment_of(intent, session, invoice)
+        refunds = await calls.all_of(api.refunds.list_async, of_it)
+        disputes = await calls.all_of(api.disputes.list_async, of_it)
+        return objects.payment_of(intent, session, invoice, refunds, disputes)
+
+    async def _paid_invoice(self, payment_id: str) -> dict[str, Any] | None:
+        """Return the invoice that a payment was made for: since 2025 intents don't say it themselves."""
+        api = self.calls.api
+        params: Params = {"payment": {"type": "payment_intent", "payment_intent": payment_id}, "limit": 1}
+        found = await self.calls.read(api.invoice_payments.list_async, params=params)
+        if not found["data"]:
+            return None
+        return await self.calls.find(api.invoices.retrieve_async, bills.id_of(found["data"][0]["invoice"]) or "")
+
+    async def _invoice(self, invoice_id: str) -> Invoice | None:
+        api = self.calls.api
+        said = await self.calls.find(api.invoices.retrieve_async, invoice_id, {"expand": ["payments"]})
+        if said is None:
+            return None
+        lines = said["lines"]["data"]
+        if said["lines"].get("has_more"):
+            lines = await self.calls.all_of(api.invoices.line_items.list_async, {}, invoice_id)
+        return bills.invoice_of(said, lines)
+
+    async def _customer(self, customer_id: str) -> Customer | None:
+        said = await self.calls.find(self.calls.api.customers.retrieve_async, customer_id)
+        if said is None or said.get("deleted"):
+            return None
+        return objects.customer_of(said, await self._method(customer_id))
+
+    async def _method(self, customer_id: str) -> dict[str, Any] | None:
+        """Return the payment method that a customer is charged by: the default one, else what was saved last. Raises
+        `CustomerGone`."""
+        customers = self.calls.api.customers
+        expand: Params = {"expand": ["invoice_settings.default_payment_method"]}
+        said = await self.calls.find(customers.retrieve_async, customer_id, expand)
+        if said is None or said.get("deleted"):
+            raise CustomerGone("Stripe has no such customer any more.")
+        default = said["invoice_settings"].get("default_payment_method")
+        if default is not None:
+            return dict(default)
+        saved = await self.calls.read(customers.payment_methods.list_async, customer_id, params={"limit": 1})
+        return saved["data"][0] if saved["data"] else None
+
+    async def _subscription_said(self, subscription_id: str) -> dict[str, Any]:
+        params: Params = {"expand": ["schedule"]}
+        return await self.calls.read(self.calls.api.subscriptions.retrieve_async, subscription_id, params=params)
+
+    async def _update(self, subscription_id: str, params: Params, key: str) -> Subscription:
+        subscriptions = self.calls.api.subscriptions
+        params = params | {"expand": ["schedule"]}
+        said = await self.calls.write(subscriptions.update_async, subscription_id, params=params, key=key)
+        return bills.subscription_of(said)
+
+    async def _release(self, subscription: Mapping[str, Any], key: str) -> None:
+        """Let a subscription go from the schedule that it follows: none can be changed beside it."""
+        schedule = subscription.get("schedule")
+        if schedule is not None and schedule["status"] in ("active", "not_started"):
+            schedules = self.calls.api.subscription_schedules
+            await self.calls.write(schedules.release_async, schedule["id"], params={}, key=f"{key}:release")
+
+
+def _not_charged(purchase: Purchase, code: str, livemode: bool, now: datetime) -> Payment:
+    """Return the payment of a purchase that no payment was made for."""
+    return Payment(
+        id=f"none_{purchase.order_id}",
+        status="requires_action" if code == objects.NEEDS_PAYER else "failed",
+        amount_cents=purchase.amount_cents,
+        total_cents=purchase.amount_cents,
+        currency=purchase.currency,
+        customer_id=purchase.customer_id,
+        order_id=purchase.order_id,
+        deployment=None,
+        livemode=livemode,
+        created_at=now,
+        decline_code=code,
+        hard=code in objects.HARD_DECLINES,
+    )

@@ -1,0 +1,223 @@
+"""Subscriptions of accounts: what was seen of them at the provider becomes the account's plan and its included credit.
+
+Functions that are given a connection work in the caller's transaction; the caller tells the effects after its commit.
+The account's row is locked first, so that the states of an account's subscriptions are judged one after another; the
+plan follows from all of them together (`billing.payments.in_force`).
+
+SubscriptionError
++-- NoSubscription       none is in force that could be changed: one begins at a checkout
++-- SubscriptionRefused  the plan can't be subscribed to
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from billing import audit
+from billing.accounts.grants import PROMOTIONS, Entry
+from billing.accounts.lots import Terms
+from billing.database.connection import queries
+from billing.errors import MetergateError
+from billing.notices.emit import emit
+from billing.payments.in_force import OWING, InForce, Seen, decide, included_credit, plan_change
+from billing.payments.objects import ObjectRef
+from billing.payments.port import money_key
+from billing.times import rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from billing.accounts.grants import Grants
+    from billing.database.connection import Connection, Database, Row
+    from billing.payments.objects import Invoice, Subscription
+    from billing.payments.port import PaymentProvider
+    from billing.plans import Plan, Plans
+
+INCLUDED_PRIORITY: Final = 20
+"""Included credit is drawn before what was bought: it expires."""
+_query = queries("billing.payments")
+_accounts = queries("billing.ledger")
+
+
+class SubscriptionError(MetergateError):
+    """A subscription was not changed. The message is fit for a reader."""
+
+
+class NoSubscription(SubscriptionError):
+    """The account has no subscription that could be changed."""
+
+    kind, field = "conflict", "plan"
+
+
+class SubscriptionRefused(SubscriptionError):
+    """The plan can't be subscribed to."""
+
+    kind, field = "invalid", "plan"
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionRules:
+    """The plan without a subscription, and how long one that is not paid stays in force."""
+
+    default_plan: str
+    grace: timedelta
+
+    def __post_init__(self) -> None:
+        if self.grace < timedelta(0):
+            raise ValueError("grace must not be below zero")
+
+
+class Subscriptions:
+    """Judges subscriptions. `now` is an aware clock. Methods raise `DatabaseError`."""
+
+    def __init__(self, plans: Plans, grants: Grants, rules: SubscriptionRules, now: Callable[[], datetime]) -> None:
+        self._plans, self._grants, self.rules, self.clock = plans, grants, rules, now
+
+    def plan_of_price(self, price_id: str) -> Plan | None:
+        """Return our plan of a provider's price: the one that names it as `stripe_price`, or has it as its own id."""
+        found = (each for each in self._plans.values() if each.stripe_price == price_id)
+        return next(found, None) or self._plans.get(price_id)
+
+    async def apply(self, connection: Connection, provider: str, account_id: str, seen: Subscription) -> InForce:
+        """Note a subscription's present state and give its account the plan that follows; the caller then tells
+        `Effects.account_changed`. The same state again changes nothing."""
+        await connection.fetchrow(_accounts("accounts_lock"), account_id)
+        plan = self.plan_of_price(seen.price_id)
+        next_plan = None if seen.next_price_id is None else self.plan_of_price(seen.next_price_id)
+        await connection.execute(
+            _query("subscriptions_see"),
+            *(provider, seen.id, account_id, seen.status, None if plan is None else plan.id),
+            *(None if next_plan is None else next_plan.id, seen.period_start, seen.period_end, seen.ends_at),
+            *(self.clock() if seen.status in OWING else None, seen.created_at),
+        )
+        return await self.judge(connection, account_id)
+
+    async def apply_invoice(self, connection: Connection, provider: str, account_id: str, invoice: Invoice) -> bool:
+        """Give an account the credit that a paid invoice brings, once for each of its lines; return whether any was
+        given: the caller then tells `Effects.balance_changed`. Raises `BalanceOutOfBounds`."""
+        prices = {line.price_id for line in invoice.lines if line.price_id is not None}
+        plan_of = {price: plan for price in sorted(prices) if (plan := self.plan_of_price(price)) is not None}
+        given = False
+        for each in included_credit(invoice, plan_of):
+            key = money_key(provider, "invoice", invoice.id, each.line_id)
+            terms = Terms(INCLUDED_PRIORITY, expires_at=each.expires_at)
+            note = f"included in {each.plan}"
+            said = f"{provider}:{account_id}", key, note
+            entry = Entry(account_id, each.amount_nano, PROMOTIONS, "subscription", *said, terms=terms)
+            given |= not (await self._grants.record(connection, entry, audit.SYSTEM)).replayed
+        return given
+
+    async def judge(self, connection: Connection, account_id: str) -> InForce:
+        """Give an account the plan that its subscriptions come to now, and tell of the change. Without a subscription,
+        or where nothing has changed, nothing is touched."""
+        account = await connection.fetchrow(_accounts("accounts_lock"), account_id)
+        rows = await connection.fetch(_query("subscriptions_of"), account_id)
+        wanted = decide(map(_seen, rows), self._plans, self.rules.default_plan, self.clock(), self.rules.grace)
+        before = await connection.fetchrow(_query("account_plans_get"), account_id)
+        if account is None or not rows or (before is None and wanted.standing == "none"):
+            return wanted
+        seen = wanted.subscription
+        waits = (None, None) if seen is None else (seen.ends_at, seen.next_plan)
+        said = (wanted.plan, wanted.standing, *waits)
+        known = None if before is None else tuple(before[name] for name in ("plan", "standing", "ends_at", "next_plan"))
+        if known == said:
+            return wanted
+        await connection.execute(_query("account_plans_set"), account_id, *said)
+        if known is None or known[:2] != said[:2]:
+            await self._change(connection, account, before, wanted)
+        else:  # it will end, or change, or will not any more
+            await emit(connection, account_id, "subscription.changed", _told(wanted) | {"plan": wanted.plan})
+        return wanted
+
+    async def _change(self, connection: Connection, account: Row, before: Row | None, wanted: InForce) -> None:
+        """Change an account as its subscriptions say, with a row of the audit log and a notice."""
+        plan = wanted.plan if before is None or before["plan"] != wanted.plan else None
+        owed = wanted.standing == "past_due"
+        judged = owed or (before is not None and before["standing"] == "past_due")
+        since = wanted.subscription.past_due_since if owed and wanted.subscription is not None else None
+        after = await connection.fetchrow(_query("account_plans_apply"), account["id"], plan, since, judged)
+        if after is None:
+            return
+        said = ({name: row[name] for name in ("plan", "status")} for row in (account, after))
+        about = account["id"]
+        await audit.record(connection, audit.SYSTEM, "account.subscription", about, *said, account_id=about)
+        type_ = {"active": "subscription.changed", "past_due": "subscription.past_due"}.get(wanted.standing)
+        data = _told(wanted) | {"plan": after["plan"], "plan_before": account["plan"]}
+        await emit(connection, about, type_ or "subscription.ended", data)  # type: ignore[arg-type]
+
+
+class SubscriptionChanges:
+    """Changes subscriptions at the provider, as their account asks. `observe` has an object fetched and its state
+    applied, as after an event."""
+
+    def __init__(
+        self,
+        database: Database,
+        provider: PaymentProvider,
+        subscriptions: Subscriptions,
+        plans: Plans,
+        observe: Callable[[ObjectRef], Awaitable[object]],
+    ) -> None:
+        self._database, self._provider, self._plans = database, provider, plans
+        self._subscriptions, self._observe = subscriptions, observe
+
+    async def current(self, account_id: str) -> Seen | None:
+        """Return the subscription that gives an account its plan, or would, were it paid; None: there is none."""
+        return (await self.in_force(account_id)).subscription
+
+    async def in_force(self, account_id: str) -> InForce:
+        """Return what an account's subscriptions come to now."""
+        rows, rules = await self._database.rows(_query("subscriptions_of"), account_id), self._subscriptions.rules
+        return decide(map(_seen, rows), self._plans, rules.default_plan, self._subscriptions.clock(), rules.grace)
+
+    async def change(self, account_id: str, plan_id: str) -> Seen:
+        """Change an account's subscription to another plan: to a dearer one at once, to a cheaper one from the next
+        period on; to a free one by ending it then. Its own plan takes back what waits. Return it as it is then.
+
+        Raises `NoSubscription`, `SubscriptionRefused` and what the provider raises."""
+        wanted, current = self._plans.get(plan_id), await self.current(account_id)
+        if wanted is None:
+            raise SubscriptionRefused(f"There is no plan {plan_id!r}: GET /api/billing/plans lists them.")
+        if current is None:
+            raise NoSubscription("There is no subscription to change: begin one with POST /api/billing/checkout.")
+        change = plan_change(current, wanted, self._plans)
+        if change == "nothing":
+            return current
+        name = self._provider.name
+        if change in ("now", "period_end") and name == "stripe" and not wanted.stripe_price:
+            raise SubscriptionRefused(f"The plan {plan_id!r} can't be bought here: ask the operator.")
+        asked = await self._database.value(_query("subscriptions_ask"), name, current.id)
+        key = f"subscription:{current.id}:{asked}:{change}:{plan_id}"
+        price_id = wanted.stripe_price or wanted.id
+        if change == "now":
+            if current.ends_at is not None or current.next_plan is not None:
+                await self._provider.resume(current.id, f"{key}:resume")
+            await self._provider.change_plan(current.id, price_id, "now", key)
+        elif change == "period_end":
+            await self._provider.change_plan(current.id, price_id, "period_end", key)
+        elif change == "cancel":
+            await self._provider.cancel(current.id, "period_end", key)
+        else:
+            await self._provider.resume(current.id, key)
+        await self._observe(ObjectRef("subscription", current.id))
+        return await self.current(account_id) or current
+
+
+def _seen(row: Row) -> Seen:
+    return Seen(**{name: row[name] for name in Seen.__slots__})
+
+
+def _told(wanted: InForce) -> dict[str, object]:
+    """Return what a notice says of a plan that has come into force."""
+    seen = wanted.subscription
+    ends_at = wanted.grace_until or (None if seen is None else seen.ends_at)
+    return {
+        "standing": wanted.standing,
+        "subscription_id": None if seen is None else seen.id,
+        "period_end": None if seen is None else rfc3339(seen.period_end),
+        "ends_at": None if ends_at is None else rfc3339(ends_at),
+        "next_plan": None if seen is None else seen.next_plan,
+    }

@@ -1,0 +1,125 @@
+"""Webhook endpoints and their deliveries, as the API takes and answers them. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, UnsetType
+
+from billing.notices.emit import NoticeType
+from billing.shapes.base import Answer, Body, Moment
+from billing.times import rfc3339
+
+if TYPE_CHECKING:
+    from billing.notices.endpoints import Delivery, Endpoint
+
+Url = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=2000,
+        examples=["https://example.com/hooks"],
+        extra_json_schema={"format": "webhook-url"},
+    ),
+]
+Types = Annotated[list[NoticeType], Meta(max_length=50)]
+Description = Annotated[str, Meta(max_length=200)]
+
+
+class NewEndpoint(Body, frozen=True, kw_only=True):
+    """Where to send notices; without `types` all of them."""
+
+    url: Url
+    types: Types | None = None
+    description: Description = ""
+
+
+class EndpointPatch(Body, frozen=True, kw_only=True):
+    """A change of an endpoint: what is absent stays as it is, null of `types` means all. Enabling one forgets that it
+    has failed."""
+
+    url: Url | UnsetType = UNSET
+    types: Types | UnsetType | None = UNSET
+    description: Description | UnsetType = UNSET
+    enabled: bool | UnsetType = UNSET
+
+
+class EndpointShape(Answer, frozen=True, kw_only=True):
+    """A webhook endpoint. `failing_since` is the first failure since a delivery succeeded; one that is not `enabled`
+    gets nothing, for the reason `disabled_reason`."""
+
+    id: str
+    account_id: Annotated[str | None, Meta(description="whose notices it gets; null: an operator's, which gets all")]
+    url: str
+    types: list[str] | None
+    description: str
+    enabled: bool
+    failing_since: Moment | None
+    disabled_at: Moment | None
+    disabled_reason: str | None
+    created_at: Moment
+
+
+class NewEndpointShape(EndpointShape, frozen=True, kw_only=True):
+    """An endpoint with its new secret, which is shown this once: deliveries are signed with it."""
+
+    secret: str
+
+
+class DeliveryShape(Answer, frozen=True, kw_only=True):
+    """A notice on its way to an endpoint. `id` is the delivery's, `notice_id` what `webhook-id` says; `error` is why
+    the last try failed, `next_attempt_at` when the next one is."""
+
+    id: str
+    notice_id: str
+    type: str
+    state: Literal["waiting", "delivered", "parked"]
+    attempts: int
+    status: Annotated[int | None, Meta(description="of the last answer")]
+    error: str | None
+    created_at: Moment
+    next_attempt_at: Moment | None
+    delivered_at: Moment | None
+
+
+def endpoint_shape(endpoint: Endpoint) -> EndpointShape:
+    """Return the shape of an endpoint."""
+    return EndpointShape(**_fields(endpoint))
+
+
+def new_endpoint_shape(endpoint: Endpoint) -> NewEndpointShape:
+    """Return the shape of an endpoint with its secret."""
+    return NewEndpointShape(**_fields(endpoint), secret=endpoint.secret)
+
+
+def _fields(endpoint: Endpoint) -> dict[str, Any]:
+    return {
+        "id": endpoint.id,
+        "account_id": endpoint.account_id,
+        "url": endpoint.url,
+        "types": None if endpoint.types is None else list(endpoint.types),
+        "description": endpoint.description,
+        "enabled": endpoint.disabled_at is None,
+        "failing_since": None if endpoint.failing_since is None else rfc3339(endpoint.failing_since),
+        "disabled_at": None if endpoint.disabled_at is None else rfc3339(endpoint.disabled_at),
+        "disabled_reason": endpoint.disabled_reason,
+        "created_at": rfc3339(endpoint.created_at),
+    }
+
+
+def delivery_shape(delivery: Delivery) -> DeliveryShape:
+    """Return the shape of a delivery."""
+    done = delivery.delivered_at is not None
+    waits = not done and delivery.parked_at is None
+    return DeliveryShape(
+        id=delivery.id,
+        notice_id=delivery.notice_id,
+        type=delivery.type,
+        state="delivered" if done else "waiting" if waits else "parked",
+        attempts=delivery.attempts,
+        status=delivery.status,
+        error=delivery.error,
+        created_at=rfc3339(delivery.created_at),
+        next_attempt_at=rfc3339(delivery.next_attempt_at) if waits else None,
+        delivered_at=None if delivery.delivered_at is None else rfc3339(delivery.delivered_at),
+    )

@@ -1,0 +1,61 @@
+"""Credit over HTTP: grants with terms and what is left of them, coupons."""
+
+from tests.billing.api.support import Api
+
+SOON = "2137-01-31T12:00:00.000Z"
+
+
+async def test_a_grants_terms_are_its_lots(api: Api) -> None:
+    account, key = await api.customer()
+    path = f"/accounts/{account['id']}"
+    promo = {"amount_usd": "5", "idempotency_key": "promo", "expires_at": SOON, "priority": 10}
+    made = await api.admin("POST", f"{path}/grants", promo)
+    assert made.status == 201, made.json
+    again = await api.admin("POST", f"{path}/grants", promo)
+    assert (again.json, again.headers["idempotent-replayed"]) == (made.json, "true")
+    other = await api.admin("POST", f"{path}/grants", promo | {"expires_at": "2138-01-01"})
+    other.refused(409, "idempotency_conflict", "idempotency_key")
+    late = await api.admin("POST", f"{path}/grants", promo | {"expires_at": "2020-01-01"})
+    assert "future" in late.refused(400, "invalid_request_error", "expires_at")
+    paid = {"amount_usd": "7", "idempotency_key": "paid", "promotional": False}
+    assert (await api.admin("POST", f"{path}/grants", paid)).status == 201
+    await api.admin("POST", f"{path}/adjustments", {"amount_usd": "-1", "idempotency_key": "x", "reason": "wrong"})
+
+    listed = (await api.get(key["key"], "/billing/lots")).json
+    assert listed == (await api.admin("GET", f"{path}/lots")).json
+    assert [(lot["left_usd"], lot["priority"], lot["promotional"]) for lot in listed["data"]] == [
+        ("7.00", 50, False),
+        ("4.00", 10, True),
+    ]
+    first = listed["data"][1]
+    assert first["transaction_id"] == made.json["transfer_id"]
+    assert (first["kind"], first["state"], first["amount_usd"], first["expires_at"]) == ("grant", "open", "5.00", SOON)
+    balance = (await api.get(key["key"], "/account/balance")).json
+    assert (balance["debt_usd"], balance["next_expiry"]) == ("0.00", {"at": SOON, "amount_usd": "4.00"})
+
+    await api.admin("POST", f"{path}/adjustments", {"amount_usd": "-12", "idempotency_key": "y", "reason": "wrong"})
+    balance = (await api.get(key["key"], "/account/balance")).json
+    assert (balance["debt_usd"], balance["next_expiry"]) == ("1.00", None)
+    assert (await api.get(key["key"], "/billing/lots", open="true")).json["data"] == []
+    assert {lot["state"] for lot in (await api.get(key["key"], "/billing/lots")).json["data"]} == {"spent"}
+    (await api.admin("GET", "/accounts/acc_none/lots")).refused(404, "not_found")
+
+
+async def test_a_coupon_from_making_to_redeeming(api: Api) -> None:
+    _, key = await api.customer(scopes=["billing:setup", "billing:read"])
+    body = {"name": "Spring", "amount_usd": "5", "code": "SPRING27", "max_redemptions": 1, "credit_days": 30}
+    made = await api.admin("POST", "/coupons", body)
+    assert (made.status, made.json["code"], made.json["redemptions"]) == (201, "SPRING27", 0)
+    (await api.admin("POST", "/coupons", body)).refused(409, "idempotency_conflict", "code")
+    path = "/billing/coupons/redeem"
+    given = await api.by_key(key["key"], "POST", path, {"code": "spring 27"})
+    assert given.status == 200, given.json
+    assert (given.status, given.json["name"], given.json["balance_usd"]) == (200, "Spring", "5.00")
+    (await api.by_key(key["key"], "POST", path, {"code": "SPRING27"})).refused(409, "idempotency_conflict", "code")
+    (await api.by_key(key["key"], "POST", path, {"code": "SPRING28"})).refused(404, "not_found")
+    assert [lot["promotional"] for lot in (await api.get(key["key"], "/billing/lots")).json["data"]] == [True]
+    listed = (await api.admin("GET", "/coupons")).json["data"]
+    assert [(each["id"], each["redemptions"], each["disabled_at"]) for each in listed] == [(made.json["id"], 1, None)]
+    assert "code" not in listed[0]
+    assert (await api.admin("DELETE", f"/coupons/{made.json['id']}")).status == 204
+    assert (await api.admin("GET", "/coupons")).json["data"][0]["disabled_at"] is not None

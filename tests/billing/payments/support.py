@@ -1,0 +1,103 @@
+"""What the tests of payments share: a provider that is a shelf of objects, and the domain beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from billing.database.connection import Connection
+from billing.payments.apply import Applier, checkout_handler, customer_handler
+from billing.payments.objects import Checkout, Customer, ObjectRef, Payment, ProviderObject
+from billing.payments.orders import NewOrder, Order, Orders
+from billing.payments.purchases import Purchases
+from tests.billing.support import Billing
+
+NOW = datetime(2027, 1, 1, tzinfo=UTC)
+DEPLOYMENT = "here"
+
+
+@dataclass
+class Shelf:
+    """A provider that only shows what a test has put on it; `waits` runs between the question and the answer."""
+
+    name: str = "stripe"
+    livemode: bool = False
+    objects: dict[ObjectRef, ProviderObject] = field(default_factory=dict)
+    waits: Callable[[], Awaitable[None]] | None = None
+
+    def put(self, *objects: ProviderObject) -> None:
+        for each in objects:
+            self.objects[ObjectRef(each.kind, each.id)] = each
+
+    async def fetch(self, ref: ObjectRef) -> ProviderObject | None:
+        found = self.objects.get(ref)
+        if self.waits is not None:
+            await self.waits()
+        return found
+
+
+@dataclass
+class Payments:
+    """Orders, and what applies the shelf's objects to them; `told` are the notices."""
+
+    billing: Billing
+    shelf: Shelf
+    orders: Orders
+    applier: Applier
+    told: list[tuple[str, str]]
+
+    async def order(self, account_id: str, cents: int = 2000, key: str = "first") -> Order:
+        return await self.orders.create(NewOrder(account_id, "credit", cents, key))
+
+    async def see(self, found: ProviderObject) -> None:
+        """Put an object on the shelf and have it applied."""
+        self.shelf.put(found)
+        await self.applier.refresh(ObjectRef(found.kind, found.id))
+
+    async def balance(self, account_id: str) -> int:
+        return (await self.billing.accounts.get(account_id)).balance_nano
+
+    async def transfers(self, account_id: str) -> dict[str, int]:
+        """Signed amounts by their idempotency keys."""
+        rows = await self.billing.database.rows(
+            "SELECT idempotency_key, CASE WHEN credit_account = $1 THEN amount_nano ELSE -amount_nano END AS nano"
+            " FROM transfers WHERE idempotency_scope = 'payments' AND $1 IN (credit_account, debit_account)",
+            account_id,
+        )
+        return {row["idempotency_key"]: row["nano"] for row in rows}
+
+
+def payments_of(billing: Billing, shelf: Any, deployment: str = DEPLOYMENT) -> Payments:
+    """The domain of payments on a provider."""
+    told: list[tuple[str, str]] = []
+
+    async def tell(connection: Connection, account_id: str, type: str, data: Mapping[str, object]) -> None:
+        told.append((account_id, type))
+
+    purchases = Purchases(shelf.name, billing.grants, billing.new_id, tell)
+    handlers = {
+        "payment": (Payment, purchases.apply),
+        "checkout": (Checkout, checkout_handler(shelf.name)),
+        "customer": (Customer, customer_handler(shelf.name)),
+    }
+    applier = Applier(billing.database, shelf, billing.effects, deployment, handlers)  # type: ignore[arg-type]
+    return Payments(billing, shelf, Orders(billing.database, shelf.name, billing.new_id), applier, told)
+
+
+def payment_of(order: Order, status: str = "paid", **changed: Any) -> Payment:
+    """A payment of an order, without taxes."""
+    fields: dict[str, Any] = {
+        "id": "pi_1",
+        "status": status,
+        "amount_cents": order.amount_cents,
+        "total_cents": order.amount_cents,
+        "currency": "usd",
+        "customer_id": None,
+        "order_id": order.id,
+        "deployment": DEPLOYMENT,
+        "livemode": False,
+        "created_at": NOW,
+    }
+    return Payment(**fields | changed)

@@ -1,0 +1,148 @@
+"""Commands of people against a gateway that serves: organizations and invitations, passwords, authenticator apps."""
+
+import asyncio
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from billing.identity import totp
+from tests.gateway.conftest import Gateway
+from tests.support.commands import Result, Shell
+
+GOOD, OTHER = "tulip anvil quartz row", "harbor velvet comet sieve"
+
+
+@dataclass
+class Person:
+    """Somebody at a terminal of their own."""
+
+    gateway: Gateway
+    folder: Path
+    email: str
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir()
+
+    async def run(self, *arguments: str, **env: str) -> Result:
+        """Run a command while the gateway goes on serving."""
+        shell = Shell(self.folder, {"METERGATE_API_URL": self.gateway.url})
+        return await asyncio.to_thread(shell.run, *arguments, env=env)
+
+    async def done(self, *arguments: str, **env: str) -> str:
+        result = await self.run(*arguments, **env)
+        assert result.code == 0, result
+        return result.stdout
+
+    async def json(self, *arguments: str, **env: str) -> Any:
+        return (await self.run(*arguments, "--json", **env)).json
+
+    async def mailed(self, what: str) -> str:
+        """What matches in the last mail."""
+        query = "SELECT body FROM mail_outbox WHERE recipient = $1 ORDER BY id DESC LIMIT 1"
+        found = re.search(what, str(await self.gateway.runtime.database.value(query, self.email)), re.MULTILINE)
+        assert found is not None
+        return found[0]
+
+    async def register(self) -> None:
+        await self.done("auth", "register", "--email", self.email, METERGATE_PASSWORD=GOOD)
+        await self.done("auth", "verify", METERGATE_OTP=await self.mailed(r"\b[0-9]{6}\b"))
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    made = Path(tempfile.mkdtemp(prefix="mg-")).resolve()
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture
+async def ada(gateway: Gateway, folder: Path) -> Person:
+    return await signed_in(gateway, folder / "ada")
+
+
+async def signed_in(gateway: Gateway, folder: Path) -> Person:
+    person = Person(gateway, folder, f"{folder.name}@example.com")
+    await person.register()
+    return person
+
+
+async def test_an_organization_from_its_foundation_to_its_transfer(ada: Person, folder: Path) -> None:
+    bob = await signed_in(ada.gateway, folder / "bob")
+    made = await ada.json("org", "create", "Acme Corp")
+    assert "metergate auth token --org" in await ada.done("org", "create", "Another")
+    acme = ("--org", made["slug"])
+    assert {each["slug"] for each in (await ada.json("org", "list"))["data"]} >= {made["slug"], "another"}
+    assert (await ada.json("org", "show", *acme))["id"] == made["id"]
+    assert (await ada.json("org", "show"))["personal"]  # that of the token
+    assert (await ada.json("org", "rename", "Acme", "--slug", "acme", "--org", made["id"]))["name"] == "Acme"
+    acme = ("--org", "acme")
+    (await ada.run("org", "rename", *acme)).failed(2)
+    assert "those are" in (await ada.run("org", "members", "--org", "nobody-s")).failed(1)
+    assert "(not_found)" in (await bob.run("org", "show", "--org", made["id"])).failed(1)
+
+    await plan_for_more(ada.gateway, made["account_id"])
+    invited = await ada.json("org", "invite", bob.email, "--role", "viewer", *acme)
+    first = await bob.mailed(r"^ {4}[\w-]{43}$")
+    assert "again" in (await ada.run("org", "invite", bob.email, *acme)).failed(1)
+    assert (await ada.json("org", "resend-invitation", invited["id"], *acme))["sends"] == 2
+    (await bob.run("org", "accept", METERGATE_INVITATION=first)).failed(1)
+    (await bob.run("org", "accept")).failed(2)  # nobody to ask
+    joined = await bob.json("org", "accept", METERGATE_INVITATION=await bob.mailed(r"^ {4}[\w-]{43}$"))
+    assert (joined["slug"], joined["role"]) == ("acme", "viewer")
+    other = await ada.json("org", "invite", "eve@example.com", *acme)
+    assert "revoked" in await ada.done("org", "revoke-invitation", other["id"], *acme)
+    statuses = {each["email"]: each["status"] for each in (await ada.json("org", "invitations", *acme))["data"]}
+    assert statuses == {bob.email: "accepted", "eve@example.com": "revoked"}
+
+    members = {each["email"]: each["user_id"] for each in (await ada.json("org", "members", *acme))["data"]}
+    assert "admin now" in await ada.done("org", "role", members[bob.email], "admin", *acme)
+    assert (await ada.json("org", "transfer", members[bob.email], "--become", "member", *acme))["role"] == "member"
+    assert "org:transfer" in (await ada.run("org", "transfer", members[bob.email], *acme)).failed(1)
+    assert "no member any more" in await bob.done("org", "remove", members[ada.email], *acme)
+    assert bob.email in await bob.done("org", "members", *acme)
+
+
+async def plan_for_more(gateway: Gateway, account_id: str) -> None:
+    """The shipped free plan is for one person."""
+    await gateway.admin("PATCH", f"/accounts/{account_id}", {"plan": "enterprise"})
+
+
+async def test_a_second_factor_and_a_password_that_was_forgotten(ada: Person) -> None:
+    login = ("auth", "login", "--email", ada.email)
+    made = await ada.json("auth", "totp", "enrol", METERGATE_PASSWORD=GOOD)
+    assert made["secret"] in made["uri"]
+    step = int(time.time()) // totp.STEP_S
+    code, next_code = totp.code_at(made["secret"], step), totp.code_at(made["secret"], step + 1)
+    codes = (await ada.json("auth", "totp", "confirm", METERGATE_SECOND_FACTOR=code))["recovery_codes"]
+    (await ada.run(*login, METERGATE_PASSWORD=GOOD)).failed(2)  # nobody to ask for the code
+    (await ada.run(*login, METERGATE_PASSWORD=GOOD, METERGATE_SECOND_FACTOR=code)).failed(1)  # it was used
+    await ada.done(*login, METERGATE_PASSWORD=GOOD, METERGATE_SECOND_FACTOR=next_code)
+    await ada.done(*login, METERGATE_PASSWORD=GOOD, METERGATE_SECOND_FACTOR=codes[0])
+    renewed = await ada.done("auth", "totp", "recovery-codes", METERGATE_SECOND_FACTOR=codes[1])
+    assert "shown only now" in renewed
+    last = {"METERGATE_PASSWORD": GOOD, "METERGATE_SECOND_FACTOR": renewed.split()[-1]}
+    assert "removed" in await ada.done("auth", "totp", "off", **last)
+
+    assert "metergate auth reset" in await ada.done("auth", "forgot", "--email", ada.email)
+    reset = {"METERGATE_RESET_TOKEN": await ada.mailed(r"^otc_\S+$"), "METERGATE_NEW_PASSWORD": OTHER}
+    assert "metergate auth login" in await ada.done("auth", "reset", **reset)
+    assert "metergate auth login" in (await ada.run("keys", "list")).failed(1)  # every session has ended
+    (await ada.run(*login, METERGATE_PASSWORD=GOOD)).failed(1)
+    await ada.done(*login, METERGATE_PASSWORD=OTHER)
+
+
+async def test_days_begin_where_they_are_asked_for(ada: Person) -> None:
+    utc = (await ada.json("usage", "buckets", "--granularity", "day", "--since", "2026-03-28"))["data"][0]
+    asked = ("usage", "buckets", "--granularity", "day", "--since", "2026-03-28", "--tz", "Asia/Kathmandu")
+    there = (await ada.json(*asked))["data"][0]
+    assert (utc["start"], there["start"]) == ("2026-03-28T00:00:00.000Z", "2026-03-27T18:15:00.000Z")
+    assert "Asia/Kathmandu" in await ada.done("usage", "summary", "--tz", "Asia/Kathmandu")
+    assert "tz" in (await ada.run("usage", "summary", "--tz", "Nowhere/Else")).failed(1)
+    (await ada.run("usage", "events", "--tz", "Asia/Kathmandu")).failed(2)

@@ -1,0 +1,164 @@
+"""What is changed through one gateway is in force on three processes within a second: keys, roles, sessions, limits."""
+
+import asyncio
+import os
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import pytest
+from ulid import ULID
+
+from billing.database.connection import Database
+from billing.identity.sessions import Sessions
+from billing.identity.shown import ShownTokens
+from billing.identity.signing_keys import SigningKeys, TokenRules
+from tests.gateway.conftest import ADMIN_KEY, chat
+
+PROCESSES: Final = 3
+BOUND_S: Final = 1.0
+"""SPEC's own bound: what takes milliseconds has it even where the machine is busy."""
+BOUND_OF_START_S: Final = 120.0
+REQUESTS: Final = [{"window": "day", "metric": "requests", "limit": 1}]
+
+
+@asynccontextmanager
+async def process(database_url: str, redis_url: str, key_prefix: str) -> AsyncIterator[Awaitable[str]]:
+    """A process that starts to serve; its address."""
+    root = str(Path(__file__).parents[3])
+    env = {**os.environ, "DATABASE_URL": database_url, "REDIS_URL": redis_url, "PYTHONPATH": root}
+    command = (sys.executable, "-m", "tests.support.lone_gateway", ADMIN_KEY, key_prefix)
+    child = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, env=env)
+    assert child.stdin is not None
+    try:
+        yield _said(child)
+    finally:
+        child.stdin.close()
+        await asyncio.wait_for(child.wait(), BOUND_OF_START_S)
+
+
+async def _said(child: asyncio.subprocess.Process) -> str:
+    assert child.stdout is not None
+    return (await child.stdout.readline()).decode().strip()
+
+
+class World:
+    """Three gateways, and what is asked of them."""
+
+    def __init__(self, urls: list[str], session: aiohttp.ClientSession, database: Database) -> None:
+        self.urls, self.session, self.database, self.asked = urls, session, database, 0
+
+    async def at(self, url: str, method: str, path: str, token: str, body: Any = None) -> tuple[int, Any]:
+        shown = {"X-Admin-Key": token} if token == ADMIN_KEY else {"Authorization": f"Bearer {token}"}
+        async with self.session.request(method, url + path, json=body, headers=shown) as answer:
+            return answer.status, await answer.json() if answer.content_type == "application/json" else None
+
+    async def call(self, method: str, path: str, token: str, body: Any = None) -> Any:
+        """A call that succeeds, through one gateway after the other."""
+        self.asked += 1
+        status, said = await self.at(self.urls[self.asked % PROCESSES], method, path, token, body)
+        assert status < 300, said
+        return said
+
+    async def chat(self, url: str, key: str) -> int:
+        return (await self.at(url, "POST", "/v1/chat/completions", key, chat()))[0]
+
+    async def everywhere(self, expected: int, status: Callable[[str], Awaitable[int]]) -> None:
+        """Wait until every gateway answers with this status."""
+
+        async def follows(url: str) -> None:
+            while await status(url) != expected:
+                await asyncio.sleep(0.005)
+
+        async with asyncio.timeout(BOUND_S):
+            await asyncio.gather(*map(follows, self.urls))
+
+    async def person(self) -> str:
+        user_id = f"usr_{ULID()}"
+        query = "INSERT INTO users (id, email, status, email_verified_at) VALUES ($1, $2, 'active', now())"
+        await self.database.execute(query, user_id, f"{user_id.lower()}@example.com")
+        return user_id
+
+    async def sign_in(self, user_id: str) -> str:
+        keys = SigningKeys(self.database, TokenRules(), lambda: str(ULID()), asyncio.get_running_loop().time)
+        sessions = Sessions(self.database, keys, lambda: str(ULID()), ShownTokens(self.database, keys))
+        async with sessions.transaction() as connection:
+            return (await sessions.start(connection, user_id, address=None, user_agent=None)).access_token
+
+
+@pytest.fixture
+async def world(database_url: str, redis_url: str, key_prefix: str) -> AsyncIterator[World]:
+    async with AsyncExitStack() as stack:
+        stores = database_url, redis_url, key_prefix
+        starting = [await stack.enter_async_context(process(*stores)) for _ in range(PROCESSES)]
+        urls = [await asyncio.wait_for(each, BOUND_OF_START_S) for each in starting]
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        database = Database(database_url)
+        yield World(urls, session, database)
+        await database.close()
+
+
+@pytest.mark.slow
+async def test_every_change_is_in_force_on_every_process(world: World) -> None:
+    owner_id, member_id = await world.person(), await world.person()
+    owner, member = await world.sign_in(owner_id), await world.sign_in(member_id)
+    org = await world.call("POST", "/api/orgs", owner, {"name": "Acme"})
+    grant = {"amount_usd": "5.00", "idempotency_key": "first"}
+    await world.call("POST", f"/api/admin/accounts/{org['account_id']}/grants", ADMIN_KEY, grant)
+    path = f"/api/orgs/{org['id']}/members/{member_id}"
+
+    async def joined() -> None:
+        await world.database.execute(
+            "INSERT INTO memberships (org_id, user_id, role) VALUES ($1, $2, 'member')", org["id"], member_id
+        )
+
+    async def made(token: str) -> tuple[str, str]:
+        """A key that every process knows."""
+        key = await world.call("POST", "/api/billing/keys", token, {"name": "laptop"})
+        await world.everywhere(200, lambda url: world.chat(url, key["key"]))
+        return f"/api/billing/keys/{key['id']}", key["key"]
+
+    await joined()
+    key_path, key = await made(member)
+    await world.call("PATCH", key_path, member, {"models": ["another"]})
+    await world.everywhere(403, lambda url: world.chat(url, key))
+    await world.call("PATCH", key_path, member, {"models": None})
+    await world.everywhere(200, lambda url: world.chat(url, key))
+    await world.call("PUT", f"{path}/quotas", owner, {"quotas": REQUESTS})
+    await world.everywhere(429, lambda url: world.chat(url, key))
+    await world.call("PUT", f"{path}/quotas", owner, {"quotas": []})
+    await world.everywhere(200, lambda url: world.chat(url, key))
+    await world.call("POST", f"{key_path}/rotate", member)
+    await world.everywhere(401, lambda url: world.chat(url, key))
+    await world.call("DELETE", key_path, member)
+
+    _, key = await made(member)
+    await world.call("PATCH", path, owner, {"role": "viewer"})
+    await world.everywhere(401, lambda url: world.chat(url, key))
+
+    async def makes_a_key(url: str) -> int:
+        return (await world.at(url, "POST", "/api/billing/keys", member, {"name": "more"}))[0]
+
+    await world.everywhere(403, makes_a_key)
+    await world.call("PATCH", path, owner, {"role": "member"})
+    _, key = await made(member)
+    await world.call("DELETE", path, owner)
+    await world.everywhere(401, lambda url: world.chat(url, key))
+
+    async def status(url: str, token: str, path: str = "/api/auth/me") -> int:
+        return (await world.at(url, "GET", path, token))[0]
+
+    await world.everywhere(404, lambda url: status(url, member, f"/api/orgs/{org['id']}"))
+    other = await world.sign_in(member_id)
+    await world.call("POST", "/api/auth/logout", member)
+    await world.everywhere(401, lambda url: status(url, member))
+    await world.everywhere(200, lambda url: status(url, other))
+    await world.call("PATCH", f"/api/admin/users/{member_id}", ADMIN_KEY, {"status": "disabled"})
+    await world.everywhere(401, lambda url: status(url, other))
+    _, key = await made(owner)
+    await world.call("PATCH", f"/api/admin/accounts/{org['account_id']}", ADMIN_KEY, {"status": "suspended"})
+    await world.everywhere(402, lambda url: world.chat(url, key))

@@ -1,0 +1,31 @@
+"""A gateway as a process of its own on stores that are there: says its address, and serves until its input ends.
+
+python -m tests.support.lone_gateway ADMIN_KEY KEY_PREFIX    with DATABASE_URL and REDIS_URL
+"""
+
+import asyncio
+import os
+import sys
+from dataclasses import replace
+
+from gateway.app import serving
+from gateway.config.defaults import Limits
+from gateway.runtime import open_runtime
+from tests.gateway.conftest import OF_TESTS, impatient, run
+from tests.support.shipped import shipped_settings
+
+
+async def main(admin_key: str, key_prefix: str) -> None:
+    settings = replace(impatient(shipped_settings(admin_key)), defaults=replace(Limits(), **OF_TESTS))
+    stores = {"database_url": os.environ["DATABASE_URL"], "redis_url": os.environ["REDIS_URL"]}
+    async with (
+        open_runtime(settings, **stores, embedded=True, key_prefix=key_prefix) as runtime,
+        serving(runtime) as (served, _),
+        run(served.runner(access_log=None, shutdown_timeout=1.0)) as url,
+    ):
+        print(url, flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
