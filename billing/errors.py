@@ -35,6 +35,7 @@ MetergateError
 |   +-- Conflict                   billing.api.errors
 |   +-- InsufficientScope          billing.api.errors
 |   +-- NotFound                   billing.api.errors
+|   +-- QuotaExceeded              billing.api.errors
 |   +-- TooLarge                   billing.api.errors
 |   +-- TooMany                    billing.api.errors
 |   +-- Unauthorized               billing.api.errors

@@ -24,6 +24,7 @@ from billing.audit import AuditLog
 from billing.database.connection import Database
 from billing.holds.cache import recognised
 from billing.holds.engine import Engine
+from billing.holds.live_windows import live_windows
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import DEFAULT_PREFIX
 from billing.keys.keys import ApiKeys
@@ -34,6 +35,7 @@ from billing.notices.endpoints import EndpointRules, Endpoints
 from billing.notices.exhausted import ExhaustedNotices
 from billing.payments.coupons import Coupons
 from billing.refused import RefusedRequests
+from billing.services.features import Features
 from gateway.config.models import unknown_models
 from gateway.config.plan_follower import PlanFollower
 from gateway.config.settings import Settings
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from billing.plans import Plans
     from billing.price_table import PriceTable
     from billing.principals import Principal
+    from billing.shapes.quotas import WindowShape
 
 
 @dataclass(slots=True)
@@ -199,6 +202,9 @@ def _services(
         repricing=Repricing(database, effects, new_id, in_force.now),
         reports=Reports(database),
         audit=AuditLog(database),
+        features=Features(database, plans, defaults.default_plan, lambda: datetime.now(UTC)),
+        windows=partial(_windows, engine, Principals(database, plans, defaults.default_plan)),
+        upgrade_url=lambda plan: settings.frontend_url,
         endpoints=Endpoints(
             database, new_id, EndpointRules(defaults.webhook_endpoints, private=defaults.webhook_private_addresses)
         ),
@@ -237,3 +243,9 @@ def _authenticator(engine: Engine) -> Callable[[str], Awaitable[Principal | None
         return await engine.cache.get(secret_digest(secret)) if well_formed(secret) else None
 
     return authenticate
+
+
+async def _windows(engine: Engine, principals: Principals, account_id: str) -> list[WindowShape]:
+    """Return what is left of an account's quotas. Raises `StoreError`."""
+    principal = await principals.of_service(account_id, "")
+    return [] if principal is None else await live_windows(engine, principal)
