@@ -73,6 +73,7 @@ MetergateError
 +-- TooManyHashes                  billing.identity.passwords
 +-- SignInFailed                   billing.identity.providers
 +-- UnknownProvider                billing.identity.providers
++-- SealBroken                     billing.identity.sealing
 +-- SignInRefused                  billing.identity.sessions
 +-- SubjectTaken                   billing.identity.subjects
 +-- BadToken                       billing.identity.tokens

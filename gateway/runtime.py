@@ -10,14 +10,11 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aiohttp import web
-
 from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
 from billing.accounts.lots import Lots
 from billing.accounts.member_limits import MemberLimits
 from billing.accounts.repricing import Repricing
-from billing.api.application import setup
 from billing.api.services import Services
 from billing.attempts import Attempts
 from billing.audit import AuditLog
@@ -68,9 +65,8 @@ class InForce:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Everything that talks to the stores. `database` is the ledger's pool, which no call of the API uses. `api_app` is
-    the whole billing API, for use inside a process; the `follower` has the plans in force, whatever the file here
-    says."""
+    """Everything that talks to the stores. `database` is the ledger's pool, which no call of the API uses. The
+    `follower` has the plans in force, whatever the file here says."""
 
     settings: Settings
     follower: PlanFollower
@@ -86,7 +82,6 @@ class Runtime:
     services: Services
     people: People
     in_force: InForce
-    api_app: web.Application
     attempts: Attempts
     admin_api_key: str = field(repr=False)
 
@@ -158,8 +153,6 @@ def _runtime(settings: Settings, stores: OpenStores, apart: _Apart) -> Runtime:
     in_force = InForce(settings.prices)
     identity = make_identity(settings, apart.of_api, apart.of_keys, apart.ask, plans, engine.change_notifier, new_id)
     services = _services(settings, apart.of_api, engine, plans, identity, in_force)
-    api_app = web.Application(client_max_size=settings.max_body_bytes)
-    setup(api_app, services)
     return Runtime(
         settings=settings,
         follower=stores.follower,
@@ -175,7 +168,6 @@ def _runtime(settings: Settings, stores: OpenStores, apart: _Apart) -> Runtime:
         services=services,
         people=identity.people,
         in_force=in_force,
-        api_app=api_app,
         attempts=services.attempts,
         admin_api_key=services.admin_api_key or "",
     )
