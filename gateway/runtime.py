@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +33,7 @@ from billing.keys.secrets import secret_digest, well_formed
 from billing.ledger.catalogue import newest_revision
 from billing.ledger.reports import Reports
 from billing.notices.endpoints import EndpointRules, Endpoints
+from billing.payments.assembly import PaymentParts, deployment_of
 from billing.refused import RefusedRequests
 from gateway.config.models import unknown_models
 from gateway.config.plan_follower import PlanFollower
@@ -40,8 +41,8 @@ from gateway.config.settings import Settings
 from gateway.identity import Identity, make_identity
 from gateway.metering import make_meters
 from gateway.outgoing import Outgoing
+from gateway.payments import links_of, open_payments
 from gateway.proxy.target_health import provider_list
-from gateway.server.refusals import Links
 from gateway.store_rules import engine_settings, make_attempts, refused_rules
 
 if TYPE_CHECKING:
@@ -141,12 +142,14 @@ async def open_runtime(
         await follower.follow(await newest_revision(database))
         wanted = defaults.redis_partitions or (EMBEDDED_PARTITIONS if embedded else PRODUCTION_PARTITIONS)
         keyspace = Keyspace(key_prefix, await partition_count(database, wanted))
-        stores = _Stores(database, of_api, of_keys, client, keyspace, ask)
+        stores = _Stores(database, of_api, of_keys, client, keyspace, ask, await deployment_of(database))
         runtime = _runtime(settings, follower, stores, gateway_id or new_id())
         try:
             yield runtime
         finally:
             runtime.people.passwords.close()
+            if runtime.services.payments is not None:
+                await runtime.services.payments.provider.close()
     finally:
         await ask.close()
         await client.close()
@@ -166,6 +169,7 @@ class _Stores:
     client: RedisClient
     keyspace: Keyspace
     ask: Outgoing
+    deployment: str
 
 
 def _runtime(settings: Settings, follower: PlanFollower, stores: _Stores, gateway_id: str) -> Runtime:
@@ -180,6 +184,10 @@ def _runtime(settings: Settings, follower: PlanFollower, stores: _Stores, gatewa
     in_force = InForce(settings.prices)
     identity = make_identity(settings, stores.of_api, stores.of_keys, stores.ask, plans, engine.change_notifier, new_id)
     services = _services(settings, stores.of_api, engine, plans, identity, in_force)
+    parts = PaymentParts(
+        *(stores.of_api, services.accounts, services.grants, engine.change_notifier, plans, new_id, stores.deployment)
+    )
+    services = replace(services, payments=open_payments(settings, parts))
     api_app = web.Application(client_max_size=settings.max_body_bytes)
     setup(api_app, services)
     return Runtime(
@@ -236,7 +244,7 @@ def _services(
         attempts=make_attempts(settings, engine.redis),
         clock=time.time,
         service_api_key=None if service_key is None else service_key.reveal(),
-        meters=make_meters(settings, database, engine, in_force.now, Links(settings.frontend_url, plans), new_id),
+        meters=make_meters(settings, database, engine, in_force.now, links_of(settings, plans), new_id),
         admin_api_key=None if admin_key is None else admin_key.reveal(),
         unknown_models=lambda names: unknown_models(
             settings.models, settings.providers, in_force.prices, names, time.time()

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from billing.keys.keys import ApiKeys
     from billing.ledger.reports import Reports
     from billing.notices.endpoints import Endpoints
+    from billing.payments.assembly import Payments
     from billing.plans import Plans
     from billing.principals import Principal
     from billing.refused import RefusedRequests
@@ -69,9 +70,9 @@ class Services:
 
     `person` gives whose token this is, in the organization of this id or else the token's own; None for a token that is
     wrong, expired or revoked. Without `admin_api_key` every admin call is refused, without `service_api_key` every
-    service's, and without `meters` nothing is metered for them. A user makes at most `keys_per_user` keys in an
-    account; a key's secret stays valid for at most `rotation_grace_s` after a rotation. `new_id` makes ids of requests.
-    `image` is the container image's name, for /api/ping.
+    service's, without `meters` nothing is metered for them, and without `payments` nothing is sold. A user makes at
+    most `keys_per_user` keys in an account; a key's secret stays valid for at most `rotation_grace_s` after a rotation.
+    `new_id` makes ids of requests. `image` is the container image's name, for /api/ping.
     """
 
     accounts: Accounts
@@ -104,6 +105,7 @@ class Services:
     service_api_key: str | None = field(default=None, repr=False)
     meters: Meters | None = None
     oidc: OidcSignIn | None = None
+    payments: Payments | None = None
     unknown_models: Callable[[Iterable[str]], list[str]] = lambda names: []
     providers: Callable[[], Awaitable[list[ProviderShape]]] = _no_providers
     keys_per_user: int = 100
