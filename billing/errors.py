@@ -87,6 +87,10 @@ MetergateError
 |   +-- EndpointNotFound           billing.notices.endpoints
 |   +-- EndpointRefused            billing.notices.endpoints
 +-- BadCursor                      billing.pages
++-- CouponError                    billing.payments.coupons
+|   +-- CouponNotFound             billing.payments.coupons
+|   +-- CouponRefused              billing.payments.coupons
+|   +-- CouponUsed                 billing.payments.coupons
 +-- PaymentEventNotFound           billing.payments.events
 +-- OrderError                     billing.payments.orders
 |   +-- OrderConflict              billing.payments.orders

@@ -6,7 +6,8 @@ organization is that of the token, but for the calls that name one.
 
 from msgspec import UNSET
 
-from billing.calls import BillingCalls, page_query, path_part
+from billing.calls import page_query, path_part
+from billing.credit_calls import CreditCalls
 from billing.pages import DEFAULT_LIMIT
 from billing.shapes.accounts import NewQuotas, UserQuotasShape
 from billing.shapes.base import Listing
@@ -57,7 +58,7 @@ from billing.shapes.usage import EventShape, TotalsShape
 Query = dict[str, str | None]
 
 
-class PersonCalls(BillingCalls):
+class PersonCalls(CreditCalls):
     """Calls one gateway as a person or with an API key, as `BillingCalls` says."""
 
     # Signing in

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from billing.payments.assembly import PaymentParts, PaymentRules, local_provider, make_payments
+from billing.api.services import PaymentOversight
+from billing.payments.assembly import PaymentParts, PaymentRules, local_provider, make_payments, stripe_provider
 from billing.payments.flows import FlowRules
 from billing.payments.local.web import PAY, pay_routes
 from billing.payments.return_urls import origins_of
@@ -49,19 +50,17 @@ def _provider(settings: Settings, parts: PaymentParts, rules: PaymentRules) -> P
     if settings.payment_provider == "local":
         return local_provider(parts, rules.base_url)
     if settings.payment_provider == "stripe":
-        return _stripe(settings, parts)
+        key, secret = settings.stripe_api_key, settings.stripe_webhook_secret
+        secrets = () if secret is None else tuple(each.strip() for each in secret.reveal().split(",") if each.strip())
+        return stripe_provider(parts, "" if key is None else key.reveal(), settings.stripe_api_base, secrets)
     return None
 
 
-def _stripe(settings: Settings, parts: PaymentParts) -> PaymentProvider:
-    """Return Stripe as the provider. Its library is loaded here, where it is asked for: it takes a while."""
-    from billing.payments.stripe.client import StripeAccess  # noqa: PLC0415
-    from billing.payments.stripe.provider import StripePayments  # noqa: PLC0415
-
-    key, secret = settings.stripe_api_key, settings.stripe_webhook_secret
-    access = StripeAccess("" if key is None else key.reveal(), settings.stripe_api_base)
-    secrets = () if secret is None else tuple(each.strip() for each in secret.reveal().split(",") if each.strip())
-    return StripePayments(access, secrets, parts.deployment, parts.now)
+def payment_services(payments: Payments | None) -> dict[str, Any]:
+    """Return what the billing API works on that is about payments."""
+    if payments is None:
+        return {}
+    return {"payments": payments, "payment_oversight": PaymentOversight(payments.events, payments.comparisons)}
 
 
 def serve_payments(app: web.Application, runtime: Runtime) -> None:

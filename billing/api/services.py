@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from billing.ledger.reports import Reports
     from billing.notices.endpoints import Endpoints
     from billing.payments.assembly import Payments
+    from billing.payments.coupons import Coupons
+    from billing.payments.events import PaymentEvents
+    from billing.payments.reconcile import PaymentComparisons
     from billing.plans import Plans
     from billing.principals import Principal
     from billing.refused import RefusedRequests
@@ -62,6 +65,14 @@ class Meters:
 
 
 @dataclass(frozen=True, slots=True)
+class PaymentOversight:
+    """What is told by the payment provider, and what it is compared with."""
+
+    events: PaymentEvents
+    comparisons: PaymentComparisons
+
+
+@dataclass(frozen=True, slots=True)
 class Services:
     """`authenticate` gives the principal of an API key's secret, None for one that is unknown; `known` says whether a
     secret is known to be a key or known to be none, and None where it has to be looked up; `clock` Unix seconds;
@@ -84,6 +95,7 @@ class Services:
     keys: ApiKeys
     grants: Grants
     lots: Lots
+    coupons: Coupons
     repricing: Repricing
     reports: Reports
     audit: AuditLog
@@ -106,6 +118,7 @@ class Services:
     meters: Meters | None = None
     oidc: OidcSignIn | None = None
     payments: Payments | None = None
+    payment_oversight: PaymentOversight | None = None
     unknown_models: Callable[[Iterable[str]], list[str]] = lambda names: []
     providers: Callable[[], Awaitable[list[ProviderShape]]] = _no_providers
     keys_per_user: int = 100

@@ -40,6 +40,7 @@ WATCH_EVERY_S: Final = 30.0
 
 logger = logging.getLogger(__name__)
 _query = queries("billing.payments")
+_LOCK_ACCOUNT: Final = queries("billing.ledger")("accounts_lock")
 
 
 class OrderError(MetergateError):
@@ -228,7 +229,9 @@ async def credited(
 
 
 async def left_of(connection: Connection, order: Order) -> int:
-    """Return what is left of an order's credit, in nano-USD: of its lot, and of what refunds and disputes gave back."""
+    """Return what is left of an order's credit, in nano-USD: of its lot, and of what refunds and disputes gave back.
+    The account stays locked, so that no debit draws on it meanwhile."""
+    await connection.fetchrow(_LOCK_ACCOUNT, order.account_id)
     return int(await connection.fetchval(_query("purchase_left"), order.id))
 
 

@@ -132,6 +132,13 @@ class Environment:
         "SERVICE_API_KEY",
         "for `X-API-Key` of other services, 24 characters or more; unset: they are refused",
     )
+    development: bool = declare_parsed(
+        "METERGATE_DEVELOPMENT",
+        {"0": False, "1": True}.get,
+        "0 or 1",
+        False,
+        "`1`: applications with the client library's middleware take `X-User-Id` for a key; not where others can call",
+    )
     trusted_proxies: tuple[Network, ...] = declare_parsed(
         "TRUSTED_PROXIES",
         parse_networks,
@@ -183,13 +190,13 @@ class Environment:
         Variable("STRIPE_API_BASE", "https://api.stripe.com", "Stripe's API, or a stand-in for tests"),
     )
     stripe_price_starter: str | None = declare_optional(
-        "STRIPE_PRICE_STARTER", "Stripe's price id of the starter plan", served=False
+        "STRIPE_PRICE_STARTER", "Stripe's price id of the starter plan, where plans.yaml gives none"
     )
     stripe_price_professional: str | None = declare_optional(
-        "STRIPE_PRICE_PROFESSIONAL", "Stripe's price id of the professional plan", served=False
+        "STRIPE_PRICE_PROFESSIONAL", "Stripe's price id of the professional plan, where plans.yaml gives none"
     )
     stripe_price_enterprise: str | None = declare_optional(
-        "STRIPE_PRICE_ENTERPRISE", "Stripe's price id of the enterprise plan", served=False
+        "STRIPE_PRICE_ENTERPRISE", "Stripe's price id of the enterprise plan, where plans.yaml gives none"
     )
     payment_grace_days: int = declare_whole(
         "PAYMENT_GRACE_DAYS", 10, 0, 365, "days from a failed payment to the downgrade"

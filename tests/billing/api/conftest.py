@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from functools import partial
 
 import pytest
@@ -19,6 +20,7 @@ from billing.identity.members import Members
 from billing.identity.organizations import Organizations
 from billing.keys.secrets import secret_digest
 from billing.notices.endpoints import EndpointRules, Endpoints
+from billing.payments.coupons import Coupons
 from billing.plans import DEFAULT_PLAN
 from billing.principals import Principal
 from billing.refused import RefusedRequests, RefusedRules
@@ -59,6 +61,10 @@ def services(billing: Billing, registry: Registry) -> Services:
         keys=billing.keys,
         grants=billing.grants,
         lots=Lots(billing.database),
+        coupons=Coupons(
+            *(billing.database, billing.grants, billing.effects, registry.people.codes, billing.new_id),
+            now=lambda: datetime.now(UTC),
+        ),
         repricing=Repricing(billing.database, billing.effects, billing.new_id, lambda: PRICES),
         reports=billing.reports,
         audit=AuditLog(billing.database),

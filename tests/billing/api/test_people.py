@@ -9,6 +9,7 @@ import pytest
 
 from billing.api.services import Services
 from billing.identity import totp
+from billing.identity.sessions import FORGET_UNVERIFIED
 from tests.billing.api.support import Answer, Api, serving
 from tests.billing.people_support import ADA, EVE, GOOD, OTHER, Registry
 from tests.billing.support import Billing, attempts_of
@@ -403,6 +404,28 @@ async def test_who_registered_with_a_wrong_address_changes_it_and_is_let_in(api:
     confirmed = await post(api, "/email/confirm", token, email=ADA, code=await registry.mailed_code())
     assert (confirmed.json["status"], confirmed.json["verified"]) == ("active", True)
     assert (await who(api, token)).json["scopes"] != []
+
+
+async def test_who_never_proves_an_address_is_forgotten(api: Api, registry: Registry) -> None:
+    database = registry.billing.database
+    await signed_up(api, registry)
+    for name in ("eve", "late", "spent"):
+        await register(api, f"{name}@example.com")
+        assert (await post(api, "/login", email=f"{name}@example.com", password=GOOD)).status == 200
+    await database.execute("UPDATE users SET created_at = now() - interval '31 days' WHERE email NOT LIKE 'late%'")
+    account_id = await database.value(
+        "SELECT account_id FROM users u JOIN memberships m ON m.user_id = u.id JOIN organizations o ON o.id = m.org_id "
+        "WHERE email = 'spent@example.com'"
+    )
+    await registry.billing.grants.grant(account_id, 1_000_000_000, "first")
+    assert await database.value(FORGET_UNVERIFIED, 30, 10) == 0  # their codes are good yet
+    await database.execute("UPDATE one_time_codes SET expires_at = now()")
+    assert [await database.value(FORGET_UNVERIFIED, 30, 10) for _ in range(2)] == [1, 0]
+    left = [row["email"] for row in await database.rows("SELECT email FROM users ORDER BY email")]
+    assert left == [ADA, "late@example.com", "spent@example.com"]
+    assert [each["subject"] for each in await registry.audited("user.forget")] != []
+    await register(api, EVE)
+    assert (await post(api, "/login", email=EVE, password=GOOD)).status == 200
 
 
 async def test_an_address_that_nobody_has_proven_is_taken_by_who_proves_it(api: Api, registry: Registry) -> None:
