@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, cast
 from billing.database.connection import queries
 from billing.notices.emit import NoticeType, emit
 from billing.payments.apply import Applier, Handler, checkout_handler, customer_handler
-from billing.payments.customers import Customers
 from billing.payments.desk import PaymentDesk
 from billing.payments.events import PaymentEvents
-from billing.payments.flows import FlowRules, Flows, price_id_of
+from billing.payments.flows import Customers, FlowRules, Flows, price_id_of
 from billing.payments.local.acts import Acts
 from billing.payments.local.provider import LocalProvider
 from billing.payments.local.store import LocalStore
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from billing.payments.port import PaymentProvider
     from billing.plans import Plans
 
-Job = Callable[[], Awaitable[None]]
+Job = Callable[[], Coroutine[Any, Any, None]]
 """Work that goes on for ever beside the gateway."""
 
 _query = queries("billing.payments")
