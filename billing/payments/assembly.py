@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from billing.database.connection import queries
 from billing.notices.emit import NoticeType, emit
 from billing.payments.apply import Applier, Handler, checkout_handler, customer_handler
+from billing.payments.auto_recharge import EVERY_S, LEASE, AutoRecharge
 from billing.payments.customers import Customers
 from billing.payments.desk import PaymentDesk
 from billing.payments.events import PaymentEvents
@@ -29,7 +30,9 @@ from billing.payments.objects import (
 )
 from billing.payments.orders import Orders
 from billing.payments.purchases import Purchases
+from billing.payments.recharges import RechargeRules, Recharges
 from billing.payments.renewals import invoice_handler, subscription_handler
+from billing.payments.rounds import Rounds
 from billing.payments.subscriptions import SubscriptionChanges, SubscriptionRules, Subscriptions
 
 if TYPE_CHECKING:
@@ -55,6 +58,8 @@ class PaymentRules:
     default_plan: str
     grace: timedelta
     base_url: str
+    declines: int = 3
+    """After so many auto-recharge stops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,8 @@ class Payments:
     events: PaymentEvents
     subscriptions: Subscriptions
     changes: SubscriptionChanges
+    recharges: Recharges
+    auto_recharge: AutoRecharge
     acts: Acts | None
     jobs: Mapping[str, Job] = field(default_factory=dict)
 
@@ -130,12 +137,18 @@ def make_payments(parts: PaymentParts, rules: PaymentRules, provider: PaymentPro
         *(provider, orders, customers, parts.accounts, parts.plans, rules.flows),
         *(applier.refresh, subscribed, parts.new_id),
     )
+    recharging = RechargeRules(rules.flows.min_cents, rules.flows.max_cents)
+    recharges = Recharges(database, customers, recharging, parts.now)
+    charging = (database, orders, flows, provider, applier.refresh, rules.declines, parts.now)
+    auto_recharge = AutoRecharge(*charging)
     desk = PaymentDesk(database, provider, orders, parts.grants, parts.effects, applier.refresh)
-    acts, jobs = None, cast("dict[str, Job]", {"payment_events": events.run})
+    rounds = Rounds(LEASE, EVERY_S, auto_recharge.round, database, parts.new_id())
+    acts, jobs = None, cast("dict[str, Job]", {"payment_events": events.run, "auto_recharge": rounds.run})
     if isinstance(provider, LocalProvider):
         acts, jobs["local_payments"] = _local(provider, database, events)
     return Payments(
-        *(provider, orders, customers, flows, desk, applier, events, subscriptions, changes, acts),
+        *(provider, orders, customers, flows, desk, applier, events, subscriptions, changes),
+        *(recharges, auto_recharge, acts),
         jobs=jobs,
     )
 
