@@ -52,6 +52,7 @@ from billing.shapes.people import (
 )
 from billing.shapes.quotas import QuotaShape
 from billing.shapes.reports import BillingSummaryShape, BucketsShape, SummaryShape
+from billing.shapes.subscriptions import PlanChange, StatusShape, SubscriptionShape
 from billing.shapes.tokens import AccessTokenShape, NarrowBody, RefreshBody, SessionShape, TokenPairShape
 from billing.shapes.usage import EventShape, TotalsShape
 
@@ -256,6 +257,14 @@ class PersonCalls(CreditCalls):
         """Send an invitation to an address."""
         body = NewInvitation(email=email, role=role)
         return await self._call("POST", f"{_org(org_id)}/invitations", InvitationShape, body=body)
+
+    async def billing_status(self) -> StatusShape:
+        """Return where the account stands, and what to do next."""
+        return await self._call("GET", "/api/billing/status", StatusShape)
+
+    async def change_subscription(self, plan: str) -> SubscriptionShape:
+        """Change the subscription to another plan."""
+        return await self._call("PUT", "/api/billing/subscription", SubscriptionShape, body=PlanChange(plan=plan))
 
     async def resend_invitation(self, org_id: str, invitation_id: str) -> InvitationShape:
         """Send an invitation again."""

@@ -15,6 +15,7 @@ from billing.identity.oidc import OidcSignIn
 from billing.identity.organizations import Bounds, Organizations, found
 from billing.identity.passwords import Passwords
 from billing.identity.people import People
+from billing.identity.sealing import Sealer
 from billing.identity.sessions import Sessions
 from billing.identity.shown import ShownTokens
 from billing.identity.sign_in import SignIn
@@ -66,9 +67,10 @@ def make_identity(
     plan, founder = defaults.default_plan, _founder(defaults.default_plan, new_id)
     users = Users(database, new_id, settings.identity.approval)
     subjects = Subjects(database, users, founder)
-    keys = SigningKeys(of_keys, token_rules(settings), new_id, time.monotonic)
+    sealer = _sealer(settings)
+    keys = SigningKeys(of_keys, token_rules(settings), new_id, time.monotonic, sealer)
     sessions = Sessions(database, keys, new_id, ShownTokens(database, keys, _foreign_tokens(settings, ask), subjects))
-    people = _people(settings, database, users, sessions, effects, new_id)
+    people = _people(settings, database, users, sessions, effects, new_id, sealer)
     bounds = Bounds(defaults.organizations_per_user, defaults.invitations_per_day, defaults.invitation_sends)
     return Identity(
         people=people,
@@ -136,6 +138,7 @@ def _people(
     sessions: Sessions,
     effects: Effects,
     new_id: Callable[[], str],
+    sealer: Sealer,
 ) -> People:
     """Make what people register, sign in and are changed by."""
     defaults = settings.defaults
@@ -155,7 +158,14 @@ def _people(
         effects,
         new_id,
         time.time,
+        sealer,
     )
+
+
+def _sealer(settings: Settings) -> Sealer:
+    """Return what seals secrets that lie in Postgres."""
+    key, before = settings.secrets_key, settings.secrets_key_before
+    return Sealer(None if key is None else key.reveal(), None if before is None else before.reveal())
 
 
 def _founder(plan: str, new_id: Callable[[], str]) -> Found:

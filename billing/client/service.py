@@ -18,8 +18,8 @@ from msgspec import Raw
 from ulid import ULID
 
 from billing.calls import BadAnswer, ClientError, Refused, Unreachable, path_part
-from billing.credit_calls import CreditCalls
 from billing.client.retries import ATTEMPTS, PASSING, Retries, passes
+from billing.credit_calls import CreditCalls
 from billing.shapes.base import DEFAULT_TIMEOUT_S, Answer
 from billing.shapes.service import (
     Asked,

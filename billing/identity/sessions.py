@@ -42,6 +42,8 @@ MOST_USED: Final = 200
 """Used refresh tokens of a session by which a copy is noticed: those that were used last."""
 FORGET: Final = tuple(map(_query, ("forget_sessions", "forget_refresh_tokens", "forget_revoked", "forget_keys")))
 """Statements that delete what is over, so many rows at a time, and give how many there were."""
+FORGET_UNVERIFIED: Final = _query("forget_unverified")
+"""The same for who has registered and has not proven the address for so many days, which come first."""
 
 
 class SignInRefused(MetergateError):

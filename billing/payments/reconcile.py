@@ -89,6 +89,11 @@ class PaymentComparisons:
         self._asked = asyncio.Event()
         self.differences = 0
 
+    @property
+    def provider(self) -> str:
+        """Return the name of the provider."""
+        return self._provider.name
+
     async def run(self) -> None:
         """Compare once a day, and when an operator asks for it, in one gateway of all."""
         while True:

@@ -142,6 +142,7 @@ ACCOUNT: Final = [401, 401, 403, 200, 200, 200, 200, 200, 401, 401]
 """Everybody reads their own account; the stranger's is another one."""
 PERSON: Final = [401, 401, 401, 200, 200, 200, 200, 200, 401, 401]
 PERSON_BODY: Final = [401, 401, 401, 400, 400, 400, 400, 400, 401, 401]
+NONE: Final = [401, 401, 404, 404, 404, 404, 404, 404, 401, 401]
 SETUP_NONE: Final = [401, 401, 403, 403, 403, 404, 404, 404, 401, 401]
 SETUP_BODY: Final = [401, 401, 400, 400, 400, 400, 400, 400, 401, 401]
 """With the scope `billing:setup`: of what there is none, or without the body."""
@@ -177,9 +178,15 @@ MATRIX: Final[dict[str, list[int]]] = {
     "GET /api/admin/refusals/{request_id}": [*OPERATOR, 503],
     "GET /api/admin/providers": [*OPERATOR, 200],
     "GET /api/admin/audit": [*OPERATOR, 200],
+    "POST /api/webhooks/stripe": [404] * 10,
+    "GET /api/admin/payments/events": [*OPERATOR, 404],
+    "POST /api/admin/payments/events/{event_id}/replay": [*OPERATOR, 404],
+    "GET /api/admin/payments/reconcile": [*OPERATOR, 404],
+    "POST /api/admin/payments/reconcile": [*OPERATOR, 400],
     "GET /api/admin/users": [*OPERATOR, 200],
     "GET /api/admin/users/{user_id}": [*OPERATOR, 200],
     "PATCH /api/admin/users/{user_id}": [*OPERATOR, 200],
+    "PUT /api/admin/orgs/{org_id}/owners/{user_id}": [*OPERATOR, 200],
     "GET /api/service/accounts/{account_id}/balance": [*SERVICE, 200, 401],
     "POST /api/service/check": [*SERVICE, 400, 401],
     "POST /api/service/debits": [*SERVICE, 400, 401],
@@ -193,7 +200,7 @@ MATRIX: Final[dict[str, list[int]]] = {
     "POST /api/admin/webhooks/endpoints": [*OPERATOR, 400],
     "GET /api/webhooks/endpoints": ACCOUNT,
     "GET /api/admin/webhooks/endpoints": [*OPERATOR, 200],
-    "GET /api/webhooks/endpoints/{endpoint_id}": [401, 401, 404, 404, 404, 404, 404, 404, 401, 401],
+    "GET /api/webhooks/endpoints/{endpoint_id}": NONE,
     "GET /api/admin/webhooks/endpoints/{endpoint_id}": [*OPERATOR, 404],
     "PATCH /api/webhooks/endpoints/{endpoint_id}": SETUP_NONE,
     "PATCH /api/admin/webhooks/endpoints/{endpoint_id}": [*OPERATOR, 404],
@@ -203,10 +210,15 @@ MATRIX: Final[dict[str, list[int]]] = {
     "POST /api/admin/webhooks/endpoints/{endpoint_id}/rotate": [*OPERATOR, 404],
     "POST /api/webhooks/endpoints/{endpoint_id}/test": SETUP_NONE,
     "POST /api/admin/webhooks/endpoints/{endpoint_id}/test": [*OPERATOR, 404],
-    "GET /api/webhooks/endpoints/{endpoint_id}/deliveries": [401, 401, 404, 404, 404, 404, 404, 404, 401, 401],
+    "GET /api/webhooks/endpoints/{endpoint_id}/deliveries": NONE,
     "GET /api/admin/webhooks/endpoints/{endpoint_id}/deliveries": [*OPERATOR, 404],
     "POST /api/webhooks/endpoints/{endpoint_id}/deliveries/{delivery_id}/redeliver": SETUP_NONE,
     "POST /api/admin/webhooks/endpoints/{endpoint_id}/deliveries/{delivery_id}/redeliver": [*OPERATOR, 404],
+    "GET /api/billing/status": ACCOUNT,
+    "GET /api/billing/subscription": NONE,
+    "PUT /api/billing/subscription": SETUP_BODY,
+    "GET /api/service/accounts/{account_id}/features": [*SERVICE, 200, 401],
+    "POST /api/service/features/use": [*SERVICE, 400, 401],
     "GET /api/roles": ANYONE,
     "GET /api/ping": ANYONE,
     "GET /api/orgs": PERSON,
@@ -214,6 +226,7 @@ MATRIX: Final[dict[str, list[int]]] = {
     "GET /api/orgs/{org_id}": READ_ORG,
     "PATCH /api/orgs/{org_id}": CHANGE_ORG,
     "POST /api/orgs/{org_id}/transfer-ownership": [401, 401, 401, 403, 403, 403, 200, 404, 401, 401],
+    "POST /api/orgs/{org_id}/close": [401, 401, 401, 403, 403, 403, 200, 404, 401, 401],
     "GET /api/orgs/{org_id}/members": READ_ORG,
     "GET /api/orgs/{org_id}/members/{user_id}": READ_ORG,
     "PATCH /api/orgs/{org_id}/members/{user_id}": CHANGE_ORG,
@@ -241,7 +254,7 @@ MATRIX: Final[dict[str, list[int]]] = {
     "GET /api/account/usage/buckets": ACCOUNT,
     "GET /api/account/usage/summary": ACCOUNT,
     "GET /api/account/usage/events": ACCOUNT,
-    "GET /api/account/usage/events/{event_id}": [401, 401, 404, 404, 404, 404, 404, 404, 401, 401],
+    "GET /api/account/usage/events/{event_id}": NONE,
     "GET /api/billing/usage": ACCOUNT,
     "GET /api/account/audit": [401, 401, 403, 403, 403, 200, 200, 200, 401, 401],
     "POST /api/auth/register": BODY_WRONG,
