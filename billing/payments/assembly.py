@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
@@ -104,17 +104,6 @@ def local_provider(parts: PaymentParts, base_url: str) -> LocalProvider:
 
     store = LocalStore(parts.database, parts.now, parts.new_id)
     return LocalProvider(store, base_url, parts.deployment, catalogue)
-
-
-def stripe_provider(
-    parts: PaymentParts, api_key: str, api_base: str | None, webhook_secrets: Sequence[str]
-) -> PaymentProvider:
-    """Return Stripe, whose library is imported now: it takes 0.2 s. Raises `ValueError` for a key that can't be one."""
-    from billing.payments.stripe.client import API_BASE, StripeAccess  # noqa: PLC0415
-    from billing.payments.stripe.provider import StripePayments  # noqa: PLC0415
-
-    access = StripeAccess(api_key, api_base or API_BASE)
-    return StripePayments(access, webhook_secrets, parts.deployment, parts.now)
 
 
 def make_payments(parts: PaymentParts, rules: PaymentRules, provider: PaymentProvider) -> Payments:
