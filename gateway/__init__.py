@@ -3,8 +3,10 @@
 app          the only wiring: from settings to stores, services, engine and routes; runtime  that of the stores
 rules        the settings in the form that each part of a worker takes
 identity     people, their sessions and organizations, made from the settings on one database
+stores       the engine on open stores, for commands and for `runtime`
 store_rules  the settings in the form that each part takes that works on the stores
 metering     what other services call, made of the engine
+notices      what is told of accounts, by the settings
 outgoing     questions to other issuers of tokens, bounded in time and size; mails
 auth         who asks: what `billing` says of a request's key, as refusals
 server/      what a client's connection may send, how a request is read and an answer written; refusals

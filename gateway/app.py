@@ -20,7 +20,7 @@ from aiohttp import web
 
 from billing.api.application import setup
 from billing.identity.mailer import Mailer, MailRules
-from billing.identity.sessions import FORGET
+from billing.identity.sessions import FORGET, FORGET_UNVERIFIED
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.retention import UsageRetention
 from billing.owned.jobs import BackgroundJobs
@@ -60,7 +60,6 @@ from gateway.rules import (
     socket_rules,
     structure_bounds,
 )
-from gateway.runtime import Runtime, new_id
 from gateway.server.aiohttp_private import EdgeKind
 from gateway.server.bodies import Bodies
 from gateway.server.cors import Cors, answering
@@ -70,12 +69,14 @@ from gateway.server.ids import REQUEST_ID
 from gateway.server.plain import PlainRunner
 from gateway.server.refusals import Links
 from gateway.store_rules import lookup_wait_s
+from gateway.stores import new_id
 from gateway.tokens import Tokenizer
 from gateway.upstream.local.shelf import SharedShelf
 
 if TYPE_CHECKING:
-    from billing.notices.destinations import Poster
     from billing.price_table import PriceTable
+    from gateway.config.defaults import Limits
+    from gateway.runtime import Runtime
     from gateway.upstream.base import Transport
 
 logger = logging.getLogger(__name__)
@@ -152,7 +153,6 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         "max",
     )
     engine.loops.on_failure = metrics.loop_failed
-    posters: tuple[Poster, ...] = ()
     try:
         await engine.start()
         _start_loops(runtime, metrics, jobs, aside, price_follower)
@@ -160,11 +160,10 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         engine.loops.start("targets_tell", shared.tell)
         engine.loops.start("targets_listen", shared.listen)
         engine.loops.start("background", parts.poller.run)
-        kept = RetentionRules(settings.defaults.object_retention_days, settings.defaults.job_retention_days)
-        engine.loops.start("retention", Retention(runtime.database, kept, new_id(), FORGET).run)
+        engine.loops.start("retention", Retention(runtime.database, _kept(settings.defaults), new_id(), FORGET).run)
         _start_usage_retention(runtime, metrics)
         _start_mailer(runtime, metrics)
-        posters = start_notices(runtime, metrics, new_id)
+        start_notices(runtime, metrics, new_id)
         health.ready = True
         yield (
             Served(app, parts.proxy, parts.dialects, edge_rules(settings.defaults, cors), settings.defaults.edge),
@@ -182,8 +181,6 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         metrics.flush()
         await sockets.close()
         await parts.close()
-        for poster in posters:
-            await poster.close()
 
 
 def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Parts:
@@ -273,6 +270,11 @@ def _start_loops(
     loops.start("prices", price_follower.run)
     loops.start("refused", runtime.refused.run)
     loops.start("reconcile", lambda: jobs.reconcile_for_ever(runtime.settings.defaults.reconcile_interval_s))
+
+
+def _kept(defaults: Limits) -> RetentionRules:
+    unverified = FORGET_UNVERIFIED, defaults.unverified_retention_days
+    return RetentionRules(defaults.object_retention_days, defaults.job_retention_days, (unverified,))
 
 
 def _start_usage_retention(runtime: Runtime, metrics: Metrics) -> None:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from gateway.runtime import Runtime
 
 
-def start_notices(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str]) -> tuple[Poster, ...]:
-    """Start telling notices in the background, and return what sends them, which is to be closed."""
+def start_notices(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str]) -> None:
+    """Start telling notices, in the background."""
     settings, defaults = runtime.settings, runtime.settings.defaults
     to_customers = Poster(private=defaults.webhook_private_addresses, timeout_s=defaults.webhook_timeout_s)
     to_operators = Poster(private=True, timeout_s=defaults.webhook_timeout_s)
@@ -28,4 +28,3 @@ def start_notices(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str])
     metrics.gauge("notices_parked", "Deliveries that were given up.", lambda: worker.parked, "max")
     metrics.gauge("notices_lag_seconds", "How long the oldest waiting notice has waited.", lambda: worker.lag_s, "max")
     runtime.engine.loops.start("notices", worker.run)
-    return to_customers, to_operators

@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Final
-
-from aiohttp import web
-from ulid import ULID
+from typing import TYPE_CHECKING
 
 from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
 from billing.accounts.lots import Lots
 from billing.accounts.member_limits import MemberLimits
 from billing.accounts.repricing import Repricing
-from billing.api.application import setup
 from billing.api.services import Services
 from billing.attempts import Attempts
 from billing.audit import AuditLog
 from billing.database.connection import Database
 from billing.holds.cache import recognised
 from billing.holds.engine import Engine
+from billing.holds.live_windows import live_windows
 from billing.holds.redis.client import RedisClient
-from billing.holds.redis.state import DEFAULT_PREFIX, Keyspace
+from billing.holds.redis.state import DEFAULT_PREFIX
 from billing.keys.keys import ApiKeys
 from billing.keys.principals import Principals
 from billing.keys.secrets import secret_digest, well_formed
-from billing.ledger.catalogue import newest_revision
 from billing.ledger.reports import Reports
 from billing.notices.endpoints import EndpointRules, Endpoints
+from billing.notices.exhausted import ExhaustedNotices
+from billing.payments.coupons import Coupons
 from billing.refused import RefusedRequests
+from billing.services.features import Features
 from gateway.config.models import unknown_models
 from gateway.config.plan_follower import PlanFollower
 from gateway.config.settings import Settings
@@ -42,18 +41,15 @@ from gateway.metering import make_meters
 from gateway.outgoing import Outgoing
 from gateway.proxy.target_health import provider_list
 from gateway.server.refusals import Links
-from gateway.store_rules import engine_settings, make_attempts, refused_rules
+from gateway.store_rules import make_attempts, refused_rules
+from gateway.stores import OpenStores, new_id, open_engine
 
 if TYPE_CHECKING:
     from billing.identity.people import People
     from billing.plans import Plans
     from billing.price_table import PriceTable
     from billing.principals import Principal
-
-logger = logging.getLogger(__name__)
-
-EMBEDDED_PARTITIONS: Final = 1
-PRODUCTION_PARTITIONS: Final = 64
+    from billing.shapes.quotas import WindowShape
 
 
 @dataclass(slots=True)
@@ -69,9 +65,8 @@ class InForce:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Everything that talks to the stores. `database` is the ledger's pool, which no call of the API uses. `api_app` is
-    the whole billing API, for use inside a process; the `follower` has the plans in force, whatever the file here
-    says."""
+    """Everything that talks to the stores. `database` is the ledger's pool, which no call of the API uses. The
+    `follower` has the plans in force, whatever the file here says."""
 
     settings: Settings
     follower: PlanFollower
@@ -87,25 +82,13 @@ class Runtime:
     services: Services
     people: People
     in_force: InForce
-    api_app: web.Application
     attempts: Attempts
     admin_api_key: str = field(repr=False)
 
 
-def new_id() -> str:
-    """Return a ULID (https://github.com/ulid/spec), 26 characters."""
-    return str(ULID())
-
-
-async def partition_count(database: Database, wanted: int) -> int:
-    """Return the installation's number of partitions: what the first gateway wanted, for ever. Raises
-    `DatabaseError`."""
-    count = await database.value(
-        "UPDATE installation SET redis_partitions = coalesce(redis_partitions, $1) RETURNING redis_partitions", wanted
-    )
-    if count != wanted:
-        logger.warning("this installation has %d partitions, not %d: the number is fixed once", count, wanted)
-    return int(count)
+def utc_now() -> datetime:
+    """Return the time now, in UTC."""
+    return datetime.now(UTC)
 
 
 @asynccontextmanager
@@ -118,78 +101,66 @@ async def open_runtime(
     key_prefix: str = DEFAULT_PREFIX,
     gateway_id: str | None = None,
 ) -> AsyncIterator[Runtime]:
-    """Yield services on open stores; nothing is served and nothing runs in the background. `gateway_id` is a new ULID,
-    for one process and no other; None: one is made.
+    """Yield services on open stores; nothing is served and nothing runs in the background. `gateway_id` is as for
+    `open_engine`.
 
     Raises `DatabaseError` when Postgres is away or has not been migrated.
     """
     defaults = settings.defaults
-    database = Database(
-        database_url,
-        size=defaults.postgres_pool_size,
-        timeout_s=defaults.postgres_timeout_s,
-        lock_wait_s=defaults.ledger_lock_ms / 1000,
-    )
-    client = RedisClient(
-        redis_url, timeout_s=defaults.redis_timeout_ms / 1000, connect_timeout_s=defaults.connect_timeout_s
-    )
-    of_api = database.another(size=defaults.api_pool_size, timeout_s=defaults.postgres_timeout_s)
-    of_keys = database.another(size=1, timeout_s=defaults.postgres_timeout_s)
-    ask = Outgoing(defaults.issuer_timeout_s, defaults.issuer_answer_bytes)
-    try:
-        follower = PlanFollower(database, settings, take_over=embedded)
-        await follower.follow(await newest_revision(database))
-        wanted = defaults.redis_partitions or (EMBEDDED_PARTITIONS if embedded else PRODUCTION_PARTITIONS)
-        keyspace = Keyspace(key_prefix, await partition_count(database, wanted))
-        stores = _Stores(database, of_api, of_keys, client, keyspace, ask)
-        runtime = _runtime(settings, follower, stores, gateway_id or new_id())
+    async with open_engine(
+        settings,
+        database_url=database_url,
+        redis_url=redis_url,
+        embedded=embedded,
+        key_prefix=key_prefix,
+        gateway_id=gateway_id,
+    ) as stores:
+        apart = _Apart(
+            of_api=stores.database.another(size=defaults.api_pool_size, timeout_s=defaults.postgres_timeout_s),
+            of_keys=stores.database.another(size=1, timeout_s=defaults.postgres_timeout_s),
+            ask=Outgoing(defaults.issuer_timeout_s, defaults.issuer_answer_bytes),
+        )
         try:
-            yield runtime
+            runtime = _runtime(settings, stores, apart)
+            try:
+                yield runtime
+            finally:
+                runtime.people.passwords.close()
         finally:
-            runtime.people.passwords.close()
-    finally:
-        await ask.close()
-        await client.close()
-        await of_keys.close()
-        await of_api.close()
-        await database.close()
+            await apart.close()
 
 
 @dataclass(frozen=True, slots=True)
-class _Stores:
-    """What is open. Calls of the API have connections of their own (`of_api`): however many of them wait in Postgres,
-    the ledger's are free for admissions and debits. So have signing keys (`of_keys`), which every token waits for."""
+class _Apart:
+    """What is open beside the engine's stores. Calls of the API have connections of their own (`of_api`): however many
+    of them wait in Postgres, the ledger's are free for admissions and debits. So have signing keys (`of_keys`), which
+    every token waits for."""
 
-    database: Database
     of_api: Database
     of_keys: Database
-    client: RedisClient
-    keyspace: Keyspace
     ask: Outgoing
 
+    async def close(self) -> None:
+        """Close all of it."""
+        await self.ask.close()
+        await self.of_keys.close()
+        await self.of_api.close()
 
-def _runtime(settings: Settings, follower: PlanFollower, stores: _Stores, gateway_id: str) -> Runtime:
-    """Make the engine and the services on open stores."""
-    defaults, plans = settings.defaults, follower.plans
-    principals = Principals(stores.database, plans, defaults.default_plan, follower.follow)
-    engine = Engine(
-        *(stores.database, stores.client, stores.keyspace, plans, principals.load, gateway_id),
-        engine_settings(defaults, settings.spool_dir),
-    )
-    follower.changed = engine.plans_changed
+
+def _runtime(settings: Settings, stores: OpenStores, apart: _Apart) -> Runtime:
+    """Make the services on open stores."""
+    engine, plans = stores.engine, stores.follower.plans
     in_force = InForce(settings.prices)
-    identity = make_identity(settings, stores.of_api, stores.of_keys, stores.ask, plans, engine.change_notifier, new_id)
-    services = _services(settings, stores.of_api, engine, plans, identity, in_force)
-    api_app = web.Application(client_max_size=settings.max_body_bytes)
-    setup(api_app, services)
+    identity = make_identity(settings, apart.of_api, apart.of_keys, apart.ask, plans, engine.change_notifier, new_id)
+    services = _services(settings, apart.of_api, engine, plans, identity, in_force)
     return Runtime(
         settings=settings,
-        follower=follower,
+        follower=stores.follower,
         database=stores.database,
         redis_client=stores.client,
         engine=engine,
         accounts=services.accounts,
-        principals=principals,
+        principals=stores.principals,
         api_keys=services.keys,
         grants=services.grants,
         reports=services.reports,
@@ -197,7 +168,6 @@ def _runtime(settings: Settings, follower: PlanFollower, stores: _Stores, gatewa
         services=services,
         people=identity.people,
         in_force=in_force,
-        api_app=api_app,
         attempts=services.attempts,
         admin_api_key=services.admin_api_key or "",
     )
@@ -209,6 +179,7 @@ def _services(
     """Make what the billing API works on."""
     defaults, effects = settings.defaults, engine.change_notifier
     admin_key, service_key = settings.admin_api_key, settings.service_api_key
+    grants = Grants(database, effects, new_id)
     return Services(
         accounts=Accounts(database, plans, effects, new_id),
         users=identity.people.users,
@@ -217,17 +188,21 @@ def _services(
         invitations=identity.invitations,
         member_limits=MemberLimits(database, effects),
         keys=ApiKeys(database, effects, new_id),
-        grants=Grants(database, effects, new_id),
+        grants=grants,
         lots=Lots(database),
+        coupons=Coupons(database, grants, effects, identity.people.codes, new_id, utc_now),
         repricing=Repricing(database, effects, new_id, in_force.now),
         reports=Reports(database),
         audit=AuditLog(database),
+        features=Features(database, plans, defaults.default_plan, lambda: datetime.now(UTC)),
+        windows=partial(_windows, engine, Principals(database, plans, defaults.default_plan)),
+        upgrade_url=lambda plan: settings.frontend_url,
         endpoints=Endpoints(
             database, new_id, EndpointRules(defaults.webhook_endpoints, private=defaults.webhook_private_addresses)
         ),
         sign_in=identity.sign_in,
         credentials=identity.credentials,
-        refused=RefusedRequests(engine.redis, refused_rules(defaults)),
+        refused=RefusedRequests(engine.redis, refused_rules(defaults), look=ExhaustedNotices(database).look),
         effects=effects,
         plans=plans,
         credits_per_usd=defaults.credits_per_usd,
@@ -260,3 +235,9 @@ def _authenticator(engine: Engine) -> Callable[[str], Awaitable[Principal | None
         return await engine.cache.get(secret_digest(secret)) if well_formed(secret) else None
 
     return authenticate
+
+
+async def _windows(engine: Engine, principals: Principals, account_id: str) -> list[WindowShape]:
+    """Return what is left of an account's quotas. Raises `StoreError`."""
+    principal = await principals.of_service(account_id, "")
+    return [] if principal is None else await live_windows(engine, principal)

@@ -17,6 +17,7 @@ next one: `?statement_cache_size=0` in the URL has the driver prepare each state
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import cache
 from importlib.resources import files
 from typing import Any, Final
 
@@ -241,9 +242,10 @@ def _encode_json(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
 
+@cache
 def queries(package: str) -> Callable[[str], str]:
     """Return the named queries of a package's `sql` folder: `queries("billing.ledger")("write_debits")`, read once at
-    import.
+    the first import.
 
     Raises `KeyError` for a name that has no file.
     """

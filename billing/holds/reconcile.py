@@ -20,6 +20,7 @@ from billing.holds.snapshot import ACCOUNTS_A_TURN, Snapshots, compare, gently
 from billing.holds.snapshot import Drift as Drift
 
 if TYPE_CHECKING:
+    from billing.holds.engine import Engine
     from billing.holds.loader import Loader
     from billing.holds.partition import Partition
     from billing.holds.partitions import Partitions
@@ -165,3 +166,19 @@ class Reconciler:
         for partition in self._partitions.all:
             await self._partitions.renew(partition)
         return len(self._partitions.all)
+
+
+async def reconcile_once(engine: Engine, *, fix: bool) -> Report:
+    """Write what was left in the journals, then compare; with `fix` begin a new epoch then, also where there are no
+    differences or they can't be looked for: what is wrong may be that Redis has not got what it is compared in.
+
+    Raises `StoreError`, `TimeoutError`.
+    """
+    try:
+        for partition in engine.partitions.all:
+            await engine.partitions.ensure(partition)
+            await engine.recovery.sweep(partition, others=False)
+        return await engine.reconciler.run()
+    finally:
+        if fix:
+            await engine.reconciler.fix()

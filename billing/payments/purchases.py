@@ -30,6 +30,7 @@ Tell = Callable[[Connection, str, str, Mapping[str, object]], Awaitable[None]]
 """Writes a notice in the caller's transaction: the account, its type, such as `payment.succeeded`, and its data."""
 
 _query = queries("billing.payments")
+LOCK_ACCOUNT: Final = queries("billing.ledger")("accounts_lock")
 
 
 async def tell_nobody(connection: Connection, account_id: str, type: str, data: Mapping[str, object]) -> None:
@@ -37,7 +38,9 @@ async def tell_nobody(connection: Connection, account_id: str, type: str, data: 
 
 
 async def left_of(connection: Connection, order: Order) -> int:
-    """Return what is left of an order's credit, in nano-USD: of its lot, and of what refunds and disputes gave back."""
+    """Return what is left of an order's credit, in nano-USD: of its lot, and of what refunds and disputes gave back.
+    The account stays locked, so that no debit draws on it meanwhile."""
+    await connection.fetchrow(LOCK_ACCOUNT, order.account_id)
     return int(await connection.fetchval(_query("purchase_left"), order.id))
 
 

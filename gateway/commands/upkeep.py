@@ -105,23 +105,23 @@ async def reconcile(
     Balances, holds, windows and the sequence of debits. Exit code 1 on any difference.
     """
     refuse_api_url(output)
+    from billing.holds.reconcile import reconcile_once
     from billing.shapes.operation import report_shape
     from gateway.commands.failures import explained_failures
     from gateway.commands.stores import open_stores, ready_schema
     from gateway.config.environment import command_environment
     from gateway.config.settings import load_settings
-    from gateway.endpoints.jobs import reconcile_once
-    from gateway.runtime import open_runtime
+    from gateway.stores import open_engine
 
     with explained_failures():
         environment = command_environment(os.environ)
-        settings = load_settings(os.environ, mode="command")
+        settings = load_settings(os.environ, mode="command", with_prices=False)
         async with open_stores(environment, output, redis=True) as stores:
             await ready_schema(stores)
-            async with open_runtime(
+            async with open_engine(
                 settings, database_url=stores.database_url, redis_url=stores.redis_url, embedded=stores.embedded
-            ) as runtime:
-                report = await reconcile_once(runtime.engine, fix=fix)
+            ) as opened:
+                report = await reconcile_once(opened.engine, fix=fix)
     rows = [(drift.account_id, drift.what, str(drift.redis), str(drift.ledger)) for drift in report.drifts]
     summary = f"{report.accounts} accounts compared, {len(rows)} differences."
     parts: list[str | Table] = [Table(("account", "what", "Redis", "ledger"), rows), summary] if rows else [summary]

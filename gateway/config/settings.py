@@ -27,7 +27,7 @@ from gateway.config.files import (
 )
 from gateway.config.identity import IdentityConfig, read_identity
 from gateway.config.models import ModelConfig, read_models, unpriced_models
-from gateway.config.plans import VERSION, read_plans, read_plans_version
+from gateway.config.plans import VERSION, read_plans, read_plans_version, with_stripe_prices
 from gateway.config.prices import read_prices
 from gateway.config.problems import ConfigError, Problem, Problems
 from gateway.config.providers import ProviderConfig, read_providers
@@ -71,18 +71,22 @@ class Settings(Environment):
     notes: tuple[Problem, ...] = ()
 
 
-def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve") -> Settings:
+def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve", with_prices: bool = True) -> Settings:
     """Return the settings of an environment and of the files that it leads to.
 
-    `mode` is who asks: `up` listens on 127.0.0.1 by default; `command` needs nothing that only serving needs. Raises
-    `ConfigError` with every problem of the environment and of all files.
+    `mode` is who asks: `up` listens on 127.0.0.1 by default; `command` needs nothing that only serving needs. A command
+    that prices nothing does without the prices, which take longer to read than all else. Raises `ConfigError` with
+    every problem of the environment and of all files.
     """
     problems = Problems()
     environment = read_environment(environ, mode, problems)
     folder = find_folder(environment.config_dir)
     price_marks = file_marks(folder / PRICES_FILE)
     main, price_file, plan_file = (
-        read_file(folder / name, shown_path(folder / name), environ, problems) for name in FILES
+        read_file(folder / name, shown_path(folder / name), environ, problems)
+        if with_prices or name != PRICES_FILE
+        else None
+        for name in FILES
     )
     providers: dict[str, ProviderConfig] = {}
     models: dict[str, ModelConfig] = {}
@@ -101,6 +105,14 @@ def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve") -> Settin
             models = read_models(models_at, () if providers_at is None else providers_at.child_names)
     prices = PriceTable(()) if price_file is None else read_prices(price_file)
     plans = {} if plan_file is None else read_plans(plan_file, model_names)
+    plans = with_stripe_prices(
+        plans,
+        {
+            "starter": environment.stripe_price_starter,
+            "professional": environment.stripe_price_professional,
+            "enterprise": environment.stripe_price_enterprise,
+        },
+    )
     plan_names = None if plan_file is None else tuple(name for name in plan_file.child_names if name != VERSION)
     defaults = Limits() if main is None else read_defaults(main, defaults_at, plan_names)
     plans_version = 0 if plan_file is None else read_plans_version(plan_file)

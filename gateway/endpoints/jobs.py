@@ -21,6 +21,7 @@ from msgspec import structs
 from billing.api.requests import read_bounded
 from billing.database.connection import Database, DatabaseError, queries
 from billing.errors import StoreError
+from billing.holds.reconcile import reconcile_once
 from billing.ledger.set_aside import count_set_aside
 from billing.shapes.operation import JobShape, ReconcileBody, report_shape
 from gateway.server import refusals
@@ -188,22 +189,6 @@ class Jobs:
     async def get_job_status(self, request: web.Request) -> JobShape:
         """Return the last run of a job in this worker."""
         return self._last
-
-
-async def reconcile_once(engine: Engine, *, fix: bool) -> Report:
-    """Write what was left in the journals, then compare; with `fix` begin a new epoch then, also where there are no
-    differences or they can't be looked for: what is wrong may be that Redis has not got what it is compared in.
-
-    Raises `StoreError`, `TimeoutError`.
-    """
-    try:
-        for partition in engine.partitions.all:
-            await engine.partitions.ensure(partition)
-            await engine.recovery.sweep(partition, others=False)
-        return await engine.reconciler.run()
-    finally:
-        if fix:
-            await engine.reconciler.fix()
 
 
 def _shown(at: datetime) -> str:

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from billing.errors import INCORRECT_KEY, LISTED, MetergateError
 from billing.money import format_usd
+from billing.plans import API_ACCESS
 from gateway.dialects.openai import errors as openai_errors
 from gateway.server.ids import REQUEST_ID
 from gateway.upstream.base import AccountBusy, UpstreamBusy, UpstreamTimeout
@@ -196,9 +197,11 @@ def model_not_priced(reason: str) -> Refusal:
     return Refusal(400, "model_not_priced", message, param="model")
 
 
-def insufficient_scope(scope: str) -> Refusal:
-    """Return the refusal of a key without the scope that is needed."""
+def insufficient_scope(scope: str, plan: Plan | None = None) -> Refusal:
+    """Return the refusal of a key without the scope that is needed, or whose plan allows no calls."""
     message = f"This key lacks the scope `{scope}`: use a key that has it."
+    if plan is not None and plan.feature(API_ACCESS) is False:
+        message = f"The plan {plan.name} has no API access: upgrade to one that has."
     return Refusal(403, "insufficient_scope", message, type="permission_error", extra={"required_scope": scope})
 
 

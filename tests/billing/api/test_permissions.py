@@ -35,6 +35,7 @@ NEEDS_BODY: Final[dict[str, Any]] = {
     "POST /api/billing/keys": {"name": "made"},
     "PATCH /api/billing/keys/{key_id}": {"name": "renamed"},
     "POST /api/billing/keys/{key_id}/rotate": {},
+    "POST /api/billing/coupons/redeem": {"code": "NOSUCHCODE"},
 }
 """What has to be sent to get as far as the check of a scope; others are sent `{}`, which many refuse with 400."""
 
@@ -83,6 +84,7 @@ class World:
             "request_id": "req_none",
             "session_id": "ses_none",
             "hold_id": "hold_none",
+            "coupon_id": "cpn_none",
             "endpoint_id": "whe_none",
             "delivery_id": "whd_none",
             "provider": "none",
@@ -140,6 +142,7 @@ ACCOUNT: Final = [401, 401, 403, 200, 200, 200, 200, 200, 401, 401]
 """Everybody reads their own account; the stranger's is another one."""
 PERSON: Final = [401, 401, 401, 200, 200, 200, 200, 200, 401, 401]
 PERSON_BODY: Final = [401, 401, 401, 400, 400, 400, 400, 400, 401, 401]
+NONE: Final = [401, 401, 404, 404, 404, 404, 404, 404, 401, 401]
 SETUP_NONE: Final = [401, 401, 403, 403, 403, 404, 404, 404, 401, 401]
 SETUP_BODY: Final = [401, 401, 400, 400, 400, 400, 400, 400, 401, 401]
 """With the scope `billing:setup`: of what there is none, or without the body."""
@@ -161,6 +164,9 @@ MATRIX: Final[dict[str, list[int]]] = {
     "POST /api/admin/accounts/{account_id}/refunds": [*OPERATOR, 400],
     "POST /api/admin/accounts/{account_id}/adjustments": [*OPERATOR, 400],
     "GET /api/admin/accounts/{account_id}/lots": [*OPERATOR, 200],
+    "POST /api/admin/coupons": [*OPERATOR, 400],
+    "GET /api/admin/coupons": [*OPERATOR, 200],
+    "DELETE /api/admin/coupons/{coupon_id}": [*OPERATOR, 404],
     "POST /api/admin/reprice": [*OPERATOR, 400],
     "POST /api/admin/keys": [*OPERATOR, 400],
     "GET /api/admin/keys": [*OPERATOR, 200],
@@ -180,6 +186,7 @@ MATRIX: Final[dict[str, list[int]]] = {
     "GET /api/admin/users": [*OPERATOR, 200],
     "GET /api/admin/users/{user_id}": [*OPERATOR, 200],
     "PATCH /api/admin/users/{user_id}": [*OPERATOR, 200],
+    "PUT /api/admin/orgs/{org_id}/owners/{user_id}": [*OPERATOR, 200],
     "GET /api/service/accounts/{account_id}/balance": [*SERVICE, 200, 401],
     "POST /api/service/check": [*SERVICE, 400, 401],
     "POST /api/service/debits": [*SERVICE, 400, 401],
@@ -193,7 +200,7 @@ MATRIX: Final[dict[str, list[int]]] = {
     "POST /api/admin/webhooks/endpoints": [*OPERATOR, 400],
     "GET /api/webhooks/endpoints": ACCOUNT,
     "GET /api/admin/webhooks/endpoints": [*OPERATOR, 200],
-    "GET /api/webhooks/endpoints/{endpoint_id}": [401, 401, 404, 404, 404, 404, 404, 404, 401, 401],
+    "GET /api/webhooks/endpoints/{endpoint_id}": NONE,
     "GET /api/admin/webhooks/endpoints/{endpoint_id}": [*OPERATOR, 404],
     "PATCH /api/webhooks/endpoints/{endpoint_id}": SETUP_NONE,
     "PATCH /api/admin/webhooks/endpoints/{endpoint_id}": [*OPERATOR, 404],
@@ -203,10 +210,15 @@ MATRIX: Final[dict[str, list[int]]] = {
     "POST /api/admin/webhooks/endpoints/{endpoint_id}/rotate": [*OPERATOR, 404],
     "POST /api/webhooks/endpoints/{endpoint_id}/test": SETUP_NONE,
     "POST /api/admin/webhooks/endpoints/{endpoint_id}/test": [*OPERATOR, 404],
-    "GET /api/webhooks/endpoints/{endpoint_id}/deliveries": [401, 401, 404, 404, 404, 404, 404, 404, 401, 401],
+    "GET /api/webhooks/endpoints/{endpoint_id}/deliveries": NONE,
     "GET /api/admin/webhooks/endpoints/{endpoint_id}/deliveries": [*OPERATOR, 404],
     "POST /api/webhooks/endpoints/{endpoint_id}/deliveries/{delivery_id}/redeliver": SETUP_NONE,
     "POST /api/admin/webhooks/endpoints/{endpoint_id}/deliveries/{delivery_id}/redeliver": [*OPERATOR, 404],
+    "GET /api/billing/status": ACCOUNT,
+    "GET /api/billing/subscription": NONE,
+    "PUT /api/billing/subscription": SETUP_BODY,
+    "GET /api/service/accounts/{account_id}/features": [*SERVICE, 200, 401],
+    "POST /api/service/features/use": [*SERVICE, 400, 401],
     "GET /api/roles": ANYONE,
     "GET /api/ping": ANYONE,
     "GET /api/orgs": PERSON,
@@ -214,6 +226,7 @@ MATRIX: Final[dict[str, list[int]]] = {
     "GET /api/orgs/{org_id}": READ_ORG,
     "PATCH /api/orgs/{org_id}": CHANGE_ORG,
     "POST /api/orgs/{org_id}/transfer-ownership": [401, 401, 401, 403, 403, 403, 200, 404, 401, 401],
+    "POST /api/orgs/{org_id}/close": [401, 401, 401, 403, 403, 403, 200, 404, 401, 401],
     "GET /api/orgs/{org_id}/members": READ_ORG,
     "GET /api/orgs/{org_id}/members/{user_id}": READ_ORG,
     "PATCH /api/orgs/{org_id}/members/{user_id}": CHANGE_ORG,
@@ -234,13 +247,14 @@ MATRIX: Final[dict[str, list[int]]] = {
     "POST /api/billing/keys/{key_id}/rotate": CHANGE_KEY,
     "GET /api/billing/keys/{key_id}/usage": READ_ORG,
     "GET /api/billing/lots": ACCOUNT,
+    "POST /api/billing/coupons/redeem": [401, 401, 403, 403, 403, 404, 404, 404, 401, 401],
     "GET /api/account/balance": ACCOUNT,
     "GET /api/account/transactions": ACCOUNT,
     "GET /api/account/billing/summary": ACCOUNT,
     "GET /api/account/usage/buckets": ACCOUNT,
     "GET /api/account/usage/summary": ACCOUNT,
     "GET /api/account/usage/events": ACCOUNT,
-    "GET /api/account/usage/events/{event_id}": [401, 401, 404, 404, 404, 404, 404, 404, 401, 401],
+    "GET /api/account/usage/events/{event_id}": NONE,
     "GET /api/billing/usage": ACCOUNT,
     "GET /api/account/audit": [401, 401, 403, 403, 403, 200, 200, 200, 401, 401],
     "POST /api/auth/register": BODY_WRONG,

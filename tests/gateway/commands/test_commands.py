@@ -470,6 +470,13 @@ def test_doctor_imports_aiohttp_for_providers_alone(monkeypatch: pytest.MonkeyPa
     assert imported_by("doctor", ("aiohttp", "pydantic", "jwt")) == (REFUSED, [])
 
 
+def test_reconcile_imports_no_api(monkeypatch: pytest.MonkeyPatch, stores: dict[str, str]) -> None:
+    """Which takes twice as long as what it does."""
+    for name, url in stores.items():
+        monkeypatch.setenv(name, url)
+    assert imported_by("reconcile", ("aiohttp", "pydantic", "jwt", "gateway.runtime", "billing.api")) == (0, [])
+
+
 def test_a_command_on_prices_reads_no_other_settings() -> None:
     """The settings' imports take longer than the whole table."""
     assert imported_by("operator price list", ("gateway.config.settings",)) == (0, [])
