@@ -11,6 +11,7 @@ from billing.payments.flows import FlowRules
 from billing.payments.local.web import PAY, pay_routes
 from billing.payments.return_urls import origins_of
 from gateway.config.settings import public_url
+from gateway.plan_page import plan_routes
 from gateway.server.refusals import Links
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def serve_payments(app: web.Application, runtime: Runtime) -> None:
     """Mount the pages under /pay."""
     payments, frontend_url = runtime.services.payments, runtime.settings.frontend_url
     if payments is not None:
+        app.router.add_routes(plan_routes(runtime.services, payments, runtime.services.new_id))
         app.router.add_routes(pay_routes(payments.acts, frontend_url))
 
 
