@@ -17,6 +17,7 @@
     usage       /account: balance, transactions, usage events   sums  /account and /billing: what was used, in sums
     webhooks_out  /webhooks/endpoints, /admin/webhooks/endpoints: where notices are sent to
     payment_events  /webhooks/stripe, /admin/payments: what the payment provider tells, and the comparison with it
+    payments    /billing: setup, portal, checkout, orders; /admin/orders, /admin/payments/parked
     reads       /admin/refusals, /admin/providers, /ping
     tables      answers as CSV
 
