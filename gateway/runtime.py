@@ -10,20 +10,18 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aiohttp import web
-
 from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
 from billing.accounts.lots import Lots
 from billing.accounts.member_limits import MemberLimits
 from billing.accounts.repricing import Repricing
-from billing.api.application import setup
 from billing.api.services import Services
 from billing.attempts import Attempts
 from billing.audit import AuditLog
 from billing.database.connection import Database
 from billing.holds.cache import recognised
 from billing.holds.engine import Engine
+from billing.holds.live_windows import live_windows
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import DEFAULT_PREFIX
 from billing.keys.keys import ApiKeys
@@ -35,6 +33,7 @@ from billing.notices.exhausted import ExhaustedNotices
 from billing.payments.assembly import PaymentParts, deployment_of
 from billing.payments.coupons import Coupons
 from billing.refused import RefusedRequests
+from billing.services.features import Features
 from gateway.config.models import unknown_models
 from gateway.config.plan_follower import PlanFollower
 from gateway.config.settings import Settings
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
     from billing.plans import Plans
     from billing.price_table import PriceTable
     from billing.principals import Principal
+    from billing.shapes.quotas import WindowShape
 
 
 @dataclass(slots=True)
@@ -66,9 +66,8 @@ class InForce:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Everything that talks to the stores. `database` is the ledger's pool, which no call of the API uses. `api_app` is
-    the whole billing API, for use inside a process; the `follower` has the plans in force, whatever the file here
-    says."""
+    """Everything that talks to the stores. `database` is the ledger's pool, which no call of the API uses. The
+    `follower` has the plans in force, whatever the file here says."""
 
     settings: Settings
     follower: PlanFollower
@@ -84,7 +83,6 @@ class Runtime:
     services: Services
     people: People
     in_force: InForce
-    api_app: web.Application
     attempts: Attempts
     admin_api_key: str = field(repr=False)
 
@@ -162,8 +160,6 @@ def _runtime(settings: Settings, stores: OpenStores, apart: _Apart, deployment: 
         *(apart.of_api, services.accounts, services.grants, engine.change_notifier, plans, new_id, deployment)
     )
     services = replace(services, **payment_services(open_payments(settings, parts)))
-    api_app = web.Application(client_max_size=settings.max_body_bytes)
-    setup(api_app, services)
     return Runtime(
         settings=settings,
         follower=stores.follower,
@@ -179,7 +175,6 @@ def _runtime(settings: Settings, stores: OpenStores, apart: _Apart, deployment: 
         services=services,
         people=identity.people,
         in_force=in_force,
-        api_app=api_app,
         attempts=services.attempts,
         admin_api_key=services.admin_api_key or "",
     )
@@ -206,6 +201,9 @@ def _services(
         repricing=Repricing(database, effects, new_id, in_force.now),
         reports=Reports(database),
         audit=AuditLog(database),
+        features=Features(database, plans, defaults.default_plan, lambda: datetime.now(UTC)),
+        windows=partial(_windows, engine, Principals(database, plans, defaults.default_plan)),
+        upgrade_url=lambda plan: settings.frontend_url,
         endpoints=Endpoints(
             database, new_id, EndpointRules(defaults.webhook_endpoints, private=defaults.webhook_private_addresses)
         ),
@@ -244,3 +242,9 @@ def _authenticator(engine: Engine) -> Callable[[str], Awaitable[Principal | None
         return await engine.cache.get(secret_digest(secret)) if well_formed(secret) else None
 
     return authenticate
+
+
+async def _windows(engine: Engine, principals: Principals, account_id: str) -> list[WindowShape]:
+    """Return what is left of an account's quotas. Raises `StoreError`."""
+    principal = await principals.of_service(account_id, "")
+    return [] if principal is None else await live_windows(engine, principal)

@@ -30,6 +30,7 @@ from billing.api import (
     payment_events,
     payments,
     people,
+    plans,
     reads,
     sums,
     tokens,
@@ -66,6 +67,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *payment_events.ROUTES,
     *payments.ROUTES,
     *webhooks_out.ROUTES,
+    *plans.ROUTES,
 )
 """Every endpoint of the billing API but its description."""
 BILLING: Final = "/billing/"

@@ -29,6 +29,7 @@ from billing.payments.objects import (
 from billing.payments.orders import Orders
 from billing.payments.purchases import Purchases
 from billing.payments.reconcile import PaymentComparisons
+from billing.payments.recovery import Recovery
 from billing.payments.renewals import invoice_handler, subscription_handler
 from billing.payments.subscriptions import SubscriptionChanges, SubscriptionRules, Subscriptions
 
@@ -145,6 +146,7 @@ def make_payments(parts: PaymentParts, rules: PaymentRules, provider: PaymentPro
     desk = PaymentDesk(database, provider, orders, parts.grants, parts.effects, applier.refresh)
     comparisons = PaymentComparisons(database, provider, applier.refresh, parts.deployment, parts.now)
     acts, jobs = None, cast("dict[str, Job]", {"payment_events": events.run, "payment_comparison": comparisons.run})
+    jobs["recovery"] = Recovery(database, subscriptions, parts.effects, parts.new_id(), parts.now).run
     if isinstance(provider, LocalProvider):
         acts, jobs["local_payments"] = _local(provider, events)
     return Payments(

@@ -163,6 +163,12 @@ class Environment:
     jwt_secret: Secret | None = declare_signing_secret(
         "JWT_SECRET", "signs Metergate's own tokens by HS256, 32 bytes or more; unset: RS256 by keys in Postgres"
     )
+    secrets_key: Secret | None = declare_signing_secret(
+        "SECRETS_KEY", "encrypts keys that sign and secrets of authenticator apps in Postgres, 32 bytes or more"
+    )
+    secrets_key_before: Secret | None = declare_signing_secret(
+        "SECRETS_KEY_BEFORE", "the SECRETS_KEY before: what it has encrypted is read, and encrypted anew"
+    )
     jwt_expiry_hours: int = declare_whole("JWT_EXPIRY_HOURS", 24, 1, 8760, "life of an access token")
     refresh_token_expiry_days: int = declare_whole(
         "REFRESH_TOKEN_EXPIRY_DAYS", 30, 1, 3650, "life of a refresh token; each use gives a new one"
@@ -292,6 +298,7 @@ _NEEDS: Final = (
     *(("AUTH_BASE_URL", "AUTH_AUDIENCE"), ("AUTH_COOKIE_SECRET", "AUTH_AUDIENCE")),
     *(
         ("SMTP_HOST", "SMTP_FROM"),
+        ("SECRETS_KEY_BEFORE", "SECRETS_KEY"),
         ("SMTP_USER", "SMTP_PASSWORD"),
         ("SMTP_PASSWORD", "SMTP_USER"),
         ("NOTIFICATION_WEBHOOK_SECRET", "NOTIFICATION_WEBHOOK"),

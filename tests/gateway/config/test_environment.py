@@ -245,6 +245,7 @@ def test_no_secret_shows() -> None:
     right = {"DATABASE_URL": "postgresql://u:hidden@h/d", "REDIS_URL": "redis://:hidden@h"}
     right |= {"EXPORTER_SOURCES_JSON": '[{"source_id": "a", "base_url": "https://a", "token": "hidden"}]'}
     right |= {"NOTIFICATION_WEBHOOK": "https://h/hidden"}
+    right |= {"SECRETS_KEY": "hidden" * 8, "SECRETS_KEY_BEFORE": "hidden" * 9}
     right |= {"ADMIN_API_KEY": "hidden" * 4, "SERVICE_API_KEY": "hidden" * 4, "JWT_SECRET": "hidden" * 6}
     right |= {"AUTH_COOKIE_SECRET": "hidden" * 7, "AUTH_AUDIENCE": "here", "SMTP_USER": "mailer"}
     assert "hidden" not in repr(read(**(hidden | right | {"STRIPE_SECRET_KEY": ""})))
