@@ -35,6 +35,7 @@ MetergateError
 |   +-- Conflict                   billing.api.errors
 |   +-- InsufficientScope          billing.api.errors
 |   +-- NotFound                   billing.api.errors
+|   +-- QuotaExceeded              billing.api.errors
 |   +-- TooLarge                   billing.api.errors
 |   +-- TooMany                    billing.api.errors
 |   +-- Unauthorized               billing.api.errors
@@ -72,6 +73,7 @@ MetergateError
 +-- TooManyHashes                  billing.identity.passwords
 +-- SignInFailed                   billing.identity.providers
 +-- UnknownProvider                billing.identity.providers
++-- SealBroken                     billing.identity.sealing
 +-- SignInRefused                  billing.identity.sessions
 +-- SubjectTaken                   billing.identity.subjects
 +-- BadToken                       billing.identity.tokens
@@ -87,6 +89,10 @@ MetergateError
 |   +-- EndpointNotFound           billing.notices.endpoints
 |   +-- EndpointRefused            billing.notices.endpoints
 +-- BadCursor                      billing.pages
++-- CouponError                    billing.payments.coupons
+|   +-- CouponNotFound             billing.payments.coupons
+|   +-- CouponRefused              billing.payments.coupons
+|   +-- CouponUsed                 billing.payments.coupons
 +-- PaymentEventNotFound           billing.payments.events
 +-- OrderError                     billing.payments.orders
 |   +-- OrderConflict              billing.payments.orders

@@ -48,7 +48,8 @@ class Plan:
 
 
 API_ACCESS: Final = "api_access"
-"""The feature without which keys of an account can't call models."""
+"""The feature without which keys of an account can't call models: they lose the scope `API_SCOPE`."""
+API_SCOPE: Final = "llm:proxy"
 Plans = Mapping[str, Plan]
 
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -67,8 +67,16 @@ class RefusedRequest(msgspec.Struct, frozen=True):
 class RefusedRequests:
     """Notes refusals and reads them again. `clock` is in Unix seconds."""
 
-    def __init__(self, redis: RedisState, rules: RefusedRules, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        redis: RedisState,
+        rules: RefusedRules,
+        clock: Callable[[], float] = time.time,
+        look: Callable[[list[RefusedRequest]], Awaitable[None]] | None = None,
+    ) -> None:
+        """`look` is shown what is written, once a second."""
         self._redis = redis
+        self._look = look
         self._rules = rules
         self._clock = clock
         self._waiting: dict[str, deque[RefusedRequest]] = {}
@@ -122,6 +130,8 @@ class RefusedRequests:
         except RedisError as error:
             self.dropped += count
             logger.debug("%d refusals were not recorded: %s", count, error)
+        if self._look is not None:
+            await self._look([each for refused in waiting.values() for each in refused])
 
     async def newest(
         self, limit: int, *, key_id: str | None = None, account_id: str | None = None

@@ -19,15 +19,13 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from billing.api.application import setup
-from billing.identity.mailer import Mailer, MailRules
-from billing.identity.sessions import FORGET
+from billing.identity.sessions import FORGET, FORGET_UNVERIFIED
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.retention import UsageRetention
 from billing.owned.jobs import BackgroundJobs
 from billing.owned.objects import OwnedObjects, Retention, RetentionRules
 from gateway.auth import Authenticator
 from gateway.config.files import PRICES_FILE
-from gateway.config.identity import MAIL_CONSOLE_VARIABLE
 from gateway.config.price_file import PriceFollower
 from gateway.dialects.registry import Dialects, make_dialects
 from gateway.endpoints.jobs import Jobs, SetAsideCount, add_gauges, flush_metrics, keep_house
@@ -35,8 +33,8 @@ from gateway.endpoints.reads import Health, Reads
 from gateway.endpoints.response_sockets import ResponseSockets
 from gateway.endpoints.routes import add_routes, endpoints_of
 from gateway.metrics.registry import Metrics
-from gateway.notices import start_notices
-from gateway.outgoing import mail_delivery
+from gateway.notices import start_mailer, start_notices
+from gateway.payments import links_of, serve_payments, start_payments, stop_payments
 from gateway.proxy.background_jobs import BackgroundPoller
 from gateway.proxy.forward import Forwarder
 from gateway.proxy.handler import Proxy
@@ -67,15 +65,14 @@ from gateway.server.edge import EdgeRunner
 from gateway.server.guard import EdgeRules
 from gateway.server.ids import REQUEST_ID
 from gateway.server.plain import PlainRunner
-from gateway.server.refusals import Links
 from gateway.store_rules import lookup_wait_s
 from gateway.stores import new_id
 from gateway.tokens import Tokenizer
 from gateway.upstream.local.shelf import SharedShelf
 
 if TYPE_CHECKING:
-    from billing.notices.destinations import Poster
     from billing.price_table import PriceTable
+    from gateway.config.defaults import Limits
     from gateway.runtime import Runtime
     from gateway.upstream.base import Transport
 
@@ -143,6 +140,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     setup(app, runtime.services, endpoints.all)
     sockets = ResponseSockets(parts.proxy, parts.dialects.find, *socket_rules(settings))
     app.on_shutdown.append(sockets.stop)
+    serve_payments(app, runtime)
     add_routes(app, endpoints, parts.proxy, parts.dialects, runtime.services, sockets)
     price_follower = _price_follower(runtime, parts.router)
     add_gauges(metrics, runtime, parts.bodies, parts.request_log, aside)
@@ -153,7 +151,6 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         "max",
     )
     engine.loops.on_failure = metrics.loop_failed
-    posters: tuple[Poster, ...] = ()
     try:
         await engine.start()
         _start_loops(runtime, metrics, jobs, aside, price_follower)
@@ -161,11 +158,11 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         engine.loops.start("targets_tell", shared.tell)
         engine.loops.start("targets_listen", shared.listen)
         engine.loops.start("background", parts.poller.run)
-        kept = RetentionRules(settings.defaults.object_retention_days, settings.defaults.job_retention_days)
-        engine.loops.start("retention", Retention(runtime.database, kept, new_id(), FORGET).run)
+        engine.loops.start("retention", Retention(runtime.database, _kept(settings.defaults), new_id(), FORGET).run)
         _start_usage_retention(runtime, metrics)
-        _start_mailer(runtime, metrics)
-        posters = start_notices(runtime, metrics, new_id)
+        start_mailer(runtime, metrics, new_id)
+        start_payments(runtime, metrics)
+        start_notices(runtime, metrics, new_id)
         health.ready = True
         yield (
             Served(app, parts.proxy, parts.dialects, edge_rules(settings.defaults, cors), settings.defaults.edge),
@@ -175,6 +172,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         health.ready = False
         await engine.loops.stop("background", "housekeeping", "metrics", "plans", "prices", "reconcile", "refused")
         await engine.loops.stop("mail", "notices", "retention", "usage_retention", "targets_tell", "targets_listen")
+        await stop_payments(runtime)
         await runtime.refused.flush()
         parts.remainder.hurry()
         await parts.poller.stop()
@@ -183,8 +181,6 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         metrics.flush()
         await sockets.close()
         await parts.close()
-        for poster in posters:
-            await poster.close()
 
 
 def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Parts:
@@ -202,7 +198,7 @@ def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Pa
     dialects = make_dialects(structure_bounds(defaults))
     note_unknown_dialects(served.values(), dialects)
     bodies = Bodies(body_rules(settings))
-    links = Links(settings.frontend_url, runtime.follower.plans)
+    links = links_of(settings, runtime.follower.plans)
     log = None if settings.request_log is None else RequestLog(settings.request_log, defaults.request_log_lines)
     records = Records(runtime.refused, log)
     missing = MissingUsage(defaults.missing_usage, tokenizer)
@@ -276,6 +272,11 @@ def _start_loops(
     loops.start("reconcile", lambda: jobs.reconcile_for_ever(runtime.settings.defaults.reconcile_interval_s))
 
 
+def _kept(defaults: Limits) -> RetentionRules:
+    unverified = FORGET_UNVERIFIED, defaults.unverified_retention_days
+    return RetentionRules(defaults.object_retention_days, defaults.job_retention_days, (unverified,))
+
+
 def _start_usage_retention(runtime: Runtime, metrics: Metrics) -> None:
     months = runtime.settings.defaults.usage_retention_months
     if months is None:
@@ -284,17 +285,6 @@ def _start_usage_retention(runtime: Runtime, metrics: Metrics) -> None:
     told = "Months of usage events that are old enough to be dropped and stay: their rollups are not those of them."
     metrics.gauge("usage_months_kept", told, lambda: retention.kept, "max")
     runtime.engine.loops.start("usage_retention", retention.run)
-
-
-def _start_mailer(runtime: Runtime, metrics: Metrics) -> None:
-    defaults = runtime.settings.defaults
-    rules = MailRules(defaults.mail_attempts, defaults.mail_retention_days)
-    delivery = mail_delivery(runtime.settings, console=os.environ.get(MAIL_CONSOLE_VARIABLE) == "1")
-    mailer = Mailer(runtime.database, runtime.people.codes, delivery, rules, new_id())
-    metrics.gauge("mails_waiting", "Mails that are to be sent.", lambda: mailer.waiting, "max")
-    metrics.gauge("mails_parked", "Mails that were given up, and are kept for a while.", lambda: mailer.parked, "max")
-    metrics.gauge("mail_lag_seconds", "How long the oldest waiting mail has waited.", lambda: mailer.lag_s, "max")
-    runtime.engine.loops.start("mail", mailer.run)
 
 
 async def _identified(_: web.Request, response: web.StreamResponse) -> None:

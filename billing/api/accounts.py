@@ -12,8 +12,17 @@ from msgspec import UNSET
 from billing.accounts.grants import REVENUE, WRITE_OFF
 from billing.accounts.lots import Terms
 from billing.accounts.repricing import Period
-from billing.api.errors import BadRequest
-from billing.api.requests import encode_cursor, listing, moment, money, page_asked, positive_money, signed_money, zone
+from billing.api.requests import (
+    encode_cursor,
+    in_future,
+    listing,
+    moment,
+    money,
+    page_asked,
+    positive_money,
+    signed_money,
+    zone,
+)
 from billing.api.route import REPLAYED_HEADER, Access, Call, Route
 from billing.quotas import parse_quotas
 from billing.shapes.accounts import (
@@ -116,9 +125,7 @@ def _user_id(call: Call) -> str:
 
 async def create_grant(call: Call, body: NewCredit) -> GrantShape:
     """Give credit, once for an idempotency key: the same again gets the first answer."""
-    expires_at = moment("expires_at", body.expires_at)
-    if expires_at is not None and expires_at.timestamp() <= call.services.clock():
-        raise BadRequest("expires_at must be in the future.", "expires_at")
+    expires_at = in_future("expires_at", moment("expires_at", body.expires_at), call.services.clock())
     terms = Terms(body.priority, body.promotional, expires_at)
     return await _credit(call, body, partial(call.services.grants.grant, terms=terms))
 

@@ -1,4 +1,5 @@
-"""/api/admin/users: people, for operators: who is let in, and who is an operator."""
+"""/api/admin/users: people, for operators: who is let in, and who is an operator; and who owns an organization that
+nobody looks after any more."""
 
 from typing import Final
 
@@ -7,9 +8,11 @@ from billing.api.requests import listing, page_asked
 from billing.api.route import Access, Call, Route
 from billing.shapes.admin_users import UserDetailShape, UserPatch, UserShape, UsersQuery, user_detail_shape, user_shape
 from billing.shapes.base import Listing
+from billing.shapes.organizations import MemberShape, member_shape
 
 USERS: Final = "/api/admin/users"
 USER: Final = "/api/admin/users/{user_id}"
+OWNER: Final = "/api/admin/orgs/{org_id}/owners/{user_id}"
 
 
 async def list_users(call: Call, query: UsersQuery) -> Listing[UserShape]:
@@ -40,6 +43,12 @@ async def update_user(call: Call, body: UserPatch) -> UserDetailShape:
     return await _detail(call, user_id)
 
 
+async def appoint_owner(call: Call) -> MemberShape:
+    """Make a user an owner of an organization, whether they are a member or not: where its only owner was disabled,
+    nobody else can."""
+    return member_shape(await call.services.members.appoint(call.id("org_id"), call.id("user_id"), call.actor))
+
+
 async def _detail(call: Call, user_id: str) -> UserDetailShape:
     users = call.services.users
     return user_detail_shape(await users.get(user_id), await users.organizations(user_id))
@@ -49,4 +58,5 @@ ROUTES: Final = (
     Route("GET", USERS, list_users, Access.admin, Listing[UserShape], query=UsersQuery),
     Route("GET", USER, get_user, Access.admin, UserDetailShape),
     Route("PATCH", USER, update_user, Access.admin, UserDetailShape, body=UserPatch),
+    Route("PUT", OWNER, appoint_owner, Access.admin, MemberShape, errors=(404, 409)),
 )

@@ -20,13 +20,16 @@ from billing.api import (
     accounts,
     admin_users,
     audit,
+    closing,
     credit,
     keys,
     metering,
     oidc,
     organizations,
     own_keys,
+    payment_events,
     people,
+    plans,
     reads,
     sums,
     tokens,
@@ -34,7 +37,7 @@ from billing.api import (
     webhooks_out,
 )
 from billing.api.errors import BadRequest, error_response, of_failure
-from billing.api.openapi import document
+from billing.api.openapi import check_names, document
 from billing.api.reference import HEADERS as PAGE_HEADERS
 from billing.api.reference import page
 from billing.api.requests import AWAITS_BODY, BODY_TOO_SLOW
@@ -48,6 +51,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *accounts.ROUTES,
     *keys.ROUTES,
     *organizations.ROUTES,
+    *closing.ROUTES,
     *own_keys.ROUTES,
     *credit.ROUTES,
     *usage.ROUTES,
@@ -59,7 +63,9 @@ ROUTES: Final[tuple[Route, ...]] = (
     *people.ROUTES,
     *tokens.ROUTES,
     *oidc.ROUTES,
+    *payment_events.ROUTES,
     *webhooks_out.ROUTES,
+    *plans.ROUTES,
 )
 """Every endpoint of the billing API but its description."""
 REQUEST_ID_HEADER: Final = "x-request-id"
@@ -69,21 +75,21 @@ _GIVEN_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}", re.ASCII)
 
 def setup(app: web.Application, services: Services, beside: Sequence[Route] = ()) -> None:
     """Mount the API under /api of `app`, as an application of its own: its 404 and 405 have its envelope. `beside` are
-    the endpoints that `app` serves itself, which /api/openapi.json describes, too: it is made at once then, and without
-    them when it is asked for."""
+    the endpoints that `app` serves itself, which /api/openapi.json describes, too. Raises `ValueError` for two of one
+    name."""
     api = web.Application(middlewares=[error_middleware])
     api[SERVICES] = services
     api.on_response_prepare.extend((_identified, _secured))
-    descriptions, document_made = _descriptions(beside)
-    if beside:
-        document_made()
+    descriptions = _descriptions(beside)
+    check_names((*beside, *ROUTES, *descriptions))
     for route in (*ROUTES, *descriptions):
         api.router.add_route(route.method, route.path.removeprefix(PREFIX), serving(route))
     app.add_subapp(PREFIX, api)
 
 
-def _descriptions(beside: Sequence[Route]) -> tuple[tuple[Route, ...], Callable[[], bytes]]:
-    """Return the endpoints that describe all others and themselves, and what makes the document."""
+def _descriptions(beside: Sequence[Route]) -> tuple[Route, ...]:
+    """Return the endpoints that describe all others and themselves. What they answer is made once, when it is first
+    asked for, beside the event loop: most processes are never asked."""
 
     @cache
     def described() -> bytes:
@@ -95,17 +101,18 @@ def _descriptions(beside: Sequence[Route]) -> tuple[tuple[Route, ...], Callable[
 
     async def openapi(call: Call) -> web.Response:
         """Return this document."""
-        return web.Response(body=described(), content_type="application/json")
+        return web.Response(body=await asyncio.to_thread(described), content_type="application/json")
 
     async def docs(call: Call) -> web.Response:
         """Return this document as a page to read."""
-        return web.Response(text=reference(), content_type="text/html", headers=PAGE_HEADERS)
+        text = await asyncio.to_thread(reference)
+        return web.Response(text=text, content_type="text/html", headers=PAGE_HEADERS)
 
     routes = (
         Route("GET", f"{PREFIX}/openapi.json", openapi, Access.anyone, dict[str, Any]),
         Route("GET", f"{PREFIX}/docs", docs, Access.anyone, str, media="text/html"),
     )
-    return routes, described
+    return routes
 
 
 _SECURED: Final = {

@@ -1,18 +1,33 @@
-"""Credit: what of it is left in which lot, for customers and operators."""
+"""Credit: what of it is left in which lot, and coupons, for customers and operators."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from billing.api.requests import listing, page_asked
+from billing.api.requests import in_future, listing, moment, page_asked, positive_money
 from billing.api.route import Access, Call, Route, customer_read
-from billing.shapes.base import Listing
-from billing.shapes.credit import LotShape, LotsQuery, lot_shape
+from billing.identity.permissions import BILLING_SETUP
+from billing.payments.coupons import NewCoupon
+from billing.shapes.base import Listing, PageQuery
+from billing.shapes.credit import (
+    CouponCodeBody,
+    CouponShape,
+    LotShape,
+    LotsQuery,
+    NewCouponBody,
+    NewCouponShape,
+    RedeemedShape,
+    coupon_shape,
+    lot_shape,
+    new_coupon_shape,
+    redeemed_shape,
+)
 
 if TYPE_CHECKING:
     from billing.api.services import Services
 
 LOTS: Final = "/api/billing/lots"
+COUPONS: Final = "/api/admin/coupons"
 ACCOUNT_LOTS: Final = "/api/admin/accounts/{account_id}/lots"
 
 
@@ -32,7 +47,50 @@ async def _lots(services: Services, account_id: str, query: LotsQuery) -> Listin
     return listing(await services.lots.page(account_id, limit, after, open_only=query.open == "true"), lot_shape)
 
 
+async def redeem_coupon(call: Call, body: CouponCodeBody) -> RedeemedShape:
+    """Give the account the credit of a coupon, once."""
+    return redeemed_shape(await call.services.coupons.redeem(call.account_id, body.code, actor=call.actor))
+
+
+async def create_coupon(call: Call, body: NewCouponBody) -> NewCouponShape:
+    """Make a coupon. The answer holds its code."""
+    new = NewCoupon(
+        body.name,
+        positive_money("amount_usd", body.amount_usd),
+        body.code,
+        body.priority,
+        body.credit_days,
+        in_future("expires_at", moment("expires_at", body.expires_at), call.services.clock()),
+        body.max_redemptions,
+    )
+    return new_coupon_shape(*await call.services.coupons.create(new, actor=call.actor))
+
+
+async def list_coupons(call: Call, query: PageQuery) -> Listing[CouponShape]:
+    """List coupons, newest first, without their codes."""
+    return listing(await call.services.coupons.page(*page_asked(query)), coupon_shape)
+
+
+async def disable_coupon(call: Call) -> None:
+    """Let a coupon be redeemed no more. What was redeemed stays."""
+    await call.services.coupons.disable(call.id("coupon_id"), actor=call.actor)
+
+
 ROUTES: Final = (
     customer_read(LOTS, list_lots, Listing[LotShape], LotsQuery),
     Route("GET", ACCOUNT_LOTS, list_account_lots, Access.admin, Listing[LotShape], query=LotsQuery),
+    Route(
+        *("POST", "/api/billing/coupons/redeem", redeem_coupon, Access.caller, RedeemedShape),
+        body=CouponCodeBody,
+        scope=BILLING_SETUP,
+        errors=(404, 409, 429),
+    ),
+    Route(
+        *("POST", COUPONS, create_coupon, Access.admin, NewCouponShape),
+        body=NewCouponBody,
+        status=201,
+        errors=(409,),
+    ),
+    Route("GET", COUPONS, list_coupons, Access.admin, Listing[CouponShape], query=PageQuery),
+    Route("DELETE", f"{COUPONS}/{{coupon_id}}", disable_coupon, Access.admin, status=204),
 )

@@ -56,11 +56,16 @@ _ABOUT: Final = (
 )
 
 
-def document(routes: Sequence[Route]) -> bytes:
-    """Return the document of these routes as JSON. Raises `ValueError` for two of one name."""
+def check_names(routes: Sequence[Route]) -> None:
+    """Raise `ValueError` where two routes have one name, by which a document knows them."""
     names = [route.name for route in routes]
     if len(set(names)) != len(names):
         raise ValueError("two routes have handlers of one name")
+
+
+def document(routes: Sequence[Route]) -> bytes:
+    """Return the document of these routes as JSON. Raises `ValueError` for two of one name."""
+    check_names(routes)
     named = [shape for each in routes for shape in (each.answer, each.query, each.body, each.refusal)]
     named += [shape for each in routes for _, shape in each.accepts]
     shapes = list(dict.fromkeys([*(shape for shape in named if shape is not None), QuotaShape]))

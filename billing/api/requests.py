@@ -134,6 +134,13 @@ def moment(param: str, given: str | None) -> datetime | None:
     return None if given is None else _parsed(param, parse_rfc3339, given)
 
 
+def in_future(param: str, at: datetime | None, now_s: float) -> datetime | None:
+    """Return a time that is after `now_s`, or None where it is absent."""
+    if at is not None and at.timestamp() <= now_s:
+        raise BadRequest(f"{param} must be in the future.", param)
+    return at
+
+
 def zone(param: str, given: str) -> ZoneInfo:
     """Return a time zone of the IANA database by its name."""
     return _parsed(param, zone_of, given)

@@ -1,8 +1,8 @@
 """`metergate operator account`, `grant`, `refund`, `adjust`, `suspend`, `close`, `reopen`: who pays, and credit."""
 
 import functools
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from msgspec import UNSET
@@ -13,10 +13,12 @@ from billing.cli.options import AccountId, Cursor, Limit, Quotas
 from billing.cli.output import UNREACHABLE, CommandFailed, Shown, Table, page_parts
 from billing.pages import DEFAULT_LIMIT
 from billing.principals import Status
-from billing.shapes.accounts import AccountPatch, AccountShape, Against, GrantShape
+from billing.shapes.accounts import AccountPatch, AccountShape, Against, GrantShape, NewCredit
+from billing.shapes.base import DEFAULT_PRIORITY, MOST_PRIORITY
 
 if TYPE_CHECKING:
     from billing.calls import BillingCalls
+    from billing.credit_calls import CreditCalls
 
 Amount = Annotated[str, typer.Argument(help="How much, such as 12.50.", show_default=False)]
 Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why; the audit log keeps it.", show_default=False)]
@@ -141,14 +143,36 @@ async def quotas(
 
 
 async def grant(
-    client: "BillingCalls",
+    client: "CreditCalls",
     account_id: AccountId,
     amount_usd: Amount,
     note: Note = None,
+    expires_at: Annotated[
+        str | None, typer.Option(metavar="TIME", help="When what is left of it is taken back; else never.")
+    ] = None,
+    priority: Annotated[
+        int, typer.Option(min=0, max=MOST_PRIORITY, help="What is drawn first has the lowest.")
+    ] = DEFAULT_PRIORITY,
+    paid: Annotated[bool, typer.Option("--paid", help="It was paid for elsewhere: drawn after what was not.")] = False,
     idempotency_key: IdempotencyKey = None,
 ) -> Shown:
     """Give credit to an account, once for an idempotency key."""
-    return await _give("grant", client.grant, account_id, amount_usd, note, idempotency_key)
+    terms = {"expires_at": expires_at, "priority": priority, "promotional": not paid}
+    call = functools.partial(_grant, client, terms=terms)
+    return await _give("grant", call, account_id, amount_usd, note, idempotency_key)
+
+
+async def _grant(
+    client: "CreditCalls",
+    account_id: str,
+    amount_usd: str,
+    *,
+    idempotency_key: str,
+    note: str | None,
+    terms: Mapping[str, Any],
+) -> GrantShape:
+    given = NewCredit(amount_usd=amount_usd, idempotency_key=idempotency_key, note=note, **terms)
+    return await client.give(account_id, given)
 
 
 async def refund(

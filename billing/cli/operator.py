@@ -30,6 +30,7 @@ ADDERS: Final = {
     **dict.fromkeys(
         ("account", "grant", "refund", "adjust", "suspend", "close", "reopen"), "billing.cli.accounts:add_accounts"
     ),
+    **dict.fromkeys(("lots", "coupon"), "billing.cli.credit:add_credit"),
     "audit": "billing.cli.oversight:add_audit",
     "user": "billing.cli.oversight:add_users",
     "requests": "billing.cli.operator:add_requests",

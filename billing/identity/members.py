@@ -9,6 +9,7 @@ nothing any more.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, cast
@@ -156,6 +157,36 @@ class Members:
         await self._tell(ended, organization)
         return organization_of(cast(Row, row))
 
+    async def appoint(self, org_id: str, user_id: str, actor: audit.Actor) -> Member:
+        """Make somebody an owner for an operator, a member or not: an organization whose owners are all disabled, or
+        gone, needs another one. Raises `OrganizationConflict` for who can't sign in, or owns too many."""
+        async with self._database.transaction() as connection:
+            organization = await locked(connection, org_id)
+            user = await connection.fetchrow(_query("memberships_user"), user_id)
+            if user is None or user["status"] != "active":
+                raise OrganizationConflict("An owner has to be a user who is let in, and not disabled.")
+            before = await role_of(connection, org_id, user_id)
+            if before is None:
+                await check_may_own(connection, user_id, self._most_owned)
+                await connection.execute(_query("memberships_insert"), org_id, user_id, "owner")
+                said = f"{org_id}/{user_id}", None, {"role": "owner"}
+                account_id = organization.account_id
+                await audit.record(connection, actor, "member.create", *said, account_id=account_id, user_id=user_id)
+            elif before != "owner":
+                await self._change(connection, organization, user_id, (before, "owner"), actor)
+            await connection.execute(_query("organizations_shared"), org_id)
+            row = await connection.fetchrow(_query("memberships_get"), org_id, user_id)
+        return _member(cast(Row, row))
+
+    async def end_invitations(self, org_id: str, acting: Acting) -> None:
+        """Revoke every open invitation of an organization for an owner who closes it. Raises `OrganizationForbidden`
+        for somebody else."""
+        async with self._database.transaction() as connection:
+            organization = await locked(connection, org_id)
+            await check_acting(connection, org_id, acting, ORG_TRANSFER, "owner")
+            rows = await connection.fetch(_query("invitations_end"), org_id)
+            await _note_revoked(connection, organization, rows, acting.actor)
+
     async def _change(
         self,
         connection: Connection,
@@ -169,7 +200,7 @@ class Members:
         org_id, account_id = organization.id, organization.account_id
         if after == "owner":
             await check_may_own(connection, user_id, self._most_owned)
-        if before == "owner" and await connection.fetchval(_query("memberships_owners"), org_id) == 1:
+        if before == "owner" and not await connection.fetchval(_query("memberships_owners"), org_id, user_id):
             raise OrganizationConflict("The last owner stays: make somebody else an owner before.")
         if after is None:
             await connection.execute(_query("memberships_delete"), org_id, user_id)
@@ -188,16 +219,23 @@ class Members:
     ) -> None:
         """Revoke the open invitations of somebody to roles that they may no longer give."""
         gives = [] if role is None or MEMBERS_WRITE not in ROLES[role] else [r for r in RANK if RANK[r] <= RANK[role]]
-        for row in await connection.fetch(_query("invitations_withdraw"), organization.id, user_id, gives):
-            said = {"email": row["email"], "role": row["role"]}, None
-            account_id = organization.account_id
-            await audit.record(connection, actor, "invitation.revoke", row["id"], *said, account_id=account_id)
+        rows = await connection.fetch(_query("invitations_withdraw"), organization.id, user_id, gives)
+        await _note_revoked(connection, organization, rows, actor)
 
     async def _tell(self, key_ids: list[str], organization: Organization) -> None:
         """Tell of keys that changed, some at the same time: somebody may have a hundred."""
         for first in range(0, len(key_ids), TOLD_AT_ONCE):
             some = key_ids[first : first + TOLD_AT_ONCE]
             await asyncio.gather(*(self._effects.key_changed(key_id, organization.account_id) for key_id in some))
+
+
+async def _note_revoked(
+    connection: Connection, organization: Organization, rows: Iterable[Row], actor: audit.Actor
+) -> None:
+    for row in rows:
+        said = {"email": row["email"], "role": row["role"]}, None
+        account_id = organization.account_id
+        await audit.record(connection, actor, "invitation.revoke", row["id"], *said, account_id=account_id)
 
 
 def _no_member(user_id: str) -> OrganizationNotFound:

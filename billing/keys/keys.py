@@ -16,6 +16,7 @@ from billing import audit
 from billing.accounts.accounts import AccountNotFound
 from billing.database.connection import Connection, Database, Row, affected, queries
 from billing.keys.secrets import new_secret, secret_digest, shown_prefix
+from billing.notices.emit import NoticeType, emit
 from billing.pages import BEFORE_ALL, Page, page_of
 from billing.shapes.keys import RULES, KeyRow, KeyRules, rules_shown
 from billing.shapes.rules import KeyConflict, KeyNotFound, ScopeWithheld
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 
 ID_PREFIX: Final = "key_"
 
+_NOTICES: Final[Mapping[str, NoticeType]] = {
+    "key.create": "key.created",
+    "key.revoke": "key.revoked",
+    "key.leaked": "key.leaked",
+}
+"""Of which changes customers are told."""
 _query = queries("billing.ledger")
 _FIELDS: Final = tuple(field.name for field in fields(KeyRow))
 
@@ -222,6 +229,10 @@ async def _record(
 ) -> None:
     said = None if before is None else _audited(before), _audited(after)
     await audit.record(connection, actor, action, after.id, *said, account_id=after.account_id, user_id=after.user_id)
+    notice = _NOTICES.get(action)
+    if notice is not None:
+        told = {"key_id": after.id, "name": after.name, "prefix": after.prefix, "user_id": after.user_id}
+        await emit(connection, after.account_id, notice, told)
 
 
 async def _locked(connection: Connection, key_id: str, account_id: str | None) -> KeyRow:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from billing.database.connection import Database, Row, queries
 from billing.keys.keys import key_row
-from billing.plans import DEFAULT_PLAN, Plan, Plans
+from billing.plans import API_ACCESS, API_SCOPE, DEFAULT_PLAN, Plan, Plans
 from billing.principals import SERVICE_KEY, Principal
 from billing.quotas import parse_quotas
 from billing.shapes.keys import RULES, KeyRow, KeyRules
@@ -137,15 +137,17 @@ def _of_service(row: Row, service: str, plan: Plan) -> Principal:
 def _principal(row: Row, plans: Plans, default: Plan) -> Principal:
     key = key_row(row)
     same = {name: getattr(key, name) for name in _OF_PRINCIPAL}
+    plan = _plan_of(row, plans, default)
+    withheld = {API_SCOPE} if plan.feature(API_ACCESS) is False else set[str]()
     return Principal(
         **same
-        | _of_account(row, _plan_of(row, plans, default))
+        | _of_account(row, plan)
         | {
             "key_id": key.id,
             "key_version": key.version,
             "key_name": key.name,
             "key_prefix": key.prefix,
-            "scopes": frozenset(key.scopes),
+            "scopes": frozenset(key.scopes) - withheld,
             "key_quotas": key.quotas,
             "user_quotas": parse_quotas(row["user_quotas"] or ()),
             "created_at_s": key.created_at.timestamp(),

@@ -100,7 +100,15 @@ class NoticeWorker:
         self.waiting, self.parked, self.lag_s = 0, 0, 0.0
 
     async def run(self) -> None:
-        """Tell what waits, again and again, and forget what is old now and then."""
+        """Tell what waits, again and again, and forget what is old now and then. Connections are closed at its end."""
+        try:
+            await self._run()
+        finally:
+            await self._poster.close()
+            if self._hook is not None:
+                await self._hook.poster.close()
+
+    async def _run(self) -> None:
         clock, tidied_at = asyncio.get_running_loop().time, float("-inf")
         while True:
             try:

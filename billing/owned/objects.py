@@ -126,10 +126,12 @@ MOST_BATCHES: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class RetentionRules:
-    """After how many days rows go."""
+    """After how many days rows go. `others` are further statements, which are given their days and how many rows they
+    may delete at once, and give how many there were."""
 
     object_days: int
     job_days: int
+    others: tuple[tuple[str, int], ...] = ()
 
 
 class Retention:
@@ -158,6 +160,7 @@ class Retention:
         old: tuple[tuple[str, int], ...] = (
             (FORGET_OBJECTS, self._rules.object_days),
             (FORGET_JOBS, self._rules.job_days),
+            *self._rules.others,
         )
         wanted = [(statement, (days, batch_rows)) for statement, days in old]
         for statement, given in (*wanted, *((each, (batch_rows,)) for each in self._beside)):

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Literal
 
+import msgspec
+
 from billing.database.connection import DatabaseError, queries
 from billing.errors import MetergateError
 from billing.pages import BEFORE_ALL, Page, page_of
@@ -107,9 +109,12 @@ class PaymentEvents:
     async def receive(self, body: bytes, headers: Mapping[str, str]) -> bool:
         """Store an event that was delivered; once this returns it may be acknowledged. Return whether it is new. Raises
         `PaymentEventRefused` for what the provider has not sent."""
-        event = await self._provider.read_event(body, headers)
+        return await self.take(await self._provider.read_event(body, headers), body)
+
+    async def take(self, event: Event, body: bytes = b"") -> bool:
+        """Store a verified event, such as the local provider's, which has no other body; return whether it is new."""
         async with self._database.transaction() as connection:
-            return await self.store(connection, event, body)
+            return await self.store(connection, event, body or msgspec.json.encode(event))
 
     async def store(self, connection: Connection, event: Event, body: bytes) -> bool:
         """Store a verified event in the caller's transaction, once by its id; return whether it is new."""

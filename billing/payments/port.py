@@ -49,6 +49,8 @@ class PaymentProviderUnavailable(PaymentError):
 class PaymentRefused(PaymentError):
     """The provider refused the call: a setting or a state of ours is wrong, and a retry is refused as well."""
 
+    kind = "unavailable"
+
 
 class CustomerGone(PaymentRefused):
     """The provider has no such customer, or has deleted it: another has to be made."""

@@ -18,8 +18,8 @@ import msgspec
 
 from billing.database.connection import DatabaseError, queries
 from billing.payments.objects import NANO_PER_CENT, Customer, Dispute, ObjectKind, ObjectRef, Payment, Refund
+from billing.payments.orders import SCOPE
 from billing.payments.port import PaymentError, money_key
-from billing.payments.purchases import SCOPE
 
 if TYPE_CHECKING:
     from billing.database.connection import Database, Row
@@ -88,6 +88,11 @@ class PaymentComparisons:
         self._deployment, self._now, self._days = deployment, now, days
         self._asked = asyncio.Event()
         self.differences = 0
+
+    @property
+    def provider(self) -> str:
+        """Return the name of the provider."""
+        return self._provider.name
 
     async def run(self) -> None:
         """Compare once a day, and when an operator asks for it, in one gateway of all."""

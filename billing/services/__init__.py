@@ -4,4 +4,5 @@ charges        what an event, a debit or a hold costs: a named amount, or counts
 events         writing them, each once: the id of an event and its debit in one transaction
 metering       what a service calls: checks, debits, usage
 service_holds  holds that outlast the process that made them
+features       what plans allow beside, and units of it in a period
 """

@@ -178,6 +178,10 @@ class EventWriter:
         outcome = self._under_way.get((claim.account_id, claim.event_id))
         if outcome is not None:
             await asyncio.wait([outcome])
+        return await self.known(claim)
+
+    async def known(self, claim: Claim) -> Recorded | None:
+        """Return as `find`, of what the ledger has."""
         rows = await self._database.rows(CLAIMED, [claim.account_id], [claim.event_id])
         return _replayed(claim, rows[0]["digest"], rows[0]["answer"]) if rows else None
 

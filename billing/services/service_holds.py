@@ -98,7 +98,7 @@ class ServiceHolds:
                 self._lasting.open += 1
                 _give(made, Recorded(answer))
             else:
-                _give(made, await desk.writer.find(claim) or Busy("Send this again, with the same event_id."))
+                _give(made, await desk.writer.known(claim) or Busy("Send this again, with the same event_id."))
         except EventConflict as error:
             _give(made, error)
         except DatabaseError:

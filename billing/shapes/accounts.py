@@ -8,8 +8,19 @@ from msgspec import UNSET, Meta, UnsetType, field
 
 from billing.money import format_credits, format_usd
 from billing.principals import Status
-from billing.shapes.base import Answer, Body, Moment, Name, PositiveUsdBody, SignedUsdBody, Since, Usd, UsdBody
-from billing.shapes.credit import DEFAULT_PRIORITY, Priority
+from billing.shapes.base import (
+    DEFAULT_PRIORITY,
+    Answer,
+    Body,
+    Moment,
+    Name,
+    PositiveUsdBody,
+    Priority,
+    SignedUsdBody,
+    Since,
+    Usd,
+    UsdBody,
+)
 from billing.shapes.quotas import QuotasBody, QuotaShape, quota_shapes
 from billing.times import rfc3339
 

@@ -37,6 +37,12 @@ Limit = Annotated[int, Meta(ge=1, le=MAX_LIMIT, description=f"an integer from 1 
 Filter = Annotated[
     str, Meta(min_length=1, max_length=_MOST_OF_FILTER, description=f"a text of 1 to {_MOST_OF_FILTER} characters")
 ]
+DEFAULT_PRIORITY: Final = 50
+MOST_PRIORITY: Final = 100
+Priority = Annotated[
+    int, Meta(ge=0, le=MOST_PRIORITY, description=f"an integer from 0 to {MOST_PRIORITY}; the lowest is drawn first")
+]
+"""Of credit, among the lots of an account."""
 Since = Annotated[
     str,
     Meta(

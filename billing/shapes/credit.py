@@ -1,23 +1,29 @@
-"""Credit: lots, as the API answers them. Pure."""
+"""Credit: lots and coupons, as the API takes and answers them. Pure."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from msgspec import Meta
 
 from billing.money import format_usd
-from billing.shapes.base import Answer, Moment, PageQuery, Usd
+from billing.shapes.base import (
+    DEFAULT_PRIORITY,
+    Answer,
+    Body,
+    Moment,
+    Name,
+    PageQuery,
+    PositiveUsdBody,
+    Priority,
+    Since,
+    Usd,
+)
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
     from billing.accounts.lots import Lot
-
-DEFAULT_PRIORITY: Final = 50
-MOST_PRIORITY: Final = 100
-Priority = Annotated[
-    int, Meta(ge=0, le=MOST_PRIORITY, description=f"an integer from 0 to {MOST_PRIORITY}; the lowest is drawn first")
-]
+    from billing.payments.coupons import Coupon, Redeemed
 
 
 class LotsQuery(PageQuery, frozen=True, kw_only=True):
@@ -59,4 +65,103 @@ def lot_shape(lot: Lot) -> LotShape:
         transaction_id=lot.transfer_id,
         expires_at=None if terms.expires_at is None else rfc3339(terms.expires_at),
         created_at=rfc3339(lot.created_at),
+    )
+
+
+MOST_DAYS: Final = 3650
+MOST_REDEMPTIONS: Final = 1_000_000_000
+CouponCode = Annotated[
+    str,
+    Meta(min_length=1, max_length=200, description="capitals, spaces and hyphens make no difference"),
+]
+
+
+class CouponCodeBody(Body, frozen=True, kw_only=True):
+    """The code of a coupon to redeem."""
+
+    code: CouponCode
+
+    def __repr__(self) -> str:
+        return "CouponCodeBody()"
+
+
+class NewCouponBody(Body, frozen=True, kw_only=True):
+    """A coupon to make: credit for each of `max_redemptions` accounts that redeem it until `expires_at`, which lasts
+    for `credit_days`; without these without a bound. Without a `code`, of 6 to 64 letters and digits, one is made
+    up."""
+
+    name: Name
+    amount_usd: PositiveUsdBody
+    code: Annotated[str, Meta(max_length=200, pattern="^[A-Za-z0-9]{6,64}$")] | None = None
+    priority: Priority = DEFAULT_PRIORITY
+    credit_days: Annotated[int, Meta(ge=1, le=MOST_DAYS)] | None = None
+    expires_at: Since | None = None
+    max_redemptions: Annotated[int, Meta(ge=1, le=MOST_REDEMPTIONS)] | None = None
+
+
+class CouponShape(Answer, frozen=True, kw_only=True):
+    """A coupon, without its code."""
+
+    id: str
+    name: str
+    amount_usd: Usd
+    priority: int
+    credit_days: int | None
+    expires_at: Moment | None
+    max_redemptions: int | None
+    redemptions: int
+    created_at: Moment
+    disabled_at: Moment | None
+
+
+class NewCouponShape(CouponShape, frozen=True, kw_only=True):
+    """A coupon that was made, with its code, which can't be read again."""
+
+    code: str
+
+
+class RedeemedShape(Answer, frozen=True, kw_only=True):
+    """What a coupon has given: the balance is the one right after it."""
+
+    name: str
+    amount_usd: Usd
+    balance_usd: Usd
+    transaction_id: str
+    expires_at: Moment | None
+
+
+def coupon_shape(coupon: Coupon) -> CouponShape:
+    """Return a coupon's shape."""
+    return CouponShape(**_coupon_fields(coupon))
+
+
+def new_coupon_shape(coupon: Coupon, code: str) -> NewCouponShape:
+    """Return the shape of a coupon that was made."""
+    return NewCouponShape(**_coupon_fields(coupon), code=code)
+
+
+def _coupon_fields(coupon: Coupon) -> dict[str, Any]:
+    return {
+        "id": coupon.id,
+        "name": coupon.name,
+        "amount_usd": format_usd(coupon.amount_nano),
+        "priority": coupon.priority,
+        "credit_days": coupon.credit_days,
+        "expires_at": coupon.expires_at and rfc3339(coupon.expires_at),
+        "max_redemptions": coupon.most_redemptions,
+        "redemptions": coupon.redemptions,
+        "created_at": rfc3339(coupon.created_at),
+        "disabled_at": coupon.disabled_at and rfc3339(coupon.disabled_at),
+    }
+
+
+def redeemed_shape(redeemed: Redeemed) -> RedeemedShape:
+    """Return the shape of a redemption."""
+    expires_at = redeemed.terms.expires_at
+    return RedeemedShape(
+        name=redeemed.coupon.name,
+        amount_usd=format_usd(redeemed.grant.amount_nano),
+        balance_usd=format_usd(redeemed.grant.balance_nano),
+        transaction_id=redeemed.grant.transfer_id,
+        expires_at=None if expires_at is None else rfc3339(expires_at),
     )

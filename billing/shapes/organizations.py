@@ -56,6 +56,12 @@ class Transfer(Body, frozen=True, kw_only=True):
     become: RoleName = "admin"
 
 
+class Closing(Body, frozen=True, kw_only=True):
+    """Whether an organization is closed although there is credit left, which then stays where it is."""
+
+    forfeit: bool = False
+
+
 class OrganizationShape(Answer, frozen=True, kw_only=True):
     """An organization. `personal` is one that was made with its owner's sign-up; `account_id` is who pays; `role` is
     the caller's own there, null for an API key."""

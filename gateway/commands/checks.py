@@ -129,10 +129,19 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
+def check_development(settings: Settings) -> list[Check]:
+    """Find whether applications of this environment believe whoever names a user; nothing where they do not."""
+    if not settings.development:
+        return []
+    detail = "METERGATE_DEVELOPMENT=1: X-User-Id and ?user_id= stand for a key in applications with the middleware"
+    return [Check("development", "warn", detail, "Unset it wherever others can call them.")]
+
+
 def configuration_checks(settings: Settings) -> Iterator[Check]:
     """Give every finding of the configuration, the environment and the disk."""
     yield from check_models(settings.providers, settings.models, settings.plans)
     yield from check_secrets(settings)
+    yield from check_development(settings)
     yield from check_metrics(settings)
     yield from check_disk(settings)
 

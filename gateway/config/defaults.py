@@ -221,6 +221,9 @@ class Limits:
     sign_in_failures: int = _whole(10, 1, 1000, "failed tries at a password or second factor before the next waits")
     sign_in_wait_s: float = _seconds(30, 1, 3600, "how long it waits at first; it doubles with each")
     sign_in_most_wait_s: float = _seconds(3600, 1, 86_400, "and at most")
+    unverified_retention_days: int = _whole(
+        30, 1, 36_500, "who has not verified an address for as long is forgotten, and it is free again"
+    )
     mail_attempts: int = _whole(12, 1, 100, "tries before a mail is given up; pauses double from a minute to an hour")
     mail_timeout_s: float = _seconds(20, 1, 29, "longest time for a connection to SMTP_HOST, and for a mail")
     mail_retention_days: int = _whole(30, 1, 36_500, "rows of mails, without their texts, are kept as long")

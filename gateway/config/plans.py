@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Final
 
 from billing.money import MoneyError, parse_usd
 from billing.plans import Plan
 from billing.quotas import Quota, QuotaError, check_quotas, parse_quota
 from billing.rates import parse_factor
-from gateway.config.problems import NO_EFFECT, nearest
+from gateway.config.problems import nearest
 from gateway.config.source import Value
 
 EVERY_MODEL: Final = "*"
@@ -26,6 +27,8 @@ _PLAN_KEYS: Final = (
     "price_usd",
     "quotas",
     "included_credit_usd",
+    "included_credit",
+    "features",
     "models",
     "users",
     "max_parallel_requests",
@@ -34,8 +37,11 @@ _PLAN_KEYS: Final = (
     "stripe_price",
     "upgrade_to",
 )
-NOT_SERVED: Final = {"included_credit_usd": "included_credit_nano", "stripe_price": "stripe_price"}
-"""Keys, and their fields of `Plan`, that this version does not act on."""
+EXPIRES, ROLLS_OVER = "expires", "rolls_over"
+"""Whether included credit ends with the period that brought it."""
+MAX_FEATURES: Final = 100
+MAX_UNITS: Final = 1_000_000_000_000
+_FEATURE: Final = re.compile(r"[a-z][a-z0-9_.-]{0,63}", re.ASCII)
 
 
 def read_plans(at: Value, models: Collection[str]) -> dict[str, Plan]:
@@ -49,10 +55,17 @@ def read_plans(at: Value, models: Collection[str]) -> dict[str, Plan]:
         plan = _read_plan(plan_id, value, entries, models)
         if plan is not None:
             plans[plan_id] = plan
-    idle = [key for key, field in NOT_SERVED.items() if any(getattr(plan, field) for plan in plans.values())]
-    if idle:
-        at.file.problems.note(at.file.shown, ", ".join(idle), NO_EFFECT)
     return plans
+
+
+def with_stripe_prices(plans: Mapping[str, Plan], prices: Mapping[str, str | None]) -> dict[str, Plan]:
+    """Return the plans, with Stripe's prices by plan id where the file gives them none."""
+    return {
+        plan_id: replace(plan, stripe_price=prices[plan_id])
+        if plan.stripe_price is None and prices.get(plan_id) is not None
+        else plan
+        for plan_id, plan in plans.items()
+    }
 
 
 def read_plans_version(at: Value) -> int:
@@ -75,6 +88,8 @@ def _read_plan(plan_id: str, value: Value, plans: Collection[str], models: Colle
     parallel = section.maybe("max_parallel_requests", lambda value: value.whole(1, MAX_PARALLEL))
     queue_s = section.read("admission_queue_s", lambda value: value.whole(0, MAX_QUEUE_S), 0)
     credit_nano = section.read("included_credit_usd", _usd, 0)
+    lasts = section.maybe("included_credit", lambda value: value.choice((EXPIRES, ROLLS_OVER)))
+    features = section.maybe("features", _features) or ()
     users = section.maybe("users", lambda value: value.whole(1, MAX_USERS))
     markup = section.read("markup_percent", lambda value: value.decimal(parse_factor, "20"), 0)
     stripe_price = section.maybe("stripe_price", Value.text)
@@ -93,6 +108,8 @@ def _read_plan(plan_id: str, value: Value, plans: Collection[str], models: Colle
         stripe_price=stripe_price,
         upgrade_to=upgrade_to,
         admission_queue_s=queue_s,
+        credit_rolls_over=lasts == ROLLS_OVER,
+        features=features,
     )
 
 
@@ -117,6 +134,22 @@ def _models(value: Value, known: Collection[str]) -> tuple[str, ...] | None:
         if name not in known and not name.endswith("*") and "/" not in name:
             value.problem(f"{name} is no entry of metergate.yaml's models{nearest(name, known)}")
     return None if EVERY_MODEL in names else names
+
+
+def _features(value: Value) -> tuple[tuple[str, bool | int], ...]:
+    """Return features by name: true, false, or how many units of it there are in a period."""
+    found: list[tuple[str, bool | int]] = []
+    entries = value.entries()
+    if len(entries) > MAX_FEATURES:
+        value.problem(f"at most {MAX_FEATURES} features")
+    for name, given in entries.items():
+        if _FEATURE.fullmatch(name) is None:
+            given.problem("a feature's name is lower-case letters, digits, '_', '.' and '-'")
+        plain = given.plain()
+        allowed = plain if isinstance(plain, bool) else given.whole(0, MAX_UNITS)
+        if allowed is not None:
+            found.append((name, allowed))
+    return tuple(sorted(found))
 
 
 def _quotas(value: Value) -> tuple[Quota, ...]:

@@ -131,7 +131,7 @@ class Preparation:
 
     def _check_allowed(self, principal: Principal, candidate: Candidate) -> None:
         if PROXY_SCOPE not in principal.scopes:
-            raise Refuse(refusals.insufficient_scope(PROXY_SCOPE))
+            raise Refuse(refusals.insufficient_scope(PROXY_SCOPE, principal.plan))
         if not principal.allows_model(candidate.entry):
             raise Refuse(refusals.model_not_allowed(candidate.entry))
 

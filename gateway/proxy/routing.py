@@ -68,8 +68,10 @@ def writes(rates: Rates) -> bool:
 def costs_nothing(row: PriceRow, *, writes: bool) -> bool:
     """Return whether what a request may be charged is priced, at zero: input, and output where a model writes it."""
     classes = (*INPUT_CLASSES, *OUTPUT_CLASSES) if writes else INPUT_CLASSES
-    priced = "input" in row.per_million and ("output" in row.per_million or not writes) and not row.cost_reported
-    return priced and not row.dearest_nano(classes) and not any(map(row.dearest_unit, ("request", "search")))
+    free = [row.per_million.get(name) == 0 for name in ("input", *(("output",) if writes else ()))]
+    if not all(free) or row.cost_reported:  # nearly all rows: the dearest of all their rates is not looked for
+        return False
+    return not row.dearest_nano(classes) and not any(map(row.dearest_unit, ("request", "search")))
 
 
 MINUTE_S: Final = 60

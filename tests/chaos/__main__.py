@@ -1,4 +1,4 @@
-"""The long version: `python -m tests.chaos [soak] [--times N] [--only REGEX] [--concurrency N] [--seed N]`.
+"""The long version: `python -m tests.chaos [soak|background] [--times N] [--only REGEX] [--concurrency N] [--seed N]`.
 
 Prints the table and ends with 1 when anything in it that must be zero is not.
 """
@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import uvloop
 
+from tests.chaos.background import background
 from tests.chaos.clients import Mix
 from tests.chaos.clocks import OF_CLOCKS, compiler, with_clocks
 from tests.chaos.cluster import OF_CLUSTER
@@ -180,7 +181,7 @@ def rounds_of(times: int, only: str, seed: int, disk: Path | str) -> list[Planne
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="?", choices=("faults", "soak"), default="faults")
+    parser.add_argument("what", nargs="?", choices=("faults", "soak", "background"), default="faults")
     parser.add_argument("--times", type=int, default=30, help="faults of each kind")
     parser.add_argument("--only", default="", help="kinds whose name matches this regular expression")
     parser.add_argument("--concurrency", type=int, default=200)
@@ -191,6 +192,8 @@ def main() -> int:
     if given.what == "soak":
         return 0 if uvloop.run(soak(minutes=given.minutes, concurrency=given.concurrency, seed=given.seed)) else 1
     print(f"seed {given.seed}, {given.concurrency} clients", flush=True)
+    if given.what == "background":
+        return 0 if uvloop.run(background(times=given.times, seed=given.seed, keep=given.keep)) else 1
     with ExitStack() as stack:
         disk = stack.enter_context(small_disk())
         planned = rounds_of(given.times, given.only, given.seed, disk)

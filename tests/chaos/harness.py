@@ -268,15 +268,16 @@ async def running(
     around_servers: Callable[[Path], AbstractContextManager[None]] | None = None,
     spools: bool = False,
     spare: bool = False,
+    upstream: Upstream | None = None,
 ) -> AsyncIterator[Stack]:
     """Everything, in a new folder; `postgres_folder` is where Postgres's data shall be instead. With `on_cluster` the
     gateway's Redis is a cluster of its own. `around_servers` gets the folder, and lasts as long as the servers run.
     `spools`: workers keep a second copy of debits on disk. `spare`: the provider has two keys, its model a fallback.
-    Main thread only."""
+    `upstream`: another provider. Main thread only."""
     allow_connections()
     folder = make_folder(postgres_folder)
     data = folder / "data"
-    upstream = Upstream(counts_answers=spare)
+    upstream = upstream or Upstream(counts_answers=spare)
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=BOUND_S)
     try:

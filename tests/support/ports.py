@@ -18,9 +18,10 @@ _OUTGOING: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 def free_ports(count: int) -> list[int]:
     """So many different ports of this machine. Raises `AssertionError` where there are not so many."""
     end = min(HIGHEST, int(_OUTGOING.read_text().split()[0])) if _OUTGOING.exists() else HIGHEST
-    found: list[int] = []
+    ports, found = range(LOWEST, max(end, LOWEST + 1)), list[int]()
+    first = random.SystemRandom().randrange(len(ports))
     with ExitStack() as stack:
-        for port in random.SystemRandom().sample(range(LOWEST, max(end, LOWEST + 1)), max(end - LOWEST, 1)):
+        for port in (*ports[first:], *ports[:first]):
             if len(found) == count:
                 return found
             probe = stack.enter_context(socket.socket())

@@ -1,1 +1,3 @@
-SELECT count(*) FROM memberships WHERE org_id = $1 AND role = 'owner'
+-- How many owners an organization has beside $2 who can sign in: who is disabled looks after nothing.
+SELECT count(*) FROM memberships JOIN users ON users.id = memberships.user_id
+WHERE memberships.org_id = $1 AND memberships.role = 'owner' AND memberships.user_id <> $2 AND users.status <> 'disabled'

@@ -68,8 +68,9 @@ class Acts:
         await self._provider.deliver(change.events)
 
     async def _checkout(self, page: Page) -> CheckoutView | None:
-        checkout = await self._store.whole(ObjectRef("checkout", page.object_id))
-        purchase = await self._store.purchase(page.object_id)
+        async with self._store.database.connection() as connection:
+            checkout = await self._store.read(connection, ObjectRef("checkout", page.object_id))
+            purchase = await self._store.purchase(connection, page.object_id)
         if not isinstance(checkout, Checkout) or purchase is None:
             return None
         payment: ProviderObject | None = None
@@ -80,7 +81,7 @@ class Acts:
 
     async def _on_checkout(self, change: Change, checkout_id: str, action: str) -> None:
         checkout = await self._store.read(change.connection, ObjectRef("checkout", checkout_id), lock=True)
-        purchase = await self._store.purchase(checkout_id)
+        purchase = await self._store.purchase(change.connection, checkout_id)
         if not isinstance(checkout, Checkout) or purchase is None:
             return
         cards = {"approve": GOOD, "decline": POOR, "confirm": replace(ASKS, status="paid"), "reject": _REJECTED}

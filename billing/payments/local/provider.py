@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import msgspec
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from billing.payments.local.store import Change, LocalStore
     from billing.payments.objects import ProviderObject
 
+EVERY_S: Final = 10.0
+"""How often what is due is done: renewals, pages whose time is over, events that were not taken."""
 CHECKOUT_HOURS: Final = 24
 PORTAL_HOURS: Final = 1
 LISTED_AT_ONCE: Final = 200
@@ -241,6 +244,15 @@ class LocalProvider:
             await self.deliver(await bills.renew(self, subscription_id))
         await self.store.forget()
 
+    async def run(self) -> None:
+        """Do what is due, again and again. Raises nothing but what ends it."""
+        while True:
+            try:
+                await self.run_once()
+            except MetergateError as error:
+                logger.warning("the local payment provider's work waits: %s", error)
+            await asyncio.sleep(EVERY_S)
+
     async def customer(self, change: Change, customer_id: str) -> Customer:
         """Return a customer, whose row is locked. Raises `CustomerGone`."""
         found = await self.store.read(change.connection, ObjectRef("customer", customer_id), lock=True)
@@ -264,8 +276,3 @@ class LocalProvider:
         made, events = await self.store.once(key, msgspec.to_builtins(asked), answer, make)
         await self.deliver(events)
         return made
-
-
-def utc_now() -> datetime:
-    """Return the time by this machine's clock."""
-    return datetime.now(UTC)

@@ -128,9 +128,9 @@ class LocalStore:
         said = ("purchase", checkout_id, purchase.customer_id, None, None, msgspec.to_builtins(purchase), change.now)
         await change.connection.execute(_query("object_put"), *said)
 
-    async def purchase(self, checkout_id: str) -> Purchase | None:
+    async def purchase(self, connection: Connection, checkout_id: str) -> Purchase | None:
         """Return what a checkout sells."""
-        state = await self.database.value(_query("object_get"), "purchase", checkout_id)
+        state = await connection.fetchval(_query("object_get"), "purchase", checkout_id)
         return None if state is None else msgspec.convert(state, Purchase)
 
     @asynccontextmanager

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from functools import partial
 
 import pytest
@@ -19,9 +20,11 @@ from billing.identity.members import Members
 from billing.identity.organizations import Organizations
 from billing.keys.secrets import secret_digest
 from billing.notices.endpoints import EndpointRules, Endpoints
+from billing.payments.coupons import Coupons
 from billing.plans import DEFAULT_PLAN
 from billing.principals import Principal
 from billing.refused import RefusedRequests, RefusedRules
+from billing.services.features import Features
 from tests.billing.api.support import ADMIN_KEY, Api, person_of, serving
 from tests.billing.identity.sessions_support import People
 from tests.billing.people_support import Registry, registry_of
@@ -59,9 +62,14 @@ def services(billing: Billing, registry: Registry) -> Services:
         keys=billing.keys,
         grants=billing.grants,
         lots=Lots(billing.database),
+        coupons=Coupons(
+            *(billing.database, billing.grants, billing.effects, registry.people.codes, billing.new_id),
+            now=lambda: datetime.now(UTC),
+        ),
         repricing=Repricing(billing.database, billing.effects, billing.new_id, lambda: PRICES),
         reports=billing.reports,
         audit=AuditLog(billing.database),
+        features=Features(billing.database, PLANS, DEFAULT_PLAN, lambda: datetime.now(UTC)),
         endpoints=Endpoints(billing.database, billing.new_id, EndpointRules()),
         refused=RefusedRequests(RedisState(RedisClient("redis://127.0.0.1:1"), Keyspace()), RefusedRules()),
         effects=billing.effects,

@@ -1,4 +1,4 @@
-"""Lots over HTTP: grants with terms, what is left of them, what a balance says of them."""
+"""Credit over HTTP: grants with terms and what is left of them, coupons."""
 
 from tests.billing.api.support import Api
 
@@ -39,3 +39,23 @@ async def test_a_grants_terms_are_its_lots(api: Api) -> None:
     assert (await api.get(key["key"], "/billing/lots", open="true")).json["data"] == []
     assert {lot["state"] for lot in (await api.get(key["key"], "/billing/lots")).json["data"]} == {"spent"}
     (await api.admin("GET", "/accounts/acc_none/lots")).refused(404, "not_found")
+
+
+async def test_a_coupon_from_making_to_redeeming(api: Api) -> None:
+    _, key = await api.customer(scopes=["billing:setup", "billing:read"])
+    body = {"name": "Spring", "amount_usd": "5", "code": "SPRING27", "max_redemptions": 1, "credit_days": 30}
+    made = await api.admin("POST", "/coupons", body)
+    assert (made.status, made.json["code"], made.json["redemptions"]) == (201, "SPRING27", 0)
+    (await api.admin("POST", "/coupons", body)).refused(409, "idempotency_conflict", "code")
+    path = "/billing/coupons/redeem"
+    given = await api.by_key(key["key"], "POST", path, {"code": "spring 27"})
+    assert given.status == 200, given.json
+    assert (given.status, given.json["name"], given.json["balance_usd"]) == (200, "Spring", "5.00")
+    (await api.by_key(key["key"], "POST", path, {"code": "SPRING27"})).refused(409, "idempotency_conflict", "code")
+    (await api.by_key(key["key"], "POST", path, {"code": "SPRING28"})).refused(404, "not_found")
+    assert [lot["promotional"] for lot in (await api.get(key["key"], "/billing/lots")).json["data"]] == [True]
+    listed = (await api.admin("GET", "/coupons")).json["data"]
+    assert [(each["id"], each["redemptions"], each["disabled_at"]) for each in listed] == [(made.json["id"], 1, None)]
+    assert "code" not in listed[0]
+    assert (await api.admin("DELETE", f"/coupons/{made.json['id']}")).status == 204
+    assert (await api.admin("GET", "/coupons")).json["data"][0]["disabled_at"] is not None

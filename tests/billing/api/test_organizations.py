@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 import pytest
 
+from billing.effects import LiveBalance
 from billing.identity.invitations import Invitations
 from billing.identity.organizations import Organization
 from billing.identity.permissions import ROLES, SCOPES, Role
-from tests.billing.api.support import Api
+from tests.billing.api.support import Answer, Api
+from tests.billing.identity.sessions_support import People
 from tests.billing.identity.support import join, new_organization, new_user, token_sent
 from tests.billing.support import Billing
 
@@ -163,6 +165,36 @@ async def test_who_is_not_let_in_and_whose_token_is_narrow(api: Api, billing: Bi
     narrow = await api.person(team["owner"], "POST", "/orgs", {"name": "More"}, scopes=["billing:read"])
     narrow.refused(403, "insufficient_scope")
     assert (await api.person(team["viewer"], "POST", "/orgs", {"name": "More"})).status == 201
+
+
+async def test_an_owner_closes_an_organization(api: Api, billing: Billing, team: Team, people: People) -> None:
+    owner = await people.sign_in(team["owner"])
+    account_id, said = team.organization.account_id, {"json": {}}
+    path = f"/api{team.path}/close"
+
+    async def close(**body: object) -> Answer:
+        return await api.call("POST", path, headers={"Authorization": f"Bearer {owner.access_token}"}, json=body)
+
+    async def refused(why: str) -> None:
+        assert why in (await close()).refused(409, "idempotency_conflict")
+
+    (await api.person(team["admin"], "POST", f"{team.path}/close", **said)).refused(403, "insufficient_scope")
+    await refused("paid each month")
+    await billing.accounts.update(account_id, plan="free", status="suspended")
+    await refused("suspended")
+    await billing.accounts.update(account_id, status="active")
+    billing.effects.live[account_id] = LiveBalance(-1_500_000_000, 0)
+    await refused("owes 1.50 USD")
+    billing.effects.live[account_id] = LiveBalance(0, 1)
+    await refused("running")
+    billing.effects.live[account_id] = LiveBalance(2_000_000_000, 0)
+    await refused("2.00 USD are left")
+    await api.person(team["owner"], "POST", f"{team.path}/invitations", {"email": "eve@example.com"})
+    assert [(await close(forfeit=True)).status, (await close()).status] == [200, 200]
+    assert (await billing.accounts.get(account_id)).status == "closed"
+    invitations = (await api.person(team["owner"], "GET", f"{team.path}/invitations")).json["data"]
+    assert [each["status"] for each in invitations] == ["revoked"]
+    assert (await api.person(team["viewer"], "GET", team.path)).status == 200
 
 
 async def test_who_is_demoted_while_a_call_waits_changes_nothing(api: Api, billing: Billing, team: Team) -> None:

@@ -9,8 +9,10 @@ import pytest
 
 from billing.api.services import Services
 from billing.identity import totp
+from billing.identity.sealing import PREFIX, Sealer
+from billing.identity.sessions import FORGET_UNVERIFIED
 from tests.billing.api.support import Answer, Api, serving
-from tests.billing.people_support import ADA, EVE, GOOD, OTHER, Registry
+from tests.billing.people_support import ADA, EVE, GOOD, OTHER, SECRET, Registry
 from tests.billing.support import Billing, attempts_of
 
 WRONG = "invalid_api_key"
@@ -405,6 +407,28 @@ async def test_who_registered_with_a_wrong_address_changes_it_and_is_let_in(api:
     assert (await who(api, token)).json["scopes"] != []
 
 
+async def test_who_never_proves_an_address_is_forgotten(api: Api, registry: Registry) -> None:
+    database = registry.billing.database
+    await signed_up(api, registry)
+    for name in ("eve", "late", "spent"):
+        await register(api, f"{name}@example.com")
+        assert (await post(api, "/login", email=f"{name}@example.com", password=GOOD)).status == 200
+    await database.execute("UPDATE users SET created_at = now() - interval '31 days' WHERE email NOT LIKE 'late%'")
+    account_id = await database.value(
+        "SELECT account_id FROM users u JOIN memberships m ON m.user_id = u.id JOIN organizations o ON o.id = m.org_id "
+        "WHERE email = 'spent@example.com'"
+    )
+    await registry.billing.grants.grant(account_id, 1_000_000_000, "first")
+    assert await database.value(FORGET_UNVERIFIED, 30, 10) == 0  # their codes are good yet
+    await database.execute("UPDATE one_time_codes SET expires_at = now()")
+    assert [await database.value(FORGET_UNVERIFIED, 30, 10) for _ in range(2)] == [1, 0]
+    left = [row["email"] for row in await database.rows("SELECT email FROM users ORDER BY email")]
+    assert left == [ADA, "late@example.com", "spent@example.com"]
+    assert [each["subject"] for each in await registry.audited("user.forget")] != []
+    await register(api, EVE)
+    assert (await post(api, "/login", email=EVE, password=GOOD)).status == 200
+
+
 async def test_an_address_that_nobody_has_proven_is_taken_by_who_proves_it(api: Api, registry: Registry) -> None:
     token = await signed_up(api, registry)
     await register(api, EVE)
@@ -444,6 +468,7 @@ async def enrolled(api: Api, registry: Registry, token: str) -> tuple[str, list[
 async def test_an_authenticator_app(api: Api, registry: Registry) -> None:
     token = await signed_up(api, registry)
     secret, recovery = await enrolled(api, registry, token)
+    object.__setattr__(registry.people, "sealer", Sealer(SECRET))  # it lay there as it is, until it is used
     assert len(recovery) == 10
     missing = await post(api, "/login", email=ADA, password=GOOD)
     missing.refused(401, WRONG, "totp")
@@ -456,6 +481,13 @@ async def test_an_authenticator_app(api: Api, registry: Registry) -> None:
     registry.people.passwords._at_once = 8
     replayed = await asyncio.gather(*(post(api, "/login", email=ADA, password=GOOD, totp=code) for _ in range(4)))
     assert sorted(answer.status for answer in replayed) == [200, 401, 401, 401]
+    stored = await registry.billing.database.value("SELECT totp_secret FROM users")
+    assert stored.startswith(PREFIX)
+    assert secret not in stored
+    await signed_up(api, registry, EVE)
+    eve = (await post(api, "/login", email=EVE, password=GOOD)).json["access_token"]
+    assert secret != (await enrolled(api, registry, eve))[0]
+    assert await registry.billing.database.value("SELECT count(*) FROM users WHERE totp_secret LIKE 'sealed:%'") == 2
     assert (await post(api, "/login", email=ADA, password=GOOD, recovery_code=recovery[0])).status == 200
     (await post(api, "/login", email=ADA, password=GOOD, recovery_code=recovery[0])).refused(401, WRONG, "totp")
     assert "recovery code was used" in (await registry.mails(ADA))[-1][0]

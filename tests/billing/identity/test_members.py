@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from billing.audit import Actor
 from billing.identity.members import Acting, Members, grantable_scopes
 from billing.identity.organizations import (
     Organization,
@@ -210,6 +211,25 @@ async def test_a_key_says_what_its_maker_and_its_holder_may(billing: Billing, te
     for maker, holder in ((team["owner"], team["stranger"]), (team["stranger"], team["stranger"]), (None, "usr_none")):
         with pytest.raises(OrganizationNotFound):
             await given(maker, holder)
+
+
+async def test_an_owner_who_is_disabled_looks_after_nothing(billing: Billing, members: Members, team: Team) -> None:
+    org_id, operator = team.organization.id, Actor("admin")
+    await members.set_role(org_id, team["admin"], "owner", acting(team["owner"]))
+    disable = "UPDATE users SET status = 'disabled' WHERE id = $1"
+    await billing.database.execute(disable, team["admin"])
+    with pytest.raises(OrganizationConflict):
+        await members.remove(org_id, team["owner"], acting(team["owner"]))
+    await members.remove(org_id, team["admin"], acting(team["owner"]))
+    await billing.database.execute(disable, team["owner"])
+    for nobody in (team["admin"], team["owner"], "usr_none"):
+        with pytest.raises(OrganizationConflict):
+            await members.appoint(org_id, nobody, operator)
+    for saviour in ("viewer", "stranger", "stranger"):
+        assert (await members.appoint(org_id, team[saviour], operator)).role == "owner"
+    await members.remove(org_id, team["owner"], acting(team["stranger"]))
+    of_them = {team["viewer"]: "owner", team["stranger"]: "owner", team["member"]: "member"}
+    assert await roles(billing, team.organization) == of_them
 
 
 async def test_members_are_listed_with_their_addresses(members: Members, team: Team) -> None:

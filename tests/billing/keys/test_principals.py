@@ -1,6 +1,7 @@
 """Principals as they are read from Postgres."""
 
 import logging
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -76,3 +77,12 @@ async def test_past_due_reaches_the_principal(billing: Billing) -> None:
     assert due.past_due_since is not None
     assert (principal.status, principal.past_due_since_s) == ("past_due", due.past_due_since.timestamp())
     assert principal.account_version == 2
+
+
+async def test_a_plan_without_api_access_takes_the_scope_from_its_keys(billing: Billing) -> None:
+    account = await billing.accounts.create("Acme")
+    _, secret = await billing.keys.create(account.id, "laptop")
+    plans = {**PLANS, "free": replace(PLANS["free"], features=(("api_access", False),))}
+    principal = await Principals(billing.database, plans).by_digest(secret_digest(secret))
+    assert principal is not None
+    assert principal.scopes == {"billing:read"}

@@ -119,6 +119,8 @@ async def test_what_is_sent_again_while_it_is_written_is_not_refused(
         first, again = await asyncio.gather(*work)
         assert first.answer == again.answer
         assert sorted((first.replayed, again.replayed)) == [False, True]
+    await world.accounts.set_quotas(payer.account_id, ())
+    assert (await of.holds.hold(payer, "e", measure, 60)).replayed  # where there is room for another one
 
 
 async def test_an_id_is_one_event_of_all_kinds(world: World) -> None:

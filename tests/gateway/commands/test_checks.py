@@ -10,6 +10,7 @@ from billing.plans import Plan, upgrade_cycles
 from gateway.commands import checks
 from gateway.commands.checks import (
     Check,
+    check_development,
     check_disk,
     check_mail,
     check_metrics,
@@ -46,6 +47,11 @@ def test_models_whose_provider_is_off() -> None:
     demo = {"demo": ModelConfig("demo", "local", "demo", fallbacks=("c",))}
     assert only(check_models({**off, **on}, {**models, **demo}, {})).status == "warn"
     assert only(check_models(on, {"demo": ModelConfig("demo", "local", "demo")}, {})).status == "ok"
+
+
+def test_development_is_warned_of() -> None:
+    assert check_development(settings()) == check_development(settings(METERGATE_DEVELOPMENT="0")) == []
+    assert only(check_development(settings(METERGATE_DEVELOPMENT="1"))).status == "warn"
 
 
 def test_secrets_that_are_short() -> None:

@@ -25,6 +25,8 @@ pro:
   name: Pro
   price_usd: "99.50"
   included_credit_usd: "20"
+  included_credit: rolls_over
+  features: {reports: 50, api_access: true}
   models: [demo, gpt-4o*, local/anything]
   users: 5
   max_parallel_requests: 8
@@ -53,8 +55,12 @@ pro:
         markup_scaled=2_500_000_000,
         stripe_price="price_1",
         upgrade_to="free",
+        credit_rolls_over=True,
+        features=(("api_access", True), ("reports", 50)),
     )
     assert load(tmp_path, plans=text).plans["pro"].stripe_price is None
+    named = text.replace("pro:", "starter:").replace('  stripe_price: "${STRIPE_PRICE_STARTER:-}"\n', "")
+    assert load(tmp_path, {"STRIPE_PRICE_STARTER": "price_1"}, plans=named).plans["starter"].stripe_price == "price_1"
 
 
 @pytest.mark.parametrize("said", ["-1", "601", "0.5", "soon"])
@@ -102,9 +108,12 @@ def test_which_models_a_plan_allows(tmp_path: Path, models: str, allowed: tuple[
             "free.models: dmo is no entry of metergate.yaml's models; did you mean demo?",
         ),
         (
-            'price_usd: "0", included_credit: "1"',
-            "free.included_credit: unknown key; did you mean included_credit_usd?",
+            'price_usd: "0", included_credits: "1"',
+            "free.included_credits: unknown key; did you mean included_credit?",
         ),
+        ('price_usd: "0", included_credit: stays', "free.included_credit: expected one of expires, rolls_over"),
+        ('price_usd: "0", features: {A: 1}', "free.features.A: a feature's name is lower-case letters"),
+        ('price_usd: "0", features: {reports: -1}', "free.features.reports: expected a whole number from 0"),
         ('price_usd: "0", max_parallel_requests: 0', "free.max_parallel_requests: expected a whole number from 1"),
         ('price_usd: "0", quotas: {}', "free.quotas: expected a list, got a mapping"),
         ('price_usd: "0", quotas: [day]', 'free.quotas[0]: expected a mapping, got "day"'),

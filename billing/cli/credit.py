@@ -1,0 +1,113 @@
+"""`metergate operator lots` and `coupon`: what is left of an account's credit, and codes that are credit."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from billing.cli.commands import Connect, group
+from billing.cli.operator import add_call
+from billing.cli.options import AccountId, Cursor, Limit
+from billing.cli.output import Shown, Table, page_parts
+from billing.pages import DEFAULT_LIMIT
+from billing.shapes.base import DEFAULT_PRIORITY, MOST_PRIORITY
+
+if TYPE_CHECKING:
+    from billing.credit_calls import CreditCalls
+
+Priority = Annotated[int, typer.Option(min=0, max=MOST_PRIORITY, help="What is drawn first has the lowest.")]
+
+
+def add_credit(app: typer.Typer, connect: Connect) -> None:
+    """Add `lots` and the group `coupon`."""
+    add_call(app, "lots", lots, connect)
+    coupon = group("Codes that are credit, once for each account.")
+    add_call(coupon, "create", create, connect)
+    add_call(coupon, "list", index, connect)
+    add_call(coupon, "disable", disable, connect)
+    app.add_typer(coupon, name="coupon")
+
+
+async def lots(
+    client: "CreditCalls",
+    account_id: AccountId,
+    open_only: Annotated[bool, typer.Option("--open", help="Those alone of which something is left.")] = False,
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+) -> Shown:
+    """List the grants and purchases of an account, newest first, with what is left of each."""
+    page = await client.lots(account_id, open_only=open_only, limit=limit, cursor=cursor)
+    rows = [
+        (
+            *(lot.id, lot.kind, lot.state, lot.amount_usd, lot.left_usd, str(lot.priority)),
+            *("yes" if lot.promotional else "no", lot.expires_at or "-"),
+        )
+        for lot in page.data
+    ]
+    headers = ("id", "kind", "state", "amount USD", "left USD", "priority", "promotional", "expires")
+    return Shown(page.received, page_parts(headers, rows, page.next_cursor))
+
+
+async def create(
+    client: "CreditCalls",
+    name: Annotated[str, typer.Argument(help="What to call it; the ledger keeps it.", show_default=False)],
+    amount_usd: Annotated[str, typer.Argument(help="How much for each account, such as 5.00.", show_default=False)],
+    code: Annotated[
+        str | None, typer.Option(metavar="CODE", help="6 to 64 letters and digits; else one is made up.")
+    ] = None,
+    priority: Priority = DEFAULT_PRIORITY,
+    credit_days: Annotated[
+        int | None, typer.Option(metavar="DAYS", min=1, help="For how long the credit lasts; else for ever.")
+    ] = None,
+    expires_at: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Until when it can be redeemed; else for ever.")
+    ] = None,
+    max_redemptions: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="By how many accounts; else by all.")
+    ] = None,
+) -> Shown:
+    """Make a coupon. Its code is printed once."""
+    from billing.shapes.credit import NewCouponBody
+
+    made = await client.create_coupon(
+        NewCouponBody(
+            name=name,
+            amount_usd=amount_usd,
+            code=code,
+            priority=priority,
+            credit_days=credit_days,
+            expires_at=expires_at,
+            max_redemptions=max_redemptions,
+        )
+    )
+    rows = [
+        ("coupon", made.id),
+        ("code", made.code),
+        ("amount USD", made.amount_usd),
+        ("can be redeemed until", made.expires_at or "for ever"),
+        ("by", "all accounts" if made.max_redemptions is None else f"{made.max_redemptions} accounts"),
+        ("credit lasts", "for ever" if made.credit_days is None else f"{made.credit_days} days"),
+    ]
+    return Shown(made.received, (Table((), rows),))
+
+
+async def index(client: "CreditCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
+    """List coupons, newest first, without their codes."""
+    page = await client.coupons(limit=limit, cursor=cursor)
+    rows = [
+        (
+            *(each.id, each.name, each.amount_usd, f"{each.redemptions}/{each.max_redemptions or '-'}"),
+            *(each.expires_at or "-", "disabled" if each.disabled_at else "on"),
+        )
+        for each in page.data
+    ]
+    headers = ("id", "name", "amount USD", "redeemed", "until", "status")
+    return Shown(page.received, page_parts(headers, rows, page.next_cursor))
+
+
+async def disable(
+    client: "CreditCalls",
+    coupon_id: Annotated[str, typer.Argument(help="The coupon's id, cpn_...", show_default=False)],
+) -> Shown:
+    """Let a coupon be redeemed no more. What was redeemed stays."""
+    await client.disable_coupon(coupon_id)
+    return Shown({"id": coupon_id, "disabled": True}, (f"{coupon_id} can be redeemed no more.",))

@@ -1,0 +1,1 @@
+SELECT feature, used FROM feature_units WHERE account_id = $1 AND period_start = $2

@@ -1,0 +1,81 @@
+"""Tells of quotas that are used up, by the refusals that were noted: in the background, once in each window.
+
+A request costs nothing more for it: refusals are noted anyway (`billing.refused`), and looked at here once a second.
+Windows of a minute or an hour are not told: they are there again before anybody reads it. Where no refusals are kept
+(`refusals_per_key: 0`), or too many at once, nothing is told.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from billing.database.connection import DatabaseError
+from billing.notices.emit import emit
+
+if TYPE_CHECKING:
+    from billing.database.connection import Database
+    from billing.refused import RefusedRequest
+
+logger = logging.getLogger(__name__)
+
+CODE: Final = "quota_exceeded"
+WINDOWS: Final = frozenset({"day", "week", "month", "total"})
+KNOWN: Final = 10_000
+"""Windows that one process remembers to have told of; of others the database knows."""
+_OF_A_KEY: Final = frozenset({"key", "user"})
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """A quota that is used up: `once` is the same for every refusal of it in one window."""
+
+    account_id: str
+    once: str
+    data: dict[str, Any]
+
+
+def crossings(refused: Iterable[RefusedRequest]) -> list[Crossing]:
+    """Return the quotas that refusals say are used up, each once. Pure."""
+    found: dict[tuple[str, str], Crossing] = {}
+    for each in refused:
+        quota = each.details.get("quota")
+        if each.code != CODE or each.account_id is None or not isinstance(quota, dict):
+            continue
+        if quota.get("window") not in WINDOWS:
+            continue
+        key_id = each.key_id if quota.get("subject") in _OF_A_KEY else None
+        names = ("subject", "window", "metric", "model", "limit", "resets_at")
+        once = ":".join(str(part) for part in (key_id, *(quota.get(name) for name in names)))
+        data = {**quota, "key_id": key_id, "upgrade": each.details.get("upgrade")}
+        found[each.account_id, once] = Crossing(each.account_id, once, data)
+    return list(found.values())
+
+
+class ExhaustedNotices:
+    """Writes notices of quotas that are used up."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._told: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    async def look(self, refused: Iterable[RefusedRequest]) -> None:
+        """Tell of what these refusals say is used up. What the database does not take now is told at a later
+        refusal."""
+        fresh = [each for each in crossings(refused) if (each.account_id, each.once) not in self._told]
+        if not fresh:
+            return
+        try:
+            async with self._database.transaction() as connection:
+                for each in fresh:
+                    await emit(connection, each.account_id, "quota.exhausted", each.data, once=each.once)
+        except DatabaseError as error:
+            logger.info("quotas that are used up are told later: %s", error)
+            return
+        for each in fresh:
+            self._told[each.account_id, each.once] = None
+        while len(self._told) > KNOWN:
+            self._told.popitem(last=False)

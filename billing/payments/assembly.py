@@ -1,0 +1,170 @@
+"""Payments put together: one provider, and everything that works on what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, cast
+
+from billing.database.connection import queries
+from billing.notices.emit import NoticeType, emit
+from billing.payments.apply import Applier, Handler, checkout_handler, customer_handler
+from billing.payments.desk import PaymentDesk
+from billing.payments.events import PaymentEvents
+from billing.payments.flows import Customers, FlowRules, Flows, price_id_of
+from billing.payments.local.acts import Acts
+from billing.payments.local.provider import LocalProvider
+from billing.payments.local.store import LocalStore
+from billing.payments.objects import (
+    NANO_PER_CENT,
+    Checkout,
+    Customer,
+    Event,
+    Invoice,
+    ObjectKind,
+    Payment,
+    Subscription,
+)
+from billing.payments.orders import Orders
+from billing.payments.purchases import Purchases
+from billing.payments.reconcile import PaymentComparisons
+from billing.payments.recovery import Recovery
+from billing.payments.renewals import invoice_handler, subscription_handler
+from billing.payments.subscriptions import SubscriptionChanges, SubscriptionRules, Subscriptions
+
+if TYPE_CHECKING:
+    from billing.accounts.accounts import Accounts
+    from billing.accounts.grants import Grants
+    from billing.database.connection import Connection, Database
+    from billing.effects import Effects
+    from billing.payments.port import PaymentProvider
+    from billing.plans import Plans
+
+Job = Callable[[], Coroutine[Any, Any, None]]
+"""Work that goes on for ever beside the gateway."""
+
+_query = queries("billing.payments")
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentRules:
+    """What the settings say of payments: bounds of orders and origins, the plan without a subscription, and how long an
+    unpaid one stays in force. `base_url` is where the local provider's pages are found."""
+
+    flows: FlowRules
+    default_plan: str
+    grace: timedelta
+    base_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentParts:
+    """What payments are made of elsewhere. `deployment` is this installation's own id (`deployment_of`)."""
+
+    database: Database
+    accounts: Accounts
+    grants: Grants
+    effects: Effects
+    plans: Plans
+    new_id: Callable[[], str]
+    deployment: str
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Payments:
+    """Everything about payments. `acts` serves the local provider's pages, None for another one; `jobs` run beside the
+    gateway by their names, for ever."""
+
+    provider: PaymentProvider
+    orders: Orders
+    customers: Customers
+    flows: Flows
+    desk: PaymentDesk
+    applier: Applier
+    events: PaymentEvents
+    comparisons: PaymentComparisons
+    subscriptions: Subscriptions
+    changes: SubscriptionChanges
+    acts: Acts | None
+    jobs: Mapping[str, Job] = field(default_factory=dict)
+
+
+async def deployment_of(database: Database) -> str:
+    """Return what tells this installation's objects at a provider from others'. Raises `DatabaseError`."""
+    return str(await database.value(_query("deployment")))
+
+
+def local_provider(parts: PaymentParts, base_url: str) -> LocalProvider:
+    """Return the local provider, which sells the plans in force."""
+
+    def catalogue() -> dict[str, int]:
+        return {price_id_of(plan, plan.id): plan.price_nano // NANO_PER_CENT for plan in parts.plans.values()}
+
+    store = LocalStore(parts.database, parts.now, parts.new_id)
+    return LocalProvider(store, base_url, parts.deployment, catalogue)
+
+
+def stripe_provider(
+    parts: PaymentParts, api_key: str, api_base: str | None, webhook_secrets: Sequence[str]
+) -> PaymentProvider:
+    """Return Stripe, whose library is imported now: it takes 0.2 s. Raises `ValueError` for a key that can't be one."""
+    from billing.payments.stripe.client import API_BASE, StripeAccess  # noqa: PLC0415
+    from billing.payments.stripe.provider import StripePayments  # noqa: PLC0415
+
+    access = StripeAccess(api_key, api_base or API_BASE)
+    return StripePayments(access, webhook_secrets, parts.deployment, parts.now)
+
+
+def make_payments(parts: PaymentParts, rules: PaymentRules, provider: PaymentProvider) -> Payments:
+    """Put payments together on one provider."""
+    name, database = provider.name, parts.database
+    judged = SubscriptionRules(rules.default_plan, rules.grace)
+    subscriptions = Subscriptions(parts.plans, parts.grants, judged, parts.now)
+    purchases = Purchases(name, parts.grants, parts.new_id, _tell)
+    handlers: dict[ObjectKind, tuple[type, Handler]] = {
+        "payment": (Payment, purchases.apply),
+        "checkout": (Checkout, checkout_handler(name)),
+        "customer": (Customer, customer_handler(name)),
+        "subscription": (Subscription, subscription_handler(name, subscriptions)),
+        "invoice": (Invoice, invoice_handler(name, subscriptions)),
+    }
+    applier = Applier(database, provider, parts.effects, parts.deployment, handlers)
+    orders = Orders(database, name, parts.new_id)
+    customers = Customers(database, provider)
+    changes = SubscriptionChanges(database, provider, subscriptions, parts.plans, applier.refresh)
+    events = PaymentEvents(database, provider, applier.refresh, parts.new_id)
+
+    async def subscribed(account_id: str) -> bool:
+        return await changes.current(account_id) is not None
+
+    flows = Flows(
+        *(provider, orders, customers, parts.accounts, parts.plans, rules.flows),
+        *(applier.refresh, subscribed, parts.new_id),
+    )
+    desk = PaymentDesk(database, provider, orders, parts.grants, parts.effects, applier.refresh)
+    comparisons = PaymentComparisons(database, provider, applier.refresh, parts.deployment, parts.now)
+    acts, jobs = None, cast("dict[str, Job]", {"payment_events": events.run, "payment_comparison": comparisons.run})
+    jobs["recovery"] = Recovery(database, subscriptions, parts.effects, parts.new_id(), parts.now).run
+    if isinstance(provider, LocalProvider):
+        acts, jobs["local_payments"] = _local(provider, events)
+    return Payments(
+        *(provider, orders, customers, flows, desk, applier, events, comparisons, subscriptions),
+        *(changes, acts),
+        jobs=jobs,
+    )
+
+
+def _local(provider: LocalProvider, events: PaymentEvents) -> tuple[Acts, Job]:
+    """Have the local provider's events go the way of every provider's; return its pages, and its job."""
+
+    async def take(event: Event) -> None:
+        await events.take(event)
+
+    provider.take = take
+    return Acts(provider), provider.run
+
+
+async def _tell(connection: Connection, account_id: str, type: str, data: Mapping[str, Any]) -> None:
+    await emit(connection, account_id, cast("NoticeType", type), data)

@@ -1,0 +1,233 @@
+"""Hosted flows: from what somebody asks to buy to the page where it is paid, and the page where billing is managed.
+
+An order is a row before the provider hears of it, and each call has the order's id and the step as its key: whatever
+breaks off between two steps goes on with the same call.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from billing.database.connection import queries
+from billing.money import MAX_NANO, format_usd
+from billing.payments.objects import NANO_PER_CENT, ObjectRef
+from billing.payments.orders import NewOrder, Order, OrderConflict, OrderRefused
+from billing.payments.port import CustomerGone, NewCustomer, Purchase, ReturnUrls
+from billing.payments.return_urls import origin_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from billing.accounts.accounts import Account, Accounts
+    from billing.database.connection import Database
+    from billing.payments.objects import Payment
+    from billing.payments.orders import Orders
+    from billing.payments.port import HostedPage, PaymentProvider
+    from billing.plans import Plan, Plans
+
+_query = queries("billing.payments")
+DESCRIPTIONS: Final = {"credit": "Prepaid credit", "recharge": "Prepaid credit (automatic)"}
+
+
+@dataclass(frozen=True, slots=True)
+class FlowRules:
+    """What may be bought at once, in cents, what a setup asks for unless it is told, and the origins that payers may be
+    sent to; `home` is where they are sent where nothing else is asked for."""
+
+    min_cents: int
+    max_cents: int
+    setup_cents: int
+    origins: frozenset[str]
+    home: str
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_cents <= self.setup_cents <= self.max_cents <= MAX_NANO // NANO_PER_CENT:
+            raise ValueError("amounts rise from min over setup to max, above zero and within the bound of all money")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What somebody asks to buy: an amount in nano-USD or a plan; where to go afterwards, None: home; and the
+    idempotency key."""
+
+    account_id: str
+    idempotency_key: str
+    amount_nano: int | None = None
+    plan: str | None = None
+    success_url: str | None = None
+    cancel_url: str | None = None
+    save_method: bool = False
+
+
+class Customers:
+    """Whom a provider knows as our accounts: one customer for each, however many ask at once.
+
+    The idempotency key is the account and a generation, stored before the provider is asked, so that whoever asks at
+    the same time gets the same customer. One that the provider has lost is made anew, in the next generation. Methods
+    raise `DatabaseError` and `port.PaymentError`."""
+
+    def __init__(self, database: Database, provider: PaymentProvider) -> None:
+        self._database, self._provider = database, provider
+
+    async def ensure(self, account_id: str, name: str) -> str:
+        """Return the account's customer; one is created where there is none."""
+        named = (account_id, self._provider.name)
+        await self._database.execute(_query("customers_ask"), *named)
+        row = await self._database.row(_query("customers_get"), *named)
+        if row is None:
+            raise LookupError("the row was written just now, and none are deleted")
+        if row["customer_id"] is not None:
+            return str(row["customer_id"])
+        key = f"customer:{account_id}:{row['generation']}"
+        made = await self._provider.ensure_customer(NewCustomer(account_id, name), key)
+        await self._database.execute(_query("customers_made"), *named, row["generation"], made)
+        return made
+
+    async def find(self, account_id: str) -> str | None:
+        """Return the account's customer; None: it has none yet."""
+        row = await self._database.row(_query("customers_get"), account_id, self._provider.name)
+        return None if row is None else row["customer_id"]
+
+    async def method(self, account_id: str) -> str | None:
+        """Return the payment method that is saved, such as `visa 4242`; None: none is."""
+        row = await self._database.row(_query("customers_get"), account_id, self._provider.name)
+        return None if row is None else row["method"]
+
+    async def gone(self, customer_id: str) -> None:
+        """Note that the provider does not know a customer any more: the next `ensure` makes another one."""
+        await self._database.execute(_query("customers_gone"), self._provider.name, customer_id)
+
+
+class Flows:
+    """Opens pages and takes payments. `refresh` applies an object's present state; `subscribed` says whether an account
+    has a subscription. Methods raise `OrderError`, `port.PaymentError`, `AccountNotFound` and `DatabaseError`."""
+
+    def __init__(
+        self,
+        provider: PaymentProvider,
+        orders: Orders,
+        customers: Customers,
+        accounts: Accounts,
+        plans: Plans,
+        rules: FlowRules,
+        refresh: Callable[[ObjectRef], Awaitable[object]],
+        subscribed: Callable[[str], Awaitable[bool]],
+        new_id: Callable[[], str],
+    ) -> None:
+        self._provider, self._orders, self._customers = provider, orders, customers
+        self._accounts, self._plans, self.rules = accounts, plans, rules
+        self._refresh, self._subscribed, self._new_id = refresh, subscribed, new_id
+
+    async def checkout(self, wanted: Wanted) -> Order:
+        """Open the page at which a new order is paid, once per idempotency key: the same again gets the same page."""
+        account = await self._accounts.get(wanted.account_id)
+        asked = await self._asked(account, wanted)
+        return await self._opened(account, await self._orders.create(asked))
+
+    async def save_method(self, account_id: str, return_url: str | None) -> HostedPage:
+        """Open a page at which a payment method is saved without paying."""
+        urls = self.urls(return_url, return_url)
+        key = f"setup:{account_id}:{self._new_id()}"
+        return await self._with_customer(account_id, lambda customer_id: self._provider.setup(customer_id, urls, key))
+
+    async def portal(self, account_id: str, return_url: str | None) -> HostedPage:
+        """Open the page at which methods, invoices and subscriptions are managed."""
+        url, key = self.urls(return_url, None).success_url, f"portal:{account_id}:{self._new_id()}"
+        return await self._with_customer(account_id, lambda customer_id: self._provider.portal(customer_id, url, key))
+
+    async def charge(self, order: Order) -> Payment:
+        """Charge the saved payment method for an order, without the payer, and apply what came of it. The same order
+        is charged once, however often this is called."""
+        account = await self._accounts.get(order.account_id)
+        customer_id = await self._customers.ensure(account.id, account.name)
+        payment = await self._provider.charge(self._purchase(order, customer_id), f"{order.id}:charge")
+        await self._refresh(ObjectRef("payment", payment.id))
+        return payment
+
+    def urls(self, success_url: str | None, cancel_url: str | None) -> ReturnUrls:
+        """Return where a payer goes afterwards. Raises `OrderRefused` for an origin that is not the operator's."""
+        success = self._checked(success_url, "success_url") or self.rules.home
+        return ReturnUrls(success, self._checked(cancel_url, "cancel_url") or success)
+
+    def _checked(self, url: str | None, field: str) -> str | None:
+        if url is not None and origin_of(url) not in self.rules.origins:
+            allowed = ", ".join(sorted(self.rules.origins)) or "none"
+            raise OrderRefused(
+                f"{field} must be an address on an allowed origin: {allowed}. The operator adds others to "
+                "payments.allowed_origins in metergate.yaml.",
+                field,
+            )
+        return url
+
+    async def _asked(self, account: Account, wanted: Wanted) -> NewOrder:
+        """Return the order that is asked for. Raises `OrderRefused` for what can't be bought."""
+        urls = self.urls(wanted.success_url, wanted.cancel_url)
+        if account.status == "closed":
+            raise OrderRefused("The account is closed: it can't buy anything.")
+        key, save = wanted.idempotency_key, wanted.save_method
+        if wanted.plan is not None:
+            cents = await self._plan_cents(account, wanted.plan)
+            return NewOrder(account.id, "plan", cents, key, wanted.plan, urls, save)
+        nano = self.rules.setup_cents * NANO_PER_CENT if wanted.amount_nano is None else wanted.amount_nano
+        cents, rest = divmod(nano, NANO_PER_CENT)
+        low, high = (format_usd(each * NANO_PER_CENT) for each in (self.rules.min_cents, self.rules.max_cents))
+        if rest or not self.rules.min_cents <= cents <= self.rules.max_cents:
+            raise OrderRefused(f"amount_usd must be {low} to {high} USD in whole cents.", "amount_usd")
+        if account.balance_nano + nano > MAX_NANO:
+            raise OrderRefused("The balance would leave its bound by this amount: buy less.", "amount_usd")
+        return NewOrder(account.id, "credit", cents, key, None, urls, save)
+
+    async def _plan_cents(self, account: Account, plan_id: str) -> int:
+        plan = self._plans.get(plan_id)
+        if plan is None or not plan.price_nano:
+            known = ", ".join(sorted(each.id for each in self._plans.values() if each.price_nano)) or "none"
+            raise OrderRefused(f"plan must be one that can be bought: {known}.", "plan")
+        cents, rest = divmod(plan.price_nano, NANO_PER_CENT)
+        if rest or (self._provider.name == "stripe" and plan.stripe_price is None):
+            raise OrderRefused(f"The plan {plan_id} can't be bought here: ask whoever runs this gateway.", "plan")
+        if await self._subscribed(account.id):
+            raise OrderConflict(
+                "The account has a subscription: change it with PUT /api/billing/subscription, or on the page of "
+                "`metergate billing portal`."
+            )
+        return cents
+
+    async def _opened(self, account: Account, order: Order) -> Order:
+        """Open an order's page unless it is open. A customer that the provider has lost is made anew, once."""
+        if order.url is not None or order.urls is None or order.status != "open":
+            return order
+        urls = order.urls
+        customer_id = await self._customers.ensure(account.id, account.name)
+        try:
+            purchase = self._purchase(order, customer_id)
+            page = await self._provider.checkout(purchase, urls, f"{order.id}:checkout:{customer_id}")
+        except CustomerGone:
+            await self._customers.gone(customer_id)
+            customer_id = await self._customers.ensure(account.id, account.name)
+            purchase = self._purchase(order, customer_id)
+            page = await self._provider.checkout(purchase, urls, f"{order.id}:checkout:{customer_id}")
+        return await self._orders.opened(order.id, customer_id, page)
+
+    async def _with_customer(self, account_id: str, ask: Callable[[str], Awaitable[HostedPage]]) -> HostedPage:
+        account = await self._accounts.get(account_id)
+        customer_id = await self._customers.ensure(account.id, account.name)
+        try:
+            return await ask(customer_id)
+        except CustomerGone:
+            await self._customers.gone(customer_id)
+            return await ask(await self._customers.ensure(account.id, account.name))
+
+    def _purchase(self, order: Order, customer_id: str) -> Purchase:
+        plan = self._plans.get(order.plan or "")
+        return Purchase(
+            *(order.id, order.account_id, customer_id, order.kind, order.amount_cents),
+            description=DESCRIPTIONS.get(order.kind) or f"Plan {order.plan if plan is None else plan.name}, a month",
+            price_id=None if order.plan is None else price_id_of(plan, order.plan),
+            save_method=order.save_method,
+        )
+
+
+def price_id_of(plan: Plan | None, plan_id: str) -> str:
+    """Return the provider's price of a plan: the one that the plan names, else the plan's own id."""
+    return plan_id if plan is None or plan.stripe_price is None else plan.stripe_price

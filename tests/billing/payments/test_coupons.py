@@ -1,0 +1,100 @@
+"""Coupons: once for an account, no oftener than allowed, however many try at once; guessing has to wait."""
+
+import asyncio
+from datetime import timedelta
+from typing import Final
+
+import pytest
+
+from billing import audit
+from billing.accounts.lots import Lots, Terms
+from billing.identity.codes import CodeRules, Codes, TooManyTries
+from billing.ledger.verify import verify
+from billing.payments.coupons import CouponNotFound, CouponRefused, Coupons, CouponUsed, NewCoupon
+from tests.billing.payments.test_expiry import DAY, START, Clock
+from tests.billing.support import Billing, changes_told
+
+ANA: Final = audit.Actor("user:usr_ana")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def coupons(billing: Billing, clock: Clock) -> Coupons:
+    codes = Codes(billing.database, billing.new_id, CodeRules(failures=4))
+    return Coupons(billing.database, billing.grants, billing.effects, codes, billing.new_id, clock)
+
+
+async def accounts(billing: Billing, count: int) -> list[str]:
+    return [(await billing.accounts.create(f"A{n}")).id for n in range(count)]
+
+
+async def test_a_code_is_credit_once_for_an_account(billing: Billing, coupons: Coupons, clock: Clock) -> None:
+    one, two = await accounts(billing, 2)
+    new = NewCoupon("Spring", 5_000_000_000, priority=10, credit_days=30, expires_at=START + DAY)
+    _, code = await coupons.create(new)
+    assert len(code.replace("-", "")) == 16
+    with changes_told(billing.effects, ("balance", one)):
+        redeemed = await coupons.redeem(one, code.lower().replace("-", " "), actor=ANA)
+        with pytest.raises(CouponUsed, match="already, at 20"):
+            await coupons.redeem(one, code, actor=ANA)
+    assert (redeemed.grant.balance_nano, redeemed.grant.replayed) == (5_000_000_000, False)
+    (lot,) = (await Lots(billing.database).page(one, 9)).items
+    assert lot.terms == Terms(10, promotional=True, expires_at=START + timedelta(days=30))
+    stored = await billing.database.rows("SELECT * FROM coupons")
+    assert code.replace("-", "") not in repr([dict(row) for row in stored])
+    said = await billing.database.rows(
+        "SELECT actor, action FROM audit_log WHERE action IN ('coupon.create', 'account.grant')"
+    )
+    assert [(row["actor"], row["action"]) for row in said] == [("admin", "coupon.create"), (ANA.name, "account.grant")]
+    clock.at += DAY
+    with pytest.raises(CouponRefused, match="valid until 2027-02-01"):
+        await coupons.redeem(two, code, actor=ANA)
+    assert [each.redemptions for each in (await coupons.page(5)).items] == [1]
+    assert (await verify(billing.database)).ok
+
+
+async def test_no_more_accounts_than_it_is_for(billing: Billing, coupons: Coupons) -> None:
+    _, code = await coupons.create(NewCoupon("Few", 100, "FIRST-TWO", most_redemptions=2))
+    assert code == "FIRST-TWO"
+    with pytest.raises(CouponUsed, match="another one"):
+        await coupons.create(NewCoupon("Again", 100, "firsttwo"))
+    many = await accounts(billing, 5)
+    tried = [coupons.redeem(account, "firsttwo", actor=ANA) for account in (*many, *many)]
+    done = await asyncio.gather(*tried, return_exceptions=True)
+    assert sum(not isinstance(each, BaseException) for each in done) == 2
+    assert all(isinstance(each, CouponRefused | CouponUsed) for each in done if isinstance(each, BaseException))
+    balances = [(await billing.accounts.get(account)).balance_nano for account in many]
+    assert sorted(balances) == [0, 0, 0, 100, 100]
+
+
+async def test_a_disabled_one_gives_nothing_more(billing: Billing, coupons: Coupons) -> None:
+    one, two = await accounts(billing, 2)
+    coupon, code = await coupons.create(NewCoupon("Spring", 100))
+    await coupons.redeem(one, code, actor=ANA)
+    assert (await coupons.disable(coupon.id)).disabled_at == (await coupons.disable(coupon.id)).disabled_at
+    with pytest.raises(CouponRefused, match="not valid any more"):
+        await coupons.redeem(two, code, actor=ANA)
+    assert (await billing.accounts.get(one)).balance_nano == 100
+    with pytest.raises(CouponNotFound):
+        await coupons.disable("cpn_none")
+
+
+async def test_guessing_has_to_wait(billing: Billing, coupons: Coupons) -> None:
+    one, two = await accounts(billing, 2)
+    _, code = await coupons.create(NewCoupon("Spring", 100))
+    for _ in range(4):
+        with pytest.raises(CouponNotFound, match="no such coupon"):
+            await coupons.redeem(one, "WRONGCODE", actor=ANA)
+    with pytest.raises(TooManyTries, match="whoever gave you the code"):
+        await coupons.redeem(one, code, actor=ANA)
+    await coupons.redeem(two, code, actor=ANA)
+
+
+@pytest.mark.parametrize("code", ["short", "a" * 65, "with_underscore", "ümlaut99"])
+async def test_what_can_be_no_code(coupons: Coupons, code: str) -> None:
+    with pytest.raises(CouponRefused, match="6 to 64"):
+        await coupons.create(NewCoupon("Spring", 100, code))
