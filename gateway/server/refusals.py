@@ -130,7 +130,8 @@ def invalid_key() -> Refusal:
         401,
         "invalid_api_key",
         f"{INCORRECT_KEY}: it is missing, wrong, revoked or expired. Send one of this gateway's keys as "
-        "`Authorization: Bearer mg_...`; whoever runs the gateway makes them (`metergate operator key create`).",
+        "`Authorization: Bearer mg_...`: whoever is signed in makes one by `metergate keys create`, whoever runs the "
+        "gateway by `metergate operator key create`.",
     )
 
 
