@@ -177,6 +177,11 @@ class Orders:
                 raise OrderConflict("This idempotency key was used before, for another order: take a new one.")
         return order_of(row)
 
+    async def of_key(self, account_id: str, idempotency_key: str) -> Order | None:
+        """Return the account's order of an idempotency key; None: there is none."""
+        row = await self._database.row(_query("orders_of_key"), account_id, idempotency_key)
+        return None if row is None else order_of(row)
+
     async def get(self, order_id: str, account_id: str | None = None) -> Order:
         """Return an order, of this account where one is given. Raises `OrderNotFound`."""
         row = await self._database.row(_query("orders_get"), order_id, account_id)
