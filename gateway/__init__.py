@@ -4,7 +4,6 @@ app          the only wiring: from settings to stores, services, engine and rout
 rules        the settings in the form that each part of a worker takes
 identity     people, their sessions and organizations, made from the settings on one database
 stores       the engine on open stores, for commands and for `runtime`
-store_rules  the settings in the form that each part takes that works on the stores
 metering     what other services call, made of the engine
 notices      what is told of accounts, by the settings
 outgoing     questions to other issuers of tokens, bounded in time and size; mails

@@ -68,8 +68,7 @@ from gateway.server.guard import EdgeRules
 from gateway.server.ids import REQUEST_ID
 from gateway.server.plain import PlainRunner
 from gateway.server.refusals import Links
-from gateway.store_rules import lookup_wait_s
-from gateway.stores import new_id
+from gateway.stores import lookup_wait_s, new_id
 from gateway.tokens import Tokenizer
 from gateway.upstream.local.shelf import SharedShelf
 

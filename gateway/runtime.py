@@ -15,8 +15,9 @@ from billing.accounts.grants import Grants
 from billing.accounts.lots import Lots
 from billing.accounts.member_limits import MemberLimits
 from billing.accounts.repricing import Repricing
+from billing.addresses import Addresses
 from billing.api.services import Services
-from billing.attempts import Attempts
+from billing.attempts import ADDRESSES_MAX, AttemptLimits, Attempts, counted_in_redis
 from billing.audit import AuditLog
 from billing.database.connection import Database
 from billing.holds.cache import recognised
@@ -30,7 +31,7 @@ from billing.ledger.reports import Reports
 from billing.notices.endpoints import EndpointRules, Endpoints
 from billing.notices.exhausted import ExhaustedNotices
 from billing.payments.coupons import Coupons
-from billing.refused import RefusedRequests
+from billing.refused import RefusedRequests, RefusedRules
 from gateway.config.models import unknown_models
 from gateway.config.plan_follower import PlanFollower
 from gateway.config.settings import Settings
@@ -39,14 +40,15 @@ from gateway.metering import make_meters
 from gateway.outgoing import Outgoing
 from gateway.proxy.target_health import provider_list
 from gateway.server.refusals import Links
-from gateway.store_rules import make_attempts, refused_rules
 from gateway.stores import OpenStores, new_id, open_engine
 
 if TYPE_CHECKING:
+    from billing.holds.redis.state import RedisState
     from billing.identity.people import People
     from billing.plans import Plans
     from billing.price_table import PriceTable
     from billing.principals import Principal
+    from gateway.config.defaults import Limits
 
 
 @dataclass(slots=True)
@@ -196,13 +198,13 @@ def _services(
         ),
         sign_in=identity.sign_in,
         credentials=identity.credentials,
-        refused=RefusedRequests(engine.redis, refused_rules(defaults), look=ExhaustedNotices(database).look),
+        refused=RefusedRequests(engine.redis, _refused_rules(defaults), look=ExhaustedNotices(database).look),
         effects=effects,
         plans=plans,
         credits_per_usd=defaults.credits_per_usd,
         authenticate=_authenticator(engine),
         known=partial(recognised, engine.cache),
-        attempts=make_attempts(settings, engine.redis),
+        attempts=_attempts(settings, engine.redis),
         clock=time.time,
         service_api_key=None if service_key is None else service_key.reveal(),
         meters=make_meters(settings, database, engine, in_force.now, Links(settings.frontend_url, plans), new_id),
@@ -229,3 +231,26 @@ def _authenticator(engine: Engine) -> Callable[[str], Awaitable[Principal | None
         return await engine.cache.get(secret_digest(secret)) if well_formed(secret) else None
 
     return authenticate
+
+
+def _refused_rules(defaults: Limits) -> RefusedRules:
+    """Return the bounds of what is kept of refusals, from the configuration's."""
+    return RefusedRules(
+        per_key=defaults.refusals_per_key,
+        keys=defaults.refusals_keys,
+        age_s=defaults.refusals_kept_s,
+        pending=defaults.refusals_pending,
+    )
+
+
+def _attempts(settings: Settings, redis: RedisState) -> Attempts:
+    """Return what counts wrong keys by address, in Redis for all gateways."""
+    defaults = settings.defaults
+    window_s = defaults.failed_attempts_window_s
+    return Attempts(
+        counted_in_redis(redis, window_s),
+        Addresses(settings.trusted_proxies),
+        AttemptLimits(defaults.failed_attempts, window_s, max(1, defaults.postgres_pool_size - 1)),
+        time.monotonic,
+        ADDRESSES_MAX,
+    )
