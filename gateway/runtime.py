@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,13 +15,13 @@ from billing.accounts.grants import Grants
 from billing.accounts.lots import Lots
 from billing.accounts.member_limits import MemberLimits
 from billing.accounts.repricing import Repricing
-from billing.addresses import Addresses
 from billing.api.services import Services
-from billing.attempts import ADDRESSES_MAX, AttemptLimits, Attempts, counted_in_redis
+from billing.attempts import Attempts
 from billing.audit import AuditLog
 from billing.database.connection import Database
 from billing.holds.cache import recognised
 from billing.holds.engine import Engine
+from billing.holds.live_windows import live_windows
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import DEFAULT_PREFIX
 from billing.keys.keys import ApiKeys
@@ -30,25 +30,27 @@ from billing.keys.secrets import secret_digest, well_formed
 from billing.ledger.reports import Reports
 from billing.notices.endpoints import EndpointRules, Endpoints
 from billing.notices.exhausted import ExhaustedNotices
+from billing.payments.assembly import PaymentParts, deployment_of
 from billing.payments.coupons import Coupons
-from billing.refused import RefusedRequests, RefusedRules
+from billing.refused import RefusedRequests
+from billing.services.features import Features
 from gateway.config.models import unknown_models
 from gateway.config.plan_follower import PlanFollower
 from gateway.config.settings import Settings
 from gateway.identity import Identity, make_identity
 from gateway.metering import make_meters
 from gateway.outgoing import Outgoing
+from gateway.payments import links_of, open_payments, payment_services
 from gateway.proxy.target_health import provider_list
-from gateway.server.refusals import Links
+from gateway.store_rules import make_attempts, refused_rules
 from gateway.stores import OpenStores, new_id, open_engine
 
 if TYPE_CHECKING:
-    from billing.holds.redis.state import RedisState
     from billing.identity.people import People
     from billing.plans import Plans
     from billing.price_table import PriceTable
     from billing.principals import Principal
-    from gateway.config.defaults import Limits
+    from billing.shapes.quotas import WindowShape
 
 
 @dataclass(slots=True)
@@ -120,11 +122,13 @@ async def open_runtime(
             ask=Outgoing(defaults.issuer_timeout_s, defaults.issuer_answer_bytes),
         )
         try:
-            runtime = _runtime(settings, stores, apart)
+            runtime = _runtime(settings, stores, apart, await deployment_of(stores.database))
             try:
                 yield runtime
             finally:
                 runtime.people.passwords.close()
+                if runtime.services.payments is not None:
+                    await runtime.services.payments.provider.close()
         finally:
             await apart.close()
 
@@ -146,12 +150,16 @@ class _Apart:
         await self.of_api.close()
 
 
-def _runtime(settings: Settings, stores: OpenStores, apart: _Apart) -> Runtime:
+def _runtime(settings: Settings, stores: OpenStores, apart: _Apart, deployment: str) -> Runtime:
     """Make the services on open stores."""
     engine, plans = stores.engine, stores.follower.plans
     in_force = InForce(settings.prices)
     identity = make_identity(settings, apart.of_api, apart.of_keys, apart.ask, plans, engine.change_notifier, new_id)
     services = _services(settings, apart.of_api, engine, plans, identity, in_force)
+    parts = PaymentParts(
+        *(apart.of_api, services.accounts, services.grants, engine.change_notifier, plans, new_id, deployment)
+    )
+    services = replace(services, **payment_services(open_payments(settings, parts)))
     return Runtime(
         settings=settings,
         follower=stores.follower,
@@ -193,21 +201,24 @@ def _services(
         repricing=Repricing(database, effects, new_id, in_force.now),
         reports=Reports(database),
         audit=AuditLog(database),
+        features=Features(database, plans, defaults.default_plan, lambda: datetime.now(UTC)),
+        windows=partial(_windows, engine, Principals(database, plans, defaults.default_plan)),
+        upgrade_url=lambda plan: settings.frontend_url,
         endpoints=Endpoints(
             database, new_id, EndpointRules(defaults.webhook_endpoints, private=defaults.webhook_private_addresses)
         ),
         sign_in=identity.sign_in,
         credentials=identity.credentials,
-        refused=RefusedRequests(engine.redis, _refused_rules(defaults), look=ExhaustedNotices(database).look),
+        refused=RefusedRequests(engine.redis, refused_rules(defaults), look=ExhaustedNotices(database).look),
         effects=effects,
         plans=plans,
         credits_per_usd=defaults.credits_per_usd,
         authenticate=_authenticator(engine),
         known=partial(recognised, engine.cache),
-        attempts=_attempts(settings, engine.redis),
+        attempts=make_attempts(settings, engine.redis),
         clock=time.time,
         service_api_key=None if service_key is None else service_key.reveal(),
-        meters=make_meters(settings, database, engine, in_force.now, Links(settings.frontend_url, plans), new_id),
+        meters=make_meters(settings, database, engine, in_force.now, links_of(settings, plans), new_id),
         admin_api_key=None if admin_key is None else admin_key.reveal(),
         unknown_models=lambda names: unknown_models(
             settings.models, settings.providers, in_force.prices, names, time.time()
@@ -233,24 +244,7 @@ def _authenticator(engine: Engine) -> Callable[[str], Awaitable[Principal | None
     return authenticate
 
 
-def _refused_rules(defaults: Limits) -> RefusedRules:
-    """Return the bounds of what is kept of refusals, from the configuration's."""
-    return RefusedRules(
-        per_key=defaults.refusals_per_key,
-        keys=defaults.refusals_keys,
-        age_s=defaults.refusals_kept_s,
-        pending=defaults.refusals_pending,
-    )
-
-
-def _attempts(settings: Settings, redis: RedisState) -> Attempts:
-    """Return what counts wrong keys by address, in Redis for all gateways."""
-    defaults = settings.defaults
-    window_s = defaults.failed_attempts_window_s
-    return Attempts(
-        counted_in_redis(redis, window_s),
-        Addresses(settings.trusted_proxies),
-        AttemptLimits(defaults.failed_attempts, window_s, max(1, defaults.postgres_pool_size - 1)),
-        time.monotonic,
-        ADDRESSES_MAX,
-    )
+async def _windows(engine: Engine, principals: Principals, account_id: str) -> list[WindowShape]:
+    """Return what is left of an account's quotas. Raises `StoreError`."""
+    principal = await principals.of_service(account_id, "")
+    return [] if principal is None else await live_windows(engine, principal)

@@ -37,8 +37,9 @@ OWN_URL: Final = "http://localhost"
 
 
 def add_operator(app: typer.Typer) -> None:
-    """Add the group `operator`, with the commands on the price file, which need no gateway."""
-    adders = {**ADDERS, "price": "gateway.commands.prices:add_prices"}
+    """Add the group `operator`, with the commands on the price file and on Stripe, which need no gateway."""
+    here = {"price": "gateway.commands.prices:add_prices", "stripe": "gateway.commands.stripe:add_stripe"}
+    adders = {**ADDERS, **here}
     app.add_typer(operator_app(connector(os.environ), adders), name="operator")
 
 
@@ -171,7 +172,7 @@ async def _direct(
     environ: Mapping[str, str], environment: "Environment", output: Output
 ) -> AsyncIterator["BillingCalls"]:
     """Give a client of the API in this process. Raises what `explained_failures` explains."""
-    from billing.client import BillingClient
+    from billing.client.client import BillingClient
     from gateway.commands.stores import open_stores, ready_schema
     from gateway.config.secret import Secret
     from gateway.config.settings import load_settings
