@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from billing.database.connection import Connection, Database
     from billing.effects import Effects
     from billing.payments.port import PaymentProvider
+    from billing.payments.stripe.parameters import CheckoutRules
     from billing.plans import Plans
 
 Job = Callable[[], Coroutine[Any, Any, None]]
@@ -114,14 +115,18 @@ def local_provider(parts: PaymentParts, base_url: str) -> LocalProvider:
 
 
 def stripe_provider(
-    parts: PaymentParts, api_key: str, api_base: str | None, webhook_secrets: Sequence[str]
+    parts: PaymentParts,
+    api_key: str,
+    api_base: str | None,
+    webhook_secrets: Sequence[str],
+    rules: CheckoutRules | None = None,
 ) -> PaymentProvider:
     """Return Stripe, whose library is imported now: it takes 0.2 s. Raises `ValueError` for a key that can't be one."""
     from billing.payments.stripe.client import API_BASE, StripeAccess  # noqa: PLC0415
     from billing.payments.stripe.provider import StripePayments  # noqa: PLC0415
 
     access = StripeAccess(api_key, api_base or API_BASE)
-    return StripePayments(access, webhook_secrets, parts.deployment, parts.now)
+    return StripePayments(access, webhook_secrets, parts.deployment, parts.now, rules)
 
 
 def make_payments(parts: PaymentParts, rules: PaymentRules, provider: PaymentProvider) -> Payments:
