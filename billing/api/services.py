@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from billing.keys.keys import ApiKeys
     from billing.ledger.reports import Reports
     from billing.notices.endpoints import Endpoints
+    from billing.payments.alerts import Alerts
     from billing.payments.assembly import Payments
     from billing.payments.coupons import Coupons
     from billing.payments.events import PaymentEvents
@@ -87,10 +88,10 @@ class Services:
 
     `person` gives whose token this is, in the organization of this id or else the token's own; None for a token that is
     wrong, expired or revoked. Without `admin_api_key` every admin call is refused, without `service_api_key` every
-    service's, and without `meters` nothing is metered for them. A user makes at most `keys_per_user` keys in an
-    account; a key's secret stays valid for at most `rotation_grace_s` after a rotation. `new_id` makes ids of requests.
-    `windows` gives what is left of an account's quotas, `upgrade_url` where a plan is bought.
-    `image` is the container image's name, for /api/ping.
+    service's, without `meters` nothing is metered for them, and without `payments` nothing is sold. A user makes at
+    most `keys_per_user` keys in an account; a key's secret stays valid for at most `rotation_grace_s` after a rotation.
+    `new_id` makes ids of requests. `windows` gives what is left of an account's quotas, `upgrade_url` where a plan is
+    bought. `image` is the container image's name, for /api/ping.
     """
 
     accounts: Accounts
@@ -103,6 +104,7 @@ class Services:
     grants: Grants
     lots: Lots
     coupons: Coupons
+    alerts: Alerts
     repricing: Repricing
     reports: Reports
     audit: AuditLog

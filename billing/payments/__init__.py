@@ -12,7 +12,6 @@ renewals       subscriptions and invoices applied
 recovery       Recovery: plans that were not paid for end with their days of grace
 expiry         Expiry: what is left of credit at its time is taken back
 events         what providers tell: stored, acknowledged, then looked into
-customers      whom a provider knows as an account
 return_urls    where payers may be sent                                                pure
 flows          from what is asked for to the page where it is paid
 desk           what operators do: refunds, and what could not be credited

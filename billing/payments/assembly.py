@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
+from billing.accounts.lots import PAID, Terms
 from billing.database.connection import queries
 from billing.notices.emit import NoticeType, emit
 from billing.payments.apply import Applier, Handler, checkout_handler, customer_handler
 from billing.payments.auto_recharge import EVERY_S, LEASE, AutoRecharge
-from billing.payments.customers import Customers
 from billing.payments.desk import PaymentDesk
 from billing.payments.events import PaymentEvents
-from billing.payments.flows import FlowRules, Flows, price_id_of
+from billing.payments.flows import Customers, FlowRules, Flows, price_id_of
 from billing.payments.local.acts import Acts
 from billing.payments.local.provider import LocalProvider
 from billing.payments.local.store import LocalStore
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from billing.payments.port import PaymentProvider
     from billing.plans import Plans
 
-Job = Callable[[], Awaitable[None]]
+Job = Callable[[], Coroutine[Any, Any, None]]
 """Work that goes on for ever beside the gateway."""
 
 _query = queries("billing.payments")
@@ -61,6 +61,12 @@ class PaymentRules:
     base_url: str
     declines: int = 3
     """After so many auto-recharge stops."""
+    credit_days: int | None = None
+    """How long purchased credit lasts; None: for ever."""
+
+    def terms(self, now: datetime) -> Terms:
+        """Return the terms of credit that is bought now."""
+        return PAID if self.credit_days is None else Terms(expires_at=now + timedelta(days=self.credit_days))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +135,7 @@ def make_payments(parts: PaymentParts, rules: PaymentRules, provider: PaymentPro
     name, database = provider.name, parts.database
     judged = SubscriptionRules(rules.default_plan, rules.grace)
     subscriptions = Subscriptions(parts.plans, parts.grants, judged, parts.now)
-    purchases = Purchases(name, parts.grants, parts.new_id, _tell)
+    purchases = Purchases(name, parts.grants, parts.new_id, _tell, lambda: rules.terms(parts.now()))
     handlers: dict[ObjectKind, tuple[type, Handler]] = {
         "payment": (Payment, purchases.apply),
         "checkout": (Checkout, checkout_handler(name)),

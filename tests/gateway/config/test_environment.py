@@ -30,7 +30,7 @@ def test_the_defaults() -> None:
     assert environment.listen_addr == "0.0.0.0:8080"
     assert environment.data_dir == Path(".metergate").absolute()
     assert environment.database_url is environment.redis_url is environment.admin_api_key is None
-    assert environment.payment_provider == "local"
+    assert environment.payment_provider is None
     assert environment.stripe_api_base == "https://api.stripe.com"
     assert environment.max_body_bytes == 1024**2
     assert environment.proxy_max_body_bytes == 32 * 1024**2
