@@ -9,6 +9,7 @@ from msgspec import UNSET
 from billing.calls import page_query, path_part
 from billing.credit_calls import CreditCalls
 from billing.pages import DEFAULT_LIMIT
+from billing.payment_calls import PaymentCalls
 from billing.shapes.accounts import NewQuotas, UserQuotasShape
 from billing.shapes.base import Listing
 from billing.shapes.keys import (
@@ -59,7 +60,7 @@ from billing.shapes.usage import EventShape, TotalsShape
 Query = dict[str, str | None]
 
 
-class PersonCalls(CreditCalls):
+class PersonCalls(CreditCalls, PaymentCalls):
     """Calls one gateway as a person or with an API key, as `BillingCalls` says."""
 
     # Signing in

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from billing.identity.codes import CodeRules, Codes
@@ -24,12 +25,13 @@ from billing.identity.subjects import Subjects
 from billing.identity.users import Users
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from billing.audit import Actor
     from billing.database.connection import Connection, Database
     from billing.effects import Effects
     from billing.identity.organizations import Organization
+    from billing.identity.providers import SignInProvider
     from billing.identity.sign_in import Found
     from billing.plans import Plans
     from gateway.config.settings import Settings
@@ -69,7 +71,8 @@ def make_identity(
     subjects = Subjects(database, users, founder)
     sealer = _sealer(settings)
     keys = SigningKeys(of_keys, token_rules(settings), new_id, time.monotonic, sealer)
-    sessions = Sessions(database, keys, new_id, ShownTokens(database, keys, _foreign_tokens(settings, ask), subjects))
+    shown = ShownTokens(database, keys, _foreign_tokens(settings, ask), subjects)
+    sessions = Sessions(database, keys, new_id, shown, admits=partial(_admits, settings.identity.providers))
     people = _people(settings, database, users, sessions, effects, new_id, sealer)
     bounds = Bounds(defaults.organizations_per_user, defaults.invitations_per_day, defaults.invitation_sends)
     return Identity(
@@ -160,6 +163,11 @@ def _people(
         time.time,
         sealer,
     )
+
+
+def _admits(providers: Mapping[str, SignInProvider], name: str, domain: str | None) -> bool:
+    """Return whether a provider lets in who has an address of this domain; one that is off now has let them in."""
+    return name not in providers or providers[name].admits(domain)
 
 
 def _sealer(settings: Settings) -> Sealer:

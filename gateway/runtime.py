@@ -10,14 +10,11 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aiohttp import web
-
 from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
 from billing.accounts.lots import Lots
 from billing.accounts.member_limits import MemberLimits
 from billing.accounts.repricing import Repricing
-from billing.api.application import setup
 from billing.api.services import Services
 from billing.attempts import Attempts
 from billing.audit import AuditLog
@@ -70,9 +67,8 @@ class InForce:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Everything that talks to the stores. `database` is the ledger's pool, which no call of the API uses. `api_app` is
-    the whole billing API, for use inside a process; the `follower` has the plans in force, whatever the file here
-    says."""
+    """Everything that talks to the stores. `database` is the ledger's pool, which no call of the API uses. The
+    `follower` has the plans in force, whatever the file here says."""
 
     settings: Settings
     follower: PlanFollower
@@ -88,7 +84,6 @@ class Runtime:
     services: Services
     people: People
     in_force: InForce
-    api_app: web.Application
     attempts: Attempts
     admin_api_key: str = field(repr=False)
 
@@ -166,8 +161,6 @@ def _runtime(settings: Settings, stores: OpenStores, apart: _Apart, deployment: 
         *(apart.of_api, services.accounts, services.grants, engine.change_notifier, plans, new_id, deployment)
     )
     services = replace(services, **payment_services(open_payments(settings, parts)))
-    api_app = web.Application(client_max_size=settings.max_body_bytes)
-    setup(api_app, services)
     return Runtime(
         settings=settings,
         follower=stores.follower,
@@ -183,7 +176,6 @@ def _runtime(settings: Settings, stores: OpenStores, apart: _Apart, deployment: 
         services=services,
         people=identity.people,
         in_force=in_force,
-        api_app=api_app,
         attempts=services.attempts,
         admin_api_key=services.admin_api_key or "",
     )
@@ -211,9 +203,9 @@ def _services(
         repricing=Repricing(database, effects, new_id, in_force.now),
         reports=Reports(database),
         audit=AuditLog(database),
-        features=Features(database, plans, defaults.default_plan, lambda: datetime.now(UTC)),
+        features=Features(database, plans, defaults.default_plan, utc_now),
         windows=partial(_windows, engine, Principals(database, plans, defaults.default_plan)),
-        upgrade_url=lambda plan: settings.frontend_url,
+        upgrade_url=links_of(settings, plans).upgrade_url,
         endpoints=Endpoints(
             database, new_id, EndpointRules(defaults.webhook_endpoints, private=defaults.webhook_private_addresses)
         ),

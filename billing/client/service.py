@@ -17,6 +17,7 @@ from typing import Final, Literal, TypedDict, TypeVar, Unpack
 from msgspec import Raw
 from ulid import ULID
 
+from billing.answers import BadAnswer, ClientError, Refused, Unreachable
 from billing.calls import BadAnswer, ClientError, Refused, Unreachable, path_part
 from billing.client.retries import ATTEMPTS, PASSING, Retries, passes
 from billing.credit_calls import CreditCalls

@@ -32,6 +32,7 @@ from billing.payments.orders import Orders
 from billing.payments.purchases import Purchases
 from billing.payments.recharges import RechargeRules, Recharges
 from billing.payments.reconcile import PaymentComparisons
+from billing.payments.recovery import Recovery
 from billing.payments.renewals import invoice_handler, subscription_handler
 from billing.payments.rounds import Rounds
 from billing.payments.subscriptions import SubscriptionChanges, SubscriptionRules, Subscriptions
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from billing.database.connection import Connection, Database
     from billing.effects import Effects
     from billing.payments.port import PaymentProvider
+    from billing.payments.stripe.parameters import CheckoutRules
     from billing.plans import Plans
 
 Job = Callable[[], Coroutine[Any, Any, None]]
@@ -120,14 +122,18 @@ def local_provider(parts: PaymentParts, base_url: str) -> LocalProvider:
 
 
 def stripe_provider(
-    parts: PaymentParts, api_key: str, api_base: str | None, webhook_secrets: Sequence[str]
+    parts: PaymentParts,
+    api_key: str,
+    api_base: str | None,
+    webhook_secrets: Sequence[str],
+    rules: CheckoutRules | None = None,
 ) -> PaymentProvider:
     """Return Stripe, whose library is imported now: it takes 0.2 s. Raises `ValueError` for a key that can't be one."""
     from billing.payments.stripe.client import API_BASE, StripeAccess  # noqa: PLC0415
     from billing.payments.stripe.provider import StripePayments  # noqa: PLC0415
 
     access = StripeAccess(api_key, api_base or API_BASE)
-    return StripePayments(access, webhook_secrets, parts.deployment, parts.now)
+    return StripePayments(access, webhook_secrets, parts.deployment, parts.now, rules)
 
 
 def make_payments(parts: PaymentParts, rules: PaymentRules, provider: PaymentProvider) -> Payments:
@@ -163,8 +169,9 @@ def make_payments(parts: PaymentParts, rules: PaymentRules, provider: PaymentPro
     rounds = Rounds(LEASE, EVERY_S, auto_recharge.round, database, parts.new_id())
     desk = PaymentDesk(database, provider, orders, parts.grants, parts.effects, applier.refresh)
     comparisons = PaymentComparisons(database, provider, applier.refresh, parts.deployment, parts.now)
-    jobs: dict[str, Job] = {"payment_events": events.run, "payment_comparison": comparisons.run}
-    acts, jobs["auto_recharge"] = None, rounds.run
+    acts, jobs = None, cast("dict[str, Job]", {"payment_events": events.run, "payment_comparison": comparisons.run})
+    jobs["recovery"] = Recovery(database, subscriptions, parts.effects, parts.new_id(), parts.now).run
+    jobs["auto_recharge"] = rounds.run
     if isinstance(provider, LocalProvider):
         acts, jobs["local_payments"] = _local(provider, events)
     return Payments(
