@@ -65,10 +65,17 @@ def add_orgs(app: typer.Typer) -> None:
 
 
 def add_usage(app: typer.Typer) -> None:
-    """Add `usage` and the group `billing`."""
+    """Add `usage`."""
     from billing.cli import usage
 
     usage.add_usage(app, finder(os.environ))
+
+
+def add_billing(app: typer.Typer) -> None:
+    """Add the group `billing`."""
+    from billing.cli import billing
+
+    billing.add_billing(app, finder(os.environ))
 
 
 def finder(environ: Mapping[str, str]) -> "FindPlace":
