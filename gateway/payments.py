@@ -52,7 +52,8 @@ def _provider(settings: Settings, parts: PaymentParts, rules: PaymentRules) -> P
     if settings.payment_provider == "stripe":
         key, secret = settings.stripe_api_key, settings.stripe_webhook_secret
         secrets = () if secret is None else tuple(each.strip() for each in secret.reveal().split(",") if each.strip())
-        return stripe_provider(parts, "" if key is None else key.reveal(), settings.stripe_api_base, secrets)
+        given = "" if key is None else key.reveal()
+        return stripe_provider(parts, given, settings.stripe_api_base, secrets, settings.payments.checkout)
     return None
 
 
@@ -87,6 +88,8 @@ def start_payments(runtime: Runtime, metrics: Metrics) -> None:
     metrics.gauge("payment_events_waiting", told, lambda: events.waiting, "max")
     metrics.gauge("payment_events_parked", "Events of payments that were given up.", lambda: events.parked, "max")
     metrics.gauge("payment_event_lag_seconds", "How long the oldest has waited.", lambda: events.lag_s, "max")
+    told = "Objects that still differed from the payment provider's at the last comparison."
+    metrics.gauge("payment_differences", told, lambda: payments.comparisons.differences, "max")
     told = "Payments that could not be credited and wait for an operator (`metergate operator order list --parked`)."
     metrics.gauge("payments_parked", told, lambda: payments.orders.waiting, "max")
     runtime.engine.loops.start("payments_parked", payments.orders.watch)

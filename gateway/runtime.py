@@ -201,9 +201,9 @@ def _services(
         repricing=Repricing(database, effects, new_id, in_force.now),
         reports=Reports(database),
         audit=AuditLog(database),
-        features=Features(database, plans, defaults.default_plan, lambda: datetime.now(UTC)),
+        features=Features(database, plans, defaults.default_plan, utc_now),
         windows=partial(_windows, engine, Principals(database, plans, defaults.default_plan)),
-        upgrade_url=lambda plan: settings.frontend_url,
+        upgrade_url=links_of(settings, plans).upgrade_url,
         endpoints=Endpoints(
             database, new_id, EndpointRules(defaults.webhook_endpoints, private=defaults.webhook_private_addresses)
         ),

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from billing.plans import Plan, Plans
     from billing.principals import Principal
     from billing.refused import RefusedRequests
-    from billing.services.events import NotAdmitted
+    from billing.services.claims import NotAdmitted
     from billing.services.features import Features
     from billing.services.metering import Metering
     from billing.services.service_holds import ServiceHolds
