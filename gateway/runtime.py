@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
@@ -30,6 +30,7 @@ from billing.keys.secrets import secret_digest, well_formed
 from billing.ledger.reports import Reports
 from billing.notices.endpoints import EndpointRules, Endpoints
 from billing.notices.exhausted import ExhaustedNotices
+from billing.payments.assembly import PaymentParts, deployment_of
 from billing.payments.coupons import Coupons
 from billing.refused import RefusedRequests
 from billing.services.features import Features
@@ -39,8 +40,8 @@ from gateway.config.settings import Settings
 from gateway.identity import Identity, make_identity
 from gateway.metering import make_meters
 from gateway.outgoing import Outgoing
+from gateway.payments import links_of, open_payments, payment_services
 from gateway.proxy.target_health import provider_list
-from gateway.server.refusals import Links
 from gateway.store_rules import make_attempts, refused_rules
 from gateway.stores import OpenStores, new_id, open_engine
 
@@ -121,11 +122,13 @@ async def open_runtime(
             ask=Outgoing(defaults.issuer_timeout_s, defaults.issuer_answer_bytes),
         )
         try:
-            runtime = _runtime(settings, stores, apart)
+            runtime = _runtime(settings, stores, apart, await deployment_of(stores.database))
             try:
                 yield runtime
             finally:
                 runtime.people.passwords.close()
+                if runtime.services.payments is not None:
+                    await runtime.services.payments.provider.close()
         finally:
             await apart.close()
 
@@ -147,12 +150,16 @@ class _Apart:
         await self.of_api.close()
 
 
-def _runtime(settings: Settings, stores: OpenStores, apart: _Apart) -> Runtime:
+def _runtime(settings: Settings, stores: OpenStores, apart: _Apart, deployment: str) -> Runtime:
     """Make the services on open stores."""
     engine, plans = stores.engine, stores.follower.plans
     in_force = InForce(settings.prices)
     identity = make_identity(settings, apart.of_api, apart.of_keys, apart.ask, plans, engine.change_notifier, new_id)
     services = _services(settings, apart.of_api, engine, plans, identity, in_force)
+    parts = PaymentParts(
+        *(apart.of_api, services.accounts, services.grants, engine.change_notifier, plans, new_id, deployment)
+    )
+    services = replace(services, **payment_services(open_payments(settings, parts)))
     return Runtime(
         settings=settings,
         follower=stores.follower,
@@ -194,9 +201,9 @@ def _services(
         repricing=Repricing(database, effects, new_id, in_force.now),
         reports=Reports(database),
         audit=AuditLog(database),
-        features=Features(database, plans, defaults.default_plan, lambda: datetime.now(UTC)),
+        features=Features(database, plans, defaults.default_plan, utc_now),
         windows=partial(_windows, engine, Principals(database, plans, defaults.default_plan)),
-        upgrade_url=lambda plan: settings.frontend_url,
+        upgrade_url=links_of(settings, plans).upgrade_url,
         endpoints=Endpoints(
             database, new_id, EndpointRules(defaults.webhook_endpoints, private=defaults.webhook_private_addresses)
         ),
@@ -211,7 +218,7 @@ def _services(
         attempts=make_attempts(settings, engine.redis),
         clock=time.time,
         service_api_key=None if service_key is None else service_key.reveal(),
-        meters=make_meters(settings, database, engine, in_force.now, Links(settings.frontend_url, plans), new_id),
+        meters=make_meters(settings, database, engine, in_force.now, links_of(settings, plans), new_id),
         admin_api_key=None if admin_key is None else admin_key.reveal(),
         unknown_models=lambda names: unknown_models(
             settings.models, settings.providers, in_force.prices, names, time.time()

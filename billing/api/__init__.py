@@ -18,6 +18,7 @@
     plans         /billing/status, /billing/subscription, /service/features
     webhooks_out  /webhooks/endpoints, /admin/webhooks/endpoints: where notices are sent to
     payment_events  /webhooks/stripe, /admin/payments: what the payment provider tells, and the comparison with it
+    payments    /billing: setup, portal, checkout, orders; /admin/orders, /admin/payments/parked
     reads       /admin/refusals, /admin/providers, /ping
     tables      answers as CSV
 

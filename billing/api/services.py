@@ -87,10 +87,10 @@ class Services:
 
     `person` gives whose token this is, in the organization of this id or else the token's own; None for a token that is
     wrong, expired or revoked. Without `admin_api_key` every admin call is refused, without `service_api_key` every
-    service's, and without `meters` nothing is metered for them. A user makes at most `keys_per_user` keys in an
-    account; a key's secret stays valid for at most `rotation_grace_s` after a rotation. `new_id` makes ids of requests.
-    `windows` gives what is left of an account's quotas, `upgrade_url` where a plan is bought.
-    `image` is the container image's name, for /api/ping.
+    service's, without `meters` nothing is metered for them, and without `payments` nothing is sold. A user makes at
+    most `keys_per_user` keys in an account; a key's secret stays valid for at most `rotation_grace_s` after a rotation.
+    `new_id` makes ids of requests. `windows` gives what is left of an account's quotas, `upgrade_url` where a plan is
+    bought. `image` is the container image's name, for /api/ping.
     """
 
     accounts: Accounts

@@ -174,28 +174,26 @@ class Environment:
         "REFRESH_TOKEN_EXPIRY_DAYS", 30, 1, 3650, "life of a refresh token; each use gives a new one"
     )
 
-    payment_provider: PaymentProvider = declare(
+    payment_provider: PaymentProvider | None = declare(
         derived.read_payment_provider,
         Variable(
             "PAYMENT_PROVIDER",
             "",
-            "`local` or `stripe`; unset: stripe if STRIPE_API_KEY is set, else local",
-            served=False,
+            "`local` (no money) or `stripe`; unset: stripe if STRIPE_API_KEY is set, else `up`: local, `serve`: none",
         ),
     )
     stripe_api_key: Secret | None = declare(
         derived.read_stripe_key,
-        Variable("STRIPE_API_KEY", "", "Stripe's secret or restricted key", secret=True, served=False),
-        Variable("STRIPE_SECRET_KEY", "", "another name for STRIPE_API_KEY", secret=True, served=False),
+        Variable("STRIPE_API_KEY", "", "Stripe's secret or restricted key", secret=True),
+        Variable("STRIPE_SECRET_KEY", "", "another name for STRIPE_API_KEY", secret=True),
     )
     stripe_webhook_secret: Secret | None = declare_secret(
         "STRIPE_WEBHOOK_SECRET",
-        "signing secret of Stripe's webhook endpoint; needed to serve with Stripe",
-        served=False,
+        "signing secrets of Stripe's webhook endpoint, separated by commas; needed to serve with Stripe",
     )
     stripe_api_base: str = declare(
         lambda read: read.url("STRIPE_API_BASE") or "",
-        Variable("STRIPE_API_BASE", "https://api.stripe.com", "Stripe's API, or a stand-in for tests", served=False),
+        Variable("STRIPE_API_BASE", "https://api.stripe.com", "Stripe's API, or a stand-in for tests"),
     )
     stripe_price_starter: str | None = declare_optional(
         "STRIPE_PRICE_STARTER", "Stripe's price id of the starter plan, where plans.yaml gives none"
