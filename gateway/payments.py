@@ -13,6 +13,7 @@ from billing.payments.local.web import PAY, pay_routes
 from billing.payments.return_urls import origins_of
 from billing.payments.rounds import Rounds
 from gateway.config.settings import public_url
+from gateway.plan_page import plan_routes
 from gateway.server.refusals import Links
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def serve_payments(app: web.Application, runtime: Runtime) -> None:
     """Mount the pages under /pay."""
     payments, frontend_url = runtime.services.payments, runtime.settings.frontend_url
     if payments is not None:
+        app.router.add_routes(plan_routes(runtime.services, payments, runtime.services.new_id))
         app.router.add_routes(pay_routes(payments.acts, frontend_url))
 
 
