@@ -35,6 +35,7 @@ NEEDS_BODY: Final[dict[str, Any]] = {
     "POST /api/billing/keys": {"name": "made"},
     "PATCH /api/billing/keys/{key_id}": {"name": "renamed"},
     "POST /api/billing/keys/{key_id}/rotate": {},
+    "PUT /api/billing/alerts": {"low_balance_usd": "7.50"},
     "POST /api/billing/coupons/redeem": {"code": "NOSUCHCODE"},
 }
 """What has to be sent to get as far as the check of a scope; others are sent `{}`, which many refuse with 400."""
@@ -248,6 +249,10 @@ MATRIX: Final[dict[str, list[int]]] = {
     "DELETE /api/billing/keys/{key_id}": [401, 401, 403, 403, 403, 204, 204, 404, 401, 401],
     "POST /api/billing/keys/{key_id}/rotate": CHANGE_KEY,
     "GET /api/billing/keys/{key_id}/usage": READ_ORG,
+    "GET /api/billing/auto-recharge": ACCOUNT,
+    "PUT /api/billing/auto-recharge": [401, 401, 400, 400, 400, 400, 400, 400, 401, 401],
+    "GET /api/billing/alerts": ACCOUNT,
+    "PUT /api/billing/alerts": [401, 401, 403, 403, 403, 200, 200, 200, 401, 401],
     "GET /api/billing/lots": ACCOUNT,
     "POST /api/billing/setup": SETUP_NONE,
     "POST /api/billing/portal": SETUP_NONE,
