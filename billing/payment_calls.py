@@ -1,13 +1,23 @@
-"""The billing API's calls about the payment provider, with the admin key: its events, and the comparison with it."""
+"""The billing API's calls about payments: hosted pages of one's own account; with the admin key the payment provider's
+events, and the comparison with it."""
 
 from billing.calls import BillingCalls, page_query, path_part
 from billing.pages import DEFAULT_LIMIT
 from billing.shapes.base import Listing
 from billing.shapes.payment_events import ComparisonShape, NewComparison, PaymentEventShape
+from billing.shapes.payments import NewPortal, NewSetup, PageShape
 
 
 class PaymentCalls(BillingCalls):
     """Calls one gateway's billing API, as `BillingCalls` says."""
+
+    async def setup_billing(self, body: NewSetup) -> PageShape:
+        """Open a page where credit is bought, the payment method kept, or both."""
+        return await self._call("POST", "/api/billing/setup", PageShape, body=body)
+
+    async def open_portal(self, return_url: str | None) -> PageShape:
+        """Open a page where payment methods, invoices and subscriptions are managed."""
+        return await self._call("POST", "/api/billing/portal", PageShape, body=NewPortal(return_url=return_url))
 
     async def payment_events(
         self, *, state: str | None = None, limit: int = DEFAULT_LIMIT, cursor: str | None = None
