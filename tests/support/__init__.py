@@ -22,5 +22,6 @@ supervised_worker  a worker for tests of the supervisor
 supervising        the supervisor, as a process
 mail               a mail server that keeps what it takes
 ports              ports that nobody listens on
+stripe_fake        a stateful Stripe, whose clock, cards, events and faults a test has in its hands
 echo_dialect       an API that nobody has, to show that the gateway knows no other than by its dialect
 """
