@@ -1,9 +1,10 @@
-"""The billing API's calls about the payment provider, with the admin key: its events, and the comparison with it."""
+"""The billing API's calls about payments, with the admin key: the provider's events, the comparison with it, plans."""
 
 from billing.calls import BillingCalls, page_query, path_part
 from billing.pages import DEFAULT_LIMIT
 from billing.shapes.base import Listing
 from billing.shapes.payment_events import ComparisonShape, NewComparison, PaymentEventShape
+from billing.shapes.payments import PlansShape
 
 
 class PaymentCalls(BillingCalls):
@@ -20,6 +21,10 @@ class PaymentCalls(BillingCalls):
         """Have an event looked into once more."""
         path = f"/api/admin/payments/events/{path_part(event_id)}/replay"
         return await self._call("POST", path, PaymentEventShape)
+
+    async def plans_in_force(self) -> PlansShape:
+        """List the plans in force, the cheapest first."""
+        return await self._call("GET", "/api/admin/plans", PlansShape)
 
     async def payment_comparison(self) -> ComparisonShape:
         """Return the last comparison with the payment provider, and what still differs."""
