@@ -32,10 +32,10 @@ def links_of(settings: Settings, plans: Plans) -> Links:
 
 def payment_rules(settings: Settings) -> PaymentRules:
     """Return what the settings say of payments."""
-    said, own = settings.payments, public_url(settings)
-    named = (own, settings.frontend_url, *settings.cors_origins, *said.allowed_origins)
+    payments, own = settings.payments, public_url(settings)
+    named = (own, settings.frontend_url, *settings.cors_origins, *payments.allowed_origins)
     home = settings.frontend_url or f"{own}{PAY}"
-    flows = FlowRules(said.min_cents, said.max_cents, said.setup_cents, origins_of(named), home)
+    flows = FlowRules(payments.min_cents, payments.max_cents, payments.setup_cents, origins_of(named), home)
     return PaymentRules(flows, settings.defaults.default_plan, timedelta(days=settings.payment_grace_days), own)
 
 
