@@ -8,6 +8,7 @@ store_rules  the settings as bounds of refused requests that are kept, and of wr
 metering     what other services call, made of the engine
 payments     payments by the settings, their pages and their work beside requests
 notices      what is told of accounts, by the settings
+plan_page    /pay/plans/{plan}, where an exhausted quota leads to
 outgoing     questions to other issuers of tokens, bounded in time and size; mails
 auth         who asks: what `billing` says of a request's key, as refusals
 server/      what a client's connection may send, how a request is read and an answer written; refusals

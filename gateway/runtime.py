@@ -30,6 +30,7 @@ from billing.keys.secrets import secret_digest, well_formed
 from billing.ledger.reports import Reports
 from billing.notices.endpoints import EndpointRules, Endpoints
 from billing.notices.exhausted import ExhaustedNotices
+from billing.payments.alerts import Alerts
 from billing.payments.assembly import PaymentParts, deployment_of
 from billing.payments.coupons import Coupons
 from billing.refused import RefusedRequests
@@ -197,6 +198,7 @@ def _services(
         keys=ApiKeys(database, effects, new_id),
         grants=grants,
         lots=Lots(database),
+        alerts=Alerts(database, settings.payments.low_balance_nano),
         coupons=Coupons(database, grants, effects, identity.people.codes, new_id, utc_now),
         repricing=Repricing(database, effects, new_id, in_force.now),
         reports=Reports(database),

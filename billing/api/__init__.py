@@ -13,7 +13,7 @@
     organizations  /orgs, /invitations, /roles   closing  /orgs/{org_id}/close   own_keys  /billing/keys
     admin_users  /admin/users
     metering    /service: what other services call
-    credit      /billing/lots, /admin/accounts/{id}/lots
+    credit      lots, coupons, auto-recharge, alerts, below /billing and /admin
     usage       /account: balance, transactions, usage events   sums  /account and /billing: what was used, in sums
     plans         /billing/status, /billing/subscription, /service/features
     webhooks_out  /webhooks/endpoints, /admin/webhooks/endpoints: where notices are sent to

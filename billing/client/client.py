@@ -25,7 +25,6 @@ from billing.client.retries import Retries
 from billing.client.service import DEFAULT_RETRIES, Measured, ServiceCalls, new_event_id
 from billing.client.spool import EventSpool, SpoolRules
 from billing.client.tokens import TokensUsed, tokens_used
-from billing.credit_calls import CreditCalls
 from billing.payment_calls import PaymentCalls
 from billing.shapes.base import DEFAULT_TIMEOUT_S
 from billing.shapes.service import DebitShape, NewUsage
@@ -36,7 +35,7 @@ logger = logging.getLogger(__name__)
 OnError = Literal["raise", "spool"]
 
 
-class BillingClient(ServiceCalls, CreditCalls, PaymentCalls):
+class BillingClient(ServiceCalls, PaymentCalls):
     """Calls one gateway's billing API, within its `async with`, as `BillingCalls` and `ServiceCalls` say.
 
     With `unix_socket` the connection goes there and `base_url` only names it. With `spool` events may be recorded in

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
+from billing.accounts.lots import PAID, Terms
 from billing.database.connection import queries
 from billing.notices.emit import NoticeType, emit
 from billing.payments.apply import Applier, Handler, checkout_handler, customer_handler
@@ -62,6 +63,12 @@ class PaymentRules:
     base_url: str
     declines: int = 3
     """After so many auto-recharge stops."""
+    credit_days: int | None = None
+    """How long purchased credit lasts; None: for ever."""
+
+    def terms(self, now: datetime) -> Terms:
+        """Return the terms of credit that is bought now."""
+        return PAID if self.credit_days is None else Terms(expires_at=now + timedelta(days=self.credit_days))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +141,7 @@ def make_payments(parts: PaymentParts, rules: PaymentRules, provider: PaymentPro
     name, database = provider.name, parts.database
     judged = SubscriptionRules(rules.default_plan, rules.grace)
     subscriptions = Subscriptions(parts.plans, parts.grants, judged, parts.now)
-    purchases = Purchases(name, parts.grants, parts.new_id, _tell)
+    purchases = Purchases(name, parts.grants, parts.new_id, _tell, lambda: rules.terms(parts.now()))
     handlers: dict[ObjectKind, tuple[type, Handler]] = {
         "payment": (Payment, purchases.apply),
         "checkout": (Checkout, checkout_handler(name)),

@@ -121,7 +121,7 @@ class Links:
 
     def upgrade_url(self, plan: Plan) -> str | None:
         """Return the page where a plan is bought: the operator's own, else the gateway's, where payments are on."""
-        return self.frontend_url or (None if self.pay_url is None else f"{self.pay_url}?plan={plan.id}")
+        return self.frontend_url or (None if self.pay_url is None else f"{self.pay_url}/plans/{plan.id}")
 
 
 def invalid_key() -> Refusal:

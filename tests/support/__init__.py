@@ -16,6 +16,7 @@ api_formats        what schemathesis takes for the formats that the OpenAPI docu
 clients            clients that leave, pause or read slowly
 edge_servers       the server's edge on loopback
 fed_connections    a provider's connection, fed by hand
+transcripts        what a page says to type, and what comes
 commands           `metergate` as a person runs it
 commander          the same from a process that has imported it
 supervised_worker  a worker for tests of the supervisor
