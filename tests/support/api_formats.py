@@ -30,6 +30,7 @@ BEYOND_SCHEMAS: Final = (
         ),
         "time is at most",
         "A meter has another",
+        "since must be in the past",
         "webhook endpoints: delete one",
         "must be an address on an allowed origin",
         "amount_usd must be",
