@@ -1,4 +1,4 @@
-"""Plans at Stripe, on the fake: where the fields are now, changes at once and at the period's end, and their payment."""
+"""Plans at Stripe, on the fake: where fields are now, changes at once and at the end of a period, and their payment."""
 
 from datetime import UTC, datetime
 
