@@ -22,6 +22,12 @@ BEYOND_SCHEMAS: Final = (
         "has no price here",
         "expires_in_s is",
         "expires_at must be in the future",
+        *(
+            "Save a payment method first",
+            "must be in whole cents",
+            "amount_usd must be",
+            "must not be below amount_usd",
+        ),
         "time is at most",
         "A meter has another",
         "webhook endpoints: delete one",
