@@ -1,5 +1,5 @@
 """The billing API's calls about payments: of customers, hosted pages and orders; with the admin key all orders, what
-could not be credited, the provider's events, and the comparison with it."""
+could not be credited, the provider's events, and the comparison with it, plans."""
 
 from billing.calls import BillingCalls, page_query, path_part
 from billing.pages import DEFAULT_LIMIT
@@ -16,6 +16,7 @@ from billing.shapes.payments import (
     OrderRefundShape,
     PageShape,
     ParkedShape,
+    PlansShape,
 )
 
 
@@ -81,6 +82,10 @@ class PaymentCalls(BillingCalls):
         """Have an event looked into once more."""
         path = f"/api/admin/payments/events/{path_part(event_id)}/replay"
         return await self._call("POST", path, PaymentEventShape)
+
+    async def plans_in_force(self) -> PlansShape:
+        """List the plans in force, the cheapest first."""
+        return await self._call("GET", "/api/admin/plans", PlansShape)
 
     async def payment_comparison(self) -> ComparisonShape:
         """Return the last comparison with the payment provider, and what still differs."""
