@@ -13,7 +13,7 @@ owned/       whose an object at a provider is
 database/    the one place that imports asyncpg; migrations
 shapes/      what the HTTP API takes and answers, and what a key may say
 api/         the HTTP API under /api; cli/  commands; client  its client library
-calls  credit_calls  person_calls     its calls
+calls  credit_calls  payment_calls  person_calls     its calls
 attempts  addresses  refused     guessed keys, where requests come from, and the last that were refused
 effects      what is told to Redis and to the gateways after a change
 errors       the tree of all exceptions

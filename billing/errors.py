@@ -35,6 +35,7 @@ MetergateError
 |   +-- Conflict                   billing.api.errors
 |   +-- InsufficientScope          billing.api.errors
 |   +-- NotFound                   billing.api.errors
+|   +-- QuotaExceeded              billing.api.errors
 |   +-- TooLarge                   billing.api.errors
 |   +-- TooMany                    billing.api.errors
 |   +-- Unauthorized               billing.api.errors
@@ -72,6 +73,7 @@ MetergateError
 +-- TooManyHashes                  billing.identity.passwords
 +-- SignInFailed                   billing.identity.providers
 +-- UnknownProvider                billing.identity.providers
++-- SealBroken                     billing.identity.sealing
 +-- SignInRefused                  billing.identity.sessions
 +-- SubjectTaken                   billing.identity.subjects
 +-- BadToken                       billing.identity.tokens
@@ -101,6 +103,8 @@ MetergateError
 |   +-- PaymentProviderUnavailable billing.payments.port
 |   +-- PaymentRefused             billing.payments.port
 |       +-- CustomerGone           billing.payments.port
+|       +-- KeyReused              billing.payments.stripe.client
++-- RechargeRefused                billing.payments.recharges
 +-- SubscriptionError              billing.payments.subscriptions
 |   +-- NoSubscription             billing.payments.subscriptions
 |   +-- SubscriptionRefused        billing.payments.subscriptions

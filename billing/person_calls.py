@@ -9,6 +9,7 @@ from msgspec import UNSET
 from billing.calls import page_query, path_part
 from billing.credit_calls import CreditCalls
 from billing.pages import DEFAULT_LIMIT
+from billing.payment_calls import PaymentCalls
 from billing.shapes.accounts import NewQuotas, UserQuotasShape
 from billing.shapes.base import Listing
 from billing.shapes.keys import (
@@ -52,13 +53,14 @@ from billing.shapes.people import (
 )
 from billing.shapes.quotas import QuotaShape
 from billing.shapes.reports import BillingSummaryShape, BucketsShape, SummaryShape
+from billing.shapes.subscriptions import PlanChange, StatusShape, SubscriptionShape
 from billing.shapes.tokens import AccessTokenShape, NarrowBody, RefreshBody, SessionShape, TokenPairShape
 from billing.shapes.usage import EventShape, TotalsShape
 
 Query = dict[str, str | None]
 
 
-class PersonCalls(CreditCalls):
+class PersonCalls(CreditCalls, PaymentCalls):
     """Calls one gateway as a person or with an API key, as `BillingCalls` says."""
 
     # Signing in
@@ -256,6 +258,14 @@ class PersonCalls(CreditCalls):
         """Send an invitation to an address."""
         body = NewInvitation(email=email, role=role)
         return await self._call("POST", f"{_org(org_id)}/invitations", InvitationShape, body=body)
+
+    async def billing_status(self) -> StatusShape:
+        """Return where the account stands, and what to do next."""
+        return await self._call("GET", "/api/billing/status", StatusShape)
+
+    async def change_subscription(self, plan: str) -> SubscriptionShape:
+        """Change the subscription to another plan."""
+        return await self._call("PUT", "/api/billing/subscription", SubscriptionShape, body=PlanChange(plan=plan))
 
     async def resend_invitation(self, org_id: str, invitation_id: str) -> InvitationShape:
         """Send an invitation again."""

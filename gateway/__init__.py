@@ -6,6 +6,7 @@ identity     people, their sessions and organizations, made from the settings on
 stores       the engine on open stores, for commands and for `runtime`
 store_rules  the settings in the form that each part takes that works on the stores
 metering     what other services call, made of the engine
+payments     payments by the settings, their pages and their work beside requests
 notices      what is told of accounts, by the settings
 outgoing     questions to other issuers of tokens, bounded in time and size; mails
 auth         who asks: what `billing` says of a request's key, as refusals

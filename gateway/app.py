@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from billing.api.application import setup
-from billing.identity.mailer import Mailer, MailRules
 from billing.identity.sessions import FORGET, FORGET_UNVERIFIED
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.retention import UsageRetention
@@ -27,7 +26,6 @@ from billing.owned.jobs import BackgroundJobs
 from billing.owned.objects import OwnedObjects, Retention, RetentionRules
 from gateway.auth import Authenticator
 from gateway.config.files import PRICES_FILE
-from gateway.config.identity import MAIL_CONSOLE_VARIABLE
 from gateway.config.price_file import PriceFollower
 from gateway.dialects.registry import Dialects, make_dialects
 from gateway.endpoints.jobs import Jobs, SetAsideCount, add_gauges, flush_metrics, keep_house
@@ -35,8 +33,8 @@ from gateway.endpoints.reads import Health, Reads
 from gateway.endpoints.response_sockets import ResponseSockets
 from gateway.endpoints.routes import add_routes, endpoints_of
 from gateway.metrics.registry import Metrics
-from gateway.notices import start_notices
-from gateway.outgoing import mail_delivery
+from gateway.notices import start_mailer, start_notices
+from gateway.payments import links_of, serve_payments, start_payments, stop_payments
 from gateway.proxy.background_jobs import BackgroundPoller
 from gateway.proxy.forward import Forwarder
 from gateway.proxy.handler import Proxy
@@ -67,7 +65,6 @@ from gateway.server.edge import EdgeRunner
 from gateway.server.guard import EdgeRules
 from gateway.server.ids import REQUEST_ID
 from gateway.server.plain import PlainRunner
-from gateway.server.refusals import Links
 from gateway.store_rules import lookup_wait_s
 from gateway.stores import new_id
 from gateway.tokens import Tokenizer
@@ -143,6 +140,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     setup(app, runtime.services, endpoints.all)
     sockets = ResponseSockets(parts.proxy, parts.dialects.find, *socket_rules(settings))
     app.on_shutdown.append(sockets.stop)
+    serve_payments(app, runtime)
     add_routes(app, endpoints, parts.proxy, parts.dialects, runtime.services, sockets)
     price_follower = _price_follower(runtime, parts.router)
     add_gauges(metrics, runtime, parts.bodies, parts.request_log, aside)
@@ -162,7 +160,8 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         engine.loops.start("background", parts.poller.run)
         engine.loops.start("retention", Retention(runtime.database, _kept(settings.defaults), new_id(), FORGET).run)
         _start_usage_retention(runtime, metrics)
-        _start_mailer(runtime, metrics)
+        start_mailer(runtime, metrics, new_id)
+        start_payments(runtime, metrics)
         start_notices(runtime, metrics, new_id)
         health.ready = True
         yield (
@@ -173,6 +172,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         health.ready = False
         await engine.loops.stop("background", "housekeeping", "metrics", "plans", "prices", "reconcile", "refused")
         await engine.loops.stop("mail", "notices", "retention", "usage_retention", "targets_tell", "targets_listen")
+        await stop_payments(runtime)
         await runtime.refused.flush()
         parts.remainder.hurry()
         await parts.poller.stop()
@@ -198,7 +198,7 @@ def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Pa
     dialects = make_dialects(structure_bounds(defaults))
     note_unknown_dialects(served.values(), dialects)
     bodies = Bodies(body_rules(settings))
-    links = Links(settings.frontend_url, runtime.follower.plans)
+    links = links_of(settings, runtime.follower.plans)
     log = None if settings.request_log is None else RequestLog(settings.request_log, defaults.request_log_lines)
     records = Records(runtime.refused, log)
     missing = MissingUsage(defaults.missing_usage, tokenizer)
@@ -285,17 +285,6 @@ def _start_usage_retention(runtime: Runtime, metrics: Metrics) -> None:
     told = "Months of usage events that are old enough to be dropped and stay: their rollups are not those of them."
     metrics.gauge("usage_months_kept", told, lambda: retention.kept, "max")
     runtime.engine.loops.start("usage_retention", retention.run)
-
-
-def _start_mailer(runtime: Runtime, metrics: Metrics) -> None:
-    defaults = runtime.settings.defaults
-    rules = MailRules(defaults.mail_attempts, defaults.mail_retention_days)
-    delivery = mail_delivery(runtime.settings, console=os.environ.get(MAIL_CONSOLE_VARIABLE) == "1")
-    mailer = Mailer(runtime.database, runtime.people.codes, delivery, rules, new_id())
-    metrics.gauge("mails_waiting", "Mails that are to be sent.", lambda: mailer.waiting, "max")
-    metrics.gauge("mails_parked", "Mails that were given up, and are kept for a while.", lambda: mailer.parked, "max")
-    metrics.gauge("mail_lag_seconds", "How long the oldest waiting mail has waited.", lambda: mailer.lag_s, "max")
-    runtime.engine.loops.start("mail", mailer.run)
 
 
 async def _identified(_: web.Request, response: web.StreamResponse) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from billing.identity.codes import CodeRules, Codes
@@ -15,6 +16,7 @@ from billing.identity.oidc import OidcSignIn
 from billing.identity.organizations import Bounds, Organizations, found
 from billing.identity.passwords import Passwords
 from billing.identity.people import People
+from billing.identity.sealing import Sealer
 from billing.identity.sessions import Sessions
 from billing.identity.shown import ShownTokens
 from billing.identity.sign_in import SignIn
@@ -23,12 +25,13 @@ from billing.identity.subjects import Subjects
 from billing.identity.users import Users
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from billing.audit import Actor
     from billing.database.connection import Connection, Database
     from billing.effects import Effects
     from billing.identity.organizations import Organization
+    from billing.identity.providers import SignInProvider
     from billing.identity.sign_in import Found
     from billing.plans import Plans
     from gateway.config.settings import Settings
@@ -66,9 +69,11 @@ def make_identity(
     plan, founder = defaults.default_plan, _founder(defaults.default_plan, new_id)
     users = Users(database, new_id, settings.identity.approval)
     subjects = Subjects(database, users, founder)
-    keys = SigningKeys(of_keys, token_rules(settings), new_id, time.monotonic)
-    sessions = Sessions(database, keys, new_id, ShownTokens(database, keys, _foreign_tokens(settings, ask), subjects))
-    people = _people(settings, database, users, sessions, effects, new_id)
+    sealer = _sealer(settings)
+    keys = SigningKeys(of_keys, token_rules(settings), new_id, time.monotonic, sealer)
+    shown = ShownTokens(database, keys, _foreign_tokens(settings, ask), subjects)
+    sessions = Sessions(database, keys, new_id, shown, admits=partial(_admits, settings.identity.providers))
+    people = _people(settings, database, users, sessions, effects, new_id, sealer)
     bounds = Bounds(defaults.organizations_per_user, defaults.invitations_per_day, defaults.invitation_sends)
     return Identity(
         people=people,
@@ -136,6 +141,7 @@ def _people(
     sessions: Sessions,
     effects: Effects,
     new_id: Callable[[], str],
+    sealer: Sealer,
 ) -> People:
     """Make what people register, sign in and are changed by."""
     defaults = settings.defaults
@@ -155,7 +161,19 @@ def _people(
         effects,
         new_id,
         time.time,
+        sealer,
     )
+
+
+def _admits(providers: Mapping[str, SignInProvider], name: str, domain: str | None) -> bool:
+    """Return whether a provider lets in who has an address of this domain; one that is off now has let them in."""
+    return name not in providers or providers[name].admits(domain)
+
+
+def _sealer(settings: Settings) -> Sealer:
+    """Return what seals secrets that lie in Postgres."""
+    key, before = settings.secrets_key, settings.secrets_key_before
+    return Sealer(None if key is None else key.reveal(), None if before is None else before.reveal())
 
 
 def _founder(plan: str, new_id: Callable[[], str]) -> Found:

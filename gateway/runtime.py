@@ -5,25 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
-
-from aiohttp import web
 
 from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
 from billing.accounts.lots import Lots
 from billing.accounts.member_limits import MemberLimits
 from billing.accounts.repricing import Repricing
-from billing.api.application import setup
 from billing.api.services import Services
 from billing.attempts import Attempts
 from billing.audit import AuditLog
 from billing.database.connection import Database
 from billing.holds.cache import recognised
 from billing.holds.engine import Engine
+from billing.holds.live_windows import live_windows
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import DEFAULT_PREFIX
 from billing.keys.keys import ApiKeys
@@ -32,16 +30,18 @@ from billing.keys.secrets import secret_digest, well_formed
 from billing.ledger.reports import Reports
 from billing.notices.endpoints import EndpointRules, Endpoints
 from billing.notices.exhausted import ExhaustedNotices
+from billing.payments.assembly import PaymentParts, deployment_of
 from billing.payments.coupons import Coupons
 from billing.refused import RefusedRequests
+from billing.services.features import Features
 from gateway.config.models import unknown_models
 from gateway.config.plan_follower import PlanFollower
 from gateway.config.settings import Settings
 from gateway.identity import Identity, make_identity
 from gateway.metering import make_meters
 from gateway.outgoing import Outgoing
+from gateway.payments import links_of, open_payments, payment_services
 from gateway.proxy.target_health import provider_list
-from gateway.server.refusals import Links
 from gateway.store_rules import make_attempts, refused_rules
 from gateway.stores import OpenStores, new_id, open_engine
 
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from billing.plans import Plans
     from billing.price_table import PriceTable
     from billing.principals import Principal
+    from billing.shapes.quotas import WindowShape
 
 
 @dataclass(slots=True)
@@ -65,9 +66,8 @@ class InForce:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Everything that talks to the stores. `database` is the ledger's pool, which no call of the API uses. `api_app` is
-    the whole billing API, for use inside a process; the `follower` has the plans in force, whatever the file here
-    says."""
+    """Everything that talks to the stores. `database` is the ledger's pool, which no call of the API uses. The
+    `follower` has the plans in force, whatever the file here says."""
 
     settings: Settings
     follower: PlanFollower
@@ -83,7 +83,6 @@ class Runtime:
     services: Services
     people: People
     in_force: InForce
-    api_app: web.Application
     attempts: Attempts
     admin_api_key: str = field(repr=False)
 
@@ -123,11 +122,13 @@ async def open_runtime(
             ask=Outgoing(defaults.issuer_timeout_s, defaults.issuer_answer_bytes),
         )
         try:
-            runtime = _runtime(settings, stores, apart)
+            runtime = _runtime(settings, stores, apart, await deployment_of(stores.database))
             try:
                 yield runtime
             finally:
                 runtime.people.passwords.close()
+                if runtime.services.payments is not None:
+                    await runtime.services.payments.provider.close()
         finally:
             await apart.close()
 
@@ -149,14 +150,16 @@ class _Apart:
         await self.of_api.close()
 
 
-def _runtime(settings: Settings, stores: OpenStores, apart: _Apart) -> Runtime:
+def _runtime(settings: Settings, stores: OpenStores, apart: _Apart, deployment: str) -> Runtime:
     """Make the services on open stores."""
     engine, plans = stores.engine, stores.follower.plans
     in_force = InForce(settings.prices)
     identity = make_identity(settings, apart.of_api, apart.of_keys, apart.ask, plans, engine.change_notifier, new_id)
     services = _services(settings, apart.of_api, engine, plans, identity, in_force)
-    api_app = web.Application(client_max_size=settings.max_body_bytes)
-    setup(api_app, services)
+    parts = PaymentParts(
+        *(apart.of_api, services.accounts, services.grants, engine.change_notifier, plans, new_id, deployment)
+    )
+    services = replace(services, **payment_services(open_payments(settings, parts)))
     return Runtime(
         settings=settings,
         follower=stores.follower,
@@ -172,7 +175,6 @@ def _runtime(settings: Settings, stores: OpenStores, apart: _Apart) -> Runtime:
         services=services,
         people=identity.people,
         in_force=in_force,
-        api_app=api_app,
         attempts=services.attempts,
         admin_api_key=services.admin_api_key or "",
     )
@@ -199,6 +201,9 @@ def _services(
         repricing=Repricing(database, effects, new_id, in_force.now),
         reports=Reports(database),
         audit=AuditLog(database),
+        features=Features(database, plans, defaults.default_plan, lambda: datetime.now(UTC)),
+        windows=partial(_windows, engine, Principals(database, plans, defaults.default_plan)),
+        upgrade_url=lambda plan: settings.frontend_url,
         endpoints=Endpoints(
             database, new_id, EndpointRules(defaults.webhook_endpoints, private=defaults.webhook_private_addresses)
         ),
@@ -213,7 +218,7 @@ def _services(
         attempts=make_attempts(settings, engine.redis),
         clock=time.time,
         service_api_key=None if service_key is None else service_key.reveal(),
-        meters=make_meters(settings, database, engine, in_force.now, Links(settings.frontend_url, plans), new_id),
+        meters=make_meters(settings, database, engine, in_force.now, links_of(settings, plans), new_id),
         admin_api_key=None if admin_key is None else admin_key.reveal(),
         unknown_models=lambda names: unknown_models(
             settings.models, settings.providers, in_force.prices, names, time.time()
@@ -237,3 +242,9 @@ def _authenticator(engine: Engine) -> Callable[[str], Awaitable[Principal | None
         return await engine.cache.get(secret_digest(secret)) if well_formed(secret) else None
 
     return authenticate
+
+
+async def _windows(engine: Engine, principals: Principals, account_id: str) -> list[WindowShape]:
+    """Return what is left of an account's quotas. Raises `StoreError`."""
+    principal = await principals.of_service(account_id, "")
+    return [] if principal is None else await live_windows(engine, principal)

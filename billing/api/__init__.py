@@ -15,6 +15,7 @@
     metering    /service: what other services call
     credit      /billing/lots, /admin/accounts/{id}/lots
     usage       /account: balance, transactions, usage events   sums  /account and /billing: what was used, in sums
+    plans         /billing/status, /billing/subscription, /service/features
     webhooks_out  /webhooks/endpoints, /admin/webhooks/endpoints: where notices are sent to
     payment_events  /webhooks/stripe, /admin/payments: what the payment provider tells, and the comparison with it
     reads       /admin/refusals, /admin/providers, /ping

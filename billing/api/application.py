@@ -29,6 +29,7 @@ from billing.api import (
     own_keys,
     payment_events,
     people,
+    plans,
     reads,
     sums,
     tokens,
@@ -64,6 +65,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *oidc.ROUTES,
     *payment_events.ROUTES,
     *webhooks_out.ROUTES,
+    *plans.ROUTES,
 )
 """Every endpoint of the billing API but its description."""
 REQUEST_ID_HEADER: Final = "x-request-id"

@@ -9,6 +9,7 @@ ApiError                 a refusal with its status, code and headers
 +-- Conflict             409 idempotency_conflict
 +-- TooLarge             413 request_too_large
 +-- TooMany              429 too_many_attempts: with Retry-After
++-- QuotaExceeded        429 quota_exceeded: with `quota` and `upgrade`
 +-- Unavailable          503 temporarily_unavailable: with Retry-After
 
 `of_failure` says which of them an exception of `billing` is, by its `kind`. Messages never hold a secret or an internal
@@ -102,6 +103,13 @@ class TooMany(ApiError):
     def __init__(self, message: str, retry_after_s: int) -> None:
         super().__init__(message)
         self.headers = {"Retry-After": str(retry_after_s)}
+
+
+class QuotaExceeded(ApiError):
+    """Units of a feature that are used up, or were never there: nothing clears within a minute, as clients are told."""
+
+    status, code = 429, "quota_exceeded"
+    headers = MappingProxyType({"x-should-retry": "false"})
 
 
 class Unavailable(ApiError):

@@ -30,20 +30,27 @@ if TYPE_CHECKING:
     from billing.keys.keys import ApiKeys
     from billing.ledger.reports import Reports
     from billing.notices.endpoints import Endpoints
+    from billing.payments.assembly import Payments
     from billing.payments.coupons import Coupons
     from billing.payments.events import PaymentEvents
     from billing.payments.reconcile import PaymentComparisons
-    from billing.plans import Plans
+    from billing.plans import Plan, Plans
     from billing.principals import Principal
     from billing.refused import RefusedRequests
     from billing.services.events import NotAdmitted
+    from billing.services.features import Features
     from billing.services.metering import Metering
     from billing.services.service_holds import ServiceHolds
     from billing.shapes.operation import ProviderShape
+    from billing.shapes.quotas import WindowShape
 
 
 async def _nobody(token: str, org_id: str | None) -> Caller | None:
     return None
+
+
+async def _no_windows(account_id: str) -> list[WindowShape]:
+    return []
 
 
 async def _no_providers() -> list[ProviderShape]:
@@ -80,9 +87,10 @@ class Services:
 
     `person` gives whose token this is, in the organization of this id or else the token's own; None for a token that is
     wrong, expired or revoked. Without `admin_api_key` every admin call is refused, without `service_api_key` every
-    service's, and without `meters` nothing is metered for them. A user makes at most `keys_per_user` keys in an
-    account; a key's secret stays valid for at most `rotation_grace_s` after a rotation. `new_id` makes ids of requests.
-    `image` is the container image's name, for /api/ping.
+    service's, without `meters` nothing is metered for them, and without `payments` nothing is sold. A user makes at
+    most `keys_per_user` keys in an account; a key's secret stays valid for at most `rotation_grace_s` after a rotation.
+    `new_id` makes ids of requests. `windows` gives what is left of an account's quotas, `upgrade_url` where a plan is
+    bought. `image` is the container image's name, for /api/ping.
     """
 
     accounts: Accounts
@@ -99,6 +107,7 @@ class Services:
     reports: Reports
     audit: AuditLog
     endpoints: Endpoints
+    features: Features
     sign_in: SignIn
     credentials: Credentials
     refused: RefusedRequests
@@ -116,6 +125,9 @@ class Services:
     service_api_key: str | None = field(default=None, repr=False)
     meters: Meters | None = None
     oidc: OidcSignIn | None = None
+    payments: Payments | None = None
+    windows: Callable[[str], Awaitable[list[WindowShape]]] = _no_windows
+    upgrade_url: Callable[[Plan], str | None] = lambda plan: None
     payment_oversight: PaymentOversight | None = None
     unknown_models: Callable[[Iterable[str]], list[str]] = lambda names: []
     providers: Callable[[], Awaitable[list[ProviderShape]]] = _no_providers

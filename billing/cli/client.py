@@ -5,7 +5,6 @@ that a call may block its event loop.
 """
 
 import os
-import signal
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,7 @@ from typing import Final
 from urllib.parse import quote, urlencode, urlsplit
 
 from billing.calls import ANSWER_LIMIT_BYTES, BadAnswer, Exchanged, Unreachable, refusal
+from billing.cli.commands import interruptible
 from billing.person_calls import PersonCalls, Query
 
 _CHUNK_BYTES: Final = 64 * 1024
@@ -56,7 +56,7 @@ class CommandClient(PersonCalls):
         kind = HTTPSConnection if base.scheme == "https" else HTTPConnection
         ends_s = time.monotonic() + self.timeout_s
         try:
-            with _interruptible(), closing(kind(base.netloc, timeout=self.timeout_s)) as connection:
+            with interruptible(), closing(kind(base.netloc, timeout=self.timeout_s)) as connection:
                 connection.request(method, quote(base.path, _IN_PATH) + target, body, _encoded(headers))
                 link: socket = connection.sock
                 link.settimeout(_left_s(ends_s))
@@ -89,16 +89,6 @@ class CommandClient(PersonCalls):
 
 def _exchanged(response: HTTPResponse, received: bytes) -> Exchanged:
     return Exchanged(response.status, {name.lower(): text for name, text in response.getheaders()}, received)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C end what blocks: asyncio's own handler waits for the event loop, which does not run meanwhile."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _encoded(headers: Mapping[str, str]) -> dict[str, bytes]:

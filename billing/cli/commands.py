@@ -13,9 +13,10 @@ inside its function: aiohttp, the drivers of both stores and the gateway take te
 import copy
 import functools
 import inspect
+import signal
 import types
-from collections.abc import Callable, Collection, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
@@ -182,6 +183,17 @@ def _ended(code: Coroutine[Any, Any, int | None] | int) -> int | None:
     import asyncio
 
     return asyncio.run(code)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C end what blocks, a call or a question at the terminal: asyncio's own handler waits for the event loop,
+    which does not run meanwhile."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _is_text(annotation: Any) -> bool:

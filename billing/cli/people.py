@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import typer
 
-from billing.cli.commands import add_command
+from billing.cli.commands import add_command, interruptible
 from billing.cli.options import REMOTE
 from billing.cli.output import REFUSED, UNREACHABLE, USAGE, CommandFailed, Output, Shown, printable
 from billing.cli.session import FindPlace, Place
@@ -118,9 +118,11 @@ def ask_secret(
     import getpass
 
     try:
-        given = getpass.getpass(f"{what.capitalize()}: ")
-        if twice and given and getpass.getpass(f"{what.capitalize()} again: ") != given:
-            raise CommandFailed("These are not the same: nothing was done.", USAGE)
+        with interruptible():
+            given = getpass.getpass(f"{what.capitalize()}: ")
+            again = getpass.getpass(f"{what.capitalize()} again: ") if twice and given else given
     except (EOFError, KeyboardInterrupt) as error:
         raise CommandFailed("Nothing was done.", REFUSED) from error
+    if again != given:
+        raise CommandFailed("These are not the same: nothing was done.", USAGE)
     return given

@@ -7,30 +7,29 @@ holding     a hold as an `async with`
 recorder    events that are delivered in the background, and never lost silently
 spool       where they wait: a bounded file on disk, one process's own
 tokens      what a model's answer says that it used, as a service reports it (pure)
-middleware  whose key a request of an aiohttp application shows
+middleware  whose key a request of an aiohttp application shows; imported by itself, with aiohttp's server
 """
 
 from billing.calls import ANSWER_LIMIT_BYTES, BadAnswer, ClientError, Refused, Unreachable
 from billing.client.client import BillingClient
 from billing.client.holding import HeldOpen
-from billing.client.middleware import PRINCIPAL, Development, metergate_auth, require_principal
 from billing.client.recorder import Spooled
 from billing.client.retries import Retries
+from billing.client.service import ServiceCalls
 from billing.client.spool import SpoolRules
+from billing.client.tokens import tokens_used
 
 __all__ = [
     "ANSWER_LIMIT_BYTES",
-    "PRINCIPAL",
     "BadAnswer",
     "BillingClient",
     "ClientError",
-    "Development",
     "HeldOpen",
     "Refused",
     "Retries",
+    "ServiceCalls",
     "SpoolRules",
     "Spooled",
     "Unreachable",
-    "metergate_auth",
-    "require_principal",
+    "tokens_used",
 ]

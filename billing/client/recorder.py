@@ -177,6 +177,8 @@ class Recorder:
                 self._waiting.extendleft(reversed(self._sending))
                 self._sending = []
             self._fails = tried > 0
+            if tried and self._closed:
+                self._idle.set()  # who closes waits for what can be delivered alone
             if tried:
                 await asyncio.sleep(max(wait_s, self._wait_s(tried)))
 

@@ -17,8 +17,9 @@ from typing import Final, Literal, TypedDict, TypeVar, Unpack
 from msgspec import Raw
 from ulid import ULID
 
-from billing.calls import BadAnswer, BillingCalls, ClientError, Refused, Unreachable, path_part
+from billing.calls import BadAnswer, ClientError, Refused, Unreachable, path_part
 from billing.client.retries import ATTEMPTS, PASSING, Retries, passes
+from billing.credit_calls import CreditCalls
 from billing.shapes.base import DEFAULT_TIMEOUT_S, Answer
 from billing.shapes.service import (
     Asked,
@@ -73,7 +74,7 @@ def new_event_id() -> str:
     return str(ULID())
 
 
-class ServiceCalls(BillingCalls, ABC):
+class ServiceCalls(CreditCalls, ABC):
     """Calls one gateway as a service: with `service_key` (SERVICE_API_KEY) under `service_name`. Raises `ValueError`
     for a name that is none, and for one without the other.
 

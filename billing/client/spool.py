@@ -149,6 +149,8 @@ class EventSpool:
         fd = self._open_parked()
         try:
             size = os.fstat(fd).st_size
+            if size and os.pread(fd, 1, size - 1) != b"\n":  # a process was killed in writing a line
+                line = b"\n" + line
             if size + len(line) > self._rules.most_parked_bytes:
                 raise OSError(errno.EFBIG, f"{self.parked_path} is full")
             try:
@@ -164,7 +166,7 @@ class EventSpool:
     def _open_parked(self) -> int:
         """Return the parked file, locked: closing it unlocks it."""
         for _ in range(TRIES):
-            fd = os.open(self.parked_path, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            fd = os.open(self.parked_path, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o600)
             fcntl.flock(fd, fcntl.LOCK_EX)  # held for one line at a time
             with suppress(OSError):
                 if os.stat(self.parked_path).st_ino == os.fstat(fd).st_ino:
@@ -177,8 +179,11 @@ class EventSpool:
         events: list[bytes] = []
         with taken(self.parked_path) as mine:
             if mine:
-                lines = self.parked_path.read_bytes().splitlines()
-                events = [bytes(msgspec.json.decode(line, type=_Parked).event) for line in lines]
+                for line in self.parked_path.read_bytes().splitlines():
+                    try:
+                        events.append(bytes(msgspec.json.decode(line, type=_Parked).event))
+                    except msgspec.DecodeError:  # its event was not struck from the spool, and is parked again
+                        logger.warning("%s has a line that is not whole, which is left out", self.parked_path)
                 self.append(events, left)
         return events
 

@@ -16,6 +16,7 @@ credentials    Credentials: password, address and second factor are changed
 mail           enqueue: a mail that is sent once its transaction is committed
 mailer         Mailer: sends what waits, by SMTP or to a console
 tokens         JSON Web Tokens: verified by a key and an algorithm that are given     pure
+sealing        secrets that have to be read again, encrypted by a key that is given
 signing_keys   the keys that sign our own tokens, and their rotation
 shown          who shows a token, and what it is worth now
 sessions       a sign-in, its access and refresh tokens, and their ends

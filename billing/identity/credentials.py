@@ -184,7 +184,8 @@ class Credentials:
         user = await people.users.get(user_id)
         await self._confirm(user, password, "password", visitor)
         secret = totp.secret_text(token_bytes(totp.SECRET_BYTES))
-        if await people.database.value(_query("totp_enrol"), user_id, secret) is None:
+        stored = people.sealed_totp(user_id, secret)
+        if await people.database.value(_query("totp_enrol"), user_id, stored) is None:
             raise CredentialRefused(
                 "There is an authenticator app already: remove it first, POST /api/auth/totp/disable."
             )
@@ -197,7 +198,7 @@ class Credentials:
         if user.totp_secret is None or user.second_factor:
             raise CredentialRefused("There is nothing to confirm: begin with POST /api/auth/totp.")
         await people.take_factor_try(user)
-        step = totp.matching_step(user.totp_secret, code, people.clock())
+        step = totp.matching_step(people.totp_secret(user), code, people.clock())
         if step is None:
             raise _wrong_code()
         async with people.database.transaction() as connection:

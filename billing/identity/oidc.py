@@ -145,7 +145,7 @@ class OidcSignIn:
         if said.get("iss", provider.issuer).rstrip("/") != provider.issuer:  # RFC 9207
             raise SignInFailed(_BEGIN_AGAIN)
         try:
-            subject = await self._subject(name, begun, code)
+            subject, domain = await self._subject(name, begun, code)
         except (IssuerRefused, BadToken) as error:
             raise SignInFailed("The provider's answer is not for this sign-in: begin it again.") from error
         sent_on = self.frontend_url is not None
@@ -158,6 +158,7 @@ class OidcSignIn:
                 address=actor.address,
                 user_agent=user_agent,
                 first_use_s=FIRST_USE_S if sent_on else None,
+                begun_at=(name, domain),
             )
             own = replace(actor, name=f"user:{user_id}")
             how = {"method": f"oidc:{name}", "session_id": pair.session_id}
@@ -182,8 +183,9 @@ class OidcSignIn:
             raise SignInFailed(_BEGIN_AGAIN)
         return begun
 
-    async def _subject(self, name: str, begun: _Begun, code: str) -> Subject:
-        """Return whom a code stands for. Raises `IssuerRefused`, `IssuerAway`, `BadToken`, `SignInFailed`."""
+    async def _subject(self, name: str, begun: _Begun, code: str) -> tuple[Subject, str | None]:
+        """Return whom a code stands for, and the domain of the address that the provider has verified. Raises
+        `IssuerRefused`, `IssuerAway`, `BadToken` and `SignInFailed`."""
         provider = self._provider(name)
         metadata, keys = await self._discovery.find(name, provider)
         form = {
@@ -203,8 +205,8 @@ class OidcSignIn:
         if provider.kind == "github":
             return await self._of_github(provider, tokens.access_token)
         claims = await self._identified(provider, metadata, keys, tokens, begun.nonce)
-        _check_domain(provider, contact(claims.email), claims.email_verified is True)
-        return subject_of(provider.issuer, claims, trusted=provider.trusted_email, let_in=False)
+        domain = _checked_domain(provider, contact(claims.email) if claims.email_verified is True else None)
+        return subject_of(provider.issuer, claims, trusted=provider.trusted_email, let_in=False), domain
 
     async def _identified(
         self, provider: SignInProvider, metadata: Metadata, keys: KeySet, tokens: _Tokens, nonce: str
@@ -230,7 +232,7 @@ class OidcSignIn:
         named = {name: more.get(name) for name in ("email", "email_verified", "name")}
         return Claims(sub=claims.sub, exp=claims.exp, **named)
 
-    async def _of_github(self, provider: SignInProvider, token: str) -> Subject:
+    async def _of_github(self, provider: SignInProvider, token: str) -> tuple[Subject, str | None]:
         """Return a user of GitHub by its number, with the primary address where GitHub has verified it."""
         if not token:
             raise BadToken
@@ -238,20 +240,22 @@ class OidcSignIn:
         user = await read_answer(self._ask, _GithubUser, f"{provider.api_url}/user", headers=headers)
         emails = await read_answer(self._ask, list[_GithubEmail], f"{provider.api_url}/user/emails", headers=headers)
         email = next((contact(each.email) for each in emails if each.primary and each.verified), None)
-        _check_domain(provider, email, email is not None)
+        domain = _checked_domain(provider, email)
         verified = email is not None and provider.trusted_email
-        return Subject(provider.issuer, str(user.id), email, verified, name=shown_name(user.name or user.login))
+        name = shown_name(user.name or user.login)
+        return Subject(provider.issuer, str(user.id), email, verified, name=name), domain
 
 
 _BEGIN_AGAIN: Final = "This sign-in has expired, or was begun in another browser: begin it again."
 
 
-def _check_domain(provider: SignInProvider, email: str | None, verified: bool) -> None:
-    """Reject who has no verified address of an allowed domain. Raises `SignInFailed`."""
-    if not provider.allowed_domains:
-        return
-    if email is None or not verified or email.rpartition("@")[2] not in provider.allowed_domains:
+def _checked_domain(provider: SignInProvider, verified: str | None) -> str | None:
+    """Return the domain of a verified address, None where there is none. Raises `SignInFailed` for one that is not
+    allowed."""
+    domain = None if verified is None else verified.rpartition("@")[2]
+    if not provider.admits(domain):
         raise SignInFailed("Only verified addresses of certain domains sign in here: ask your operator.")
+    return domain
 
 
 def _base64(data: bytes) -> str:

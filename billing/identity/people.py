@@ -15,6 +15,7 @@ from billing import audit
 from billing.database.connection import queries
 from billing.identity import letters
 from billing.identity.mail import enqueue
+from billing.identity.sealing import Sealer
 from billing.identity.totp import matching_step
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class People:
     effects: Effects
     new_id: Callable[[], str]
     clock: Callable[[], float]
+    sealer: Sealer = field(default_factory=Sealer)
 
     async def mail(self, connection: Connection, recipient: str | None, letter: Letter) -> None:
         """Send a letter once the transaction is committed; nobody gets it where a user has no address."""
@@ -136,14 +138,26 @@ class People:
         """Take a second factor of a user in a transaction. A code of the app is good once, as is a recovery code."""
         right = False
         if factor.totp is not None and user.totp_secret is not None:
-            step = matching_step(user.totp_secret, factor.totp, self.clock())
-            right = step is not None and await connection.fetchval(_query("totp_step"), user.id, step) is not None
+            secret, stored = self.totp_secret(user), user.totp_secret
+            step = matching_step(secret, factor.totp, self.clock())
+            if self.sealer.is_stale(stored):
+                stored = self.sealed_totp(user.id, secret)
+            taken = (_query("totp_step"), user.id, step, stored)
+            right = step is not None and await connection.fetchval(*taken) is not None
         elif factor.recovery_code is not None:
             left = await self.codes.use_recovery_code(connection, user.id, factor.recovery_code)
             right = left is not None
             if left is not None:
                 await self.mail(connection, user.email, letters.recovery_code_used(left))
         return right
+
+    def totp_secret(self, user: User) -> str:
+        """Return the secret of a user's authenticator app. Raises `SealBroken`."""
+        return self.sealer.open(user.totp_secret or "", f"totp {user.id}")
+
+    def sealed_totp(self, user_id: str, secret: str) -> str:
+        """Return what is stored of the secret of a user's authenticator app."""
+        return self.sealer.seal(secret, f"totp {user_id}")
 
     async def forgive_factor(self, user: User) -> None:
         """Forget the tries at a user's second factor."""

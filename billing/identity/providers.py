@@ -27,6 +27,10 @@ class SignInProvider:
     allowed_domains: frozenset[str] = frozenset()
     api_url: str = ""
 
+    def admits(self, domain: str | None) -> bool:
+        """Return whether who has an address of this domain is let in; None: one that was not verified."""
+        return not self.allowed_domains or domain in self.allowed_domains
+
 
 class UnknownProvider(MetergateError):
     """No such provider is configured."""

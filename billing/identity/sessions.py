@@ -94,8 +94,11 @@ class Sessions:
         new_id: Callable[[], str],
         shown: ShownTokens,
         random: Callable[[int], bytes] = secrets.token_bytes,
+        admits: Callable[[str, str | None], bool] = lambda provider, domain: True,
     ) -> None:
-        """`random` makes so many random bytes."""
+        """`random` makes so many random bytes; `admits` says whether a provider still lets in who has an address of
+        this domain, None: one that it has not verified."""
+        self._admits = admits
         self._database, self._keys, self._rules = database, keys, keys.rules
         self._new_id, self._random = new_id, random
         self.caller, self.published, self.transaction = shown.caller, keys.published, database.transaction
@@ -110,10 +113,12 @@ class Sessions:
         address: str | None,
         user_agent: str | None,
         first_use_s: int | None = None,
+        begun_at: tuple[str, str | None] | None = None,
     ) -> TokenPair:
         """Start a session of a user, whose identity the caller has checked, in the caller's transaction, which locks
         the user's row. Its tokens are about this organization, else the first one, and no wider than `scopes`. With
-        `first_use_s` it ends so soon unless its refresh token is used. Raises `SignInRefused`."""
+        `first_use_s` it ends so soon unless its refresh token is used. `begun_at` is the provider that has signed the
+        user in, and the domain of the address that it has verified. Raises `SignInRefused`."""
         refresh_token = _refresh_token(self._random(SECRET_BYTES))
         narrowed = None if scopes is None else sorted(set(scopes))
         row = await connection.fetchrow(
@@ -126,6 +131,7 @@ class Sessions:
             _shown(user_agent),
             _digest(refresh_token),
             first_use_s or self._rules.refresh_s,
+            *(begun_at or (None, None)),
         )
         if row is None:
             raise SignInRefused("This user can't sign in: ask an operator.")
@@ -134,15 +140,15 @@ class Sessions:
 
     async def refresh(self, refresh_token: str, actor: audit.Actor) -> TokenPair | None:
         """Return the successor of a refresh token with a new access token; None for one that is not valid, or was used
-        before. Of the latter the session ends, and `actor`, whose address and request are known, is in the audit
-        log."""
+        before, or of who is let in no more. Of the latter two the session ends, and `actor`, whose address and request
+        are known, is in the audit log."""
         digest = _digest(refresh_token)
         async with self._database.transaction() as connection:
             row = await connection.fetchrow(_query("refresh_find"), digest, self._rules.grace_s)
             if row is None or not row["valid"]:
                 return None
-            if row["reused"]:
-                reason = "a refresh token was used twice"
+            reason = self._over(row)
+            if reason is not None:
                 await self.end(connection, row["session_id"], reason, actor=actor)
                 return None
             salt = row["salt"] or self._random(SECRET_BYTES)
@@ -154,6 +160,14 @@ class Sessions:
                 await connection.execute(_query("refresh_trim"), row["session_id"], MOST_USED)
             said = await connection.fetchrow(_query("refresh_claims"), row["session_id"], None)
         return None if said is None else _paired(await self._access(said), successor)
+
+    def _over(self, row: Row) -> str | None:
+        """Return why a session ends that a valid refresh token is of; None where it goes on."""
+        if row["reused"]:
+            return "a refresh token was used twice"
+        if row["provider"] is not None and not self._admits(row["provider"], row["domain"]):
+            return "its provider lets this domain in no more"
+        return None
 
     async def narrow(self, session_id: str, scopes: frozenset[str] | None, org_id: str | None) -> AccessToken | None:
         """Return another access token of a session, for this organization, and no wider than these scopes; None where

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from jwt.algorithms import RSAAlgorithm
 
 from billing.database.connection import Connection, Database, Row, queries
+from billing.identity.sealing import Sealer
 from billing.identity.tokens import BadToken, sign, verify
 
 _query = queries("billing.identity")
@@ -73,16 +74,23 @@ class _Loaded:
 
 
 class SigningKeys:
-    """Reads and makes the keys. `clock` is monotonic seconds. Methods raise `DatabaseError`.
+    """Reads and makes the keys. `clock` is monotonic seconds. Methods raise `DatabaseError`, and
+    `SealBroken` where the keys were sealed by another one than `sealer` has.
 
     `database` is a pool of its own, of one connection: who signs may be in a transaction, and must not wait for another
     connection that others in the same place have.
     """
 
     def __init__(
-        self, database: Database, rules: TokenRules, new_id: Callable[[], str], clock: Callable[[], float]
+        self,
+        database: Database,
+        rules: TokenRules,
+        new_id: Callable[[], str],
+        clock: Callable[[], float],
+        sealer: Sealer | None = None,
     ) -> None:
         self._database, self.rules, self._new_id, self._clock = database, rules, new_id, clock
+        self._sealer = Sealer() if sealer is None else sealer
         self._loaded: _Loaded | None = None
         self._reading = asyncio.Lock()
 
@@ -135,11 +143,20 @@ class SigningKeys:
         if self._loaded is not None and self._loaded.signer.kid == signing["kid"]:
             signer = self._loaded.signer
         else:  # our own key needs no proof that its numbers are prime, which takes 30 ms
-            pem = signing["private_pem"].encode()
+            pem = self._sealer.open(signing["private_pem"], _what(signing["kid"])).encode()
             key = cast(RSAPrivateKey, load_pem_private_key(pem, None, unsafe_skip_rsa_key_validation=True))
             signer = _Signer(signing["kid"], key)
+            await self._seal(rows)
         public = {row["kid"]: cast(RSAPublicKey, RSAAlgorithm.from_jwk(row["public_jwk"])) for row in rows}
         return _Loaded(at, signer, public, tuple(row["public_jwk"] for row in rows))
+
+    async def _seal(self, rows: list[Row]) -> None:
+        """Seal private parts that lie there otherwise."""
+        for row in rows:
+            if row["private_pem"] and self._sealer.is_stale(row["private_pem"]):
+                what = _what(row["kid"])
+                sealed = self._sealer.seal(self._sealer.open(row["private_pem"], what), what)
+                await self._database.execute(_query("keys_seal"), row["kid"], row["private_pem"], sealed)
 
     async def _made(self, connection: Connection, new: list[RSAPrivateKey]) -> list[Row]:
         """Add the keys that are missing, retire those that have been replaced, and return all that stand."""
@@ -149,10 +166,15 @@ class SigningKeys:
             pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
             jwk = {**RSAAlgorithm.to_jwk(key.public_key(), as_dict=True), "kid": kid, "use": "sig", "alg": "RS256"}
             jwk.pop("key_ops", None)
-            await connection.execute(_query("keys_add"), kid, pem, jwk, self.rules.rotation_s)
+            stored = self._sealer.seal(pem, _what(kid))
+            await connection.execute(_query("keys_add"), kid, stored, jwk, self.rules.rotation_s)
             rows = await connection.fetch(_query("keys_standing"))
         await connection.execute(_query("keys_retire"), self.rules.access_s + SPARE_S)
         return rows
+
+
+def _what(kid: str) -> str:
+    return f"signing key {kid}"
 
 
 def _complete(rows: list[Row]) -> bool:

@@ -12,14 +12,15 @@ renewals       subscriptions and invoices applied
 recovery       Recovery: plans that were not paid for end with their days of grace
 expiry         Expiry: what is left of credit at its time is taken back
 events         what providers tell: stored, acknowledged, then looked into
-customers      whom a provider knows as an account
 return_urls    where payers may be sent                                                pure
 flows          from what is asked for to the page where it is paid
 desk           what operators do: refunds, and what could not be credited
 assembly       all of it put together on one provider
 local/         the local provider, with pages of its own
 coupons        Coupons: codes that are credit, once for an account
-expiry         Expiry: what is left of credit at its time is taken back
+recharges      what accounts ask of auto-recharge; auto_recharge  charges by it, one at a time
+alerts         who is told that a balance is low
+rounds         work that is done again and again in one gateway of all
 reconcile      what the provider has, compared once a day with what was applied and with the ledger
 stripe/        Stripe as a provider
 sql/           their statements

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, cast
 from billing.database.connection import queries
 from billing.notices.emit import NoticeType, emit
 from billing.payments.apply import Applier, Handler, checkout_handler, customer_handler
-from billing.payments.customers import Customers
+from billing.payments.auto_recharge import EVERY_S, LEASE, AutoRecharge
 from billing.payments.desk import PaymentDesk
 from billing.payments.events import PaymentEvents
-from billing.payments.flows import FlowRules, Flows, price_id_of
+from billing.payments.flows import Customers, FlowRules, Flows, price_id_of
 from billing.payments.local.acts import Acts
 from billing.payments.local.provider import LocalProvider
 from billing.payments.local.store import LocalStore
@@ -29,8 +29,11 @@ from billing.payments.objects import (
 )
 from billing.payments.orders import Orders
 from billing.payments.purchases import Purchases
+from billing.payments.recharges import RechargeRules, Recharges
 from billing.payments.reconcile import PaymentComparisons
+from billing.payments.recovery import Recovery
 from billing.payments.renewals import invoice_handler, subscription_handler
+from billing.payments.rounds import Rounds
 from billing.payments.subscriptions import SubscriptionChanges, SubscriptionRules, Subscriptions
 
 if TYPE_CHECKING:
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
     from billing.payments.port import PaymentProvider
     from billing.plans import Plans
 
-Job = Callable[[], Awaitable[None]]
+Job = Callable[[], Coroutine[Any, Any, None]]
 """Work that goes on for ever beside the gateway."""
 
 _query = queries("billing.payments")
@@ -56,6 +59,8 @@ class PaymentRules:
     default_plan: str
     grace: timedelta
     base_url: str
+    declines: int = 3
+    """After so many auto-recharge stops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,8 @@ class Payments:
     comparisons: PaymentComparisons
     subscriptions: Subscriptions
     changes: SubscriptionChanges
+    recharges: Recharges
+    auto_recharge: AutoRecharge
     acts: Acts | None
     jobs: Mapping[str, Job] = field(default_factory=dict)
 
@@ -143,14 +150,21 @@ def make_payments(parts: PaymentParts, rules: PaymentRules, provider: PaymentPro
         *(provider, orders, customers, parts.accounts, parts.plans, rules.flows),
         *(applier.refresh, subscribed, parts.new_id),
     )
+    bounds = RechargeRules(rules.flows.min_cents, rules.flows.max_cents)
+    recharges = Recharges(database, customers, bounds, parts.now)
+    charging = (orders, flows, provider, applier.refresh, rules.declines, parts.now)
+    auto_recharge = AutoRecharge(database, *charging)
+    rounds = Rounds(LEASE, EVERY_S, auto_recharge.round, database, parts.new_id())
     desk = PaymentDesk(database, provider, orders, parts.grants, parts.effects, applier.refresh)
     comparisons = PaymentComparisons(database, provider, applier.refresh, parts.deployment, parts.now)
     acts, jobs = None, cast("dict[str, Job]", {"payment_events": events.run, "payment_comparison": comparisons.run})
+    jobs["recovery"] = Recovery(database, subscriptions, parts.effects, parts.new_id(), parts.now).run
+    jobs["auto_recharge"] = rounds.run
     if isinstance(provider, LocalProvider):
         acts, jobs["local_payments"] = _local(provider, events)
     return Payments(
         *(provider, orders, customers, flows, desk, applier, events, comparisons, subscriptions),
-        *(changes, acts),
+        *(changes, recharges, auto_recharge, acts),
         jobs=jobs,
     )
 

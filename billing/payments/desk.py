@@ -9,9 +9,18 @@ from billing.accounts.grants import PURCHASES, Entry
 from billing.database.connection import Database, queries
 from billing.money import format_usd
 from billing.payments.objects import CURRENCY, NANO_PER_CENT, ObjectRef
-from billing.payments.orders import Order, OrderConflict, OrderNotFound, OrderRefused, Parked, credited, parked_of
+from billing.payments.orders import (
+    SCOPE,
+    Order,
+    OrderConflict,
+    OrderNotFound,
+    OrderRefused,
+    Parked,
+    credited,
+    left_of,
+    parked_of,
+)
 from billing.payments.port import PaymentRefused, money_key
-from billing.payments.purchases import SCOPE, left_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -90,7 +99,7 @@ class PaymentDesk:
     async def credit(
         self, parked_id: str, account_id: str | None, note: str, *, actor: audit.Actor = audit.ADMIN
     ) -> Parked:
-        """Credit what waits to its account, or to this one where it has none, by the amount that came."""
+        """Give what waits to its account, or to this one where it has none, by the amount that came."""
         async with self._database.transaction() as connection:
             parked = await self._waiting(connection, parked_id)
             whose = parked.account_id or account_id

@@ -9,22 +9,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from billing.database.connection import queries
 from billing.money import MAX_NANO, format_usd
 from billing.payments.objects import NANO_PER_CENT, ObjectRef
 from billing.payments.orders import NewOrder, Order, OrderConflict, OrderRefused
-from billing.payments.port import CustomerGone, Purchase, ReturnUrls
+from billing.payments.port import CustomerGone, NewCustomer, Purchase, ReturnUrls
 from billing.payments.return_urls import origin_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from billing.accounts.accounts import Account, Accounts
-    from billing.payments.customers import Customers
+    from billing.database.connection import Database
     from billing.payments.objects import Payment
     from billing.payments.orders import Orders
     from billing.payments.port import HostedPage, PaymentProvider
     from billing.plans import Plan, Plans
 
+_query = queries("billing.payments")
 DESCRIPTIONS: Final = {"credit": "Prepaid credit", "recharge": "Prepaid credit (automatic)"}
 
 
@@ -56,6 +58,45 @@ class Wanted:
     success_url: str | None = None
     cancel_url: str | None = None
     save_method: bool = False
+
+
+class Customers:
+    """Whom a provider knows as our accounts: one customer for each, however many ask at once.
+
+    The idempotency key is the account and a generation, stored before the provider is asked, so that whoever asks at
+    the same time gets the same customer. One that the provider has lost is made anew, in the next generation. Methods
+    raise `DatabaseError` and `port.PaymentError`."""
+
+    def __init__(self, database: Database, provider: PaymentProvider) -> None:
+        self._database, self._provider = database, provider
+
+    async def ensure(self, account_id: str, name: str) -> str:
+        """Return the account's customer; one is created where there is none."""
+        named = (account_id, self._provider.name)
+        await self._database.execute(_query("customers_ask"), *named)
+        row = await self._database.row(_query("customers_get"), *named)
+        if row is None:
+            raise LookupError("the row was written just now, and none are deleted")
+        if row["customer_id"] is not None:
+            return str(row["customer_id"])
+        key = f"customer:{account_id}:{row['generation']}"
+        made = await self._provider.ensure_customer(NewCustomer(account_id, name), key)
+        await self._database.execute(_query("customers_made"), *named, row["generation"], made)
+        return made
+
+    async def find(self, account_id: str) -> str | None:
+        """Return the account's customer; None: it has none yet."""
+        row = await self._database.row(_query("customers_get"), account_id, self._provider.name)
+        return None if row is None else row["customer_id"]
+
+    async def method(self, account_id: str) -> str | None:
+        """Return the payment method that is saved, such as `visa 4242`; None: none is."""
+        row = await self._database.row(_query("customers_get"), account_id, self._provider.name)
+        return None if row is None else row["method"]
+
+    async def gone(self, customer_id: str) -> None:
+        """Note that the provider does not know a customer any more: the next `ensure` makes another one."""
+        await self._database.execute(_query("customers_gone"), self._provider.name, customer_id)
 
 
 class Flows:

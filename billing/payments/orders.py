@@ -11,7 +11,9 @@ OrderError
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from billing.database.connection import Connection, Database, Row, queries
+from billing.database.connection import Connection, Database, DatabaseError, Row, queries
 from billing.errors import MetergateError
 from billing.pages import BEFORE_ALL, Page, page_of
 from billing.payments.decisions import Standing
@@ -32,7 +34,13 @@ if TYPE_CHECKING:
 ID_PREFIX: Final = "ord_"
 PARKED_PREFIX: Final = "prk_"
 
+SCOPE: Final = "payments"
+"""Of the idempotency keys of transfers: the money's own ids, which are no account's."""
+WATCH_EVERY_S: Final = 30.0
+
+logger = logging.getLogger(__name__)
 _query = queries("billing.payments")
+_LOCK_ACCOUNT: Final = queries("billing.ledger")("accounts_lock")
 
 
 class OrderError(MetergateError):
@@ -143,6 +151,16 @@ class Orders:
     def __init__(self, database: Database, provider: str, new_id: Callable[[], str]) -> None:
         """`provider` is the name of the payment provider; `new_id` makes ULIDs that rise with time."""
         self._database, self.provider, self._new_id = database, provider, new_id
+        self.waiting = 0
+
+    async def watch(self) -> None:
+        """Count what waits for an operator (`waiting`), again and again."""
+        while True:
+            try:
+                self.waiting = int(await self._database.value(_query("parked_count")))
+            except DatabaseError as error:
+                logger.info("parked payments are not counted: %s", error)
+            await asyncio.sleep(WATCH_EVERY_S)
 
     async def create(self, asked: NewOrder) -> Order:
         """Create an order, once per idempotency key of the account: the same again returns the first one, as it is now.
@@ -158,6 +176,11 @@ class Orders:
             if row is None or row["request_digest"] != asked.digest():
                 raise OrderConflict("This idempotency key was used before, for another order: take a new one.")
         return order_of(row)
+
+    async def of_key(self, account_id: str, idempotency_key: str) -> Order | None:
+        """Return the account's order of an idempotency key; None: there is none."""
+        row = await self._database.row(_query("orders_of_key"), account_id, idempotency_key)
+        return None if row is None else order_of(row)
 
     async def get(self, order_id: str, account_id: str | None = None) -> Order:
         """Return an order, of this account where one is given. Raises `OrderNotFound`."""
@@ -208,6 +231,13 @@ async def credited(
     """Note in the caller's transaction that an order's amount is on the balance, or that its plan is in force."""
     said = (order_id, transfer_id, payment_id, subscription_id)
     return found_order(await connection.fetchrow(_query("orders_credited"), *said), order_id)
+
+
+async def left_of(connection: Connection, order: Order) -> int:
+    """Return what is left of an order's credit, in nano-USD: of its lot, and of what refunds and disputes gave back.
+    The account stays locked, so that no debit draws on it meanwhile."""
+    await connection.fetchrow(_LOCK_ACCOUNT, order.account_id)
+    return int(await connection.fetchval(_query("purchase_left"), order.id))
 
 
 def order_of(row: Row) -> Order:

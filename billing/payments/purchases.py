@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from billing import audit
 from billing.accounts.grants import PURCHASES, Entry, GrantError
@@ -18,30 +18,20 @@ from billing.money import format_usd
 from billing.payments.apply import After, Owner, account_of
 from billing.payments.decisions import Move, Moved, next_move, parking_reason, status_of, suspensions
 from billing.payments.objects import NANO_PER_CENT, Payment
-from billing.payments.orders import PARKED_PREFIX, Order, credited, found_order, order_of
+from billing.payments.orders import PARKED_PREFIX, SCOPE, Order, credited, found_order, left_of, order_of
 from billing.payments.port import money_key
 
 if TYPE_CHECKING:
     from billing.accounts.grants import Grants
 
-SCOPE: Final = "payments"
-"""Of the idempotency keys of transfers: the money's own ids, which are no account's."""
 Tell = Callable[[Connection, str, str, Mapping[str, object]], Awaitable[None]]
 """Writes a notice in the caller's transaction: the account, its type, such as `payment.succeeded`, and its data."""
 
 _query = queries("billing.payments")
-LOCK_ACCOUNT: Final = queries("billing.ledger")("accounts_lock")
 
 
 async def tell_nobody(connection: Connection, account_id: str, type: str, data: Mapping[str, object]) -> None:
     """Write no notice."""
-
-
-async def left_of(connection: Connection, order: Order) -> int:
-    """Return what is left of an order's credit, in nano-USD: of its lot, and of what refunds and disputes gave back.
-    The account stays locked, so that no debit draws on it meanwhile."""
-    await connection.fetchrow(LOCK_ACCOUNT, order.account_id)
-    return int(await connection.fetchval(_query("purchase_left"), order.id))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ import msgspec
 
 from billing.database.connection import DatabaseError, queries
 from billing.payments.objects import NANO_PER_CENT, Customer, Dispute, ObjectKind, ObjectRef, Payment, Refund
+from billing.payments.orders import SCOPE
 from billing.payments.port import PaymentError, money_key
-from billing.payments.purchases import SCOPE
 
 if TYPE_CHECKING:
     from billing.database.connection import Database, Row

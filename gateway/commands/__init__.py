@@ -10,6 +10,7 @@
     doctor      its findings; checks  of the configuration, the disk and providers; redis_checks  of Redis
     stores      where the stores are; store_options  those of one command
     prices      operator price: list, check, import, diff, try, on files of prices
+    stripe      operator stripe: sync, with Stripe alone, and what a gateway is asked for
     connect     how operator commands reach the billing API: over HTTP, or in this process, on the stores
     api_url     the address that a running `up` leaves for them
     failures    what a failure says; misuse  what a wrong environment or file says

@@ -22,8 +22,7 @@ from billing.cli import USAGE, CommandFailed, Connect, Output
 from billing.cli.operator import ADDERS, operator_app
 
 if TYPE_CHECKING:
-    from aiohttp import web
-
+    from billing.api.services import Services
     from billing.calls import BillingCalls
     from billing.cli.session import FindPlace, Place
     from billing.person_calls import PersonCalls
@@ -38,8 +37,9 @@ OWN_URL: Final = "http://localhost"
 
 
 def add_operator(app: typer.Typer) -> None:
-    """Add the group `operator`, with the commands on the price file, which need no gateway."""
-    adders = {**ADDERS, "price": "gateway.commands.prices:add_prices"}
+    """Add the group `operator`, with the commands on the price file and on Stripe, which need no gateway."""
+    here = {"price": "gateway.commands.prices:add_prices", "stripe": "gateway.commands.stripe:add_stripe"}
+    adders = {**ADDERS, **here}
     app.add_typer(operator_app(connector(os.environ), adders), name="operator")
 
 
@@ -172,7 +172,7 @@ async def _direct(
     environ: Mapping[str, str], environment: "Environment", output: Output
 ) -> AsyncIterator["BillingCalls"]:
     """Give a client of the API in this process. Raises what `explained_failures` explains."""
-    from billing.client import BillingClient
+    from billing.client.client import BillingClient
     from gateway.commands.stores import open_stores, ready_schema
     from gateway.config.secret import Secret
     from gateway.config.settings import load_settings
@@ -185,7 +185,7 @@ async def _direct(
             open_runtime(
                 settings, database_url=stores.database_url, redis_url=stores.redis_url, embedded=stores.embedded
             ) as runtime,
-            _served(runtime.api_app) as socket,
+            _served(runtime.services) as socket,
             BillingClient(
                 OWN_URL, admin_key=runtime.admin_api_key, timeout_s=output.common.timeout_s, unix_socket=str(socket)
             ) as client,
@@ -194,10 +194,14 @@ async def _direct(
 
 
 @asynccontextmanager
-async def _served(app: "web.Application") -> AsyncIterator[Path]:
-    """Serve an application on a socket in a folder that only this user can enter."""
+async def _served(services: "Services") -> AsyncIterator[Path]:
+    """Serve the billing API on a socket in a folder that only this user can enter."""
     from aiohttp import web
 
+    from billing.api.application import setup
+
+    app = web.Application(client_max_size=services.max_body_bytes)
+    setup(app, services)
     with tempfile.TemporaryDirectory(prefix="metergate-") as folder:
         socket = Path(folder) / "api.sock"
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)

@@ -169,19 +169,20 @@ def read_log_format(read: Reader) -> Literal["text", "json"]:
     return "json" if name == "json" else "text"
 
 
-def read_payment_provider(read: Reader) -> PaymentProvider:
-    """Return the payment provider. A gateway with a Stripe key must not take local payments for real ones only because
-    nobody named the provider."""
+def read_payment_provider(read: Reader) -> PaymentProvider | None:
+    """Return the payment provider; None: payments are off. A gateway must not take local payments for real ones only
+    because nobody named the provider: it is local by itself for `up` alone, and never beside a key of Stripe's."""
     has_stripe_key = read.given("STRIPE_API_KEY") is not None or read.given("STRIPE_SECRET_KEY") is not None
-    name = read.text("PAYMENT_PROVIDER") or ("stripe" if has_stripe_key else "local")
-    if name not in ("local", "stripe"):
+    is_up = read.mode == "up" or (read.mode == "command" and read.given("DATABASE_URL") is None)
+    name = read.text("PAYMENT_PROVIDER") or ("stripe" if has_stripe_key else "local" if is_up else "")
+    if name not in ("local", "stripe", ""):
         read.wrong("PAYMENT_PROVIDER", "local or stripe")
-        return "local"
+        return None
     if name == "stripe" and not has_stripe_key:
         read.problems.add(PLACE, "STRIPE_API_KEY", "expected a value, because PAYMENT_PROVIDER is stripe")
     if name == "stripe" and read.mode != "command" and read.given("STRIPE_WEBHOOK_SECRET") is None:
         read.problems.add(PLACE, "STRIPE_WEBHOOK_SECRET", "expected a value: without it no payment can be believed")
-    return cast("PaymentProvider", name)
+    return cast("PaymentProvider", name) if name else None
 
 
 def read_stripe_key(read: Reader) -> Secret | None:

@@ -163,33 +163,37 @@ class Environment:
     jwt_secret: Secret | None = declare_signing_secret(
         "JWT_SECRET", "signs Metergate's own tokens by HS256, 32 bytes or more; unset: RS256 by keys in Postgres"
     )
+    secrets_key: Secret | None = declare_signing_secret(
+        "SECRETS_KEY", "encrypts keys that sign and secrets of authenticator apps in Postgres, 32 bytes or more"
+    )
+    secrets_key_before: Secret | None = declare_signing_secret(
+        "SECRETS_KEY_BEFORE", "the SECRETS_KEY before: what it has encrypted is read, and encrypted anew"
+    )
     jwt_expiry_hours: int = declare_whole("JWT_EXPIRY_HOURS", 24, 1, 8760, "life of an access token")
     refresh_token_expiry_days: int = declare_whole(
         "REFRESH_TOKEN_EXPIRY_DAYS", 30, 1, 3650, "life of a refresh token; each use gives a new one"
     )
 
-    payment_provider: PaymentProvider = declare(
+    payment_provider: PaymentProvider | None = declare(
         derived.read_payment_provider,
         Variable(
             "PAYMENT_PROVIDER",
             "",
-            "`local` or `stripe`; unset: stripe if STRIPE_API_KEY is set, else local",
-            served=False,
+            "`local` (no money) or `stripe`; unset: stripe if STRIPE_API_KEY is set, else `up`: local, `serve`: none",
         ),
     )
     stripe_api_key: Secret | None = declare(
         derived.read_stripe_key,
-        Variable("STRIPE_API_KEY", "", "Stripe's secret or restricted key", secret=True, served=False),
-        Variable("STRIPE_SECRET_KEY", "", "another name for STRIPE_API_KEY", secret=True, served=False),
+        Variable("STRIPE_API_KEY", "", "Stripe's secret or restricted key", secret=True),
+        Variable("STRIPE_SECRET_KEY", "", "another name for STRIPE_API_KEY", secret=True),
     )
     stripe_webhook_secret: Secret | None = declare_secret(
         "STRIPE_WEBHOOK_SECRET",
-        "signing secret of Stripe's webhook endpoint; needed to serve with Stripe",
-        served=False,
+        "signing secrets of Stripe's webhook endpoint, separated by commas; needed to serve with Stripe",
     )
     stripe_api_base: str = declare(
         lambda read: read.url("STRIPE_API_BASE") or "",
-        Variable("STRIPE_API_BASE", "https://api.stripe.com", "Stripe's API, or a stand-in for tests", served=False),
+        Variable("STRIPE_API_BASE", "https://api.stripe.com", "Stripe's API, or a stand-in for tests"),
     )
     stripe_price_starter: str | None = declare_optional(
         "STRIPE_PRICE_STARTER", "Stripe's price id of the starter plan, where plans.yaml gives none"
@@ -294,6 +298,7 @@ _NEEDS: Final = (
     *(("AUTH_BASE_URL", "AUTH_AUDIENCE"), ("AUTH_COOKIE_SECRET", "AUTH_AUDIENCE")),
     *(
         ("SMTP_HOST", "SMTP_FROM"),
+        ("SECRETS_KEY_BEFORE", "SECRETS_KEY"),
         ("SMTP_USER", "SMTP_PASSWORD"),
         ("SMTP_PASSWORD", "SMTP_USER"),
         ("NOTIFICATION_WEBHOOK_SECRET", "NOTIFICATION_WEBHOOK"),

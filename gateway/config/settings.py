@@ -8,6 +8,7 @@ here.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -27,6 +28,7 @@ from gateway.config.files import (
 )
 from gateway.config.identity import IdentityConfig, read_identity
 from gateway.config.models import ModelConfig, read_models, unpriced_models
+from gateway.config.payments import PaymentsConfig, read_payments
 from gateway.config.plans import VERSION, read_plans, read_plans_version, with_stripe_prices
 from gateway.config.prices import read_prices
 from gateway.config.problems import ConfigError, Problem, Problems
@@ -51,7 +53,7 @@ __all__ = [
     "warnings",
 ]
 
-_MAIN_KEYS: Final = ("providers", "models", "defaults", "identity")
+_MAIN_KEYS: Final = ("providers", "models", "defaults", "identity", "payments")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,7 @@ class Settings(Environment):
     plans_version: int
     defaults: Limits
     identity: IdentityConfig
+    payments: PaymentsConfig
     notes: tuple[Problem, ...] = ()
 
 
@@ -91,13 +94,14 @@ def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve", with_pric
     providers: dict[str, ProviderConfig] = {}
     models: dict[str, ModelConfig] = {}
     defaults_at: Value | None = None
-    identity = IdentityConfig()
+    identity, payments = IdentityConfig(), PaymentsConfig()
     model_names: tuple[str, ...] = ()
     if main is not None:
         section = main.section(_MAIN_KEYS, ("providers", "models"))
         providers_at, models_at = section.values.get("providers"), section.values.get("models")
         defaults_at = section.present("defaults")
         identity = read_identity(section.present("identity"))
+        payments = read_payments(section.present("payments"))
         if providers_at is not None:
             providers = read_providers(providers_at)
         if models_at is not None:
@@ -128,8 +132,26 @@ def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve", with_pric
         plans_version=plans_version,
         defaults=defaults,
         identity=identity,
+        payments=payments,
         notes=tuple(problems.notes),
     )
+
+
+def listens_here(settings: Settings) -> bool:
+    """Return whether the gateway is reached from its own machine alone."""
+    host = settings.listen_addr.rpartition(":")[0].strip("[]")
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def public_url(settings: Settings) -> str:
+    """Return where browsers reach the gateway, without a slash at its end: as configured, else by its own address."""
+    if settings.identity.public_url is not None:
+        return settings.identity.public_url
+    host, _, port = settings.listen_addr.rpartition(":")
+    return f"http://{'127.0.0.1' if host in ('', '0.0.0.0', '[::]') else host}:{port}"  # noqa: S104
 
 
 def in_force(settings: Settings) -> str:
@@ -162,6 +184,8 @@ def warnings(settings: Settings, at_s: float) -> tuple[str, ...]:
     for cycle in upgrade_cycles(settings.plans):
         way = " -> ".join((*cycle, cycle[0]))
         found.append(f"plans {way}: upgrade_to leads back to where it began; take it out of the largest of them")
+    if settings.payment_provider == "local" and (settings.stripe_api_key or not listens_here(settings)):
+        found.append("payments are local: credit is bought without money; PAYMENT_PROVIDER=stripe takes real payments")
     if settings.payment_provider == "stripe":
         for plan in settings.plans.values():
             if plan.price_nano and plan.stripe_price is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -12,9 +11,9 @@ from aiohttp import web
 
 from billing.api.auth import BILLING_READ
 from billing.holds.journal import settled_debit
+from billing.holds.live_windows import live_windows
 from billing.ledger.explanations import explain
 from billing.money import format_usd
-from billing.quotas import Metric, Window, window_end_s, window_id
 from billing.shapes.keys import KeyLimitsShape, key_shape
 from billing.shapes.operation import (
     HealthShape,
@@ -22,7 +21,6 @@ from billing.shapes.operation import (
     ModelsShape,
     PricingShape,
 )
-from billing.shapes.quotas import WindowShape
 from billing.shapes.tokens import JwksShape
 from billing.shapes.usage import ExplainedEventShape, explanation_shape
 from gateway.auth import key_of
@@ -35,9 +33,8 @@ from gateway.server.refusals import Refuse
 
 if TYPE_CHECKING:
     from billing.holds.engine import Engine
-    from billing.holds.redis.layout import Counter
     from billing.ledger.reports import PricedEvent
-    from billing.principals import Limit, Principal
+    from billing.principals import Principal
     from gateway.dialects.base import ModelList
     from gateway.dialects.registry import Dialects
     from gateway.metrics.registry import Metrics
@@ -120,7 +117,7 @@ class Reads:
         """Return the key, and what is left of every window that applies to it."""
         principal = await self._caller(request)
         row = await self._runtime.api_keys.get(principal.key_id)
-        return key_shape(row, KeyLimitsShape, windows=await self._windows(principal))
+        return key_shape(row, KeyLimitsShape, windows=await live_windows(self._runtime.engine, principal))
 
     async def get_generation(self, request: web.Request) -> ExplainedEventShape:
         """Return one request's usage event, with the lines of its charge, as soon as its answer is there."""
@@ -151,24 +148,6 @@ class Reads:
         key = key_of(request.headers, request.path_qs, dialect)
         return await self._proxy.admit(key, request.remote or "", request.headers)
 
-    async def _windows(self, principal: Principal) -> list[WindowShape]:
-        engine = self._runtime.engine
-        partition = engine.partitions.of(principal.account_id)
-        account = await engine.redis.account(principal.account_id)
-        key = await engine.redis.key(principal.account_id, principal.key_id)
-        used_by_account = _used(account.counters if account and account.epoch == partition.epoch else ())
-        used_by_key = _used(key.counters if key and key.epoch == partition.epoch else ())
-        used_by_user: Mapping[int, Counter] = {}
-        if principal.user_id is not None and principal.user_quotas:
-            user = await engine.redis.user(principal.account_id, principal.user_id)
-            used_by_user = _used(user.counters if user and user.epoch == partition.epoch else ())
-        used_by = {"key": used_by_key, "user": used_by_user}
-        now_s = partition.now_ms() // 1000
-        shown = []
-        for limit in principal.every_limit():
-            shown.append(_window_shape(limit, used_by.get(limit.subject, used_by_account), now_s))
-        return shown
-
     async def get_signing_keys(self, request: web.Request) -> web.Response:
         """Return the public keys that verify this gateway's own tokens (RFC 7517), the next one among them."""
         keys = [dict(each) for each in await self._runtime.services.sessions.published()]
@@ -191,33 +170,6 @@ class Reads:
     async def get_metrics(self, request: web.Request) -> web.Response:
         """Return Prometheus's metrics, summed over the workers."""
         return shown(self._metrics)
-
-
-def _used(counters: Iterable[Counter]) -> Mapping[int, Counter]:
-    return {counter.tag: counter for counter in counters}
-
-
-def _window_shape(limit: Limit, used_by_tag: Mapping[int, Counter], now_s: int) -> WindowShape:
-    quota = limit.quota
-    counter = used_by_tag.get(quota.tag)
-    is_current = counter is not None and counter.window_id == window_id(quota.window, now_s)
-    used, held = (counter.used, counter.held) if counter is not None and is_current else (0, 0)
-    end_s = window_end_s(quota.window, now_s)
-
-    def shown(amount: int) -> int | str:
-        return format_usd(amount) if quota.metric is Metric.cost else amount
-
-    return WindowShape(
-        subject=limit.subject,
-        window=Window(quota.window).name,
-        metric=quota.metric.name,
-        model=quota.model,
-        limit=shown(quota.limit),
-        used=shown(used),
-        held=shown(held),
-        remaining=shown(max(0, quota.limit - used - held)),
-        resets_at=None if end_s is None else datetime.fromtimestamp(end_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-    )
 
 
 def _model_shape(principal: Principal, route: Route, in_its_shape: ModelList | None, dialect: str) -> ModelShape | None:

@@ -66,8 +66,8 @@ def _billing(
         "status": principal.status,
         "balance_usd": None if available_nano is None else format_usd(available_nano - principal.credit_limit_nano),
         "required_usd": None if required_nano is None else format_usd(required_nano),
-        "setup_url": links.frontend_url,
-        "next": None,  # no command of a customer's can add credit without payments
+        "setup_url": links.setup_url,
+        "next": links.next,
     }
 
 

@@ -74,17 +74,33 @@ class Refuse(MetergateError):
         self.refusal = refusal
 
 
+SETUP_COMMAND: Final = "metergate billing setup"
+"""What a customer runs to get to the page where credit is bought."""
+
+
 @dataclass(frozen=True, slots=True)
 class Links:
-    """Where a refusal leads: the operator's own page (FRONTEND_URL), None where there is none, and the plans to upgrade
-    to."""
+    """Where a refusal leads: the operator's own page (FRONTEND_URL), None where there is none; the plans to upgrade to;
+    and the gateway's page that says how credit is bought (`pay_url`), None where payments are off."""
 
     frontend_url: str | None
     plans: Mapping[str, Plan]
+    pay_url: str | None = None
+
+    @property
+    def setup_url(self) -> str | None:
+        """Return the page where an account gets credit."""
+        return self.frontend_url or self.pay_url
+
+    @property
+    def next(self) -> str | None:
+        """Return the command that buys credit; None where payments are off."""
+        return None if self.pay_url is None else SETUP_COMMAND
 
     def credit(self, account_id: str) -> str:
-        """Return how an account gets credit: there are no payments."""
-        return f"ask {self._operator} for credit (`metergate operator grant {account_id} AMOUNT_USD`)"
+        """Return how an account gets credit."""
+        bought = "" if self.pay_url is None else f"buy it with `{SETUP_COMMAND}`, or "
+        return f"{bought}ask {self._operator} for credit (`metergate operator grant {account_id} AMOUNT_USD`)"
 
     def activation(self, account_id: str) -> str:
         """Return how an account that may not spend gets active again."""

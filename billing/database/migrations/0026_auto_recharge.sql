@@ -39,9 +39,10 @@ CREATE TABLE auto_recharges (
     declines integer NOT NULL DEFAULT 0,
     next_attempt_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
-    CHECK (enabled = (state IN ('ready', 'charging', 'waiting', 'capped')))
+    CHECK (state = 'charging' OR enabled = (state IN ('ready', 'waiting', 'capped')))
 );
-CREATE INDEX auto_recharges_enabled ON auto_recharges (account_id) WHERE enabled;
+CREATE INDEX auto_recharges_under_way ON auto_recharges (account_id) WHERE state IN ('ready', 'waiting', 'capped', 'charging');
+CREATE INDEX orders_recharges ON orders (account_id, created_at) WHERE kind = 'recharge';
 COMMENT ON COLUMN auto_recharges.attempt IS
     'Counted on before anything is asked of the provider: the order of a charge is named by it, so that one that was broken off is taken up again and never made twice.';
 COMMENT ON COLUMN auto_recharges.declines IS 'Since the last charge that succeeded.';

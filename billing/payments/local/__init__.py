@@ -4,10 +4,9 @@ It behaves as a provider elsewhere does: hosted pages, an idempotency key for ea
 paid there is decided by a button, or by which test card is saved.
 
 cards     the test cards and what a payment by each comes to
-periods   months of subscriptions, and prorations         pure
 store     its objects, keys, pages and events in Postgres
 provider  LocalProvider: the port
-bills     subscriptions: invoices, renewals, changes
+bills     subscriptions by the month: invoices, renewals, changes, prorations
 acts      what the buttons of its pages do
 html      its pages as HTML                               pure
 web       the endpoints under /pay

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
+from billing.errors import StoreError
 from billing.payments.local.html import HEADERS, gone_page, refused_page, start_page, view_page
 from billing.payments.port import PaymentError
 
@@ -40,7 +41,10 @@ def pay_routes(acts: Acts | None, setup_url: str | None) -> list[web.RouteDef]:
 def _shown(acts: Acts) -> Handler:
     async def show(request: web.Request) -> web.StreamResponse:
         secret = request.match_info["secret"]
-        view = await acts.view(secret) if len(secret) <= _MOST_SECRET else None
+        try:
+            view = await acts.view(secret) if len(secret) <= _MOST_SECRET else None
+        except StoreError:
+            return _away()
         if view is None:
             return _html(gone_page(), 404)
         return _html(view_page(view, request.query.get("step", "")))
@@ -60,9 +64,17 @@ def _done(acts: Acts) -> Handler:
             await acts.act(secret, action if isinstance(action, str) else "")
         except PaymentError as error:
             return _html(refused_page(str(error)), 400)
+        except StoreError:
+            return _away()
         return _to(request.path)
 
     return do
+
+
+def _away() -> web.Response:
+    response = _html(refused_page("The gateway can't reach its database now: try again in a moment."), 503)
+    response.headers["Retry-After"] = "2"
+    return response
 
 
 def _to(path: str) -> web.Response:

@@ -64,6 +64,10 @@ Method = Callable[..., Awaitable[Any]]
 """A method of one of the library's services, such as `client.v1.refunds.create_async`."""
 
 
+class KeyReused(PaymentRefused):
+    """An idempotency key was used within a day for a call with other parameters: what that has made is there."""
+
+
 class StripeCalls:
     """Calls of Stripe's API, which give objects as plain dictionaries. `api` has the library's services.
 
@@ -146,6 +150,8 @@ async def _translated() -> AsyncIterator[None]:
 def _refused(error: stripe.StripeError) -> PaymentRefused | PaymentProviderUnavailable:
     """Return what an answer means that is neither a decline nor about the key."""
     status, said = error.http_status or 500, _said(error)
+    if isinstance(error, stripe.IdempotencyError) and status == 400:
+        return KeyReused(f"Stripe has done this before, otherwise: {said}")
     if status >= 500 or status in (409, 429):
         return PaymentProviderUnavailable(f"Stripe failed on its side (status {status}): try again in a moment.")
     param = getattr(error, "param", None)

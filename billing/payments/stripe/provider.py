@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from billing.payments.objects import CURRENCY, ObjectKind, ObjectRef, Payment
 from billing.payments.port import CustomerGone, HostedPage, PaymentRefused
 from billing.payments.stripe import bills, objects, parameters, signatures
-from billing.payments.stripe.client import Decline, StripeAccess, StripeCalls, declined_by
+from billing.payments.stripe.client import PAGE, Decline, KeyReused, StripeAccess, StripeCalls, declined_by
 from billing.payments.stripe.parameters import ORDER, CheckoutRules, Params
 
 if TYPE_CHECKING:
@@ -88,7 +88,13 @@ class StripePayments:
             return _not_charged(purchase, NO_METHOD, self.livemode, self._now())
         params = parameters.charge_params(purchase, method["id"], self._deployment)
         api = self.calls.api
-        made = await declined_by(self.calls.write(api.payment_intents.create_async, params=params, key=key))
+        try:
+            made = await declined_by(self.calls.write(api.payment_intents.create_async, params=params, key=key))
+        except KeyReused:  # by another method, which the customer has changed since
+            earlier = await self._earlier(purchase)
+            if earlier is None:
+                raise
+            return earlier
         if not isinstance(made, Decline):
             return objects.payment_of(made)
         found = None if made.intent_id is None else await self._payment(made.intent_id)
@@ -103,6 +109,13 @@ class StripePayments:
         found = await self.calls.read(self.calls.api.payment_intents.search_async, params={"query": query})
         newest = max(found["data"], key=lambda each: each["created"], default=None)
         return None if newest is None else await self._payment(newest["id"])
+
+    async def _earlier(self, purchase: Purchase) -> Payment | None:
+        """Return the payment that was made for a purchase before, among the customer's last ones."""
+        params: Params = {"customer": purchase.customer_id, "limit": PAGE}
+        page = await self.calls.read(self.calls.api.payment_intents.list_async, params=params)
+        found = [each["id"] for each in page["data"] if each["metadata"].get(ORDER) == purchase.order_id]
+        return await self._payment(found[0]) if found else None
 
     async def refund(self, payment_id: str, amount_cents: int, key: str) -> Refund:
         """Return a part of a payment to the payer, or all of it."""

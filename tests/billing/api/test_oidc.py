@@ -342,6 +342,26 @@ async def test_allowed_domains(services: Services, billing: Billing, registry: R
             assert "domains" in (await browser.sign_in(**claims)).refused(401, "invalid_api_key")
 
 
+async def test_a_domain_that_is_allowed_no_more_is_refreshed_no_more(
+    services: Services, billing: Billing, registry: Registry, elsewhere: Elsewhere
+) -> None:
+    oidc, sessions = oidc_of(registry, elsewhere, allowed_domains=frozenset({"example.com"})), registry.sessions
+    oidc.providers = dict(oidc.providers)
+    sessions._admits = lambda name, domain: oidc.providers[name].admits(domain)
+    async with serving(replace(services, oidc=oidc), billing) as api:
+        pair = (await Browser(api, elsewhere, oidc).sign_in()).json
+
+        async def refresh() -> Answer:
+            return await api.call("POST", "/api/auth/refresh", json={"refresh_token": pair["refresh_token"]})
+
+        pair = (await refresh()).json
+        oidc.providers["example"] = replace(oidc.providers["example"], allowed_domains=frozenset({"example.org"}))
+        assert (await refresh()).status == 401
+        oidc.providers["example"] = replace(oidc.providers["example"], allowed_domains=frozenset())
+        assert (await refresh()).status == 401  # the session has ended
+    assert "no more" in str((await registry.audited("session.end"))[0]["after"])
+
+
 async def test_what_the_id_token_leaves_out(web: Browser, people: People) -> None:
     web.elsewhere.metadata = {
         "userinfo_endpoint": f"{ISSUER}/userinfo",

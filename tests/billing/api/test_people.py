@@ -9,9 +9,10 @@ import pytest
 
 from billing.api.services import Services
 from billing.identity import totp
+from billing.identity.sealing import PREFIX, Sealer
 from billing.identity.sessions import FORGET_UNVERIFIED
 from tests.billing.api.support import Answer, Api, serving
-from tests.billing.people_support import ADA, EVE, GOOD, OTHER, Registry
+from tests.billing.people_support import ADA, EVE, GOOD, OTHER, SECRET, Registry
 from tests.billing.support import Billing, attempts_of
 
 WRONG = "invalid_api_key"
@@ -467,6 +468,7 @@ async def enrolled(api: Api, registry: Registry, token: str) -> tuple[str, list[
 async def test_an_authenticator_app(api: Api, registry: Registry) -> None:
     token = await signed_up(api, registry)
     secret, recovery = await enrolled(api, registry, token)
+    object.__setattr__(registry.people, "sealer", Sealer(SECRET))  # it lay there as it is, until it is used
     assert len(recovery) == 10
     missing = await post(api, "/login", email=ADA, password=GOOD)
     missing.refused(401, WRONG, "totp")
@@ -479,6 +481,13 @@ async def test_an_authenticator_app(api: Api, registry: Registry) -> None:
     registry.people.passwords._at_once = 8
     replayed = await asyncio.gather(*(post(api, "/login", email=ADA, password=GOOD, totp=code) for _ in range(4)))
     assert sorted(answer.status for answer in replayed) == [200, 401, 401, 401]
+    stored = await registry.billing.database.value("SELECT totp_secret FROM users")
+    assert stored.startswith(PREFIX)
+    assert secret not in stored
+    await signed_up(api, registry, EVE)
+    eve = (await post(api, "/login", email=EVE, password=GOOD)).json["access_token"]
+    assert secret != (await enrolled(api, registry, eve))[0]
+    assert await registry.billing.database.value("SELECT count(*) FROM users WHERE totp_secret LIKE 'sealed:%'") == 2
     assert (await post(api, "/login", email=ADA, password=GOOD, recovery_code=recovery[0])).status == 200
     (await post(api, "/login", email=ADA, password=GOOD, recovery_code=recovery[0])).refused(401, WRONG, "totp")
     assert "recovery code was used" in (await registry.mails(ADA))[-1][0]

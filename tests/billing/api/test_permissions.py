@@ -142,6 +142,7 @@ ACCOUNT: Final = [401, 401, 403, 200, 200, 200, 200, 200, 401, 401]
 """Everybody reads their own account; the stranger's is another one."""
 PERSON: Final = [401, 401, 401, 200, 200, 200, 200, 200, 401, 401]
 PERSON_BODY: Final = [401, 401, 401, 400, 400, 400, 400, 400, 401, 401]
+NONE: Final = [401, 401, 404, 404, 404, 404, 404, 404, 401, 401]
 SETUP_NONE: Final = [401, 401, 403, 403, 403, 404, 404, 404, 401, 401]
 SETUP_BODY: Final = [401, 401, 400, 400, 400, 400, 400, 400, 401, 401]
 """With the scope `billing:setup`: of what there is none, or without the body."""
@@ -199,7 +200,7 @@ MATRIX: Final[dict[str, list[int]]] = {
     "POST /api/admin/webhooks/endpoints": [*OPERATOR, 400],
     "GET /api/webhooks/endpoints": ACCOUNT,
     "GET /api/admin/webhooks/endpoints": [*OPERATOR, 200],
-    "GET /api/webhooks/endpoints/{endpoint_id}": [401, 401, 404, 404, 404, 404, 404, 404, 401, 401],
+    "GET /api/webhooks/endpoints/{endpoint_id}": NONE,
     "GET /api/admin/webhooks/endpoints/{endpoint_id}": [*OPERATOR, 404],
     "PATCH /api/webhooks/endpoints/{endpoint_id}": SETUP_NONE,
     "PATCH /api/admin/webhooks/endpoints/{endpoint_id}": [*OPERATOR, 404],
@@ -209,10 +210,15 @@ MATRIX: Final[dict[str, list[int]]] = {
     "POST /api/admin/webhooks/endpoints/{endpoint_id}/rotate": [*OPERATOR, 404],
     "POST /api/webhooks/endpoints/{endpoint_id}/test": SETUP_NONE,
     "POST /api/admin/webhooks/endpoints/{endpoint_id}/test": [*OPERATOR, 404],
-    "GET /api/webhooks/endpoints/{endpoint_id}/deliveries": [401, 401, 404, 404, 404, 404, 404, 404, 401, 401],
+    "GET /api/webhooks/endpoints/{endpoint_id}/deliveries": NONE,
     "GET /api/admin/webhooks/endpoints/{endpoint_id}/deliveries": [*OPERATOR, 404],
     "POST /api/webhooks/endpoints/{endpoint_id}/deliveries/{delivery_id}/redeliver": SETUP_NONE,
     "POST /api/admin/webhooks/endpoints/{endpoint_id}/deliveries/{delivery_id}/redeliver": [*OPERATOR, 404],
+    "GET /api/billing/status": ACCOUNT,
+    "GET /api/billing/subscription": NONE,
+    "PUT /api/billing/subscription": SETUP_BODY,
+    "GET /api/service/accounts/{account_id}/features": [*SERVICE, 200, 401],
+    "POST /api/service/features/use": [*SERVICE, 400, 401],
     "GET /api/roles": ANYONE,
     "GET /api/ping": ANYONE,
     "GET /api/orgs": PERSON,
@@ -248,7 +254,7 @@ MATRIX: Final[dict[str, list[int]]] = {
     "GET /api/account/usage/buckets": ACCOUNT,
     "GET /api/account/usage/summary": ACCOUNT,
     "GET /api/account/usage/events": ACCOUNT,
-    "GET /api/account/usage/events/{event_id}": [401, 401, 404, 404, 404, 404, 404, 404, 401, 401],
+    "GET /api/account/usage/events/{event_id}": NONE,
     "GET /api/billing/usage": ACCOUNT,
     "GET /api/account/audit": [401, 401, 403, 403, 403, 200, 200, 200, 401, 401],
     "POST /api/auth/register": BODY_WRONG,

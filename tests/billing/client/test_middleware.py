@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from billing.client import PRINCIPAL, Development, metergate_auth, require_principal
+from billing.client.middleware import PRINCIPAL, Development, metergate_auth, require_principal
 from billing.keys.secrets import new_secret
 from tests.billing.client.support import Answer, Scripted, refused, scripted, service
 

@@ -6,6 +6,8 @@ import asyncio
 import errno
 import json
 import os
+import signal
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -217,4 +219,39 @@ def test_a_full_parked_file_takes_no_more(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(OSError, match="is full"):
         own.park(b'{"event_id":"' + b"x" * 100 + b'"}', "why")
     assert parked(tmp_path) == ["e0"]
+    with own.parked_path.open("ab") as torn:  # by a process that was killed
+        torn.write(b'{"why":"')
+    own = EventSpool(rules(tmp_path), "http://x", "aura", iter("CD").__next__)
+    own.open()
+    own.park(b'{"event_id":"e2"}', "why")
+    assert own.unpark(()) == [b'{"event_id":"e0"}', b'{"event_id":"e2"}']
     own.close(keep=False)
+
+
+RECORDS = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from billing.client import BillingClient, SpoolRules
+
+async def main():
+    rules = SpoolRules(Path(sys.argv[2]))
+    async with BillingClient(sys.argv[1], service_key="k" * 24, service_name="aura", spool=rules) as client:
+        for number in range(20):
+            await client.record("a", event_id=f"e{number}", amount_usd="1", on_error="spool")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+
+
+async def test_what_a_killed_process_has_recorded_is_delivered(tmp_path: Path) -> None:
+    async with scripted(lambda path, body: None) as (server, url):
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", RECORDS, url, str(tmp_path))
+        assert await process.wait() == -signal.SIGKILL
+        server.calls.clear()
+        server.answer = lambda path, body: results(body)
+        async with service(url, spool=rules(tmp_path)) as client:
+            await settled(client)
+            assert client.spooled.delivered == 20
+        sent = [event["event_id"] for _, body in server.calls for event in body["events"]]
+    assert sent == [f"e{number}" for number in range(20)]

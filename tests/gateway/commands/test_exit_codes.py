@@ -48,12 +48,15 @@ OF_THE_API = {
     "operator user list": "operator user list",
     **{f"operator user {what}": f"operator user {what} usr_x" for what in ("show", "approve", "enable", "disable")},
     "operator user operator": "operator user operator usr_x on",
+    "operator stripe events": "operator stripe events",
+    "operator stripe replay": "operator stripe replay evt_x",
+    "operator stripe reconcile": "operator stripe reconcile",
     "operator key create": "operator key create acc_x k",
     "operator key list": "operator key list acc_x",
     "operator key update": "operator key update key_x --name y",
     "operator key revoke": "operator key revoke key_x",
 }
-ON_FILES = tuple(f"operator price {what}" for what in ("list", "check", "import", "diff", "try"))
+ON_FILES = (*(f"operator price {what}" for what in ("list", "check", "import", "diff", "try")), "operator stripe sync")
 """Commands on files of prices alone: they read no other setting and call nobody."""
 REFUSED = [
     *("explain x", "ledger set-aside discard x", "operator account show acc_x", "operator account quotas acc_x"),

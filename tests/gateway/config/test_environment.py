@@ -30,7 +30,7 @@ def test_the_defaults() -> None:
     assert environment.listen_addr == "0.0.0.0:8080"
     assert environment.data_dir == Path(".metergate").absolute()
     assert environment.database_url is environment.redis_url is environment.admin_api_key is None
-    assert environment.payment_provider == "local"
+    assert environment.payment_provider is None
     assert environment.stripe_api_base == "https://api.stripe.com"
     assert environment.max_body_bytes == 1024**2
     assert environment.proxy_max_body_bytes == 32 * 1024**2
@@ -245,6 +245,7 @@ def test_no_secret_shows() -> None:
     right = {"DATABASE_URL": "postgresql://u:hidden@h/d", "REDIS_URL": "redis://:hidden@h"}
     right |= {"EXPORTER_SOURCES_JSON": '[{"source_id": "a", "base_url": "https://a", "token": "hidden"}]'}
     right |= {"NOTIFICATION_WEBHOOK": "https://h/hidden"}
+    right |= {"SECRETS_KEY": "hidden" * 8, "SECRETS_KEY_BEFORE": "hidden" * 9}
     right |= {"ADMIN_API_KEY": "hidden" * 4, "SERVICE_API_KEY": "hidden" * 4, "JWT_SECRET": "hidden" * 6}
     right |= {"AUTH_COOKIE_SECRET": "hidden" * 7, "AUTH_AUDIENCE": "here", "SMTP_USER": "mailer"}
     assert "hidden" not in repr(read(**(hidden | right | {"STRIPE_SECRET_KEY": ""})))

@@ -33,6 +33,7 @@ from tests.support.gateways import (
     spent_nano,
 )
 
+PAY_URL = "http://127.0.0.1:8080/pay"
 Upstream = Callable[[Handler], Any]
 
 
@@ -152,8 +153,8 @@ async def test_an_uncovered_hold_says_what_it_needs(gateway: Gateway) -> None:
         "status": "active",
         "balance_usd": "0.00001",
         "required_usd": f"{(counted(body) * INPUT + 1000 * OUTPUT) / 1e9:.9f}".rstrip("0"),
-        "setup_url": None,
-        "next": None,
+        "setup_url": PAY_URL,
+        "next": "metergate billing setup",
     }
     assert "whoever runs this gateway for credit" in error["message"]
     assert f"`metergate operator grant {customer.account_id} AMOUNT_USD`" in error["message"]
@@ -175,7 +176,7 @@ async def test_an_account_that_may_not_spend(make_gateway: MakeGateway, status: 
         error = refusal(fetched, 402, "billing_required")
         billing = error["billing"]
         assert billing["status"] == status
-        assert (billing["setup_url"], billing["next"]) == (None, None)
+        assert (billing["setup_url"], billing["next"]) == (PAY_URL, "metergate billing setup")
         assert (
             "ask whoever runs this gateway to make it active again "
             f"(`metergate operator account set {customer.account_id} --status active`)" in error["message"]
@@ -280,7 +281,7 @@ async def test_refusals_lead_to_the_operator_s_own_page(make_gateway: MakeGatewa
     gateway = await make_gateway(change=lambda settings: replace(settings, frontend_url=page))
     poor = await gateway.customer("0")
     error = refusal(await ask(poor, chat()), 402, "billing_required")
-    assert (error["billing"]["setup_url"], error["billing"]["next"]) == (page, None)
+    assert (error["billing"]["setup_url"], error["billing"]["next"]) == (page, "metergate billing setup")
     assert f"whoever runs this gateway ({page})" in error["message"]
     free = await gateway.customer(account={"plan": "free"})
     error = refusal(await ask(free, chat("word " * 100_000, max_completion_tokens=128_000)), 429, "quota_exceeded")

@@ -132,6 +132,8 @@ async def test_charge_whose_answer_is_lost(stripe: FakeStripe, provider: StripeP
         return
     assert await provider.find_payment("01JLOST") is None  # the index is a minute behind: only the key is safe now
     assert (await provider.charge(bought, "01JLOST:charge")).status == "paid"
+    stripe.payments.save_card(customer, POOR, default=True)  # the same charge would be another one now
+    assert (await provider.charge(bought, "01JLOST:charge")).status == "paid"
     stripe.state.now += 2 * 86_400
     found = await provider.find_payment("01JLOST")
     assert found is not None

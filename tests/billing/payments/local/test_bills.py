@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.payments.local.periods import period_of, period_start, prorated_cents
+from billing.payments.local.bills import period_of, period_start, prorated_cents
 
 
 def day(text: str) -> datetime:

@@ -1,0 +1,182 @@
+"""/api/billing/status and subscription: where an account stands, and another plan for it; /api/service/features."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from billing.api.errors import NotFound, QuotaExceeded
+from billing.api.route import REPLAYED_HEADER, Access, Call, Route, customer_read
+from billing.api.usage import balance_of
+from billing.errors import StoreError
+from billing.identity.permissions import BILLING_SETUP
+from billing.money import format_usd
+from billing.shapes.subscriptions import (
+    FeatureShape,
+    FeaturesShape,
+    NewFeatureUse,
+    PlanChange,
+    PlanShown,
+    State,
+    StatusShape,
+    SubscriptionShape,
+    UpgradeShape,
+    feature_shape,
+    subscription_shape,
+)
+
+if TYPE_CHECKING:
+    from billing.plans import Plan
+    from billing.shapes.quotas import WindowShape
+    from billing.shapes.usage import BalanceShape
+
+SUBSCRIPTION: Final = "/api/billing/subscription"
+SETUP: Final = "metergate billing setup"
+PORTAL: Final = "metergate billing portal"
+NO_PAYMENTS: Final = "This gateway sells nothing: ask whoever runs it for another plan."
+
+
+async def get_billing_status(call: Call) -> StatusShape:
+    """Return where the account stands: its state, plan, features, what is left of its quotas, its subscription, and
+    what to do next."""
+    services, account_id = call.services, call.account_id
+    balance = await balance_of(services, account_id)
+    plan = services.plans.get(balance.plan) or services.plans[services.default_plan]
+    windows = await _windows(call)
+    organization = await services.organizations.of_account(account_id)
+    payments = services.payments
+    in_force = None if payments is None else await payments.changes.in_force(account_id)
+    state, upgrade = _state(balance, windows), _upgrade(call, plan)
+    guidance, command = _guidance(state, upgrade, sells=payments is not None)
+    return StatusShape(
+        account_id=account_id,
+        organization=None if organization is None else organization.name,
+        state=state,
+        status=balance.status,
+        balance_usd=balance.balance_usd,
+        available_usd=balance.available_usd,
+        plan=PlanShown(id=plan.id, name=plan.name, price_usd=format_usd(plan.price_nano)),
+        features=[feature_shape(each) for each in await services.features.of_account(account_id)],
+        windows=windows,
+        subscription=None if in_force is None else subscription_shape(in_force),
+        upgrade=upgrade,
+        guidance=guidance,
+        next=command,
+    )
+
+
+async def _windows(call: Call) -> list[WindowShape]:
+    """Return what is left of the quotas; none while Redis, which counts them, is away."""
+    try:
+        return await call.services.windows(call.account_id)
+    except StoreError:
+        return []
+
+
+def _state(balance: BalanceShape, windows: list[WindowShape]) -> State:
+    if balance.status in ("suspended", "closed", "past_due"):
+        return balance.status
+    if balance.available_usd.startswith("-") or not balance.available_usd.strip("0."):
+        return "billing_required"
+    used_up = any(str(window.remaining).strip("0.") == "" for window in windows)
+    return "quota_exhausted" if used_up else "ready"
+
+
+def _upgrade(call: Call, plan: Plan) -> UpgradeShape | None:
+    better = call.services.plans.get(plan.upgrade_to or "")
+    if better is None:
+        return None
+    url = call.services.upgrade_url(better)
+    return UpgradeShape(plan=better.id, name=better.name, price_usd=format_usd(better.price_nano), url=url)
+
+
+def _guidance(state: State, upgrade: UpgradeShape | None, *, sells: bool) -> tuple[str | None, str | None]:
+    """Return what to do about a state, and the command for it."""
+    more = "" if upgrade is None else f" The plan {upgrade.name} has more, for {upgrade.price_usd} USD a month."
+    match state:
+        case "ready":
+            return None, None
+        case "billing_required":
+            return "There is no credit: buy some." if sells else "There is no credit: ask the operator for some.", (
+                SETUP if sells else None
+            )
+        case "quota_exhausted":
+            return f"A quota is used up: wait until it resets.{more}", SETUP if sells and upgrade is not None else None
+        case "past_due":
+            said = "A payment has failed: the plan ends unless it is paid. Mend the means of payment."
+            return said, PORTAL if sells else None
+        case "suspended":
+            return "The account is suspended: ask the operator.", None
+        case "closed":
+            return "The account is closed.", None
+
+
+async def get_subscription(call: Call) -> SubscriptionShape:
+    """Return the subscription that gives the account its plan."""
+    payments = call.services.payments
+    found = None if payments is None else subscription_shape(await payments.changes.in_force(call.account_id))
+    if found is None:
+        raise NotFound("There is no subscription: POST /api/billing/checkout begins one.")
+    return found
+
+
+async def change_subscription(call: Call, body: PlanChange) -> SubscriptionShape:
+    """Change the subscription to another plan: to a dearer one at once, to a cheaper one with the next period, to a
+    free one by ending it with its period. Its own plan takes back what waits."""
+    payments = call.services.payments
+    if payments is None:
+        raise NotFound(NO_PAYMENTS)
+    await payments.changes.change(call.account_id, body.plan)
+    return await get_subscription(call)
+
+
+async def list_features(call: Call) -> FeaturesShape:
+    """Return the features that an account's plan names, and what is left of each."""
+    found = await call.services.features.of_account(call.id("account_id"))
+    return FeaturesShape(data=[feature_shape(each) for each in found])
+
+
+async def use_feature(call: Call, body: NewFeatureUse) -> FeatureShape:
+    """Count units of a feature, if the account's plan allows it and as many are left in this period; once for an
+    event_id."""
+    done = await call.services.features.use(body.account_id, body.feature, body.units, body.event_id)
+    shape = feature_shape(done.state)
+    if done.replayed:
+        call.headers[REPLAYED_HEADER] = "true"
+    if done.state.allowed:
+        return shape
+    account = await call.services.accounts.get(body.account_id)
+    plan = call.services.plans.get(account.plan) or call.services.plans[call.services.default_plan]
+    upgrade = _upgrade(call, plan)
+    quota = {
+        "subject": "plan",
+        "window": "period",
+        "metric": "units",
+        "feature": body.feature,
+        "limit": shape.limit,
+        "used": shape.used,
+        "requested": body.units,
+        "remaining": shape.remaining,
+        "resets_at": shape.resets_at,
+    }
+    has = f"has {shape.remaining} of {shape.limit} units of {body.feature} left" if shape.limit else "does not have it"
+    raise QuotaExceeded(f"The plan {plan.name} {has}: upgrade.", quota=quota, upgrade=upgrade)
+
+
+_OF_PROVIDER: Final = (409, 503)
+
+ROUTES: Final = (
+    customer_read("/api/billing/status", get_billing_status, StatusShape),
+    customer_read(SUBSCRIPTION, get_subscription, SubscriptionShape),
+    Route(
+        *("PUT", SUBSCRIPTION, change_subscription, Access.caller, SubscriptionShape),
+        body=PlanChange,
+        scope=BILLING_SETUP,
+        errors=(404, *_OF_PROVIDER),
+    ),
+    Route("GET", "/api/service/accounts/{account_id}/features", list_features, Access.service, FeaturesShape),
+    Route(
+        *("POST", "/api/service/features/use", use_feature, Access.service, FeatureShape),
+        body=NewFeatureUse,
+        errors=(404, 409, 429),
+    ),
+)

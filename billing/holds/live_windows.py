@@ -1,0 +1,60 @@
+"""What is left of a principal's quotas now, as Redis counts them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from billing.money import format_usd
+from billing.quotas import Metric, Window, window_end_s, window_id
+from billing.shapes.quotas import WindowShape
+
+if TYPE_CHECKING:
+    from billing.holds.engine import Engine
+    from billing.holds.redis.layout import Counter
+    from billing.principals import Limit, Principal
+
+
+async def live_windows(engine: Engine, principal: Principal) -> list[WindowShape]:
+    """Return every quota that applies to some request of a principal, and what is left of each. Raises `RedisError`."""
+    partition = engine.partitions.of(principal.account_id)
+    account = await engine.redis.account(principal.account_id)
+    used_by_account = _used(account.counters if account and account.epoch == partition.epoch else ())
+    used_by: dict[str, Mapping[int, Counter]] = {}
+    if principal.key_quotas:
+        key = await engine.redis.key(principal.account_id, principal.key_id)
+        used_by["key"] = _used(key.counters if key and key.epoch == partition.epoch else ())
+    if principal.user_id is not None and principal.user_quotas:
+        user = await engine.redis.user(principal.account_id, principal.user_id)
+        used_by["user"] = _used(user.counters if user and user.epoch == partition.epoch else ())
+    now_s = partition.now_ms() // 1000
+    limits = principal.every_limit()
+    return [_window_shape(limit, used_by.get(limit.subject, used_by_account), now_s) for limit in limits]
+
+
+def _used(counters: Iterable[Counter]) -> Mapping[int, Counter]:
+    return {counter.tag: counter for counter in counters}
+
+
+def _window_shape(limit: Limit, used_by_tag: Mapping[int, Counter], now_s: int) -> WindowShape:
+    quota = limit.quota
+    counter = used_by_tag.get(quota.tag)
+    is_current = counter is not None and counter.window_id == window_id(quota.window, now_s)
+    used, held = (counter.used, counter.held) if counter is not None and is_current else (0, 0)
+    end_s = window_end_s(quota.window, now_s)
+
+    def shown(amount: int) -> int | str:
+        return format_usd(amount) if quota.metric is Metric.cost else amount
+
+    return WindowShape(
+        subject=limit.subject,
+        window=Window(quota.window).name,
+        metric=quota.metric.name,
+        model=quota.model,
+        limit=shown(quota.limit),
+        used=shown(used),
+        held=shown(held),
+        remaining=shown(max(0, quota.limit - used - held)),
+        resets_at=None if end_s is None else datetime.fromtimestamp(end_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    )

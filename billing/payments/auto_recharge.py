@@ -1,0 +1,185 @@
+"""Auto-recharge: an account that asked for it is charged when what it may spend falls below its threshold.
+
+This file owns that there is one charge at a time, and never two for one attempt: an attempt is counted on before the
+provider is asked, its order is named by the attempt and each call by the order, so that whoever takes up what was
+broken off finds the same order and the same payment. After a decline it waits, an hour at first and twice as long each
+time, up to a day; after `declines` of them, one that is final, or one that needs the payer it stops, and says so.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final, Protocol
+
+from billing.database.connection import Database, queries
+from billing.payments.objects import ObjectRef
+from billing.payments.orders import NewOrder, OrderError
+from billing.payments.port import PaymentError, PaymentProviderUnavailable
+from billing.payments.recharges import note_end, recharge_of
+
+if TYPE_CHECKING:
+    from billing.payments.objects import Payment
+    from billing.payments.orders import Order, Orders
+    from billing.payments.port import HostedPage
+    from billing.payments.recharges import Recharge, State
+
+logger = logging.getLogger(__name__)
+
+LEASE: Final = "auto-recharge"
+EVERY_S: Final = 3.0
+FIRST_PAUSE: Final = timedelta(hours=1)
+MOST_PAUSE: Final = timedelta(hours=24)
+AFTER_SUCCESS: Final = timedelta(minutes=1)
+"""Until the next charge: the balance has been told by then."""
+AGAIN: Final = timedelta(minutes=2)
+"""Until one that was broken off, or whose payment is under way, is looked at again."""
+MOST: Final = 20
+"""Accounts that one round charges."""
+LOOKED_AT: Final = 5_000
+"""Accounts that one round looks at, from where the last one ended."""
+UNDER_WAY: Final = ("ready", "waiting", "capped", "charging")
+NEEDS_PAYER: Final = "authentication_required"
+
+_query = queries("billing.payments")
+
+
+class Charger(Protocol):
+    """What takes payments (`flows.Flows`)."""
+
+    async def charge(self, order: Order) -> Payment: ...
+
+    async def save_method(self, account_id: str, return_url: str | None) -> HostedPage: ...
+
+
+class Finder(Protocol):
+    """What finds payments (`port.PaymentProvider`)."""
+
+    async def find_payment(self, order_id: str) -> Payment | None: ...
+
+
+class AutoRecharge:
+    """Charges by what accounts have asked for. `refresh` applies an object's present state, `now` gives an aware time.
+    Methods raise `DatabaseError`."""
+
+    def __init__(
+        self,
+        database: Database,
+        orders: Orders,
+        charger: Charger,
+        provider: Finder,
+        refresh: Callable[[ObjectRef], Awaitable[object]],
+        declines: int,
+        now: Callable[[], datetime],
+    ) -> None:
+        """After so many `declines` it stops."""
+        self._database, self._orders, self._charger, self._provider = database, orders, charger, provider
+        self._refresh, self._declines, self._now, self._after = refresh, declines, now, ""
+
+    async def round(self) -> int:
+        """Charge accounts that are below their thresholds, and go on with what was broken off; return how many were
+        charged or tried. A provider that is away is asked again later."""
+        row = await self._database.row(_query("recharges_due"), self._now(), self._after, LOOKED_AT, MOST)
+        due, self._after = ((), "") if row is None else (row["due"], row["place"])
+        return sum([await self._recharge(account_id) for account_id in due])
+
+    async def _recharge(self, account_id: str) -> bool:
+        """Make one attempt, or go on with the one that was broken off; return whether anything was asked."""
+        begun = await self._begin(account_id)
+        if begun is None:
+            return False
+        attempt, is_resumed = begun
+        try:
+            payment = await (self._resumed(attempt) if is_resumed else self._charged(attempt))
+            await self._conclude(attempt, payment)
+        except PaymentProviderUnavailable as error:
+            logger.info("auto-recharge of %s waits: %s", account_id, error)
+        except (PaymentError, OrderError) as error:
+            logger.warning("auto-recharge of %s can't be made: %s", account_id, error)
+            await self._note(attempt, "stopped", "not_possible")
+        return True
+
+    async def _begin(self, account_id: str) -> tuple[Recharge, bool] | None:
+        """Count on the attempt, unless one was broken off, and note that it is under way; return it, and whether it was
+        broken off. None: nothing is to be charged now."""
+        now = self._now()
+        async with self._database.transaction() as connection:
+            row = await connection.fetchrow(_query("recharges_lock"), account_id)
+            if row is None or row["next_attempt_at"] > now or row["state"] not in UNDER_WAY:
+                return None
+            before = recharge_of(row)
+            if before.state != "charging":
+                month = datetime(now.year, now.month, 1, tzinfo=UTC)
+                spent_cents = await connection.fetchval(_query("recharges_spent"), account_id, month)
+                if spent_cents + before.amount_cents > before.monthly_cap_cents:
+                    following = (month + timedelta(days=32)).replace(day=1)
+                    await note_end(connection, before, "capped", "monthly_cap", following)
+                    return None
+            begun = await connection.fetchrow(_query("recharges_begin"), account_id, now + AGAIN)
+        return recharge_of(begun), before.state == "charging"
+
+    async def _charged(self, attempt: Recharge) -> Payment | None:
+        """Return the payment of a new attempt."""
+        asked = NewOrder(attempt.account_id, "recharge", attempt.amount_cents, _key(attempt))
+        return await self._charger.charge(await self._orders.create(asked))
+
+    async def _resumed(self, attempt: Recharge) -> Payment | None:
+        """Return the payment of an attempt that was broken off, whatever is asked for by now: the provider forgets keys
+        after a day, and so is asked for the order's payment first. None: it was switched off, and nothing was paid."""
+        order = await self._orders.of_key(attempt.account_id, _key(attempt))
+        found = None if order is None else await self._provider.find_payment(order.id)
+        if found is not None:
+            await self._refresh(ObjectRef("payment", found.id))
+            return found
+        if not attempt.enabled:
+            return None
+        return await self._charged(attempt) if order is None else await self._charger.charge(order)
+
+    async def _conclude(self, attempt: Recharge, payment: Payment | None) -> None:
+        """Note what became of an attempt; one whose payment is under way is looked at again."""
+        if payment is None:
+            await self._note(attempt, "off", None)
+        elif payment.status in ("open", "processing"):
+            return
+        elif payment.status == "paid":
+            await self._note(attempt, "ready", None, self._now() + AFTER_SUCCESS)
+        elif payment.status == "requires_action":
+            await self._note(attempt, "stopped", NEEDS_PAYER, url=await self._link(attempt.account_id))
+        else:
+            reason = payment.decline_code or payment.status
+            declines = attempt.declines + 1
+            if payment.hard or declines >= self._declines:
+                await self._note(attempt, "stopped", reason, declines=declines)
+            else:
+                pause = min(FIRST_PAUSE * 2 ** (declines - 1), MOST_PAUSE)
+                await self._note(attempt, "waiting", reason, self._now() + pause, declines=declines)
+
+    async def _link(self, account_id: str) -> str | None:
+        """Return a page at which the payer can save a method that needs no confirmation; None where there is none."""
+        try:
+            return (await self._charger.save_method(account_id, None)).url
+        except (PaymentError, OrderError) as error:
+            logger.warning("no page for %s to confirm payments at: %s", account_id, error)
+            return None
+
+    async def _note(
+        self,
+        attempt: Recharge,
+        state: State,
+        reason: str | None,
+        next_attempt_at: datetime | None = None,
+        *,
+        declines: int = 0,
+        url: str | None = None,
+    ) -> None:
+        """Note how an attempt has ended, unless that is noted already."""
+        async with self._database.transaction() as connection:
+            row = await connection.fetchrow(_query("recharges_lock"), attempt.account_id)
+            if row is not None and (row["attempt"], row["state"]) == (attempt.attempt, "charging"):
+                at = next_attempt_at or self._now()
+                await note_end(connection, recharge_of(row), state, reason, at, declines=declines, url=url)
+
+
+def _key(attempt: Recharge) -> str:
+    return f"recharge:{attempt.attempt}"

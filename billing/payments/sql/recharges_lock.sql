@@ -1,0 +1,1 @@
+SELECT * FROM auto_recharges WHERE account_id = $1 FOR UPDATE

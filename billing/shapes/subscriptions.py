@@ -1,0 +1,133 @@
+"""Billing status, subscriptions and features, as the API takes and answers them. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from msgspec import Meta
+
+from billing.principals import Status
+from billing.shapes.base import Answer, Body, Id, Moment, Name, Usd
+from billing.shapes.quotas import WindowShape
+from billing.shapes.service import EventId
+from billing.times import rfc3339
+
+if TYPE_CHECKING:
+    from billing.payments.in_force import InForce
+    from billing.services.features import FeatureState
+
+PlanId = Annotated[str, Meta(min_length=1, max_length=64, extra_json_schema={"format": "plan"})]
+FeatureName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_.-]{0,63}$", examples=["reports"])]
+Units = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+State = Literal["ready", "billing_required", "quota_exhausted", "past_due", "suspended", "closed"]
+
+
+class PlanChange(Body, frozen=True, kw_only=True):
+    """The plan to change a subscription to; a free one ends it with its period."""
+
+    plan: PlanId
+
+
+class NewFeatureUse(Body, frozen=True, kw_only=True):
+    """Units of a feature that an account uses."""
+
+    account_id: Id
+    feature: FeatureName
+    event_id: EventId
+    units: Units = 1
+
+
+class FeatureShape(Answer, frozen=True, kw_only=True):
+    """A feature of the account's plan. `limit` is its units in a period, null: any number; `allowed` says that it may
+    be used, once more at least."""
+
+    feature: str
+    allowed: bool
+    limit: int | None
+    used: int
+    remaining: int | None
+    resets_at: Moment
+
+
+class FeaturesShape(Answer, frozen=True, kw_only=True):
+    """The features that an account's plan names, by name."""
+
+    data: list[FeatureShape]
+
+
+class SubscriptionShape(Answer, frozen=True, kw_only=True):
+    """What gives an account its plan. It ends at `ends_at`, or becomes `next_plan` with the next period; while it is
+    not paid its plan stays until `grace_until`."""
+
+    id: str
+    status: str
+    plan: str | None
+    period_start: Moment
+    period_end: Moment
+    ends_at: Moment | None
+    next_plan: str | None
+    grace_until: Moment | None
+
+
+class PlanShown(Answer, frozen=True, kw_only=True):
+    """A plan, and its price a month."""
+
+    id: str
+    name: str
+    price_usd: Usd
+
+
+class UpgradeShape(Answer, frozen=True, kw_only=True):
+    """The plan that is recommended next, and where it is bought: null, where nothing is sold."""
+
+    plan: str
+    name: str
+    price_usd: Usd
+    url: str | None
+
+
+class StatusShape(Answer, frozen=True, kw_only=True):
+    """Where an account stands: `state` in a word, `guidance` what to do about it, `next` the command for that."""
+
+    account_id: str
+    organization: Name | None
+    state: State
+    status: Status
+    balance_usd: Usd
+    available_usd: Usd
+    plan: PlanShown
+    features: list[FeatureShape]
+    windows: list[WindowShape]
+    subscription: SubscriptionShape | None
+    upgrade: UpgradeShape | None
+    guidance: str | None
+    next: str | None
+
+
+def feature_shape(state: FeatureState) -> FeatureShape:
+    """Return the shape of a feature."""
+    return FeatureShape(
+        feature=state.feature,
+        allowed=state.allowed,
+        limit=state.limit,
+        used=state.used,
+        remaining=state.left,
+        resets_at=rfc3339(state.period.end),
+    )
+
+
+def subscription_shape(in_force: InForce) -> SubscriptionShape | None:
+    """Return the shape of the subscription that gives a plan; None where none does."""
+    seen = in_force.subscription
+    if seen is None:
+        return None
+    return SubscriptionShape(
+        id=seen.id,
+        status=seen.status,
+        plan=seen.plan,
+        period_start=rfc3339(seen.period_start),
+        period_end=rfc3339(seen.period_end),
+        ends_at=None if seen.ends_at is None else rfc3339(seen.ends_at),
+        next_plan=seen.next_plan,
+        grace_until=None if in_force.grace_until is None else rfc3339(in_force.grace_until),
+    )

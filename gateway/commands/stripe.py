@@ -1,0 +1,109 @@
+"""`metergate operator stripe`: `sync` sets Stripe up from here, with STRIPE_API_KEY alone; the others ask a gateway."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from billing.cli import REFUSED, UNREACHABLE, USAGE, CommandFailed, Connect, Output, Shown, add_command, group
+from billing.cli.payment_events import add_payment_events
+
+if TYPE_CHECKING:
+    from billing.payments.stripe.client import StripeCalls
+    from billing.payments.stripe.endpoint import SyncedEndpoint
+
+WEBHOOK_PATH: Final = "/api/webhooks/stripe"
+FILE_MODE: Final = 0o600
+
+Url = Annotated[str, typer.Argument(metavar="URL", help="The gateway's public address.", show_default=False)]
+SecretFile = Annotated[
+    Path,
+    typer.Option(metavar="FILE", help="Where a new endpoint's signing secret is written to; it must not exist."),
+]
+
+
+def add_stripe(app: typer.Typer, connect: Connect) -> None:
+    """Add the group `stripe`."""
+    stripe = group("Stripe: its webhook endpoint, its events, and what differs there.")
+    add_command(stripe, "sync", sync)
+    add_payment_events(stripe, connect)
+    app.add_typer(stripe, name="stripe")
+
+
+async def sync(output: Output, url: Url, secret_file: SecretFile = Path("stripe-webhook-secret")) -> None:
+    """Make the webhook endpoint at Stripe, or bring it to our version and events; look at the prices of plans.
+
+    Reads STRIPE_API_KEY and STRIPE_PRICE_...; nothing else is needed, and no gateway has to run."""
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(url)
+    if parts.scheme not in ("https", "http") or not parts.hostname or parts.query or parts.fragment:
+        raise CommandFailed("URL is the gateway's public address, such as https://gateway.example.com.", USAGE)
+    if secret_file.exists():
+        raise CommandFailed(f"{secret_file} exists: name another file with --secret-file, or remove it.", USAGE)
+    address = url.rstrip("/") + WEBHOOK_PATH
+    synced, faults = await _synced(address)
+    said = [f"The endpoint {synced.id} at {address}: {synced.done}."]
+    said += [f"The endpoint {each} of another version is disabled now." for each in synced.disabled]
+    if synced.secret is None:
+        said.append("Its signing secret is what it was: Stripe's dashboard shows it.")
+    else:
+        _write(secret_file, synced.secret)
+        said.append(f"Its signing secret is in {secret_file}: put it into STRIPE_WEBHOOK_SECRET, and remove the file.")
+    said += faults
+    data = {"endpoint": synced.id, "url": address, "done": synced.done, "disabled": list(synced.disabled)}
+    output.show(Shown({**data, "faults": faults}, ("\n".join(said),)))
+    if faults:
+        raise CommandFailed("Prices of plans are not what they should be: mend them at Stripe.", REFUSED)
+
+
+async def _synced(address: str) -> tuple["SyncedEndpoint", list[str]]:
+    from ulid import ULID
+
+    from billing.payments.port import PaymentError, PaymentProviderUnavailable
+    from billing.payments.stripe.client import API_BASE, StripeAccess, StripeCalls
+    from billing.payments.stripe.endpoint import sync_endpoint
+    from gateway.commands.misuse import explained_misuse
+    from gateway.config.environment import command_environment
+
+    with explained_misuse():
+        environment = command_environment(os.environ)
+    if environment.stripe_api_key is None:
+        raise CommandFailed("Set STRIPE_API_KEY: a key that may write webhook endpoints and read prices.", USAGE)
+    try:
+        access = StripeAccess(environment.stripe_api_key.reveal(), environment.stripe_api_base or API_BASE)
+    except ValueError as error:
+        raise CommandFailed(f"{error}.", USAGE) from error
+    calls = StripeCalls(access)
+    try:
+        return await sync_endpoint(calls, address, f"endpoint:{ULID()}"), await _price_faults(calls)
+    except PaymentProviderUnavailable as error:
+        raise CommandFailed(str(error), UNREACHABLE) from error
+    except PaymentError as error:
+        raise CommandFailed(str(error), REFUSED) from error
+    finally:
+        await calls.close()
+
+
+async def _price_faults(calls: "StripeCalls") -> list[str]:
+    """Return what is wrong with the prices of the plans in the configuration's files."""
+    from billing.payments.objects import NANO_PER_CENT
+    from billing.payments.stripe.endpoint import price_faults
+    from gateway.commands.misuse import explained_misuse
+    from gateway.config.settings import load_settings
+
+    with explained_misuse():
+        plans = load_settings(os.environ, mode="command").plans.values()
+    prices = {plan.stripe_price: plan.price_nano // NANO_PER_CENT for plan in plans if plan.stripe_price is not None}
+    return list(await price_faults(calls, prices))
+
+
+def _write(file: Path, secret: str) -> None:
+    """Write a secret to a new file that nobody else may read."""
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+    except OSError as error:
+        raise CommandFailed(f"{file} can't be written: {error.strerror}. The endpoint is made.") from error
+    with os.fdopen(descriptor, "w") as opened:
+        opened.write(secret + "\n")

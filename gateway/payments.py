@@ -1,0 +1,94 @@
+"""Payments by the settings: which provider, within which bounds, and their work beside the requests."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from billing.api.services import PaymentOversight
+from billing.payments.assembly import PaymentParts, PaymentRules, local_provider, make_payments, stripe_provider
+from billing.payments.flows import FlowRules
+from billing.payments.local.web import PAY, pay_routes
+from billing.payments.return_urls import origins_of
+from gateway.config.settings import public_url
+from gateway.server.refusals import Links
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from billing.payments.assembly import Payments
+    from billing.payments.port import PaymentProvider
+    from billing.plans import Plans
+    from gateway.config.settings import Settings
+    from gateway.metrics.registry import Metrics
+    from gateway.runtime import Runtime
+
+
+def links_of(settings: Settings, plans: Plans) -> Links:
+    """Return where refusals lead."""
+    pay_url = None if settings.payment_provider is None else f"{public_url(settings)}{PAY}"
+    return Links(settings.frontend_url, plans, pay_url)
+
+
+def payment_rules(settings: Settings) -> PaymentRules:
+    """Return what the settings say of payments."""
+    said, own = settings.payments, public_url(settings)
+    named = (own, settings.frontend_url, *settings.cors_origins, *said.allowed_origins)
+    home = settings.frontend_url or f"{own}{PAY}"
+    flows = FlowRules(said.min_cents, said.max_cents, said.setup_cents, origins_of(named), home)
+    return PaymentRules(flows, settings.defaults.default_plan, timedelta(days=settings.payment_grace_days), own)
+
+
+def open_payments(settings: Settings, parts: PaymentParts) -> Payments | None:
+    """Return payments on the provider that the settings name; None: payments are off."""
+    rules = payment_rules(settings)
+    provider = _provider(settings, parts, rules)
+    return None if provider is None else make_payments(parts, rules, provider)
+
+
+def _provider(settings: Settings, parts: PaymentParts, rules: PaymentRules) -> PaymentProvider | None:
+    if settings.payment_provider == "local":
+        return local_provider(parts, rules.base_url)
+    if settings.payment_provider == "stripe":
+        key, secret = settings.stripe_api_key, settings.stripe_webhook_secret
+        secrets = () if secret is None else tuple(each.strip() for each in secret.reveal().split(",") if each.strip())
+        return stripe_provider(parts, "" if key is None else key.reveal(), settings.stripe_api_base, secrets)
+    return None
+
+
+def payment_services(payments: Payments | None) -> dict[str, Any]:
+    """Return what the billing API works on that is about payments."""
+    if payments is None:
+        return {}
+    return {"payments": payments, "payment_oversight": PaymentOversight(payments.events, payments.comparisons)}
+
+
+def serve_payments(app: web.Application, runtime: Runtime) -> None:
+    """Mount the pages under /pay."""
+    payments, frontend_url = runtime.services.payments, runtime.settings.frontend_url
+    if payments is not None:
+        app.router.add_routes(pay_routes(payments.acts, frontend_url))
+
+
+async def stop_payments(runtime: Runtime) -> None:
+    """Stop what `start_payments` has started."""
+    payments = runtime.services.payments
+    if payments is not None:
+        await runtime.engine.loops.stop("payments_parked", *payments.jobs)
+
+
+def start_payments(runtime: Runtime, metrics: Metrics) -> None:
+    """Start what goes on beside requests: looking into events, the local provider's own work."""
+    payments = runtime.services.payments
+    if payments is None:
+        return
+    events = payments.events
+    told = "Events of payments that are to be looked into."
+    metrics.gauge("payment_events_waiting", told, lambda: events.waiting, "max")
+    metrics.gauge("payment_events_parked", "Events of payments that were given up.", lambda: events.parked, "max")
+    metrics.gauge("payment_event_lag_seconds", "How long the oldest has waited.", lambda: events.lag_s, "max")
+    told = "Payments that could not be credited and wait for an operator (`metergate operator order list --parked`)."
+    metrics.gauge("payments_parked", told, lambda: payments.orders.waiting, "max")
+    runtime.engine.loops.start("payments_parked", payments.orders.watch)
+    for name, job in payments.jobs.items():
+        runtime.engine.loops.start(name, job)

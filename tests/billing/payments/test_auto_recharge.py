@@ -1,0 +1,213 @@
+"""Auto-recharge on the local provider: one charge at a time, never two for one attempt, and when it waits or stops."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from billing import audit
+from billing.payments.assembly import PaymentParts, PaymentRules, local_provider, make_payments
+from billing.payments.flows import FlowRules
+from billing.payments.objects import ObjectRef
+from billing.payments.orders import NewOrder
+from billing.payments.port import PaymentProviderUnavailable
+from billing.payments.recharges import RechargeRefused, Wish
+from tests.billing.support import PLANS, Billing
+
+if TYPE_CHECKING:
+    from billing.payments.assembly import Payments
+    from billing.payments.objects import Payment
+    from billing.payments.orders import Order
+
+USD: Final = 1_000_000_000
+HOUR: Final = timedelta(hours=1)
+HOME: Final = "https://gateway.example"
+GOOD, POOR, STOLEN, ASKS = "visa 4242", "visa 9995", "visa 9979", "visa 3155"
+WISH: Final = Wish(True, 5 * USD, 2000, 10_000)
+
+
+class Installation:
+    """Payments on the local provider, with a clock that a test moves."""
+
+    def __init__(self, billing: Billing) -> None:
+        self.billing, self.now = billing, datetime.now(UTC)
+        self.payments = self.started()
+
+    def started(self) -> Payments:
+        """A new process on the same stores."""
+        billing = self.billing
+        parts = PaymentParts(
+            *(billing.database, billing.accounts, billing.grants, billing.effects, PLANS, billing.new_id, "here"),
+            now=lambda: self.now,
+        )
+        flows = FlowRules(500, 1_000_000, 2_000, frozenset({HOME}), HOME)
+        rules = PaymentRules(flows, "free", timedelta(days=10), HOME)
+        return make_payments(parts, rules, local_provider(parts, HOME))
+
+    async def account(self, card: str | None = GOOD, wish: Wish | None = WISH) -> str:
+        account_id = (await self.billing.accounts.create("Acme")).id
+        if card is not None:
+            await self.save(account_id, card)
+        if wish is not None:
+            await self.payments.recharges.put(account_id, wish, actor=audit.ADMIN)
+        return account_id
+
+    async def save(self, account_id: str, card: str) -> None:
+        """Save a test card as the payer would."""
+        payments = self.payments
+        page = await payments.flows.save_method(account_id, None)
+        assert payments.acts is not None
+        await payments.acts.act(page.url.rpartition("/")[2], f"save:{card}")
+        customer_id = await payments.customers.find(account_id)
+        await payments.applier.refresh(ObjectRef("customer", customer_id or ""))
+
+    async def round(self, later: timedelta = timedelta(0)) -> int:
+        self.now += later
+        return await self.payments.auto_recharge.round()
+
+    async def standing(self, account_id: str) -> tuple[str, str | None, int]:
+        """State, reason, and the balance in cents."""
+        recharge = await self.payments.recharges.get(account_id)
+        assert recharge is not None
+        balance = (await self.billing.accounts.get(account_id)).balance_nano
+        return recharge.state, recharge.reason, balance // 10_000_000
+
+    async def notices(self, account_id: str) -> list[dict[str, Any]]:
+        rows = await self.billing.database.rows(
+            "SELECT data FROM notices WHERE account_id = $1 AND type = 'auto_recharge.failed' ORDER BY created_at",
+            account_id,
+        )
+        return [row["data"] for row in rows]
+
+    async def charged(self) -> int:
+        """How many payments the provider has made."""
+        return int(await self.billing.database.value("SELECT count(*) FROM local_objects WHERE kind = 'payment'"))
+
+
+@pytest.fixture
+def here(billing: Billing) -> Installation:
+    return Installation(billing)
+
+
+async def test_who_falls_below_is_charged_up_to_the_months_cap(here: Installation) -> None:
+    account = await here.account()
+    idle = await here.account()
+    await here.billing.grants.grant(idle, 5 * USD, "enough")
+    assert [await here.round(), await here.round()] == [1, 0]  # the second is too soon, whatever the balance is
+    assert await here.standing(account) == ("ready", None, 2000)
+    assert await here.standing(idle) == ("ready", None, 500)
+    order = (await here.payments.orders.page(5, account_id=account)).items[0]
+    assert (order.kind, order.status, order.amount_cents) == ("recharge", "credited", 2000)
+    for n in range(5):  # which use all of it up
+        balance_nano = (await here.billing.accounts.get(account)).balance_nano
+        await here.billing.grants.adjust(account, -balance_nano or -1, f"used{n}", "debits")
+        await here.round(HOUR)
+    assert await here.charged() == 5
+    state, reason, _ = await here.standing(account)
+    assert (state, reason) == ("capped", "monthly_cap")
+    (notice,) = await here.notices(account)
+    following = (here.now.replace(day=1) + timedelta(days=32)).strftime("%Y-%m-01T00:00:00.000Z")
+    assert (notice["reason"], notice["next_attempt_at"]) == ("monthly_cap", following)
+    await here.payments.recharges.put(account, Wish(True, 5 * USD, 2000, 20_000), actor=audit.ADMIN)
+    assert await here.round() == 1
+
+
+async def test_declines_wait_longer_each_time_and_then_it_stops(here: Installation) -> None:
+    account = await here.account(POOR)
+    assert await here.round() == 1
+    assert await here.standing(account) == ("waiting", "insufficient_funds", 0)
+    assert await here.round(HOUR - timedelta(seconds=1)) == 0
+    assert await here.round(timedelta(seconds=1)) == 1
+    assert await here.round(HOUR) == 0
+    assert await here.round(HOUR) == 1
+    assert await here.standing(account) == ("stopped", "insufficient_funds", 0)
+    assert await here.round(240 * HOUR) == 0
+    notices = await here.notices(account)
+    assert [each["state"] for each in notices] == ["waiting", "waiting", "stopped"]
+    assert [each["next_attempt_at"] is None for each in notices] == [False, False, True]
+    assert await here.charged() == 3
+    await here.save(account, GOOD)
+    await here.payments.recharges.put(account, WISH, actor=audit.ADMIN)
+    assert await here.round() == 1
+    assert await here.standing(account) == ("ready", None, 2000)
+
+
+@pytest.mark.parametrize(("card", "reason"), [(STOLEN, "stolen_card"), (ASKS, "authentication_required")])
+async def test_what_is_final_or_needs_the_payer_stops_at_once(here: Installation, card: str, reason: str) -> None:
+    account = await here.account(card)
+    assert [await here.round(), await here.round(23 * HOUR)] == [1, 0]
+    assert await here.standing(account) == ("stopped", reason, 0)
+    (notice,) = await here.notices(account)
+    assert (notice["reason"], notice["url"] is not None) == (reason, card == ASKS)
+    if card == ASKS:  # the page of the link takes another card
+        assert here.payments.acts is not None
+        assert await here.payments.acts.view(notice["url"].rpartition("/")[2]) is not None
+
+
+@pytest.mark.parametrize("step", ["before the order", "before the charge", "after the charge"])
+async def test_a_process_that_dies_between_two_steps_charges_once(
+    here: Installation, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = await here.account()
+    payments = here.payments
+
+    async def create(asked: NewOrder) -> Order:
+        raise RuntimeError
+
+    async def die(order: Order) -> Payment:
+        if step == "after the charge":
+            customer_id = await payments.customers.find(account)
+            purchase = payments.flows._purchase(order, customer_id or "")
+            await payments.provider.charge(purchase, f"{order.id}:charge")
+        raise RuntimeError
+
+    if step == "before the order":
+        monkeypatch.setattr(payments.orders, "create", create)
+    else:
+        monkeypatch.setattr(payments.flows, "charge", die)
+    with pytest.raises(RuntimeError):
+        await here.round()
+    assert (await here.standing(account))[0] == "charging"
+    here.payments = here.started()
+    assert await here.round() == 0  # it may still be under way
+    await here.payments.recharges.put(account, Wish(True, 5 * USD, 3000, 9000), actor=audit.ADMIN)
+    here.now += 30 * HOUR  # the provider has forgotten the key of the call
+    await here.billing.database.execute("DELETE FROM local_keys")
+    assert [await here.round(), await here.round(), await here.round(HOUR)] == [1, 0, 0]
+    assert await here.charged() == 1
+    cents = 3000 if step == "before the order" else 2000
+    assert await here.standing(account) == ("ready", None, cents)
+
+
+async def test_switched_off_while_it_was_broken_off(here: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    account = await here.account()
+
+    async def away(order: Order) -> Payment:
+        raise PaymentProviderUnavailable("it is away")
+
+    monkeypatch.setattr(here.payments.flows, "charge", away)
+    assert [await here.round(), await here.round(HOUR)] == [1, 1]  # asked again, under the same order
+    assert len((await here.payments.orders.page(5, account_id=account)).items) == 1
+    off = Wish(False, 5 * USD, 2000, 10_000)
+    assert (await here.payments.recharges.put(account, off, actor=audit.ADMIN)).state == "charging"
+    here.payments = here.started()
+    assert await here.round(HOUR) == 1
+    assert await here.standing(account) == ("off", None, 0)
+    assert [await here.charged(), await here.round(HOUR)] == [0, 0]
+
+
+async def test_a_wish_that_can_not_be(here: Installation) -> None:
+    account = await here.account(None, None)
+    put = here.payments.recharges.put
+    for wish, message in (
+        (WISH, "payment method first"),
+        (Wish(True, USD, 499, 1000), "5.00 to 10000.00 USD"),
+        (Wish(True, USD, 1000, 999), "not be below amount_usd"),
+    ):
+        with pytest.raises(RechargeRefused, match=message):
+            await put(account, wish, actor=audit.ADMIN)
+    assert await here.payments.recharges.get(account) is None
+    off = await put(account, Wish(False, USD, 1000, 1000), actor=audit.ADMIN)
+    assert (off.state, await here.round()) == ("off", 0)

@@ -1,0 +1,35 @@
+"""`metergate operator stripe sync`: the endpoint is made from here, and its secret shown to nobody."""
+
+import asyncio
+import stat
+from pathlib import Path
+
+from tests.support.commands import Result, Shell
+from tests.support.stripe_fake import FakeStripe
+
+
+async def test_sync_makes_the_endpoint_and_keeps_its_secret(tmp_path: Path) -> None:
+    shell, file = Shell(tmp_path), tmp_path / "secret"
+    async with FakeStripe().serving() as stripe:
+        stripe.subscriptions.add_price("price_1", 9900)
+        env = {"STRIPE_API_KEY": stripe.api_key, "STRIPE_API_BASE": stripe.url, "STRIPE_PRICE_STARTER": "price_1"}
+        command = ("operator", "stripe", "sync", "https://gateway.example.com", "--secret-file", str(file))
+
+        async def run(**changed: str) -> Result:
+            return await asyncio.to_thread(shell.run, *command, env=env | changed)
+
+        made = await run()
+        assert made.code == 0, made.stderr
+        assert "created" in made.stdout
+        assert stripe.secret not in made.stdout + made.stderr
+        assert file.read_text() == stripe.secret + "\n"
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        (endpoint,) = stripe.state.all("webhook_endpoint")
+        assert endpoint["url"] == "https://gateway.example.com/api/webhooks/stripe"
+        assert str(file) in (await run()).failed(2)
+        file.unlink()
+        assert "price_2" in (await run(STRIPE_PRICE_STARTER="price_2")).stdout
+        assert "sk_test_" in (await run(STRIPE_API_KEY="pk_test_1")).failed(2)
+        (await run(STRIPE_API_KEY="")).failed(2)
+        (await run(STRIPE_API_KEY="sk_test_wrong")).failed(1)
+        assert stripe.violations == []
