@@ -1,25 +1,19 @@
 """The billing API's calls: one method a call, typed answers, over whatever carries a request.
 
-ClientError
-+-- Refused       the gateway answered with an error: `status`, `code`, `message`, and all of it as `error`
-+-- Unreachable   no answer, or not in time: whether the call was carried out is unknown
-+-- BadAnswer     something answered, but not what the billing API answers: with its `status`
-
 Services carry them with `billing.client.BillingClient`, commands with `billing.cli.client.CommandClient`, which takes a
 tenth of the time to import. No message holds a key. Nothing is repeated by itself, but the calls of services
 (`billing.client.service`): a grant that was `Unreachable` is repeated with the same idempotency key. An answer's
 `received` is the JSON as it came, with the fields of a newer gateway.
 """
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 
-from billing.errors import MetergateError
+from billing.answers import BadAnswer, Exchanged, refusal
 from billing.pages import DEFAULT_LIMIT
 from billing.shapes.accounts import (
     AccountPatch,
@@ -34,7 +28,7 @@ from billing.shapes.accounts import (
 )
 from billing.shapes.admin_users import UserDetailShape, UserPatch, UserShape
 from billing.shapes.audit import AuditShape
-from billing.shapes.base import DEFAULT_TIMEOUT_S, Answer, ErrorEnvelope, Listing
+from billing.shapes.base import DEFAULT_TIMEOUT_S, Answer, Listing
 from billing.shapes.keys import KeyPatch, KeyShape, NewKey, NewKeyShape
 from billing.shapes.operation import ProviderShape, RefusedShape
 from billing.shapes.quotas import QuotaShape
@@ -43,53 +37,8 @@ from billing.shapes.usage import BalanceShape, EventShape, ExplainedEventShape, 
 
 ANSWER_LIMIT_BYTES: Final = 32 * 1024 * 1024
 """A page of a thousand usage events is about 1 MiB."""
-_SECONDS: Final = re.compile(r"\d{1,9}", re.ASCII)
 
 T = TypeVar("T", bound=Answer)
-
-
-class Exchanged(NamedTuple):
-    """An answer as it came; the names of `headers` are in lower case."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
-class ClientError(MetergateError):
-    """A call did not bring what was asked for. The message is fit for a reader and holds no secret. `status` is the
-    answer's, None where there was none; `retry_after_s` what it said to wait."""
-
-    status: int | None = None
-
-
-class Refused(ClientError):
-    """The gateway answered with an error. `error` is what stands inside the envelope's `error`, every field of it."""
-
-    status: int
-
-    def __init__(
-        self, status: int, code: str, message: str, error: dict[str, Any], retry_after_s: int | None = None
-    ) -> None:
-        super().__init__(message)
-        self.status, self.code, self.message, self.error = status, code, message, error
-        self.retry_after_s = retry_after_s
-
-
-class Unreachable(ClientError):
-    """No answer from `url`, or not in time."""
-
-    def __init__(self, url: str, why: str) -> None:
-        super().__init__(f"{url} is unreachable: {why}.")
-        self.url = url
-
-
-class BadAnswer(ClientError):
-    """What answered at `url` does not speak the billing API."""
-
-    def __init__(self, url: str, why: str, status: int | None = None, retry_after_s: int | None = None) -> None:
-        super().__init__(f"{url} does not answer like Metergate: {why}.")
-        self.url, self.status, self.retry_after_s = url, status, retry_after_s
 
 
 class BillingCalls(ABC):
@@ -343,17 +292,3 @@ def path_part(segment: str) -> str:
 
 def page_query(limit: int, cursor: str | None) -> dict[str, str | None]:
     return {"limit": str(limit), "cursor": cursor}
-
-
-def refusal(answered: Exchanged, url: str) -> ClientError:
-    """Return the failure of an answer that is no success."""
-    wait = answered.headers.get("retry-after", "")
-    retry_after_s = int(wait) if _SECONDS.fullmatch(wait) else None
-    try:
-        envelope = msgspec.json.decode(answered.body)
-        msgspec.convert(envelope, ErrorEnvelope)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        why = f"HTTP {answered.status} without Metergate's error"
-        return BadAnswer(url, why, answered.status, retry_after_s)
-    error = envelope["error"]
-    return Refused(answered.status, error["code"], error["message"], error, retry_after_s)

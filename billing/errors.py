@@ -31,6 +31,10 @@ MetergateError
 +-- LotNotFound                    billing.accounts.lots
 +-- BadUserId                      billing.accounts.member_limits
 +-- PriceNotFound                  billing.accounts.repricing
++-- ClientError                    billing.answers
+|   +-- BadAnswer                  billing.answers
+|   +-- Refused                    billing.answers
+|   +-- Unreachable                billing.answers
 +-- ApiError                       billing.api.errors
 |   +-- Conflict                   billing.api.errors
 |   +-- InsufficientScope          billing.api.errors
@@ -42,10 +46,6 @@ MetergateError
 |   +-- Unavailable                billing.api.errors
 |   +-- Unpriced                   billing.api.errors
 +-- TooManyAttempts                billing.attempts
-+-- ClientError                    billing.calls
-|   +-- BadAnswer                  billing.calls
-|   +-- Refused                    billing.calls
-|   +-- Unreachable                billing.calls
 +-- CommandFailed                  billing.cli.output
 +-- BadCoding                      billing.codings
 +-- Unreadable                     billing.errors
@@ -112,11 +112,11 @@ MetergateError
 +-- PriceError                     billing.rates
 +-- BadMeasure                     billing.services.charges
 +-- MeterNotPriced                 billing.services.charges
-+-- Busy                           billing.services.events
-+-- EventConflict                  billing.services.events
-+-- EventRefused                   billing.services.events
-+-- NotAdmitted                    billing.services.events
-+-- UnknownAccount                 billing.services.events
++-- Busy                           billing.services.claims
++-- EventConflict                  billing.services.claims
++-- EventRefused                   billing.services.claims
++-- NotAdmitted                    billing.services.claims
++-- UnknownAccount                 billing.services.claims
 +-- UnknownHold                    billing.services.service_holds
 +-- ApiKeyError                    billing.shapes.rules
 |   +-- KeyConflict                billing.shapes.rules

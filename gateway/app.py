@@ -65,8 +65,7 @@ from gateway.server.edge import EdgeRunner
 from gateway.server.guard import EdgeRules
 from gateway.server.ids import REQUEST_ID
 from gateway.server.plain import PlainRunner
-from gateway.store_rules import lookup_wait_s
-from gateway.stores import new_id
+from gateway.stores import lookup_wait_s, new_id
 from gateway.tokens import Tokenizer
 from gateway.upstream.local.shelf import SharedShelf
 

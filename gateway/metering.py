@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from billing.holds.engine import Engine
     from billing.price_table import PriceTable
     from billing.principals import Principal
-    from billing.services.events import NotAdmitted, Payer
+    from billing.services.claims import NotAdmitted, Payer
     from gateway.config.settings import Settings
     from gateway.server.refusals import Links
 

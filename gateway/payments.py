@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
 
 from billing.api.services import PaymentOversight
 from billing.payments.assembly import PaymentParts, PaymentRules, local_provider, make_payments, stripe_provider
+from billing.payments.expiry import Expiry
 from billing.payments.flows import FlowRules
 from billing.payments.local.web import PAY, pay_routes
 from billing.payments.return_urls import origins_of
+from billing.payments.rounds import Rounds
 from gateway.config.settings import public_url
+from gateway.plan_page import plan_routes
 from gateway.server.refusals import Links
 
 if TYPE_CHECKING:
@@ -22,6 +25,12 @@ if TYPE_CHECKING:
     from gateway.config.settings import Settings
     from gateway.metrics.registry import Metrics
     from gateway.runtime import Runtime
+
+
+EXPIRY: Final = "credit_expiry"
+ALERTS: Final = "balance_alerts"
+EXPIRY_EVERY_S: Final = 60.0
+ALERTS_EVERY_S: Final = 5.0
 
 
 def links_of(settings: Settings, plans: Plans) -> Links:
@@ -36,7 +45,12 @@ def payment_rules(settings: Settings) -> PaymentRules:
     named = (own, settings.frontend_url, *settings.cors_origins, *said.allowed_origins)
     home = settings.frontend_url or f"{own}{PAY}"
     flows = FlowRules(said.min_cents, said.max_cents, said.setup_cents, origins_of(named), home)
-    return PaymentRules(flows, settings.defaults.default_plan, timedelta(days=settings.payment_grace_days), own)
+    grace = timedelta(days=settings.payment_grace_days)
+    return PaymentRules(
+        *(flows, settings.defaults.default_plan, grace, own),
+        declines=said.auto_recharge_declines,
+        credit_days=said.credit_expires_days,
+    )
 
 
 def open_payments(settings: Settings, parts: PaymentParts) -> Payments | None:
@@ -52,7 +66,8 @@ def _provider(settings: Settings, parts: PaymentParts, rules: PaymentRules) -> P
     if settings.payment_provider == "stripe":
         key, secret = settings.stripe_api_key, settings.stripe_webhook_secret
         secrets = () if secret is None else tuple(each.strip() for each in secret.reveal().split(",") if each.strip())
-        return stripe_provider(parts, "" if key is None else key.reveal(), settings.stripe_api_base, secrets)
+        given = "" if key is None else key.reveal()
+        return stripe_provider(parts, given, settings.stripe_api_base, secrets, settings.payments.checkout)
     return None
 
 
@@ -67,18 +82,22 @@ def serve_payments(app: web.Application, runtime: Runtime) -> None:
     """Mount the pages under /pay."""
     payments, frontend_url = runtime.services.payments, runtime.settings.frontend_url
     if payments is not None:
+        app.router.add_routes(plan_routes(runtime.services, payments, runtime.services.new_id))
         app.router.add_routes(pay_routes(payments.acts, frontend_url))
 
 
 async def stop_payments(runtime: Runtime) -> None:
     """Stop what `start_payments` has started."""
+    await runtime.engine.loops.stop(EXPIRY, ALERTS)
     payments = runtime.services.payments
     if payments is not None:
         await runtime.engine.loops.stop("payments_parked", *payments.jobs)
 
 
 def start_payments(runtime: Runtime, metrics: Metrics) -> None:
-    """Start what goes on beside requests: looking into events, the local provider's own work."""
+    """Start what goes on beside requests: looking into events, the local provider's own work; expiry and alerts in any
+    case."""
+    _start_credit(runtime)
     payments = runtime.services.payments
     if payments is None:
         return
@@ -87,8 +106,21 @@ def start_payments(runtime: Runtime, metrics: Metrics) -> None:
     metrics.gauge("payment_events_waiting", told, lambda: events.waiting, "max")
     metrics.gauge("payment_events_parked", "Events of payments that were given up.", lambda: events.parked, "max")
     metrics.gauge("payment_event_lag_seconds", "How long the oldest has waited.", lambda: events.lag_s, "max")
+    told = "Objects that still differed from the payment provider's at the last comparison."
+    metrics.gauge("payment_differences", told, lambda: payments.comparisons.differences, "max")
     told = "Payments that could not be credited and wait for an operator (`metergate operator order list --parked`)."
     metrics.gauge("payments_parked", told, lambda: payments.orders.waiting, "max")
     runtime.engine.loops.start("payments_parked", payments.orders.watch)
     for name, job in payments.jobs.items():
         runtime.engine.loops.start(name, job)
+
+
+def _start_credit(runtime: Runtime) -> None:
+    """Start what lets credit expire and tells of low balances, in one gateway of all."""
+    services, database, owner = runtime.services, runtime.database, runtime.services.new_id()
+    expiry = Expiry(database, services.grants, services.effects, services.new_id, lambda: datetime.now(UTC))
+    for rounds in (
+        Rounds(EXPIRY, EXPIRY_EVERY_S, expiry.round, database, owner),
+        Rounds(ALERTS, ALERTS_EVERY_S, services.alerts.round, database, owner),
+    ):
+        runtime.engine.loops.start(rounds.name, rounds.run)

@@ -30,6 +30,7 @@ from billing.keys.secrets import secret_digest, well_formed
 from billing.ledger.reports import Reports
 from billing.notices.endpoints import EndpointRules, Endpoints
 from billing.notices.exhausted import ExhaustedNotices
+from billing.payments.alerts import Alerts
 from billing.payments.assembly import PaymentParts, deployment_of
 from billing.payments.coupons import Coupons
 from billing.refused import RefusedRequests
@@ -197,13 +198,14 @@ def _services(
         keys=ApiKeys(database, effects, new_id),
         grants=grants,
         lots=Lots(database),
+        alerts=Alerts(database, settings.payments.low_balance_nano),
         coupons=Coupons(database, grants, effects, identity.people.codes, new_id, utc_now),
         repricing=Repricing(database, effects, new_id, in_force.now),
         reports=Reports(database),
         audit=AuditLog(database),
-        features=Features(database, plans, defaults.default_plan, lambda: datetime.now(UTC)),
+        features=Features(database, plans, defaults.default_plan, utc_now),
         windows=partial(_windows, engine, Principals(database, plans, defaults.default_plan)),
-        upgrade_url=lambda plan: settings.frontend_url,
+        upgrade_url=links_of(settings, plans).upgrade_url,
         endpoints=Endpoints(
             database, new_id, EndpointRules(defaults.webhook_endpoints, private=defaults.webhook_private_addresses)
         ),

@@ -12,15 +12,20 @@ from typing import TYPE_CHECKING, Final
 from ulid import ULID
 
 from billing.database.connection import Database
-from billing.holds.engine import Engine
+from billing.holds.cache import CacheSettings
+from billing.holds.engine import Engine, EngineSettings
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import DEFAULT_PREFIX, Keyspace
+from billing.holds.service import HoldSettings
 from billing.keys.principals import Principals
 from billing.ledger.catalogue import newest_revision
+from billing.shares import parse_share
 from gateway.config.plan_follower import PlanFollower
-from gateway.store_rules import engine_settings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gateway.config.defaults import Limits
     from gateway.config.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -97,3 +102,41 @@ async def partition_count(database: Database, wanted: int) -> int:
     if count != wanted:
         logger.warning("this installation has %d partitions, not %d: the number is fixed once", count, wanted)
     return int(count)
+
+
+def lookup_wait_s(defaults: Limits) -> float:
+    """Return how long a request waits for its key to be looked up: as long as for its admission, where it waits for
+    that."""
+    return defaults.admission_wait_ms / 1000 or defaults.postgres_timeout_s
+
+
+def engine_settings(defaults: Limits, spool_folder: Path | None = None) -> EngineSettings:
+    """Return the engine's bounds from the configuration's."""
+    return EngineSettings(
+        holds=HoldSettings(
+            batch_items=defaults.batch_items,
+            max_unsettled=defaults.max_unsettled,
+            redis_timeout_s=defaults.redis_timeout_ms / 1000,
+            settle_timeout_s=defaults.settle_timeout_ms / 1000,
+            ledger_timeout_s=defaults.postgres_timeout_s,
+            admission_wait_s=defaults.admission_wait_ms / 1000,
+            elastic_millionths=parse_share(defaults.elastic_share),
+            elastic_output_tokens=defaults.elastic_output_tokens,
+            queue_requests=defaults.admission_queue_requests,
+        ),
+        cache=CacheSettings(
+            entries=defaults.principal_cache_entries,
+            fresh_s=defaults.principal_cache_s,
+            unknown_entries=defaults.negative_cache_entries,
+            unknown_s=defaults.negative_cache_s,
+            lookups=max(1, defaults.postgres_pool_size - 1),
+            wait_s=lookup_wait_s(defaults),
+        ),
+        lease_s=defaults.lease_s,
+        stall_s=defaults.stall_s,
+        expired_hold=defaults.expired_hold,
+        default_plan=defaults.default_plan,
+        ledger_batch_rows=defaults.ledger_batch_rows,
+        ledger_flush_s=defaults.ledger_flush_ms / 1000,
+        spool_folder=spool_folder,
+    )

@@ -10,14 +10,15 @@
     people      /auth: registering, signing in, one's own credentials and profile
     accounts    /admin/accounts   keys  /admin/keys   audit  /admin/audit, /account/audit
     tokens      /auth: refresh, narrow, revoke; sessions   oidc  /auth/oidc: signing in elsewhere
-    organizations  /orgs, /invitations, /roles   own_keys  /billing/keys
+    organizations  /orgs, /invitations, /roles   closing  /orgs/{org_id}/close   own_keys  /billing/keys
     admin_users  /admin/users
     metering    /service: what other services call
-    credit      /billing/lots, /admin/accounts/{id}/lots
+    credit      lots, coupons, auto-recharge, alerts, below /billing and /admin
     usage       /account: balance, transactions, usage events   sums  /account and /billing: what was used, in sums
     plans         /billing/status, /billing/subscription, /service/features
     webhooks_out  /webhooks/endpoints, /admin/webhooks/endpoints: where notices are sent to
     payment_events  /webhooks/stripe, /admin/payments: what the payment provider tells, and the comparison with it
+    payments    /billing: setup, portal, checkout, orders; /admin/orders, /admin/payments/parked
     reads       /admin/refusals, /admin/providers, /ping
     tables      answers as CSV
 

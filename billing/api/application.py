@@ -28,6 +28,7 @@ from billing.api import (
     organizations,
     own_keys,
     payment_events,
+    payments,
     people,
     plans,
     reads,
@@ -64,10 +65,14 @@ ROUTES: Final[tuple[Route, ...]] = (
     *tokens.ROUTES,
     *oidc.ROUTES,
     *payment_events.ROUTES,
+    *payments.ROUTES,
     *webhooks_out.ROUTES,
     *plans.ROUTES,
 )
 """Every endpoint of the billing API but its description."""
+BILLING: Final = "/billing/"
+VERSION: Final = "/v1"
+"""Before the paths of a customer's billing, which some clients know under /api/v1/billing: it answers there, too."""
 REQUEST_ID_HEADER: Final = "x-request-id"
 _GIVEN_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}", re.ASCII)
 """A client's own id of a request: it is answered and audited, and identifies nothing else."""
@@ -83,7 +88,10 @@ def setup(app: web.Application, services: Services, beside: Sequence[Route] = ()
     descriptions = _descriptions(beside)
     check_names((*beside, *ROUTES, *descriptions))
     for route in (*ROUTES, *descriptions):
-        api.router.add_route(route.method, route.path.removeprefix(PREFIX), serving(route))
+        path, handler = route.path.removeprefix(PREFIX), serving(route)
+        api.router.add_route(route.method, path, handler)
+        if path.startswith(BILLING):
+            api.router.add_route(route.method, f"{VERSION}{path}", handler)
     app.add_subapp(PREFIX, api)
 
 

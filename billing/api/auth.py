@@ -74,7 +74,10 @@ async def _is_secret(request: web.Request, given: str, expected: str, attempts: 
 async def key_caller(request: web.Request) -> Caller:
     """Return whose API key the request has, which may be of a suspended account. Raises `Unauthorized`,
     `DifferentKeys` and `TooManyAttempts`."""
-    principal = await _principal(request)
+    return _key_caller(await _principal(request))
+
+
+def _key_caller(principal: Principal) -> Caller:
     return Caller(
         "key",
         principal.key_id,
@@ -85,12 +88,24 @@ async def key_caller(request: web.Request) -> Caller:
     )
 
 
+async def bearer_caller(request: web.Request, services: Services, secret: str) -> Caller:
+    """Return whose API key or token this is, which came otherwise than in a header. Raises as `any_caller`."""
+    if _TOKEN.fullmatch(secret) is None:
+        return _key_caller(await _checked(request, services, secret))
+    found = await services.person(secret, None)
+    if found is None:
+        raise Unauthorized(f"This token is wrong, expired or revoked. {_SIGN_IN}")
+    return found
+
+
 async def _principal(request: web.Request) -> Principal:
-    services = request.app[SERVICES]
     secret = presented_key(request.headers)
     if secret is None:
         raise Unauthorized(f"{INCORRECT_KEY}: there is none. {_SEND_KEY}")
+    return await _checked(request, request.app[SERVICES], secret)
 
+
+async def _checked(request: web.Request, services: Services, secret: str) -> Principal:
     async def check() -> Principal | None:
         found = await services.authenticate(secret)
         return found if found is not None and found.usable_key(services.clock()) else None

@@ -1,25 +1,34 @@
-"""Credit: what of it is left in which lot, and coupons, for customers and operators."""
+"""Credit: what of it is left in which lot, coupons, auto-recharge, and when an account is told of its balance."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from billing.api.requests import in_future, listing, moment, page_asked, positive_money
+from billing.api.errors import BadRequest, NotFound
+from billing.api.requests import in_future, listing, moment, money, page_asked, positive_money
 from billing.api.route import Access, Call, Route, customer_read
 from billing.identity.permissions import BILLING_SETUP
 from billing.payments.coupons import NewCoupon
+from billing.payments.objects import NANO_PER_CENT
+from billing.payments.recharges import Wish
 from billing.shapes.base import Listing, PageQuery
 from billing.shapes.credit import (
+    AlertBody,
+    AlertShape,
     CouponCodeBody,
     CouponShape,
     LotShape,
     LotsQuery,
     NewCouponBody,
     NewCouponShape,
+    RechargeBody,
+    RechargeShape,
     RedeemedShape,
+    alert_shape,
     coupon_shape,
     lot_shape,
     new_coupon_shape,
+    recharge_shape,
     redeemed_shape,
 )
 
@@ -27,6 +36,8 @@ if TYPE_CHECKING:
     from billing.api.services import Services
 
 LOTS: Final = "/api/billing/lots"
+AUTO_RECHARGE: Final = "/api/billing/auto-recharge"
+ALERTS: Final = "/api/billing/alerts"
 COUPONS: Final = "/api/admin/coupons"
 ACCOUNT_LOTS: Final = "/api/admin/accounts/{account_id}/lots"
 
@@ -76,6 +87,46 @@ async def disable_coupon(call: Call) -> None:
     await call.services.coupons.disable(call.id("coupon_id"), actor=call.actor)
 
 
+async def get_auto_recharge(call: Call) -> RechargeShape:
+    """Return what the account has asked of auto-recharge, and what has become of it."""
+    payments = call.services.payments
+    return recharge_shape(None if payments is None else await payments.recharges.get(call.account_id))
+
+
+async def put_auto_recharge(call: Call, body: RechargeBody) -> RechargeShape:
+    """Have the saved payment method charged when what the account may spend falls below a threshold, or not any
+    more. What stopped it before is forgotten."""
+    payments = call.services.payments
+    if payments is None:
+        raise NotFound("This gateway takes no payments.")
+    wish = Wish(
+        body.enabled,
+        money("threshold_usd", body.threshold_usd),
+        _cents("amount_usd", body.amount_usd),
+        _cents("monthly_cap_usd", body.monthly_cap_usd),
+    )
+    return recharge_shape(await payments.recharges.put(call.account_id, wish, actor=call.actor))
+
+
+def _cents(param: str, given: object) -> int:
+    cents, rest = divmod(positive_money(param, given), NANO_PER_CENT)
+    if rest:
+        raise BadRequest(f"{param} must be in whole cents.", param)
+    return cents
+
+
+async def get_alert(call: Call) -> AlertShape:
+    """Return below what the account is told that its balance is low."""
+    return alert_shape(await call.services.alerts.get(call.account_id))
+
+
+async def put_alert(call: Call, body: AlertBody) -> AlertShape:
+    """Set below what the account is told that its balance is low; null: below the default."""
+    said = body.low_balance_usd
+    threshold = None if said is None else money("low_balance_usd", said)
+    return alert_shape(await call.services.alerts.put(call.account_id, threshold, actor=call.actor))
+
+
 ROUTES: Final = (
     customer_read(LOTS, list_lots, Listing[LotShape], LotsQuery),
     Route("GET", ACCOUNT_LOTS, list_account_lots, Access.admin, Listing[LotShape], query=LotsQuery),
@@ -85,6 +136,15 @@ ROUTES: Final = (
         scope=BILLING_SETUP,
         errors=(404, 409, 429),
     ),
+    customer_read(AUTO_RECHARGE, get_auto_recharge, RechargeShape),
+    Route(
+        *("PUT", AUTO_RECHARGE, put_auto_recharge, Access.caller, RechargeShape),
+        body=RechargeBody,
+        scope=BILLING_SETUP,
+        errors=(404,),
+    ),
+    customer_read(ALERTS, get_alert, AlertShape),
+    Route("PUT", ALERTS, put_alert, Access.caller, AlertShape, body=AlertBody, scope=BILLING_SETUP),
     Route(
         *("POST", COUPONS, create_coupon, Access.admin, NewCouponShape),
         body=NewCouponBody,

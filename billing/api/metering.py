@@ -22,7 +22,7 @@ from billing.api.usage import balance_of
 from billing.errors import MetergateError
 from billing.money import format_usd
 from billing.services.charges import Measure, parse_quantity
-from billing.services.events import DEBITS, HOLDS, USAGE, NotAdmitted, Payer
+from billing.services.claims import DEBITS, HOLDS, USAGE, NotAdmitted, Payer
 from billing.shapes.service import (
     Asked,
     CheckShape,
@@ -49,7 +49,7 @@ from billing.times import rfc3339
 
 if TYPE_CHECKING:
     from billing.api.services import Meters
-    from billing.services.events import Recorded
+    from billing.services.claims import Recorded
 
 HOLD: Final = f"{HOLDS}/{{hold_id}}"
 CLOUD_EVENT: Final = "application/cloudevents+json"

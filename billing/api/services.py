@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from billing.keys.keys import ApiKeys
     from billing.ledger.reports import Reports
     from billing.notices.endpoints import Endpoints
+    from billing.payments.alerts import Alerts
     from billing.payments.assembly import Payments
     from billing.payments.coupons import Coupons
     from billing.payments.events import PaymentEvents
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from billing.plans import Plan, Plans
     from billing.principals import Principal
     from billing.refused import RefusedRequests
-    from billing.services.events import NotAdmitted
+    from billing.services.claims import NotAdmitted
     from billing.services.features import Features
     from billing.services.metering import Metering
     from billing.services.service_holds import ServiceHolds
@@ -103,6 +104,7 @@ class Services:
     grants: Grants
     lots: Lots
     coupons: Coupons
+    alerts: Alerts
     repricing: Repricing
     reports: Reports
     audit: AuditLog

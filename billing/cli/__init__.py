@@ -11,7 +11,7 @@
                 oversight  the audit log, people; payment_events  the provider's events, and the comparison with it
     session     who is signed in: the files of tokens, how they are renewed; people  a person's call becomes a command,
                 what its errors say, how secrets are asked for; auth; credentials  a new password by mail, an
-                authenticator app; own_keys; orgs; usage, and what is left
+                authenticator app; own_keys; orgs; usage; billing  what is left, and what comes next
 
 How a command reaches the billing API is passed in (`commands.Connect`): this package knows no gateway.
 """

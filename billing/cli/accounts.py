@@ -239,7 +239,7 @@ async def _give(
 ) -> Shown:
     from ulid import ULID
 
-    from billing.calls import Refused, Unreachable
+    from billing.answers import Refused, Unreachable
 
     key = idempotency_key or str(ULID())
     unknown = f"The {what} may have been made or not: repeat it with --idempotency-key {key}."

@@ -145,7 +145,7 @@ async def logout(
     local: Annotated[bool, typer.Option("--local", help="Remove the tokens here, whatever the gateway says.")] = False,
 ) -> Shown:
     """End the session, on every gateway at once, and remove its tokens."""
-    from billing.calls import Refused
+    from billing.answers import Refused
 
     kept = place.files.kept()
     if kept is None:
@@ -222,7 +222,7 @@ async def _enter(
     place: Place, client: "PersonCalls", enter: "Callable[[dict[str, str | None]], Awaitable[TokenPairShape]]"
 ) -> Shown:
     """Sign in; who needs a second factor is asked for it."""
-    from billing.calls import Refused
+    from billing.answers import Refused
 
     try:
         pair = await enter({})

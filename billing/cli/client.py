@@ -15,7 +15,8 @@ from socket import gaierror, socket
 from typing import Final
 from urllib.parse import quote, urlencode, urlsplit
 
-from billing.calls import ANSWER_LIMIT_BYTES, BadAnswer, Exchanged, Unreachable, refusal
+from billing.answers import BadAnswer, Exchanged, Unreachable, refusal
+from billing.calls import ANSWER_LIMIT_BYTES
 from billing.cli.commands import interruptible
 from billing.person_calls import PersonCalls, Query
 

@@ -22,7 +22,8 @@ from billing.quotas import Metric, QuotaError, parse_quota
 from billing.shapes.quotas import QuotaShape, quota_shape
 
 if TYPE_CHECKING:
-    from billing.calls import BillingCalls, Refused
+    from billing.answers import Refused
+    from billing.calls import BillingCalls
 
 Call = Callable[..., Awaitable[Shown]]
 """An async function of a `BillingCalls` and a command's own options."""
@@ -125,7 +126,7 @@ def add_call(app: typer.Typer, name: str, call: Call, connect: Connect) -> None:
 @contextmanager
 def explained_answers() -> Iterator[None]:
     """Turn what the billing API's client raises into `CommandFailed`."""
-    from billing.calls import ClientError, Refused, Unreachable
+    from billing.answers import ClientError, Refused, Unreachable
 
     try:
         yield

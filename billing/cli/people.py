@@ -20,7 +20,7 @@ from billing.cli.output import REFUSED, UNREACHABLE, USAGE, CommandFailed, Outpu
 from billing.cli.session import FindPlace, Place
 
 if TYPE_CHECKING:
-    from billing.calls import Refused
+    from billing.answers import Refused
 
 _UNAUTHORIZED, _AWAY = 401, 503
 _SIGN_IN = "`metergate auth login`"
@@ -53,7 +53,7 @@ def add_place_call(app: typer.Typer, name: str, call: Callable[..., Awaitable[Sh
 @contextmanager
 def explained_to_people(place: Place) -> Iterator[None]:
     """Turn what the client raises into `CommandFailed`, with the command that mends it."""
-    from billing.calls import ClientError, Refused, Unreachable
+    from billing.answers import ClientError, Refused, Unreachable
 
     try:
         yield

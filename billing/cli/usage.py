@@ -1,4 +1,4 @@
-"""`metergate usage` and `metergate billing status`: what was used, as a table or as CSV, and what is left."""
+"""`metergate usage`: what was used, as a table or as CSV."""
 
 import os
 import secrets
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Final
 
 import typer
 
-from billing.cli.commands import add_command, group
+from billing.cli.commands import add_command
 from billing.cli.options import REMOTE, Cursor, Limit
 from billing.cli.output import CommandFailed, Output, Shown, Table, page_parts
-from billing.cli.people import add_person_call, explained_to_people
+from billing.cli.people import explained_to_people
 from billing.cli.session import FILE_MODE, FindPlace
 from billing.pages import DEFAULT_LIMIT
 
@@ -40,7 +40,7 @@ _USED: Final = ("requests", "input", "output", "total tokens", "charged USD")
 
 
 def add_usage(app: typer.Typer, find: FindPlace) -> None:
-    """Add `usage`, and the group `billing`."""
+    """Add `usage`."""
 
     async def work(
         output: Output,
@@ -80,9 +80,6 @@ def add_usage(app: typer.Typer, find: FindPlace) -> None:
         output.show(shown)
 
     add_command(app, "usage", work, REMOTE)
-    billing = group("The account: what is left, and what comes next.")
-    add_person_call(billing, "status", status, find)
-    app.add_typer(billing, name="billing")
 
 
 def _check(what: str, query: "Query", csv: str | None) -> None:
@@ -189,17 +186,3 @@ def _whole_file(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise CommandFailed(f"Cannot write {path}: {error.strerror}.") from error
-
-
-async def status(client: "PersonCalls") -> Shown:
-    """Show the balance, the plan, what the month has cost, and what to do next."""
-    month = await client.billing_summary()
-    rows = [("account", month.account_id), ("status", month.status), ("plan", month.plan)]
-    rows += [("balance USD", month.balance_usd), ("held USD", month.held_usd), ("available USD", month.available_usd)]
-    rows += [("spent this month USD", month.spent_usd), ("forecast USD", month.forecast_usd)]
-    rows.append(("included left USD", f"{month.included_left_usd} of {month.included_usd}"))
-    if month.budget is not None:
-        rows.append(("budget left USD", f"{month.budget.left_usd} of {month.budget.limit_usd}"))
-    spendable = month.status == "active" and not month.available_usd.startswith("-") and month.available_usd != "0.00"
-    nothing_left = () if spendable else ("Nothing can be spent: ask the operator of this gateway for credit.",)
-    return Shown(month.received, (Table((), rows), *nothing_left))

@@ -17,13 +17,15 @@ from typing import Literal, Self, Unpack
 import aiohttp
 import msgspec
 
-from billing.calls import ANSWER_LIMIT_BYTES, BadAnswer, ClientError, Exchanged, Unreachable
+from billing.answers import BadAnswer, ClientError, Exchanged, Unreachable
+from billing.calls import ANSWER_LIMIT_BYTES
 from billing.client.holding import HeldOpen
 from billing.client.recorder import Recorder, Spooled
 from billing.client.retries import Retries
 from billing.client.service import DEFAULT_RETRIES, Measured, ServiceCalls, new_event_id
 from billing.client.spool import EventSpool, SpoolRules
 from billing.client.tokens import TokensUsed, tokens_used
+from billing.payment_calls import PaymentCalls
 from billing.shapes.base import DEFAULT_TIMEOUT_S
 from billing.shapes.service import DebitShape, NewUsage
 from billing.times import rfc3339
@@ -33,7 +35,7 @@ logger = logging.getLogger(__name__)
 OnError = Literal["raise", "spool"]
 
 
-class BillingClient(ServiceCalls):
+class BillingClient(ServiceCalls, PaymentCalls):
     """Calls one gateway's billing API, within its `async with`, as `BillingCalls` and `ServiceCalls` say.
 
     With `unix_socket` the connection goes there and `base_url` only names it. With `spool` events may be recorded in

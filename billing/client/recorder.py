@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from billing.calls import BadAnswer, ClientError, Refused
+from billing.answers import BadAnswer, ClientError, Refused
 
 if TYPE_CHECKING:
     from billing.client.spool import EventSpool, SpoolRules

@@ -9,10 +9,10 @@ from collections.abc import Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from billing.calls import BadAnswer, Refused, Unreachable
+from billing.answers import BadAnswer, Refused, Unreachable
 
 if TYPE_CHECKING:
-    from billing.calls import ClientError
+    from billing.answers import ClientError
 
 PASSING: Final = frozenset(("capacity_held", "concurrency_exceeded", "too_many_attempts"))
 """Refusals with 429 that pass by themselves, and soon. `quota_exceeded` does not, and 402 needs somebody who pays."""

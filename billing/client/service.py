@@ -17,7 +17,8 @@ from typing import Final, Literal, TypedDict, TypeVar, Unpack
 from msgspec import Raw
 from ulid import ULID
 
-from billing.calls import BadAnswer, ClientError, Refused, Unreachable, path_part
+from billing.answers import BadAnswer, ClientError, Refused, Unreachable
+from billing.calls import path_part
 from billing.client.retries import ATTEMPTS, PASSING, Retries, passes
 from billing.credit_calls import CreditCalls
 from billing.shapes.base import DEFAULT_TIMEOUT_S, Answer

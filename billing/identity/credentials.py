@@ -157,8 +157,7 @@ class Credentials:
         return code.id
 
     async def confirm_email(self, user_id: str, email: str, code: str, challenge: str | None, visitor: Visitor) -> None:
-        """Make a new address the user's, by the code that was mailed there; the old one is told. Who has registered it
-        without proving it loses it."""
+        """Make an address the user's, by the code mailed there, though somebody else has registered it unproven."""
         people, email = self._people, parse_email(email)
         wrong = WrongCredential("code", "This code is wrong, used or expired: ask for another one.")
         shown = await people.codes.show("email", email, code, challenge)
@@ -251,6 +250,12 @@ class Credentials:
             raise _wrong_code()
         await people.forgive_factor(user)
         return codes
+
+    async def revoke_keys(self, user_id: str, actor: audit.Actor) -> None:
+        """Revoke all API keys of a user."""
+        async with self._people.database.transaction() as connection:
+            revoked = await self._people.revoke_keys(connection, user_id, actor)
+        await self._people.tell_keys(revoked)
 
     async def recovery_codes_left(self, user_id: str) -> int:
         """Return how many recovery codes a user has."""

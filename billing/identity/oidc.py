@@ -22,16 +22,14 @@ from msgspec import Struct
 
 from billing import audit
 from billing.database.connection import queries
-from billing.identity.discovery import Discovery
-from billing.identity.issuers import IssuerRefused, read_answer
+from billing.identity.issuers import Discovery, IssuerRefused, read_answer
 from billing.identity.permissions import SCOPES
 from billing.identity.providers import BEGUN_S, SignInFailed, UnknownProvider
 from billing.identity.subjects import Subject, contact, shown_name, subject_of
 from billing.identity.tokens import ISSUER, BadToken, Claims, peek, refuse_claims, verify
 
 if TYPE_CHECKING:
-    from billing.identity.discovery import Metadata
-    from billing.identity.issuers import Ask, KeySet
+    from billing.identity.issuers import Ask, KeySet, Metadata
     from billing.identity.providers import SignInProvider
     from billing.identity.sessions import Sessions, TokenPair
     from billing.identity.signing_keys import SigningKeys

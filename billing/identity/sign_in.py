@@ -155,7 +155,8 @@ class SignIn:
         if user is not None and proof.right and user.second_factor and proof.factor.given:
             await people.take_factor_try(user)
         async with people.database.transaction() as connection:
-            now = user if user is None else await people.users.lock(connection, user.id)
+            # A wrong proof locks nobody's row: it is as much work for nobody's address, and keeps no owner waiting.
+            now = await people.users.lock(connection, user.id) if user is not None and proof.right else None
             refusal = await self._judge(connection, user, now, proof)
             if refusal is not None or now is None:
                 await self._note_failure(connection, refusal or Refusal.wrong, user, proof, visitor)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
+from billing.accounts.lots import PAID, Terms
 from billing.database.connection import queries
 from billing.notices.emit import NoticeType, emit
 from billing.payments.apply import Applier, Handler, checkout_handler, customer_handler
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from billing.database.connection import Connection, Database
     from billing.effects import Effects
     from billing.payments.port import PaymentProvider
+    from billing.payments.stripe.parameters import CheckoutRules
     from billing.plans import Plans
 
 Job = Callable[[], Coroutine[Any, Any, None]]
@@ -61,6 +63,12 @@ class PaymentRules:
     base_url: str
     declines: int = 3
     """After so many auto-recharge stops."""
+    credit_days: int | None = None
+    """How long purchased credit lasts; None: for ever."""
+
+    def terms(self, now: datetime) -> Terms:
+        """Return the terms of credit that is bought now."""
+        return PAID if self.credit_days is None else Terms(expires_at=now + timedelta(days=self.credit_days))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +122,18 @@ def local_provider(parts: PaymentParts, base_url: str) -> LocalProvider:
 
 
 def stripe_provider(
-    parts: PaymentParts, api_key: str, api_base: str | None, webhook_secrets: Sequence[str]
+    parts: PaymentParts,
+    api_key: str,
+    api_base: str | None,
+    webhook_secrets: Sequence[str],
+    rules: CheckoutRules | None = None,
 ) -> PaymentProvider:
     """Return Stripe, whose library is imported now: it takes 0.2 s. Raises `ValueError` for a key that can't be one."""
     from billing.payments.stripe.client import API_BASE, StripeAccess  # noqa: PLC0415
     from billing.payments.stripe.provider import StripePayments  # noqa: PLC0415
 
     access = StripeAccess(api_key, api_base or API_BASE)
-    return StripePayments(access, webhook_secrets, parts.deployment, parts.now)
+    return StripePayments(access, webhook_secrets, parts.deployment, parts.now, rules)
 
 
 def make_payments(parts: PaymentParts, rules: PaymentRules, provider: PaymentProvider) -> Payments:
@@ -129,7 +141,7 @@ def make_payments(parts: PaymentParts, rules: PaymentRules, provider: PaymentPro
     name, database = provider.name, parts.database
     judged = SubscriptionRules(rules.default_plan, rules.grace)
     subscriptions = Subscriptions(parts.plans, parts.grants, judged, parts.now)
-    purchases = Purchases(name, parts.grants, parts.new_id, _tell)
+    purchases = Purchases(name, parts.grants, parts.new_id, _tell, lambda: rules.terms(parts.now()))
     handlers: dict[ObjectKind, tuple[type, Handler]] = {
         "payment": (Payment, purchases.apply),
         "checkout": (Checkout, checkout_handler(name)),

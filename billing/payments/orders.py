@@ -25,7 +25,7 @@ from billing.database.connection import Connection, Database, DatabaseError, Row
 from billing.errors import MetergateError
 from billing.pages import BEFORE_ALL, Page, page_of
 from billing.payments.decisions import Standing
-from billing.payments.objects import NANO_PER_CENT, OrderKind, OrderStatus
+from billing.payments.objects import NANO_PER_CENT, Invoice, OrderKind, OrderStatus
 from billing.payments.port import ReturnUrls
 
 if TYPE_CHECKING:
@@ -214,6 +214,14 @@ class Orders:
         """Return what waits for an operator, or was decided, newest first."""
         rows = await self._database.rows(_query("parked_page"), after or BEFORE_ALL, state, limit + 1)
         return page_of([parked_of(row) for row in rows], limit, lambda parked: parked.id)
+
+    async def invoices(self, account_id: str, limit: int, after: str | None = None) -> Page[Invoice]:
+        """Return an account's invoices as they were last seen, newest first; `after` is the id that ended the page
+        before."""
+        given = (self.provider, "invoice", account_id, after, limit + 1)
+        rows = await self._database.rows(_query("objects_page"), *given)
+        found = [msgspec.convert(row["state"], Invoice, strict=False) for row in rows]
+        return page_of(found, limit, lambda invoice: invoice.id)
 
     async def parked_count(self) -> int:
         """Return how much waits for an operator."""

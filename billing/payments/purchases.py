@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from billing import audit
 from billing.accounts.grants import PURCHASES, Entry, GrantError
+from billing.accounts.lots import PAID, Terms
 from billing.accounts.suspensions import lift, suspend
 from billing.database.connection import Connection, queries
 from billing.money import format_usd
@@ -36,12 +37,13 @@ async def tell_nobody(connection: Connection, account_id: str, type: str, data: 
 
 @dataclass(frozen=True, slots=True)
 class Purchases:
-    """Applies payments. `new_id` makes ULIDs that rise with time."""
+    """Applies payments. `new_id` makes ULIDs that rise with time; `terms` are those of what is credited."""
 
     provider: str
     grants: Grants
     new_id: Callable[[], str]
     tell: Tell = tell_nobody
+    terms: Callable[[], Terms] = lambda: PAID
 
     async def apply(self, connection: Connection, before: Payment | None, now: Payment, after: After) -> Owner:
         """Apply a payment's state in the caller's transaction: an `apply.Handler`."""
@@ -112,7 +114,8 @@ class Purchases:
         """Raise the balance by an order's amount, once per payment; the caller tells of the balance. Raises
         `grants.GrantError`."""
         key = money_key(self.provider, "payment", payment_id)
-        entry = Entry(order.account_id, order.amount_nano, PURCHASES, "purchase", SCOPE, key, f"order {order.id}")
+        said = SCOPE, key, f"order {order.id}"
+        entry = Entry(order.account_id, order.amount_nano, PURCHASES, "purchase", *said, terms=self.terms())
         result = await self.grants.record(connection, entry, actor)
         return await credited(connection, order.id, transfer_id=result.transfer_id, payment_id=payment_id)
 

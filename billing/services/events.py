@@ -16,7 +16,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from billing.database.connection import (
     Database,
@@ -27,13 +27,12 @@ from billing.database.connection import (
     UniqueViolation,
     queries,
 )
-from billing.errors import Kind, MetergateError
 from billing.ledger.writer import write_claimed
+from billing.services.claims import Busy, Claim, EventConflict, EventRefused, Recorded, replayed, settled_before
 
 if TYPE_CHECKING:
-    from billing.holds import decision as decisions
+    from billing.errors import MetergateError
     from billing.ledger.debits import Debit
-    from billing.principals import Principal
 
 logger = logging.getLogger(__name__)
 
@@ -42,76 +41,12 @@ CLAIMED: Final = _sql("claimed_events")
 ENDED: Final = _sql("service_holds_get")
 END_OF_HOLD: Final = "service_holds_end"
 """The index by which the event that ends a hold ends no other one of its account."""
-DEBITS: Final = "/api/service/debits"
-USAGE: Final = "/api/service/usage"
-HOLDS: Final = "/api/service/holds"
 TRIES: Final = 2
 """A transaction that was hindered, or whose fate is unknown, is tried again at once, for that is harmless."""
 BRIEF_WAIT_S: Final = 0.025
 """How long a batch of several accounts waits for one that is locked."""
 TOLD_AT_ONCE: Final = 100
 """Accounts of which Redis is told together."""
-
-
-class UnknownAccount(MetergateError):
-    """There is no such account."""
-
-    kind: ClassVar[Kind] = "not_found"
-
-
-class NotAdmitted(MetergateError):
-    """Balance, quotas or the account's status have no room for it: `decision`, None for the status. What a request is
-    refused with follows from these."""
-
-    def __init__(self, principal: Principal, decision: decisions.Refused | None, required_nano: int) -> None:
-        super().__init__("The account has no room for this.")
-        self.principal, self.decision, self.required_nano = principal, decision, required_nano
-
-
-@dataclass(frozen=True, slots=True)
-class Payer:
-    """The account that a call is about, and the service that makes it, by its name."""
-
-    service: str
-    account_id: str
-
-
-class EventConflict(MetergateError):
-    """The id of this event was used for something else, or what it ends has ended otherwise."""
-
-    kind: ClassVar[Kind] = "conflict"
-
-
-class EventRefused(MetergateError):
-    """The ledger can't take this event, whatever is tried: its account's balance would leave its bounds, say."""
-
-    kind: ClassVar[Kind] = "invalid"
-
-
-class Busy(MetergateError):
-    """So many events wait for Postgres that no more are taken, or it is away."""
-
-    kind: ClassVar[Kind] = "unavailable"
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """An event of an account, by its id, and what it asks, as a digest; `answer` is what it is answered with, then and
-    for good. `hold_id` is the hold that it settles."""
-
-    account_id: str
-    event_id: str
-    digest: bytes
-    answer: str
-    hold_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """The first answer to an event; `replayed` where it had been recorded before."""
-
-    answer: str
-    replayed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +118,7 @@ class EventWriter:
     async def known(self, claim: Claim) -> Recorded | None:
         """Return as `find`, of what the ledger has."""
         rows = await self._database.rows(CLAIMED, [claim.account_id], [claim.event_id])
-        return _replayed(claim, rows[0]["digest"], rows[0]["answer"]) if rows else None
+        return replayed(claim, rows[0]["digest"], rows[0]["answer"]) if rows else None
 
     async def _run(self) -> None:
         try:
@@ -278,7 +213,7 @@ class EventWriter:
             try:
                 if claim.hold_id is None:
                     row = found[claim.account_id, claim.event_id]
-                    recorded = _replayed(claim, row["digest"], row["answer"])
+                    recorded = replayed(claim, row["digest"], row["answer"])
                     if row["request_id"] == each.debit.request_id:  # this very event, by a commit of unknown fate
                         recorded = Recorded(row["answer"])
                         self._tell({claim.account_id})
@@ -320,22 +255,6 @@ def _refusal(error: DatabaseRefused) -> MetergateError:
         return Busy("Its hold was taken for one of a process that had died: send this again, with the same event_id.")
     logger.warning("the ledger refuses an event of a service: %s", error)
     return EventRefused("The ledger can't take this event: the account's balance would leave its bounds.")
-
-
-def _replayed(claim: Claim, digest: bytes, answer: str) -> Recorded:
-    if digest != claim.digest:
-        raise EventConflict(f"The event_id {claim.event_id!r} was used for something else: use another one.")
-    return Recorded(answer, replayed=True)
-
-
-def settled_before(claim: Claim, row: Any) -> Recorded:
-    """Return the first answer to a settlement whose hold (a row) has ended. Raises `EventConflict` where it has ended
-    otherwise than this claim says."""
-    if row["state"] == "settled" and row["end_event_id"] == claim.event_id:
-        return _replayed(claim, row["end_digest"], row["end_answer"])
-    if row["state"] in ("held", "expired"):
-        raise EventConflict(f"The event_id {claim.event_id!r} was used for something else: use another one.")
-    raise EventConflict(f"The hold {row['id']} is {row['state']} already: it can't be settled by this event.")
 
 
 def _fail(batch: Sequence[_Waiting], error: MetergateError) -> None:

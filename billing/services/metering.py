@@ -22,17 +22,7 @@ from billing.holds.decision import NeedTooLarge
 from billing.holds.hold import Hold
 from billing.ledger.debits import NAMED
 from billing.services.charges import BadMeasure, Charge, Measure, charge_of, digest_of
-from billing.services.events import (
-    DEBITS,
-    USAGE,
-    Busy,
-    Claim,
-    EventWriter,
-    NotAdmitted,
-    Payer,
-    Recorded,
-    UnknownAccount,
-)
+from billing.services.claims import DEBITS, USAGE, Busy, Claim, NotAdmitted, Payer, Recorded, UnknownAccount
 from billing.shapes.service import debit_shape
 from billing.times import rfc3339
 from billing.usage import Usage
@@ -43,6 +33,7 @@ if TYPE_CHECKING:
     from billing.ledger.debits import Debit
     from billing.price_table import PriceTable
     from billing.principals import Principal
+    from billing.services.events import EventWriter
 
 MOST_BACK_S: Final = 35 * 86_400
 MOST_AHEAD_S: Final = 5 * 60

@@ -25,10 +25,12 @@ class UsersQuery(PageQuery, frozen=True, kw_only=True):
 
 
 class UserPatch(Body, frozen=True, kw_only=True):
-    """A change of a user: what is absent stays as it is. `active` lets in who is pending or disabled."""
+    """A change of a user: what is absent stays as it is. `active` lets in who is pending or disabled; with
+    `revoke_keys` all API keys of the user end."""
 
     status: Literal["active", "disabled"] | UnsetType = UNSET
     operator: Annotated[bool, Meta(description="may do what the admin key may")] | UnsetType = UNSET
+    revoke_keys: bool = False
 
 
 class UserShape(Answer, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""Credit: lots and coupons, as the API takes and answers them. Pure."""
+"""Credit: lots, coupons, auto-recharge and alerts, as the API takes and answers them. Pure."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from msgspec import Meta
 
 from billing.money import format_usd
+from billing.payments.objects import NANO_PER_CENT
 from billing.shapes.base import (
     DEFAULT_PRIORITY,
     Answer,
@@ -18,12 +19,15 @@ from billing.shapes.base import (
     Priority,
     Since,
     Usd,
+    UsdBody,
 )
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
     from billing.accounts.lots import Lot
+    from billing.payments.alerts import Alert
     from billing.payments.coupons import Coupon, Redeemed
+    from billing.payments.recharges import Recharge
 
 
 class LotsQuery(PageQuery, frozen=True, kw_only=True):
@@ -92,7 +96,7 @@ class NewCouponBody(Body, frozen=True, kw_only=True):
 
     name: Name
     amount_usd: PositiveUsdBody
-    code: Annotated[str, Meta(max_length=200, pattern="^[A-Za-z0-9]{6,64}$")] | None = None
+    code: Annotated[str, Meta(max_length=200, pattern="^[A-Za-z0-9]{6,64}$", examples=["SPRING27"])] | None = None
     priority: Priority = DEFAULT_PRIORITY
     credit_days: Annotated[int, Meta(ge=1, le=MOST_DAYS)] | None = None
     expires_at: Since | None = None
@@ -165,3 +169,72 @@ def redeemed_shape(redeemed: Redeemed) -> RedeemedShape:
         transaction_id=redeemed.grant.transfer_id,
         expires_at=None if expires_at is None else rfc3339(expires_at),
     )
+
+
+class RechargeBody(Body, frozen=True, kw_only=True):
+    """What an account asks for: charge `amount_usd` when what it may spend falls below `threshold_usd`, in a month no
+    more than `monthly_cap_usd`. Amounts are in whole cents."""
+
+    enabled: bool
+    threshold_usd: UsdBody
+    amount_usd: PositiveUsdBody
+    monthly_cap_usd: PositiveUsdBody
+
+
+class RechargeShape(Answer, frozen=True, kw_only=True):
+    """Auto-recharge of an account. `state` is `ready`, `charging`, `waiting` after a decline until `next_attempt_at`,
+    `capped` until the next month, `stopped` after declines, one that is final or `authentication_required` (`url` is
+    where to act then), or `off`."""
+
+    enabled: bool
+    threshold_usd: Usd | None
+    amount_usd: Usd | None
+    monthly_cap_usd: Usd | None
+    state: Literal["off", "ready", "charging", "waiting", "capped", "stopped"]
+    reason: str | None
+    next_attempt_at: Moment | None
+    url: str | None
+
+
+def recharge_shape(recharge: Recharge | None) -> RechargeShape:
+    """Return the shape of auto-recharge; None: it was never asked for."""
+    if recharge is None:
+        return RechargeShape(
+            enabled=False,
+            threshold_usd=None,
+            amount_usd=None,
+            monthly_cap_usd=None,
+            state="off",
+            reason=None,
+            next_attempt_at=None,
+            url=None,
+        )
+    waits = recharge.state in ("waiting", "capped")
+    return RechargeShape(
+        enabled=recharge.enabled,
+        threshold_usd=format_usd(recharge.threshold_nano),
+        amount_usd=format_usd(recharge.amount_cents * NANO_PER_CENT),
+        monthly_cap_usd=format_usd(recharge.monthly_cap_cents * NANO_PER_CENT),
+        state=recharge.state,
+        reason=recharge.reason,
+        next_attempt_at=rfc3339(recharge.next_attempt_at) if waits else None,
+        url=recharge.url,
+    )
+
+
+class AlertBody(Body, frozen=True, kw_only=True):
+    """Below what an account is told that its balance is low; null: below the operator's default."""
+
+    low_balance_usd: UsdBody | None
+
+
+class AlertShape(Answer, frozen=True, kw_only=True):
+    """Below what an account is told that its balance is low, once for each time that it falls below it."""
+
+    low_balance_usd: Usd
+    is_default: bool
+
+
+def alert_shape(alert: Alert) -> AlertShape:
+    """Return the shape of an alert."""
+    return AlertShape(low_balance_usd=format_usd(alert.threshold_nano), is_default=alert.is_default)

@@ -9,10 +9,11 @@ a private socket and with an admin key of the moment.
 import os
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -43,32 +44,21 @@ def add_operator(app: typer.Typer) -> None:
     app.add_typer(operator_app(connector(os.environ), adders), name="operator")
 
 
-def add_auth(app: typer.Typer) -> None:
-    """Add the group `auth`."""
-    from billing.cli import auth
+def _of_people(adder: str) -> Callable[[typer.Typer], None]:
+    """Return what adds commands of people to a group, by the `module:function` that does so, loaded when called."""
 
-    auth.add_auth(app, finder(os.environ))
+    def add(app: typer.Typer) -> None:
+        module, _, function = adder.partition(":")
+        getattr(import_module(module), function)(app, finder(os.environ))
 
-
-def add_keys(app: typer.Typer) -> None:
-    """Add the group `keys`."""
-    from billing.cli import own_keys
-
-    own_keys.add_own_keys(app, finder(os.environ))
+    return add
 
 
-def add_orgs(app: typer.Typer) -> None:
-    """Add the group `org`."""
-    from billing.cli import orgs
-
-    orgs.add_orgs(app, finder(os.environ))
-
-
-def add_usage(app: typer.Typer) -> None:
-    """Add `usage` and the group `billing`."""
-    from billing.cli import usage
-
-    usage.add_usage(app, finder(os.environ))
+add_auth = _of_people("billing.cli.auth:add_auth")
+add_keys = _of_people("billing.cli.own_keys:add_own_keys")
+add_orgs = _of_people("billing.cli.orgs:add_orgs")
+add_usage = _of_people("billing.cli.usage:add_usage")
+add_billing = _of_people("billing.cli.billing:add_billing")
 
 
 def finder(environ: Mapping[str, str]) -> "FindPlace":

@@ -22,7 +22,8 @@ ADDERS: Final = {
     "auth": "gateway.commands.connect:add_auth",
     "keys": "gateway.commands.connect:add_keys",
     "org": "gateway.commands.connect:add_orgs",
-    **dict.fromkeys(("usage", "billing"), "gateway.commands.connect:add_usage"),
+    "usage": "gateway.commands.connect:add_usage",
+    "billing": "gateway.commands.connect:add_billing",
     "run": "billing.cli.batch:add_run",
 }
 """Every command, and what adds it."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal, cast
 
 from billing.database.urls import split_url
 from billing.money import MAX_NANO
+from billing.payments.stripe.parameters import KEY_EXPECTED, LIVE_KEYS, TEST_KEYS
 from billing.rates import FACTOR_SCALE
 from gateway.config.problems import nearest
 from gateway.config.reader import PLACE, is_url, joined_address, parse_listen
@@ -180,6 +181,9 @@ def read_payment_provider(read: Reader) -> PaymentProvider | None:
         return None
     if name == "stripe" and not has_stripe_key:
         read.problems.add(PLACE, "STRIPE_API_KEY", "expected a value, because PAYMENT_PROVIDER is stripe")
+    key = read.given("STRIPE_API_KEY") or read.given("STRIPE_SECRET_KEY")
+    if name == "stripe" and key is not None and not key.startswith((*LIVE_KEYS, *TEST_KEYS)):
+        read.problems.add(PLACE, "STRIPE_API_KEY", f"expected {KEY_EXPECTED}")
     if name == "stripe" and read.mode != "command" and read.given("STRIPE_WEBHOOK_SECRET") is None:
         read.problems.add(PLACE, "STRIPE_WEBHOOK_SECRET", "expected a value: without it no payment can be believed")
     return cast("PaymentProvider", name) if name else None

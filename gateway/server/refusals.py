@@ -116,8 +116,12 @@ class Links:
         better = self.plans.get(plan.upgrade_to or "")
         if better is None or any(each.tag == quota.tag and each.limit <= quota.limit for each in better.quotas):
             return None
-        price_usd = format_usd(better.price_nano)
-        return {"plan": better.id, "name": better.name, "price_usd": price_usd, "url": self.frontend_url}
+        price_usd, url = format_usd(better.price_nano), self.upgrade_url(better)
+        return {"plan": better.id, "name": better.name, "price_usd": price_usd, "url": url}
+
+    def upgrade_url(self, plan: Plan) -> str | None:
+        """Return the page where a plan is bought: the operator's own, else the gateway's, where payments are on."""
+        return self.frontend_url or (None if self.pay_url is None else f"{self.pay_url}/plans/{plan.id}")
 
 
 def invalid_key() -> Refusal:
@@ -126,7 +130,8 @@ def invalid_key() -> Refusal:
         401,
         "invalid_api_key",
         f"{INCORRECT_KEY}: it is missing, wrong, revoked or expired. Send one of this gateway's keys as "
-        "`Authorization: Bearer mg_...`; whoever runs the gateway makes them (`metergate operator key create`).",
+        "`Authorization: Bearer mg_...`: whoever is signed in makes one by `metergate keys create`, whoever runs the "
+        "gateway by `metergate operator key create`.",
     )
 
 

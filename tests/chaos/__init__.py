@@ -9,6 +9,7 @@
     stores        locks, slow commits, a lost journal, a restored backup; twice  two faults within a second
     clocks        servers with clocks of their own; between  scripts that stand before the servers
     ledger_check  the verdict: what clients and the provider saw beside what the ledger and Redis hold
+    background    responses in the background, each charged once
     run           rounds of faults under load; report  the table
     soak          ten minutes without faults, watching memory and keys
 

@@ -16,10 +16,14 @@ api_formats        what schemathesis takes for the formats that the OpenAPI docu
 clients            clients that leave, pause or read slowly
 edge_servers       the server's edge on loopback
 fed_connections    a provider's connection, fed by hand
+transcripts        what a page says to type, and what comes
 commands           `metergate` as a person runs it
 commander          the same from a process that has imported it
 supervised_worker  a worker for tests of the supervisor
 supervising        the supervisor, as a process
+lone_gateway       a gateway as a process of its own, on stores that are there
+transcripts        what a command says, as a page shows it
+stripe_fake        a Stripe that keeps what it is told and tells what happens
 mail               a mail server that keeps what it takes
 ports              ports that nobody listens on
 echo_dialect       an API that nobody has, to show that the gateway knows no other than by its dialect

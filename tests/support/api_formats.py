@@ -25,6 +25,11 @@ BEYOND_SCHEMAS: Final = (
         "time is at most",
         "A meter has another",
         "webhook endpoints: delete one",
+        "must be an address on an allowed origin",
+        "amount_usd must be",
+        "plan must be one that",
+        "Name amount_usd or plan",
+        "differ: send one of them",
     ),
 )
 """Parts of messages: of rules that tie a body's parts together, or what it says to the state, of bounds that are

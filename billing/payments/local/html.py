@@ -74,6 +74,11 @@ def start_page(setup_url: str | None) -> str:
     return _page("Add credit", ways, note=False)
 
 
+def framed(title: str, body: str) -> str:
+    """Return a page of the gateway's own, of HTML whose texts are escaped."""
+    return _page(title, body, note=False)
+
+
 def gone_page() -> str:
     """Return the page for an address that leads nowhere, or not any more."""
     return _page(

@@ -17,6 +17,7 @@ import stripe
 from aiohttp import ClientTimeout
 
 from billing.payments.port import CustomerGone, PaymentProviderUnavailable, PaymentRefused
+from billing.payments.stripe.parameters import KEY_EXPECTED, LIVE_KEYS, TEST_KEYS
 
 if TYPE_CHECKING:
     from billing.payments.stripe.parameters import Params
@@ -28,7 +29,6 @@ PAGE: Final = 100
 """Objects of one page of a list: the most that Stripe gives."""
 MOST_PAGES: Final = 1_000
 MOST_MESSAGE: Final = 300
-_LIVE, _TEST = ("sk_live_", "rk_live_"), ("sk_test_", "rk_test_")
 
 stripe.enable_telemetry = False
 # The library logs what it sends when it debugs: names of customers, and the addresses of pages.
@@ -49,15 +49,15 @@ class StripeAccess:
     retries: int = 2
 
     def __post_init__(self) -> None:
-        if not self.api_key.startswith((*_LIVE, *_TEST)):
-            raise ValueError("STRIPE_API_KEY must begin with sk_live_, rk_live_, sk_test_ or rk_test_")
+        if not self.api_key.startswith((*LIVE_KEYS, *TEST_KEYS)):
+            raise ValueError(f"STRIPE_API_KEY must be {KEY_EXPECTED}")
         if not 0 < self.connect_timeout_s <= self.timeout_s or self.retries < 0:
             raise ValueError("timeouts must be above zero, connecting takes no longer than a call, retries not below 0")
 
     @property
     def livemode(self) -> bool:
         """Return whether the key moves real money."""
-        return self.api_key.startswith(_LIVE)
+        return self.api_key.startswith(LIVE_KEYS)
 
 
 Method = Callable[..., Awaitable[Any]]

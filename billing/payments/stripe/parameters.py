@@ -18,6 +18,11 @@ ORDER: Final = "metergate_order"
 KIND: Final = "metergate_kind"
 DEPLOYMENT: Final = "metergate_deployment"
 
+LIVE_KEYS: Final = ("sk_live_", "rk_live_")
+TEST_KEYS: Final = ("sk_test_", "rk_test_")
+"""What secret and restricted keys of each mode begin with (https://docs.stripe.com/keys)."""
+KEY_EXPECTED: Final = "a key that begins with sk_live_, rk_live_, sk_test_ or rk_test_"
+
 Params = dict[str, Any]
 
 

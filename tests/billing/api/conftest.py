@@ -20,6 +20,7 @@ from billing.identity.members import Members
 from billing.identity.organizations import Organizations
 from billing.keys.secrets import secret_digest
 from billing.notices.endpoints import EndpointRules, Endpoints
+from billing.payments.alerts import Alerts
 from billing.payments.coupons import Coupons
 from billing.plans import DEFAULT_PLAN
 from billing.principals import Principal
@@ -66,6 +67,7 @@ def services(billing: Billing, registry: Registry) -> Services:
             *(billing.database, billing.grants, billing.effects, registry.people.codes, billing.new_id),
             now=lambda: datetime.now(UTC),
         ),
+        alerts=Alerts(billing.database, 5_000_000_000),
         repricing=Repricing(billing.database, billing.effects, billing.new_id, lambda: PRICES),
         reports=billing.reports,
         audit=AuditLog(billing.database),

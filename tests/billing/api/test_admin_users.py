@@ -43,10 +43,15 @@ async def test_somebody_is_let_in_and_out(api: Api, ada: str) -> None:
     assert session["ended_at"] is not None
     assert session["end_reason"] == "disabled"
     assert await database.value("SELECT tokens_valid_from > '-infinity' FROM users")
+    _, key = await api.customer(user_id="usr_ada")
+    assert (await api.admin("PATCH", "/users/usr_ada", {"status": "disabled"})).status == 200
+    assert (await api.get(key["key"], "/account/balance")).status == 200
+    assert (await api.admin("PATCH", "/users/usr_ada", {"status": "disabled", "revoke_keys": True})).status == 200
+    assert (await api.get(key["key"], "/account/balance")).status == 401
     enabled = await api.admin("PATCH", "/users/usr_ada", {"status": "active"})
     assert (enabled.json["status"], enabled.json["operator"]) == ("active", False)
     actions = [each["action"] for each in (await api.admin("GET", "/audit", params={"user_id": ada})).json["data"]]
-    assert actions == ["user.enable", "user.disable", "user.operator", "user.approve"]
+    assert actions == ["user.enable", "key.revoke", "key.create", "user.disable", "user.operator", "user.approve"]
 
 
 async def test_an_operator_needs_a_second_factor(api: Api) -> None:

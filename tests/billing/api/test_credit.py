@@ -1,6 +1,11 @@
-"""Credit over HTTP: grants with terms and what is left of them, coupons."""
+"""Credit over HTTP: grants with terms and what is left of them, coupons, auto-recharge."""
 
-from tests.billing.api.support import Api
+from dataclasses import replace
+
+from billing.api.services import Services
+from tests.billing.api.support import Api, serving
+from tests.billing.payments.test_auto_recharge import GOOD, Installation
+from tests.billing.support import Billing
 
 SOON = "2137-01-31T12:00:00.000Z"
 
@@ -59,3 +64,30 @@ async def test_a_coupon_from_making_to_redeeming(api: Api) -> None:
     assert "code" not in listed[0]
     assert (await api.admin("DELETE", f"/coupons/{made.json['id']}")).status == 204
     assert (await api.admin("GET", "/coupons")).json["data"][0]["disabled_at"] is not None
+
+
+async def test_auto_recharge_and_alerts(api: Api, services: Services, billing: Billing) -> None:
+    here = Installation(billing)
+    async with serving(replace(services, payments=here.payments), billing) as paying:
+        account, key = await paying.customer(scopes=["billing:setup", "billing:read"])
+        path = "/billing/auto-recharge"
+        off = (await paying.get(key["key"], path)).json
+        assert (off["enabled"], off["state"], off["threshold_usd"]) == (False, "off", None)
+        body = {"enabled": True, "threshold_usd": "5", "amount_usd": "20.00", "monthly_cap_usd": "100"}
+        refused = await paying.by_key(key["key"], "PUT", path, body)
+        assert "POST /api/billing/setup" in refused.refused(400, "invalid_request_error", "enabled")
+        await here.save(account["id"], GOOD)
+        parts = await paying.by_key(key["key"], "PUT", path, body | {"amount_usd": "20.001"})
+        assert "whole cents" in parts.refused(400, "invalid_request_error", "amount_usd")
+        on = await paying.by_key(key["key"], "PUT", path, body)
+        assert on.json == {
+            **{"enabled": True, "threshold_usd": "5.00", "amount_usd": "20.00", "monthly_cap_usd": "100.00"},
+            **{"state": "ready", "reason": None, "next_attempt_at": None, "url": None},
+        }
+        await here.round()
+        assert (await paying.get(key["key"], "/account/balance")).json["balance_usd"] == "20.00"
+        await paying.by_key(key["key"], "PUT", "/billing/alerts", {"low_balance_usd": "7.50"})
+        told = (await paying.get(key["key"], "/billing/alerts")).json
+        assert told == {"low_balance_usd": "7.50", "is_default": False}
+    nothing_sold = await api.by_key(key["key"], "PUT", path, body)
+    assert "takes no payments" in nothing_sold.refused(404, "not_found")

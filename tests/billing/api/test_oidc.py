@@ -18,8 +18,7 @@ from jwt.algorithms import RSAAlgorithm
 
 from billing.api.services import Services
 from billing.audit import Actor
-from billing.identity.discovery import FRESH_S, Discovery
-from billing.identity.issuers import IssuerAway, IssuerRefused
+from billing.identity.issuers import DISCOVERED_S, Discovery, IssuerAway, IssuerRefused
 from billing.identity.oidc import OidcSignIn
 from billing.identity.organizations import found
 from billing.identity.permissions import SCOPES
@@ -445,7 +444,7 @@ async def test_nobody_has_a_provider_asked_at_will(
     now = 1010.0
     url, cookie = await oidc.begin("example")
     assert len(asked) == 2
-    now += FRESH_S
+    now += DISCOVERED_S
     elsewhere.metadata = {"issuer": "https://evil.example.com"}
     again, _ = await oidc.begin("example")
     assert again.partition("?")[0] == url.partition("?")[0]  # what it said before stays in use

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from billing.calls import ANSWER_LIMIT_BYTES, BadAnswer, Refused, Unreachable
+from billing.answers import BadAnswer, Refused, Unreachable
+from billing.calls import ANSWER_LIMIT_BYTES
 from billing.cli.client import CommandClient
 
 Answer = Callable[[socket.socket], object]

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from billing.calls import Exchanged, Refused
+from billing.answers import Exchanged, Refused
 from billing.cli.output import CommandFailed
 from billing.cli.session import Kept, Pending, Place, TokenFiles, auth_folder
 from billing.person_calls import PersonCalls

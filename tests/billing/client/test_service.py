@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from billing.calls import BadAnswer, Refused, Unreachable
+from billing.answers import BadAnswer, Refused, Unreachable
 from billing.client import BillingClient, Retries
 from tests.billing.client.support import Answer, debit, refused, scripted, service
 

@@ -12,7 +12,8 @@ from ulid import ULID
 from billing.keys.principals import Principals
 from billing.price_table import PriceTable
 from billing.prices import PriceRow
-from billing.services.events import EventWriter, Payer
+from billing.services.claims import Payer
+from billing.services.events import EventWriter
 from billing.services.metering import Desk, Metering, ServiceRules
 from billing.services.service_holds import ServiceHolds
 from tests.billing.holds.conftest import PLANS, World

@@ -17,7 +17,7 @@ from billing.money import MAX_NANO
 from billing.quotas import Metric, Quota, Window
 from billing.services import events
 from billing.services.charges import BadMeasure, Measure, MeterNotPriced, charge_of, digest_of, parse_quantity
-from billing.services.events import Busy, EventConflict, EventRefused, Payer, Recorded, UnknownAccount
+from billing.services.claims import Busy, EventConflict, EventRefused, Payer, Recorded, UnknownAccount
 from tests.billing.holds.conftest import World
 from tests.billing.holds.support import eventually
 from tests.billing.services.support import PRICES, meters

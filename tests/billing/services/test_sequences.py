@@ -23,7 +23,7 @@ from billing.keys.keys import ApiKeys
 from billing.keys.principals import Principals
 from billing.ledger.verify import verify
 from billing.services.charges import Measure
-from billing.services.events import EventConflict, NotAdmitted, Payer
+from billing.services.claims import EventConflict, NotAdmitted, Payer
 from billing.services.service_holds import ServiceHolds
 from tests.billing.holds.conftest import PATIENT, PLANS, World
 from tests.billing.holds.support import eventually

@@ -1,6 +1,7 @@
 """Commands of people against a gateway that serves: organizations and invitations, passwords, authenticator apps."""
 
 import asyncio
+import json
 import re
 import shutil
 import tempfile
@@ -146,3 +147,18 @@ async def test_days_begin_where_they_are_asked_for(ada: Person) -> None:
     assert "Asia/Kathmandu" in await ada.done("usage", "summary", "--tz", "Asia/Kathmandu")
     assert "tz" in (await ada.run("usage", "summary", "--tz", "Nowhere/Else")).failed(1)
     (await ada.run("usage", "events", "--tz", "Asia/Kathmandu")).failed(2)
+
+
+async def test_where_an_account_stands_and_what_to_do(ada: Person) -> None:
+    account = f"/accounts/{(await ada.json('billing', 'status'))['account_id']}"
+    empty = await ada.run("billing", "status", "--json")
+    assert (empty.json["state"], empty.json["month"]["spent_usd"]) == ("billing_required", "0.00")
+    assert empty.json["guidance"] in await ada.done("billing", "status")
+    await ada.gateway.admin("POST", f"{account}/grants", {"amount_usd": "5", "idempotency_key": "1"})
+    quotas = [{"window": "day", "metric": "requests", "limit": 0}, {"window": "hour", "metric": "tokens", "limit": 9}]
+    await ada.gateway.admin("PUT", f"{account}/quotas", {"quotas": quotas})
+    shown = await ada.done("billing", "status")
+    assert "quota exhausted" in shown
+    [line] = [line for line in shown.splitlines() if line.startswith("[")]
+    assert [(each["window"], each["limit"]) for each in json.loads(line)] == [("day", 0)]  # as the server told it
+    assert "A quota is used up" in shown

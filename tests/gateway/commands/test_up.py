@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -22,7 +23,8 @@ import yaml
 from gateway.commands.up import stopping_s
 from gateway.config.defaults import Limits
 from gateway.process.supervisor import KILL_MARGIN_S
-from tests.support.commands import WAIT_S, Answer, Result, Running, Shell, do_curl, fetch
+from tests.support.commands import CHECKOUT, WAIT_S, Answer, Result, Running, Shell, do_curl, fetch
+from tests.support.transcripts import Screen, steps_of
 
 
 @pytest.fixture(scope="module")
@@ -206,35 +208,30 @@ def test_it_can_be_verified_and_explained_while_it_runs(up: Up) -> None:
     }
 
 
-def test_a_person_registers_makes_a_key_sees_its_use_and_signs_out(up: Up) -> None:
-    def person(*arguments: str, **env: str) -> Result:
-        return up.shell.run(*arguments, env={"METERGATE_API_URL": up.url, **env})
+def test_the_way_of_a_customer_is_as_the_documentation_tells_it(up: Up) -> None:
+    """What is asked for at a terminal comes from the environment; what all workers have to hear of is tried again."""
+    steps, screen = list(steps_of(CHECKOUT / "docs" / "getting-started.md")), Screen()
+    env = {"METERGATE_PASSWORD": "tulip anvil quartz row"}
+    for step in steps:
+        if step.typed == "metergate auth verify":
+            up.running.until_stderr("is the code to verify")
+            env["METERGATE_OTP"] = re.findall(r"\b([0-9]{6}) is the code", up.running.stderr)[-1]
+        deadline, again = time.monotonic() + WAIT_S, step.typed.startswith(("curl", "metergate usage"))
+        while not step.has_come(said := typed(up, screen.typed(step), env)):
+            assert again, (step, said)
+            assert time.monotonic() < deadline, (step, said)
+        screen.show(said)
+    assert len(steps) == 12
 
-    assert (
-        person("auth", "register", "--email", "ada@example.com", METERGATE_PASSWORD="tulip anvil quartz row").code == 0
-    )
-    up.running.until_stderr("is the code to verify")
-    code = re.findall(r"\b([0-9]{6}) is the code", up.running.stderr)[-1]
-    verified = person("auth", "verify", METERGATE_OTP=code)
-    assert verified.code == 0, verified
-    assert "owner" in person("auth", "status").stdout
-    key = person("keys", "create", "laptop", "--json").json
-    assert up.chat(key["key"]).json["error"]["code"] == "billing_required"
-    assert up.shell.run("operator", "grant", key["account_id"], "1").code == 0
-    deadline = time.monotonic() + WAIT_S
-    while up.chat(key["key"]).status != 200:  # both workers have to know
-        assert time.monotonic() < deadline
-    while person("usage", "totals", "--json").json["events"] == 0:  # until the ledger has it
-        assert time.monotonic() < deadline
-    assert "billing:read" in person("auth", "token", "--scope", "billing:read").stdout
-    assert "metergate auth token" in person("keys", "create", "another").failed(1)
-    assert person("auth", "token").code == 0
-    assert person("keys", "revoke", key["id"]).code == 0
-    deadline = time.monotonic() + WAIT_S
-    while up.chat(key["key"]).status != 401:
-        assert time.monotonic() < deadline
-    assert person("auth", "logout").code == 0
-    assert "metergate auth login" in person("keys", "list").failed(1)
+
+def typed(up: Up, line: str, env: dict[str, str]) -> str:
+    """What a command or a call shows."""
+    if line.startswith("curl"):
+        said = json.dumps(do_curl(line.replace("http://127.0.0.1:8080", up.url)).json, separators=(",", ":"))
+    else:
+        result = up.shell.run(*shlex.split(line)[1:], env=env)
+        said = result.stdout + result.stderr
+    return said.replace(up.url, "http://127.0.0.1:8080")
 
 
 def test_the_doctor_finds_nothing_wrong(up: Up) -> None:

@@ -204,7 +204,7 @@ def test_wrong_values_are_refused_by_name(name: str, text: str) -> None:
         ({"SMTP_HOST": "mail"}, "SMTP_FROM"),
         ({"LAGO_API_URL": "https://lago"}, "LAGO_API_KEY"),
         ({"PAYMENT_PROVIDER": "stripe", "STRIPE_WEBHOOK_SECRET": "w"}, "STRIPE_API_KEY"),
-        ({"STRIPE_API_KEY": "sk"}, "STRIPE_WEBHOOK_SECRET"),
+        ({"STRIPE_API_KEY": "sk_test_1"}, "STRIPE_WEBHOOK_SECRET"),
     ],
 )
 def test_what_goes_together(environ: dict[str, str], missing: str) -> None:
@@ -228,14 +228,17 @@ def test_what_must_differ() -> None:
 
 def test_stripe_by_either_name_of_its_key() -> None:
     for name in ("STRIPE_API_KEY", "STRIPE_SECRET_KEY"):
-        environment = read(**{name: "sk_test", "STRIPE_WEBHOOK_SECRET": "whsec"})
+        environment = read(**{name: "rk_live_1", "STRIPE_WEBHOOK_SECRET": "whsec"})
         assert environment.payment_provider == "stripe"
-        assert environment.stripe_api_key == Secret("sk_test")
+        assert environment.stripe_api_key == Secret("rk_live_1")
     assert read(STRIPE_API_KEY="k", STRIPE_SECRET_KEY="k", PAYMENT_PROVIDER="local").payment_provider == "local"
     assert refusals(STRIPE_API_KEY="k", STRIPE_SECRET_KEY="other", PAYMENT_PROVIDER="local") == [
         "environment: STRIPE_SECRET_KEY: differs from STRIPE_API_KEY; set one of them"
     ]
-    assert read("command", STRIPE_API_KEY="k").payment_provider == "stripe"  # a command serves no webhook
+    (wrong,) = refusals(STRIPE_API_KEY="pk_test_1", STRIPE_WEBHOOK_SECRET="w")  # what pages of browsers show
+    assert "sk_test_" in wrong
+    assert "pk_test" not in wrong
+    assert read("command", STRIPE_API_KEY="sk_test_1").payment_provider == "stripe"  # a command serves no webhook
 
 
 def test_no_secret_shows() -> None:
@@ -247,7 +250,12 @@ def test_no_secret_shows() -> None:
     right |= {"NOTIFICATION_WEBHOOK": "https://h/hidden"}
     right |= {"SECRETS_KEY": "hidden" * 8, "SECRETS_KEY_BEFORE": "hidden" * 9}
     right |= {"ADMIN_API_KEY": "hidden" * 4, "SERVICE_API_KEY": "hidden" * 4, "JWT_SECRET": "hidden" * 6}
-    right |= {"AUTH_COOKIE_SECRET": "hidden" * 7, "AUTH_AUDIENCE": "here", "SMTP_USER": "mailer"}
+    right |= {
+        "STRIPE_API_KEY": "sk_test_hidden",
+        "AUTH_COOKIE_SECRET": "hidden" * 7,
+        "AUTH_AUDIENCE": "here",
+        "SMTP_USER": "mailer",
+    }
     assert "hidden" not in repr(read(**(hidden | right | {"STRIPE_SECRET_KEY": ""})))
 
 

@@ -155,7 +155,7 @@ def test_the_plan_of_new_accounts_is_a_plan(tmp_path: Path) -> None:
 
 
 def test_a_plan_that_stripe_cannot_sell_is_a_warning(tmp_path: Path) -> None:
-    environ = {"STRIPE_API_KEY": "sk", "STRIPE_WEBHOOK_SECRET": "wh"}
+    environ = {"STRIPE_API_KEY": "sk_test_1", "STRIPE_WEBHOOK_SECRET": "wh"}
     assert "plan pro: no stripe_price; nobody can subscribe to it" in warnings(load(tmp_path, environ), 2e9)
     assert warnings(load(tmp_path), 2e9) == ()
 

@@ -81,20 +81,30 @@ factors = st.integers(1, 5 * FACTOR_SCALE)
 markups = st.one_of(st.just(0), st.integers(0, 300 * FACTOR_SCALE))
 
 
+optional_rates = dict.fromkeys(OPTIONAL_CLASSES, rates)
+sheets = st.fixed_dictionaries({"input": rates, "output": rates}, optional=optional_rates)
+tier_sheets = st.fixed_dictionaries({}, optional={"input": rates, "output": rates, **optional_rates})
+steps = st.lists(st.integers(1, 3000), max_size=2, unique=True)
+unit_rates = st.fixed_dictionaries({}, optional={"request": rates})
+tier_factors = st.dictionaries(st.sampled_from(["batch", "flex", "priority"]), factors)
+bounds = st.one_of(st.none(), st.integers(1, 5000))
+
+
 @st.composite
 def price_rows(draw: st.DrawFn) -> PriceRow:
-    optional = dict.fromkeys(OPTIONAL_CLASSES, rates)
-    sheets = st.fixed_dictionaries({"input": rates, "output": rates}, optional=optional)
-    steps = draw(st.lists(st.integers(1, 3000), max_size=2, unique=True))
-    tier_sheets = st.fixed_dictionaries({}, optional={"input": rates, "output": rates, **optional})
+    above_tokens = sorted(draw(steps))
     return row(
         draw(sheets),
-        per_unit=draw(st.fixed_dictionaries({}, optional={"request": rates})),
-        tiers=tuple(Tier(above, draw(tier_sheets)) for above in sorted(steps)),
-        multipliers=draw(st.dictionaries(st.sampled_from(["batch", "flex", "priority"]), factors)),
-        max_output_tokens=draw(st.one_of(st.none(), st.integers(1, 5000))),
-        context_window=draw(st.one_of(st.none(), st.integers(1, 5000))),
+        per_unit=draw(unit_rates),
+        tiers=tuple(Tier(above, draw(tier_sheets)) for above in above_tokens),
+        multipliers=draw(tier_factors),
+        max_output_tokens=draw(bounds),
+        context_window=draw(bounds),
     )
+
+
+orders = {parts: st.permutations(parts) for parts in (INPUT_PARTS, OUTPUT_PARTS)}
+cuts = st.one_of(st.just(0), st.just(FACTOR_SCALE), st.integers(0, FACTOR_SCALE))
 
 
 @st.composite
@@ -103,8 +113,8 @@ def usages(draw: st.DrawFn, most_input: int, most_output: int) -> Usage:
     counts = {"input_tokens": draw(st.integers(0, most_input)), "output_tokens": draw(st.integers(0, most_output))}
     for whole, parts in (("input_tokens", INPUT_PARTS), ("output_tokens", OUTPUT_PARTS)):
         left = counts[whole]
-        for part in draw(st.permutations(parts)):
-            counts[part] = draw(st.one_of(st.just(0), st.just(left), st.integers(0, left)))
+        for part in draw(orders[parts]):
+            counts[part] = left * draw(cuts) // FACTOR_SCALE
             left -= counts[part]
     return Usage(**counts)
 

@@ -1,0 +1,213 @@
+"""/api/billing: setup, portal, checkout, orders, invoices, plans; /api/admin/orders, /api/admin/payments/parked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from msgspec import UNSET
+
+from billing.api.errors import BadRequest, NotFound
+from billing.api.requests import listing, page_asked, positive_money
+from billing.api.route import Access, Call, Route, customer_read
+from billing.identity.permissions import BILLING_SETUP
+from billing.money import format_usd
+from billing.payments.flows import Wanted
+from billing.payments.objects import NANO_PER_CENT
+from billing.shapes.base import Listing, PageQuery
+from billing.shapes.payments import (
+    AdminOrderShape,
+    AdminOrdersQuery,
+    CreditParked,
+    DismissParked,
+    InvoiceShape,
+    NewCheckout,
+    NewOrderRefund,
+    NewPortal,
+    NewSetup,
+    OrderRefundShape,
+    OrderShape,
+    OrdersQuery,
+    PageShape,
+    ParkedQuery,
+    ParkedShape,
+    PlansShape,
+    admin_order_shape,
+    invoice_shape,
+    order_page_shape,
+    order_shape,
+    page_shape,
+    parked_shape,
+    plan_shape,
+)
+
+if TYPE_CHECKING:
+    from billing.payments.assembly import Payments
+
+BILLING: Final = "/api/billing"
+ADMIN_ORDERS: Final = "/api/admin/orders"
+PARKED: Final = "/api/admin/payments/parked"
+KEY_HEADER: Final = "Idempotency-Key"
+MOST_KEY: Final = 255
+
+
+def payments_of(call: Call) -> Payments:
+    """Return what takes payments. Raises `NotFound` where they are off."""
+    found = call.services.payments
+    if found is None:
+        raise NotFound("This gateway takes no payments: its operator sets PAYMENT_PROVIDER.")
+    return found
+
+
+async def setup_billing(call: Call, body: NewSetup) -> PageShape:
+    """Open a page where credit is bought and the payment method kept, or with `save_only` the method kept alone."""
+    payments = payments_of(call)
+    if body.save_only:
+        return page_shape(await payments.flows.save_method(call.account_id, body.return_url))
+    wanted = Wanted(
+        *(call.account_id, _key(call, body.idempotency_key), _amount(body.amount_usd)),
+        success_url=body.return_url,
+        cancel_url=body.return_url,
+        save_method=True,
+    )
+    return order_page_shape(await payments.flows.checkout(wanted))
+
+
+async def open_portal(call: Call, body: NewPortal) -> PageShape:
+    """Open a page where payment methods, invoices and subscriptions are managed."""
+    return page_shape(await payments_of(call).flows.portal(call.account_id, body.return_url))
+
+
+async def checkout(call: Call, body: NewCheckout) -> PageShape:
+    """Open a page where an amount of credit, or a plan, is bought. The same idempotency key again opens the same."""
+    payments, amount_nano = payments_of(call), _amount(body.amount_usd)
+    plan = None if body.plan is UNSET else body.plan
+    if (amount_nano is None) == (plan is None):
+        raise BadRequest("Name amount_usd or plan: one of the two.", "amount_usd")
+    wanted = Wanted(
+        *(call.account_id, _key(call, body.idempotency_key), amount_nano),
+        plan=plan,
+        success_url=body.success_url or body.return_url,
+        cancel_url=body.cancel_url or body.return_url,
+        save_method=body.save_method,
+    )
+    return order_page_shape(await payments.flows.checkout(wanted))
+
+
+async def list_orders(call: Call, query: OrdersQuery) -> Listing[OrderShape]:
+    """List the account's orders, newest first."""
+    found = payments_of(call).orders
+    page = await found.page(*page_asked(query), account_id=call.account_id, status=query.status)
+    return listing(page, order_shape)
+
+
+async def get_order(call: Call) -> OrderShape:
+    """Return an order of the account."""
+    return order_shape(await payments_of(call).orders.get(call.id("order_id"), call.account_id))
+
+
+async def list_invoices(call: Call, query: PageQuery) -> Listing[InvoiceShape]:
+    """List the account's invoices, newest first, as the provider last showed them."""
+    page = await payments_of(call).orders.invoices(call.account_id, *page_asked(query))
+    return listing(page, invoice_shape)
+
+
+async def list_plans(call: Call) -> PlansShape:
+    """List the plans, the cheapest first."""
+    plans = sorted(call.services.plans.values(), key=lambda plan: (plan.price_nano, plan.id))
+    return PlansShape(data=[plan_shape(plan) for plan in plans])
+
+
+async def list_all_orders(call: Call, query: AdminOrdersQuery) -> Listing[AdminOrderShape]:
+    """List orders of all accounts or of one, newest first."""
+    found = payments_of(call).orders
+    page = await found.page(*page_asked(query), account_id=query.account_id, status=query.status)
+    return listing(page, admin_order_shape)
+
+
+async def get_any_order(call: Call) -> AdminOrderShape:
+    """Return an order of any account."""
+    return admin_order_shape(await payments_of(call).orders.get(call.id("order_id")))
+
+
+async def refund_order(call: Call, body: NewOrderRefund) -> OrderRefundShape:
+    """Give money of an order back to the payer, at most what is left of its credit, once for an idempotency key."""
+    nano = _amount(body.amount_usd)
+    cents, rest = (None, 0) if nano is None else divmod(nano, NANO_PER_CENT)
+    if rest:
+        raise BadRequest("amount_usd must be whole cents.", "amount_usd")
+    given = (call.id("order_id"), cents, body.idempotency_key)
+    refund = await payments_of(call).desk.refund(*given, actor=call.actor)
+    amount_usd = format_usd(refund.amount_cents * NANO_PER_CENT)
+    return OrderRefundShape(refund_id=refund.id, amount_usd=amount_usd, status=refund.status)
+
+
+async def list_parked(call: Call, query: ParkedQuery) -> Listing[ParkedShape]:
+    """List money that came in and could not be credited, newest first."""
+    page = await payments_of(call).orders.parked(*page_asked(query), state=query.state)
+    return listing(page, parked_shape)
+
+
+async def credit_parked(call: Call, body: CreditParked) -> ParkedShape:
+    """Give parked money to its account, or to this one where it has none."""
+    given = (call.id("parked_id"), body.account_id, body.note or "")
+    return parked_shape(await payments_of(call).desk.credit(*given, actor=call.actor))
+
+
+async def dismiss_parked(call: Call, body: DismissParked) -> ParkedShape:
+    """Decide that parked money is not credited."""
+    return parked_shape(await payments_of(call).desk.dismiss(call.id("parked_id"), body.note, actor=call.actor))
+
+
+def _key(call: Call, said: str | None) -> str:
+    """Return the idempotency key of a call, of its body or its header; without one, one that no other call has."""
+    given = call.request.headers.get(KEY_HEADER)
+    if given is not None and not (0 < len(given) <= MOST_KEY and given.isascii() and given.isprintable()):
+        raise BadRequest(f"{KEY_HEADER} must be 1 to {MOST_KEY} printable ASCII characters.", KEY_HEADER)
+    if said is not None and given is not None and said != given:
+        raise BadRequest(f"idempotency_key and the header {KEY_HEADER} differ: send one of them.", "idempotency_key")
+    return said or given or f"call:{call.services.new_id()}"
+
+
+def _amount(given: object) -> int | None:
+    return None if given is UNSET else positive_money("amount_usd", given)
+
+
+def _opens(path: str, handler: object, body: type) -> Route:
+    """Return the route of a call that opens a page."""
+    return Route(
+        *("POST", f"{BILLING}/{path}", handler, Access.caller, PageShape),  # type: ignore[arg-type]
+        body=body,
+        body_optional=True,
+        scope=BILLING_SETUP,
+        errors=(404, 409, 503),
+    )
+
+
+ROUTES: Final = (
+    _opens("setup", setup_billing, NewSetup),
+    _opens("portal", open_portal, NewPortal),
+    _opens("checkout", checkout, NewCheckout),
+    customer_read(f"{BILLING}/orders", list_orders, Listing[OrderShape], OrdersQuery),
+    customer_read(f"{BILLING}/orders/{{order_id}}", get_order, OrderShape),
+    customer_read(f"{BILLING}/invoices", list_invoices, Listing[InvoiceShape], PageQuery),
+    customer_read(f"{BILLING}/plans", list_plans, PlansShape),
+    Route("GET", ADMIN_ORDERS, list_all_orders, Access.admin, Listing[AdminOrderShape], query=AdminOrdersQuery),
+    Route("GET", f"{ADMIN_ORDERS}/{{order_id}}", get_any_order, Access.admin, AdminOrderShape),
+    Route(
+        *("POST", f"{ADMIN_ORDERS}/{{order_id}}/refunds", refund_order, Access.admin, OrderRefundShape),
+        body=NewOrderRefund,
+        errors=(409, 503),
+    ),
+    Route("GET", PARKED, list_parked, Access.admin, Listing[ParkedShape], query=ParkedQuery),
+    Route(
+        *("POST", f"{PARKED}/{{parked_id}}/credit", credit_parked, Access.admin, ParkedShape),
+        body=CreditParked,
+        body_optional=True,
+        errors=(409, 503),
+    ),
+    Route(
+        *("POST", f"{PARKED}/{{parked_id}}/dismiss", dismiss_parked, Access.admin, ParkedShape),
+        body=DismissParked,
+        errors=(409, 503),
+    ),
+)
